@@ -1,0 +1,5 @@
+pub mod model;
+pub mod clock;
+pub mod stream;
+pub mod config;
+pub mod cli;

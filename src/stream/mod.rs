@@ -1,0 +1,94 @@
+//! The streams that carry frames between nodes.
+//!
+//! A shard is one stream: an append-only sequence of messages, numbered from 1, old ones dropped by
+//! the broker. [`Writer`] appends and reports acknowledgements, [`Reader`] reads one shard in order
+//! from a given sequence. `jetstream` is the real one; simulations bring their own.
+
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+pub mod jetstream;
+pub mod server;
+
+/// A message as it stands in a shard's stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Position in the stream, from 1.
+    pub sequence: u64,
+    /// `Nats-Msg-Id`, if the message has one.
+    pub id: Option<String>,
+    /// When the broker stored it, unix milliseconds on the broker's clock.
+    pub time_ms: i64,
+    /// The frame.
+    pub data: Vec<u8>,
+}
+
+/// What a stream holds at the moment of asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamState {
+    /// Sequence of the oldest message kept (`last + 1` when the stream is empty).
+    pub first: u64,
+    /// Sequence of the newest message ever stored, 0 if none.
+    pub last: u64,
+    /// When the stream was created, as the broker writes it (RFC 3339): tells a wiped stream.
+    pub created: String,
+}
+
+/// What became of one message handed to [`Writer::send`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// The token given to `send`.
+    pub token: u64,
+    /// Sequence in the stream, or why it was not stored.
+    pub result: Result<u64, String>,
+}
+
+/// Why the broker could not be asked or did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The connection is gone or the broker silent: build a new one, after a wait.
+    #[error("{0}")]
+    Disconnected(String),
+    /// The broker answered with an error that another try may not see.
+    #[error("{0}")]
+    Refused(String),
+    /// A person must change something (wrong password, bad certificate, stream set up otherwise).
+    #[error("{0}")]
+    Fatal(String),
+    /// `stop` was closed while waiting.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Appends frames to the shards' streams, many in flight.
+pub trait Writer: Send {
+    /// Largest message data accepted, in bytes.
+    fn max_message_bytes(&self) -> usize;
+    /// How many bytes may be unacknowledged at a time (one message is always allowed).
+    fn window_bytes(&self) -> usize;
+    /// Hands over a message for `shard` (from 1) under `id` (`Nats-Msg-Id`). Does not wait for the
+    /// acknowledgement; `token` names the message in its [`Ack`].
+    fn send(&mut self, shard: u32, id: &str, data: &[u8], token: u64) -> Result<(), StreamError>;
+    /// Gets what was sent onto the wire, now. Does not block.
+    fn flush(&mut self);
+    /// Where acknowledgements arrive. Closed when the connection is gone.
+    fn acks(&self) -> &Receiver<Ack>;
+}
+
+/// Reads one shard's stream in order. Does not acknowledge: the position is the reader's own.
+pub trait Reader: Send {
+    /// What the stream holds now.
+    fn state(&mut self) -> Result<StreamState, StreamError>;
+    /// Messages from sequence `from` on, in order, at most a few hundred and at most about 8 MiB
+    /// of data. Blocks until there is at least one, `wait` has passed (then empty) or `stop` is closed.
+    /// The first sequence may be above `from` when the stream no longer holds it.
+    fn fetch(
+        &mut self,
+        from: u64,
+        wait: Duration,
+        stop: &Receiver<()>,
+    ) -> Result<Vec<Message>, StreamError>;
+    /// `Nats-Msg-Id` of the message at `sequence`: `Ok(None)` if there is no such message.
+    fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError>;
+}
