@@ -1,1 +1,246 @@
+//! The command line: words in, a [`Command`] out. Reads no file and decides nothing.
+//!
+//! Flags keep the form of the Go implementation, `-config FILE` or `-config=FILE`, and may be
+//! written with two dashes as well. A subcommand, once there is one, is the first word: see
+//! [`parse`].
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pico_args::Arguments;
+
+use crate::config::address::{ListenAddress, ServerUrl, redacted};
+use crate::config::suggest::closest;
+
+pub const HELP: &str = "\
+harmonylite keeps the SQLite databases of many machines the same, over NATS JetStream.
+
+usage: harmonylite [flags]
+
+  -config FILE         configuration, TOML (default: config.toml in the current directory)
+  -node-id N           this node's id, from 1; goes before node_id of the configuration
+  -check               say whether the configuration is sound, and stop
+  -cleanup             take triggers and change log out of the database, and stop
+  -version             print the version, and stop
+  -help, -h            print this text, and stop
+
+The server that runs beside us while nats.urls is empty:
+
+  -cluster-addr HOST:PORT
+                       listen here for the servers of other nodes; port -1: any free one
+  -cluster-peers LIST  the other nodes' servers, separated by commas:
+                         nats://HOST:PORT/  a server
+                         dns://HOST:PORT/?min=3&interval_ms=1000
+                                            all addresses of a name: wait for at least min
+                                            (default 2), ask every interval_ms (default 1000)
+  -leaf-servers LIST   servers to join as a leaf node, in the same form
+
+A flag may be written -flag VALUE, -flag=VALUE or with two dashes.
+
+examples:
+
+  one node, and a look at its configuration first
+    harmonylite -config /etc/harmonylite.toml -check
+    harmonylite -config /etc/harmonylite.toml
+
+  three nodes whose servers find each other, here the first
+    harmonylite -config node-1.toml -cluster-addr 10.0.0.1:4221 \\
+        -cluster-peers nats://10.0.0.2:4221/,nats://10.0.0.3:4221/
+
+  leave a database as it was before
+    harmonylite -config /etc/harmonylite.toml -cleanup
+";
+
+/// What the process is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Replicate until told to stop.
+    Run(Options),
+    /// Check the configuration.
+    Check(Options),
+    /// Remove triggers and tables of ours from the database.
+    Cleanup(Options),
+    Version,
+    Help,
+}
+
+/// The flags that stand beside the configuration file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub config: Option<PathBuf>,
+    /// Never 0.
+    pub node_id: Option<u64>,
+    pub cluster_addr: Option<ListenAddress>,
+    pub cluster_peers: Vec<Peer>,
+    pub leaf_servers: Vec<Peer>,
+}
+
+/// Where other servers are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// One server; its URL has host and port.
+    Direct(ServerUrl),
+    /// All addresses that `host` has in DNS, asked every `interval` until there are `min`.
+    Dns { host: String, port: u16, min: u32, interval: Duration },
+}
+
+/// What is wrong with the command line.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; harmonylite -help lists the flags")]
+pub struct CliError(String);
+
+const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
+const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
+
+/// Flags with two dashes, as pico-args knows them.
+const FLAGS: [&str; 10] = [
+    "--config",
+    "--node-id",
+    "--check",
+    "--cleanup",
+    "--cluster-addr",
+    "--cluster-peers",
+    "--leaf-servers",
+    "--leaf-server",
+    "--version",
+    "--help",
+];
+
+/// Reads the arguments, without the program's name.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
+    let mut args = Arguments::from_vec(args.into_iter().flat_map(normalised).collect());
+    match args.subcommand() {
+        Ok(None) => parse_daemon(args),
+        Ok(Some(word)) => Err(CliError(format!("unexpected argument {word:?}"))),
+        Err(_) => Err(CliError("the first argument is not UTF-8".into())),
+    }
+}
+
+/// The command without a word in front: flags only.
+fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
+    if args.contains(["-h", "--help"]) {
+        return Ok(Command::Help);
+    }
+    if args.contains("--version") {
+        return Ok(Command::Version);
+    }
+    let options = Options {
+        config: value(&mut args, "--config")?.map(PathBuf::from),
+        node_id: parsed(&mut args, "--node-id", node_id)?,
+        cluster_addr: parsed(&mut args, "--cluster-addr", str::parse)?,
+        cluster_peers: parsed(&mut args, "--cluster-peers", |list| peers(list, &CLUSTER_SCHEMES))?
+            .unwrap_or_default(),
+        leaf_servers: leaf_servers(&mut args)?,
+    };
+    let (check, cleanup) = (args.contains("--check"), args.contains("--cleanup"));
+    if let Some(left) = args.finish().first() {
+        return Err(CliError(unexpected(&left.to_string_lossy())));
+    }
+    match (check, cleanup) {
+        (false, false) => Ok(Command::Run(options)),
+        (true, false) => Ok(Command::Check(options)),
+        (false, true) => Ok(Command::Cleanup(options)),
+        (true, true) => Err(CliError("-check and -cleanup do not go together".into())),
+    }
+}
+
+/// `-flag=VALUE` becomes `--flag VALUE`, for flags of ours; all else stays as it is, so that it can
+/// be named as it was written.
+fn normalised(arg: OsString) -> Vec<OsString> {
+    let Some(text) = arg.to_str() else { return vec![arg] };
+    let (flag, value) = match text.split_once('=') {
+        Some((flag, value)) => (flag, Some(value)),
+        None => (text, None),
+    };
+    let flag = format!("--{}", flag.trim_start_matches('-'));
+    if !text.starts_with('-') || !FLAGS.contains(&flag.as_str()) {
+        return vec![arg];
+    }
+    [Some(flag.as_str()), value].into_iter().flatten().map(OsString::from).collect()
+}
+
+/// The value after `flag`. One that begins with a dash is a flag whose predecessor lacks its value.
+fn value(args: &mut Arguments, flag: &'static str) -> Result<Option<OsString>, CliError> {
+    let missing = || CliError(format!("{} needs a value", shown(flag)));
+    let found = args
+        .opt_value_from_os_str(flag, |text| Ok::<_, String>(text.to_owned()))
+        .map_err(|_| missing())?;
+    match found {
+        Some(text) if text.is_empty() || text.as_encoded_bytes()[0] == b'-' => Err(missing()),
+        found => Ok(found),
+    }
+}
+
+/// The value after `flag` as `parse` reads it, which answers with what is allowed.
+fn parsed<T>(
+    args: &mut Arguments,
+    flag: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, CliError> {
+    let Some(text) = value(args, flag)? else { return Ok(None) };
+    let text = text.to_string_lossy();
+    parse(&text).map(Some).map_err(|allowed| {
+        let found = text.split(',').map(redacted).collect::<Vec<_>>().join(",");
+        CliError(format!("{} is {found:?}, but must be {allowed}", shown(flag)))
+    })
+}
+
+/// The documentation of the Go implementation writes it without its last letter, too.
+fn leaf_servers(args: &mut Arguments) -> Result<Vec<Peer>, CliError> {
+    let read = |list: &str| peers(list, &LEAF_SCHEMES);
+    let servers = parsed(args, "--leaf-servers", read)?;
+    let alias = parsed(args, "--leaf-server", read)?;
+    Ok(servers.into_iter().chain(alias).flatten().collect())
+}
+
+fn node_id(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|&id| id != 0);
+    number.ok_or_else(|| format!("an integer from 1 to {}", u64::MAX))
+}
+
+/// URLs with commas between them, the last of which may be followed by one.
+fn peers(list: &str, schemes: &[&str]) -> Result<Vec<Peer>, String> {
+    let urls = list.split(',').map(str::trim).filter(|url| !url.is_empty());
+    urls.map(|url| peer(url, schemes)).collect()
+}
+
+fn peer(text: &str, schemes: &[&str]) -> Result<Peer, String> {
+    let url = ServerUrl::parse(text, schemes)?;
+    let port = url.port.ok_or("a URL with a port, such as nats://host:4222/")?;
+    if url.scheme != "dns" {
+        return Ok(Peer::Direct(url));
+    }
+    let number = |name: &str, default: u32| match url.query(name) {
+        None => Ok(default),
+        Some(text) => text.parse().map_err(|_| format!("a URL whose {name} is a whole number")),
+    };
+    let min = number("min", 2)?;
+    // Asking more often than this would only load the name server.
+    let interval_ms = number("interval_ms", 1000)?.max(10);
+    let interval = Duration::from_millis(interval_ms.into());
+    Ok(Peer::Dns { host: url.host, port, min, interval })
+}
+
+/// A flag as the help text writes it.
+fn shown(flag: &str) -> &str {
+    &flag[1..]
+}
+
+fn unexpected(arg: &str) -> String {
+    if FLAGS.contains(&arg) {
+        return format!("{} is given twice", shown(arg));
+    }
+    if !arg.starts_with('-') {
+        return format!("unexpected argument {arg:?}");
+    }
+    let flag = arg.split('=').next().unwrap_or_default();
+    let known = FLAGS.map(|flag| flag.trim_start_matches('-'));
+    match closest(flag.trim_start_matches('-'), known) {
+        Some(known) => format!("unknown flag {flag}, did you mean -{known}?"),
+        None => format!("unknown flag {flag}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+use super::*;
+
+fn read(line: &str) -> Result<Command, CliError> {
+    parse(line.split_whitespace().map(OsString::from))
+}
+
+#[track_caller]
+fn check_error(line: &str, expected: &[&str]) {
+    let text = read(line).unwrap_err().to_string();
+    for part in expected.iter().chain(&["; harmonylite -help"]) {
+        assert!(text.contains(part), "no {part:?} in {text:?}");
+    }
+}
+
+#[test]
+fn nothing_means_run() {
+    assert_eq!(read(""), Ok(Command::Run(Options::default())));
+}
+
+#[test]
+fn every_form_of_a_flag() {
+    let expected = || Options { config: Some("a=b.toml".into()), ..Options::default() };
+    for line in [
+        "-config a=b.toml",
+        "-config=a=b.toml",
+        "--config a=b.toml",
+        "--config=a=b.toml",
+    ] {
+        assert_eq!(read(line), Ok(Command::Run(expected())), "{line}");
+    }
+    assert_eq!(read("-check -config a=b.toml"), Ok(Command::Check(expected())));
+    assert_eq!(read("--config a=b.toml -cleanup"), Ok(Command::Cleanup(expected())));
+}
+
+#[test]
+fn help_and_version_win() {
+    for line in ["-h", "-help", "--help", "-nonsense -help", "-version -help"] {
+        assert_eq!(read(line), Ok(Command::Help), "{line}");
+    }
+    assert_eq!(read("-cleanup -version"), Ok(Command::Version));
+}
+
+#[test]
+fn help_names_every_flag() {
+    for flag in FLAGS.map(shown).iter().filter(|&&flag| flag != "-leaf-server") {
+        assert!(HELP.contains(&format!("\n  {flag}")), "{flag}");
+    }
+    assert!(HELP.lines().all(|line| line.len() <= 100));
+}
+
+#[test]
+fn values() {
+    let line = "-node-id 18446744073709551615 -cluster-addr [::1]:-1 \
+                -cluster-peers nats://ann:secret@a:4221/,dns://b:4222/?min=3&interval_ms=50, \
+                -leaf-server dns://c:7422/";
+    let Ok(Command::Run(options)) = read(line) else { panic!("{line}") };
+    assert_eq!(options.node_id, Some(u64::MAX));
+    assert_eq!(options.cluster_addr, Some(ListenAddress { host: "::1".into(), port: None }));
+    assert!(matches!(&options.cluster_peers[0],
+        Peer::Direct(url) if url.reveal() == "nats://ann:secret@a:4221/"));
+    let dns = |host: &str, port, min, interval_ms| Peer::Dns {
+        host: host.into(),
+        port,
+        min,
+        interval: Duration::from_millis(interval_ms),
+    };
+    assert_eq!(options.cluster_peers[1..], [dns("b", 4222, 3, 50)]);
+    assert_eq!(options.leaf_servers, [dns("c", 7422, 2, 1000)]);
+    assert!(!format!("{options:?}").contains("secret"));
+}
+
+#[test]
+fn values_that_do_not_fit() {
+    check_error("-node-id 0", &["-node-id is \"0\"", "an integer from 1"]);
+    check_error("-node-id x", &["-node-id is \"x\""]);
+    check_error("-cluster-addr host", &["-cluster-addr is \"host\"", "HOST:PORT"]);
+    check_error("-cluster-peers ws://a:1/", &["-cluster-peers", "dns://", "nats://"]);
+    check_error("-cluster-peers nats://a/", &["with a port"]);
+    check_error("-cluster-peers nats-leaf://a:1", &["nats-route://"]);
+    check_error("-leaf-servers dns://a:1/?min=few", &["-leaf-servers", "min is a whole number"]);
+}
+
+#[test]
+fn passwords_are_not_repeated() {
+    let list = "nats://ann:secret@a:1/,ws://ben:secret@b:2";
+    let text = read(&format!("-cluster-peers {list}")).unwrap_err().to_string();
+    assert!(text.contains("nats://***@a:1/,ws://***@b:2"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn missing_values() {
+    for line in ["-config", "-config=", "-config -cleanup"] {
+        check_error(line, &["-config needs a value"]);
+    }
+}
+
+#[test]
+fn words_that_nobody_knows() {
+    check_error("-confg x", &["unknown flag -confg, did you mean -config?"]);
+    check_error("--zzz=secret", &["unknown flag --zzz;"]);
+    check_error("-x", &["unknown flag -x;"]);
+    check_error("backup", &["unexpected argument \"backup\""]);
+    check_error("-check later", &["unexpected argument \"later\""]);
+    check_error("-config a -config b", &["-config is given twice"]);
+    check_error("-check -cleanup", &["do not go together"]);
+}

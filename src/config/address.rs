@@ -1,0 +1,180 @@
+//! Addresses as people write them: `HOST:PORT` to listen on, URLs of NATS servers to connect to.
+//!
+//! Errors say what is allowed and never repeat the text, since a URL may carry a password.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::secret::Secret;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// Name or address, an IPv6 address without its brackets.
+    pub host: String,
+    /// None for any free port, written `-1`.
+    pub port: Option<u16>,
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    /// `HOST:PORT`, where an empty host means all IPv4 interfaces.
+    fn from_str(text: &str) -> Result<ListenAddress, String> {
+        let (host, port) = split_host(text);
+        let port = match port {
+            Some("-1") => Some(None),
+            Some(port) => port_number(port).map(Some),
+            None => None,
+        };
+        match (host, port) {
+            (Some(""), Some(port)) => Ok(ListenAddress { host: "0.0.0.0".into(), port }),
+            (Some(host), Some(port)) => Ok(ListenAddress { host: host.into(), port }),
+            _ => Err("HOST:PORT, such as 127.0.0.1:4222 or [::1]:4222, with a port from 1 to \
+                      65535 or -1 for any that is free"
+                .into()),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ListenAddress { host, port } = self;
+        let port = port.map_or(-1, i32::from);
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// The URL of a server. `Debug` and `Display` hide user and password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrl {
+    url: Secret,
+    pub scheme: String,
+    /// Name or address, an IPv6 address without its brackets.
+    pub host: String,
+    pub port: Option<u16>,
+}
+
+impl ServerUrl {
+    /// Reads `text`, whose scheme must be one of `schemes`.
+    pub fn parse(text: &str, schemes: &[&str]) -> Result<ServerUrl, String> {
+        let allowed = || {
+            let schemes = schemes.join("://, ");
+            format!("a URL such as {}://host:4222, with one of {schemes}://", schemes_first(&schemes))
+        };
+        let (scheme, rest) = text.split_once("://").ok_or_else(allowed)?;
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let address = authority.rsplit_once('@').map_or(authority, |(_login, address)| address);
+        let (host, port) = match split_host(address) {
+            (Some(host), Some(port)) => (host, Some(port_number(port).ok_or_else(allowed)?)),
+            (Some(host), None) => (host, None),
+            (None, _) => return Err(allowed()),
+        };
+        let odd = |c: char| c.is_whitespace() || c.is_control();
+        if !schemes.contains(&scheme) || host.is_empty() || text.contains(odd) {
+            return Err(allowed());
+        }
+        let (scheme, host) = (scheme.into(), host.into());
+        Ok(ServerUrl { url: Secret::new(text), scheme, host, port })
+    }
+
+    /// The whole URL as written, with its password.
+    pub fn reveal(&self) -> &str {
+        self.url.reveal()
+    }
+
+    /// A number in the query part, such as `min` in `dns://host:4222/?min=3`.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.reveal().split_once('?')?;
+        query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
+            .map(|(_, value)| value)
+    }
+}
+
+fn schemes_first(schemes: &str) -> &str {
+    schemes.split(':').next().unwrap_or_default()
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redacted(self.reveal()))
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// `url`, well-formed or not, with `***` for whatever may be its login.
+pub fn redacted(url: &str) -> String {
+    let Some((before, address)) = url.rsplit_once('@') else { return url.into() };
+    match before.split_once("://") {
+        Some((scheme, _login)) => format!("{scheme}://***@{address}"),
+        None => format!("***@{address}"),
+    }
+}
+
+/// Host and port of `HOST`, `HOST:PORT` or `[HOST]:PORT`; no host if brackets or colons are wrong.
+fn split_host(text: &str) -> (Option<&str>, Option<&str>) {
+    if let Some(rest) = text.strip_prefix('[') {
+        return match rest.split_once(']') {
+            Some((host, "")) => (Some(host), None),
+            Some((host, port)) => (port.strip_prefix(':').map(|_| host), port.strip_prefix(':')),
+            None => (None, None),
+        };
+    }
+    match text.split_once(':') {
+        Some((_, port)) if port.contains(':') => (None, None),
+        Some((host, port)) => (Some(host), Some(port)),
+        None => (Some(text), None),
+    }
+}
+
+fn port_number(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|&port| port != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listen_addresses() {
+        for (text, shown) in [
+            ("127.0.0.1:-1", "127.0.0.1:-1"),
+            (":3010", "0.0.0.0:3010"),
+            ("[::1]:4222", "[::1]:4222"),
+            ("localhost:1", "localhost:1"),
+        ] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), shown);
+        }
+        for bad in ["", "host", "host:", "host:0", "host:65536", "host:-2", "::1:4222", "[::1:1"] {
+            assert!(bad.parse::<ListenAddress>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn server_urls() {
+        let parse = |text: &str| ServerUrl::parse(text, &["nats", "tls"]);
+        let url = parse("tls://ann:se@cret@[::1]:4222/?a=1&b=2").unwrap();
+        assert_eq!((url.scheme.as_str(), url.host.as_str(), url.port), ("tls", "::1", Some(4222)));
+        assert_eq!((url.query("b"), url.query("c")), (Some("2"), None));
+        assert_eq!(parse("nats://host").unwrap().port, None);
+        for bad in ["host:4222", "ws://host", "nats://", "nats://h:x", "nats://a b", "nats://:1"] {
+            let allowed = parse(bad).unwrap_err();
+            assert_eq!(allowed, "a URL such as nats://host:4222, with one of nats://, tls://");
+        }
+    }
+
+    #[test]
+    fn logins_are_hidden() {
+        let url = ServerUrl::parse("nats://ann:se/cret@host:4222", &["nats"]);
+        assert!(url.is_err());
+        let url = ServerUrl::parse("nats://ann:secret@host:4222/", &["nats"]).unwrap();
+        assert_eq!(format!("{url} {url:?}"), "nats://***@host:4222/ nats://***@host:4222/");
+        assert_eq!(redacted("ann:se/cr@et@host"), "***@host");
+        assert_eq!(redacted("nats://ann:s://e/cret@host"), "nats://***@host");
+    }
+}

@@ -1,0 +1,246 @@
+//! The configuration as the rest of the program sees it: within bounds, with units, files present.
+//!
+//! Each struct reads its own section; `[nats]`, `[snapshot]` and `[tables]` have files of their own.
+//! `config.toml` explains the keys to operators, so only what it cannot say is said here.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::address::ListenAddress;
+use super::nats::{self, Nats};
+use super::raw::Document;
+use super::section::Section;
+use super::snapshot::Snapshot;
+use super::tables::Tables;
+
+/// Everything that can be configured. What all nodes must have in common is in `shared`; the rest
+/// is this node's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub shared: Shared,
+    pub db_path: PathBuf,
+    /// As configured, never 0; if absent see [`super::node_id::derive`].
+    pub node_id: Option<u64>,
+    pub seq_map_path: PathBuf,
+    pub publish: bool,
+    pub replicate: bool,
+    pub scan_max_changes: usize,
+    pub cleanup_interval: Duration,
+    /// None: never sleep.
+    pub sleep_timeout: Option<Duration>,
+    /// None: rely on the file system's hints.
+    pub polling_interval: Option<Duration>,
+    pub allow_rowid_tables: bool,
+    pub apply_triggers: Vec<String>,
+    pub max_clock_drift: Duration,
+    pub tombstone_retention: Duration,
+    pub tables: Tables,
+    pub replication_log: ReplicationLog,
+    pub snapshot: Snapshot,
+    pub nats: Nats,
+    pub logging: Logging,
+    pub prometheus: Prometheus,
+}
+
+/// What all nodes of a cluster must have in common: compared with the others' at connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    pub shards: u32,
+    pub compress: bool,
+    pub subject_prefix: String,
+    pub stream_prefix: String,
+}
+
+/// `[replication_log]`, without what is [`Shared`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicationLog {
+    pub max_entries: i64,
+    pub replicas: u8,
+    pub update_existing: bool,
+    pub max_transaction_bytes: usize,
+}
+
+/// `[logging]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logging {
+    /// `level`, or debug if `verbose` and `level` would show less.
+    pub level: LevelFilter,
+    pub format: LogFormat,
+    /// None: standard output.
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Console,
+    Json,
+}
+
+/// `[prometheus]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prometheus {
+    pub enable: bool,
+    pub bind: ListenAddress,
+    pub namespace: String,
+    /// May be empty.
+    pub subsystem: String,
+}
+
+impl Config {
+    /// Reads every key; what is wrong is noted in `document`, and a stand-in takes its place.
+    pub(super) fn read(document: &Document) -> Config {
+        let top = document.top();
+        let log = top.section("replication_log");
+        let nats = top.section("nats");
+        let db_path = read_db_path(&top);
+        Config {
+            shared: Shared::read(&log, &nats),
+            seq_map_path: read_seq_map_path(&top, &db_path),
+            db_path,
+            node_id: top.opt_int("node_id", 1..=i64::MAX as u64, "leave it out to have one made"),
+            publish: top.bool("publish", true),
+            replicate: top.bool("replicate", true),
+            scan_max_changes: top.int("scan_max_changes", 512, 1..=1_000_000, "rows at a time"),
+            cleanup_interval: top.millis("cleanup_interval", 5_000, 100, "between two clean-ups"),
+            sleep_timeout: top.millis_or_off("sleep_timeout", 1, "of quiet before sleep"),
+            polling_interval: top.millis_or_off("polling_interval", 10, "between two looks"),
+            allow_rowid_tables: top.bool("allow_rowid_tables", true),
+            apply_triggers: top.list("apply_triggers").unwrap_or_default(),
+            max_clock_drift: top.millis("max_clock_drift", 60_000, 0, "ahead of the broker"),
+            tombstone_retention: top.millis("tombstone_retention", 2_592_000_000, 1_000, "kept"),
+            tables: Tables::read(&top.section("tables")),
+            replication_log: ReplicationLog::read(&log),
+            snapshot: Snapshot::read(&top.section("snapshot")),
+            nats: Nats::read(&nats),
+            logging: Logging::read(&top.section("logging")),
+            prometheus: Prometheus::read(&top.section("prometheus")),
+        }
+    }
+}
+
+fn read_db_path(top: &Section) -> PathBuf {
+    let Some(path) = top.path("db_path") else {
+        top.note("db_path", "is missing: add db_path = \"/path/to/app.db\"");
+        return PathBuf::new();
+    };
+    let text = path.to_string_lossy();
+    if text.starts_with("file:") || text == ":memory:" {
+        top.note("db_path", format!("is {text}, but must be the plain path of a file"));
+    } else if path.is_dir() {
+        top.note("db_path", format!("is {text}, a directory, but must be the database file in it"));
+    } else {
+        check_folder(top, "db_path", &path);
+    }
+    path
+}
+
+fn read_seq_map_path(top: &Section, db_path: &Path) -> PathBuf {
+    match top.path("seq_map_path") {
+        Some(path) => {
+            check_folder(top, "seq_map_path", &path);
+            path
+        }
+        None => db_path.with_file_name("seq-map.cbor"),
+    }
+}
+
+/// The file itself may be made later, by us or by the application; its folder is for the operator.
+fn check_folder(section: &Section, key: &str, file: &Path) {
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        let folder = folder.display();
+        let path = file.display();
+        section.note(key, format!("is {path}, but there is no directory {folder}: create it"));
+    }
+}
+
+impl Shared {
+    fn read(log: &Section, nats: &Section) -> Shared {
+        let subject = "harmonylite-change-log";
+        let stream = "harmonylite-changes";
+        Shared {
+            shards: log.int("shards", 1, 1..=256, "streams, the same number on all nodes"),
+            compress: log.bool("compress", true),
+            subject_prefix: nats.parsed("subject_prefix", subject, nats::subject),
+            stream_prefix: nats.parsed("stream_prefix", stream, nats::name),
+        }
+    }
+}
+
+impl Tables {
+    fn read(section: &Section) -> Tables {
+        let include = section.list("include").unwrap_or_else(|| vec!["*".into()]);
+        if include.is_empty() {
+            section.note("include", "is empty, which selects no table: write [\"*\"] for all");
+        }
+        Tables { include, exclude: section.list("exclude").unwrap_or_default() }
+    }
+}
+
+impl ReplicationLog {
+    fn read(section: &Section) -> ReplicationLog {
+        let without_limit = "messages kept in a stream, which without a limit would fill the disk";
+        let bytes = "bytes of a transaction that travels whole";
+        ReplicationLog {
+            max_entries: section.int("max_entries", 1024, 1..=i64::MAX, without_limit),
+            replicas: section.int("replicas", 1, 1..=5, nats::REPLICAS),
+            update_existing: section.bool("update_existing", false),
+            max_transaction_bytes: section
+                .int("max_transaction_bytes", 1 << 20, 1 << 10..=1 << 30, bytes),
+        }
+    }
+}
+
+impl Logging {
+    fn read(section: &Section) -> Logging {
+        let level = section.parsed("level", "info", level);
+        let verbose = section.bool("verbose", false);
+        let file = section.path("file");
+        if let Some(file) = &file {
+            check_folder(section, "file", file);
+        }
+        Logging {
+            level: if verbose { level.max(LevelFilter::Debug) } else { level },
+            format: section.parsed("format", "console", format),
+            file,
+        }
+    }
+}
+
+fn level(name: &str) -> Result<LevelFilter, String> {
+    let levels = "error, warn, info, debug or trace";
+    name.parse().ok().filter(|&level| level != LevelFilter::Off).ok_or_else(|| levels.into())
+}
+
+fn format(name: &str) -> Result<LogFormat, String> {
+    match name {
+        "console" => Ok(LogFormat::Console),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("console or json".into()),
+    }
+}
+
+impl Prometheus {
+    fn read(section: &Section) -> Prometheus {
+        Prometheus {
+            enable: section.bool("enable", false),
+            bind: section.parsed("bind", ":3010", str::parse),
+            namespace: section.parsed("namespace", "harmonylite", metric_name),
+            subsystem: section.parsed("subsystem", "", metric_name),
+        }
+    }
+}
+
+/// Part of a metric's name, as Prometheus allows it; may be empty.
+fn metric_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if text.chars().all(fits) && !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok(text.into());
+    }
+    Err("ASCII letters, digits and _, not starting with a digit".into())
+}

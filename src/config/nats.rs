@@ -1,0 +1,122 @@
+//! `[nats]`: how to reach the servers, or how to run one beside us; names that NATS accepts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::address::{ListenAddress, ServerUrl};
+use super::secret::Secret;
+use super::section::Section;
+
+/// For every `replicas` key.
+pub(super) const REPLICAS: &str = "servers that keep a copy";
+
+/// Schemes a client connects with; WebSocket is not among them.
+const SCHEMES: [&str; 2] = ["nats", "tls"];
+
+/// `[nats]`, without the prefixes, which are [`super::Shared`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nats {
+    /// Empty: run a server beside us.
+    pub urls: Vec<ServerUrl>,
+    /// Included in the configuration of the server that we run.
+    pub server_config: Option<PathBuf>,
+    /// None: look beside our executable, then in PATH.
+    pub server_binary: Option<PathBuf>,
+    /// Where the server that we run listens for clients.
+    pub bind_address: ListenAddress,
+    pub seed_file: Option<PathBuf>,
+    pub user_name: Option<String>,
+    pub user_password: Option<Secret>,
+    pub ca_file: Option<PathBuf>,
+    /// Certificate and key of this client.
+    pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// Attempts before giving up at start; none: try for ever.
+    pub connect_retries: Option<u32>,
+    pub reconnect_wait: Duration,
+}
+
+impl Nats {
+    pub(super) fn read(section: &Section) -> Nats {
+        let user_name = section.string("user_name");
+        let user_password = section.secret("user_password");
+        if user_password.is_some() && user_name.is_none() {
+            section.note("user_password", "is set, so user_name must be set too");
+        }
+        let retries = section.int("connect_retries", 0, 0..=u32::MAX, "attempts, 0 for ever");
+        Nats {
+            urls: read_urls(section),
+            server_config: section.file("server_config"),
+            server_binary: section.file("server_binary"),
+            bind_address: section.parsed("bind_address", "127.0.0.1:-1", str::parse),
+            seed_file: section.file("seed_file"),
+            user_name,
+            user_password,
+            ca_file: file_or_alias(section, "ca_file"),
+            client_cert: read_client_cert(section),
+            connect_retries: (retries > 0).then_some(retries),
+            reconnect_wait: read_reconnect_wait(section),
+        }
+    }
+}
+
+fn read_urls(section: &Section) -> Vec<ServerUrl> {
+    let parse = |(index, text): (usize, String)| {
+        ServerUrl::parse(&text, &SCHEMES)
+            .map_err(|allowed| {
+                let number = index + 1;
+                section.note("urls", format!("has as number {number} no URL that fits: {allowed}"));
+            })
+            .ok()
+    };
+    section.list("urls").unwrap_or_default().into_iter().enumerate().filter_map(parse).collect()
+}
+
+/// Certificate and key are of use only together.
+fn read_client_cert(section: &Section) -> Option<(PathBuf, PathBuf)> {
+    match (file_or_alias(section, "cert_file"), file_or_alias(section, "key_file")) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (Some(_), None) => {
+            section.note("cert_file", "is set, so key_file must be set too");
+            None
+        }
+        (None, Some(_)) => {
+            section.note("key_file", "is set, so cert_file must be set too");
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+/// The documentation has always written `tls_ca_file` where the program read `ca_file`.
+fn file_or_alias(section: &Section, key: &str) -> Option<PathBuf> {
+    let alias = format!("tls_{key}");
+    let (file, aliased) = (section.file(key), section.file(&alias));
+    if file.is_some() && aliased.is_some() {
+        section.note(&alias, format!("is another name of {key}: keep one of the two"));
+    }
+    file.or(aliased)
+}
+
+/// 0 would be a busy loop, so it stands for the default.
+fn read_reconnect_wait(section: &Section) -> Duration {
+    const DEFAULT: u64 = 2;
+    let seconds = section.int("reconnect_wait_seconds", DEFAULT, 0..=3600, "between two attempts");
+    Duration::from_secs(if seconds == 0 { DEFAULT } else { seconds })
+}
+
+/// The name of a stream or bucket.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=128).contains(&text.len()) && text.chars().all(fits) {
+        return Ok(text.into());
+    }
+    Err("1 to 128 ASCII letters, digits, - and _".into())
+}
+
+/// Names with dots between them.
+pub(super) fn subject(text: &str) -> Result<String, String> {
+    match text.split('.').try_for_each(|token| name(token).map(drop)) {
+        Ok(()) => Ok(text.into()),
+        Err(allowed) => Err(format!("{allowed}, also in several parts with a . between them")),
+    }
+}

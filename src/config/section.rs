@@ -1,0 +1,172 @@
+//! One section of the file: its keys, each with type, unit, bounds and default.
+//!
+//! No method fails: a value that does not fit is noted in the [`Document`], and the default takes
+//! its place so that reading goes on. A value is quoted only where it cannot be a secret.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::address::redacted;
+use super::raw::{Document, dotted};
+use super::secret::Secret;
+
+/// A hundred years: long enough for anybody, and no sum of times overflows.
+const LONGEST_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
+
+/// A section of the file, or what stands for one that is not there.
+pub(super) struct Section<'a> {
+    document: &'a Document<'a>,
+    name: String,
+    table: Option<&'a DeTable<'a>>,
+}
+
+impl<'a> Section<'a> {
+    pub fn new(document: &'a Document<'a>, name: String, table: Option<&'a DeTable<'a>>) -> Self {
+        Section { document, name, table }
+    }
+
+    pub fn section(&self, key: &str) -> Section<'a> {
+        let table = self.take(key, DeValue::as_table, false, "a section");
+        Section::new(self.document, dotted(&self.name, key), table)
+    }
+
+    pub fn bool(&self, key: &str, default: bool) -> bool {
+        self.take(key, DeValue::as_bool, true, "true or false").unwrap_or(default)
+    }
+
+    /// An integer; `what` says in a few words what it counts, or why the bounds are there.
+    pub fn int<T>(&self, key: &str, default: T, range: RangeInclusive<T>, what: &str) -> T
+    where
+        T: TryFrom<i64> + PartialOrd + Display,
+    {
+        self.opt_int(key, range, what).unwrap_or(default)
+    }
+
+    pub fn opt_int<T>(&self, key: &str, range: RangeInclusive<T>, what: &str) -> Option<T>
+    where
+        T: TryFrom<i64> + PartialOrd + Display,
+    {
+        let fits = |value: &DeValue| {
+            let digits = value.as_integer()?;
+            let number = i64::from_str_radix(digits.as_str(), digits.radix()).ok()?;
+            T::try_from(number).ok().filter(|number| range.contains(number))
+        };
+        let (low, high) = (range.start(), range.end());
+        self.take(key, fits, true, &format!("an integer from {low} to {high}: {what}"))
+    }
+
+    pub fn millis(&self, key: &str, default: u64, least: u64, what: &str) -> Duration {
+        let what = format!("milliseconds, {what}");
+        Duration::from_millis(self.int(key, default, least..=LONGEST_MS, &what))
+    }
+
+    /// Milliseconds, where 0, which is the default, means off.
+    pub fn millis_or_off(&self, key: &str, least: u64, what: &str) -> Option<Duration> {
+        let millis = self.int(key, 0, 0..=LONGEST_MS, &format!("milliseconds, {what}"));
+        if (1..least).contains(&millis) {
+            self.note(key, format!("is {millis}, but must be 0 (off) or at least {least}: {what}"));
+        }
+        (millis > 0).then(|| Duration::from_millis(millis))
+    }
+
+    /// Text that may be shown; absent and empty are the same, here and in all that follows.
+    pub fn string(&self, key: &str) -> Option<String> {
+        self.text(key, true, "a string").map(str::to_owned)
+    }
+
+    /// Text that is never shown.
+    pub fn secret(&self, key: &str) -> Option<Secret> {
+        self.text(key, false, "a string").map(Secret::new)
+    }
+
+    /// Text with a form of its own; `parse` answers with what is allowed.
+    pub fn parsed<T>(&self, key: &str, default: &str, parse: fn(&str) -> Result<T, String>) -> T {
+        let given = self.string(key);
+        let found = given.as_deref().unwrap_or(default);
+        parse(found).unwrap_or_else(|allowed| {
+            self.note(key, format!("is {:?}, but must be {allowed}", redacted(found)));
+            parse(default).unwrap_or_else(|_| unreachable!("the default of {key} is allowed"))
+        })
+    }
+
+    /// A list of strings, never shown.
+    pub fn list(&self, key: &str) -> Option<Vec<String>> {
+        let strings = |value: &DeValue| {
+            let items = value.as_array()?.iter();
+            items.map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+        };
+        self.take(key, strings, false, "a list of strings, such as [\"one\", \"two\"]")
+    }
+
+    pub fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key, false, "a path, as a string").map(PathBuf::from)
+    }
+
+    /// A file that must be there and readable.
+    pub fn file(&self, key: &str) -> Option<PathBuf> {
+        let path = self.path(key)?;
+        match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+            Ok(found) if found.is_dir() => {
+                self.note(key, format!("is {}, a directory, but must be a file", shown(&path)));
+            }
+            Ok(_) => {}
+            Err(cause) => self.note(
+                key,
+                format!("is {}, but must be a file that can be read: {cause}", shown(&path)),
+            ),
+        }
+        Some(path)
+    }
+
+    /// Notes what is wrong with `key`; `text` continues its name.
+    pub fn note(&self, key: &str, text: impl Display) {
+        let entry = self.table.and_then(|table| table.get_key_value(key));
+        let at = entry.map(|(key, _)| key.span().start);
+        self.document.note(at, format!("{} {text}", dotted(&self.name, key)));
+    }
+
+    fn text(&self, key: &str, show: bool, allowed: &str) -> Option<&'a str> {
+        self.take(key, DeValue::as_str, show, allowed).filter(|text| !text.is_empty())
+    }
+
+    /// The value of `key` as `convert` sees it; if it sees none there, that is a problem.
+    fn take<T>(
+        &self,
+        key: &str,
+        convert: impl FnOnce(&'a DeValue<'a>) -> Option<T>,
+        show: bool,
+        allowed: &str,
+    ) -> Option<T> {
+        self.document.ask(&dotted(&self.name, key));
+        let value = self.table?.get(key)?.get_ref();
+        let converted = convert(value);
+        if converted.is_none() {
+            self.note(key, format!("is {}, but must be {allowed}", described(value, show)));
+        }
+        converted
+    }
+}
+
+/// The value itself where it may be `show`n and is short, else its kind.
+fn described(value: &DeValue, show: bool) -> String {
+    match value {
+        DeValue::Integer(number) if show => number.to_string(),
+        DeValue::Float(number) if show => number.as_str().into(),
+        DeValue::Boolean(value) if show => value.to_string(),
+        DeValue::String(text) if show => format!("the string {text:?}"),
+        DeValue::Table(_) => "a section".into(),
+        DeValue::Array(_) => "a list".into(),
+        other => format!("of type {}", other.type_str()),
+    }
+}
+
+/// A path to show. Who pastes a key where the path of its file belongs should not find it in a log.
+fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let pasted = text.contains('\n') || (text.len() > 40 && !text.contains(['/', '.']));
+    if pasted { "not a path (and not shown, it may be a key)".into() } else { text.into_owned() }
+}

@@ -1,0 +1,199 @@
+//! `[snapshot]`: when snapshots are taken and where they are kept.
+//!
+//! The sections of all stores are checked, so that a mistake shows before the day one switches;
+//! what a store cannot do without is asked for only if it is the one in use.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::nats::{REPLICAS, name};
+use super::secret::Secret;
+use super::section::Section;
+
+/// `[snapshot]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// False: neither taken nor restored.
+    pub enabled: bool,
+    pub store: Store,
+    /// None: only when the replication log fills.
+    pub interval: Option<Duration>,
+    pub leader_ttl: Duration,
+}
+
+/// The store in use, with its section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    Nats(NatsStore),
+    S3(S3Store),
+    WebDav(WebDavStore),
+    Sftp(SftpStore),
+    /// A directory, such as a mounted disk.
+    File(PathBuf),
+}
+
+/// `[snapshot.nats]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsStore {
+    pub replicas: u8,
+    pub bucket: Option<String>,
+}
+
+/// `[snapshot.s3]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3Store {
+    pub endpoint: String,
+    pub bucket: String,
+    /// Put before the names of objects.
+    pub path: Option<String>,
+    pub use_ssl: bool,
+    pub access_key: Option<Secret>,
+    pub secret: Option<Secret>,
+    pub session_token: Option<Secret>,
+    pub region: Option<String>,
+    /// Bytes.
+    pub part_size: u64,
+}
+
+/// `[snapshot.webdav]`: either `url`, which holds everything, or `endpoint` and the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebDavStore {
+    pub url: Option<Secret>,
+    pub endpoint: Option<String>,
+    pub path: Option<String>,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+}
+
+/// `[snapshot.sftp]`: either `url`, which holds address, login and path, or `endpoint` and the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SftpStore {
+    pub url: Option<Secret>,
+    pub endpoint: Option<String>,
+    pub path: Option<String>,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub key_file: Option<PathBuf>,
+    pub passphrase: Option<Secret>,
+    pub known_hosts: Option<PathBuf>,
+    /// The server's public key, as a line of a `known_hosts` file has it.
+    pub host_key: Option<String>,
+    pub insecure_ignore_host_key: bool,
+}
+
+impl Snapshot {
+    pub(super) fn read(section: &Section) -> Snapshot {
+        let enabled = section.bool("enabled", true);
+        let chosen = section.parsed("store", "nats", store_name);
+        let used = |store: &str| enabled && chosen == store;
+        let nats = NatsStore::read(&section.section("nats"));
+        let s3 = S3Store::read(&section.section("s3"), used("s3"));
+        let webdav = WebDavStore::read(&section.section("webdav"), used("webdav"));
+        let sftp = SftpStore::read(&section.section("sftp"), used("sftp"));
+        let file = required(&section.section("file"), "path", used("file"));
+        Snapshot {
+            enabled,
+            store: match chosen {
+                "s3" => Store::S3(s3),
+                "webdav" => Store::WebDav(webdav),
+                "sftp" => Store::Sftp(sftp),
+                "file" => Store::File(file.into()),
+                _ => Store::Nats(nats),
+            },
+            interval: section.millis_or_off("interval", 1_000, "between two snapshots"),
+            leader_ttl: section.millis("leader_ttl", 30_000, 1_000, "until another takes over"),
+        }
+    }
+}
+
+fn store_name(text: &str) -> Result<&'static str, String> {
+    let stores = ["nats", "s3", "webdav", "sftp", "file"];
+    stores.into_iter().find(|&store| store == text).ok_or_else(|| stores.join(", "))
+}
+
+/// A string that must be there if the store is `used`; empty if not.
+fn required(section: &Section, key: &str, used: bool) -> String {
+    section.string(key).unwrap_or_else(|| {
+        if used {
+            section.note(key, "is missing, and snapshot.store needs it");
+        }
+        String::new()
+    })
+}
+
+/// `url` and `endpoint`: exactly one if the store is `used`, never both.
+fn read_address(section: &Section, used: bool) -> (Option<Secret>, Option<String>) {
+    let url = section.secret("url");
+    let endpoint = section.string("endpoint");
+    match (&url, &endpoint) {
+        (Some(_), Some(_)) => section.note("endpoint", "is set beside url: keep one of the two"),
+        (None, None) if used => section.note("endpoint", "is missing, and snapshot.store needs it"),
+        (None, Some(text)) if text.contains('@') => {
+            section.note("endpoint", "holds a login: move it to username and password");
+        }
+        _ => {}
+    }
+    (url, endpoint)
+}
+
+impl NatsStore {
+    fn read(section: &Section) -> NatsStore {
+        let bucket = |text: &str| match text {
+            "" => Ok(None),
+            text => name(text).map(Some),
+        };
+        NatsStore {
+            replicas: section.int("replicas", 1, 1..=5, REPLICAS),
+            bucket: section.parsed("bucket", "", bucket),
+        }
+    }
+}
+
+impl S3Store {
+    fn read(section: &Section, used: bool) -> S3Store {
+        /// S3 takes no smaller parts, and no larger ones than 5 GiB.
+        const PART: std::ops::RangeInclusive<u64> = 5 << 20..=5 << 30;
+        S3Store {
+            endpoint: required(section, "endpoint", used),
+            bucket: required(section, "bucket", used),
+            path: section.string("path"),
+            use_ssl: section.bool("use_ssl", true),
+            access_key: section.secret("access_key"),
+            secret: section.secret("secret"),
+            session_token: section.secret("session_token"),
+            region: section.string("region"),
+            part_size: section.int("part_size", *PART.start(), PART, "bytes, as S3 allows"),
+        }
+    }
+}
+
+impl WebDavStore {
+    fn read(section: &Section, used: bool) -> WebDavStore {
+        let (url, endpoint) = read_address(section, used);
+        WebDavStore {
+            url,
+            endpoint,
+            path: section.string("path"),
+            username: section.string("username"),
+            password: section.secret("password"),
+        }
+    }
+}
+
+impl SftpStore {
+    fn read(section: &Section, used: bool) -> SftpStore {
+        let (url, endpoint) = read_address(section, used);
+        SftpStore {
+            url,
+            endpoint,
+            path: section.string("path"),
+            username: section.string("username"),
+            password: section.secret("password"),
+            key_file: section.file("key_file"),
+            passphrase: section.secret("passphrase"),
+            known_hosts: section.file("known_hosts"),
+            host_key: section.string("host_key"),
+            insecure_ignore_host_key: section.bool("insecure_ignore_host_key", false),
+        }
+    }
+}
