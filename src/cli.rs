@@ -181,7 +181,7 @@ fn parsed<T>(
     let Some(text) = value(args, flag)? else { return Ok(None) };
     let text = text.to_string_lossy();
     parse(&text).map(Some).map_err(|allowed| {
-        let found = text.split(',').map(redacted).collect::<Vec<_>>().join(",");
+        let found = redacted(&text);
         CliError(format!("{} is {found:?}, but must be {allowed}", shown(flag)))
     })
 }
@@ -202,7 +202,11 @@ fn node_id(text: &str) -> Result<u64, String> {
 /// URLs with commas between them, the last of which may be followed by one.
 fn peers(list: &str, schemes: &[&str]) -> Result<Vec<Peer>, String> {
     let urls = list.split(',').map(str::trim).filter(|url| !url.is_empty());
-    urls.map(|url| peer(url, schemes)).collect()
+    let read = |(index, url)| {
+        let tell = |allowed| format!("a list whose entry {} is {allowed}", index + 1);
+        peer(url, schemes).map_err(tell)
+    };
+    urls.enumerate().map(read).collect()
 }
 
 fn peer(text: &str, schemes: &[&str]) -> Result<Peer, String> {

@@ -59,8 +59,8 @@ impl ServerUrl {
     /// Reads `text`, whose scheme must be one of `schemes`.
     pub fn parse(text: &str, schemes: &[&str]) -> Result<ServerUrl, String> {
         let allowed = || {
-            let schemes = schemes.join("://, ");
-            format!("a URL such as {}://host:4222, with one of {schemes}://", schemes_first(&schemes))
+            let (example, all) = (schemes[0], schemes.join(", "));
+            format!("a URL such as {example}://host:4222, its scheme one of {all}")
         };
         let (scheme, rest) = text.split_once("://").ok_or_else(allowed)?;
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -83,16 +83,12 @@ impl ServerUrl {
         self.url.reveal()
     }
 
-    /// A number in the query part, such as `min` in `dns://host:4222/?min=3`.
+    /// A value in the query part, such as that of `min` in `dns://host:4222/?min=3`.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.reveal().split_once('?')?;
-        query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
-            .map(|(_, value)| value)
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
     }
-}
-
-fn schemes_first(schemes: &str) -> &str {
-    schemes.split(':').next().unwrap_or_default()
 }
 
 impl fmt::Display for ServerUrl {
@@ -164,7 +160,7 @@ mod tests {
         assert_eq!(parse("nats://host").unwrap().port, None);
         for bad in ["host:4222", "ws://host", "nats://", "nats://h:x", "nats://a b", "nats://:1"] {
             let allowed = parse(bad).unwrap_err();
-            assert_eq!(allowed, "a URL such as nats://host:4222, with one of nats://, tls://");
+            assert_eq!(allowed, "a URL such as nats://host:4222, its scheme one of nats, tls");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The configuration as the rest of the program sees it: within bounds, with units, files present.
 //!
-//! Each struct reads its own section; `[nats]`, `[snapshot]` and `[tables]` have files of their own.
+//! Each struct reads its own section; `[nats]`, `[snapshot]` and `[tables]` have their own files.
 //! `config.toml` explains the keys to operators, so only what it cannot say is said here.
 
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ impl Config {
             allow_rowid_tables: top.bool("allow_rowid_tables", true),
             apply_triggers: top.list("apply_triggers").unwrap_or_default(),
             max_clock_drift: top.millis("max_clock_drift", 60_000, 0, "ahead of the broker"),
-            tombstone_retention: top.millis("tombstone_retention", 2_592_000_000, 1_000, "kept"),
+            tombstone_retention: read_tombstone_retention(&top),
             tables: Tables::read(&top.section("tables")),
             replication_log: ReplicationLog::read(&log),
             snapshot: Snapshot::read(&top.section("snapshot")),
@@ -118,6 +118,11 @@ impl Config {
             prometheus: Prometheus::read(&top.section("prometheus")),
         }
     }
+}
+
+fn read_tombstone_retention(top: &Section) -> Duration {
+    const THIRTY_DAYS: u64 = 30 * 24 * 3600 * 1000;
+    top.millis("tombstone_retention", THIRTY_DAYS, 1_000, "until a delete is forgotten")
 }
 
 fn read_db_path(top: &Section) -> PathBuf {
@@ -172,26 +177,21 @@ impl Shared {
     }
 }
 
-impl Tables {
-    fn read(section: &Section) -> Tables {
-        let include = section.list("include").unwrap_or_else(|| vec!["*".into()]);
-        if include.is_empty() {
-            section.note("include", "is empty, which selects no table: write [\"*\"] for all");
-        }
-        Tables { include, exclude: section.list("exclude").unwrap_or_default() }
-    }
-}
-
 impl ReplicationLog {
     fn read(section: &Section) -> ReplicationLog {
         let without_limit = "messages kept in a stream, which without a limit would fill the disk";
-        let bytes = "bytes of a transaction that travels whole";
+        let whole = "bytes of a transaction that travels whole";
+        let (least, most) = (1 << 10, 1 << 30);
         ReplicationLog {
             max_entries: section.int("max_entries", 1024, 1..=i64::MAX, without_limit),
             replicas: section.int("replicas", 1, 1..=5, nats::REPLICAS),
             update_existing: section.bool("update_existing", false),
-            max_transaction_bytes: section
-                .int("max_transaction_bytes", 1 << 20, 1 << 10..=1 << 30, bytes),
+            max_transaction_bytes: section.int(
+                "max_transaction_bytes",
+                1 << 20,
+                least..=most,
+                whole,
+            ),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Configuration: what the operator wrote, made into values the rest can rely on.
 //!
-//! Two steps. [`raw`] and [`section`] turn TOML text into typed keys and notes every problem with its line; the
-//! structs of [`checked`], [`nats`] and [`snapshot`] read their keys from it, with bounds, units
-//! and defaults. `config.toml` at the top of the repository explains every key, and a test keeps
-//! it and this code in step.
+//! Two steps. `raw` and `section` hand out the TOML text key by key and note every problem with its
+//! line; the structs of [`checked`], [`nats`], [`snapshot`] and [`tables`] read their keys there,
+//! with bounds, units and defaults. `config.toml` at the top of the repository explains every key to
+//! operators, and a test keeps it and this code in step.
 //!
 //! Promise: a [`Config`] that exists is within its bounds, and the files it names were readable.
 //! All problems of a file are reported at once, each with key, line, what was found and what is
@@ -43,7 +43,10 @@ pub enum ConfigError {
          that holds a single line: db_path = \"/path/to/app.db\""
     )]
     Missing,
-    #[error("cannot read the configuration {}: {cause}", file.display())]
+    #[error(
+        "cannot read {}, the configuration: {cause}; name it with -config FILE",
+        file.display()
+    )]
     Unreadable { file: PathBuf, cause: io::Error },
     #[error("{} line {line}: not valid TOML: {message}", file.display())]
     Syntax { file: PathBuf, line: usize, message: String },

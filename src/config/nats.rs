@@ -59,16 +59,20 @@ impl Nats {
     }
 }
 
+/// Entries that do not fit are named by their number: they may hold a password.
 fn read_urls(section: &Section) -> Vec<ServerUrl> {
-    let parse = |(index, text): (usize, String)| {
-        ServerUrl::parse(&text, &SCHEMES)
-            .map_err(|allowed| {
-                let number = index + 1;
-                section.note("urls", format!("has as number {number} no URL that fits: {allowed}"));
-            })
-            .ok()
-    };
-    section.list("urls").unwrap_or_default().into_iter().enumerate().filter_map(parse).collect()
+    let mut urls = Vec::new();
+    for (index, text) in section.list("urls").unwrap_or_default().iter().enumerate() {
+        let number = index + 1;
+        match ServerUrl::parse(text, &SCHEMES) {
+            Ok(url) => urls.push(url),
+            Err(allowed) => {
+                section
+                    .note("urls", format!("has an entry, number {number}, that must be {allowed}"));
+            }
+        }
+    }
+    urls
 }
 
 /// Certificate and key are of use only together.

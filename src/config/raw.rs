@@ -1,8 +1,8 @@
-//! TOML as written: the one place that knows the format.
+//! TOML as written: with `section.rs`, the one place that knows the format.
 //!
-//! [`Document`] is the parsed text, [`Section`] (`section.rs`) hands out one key at a time. Problems
-//! are noted as they are met and told together by [`Document::finish`], in the order of the file:
-//! who edits a file on a distant box should not learn of the mistakes one restart at a time.
+//! [`Document`] is the parsed text, [`Section`] hands out one key at a time. Problems are noted as
+//! they are met and told together by [`Document::finish`], in the order of the file: who edits a
+//! file on a distant box should not learn of the mistakes one restart at a time.
 //!
 //! There is no second list of keys: what was asked for is known, the rest is not.
 

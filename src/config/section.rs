@@ -30,12 +30,12 @@ impl<'a> Section<'a> {
     }
 
     pub fn section(&self, key: &str) -> Section<'a> {
-        let table = self.take(key, DeValue::as_table, false, "a section");
+        let table = self.take(key, DeValue::as_table, Quote::Kind, "a section");
         Section::new(self.document, dotted(&self.name, key), table)
     }
 
     pub fn bool(&self, key: &str, default: bool) -> bool {
-        self.take(key, DeValue::as_bool, true, "true or false").unwrap_or(default)
+        self.take(key, DeValue::as_bool, Quote::Value, "true or false").unwrap_or(default)
     }
 
     /// An integer; `what` says in a few words what it counts, or why the bounds are there.
@@ -46,6 +46,7 @@ impl<'a> Section<'a> {
         self.opt_int(key, range, what).unwrap_or(default)
     }
 
+    /// An integer without a default.
     pub fn opt_int<T>(&self, key: &str, range: RangeInclusive<T>, what: &str) -> Option<T>
     where
         T: TryFrom<i64> + PartialOrd + Display,
@@ -56,7 +57,7 @@ impl<'a> Section<'a> {
             T::try_from(number).ok().filter(|number| range.contains(number))
         };
         let (low, high) = (range.start(), range.end());
-        self.take(key, fits, true, &format!("an integer from {low} to {high}: {what}"))
+        self.take(key, fits, Quote::Value, &format!("an integer from {low} to {high}: {what}"))
     }
 
     pub fn millis(&self, key: &str, default: u64, least: u64, what: &str) -> Duration {
@@ -75,12 +76,12 @@ impl<'a> Section<'a> {
 
     /// Text that may be shown; absent and empty are the same, here and in all that follows.
     pub fn string(&self, key: &str) -> Option<String> {
-        self.text(key, true, "a string").map(str::to_owned)
+        self.text(key, Quote::Value, "a string").map(str::to_owned)
     }
 
     /// Text that is never shown.
     pub fn secret(&self, key: &str) -> Option<Secret> {
-        self.text(key, false, "a string").map(Secret::new)
+        self.text(key, Quote::Kind, "a string").map(Secret::new)
     }
 
     /// Text with a form of its own; `parse` answers with what is allowed.
@@ -99,26 +100,23 @@ impl<'a> Section<'a> {
             let items = value.as_array()?.iter();
             items.map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
         };
-        self.take(key, strings, false, "a list of strings, such as [\"one\", \"two\"]")
+        self.take(key, strings, Quote::Kind, "a list of strings, such as [\"one\", \"two\"]")
     }
 
+    /// A path, which may lead nowhere yet.
     pub fn path(&self, key: &str) -> Option<PathBuf> {
-        self.text(key, false, "a path, as a string").map(PathBuf::from)
+        self.text(key, Quote::Kind, "a path, as a string").map(PathBuf::from)
     }
 
     /// A file that must be there and readable.
     pub fn file(&self, key: &str) -> Option<PathBuf> {
         let path = self.path(key)?;
-        match std::fs::File::open(&path).and_then(|file| file.metadata()) {
-            Ok(found) if found.is_dir() => {
-                self.note(key, format!("is {}, a directory, but must be a file", shown(&path)));
-            }
-            Ok(_) => {}
-            Err(cause) => self.note(
-                key,
-                format!("is {}, but must be a file that can be read: {cause}", shown(&path)),
-            ),
-        }
+        let why = match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+            Ok(found) if found.is_dir() => "it is a directory".into(),
+            Ok(_) => return Some(path),
+            Err(cause) => cause.to_string(),
+        };
+        self.note(key, format!("is {}, but must be a file that can be read: {why}", shown(&path)));
         Some(path)
     }
 
@@ -129,8 +127,8 @@ impl<'a> Section<'a> {
         self.document.note(at, format!("{} {text}", dotted(&self.name, key)));
     }
 
-    fn text(&self, key: &str, show: bool, allowed: &str) -> Option<&'a str> {
-        self.take(key, DeValue::as_str, show, allowed).filter(|text| !text.is_empty())
+    fn text(&self, key: &str, quote: Quote, allowed: &str) -> Option<&'a str> {
+        self.take(key, DeValue::as_str, quote, allowed).filter(|text| !text.is_empty())
     }
 
     /// The value of `key` as `convert` sees it; if it sees none there, that is a problem.
@@ -138,21 +136,28 @@ impl<'a> Section<'a> {
         &self,
         key: &str,
         convert: impl FnOnce(&'a DeValue<'a>) -> Option<T>,
-        show: bool,
+        quote: Quote,
         allowed: &str,
     ) -> Option<T> {
         self.document.ask(&dotted(&self.name, key));
         let value = self.table?.get(key)?.get_ref();
         let converted = convert(value);
         if converted.is_none() {
-            self.note(key, format!("is {}, but must be {allowed}", described(value, show)));
+            self.note(key, format!("is {}, but must be {allowed}", described(value, quote)));
         }
         converted
     }
 }
 
-/// The value itself where it may be `show`n and is short, else its kind.
-fn described(value: &DeValue, show: bool) -> String {
+/// How a problem tells what it found: secrets by their kind only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quote {
+    Value,
+    Kind,
+}
+
+fn described(value: &DeValue, quote: Quote) -> String {
+    let show = quote == Quote::Value;
     match value {
         DeValue::Integer(number) if show => number.to_string(),
         DeValue::Float(number) if show => number.as_str().into(),

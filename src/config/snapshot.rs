@@ -65,7 +65,7 @@ pub struct WebDavStore {
     pub password: Option<Secret>,
 }
 
-/// `[snapshot.sftp]`: either `url`, which holds address, login and path, or `endpoint` and the rest.
+/// `[snapshot.sftp]`: either `url`, with address, login and path, or `endpoint` and the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SftpStore {
     pub url: Option<Secret>,

@@ -1,5 +1,7 @@
 //! Which tables take part: `[tables] include` and `exclude`.
 
+use super::section::Section;
+
 /// Globs on table names. A table takes part if one of `include` matches and none of `exclude`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
@@ -8,6 +10,14 @@ pub struct Tables {
 }
 
 impl Tables {
+    pub(super) fn read(section: &Section) -> Tables {
+        let include = section.list("include").unwrap_or_else(|| vec!["*".into()]);
+        if include.is_empty() {
+            section.note("include", "is empty, which selects no table: write [\"*\"] for all");
+        }
+        Tables { include, exclude: section.list("exclude").unwrap_or_default() }
+    }
+
     pub fn selects(&self, table: &str) -> bool {
         let any = |globs: &[String]| globs.iter().any(|glob| matches(glob, table));
         any(&self.include) && !any(&self.exclude)
