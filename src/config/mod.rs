@@ -2,8 +2,8 @@
 //!
 //! Two steps. `raw` and `section` hand out the TOML text key by key and note every problem with its
 //! line; the structs of [`checked`], [`nats`], [`snapshot`] and [`tables`] read their keys there,
-//! with bounds, units and defaults. `config.toml` at the top of the repository explains every key to
-//! operators, and a test keeps it and this code in step.
+//! with bounds, units and defaults. `config.toml` at the top of the repository explains every key
+//! to operators, and a test keeps it and this code in step.
 //!
 //! Promise: a [`Config`] that exists is within its bounds, and the files it names were readable.
 //! All problems of a file are reported at once, each with key, line, what was found and what is
