@@ -82,7 +82,12 @@ pub enum Peer {
     /// One server; its URL has host and port.
     Direct(ServerUrl),
     /// All addresses that `host` has in DNS, asked every `interval` until there are `min`.
-    Dns { host: String, port: u16, min: u32, interval: Duration },
+    Dns {
+        host: String,
+        port: u16,
+        min: u32,
+        interval: Duration,
+    },
 }
 
 /// What is wrong with the command line.
@@ -129,8 +134,10 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
         config: value(&mut args, "--config")?.map(PathBuf::from),
         node_id: parsed(&mut args, "--node-id", node_id)?,
         cluster_addr: parsed(&mut args, "--cluster-addr", str::parse)?,
-        cluster_peers: parsed(&mut args, "--cluster-peers", |list| peers(list, &CLUSTER_SCHEMES))?
-            .unwrap_or_default(),
+        cluster_peers: parsed(&mut args, "--cluster-peers", |list| {
+            peers(list, &CLUSTER_SCHEMES)
+        })?
+        .unwrap_or_default(),
         leaf_servers: leaf_servers(&mut args)?,
     };
     let (check, cleanup) = (args.contains("--check"), args.contains("--cleanup"));
@@ -148,7 +155,9 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
 /// `-flag=VALUE` becomes `--flag VALUE`, for flags of ours; all else stays as it is, so that it can
 /// be named as it was written.
 fn normalised(arg: OsString) -> Vec<OsString> {
-    let Some(text) = arg.to_str() else { return vec![arg] };
+    let Some(text) = arg.to_str() else {
+        return vec![arg];
+    };
     let (flag, value) = match text.split_once('=') {
         Some((flag, value)) => (flag, Some(value)),
         None => (text, None),
@@ -157,7 +166,11 @@ fn normalised(arg: OsString) -> Vec<OsString> {
     if !text.starts_with('-') || !FLAGS.contains(&flag.as_str()) {
         return vec![arg];
     }
-    [Some(flag.as_str()), value].into_iter().flatten().map(OsString::from).collect()
+    [Some(flag.as_str()), value]
+        .into_iter()
+        .flatten()
+        .map(OsString::from)
+        .collect()
 }
 
 /// The value after `flag`. One that begins with a dash is a flag whose predecessor lacks its value.
@@ -178,11 +191,16 @@ fn parsed<T>(
     flag: &'static str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Option<T>, CliError> {
-    let Some(text) = value(args, flag)? else { return Ok(None) };
+    let Some(text) = value(args, flag)? else {
+        return Ok(None);
+    };
     let text = text.to_string_lossy();
     parse(&text).map(Some).map_err(|allowed| {
         let found = redacted(&text);
-        CliError(format!("{} is {found:?}, but must be {allowed}", shown(flag)))
+        CliError(format!(
+            "{} is {found:?}, but must be {allowed}",
+            shown(flag)
+        ))
     })
 }
 
@@ -211,19 +229,28 @@ fn peers(list: &str, schemes: &[&str]) -> Result<Vec<Peer>, String> {
 
 fn peer(text: &str, schemes: &[&str]) -> Result<Peer, String> {
     let url = ServerUrl::parse(text, schemes)?;
-    let port = url.port.ok_or("a URL with a port, such as nats://host:4222/")?;
+    let port = url
+        .port
+        .ok_or("a URL with a port, such as nats://host:4222/")?;
     if url.scheme != "dns" {
         return Ok(Peer::Direct(url));
     }
     let number = |name: &str, default: u32| match url.query(name) {
         None => Ok(default),
-        Some(text) => text.parse().map_err(|_| format!("a URL whose {name} is a whole number")),
+        Some(text) => text
+            .parse()
+            .map_err(|_| format!("a URL whose {name} is a whole number")),
     };
     let min = number("min", 2)?;
     // Asking more often than this would only load the name server.
     let interval_ms = number("interval_ms", 1000)?.max(10);
     let interval = Duration::from_millis(interval_ms.into());
-    Ok(Peer::Dns { host: url.host, port, min, interval })
+    Ok(Peer::Dns {
+        host: url.host,
+        port,
+        min,
+        interval,
+    })
 }
 
 /// A flag as the help text writes it.

@@ -1,1 +1,114 @@
+//! The one place where clocks are read.
 
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What the rest may know about time. A simulation brings its own.
+pub trait Clock: Send + Sync {
+    /// Unix milliseconds; may jump in both directions, and be wrong.
+    fn now_ms(&self) -> i64;
+    /// Time since some moment; never goes back.
+    fn uptime(&self) -> Duration;
+    /// Differs after every start of the operating system: when it is the same, nothing that was
+    /// committed can have been lost to a power cut since. Empty if unknown.
+    fn boot_id(&self) -> String;
+}
+
+/// The machine's clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl SystemClock {
+    pub fn new() -> Self {
+        SystemClock {
+            start: Instant::now(),
+        }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> i64 {
+        let now = SystemTime::now();
+        match now.duration_since(UNIX_EPOCH) {
+            Ok(since) => since.as_millis() as i64,
+            Err(before) => -(before.duration().as_millis() as i64),
+        }
+    }
+
+    fn uptime(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn boot_id(&self) -> String {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
+    }
+}
+
+/// A clock that is set by hand.
+#[derive(Debug, Default)]
+pub struct ManualClock {
+    state: Mutex<ManualState>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct ManualState {
+    now_ms: i64,
+    uptime: Duration,
+    boot: u64,
+}
+
+impl ManualClock {
+    pub fn at(now_ms: i64) -> Self {
+        ManualClock {
+            state: Mutex::new(ManualState {
+                now_ms,
+                ..ManualState::default()
+            }),
+        }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut ManualState) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Time passes.
+    pub fn advance(&self, by: Duration) {
+        self.with(|s| {
+            s.now_ms += by.as_millis() as i64;
+            s.uptime += by;
+        });
+    }
+
+    /// The wall clock jumps.
+    pub fn set(&self, now_ms: i64) {
+        self.with(|s| s.now_ms = now_ms);
+    }
+
+    /// The machine starts anew.
+    pub fn reboot(&self) {
+        self.with(|s| s.boot += 1);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now_ms(&self) -> i64 {
+        self.with(|s| s.now_ms)
+    }
+
+    fn uptime(&self) -> Duration {
+        self.with(|s| s.uptime)
+    }
+
+    fn boot_id(&self) -> String {
+        self.with(|s| format!("boot-{}", s.boot))
+    }
+}

@@ -1,5 +1,8 @@
-pub mod model;
-pub mod clock;
-pub mod stream;
-pub mod config;
+pub mod apply;
+pub mod capture;
 pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod database;
+pub mod model;
+pub mod stream;

@@ -19,12 +19,26 @@ fn nothing_means_run() {
 
 #[test]
 fn every_form_of_a_flag() {
-    let expected = || Options { config: Some("a=b.toml".into()), ..Options::default() };
-    for line in ["-config a=b.toml", "-config=a=b.toml", "--config a=b.toml", "--config=a=b.toml"] {
+    let expected = || Options {
+        config: Some("a=b.toml".into()),
+        ..Options::default()
+    };
+    for line in [
+        "-config a=b.toml",
+        "-config=a=b.toml",
+        "--config a=b.toml",
+        "--config=a=b.toml",
+    ] {
         assert_eq!(read(line), Ok(Command::Run(expected())), "{line}");
     }
-    assert_eq!(read("-check -config a=b.toml"), Ok(Command::Check(expected())));
-    assert_eq!(read("--config a=b.toml -cleanup"), Ok(Command::Cleanup(expected())));
+    assert_eq!(
+        read("-check -config a=b.toml"),
+        Ok(Command::Check(expected()))
+    );
+    assert_eq!(
+        read("--config a=b.toml -cleanup"),
+        Ok(Command::Cleanup(expected()))
+    );
 }
 
 #[test]
@@ -37,7 +51,11 @@ fn help_and_version_win() {
 
 #[test]
 fn help_names_every_flag() {
-    for flag in FLAGS.map(shown).iter().filter(|&&flag| flag != "-leaf-server") {
+    for flag in FLAGS
+        .map(shown)
+        .iter()
+        .filter(|&&flag| flag != "-leaf-server")
+    {
         assert!(HELP.contains(&format!("\n  {flag}")), "{flag}");
     }
     assert!(HELP.lines().all(|line| line.len() <= 100));
@@ -48,9 +66,17 @@ fn values() {
     let line = "-node-id 18446744073709551615 -cluster-addr [::1]:-1 \
                 -cluster-peers nats://ann:secret@a:4221/,dns://b:4222/?min=3&interval_ms=50, \
                 -leaf-server dns://c:7422/";
-    let Ok(Command::Run(options)) = read(line) else { panic!("{line}") };
+    let Ok(Command::Run(options)) = read(line) else {
+        panic!("{line}")
+    };
     assert_eq!(options.node_id, Some(u64::MAX));
-    assert_eq!(options.cluster_addr, Some(ListenAddress { host: "::1".into(), port: None }));
+    assert_eq!(
+        options.cluster_addr,
+        Some(ListenAddress {
+            host: "::1".into(),
+            port: None
+        })
+    );
     assert!(matches!(&options.cluster_peers[0],
         Peer::Direct(url) if url.reveal() == "nats://ann:secret@a:4221/"));
     let dns = |host: &str, port, min, interval_ms| Peer::Dns {
@@ -68,21 +94,35 @@ fn values() {
 fn values_that_do_not_fit() {
     check_error("-node-id 0", &["-node-id is \"0\"", "an integer from 1"]);
     check_error("-node-id x", &["-node-id is \"x\""]);
-    check_error("-cluster-addr host", &["-cluster-addr is \"host\"", "HOST:PORT"]);
+    check_error(
+        "-cluster-addr host",
+        &["-cluster-addr is \"host\"", "HOST:PORT"],
+    );
     check_error(
         "-cluster-peers ws://a:1/",
         &["-cluster-peers", "entry 1", "nats, tls, nats-route, dns"],
     );
     check_error("-cluster-peers nats://a/", &["with a port"]);
-    check_error("-cluster-peers nats-leaf://a:1", &["one of nats, tls, nats-route, dns"]);
-    check_error("-leaf-servers dns://a:1/?min=few", &["-leaf-servers", "min is a whole number"]);
+    check_error(
+        "-cluster-peers nats-leaf://a:1",
+        &["one of nats, tls, nats-route, dns"],
+    );
+    check_error(
+        "-leaf-servers dns://a:1/?min=few",
+        &["-leaf-servers", "min is a whole number"],
+    );
 }
 
 #[test]
 fn passwords_are_not_repeated() {
     let list = "nats://ann:secret@a:1/,ws://ben:not,secret@b:2";
-    let text = read(&format!("-cluster-peers {list}")).unwrap_err().to_string();
-    assert!(text.contains("\"nats://***@b:2\", but must be a list whose entry 2 is"), "{text}");
+    let text = read(&format!("-cluster-peers {list}"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("\"nats://***@b:2\", but must be a list whose entry 2 is"),
+        "{text}"
+    );
     assert!(!text.contains("secret"), "{text}");
 }
 

@@ -28,11 +28,19 @@ impl FromStr for ListenAddress {
             None => None,
         };
         match (host, port) {
-            (Some(""), Some(port)) => Ok(ListenAddress { host: "0.0.0.0".into(), port }),
-            (Some(host), Some(port)) => Ok(ListenAddress { host: host.into(), port }),
-            _ => Err("HOST:PORT, such as 127.0.0.1:4222 or [::1]:4222, with a port from 1 to \
+            (Some(""), Some(port)) => Ok(ListenAddress {
+                host: "0.0.0.0".into(),
+                port,
+            }),
+            (Some(host), Some(port)) => Ok(ListenAddress {
+                host: host.into(),
+                port,
+            }),
+            _ => Err(
+                "HOST:PORT, such as 127.0.0.1:4222 or [::1]:4222, with a port from 1 to \
                       65535 or -1 for any that is free"
-                .into()),
+                    .into(),
+            ),
         }
     }
 }
@@ -41,7 +49,11 @@ impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ListenAddress { host, port } = self;
         let port = port.map_or(-1, i32::from);
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+        if host.contains(':') {
+            write!(f, "[{host}]:{port}")
+        } else {
+            write!(f, "{host}:{port}")
+        }
     }
 }
 
@@ -64,7 +76,9 @@ impl ServerUrl {
         };
         let (scheme, rest) = text.split_once("://").ok_or_else(allowed)?;
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let address = authority.rsplit_once('@').map_or(authority, |(_login, address)| address);
+        let address = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_login, address)| address);
         let (host, port) = match split_host(address) {
             (Some(host), Some(port)) => (host, Some(port_number(port).ok_or_else(allowed)?)),
             (Some(host), None) => (host, None),
@@ -75,7 +89,12 @@ impl ServerUrl {
             return Err(allowed());
         }
         let (scheme, host) = (scheme.into(), host.into());
-        Ok(ServerUrl { url: Secret::new(text), scheme, host, port })
+        Ok(ServerUrl {
+            url: Secret::new(text),
+            scheme,
+            host,
+            port,
+        })
     }
 
     /// The whole URL as written, with its password.
@@ -105,7 +124,9 @@ impl fmt::Debug for ServerUrl {
 
 /// `url`, well-formed or not, with `***` for whatever may be its login.
 pub fn redacted(url: &str) -> String {
-    let Some((before, address)) = url.rsplit_once('@') else { return url.into() };
+    let Some((before, address)) = url.rsplit_once('@') else {
+        return url.into();
+    };
     match before.split_once("://") {
         Some((scheme, _login)) => format!("{scheme}://***@{address}"),
         None => format!("***@{address}"),
@@ -146,7 +167,16 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), shown);
         }
-        for bad in ["", "host", "host:", "host:0", "host:65536", "host:-2", "::1:4222", "[::1:1"] {
+        for bad in [
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:-2",
+            "::1:4222",
+            "[::1:1",
+        ] {
             assert!(bad.parse::<ListenAddress>().is_err(), "{bad}");
         }
     }
@@ -155,12 +185,25 @@ mod tests {
     fn server_urls() {
         let parse = |text: &str| ServerUrl::parse(text, &["nats", "tls"]);
         let url = parse("tls://ann:se@cret@[::1]:4222/?a=1&b=2").unwrap();
-        assert_eq!((url.scheme.as_str(), url.host.as_str(), url.port), ("tls", "::1", Some(4222)));
+        assert_eq!(
+            (url.scheme.as_str(), url.host.as_str(), url.port),
+            ("tls", "::1", Some(4222))
+        );
         assert_eq!((url.query("b"), url.query("c")), (Some("2"), None));
         assert_eq!(parse("nats://host").unwrap().port, None);
-        for bad in ["host:4222", "ws://host", "nats://", "nats://h:x", "nats://a b", "nats://:1"] {
+        for bad in [
+            "host:4222",
+            "ws://host",
+            "nats://",
+            "nats://h:x",
+            "nats://a b",
+            "nats://:1",
+        ] {
             let allowed = parse(bad).unwrap_err();
-            assert_eq!(allowed, "a URL such as nats://host:4222, its scheme one of nats, tls");
+            assert_eq!(
+                allowed,
+                "a URL such as nats://host:4222, its scheme one of nats, tls"
+            );
         }
     }
 
@@ -169,7 +212,10 @@ mod tests {
         let url = ServerUrl::parse("nats://ann:se/cret@host:4222", &["nats"]);
         assert!(url.is_err());
         let url = ServerUrl::parse("nats://ann:secret@host:4222/", &["nats"]).unwrap();
-        assert_eq!(format!("{url} {url:?}"), "nats://***@host:4222/ nats://***@host:4222/");
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "nats://***@host:4222/ nats://***@host:4222/"
+        );
         assert_eq!(redacted("ann:se/cr@et@host"), "***@host");
         assert_eq!(redacted("nats://ann:s://e/cret@host"), "nats://***@host");
     }

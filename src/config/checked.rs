@@ -99,7 +99,11 @@ impl Config {
             shared: Shared::read(&log, &nats),
             seq_map_path: read_seq_map_path(&top, &db_path),
             db_path,
-            node_id: top.opt_int("node_id", 1..=i64::MAX as u64, "leave it out to have one made"),
+            node_id: top.opt_int(
+                "node_id",
+                1..=i64::MAX as u64,
+                "leave it out to have one made",
+            ),
             publish: top.bool("publish", true),
             replicate: top.bool("replicate", true),
             scan_max_changes: top.int("scan_max_changes", 512, 1..=1_000_000, "rows at a time"),
@@ -122,7 +126,12 @@ impl Config {
 
 fn read_tombstone_retention(top: &Section) -> Duration {
     const THIRTY_DAYS: u64 = 30 * 24 * 3600 * 1000;
-    top.millis("tombstone_retention", THIRTY_DAYS, 1_000, "until a delete is forgotten")
+    top.millis(
+        "tombstone_retention",
+        THIRTY_DAYS,
+        1_000,
+        "until a delete is forgotten",
+    )
 }
 
 fn read_db_path(top: &Section) -> PathBuf {
@@ -132,9 +141,15 @@ fn read_db_path(top: &Section) -> PathBuf {
     };
     let text = path.to_string_lossy();
     if text.starts_with("file:") || text == ":memory:" {
-        top.note("db_path", format!("is {text}, but must be the plain path of a file"));
+        top.note(
+            "db_path",
+            format!("is {text}, but must be the plain path of a file"),
+        );
     } else if path.is_dir() {
-        top.note("db_path", format!("is {text}, a directory, but must be the database file in it"));
+        top.note(
+            "db_path",
+            format!("is {text}, a directory, but must be the database file in it"),
+        );
     } else {
         check_folder(top, "db_path", &path);
     }
@@ -160,7 +175,10 @@ fn check_folder(section: &Section, key: &str, file: &Path) {
     if !folder.is_dir() {
         let folder = folder.display();
         let path = file.display();
-        section.note(key, format!("is {path}, but there is no directory {folder}: create it"));
+        section.note(
+            key,
+            format!("is {path}, but there is no directory {folder}: create it"),
+        );
     }
 }
 
@@ -169,7 +187,12 @@ impl Shared {
         let subject = "harmonylite-change-log";
         let stream = "harmonylite-changes";
         Shared {
-            shards: log.int("shards", 1, 1..=256, "streams, the same number on all nodes"),
+            shards: log.int(
+                "shards",
+                1,
+                1..=256,
+                "streams, the same number on all nodes",
+            ),
             compress: log.bool("compress", true),
             subject_prefix: nats.parsed("subject_prefix", subject, nats::subject),
             stream_prefix: nats.parsed("stream_prefix", stream, nats::name),
@@ -205,7 +228,11 @@ impl Logging {
             check_folder(section, "file", file);
         }
         Logging {
-            level: if verbose { level.max(LevelFilter::Debug) } else { level },
+            level: if verbose {
+                level.max(LevelFilter::Debug)
+            } else {
+                level
+            },
             format: section.parsed("format", "console", format),
             file,
         }
@@ -214,7 +241,10 @@ impl Logging {
 
 fn level(name: &str) -> Result<LevelFilter, String> {
     let levels = "error, warn, info, debug or trace";
-    name.parse().ok().filter(|&level| level != LevelFilter::Off).ok_or_else(|| levels.into())
+    name.parse()
+        .ok()
+        .filter(|&level| level != LevelFilter::Off)
+        .ok_or_else(|| levels.into())
 }
 
 fn format(name: &str) -> Result<LogFormat, String> {

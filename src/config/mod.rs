@@ -49,9 +49,16 @@ pub enum ConfigError {
     )]
     Unreadable { file: PathBuf, cause: io::Error },
     #[error("{} line {line}: not valid TOML: {message}", file.display())]
-    Syntax { file: PathBuf, line: usize, message: String },
+    Syntax {
+        file: PathBuf,
+        line: usize,
+        message: String,
+    },
     #[error("{}", listed(file, problems))]
-    Invalid { file: PathBuf, problems: Vec<Problem> },
+    Invalid {
+        file: PathBuf,
+        problems: Vec<Problem>,
+    },
 }
 
 /// One line per problem, each starting with the place, so that editors can jump there.
@@ -75,8 +82,10 @@ impl Config {
 
     /// Reads and checks `file`. Relative paths in it count from the current directory.
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|cause| ConfigError::Unreadable { file: file.into(), cause })?;
+        let text = std::fs::read_to_string(file).map_err(|cause| ConfigError::Unreadable {
+            file: file.into(),
+            cause,
+        })?;
         Config::parse(file, &text)
     }
 
@@ -91,7 +100,10 @@ impl Config {
         let config = Config::read(&document);
         match document.finish() {
             problems if problems.is_empty() => Ok(config),
-            problems => Err(ConfigError::Invalid { file: file.into(), problems }),
+            problems => Err(ConfigError::Invalid {
+                file: file.into(),
+                problems,
+            }),
         }
     }
 }

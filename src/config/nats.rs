@@ -67,8 +67,10 @@ fn read_urls(section: &Section) -> Vec<ServerUrl> {
         match ServerUrl::parse(text, &SCHEMES) {
             Ok(url) => urls.push(url),
             Err(allowed) => {
-                section
-                    .note("urls", format!("has an entry, number {number}, that must be {allowed}"));
+                section.note(
+                    "urls",
+                    format!("has an entry, number {number}, that must be {allowed}"),
+                );
             }
         }
     }
@@ -77,7 +79,10 @@ fn read_urls(section: &Section) -> Vec<ServerUrl> {
 
 /// Certificate and key are of use only together.
 fn read_client_cert(section: &Section) -> Option<(PathBuf, PathBuf)> {
-    match (file_or_alias(section, "cert_file"), file_or_alias(section, "key_file")) {
+    match (
+        file_or_alias(section, "cert_file"),
+        file_or_alias(section, "key_file"),
+    ) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (Some(_), None) => {
             section.note("cert_file", "is set, so key_file must be set too");
@@ -96,7 +101,10 @@ fn file_or_alias(section: &Section, key: &str) -> Option<PathBuf> {
     let alias = format!("tls_{key}");
     let (file, aliased) = (section.file(key), section.file(&alias));
     if file.is_some() && aliased.is_some() {
-        section.note(&alias, format!("is another name of {key}: keep one of the two"));
+        section.note(
+            &alias,
+            format!("is another name of {key}: keep one of the two"),
+        );
     }
     file.or(aliased)
 }
@@ -104,7 +112,12 @@ fn file_or_alias(section: &Section, key: &str) -> Option<PathBuf> {
 /// 0 would be a busy loop, so it stands for the default.
 fn read_reconnect_wait(section: &Section) -> Duration {
     const DEFAULT: u64 = 2;
-    let seconds = section.int("reconnect_wait_seconds", DEFAULT, 0..=3600, "between two attempts");
+    let seconds = section.int(
+        "reconnect_wait_seconds",
+        DEFAULT,
+        0..=3600,
+        "between two attempts",
+    );
     Duration::from_secs(if seconds == 0 { DEFAULT } else { seconds })
 }
 
@@ -121,6 +134,8 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 pub(super) fn subject(text: &str) -> Result<String, String> {
     match text.split('.').try_for_each(|token| name(token).map(drop)) {
         Ok(()) => Ok(text.into()),
-        Err(allowed) => Err(format!("{allowed}, also in several parts with a . between them")),
+        Err(allowed) => Err(format!(
+            "{allowed}, also in several parts with a . between them"
+        )),
     }
 }

@@ -17,14 +17,18 @@ pub fn derive(files: &[impl AsRef<Path>]) -> Option<u64> {
     files.iter().find_map(|file| {
         let text = std::fs::read_to_string(file).ok()?;
         let id = text.trim();
-        (!id.is_empty() && id != "uninitialized").then(|| fnv1(id.as_bytes())).filter(|&id| id != 0)
+        (!id.is_empty() && id != "uninitialized")
+            .then(|| fnv1(id.as_bytes()))
+            .filter(|&id| id != 0)
     })
 }
 
 fn fnv1(bytes: &[u8]) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    bytes.iter().fold(OFFSET, |hash, &byte| hash.wrapping_mul(PRIME) ^ u64::from(byte))
+    bytes.iter().fold(OFFSET, |hash, &byte| {
+        hash.wrapping_mul(PRIME) ^ u64::from(byte)
+    })
 }
 
 #[cfg(test)]
@@ -50,7 +54,10 @@ mod tests {
         let (one, two) = (file("one", "foobar\n"), file("two", "a"));
         let absent = folder.path().join("absent");
 
-        assert_eq!(derive(&[&absent, &empty, &fresh, &one, &two]), Some(0x340d_8765_a4dd_a9c2));
+        assert_eq!(
+            derive(&[&absent, &empty, &fresh, &one, &two]),
+            Some(0x340d_8765_a4dd_a9c2)
+        );
         assert_eq!(derive(&[&two, &one]), Some(0xaf63_bd4c_8601_b7be));
         assert_eq!(derive(&[&absent, &empty, &fresh]), None);
     }

@@ -15,8 +15,11 @@ use super::section::Section;
 use super::suggest::closest;
 
 /// Keys that the documentation of the Go implementation shows and its code ignores.
-const WITHOUT_EFFECT: [&str; 3] =
-    ["snapshot.min_changes", "snapshot.max_age", "snapshot.s3.server_side_encryption"];
+const WITHOUT_EFFECT: [&str; 3] = [
+    "snapshot.min_changes",
+    "snapshot.max_age",
+    "snapshot.s3.server_side_encryption",
+];
 
 /// Something in the file that a person must change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +76,11 @@ impl<'a> Document<'a> {
     pub fn asked(&self) -> BTreeSet<String> {
         let asked = self.asked.borrow();
         let is_section = |name: &str| asked.iter().any(|k| k.starts_with(&format!("{name}.")));
-        asked.iter().filter(|name| !is_section(name)).cloned().collect()
+        asked
+            .iter()
+            .filter(|name| !is_section(name))
+            .cloned()
+            .collect()
     }
 
     fn note_unknown(&self, section: &str, table: &DeTable) {
@@ -81,7 +88,10 @@ impl<'a> Document<'a> {
             let name = dotted(section, key.get_ref());
             if !self.asked.borrow().contains(&name) {
                 let advice = self.advice(&name);
-                self.note(Some(key.span().start), format!("unknown key {name}; {advice}"));
+                self.note(
+                    Some(key.span().start),
+                    format!("unknown key {name}; {advice}"),
+                );
             } else if let DeValue::Table(inner) = value.get_ref() {
                 self.note_unknown(&name, inner);
             }
@@ -115,5 +125,9 @@ fn line_at(text: &str, at: usize) -> usize {
 }
 
 pub(super) fn dotted(section: &str, key: &str) -> String {
-    if section.is_empty() { key.into() } else { format!("{section}.{key}") }
+    if section.is_empty() {
+        key.into()
+    } else {
+        format!("{section}.{key}")
+    }
 }

@@ -26,7 +26,11 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     pub fn new(document: &'a Document<'a>, name: String, table: Option<&'a DeTable<'a>>) -> Self {
-        Section { document, name, table }
+        Section {
+            document,
+            name,
+            table,
+        }
     }
 
     pub fn section(&self, key: &str) -> Section<'a> {
@@ -35,7 +39,8 @@ impl<'a> Section<'a> {
     }
 
     pub fn bool(&self, key: &str, default: bool) -> bool {
-        self.take(key, DeValue::as_bool, Quote::Value, "true or false").unwrap_or(default)
+        self.take(key, DeValue::as_bool, Quote::Value, "true or false")
+            .unwrap_or(default)
     }
 
     /// An integer; `what` says in a few words what it counts, or why the bounds are there.
@@ -54,10 +59,17 @@ impl<'a> Section<'a> {
         let fits = |value: &DeValue| {
             let digits = value.as_integer()?;
             let number = i64::from_str_radix(digits.as_str(), digits.radix()).ok()?;
-            T::try_from(number).ok().filter(|number| range.contains(number))
+            T::try_from(number)
+                .ok()
+                .filter(|number| range.contains(number))
         };
         let (low, high) = (range.start(), range.end());
-        self.take(key, fits, Quote::Value, &format!("an integer from {low} to {high}: {what}"))
+        self.take(
+            key,
+            fits,
+            Quote::Value,
+            &format!("an integer from {low} to {high}: {what}"),
+        )
     }
 
     pub fn millis(&self, key: &str, default: u64, least: u64, what: &str) -> Duration {
@@ -69,7 +81,10 @@ impl<'a> Section<'a> {
     pub fn millis_or_off(&self, key: &str, least: u64, what: &str) -> Option<Duration> {
         let millis = self.int(key, 0, 0..=LONGEST_MS, &format!("milliseconds, {what}"));
         if (1..least).contains(&millis) {
-            self.note(key, format!("is {millis}, but must be 0 (off) or at least {least}: {what}"));
+            self.note(
+                key,
+                format!("is {millis}, but must be 0 (off) or at least {least}: {what}"),
+            );
         }
         (millis > 0).then(|| Duration::from_millis(millis))
     }
@@ -89,7 +104,10 @@ impl<'a> Section<'a> {
         let given = self.string(key);
         let found = given.as_deref().unwrap_or(default);
         parse(found).unwrap_or_else(|allowed| {
-            self.note(key, format!("is {:?}, but must be {allowed}", redacted(found)));
+            self.note(
+                key,
+                format!("is {:?}, but must be {allowed}", redacted(found)),
+            );
             parse(default).unwrap_or_else(|_| unreachable!("the default of {key} is allowed"))
         })
     }
@@ -98,14 +116,22 @@ impl<'a> Section<'a> {
     pub fn list(&self, key: &str) -> Option<Vec<String>> {
         let strings = |value: &DeValue| {
             let items = value.as_array()?.iter();
-            items.map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+            items
+                .map(|item| item.get_ref().as_str().map(str::to_owned))
+                .collect()
         };
-        self.take(key, strings, Quote::Kind, "a list of strings, such as [\"one\", \"two\"]")
+        self.take(
+            key,
+            strings,
+            Quote::Kind,
+            "a list of strings, such as [\"one\", \"two\"]",
+        )
     }
 
     /// A path, which may lead nowhere yet.
     pub fn path(&self, key: &str) -> Option<PathBuf> {
-        self.text(key, Quote::Kind, "a path, as a string").map(PathBuf::from)
+        self.text(key, Quote::Kind, "a path, as a string")
+            .map(PathBuf::from)
     }
 
     /// A file that must be there and readable.
@@ -116,7 +142,13 @@ impl<'a> Section<'a> {
             Ok(_) => return Some(path),
             Err(cause) => cause.to_string(),
         };
-        self.note(key, format!("is {}, but must be a file that can be read: {why}", shown(&path)));
+        self.note(
+            key,
+            format!(
+                "is {}, but must be a file that can be read: {why}",
+                shown(&path)
+            ),
+        );
         Some(path)
     }
 
@@ -124,11 +156,13 @@ impl<'a> Section<'a> {
     pub fn note(&self, key: &str, text: impl Display) {
         let entry = self.table.and_then(|table| table.get_key_value(key));
         let at = entry.map(|(key, _)| key.span().start);
-        self.document.note(at, format!("{} {text}", dotted(&self.name, key)));
+        self.document
+            .note(at, format!("{} {text}", dotted(&self.name, key)));
     }
 
     fn text(&self, key: &str, quote: Quote, allowed: &str) -> Option<&'a str> {
-        self.take(key, DeValue::as_str, quote, allowed).filter(|text| !text.is_empty())
+        self.take(key, DeValue::as_str, quote, allowed)
+            .filter(|text| !text.is_empty())
     }
 
     /// The value of `key` as `convert` sees it; if it sees none there, that is a problem.
@@ -143,7 +177,10 @@ impl<'a> Section<'a> {
         let value = self.table?.get(key)?.get_ref();
         let converted = convert(value);
         if converted.is_none() {
-            self.note(key, format!("is {}, but must be {allowed}", described(value, quote)));
+            self.note(
+                key,
+                format!("is {}, but must be {allowed}", described(value, quote)),
+            );
         }
         converted
     }
@@ -173,5 +210,9 @@ fn described(value: &DeValue, quote: Quote) -> String {
 fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     let pasted = text.contains('\n') || (text.len() > 40 && !text.contains(['/', '.']));
-    if pasted { "not a path (and not shown, it may be a key)".into() } else { text.into_owned() }
+    if pasted {
+        "not a path (and not shown, it may be a key)".into()
+    } else {
+        text.into_owned()
+    }
 }

@@ -108,7 +108,10 @@ impl Snapshot {
 
 fn store_name(text: &str) -> Result<&'static str, String> {
     let stores = ["nats", "s3", "webdav", "sftp", "file"];
-    stores.into_iter().find(|&store| store == text).ok_or_else(|| stores.join(", "))
+    stores
+        .into_iter()
+        .find(|&store| store == text)
+        .ok_or_else(|| stores.join(", "))
 }
 
 /// A string that must be there if the store is `used`; empty if not.
@@ -129,7 +132,10 @@ fn read_address(section: &Section, used: bool) -> (Option<Secret>, Option<String
         (Some(_), Some(_)) => section.note("endpoint", "is set beside url: keep one of the two"),
         (None, None) if used => section.note("endpoint", "is missing, and snapshot.store needs it"),
         (None, Some(text)) if text.contains('@') => {
-            section.note("endpoint", "holds a login: move it to username and password");
+            section.note(
+                "endpoint",
+                "holds a login: move it to username and password",
+            );
         }
         _ => {}
     }

@@ -10,7 +10,10 @@ pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         edits(key, other_key) + usize::from(section != other_section)
     };
     let limit = 1 + key.len() / 4;
-    known.into_iter().filter(|other| distance(other) <= limit).min_by_key(|other| distance(other))
+    known
+        .into_iter()
+        .filter(|other| distance(other) <= limit)
+        .min_by_key(|other| distance(other))
 }
 
 fn split(name: &str) -> (&str, &str) {

@@ -13,9 +13,15 @@ impl Tables {
     pub(super) fn read(section: &Section) -> Tables {
         let include = section.list("include").unwrap_or_else(|| vec!["*".into()]);
         if include.is_empty() {
-            section.note("include", "is empty, which selects no table: write [\"*\"] for all");
+            section.note(
+                "include",
+                "is empty, which selects no table: write [\"*\"] for all",
+            );
         }
-        Tables { include, exclude: section.list("exclude").unwrap_or_default() }
+        Tables {
+            include,
+            exclude: section.list("exclude").unwrap_or_default(),
+        }
     }
 
     pub fn selects(&self, table: &str) -> bool {
@@ -29,14 +35,17 @@ impl Tables {
 /// their number; names are short and the patterns the operator's own.
 fn matches(glob: &str, name: &str) -> bool {
     let mut rest = glob.chars();
-    let Some(wanted) = rest.next() else { return name.is_empty() };
+    let Some(wanted) = rest.next() else {
+        return name.is_empty();
+    };
     let rest = rest.as_str();
     if wanted == '*' {
         let ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
         return ends.into_iter().any(|at| matches(rest, &name[at..]));
     }
     let mut left = name.chars();
-    left.next().is_some_and(|found| wanted == '?' || wanted.eq_ignore_ascii_case(&found))
+    left.next()
+        .is_some_and(|found| wanted == '?' || wanted.eq_ignore_ascii_case(&found))
         && matches(rest, left.as_str())
 }
 
@@ -67,7 +76,10 @@ mod tests {
 
     #[test]
     fn exclude_beats_include() {
-        let tables = Tables { include: vec!["app_*".into()], exclude: vec!["*_tmp".into()] };
+        let tables = Tables {
+            include: vec!["app_*".into()],
+            exclude: vec!["*_tmp".into()],
+        };
         assert!(tables.selects("app_users"));
         assert!(!tables.selects("App_Tmp"));
         assert!(!tables.selects("other"));

@@ -23,7 +23,9 @@ fn sound(rest: &str) -> Config {
 /// That a file with a database and `rest` is refused with one line that has all of `parts`.
 #[track_caller]
 fn check_refused(rest: &str, parts: &[&str]) {
-    let error = parse(&format!("db_path = \"/tmp/a.db\"\n{rest}")).unwrap_err().to_string();
+    let error = parse(&format!("db_path = \"/tmp/a.db\"\n{rest}"))
+        .unwrap_err()
+        .to_string();
     assert_eq!(error.lines().count(), 1, "{error}");
     for part in parts.iter().chain(&["box.toml"]) {
         assert!(error.contains(part), "no {part:?} in {error:?}");
@@ -36,12 +38,25 @@ fn defaults() {
     assert_eq!((config.shared.shards, config.shared.compress), (1, true));
     assert_eq!(config.shared.stream_prefix, "harmonylite-changes");
     assert_eq!(config.seq_map_path, Path::new("/tmp/seq-map.cbor"));
-    assert_eq!((config.node_id, config.sleep_timeout, config.polling_interval), (None, None, None));
+    assert_eq!(
+        (
+            config.node_id,
+            config.sleep_timeout,
+            config.polling_interval
+        ),
+        (None, None, None)
+    );
     assert_eq!(config.cleanup_interval, Duration::from_secs(5));
-    assert_eq!(config.tombstone_retention, Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(
+        config.tombstone_retention,
+        Duration::from_secs(30 * 24 * 3600)
+    );
     assert_eq!(config.replication_log.max_transaction_bytes, 1 << 20);
     assert_eq!(config.nats.bind_address.to_string(), "127.0.0.1:-1");
-    assert_eq!((config.nats.connect_retries, &config.nats.client_cert), (None, &None));
+    assert_eq!(
+        (config.nats.connect_retries, &config.nats.client_cert),
+        (None, &None)
+    );
     assert_eq!(config.logging.level, LevelFilter::Info);
     assert!(matches!(config.snapshot.store, Store::Nats(_)));
     assert!(config.tables.selects("anything"));
@@ -50,7 +65,9 @@ fn defaults() {
 /// `config.toml` with the defaults that it documents taken out of their comments.
 fn uncommented() -> String {
     let is_key = |line: &&str| {
-        let name = line.strip_prefix("# ").and_then(|line| line.split_once(" = "));
+        let name = line
+            .strip_prefix("# ")
+            .and_then(|line| line.split_once(" = "));
         name.is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
     };
     let plain = |line| if is_key(&line) { &line[2..] } else { line };
@@ -69,7 +86,10 @@ fn config_toml_documents_every_key() {
     let mut section = String::new();
     let mut documented = BTreeSet::from(["node_id".to_owned()]);
     for line in uncommented().lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
             section = name.into();
         } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
             documented.insert(raw::dotted(&section, key));
@@ -86,11 +106,22 @@ fn config_toml_documents_every_key() {
 
 #[test]
 fn without_a_file() {
-    let missing = Config::load(Path::new("/nowhere/box.toml")).unwrap_err().to_string();
-    assert!(missing.starts_with("cannot read /nowhere/box.toml, the configuration: "), "{missing}");
-    assert_eq!(Config::find(Some("x.toml".into())).unwrap(), Path::new("x.toml"));
+    let missing = Config::load(Path::new("/nowhere/box.toml"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        missing.starts_with("cannot read /nowhere/box.toml, the configuration: "),
+        "{missing}"
+    );
+    assert_eq!(
+        Config::find(Some("x.toml".into())).unwrap(),
+        Path::new("x.toml")
+    );
     let advice = ConfigError::Missing.to_string();
-    assert!(advice.contains("-config FILE") && advice.contains("db_path = "), "{advice}");
+    assert!(
+        advice.contains("-config FILE") && advice.contains("db_path = "),
+        "{advice}"
+    );
 }
 
 #[test]
@@ -99,56 +130,115 @@ fn bounds() {
         "[replication_log]\nshards = 300",
         &["box.toml line 3: replication_log.shards is 300, but must be an integer from 1 to 256"],
     );
-    check_refused("node_id = 0", &["line 2: node_id is 0", "from 1 to 9223372036854775807"]);
-    check_refused("node_id = 99999999999999999999", &["node_id is 99999999999999999999"]);
-    check_refused("[replication_log]\nmax_entries = -1", &["is -1", "would fill the disk"]);
-    check_refused("polling_interval = 5", &["is 5, but must be 0 (off) or at least 10"]);
-    check_refused("cleanup_interval = 0x10", &["is 0x10", "from 100", "milliseconds"]);
-    check_refused("[nats]\nbind_address = \"here\"", &["nats.bind_address is \"here\"", "HOST:"]);
-    check_refused("[nats]\nstream_prefix = \"a.b\"", &["is \"a.b\"", "ASCII letters"]);
-    check_refused("[nats]\nsubject_prefix = \"a..b\"", &["is \"a..b\"", "with a . between"]);
-    check_refused("[logging]\nlevel = \"loud\"", &["error, warn, info, debug or trace"]);
-    check_refused("[snapshot]\nstore = \"ftp\"", &["\"ftp\"", "nats, s3, webdav, sftp, file"]);
+    check_refused(
+        "node_id = 0",
+        &["line 2: node_id is 0", "from 1 to 9223372036854775807"],
+    );
+    check_refused(
+        "node_id = 99999999999999999999",
+        &["node_id is 99999999999999999999"],
+    );
+    check_refused(
+        "[replication_log]\nmax_entries = -1",
+        &["is -1", "would fill the disk"],
+    );
+    check_refused(
+        "polling_interval = 5",
+        &["is 5, but must be 0 (off) or at least 10"],
+    );
+    check_refused(
+        "cleanup_interval = 0x10",
+        &["is 0x10", "from 100", "milliseconds"],
+    );
+    check_refused(
+        "[nats]\nbind_address = \"here\"",
+        &["nats.bind_address is \"here\"", "HOST:"],
+    );
+    check_refused(
+        "[nats]\nstream_prefix = \"a.b\"",
+        &["is \"a.b\"", "ASCII letters"],
+    );
+    check_refused(
+        "[nats]\nsubject_prefix = \"a..b\"",
+        &["is \"a..b\"", "with a . between"],
+    );
+    check_refused(
+        "[logging]\nlevel = \"loud\"",
+        &["error, warn, info, debug or trace"],
+    );
+    check_refused(
+        "[snapshot]\nstore = \"ftp\"",
+        &["\"ftp\"", "nats, s3, webdav, sftp, file"],
+    );
     check_refused("[tables]\ninclude = []", &["tables.include is empty"]);
 }
 
 #[test]
 fn wrong_types() {
-    check_refused("publish = \"yes\"", &["publish is the string \"yes\"", "true or false"]);
+    check_refused(
+        "publish = \"yes\"",
+        &["publish is the string \"yes\"", "true or false"],
+    );
     check_refused("publish = \"\"", &["publish is the string \"\""]);
     check_refused("scan_max_changes = 1.5", &["is 1.5", "an integer"]);
-    check_refused("apply_triggers = \"one\"", &["is of type string", "a list of strings"]);
+    check_refused(
+        "apply_triggers = \"one\"",
+        &["is of type string", "a list of strings"],
+    );
     check_refused("apply_triggers = [1]", &["is a list", "a list of strings"]);
     check_refused("nats = 4", &["nats is of type integer", "a section"]);
-    check_refused("seq_map_path = 1", &["seq_map_path is of type integer", "a path"]);
+    check_refused(
+        "seq_map_path = 1",
+        &["seq_map_path is of type integer", "a path"],
+    );
 }
 
 #[test]
 fn unknown_keys() {
-    check_refused("pulbish = true", &["line 2: unknown key pulbish; did you mean publish?"]);
-    check_refused("[nats]\nurl = []", &["unknown key nats.url; did you mean nats.urls?"]);
+    check_refused(
+        "pulbish = true",
+        &["line 2: unknown key pulbish; did you mean publish?"],
+    );
+    check_refused(
+        "[nats]\nurl = []",
+        &["unknown key nats.url; did you mean nats.urls?"],
+    );
     check_refused(
         "[snapshots.s3]\npath = \"\"",
         &["unknown key snapshots; did you mean snapshot?"],
     );
     check_refused("shards = 2", &["did you mean replication_log.shards?"]);
     check_refused("colour = 1", &["unknown key colour; correct or remove it"]);
-    check_refused("[snapshot]\nmin_changes = 1", &["the Go version ignores it too"]);
+    check_refused(
+        "[snapshot]\nmin_changes = 1",
+        &["the Go version ignores it too"],
+    );
 }
 
 #[test]
 fn all_problems_at_once_in_order() {
     let error = parse("publish = 1\n[nats]\nurl = 2\n[replication_log]\nshards = 0").unwrap_err();
-    let ConfigError::Invalid { problems, .. } = &error else { panic!("{error}") };
+    let ConfigError::Invalid { problems, .. } = &error else {
+        panic!("{error}")
+    };
     let lines: Vec<_> = problems.iter().map(|problem| problem.line).collect();
     assert_eq!(lines, [None, Some(1), Some(3), Some(5)]);
-    assert!(error.to_string().starts_with("box.toml: db_path is missing: add db_path = "));
+    assert!(
+        error
+            .to_string()
+            .starts_with("box.toml: db_path is missing: add db_path = ")
+    );
 }
 
 #[test]
 fn syntax() {
-    let error = parse("publish = true\nuser_password = \"hunter2\nx = 1").unwrap_err().to_string();
-    assert!(error.starts_with("box.toml line 2: not valid TOML: "), "{error}");
+    let error = parse("publish = true\nuser_password = \"hunter2\nx = 1")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("box.toml line 2: not valid TOML: "),
+        "{error}"
+    );
     assert!(!error.contains("hunter2"), "{error}");
 }
 
@@ -158,18 +248,30 @@ fn paths() {
     let shown = folder.path().display();
     let refused = |text: String| parse(&text).unwrap_err().to_string();
     let error = refused(format!("db_path = \"{shown}/none/a.db\""));
-    assert!(error.contains(&format!("no directory {shown}/none: create it")), "{error}");
+    assert!(
+        error.contains(&format!("no directory {shown}/none: create it")),
+        "{error}"
+    );
     assert!(refused(format!("db_path = \"{shown}\"")).contains("a directory, but must be the"));
     assert!(refused("db_path = \":memory:\"".into()).contains("plain path"));
     assert!(parse("db_path = \"a.db\"").is_ok());
-    assert_eq!(parse("db_path = \"a.db\"").unwrap().seq_map_path, Path::new("seq-map.cbor"));
+    assert_eq!(
+        parse("db_path = \"a.db\"").unwrap().seq_map_path,
+        Path::new("seq-map.cbor")
+    );
 
-    check_refused("[nats]\nseed_file = \"/none/x\"", &["nats.seed_file is /none/x", "No such"]);
+    check_refused(
+        "[nats]\nseed_file = \"/none/x\"",
+        &["nats.seed_file is /none/x", "No such"],
+    );
     check_refused(
         &format!("[nats]\nca_file = \"{shown}\""),
         &["a file that can be read: it is a directory"],
     );
-    check_refused("[logging]\nfile = \"/none/x.log\"", &["logging.file", "no directory /none"]);
+    check_refused(
+        "[logging]\nfile = \"/none/x.log\"",
+        &["logging.file", "no directory /none"],
+    );
 }
 
 #[test]
@@ -180,19 +282,42 @@ fn client_certificate() {
     let shown = file.display();
 
     let both = format!("[nats]\ntls_cert_file = \"{shown}\"\nkey_file = \"{shown}\"");
-    assert_eq!(sound(&both).nats.client_cert, Some((file.clone(), file.clone())));
-    check_refused(&format!("[nats]\ntls_cert_file = \"{shown}\""), &["key_file must be set too"]);
+    assert_eq!(
+        sound(&both).nats.client_cert,
+        Some((file.clone(), file.clone()))
+    );
+    check_refused(
+        &format!("[nats]\ntls_cert_file = \"{shown}\""),
+        &["key_file must be set too"],
+    );
     let twice = format!("[nats]\nca_file = \"{shown}\"\ntls_ca_file = \"{shown}\"");
     check_refused(&twice, &["nats.tls_ca_file is another name of ca_file"]);
-    assert_eq!(sound(&twice.replace("\nca_file", "\n# ca_file")).nats.ca_file, Some(file.clone()));
+    assert_eq!(
+        sound(&twice.replace("\nca_file", "\n# ca_file"))
+            .nats
+            .ca_file,
+        Some(file.clone())
+    );
 }
 
 #[test]
 fn what_a_store_needs() {
-    check_refused("[snapshot]\nstore = \"file\"", &["snapshot.file.path is missing"]);
-    check_refused("[snapshot]\nstore = \"sftp\"", &["snapshot.sftp.endpoint is missing"]);
-    check_refused("[snapshot.webdav]\nurl = \"x\"\nendpoint = \"y\"", &["keep one of the two"]);
-    check_refused("[snapshot.webdav]\nendpoint = \"https://a:b@c\"", &["holds a login"]);
+    check_refused(
+        "[snapshot]\nstore = \"file\"",
+        &["snapshot.file.path is missing"],
+    );
+    check_refused(
+        "[snapshot]\nstore = \"sftp\"",
+        &["snapshot.sftp.endpoint is missing"],
+    );
+    check_refused(
+        "[snapshot.webdav]\nurl = \"x\"\nendpoint = \"y\"",
+        &["keep one of the two"],
+    );
+    check_refused(
+        "[snapshot.webdav]\nendpoint = \"https://a:b@c\"",
+        &["holds a login"],
+    );
     let config = sound("[snapshot]\nstore = \"file\"\nfile.path = \"/mnt/x\"");
     assert_eq!(config.snapshot.store, Store::File("/mnt/x".into()));
     sound("[snapshot]\nstore = \"s3\"\nenabled = false");
@@ -200,12 +325,29 @@ fn what_a_store_needs() {
 
 #[test]
 fn values_with_a_meaning_of_their_own() {
-    assert_eq!(sound("[nats]\nreconnect_wait_seconds = 0").nats.reconnect_wait.as_secs(), 2);
-    assert_eq!(sound("[nats]\nconnect_retries = 7").nats.connect_retries, Some(7));
-    assert_eq!(sound("[logging]\nverbose = true").logging.level, LevelFilter::Debug);
+    assert_eq!(
+        sound("[nats]\nreconnect_wait_seconds = 0")
+            .nats
+            .reconnect_wait
+            .as_secs(),
+        2
+    );
+    assert_eq!(
+        sound("[nats]\nconnect_retries = 7").nats.connect_retries,
+        Some(7)
+    );
+    assert_eq!(
+        sound("[logging]\nverbose = true").logging.level,
+        LevelFilter::Debug
+    );
     let trace = sound("[logging]\nverbose = true\nlevel = \"trace\"");
     assert_eq!(trace.logging.level, LevelFilter::Trace);
-    assert_eq!(sound("[nats]\nsubject_prefix = \"a.b\"").shared.subject_prefix, "a.b");
+    assert_eq!(
+        sound("[nats]\nsubject_prefix = \"a.b\"")
+            .shared
+            .subject_prefix,
+        "a.b"
+    );
 }
 
 /// In every place where a secret may stand, well-formed or not.
@@ -220,20 +362,43 @@ fn secrets_are_not_shown() {
     assert!(!format!("{config:?}").contains("hunter2"));
 
     for (text, part) in [
-        ("[nats]\nurls = \"nats://ann:hunter2@host\"", "nats.urls is of type string"),
+        (
+            "[nats]\nurls = \"nats://ann:hunter2@host\"",
+            "nats.urls is of type string",
+        ),
         (
             "[nats]\nurls = [\"ann:hunter2@host\"]",
             "nats.urls has an entry, number 1, that must be a URL such as",
         ),
         ("[nats]\nbind_address = \"ann:hunter2@host\"", "***@host"),
-        ("[nats]\nuser_password = [\"hunter2\"]", "nats.user_password is a list"),
-        ("[nats]\nuser_password = \"hunter2\"", "user_name must be set too"),
-        ("[nats]\npassword = \"hunter2\"", "unknown key nats.password"),
-        ("[nats]\nseed_file = \"hunter2_hunter2_hunter2_hunter2_hunter2_hunter2\"", "not shown"),
-        ("[snapshot.sftp]\nkey_file = \"\"\"\n-----BEGIN\nhunter2\n\"\"\"", "not shown"),
-        ("[snapshot.sftp]\npassphrase = [\"hunter2\"]", "passphrase is a list"),
+        (
+            "[nats]\nuser_password = [\"hunter2\"]",
+            "nats.user_password is a list",
+        ),
+        (
+            "[nats]\nuser_password = \"hunter2\"",
+            "user_name must be set too",
+        ),
+        (
+            "[nats]\npassword = \"hunter2\"",
+            "unknown key nats.password",
+        ),
+        (
+            "[nats]\nseed_file = \"hunter2_hunter2_hunter2_hunter2_hunter2_hunter2\"",
+            "not shown",
+        ),
+        (
+            "[snapshot.sftp]\nkey_file = \"\"\"\n-----BEGIN\nhunter2\n\"\"\"",
+            "not shown",
+        ),
+        (
+            "[snapshot.sftp]\npassphrase = [\"hunter2\"]",
+            "passphrase is a list",
+        ),
     ] {
-        let error = parse(&format!("db_path = \"/tmp/a.db\"\n{text}")).unwrap_err().to_string();
+        let error = parse(&format!("db_path = \"/tmp/a.db\"\n{text}"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(part), "no {part:?} in {error:?}");
         assert!(!error.contains("hunter2"), "{error}");
     }

@@ -1,1 +1,11 @@
+//! What a change is, independent of SQLite and of NATS: values, versions, the merge, frames.
+//!
+//! Nothing in here does input or output or reads a clock; everything can be run by a simulation.
 
+pub mod backoff;
+pub mod cbor;
+pub mod frame;
+pub mod merge;
+pub mod shard;
+pub mod value;
+pub mod version;

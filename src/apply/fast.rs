@@ -1,0 +1,138 @@
+//! The usual case of applying: same columns on both sides, no versions by column, nothing held and
+//! no further UNIQUE index. Decided with two look-ups and no allocation per row; whatever is not
+//! plain about a row is left to [`super::join`], which gives the same result for plain rows, too.
+
+use crate::database::rows::{Rows, Stored};
+use crate::database::schema::Affinity;
+use crate::database::sites::Sites;
+use crate::database::table::Table;
+use crate::database::{Database, Result};
+use crate::model::frame::{self, Row};
+use crate::model::merge::{Exceptions, State};
+use crate::model::value::Value;
+
+/// What became of one row.
+enum Plain {
+    Unchanged,
+    Changed,
+    /// Not plain after all.
+    Other,
+}
+
+impl Database {
+    /// Whether rows of the table can be plain at all.
+    pub(super) fn is_plain(&self, table: &Table, columns: &[&str]) -> bool {
+        let here = &table.schema.columns;
+        columns.len() == here.len()
+            && columns
+                .iter()
+                .zip(here)
+                .all(|(c, h)| c.eq_ignore_ascii_case(&h.lower))
+            && table.schema.unique.is_empty()
+            && !table.has_late_columns()
+            && !self.catalog.comparing.contains_key(&table.id)
+            && !self
+                .catalog
+                .held
+                .contains(&table.name().to_ascii_lowercase())
+    }
+
+    /// Applies `row` and those after it while they are plain. Returns how many changed, and whether
+    /// `row` now holds one that is not.
+    pub(super) fn apply_plain<'a>(
+        &mut self,
+        table: &Table,
+        rows: &mut frame::Rows<'a, '_>,
+        row: &mut Row<'a>,
+    ) -> Result<(usize, bool)> {
+        let at = self.reservation.peek_number() - 1;
+        let mut ops = Rows::new(&self.conn, table)?;
+        let mut changed = 0;
+        loop {
+            match plain_row(&mut ops, &mut self.sites, row, at)? {
+                Plain::Unchanged => {}
+                Plain::Changed => changed += 1,
+                Plain::Other => return Ok((changed, true)),
+            }
+            if !rows.next(row).unwrap_or(false) {
+                return Ok((changed, false));
+            }
+        }
+    }
+}
+
+fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> Result<Plain> {
+    if !row.exceptions.is_empty() {
+        return Ok(Plain::Other);
+    }
+    let table = ops.table;
+    let key = &row.values[..table.key_len()];
+    let stored = ops.version(sites, key)?;
+    let hash = if row.deleted {
+        0
+    } else {
+        table.content_hash(row.values.iter().copied())
+    };
+    let mut same_content = false;
+    if let Some(stored) = &stored {
+        let (here, there) = (&stored.state, row.version);
+        if !here.exceptions.is_empty() || (here.deleted && !row.deleted) {
+            return Ok(Plain::Other);
+        }
+        if here.version >= there {
+            // A tie is settled by content; an older tombstone may still matter to columns that are
+            // not here, but there are none in a plain table.
+            let differs =
+                here.version == there && (here.deleted, stored.hash) != (row.deleted, hash);
+            return Ok(if differs {
+                Plain::Other
+            } else {
+                Plain::Unchanged
+            });
+        }
+        same_content = !here.deleted && !row.deleted && stored.hash == hash;
+    }
+    let mut hash = hash;
+    if row.deleted {
+        if stored.is_some_and(|s| !s.state.deleted) {
+            ops.delete(key)?;
+        }
+    } else if !same_content {
+        match ops.upsert(&row.values) {
+            Ok(()) => {}
+            Err(e) if is_constraint(&e) => return Ok(Plain::Other),
+            Err(e) => return Err(e.into()),
+        }
+        if row
+            .values
+            .iter()
+            .zip(&table.schema.columns)
+            .any(|(v, c)| may_alter(c.affinity, v))
+        {
+            hash = ops.stored_hash(key)?;
+        }
+    }
+    let state = State {
+        version: row.version,
+        deleted: row.deleted,
+        exceptions: Exceptions::new(),
+    };
+    ops.put_version(sites, key, &Stored { state, at, hash })?;
+    Ok(Plain::Changed)
+}
+
+/// Whether storing the value in a column of this affinity may change it
+/// (<https://www.sqlite.org/datatype3.html>, 3.1). Not when the other node's column has the same.
+pub(super) fn may_alter(affinity: Affinity, value: &Value<'_>) -> bool {
+    match (affinity, value) {
+        (_, Value::Null | Value::Blob(_)) | (Affinity::Blob, _) => false,
+        (Affinity::Text, v) => !matches!(v, Value::Text(_)),
+        (Affinity::Integer | Affinity::Numeric, v) => !matches!(v, Value::Integer(_)),
+        (Affinity::Real, v) => !matches!(v, Value::Real(_)),
+    }
+}
+
+pub(super) fn is_constraint(e: &rusqlite::Error) -> bool {
+    e.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
+        || e.sqlite_error_code() == Some(rusqlite::ErrorCode::TypeMismatch)
+}

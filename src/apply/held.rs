@@ -1,0 +1,278 @@
+//! What arrived and does not fit the schema here: kept, merged, and taken in when it fits.
+//!
+//! Unknown tables and columns, keys of another shape, rows that break a constraint. Of each row and
+//! column only the newest version is kept, so that what is held is bounded by the data. When the
+//! schema changes, everything held for a table that is known now is tried again.
+
+use std::sync::Arc;
+
+use rusqlite::params;
+
+use crate::apply::Incoming;
+use crate::capture::Frames;
+use crate::database::table::Table;
+use crate::database::{Database, Result, values};
+use crate::model::cbor;
+use crate::model::frame::{FrameKeyColumn, Row, TableRows};
+use crate::model::merge::FLOOR;
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// Stands among the held columns for the version of the row itself.
+const ROW: &str = "\0row";
+
+/// Rows tried again in one transaction.
+const STEP: usize = 128;
+
+/// Where something is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Lower case.
+    table: String,
+    /// The key's shape: keys of another one are other rows.
+    shape: String,
+    key: Vec<u8>,
+}
+
+impl Place {
+    pub fn of(table: &Table, key: &[u8]) -> Self {
+        let name = table.name().to_ascii_lowercase();
+        Place {
+            table: name,
+            shape: shape_of_table(table),
+            key: key.to_vec(),
+        }
+    }
+}
+
+/// A key's shape as text.
+fn shape<'a>(columns: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> String {
+    let each = columns.map(|(name, affinity, collation)| {
+        format!("{} {affinity} {collation}", name.to_ascii_lowercase())
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn shape_of_frame(key: &[FrameKeyColumn<'_>]) -> String {
+    shape(key.iter().map(|k| (k.name, k.affinity, k.collation)))
+}
+
+pub(crate) fn shape_of_table(table: &Table) -> String {
+    let key = &table.schema.key;
+    shape(
+        key.iter()
+            .map(|k| (k.name.as_str(), k.affinity, k.collation.as_str())),
+    )
+}
+
+impl Database {
+    /// Rows and columns that wait for the schema.
+    pub fn held(&self) -> Result<u64> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT count(DISTINCT key) FROM __harmonylite___held")?
+            .query_row([], |r| r.get(0))?)
+    }
+
+    /// Holds rows of a table that is not known here in this shape.
+    pub(super) fn hold_rows(
+        &mut self,
+        nodes: &[u64],
+        incoming: &TableRows<'_>,
+        shape: &str,
+    ) -> Result<()> {
+        let (mut rows, mut row) = (incoming.rows(nodes), Row::default());
+        let table = incoming.name.to_ascii_lowercase();
+        let reason = match self.catalog.by_name.contains_key(&table) {
+            true => "the key of the table is another one here",
+            false => "there is no such table here",
+        };
+        while rows.next(&mut row).unwrap_or(false) {
+            let key = cbor::key_bytes(row.values[..incoming.key.len()].iter().copied());
+            let place = Place {
+                table: table.clone(),
+                shape: shape.to_owned(),
+                key,
+            };
+            self.hold(
+                &place,
+                &Incoming::from_frame(&row, &incoming.columns),
+                reason,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Holds a row whole.
+    pub(super) fn hold(&mut self, at: &Place, incoming: &Incoming, reason: &str) -> Result<()> {
+        if self.catalog.held.insert(at.table.clone()) {
+            log::warn!("changes of table {} are held: {reason}", at.table);
+        }
+        for (column, version) in [(FLOOR, incoming.floor), (ROW, incoming.row)] {
+            if let Some(version) = version {
+                self.hold_one(at, column, version, Value::Null, reason)?;
+            }
+        }
+        for (column, (version, value)) in &incoming.columns {
+            self.hold_one(at, column, *version, value.borrow(), reason)?;
+        }
+        Ok(())
+    }
+
+    fn hold_one(
+        &mut self,
+        at: &Place,
+        column: &str,
+        version: Version,
+        value: Value<'_>,
+        reason: &str,
+    ) -> Result<()> {
+        let mut known = Incoming::default();
+        self.read_held(at, &mut known)?;
+        let newest = match column {
+            FLOOR => known.floor,
+            ROW => known.row,
+            name => known.columns.get(name).map(|(v, _)| *v),
+        };
+        let larger = || {
+            known
+                .columns
+                .get(column)
+                .is_some_and(|(_, v)| value.total_cmp(&v.borrow()).is_gt())
+        };
+        if newest > Some(version) || (newest == Some(version) && !larger()) {
+            return Ok(());
+        }
+        let site = self.sites.site(&self.conn, version.node)?;
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___held(table_name, shape, key, column, hlc, site, value, reason)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![at.table, at.shape, at.key, column, version.hlc, site, value, reason])?;
+        Ok(())
+    }
+
+    /// Adds to a row what is held of it.
+    pub(super) fn add_held(
+        &self,
+        incoming: &mut Incoming,
+        table: &Table,
+        key: &[u8],
+    ) -> Result<()> {
+        self.read_held(&Place::of(table, key), incoming)
+    }
+
+    fn read_held(&self, at: &Place, into: &mut Incoming) -> Result<()> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT column, hlc, site, value FROM __harmonylite___held
+             WHERE table_name = ?1 AND shape = ?2 AND key = ?3",
+        )?;
+        let mut rows = statement.query(params![at.table, at.shape, at.key])?;
+        while let Some(row) = rows.next()? {
+            let column: String = row.get(0)?;
+            let version = Version {
+                hlc: row.get(1)?,
+                node: self.sites.node(row.get(2)?)?,
+            };
+            match column.as_str() {
+                FLOOR => into.floor = into.floor.max(Some(version)),
+                ROW => into.row = into.row.max(Some(version)),
+                _ => into.add_column(column, version, values::column(row, 3).to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The row was joined: what was held of it is done with, but for columns unknown here. Those
+    /// that just came are held, unless the tombstone `floor` covers them.
+    pub(super) fn settle_held(
+        &mut self,
+        table: &Arc<Table>,
+        key: &[u8],
+        incoming: &Incoming,
+        floor: Version,
+    ) -> Result<()> {
+        let known = |name: &str| table.schema.columns.iter().any(|c| c.lower == name);
+        let at = Place::of(table, key);
+        if self.catalog.held.contains(&at.table) {
+            self.conn
+                .prepare_cached(
+                    "DELETE FROM __harmonylite___held
+                     WHERE table_name = ?1 AND shape = ?2 AND key = ?3",
+                )?
+                .execute(params![at.table, at.shape, at.key])?;
+        }
+        let unknown = |(name, (version, _)): &(&String, &(Version, OwnedValue))| {
+            !known(name) && *version > floor
+        };
+        for (name, (version, value)) in incoming.columns.iter().filter(unknown) {
+            if self.catalog.held.insert(at.table.clone()) {
+                log::warn!(
+                    "column {name} of table {} is held: it is not here",
+                    at.table
+                );
+            }
+            self.hold_one(
+                &at,
+                name,
+                *version,
+                value.borrow(),
+                "there is no such column here",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Tries again some of what is held. Inside a transaction.
+    pub(crate) fn retry_held(&mut self, frames: &mut Frames) -> Result<()> {
+        let Some(after) = self.catalog.retry_held.take() else {
+            return Ok(());
+        };
+        let places = self.held_after(after.as_ref())?;
+        for at in &places {
+            let Some(table) = self.catalog.by_name.get(&at.table).cloned() else {
+                continue;
+            };
+            if shape_of_table(&table) != at.shape {
+                continue;
+            }
+            let mut incoming = Incoming::default();
+            self.read_held(at, &mut incoming)?;
+            let fits = |c: &&String| table.schema.columns.iter().any(|own| own.lower == **c);
+            let whole = incoming.row.is_some() || incoming.floor.is_some();
+            if whole || incoming.columns.keys().any(|c| fits(&c)) {
+                let key = cbor::key_values(&at.key)?;
+                let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+                self.join_row(&table, &key, &at.key, incoming, frames)?;
+            }
+        }
+        if places.len() == STEP {
+            self.catalog.retry_held = Some(places.into_iter().next_back());
+        }
+        Ok(())
+    }
+
+    fn held_after(&self, after: Option<&Place>) -> Result<Vec<Place>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT DISTINCT lower(table_name), shape, key FROM __harmonylite___held
+             WHERE (table_name, shape, key) > (?1, ?2, ?3)
+             ORDER BY table_name, shape, key LIMIT ?4",
+        )?;
+        let start = Place {
+            table: String::new(),
+            shape: String::new(),
+            key: Vec::new(),
+        };
+        let after = after.unwrap_or(&start);
+        let read = |r: &rusqlite::Row<'_>| {
+            Ok(Place {
+                table: r.get(0)?,
+                shape: r.get(1)?,
+                key: r.get(2)?,
+            })
+        };
+        let rows = statement.query_map(params![after.table, after.shape, after.key, STEP], read)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}

@@ -1,0 +1,281 @@
+//! One row that arrives, joined with what is here, column by column.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::apply::fast::is_constraint;
+use crate::apply::held::Place;
+use crate::apply::unique::is_unique_violation;
+use crate::capture::{Frames, is_late};
+use crate::database::rows::{Rows, Stored};
+use crate::database::table::Table;
+use crate::database::{Database, Result};
+use crate::model::frame::Row;
+use crate::model::merge::{self, Action, Column, Exceptions, FLOOR, State};
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// A row from elsewhere: from a frame, from what is held, or both; as the merge sees it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Incoming {
+    /// Newest tombstone.
+    pub floor: Option<Version>,
+    /// Version of the row itself; none for columns that are held alone.
+    pub row: Option<Version>,
+    /// By lower-case name.
+    pub columns: BTreeMap<String, (Version, OwnedValue)>,
+}
+
+impl Incoming {
+    pub fn from_frame(row: &Row<'_>, columns: &[&str]) -> Self {
+        let mut incoming = Incoming::default();
+        if row.deleted {
+            incoming.floor = Some(row.version);
+            return incoming;
+        }
+        incoming.row = Some(row.version);
+        let own = |i: usize| {
+            row.exceptions
+                .iter()
+                .find(|(c, _)| *c == i)
+                .map(|(_, v)| *v)
+        };
+        incoming.floor = own(columns.len());
+        for (i, (column, value)) in columns.iter().zip(&row.values).enumerate() {
+            let version = own(i).unwrap_or(row.version);
+            if version != Version::NEVER {
+                incoming.add_column(column.to_ascii_lowercase(), version, (*value).to_owned());
+            }
+        }
+        incoming
+    }
+
+    /// The larger of two values of a column wins, as everywhere.
+    pub fn add_column(&mut self, lower: String, version: Version, value: OwnedValue) {
+        let newer = |known: &(Version, OwnedValue)| {
+            let order = version.cmp(&known.0);
+            order
+                .then_with(|| value.borrow().total_cmp(&known.1.borrow()))
+                .is_gt()
+        };
+        if self.columns.get(&lower).is_none_or(newer) {
+            self.columns.insert(lower, (version, value));
+        }
+    }
+
+    /// In the compact form.
+    fn state(&self) -> State {
+        let newest = self.columns.values().map(|(v, _)| *v).max();
+        let floor = self.floor.unwrap_or(Version::NEVER);
+        let Some(version) = self.row.max(newest).filter(|v| *v > floor) else {
+            return State {
+                version: floor,
+                deleted: true,
+                exceptions: Exceptions::new(),
+            };
+        };
+        let own = self.columns.iter().filter(|(_, (v, _))| *v != version);
+        let mut exceptions: Exceptions = own.map(|(c, (v, _))| (c.clone(), *v)).collect();
+        exceptions.extend(self.floor.map(|f| (FLOOR.to_owned(), f)));
+        State {
+            version,
+            deleted: false,
+            exceptions,
+        }
+    }
+}
+
+/// What one attempt to write a row came to.
+enum Attempt {
+    Done,
+    /// It collides in a UNIQUE index.
+    Collides,
+    /// It breaks a constraint of the table here.
+    Unfit(String),
+}
+
+/// What is to be done after the row's version is stored.
+enum Next {
+    Nothing,
+    Hold(String),
+    /// Which of the rows that collide is in the table? `arrived` is the row now, if it lives.
+    Settle {
+        in_table: Option<Vec<OwnedValue>>,
+        arrived: Option<Vec<OwnedValue>>,
+    },
+}
+
+impl Database {
+    /// Joins one row; columns of it that are unknown here are held. True if something changed.
+    pub(crate) fn join_row(
+        &mut self,
+        table: &Arc<Table>,
+        key: &[Value<'_>],
+        key_bytes: &[u8],
+        incoming: Incoming,
+        frames: &mut Frames,
+    ) -> Result<bool> {
+        let (before, after, next) =
+            self.join_versions(table, key, key_bytes, &incoming, frames.at)?;
+        match next {
+            Next::Nothing => {}
+            Next::Settle { in_table, arrived } => {
+                self.settle_joined(table, key, key_bytes, in_table, arrived)?;
+            }
+            Next::Hold(reason) => {
+                self.hold(&Place::of(table, key_bytes), &incoming, &reason)?;
+                return Ok(false);
+            }
+        }
+        self.settle_held(table, key_bytes, &incoming, after.floor())?;
+        Ok(before.as_ref() != Some(&after))
+    }
+
+    /// Merges, writes the row as far as it goes and stores the version. Returns the state before
+    /// and after.
+    fn join_versions(
+        &mut self,
+        table: &Table,
+        key: &[Value<'_>],
+        key_bytes: &[u8],
+        incoming: &Incoming,
+        at: i64,
+    ) -> Result<(Option<State>, State, Next)> {
+        let mut rows = Rows::new(&self.conn, table)?;
+        let stored = rows.version(&self.sites, key)?;
+        let in_table = rows.owned_row(key)?;
+        let aside = match in_table {
+            Some(_) => None,
+            None => self.displaced_row(table, key_bytes)?,
+        };
+        let local = in_table.as_deref().or(aside.as_deref());
+        let columns = columns(table, stored.as_ref(), local, incoming);
+        let before = stored.as_ref().map(|s| s.state.clone());
+        let (state, action) = merge::join(before.as_ref(), &incoming.state(), &columns);
+        let attempt = match &action {
+            Action::Nothing => return Ok((before, state, Next::Nothing)),
+            Action::VersionOnly => Attempt::Done,
+            // Something waits in this table: what a change means for it must be worked out.
+            _ if self.catalog.displaced.contains(&table.id) => Attempt::Collides,
+            action => write(&mut rows, key, action, &columns, local)?,
+        };
+        let mut next = Next::Nothing;
+        let hash = match attempt {
+            Attempt::Unfit(reason) => return Ok((before, state, Next::Hold(reason))),
+            _ if state.deleted && matches!(attempt, Attempt::Done) => 0,
+            Attempt::Done if aside.is_some() => stored.as_ref().map_or(0, |s| s.hash),
+            Attempt::Done => rows.stored_hash(key)?,
+            Attempt::Collides => {
+                let values = final_values(table, &action, &columns, local);
+                let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
+                let arrived = (!state.deleted).then_some(values);
+                next = Next::Settle {
+                    arrived,
+                    in_table: in_table.clone(),
+                };
+                if state.deleted { 0 } else { hash }
+            }
+        };
+        let stored = Stored {
+            state: state.clone(),
+            at,
+            hash,
+        };
+        rows.put_version(&mut self.sites, key, &stored)?;
+        Ok((before, state, next))
+    }
+}
+
+/// The table's columns as both sides have them.
+fn columns<'a>(
+    table: &'a Table,
+    stored: Option<&Stored>,
+    local: Option<&'a [OwnedValue]>,
+    incoming: &'a Incoming,
+) -> Vec<Column<'a>> {
+    let each = table.schema.columns.iter().enumerate().map(|(i, column)| {
+        let own = local.map(|values| values[i].borrow());
+        // A column added later that still has its default holds no write of anybody.
+        let is_default = own.is_some_and(|v| v.same(&column.default.borrow()));
+        let unwritten = is_default && stored.is_some_and(|s| is_late(table, s, i));
+        Column {
+            name: &column.lower,
+            local: own.filter(|_| !unwritten),
+            incoming: incoming.columns.get(&column.lower).map(|(_, v)| v.borrow()),
+        }
+    });
+    each.collect()
+}
+
+/// Writes what `action` says, or leaves the row as it was.
+fn write(
+    rows: &mut Rows<'_>,
+    key: &[Value<'_>],
+    action: &Action,
+    columns: &[Column<'_>],
+    local: Option<&[OwnedValue]>,
+) -> Result<Attempt> {
+    let incoming = |which: &[usize]| -> Vec<Value<'_>> {
+        which.iter().filter_map(|i| columns[*i].incoming).collect()
+    };
+    let result = match action {
+        Action::Delete => rows.delete(key),
+        Action::Write(which) => rows.upsert_some(key, which, &incoming(which)),
+        Action::Rebuild { write, keep } => {
+            let local = local.unwrap_or_default();
+            let which: Vec<usize> = write.iter().chain(keep).copied().collect();
+            let mut values = incoming(write);
+            values.extend(keep.iter().map(|i| local[*i].borrow()));
+            rows.conn.execute_batch("SAVEPOINT rebuild")?;
+            let done = rows
+                .delete(key)
+                .and_then(|()| rows.upsert_some(key, &which, &values));
+            if done.is_err() {
+                rows.conn.execute_batch("ROLLBACK TO rebuild")?;
+            }
+            rows.conn.execute_batch("RELEASE rebuild")?;
+            done
+        }
+        Action::Nothing | Action::VersionOnly => Ok(()),
+    };
+    match result {
+        Ok(()) => Ok(Attempt::Done),
+        Err(e) if is_unique_violation(&e) && !rows.table.schema.unique.is_empty() => {
+            Ok(Attempt::Collides)
+        }
+        Err(e) if is_constraint(&e) => Ok(Attempt::Unfit(e.to_string())),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// All values of the row after `action`.
+fn final_values(
+    table: &Table,
+    action: &Action,
+    columns: &[Column<'_>],
+    local: Option<&[OwnedValue]>,
+) -> Vec<OwnedValue> {
+    let mut values: Vec<OwnedValue> = table
+        .schema
+        .columns
+        .iter()
+        .map(|c| c.default.clone())
+        .collect();
+    let keeps = |i: usize| match action {
+        Action::Rebuild { keep, .. } => keep.contains(&i),
+        _ => true,
+    };
+    if let Some(local) = local {
+        (0..values.len())
+            .filter(|i| keeps(*i))
+            .for_each(|i| values[i] = local[i].clone());
+    }
+    if let Action::Write(write) | Action::Rebuild { write, .. } = action {
+        for i in write {
+            if let Some(value) = columns[*i].incoming {
+                values[*i] = value.to_owned();
+            }
+        }
+    }
+    values
+}

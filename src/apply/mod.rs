@@ -1,0 +1,210 @@
+//! Incoming: from frames to rows, by versions alone.
+//!
+//! [`Database::apply`] takes messages of one stream and, in one short transaction, captures what
+//! the application did so far, joins each row with what is here ([`crate::model::merge`]) and
+//! stores the position. Nothing stops it: what does not fit the schema is held
+//! ([`held`]), what is no frame is put in quarantine, what collides in a UNIQUE index is displaced
+//! ([`unique`]), what is too large for one message is put together ([`parts`]).
+
+use std::sync::Arc;
+
+use rusqlite::params;
+
+use crate::capture::{Captured, Frames};
+use crate::database::table::Table;
+use crate::database::{Database, Result, TIME_BOX};
+use crate::model::cbor;
+use crate::model::frame::{Frame, Row, TableRows};
+
+mod fast;
+pub mod held;
+mod join;
+mod parts;
+mod positions;
+mod unique;
+
+pub(crate) use held::Place;
+pub(crate) use join::Incoming;
+pub use positions::{Position, Positions};
+pub(crate) use unique::highest_displaced;
+
+/// A message of a stream, decoded.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    pub seq: u64,
+    /// `Nats-Msg-Id`.
+    pub id: &'a str,
+    pub content: Content<'a>,
+}
+
+#[derive(Debug)]
+pub enum Content<'a> {
+    /// Published by this process from this database: every row of it is here.
+    Own,
+    Frame(Frame<'a>),
+    /// Not a frame that this release knows.
+    Bad {
+        reason: String,
+        data: &'a [u8],
+    },
+}
+
+/// What [`Database::apply`] did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// How many of the messages are done.
+    pub messages: usize,
+    /// Rows whose content or version changed here.
+    pub rows: usize,
+    /// Local changes found on the way.
+    pub captured: Captured,
+}
+
+impl Database {
+    /// Applies messages of `stream`, in order, as many as fit in one short transaction but at least
+    /// one, unless local changes take all the time: then none is done, and the call is to be
+    /// repeated.
+    pub fn apply(&mut self, stream: &str, arrived: &[Arrived<'_>]) -> Result<Applied> {
+        self.write(|db| {
+            let mut applied = Applied::default();
+            if !db.capture_inside(&mut applied.captured)? {
+                return Ok(applied);
+            }
+            let began = db.clock.uptime();
+            let mut frames = Frames::new(db);
+            for message in arrived {
+                applied.rows += db.apply_message(stream, message, &mut frames)?;
+                applied.messages += 1;
+                if db.clock.uptime() - began >= TIME_BOX {
+                    break;
+                }
+            }
+            if let Some(last) = arrived.get(applied.messages.wrapping_sub(1)) {
+                let known = db.position(stream);
+                db.move_position(
+                    stream,
+                    Position {
+                        seq: last.seq,
+                        id: last.id.into(),
+                        ..known
+                    },
+                );
+            }
+            db.store_positions()?;
+            applied.captured.frames.append(&mut frames.finish());
+            Ok(applied)
+        })
+    }
+
+    fn apply_message(
+        &mut self,
+        stream: &str,
+        message: &Arrived<'_>,
+        frames: &mut Frames,
+    ) -> Result<usize> {
+        match &message.content {
+            Content::Own => Ok(0),
+            Content::Frame(Frame::Rows { nodes, tables }) => self.apply_rows(nodes, tables, frames),
+            Content::Frame(Frame::Part(part)) => self.take_part(stream, message.seq, part, frames),
+            Content::Bad { reason, data } => {
+                self.quarantine(stream, message.seq, reason, data)?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// Keeps a message that cannot be read, for a later release or a person to look at.
+    fn quarantine(&mut self, stream: &str, seq: u64, reason: &str, data: &[u8]) -> Result<()> {
+        log::error!("message {seq} of {stream} is put in quarantine: {reason}");
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___quarantine(stream, seq, at_ms, reason, data)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                stream,
+                seq as i64,
+                self.clock.now_ms(),
+                reason,
+                data
+            ])?;
+        Ok(())
+    }
+
+    /// Messages in quarantine.
+    pub fn quarantined(&self) -> Result<u64> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT count(*) FROM __harmonylite___quarantine")?
+            .query_row([], |r| r.get(0))?)
+    }
+
+    fn apply_rows(
+        &mut self,
+        nodes: &[u64],
+        tables: &[TableRows<'_>],
+        frames: &mut Frames,
+    ) -> Result<usize> {
+        let mut changed = 0;
+        for incoming in tables {
+            let shape = held::shape_of_frame(&incoming.key);
+            let name = incoming.name.to_ascii_lowercase();
+            let known = self.catalog.by_name.get(&name).cloned();
+            match known.filter(|t| held::shape_of_table(t) == shape) {
+                Some(table) => changed += self.apply_table(&table, nodes, incoming, frames)?,
+                None => self.hold_rows(nodes, incoming, &shape)?,
+            }
+        }
+        Ok(changed)
+    }
+
+    fn apply_table(
+        &mut self,
+        table: &Arc<Table>,
+        nodes: &[u64],
+        incoming: &TableRows<'_>,
+        frames: &mut Frames,
+    ) -> Result<usize> {
+        let plain = self.is_plain(table, &incoming.columns);
+        let (mut rows, mut row) = (incoming.rows(nodes), Row::default());
+        let mut changed = 0;
+        // Decoded from end to end before: an error here is the end of the rows.
+        let mut more = rows.next(&mut row).unwrap_or(false);
+        while more {
+            if plain {
+                let (done, next) = self.apply_plain(table, &mut rows, &mut row)?;
+                changed += done;
+                more = next;
+            }
+            if more {
+                changed += usize::from(self.apply_joined(table, incoming, &row, frames)?);
+                more = rows.next(&mut row).unwrap_or(false);
+            }
+        }
+        Ok(changed)
+    }
+
+    /// One row, the general way.
+    fn apply_joined(
+        &mut self,
+        table: &Arc<Table>,
+        frame: &TableRows<'_>,
+        row: &Row<'_>,
+        frames: &mut Frames,
+    ) -> Result<bool> {
+        let key = &row.values[..frame.key.len()];
+        let key_bytes = cbor::key_bytes(key.iter().copied());
+        if let Some(before) = self.catalog.comparing.get(&table.id).map(|c| c.before) {
+            self.compare_key(table, &key_bytes, before, frames)?;
+        }
+        let mut incoming = Incoming::from_frame(row, &frame.columns);
+        let name = table.name().to_ascii_lowercase();
+        if self.catalog.held.contains(&name) {
+            self.add_held(&mut incoming, table, &key_bytes)?;
+        }
+        self.join_row(table, key, &key_bytes, incoming, frames)
+    }
+}
+
+#[cfg(test)]
+mod tests;

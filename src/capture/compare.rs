@@ -1,0 +1,109 @@
+//! Finds changes by comparison, for tables whose triggers were not in place for a while.
+//!
+//! Triggers go missing when a table is rebuilt (the 12 steps of
+//! <https://www.sqlite.org/lang_altertable.html#otheralter>), before installation, and in the moment
+//! between CREATE TABLE and our noticing. Row against version: without a version, or with another
+//! hash, it changed; a live version without a row was deleted. A large table is walked through in
+//! short steps; what happens to rows in the meantime is in the raw log as usual.
+
+use std::sync::Arc;
+
+use crate::capture::{Frames, Recorder, Why};
+use crate::database::rows::Rows;
+use crate::database::table::Table;
+use crate::database::{Compare, Database, Phase, Result, TIME_BOX, values};
+use crate::model::cbor;
+use crate::model::value::{OwnedValue, Value};
+
+/// Keys looked at between two looks at the clock.
+const STEP: usize = 128;
+
+impl Database {
+    /// Goes on with the comparisons under way, for one time box. Returns how many rows changed.
+    pub(crate) fn compare_some(&mut self, frames: &mut Frames) -> Result<usize> {
+        let began = self.clock.uptime();
+        let mut changes = 0;
+        while let Some(id) = self.catalog.comparing.keys().min().copied() {
+            match self.catalog.by_id.get(&id).cloned() {
+                Some(table) => changes += self.compare_step(&table, frames)?,
+                None => self.set_compare(id, None)?,
+            }
+            if self.clock.uptime() - began >= TIME_BOX {
+                break;
+            }
+        }
+        Ok(changes)
+    }
+
+    fn compare_step(&mut self, table: &Arc<Table>, frames: &mut Frames) -> Result<usize> {
+        let compare = self.catalog.comparing[&table.id].clone();
+        let keys = self.next_keys(table, &compare)?;
+        let mut changes = 0;
+        for key in &keys {
+            changes += usize::from(self.compare_key(table, key, compare.before, frames)?);
+        }
+        let next = match (keys.len() == STEP, compare.phase) {
+            (true, _) => Some(Compare {
+                after: keys.last().cloned(),
+                ..compare
+            }),
+            (false, Phase::Rows) => Some(Compare {
+                phase: Phase::Versions,
+                after: None,
+                ..compare
+            }),
+            (false, Phase::Versions) => None,
+        };
+        self.set_compare(table.id, next)?;
+        Ok(changes)
+    }
+
+    /// Compares one row, as the walk would.
+    pub(crate) fn compare_key(
+        &mut self,
+        table: &Arc<Table>,
+        key_bytes: &[u8],
+        before: bool,
+        frames: &mut Frames,
+    ) -> Result<bool> {
+        let key = cbor::key_values(key_bytes)?;
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let time_ms = self.stamp_time(self.clock.now_ms())?;
+        let mut rows = Rows::new(&self.conn, table)?;
+        let unknown = before && rows.version(&self.sites, &key)?.is_none();
+        let mut recorder = Recorder {
+            sites: &mut self.sites,
+            frames,
+            node: self.node,
+            comparing: false,
+            displaced: self.catalog.displaced.contains(&table.id),
+            publish: self.settings.publish,
+        };
+        let why = if unknown { Why::Before } else { Why::Compared };
+        recorder.record(&mut rows, &key, key_bytes, why, time_ms)
+    }
+
+    /// The next keys of the phase, in key order. Rows with NULL in the key are passed over.
+    fn next_keys(&self, table: &Table, compare: &Compare) -> Result<Vec<Vec<u8>>> {
+        let from_start = compare.after.is_none();
+        let text = match compare.phase {
+            Phase::Rows => table.scan_keys(from_start, STEP),
+            Phase::Versions => table.scan_versions(from_start, STEP),
+        };
+        let mut statement = self.conn.prepare_cached(&text)?;
+        let after = compare
+            .after
+            .as_deref()
+            .map(cbor::key_values)
+            .transpose()?
+            .unwrap_or_default();
+        let mut rows = statement.query(rusqlite::params_from_iter(after))?;
+        let mut keys = Vec::new();
+        while let Some(row) = rows.next()? {
+            keys.push(cbor::key_bytes(
+                (0..table.key_len()).map(|i| values::column(row, i)),
+            ));
+        }
+        Ok(keys)
+    }
+}

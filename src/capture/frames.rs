@@ -1,0 +1,108 @@
+//! The frames of one transaction: rows collected by shard.
+
+use crate::database::Database;
+use crate::database::table::Table;
+use crate::model::frame::FrameBuilder;
+use crate::model::shard::shard;
+use crate::model::value::Value;
+use crate::model::version::Version;
+
+/// A frame to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The transaction whose marks it covers.
+    pub at: i64,
+    /// From 1.
+    pub shard: u32,
+    /// The frame, not yet compressed.
+    pub raw: Vec<u8>,
+}
+
+/// Rows on their way into frames.
+pub(crate) struct Frames {
+    /// Number of the transaction.
+    pub at: i64,
+    /// Whether rows are encoded at all.
+    pub encode: bool,
+    shards: Vec<FrameBuilder>,
+    limit: usize,
+    done: Vec<Outgoing>,
+}
+
+impl Frames {
+    /// For a new transaction, which gets its number here.
+    pub fn new(db: &mut Database) -> Self {
+        let encode = db.marks.live && db.settings.publish;
+        Frames::numbered(db, encode)
+    }
+
+    pub fn numbered(db: &mut Database, encode: bool) -> Self {
+        Frames {
+            at: db.reservation.number(),
+            encode,
+            shards: (0..db.settings.shards)
+                .map(|_| FrameBuilder::default())
+                .collect(),
+            limit: db.settings.max_transaction_bytes,
+            done: Vec::new(),
+        }
+    }
+
+    pub fn upsert<'v>(
+        &mut self,
+        table: &Table,
+        key: &[u8],
+        version: Version,
+        exceptions: &[(usize, Version)],
+        values: impl ExactSizeIterator<Item = Value<'v>>,
+    ) {
+        let shard = self.shard(table, key);
+        self.shards[shard].upsert(&table.header, version, exceptions, values);
+        self.cut(shard);
+    }
+
+    pub fn delete<'v>(
+        &mut self,
+        table: &Table,
+        key: &[u8],
+        version: Version,
+        values: impl ExactSizeIterator<Item = Value<'v>>,
+    ) {
+        let shard = self.shard(table, key);
+        self.shards[shard].delete(&table.header, version, values);
+        self.cut(shard);
+    }
+
+    /// Bytes collected in all shards and not yet cut.
+    pub fn bytes(&self) -> usize {
+        self.done.iter().map(|f| f.raw.len()).sum::<usize>()
+            + self.shards.iter().map(FrameBuilder::len).sum::<usize>()
+    }
+
+    fn shard(&self, table: &Table, key: &[u8]) -> usize {
+        shard(table.name(), key, self.shards.len() as u32) as usize - 1
+    }
+
+    fn cut(&mut self, shard: usize) {
+        if self.shards[shard].len() >= self.limit {
+            self.close(shard);
+        }
+    }
+
+    fn close(&mut self, shard: usize) {
+        let builder = std::mem::take(&mut self.shards[shard]);
+        if !builder.is_empty() {
+            let raw = builder.finish();
+            self.done.push(Outgoing {
+                at: self.at,
+                shard: shard as u32 + 1,
+                raw,
+            });
+        }
+    }
+
+    pub fn finish(mut self) -> Vec<Outgoing> {
+        (0..self.shards.len()).for_each(|s| self.close(s));
+        self.done
+    }
+}

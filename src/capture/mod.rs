@@ -1,0 +1,247 @@
+//! Outgoing: from what the application did to versions, marks and frames.
+//!
+//! The triggers note keys in the raw log. [`Database::capture`] reads them, reads what those rows
+//! *are* by now, gives them versions, marks them unsent and empties the log, all in one
+//! transaction: a crash leaves either the log or the marks, never neither. The rows come out
+//! encoded, for the publisher; when nobody can send just now, marks alone are kept and
+//! [`Database::backlog`] encodes later.
+//!
+//! An entry that cannot be handled is set aside, counted and named; the rest goes on.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use crate::database::rows::Rows;
+use crate::database::table::Table;
+use crate::database::{Database, Result, TIME_BOX, triggers, values};
+use crate::model::cbor;
+use crate::model::value::Value;
+
+mod compare;
+mod frames;
+mod record;
+mod unsent;
+
+pub(crate) use frames::Frames;
+pub use frames::Outgoing;
+pub(crate) use record::{Recorder, Why, is_late};
+pub use unsent::Marks;
+
+/// What one capture found.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// To be published; empty while the publisher is not live.
+    pub frames: Vec<Outgoing>,
+    /// Rows that got a version.
+    pub changes: usize,
+    /// There is more to do: call again.
+    pub more: bool,
+}
+
+/// A key of the raw log, its newest entry.
+#[derive(Clone)]
+struct Touched {
+    key: Vec<u8>,
+    why: Why,
+    time_ms: i64,
+}
+
+/// Touched keys, by table.
+type Batch = Vec<(Arc<Table>, Vec<Touched>)>;
+
+impl Database {
+    /// Captures what was committed, as much as fits in one short transaction.
+    pub fn capture(&mut self) -> Result<Captured> {
+        self.write(|db| {
+            let mut captured = Captured::default();
+            db.capture_inside(&mut captured)?;
+            Ok(captured)
+        })
+    }
+
+    /// The same inside a transaction. True if the raw log is empty now.
+    pub(crate) fn capture_inside(&mut self, captured: &mut Captured) -> Result<bool> {
+        let began = self.clock.uptime();
+        self.note_data_version()?;
+        self.refresh_catalog()?;
+        self.clear_marks()?;
+        let mut frames = Frames::new(self);
+        let mut emptied = false;
+        while !emptied {
+            let Some((batch, last)) = self.read_log()? else {
+                emptied = true;
+                break;
+            };
+            let set = self.settings.scan_max_changes;
+            captured.changes += self.record_batch(&batch, &mut frames)?;
+            emptied = self.drop_log(last.id, last.entries < set)?;
+            if self.clock.uptime() - began >= TIME_BOX {
+                break;
+            }
+        }
+        let time_left = self.clock.uptime() - began < TIME_BOX;
+        if emptied && time_left && !self.catalog.comparing.is_empty() {
+            captured.changes += self.compare_some(&mut frames)?;
+        }
+        if emptied && self.catalog.retry_held.is_some() {
+            self.retry_held(&mut frames)?;
+        }
+        let waiting = !self.catalog.comparing.is_empty() || self.catalog.retry_held.is_some();
+        captured.more = !emptied || waiting;
+        captured.frames.append(&mut frames.finish());
+        Ok(emptied)
+    }
+
+    /// The next entries of the log, newest per key. None if there are none.
+    fn read_log(&mut self) -> Result<Option<(Batch, LogEnd)>> {
+        let keys: Vec<String> = (1..=self.catalog.log_keys)
+            .map(|i| format!("k{i}"))
+            .collect();
+        let text = format!(
+            "SELECT id, table_id, kind, created_at, {} FROM {} ORDER BY id LIMIT {}",
+            keys.join(", "),
+            triggers::LOG,
+            self.settings.scan_max_changes
+        );
+        let mut statement = self.conn.prepare_cached(&text)?;
+        let mut rows = statement.query([])?;
+        let mut places: HashMap<(i64, Vec<u8>), (usize, usize)> = HashMap::new();
+        let mut batch: Batch = Vec::new();
+        let mut end = LogEnd { id: 0, entries: 0 };
+        let mut aside: HashMap<String, usize> = HashMap::new();
+        while let Some(row) = rows.next()? {
+            (end.id, end.entries) = (row.get(0)?, end.entries + 1);
+            let id: i64 = row.get(1)?;
+            let Some(table) = self.catalog.by_id.get(&id) else {
+                *aside
+                    .entry(format!("table number {id}, which is gone"))
+                    .or_default() += 1;
+                continue;
+            };
+            let key = (0..table.key_len()).map(|i| values::column(row, 4 + i));
+            if key.clone().any(|v| v.is_null()) {
+                *aside
+                    .entry(format!("table {}: NULL in the key", table.name()))
+                    .or_default() += 1;
+                continue;
+            }
+            let why = if row.get::<_, i64>(2)? == triggers::MAYBE {
+                Why::Maybe
+            } else {
+                Why::Real
+            };
+            let time_ms = self.stamp_time(row.get(3).unwrap_or(0))?;
+            let key = cbor::key_bytes(key);
+            match places.entry((id, key)) {
+                Entry::Occupied(place) => {
+                    let (table, touched) = *place.get();
+                    let known = &mut batch[table].1[touched];
+                    known.time_ms = known.time_ms.max(time_ms);
+                    known.why = known.why.max(why);
+                }
+                Entry::Vacant(place) => {
+                    let at = batch
+                        .iter()
+                        .position(|(t, _)| t.id == id)
+                        .unwrap_or_else(|| {
+                            batch.push((table.clone(), Vec::new()));
+                            batch.len() - 1
+                        });
+                    let key = place.key().1.clone();
+                    place.insert((at, batch[at].1.len()));
+                    batch[at].1.push(Touched { key, why, time_ms });
+                }
+            }
+        }
+        drop(rows);
+        drop(statement);
+        for (what, count) in aside {
+            log::warn!("set aside {count} change(s) that cannot be replicated ({what})");
+            self.marks.set_aside += count as u64;
+        }
+        Ok((end.entries > 0).then_some((batch, end)))
+    }
+
+    fn record_batch(&mut self, batch: &Batch, frames: &mut Frames) -> Result<usize> {
+        let mut changes = 0;
+        for (table, touched) in batch {
+            let written = self.record_table(table, touched, frames)?;
+            changes += written.len();
+            if self.catalog.displaced.contains(&table.id) {
+                let hidden = self.delete_hidden(table, &written, frames)?;
+                changes += hidden.len();
+                let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
+                self.settle_local(table, &keys)?;
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Gives the touched rows of a table their versions; returns those that changed.
+    fn record_table(
+        &mut self,
+        table: &Table,
+        touched: &[Touched],
+        frames: &mut Frames,
+    ) -> Result<Vec<Touched>> {
+        let mut rows = Rows::new(&self.conn, table)?;
+        let mut recorder = Recorder {
+            sites: &mut self.sites,
+            frames,
+            node: self.node,
+            comparing: self.catalog.comparing.contains_key(&table.id),
+            displaced: self.catalog.displaced.contains(&table.id),
+            publish: self.settings.publish,
+        };
+        let mut written = Vec::new();
+        for entry in touched {
+            let key = cbor::key_values(&entry.key)?;
+            let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
+            if recorder.record(&mut rows, &key, &entry.key, entry.why, entry.time_ms)? {
+                written.push(entry.clone());
+            }
+        }
+        Ok(written)
+    }
+
+    /// Rows that only a row now deleted by the application kept out of the table are deleted, too:
+    /// for the user they were the same thing. An eviction by REPLACE means nothing of the kind.
+    fn delete_hidden(
+        &mut self,
+        table: &Arc<Table>,
+        written: &[Touched],
+        frames: &mut Frames,
+    ) -> Result<Vec<Touched>> {
+        let mut hidden = Vec::new();
+        for entry in written.iter().filter(|t| t.why == Why::Real) {
+            let key = cbor::key_values(&entry.key)?;
+            let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
+            if !Rows::new(&self.conn, table)?.exists(&key)? {
+                for key in self.hidden_only_by(table, &entry.key)? {
+                    hidden.push(Touched {
+                        key,
+                        ..entry.clone()
+                    });
+                }
+            }
+        }
+        self.record_table(table, &hidden, frames)
+    }
+
+    /// Deletes captured entries. True if the log is empty now.
+    fn drop_log(&mut self, last: i64, all: bool) -> Result<bool> {
+        let delete = format!("DELETE FROM {} WHERE id <= ?1", triggers::LOG);
+        self.conn.prepare_cached(&delete)?.execute([last])?;
+        Ok(all)
+    }
+}
+
+/// Where a batch ends in the raw log.
+struct LogEnd {
+    id: i64,
+    entries: usize,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! Gives one local change its version.
+
+use rusqlite::params;
+
+use crate::apply;
+use crate::capture::Frames;
+use crate::database::rows::{Rows, Stored, row_values};
+use crate::database::sites::Sites;
+use crate::database::table::Table;
+use crate::database::{Result, values};
+use crate::model::merge::{Exceptions, FLOOR, State};
+use crate::model::value::Value;
+use crate::model::version::{HLC_BEFORE, Version, stamp};
+
+/// Why a row is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Why {
+    /// A REPLACE may have evicted it.
+    Maybe,
+    /// Found different from its version, or without one, by comparison.
+    Compared,
+    /// It was there before HarmonyLite was.
+    Before,
+    /// A trigger saw it change.
+    Real,
+}
+
+/// Writes versions, marks and frames of local changes.
+pub(crate) struct Recorder<'a> {
+    pub sites: &'a mut Sites,
+    pub frames: &'a mut Frames,
+    pub node: u64,
+    /// Some rows of the table may have no version yet.
+    pub comparing: bool,
+    /// Some rows of the table may be displaced: live by version, but not in the table.
+    pub displaced: bool,
+    pub publish: bool,
+}
+
+impl Recorder<'_> {
+    /// Looks at the row with this key and gives it a version if it changed. True if it did.
+    pub fn record(
+        &mut self,
+        rows: &mut Rows<'_>,
+        key: &[Value<'_>],
+        key_bytes: &[u8],
+        why: Why,
+        time_ms: i64,
+    ) -> Result<bool> {
+        let stored = rows.version(self.sites, key)?;
+        let is_recorded = |s: &Stored| s.at == self.frames.at && s.state.version.node == self.node;
+        if stored.as_ref().is_some_and(is_recorded) && why != Why::Real {
+            return Ok(false);
+        }
+        let table = rows.table;
+        let mut previous = stored.as_ref().map_or(0, |s| s.state.version.hlc);
+        if self.displaced
+            && let Some(values) = rows.owned_row(key)?
+        {
+            let hidden = apply::highest_displaced(rows, self.sites, &values, key_bytes)?;
+            previous = previous.max(hidden);
+        }
+        let hlc = if why == Why::Before {
+            HLC_BEFORE
+        } else {
+            stamp(time_ms, previous)
+        };
+        let version = Version {
+            hlc,
+            node: self.node,
+        };
+        let Some(mut new) = self.look(rows, key, key_bytes, why, version, stored.as_ref())? else {
+            return Ok(false);
+        };
+        new.at = self.frames.at;
+        rows.put_version(self.sites, key, &new)?;
+        if self.publish {
+            self.mark(rows, table, key_bytes, stored.as_ref())?;
+        }
+        Ok(true)
+    }
+
+    /// What is to be stored about the row now; none if nothing changed. Encodes it, too.
+    fn look(
+        &mut self,
+        rows: &mut Rows<'_>,
+        key: &[Value<'_>],
+        key_bytes: &[u8],
+        why: Why,
+        version: Version,
+        stored: Option<&Stored>,
+    ) -> Result<Option<Stored>> {
+        let table = rows.table;
+        let count = table.schema.columns.len();
+        let frames = &mut *self.frames;
+        let found = rows.row(key, |row| {
+            let values = || row_values(row, count);
+            let live = stored.filter(|s| !s.state.deleted);
+            let hash = table.content_hash(values());
+            let same = || live.is_some_and(|s| s.hash == hash);
+            let unchanged = match why {
+                Why::Maybe => true,
+                Why::Compared => same(),
+                Why::Before => live.is_some(),
+                Why::Real => false,
+            };
+            if unchanged {
+                return None;
+            }
+            let exceptions = exceptions(table, stored, |i| values::column(row, i));
+            if frames.encode {
+                let indexed = indexed(table, &exceptions);
+                frames.upsert(table, key_bytes, version, &indexed, values());
+            }
+            let state = State {
+                version,
+                deleted: false,
+                exceptions,
+            };
+            Some(Stored { state, at: 0, hash })
+        })?;
+        match found {
+            Some(changed) => Ok(changed),
+            None if self.is_deletion(rows, key_bytes, why, stored)? => {
+                if self.frames.encode {
+                    self.frames
+                        .delete(table, key_bytes, version, key.iter().copied());
+                }
+                let state = State {
+                    version,
+                    deleted: true,
+                    exceptions: Exceptions::new(),
+                };
+                Ok(Some(Stored {
+                    state,
+                    at: 0,
+                    hash: 0,
+                }))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The row is not in the table: was it deleted?
+    fn is_deletion(
+        &self,
+        rows: &Rows<'_>,
+        key_bytes: &[u8],
+        why: Why,
+        stored: Option<&Stored>,
+    ) -> Result<bool> {
+        match stored {
+            Some(stored) if stored.state.deleted => Ok(false),
+            Some(_) if why != Why::Real && self.displaced => {
+                let mut displaced = rows.conn.prepare_cached(
+                    "SELECT 1 FROM __harmonylite___displaced WHERE table_id = ?1 AND key = ?2",
+                )?;
+                Ok(!displaced.exists(params![rows.table.id, key_bytes])?)
+            }
+            Some(_) => Ok(true),
+            // Inserted and deleted since the last capture: nobody else knows the row. While the
+            // rows that were there before have no versions yet, it may have been one of those.
+            None => Ok(self.comparing && why == Why::Real),
+        }
+    }
+
+    /// Marks the row unsent under this transaction, and takes back the mark of an earlier one.
+    fn mark(
+        &self,
+        rows: &Rows<'_>,
+        table: &Table,
+        key_bytes: &[u8],
+        stored: Option<&Stored>,
+    ) -> Result<()> {
+        if let Some(before) = stored.filter(|s| s.at != self.frames.at) {
+            rows.conn
+                .prepare_cached(
+                    "DELETE FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
+                )?
+                .execute(params![before.at, table.id, key_bytes])?;
+        }
+        rows.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![self.frames.at, table.id, key_bytes])?;
+        Ok(())
+    }
+}
+
+/// A local write is a write of the whole row, but for columns that were added since and still have
+/// their default: what others wrote there must not be overwritten by it.
+fn exceptions<'v>(
+    table: &Table,
+    stored: Option<&Stored>,
+    value: impl Fn(usize) -> Value<'v>,
+) -> Exceptions {
+    let mut exceptions = Exceptions::new();
+    let Some(stored) = stored else {
+        return exceptions;
+    };
+    let floor = stored.state.floor();
+    if floor != Version::NEVER {
+        exceptions.insert(FLOOR.to_owned(), floor);
+    }
+    if table.has_late_columns() {
+        for (i, column) in table.schema.columns.iter().enumerate() {
+            let never = is_late(table, stored, i);
+            if never && value(i).same(&column.default.borrow()) {
+                exceptions.insert(column.lower.clone(), Version::NEVER);
+            }
+        }
+    }
+    exceptions
+}
+
+/// Whether the column has no version in this row: it was added after the row's version was learnt,
+/// or no version that is known carried it.
+pub(crate) fn is_late(table: &Table, stored: &Stored, column: usize) -> bool {
+    let lower = &table.schema.columns[column].lower;
+    stored.at < table.born[column]
+        || (!stored.state.deleted && stored.state.column(lower) == Version::NEVER)
+}
+
+/// Exceptions by column index, as frames name them.
+pub(crate) fn indexed(table: &Table, exceptions: &Exceptions) -> Vec<(usize, Version)> {
+    let columns = &table.schema.columns;
+    let index = |name: &String| match name.as_str() {
+        FLOOR => Some(columns.len()),
+        name => columns.iter().position(|c| c.lower == name),
+    };
+    exceptions
+        .iter()
+        .filter_map(|(name, v)| Some((index(name)?, *v)))
+        .collect()
+}

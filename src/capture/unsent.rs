@@ -1,0 +1,177 @@
+//! Marks: rows whose version no stream has acknowledged yet.
+//!
+//! A mark is (transaction number, table, key). Acknowledged transactions are cleared all at once,
+//! and not before the next write that happens anyway or a pause: a mark that outlives its
+//! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
+
+use rusqlite::params;
+
+use crate::capture::record::indexed;
+use crate::capture::{Frames, Outgoing};
+use crate::database::rows::{Rows, row_values};
+use crate::database::table::Table;
+use crate::database::{Database, Result};
+use crate::model::cbor;
+use crate::model::value::{OwnedValue, Value};
+
+/// What is known about marks beyond the table.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// Whether captured rows are encoded for the publisher at once.
+    pub(crate) live: bool,
+    /// Every transaction up to here is acknowledged; marks not yet cleared.
+    acknowledged: Option<i64>,
+    /// Changes that could not be captured since the start.
+    pub set_aside: u64,
+}
+
+impl Database {
+    /// The publisher does not want rows any more; it will come for the marks.
+    pub fn stop_live(&mut self) {
+        self.marks.live = false;
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.marks.live
+    }
+
+    /// Every frame of the transactions up to `at` is acknowledged.
+    pub fn acknowledged(&mut self, at: i64) {
+        self.marks.acknowledged = self.marks.acknowledged.max(Some(at));
+    }
+
+    /// Whether marks wait to be cleared.
+    pub fn has_acknowledged(&self) -> bool {
+        self.marks.acknowledged.is_some()
+    }
+
+    /// Clears acknowledged marks now. For a pause; otherwise a capture does it by the way.
+    pub fn flush_marks(&mut self) -> Result<()> {
+        if self.marks.acknowledged.is_none() {
+            return Ok(());
+        }
+        self.write(|db| db.clear_marks())
+    }
+
+    /// Inside a transaction; if that fails, the marks are published once more, which is harmless.
+    pub(crate) fn clear_marks(&mut self) -> Result<()> {
+        if let Some(at) = self.marks.acknowledged.take() {
+            self.conn
+                .prepare_cached("DELETE FROM __harmonylite___unsent WHERE at <= ?1")?
+                .execute([at])?;
+        }
+        Ok(())
+    }
+
+    /// Number of marks.
+    pub fn unsent(&self) -> Result<u64> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT count(*) FROM __harmonylite___unsent")?
+            .query_row([], |r| r.get(0))?)
+    }
+
+    /// Encodes marked rows as they are now, in the order of their transactions, up to about `limit`
+    /// bytes. With nothing left to encode, captures are live from here on.
+    ///
+    /// To be called only while nothing is in flight. Frames carry the last transaction they cover.
+    pub fn backlog(&mut self, limit: usize) -> Result<Vec<Outgoing>> {
+        self.write(|db| {
+            db.refresh_catalog()?;
+            db.clear_marks()?;
+            let mut frames = Frames::numbered(db, true);
+            let last = db.encode_marked(limit, &mut frames)?;
+            db.marks.live = last.is_none();
+            let mut out = frames.finish();
+            out.iter_mut().for_each(|f| f.at = last.unwrap_or_default());
+            if let (Some(last), true) = (last, out.is_empty()) {
+                // All of it was superseded or is gone: nothing to wait for.
+                db.marks.acknowledged = Some(last);
+                db.clear_marks()?;
+                db.marks.live = false;
+                return Ok(vec![]);
+            }
+            Ok(out)
+        })
+    }
+
+    /// Encodes whole transactions until `limit`; returns the last one, none if there was no mark.
+    fn encode_marked(&mut self, limit: usize, frames: &mut Frames) -> Result<Option<i64>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT at, table_id, key FROM __harmonylite___unsent ORDER BY at, table_id",
+        )?;
+        let mut marks = statement.query([])?;
+        let mut last = None;
+        let mut open: Option<Rows<'_>> = None;
+        while let Some(mark) = marks.next()? {
+            let (at, id): (i64, i64) = (mark.get(0)?, mark.get(1)?);
+            if last.is_some_and(|l| l != at) && frames.bytes() >= limit {
+                break;
+            }
+            last = Some(at);
+            let Some(table) = self.catalog.by_id.get(&id) else {
+                continue;
+            };
+            let key_bytes = mark.get_ref(2)?.as_blob().unwrap_or_default();
+            let mut rows = match open.take() {
+                Some(rows) if rows.table.id == id => rows,
+                _ => Rows::new(&self.conn, table)?,
+            };
+            self.encode_row(&mut rows, key_bytes, at, frames)?;
+            open = Some(rows);
+        }
+        Ok(last)
+    }
+
+    /// Encodes one row marked by transaction `at` with the version it has. If it learnt that one
+    /// later, there is another mark for it, or it came from a stream.
+    fn encode_row(
+        &self,
+        rows: &mut Rows<'_>,
+        key_bytes: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let key = cbor::key_values(key_bytes)?;
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let Some(stored) = rows.version(&self.sites, &key)? else {
+            return Ok(());
+        };
+        if stored.at > at {
+            return Ok(());
+        }
+        let (table, version) = (rows.table, stored.state.version);
+        if stored.state.deleted {
+            frames.delete(table, key_bytes, version, key.iter().copied());
+            return Ok(());
+        }
+        let exceptions = indexed(table, &stored.state.exceptions);
+        let count = table.schema.columns.len();
+        let written = rows.row(&key, |row| {
+            frames.upsert(
+                table,
+                key_bytes,
+                version,
+                &exceptions,
+                row_values(row, count),
+            );
+        })?;
+        if written.is_none()
+            && let Some(values) = self.displaced_row(table, key_bytes)?
+        {
+            let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
+            frames.upsert(table, key_bytes, version, &exceptions, values.into_iter());
+        }
+        Ok(())
+    }
+
+    /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
+    pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![frames.at, table.id, key])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,390 @@
+//! The replicated tables, kept in step with the database's schema.
+//!
+//! Read anew, inside a write transaction, whenever `PRAGMA schema_version` differs from the last
+//! time: new tables get their versions table and triggers, changed ones new triggers. A table whose
+//! triggers were not in place for a while is *compared* with its versions, see
+//! [`crate::capture`]; so is every rowid-keyed table after a VACUUM, which renumbers its rows.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+
+use crate::apply::Place;
+use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::schema::{self, LeftAlone, Schema, quote};
+use crate::database::table::{Shape, Table, create_versions, versions_table};
+use crate::database::{Database, DatabaseError, Result, sql_text, triggers};
+
+/// What is known of the schema.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// By lower-case name.
+    pub by_name: HashMap<String, Arc<Table>>,
+    pub by_id: HashMap<i64, Arc<Table>>,
+    /// Comparisons under way, by table id.
+    pub comparing: HashMap<i64, Compare>,
+    /// Tables (lower case) with something in `___held`.
+    pub held: HashSet<String>,
+    /// Tables (by id) with something in `___displaced`.
+    pub displaced: HashSet<i64>,
+    /// Whether this database is seen for the first time.
+    pub first_time: bool,
+    /// Number of key columns that the raw log has room for.
+    pub log_keys: usize,
+    /// What is held may fit now: to be tried again after this place, or from the start.
+    pub retry_held: Option<Option<Place>>,
+    /// Tables whose UNIQUE indexes changed.
+    resettle: Vec<i64>,
+    left_alone: Vec<LeftAlone>,
+    warned_rowid: HashSet<String>,
+    schema_version: Option<i64>,
+}
+
+/// How far the comparison of a table with its versions has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compare {
+    pub phase: Phase,
+    /// The rows were there before HarmonyLite was: they are given the lowest version.
+    pub before: bool,
+    /// Key (as [`crate::model::cbor::key_bytes`]) up to which the phase is done.
+    pub after: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Looking at rows: are their versions right?
+    Rows,
+    /// Looking at live versions: are their rows there?
+    Versions,
+}
+
+impl Compare {
+    fn start(before: bool) -> Self {
+        Compare {
+            phase: Phase::Rows,
+            before,
+            after: None,
+        }
+    }
+}
+
+impl Catalog {
+    /// To be read anew at the next occasion.
+    pub fn forget(&mut self) {
+        self.schema_version = None;
+    }
+}
+
+impl Database {
+    /// Brings the catalog, our tables and the triggers in step with the schema, if that changed.
+    /// Inside a write transaction.
+    pub(crate) fn refresh_catalog(&mut self) -> Result<()> {
+        let version = self.schema_version()?;
+        if self.catalog.schema_version == Some(version) {
+            return Ok(());
+        }
+        let first_look = self.catalog.schema_version.is_none();
+        let (schemas, left_alone) = schema::read(
+            &self.conn,
+            &*self.settings.selects,
+            self.settings.allow_rowid_tables,
+        )?;
+        if left_alone != self.catalog.left_alone {
+            left_alone
+                .iter()
+                .for_each(|l| log::warn!("table {} is left alone: {}", l.table, l.reason));
+        }
+        let renumbered = self.is_vacuumed(version)?;
+        let previous = std::mem::take(&mut self.catalog);
+        self.catalog = Catalog {
+            first_time: previous.first_time,
+            warned_rowid: previous.warned_rowid,
+            left_alone,
+            log_keys: self.log_keys()?,
+            ..Catalog::default()
+        };
+        let mut triggers = self.installed_triggers()?;
+        for schema in schemas {
+            self.take_in(schema, renumbered, &mut triggers)?;
+        }
+        for name in triggers.keys() {
+            self.conn
+                .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
+        }
+        self.find_set_aside()?;
+        for id in std::mem::take(&mut self.catalog.resettle) {
+            let table = self.catalog.by_id[&id].clone();
+            if self.catalog.displaced.contains(&id) {
+                self.resettle(&table)?;
+            }
+        }
+        if first_look {
+            self.copy_apply_triggers()?;
+        }
+        self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
+        self.note_schema()
+    }
+
+    fn schema_version(&self) -> Result<i64> {
+        Ok(self
+            .conn
+            .prepare_cached("PRAGMA schema_version")?
+            .query_row([], |r| r.get(0))?)
+    }
+
+    /// Remembers the schema as it is now, after our own statements.
+    fn note_schema(&mut self) -> Result<()> {
+        let version = self.schema_version()?;
+        let hash = self.schema_hash()?;
+        if get_meta(&self.conn, "schema_version")? != Some(version) {
+            set_meta(&self.conn, "schema_version", version)?;
+            set_meta(&self.conn, "schema_hash", hash)?;
+        }
+        self.catalog.schema_version = Some(version);
+        Ok(())
+    }
+
+    /// The schema's version moved but its text did not: that is what VACUUM does.
+    fn is_vacuumed(&self, version: i64) -> Result<bool> {
+        let known: Option<i64> = get_meta(&self.conn, "schema_version")?;
+        let hash: Option<i64> = get_meta(&self.conn, "schema_hash")?;
+        Ok(known.is_some_and(|k| k != version) && hash == Some(self.schema_hash()?))
+    }
+
+    fn schema_hash(&self) -> Result<i64> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT coalesce(sql, name) FROM sqlite_schema
+             WHERE name NOT GLOB '__harmonylite__*' ORDER BY type, name",
+        )?;
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            hash.update(row.get_ref(0)?.as_bytes().unwrap_or_default());
+            hash.update(&[0]);
+        }
+        Ok(hash.digest() as i64)
+    }
+
+    fn log_keys(&self) -> Result<usize> {
+        let count: usize = self.conn.query_row(
+            "SELECT count(*) FROM pragma_table_info('__harmonylite___change_log_global')",
+            [],
+            |r| r.get(0),
+        )?;
+        Ok(count.saturating_sub(4))
+    }
+
+    /// Name -> SQL text.
+    fn installed_triggers(&self) -> Result<HashMap<String, String>> {
+        let mut statement = self.conn.prepare(
+            "SELECT name, sql FROM sqlite_schema
+             WHERE type = 'trigger' AND name GLOB '__harmonylite__*'",
+        )?;
+        let all = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        Ok(all.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// One table: number, versions table, triggers. Takes what is right out of `triggers`.
+    fn take_in(
+        &mut self,
+        schema: Schema,
+        renumbered: bool,
+        triggers: &mut HashMap<String, String>,
+    ) -> Result<()> {
+        let name = schema.name.to_ascii_lowercase();
+        if schema.rowid.is_some() && self.catalog.warned_rowid.insert(name.clone()) {
+            log::warn!(
+                "table {} has no primary key and goes by rowid: rows that two nodes insert at the \
+                 same time take each other's place",
+                schema.name
+            );
+        }
+        let (id, born, mut compare) = self.table_number(&schema)?;
+        if renumbered && schema.rowid.is_some() {
+            compare = Some(Compare::start(false));
+        }
+        for k in self.catalog.log_keys + 1..=schema.key_len() {
+            self.conn
+                .execute_batch(&format!("ALTER TABLE {} ADD COLUMN k{k}", triggers::LOG))?;
+            self.catalog.log_keys = k;
+        }
+        if self.set_triggers(id, &schema, triggers)? {
+            let before = compare.is_some_and(|c| c.before);
+            compare = Some(Compare::start(before));
+        }
+        let table = Arc::new(Table::new(id, schema, born));
+        self.set_compare(id, compare)?;
+        self.catalog.by_id.insert(id, table.clone());
+        self.catalog.by_name.insert(name, table);
+        Ok(())
+    }
+
+    /// Finds or makes the table's number and versions table.
+    fn table_number(&mut self, schema: &Schema) -> Result<(i64, Vec<i64>, Option<Compare>)> {
+        let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
+            .conn
+            .prepare_cached(
+                "SELECT id, shape, compare FROM __harmonylite___tables WHERE name = ?1",
+            )?
+            .query_row([&schema.name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+            .optional()?;
+        let key: Vec<_> = schema
+            .key
+            .iter()
+            .map(|k| (k.affinity.to_owned(), k.collation.clone()))
+            .collect();
+        let unique: Vec<String> = schema.unique.iter().map(|u| format!("{u:?}")).collect();
+        if let Some((id, shape, compare)) = stored {
+            let known: Shape = from_cbor(&shape)?;
+            if known.key == key {
+                // A column that was not here before has no version in rows learnt until now.
+                let at = self.reservation.peek_number();
+                let born_of = |lower: &String| {
+                    known
+                        .columns
+                        .iter()
+                        .find(|(c, _)| c == lower)
+                        .map_or(at, |(_, born)| *born)
+                };
+                let born: Vec<i64> = schema.columns.iter().map(|c| born_of(&c.lower)).collect();
+                let columns = schema
+                    .columns
+                    .iter()
+                    .map(|c| c.lower.clone())
+                    .zip(born.clone());
+                let shape = Shape {
+                    key,
+                    columns: columns.collect(),
+                    unique,
+                };
+                if shape.unique != known.unique {
+                    self.catalog.resettle.push(id);
+                }
+                if shape != known {
+                    self.store_shape(id, &shape)?;
+                }
+                let compare = compare.map(|bytes| from_cbor(&bytes)).transpose()?;
+                return Ok((id, born, compare));
+            }
+            log::warn!(
+                "the key of table {} has changed: its versions begin anew",
+                schema.name
+            );
+            self.conn
+                .execute("DELETE FROM __harmonylite___tables WHERE id = ?1", [id])?;
+        }
+        let born = vec![0; schema.columns.len()];
+        let columns = schema
+            .columns
+            .iter()
+            .map(|c| (c.lower.clone(), 0))
+            .collect();
+        self.conn.execute(
+            "INSERT INTO __harmonylite___tables(name) VALUES (?1)",
+            [&schema.name],
+        )?;
+        let id = self.conn.last_insert_rowid();
+        self.store_shape(
+            id,
+            &Shape {
+                key,
+                columns,
+                unique,
+            },
+        )?;
+        let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
+        self.conn.execute_batch(&drop)?;
+        self.conn.execute_batch(&create_versions(schema))?;
+        Ok((id, born, Some(Compare::start(self.catalog.first_time))))
+    }
+
+    fn store_shape(&self, id: i64, shape: &Shape) -> Result<()> {
+        self.conn.execute(
+            "UPDATE __harmonylite___tables SET shape = ?2 WHERE id = ?1",
+            params![id, to_cbor(shape)],
+        )?;
+        Ok(())
+    }
+
+    /// Creates the triggers that are missing or differ. True if there were any.
+    fn set_triggers(
+        &self,
+        id: i64,
+        schema: &Schema,
+        installed: &mut HashMap<String, String>,
+    ) -> Result<bool> {
+        let mut changed = false;
+        for (name, text) in triggers::wanted(id, schema) {
+            match installed.remove(&name) {
+                Some(there) if there == text => continue,
+                Some(_) => self
+                    .conn
+                    .execute_batch(&format!("DROP TRIGGER {}", quote(&name)))?,
+                None => {}
+            }
+            self.conn.execute_batch(&text)?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// Stores how far a comparison has come; none when it is done.
+    pub(crate) fn set_compare(&mut self, id: i64, compare: Option<Compare>) -> Result<()> {
+        self.conn
+            .prepare_cached("UPDATE __harmonylite___tables SET compare = ?2 WHERE id = ?1 AND compare IS NOT ?2")?
+            .execute(params![id, compare.as_ref().map(to_cbor)])?;
+        match compare {
+            Some(compare) => self.catalog.comparing.insert(id, compare),
+            None => self.catalog.comparing.remove(&id),
+        };
+        Ok(())
+    }
+
+    fn find_set_aside(&mut self) -> Result<()> {
+        let mut held = self
+            .conn
+            .prepare_cached("SELECT DISTINCT table_name FROM __harmonylite___held")?;
+        self.catalog.held = held
+            .query_map([], |r| r.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut displaced = self
+            .conn
+            .prepare_cached("SELECT DISTINCT table_id FROM __harmonylite___displaced")?;
+        self.catalog.displaced = displaced
+            .query_map([], |r| r.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Triggers are off on our connection, but those of the temporary schema fire all the same: the
+    /// ones chosen in `apply_triggers` are copied there.
+    fn copy_apply_triggers(&self) -> Result<()> {
+        for name in &self.settings.apply_triggers {
+            let text: Option<String> = self
+                .conn
+                .prepare_cached("SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE")?
+                .query_row([name], |r| r.get(0))
+                .optional()?;
+            let Some(rest) = text.as_deref().and_then(sql_text::after_trigger_name) else {
+                return Err(DatabaseError::NoSuchTrigger(name.clone()));
+            };
+            let own = quote(&format!("apply_{name}"));
+            self.conn.execute_batch(&format!(
+                "DROP TRIGGER IF EXISTS temp.{own}; CREATE TEMP TRIGGER {own} {rest}"
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+fn to_cbor<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(value, &mut bytes).expect("writing to memory does not fail");
+    bytes
+}
+
+fn from_cbor<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
+    ciborium::from_reader(bytes).map_err(|e| DatabaseError::Damaged(e.to_string()))
+}

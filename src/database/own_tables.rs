@@ -1,0 +1,65 @@
+//! The tables of ours in the user's database, other than the versions.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// Number of this layout, in `___meta` under `format`.
+pub const FORMAT: i64 = 1;
+
+/// Created when missing; names and columns as the design's "Tables" gives them.
+pub const CREATE: &str = "
+CREATE TABLE IF NOT EXISTS __harmonylite___change_log_global(
+    id INTEGER PRIMARY KEY, table_id, kind, created_at, k1);
+CREATE TABLE IF NOT EXISTS __harmonylite___tables(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT COLLATE NOCASE UNIQUE, shape BLOB, compare BLOB);
+CREATE TABLE IF NOT EXISTS __harmonylite___sites(site INTEGER PRIMARY KEY, node INTEGER UNIQUE);
+CREATE TABLE IF NOT EXISTS __harmonylite___unsent(
+    at INTEGER, table_id INTEGER, key BLOB, PRIMARY KEY(at, table_id, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___held(
+    table_name TEXT, shape TEXT, key BLOB, column TEXT,
+    hlc INTEGER, site INTEGER, value, reason TEXT,
+    PRIMARY KEY(table_name, shape, key, column)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___displaced(
+    table_id INTEGER, key BLOB, by BLOB, row BLOB, PRIMARY KEY(table_id, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___displaced_by_tuple(
+    table_id INTEGER, tuple INTEGER, key BLOB, PRIMARY KEY(table_id, tuple, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___parts(
+    id BLOB, part INTEGER, count INTEGER, at_ms INTEGER, bytes BLOB,
+    PRIMARY KEY(id, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___quarantine(
+    stream TEXT, seq INTEGER, at_ms INTEGER, reason TEXT, data BLOB,
+    PRIMARY KEY(stream, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___seq_map(
+    stream TEXT PRIMARY KEY, seq INTEGER, id TEXT, created TEXT, gap INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+";
+
+/// A value of `___meta`.
+pub fn get_meta<T: rusqlite::types::FromSql>(
+    conn: &Connection,
+    key: &str,
+) -> rusqlite::Result<Option<T>> {
+    conn.prepare_cached("SELECT value FROM __harmonylite___meta WHERE key = ?1")?
+        .query_row([key], |r| r.get(0))
+        .optional()
+}
+
+pub fn set_meta(conn: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {
+    conn.prepare_cached("REPLACE INTO __harmonylite___meta(key, value) VALUES (?1, ?2)")?
+        .execute(params![key, value])?;
+    Ok(())
+}
+
+/// Removes every trigger and table of ours. Inside a transaction of the caller.
+pub fn drop_all(conn: &Connection) -> rusqlite::Result<usize> {
+    let mut list = conn.prepare(
+        "SELECT type, name FROM sqlite_schema WHERE name GLOB '__harmonylite__*'
+         AND type IN ('trigger', 'table') ORDER BY type DESC",
+    )?;
+    let ours: Vec<(String, String)> = list
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    for (kind, name) in &ours {
+        conn.execute_batch(&format!("DROP {kind} {}", super::schema::quote(name)))?;
+    }
+    Ok(ours.len())
+}

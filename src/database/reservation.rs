@@ -1,0 +1,97 @@
+//! Time and transaction numbers, reserved ahead.
+//!
+//! A power cut may take back the last seconds of what was committed (SQLite in WAL mode with
+//! synchronous=NORMAL), but not what was sent. So that nothing is stamped twice, times and
+//! transaction numbers are used only below a bound that was stored with an fsync first, and a start
+//! that cannot be sure of the last moments continues from the bound.
+
+use rusqlite::Connection;
+
+use crate::clock::Clock;
+use crate::database::own_tables::{get_meta, set_meta};
+
+/// How far ahead time is reserved.
+const TIME_AHEAD_MS: i64 = 60_000;
+
+/// How many transaction numbers are reserved at a time.
+const NUMBERS_AHEAD: i64 = 1 << 16;
+
+#[derive(Debug, Default)]
+pub struct Reservation {
+    /// A time before this is not believed: the machine's clock was ahead of it before.
+    floor_ms: i64,
+    until_ms: i64,
+    next_number: i64,
+    until_number: i64,
+}
+
+impl Reservation {
+    pub fn load(conn: &Connection, clock: &dyn Clock) -> rusqlite::Result<Self> {
+        let get = |key| get_meta::<i64>(conn, key).map(Option::unwrap_or_default);
+        let boot = get_meta::<String>(conn, "boot_id")?.unwrap_or_default();
+        let until_ms = get("clock_until")?;
+        // Within one run of the operating system no commit is ever lost, even to kill -9.
+        let same_boot = !boot.is_empty() && boot == clock.boot_id();
+        let floor_ms = if same_boot {
+            get("clock_base")?
+        } else {
+            until_ms
+        };
+        let next_number = get("at_until")?.max(1);
+        Ok(Reservation {
+            floor_ms,
+            until_ms,
+            next_number,
+            until_number: next_number,
+        })
+    }
+
+    /// The time that a local change of `time_ms` counts as, before the upper bound.
+    pub fn believe(&self, time_ms: i64, now_ms: i64) -> i64 {
+        if time_ms >= self.floor_ms {
+            time_ms
+        } else {
+            now_ms.max(self.floor_ms)
+        }
+    }
+
+    /// Whether `time_ms` may be stamped and another transaction numbered.
+    pub fn covers(&self, time_ms: i64) -> bool {
+        time_ms < self.until_ms && self.next_number < self.until_number
+    }
+
+    /// The next number. To be asked for only when covered.
+    pub fn number(&mut self) -> i64 {
+        self.next_number += 1;
+        self.next_number - 1
+    }
+
+    /// The number that the next call of [`Self::number`] gives.
+    pub fn peek_number(&self) -> i64 {
+        self.next_number
+    }
+
+    /// Stores bounds above `time_ms`. The caller syncs this to disk before it relies on it.
+    pub fn extend(
+        &mut self,
+        conn: &Connection,
+        clock: &dyn Clock,
+        time_ms: i64,
+    ) -> rusqlite::Result<()> {
+        let until_ms = self.until_ms.max(time_ms + TIME_AHEAD_MS);
+        let until_number = self.until_number.max(self.next_number + NUMBERS_AHEAD);
+        set_meta(conn, "clock_base", time_ms)?;
+        set_meta(conn, "clock_until", until_ms)?;
+        set_meta(conn, "at_until", until_number)?;
+        set_meta(conn, "boot_id", clock.boot_id())?;
+        (self.until_ms, self.until_number) = (until_ms, until_number);
+        self.floor_ms = self.floor_ms.max(time_ms);
+        Ok(())
+    }
+
+    /// The broker's clock says that a reservation went astray: times above `bound_ms` were never
+    /// right, so they no longer bind.
+    pub fn lower(&mut self, bound_ms: i64) {
+        self.floor_ms = self.floor_ms.min(bound_ms);
+    }
+}

@@ -1,0 +1,221 @@
+//! Versions and rows of one table: the statements that run for every row, prepared once per run.
+
+use rusqlite::{CachedStatement, Connection, Row, Statement};
+
+use crate::database::DatabaseError;
+use crate::database::sites::Sites;
+use crate::database::table::Table;
+use crate::database::values;
+use crate::model::cbor::{self, Cursor};
+use crate::model::merge::{Exceptions, State};
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// What is stored about a row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    pub state: State,
+    /// This node's own transaction counter when it learnt the version.
+    pub at: i64,
+    /// Hash of the content, see [`Table::content_hash`]; 0 for a deleted row.
+    pub hash: i64,
+}
+
+/// Prepared statements on one table.
+pub struct Rows<'c> {
+    pub conn: &'c Connection,
+    pub table: &'c Table,
+    get_version: CachedStatement<'c>,
+    put_version: CachedStatement<'c>,
+    get_row: CachedStatement<'c>,
+    upsert: Option<CachedStatement<'c>>,
+    delete: Option<CachedStatement<'c>>,
+}
+
+/// Binds values from the first parameter on.
+pub fn bind(statement: &mut Statement<'_>, values: &[Value<'_>]) -> rusqlite::Result<()> {
+    values
+        .iter()
+        .enumerate()
+        .try_for_each(|(i, v)| statement.raw_bind_parameter(i + 1, v))
+}
+
+/// Values of all columns of a row.
+pub fn row_values<'r>(row: &'r Row<'_>, count: usize) -> impl ExactSizeIterator<Item = Value<'r>> {
+    (0..count).map(|i| values::column(row, i))
+}
+
+impl<'c> Rows<'c> {
+    pub fn new(conn: &'c Connection, table: &'c Table) -> rusqlite::Result<Self> {
+        Ok(Rows {
+            conn,
+            table,
+            get_version: conn.prepare_cached(&table.sql.get_version)?,
+            put_version: conn.prepare_cached(&table.sql.put_version)?,
+            get_row: conn.prepare_cached(&table.sql.get_row)?,
+            upsert: None,
+            delete: None,
+        })
+    }
+
+    /// The version of the row with this key, tombstones included.
+    pub fn version(
+        &mut self,
+        sites: &Sites,
+        key: &[Value<'_>],
+    ) -> Result<Option<Stored>, DatabaseError> {
+        bind(&mut self.get_version, key)?;
+        let mut rows = self.get_version.raw_query();
+        let Some(row) = rows.next()? else {
+            return Ok(None);
+        };
+        let exceptions = match values::column(row, 5) {
+            Value::Blob(bytes) => decode_exceptions(bytes)?,
+            _ => Exceptions::new(),
+        };
+        let version = Version {
+            hlc: row.get(0)?,
+            node: sites.node(row.get(1)?)?,
+        };
+        let state = State {
+            version,
+            deleted: row.get(2)?,
+            exceptions,
+        };
+        Ok(Some(Stored {
+            state,
+            at: row.get(3)?,
+            hash: row.get(4)?,
+        }))
+    }
+
+    pub fn put_version(
+        &mut self,
+        sites: &mut Sites,
+        key: &[Value<'_>],
+        stored: &Stored,
+    ) -> Result<(), DatabaseError> {
+        let site = sites.site(self.conn, stored.state.version.node)?;
+        let n = key.len();
+        let statement = &mut self.put_version;
+        bind(statement, key)?;
+        statement.raw_bind_parameter(n + 1, stored.state.version.hlc)?;
+        statement.raw_bind_parameter(n + 2, site)?;
+        statement.raw_bind_parameter(n + 3, stored.state.deleted)?;
+        statement.raw_bind_parameter(n + 4, stored.at)?;
+        statement.raw_bind_parameter(n + 5, stored.hash)?;
+        let exceptions = encode_exceptions(&stored.state.exceptions);
+        statement.raw_bind_parameter(n + 6, exceptions)?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
+    /// What `read` makes of the row with this key, if it is there.
+    pub fn row<T>(
+        &mut self,
+        key: &[Value<'_>],
+        read: impl FnOnce(&Row<'_>) -> T,
+    ) -> rusqlite::Result<Option<T>> {
+        bind(&mut self.get_row, key)?;
+        let mut rows = self.get_row.raw_query();
+        Ok(rows.next()?.map(read))
+    }
+
+    pub fn owned_row(&mut self, key: &[Value<'_>]) -> rusqlite::Result<Option<Vec<OwnedValue>>> {
+        let count = self.table.schema.columns.len();
+        self.row(key, |r| row_values(r, count).map(Value::to_owned).collect())
+    }
+
+    pub fn exists(&mut self, key: &[Value<'_>]) -> rusqlite::Result<bool> {
+        Ok(self.row(key, |_| ())?.is_some())
+    }
+
+    /// Hash of the row's content as it is stored.
+    pub fn stored_hash(&mut self, key: &[Value<'_>]) -> rusqlite::Result<i64> {
+        let table = self.table;
+        let count = table.schema.columns.len();
+        let hash = self.row(key, |r| table.content_hash(row_values(r, count)))?;
+        Ok(hash.unwrap_or(0))
+    }
+
+    /// Writes a whole row, one value per column.
+    pub fn upsert(&mut self, values: &[Value<'_>]) -> rusqlite::Result<()> {
+        if self.upsert.is_none() {
+            self.upsert = Some(self.conn.prepare_cached(&self.table.sql.upsert)?);
+        }
+        let statement = self.upsert.as_mut().expect("just prepared");
+        bind(statement, values)?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
+    /// Writes the columns `which` of the row with this key; a row that is missing gets its
+    /// defaults in the others.
+    pub fn upsert_some(
+        &mut self,
+        key: &[Value<'_>],
+        which: &[usize],
+        values: &[Value<'_>],
+    ) -> rusqlite::Result<()> {
+        let mut statement = self.conn.prepare_cached(&self.table.upsert_some(which))?;
+        let n = key.len();
+        // Where the key's own spelling is written it must be the one that arrives.
+        let key_values = (0..n).map(|i| {
+            which
+                .iter()
+                .position(|w| *w == i)
+                .map_or(key[i], |p| values[p])
+        });
+        let others = which
+            .iter()
+            .zip(values)
+            .filter(|(w, _)| **w >= n)
+            .map(|(_, v)| *v);
+        let all: Vec<Value<'_>> = key_values.chain(others).collect();
+        bind(&mut statement, &all)?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: &[Value<'_>]) -> rusqlite::Result<()> {
+        if self.delete.is_none() {
+            self.delete = Some(self.conn.prepare_cached(&self.table.sql.delete_row)?);
+        }
+        let statement = self.delete.as_mut().expect("just prepared");
+        bind(statement, key)?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+}
+
+fn encode_exceptions(exceptions: &Exceptions) -> Option<Vec<u8>> {
+    if exceptions.is_empty() {
+        return None;
+    }
+    let mut out = Vec::new();
+    cbor::write_array(&mut out, 3 * exceptions.len());
+    for (column, version) in exceptions {
+        cbor::write_text(&mut out, column);
+        cbor::write_unsigned(&mut out, version.node);
+        cbor::write_integer(&mut out, version.hlc);
+    }
+    Some(out)
+}
+
+fn decode_exceptions(bytes: &[u8]) -> Result<Exceptions, DatabaseError> {
+    let mut cursor = Cursor::new(bytes);
+    let count = cursor.array()? / 3;
+    let mut exceptions = Exceptions::new();
+    for _ in 0..count {
+        let column = cursor.text()?.to_owned();
+        let node = cursor.unsigned()?;
+        exceptions.insert(
+            column,
+            Version {
+                hlc: cursor.integer()?,
+                node,
+            },
+        );
+    }
+    Ok(exceptions)
+}

@@ -1,0 +1,350 @@
+//! The user's tables as replication sees them: which there are, what their key is, what their
+//! columns and UNIQUE indexes are.
+//!
+//! Read from SQLite's own pragmas (<https://www.sqlite.org/pragma.html>: table_list, table_xinfo,
+//! index_list, index_xinfo). Virtual tables and their shadow tables, views and temporary tables
+//! are left alone.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::database::sql_text::{self, IndexText};
+use crate::database::values;
+use crate::model::frame::{KeyColumn, ROWID};
+use crate::model::value::OwnedValue;
+
+/// Everything of ours in the user's database begins with this.
+pub const PREFIX: &str = "__harmonylite__";
+
+/// A table to replicate, as SQLite describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schema {
+    pub name: String,
+    /// How the rowid is spelled, for a table without a primary key: its key.
+    pub rowid: Option<&'static str>,
+    /// Stored columns, the key's first. With `rowid`, the first is the rowid under the name
+    /// [`ROWID`]. Generated columns are left out: every node computes them itself.
+    pub columns: Vec<Column>,
+    pub key: Vec<KeyColumn>,
+    /// UNIQUE indexes besides the key.
+    pub unique: Vec<UniqueIndex>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    pub name: String,
+    /// The name as columns are compared: SQLite ignores the case of ASCII letters.
+    pub lower: String,
+    pub affinity: Affinity,
+    /// What an ADD COLUMN gave the rows that were there: NULL if it has no constant default.
+    pub default: OwnedValue,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct UniqueIndex {
+    pub name: String,
+    /// Column name quoted, or expression in parentheses; and collation.
+    pub terms: Vec<(String, String)>,
+    /// WHERE of a partial index.
+    pub predicate: Option<String>,
+    /// Names of the columns, if it is one of columns alone.
+    pub columns: Option<Vec<String>>,
+}
+
+/// Type affinity: <https://www.sqlite.org/datatype3.html#determination_of_column_affinity>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    Integer,
+    Text,
+    Blob,
+    Real,
+    Numeric,
+}
+
+impl Affinity {
+    pub fn of(declared: &str, strict: bool) -> Self {
+        let declared = declared.to_ascii_uppercase();
+        let has = |part: &str| declared.contains(part);
+        if strict && declared == "ANY" {
+            Affinity::Blob
+        } else if has("INT") {
+            Affinity::Integer
+        } else if has("CHAR") || has("CLOB") || has("TEXT") {
+            Affinity::Text
+        } else if has("BLOB") || declared.is_empty() {
+            Affinity::Blob
+        } else if has("REAL") || has("FLOA") || has("DOUB") {
+            Affinity::Real
+        } else {
+            Affinity::Numeric
+        }
+    }
+
+    /// A type name with this affinity.
+    pub fn name(self) -> &'static str {
+        match self {
+            Affinity::Integer => "INTEGER",
+            Affinity::Text => "TEXT",
+            Affinity::Blob => "BLOB",
+            Affinity::Real => "REAL",
+            Affinity::Numeric => "NUMERIC",
+        }
+    }
+}
+
+/// Why a table is not replicated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    pub table: String,
+    pub reason: String,
+}
+
+/// `name` as an SQL identifier.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl Schema {
+    pub fn key_len(&self) -> usize {
+        self.key.len()
+    }
+
+    /// The SQL name of a column.
+    pub fn column_sql(&self, index: usize) -> String {
+        match (index, self.rowid) {
+            (0, Some(rowid)) => rowid.to_owned(),
+            _ => quote(&self.columns[index].name),
+        }
+    }
+}
+
+/// Reads the tables that `selects` chooses. What cannot be replicated comes second, with reasons.
+pub fn read(
+    conn: &Connection,
+    selects: &dyn Fn(&str) -> bool,
+    allow_rowid_tables: bool,
+) -> rusqlite::Result<(Vec<Schema>, Vec<LeftAlone>)> {
+    let foreign = tables_of_unknown_modules(conn)?;
+    let mut list = conn.prepare(
+        "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
+         AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*' ORDER BY name",
+    )?;
+    let names: Vec<(String, bool)> = list
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let (mut tables, mut left) = (Vec::new(), Vec::new());
+    for (name, strict) in names.into_iter().filter(|(n, _)| selects(n)) {
+        let lower = name.to_ascii_lowercase();
+        if let Some(owner) = foreign.iter().find(|v| lower.starts_with(*v)) {
+            let reason =
+                format!("it looks like storage of the virtual table that begins {owner:?}");
+            left.push(LeftAlone {
+                table: name,
+                reason,
+            });
+            continue;
+        }
+        match read_table(conn, &name, strict)? {
+            Ok(table) if table.rowid.is_some() && !allow_rowid_tables => left.push(LeftAlone {
+                table: name,
+                reason: "it has no primary key and allow_rowid_tables is false".into(),
+            }),
+            Ok(table) => tables.push(table),
+            Err(reason) => left.push(LeftAlone {
+                table: name,
+                reason,
+            }),
+        }
+    }
+    Ok((tables, left))
+}
+
+/// Prefixes of the tables in which virtual tables of modules that are not known here keep their
+/// data: SQLite can only name the shadow tables of modules that it knows.
+fn tables_of_unknown_modules(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = conn.prepare(
+        "SELECT s.name, s.sql FROM sqlite_schema s WHERE s.type = 'table' AND s.rootpage = 0",
+    )?;
+    let virtuals: Vec<(String, String)> = statement
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut known =
+        conn.prepare("SELECT 1 FROM pragma_module_list WHERE name = ?1 COLLATE NOCASE")?;
+    let mut prefixes = Vec::new();
+    for (name, sql) in virtuals {
+        if !known.exists([sql_text::virtual_module(&sql).unwrap_or_default()])? {
+            prefixes.push(format!("{}_", name.to_ascii_lowercase()));
+        }
+    }
+    Ok(prefixes)
+}
+
+struct RawColumn {
+    name: String,
+    declared: String,
+    default: Option<String>,
+    pk: usize,
+}
+
+fn read_table(
+    conn: &Connection,
+    name: &str,
+    strict: bool,
+) -> rusqlite::Result<Result<Schema, String>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT name, type, dflt_value, pk FROM pragma_table_xinfo(?1) WHERE hidden = 0",
+    )?;
+    let raw: Vec<RawColumn> = statement
+        .query_map([name], |r| {
+            Ok(RawColumn {
+                name: r.get(0)?,
+                declared: r.get(1)?,
+                default: r.get(2)?,
+                pk: r.get(3)?,
+            })
+        })?
+        .collect::<Result<_, _>>()?;
+    let mut in_order: Vec<&RawColumn> = raw.iter().filter(|c| c.pk > 0).collect();
+    in_order.sort_by_key(|c| c.pk);
+    let collations = key_collations(conn, name)?;
+    let mut columns = Vec::with_capacity(raw.len() + 1);
+    let mut key = Vec::new();
+    let mut rowid = None;
+    if in_order.is_empty() {
+        let taken = |alias: &&&str| !raw.iter().any(|c| c.name.eq_ignore_ascii_case(alias));
+        let Some(alias) = ["rowid", "_rowid_", "oid"].iter().find(taken).copied() else {
+            return Ok(Err(
+                "it has no primary key and its rowid is hidden by columns".into(),
+            ));
+        };
+        rowid = Some(alias);
+        let (affinity, default) = (Affinity::Integer, OwnedValue::Null);
+        columns.push(Column {
+            name: ROWID.into(),
+            lower: ROWID.into(),
+            affinity,
+            default,
+        });
+        let collation = "BINARY".to_owned();
+        key.push(KeyColumn {
+            name: ROWID.into(),
+            affinity: affinity.name(),
+            collation,
+        });
+    }
+    for (i, column) in in_order.iter().enumerate() {
+        let affinity = Affinity::of(&column.declared, strict).name();
+        let collation = collations
+            .get(i)
+            .cloned()
+            .unwrap_or_else(|| "BINARY".into());
+        key.push(KeyColumn {
+            name: column.name.clone(),
+            affinity,
+            collation,
+        });
+    }
+    for column in in_order.into_iter().chain(raw.iter().filter(|c| c.pk == 0)) {
+        columns.push(Column {
+            name: column.name.clone(),
+            lower: column.name.to_ascii_lowercase(),
+            affinity: Affinity::of(&column.declared, strict),
+            default: default_value(column)?,
+        });
+    }
+    let unique = match unique_indexes(conn, name)? {
+        Ok(unique) => unique,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    Ok(Ok(Schema {
+        name: name.into(),
+        rowid,
+        columns,
+        key,
+        unique,
+    }))
+}
+
+/// Collations of the primary key's columns, if it has an index of its own.
+fn key_collations(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT upper(x.coll) FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x
+         WHERE l.origin = 'pk' AND x.key = 1 ORDER BY x.seqno",
+    )?;
+    statement.query_map([table], |r| r.get(0))?.collect()
+}
+
+/// What the column's DEFAULT stores, asked of SQLite itself. Only a constant can have been given to
+/// rows by ADD COLUMN; anything else counts as NULL here, which is never wrong, only less tidy.
+fn default_value(column: &RawColumn) -> rusqlite::Result<OwnedValue> {
+    let Some(text) = column
+        .default
+        .as_deref()
+        .filter(|t| !t.eq_ignore_ascii_case("null"))
+    else {
+        return Ok(OwnedValue::Null);
+    };
+    if text.to_ascii_uppercase().starts_with("CURRENT_") || text.contains('(') {
+        return Ok(OwnedValue::Null);
+    }
+    let memory = Connection::open_in_memory()?;
+    let table = format!("CREATE TABLE d(x {} DEFAULT {text})", column.declared);
+    if memory.execute_batch(&table).is_err() {
+        return Ok(OwnedValue::Null); // STRICT's ANY and the like need no rescue
+    }
+    memory.execute_batch("INSERT INTO d DEFAULT VALUES")?;
+    memory.query_row("SELECT x FROM d", [], |r| {
+        Ok(values::value(r.get_ref(0)?).to_owned())
+    })
+}
+
+fn unique_indexes(
+    conn: &Connection,
+    table: &str,
+) -> rusqlite::Result<Result<Vec<UniqueIndex>, String>> {
+    let mut list = conn.prepare_cached(
+        "SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND origin <> 'pk' ORDER BY name",
+    )?;
+    let names: Vec<String> = list
+        .query_map([table], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut unique = Vec::new();
+    for name in names {
+        let sql: Option<String> = conn
+            .prepare_cached("SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?1")?
+            .query_row([&name], |r| r.get(0))
+            .optional()?
+            .flatten();
+        let text = match sql.as_deref().map(sql_text::parse) {
+            Some(None) => return Ok(Err(format!("its UNIQUE index {name} cannot be understood"))),
+            Some(Some(text)) => text,
+            None => IndexText::default(), // made by a UNIQUE constraint: columns alone
+        };
+        unique.push(unique_index(conn, name, text)?);
+    }
+    Ok(Ok(unique))
+}
+
+fn unique_index(conn: &Connection, name: String, text: IndexText) -> rusqlite::Result<UniqueIndex> {
+    let mut info = conn.prepare_cached(
+        "SELECT name, upper(coll) FROM pragma_index_xinfo(?1) WHERE key = 1 ORDER BY seqno",
+    )?;
+    let parts: Vec<(Option<String>, String)> = info
+        .query_map([&name], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let plain: Option<Vec<String>> = parts.iter().map(|(name, _)| name.clone()).collect();
+    let term = |(i, (column, collation)): (usize, &(Option<String>, String))| {
+        let expression = || format!("({})", text.terms.get(i).map_or("NULL", String::as_str));
+        (
+            column.as_deref().map_or_else(expression, quote),
+            collation.clone(),
+        )
+    };
+    let terms = parts.iter().enumerate().map(term).collect();
+    let columns = plain.filter(|_| text.predicate.is_none());
+    Ok(UniqueIndex {
+        name,
+        terms,
+        predicate: text.predicate,
+        columns,
+    })
+}

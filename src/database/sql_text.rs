@@ -1,0 +1,185 @@
+//! Just enough of SQL's text to take out what no pragma shows: the expressions of an index, the
+//! module of a virtual table, the body of a trigger.
+
+/// The text of an index's terms and of its WHERE.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct IndexText {
+    /// Without COLLATE, ASC and DESC.
+    pub terms: Vec<String>,
+    pub predicate: Option<String>,
+}
+
+/// Takes apart a CREATE INDEX statement as SQLite stores it. None if it is not one.
+pub fn parse(sql: &str) -> Option<IndexText> {
+    let tokens = tokens(sql);
+    // CREATE UNIQUE INDEX name ON table ( terms ) [WHERE predicate]: names may be any word, so the
+    // ON that counts is the first at least one token after INDEX.
+    let index = tokens.iter().position(|t| is_word(sql, t, "INDEX"))?;
+    let on = index
+        + 2
+        + tokens[index + 2..]
+            .iter()
+            .position(|t| is_word(sql, t, "ON"))?;
+    let open = on + tokens[on..].iter().position(|t| &sql[t.clone()] == "(")?;
+    let (mut depth, mut start, mut terms, mut close) = (0, open + 1, Vec::new(), None);
+    for (i, token) in tokens.iter().enumerate().skip(open) {
+        match &sql[token.clone()] {
+            "(" => depth += 1,
+            ")" => depth -= 1,
+            "," if depth == 1 => {
+                terms.push(term(sql, &tokens[start..i])?);
+                start = i + 1;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            terms.push(term(sql, &tokens[start..i])?);
+            close = Some(i);
+            break;
+        }
+    }
+    let rest = &tokens[close? + 1..];
+    let predicate = match rest.first() {
+        Some(word) if is_word(sql, word, "WHERE") => Some(text(sql, &rest[1..])?),
+        Some(_) => return None,
+        None => None,
+    };
+    Some(IndexText { terms, predicate })
+}
+
+/// The module of a CREATE VIRTUAL TABLE statement.
+pub fn virtual_module(sql: &str) -> Option<String> {
+    let tokens = tokens(sql);
+    let using = tokens.iter().position(|t| is_word(sql, t, "USING"))?;
+    let module = &sql[tokens.get(using + 1)?.clone()];
+    Some(module.trim_matches(['"', '`', '[', ']', '\'']).to_owned())
+}
+
+/// What follows the name in a CREATE TRIGGER statement as SQLite stores it.
+pub fn after_trigger_name(sql: &str) -> Option<&str> {
+    let tokens = tokens(sql);
+    let qualified = tokens.get(3).is_some_and(|t| &sql[t.clone()] == ".");
+    let name = tokens.get(if qualified { 4 } else { 2 })?;
+    Some(sql[name.end..].trim_start())
+}
+
+type Span = std::ops::Range<usize>;
+
+fn is_word(sql: &str, span: &Span, word: &str) -> bool {
+    sql[span.clone()].eq_ignore_ascii_case(word)
+}
+
+/// A term without the trailing COLLATE name, ASC or DESC.
+fn term(sql: &str, mut tokens: &[Span]) -> Option<String> {
+    if let [head @ .., last] = tokens
+        && (is_word(sql, last, "ASC") || is_word(sql, last, "DESC"))
+    {
+        tokens = head;
+    }
+    if let [head @ .., collate, _] = tokens
+        && is_word(sql, collate, "COLLATE")
+    {
+        tokens = head;
+    }
+    text(sql, tokens)
+}
+
+fn text(sql: &str, tokens: &[Span]) -> Option<String> {
+    Some(sql[tokens.first()?.start..tokens.last()?.end].to_owned())
+}
+
+/// Words, numbers, quoted things and single signs; no white space, no comments.
+fn tokens(sql: &str) -> Vec<Span> {
+    let bytes = sql.as_bytes();
+    let (mut tokens, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let start = at;
+        at = match bytes[at] {
+            b if b.is_ascii_whitespace() => {
+                at += 1;
+                continue;
+            }
+            b'-' if bytes.get(at + 1) == Some(&b'-') => {
+                at += sql[at..].find('\n').map_or(sql.len() - at, |n| n + 1);
+                continue;
+            }
+            b'/' if bytes.get(at + 1) == Some(&b'*') => {
+                at += sql[at..].find("*/").map_or(sql.len() - at, |n| n + 2);
+                continue;
+            }
+            quote @ (b'\'' | b'"' | b'`') => end_of_quoted(bytes, at, quote),
+            b'[' => sql[at..].find(']').map_or(bytes.len(), |n| at + n + 1),
+            b if is_word_byte(b) => {
+                at + bytes[at..].iter().take_while(|b| is_word_byte(**b)).count()
+            }
+            _ => at + 1,
+        };
+        tokens.push(start..at);
+    }
+    tokens
+}
+
+fn is_word_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b == b'_' || b == b'$' || b >= 0x80
+}
+
+/// A doubled quote stands for itself.
+fn end_of_quoted(bytes: &[u8], start: usize, quote: u8) -> usize {
+    let mut at = start + 1;
+    while at < bytes.len() {
+        if bytes[at] == quote {
+            if bytes.get(at + 1) != Some(&quote) {
+                return at + 1;
+            }
+            at += 1;
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_and_predicate_are_found() {
+        let sql =
+            "CREATE UNIQUE INDEX \"on\" ON [t (x] (lower(a || ', )') COLLATE NOCASE DESC, -- x, y
+                   \"b,\" ASC, json_extract(c, '$.d')) WHERE d IS NOT NULL AND e > 0";
+        let text = parse(sql).unwrap();
+        assert_eq!(
+            text.terms,
+            ["lower(a || ', )')", "\"b,\"", "json_extract(c, '$.d')"]
+        );
+        assert_eq!(text.predicate.as_deref(), Some("d IS NOT NULL AND e > 0"));
+        assert_eq!(
+            parse("CREATE UNIQUE INDEX i ON t(a)").unwrap().predicate,
+            None
+        );
+        assert_eq!(parse("CREATE UNIQUE INDEX i ON t(a"), None);
+    }
+
+    #[test]
+    fn trigger_names_are_skipped() {
+        let rest = |sql| after_trigger_name(sql).unwrap();
+        assert_eq!(
+            rest("CREATE TRIGGER \"a after b\" AFTER INSERT ON t"),
+            "AFTER INSERT ON t"
+        );
+        assert_eq!(
+            rest("CREATE TRIGGER main.x BEFORE DELETE ON t"),
+            "BEFORE DELETE ON t"
+        );
+    }
+
+    #[test]
+    fn modules_are_found() {
+        let module = |sql| virtual_module(sql).unwrap();
+        assert_eq!(module("CREATE VIRTUAL TABLE f USING fts5(a)"), "fts5");
+        assert_eq!(
+            module("CREATE VIRTUAL TABLE IF NOT EXISTS \"using\" using \"vec0\"(a)"),
+            "vec0"
+        );
+    }
+}

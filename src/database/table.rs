@@ -1,0 +1,274 @@
+//! A replicated table with all that is worked out once per schema: SQL texts, the frame header.
+
+use serde::{Deserialize, Serialize};
+
+use crate::database::schema::{PREFIX, Schema, quote};
+use crate::model::frame::TableHeader;
+use crate::model::value::Value;
+
+/// A table of the catalog.
+#[derive(Debug)]
+pub struct Table {
+    /// Number in `__harmonylite___tables`, never reused.
+    pub id: i64,
+    pub schema: Schema,
+    /// Per column: the transaction counter at which it appeared; 0 for those there from the start.
+    pub born: Vec<i64>,
+    pub header: TableHeader,
+    pub sql: TableSql,
+    /// Seeds of the content hash, per column.
+    seeds: Vec<u64>,
+}
+
+/// The statements that run for every row.
+#[derive(Debug)]
+pub struct TableSql {
+    pub get_version: String,
+    pub put_version: String,
+    pub get_row: String,
+    pub upsert: String,
+    pub delete_row: String,
+    key_match: String,
+}
+
+/// What is kept about a table in `__harmonylite___tables.shape`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Affinity and collation of each key column: when these change, stored keys lose their sense.
+    pub key: Vec<(String, String)>,
+    /// Lower-case column names and when they appeared.
+    pub columns: Vec<(String, i64)>,
+    /// UNIQUE indexes, as text: displacement is worked out anew when they change.
+    pub unique: Vec<String>,
+}
+
+/// The parameters `?first`, `?first+1`, …
+pub fn parameters(first: usize, count: usize) -> String {
+    let each: Vec<String> = (first..first + count).map(|i| format!("?{i}")).collect();
+    each.join(", ")
+}
+
+impl Table {
+    pub fn new(id: i64, schema: Schema, born: Vec<i64>) -> Self {
+        let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
+        let header = TableHeader::new(id, &schema.name, &schema.key, &names);
+        let sql = TableSql::new(&schema);
+        let seed = |name: &String| xxhash_rust::xxh3::xxh3_64(name.as_bytes());
+        let seeds = schema.columns.iter().map(|c| seed(&c.lower)).collect();
+        Table {
+            id,
+            schema,
+            born,
+            header,
+            sql,
+            seeds,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.schema.name
+    }
+
+    pub fn key_len(&self) -> usize {
+        self.schema.key.len()
+    }
+
+    /// Whether some column appeared after the table was first seen.
+    pub fn has_late_columns(&self) -> bool {
+        self.born.iter().any(|b| *b > 0)
+    }
+
+    /// Hash of a row's content, one value per column. It does not depend on the columns' order, and
+    /// columns with their default do not count, so that ADD COLUMN changes no row.
+    pub fn content_hash<'v>(&self, values: impl Iterator<Item = Value<'v>>) -> i64 {
+        let columns = self.schema.columns.iter().zip(&self.seeds).zip(values);
+        let each = columns.map(|((column, seed), value)| {
+            if value.same(&column.default.borrow()) {
+                0
+            } else {
+                value.hash(*seed)
+            }
+        });
+        each.fold(0u64, u64::wrapping_add) as i64
+    }
+
+    /// Inserts or updates the columns `which` of the row with the key given.
+    pub fn upsert_some(&self, which: &[usize]) -> String {
+        upsert(&self.schema, which)
+    }
+
+    /// The next keys of rows after a key, in key order. Keys with NULL in them are passed over.
+    pub fn scan_keys(&self, from_start: bool, limit: usize) -> String {
+        let key: Vec<String> = (0..self.key_len())
+            .map(|i| self.schema.column_sql(i))
+            .collect();
+        let not_null: Vec<String> = key.iter().map(|k| format!("{k} IS NOT NULL")).collect();
+        let condition = not_null.join(" AND ");
+        scan(
+            &quote(self.name()),
+            &key,
+            self.collations(),
+            from_start,
+            &condition,
+            limit,
+        )
+    }
+
+    /// The same over the keys of live versions.
+    pub fn scan_versions(&self, from_start: bool, limit: usize) -> String {
+        let key: Vec<String> = (1..=self.key_len()).map(|i| format!("k{i}")).collect();
+        let table = versions_table(self.name());
+        scan(
+            &table,
+            &key,
+            self.collations(),
+            from_start,
+            "deleted = 0",
+            limit,
+        )
+    }
+
+    fn collations(&self) -> impl Iterator<Item = &str> {
+        self.schema.key.iter().map(|k| k.collation.as_str())
+    }
+
+    /// `"a" = ?1 COLLATE "X" AND …` over the key columns.
+    pub fn key_match(&self) -> &str {
+        &self.sql.key_match
+    }
+}
+
+fn scan<'c>(
+    table: &str,
+    key: &[String],
+    collations: impl Iterator<Item = &'c str>,
+    from_start: bool,
+    condition: &str,
+    limit: usize,
+) -> String {
+    let order: Vec<String> = key
+        .iter()
+        .zip(collations)
+        .map(|(k, c)| format!("{k} COLLATE {}", quote(c)))
+        .collect();
+    let order = order.join(", ");
+    let after = match from_start {
+        true => String::new(),
+        false => format!("AND ({order}) > ({})", parameters(1, key.len())),
+    };
+    let key = key.join(", ");
+    format!("SELECT {key} FROM {table} WHERE {condition} {after} ORDER BY {order} LIMIT {limit}")
+}
+
+/// SQL name of the versions table of a user's table.
+pub fn versions_table(table: &str) -> String {
+    quote(&format!("{PREFIX}{table}_versions"))
+}
+
+/// CREATE TABLE of the versions. Keys compare as in the user's table; they need its affinity and
+/// collation for that, not its declared type.
+pub fn create_versions(schema: &Schema) -> String {
+    let columns: Vec<String> = schema
+        .key
+        .iter()
+        .enumerate()
+        .map(|(i, k)| format!("k{} {} COLLATE {}", i + 1, k.affinity, quote(&k.collation)))
+        .collect();
+    let key: Vec<String> = (1..=schema.key.len()).map(|i| format!("k{i}")).collect();
+    format!(
+        "CREATE TABLE {}({}, hlc INTEGER, site INTEGER, deleted INTEGER, at INTEGER, hash INTEGER, \
+         exc BLOB, PRIMARY KEY({})) WITHOUT ROWID",
+        versions_table(&schema.name),
+        columns.join(", "),
+        key.join(", ")
+    )
+}
+
+fn column_list(schema: &Schema, which: impl Iterator<Item = usize>) -> String {
+    which
+        .map(|i| schema.column_sql(i))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn upsert(schema: &Schema, which: &[usize]) -> String {
+    let n = schema.key.len();
+    // The key's values are always given, to find the row; they are only set if they are in `which`.
+    let others = which.iter().copied().filter(|i| *i >= n);
+    let inserted: Vec<usize> = (0..n).chain(others).collect();
+    let set: Vec<String> = which
+        .iter()
+        .filter(|i| schema.rowid.is_none() || **i > 0)
+        .map(|i| schema.column_sql(*i))
+        .map(|c| format!("{c} = excluded.{c}"))
+        .collect();
+    let action = match set.is_empty() {
+        true => "NOTHING".to_owned(),
+        false => format!("UPDATE SET {}", set.join(", ")),
+    };
+    format!(
+        "INSERT INTO {}({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
+        quote(&schema.name),
+        column_list(schema, inserted.iter().copied()),
+        parameters(1, inserted.len()),
+        conflict_target(schema),
+    )
+}
+
+fn conflict_target(schema: &Schema) -> String {
+    let term = |(i, key): (usize, &crate::model::frame::KeyColumn)| {
+        format!("{} COLLATE {}", schema.column_sql(i), quote(&key.collation))
+    };
+    match schema.rowid {
+        Some(rowid) => rowid.to_owned(),
+        None => schema
+            .key
+            .iter()
+            .enumerate()
+            .map(term)
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+impl TableSql {
+    fn new(schema: &Schema) -> Self {
+        let (table, versions) = (quote(&schema.name), versions_table(&schema.name));
+        let n = schema.key.len();
+        let matches: Vec<String> = schema
+            .key
+            .iter()
+            .enumerate()
+            .map(|(i, k)| {
+                format!(
+                    "{} = ?{} COLLATE {}",
+                    schema.column_sql(i),
+                    i + 1,
+                    quote(&k.collation)
+                )
+            })
+            .collect();
+        let key_match = matches.join(" AND ");
+        let version_match: Vec<String> = (1..=n).map(|i| format!("k{i} = ?{i}")).collect();
+        let keys: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let all: Vec<usize> = (0..schema.columns.len()).collect();
+        TableSql {
+            get_version: format!(
+                "SELECT hlc, site, deleted, at, hash, exc FROM {versions} WHERE {}",
+                version_match.join(" AND ")
+            ),
+            put_version: format!(
+                "REPLACE INTO {versions}({}, hlc, site, deleted, at, hash, exc) VALUES ({})",
+                keys.join(", "),
+                parameters(1, n + 6)
+            ),
+            get_row: format!(
+                "SELECT {} FROM {table} WHERE {key_match}",
+                column_list(schema, 0..schema.columns.len())
+            ),
+            upsert: upsert(schema, &all),
+            delete_row: format!("DELETE FROM {table} WHERE {key_match}"),
+            key_match,
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The triggers that note which rows the application touched.
+//!
+//! They append one small row per change to the raw log: table, kind, time, key. Values are read
+//! later, by capture, as the rows then are. Nothing here calls a function that SQLite does not
+//! allow in triggers with `trusted_schema = OFF`.
+
+use crate::database::schema::{PREFIX, Schema, UniqueIndex, quote};
+
+/// The row was written or deleted.
+pub const REAL: i64 = 0;
+/// The row may have been evicted by a REPLACE through one of its UNIQUE indexes, which fires no
+/// delete trigger.
+pub const MAYBE: i64 = 1;
+
+/// Name of the raw log.
+pub const LOG: &str = "__harmonylite___change_log_global";
+
+/// Unix milliseconds, to half a millisecond: `unixepoch('subsec')` needs SQLite 3.42, and the
+/// application brings its own.
+const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER)";
+
+/// Names and texts of the triggers that a table needs, as `sqlite_schema` keeps them.
+pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
+    let log = Log { table, schema };
+    let mut triggers = vec![
+        log.trigger("insert", "AFTER INSERT", &[log.append("NEW")]),
+        log.trigger(
+            "update",
+            "AFTER UPDATE",
+            &[log.append("NEW"), log.append_old_key()],
+        ),
+        log.trigger("delete", "AFTER DELETE", &[log.append("OLD")]),
+    ];
+    if !schema.unique.is_empty() {
+        let inserts: Vec<String> = schema
+            .unique
+            .iter()
+            .map(|u| log.evicted(u, false))
+            .collect();
+        let updates: Vec<String> = schema.unique.iter().map(|u| log.evicted(u, true)).collect();
+        triggers.push(log.trigger("before_insert", "BEFORE INSERT", &inserts));
+        let event = format!("BEFORE UPDATE{}", of_columns(&schema.unique));
+        triggers.push(log.trigger("before_update", &event, &updates));
+    }
+    triggers
+}
+
+/// An UPDATE that names no column of a UNIQUE index cannot evict.
+fn of_columns(unique: &[UniqueIndex]) -> String {
+    let Some(mut columns) = unique
+        .iter()
+        .map(|u| u.columns.clone())
+        .collect::<Option<Vec<_>>>()
+        .map(|c| c.concat())
+    else {
+        return String::new();
+    };
+    columns.sort_unstable();
+    columns.dedup();
+    format!(
+        " OF {}",
+        columns
+            .iter()
+            .map(|c| quote(c))
+            .collect::<Vec<_>>()
+            .join(", ")
+    )
+}
+
+struct Log<'a> {
+    table: i64,
+    schema: &'a Schema,
+}
+
+impl Log<'_> {
+    fn trigger(&self, suffix: &str, event: &str, statements: &[String]) -> (String, String) {
+        let name = format!("{PREFIX}{}_{suffix}", self.schema.name);
+        let body: String = statements.iter().map(|s| format!(" {s};")).collect();
+        let on = quote(&self.schema.name);
+        let text = format!(
+            "CREATE TRIGGER {} {event} ON {on} BEGIN{body} END",
+            quote(&name)
+        );
+        (name, text)
+    }
+
+    fn into(&self) -> String {
+        let keys: Vec<String> = (1..=self.schema.key_len())
+            .map(|i| format!("k{i}"))
+            .collect();
+        format!(
+            "INSERT INTO {LOG}(table_id, kind, created_at, {})",
+            keys.join(", ")
+        )
+    }
+
+    fn key_of(&self, row: &str) -> String {
+        let key =
+            (0..self.schema.key_len()).map(|i| format!("{row}.{}", self.schema.column_sql(i)));
+        key.collect::<Vec<_>>().join(", ")
+    }
+
+    fn append(&self, row: &str) -> String {
+        format!(
+            "{} VALUES ({}, {REAL}, {NOW}, {})",
+            self.into(),
+            self.table,
+            self.key_of(row)
+        )
+    }
+
+    /// An UPDATE of the key deletes the row under the old one.
+    fn append_old_key(&self) -> String {
+        let changed: Vec<String> = (0..self.schema.key_len())
+            .map(|i| self.schema.column_sql(i))
+            .map(|c| format!("OLD.{c} IS NOT NEW.{c}"))
+            .collect();
+        let (into, old) = (self.into(), self.key_of("OLD"));
+        format!(
+            "{into} SELECT {}, {REAL}, {NOW}, {old} WHERE {}",
+            self.table,
+            changed.join(" OR ")
+        )
+    }
+
+    /// Rows that share the new row's values in a UNIQUE index.
+    fn evicted(&self, index: &UniqueIndex, update: bool) -> String {
+        let alias = "__harmonylite__row";
+        // An expression is worked out for the new row by giving it a row of that name.
+        let new_row: Vec<String> = self
+            .schema
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| self.schema.rowid.is_none() || *i > 0)
+            .map(|(_, c)| format!("NEW.{0} AS {0}", quote(&c.name)))
+            .collect();
+        let of_new = |text: &str| format!("(SELECT {text} FROM (SELECT {}))", new_row.join(", "));
+        let mut conditions: Vec<String> = Vec::new();
+        for (term, collation) in &index.terms {
+            let new = match index.columns.is_some() {
+                true => format!("NEW.{term}"),
+                false => of_new(term),
+            };
+            conditions.push(format!("{term} = {new} COLLATE {}", quote(collation)));
+        }
+        if let Some(predicate) = &index.predicate {
+            conditions.push(format!("({predicate})"));
+            conditions.push(of_new(&format!("({predicate})")));
+        }
+        if update {
+            let same: Vec<String> = (0..self.schema.key_len())
+                .map(|i| self.schema.column_sql(i))
+                .map(|c| format!("{alias}.{c} IS OLD.{c}"))
+                .collect();
+            conditions.push(format!("NOT ({})", same.join(" AND ")));
+        }
+        format!(
+            "{} SELECT {}, {MAYBE}, {NOW}, {} FROM {} AS {alias} WHERE {}",
+            self.into(),
+            self.table,
+            self.key_of(alias),
+            quote(&self.schema.name),
+            conditions.join(" AND ")
+        )
+    }
+}

@@ -1,0 +1,46 @@
+//! Between SQLite's values and ours.
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Row, ToSql};
+
+use crate::model::value::{OwnedValue, Value};
+
+/// What SQLite handed out.
+pub fn value(value: ValueRef<'_>) -> Value<'_> {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(i) => Value::Integer(i),
+        ValueRef::Real(r) => Value::Real(r),
+        ValueRef::Text(t) => Value::Text(t),
+        ValueRef::Blob(b) => Value::Blob(b),
+    }
+}
+
+/// Column `index` of a row. The statements here are ours, so the column is there.
+pub fn column<'r>(row: &'r Row<'_>, index: usize) -> Value<'r> {
+    value(row.get_ref_unwrap(index))
+}
+
+impl ToSql for Value<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match *self {
+            Value::Null => ValueRef::Null,
+            Value::Integer(i) => ValueRef::Integer(i),
+            Value::Real(r) => ValueRef::Real(r),
+            Value::Text(t) => ValueRef::Text(t),
+            Value::Blob(b) => ValueRef::Blob(b),
+        }))
+    }
+}
+
+impl ToSql for OwnedValue {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            OwnedValue::Null => ValueRef::Null,
+            OwnedValue::Integer(i) => ValueRef::Integer(*i),
+            OwnedValue::Real(r) => ValueRef::Real(*r),
+            OwnedValue::Text(t) => ValueRef::Text(t),
+            OwnedValue::Blob(b) => ValueRef::Blob(b),
+        }))
+    }
+}

@@ -1,0 +1,48 @@
+//! How long to wait before the next try.
+
+use std::time::Duration;
+
+/// Doubles from `first` to `longest`; no randomness, because what is retried here (a broker that
+/// is away, a full disk) does not suffer from a herd of a few dozen nodes.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Backoff {
+            first,
+            longest,
+            next: first,
+        }
+    }
+
+    /// The wait before the coming try.
+    pub fn wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (self.next * 2).min(self.longest);
+        wait
+    }
+
+    /// It worked: begin anew.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_to_the_longest_and_begins_anew() {
+        let mut b = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
+        let waits: Vec<_> = (0..4).map(|_| b.wait().as_millis()).collect();
+        assert_eq!(waits, [100, 200, 350, 350]);
+        b.reset();
+        assert_eq!(b.wait().as_millis(), 100);
+    }
+}

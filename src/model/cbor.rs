@@ -1,0 +1,267 @@
+//! CBOR (RFC 8949) as frames and stored keys use it: definite lengths, shortest integers.
+//!
+//! SQLite's classes map to null, integer, float, text and bytes. Text that is not UTF-8 travels as
+//! bytes under [`RAW_TEXT_TAG`]. Reading borrows from the input and trusts nothing in it: a length
+//! is compared with what is left before it is used.
+
+use ciborium_ll::{Decoder, Encoder, Header, simple};
+
+use crate::model::value::{OwnedValue, Value};
+
+/// Tag (of the range that RFC 8949 leaves to first come, first served) of text that is not UTF-8.
+pub const RAW_TEXT_TAG: u64 = 41_000;
+
+/// What is wrong with bytes that should be CBOR of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CborError {
+    #[error("ends in the middle of an item")]
+    Truncated,
+    #[error("expected {0}")]
+    Expected(&'static str),
+    #[error("{0} is out of bounds")]
+    OutOfBounds(&'static str),
+}
+
+fn push(out: &mut Vec<u8>, header: Header) {
+    Encoder::from(out)
+        .push(header)
+        .expect("writing to memory does not fail");
+}
+
+pub fn write_array(out: &mut Vec<u8>, length: usize) {
+    push(out, Header::Array(Some(length)));
+}
+
+pub fn write_unsigned(out: &mut Vec<u8>, value: u64) {
+    push(out, Header::Positive(value));
+}
+
+pub fn write_integer(out: &mut Vec<u8>, value: i64) {
+    // CBOR's negative n stands for -1 - n, which is the complement.
+    push(
+        out,
+        if value < 0 {
+            Header::Negative(!value as u64)
+        } else {
+            Header::Positive(value as u64)
+        },
+    );
+}
+
+pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    push(out, Header::Text(Some(text.len())));
+    out.extend_from_slice(text.as_bytes());
+}
+
+pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    push(out, Header::Bytes(Some(bytes.len())));
+    out.extend_from_slice(bytes);
+}
+
+pub fn write_value(out: &mut Vec<u8>, value: Value<'_>) {
+    match value {
+        Value::Null => push(out, Header::Simple(simple::NULL)),
+        Value::Integer(i) => write_integer(out, i),
+        Value::Real(r) => push(out, Header::Float(r)),
+        Value::Text(t) => match std::str::from_utf8(t) {
+            Ok(text) => write_text(out, text),
+            Err(_) => {
+                push(out, Header::Tag(RAW_TEXT_TAG));
+                write_bytes(out, t);
+            }
+        },
+        Value::Blob(b) => write_bytes(out, b),
+    }
+}
+
+/// The canonical bytes of a row's key, as stored in marks and held rows.
+pub fn key_bytes<'v>(values: impl ExactSizeIterator<Item = Value<'v>>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16);
+    write_array(&mut out, values.len());
+    values.for_each(|v| write_value(&mut out, v));
+    out
+}
+
+/// The values of a key written by [`key_bytes`].
+pub fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>, CborError> {
+    let mut cursor = Cursor::new(bytes);
+    let length = cursor.array()?;
+    let values = (0..length)
+        .map(|_| Ok(cursor.value()?.to_owned()))
+        .collect::<Result<_, _>>()?;
+    cursor.end()?;
+    Ok(values)
+}
+
+/// Reads items one after the other, without copying.
+#[derive(Debug, Clone)]
+pub struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Cursor { rest: bytes }
+    }
+
+    fn header(&mut self) -> Result<Header, CborError> {
+        let mut decoder = Decoder::from(self.rest);
+        let header = decoder.pull().map_err(|e| match e {
+            ciborium_ll::Error::Io(_) => CborError::Truncated,
+            ciborium_ll::Error::Syntax(_) => CborError::Expected("a well-formed item"),
+        })?;
+        let used = decoder.offset();
+        self.rest = &self.rest[used..];
+        Ok(header)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], CborError> {
+        if length > self.rest.len() {
+            return Err(CborError::Truncated);
+        }
+        let (taken, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// Length of an array whose items, at least a byte each, can still follow.
+    pub fn array(&mut self) -> Result<usize, CborError> {
+        match self.header()? {
+            Header::Array(Some(n)) if n <= self.rest.len() => Ok(n),
+            Header::Array(Some(_)) => Err(CborError::Truncated),
+            _ => Err(CborError::Expected("an array")),
+        }
+    }
+
+    pub fn unsigned(&mut self) -> Result<u64, CborError> {
+        match self.header()? {
+            Header::Positive(n) => Ok(n),
+            _ => Err(CborError::Expected("an unsigned integer")),
+        }
+    }
+
+    /// An index or a count that must be below `limit`.
+    pub fn below(&mut self, limit: usize, what: &'static str) -> Result<usize, CborError> {
+        let n = self.unsigned()?;
+        usize::try_from(n)
+            .ok()
+            .filter(|n| *n < limit)
+            .ok_or(CborError::OutOfBounds(what))
+    }
+
+    pub fn integer(&mut self) -> Result<i64, CborError> {
+        match self.value()? {
+            Value::Integer(i) => Ok(i),
+            _ => Err(CborError::Expected("an integer")),
+        }
+    }
+
+    pub fn text(&mut self) -> Result<&'a str, CborError> {
+        match self.value()? {
+            Value::Text(t) => std::str::from_utf8(t).map_err(|_| CborError::Expected("UTF-8")),
+            _ => Err(CborError::Expected("text")),
+        }
+    }
+
+    pub fn bytes(&mut self) -> Result<&'a [u8], CborError> {
+        match self.value()? {
+            Value::Blob(b) => Ok(b),
+            _ => Err(CborError::Expected("bytes")),
+        }
+    }
+
+    pub fn value(&mut self) -> Result<Value<'a>, CborError> {
+        let out_of_range = CborError::OutOfBounds("an integer");
+        Ok(match self.header()? {
+            Header::Simple(simple::NULL) => Value::Null,
+            Header::Positive(n) => Value::Integer(i64::try_from(n).map_err(|_| out_of_range)?),
+            Header::Negative(n) => Value::Integer(!i64::try_from(n).map_err(|_| out_of_range)?),
+            // SQLite has no NaN: it stores NULL in its place.
+            Header::Float(r) if r.is_nan() => Value::Null,
+            Header::Float(r) => Value::Real(r),
+            Header::Text(Some(n)) => Value::Text(self.take(n)?),
+            Header::Bytes(Some(n)) => Value::Blob(self.take(n)?),
+            Header::Tag(RAW_TEXT_TAG) => match self.header()? {
+                Header::Bytes(Some(n)) => Value::Text(self.take(n)?),
+                _ => return Err(CborError::Expected("bytes")),
+            },
+            _ => return Err(CborError::Expected("a value")),
+        })
+    }
+
+    /// There must be nothing left.
+    pub fn end(&self) -> Result<(), CborError> {
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(CborError::Expected("the end"))
+        }
+    }
+
+    /// Bytes not yet read.
+    pub fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_bit_for_bit() {
+        let bad_utf8 = [0xff, 0, b'x'];
+        for value in [
+            Value::Null,
+            Value::Integer(0),
+            Value::Integer(i64::MAX),
+            Value::Integer(i64::MIN),
+            Value::Integer(-1),
+            Value::Real(-0.0),
+            Value::Real(0.1),
+            Value::Real(1.0),
+            Value::Real(f64::NEG_INFINITY),
+            Value::Real(f64::MIN_POSITIVE / 3.0),
+            Value::Text(b""),
+            Value::Text(b"a\0b"),
+            Value::Text(&bad_utf8),
+            Value::Blob(b""),
+            Value::Blob(&bad_utf8),
+        ] {
+            let mut bytes = Vec::new();
+            write_value(&mut bytes, value);
+            let mut cursor = Cursor::new(&bytes);
+            let back = cursor.value().unwrap();
+            assert!(back.same(&value), "{value:?} came back as {back:?}");
+            cursor.end().unwrap();
+        }
+    }
+
+    #[test]
+    fn lengths_are_not_trusted() {
+        for bytes in [
+            &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff][..], // array of 2^64 - 1
+            &[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],     // as many bytes
+            &[0x7a, 0x7f, 0xff, 0xff, 0xff, b'x'],                       // 2 GB of text
+            &[0x9f],                                                     // indefinite array
+            &[0x5f],                                                     // indefinite bytes
+            &[0x3b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],     // below i64
+            &[0xc1, 0x00],                                               // another tag
+            &[],
+        ] {
+            assert!(Cursor::new(bytes).array().is_err());
+            assert!(Cursor::new(bytes).value().is_err());
+        }
+    }
+
+    #[test]
+    fn keys_come_back() {
+        let key = [Value::Integer(7), Value::Text(b"x")];
+        let bytes = key_bytes(key.iter().copied());
+        let back = key_values(&bytes).unwrap();
+        assert_eq!(
+            back,
+            [OwnedValue::Integer(7), OwnedValue::Text(b"x".to_vec())]
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! The merge: what two states of one row become.
+//!
+//! A row's state is the newest tombstone it has seen (the *floor*) and, per column, a version and
+//! a value. Joining takes the larger floor and, column by column, the larger version; columns at
+//! or below the floor are dead. Each is a maximum, so the join is commutative, associative and
+//! idempotent (a join-semilattice, Shapiro et al., "Conflict-free Replicated Data Types", 2011):
+//! any order and any repetition of changes gives the same state.
+//!
+//! Stored is the compact form [`State`]: one version for the row, and exceptions where a column
+//! differs. Two writes may carry one version after a power cut or on a cloned SD card; then the
+//! larger value wins, everywhere the same.
+
+use std::collections::BTreeMap;
+
+use crate::model::value::Value;
+use crate::model::version::Version;
+
+/// Key of the floor among the exceptions: SQLite's names hold no NUL.
+pub const FLOOR: &str = "\0floor";
+
+/// Column (lower case) -> version, where it differs from the row's.
+pub type Exceptions = BTreeMap<String, Version>;
+
+/// The versions of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The highest version in the row: the tombstone's if it is deleted.
+    pub version: Version,
+    pub deleted: bool,
+    pub exceptions: Exceptions,
+}
+
+impl State {
+    /// The newest tombstone this state knows of.
+    pub fn floor(&self) -> Version {
+        if self.deleted {
+            return self.version;
+        }
+        self.exceptions
+            .get(FLOOR)
+            .copied()
+            .unwrap_or(Version::NEVER)
+    }
+
+    /// Version of a column of a live row, named in lower case.
+    pub fn column(&self, name: &str) -> Version {
+        self.exceptions.get(name).copied().unwrap_or(self.version)
+    }
+}
+
+/// One column of the table here, as both sides have it.
+#[derive(Debug, Clone, Copy)]
+pub struct Column<'a> {
+    /// Lower case.
+    pub name: &'a str,
+    /// Value of the row here; none if there is no row, or the column was added after the row's
+    /// version was learnt and still has its default.
+    pub local: Option<Value<'a>>,
+    /// Value that arrives; none if not carried.
+    pub incoming: Option<Value<'a>>,
+}
+
+/// What to do with the row here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// The state is as it was.
+    Nothing,
+    /// Only the versions change.
+    VersionOnly,
+    Delete,
+    /// Write these columns (indexes) with their incoming values; a row that is missing begins with
+    /// its columns' defaults.
+    Write(Vec<usize>),
+    /// As `Write`, on a row whose other columns begin anew from their defaults, but for those in
+    /// `keep`, which keep their value.
+    Rebuild {
+        write: Vec<usize>,
+        keep: Vec<usize>,
+    },
+}
+
+/// Joins `incoming` into what is here.
+pub fn join(local: Option<&State>, incoming: &State, columns: &[Column<'_>]) -> (State, Action) {
+    let floor = incoming
+        .floor()
+        .max(local.map_or(Version::NEVER, State::floor));
+    let lives = |s: &&State| !s.deleted && s.version > floor;
+    let (here, there) = (local.filter(lives), Some(incoming).filter(lives));
+    let row_is_here = local.is_some_and(|s| !s.deleted);
+    let Some(version) = here.map(|s| s.version).max(there.map(|s| s.version)) else {
+        let state = State {
+            version: floor,
+            deleted: true,
+            exceptions: Exceptions::new(),
+        };
+        let action = match (row_is_here, local == Some(&state)) {
+            (true, _) => Action::Delete,
+            (false, true) => Action::Nothing,
+            (false, false) => Action::VersionOnly,
+        };
+        return (state, action);
+    };
+    let mut exceptions = Exceptions::new();
+    let (mut write, mut keep, mut reset) = (Vec::new(), Vec::new(), false);
+    for (i, column) in columns.iter().enumerate() {
+        let alive = |s: Option<&State>, value: Option<Value<'_>>| {
+            s.filter(|_| value.is_some())
+                .map(|s| s.column(column.name))
+                .filter(|v| *v > floor)
+        };
+        let mine = alive(here, column.local);
+        let theirs = alive(there, column.incoming);
+        let larger = || match (column.local, column.incoming) {
+            (Some(mine), Some(theirs)) => theirs.total_cmp(&mine).is_gt(),
+            _ => false,
+        };
+        if theirs > mine || (theirs.is_some() && theirs == mine && larger()) {
+            write.push(i);
+        } else if mine.is_some() {
+            keep.push(i);
+        } else {
+            reset |= column.local.is_some();
+        }
+        let newest = mine.max(theirs).unwrap_or(Version::NEVER);
+        if newest != version {
+            exceptions.insert(column.name.to_owned(), newest);
+        }
+    }
+    if floor != Version::NEVER {
+        exceptions.insert(FLOOR.to_owned(), floor);
+    }
+    let state = State {
+        version,
+        deleted: false,
+        exceptions,
+    };
+    let action = if row_is_here && (here.is_none() || reset) {
+        Action::Rebuild { write, keep }
+    } else if !write.is_empty() || !row_is_here {
+        Action::Write(write)
+    } else if local == Some(&state) {
+        Action::Nothing
+    } else {
+        Action::VersionOnly
+    };
+    (state, action)
+}
+
+#[cfg(test)]
+mod tests;
