@@ -108,10 +108,9 @@ impl Database {
     /// All displaced rows of the table anew: its UNIQUE indexes are others now.
     pub(crate) fn resettle(&mut self, table: &Arc<Table>) -> Result<()> {
         let mut settling = Settling::new(&self.conn, &self.sites, table)?;
-        let mut statement = self
+        let keys: Vec<Vec<u8>> = self
             .conn
-            .prepare_cached("SELECT key FROM __harmonylite___displaced WHERE table_id = ?1")?;
-        let keys: Vec<Vec<u8>> = statement
+            .prepare_cached("SELECT key FROM __harmonylite___displaced WHERE table_id = ?1")?
             .query_map([table.id], |r| r.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         for key in keys {

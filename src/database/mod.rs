@@ -31,7 +31,7 @@ pub mod table;
 pub mod triggers;
 pub mod values;
 
-pub use catalog::{Catalog, Compare, Phase};
+pub(crate) use catalog::{Catalog, Compare, Phase};
 
 /// A write transaction of ours is ended after about this long, so that an application with
 /// busy_timeout 0 can write too.

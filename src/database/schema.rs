@@ -21,6 +21,8 @@ pub struct Schema {
     pub name: String,
     /// How the rowid is spelled, for a table without a primary key: its key.
     pub rowid: Option<&'static str>,
+    /// Whether the key is the rowid, under its own name or as INTEGER PRIMARY KEY.
+    pub key_is_rowid: bool,
     /// Stored columns, the key's first. With `rowid`, the first is the rowid under the name
     /// [`ROWID`]. Generated columns are left out: every node computes them itself.
     pub columns: Vec<Column>,
@@ -255,9 +257,11 @@ fn read_table(
         Ok(unique) => unique,
         Err(reason) => return Ok(Err(reason)),
     };
+    let key_is_rowid = collations.is_empty(); // it has no index of its own
     Ok(Ok(Schema {
         name: name.into(),
         rowid,
+        key_is_rowid,
         columns,
         key,
         unique,

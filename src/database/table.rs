@@ -216,19 +216,15 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
 }
 
 fn conflict_target(schema: &Schema) -> String {
-    let term = |(i, key): (usize, &crate::model::frame::KeyColumn)| {
-        format!("{} COLLATE {}", schema.column_sql(i), quote(&key.collation))
-    };
-    match schema.rowid {
-        Some(rowid) => rowid.to_owned(),
-        None => schema
-            .key
-            .iter()
-            .enumerate()
-            .map(term)
-            .collect::<Vec<_>>()
-            .join(", "),
-    }
+    let terms = schema
+        .key
+        .iter()
+        .enumerate()
+        .map(|(i, key)| match schema.key_is_rowid {
+            true => schema.column_sql(i),
+            false => format!("{} COLLATE {}", schema.column_sql(i), quote(&key.collation)),
+        });
+    terms.collect::<Vec<_>>().join(", ")
 }
 
 impl TableSql {
