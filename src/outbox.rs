@@ -1,0 +1,108 @@
+//! Frames between capture and their acknowledgements, and which marks those cover.
+//!
+//! Frames enter in the order of their transactions and under the same lock as the capture that
+//! made them, so that "everything up to transaction n is acknowledged" is never said too early.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::capture::Outgoing;
+
+/// Bytes of frames kept in memory; beyond, marks alone are kept and encoded later. A few of the
+/// largest frames, and small against the 64 MB of the machines this runs on.
+pub const MAX_BYTES: usize = 4 << 20;
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: VecDeque<Outgoing>,
+    queued_bytes: usize,
+    /// Transaction -> frames of it not yet acknowledged, queued ones included.
+    outstanding: BTreeMap<i64, usize>,
+    /// The last transaction that entered.
+    last: i64,
+}
+
+impl Outbox {
+    /// Takes captured frames in. False if there are too many of them now: capture is to keep marks
+    /// alone until the outbox is empty.
+    #[must_use]
+    pub fn push(&mut self, frames: Vec<Outgoing>) -> bool {
+        for frame in frames {
+            debug_assert!(frame.at >= self.last, "frames enter in order");
+            self.last = self.last.max(frame.at);
+            *self.outstanding.entry(frame.at).or_default() += 1;
+            self.queued_bytes += frame.raw.len();
+            self.queue.push_back(frame);
+        }
+        self.queued_bytes <= MAX_BYTES
+    }
+
+    /// The next frame to send.
+    pub fn pop(&mut self) -> Option<Outgoing> {
+        let frame = self.queue.pop_front()?;
+        self.queued_bytes -= frame.raw.len();
+        Some(frame)
+    }
+
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Nothing is queued or in flight.
+    pub fn is_empty(&self) -> bool {
+        self.outstanding.is_empty()
+    }
+
+    /// A frame of transaction `at` is acknowledged. Returns up to which transaction everything is,
+    /// if that moved.
+    pub fn acknowledged(&mut self, at: i64) -> Option<i64> {
+        let first = self.outstanding.keys().next().copied();
+        let left = self.outstanding.get_mut(&at)?;
+        *left -= 1;
+        if *left > 0 {
+            return None;
+        }
+        self.outstanding.remove(&at);
+        if first != Some(at) {
+            return None;
+        }
+        Some(self.outstanding.keys().next().map_or(self.last, |next| next - 1))
+    }
+
+    /// Forgets everything: the marks still say what is to be published.
+    pub fn clear(&mut self) {
+        *self = Outbox { last: self.last, ..Outbox::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(at: i64) -> Outgoing {
+        Outgoing { at, shard: 1, raw: vec![0; 10] }
+    }
+
+    #[test]
+    fn nothing_counts_as_acknowledged_before_all_before_it_is() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.push(vec![frame(1), frame(1), frame(4), frame(7)]));
+        while outbox.pop().is_some() {}
+        assert_eq!(outbox.acknowledged(4), None);
+        assert_eq!(outbox.acknowledged(1), None);
+        assert_eq!(outbox.acknowledged(1), Some(6));
+        assert_eq!(outbox.acknowledged(1), None, "one too many");
+        assert_eq!(outbox.acknowledged(7), Some(7));
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_full_outbox_says_so() {
+        let mut outbox = Outbox::default();
+        let large = Outgoing { at: 1, shard: 1, raw: vec![0; MAX_BYTES] };
+        assert!(outbox.push(vec![large]));
+        assert!(!outbox.push(vec![frame(2)]));
+        outbox.clear();
+        assert!(outbox.is_empty() && !outbox.has_queued());
+    }
+}

@@ -1,0 +1,97 @@
+//! Tells that the database's files were written: a hint to look, never the truth.
+//!
+//! inotify on the folder, because SQLite's files come and go. The shared-memory file is ignored:
+//! it is written through a mapping, and by our own reads.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
+
+use crate::thread::{Exited, spawn};
+
+/// A thread that waits for inotify. Dropping it ends the thread.
+pub struct Watcher {
+    hints: Receiver<()>,
+    watches: Watches,
+    descriptor: WatchDescriptor,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Watches the files of the database at `path`.
+    pub fn start(path: &Path, exits: &Sender<Exited>) -> std::io::Result<Watcher> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let names: Vec<OsString> = ["", "-wal", "-journal"]
+            .iter()
+            .map(|suffix| {
+                let mut name = path.file_name().unwrap_or_default().to_owned();
+                name.push(suffix);
+                name
+            })
+            .collect();
+        let mut inotify = Inotify::init()?;
+        let events = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO;
+        let mut watches = inotify.watches();
+        let descriptor = watches.add(folder, events)?;
+        // One hint says as much as ten.
+        let (sender, hints) = bounded(1);
+        let thread = spawn("watcher", exits, move || {
+            let mut buffer = [0; 4096];
+            loop {
+                let events = inotify.read_events_blocking(&mut buffer).map_err(|e| e.to_string())?;
+                let mut ours = false;
+                for event in events {
+                    if event.mask.contains(inotify::EventMask::IGNORED) {
+                        return Ok(()); // the watch was removed: we are to end
+                    }
+                    let lost = event.mask.contains(inotify::EventMask::Q_OVERFLOW);
+                    ours |= lost || event.name.is_some_and(|n| names.iter().any(|own| own == n));
+                }
+                if ours {
+                    let _ = sender.try_send(());
+                }
+            }
+        });
+        Ok(Watcher { hints, watches, descriptor, thread: Some(thread) })
+    }
+
+    /// A message per burst of writes.
+    pub fn hints(&self) -> &Receiver<()> {
+        &self.hints
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if self.watches.remove(self.descriptor.clone()).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_write_is_noticed_and_other_files_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (exits, ended) = crossbeam_channel::unbounded();
+        let watcher = Watcher::start(&dir.path().join("a.db"), &exits).unwrap();
+        std::fs::write(dir.path().join("other"), "x").unwrap();
+        std::fs::write(dir.path().join("a.db-shm"), "x").unwrap();
+        std::fs::write(dir.path().join("a.db-wal"), "x").unwrap();
+        watcher.hints().recv_timeout(Duration::from_secs(10)).unwrap();
+        drop(watcher);
+        assert_eq!(ended.recv().unwrap().outcome, crate::thread::Outcome::Stopped);
+    }
+}
