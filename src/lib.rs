@@ -1,5 +1,5 @@
-pub mod model;
-pub mod clock;
-pub mod stream;
-pub mod config;
 pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod model;
+pub mod stream;
