@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, never};
 use harmonylite::stream::client::{Client, ClientOptions};
 use harmonylite::stream::jetstream::{StreamOptions, ensure_streams, stream_name};
 use harmonylite::stream::reader::JetStreamReader;
-use harmonylite::stream::server::{Server, ServerOptions, find_binary};
+use harmonylite::stream::server::{Server, ServerError, ServerOptions, find_binary};
 use harmonylite::stream::writer::JetStreamWriter;
 use harmonylite::stream::{Ack, Message, Reader, StreamError, Writer};
 use tempfile::TempDir;
@@ -63,7 +63,11 @@ impl Node {
         self.server = None;
         // The old one lets go of the store when it has ended.
         self.server = Some(until("the store is free", || {
-            Server::start(&self.options).ok()
+            match Server::start(&self.options) {
+                Ok(server) => Some(server),
+                Err(ServerError::StoreInUse(_)) => None,
+                Err(error) => panic!("{error}"),
+            }
         }));
     }
 

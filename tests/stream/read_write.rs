@@ -7,7 +7,7 @@ use harmonylite::stream::jetstream::{ensure_streams, server_time_ms, stream_name
 use harmonylite::stream::{Reader, StreamError, Writer};
 use serde_json::json;
 
-use crate::node::{Node, PATIENCE, ensure, publish, read, streams, until};
+use crate::node::{Node, PATIENCE, ensure, publish, read, streams};
 
 #[test]
 fn messages_arrive_in_order_and_once_per_id() {
@@ -138,27 +138,6 @@ fn a_killed_server_disconnects_everyone_and_loses_nothing_acknowledged() {
     );
     assert_eq!(publish(&mut writer, 101..102)[0].result, Ok(101));
     assert_eq!(read(&mut node.reader(&streams()), 100, 2)[1].sequence, 101);
-}
-
-#[test]
-fn threads_of_connections_that_ended_do_not_pile_up() {
-    let threads = || {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let names = tasks.flat_map(|task| std::fs::read_to_string(task.path().join("comm")));
-        names
-            .filter(|name| name.starts_with("nats-writer") || name.starts_with("mark"))
-            .count()
-    };
-    let node = Node::start();
-    ensure(&node.client(), &streams());
-    let options = node.client_options();
-    drop(node);
-    // Nobody there: an error, no thread left behind.
-    let error = harmonylite::stream::client::Client::connect(&options, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Disconnected(_)), "{error}");
-    until("no writer is left of this test", || {
-        (threads() < 8).then_some(())
-    });
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
+use crossbeam_channel::never;
+use harmonylite::stream::Reader;
 use harmonylite::stream::server::{Server, ServerError};
 
 use crate::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
@@ -41,25 +43,26 @@ fn three_nodes_form_a_cluster() {
             .ok()
             .copied()
     });
+    // A server may give the consumer to the one that is away before it knows: no answer then.
     let last = until("the third node reads on", || {
         let mut reader = nodes[2].reader(&options);
-        let from = harmonylite::stream::Reader::state(&mut reader).ok()?.last;
-        Some(read(&mut reader, from, 1).remove(0))
+        let from = reader.state().ok()?.last;
+        reader.fetch(from, PATIENCE, &never()).ok()?.pop()
     });
     assert_eq!(last.data, b"101");
 }
 
 #[test]
 fn peers_behind_a_name_are_found() {
-    let [port] = free_ports();
+    let [port, other] = free_ports();
     let node = Node::with(|node| {
         node.options.cluster_addr = Some(format!("127.0.0.1:{port}"));
         // More than there will ever be: it starts all the same.
         node.options.peers = vec![format!("dns://localhost:{port}/?min=9&interval_ms=10")];
     });
     node.client();
-    let lonely = Node::with(|node| node.options.cluster_addr = Some("127.0.0.1:-1".into()));
-    lonely.client();
+    let alone = |node: &mut Node| node.options.cluster_addr = Some(format!("127.0.0.1:{other}"));
+    Node::with(alone).client();
 }
 
 #[test]
@@ -135,13 +138,6 @@ fn stops_and_tells_how_it_ended() {
     let pid = node.server().pid();
     node.server.take().unwrap().stop();
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
-    assert_eq!(
-        std::fs::metadata(node.options.store_dir.with_extension("run/nats.conf"))
-            .unwrap()
-            .len()
-            > 0,
-        true
-    );
 }
 
 #[test]
@@ -210,5 +206,4 @@ fn the_server_dies_with_us() {
     let server = until("the server ends", || Server::start(&options).ok());
     assert_ne!(server.pid(), pid);
     server.stop();
-    let _ = PATIENCE;
 }
