@@ -19,16 +19,23 @@ use super::client::{Client, Inbox, status};
 use super::jetstream::{code, stream_state};
 use super::{Message, Reader, StreamError, StreamState, base64};
 
-/// Messages per pull and per fetch.
-const BATCH: usize = 256;
+/// Messages per fetch.
+const FETCH: usize = 256;
+/// Messages per pull. The crate may hold a request back for 5 ms, so it is this many in 5 ms.
+const PULL: usize = 1024;
 /// Bytes per pull; one more pull may wait behind a fetch that is being applied.
 const PULL_BYTES: usize = 4 * 1024 * 1024;
+/// What the server counts of a message besides its payload: subjects, at the most.
+const OVERHEAD: usize = 64 * 1024;
 /// An idle reader asks again this often.
 const EXPIRES: Duration = Duration::from_secs(10);
 /// A pull that is silent so long after its end has no consumer.
 const GRACE: Duration = Duration::from_secs(2);
 /// The server forgets a consumer that nobody pulls from for so long: longer than an apply takes.
 const INACTIVE: Duration = Duration::from_secs(300);
+
+/// Not a sequence: a consumer that stands there is never where the owner wants to read.
+const NOWHERE: u64 = 0;
 
 /// The consumer in use and the pull outstanding on it.
 struct Consumer {
@@ -119,12 +126,12 @@ impl JetStreamReader {
         };
         self.pulls += 1;
         consumer.pull = self.pulls;
-        consumer.remaining = BATCH;
+        consumer.remaining = PULL;
         consumer.silence = after(EXPIRES + GRACE);
         // Must have room for the largest message, or it would never come.
-        let bytes = PULL_BYTES.max(2 * self.client.max_payload());
+        let bytes = PULL_BYTES.max(self.client.max_payload() + OVERHEAD);
         let expires = EXPIRES.as_nanos() as u64;
-        let body = json!({ "batch": BATCH, "max_bytes": bytes, "expires": expires });
+        let body = json!({ "batch": PULL, "max_bytes": bytes, "expires": expires });
         let subject = format!(
             "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
             self.stream, consumer.name
@@ -149,12 +156,12 @@ impl JetStreamReader {
                 Arrival::Odd(why) => {
                     log::debug!("stream {}: reading anew: {why}", self.stream);
                     if let Some(consumer) = &mut self.consumer {
-                        consumer.next = 0; // no position of the owner's: `fetch` makes a new one
+                        consumer.next = NOWHERE;
                     }
                     return Ok((batch, Some(why)));
                 }
             }
-            let full = batch.len() >= BATCH;
+            let full = batch.len() >= FETCH;
             next = if full {
                 None
             } else {

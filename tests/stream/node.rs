@@ -10,6 +10,7 @@ use harmonylite::stream::reader::JetStreamReader;
 use harmonylite::stream::server::{Server, ServerError, ServerOptions, find_binary};
 use harmonylite::stream::writer::JetStreamWriter;
 use harmonylite::stream::{Ack, Message, Reader, StreamError, Writer};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,16 +92,16 @@ impl Node {
         JetStreamReader::new(self.client(), stream_name(options, 1)).unwrap()
     }
 
+    pub fn signal(&self, which: Signal) {
+        let pid = Pid::from_raw(self.server().pid() as i32).unwrap();
+        kill_process(pid, which).unwrap();
+    }
+
     /// As a machine would lose it.
     pub fn kill(&self) {
-        let pid = rustix::process::Pid::from_raw(self.server().pid() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        assert!(
-            self.server()
-                .end()
-                .recv_timeout(PATIENCE)
-                .is_err_and(|e| e.is_disconnected())
-        );
+        self.signal(Signal::KILL);
+        let end = self.server().end().recv_timeout(PATIENCE);
+        assert!(end.is_err_and(|error| error.is_disconnected()));
     }
 }
 

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use crossbeam_channel::{bounded, never};
+use harmonylite::stream::client::Client;
 use harmonylite::stream::jetstream::{ensure_streams, server_time_ms, stream_name};
 use harmonylite::stream::{Reader, StreamError, Writer};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::node::{Node, PATIENCE, ensure, publish, read, streams};
@@ -138,6 +140,40 @@ fn a_killed_server_disconnects_everyone_and_loses_nothing_acknowledged() {
     );
     assert_eq!(publish(&mut writer, 101..102)[0].result, Ok(101));
     assert_eq!(read(&mut node.reader(&streams()), 100, 2)[1].sequence, 101);
+}
+
+#[test]
+fn a_server_that_stands_still_holds_nobody_up() {
+    let node = Node::start();
+    ensure(&node.client(), &streams());
+    let mut writer = node.writer(&streams());
+    let mut reader = node.reader(&streams());
+    publish(&mut writer, 1..2);
+    assert_eq!(read(&mut reader, 1, 1).len(), 1);
+    node.signal(Signal::STOP);
+    // More than the socket's buffers hold: the writer's thread blocks, not this one.
+    let data = vec![7; writer.max_message_bytes()];
+    for token in 2..12 {
+        writer
+            .send(1, &format!("big-{token}"), &data, token)
+            .unwrap();
+        writer.flush();
+    }
+    assert!(
+        reader
+            .fetch(2, Duration::from_millis(50), &never())
+            .unwrap()
+            .is_empty()
+    );
+    let error = Client::connect(&node.client_options(), Duration::from_millis(100)).unwrap_err();
+    assert!(matches!(error, StreamError::Disconnected(_)), "{error}");
+    drop((writer, reader));
+    node.signal(Signal::CONT);
+    assert!(
+        publish(&mut node.writer(&streams()), 100..101)[0]
+            .result
+            .is_ok()
+    );
 }
 
 #[test]

@@ -213,10 +213,9 @@ mod tests {
 
     #[test]
     fn a_bad_number_is_an_error() {
-        assert!(
-            Peers::parse(&["dns://h:1/?min=x".to_string()])
-                .unwrap_err()
-                .contains("min")
-        );
+        let error = Peers::parse(&["dns://h:1/?min=x".to_string()])
+            .err()
+            .unwrap();
+        assert!(error.contains("min"), "{error}");
     }
 }
