@@ -1,1 +1,237 @@
+<<<<<<< HEAD
 
+=======
+//! The shards' streams on JetStream: their names, their settings, what they hold.
+//!
+//! The `nats` crate's own JetStream layer waits without limit and resets settings it does not know,
+//! so the API is spoken here as what it is: JSON requests to `$JS.API.…`.
+
+use serde_json::{Map, Value, json};
+
+use super::client::{ApiError, Client};
+use super::{StreamError, StreamState, timestamp};
+
+/// Error codes of the JetStream API.
+pub(super) mod code {
+    pub const STREAM_NOT_FOUND: u32 = 10059;
+    pub const NAME_IN_USE: u32 = 10058;
+    pub const NO_MESSAGE_FOUND: u32 = 10037;
+    pub const WRONG_LAST_SEQUENCE: [u32; 2] = [10071, 10164];
+    /// Invalid settings, subjects that overlap with another stream's, replicas without a cluster:
+    /// no later try will see another answer.
+    pub const NEEDS_A_PERSON: [u32; 3] = [10052, 10065, 10074];
+}
+
+/// How long the broker knows a `Nats-Msg-Id`: what is sent again after longer is stored again.
+const DUPLICATE_WINDOW_NS: u64 = 120_000_000_000;
+
+/// What the shards' streams are called and how much they keep.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    pub stream_prefix: String,
+    pub subject_prefix: String,
+    /// Whether frames are compressed: part of the name, so that both kinds never mix.
+    pub compress: bool,
+    pub shards: u32,
+    /// Messages kept per stream.
+    pub max_entries: i64,
+    pub replicas: u32,
+    /// Change streams that are set up otherwise, instead of keeping them so.
+    pub update_existing: bool,
+}
+
+/// `<stream_prefix>[-c]-<shard>`, shards from 1.
+pub fn stream_name(options: &StreamOptions, shard: u32) -> String {
+    let compressed = if options.compress { "-c" } else { "" };
+    format!("{}{compressed}-{shard}", options.stream_prefix)
+}
+
+/// `<subject_prefix>-<shard>`.
+pub fn subject(options: &StreamOptions, shard: u32) -> String {
+    format!("{}-{shard}", options.subject_prefix)
+}
+
+/// Creates the streams that are missing and looks at those that exist.
+///
+/// `Refused` while the cluster cannot hold them yet (too few servers up): to be tried again, never
+/// with fewer replicas. `Fatal` if a stream exists with other subjects, or cannot be.
+pub fn ensure_streams(client: &Client, options: &StreamOptions) -> Result<(), StreamError> {
+    // A space in a subject would break the connection, a dot in a name the API's subjects.
+    for prefix in [&options.stream_prefix, &options.subject_prefix] {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if prefix.is_empty() || !prefix.chars().all(allowed) {
+            let text = format!("prefix {prefix:?}: only letters, digits, - and _ can be in a name");
+            return Err(StreamError::Fatal(text));
+        }
+    }
+    (1..=options.shards).try_for_each(|shard| ensure_stream(client, options, shard))
+}
+
+fn ensure_stream(client: &Client, options: &StreamOptions, shard: u32) -> Result<(), StreamError> {
+    let name = stream_name(options, shard);
+    let wanted = json!({
+        "subjects": [subject(options, shard)],
+        "max_msgs": options.max_entries,
+        "num_replicas": options.replicas,
+    });
+    let wanted = wanted.as_object().cloned().unwrap_or_default();
+    let existing = create_stream(client, &name, &wanted, &fixed_settings())?;
+    let Some(mut config) = existing else {
+        return Ok(());
+    };
+    let differences = differences(&config, &wanted);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let differences = differences.join(", ");
+    if options.update_existing {
+        log::info!("stream {name}: updating {differences}");
+        // On top of what the server says, so that settings unknown here stay as they are.
+        config.extend(wanted);
+        let call = format!("STREAM.UPDATE.{name}");
+        let updated = client.api(&call, &Value::Object(config))?;
+        return updated
+            .map(drop)
+            .map_err(|error| rejected("update", &name, &error));
+    }
+    if config.get("subjects") != wanted.get("subjects") {
+        let text = format!("stream {name} exists with other subjects: {differences}");
+        return Err(StreamError::Fatal(text));
+    }
+    log::warn!("stream {name} stays as it is (update_existing is off): {differences}");
+    Ok(())
+}
+
+fn fixed_settings() -> Value {
+    json!({
+        "retention": "limits", "storage": "file", "discard": "old",
+        "duplicate_window": DUPLICATE_WINDOW_NS, "allow_direct": true,
+    })
+}
+
+/// Creates a stream, or returns the settings of the one that exists.
+pub(super) fn create_stream(
+    client: &Client,
+    name: &str,
+    wanted: &Map<String, Value>,
+    fixed: &Value,
+) -> Result<Option<Map<String, Value>>, StreamError> {
+    let mut config = Map::from_iter([("name".to_string(), json!(name))]);
+    config.extend(fixed.as_object().cloned().unwrap_or_default());
+    config.extend(wanted.clone());
+    // Twice: another node may create it between our look and our try.
+    for last_try in [false, true] {
+        match client.api(&format!("STREAM.INFO.{name}"), &Value::Null)? {
+            Ok(mut info) => {
+                let existing = info["config"].take();
+                return Ok(Some(existing.as_object().cloned().unwrap_or_default()));
+            }
+            Err(error) if error.err_code == code::STREAM_NOT_FOUND => {}
+            Err(error) => return Err(error.refused(format_args!("look at stream {name}"))),
+        }
+        let call = format!("STREAM.CREATE.{name}");
+        match client.api(&call, &Value::Object(config.clone()))? {
+            Ok(_) => return Ok(None),
+            Err(error) if error.err_code == code::NAME_IN_USE && !last_try => {}
+            Err(error) => return Err(rejected("create", name, &error)),
+        }
+    }
+    Ok(None)
+}
+
+fn rejected(verb: &str, name: &str, error: &ApiError) -> StreamError {
+    let text = format!("{verb} stream {name}: {error}");
+    if code::NEEDS_A_PERSON.contains(&error.err_code) {
+        StreamError::Fatal(text)
+    } else {
+        StreamError::Refused(text)
+    }
+}
+
+/// Each setting that is not as wanted, with both values.
+pub(super) fn differences(have: &Map<String, Value>, wanted: &Map<String, Value>) -> Vec<String> {
+    let differs = |(key, want): (&String, &Value)| match have.get(key).unwrap_or(&Value::Null) {
+        have if have == want => None,
+        have => Some(format!("{key} is {have}, configured {want}")),
+    };
+    wanted.iter().filter_map(differs).collect()
+}
+
+/// What the stream `name` holds now.
+pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamError> {
+    let info = stream_info(client, name)?;
+    let number = |key: &str| info["state"][key].as_u64().unwrap_or(0);
+    let last = number("last_seq");
+    // A stream that never held a message says 0 for both.
+    let first = if number("messages") == 0 {
+        last + 1
+    } else {
+        number("first_seq")
+    };
+    let created = info["created"].as_str().unwrap_or_default().to_string();
+    Ok(StreamState {
+        first,
+        last,
+        created,
+    })
+}
+
+fn stream_info(client: &Client, name: &str) -> Result<Value, StreamError> {
+    client
+        .api(&format!("STREAM.INFO.{name}"), &Value::Null)?
+        .map_err(|error| error.refused(format_args!("look at stream {name}")))
+}
+
+/// The broker's clock, in unix milliseconds, give or take the way there.
+pub fn server_time_ms(client: &Client, stream: &str) -> Result<i64, StreamError> {
+    let info = stream_info(client, stream)?;
+    let time = match info["ts"].as_str() {
+        Some(time) => time.to_string(),
+        // A server before 2.10 does not say, but dates a consumer, which it forgets at once.
+        None => {
+            let config = json!({
+                "ack_policy": "none", "deliver_policy": "new", "mem_storage": true,
+                "inactive_threshold": 1_000_000_000,
+            });
+            let body = json!({ "stream_name": stream, "config": config });
+            let consumer = client
+                .api(&format!("CONSUMER.CREATE.{stream}"), &body)?
+                .map_err(|error| error.refused(format_args!("ask the time at stream {stream}")))?;
+            consumer["created"].as_str().unwrap_or_default().to_string()
+        }
+    };
+    timestamp::unix_ms(&time).ok_or_else(|| {
+        StreamError::Refused(format!("{} tells no time: {time:?}", client.address()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let mut options = StreamOptions {
+            stream_prefix: "harmonylite-changes".into(),
+            subject_prefix: "harmonylite-change-log".into(),
+            compress: false,
+            shards: 2,
+            max_entries: 1024,
+            replicas: 1,
+            update_existing: false,
+        };
+        assert_eq!(stream_name(&options, 2), "harmonylite-changes-2");
+        assert_eq!(subject(&options, 2), "harmonylite-change-log-2");
+        options.compress = true;
+        assert_eq!(stream_name(&options, 1), "harmonylite-changes-c-1");
+    }
+
+    #[test]
+    fn a_difference_names_both_values() {
+        let have = json!({ "max_msgs": 5, "num_replicas": 1, "storage": "file" });
+        let want = json!({ "max_msgs": 7, "num_replicas": 1 });
+        let found = differences(have.as_object().unwrap(), want.as_object().unwrap());
+        assert_eq!(found, ["max_msgs is 5, configured 7"]);
+    }
+}
+>>>>>>> stream

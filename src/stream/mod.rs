@@ -2,14 +2,33 @@
 //!
 //! A shard is one stream: an append-only sequence of messages, numbered from 1, old ones dropped by
 //! the broker. [`Writer`] appends and reports acknowledgements, [`Reader`] reads one shard in order
-//! from a given sequence. `jetstream` is the real one; simulations bring their own.
+//! from a given sequence. Simulations bring their own; the real one is here, bottom up:
+//!
+//! ```text
+//! address      what a `nats.urls` entry says           base64, timestamp   what replies contain
+//! client       one connection, one life, requests      (opened by connect)
+//! jetstream    the shards' streams: names, settings, state
+//! writer       impl Writer: publish and acknowledge     reader   impl Reader: pull in order
+//! key_value    a NATS KV bucket                         server   the supervised nats-server
+//! ```
+//!
+//! Nothing here reconnects. When a connection ends, every call on it returns
+//! [`StreamError::Disconnected`] at once, and its owner builds a new one after a wait of its own.
 
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
+pub mod address;
+mod base64;
+pub mod client;
+mod connect;
 pub mod jetstream;
+pub mod key_value;
+pub mod reader;
 pub mod server;
+mod timestamp;
+pub mod writer;
 
 /// A message as it stands in a shard's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,222 @@
+//! Addresses of NATS servers, as the configuration and the command line write them.
+//!
+//! `nats://user:password@host:port/?min=3`: the user part is percent-decoded here, because the
+//! `nats` crate does not. An address prints and debugs without the user part, so that it can stand
+//! in any error or log line.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One server (or, for `dns://`, a name that stands for several).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    /// `nats` where none is written.
+    pub scheme: String,
+    /// User, or a token when there is no password.
+    pub user: Option<String>,
+    pub password: Option<String>,
+    /// Name or IP address, an IPv6 one without its brackets.
+    pub host: String,
+    pub port: Option<u16>,
+    query: String,
+}
+
+impl Address {
+    /// The value of `?name=value`, if it is given.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// `host:port`, with the brackets that IPv6 needs.
+    pub fn host_port(&self, default_port: u16) -> String {
+        let port = self.port.unwrap_or(default_port);
+        if self.host.contains(':') {
+            format!("[{}]:{port}", self.host)
+        } else {
+            format!("{}:{port}", self.host)
+        }
+    }
+
+    /// The same address under another scheme and host, user part included and encoded: a route.
+    pub fn to_url(&self, scheme: &str, host_port: &str) -> String {
+        let user = match (&self.user, &self.password) {
+            (Some(user), Some(password)) => format!("{}:{}@", encode(user), encode(password)),
+            (Some(user), None) => format!("{}@", encode(user)),
+            _ => String::new(),
+        };
+        format!("{scheme}://{user}{host_port}")
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// The error names what is wrong and never quotes the user part.
+    fn from_str(text: &str) -> Result<Address, String> {
+        let (scheme, rest) = text
+            .trim()
+            .split_once("://")
+            .unwrap_or(("nats", text.trim()));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // The last '@' ends the user part: an unencoded one in a password is forgiven.
+        let (login, place) = match rest.rsplit_once('@') {
+            Some((login, place)) => (Some(login), place),
+            None => (None, rest),
+        };
+        let place = place.split('/').next().unwrap_or_default();
+        let bad = |why: &str| format!("address {scheme}://{place}: {why}");
+
+        let (host, port) = match place.strip_prefix('[') {
+            Some(v6) => v6
+                .split_once(']')
+                .ok_or_else(|| bad("no closing bracket"))?,
+            None => place.split_at(place.find(':').unwrap_or(place.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(digits) => Some(digits.parse().map_err(|_| bad("port is not a number"))?),
+            None if port.is_empty() => None,
+            None => return Err(bad("text after the closing bracket")),
+        };
+        let word = |c: char| c.is_alphanumeric() || "-_.:%".contains(c);
+        if host.is_empty() || !host.chars().all(word) {
+            return Err(bad("not a host name or IP address"));
+        }
+        let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, "")))
+        {
+            None => (None, None),
+            Some((user, password)) => {
+                let decoded = |part| decode(part).ok_or_else(|| bad("bad % sequence before the @"));
+                let with_password = login.is_some_and(|login| login.contains(':'));
+                (
+                    Some(decoded(user)?),
+                    with_password.then(|| decoded(password)).transpose()?,
+                )
+            }
+        };
+        let (scheme, host, query) = (scheme.to_lowercase(), host.to_string(), query.to_string());
+        Ok(Address {
+            scheme,
+            user,
+            password,
+            host,
+            port,
+            query,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}://{}", self.scheme, self.host_port(port)),
+            None => write!(f, "{}://{}", self.scheme, self.host),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        if first == b'%' {
+            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &rest[2..];
+        } else {
+            bytes.push(first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn encode(text: &str) -> String {
+    let keep = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes()
+        .map(|b| {
+            if keep(b) {
+                (b as char).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        let full: Address = "nats://me:p%40s%2Fs@h.example:4333/?min=3&interval_ms=5"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            (full.user.as_deref(), full.password.as_deref()),
+            (Some("me"), Some("p@s/s"))
+        );
+        assert_eq!((full.host.as_str(), full.port), ("h.example", Some(4333)));
+        assert_eq!(
+            (full.query("min"), full.query("interval_ms")),
+            (Some("3"), Some("5"))
+        );
+        assert_eq!(full.query("mi"), None);
+        assert_eq!(
+            full.to_url("nats", "10.0.0.1:1"),
+            "nats://me:p%40s%2Fs@10.0.0.1:1"
+        );
+        let bare: Address = "localhost".parse().unwrap();
+        assert_eq!(
+            (bare.scheme.as_str(), bare.port, bare.user),
+            ("nats", None, None)
+        );
+        let v6: Address = "tls://[::1]:99".parse().unwrap();
+        assert_eq!(
+            (v6.host.as_str(), v6.host_port(4222).as_str()),
+            ("::1", "[::1]:99")
+        );
+        let token: Address = "nats://s3cret@h".parse().unwrap();
+        assert_eq!(
+            (token.user.as_deref(), token.password),
+            (Some("s3cret"), None)
+        );
+    }
+
+    #[test]
+    fn no_text_shows_the_user_part() {
+        for text in [
+            "nats://me:hidden@h:1",
+            "nats://me:hidden@h:x",
+            "nats://me:hidden%zz@h:1",
+        ] {
+            let shown = match text.parse::<Address>() {
+                Ok(address) => format!("{address} {address:?}"),
+                Err(error) => error,
+            };
+            assert!(!shown.contains("hidden"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_a_host() {
+        for text in [
+            "",
+            "nats://",
+            "nats://a b:1",
+            "nats://h:99999",
+            "nats://[::1",
+            "nats://h:",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}

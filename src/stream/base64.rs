@@ -1,0 +1,44 @@
+//! Standard base64, decoding only: the JetStream API wraps stored messages in it.
+
+/// The bytes, or nothing if `text` is not base64.
+pub fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0u32, 0);
+    for c in text.trim_end_matches('=').bytes() {
+        let six = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    // Six bits left over are no byte: the text was cut.
+    (count < 6).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+
+    #[test]
+    fn vectors_of_rfc_4648() {
+        for (text, plain) in [
+            ("", ""),
+            ("Zg==", "f"),
+            ("Zm8=", "fo"),
+            ("Zm9vYmFy", "foobar"),
+        ] {
+            assert_eq!(decode(text).unwrap(), plain.as_bytes());
+        }
+        assert_eq!(decode("+/8=").unwrap(), [0xfb, 0xff]);
+        assert_eq!((decode("Z"), decode("Zm-v")), (None, None));
+    }
+}

@@ -1,0 +1,175 @@
+//! A NATS key-value bucket: shared settings, leases, the founder's name.
+//!
+//! Spoken directly, with a deadline on every call, in the layout of the official clients: stream
+//! `KV_<bucket>`, a key is the subject `$KV.<bucket>.<key>`, its value the newest message there, its
+//! revision that message's sequence, a deletion an empty message with the header `KV-Operation`.
+//! Reads go to the stream's leader, so they see every write that was acknowledged.
+#![allow(deprecated)]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::client::{API_TIMEOUT, ApiError, Client};
+use super::jetstream::{code, create_stream, differences};
+use super::reader::header;
+use super::{StreamError, base64};
+
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// The newest message of a key.
+struct Entry {
+    value: Vec<u8>,
+    revision: u64,
+    deleted: bool,
+}
+
+/// A bucket, spoken to over `client`.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyValue<'a> {
+    client: &'a Client,
+    bucket: &'a str,
+}
+
+impl<'a> KeyValue<'a> {
+    /// Opens `bucket` and creates it if it is missing, with one value per key. Values vanish
+    /// `max_age` after they were written. A bucket that exists keeps its settings; what differs is
+    /// logged.
+    pub fn ensure_bucket(
+        client: &'a Client,
+        bucket: &'a str,
+        replicas: u32,
+        max_age: Option<Duration>,
+    ) -> Result<KeyValue<'a>, StreamError> {
+        check(bucket, "bucket", "-_")?;
+        let max_age = max_age.unwrap_or_default();
+        let window = if max_age.is_zero() {
+            DUPLICATE_WINDOW
+        } else {
+            DUPLICATE_WINDOW.min(max_age)
+        };
+        let wanted = json!({ "num_replicas": replicas, "max_age": max_age.as_nanos() as u64 });
+        let fixed = json!({
+            "subjects": [format!("$KV.{bucket}.>")], "max_msgs_per_subject": 1,
+            "retention": "limits", "storage": "file", "discard": "new",
+            "duplicate_window": window.as_nanos() as u64,
+            "allow_rollup_hdrs": true, "deny_delete": true, "allow_direct": true,
+        });
+        let wanted = wanted.as_object().cloned().unwrap_or_default();
+        let existing = create_stream(client, &format!("KV_{bucket}"), &wanted, &fixed)?;
+        let differences = existing
+            .map(|config| differences(&config, &wanted))
+            .unwrap_or_default();
+        if !differences.is_empty() {
+            log::warn!("bucket {bucket} stays as it is: {}", differences.join(", "));
+        }
+        Ok(KeyValue { client, bucket })
+    }
+
+    /// Value and revision of `key`, if there is one.
+    pub fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, StreamError> {
+        let entry = self.entry(key)?.filter(|entry| !entry.deleted);
+        Ok(entry.map(|entry| (entry.value, entry.revision)))
+    }
+
+    /// Writes `key` only if it has no value. `false`: somebody was there first.
+    pub fn create(&self, key: &str, value: &[u8]) -> Result<bool, StreamError> {
+        if self.update(key, value, 0)? {
+            return Ok(true);
+        }
+        // A deletion is a message too, with a revision to be replaced.
+        match self.entry(key)? {
+            Some(entry) if entry.deleted => self.update(key, value, entry.revision),
+            _ => Ok(false),
+        }
+    }
+
+    /// Writes `key` only if its revision is still `revision`. `false`: somebody was faster.
+    ///
+    /// After `Disconnected` it may or may not have been written: read it again.
+    pub fn update(&self, key: &str, value: &[u8], revision: u64) -> Result<bool, StreamError> {
+        let revision = revision.to_string();
+        let headers = [("Nats-Expected-Last-Subject-Sequence", revision.as_str())];
+        match self.publish(key, &headers, value)? {
+            Ok(_) => Ok(true),
+            Err(error) if code::WRONG_LAST_SEQUENCE.contains(&error.err_code) => Ok(false),
+            Err(error) => Err(self.refused("update", key, &error)),
+        }
+    }
+
+    /// Writes `key` whatever it held, and returns its new revision.
+    pub fn put(&self, key: &str, value: &[u8]) -> Result<u64, StreamError> {
+        let reply = self.publish(key, &[], value)?;
+        let reply = reply.map_err(|error| self.refused("write", key, &error))?;
+        Ok(reply["seq"].as_u64().unwrap_or(0))
+    }
+
+    /// Removes `key`; no error if it has no value.
+    pub fn delete(&self, key: &str) -> Result<(), StreamError> {
+        let reply = self.publish(key, &[("KV-Operation", "DEL")], b"")?;
+        reply
+            .map(drop)
+            .map_err(|error| self.refused("delete", key, &error))
+    }
+
+    fn entry(&self, key: &str) -> Result<Option<Entry>, StreamError> {
+        let subject = self.subject(key)?;
+        let call = format!("STREAM.MSG.GET.KV_{}", self.bucket);
+        let reply = match self
+            .client
+            .api(&call, &json!({ "last_by_subj": subject }))?
+        {
+            Ok(reply) => reply,
+            Err(error) if error.err_code == code::NO_MESSAGE_FOUND => return Ok(None),
+            Err(error) => return Err(self.refused("read", key, &error)),
+        };
+        let message = &reply["message"];
+        let value = base64::decode(message["data"].as_str().unwrap_or_default());
+        let (Some(value), Some(revision)) = (value, message["seq"].as_u64()) else {
+            let text = format!(
+                "read key {key} of bucket {}: unreadable answer",
+                self.bucket
+            );
+            return Err(StreamError::Refused(text));
+        };
+        // DEL and PURGE by clients; newer servers mark an expired value with another header.
+        let deleted = header(message, "KV-Operation").is_some()
+            || header(message, "Nats-Marker-Reason").is_some();
+        Ok(Some(Entry {
+            value,
+            revision,
+            deleted,
+        }))
+    }
+
+    fn publish(
+        &self,
+        key: &str,
+        headers: &[(&str, &str)],
+        value: &[u8],
+    ) -> Result<Result<Value, ApiError>, StreamError> {
+        self.client
+            .ask(&self.subject(key)?, headers, value, API_TIMEOUT)
+    }
+
+    fn subject(&self, key: &str) -> Result<String, StreamError> {
+        check(key, "key", "-_./=")?;
+        Ok(format!("$KV.{}.{key}", self.bucket))
+    }
+
+    fn refused(&self, verb: &str, key: &str, error: &ApiError) -> StreamError {
+        error.refused(format_args!("{verb} key {key} of bucket {}", self.bucket))
+    }
+}
+
+/// A space or wildcard in a subject would break the connection or write elsewhere.
+fn check(name: &str, what: &str, signs: &str) -> Result<(), StreamError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || signs.contains(c);
+    let empty_part = name.split('.').any(str::is_empty);
+    if !empty_part && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(StreamError::Fatal(format!(
+        "{what} {name:?}: not a name for nats"
+    )))
+}

@@ -1,0 +1,344 @@
+//! Reads one shard's stream in order.
+//!
+//! A pull consumer without acknowledgements: the position is ours alone, and the consumer is
+//! throwaway. Whenever anything about it is odd (an unknown status, silence, a jump in the
+//! sequence), a new one is made from the next sequence on. What a *new* consumer delivers first is
+//! what the stream really holds there, so a jump at its start is a purge and is passed on; a jump
+//! later may be a loss, and is asked again. Push consumers were tried and die silently.
+//!
+//! One pull is outstanding at all times, also while the owner applies what it got, so a message
+//! arrives when it is stored. It is limited in bytes, and so is then the memory behind it.
+#![allow(deprecated)]
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, after, select_biased};
+use serde_json::{Value, json};
+
+use super::client::{Client, Inbox, status};
+use super::jetstream::{code, stream_state};
+use super::{Message, Reader, StreamError, StreamState, base64};
+
+/// Messages per fetch.
+const FETCH: usize = 256;
+/// Messages per pull. The crate may hold a request back for 5 ms, so it is this many in 5 ms.
+const PULL: usize = 1024;
+/// Bytes per pull; one more pull may wait behind a fetch that is being applied.
+const PULL_BYTES: usize = 4 * 1024 * 1024;
+/// What the server counts of a message besides its payload: subjects, at the most.
+const OVERHEAD: usize = 64 * 1024;
+/// An idle reader asks again this often.
+const EXPIRES: Duration = Duration::from_secs(10);
+/// A pull that is silent so long after its end has no consumer.
+const GRACE: Duration = Duration::from_secs(2);
+/// The server forgets a consumer that nobody pulls from for so long: longer than an apply takes.
+const INACTIVE: Duration = Duration::from_secs(300);
+
+/// Not a sequence: a consumer that stands there is never where the owner wants to read.
+const NOWHERE: u64 = 0;
+
+/// The consumer in use and the pull outstanding on it.
+struct Consumer {
+    name: String,
+    /// The next sequence expected.
+    next: u64,
+    /// Nothing has come yet: the first message may have any sequence from `next` on.
+    fresh: bool,
+    /// Number of the pull, at the end of its reply subject, and how many messages it may still bring.
+    pull: u64,
+    remaining: usize,
+    /// Fires when the pull should have ended by itself.
+    silence: Receiver<Instant>,
+}
+
+enum Arrival {
+    Message(Message),
+    /// Left over from an earlier pull or consumer, or the orderly end of a pull.
+    Nothing,
+    /// The consumer is not to be trusted any more, for this reason.
+    Odd(String),
+}
+
+/// [`Reader`] on JetStream; has a connection of its own.
+pub struct JetStreamReader {
+    client: Client,
+    stream: String,
+    inbox: Inbox,
+    consumer: Option<Consumer>,
+    pulls: u64,
+}
+
+impl JetStreamReader {
+    /// Takes over `client` to read `stream`, see [`stream_name`](super::jetstream::stream_name).
+    pub fn new(client: Client, stream: String) -> Result<JetStreamReader, StreamError> {
+        let inbox = client.inbox()?;
+        Ok(JetStreamReader {
+            client,
+            stream,
+            inbox,
+            consumer: None,
+            pulls: 0,
+        })
+    }
+
+    /// The connection, for further questions about the stream.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// A new consumer that begins at `from`, and its first pull.
+    fn start(&mut self, from: u64) -> Result<(), StreamError> {
+        let stream = &self.stream;
+        if let Some(old) = self.consumer.take() {
+            // Sparing the server five minutes of keeping it; whether it arrives does not matter.
+            let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{}", old.name);
+            self.client.publish(&call, None, &[], b"")?;
+        }
+        let config = json!({
+            "deliver_policy": "by_start_sequence", "opt_start_seq": from.max(1),
+            "ack_policy": "none", "replay_policy": "instant",
+            // In memory, on one server: it is made anew sooner than it would be recovered.
+            "mem_storage": true, "num_replicas": 1,
+            "inactive_threshold": INACTIVE.as_nanos() as u64,
+        });
+        let body = json!({ "stream_name": stream, "config": config });
+        let created = self
+            .client
+            .api(&format!("CONSUMER.CREATE.{stream}"), &body)?
+            .map_err(|error| error.refused(format_args!("read stream {stream} from {from}")))?;
+        let name = created["name"].as_str().unwrap_or_default().to_string();
+        let (next, silence) = (from, after(EXPIRES + GRACE));
+        self.consumer = Some(Consumer {
+            name,
+            next,
+            fresh: true,
+            pull: 0,
+            remaining: 0,
+            silence,
+        });
+        self.pull()
+    }
+
+    /// Asks the consumer for the next batch.
+    fn pull(&mut self) -> Result<(), StreamError> {
+        let Some(consumer) = &mut self.consumer else {
+            return Ok(());
+        };
+        self.pulls += 1;
+        consumer.pull = self.pulls;
+        consumer.remaining = PULL;
+        consumer.silence = after(EXPIRES + GRACE);
+        // Must have room for the largest message, or it would never come.
+        let bytes = PULL_BYTES.max(self.client.max_payload() + OVERHEAD);
+        let expires = EXPIRES.as_nanos() as u64;
+        let body = json!({ "batch": PULL, "max_bytes": bytes, "expires": expires });
+        let subject = format!(
+            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+            self.stream, consumer.name
+        );
+        let reply = format!("{}.{}", self.inbox.subject, consumer.pull);
+        self.client
+            .publish(&subject, Some(&reply), &[], body.to_string().as_bytes())
+    }
+
+    /// Takes `first` and whatever else has arrived, without waiting. The second value says why the
+    /// consumer had to be given up, if it had.
+    fn drain(
+        &mut self,
+        first: nats::Message,
+    ) -> Result<(Vec<Message>, Option<String>), StreamError> {
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match self.take(message)? {
+                Arrival::Message(message) => batch.push(message),
+                Arrival::Nothing => {}
+                Arrival::Odd(why) => {
+                    log::debug!("stream {}: reading anew: {why}", self.stream);
+                    if let Some(consumer) = &mut self.consumer {
+                        consumer.next = NOWHERE;
+                    }
+                    return Ok((batch, Some(why)));
+                }
+            }
+            let full = batch.len() >= FETCH;
+            next = if full {
+                None
+            } else {
+                self.inbox.messages.try_recv().ok()
+            };
+        }
+        Ok((batch, None))
+    }
+
+    /// Sorts one message from the inbox, and asks for more when it was the last of its pull.
+    fn take(&mut self, message: nats::Message) -> Result<Arrival, StreamError> {
+        let Some(consumer) = &mut self.consumer else {
+            return Ok(Arrival::Nothing);
+        };
+        if let Some((code, text)) = status(&message) {
+            let number = message
+                .subject
+                .rsplit('.')
+                .next()
+                .and_then(|pull| pull.parse().ok());
+            if number != Some(consumer.pull) {
+                return Ok(Arrival::Nothing);
+            }
+            let full =
+                code == 409 && (text.contains("MaxBytes") || text.contains("Batch Completed"));
+            if !full && code != 404 && code != 408 {
+                return Ok(Arrival::Odd(text));
+            }
+            self.pull()?;
+            return Ok(Arrival::Nothing);
+        }
+        let Some(origin) = message.reply.as_deref().and_then(Origin::parse) else {
+            return Ok(Arrival::Odd("a message without its position".to_string()));
+        };
+        if origin.consumer != consumer.name || origin.sequence < consumer.next {
+            return Ok(Arrival::Nothing);
+        }
+        if origin.sequence > consumer.next && !consumer.fresh {
+            let jump = format!("{} came where {} was due", origin.sequence, consumer.next);
+            return Ok(Arrival::Odd(jump));
+        }
+        let (sequence, time_ms) = (origin.sequence, origin.time_ms);
+        consumer.fresh = false;
+        consumer.next = sequence + 1;
+        consumer.remaining = consumer.remaining.saturating_sub(1);
+        if consumer.remaining == 0 {
+            self.pull()?;
+        }
+        let id = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Msg-Id").cloned());
+        Ok(Arrival::Message(Message {
+            sequence,
+            id,
+            time_ms,
+            data: message.data,
+        }))
+    }
+}
+
+impl Reader for JetStreamReader {
+    fn state(&mut self) -> Result<StreamState, StreamError> {
+        stream_state(&self.client, &self.stream)
+    }
+
+    fn fetch(
+        &mut self,
+        from: u64,
+        wait: Duration,
+        stop: &Receiver<()>,
+    ) -> Result<Vec<Message>, StreamError> {
+        let from = from.max(1);
+        let deadline = after(wait);
+        let mut oddities = 0;
+        loop {
+            if self
+                .consumer
+                .as_ref()
+                .is_none_or(|consumer| consumer.next != from)
+            {
+                self.start(from)?;
+            }
+            let silence = self
+                .consumer
+                .as_ref()
+                .map(|consumer| consumer.silence.clone());
+            let silence = silence.unwrap_or_else(crossbeam_channel::never);
+            select_biased! {
+                recv(stop) -> _ => return Err(StreamError::Stopped),
+                recv(self.inbox.messages) -> message => {
+                    let message = message.map_err(|_| self.client.lost())?;
+                    let (batch, odd) = self.drain(message)?;
+                    if !batch.is_empty() {
+                        return Ok(batch);
+                    }
+                    // Twice without a message between is a fault of the broker, not of a consumer.
+                    oddities += usize::from(odd.is_some());
+                    if let (2.., Some(why)) = (oddities, odd) {
+                        let text = format!("read stream {} from {from}: {why}", self.stream);
+                        return Err(StreamError::Refused(text));
+                    }
+                }
+                recv(silence) -> _ => self.start(from)?,
+                recv(deadline) -> _ => return Ok(Vec::new()),
+            }
+        }
+    }
+
+    fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError> {
+        let call = format!("STREAM.MSG.GET.{}", self.stream);
+        let reply = match self.client.api(&call, &json!({ "seq": sequence }))? {
+            Ok(reply) => reply,
+            Err(error) if error.err_code == code::NO_MESSAGE_FOUND => return Ok(None),
+            Err(error) => {
+                let tried = format!("look up message {sequence} of stream {}", self.stream);
+                return Err(error.refused(tried));
+            }
+        };
+        Ok(header(&reply["message"], "Nats-Msg-Id"))
+    }
+}
+
+/// A header of a stored message, as the API returns it.
+pub(super) fn header(message: &Value, name: &str) -> Option<String> {
+    let headers = base64::decode(message["hdrs"].as_str()?)?;
+    let headers = String::from_utf8(headers).ok()?;
+    let value = headers
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.map(|value| value.trim().to_string())
+}
+
+/// Where a delivered message comes from, as its reply subject says.
+struct Origin<'a> {
+    consumer: &'a str,
+    sequence: u64,
+    time_ms: i64,
+}
+
+impl Origin<'_> {
+    /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<delivered>.<time ns>.<pending>`, or
+    /// longer, with `<domain>.<account>` before the stream and a token at the end.
+    fn parse(reply: &str) -> Option<Origin<'_>> {
+        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let stream = if tokens.len() >= 9 { 2 } else { 0 };
+        let time_ns: i64 = tokens.get(stream + 5)?.parse().ok()?;
+        Some(Origin {
+            consumer: tokens.get(stream + 1)?,
+            sequence: tokens.get(stream + 3)?.parse().ok()?,
+            time_ms: time_ns / 1_000_000,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_in_both_forms() {
+        for reply in [
+            "$JS.ACK.changes-1.Xy12.1.77.5.1700000000123456789.0",
+            "$JS.ACK.hub.hash.changes-1.Xy12.1.77.5.1700000000123456789.0.token",
+        ] {
+            let origin = Origin::parse(reply).unwrap();
+            assert_eq!((origin.consumer, origin.sequence), ("Xy12", 77));
+            assert_eq!(origin.time_ms, 1_700_000_000_123);
+        }
+        assert!(Origin::parse("$JS.ACK.short").is_none());
+    }
+
+    #[test]
+    fn headers_of_a_stored_message() {
+        // NATS/1.0, Nats-Msg-Id: abc
+        let stored = json!({ "hdrs": "TkFUUy8xLjANCk5hdHMtTXNnLUlkOiBhYmMNCg0K" });
+        assert_eq!(header(&stored, "Nats-Msg-Id").as_deref(), Some("abc"));
+        assert_eq!(header(&stored, "KV-Operation"), None);
+    }
+}

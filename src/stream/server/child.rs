@@ -1,0 +1,239 @@
+//! The process: spawned, listened to and reaped by one thread.
+//!
+//! It must be one thread for all of the child's life: the signal that ends the child when we die
+//! (PR_SET_PDEATHSIG) comes when the *thread* that spawned it ends. The thread's work in between is
+//! to pass the server's log lines on.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{self, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::process::{Pid, Signal};
+
+use super::ServerError;
+
+/// How many of its last lines a death notice quotes.
+const LAST_WORDS: usize = 5;
+/// A longer line would be cut; the server's own are short.
+const LINE_BYTES: u64 = 64 * 1024;
+
+/// The process by number, as long as it is the same one.
+#[derive(Clone)]
+pub(super) struct Process {
+    pid: u32,
+    /// Nothing is ever sent: the thread drops the other end when the child is reaped.
+    end: Receiver<()>,
+}
+
+impl Process {
+    pub(super) fn has_ended(&self) -> bool {
+        self.end
+            .try_recv()
+            .is_err_and(|error| error.is_disconnected())
+    }
+
+    /// Not after the end: the number may be another process's by then.
+    pub(super) fn signal(&self, which: Signal) {
+        if let (false, Ok(pid)) = (self.has_ended(), i32::try_from(self.pid)) {
+            // It may just have ended and not be reaped yet.
+            let _ = Pid::from_raw(pid).map(|pid| rustix::process::kill_process(pid, which));
+        }
+    }
+}
+
+pub(super) struct Child {
+    process: Process,
+    words: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Child {
+    /// `stdin` carries the lock of the store.
+    pub(super) fn spawn(
+        binary: &Path,
+        arguments: &[String],
+        stdin: File,
+    ) -> Result<Child, ServerError> {
+        let mut command = Command::new(binary);
+        command
+            .args(arguments)
+            .stdin(stdin)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        // The terminal's Ctrl-C is for us: the child is stopped in its turn.
+        command.process_group(0);
+        let parent = rustix::process::getpid();
+        // SAFETY: between fork and exec only system calls are made, no memory is allocated.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+                // We may have died before that call.
+                if rustix::process::getppid() != Some(parent) {
+                    return Err(rustix::io::Errno::SRCH.into());
+                }
+                Ok(())
+            });
+        }
+        let words = Arc::<Mutex<VecDeque<String>>>::default();
+        let (started, result) = bounded(1);
+        let (ended, end) = bounded(0);
+        let lines = Arc::clone(&words);
+        thread::Builder::new()
+            .name("nats-server".into())
+            .spawn(move || attend(command, &started, &lines, ended))
+            .map_err(ServerError::io("start a thread for", binary))?;
+        let pid = result
+            .recv()
+            .unwrap_or_else(|_| Err(std::io::Error::other("its thread ended")))
+            .map_err(ServerError::io("run", binary))?;
+        Ok(Child {
+            process: Process { pid, end },
+            words,
+        })
+    }
+
+    pub(super) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    pub(super) fn end(&self) -> &Receiver<()> {
+        &self.process.end
+    }
+
+    pub(super) fn last_words(&self) -> String {
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        words
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    pub(super) fn exited(&self) -> Option<String> {
+        self.process.has_ended().then(|| self.last_words())
+    }
+
+    /// SIGTERM, then SIGKILL if it does not heed it within `timeout`.
+    pub(super) fn stop(self, timeout: Duration) {
+        self.process.signal(Signal::TERM);
+        if self
+            .end()
+            .recv_timeout(timeout)
+            .is_err_and(|error| error.is_timeout())
+        {
+            log::warn!("nats-server (pid {}) does not stop: killing it", self.pid());
+            self.process.signal(Signal::KILL);
+            let _ = self.end().recv();
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.process.signal(Signal::TERM);
+    }
+}
+
+/// Body of the thread. `ended` is dropped last: it is how the others learn of the end.
+fn attend(
+    mut command: Command,
+    started: &Sender<std::io::Result<u32>>,
+    words: &Mutex<VecDeque<String>>,
+    ended: Sender<()>,
+) {
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    // With it goes the copy of the lock that became the child's stdin.
+    drop(command);
+    let stderr = child.stderr.take();
+    let _ = started.send(Ok(child.id()));
+    if let Some(stderr) = stderr {
+        pass_on(stderr, words);
+    }
+    let how = match child.wait() {
+        Ok(status) => status.to_string(),
+        Err(error) => format!("lost: {error}"),
+    };
+    keep(
+        words,
+        format!("nats-server (pid {}) ended: {how}", child.id()),
+    );
+    drop(ended);
+}
+
+/// Logs the server's lines until it closes its end, and keeps the last ones.
+fn pass_on(stderr: process::ChildStderr, words: &Mutex<VecDeque<String>>) {
+    let mut reader = BufReader::new(stderr);
+    let mut line = Vec::new();
+    while matches!(
+        (&mut reader).take(LINE_BYTES).read_until(b'\n', &mut line),
+        Ok(1..)
+    ) {
+        let text = String::from_utf8_lossy(&line);
+        let (level, text) = sort(text.trim_end());
+        log::log!(level, "nats-server: {text}");
+        if level <= log::Level::Warn {
+            keep(words, text.to_string());
+        }
+        line.clear();
+    }
+}
+
+fn keep(words: &Mutex<VecDeque<String>>, text: String) {
+    let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+    if words.len() == LAST_WORDS {
+        words.pop_front();
+    }
+    words.push_back(text);
+}
+
+/// `[pid] [INF] text`: its level and text. Lines without such a head are complaints at start.
+fn sort(line: &str) -> (log::Level, &str) {
+    let levels = [
+        ("[FTL] ", log::Level::Error),
+        ("[ERR] ", log::Level::Error),
+        ("[WRN] ", log::Level::Warn),
+        ("[INF] ", log::Level::Info),
+        ("[DBG] ", log::Level::Debug),
+        ("[TRC] ", log::Level::Trace),
+    ];
+    for (mark, level) in levels {
+        if let Some((_, text)) = line.split_once(mark) {
+            return (level, text);
+        }
+    }
+    (log::Level::Warn, line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_by_level() {
+        assert_eq!(
+            sort("[12] [ERR] bad thing"),
+            (log::Level::Error, "bad thing")
+        );
+        assert_eq!(
+            sort("[12] [INF] Server is ready"),
+            (log::Level::Info, "Server is ready")
+        );
+        assert_eq!(
+            sort("nats-server: no such file"),
+            (log::Level::Warn, "nats-server: no such file")
+        );
+    }
+}

@@ -1,0 +1,334 @@
+//! The configuration that the supervised nats-server runs with.
+//!
+//! Ours first, the operator's file included last: of two equal keys the later one counts, and whole
+//! blocks are replaced. Only the client address is passed by flags, which beat both. The file holds
+//! a password, so nobody else may read it.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::super::address::Address;
+use super::{ServerError, ServerOptions, user_config};
+
+/// The name the Go implementation used: a cluster may be replaced node by node.
+const CLUSTER_NAME: &str = "e-harmonylite";
+/// How long an acknowledged message may be only in the system's memory, which a power cut takes.
+///
+/// `always` costs one fsync per batch (5,000 messages/s instead of 120,000, and a worn-out flash);
+/// the server's default of two minutes means much to send again. What ten seconds lose is found by
+/// its missing sequence and sent again by the nodes that have it. nats-server 2.9 has no such
+/// setting and stays at two minutes.
+const SYNC_INTERVAL: &str = "10s";
+pub(super) const ROUTE_PORT: u16 = 6222;
+const LEAF_PORT: u16 = 7422;
+
+pub(super) struct Config {
+    options: ServerOptions,
+    run_dir: PathBuf,
+    host: String,
+    port: String,
+    /// Who may connect, unless the operator's file decides that.
+    user: Option<(String, String)>,
+    /// The operator's file brings its own.
+    users_given: bool,
+    /// Settings that not every server and not every operator's file goes with: see `probe`.
+    sync_interval: bool,
+    store_dir: bool,
+}
+
+impl Config {
+    pub(super) fn new(options: &ServerOptions, run_dir: &Path) -> Result<Config, ServerError> {
+        let (host, port) = split_host_port(&options.bind_address).map_err(ServerError::Config)?;
+        let users_given = match &options.user_config {
+            None => false,
+            Some(file) => {
+                let keys =
+                    user_config::top_level_keys(file).map_err(ServerError::io("read", file))?;
+                ["authorization", "accounts", "operator"]
+                    .iter()
+                    .any(|key| keys.contains(*key))
+            }
+        };
+        let user = match &options.user {
+            Some(user) => Some(user.clone()),
+            None if users_given => None,
+            None => Some(("harmonylite".to_string(), random_password()?)),
+        };
+        if options.cluster_addr.is_none() && !options.peers.is_empty() {
+            let text = "cluster peers are given, but no cluster address to listen on for them";
+            return Err(ServerError::Config(text.into()));
+        }
+        let (options, run_dir) = (options.clone(), run_dir.to_path_buf());
+        let (sync_interval, store_dir) = (true, true);
+        Ok(Config {
+            options,
+            run_dir,
+            host,
+            port,
+            user,
+            users_given,
+            sync_interval,
+            store_dir,
+        })
+    }
+
+    /// Whom clients connect as.
+    pub(super) fn user(&self) -> Option<(String, String)> {
+        self.user.clone()
+    }
+
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let (conf, run_dir) = (
+            self.path().display().to_string(),
+            self.run_dir.display().to_string(),
+        );
+        let arguments = [
+            "-c",
+            &conf,
+            "-a",
+            &self.host,
+            "-p",
+            &self.port,
+            "--ports_file_dir",
+            &run_dir,
+        ];
+        arguments.map(String::from).to_vec()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.run_dir.join("nats.conf")
+    }
+
+    /// Writes the file, with `routes` to the other servers of the cluster.
+    pub(super) fn write(&self, routes: &[String]) -> Result<(), ServerError> {
+        let path = self.path();
+        let text = self.text(routes)?;
+        let write = || {
+            let mut options = OpenOptions::new();
+            let mut file = options
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&path)?;
+            file.write_all(text.as_bytes())
+        };
+        write().map_err(ServerError::io("write", &path))
+    }
+
+    /// Lets the server check the file, and takes back what this server or this operator's file does
+    /// not go with. What is refused then is the operator's to mend.
+    pub(super) fn probe(&mut self, binary: &Path, routes: &[String]) -> Result<(), ServerError> {
+        loop {
+            let mut command = Command::new(binary);
+            command
+                .arg("-t")
+                .args(self.arguments())
+                .stdin(Stdio::null());
+            let output = command.output().map_err(ServerError::io("run", binary))?;
+            if output.status.success() {
+                return Ok(());
+            }
+            let complaint = String::from_utf8_lossy(&output.stderr).trim().to_string();
+            if self.sync_interval && complaint.contains("sync_interval") {
+                self.sync_interval = false;
+            } else if self.store_dir && complaint.contains("Duplicate 'store_dir'") {
+                self.store_dir = false;
+            } else {
+                return Err(ServerError::Config(complaint));
+            }
+            self.write(routes)?;
+        }
+    }
+
+    fn text(&self, routes: &[String]) -> Result<String, ServerError> {
+        let mut lines = vec![
+            format!("server_name: {}", quote(&self.options.node_name)?),
+            "logtime: false".to_string(),
+        ];
+        lines.push(match self.sync_interval {
+            true => format!("jetstream {{ sync_interval: {SYNC_INTERVAL:?} }}"),
+            false => "jetstream: enabled".to_string(),
+        });
+        if self.store_dir {
+            // Outside jetstream{}, so that an operator's jetstream{} without one keeps it.
+            let store = std::path::absolute(&self.options.store_dir);
+            let store = store.map_err(ServerError::io("find", &self.options.store_dir))?;
+            lines.push(format!("store_dir: {}", quote(&store.to_string_lossy())?));
+        }
+        if let (Some((user, password)), false) = (&self.user, self.users_given) {
+            let (user, password) = (quote(user)?, quote(password)?);
+            lines.push(format!(
+                "authorization {{ user: {user}, password: {password} }}"
+            ));
+        }
+        if let Some(address) = &self.options.cluster_addr {
+            lines.push(self.cluster(address, routes)?);
+        }
+        if !self.options.leaf_servers.is_empty() {
+            lines.push(self.leaf()?);
+        }
+        if let Some(file) = &self.options.user_config {
+            lines.push(format!("include {}", quote(&self.relative(file)?)?));
+        }
+        lines.push(String::new());
+        Ok(lines.join("\n"))
+    }
+
+    /// `no_advertise`, because clients would learn the other servers' addresses, which for them may
+    /// be loopback ones.
+    fn cluster(&self, listen: &str, routes: &[String]) -> Result<String, ServerError> {
+        let peers = parse(&self.options.peers)?;
+        let login = peers.iter().find(|peer| peer.password.is_some());
+        let mut routes = routes.to_vec();
+        if routes.is_empty() {
+            // Without any route the server refuses to start; its own is ignored by it.
+            let listen = listen
+                .replace("0.0.0.0:", "127.0.0.1:")
+                .replace("[::]:", "[::1]:");
+            routes.push(match login {
+                Some(peer) => peer.to_url("nats", &listen),
+                None => format!("nats://{listen}"),
+            });
+        }
+        let routes = routes
+            .iter()
+            .map(|url| quote(url))
+            .collect::<Result<Vec<_>, _>>()?;
+        let authorization = match login.map(|peer| (&peer.user, &peer.password)) {
+            Some((Some(user), Some(password))) => {
+                let (user, password) = (quote(user)?, quote(password)?);
+                format!("  authorization {{ user: {user}, password: {password}, timeout: 2 }}\n")
+            }
+            _ => String::new(),
+        };
+        let (listen, routes) = (quote(listen)?, routes.join(", "));
+        Ok(format!(
+            "cluster {{\n  name: {CLUSTER_NAME:?}\n  listen: {listen}\n  no_advertise: true\n\
+             {authorization}  routes: [ {routes} ]\n}}"
+        ))
+    }
+
+    fn leaf(&self) -> Result<String, ServerError> {
+        let remotes = parse(&self.options.leaf_servers)?.into_iter().map(|hub| {
+            // The server asks the name service itself: a leaf needs only one of the hubs.
+            let plain = ["nats", "dns"].contains(&hub.scheme.as_str());
+            let scheme = if plain { "nats-leaf" } else { &hub.scheme };
+            let url = quote(&hub.to_url(scheme, &hub.host_port(LEAF_PORT)))?;
+            let as_hub = if hub.query("hub") == Some("true") {
+                ", hub: true"
+            } else {
+                ""
+            };
+            Ok(format!("{{ urls: [ {url} ]{as_hub} }}"))
+        });
+        let remotes = remotes.collect::<Result<Vec<_>, ServerError>>()?.join(", ");
+        Ok(format!("leafnodes {{ remotes: [ {remotes} ] }}"))
+    }
+
+    /// An include is found only by its path from the including file.
+    fn relative(&self, file: &Path) -> Result<String, ServerError> {
+        let here =
+            fs::canonicalize(&self.run_dir).map_err(ServerError::io("find", &self.run_dir))?;
+        let there = fs::canonicalize(file).map_err(ServerError::io("find", file))?;
+        let up = "../".repeat(here.components().count() - 1);
+        Ok(format!(
+            "{up}{}",
+            there.to_string_lossy().trim_start_matches('/')
+        ))
+    }
+}
+
+/// A peer's address as a route, user part included.
+pub(super) fn route(peer: &Address) -> String {
+    peer.to_url("nats", &peer.host_port(ROUTE_PORT))
+}
+
+pub(super) fn parse(urls: &[String]) -> Result<Vec<Address>, ServerError> {
+    urls.iter()
+        .map(|url| url.parse::<Address>())
+        .collect::<Result<_, _>>()
+        .map_err(ServerError::Config)
+}
+
+/// `HOST:PORT`, the host perhaps in brackets, the port perhaps -1.
+pub(super) fn split_host_port(address: &str) -> Result<(String, String), String> {
+    let bad = || format!("address {address:?}: not of the form HOST:PORT");
+    let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let number: i32 = port.parse().map_err(|_| bad())?;
+    if !(-1..=65535).contains(&number) {
+        return Err(bad());
+    }
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    Ok((host.to_string(), port.to_string()))
+}
+
+/// A string of the configuration format.
+fn quote(text: &str) -> Result<String, ServerError> {
+    if text.chars().any(char::is_control) {
+        return Err(ServerError::Config(
+            "a value contains a control character".into(),
+        ));
+    }
+    Ok(format!(
+        "\"{}\"",
+        text.replace('\\', "\\\\").replace('"', "\\\"")
+    ))
+}
+
+fn random_password() -> Result<String, ServerError> {
+    let source = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    let read = fs::File::open(source).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(ServerError::io("read", source))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_to_listen_on() {
+        let split = |text| split_host_port(text).ok();
+        assert_eq!(
+            split("127.0.0.1:-1"),
+            Some(("127.0.0.1".into(), "-1".into()))
+        );
+        assert_eq!(split("[::]:4222"), Some(("::".into(), "4222".into())));
+        assert_eq!(split(":4222"), Some(("0.0.0.0".into(), "4222".into())));
+        assert_eq!(
+            (split("4222"), split("h:x"), split("h:70000")),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_cluster_without_peers_routes_to_itself_and_secrets_are_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = ServerOptions {
+            node_name: "n1".into(),
+            store_dir: "/data/nats/n1".into(),
+            bind_address: "127.0.0.1:-1".into(),
+            user: Some(("me".into(), "a\"b\\c".into())),
+            cluster_addr: Some("0.0.0.0:6222".into()),
+            leaf_servers: vec!["nats://u:p%20w@hub/?hub=true".into()],
+            ..ServerOptions::default()
+        };
+        let text = Config::new(&options, folder.path())
+            .unwrap()
+            .text(&[])
+            .unwrap();
+        assert!(
+            text.contains(r#"routes: [ "nats://127.0.0.1:6222" ]"#),
+            "{text}"
+        );
+        assert!(text.contains(r#"password: "a\"b\\c""#), "{text}");
+        let leaf = r#"remotes: [ { urls: [ "nats-leaf://u:p%20w@hub:7422" ], hub: true } ]"#;
+        assert!(text.contains(leaf), "{text}");
+    }
+}

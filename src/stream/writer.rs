@@ -1,0 +1,205 @@
+//! Appends frames to the shards' streams.
+//!
+//! ```text
+//! owner -- send, flush --> nats-writer (has the connection) --> server
+//! owner <---- acks ------- nats-writer <-- acknowledgements --- server
+//!                          nats-writer -- wake --> nats-flush
+//! ```
+//!
+//! The owner never touches the socket, so a server that stopped reading cannot hold it up. The
+//! second thread is there because the crate's `flush` waits for the server's answer. The reply
+//! subject of a message carries its token: nothing is kept per message in flight, and a lost
+//! acknowledgement is for the owner's timeout to find. When the connection ends, `nats-writer` ends,
+//! and with it the channel of acknowledgements. Dropping the writer ends both threads.
+#![allow(deprecated)]
+
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+
+use super::client::{ApiError, Client, Inbox, Link, status};
+use super::jetstream::{self, StreamOptions};
+use super::{Ack, StreamError, Writer};
+
+/// Room for `Nats-Msg-Id` and the header line: ids are some 40 bytes long.
+const HEADER_ROOM: usize = 256;
+const PLAIN_WINDOW: usize = 8 * 1024 * 1024;
+/// Over TLS the crate loses the connection when the socket's send buffer fills (one 300 KB message
+/// on a slow link was enough), so that little may be on its way.
+const TLS_WINDOW: usize = 128 * 1024;
+const TLS_MESSAGE: usize = 100 * 1024;
+/// Jobs between owner and thread. The owner's byte window is the real limit; this bounds the count
+/// of small messages, and is about what a fast broker takes in the 5 ms between two flushes.
+const QUEUE: usize = 1024;
+/// How long a full queue may stay full before the broker counts as gone.
+const STUCK: Duration = Duration::from_millis(250);
+
+enum Job {
+    Publish {
+        subject: String,
+        id: String,
+        data: Vec<u8>,
+        token: u64,
+    },
+    Flush,
+}
+
+/// [`Writer`] on JetStream; has a connection of its own.
+pub struct JetStreamWriter {
+    jobs: Sender<Job>,
+    acks: Receiver<Ack>,
+    subjects: StreamOptions,
+    address: String,
+    max_message_bytes: usize,
+    window_bytes: usize,
+}
+
+impl JetStreamWriter {
+    /// Takes over `client` to publish to the streams of `options`, which must exist.
+    pub fn new(client: Client, options: &StreamOptions) -> Result<JetStreamWriter, StreamError> {
+        let limit = client.max_payload().saturating_sub(HEADER_ROOM);
+        let (max_message_bytes, window_bytes) = if client.is_tls() {
+            (limit.min(TLS_MESSAGE), TLS_WINDOW)
+        } else {
+            (limit, PLAIN_WINDOW)
+        };
+        let address = client.address().to_string();
+        let inbox = client.inbox()?;
+        let link = client.link().clone();
+        let (jobs, todo) = bounded(QUEUE);
+        // As many as the owner has messages in flight: it bounds that itself.
+        let (done, acks) = unbounded();
+        // One wake-up waiting is enough for all that was published before it.
+        let (wake, woken) = bounded(1);
+        start("nats-flush", move || flush_when_woken(&link, &woken))?;
+        start("nats-writer", move || {
+            write(&client, &inbox, &todo, &done, &wake)
+        })?;
+        let subjects = options.clone();
+        Ok(JetStreamWriter {
+            jobs,
+            acks,
+            subjects,
+            address,
+            max_message_bytes,
+            window_bytes,
+        })
+    }
+}
+
+impl Writer for JetStreamWriter {
+    fn max_message_bytes(&self) -> usize {
+        self.max_message_bytes
+    }
+
+    fn window_bytes(&self) -> usize {
+        self.window_bytes
+    }
+
+    fn send(&mut self, shard: u32, id: &str, data: &[u8], token: u64) -> Result<(), StreamError> {
+        let subject = jetstream::subject(&self.subjects, shard);
+        let job = Job::Publish {
+            subject,
+            id: id.to_string(),
+            data: data.to_vec(),
+            token,
+        };
+        self.jobs.send_timeout(job, STUCK).map_err(|refusal| {
+            let why = if refusal.is_timeout() {
+                "takes no more data"
+            } else {
+                "is disconnected"
+            };
+            StreamError::Disconnected(format!("publish to {}: it {why}", self.address))
+        })
+    }
+
+    fn flush(&mut self) {
+        // A queue that is full gets flushed by the crate's own clock, 5 ms at most from here.
+        let _ = self.jobs.try_send(Job::Flush);
+    }
+
+    fn acks(&self) -> &Receiver<Ack> {
+        &self.acks
+    }
+}
+
+fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StreamError> {
+    let thread = thread::Builder::new().name(name.into()).spawn(body);
+    thread
+        .map(drop)
+        .map_err(|e| StreamError::Disconnected(format!("start thread {name}: {e}")))
+}
+
+/// Body of `nats-flush`.
+fn flush_when_woken(link: &Link, woken: &Receiver<()>) {
+    for () in woken {
+        // A failure here shows as missing acknowledgements, which is where it is looked for.
+        let Ok(connection) = link.connection() else {
+            return;
+        };
+        let _ = connection.flush();
+    }
+}
+
+/// Body of `nats-writer`: returns, closing `done`, when the owner or the connection is gone.
+fn write(
+    client: &Client,
+    inbox: &Inbox,
+    todo: &Receiver<Job>,
+    done: &Sender<Ack>,
+    wake: &Sender<()>,
+) {
+    loop {
+        select! {
+            recv(todo) -> job => match job {
+                Ok(Job::Publish { subject, id, data, token }) => {
+                    let reply = format!("{}.{token}", inbox.subject);
+                    let headers = [("Nats-Msg-Id", id.as_str())];
+                    match client.publish(&subject, Some(&reply), &headers, &data) {
+                        Ok(()) => {}
+                        // Too large: the connection is none the worse for it.
+                        Err(StreamError::Refused(text)) => {
+                            let _ = done.send(Ack { token, result: Err(text) });
+                        }
+                        Err(error) => return log::debug!("nats-writer: {error}"),
+                    }
+                }
+                Ok(Job::Flush) => drop(wake.try_send(())),
+                Err(_) => return,
+            },
+            recv(inbox.messages) -> message => match message {
+                Ok(message) => if let Some(ack) = acknowledgement(&message) {
+                    let _ = done.send(ack);
+                },
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+/// What the stream answers to a publication.
+#[derive(serde::Deserialize)]
+struct PublishReply {
+    #[serde(default)]
+    seq: u64,
+    error: Option<ApiError>,
+}
+
+fn acknowledgement(message: &nats::Message) -> Option<Ack> {
+    let token = message.subject.rsplit('.').next()?.parse().ok()?;
+    let result = match status(message) {
+        Some((503, _)) => Err("no stream takes this subject, or jetstream is away".to_string()),
+        Some((_, text)) => Err(text),
+        None => match serde_json::from_slice::<PublishReply>(&message.data) {
+            Ok(PublishReply {
+                error: Some(error), ..
+            }) => Err(error.to_string()),
+            Ok(PublishReply { seq: 0, .. }) => Err("acknowledged without a sequence".to_string()),
+            Ok(reply) => Ok(reply.seq),
+            Err(error) => Err(format!("unreadable acknowledgement: {error}")),
+        },
+    };
+    Some(Ack { token, result })
+}

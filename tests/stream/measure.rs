@@ -1,0 +1,75 @@
+//! Numbers, not promises: `cargo test --test stream measure -- --ignored --nocapture`.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::never;
+use harmonylite::stream::{Reader, Writer};
+
+use crate::node::{Node, PATIENCE, ensure, read, streams};
+
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let node = Node::start();
+    ensure(&node.client(), &streams());
+    let mut writer = node.writer(&streams());
+    let mut reader = node.reader(&streams());
+    let mut next = 1;
+    for pause_ms in [20, 1] {
+        let mut micros: Vec<u128> = (0..500)
+            .map(|n| {
+                std::thread::sleep(Duration::from_millis(pause_ms));
+                let start = Instant::now();
+                writer
+                    .send(1, &format!("{pause_ms}-{n}"), &[7; 200], n)
+                    .unwrap();
+                writer.flush();
+                next = read(&mut reader, next, 1)[0].sequence + 1;
+                let took = start.elapsed().as_micros();
+                writer.acks().recv_timeout(PATIENCE).unwrap();
+                took
+            })
+            .collect();
+        micros.sort_unstable();
+        let (p50, p95, p99) = (micros[250], micros[475], micros[495]);
+        println!("publish to fetch, every {pause_ms} ms: p50 {p50} p95 {p95} p99 {p99} us");
+    }
+    for (size, count) in [(200, 50_000), (8 * 1024, 20_000)] {
+        let start = Instant::now();
+        let (mut sent, mut acknowledged) = (0u64, 0u64);
+        while acknowledged < count {
+            while sent < count && sent - acknowledged < 512 {
+                writer
+                    .send(1, &format!("{size}-{sent}"), &vec![7; size], sent)
+                    .unwrap();
+                sent += 1;
+            }
+            writer.flush();
+            writer
+                .acks()
+                .recv_timeout(PATIENCE)
+                .unwrap()
+                .result
+                .unwrap();
+            acknowledged += 1 + writer
+                .acks()
+                .try_iter()
+                .map(|ack| ack.result.unwrap())
+                .count() as u64;
+        }
+        let took = start.elapsed();
+        let mut got = 0;
+        let reading = Instant::now();
+        while got < count {
+            let batch = reader.fetch(next, PATIENCE, &never()).unwrap();
+            got += batch.len() as u64;
+            next = batch.last().unwrap().sequence + 1;
+        }
+        let rate = |took: Duration| count as f64 / took.as_secs_f64();
+        println!(
+            "{size} B: {:.0} msg/s written, {:.0} msg/s read",
+            rate(took),
+            rate(reading.elapsed())
+        );
+    }
+}

@@ -1,0 +1,315 @@
+//! Writer and reader: order, duplicates, loss of the broker, purges.
+
+use std::time::Duration;
+
+use crossbeam_channel::{bounded, never};
+use harmonylite::stream::client::Client;
+use harmonylite::stream::jetstream::{ensure_streams, server_time_ms, stream_name};
+use harmonylite::stream::{Reader, StreamError, Writer};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::node::{Node, PATIENCE, ensure, publish, read, streams};
+
+#[test]
+fn messages_arrive_in_order_and_once_per_id() {
+    let node = Node::start();
+    ensure(&node.client(), &streams());
+    let mut writer = node.writer(&streams());
+    let mut acks = publish(&mut writer, 1..1001);
+    acks.sort_by_key(|ack| ack.token);
+    assert!(
+        acks.iter().all(|ack| ack.result == Ok(ack.token)),
+        "{acks:?}"
+    );
+    // Known already: acknowledged with the old sequence.
+    assert_eq!(publish(&mut writer, 7..8)[0].result, Ok(7));
+
+    let mut reader = node.reader(&streams());
+    let messages = read(&mut reader, 1, 1000);
+    assert_eq!(messages.len(), 1000);
+    let now = server_time_ms(&node.client(), &stream_name(&streams(), 1)).unwrap();
+    for (n, message) in (1..).zip(&messages) {
+        assert_eq!(
+            (message.sequence, message.data.as_slice()),
+            (n, n.to_string().as_bytes())
+        );
+        assert_eq!(message.id.as_deref(), Some(format!("id-{n}").as_str()));
+        assert!(
+            (now - 60_000..=now + 1000).contains(&message.time_ms),
+            "{now} {message:?}"
+        );
+    }
+    // Again, from the middle: the position is the caller's.
+    assert_eq!(read(&mut reader, 500, 1)[0].sequence, 500);
+    let state = reader.state().unwrap();
+    assert_eq!((state.first, state.last), (1, 1000));
+    assert!(state.created.ends_with('Z'));
+    assert_eq!(reader.message_id(3).unwrap().as_deref(), Some("id-3"));
+    assert_eq!(reader.message_id(1001).unwrap(), None);
+}
+
+#[test]
+fn large_messages_pass_and_too_large_ones_are_refused() {
+    let node = Node::start();
+    ensure(&node.client(), &streams());
+    let mut writer = node.writer(&streams());
+    let data = vec![7; writer.max_message_bytes()];
+    for token in 1..21 {
+        writer
+            .send(1, &format!("big-{token}"), &data, token)
+            .unwrap();
+    }
+    writer
+        .send(1, "huge", &vec![0; data.len() + 1024], 99)
+        .unwrap();
+    writer.flush();
+    for _ in 0..21 {
+        let ack = writer.acks().recv_timeout(PATIENCE).unwrap();
+        assert_eq!(ack.result.is_ok(), ack.token != 99, "{ack:?}");
+    }
+    // More than one pull may bring.
+    let messages = read(&mut node.reader(&streams()), 1, 20);
+    assert!(messages.iter().all(|message| message.data == data));
+}
+
+#[test]
+fn fetch_waits_no_longer_than_asked_and_stops_at_once() {
+    let node = Node::start();
+    ensure(&node.client(), &streams());
+    let mut reader = node.reader(&streams());
+    assert!(
+        reader
+            .fetch(1, Duration::from_millis(50), &never())
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        (reader.state().unwrap().first, reader.state().unwrap().last),
+        (1, 0)
+    );
+    let (going, stop) = bounded::<()>(0);
+    drop(going);
+    assert!(matches!(
+        reader.fetch(1, PATIENCE, &stop),
+        Err(StreamError::Stopped)
+    ));
+}
+
+#[test]
+fn a_message_ends_a_waiting_fetch() {
+    let node = Node::start();
+    ensure(&node.client(), &streams());
+    let mut reader = node.reader(&streams());
+    let waiting = std::thread::spawn(move || read(&mut reader, 1, 1));
+    publish(&mut node.writer(&streams()), 1..2);
+    assert_eq!(waiting.join().unwrap()[0].data, b"1");
+}
+
+#[test]
+fn a_killed_server_disconnects_everyone_and_loses_nothing_acknowledged() {
+    let mut node = Node::start();
+    ensure(&node.client(), &streams());
+    let mut writer = node.writer(&streams());
+    let mut reader = node.reader(&streams());
+    publish(&mut writer, 1..101);
+    assert_eq!(read(&mut reader, 1, 100).len(), 100);
+
+    let waiting = std::thread::spawn(move || reader.fetch(101, PATIENCE, &never()));
+    node.kill();
+    assert!(matches!(
+        waiting.join().unwrap(),
+        Err(StreamError::Disconnected(_))
+    ));
+    assert!(
+        writer
+            .acks()
+            .recv_timeout(PATIENCE)
+            .is_err_and(|error| error.is_disconnected())
+    );
+    let refused = writer.send(1, "late", b"", 1).unwrap_err();
+    assert!(matches!(refused, StreamError::Disconnected(_)), "{refused}");
+
+    node.start_again();
+    ensure(&node.client(), &streams());
+    let mut writer = node.writer(&streams());
+    assert_eq!(
+        publish(&mut writer, 100..101)[0].result,
+        Ok(100),
+        "the id is known still"
+    );
+    assert_eq!(publish(&mut writer, 101..102)[0].result, Ok(101));
+    assert_eq!(read(&mut node.reader(&streams()), 100, 2)[1].sequence, 101);
+}
+
+#[test]
+fn a_server_that_stands_still_holds_nobody_up() {
+    let node = Node::start();
+    ensure(&node.client(), &streams());
+    let mut writer = node.writer(&streams());
+    let mut reader = node.reader(&streams());
+    publish(&mut writer, 1..2);
+    assert_eq!(read(&mut reader, 1, 1).len(), 1);
+    node.signal(Signal::STOP);
+    // More than the socket's buffers hold: the writer's thread blocks, not this one.
+    let data = vec![7; writer.max_message_bytes()];
+    for token in 2..12 {
+        writer
+            .send(1, &format!("big-{token}"), &data, token)
+            .unwrap();
+        writer.flush();
+    }
+    assert!(
+        reader
+            .fetch(2, Duration::from_millis(50), &never())
+            .unwrap()
+            .is_empty()
+    );
+    let error = Client::connect(&node.client_options(), Duration::from_millis(100)).unwrap_err();
+    assert!(matches!(error, StreamError::Disconnected(_)), "{error}");
+    drop((writer, reader));
+    node.signal(Signal::CONT);
+    assert!(
+        publish(&mut node.writer(&streams()), 100..101)[0]
+            .result
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_purge_is_a_jump_and_not_a_loss() {
+    let node = Node::start();
+    let client = node.client();
+    ensure(&client, &streams());
+    let name = stream_name(&streams(), 1);
+    let mut writer = node.writer(&streams());
+    let mut reader = node.reader(&streams());
+    publish(&mut writer, 1..11);
+    assert_eq!(read(&mut reader, 1, 10).len(), 10);
+    publish(&mut writer, 11..21);
+    client
+        .api(&format!("STREAM.PURGE.{name}"), &json!({ "seq": 18 }))
+        .unwrap()
+        .unwrap();
+    // A new reader finds the gap, the old one may have fetched what was purged.
+    let gap = read(&mut node.reader(&streams()), 11, 3);
+    assert_eq!(
+        gap.iter()
+            .map(|message| message.sequence)
+            .collect::<Vec<_>>(),
+        [18, 19, 20]
+    );
+    assert_eq!(reader.state().unwrap().first, 18);
+    // A hole in the middle, read by a consumer that began before it.
+    client
+        .api(&format!("STREAM.MSG.DELETE.{name}"), &json!({ "seq": 19 }))
+        .unwrap()
+        .unwrap();
+    let hole = read(&mut node.reader(&streams()), 1, 2);
+    assert_eq!(
+        hole.iter()
+            .map(|message| message.sequence)
+            .collect::<Vec<_>>(),
+        [18, 20]
+    );
+}
+
+#[test]
+fn a_consumer_that_vanished_is_made_anew() {
+    let node = Node::start();
+    let client = node.client();
+    ensure(&client, &streams());
+    let name = stream_name(&streams(), 1);
+    let mut writer = node.writer(&streams());
+    let mut reader = node.reader(&streams());
+    publish(&mut writer, 1..3);
+    assert_eq!(read(&mut reader, 1, 2).len(), 2);
+    let names = client
+        .api(&format!("CONSUMER.NAMES.{name}"), &json!(null))
+        .unwrap()
+        .unwrap();
+    for consumer in names["consumers"].as_array().unwrap() {
+        let call = format!("CONSUMER.DELETE.{name}.{}", consumer.as_str().unwrap());
+        client.api(&call, &json!(null)).unwrap().unwrap();
+    }
+    publish(&mut writer, 3..4);
+    assert_eq!(read(&mut reader, 3, 1)[0].data, b"3");
+}
+
+#[test]
+fn a_stream_that_is_gone_is_refused() {
+    let node = Node::start();
+    let client = node.client();
+    ensure(&client, &streams());
+    let mut reader = node.reader(&streams());
+    assert!(
+        reader
+            .fetch(1, Duration::from_millis(10), &never())
+            .unwrap()
+            .is_empty()
+    );
+    let name = stream_name(&streams(), 1);
+    client
+        .api(&format!("STREAM.DELETE.{name}"), &json!(null))
+        .unwrap()
+        .unwrap();
+    let error = reader.fetch(1, PATIENCE, &never()).unwrap_err();
+    assert!(matches!(error, StreamError::Refused(_)), "{error}");
+    let ack = &publish(&mut node.writer(&streams()), 1..2)[0];
+    assert!(ack.result.is_err(), "{ack:?}");
+}
+
+#[test]
+fn without_jetstream_everything_is_refused() {
+    let node = Node::with_config("jetstream: disabled");
+    let error = ensure_streams(&node.client(), &streams()).unwrap_err();
+    assert!(matches!(error, StreamError::Refused(_)), "{error}");
+    let ack = &publish(&mut node.writer(&streams()), 1..2)[0];
+    assert!(
+        ack.result
+            .as_ref()
+            .is_err_and(|text| text.contains("jetstream")),
+        "{ack:?}"
+    );
+}
+
+#[test]
+fn streams_set_up_otherwise() {
+    let node = Node::start();
+    let client = node.client();
+    ensure(&client, &streams());
+    ensure_streams(&client, &streams()).unwrap();
+    let max_msgs = || {
+        let info = client
+            .api("STREAM.INFO.changes-c-1", &json!(null))
+            .unwrap()
+            .unwrap();
+        info["config"]["max_msgs"].as_i64().unwrap()
+    };
+    let mut other = streams();
+    other.max_entries = 77;
+    ensure_streams(&client, &other).unwrap();
+    assert_eq!(max_msgs(), 100_000);
+    other.update_existing = true;
+    ensure_streams(&client, &other).unwrap();
+    assert_eq!(max_msgs(), 77);
+    other.update_existing = false;
+    other.subject_prefix = "elsewhere".into();
+    let error = ensure_streams(&client, &other).unwrap_err();
+    assert!(matches!(error, StreamError::Fatal(_)), "{error}");
+    assert!(
+        error.to_string().contains("elsewhere-1") && error.to_string().contains("change-log-1")
+    );
+    other.subject_prefix = "a b".into();
+    assert!(matches!(
+        ensure_streams(&client, &other),
+        Err(StreamError::Fatal(_))
+    ));
+    let mut three = streams();
+    (three.replicas, three.stream_prefix) = (3, "three".into());
+    three.subject_prefix = "three".into();
+    assert!(
+        ensure_streams(&client, &three).is_err(),
+        "one server cannot keep three copies"
+    );
+}

@@ -1,0 +1,206 @@
+//! The supervised nats-server: configuration, cluster, life and death.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use crossbeam_channel::never;
+use harmonylite::stream::Reader;
+use harmonylite::stream::server::{Server, ServerError};
+
+use crate::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
+
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+#[test]
+fn three_nodes_form_a_cluster() {
+    let ports: [u16; 3] = free_ports();
+    let peers = ports.map(|port| format!("nats://route:se%20cret@127.0.0.1:{port}/"));
+    let nodes = [0, 1, 2].map(|n| {
+        Node::with(|node| {
+            node.options.node_name = format!("harmonylite-node-{n}");
+            node.options.cluster_addr = Some(format!("127.0.0.1:{}", ports[n]));
+            node.options.peers = peers.to_vec();
+        })
+    });
+    let mut options = streams();
+    options.replicas = 3;
+    ensure(&nodes[0].client(), &options);
+    let acks = publish(&mut nodes[1].writer(&options), 1..101);
+    assert!(acks.iter().all(|ack| ack.result.is_ok()), "{acks:?}");
+    assert_eq!(read(&mut nodes[2].reader(&options), 1, 100).len(), 100);
+    // One of three may be away.
+    nodes[0].kill();
+    let mut writer = nodes[1].writer(&options);
+    until("a leader is elected", || {
+        publish(&mut writer, 101..102)[0]
+            .result
+            .as_ref()
+            .ok()
+            .copied()
+    });
+    // A server may give the consumer to the one that is away before it knows: no answer then.
+    let last = until("the third node reads on", || {
+        let mut reader = nodes[2].reader(&options);
+        let from = reader.state().ok()?.last;
+        reader.fetch(from, PATIENCE, &never()).ok()?.pop()
+    });
+    assert_eq!(last.data, b"101");
+}
+
+#[test]
+fn peers_behind_a_name_are_found() {
+    let [port, other] = free_ports();
+    let node = Node::with(|node| {
+        node.options.cluster_addr = Some(format!("127.0.0.1:{port}"));
+        // More than there will ever be: it starts all the same.
+        node.options.peers = vec![format!("dns://localhost:{port}/?min=9&interval_ms=10")];
+    });
+    node.client();
+    let alone = |node: &mut Node| node.options.cluster_addr = Some(format!("127.0.0.1:{other}"));
+    Node::with(alone).client();
+}
+
+#[test]
+fn the_operators_file_counts() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let store = elsewhere.path().join("their store");
+    let text = format!("max_payload: 2MB\njetstream {{ store_dir: {store:?} }}\n");
+    let node = Node::with_config(&text);
+    let client = node.client();
+    assert_eq!(client.max_payload(), 2 * 1024 * 1024);
+    ensure(&client, &streams());
+    assert!(store.join("jetstream").is_dir());
+    assert!(!node.options.store_dir.join("jetstream").exists());
+}
+
+#[test]
+fn a_bad_operators_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start();
+    let mut options = node.options.clone();
+    options.store_dir = folder.path().join("store");
+    options.user_config = Some(folder.path().join("user.conf"));
+    std::fs::write(folder.path().join("user.conf"), "max_payload: nonsense\n").unwrap();
+    let Err(ServerError::Config(text)) = Server::start(&options) else {
+        panic!("no error")
+    };
+    assert!(text.contains("user.conf:1"), "{text}");
+    options.user_config = Some(folder.path().join("missing.conf"));
+    let error = Server::start(&options).err().unwrap().to_string();
+    assert!(error.contains("missing.conf"), "{error}");
+}
+
+#[test]
+fn a_store_has_one_server() {
+    let node = Node::start();
+    let error = Server::start(&node.options).err().unwrap();
+    assert!(matches!(error, ServerError::StoreInUse(_)), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&node.options.store_dir.display().to_string())
+    );
+}
+
+#[test]
+fn a_taken_port_is_reported_with_the_servers_words() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start();
+    let mut options = node.options.clone();
+    options.store_dir = folder.path().join("store");
+    options.bind_address = taken.local_addr().unwrap().to_string();
+    let error = Server::start(&options).err().unwrap();
+    assert!(matches!(error, ServerError::Failed(_)), "{error}");
+    assert!(
+        error.to_string().contains("address already in use"),
+        "{error}"
+    );
+}
+
+#[test]
+fn stops_and_tells_how_it_ended() {
+    let mut node = Node::start();
+    assert_eq!(node.server.as_mut().unwrap().exited(), None);
+    node.kill();
+    let words = node.server.as_mut().unwrap().exited().unwrap();
+    assert!(words.contains("signal: 9"), "{words}");
+    node.start_again();
+    ensure(&node.client(), &streams());
+    let pid = node.server().pid();
+    node.server.take().unwrap().stop();
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn the_configuration_is_for_our_eyes_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Node::start();
+    let conf = node
+        .folder
+        .path()
+        .join("nats/harmonylite-node-1.run/nats.conf");
+    assert_eq!(
+        std::fs::metadata(&conf).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let (_, password) = node.server().user().unwrap();
+    assert!(std::fs::read_to_string(conf).unwrap().contains(&password));
+    assert!(!format!("{:?}", node.client_options()).contains(&password));
+}
+
+/// Not a test: the process that `the_server_dies_with_us` kills.
+#[test]
+#[ignore = "run by the_server_dies_with_us"]
+fn helper_that_is_killed() {
+    if let Some(store) = std::env::var_os("HARMONYLITE_TEST_STORE") {
+        let node = Node::with(|node| node.options.store_dir = store.into());
+        println!("\npid {}", node.server().pid());
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[test]
+fn the_server_dies_with_us() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let mut daemon = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "server::helper_that_is_killed",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("HARMONYLITE_TEST_STORE", &store)
+        .env("HARMONYLITE_NATS_SERVER", binary())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(daemon.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let pid = lines
+        .filter_map(|line| line.strip_prefix("pid ")?.parse::<u32>().ok())
+        .next();
+    let pid = pid.expect("the helper tells the pid");
+    let node = Node::start();
+    let mut options = node.options.clone();
+    options.store_dir = store;
+    assert!(matches!(
+        Server::start(&options),
+        Err(ServerError::StoreInUse(_))
+    ));
+    daemon.kill().unwrap(); // SIGKILL
+    daemon.wait().unwrap();
+    // It has the lock as long as it lives, so a new one on its store proves that it is gone.
+    let server = until("the server ends", || Server::start(&options).ok());
+    assert_ne!(server.pid(), pid);
+    server.stop();
+}
