@@ -1,14 +1,18 @@
-<<<<<<< HEAD
 pub mod apply;
+pub mod broker;
 pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod consumer;
+pub mod daemon;
 pub mod database;
-=======
-pub mod cli;
-pub mod clock;
-pub mod config;
->>>>>>> stream
+pub mod gate;
+pub mod logging;
+pub mod mirror;
 pub mod model;
+pub mod outbox;
+pub mod publisher;
 pub mod stream;
+pub mod thread;
+pub mod watcher;

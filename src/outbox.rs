@@ -66,12 +66,20 @@ impl Outbox {
         if first != Some(at) {
             return None;
         }
-        Some(self.outstanding.keys().next().map_or(self.last, |next| next - 1))
+        Some(
+            self.outstanding
+                .keys()
+                .next()
+                .map_or(self.last, |next| next - 1),
+        )
     }
 
     /// Forgets everything: the marks still say what is to be published.
     pub fn clear(&mut self) {
-        *self = Outbox { last: self.last, ..Outbox::default() };
+        *self = Outbox {
+            last: self.last,
+            ..Outbox::default()
+        };
     }
 }
 
@@ -80,7 +88,11 @@ mod tests {
     use super::*;
 
     fn frame(at: i64) -> Outgoing {
-        Outgoing { at, shard: 1, raw: vec![0; 10] }
+        Outgoing {
+            at,
+            shard: 1,
+            raw: vec![0; 10],
+        }
     }
 
     #[test]
@@ -99,7 +111,11 @@ mod tests {
     #[test]
     fn a_full_outbox_says_so() {
         let mut outbox = Outbox::default();
-        let large = Outgoing { at: 1, shard: 1, raw: vec![0; MAX_BYTES] };
+        let large = Outgoing {
+            at: 1,
+            shard: 1,
+            raw: vec![0; MAX_BYTES],
+        };
         assert!(outbox.push(vec![large]));
         assert!(!outbox.push(vec![frame(2)]));
         outbox.clear();

@@ -43,12 +43,16 @@ pub fn spawn(
             let _ = exits.send(Exited { name, outcome });
         }
     };
-    std::thread::Builder::new().name(name).spawn(run).expect("the system gives us a thread")
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(run)
+        .expect("the system gives us a thread")
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic".into())
 }
 
 #[cfg(test)]
@@ -65,7 +69,13 @@ mod tests {
         ];
         for (outcome, body) in ends {
             spawn("test", &sender, body).join().unwrap();
-            assert_eq!(exits.recv().unwrap(), Exited { name: "test".into(), outcome });
+            assert_eq!(
+                exits.recv().unwrap(),
+                Exited {
+                    name: "test".into(),
+                    outcome
+                }
+            );
         }
     }
 }

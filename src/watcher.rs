@@ -36,7 +36,8 @@ impl Watcher {
             })
             .collect();
         let mut inotify = Inotify::init()?;
-        let events = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO;
+        let events =
+            WatchMask::MODIFY | WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO;
         let mut watches = inotify.watches();
         let descriptor = watches.add(folder, events)?;
         // One hint says as much as ten.
@@ -44,7 +45,9 @@ impl Watcher {
         let thread = spawn("watcher", exits, move || {
             let mut buffer = [0; 4096];
             loop {
-                let events = inotify.read_events_blocking(&mut buffer).map_err(|e| e.to_string())?;
+                let events = inotify
+                    .read_events_blocking(&mut buffer)
+                    .map_err(|e| e.to_string())?;
                 let mut ours = false;
                 for event in events {
                     if event.mask.contains(inotify::EventMask::IGNORED) {
@@ -58,7 +61,12 @@ impl Watcher {
                 }
             }
         });
-        Ok(Watcher { hints, watches, descriptor, thread: Some(thread) })
+        Ok(Watcher {
+            hints,
+            watches,
+            descriptor,
+            thread: Some(thread),
+        })
     }
 
     /// A message per burst of writes.
@@ -90,8 +98,14 @@ mod tests {
         std::fs::write(dir.path().join("other"), "x").unwrap();
         std::fs::write(dir.path().join("a.db-shm"), "x").unwrap();
         std::fs::write(dir.path().join("a.db-wal"), "x").unwrap();
-        watcher.hints().recv_timeout(Duration::from_secs(10)).unwrap();
+        watcher
+            .hints()
+            .recv_timeout(Duration::from_secs(10))
+            .unwrap();
         drop(watcher);
-        assert_eq!(ended.recv().unwrap().outcome, crate::thread::Outcome::Stopped);
+        assert_eq!(
+            ended.recv().unwrap().outcome,
+            crate::thread::Outcome::Stopped
+        );
     }
 }

@@ -89,15 +89,8 @@ impl Database {
         !self.positions.unsaved.is_empty()
     }
 
-    /// Stores what moved since the last write.
-    pub fn flush_positions(&mut self) -> Result<()> {
-        if self.positions.unsaved.is_empty() {
-            return Ok(());
-        }
-        self.write(|db| db.store_positions())
-    }
-
-    /// The same inside a transaction. Undoing that loads the positions as they were before.
+    /// Stores what moved since the last write. Inside a transaction; undoing that loads the
+    /// positions as they were before.
     pub(crate) fn store_positions(&mut self) -> Result<()> {
         let mut put = self.conn.prepare_cached(
             "REPLACE INTO __harmonylite___seq_map(stream, seq, id, created, gap)

@@ -9,7 +9,7 @@ use rusqlite::params;
 use crate::capture::record::indexed;
 use crate::capture::{Frames, Outgoing};
 use crate::database::rows::{Rows, row_values};
-use crate::database::table::Table;
+use crate::database::table::versions_table;
 use crate::database::{Database, Result};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
@@ -43,14 +43,6 @@ impl Database {
     /// Whether marks wait to be cleared.
     pub fn has_acknowledged(&self) -> bool {
         self.marks.acknowledged.is_some()
-    }
-
-    /// Clears acknowledged marks now. For a pause; otherwise a capture does it by the way.
-    pub fn flush_marks(&mut self) -> Result<()> {
-        if self.marks.acknowledged.is_none() {
-            return Ok(());
-        }
-        self.write(|db| db.clear_marks())
     }
 
     /// Inside a transaction; if that fails, the marks are published once more, which is harmless.
@@ -165,13 +157,31 @@ impl Database {
         Ok(())
     }
 
-    /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
-    pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
-        self.conn
-            .prepare_cached(
-                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![frames.at, table.id, key])?;
-        Ok(())
+    /// Marks every row of every table for publication: the broker lost what it had acknowledged.
+    /// Rows carry their own versions, so it does not matter who publishes whose.
+    pub fn mark_all_again(&mut self) -> Result<()> {
+        if !self.settings.publish {
+            return Ok(());
+        }
+        self.marks.live = false;
+        self.marks.acknowledged = None;
+        self.write(|db| {
+            db.refresh_catalog()?;
+            let at = db.reservation.number();
+            let tables: Vec<_> = db.catalog.by_id.values().cloned().collect();
+            for table in tables {
+                let keys: Vec<String> = (1..=table.key_len()).map(|i| format!("k{i}")).collect();
+                let text = format!("SELECT {} FROM {}", keys.join(", "), versions_table(table.name()));
+                let mut statement = db.conn.prepare(&text)?;
+                let mut rows = statement.query([])?;
+                while let Some(row) = rows.next()? {
+                    let key = cbor::key_bytes(row_values(row, table.key_len()));
+                    db.conn
+                        .prepare_cached("REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)")?
+                        .execute(params![at, table.id, key])?;
+                }
+            }
+            Ok(())
+        })
     }
 }

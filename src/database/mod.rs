@@ -277,6 +277,32 @@ impl Database {
         }
     }
 
+    /// Whether the last capture left something to do.
+    pub fn has_more(&self) -> bool {
+        !self.catalog.comparing.is_empty() || self.catalog.retry_held.is_some()
+    }
+
+    /// Stores marks and positions that wait for a write, if there are any.
+    pub fn flush(&mut self) -> Result<()> {
+        if self.has_acknowledged() || self.has_unsaved_positions() {
+            self.write(|db| {
+                db.clear_marks()?;
+                db.store_positions()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The orderly end: the next start goes on where this one ends.
+    pub fn close(&mut self) -> Result<()> {
+        let now_ms = self.bounded_time(self.clock.now_ms());
+        self.write(|db| {
+            db.clear_marks()?;
+            db.store_positions()?;
+            Ok(db.reservation.give_back(&db.conn, now_ms)?)
+        })
+    }
+
     /// The tables that are replicated, by lower-case name.
     pub fn tables(&self) -> &HashMap<String, Arc<Table>> {
         &self.catalog.by_name

@@ -89,6 +89,16 @@ impl Reservation {
         Ok(())
     }
 
+    /// At an orderly end: what was reserved and not used is free again. If a power cut takes this
+    /// back, the bound from before holds.
+    pub fn give_back(&mut self, conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
+        let until_ms = self.until_ms.min(now_ms.max(self.floor_ms) + 1);
+        set_meta(conn, "clock_until", until_ms)?;
+        set_meta(conn, "at_until", self.next_number)?;
+        (self.until_ms, self.until_number) = (until_ms, self.next_number);
+        Ok(())
+    }
+
     /// The broker's clock says that a reservation went astray: times above `bound_ms` were never
     /// right, so they no longer bind.
     pub fn lower(&mut self, bound_ms: i64) {

@@ -1,0 +1,131 @@
+//! Connections to the broker, as the threads need them: each its own, made anew when it broke.
+//!
+//! What all nodes must share stands in a bucket of the broker; a node that is set up otherwise is
+//! told so by name instead of writing into the wrong streams.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::model::frame;
+use crate::stream::client::{Client, ClientOptions};
+use crate::stream::jetstream::{StreamOptions, ensure_streams, stream_name};
+use crate::stream::key_value::KeyValue;
+use crate::stream::reader::JetStreamReader;
+use crate::stream::writer::JetStreamWriter;
+use crate::stream::{Reader, StreamError, Writer};
+
+/// A try to connect that takes longer has failed.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes connections.
+pub trait Broker: Send + Sync {
+    fn writer(&self) -> Result<Box<dyn Writer>, StreamError>;
+    /// For one shard, from 1.
+    fn reader(&self, shard: u32) -> Result<Box<dyn Reader>, StreamError>;
+    /// Name of a shard's stream.
+    fn stream(&self, shard: u32) -> String;
+}
+
+/// The real one.
+pub struct JetStreamBroker {
+    /// None while our own server is not up.
+    client: Mutex<Option<ClientOptions>>,
+    streams: StreamOptions,
+}
+
+impl JetStreamBroker {
+    pub fn new(client: Option<ClientOptions>, streams: StreamOptions) -> Self {
+        JetStreamBroker {
+            client: Mutex::new(client),
+            streams,
+        }
+    }
+
+    /// Our own server is up, at another address each time; or it is gone.
+    pub fn set_client(&self, options: Option<ClientOptions>) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = options;
+    }
+
+    fn connect(&self) -> Result<Client, StreamError> {
+        let options = self
+            .client
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(options) = options else {
+            return Err(StreamError::Disconnected(
+                "our nats-server is not up yet".into(),
+            ));
+        };
+        Client::connect(&options, CONNECT_TIMEOUT)
+    }
+
+    /// Every node of a cluster must agree on these.
+    fn check_shared_settings(&self, client: &Client) -> Result<(), StreamError> {
+        let bucket = format!("{}-meta", self.streams.stream_prefix);
+        let kv = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
+        let ours = serde_json::json!({
+            "format": frame::FORMAT,
+            "replication_log.shards": self.streams.shards,
+            "replication_log.compress": self.streams.compress,
+            "nats.subject_prefix": self.streams.subject_prefix,
+        });
+        let text = ours.to_string().into_bytes();
+        if kv.create("settings", &text)? {
+            return Ok(());
+        }
+        let Some((stored, _)) = kv.get("settings")? else {
+            return Err(StreamError::Refused(
+                "the shared settings were just deleted".into(),
+            ));
+        };
+        let theirs: serde_json::Value = serde_json::from_slice(&stored).unwrap_or_default();
+        let differs = |(key, value): &(&String, &serde_json::Value)| theirs.get(key) != Some(value);
+        let own = ours.as_object().into_iter().flatten();
+        let differences: Vec<String> = own
+            .filter(differs)
+            .map(|(key, value)| {
+                let theirs = theirs
+                    .get(key)
+                    .map_or("nothing".into(), ToString::to_string);
+                format!("{key} is {value} here and {theirs} on the other nodes")
+            })
+            .collect();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        if self.streams.update_existing {
+            log::warn!(
+                "update_existing: the shared settings are changed: {}",
+                differences.join(", ")
+            );
+            kv.put("settings", &text)?;
+            return Ok(());
+        }
+        Err(StreamError::Fatal(format!(
+            "this node is not set up like the others: {}. Give all nodes the same value, or set \
+             replication_log.update_existing on this one to change it for all",
+            differences.join(", ")
+        )))
+    }
+}
+
+impl Broker for JetStreamBroker {
+    fn writer(&self) -> Result<Box<dyn Writer>, StreamError> {
+        let client = self.connect()?;
+        self.check_shared_settings(&client)?;
+        ensure_streams(&client, &self.streams)?;
+        Ok(Box::new(JetStreamWriter::new(client, &self.streams)?))
+    }
+
+    fn reader(&self, shard: u32) -> Result<Box<dyn Reader>, StreamError> {
+        Ok(Box::new(JetStreamReader::new(
+            self.connect()?,
+            self.stream(shard),
+        )?))
+    }
+
+    fn stream(&self, shard: u32) -> String {
+        stream_name(&self.streams, shard)
+    }
+}

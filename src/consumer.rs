@@ -1,0 +1,295 @@
+//! Thread, one per shard: from a stream into the database.
+//!
+//! Pulls messages from the position on, decodes them outside of the gate and applies them inside,
+//! in transactions of a few milliseconds with pauses between, so that an application that writes at
+//! the same time gets its turn. Nothing is acknowledged to the broker: the position is our own.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::apply::{Arrived, Content, Position};
+use crate::broker::Broker;
+use crate::database::DatabaseError;
+use crate::gate::Gate;
+use crate::model::backoff::Backoff;
+use crate::model::frame::{Frame, MAX_FRAME_BYTES, unpack};
+use crate::stream::{Message, Reader, StreamError, StreamState};
+use crate::thread::{Exited, spawn};
+
+/// How long a fetch waits for messages: an idle consumer wakes this often.
+const FETCH_WAIT: Duration = Duration::from_secs(20);
+
+/// A consumer's thread. Dropping the handle's `stop` ends it.
+pub struct Consumer {
+    gate: Arc<Gate>,
+    broker: Arc<dyn Broker>,
+    shard: u32,
+    stream: String,
+    stop: Receiver<()>,
+    backoff: Backoff,
+    /// Tries to connect that may fail in a row; none = for ever.
+    retries: Option<u32>,
+}
+
+/// Starts the consumer of `shard`; it ends when `stop` is closed.
+pub fn start(
+    gate: Arc<Gate>,
+    broker: Arc<dyn Broker>,
+    shard: u32,
+    stop: Receiver<()>,
+    backoff: Backoff,
+    retries: Option<u32>,
+    exits: &Sender<Exited>,
+) -> JoinHandle<()> {
+    let stream = broker.stream(shard);
+    let consumer = Consumer {
+        gate,
+        broker,
+        shard,
+        stream,
+        stop,
+        backoff,
+        retries,
+    };
+    spawn(&format!("consumer-{shard:02}"), exits, move || {
+        consumer.run()
+    })
+}
+
+/// Why reading stopped for now.
+enum Pause {
+    Stopped,
+    /// The connection, or the database for a while.
+    TryAgain(String),
+    Fatal(String),
+}
+
+impl From<StreamError> for Pause {
+    fn from(e: StreamError) -> Self {
+        match e {
+            StreamError::Stopped => Pause::Stopped,
+            StreamError::Fatal(text) => Pause::Fatal(text),
+            other => Pause::TryAgain(other.to_string()),
+        }
+    }
+}
+
+impl From<DatabaseError> for Pause {
+    fn from(e: DatabaseError) -> Self {
+        match e {
+            DatabaseError::Stopped => Pause::Stopped,
+            e if e.is_temporary() => Pause::TryAgain(format!("database: {e}")),
+            e => Pause::Fatal(format!("database: {e}")),
+        }
+    }
+}
+
+impl Consumer {
+    fn run(mut self) -> Result<(), String> {
+        let mut failures = 0;
+        let mut said = String::new();
+        loop {
+            let pause = match self.broker.reader(self.shard) {
+                Ok(mut reader) => {
+                    (failures, said) = (0, String::new());
+                    self.read(&mut *reader)
+                }
+                Err(e) => Err(e.into()),
+            };
+            self.gate.set_at_end(self.shard, false);
+            match pause {
+                Ok(()) | Err(Pause::Stopped) => return Ok(()),
+                Err(Pause::Fatal(text)) => return Err(text),
+                Err(Pause::TryAgain(text)) => {
+                    failures += 1;
+                    if self.retries.is_some_and(|most| failures > most) {
+                        return Err(format!("gave up after {failures} tries: {text}"));
+                    }
+                    if text != said {
+                        log::warn!("reading {}: {text}; trying again", self.stream);
+                        said = text;
+                    }
+                }
+            }
+            match self.stop.recv_timeout(self.backoff.wait()) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads until something breaks. Returns only by an error.
+    fn read(&mut self, reader: &mut dyn Reader) -> Result<(), Pause> {
+        let state = reader.state()?;
+        let mut from = self.place(reader, &state)?;
+        let end = state.last;
+        loop {
+            if from > end {
+                self.backoff.reset();
+                self.gate.set_at_end(self.shard, true);
+            }
+            let messages = reader.fetch(from, FETCH_WAIT, &self.stop)?;
+            if let Some(first) = messages.first()
+                && first.sequence > from
+            {
+                self.note_gap(from, first.sequence)?;
+            }
+            if let Some(last) = messages.last() {
+                self.apply(&messages)?;
+                from = last.sequence + 1;
+            }
+        }
+    }
+
+    /// Where to read on, after a look at whether the stream is still the one that was read.
+    fn place(&self, reader: &mut dyn Reader, state: &StreamState) -> Result<u64, Pause> {
+        let mut position = self.gate.enter().database.position(&self.stream);
+        if let Some(why) = self.is_other_stream(reader, state, &position)? {
+            log::error!("{}: {why}: reading it again from its start", self.stream);
+            position = Position {
+                gap: position.gap,
+                ..Position::default()
+            };
+            self.gate.enter().database.mark_all_again()?;
+            self.gate.wake_publisher();
+        }
+        position.created = state.created.clone();
+        let next = position.seq + 1;
+        self.gate
+            .enter()
+            .database
+            .move_position(&self.stream, position);
+        if state.first > next {
+            self.note_gap(next, state.first)?;
+        }
+        Ok(next.max(state.first))
+    }
+
+    /// The broker may have been wiped or set back, and its numbers given out again.
+    fn is_other_stream(
+        &self,
+        reader: &mut dyn Reader,
+        state: &StreamState,
+        position: &Position,
+    ) -> Result<Option<&'static str>, Pause> {
+        if position.seq == 0 {
+            return Ok(None);
+        }
+        if !position.created.is_empty() && position.created != state.created {
+            return Ok(Some("the stream was created anew"));
+        }
+        if position.seq > state.last {
+            return Ok(Some("the stream is shorter than what was read of it"));
+        }
+        if position.seq < state.first || position.id.is_empty() {
+            return Ok(None);
+        }
+        let id = reader.message_id(position.seq)?.unwrap_or_default();
+        Ok(
+            (id != position.id)
+                .then_some("the stream holds another message than the one read last"),
+        )
+    }
+
+    /// Messages that the broker no longer holds were never seen here.
+    fn note_gap(&self, from: u64, first: u64) -> Result<(), Pause> {
+        let mut inside = self.gate.enter();
+        let mut position = inside.database.position(&self.stream);
+        if from > 1 || position.seq > 0 {
+            log::error!(
+                "{}: messages {from} to {} are gone from the broker before they were read here: \
+                 this node lacks changes; raise replication_log.max_entries",
+                self.stream,
+                first - 1
+            );
+        }
+        position.gap = position.gap.or(Some(from));
+        position.seq = first - 1;
+        position.id.clear();
+        inside.database.move_position(&self.stream, position);
+        Ok(inside.database.flush()?)
+    }
+
+    /// Applies all messages, in as many transactions as it takes.
+    fn apply(&self, messages: &[Message]) -> Result<(), Pause> {
+        let unpacked: Vec<_> = messages
+            .iter()
+            .map(|m| (m, unpack(&m.data, MAX_FRAME_BYTES)))
+            .collect();
+        let arrived: Vec<Arrived<'_>> = unpacked
+            .iter()
+            .map(|(message, raw)| {
+                let id = message.id.as_deref().unwrap_or_default();
+                let bad = |reason: String| Content::Bad {
+                    reason,
+                    data: &message.data,
+                };
+                let content = match raw {
+                    _ if self.gate.is_own(id) => Content::Own,
+                    Ok(raw) => {
+                        Frame::decode(raw).map_or_else(|e| bad(e.to_string()), Content::Frame)
+                    }
+                    Err(e) => bad(e.to_string()),
+                };
+                Arrived {
+                    seq: message.sequence,
+                    id,
+                    content,
+                }
+            })
+            .collect();
+        if let Some(newest) = messages.iter().map(|m| m.time_ms).max() {
+            self.gate.enter().database.heard_broker_time(newest);
+        }
+        let mut rest = &arrived[..];
+        while !rest.is_empty() {
+            let began = Instant::now();
+            let done = self.apply_some(rest)?;
+            rest = &rest[done..];
+            if done == 0 || !rest.is_empty() {
+                self.pause(began.elapsed())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction, or none for messages that are all our own.
+    fn apply_some(&self, arrived: &[Arrived<'_>]) -> Result<usize, Pause> {
+        let own = arrived
+            .iter()
+            .take_while(|a| matches!(a.content, Content::Own))
+            .count();
+        let mut inside = self.gate.enter();
+        if own > 0 {
+            let last = &arrived[own - 1];
+            let known = inside.database.position(&self.stream);
+            let position = Position {
+                seq: last.seq,
+                id: last.id.to_owned(),
+                ..known
+            };
+            inside.database.move_position(&self.stream, position);
+            return Ok(own);
+        }
+        let mut applied = inside.database.apply(&self.stream, arrived)?;
+        inside.hand_over(&mut applied.captured);
+        let wake = inside.outbox.has_queued() || applied.captured.more;
+        drop(inside);
+        if wake {
+            self.gate.wake_publisher();
+        }
+        Ok(applied.messages)
+    }
+
+    /// Leaves the write lock to others for half as long as it was held: an application that waits
+    /// for it sleeps between its tries, and must find it free at one of them.
+    fn pause(&self, held: Duration) -> Result<(), Pause> {
+        match self.stop.recv_timeout(held / 2) {
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            _ => Err(Pause::Stopped),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What the threads share: the database behind one lock, and little signals around it.
+//!
+//! Whoever holds the lock may write; nobody waits for the network while holding it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::capture::Captured;
+use crate::database::Database;
+use crate::outbox::Outbox;
+
+/// Ids of own messages that are remembered until they are read back: more than can be under way,
+/// and only a saving when forgotten.
+const OWN_IDS: usize = 16 * 1024;
+
+/// The database and what was captured from it, always together.
+pub struct Inside {
+    pub database: Database,
+    pub outbox: Outbox,
+}
+
+impl Inside {
+    /// Hands captured frames to the publisher. To be called before the lock is released.
+    pub fn hand_over(&mut self, captured: &mut Captured) {
+        if !self.outbox.push(std::mem::take(&mut captured.frames)) {
+            self.database.stop_live();
+        }
+    }
+}
+
+/// See the module's head.
+pub struct Gate {
+    inside: Mutex<Inside>,
+    wake: Sender<()>,
+    /// Messages sent by this process and not yet read back: their rows are all here.
+    own: Mutex<OwnIds>,
+    /// Per shard: read to the end since connecting.
+    at_end: Vec<AtomicBool>,
+}
+
+#[derive(Default)]
+struct OwnIds {
+    ids: HashSet<u128>,
+    order: VecDeque<u128>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked takes the process down; until then the others may finish.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gate {
+    /// The receiver wakes the publisher; one waiting message is enough.
+    pub fn new(database: Database, shards: u32) -> (Gate, Receiver<()>) {
+        let (wake, woken) = bounded(1);
+        let gate = Gate {
+            inside: Mutex::new(Inside {
+                database,
+                outbox: Outbox::default(),
+            }),
+            wake,
+            own: Mutex::new(OwnIds::default()),
+            at_end: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+        };
+        (gate, woken)
+    }
+
+    pub fn enter(&self) -> MutexGuard<'_, Inside> {
+        locked(&self.inside)
+    }
+
+    /// There is something for the publisher to do.
+    pub fn wake_publisher(&self) {
+        let _ = self.wake.try_send(());
+    }
+
+    /// The shard's stream is read to its end, or not any more.
+    pub fn set_at_end(&self, shard: u32, at_end: bool) {
+        let before = self.at_end[shard as usize - 1].swap(at_end, Ordering::Relaxed);
+        if at_end && !before {
+            self.wake_publisher();
+        }
+    }
+
+    pub fn all_at_end(&self) -> bool {
+        self.at_end.iter().all(|a| a.load(Ordering::Relaxed))
+    }
+
+    /// A message with this id is about to be sent.
+    pub fn remember_own(&self, id: &[u8; 16]) {
+        let id = u128::from_be_bytes(*id);
+        let mut own = locked(&self.own);
+        if own.ids.insert(id) {
+            own.order.push_back(id);
+        }
+        while own.order.len() > OWN_IDS {
+            if let Some(oldest) = own.order.pop_front() {
+                own.ids.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether this process sent the message.
+    pub fn is_own(&self, id: &str) -> bool {
+        let Ok(id) = u128::from_str_radix(id, 16) else {
+            return false;
+        };
+        locked(&self.own).ids.contains(&id)
+    }
+}

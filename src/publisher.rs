@@ -1,0 +1,523 @@
+//! Thread: watches the database, captures what changed and publishes it.
+//!
+//! ```text
+//! watcher ─hint─▶ ┌───────────┐ ─frames─▶ writer ─▶ broker
+//! consumers ─wake▶│ publisher │ ◀──acks──
+//! link ──writer──▶└───────────┘
+//! ```
+//! Capture never waits for the broker. Frames wait in the outbox; their marks are cleared by
+//! acknowledgements alone. When the connection breaks, what is under way is forgotten: the marks
+//! still say it all, and after the next connection, once the streams are read to their end, what
+//! is still current is encoded from them. Only then captured rows go out directly again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
+
+use crate::broker::Broker;
+use crate::database::DatabaseError;
+use crate::gate::Gate;
+use crate::mirror::Mirror;
+use crate::model::backoff::Backoff;
+use crate::model::frame;
+use crate::stream::{Ack, StreamError, Writer};
+use crate::thread::{Exited, spawn};
+use crate::watcher::Watcher;
+
+/// An acknowledgement that takes longer is lost.
+const ACK_WAIT: Duration = Duration::from_secs(10);
+
+/// Messages in flight: enough to hide the broker's latency.
+const MAX_IN_FLIGHT: usize = 512;
+
+/// After a hint without a change the commit may still be under way (the fsync of a slow card comes
+/// between the write that hints and the moment the commit counts): look again after these.
+const LOOK_AGAIN: [Duration; 7] = [
+    Duration::from_micros(100),
+    Duration::from_micros(500),
+    Duration::from_millis(2),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_millis(1500),
+];
+
+/// zstd's fastest level: frames are small and latency counts.
+const COMPRESSION_LEVEL: i32 = 1;
+
+/// What is chosen for this node.
+pub struct Options {
+    pub publish: bool,
+    pub compress: bool,
+    pub max_transaction_bytes: usize,
+    /// How often marks and positions are stored when nothing else is written.
+    pub cleanup_interval: Duration,
+    /// How often to look without a hint, if the hints cannot be relied on.
+    pub polling_interval: Option<Duration>,
+    pub backoff: Backoff,
+    /// Tries to connect that may fail in a row; none = for ever.
+    pub retries: Option<u32>,
+}
+
+/// Channels of the thread.
+pub struct Inputs {
+    /// Closed to end it.
+    pub stop: Receiver<()>,
+    /// From [`Gate::new`].
+    pub woken: Receiver<()>,
+}
+
+struct Publisher {
+    gate: Arc<Gate>,
+    options: Options,
+    inputs: Inputs,
+    watcher: Option<Watcher>,
+    /// New connections, from the link's thread; and where to ask for one.
+    writers: Receiver<Box<dyn Writer>>,
+    ask_writer: Sender<()>,
+    link: Option<Link>,
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+    mirror: Mirror,
+    /// When to look at the database next, and the how many-th look after a hint that is.
+    look_at: Option<Instant>,
+    looks: usize,
+    /// Capture rests until then, so that the application gets the write lock.
+    rest_until: Instant,
+    tidy_at: Instant,
+}
+
+/// A connection and what is under way on it.
+struct Link {
+    writer: Box<dyn Writer>,
+    /// Token of a message -> the frame it belongs to.
+    messages: HashMap<u64, Message>,
+    /// Frame -> transaction, and messages of it that are not acknowledged.
+    frames: HashMap<u64, (i64, usize)>,
+    in_flight_bytes: usize,
+    next: u64,
+}
+
+struct Message {
+    frame: u64,
+    bytes: usize,
+    sent: Instant,
+}
+
+/// Starts the publisher and the thread that connects for it.
+pub fn start(
+    gate: Arc<Gate>,
+    broker: Arc<dyn Broker>,
+    options: Options,
+    inputs: Inputs,
+    watcher: Option<Watcher>,
+    mirror: Mirror,
+    exits: &Sender<Exited>,
+) -> Vec<JoinHandle<()>> {
+    let (ask_writer, asked) = bounded(1);
+    let (offer, writers) = bounded(1);
+    let stop = inputs.stop.clone();
+    let mut threads = Vec::new();
+    if options.publish {
+        let (backoff, retries) = (options.backoff.clone(), options.retries);
+        threads.push(spawn("publisher-link", exits, move || {
+            connect_when_asked(&*broker, backoff, retries, &asked, &offer, &stop)
+        }));
+    }
+    let _ = ask_writer.try_send(());
+    let compressor = options
+        .compress
+        .then(|| zstd::bulk::Compressor::new(COMPRESSION_LEVEL).ok())
+        .flatten();
+    let now = Instant::now();
+    let publisher = Publisher {
+        gate,
+        inputs,
+        watcher,
+        writers,
+        ask_writer,
+        link: None,
+        compressor,
+        mirror,
+        look_at: Some(now),
+        looks: 0,
+        rest_until: now,
+        tidy_at: now + options.cleanup_interval,
+        options,
+    };
+    threads.push(spawn("publisher", exits, move || publisher.run()));
+    threads
+}
+
+/// Connecting may take seconds, during which capture goes on: it has a thread of its own.
+fn connect_when_asked(
+    broker: &dyn Broker,
+    mut backoff: Backoff,
+    retries: Option<u32>,
+    asked: &Receiver<()>,
+    offer: &Sender<Box<dyn Writer>>,
+    stop: &Receiver<()>,
+) -> Result<(), String> {
+    while asked.recv().is_ok() {
+        let (mut failures, mut said) = (0, String::new());
+        loop {
+            let text = match broker.writer() {
+                Ok(writer) => {
+                    backoff.reset();
+                    let _ = offer.send(writer);
+                    break;
+                }
+                Err(StreamError::Fatal(text)) => return Err(text),
+                Err(StreamError::Stopped) => return Ok(()),
+                Err(e) => e.to_string(),
+            };
+            failures += 1;
+            if retries.is_some_and(|most| failures > most) {
+                return Err(format!("gave up after {failures} tries: {text}"));
+            }
+            if text != said {
+                log::warn!("connecting to NATS: {text}; changes are captured and kept meanwhile");
+                said = text;
+            }
+            if stop.recv_timeout(backoff.wait())
+                != Err(crossbeam_channel::RecvTimeoutError::Timeout)
+            {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What woke the publisher.
+enum Event {
+    Stop,
+    Hint,
+    Wake,
+    Ack(Ack),
+    Writer(Box<dyn Writer>),
+    LinkLost,
+    Timeout,
+}
+
+impl Publisher {
+    fn run(mut self) -> Result<(), String> {
+        let mut failing = false;
+        loop {
+            let event = self.next_event();
+            if matches!(event, Event::Stop) {
+                return self.finish();
+            }
+            match self.handle(event) {
+                Ok(()) => failing = false,
+                Err(DatabaseError::Stopped) => return Ok(()),
+                Err(e) if e.is_temporary() => {
+                    if !failing {
+                        log::error!("database: {e}; trying again until it works");
+                    }
+                    failing = true;
+                    self.rest_until = Instant::now() + Duration::from_secs(1);
+                    self.look_at = Some(self.rest_until);
+                }
+                Err(e) => return Err(format!("database: {e}")),
+            }
+        }
+    }
+
+    /// The one place that waits.
+    fn next_event(&self) -> Event {
+        let no_hints = never();
+        let no_acks = never();
+        let hints = self.watcher.as_ref().map_or(&no_hints, Watcher::hints);
+        let acks = self
+            .link
+            .as_ref()
+            .map_or(&no_acks, |link| link.writer.acks());
+        let mut select = Select::new_biased();
+        let stop = select.recv(&self.inputs.stop);
+        let ack = select.recv(acks);
+        let hint = select.recv(hints);
+        let wake = select.recv(&self.inputs.woken);
+        let writer = select.recv(&self.writers);
+        let Ok(operation) = select.select_deadline(self.deadline()) else {
+            return Event::Timeout;
+        };
+        match operation.index() {
+            i if i == ack => operation.recv(acks).map_or(Event::LinkLost, Event::Ack),
+            i if i == hint => operation
+                .recv(hints)
+                .map_or(Event::Timeout, |()| Event::Hint),
+            i if i == wake => operation
+                .recv(&self.inputs.woken)
+                .map_or(Event::Stop, |()| Event::Wake),
+            i if i == writer => operation
+                .recv(&self.writers)
+                .map_or(Event::Stop, Event::Writer),
+            i => {
+                debug_assert_eq!(i, stop);
+                let _ = operation.recv(&self.inputs.stop);
+                Event::Stop
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let lost = self
+            .link
+            .as_ref()
+            .and_then(Link::oldest)
+            .map(|sent| sent + ACK_WAIT);
+        let look = self.look_at.map(|at| at.max(self.rest_until));
+        [Some(self.tidy_at), look, lost]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.tidy_at)
+    }
+
+    /// The one place that changes state.
+    fn handle(&mut self, event: Event) -> Result<(), DatabaseError> {
+        let now = Instant::now();
+        match event {
+            Event::Stop | Event::Timeout => {}
+            Event::Hint | Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
+            Event::Ack(ack) => self.acknowledged(ack),
+            Event::Writer(writer) => {
+                log::info!("connected to NATS, publishing");
+                self.link = Some(Link::new(writer));
+            }
+            Event::LinkLost => self.drop_link("the connection is gone"),
+        }
+        if self
+            .link
+            .as_ref()
+            .and_then(Link::oldest)
+            .is_some_and(|sent| now > sent + ACK_WAIT)
+        {
+            self.drop_link("no acknowledgement in time");
+        }
+        if self.look_at.is_some_and(|at| at <= now) && self.rest_until <= now {
+            self.look(now)?;
+        }
+        if self.tidy_at <= now {
+            self.tidy(now)?;
+        }
+        self.send()
+    }
+
+    /// Captures if somebody wrote.
+    fn look(&mut self, now: Instant) -> Result<(), DatabaseError> {
+        let mut inside = self.gate.enter();
+        let changed = inside.database.is_changed()?;
+        let more = if changed || inside.database.has_more() {
+            let mut captured = inside.database.capture()?;
+            inside.hand_over(&mut captured);
+            captured.more
+        } else {
+            false
+        };
+        drop(inside);
+        if changed || more {
+            // As the consumers do: the application gets the lock for half as long as we had it.
+            self.rest_until = Instant::now() + now.elapsed() / 2;
+            (self.look_at, self.looks) = (Some(self.rest_until), 0);
+            if more {
+                return Ok(());
+            }
+        }
+        self.look_at = LOOK_AGAIN
+            .get(self.looks)
+            .map(|wait| Instant::now() + *wait);
+        self.looks += 1;
+        let poll = self
+            .options
+            .polling_interval
+            .map(|every| Instant::now() + every);
+        self.look_at = self.look_at.or(poll);
+        Ok(())
+    }
+
+    /// Sends what the outbox holds, as much as may be in flight; with nothing there, the backlog.
+    fn send(&mut self) -> Result<(), DatabaseError> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        let mut sent = false;
+        while link.has_room() {
+            let mut inside = self.gate.enter();
+            if inside.outbox.is_empty() && !inside.database.is_live() {
+                if !self.gate.all_at_end() {
+                    break; // consumers wake us when they are
+                }
+                let frames = inside
+                    .database
+                    .backlog(self.options.max_transaction_bytes)?;
+                if frames.is_empty() {
+                    continue; // live now, or marks that were superseded
+                }
+                let _ = inside.outbox.push(frames);
+            }
+            let Some(frame) = inside.outbox.pop() else {
+                break;
+            };
+            drop(inside);
+            let packed = frame::pack(frame.raw, self.compressor.as_mut());
+            if let Err(e) = link.send(&self.gate, frame.at, frame.shard, &packed) {
+                self.drop_link(&e.to_string());
+                return Ok(());
+            }
+            sent = true;
+        }
+        if sent {
+            link.writer.flush();
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, ack: Ack) {
+        let Some(link) = &mut self.link else { return };
+        if let Err(why) = &ack.result {
+            let why = format!("a frame was not stored: {why}");
+            return self.drop_link(&why);
+        }
+        let Some(at) = link.acknowledged(ack.token) else {
+            return;
+        };
+        let mut inside = self.gate.enter();
+        if let Some(up_to) = inside.outbox.acknowledged(at) {
+            inside.database.acknowledged(up_to);
+        }
+    }
+
+    /// What is under way goes out again later, from the marks.
+    fn drop_link(&mut self, why: &str) {
+        if self.link.take().is_some() {
+            log::warn!("publishing: {why}; connecting again");
+        }
+        let mut inside = self.gate.enter();
+        inside.outbox.clear();
+        inside.database.stop_live();
+        drop(inside);
+        let _ = self.ask_writer.try_send(());
+    }
+
+    /// Stores what would otherwise wait for the next write, and the mirror of the positions.
+    fn tidy(&mut self, now: Instant) -> Result<(), DatabaseError> {
+        self.tidy_at = now + self.options.cleanup_interval;
+        self.look_at = self.look_at.or(Some(now)); // in case a hint was missed
+        self.looks = LOOK_AGAIN.len();
+        let mut inside = self.gate.enter();
+        inside.database.flush()?;
+        let sequences = inside.database.sequences();
+        drop(inside);
+        self.mirror.write(&sequences);
+        Ok(())
+    }
+
+    /// The end: what was written until now is captured, and what is sent may still be acknowledged
+    /// for a moment.
+    fn finish(mut self) -> Result<(), String> {
+        let patience = Instant::now() + Duration::from_millis(1000);
+        let mut more = true;
+        while more && Instant::now() < patience {
+            let mut inside = self.gate.enter();
+            let Ok(mut captured) = inside.database.capture() else {
+                break;
+            };
+            inside.hand_over(&mut captured);
+            more = captured.more;
+        }
+        while Instant::now() < patience {
+            let _ = self.send();
+            let Some(link) = &self.link else { break };
+            if link.messages.is_empty() {
+                break;
+            }
+            match link.writer.acks().recv_deadline(patience) {
+                Ok(ack) => self.acknowledged(ack),
+                Err(_) => break,
+            }
+        }
+        let mut inside = self.gate.enter();
+        let closed = inside.database.close();
+        let sequences = inside.database.sequences();
+        drop(inside);
+        self.mirror.write(&sequences);
+        closed.map_err(|e| format!("database: {e}"))
+    }
+}
+
+impl Link {
+    fn new(writer: Box<dyn Writer>) -> Self {
+        let (messages, frames) = (HashMap::new(), HashMap::new());
+        Link {
+            writer,
+            messages,
+            frames,
+            in_flight_bytes: 0,
+            next: 0,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.messages.is_empty()
+            || (self.messages.len() < MAX_IN_FLIGHT
+                && self.in_flight_bytes < self.writer.window_bytes())
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.messages.values().map(|m| m.sent).min()
+    }
+
+    /// Sends one frame, in parts if it is too large for one message.
+    fn send(&mut self, gate: &Gate, at: i64, shard: u32, packed: &[u8]) -> Result<(), StreamError> {
+        let limit = self.writer.max_message_bytes();
+        let frame = self.next;
+        if packed.len() <= limit {
+            self.frames.insert(frame, (at, 1));
+            return self.send_message(gate, frame, shard, packed);
+        }
+        let parts = frame::cut(&frame::message_id(packed, 0), packed, limit);
+        self.frames.insert(frame, (at, parts.len()));
+        parts
+            .iter()
+            .try_for_each(|part| self.send_message(gate, frame, shard, part))
+    }
+
+    fn send_message(
+        &mut self,
+        gate: &Gate,
+        frame: u64,
+        shard: u32,
+        bytes: &[u8],
+    ) -> Result<(), StreamError> {
+        let id = frame::message_id(bytes, 0);
+        let token = self.next;
+        self.next += 1;
+        let message = Message {
+            frame,
+            bytes: bytes.len(),
+            sent: Instant::now(),
+        };
+        self.messages.insert(token, message);
+        self.in_flight_bytes += bytes.len();
+        gate.remember_own(&id);
+        self.writer.send(shard, &frame::id_text(&id), bytes, token)
+    }
+
+    /// A message arrived; the transaction of its frame, if that is complete with it.
+    fn acknowledged(&mut self, token: u64) -> Option<i64> {
+        let message = self.messages.remove(&token)?;
+        self.in_flight_bytes -= message.bytes;
+        let (at, left) = self.frames.get_mut(&message.frame)?;
+        let at = *at;
+        *left -= 1;
+        if *left > 0 {
+            return None;
+        }
+        self.frames.remove(&message.frame);
+        Some(at)
+    }
+}
