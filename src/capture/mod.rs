@@ -87,8 +87,8 @@ impl Database {
         if emptied && self.catalog.retry_held.is_some() {
             self.retry_held(&mut frames)?;
         }
-        let waiting = !self.catalog.comparing.is_empty() || self.catalog.retry_held.is_some();
-        captured.more = !emptied || waiting;
+        self.log_is_left = !emptied;
+        captured.more = self.has_more();
         captured.frames.append(&mut frames.finish());
         Ok(emptied)
     }

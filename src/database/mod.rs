@@ -127,6 +127,8 @@ pub struct Database {
     stop: Arc<AtomicBool>,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
+    /// The last capture did not come to the end of the raw log.
+    pub(crate) log_is_left: bool,
     /// Largest (broker time - our uptime) seen, in milliseconds.
     broker_offset_ms: Option<i64>,
 }
@@ -155,6 +157,7 @@ impl Database {
             node,
             stop,
             seen_data_version: -1,
+            log_is_left: true,
             broker_offset_ms: None,
         };
         database.catalog.first_time = first_time;
@@ -279,7 +282,7 @@ impl Database {
 
     /// Whether the last capture left something to do.
     pub fn has_more(&self) -> bool {
-        !self.catalog.comparing.is_empty() || self.catalog.retry_held.is_some()
+        self.log_is_left || !self.catalog.comparing.is_empty() || self.catalog.retry_held.is_some()
     }
 
     /// Stores marks and positions that wait for a write, if there are any.
