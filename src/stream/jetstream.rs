@@ -30,7 +30,7 @@ pub struct StreamOptions {
     /// Whether frames are compressed: part of the name, so that both kinds never mix.
     pub compress: bool,
     pub shards: u32,
-    /// Messages kept per stream.
+    /// Messages kept per stream; 0 is no limit.
     pub max_entries: i64,
     pub replicas: u32,
     /// Change streams that are set up otherwise, instead of keeping them so.
@@ -68,7 +68,8 @@ fn ensure_stream(client: &Client, options: &StreamOptions, shard: u32) -> Result
     let name = stream_name(options, shard);
     let wanted = json!({
         "subjects": [subject(options, shard)],
-        "max_msgs": options.max_entries,
+        // The server's word for "no limit".
+        "max_msgs": if options.max_entries > 0 { options.max_entries } else { -1 },
         "num_replicas": options.replicas,
     });
     let wanted = wanted.as_object().cloned().unwrap_or_default();

@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::client::{API_TIMEOUT, ApiError, Client};
+use super::delivery::header;
 use super::jetstream::{code, create_stream, differences};
-use super::reader::header;
 use super::{StreamError, base64};
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);

@@ -5,8 +5,8 @@
 //! from a given sequence. Simulations bring their own; the real one is here, bottom up:
 //!
 //! ```text
-//! address      what a `nats.urls` entry says           base64, timestamp   what replies contain
-//! client       one connection, one life, requests      (opened by connect)
+//! address      what a `nats.urls` entry says            base64, timestamp, delivery   parts of replies
+//! client       one connection (link: its one life; connect: its beginning), requests
 //! jetstream    the shards' streams: names, settings, state
 //! writer       impl Writer: publish and acknowledge     reader   impl Reader: pull in order
 //! key_value    a NATS KV bucket                         server   the supervised nats-server
@@ -23,8 +23,10 @@ pub mod address;
 mod base64;
 pub mod client;
 mod connect;
+mod delivery;
 pub mod jetstream;
 pub mod key_value;
+mod link;
 pub mod reader;
 pub mod server;
 mod timestamp;

@@ -13,13 +13,14 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, after, select_biased};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::client::{Client, Inbox, status};
+use super::client::{Client, Inbox};
+use super::delivery::{Origin, header, status};
 use super::jetstream::{code, stream_state};
-use super::{Message, Reader, StreamError, StreamState, base64};
+use super::{Message, Reader, StreamError, StreamState};
 
-/// Messages per fetch.
+/// Messages per fetch. It ends at `PULL_BYTES`, too, and the message that goes beyond.
 const FETCH: usize = 256;
 /// Messages per pull. The crate may hold a request back for 5 ms, so it is this many in 5 ms.
 const PULL: usize = 1024;
@@ -147,11 +148,14 @@ impl JetStreamReader {
         &mut self,
         first: nats::Message,
     ) -> Result<(Vec<Message>, Option<String>), StreamError> {
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(message) = next {
             match self.take(message)? {
-                Arrival::Message(message) => batch.push(message),
+                Arrival::Message(message) => {
+                    bytes += message.data.len();
+                    batch.push(message);
+                }
                 Arrival::Nothing => {}
                 Arrival::Odd(why) => {
                     log::debug!("stream {}: reading anew: {why}", self.stream);
@@ -161,7 +165,7 @@ impl JetStreamReader {
                     return Ok((batch, Some(why)));
                 }
             }
-            let full = batch.len() >= FETCH;
+            let full = batch.len() >= FETCH || bytes >= PULL_BYTES;
             next = if full {
                 None
             } else {
@@ -282,63 +286,5 @@ impl Reader for JetStreamReader {
             }
         };
         Ok(header(&reply["message"], "Nats-Msg-Id"))
-    }
-}
-
-/// A header of a stored message, as the API returns it.
-pub(super) fn header(message: &Value, name: &str) -> Option<String> {
-    let headers = base64::decode(message["hdrs"].as_str()?)?;
-    let headers = String::from_utf8(headers).ok()?;
-    let value = headers
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.map(|value| value.trim().to_string())
-}
-
-/// Where a delivered message comes from, as its reply subject says.
-struct Origin<'a> {
-    consumer: &'a str,
-    sequence: u64,
-    time_ms: i64,
-}
-
-impl Origin<'_> {
-    /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<delivered>.<time ns>.<pending>`, or
-    /// longer, with `<domain>.<account>` before the stream and a token at the end.
-    fn parse(reply: &str) -> Option<Origin<'_>> {
-        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let stream = if tokens.len() >= 9 { 2 } else { 0 };
-        let time_ns: i64 = tokens.get(stream + 5)?.parse().ok()?;
-        Some(Origin {
-            consumer: tokens.get(stream + 1)?,
-            sequence: tokens.get(stream + 3)?.parse().ok()?,
-            time_ms: time_ns / 1_000_000,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn origins_in_both_forms() {
-        for reply in [
-            "$JS.ACK.changes-1.Xy12.1.77.5.1700000000123456789.0",
-            "$JS.ACK.hub.hash.changes-1.Xy12.1.77.5.1700000000123456789.0.token",
-        ] {
-            let origin = Origin::parse(reply).unwrap();
-            assert_eq!((origin.consumer, origin.sequence), ("Xy12", 77));
-            assert_eq!(origin.time_ms, 1_700_000_000_123);
-        }
-        assert!(Origin::parse("$JS.ACK.short").is_none());
-    }
-
-    #[test]
-    fn headers_of_a_stored_message() {
-        // NATS/1.0, Nats-Msg-Id: abc
-        let stored = json!({ "hdrs": "TkFUUy8xLjANCk5hdHMtTXNnLUlkOiBhYmMNCg0K" });
-        assert_eq!(header(&stored, "Nats-Msg-Id").as_deref(), Some("abc"));
-        assert_eq!(header(&stored, "KV-Operation"), None);
     }
 }

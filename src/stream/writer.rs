@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
-use super::client::{ApiError, Client, Inbox, Link, status};
+use super::client::{ApiError, Client, Inbox};
+use super::delivery::status;
 use super::jetstream::{self, StreamOptions};
+use super::link::Link;
 use super::{Ack, StreamError, Writer};
 
 /// Room for `Nats-Msg-Id` and the header line: ids are some 40 bytes long.

@@ -102,7 +102,7 @@ pub enum ServerError {
     )]
     StoreInUse(PathBuf),
     /// The configuration, generated or the user's, was refused.
-    #[error("nats-server refuses the configuration: {0}")]
+    #[error("configuration of the embedded nats-server: {0}")]
     Config(String),
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
