@@ -9,3 +9,4 @@ mod measure;
 mod node;
 mod read_write;
 mod server;
+mod trouble;

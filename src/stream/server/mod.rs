@@ -33,6 +33,7 @@ mod binary;
 mod child;
 mod config;
 mod discover;
+mod sections;
 mod user_config;
 
 pub use binary::find_binary;
@@ -238,7 +239,7 @@ fn lock_store(store: &Path) -> Result<File, ServerError> {
 /// Waits for the port file and makes a URL of it.
 fn wait_until_listening(child: &Child, run_dir: &Path, bind: &str) -> Result<String, ServerError> {
     let file = run_dir.join(format!("nats-server_{}.ports", child.pid()));
-    let host = config::split_host_port(bind)
+    let host = sections::split_host_port(bind)
         .map_err(ServerError::Config)?
         .0;
     // A server that listens everywhere listens here, too.
