@@ -134,7 +134,7 @@ impl Client {
         &self.link.address
     }
 
-    /// What helper threads use: it flushes and sees the end, and does not keep the connection alive.
+    /// For helper threads: it flushes and sees the end, and does not keep the connection alive.
     pub(super) fn link(&self) -> &Link {
         &self.link
     }

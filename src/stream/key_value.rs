@@ -1,8 +1,8 @@
 //! A NATS key-value bucket: shared settings, leases, the founder's name.
 //!
 //! Spoken directly, with a deadline on every call, in the layout of the official clients: stream
-//! `KV_<bucket>`, a key is the subject `$KV.<bucket>.<key>`, its value the newest message there, its
-//! revision that message's sequence, a deletion an empty message with the header `KV-Operation`.
+//! `KV_<bucket>`, a key is the subject `$KV.<bucket>.<key>`, its value the newest message there,
+//! its revision that message's sequence, a deletion an empty message with the header `KV-Operation`.
 //! Reads go to the stream's leader, so they see every write that was acknowledged.
 #![allow(deprecated)]
 

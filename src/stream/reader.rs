@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, select_biased};
+use crossbeam_channel::{Receiver, after, never, select_biased};
 use serde_json::json;
 
 use super::client::{Client, Inbox};
@@ -45,11 +45,9 @@ struct Consumer {
     next: u64,
     /// Nothing has come yet: the first message may have any sequence from `next` on.
     fresh: bool,
-    /// Number of the pull, at the end of its reply subject, and how many messages it may still bring.
+    /// Number of the pull (the end of its reply subject), and how many messages it may still bring.
     pull: u64,
     remaining: usize,
-    /// Fires when the pull should have ended by itself.
-    silence: Receiver<Instant>,
 }
 
 enum Arrival {
@@ -67,6 +65,8 @@ pub struct JetStreamReader {
     inbox: Inbox,
     consumer: Option<Consumer>,
     pulls: u64,
+    /// Fires when the pull should have ended by itself.
+    silence: Receiver<Instant>,
 }
 
 impl JetStreamReader {
@@ -79,6 +79,7 @@ impl JetStreamReader {
             inbox,
             consumer: None,
             pulls: 0,
+            silence: never(),
         })
     }
 
@@ -108,14 +109,12 @@ impl JetStreamReader {
             .api(&format!("CONSUMER.CREATE.{stream}"), &body)?
             .map_err(|error| error.refused(format_args!("read stream {stream} from {from}")))?;
         let name = created["name"].as_str().unwrap_or_default().to_string();
-        let (next, silence) = (from, after(EXPIRES + GRACE));
         self.consumer = Some(Consumer {
             name,
-            next,
+            next: from,
             fresh: true,
             pull: 0,
             remaining: 0,
-            silence,
         });
         self.pull()
     }
@@ -128,7 +127,7 @@ impl JetStreamReader {
         self.pulls += 1;
         consumer.pull = self.pulls;
         consumer.remaining = PULL;
-        consumer.silence = after(EXPIRES + GRACE);
+        self.silence = after(EXPIRES + GRACE);
         // Must have room for the largest message, or it would never come.
         let bytes = PULL_BYTES.max(self.client.max_payload() + OVERHEAD);
         let expires = EXPIRES.as_nanos() as u64;
@@ -242,18 +241,9 @@ impl Reader for JetStreamReader {
         let deadline = after(wait);
         let mut oddities = 0;
         loop {
-            if self
-                .consumer
-                .as_ref()
-                .is_none_or(|consumer| consumer.next != from)
-            {
+            if self.consumer.as_ref().map(|consumer| consumer.next) != Some(from) {
                 self.start(from)?;
             }
-            let silence = self
-                .consumer
-                .as_ref()
-                .map(|consumer| consumer.silence.clone());
-            let silence = silence.unwrap_or_else(crossbeam_channel::never);
             select_biased! {
                 recv(stop) -> _ => return Err(StreamError::Stopped),
                 recv(self.inbox.messages) -> message => {
@@ -269,7 +259,7 @@ impl Reader for JetStreamReader {
                         return Err(StreamError::Refused(text));
                     }
                 }
-                recv(silence) -> _ => self.start(from)?,
+                recv(self.silence) -> _ => self.start(from)?,
                 recv(deadline) -> _ => return Ok(Vec::new()),
             }
         }

@@ -64,7 +64,7 @@ impl Node {
         self.server = None;
         // The old one lets go of the store when it has ended.
         self.server = Some(until("the store is free", || {
-            match Server::start(&self.options) {
+            match Server::start(&self.options, &never()) {
                 Ok(server) => Some(server),
                 Err(ServerError::StoreInUse(_)) => None,
                 Err(error) => panic!("{error}"),

@@ -8,7 +8,7 @@ const CLUSTER_NAME: &str = "e-harmonylite";
 pub(super) const ROUTE_PORT: u16 = 6222;
 const LEAF_PORT: u16 = 7422;
 
-/// The cluster, with `routes` to the other servers; a user part in `peers` is what all of them ask for.
+/// The cluster, with `routes` to the other servers; a user part in `peers` is what all ask for.
 /// `no_advertise`, because clients would learn the other servers' addresses, which for them may
 /// be loopback ones.
 pub(super) fn cluster(
