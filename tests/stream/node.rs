@@ -27,6 +27,15 @@ pub struct Node {
     pub server: Option<Server>,
 }
 
+impl Drop for Node {
+    /// Waits for its end, because it writes to the folder until then.
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+    }
+}
+
 impl Node {
     pub fn start() -> Node {
         Node::with(|_| {})

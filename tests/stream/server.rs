@@ -179,6 +179,7 @@ fn the_server_dies_with_us() {
             "--nocapture",
         ])
         .env("HARMONYLITE_TEST_STORE", &store)
+        .env("TMPDIR", folder.path()) // what it leaves behind goes with ours
         .env("HARMONYLITE_NATS_SERVER", binary())
         .stdout(Stdio::piped())
         .spawn()
