@@ -46,7 +46,8 @@ impl JetStreamBroker {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = options;
     }
 
-    fn connect(&self) -> Result<Client, StreamError> {
+    /// A connection to a broker that has the streams, set up as here.
+    fn prepared(&self) -> Result<Client, StreamError> {
         let options = self
             .client
             .lock()
@@ -57,7 +58,10 @@ impl JetStreamBroker {
                 "our nats-server is not up yet".into(),
             ));
         };
-        Client::connect(&options, CONNECT_TIMEOUT)
+        let client = Client::connect(&options, CONNECT_TIMEOUT)?;
+        self.check_shared_settings(&client)?;
+        ensure_streams(&client, &self.streams)?;
+        Ok(client)
     }
 
     /// Every node of a cluster must agree on these.
@@ -112,15 +116,13 @@ impl JetStreamBroker {
 
 impl Broker for JetStreamBroker {
     fn writer(&self) -> Result<Box<dyn Writer>, StreamError> {
-        let client = self.connect()?;
-        self.check_shared_settings(&client)?;
-        ensure_streams(&client, &self.streams)?;
+        let client = self.prepared()?;
         Ok(Box::new(JetStreamWriter::new(client, &self.streams)?))
     }
 
     fn reader(&self, shard: u32) -> Result<Box<dyn Reader>, StreamError> {
         Ok(Box::new(JetStreamReader::new(
-            self.connect()?,
+            self.prepared()?,
             self.stream(shard),
         )?))
     }

@@ -355,7 +355,7 @@ fn supervise(
     let thread = spawn("nats-server", exits, move || {
         let mut backoff = Backoff::new(wait / 4, LONGEST_BACKOFF);
         loop {
-            let cause = match Server::start(&options) {
+            let cause = match Server::start(&options, &stopped) {
                 Ok(mut server) => {
                     broker.set_client(Some(server.client_options(&options.node_name)));
                     backoff.reset();
@@ -369,9 +369,8 @@ fn supervise(
                     broker.set_client(None);
                     server.exited().unwrap_or_default()
                 }
-                Err(e @ (ServerError::NoBinary(_) | ServerError::Config(_))) => {
-                    return Err(e.to_string());
-                }
+                Err(ServerError::Stopped) => return Ok(()),
+                Err(e) if e.is_fatal() => return Err(e.to_string()),
                 Err(e) => e.to_string(),
             };
             log::error!("nats-server: {cause}; starting it again");

@@ -1,9 +1,8 @@
 //! One connection to a NATS server, for one life.
 //!
-//! The `nats` crate would reconnect by itself, and then nobody knows which messages were lost in
-//! between. So a lost connection is ended for good: the crate's disconnect callback drops the
-//! [`Life`], which stops the crate's threads and closes every [`Inbox`]. Whoever waits on one
-//! notices at once, and the owner opens a new `Client` after a wait of its own.
+//! It does not reconnect (see `link`): when it is lost, every call returns
+//! [`StreamError::Disconnected`] and every [`Inbox`] is closed, and the owner opens a new `Client`
+//! after a wait of its own.
 //!
 //! A `Client` belongs to one thread (it is `Send`, not `Sync`): publisher, each reader, leases and
 //! objects have their own. Requests have deadlines. `publish` can block for as long as the server
@@ -12,17 +11,19 @@
 
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use crossbeam_channel::{Receiver, after, select};
+use crossbeam_channel::{after, select};
 use nats::HeaderMap;
 use serde_json::Value;
 
 use super::StreamError;
 use super::address::Address;
 use super::connect::{self, Greeting};
+use super::delivery::status;
+pub use super::link::Inbox;
+use super::link::Link;
 
 /// How long a request to the JetStream API may take. A cluster that elects a leader needs seconds.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,86 +88,6 @@ impl fmt::Display for ApiError {
     }
 }
 
-/// The crate's connection with everything that hangs on it.
-struct Life {
-    wake: String,
-    // The order of these two matters, see `drop`.
-    connection: nats::Connection,
-    subscriptions: Vec<nats::Subscription>,
-}
-
-impl Drop for Life {
-    /// The crate's `close` waits for the server, which may be gone. Instead: dropping `connection`
-    /// only raises the crate's stop flag; dropping a subscription then wakes its flush thread, and
-    /// the message to ourselves, flushed by it, wakes its reader thread. Both see the flag and end.
-    fn drop(&mut self) {
-        let _ = self.connection.publish(&self.wake, b"");
-    }
-}
-
-/// Where a connection stands.
-enum State {
-    Opening,
-    Open(Life),
-    Ended,
-}
-
-/// The part of a connection that the crate's callbacks and helper threads share.
-#[derive(Clone)]
-pub(super) struct Link {
-    state: Arc<Mutex<State>>,
-    /// What the server last complained of: tells why it hung up.
-    complaint: Arc<Mutex<Option<String>>>,
-    /// For error texts.
-    pub(super) address: Arc<str>,
-}
-
-impl Link {
-    pub(super) fn new(address: &Address) -> Link {
-        Link {
-            state: Arc::new(Mutex::new(State::Opening)),
-            complaint: Arc::default(),
-            address: address.to_string().into(),
-        }
-    }
-
-    /// Runs on the crate's reader thread: may take no part in a conversation with the server.
-    pub(super) fn complain(&self, error: &io::Error) {
-        log::warn!("nats server {} says: {error}", self.address);
-        *lock(&self.complaint) = Some(error.to_string());
-    }
-
-    /// Ends the connection, from any thread, once and for all.
-    pub(super) fn end(&self) {
-        let ended = std::mem::replace(&mut *lock(&self.state), State::Ended);
-        drop(ended); // after the lock is released: dropping a life writes to the socket
-    }
-
-    /// The crate's connection. To be given back soon: it cannot end while a copy of it exists.
-    pub(super) fn connection(&self) -> Result<nats::Connection, StreamError> {
-        match &*lock(&self.state) {
-            State::Open(life) => Ok(life.connection.clone()),
-            _ => Err(self.lost()),
-        }
-    }
-
-    /// The error of everyone who waits on a connection that ended.
-    pub(super) fn lost(&self) -> StreamError {
-        let why = match &*lock(&self.complaint) {
-            Some(complaint) => format!(", the server said: {complaint}"),
-            None => String::new(),
-        };
-        StreamError::Disconnected(format!("connection to {} lost{why}", self.address))
-    }
-}
-
-/// A subject of our own with its messages; closed when the connection ends.
-pub struct Inbox {
-    /// Replies are asked for at `<subject>.<anything>`.
-    pub subject: String,
-    pub messages: Receiver<nats::Message>,
-}
-
 /// A connection, and requests on it.
 pub struct Client {
     link: Link,
@@ -190,26 +111,7 @@ impl Client {
         connection: nats::Connection,
         greeting: Greeting,
     ) -> Result<Client, StreamError> {
-        let subject = connection.new_inbox();
-        let subscription = connection
-            .subscribe(&format!("{subject}.*"))
-            .map_err(|_| link.lost())?;
-        let messages = subscription.receiver().clone();
-        let wake = format!("{subject}.end");
-        let life = Life {
-            wake,
-            connection,
-            subscriptions: vec![subscription],
-        };
-
-        let mut state = lock(&link.state);
-        if let State::Ended = *state {
-            drop(state);
-            return Err(link.lost());
-        }
-        *state = State::Open(life);
-        drop(state);
-        let replies = Inbox { subject, messages };
+        let replies = link.begin(connection)?;
         Ok(Client {
             link,
             greeting,
@@ -232,7 +134,7 @@ impl Client {
         &self.link.address
     }
 
-    /// What helper threads use: it flushes and sees the end, and does not keep the connection alive.
+    /// For helper threads: it flushes and sees the end, and does not keep the connection alive.
     pub(super) fn link(&self) -> &Link {
         &self.link
     }
@@ -244,19 +146,7 @@ impl Client {
 
     /// A new inbox; it lasts as long as the connection.
     pub fn inbox(&self) -> Result<Inbox, StreamError> {
-        let mut state = lock(&self.link.state);
-        let State::Open(life) = &mut *state else {
-            drop(state);
-            return Err(self.lost());
-        };
-        let subject = life.connection.new_inbox();
-        let subscription = life
-            .connection
-            .subscribe(&format!("{subject}.*"))
-            .map_err(|error| self.failed("subscribe to an inbox", &error))?;
-        let messages = subscription.receiver().clone();
-        life.subscriptions.push(subscription);
-        Ok(Inbox { subject, messages })
+        self.link.inbox()
     }
 
     /// Hands a message to the crate, which writes it out within 5 ms. No word on its delivery.
@@ -397,19 +287,3 @@ impl fmt::Debug for Client {
 
 /// `NATS/1.0`, and the line ends around the headers.
 const HEADER_LINE_BYTES: usize = 12;
-
-/// Code and text of a message that is only a status line.
-pub(super) fn status(message: &nats::Message) -> Option<(u16, String)> {
-    let headers = message.headers.as_ref()?;
-    let code = headers.get("Status")?;
-    let description = headers.get("Description").map_or("", String::as_str);
-    Some((
-        code.parse().unwrap_or(0),
-        format!("{code} {description}").trim_end().to_string(),
-    ))
-}
-
-/// The mutexes here guard plain values, whole at any time: a panic elsewhere spoils nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

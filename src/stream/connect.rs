@@ -16,7 +16,8 @@ use crossbeam_channel::bounded;
 
 use super::StreamError;
 use super::address::Address;
-use super::client::{Client, ClientOptions, Link};
+use super::client::{Client, ClientOptions};
+use super::link::Link;
 
 const DEFAULT_PORT: u16 = 4222;
 
@@ -128,7 +129,9 @@ fn knock(address: &Address, timeout: Duration) -> io::Result<Greeting> {
             Ok(socket) => {
                 socket.set_read_timeout(Some(timeout))?;
                 let mut line = String::new();
-                BufReader::new(socket.take(64 * 1024)).read_line(&mut line)?;
+                BufReader::new(socket.take(64 * 1024))
+                    .read_line(&mut line)
+                    .map_err(|_| io::Error::other("it takes connections, but does not greet"))?;
                 let info = line.strip_prefix("INFO ").ok_or_else(|| {
                     io::Error::other("what listens there does not greet like a nats server")
                 })?;
@@ -208,7 +211,8 @@ fn failure(address: &Address, error: &io::Error) -> StreamError {
         "Authorization Violation",
         "invalid peer certificate",
         "fatal alert",
-        "load certs",
+        "could not load",
+        "could not add",
     ]
     .iter()
     .any(|sign| cause.contains(sign));

@@ -1,8 +1,8 @@
 //! A NATS key-value bucket: shared settings, leases, the founder's name.
 //!
 //! Spoken directly, with a deadline on every call, in the layout of the official clients: stream
-//! `KV_<bucket>`, a key is the subject `$KV.<bucket>.<key>`, its value the newest message there, its
-//! revision that message's sequence, a deletion an empty message with the header `KV-Operation`.
+//! `KV_<bucket>`, a key is the subject `$KV.<bucket>.<key>`, its value the newest message there,
+//! its revision that message's sequence, a deletion an empty message with the header `KV-Operation`.
 //! Reads go to the stream's leader, so they see every write that was acknowledged.
 #![allow(deprecated)]
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::client::{API_TIMEOUT, ApiError, Client};
+use super::delivery::header;
 use super::jetstream::{code, create_stream, differences};
-use super::reader::header;
 use super::{StreamError, base64};
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);

@@ -5,8 +5,8 @@
 //! from a given sequence. Simulations bring their own; the real one is here, bottom up:
 //!
 //! ```text
-//! address      what a `nats.urls` entry says           base64, timestamp   what replies contain
-//! client       one connection, one life, requests      (opened by connect)
+//! address      what a `nats.urls` entry says            base64, timestamp, delivery
+//! client       one connection (link: its one life; connect: its beginning), requests
 //! jetstream    the shards' streams: names, settings, state
 //! writer       impl Writer: publish and acknowledge     reader   impl Reader: pull in order
 //! key_value    a NATS KV bucket                         server   the supervised nats-server
@@ -23,8 +23,10 @@ pub mod address;
 mod base64;
 pub mod client;
 mod connect;
+mod delivery;
 pub mod jetstream;
 pub mod key_value;
+mod link;
 pub mod reader;
 pub mod server;
 mod timestamp;
@@ -100,7 +102,8 @@ pub trait Reader: Send {
     /// What the stream holds now.
     fn state(&mut self) -> Result<StreamState, StreamError>;
     /// Messages from sequence `from` on, in order, at most a few hundred and at most about 8 MiB
-    /// of data. Blocks until there is at least one, `wait` has passed (then empty) or `stop` is closed.
+    /// of data. Blocks until there is at least one, `wait` has passed (then empty) or `stop` is
+    /// closed.
     /// The first sequence may be above `from` when the stream no longer holds it.
     fn fetch(
         &mut self,

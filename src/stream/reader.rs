@@ -12,14 +12,15 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, select_biased};
-use serde_json::{Value, json};
+use crossbeam_channel::{Receiver, after, never, select_biased};
+use serde_json::json;
 
-use super::client::{Client, Inbox, status};
+use super::client::{Client, Inbox};
+use super::delivery::{Origin, header, status};
 use super::jetstream::{code, stream_state};
-use super::{Message, Reader, StreamError, StreamState, base64};
+use super::{Message, Reader, StreamError, StreamState};
 
-/// Messages per fetch.
+/// Messages per fetch. It ends at `PULL_BYTES`, too, and the message that goes beyond.
 const FETCH: usize = 256;
 /// Messages per pull. The crate may hold a request back for 5 ms, so it is this many in 5 ms.
 const PULL: usize = 1024;
@@ -44,11 +45,9 @@ struct Consumer {
     next: u64,
     /// Nothing has come yet: the first message may have any sequence from `next` on.
     fresh: bool,
-    /// Number of the pull, at the end of its reply subject, and how many messages it may still bring.
+    /// Number of the pull (the end of its reply subject), and how many messages it may still bring.
     pull: u64,
     remaining: usize,
-    /// Fires when the pull should have ended by itself.
-    silence: Receiver<Instant>,
 }
 
 enum Arrival {
@@ -66,6 +65,8 @@ pub struct JetStreamReader {
     inbox: Inbox,
     consumer: Option<Consumer>,
     pulls: u64,
+    /// Fires when the pull should have ended by itself.
+    silence: Receiver<Instant>,
 }
 
 impl JetStreamReader {
@@ -78,6 +79,7 @@ impl JetStreamReader {
             inbox,
             consumer: None,
             pulls: 0,
+            silence: never(),
         })
     }
 
@@ -107,14 +109,12 @@ impl JetStreamReader {
             .api(&format!("CONSUMER.CREATE.{stream}"), &body)?
             .map_err(|error| error.refused(format_args!("read stream {stream} from {from}")))?;
         let name = created["name"].as_str().unwrap_or_default().to_string();
-        let (next, silence) = (from, after(EXPIRES + GRACE));
         self.consumer = Some(Consumer {
             name,
-            next,
+            next: from,
             fresh: true,
             pull: 0,
             remaining: 0,
-            silence,
         });
         self.pull()
     }
@@ -127,7 +127,7 @@ impl JetStreamReader {
         self.pulls += 1;
         consumer.pull = self.pulls;
         consumer.remaining = PULL;
-        consumer.silence = after(EXPIRES + GRACE);
+        self.silence = after(EXPIRES + GRACE);
         // Must have room for the largest message, or it would never come.
         let bytes = PULL_BYTES.max(self.client.max_payload() + OVERHEAD);
         let expires = EXPIRES.as_nanos() as u64;
@@ -147,11 +147,14 @@ impl JetStreamReader {
         &mut self,
         first: nats::Message,
     ) -> Result<(Vec<Message>, Option<String>), StreamError> {
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(message) = next {
             match self.take(message)? {
-                Arrival::Message(message) => batch.push(message),
+                Arrival::Message(message) => {
+                    bytes += message.data.len();
+                    batch.push(message);
+                }
                 Arrival::Nothing => {}
                 Arrival::Odd(why) => {
                     log::debug!("stream {}: reading anew: {why}", self.stream);
@@ -161,7 +164,7 @@ impl JetStreamReader {
                     return Ok((batch, Some(why)));
                 }
             }
-            let full = batch.len() >= FETCH;
+            let full = batch.len() >= FETCH || bytes >= PULL_BYTES;
             next = if full {
                 None
             } else {
@@ -238,18 +241,9 @@ impl Reader for JetStreamReader {
         let deadline = after(wait);
         let mut oddities = 0;
         loop {
-            if self
-                .consumer
-                .as_ref()
-                .is_none_or(|consumer| consumer.next != from)
-            {
+            if self.consumer.as_ref().map(|consumer| consumer.next) != Some(from) {
                 self.start(from)?;
             }
-            let silence = self
-                .consumer
-                .as_ref()
-                .map(|consumer| consumer.silence.clone());
-            let silence = silence.unwrap_or_else(crossbeam_channel::never);
             select_biased! {
                 recv(stop) -> _ => return Err(StreamError::Stopped),
                 recv(self.inbox.messages) -> message => {
@@ -265,7 +259,7 @@ impl Reader for JetStreamReader {
                         return Err(StreamError::Refused(text));
                     }
                 }
-                recv(silence) -> _ => self.start(from)?,
+                recv(self.silence) -> _ => self.start(from)?,
                 recv(deadline) -> _ => return Ok(Vec::new()),
             }
         }
@@ -282,63 +276,5 @@ impl Reader for JetStreamReader {
             }
         };
         Ok(header(&reply["message"], "Nats-Msg-Id"))
-    }
-}
-
-/// A header of a stored message, as the API returns it.
-pub(super) fn header(message: &Value, name: &str) -> Option<String> {
-    let headers = base64::decode(message["hdrs"].as_str()?)?;
-    let headers = String::from_utf8(headers).ok()?;
-    let value = headers
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.map(|value| value.trim().to_string())
-}
-
-/// Where a delivered message comes from, as its reply subject says.
-struct Origin<'a> {
-    consumer: &'a str,
-    sequence: u64,
-    time_ms: i64,
-}
-
-impl Origin<'_> {
-    /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<delivered>.<time ns>.<pending>`, or
-    /// longer, with `<domain>.<account>` before the stream and a token at the end.
-    fn parse(reply: &str) -> Option<Origin<'_>> {
-        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let stream = if tokens.len() >= 9 { 2 } else { 0 };
-        let time_ns: i64 = tokens.get(stream + 5)?.parse().ok()?;
-        Some(Origin {
-            consumer: tokens.get(stream + 1)?,
-            sequence: tokens.get(stream + 3)?.parse().ok()?,
-            time_ms: time_ns / 1_000_000,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn origins_in_both_forms() {
-        for reply in [
-            "$JS.ACK.changes-1.Xy12.1.77.5.1700000000123456789.0",
-            "$JS.ACK.hub.hash.changes-1.Xy12.1.77.5.1700000000123456789.0.token",
-        ] {
-            let origin = Origin::parse(reply).unwrap();
-            assert_eq!((origin.consumer, origin.sequence), ("Xy12", 77));
-            assert_eq!(origin.time_ms, 1_700_000_000_123);
-        }
-        assert!(Origin::parse("$JS.ACK.short").is_none());
-    }
-
-    #[test]
-    fn headers_of_a_stored_message() {
-        // NATS/1.0, Nats-Msg-Id: abc
-        let stored = json!({ "hdrs": "TkFUUy8xLjANCk5hdHMtTXNnLUlkOiBhYmMNCg0K" });
-        assert_eq!(header(&stored, "Nats-Msg-Id").as_deref(), Some("abc"));
-        assert_eq!(header(&stored, "KV-Operation"), None);
     }
 }

@@ -9,8 +9,8 @@
 //! The owner never touches the socket, so a server that stopped reading cannot hold it up. The
 //! second thread is there because the crate's `flush` waits for the server's answer. The reply
 //! subject of a message carries its token: nothing is kept per message in flight, and a lost
-//! acknowledgement is for the owner's timeout to find. When the connection ends, `nats-writer` ends,
-//! and with it the channel of acknowledgements. Dropping the writer ends both threads.
+//! acknowledgement is for the owner's timeout to find. When the connection ends, `nats-writer`
+//! ends, and with it the channel of acknowledgements. Dropping the writer ends both threads.
 #![allow(deprecated)]
 
 use std::thread;
@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
-use super::client::{ApiError, Client, Inbox, Link, status};
+use super::client::{ApiError, Client, Inbox};
+use super::delivery::status;
 use super::jetstream::{self, StreamOptions};
+use super::link::Link;
 use super::{Ack, StreamError, Writer};
 
 /// Room for `Nats-Msg-Id` and the header line: ids are some 40 bytes long.

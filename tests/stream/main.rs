@@ -1,7 +1,7 @@
 //! The stream rooms against a real nats-server.
 //!
-//! Which one: `HARMONYLITE_NATS_SERVER`, else the one in PATH. Nothing is skipped without it: a test
-//! that did not run proves nothing.
+//! Which one: `HARMONYLITE_NATS_SERVER`, else the one in PATH. Nothing is skipped without it: a
+//! test that did not run proves nothing.
 
 mod connect;
 mod key_value;
@@ -9,3 +9,4 @@ mod measure;
 mod node;
 mod read_write;
 mod server;
+mod trouble;

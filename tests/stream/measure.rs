@@ -51,11 +51,11 @@ fn measure() {
                 .unwrap()
                 .result
                 .unwrap();
-            acknowledged += 1 + writer
-                .acks()
-                .try_iter()
-                .map(|ack| ack.result.unwrap())
-                .count() as u64;
+            acknowledged += 1;
+            for ack in writer.acks().try_iter() {
+                ack.result.unwrap();
+                acknowledged += 1;
+            }
         }
         let took = start.elapsed();
         let mut got = 0;
@@ -72,4 +72,57 @@ fn measure() {
             rate(reading.elapsed())
         );
     }
+}
+
+/// Names of this process's threads that belong to connections, and how often all were woken.
+fn threads() -> (Vec<String>, u64) {
+    let (mut names, mut wakeups) = (Vec::new(), 0);
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file));
+        let (Ok(name), Ok(status)) = (read("comm"), read("status")) else {
+            continue;
+        };
+        names.push(name.trim().to_string());
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        wakeups += line.unwrap().trim().parse::<u64>().unwrap();
+    }
+    names.sort();
+    (names, wakeups)
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn idle_and_leftovers() {
+    println!("before: {:?}", threads().0);
+    for round in 0..2 {
+        let node = Node::start();
+        ensure(&node.client(), &streams());
+        let writer = node.writer(&streams());
+        let mut reader = node.reader(&streams());
+        assert!(
+            reader
+                .fetch(1, Duration::from_secs(2), &never())
+                .unwrap()
+                .is_empty()
+        );
+        let (names, woken) = threads();
+        println!("connected: {names:?}");
+        assert!(
+            reader
+                .fetch(1, Duration::from_secs(20), &never())
+                .unwrap()
+                .is_empty()
+        );
+        println!("wake-ups in 20 s idle: {}", threads().1 - woken);
+        match round {
+            0 => drop((writer, reader)), // we leave
+            _ => node.kill(),            // it leaves
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        println!("ended, round {round}: {:?}", threads().0);
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    println!("after: {:?}", threads().0);
 }

@@ -27,6 +27,15 @@ pub struct Node {
     pub server: Option<Server>,
 }
 
+impl Drop for Node {
+    /// Waits for its end, because it writes to the folder until then.
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+    }
+}
+
 impl Node {
     pub fn start() -> Node {
         Node::with(|_| {})
@@ -64,7 +73,7 @@ impl Node {
         self.server = None;
         // The old one lets go of the store when it has ended.
         self.server = Some(until("the store is free", || {
-            match Server::start(&self.options) {
+            match Server::start(&self.options, &never()) {
                 Ok(server) => Some(server),
                 Err(ServerError::StoreInUse(_)) => None,
                 Err(error) => panic!("{error}"),

@@ -1,12 +1,10 @@
-//! Writer and reader: order, duplicates, loss of the broker, purges.
+//! Writer and reader: order, duplicates, sizes, purges, streams set up otherwise.
 
 use std::time::Duration;
 
 use crossbeam_channel::{bounded, never};
-use harmonylite::stream::client::Client;
-use harmonylite::stream::jetstream::{ensure_streams, server_time_ms, stream_name};
+use harmonylite::stream::jetstream::{StreamOptions, ensure_streams, server_time_ms, stream_name};
 use harmonylite::stream::{Reader, StreamError, Writer};
-use rustix::process::Signal;
 use serde_json::json;
 
 use crate::node::{Node, PATIENCE, ensure, publish, read, streams};
@@ -107,76 +105,6 @@ fn a_message_ends_a_waiting_fetch() {
 }
 
 #[test]
-fn a_killed_server_disconnects_everyone_and_loses_nothing_acknowledged() {
-    let mut node = Node::start();
-    ensure(&node.client(), &streams());
-    let mut writer = node.writer(&streams());
-    let mut reader = node.reader(&streams());
-    publish(&mut writer, 1..101);
-    assert_eq!(read(&mut reader, 1, 100).len(), 100);
-
-    let waiting = std::thread::spawn(move || reader.fetch(101, PATIENCE, &never()));
-    node.kill();
-    assert!(matches!(
-        waiting.join().unwrap(),
-        Err(StreamError::Disconnected(_))
-    ));
-    assert!(
-        writer
-            .acks()
-            .recv_timeout(PATIENCE)
-            .is_err_and(|error| error.is_disconnected())
-    );
-    let refused = writer.send(1, "late", b"", 1).unwrap_err();
-    assert!(matches!(refused, StreamError::Disconnected(_)), "{refused}");
-
-    node.start_again();
-    ensure(&node.client(), &streams());
-    let mut writer = node.writer(&streams());
-    assert_eq!(
-        publish(&mut writer, 100..101)[0].result,
-        Ok(100),
-        "the id is known still"
-    );
-    assert_eq!(publish(&mut writer, 101..102)[0].result, Ok(101));
-    assert_eq!(read(&mut node.reader(&streams()), 100, 2)[1].sequence, 101);
-}
-
-#[test]
-fn a_server_that_stands_still_holds_nobody_up() {
-    let node = Node::start();
-    ensure(&node.client(), &streams());
-    let mut writer = node.writer(&streams());
-    let mut reader = node.reader(&streams());
-    publish(&mut writer, 1..2);
-    assert_eq!(read(&mut reader, 1, 1).len(), 1);
-    node.signal(Signal::STOP);
-    // More than the socket's buffers hold: the writer's thread blocks, not this one.
-    let data = vec![7; writer.max_message_bytes()];
-    for token in 2..12 {
-        writer
-            .send(1, &format!("big-{token}"), &data, token)
-            .unwrap();
-        writer.flush();
-    }
-    assert!(
-        reader
-            .fetch(2, Duration::from_millis(50), &never())
-            .unwrap()
-            .is_empty()
-    );
-    let error = Client::connect(&node.client_options(), Duration::from_millis(100)).unwrap_err();
-    assert!(matches!(error, StreamError::Disconnected(_)), "{error}");
-    drop((writer, reader));
-    node.signal(Signal::CONT);
-    assert!(
-        publish(&mut node.writer(&streams()), 100..101)[0]
-            .result
-            .is_ok()
-    );
-}
-
-#[test]
 fn a_purge_is_a_jump_and_not_a_loss() {
     let node = Node::start();
     let client = node.client();
@@ -211,65 +139,6 @@ fn a_purge_is_a_jump_and_not_a_loss() {
             .map(|message| message.sequence)
             .collect::<Vec<_>>(),
         [18, 20]
-    );
-}
-
-#[test]
-fn a_consumer_that_vanished_is_made_anew() {
-    let node = Node::start();
-    let client = node.client();
-    ensure(&client, &streams());
-    let name = stream_name(&streams(), 1);
-    let mut writer = node.writer(&streams());
-    let mut reader = node.reader(&streams());
-    publish(&mut writer, 1..3);
-    assert_eq!(read(&mut reader, 1, 2).len(), 2);
-    let names = client
-        .api(&format!("CONSUMER.NAMES.{name}"), &json!(null))
-        .unwrap()
-        .unwrap();
-    for consumer in names["consumers"].as_array().unwrap() {
-        let call = format!("CONSUMER.DELETE.{name}.{}", consumer.as_str().unwrap());
-        client.api(&call, &json!(null)).unwrap().unwrap();
-    }
-    publish(&mut writer, 3..4);
-    assert_eq!(read(&mut reader, 3, 1)[0].data, b"3");
-}
-
-#[test]
-fn a_stream_that_is_gone_is_refused() {
-    let node = Node::start();
-    let client = node.client();
-    ensure(&client, &streams());
-    let mut reader = node.reader(&streams());
-    assert!(
-        reader
-            .fetch(1, Duration::from_millis(10), &never())
-            .unwrap()
-            .is_empty()
-    );
-    let name = stream_name(&streams(), 1);
-    client
-        .api(&format!("STREAM.DELETE.{name}"), &json!(null))
-        .unwrap()
-        .unwrap();
-    let error = reader.fetch(1, PATIENCE, &never()).unwrap_err();
-    assert!(matches!(error, StreamError::Refused(_)), "{error}");
-    let ack = &publish(&mut node.writer(&streams()), 1..2)[0];
-    assert!(ack.result.is_err(), "{ack:?}");
-}
-
-#[test]
-fn without_jetstream_everything_is_refused() {
-    let node = Node::with_config("jetstream: disabled");
-    let error = ensure_streams(&node.client(), &streams()).unwrap_err();
-    assert!(matches!(error, StreamError::Refused(_)), "{error}");
-    let ack = &publish(&mut node.writer(&streams()), 1..2)[0];
-    assert!(
-        ack.result
-            .as_ref()
-            .is_err_and(|text| text.contains("jetstream")),
-        "{ack:?}"
     );
 }
 
@@ -312,4 +181,32 @@ fn streams_set_up_otherwise() {
         ensure_streams(&client, &three).is_err(),
         "one server cannot keep three copies"
     );
+}
+
+#[test]
+fn what_was_discarded_meanwhile_is_a_jump() {
+    let node = Node::start();
+    let small = StreamOptions {
+        max_entries: 100,
+        ..streams()
+    };
+    ensure(&node.client(), &small);
+    let mut reader = node.reader(&small);
+    assert!(
+        reader
+            .fetch(1, Duration::from_millis(10), &never())
+            .unwrap()
+            .is_empty()
+    );
+    // The pull that waits takes the first of these; the last hundred are kept.
+    publish(&mut node.writer(&small), 1..5001);
+    let (mut from, mut jumps) = (1, 0);
+    while from <= 5000 {
+        for message in reader.fetch(from, PATIENCE, &never()).unwrap() {
+            assert!(message.sequence >= from);
+            jumps += u32::from(message.sequence > from);
+            from = message.sequence + 1;
+        }
+    }
+    assert!(jumps > 0, "the stream kept everything");
 }

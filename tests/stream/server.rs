@@ -86,19 +86,19 @@ fn a_bad_operators_file_is_named() {
     options.store_dir = folder.path().join("store");
     options.user_config = Some(folder.path().join("user.conf"));
     std::fs::write(folder.path().join("user.conf"), "max_payload: nonsense\n").unwrap();
-    let Err(ServerError::Config(text)) = Server::start(&options) else {
+    let Err(ServerError::Config(text)) = Server::start(&options, &never()) else {
         panic!("no error")
     };
     assert!(text.contains("user.conf:1"), "{text}");
     options.user_config = Some(folder.path().join("missing.conf"));
-    let error = Server::start(&options).err().unwrap().to_string();
+    let error = Server::start(&options, &never()).err().unwrap().to_string();
     assert!(error.contains("missing.conf"), "{error}");
 }
 
 #[test]
 fn a_store_has_one_server() {
     let node = Node::start();
-    let error = Server::start(&node.options).err().unwrap();
+    let error = Server::start(&node.options, &never()).err().unwrap();
     assert!(matches!(error, ServerError::StoreInUse(_)), "{error}");
     assert!(
         error
@@ -115,7 +115,7 @@ fn a_taken_port_is_reported_with_the_servers_words() {
     let mut options = node.options.clone();
     options.store_dir = folder.path().join("store");
     options.bind_address = taken.local_addr().unwrap().to_string();
-    let error = Server::start(&options).err().unwrap();
+    let error = Server::start(&options, &never()).err().unwrap();
     assert!(matches!(error, ServerError::Failed(_)), "{error}");
     assert!(
         error.to_string().contains("address already in use"),
@@ -179,6 +179,7 @@ fn the_server_dies_with_us() {
             "--nocapture",
         ])
         .env("HARMONYLITE_TEST_STORE", &store)
+        .env("TMPDIR", folder.path()) // what it leaves behind goes with ours
         .env("HARMONYLITE_NATS_SERVER", binary())
         .stdout(Stdio::piped())
         .spawn()
@@ -194,13 +195,13 @@ fn the_server_dies_with_us() {
     let mut options = node.options.clone();
     options.store_dir = store;
     assert!(matches!(
-        Server::start(&options),
+        Server::start(&options, &never()),
         Err(ServerError::StoreInUse(_))
     ));
     daemon.kill().unwrap(); // SIGKILL
     daemon.wait().unwrap();
     // It has the lock as long as it lives, so a new one on its store proves that it is gone.
-    let server = until("the server ends", || Server::start(&options).ok());
+    let server = until("the server ends", || Server::start(&options, &never()).ok());
     assert_ne!(server.pid(), pid);
     server.stop();
 }

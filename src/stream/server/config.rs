@@ -10,11 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::super::address::Address;
+use super::sections::{self, quote, split_host_port};
 use super::{ServerError, ServerOptions, user_config};
 
-/// The name the Go implementation used: a cluster may be replaced node by node.
-const CLUSTER_NAME: &str = "e-harmonylite";
 /// How long an acknowledged message may be only in the system's memory, which a power cut takes.
 ///
 /// `always` costs one fsync per batch (5,000 messages/s instead of 120,000, and a worn-out flash);
@@ -22,8 +20,6 @@ const CLUSTER_NAME: &str = "e-harmonylite";
 /// its missing sequence and sent again by the nodes that have it. nats-server 2.9 has no such
 /// setting and stays at two minutes.
 const SYNC_INTERVAL: &str = "10s";
-pub(super) const ROUTE_PORT: u16 = 6222;
-const LEAF_PORT: u16 = 7422;
 
 pub(super) struct Config {
     options: ServerOptions,
@@ -166,67 +162,16 @@ impl Config {
             ));
         }
         if let Some(address) = &self.options.cluster_addr {
-            lines.push(self.cluster(address, routes)?);
+            lines.push(sections::cluster(address, &self.options.peers, routes)?);
         }
         if !self.options.leaf_servers.is_empty() {
-            lines.push(self.leaf()?);
+            lines.push(sections::leaf(&self.options.leaf_servers)?);
         }
         if let Some(file) = &self.options.user_config {
             lines.push(format!("include {}", quote(&self.relative(file)?)?));
         }
         lines.push(String::new());
         Ok(lines.join("\n"))
-    }
-
-    /// `no_advertise`, because clients would learn the other servers' addresses, which for them may
-    /// be loopback ones.
-    fn cluster(&self, listen: &str, routes: &[String]) -> Result<String, ServerError> {
-        let peers = parse(&self.options.peers)?;
-        let login = peers.iter().find(|peer| peer.password.is_some());
-        let mut routes = routes.to_vec();
-        if routes.is_empty() {
-            // Without any route the server refuses to start; its own is ignored by it.
-            let listen = listen
-                .replace("0.0.0.0:", "127.0.0.1:")
-                .replace("[::]:", "[::1]:");
-            routes.push(match login {
-                Some(peer) => peer.to_url("nats", &listen),
-                None => format!("nats://{listen}"),
-            });
-        }
-        let routes = routes
-            .iter()
-            .map(|url| quote(url))
-            .collect::<Result<Vec<_>, _>>()?;
-        let authorization = match login.map(|peer| (&peer.user, &peer.password)) {
-            Some((Some(user), Some(password))) => {
-                let (user, password) = (quote(user)?, quote(password)?);
-                format!("  authorization {{ user: {user}, password: {password}, timeout: 2 }}\n")
-            }
-            _ => String::new(),
-        };
-        let (listen, routes) = (quote(listen)?, routes.join(", "));
-        Ok(format!(
-            "cluster {{\n  name: {CLUSTER_NAME:?}\n  listen: {listen}\n  no_advertise: true\n\
-             {authorization}  routes: [ {routes} ]\n}}"
-        ))
-    }
-
-    fn leaf(&self) -> Result<String, ServerError> {
-        let remotes = parse(&self.options.leaf_servers)?.into_iter().map(|hub| {
-            // The server asks the name service itself: a leaf needs only one of the hubs.
-            let plain = ["nats", "dns"].contains(&hub.scheme.as_str());
-            let scheme = if plain { "nats-leaf" } else { &hub.scheme };
-            let url = quote(&hub.to_url(scheme, &hub.host_port(LEAF_PORT)))?;
-            let as_hub = if hub.query("hub") == Some("true") {
-                ", hub: true"
-            } else {
-                ""
-            };
-            Ok(format!("{{ urls: [ {url} ]{as_hub} }}"))
-        });
-        let remotes = remotes.collect::<Result<Vec<_>, ServerError>>()?.join(", ");
-        Ok(format!("leafnodes {{ remotes: [ {remotes} ] }}"))
     }
 
     /// An include is found only by its path from the including file.
@@ -242,44 +187,6 @@ impl Config {
     }
 }
 
-/// A peer's address as a route, user part included.
-pub(super) fn route(peer: &Address) -> String {
-    peer.to_url("nats", &peer.host_port(ROUTE_PORT))
-}
-
-pub(super) fn parse(urls: &[String]) -> Result<Vec<Address>, ServerError> {
-    urls.iter()
-        .map(|url| url.parse::<Address>())
-        .collect::<Result<_, _>>()
-        .map_err(ServerError::Config)
-}
-
-/// `HOST:PORT`, the host perhaps in brackets, the port perhaps -1.
-pub(super) fn split_host_port(address: &str) -> Result<(String, String), String> {
-    let bad = || format!("address {address:?}: not of the form HOST:PORT");
-    let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let number: i32 = port.parse().map_err(|_| bad())?;
-    if !(-1..=65535).contains(&number) {
-        return Err(bad());
-    }
-    let host = if host.is_empty() { "0.0.0.0" } else { host };
-    Ok((host.to_string(), port.to_string()))
-}
-
-/// A string of the configuration format.
-fn quote(text: &str) -> Result<String, ServerError> {
-    if text.chars().any(char::is_control) {
-        return Err(ServerError::Config(
-            "a value contains a control character".into(),
-        ));
-    }
-    Ok(format!(
-        "\"{}\"",
-        text.replace('\\', "\\\\").replace('"', "\\\"")
-    ))
-}
-
 fn random_password() -> Result<String, ServerError> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 16];
@@ -291,21 +198,6 @@ fn random_password() -> Result<String, ServerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_to_listen_on() {
-        let split = |text| split_host_port(text).ok();
-        assert_eq!(
-            split("127.0.0.1:-1"),
-            Some(("127.0.0.1".into(), "-1".into()))
-        );
-        assert_eq!(split("[::]:4222"), Some(("::".into(), "4222".into())));
-        assert_eq!(split(":4222"), Some(("0.0.0.0".into(), "4222".into())));
-        assert_eq!(
-            (split("4222"), split("h:x"), split("h:70000")),
-            (None, None, None)
-        );
-    }
 
     #[test]
     fn a_cluster_without_peers_routes_to_itself_and_secrets_are_quoted() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 
 use super::super::address::Address;
-use super::config;
+use super::sections;
 
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 const DEFAULT_MIN: usize = 2;
@@ -44,7 +44,7 @@ impl Peers {
             if address.scheme == "dns" {
                 peers.names.push(Name::parse(address)?);
             } else {
-                peers.fixed.push(config::route(&address));
+                peers.fixed.push(sections::route(&address));
             }
         }
         Ok(peers)
@@ -149,7 +149,11 @@ impl Name {
     }
 
     fn resolve(&self) -> BTreeSet<String> {
-        match self.address.host_port(config::ROUTE_PORT).to_socket_addrs() {
+        match self
+            .address
+            .host_port(sections::ROUTE_PORT)
+            .to_socket_addrs()
+        {
             Ok(found) => found
                 .map(|at: SocketAddr| self.address.to_url("nats", &at.to_string()))
                 .collect(),

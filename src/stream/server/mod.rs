@@ -10,9 +10,9 @@
 //! and nats-server does not look. So the lock file is the child's stdin: the lock lasts as long as
 //! the daemon *or* the child, and an orphan keeps a second one out.
 //!
-//! [`Server::start`] returns when the port is known, which does not mean that JetStream is ready: only
-//! a stream and an acknowledgement prove that. A server that exited is started again by its owner,
-//! after a wait, with the same options; the port may be another one then.
+//! [`Server::start`] returns when the port is known, which does not mean that JetStream is ready:
+//! only a stream and an acknowledgement prove that. A server that exited is started again by its
+//! owner, after a wait, with the same options; the port may be another one then.
 
 use std::fs::{self, File, TryLockError};
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, io};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, select};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -33,12 +33,14 @@ mod binary;
 mod child;
 mod config;
 mod discover;
+mod sections;
 mod user_config;
 
 pub use binary::find_binary;
 
-/// The port file came after 6 to 14 ms when this was tried; a recovery of a big store delays it.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The port file came after 6 to 14 ms when this was tried; but it waits for the recovery of the
+/// store, and a big one on an SD card is not to be interrupted.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
 const START_POLL: Duration = Duration::from_millis(5);
 /// After SIGTERM it writes its state out, 1 to 7 ms when tried.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,23 +104,32 @@ pub enum ServerError {
     )]
     StoreInUse(PathBuf),
     /// The configuration, generated or the user's, was refused.
-    #[error("nats-server refuses the configuration: {0}")]
+    #[error("configuration of the embedded nats-server: {0}")]
     Config(String),
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
     /// It ended, or did not come up in time: its last words.
     #[error("nats-server did not start: {0}")]
     Failed(String),
+    /// `stop` was closed while waiting.
+    #[error("stopped")]
+    Stopped,
 }
 
 impl ServerError {
+    /// Whether another try is of no use before somebody installs or configures something.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, ServerError::NoBinary(_) | ServerError::Config(_))
+    }
+
     fn io(tried: impl fmt::Display, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
         let tried = format!("{tried} {}", path.display());
         move |error| ServerError::Io(tried, error)
     }
 }
 
-/// A running `nats-server`. Dropping it ends the process without waiting.
+/// A running `nats-server`. Dropping it ends the process without waiting; until it has ended, a new
+/// start on its store is refused with [`ServerError::StoreInUse`].
 pub struct Server {
     // In the order of their end: no more signals for new peers, then the child, then the lock.
     _asking_for_peers: Option<Sender<()>>,
@@ -129,8 +140,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server and waits until it listens.
-    pub fn start(options: &ServerOptions) -> Result<Server, ServerError> {
+    /// Starts the server and waits until it listens, or has ended, or `stop` is closed.
+    pub fn start(options: &ServerOptions, stop: &Receiver<()>) -> Result<Server, ServerError> {
         let binary = find_binary(options.binary.as_deref())?;
         let store = &options.store_dir;
         fs::create_dir_all(store).map_err(ServerError::io("create", store))?;
@@ -150,7 +161,7 @@ impl Server {
             .try_clone()
             .map_err(ServerError::io("share the lock of", store))?;
         let child = Child::spawn(&binary, &config.arguments(), stdin)?;
-        let url = wait_until_listening(&child, &run_dir, &options.bind_address)?;
+        let url = wait_until_listening(&child, &run_dir, &options.bind_address, stop)?;
         log::info!(
             "nats-server {} (pid {}) listens at {url}",
             binary.display(),
@@ -236,9 +247,14 @@ fn lock_store(store: &Path) -> Result<File, ServerError> {
 }
 
 /// Waits for the port file and makes a URL of it.
-fn wait_until_listening(child: &Child, run_dir: &Path, bind: &str) -> Result<String, ServerError> {
+fn wait_until_listening(
+    child: &Child,
+    run_dir: &Path,
+    bind: &str,
+    stop: &Receiver<()>,
+) -> Result<String, ServerError> {
     let file = run_dir.join(format!("nats-server_{}.ports", child.pid()));
-    let host = config::split_host_port(bind)
+    let host = sections::split_host_port(bind)
         .map_err(ServerError::Config)?
         .0;
     // A server that listens everywhere listens here, too.
@@ -256,12 +272,10 @@ fn wait_until_listening(child: &Child, run_dir: &Path, bind: &str) -> Result<Str
         if let Some((_, port)) = url.and_then(|url| url.trim_end_matches('/').rsplit_once(':')) {
             return Ok(format!("nats://{host}:{port}"));
         }
-        if child
-            .end()
-            .recv_timeout(START_POLL)
-            .is_err_and(|error| error.is_disconnected())
-        {
-            return Err(ServerError::Failed(child.last_words()));
+        select! {
+            recv(child.end()) -> _ => return Err(ServerError::Failed(child.last_words())),
+            recv(stop) -> _ => return Err(ServerError::Stopped),
+            default(START_POLL) => {}
         }
     }
     let waited = START_TIMEOUT.as_secs();

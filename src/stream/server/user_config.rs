@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// Names of the top-level settings, in lower case as the server compares them. Includes are followed.
+/// Names of the top-level settings, in lower case as the server compares them, includes and all.
 pub(super) fn top_level_keys(file: &Path) -> io::Result<BTreeSet<String>> {
     let mut keys = BTreeSet::new();
     let mut files = vec![file.to_path_buf()];
@@ -78,7 +78,8 @@ mod tests {
         fs::write(&more, "Accounts: { a: { users: [] } }").unwrap();
         fs::write(
             &main,
-            "# authorization {}\n// cluster\nport = 4222; http: 8222\njetstream {\n  store_dir: \"a # b\"\n}\n\
+            "# authorization {}\n// cluster\nport = 4222; http: 8222\n\
+             jetstream {\n  store_dir: \"a # b\"\n}\n\
              debug true\ninclude \"more.conf\"\n'max_payload': 2MB",
         )
         .unwrap();
