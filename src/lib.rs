@@ -13,6 +13,7 @@ pub mod mirror;
 pub mod model;
 pub mod outbox;
 pub mod publisher;
+pub mod same_stream;
 pub mod stream;
 pub mod thread;
 pub mod watcher;

@@ -65,7 +65,7 @@ impl Database {
         let began = self.clock.uptime();
         self.note_data_version()?;
         self.refresh_catalog()?;
-        self.clear_marks()?;
+        self.clear_marks_now_and_then()?;
         let mut frames = Frames::new(self);
         let mut emptied = false;
         while !emptied {

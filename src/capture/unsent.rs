@@ -4,6 +4,8 @@
 //! and not before the next write that happens anyway or a pause: a mark that outlives its
 //! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
 
+use std::time::Duration;
+
 use rusqlite::params;
 
 use crate::capture::record::indexed;
@@ -14,6 +16,9 @@ use crate::database::{Database, Result};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 
+/// While changes are captured all the time, acknowledged marks are cleared this often.
+const CLEAR_EVERY: Duration = Duration::from_secs(1);
+
 /// What is known about marks beyond the table.
 #[derive(Debug, Default)]
 pub struct Marks {
@@ -21,6 +26,8 @@ pub struct Marks {
     pub(crate) live: bool,
     /// Every transaction up to here is acknowledged; marks not yet cleared.
     acknowledged: Option<i64>,
+    /// When marks were cleared last, by [`crate::clock::Clock::uptime`].
+    cleared: Duration,
     /// Changes that could not be captured since the start.
     pub set_aside: u64,
 }
@@ -45,14 +52,26 @@ impl Database {
         self.marks.acknowledged.is_some()
     }
 
-    /// Inside a transaction; if that fails, the marks are published once more, which is harmless.
+    /// Clears acknowledged marks. Inside a transaction; if that fails, the marks are published once
+    /// more, which is harmless. With them goes to disk what was acknowledged last: should the broker
+    /// forget it, that must be noticed even after a restart.
     pub(crate) fn clear_marks(&mut self) -> Result<()> {
         if let Some(at) = self.marks.acknowledged.take() {
             self.conn
                 .prepare_cached("DELETE FROM __harmonylite___unsent WHERE at <= ?1")?
                 .execute([at])?;
+            self.store_positions()?;
+            self.marks.cleared = self.clock.uptime();
         }
         Ok(())
+    }
+
+    /// The same by the way of a capture, but not at each one: it would write two pages more.
+    pub(crate) fn clear_marks_now_and_then(&mut self) -> Result<()> {
+        match self.clock.uptime() - self.marks.cleared >= CLEAR_EVERY {
+            true => self.clear_marks(),
+            false => Ok(()),
+        }
     }
 
     /// Number of marks.
@@ -75,7 +94,10 @@ impl Database {
             let last = db.encode_marked(limit, &mut frames)?;
             db.marks.live = last.is_none();
             let mut out = frames.finish();
-            out.iter_mut().for_each(|f| f.at = last.unwrap_or_default());
+            for frame in &mut out {
+                frame.salt = frame.at as u64;
+                frame.at = last.unwrap_or_default();
+            }
             if let (Some(last), true) = (last, out.is_empty()) {
                 // All of it was superseded or is gone: nothing to wait for.
                 db.marks.acknowledged = Some(last);
