@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::apply::fast::is_constraint;
+use crate::apply::fast::is_unfit;
 use crate::apply::held::Place;
 use crate::apply::unique::is_unique_violation;
 use crate::capture::{Frames, is_late};
@@ -243,7 +243,7 @@ fn write(
         Err(e) if is_unique_violation(&e) && !rows.table.schema.unique.is_empty() => {
             Ok(Attempt::Collides)
         }
-        Err(e) if is_constraint(&e) => Ok(Attempt::Unfit(e.to_string())),
+        Err(e) if is_unfit(&e) => Ok(Attempt::Unfit(e.to_string())),
         Err(e) => Err(e.into()),
     }
 }

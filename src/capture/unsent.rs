@@ -63,6 +63,11 @@ impl Database {
         Ok(())
     }
 
+    /// Changes that could not be captured since the start.
+    pub fn set_aside(&self) -> u64 {
+        self.marks.set_aside
+    }
+
     /// Number of marks.
     pub fn unsent(&self) -> Result<u64> {
         Ok(self
