@@ -90,10 +90,7 @@ impl Database {
         };
         while rows.next(&mut row).unwrap_or(false) {
             let collations = incoming.key.iter().map(|k| k.collation);
-            let key = key_bytes(
-                row.values[..incoming.key.len()].iter().copied(),
-                collations,
-            );
+            let key = key_bytes(row.values[..incoming.key.len()].iter().copied(), collations);
             let place = Place {
                 table: table.clone(),
                 shape: shape.to_owned(),

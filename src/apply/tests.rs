@@ -6,6 +6,7 @@ use crate::capture::Outgoing;
 
 mod eviction;
 mod keys;
+mod oracle;
 mod support;
 mod transactions;
 mod values;
@@ -24,10 +25,7 @@ fn a_row_arrives_changes_and_goes() {
     assert_eq!(n[1].rows("SELECT count(*) FROM Books"), "i2");
     n[1].run("UPDATE Books SET year = 1966 WHERE id = 1; DELETE FROM Books WHERE id = 2");
     exchange(&mut n);
-    assert_eq!(
-        assert_equal(&n, "SELECT id, year FROM Books"),
-        "i1 i1966"
-    );
+    assert_eq!(assert_equal(&n, "SELECT id, year FROM Books"), "i1 i1966");
 }
 
 #[test]
@@ -42,10 +40,7 @@ fn rows_from_before_are_joined() {
     exchange(&mut n);
     let all = assert_equal(&n, ALL);
     assert_eq!(all.lines().count(), 3);
-    assert_eq!(
-        n[1].rows("SELECT year FROM Books WHERE id = 1"),
-        "i9"
-    );
+    assert_eq!(n[1].rows("SELECT year FROM Books WHERE id = 1"), "i9");
 }
 
 #[test]
@@ -86,10 +81,7 @@ fn unknown_columns_and_tables_are_held_until_they_are_known() {
     // The node without the column writes the row; the other's column must survive that.
     n[1].run("UPDATE t SET a = 'two'");
     exchange(&mut n);
-    assert_eq!(
-        n[0].rows("SELECT a, b FROM t"),
-        "t'two' t'B'"
-    );
+    assert_eq!(n[0].rows("SELECT a, b FROM t"), "t'two' t'B'");
     n[1].run("ALTER TABLE t ADD COLUMN b DEFAULT 'x'; CREATE TABLE u(k TEXT PRIMARY KEY)");
     exchange(&mut n);
     assert_equal(&n, "SELECT * FROM t");

@@ -153,11 +153,7 @@ fn fill_probe(conn: &Connection, table: &Table, row: &[OwnedValue]) -> Result<bo
 }
 
 /// The tuple of the row in the probe.
-fn probe(
-    conn: &Connection,
-    table: &Table,
-    index: &UniqueIndex,
-) -> Result<Option<Vec<OwnedValue>>> {
+fn probe(conn: &Connection, table: &Table, index: &UniqueIndex) -> Result<Option<Vec<OwnedValue>>> {
     let terms: Vec<&str> = index.terms.iter().map(|(t, _)| t.as_str()).collect();
     let text = format!(
         "SELECT {} FROM {} WHERE {}",

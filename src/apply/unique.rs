@@ -42,7 +42,11 @@ impl Database {
         if !self.catalog.displaced.contains(&table.id) {
             return Ok(None);
         }
-        Aside { conn: &self.conn, table }.row(key)
+        Aside {
+            conn: &self.conn,
+            table,
+        }
+        .row(key)
     }
 
     /// Rows that are displaced.
@@ -190,15 +194,15 @@ impl<'c> Settling<'c> {
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
         let in_table = self.rows.owned_row(&key)?;
         let is_in_table = in_table.is_some();
-        let Some(values) = in_table.map_or_else(
-            || self.aside.row(&key_bytes),
-            |values| Ok(Some(values)),
-        )?
+        let Some(values) =
+            in_table.map_or_else(|| self.aside.row(&key_bytes), |values| Ok(Some(values)))?
         else {
             return Ok(());
         };
         let mut others = Vec::new();
-        for (other, other_values) in colliding(self.aside.conn, self.aside.table, &key_bytes, &values)? {
+        for (other, other_values) in
+            colliding(self.aside.conn, self.aside.table, &key_bytes, &values)?
+        {
             others.push((
                 self.order(&other)?.unwrap_or((Version::NEVER, other)),
                 other_values,
@@ -228,7 +232,10 @@ impl<'c> Settling<'c> {
                 Ok(()) => self.aside.forget(&key_bytes)?,
                 // Another constraint, newer than the row: it stays aside, and the reason is said.
                 Err(e) if super::fast::is_unfit(&e) => {
-                    log::warn!("a row of table {} stays aside: {e}", self.aside.table.name());
+                    log::warn!(
+                        "a row of table {} stays aside: {e}",
+                        self.aside.table.name()
+                    );
                 }
                 Err(e) => return Err(e.into()),
             }

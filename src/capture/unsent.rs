@@ -170,6 +170,29 @@ impl Database {
         Ok(())
     }
 
+    /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
+    /// still what transaction `at` learnt: if that part is marked unsent, the mark moves along.
+    pub(crate) fn mark_onwards(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let moved = self
+            .conn
+            .prepare_cached(
+                "UPDATE OR REPLACE __harmonylite___unsent SET at = ?4
+                 WHERE at = ?1 AND table_id = ?2 AND key = ?3",
+            )?
+            .execute(params![at, table.id, key, frames.at])?;
+        if moved > 0 && frames.encode {
+            let mut rows = Rows::new(&self.conn, table)?;
+            self.encode_row(&mut rows, key, frames.at, frames)?;
+        }
+        Ok(())
+    }
+
     /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
     pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
         self.conn

@@ -12,11 +12,11 @@ use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use crate::apply::{Place, create_probe};
-use crate::model::key::is_known_collation;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{self, LeftAlone, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Database, DatabaseError, Result, sql_text, triggers};
+use crate::model::key::is_known_collation;
 
 /// What is known of the schema.
 #[derive(Debug, Default)]

@@ -260,8 +260,8 @@ fn read_table(
             default: default_value(column)?,
         });
     }
-    let mut generated = conn
-        .prepare_cached("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden IN (2, 3)")?;
+    let mut generated =
+        conn.prepare_cached("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden IN (2, 3)")?;
     let generated: Vec<String> = generated
         .query_map([name], |r| r.get(0))?
         .collect::<Result<_, _>>()?;

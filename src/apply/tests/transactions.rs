@@ -177,7 +177,9 @@ fn any_journal_mode_will_do() {
     for mode in ["DELETE", "TRUNCATE", "WAL"] {
         let mut n = cluster(2, &format!("PRAGMA journal_mode = {mode}; {T}"));
         let ours = &n[0].db.conn;
-        let mode: String = ours.query_row("PRAGMA journal_mode", [], |r| r.get(0)).unwrap();
+        let mode: String = ours
+            .query_row("PRAGMA journal_mode", [], |r| r.get(0))
+            .unwrap();
         assert_eq!(mode, "wal");
         n[0].run("INSERT INTO t VALUES (1, 'a')");
         converge(&mut n);

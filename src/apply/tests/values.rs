@@ -208,16 +208,18 @@ fn columns_named_like_words_of_sql() {
             "INSERT INTO {table} VALUES ({})",
             values.join(", ")
         ));
-        n[1].run(&format!(
-            "INSERT INTO {table}(\"group\", {table}) VALUES ('x', 2)"
-        )
-        .replace("(\"group\", \"group\") VALUES ('x', 2)", "(\"group\") VALUES ('x')"));
+        n[1].run(
+            &format!("INSERT INTO {table}(\"group\", {table}) VALUES ('x', 2)").replace(
+                "(\"group\", \"group\") VALUES ('x', 2)",
+                "(\"group\") VALUES ('x')",
+            ),
+        );
     }
     converge(&mut n);
     for name in names.iter().filter(|n| !n.starts_with("__")) {
         let table = quote(name);
         n[1].run(&format!(
-            "UPDATE {table} SET \"select\" = 'x', \"quo'te\" = \"c-d\";
+            "UPDATE {table} SET \"select\" = 'x', \"quo'te\" = coalesce(\"c-d\", 'n');
              REPLACE INTO {table} SELECT * FROM {table}; UPDATE {table} SET {table} = {table} || 'y'"
         ));
     }
