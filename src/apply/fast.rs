@@ -80,11 +80,11 @@ fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> R
             return Ok(Plain::Other);
         }
         if here.version >= there {
-            // A tie is settled by content; an older tombstone may still matter to columns that are
-            // not here, but there are none in a plain table.
+            // A tie is settled by content. An older tombstone matters to columns that are not here
+            // yet: the row must remember it.
             let differs =
                 here.version == there && (here.deleted, stored.hash) != (row.deleted, hash);
-            return Ok(if differs {
+            return Ok(if differs || (row.deleted && !here.deleted) {
                 Plain::Other
             } else {
                 Plain::Unchanged

@@ -125,6 +125,10 @@ impl Database {
         incoming: Incoming,
         frames: &mut Frames,
     ) -> Result<bool> {
+        // What the application did while the triggers were away comes before what arrives.
+        if let Some(before) = self.catalog.comparing.get(&table.id).map(|c| c.before) {
+            self.compare_key(table, key_bytes, before, frames)?;
+        }
         let joined = self.join_versions(table, key, key_bytes, &incoming, frames.at)?;
         match joined.next {
             Next::Nothing => {}

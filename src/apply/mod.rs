@@ -196,9 +196,6 @@ impl Database {
     ) -> Result<bool> {
         let key = &row.values[..frame.key.len()];
         let key_bytes = table.key_bytes(key.iter().copied());
-        if let Some(before) = self.catalog.comparing.get(&table.id).map(|c| c.before) {
-            self.compare_key(table, &key_bytes, before, frames)?;
-        }
         let mut incoming = Incoming::from_frame(row, &frame.columns);
         let name = table.name().to_ascii_lowercase();
         if self.catalog.held.contains(&name) {

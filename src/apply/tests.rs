@@ -7,6 +7,7 @@ use crate::capture::Outgoing;
 mod eviction;
 mod keys;
 mod oracle;
+mod random;
 mod support;
 mod transactions;
 mod values;

@@ -159,8 +159,14 @@ impl Database {
             seen_data_version: -1,
             broker_offset_ms: None,
         };
+        database.require_apply_triggers()?;
         database.catalog.first_time = first_time;
-        database.write(|db| db.refresh_catalog())?;
+        // Until the tables are taken in, a start after a crash is still the first one: rows that
+        // were there before must not count as written now.
+        database.write(|db| {
+            db.refresh_catalog()?;
+            Ok(own_tables::set_meta(&db.conn, "installed", 1)?)
+        })?;
         database.catalog.first_time = false;
         Ok(database)
     }
@@ -322,7 +328,7 @@ fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
         Some(format) if format > own_tables::FORMAT => {
             Err(DatabaseError::LaterFormat(settings.path.clone(), format))
         }
-        Some(_) => Ok(false),
+        Some(_) => Ok(own_tables::get_meta::<i64>(conn, "installed")?.is_none()),
         None => {
             own_tables::set_meta(conn, "format", own_tables::FORMAT)?;
             Ok(true)

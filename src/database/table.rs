@@ -39,8 +39,6 @@ pub struct Shape {
     pub key: Vec<(String, String)>,
     /// Lower-case column names and when they appeared.
     pub columns: Vec<(String, i64)>,
-    /// UNIQUE indexes, as text: displacement is worked out anew when they change.
-    pub unique: Vec<String>,
 }
 
 /// The parameters `?first`, `?first+1`, …

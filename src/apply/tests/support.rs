@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use proptest::prelude::ProptestConfig;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -227,7 +228,7 @@ impl Node {
             let n = known.key_len();
             let read = |row: &rusqlite::Row<'_>| {
                 let key = known.key_bytes((0..n).map(|i| values::column(row, i)));
-                let rest = [n, n + 6, n + 2].map(|i| show(row.get_ref(i).unwrap()));
+                let rest = [n, n + 6, n + 2, n + 5].map(|i| show(row.get_ref(i).unwrap()));
                 Ok(format!("{} {rest:?}", key.escape_ascii()))
             };
             let lines = statement.query_map([], read).unwrap();
@@ -317,6 +318,19 @@ fn show(value: ValueRef<'_>) -> String {
         OwnedValue::Integer(i) => format!("i{i}"),
         OwnedValue::Text(t) => format!("t'{}'", t.escape_ascii()),
         OwnedValue::Blob(b) => format!("x'{}'", b.escape_ascii()),
+    }
+}
+
+/// Properties over databases: some cases each time, more with PROPTEST_CASES.
+pub fn cases() -> ProptestConfig {
+    let chosen = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    ProptestConfig {
+        failure_persistence: None,
+        cases: chosen.unwrap_or(64),
+        max_shrink_iters: 2000,
+        ..ProptestConfig::default()
     }
 }
 
