@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::capture::{Frames, Recorder, Why};
+use crate::capture::{Frames, Touched, Why};
 use crate::database::rows::Rows;
 use crate::database::table::Table;
 use crate::database::{Compare, Database, Phase, Result, TIME_BOX, values};
@@ -71,16 +71,13 @@ impl Database {
         let time_ms = self.stamp_time(self.clock.now_ms())?;
         let mut rows = Rows::new(&self.conn, table)?;
         let unknown = before && rows.version(&self.sites, &key)?.is_none();
-        let mut recorder = Recorder {
-            sites: &mut self.sites,
-            frames,
-            node: self.node,
-            comparing: false,
-            displaced: self.catalog.displaced.contains(&table.id),
-            publish: self.settings.publish,
+        drop(rows);
+        let touched = Touched {
+            key: key_bytes.to_vec(),
+            why: if unknown { Why::Before } else { Why::Compared },
+            time_ms,
         };
-        let why = if unknown { Why::Before } else { Why::Compared };
-        recorder.record(&mut rows, &key, key_bytes, why, time_ms)
+        Ok(self.record_changes(table, &[touched], frames)? > 0)
     }
 
     /// The next keys of the phase, in key order. Rows with NULL in the key are passed over.
@@ -100,9 +97,7 @@ impl Database {
         let mut rows = statement.query(rusqlite::params_from_iter(after))?;
         let mut keys = Vec::new();
         while let Some(row) = rows.next()? {
-            keys.push(cbor::key_bytes(
-                (0..table.key_len()).map(|i| values::column(row, i)),
-            ));
+            keys.push(table.key_bytes((0..table.key_len()).map(|i| values::column(row, i))));
         }
         Ok(keys)
     }

@@ -132,7 +132,7 @@ impl Database {
                 Why::Real
             };
             let time_ms = self.stamp_time(row.get(3).unwrap_or(0))?;
-            let key = cbor::key_bytes(key);
+            let key = table.key_bytes(key);
             match places.entry((id, key)) {
                 Entry::Occupied(place) => {
                     let (table, touched) = *place.get();
@@ -166,15 +166,26 @@ impl Database {
     fn record_batch(&mut self, batch: &Batch, frames: &mut Frames) -> Result<usize> {
         let mut changes = 0;
         for (table, touched) in batch {
-            let written = self.record_table(table, touched, frames)?;
-            changes += written.len();
-            if self.catalog.displaced.contains(&table.id) {
-                let hidden = self.delete_hidden(table, &written, frames)?;
-                changes += hidden.len();
-                let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
-                self.settle_local(table, &keys)?;
-            }
+            changes += self.record_changes(table, touched, frames)?;
         }
+        Ok(changes)
+    }
+
+    /// Versions for the touched rows of a table, and what that means for displaced ones.
+    fn record_changes(
+        &mut self,
+        table: &Arc<Table>,
+        touched: &[Touched],
+        frames: &mut Frames,
+    ) -> Result<usize> {
+        let written = self.record_table(table, touched, frames)?;
+        if !self.catalog.displaced.contains(&table.id) {
+            return Ok(written.len());
+        }
+        let hidden = self.delete_hidden(table, &written, frames)?;
+        let changes = written.len() + hidden.len();
+        let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
+        self.settle_local(table, &keys)?;
         Ok(changes)
     }
 

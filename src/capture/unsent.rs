@@ -11,7 +11,7 @@ use rusqlite::params;
 use crate::capture::record::indexed;
 use crate::capture::{Frames, Outgoing};
 use crate::database::rows::{Rows, row_values};
-use crate::database::table::versions_table;
+use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
@@ -72,6 +72,11 @@ impl Database {
             true => self.clear_marks(),
             false => Ok(()),
         }
+    }
+
+    /// Changes that could not be captured since the start.
+    pub fn set_aside(&self) -> u64 {
+        self.marks.set_aside
     }
 
     /// Number of marks.
@@ -189,21 +194,49 @@ impl Database {
         self.marks.acknowledged = None;
         self.write(|db| {
             db.refresh_catalog()?;
-            let at = db.reservation.number();
-            let tables: Vec<_> = db.catalog.by_id.values().cloned().collect();
-            for table in tables {
-                let keys: Vec<String> = (1..=table.key_len()).map(|i| format!("k{i}")).collect();
-                let text = format!("SELECT {} FROM {}", keys.join(", "), versions_table(table.name()));
-                let mut statement = db.conn.prepare(&text)?;
+            let frames = Frames::numbered(db, false);
+            for table in db.catalog.by_id.values() {
+                let mut statement = db.conn.prepare(&table.all_versions())?;
                 let mut rows = statement.query([])?;
                 while let Some(row) = rows.next()? {
-                    let key = cbor::key_bytes(row_values(row, table.key_len()));
-                    db.conn
-                        .prepare_cached("REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)")?
-                        .execute(params![at, table.id, key])?;
+                    let key = table.key_bytes(row_values(row, table.key_len()));
+                    db.mark_again(table, &key, &frames)?;
                 }
             }
             Ok(())
         })
+    }
+
+    /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
+    /// still what transaction `at` learnt: if that part is marked unsent, the mark moves along.
+    pub(crate) fn mark_onwards(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let moved = self
+            .conn
+            .prepare_cached(
+                "UPDATE OR REPLACE __harmonylite___unsent SET at = ?4
+                 WHERE at = ?1 AND table_id = ?2 AND key = ?3",
+            )?
+            .execute(params![at, table.id, key, frames.at])?;
+        if moved > 0 && frames.encode {
+            let mut rows = Rows::new(&self.conn, table)?;
+            self.encode_row(&mut rows, key, frames.at, frames)?;
+        }
+        Ok(())
+    }
+
+    /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
+    pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![frames.at, table.id, key])?;
+        Ok(())
     }
 }

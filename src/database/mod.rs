@@ -26,7 +26,7 @@ mod reservation;
 pub mod rows;
 pub mod schema;
 pub mod sites;
-mod sql_text;
+pub(crate) mod sql_text;
 pub mod table;
 pub mod triggers;
 pub mod values;
@@ -74,6 +74,8 @@ pub enum DatabaseError {
     LaterFormat(PathBuf, i64),
     #[error("apply_triggers names {0}, but the database has no such trigger")]
     NoSuchTrigger(String),
+    #[error("{0}")]
+    Unusable(String),
     #[error("stopped")]
     Stopped,
     /// Inside only: the transaction is begun anew once this time is reserved.
@@ -160,8 +162,14 @@ impl Database {
             log_is_left: true,
             broker_offset_ms: None,
         };
+        database.require_apply_triggers()?;
         database.catalog.first_time = first_time;
-        database.write(|db| db.refresh_catalog())?;
+        // Until the tables are taken in, a start after a crash is still the first one: rows that
+        // were there before must not count as written now.
+        database.write(|db| {
+            db.refresh_catalog()?;
+            Ok(own_tables::set_meta(&db.conn, "installed", 1)?)
+        })?;
         database.catalog.first_time = false;
         Ok(database)
     }
@@ -349,7 +357,7 @@ fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
         Some(format) if format > own_tables::FORMAT => {
             Err(DatabaseError::LaterFormat(settings.path.clone(), format))
         }
-        Some(_) => Ok(false),
+        Some(_) => Ok(own_tables::get_meta::<i64>(conn, "installed")?.is_none()),
         None => {
             own_tables::set_meta(conn, "format", own_tables::FORMAT)?;
             Ok(true)

@@ -5,7 +5,6 @@
 
 mod connect;
 mod key_value;
-mod measure;
 mod node;
 mod read_write;
 mod server;
