@@ -171,11 +171,7 @@ fn the_server_dies_with_us() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let mut daemon = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "server::helper_that_is_killed",
-            "--nocapture",
-        ])
+        .args(["--exact", "server::helper_that_is_killed", "--nocapture"])
         .env("HARMONYLITE_TEST_STORE", &store)
         .env("TMPDIR", folder.path()) // what it leaves behind goes with ours
         .env("HARMONYLITE_NATS_SERVER", binary())
