@@ -170,6 +170,23 @@ impl Database {
         Ok(())
     }
 
+    /// Marks a row under the transaction of `frames`, whoever's version it is; `at` is the one that
+    /// it may be marked under so far.
+    pub(crate) fn mark_again(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![at, table.id, key])?;
+        self.mark_onwards(table, key, at, frames)
+    }
+
     /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
     /// still what transaction `at` learnt: if that part is marked unsent, the mark moves along.
     pub(crate) fn mark_onwards(
@@ -190,16 +207,6 @@ impl Database {
             let mut rows = Rows::new(&self.conn, table)?;
             self.encode_row(&mut rows, key, frames.at, frames)?;
         }
-        Ok(())
-    }
-
-    /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
-    pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
-        self.conn
-            .prepare_cached(
-                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![frames.at, table.id, key])?;
         Ok(())
     }
 }
