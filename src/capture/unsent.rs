@@ -194,17 +194,42 @@ impl Database {
         self.marks.acknowledged = None;
         self.write(|db| {
             db.refresh_catalog()?;
-            let frames = Frames::numbered(db, false);
+            let at = db.reservation.number();
             for table in db.catalog.by_id.values() {
                 let mut statement = db.conn.prepare(&table.all_versions())?;
                 let mut rows = statement.query([])?;
                 while let Some(row) = rows.next()? {
-                    let key = table.key_bytes(row_values(row, table.key_len()));
-                    db.mark_again(table, &key, &frames)?;
+                    db.put_mark(
+                        table,
+                        &table.key_bytes(row_values(row, table.key_len())),
+                        at,
+                    )?;
                 }
             }
             Ok(())
         })
+    }
+
+    fn put_mark(&self, table: &Table, key: &[u8], at: i64) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![at, table.id, key])?;
+        Ok(())
+    }
+
+    /// Marks a row under the transaction of `frames`, whoever's version it is; `at` is the one that
+    /// it may be marked under so far.
+    pub(crate) fn mark_again(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        self.put_mark(table, key, at)?;
+        self.mark_onwards(table, key, at, frames)
     }
 
     /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
@@ -227,16 +252,6 @@ impl Database {
             let mut rows = Rows::new(&self.conn, table)?;
             self.encode_row(&mut rows, key, frames.at, frames)?;
         }
-        Ok(())
-    }
-
-    /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
-    pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
-        self.conn
-            .prepare_cached(
-                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![frames.at, table.id, key])?;
         Ok(())
     }
 }
