@@ -18,6 +18,7 @@ use crate::database::{Database, Result, TIME_BOX, triggers, values};
 use crate::model::cbor;
 use crate::model::value::Value;
 
+mod again;
 mod compare;
 mod frames;
 mod record;

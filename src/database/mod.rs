@@ -171,6 +171,7 @@ impl Database {
             Ok(own_tables::set_meta(&db.conn, "installed", 1)?)
         })?;
         database.catalog.first_time = false;
+        database.load_again()?;
         Ok(database)
     }
 
@@ -255,6 +256,8 @@ impl Database {
         self.catalog.forget();
         self.sites = Sites::load(&self.conn)?;
         self.positions = crate::apply::Positions::load(&self.conn)?;
+        self.marks.forget_acknowledged();
+        self.load_again()?;
         self.seen_data_version = -1;
         Ok(())
     }
