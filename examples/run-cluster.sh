@@ -19,7 +19,8 @@ folder=
 
 say() { printf '%s\n' "$*"; }
 
-# Every end comes through here: no process and no file stays behind.
+# Every end comes through here, by the trap: no process and no file stays behind.
+# shellcheck disable=SC2317
 end() {
   local status=$? pid
   trap '' INT TERM HUP

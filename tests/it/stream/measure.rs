@@ -1,11 +1,11 @@
-//! Numbers, not promises: `cargo test --test stream measure -- --ignored --nocapture`.
+//! Numbers, not promises: `cargo test --test it measure -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::never;
 use harmonylite::stream::{Reader, Writer};
 
-use crate::node::{Node, PATIENCE, ensure, read, streams};
+use crate::stream::node::{Node, PATIENCE, ensure, read, streams};
 
 #[test]
 #[ignore = "a measurement"]
