@@ -35,7 +35,7 @@ impl Cluster {
     /// Nodes 1 to `count` with a table `item`, running.
     pub fn start(count: u64, change: impl Fn(&mut Node)) -> Cluster {
         let mut cluster = Cluster::stopped(count, change);
-        cluster.nodes.iter_mut().for_each(|node| drop(node.start()));
+        Node::start_all(&mut cluster.nodes);
         cluster
     }
 

@@ -157,7 +157,7 @@ fn a_leaf_and_its_hub() {
         format!("nats://u:hub-secret@127.0.0.1:{port}"),
     ];
     let mut nodes = [hub, leaf];
-    nodes.iter_mut().for_each(|node| drop(node.start()));
+    Node::start_all(&mut nodes);
     nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
     nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
     assert_eq!(converge(&nodes).len(), 2);
@@ -176,7 +176,7 @@ fn at_a_known_address() {
     let mut second = node(2);
     second.set("nats.urls", &format!("['nats://u:bind-secret@{address}']"));
     let mut nodes = [first, second];
-    nodes.iter_mut().for_each(|node| drop(node.start()));
+    Node::start_all(&mut nodes);
     nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
     nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
     assert_eq!(converge(&nodes).len(), 2);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::cluster::Cluster;
+use crate::node::Node;
 
 fn copy(from: &Path, to: &Path) {
     let done = Command::new("cp")
@@ -51,7 +52,7 @@ fn wiped_while_the_daemons_are_down() {
     wipe(&mut cluster);
     fill(&cluster, 0, 20..25);
     fill(&cluster, 1, 30..35);
-    cluster.nodes.iter_mut().for_each(|node| drop(node.start()));
+    Node::start_all(&mut cluster.nodes);
     assert_eq!(cluster.converge().len(), 30);
 }
 

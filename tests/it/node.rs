@@ -98,7 +98,7 @@ impl Node {
         self.command(words).output().unwrap()
     }
 
-    pub fn start(&mut self) -> &mut Node {
+    pub fn start(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let log = || {
             File::options()
@@ -110,7 +110,10 @@ impl Node {
         let mut command = self.command(&[]);
         command.stdout(log()).stderr(log()).process_group(0);
         self.process = Some(command.spawn().unwrap());
-        self
+    }
+
+    pub fn start_all(nodes: &mut [Node]) {
+        nodes.iter_mut().for_each(Node::start);
     }
 
     pub fn pid(&self) -> u32 {

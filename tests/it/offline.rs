@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::cluster::Cluster;
-use crate::node::pause;
+use crate::node::{Node, pause};
 
 #[test]
 fn an_outage_with_writes_on_both_sides() {
@@ -37,7 +37,7 @@ fn an_outage_with_writes_on_both_sides() {
 fn a_start_without_any_broker() {
     let mut cluster = Cluster::stopped(2, |_| {});
     cluster.broker.kill();
-    cluster.nodes.iter_mut().for_each(|node| drop(node.start()));
+    Node::start_all(&mut cluster.nodes);
     for node in &cluster.nodes {
         node.until_log("changes are captured and kept meanwhile");
     }

@@ -133,7 +133,7 @@ fn rows_from_before() {
     let mut cluster = Cluster::stopped(2, |_| {});
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 1), (2, 'b', 1)");
     cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'c', 2), (3, 'd', 2)");
-    cluster.nodes.iter_mut().for_each(|node| drop(node.start()));
+    Node::start_all(&mut cluster.nodes);
     assert_eq!(cluster.converge().len(), 3);
 }
 

@@ -1,7 +1,7 @@
 //! What the keys of the configuration do.
 
 use crate::cluster::Cluster;
-use crate::node::{pause, until};
+use crate::node::{Node, pause, until};
 
 #[test]
 fn nodes_that_are_set_up_differently_are_told_so() {
@@ -28,7 +28,7 @@ fn nodes_that_are_set_up_differently_are_told_so() {
 fn one_that_only_listens() {
     let mut cluster = Cluster::stopped(2, |_| {});
     cluster.nodes[1].set("publish", "false");
-    cluster.nodes.iter_mut().for_each(|node| drop(node.start()));
+    Node::start_all(&mut cluster.nodes);
     cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'mine', 1)");
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'yours', 0)");
     until("the row arrives", || {
@@ -42,7 +42,7 @@ fn one_that_only_listens() {
 fn one_that_only_sends() {
     let mut cluster = Cluster::stopped(2, |_| {});
     cluster.nodes[1].set("replicate", "false");
-    cluster.nodes.iter_mut().for_each(|node| drop(node.start()));
+    Node::start_all(&mut cluster.nodes);
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
     cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
     until("the row arrives", || {
@@ -71,7 +71,7 @@ fn excluded_tables_stay_at_home() {
         node.execute("CREATE TABLE cache_a (id INTEGER PRIMARY KEY, v)");
     });
     let mut cluster = cluster;
-    cluster.nodes.iter_mut().for_each(|node| drop(node.start()));
+    Node::start_all(&mut cluster.nodes);
     cluster.nodes[0].execute("INSERT INTO cache_a VALUES (1, 'a')");
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
     until("the row arrives", || {
