@@ -14,6 +14,7 @@ use crate::database::table::Table;
 use crate::database::{Database, Result, values};
 use crate::model::cbor;
 use crate::model::frame::{FrameKeyColumn, Row, TableRows};
+use crate::model::key::key_bytes;
 use crate::model::merge::FLOOR;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
@@ -88,7 +89,8 @@ impl Database {
             false => "there is no such table here",
         };
         while rows.next(&mut row).unwrap_or(false) {
-            let key = cbor::key_bytes(row.values[..incoming.key.len()].iter().copied());
+            let collations = incoming.key.iter().map(|k| k.collation);
+            let key = key_bytes(row.values[..incoming.key.len()].iter().copied(), collations);
             let place = Place {
                 table: table.clone(),
                 shape: shape.to_owned(),
@@ -108,27 +110,30 @@ impl Database {
         if self.catalog.held.insert(at.table.clone()) {
             log::warn!("changes of table {} are held: {reason}", at.table);
         }
+        let mut known = Incoming::default();
+        self.read_held(at, &mut known)?;
         for (column, version) in [(FLOOR, incoming.floor), (ROW, incoming.row)] {
             if let Some(version) = version {
-                self.hold_one(at, column, version, Value::Null, reason)?;
+                self.hold_one(at, &known, column, version, Value::Null, reason)?;
             }
         }
         for (column, (version, value)) in &incoming.columns {
-            self.hold_one(at, column, *version, value.borrow(), reason)?;
+            self.hold_one(at, &known, column, *version, value.borrow(), reason)?;
         }
         Ok(())
     }
 
+    /// Holds one column, unless what is `known` of it is newer.
+
     fn hold_one(
         &mut self,
         at: &Place,
+        known: &Incoming,
         column: &str,
         version: Version,
         value: Value<'_>,
         reason: &str,
     ) -> Result<()> {
-        let mut known = Incoming::default();
-        self.read_held(at, &mut known)?;
         let newest = match column {
             FLOOR => known.floor,
             ROW => known.row,
@@ -215,6 +220,7 @@ impl Database {
             }
             self.hold_one(
                 &at,
+                &Incoming::default(),
                 name,
                 *version,
                 value.borrow(),

@@ -4,7 +4,7 @@
 //! the application did so far, joins each row with what is here ([`crate::model::merge`]) and
 //! stores the position. Nothing stops it: what does not fit the schema is held
 //! ([`held`]), what is no frame is put in quarantine, what collides in a UNIQUE index is displaced
-//! ([`unique`]), what is too large for one message is put together ([`parts`]).
+//! (`unique`), what is too large for one message is put together (`parts`).
 
 use std::sync::Arc;
 
@@ -13,19 +13,21 @@ use rusqlite::params;
 use crate::capture::{Captured, Frames};
 use crate::database::table::Table;
 use crate::database::{Database, Result, TIME_BOX};
-use crate::model::cbor;
 use crate::model::frame::{Frame, Row, TableRows};
 
+mod aside;
 mod fast;
 pub mod held;
 mod join;
 mod parts;
 mod positions;
+mod tuples;
 mod unique;
 
 pub(crate) use held::Place;
 pub(crate) use join::Incoming;
 pub use positions::{Position, Positions};
+pub(crate) use tuples::create_probe;
 pub(crate) use unique::highest_displaced;
 
 /// A message of a stream, decoded.
@@ -193,10 +195,7 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<bool> {
         let key = &row.values[..frame.key.len()];
-        let key_bytes = cbor::key_bytes(key.iter().copied());
-        if let Some(before) = self.catalog.comparing.get(&table.id).map(|c| c.before) {
-            self.compare_key(table, &key_bytes, before, frames)?;
-        }
+        let key_bytes = table.key_bytes(key.iter().copied());
         let mut incoming = Incoming::from_frame(row, &frame.columns);
         let name = table.name().to_ascii_lowercase();
         if self.catalog.held.contains(&name) {

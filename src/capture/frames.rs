@@ -14,6 +14,9 @@ pub struct Outgoing {
     pub at: i64,
     /// From 1.
     pub shard: u32,
+    /// Goes into the message id: other than 0 if the broker must not take the frame for a
+    /// repetition of one that it had and lost.
+    pub salt: u64,
     /// The frame, not yet compressed.
     pub raw: Vec<u8>,
 }
@@ -96,6 +99,7 @@ impl Frames {
             self.done.push(Outgoing {
                 at: self.at,
                 shard: shard as u32 + 1,
+                salt: 0,
                 raw,
             });
         }

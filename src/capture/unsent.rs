@@ -4,15 +4,20 @@
 //! and not before the next write that happens anyway or a pause: a mark that outlives its
 //! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
 
+use std::time::Duration;
+
 use rusqlite::params;
 
 use crate::capture::record::indexed;
 use crate::capture::{Frames, Outgoing};
 use crate::database::rows::{Rows, row_values};
-use crate::database::table::versions_table;
+use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
+
+/// While changes are captured all the time, acknowledged marks are cleared this often.
+const CLEAR_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known about marks beyond the table.
 #[derive(Debug, Default)]
@@ -21,6 +26,8 @@ pub struct Marks {
     pub(crate) live: bool,
     /// Every transaction up to here is acknowledged; marks not yet cleared.
     acknowledged: Option<i64>,
+    /// When marks were cleared last, by [`crate::clock::Clock::uptime`].
+    cleared: Duration,
     /// Changes that could not be captured since the start.
     pub set_aside: u64,
 }
@@ -45,14 +52,31 @@ impl Database {
         self.marks.acknowledged.is_some()
     }
 
-    /// Inside a transaction; if that fails, the marks are published once more, which is harmless.
+    /// Clears acknowledged marks. Inside a transaction; if that fails, the marks are published once
+    /// more, which is harmless. With them goes to disk what was acknowledged last: should the broker
+    /// forget it, that must be noticed even after a restart.
     pub(crate) fn clear_marks(&mut self) -> Result<()> {
         if let Some(at) = self.marks.acknowledged.take() {
             self.conn
                 .prepare_cached("DELETE FROM __harmonylite___unsent WHERE at <= ?1")?
                 .execute([at])?;
+            self.store_positions()?;
+            self.marks.cleared = self.clock.uptime();
         }
         Ok(())
+    }
+
+    /// The same by the way of a capture, but not at each one: it would write two pages more.
+    pub(crate) fn clear_marks_now_and_then(&mut self) -> Result<()> {
+        match self.clock.uptime() - self.marks.cleared >= CLEAR_EVERY {
+            true => self.clear_marks(),
+            false => Ok(()),
+        }
+    }
+
+    /// Changes that could not be captured since the start.
+    pub fn set_aside(&self) -> u64 {
+        self.marks.set_aside
     }
 
     /// Number of marks.
@@ -75,7 +99,10 @@ impl Database {
             let last = db.encode_marked(limit, &mut frames)?;
             db.marks.live = last.is_none();
             let mut out = frames.finish();
-            out.iter_mut().for_each(|f| f.at = last.unwrap_or_default());
+            for frame in &mut out {
+                frame.salt = frame.at as u64;
+                frame.at = last.unwrap_or_default();
+            }
             if let (Some(last), true) = (last, out.is_empty()) {
                 // All of it was superseded or is gone: nothing to wait for.
                 db.marks.acknowledged = Some(last);
@@ -168,20 +195,63 @@ impl Database {
         self.write(|db| {
             db.refresh_catalog()?;
             let at = db.reservation.number();
-            let tables: Vec<_> = db.catalog.by_id.values().cloned().collect();
-            for table in tables {
-                let keys: Vec<String> = (1..=table.key_len()).map(|i| format!("k{i}")).collect();
-                let text = format!("SELECT {} FROM {}", keys.join(", "), versions_table(table.name()));
-                let mut statement = db.conn.prepare(&text)?;
+            for table in db.catalog.by_id.values() {
+                let mut statement = db.conn.prepare(&table.all_versions())?;
                 let mut rows = statement.query([])?;
                 while let Some(row) = rows.next()? {
-                    let key = cbor::key_bytes(row_values(row, table.key_len()));
-                    db.conn
-                        .prepare_cached("REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)")?
-                        .execute(params![at, table.id, key])?;
+                    db.put_mark(
+                        table,
+                        &table.key_bytes(row_values(row, table.key_len())),
+                        at,
+                    )?;
                 }
             }
             Ok(())
         })
+    }
+
+    fn put_mark(&self, table: &Table, key: &[u8], at: i64) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![at, table.id, key])?;
+        Ok(())
+    }
+
+    /// Marks a row under the transaction of `frames`, whoever's version it is; `at` is the one that
+    /// it may be marked under so far.
+    pub(crate) fn mark_again(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        self.put_mark(table, key, at)?;
+        self.mark_onwards(table, key, at, frames)
+    }
+
+    /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
+    /// still what transaction `at` learnt: if that part is marked unsent, the mark moves along.
+    pub(crate) fn mark_onwards(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let moved = self
+            .conn
+            .prepare_cached(
+                "UPDATE OR REPLACE __harmonylite___unsent SET at = ?4
+                 WHERE at = ?1 AND table_id = ?2 AND key = ?3",
+            )?
+            .execute(params![at, table.id, key, frames.at])?;
+        if moved > 0 && frames.encode {
+            let mut rows = Rows::new(&self.conn, table)?;
+            self.encode_row(&mut rows, key, frames.at, frames)?;
+        }
+        Ok(())
     }
 }

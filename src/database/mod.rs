@@ -26,12 +26,12 @@ mod reservation;
 pub mod rows;
 pub mod schema;
 pub mod sites;
-mod sql_text;
+pub(crate) mod sql_text;
 pub mod table;
 pub mod triggers;
 pub mod values;
 
-pub(crate) use catalog::{Catalog, Compare, Phase};
+pub(crate) use catalog::{Catalog, Cause, Compare, Phase};
 
 /// A write transaction of ours is ended after about this long, so that an application with
 /// busy_timeout 0 can write too.
@@ -74,6 +74,8 @@ pub enum DatabaseError {
     LaterFormat(PathBuf, i64),
     #[error("apply_triggers names {0}, but the database has no such trigger")]
     NoSuchTrigger(String),
+    #[error("{0}")]
+    Unusable(String),
     #[error("stopped")]
     Stopped,
     /// Inside only: the transaction is begun anew once this time is reserved.
@@ -160,8 +162,14 @@ impl Database {
             log_is_left: true,
             broker_offset_ms: None,
         };
+        database.require_apply_triggers()?;
         database.catalog.first_time = first_time;
-        database.write(|db| db.refresh_catalog())?;
+        // Until the tables are taken in, a start after a crash is still the first one: rows that
+        // were there before must not count as written now.
+        database.write(|db| {
+            db.refresh_catalog()?;
+            Ok(own_tables::set_meta(&db.conn, "installed", 1)?)
+        })?;
         database.catalog.first_time = false;
         Ok(database)
     }
@@ -212,6 +220,30 @@ impl Database {
                 }
                 Ok(value) => return Ok(value),
             }
+        }
+    }
+
+    /// Runs `f` inside a transaction; where one row or one table is at fault, undoes it and gives the
+    /// reason, so that the rest can go on.
+    pub(crate) fn guarded<T>(
+        &mut self,
+        f: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<std::result::Result<T, String>> {
+        let run = |db: &Self, text: &str| db.conn.prepare_cached(text)?.execute([]);
+        run(self, "SAVEPOINT guarded")?;
+        match f(self) {
+            Ok(value) => {
+                run(self, "RELEASE guarded")?;
+                Ok(Ok(value))
+            }
+            Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => {
+                run(self, "ROLLBACK TO guarded")?;
+                run(self, "RELEASE guarded")?;
+                self.sites = Sites::load(&self.conn)?;
+                self.find_set_aside()?;
+                Ok(Err(e.to_string()))
+            }
+            Err(e) => Err(e),
         }
     }
 
@@ -349,7 +381,7 @@ fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
         Some(format) if format > own_tables::FORMAT => {
             Err(DatabaseError::LaterFormat(settings.path.clone(), format))
         }
-        Some(_) => Ok(false),
+        Some(_) => Ok(own_tables::get_meta::<i64>(conn, "installed")?.is_none()),
         None => {
             own_tables::set_meta(conn, "format", own_tables::FORMAT)?;
             Ok(true)
@@ -392,6 +424,20 @@ fn retry_while_busy(
             other => return Ok(other?),
         }
     }
+}
+
+/// Whether one row or one table is at fault, not the database: a constraint, the class of a STRICT
+/// column, a function that fails or is not known here, a damaged page.
+pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
+    use ErrorCode::*;
+    let code = match e {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
+        e => e.sqlite_error_code(),
+    };
+    matches!(
+        code,
+        Some(ConstraintViolation | TypeMismatch | TooBig | Unknown | DatabaseCorrupt)
+    )
 }
 
 fn is_busy(e: &rusqlite::Error) -> bool {

@@ -29,7 +29,8 @@ CREATE TABLE IF NOT EXISTS __harmonylite___quarantine(
     stream TEXT, seq INTEGER, at_ms INTEGER, reason TEXT, data BLOB,
     PRIMARY KEY(stream, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS __harmonylite___seq_map(
-    stream TEXT PRIMARY KEY, seq INTEGER, id TEXT, created TEXT, gap INTEGER) WITHOUT ROWID;
+    stream TEXT PRIMARY KEY, seq INTEGER, id TEXT, created TEXT, gap INTEGER,
+    acked_seq INTEGER, acked_id TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 ";
 

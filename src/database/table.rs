@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::model::frame::TableHeader;
+use crate::model::key::key_bytes;
 use crate::model::value::Value;
 
 /// A table of the catalog.
@@ -38,8 +39,6 @@ pub struct Shape {
     pub key: Vec<(String, String)>,
     /// Lower-case column names and when they appeared.
     pub columns: Vec<(String, i64)>,
-    /// UNIQUE indexes, as text: displacement is worked out anew when they change.
-    pub unique: Vec<String>,
 }
 
 /// The parameters `?first`, `?first+1`, …
@@ -125,6 +124,21 @@ impl Table {
             from_start,
             "deleted = 0",
             limit,
+        )
+    }
+
+    /// Bytes that stand for a key of this table, however it is spelled.
+    pub fn key_bytes<'v>(&self, values: impl ExactSizeIterator<Item = Value<'v>>) -> Vec<u8> {
+        key_bytes(values, self.collations())
+    }
+
+    /// The keys of all versions, tombstones included.
+    pub fn all_versions(&self) -> String {
+        let key: Vec<String> = (1..=self.key_len()).map(|i| format!("k{i}")).collect();
+        format!(
+            "SELECT {} FROM {}",
+            key.join(", "),
+            versions_table(self.name())
         )
     }
 

@@ -5,7 +5,6 @@
 
 pub mod connect;
 mod key_value;
-mod measure;
 pub mod node;
 mod read_write;
 mod server;

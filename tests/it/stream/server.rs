@@ -154,9 +154,8 @@ fn the_configuration_is_for_our_eyes_only() {
     assert!(!format!("{:?}", node.client_options()).contains(&password));
 }
 
-/// Not a test: the process that `the_server_dies_with_us` kills.
+/// The process that `the_server_dies_with_us` kills; by itself it has nothing to do.
 #[test]
-#[ignore = "run by the_server_dies_with_us"]
 fn helper_that_is_killed() {
     if let Some(store) = std::env::var_os("HARMONYLITE_TEST_STORE") {
         let node = Node::with(|node| node.options.store_dir = store.into());
@@ -175,7 +174,6 @@ fn the_server_dies_with_us() {
         .args([
             "--exact",
             "stream::server::helper_that_is_killed",
-            "--ignored",
             "--nocapture",
         ])
         .env("HARMONYLITE_TEST_STORE", &store)
