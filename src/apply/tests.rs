@@ -6,6 +6,7 @@ use crate::capture::Outgoing;
 
 mod changes;
 mod eviction;
+mod hostile;
 mod keys;
 mod oracle;
 mod random;
