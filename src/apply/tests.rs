@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::capture::Outgoing;
 
 mod changes;
+mod check;
 mod eviction;
 mod hostile;
 mod keys;
