@@ -345,11 +345,13 @@ impl Database {
             .iter()
             .map(|c| (c.lower.clone(), 0))
             .collect();
+        // Not AUTOINCREMENT: its table `sqlite_sequence` could never be removed again.
+        let id = 1 + get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0);
+        set_meta(&self.conn, "last_table", id)?;
         self.conn.execute(
-            "INSERT INTO __harmonylite___tables(name) VALUES (?1)",
-            [&schema.name],
+            "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
+            params![id, schema.name],
         )?;
-        let id = self.conn.last_insert_rowid();
         self.store_shape(id, &Shape { key, columns })?;
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
         self.conn.execute_batch(&drop)?;

@@ -145,7 +145,11 @@ impl Config {
             format!("server_name: {}", quote(&self.options.node_name)?),
             "logtime: false".to_string(),
         ];
+        // A leaf has no streams of its own: requests for them pass through it to the hub.
+        let has_streams =
+            self.options.leaf_servers.is_empty() || self.options.cluster_addr.is_some();
         lines.push(match self.sync_interval {
+            _ if !has_streams => "jetstream: disabled".to_string(),
             true => format!("jetstream {{ sync_interval: {SYNC_INTERVAL:?} }}"),
             false => "jetstream: enabled".to_string(),
         });
