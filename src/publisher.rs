@@ -136,7 +136,7 @@ pub fn start(
     exits: &Sender<Exited>,
 ) -> Vec<JoinHandle<()>> {
     let (ask_writer, asked) = bounded(1);
-    let (offer, writers) = bounded(1);
+    let (offer, mut writers) = bounded(1);
     let (stop, link_gate) = (inputs.stop.clone(), gate.clone());
     let mut threads = Vec::new();
     if options.publish {
@@ -147,6 +147,8 @@ pub fn start(
                 &*broker, &link_gate, backoff, retries, &asked, &offer, &stop,
             )
         }));
+    } else {
+        writers = never(); // a closed channel would end the publisher
     }
     let streams = (1..=broker.shards())
         .map(|shard| broker.stream(shard))

@@ -296,8 +296,8 @@ impl Database {
             .iter()
             .map(|c| (c.lower.clone(), 0))
             .collect();
-        // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
-        let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
+        // Not AUTOINCREMENT: its table `sqlite_sequence` could never be removed again.
+        let id = 1 + get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0);
         set_meta(&self.conn, "last_table", id)?;
         self.conn.execute(
             "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
