@@ -34,7 +34,7 @@ pub fn look(
     let mut position = inside.database.position(stream);
     if let Some(why) = difference {
         log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
-        inside.database.mark_all_again()?;
+        inside.database.publish_all_again()?;
         position = Position {
             gap: position.gap,
             ..Position::default()

@@ -4,7 +4,7 @@
 //! the application did so far, joins each row with what is here ([`crate::model::merge`]) and
 //! stores the position. Nothing stops it: what does not fit the schema is held
 //! ([`held`]), what is no frame is put in quarantine, what collides in a UNIQUE index is displaced
-//! ([`unique`]), what is too large for one message is put together ([`parts`]).
+//! (`unique`), what is too large for one message is put together (`parts`).
 
 use std::sync::Arc;
 

@@ -105,6 +105,22 @@ impl Database {
         }
     }
 
+    /// Reads every stream from its start again, which is never wrong: an operator asks for it by
+    /// removing the mirror of the positions.
+    pub fn forget_positions(&mut self) {
+        for (stream, _) in self.sequences() {
+            let known = self.position(&stream);
+            self.move_position(
+                &stream,
+                Position {
+                    seq: 0,
+                    id: String::new(),
+                    ..known
+                },
+            );
+        }
+    }
+
     pub fn has_unsaved_positions(&self) -> bool {
         !self.positions.unsaved.is_empty()
     }

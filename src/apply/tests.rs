@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::capture::Outgoing;
 
+mod again;
+mod changes;
 mod eviction;
 mod keys;
 mod oracle;

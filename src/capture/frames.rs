@@ -82,6 +82,11 @@ impl Frames {
             + self.shards.iter().map(FrameBuilder::len).sum::<usize>()
     }
 
+    /// Whether nothing was collected at all.
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.shards.iter().all(FrameBuilder::is_empty)
+    }
+
     fn shard(&self, table: &Table, key: &[u8]) -> usize {
         shard(table.name(), key, self.shards.len() as u32) as usize - 1
     }

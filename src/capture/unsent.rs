@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rusqlite::params;
 
+use crate::capture::again::Again;
 use crate::capture::record::indexed;
 use crate::capture::{Frames, Outgoing};
 use crate::database::rows::{Rows, row_values};
@@ -26,16 +27,26 @@ pub struct Marks {
     pub(crate) live: bool,
     /// Every transaction up to here is acknowledged; marks not yet cleared.
     acknowledged: Option<i64>,
+    /// Rows to be published again, marked or not.
+    pub(super) again: Again,
     /// When marks were cleared last, by [`crate::clock::Clock::uptime`].
     cleared: Duration,
     /// Changes that could not be captured since the start.
     pub set_aside: u64,
 }
 
+impl Marks {
+    /// What was acknowledged last is no longer known: the marks stay until the next one is.
+    pub(crate) fn forget_acknowledged(&mut self) {
+        self.acknowledged = None;
+    }
+}
+
 impl Database {
     /// The publisher does not want rows any more; it will come for the marks.
     pub fn stop_live(&mut self) {
         self.marks.live = false;
+        self.marks.again.interrupt();
     }
 
     pub fn is_live(&self) -> bool {
@@ -96,7 +107,11 @@ impl Database {
             db.refresh_catalog()?;
             db.clear_marks()?;
             let mut frames = Frames::numbered(db, true);
-            let last = db.encode_marked(limit, &mut frames)?;
+            let last = match db.encode_marked(limit, &mut frames)? {
+                // No marks are left, so that none of them is cleared with these.
+                None if db.encode_again(limit, &mut frames)? => Some(frames.at),
+                last => last,
+            };
             db.marks.live = last.is_none();
             let mut out = frames.finish();
             for frame in &mut out {
@@ -144,7 +159,7 @@ impl Database {
 
     /// Encodes one row marked by transaction `at` with the version it has. If it learnt that one
     /// later, there is another mark for it, or it came from a stream.
-    fn encode_row(
+    pub(super) fn encode_row(
         &self,
         rows: &mut Rows<'_>,
         key_bytes: &[u8],
@@ -184,27 +199,21 @@ impl Database {
         Ok(())
     }
 
-    /// Marks every row of every table for publication: the broker lost what it had acknowledged.
-    /// Rows carry their own versions, so it does not matter who publishes whose.
-    pub fn mark_all_again(&mut self) -> Result<()> {
-        if !self.settings.publish {
-            return Ok(());
-        }
-        self.marks.live = false;
-        self.marks.acknowledged = None;
-        self.write(|db| {
-            db.refresh_catalog()?;
-            let frames = Frames::numbered(db, false);
-            for table in db.catalog.by_id.values() {
-                let mut statement = db.conn.prepare(&table.all_versions())?;
-                let mut rows = statement.query([])?;
-                while let Some(row) = rows.next()? {
-                    let key = table.key_bytes(row_values(row, table.key_len()));
-                    db.mark_again(table, &key, &frames)?;
-                }
-            }
-            Ok(())
-        })
+    /// Marks a row under the transaction of `frames`, whoever's version it is; `at` is the one that
+    /// it may be marked under so far.
+    pub(crate) fn mark_again(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![at, table.id, key])?;
+        self.mark_onwards(table, key, at, frames)
     }
 
     /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
@@ -227,16 +236,6 @@ impl Database {
             let mut rows = Rows::new(&self.conn, table)?;
             self.encode_row(&mut rows, key, frames.at, frames)?;
         }
-        Ok(())
-    }
-
-    /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
-    pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
-        self.conn
-            .prepare_cached(
-                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![frames.at, table.id, key])?;
         Ok(())
     }
 }

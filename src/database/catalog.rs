@@ -45,10 +45,23 @@ pub struct Catalog {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compare {
     pub phase: Phase,
-    /// The rows were there before HarmonyLite was: they are given the lowest version.
-    pub before: bool,
+    pub cause: Cause,
     /// Key (as [`crate::model::cbor::key_bytes`]) up to which the phase is done.
     pub after: Option<Vec<u8>>,
+}
+
+/// Why a table is compared, the weakest cause first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Cause {
+    /// Columns are gone: the contents' hashes are others.
+    Dropped,
+    /// Columns are new. What a renamed one holds was never sent under its new name; it is sent with
+    /// the versions that the rows have.
+    Added,
+    /// The rows were there before HarmonyLite was: they are given the lowest version.
+    Before,
+    /// Triggers were not in place.
+    Unwatched,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,12 +73,29 @@ pub enum Phase {
 }
 
 impl Compare {
-    fn start(before: bool) -> Self {
+    fn start(cause: Cause) -> Self {
         Compare {
             phase: Phase::Rows,
-            before,
+            cause,
             after: None,
         }
+    }
+}
+
+impl Shape {
+    /// A comparison under way begins anew when columns came or went.
+    fn compare_anew(&self, known: &Shape, under_way: Option<Compare>) -> Option<Compare> {
+        let lacks = |shape: &Shape, name: &str| !shape.columns.iter().any(|(c, _)| c == name);
+        let added = self.columns.iter().any(|(c, _)| lacks(known, c));
+        let dropped = known.columns.iter().any(|(c, _)| lacks(self, c));
+        let cause = match (added, dropped) {
+            (false, false) => return under_way,
+            (true, _) => Cause::Added,
+            (false, true) => Cause::Dropped,
+        };
+        Some(Compare::start(
+            under_way.map_or(cause, |c| c.cause.max(cause)),
+        ))
     }
 }
 
@@ -101,7 +131,14 @@ impl Database {
         let mut triggers = self.installed_triggers()?;
         for schema in schemas {
             match self.is_usable(&schema) {
-                Ok(()) => self.take_in(schema, renumbered, &mut triggers)?,
+                Ok(()) => {
+                    let table = schema.name.clone();
+                    let taken = self.guarded(|db| db.take_in(schema, renumbered, &mut triggers))?;
+                    if let Err(reason) = taken {
+                        self.catalog.log_keys = self.log_keys()?;
+                        left_alone.push(LeftAlone { table, reason });
+                    }
+                }
                 Err(e) if e.is_temporary() => return Err(e),
                 Err(e) => left_alone.push(LeftAlone {
                     table: schema.name,
@@ -123,7 +160,9 @@ impl Database {
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
         for id in self.catalog.displaced.clone() {
             if let Some(table) = self.catalog.by_id.get(&id).cloned() {
-                self.resettle(&table)?;
+                if let Err(reason) = self.guarded(|db| db.resettle(&table))? {
+                    log::warn!("rows of table {} stay aside: {reason}", table.name());
+                }
             }
         }
         self.copy_apply_triggers()?;
@@ -229,7 +268,7 @@ impl Database {
         }
         let (id, born, mut compare) = self.table_number(&schema)?;
         if renumbered && schema.rowid.is_some() {
-            compare = Some(Compare::start(false));
+            compare = Some(Compare::start(Cause::Unwatched));
         }
         for k in self.catalog.log_keys + 1..=schema.key_len() {
             self.conn
@@ -237,8 +276,11 @@ impl Database {
             self.catalog.log_keys = k;
         }
         if self.set_triggers(id, &schema, triggers)? {
-            let before = compare.is_some_and(|c| c.before);
-            compare = Some(Compare::start(before));
+            let cause = match compare.map(|c| c.cause) {
+                Some(Cause::Before) => Cause::Before,
+                _ => Cause::Unwatched,
+            };
+            compare = Some(Compare::start(cause));
         }
         let table = Arc::new(Table::new(id, schema, born));
         self.set_compare(id, compare)?;
@@ -287,6 +329,7 @@ impl Database {
                     self.store_shape(id, &shape)?;
                 }
                 let compare = compare.map(|bytes| from_cbor(&bytes)).transpose()?;
+                let compare = shape.compare_anew(&known, compare);
                 return Ok((id, born, compare));
             }
             log::warn!(
@@ -311,7 +354,11 @@ impl Database {
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
         self.conn.execute_batch(&drop)?;
         self.conn.execute_batch(&create_versions(schema))?;
-        Ok((id, born, Some(Compare::start(self.catalog.first_time))))
+        let cause = match self.catalog.first_time {
+            true => Cause::Before,
+            false => Cause::Unwatched,
+        };
+        Ok((id, born, Some(Compare::start(cause))))
     }
 
     fn has_table(&self, name: &str) -> Result<bool> {
@@ -363,7 +410,7 @@ impl Database {
         Ok(())
     }
 
-    fn find_set_aside(&mut self) -> Result<()> {
+    pub(crate) fn find_set_aside(&mut self) -> Result<()> {
         let mut held = self
             .conn
             .prepare_cached("SELECT DISTINCT table_name FROM __harmonylite___held")?;

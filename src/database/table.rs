@@ -115,6 +115,15 @@ impl Table {
 
     /// The same over the keys of live versions.
     pub fn scan_versions(&self, from_start: bool, limit: usize) -> String {
+        self.scan_version_keys(from_start, "deleted = 0", limit)
+    }
+
+    /// The same over the keys of all versions, tombstones included.
+    pub fn scan_all_versions(&self, from_start: bool, limit: usize) -> String {
+        self.scan_version_keys(from_start, "1", limit)
+    }
+
+    fn scan_version_keys(&self, from_start: bool, condition: &str, limit: usize) -> String {
         let key: Vec<String> = (1..=self.key_len()).map(|i| format!("k{i}")).collect();
         let table = versions_table(self.name());
         scan(
@@ -122,7 +131,7 @@ impl Table {
             &key,
             self.collations(),
             from_start,
-            "deleted = 0",
+            condition,
             limit,
         )
     }
@@ -130,16 +139,6 @@ impl Table {
     /// Bytes that stand for a key of this table, however it is spelled.
     pub fn key_bytes<'v>(&self, values: impl ExactSizeIterator<Item = Value<'v>>) -> Vec<u8> {
         key_bytes(values, self.collations())
-    }
-
-    /// The keys of all versions, tombstones included.
-    pub fn all_versions(&self) -> String {
-        let key: Vec<String> = (1..=self.key_len()).map(|i| format!("k{i}")).collect();
-        format!(
-            "SELECT {} FROM {}",
-            key.join(", "),
-            versions_table(self.name())
-        )
     }
 
     fn collations(&self) -> impl Iterator<Item = &str> {

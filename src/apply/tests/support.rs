@@ -17,6 +17,7 @@ use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Settings, values};
 use crate::model::frame::Frame;
 use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
 
 /// A database with the daemon's core, and an application's connection to it.
 pub struct Node {
@@ -228,8 +229,14 @@ impl Node {
             let n = known.key_len();
             let read = |row: &rusqlite::Row<'_>| {
                 let key = known.key_bytes((0..n).map(|i| values::column(row, i)));
-                let rest = [n, n + 6, n + 2, n + 5].map(|i| show(row.get_ref(i).unwrap()));
-                Ok(format!("{} {rest:?}", key.escape_ascii()))
+                let rest = [n, n + 6, n + 2].map(|i| show(row.get_ref(i).unwrap()));
+                let mut rows = Rows::new(&self.db.conn, known).unwrap();
+                let values: Vec<Value<'_>> = (0..n).map(|i| values::column(row, i)).collect();
+                let stored = rows.version(&self.db.sites, &values).unwrap().unwrap();
+                let mut own = stored.state.exceptions;
+                // A column that was never written may be noted as such, or simply be younger.
+                own.retain(|_, version| *version != Version::NEVER);
+                Ok(format!("{} {rest:?} {own:?}", key.escape_ascii()))
             };
             let lines = statement.query_map([], read).unwrap();
             let mut lines: Vec<String> = lines.collect::<rusqlite::Result<_>>().unwrap();

@@ -8,7 +8,7 @@ use crossbeam_channel::never;
 use harmonylite::stream::Reader;
 use harmonylite::stream::server::{Server, ServerError};
 
-use crate::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
+use crate::stream::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
 
 /// Ports that were free a moment ago.
 fn free_ports<const N: usize>() -> [u16; N] {
@@ -173,7 +173,7 @@ fn the_server_dies_with_us() {
     let mut daemon = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "server::helper_that_is_killed",
+            "stream::server::helper_that_is_killed",
             "--nocapture",
         ])
         .env("HARMONYLITE_TEST_STORE", &store)
