@@ -12,13 +12,18 @@ use std::time::{Duration, SystemTime};
 use pico_args::Arguments;
 
 mod app;
+mod big;
 mod check;
 mod cluster;
 mod crash;
+mod disk;
+mod partition;
+mod power;
 mod process;
 mod random;
 mod record;
 mod schema;
+mod soak;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -66,9 +71,19 @@ fn run() -> Result<()> {
     let (seed, folder) = (options.seed, options.folder.clone());
     let done = match scenario.as_str() {
         "crash" => crash::run(options),
+        "disk" => disk::run(options),
+        "partition" => partition::run(options),
+        "power" => power::run(options),
+        "soak" => soak::run(options),
         other => Err(format!("no scenario {other:?}").into()),
     };
-    done.map_err(|e| format!("seed {seed}: {e}\neverything is kept in {}", folder.display()).into())
+    done.map_err(|e| {
+        format!(
+            "seed {seed}: {e}\neverything is kept in {}",
+            folder.display()
+        )
+        .into()
+    })
 }
 
 fn main() -> ExitCode {

@@ -103,8 +103,14 @@ impl Process {
     pub fn memory_kb(&self, key: &str) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
         let line = text.lines().find_map(|l| l.strip_prefix(key));
-        line.and_then(|l| l.trim_start_matches(':').split_whitespace().next()?.parse().ok())
-            .unwrap_or(0)
+        line.and_then(|l| {
+            l.trim_start_matches(':')
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
     }
 }
 
