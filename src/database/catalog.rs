@@ -160,7 +160,7 @@ impl Database {
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
         for id in self.catalog.displaced.clone() {
             if let Some(table) = self.catalog.by_id.get(&id).cloned() {
-                if let Err(reason) = self.guarded(|db| db.resettle(&table))? {
+                if let Err(reason) = self.guarded(|db| db.unhide_all(&table))? {
                     log::warn!("rows of table {} stay aside: {reason}", table.name());
                 }
             }
