@@ -103,13 +103,13 @@ impl<'c> Settling<'c> {
                 self.rows.delete(&key)?;
                 self.wake(&values)?;
             }
-            return self.aside.put(&key_bytes, &values, &by.1);
+            return self.aside.put(&key_bytes, &values, Some(&by.1));
         }
         for ((_, other), other_values) in others {
             let other_key = cbor::key_values(&other)?;
             let other_key: Vec<Value<'_>> = other_key.iter().map(OwnedValue::borrow).collect();
             self.rows.delete(&other_key)?;
-            self.aside.put(&other, &other_values, &key_bytes)?;
+            self.aside.put(&other, &other_values, Some(&key_bytes))?;
             self.wake(&other_values)?;
         }
         if !is_in_table {
@@ -122,11 +122,17 @@ impl<'c> Settling<'c> {
                         "a row of table {} stays aside: {e}",
                         self.aside.table.name()
                     );
+                    self.aside.stop_looking(&key_bytes)?;
                 }
                 Err(e) => return Err(e.into()),
             }
         }
         Ok(())
+    }
+
+    /// Nothing is to be looked at.
+    pub(super) fn is_idle(&self) -> bool {
+        self.todo.is_empty()
     }
 
     fn order(&mut self, key_bytes: &[u8]) -> Result<Option<Order>> {

@@ -84,6 +84,9 @@ impl Database {
         if emptied && time_left && !self.catalog.comparing.is_empty() {
             captured.changes += self.compare_some(&mut frames)?;
         }
+        if emptied {
+            self.settle_all_waiting()?;
+        }
         if emptied && self.catalog.retry_held.is_some() {
             self.retry_held(&mut frames)?;
         }
@@ -102,7 +105,7 @@ impl Database {
             }
         }
         for id in std::mem::take(&mut self.catalog.unkeyed) {
-            self.resettle_guarded(id)?;
+            self.unhide_guarded(id)?;
         }
         Ok(changes)
     }
@@ -145,7 +148,7 @@ impl Database {
         let hidden = self.delete_hidden(table, &written, frames)?;
         let changes = written.len() + hidden.len();
         let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
-        self.settle_local(table, &keys)?;
+        self.unhide_local(table, &keys)?;
         Ok(changes)
     }
 

@@ -104,7 +104,7 @@ impl Database {
         self.find_set_aside()?;
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
         for id in self.catalog.displaced.clone() {
-            self.resettle_guarded(id)?;
+            self.unhide_guarded(id)?;
         }
         self.copy_apply_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
@@ -112,9 +112,9 @@ impl Database {
     }
 
     /// Looks anew at all displaced rows of a table.
-    pub(crate) fn resettle_guarded(&mut self, id: i64) -> Result<()> {
+    pub(crate) fn unhide_guarded(&mut self, id: i64) -> Result<()> {
         if let Some(table) = self.catalog.by_id.get(&id).cloned()
-            && let Err(reason) = self.guarded(|db| db.resettle(&table))?
+            && let Err(reason) = self.guarded(|db| db.unhide_all(&table))?
         {
             log::warn!("rows of table {} stay aside: {reason}", table.name());
         }
