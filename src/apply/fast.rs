@@ -100,7 +100,7 @@ fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> R
     } else if !same_content {
         match ops.upsert(&row.values) {
             Ok(()) => {}
-            Err(e) if is_constraint(&e) => return Ok(Plain::Other),
+            Err(e) if is_unfit(&e) => return Ok(Plain::Other),
             Err(e) => return Err(e.into()),
         }
         if row
@@ -132,7 +132,16 @@ pub(super) fn may_alter(affinity: Affinity, value: &Value<'_>) -> bool {
     }
 }
 
-pub(super) fn is_constraint(e: &rusqlite::Error) -> bool {
-    e.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
-        || e.sqlite_error_code() == Some(rusqlite::ErrorCode::TypeMismatch)
+/// Whether the row is at fault, not the database: it breaks a constraint, has another class than a
+/// STRICT column, or an expression of an index or a trigger fails on it.
+pub(super) fn is_unfit(e: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::*;
+    let code = match e {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
+        e => e.sqlite_error_code(),
+    };
+    matches!(
+        code,
+        Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)
+    )
 }

@@ -14,6 +14,7 @@ use crate::database::table::Table;
 use crate::database::{Database, Result, values};
 use crate::model::cbor;
 use crate::model::frame::{FrameKeyColumn, Row, TableRows};
+use crate::model::key::key_bytes;
 use crate::model::merge::FLOOR;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
@@ -88,7 +89,8 @@ impl Database {
             false => "there is no such table here",
         };
         while rows.next(&mut row).unwrap_or(false) {
-            let key = cbor::key_bytes(row.values[..incoming.key.len()].iter().copied());
+            let collations = incoming.key.iter().map(|k| k.collation);
+            let key = key_bytes(row.values[..incoming.key.len()].iter().copied(), collations);
             let place = Place {
                 table: table.clone(),
                 shape: shape.to_owned(),

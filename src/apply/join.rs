@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::apply::fast::is_constraint;
+use crate::apply::fast::is_unfit;
 use crate::apply::held::Place;
 use crate::apply::unique::is_unique_violation;
 use crate::capture::{Frames, is_late};
@@ -105,6 +105,16 @@ enum Next {
     },
 }
 
+/// What a join came to.
+struct Joined {
+    before: Option<State>,
+    after: State,
+    next: Next,
+    /// Something of the row here survives in what it is now: if it was marked unsent, under this
+    /// transaction, it still is.
+    remains: Option<i64>,
+}
+
 impl Database {
     /// Joins one row; columns of it that are unknown here are held. True if something changed.
     pub(crate) fn join_row(
@@ -115,9 +125,8 @@ impl Database {
         incoming: Incoming,
         frames: &mut Frames,
     ) -> Result<bool> {
-        let (before, after, next) =
-            self.join_versions(table, key, key_bytes, &incoming, frames.at)?;
-        match next {
+        let joined = self.join_versions(table, key, key_bytes, &incoming, frames.at)?;
+        match joined.next {
             Next::Nothing => {}
             Next::Settle { in_table, arrived } => {
                 self.settle_joined(table, key, key_bytes, in_table, arrived)?;
@@ -127,12 +136,14 @@ impl Database {
                 return Ok(false);
             }
         }
-        self.settle_held(table, key_bytes, &incoming, after.floor())?;
-        Ok(before.as_ref() != Some(&after))
+        self.settle_held(table, key_bytes, &incoming, joined.after.floor())?;
+        if let Some(at) = joined.remains {
+            self.mark_onwards(table, key_bytes, at, frames)?;
+        }
+        Ok(joined.before.as_ref() != Some(&joined.after))
     }
 
-    /// Merges, writes the row as far as it goes and stores the version. Returns the state before
-    /// and after.
+    /// Merges, writes the row as far as it goes and stores the version.
     fn join_versions(
         &mut self,
         table: &Table,
@@ -140,7 +151,7 @@ impl Database {
         key_bytes: &[u8],
         incoming: &Incoming,
         at: i64,
-    ) -> Result<(Option<State>, State, Next)> {
+    ) -> Result<Joined> {
         let mut rows = Rows::new(&self.conn, table)?;
         let stored = rows.version(&self.sites, key)?;
         let in_table = rows.owned_row(key)?;
@@ -151,17 +162,32 @@ impl Database {
         let local = in_table.as_deref().or(aside.as_deref());
         let columns = columns(table, stored.as_ref(), local, incoming);
         let before = stored.as_ref().map(|s| s.state.clone());
-        let (state, action) = merge::join(before.as_ref(), &incoming.state(), &columns);
+        let theirs = incoming.state();
+        let (state, action) = merge::join(before.as_ref(), &theirs, &columns);
+        let is_tie = |s: &Stored| s.state.version == theirs.version;
+        let survives = |s: &&Stored| state != theirs || is_tie(s);
+        let mut joined = Joined {
+            remains: stored.as_ref().filter(survives).map(|s| s.at),
+            before,
+            after: state,
+            next: Next::Nothing,
+        };
+        let state = &joined.after;
         let attempt = match &action {
-            Action::Nothing => return Ok((before, state, Next::Nothing)),
+            Action::Nothing => {
+                joined.remains = None; // as it was, mark and all
+                return Ok(joined);
+            }
             Action::VersionOnly => Attempt::Done,
             // Something waits in this table: what a change means for it must be worked out.
             _ if self.catalog.displaced.contains(&table.id) => Attempt::Collides,
             action => write(&mut rows, key, action, &columns, local)?,
         };
-        let mut next = Next::Nothing;
         let hash = match attempt {
-            Attempt::Unfit(reason) => return Ok((before, state, Next::Hold(reason))),
+            Attempt::Unfit(reason) => {
+                joined.next = Next::Hold(reason);
+                return Ok(joined);
+            }
             _ if state.deleted && matches!(attempt, Attempt::Done) => 0,
             Attempt::Done if aside.is_some() => stored.as_ref().map_or(0, |s| s.hash),
             Attempt::Done => rows.stored_hash(key)?,
@@ -169,7 +195,7 @@ impl Database {
                 let values = final_values(table, &action, &columns, local);
                 let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
                 let arrived = (!state.deleted).then_some(values);
-                next = Next::Settle {
+                joined.next = Next::Settle {
                     arrived,
                     in_table: in_table.clone(),
                 };
@@ -182,7 +208,7 @@ impl Database {
             hash,
         };
         rows.put_version(&mut self.sites, key, &stored)?;
-        Ok((before, state, next))
+        Ok(joined)
     }
 }
 
@@ -243,7 +269,7 @@ fn write(
         Err(e) if is_unique_violation(&e) && !rows.table.schema.unique.is_empty() => {
             Ok(Attempt::Collides)
         }
-        Err(e) if is_constraint(&e) => Ok(Attempt::Unfit(e.to_string())),
+        Err(e) if is_unfit(&e) => Ok(Attempt::Unfit(e.to_string())),
         Err(e) => Err(e.into()),
     }
 }

@@ -13,19 +13,21 @@ use rusqlite::params;
 use crate::capture::{Captured, Frames};
 use crate::database::table::Table;
 use crate::database::{Database, Result, TIME_BOX};
-use crate::model::cbor;
 use crate::model::frame::{Frame, Row, TableRows};
 
+mod aside;
 mod fast;
 pub mod held;
 mod join;
 mod parts;
 mod positions;
+mod tuples;
 mod unique;
 
 pub(crate) use held::Place;
 pub(crate) use join::Incoming;
 pub use positions::{Position, Positions};
+pub(crate) use tuples::create_probe;
 pub(crate) use unique::highest_displaced;
 
 /// A message of a stream, decoded.
@@ -193,7 +195,7 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<bool> {
         let key = &row.values[..frame.key.len()];
-        let key_bytes = cbor::key_bytes(key.iter().copied());
+        let key_bytes = table.key_bytes(key.iter().copied());
         if let Some(before) = self.catalog.comparing.get(&table.id).map(|c| c.before) {
             self.compare_key(table, &key_bytes, before, frames)?;
         }

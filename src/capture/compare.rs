@@ -100,9 +100,7 @@ impl Database {
         let mut rows = statement.query(rusqlite::params_from_iter(after))?;
         let mut keys = Vec::new();
         while let Some(row) = rows.next()? {
-            keys.push(cbor::key_bytes(
-                (0..table.key_len()).map(|i| values::column(row, i)),
-            ));
+            keys.push(table.key_bytes((0..table.key_len()).map(|i| values::column(row, i))));
         }
         Ok(keys)
     }

@@ -132,7 +132,7 @@ impl Database {
                 Why::Real
             };
             let time_ms = self.stamp_time(row.get(3).unwrap_or(0))?;
-            let key = cbor::key_bytes(key);
+            let key = table.key_bytes(key);
             match places.entry((id, key)) {
                 Entry::Occupied(place) => {
                     let (table, touched) = *place.get();

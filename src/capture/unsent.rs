@@ -9,7 +9,7 @@ use rusqlite::params;
 use crate::capture::record::indexed;
 use crate::capture::{Frames, Outgoing};
 use crate::database::rows::{Rows, row_values};
-use crate::database::table::versions_table;
+use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Result};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
@@ -53,6 +53,11 @@ impl Database {
                 .execute([at])?;
         }
         Ok(())
+    }
+
+    /// Changes that could not be captured since the start.
+    pub fn set_aside(&self) -> u64 {
+        self.marks.set_aside
     }
 
     /// Number of marks.
@@ -175,7 +180,7 @@ impl Database {
                 let mut statement = db.conn.prepare(&text)?;
                 let mut rows = statement.query([])?;
                 while let Some(row) = rows.next()? {
-                    let key = cbor::key_bytes(row_values(row, table.key_len()));
+                    let key = table.key_bytes(row_values(row, table.key_len()));
                     db.conn
                         .prepare_cached("REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)")?
                         .execute(params![at, table.id, key])?;
@@ -183,5 +188,38 @@ impl Database {
             }
             Ok(())
         })
+    }
+
+    /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
+    /// still what transaction `at` learnt: if that part is marked unsent, the mark moves along.
+    pub(crate) fn mark_onwards(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let moved = self
+            .conn
+            .prepare_cached(
+                "UPDATE OR REPLACE __harmonylite___unsent SET at = ?4
+                 WHERE at = ?1 AND table_id = ?2 AND key = ?3",
+            )?
+            .execute(params![at, table.id, key, frames.at])?;
+        if moved > 0 && frames.encode {
+            let mut rows = Rows::new(&self.conn, table)?;
+            self.encode_row(&mut rows, key, frames.at, frames)?;
+        }
+        Ok(())
+    }
+
+    /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
+    pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![frames.at, table.id, key])?;
+        Ok(())
     }
 }

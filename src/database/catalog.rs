@@ -11,11 +11,12 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use crate::apply::Place;
+use crate::apply::{Place, create_probe};
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{self, LeftAlone, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Database, DatabaseError, Result, sql_text, triggers};
+use crate::model::key::is_known_collation;
 
 /// What is known of the schema.
 #[derive(Debug, Default)]
@@ -86,29 +87,37 @@ impl Database {
             return Ok(());
         }
         let first_look = self.catalog.schema_version.is_none();
-        let (schemas, left_alone) = schema::read(
+        let (schemas, mut left_alone) = schema::read(
             &self.conn,
             &*self.settings.selects,
             self.settings.allow_rowid_tables,
         )?;
-        if left_alone != self.catalog.left_alone {
-            left_alone
-                .iter()
-                .for_each(|l| log::warn!("table {} is left alone: {}", l.table, l.reason));
-        }
         let renumbered = self.is_vacuumed(version)?;
         let previous = std::mem::take(&mut self.catalog);
         self.catalog = Catalog {
             first_time: previous.first_time,
             warned_rowid: previous.warned_rowid,
-            left_alone,
+            left_alone: previous.left_alone,
             log_keys: self.log_keys()?,
             ..Catalog::default()
         };
         let mut triggers = self.installed_triggers()?;
         for schema in schemas {
-            self.take_in(schema, renumbered, &mut triggers)?;
+            match self.is_usable(&schema) {
+                Ok(()) => self.take_in(schema, renumbered, &mut triggers)?,
+                Err(e) if e.is_temporary() => return Err(e),
+                Err(e) => left_alone.push(LeftAlone {
+                    table: schema.name,
+                    reason: e.to_string(),
+                }),
+            }
         }
+        if left_alone != self.catalog.left_alone {
+            left_alone
+                .iter()
+                .for_each(|l| log::warn!("table {} is left alone: {}", l.table, l.reason));
+        }
+        self.catalog.left_alone = left_alone;
         for name in triggers.keys() {
             self.conn
                 .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
@@ -184,6 +193,28 @@ impl Database {
         )?;
         let all = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
         Ok(all.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Whether SQLite as it is here can read and write the table: an index may need a function or a
+    /// collation that only the application has.
+    fn is_usable(&self, schema: &Schema) -> Result<()> {
+        if let Some(key) = schema
+            .key
+            .iter()
+            .find(|k| !is_known_collation(&k.collation))
+        {
+            return Err(DatabaseError::Unusable(format!(
+                "its key compares by {}, which is not known here",
+                key.collation
+            )));
+        }
+        let table = Table::new(0, schema.clone(), Vec::new());
+        let sql = &table.sql;
+        let scan = table.scan_keys(true, 1);
+        for text in [&sql.get_row, &sql.upsert, &sql.delete_row, &scan] {
+            self.conn.prepare(text)?;
+        }
+        Ok(create_probe(&self.conn, schema)?)
     }
 
     /// One table: number, versions table, triggers. Takes what is right out of `triggers`.

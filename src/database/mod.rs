@@ -26,7 +26,7 @@ mod reservation;
 pub mod rows;
 pub mod schema;
 pub mod sites;
-mod sql_text;
+pub(crate) mod sql_text;
 pub mod table;
 pub mod triggers;
 pub mod values;
@@ -74,6 +74,8 @@ pub enum DatabaseError {
     LaterFormat(PathBuf, i64),
     #[error("apply_triggers names {0}, but the database has no such trigger")]
     NoSuchTrigger(String),
+    #[error("{0}")]
+    Unusable(String),
     #[error("stopped")]
     Stopped,
     /// Inside only: the transaction is begun anew once this time is reserved.

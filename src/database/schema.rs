@@ -26,6 +26,8 @@ pub struct Schema {
     /// Stored columns, the key's first. With `rowid`, the first is the rowid under the name
     /// [`ROWID`]. Generated columns are left out: every node computes them itself.
     pub columns: Vec<Column>,
+    /// Names of the generated columns: an index may be on them.
+    pub generated: Vec<String>,
     pub key: Vec<KeyColumn>,
     /// UNIQUE indexes besides the key.
     pub unique: Vec<UniqueIndex>,
@@ -48,7 +50,7 @@ pub struct UniqueIndex {
     pub terms: Vec<(String, String)>,
     /// WHERE of a partial index.
     pub predicate: Option<String>,
-    /// Names of the columns, if it is one of columns alone.
+    /// Names of the columns, if it is one of stored columns alone.
     pub columns: Option<Vec<String>>,
 }
 
@@ -108,6 +110,11 @@ pub fn quote(name: &str) -> String {
 impl Schema {
     pub fn key_len(&self) -> usize {
         self.key.len()
+    }
+
+    /// Whether some UNIQUE index is more than stored columns.
+    pub fn needs_probe(&self) -> bool {
+        self.unique.iter().any(|u| u.columns.is_none())
     }
 
     /// The SQL name of a column.
@@ -253,16 +260,26 @@ fn read_table(
             default: default_value(column)?,
         });
     }
-    let unique = match unique_indexes(conn, name)? {
+    let mut generated =
+        conn.prepare_cached("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden IN (2, 3)")?;
+    let generated: Vec<String> = generated
+        .query_map([name], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut unique = match unique_indexes(conn, name)? {
         Ok(unique) => unique,
         Err(reason) => return Ok(Err(reason)),
     };
+    for index in &mut unique {
+        let stored = |names: &Vec<String>| names.iter().all(|n| !generated.contains(n));
+        index.columns = index.columns.take().filter(stored);
+    }
     let key_is_rowid = collations.is_empty(); // it has no index of its own
     Ok(Ok(Schema {
         name: name.into(),
         rowid,
         key_is_rowid,
         columns,
+        generated,
         key,
         unique,
     }))

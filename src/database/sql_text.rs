@@ -63,6 +63,12 @@ pub fn after_trigger_name(sql: &str) -> Option<&str> {
     Some(sql[name.end..].trim_start())
 }
 
+/// What follows the name in a CREATE TABLE statement as SQLite stores it.
+pub fn after_table_name(sql: &str) -> Option<&str> {
+    let name = tokens(sql).into_iter().nth(2)?;
+    Some(&sql[name.end..])
+}
+
 type Span = std::ops::Range<usize>;
 
 fn is_word(sql: &str, span: &Span, word: &str) -> bool {

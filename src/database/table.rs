@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::model::frame::TableHeader;
+use crate::model::key::key_bytes;
 use crate::model::value::Value;
 
 /// A table of the catalog.
@@ -126,6 +127,11 @@ impl Table {
             "deleted = 0",
             limit,
         )
+    }
+
+    /// Bytes that stand for a key of this table, however it is spelled.
+    pub fn key_bytes<'v>(&self, values: impl ExactSizeIterator<Item = Value<'v>>) -> Vec<u8> {
+        key_bytes(values, self.collations())
     }
 
     fn collations(&self) -> impl Iterator<Item = &str> {

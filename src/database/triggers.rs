@@ -109,11 +109,17 @@ impl Log<'_> {
         )
     }
 
+    /// Whether a key column is the same as OLD's, as the key's own index compares.
+    fn same_key_column(&self, i: usize, row: &str) -> String {
+        let column = self.schema.column_sql(i);
+        let collation = quote(&self.schema.key[i].collation);
+        format!("({row}.{column} IS OLD.{column} COLLATE {collation})")
+    }
+
     /// An UPDATE of the key deletes the row under the old one.
     fn append_old_key(&self) -> String {
         let changed: Vec<String> = (0..self.schema.key_len())
-            .map(|i| self.schema.column_sql(i))
-            .map(|c| format!("OLD.{c} IS NOT NEW.{c}"))
+            .map(|i| format!("NOT {}", self.same_key_column(i, "NEW")))
             .collect();
         let (into, old) = (self.into(), self.key_of("OLD"));
         format!(
@@ -127,13 +133,11 @@ impl Log<'_> {
     fn evicted(&self, index: &UniqueIndex, update: bool) -> String {
         let alias = "__harmonylite__row";
         // An expression is worked out for the new row by giving it a row of that name.
-        let new_row: Vec<String> = self
-            .schema
-            .columns
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| self.schema.rowid.is_none() || *i > 0)
-            .map(|(_, c)| format!("NEW.{0} AS {0}", quote(&c.name)))
+        let rowid = usize::from(self.schema.rowid.is_some());
+        let stored = self.schema.columns.iter().skip(rowid).map(|c| &c.name);
+        let new_row: Vec<String> = stored
+            .chain(&self.schema.generated)
+            .map(|c| format!("NEW.{0} AS {0}", quote(c)))
             .collect();
         let of_new = |text: &str| format!("(SELECT {text} FROM (SELECT {}))", new_row.join(", "));
         let mut conditions: Vec<String> = Vec::new();
@@ -150,8 +154,7 @@ impl Log<'_> {
         }
         if update {
             let same: Vec<String> = (0..self.schema.key_len())
-                .map(|i| self.schema.column_sql(i))
-                .map(|c| format!("{alias}.{c} IS OLD.{c}"))
+                .map(|i| self.same_key_column(i, alias))
                 .collect();
             conditions.push(format!("NOT ({})", same.join(" AND ")));
         }

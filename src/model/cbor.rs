@@ -74,15 +74,7 @@ pub fn write_value(out: &mut Vec<u8>, value: Value<'_>) {
     }
 }
 
-/// The canonical bytes of a row's key, as stored in marks and held rows.
-pub fn key_bytes<'v>(values: impl ExactSizeIterator<Item = Value<'v>>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(16);
-    write_array(&mut out, values.len());
-    values.for_each(|v| write_value(&mut out, v));
-    out
-}
-
-/// The values of a key written by [`key_bytes`].
+/// The values of a key written by [`crate::model::key::key_bytes`].
 pub fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>, CborError> {
     let mut cursor = Cursor::new(bytes);
     let length = cursor.array()?;
@@ -257,7 +249,7 @@ mod tests {
     #[test]
     fn keys_come_back() {
         let key = [Value::Integer(7), Value::Text(b"x")];
-        let bytes = key_bytes(key.iter().copied());
+        let bytes = crate::model::key::key_bytes(key.iter().copied(), ["BINARY"; 2].into_iter());
         let back = key_values(&bytes).unwrap();
         assert_eq!(
             back,

@@ -1,0 +1,139 @@
+//! Where displaced rows are kept: their values, what hides them, and the tuples they wait for.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::apply::tuples::tuples;
+use crate::database::Result;
+use crate::database::table::Table;
+use crate::model::cbor::{self, Cursor};
+use crate::model::value::OwnedValue;
+
+/// `___displaced` and `___displaced_by_tuple`, for one table.
+pub(super) struct Aside<'c> {
+    pub conn: &'c Connection,
+    pub table: &'c Table,
+}
+
+impl Aside<'_> {
+    pub fn row(&self, key: &[u8]) -> Result<Option<Vec<OwnedValue>>> {
+        let row: Option<Vec<u8>> = self
+            .conn
+            .prepare_cached(
+                "SELECT row FROM __harmonylite___displaced WHERE table_id = ?1 AND key = ?2",
+            )?
+            .query_row(params![self.table.id, key], |r| r.get(0))
+            .optional()?;
+        row.map(|bytes| decode(self.table, &bytes)).transpose()
+    }
+
+    /// Keeps a row, hidden by `by`.
+    pub fn put(&self, key: &[u8], values: &[OwnedValue], by: &[u8]) -> Result<()> {
+        self.forget(key)?;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO __harmonylite___displaced(table_id, key, by, row) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![self.table.id, key, by, encode(self.table, values)])?;
+        let mut put = self.conn.prepare_cached(
+            "REPLACE INTO __harmonylite___displaced_by_tuple(table_id, tuple, key) VALUES (?1, ?2, ?3)",
+        )?;
+        for tuple in tuples(self.conn, self.table, values)? {
+            put.execute(params![self.table.id, tuple.hash, key])?;
+        }
+        Ok(())
+    }
+
+    /// The row is not displaced any more.
+    pub fn forget(&self, key: &[u8]) -> Result<()> {
+        let Some(values) = self.row(key)? else {
+            return Ok(());
+        };
+        let mut drop = self.conn.prepare_cached(
+            "DELETE FROM __harmonylite___displaced_by_tuple
+             WHERE table_id = ?1 AND tuple = ?2 AND key = ?3",
+        )?;
+        for tuple in tuples(self.conn, self.table, &values)? {
+            drop.execute(params![self.table.id, tuple.hash, key])?;
+        }
+        self.conn
+            .prepare_cached(
+                "DELETE FROM __harmonylite___displaced WHERE table_id = ?1 AND key = ?2",
+            )?
+            .execute(params![self.table.id, key])?;
+        Ok(())
+    }
+
+    /// Takes all out, for UNIQUE indexes that are others now: what the tuples were is not known.
+    pub fn take_all(&self) -> Result<Vec<(Vec<u8>, Vec<OwnedValue>)>> {
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT key, row FROM __harmonylite___displaced WHERE table_id = ?1")?;
+        let mut rows = statement.query([self.table.id])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let values = decode(self.table, row.get_ref(1)?.as_blob().unwrap_or_default())?;
+            all.push((row.get(0)?, values));
+        }
+        for table in ["displaced", "displaced_by_tuple"] {
+            let text = format!("DELETE FROM __harmonylite___{table} WHERE table_id = ?1");
+            self.conn.prepare_cached(&text)?.execute([self.table.id])?;
+        }
+        Ok(all)
+    }
+
+    /// Keys of rows that share a tuple with this row.
+    pub fn waiting_on(&self, values: &[OwnedValue]) -> Result<Vec<Vec<u8>>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT key FROM __harmonylite___displaced_by_tuple WHERE table_id = ?1 AND tuple = ?2",
+        )?;
+        let mut keys = Vec::new();
+        for tuple in tuples(self.conn, self.table, values)? {
+            let rows = statement.query_map(params![self.table.id, tuple.hash], |r| r.get(0))?;
+            for key in rows {
+                keys.push(key?);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Keys of rows that this one hides.
+    pub fn hidden_by(&self, key: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT key FROM __harmonylite___displaced WHERE table_id = ?1 AND by = ?2",
+        )?;
+        let rows = statement.query_map(params![self.table.id, key], |r| r.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    pub fn is_empty(&self) -> Result<bool> {
+        let some = self
+            .conn
+            .prepare_cached("SELECT 1 FROM __harmonylite___displaced WHERE table_id = ?1 LIMIT 1")?
+            .exists([self.table.id])?;
+        Ok(!some)
+    }
+}
+
+/// By column name, because the schema may change while the row is aside.
+fn encode(table: &Table, values: &[OwnedValue]) -> Vec<u8> {
+    let mut out = Vec::new();
+    cbor::write_array(&mut out, 2 * values.len());
+    for (column, value) in table.schema.columns.iter().zip(values) {
+        cbor::write_text(&mut out, &column.lower);
+        cbor::write_value(&mut out, value.borrow());
+    }
+    out
+}
+
+fn decode(table: &Table, bytes: &[u8]) -> Result<Vec<OwnedValue>> {
+    let columns = &table.schema.columns;
+    let mut values: Vec<OwnedValue> = columns.iter().map(|c| c.default.clone()).collect();
+    let mut cursor = Cursor::new(bytes);
+    for _ in 0..cursor.array()? / 2 {
+        let (name, value) = (cursor.text()?, cursor.value()?);
+        if let Some(i) = columns.iter().position(|c| c.lower == name) {
+            values[i] = value.to_owned();
+        }
+    }
+    Ok(values)
+}

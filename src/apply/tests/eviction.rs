@@ -1,0 +1,144 @@
+//! Statements that change rows which they do not name.
+
+use super::support::{cluster, converge};
+
+#[test]
+fn replace_evicts_through_every_kind_of_index() {
+    let mut n = cluster(
+        3,
+        "CREATE TABLE u(id INTEGER PRIMARY KEY, a UNIQUE, b TEXT COLLATE NOCASE, c, d, UNIQUE(c, d));
+         CREATE UNIQUE INDEX b ON u(b); CREATE UNIQUE INDEX low ON u(lower(trim(b, '.'))) WHERE d > 10;
+         CREATE UNIQUE INDEX part ON u(c) WHERE a IS NULL",
+    );
+    n[0].run(
+        "INSERT INTO u VALUES (1, 'a', 'b1', 1, 1), (2, 'b', 'b2', 1, 2), (3, 'c', '.b3', 3, 30),
+         (4, 'd', 'b4', 4, 4), (5, NULL, 'b5', 5, 5), (6, 'e', 'b6', 6, 6)",
+    );
+    converge(&mut n);
+    n[1].run("REPLACE INTO u VALUES (11, 'a', 'B2', 9, 9)"); // two at once
+    n[1].run("INSERT OR REPLACE INTO u VALUES (12, 'n', 'b3..', 8, 80)"); // by expression
+    n[1].run("UPDATE OR REPLACE u SET c = 4, d = 4 WHERE id = 6"); // by a composite one
+    n[1].run("INSERT OR REPLACE INTO u VALUES (13, NULL, 'b13', 5, 13)"); // by the partial one
+    let all = converge(&mut n);
+    assert_eq!(
+        n[2].rows("SELECT id FROM u ORDER BY id"),
+        "i6\ni11\ni12\ni13",
+        "{all}"
+    );
+}
+
+#[test]
+fn what_changes_nothing_stamps_nothing() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE u(id INTEGER PRIMARY KEY, a UNIQUE, n DEFAULT 0)",
+    );
+    n[0].run("INSERT INTO u VALUES (1, 'a', 0), (2, 'b', 0)");
+    converge(&mut n);
+    let before = n[0].versions();
+    n[0].run(
+        "INSERT OR IGNORE INTO u VALUES (1, 'x', 0), (3, 'a', 0);
+         INSERT INTO u VALUES (4, 'b', 0) ON CONFLICT DO NOTHING;
+         UPDATE OR IGNORE u SET a = 'b' WHERE id = 1",
+    );
+    assert!(
+        n[0].app
+            .execute_batch("BEGIN; INSERT INTO u VALUES (9, 'z', 0); ROLLBACK")
+            .is_ok()
+    );
+    assert!(
+        n[0].app
+            .execute_batch("INSERT INTO u VALUES (9, 'a', 0)")
+            .is_err()
+    );
+    converge(&mut n);
+    assert_eq!(n[0].versions(), before);
+    n[0].run(
+        "INSERT INTO u VALUES (5, 'a', 7) ON CONFLICT(a) DO UPDATE SET n = n + excluded.n;
+         INSERT INTO u VALUES (2, 'q', 7) ON CONFLICT(id) DO UPDATE SET n = n + excluded.n",
+    );
+    converge(&mut n);
+    assert_eq!(
+        n[1].rows("SELECT id, a, n FROM u ORDER BY id"),
+        "i1 t'a' i7\ni2 t'b' i7"
+    );
+}
+
+#[test]
+fn a_constraint_may_replace_by_itself() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE u(k TEXT PRIMARY KEY ON CONFLICT REPLACE, a UNIQUE ON CONFLICT REPLACE, n) WITHOUT ROWID",
+    );
+    n[0].run("INSERT INTO u VALUES ('x', 1, 1), ('y', 2, 2), ('z', 3, 3)");
+    converge(&mut n);
+    n[1].run("INSERT INTO u VALUES ('x', 2, 9); UPDATE u SET a = 3 WHERE k = 'x'");
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT k, a FROM u"), "t'x' i3");
+}
+
+#[test]
+fn foreign_keys_act_where_the_write_was_and_arrive_everywhere() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, name TEXT UNIQUE);
+         CREATE TABLE c1(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE ON UPDATE CASCADE);
+         CREATE TABLE c2(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE SET NULL ON UPDATE SET NULL);
+         CREATE TABLE c3(id INTEGER PRIMARY KEY, p DEFAULT 3 REFERENCES p ON DELETE SET DEFAULT);
+         CREATE TABLE c4(id INTEGER PRIMARY KEY, p REFERENCES c1 ON DELETE CASCADE)",
+    );
+    n[0].run(
+        "INSERT INTO p VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd');
+         INSERT INTO c1 VALUES (1, 1), (2, 2); INSERT INTO c2 VALUES (1, 1), (2, 2), (4, 4);
+         INSERT INTO c3 VALUES (1, 1), (2, 2); INSERT INTO c4 VALUES (1, 1), (2, 2)",
+    );
+    converge(&mut n);
+    n[1].run("DELETE FROM p WHERE id = 1; UPDATE p SET id = 20 WHERE id = 4");
+    n[1].run("INSERT OR REPLACE INTO p VALUES (30, 'b')"); // evicts 2, and that cascades
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT count(*) FROM c4"), "i0");
+    assert_eq!(
+        n[0].rows("SELECT p FROM c2 ORDER BY id"),
+        "null\nnull\nnull"
+    );
+    // Children that come before or without their parents are no error.
+    n[0].run("PRAGMA foreign_keys = OFF; INSERT INTO c1 VALUES (77, 777)");
+    converge(&mut n);
+}
+
+#[test]
+fn the_applications_own_triggers_fire_once() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, changed DEFAULT 0); CREATE TABLE log(id INTEGER PRIMARY KEY, what);
+         CREATE TABLE sums(k PRIMARY KEY, total);
+         CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES ('new ' || NEW.id);
+           INSERT INTO sums VALUES ('all', NEW.v) ON CONFLICT DO UPDATE SET total = total + NEW.v; END;
+         CREATE TRIGGER tu AFTER UPDATE OF v ON t BEGIN UPDATE t SET changed = changed + 1 WHERE id = NEW.id; END;
+         CREATE TRIGGER td BEFORE DELETE ON t BEGIN INSERT INTO log(what) VALUES ('gone ' || OLD.id); END;
+         CREATE VIEW w AS SELECT id, v FROM t;
+         CREATE TRIGGER wi INSTEAD OF INSERT ON w BEGIN INSERT INTO t(id, v) VALUES (NEW.id, NEW.v); END",
+    );
+    n[0].run("INSERT INTO t(id, v) VALUES (1, 10), (2, 20); INSERT INTO w VALUES (3, 30); UPDATE t SET v = 11 WHERE id = 1; DELETE FROM t WHERE id = 2");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT count(*) FROM log"), "i4");
+    assert_eq!(n[1].rows("SELECT total FROM sums"), "i60");
+    assert_eq!(n[1].rows("SELECT changed FROM t WHERE id = 1"), "i1");
+}
+
+#[test]
+fn generated_columns_are_worked_out_by_every_node() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE g(id INTEGER PRIMARY KEY, a INT, v INT AS (a * 2), s TEXT AS ('<' || a || '>') STORED, b UNIQUE);
+         CREATE UNIQUE INDEX gv ON g(v)",
+    );
+    n[0].run("INSERT INTO g(id, a, b) VALUES (1, 1, 'x'), (2, 2, 'y')");
+    n[1].run("INSERT INTO g(id, a, b) VALUES (3, 2, 'z')");
+    let all = converge(&mut n);
+    assert!(all.contains("t'<2>'") && n[0].db.displaced().unwrap() == 1);
+    n[0].run("REPLACE INTO g(id, a, b) VALUES (9, 1, 'n')");
+    converge(&mut n);
+    n[1].run("UPDATE g SET a = a + 5");
+    converge(&mut n);
+}
