@@ -11,6 +11,7 @@ pub mod gate;
 pub mod logging;
 pub mod mirror;
 pub mod model;
+pub mod mutation;
 pub mod outbox;
 pub mod publisher;
 pub mod stream;
