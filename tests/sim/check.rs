@@ -223,6 +223,9 @@ impl World {
         let columns = node.shadow.columns[table].as_ref().expect("here");
         let judge = Connection::open_in_memory().map_err(|e| e.to_string())?;
         judge
+            .execute_batch("PRAGMA foreign_keys = OFF")
+            .map_err(|e| e.to_string())?;
+        judge
             .execute_batch(&spec.create(&spec.name, columns))
             .map_err(|e| e.to_string())?;
         for (i, index) in spec.indexes.iter().enumerate() {

@@ -66,7 +66,14 @@ impl Plan {
 
     fn add(&mut self, i: usize, random: &mut Random) {
         let parent = (i > 0 && random.percent(40)).then(|| random.below(i));
-        let parent = parent.filter(|p| self.tables[*p].key.len() == 1 && !self.tables[*p].is_rowid);
+        // An untyped key makes for an untyped reference, which has no word to begin with.
+        let parent = parent.filter(|p| {
+            let parent = &self.tables[*p];
+            parent.key.len() == 1
+                && !parent.is_rowid
+                && !parent.is_late
+                && !parent.columns[0].declared.starts_with("NOT")
+        });
         let mut table = key_of(random);
         table.name = (*random.pick(&["Tab", "or der", "x\"y", "ta_b"])).to_owned() + &i.to_string();
         for (name, declared) in [
