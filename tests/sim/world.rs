@@ -16,7 +16,7 @@ const BEGIN_MS: i64 = 1_700_000_000_000;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// Steps kept for the report of a failure.
-const LAST_STEPS: usize = 80;
+const LAST_STEPS: usize = 300;
 
 pub struct World {
     pub random: Random,
