@@ -145,6 +145,11 @@ impl World {
                     .as_mut()
                     .expect("here")
                     .push(column);
+                for ((of, _), row) in &mut node.shadow.pending {
+                    if let Some(row) = row.as_mut().filter(|_| *of == table) {
+                        row[column] = Some(added.default.clone());
+                    }
+                }
             }
             Migration::DropIndex(table, index) => {
                 let name = self.plan.tables[table].index_name(index);
