@@ -221,6 +221,12 @@ impl World {
 
     pub fn capture(&mut self, place: usize) -> Result<(), String> {
         let node = &mut self.nodes[place];
+        if std::env::var_os("SIM_SEED").is_some() {
+            let log: Vec<String> = node.app().prepare("SELECT id, table_id, kind, created_at, k1 FROM __harmonylite___change_log_global").unwrap()
+                .query_map([], |r| Ok(format!("{:?} {:?} {:?} {:?} {:?}", r.get_ref(0)?, r.get_ref(1)?, r.get_ref(2)?, r.get_ref(3)?, r.get_ref(4)?))).unwrap().map(|r| r.unwrap()).collect();
+            self.steps.push(format!("LOG {place} {log:?} changed {:?} ", node.db().is_changed()));
+        }
+        let node = &mut self.nodes[place];
         let captured = node.capture()?;
         observe::frames(node, &self.plan, &mut self.model, &captured.frames)?;
         if !captured.more {
