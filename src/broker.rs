@@ -22,6 +22,8 @@ pub trait Broker: Send + Sync {
     fn writer(&self) -> Result<Box<dyn Writer>, StreamError>;
     /// For one shard, from 1.
     fn reader(&self, shard: u32) -> Result<Box<dyn Reader>, StreamError>;
+    /// How many shards there are.
+    fn shards(&self) -> u32;
     /// Name of a shard's stream.
     fn stream(&self, shard: u32) -> String;
 }
@@ -125,6 +127,10 @@ impl Broker for JetStreamBroker {
             self.prepared()?,
             self.stream(shard),
         )?))
+    }
+
+    fn shards(&self) -> u32 {
+        self.streams.shards
     }
 
     fn stream(&self, shard: u32) -> String {

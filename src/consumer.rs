@@ -16,6 +16,7 @@ use crate::database::DatabaseError;
 use crate::gate::Gate;
 use crate::model::backoff::Backoff;
 use crate::model::frame::{Frame, MAX_FRAME_BYTES, unpack};
+use crate::same_stream;
 use crate::stream::{Message, Reader, StreamError, StreamState};
 use crate::thread::{Exited, spawn};
 
@@ -65,6 +66,15 @@ enum Pause {
     /// The connection, or the database for a while.
     TryAgain(String),
     Fatal(String),
+}
+
+impl From<same_stream::LookError> for Pause {
+    fn from(e: same_stream::LookError) -> Self {
+        match e {
+            same_stream::LookError::Stream(e) => e.into(),
+            same_stream::LookError::Database(e) => e.into(),
+        }
+    }
 }
 
 impl From<StreamError> for Pause {
@@ -146,52 +156,11 @@ impl Consumer {
 
     /// Where to read on, after a look at whether the stream is still the one that was read.
     fn place(&self, reader: &mut dyn Reader, state: &StreamState) -> Result<u64, Pause> {
-        let mut position = self.gate.enter().database.position(&self.stream);
-        if let Some(why) = self.is_other_stream(reader, state, &position)? {
-            log::error!("{}: {why}: reading it again from its start", self.stream);
-            position = Position {
-                gap: position.gap,
-                ..Position::default()
-            };
-            self.gate.enter().database.mark_all_again()?;
-            self.gate.wake_publisher();
-        }
-        position.created = state.created.clone();
-        let next = position.seq + 1;
-        self.gate
-            .enter()
-            .database
-            .move_position(&self.stream, position);
+        let next = same_stream::look(&self.gate, &self.stream, reader, state)?;
         if state.first > next {
             self.note_gap(next, state.first)?;
         }
         Ok(next.max(state.first))
-    }
-
-    /// The broker may have been wiped or set back, and its numbers given out again.
-    fn is_other_stream(
-        &self,
-        reader: &mut dyn Reader,
-        state: &StreamState,
-        position: &Position,
-    ) -> Result<Option<&'static str>, Pause> {
-        if position.seq == 0 {
-            return Ok(None);
-        }
-        if !position.created.is_empty() && position.created != state.created {
-            return Ok(Some("the stream was created anew"));
-        }
-        if position.seq > state.last {
-            return Ok(Some("the stream is shorter than what was read of it"));
-        }
-        if position.seq < state.first || position.id.is_empty() {
-            return Ok(None);
-        }
-        let id = reader.message_id(position.seq)?.unwrap_or_default();
-        Ok(
-            (id != position.id)
-                .then_some("the stream holds another message than the one read last"),
-        )
     }
 
     /// Messages that the broker no longer holds were never seen here.

@@ -52,10 +52,17 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let (exits, exited) = unbounded();
     let signals = forward_signals(&exits).map_err(|e| Failure(format!("signals: {e}")))?;
     let waiting_is_over = Arc::new(AtomicBool::new(false));
-    let Some(database) = open(config, node_id, &waiting_is_over, &signals)? else {
+    let Some(mut database) = open(config, node_id, &waiting_is_over, &signals)? else {
         return Ok(());
     };
     let node = database.node();
+    if !config.seq_map_path.exists() && !database.sequences().is_empty() {
+        log::info!(
+            "{} is missing: reading the streams from their start",
+            config.seq_map_path.display()
+        );
+        database.forget_positions();
+    }
     log::info!(
         "harmonylite {} node {node} on {}, {} table(s)",
         env!("CARGO_PKG_VERSION"),

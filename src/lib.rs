@@ -1,3 +1,76 @@
+//! HarmonyLite keeps SQLite databases on many machines the same. This is the map for whoever
+//! carries on; the README is for its users.
+//!
+//! # What happens to a write
+//!
+//! ```text
+//!  application ──▶ SQLite ──triggers──▶ raw log
+//!                    ▲                     │ capture: stamp, version, mark, encode   publisher
+//!                    │                     ▼
+//!                    │                  outbox ──▶ writer ──▶ JetStream, a stream per shard
+//!                    │                                              │
+//!                    └── apply: join by version ◀── reader ◀────────┘                consumer-NN
+//! ```
+//!
+//! Triggers note *keys* only. [`capture`] reads what those rows are by now, gives them a version
+//! (hlc, node) and marks them unsent; [`publisher`] sends frames and clears marks when, and only
+//! when, the stream acknowledged them. [`consumer`] reads each stream in order and hands frames to
+//! [`apply`], which takes a row if its version is higher. That is a join ([`model::merge`]), so
+//! order, repetition and resume points do not matter. Two promises carry everything: every row's
+//! newest version reaches every node at least once, and every node decides by versions alone.
+//!
+//! # The rooms, in reading order
+//!
+//! - [`model`]: pure: values, versions, merge, keys, frames, shards. No SQL, no network, no clock.
+//! - [`clock`]: the one place that reads clocks.
+//! - [`database`]: the user's file with our tables: schema, catalog, triggers, reservation of time.
+//! - [`capture`]: outgoing: raw log, comparison, versions, marks, frames.
+//! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
+//! - [`outbox`]: frames under way and which marks their acknowledgements cover.
+//! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
+//! - [`stream`]: NATS: client, writer, reader, key-value, our own supervised server.
+//! - [`broker`]: makes connections; checks what all nodes must share.
+//! - [`same_stream`]: notices a broker that was wiped, set back or forgot.
+//! - [`thread`]: the one caller of `std::thread` for the threads below.
+//! - [`watcher`], [`mirror`]: the hint that files changed; `seq-map.cbor`.
+//! - [`publisher`], [`consumer`]: the threads.
+//! - [`config`], [`cli`], [`logging`], [`daemon`]: words in, threads out.
+//!
+//! Imports follow that order: `model` knows nobody, `daemon` everybody. NATS is spoken in `stream`
+//! alone, TOML in `config::raw`, wire bytes in `model::frame`.
+//!
+//! # Invariants
+//!
+//! - One transaction holds the emptied log, the new versions and the marks; another the applied
+//!   rows, their versions and the position. A crash leaves either before or after.
+//! - A mark goes when every frame of its transaction is acknowledged, never earlier
+//!   ([`outbox::Outbox`]), and what was acknowledged last goes to disk with it.
+//! - Apply runs only when the raw log is empty under its own lock: a local change that is not yet
+//!   stamped is never overwritten.
+//! - A stamp is above what the row had, and above everything this node ever used, even after a
+//!   power cut: time is reserved ahead, with an fsync, once a minute of use.
+//! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
+//! - Write transactions last about [`database::TIME_BOX`] and are followed by a pause of half of
+//!   what they took, so that an application always gets the lock.
+//! - Nothing that a peer sends panics or stops: it is applied, held, displaced or in quarantine.
+//! - Absent on purpose: a leader, an async runtime, acknowledgements of what was read, reconnecting
+//!   connections (each has one life and its owner makes a new one), clamping of received versions.
+//!
+//! # Threads, shutdown, failure
+//!
+//! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
+//! (connects), `consumer-NN`, `nats-server` (supervises ours), and the `nats-…` threads of
+//! connections. They share the gate and little else; nobody waits for the network inside it. Every
+//! end is reported ([`thread::Exited`]): one that was not asked for stops the process with the
+//! cause. SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
+//! acknowledgements, consumers finish the transaction in hand, then our nats-server ends.
+//!
+//! # Tests
+//!
+//! Beside the code; `tests/stream` and `tests/it` against a real nats-server, the latter with real
+//! daemons; `tests/sim` the same core under a seeded simulation of crashes, clocks and brokers.
+//! `scripts/test.sh` runs all of it.
+
 pub mod apply;
 pub mod broker;
 pub mod capture;
@@ -14,6 +87,29 @@ pub mod model;
 pub mod mutation;
 pub mod outbox;
 pub mod publisher;
+pub mod same_stream;
 pub mod stream;
 pub mod thread;
 pub mod watcher;
+
+#[cfg(test)]
+mod tests {
+    /// The map above names every module, and no module that is gone: rustdoc's links check the
+    /// latter, this the former.
+    #[test]
+    fn every_room_is_on_the_map() {
+        let text = include_str!("lib.rs");
+        let (map, code) = text
+            .split_once("\npub mod ")
+            .expect("modules follow the head");
+        for line in format!("pub mod {code}").lines() {
+            if let Some(name) = line.strip_prefix("pub mod ") {
+                let name = name.trim_end_matches(';');
+                assert!(
+                    map.contains(&format!("[`{name}`]")),
+                    "{name} is missing on the map"
+                );
+            }
+        }
+    }
+}

@@ -89,6 +89,7 @@ mod tests {
         Outgoing {
             at,
             shard: 1,
+            salt: 0,
             raw: vec![0; 10],
         }
     }
@@ -121,6 +122,7 @@ mod tests {
         let large = Outgoing {
             at: 1,
             shard: 1,
+            salt: 0,
             raw: vec![0; MAX_BYTES],
         };
         assert!(outbox.push(vec![large]));

@@ -23,6 +23,7 @@ use crate::gate::Gate;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
+use crate::same_stream::{self, LookError};
 use crate::stream::{Ack, StreamError, Writer};
 use crate::thread::{Exited, spawn};
 use crate::watcher::Watcher;
@@ -79,6 +80,8 @@ struct Publisher {
     writers: Receiver<Box<dyn Writer>>,
     ask_writer: Sender<()>,
     link: Option<Link>,
+    /// Names of the shards' streams.
+    streams: Vec<String>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
     mirror: Mirror,
     /// When to look at the database next, and the how many-th look after a hint that is.
@@ -102,8 +105,18 @@ struct Link {
 
 struct Message {
     frame: u64,
+    stream: String,
+    id: [u8; 16],
     bytes: usize,
     sent: Instant,
+}
+
+/// A frame on its way into messages.
+struct Sending<'a> {
+    at: i64,
+    shard: u32,
+    stream: &'a str,
+    salt: u64,
 }
 
 /// Starts the publisher and the thread that connects for it.
@@ -118,14 +131,20 @@ pub fn start(
 ) -> Vec<JoinHandle<()>> {
     let (ask_writer, asked) = bounded(1);
     let (offer, writers) = bounded(1);
-    let stop = inputs.stop.clone();
+    let (stop, link_gate) = (inputs.stop.clone(), gate.clone());
     let mut threads = Vec::new();
     if options.publish {
         let (backoff, retries) = (options.backoff.clone(), options.retries);
+        let broker = broker.clone();
         threads.push(spawn("publisher-link", exits, move || {
-            connect_when_asked(&*broker, backoff, retries, &asked, &offer, &stop)
+            connect_when_asked(
+                &*broker, &link_gate, backoff, retries, &asked, &offer, &stop,
+            )
         }));
     }
+    let streams = (1..=broker.shards())
+        .map(|shard| broker.stream(shard))
+        .collect();
     let _ = ask_writer.try_send(());
     let compressor = options
         .compress
@@ -139,6 +158,7 @@ pub fn start(
         writers,
         ask_writer,
         link: None,
+        streams,
         compressor,
         mirror,
         look_at: Some(now),
@@ -154,6 +174,7 @@ pub fn start(
 /// Connecting may take seconds, during which capture goes on: it has a thread of its own.
 fn connect_when_asked(
     broker: &dyn Broker,
+    gate: &Gate,
     mut backoff: Backoff,
     retries: Option<u32>,
     asked: &Receiver<()>,
@@ -163,7 +184,7 @@ fn connect_when_asked(
     while asked.recv().is_ok() {
         let (mut failures, mut said) = (0, String::new());
         loop {
-            let text = match broker.writer() {
+            let text = match connect(broker, gate) {
                 Ok(writer) => {
                     backoff.reset();
                     let _ = offer.send(writer);
@@ -189,6 +210,22 @@ fn connect_when_asked(
         }
     }
     Ok(())
+}
+
+/// A connection to streams that are still what they were.
+fn connect(broker: &dyn Broker, gate: &Gate) -> Result<Box<dyn Writer>, StreamError> {
+    let writer = broker.writer()?;
+    for shard in 1..=broker.shards() {
+        let mut reader = broker.reader(shard)?;
+        let state = reader.state()?;
+        same_stream::look(gate, &broker.stream(shard), &mut *reader, &state).map_err(
+            |e| match e {
+                LookError::Stream(e) => e,
+                LookError::Database(e) => StreamError::Disconnected(format!("database: {e}")),
+            },
+        )?;
+    }
+    Ok(writer)
 }
 
 /// What woke the publisher.
@@ -364,7 +401,15 @@ impl Publisher {
             };
             drop(inside);
             let packed = frame::pack(frame.raw, self.compressor.as_mut());
-            if let Err(e) = link.send(&self.gate, frame.at, frame.shard, &packed) {
+            let (at, shard, salt) = (frame.at, frame.shard, frame.salt);
+            let stream = &self.streams[shard as usize - 1];
+            let sending = Sending {
+                at,
+                shard,
+                stream,
+                salt,
+            };
+            if let Err(e) = link.send(&self.gate, &sending, &packed) {
                 self.drop_link(&e.to_string());
                 return Ok(());
             }
@@ -378,15 +423,19 @@ impl Publisher {
 
     fn acknowledged(&mut self, ack: Ack) {
         let Some(link) = &mut self.link else { return };
-        if let Err(why) = &ack.result {
-            let why = format!("a frame was not stored: {why}");
-            return self.drop_link(&why);
-        }
-        let Some(at) = link.acknowledged(ack.token) else {
+        let seq = match ack.result {
+            Ok(seq) => seq,
+            Err(why) => return self.drop_link(&format!("a frame was not stored: {why}")),
+        };
+        let Some(message) = link.messages.remove(&ack.token) else {
             return;
         };
+        let frame = link.acknowledged(&message);
         let mut inside = self.gate.enter();
-        if let Some(up_to) = inside.outbox.acknowledged(at) {
+        inside
+            .database
+            .note_acknowledged(&message.stream, seq, frame::id_text(&message.id));
+        if let Some(up_to) = frame.and_then(|at| inside.outbox.acknowledged(at)) {
             inside.database.acknowledged(up_to);
         }
     }
@@ -472,44 +521,52 @@ impl Link {
     }
 
     /// Sends one frame, in parts if it is too large for one message.
-    fn send(&mut self, gate: &Gate, at: i64, shard: u32, packed: &[u8]) -> Result<(), StreamError> {
+    fn send(
+        &mut self,
+        gate: &Gate,
+        sending: &Sending<'_>,
+        packed: &[u8],
+    ) -> Result<(), StreamError> {
         let limit = self.writer.max_message_bytes();
         let frame = self.next;
         if packed.len() <= limit {
-            self.frames.insert(frame, (at, 1));
-            return self.send_message(gate, frame, shard, packed);
+            self.frames.insert(frame, (sending.at, 1));
+            return self.send_message(gate, frame, sending, packed);
         }
-        let parts = frame::cut(&frame::message_id(packed, 0), packed, limit);
-        self.frames.insert(frame, (at, parts.len()));
+        let parts = frame::cut(&frame::message_id(packed, sending.salt), packed, limit);
+        self.frames.insert(frame, (sending.at, parts.len()));
         parts
             .iter()
-            .try_for_each(|part| self.send_message(gate, frame, shard, part))
+            .try_for_each(|part| self.send_message(gate, frame, sending, part))
     }
 
     fn send_message(
         &mut self,
         gate: &Gate,
         frame: u64,
-        shard: u32,
+        sending: &Sending<'_>,
         bytes: &[u8],
     ) -> Result<(), StreamError> {
-        let id = frame::message_id(bytes, 0);
+        let id = frame::message_id(bytes, sending.salt);
         let token = self.next;
         self.next += 1;
+        let stream = sending.stream.to_owned();
         let message = Message {
             frame,
+            stream,
+            id,
             bytes: bytes.len(),
             sent: Instant::now(),
         };
         self.messages.insert(token, message);
         self.in_flight_bytes += bytes.len();
         gate.remember_own(&id);
-        self.writer.send(shard, &frame::id_text(&id), bytes, token)
+        self.writer
+            .send(sending.shard, &frame::id_text(&id), bytes, token)
     }
 
     /// A message arrived; the transaction of its frame, if that is complete with it.
-    fn acknowledged(&mut self, token: u64) -> Option<i64> {
-        let message = self.messages.remove(&token)?;
+    fn acknowledged(&mut self, message: &Message) -> Option<i64> {
         self.in_flight_bytes -= message.bytes;
         let (at, left) = self.frames.get_mut(&message.frame)?;
         let at = *at;

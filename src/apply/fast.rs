@@ -6,7 +6,7 @@ use crate::database::rows::{Rows, Stored};
 use crate::database::schema::Affinity;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
-use crate::database::{Database, Result};
+use crate::database::{Database, DatabaseError, Result, is_unfit};
 use crate::model::frame::{self, Row};
 use crate::model::merge::{Exceptions, State};
 use crate::model::value::Value;
@@ -49,10 +49,12 @@ impl Database {
         let mut ops = Rows::new(&self.conn, table)?;
         let mut changed = 0;
         loop {
-            match plain_row(&mut ops, &mut self.sites, row, at)? {
-                Plain::Unchanged => {}
-                Plain::Changed => changed += 1,
-                Plain::Other => return Ok((changed, true)),
+            match plain_row(&mut ops, &mut self.sites, row, at) {
+                Ok(Plain::Unchanged) => {}
+                Ok(Plain::Changed) => changed += 1,
+                Ok(Plain::Other) => return Ok((changed, true)),
+                Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => return Ok((changed, true)),
+                Err(e) => return Err(e),
             }
             if !rows.next(row).unwrap_or(false) {
                 return Ok((changed, false));
@@ -80,11 +82,11 @@ fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> R
             return Ok(Plain::Other);
         }
         if here.version >= there {
-            // A tie is settled by content; an older tombstone may still matter to columns that are
-            // not here, but there are none in a plain table.
+            // A tie is settled by content. An older tombstone matters to columns that are not here
+            // yet: the row must remember it.
             let differs =
                 here.version == there && (here.deleted, stored.hash) != (row.deleted, hash);
-            return Ok(if differs {
+            return Ok(if differs || (row.deleted && !here.deleted) {
                 Plain::Other
             } else {
                 Plain::Unchanged
@@ -98,11 +100,7 @@ fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> R
             ops.delete(key)?;
         }
     } else if !same_content {
-        match ops.upsert(&row.values) {
-            Ok(()) => {}
-            Err(e) if is_unfit(&e) => return Ok(Plain::Other),
-            Err(e) => return Err(e.into()),
-        }
+        ops.upsert(&row.values)?;
         if row
             .values
             .iter()
@@ -130,18 +128,4 @@ pub(super) fn may_alter(affinity: Affinity, value: &Value<'_>) -> bool {
         (Affinity::Integer | Affinity::Numeric, v) => !matches!(v, Value::Integer(_)),
         (Affinity::Real, v) => !matches!(v, Value::Real(_)),
     }
-}
-
-/// Whether the row is at fault, not the database: it breaks a constraint, has another class than a
-/// STRICT column, or an expression of an index or a trigger fails on it.
-pub(super) fn is_unfit(e: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::*;
-    let code = match e {
-        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
-        e => e.sqlite_error_code(),
-    };
-    matches!(
-        code,
-        Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)
-    )
 }

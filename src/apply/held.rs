@@ -110,27 +110,30 @@ impl Database {
         if self.catalog.held.insert(at.table.clone()) {
             log::warn!("changes of table {} are held: {reason}", at.table);
         }
+        let mut known = Incoming::default();
+        self.read_held(at, &mut known)?;
         for (column, version) in [(FLOOR, incoming.floor), (ROW, incoming.row)] {
             if let Some(version) = version {
-                self.hold_one(at, column, version, Value::Null, reason)?;
+                self.hold_one(at, &known, column, version, Value::Null, reason)?;
             }
         }
         for (column, (version, value)) in &incoming.columns {
-            self.hold_one(at, column, *version, value.borrow(), reason)?;
+            self.hold_one(at, &known, column, *version, value.borrow(), reason)?;
         }
         Ok(())
     }
 
+    /// Holds one column, unless what is `known` of it is newer.
+
     fn hold_one(
         &mut self,
         at: &Place,
+        known: &Incoming,
         column: &str,
         version: Version,
         value: Value<'_>,
         reason: &str,
     ) -> Result<()> {
-        let mut known = Incoming::default();
-        self.read_held(at, &mut known)?;
         let newest = match column {
             FLOOR => known.floor,
             ROW => known.row,
@@ -217,6 +220,7 @@ impl Database {
             }
             self.hold_one(
                 &at,
+                &Incoming::default(),
                 name,
                 *version,
                 value.borrow(),

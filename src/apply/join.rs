@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::apply::fast::is_unfit;
 use crate::apply::held::Place;
 use crate::apply::unique::is_unique_violation;
 use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Database, Result};
+use crate::database::{Database, Result, is_unfit};
 use crate::model::frame::Row;
 use crate::model::merge::{self, Action, Column, Exceptions, FLOOR, State};
 use crate::model::value::{OwnedValue, Value};
@@ -95,7 +94,9 @@ enum Attempt {
 }
 
 /// What is to be done after the row's version is stored.
+#[derive(Default)]
 enum Next {
+    #[default]
     Nothing,
     Hold(String),
     /// Which of the rows that collide is in the table? `arrived` is the row now, if it lives.
@@ -125,17 +126,28 @@ impl Database {
         incoming: Incoming,
         frames: &mut Frames,
     ) -> Result<bool> {
-        let joined = self.join_versions(table, key, key_bytes, &incoming, frames.at)?;
-        match joined.next {
-            Next::Nothing => {}
-            Next::Settle { in_table, arrived } => {
-                self.settle_joined(table, key, key_bytes, in_table, arrived)?;
+        // What the application did while the triggers were away comes before what arrives.
+        if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
+            self.compare_key(table, key_bytes, cause, frames)?;
+        }
+        let written = self.guarded(|db| {
+            let mut joined = db.join_versions(table, key, key_bytes, &incoming, frames.at)?;
+            if let Next::Settle { in_table, arrived } = std::mem::take(&mut joined.next) {
+                db.settle_joined(table, key, key_bytes, in_table, arrived)?;
             }
-            Next::Hold(reason) => {
+            Ok(joined)
+        })?;
+        let joined = match written {
+            Ok(Joined {
+                next: Next::Hold(reason),
+                ..
+            })
+            | Err(reason) => {
                 self.hold(&Place::of(table, key_bytes), &incoming, &reason)?;
                 return Ok(false);
             }
-        }
+            Ok(joined) => joined,
+        };
         self.settle_held(table, key_bytes, &incoming, joined.after.floor())?;
         if let Some(at) = joined.remains {
             self.mark_onwards(table, key_bytes, at, frames)?;

@@ -4,7 +4,7 @@
 //! the application did so far, joins each row with what is here ([`crate::model::merge`]) and
 //! stores the position. Nothing stops it: what does not fit the schema is held
 //! ([`held`]), what is no frame is put in quarantine, what collides in a UNIQUE index is displaced
-//! ([`unique`]), what is too large for one message is put together ([`parts`]).
+//! (`unique`), what is too large for one message is put together (`parts`).
 
 use std::sync::Arc;
 
@@ -196,9 +196,6 @@ impl Database {
     ) -> Result<bool> {
         let key = &row.values[..frame.key.len()];
         let key_bytes = table.key_bytes(key.iter().copied());
-        if let Some(before) = self.catalog.comparing.get(&table.id).map(|c| c.before) {
-            self.compare_key(table, &key_bytes, before, frames)?;
-        }
         let mut incoming = Incoming::from_frame(row, &frame.columns);
         let name = table.name().to_ascii_lowercase();
         if self.catalog.held.contains(&name) {

@@ -47,7 +47,7 @@ impl Database {
         if here < part.count {
             return Ok(0);
         }
-        let whole = self.join_parts(part.id)?;
+        let whole = self.join_parts(part)?;
         self.conn
             .prepare_cached("DELETE FROM __harmonylite___parts WHERE id = ?1")?
             .execute([part.id])?;
@@ -68,11 +68,11 @@ impl Database {
         Ok(0)
     }
 
-    fn join_parts(&self, id: &[u8]) -> Result<Vec<u8>> {
+    fn join_parts(&self, part: &Part<'_>) -> Result<Vec<u8>> {
         let mut statement = self.conn.prepare_cached(
-            "SELECT bytes FROM __harmonylite___parts WHERE id = ?1 ORDER BY part",
+            "SELECT bytes FROM __harmonylite___parts WHERE id = ?1 AND count = ?2 ORDER BY part",
         )?;
-        let mut rows = statement.query([id])?;
+        let mut rows = statement.query(params![part.id, part.count])?;
         let mut whole = Vec::new();
         while let Some(row) = rows.next()? {
             whole.extend_from_slice(row.get_ref(0)?.as_blob().unwrap_or_default());

@@ -3,7 +3,7 @@
 //! Stored in the transaction of the rows it covers. Frames of our own change no row, so they move
 //! the position in memory only, until the next write or a pause: reading them again is harmless.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::{Connection, params};
 
@@ -18,6 +18,9 @@ pub struct Position {
     pub id: String,
     /// When the stream was created, as the broker writes it.
     pub created: String,
+    /// The newest message of ours that the broker acknowledged: it may forget it all the same.
+    pub acked_seq: u64,
+    pub acked_id: String,
     /// First sequence that was missed because the broker no longer had it; none if none was.
     pub gap: Option<u64>,
 }
@@ -26,13 +29,13 @@ pub struct Position {
 #[derive(Debug, Default)]
 pub struct Positions {
     known: HashMap<String, Position>,
-    unsaved: Vec<String>,
+    unsaved: BTreeSet<String>,
 }
 
 impl Positions {
     pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Self> {
         let mut statement =
-            conn.prepare("SELECT stream, seq, id, created, gap FROM __harmonylite___seq_map")?;
+            conn.prepare("SELECT stream, seq, id, created, gap, acked_seq, acked_id FROM __harmonylite___seq_map")?;
         let read = |r: &rusqlite::Row<'_>| {
             let gap = r.get::<_, Option<i64>>(4)?.map(|g| g as u64);
             let seq = r.get::<_, i64>(1)? as u64;
@@ -43,6 +46,8 @@ impl Positions {
                     id: r.get(2)?,
                     created: r.get(3)?,
                     gap,
+                    acked_seq: r.get::<_, i64>(5)? as u64,
+                    acked_id: r.get(6)?,
                 },
             ))
         };
@@ -51,7 +56,7 @@ impl Positions {
             .collect::<rusqlite::Result<_>>()?;
         Ok(Positions {
             known,
-            unsaved: Vec::new(),
+            unsaved: BTreeSet::new(),
         })
     }
 }
@@ -81,7 +86,38 @@ impl Database {
     pub fn move_position(&mut self, stream: &str, position: Position) {
         if self.positions.known.get(stream) != Some(&position) {
             self.positions.known.insert(stream.to_owned(), position);
-            self.positions.unsaved.push(stream.to_owned());
+            self.positions.unsaved.insert(stream.to_owned());
+        }
+    }
+
+    /// The broker says that it stored our message `id` at `seq`.
+    pub fn note_acknowledged(&mut self, stream: &str, seq: u64, id: String) {
+        let known = self.position(stream);
+        if seq > known.acked_seq {
+            self.move_position(
+                stream,
+                Position {
+                    acked_seq: seq,
+                    acked_id: id,
+                    ..known
+                },
+            );
+        }
+    }
+
+    /// Reads every stream from its start again, which is never wrong: an operator asks for it by
+    /// removing the mirror of the positions.
+    pub fn forget_positions(&mut self) {
+        for (stream, _) in self.sequences() {
+            let known = self.position(&stream);
+            self.move_position(
+                &stream,
+                Position {
+                    seq: 0,
+                    id: String::new(),
+                    ..known
+                },
+            );
         }
     }
 
@@ -93,13 +129,22 @@ impl Database {
     /// positions as they were before.
     pub(crate) fn store_positions(&mut self) -> Result<()> {
         let mut put = self.conn.prepare_cached(
-            "REPLACE INTO __harmonylite___seq_map(stream, seq, id, created, gap)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+            "REPLACE INTO __harmonylite___seq_map(stream, seq, id, created, gap, acked_seq, acked_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
         for stream in std::mem::take(&mut self.positions.unsaved) {
             let p = &self.positions.known[&stream];
             let gap = p.gap.map(|g| g as i64);
-            put.execute(params![stream, p.seq as i64, p.id, p.created, gap])?;
+            let acked = p.acked_seq as i64;
+            put.execute(params![
+                stream,
+                p.seq as i64,
+                p.id,
+                p.created,
+                gap,
+                acked,
+                p.acked_id
+            ])?;
         }
         Ok(())
     }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use crate::capture::Outgoing;
 
+mod again;
+mod changes;
 mod eviction;
 mod keys;
 mod oracle;
+mod random;
 mod support;
 mod transactions;
 mod values;

@@ -147,7 +147,7 @@ fn fill_probe(conn: &Connection, table: &Table, row: &[OwnedValue]) -> Result<bo
     let filled = conn.prepare_cached(&text)?.execute(params_from_iter(row));
     match filled {
         Ok(rows) => Ok(rows == 1),
-        Err(e) if super::fast::is_unfit(&e) => Ok(false),
+        Err(e) if crate::database::is_unfit(&e) => Ok(false),
         Err(e) => Err(e.into()),
     }
 }

@@ -231,7 +231,7 @@ impl<'c> Settling<'c> {
             match self.rows.upsert(&values) {
                 Ok(()) => self.aside.forget(&key_bytes)?,
                 // Another constraint, newer than the row: it stays aside, and the reason is said.
-                Err(e) if super::fast::is_unfit(&e) => {
+                Err(e) if crate::database::is_unfit(&e) => {
                     log::warn!(
                         "a row of table {} stays aside: {e}",
                         self.aside.table.name()

@@ -8,12 +8,13 @@
 
 use std::sync::Arc;
 
-use crate::capture::{Frames, Recorder, Why};
-use crate::database::rows::Rows;
+use crate::capture::{Frames, Touched, Why, is_late};
+use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Compare, Database, Phase, Result, TIME_BOX, values};
+use crate::database::{Cause, Compare, Database, Phase, Result, TIME_BOX, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
 
 /// Keys looked at between two looks at the clock.
 const STEP: usize = 128;
@@ -25,7 +26,13 @@ impl Database {
         let mut changes = 0;
         while let Some(id) = self.catalog.comparing.keys().min().copied() {
             match self.catalog.by_id.get(&id).cloned() {
-                Some(table) => changes += self.compare_step(&table, frames)?,
+                Some(table) => match self.guarded(|db| db.compare_step(&table, frames))? {
+                    Ok(more) => changes += more,
+                    Err(reason) => {
+                        self.set_aside_rows(table.name(), 1, &reason);
+                        self.set_compare(id, None)?;
+                    }
+                },
                 None => self.set_compare(id, None)?,
             }
             if self.clock.uptime() - began >= TIME_BOX {
@@ -40,7 +47,7 @@ impl Database {
         let keys = self.next_keys(table, &compare)?;
         let mut changes = 0;
         for key in &keys {
-            changes += usize::from(self.compare_key(table, key, compare.before, frames)?);
+            changes += usize::from(self.compare_key(table, key, compare.cause, frames)?);
         }
         let next = match (keys.len() == STEP, compare.phase) {
             (true, _) => Some(Compare {
@@ -63,24 +70,72 @@ impl Database {
         &mut self,
         table: &Arc<Table>,
         key_bytes: &[u8],
-        before: bool,
+        cause: Cause,
         frames: &mut Frames,
     ) -> Result<bool> {
         let key = cbor::key_values(key_bytes)?;
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
         let time_ms = self.stamp_time(self.clock.now_ms())?;
         let mut rows = Rows::new(&self.conn, table)?;
-        let unknown = before && rows.version(&self.sites, &key)?.is_none();
-        let mut recorder = Recorder {
-            sites: &mut self.sites,
-            frames,
-            node: self.node,
-            comparing: false,
-            displaced: self.catalog.displaced.contains(&table.id),
-            publish: self.settings.publish,
+        let stored = rows.version(&self.sites, &key)?;
+        drop(rows);
+        let why = match (cause, stored) {
+            (Cause::Before, None) => Why::Before,
+            (Cause::Before | Cause::Unwatched, _) => Why::Compared,
+            (Cause::Added | Cause::Dropped, stored) => {
+                let Some(stored) = stored.filter(|s| !s.state.deleted) else {
+                    return Ok(false); // its change is in the raw log
+                };
+                return self.rehash(table, (&key, key_bytes), stored, cause, frames);
+            }
         };
-        let why = if unknown { Why::Before } else { Why::Compared };
-        recorder.record(&mut rows, &key, key_bytes, why, time_ms)
+        let touched = Touched {
+            key: key_bytes.to_vec(),
+            why,
+            time_ms,
+        };
+        Ok(self.record_changes(table, &[touched], frames)? > 0)
+    }
+
+    /// The row's columns have other names. Its version stays; if some of its content may never have
+    /// been sent under the new name, it is marked. True if so.
+    fn rehash(
+        &mut self,
+        table: &Table,
+        (key, key_bytes): (&[Value<'_>], &[u8]),
+        stored: Stored,
+        cause: Cause,
+        frames: &mut Frames,
+    ) -> Result<bool> {
+        let mut rows = Rows::new(&self.conn, table)?;
+        let Some(values) = rows.owned_row(key)? else {
+            return Ok(false); // displaced
+        };
+        let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
+        if hash == stored.hash {
+            return Ok(false);
+        }
+        let (at, is_sent) = match cause {
+            Cause::Added if self.settings.publish => (frames.at, true),
+            _ => (stored.at, false),
+        };
+        let mut new = Stored {
+            at,
+            hash,
+            ..stored.clone()
+        };
+        for (i, column) in table.schema.columns.iter().enumerate() {
+            // By its number the transaction would now seem to have written this one, too.
+            if is_late(table, &stored, i) && values[i] == column.default {
+                let exceptions = &mut new.state.exceptions;
+                exceptions.insert(column.lower.clone(), Version::NEVER);
+            }
+        }
+        rows.put_version(&mut self.sites, key, &new)?;
+        if is_sent {
+            self.mark_again(table, key_bytes, stored.at, frames)?;
+        }
+        Ok(is_sent)
     }
 
     /// The next keys of the phase, in key order. Rows with NULL in the key are passed over.

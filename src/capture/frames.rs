@@ -14,6 +14,9 @@ pub struct Outgoing {
     pub at: i64,
     /// From 1.
     pub shard: u32,
+    /// Goes into the message id: other than 0 if the broker must not take the frame for a
+    /// repetition of one that it had and lost.
+    pub salt: u64,
     /// The frame, not yet compressed.
     pub raw: Vec<u8>,
 }
@@ -79,6 +82,11 @@ impl Frames {
             + self.shards.iter().map(FrameBuilder::len).sum::<usize>()
     }
 
+    /// Whether nothing was collected at all.
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.shards.iter().all(FrameBuilder::is_empty)
+    }
+
     fn shard(&self, table: &Table, key: &[u8]) -> usize {
         shard(table.name(), key, self.shards.len() as u32) as usize - 1
     }
@@ -96,6 +104,7 @@ impl Frames {
             self.done.push(Outgoing {
                 at: self.at,
                 shard: shard as u32 + 1,
+                salt: 0,
                 raw,
             });
         }

@@ -18,6 +18,7 @@ use crate::database::{Database, Result, TIME_BOX, triggers, values};
 use crate::model::cbor;
 use crate::model::value::Value;
 
+mod again;
 mod compare;
 mod frames;
 mod record;
@@ -65,7 +66,7 @@ impl Database {
         let began = self.clock.uptime();
         self.note_data_version()?;
         self.refresh_catalog()?;
-        self.clear_marks()?;
+        self.clear_marks_now_and_then()?;
         let mut frames = Frames::new(self);
         let mut emptied = false;
         while !emptied {
@@ -109,24 +110,24 @@ impl Database {
         let mut places: HashMap<(i64, Vec<u8>), (usize, usize)> = HashMap::new();
         let mut batch: Batch = Vec::new();
         let mut end = LogEnd { id: 0, entries: 0 };
-        let mut aside: HashMap<String, usize> = HashMap::new();
+        let mut aside: HashMap<(String, &str), u64> = HashMap::new();
         while let Some(row) = rows.next()? {
             (end.id, end.entries) = (row.get(0)?, end.entries + 1);
             let id: i64 = row.get(1)?;
             let Some(table) = self.catalog.by_id.get(&id) else {
                 *aside
-                    .entry(format!("table number {id}, which is gone"))
+                    .entry((format!("number {id}"), "it is gone"))
                     .or_default() += 1;
                 continue;
             };
             let key = (0..table.key_len()).map(|i| values::column(row, 4 + i));
             if key.clone().any(|v| v.is_null()) {
                 *aside
-                    .entry(format!("table {}: NULL in the key", table.name()))
+                    .entry((table.name().to_owned(), "NULL in the key"))
                     .or_default() += 1;
                 continue;
             }
-            let why = if row.get::<_, i64>(2)? == triggers::MAYBE {
+            let why = if row.get(2) == Ok(triggers::MAYBE) {
                 Why::Maybe
             } else {
                 Why::Real
@@ -156,9 +157,8 @@ impl Database {
         }
         drop(rows);
         drop(statement);
-        for (what, count) in aside {
-            log::warn!("set aside {count} change(s) that cannot be replicated ({what})");
-            self.marks.set_aside += count as u64;
+        for ((table, reason), count) in aside {
+            self.set_aside_rows(&table, count, reason);
         }
         Ok((end.entries > 0).then_some((batch, end)))
     }
@@ -166,15 +166,53 @@ impl Database {
     fn record_batch(&mut self, batch: &Batch, frames: &mut Frames) -> Result<usize> {
         let mut changes = 0;
         for (table, touched) in batch {
-            let written = self.record_table(table, touched, frames)?;
-            changes += written.len();
-            if self.catalog.displaced.contains(&table.id) {
-                let hidden = self.delete_hidden(table, &written, frames)?;
-                changes += hidden.len();
-                let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
-                self.settle_local(table, &keys)?;
+            match self.guarded(|db| db.record_changes(table, touched, frames))? {
+                Ok(more) => changes += more,
+                Err(_) => changes += self.record_one_by_one(table, touched, frames)?,
             }
         }
+        Ok(changes)
+    }
+
+    /// One of the rows is at fault: it is set aside, the others are not.
+    fn record_one_by_one(
+        &mut self,
+        table: &Arc<Table>,
+        touched: &[Touched],
+        frames: &mut Frames,
+    ) -> Result<usize> {
+        let mut changes = 0;
+        for entry in touched {
+            let one = std::slice::from_ref(entry);
+            match self.guarded(|db| db.record_changes(table, one, frames))? {
+                Ok(more) => changes += more,
+                Err(reason) => self.set_aside_rows(table.name(), 1, &reason),
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Says and counts what cannot be replicated.
+    fn set_aside_rows(&mut self, table: &str, count: u64, reason: &str) {
+        log::warn!("set aside {count} change(s) of table {table}: {reason}");
+        self.marks.set_aside += count;
+    }
+
+    /// Versions for the touched rows of a table, and what that means for displaced ones.
+    fn record_changes(
+        &mut self,
+        table: &Arc<Table>,
+        touched: &[Touched],
+        frames: &mut Frames,
+    ) -> Result<usize> {
+        let written = self.record_table(table, touched, frames)?;
+        if !self.catalog.displaced.contains(&table.id) {
+            return Ok(written.len());
+        }
+        let hidden = self.delete_hidden(table, &written, frames)?;
+        let changes = written.len() + hidden.len();
+        let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
+        self.settle_local(table, &keys)?;
         Ok(changes)
     }
 

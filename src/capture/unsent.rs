@@ -4,16 +4,22 @@
 //! and not before the next write that happens anyway or a pause: a mark that outlives its
 //! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
 
+use std::time::Duration;
+
 use rusqlite::params;
 
+use crate::capture::again::Again;
 use crate::capture::record::indexed;
 use crate::capture::{Frames, Outgoing};
 use crate::database::rows::{Rows, Stored, row_values};
-use crate::database::table::{Table, versions_table};
+use crate::database::table::Table;
 use crate::database::{Database, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
+
+/// While changes are captured all the time, acknowledged marks are cleared this often.
+const CLEAR_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known about marks beyond the table.
 #[derive(Debug, Default)]
@@ -22,14 +28,26 @@ pub struct Marks {
     pub(crate) live: bool,
     /// Every transaction up to here is acknowledged; marks not yet cleared.
     acknowledged: Option<i64>,
+    /// Rows to be published again, marked or not.
+    pub(super) again: Again,
+    /// When marks were cleared last, by [`crate::clock::Clock::uptime`].
+    cleared: Duration,
     /// Changes that could not be captured since the start.
     pub set_aside: u64,
+}
+
+impl Marks {
+    /// What was acknowledged last is no longer known: the marks stay until the next one is.
+    pub(crate) fn forget_acknowledged(&mut self) {
+        self.acknowledged = None;
+    }
 }
 
 impl Database {
     /// The publisher does not want rows any more; it will come for the marks.
     pub fn stop_live(&mut self) {
         self.marks.live = false;
+        self.marks.again.interrupt();
     }
 
     pub fn is_live(&self) -> bool {
@@ -46,14 +64,26 @@ impl Database {
         self.marks.acknowledged.is_some()
     }
 
-    /// Inside a transaction; if that fails, the marks are published once more, which is harmless.
+    /// Clears acknowledged marks. Inside a transaction; if that fails, the marks are published once
+    /// more, which is harmless. With them goes to disk what was acknowledged last: should the broker
+    /// forget it, that must be noticed even after a restart.
     pub(crate) fn clear_marks(&mut self) -> Result<()> {
         if let Some(at) = self.marks.acknowledged.take() {
             self.conn
                 .prepare_cached("DELETE FROM __harmonylite___unsent WHERE at <= ?1")?
                 .execute([at])?;
+            self.store_positions()?;
+            self.marks.cleared = self.clock.uptime();
         }
         Ok(())
+    }
+
+    /// The same by the way of a capture, but not at each one: it would write two pages more.
+    pub(crate) fn clear_marks_now_and_then(&mut self) -> Result<()> {
+        match self.clock.uptime() - self.marks.cleared >= CLEAR_EVERY {
+            true => self.clear_marks(),
+            false => Ok(()),
+        }
     }
 
     /// Changes that could not be captured since the start.
@@ -78,10 +108,17 @@ impl Database {
             db.refresh_catalog()?;
             db.clear_marks()?;
             let mut frames = Frames::numbered(db, true);
-            let last = db.encode_marked(limit, &mut frames)?;
+            let last = match db.encode_marked(limit, &mut frames)? {
+                // No marks are left, so that none of them is cleared with these.
+                None if db.encode_again(limit, &mut frames)? => Some(frames.at),
+                last => last,
+            };
             db.marks.live = last.is_none();
             let mut out = frames.finish();
-            out.iter_mut().for_each(|f| f.at = last.unwrap_or_default());
+            for frame in &mut out {
+                frame.salt = frame.at as u64;
+                frame.at = last.unwrap_or_default();
+            }
             if let (Some(last), true) = (last, out.is_empty()) {
                 // All of it was superseded or is gone: nothing to wait for.
                 db.marks.acknowledged = Some(last);
@@ -123,7 +160,7 @@ impl Database {
 
     /// Encodes one row marked by transaction `at` with the version it has. If it learnt that one
     /// later, there is another mark for it, or it came from a stream.
-    fn encode_row(
+    pub(super) fn encode_row(
         &self,
         rows: &mut Rows<'_>,
         key_bytes: &[u8],
@@ -159,32 +196,21 @@ impl Database {
         Ok(())
     }
 
-    /// Marks every row of every table for publication: the broker lost what it had acknowledged.
-    /// Rows carry their own versions, so it does not matter who publishes whose.
-    pub fn mark_all_again(&mut self) -> Result<()> {
-        if !self.settings.publish {
-            return Ok(());
-        }
-        self.marks.live = false;
-        self.marks.acknowledged = None;
-        self.write(|db| {
-            db.refresh_catalog()?;
-            let at = db.reservation.number();
-            let tables: Vec<_> = db.catalog.by_id.values().cloned().collect();
-            for table in tables {
-                let keys: Vec<String> = (1..=table.key_len()).map(|i| format!("k{i}")).collect();
-                let text = format!("SELECT {} FROM {}", keys.join(", "), versions_table(table.name()));
-                let mut statement = db.conn.prepare(&text)?;
-                let mut rows = statement.query([])?;
-                while let Some(row) = rows.next()? {
-                    let key = table.key_bytes(row_values(row, table.key_len()));
-                    db.conn
-                        .prepare_cached("REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)")?
-                        .execute(params![at, table.id, key])?;
-                }
-            }
-            Ok(())
-        })
+    /// Marks a row under the transaction of `frames`, whoever's version it is; `at` is the one that
+    /// it may be marked under so far.
+    pub(crate) fn mark_again(
+        &self,
+        table: &Table,
+        key: &[u8],
+        at: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![at, table.id, key])?;
+        self.mark_onwards(table, key, at, frames)
     }
 
     /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
@@ -207,16 +233,6 @@ impl Database {
             let mut rows = Rows::new(&self.conn, table)?;
             self.encode_row(&mut rows, key, frames.at, frames)?;
         }
-        Ok(())
-    }
-
-    /// Marks a row for publication under the transaction of `frames`, whoever's version it is.
-    pub(crate) fn mark_again(&self, table: &Table, key: &[u8], frames: &Frames) -> Result<()> {
-        self.conn
-            .prepare_cached(
-                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![frames.at, table.id, key])?;
         Ok(())
     }
 }

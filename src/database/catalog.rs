@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::apply::{Place, create_probe};
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::schema::{self, LeftAlone, Schema, quote};
+use crate::database::schema::{self, LeftAlone, PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Database, DatabaseError, Result, sql_text, triggers};
 use crate::model::key::is_known_collation;
@@ -36,8 +36,6 @@ pub struct Catalog {
     pub log_keys: usize,
     /// What is held may fit now: to be tried again after this place, or from the start.
     pub retry_held: Option<Option<Place>>,
-    /// Tables whose UNIQUE indexes changed.
-    resettle: Vec<i64>,
     left_alone: Vec<LeftAlone>,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
@@ -47,10 +45,23 @@ pub struct Catalog {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compare {
     pub phase: Phase,
-    /// The rows were there before HarmonyLite was: they are given the lowest version.
-    pub before: bool,
+    pub cause: Cause,
     /// Key (as [`crate::model::cbor::key_bytes`]) up to which the phase is done.
     pub after: Option<Vec<u8>>,
+}
+
+/// Why a table is compared, the weakest cause first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Cause {
+    /// Columns are gone: the contents' hashes are others.
+    Dropped,
+    /// Columns are new. What a renamed one holds was never sent under its new name; it is sent with
+    /// the versions that the rows have.
+    Added,
+    /// The rows were there before HarmonyLite was: they are given the lowest version.
+    Before,
+    /// Triggers were not in place.
+    Unwatched,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,12 +73,29 @@ pub enum Phase {
 }
 
 impl Compare {
-    fn start(before: bool) -> Self {
+    fn start(cause: Cause) -> Self {
         Compare {
             phase: Phase::Rows,
-            before,
+            cause,
             after: None,
         }
+    }
+}
+
+impl Shape {
+    /// A comparison under way begins anew when columns came or went.
+    fn compare_anew(&self, known: &Shape, under_way: Option<Compare>) -> Option<Compare> {
+        let lacks = |shape: &Shape, name: &str| !shape.columns.iter().any(|(c, _)| c == name);
+        let added = self.columns.iter().any(|(c, _)| lacks(known, c));
+        let dropped = known.columns.iter().any(|(c, _)| lacks(self, c));
+        let cause = match (added, dropped) {
+            (false, false) => return under_way,
+            (true, _) => Cause::Added,
+            (false, true) => Cause::Dropped,
+        };
+        Some(Compare::start(
+            under_way.map_or(cause, |c| c.cause.max(cause)),
+        ))
     }
 }
 
@@ -86,7 +114,6 @@ impl Database {
         if self.catalog.schema_version == Some(version) {
             return Ok(());
         }
-        let first_look = self.catalog.schema_version.is_none();
         let (schemas, mut left_alone) = schema::read(
             &self.conn,
             &*self.settings.selects,
@@ -104,7 +131,14 @@ impl Database {
         let mut triggers = self.installed_triggers()?;
         for schema in schemas {
             match self.is_usable(&schema) {
-                Ok(()) => self.take_in(schema, renumbered, &mut triggers)?,
+                Ok(()) => {
+                    let table = schema.name.clone();
+                    let taken = self.guarded(|db| db.take_in(schema, renumbered, &mut triggers))?;
+                    if let Err(reason) = taken {
+                        self.catalog.log_keys = self.log_keys()?;
+                        left_alone.push(LeftAlone { table, reason });
+                    }
+                }
                 Err(e) if e.is_temporary() => return Err(e),
                 Err(e) => left_alone.push(LeftAlone {
                     table: schema.name,
@@ -123,15 +157,15 @@ impl Database {
                 .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
         }
         self.find_set_aside()?;
-        for id in std::mem::take(&mut self.catalog.resettle) {
-            let table = self.catalog.by_id[&id].clone();
-            if self.catalog.displaced.contains(&id) {
-                self.resettle(&table)?;
+        // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
+        for id in self.catalog.displaced.clone() {
+            if let Some(table) = self.catalog.by_id.get(&id).cloned() {
+                if let Err(reason) = self.guarded(|db| db.resettle(&table))? {
+                    log::warn!("rows of table {} stay aside: {reason}", table.name());
+                }
             }
         }
-        if first_look {
-            self.copy_apply_triggers()?;
-        }
+        self.copy_apply_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
         self.note_schema()
     }
@@ -234,7 +268,7 @@ impl Database {
         }
         let (id, born, mut compare) = self.table_number(&schema)?;
         if renumbered && schema.rowid.is_some() {
-            compare = Some(Compare::start(false));
+            compare = Some(Compare::start(Cause::Unwatched));
         }
         for k in self.catalog.log_keys + 1..=schema.key_len() {
             self.conn
@@ -242,8 +276,11 @@ impl Database {
             self.catalog.log_keys = k;
         }
         if self.set_triggers(id, &schema, triggers)? {
-            let before = compare.is_some_and(|c| c.before);
-            compare = Some(Compare::start(before));
+            let cause = match compare.map(|c| c.cause) {
+                Some(Cause::Before) => Cause::Before,
+                _ => Cause::Unwatched,
+            };
+            compare = Some(Compare::start(cause));
         }
         let table = Arc::new(Table::new(id, schema, born));
         self.set_compare(id, compare)?;
@@ -266,10 +303,9 @@ impl Database {
             .iter()
             .map(|k| (k.affinity.to_owned(), k.collation.clone()))
             .collect();
-        let unique: Vec<String> = schema.unique.iter().map(|u| format!("{u:?}")).collect();
         if let Some((id, shape, compare)) = stored {
             let known: Shape = from_cbor(&shape)?;
-            if known.key == key {
+            if known.key == key && self.has_table(&format!("{PREFIX}{}_versions", schema.name))? {
                 // A column that was not here before has no version in rows learnt until now.
                 let at = self.reservation.peek_number();
                 let born_of = |lower: &String| {
@@ -288,19 +324,16 @@ impl Database {
                 let shape = Shape {
                     key,
                     columns: columns.collect(),
-                    unique,
                 };
-                if shape.unique != known.unique {
-                    self.catalog.resettle.push(id);
-                }
                 if shape != known {
                     self.store_shape(id, &shape)?;
                 }
                 let compare = compare.map(|bytes| from_cbor(&bytes)).transpose()?;
+                let compare = shape.compare_anew(&known, compare);
                 return Ok((id, born, compare));
             }
             log::warn!(
-                "the key of table {} has changed: its versions begin anew",
+                "the key of table {} is another one, or its versions are gone: they begin anew",
                 schema.name
             );
             self.conn
@@ -312,23 +345,29 @@ impl Database {
             .iter()
             .map(|c| (c.lower.clone(), 0))
             .collect();
+        // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
+        let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
+        set_meta(&self.conn, "last_table", id)?;
         self.conn.execute(
-            "INSERT INTO __harmonylite___tables(name) VALUES (?1)",
-            [&schema.name],
+            "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
+            params![id, schema.name],
         )?;
-        let id = self.conn.last_insert_rowid();
-        self.store_shape(
-            id,
-            &Shape {
-                key,
-                columns,
-                unique,
-            },
-        )?;
+        self.store_shape(id, &Shape { key, columns })?;
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
         self.conn.execute_batch(&drop)?;
         self.conn.execute_batch(&create_versions(schema))?;
-        Ok((id, born, Some(Compare::start(self.catalog.first_time))))
+        let cause = match self.catalog.first_time {
+            true => Cause::Before,
+            false => Cause::Unwatched,
+        };
+        Ok((id, born, Some(Compare::start(cause))))
+    }
+
+    fn has_table(&self, name: &str) -> Result<bool> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE")?
+            .exists([name])?)
     }
 
     fn store_shape(&self, id: i64, shape: &Shape) -> Result<()> {
@@ -373,7 +412,7 @@ impl Database {
         Ok(())
     }
 
-    fn find_set_aside(&mut self) -> Result<()> {
+    pub(crate) fn find_set_aside(&mut self) -> Result<()> {
         let mut held = self
             .conn
             .prepare_cached("SELECT DISTINCT table_name FROM __harmonylite___held")?;
@@ -391,22 +430,45 @@ impl Database {
 
     /// Triggers are off on our connection, but those of the temporary schema fire all the same: the
     /// ones chosen in `apply_triggers` are copied there.
+    /// One that is gone by now, or does not fit its table any more, is named and left out.
     fn copy_apply_triggers(&self) -> Result<()> {
         for name in &self.settings.apply_triggers {
-            let text: Option<String> = self
-                .conn
-                .prepare_cached("SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE")?
-                .query_row([name], |r| r.get(0))
-                .optional()?;
-            let Some(rest) = text.as_deref().and_then(sql_text::after_trigger_name) else {
-                return Err(DatabaseError::NoSuchTrigger(name.clone()));
-            };
             let own = quote(&format!("apply_{name}"));
-            self.conn.execute_batch(&format!(
-                "DROP TRIGGER IF EXISTS temp.{own}; CREATE TEMP TRIGGER {own} {rest}"
-            ))?;
+            self.conn
+                .execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{own}"))?;
+            let text = self.trigger_text(name)?;
+            let made = match text.as_deref().and_then(sql_text::after_trigger_name) {
+                Some(rest) => self
+                    .conn
+                    .execute_batch(&format!("CREATE TEMP TRIGGER {own} {rest}"))
+                    .map_err(DatabaseError::from),
+                None => Err(DatabaseError::NoSuchTrigger(name.clone())),
+            };
+            match made {
+                Err(e) if e.is_temporary() => return Err(e),
+                Err(e) => log::error!("trigger {name} does not run for what arrives: {e}"),
+                Ok(()) => {}
+            }
         }
         Ok(())
+    }
+
+    /// At the start every trigger in `apply_triggers` must be there: a name may be misspelled.
+    pub(crate) fn require_apply_triggers(&self) -> Result<()> {
+        for name in &self.settings.apply_triggers {
+            if self.trigger_text(name)?.is_none() {
+                return Err(DatabaseError::NoSuchTrigger(name.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn trigger_text(&self, name: &str) -> Result<Option<String>> {
+        Ok(self
+            .conn
+            .prepare_cached("SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE")?
+            .query_row([name], |r| r.get(0))
+            .optional()?)
     }
 }
 

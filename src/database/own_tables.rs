@@ -10,7 +10,7 @@ pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS __harmonylite___change_log_global(
     id INTEGER PRIMARY KEY, table_id, kind, created_at, k1);
 CREATE TABLE IF NOT EXISTS __harmonylite___tables(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT COLLATE NOCASE UNIQUE, shape BLOB, compare BLOB);
+    id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE UNIQUE, shape BLOB, compare BLOB);
 CREATE TABLE IF NOT EXISTS __harmonylite___sites(site INTEGER PRIMARY KEY, node INTEGER UNIQUE);
 CREATE TABLE IF NOT EXISTS __harmonylite___unsent(
     at INTEGER, table_id INTEGER, key BLOB, PRIMARY KEY(at, table_id, key)) WITHOUT ROWID;
@@ -29,7 +29,8 @@ CREATE TABLE IF NOT EXISTS __harmonylite___quarantine(
     stream TEXT, seq INTEGER, at_ms INTEGER, reason TEXT, data BLOB,
     PRIMARY KEY(stream, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS __harmonylite___seq_map(
-    stream TEXT PRIMARY KEY, seq INTEGER, id TEXT, created TEXT, gap INTEGER) WITHOUT ROWID;
+    stream TEXT PRIMARY KEY, seq INTEGER, id TEXT, created TEXT, gap INTEGER,
+    acked_seq INTEGER, acked_id TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 ";
 

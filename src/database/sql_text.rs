@@ -69,6 +69,26 @@ pub fn after_table_name(sql: &str) -> Option<&str> {
     Some(&sql[name.end..])
 }
 
+/// The words and quoted names in a text, in lower case.
+pub fn words(sql: &str) -> Vec<String> {
+    let each = tokens(sql).into_iter().map(|t| {
+        let word = &sql[t];
+        let name = match word.as_bytes()[0] {
+            q @ (b'"' | b'`' | b'\'') if word.len() > 1 => {
+                let (one, two) = (
+                    char::from(q).to_string(),
+                    char::from(q).to_string().repeat(2),
+                );
+                word[1..word.len() - 1].replace(&two, &one)
+            }
+            b'[' => word.trim_matches(['[', ']']).to_owned(),
+            _ => word.to_owned(),
+        };
+        name.to_ascii_lowercase()
+    });
+    each.collect()
+}
+
 type Span = std::ops::Range<usize>;
 
 fn is_word(sql: &str, span: &Span, word: &str) -> bool {
@@ -177,6 +197,14 @@ mod tests {
             rest("CREATE TRIGGER main.x BEFORE DELETE ON t"),
             "BEFORE DELETE ON t"
         );
+    }
+
+    #[test]
+    fn words_are_unquoted() {
+        let found = words("lower(\"A\"\"b\") || [c d] + 'it''s' COLLATE x");
+        for word in ["lower", "a\"b", "c d", "it's", "x"] {
+            assert!(found.iter().any(|w| w == word), "{word}: {found:?}");
+        }
     }
 
     #[test]

@@ -39,8 +39,6 @@ pub struct Shape {
     pub key: Vec<(String, String)>,
     /// Lower-case column names and when they appeared.
     pub columns: Vec<(String, i64)>,
-    /// UNIQUE indexes, as text: displacement is worked out anew when they change.
-    pub unique: Vec<String>,
 }
 
 /// The parameters `?first`, `?first+1`, …
@@ -117,6 +115,15 @@ impl Table {
 
     /// The same over the keys of live versions.
     pub fn scan_versions(&self, from_start: bool, limit: usize) -> String {
+        self.scan_version_keys(from_start, "deleted = 0", limit)
+    }
+
+    /// The same over the keys of all versions, tombstones included.
+    pub fn scan_all_versions(&self, from_start: bool, limit: usize) -> String {
+        self.scan_version_keys(from_start, "1", limit)
+    }
+
+    fn scan_version_keys(&self, from_start: bool, condition: &str, limit: usize) -> String {
         let key: Vec<String> = (1..=self.key_len()).map(|i| format!("k{i}")).collect();
         let table = versions_table(self.name());
         scan(
@@ -124,7 +131,7 @@ impl Table {
             &key,
             self.collations(),
             from_start,
-            "deleted = 0",
+            condition,
             limit,
         )
     }

@@ -5,6 +5,7 @@
 //! allow in triggers with `trusted_schema = OFF`.
 
 use crate::database::schema::{PREFIX, Schema, UniqueIndex, quote};
+use crate::database::sql_text;
 
 /// The row was written or deleted.
 pub const REAL: i64 = 0;
@@ -38,9 +39,9 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
             .map(|u| log.evicted(u, false))
             .collect();
         let updates: Vec<String> = schema.unique.iter().map(|u| log.evicted(u, true)).collect();
-        triggers.push(log.trigger("before_insert", "BEFORE INSERT", &inserts));
+        triggers.push(log.trigger("insert_before", "BEFORE INSERT", &inserts));
         let event = format!("BEFORE UPDATE{}", of_columns(&schema.unique));
-        triggers.push(log.trigger("before_update", &event, &updates));
+        triggers.push(log.trigger("update_before", &event, &updates));
     }
     triggers
 }
@@ -129,29 +130,36 @@ impl Log<'_> {
         )
     }
 
+    /// What an index's term is for the new row. An expression is worked out by giving it a row with
+    /// the columns that it names, and no others: SQLite refuses to drop a column that we name.
+    fn of_new(&self, term: &str) -> String {
+        let rowid = usize::from(self.schema.rowid.is_some());
+        let stored = self.schema.columns.iter().skip(rowid).map(|c| &c.name);
+        let mut all = stored.chain(&self.schema.generated);
+        if all.clone().any(|c| quote(c) == term) {
+            return format!("NEW.{term}");
+        }
+        let words = sql_text::words(term);
+        let named = all
+            .by_ref()
+            .filter(|c| words.contains(&c.to_ascii_lowercase()));
+        let row: Vec<String> = named.map(|c| format!("NEW.{0} AS {0}", quote(c))).collect();
+        match row.is_empty() {
+            true => term.to_owned(),
+            false => format!("(SELECT {term} FROM (SELECT {}))", row.join(", ")),
+        }
+    }
+
     /// Rows that share the new row's values in a UNIQUE index.
     fn evicted(&self, index: &UniqueIndex, update: bool) -> String {
         let alias = "__harmonylite__row";
-        // An expression is worked out for the new row by giving it a row of that name.
-        let rowid = usize::from(self.schema.rowid.is_some());
-        let stored = self.schema.columns.iter().skip(rowid).map(|c| &c.name);
-        let new_row: Vec<String> = stored
-            .chain(&self.schema.generated)
-            .map(|c| format!("NEW.{0} AS {0}", quote(c)))
-            .collect();
-        let of_new = |text: &str| format!("(SELECT {text} FROM (SELECT {}))", new_row.join(", "));
         let mut conditions: Vec<String> = Vec::new();
         for (term, collation) in &index.terms {
-            let new = match index.columns.is_some() {
-                true => format!("NEW.{term}"),
-                false => of_new(term),
-            };
+            let new = self.of_new(term);
             conditions.push(format!("{term} = {new} COLLATE {}", quote(collation)));
         }
-        if let Some(predicate) = &index.predicate {
-            conditions.push(format!("({predicate})"));
-            conditions.push(of_new(&format!("({predicate})")));
-        }
+        // Whether the new row is within a partial index is not asked: a row too many does no harm.
+        conditions.extend(index.predicate.as_ref().map(|p| format!("({p})")));
         if update {
             let same: Vec<String> = (0..self.schema.key_len())
                 .map(|i| self.same_key_column(i, alias))

@@ -405,6 +405,11 @@ impl<'a> TableRows<'a> {
         if key.is_empty() || key.len() > columns.len() || !key_first {
             return Err(CborError::Expected("the key's columns first").into());
         }
+        // NUL is in no name of SQLite's; here it marks what is not a column.
+        let marked = columns.iter().filter(|c| c.contains('\0'));
+        if name.contains('\0') || marked.clone().any(|c| *c != ROWID || columns[0] != ROWID) {
+            return Err(CborError::Expected("names without NUL").into());
+        }
         let mut sorted: Vec<String> = columns.iter().map(|c| c.to_ascii_lowercase()).collect();
         sorted.sort_unstable();
         if sorted.windows(2).any(|pair| pair[0] == pair[1]) {

@@ -212,7 +212,7 @@ fn check_rule(nodes: &[Node], schema: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 300, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(super::support::cases())]
 
     #[test]
     fn the_table_is_what_the_rule_admits(

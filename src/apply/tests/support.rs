@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use proptest::prelude::ProptestConfig;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -16,6 +17,7 @@ use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Settings, values};
 use crate::model::frame::Frame;
 use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
 
 /// A database with the daemon's core, and an application's connection to it.
 pub struct Node {
@@ -228,7 +230,13 @@ impl Node {
             let read = |row: &rusqlite::Row<'_>| {
                 let key = known.key_bytes((0..n).map(|i| values::column(row, i)));
                 let rest = [n, n + 6, n + 2].map(|i| show(row.get_ref(i).unwrap()));
-                Ok(format!("{} {rest:?}", key.escape_ascii()))
+                let mut rows = Rows::new(&self.db.conn, known).unwrap();
+                let values: Vec<Value<'_>> = (0..n).map(|i| values::column(row, i)).collect();
+                let stored = rows.version(&self.db.sites, &values).unwrap().unwrap();
+                let mut own = stored.state.exceptions;
+                // A column that was never written may be noted as such, or simply be younger.
+                own.retain(|_, version| *version != Version::NEVER);
+                Ok(format!("{} {rest:?} {own:?}", key.escape_ascii()))
             };
             let lines = statement.query_map([], read).unwrap();
             let mut lines: Vec<String> = lines.collect::<rusqlite::Result<_>>().unwrap();
@@ -317,6 +325,19 @@ fn show(value: ValueRef<'_>) -> String {
         OwnedValue::Integer(i) => format!("i{i}"),
         OwnedValue::Text(t) => format!("t'{}'", t.escape_ascii()),
         OwnedValue::Blob(b) => format!("x'{}'", b.escape_ascii()),
+    }
+}
+
+/// Properties over databases: some cases each time, more with PROPTEST_CASES.
+pub fn cases() -> ProptestConfig {
+    let chosen = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    ProptestConfig {
+        failure_persistence: None,
+        cases: chosen.unwrap_or(64),
+        max_shrink_iters: 2000,
+        ..ProptestConfig::default()
     }
 }
 

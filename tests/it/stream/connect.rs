@@ -8,7 +8,7 @@ use std::time::Duration;
 use harmonylite::stream::client::{Client, ClientOptions};
 use harmonylite::stream::{StreamError, Writer};
 
-use crate::node::{Node, PATIENCE, ensure, publish, read, streams};
+use crate::stream::node::{Node, PATIENCE, ensure, publish, read, streams};
 
 #[test]
 fn a_wrong_password_is_fatal_and_not_shown() {
@@ -115,7 +115,7 @@ fn an_nkey_lets_in() {
 }
 
 /// A certificate authority, and what it signed for `server` and `client`.
-fn certificates(folder: &Path) {
+pub fn certificates(folder: &Path) {
     let openssl = |arguments: &str| {
         let done = Command::new("openssl")
             .args(arguments.split(' '))

@@ -6,7 +6,7 @@ use harmonylite::stream::StreamError;
 use harmonylite::stream::key_value::KeyValue;
 use serde_json::json;
 
-use crate::node::{Node, until};
+use crate::stream::node::{Node, until};
 
 #[test]
 fn create_update_delete() {

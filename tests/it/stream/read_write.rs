@@ -7,7 +7,7 @@ use harmonylite::stream::jetstream::{StreamOptions, ensure_streams, server_time_
 use harmonylite::stream::{Reader, StreamError, Writer};
 use serde_json::json;
 
-use crate::node::{Node, PATIENCE, ensure, publish, read, streams};
+use crate::stream::node::{Node, PATIENCE, ensure, publish, read, streams};
 
 #[test]
 fn messages_arrive_in_order_and_once_per_id() {

@@ -9,7 +9,7 @@ use harmonylite::stream::{Reader, StreamError, Writer};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::node::{Node, PATIENCE, ensure, publish, read, streams};
+use crate::stream::node::{Node, PATIENCE, ensure, publish, read, streams};
 
 #[test]
 fn a_killed_server_disconnects_everyone_and_loses_nothing_acknowledged() {

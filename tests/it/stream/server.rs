@@ -8,7 +8,7 @@ use crossbeam_channel::never;
 use harmonylite::stream::Reader;
 use harmonylite::stream::server::{Server, ServerError};
 
-use crate::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
+use crate::stream::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
 
 /// Ports that were free a moment ago.
 fn free_ports<const N: usize>() -> [u16; N] {
@@ -154,9 +154,8 @@ fn the_configuration_is_for_our_eyes_only() {
     assert!(!format!("{:?}", node.client_options()).contains(&password));
 }
 
-/// Not a test: the process that `the_server_dies_with_us` kills.
+/// The process that `the_server_dies_with_us` kills; by itself it has nothing to do.
 #[test]
-#[ignore = "run by the_server_dies_with_us"]
 fn helper_that_is_killed() {
     if let Some(store) = std::env::var_os("HARMONYLITE_TEST_STORE") {
         let node = Node::with(|node| node.options.store_dir = store.into());
@@ -174,8 +173,7 @@ fn the_server_dies_with_us() {
     let mut daemon = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "server::helper_that_is_killed",
-            "--ignored",
+            "stream::server::helper_that_is_killed",
             "--nocapture",
         ])
         .env("HARMONYLITE_TEST_STORE", &store)

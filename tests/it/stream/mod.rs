@@ -3,10 +3,9 @@
 //! Which one: `HARMONYLITE_NATS_SERVER`, else the one in PATH. Nothing is skipped without it: a
 //! test that did not run proves nothing.
 
-mod connect;
+pub mod connect;
 mod key_value;
-mod measure;
-mod node;
+pub mod node;
 mod read_write;
 mod server;
 mod trouble;

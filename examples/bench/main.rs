@@ -1,0 +1,83 @@
+//! Measures what HarmonyLite costs and does, beside plain SQLite and plain NATS in the same run,
+//! and prints one markdown table. `scripts/bench.sh` builds everything and starts this.
+//!
+//! Each run has directories, a nats-server and two daemons of its own; what is printed is the
+//! median of the runs. Nothing here waits by the clock where it could wait for an event, except
+//! where a load is meant to have pauses.
+
+use std::time::Duration;
+
+mod app;
+mod cluster;
+mod measure;
+mod process;
+mod report;
+
+use report::Report;
+
+/// Any error ends the measurement.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+struct Options {
+    runs: usize,
+    idle: Duration,
+    only: Vec<String>,
+}
+
+impl Options {
+    fn parse() -> Result<Options> {
+        let mut args = pico_args::Arguments::from_env();
+        let runs: Option<usize> = args.opt_value_from_str("--runs")?;
+        let idle: Option<u64> = args.opt_value_from_str("--idle")?;
+        let only: Option<String> = args.opt_value_from_str("--only")?;
+        if let [unknown, ..] = &args.finish()[..] {
+            return Err(format!("unknown argument {}", unknown.display()).into());
+        }
+        let only = only.unwrap_or("throughput,latency,app,wal,idle".into());
+        Ok(Options {
+            runs: runs.unwrap_or(3).max(1),
+            idle: Duration::from_secs(idle.unwrap_or(60)),
+            only: only.split(',').map(Into::into).collect(),
+        })
+    }
+
+    fn has(&self, what: &str) -> bool {
+        self.only.iter().any(|o| o == what)
+    }
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse()?;
+    let mut report = Report::default();
+    for run in 1..=options.runs {
+        eprintln!("run {run} of {}", options.runs);
+        let last = run == options.runs;
+        one_run(&options, last, &mut report)?;
+    }
+    report.print(options.runs, options.idle);
+    Ok(())
+}
+
+fn one_run(options: &Options, last: bool, report: &mut Report) -> Result<()> {
+    if options.has("app") {
+        measure::application(report)?;
+    }
+    let cluster = cluster::Cluster::start()?;
+    cluster.settle()?;
+    report.add("rss idle", cluster.rss_mb()?);
+    if options.has("wal") {
+        measure::wal_of_nodes(&cluster, report)?;
+    }
+    if options.has("latency") {
+        measure::latency(&cluster, report)?;
+    }
+    if options.has("throughput") {
+        measure::throughput(&cluster, report)?;
+    }
+    cluster.settle()?;
+    report.add("rss after", cluster.rss_mb()?);
+    if last && options.has("idle") {
+        measure::idle(&cluster, options.idle, report)?;
+    }
+    cluster.stop()
+}

@@ -1,0 +1,92 @@
+//! Processes: ended when dropped; and what the kernel counts about them.
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
+use crate::Result;
+
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    pub fn spawn(command: &mut Command) -> Result<Process> {
+        let child = command
+            .spawn()
+            .map_err(|e| format!("{}: {e}", command.get_program().display()))?;
+        Ok(Process { child })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGTERM, and waits.
+    pub fn stop(mut self) -> Result<()> {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn status(&self, file: PathBuf, key: &str) -> Result<u64> {
+        let text = std::fs::read_to_string(file)?;
+        let line = text.lines().find_map(|l| l.strip_prefix(key));
+        let number = line.and_then(|l| l.split_whitespace().next()?.parse().ok());
+        number.ok_or_else(|| format!("no {key} of process {}", self.id()).into())
+    }
+
+    fn proc(&self) -> PathBuf {
+        format!("/proc/{}", self.id()).into()
+    }
+
+    /// Resident memory.
+    pub fn rss_mb(&self) -> Result<f64> {
+        Ok(self.status(self.proc().join("status"), "VmRSS:")? as f64 / 1024.0)
+    }
+
+    /// Threads, their context switches and their nanoseconds of CPU. The clock behind the usual
+    /// CPU times ticks a hundred times a second and would see nothing of an idle process.
+    pub fn activity(&self) -> Result<Activity> {
+        let mut sum = Activity::default();
+        for task in std::fs::read_dir(self.proc().join("task"))? {
+            let task = task?.path();
+            sum.threads += 1;
+            for key in ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"] {
+                sum.switches += self.status(task.join("status"), key)?;
+            }
+            let times = std::fs::read_to_string(task.join("schedstat"))?;
+            let cpu = times.split(' ').next().unwrap_or_default();
+            sum.cpu_ns += cpu.parse::<u64>()?;
+        }
+        Ok(sum)
+    }
+}
+
+#[derive(Default)]
+pub struct Activity {
+    pub threads: u64,
+    pub switches: u64,
+    pub cpu_ns: u64,
+}
+
+impl std::iter::Sum for Activity {
+    fn sum<I: Iterator<Item = Activity>>(all: I) -> Activity {
+        all.fold(Activity::default(), |a, b| Activity {
+            threads: a.threads + b.threads,
+            switches: a.switches + b.switches,
+            cpu_ns: a.cpu_ns + b.cpu_ns,
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

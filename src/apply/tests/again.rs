@@ -1,0 +1,73 @@
+//! A broker that lost what it had acknowledged: everything is published once more.
+
+use super::support::{Node, cluster};
+use crate::capture::Outgoing;
+
+const SCHEMA: &str = "CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, v);
+    CREATE TABLE u(a, b, PRIMARY KEY(a, b)) WITHOUT ROWID";
+
+/// One call of the publisher's, all of it acknowledged.
+fn chunk(node: &mut Node) -> Vec<Outgoing> {
+    let frames = node.db.backlog(2000).unwrap();
+    if let Some(last) = frames.last() {
+        node.db.acknowledged(last.at);
+    }
+    frames
+}
+
+fn filled() -> Vec<Node> {
+    let mut nodes = cluster(2, SCHEMA);
+    nodes[0].run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 700)
+         INSERT INTO t SELECT 'Key' || i, i FROM n;
+         INSERT INTO u VALUES (1, x'00'), (1, 'b'), (2.5, 'c')",
+    );
+    nodes[0].publish();
+    nodes[0].run("DELETE FROM t WHERE v % 7 = 0");
+    nodes[0].publish(); // all of it acknowledged, and nobody ever reads it
+    nodes
+}
+
+#[test]
+fn all_rows_and_tombstones_go_out_again_in_chunks() {
+    let mut n = filled();
+    n[1].run("INSERT INTO t VALUES ('KEY7', 'older, and deleted elsewhere')");
+    n[0].db.publish_all_again().unwrap();
+    n[0].run("INSERT INTO t VALUES ('new', 'while it goes on')");
+    n[0].capture();
+    let mut chunks = 0;
+    while !n[0].db.is_live() {
+        let frames = chunk(&mut n[0]);
+        assert!(frames.iter().map(|f| f.raw.len()).sum::<usize>() < 20_000);
+        chunks += usize::from(!frames.is_empty());
+        n[1].apply(&frames);
+    }
+    assert!(chunks > 3, "{chunks}");
+    let missing = n[1].rows("SELECT count(*) FROM t WHERE v % 7 <> 0 OR k = 'new'");
+    assert_eq!(missing, "i601");
+    assert_eq!(n[0].rows("SELECT * FROM u"), n[1].rows("SELECT * FROM u"));
+    let tombstones = "SELECT count(*) FROM __harmonylite__t_versions WHERE deleted";
+    assert_eq!(n[1].rows(tombstones), n[0].rows(tombstones));
+    assert_eq!(n[0].db.unsent().unwrap(), 0);
+}
+
+#[test]
+fn a_lost_chunk_and_a_restart_repeat_but_never_skip() {
+    let mut n = filled();
+    n[0].db.publish_all_again().unwrap();
+    let frames = chunk(&mut n[0]);
+    n[1].apply(&frames);
+    let lost = n[0].db.backlog(2000).unwrap(); // the connection breaks before it is acknowledged
+    assert!(!lost.is_empty());
+    n[0].db.stop_live();
+    let again = chunk(&mut n[0]);
+    assert_eq!(again.len(), lost.len());
+    n[1].apply(&again);
+    n[0].db.backlog(2000).unwrap(); // the daemon is killed before it is acknowledged
+    n[0].restart();
+    while !n[0].db.is_live() {
+        let frames = chunk(&mut n[0]);
+        n[1].apply(&frames);
+    }
+    assert_eq!(n[0].dump(), n[1].dump());
+}

@@ -1,0 +1,145 @@
+//! Publishes every row once more, for a broker that lost what it had acknowledged.
+//!
+//! Rows carry their own versions, so it does not matter who publishes whose, and what others have
+//! already is nothing new to them. A walk through the versions, a chunk at a time, each published
+//! and acknowledged before the next: no marks, and no more memory than a chunk. How far it came is
+//! stored with the next chunk; a crash repeats one at most.
+
+use serde::{Deserialize, Serialize};
+
+use crate::capture::Frames;
+use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::rows::{Rows, row_values};
+use crate::database::{Database, Result};
+use crate::model::cbor;
+
+/// Where it is stored in `___meta`.
+const META: &str = "publish_again";
+
+/// Rows looked up between two looks at how much it is by now.
+const STEP: usize = 128;
+
+/// How far the walk has come.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    /// All before this is published and acknowledged; none if there is nothing to publish again.
+    from: Option<Place>,
+    /// Where the chunk that is under way ends; the outer none if none is.
+    chunk_end: Option<Option<Place>>,
+}
+
+/// After this key of this table, in the order of table numbers and keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Place {
+    table: i64,
+    after: Option<Vec<u8>>,
+}
+
+impl Again {
+    /// The chunk under way may not have arrived.
+    pub(super) fn interrupt(&mut self) {
+        self.chunk_end = None;
+    }
+}
+
+impl Database {
+    /// Everything is to be published again, in the calls of [`Database::backlog`].
+    pub fn publish_all_again(&mut self) -> Result<()> {
+        if !self.settings.publish {
+            return Ok(());
+        }
+        self.stop_live();
+        self.write(|db| {
+            db.set_again(Some(Place {
+                table: 0,
+                after: None,
+            }))
+        })
+    }
+
+    /// Reads at the start where an unfinished walk was.
+    pub(crate) fn load_again(&mut self) -> Result<()> {
+        let stored: Option<Vec<u8>> = get_meta(&self.conn, META)?;
+        self.marks.again.from = stored
+            .filter(|s| !s.is_empty())
+            .and_then(|s| ciborium::from_reader(&s[..]).ok());
+        Ok(())
+    }
+
+    fn set_again(&mut self, from: Option<Place>) -> Result<()> {
+        let mut bytes = Vec::new();
+        if let Some(from) = &from {
+            ciborium::into_writer(from, &mut bytes).expect("writing to memory does not fail");
+        }
+        set_meta(&self.conn, META, bytes)?;
+        self.marks.again = Again {
+            from,
+            chunk_end: None,
+        };
+        Ok(())
+    }
+
+    /// Encodes the next chunk; false if there is none. What the call before encoded is acknowledged,
+    /// unless [`Database::stop_live`] said otherwise. Inside a transaction.
+    pub(super) fn encode_again(&mut self, limit: usize, frames: &mut Frames) -> Result<bool> {
+        if let Some(end) = self.marks.again.chunk_end.take() {
+            self.set_again(end)?;
+        }
+        let Some(mut place) = self.marks.again.from.clone() else {
+            return Ok(false);
+        };
+        let mut next = None;
+        while let Some(after) = self.encode_step(&place, frames)? {
+            place = after;
+            if frames.bytes() >= limit {
+                next = Some(place);
+                break;
+            }
+        }
+        if next.is_none() && frames.is_empty() {
+            self.set_again(None)?;
+            return Ok(false);
+        }
+        self.marks.again.chunk_end = Some(next);
+        Ok(true)
+    }
+
+    /// Encodes a few rows behind `place`. None if there are none.
+    fn encode_step(&self, place: &Place, frames: &mut Frames) -> Result<Option<Place>> {
+        let Some(table) = self
+            .catalog
+            .by_id
+            .values()
+            .filter(|t| t.id >= place.table)
+            .min_by_key(|t| t.id)
+        else {
+            return Ok(None);
+        };
+        let after = place.after.as_ref().filter(|_| table.id == place.table);
+        let mut keys = self
+            .conn
+            .prepare_cached(&table.scan_all_versions(after.is_none(), STEP))?;
+        let after = after
+            .map(|a| cbor::key_values(a))
+            .transpose()?
+            .unwrap_or_default();
+        let mut found = keys.query(rusqlite::params_from_iter(after))?;
+        let mut rows = Rows::new(&self.conn, table)?;
+        let mut last = None;
+        while let Some(row) = found.next()? {
+            let key = table.key_bytes(row_values(row, table.key_len()));
+            self.encode_row(&mut rows, &key, i64::MAX, frames)?;
+            last = Some(key);
+        }
+        Ok(Some(match last {
+            Some(key) => Place {
+                table: table.id,
+                after: Some(key),
+            },
+            None => Place {
+                table: table.id + 1,
+                after: None,
+            },
+        }))
+    }
+}

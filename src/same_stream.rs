@@ -1,0 +1,77 @@
+//! Is the stream still the one that was read and written before?
+//!
+//! An acknowledgement is not an fsync: a broker that lost power may have forgotten what it
+//! acknowledged, a store may have been wiped or put back from a copy, and its numbers given to
+//! other messages since. So the last message read and the last one acknowledged are looked up by
+//! their ids on every connection, before anything is published. If one is missing or another, the
+//! stream is read again from its start, and every row is marked to be published again: rows carry
+//! their own versions, so what others have already is nothing new to them, and nothing is lost that
+//! any node still has.
+
+use crate::apply::Position;
+use crate::database::DatabaseError;
+use crate::gate::Gate;
+use crate::stream::{Reader, StreamError, StreamState};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("database: {0}")]
+    Database(#[from] DatabaseError),
+}
+
+/// Looks, and does what is to be done about it. Returns the sequence to read next.
+pub fn look(
+    gate: &Gate,
+    stream: &str,
+    reader: &mut dyn Reader,
+    state: &StreamState,
+) -> Result<u64, LookError> {
+    let position = gate.enter().database.position(stream);
+    let difference = difference(reader, state, &position)?;
+    let mut inside = gate.enter();
+    let mut position = inside.database.position(stream);
+    if let Some(why) = difference {
+        log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
+        inside.database.publish_all_again()?;
+        position = Position {
+            gap: position.gap,
+            ..Position::default()
+        };
+        gate.wake_publisher();
+    }
+    position.created.clone_from(&state.created);
+    let next = position.seq + 1;
+    inside.database.move_position(stream, position);
+    Ok(next)
+}
+
+/// What tells that the stream is another one.
+fn difference(
+    reader: &mut dyn Reader,
+    state: &StreamState,
+    position: &Position,
+) -> Result<Option<&'static str>, StreamError> {
+    let known = position.seq > 0 || position.acked_seq > 0;
+    if known && !position.created.is_empty() && position.created != state.created {
+        return Ok(Some("the stream was created anew"));
+    }
+    for (seq, id) in [
+        (position.seq, &position.id),
+        (position.acked_seq, &position.acked_id),
+    ] {
+        if seq > state.last {
+            return Ok(Some("the stream is shorter than it was"));
+        }
+        // What is older than the oldest message kept cannot be looked up, and need not be: others
+        // had the time of a whole stream to read it.
+        if seq == 0 || seq < state.first || id.is_empty() {
+            continue;
+        }
+        if reader.message_id(seq)?.as_ref() != Some(id) {
+            return Ok(Some("the stream holds other messages than it did"));
+        }
+    }
+    Ok(None)
+}

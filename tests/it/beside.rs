@@ -1,0 +1,65 @@
+//! The application, while the daemon works beside it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, params};
+
+use crate::cluster::Cluster;
+
+/// Writes as fast as it can; panics if the database is ever busy.
+fn write(app: &Connection, n: i64, stop: &AtomicBool) -> i64 {
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let id = (written % 2000) * 2 + n;
+        let change = "REPLACE INTO item VALUES (?1, ?2, ?3)";
+        match app.execute(change, params![id, written, n]) {
+            Ok(_) => written += 1,
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                panic!("busy after {written} rows")
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+    written
+}
+
+#[test]
+fn an_application_at_full_speed_is_never_turned_away() {
+    let cluster = Cluster::start(2, |_| {});
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4)
+            .map(|n| {
+                let app = cluster.nodes[n / 2].open();
+                let stop = &stop;
+                scope.spawn(move || write(&app, n as i64 % 2, stop))
+            })
+            .collect();
+        let end = Instant::now() + Duration::from_secs(8);
+        while Instant::now() < end && !writers.iter().any(|w| w.is_finished()) {
+            crate::node::pause(50);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let written: Vec<_> = writers.into_iter().map(|w| w.join().unwrap()).collect();
+        assert!(written.iter().all(|n| *n > 100), "{written:?}");
+    });
+    cluster.converge();
+}
+
+#[test]
+fn a_long_transaction_of_the_application_is_waited_for() {
+    let cluster = Cluster::start(2, |_| {});
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.converge();
+    let app = cluster.nodes[1].open();
+    app.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (2, 'mine', 1)")
+        .unwrap();
+    for id in 10..40 {
+        cluster.nodes[0].execute(&format!("INSERT INTO item VALUES ({id}, 'b', 0)"));
+    }
+    // Longer than any patience of ours inside one step.
+    crate::node::pause(3000);
+    app.execute_batch("COMMIT").unwrap();
+    assert_eq!(cluster.converge().len(), 32);
+}

@@ -1,0 +1,180 @@
+//! Words in, exit code and text out; and nothing changed on disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::node::Node;
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn run(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_harmonylite"))
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+/// Every file with its content.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    files
+        .map(|file| {
+            let name = file.file_name().to_string_lossy().into_owned();
+            (name, fs::read(file.path()).unwrap_or_default())
+        })
+        .collect()
+}
+
+#[test]
+fn version_and_help() {
+    for words in [["-version"], ["--version"]] {
+        let output = run(&words);
+        assert!(output.status.success());
+        assert_eq!(
+            text(&output),
+            format!("harmonylite {}\n", env!("CARGO_PKG_VERSION"))
+        );
+    }
+    for words in [["-help"], ["--help"], ["-h"]] {
+        let output = run(&words);
+        assert!(output.status.success());
+        for flag in [
+            "-config",
+            "-node-id",
+            "-cleanup",
+            "-cluster-addr",
+            "-cluster-peers",
+            "-leaf-servers",
+            "-check",
+        ] {
+            assert!(text(&output).contains(flag), "{flag}");
+        }
+    }
+}
+
+#[test]
+fn what_is_called_wrongly_ends_with_2() {
+    for (words, says) in [
+        (&["-cleanupp"][..], "did you mean -cleanup?"),
+        (&["-nonsense"], "unknown flag -nonsense"),
+        (&["-node-id", "0"], "-node-id"),
+        (&["-node-id=x"], "-node-id"),
+        (&["-config"], "-config needs a value"),
+        (&["start"], "unexpected argument"),
+        (&["-check", "-cleanup"], "do not go together"),
+        (&["-cluster-peers", "http://a:1"], "-cluster-peers"),
+        (&["-cluster-addr", "nonsense"], "-cluster-addr"),
+    ] {
+        let output = run(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(text(&output).contains(says), "{words:?}: {}", text(&output));
+        assert!(output.stdout.is_empty());
+    }
+    let hidden = run(&["-cluster-peers", "nats://user:hidden@host"]);
+    assert!(!text(&hidden).contains("hidden"), "{}", text(&hidden));
+}
+
+#[test]
+fn a_sound_configuration() {
+    let node = Node::new(1);
+    let before = contents(node.folder.path());
+    let output = node.run(&["-check"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(text(&output), "the configuration is valid\n");
+    assert!(
+        before == contents(node.folder.path()),
+        "something was changed"
+    );
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (key, value, says) in [
+        ("node_id", "0", "node_id"),
+        ("node_id", "'one'", "node_id"),
+        ("colour", "1", "colour"),
+        ("nats.colour", "1", "nats.colour"),
+        ("replication_log.shard", "4", "shards"),
+        ("replication_log.shards", "0", "replication_log.shards"),
+        ("replication_log.shards", "257", "256"),
+        ("replication_log.replicas", "9", "replication_log.replicas"),
+        (
+            "replication_log.compress",
+            "'yes'",
+            "replication_log.compress",
+        ),
+        ("scan_max_changes", "0", "scan_max_changes"),
+        ("polling_interval", "1", "polling_interval"),
+        ("cleanup_interval", "-5", "cleanup_interval"),
+        ("nats.urls", "['http://a']", "nats.urls"),
+        ("nats.urls", "['nats://u:hidden@']", "nats.urls"),
+        ("nats.subject_prefix", "'a b'", "nats.subject_prefix"),
+        ("nats.cert_file", "'/c.pem'", "key_file"),
+        ("nats.bind_address", "'nonsense'", "nats.bind_address"),
+        ("snapshot.store", "'tape'", "tape"),
+        ("logging.format", "'xml'", "xml"),
+        ("db_path", "'/no/such/folder/x.db'", "/no/such/folder"),
+    ] {
+        let mut node = Node::new(1);
+        node.set(key, value);
+        let before = contents(node.folder.path());
+        for words in [&["-check"][..], &[]] {
+            let output = node.run(words);
+            assert_eq!(
+                output.status.code(),
+                Some(1),
+                "{key} = {value}: {}",
+                text(&output)
+            );
+            assert!(
+                text(&output).contains(says),
+                "{key} = {value}: {}",
+                text(&output)
+            );
+            assert!(!text(&output).contains("hidden"), "{}", text(&output));
+        }
+        assert!(
+            before == contents(node.folder.path()),
+            "{key}: something was changed"
+        );
+    }
+}
+
+#[test]
+fn files_that_are_no_configuration() {
+    let node = Node::new(1);
+    fs::write(
+        node.file("config.toml"),
+        "db_path = \"unfinished\nnode_id = 1",
+    )
+    .unwrap();
+    let output = node.run(&["-check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("config.toml"), "{}", text(&output));
+    let missing = run(&["-config", "/no/such.toml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing).contains("/no/such.toml"));
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
+    let output = run(&["-config", example, "-check"]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+/// A database that cannot be opened: exit 1, and the file is left as it was.
+#[test]
+fn no_database() {
+    let node = Node::new(1);
+    let words = b"this is not a database, but somebody's only copy of a letter".repeat(100);
+    fs::write(node.database(), &words).unwrap();
+    let output = node.run(&[]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("app.db"), "{}", text(&output));
+    assert!(fs::read(node.database()).unwrap() == words);
+}

@@ -1,0 +1,184 @@
+//! The nats-server that HarmonyLite runs beside itself.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::converge;
+use crate::node::{Node, free_port, until};
+
+fn node(id: u64) -> Node {
+    let node = Node::new(id);
+    node.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)");
+    node
+}
+
+/// The process number of its server, as the log tells it last.
+fn server(node: &Node) -> u32 {
+    until("the server listens", || {
+        let log = node.log();
+        let (_, rest) = log.rsplit_once("(pid ")?;
+        let (pid, rest) = rest.split_once(')')?;
+        let pid = pid.parse().ok()?;
+        (rest.starts_with(" listens at") && is_server(pid)).then_some(pid)
+    })
+}
+
+fn is_server(pid: u32) -> bool {
+    // A process that ended and is not reaped yet has an empty command line.
+    fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| String::from_utf8_lossy(&line).contains("nats"))
+}
+
+fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_single_one_is_started_again() {
+    let mut nodes = [node(1)];
+    nodes[0].start();
+    nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    converge(&nodes);
+    let first = server(&nodes[0]);
+    kill(first);
+    nodes[0].until_log("starting it again");
+    nodes[0].execute("INSERT INTO item VALUES (2, 'b', 0)");
+    assert_ne!(server(&nodes[0]), first);
+    converge(&nodes);
+    let second = server(&nodes[0]);
+    assert!(nodes[0].stop().as_secs() < 3);
+    assert!(!is_server(second), "it ends with us");
+    assert!(
+        nodes[0].file("nats/harmonylite-node-1/jetstream").is_dir(),
+        "beside the database"
+    );
+}
+
+#[test]
+fn three_find_each_other() {
+    let ports = [(); 3].map(|()| free_port());
+    let peers = ports
+        .map(|port| format!("nats://route:among-us@127.0.0.1:{port}/"))
+        .join(",");
+    let start = |n: usize| {
+        let mut node = node(n as u64 + 1);
+        let address = format!("127.0.0.1:{}", ports[n]);
+        node.words = vec![
+            "-cluster-addr".into(),
+            address,
+            "-cluster-peers".into(),
+            peers.clone(),
+        ];
+        node.start();
+        node
+    };
+    let mut nodes = [0, 1, 2].map(start);
+    for (n, node) in nodes.iter().enumerate() {
+        node.execute(&format!("INSERT INTO item VALUES ({n}, 'a', {n})"));
+    }
+    assert_eq!(converge(&nodes).len(), 3);
+    // One of three may be away, server and all.
+    nodes[2].kill();
+    nodes[2].execute("INSERT INTO item VALUES (12, 'alone', 2)");
+    nodes[0].execute("INSERT INTO item VALUES (10, 'b', 0)");
+    nodes[1].execute("INSERT INTO item VALUES (11, 'b', 1)");
+    converge(&nodes[..2]);
+    nodes[2].start();
+    assert_eq!(converge(&nodes).len(), 6);
+    // Or only its server.
+    kill(server(&nodes[0]));
+    nodes[0].execute("INSERT INTO item VALUES (20, 'c', 0)");
+    nodes[1].execute("INSERT INTO item VALUES (21, 'c', 1)");
+    assert_eq!(converge(&nodes).len(), 8);
+    assert!(nodes.iter().all(|node| !node.log().contains("among-us")));
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_server() {
+    let mut node = node(1);
+    node.start();
+    let pid = server(&node);
+    node.kill();
+    until("the server ends", || (!is_server(pid)).then_some(()));
+    node.start();
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    converge(&[node]);
+}
+
+#[test]
+fn a_second_daemon_is_told() {
+    let mut node = node(1);
+    node.start();
+    server(&node);
+    let mut second = node.command(&[]);
+    let log = fs::File::create(node.file("second.log")).unwrap();
+    second.stdout(log.try_clone().unwrap()).stderr(log);
+    let mut second = second.spawn().unwrap();
+    until("it says so", || {
+        let log = fs::read_to_string(node.file("second.log")).unwrap();
+        log.contains("is in use by another").then_some(())
+    });
+    let _ = second.kill();
+    second.wait().unwrap();
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    converge(&[node]);
+}
+
+#[test]
+fn none_to_be_found() {
+    let mut node = node(1);
+    node.set("nats.server_binary", "'/nowhere/nats-server'")
+        .start();
+    assert_eq!(node.wait().code(), Some(1));
+    for says in [
+        "/nowhere/nats-server",
+        "apt-get install nats-server",
+        "nats.server_binary",
+        "nats.urls",
+    ] {
+        assert!(node.log().contains(says), "{}", node.log());
+    }
+}
+
+#[test]
+fn a_leaf_and_its_hub() {
+    let port = free_port();
+    let mut hub = node(1);
+    let conf = format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}\n");
+    fs::write(hub.file("hub.conf"), conf).unwrap();
+    let file = format!("'{}'", hub.file("hub.conf").display());
+    hub.set("nats.server_config", &file)
+        .set("nats.user_name", "'u'")
+        .set("nats.user_password", "'hub-secret'");
+    let mut leaf = node(2);
+    leaf.words = vec![
+        "-leaf-servers".into(),
+        format!("nats://u:hub-secret@127.0.0.1:{port}"),
+    ];
+    let mut nodes = [hub, leaf];
+    Node::start_all(&mut nodes);
+    nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
+    assert_eq!(converge(&nodes).len(), 2);
+    assert!(nodes.iter().all(|node| !node.log().contains("hub-secret")));
+}
+
+/// Clients of others may be let in, with the login that the configuration names.
+#[test]
+fn at_a_known_address() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut first = node(1);
+    first
+        .set("nats.bind_address", &format!("'{address}'"))
+        .set("nats.user_name", "'u'")
+        .set("nats.user_password", "'bind-secret'");
+    let mut second = node(2);
+    second.set("nats.urls", &format!("['nats://u:bind-secret@{address}']"));
+    let mut nodes = [first, second];
+    Node::start_all(&mut nodes);
+    nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
+    assert_eq!(converge(&nodes).len(), 2);
+    assert!(nodes.iter().all(|node| !node.log().contains("bind-secret")));
+}

@@ -1,0 +1,109 @@
+//! A broker that was wiped, or set back with its numbers given out again.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::cluster::Cluster;
+use crate::node::Node;
+
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
+fn wipe(cluster: &mut Cluster) {
+    cluster.broker.kill();
+    fs::remove_dir_all(&cluster.broker.options.store_dir).unwrap();
+    cluster.broker.start_again();
+}
+
+fn fill(cluster: &Cluster, node: usize, ids: std::ops::Range<i64>) {
+    for id in ids {
+        cluster.nodes[node].execute(&format!("INSERT INTO item VALUES ({id}, 'x', {node})"));
+    }
+}
+
+#[test]
+fn wiped_while_the_daemons_run() {
+    let mut cluster = Cluster::start(2, |_| {});
+    fill(&cluster, 0, 0..20);
+    fill(&cluster, 1, 20..40);
+    cluster.converge();
+    wipe(&mut cluster);
+    fill(&cluster, 0, 40..50);
+    fill(&cluster, 1, 50..60);
+    assert_eq!(cluster.converge().len(), 60);
+}
+
+/// And the two never met before the store was gone.
+#[test]
+fn wiped_while_the_daemons_are_down() {
+    let mut cluster = Cluster::stopped(2, |_| {});
+    cluster.nodes[0].start();
+    fill(&cluster, 0, 0..20);
+    crate::node::until("all is sent", || cluster.nodes[0].is_quiet().then_some(()));
+    cluster.nodes[0].stop();
+    wipe(&mut cluster);
+    fill(&cluster, 0, 20..25);
+    fill(&cluster, 1, 30..35);
+    Node::start_all(&mut cluster.nodes);
+    assert_eq!(cluster.converge().len(), 30);
+}
+
+#[test]
+fn set_back_and_filled_by_another() {
+    let mut cluster = Cluster::start(3, |_| {});
+    fill(&cluster, 0, 0..10);
+    cluster.converge();
+    cluster.nodes[2].stop();
+    cluster.broker.kill();
+    let store = cluster.broker.options.store_dir.clone();
+    let backup = store.with_file_name("backup");
+    copy(&store, &backup);
+    cluster.broker.start_again();
+    // Known to the first and the second, and to the broker until it forgets.
+    fill(&cluster, 0, 100..110);
+    fill(&cluster, 1, 110..120);
+    crate::cluster::converge(&cluster.nodes[..2]);
+    cluster.nodes[0].stop();
+    cluster.nodes[1].stop();
+    cluster.broker.kill();
+    fs::remove_dir_all(&store).unwrap();
+    fs::rename(&backup, &store).unwrap();
+    cluster.broker.start_again();
+    // The third gives the same numbers to other messages, more of them than were lost.
+    cluster.nodes[2].start();
+    fill(&cluster, 2, 200..230);
+    crate::node::until("all is sent", || cluster.nodes[2].is_quiet().then_some(()));
+    cluster.nodes[0].start();
+    cluster.nodes[1].start();
+    assert_eq!(cluster.converge().len(), 60);
+}
+
+/// While everybody is connected: the servers' words are all there is to go by.
+#[test]
+fn set_back_while_the_daemons_run() {
+    let mut cluster = Cluster::start(2, |_| {});
+    fill(&cluster, 0, 0..10);
+    cluster.converge();
+    cluster.broker.kill();
+    let store = cluster.broker.options.store_dir.clone();
+    let backup = store.with_file_name("backup");
+    copy(&store, &backup);
+    cluster.broker.start_again();
+    fill(&cluster, 0, 100..110);
+    cluster.converge();
+    cluster.broker.kill();
+    fill(&cluster, 0, 200..205);
+    fill(&cluster, 1, 300..340);
+    fs::remove_dir_all(&store).unwrap();
+    fs::rename(&backup, &store).unwrap();
+    cluster.broker.start_again();
+    assert_eq!(cluster.converge().len(), 65);
+}

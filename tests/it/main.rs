@@ -1,0 +1,19 @@
+//! The program as its users run it: real processes, a real nats-server, real SQLite files; and the
+//! stream rooms against the same server.
+//!
+//! Which nats-server: `HARMONYLITE_NATS_SERVER`, else the one in PATH. Nothing is skipped without
+//! it: a test that did not run proves nothing.
+
+mod beside;
+mod cluster;
+mod command_line;
+mod crash;
+mod embedded;
+mod forgetful;
+mod login;
+mod node;
+mod offline;
+mod replicate;
+mod settings;
+mod stop;
+mod stream;

@@ -1,0 +1,96 @@
+//! Without a broker, for a while.
+
+use std::fs;
+
+use crate::cluster::Cluster;
+use crate::node::{Node, pause};
+
+#[test]
+fn an_outage_with_writes_on_both_sides() {
+    let mut cluster = Cluster::start(2, |_| {});
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'before', 0), (2, 'before', 0)");
+    cluster.converge();
+    for round in 0..3 {
+        cluster.broker.kill();
+        for (n, node) in cluster.nodes.iter().enumerate() {
+            for i in 0..30 {
+                let id = 10 + i + 100 * n as i64;
+                node.execute(&format!(
+                    "REPLACE INTO item VALUES ({id}, 'during {round}', {n})"
+                ));
+                node.execute(&format!(
+                    "UPDATE item SET value = {i}, writer = {n} WHERE id = 1"
+                ));
+            }
+        }
+        cluster.nodes[round % 2].execute("DELETE FROM item WHERE id = 2");
+        cluster.broker.start_again();
+        assert_eq!(cluster.converge().len(), 61);
+    }
+    // Nobody was started again for it.
+    for node in &cluster.nodes {
+        assert_eq!(node.log().matches("harmonylite 0.").count(), 1);
+    }
+}
+
+#[test]
+fn a_start_without_any_broker() {
+    let mut cluster = Cluster::stopped(2, |_| {});
+    cluster.broker.kill();
+    Node::start_all(&mut cluster.nodes);
+    for node in &cluster.nodes {
+        node.until_log("changes are captured and kept meanwhile");
+    }
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
+    // Captured: the raw log is empty and the marks stand.
+    crate::node::until("the capture", || {
+        let log = "SELECT count(*) FROM __harmonylite___change_log_global";
+        (cluster.nodes[0].number(log) == 0).then_some(())
+    });
+    assert!(!cluster.nodes[0].is_quiet());
+    cluster.broker.start_again();
+    assert_eq!(cluster.converge().len(), 2);
+}
+
+#[test]
+fn giving_up_is_possible() {
+    let mut cluster = Cluster::stopped(1, |node| {
+        node.set("nats.connect_retries", "2");
+    });
+    cluster.broker.kill();
+    let node = &mut cluster.nodes[0];
+    node.start();
+    assert_eq!(node.wait().code(), Some(1));
+    assert!(
+        node.log().contains("gave up after 3 tries"),
+        "{}",
+        node.log()
+    );
+}
+
+#[test]
+fn positions_are_shown_and_a_missing_file_is_made_anew() {
+    let mut cluster = Cluster::start(2, |_| {});
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
+    cluster.converge();
+    let node = &mut cluster.nodes[1];
+    let file = node.file("seq-map.cbor");
+    let read = || -> std::collections::BTreeMap<String, u64> {
+        ciborium::from_reader(fs::File::open(&file).unwrap()).unwrap()
+    };
+    node.stop();
+    let position = node.number("SELECT seq FROM __harmonylite___seq_map");
+    assert_eq!(
+        read().into_iter().collect::<Vec<_>>(),
+        [("harmonylite-changes-1".into(), position as u64)]
+    );
+    fs::remove_file(&file).unwrap();
+    node.start();
+    cluster.nodes[0].execute("INSERT INTO item VALUES (3, 'c', 0)");
+    cluster.converge();
+    crate::node::until("the file is back", || file.exists().then_some(()));
+    pause(200);
+    assert!(read()["harmonylite-changes-1"] > position as u64);
+}

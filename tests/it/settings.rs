@@ -1,0 +1,136 @@
+//! What the keys of the configuration do.
+
+use crate::cluster::Cluster;
+use crate::node::{Node, pause, until};
+
+#[test]
+fn nodes_that_are_set_up_differently_are_told_so() {
+    for (key, here, there) in [
+        ("replication_log.shards", "2", "1"),
+        ("replication_log.compress", "false", "true"),
+    ] {
+        let mut cluster = Cluster::stopped(2, |_| {});
+        cluster.nodes[0].start();
+        cluster.nodes[0].until_log("connected to NATS");
+        let node = &mut cluster.nodes[1];
+        node.set(key, here).start();
+        assert_eq!(node.wait().code(), Some(1));
+        let says = format!("{key} is {here} here and {there} on the other nodes");
+        assert!(node.log().contains(&says), "{}", node.log());
+        // Which of the two is right, the operator knows.
+        node.set("replication_log.update_existing", "true").start();
+        node.until_log("the shared settings are changed");
+        node.until_log("connected to NATS");
+    }
+}
+
+#[test]
+fn one_that_only_listens() {
+    let mut cluster = Cluster::stopped(2, |_| {});
+    cluster.nodes[1].set("publish", "false");
+    Node::start_all(&mut cluster.nodes);
+    cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'mine', 1)");
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'yours', 0)");
+    until("the row arrives", || {
+        (cluster.nodes[1].rows().len() == 2).then_some(())
+    });
+    assert_eq!(cluster.nodes[0].rows().len(), 1);
+    cluster.nodes.iter().for_each(|node| node.check());
+}
+
+#[test]
+fn one_that_only_sends() {
+    let mut cluster = Cluster::stopped(2, |_| {});
+    cluster.nodes[1].set("replicate", "false");
+    Node::start_all(&mut cluster.nodes);
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
+    until("the row arrives", || {
+        (cluster.nodes[0].rows().len() == 2).then_some(())
+    });
+    until("all is acknowledged", || {
+        cluster.nodes[1].is_quiet().then_some(())
+    });
+    assert_eq!(cluster.nodes[1].rows().len(), 1);
+}
+
+#[test]
+fn polling() {
+    let cluster = Cluster::start(2, |node| {
+        node.set("polling_interval", "50");
+    });
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
+    assert_eq!(cluster.converge().len(), 2);
+}
+
+#[test]
+fn excluded_tables_stay_at_home() {
+    let cluster = Cluster::stopped(2, |node| {
+        node.set("tables.exclude", "['cache_*']");
+        node.execute("CREATE TABLE cache_a (id INTEGER PRIMARY KEY, v)");
+    });
+    let mut cluster = cluster;
+    Node::start_all(&mut cluster.nodes);
+    cluster.nodes[0].execute("INSERT INTO cache_a VALUES (1, 'a')");
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    until("the row arrives", || {
+        (cluster.nodes[1].rows().len() == 1).then_some(())
+    });
+    assert_eq!(cluster.nodes[1].number("SELECT count(*) FROM cache_a"), 0);
+}
+
+#[test]
+fn a_gap_is_said() {
+    let mut cluster = Cluster::start(2, |node| {
+        node.set("replication_log.max_entries", "20");
+    });
+    cluster.nodes[0].execute("INSERT INTO item VALUES (0, 'a', 0)");
+    cluster.converge();
+    cluster.nodes[1].stop();
+    for id in 1..60 {
+        cluster.nodes[0].execute(&format!("INSERT INTO item VALUES ({id}, 'b', 0)"));
+        pause(5);
+    }
+    until("all is sent", || cluster.nodes[0].is_quiet().then_some(()));
+    cluster.nodes[1].start();
+    let gone = "are gone from the broker before they were read here";
+    cluster.nodes[1].until_log(gone);
+    // It goes on with what there is, and does not forget.
+    until("the rest", || {
+        (cluster.nodes[1].rows().len() > 10).then_some(())
+    });
+    until("the note", || {
+        let noted = "SELECT count(*) FROM __harmonylite___seq_map WHERE gap IS NOT NULL";
+        (cluster.nodes[1].number(noted) == 1).then_some(())
+    });
+    assert_eq!(cluster.nodes[1].log().matches(gone).count(), 1);
+}
+
+#[test]
+fn a_node_without_a_number_keeps_the_one_it_has() {
+    let mut cluster = Cluster::stopped(1, |node| {
+        node.unset("node_id_of_nobody");
+    });
+    let node = &mut cluster.nodes[0];
+    node.unset("node_id");
+    node.set("cleanup_interval", "150").start();
+    node.until_log(" node ");
+    let number = |log: &str| {
+        log.split(" node ")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let first = number(&node.log());
+    node.stop();
+    node.start();
+    until("it starts again", || {
+        (node.log().matches(" node ").count() == 2).then_some(())
+    });
+    assert_eq!(number(node.log().rsplit_once("stopping").unwrap().1), first);
+    node.set("node_id", "1");
+}

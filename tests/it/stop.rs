@@ -1,0 +1,140 @@
+//! Every end in good order, and `-cleanup`.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::cluster::Cluster;
+use crate::node::{pause, texts};
+
+const LIMIT: Duration = Duration::from_secs(3);
+
+#[test]
+fn sigterm_and_sigint_under_load() {
+    let mut cluster = Cluster::start(2, |_| {});
+    let stop = AtomicBool::new(false);
+    let app = cluster.nodes[0].open();
+    std::thread::scope(|scope| {
+        let stop_writing = &stop;
+        let writer = scope.spawn(move || {
+            for i in 0.. {
+                if stop_writing.load(Ordering::Relaxed) {
+                    break;
+                }
+                app.execute("REPLACE INTO item VALUES (?1, ?2, 0)", [i % 500, i])
+                    .unwrap();
+            }
+        });
+        for round in 0..6 {
+            pause(300);
+            let node = &mut cluster.nodes[round % 2];
+            let began = Instant::now();
+            node.signal(if round < 3 { Signal::TERM } else { Signal::INT });
+            let status = node.wait();
+            let took = began.elapsed();
+            assert_eq!(status.code(), Some(0));
+            assert!(took < LIMIT, "{took:?}");
+            node.start();
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap();
+    });
+    cluster.converge();
+}
+
+#[test]
+fn whatever_hangs_the_end_comes() {
+    let mut cluster = Cluster::start(1, |_| {});
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.converge();
+    let app = cluster.nodes[0].open();
+    // The application holds the lock, the broker stands still.
+    app.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (2, 'b', 0)")
+        .unwrap();
+    cluster.broker.signal(Signal::STOP);
+    let took = cluster.nodes[0].stop();
+    assert!(took < LIMIT, "{took:?}");
+    cluster.nodes[0].start();
+    pause(300);
+    let began = Instant::now();
+    let node = &mut cluster.nodes[0];
+    node.signal(Signal::TERM);
+    pause(100);
+    node.signal(Signal::INT);
+    assert_eq!(node.wait().code(), Some(0));
+    assert!(
+        began.elapsed() < Duration::from_millis(1000),
+        "{:?}",
+        began.elapsed()
+    );
+    cluster.broker.signal(Signal::CONT);
+    app.execute_batch("COMMIT").unwrap();
+    drop(app);
+    cluster.nodes[0].start();
+    assert_eq!(cluster.converge().len(), 2);
+}
+
+/// What an application committed before the signal is with the others.
+#[test]
+fn the_last_rows_are_sent() {
+    let mut cluster = Cluster::start(2, |_| {});
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.converge();
+    for id in 2..12 {
+        cluster.nodes[0].execute(&format!("INSERT INTO item VALUES ({id}, 'last', 0)"));
+        cluster.nodes[0].stop();
+        assert!(
+            cluster.nodes[0].is_quiet(),
+            "captured, sent and acknowledged"
+        );
+        cluster.nodes[0].start();
+        // It is connected when its next rows are under way.
+        cluster.nodes[0].execute(&format!("UPDATE item SET value = {id} WHERE id = 1"));
+        cluster.converge();
+    }
+}
+
+#[test]
+fn cleanup_leaves_no_trace() {
+    let mut cluster = Cluster::start(1, |_| {});
+    let schema = "SELECT name || ' ' || coalesce(sql, '') FROM sqlite_schema ORDER BY name";
+    let node = &mut cluster.nodes[0];
+    node.execute("CREATE TRIGGER own AFTER INSERT ON item BEGIN SELECT 1; END");
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.converge();
+    let node = &mut cluster.nodes[0];
+    let app = node.open();
+    assert_ne!(texts(&app, schema).len(), 2);
+    node.stop();
+    // The application goes on, with the file open.
+    let mut read = app.prepare("SELECT value FROM item").unwrap();
+    let mut rows = read.query([]).unwrap();
+    assert!(rows.next().unwrap().is_some());
+    let done = node.run(&["-cleanup"]);
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert!(String::from_utf8_lossy(&done.stdout).contains("removed "));
+    drop(rows);
+    drop(read);
+    let left = texts(&app, schema);
+    assert!(
+        left.len() == 2 && left[0].starts_with("item") && left[1].starts_with("own"),
+        "{left:?}"
+    );
+    app.execute("INSERT INTO item VALUES (2, 'b', 0)", [])
+        .unwrap();
+    assert!(!node.file("seq-map.cbor").exists());
+    let again = node.run(&["-cleanup"]);
+    assert!(again.status.success());
+    drop(app);
+    fs::remove_file(node.database()).unwrap();
+    let missing = node.run(&["--cleanup"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no database"));
+    assert!(!node.database().exists());
+}
