@@ -94,9 +94,7 @@ enum Attempt {
 }
 
 /// What is to be done after the row's version is stored.
-#[derive(Default)]
 enum Next {
-    #[default]
     Nothing,
     Hold(String),
     /// Which of the rows that collide is in the table? `arrived` is the row now, if it lives.
@@ -130,13 +128,24 @@ impl Database {
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
+        if self.damage.is_known(table.id, key_bytes) {
+            self.hold(
+                &Place::of(table, key_bytes),
+                &incoming,
+                "the row here is damaged",
+            )?;
+            return Ok(false);
+        }
+        self.damage.look_at(table.id, key_bytes);
         let written = self.guarded(|db| {
             let mut joined = db.join_versions(table, key, key_bytes, &incoming, frames.at)?;
-            if let Next::Settle { in_table, arrived } = std::mem::take(&mut joined.next) {
+            if let Next::Settle { in_table, arrived } = &mut joined.next {
+                let (in_table, arrived) = (in_table.take(), arrived.take());
                 db.settle_joined(table, key, key_bytes, in_table, arrived)?;
             }
             Ok(joined)
         })?;
+        self.damage.look_away();
         let joined = match written {
             Ok(Joined {
                 next: Next::Hold(reason),

@@ -67,7 +67,7 @@ impl Database {
     /// one, unless local changes take all the time: then none is done, and the call is to be
     /// repeated.
     pub fn apply(&mut self, stream: &str, arrived: &[Arrived<'_>]) -> Result<Applied> {
-        self.write(|db| {
+        self.write_past_damage(|db| {
             let mut applied = Applied::default();
             if !db.capture_inside(&mut applied.captured)? {
                 return Ok(applied);

@@ -7,6 +7,7 @@ use crate::capture::Outgoing;
 mod again;
 mod changes;
 mod eviction;
+mod hostile;
 mod keys;
 mod oracle;
 mod random;

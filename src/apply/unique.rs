@@ -25,8 +25,17 @@ use crate::model::version::Version;
 /// SQLITE_CONSTRAINT_UNIQUE, <https://www.sqlite.org/rescode.html>.
 const UNIQUE_VIOLATION: i32 = 2067;
 
+/// Steps of one settling: a bound for what has no end only if an index is damaged.
+const MAX_LOOKS: u32 = 1_000_000;
+
 /// What decides between rows that collide: the larger is in the table.
 type Order = (Version, Vec<u8>);
+
+/// Of a row with NULL in its key, which no other node can know: it stays, whatever collides with it.
+const UNMOVABLE: Version = Version {
+    hlc: i64::MAX,
+    node: u64::MAX,
+};
 
 pub(super) fn is_unique_violation(e: &rusqlite::Error) -> bool {
     matches!(e, rusqlite::Error::SqliteFailure(f, _) if f.extended_code == UNIQUE_VIOLATION)
@@ -180,7 +189,17 @@ impl<'c> Settling<'c> {
 
     /// Looks at every row of `todo`, from the highest order down.
     fn run(mut self) -> Result<()> {
-        while let Some(next) = self.todo.pop_last() {
+        for looks in 0.. {
+            let Some(next) = self.todo.pop_last() else {
+                break;
+            };
+            if looks == MAX_LOOKS {
+                let table = self.aside.table.name();
+                log::error!(
+                    "UNIQUE collisions of table {table} are not settled after {looks} steps"
+                );
+                break;
+            }
             if self.done.insert(next.clone()) {
                 self.look(next)?;
             }
@@ -199,14 +218,19 @@ impl<'c> Settling<'c> {
         else {
             return Ok(());
         };
+        let rows_key = self.aside.table.key_len();
         let mut others = Vec::new();
         for (other, other_values) in
             colliding(self.aside.conn, self.aside.table, &key_bytes, &values)?
         {
-            others.push((
-                self.order(&other)?.unwrap_or((Version::NEVER, other)),
-                other_values,
-            ));
+            let order = match other_values[..rows_key]
+                .iter()
+                .any(|v| v.borrow().is_null())
+            {
+                true => (UNMOVABLE, other),
+                false => self.order(&other)?.unwrap_or((Version::NEVER, other)),
+            };
+            others.push((order, other_values));
         }
         if let Some((by, _)) = others
             .iter()

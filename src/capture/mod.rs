@@ -54,7 +54,7 @@ type Batch = Vec<(Arc<Table>, Vec<Touched>)>;
 impl Database {
     /// Captures what was committed, as much as fits in one short transaction.
     pub fn capture(&mut self) -> Result<Captured> {
-        self.write(|db| {
+        self.write_past_damage(|db| {
             let mut captured = Captured::default();
             db.capture_inside(&mut captured)?;
             Ok(captured)
@@ -113,7 +113,7 @@ impl Database {
         let mut aside: HashMap<(String, &str), u64> = HashMap::new();
         while let Some(row) = rows.next()? {
             (end.id, end.entries) = (row.get(0)?, end.entries + 1);
-            let id: i64 = row.get(1)?;
+            let id: i64 = row.get(1).unwrap_or(0); // ours are numbers above 0
             let Some(table) = self.catalog.by_id.get(&id) else {
                 *aside
                     .entry((format!("number {id}"), "it is gone"))
@@ -125,6 +125,9 @@ impl Database {
                 *aside
                     .entry((table.name().to_owned(), "NULL in the key"))
                     .or_default() += 1;
+                if self.catalog.displaced.contains(&id) {
+                    self.catalog.unkeyed.insert(id);
+                }
                 continue;
             }
             let why = if row.get(2) == Ok(triggers::MAYBE) {
@@ -170,6 +173,9 @@ impl Database {
                 Ok(more) => changes += more,
                 Err(_) => changes += self.record_one_by_one(table, touched, frames)?,
             }
+        }
+        for id in std::mem::take(&mut self.catalog.unkeyed) {
+            self.resettle_guarded(id)?;
         }
         Ok(changes)
     }
@@ -233,12 +239,23 @@ impl Database {
             publish: self.settings.publish,
         };
         let mut written = Vec::new();
+        let mut damaged = 0;
         for entry in touched {
+            if self.damage.is_known(table.id, &entry.key) {
+                damaged += 1;
+                continue;
+            }
+            self.damage.look_at(table.id, &entry.key);
             let key = cbor::key_values(&entry.key)?;
             let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
             if recorder.record(&mut rows, &key, &entry.key, entry.why, entry.time_ms)? {
                 written.push(entry.clone());
             }
+        }
+        self.damage.look_away();
+        drop(rows);
+        if damaged > 0 {
+            self.set_aside_rows(table.name(), damaged, "the row is damaged");
         }
         Ok(written)
     }

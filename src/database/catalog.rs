@@ -36,6 +36,8 @@ pub struct Catalog {
     pub log_keys: usize,
     /// What is held may fit now: to be tried again after this place, or from the start.
     pub retry_held: Option<Option<Place>>,
+    /// Tables (by id) with displaced rows, in which a row with NULL in its key changed.
+    pub unkeyed: HashSet<i64>,
     left_alone: Vec<LeftAlone>,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
@@ -119,6 +121,7 @@ impl Database {
             &*self.settings.selects,
             self.settings.allow_rowid_tables,
         )?;
+        self.drop_apply_triggers()?;
         let renumbered = self.is_vacuumed(version)?;
         let previous = std::mem::take(&mut self.catalog);
         self.catalog = Catalog {
@@ -159,15 +162,21 @@ impl Database {
         self.find_set_aside()?;
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
         for id in self.catalog.displaced.clone() {
-            if let Some(table) = self.catalog.by_id.get(&id).cloned() {
-                if let Err(reason) = self.guarded(|db| db.resettle(&table))? {
-                    log::warn!("rows of table {} stay aside: {reason}", table.name());
-                }
-            }
+            self.resettle_guarded(id)?;
         }
         self.copy_apply_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
         self.note_schema()
+    }
+
+    /// Looks anew at all displaced rows of a table.
+    pub(crate) fn resettle_guarded(&mut self, id: i64) -> Result<()> {
+        if let Some(table) = self.catalog.by_id.get(&id).cloned()
+            && let Err(reason) = self.guarded(|db| db.resettle(&table))?
+        {
+            log::warn!("rows of table {} stay aside: {reason}", table.name());
+        }
+        Ok(())
     }
 
     fn schema_version(&self) -> Result<i64> {
@@ -433,9 +442,7 @@ impl Database {
     /// One that is gone by now, or does not fit its table any more, is named and left out.
     fn copy_apply_triggers(&self) -> Result<()> {
         for name in &self.settings.apply_triggers {
-            let own = quote(&format!("apply_{name}"));
-            self.conn
-                .execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{own}"))?;
+            let own = apply_trigger(name);
             let text = self.trigger_text(name)?;
             let made = match text.as_deref().and_then(sql_text::after_trigger_name) {
                 Some(rest) => self
@@ -449,6 +456,15 @@ impl Database {
                 Err(e) => log::error!("trigger {name} does not run for what arrives: {e}"),
                 Ok(()) => {}
             }
+        }
+        Ok(())
+    }
+
+    fn drop_apply_triggers(&self) -> Result<()> {
+        for name in &self.settings.apply_triggers {
+            let own = apply_trigger(name);
+            self.conn
+                .execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{own}"))?;
         }
         Ok(())
     }
@@ -470,6 +486,10 @@ impl Database {
             .query_row([name], |r| r.get(0))
             .optional()?)
     }
+}
+
+fn apply_trigger(name: &str) -> String {
+    quote(&format!("apply_{name}"))
 }
 
 fn to_cbor<T: Serialize>(value: &T) -> Vec<u8> {

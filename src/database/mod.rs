@@ -21,6 +21,7 @@ use crate::database::table::Table;
 use crate::model::cbor::CborError;
 
 mod catalog;
+mod damage;
 pub mod own_tables;
 mod reservation;
 pub mod rows;
@@ -126,6 +127,7 @@ pub struct Database {
     pub(crate) marks: crate::capture::Marks,
     pub(crate) positions: crate::apply::Positions,
     pub(crate) node: u64,
+    pub(crate) damage: damage::Damage,
     stop: Arc<AtomicBool>,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
@@ -157,6 +159,7 @@ impl Database {
             marks: crate::capture::Marks::default(),
             positions,
             node,
+            damage: damage::Damage::default(),
             stop,
             seen_data_version: -1,
             log_is_left: true,
@@ -430,7 +433,7 @@ fn retry_while_busy(
 }
 
 /// Whether one row or one table is at fault, not the database: a constraint, the class of a STRICT
-/// column, a function that fails or is not known here, a damaged page.
+/// column, a function that fails or is not known here.
 pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
     use ErrorCode::*;
     let code = match e {
@@ -439,7 +442,7 @@ pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
     };
     matches!(
         code,
-        Some(ConstraintViolation | TypeMismatch | TooBig | Unknown | DatabaseCorrupt)
+        Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)
     )
 }
 

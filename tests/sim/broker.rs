@@ -1,6 +1,6 @@
 //! The streams, as a broker that is not to be trusted keeps them.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Messages back from the end in which a repeated id is recognised.
 const DUPLICATES: usize = 64;
@@ -9,7 +9,7 @@ const DUPLICATES: usize = 64;
 pub struct Message {
     pub id: String,
     pub time_ms: i64,
-    pub data: Rc<Vec<u8>>,
+    pub data: Arc<Vec<u8>>,
 }
 
 /// One shard's stream. Sequences begin at 1.

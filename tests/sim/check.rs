@@ -25,7 +25,7 @@ impl World {
             if self.nodes[place].is_cut_off {
                 self.cut_off(place);
             }
-            if self.nodes[place].db.is_none() {
+            if self.nodes[place].gate.is_none() {
                 self.nodes[place].start(&self.options)?;
             }
             self.nodes[place].clock.tick(std::time::Duration::ZERO);

@@ -1,17 +1,18 @@
 //! A node: a database file with an application and the core on it, and what a machine can do to it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use harmonylite::clock::Clock;
 use harmonylite::database::schema::quote;
 use harmonylite::database::{Database, Settings};
+use harmonylite::gate::{Gate, Inside};
 use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::Version;
-use harmonylite::outbox::Outbox;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -61,13 +62,14 @@ pub struct Packet {
 /// As the publisher's: a connection and what is under way on it.
 #[derive(Default)]
 pub struct Link {
-    pub messages: BTreeMap<u64, u64>,
+    /// Token -> frame, shard, id.
+    pub messages: BTreeMap<u64, (u64, u32, String)>,
     pub frames: BTreeMap<u64, (i64, usize)>,
     pub next: u64,
     /// Sent and not yet at the broker.
     pub wire: VecDeque<Packet>,
-    /// Acknowledged and not yet here: token, stream, sequence, id.
-    pub acks: VecDeque<(u64, u32, u64, String)>,
+    /// Acknowledged and not yet here: token, sequence.
+    pub acks: VecDeque<(u64, u64)>,
 }
 
 /// As the consumer's.
@@ -84,12 +86,9 @@ pub struct Node {
     path: PathBuf,
     pub clock: Arc<SimClock>,
     pub app: Option<Connection>,
-    pub db: Option<Database>,
-    pub outbox: Outbox,
-    pub own: BTreeSet<u128>,
+    pub gate: Option<Gate>,
     pub link: Option<Link>,
     pub readers: Vec<Option<Reader>>,
-    pub at_end: Vec<bool>,
     pub is_cut_off: bool,
     pub shadow: Shadow,
     pub image: Option<Image>,
@@ -104,6 +103,23 @@ pub struct Stored {
     pub version: Version,
     pub deleted: bool,
     pub hash: i64,
+}
+
+/// The database inside of the gate.
+pub struct Db<'g>(MutexGuard<'g, Inside>);
+
+impl Deref for Db<'_> {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.0.database
+    }
+}
+
+impl DerefMut for Db<'_> {
+    fn deref_mut(&mut self) -> &mut Database {
+        &mut self.0.database
+    }
 }
 
 pub fn owned(value: ValueRef<'_>) -> OwnedValue {
@@ -124,12 +140,9 @@ impl Node {
             path: folder.join(format!("{place}.db")),
             clock: Arc::new(SimClock::at(now_ms)),
             app: None,
-            db: None,
-            outbox: Outbox::default(),
-            own: BTreeSet::new(),
+            gate: None,
             link: None,
             readers: vec![None; shards as usize],
-            at_end: vec![false; shards as usize],
             is_cut_off: false,
             shadow: Shadow::default(),
             image: None,
@@ -142,8 +155,13 @@ impl Node {
         self.app.as_ref().expect("the application is there")
     }
 
-    pub fn db(&mut self) -> &mut Database {
-        self.db.as_mut().expect("the node is up")
+    pub fn gate(&self) -> &Gate {
+        self.gate.as_ref().expect("the node is up")
+    }
+
+    /// The database, until the end of the statement.
+    pub fn db(&self) -> Db<'_> {
+        Db(self.gate().enter())
     }
 
     pub fn open_app(&mut self) {
@@ -169,18 +187,16 @@ impl Node {
         };
         let stop = Arc::new(AtomicBool::new(true)); // a lock that never comes free fails at once
         let db = Database::open(settings, self.clock.clone(), stop);
-        self.db = Some(db.map_err(|e| format!("node {} does not start: {e}", self.place))?);
+        let db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
+        self.gate = Some(Gate::new(db, options.shards).0);
         Ok(())
     }
 
     /// kill -9: what was only in memory is gone.
     pub fn crash(&mut self) {
-        self.db = None;
-        self.outbox = Outbox::default();
-        self.own.clear();
+        self.gate = None;
         self.link = None;
         self.readers.fill(None);
-        self.at_end.fill(false);
     }
 
     pub fn read_image(&self, written: usize) -> Image {

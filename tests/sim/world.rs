@@ -130,7 +130,7 @@ impl World {
     /// What was fsynced by a step cannot be lost any more.
     pub fn after(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
-        if node.app.is_none() || (node.db.is_none() && node.image.is_none()) {
+        if node.app.is_none() || (node.gate.is_none() && node.image.is_none()) {
             return Ok(());
         }
         let reserved = node.reservation();
@@ -177,7 +177,7 @@ impl World {
 
     fn step(&mut self, kind: usize, place: usize) -> Step {
         let (up, connected) = (
-            self.nodes[place].db.is_some(),
+            self.nodes[place].gate.is_some(),
             !self.nodes[place].is_cut_off,
         );
         match kind {
@@ -220,12 +220,6 @@ impl World {
     }
 
     pub fn capture(&mut self, place: usize) -> Result<(), String> {
-        let node = &mut self.nodes[place];
-        if std::env::var_os("SIM_SEED").is_some() {
-            let log: Vec<String> = node.app().prepare("SELECT id, table_id, kind, created_at, k1 FROM __harmonylite___change_log_global").unwrap()
-                .query_map([], |r| Ok(format!("{:?} {:?} {:?} {:?} {:?}", r.get_ref(0)?, r.get_ref(1)?, r.get_ref(2)?, r.get_ref(3)?, r.get_ref(4)?))).unwrap().map(|r| r.unwrap()).collect();
-            self.steps.push(format!("LOG {place} {log:?} changed {:?} ", node.db().is_changed()));
-        }
         let node = &mut self.nodes[place];
         let captured = node.capture()?;
         observe::frames(node, &self.plan, &mut self.model, &captured.frames)?;
@@ -324,13 +318,12 @@ impl World {
             let message = Message {
                 id: packet.id.clone(),
                 time_ms: self.now_ms,
-                data: std::rc::Rc::new(packet.data),
+                data: std::sync::Arc::new(packet.data),
             };
             seq = self.broker.publish(packet.shard, message);
         }
         if acked {
-            link.acks
-                .push_back((packet.token, packet.shard, seq, packet.id.clone()));
+            link.acks.push_back((packet.token, seq));
         } else {
             self.nodes[place].drop_link(); // what waits for an ack times out
         }
@@ -343,12 +336,18 @@ impl World {
 
     pub fn connect(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
+        let link_first = self.random.percent(50);
+        if link_first && node.link.is_none() {
+            node.connect_link(&self.broker)?;
+        }
         for shard in 0..self.options.shards as usize {
             if node.readers[shard].is_none() {
                 node.connect_reader(shard, &self.broker)?;
             }
         }
-        node.link.get_or_insert_default();
+        if node.link.is_none() {
+            node.connect_link(&self.broker)?;
+        }
         self.say(format!("node {place}: connect"));
         Ok(())
     }
