@@ -18,14 +18,16 @@ use crate::model::frame::{Frame, Row, TableRows};
 mod aside;
 mod fast;
 pub mod held;
+mod incoming;
 mod join;
 mod parts;
 mod positions;
+mod settling;
 mod tuples;
 mod unique;
 
 pub(crate) use held::Place;
-pub(crate) use join::Incoming;
+pub(crate) use incoming::Incoming;
 pub use positions::{Position, Positions};
 pub(crate) use tuples::create_probe;
 pub(crate) use unique::highest_displaced;

@@ -6,6 +6,7 @@ use crate::capture::Outgoing;
 
 mod again;
 mod changes;
+mod check;
 mod eviction;
 mod hostile;
 mod keys;

@@ -15,7 +15,7 @@ use crate::apply::{Place, create_probe};
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{self, LeftAlone, PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
-use crate::database::{Database, DatabaseError, Result, sql_text, triggers};
+use crate::database::{Cause, Compare, Database, DatabaseError, Result, triggers};
 use crate::model::key::is_known_collation;
 
 /// What is known of the schema.
@@ -41,64 +41,6 @@ pub struct Catalog {
     left_alone: Vec<LeftAlone>,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
-}
-
-/// How far the comparison of a table with its versions has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Compare {
-    pub phase: Phase,
-    pub cause: Cause,
-    /// Key (as [`crate::model::cbor::key_bytes`]) up to which the phase is done.
-    pub after: Option<Vec<u8>>,
-}
-
-/// Why a table is compared, the weakest cause first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Cause {
-    /// Columns are gone: the contents' hashes are others.
-    Dropped,
-    /// Columns are new. What a renamed one holds was never sent under its new name; it is sent with
-    /// the versions that the rows have.
-    Added,
-    /// The rows were there before HarmonyLite was: they are given the lowest version.
-    Before,
-    /// Triggers were not in place.
-    Unwatched,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
-    /// Looking at rows: are their versions right?
-    Rows,
-    /// Looking at live versions: are their rows there?
-    Versions,
-}
-
-impl Compare {
-    fn start(cause: Cause) -> Self {
-        Compare {
-            phase: Phase::Rows,
-            cause,
-            after: None,
-        }
-    }
-}
-
-impl Shape {
-    /// A comparison under way begins anew when columns came or went.
-    fn compare_anew(&self, known: &Shape, under_way: Option<Compare>) -> Option<Compare> {
-        let lacks = |shape: &Shape, name: &str| !shape.columns.iter().any(|(c, _)| c == name);
-        let added = self.columns.iter().any(|(c, _)| lacks(known, c));
-        let dropped = known.columns.iter().any(|(c, _)| lacks(self, c));
-        let cause = match (added, dropped) {
-            (false, false) => return under_way,
-            (true, _) => Cause::Added,
-            (false, true) => Cause::Dropped,
-        };
-        Some(Compare::start(
-            under_way.map_or(cause, |c| c.cause.max(cause)),
-        ))
-    }
 }
 
 impl Catalog {
@@ -436,60 +378,6 @@ impl Database {
             .collect::<rusqlite::Result<_>>()?;
         Ok(())
     }
-
-    /// Triggers are off on our connection, but those of the temporary schema fire all the same: the
-    /// ones chosen in `apply_triggers` are copied there.
-    /// One that is gone by now, or does not fit its table any more, is named and left out.
-    fn copy_apply_triggers(&self) -> Result<()> {
-        for name in &self.settings.apply_triggers {
-            let own = apply_trigger(name);
-            let text = self.trigger_text(name)?;
-            let made = match text.as_deref().and_then(sql_text::after_trigger_name) {
-                Some(rest) => self
-                    .conn
-                    .execute_batch(&format!("CREATE TEMP TRIGGER {own} {rest}"))
-                    .map_err(DatabaseError::from),
-                None => Err(DatabaseError::NoSuchTrigger(name.clone())),
-            };
-            match made {
-                Err(e) if e.is_temporary() => return Err(e),
-                Err(e) => log::error!("trigger {name} does not run for what arrives: {e}"),
-                Ok(()) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn drop_apply_triggers(&self) -> Result<()> {
-        for name in &self.settings.apply_triggers {
-            let own = apply_trigger(name);
-            self.conn
-                .execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{own}"))?;
-        }
-        Ok(())
-    }
-
-    /// At the start every trigger in `apply_triggers` must be there: a name may be misspelled.
-    pub(crate) fn require_apply_triggers(&self) -> Result<()> {
-        for name in &self.settings.apply_triggers {
-            if self.trigger_text(name)?.is_none() {
-                return Err(DatabaseError::NoSuchTrigger(name.clone()));
-            }
-        }
-        Ok(())
-    }
-
-    fn trigger_text(&self, name: &str) -> Result<Option<String>> {
-        Ok(self
-            .conn
-            .prepare_cached("SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE")?
-            .query_row([name], |r| r.get(0))
-            .optional()?)
-    }
-}
-
-fn apply_trigger(name: &str) -> String {
-    quote(&format!("apply_{name}"))
 }
 
 fn to_cbor<T: Serialize>(value: &T) -> Vec<u8> {

@@ -20,7 +20,9 @@ use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::model::cbor::CborError;
 
+mod apply_triggers;
 mod catalog;
+mod comparison;
 mod damage;
 pub mod own_tables;
 mod reservation;
@@ -32,7 +34,8 @@ pub mod table;
 pub mod triggers;
 pub mod values;
 
-pub(crate) use catalog::{Catalog, Cause, Compare, Phase};
+pub(crate) use catalog::Catalog;
+pub(crate) use comparison::{Cause, Compare, Phase};
 
 /// A write transaction of ours is ended after about this long, so that an application with
 /// busy_timeout 0 can write too.
