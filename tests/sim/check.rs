@@ -62,9 +62,9 @@ impl World {
             loop {
                 let sent = self.nodes[place].send(&self.options)?;
                 let carried = self.carry_one(place, false);
-                self.nodes[place].take_ack(&self.broker);
-                quiet &= !sent && !carried;
-                if !sent && !carried {
+                let acked = self.nodes[place].take_ack(&self.broker);
+                quiet &= !sent && !carried && !acked;
+                if !sent && !carried && !acked {
                     break;
                 }
             }

@@ -90,15 +90,15 @@ impl Node {
     }
 
     /// `Publisher::acknowledged`, for the next acknowledgement on its way.
-    pub fn take_ack(&mut self, broker: &Broker) {
+    pub fn take_ack(&mut self, broker: &Broker) -> bool {
         let (Some(gate), Some(link)) = (&self.gate, &mut self.link) else {
-            return;
+            return false;
         };
         let Some((token, seq)) = link.acks.pop_front() else {
-            return;
+            return false;
         };
         let Some((number, shard, id)) = link.messages.remove(&token) else {
-            return;
+            return true;
         };
         let stream = &broker.streams[shard as usize - 1].name;
         let mut inside = gate.enter();
@@ -111,17 +111,18 @@ impl Node {
         }
         inside.database.note_acknowledged(stream, seq, id);
         let Some((at, left)) = link.frames.get_mut(&number) else {
-            return;
+            return true;
         };
         let at = *at;
         *left -= 1;
         if *left > 0 {
-            return;
+            return true;
         }
         link.frames.remove(&number);
         if let Some(up_to) = inside.outbox.acknowledged(at) {
             inside.database.acknowledged(up_to);
         }
+        true
     }
 
     /// `Publisher::drop_link`.
