@@ -5,7 +5,7 @@ use harmonylite::model::frame::Frame;
 use harmonylite::model::version::Version;
 
 use crate::model::{Model, Row, Write};
-use crate::node::Node;
+use crate::node::{Node, Stored};
 use crate::plan::Plan;
 
 /// A row of a frame of ours.
@@ -96,14 +96,30 @@ pub fn frames(
     Ok(())
 }
 
-/// After a capture that came to its end: every change of the application has a version of its own.
-pub fn captured(node: &mut Node, plan: &Plan, model: &mut Model) -> Result<(), String> {
+/// After a capture. If it came to its end, every change of the application has a version of its own.
+pub fn captured(
+    node: &mut Node,
+    plan: &Plan,
+    model: &mut Model,
+    at_end: bool,
+) -> Result<(), String> {
     let pending = std::mem::take(&mut node.shadow.pending);
     for table in 0..plan.tables.len() {
         let versions = node.versions(plan, table);
         for ((_, key), row) in pending.range((table, String::new())..(table + 1, String::new())) {
             let stored = versions.get(key);
             let deleted = row.is_none();
+            let is_new = |s: &Stored| {
+                s.deleted == deleted
+                    && s.version.node == node.id
+                    && !model.wrote(table, key, s.version, node.place)
+            };
+            if !at_end && !stored.is_some_and(is_new) {
+                node.shadow
+                    .pending
+                    .insert((table, key.clone()), row.clone());
+                continue;
+            }
             let Some(stored) = stored.filter(|s| s.deleted == deleted) else {
                 if deleted && stored.is_none() {
                     continue; // came and went between two captures: nobody else knows it

@@ -223,9 +223,7 @@ impl World {
         let node = &mut self.nodes[place];
         let captured = node.capture()?;
         observe::frames(node, &self.plan, &mut self.model, &captured.frames)?;
-        if !captured.more {
-            observe::captured(node, &self.plan, &mut self.model)?;
-        }
+        observe::captured(node, &self.plan, &mut self.model, !captured.more)?;
         let (changes, frames, more) = (captured.changes, captured.frames.len(), captured.more);
         self.say(format!(
             "node {place}: capture: {changes} changes, {frames} frames, more {more}"
