@@ -61,66 +61,29 @@ impl Database {
         in_table: Option<Vec<OwnedValue>>,
         arrived: Option<Vec<OwnedValue>>,
     ) -> Result<()> {
-        let mut settling = Settling::new(&self.conn, &self.sites, table)?;
+        let mut settling = self.settling(table)?;
         settling.rows.delete(key)?;
         settling.aside.forget(key_bytes)?;
         if let Some(old) = in_table {
             settling.wake(&old)?;
         }
         if let Some(values) = arrived {
-            settling.aside.put(key_bytes, &values, None)?;
+            settling.aside.put(key_bytes, &values, &[])?;
             settling.add(key_bytes.to_vec())?;
         }
         settling.run()?;
         self.note_displaced(table)
     }
 
-    /// The application changed these rows; what they were before is not known. Rows that they hid
-    /// wait until the raw log is empty: see [`Self::settle_waiting`].
-    pub(crate) fn unhide_local(&mut self, table: &Arc<Table>, keys: &[Vec<u8>]) -> Result<()> {
-        let aside = Aside {
-            conn: &self.conn,
-            table,
-        };
+    /// The application changed these rows; what they were before is not known.
+    pub(crate) fn settle_local(&mut self, table: &Arc<Table>, keys: &[Vec<u8>]) -> Result<()> {
+        let mut settling = self.settling(table)?;
         for key in keys {
-            aside.forget(key)?;
-            aside.unhide(key)?;
-        }
-        self.note_displaced(table)
-    }
-
-    /// The same for all tables that are known to be as their versions say.
-    pub(crate) fn settle_all_waiting(&mut self) -> Result<()> {
-        let mut ids: Vec<i64> = self.catalog.displaced.iter().copied().collect();
-        ids.retain(|id| !self.catalog.comparing.contains_key(id));
-        for id in ids {
-            let Some(table) = self.catalog.by_id.get(&id).cloned() else {
-                continue;
-            };
-            if let Err(reason) = self.guarded(|db| db.settle_waiting(&table))? {
-                log::warn!("rows of table {} stay aside: {reason}", table.name());
-                let aside = Aside {
-                    conn: &self.conn,
-                    table: &table,
-                };
-                for key in aside.unhidden()? {
-                    aside.stop_looking(&key)?;
-                }
+            settling.aside.forget(key)?;
+            for hidden in settling.aside.hidden_by(key)? {
+                settling.add(hidden)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Looks at the displaced rows that may come back. To be called when the raw log is empty: the
-    /// table is ahead of the versions until then, and a displaced row that the application has
-    /// since written or deleted would come back over that.
-    pub(crate) fn settle_waiting(&mut self, table: &Arc<Table>) -> Result<()> {
-        let mut settling = Settling::new(&self.conn, &self.sites, table)?;
-        for key in settling.aside.unhidden()? {
-            settling.add(key)?;
-        }
-        if settling.is_idle() {
-            return Ok(());
+            settling.add(key.clone())?;
         }
         settling.run()?;
         self.note_displaced(table)
@@ -143,16 +106,29 @@ impl Database {
         Ok(only)
     }
 
-    /// All displaced rows of the table are to be looked at anew: its UNIQUE indexes are others now.
-    pub(crate) fn unhide_all(&mut self, table: &Arc<Table>) -> Result<()> {
+    /// All displaced rows of the table anew: its UNIQUE indexes are others now.
+    pub(crate) fn resettle(&mut self, table: &Arc<Table>) -> Result<()> {
+        let mut settling = self.settling(table)?;
+        for (key, values) in settling.aside.take_all()? {
+            settling.aside.put(&key, &values, &[])?;
+            settling.add(key)?;
+        }
+        settling.run()?;
+        self.note_displaced(table)
+    }
+
+    /// These rows have new versions: what was kept aside of them is void.
+    pub(crate) fn forget_displaced(&self, table: &Table, keys: &[Vec<u8>]) -> Result<()> {
         let aside = Aside {
             conn: &self.conn,
             table,
         };
-        for (key, values) in aside.take_all()? {
-            aside.put(&key, &values, None)?;
-        }
-        self.note_displaced(table)
+        keys.iter().try_for_each(|key| aside.forget(key))
+    }
+
+    fn settling<'c>(&'c self, table: &'c Table) -> Result<Settling<'c>> {
+        let comparing = self.catalog.comparing.contains_key(&table.id);
+        Settling::new(&self.conn, &self.sites, table, comparing)
     }
 
     fn note_displaced(&mut self, table: &Table) -> Result<()> {
