@@ -22,11 +22,14 @@ pub struct Write {
     pub certain: bool,
 }
 
+/// Table and key.
+type RowId = (usize, String);
+
 #[derive(Default)]
 pub struct Model {
-    rows: BTreeMap<(usize, String), Vec<Write>>,
+    rows: BTreeMap<RowId, Vec<Write>>,
     /// Per node, in order: where its writes are.
-    by_writer: BTreeMap<usize, Vec<((usize, String), usize)>>,
+    by_writer: BTreeMap<usize, Vec<(RowId, usize)>>,
 }
 
 fn compare(a: &OwnedValue, b: &OwnedValue) -> Ordering {

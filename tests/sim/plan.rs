@@ -121,8 +121,16 @@ impl Plan {
     }
 }
 
+/// Key columns with their types, their collations, and the table's text before and after.
+type KeyKind = (
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+    &'static str,
+    &'static str,
+);
+
 fn key_of(random: &mut Random) -> Table {
-    let kinds: [(&[(&str, &str)], &[&'static str], &str, &'static str); 8] = [
+    let kinds: [KeyKind; 8] = [
         (&[("id", "INTEGER PRIMARY KEY")], &["BINARY"], "", ""),
         (&[("id", "TEXT NOT NULL PRIMARY KEY")], &["BINARY"], "", ""),
         (
