@@ -17,15 +17,17 @@ for tool in losetup mkfs.ext4 python3 unshare; do
 done
 losetup -f >/dev/null 2>&1 || skip "no loop device"
 
+# The mounts are in a namespace of ours and go with it.
+if [[ -z ${HARMONYLITE_TORTURE_MOUNTS-} ]]; then
+    HARMONYLITE_TORTURE_MOUNTS=1 exec unshare -m --propagation private "$0" "$@"
+fi
 # shellcheck source=scripts/torture.sh
 . scripts/torture.sh
 clean_up() { scripts/loop-disk.sh drop "$folder/disk"; }
 scripts/loop-disk.sh new "$folder/disk" 512 || skip "cannot mount a loop device"
-boot=$folder/boot-id
-cat /proc/sys/kernel/random/boot_id >"$boot"
-# The machine also starts anew, by the sign that the daemon knows: only in a namespace of ours.
-export HARMONYLITE_TORTURE_BOOT_ID=$boot
-# shellcheck disable=SC2016
-unshare -m --propagation slave sh -c \
-    'mount --bind "$HARMONYLITE_TORTURE_BOOT_ID" /proc/sys/kernel/random/boot_id && exec "$@"' \
-    sh "$torture" power --folder "$folder/nodes" --disk "$folder/disk" "$@"
+# The machine also starts anew, by the sign that the daemon knows.
+export HARMONYLITE_TORTURE_BOOT_ID=$folder/boot-id
+cat /proc/sys/kernel/random/boot_id >"$HARMONYLITE_TORTURE_BOOT_ID"
+mount --bind "$HARMONYLITE_TORTURE_BOOT_ID" /proc/sys/kernel/random/boot_id ||
+    skip "cannot pretend a new start of the machine"
+"$torture" power --folder "$folder/nodes" --disk "$folder/disk" "$@"

@@ -19,7 +19,7 @@ end() {
     local status=$?
     trap - EXIT
     if declare -F clean_up >/dev/null; then clean_up; fi
-    if [[ $status == 0 ]]; then rm -rf "$folder"; else echo "kept: $folder" >&2; fi
+    if [[ $status == 0 || $status == 77 ]]; then rm -rf "$folder"; else echo "kept: $folder" >&2; fi
     exit "$status"
 }
 trap end EXIT

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -63,21 +62,6 @@ impl Process {
             return Err(format!("{} ended with {status}", self.name).into());
         }
         Ok(())
-    }
-
-    /// Waits until it ends by itself.
-    pub fn wait(&mut self, patience: Duration) -> Result<()> {
-        let until = Instant::now() + patience;
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait()? {
-                if status.success() {
-                    return Ok(());
-                }
-                return Err(format!("{} ended with {status}", self.name).into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Err(format!("{} does not end", self.name).into())
     }
 
     /// Children of the process, such as a daemon's own nats-server.
