@@ -24,6 +24,8 @@ fn failed(e: harmonylite::database::DatabaseError) -> String {
 pub struct Read {
     pub messages: usize,
     pub captured: Captured,
+    /// Whether there was a transaction, which begins with a capture.
+    pub applied: bool,
 }
 
 impl Node {
@@ -210,6 +212,7 @@ impl Node {
             Read {
                 messages: own,
                 captured: Captured::default(),
+                applied: false,
             }
         } else {
             let applied = inside.database.apply(&stream.name, &arrived);
@@ -217,6 +220,7 @@ impl Node {
             let captured = copy_of(&applied.captured);
             inside.hand_over(&mut applied.captured);
             Read {
+                applied: applied.messages > 0,
                 messages: applied.messages,
                 captured,
             }

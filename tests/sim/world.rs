@@ -273,7 +273,7 @@ impl World {
             return Ok(());
         };
         observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
-        if read.captured.changes > 0 && read.messages > 0 && !node.db().has_more() {
+        if read.applied && !node.db().has_more() {
             vanished
                 .iter()
                 .for_each(|at| drop(node.shadow.pending.remove(at)));
