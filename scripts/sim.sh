@@ -18,5 +18,6 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+[ -n "${SIM_SEED:-}${SIM_MINUTES:-}" ] || export SIM_SEEDS="${SIM_SEEDS:-1000}"
 # shellcheck disable=SC2086 # no word or several
-exec cargo test --quiet --test sim $features "$test" -- --ignored --nocapture --exact "$( [ $test = seeds ] && echo runs:: || echo mutations:: )$test"
+exec cargo test --quiet --test sim $features "$test" -- --nocapture --exact "$( [ $test = seeds ] && echo runs:: || echo mutations:: )$test"

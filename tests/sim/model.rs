@@ -63,6 +63,7 @@ impl Model {
                 .any(|w| w.version == version && w.writer == writer && w.certain)
         })
     }
+
     /// How many writes of a node there are.
     pub fn written(&self, writer: usize) -> usize {
         self.by_writer.get(&writer).map_or(0, Vec::len)
