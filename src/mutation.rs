@@ -35,15 +35,23 @@ pub enum Mutation {
     /// What arrives is applied before local changes are captured.
     NoCaptureBeforeApply,
     /// A local write of a row with a late column overwrites what others wrote there.
-    LateDefaultsCount,
-    /// Node ids compare as signed numbers.
-    SignedNodes,
-    /// A new start may stamp times that it stamped before.
-    NoReservation,
+    LateDefaultsWritten,
+    /// A row that is sent from its mark carries the default of a column added since.
+    LateDefaultsSent,
+    /// A row that was marked is not any more when something arrives for it.
+    MarkLostOnJoin,
+    /// What the outbox forgot counts as acknowledged with what comes next.
+    OutboxRemembers,
+    /// An acknowledgement covers the transactions before it.
+    AckCoversEarlier,
+    /// Displaced rows are settled while local rows have no versions yet.
+    SettleBeforeCapture,
+    /// Displaced rows are not kept.
+    DisplacedDropped,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 17] = {
+    pub const ALL: [Mutation; 21] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -60,9 +68,13 @@ impl Mutation {
             HeldColumnsDropped,
             TombstoneLosesTies,
             NoCaptureBeforeApply,
-            LateDefaultsCount,
-            SignedNodes,
-            NoReservation,
+            LateDefaultsWritten,
+            LateDefaultsSent,
+            MarkLostOnJoin,
+            OutboxRemembers,
+            AckCoversEarlier,
+            SettleBeforeCapture,
+            DisplacedDropped,
         ]
     };
 }

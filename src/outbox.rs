@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::capture::Outgoing;
+use crate::mutation::{self, Mutation};
 
 /// Bytes of frames kept in memory; beyond, marks alone are kept and encoded later. A few of the
 /// largest frames, and small against the 64 MB of the machines this runs on.
@@ -28,7 +29,10 @@ impl Outbox {
     #[must_use]
     pub fn push(&mut self, frames: Vec<Outgoing>) -> bool {
         for frame in frames {
-            debug_assert!(frame.at >= self.last, "frames enter in order");
+            debug_assert!(
+                frame.at >= self.last || mutation::is(Mutation::OutboxRemembers),
+                "frames enter in order"
+            );
             self.last = self.last.max(frame.at);
             *self.outstanding.entry(frame.at).or_default() += 1;
             self.queued_bytes += frame.raw.len();
@@ -63,7 +67,7 @@ impl Outbox {
             return None;
         }
         self.outstanding.remove(&at);
-        if first != Some(at) {
+        if first != Some(at) && !mutation::is(Mutation::AckCoversEarlier) {
             return None;
         }
         Some(
@@ -77,7 +81,11 @@ impl Outbox {
     /// Forgets everything: the marks still say what is to be published. What comes next may be of
     /// earlier transactions again, so their acknowledgement must not cover what was here.
     pub fn clear(&mut self) {
+        let last = self.last;
         *self = Outbox::default();
+        if mutation::is(Mutation::OutboxRemembers) {
+            self.last = last;
+        }
     }
 }
 

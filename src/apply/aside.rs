@@ -7,6 +7,7 @@ use crate::database::Result;
 use crate::database::table::Table;
 use crate::model::cbor::{self, Cursor};
 use crate::model::value::OwnedValue;
+use crate::mutation::{self, Mutation};
 
 /// `___displaced` and `___displaced_by_tuple`, for one table.
 pub(super) struct Aside<'c> {
@@ -29,6 +30,9 @@ impl Aside<'_> {
     /// Keeps a row, hidden by `by`.
     pub fn put(&self, key: &[u8], values: &[OwnedValue], by: &[u8]) -> Result<()> {
         self.forget(key)?;
+        if mutation::is(Mutation::DisplacedDropped) && !by.is_empty() {
+            return Ok(());
+        }
         self.conn
             .prepare_cached(
                 "INSERT INTO __harmonylite___displaced(table_id, key, by, row) VALUES (?1, ?2, ?3, ?4)",

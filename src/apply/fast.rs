@@ -10,6 +10,7 @@ use crate::database::{Database, DatabaseError, Result, is_unfit};
 use crate::model::frame::{self, Row};
 use crate::model::merge::{Exceptions, State};
 use crate::model::value::Value;
+use crate::mutation::{self, Mutation};
 
 /// What became of one row.
 enum Plain {
@@ -82,11 +83,12 @@ fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> R
         if !here.exceptions.is_empty() || (here.deleted && !row.deleted) {
             return Ok(Plain::Other);
         }
-        if here.version >= there {
+        if here.version >= there && !mutation::is(Mutation::NoVersionCompare) {
             // A tie is settled by content. An older tombstone matters to columns that are not here
             // yet: the row must remember it.
-            let differs =
-                here.version == there && (here.deleted, stored.hash) != (row.deleted, hash);
+            let differs = !mutation::is(Mutation::NoTieBreak)
+                && here.version == there
+                && (here.deleted, stored.hash) != (row.deleted, hash);
             return Ok(if differs || (row.deleted && !here.deleted) {
                 Plain::Other
             } else {

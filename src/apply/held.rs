@@ -18,6 +18,7 @@ use crate::model::key::key_bytes;
 use crate::model::merge::FLOOR;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
+use crate::mutation::{self, Mutation};
 
 /// Stands among the held columns for the version of the row itself.
 const ROW: &str = "\0row";
@@ -211,6 +212,9 @@ impl Database {
             !known(name) && *version > floor
         };
         for (name, (version, value)) in incoming.columns.iter().filter(unknown) {
+            if mutation::is(Mutation::HeldColumnsDropped) {
+                continue;
+            }
             if self.catalog.held.insert(at.table.clone()) {
                 log::warn!(
                     "column {name} of table {} is held: it is not here",

@@ -14,6 +14,7 @@ use crate::capture::{Captured, Frames};
 use crate::database::table::Table;
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::frame::{Frame, Row, TableRows};
+use crate::mutation::{self, Mutation};
 
 mod aside;
 mod fast;
@@ -71,7 +72,8 @@ impl Database {
     pub fn apply(&mut self, stream: &str, arrived: &[Arrived<'_>]) -> Result<Applied> {
         self.write_past_damage(|db| {
             let mut applied = Applied::default();
-            if !db.capture_inside(&mut applied.captured)? {
+            let early = mutation::is(Mutation::NoCaptureBeforeApply);
+            if !early && !db.capture_inside(&mut applied.captured)? {
                 return Ok(applied);
             }
             let began = db.clock.uptime();
@@ -83,7 +85,11 @@ impl Database {
                     break;
                 }
             }
-            if let Some(last) = arrived.get(applied.messages.wrapping_sub(1)) {
+            let covered = match mutation::is(Mutation::PositionAhead) {
+                true => arrived.len(),
+                false => applied.messages,
+            };
+            if let Some(last) = arrived.get(covered.wrapping_sub(1)) {
                 let known = db.position(stream);
                 db.move_position(
                     stream,

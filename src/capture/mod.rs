@@ -15,6 +15,7 @@ use crate::database::table::Table;
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::cbor;
 use crate::model::value::Value;
+use crate::mutation::{self, Mutation};
 
 mod again;
 mod compare;
@@ -158,6 +159,10 @@ impl Database {
     /// Works out what captured rows mean for displaced ones. The raw log is empty: a row in it has
     /// no version yet, or an old one, and would have to give way to rows that it is above.
     pub(crate) fn settle_captured(&mut self) -> Result<()> {
+        if mutation::is(Mutation::NoSettleOnCapture) {
+            self.catalog.to_settle.clear();
+            self.catalog.resettle.clear();
+        }
         for (id, keys) in std::mem::take(&mut self.catalog.to_settle) {
             if let Some(table) = self.catalog.by_id.get(&id).cloned()
                 && let Err(reason) = self.guarded(|db| db.settle_local(&table, &keys))?

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 
 use crate::capture::{Batch, Touched, Why};
 use crate::database::{Database, Result, triggers, values};
+use crate::mutation::{self, Mutation};
 
 /// Where a batch ends in the raw log.
 pub(super) struct LogEnd {
@@ -49,7 +50,11 @@ impl Database {
                 }
                 continue;
             }
-            let why = if row.get(2) == Ok(triggers::MAYBE) {
+            let maybe = row.get(2) == Ok(triggers::MAYBE);
+            if maybe && mutation::is(Mutation::MaybeIsNothing) {
+                continue;
+            }
+            let why = if maybe && !mutation::is(Mutation::MaybeIsReal) {
                 Why::Maybe
             } else {
                 Why::Real

@@ -11,6 +11,7 @@ use crate::database::{Result, values};
 use crate::model::merge::{Exceptions, FLOOR, State};
 use crate::model::value::Value;
 use crate::model::version::{HLC_BEFORE, Version, stamp};
+use crate::mutation::{self, Mutation};
 
 /// Why a row is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,7 +206,7 @@ fn exceptions<'v>(
     }
     if table.has_late_columns() {
         for (i, column) in table.schema.columns.iter().enumerate() {
-            let never = is_late(table, stored, i);
+            let never = is_late(table, stored, i) && !mutation::is(Mutation::LateDefaultsWritten);
             if never && value(i).same(&column.default.borrow()) {
                 exceptions.insert(column.lower.clone(), Version::NEVER);
             }

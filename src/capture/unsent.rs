@@ -17,6 +17,7 @@ use crate::database::{Database, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
+use crate::mutation::{self, Mutation};
 
 /// While changes are captured all the time, acknowledged marks are cleared this often.
 const CLEAR_EVERY: Duration = Duration::from_secs(1);
@@ -222,6 +223,9 @@ impl Database {
         at: i64,
         frames: &mut Frames,
     ) -> Result<()> {
+        if mutation::is(Mutation::MarkLostOnJoin) {
+            return Ok(());
+        }
         let moved = self
             .conn
             .prepare_cached(
@@ -248,7 +252,11 @@ fn unsent_exceptions<'v>(
     if table.has_late_columns() {
         for (i, column) in table.schema.columns.iter().enumerate() {
             let known = stored.state.exceptions.contains_key(&column.lower);
-            if !known && stored.at < table.born[i] && value(i).same(&column.default.borrow()) {
+            if !mutation::is(Mutation::LateDefaultsSent)
+                && !known
+                && stored.at < table.born[i]
+                && value(i).same(&column.default.borrow())
+            {
                 exceptions.push((i, Version::NEVER));
             }
         }

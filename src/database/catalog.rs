@@ -17,6 +17,7 @@ use crate::database::schema::{self, LeftAlone, PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Cause, Compare, Database, DatabaseError, Result, triggers};
 use crate::model::key::is_known_collation;
+use crate::mutation::{self, Mutation};
 
 /// What is known of the schema.
 #[derive(Debug, Default)]
@@ -108,6 +109,11 @@ impl Database {
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
         // Not before local changes are captured: a row without its version loses against any.
         self.catalog.resettle = self.catalog.displaced.iter().copied().collect();
+        if mutation::is(Mutation::SettleBeforeCapture) {
+            for id in std::mem::take(&mut self.catalog.resettle) {
+                self.resettle_guarded(id)?;
+            }
+        }
         self.copy_apply_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
         self.note_schema()

@@ -6,6 +6,7 @@
 
 use crate::database::schema::{PREFIX, Schema, UniqueIndex, quote};
 use crate::database::sql_text;
+use crate::mutation::{self, Mutation};
 
 /// The row was written or deleted.
 pub const REAL: i64 = 0;
@@ -23,12 +24,16 @@ const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INT
 /// Names and texts of the triggers that a table needs, as `sqlite_schema` keeps them.
 pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
     let log = Log { table, schema };
+    let new = [log.append("NEW"), log.append_old_key()];
     let mut triggers = vec![
         log.trigger("insert", "AFTER INSERT", &[log.append("NEW")]),
         log.trigger(
             "update",
             "AFTER UPDATE",
-            &[log.append("NEW"), log.append_old_key()],
+            match mutation::is(Mutation::KeyUpdateKeepsOld) {
+                true => &new[..1],
+                false => &new[..],
+            },
         ),
         log.trigger("delete", "AFTER DELETE", &[log.append("OLD")]),
     ];

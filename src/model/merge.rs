@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use crate::model::value::Value;
 use crate::model::version::Version;
+use crate::mutation::{self, Mutation};
 
 /// Key of the floor among the exceptions: SQLite's names hold no NUL.
 pub const FLOOR: &str = "\0floor";
@@ -84,7 +85,10 @@ pub fn join(local: Option<&State>, incoming: &State, columns: &[Column<'_>]) -> 
     let floor = incoming
         .floor()
         .max(local.map_or(Version::NEVER, State::floor));
-    let lives = |s: &&State| !s.deleted && s.version > floor;
+    let lives = |s: &&State| {
+        let tied = s.version == floor && mutation::is(Mutation::TombstoneLosesTies);
+        !s.deleted && (s.version > floor || tied)
+    };
     let (here, there) = (local.filter(lives), Some(incoming).filter(lives));
     let row_is_here = local.is_some_and(|s| !s.deleted);
     let Some(version) = here.map(|s| s.version).max(there.map(|s| s.version)) else {
@@ -111,10 +115,13 @@ pub fn join(local: Option<&State>, incoming: &State, columns: &[Column<'_>]) -> 
         let mine = alive(here, column.local);
         let theirs = alive(there, column.incoming);
         let larger = || match (column.local, column.incoming) {
-            (Some(mine), Some(theirs)) => theirs.total_cmp(&mine).is_gt(),
+            (Some(mine), Some(theirs)) => {
+                theirs.total_cmp(&mine).is_gt() && !mutation::is(Mutation::NoTieBreak)
+            }
             _ => false,
         };
-        if theirs > mine || (theirs.is_some() && theirs == mine && larger()) {
+        let taken = theirs.is_some() && mutation::is(Mutation::NoVersionCompare);
+        if taken || theirs > mine || (theirs.is_some() && theirs == mine && larger()) {
             write.push(i);
         } else if mine.is_some() {
             keep.push(i);

@@ -3,6 +3,7 @@
 //! Hybrid logical clocks: Kulkarni et al., "Logical Physical Clocks and Consistent Snapshots in
 //! Globally Distributed Databases", 2014. Here the logical part only grows per row, see [`stamp`].
 
+use crate::mutation::{self, Mutation};
 use std::fmt;
 
 /// Lowest hlc that is out of bounds: a frame that carries it is malformed.
@@ -48,6 +49,9 @@ impl fmt::Display for Version {
 /// hlc of a local change at `time_ms` to a row whose version so far has `previous` as hlc
 /// (0 if none): never at or below what the row already has, whatever the clock says.
 pub fn stamp(time_ms: i64, previous: i64) -> i64 {
+    if mutation::is(Mutation::StampByClockAlone) {
+        return (time_ms.clamp(0, MAX_MS) << COUNTER_BITS).max(HLC_BEFORE + 1);
+    }
     let by_time = time_ms.clamp(0, MAX_MS) << COUNTER_BITS;
     by_time.max(previous + 1).max(HLC_BEFORE + 1)
 }

@@ -1,1 +1,44 @@
+//! The simulation can fail: every mistake of [`harmonylite::mutation`] is found within so many seeds.
+#![cfg(feature = "mutations")]
 
+use harmonylite::mutation::{self, Mutation};
+
+use crate::runs;
+
+/// Seeds that a mistake may survive.
+const PATIENCE: u64 = 3000;
+
+#[test]
+#[ignore = "takes minutes: scripts/sim.sh --mutations"]
+fn every_mistake_is_found() {
+    std::panic::set_hook(Box::new(|_| {})); // a panic is one way to be found
+    let mut survived = Vec::new();
+    println!("{:<24} {:>6}  by", "mistake", "seed");
+    for mistake in Mutation::ALL {
+        mutation::set(Some(mistake));
+        let first = (1..=PATIENCE).find_map(|seed| Some((seed, runs::run(seed).failure?)));
+        match first {
+            Some((seed, failure)) => {
+                let line: String = failure
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .chars()
+                    .take(110)
+                    .collect();
+                println!("{:<24} {seed:>6}  {line}", format!("{mistake:?}"));
+            }
+            None => {
+                println!(
+                    "{:<24} {:>6}  survives {PATIENCE} seeds",
+                    format!("{mistake:?}"),
+                    "-"
+                );
+                survived.push(mistake);
+            }
+        }
+    }
+    mutation::set(None);
+    let _ = std::panic::take_hook();
+    assert!(survived.is_empty(), "not found: {survived:?}");
+}

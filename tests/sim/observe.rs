@@ -137,6 +137,9 @@ pub fn captured(
             {
                 continue; // it was deleted before, too
             }
+            if model.holds(table, key, stored.version, row.as_ref()) {
+                continue; // written to and fro while there were no triggers
+            }
             if stored.version.node != node.id || model.wrote(table, key, stored.version, node.place)
             {
                 return Err(format!(
