@@ -32,7 +32,8 @@
 //! - [`broker`]: makes connections; checks what all nodes must share.
 //! - [`same_stream`]: notices a broker that was wiped, set back or forgot.
 //! - [`thread`]: the one caller of `std::thread` for the threads below.
-//! - [`watcher`], [`mirror`]: the hint that files changed; `seq-map.cbor`.
+//! - [`watcher`], [`mirror`], [`lock`]: the hint that files changed; `seq-map.cbor`; one daemon per
+//!   database.
 //! - [`publisher`], [`consumer`]: the threads.
 //! - [`config`], [`cli`], [`logging`], [`daemon`]: words in, threads out.
 //!
@@ -81,6 +82,7 @@ pub mod consumer;
 pub mod daemon;
 pub mod database;
 pub mod gate;
+pub mod lock;
 pub mod logging;
 pub mod mirror;
 pub mod model;
