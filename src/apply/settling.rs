@@ -16,6 +16,7 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
 /// Of a row with NULL in its key, which no other node can know: it stays, whatever collides with it.
+/// And, for the moment, of one that the application wrote and that has no version for that yet.
 const UNMOVABLE: Version = Version {
     hlc: i64::MAX,
     node: u64::MAX,
@@ -32,18 +33,26 @@ pub(super) struct Settling<'c> {
     sites: &'c Sites,
     pub rows: Rows<'c>,
     pub aside: Aside<'c>,
+    /// Some rows may have changed without a trace in the raw log, and not have their versions yet.
+    comparing: bool,
     /// Rows to look at, highest order first.
     todo: BTreeSet<Order>,
     done: BTreeSet<Order>,
 }
 
 impl<'c> Settling<'c> {
-    pub fn new(conn: &'c Connection, sites: &'c Sites, table: &'c Table) -> Result<Self> {
+    pub fn new(
+        conn: &'c Connection,
+        sites: &'c Sites,
+        table: &'c Table,
+        comparing: bool,
+    ) -> Result<Self> {
         let rows = Rows::new(conn, table)?;
         Ok(Settling {
             sites,
             rows,
             aside: Aside { conn, table },
+            comparing,
             todo: BTreeSet::new(),
             done: BTreeSet::new(),
         })
@@ -80,14 +89,20 @@ impl<'c> Settling<'c> {
         else {
             return Ok(());
         };
+        if is_in_table && self.is_uncaptured(&key, &values)? {
+            return Ok(()); // looked at when it has its version
+        }
         let rows_key = self.aside.table.key_len();
         let mut others = Vec::new();
         for (other, other_values) in
             colliding(self.aside.conn, self.aside.table, &key_bytes, &values)?
         {
-            let order = match other_values[..rows_key]
+            let other_key: Vec<Value<'_>> = other_values[..rows_key]
                 .iter()
-                .any(|v| v.borrow().is_null())
+                .map(OwnedValue::borrow)
+                .collect();
+            let order = match other_key.iter().any(Value::is_null)
+                || self.is_uncaptured(&other_key, &other_values)?
             {
                 true => (UNMOVABLE, other),
                 false => self.order(&other)?.unwrap_or((Version::NEVER, other)),
@@ -127,6 +142,17 @@ impl<'c> Settling<'c> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a row of the table is not what its version says: the comparison will come to it.
+    fn is_uncaptured(&mut self, key: &[Value<'_>], values: &[OwnedValue]) -> Result<bool> {
+        if !self.comparing {
+            return Ok(false);
+        }
+        let table = self.aside.table;
+        let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
+        let stored = self.rows.version(self.sites, key)?;
+        Ok(stored.is_none_or(|s| s.state.deleted || s.hash != hash))
     }
 
     fn order(&mut self, key_bytes: &[u8]) -> Result<Option<Order>> {

@@ -61,7 +61,7 @@ impl Database {
         in_table: Option<Vec<OwnedValue>>,
         arrived: Option<Vec<OwnedValue>>,
     ) -> Result<()> {
-        let mut settling = Settling::new(&self.conn, &self.sites, table)?;
+        let mut settling = self.settling(table)?;
         settling.rows.delete(key)?;
         settling.aside.forget(key_bytes)?;
         if let Some(old) = in_table {
@@ -77,7 +77,7 @@ impl Database {
 
     /// The application changed these rows; what they were before is not known.
     pub(crate) fn settle_local(&mut self, table: &Arc<Table>, keys: &[Vec<u8>]) -> Result<()> {
-        let mut settling = Settling::new(&self.conn, &self.sites, table)?;
+        let mut settling = self.settling(table)?;
         for key in keys {
             settling.aside.forget(key)?;
             for hidden in settling.aside.hidden_by(key)? {
@@ -108,13 +108,27 @@ impl Database {
 
     /// All displaced rows of the table anew: its UNIQUE indexes are others now.
     pub(crate) fn resettle(&mut self, table: &Arc<Table>) -> Result<()> {
-        let mut settling = Settling::new(&self.conn, &self.sites, table)?;
+        let mut settling = self.settling(table)?;
         for (key, values) in settling.aside.take_all()? {
             settling.aside.put(&key, &values, &[])?;
             settling.add(key)?;
         }
         settling.run()?;
         self.note_displaced(table)
+    }
+
+    /// These rows have new versions: what was kept aside of them is void.
+    pub(crate) fn forget_displaced(&self, table: &Table, keys: &[Vec<u8>]) -> Result<()> {
+        let aside = Aside {
+            conn: &self.conn,
+            table,
+        };
+        keys.iter().try_for_each(|key| aside.forget(key))
+    }
+
+    fn settling<'c>(&'c self, table: &'c Table) -> Result<Settling<'c>> {
+        let comparing = self.catalog.comparing.contains_key(&table.id);
+        Settling::new(&self.conn, &self.sites, table, comparing)
     }
 
     fn note_displaced(&mut self, table: &Table) -> Result<()> {

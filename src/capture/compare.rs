@@ -101,7 +101,9 @@ impl Database {
             why,
             time_ms,
         };
-        Ok(self.record_changes(table, &[touched], frames)? > 0)
+        let changed = self.record_changes(table, &[touched], frames)? > 0;
+        self.settle_captured()?;
+        Ok(changed)
     }
 
     /// The row's columns have other names. Its version stays; if some of its content may never have

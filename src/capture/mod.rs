@@ -80,9 +80,16 @@ impl Database {
                 break;
             }
         }
+        if emptied {
+            self.settle_captured()?;
+        } else {
+            let unsettled = std::mem::take(&mut self.catalog.to_settle);
+            self.catalog.resettle.extend(unsettled.into_keys());
+        }
         let time_left = self.clock.uptime() - began < TIME_BOX;
         if emptied && time_left && !self.catalog.comparing.is_empty() {
             captured.changes += self.compare_some(&mut frames)?;
+            self.settle_captured()?;
         }
         if emptied && self.catalog.retry_held.is_some() {
             self.retry_held(&mut frames)?;
@@ -100,9 +107,6 @@ impl Database {
                 Ok(more) => changes += more,
                 Err(_) => changes += self.record_one_by_one(table, touched, frames)?,
             }
-        }
-        for id in std::mem::take(&mut self.catalog.unkeyed) {
-            self.resettle_guarded(id)?;
         }
         Ok(changes)
     }
@@ -145,8 +149,36 @@ impl Database {
         let hidden = self.delete_hidden(table, &written, frames)?;
         let changes = written.len() + hidden.len();
         let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
-        self.settle_local(table, &keys)?;
+        self.forget_displaced(table, &keys)?;
+        let to_settle = self.catalog.to_settle.entry(table.id).or_default();
+        to_settle.extend(keys);
         Ok(changes)
+    }
+
+    /// Works out what captured rows mean for displaced ones. The raw log is empty: a row in it has
+    /// no version yet, or an old one, and would have to give way to rows that it is above.
+    pub(crate) fn settle_captured(&mut self) -> Result<()> {
+        for (id, keys) in std::mem::take(&mut self.catalog.to_settle) {
+            if let Some(table) = self.catalog.by_id.get(&id).cloned()
+                && let Err(reason) = self.guarded(|db| db.settle_local(&table, &keys))?
+            {
+                log::warn!("rows of table {} stay aside: {reason}", table.name());
+            }
+        }
+        let comparing = &self.catalog.comparing;
+        let is_ready = |id: &i64| !comparing.contains_key(id);
+        let ready: Vec<i64> = self
+            .catalog
+            .resettle
+            .iter()
+            .copied()
+            .filter(is_ready)
+            .collect();
+        for id in ready {
+            self.catalog.resettle.remove(&id);
+            self.resettle_guarded(id)?;
+        }
+        Ok(())
     }
 
     /// Gives the touched rows of a table their versions; returns those that changed.

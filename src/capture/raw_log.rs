@@ -45,7 +45,7 @@ impl Database {
                     .entry((table.name().to_owned(), "NULL in the key"))
                     .or_default() += 1;
                 if self.catalog.displaced.contains(&id) {
-                    self.catalog.unkeyed.insert(id);
+                    self.catalog.resettle.insert(id);
                 }
                 continue;
             }

@@ -5,7 +5,7 @@
 //! triggers were not in place for a while is *compared* with its versions, see
 //! [`crate::capture`]; so is every rowid-keyed table after a VACUUM, which renumbers its rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
@@ -36,8 +36,11 @@ pub struct Catalog {
     pub log_keys: usize,
     /// What is held may fit now: to be tried again after this place, or from the start.
     pub retry_held: Option<Option<Place>>,
-    /// Tables (by id) with displaced rows, in which a row with NULL in its key changed.
-    pub unkeyed: HashSet<i64>,
+    /// Rows captured by the transaction under way, by table id: what they mean for displaced rows
+    /// is worked out when all local changes have their versions.
+    pub to_settle: BTreeMap<i64, Vec<Vec<u8>>>,
+    /// Tables (by id) whose displaced rows are all to be looked at anew, then.
+    pub resettle: BTreeSet<i64>,
     left_alone: Vec<LeftAlone>,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
@@ -103,9 +106,8 @@ impl Database {
         }
         self.find_set_aside()?;
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
-        for id in self.catalog.displaced.clone() {
-            self.resettle_guarded(id)?;
-        }
+        // Not before local changes are captured: a row without its version loses against any.
+        self.catalog.resettle = self.catalog.displaced.iter().copied().collect();
         self.copy_apply_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
         self.note_schema()
@@ -296,8 +298,8 @@ impl Database {
             .iter()
             .map(|c| (c.lower.clone(), 0))
             .collect();
-        // Not AUTOINCREMENT: its table `sqlite_sequence` could never be removed again.
-        let id = 1 + get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0);
+        // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
+        let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
         set_meta(&self.conn, "last_table", id)?;
         self.conn.execute(
             "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
@@ -356,10 +358,16 @@ impl Database {
         self.conn
             .prepare_cached("UPDATE __harmonylite___tables SET compare = ?2 WHERE id = ?1 AND compare IS NOT ?2")?
             .execute(params![id, compare.as_ref().map(to_cbor)])?;
-        match compare {
-            Some(compare) => self.catalog.comparing.insert(id, compare),
-            None => self.catalog.comparing.remove(&id),
+        let was_under_way = match compare {
+            Some(compare) => {
+                self.catalog.comparing.insert(id, compare);
+                false
+            }
+            None => self.catalog.comparing.remove(&id).is_some(),
         };
+        if was_under_way && self.catalog.displaced.contains(&id) {
+            self.catalog.resettle.insert(id);
+        }
         Ok(())
     }
 

@@ -323,7 +323,11 @@ impl Database {
 
     /// Whether the last capture left something to do.
     pub fn has_more(&self) -> bool {
-        self.log_is_left || !self.catalog.comparing.is_empty() || self.catalog.retry_held.is_some()
+        let catalog = &self.catalog;
+        self.log_is_left
+            || !catalog.comparing.is_empty()
+            || !catalog.resettle.is_empty()
+            || catalog.retry_held.is_some()
     }
 
     /// Stores marks and positions that wait for a write, if there are any.

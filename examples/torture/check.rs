@@ -1,0 +1,188 @@
+//! What must hold after healing: see [`check`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::Result;
+use crate::cluster::Cluster;
+use crate::record::{Key, Record};
+use crate::schema::{self, Stamp, TABLES};
+
+/// Content of all tables.
+pub type Content = BTreeMap<Key, Stamp>;
+
+/// Rows that somebody with power had: for each key the newest number of each writer.
+pub type Seen = HashMap<Key, HashMap<u64, u64>>;
+
+pub fn open(db: &Path) -> Result<Connection> {
+    let conn = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    conn.busy_timeout(Duration::from_secs(5))?;
+    Ok(conn)
+}
+
+/// All rows; an error if one mixes two writes.
+pub fn content(db: &Path) -> Result<Content> {
+    let conn = open(db)?;
+    let mut content = Content::new();
+    let transaction = conn.unchecked_transaction()?;
+    for table in TABLES {
+        let mut statement = transaction.prepare(&schema::select_all(table))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let key: String = row.get(0)?;
+            let stamp: Stamp = (row.get(1)?, row.get(2)?);
+            let pad: String = row.get(3)?;
+            if pad != schema::pad(stamp) {
+                return Err(format!("{table} {key}: a row of two writes: {stamp:?}, {pad}").into());
+            }
+            content.insert((table.to_owned(), key), stamp);
+        }
+    }
+    Ok(content)
+}
+
+/// Changes that this node has not handed over yet: raw log, marks, held columns.
+fn pending(db: &Path) -> Result<u64> {
+    let conn = open(db)?;
+    let text = "SELECT (SELECT count(*) FROM __harmonylite___change_log_global)
+        + (SELECT count(*) FROM __harmonylite___unsent)
+        + (SELECT count(*) FROM __harmonylite___held)
+        + (SELECT count(*) FROM __harmonylite___parts)";
+    Ok(conn.query_row(text, [], |r| r.get(0))?)
+}
+
+/// Waits until all nodes hold the same and have nothing left to send, and returns it.
+pub fn converged(cluster: &mut Cluster, patience: Duration) -> Result<Content> {
+    let began = Instant::now();
+    let mut times = 0;
+    loop {
+        cluster.all_alive()?;
+        let (state, content) = compare(cluster)?;
+        times = if state.is_none() { times + 1 } else { 0 };
+        if times == 3 {
+            return Ok(content);
+        }
+        if let (Some(difference), true) = (state, began.elapsed() > patience) {
+            let waited = patience.as_secs();
+            return Err(format!("not equal after {waited} s: {difference}").into());
+        }
+        std::thread::sleep(Duration::from_millis(150));
+    }
+}
+
+/// What differs, if anything.
+fn compare(cluster: &Cluster) -> Result<(Option<String>, Content)> {
+    let mut first: Option<Content> = None;
+    for node in &cluster.nodes {
+        let left = pending(&node.db())?;
+        let content = content(&node.db())?;
+        if left > 0 {
+            let text = format!("node {} has {left} changes to send", node.id);
+            return Ok((Some(text), content));
+        }
+        let Some(other) = &first else {
+            first = Some(content);
+            continue;
+        };
+        let one_sided = |a: &Content, b: &Content| -> Option<Key> {
+            let mut differing = a.iter().filter(|(k, v)| b.get(*k) != Some(v));
+            differing.next().map(|(k, _)| k.clone())
+        };
+        let differing = one_sided(other, &content).or_else(|| one_sided(&content, other));
+        if let Some(key) = differing {
+            let (first, here) = (other.get(&key), content.get(&key));
+            let text = format!(
+                "{key:?} is {first:?} on node {} and {here:?} on node {}",
+                cluster.nodes[0].id, node.id
+            );
+            return Ok((Some(text), content));
+        }
+    }
+    Ok((None, first.unwrap_or_default()))
+}
+
+/// Adds what a database holds to what was seen.
+pub fn look(db: &Path, seen: &mut Seen) -> Result<()> {
+    for (key, (writer, seq)) in content(db)? {
+        let newest = seen.entry(key).or_default().entry(writer).or_default();
+        *newest = seq.max(*newest);
+    }
+    Ok(())
+}
+
+/// Judges the common `content`: `base` is the one that all had before, `records` what the
+/// applications did since, `seen` what nodes that kept their power had read.
+///
+/// Every key must hold what was somebody's last write to it, and nothing that a later committed
+/// write replaced; a key that nobody deleted must be there; databases must be sound.
+pub fn check(
+    cluster: &Cluster,
+    base: &Content,
+    records: &[Record],
+    seen: &Seen,
+    content: &Content,
+) -> Result<()> {
+    let mut wrong = Vec::new();
+    let idle = records.iter().filter(|r| r.transactions == 0);
+    wrong.extend(idle.map(|r| format!("application {} wrote nothing", r.writer)));
+    let written = records.iter().flat_map(|r| r.ops.keys());
+    let keys: HashSet<&Key> = written.chain(base.keys()).chain(content.keys()).collect();
+    for key in keys {
+        let allowed = allowed(key, base, records, seen);
+        let found = content.get(key);
+        let good = match found {
+            Some(stamp) => allowed.contains(&Some(*stamp)),
+            // Another row with the same unique value may hide it, or have taken it along.
+            None => key.0 == "uniq" || allowed.contains(&None),
+        };
+        if !good {
+            wrong.push(format!("{key:?} is {found:?}, allowed is {allowed:?}"));
+        }
+    }
+    for node in &cluster.nodes {
+        let conn = open(&node.db())?;
+        let sound: String = conn.query_row("PRAGMA integrity_check(3)", [], |r| r.get(0))?;
+        if sound != "ok" {
+            wrong.push(format!("node {}: integrity_check: {sound}", node.id));
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let count = wrong.len();
+    wrong.truncate(10);
+    Err(format!("{count} wrong:\n  {}", wrong.join("\n  ")).into())
+}
+
+/// What a key may hold in the end; None: nothing.
+fn allowed(key: &Key, base: &Content, records: &[Record], seen: &Seen) -> Vec<Option<Stamp>> {
+    let seen = seen.get(key);
+    let mut allowed = Vec::new();
+    let mut superseded = seen.is_some_and(|s| {
+        let old = base.get(key).copied().unwrap_or_default();
+        s.iter().any(|(writer, seq)| (*writer, *seq) != old)
+    });
+    for record in records {
+        let ops = record.ops.get(key).map_or(&[][..], Vec::as_slice);
+        let certain = ops.iter().rposition(|op| op.certain);
+        superseded |= certain.is_some();
+        let floor = seen.and_then(|s| s.get(&record.writer)).copied();
+        for op in &ops[certain.unwrap_or(0)..] {
+            if floor.is_none_or(|floor| op.seq >= floor) {
+                allowed.push((!op.delete).then_some((record.writer, op.seq)));
+            }
+        }
+    }
+    if !superseded {
+        allowed.push(base.get(key).copied());
+    }
+    let replaced = |stamp: Stamp| {
+        let what = (key.clone(), stamp);
+        records.iter().any(|r| r.replaced.contains(&what))
+    };
+    allowed.retain(|value| value.is_none_or(|stamp| !replaced(stamp)));
+    allowed
+}

@@ -1,0 +1,97 @@
+//! Breaks things under real processes and looks whether the promises hold: nothing that an
+//! application committed is lost unless something newer replaced it, and all nodes end equal.
+//!
+//! Called by scripts/crash.sh, power-cut.sh, partition.sh, disk-trouble.sh and soak.sh, which set up
+//! what needs a shell. Prints its seed; choices follow from it, the timing of processes does not.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use pico_args::Arguments;
+
+mod app;
+mod big;
+mod check;
+mod cluster;
+mod crash;
+mod disk;
+mod partition;
+mod power;
+mod process;
+mod random;
+mod record;
+mod schema;
+mod soak;
+
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// What every scenario knows.
+pub struct Options {
+    pub folder: PathBuf,
+    pub seed: u64,
+    pub time: Duration,
+    pub rest: Arguments,
+}
+
+impl Options {
+    pub fn option<T: FromStr>(&mut self, name: &'static str, default: T) -> Result<T>
+    where
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
+        Ok(self.rest.opt_value_from_str(name)?.unwrap_or(default))
+    }
+}
+
+fn run() -> Result<()> {
+    let mut arguments = Arguments::from_env();
+    let scenario = arguments.subcommand()?.unwrap_or_default();
+    if scenario == "app" {
+        return app::run(&app::Options {
+            db: arguments.value_from_str("--db")?,
+            record: arguments.value_from_str("--record")?,
+            writer: arguments.value_from_str("--writer")?,
+            seed: arguments.value_from_str("--seed")?,
+            pause: arguments.value_from_str("--pause")?,
+            sync: arguments.value_from_str("--sync")?,
+        });
+    }
+    let drawn = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let seed = arguments.opt_value_from_str("--seed")?;
+    let minutes: Option<f64> = arguments.opt_value_from_str("--minutes")?;
+    let folder: PathBuf = arguments.value_from_str("--folder")?;
+    let options = Options {
+        seed: seed.unwrap_or(u64::from(drawn.subsec_nanos())),
+        time: Duration::from_secs_f64(minutes.unwrap_or(1.0) * 60.0),
+        rest: arguments,
+        folder,
+    };
+    println!("{scenario}: seed {}", options.seed);
+    let (seed, folder) = (options.seed, options.folder.clone());
+    let done = match scenario.as_str() {
+        "crash" => crash::run(options),
+        "disk" => disk::run(options),
+        "partition" => partition::run(options),
+        "power" => power::run(options),
+        "soak" => soak::run(options),
+        other => Err(format!("no scenario {other:?}").into()),
+    };
+    done.map_err(|e| {
+        format!(
+            "seed {seed}: {e}\neverything is kept in {}",
+            folder.display()
+        )
+        .into()
+    })
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("FAILED: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What an application did, written down by itself outside of the database: it survives kill -9 of
+//! the application, and lies on a disk that never loses power.
+//!
+//! ```text
+//! P kv 17 812 2 801    about to be committed: key 17 of kv := number 812; it replaced (2, 801)
+//! D kv 3 813 1 700     key 3 of kv is deleted
+//! E                    the block is complete: now COMMIT
+//! C | R                it is committed | it was rolled back
+//! ```
+//! A block without an end may be committed or not. Blocks are written by one write(2) each.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use crate::Result;
+use crate::schema::Stamp;
+
+/// Table and key.
+pub type Key = (String, String);
+
+#[derive(Clone, Debug)]
+pub struct Op {
+    /// 0: a delete.
+    pub seq: u64,
+    pub delete: bool,
+    pub certain: bool,
+}
+
+/// All that one node's applications did since the record began.
+#[derive(Default)]
+pub struct Record {
+    pub writer: u64,
+    pub ops: HashMap<Key, Vec<Op>>,
+    /// Values that a certainly committed write replaced: nobody may see them in the end.
+    pub replaced: HashSet<(Key, Stamp)>,
+    pub transactions: usize,
+    pub uncertain: usize,
+}
+
+/// Op, and what it replaced.
+type Line = (Key, Op, Stamp);
+
+impl Record {
+    pub fn read(writer: u64, file: &Path) -> Result<Record> {
+        let mut record = Record {
+            writer,
+            ..Record::default()
+        };
+        let text = match std::fs::read_to_string(file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(record),
+            other => other?,
+        };
+        let mut block: Vec<Line> = Vec::new();
+        let mut complete = false;
+        for line in text.lines() {
+            match line {
+                "C" => record.take(std::mem::take(&mut block), true),
+                "R" => block.clear(),
+                "E" => complete = true,
+                "" => {}
+                _ => {
+                    if complete && !block.is_empty() {
+                        record.take(std::mem::take(&mut block), false);
+                    }
+                    complete = false;
+                    block.extend(parse(line));
+                }
+            }
+        }
+        if complete {
+            record.take(block, false);
+        }
+        Ok(record)
+    }
+
+    fn take(&mut self, block: Vec<Line>, certain: bool) {
+        if block.is_empty() {
+            return;
+        }
+        self.transactions += 1;
+        self.uncertain += usize::from(!certain);
+        for (key, mut op, replaced) in block {
+            op.certain = certain;
+            if certain && replaced != (0, 0) {
+                self.replaced.insert((key.clone(), replaced));
+            }
+            self.ops.entry(key).or_default().push(op);
+        }
+    }
+
+    /// Nothing is certain any more that was not synced to disk: how a power cut with
+    /// synchronous=NORMAL leaves it.
+    pub fn doubt_all(&mut self) {
+        self.replaced.clear();
+        let ops = self.ops.values_mut().flatten();
+        ops.for_each(|op| op.certain = false);
+    }
+}
+
+fn parse(line: &str) -> Option<Line> {
+    let mut words = line.split(' ');
+    let delete = match words.next()? {
+        "P" => false,
+        "D" => true,
+        _ => return None,
+    };
+    let (table, key) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (seq, writer, replaced) = (number()?, number()?, number()?);
+    let op = Op {
+        seq,
+        delete,
+        certain: true,
+    };
+    Some(((table, key), op, (writer, replaced)))
+}

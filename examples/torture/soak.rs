@@ -1,0 +1,219 @@
+//! Full speed for long: memory and files stay flat. Many tables, and a huge transaction.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::check::{self, Content, Seen};
+use crate::cluster::Cluster;
+use crate::{Options, Result, big};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const LIMIT_KB: u64 = 64 << 10;
+const TABLES: usize = 200;
+
+/// What is watched: medians of a quarter of the time.
+const WATCHED: [&str; 4] = ["RSS", "database", "WAL", "NATS store"];
+
+pub fn run(mut options: Options) -> Result<()> {
+    let limit: PathBuf = options.rest.value_from_str("--limit")?;
+    let rows: u64 = options.option("--rows", 1_000_000)?;
+    if options.rest.contains("--big") {
+        big::run(&options.folder, &limit, options.seed)?;
+    }
+    let mut cluster = Cluster::new(&options.folder, options.seed, 3)?;
+    cluster.pause = 0;
+    for node in &mut cluster.nodes {
+        node.daemon_prefix = vec![limit.display().to_string()];
+        // The store's size is flat from when the stream is full.
+        node.max_entries = 20_000;
+        std::fs::create_dir_all(&node.folder)?;
+        many_tables(&node.db())?;
+    }
+    cluster.start()?;
+    let began = Instant::now();
+    let mut samples: Vec<[u64; 4]> = Vec::new();
+    let (mut base, mut transactions, mut peak) = (Content::new(), 0, 0);
+    while began.elapsed() < options.time {
+        cluster.forget_records();
+        cluster.start_apps()?;
+        let until = Instant::now() + Duration::from_secs(30).min(options.time / 4);
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(250));
+            cluster.all_alive()?;
+            samples.push(sample(&cluster)?);
+        }
+        cluster.kill_apps();
+        let waiting = Instant::now();
+        let content = check::converged(&mut cluster, PATIENCE)?;
+        let records = cluster.nodes.iter().map(|n| n.records());
+        let records = records.collect::<Result<Vec<_>>>()?;
+        check::check(&cluster, &base, &records, &Seen::new(), &content)?;
+        let written: usize = records.iter().map(|r| r.transactions).sum();
+        transactions += written;
+        println!(
+            "{:>5.0} s: {written} transactions, equal {:.1} s after the last; {}",
+            began.elapsed().as_secs_f64(),
+            waiting.elapsed().as_secs_f64(),
+            in_words(samples.last().unwrap_or(&[0; 4]))
+        );
+        base = content;
+    }
+    flat(&samples)?;
+    for node in &cluster.nodes {
+        let daemon = node.daemon.as_ref().ok_or("no daemon")?;
+        peak = peak.max(daemon.memory_kb("VmHWM"));
+    }
+    println!("peak RSS {:.1} MB while soaking", peak as f64 / 1024.0);
+    write_many_tables(&mut cluster)?;
+    huge_transaction(&mut cluster, rows)?;
+    println!("all equal, nothing lost, all databases sound: {transactions} transactions");
+    Ok(())
+}
+
+fn many_tables(db: &Path) -> Result<()> {
+    let tables =
+        (0..TABLES).map(|i| format!("CREATE TABLE IF NOT EXISTS many_{i}(k PRIMARY KEY, v);"));
+    let mut text = tables.collect::<String>();
+    text.push_str("CREATE TABLE IF NOT EXISTS huge(k INTEGER PRIMARY KEY, v);");
+    let conn = Connection::open(db)?;
+    conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    Ok(conn.execute_batch(&text)?)
+}
+
+/// The largest of all nodes, in kB.
+fn sample(cluster: &Cluster) -> Result<[u64; 4]> {
+    let mut largest = [0; 4];
+    let size = |path: PathBuf| std::fs::metadata(path).map_or(0, |m| m.len() / 1024);
+    for node in &cluster.nodes {
+        let daemon = node.daemon.as_ref().ok_or("no daemon")?;
+        let now = [
+            daemon.memory_kb("VmRSS"),
+            size(node.db()),
+            size(node.folder.join("app.db-wal")),
+            0,
+        ];
+        largest
+            .iter_mut()
+            .zip(now)
+            .for_each(|(l, n)| *l = n.max(*l));
+    }
+    largest[3] = size_of_folder(&cluster.store);
+    Ok(largest)
+}
+
+/// Files come and go while this looks.
+fn size_of_folder(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(m) if m.is_dir() => size_of_folder(&entry.path()),
+        Ok(m) => m.len() / 1024,
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
+
+fn in_words(sample: &[u64; 4]) -> String {
+    let words = WATCHED.iter().zip(sample);
+    let words = words.map(|(name, kb)| format!("{name} {:.1} MB", *kb as f64 / 1024.0));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// The last quarter is no more than the third, but for a little.
+fn flat(samples: &[[u64; 4]]) -> Result<()> {
+    let quarter = samples.len() / 4;
+    if quarter < 10 {
+        println!("too short to tell whether memory and files are flat");
+        return Ok(());
+    }
+    let median = |from: usize| -> [u64; 4] {
+        std::array::from_fn(|what| {
+            let mut all: Vec<u64> = samples[from..from + quarter]
+                .iter()
+                .map(|s| s[what])
+                .collect();
+            all.sort_unstable();
+            all[all.len() / 2]
+        })
+    };
+    let (third, last) = (median(2 * quarter), median(3 * quarter));
+    println!(
+        "third quarter: {}\nlast quarter:  {}",
+        in_words(&third),
+        in_words(&last)
+    );
+    for (what, name) in WATCHED.iter().enumerate() {
+        if last[what] > third[what] * 5 / 4 + 2048 {
+            return Err(format!("{name} grows").into());
+        }
+    }
+    Ok(())
+}
+
+/// One row in each, one by one; all must arrive.
+fn write_many_tables(cluster: &mut Cluster) -> Result<()> {
+    let conn = Connection::open(cluster.nodes[0].db())?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    for i in 0..TABLES {
+        conn.execute_batch(&format!("INSERT INTO many_{i} VALUES ({i}, 'here')"))?;
+    }
+    let parts: Vec<String> = (0..TABLES)
+        .map(|i| format!("(SELECT count(*) FROM many_{i})"))
+        .collect();
+    let count = format!("SELECT {}", parts.join(" + "));
+    let took = arrives(cluster, &count, TABLES as u64)?;
+    println!(
+        "{TABLES} tables: a row each arrives after {:.1} s",
+        took.as_secs_f64()
+    );
+    Ok(())
+}
+
+fn huge_transaction(cluster: &mut Cluster, rows: u64) -> Result<()> {
+    let conn = Connection::open(cluster.nodes[0].db())?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    let began = Instant::now();
+    conn.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+         INSERT INTO huge SELECT i, hex(i * 1103515245) FROM n",
+        [rows],
+    )?;
+    let wrote = began.elapsed();
+    let took = arrives(cluster, "SELECT count(*) + sum(k) * 0 FROM huge", rows)?;
+    check::converged(cluster, PATIENCE)?;
+    let mut peak = 0;
+    for node in &cluster.nodes {
+        peak = peak.max(node.daemon.as_ref().map_or(0, |d| d.memory_kb("VmHWM")));
+    }
+    println!(
+        "a transaction of {rows} rows: written in {:.1} s, on all nodes {:.1} s later, peak RSS {:.1} MB",
+        wrote.as_secs_f64(),
+        took.as_secs_f64(),
+        peak as f64 / 1024.0
+    );
+    if peak > LIMIT_KB {
+        return Err("a daemon took more than 64 MB".into());
+    }
+    Ok(())
+}
+
+fn arrives(cluster: &mut Cluster, count: &str, wanted: u64) -> Result<Duration> {
+    let began = Instant::now();
+    loop {
+        cluster.all_alive()?;
+        let counts = cluster.nodes.iter().map(|node| -> Result<u64> {
+            Ok(check::open(&node.db())?
+                .query_row(count, [], |r| r.get::<_, Option<u64>>(0))?
+                .unwrap_or(0))
+        });
+        let counts = counts.collect::<Result<Vec<_>>>()?;
+        if counts.iter().all(|c| *c == wanted) {
+            return Ok(began.elapsed());
+        }
+        if began.elapsed() > 3 * PATIENCE {
+            return Err(format!("{wanted} rows do not arrive: {counts:?}").into());
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}

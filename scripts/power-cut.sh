@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Power cuts: one node's database and NATS store lie on a disk that loses what was not flushed; the
+# other node keeps its power. After each cut all must be equal again, nothing may be lost that was
+# committed with synchronous=FULL or that the other node had read.
+#   scripts/power-cut.sh [--rounds N] [--seed N]
+# Needs root, loop devices and mount: exits with 77 where it cannot run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+skip() {
+    echo "SKIPPED: power cuts are not tested here: $*" >&2
+    exit 77
+}
+[[ $(id -u) == 0 ]] || skip "not root"
+for tool in losetup mkfs.ext4 python3 unshare; do
+    command -v "$tool" >/dev/null || skip "no $tool"
+done
+losetup -f >/dev/null 2>&1 || skip "no loop device"
+
+# The mounts are in a namespace of ours and go with it.
+if [[ -z ${HARMONYLITE_TORTURE_MOUNTS-} ]]; then
+    HARMONYLITE_TORTURE_MOUNTS=1 exec unshare -m --propagation private "$0" "$@"
+fi
+# shellcheck source=scripts/torture.sh
+. scripts/torture.sh
+clean_up() { scripts/loop-disk.sh drop "$folder/disk"; }
+scripts/loop-disk.sh new "$folder/disk" 512 || skip "cannot mount a loop device"
+# The machine also starts anew, by the sign that the daemon knows.
+export HARMONYLITE_TORTURE_BOOT_ID=$folder/boot-id
+cat /proc/sys/kernel/random/boot_id >"$HARMONYLITE_TORTURE_BOOT_ID"
+mount --bind "$HARMONYLITE_TORTURE_BOOT_ID" /proc/sys/kernel/random/boot_id ||
+    skip "cannot pretend a new start of the machine"
+"$torture" power --folder "$folder/nodes" --disk "$folder/disk" "$@"

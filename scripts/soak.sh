@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Three nodes write at full speed with conflicts, daemons limited to 64 MB: memory and files must be
+# flat at the end, all equal, nothing lost. Beside the written tables there are 200 others; at the
+# end a transaction of a million rows.
+#   scripts/soak.sh [--minutes T] [--seed N] [--rows N] [--big]
+# The default is an hour. --rows: of the large transaction. --big: also installs HarmonyLite on a
+# table of 10 million rows while an application writes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/torture.sh
+. scripts/torture.sh
+
+limit=$folder/limit.sh
+groups=/sys/fs/cgroup/harmonylite-soak.$$
+if grep -qw memory /sys/fs/cgroup/cgroup.subtree_control 2>/dev/null &&
+    mkdir "$groups" 2>/dev/null &&
+    echo +memory >"$groups/cgroup.subtree_control"; then
+    echo "memory: 64 MB by cgroup"
+    cat >"$limit" <<END
+#!/bin/sh
+mkdir "$groups/\$\$" && echo 64M >"$groups/\$\$/memory.max" && echo 0 >"$groups/\$\$/memory.swap.max"
+echo \$\$ >"$groups/\$\$/cgroup.procs" && exec "\$@"
+END
+    clean_up() { rmdir "$groups"/*/ "$groups" 2>/dev/null || true; }
+else
+    # Private memory, resident or not: stricter than a limit on what is resident.
+    echo "memory: 64 MB by RLIMIT_DATA, because there is no cgroup v2 with a memory controller here"
+    printf '#!/bin/sh\nexec prlimit --data=67108864 "$@"\n' >"$limit"
+fi
+chmod +x "$limit"
+"$torture" soak --folder "$folder/nodes" --limit "$limit" --minutes 60 "$@"
