@@ -23,7 +23,7 @@ use crate::stream::client::ClientOptions;
 use crate::stream::jetstream::StreamOptions;
 use crate::stream::server::{Server, ServerError, ServerOptions};
 use crate::thread::{Exited, Outcome, spawn};
-use crate::{consumer, logging, publisher, watcher};
+use crate::{consumer, lock, logging, publisher, watcher};
 
 /// The end takes no longer than this, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_millis(2800);
@@ -49,6 +49,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         .or_else(|| derive(&MACHINE_ID_FILES));
     let node_text = node_id.map_or("random".to_owned(), |id| id.to_string());
     logging::start(&config.logging, &node_text).map_err(Failure)?;
+    let _lock = lock::take_database(&config.db_path).map_err(Failure)?;
     let (exits, exited) = unbounded();
     let waiting_is_over = Arc::new(AtomicBool::new(false));
     let opening = Arc::new(AtomicBool::new(true));

@@ -33,7 +33,8 @@
 //! - [`same_stream`]: notices a broker that was wiped, set back or forgot.
 //! - [`mutation`]: mistakes that tests switch on to prove that they would be caught.
 //! - [`thread`]: the one caller of `std::thread` for the threads below.
-//! - [`watcher`], [`mirror`]: the hint that files changed; `seq-map.cbor`.
+//! - [`watcher`], [`mirror`], [`lock`]: the hint that files changed; `seq-map.cbor`; one daemon per
+//!   database.
 //! - [`publisher`], [`consumer`]: the threads.
 //! - [`config`], [`cli`], [`logging`], [`daemon`]: words in, threads out.
 //!
@@ -82,6 +83,7 @@ pub mod consumer;
 pub mod daemon;
 pub mod database;
 pub mod gate;
+pub mod lock;
 pub mod logging;
 pub mod mirror;
 pub mod model;

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
-use harmonylite::{daemon, database};
+use harmonylite::{daemon, database, lock};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -50,7 +50,7 @@ fn run(mut options: Options) -> Result<(), String> {
     daemon::run(&config, &options).map_err(|daemon::Failure(cause)| cause)
 }
 
-/// Removes all that is ours from the database, and the mirror of the positions in it.
+/// Removes all that is ours from the database, and our files beside it.
 fn clean_up(config: &Config) -> Result<(), String> {
     if !config.db_path.exists() {
         return Err(format!(
@@ -58,14 +58,18 @@ fn clean_up(config: &Config) -> Result<(), String> {
             config.db_path.display()
         ));
     }
+    let lock = lock::take_database(&config.db_path)?;
     let removed = database::clean_up(&config.db_path, &AtomicBool::new(false))
         .map_err(|e| format!("cleaning up {}: {e}", config.db_path.display()))?;
-    match std::fs::remove_file(&config.seq_map_path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(format!("removing {}: {e}", config.seq_map_path.display()));
+    for file in [&config.seq_map_path, &lock::of_database(&config.db_path)] {
+        match std::fs::remove_file(file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("removing {}: {e}", file.display()));
+            }
+            _ => {}
         }
-        _ => {}
     }
+    drop(lock);
     println!(
         "removed {removed} tables and triggers from {}",
         config.db_path.display()

@@ -107,25 +107,6 @@ fn a_killed_daemon_leaves_no_server() {
 }
 
 #[test]
-fn a_second_daemon_is_told() {
-    let mut node = node(1);
-    node.start();
-    server(&node);
-    let mut second = node.command(&[]);
-    let log = fs::File::create(node.file("second.log")).unwrap();
-    second.stdout(log.try_clone().unwrap()).stderr(log);
-    let mut second = second.spawn().unwrap();
-    until("it says so", || {
-        let log = fs::read_to_string(node.file("second.log")).unwrap();
-        log.contains("is in use by another").then_some(())
-    });
-    let _ = second.kill();
-    second.wait().unwrap();
-    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
-    converge(&[node]);
-}
-
-#[test]
 fn none_to_be_found() {
     let mut node = node(1);
     let no_program = node.file("notes.txt");

@@ -17,3 +17,4 @@ mod replicate;
 mod settings;
 mod stop;
 mod stream;
+mod wait;

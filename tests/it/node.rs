@@ -2,19 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Everything that is waited for takes far less; a test that fails waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use crate::wait::{PATIENCE, free_port, pause, until};
 
 pub struct Node {
     pub folder: TempDir,
@@ -227,34 +224,4 @@ pub fn texts(app: &Connection, sql: &str) -> Vec<String> {
     let rows = statement.query_map([], |r| r.get(0)).unwrap();
     rows.collect::<Result<_, _>>()
         .unwrap_or_else(|e| panic!("{sql}: {e}"))
-}
-
-/// Tries until there is a result.
-pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        if let Some(result) = attempt() {
-            return result;
-        }
-        pause(10);
-    }
-    panic!("in vain: {what}");
-}
-
-/// Between two tries, and between two steps of a load.
-pub fn pause(milliseconds: u64) {
-    std::thread::park_timeout(Duration::from_millis(milliseconds));
-}
-
-/// On which nobody listens, and which the system gives to nobody by itself, so that it stays free
-/// while its server is down.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = 20_000 + (std::process::id() % 100) as u16 * 100;
-    loop {
-        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }

@@ -107,6 +107,8 @@ fn cleanup_leaves_no_trace() {
     let node = &mut cluster.nodes[0];
     let app = node.open();
     assert_ne!(texts(&app, schema).len(), 2);
+    let refused = node.run(&["-cleanup"]);
+    assert_eq!(refused.status.code(), Some(1), "while the daemon runs");
     node.stop();
     // The application goes on, with the file open.
     let mut read = app.prepare("SELECT value FROM item").unwrap();
@@ -128,7 +130,9 @@ fn cleanup_leaves_no_trace() {
     );
     app.execute("INSERT INTO item VALUES (2, 'b', 0)", [])
         .unwrap();
-    assert!(!node.file("seq-map.cbor").exists());
+    for file in ["seq-map.cbor", "app.db-harmonylite.lock"] {
+        assert!(!node.file(file).exists(), "{file}");
+    }
     let again = node.run(&["-cleanup"]);
     assert!(again.status.success());
     drop(app);
@@ -137,4 +141,21 @@ fn cleanup_leaves_no_trace() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no database"));
     assert!(!node.database().exists());
+}
+
+/// Two would clear each other's marks.
+#[test]
+fn a_second_daemon_is_turned_away() {
+    let cluster = Cluster::start(1, |_| {});
+    let node = &cluster.nodes[0];
+    node.until_log("connected to NATS");
+    let second = node.run(&[]);
+    assert_eq!(second.status.code(), Some(1));
+    let says = String::from_utf8_lossy(&second.stderr);
+    assert!(
+        says.contains("another harmonylite works on") && says.contains("app.db"),
+        "{says}"
+    );
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.converge();
 }

@@ -14,7 +14,7 @@
 //! only a stream and an acknowledgement prove that. A server that exited is started again by its
 //! owner, after a wait, with the same options; the port may be another one then.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::client::ClientOptions;
+use crate::lock;
 use child::Child;
 use config::Config;
 use discover::Peers;
@@ -233,16 +234,9 @@ fn beside(store: &Path, kind: &str) -> PathBuf {
 
 fn lock_store(store: &Path) -> Result<File, ServerError> {
     let path = beside(store, "lock");
-    let file = File::options()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(&path);
-    let file = file.map_err(ServerError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ServerError::StoreInUse(store.to_path_buf())),
-        Err(TryLockError::Error(error)) => Err(ServerError::io("lock", &path)(error)),
+    match lock::take(&path).map_err(ServerError::io("lock", &path))? {
+        Some(file) => Ok(file),
+        None => Err(ServerError::StoreInUse(store.to_path_buf())),
     }
 }
 
