@@ -64,6 +64,15 @@ impl Model {
         })
     }
 
+    /// Whether that very content has this version.
+    pub fn holds(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
+        let writes = self.rows.get(&(table, key.to_owned()));
+        writes.is_some_and(|w| {
+            w.iter()
+                .any(|w| w.version == version && w.row.as_ref() == row)
+        })
+    }
+
     /// How many writes of a node there are.
     pub fn written(&self, writer: usize) -> usize {
         self.by_writer.get(&writer).map_or(0, Vec::len)

@@ -9,7 +9,6 @@ use crate::runs;
 const PATIENCE: u64 = 3000;
 
 #[test]
-#[ignore = "takes minutes: scripts/sim.sh --mutations"]
 fn every_mistake_is_found() {
     std::panic::set_hook(Box::new(|_| {})); // a panic is one way to be found
     let mut survived = Vec::new();
