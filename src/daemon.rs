@@ -31,6 +31,9 @@ const STOP_WITHIN: Duration = Duration::from_millis(2800);
 /// From then on nobody waits for the application's lock any more.
 const STOP_WAITING: Duration = Duration::from_millis(1500);
 
+/// A thread that ended the others has said why by then.
+const CAUSE_WITHIN: Duration = Duration::from_millis(200);
+
 /// Where hints cannot be had, the database is looked at this often.
 const POLL_WITHOUT_HINTS: Duration = Duration::from_millis(250);
 
@@ -161,15 +164,23 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
     }
 }
 
-/// None for a signal, else the thread that ended unasked.
+/// None for a signal, else the thread that ended unasked. One that merely stops may have followed
+/// another, whose cause is told a moment later and counts.
 fn wait_for_the_end(exited: &Receiver<Exited>, signals: &Receiver<()>) -> Option<Exited> {
-    select! {
-        recv(exited) -> exit => exit.ok(),
+    let first = select! {
+        recv(exited) -> exit => exit.ok()?,
         recv(signals) -> _ => {
             log::info!("stopping");
-            None
+            return None;
         }
+    };
+    let stopped = |exit: &Exited| exit.outcome == Outcome::Stopped;
+    if !stopped(&first) {
+        return Some(first);
     }
+    let deadline = Instant::now() + CAUSE_WITHIN;
+    let mut later = std::iter::from_fn(|| exited.recv_deadline(deadline).ok());
+    later.find(|exit| !stopped(exit)).or(Some(first))
 }
 
 /// The running threads, and what ends them.
@@ -400,4 +411,27 @@ fn supervise(
         }
     });
     (stop, thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(name: &str, outcome: Outcome) -> Exited {
+        let name = name.to_owned();
+        Exited { name, outcome }
+    }
+
+    /// A publisher that panics takes its watcher along, whose end is told first.
+    #[test]
+    fn the_cause_counts_not_who_followed() {
+        let ((exits, ends), (_signals, signalled)) = (unbounded(), unbounded());
+        exits.send(exited("watcher", Outcome::Stopped)).unwrap();
+        let cause = exited("publisher", Outcome::Panicked("bug".into()));
+        exits.send(cause.clone()).unwrap();
+        assert_eq!(wait_for_the_end(&ends, &signalled), Some(cause));
+        let alone = exited("watcher", Outcome::Stopped);
+        exits.send(alone.clone()).unwrap();
+        assert_eq!(wait_for_the_end(&ends, &signalled), Some(alone));
+    }
 }

@@ -84,6 +84,8 @@ struct Publisher {
     watcher: Option<Watcher>,
     /// New connections, from the link's thread; and where to ask for one.
     writers: Receiver<Box<dyn Writer>>,
+    /// Keeps `writers` open: its thread may end, or never be, without this one ending.
+    _offer: Sender<Box<dyn Writer>>,
     ask_writer: Sender<()>,
     link: Option<Link>,
     /// Names of the shards' streams.
@@ -136,7 +138,8 @@ pub fn start(
     exits: &Sender<Exited>,
 ) -> Vec<JoinHandle<()>> {
     let (ask_writer, asked) = bounded(1);
-    let (offer, mut writers) = bounded(1);
+    let (offer, writers) = bounded(1);
+    let _offer = offer.clone();
     let (stop, link_gate) = (inputs.stop.clone(), gate.clone());
     let mut threads = Vec::new();
     if options.publish {
@@ -147,8 +150,6 @@ pub fn start(
                 &*broker, &link_gate, backoff, retries, &asked, &offer, &stop,
             )
         }));
-    } else {
-        writers = never(); // a closed channel would end the publisher
     }
     let streams = (1..=broker.shards())
         .map(|shard| broker.stream(shard))
@@ -164,6 +165,7 @@ pub fn start(
         inputs,
         watcher,
         writers,
+        _offer,
         ask_writer,
         link: None,
         streams,
