@@ -53,7 +53,12 @@ pub fn stamp(time_ms: i64, previous: i64) -> i64 {
         return (time_ms.clamp(0, MAX_MS) << COUNTER_BITS).max(HLC_BEFORE + 1);
     }
     let by_time = time_ms.clamp(0, MAX_MS) << COUNTER_BITS;
-    by_time.max(previous + 1).max(HLC_BEFORE + 1)
+    // A peer may have sent the highest version there is: nobody can go above that, and a frame that
+    // tried would be refused whole.
+    by_time
+        .max(previous.saturating_add(1))
+        .max(HLC_BEFORE + 1)
+        .min(HLC_LIMIT - 1)
 }
 
 /// The milliseconds of an hlc.
@@ -84,5 +89,6 @@ mod tests {
         assert_eq!(stamp(-5, 7), 8);
         assert!(stamp(0, 0) > HLC_BEFORE);
         assert!(stamp(i64::MAX, 0) < HLC_LIMIT);
+        assert_eq!(stamp(0, HLC_LIMIT - 1), HLC_LIMIT - 1);
     }
 }
