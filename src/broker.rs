@@ -100,7 +100,10 @@ impl JetStreamBroker {
         if differences.is_empty() {
             return Ok(());
         }
-        if self.streams.update_existing {
+        // Streams with and without compression have different names, but one set of subjects.
+        let compress = "replication_log.compress";
+        let same_streams = theirs.get(compress) == ours.get(compress);
+        if self.streams.update_existing && same_streams {
             log::warn!(
                 "update_existing: the shared settings are changed: {}",
                 differences.join(", ")
@@ -108,9 +111,12 @@ impl JetStreamBroker {
             kv.put("settings", &text)?;
             return Ok(());
         }
+        let otherwise = match same_streams {
+            true => ", or set replication_log.update_existing on this one to change it for all",
+            false => "; compress cannot be changed while the streams exist",
+        };
         Err(StreamError::Fatal(format!(
-            "this node is not set up like the others: {}. Give all nodes the same value, or set \
-             replication_log.update_existing on this one to change it for all",
+            "this node is not set up like the others: {}. Give all nodes the same value{otherwise}",
             differences.join(", ")
         )))
     }

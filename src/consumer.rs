@@ -4,6 +4,7 @@
 //! in transactions of a few milliseconds with pauses between, so that an application that writes at
 //! the same time gets its turn. Nothing is acknowledged to the broker: the position is our own.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,13 +16,16 @@ use crate::broker::Broker;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
 use crate::model::backoff::Backoff;
-use crate::model::frame::{Frame, MAX_FRAME_BYTES, unpack};
+use crate::model::frame::{Frame, MAX_ROW_BYTES, unpack};
 use crate::same_stream;
 use crate::stream::{Message, Reader, StreamError, StreamState};
 use crate::thread::{Exited, spawn};
 
 /// How long a fetch waits for messages: an idle consumer wakes this often.
 const FETCH_WAIT: Duration = Duration::from_secs(20);
+
+/// Unpacked frames are kept in memory up to about this many bytes, or one frame that is larger.
+const UNPACKED_BYTES: usize = 4 << 20;
 
 /// A consumer's thread. Dropping the handle's `stop` ends it.
 pub struct Consumer {
@@ -58,6 +62,39 @@ pub fn start(
     spawn(&format!("consumer-{shard:02}"), exits, move || {
         consumer.run()
     })
+}
+
+/// A message's content, which a decoded frame borrows from.
+enum Unpacked<'m> {
+    Own,
+    Frame(Cow<'m, [u8]>),
+    Bad(String),
+}
+
+impl Unpacked<'_> {
+    fn bytes(&self) -> usize {
+        match self {
+            Unpacked::Frame(raw) => raw.len(),
+            _ => 0,
+        }
+    }
+
+    fn arrived<'a>(&'a self, message: &'a Message) -> Arrived<'a> {
+        let data = &message.data[..];
+        let bad = |reason| Content::Bad { reason, data };
+        let content = match self {
+            Unpacked::Own => Content::Own,
+            Unpacked::Frame(raw) => {
+                Frame::decode(raw).map_or_else(|e| bad(e.to_string()), Content::Frame)
+            }
+            Unpacked::Bad(reason) => bad(reason.clone()),
+        };
+        Arrived {
+            seq: message.sequence,
+            id: message.id.as_deref().unwrap_or_default(),
+            content,
+        }
+    }
 }
 
 /// Why reading stopped for now.
@@ -184,45 +221,40 @@ impl Consumer {
 
     /// Applies all messages, in as many transactions as it takes.
     fn apply(&self, messages: &[Message]) -> Result<(), Pause> {
-        let unpacked: Vec<_> = messages
-            .iter()
-            .map(|m| (m, unpack(&m.data, MAX_FRAME_BYTES)))
-            .collect();
-        let arrived: Vec<Arrived<'_>> = unpacked
-            .iter()
-            .map(|(message, raw)| {
-                let id = message.id.as_deref().unwrap_or_default();
-                let bad = |reason: String| Content::Bad {
-                    reason,
-                    data: &message.data,
-                };
-                let content = match raw {
-                    _ if self.gate.is_own(id) => Content::Own,
-                    Ok(raw) => {
-                        Frame::decode(raw).map_or_else(|e| bad(e.to_string()), Content::Frame)
-                    }
-                    Err(e) => bad(e.to_string()),
-                };
-                Arrived {
-                    seq: message.sequence,
-                    id,
-                    content,
-                }
-            })
-            .collect();
         if let Some(newest) = messages.iter().map(|m| m.time_ms).max() {
             self.gate.enter().database.heard_broker_time(newest);
         }
-        let mut rest = &arrived[..];
+        let mut rest = messages;
         while !rest.is_empty() {
-            let began = Instant::now();
-            let done = self.apply_some(rest)?;
-            rest = &rest[done..];
-            if done == 0 || !rest.is_empty() {
-                self.pause(began.elapsed())?;
+            let mut bytes = 0;
+            let unpack = |message| {
+                let fits = bytes < UNPACKED_BYTES;
+                let unpacked = fits.then(|| self.unpack(message))?;
+                bytes += unpacked.bytes();
+                Some((message, unpacked))
+            };
+            let unpacked: Vec<_> = rest.iter().map_while(unpack).collect();
+            rest = &rest[unpacked.len()..];
+            let arrived: Vec<_> = unpacked.iter().map(|(m, u)| u.arrived(m)).collect();
+            let mut left = &arrived[..];
+            while !left.is_empty() {
+                let began = Instant::now();
+                left = &left[self.apply_some(left)?..];
+                if !left.is_empty() || !rest.is_empty() {
+                    self.pause(began.elapsed())?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn unpack<'m>(&self, message: &'m Message) -> Unpacked<'m> {
+        if self.gate.is_own(message.id.as_deref().unwrap_or_default()) {
+            return Unpacked::Own;
+        }
+        // A row that compresses well comes whole, however large it is.
+        unpack(&message.data, MAX_ROW_BYTES)
+            .map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)
     }
 
     /// One transaction, or none for messages that are all our own.

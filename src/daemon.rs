@@ -34,7 +34,7 @@ const STOP_WAITING: Duration = Duration::from_millis(1500);
 /// Where hints cannot be had, the database is looked at this often.
 const POLL_WITHOUT_HINTS: Duration = Duration::from_millis(250);
 
-/// Sections of the wait between two tries to connect.
+/// The wait between two tries to start our own server grows up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Why the daemon ended other than by request.
@@ -50,11 +50,14 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let node_text = node_id.map_or("random".to_owned(), |id| id.to_string());
     logging::start(&config.logging, &node_text).map_err(Failure)?;
     let (exits, exited) = unbounded();
-    let signals = forward_signals(&exits).map_err(|e| Failure(format!("signals: {e}")))?;
     let waiting_is_over = Arc::new(AtomicBool::new(false));
+    let opening = Arc::new(AtomicBool::new(true));
+    let signals = forward_signals(&exits, opening.clone(), waiting_is_over.clone())
+        .map_err(|e| Failure(format!("signals: {e}")))?;
     let Some(mut database) = open(config, node_id, &waiting_is_over, &signals)? else {
         return Ok(());
     };
+    opening.store(false, Ordering::Relaxed);
     let node = database.node();
     if !config.seq_map_path.exists() && !database.sequences().is_empty() {
         log::info!(
@@ -93,13 +96,21 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
 }
 
-/// SIGTERM and SIGINT as messages.
-fn forward_signals(exits: &Sender<Exited>) -> std::io::Result<Receiver<()>> {
+/// SIGTERM and SIGINT as messages. While the database is being opened nobody reads those, and the
+/// wait for an application's lock ends at once.
+fn forward_signals(
+    exits: &Sender<Exited>,
+    opening: Arc<AtomicBool>,
+    waiting_is_over: Arc<AtomicBool>,
+) -> std::io::Result<Receiver<()>> {
     let (sender, receiver) = unbounded();
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     spawn("signals", exits, move || {
         signals.forever().for_each(|_| {
             let _ = sender.send(());
+            if opening.load(Ordering::Relaxed) {
+                waiting_is_over.store(true, Ordering::Relaxed);
+            }
         });
         Ok(())
     });
@@ -186,7 +197,7 @@ impl Parts {
         let (gate, woken) = Gate::new(database, if config.replicate { shards } else { 0 });
         let gate = Arc::new(gate);
         let (stop, stopped) = bounded(0);
-        let backoff = Backoff::new(config.nats.reconnect_wait / 4, LONGEST_BACKOFF);
+        let backoff = Backoff::new(config.nats.reconnect_wait / 4, config.nats.reconnect_wait);
         let retries = config.nats.connect_retries;
         let server = embedded.then(|| {
             let server = server_options(config, options, name);

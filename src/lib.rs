@@ -31,6 +31,7 @@
 //! - [`stream`]: NATS: client, writer, reader, key-value, our own supervised server.
 //! - [`broker`]: makes connections; checks what all nodes must share.
 //! - [`same_stream`]: notices a broker that was wiped, set back or forgot.
+//! - [`mutation`]: mistakes that tests switch on to prove that they would be caught.
 //! - [`thread`]: the one caller of `std::thread` for the threads below.
 //! - [`watcher`], [`mirror`]: the hint that files changed; `seq-map.cbor`.
 //! - [`publisher`], [`consumer`]: the threads.
@@ -84,6 +85,7 @@ pub mod gate;
 pub mod logging;
 pub mod mirror;
 pub mod model;
+pub mod mutation;
 pub mod outbox;
 pub mod publisher;
 pub mod same_stream;

@@ -74,12 +74,10 @@ impl Outbox {
         )
     }
 
-    /// Forgets everything: the marks still say what is to be published.
+    /// Forgets everything: the marks still say what is to be published. What comes next may be of
+    /// earlier transactions again, so their acknowledgement must not cover what was here.
     pub fn clear(&mut self) {
-        *self = Outbox {
-            last: self.last,
-            ..Outbox::default()
-        };
+        *self = Outbox::default();
     }
 }
 
@@ -107,6 +105,15 @@ mod tests {
         assert_eq!(outbox.acknowledged(1), None, "one too many");
         assert_eq!(outbox.acknowledged(7), Some(7));
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn what_was_forgotten_does_not_count_as_acknowledged() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.push(vec![frame(5), frame(9)]));
+        outbox.clear();
+        assert!(outbox.push(vec![frame(5)])); // as much of the backlog as is sent at a time
+        assert_eq!(outbox.acknowledged(5), Some(5));
     }
 
     #[test]

@@ -34,16 +34,22 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 /// Messages in flight: enough to hide the broker's latency.
 const MAX_IN_FLIGHT: usize = 512;
 
-/// After a hint without a change the commit may still be under way (the fsync of a slow card comes
-/// between the write that hints and the moment the commit counts): look again after these.
-const LOOK_AGAIN: [Duration; 7] = [
+/// After a hint without a change the commit may still be under way (the fsync of a slow card, or
+/// another process on its core, comes between the write that hints and the moment the commit
+/// counts): look again after these. Doubling, so that what waited is noticed after little more.
+const LOOK_AGAIN: [Duration; 12] = [
     Duration::from_micros(100),
-    Duration::from_micros(500),
-    Duration::from_millis(2),
-    Duration::from_millis(10),
-    Duration::from_millis(50),
-    Duration::from_millis(250),
-    Duration::from_millis(1500),
+    Duration::from_micros(200),
+    Duration::from_micros(400),
+    Duration::from_micros(800),
+    Duration::from_micros(1600),
+    Duration::from_millis(3),
+    Duration::from_millis(6),
+    Duration::from_millis(12),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_millis(1600),
 ];
 
 /// zstd's fastest level: frames are small and latency counts.
@@ -130,7 +136,7 @@ pub fn start(
     exits: &Sender<Exited>,
 ) -> Vec<JoinHandle<()>> {
     let (ask_writer, asked) = bounded(1);
-    let (offer, writers) = bounded(1);
+    let (offer, mut writers) = bounded(1);
     let (stop, link_gate) = (inputs.stop.clone(), gate.clone());
     let mut threads = Vec::new();
     if options.publish {
@@ -141,6 +147,8 @@ pub fn start(
                 &*broker, &link_gate, backoff, retries, &asked, &offer, &stop,
             )
         }));
+    } else {
+        writers = never(); // a closed channel would end the publisher
     }
     let streams = (1..=broker.shards())
         .map(|shard| broker.stream(shard))

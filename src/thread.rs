@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn every_end_is_reported() {
         let (sender, exits) = crossbeam_channel::unbounded();
-        let ends: [(_, fn() -> Result<(), String>); 3] = [
+        type Body = fn() -> Result<(), String>;
+        let ends: [(_, Body); 3] = [
             (Outcome::Stopped, || Ok(())),
             (Outcome::Failed("no disk".into()), || Err("no disk".into())),
             (Outcome::Panicked("bug 7".into()), || panic!("bug {}", 7)),

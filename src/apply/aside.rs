@@ -26,8 +26,8 @@ impl Aside<'_> {
         row.map(|bytes| decode(self.table, &bytes)).transpose()
     }
 
-    /// Keeps a row, hidden by `by`; without that, it is to be looked at.
-    pub fn put(&self, key: &[u8], values: &[OwnedValue], by: Option<&[u8]>) -> Result<()> {
+    /// Keeps a row, hidden by `by`.
+    pub fn put(&self, key: &[u8], values: &[OwnedValue], by: &[u8]) -> Result<()> {
         self.forget(key)?;
         self.conn
             .prepare_cached(
@@ -102,35 +102,6 @@ impl Aside<'_> {
             "SELECT key FROM __harmonylite___displaced WHERE table_id = ?1 AND by = ?2",
         )?;
         let rows = statement.query_map(params![self.table.id, key], |r| r.get(0))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
-    }
-
-    /// What this row hid is to be looked at.
-    pub fn unhide(&self, key: &[u8]) -> Result<()> {
-        self.conn
-            .prepare_cached(
-                "UPDATE __harmonylite___displaced SET by = NULL WHERE table_id = ?1 AND by = ?2",
-            )?
-            .execute(params![self.table.id, key])?;
-        Ok(())
-    }
-
-    /// Not before the schema changes.
-    pub fn stop_looking(&self, key: &[u8]) -> Result<()> {
-        self.conn
-            .prepare_cached(
-                "UPDATE __harmonylite___displaced SET by = X'' WHERE table_id = ?1 AND key = ?2",
-            )?
-            .execute(params![self.table.id, key])?;
-        Ok(())
-    }
-
-    /// Keys of rows that are to be looked at.
-    pub fn unhidden(&self) -> Result<Vec<Vec<u8>>> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT key FROM __harmonylite___displaced WHERE table_id = ?1 AND by IS NULL",
-        )?;
-        let rows = statement.query_map([self.table.id], |r| r.get(0))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 

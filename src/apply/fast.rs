@@ -30,6 +30,7 @@ impl Database {
                 .all(|(c, h)| c.eq_ignore_ascii_case(&h.lower))
             && table.schema.unique.is_empty()
             && !table.has_late_columns()
+            && self.damage.is_clear()
             && !self.catalog.comparing.contains_key(&table.id)
             && !self
                 .catalog

@@ -124,7 +124,6 @@ impl Database {
     }
 
     /// Holds one column, unless what is `known` of it is newer.
-
     fn hold_one(
         &mut self,
         at: &Place,

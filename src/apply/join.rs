@@ -1,88 +1,16 @@
 //! One row that arrives, joined with what is here, column by column.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::apply::Incoming;
 use crate::apply::held::Place;
 use crate::apply::unique::is_unique_violation;
 use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Database, Result, is_unfit};
-use crate::model::frame::Row;
-use crate::model::merge::{self, Action, Column, Exceptions, FLOOR, State};
+use crate::model::merge::{self, Action, Column, State};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::Version;
-
-/// A row from elsewhere: from a frame, from what is held, or both; as the merge sees it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Incoming {
-    /// Newest tombstone.
-    pub floor: Option<Version>,
-    /// Version of the row itself; none for columns that are held alone.
-    pub row: Option<Version>,
-    /// By lower-case name.
-    pub columns: BTreeMap<String, (Version, OwnedValue)>,
-}
-
-impl Incoming {
-    pub fn from_frame(row: &Row<'_>, columns: &[&str]) -> Self {
-        let mut incoming = Incoming::default();
-        if row.deleted {
-            incoming.floor = Some(row.version);
-            return incoming;
-        }
-        incoming.row = Some(row.version);
-        let own = |i: usize| {
-            row.exceptions
-                .iter()
-                .find(|(c, _)| *c == i)
-                .map(|(_, v)| *v)
-        };
-        incoming.floor = own(columns.len());
-        for (i, (column, value)) in columns.iter().zip(&row.values).enumerate() {
-            let version = own(i).unwrap_or(row.version);
-            if version != Version::NEVER {
-                incoming.add_column(column.to_ascii_lowercase(), version, (*value).to_owned());
-            }
-        }
-        incoming
-    }
-
-    /// The larger of two values of a column wins, as everywhere.
-    pub fn add_column(&mut self, lower: String, version: Version, value: OwnedValue) {
-        let newer = |known: &(Version, OwnedValue)| {
-            let order = version.cmp(&known.0);
-            order
-                .then_with(|| value.borrow().total_cmp(&known.1.borrow()))
-                .is_gt()
-        };
-        if self.columns.get(&lower).is_none_or(newer) {
-            self.columns.insert(lower, (version, value));
-        }
-    }
-
-    /// In the compact form.
-    fn state(&self) -> State {
-        let newest = self.columns.values().map(|(v, _)| *v).max();
-        let floor = self.floor.unwrap_or(Version::NEVER);
-        let Some(version) = self.row.max(newest).filter(|v| *v > floor) else {
-            return State {
-                version: floor,
-                deleted: true,
-                exceptions: Exceptions::new(),
-            };
-        };
-        let own = self.columns.iter().filter(|(_, (v, _))| *v != version);
-        let mut exceptions: Exceptions = own.map(|(c, (v, _))| (c.clone(), *v)).collect();
-        exceptions.extend(self.floor.map(|f| (FLOOR.to_owned(), f)));
-        State {
-            version,
-            deleted: false,
-            exceptions,
-        }
-    }
-}
 
 /// What one attempt to write a row came to.
 enum Attempt {
@@ -94,9 +22,7 @@ enum Attempt {
 }
 
 /// What is to be done after the row's version is stored.
-#[derive(Default)]
 enum Next {
-    #[default]
     Nothing,
     Hold(String),
     /// Which of the rows that collide is in the table? `arrived` is the row now, if it lives.
@@ -130,13 +56,24 @@ impl Database {
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
+        if self.damage.is_known(table.id, key_bytes) {
+            self.hold(
+                &Place::of(table, key_bytes),
+                &incoming,
+                "the row here is damaged",
+            )?;
+            return Ok(false);
+        }
+        self.damage.look_at(table.id, key_bytes);
         let written = self.guarded(|db| {
             let mut joined = db.join_versions(table, key, key_bytes, &incoming, frames.at)?;
-            if let Next::Settle { in_table, arrived } = std::mem::take(&mut joined.next) {
+            if let Next::Settle { in_table, arrived } = &mut joined.next {
+                let (in_table, arrived) = (in_table.take(), arrived.take());
                 db.settle_joined(table, key, key_bytes, in_table, arrived)?;
             }
             Ok(joined)
         })?;
+        self.damage.look_away();
         let joined = match written {
             Ok(Joined {
                 next: Next::Hold(reason),

@@ -18,14 +18,16 @@ use crate::model::frame::{Frame, Row, TableRows};
 mod aside;
 mod fast;
 pub mod held;
+mod incoming;
 mod join;
 mod parts;
 mod positions;
+mod settling;
 mod tuples;
 mod unique;
 
 pub(crate) use held::Place;
-pub(crate) use join::Incoming;
+pub(crate) use incoming::Incoming;
 pub use positions::{Position, Positions};
 pub(crate) use tuples::create_probe;
 pub(crate) use unique::highest_displaced;
@@ -67,7 +69,7 @@ impl Database {
     /// one, unless local changes take all the time: then none is done, and the call is to be
     /// repeated.
     pub fn apply(&mut self, stream: &str, arrived: &[Arrived<'_>]) -> Result<Applied> {
-        self.write(|db| {
+        self.write_past_damage(|db| {
             let mut applied = Applied::default();
             if !db.capture_inside(&mut applied.captured)? {
                 return Ok(applied);

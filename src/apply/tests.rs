@@ -6,7 +6,9 @@ use crate::capture::Outgoing;
 
 mod again;
 mod changes;
+mod check;
 mod eviction;
+mod hostile;
 mod keys;
 mod oracle;
 mod random;

@@ -7,12 +7,10 @@
 //! as soon as nothing hides it. Each step here keeps that true ("settles"), so that rows may come
 //! one by one and in any order.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rusqlite::Connection;
-
 use crate::apply::aside::Aside;
+use crate::apply::settling::Settling;
 use crate::apply::tuples::colliding;
 use crate::database::rows::Rows;
 use crate::database::sites::Sites;
@@ -20,13 +18,9 @@ use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::Version;
 
 /// SQLITE_CONSTRAINT_UNIQUE, <https://www.sqlite.org/rescode.html>.
 const UNIQUE_VIOLATION: i32 = 2067;
-
-/// What decides between rows that collide: the larger is in the table.
-type Order = (Version, Vec<u8>);
 
 pub(super) fn is_unique_violation(e: &rusqlite::Error) -> bool {
     matches!(e, rusqlite::Error::SqliteFailure(f, _) if f.extended_code == UNIQUE_VIOLATION)
@@ -67,66 +61,29 @@ impl Database {
         in_table: Option<Vec<OwnedValue>>,
         arrived: Option<Vec<OwnedValue>>,
     ) -> Result<()> {
-        let mut settling = Settling::new(&self.conn, &self.sites, table)?;
+        let mut settling = self.settling(table)?;
         settling.rows.delete(key)?;
         settling.aside.forget(key_bytes)?;
         if let Some(old) = in_table {
             settling.wake(&old)?;
         }
         if let Some(values) = arrived {
-            settling.aside.put(key_bytes, &values, None)?;
+            settling.aside.put(key_bytes, &values, &[])?;
             settling.add(key_bytes.to_vec())?;
         }
         settling.run()?;
         self.note_displaced(table)
     }
 
-    /// The application changed these rows; what they were before is not known. Rows that they hid
-    /// wait until the raw log is empty: see [`Self::settle_waiting`].
-    pub(crate) fn unhide_local(&mut self, table: &Arc<Table>, keys: &[Vec<u8>]) -> Result<()> {
-        let aside = Aside {
-            conn: &self.conn,
-            table,
-        };
+    /// The application changed these rows; what they were before is not known.
+    pub(crate) fn settle_local(&mut self, table: &Arc<Table>, keys: &[Vec<u8>]) -> Result<()> {
+        let mut settling = self.settling(table)?;
         for key in keys {
-            aside.forget(key)?;
-            aside.unhide(key)?;
-        }
-        self.note_displaced(table)
-    }
-
-    /// The same for all tables that are known to be as their versions say.
-    pub(crate) fn settle_all_waiting(&mut self) -> Result<()> {
-        let mut ids: Vec<i64> = self.catalog.displaced.iter().copied().collect();
-        ids.retain(|id| !self.catalog.comparing.contains_key(id));
-        for id in ids {
-            let Some(table) = self.catalog.by_id.get(&id).cloned() else {
-                continue;
-            };
-            if let Err(reason) = self.guarded(|db| db.settle_waiting(&table))? {
-                log::warn!("rows of table {} stay aside: {reason}", table.name());
-                let aside = Aside {
-                    conn: &self.conn,
-                    table: &table,
-                };
-                for key in aside.unhidden()? {
-                    aside.stop_looking(&key)?;
-                }
+            settling.aside.forget(key)?;
+            for hidden in settling.aside.hidden_by(key)? {
+                settling.add(hidden)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Looks at the displaced rows that may come back. To be called when the raw log is empty: the
-    /// table is ahead of the versions until then, and a displaced row that the application has
-    /// since written or deleted would come back over that.
-    pub(crate) fn settle_waiting(&mut self, table: &Arc<Table>) -> Result<()> {
-        let mut settling = Settling::new(&self.conn, &self.sites, table)?;
-        for key in settling.aside.unhidden()? {
-            settling.add(key)?;
-        }
-        if settling.todo.is_empty() {
-            return Ok(());
+            settling.add(key.clone())?;
         }
         settling.run()?;
         self.note_displaced(table)
@@ -149,16 +106,29 @@ impl Database {
         Ok(only)
     }
 
-    /// All displaced rows of the table are to be looked at anew: its UNIQUE indexes are others now.
-    pub(crate) fn unhide_all(&mut self, table: &Arc<Table>) -> Result<()> {
+    /// All displaced rows of the table anew: its UNIQUE indexes are others now.
+    pub(crate) fn resettle(&mut self, table: &Arc<Table>) -> Result<()> {
+        let mut settling = self.settling(table)?;
+        for (key, values) in settling.aside.take_all()? {
+            settling.aside.put(&key, &values, &[])?;
+            settling.add(key)?;
+        }
+        settling.run()?;
+        self.note_displaced(table)
+    }
+
+    /// These rows have new versions: what was kept aside of them is void.
+    pub(crate) fn forget_displaced(&self, table: &Table, keys: &[Vec<u8>]) -> Result<()> {
         let aside = Aside {
             conn: &self.conn,
             table,
         };
-        for (key, values) in aside.take_all()? {
-            aside.put(&key, &values, None)?;
-        }
-        self.note_displaced(table)
+        keys.iter().try_for_each(|key| aside.forget(key))
+    }
+
+    fn settling<'c>(&'c self, table: &'c Table) -> Result<Settling<'c>> {
+        let comparing = self.catalog.comparing.contains_key(&table.id);
+        Settling::new(&self.conn, &self.sites, table, comparing)
     }
 
     fn note_displaced(&mut self, table: &Table) -> Result<()> {
@@ -192,121 +162,4 @@ pub(crate) fn highest_displaced(
         highest = highest.max(stored.map_or(0, |s| s.state.version.hlc));
     }
     Ok(highest)
-}
-
-/// One run of the algorithm over one table.
-struct Settling<'c> {
-    sites: &'c Sites,
-    rows: Rows<'c>,
-    aside: Aside<'c>,
-    /// Rows to look at, highest order first.
-    todo: BTreeSet<Order>,
-    done: BTreeSet<Order>,
-}
-
-impl<'c> Settling<'c> {
-    fn new(conn: &'c Connection, sites: &'c Sites, table: &'c Table) -> Result<Self> {
-        let rows = Rows::new(conn, table)?;
-        Ok(Settling {
-            sites,
-            rows,
-            aside: Aside { conn, table },
-            todo: BTreeSet::new(),
-            done: BTreeSet::new(),
-        })
-    }
-
-    /// Looks at every row of `todo`, from the highest order down.
-    fn run(mut self) -> Result<()> {
-        while let Some(next) = self.todo.pop_last() {
-            if self.done.insert(next.clone()) {
-                self.look(next)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn look(&mut self, order: Order) -> Result<()> {
-        let key_bytes = order.1.clone();
-        let key = cbor::key_values(&key_bytes)?;
-        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-        let in_table = self.rows.owned_row(&key)?;
-        let is_in_table = in_table.is_some();
-        let Some(values) =
-            in_table.map_or_else(|| self.aside.row(&key_bytes), |values| Ok(Some(values)))?
-        else {
-            return Ok(());
-        };
-        let mut others = Vec::new();
-        for (other, other_values) in
-            colliding(self.aside.conn, self.aside.table, &key_bytes, &values)?
-        {
-            others.push((
-                self.order(&other)?.unwrap_or((Version::NEVER, other)),
-                other_values,
-            ));
-        }
-        if let Some((by, _)) = others
-            .iter()
-            .filter(|(o, _)| *o > order)
-            .max_by_key(|(o, _)| o)
-        {
-            if is_in_table {
-                self.rows.delete(&key)?;
-                self.wake(&values)?;
-            }
-            return self.aside.put(&key_bytes, &values, Some(&by.1));
-        }
-        for ((_, other), other_values) in others {
-            let other_key = cbor::key_values(&other)?;
-            let other_key: Vec<Value<'_>> = other_key.iter().map(OwnedValue::borrow).collect();
-            self.rows.delete(&other_key)?;
-            self.aside.put(&other, &other_values, Some(&key_bytes))?;
-            self.wake(&other_values)?;
-        }
-        if !is_in_table {
-            let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
-            match self.rows.upsert(&values) {
-                Ok(()) => self.aside.forget(&key_bytes)?,
-                // Another constraint, newer than the row: it stays aside, and the reason is said.
-                Err(e) if crate::database::is_unfit(&e) => {
-                    log::warn!(
-                        "a row of table {} stays aside: {e}",
-                        self.aside.table.name()
-                    );
-                    self.aside.stop_looking(&key_bytes)?;
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn order(&mut self, key_bytes: &[u8]) -> Result<Option<Order>> {
-        let key = cbor::key_values(key_bytes)?;
-        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-        let stored = self
-            .rows
-            .version(self.sites, &key)?
-            .filter(|s| !s.state.deleted);
-        Ok(stored.map(|s| (s.state.version, key_bytes.to_vec())))
-    }
-
-    fn add(&mut self, key: Vec<u8>) -> Result<()> {
-        if let Some(order) = self.order(&key)?.filter(|o| !self.done.contains(o)) {
-            self.todo.insert(order);
-        }
-        Ok(())
-    }
-
-    /// Displaced rows that share a tuple with values which left the table are looked at.
-    fn wake(&mut self, values: &[OwnedValue]) -> Result<()> {
-        for key in self.aside.waiting_on(values)? {
-            if let Some(order) = self.order(&key)? {
-                self.done.remove(&order);
-                self.todo.insert(order);
-            }
-        }
-        Ok(())
-    }
 }

@@ -44,7 +44,14 @@ impl Database {
 
     fn compare_step(&mut self, table: &Arc<Table>, frames: &mut Frames) -> Result<usize> {
         let compare = self.catalog.comparing[&table.id].clone();
+        if self.damage.is_known(table.id, &[]) {
+            self.set_aside_rows(table.name(), 1, "its pages are damaged");
+            self.set_compare(table.id, None)?;
+            return Ok(0);
+        }
+        self.damage.look_at(table.id, &[]);
         let keys = self.next_keys(table, &compare)?;
+        self.damage.look_away();
         let mut changes = 0;
         for key in &keys {
             changes += usize::from(self.compare_key(table, key, compare.cause, frames)?);
@@ -94,7 +101,9 @@ impl Database {
             why,
             time_ms,
         };
-        Ok(self.record_changes(table, &[touched], frames)? > 0)
+        let changed = self.record_changes(table, &[touched], frames)? > 0;
+        self.settle_captured()?;
+        Ok(changed)
     }
 
     /// The row's columns have other names. Its version stays; if some of its content may never have

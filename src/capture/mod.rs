@@ -8,19 +8,18 @@
 //!
 //! An entry that cannot be handled is set aside, counted and named; the rest goes on.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use crate::database::rows::Rows;
 use crate::database::table::Table;
-use crate::database::{Database, Result, TIME_BOX, triggers, values};
+use crate::database::{Database, Result, TIME_BOX};
 use crate::model::cbor;
 use crate::model::value::Value;
 
 mod again;
 mod compare;
 mod frames;
+mod raw_log;
 mod record;
 mod unsent;
 
@@ -54,7 +53,7 @@ type Batch = Vec<(Arc<Table>, Vec<Touched>)>;
 impl Database {
     /// Captures what was committed, as much as fits in one short transaction.
     pub fn capture(&mut self) -> Result<Captured> {
-        self.write(|db| {
+        self.write_past_damage(|db| {
             let mut captured = Captured::default();
             db.capture_inside(&mut captured)?;
             Ok(captured)
@@ -81,12 +80,16 @@ impl Database {
                 break;
             }
         }
+        if emptied {
+            self.settle_captured()?;
+        } else {
+            let unsettled = std::mem::take(&mut self.catalog.to_settle);
+            self.catalog.resettle.extend(unsettled.into_keys());
+        }
         let time_left = self.clock.uptime() - began < TIME_BOX;
         if emptied && time_left && !self.catalog.comparing.is_empty() {
             captured.changes += self.compare_some(&mut frames)?;
-        }
-        if emptied {
-            self.settle_all_waiting()?;
+            self.settle_captured()?;
         }
         if emptied && self.catalog.retry_held.is_some() {
             self.retry_held(&mut frames)?;
@@ -95,75 +98,6 @@ impl Database {
         captured.more = self.has_more();
         captured.frames.append(&mut frames.finish());
         Ok(emptied)
-    }
-
-    /// The next entries of the log, newest per key. None if there are none.
-    fn read_log(&mut self) -> Result<Option<(Batch, LogEnd)>> {
-        let keys: Vec<String> = (1..=self.catalog.log_keys)
-            .map(|i| format!("k{i}"))
-            .collect();
-        let text = format!(
-            "SELECT id, table_id, kind, created_at, {} FROM {} ORDER BY id LIMIT {}",
-            keys.join(", "),
-            triggers::LOG,
-            self.settings.scan_max_changes
-        );
-        let mut statement = self.conn.prepare_cached(&text)?;
-        let mut rows = statement.query([])?;
-        let mut places: HashMap<(i64, Vec<u8>), (usize, usize)> = HashMap::new();
-        let mut batch: Batch = Vec::new();
-        let mut end = LogEnd { id: 0, entries: 0 };
-        let mut aside: HashMap<(String, &str), u64> = HashMap::new();
-        while let Some(row) = rows.next()? {
-            (end.id, end.entries) = (row.get(0)?, end.entries + 1);
-            let id: i64 = row.get(1)?;
-            let Some(table) = self.catalog.by_id.get(&id) else {
-                *aside
-                    .entry((format!("number {id}"), "it is gone"))
-                    .or_default() += 1;
-                continue;
-            };
-            let key = (0..table.key_len()).map(|i| values::column(row, 4 + i));
-            if key.clone().any(|v| v.is_null()) {
-                *aside
-                    .entry((table.name().to_owned(), "NULL in the key"))
-                    .or_default() += 1;
-                continue;
-            }
-            let why = if row.get(2) == Ok(triggers::MAYBE) {
-                Why::Maybe
-            } else {
-                Why::Real
-            };
-            let time_ms = self.stamp_time(row.get(3).unwrap_or(0))?;
-            let key = table.key_bytes(key);
-            match places.entry((id, key)) {
-                Entry::Occupied(place) => {
-                    let (table, touched) = *place.get();
-                    let known = &mut batch[table].1[touched];
-                    known.time_ms = known.time_ms.max(time_ms);
-                    known.why = known.why.max(why);
-                }
-                Entry::Vacant(place) => {
-                    let at = batch
-                        .iter()
-                        .position(|(t, _)| t.id == id)
-                        .unwrap_or_else(|| {
-                            batch.push((table.clone(), Vec::new()));
-                            batch.len() - 1
-                        });
-                    let key = place.key().1.clone();
-                    place.insert((at, batch[at].1.len()));
-                    batch[at].1.push(Touched { key, why, time_ms });
-                }
-            }
-        }
-        drop(rows);
-        drop(statement);
-        for ((table, reason), count) in aside {
-            self.set_aside_rows(&table, count, reason);
-        }
-        Ok((end.entries > 0).then_some((batch, end)))
     }
 
     fn record_batch(&mut self, batch: &Batch, frames: &mut Frames) -> Result<usize> {
@@ -215,8 +149,36 @@ impl Database {
         let hidden = self.delete_hidden(table, &written, frames)?;
         let changes = written.len() + hidden.len();
         let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
-        self.unhide_local(table, &keys)?;
+        self.forget_displaced(table, &keys)?;
+        let to_settle = self.catalog.to_settle.entry(table.id).or_default();
+        to_settle.extend(keys);
         Ok(changes)
+    }
+
+    /// Works out what captured rows mean for displaced ones. The raw log is empty: a row in it has
+    /// no version yet, or an old one, and would have to give way to rows that it is above.
+    pub(crate) fn settle_captured(&mut self) -> Result<()> {
+        for (id, keys) in std::mem::take(&mut self.catalog.to_settle) {
+            if let Some(table) = self.catalog.by_id.get(&id).cloned()
+                && let Err(reason) = self.guarded(|db| db.settle_local(&table, &keys))?
+            {
+                log::warn!("rows of table {} stay aside: {reason}", table.name());
+            }
+        }
+        let comparing = &self.catalog.comparing;
+        let is_ready = |id: &i64| !comparing.contains_key(id);
+        let ready: Vec<i64> = self
+            .catalog
+            .resettle
+            .iter()
+            .copied()
+            .filter(is_ready)
+            .collect();
+        for id in ready {
+            self.catalog.resettle.remove(&id);
+            self.resettle_guarded(id)?;
+        }
+        Ok(())
     }
 
     /// Gives the touched rows of a table their versions; returns those that changed.
@@ -236,12 +198,23 @@ impl Database {
             publish: self.settings.publish,
         };
         let mut written = Vec::new();
+        let mut damaged = 0;
         for entry in touched {
+            if self.damage.is_known(table.id, &entry.key) {
+                damaged += 1;
+                continue;
+            }
+            self.damage.look_at(table.id, &entry.key);
             let key = cbor::key_values(&entry.key)?;
             let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
             if recorder.record(&mut rows, &key, &entry.key, entry.why, entry.time_ms)? {
                 written.push(entry.clone());
             }
+        }
+        self.damage.look_away();
+        drop(rows);
+        if damaged > 0 {
+            self.set_aside_rows(table.name(), damaged, "the row is damaged");
         }
         Ok(written)
     }
@@ -269,19 +242,6 @@ impl Database {
         }
         self.record_table(table, &hidden, frames)
     }
-
-    /// Deletes captured entries. True if the log is empty now.
-    fn drop_log(&mut self, last: i64, all: bool) -> Result<bool> {
-        let delete = format!("DELETE FROM {} WHERE id <= ?1", triggers::LOG);
-        self.conn.prepare_cached(&delete)?.execute([last])?;
-        Ok(all)
-    }
-}
-
-/// Where a batch ends in the raw log.
-struct LogEnd {
-    id: i64,
-    entries: usize,
 }
 
 #[cfg(test)]

@@ -11,11 +11,12 @@ use rusqlite::params;
 use crate::capture::again::Again;
 use crate::capture::record::indexed;
 use crate::capture::{Frames, Outgoing};
-use crate::database::rows::{Rows, row_values};
+use crate::database::rows::{Rows, Stored, row_values};
 use crate::database::table::Table;
-use crate::database::{Database, Result};
+use crate::database::{Database, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
 
 /// While changes are captured all the time, acknowledged marks are cleared this often.
 const CLEAR_EVERY: Duration = Duration::from_secs(1);
@@ -179,21 +180,17 @@ impl Database {
             frames.delete(table, key_bytes, version, key.iter().copied());
             return Ok(());
         }
-        let exceptions = indexed(table, &stored.state.exceptions);
         let count = table.schema.columns.len();
         let written = rows.row(&key, |row| {
-            frames.upsert(
-                table,
-                key_bytes,
-                version,
-                &exceptions,
-                row_values(row, count),
-            );
+            let exceptions = unsent_exceptions(table, &stored, |i| values::column(row, i));
+            let values = row_values(row, count);
+            frames.upsert(table, key_bytes, version, &exceptions, values);
         })?;
         if written.is_none()
             && let Some(values) = self.displaced_row(table, key_bytes)?
         {
             let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
+            let exceptions = unsent_exceptions(table, &stored, |i| values[i]);
             frames.upsert(table, key_bytes, version, &exceptions, values.into_iter());
         }
         Ok(())
@@ -238,4 +235,23 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Versions of columns that differ from the row's. A column that was added after the row's version
+/// was learnt and still has its default was never written under that version.
+fn unsent_exceptions<'v>(
+    table: &Table,
+    stored: &Stored,
+    value: impl Fn(usize) -> Value<'v>,
+) -> Vec<(usize, Version)> {
+    let mut exceptions = indexed(table, &stored.state.exceptions);
+    if table.has_late_columns() {
+        for (i, column) in table.schema.columns.iter().enumerate() {
+            let known = stored.state.exceptions.contains_key(&column.lower);
+            if !known && stored.at < table.born[i] && value(i).same(&column.default.borrow()) {
+                exceptions.push((i, Version::NEVER));
+            }
+        }
+    }
+    exceptions
 }

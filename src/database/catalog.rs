@@ -5,7 +5,7 @@
 //! triggers were not in place for a while is *compared* with its versions, see
 //! [`crate::capture`]; so is every rowid-keyed table after a VACUUM, which renumbers its rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
@@ -15,7 +15,7 @@ use crate::apply::{Place, create_probe};
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{self, LeftAlone, PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
-use crate::database::{Database, DatabaseError, Result, sql_text, triggers};
+use crate::database::{Cause, Compare, Database, DatabaseError, Result, triggers};
 use crate::model::key::is_known_collation;
 
 /// What is known of the schema.
@@ -36,67 +36,14 @@ pub struct Catalog {
     pub log_keys: usize,
     /// What is held may fit now: to be tried again after this place, or from the start.
     pub retry_held: Option<Option<Place>>,
+    /// Rows captured by the transaction under way, by table id: what they mean for displaced rows
+    /// is worked out when all local changes have their versions.
+    pub to_settle: BTreeMap<i64, Vec<Vec<u8>>>,
+    /// Tables (by id) whose displaced rows are all to be looked at anew, then.
+    pub resettle: BTreeSet<i64>,
     left_alone: Vec<LeftAlone>,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
-}
-
-/// How far the comparison of a table with its versions has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Compare {
-    pub phase: Phase,
-    pub cause: Cause,
-    /// Key (as [`crate::model::cbor::key_bytes`]) up to which the phase is done.
-    pub after: Option<Vec<u8>>,
-}
-
-/// Why a table is compared, the weakest cause first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Cause {
-    /// Columns are gone: the contents' hashes are others.
-    Dropped,
-    /// Columns are new. What a renamed one holds was never sent under its new name; it is sent with
-    /// the versions that the rows have.
-    Added,
-    /// The rows were there before HarmonyLite was: they are given the lowest version.
-    Before,
-    /// Triggers were not in place.
-    Unwatched,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
-    /// Looking at rows: are their versions right?
-    Rows,
-    /// Looking at live versions: are their rows there?
-    Versions,
-}
-
-impl Compare {
-    fn start(cause: Cause) -> Self {
-        Compare {
-            phase: Phase::Rows,
-            cause,
-            after: None,
-        }
-    }
-}
-
-impl Shape {
-    /// A comparison under way begins anew when columns came or went.
-    fn compare_anew(&self, known: &Shape, under_way: Option<Compare>) -> Option<Compare> {
-        let lacks = |shape: &Shape, name: &str| !shape.columns.iter().any(|(c, _)| c == name);
-        let added = self.columns.iter().any(|(c, _)| lacks(known, c));
-        let dropped = known.columns.iter().any(|(c, _)| lacks(self, c));
-        let cause = match (added, dropped) {
-            (false, false) => return under_way,
-            (true, _) => Cause::Added,
-            (false, true) => Cause::Dropped,
-        };
-        Some(Compare::start(
-            under_way.map_or(cause, |c| c.cause.max(cause)),
-        ))
-    }
 }
 
 impl Catalog {
@@ -119,6 +66,7 @@ impl Database {
             &*self.settings.selects,
             self.settings.allow_rowid_tables,
         )?;
+        self.drop_apply_triggers()?;
         let renumbered = self.is_vacuumed(version)?;
         let previous = std::mem::take(&mut self.catalog);
         self.catalog = Catalog {
@@ -158,16 +106,21 @@ impl Database {
         }
         self.find_set_aside()?;
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
-        for id in self.catalog.displaced.clone() {
-            if let Some(table) = self.catalog.by_id.get(&id).cloned() {
-                if let Err(reason) = self.guarded(|db| db.unhide_all(&table))? {
-                    log::warn!("rows of table {} stay aside: {reason}", table.name());
-                }
-            }
-        }
+        // Not before local changes are captured: a row without its version loses against any.
+        self.catalog.resettle = self.catalog.displaced.iter().copied().collect();
         self.copy_apply_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
         self.note_schema()
+    }
+
+    /// Looks anew at all displaced rows of a table.
+    pub(crate) fn resettle_guarded(&mut self, id: i64) -> Result<()> {
+        if let Some(table) = self.catalog.by_id.get(&id).cloned()
+            && let Err(reason) = self.guarded(|db| db.resettle(&table))?
+        {
+            log::warn!("rows of table {} stay aside: {reason}", table.name());
+        }
+        Ok(())
     }
 
     fn schema_version(&self) -> Result<i64> {
@@ -345,11 +298,13 @@ impl Database {
             .iter()
             .map(|c| (c.lower.clone(), 0))
             .collect();
+        // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
+        let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
+        set_meta(&self.conn, "last_table", id)?;
         self.conn.execute(
-            "INSERT INTO __harmonylite___tables(name) VALUES (?1)",
-            [&schema.name],
+            "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
+            params![id, schema.name],
         )?;
-        let id = self.conn.last_insert_rowid();
         self.store_shape(id, &Shape { key, columns })?;
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
         self.conn.execute_batch(&drop)?;
@@ -403,10 +358,16 @@ impl Database {
         self.conn
             .prepare_cached("UPDATE __harmonylite___tables SET compare = ?2 WHERE id = ?1 AND compare IS NOT ?2")?
             .execute(params![id, compare.as_ref().map(to_cbor)])?;
-        match compare {
-            Some(compare) => self.catalog.comparing.insert(id, compare),
-            None => self.catalog.comparing.remove(&id),
+        let was_under_way = match compare {
+            Some(compare) => {
+                self.catalog.comparing.insert(id, compare);
+                false
+            }
+            None => self.catalog.comparing.remove(&id).is_some(),
         };
+        if was_under_way && self.catalog.displaced.contains(&id) {
+            self.catalog.resettle.insert(id);
+        }
         Ok(())
     }
 
@@ -424,49 +385,6 @@ impl Database {
             .query_map([], |r| r.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         Ok(())
-    }
-
-    /// Triggers are off on our connection, but those of the temporary schema fire all the same: the
-    /// ones chosen in `apply_triggers` are copied there.
-    /// One that is gone by now, or does not fit its table any more, is named and left out.
-    fn copy_apply_triggers(&self) -> Result<()> {
-        for name in &self.settings.apply_triggers {
-            let own = quote(&format!("apply_{name}"));
-            self.conn
-                .execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{own}"))?;
-            let text = self.trigger_text(name)?;
-            let made = match text.as_deref().and_then(sql_text::after_trigger_name) {
-                Some(rest) => self
-                    .conn
-                    .execute_batch(&format!("CREATE TEMP TRIGGER {own} {rest}"))
-                    .map_err(DatabaseError::from),
-                None => Err(DatabaseError::NoSuchTrigger(name.clone())),
-            };
-            match made {
-                Err(e) if e.is_temporary() => return Err(e),
-                Err(e) => log::error!("trigger {name} does not run for what arrives: {e}"),
-                Ok(()) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// At the start every trigger in `apply_triggers` must be there: a name may be misspelled.
-    pub(crate) fn require_apply_triggers(&self) -> Result<()> {
-        for name in &self.settings.apply_triggers {
-            if self.trigger_text(name)?.is_none() {
-                return Err(DatabaseError::NoSuchTrigger(name.clone()));
-            }
-        }
-        Ok(())
-    }
-
-    fn trigger_text(&self, name: &str) -> Result<Option<String>> {
-        Ok(self
-            .conn
-            .prepare_cached("SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE")?
-            .query_row([name], |r| r.get(0))
-            .optional()?)
     }
 }
 

@@ -20,7 +20,10 @@ use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::model::cbor::CborError;
 
+mod apply_triggers;
 mod catalog;
+mod comparison;
+mod damage;
 pub mod own_tables;
 mod reservation;
 pub mod rows;
@@ -31,7 +34,8 @@ pub mod table;
 pub mod triggers;
 pub mod values;
 
-pub(crate) use catalog::{Catalog, Cause, Compare, Phase};
+pub(crate) use catalog::Catalog;
+pub(crate) use comparison::{Cause, Compare, Phase};
 
 /// A write transaction of ours is ended after about this long, so that an application with
 /// busy_timeout 0 can write too.
@@ -126,6 +130,7 @@ pub struct Database {
     pub(crate) marks: crate::capture::Marks,
     pub(crate) positions: crate::apply::Positions,
     pub(crate) node: u64,
+    pub(crate) damage: damage::Damage,
     stop: Arc<AtomicBool>,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
@@ -157,6 +162,7 @@ impl Database {
             marks: crate::capture::Marks::default(),
             positions,
             node,
+            damage: damage::Damage::default(),
             stop,
             seen_data_version: -1,
             log_is_left: true,
@@ -317,7 +323,11 @@ impl Database {
 
     /// Whether the last capture left something to do.
     pub fn has_more(&self) -> bool {
-        self.log_is_left || !self.catalog.comparing.is_empty() || self.catalog.retry_held.is_some()
+        let catalog = &self.catalog;
+        self.log_is_left
+            || !catalog.comparing.is_empty()
+            || !catalog.resettle.is_empty()
+            || catalog.retry_held.is_some()
     }
 
     /// Stores marks and positions that wait for a write, if there are any.
@@ -430,7 +440,7 @@ fn retry_while_busy(
 }
 
 /// Whether one row or one table is at fault, not the database: a constraint, the class of a STRICT
-/// column, a function that fails or is not known here, a damaged page.
+/// column, a function that fails or is not known here.
 pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
     use ErrorCode::*;
     let code = match e {
@@ -439,7 +449,7 @@ pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
     };
     matches!(
         code,
-        Some(ConstraintViolation | TypeMismatch | TooBig | Unknown | DatabaseCorrupt)
+        Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)
     )
 }
 

@@ -10,7 +10,7 @@ pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS __harmonylite___change_log_global(
     id INTEGER PRIMARY KEY, table_id, kind, created_at, k1);
 CREATE TABLE IF NOT EXISTS __harmonylite___tables(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT COLLATE NOCASE UNIQUE, shape BLOB, compare BLOB);
+    id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE UNIQUE, shape BLOB, compare BLOB);
 CREATE TABLE IF NOT EXISTS __harmonylite___sites(site INTEGER PRIMARY KEY, node INTEGER UNIQUE);
 CREATE TABLE IF NOT EXISTS __harmonylite___unsent(
     at INTEGER, table_id INTEGER, key BLOB, PRIMARY KEY(at, table_id, key)) WITHOUT ROWID;

@@ -28,11 +28,8 @@ pub const FORMAT: u64 = 1;
 /// Name of the key column of a table that goes by rowid. SQLite's names hold no NUL.
 pub const ROWID: &str = "\0rowid";
 
-/// Largest rows frame in one message, uncompressed, that is read or written: NATS advises against
-/// payloads above 8 MB, so a larger one is not a frame but a decompression bomb.
-pub const MAX_FRAME_BYTES: usize = 8 << 20;
-
-/// Largest row, as a frame: what comes in parts is put together in memory.
+/// Largest frame, uncompressed, that is read: what comes in parts, and what compresses well, is put
+/// together in memory. A larger one is no frame but a decompression bomb.
 pub const MAX_ROW_BYTES: usize = 256 << 20;
 
 /// SQLite's upper bound for columns (<https://www.sqlite.org/limits.html>, SQLITE_MAX_COLUMN).

@@ -34,7 +34,7 @@ pub fn fold<T>(value: Value<'_>, collation: &str, f: impl FnOnce(Value<'_>) -> T
             f(Value::Text(&t[..t.len() - spaces]))
         }
         // An integral real equals the integer; -2^63 is the only bound that a real can be.
-        Value::Real(r) if r.fract() == 0.0 && r >= -TWO_63 && r < TWO_63 => {
+        Value::Real(r) if r.fract() == 0.0 && (-TWO_63..TWO_63).contains(&r) => {
             f(Value::Integer(r as i64))
         }
         other => f(other),

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, params};
 
 use crate::cluster::Cluster;
+use crate::node::{Node, pause};
 
-/// Writes as fast as it can; panics if the database is ever busy.
-fn write(app: &Connection, n: i64, stop: &AtomicBool) -> i64 {
-    let mut written = 0;
+/// Writes as fast as it can; panics if the database is ever busy. How many rows, and the longest
+/// wait for one.
+fn write(app: &Connection, n: usize, stop: &AtomicBool) -> (i64, Duration) {
+    let (mut written, mut longest) = (0, Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
-        let id = (written % 2000) * 2 + n;
+        let id = (written % 2000) * 2 + n as i64;
+        let began = Instant::now();
         let change = "REPLACE INTO item VALUES (?1, ?2, ?3)";
         match app.execute(change, params![id, written, n]) {
             Ok(_) => written += 1,
@@ -20,29 +23,32 @@ fn write(app: &Connection, n: i64, stop: &AtomicBool) -> i64 {
             }
             Err(e) => panic!("{e}"),
         }
+        longest = longest.max(began.elapsed());
     }
-    written
+    (written, longest)
 }
 
+/// One writer for each database: two of them turn each other away even without us.
 #[test]
 fn an_application_at_full_speed_is_never_turned_away() {
     let cluster = Cluster::start(2, |_| {});
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..4)
-            .map(|n| {
-                let app = cluster.nodes[n / 2].open();
-                let stop = &stop;
-                scope.spawn(move || write(&app, n as i64 % 2, stop))
-            })
-            .collect();
+        let writer = |(n, node): (usize, &Node)| {
+            let (app, stop) = (node.open(), &stop);
+            scope.spawn(move || write(&app, n, stop))
+        };
+        let writers: Vec<_> = cluster.nodes.iter().enumerate().map(writer).collect();
         let end = Instant::now() + Duration::from_secs(8);
         while Instant::now() < end && !writers.iter().any(|w| w.is_finished()) {
-            crate::node::pause(50);
+            pause(50);
         }
         stop.store(true, Ordering::Relaxed);
-        let written: Vec<_> = writers.into_iter().map(|w| w.join().unwrap()).collect();
-        assert!(written.iter().all(|n| *n > 100), "{written:?}");
+        for writer in writers {
+            let (written, longest) = writer.join().unwrap();
+            println!("{written} rows, the longest took {longest:?}");
+            assert!(written > 100);
+        }
     });
     cluster.converge();
 }
@@ -59,7 +65,7 @@ fn a_long_transaction_of_the_application_is_waited_for() {
         cluster.nodes[0].execute(&format!("INSERT INTO item VALUES ({id}, 'b', 0)"));
     }
     // Longer than any patience of ours inside one step.
-    crate::node::pause(3000);
+    pause(3000);
     app.execute_batch("COMMIT").unwrap();
     assert_eq!(cluster.converge().len(), 32);
 }

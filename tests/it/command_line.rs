@@ -119,6 +119,11 @@ fn mistakes_are_named() {
         ("nats.subject_prefix", "'a b'", "nats.subject_prefix"),
         ("nats.cert_file", "'/c.pem'", "key_file"),
         ("nats.bind_address", "'nonsense'", "nats.bind_address"),
+        (
+            "nats.server_binary",
+            "'/no/such/program'",
+            "/no/such/program",
+        ),
         ("snapshot.store", "'tape'", "tape"),
         ("logging.format", "'xml'", "xml"),
         ("db_path", "'/no/such/folder/x.db'", "/no/such/folder"),

@@ -128,11 +128,13 @@ fn a_second_daemon_is_told() {
 #[test]
 fn none_to_be_found() {
     let mut node = node(1);
-    node.set("nats.server_binary", "'/nowhere/nats-server'")
-        .start();
+    let no_program = node.file("notes.txt");
+    fs::write(&no_program, "").unwrap();
+    let quoted = format!("'{}'", no_program.display());
+    node.set("nats.server_binary", &quoted).start();
     assert_eq!(node.wait().code(), Some(1));
     for says in [
-        "/nowhere/nats-server",
+        "notes.txt",
         "apt-get install nats-server",
         "nats.server_binary",
         "nats.urls",

@@ -221,3 +221,33 @@ fn a_crash_in_the_first_start_does_not_make_old_rows_new() {
     converge(&mut n);
     assert_eq!(n[1].rows("SELECT v FROM t"), "t'written since'");
 }
+
+const REBUILT: &str = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, a UNIQUE, x); INSERT INTO new(id, a) SELECT id, a FROM t;
+    DROP TABLE t; ALTER TABLE new RENAME TO t;";
+
+#[test]
+fn what_a_rebuild_removed_gives_way_to_what_it_hid() {
+    let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE)");
+    n[0].run("INSERT INTO t VALUES (1, 'same')");
+    n[1].run("INSERT INTO t VALUES (2, 'same')");
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT id FROM t"), "i2");
+    n[0].run(&format!("{REBUILT} DELETE FROM t; COMMIT"));
+    n[1].run(&format!("{REBUILT} COMMIT"));
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT id FROM t"), "i1");
+}
+
+#[test]
+fn what_a_rebuild_changed_comes_before_what_is_held() {
+    let mut n = vec![
+        Node::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, x)"),
+        Node::new(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE)"),
+    ];
+    n[0].run("INSERT INTO t VALUES (1, 'a', 'X')");
+    exchange(&mut n);
+    n[1].clock.advance(std::time::Duration::from_secs(1));
+    n[1].run(&format!("{REBUILT} UPDATE t SET a = 'changed'; COMMIT"));
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT a, x FROM t"), "t'changed' t'X'");
+}

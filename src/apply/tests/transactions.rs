@@ -203,3 +203,19 @@ fn writes_through_attach_are_seen() {
     converge(&mut n);
     assert_eq!(n[1].rows("SELECT v FROM t"), "t'attached'");
 }
+
+#[test]
+fn an_older_tombstone_takes_no_mark_away() {
+    let mut n = cluster(2, T);
+    n[0].run("INSERT INTO t VALUES (1, 'old')");
+    converge(&mut n);
+    n[1].run("DELETE FROM t");
+    n[0].clock.advance(std::time::Duration::from_millis(5));
+    n[0].run("UPDATE t SET v = 'newer'");
+    n[0].capture();
+    let tombstone = n[1].publish();
+    n[0].apply(&tombstone); // before the update was sent
+    n[0].restart();
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT v FROM t"), "t'newer'");
+}

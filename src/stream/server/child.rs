@@ -183,7 +183,9 @@ fn pass_on(stderr: process::ChildStderr, words: &Mutex<VecDeque<String>>) {
     ) {
         let text = String::from_utf8_lossy(&line);
         let (level, text) = sort(text.trim_end());
-        log::log!(level, "nats-server: {text}");
+        if !text.is_empty() {
+            log::log!(level, "nats-server: {text}");
+        }
         if level <= log::Level::Warn {
             keep(words, text.to_string());
         }
@@ -206,16 +208,16 @@ fn sort(line: &str) -> (log::Level, &str) {
         return (log::Level::Debug, line);
     }
     let levels = [
-        ("[FTL] ", log::Level::Error),
-        ("[ERR] ", log::Level::Error),
-        ("[WRN] ", log::Level::Warn),
-        ("[INF] ", log::Level::Info),
-        ("[DBG] ", log::Level::Debug),
-        ("[TRC] ", log::Level::Trace),
+        ("[FTL]", log::Level::Error),
+        ("[ERR]", log::Level::Error),
+        ("[WRN]", log::Level::Warn),
+        ("[INF]", log::Level::Info),
+        ("[DBG]", log::Level::Debug),
+        ("[TRC]", log::Level::Trace),
     ];
     for (mark, level) in levels {
         if let Some((_, text)) = line.split_once(mark) {
-            return (level, text);
+            return (level, text.trim_start());
         }
     }
     (log::Level::Warn, line)
@@ -235,6 +237,7 @@ mod tests {
             sort("[12] [INF] Server is ready"),
             (log::Level::Info, "Server is ready")
         );
+        assert_eq!(sort("[12] [INF]"), (log::Level::Info, ""));
         assert_eq!(
             sort("nats-server: no such file"),
             (log::Level::Warn, "nats-server: no such file")

@@ -21,6 +21,10 @@ use super::{ServerError, ServerOptions, user_config};
 /// setting and stays at two minutes.
 const SYNC_INTERVAL: &str = "10s";
 
+/// By which a leaf finds the streams of its hub; our other servers may all be hubs. Where the hub
+/// has another one, the operator's file says so: `default_js_domain { $G: other }`.
+const DOMAIN: &str = "harmonylite";
+
 pub(super) struct Config {
     options: ServerOptions,
     run_dir: PathBuf,
@@ -145,9 +149,17 @@ impl Config {
             format!("server_name: {}", quote(&self.options.node_name)?),
             "logtime: false".to_string(),
         ];
-        lines.push(match self.sync_interval {
-            true => format!("jetstream {{ sync_interval: {SYNC_INTERVAL:?} }}"),
-            false => "jetstream: enabled".to_string(),
+        // A leaf has no streams of its own: requests for them go to the hub, by the hub's domain.
+        let is_leaf = !self.options.leaf_servers.is_empty() && self.options.cluster_addr.is_none();
+        lines.extend(match (is_leaf, self.sync_interval) {
+            (true, _) => vec![
+                "jetstream: disabled".to_string(),
+                format!("default_js_domain {{ $G: {DOMAIN} }}"),
+            ],
+            (false, true) => vec![format!(
+                "jetstream {{ domain: {DOMAIN}, sync_interval: {SYNC_INTERVAL:?} }}"
+            )],
+            (false, false) => vec![format!("jetstream {{ domain: {DOMAIN} }}")],
         });
         if self.store_dir {
             // Outside jetstream{}, so that an operator's jetstream{} without one keeps it.

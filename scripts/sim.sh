@@ -1,0 +1,22 @@
+#!/bin/sh
+# The simulation. Without arguments: 1000 seeds.
+#   scripts/sim.sh [--seed N] [--first N] [--seeds M] [--minutes T] [--mutations]
+# --seed N runs that seed alone and shows its last steps; --first N is where counting begins (a
+# fresh place each time with --minutes); --mutations makes mistakes on purpose, each of which must
+# be found.
+set -eu
+cd "$(dirname "$0")/.."
+test=seeds features=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --seed) export SIM_SEED="$2"; shift ;;
+        --first) export SIM_FIRST="$2"; shift ;;
+        --seeds) export SIM_SEEDS="$2"; shift ;;
+        --minutes) export SIM_MINUTES="$2"; : "${SIM_FIRST:=$(date +%s)000000}"; export SIM_FIRST; shift ;;
+        --mutations) test=every_mistake_is_found features="--features mutations" ;;
+        *) sed -n 2,6p "$0" >&2; exit 2 ;;
+    esac
+    shift
+done
+# shellcheck disable=SC2086 # no word or several
+exec cargo test --quiet --test sim $features "$test" -- --ignored --nocapture --exact "$( [ $test = seeds ] && echo runs:: || echo mutations:: )$test"

@@ -1,0 +1,78 @@
+//! A row on its way into the merge.
+
+use std::collections::BTreeMap;
+
+use crate::model::frame::Row;
+use crate::model::merge::{Exceptions, FLOOR, State};
+use crate::model::value::OwnedValue;
+use crate::model::version::Version;
+
+/// A row from elsewhere: from a frame, from what is held, or both; as the merge sees it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Incoming {
+    /// Newest tombstone.
+    pub floor: Option<Version>,
+    /// Version of the row itself; none for columns that are held alone.
+    pub row: Option<Version>,
+    /// By lower-case name.
+    pub columns: BTreeMap<String, (Version, OwnedValue)>,
+}
+
+impl Incoming {
+    pub fn from_frame(row: &Row<'_>, columns: &[&str]) -> Self {
+        let mut incoming = Incoming::default();
+        if row.deleted {
+            incoming.floor = Some(row.version);
+            return incoming;
+        }
+        incoming.row = Some(row.version);
+        let own = |i: usize| {
+            row.exceptions
+                .iter()
+                .find(|(c, _)| *c == i)
+                .map(|(_, v)| *v)
+        };
+        incoming.floor = own(columns.len());
+        for (i, (column, value)) in columns.iter().zip(&row.values).enumerate() {
+            let version = own(i).unwrap_or(row.version);
+            if version != Version::NEVER {
+                incoming.add_column(column.to_ascii_lowercase(), version, (*value).to_owned());
+            }
+        }
+        incoming
+    }
+
+    /// The larger of two values of a column wins, as everywhere.
+    pub fn add_column(&mut self, lower: String, version: Version, value: OwnedValue) {
+        let newer = |known: &(Version, OwnedValue)| {
+            let order = version.cmp(&known.0);
+            order
+                .then_with(|| value.borrow().total_cmp(&known.1.borrow()))
+                .is_gt()
+        };
+        if self.columns.get(&lower).is_none_or(newer) {
+            self.columns.insert(lower, (version, value));
+        }
+    }
+
+    /// In the compact form.
+    pub fn state(&self) -> State {
+        let newest = self.columns.values().map(|(v, _)| *v).max();
+        let floor = self.floor.unwrap_or(Version::NEVER);
+        let Some(version) = self.row.max(newest).filter(|v| *v > floor) else {
+            return State {
+                version: floor,
+                deleted: true,
+                exceptions: Exceptions::new(),
+            };
+        };
+        let own = self.columns.iter().filter(|(_, (v, _))| *v != version);
+        let mut exceptions: Exceptions = own.map(|(c, (v, _))| (c.clone(), *v)).collect();
+        exceptions.extend(self.floor.map(|f| (FLOOR.to_owned(), f)));
+        State {
+            version,
+            deleted: false,
+            exceptions,
+        }
+    }
+}

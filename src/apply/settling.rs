@@ -1,0 +1,185 @@
+//! The algorithm of [`super::unique`]: from the highest order down, every row that may have to move
+//! is looked at, and those that its move may concern after it.
+
+use std::collections::BTreeSet;
+
+use rusqlite::Connection;
+
+use crate::apply::aside::Aside;
+use crate::apply::tuples::colliding;
+use crate::database::rows::Rows;
+use crate::database::sites::Sites;
+use crate::database::table::Table;
+use crate::database::{Result, is_unfit};
+use crate::model::cbor;
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// Of a row with NULL in its key, which no other node can know: it stays, whatever collides with it.
+/// And, for the moment, of one that the application wrote and that has no version for that yet.
+const UNMOVABLE: Version = Version {
+    hlc: i64::MAX,
+    node: u64::MAX,
+};
+
+/// Steps of one settling: a bound for what has no end only if an index is damaged.
+const MAX_LOOKS: u32 = 1_000_000;
+
+/// What decides between rows that collide: the larger is in the table.
+type Order = (Version, Vec<u8>);
+
+/// One run of the algorithm over one table.
+pub(super) struct Settling<'c> {
+    sites: &'c Sites,
+    pub rows: Rows<'c>,
+    pub aside: Aside<'c>,
+    /// Some rows may have changed without a trace in the raw log, and not have their versions yet.
+    comparing: bool,
+    /// Rows to look at, highest order first.
+    todo: BTreeSet<Order>,
+    done: BTreeSet<Order>,
+}
+
+impl<'c> Settling<'c> {
+    pub fn new(
+        conn: &'c Connection,
+        sites: &'c Sites,
+        table: &'c Table,
+        comparing: bool,
+    ) -> Result<Self> {
+        let rows = Rows::new(conn, table)?;
+        Ok(Settling {
+            sites,
+            rows,
+            aside: Aside { conn, table },
+            comparing,
+            todo: BTreeSet::new(),
+            done: BTreeSet::new(),
+        })
+    }
+
+    /// Looks at every row of `todo`, from the highest order down.
+    pub fn run(mut self) -> Result<()> {
+        for looks in 0.. {
+            let Some(next) = self.todo.pop_last() else {
+                break;
+            };
+            if looks == MAX_LOOKS {
+                let table = self.aside.table.name();
+                log::error!(
+                    "UNIQUE collisions of table {table} are not settled after {looks} steps"
+                );
+                break;
+            }
+            if self.done.insert(next.clone()) {
+                self.look(next)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, order: Order) -> Result<()> {
+        let key_bytes = order.1.clone();
+        let key = cbor::key_values(&key_bytes)?;
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let in_table = self.rows.owned_row(&key)?;
+        let is_in_table = in_table.is_some();
+        let Some(values) =
+            in_table.map_or_else(|| self.aside.row(&key_bytes), |values| Ok(Some(values)))?
+        else {
+            return Ok(());
+        };
+        if is_in_table && self.is_uncaptured(&key, &values)? {
+            return Ok(()); // looked at when it has its version
+        }
+        let rows_key = self.aside.table.key_len();
+        let mut others = Vec::new();
+        for (other, other_values) in
+            colliding(self.aside.conn, self.aside.table, &key_bytes, &values)?
+        {
+            let other_key: Vec<Value<'_>> = other_values[..rows_key]
+                .iter()
+                .map(OwnedValue::borrow)
+                .collect();
+            let order = match other_key.iter().any(Value::is_null)
+                || self.is_uncaptured(&other_key, &other_values)?
+            {
+                true => (UNMOVABLE, other),
+                false => self.order(&other)?.unwrap_or((Version::NEVER, other)),
+            };
+            others.push((order, other_values));
+        }
+        if let Some((by, _)) = others
+            .iter()
+            .filter(|(o, _)| *o > order)
+            .max_by_key(|(o, _)| o)
+        {
+            if is_in_table {
+                self.rows.delete(&key)?;
+                self.wake(&values)?;
+            }
+            return self.aside.put(&key_bytes, &values, &by.1);
+        }
+        for ((_, other), other_values) in others {
+            let other_key = cbor::key_values(&other)?;
+            let other_key: Vec<Value<'_>> = other_key.iter().map(OwnedValue::borrow).collect();
+            self.rows.delete(&other_key)?;
+            self.aside.put(&other, &other_values, &key_bytes)?;
+            self.wake(&other_values)?;
+        }
+        if !is_in_table {
+            let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
+            match self.rows.upsert(&values) {
+                Ok(()) => self.aside.forget(&key_bytes)?,
+                // Another constraint, newer than the row: it stays aside, and the reason is said.
+                Err(e) if is_unfit(&e) => {
+                    log::warn!(
+                        "a row of table {} stays aside: {e}",
+                        self.aside.table.name()
+                    );
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a row of the table is not what its version says: the comparison will come to it.
+    fn is_uncaptured(&mut self, key: &[Value<'_>], values: &[OwnedValue]) -> Result<bool> {
+        if !self.comparing {
+            return Ok(false);
+        }
+        let table = self.aside.table;
+        let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
+        let stored = self.rows.version(self.sites, key)?;
+        Ok(stored.is_none_or(|s| s.state.deleted || s.hash != hash))
+    }
+
+    fn order(&mut self, key_bytes: &[u8]) -> Result<Option<Order>> {
+        let key = cbor::key_values(key_bytes)?;
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let stored = self
+            .rows
+            .version(self.sites, &key)?
+            .filter(|s| !s.state.deleted);
+        Ok(stored.map(|s| (s.state.version, key_bytes.to_vec())))
+    }
+
+    pub fn add(&mut self, key: Vec<u8>) -> Result<()> {
+        if let Some(order) = self.order(&key)?.filter(|o| !self.done.contains(o)) {
+            self.todo.insert(order);
+        }
+        Ok(())
+    }
+
+    /// Displaced rows that share a tuple with values which left the table are looked at.
+    pub fn wake(&mut self, values: &[OwnedValue]) -> Result<()> {
+        for key in self.aside.waiting_on(values)? {
+            if let Some(order) = self.order(&key)? {
+                self.done.remove(&order);
+                self.todo.insert(order);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Reading the raw log, which only triggers write.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::capture::{Batch, Touched, Why};
+use crate::database::{Database, Result, triggers, values};
+
+/// Where a batch ends in the raw log.
+pub(super) struct LogEnd {
+    pub id: i64,
+    pub entries: usize,
+}
+
+impl Database {
+    /// The next entries of the log, newest per key. None if there are none.
+    pub(super) fn read_log(&mut self) -> Result<Option<(Batch, LogEnd)>> {
+        let keys: Vec<String> = (1..=self.catalog.log_keys)
+            .map(|i| format!("k{i}"))
+            .collect();
+        let text = format!(
+            "SELECT id, table_id, kind, created_at, {} FROM {} ORDER BY id LIMIT {}",
+            keys.join(", "),
+            triggers::LOG,
+            self.settings.scan_max_changes
+        );
+        let mut statement = self.conn.prepare_cached(&text)?;
+        let mut rows = statement.query([])?;
+        let mut places: HashMap<(i64, Vec<u8>), (usize, usize)> = HashMap::new();
+        let mut batch: Batch = Vec::new();
+        let mut end = LogEnd { id: 0, entries: 0 };
+        let mut aside: HashMap<(String, &str), u64> = HashMap::new();
+        while let Some(row) = rows.next()? {
+            (end.id, end.entries) = (row.get(0)?, end.entries + 1);
+            let id: i64 = row.get(1).unwrap_or(0); // ours are numbers above 0
+            let Some(table) = self.catalog.by_id.get(&id) else {
+                *aside
+                    .entry((format!("number {id}"), "it is gone"))
+                    .or_default() += 1;
+                continue;
+            };
+            let key = (0..table.key_len()).map(|i| values::column(row, 4 + i));
+            if key.clone().any(|v| v.is_null()) {
+                *aside
+                    .entry((table.name().to_owned(), "NULL in the key"))
+                    .or_default() += 1;
+                if self.catalog.displaced.contains(&id) {
+                    self.catalog.resettle.insert(id);
+                }
+                continue;
+            }
+            let why = if row.get(2) == Ok(triggers::MAYBE) {
+                Why::Maybe
+            } else {
+                Why::Real
+            };
+            let time_ms = self.stamp_time(row.get(3).unwrap_or(0))?;
+            let key = table.key_bytes(key);
+            match places.entry((id, key)) {
+                Entry::Occupied(place) => {
+                    let (table, touched) = *place.get();
+                    let known = &mut batch[table].1[touched];
+                    known.time_ms = known.time_ms.max(time_ms);
+                    known.why = known.why.max(why);
+                }
+                Entry::Vacant(place) => {
+                    let at = batch
+                        .iter()
+                        .position(|(t, _)| t.id == id)
+                        .unwrap_or_else(|| {
+                            batch.push((table.clone(), Vec::new()));
+                            batch.len() - 1
+                        });
+                    let key = place.key().1.clone();
+                    place.insert((at, batch[at].1.len()));
+                    batch[at].1.push(Touched { key, why, time_ms });
+                }
+            }
+        }
+        drop(rows);
+        drop(statement);
+        for ((table, reason), count) in aside {
+            self.set_aside_rows(&table, count, reason);
+        }
+        Ok((end.entries > 0).then_some((batch, end)))
+    }
+
+    /// Deletes captured entries. True if the log is empty now.
+    pub(super) fn drop_log(&mut self, last: i64, all: bool) -> Result<bool> {
+        let delete = format!("DELETE FROM {} WHERE id <= ?1", triggers::LOG);
+        self.conn.prepare_cached(&delete)?.execute([last])?;
+        Ok(all)
+    }
+}

@@ -1,0 +1,64 @@
+//! That a table is to be compared with its versions, why, and how far that has come. The comparing
+//! itself is done by [`crate::capture`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::database::table::Shape;
+
+/// How far the comparison of a table with its versions has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compare {
+    pub phase: Phase,
+    pub cause: Cause,
+    /// Key (as [`crate::model::cbor::key_bytes`]) up to which the phase is done.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Why a table is compared, the weakest cause first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Cause {
+    /// Columns are gone: the contents' hashes are others.
+    Dropped,
+    /// Columns are new. What a renamed one holds was never sent under its new name; it is sent with
+    /// the versions that the rows have.
+    Added,
+    /// The rows were there before HarmonyLite was: they are given the lowest version.
+    Before,
+    /// Triggers were not in place.
+    Unwatched,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Looking at rows: are their versions right?
+    Rows,
+    /// Looking at live versions: are their rows there?
+    Versions,
+}
+
+impl Compare {
+    pub fn start(cause: Cause) -> Self {
+        Compare {
+            phase: Phase::Rows,
+            cause,
+            after: None,
+        }
+    }
+}
+
+impl Shape {
+    /// A comparison under way begins anew when columns came or went.
+    pub fn compare_anew(&self, known: &Shape, under_way: Option<Compare>) -> Option<Compare> {
+        let lacks = |shape: &Shape, name: &str| !shape.columns.iter().any(|(c, _)| c == name);
+        let added = self.columns.iter().any(|(c, _)| lacks(known, c));
+        let dropped = known.columns.iter().any(|(c, _)| lacks(self, c));
+        let cause = match (added, dropped) {
+            (false, false) => return under_way,
+            (true, _) => Cause::Added,
+            (false, true) => Cause::Dropped,
+        };
+        Some(Compare::start(
+            under_way.map_or(cause, |c| c.cause.max(cause)),
+        ))
+    }
+}

@@ -1,0 +1,73 @@
+//! Rows that cannot be read because a page of the file is damaged.
+//!
+//! SQLite lets a transaction that met one write no more, so the row cannot be passed over inside of
+//! it. It is begun anew instead, first *carefully*, noting which row is looked at, and then without
+//! the row that was found so. Nothing is kept of this beyond the process.
+
+use std::collections::HashSet;
+
+use rusqlite::ErrorCode;
+
+use crate::database::{Database, DatabaseError, Result};
+
+/// With more damaged rows than this the file is what needs help.
+const MAX_ROWS: usize = 1_000;
+
+/// Table id and key; an empty key stands for all rows.
+type Place = (i64, Vec<u8>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Damage {
+    known: HashSet<Place>,
+    careful: bool,
+    looking_at: Option<Place>,
+}
+
+impl Damage {
+    /// Nothing damaged is known or looked for.
+    pub fn is_clear(&self) -> bool {
+        self.known.is_empty() && !self.careful
+    }
+
+    pub fn is_known(&self, table: i64, key: &[u8]) -> bool {
+        !self.known.is_empty() && self.known.contains(&(table, key.to_vec()))
+    }
+
+    pub fn look_at(&mut self, table: i64, key: &[u8]) {
+        if self.careful {
+            self.looking_at = Some((table, key.to_vec()));
+        }
+    }
+
+    pub fn look_away(&mut self) {
+        self.looking_at = None;
+    }
+
+    /// A transaction met damage. Whether to try again.
+    fn learn(&mut self) -> bool {
+        if !std::mem::replace(&mut self.careful, true) {
+            return true;
+        }
+        let found = self.looking_at.take();
+        self.known.len() < MAX_ROWS && found.is_some_and(|place| self.known.insert(place))
+    }
+}
+
+impl Database {
+    /// As [`Database::write`], passing over damaged rows.
+    pub(crate) fn write_past_damage<T>(
+        &mut self,
+        mut f: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let result = self.write(&mut f);
+            let met_damage = matches!(&result, Err(DatabaseError::Sqlite(e))
+                if e.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt));
+            if met_damage && self.damage.learn() {
+                continue;
+            }
+            self.damage.careful = false;
+            return result;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Mistakes on purpose, to prove that the simulation finds them (`scripts/sim.sh --mutations`).
+//!
+//! Without the feature `mutations` every question is answered `false` at compile time.
+
+/// A mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mutation {
+    /// Marks are cleared when a frame is sent, not when it is acknowledged.
+    MarksClearedOnSend = 1,
+    /// The acknowledged sequence counts as read.
+    AckMovesPosition,
+    /// The streams are taken to be what they were before a reconnect.
+    NoLookUp,
+    /// What arrives is taken whatever its version.
+    NoVersionCompare,
+    /// Of two contents with one version, the one that is here stays.
+    NoTieBreak,
+    /// Rows that a REPLACE may have evicted count as touched.
+    MaybeIsReal,
+    /// Rows that a REPLACE may have evicted are not looked at.
+    MaybeIsNothing,
+    /// The position covers messages that the transaction did not come to.
+    PositionAhead,
+    /// A captured row does not settle what it hides or frees.
+    NoSettleOnCapture,
+    /// A stamp is the clock's time, whatever the row's version.
+    StampByClockAlone,
+    /// An UPDATE of the key leaves the row under the old one.
+    KeyUpdateKeepsOld,
+    /// Columns unknown here are dropped.
+    HeldColumnsDropped,
+    /// A tombstone loses against a row of the same version.
+    TombstoneLosesTies,
+    /// What arrives is applied before local changes are captured.
+    NoCaptureBeforeApply,
+    /// A local write of a row with a late column overwrites what others wrote there.
+    LateDefaultsCount,
+    /// Node ids compare as signed numbers.
+    SignedNodes,
+    /// A new start may stamp times that it stamped before.
+    NoReservation,
+}
+
+impl Mutation {
+    pub const ALL: [Mutation; 17] = {
+        use Mutation::*;
+        [
+            MarksClearedOnSend,
+            AckMovesPosition,
+            NoLookUp,
+            NoVersionCompare,
+            NoTieBreak,
+            MaybeIsReal,
+            MaybeIsNothing,
+            PositionAhead,
+            NoSettleOnCapture,
+            StampByClockAlone,
+            KeyUpdateKeepsOld,
+            HeldColumnsDropped,
+            TombstoneLosesTies,
+            NoCaptureBeforeApply,
+            LateDefaultsCount,
+            SignedNodes,
+            NoReservation,
+        ]
+    };
+}
+
+#[cfg(feature = "mutations")]
+static CURRENT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Makes the mistake from now on; none with `None`.
+#[cfg(feature = "mutations")]
+pub fn set(mutation: Option<Mutation>) {
+    let number = mutation.map_or(0, |m| m as u8);
+    CURRENT.store(number, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Whether the mistake is to be made.
+#[cfg(feature = "mutations")]
+pub fn is(mutation: Mutation) -> bool {
+    CURRENT.load(std::sync::atomic::Ordering::Relaxed) == mutation as u8
+}
+
+#[cfg(not(feature = "mutations"))]
+#[inline(always)]
+pub const fn is(_: Mutation) -> bool {
+    false
+}

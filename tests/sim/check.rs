@@ -1,0 +1,343 @@
+//! The end of a run: everybody can reach everybody, and then everything is as it ought to be.
+
+use std::collections::BTreeMap;
+
+use harmonylite::model::cbor::Cursor;
+use rusqlite::Connection;
+
+use crate::model::Row;
+use crate::node::Stored;
+use crate::world::{Step, World};
+
+/// More rounds than any run needs to come to rest.
+const ROUNDS: usize = 100;
+
+/// What a node holds of a table.
+struct Held {
+    rows: BTreeMap<String, Row>,
+    displaced: BTreeMap<String, Row>,
+    versions: BTreeMap<String, Stored>,
+}
+
+impl World {
+    pub fn heal(&mut self) -> Step {
+        for place in 0..self.nodes.len() {
+            if self.nodes[place].is_cut_off {
+                self.cut_off(place);
+            }
+            if self.nodes[place].gate.is_none() {
+                self.nodes[place].start(&self.options)?;
+            }
+            self.nodes[place].clock.tick(std::time::Duration::ZERO);
+            if self.plan.complete {
+                self.migrate_all(place);
+            }
+        }
+        self.say("healed".into());
+        for _ in 0..ROUNDS {
+            if self.round()? {
+                return Ok(());
+            }
+        }
+        Err("does not come to rest".into())
+    }
+
+    /// Everybody does what there is to do. True if that was nothing.
+    fn round(&mut self) -> Result<bool, String> {
+        let stored = |w: &World| w.broker.streams.iter().map(|s| s.last()).sum::<u64>();
+        let before = (stored(self), self.model.total());
+        let mut quiet = true;
+        for place in 0..self.nodes.len() {
+            self.pass(10);
+            self.connect(place)?;
+            for turn in 0.. {
+                self.capture(place)?;
+                if !self.nodes[place].db().has_more() {
+                    break;
+                }
+                if turn > 10_000 {
+                    return Err(format!("node {place}: capture never comes to an end"));
+                }
+            }
+            loop {
+                let sent = self.nodes[place].send(&self.options)?;
+                let carried = self.carry_one(place, false);
+                let acked = self.nodes[place].take_ack(&self.broker);
+                quiet &= !sent && !carried && !acked;
+                if !sent && !carried && !acked {
+                    break;
+                }
+            }
+            for shard in 0..self.options.shards as usize {
+                while let Some(read) = self.nodes[place].read(shard, 10, &self.broker)? {
+                    let node = &mut self.nodes[place];
+                    crate::observe::frames(
+                        node,
+                        &self.plan,
+                        &mut self.model,
+                        &read.captured.frames,
+                    )?;
+                    quiet = false;
+                }
+            }
+            self.nodes[place].db().flush().map_err(|e| e.to_string())?;
+        }
+        Ok(quiet && before == (stored(self), self.model.total()))
+    }
+
+    pub fn check(&mut self) -> Step {
+        for place in 0..self.nodes.len() {
+            let node = &self.nodes[place];
+            for (what, allowed) in [
+                ("__harmonylite___unsent", 0),
+                ("__harmonylite___change_log_global", 0),
+                ("__harmonylite___quarantine", 0),
+                (
+                    "__harmonylite___held",
+                    if self.plan.complete { 0 } else { i64::MAX },
+                ),
+            ] {
+                let found = node.count(what);
+                if found > allowed {
+                    return Err(format!("node {place}: {found} rows are left in {what}"));
+                }
+            }
+            let integrity: String = node
+                .app()
+                .query_row("PRAGMA integrity_check", [], |r| r.get(0))
+                .map_err(|e| e.to_string())?;
+            if integrity != "ok" {
+                return Err(format!("node {place}: {integrity}"));
+            }
+        }
+        for table in 0..self.plan.tables.len() {
+            self.check_table(table)?;
+        }
+        Ok(())
+    }
+
+    fn held(&mut self, place: usize, table: usize) -> Result<Held, String> {
+        let node = &self.nodes[place];
+        Ok(Held {
+            rows: node.rows(&self.plan, table),
+            displaced: self.displaced(place, table)?,
+            versions: node.versions(&self.plan, table),
+        })
+    }
+
+    fn check_table(&mut self, table: usize) -> Step {
+        let name = self.plan.tables[table].name.clone();
+        let mut first: Option<(usize, Held)> = None;
+        for place in 0..self.nodes.len() {
+            if self.nodes[place].shadow.columns[table].is_none() {
+                continue;
+            }
+            let held = self.held(place, table)?;
+            self.check_node(place, table, &held)
+                .map_err(|e| format!("node {place}: {name} {e}"))?;
+            let Some((other, known)) = &first else {
+                first = Some((place, held));
+                continue;
+            };
+            self.check_equal(table, &[known, &held])
+                .map_err(|e| format!("nodes {other} and {place} differ: {name} {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// One node by itself: rows, versions and model fit each other.
+    fn check_node(&mut self, place: usize, table: usize, held: &Held) -> Step {
+        let spec = self.nodes[place]
+            .db()
+            .tables()
+            .get(&self.plan.tables[table].name.to_ascii_lowercase())
+            .cloned();
+        let spec = spec.ok_or("is not known to the core")?;
+        let live: BTreeMap<&String, &Row> = held.rows.iter().chain(&held.displaced).collect();
+        if live.len() != held.rows.len() + held.displaced.len() {
+            return Err("has a row both in the table and aside".into());
+        }
+        let mut keys: Vec<&String> = live.keys().copied().chain(held.versions.keys()).collect();
+        let written = self
+            .model
+            .keys()
+            .filter(|(t, _)| *t == table)
+            .map(|(_, k)| k);
+        keys.extend(written);
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            let at = (table, key.clone());
+            let stored = held.versions.get(key);
+            let report = |e: String| format!("[{key}] {e}\n{}", self.model.history(&at));
+            let version = stored.map(|s| (s.version, s.deleted));
+            self.model.check_version(&at, version).map_err(report)?;
+            let lives = stored.is_some_and(|s| !s.deleted);
+            if lives != live.contains_key(key) {
+                return Err(report(format!(
+                    "lives {lives} by version {version:?}, but {:?}",
+                    live.get(key)
+                )));
+            }
+            let Some(row) = live.get(key) else { continue };
+            for (column, value) in row.iter().enumerate() {
+                if let Some(value) = value {
+                    self.model
+                        .check_value(&self.plan, &at, column, value)
+                        .map_err(report)?;
+                }
+            }
+            let values: Vec<_> = spec
+                .schema
+                .columns
+                .iter()
+                .map(|c| {
+                    let place = self.plan.tables[table].columns.iter().position(|p| {
+                        p.name.eq_ignore_ascii_case(&c.lower)
+                            || c.lower == "\0rowid" && p.name == "rowid"
+                    });
+                    row[place.expect("a column of the plan")]
+                        .as_ref()
+                        .expect("a column of this node")
+                        .borrow()
+                })
+                .collect();
+            let hash = spec.content_hash(values.into_iter());
+            if stored.is_some_and(|s| s.hash != hash) {
+                return Err(report("has another hash than its content".into()));
+            }
+        }
+        self.check_unique(place, table, held)
+    }
+
+    /// What is in the table is what the rule admits: by version from the highest down.
+    fn check_unique(&self, place: usize, table: usize, held: &Held) -> Step {
+        let spec = &self.plan.tables[table];
+        if spec.indexes.is_empty() {
+            return match held.displaced.is_empty() {
+                true => Ok(()),
+                false => Err("has displaced rows without a UNIQUE index".into()),
+            };
+        }
+        let node = &self.nodes[place];
+        let columns = node.shadow.columns[table].as_ref().expect("here");
+        let judge = Connection::open_in_memory().map_err(|e| e.to_string())?;
+        judge
+            .execute_batch("PRAGMA foreign_keys = OFF")
+            .map_err(|e| e.to_string())?;
+        judge
+            .execute_batch(&spec.create(&spec.name, columns))
+            .map_err(|e| e.to_string())?;
+        for (i, index) in spec.indexes.iter().enumerate() {
+            if !node
+                .shadow
+                .done
+                .contains(&crate::plan::Migration::DropIndex(table, i))
+            {
+                judge.execute_batch(index).map_err(|e| e.to_string())?;
+            }
+        }
+        let mut live: Vec<(&String, &Row)> = held.rows.iter().chain(&held.displaced).collect();
+        live.sort_by_key(|(key, row)| {
+            let key_values: Vec<_> = row[..spec.key.len()]
+                .iter()
+                .flatten()
+                .map(|v| v.borrow())
+                .collect();
+            let order = if spec.key.len() == 2 && spec.create("t", &[0, 1]).contains("(id2, id)") {
+                vec![1, 0]
+            } else {
+                (0..key_values.len()).collect()
+            };
+            let collations = order.iter().map(|i| spec.key[*i]);
+            let ordered: Vec<_> = order.iter().map(|i| key_values[*i]).collect();
+            let bytes = harmonylite::model::key::key_bytes(ordered.into_iter(), collations);
+            std::cmp::Reverse((held.versions[*key].version, bytes))
+        });
+        let names: Vec<&str> = columns
+            .iter()
+            .map(|c| spec.columns[*c].name.as_str())
+            .collect();
+        let places: Vec<String> = (1..=names.len()).map(|i| format!("?{i}")).collect();
+        let text = format!(
+            "INSERT OR IGNORE INTO {}({}) VALUES ({})",
+            harmonylite::database::schema::quote(&spec.name),
+            names.join(", "),
+            places.join(", ")
+        );
+        let mut insert = judge.prepare(&text).map_err(|e| e.to_string())?;
+        for (key, row) in live {
+            let values = columns.iter().filter_map(|c| row[*c].as_ref());
+            let admitted = insert
+                .execute(rusqlite::params_from_iter(values))
+                .map_err(|e| e.to_string())?
+                == 1;
+            if admitted != held.rows.contains_key(key) {
+                return Err(format!(
+                    "[{key}] {row:?} should be in the table: {admitted}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that are kept aside.
+    fn displaced(&self, place: usize, table: usize) -> Result<BTreeMap<String, Row>, String> {
+        let (node, spec) = (&self.nodes[place], &self.plan.tables[table]);
+        let mut statement = node
+            .app()
+            .prepare("SELECT row FROM __harmonylite___displaced JOIN __harmonylite___tables ON id = table_id WHERE name = ?1")
+            .map_err(|e| e.to_string())?;
+        let mut found = BTreeMap::new();
+        let mut rows = statement.query([&spec.name]).map_err(|e| e.to_string())?;
+        while let Some(row) = rows.next().map_err(|e| e.to_string())? {
+            let bytes: Vec<u8> = row.get(0).map_err(|e| e.to_string())?;
+            let mut all: Row = vec![None; spec.columns.len()];
+            for c in node.shadow.columns[table].as_ref().expect("here") {
+                all[*c] = Some(spec.columns[*c].default.clone());
+            }
+            let mut cursor = Cursor::new(&bytes);
+            for _ in 0..cursor.array().map_err(|e| e.to_string())? / 2 {
+                let name = cursor.text().map_err(|e| e.to_string())?;
+                let value = cursor.value().map_err(|e| e.to_string())?.to_owned();
+                let name = if name == "\0rowid" { "rowid" } else { name };
+                if let Some(c) = spec
+                    .columns
+                    .iter()
+                    .position(|c| c.name.eq_ignore_ascii_case(name))
+                {
+                    all[c] = Some(value);
+                }
+            }
+            let key: Vec<_> = all[..spec.key.len()].iter().flatten().cloned().collect();
+            found.insert(spec.key_text(&key), all);
+        }
+        Ok(found)
+    }
+
+    /// Two nodes hold the same, in the columns that both have.
+    fn check_equal(&self, table: usize, both: &[&Held; 2]) -> Step {
+        let [a, b] = both;
+        let version = |h: &Held, key: &String| h.versions.get(key).map(|s| (s.version, s.deleted));
+        for key in a.versions.keys().chain(b.versions.keys()) {
+            let report =
+                |e: String| format!("[{key}] {e}\n{}", self.model.history(&(table, key.clone())));
+            let (va, vb) = (version(a, key), version(b, key));
+            if va != vb {
+                return Err(report(format!("versions {va:?} and {vb:?}")));
+            }
+            let (ra, rb) = (a.rows.get(key), b.rows.get(key));
+            let differ = match (ra, rb) {
+                (Some(ra), Some(rb)) => ra
+                    .iter()
+                    .zip(rb)
+                    .any(|(x, y)| x.is_some() && y.is_some() && x != y),
+                _ => ra.is_some() != rb.is_some(),
+            };
+            if differ {
+                return Err(report(format!("{ra:?} and {rb:?}")));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! The publisher's and the consumers' logic, step by step: what `publisher.rs` and `consumer.rs` do
+//! between two waits.
+
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use harmonylite::apply::{Arrived, Content, Position};
+use harmonylite::capture::Captured;
+use harmonylite::model::frame::{self, Frame, MAX_ROW_BYTES, unpack};
+use harmonylite::mutation::{self, Mutation};
+use harmonylite::same_stream;
+use harmonylite::stream::{self, Reader as _, StreamError, StreamState};
+
+use crate::broker::{Broker, Message, Stream};
+use crate::node::{Link, Node, Options, Packet, Reader};
+
+type Step<T> = Result<T, String>;
+
+fn failed(e: harmonylite::database::DatabaseError) -> String {
+    format!("database: {e}")
+}
+
+/// What arrived from a stream, applied by one transaction.
+pub struct Read {
+    pub messages: usize,
+    pub captured: Captured,
+    /// Whether there was a transaction, which begins with a capture.
+    pub applied: bool,
+}
+
+impl Node {
+    /// `Publisher::look`.
+    pub fn capture(&self) -> Step<Captured> {
+        let mut inside = self.gate().enter();
+        let mut captured = inside.database.capture().map_err(failed)?;
+        let copy = copy_of(&captured);
+        inside.hand_over(&mut captured);
+        Ok(copy)
+    }
+
+    /// One turn of `Publisher::send`. True if something was done.
+    pub fn send(&mut self, options: &Options) -> Step<bool> {
+        let room = |link: &Link| link.messages.len() < options.in_flight;
+        let (Some(gate), Some(link)) = (&self.gate, self.link.as_mut().filter(|l| room(l))) else {
+            return Ok(false);
+        };
+        let mut inside = gate.enter();
+        if inside.outbox.is_empty() && !inside.database.is_live() {
+            if !gate.all_at_end() {
+                return Ok(false);
+            }
+            let limit = options.max_transaction_bytes;
+            let frames = inside.database.backlog(limit).map_err(failed)?;
+            if frames.is_empty() {
+                return Ok(true);
+            }
+            let _ = inside.outbox.push(frames);
+        }
+        let Some(out) = inside.outbox.pop() else {
+            return Ok(false);
+        };
+        let mut compressor = options
+            .compress
+            .then(|| zstd::bulk::Compressor::new(1).expect("zstd"));
+        let packed = frame::pack(out.raw, compressor.as_mut());
+        let limit = options.max_message_bytes;
+        let parts = match packed.len() <= limit {
+            true => vec![packed],
+            false => frame::cut(&frame::message_id(&packed, out.salt), &packed, limit),
+        };
+        let number = link.next;
+        link.frames.insert(number, (out.at, parts.len()));
+        for data in parts {
+            let id = frame::message_id(&data, out.salt);
+            gate.remember_own(&id);
+            let (token, shard, id) = (link.next, out.shard, frame::id_text(&id));
+            link.messages.insert(token, (number, shard, id.clone()));
+            link.wire.push_back(Packet {
+                token,
+                shard,
+                id,
+                data,
+            });
+            link.next += 1;
+        }
+        if mutation::is(Mutation::MarksClearedOnSend)
+            && let Some(up_to) = inside.outbox.acknowledged(out.at)
+        {
+            inside.database.acknowledged(up_to);
+        }
+        Ok(true)
+    }
+
+    /// `Publisher::acknowledged`, for the next acknowledgement on its way.
+    pub fn take_ack(&mut self, broker: &Broker) -> bool {
+        let (Some(gate), Some(link)) = (&self.gate, &mut self.link) else {
+            return false;
+        };
+        let Some((token, seq)) = link.acks.pop_front() else {
+            return false;
+        };
+        let Some((number, shard, id)) = link.messages.remove(&token) else {
+            return true;
+        };
+        let stream = &broker.streams[shard as usize - 1].name;
+        let mut inside = gate.enter();
+        if mutation::is(Mutation::AckMovesPosition) {
+            let known = inside.database.position(stream);
+            let (seq, id) = (seq.max(known.seq), id.clone());
+            inside
+                .database
+                .move_position(stream, Position { seq, id, ..known });
+        }
+        inside.database.note_acknowledged(stream, seq, id);
+        let Some((at, left)) = link.frames.get_mut(&number) else {
+            return true;
+        };
+        let at = *at;
+        *left -= 1;
+        if *left > 0 {
+            return true;
+        }
+        link.frames.remove(&number);
+        if let Some(up_to) = inside.outbox.acknowledged(at) {
+            inside.database.acknowledged(up_to);
+        }
+        true
+    }
+
+    /// `Publisher::drop_link`.
+    pub fn drop_link(&mut self) {
+        self.link = None;
+        if let Some(gate) = &self.gate {
+            let mut inside = gate.enter();
+            inside.outbox.clear();
+            inside.database.stop_live();
+        }
+    }
+
+    /// `connect` of the publisher.
+    pub fn connect_link(&mut self, broker: &Broker) -> Step<()> {
+        for shard in 0..broker.streams.len() {
+            self.look(shard, broker)?;
+        }
+        self.link.get_or_insert_default();
+        Ok(())
+    }
+
+    fn look(&self, shard: usize, broker: &Broker) -> Step<u64> {
+        let stream = &broker.streams[shard];
+        if mutation::is(Mutation::NoLookUp) {
+            return Ok(self.db().position(&stream.name).seq + 1);
+        }
+        let mut reader = StreamReader(stream);
+        let state = reader.state().expect("there is always an answer");
+        same_stream::look(self.gate(), &stream.name, &mut reader, &state).map_err(|e| e.to_string())
+    }
+
+    /// `Consumer::read` up to its loop.
+    pub fn connect_reader(&mut self, shard: usize, broker: &Broker) -> Step<()> {
+        let (from, end) = (self.look(shard, broker)?, broker.streams[shard].last());
+        self.readers[shard] = Some(Reader { from, end });
+        self.gate().set_at_end(shard as u32 + 1, from > end);
+        Ok(())
+    }
+
+    pub fn drop_reader(&mut self, shard: usize) {
+        self.readers[shard] = None;
+        if let Some(gate) = &self.gate {
+            gate.set_at_end(shard as u32 + 1, false);
+        }
+    }
+
+    /// One fetch of up to `limit` messages, and one transaction for them.
+    pub fn read(&mut self, shard: usize, limit: usize, broker: &Broker) -> Step<Option<Read>> {
+        let (Some(gate), Some(reader)) = (&self.gate, self.readers[shard]) else {
+            return Ok(None);
+        };
+        let stream = &broker.streams[shard];
+        let fetched: Vec<(u64, &Message)> = (reader.from..)
+            .zip(stream.messages.iter().skip(reader.from as usize - 1))
+            .take(limit)
+            .collect();
+        let Some(newest) = fetched.last().map(|(_, m)| m.time_ms) else {
+            return Ok(None);
+        };
+        let unpacked: Vec<_> = fetched
+            .iter()
+            .map(|(_, m)| unpack(&m.data, MAX_ROW_BYTES))
+            .collect();
+        let mut arrived = Vec::new();
+        for ((seq, message), raw) in fetched.iter().zip(&unpacked) {
+            let content = match raw {
+                _ if gate.is_own(&message.id) => Content::Own,
+                Ok(raw) => Content::Frame(Frame::decode(raw).map_err(|e| e.to_string())?),
+                Err(e) => return Err(e.to_string()),
+            };
+            let (seq, id) = (*seq, message.id.as_str());
+            arrived.push(Arrived { seq, id, content });
+        }
+        let mut inside = gate.enter();
+        inside.database.heard_broker_time(newest);
+        let is_own = |a: &&Arrived<'_>| matches!(a.content, Content::Own);
+        let own = arrived.iter().take_while(is_own).count();
+        let read = if own > 0 {
+            let last = &arrived[own - 1];
+            let known = inside.database.position(&stream.name);
+            let (seq, id) = (last.seq, last.id.to_owned());
+            inside
+                .database
+                .move_position(&stream.name, Position { seq, id, ..known });
+            Read {
+                messages: own,
+                captured: Captured::default(),
+                applied: false,
+            }
+        } else {
+            let applied = inside.database.apply(&stream.name, &arrived);
+            let mut applied = applied.map_err(failed)?;
+            let captured = copy_of(&applied.captured);
+            inside.hand_over(&mut applied.captured);
+            Read {
+                applied: applied.messages > 0,
+                messages: applied.messages,
+                captured,
+            }
+        };
+        let from = reader.from + read.messages as u64;
+        self.readers[shard] = Some(Reader { from, ..reader });
+        if from > reader.end {
+            gate.set_at_end(shard as u32 + 1, true);
+        }
+        Ok(Some(read))
+    }
+}
+
+fn copy_of(captured: &Captured) -> Captured {
+    Captured {
+        frames: captured.frames.clone(),
+        ..*captured
+    }
+}
+
+/// A stream as the core asks for it.
+struct StreamReader<'s>(&'s Stream);
+
+impl stream::Reader for StreamReader<'_> {
+    fn state(&mut self) -> Result<StreamState, StreamError> {
+        Ok(StreamState {
+            first: 1,
+            last: self.0.last(),
+            created: self.0.created.clone(),
+        })
+    }
+
+    fn fetch(
+        &mut self,
+        _: u64,
+        _: Duration,
+        _: &Receiver<()>,
+    ) -> Result<Vec<stream::Message>, StreamError> {
+        unreachable!("the simulation fetches by itself")
+    }
+
+    fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError> {
+        let id = self.0.id(sequence);
+        Ok((!id.is_empty()).then(|| id.to_owned()))
+    }
+}

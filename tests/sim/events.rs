@@ -1,0 +1,291 @@
+//! What happens to nodes from outside: their applications, their clocks, their machines.
+
+use harmonylite::database::schema::quote;
+
+use crate::node::{Node, Shadow};
+use crate::plan::Migration;
+use crate::workload;
+use crate::world::{Step, World};
+
+const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
+
+impl World {
+    /// A transaction of the application; what it changed is found by comparing all rows.
+    pub fn write(&mut self, place: usize) {
+        self.transaction(place, None);
+    }
+
+    fn tables(&self, place: usize) -> Vec<usize> {
+        let here = |t: &usize| self.nodes[place].shadow.columns[*t].is_some();
+        (0..self.plan.tables.len()).filter(here).collect()
+    }
+
+    /// With `rebuild`, that table is built anew first, in the same transaction.
+    fn transaction(&mut self, place: usize, rebuild: Option<usize>) {
+        let tables = self.tables(place);
+        if tables.is_empty() {
+            return;
+        }
+        let mut statements = Vec::new();
+        let mut texts = Vec::new();
+        for _ in 0..1 + self.random.below(3) {
+            let table = rebuild.unwrap_or_else(|| *self.random.pick(&tables));
+            let columns = self.nodes[place].shadow.columns[table]
+                .as_ref()
+                .expect("here");
+            statements.extend(workload::statements(
+                &self.plan.tables[table],
+                columns,
+                &mut self.random,
+            ));
+        }
+        let undone = self.random.percent(5);
+        let node = &mut self.nodes[place];
+        let before: Vec<_> = tables.iter().map(|t| node.rows(&self.plan, *t)).collect();
+        let first = rebuild.map(|t| rebuild_text(node, &self.plan, t));
+        if first.is_some() {
+            node.app()
+                .execute_batch("PRAGMA foreign_keys = OFF")
+                .expect("pragma");
+        }
+        let done = node.transaction(|app| {
+            if let Some(text) = &first {
+                app.execute_batch(text).expect("rebuild");
+                texts.push("rebuild".to_owned());
+            }
+            for (text, values) in &statements {
+                if app.is_autocommit() {
+                    break;
+                }
+                let mut statement = app
+                    .prepare_cached(text)
+                    .unwrap_or_else(|e| panic!("{e}: {text}"));
+                let result = statement.execute(rusqlite::params_from_iter(values));
+                texts.push(format!("{text} {values:?} -> {:?}", result.as_ref().ok()));
+                if let Err(e) = result {
+                    let code = e.sqlite_error_code();
+                    assert_eq!(
+                        code,
+                        Some(rusqlite::ErrorCode::ConstraintViolation),
+                        "{e}: {text}"
+                    );
+                }
+            }
+            if undone && !app.is_autocommit() {
+                app.execute_batch("ROLLBACK").expect("rollback");
+            }
+        });
+        if first.is_some() {
+            node.app()
+                .execute_batch("PRAGMA foreign_keys = ON")
+                .expect("pragma");
+        }
+        for (table, before) in tables.iter().zip(before) {
+            let mut after = node.rows(&self.plan, *table);
+            for (key, row) in before {
+                let now = after.remove(&key);
+                if now.as_ref() != Some(&row) {
+                    node.shadow.pending.insert((*table, key), now);
+                }
+            }
+            for (key, row) in after {
+                node.shadow.pending.insert((*table, key), Some(row));
+            }
+        }
+        self.say(format!(
+            "node {place}: writes: {}{}",
+            texts.join("; "),
+            if done { "" } else { " (undone)" }
+        ));
+    }
+
+    pub fn migrate(&mut self, place: usize) -> Step {
+        let shadow = &self.nodes[place].shadow;
+        let tables = self.tables(place);
+        let open: Vec<Migration> = self
+            .plan
+            .migrations
+            .iter()
+            .copied()
+            .filter(|m| !shadow.done.contains(m) && is_possible(shadow, *m))
+            .collect();
+        if open.is_empty() || self.random.percent(20) {
+            // A rowid is not kept by everybody who builds a table anew.
+            let known: Vec<usize> = tables
+                .into_iter()
+                .filter(|t| !self.plan.tables[*t].is_rowid)
+                .collect();
+            if !known.is_empty() {
+                let table = *self.random.pick(&known);
+                self.transaction(place, Some(table));
+            }
+            return Ok(());
+        }
+        let migration = *self.random.pick(&open);
+        self.apply_migration(place, migration);
+        Ok(())
+    }
+
+    pub fn apply_migration(&mut self, place: usize, migration: Migration) {
+        self.say(format!("node {place}: {migration:?}"));
+        match migration {
+            Migration::Create(table) => return self.create(place, table),
+            Migration::AddColumn(table, column) => {
+                let spec = &self.plan.tables[table];
+                let added = &spec.columns[column];
+                let text = format!(
+                    "ALTER TABLE {} ADD COLUMN {} {}",
+                    quote(&spec.name),
+                    added.name,
+                    added.declared
+                );
+                let node = &mut self.nodes[place];
+                node.app().execute_batch(&text).expect("add column");
+                node.shadow.columns[table]
+                    .as_mut()
+                    .expect("here")
+                    .push(column);
+                for ((of, _), row) in &mut node.shadow.pending {
+                    if let Some(row) = row.as_mut().filter(|_| *of == table) {
+                        row[column] = Some(added.default.clone());
+                    }
+                }
+            }
+            Migration::DropIndex(table, index) => {
+                let name = self.plan.tables[table].index_name(index);
+                self.nodes[place]
+                    .app()
+                    .execute_batch(&format!("DROP INDEX {name}"))
+                    .expect("drop index");
+            }
+        }
+        self.nodes[place].shadow.done.push(migration);
+    }
+
+    /// What is left of the plan, in the end.
+    pub fn migrate_all(&mut self, place: usize) {
+        loop {
+            let shadow = &self.nodes[place].shadow;
+            let open = |m: &&Migration| !shadow.done.contains(m) && is_possible(shadow, **m);
+            let Some(next) = self.plan.migrations.iter().find(open).copied() else {
+                return;
+            };
+            self.apply_migration(place, next);
+        }
+    }
+
+    pub fn cut_off(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        node.is_cut_off = !node.is_cut_off;
+        node.drop_link();
+        (0..node.readers.len()).for_each(|s| node.drop_reader(s));
+        let cut_off = node.is_cut_off;
+        self.say(format!("node {place}: cut off {cut_off}"));
+    }
+
+    pub fn set_clock(&mut self, place: usize) {
+        let to = match self.random.below(5) {
+            0 => self.random.between(0, 100_000_000),
+            1 => self.now_ms + self.random.between(-YEAR_MS, YEAR_MS),
+            2 => self.now_ms + self.random.between(-100_000, 100_000),
+            _ => self.now_ms,
+        };
+        self.nodes[place].clock.set(to);
+        self.say(format!("node {place}: clock set to {to}"));
+    }
+
+    pub fn power_loss(&mut self, place: usize) {
+        let Some(image) = self.nodes[place].image.clone() else {
+            return;
+        };
+        self.model.doubt(place, image.written);
+        let node = &mut self.nodes[place];
+        node.restore(&image);
+        node.clock.reboot();
+        if self.random.percent(30) {
+            let boot = self.random.between(0, 60_000);
+            self.nodes[place].clock.set(boot);
+        }
+        self.say(format!("node {place}: power loss"));
+    }
+
+    /// Somebody puts a copy of the file back.
+    pub fn roll_back(&mut self, place: usize) {
+        if self.nodes[place].backups.is_empty() {
+            return;
+        }
+        let which = self.random.below(self.nodes[place].backups.len());
+        let image = self.nodes[place].backups[which].clone();
+        self.model.doubt(place, image.written);
+        let node = &mut self.nodes[place];
+        node.restore(&image);
+        node.reserved = node.reservation();
+        node.image = Some(image);
+        node.backups.truncate(which + 1);
+        self.say(format!("node {place}: database rolled back"));
+    }
+
+    /// A new node begins with a copy of this one's database.
+    pub fn copy(&mut self, place: usize) -> Step {
+        let new = self.nodes.len();
+        if new == 5 {
+            return Ok(());
+        }
+        let image = self.nodes[place].read_image(0);
+        let shards = self.options.shards;
+        let mut node = Node::new(new, 1000 + new as u64, self.folder(), self.now_ms, shards);
+        node.restore(&image);
+        self.nodes.push(node);
+        self.nodes[new].start(&self.options)?;
+        self.say(format!("node {new}: begins as a copy of node {place}"));
+        self.after(new)
+    }
+
+    pub fn restart_broker(&mut self) {
+        let wiped = self.random.percent(15);
+        if wiped {
+            self.broker.wipe();
+        }
+        for shard in 0..self.options.shards as usize {
+            let count = [0, 0, 1, 2, 5][self.random.below(5)];
+            self.broker.forget(shard, count);
+        }
+        for node in &mut self.nodes {
+            node.drop_link();
+            (0..node.readers.len()).for_each(|s| node.drop_reader(s));
+        }
+        let left: Vec<u64> = self.broker.streams.iter().map(|s| s.last()).collect();
+        self.say(format!("broker restarts, wiped {wiped}, holds {left:?}"));
+    }
+}
+
+fn is_possible(shadow: &Shadow, migration: Migration) -> bool {
+    match migration {
+        Migration::Create(table) => shadow.columns[table].is_none(),
+        Migration::AddColumn(table, _) | Migration::DropIndex(table, _) => {
+            shadow.columns[table].is_some()
+        }
+    }
+}
+
+/// The 12 steps of <https://www.sqlite.org/lang_altertable.html#otheralter>.
+fn rebuild_text(node: &Node, plan: &crate::plan::Plan, table: usize) -> String {
+    let spec = &plan.tables[table];
+    let columns = node.shadow.columns[table].as_ref().expect("here");
+    let names: Vec<&str> = columns
+        .iter()
+        .map(|c| spec.columns[*c].name.as_str())
+        .collect();
+    let (names, name) = (names.join(", "), quote(&spec.name));
+    let mut text = format!(
+        "{}; INSERT INTO rebuilt({names}) SELECT {names} FROM {name}; DROP TABLE {name};
+         ALTER TABLE rebuilt RENAME TO {name};",
+        spec.create("rebuilt", columns)
+    );
+    for (i, index) in spec.indexes.iter().enumerate() {
+        if !node.shadow.done.contains(&Migration::DropIndex(table, i)) {
+            text += &format!("{index};");
+        }
+    }
+    text
+}

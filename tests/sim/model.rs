@@ -1,0 +1,208 @@
+//! What ought to be: every write that any node's application made, with the version it got, and
+//! what follows from these alone. It shares no code with the merge.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use harmonylite::model::value::OwnedValue;
+use harmonylite::model::version::Version;
+
+use crate::plan::{Plan, Table};
+
+/// Per column of the plan: the value; none where the node has no such column.
+pub type Row = Vec<Option<OwnedValue>>;
+
+pub struct Write {
+    pub version: Version,
+    /// None: deleted.
+    pub row: Option<Row>,
+    /// Which node's, by its place in the simulation.
+    pub writer: usize,
+    /// It cannot have been lost: no power cut or rollback took it back.
+    pub certain: bool,
+}
+
+/// Table and key.
+type RowId = (usize, String);
+
+#[derive(Default)]
+pub struct Model {
+    rows: BTreeMap<RowId, Vec<Write>>,
+    /// Per node, in order: where its writes are.
+    by_writer: BTreeMap<usize, Vec<(RowId, usize)>>,
+}
+
+fn compare(a: &OwnedValue, b: &OwnedValue) -> Ordering {
+    a.borrow().total_cmp(&b.borrow())
+}
+
+impl Model {
+    pub fn record(&mut self, table: usize, key: &str, write: Write) {
+        let at = (table, key.to_owned());
+        let writes = self.rows.entry(at.clone()).or_default();
+        self.by_writer
+            .entry(write.writer)
+            .or_default()
+            .push((at, writes.len()));
+        writes.push(write);
+    }
+
+    pub fn knows(&self, table: usize, key: &str, version: Version, deleted: bool) -> bool {
+        let writes = self.rows.get(&(table, key.to_owned()));
+        writes.is_some_and(|w| {
+            w.iter()
+                .any(|w| w.version == version && w.row.is_none() == deleted)
+        })
+    }
+
+    /// Whether this node itself wrote that before, and cannot have lost it.
+    pub fn wrote(&self, table: usize, key: &str, version: Version, writer: usize) -> bool {
+        let writes = self.rows.get(&(table, key.to_owned()));
+        writes.is_some_and(|w| {
+            w.iter()
+                .any(|w| w.version == version && w.writer == writer && w.certain)
+        })
+    }
+
+    /// Whether that very content has this version.
+    pub fn holds(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
+        let writes = self.rows.get(&(table, key.to_owned()));
+        writes.is_some_and(|w| {
+            w.iter()
+                .any(|w| w.version == version && w.row.as_ref() == row)
+        })
+    }
+
+    /// How many writes of a node there are.
+    pub fn written(&self, writer: usize) -> usize {
+        self.by_writer.get(&writer).map_or(0, Vec::len)
+    }
+
+    pub fn total(&self) -> usize {
+        self.rows.values().map(Vec::len).sum()
+    }
+
+    /// A power cut: what the node wrote since may be gone, or not.
+    pub fn doubt(&mut self, writer: usize, since: usize) {
+        for (at, index) in self
+            .by_writer
+            .get(&writer)
+            .into_iter()
+            .flatten()
+            .skip(since)
+        {
+            self.rows.get_mut(at).expect("recorded")[*index].certain = false;
+        }
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &(usize, String)> {
+        self.rows.keys()
+    }
+
+    /// Checks what a node came to in the end for one row: its version, none if it has none.
+    pub fn check_version(
+        &self,
+        at: &(usize, String),
+        found: Option<(Version, bool)>,
+    ) -> Result<(), String> {
+        let empty = Vec::new();
+        let writes = self.rows.get(at).unwrap_or(&empty);
+        let certain = writes.iter().filter(|w| w.certain);
+        let highest = certain.map(|w| (w.version, w.row.is_none())).max();
+        let Some((version, deleted)) = found else {
+            return match highest {
+                Some((v, _)) => Err(format!("is not known at all, but was written as {v}")),
+                None => Ok(()),
+            };
+        };
+        if highest > Some((version, deleted)) {
+            let (v, d) = highest.expect("greater");
+            return Err(format!(
+                "is {version} deleted {deleted}, but {v} deleted {d} was written"
+            ));
+        }
+        if !writes
+            .iter()
+            .any(|w| w.version == version && w.row.is_none() == deleted)
+        {
+            return Err(format!(
+                "has version {version} deleted {deleted}, which nobody wrote"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks one column of a live row.
+    pub fn check_value(
+        &self,
+        plan: &Plan,
+        at: &(usize, String),
+        column: usize,
+        found: &OwnedValue,
+    ) -> Result<(), String> {
+        let table = &plan.tables[at.0];
+        let accepted = self.accepted(table, at, column);
+        if accepted.contains(found) {
+            return Ok(());
+        }
+        Err(format!(
+            "has {found:?} in {}, but expected is one of {accepted:?}",
+            table.columns[column].name
+        ))
+    }
+
+    /// Values that a column may have: of the highest write that carried it for certain, and of all
+    /// above that which may have.
+    fn accepted(&self, table: &Table, at: &(usize, String), column: usize) -> Vec<OwnedValue> {
+        let is_late = column >= table.base;
+        let writes = &self.rows[at];
+        let deleted = writes.iter().filter(|w| w.certain && w.row.is_none());
+        let floor = deleted.map(|w| w.version).max().unwrap_or(Version::NEVER);
+        let mut alive: Vec<(&Write, &OwnedValue)> = writes
+            .iter()
+            .filter(|w| w.version > floor)
+            .filter_map(|w| Some((w, w.row.as_ref()?[column].as_ref()?)))
+            .collect();
+        alive.sort_by(|(a, x), (b, y)| b.version.cmp(&a.version).then_with(|| compare(y, x)));
+        let default = &table.columns[column].default;
+        let mut accepted = Vec::new();
+        for (write, value) in alive {
+            accepted.push(value.clone());
+            // A column added later says nothing while it has its default: nobody may have set it.
+            if write.certain && (!is_late || value != default) {
+                return accepted; // a smaller value of the same version loses
+            }
+        }
+        if is_late {
+            accepted.push(default.clone());
+        }
+        accepted
+    }
+
+    /// All writes of a row, for a report.
+    pub fn history(&self, at: &(usize, String)) -> String {
+        let mut writes: Vec<&Write> = self.rows.get(at).into_iter().flatten().collect();
+        writes.sort_by_key(|w| std::cmp::Reverse(w.version));
+        let line = |w: &&Write| {
+            let row = w.row.as_ref().map(|r| {
+                r.iter()
+                    .map(|v| v.as_ref().map_or("-".into(), |v| format!("{v:?}")))
+                    .collect::<Vec<String>>()
+                    .join(", ")
+            });
+            format!(
+                "    {} by node {}{}: {}",
+                w.version,
+                w.writer,
+                if w.certain { "" } else { " (may be lost)" },
+                row.unwrap_or_else(|| "deleted".into())
+            )
+        };
+        writes
+            .iter()
+            .take(12)
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}

@@ -1,0 +1,323 @@
+//! A node: a database file with an application and the core on it, and what a machine can do to it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use harmonylite::clock::Clock;
+use harmonylite::database::schema::quote;
+use harmonylite::database::{Database, Settings};
+use harmonylite::gate::{Gate, Inside};
+use harmonylite::model::value::OwnedValue;
+use harmonylite::model::version::Version;
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+
+use crate::clock::SimClock;
+use crate::model::Row;
+use crate::plan::{Migration, Plan};
+
+/// What the machine's clock gives is later than this; nodes live before it.
+const REAL_TIME: i64 = 1_750_000_000_000;
+
+pub struct Options {
+    pub shards: u32,
+    pub scan_max_changes: usize,
+    pub max_transaction_bytes: usize,
+    pub max_message_bytes: usize,
+    pub compress: bool,
+    pub in_flight: usize,
+}
+
+/// What is known of a database besides what the core keeps in it; goes back with the file.
+#[derive(Clone, Default)]
+pub struct Shadow {
+    /// Columns of each table in their order here; none while the table is not here.
+    pub columns: Vec<Option<Vec<usize>>>,
+    pub done: Vec<Migration>,
+    /// Rows that the application changed and whose version was not seen yet: what they are now.
+    pub pending: BTreeMap<(usize, String), Option<Row>>,
+}
+
+/// The file as a power cut may leave it.
+#[derive(Clone)]
+pub struct Image {
+    database: Vec<u8>,
+    wal: Vec<u8>,
+    pub shadow: Shadow,
+    /// Writes of the node that are in it.
+    pub written: usize,
+}
+
+pub struct Packet {
+    pub token: u64,
+    pub shard: u32,
+    pub id: String,
+    pub data: Vec<u8>,
+}
+
+/// As the publisher's: a connection and what is under way on it.
+#[derive(Default)]
+pub struct Link {
+    /// Token -> frame, shard, id.
+    pub messages: BTreeMap<u64, (u64, u32, String)>,
+    pub frames: BTreeMap<u64, (i64, usize)>,
+    pub next: u64,
+    /// Sent and not yet at the broker.
+    pub wire: VecDeque<Packet>,
+    /// Acknowledged and not yet here: token, sequence.
+    pub acks: VecDeque<(u64, u64)>,
+}
+
+/// As the consumer's.
+#[derive(Clone, Copy)]
+pub struct Reader {
+    pub from: u64,
+    pub end: u64,
+}
+
+pub struct Node {
+    /// Its place in the simulation.
+    pub place: usize,
+    pub id: u64,
+    path: PathBuf,
+    pub clock: Arc<SimClock>,
+    pub app: Option<Connection>,
+    pub gate: Option<Gate>,
+    pub link: Option<Link>,
+    pub readers: Vec<Option<Reader>>,
+    pub is_cut_off: bool,
+    pub shadow: Shadow,
+    pub image: Option<Image>,
+    /// What was reserved when the image was made: another value means an fsync.
+    pub reserved: String,
+    pub backups: Vec<Image>,
+}
+
+/// A row of a versions table.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub version: Version,
+    pub deleted: bool,
+    pub hash: i64,
+}
+
+/// The database inside of the gate.
+pub struct Db<'g>(MutexGuard<'g, Inside>);
+
+impl Deref for Db<'_> {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        &self.0.database
+    }
+}
+
+impl DerefMut for Db<'_> {
+    fn deref_mut(&mut self) -> &mut Database {
+        &mut self.0.database
+    }
+}
+
+pub fn owned(value: ValueRef<'_>) -> OwnedValue {
+    match value {
+        ValueRef::Null => OwnedValue::Null,
+        ValueRef::Integer(i) => OwnedValue::Integer(i),
+        ValueRef::Real(r) => OwnedValue::Real(r),
+        ValueRef::Text(t) => OwnedValue::Text(t.to_vec()),
+        ValueRef::Blob(b) => OwnedValue::Blob(b.to_vec()),
+    }
+}
+
+impl Node {
+    pub fn new(place: usize, id: u64, folder: &std::path::Path, now_ms: i64, shards: u32) -> Self {
+        Node {
+            place,
+            id,
+            path: folder.join(format!("{place}.db")),
+            clock: Arc::new(SimClock::at(now_ms)),
+            app: None,
+            gate: None,
+            link: None,
+            readers: vec![None; shards as usize],
+            is_cut_off: false,
+            shadow: Shadow::default(),
+            image: None,
+            reserved: String::new(),
+            backups: Vec::new(),
+        }
+    }
+
+    pub fn app(&self) -> &Connection {
+        self.app.as_ref().expect("the application is there")
+    }
+
+    pub fn gate(&self) -> &Gate {
+        self.gate.as_ref().expect("the node is up")
+    }
+
+    /// The database, until the end of the statement.
+    pub fn db(&self) -> Db<'_> {
+        Db(self.gate().enter())
+    }
+
+    pub fn open_app(&mut self) {
+        let app = Connection::open(&self.path).expect("open");
+        app.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF")
+            .expect("pragmas");
+        app.set_prepared_statement_cache_capacity(128);
+        self.app = Some(app);
+    }
+
+    pub fn start(&mut self, options: &Options) -> Result<(), String> {
+        let settings = Settings {
+            path: self.path.clone(),
+            node_id: Some(self.id),
+            publish: true,
+            shards: options.shards,
+            scan_max_changes: options.scan_max_changes,
+            max_transaction_bytes: options.max_transaction_bytes,
+            max_clock_drift: Duration::from_secs(60),
+            allow_rowid_tables: true,
+            selects: Box::new(|_| true),
+            apply_triggers: vec![],
+        };
+        let stop = Arc::new(AtomicBool::new(true)); // a lock that never comes free fails at once
+        let db = Database::open(settings, self.clock.clone(), stop);
+        let db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
+        self.gate = Some(Gate::new(db, options.shards).0);
+        Ok(())
+    }
+
+    /// kill -9: what was only in memory is gone.
+    pub fn crash(&mut self) {
+        self.gate = None;
+        self.link = None;
+        self.readers.fill(None);
+    }
+
+    pub fn read_image(&self, written: usize) -> Image {
+        let read = |suffix: &str| {
+            std::fs::read(format!("{}{suffix}", self.path.display())).unwrap_or_default()
+        };
+        Image {
+            database: read(""),
+            wal: read("-wal"),
+            shadow: self.shadow.clone(),
+            written,
+        }
+    }
+
+    /// The file is as it was. The node is down then.
+    pub fn restore(&mut self, image: &Image) {
+        self.crash();
+        self.app = None;
+        let write = |suffix: &str, bytes: &[u8]| {
+            std::fs::write(format!("{}{suffix}", self.path.display()), bytes).expect("write");
+        };
+        write("", &image.database);
+        write("-wal", &image.wal);
+        let _ = std::fs::remove_file(format!("{}-shm", self.path.display()));
+        self.shadow = image.shadow.clone();
+        self.open_app();
+    }
+
+    /// What is reserved ahead: it changes by an fsync alone.
+    pub fn reservation(&self) -> String {
+        let text = "SELECT group_concat(value) FROM (SELECT value FROM __harmonylite___meta
+                    WHERE key IN ('clock_until', 'at_until', 'boot_id') ORDER BY key)";
+        let mut statement = self.app().prepare_cached(text).expect("meta");
+        statement
+            .query_row([], |r| r.get::<_, Option<String>>(0))
+            .expect("meta")
+            .unwrap_or_default()
+    }
+
+    /// Runs `f` as a transaction of the application, at the time of the node's clock.
+    pub fn transaction(&self, f: impl FnOnce(&Connection)) -> bool {
+        let app = self.app();
+        app.execute_batch("BEGIN IMMEDIATE").expect("begin");
+        f(app);
+        if app.is_autocommit() {
+            return false; // OR ROLLBACK did
+        }
+        app.prepare_cached(
+            "UPDATE __harmonylite___change_log_global SET created_at = ?1 WHERE created_at > ?2",
+        )
+        .expect("log")
+        .execute([self.clock.now_ms(), REAL_TIME])
+        .expect("log");
+        app.execute_batch("COMMIT").expect("commit");
+        true
+    }
+
+    /// All rows of a table.
+    pub fn rows(&self, plan: &Plan, table: usize) -> BTreeMap<String, Row> {
+        let (spec, mut found) = (&plan.tables[table], BTreeMap::new());
+        let Some(columns) = &self.shadow.columns[table] else {
+            return found;
+        };
+        let names: Vec<&str> = columns
+            .iter()
+            .map(|c| spec.columns[*c].name.as_str())
+            .collect();
+        let text = format!("SELECT {} FROM {}", names.join(", "), quote(&spec.name));
+        let mut statement = self.app().prepare_cached(&text).expect("select");
+        let mut rows = statement.query([]).expect("select");
+        while let Some(row) = rows.next().expect("row") {
+            let mut all: Row = vec![None; spec.columns.len()];
+            for (i, column) in columns.iter().enumerate() {
+                all[*column] = Some(owned(row.get_ref(i).expect("column")));
+            }
+            let key: Vec<OwnedValue> = all[..spec.key.len()].iter().flatten().cloned().collect();
+            found.insert(spec.key_text(&key), all);
+        }
+        found
+    }
+
+    /// The versions of a table.
+    pub fn versions(&self, plan: &Plan, table: usize) -> BTreeMap<String, Stored> {
+        let spec = &plan.tables[table];
+        let n = spec.key.len();
+        // A table with a composite key has its columns in the key's order there.
+        let order: Vec<usize> = match spec.create("t", &[0, 1]).contains("(id2, id)") {
+            true => vec![1, 0],
+            false => (0..n).collect(),
+        };
+        let keys: Vec<String> = order.iter().map(|i| format!("k{}", i + 1)).collect();
+        let text = format!(
+            "SELECT {}, hlc, node, deleted, hash FROM {} JOIN __harmonylite___sites USING (site)",
+            keys.join(", "),
+            quote(&format!("__harmonylite__{}_versions", spec.name))
+        );
+        let mut found = BTreeMap::new();
+        let Ok(mut statement) = self.app().prepare_cached(&text) else {
+            return found; // not seen by the core yet
+        };
+        let mut rows = statement.query([]).expect("versions");
+        while let Some(row) = rows.next().expect("version") {
+            let key: Vec<OwnedValue> = (0..n)
+                .map(|i| owned(row.get_ref(i).expect("key")))
+                .collect();
+            let version = Version {
+                hlc: row.get(n).expect("hlc"),
+                node: row.get::<_, i64>(n + 1).expect("node") as u64,
+            };
+            let stored = Stored {
+                version,
+                deleted: row.get(n + 2).expect("deleted"),
+                hash: row.get(n + 3).expect("hash"),
+            };
+            found.insert(spec.key_text(&key), stored);
+        }
+        found
+    }
+
+    pub fn count(&self, what: &str) -> i64 {
+        let text = format!("SELECT count(*) FROM {what}");
+        self.app().query_row(&text, [], |r| r.get(0)).unwrap_or(0)
+    }
+}

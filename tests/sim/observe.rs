@@ -1,0 +1,181 @@
+//! What a capture made of what the application did: checked, and written down in the model.
+
+use harmonylite::capture::Outgoing;
+use harmonylite::model::frame::Frame;
+use harmonylite::model::version::Version;
+
+use crate::model::{Model, Row, Write};
+use crate::node::{Node, Stored};
+use crate::plan::Plan;
+
+/// A row of a frame of ours.
+struct Seen {
+    at: (usize, String),
+    version: Version,
+    row: Option<Row>,
+}
+
+fn decode(plan: &Plan, frames: &[Outgoing]) -> Result<Vec<Seen>, String> {
+    let mut seen = Vec::new();
+    for out in frames {
+        let Frame::Rows { nodes, tables } = Frame::decode(&out.raw).map_err(|e| e.to_string())?
+        else {
+            return Err("a part leaves capture".into());
+        };
+        for part in &tables {
+            let Some(table) = plan
+                .tables
+                .iter()
+                .position(|t| t.name.eq_ignore_ascii_case(part.name))
+            else {
+                return Err(format!("a frame names table {}", part.name));
+            };
+            let spec = &plan.tables[table];
+            let place = |name: &str| match name {
+                "\0rowid" => Some(0),
+                name => spec
+                    .columns
+                    .iter()
+                    .position(|c| c.name.eq_ignore_ascii_case(name)),
+            };
+            let (mut rows, mut row) =
+                (part.rows(&nodes), harmonylite::model::frame::Row::default());
+            while rows.next(&mut row).map_err(|e| e.to_string())? {
+                let mut all: Row = vec![None; spec.columns.len()];
+                for (name, value) in part.columns.iter().zip(&row.values) {
+                    all[place(name).ok_or("a column nobody has")?] = Some((*value).to_owned());
+                }
+                let key: Vec<_> = all[..spec.key.len()].iter().flatten().cloned().collect();
+                seen.push(Seen {
+                    at: (table, spec.key_text(&key)),
+                    version: row.version,
+                    row: (!row.deleted).then_some(all),
+                });
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Whether two rows are the same, to the bit.
+fn same(a: Option<&Row>, b: Option<&Row>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a == b,
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// Writes down what left a capture as frames.
+pub fn frames(
+    node: &mut Node,
+    plan: &Plan,
+    model: &mut Model,
+    frames: &[Outgoing],
+) -> Result<(), String> {
+    for seen in decode(plan, frames)? {
+        if seen.version.node != node.id {
+            continue;
+        }
+        let pending = node.shadow.pending.get(&seen.at);
+        let settles = pending.is_some_and(|p| same(p.as_ref(), seen.row.as_ref()))
+            && !model.wrote(seen.at.0, &seen.at.1, seen.version, node.place);
+        if settles {
+            node.shadow.pending.remove(&seen.at);
+        }
+        if settles || !model.knows(seen.at.0, &seen.at.1, seen.version, seen.row.is_none()) {
+            let write = Write {
+                version: seen.version,
+                row: seen.row,
+                writer: node.place,
+                certain: true,
+            };
+            model.record(seen.at.0, &seen.at.1, write);
+        }
+    }
+    Ok(())
+}
+
+/// After a capture. If it came to its end, every change of the application has a version of its own.
+pub fn captured(
+    node: &mut Node,
+    plan: &Plan,
+    model: &mut Model,
+    at_end: bool,
+) -> Result<(), String> {
+    let pending = std::mem::take(&mut node.shadow.pending);
+    for table in 0..plan.tables.len() {
+        let versions = node.versions(plan, table);
+        for ((_, key), row) in pending.range((table, String::new())..(table + 1, String::new())) {
+            let stored = versions.get(key);
+            let deleted = row.is_none();
+            let is_new = |s: &Stored| {
+                s.deleted == deleted
+                    && s.version.node == node.id
+                    && !model.wrote(table, key, s.version, node.place)
+            };
+            if !at_end && !stored.is_some_and(is_new) {
+                node.shadow
+                    .pending
+                    .insert((table, key.clone()), row.clone());
+                continue;
+            }
+            let Some(stored) = stored.filter(|s| s.deleted == deleted) else {
+                if deleted && stored.is_none() {
+                    continue; // came and went between two captures: nobody else knows it
+                }
+                return Err(format!(
+                    "node {}: {} [{key}] was {} by the application, but after capture its version is {stored:?}\n{}",
+                    node.place,
+                    plan.tables[table].name,
+                    if deleted { "deleted" } else { "written" },
+                    model.history(&(table, key.clone()))
+                ));
+            };
+            if deleted
+                && (stored.version.node != node.id || model.knows(table, key, stored.version, true))
+            {
+                continue; // it was deleted before, too
+            }
+            if stored.version.node != node.id || model.wrote(table, key, stored.version, node.place)
+            {
+                return Err(format!(
+                    "node {}: {} [{key}] was written by the application, but its version is still {}",
+                    node.place, plan.tables[table].name, stored.version
+                ));
+            }
+            let write = Write {
+                version: stored.version,
+                row: row.clone(),
+                writer: node.place,
+                certain: true,
+            };
+            model.record(table, key, write);
+        }
+        let mut rows = None;
+        for (key, stored) in versions {
+            if stored.version.node != node.id
+                || model.knows(table, &key, stored.version, stored.deleted)
+            {
+                continue;
+            }
+            // A row that another statement hid or took along.
+            let rows = rows.get_or_insert_with(|| node.rows(plan, table));
+            let row = if stored.deleted {
+                None
+            } else {
+                rows.get(&key).cloned()
+            };
+            if row.is_some() || stored.deleted {
+                let write = Write {
+                    version: stored.version,
+                    row,
+                    writer: node.place,
+                    certain: true,
+                };
+                model.record(table, &key, write);
+            }
+        }
+    }
+    Ok(())
+}

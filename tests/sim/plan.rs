@@ -1,0 +1,261 @@
+//! The schemas of one run: the tables, and what changes about them while it runs.
+
+use harmonylite::database::schema::quote;
+use harmonylite::model::value::OwnedValue;
+
+use crate::random::Random;
+
+pub struct Table {
+    pub name: String,
+    /// Those of the first day, then those added later. The key's first.
+    pub columns: Vec<Column>,
+    pub base: usize,
+    /// Collation of each key column.
+    pub key: Vec<&'static str>,
+    pub is_rowid: bool,
+    /// Behind the columns: a composite key, WITHOUT ROWID.
+    tail: String,
+    suffix: &'static str,
+    pub indexes: Vec<String>,
+    /// Created while the run is on, by each node when it comes to it.
+    pub is_late: bool,
+}
+
+pub struct Column {
+    pub name: String,
+    pub declared: String,
+    pub default: OwnedValue,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migration {
+    Create(usize),
+    AddColumn(usize, usize),
+    DropIndex(usize, usize),
+}
+
+pub struct Plan {
+    pub tables: Vec<Table>,
+    pub migrations: Vec<Migration>,
+    /// Every node makes every migration in the end.
+    pub complete: bool,
+}
+
+fn column(name: &str, declared: &str) -> Column {
+    Column {
+        name: name.into(),
+        declared: declared.into(),
+        default: OwnedValue::Null,
+    }
+}
+
+impl Plan {
+    pub fn new(random: &mut Random) -> Self {
+        let complete = random.percent(70);
+        let count = 1 + random.below(3);
+        let mut plan = Plan {
+            tables: Vec::new(),
+            migrations: Vec::new(),
+            complete,
+        };
+        for i in 0..count {
+            plan.add(i, random);
+        }
+        plan
+    }
+
+    fn add(&mut self, i: usize, random: &mut Random) {
+        let parent = (i > 0 && random.percent(40)).then(|| random.below(i));
+        // An untyped key makes for an untyped reference, which has no word to begin with.
+        let parent = parent.filter(|p| {
+            let parent = &self.tables[*p];
+            parent.key.len() == 1
+                && !parent.is_rowid
+                && !parent.is_late
+                && !parent.columns[0].declared.starts_with("NOT")
+        });
+        let mut table = key_of(random);
+        table.name = (*random.pick(&["Tab", "or der", "x\"y", "ta_b"])).to_owned() + &i.to_string();
+        for (name, declared) in [
+            ("s", "TEXT"),
+            ("n", "INTEGER"),
+            ("r", "REAL"),
+            ("x", ""),
+            ("m", "NUMERIC"),
+        ] {
+            if random.percent(if name == "s" || name == "n" { 100 } else { 30 }) {
+                table.columns.push(column(name, declared));
+            }
+        }
+        if let Some(parent) = parent {
+            let parent = &self.tables[parent];
+            let action = random.pick(&["CASCADE", "SET NULL"]);
+            let declared = format!(
+                "{} REFERENCES {}({}) ON DELETE {action} ON UPDATE CASCADE",
+                parent.columns[0]
+                    .declared
+                    .split(' ')
+                    .next()
+                    .unwrap_or_default(),
+                quote(&parent.name),
+                parent.columns[0].name
+            );
+            table.columns.push(column("p", &declared));
+        }
+        table.base = table.columns.len();
+        table.is_late = parent.is_none() && random.percent(15);
+        if table.is_late {
+            self.migrations.push(Migration::Create(i));
+        }
+        if random.percent(40) {
+            add_late(&mut table, i, &mut self.migrations, random);
+        }
+        if random.percent(50) {
+            add_indexes(&mut table, random);
+            if self.complete && random.percent(15) {
+                let which = random.below(table.indexes.len());
+                self.migrations.push(Migration::DropIndex(i, which));
+            }
+        }
+        self.tables.push(table);
+    }
+}
+
+/// Key columns with their types, their collations, and the table's text before and after.
+type KeyKind = (
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+    &'static str,
+    &'static str,
+);
+
+fn key_of(random: &mut Random) -> Table {
+    let kinds: [KeyKind; 8] = [
+        (&[("id", "INTEGER PRIMARY KEY")], &["BINARY"], "", ""),
+        (&[("id", "TEXT NOT NULL PRIMARY KEY")], &["BINARY"], "", ""),
+        (
+            &[("id", "TEXT COLLATE NOCASE NOT NULL PRIMARY KEY")],
+            &["NOCASE"],
+            "",
+            "",
+        ),
+        (
+            &[("id", "TEXT COLLATE RTRIM NOT NULL PRIMARY KEY")],
+            &["RTRIM"],
+            "",
+            "",
+        ),
+        (
+            &[
+                ("id", "INTEGER NOT NULL"),
+                ("id2", "TEXT COLLATE NOCASE NOT NULL"),
+            ],
+            &["BINARY", "NOCASE"],
+            ", PRIMARY KEY(id2, id)",
+            "",
+        ),
+        (&[("id", "NOT NULL PRIMARY KEY")], &["BINARY"], "", ""),
+        (
+            &[("id", "INTEGER NOT NULL"), ("id2", "NOT NULL")],
+            &["BINARY", "BINARY"],
+            ", PRIMARY KEY(id, id2)",
+            " WITHOUT ROWID",
+        ),
+        (&[("rowid", "")], &["BINARY"], "", ""),
+    ];
+    let kind = random.below(kinds.len());
+    let (columns, key, tail, suffix) = kinds[kind];
+    Table {
+        name: String::new(),
+        columns: columns.iter().map(|(n, d)| column(n, d)).collect(),
+        base: 0,
+        key: key.to_vec(),
+        is_rowid: kind == 7,
+        tail: tail.into(),
+        suffix,
+        indexes: Vec::new(),
+        is_late: false,
+    }
+}
+
+fn add_late(table: &mut Table, i: usize, migrations: &mut Vec<Migration>, random: &mut Random) {
+    let text = |t: &str| OwnedValue::Text(t.as_bytes().to_vec());
+    let late = [
+        ("l1", "TEXT DEFAULT 'd'", text("d")),
+        ("L2", "INTEGER", OwnedValue::Null),
+        ("l3", "INTEGER NOT NULL DEFAULT 7", OwnedValue::Integer(7)),
+    ];
+    for (name, declared, default) in late {
+        if random.percent(50) {
+            migrations.push(Migration::AddColumn(i, table.columns.len()));
+            table.columns.push(Column {
+                default,
+                ..column(name, declared)
+            });
+        }
+    }
+}
+
+fn add_indexes(table: &mut Table, random: &mut Random) {
+    const ON: [&str; 9] = [
+        "(s)",
+        "(n)",
+        "(s COLLATE NOCASE)",
+        "(n, s)",
+        "(lower(s))",
+        "(n % 3)",
+        "(s) WHERE n > 1",
+        "(n) WHERE s IS NOT NULL",
+        "(s, n % 2)",
+    ];
+    for k in 0..1 + random.below(3) {
+        let name = quote(&format!("u{k} {}", table.name));
+        let on = random.pick(&ON);
+        table.indexes.push(format!(
+            "CREATE UNIQUE INDEX {name} ON {}{on}",
+            quote(&table.name)
+        ));
+    }
+}
+
+impl Table {
+    /// CREATE TABLE under a name, with these columns.
+    pub fn create(&self, name: &str, columns: &[usize]) -> String {
+        let skip = usize::from(self.is_rowid);
+        let texts: Vec<String> = columns[skip..]
+            .iter()
+            .map(|c| format!("{} {}", self.columns[*c].name, self.columns[*c].declared))
+            .collect();
+        format!(
+            "CREATE TABLE {}({}{}){}",
+            quote(name),
+            texts.join(", "),
+            self.tail,
+            self.suffix
+        )
+    }
+
+    pub fn index_name(&self, index: usize) -> String {
+        quote(&format!("u{index} {}", self.name))
+    }
+
+    /// One spelling for keys that SQLite holds equal.
+    pub fn key_text(&self, key: &[OwnedValue]) -> String {
+        let each = key
+            .iter()
+            .zip(&self.key)
+            .map(|(value, collation)| match value {
+                OwnedValue::Text(t) => match *collation {
+                    "NOCASE" => format!("t{}", t.to_ascii_lowercase().escape_ascii()),
+                    "RTRIM" => format!("t{}", String::from_utf8_lossy(t).trim_end_matches(' ')),
+                    _ => format!("t{}", t.escape_ascii()),
+                },
+                OwnedValue::Real(r) if r.fract() == 0.0 && r.abs() < 1e15 => {
+                    format!("i{}", *r as i64)
+                }
+                OwnedValue::Integer(i) => format!("i{i}"),
+                other => format!("{other:?}"),
+            });
+        each.collect::<Vec<_>>().join("|")
+    }
+}

@@ -1,0 +1,1 @@
+//! What the simulation found, as short scripts.

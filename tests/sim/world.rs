@@ -1,0 +1,366 @@
+//! One run: nodes, broker and model, and the random steps they take, all from one seed.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::broker::{Broker, Message};
+use crate::model::Model;
+use crate::node::{Node, Options, Shadow};
+use crate::observe;
+use crate::plan::{Migration, Plan};
+use crate::random::Random;
+
+/// 2023: what a node's clock is set to stays before the machine's own time.
+const BEGIN_MS: i64 = 1_700_000_000_000;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// Steps kept for the report of a failure.
+const LAST_STEPS: usize = 300;
+
+pub struct World {
+    pub random: Random,
+    pub plan: Plan,
+    pub options: Options,
+    pub now_ms: i64,
+    pub broker: Broker,
+    pub nodes: Vec<Node>,
+    pub model: Model,
+    pub steps: Vec<String>,
+    /// Of every step and what came of it: the same seed gives the same.
+    pub trace: u64,
+    pub count: usize,
+    folder: TempDir,
+}
+
+pub type Step = Result<(), String>;
+
+impl World {
+    pub fn new(seed: u64) -> Result<Self, String> {
+        let mut random = Random::new(seed);
+        let plan = Plan::new(&mut random);
+        let options = Options {
+            shards: 1 + random.below(2) as u32,
+            scan_max_changes: *random.pick(&[1, 3, 512]),
+            max_transaction_bytes: *random.pick(&[1, 300, 1 << 20]),
+            max_message_bytes: *random.pick(&[300, 1 << 20, 1 << 20]),
+            compress: random.percent(30),
+            in_flight: *random.pick(&[1, 3, 100]),
+        };
+        let broker = Broker::new(options.shards);
+        let base = ["/dev/shm", "/tmp"]
+            .into_iter()
+            .find(|p| std::path::Path::new(p).is_dir());
+        let folder = TempDir::new_in(base.unwrap_or(".")).map_err(|e| e.to_string())?;
+        let mut world = World {
+            random,
+            plan,
+            options,
+            now_ms: BEGIN_MS,
+            broker,
+            nodes: Vec::new(),
+            model: Model::default(),
+            steps: Vec::new(),
+            trace: seed,
+            count: 0,
+            folder,
+        };
+        let twins = world.random.percent(6);
+        for place in 0..2 + world.random.below(3) {
+            world.found(place, twins)?;
+        }
+        Ok(world)
+    }
+
+    /// A node with an empty database, or one with rows from before.
+    fn found(&mut self, place: usize, twins: bool) -> Step {
+        let skew = match self.random.below(4) {
+            0 if !twins => self.random.between(-2 * DAY_MS, 2 * DAY_MS),
+            _ => 0,
+        };
+        // Ids with the highest bit set, too: they are compared unsigned.
+        let id = [7, u64::MAX - 3, 1 << 63, 40, 9][if twins {
+            place.saturating_sub(1)
+        } else {
+            place
+        }];
+        let shards = self.options.shards;
+        let mut node = Node::new(place, id, self.folder.path(), self.now_ms + skew, shards);
+        node.shadow = Shadow {
+            columns: vec![None; self.plan.tables.len()],
+            ..Shadow::default()
+        };
+        node.open_app();
+        self.nodes.push(node);
+        for table in 0..self.plan.tables.len() {
+            if !self.plan.tables[table].is_late {
+                self.create(place, table);
+            }
+        }
+        if self.random.percent(25) {
+            // Before HarmonyLite: no log to write to yet.
+            let app = self.nodes[place].app();
+            app.execute_batch("CREATE TABLE __harmonylite___change_log_global(id INTEGER PRIMARY KEY, table_id, kind, created_at, k1)").expect("log");
+            for _ in 0..1 + self.random.below(3) {
+                self.write(place);
+            }
+        }
+        self.nodes[place].start(&self.options)?;
+        self.after(place)
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    pub fn say(&mut self, text: String) {
+        for byte in text.bytes() {
+            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        if self.steps.len() == 2 * LAST_STEPS {
+            self.steps.drain(..LAST_STEPS);
+        }
+        self.steps.push(format!(
+            "{:>5} +{}s {text}",
+            self.count,
+            (self.now_ms - BEGIN_MS) / 1000
+        ));
+    }
+
+    /// What was fsynced by a step cannot be lost any more.
+    pub fn after(&mut self, place: usize) -> Step {
+        let node = &mut self.nodes[place];
+        if node.app.is_none() || (node.gate.is_none() && node.image.is_none()) {
+            return Ok(());
+        }
+        let reserved = node.reservation();
+        let synced = node.image.is_none() || reserved != node.reserved;
+        if synced || self.random.percent(5) {
+            let image = node.read_image(self.model.written(place));
+            if self.random.percent(10) {
+                node.backups.push(image.clone());
+            }
+            (node.image, node.reserved) = (Some(image), reserved);
+        }
+        Ok(())
+    }
+
+    pub fn run(&mut self, steps: usize) -> Step {
+        let mut weights = [30, 20, 30, 30, 30, 30, 20, 6, 4, 3, 3, 2, 2, 1, 1, 1, 3, 2];
+        for weight in &mut weights {
+            *weight = *weight * self.random.below(8) / 4;
+        }
+        weights[0] += 10;
+        weights[3] += 5;
+        for _ in 0..steps {
+            self.count += 1;
+            let kind = self.random.weighted(&weights);
+            let place = self.random.below(self.nodes.len());
+            let ms = match self.random.below(40) {
+                0 => self.random.between(0, 3_600_000),
+                1..6 => self.random.between(0, 20_000),
+                _ => self.random.between(0, 50),
+            };
+            self.pass(ms);
+            let tick = *self.random.pick(&[0, 0, 1, 4]);
+            self.nodes[place].clock.tick(Duration::from_millis(tick));
+            self.step(kind, place)?;
+            self.after(place)?;
+        }
+        Ok(())
+    }
+
+    pub fn pass(&mut self, ms: i64) {
+        self.now_ms += ms;
+        self.nodes.iter().for_each(|n| n.clock.advance(ms));
+    }
+
+    fn step(&mut self, kind: usize, place: usize) -> Step {
+        let (up, connected) = (
+            self.nodes[place].gate.is_some(),
+            !self.nodes[place].is_cut_off,
+        );
+        match kind {
+            0 => self.write(place),
+            1 if up => return self.capture(place),
+            2 if up => return self.send(place),
+            3 if up && connected => return self.read(place),
+            4 if up && connected => self.carry(place),
+            5 if up && connected => {
+                self.say(format!("node {place}: ack arrives"));
+                self.nodes[place].take_ack(&self.broker);
+            }
+            6 if up && connected => return self.connect(place),
+            7 if up => {
+                self.say(format!("node {place}: link lost"));
+                self.nodes[place].drop_link();
+            }
+            8 => self.cut_off(place),
+            9 => return self.migrate(place),
+            10 => self.set_clock(place),
+            11 if up => {
+                self.say(format!("node {place}: crash"));
+                self.nodes[place].crash();
+            }
+            12 => self.power_loss(place),
+            13 => self.restart_broker(),
+            14 => return self.copy(place),
+            15 => self.roll_back(place),
+            16 if !up => {
+                self.say(format!("node {place}: start"));
+                return self.nodes[place].start(&self.options);
+            }
+            17 if up => {
+                self.say(format!("node {place}: flush"));
+                return self.nodes[place].db().flush().map_err(|e| e.to_string());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub fn capture(&mut self, place: usize) -> Result<(), String> {
+        let node = &mut self.nodes[place];
+        let captured = node.capture()?;
+        observe::frames(node, &self.plan, &mut self.model, &captured.frames)?;
+        observe::captured(node, &self.plan, &mut self.model, !captured.more)?;
+        let (changes, frames, more) = (captured.changes, captured.frames.len(), captured.more);
+        self.say(format!(
+            "node {place}: capture: {changes} changes, {frames} frames, more {more}"
+        ));
+        Ok(())
+    }
+
+    pub fn send(&mut self, place: usize) -> Step {
+        let done = self.nodes[place].send(&self.options)?;
+        self.say(format!("node {place}: send: {done}"));
+        Ok(())
+    }
+
+    /// Reads some messages of a shard and applies them by one transaction.
+    pub fn read(&mut self, place: usize) -> Step {
+        let shard = self.random.below(self.options.shards as usize);
+        let limit = 1 + self.random.below(6);
+        if self.nodes[place].readers[shard].is_none() {
+            return self.connect(place);
+        }
+        // While captured rows leave no frame, what was captured inside of apply would not be seen.
+        for _ in 0..10_000 {
+            let node = &mut self.nodes[place];
+            if node.db().is_live() || (node.shadow.pending.is_empty() && !node.db().has_more()) {
+                break;
+            }
+            self.capture(place)?;
+        }
+        let node = &mut self.nodes[place];
+        let mut vanished = Vec::new();
+        for at in node
+            .shadow
+            .pending
+            .iter()
+            .filter(|(_, row)| row.is_none())
+            .map(|(at, _)| at)
+        {
+            if node
+                .versions(&self.plan, at.0)
+                .get(&at.1)
+                .is_none_or(|s| s.deleted)
+            {
+                vanished.push(at.clone());
+            }
+        }
+        let Some(read) = node.read(shard, limit, &self.broker)? else {
+            return Ok(());
+        };
+        observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
+        if read.applied && !node.db().has_more() {
+            vanished
+                .iter()
+                .for_each(|at| drop(node.shadow.pending.remove(at)));
+            if let Some((at, row)) = node.shadow.pending.first_key_value() {
+                return Err(format!(
+                    "node {place}: {} [{}] = {row:?} was not captured before apply\n{}",
+                    self.plan.tables[at.0].name,
+                    at.1,
+                    self.model.history(at)
+                ));
+            }
+        }
+        let from = self.nodes[place].readers[shard].map_or(0, |r| r.from);
+        let (messages, changes) = (read.messages, read.captured.changes);
+        self.say(format!(
+            "node {place}: shard {shard}: {messages} messages read, next {from}; captured {changes}"
+        ));
+        Ok(())
+    }
+
+    /// A sent message comes to the broker, or not; its acknowledgement sets out, or not.
+    pub fn carry(&mut self, place: usize) {
+        let lossy = self.random.percent(5);
+        self.carry_one(place, lossy);
+    }
+
+    pub fn carry_one(&mut self, place: usize, lossy: bool) -> bool {
+        let Some(link) = &mut self.nodes[place].link else {
+            return false;
+        };
+        let Some(packet) = link.wire.pop_front() else {
+            return false;
+        };
+        let (stored, acked) = match lossy {
+            true => (self.random.percent(50), false),
+            false => (true, true),
+        };
+        let mut seq = 0;
+        if stored {
+            let message = Message {
+                id: packet.id.clone(),
+                time_ms: self.now_ms,
+                data: std::sync::Arc::new(packet.data),
+            };
+            seq = self.broker.publish(packet.shard, message);
+        }
+        if acked {
+            link.acks.push_back((packet.token, seq));
+        } else {
+            self.nodes[place].drop_link(); // what waits for an ack times out
+        }
+        self.say(format!(
+            "node {place}: message {} to shard {} as {seq}, acked {acked}",
+            packet.id, packet.shard
+        ));
+        true
+    }
+
+    pub fn connect(&mut self, place: usize) -> Step {
+        let node = &mut self.nodes[place];
+        let link_first = self.random.percent(50);
+        if link_first && node.link.is_none() {
+            node.connect_link(&self.broker)?;
+        }
+        for shard in 0..self.options.shards as usize {
+            if node.readers[shard].is_none() {
+                node.connect_reader(shard, &self.broker)?;
+            }
+        }
+        if node.link.is_none() {
+            node.connect_link(&self.broker)?;
+        }
+        self.say(format!("node {place}: connect"));
+        Ok(())
+    }
+
+    pub fn create(&mut self, place: usize, table: usize) {
+        let spec = &self.plan.tables[table];
+        let columns: Vec<usize> = (0..spec.base).collect();
+        let node = &mut self.nodes[place];
+        node.app()
+            .execute_batch(&spec.create(&spec.name, &columns))
+            .expect("create");
+        spec.indexes
+            .iter()
+            .for_each(|i| node.app().execute_batch(i).expect("index"));
+        node.shadow.columns[table] = Some(columns);
+        node.shadow.done.push(Migration::Create(table));
+    }
+}
