@@ -35,8 +35,8 @@ pub fn run(mut options: Options) -> Result<()> {
         }
         let mut seen = Seen::new();
         check::look(&cluster.nodes[1].db(), &mut seen)?;
-        loop_disk("cut", &disk)?;
         let before = check::content(&cluster.nodes[0].db())?;
+        loop_disk("cut", &disk)?;
         new_boot_id(&mut random)?;
         let daemon = cluster.nodes[0].daemon.take().ok_or("no daemon")?;
         cluster.nodes[0].app = None;
