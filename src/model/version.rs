@@ -57,8 +57,7 @@ pub fn stamp(time_ms: i64, previous: i64) -> i64 {
     // tried would be refused whole.
     by_time
         .max(previous.saturating_add(1))
-        .max(HLC_BEFORE + 1)
-        .min(HLC_LIMIT - 1)
+        .clamp(HLC_BEFORE + 1, HLC_LIMIT - 1)
 }
 
 /// The milliseconds of an hlc.
