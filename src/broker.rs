@@ -17,6 +17,11 @@ use crate::stream::{Reader, StreamError, Writer};
 /// A try to connect that takes longer has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Where the nodes of a cluster leave word for each other.
+pub fn meta_bucket(stream_prefix: &str) -> String {
+    format!("{stream_prefix}-meta")
+}
+
 /// Makes connections.
 pub trait Broker: Send + Sync {
     fn writer(&self) -> Result<Box<dyn Writer>, StreamError>;
@@ -49,7 +54,7 @@ impl JetStreamBroker {
     }
 
     /// A connection to a broker that has the streams, set up as here.
-    fn prepared(&self) -> Result<Client, StreamError> {
+    pub fn prepared(&self) -> Result<Client, StreamError> {
         let options = self
             .client
             .lock()
@@ -68,7 +73,7 @@ impl JetStreamBroker {
 
     /// Every node of a cluster must agree on these.
     fn check_shared_settings(&self, client: &Client) -> Result<(), StreamError> {
-        let bucket = format!("{}-meta", self.streams.stream_prefix);
+        let bucket = meta_bucket(&self.streams.stream_prefix);
         let kv = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
         let ours = serde_json::json!({
             "format": frame::FORMAT,

@@ -158,6 +158,7 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
         scan_max_changes: config.scan_max_changes,
         max_transaction_bytes: config.replication_log.max_transaction_bytes,
         max_clock_drift: config.max_clock_drift,
+        tombstone_retention: config.tombstone_retention,
         allow_rowid_tables: config.allow_rowid_tables,
         selects: Box::new(move |table| tables.selects(table)),
         apply_triggers: config.apply_triggers.clone(),

@@ -28,6 +28,7 @@
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
 //! - [`outbox`]: frames under way and which marks their acknowledgements cover.
 //! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
+//! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
 //! - [`stream`]: NATS: client, writer, reader, key-value, our own supervised server.
 //! - [`broker`]: makes connections; checks what all nodes must share.
@@ -92,6 +93,7 @@ pub mod mutation;
 pub mod outbox;
 pub mod publisher;
 pub mod same_stream;
+pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod thread;

@@ -333,6 +333,7 @@ impl Publisher {
             Event::Ack(ack) => self.acknowledged(ack),
             Event::Writer(writer) => {
                 log::info!("connected to NATS, publishing");
+                self.gate.poke_keeper();
                 self.link = Some(Link::new(writer));
             }
             Event::LinkLost => self.drop_link("the connection is gone"),
@@ -395,8 +396,8 @@ impl Publisher {
         while link.has_room() {
             let mut inside = self.gate.enter();
             if inside.outbox.is_empty() && !inside.database.is_live() {
-                if !self.gate.all_at_end() {
-                    break; // consumers wake us when they are
+                if !self.gate.all_at_end() || !self.gate.is_joined() {
+                    break; // we are woken when that is so
                 }
                 let frames = inside
                     .database
@@ -471,7 +472,9 @@ impl Publisher {
         inside.database.flush()?;
         let sequences = inside.database.sequences();
         drop(inside);
-        self.mirror.write(&sequences);
+        if self.mirror.write(&sequences) {
+            self.gate.poke_keeper();
+        }
         Ok(())
     }
 

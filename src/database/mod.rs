@@ -55,6 +55,8 @@ pub struct Settings {
     pub max_transaction_bytes: usize,
     /// How far ahead of the broker's time a local write may be stamped.
     pub max_clock_drift: Duration,
+    /// How long a deleted row is remembered.
+    pub tombstone_retention: Duration,
     pub allow_rowid_tables: bool,
     /// Whether a table is to be replicated.
     pub selects: Box<dyn Fn(&str) -> bool + Send>,
@@ -131,6 +133,7 @@ pub struct Database {
     pub(crate) positions: crate::apply::Positions,
     pub(crate) node: u64,
     pub(crate) damage: damage::Damage,
+    pub(crate) ages: crate::snapshot::Ages,
     stop: Arc<AtomicBool>,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
@@ -163,6 +166,7 @@ impl Database {
             positions,
             node,
             damage: damage::Damage::default(),
+            ages: crate::snapshot::Ages::default(),
             stop,
             seen_data_version: -1,
             log_is_left: true,

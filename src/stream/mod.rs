@@ -26,7 +26,7 @@ mod connect;
 mod delivery;
 pub mod jetstream;
 pub mod key_value;
-mod link;
+pub mod link;
 pub mod reader;
 pub mod server;
 mod timestamp;
