@@ -42,7 +42,7 @@ pub enum TransferError {
 }
 
 /// What long work tells of itself, and asks. An error ends the work.
-pub trait Watch {
+pub trait Watch: Send {
     /// `done` of `total` bytes of this step.
     fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()>;
 
