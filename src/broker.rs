@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::model::frame;
+use crate::snapshot::registry::KeyValueRegistry;
 use crate::stream::client::{Client, ClientOptions};
 use crate::stream::jetstream::{StreamOptions, ensure_streams, stream_name};
 use crate::stream::key_value::KeyValue;
@@ -54,7 +55,31 @@ impl JetStreamBroker {
     }
 
     /// A connection to a broker that has the streams, set up as here.
-    pub fn prepared(&self) -> Result<Client, StreamError> {
+    fn prepared(&self) -> Result<Client, StreamError> {
+        let client = self.connect()?;
+        self.check_shared_settings(&client)?;
+        ensure_streams(&client, &self.streams)?;
+        Ok(client)
+    }
+
+    /// What the nodes tell each other about snapshots.
+    pub fn registry(
+        &self,
+        leader_ttl: Duration,
+        token: &str,
+    ) -> Result<KeyValueRegistry, StreamError> {
+        let prefix = &self.streams.stream_prefix;
+        KeyValueRegistry::open(
+            self.prepared()?,
+            prefix,
+            self.streams.replicas,
+            leader_ttl,
+            token.to_owned(),
+        )
+    }
+
+    /// A connection.
+    pub fn connect(&self) -> Result<Client, StreamError> {
         let options = self
             .client
             .lock()
@@ -65,10 +90,7 @@ impl JetStreamBroker {
                 "our nats-server is not up yet".into(),
             ));
         };
-        let client = Client::connect(&options, CONNECT_TIMEOUT)?;
-        self.check_shared_settings(&client)?;
-        ensure_streams(&client, &self.streams)?;
-        Ok(client)
+        Client::connect(&options, CONNECT_TIMEOUT)
     }
 
     /// Every node of a cluster must agree on these.
