@@ -1,8 +1,8 @@
 //! The command line: words in, a [`Command`] out. Reads no file and decides nothing.
 //!
 //! Flags keep the form of the Go implementation, `-config FILE` or `-config=FILE`, and may be
-//! written with two dashes as well. A subcommand, once there is one, is the first word: see
-//! [`parse`].
+//! written with two dashes as well. A subcommand is a word that is no flag's value; flags stand
+//! before or after it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,6 +17,9 @@ pub const HELP: &str = "\
 harmonylite keeps the SQLite databases of many machines the same, over NATS JetStream.
 
 usage: harmonylite [flags]
+       harmonylite conflicts [-json] [-config FILE]
+
+  conflicts            show which rows are kept aside because another has their UNIQUE values
 
   -config FILE         configuration, TOML (default: config.toml in the current directory)
   -node-id N           this node's id, from 1; goes before node_id of the configuration
@@ -24,6 +27,7 @@ usage: harmonylite [flags]
   -cleanup             take triggers and change log out of the database, and stop
   -version             print the version, and stop
   -help, -h            print this text, and stop
+  -json                for conflicts: as JSON
 
 The server that runs beside us while nats.urls is empty:
 
@@ -61,6 +65,11 @@ pub enum Command {
     Check(Options),
     /// Remove triggers and tables of ours from the database.
     Cleanup(Options),
+    /// Show which rows are displaced by which.
+    Conflicts {
+        config: Option<PathBuf>,
+        json: bool,
+    },
     Version,
     Help,
 }
@@ -98,8 +107,21 @@ pub struct CliError(String);
 const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
+/// The words that may stand among the flags.
+const SUBCOMMANDS: [&str; 1] = ["conflicts"];
+
+/// Flags whose value is the next word.
+const WITH_VALUE: [&str; 6] = [
+    "--config",
+    "--node-id",
+    "--cluster-addr",
+    "--cluster-peers",
+    "--leaf-servers",
+    "--leaf-server",
+];
+
 /// Flags with two dashes, as pico-args knows them.
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 11] = [
     "--config",
     "--node-id",
     "--check",
@@ -110,28 +132,67 @@ const FLAGS: [&str; 10] = [
     "--leaf-server",
     "--version",
     "--help",
+    "--json",
 ];
 
 /// Reads the arguments, without the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
-    let mut args = Arguments::from_vec(args.into_iter().flat_map(normalised).collect());
-    match args.subcommand() {
-        Ok(None) => parse_daemon(args),
-        Ok(Some(word)) => Err(CliError(format!("unexpected argument {word:?}"))),
-        Err(_) => Err(CliError("the first argument is not UTF-8".into())),
-    }
-}
-
-/// The command without a word in front: flags only.
-fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
+    let mut words: Vec<OsString> = args.into_iter().flat_map(normalised).collect();
+    let subcommand = take_subcommand(&mut words);
+    let mut args = Arguments::from_vec(words);
     if args.contains(["-h", "--help"]) {
         return Ok(Command::Help);
     }
     if args.contains("--version") {
         return Ok(Command::Version);
     }
+    match subcommand.as_deref() {
+        None => parse_daemon(args),
+        Some("conflicts") => {
+            let config = config(&mut args)?;
+            let json = args.contains("--json");
+            finish(args, "conflicts takes -config and -json alone")?;
+            Ok(Command::Conflicts { config, json })
+        }
+        Some(word) => Err(CliError(format!("unexpected argument {word:?}"))),
+    }
+}
+
+/// Takes out the first word that is neither a flag nor a flag's value, if we know it.
+fn take_subcommand(words: &mut Vec<OsString>) -> Option<String> {
+    let mut is_value = false;
+    let at = words.iter().position(|word| {
+        let word = word.to_string_lossy();
+        let was_value = std::mem::replace(&mut is_value, WITH_VALUE.contains(&&*word));
+        !was_value && !word.starts_with('-')
+    })?;
+    let word = words[at].to_str().filter(|w| SUBCOMMANDS.contains(w))?;
+    let word = word.to_owned();
+    words.remove(at);
+    Some(word)
+}
+
+fn config(args: &mut Arguments) -> Result<Option<PathBuf>, CliError> {
+    Ok(value(args, "--config")?.map(PathBuf::from))
+}
+
+/// All arguments must have been taken; `takes` says which ones the command knows.
+fn finish(args: Arguments, takes: &str) -> Result<(), CliError> {
+    let Some(left) = args.finish().into_iter().next() else {
+        return Ok(());
+    };
+    let left = left.to_string_lossy();
+    let is_elsewhere = FLAGS.contains(&&*left) && !takes.contains(shown(&left));
+    Err(CliError(match is_elsewhere {
+        true => format!("{} does not go here: {takes}", shown(&left)),
+        false => unexpected(&left),
+    }))
+}
+
+/// The command without a subcommand: flags only.
+fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
     let options = Options {
-        config: value(&mut args, "--config")?.map(PathBuf::from),
+        config: config(&mut args)?,
         node_id: parsed(&mut args, "--node-id", node_id)?,
         cluster_addr: parsed(&mut args, "--cluster-addr", str::parse)?,
         cluster_peers: parsed(&mut args, "--cluster-peers", |list| {
@@ -141,9 +202,12 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
         leaf_servers: leaf_servers(&mut args)?,
     };
     let (check, cleanup) = (args.contains("--check"), args.contains("--cleanup"));
-    if let Some(left) = args.finish().first() {
-        return Err(CliError(unexpected(&left.to_string_lossy())));
+    if args.contains("--json") {
+        return Err(CliError(
+            "-json does not go here: it is for conflicts".into(),
+        ));
     }
+    finish(args, &FLAGS.join(" "))?;
     match (check, cleanup) {
         (false, false) => Ok(Command::Run(options)),
         (true, false) => Ok(Command::Check(options)),

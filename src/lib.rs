@@ -52,7 +52,8 @@
 //! - Apply runs only when the raw log is empty under its own lock: a local change that is not yet
 //!   stamped is never overwritten.
 //! - A stamp is above what the row had, and above everything this node ever used, even after a
-//!   power cut: time is reserved ahead, with an fsync, once a minute of use.
+//!   power cut: time is reserved ahead, with an fsync, once a minute of use. What was written while
+//!   no daemon ran keeps its own time, but for those bounds (`database::noted`).
 //! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
 //! - Write transactions last about [`database::TIME_BOX`] and are followed by a pause of half of
 //!   what they took, so that an application always gets the lock.

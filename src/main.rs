@@ -28,6 +28,9 @@ fn main() -> ExitCode {
             load(options.config).map(|_| println!("the configuration is valid"))
         }
         Command::Cleanup(options) => load(options.config).and_then(|config| clean_up(&config)),
+        Command::Conflicts { config, json } => {
+            load(config).and_then(|_| Err(format!("conflicts (json: {json}) is not built yet")))
+        }
         Command::Run(options) => run(options),
     };
     match done {

@@ -24,6 +24,7 @@ mod apply_triggers;
 mod catalog;
 mod comparison;
 mod damage;
+mod noted;
 pub mod own_tables;
 mod reservation;
 pub mod rows;
@@ -229,7 +230,10 @@ impl Database {
                     self.roll_back()?;
                     return Err(e);
                 }
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    self.reservation.noted.ended(true);
+                    return Ok(value);
+                }
             }
         }
     }
@@ -263,6 +267,7 @@ impl Database {
         if !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
+        self.reservation.noted.ended(false);
         self.catalog.forget();
         self.sites = Sites::load(&self.conn)?;
         self.positions = crate::apply::Positions::load(&self.conn)?;
@@ -291,9 +296,21 @@ impl Database {
         Ok(stored?)
     }
 
-    /// The time that a change of `time_ms`, by the machine's clock, is stamped with.
-    pub(crate) fn stamp_time(&self, time_ms: i64) -> Result<i64> {
-        let time_ms = self.bounded_time(self.reservation.believe(time_ms, self.clock.now_ms()));
+    /// The time that a change found just now is stamped with.
+    pub(crate) fn stamp_now(&self) -> Result<i64> {
+        let now_ms = self.clock.now_ms();
+        self.reserved_time(self.reservation.believe(now_ms, now_ms))
+    }
+
+    /// The time that entry `id` of the raw log is stamped with, noted at `time_ms` by the machine's
+    /// clock.
+    pub(crate) fn stamp_entry(&self, id: i64, time_ms: i64) -> Result<i64> {
+        let now_ms = self.clock.now_ms();
+        self.reserved_time(self.reservation.believe_entry(id, time_ms, now_ms))
+    }
+
+    fn reserved_time(&self, time_ms: i64) -> Result<i64> {
+        let time_ms = self.bounded_time(time_ms);
         if self.reservation.covers(time_ms) {
             Ok(time_ms)
         } else {
