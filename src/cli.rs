@@ -18,16 +18,22 @@ harmonylite keeps the SQLite databases of many machines the same, over NATS JetS
 
 usage: harmonylite [flags]
        harmonylite conflicts [-json] [-config FILE]
+       harmonylite snapshots [-json] [flags]
+       harmonylite restore [-o FILE] [flags]
 
   conflicts            show which rows are kept aside because another has their UNIQUE values
+  snapshots            list the snapshots in the store
+  restore              write the newest snapshot to FILE (default: restored.db), as a plain
+                       database without anything of ours
 
   -config FILE         configuration, TOML (default: config.toml in the current directory)
   -node-id N           this node's id, from 1; goes before node_id of the configuration
   -check               say whether the configuration is sound, and stop
   -cleanup             take triggers and change log out of the database, and stop
+  -save-snapshot       save a snapshot, and stop; a daemon that runs does so on SIGUSR1
   -version             print the version, and stop
   -help, -h            print this text, and stop
-  -json                for conflicts: as JSON
+  -json                for conflicts and snapshots: as JSON
 
 The server that runs beside us while nats.urls is empty:
 
@@ -52,6 +58,9 @@ examples:
     harmonylite -config node-1.toml -cluster-addr 10.0.0.1:4221 \\
         -cluster-peers nats://10.0.0.2:4221/,nats://10.0.0.3:4221/
 
+  a copy of the newest snapshot, to look at or to keep
+    harmonylite restore -o backup.db -config /etc/harmonylite.toml
+
   leave a database as it was before
     harmonylite -config /etc/harmonylite.toml -cleanup
 ";
@@ -65,6 +74,18 @@ pub enum Command {
     Check(Options),
     /// Remove triggers and tables of ours from the database.
     Cleanup(Options),
+    /// Save a snapshot, then stop.
+    SaveSnapshot(Options),
+    /// Write the newest snapshot to a file, as a plain database.
+    Restore {
+        options: Options,
+        to: Option<PathBuf>,
+    },
+    /// List what the store of snapshots holds.
+    Snapshots {
+        options: Options,
+        json: bool,
+    },
     /// Show which rows are displaced by which.
     Conflicts {
         config: Option<PathBuf>,
@@ -108,10 +129,11 @@ const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
 /// The words that may stand among the flags.
-const SUBCOMMANDS: [&str; 1] = ["conflicts"];
+const SUBCOMMANDS: [&str; 3] = ["conflicts", "restore", "snapshots"];
 
 /// Flags whose value is the next word.
-const WITH_VALUE: [&str; 6] = [
+const WITH_VALUE: [&str; 7] = [
+    "-o",
     "--config",
     "--node-id",
     "--cluster-addr",
@@ -121,7 +143,8 @@ const WITH_VALUE: [&str; 6] = [
 ];
 
 /// Flags with two dashes, as pico-args knows them.
-const FLAGS: [&str; 11] = [
+const FLAGS: [&str; 12] = [
+    "--save-snapshot",
     "--config",
     "--node-id",
     "--check",
@@ -153,6 +176,24 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             let json = args.contains("--json");
             finish(args, "conflicts takes -config and -json alone")?;
             Ok(Command::Conflicts { config, json })
+        }
+        Some("restore") => {
+            let to = value(&mut args, "-o")?.map(PathBuf::from);
+            let options = options(&mut args)?;
+            finish(
+                args,
+                "restore takes -o FILE, and -config and what is for the server",
+            )?;
+            Ok(Command::Restore { options, to })
+        }
+        Some("snapshots") => {
+            let json = args.contains("--json");
+            let options = options(&mut args)?;
+            finish(
+                args,
+                "snapshots takes -json, and -config and what is for the server",
+            )?;
+            Ok(Command::Snapshots { options, json })
         }
         Some(word) => Err(CliError(format!("unexpected argument {word:?}"))),
     }
@@ -189,30 +230,37 @@ fn finish(args: Arguments, takes: &str) -> Result<(), CliError> {
     }))
 }
 
-/// The command without a subcommand: flags only.
-fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
-    let options = Options {
-        config: config(&mut args)?,
-        node_id: parsed(&mut args, "--node-id", node_id)?,
-        cluster_addr: parsed(&mut args, "--cluster-addr", str::parse)?,
-        cluster_peers: parsed(&mut args, "--cluster-peers", |list| {
+fn options(args: &mut Arguments) -> Result<Options, CliError> {
+    Ok(Options {
+        config: config(args)?,
+        node_id: parsed(args, "--node-id", node_id)?,
+        cluster_addr: parsed(args, "--cluster-addr", str::parse)?,
+        cluster_peers: parsed(args, "--cluster-peers", |list| {
             peers(list, &CLUSTER_SCHEMES)
         })?
         .unwrap_or_default(),
-        leaf_servers: leaf_servers(&mut args)?,
-    };
-    let (check, cleanup) = (args.contains("--check"), args.contains("--cleanup"));
+        leaf_servers: leaf_servers(args)?,
+    })
+}
+
+/// The command without a subcommand: flags only.
+fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
+    let options = options(&mut args)?;
+    let does = ["--check", "--cleanup", "--save-snapshot"].map(|flag| args.contains(flag));
     if args.contains("--json") {
         return Err(CliError(
-            "-json does not go here: it is for conflicts".into(),
+            "-json does not go here: it is for conflicts and snapshots".into(),
         ));
     }
     finish(args, &FLAGS.join(" "))?;
-    match (check, cleanup) {
-        (false, false) => Ok(Command::Run(options)),
-        (true, false) => Ok(Command::Check(options)),
-        (false, true) => Ok(Command::Cleanup(options)),
-        (true, true) => Err(CliError("-check and -cleanup do not go together".into())),
+    match does {
+        [false, false, false] => Ok(Command::Run(options)),
+        [true, false, false] => Ok(Command::Check(options)),
+        [false, true, false] => Ok(Command::Cleanup(options)),
+        [false, false, true] => Ok(Command::SaveSnapshot(options)),
+        _ => Err(CliError(
+            "of -check, -cleanup and -save-snapshot only one goes at a time".into(),
+        )),
     }
 }
 

@@ -278,6 +278,9 @@ impl Consumer {
         inside.hand_over(&mut applied.captured);
         let wake = inside.outbox.has_queued() || applied.captured.more;
         drop(inside);
+        if applied.rows > 0 {
+            self.gate.note_change();
+        }
         if wake {
             self.gate.wake_publisher();
         }

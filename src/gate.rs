@@ -5,6 +5,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -43,6 +44,8 @@ pub struct Gate {
     joined: AtomicBool,
     /// Something changed that the keeper of snapshots should look at.
     keeper: (Sender<()>, Receiver<()>),
+    /// When something changed last, here or in what arrived.
+    changed: Mutex<Instant>,
 }
 
 #[derive(Default)]
@@ -71,6 +74,7 @@ impl Gate {
             at_end: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             joined: AtomicBool::new(joined),
             keeper: bounded(1),
+            changed: Mutex::new(Instant::now()),
         };
         (gate, woken)
     }
@@ -82,6 +86,16 @@ impl Gate {
     /// There is something for the publisher to do.
     pub fn wake_publisher(&self) {
         let _ = self.wake.try_send(());
+    }
+
+    /// Rows changed just now.
+    pub fn note_change(&self) {
+        *locked(&self.changed) = Instant::now();
+    }
+
+    /// How long no row has changed.
+    pub fn quiet_for(&self) -> Duration {
+        locked(&self.changed).elapsed()
     }
 
     /// There may be something for the keeper of snapshots to do.

@@ -362,6 +362,9 @@ impl Publisher {
         let more = if changed || inside.database.has_more() {
             let mut captured = inside.database.capture()?;
             inside.hand_over(&mut captured);
+            if captured.changes > 0 {
+                self.gate.note_change();
+            }
             captured.more
         } else {
             false

@@ -59,6 +59,14 @@ impl From<StoreError> for RoundError {
     }
 }
 
+/// Somebody waits for a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    /// The newest will do if nothing was written since.
+    OnlyIfNew,
+    Always,
+}
+
 /// When to look again, if nothing happens before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -84,8 +92,7 @@ pub struct Keeper {
     newest: Option<Entry>,
     /// A snapshot is to be merged because the operator wants so.
     pub merge_first: bool,
-    /// A snapshot is to be made whether it is due or not.
-    pub asked: bool,
+    asked: Option<Asked>,
     /// Since when this node waits to be joined.
     waiting: Option<Duration>,
     made: u64,
@@ -97,17 +104,31 @@ impl Keeper {
             options,
             newest: None,
             merge_first: false,
-            asked: false,
+            asked: None,
             waiting: None,
             made: 0,
         }
+    }
+
+    /// A snapshot is to be made whether it is due or not.
+    pub fn ask(&mut self, only_if_new: bool) {
+        let asked = match only_if_new {
+            true => Asked::OnlyIfNew,
+            false => Asked::Always,
+        };
+        self.asked = self.asked.max(Some(asked));
+    }
+
+    /// Whether the snapshot that was asked for is still to be made.
+    pub fn is_asked(&self) -> bool {
+        self.asked.is_some()
     }
 
     /// Whether a round may have something to do, as far as can be told without the broker.
     pub fn has_work(&self, gate: &Gate) -> Result<bool, DatabaseError> {
         let mut inside = gate.enter();
         let db = &mut inside.database;
-        let needs = !gate.is_joined() || db.has_gap() || self.merge_first || self.asked;
+        let needs = !gate.is_joined() || db.has_gap() || self.merge_first || self.is_asked();
         Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new()).is_some())
     }
 
@@ -247,13 +268,13 @@ impl Keeper {
         let due =
             |keeper: &Keeper, round: &Round<'_>| keeper.due(&round.gate.enter().database, wanted);
         if due(self, round).is_none() {
+            self.asked = None; // only if there was something new
             return Ok(self.rest(round));
         }
         if let Some(why) = self.hindrance(round)? {
-            let asked = std::mem::take(&mut self.asked);
-            return match asked {
-                true => Err(RoundError::Refused(why.to_owned())),
-                false => Ok(Next::Rest),
+            return match self.asked.take() {
+                Some(_) => Err(RoundError::Refused(why.to_owned())),
+                None => Ok(Next::Rest),
             };
         }
         if !round.gate.all_at_end() {
@@ -270,7 +291,7 @@ impl Keeper {
         };
         round.registry.give_lease_back();
         made?;
-        self.asked = false;
+        self.asked = None;
         Ok(self.rest(round))
     }
 
@@ -290,8 +311,11 @@ impl Keeper {
     fn due(&self, db: &Database, wanted: &BTreeMap<String, Place>) -> Option<&'static str> {
         let places = db.places();
         let newest = match &self.newest {
-            _ if self.asked => return Some("it was asked for"),
+            _ if self.asked == Some(Asked::Always) => return Some("it was asked for"),
             None => return Some("there is none yet"),
+            Some(newest) if self.asked.is_some() && newest.streams != places => {
+                return Some("it was asked for");
+            }
             Some(newest) => newest,
         };
         let reached = |stream: &str, created: &str| {

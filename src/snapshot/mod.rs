@@ -11,6 +11,7 @@
 //! and nothing depends on which snapshot it was. It says how far each stream is in it: that is
 //! where reading goes on.
 
+pub mod commands;
 mod copy;
 pub mod keeper;
 pub mod manifest;

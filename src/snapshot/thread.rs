@@ -27,8 +27,13 @@ pub struct Places {
     pub store: Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>,
 }
 
-/// Asks for a snapshot; the answer says what became of it.
-pub type Ask = Sender<Result<(), String>>;
+/// Asks for a snapshot.
+pub struct Ask {
+    /// What became of it.
+    pub reply: Sender<Result<(), String>>,
+    /// The newest will do if nothing was written since.
+    pub only_if_new: bool,
+}
 
 /// What the thread listens to.
 pub struct Inputs {
@@ -98,8 +103,8 @@ impl Snapshots {
                 Event::Poke => {}
                 Event::Word => is_word = true,
                 Event::Ask(ask) => {
+                    self.keeper.ask(ask.only_if_new);
                     self.asked.push(ask);
-                    self.keeper.asked = true;
                 }
                 Event::Timeout => is_word = true,
             }
@@ -173,11 +178,7 @@ impl Snapshots {
             none => none.insert((self.places.registry)()?),
         };
         while registry.changes().try_recv().is_ok() {}
-        let mut watch = Watcher {
-            stop: &self.inputs.stop,
-            draws: self.inputs.draws && io::stderr().is_terminal(),
-            reported: Instant::now(),
-        };
+        let mut watch = Progress::new(&self.inputs.stop, self.inputs.draws);
         self.keeper.round(&mut Round {
             gate: &self.gate,
             registry,
@@ -211,11 +212,13 @@ impl Snapshots {
 
     /// Tells whoever asked for a snapshot, once it is made or cannot be.
     fn answer(&mut self, failure: Option<&str>) {
-        if self.keeper.asked && failure.is_none() {
+        if self.keeper.is_asked() && failure.is_none() {
             return; // not yet
         }
         for ask in self.asked.drain(..) {
-            let _ = ask.send(failure.map_or(Ok(()), |text| Err(text.to_owned())));
+            let _ = ask
+                .reply
+                .send(failure.map_or(Ok(()), |text| Err(text.to_owned())));
         }
     }
 
@@ -240,13 +243,24 @@ impl Snapshots {
 }
 
 /// Looks whether the process ends, and says how far the work is.
-struct Watcher<'a> {
+pub struct Progress<'a> {
     stop: &'a Receiver<()>,
     draws: bool,
     reported: Instant,
 }
 
-impl Watch for Watcher<'_> {
+impl<'a> Progress<'a> {
+    /// `draws`: for a person, if one sits at a terminal.
+    pub fn new(stop: &'a Receiver<()>, draws: bool) -> Self {
+        Progress {
+            stop,
+            draws: draws && io::stderr().is_terminal(),
+            reported: Instant::now(),
+        }
+    }
+}
+
+impl Watch for Progress<'_> {
     fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()> {
         if self.stop.try_recv() != Err(crossbeam_channel::TryRecvError::Empty) {
             return Err(transfer::stop());
@@ -275,7 +289,7 @@ impl Watch for Watcher<'_> {
 }
 
 /// One line of a terminal, drawn over the one before.
-pub fn draw(step: &str, done: u64, total: u64) {
+fn draw(step: &str, done: u64, total: u64) {
     const WIDTH: u64 = 40;
     let filled = (done * WIDTH / total.max(1)).min(WIDTH) as usize;
     let bar = format!("{:-<1$}", "#".repeat(filled), WIDTH as usize);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::database::DatabaseError;
+use crate::database::own_tables::set_meta;
 use crate::snapshot::copy::{CopyError, View};
 use crate::snapshot::manifest::{self, Entry, Manifest, fresh_name};
 use crate::snapshot::pack::{Unpacker, pack};
@@ -16,6 +17,9 @@ use crate::store::{Store, StoreError};
 /// What another node left and the manifest does not name is removed when it is this much older than
 /// the newest: nobody is still writing it.
 const LEFT_BEHIND_MS: i64 = 24 * 3600 * 1000;
+
+/// What lies beside a database that is not there belongs to nobody when it is this old.
+const LEFTOVER_AGE: Duration = Duration::from_secs(10);
 
 /// Beyond what a snapshot needs, this much of the disk is left to others.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -245,6 +249,73 @@ pub fn fetch(
     Ok(file)
 }
 
+/// Makes a fetched snapshot the database, unless one appeared meanwhile.
+pub fn put_in_place(file: Scratch, database: &Path) -> Result<(), TransferError> {
+    let prepare = || -> rusqlite::Result<()> {
+        let conn = Connection::open(file.path())?;
+        set_meta(&conn, "joined", 1)?; // there is nothing to merge it with
+        conn.close().map_err(|(_, e)| e)
+    };
+    prepare().map_err(|e| disk(file.path(), e))?;
+    let placed = remove_leftovers(database).and_then(|()| place(file.path(), database));
+    match placed {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        placed => placed.map_err(|e| disk(database, e)),
+    }
+}
+
+/// Gives a file its name, durably, unless that is taken.
+pub fn place(file: &Path, name: &Path) -> io::Result<()> {
+    fs::File::open(file)?.sync_all()?;
+    fs::hard_link(file, name).or_else(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => Err(e),
+        // A file system without hard links, as that of an SD card made elsewhere.
+        _ => rename_into(file, name),
+    })?;
+    sync_folder(name)
+}
+
+/// Removes what a database that is gone left beside it: SQLite would take that for the new one's.
+/// If it is not old, somebody is about to make a database.
+fn remove_leftovers(database: &Path) -> io::Result<()> {
+    for end in ["-wal", "-shm", "-journal"] {
+        let mut name = database.to_owned().into_os_string();
+        name.push(end);
+        let Ok(found) = fs::metadata(&name) else {
+            continue;
+        };
+        let age = found.modified()?.elapsed().unwrap_or_default();
+        if age < LEFTOVER_AGE || database.exists() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        fs::remove_file(&name)?;
+    }
+    Ok(())
+}
+
+/// Fails like a link if the name is taken.
+fn rename_into(file: &Path, database: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(
+        CWD,
+        file,
+        CWD,
+        database,
+        RenameFlags::NOREPLACE,
+    )?)
+}
+
+fn sync_folder(file: &Path) -> io::Result<()> {
+    fs::File::open(folder_of(file))?.sync_all()
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
 /// <https://www.sqlite.org/pragma.html#pragma_quick_check>
 fn quick_check(path: &Path) -> Result<(), String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -261,10 +332,7 @@ fn quick_check(path: &Path) -> Result<(), String> {
 
 /// Refuses to begin what the disk has no room for.
 fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let disk_state = rustix::fs::statvfs(folder).map_err(|e| disk(folder, e))?;
     let free = disk_state.f_bavail.saturating_mul(disk_state.f_frsize);
     if free < bytes + SPARE_BYTES {
