@@ -13,7 +13,7 @@ mod hostile;
 mod keys;
 mod oracle;
 mod random;
-mod support;
+pub(crate) mod support;
 mod transactions;
 mod values;
 

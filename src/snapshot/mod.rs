@@ -27,3 +27,6 @@ pub use copy::{CopyError, View};
 pub use manifest::{Entry, Manifest, Place};
 pub use merge::Merge;
 pub use tombstones::{Ages, Sweep};
+
+#[cfg(test)]
+mod tests;

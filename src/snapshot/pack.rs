@@ -156,7 +156,9 @@ mod tests {
     fn a_file_comes_back_and_nothing_else_does() {
         let dir = tempfile::tempdir().unwrap();
         let [plain, packed, back] = ["plain", "packed", "back"].map(|n| dir.path().join(n));
-        let content: Vec<u8> = (0..3_000_000u32).map(|i| (i * i >> 7) as u8).collect();
+        let content: Vec<u8> = (0..3_000_000u32)
+            .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+            .collect();
         std::fs::write(&plain, &content).unwrap();
         let mut seen = 0;
         let done = pack(&plain, &packed, &mut |bytes| {

@@ -140,6 +140,7 @@ pub fn upload(
         done: 0,
         total: packed.size,
         ended: false,
+        failed: None,
     };
     let sent = store.put(&entry.name, packed.size, &mut watched);
     if watched.ended {
@@ -233,12 +234,15 @@ pub fn fetch(
         done: 0,
         total: entry.size,
         ended: false,
+        failed: None,
     };
     let got = store.get(&entry.name, &mut watched);
-    if watched.ended {
-        return Err(TransferError::Stopped);
+    match (got, watched.failed) {
+        _ if watched.ended => return Err(TransferError::Stopped),
+        (Err(_), Some(e)) if e.raw_os_error().is_some() => return Err(disk(file.path(), e)),
+        (Err(_), Some(e)) => return Err(bad(store, &entry.name, e.to_string())),
+        (got, _) => got?,
     }
-    got?;
     let packed = watched.inner.finish();
     let packed = packed.map_err(|e| bad(store, &entry.name, e.to_string()))?;
     if (packed.size, &packed.sha256) != (entry.size, &entry.sha256) {
@@ -353,6 +357,8 @@ struct Watched<'w, T> {
     total: u64,
     /// The watch ended it.
     ended: bool,
+    /// What was read cannot be unpacked or written.
+    failed: Option<io::Error>,
 }
 
 impl<T> Watched<'_, T> {
@@ -375,11 +381,21 @@ impl<R: io::Read> io::Read for Watched<'_, R> {
 impl<W: Write> Write for Watched<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.done + bytes.len() as u64 > self.total {
-            return Err(io::Error::other("it is larger than announced"));
+            let text = "it is larger than announced";
+            self.failed = Some(io::Error::other(text));
+            return Err(io::Error::other(text));
         }
-        let count = self.inner.write(bytes)?;
-        self.see(count)?;
-        Ok(count)
+        match self.inner.write(bytes) {
+            Ok(count) => {
+                self.see(count)?;
+                Ok(count)
+            }
+            Err(e) => {
+                let told = io::Error::other(e.to_string());
+                self.failed = Some(e);
+                Err(told)
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

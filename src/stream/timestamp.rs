@@ -21,7 +21,7 @@ pub fn rfc3339(unix_ms: i64) -> String {
     let seconds = unix_ms.div_euclid(1000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // The year that a day is in is found by trying: it is one of two.
-    let mut year = 1970 + days.div_euclid(366);
+    let mut year = 1970 + days.div_euclid(366).min(days.div_euclid(365));
     while days_from_civil(year + 1, 1, 1) <= days {
         year += 1;
     }

@@ -21,7 +21,7 @@ pub struct Node {
     pub clock: Arc<ManualClock>,
     id: u64,
     read: u64,
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 /// Nodes begin in 2023: what the machine's clock gave the triggers is later than this.

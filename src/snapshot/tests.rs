@@ -1,0 +1,331 @@
+//! Snapshots between nodes that exchange frames by hand.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Entry, Merge, Place, View};
+use crate::apply::Position;
+use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
+
+mod keeping;
+
+pub const BOOKS: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE)";
+const ALL: &str = "SELECT * FROM Books ORDER BY 1";
+
+/// A view of all that the application has written so far.
+fn view(node: &mut Node) -> View {
+    for _ in 0..10_000 {
+        if let (Some(view), _) = node.db.view().unwrap() {
+            return view;
+        }
+    }
+    panic!("there are always changes left");
+}
+
+/// A copy in a file beside the database, and what the manifest would say of it.
+fn snapshot(node: &mut Node) -> (PathBuf, Entry) {
+    let view = view(node);
+    copy(node, view)
+}
+
+fn copy(node: &Node, view: View) -> (PathBuf, Entry) {
+    let file = node.dir.path().join(format!("copy-{}", rand(node)));
+    let streams = view.streams.clone();
+    view.copy(&file, &mut |_| Ok(())).unwrap();
+    let dropped = node.db.dropped().unwrap();
+    let entry = Entry {
+        name: "snapshot-1-1-0.db.zst".into(),
+        size: 1,
+        sha256: "0".repeat(64),
+        database_size: 1,
+        node: node.db.node(),
+        time_ms: 1,
+        schema: 0,
+        streams,
+        dropped: dropped.is_valid().then_some((dropped.hlc, dropped.node)),
+    };
+    (file, entry)
+}
+
+fn rand(node: &Node) -> usize {
+    std::fs::read_dir(node.dir.path()).unwrap().count()
+}
+
+fn merge(node: &mut Node, (file, entry): &(PathBuf, Entry)) {
+    let mut merge = Merge::open(file, entry).unwrap();
+    let ended = (0..100_000).any(|_| merge.step(&mut node.db).unwrap().0);
+    assert!(ended, "the merge never ends");
+    node.capture();
+}
+
+fn at(node: &mut Node, seq: u64) {
+    let created = "2026-01-01T00:00:00Z".to_owned();
+    let position = Position {
+        seq,
+        created,
+        ..Position::default()
+    };
+    node.db.move_position("s", position);
+    node.db.flush().unwrap();
+}
+
+/// Both nodes read what the other has to say, and are the same then.
+fn meet(nodes: &mut [Node]) -> String {
+    exchange(nodes);
+    exchange(nodes);
+    nodes.iter_mut().for_each(Node::check);
+    assert_equal(nodes, ALL)
+}
+
+#[test]
+fn a_database_without_tables_becomes_the_same() {
+    let schema = format!(
+        "{BOOKS}; CREATE INDEX by_title ON Books(title);
+         CREATE VIEW titles AS SELECT title FROM Books;
+         CREATE TABLE log(text); CREATE VIRTUAL TABLE search USING fts5(title);
+         CREATE TRIGGER logged AFTER INSERT ON Books BEGIN INSERT INTO log VALUES (NEW.title); END"
+    );
+    let mut a = Node::new(1, &schema);
+    a.run("INSERT INTO Books VALUES (1, 'Dune', 'x'), (2, 'Emma', 'y'), (3, x'00ff', NULL)");
+    a.run("DELETE FROM Books WHERE id = 2");
+    at(&mut a, 17);
+    let mut b = Node::new(2, "");
+    merge(&mut b, &snapshot(&mut a));
+    let mut n = [a, b];
+    assert_equal(&n, ALL);
+    assert_equal(&n, "SELECT * FROM titles ORDER BY 1");
+    assert_equal(&n, "SELECT count(*) FROM log");
+    assert_eq!(n[1].db.position("s").seq, 17);
+    // The tombstone came along: an old copy of the row does not come back.
+    assert_eq!(n[0].versions(), n[1].versions());
+    n[1].run("INSERT INTO Books VALUES (4, 'new', 'y')");
+    meet(&mut n);
+}
+
+#[test]
+fn local_writes_survive_and_are_published() {
+    let mut n = cluster(2, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'a', 'x'), (2, 'b', 'y'), (3, 'c', NULL)");
+    exchange(&mut n);
+    n.iter_mut()
+        .for_each(|node| node.clock.advance(Duration::from_secs(1)));
+    // Long apart: the streams forget what was said.
+    n[0].run("UPDATE Books SET title = 'a0' WHERE id = 1; DELETE FROM Books WHERE id = 2");
+    n[0].publish();
+    n.iter_mut()
+        .for_each(|node| node.clock.advance(Duration::from_secs(1)));
+    n[1].run("UPDATE Books SET title = 'c1' WHERE id = 3; INSERT INTO Books VALUES (4, 'd', 'w')");
+    let (first, rest) = n.split_at_mut(1);
+    merge(&mut rest[0], &snapshot(&mut first[0]));
+    assert_eq!(
+        n[1].rows("SELECT title FROM Books ORDER BY id"),
+        "t'a0'\nt'c1'\nt'd'"
+    );
+    assert_eq!(meet(&mut n).lines().count(), 3);
+}
+
+#[test]
+fn merging_twice_or_half_changes_nothing() {
+    let mut n = cluster(2, BOOKS);
+    for i in 0..40 {
+        n[0].run(&format!("INSERT INTO Books VALUES ({i}, 'a', {i})"));
+        n[1].run(&format!(
+            "INSERT OR REPLACE INTO Books VALUES ({i} + 20, 'b', {i} + 10)"
+        ));
+    }
+    let (first, rest) = n.split_at_mut(1);
+    let taken = snapshot(&mut first[0]);
+    let mut half = Merge::open(&taken.0, &taken.1).unwrap();
+    half.step(&mut rest[0].db).unwrap();
+    drop(half); // the process is killed
+    rest[0].restart();
+    merge(&mut rest[0], &taken);
+    let once = rest[0].dump();
+    merge(&mut rest[0], &taken);
+    assert_eq!(rest[0].dump(), once);
+    meet(&mut n);
+}
+
+#[test]
+fn what_the_application_writes_during_the_copy_is_not_in_it() {
+    let mut a = Node::new(1, BOOKS);
+    a.run("INSERT INTO Books VALUES (1, 'before', 'x')");
+    let seen = view(&mut a);
+    a.run("UPDATE Books SET title = 'after'; INSERT INTO Books VALUES (2, 'after', 'y')");
+    a.capture();
+    let taken = copy(&a, seen);
+    let mut b = Node::new(2, BOOKS);
+    merge(&mut b, &taken);
+    assert_eq!(b.rows("SELECT id, title FROM Books"), "i1 t'before'");
+    let mut n = [a, b];
+    meet(&mut n);
+}
+
+#[test]
+fn displaced_held_and_unsent_rows_come_along() {
+    let mut n = cluster(2, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'a', 'same')");
+    n[1].run("INSERT INTO Books VALUES (2, 'b', 'same')");
+    exchange(&mut n);
+    assert_eq!(n[0].db.displaced().unwrap(), 1);
+    // A table that only one has is held by the other.
+    n[1].run("CREATE TABLE extra(k TEXT PRIMARY KEY, v); INSERT INTO extra VALUES ('k', 7)");
+    exchange(&mut n);
+    n[0].run("INSERT INTO Books VALUES (9, 'not sent', 'z')");
+    let mut c = Node::new(
+        3,
+        &format!("{BOOKS}; CREATE TABLE extra(k TEXT PRIMARY KEY, v)"),
+    );
+    merge(&mut c, &snapshot(&mut n[0]));
+    assert_eq!(c.rows("SELECT v FROM extra"), "i7");
+    assert_eq!(c.db.displaced().unwrap(), 1);
+    // The maker is lost for ever; what it had not sent is sent by the one that took it over.
+    let mut left = [n.pop().unwrap(), c];
+    meet(&mut left);
+    assert_eq!(
+        left[0].rows("SELECT title FROM Books WHERE id = 9"),
+        "t'not sent'"
+    );
+    // The winner goes, the displaced row comes back on both.
+    left[0].run("UPDATE Books SET isbn = 'other' WHERE isbn = 'same'");
+    assert!(meet(&mut left).contains("same"));
+}
+
+#[test]
+fn rows_from_before_give_way_to_the_founders() {
+    let with = |rows: &str| format!("{BOOKS}; INSERT INTO Books VALUES {rows}");
+    for (founder, joining) in [(1, 2), (2, 1)] {
+        let mut a = Node::new(
+            founder,
+            &with("(1, 'founder', 'x'), (2, 'only there', 'y')"),
+        );
+        let mut b = Node::new(joining, &with("(1, 'joining', 'x'), (3, 'only here', 'z')"));
+        a.db.found().unwrap();
+        a.capture();
+        b.capture();
+        merge(&mut b, &snapshot(&mut a));
+        let mut n = [a, b];
+        assert_eq!(meet(&mut n).lines().count(), 3);
+        assert_eq!(
+            n[1].rows("SELECT title FROM Books WHERE id = 1"),
+            "t'founder'"
+        );
+    }
+}
+
+/// The time after which tombstones go, with some to spare.
+const RETENTION: Duration = Duration::from_secs(31 * 24 * 3600);
+
+/// Everybody hears the broker's time, notes it, and drops what is due.
+fn sweep(node: &mut Node) -> u64 {
+    let now_ms = crate::clock::Clock::now_ms(&*node.clock);
+    node.db.heard_broker_time(now_ms);
+    node.db.note_age().unwrap();
+    let Some(mut sweep) = node.db.sweep().unwrap() else {
+        return 0;
+    };
+    while !node.db.sweep_step(&mut sweep).unwrap() {}
+    node.check();
+    sweep.dropped
+}
+
+#[test]
+fn a_delete_is_forgotten_and_still_reaches_who_comes_back() {
+    let mut n = cluster(3, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y'), (3, 'goes', 'z')");
+    exchange(&mut n);
+    n.iter_mut().for_each(|node| at(node, 10));
+    n[2].run("UPDATE Books SET title = 'not sent' WHERE id = 3");
+    n[2].capture();
+    let mut away = n.pop().unwrap();
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books WHERE id IN (1, 3)");
+    exchange(&mut n);
+    n.iter_mut().for_each(|node| at(node, 20));
+    for node in &mut n {
+        assert_eq!(sweep(node), 0, "too early");
+        node.clock.advance(RETENTION);
+        assert_eq!(sweep(node), 2);
+        assert_eq!(node.db.tombstones("Books").unwrap(), 0);
+    }
+    // Row 1 was deleted while it was away; the write of row 3 nobody else knows.
+    merge(&mut away, &snapshot(&mut n[0]));
+    assert_eq!(away.rows("SELECT id FROM Books ORDER BY 1"), "i2\ni3");
+    n.push(away);
+    assert_eq!(meet(&mut n).lines().count(), 2);
+    // Nobody remembers anything of row 1: it may be there again.
+    n[1].run("INSERT INTO Books VALUES (1, 'again', 'x')");
+    assert_eq!(meet(&mut n).lines().count(), 3);
+}
+
+#[test]
+fn what_is_new_to_the_others_is_not_taken_for_deleted() {
+    let mut n = cluster(2, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y')");
+    exchange(&mut n);
+    n.iter_mut().for_each(|node| at(node, 10));
+    // Written after the snapshot's place in the stream, and read here already.
+    n[1].run("INSERT INTO Books VALUES (5, 'newer', 'n')");
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books WHERE id = 1");
+    exchange(&mut n);
+    n[0].clock.advance(RETENTION);
+    sweep(&mut n[0]);
+    n[0].clock.advance(RETENTION);
+    sweep(&mut n[0]);
+    let (first, rest) = n.split_at_mut(1);
+    let mut taken = snapshot(&mut first[0]);
+    taken.1.streams = BTreeMap::from([(
+        "s".to_owned(),
+        Place {
+            seq: 9,
+            id: String::new(),
+            created: "2026-01-01T00:00:00Z".into(),
+        },
+    )]);
+    merge(&mut rest[0], &taken);
+    assert_eq!(rest[0].rows("SELECT count(*) FROM Books"), "i2");
+    meet(&mut n);
+}
+
+#[test]
+fn an_old_tombstone_that_wins_is_told_again() {
+    let mut n = cluster(2, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
+    let said = n[0].publish();
+    n[1].apply(&said);
+    n[1].clock.advance(Duration::from_secs(5));
+    n[1].run("DELETE FROM Books");
+    n[1].publish();
+    let now_ms = crate::clock::Clock::now_ms(&*n[1].clock);
+    n[1].db.heard_broker_time(now_ms);
+    n[1].db.note_age().unwrap();
+    n[1].apply(&said);
+    assert_eq!(
+        n[1].db.unsent().unwrap(),
+        0,
+        "everybody was told a moment ago"
+    );
+    n[1].clock.advance(RETENTION / 2);
+    n[1].db.note_age().unwrap();
+    n[1].apply(&said);
+    assert_eq!(n[1].db.unsent().unwrap(), 1);
+    let again = n[1].publish();
+    n[0].apply(&again);
+    assert_eq!(n[0].rows("SELECT count(*) FROM Books"), "i0");
+}
+
+#[test]
+fn a_copy_can_be_ended() {
+    let mut a = Node::new(1, BOOKS);
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+         INSERT INTO Books SELECT i, hex(randomblob(2000)), i FROM n",
+    );
+    let seen = view(&mut a);
+    let file = a.dir.path().join("copy");
+    let ended = seen.copy(&file, &mut |_| Err(io::Error::other("stopped")));
+    assert_eq!(ended.unwrap_err().to_string(), "stopped");
+}

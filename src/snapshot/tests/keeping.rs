@@ -1,0 +1,350 @@
+//! The keeper, with a folder as store and a registry in memory.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{BOOKS, at};
+use crate::apply::Position;
+use crate::apply::tests::support::Node;
+use crate::config::snapshot::Store as Kind;
+use crate::gate::Gate;
+use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
+use crate::snapshot::manifest::{Entry, NAME, Place};
+use crate::snapshot::registry::Registry;
+use crate::snapshot::transfer::Watch;
+use crate::store::{self, Store, StoreError};
+use crate::stream::StreamError;
+
+#[derive(Default)]
+struct Shared {
+    leader: Option<u64>,
+    founder: Option<u64>,
+    newest: Option<Entry>,
+    wanted: BTreeMap<String, Place>,
+}
+
+#[derive(Clone)]
+struct Memory(Arc<Mutex<Shared>>, u64);
+
+impl Memory {
+    fn with<T>(&self, f: impl FnOnce(&mut Shared) -> T) -> Result<T, StreamError> {
+        Ok(f(&mut self.0.lock().unwrap()))
+    }
+}
+
+impl Registry for Memory {
+    fn lease(&mut self) -> Result<bool, StreamError> {
+        let own = self.1;
+        self.with(|s| *s.leader.get_or_insert(own) == own)
+    }
+
+    fn give_lease_back(&mut self) {
+        self.0.lock().unwrap().leader = None;
+    }
+
+    fn is_led(&mut self) -> Result<bool, StreamError> {
+        self.with(|s| s.leader.is_some())
+    }
+
+    fn found(&mut self, node: u64) -> Result<bool, StreamError> {
+        self.with(|s| *s.founder.get_or_insert(node) == node)
+    }
+
+    fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
+        self.with(|s| s.newest.clone())
+    }
+
+    fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+        self.with(|s| s.newest = Some(entry.clone()))
+    }
+
+    fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+        self.with(|s| s.wanted.clone())
+    }
+
+    fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+        self.with(|s| s.wanted.extend(places.clone()))
+    }
+}
+
+struct Nobody;
+
+impl Watch for Nobody {
+    fn progress(&mut self, _: &'static str, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn pause(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A node with a keeper.
+struct Kept {
+    gate: Gate,
+    app: rusqlite::Connection,
+    clock: Arc<crate::clock::ManualClock>,
+    keeper: Keeper,
+    registry: Memory,
+    dir: tempfile::TempDir,
+}
+
+struct Cluster {
+    shared: Arc<Mutex<Shared>>,
+    store: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        Cluster {
+            shared: Arc::default(),
+            store: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn node(&self, id: u64, schema: &str) -> Kept {
+        let mut node = Node::new(id, schema);
+        node.capture();
+        at(&mut node, 1);
+        let Node {
+            db,
+            app,
+            clock,
+            dir,
+            ..
+        } = node;
+        let (gate, _) = Gate::new(db, 1);
+        gate.set_at_end(1, true);
+        let keeper = Keeper::new(Options {
+            cluster: "c".into(),
+            max_entries: 64,
+            interval: None,
+            leader_ttl: Duration::from_secs(30),
+            may_make: true,
+        });
+        let registry = Memory(self.shared.clone(), id);
+        Kept {
+            gate,
+            app,
+            clock,
+            keeper,
+            registry,
+            dir,
+        }
+    }
+
+    fn round(&self, node: &mut Kept) -> Result<Next, RoundError> {
+        self.round_with(node, &|| open(self.store.path()))
+    }
+
+    fn round_with(
+        &self,
+        node: &mut Kept,
+        open_store: &dyn Fn() -> Result<Box<dyn Store>, StoreError>,
+    ) -> Result<Next, RoundError> {
+        node.keeper.round(&mut Round {
+            gate: &node.gate,
+            registry: &mut node.registry,
+            open_store,
+            watch: &mut Nobody,
+        })
+    }
+
+    fn objects(&self) -> Vec<String> {
+        let mut names = open(self.store.path()).unwrap().list().unwrap();
+        names.sort();
+        names
+    }
+
+    fn newest(&self) -> Option<Entry> {
+        self.shared.lock().unwrap().newest.clone()
+    }
+}
+
+fn open(folder: &Path) -> Result<Box<dyn Store>, StoreError> {
+    let nowhere = || Err(StreamError::Disconnected("no broker".into()));
+    store::open(&Kind::File(folder.to_owned()), "c", &nowhere)
+}
+
+fn titles(node: &Kept) -> Vec<String> {
+    let mut list = node
+        .app
+        .prepare("SELECT title FROM Books ORDER BY 1")
+        .unwrap();
+    let all = list.query_map([], |r| r.get(0)).unwrap();
+    all.collect::<Result<_, _>>().unwrap()
+}
+
+fn move_on(node: &Kept, seq: u64, gap: Option<u64>) {
+    let mut inside = node.gate.enter();
+    let known = inside.database.position("s");
+    inside
+        .database
+        .move_position("s", Position { seq, gap, ..known });
+    inside.database.flush().unwrap();
+}
+
+#[test]
+fn the_first_founds_and_the_others_join() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    let mut b = cluster.node(2, BOOKS);
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'a', 'x')")
+        .unwrap();
+    assert!(a.keeper.has_work(&a.gate).unwrap());
+    cluster.round(&mut a).unwrap();
+    assert!(a.gate.is_joined() && !b.gate.is_joined());
+    assert_eq!(cluster.objects().len(), 2, "a manifest and a snapshot");
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.is_joined());
+    assert_eq!(titles(&b), ["a"]);
+    for node in [&mut a, &mut b] {
+        cluster.round(node).unwrap();
+        assert!(!node.keeper.has_work(&node.gate).unwrap(), "all is done");
+    }
+}
+
+#[test]
+fn who_waits_for_the_founder_waits_as_long_as_there_is_hope() {
+    let cluster = Cluster::new();
+    let mut b = cluster.node(2, BOOKS);
+    cluster.shared.lock().unwrap().founder = Some(1);
+    cluster.shared.lock().unwrap().leader = Some(1);
+    cluster.round(&mut b).unwrap();
+    b.clock.advance(Duration::from_secs(100));
+    cluster.round(&mut b).unwrap();
+    assert!(!b.gate.is_joined(), "the founder is at it");
+    cluster.shared.lock().unwrap().leader = None;
+    cluster.round(&mut b).unwrap();
+    assert!(!b.gate.is_joined(), "it may come back");
+    b.clock.advance(Duration::from_secs(31));
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.is_joined(), "nobody waits for ever");
+    assert!(cluster.newest().is_some(), "and somebody makes the first");
+}
+
+#[test]
+fn a_broken_store_stops_nobody() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    let broken = || open(Path::new("/no/such/folder"));
+    assert!(cluster.round_with(&mut a, &broken).is_err());
+    assert!(!a.gate.is_joined());
+    a.clock.advance(Duration::from_secs(31));
+    assert!(cluster.round_with(&mut a, &broken).is_err());
+    assert!(a.gate.is_joined());
+    cluster.round(&mut a).unwrap();
+    assert!(cluster.newest().is_some(), "later it is there again");
+}
+
+#[test]
+fn made_at_half_of_the_entries_and_two_are_kept() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    cluster.round(&mut a).unwrap();
+    let first = cluster.newest().unwrap();
+    move_on(&a, 33, None);
+    assert!(!a.keeper.has_work(&a.gate).unwrap());
+    for (i, seq) in [34, 68, 102].into_iter().enumerate() {
+        a.clock.advance(Duration::from_secs(1));
+        move_on(&a, seq, None);
+        assert!(a.keeper.has_work(&a.gate).unwrap());
+        cluster.round(&mut a).unwrap();
+        assert_eq!(cluster.newest().unwrap().streams["s"].seq, seq);
+        assert_eq!(cluster.objects().len(), 3, "{i}");
+    }
+    assert!(!cluster.objects().contains(&first.name));
+    assert_eq!(
+        std::fs::read_dir(a.dir.path()).unwrap().count(),
+        3,
+        "nothing is left beside it"
+    );
+}
+
+#[test]
+fn what_was_missed_is_asked_for_and_merged() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    let mut b = cluster.node(2, BOOKS);
+    cluster.round(&mut a).unwrap();
+    cluster.round(&mut b).unwrap();
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'missed', 'x')")
+        .unwrap();
+    move_on(&a, 20, None);
+    move_on(&b, 15, Some(15));
+    b.app
+        .execute_batch("INSERT INTO Books VALUES (2, 'local', 'y')")
+        .unwrap();
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.enter().database.has_gap() && titles(&b) == ["local"]);
+    cluster.round(&mut a).unwrap();
+    assert_eq!(cluster.newest().unwrap().streams["s"].seq, 20);
+    cluster.round(&mut b).unwrap();
+    assert!(!b.gate.enter().database.has_gap());
+    assert_eq!(titles(&b), ["local", "missed"]);
+    assert_eq!(b.gate.enter().database.position("s").seq, 20);
+}
+
+#[test]
+fn a_node_that_lacks_something_makes_none() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    cluster.round(&mut a).unwrap();
+    move_on(&a, 200, Some(100));
+    a.keeper.ask(false);
+    cluster.round(&mut a).unwrap();
+    assert_eq!(cluster.newest().unwrap().streams["s"].seq, 1);
+    assert!(a.keeper.is_asked(), "once the gap is closed");
+    move_on(&a, 200, None);
+    cluster.round(&mut a).unwrap();
+    assert!(!a.keeper.is_asked());
+    assert_eq!(cluster.newest().unwrap().streams["s"].seq, 200);
+}
+
+#[test]
+fn a_damaged_snapshot_is_not_merged_but_the_one_before_is() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'old', 'x')")
+        .unwrap();
+    cluster.round(&mut a).unwrap();
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (2, 'new', 'y')")
+        .unwrap();
+    a.clock.advance(Duration::from_secs(1));
+    move_on(&a, 100, None);
+    cluster.round(&mut a).unwrap();
+    let file = cluster.store.path().join(cluster.newest().unwrap().name);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let mut b = cluster.node(2, BOOKS);
+    cluster.round(&mut b).unwrap();
+    assert_eq!(titles(&b), ["old"]);
+    assert_eq!(
+        b.gate.enter().database.position("s").seq,
+        1,
+        "the rest is in the stream"
+    );
+}
+
+#[test]
+fn another_clusters_place_is_left_alone() {
+    let cluster = Cluster::new();
+    let theirs = r#"{"format": 1, "cluster": "other", "snapshots": []}"#;
+    std::fs::write(cluster.store.path().join(NAME), theirs).unwrap();
+    let mut a = cluster.node(1, BOOKS);
+    let error = cluster.round(&mut a).unwrap_err().to_string();
+    assert!(error.contains("another cluster"), "{error}");
+    assert_eq!(cluster.objects(), [NAME]);
+    a.clock.advance(Duration::from_secs(31));
+    assert!(cluster.round(&mut a).is_err());
+    assert_eq!(cluster.objects(), [NAME]);
+}
