@@ -3,11 +3,12 @@
 //! What all nodes must share stands in a bucket of the broker; a node that is set up otherwise is
 //! told so by name instead of writing into the wrong streams.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::model::frame;
-use crate::snapshot::registry::KeyValueRegistry;
+use crate::snapshot::registry::{KeyValueRegistry, PUBLISHER};
 use crate::stream::client::{Client, ClientOptions};
 use crate::stream::jetstream::{StreamOptions, ensure_streams, stream_name};
 use crate::stream::key_value::KeyValue;
@@ -39,11 +40,14 @@ pub struct JetStreamBroker {
     /// None while our own server is not up.
     client: Mutex<Option<ClientOptions>>,
     streams: StreamOptions,
+    /// Who publishes here.
+    node: AtomicU64,
 }
 
 impl JetStreamBroker {
-    pub fn new(client: Option<ClientOptions>, streams: StreamOptions) -> Self {
+    pub fn new(client: Option<ClientOptions>, streams: StreamOptions, node: u64) -> Self {
         JetStreamBroker {
+            node: AtomicU64::new(node),
             client: Mutex::new(client),
             streams,
         }
@@ -152,6 +156,10 @@ impl JetStreamBroker {
 impl Broker for JetStreamBroker {
     fn writer(&self) -> Result<Box<dyn Writer>, StreamError> {
         let client = self.prepared()?;
+        // Known before the first message: whoever misses some asks whose they may have been.
+        let bucket = meta_bucket(&self.streams.stream_prefix);
+        let name = format!("{PUBLISHER}{}", self.node.load(Ordering::Relaxed));
+        KeyValue::open(&client, &bucket).create(&name, b"")?;
         Ok(Box::new(JetStreamWriter::new(client, &self.streams)?))
     }
 

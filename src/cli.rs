@@ -259,7 +259,7 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
         [false, true, false] => Ok(Command::Cleanup(options)),
         [false, false, true] => Ok(Command::SaveSnapshot(options)),
         _ => Err(CliError(
-            "of -check, -cleanup and -save-snapshot only one goes at a time".into(),
+            "-check, -cleanup and -save-snapshot do not go together".into(),
         )),
     }
 }

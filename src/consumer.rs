@@ -18,6 +18,7 @@ use crate::gate::Gate;
 use crate::model::backoff::Backoff;
 use crate::model::frame::{Frame, MAX_ROW_BYTES, unpack};
 use crate::same_stream;
+use crate::snapshot::gap::Gap;
 use crate::stream::{Message, Reader, StreamError, StreamState};
 use crate::thread::{Exited, spawn};
 
@@ -189,6 +190,7 @@ impl Consumer {
             if let Some(last) = messages.last() {
                 self.apply(&messages)?;
                 from = last.sequence + 1;
+                self.gate.has_read();
             }
         }
     }
@@ -214,7 +216,7 @@ impl Consumer {
                 first - 1
             );
         }
-        position.gap = Some(first - 1);
+        position.gap = Some(Gap::new(first - 1));
         position.seq = first - 1;
         position.id.clear();
         inside.database.move_position(&self.stream, position);

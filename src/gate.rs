@@ -44,6 +44,8 @@ pub struct Gate {
     joined: AtomicBool,
     /// Something changed that the keeper of snapshots should look at.
     keeper: (Sender<()>, Receiver<()>),
+    /// The publisher waits for the consumers to read on.
+    waits: AtomicBool,
     /// When something changed last, here or in what arrived.
     changed: Mutex<Instant>,
 }
@@ -74,6 +76,7 @@ impl Gate {
             at_end: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             joined: AtomicBool::new(joined),
             keeper: bounded(1),
+            waits: AtomicBool::new(false),
             changed: Mutex::new(Instant::now()),
         };
         (gate, woken)
@@ -86,6 +89,23 @@ impl Gate {
     /// There is something for the publisher to do.
     pub fn wake_publisher(&self) {
         let _ = self.wake.try_send(());
+    }
+
+    /// Whether streams are read here at all.
+    pub fn reads(&self) -> bool {
+        !self.at_end.is_empty()
+    }
+
+    /// The publisher is to be woken when something was read.
+    pub fn wait_for_readers(&self) {
+        self.waits.store(true, Ordering::Relaxed);
+    }
+
+    /// Something was read.
+    pub fn has_read(&self) {
+        if self.waits.swap(false, Ordering::Relaxed) {
+            self.wake_publisher();
+        }
     }
 
     /// Rows changed just now.

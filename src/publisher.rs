@@ -60,6 +60,8 @@ pub struct Options {
     pub publish: bool,
     pub compress: bool,
     pub max_transaction_bytes: usize,
+    /// How many messages of ours may be in a stream that were not read back yet.
+    pub most_ahead: u64,
     /// How often marks and positions are stored when nothing else is written.
     pub cleanup_interval: Duration,
     /// How often to look without a hint, if the hints cannot be relied on.
@@ -398,6 +400,19 @@ impl Publisher {
         let mut sent = false;
         while link.has_room() {
             let mut inside = self.gate.enter();
+            if self.gate.reads() {
+                // What we push out of a stream before it is read is lacking here, too.
+                let streams = self.streams.iter();
+                let unread = streams
+                    .map(|s| inside.database.unread(s))
+                    .max()
+                    .unwrap_or(0);
+                let ahead = unread + link.messages.len() as u64;
+                if ahead >= self.options.most_ahead {
+                    self.gate.wait_for_readers();
+                    break;
+                }
+            }
             if inside.outbox.is_empty() && !inside.database.is_live() {
                 if !self.gate.all_at_end() || !self.gate.is_joined() {
                     break; // we are woken when that is so

@@ -36,7 +36,8 @@ pub fn look(
         log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
         inside.database.publish_all_again()?;
         position = Position {
-            gap: position.gap.map(|_| 0),
+            // A stream that is new gets everything again, from every node.
+            gap: position.gap.filter(|_| position.created == state.created),
             ..Position::default()
         };
         gate.wake_publisher();

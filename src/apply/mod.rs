@@ -25,6 +25,7 @@ mod parts;
 mod positions;
 mod settling;
 mod tuples;
+mod twin;
 mod unique;
 
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
@@ -106,7 +107,10 @@ impl Database {
     ) -> Result<usize> {
         match &message.content {
             Content::Own => Ok(0),
-            Content::Frame(Frame::Rows { nodes, tables }) => self.apply_rows(nodes, tables, frames),
+            Content::Frame(Frame::Rows { nodes, tables }) => {
+                self.look_for_twin(nodes, tables)?;
+                self.apply_rows(nodes, tables, frames)
+            }
             Content::Frame(Frame::Part(part)) => self.take_part(stream, message.seq, part, frames),
             Content::Bad { reason, data } => {
                 self.quarantine(stream, message.seq, reason, data)?;

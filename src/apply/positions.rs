@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use rusqlite::{Connection, params};
 
 use crate::database::{Database, Result};
-use crate::snapshot::Place;
+use crate::snapshot::gap::{Gap, Reach, after_merge};
+use crate::snapshot::{Entry, Place};
 
 /// A place in a stream, and what tells that the stream is still the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,9 +23,8 @@ pub struct Position {
     /// The newest message of ours that the broker acknowledged: it may forget it all the same.
     pub acked_seq: u64,
     pub acked_id: String,
-    /// Last sequence that was missed because the broker no longer had it; none if none was. 0 if it
-    /// was missed in a stream that is gone: any snapshot of the present one makes up for it.
-    pub gap: Option<u64>,
+    /// What was missed because the broker no longer had it; none if nothing was.
+    pub gap: Option<Gap>,
 }
 
 /// Positions of all streams.
@@ -39,7 +39,8 @@ impl Positions {
         let mut statement =
             conn.prepare("SELECT stream, seq, id, created, gap, acked_seq, acked_id FROM __harmonylite___seq_map")?;
         let read = |r: &rusqlite::Row<'_>| {
-            let gap = r.get::<_, Option<i64>>(4)?.map(|g| g as u64);
+            let gap = r.get::<_, Option<String>>(4)?;
+            let gap = gap.and_then(|text| serde_json::from_str(&text).ok());
             let seq = r.get::<_, i64>(1)? as u64;
             Ok((
                 r.get(0)?,
@@ -63,9 +64,9 @@ impl Positions {
     }
 }
 
-fn closes(place: &Place, known: &Position) -> bool {
-    known.gap.is_some_and(|gap| place.seq >= gap)
-        && (known.created.is_empty() || place.created == known.created)
+fn reach(seq: u64, gap: &Option<Gap>) -> Reach<'_> {
+    let gap = gap.as_ref();
+    Reach { seq, gap }
 }
 
 impl Database {
@@ -118,6 +119,7 @@ impl Database {
                 seq: p.seq,
                 id: p.id.clone(),
                 created: p.created.clone(),
+                gap: p.gap.clone(),
             };
             (stream.clone(), place)
         };
@@ -135,20 +137,44 @@ impl Database {
         self.positions.known.iter().all(covers)
     }
 
-    /// Whether a snapshot that is this far brings what was missed here.
-    pub(crate) fn makes_up(&self, places: &BTreeMap<String, Place>) -> bool {
-        let missed = self.positions.known.iter().filter(|(_, p)| p.gap.is_some());
-        let brings = |(stream, known): (&String, &Position)| {
-            places.get(stream).is_some_and(|p| closes(p, known))
+    /// Whether a snapshot brings some of what was missed here.
+    pub(crate) fn is_helped_by(&self, entry: &Entry) -> bool {
+        let helps = |(stream, known): (&String, &Position)| {
+            entry.streams.get(stream).is_some_and(|place| {
+                place.created == known.created
+                    && self.lacks_after(known, place, entry.node) != known.gap
+            })
         };
-        missed.into_iter().all(brings)
+        self.positions.known.iter().any(helps)
+    }
+
+    /// Whether a snapshot lacks what this node could say where it lacks something itself.
+    pub(crate) fn is_unheard_in(&self, entry: &Entry) -> bool {
+        let heard = |place: &Place, end: u64| {
+            let gap = place.gap.as_ref();
+            let in_gap = gap.is_none_or(|g| g.heard.contains(&self.node));
+            place.seq >= end && (in_gap || entry.node == self.node)
+        };
+        let unheard = |(stream, known): (&String, &Position)| {
+            known.gap.as_ref().is_some_and(|gap| {
+                let place = entry.streams.get(stream);
+                let place = place.filter(|p| p.created == known.created);
+                !place.is_some_and(|p| heard(p, gap.end))
+            })
+        };
+        self.positions.known.iter().any(unheard)
+    }
+
+    fn lacks_after(&self, known: &Position, place: &Place, maker: u64) -> Option<Gap> {
+        let (here, there) = (reach(known.seq, &known.gap), reach(place.seq, &place.gap));
+        after_merge(here, there, maker)
     }
 
     /// How far a snapshot must be to bring what was missed here.
     pub(crate) fn missed(&self) -> BTreeMap<String, Place> {
         let missed = |(stream, p): (&String, &Position)| {
             let place = Place {
-                seq: p.gap?,
+                seq: p.gap.as_ref()?.end,
                 created: p.created.clone(),
                 ..Place::default()
             };
@@ -157,21 +183,47 @@ impl Database {
         self.positions.known.iter().filter_map(missed).collect()
     }
 
-    /// A snapshot that is this far is merged: what it holds need not be read any more.
-    pub(crate) fn take_places(&mut self, places: &BTreeMap<String, Place>) {
-        for (stream, place) in places {
+    /// A snapshot is merged: what it holds need not be read any more, and what it lacks is lacking
+    /// here unless it was read.
+    pub(crate) fn take_places(&mut self, entry: &Entry) {
+        for (stream, place) in &entry.streams {
             let mut known = self.position(stream);
-            if closes(place, &known) {
-                known.gap = None;
+            if !known.created.is_empty() && known.created != place.created {
+                continue;
             }
-            let is_same = known.created.is_empty() || known.created == place.created;
-            if is_same && place.seq > known.seq {
+            known.gap = self.lacks_after(&known, place, entry.node);
+            if place.seq > known.seq {
                 known.seq = place.seq;
                 known.id.clone_from(&place.id);
                 known.created.clone_from(&place.created);
             }
             self.move_position(stream, known);
         }
+    }
+
+    /// Gaps are closed for which every node that ever published was heard. True if there were any.
+    pub(crate) fn close_gaps(&mut self, publishers: &BTreeSet<u64>) -> Result<bool> {
+        let mut closed = false;
+        for (stream, _) in self.sequences() {
+            let mut known = self.position(&stream);
+            if known
+                .gap
+                .as_ref()
+                .is_some_and(|g| g.is_made_up(self.node, publishers))
+            {
+                known.gap = None;
+                closed = true;
+                self.move_position(&stream, known);
+            }
+        }
+        self.flush()?;
+        Ok(closed)
+    }
+
+    /// Messages of ours that the broker has and that were not read back yet.
+    pub fn unread(&self, stream: &str) -> u64 {
+        let known = self.positions.known.get(stream);
+        known.map_or(0, |p| p.acked_seq.saturating_sub(p.seq))
     }
 
     /// The broker says that it stored our message `id` at `seq`.
@@ -218,7 +270,7 @@ impl Database {
         )?;
         for stream in std::mem::take(&mut self.positions.unsaved) {
             let p = &self.positions.known[&stream];
-            let gap = p.gap.map(|g| g as i64);
+            let gap = p.gap.as_ref().and_then(|g| serde_json::to_string(g).ok());
             let acked = p.acked_seq as i64;
             put.execute(params![
                 stream,

@@ -33,7 +33,7 @@ impl Net {
         let servers = if embedded { server_count(options) } else { 1 };
         let streams = stream_options(config, servers);
         let client = (!embedded).then(|| client_options(&config.nats, &name));
-        let broker = Arc::new(JetStreamBroker::new(client, streams));
+        let broker = Arc::new(JetStreamBroker::new(client, streams, node));
         let server = embedded.then(|| {
             let server = server_options(config, options, name);
             supervise(server, broker.clone(), config.nats.reconnect_wait, exits)

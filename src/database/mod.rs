@@ -133,6 +133,8 @@ pub struct Database {
     pub(crate) marks: crate::capture::Marks,
     pub(crate) positions: crate::apply::Positions,
     pub(crate) node: u64,
+    /// The machine's clock when this was opened, unix milliseconds.
+    pub(crate) opened_ms: i64,
     pub(crate) damage: damage::Damage,
     pub(crate) ages: crate::snapshot::Ages,
     stop: Arc<AtomicBool>,
@@ -156,6 +158,7 @@ impl Database {
         let sites = Sites::load(&conn)?;
         let reservation = Reservation::load(&conn, &*clock)?;
         let positions = crate::apply::Positions::load(&conn)?;
+        let opened_ms = clock.now_ms();
         let mut database = Database {
             conn,
             clock,
@@ -166,6 +169,7 @@ impl Database {
             marks: crate::capture::Marks::default(),
             positions,
             node,
+            opened_ms,
             damage: damage::Damage::default(),
             ages: crate::snapshot::Ages::default(),
             stop,
@@ -270,6 +274,9 @@ impl Database {
         self.reservation.noted.ended(false);
         self.catalog.forget();
         self.sites = Sites::load(&self.conn)?;
+        if let Some(node) = own_tables::get_meta::<i64>(&self.conn, "node_id")? {
+            self.node = node as u64;
+        }
         self.positions = crate::apply::Positions::load(&self.conn)?;
         self.marks.forget_acknowledged();
         self.load_again()?;
@@ -423,9 +430,11 @@ fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
     }
 }
 
-/// The configured id, else the one kept in the database, else a random one from now on.
+/// The configured id unless another node has it, else the one kept in the database, else a random one from now on.
 fn node_id(conn: &Connection, configured: Option<u64>) -> Result<u64> {
     let kept: Option<i64> = own_tables::get_meta(conn, "node_id")?;
+    let taken: Option<i64> = own_tables::get_meta(conn, "node_id_taken")?;
+    let configured = configured.filter(|id| taken != Some(*id as i64));
     let node = match (configured, kept) {
         (Some(id), _) => id,
         (None, Some(id)) => id as u64,

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS __harmonylite___quarantine(
     stream TEXT, seq INTEGER, at_ms INTEGER, reason TEXT, data BLOB,
     PRIMARY KEY(stream, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS __harmonylite___seq_map(
-    stream TEXT PRIMARY KEY, seq INTEGER, id TEXT, created TEXT, gap INTEGER,
+    stream TEXT PRIMARY KEY, seq INTEGER, id TEXT, created TEXT, gap TEXT,
     acked_seq INTEGER, acked_id TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS __harmonylite___ages(at INTEGER PRIMARY KEY, ms INTEGER);
 CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;

@@ -95,6 +95,10 @@ pub struct Keeper {
     asked: Option<Asked>,
     /// Since when this node waits to be joined.
     waiting: Option<Duration>,
+    /// Since when this node lacks something that no snapshot brings.
+    lacking: Option<Duration>,
+    /// Under which id this node is known as one that publishes.
+    registered: Option<u64>,
     made: u64,
 }
 
@@ -106,6 +110,8 @@ impl Keeper {
             merge_first: false,
             asked: None,
             waiting: None,
+            lacking: None,
+            registered: None,
             made: 0,
         }
     }
@@ -134,6 +140,11 @@ impl Keeper {
 
     /// Does what is to be done.
     pub fn round(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
+        let node = round.gate.enter().database.node();
+        if self.registered != Some(node) {
+            round.registry.register(node)?;
+            self.registered = Some(node);
+        }
         self.newest = self.find_newest(round)?;
         if !round.gate.is_joined() {
             let next = self.join(round)?;
@@ -149,7 +160,7 @@ impl Keeper {
             return self.make_up(round);
         }
         let wanted = round.registry.wanted()?;
-        self.make_if_due(round, &wanted)
+        self.make_if(round, |keeper, db| keeper.due(db, &wanted))
     }
 
     fn find_newest(&mut self, round: &mut Round<'_>) -> Result<Option<Entry>, RoundError> {
@@ -223,15 +234,33 @@ impl Keeper {
 
     /// Messages were missed: merges a snapshot that has them, or asks for one.
     fn make_up(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
-        let has_them = |db: &Database, entry: &Entry| db.makes_up(&entry.streams);
+        let helps = |db: &Database, entry: &Entry| db.is_helped_by(entry);
         let newest = self.newest.as_ref();
-        let is_there = newest.is_some_and(|e| has_them(&round.gate.enter().database, e));
-        if is_there && self.merge_any(round, has_them)? {
+        let is_there = newest.is_some_and(|e| helps(&round.gate.enter().database, e));
+        if is_there && self.merge_any(round, helps)? {
+            let publishers = round.registry.publishers()?;
+            let mut inside = round.gate.enter();
+            inside.database.close_gaps(&publishers)?;
+            if !inside.database.has_gap() {
+                self.lacking = None;
+            }
             return Ok(Next::After(Duration::ZERO));
         }
         let missed = round.gate.enter().database.missed();
         round.registry.want(&missed)?;
-        Ok(Next::After(4 * LOOK_AGAIN))
+        let inside = round.gate.enter();
+        let now = inside.database.clock.uptime();
+        let since = *self.lacking.get_or_insert(now);
+        let newest = self.newest.as_ref();
+        let is_unheard = newest.is_none_or(|e| inside.database.is_unheard_in(e));
+        drop(inside);
+        // Perhaps everybody lacks something: then each says what it has, in turn.
+        if now - since >= self.options.leader_ttl && is_unheard {
+            return self.make_if(round, |_, _| {
+                Some("this node lacks changes, and so may the others")
+            });
+        }
+        Ok(Next::After(self.options.leader_ttl)) // or when a node leaves word
     }
 
     /// Merges the newest snapshot that will do. False if there is none.
@@ -260,14 +289,14 @@ impl Keeper {
         failure.map_or(Ok(false), Err)
     }
 
-    fn make_if_due(
+    /// Makes a snapshot, if `why` still says so when this node has the lease.
+    fn make_if(
         &mut self,
         round: &mut Round<'_>,
-        wanted: &BTreeMap<String, Place>,
+        why: impl Fn(&Keeper, &Database) -> Option<&'static str>,
     ) -> Result<Next, RoundError> {
-        let due =
-            |keeper: &Keeper, round: &Round<'_>| keeper.due(&round.gate.enter().database, wanted);
-        if due(self, round).is_none() {
+        let ask = |keeper: &Keeper, gate: &Gate| why(keeper, &gate.enter().database);
+        if ask(self, round.gate).is_none() {
             self.asked = None; // only if there was something new
             return Ok(self.rest(round));
         }
@@ -284,11 +313,15 @@ impl Keeper {
             // Another node is at it. If that one fails, we come back.
             return Ok(Next::After(self.options.leader_ttl.max(LOOK_AGAIN) / 4));
         }
-        self.newest = round.registry.newest()?.or(self.newest.take());
-        let made = match due(self, round) {
-            Some(why) => self.make(round, why),
-            None => Ok(()),
-        };
+        let known = self.newest.take();
+        let newest = round.registry.newest();
+        let made = newest.map_err(RoundError::from).and_then(|newest| {
+            self.newest = newest.or(known);
+            match ask(self, round.gate) {
+                Some(why) => self.make(round, why),
+                None => Ok(()),
+            }
+        });
         round.registry.give_lease_back();
         made?;
         self.asked = None;
@@ -322,6 +355,9 @@ impl Keeper {
             let there = newest.streams.get(stream);
             there.filter(|p| p.created == created).map(|p| p.seq)
         };
+        if !newest.is_whole() {
+            return Some("the newest lacks changes that are here");
+        }
         for (stream, place) in places.iter().filter(|(_, p)| !p.created.is_empty()) {
             let reached = reached(stream, &place.created);
             let asked = wanted.get(stream).filter(|w| w.created == place.created);

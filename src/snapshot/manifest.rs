@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::version::Version;
+use crate::snapshot::gap::Gap;
 
 /// Name of the object.
 pub const NAME: &str = "manifest.json";
@@ -68,6 +69,9 @@ pub struct Place {
     pub id: String,
     /// When the stream was created, as the broker writes it.
     pub created: String,
+    /// What its maker lacked on the way there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
 }
 
 impl Manifest {
@@ -137,6 +141,11 @@ impl Entry {
             .map_or(Version::NEVER, |(hlc, node)| Version { hlc, node })
     }
 
+    /// Whether its maker lacked nothing.
+    pub fn is_whole(&self) -> bool {
+        self.streams.values().all(|p| p.gap.is_none())
+    }
+
     fn check(&self) -> Result<(), String> {
         let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
         let sound = is_snapshot(&self.name)
@@ -145,6 +154,10 @@ impl Entry {
             && (1..MAX_DATABASE_BYTES).contains(&self.size)
             && (1..MAX_DATABASE_BYTES).contains(&self.database_size)
             && self.streams.len() <= MAX_STREAMS
+            && self
+                .streams
+                .values()
+                .all(|p| p.gap.as_ref().is_none_or(|g| g.heard.len() <= MAX_STREAMS))
             && self.dropped.is_none_or(|_| self.dropped().is_valid());
         match sound {
             true => Ok(()),

@@ -281,7 +281,7 @@ impl Merge {
     }
 
     fn finish(&self, db: &mut Database) -> Result<()> {
-        db.take_places(&self.entry.streams);
+        db.take_places(&self.entry);
         db.note_dropped(self.entry.dropped())?;
         db.set_joined()
     }

@@ -13,6 +13,7 @@
 
 pub mod commands;
 mod copy;
+pub mod gap;
 pub mod keeper;
 pub mod manifest;
 mod merge;

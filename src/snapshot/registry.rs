@@ -1,7 +1,7 @@
 //! What nodes tell each other about snapshots: who founded the cluster, which is the newest, which
 //! one is asked for, and who is making one just now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -22,6 +22,10 @@ pub trait Registry: Send {
     fn is_led(&mut self) -> Result<bool, StreamError>;
     /// Makes this node the founder, if there is none yet. True if it is.
     fn found(&mut self, node: u64) -> Result<bool, StreamError>;
+    /// Makes a node known as one that publishes.
+    fn register(&mut self, node: u64) -> Result<(), StreamError>;
+    /// Every node that ever published.
+    fn publishers(&mut self) -> Result<BTreeSet<u64>, StreamError>;
     fn newest(&mut self) -> Result<Option<Entry>, StreamError>;
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
     /// Per stream, how far a snapshot is asked for.
@@ -40,6 +44,9 @@ pub struct KeyValueRegistry {
     held: Option<u64>,
     inbox: Inbox,
 }
+
+/// Before the id of a node that publishes.
+pub const PUBLISHER: &str = "publisher-";
 
 const FOUNDER: &str = "founder";
 const NEWEST: &str = "snapshot";
@@ -121,6 +128,18 @@ impl Registry for KeyValueRegistry {
         }
         let founder = self.meta().get(FOUNDER)?;
         Ok(founder.is_some_and(|(value, _)| value == name.as_bytes()))
+    }
+
+    fn register(&mut self, node: u64) -> Result<(), StreamError> {
+        self.meta()
+            .create(&format!("{PUBLISHER}{node}"), b"")
+            .map(drop)
+    }
+
+    fn publishers(&mut self) -> Result<BTreeSet<u64>, StreamError> {
+        let names = self.meta().keys(PUBLISHER)?;
+        let id = |name: &String| name.strip_prefix(PUBLISHER)?.parse().ok();
+        Ok(names.iter().filter_map(id).collect())
     }
 
     fn newest(&mut self) -> Result<Option<Entry>, StreamError> {

@@ -283,6 +283,7 @@ fn what_is_new_to_the_others_is_not_taken_for_deleted() {
             seq: 9,
             id: String::new(),
             created: "2026-01-01T00:00:00Z".into(),
+            gap: None,
         },
     )]);
     merge(&mut rest[0], &taken);

@@ -117,6 +117,22 @@ impl<'a> KeyValue<'a> {
             .map_err(|error| self.refused("delete", key, &error))
     }
 
+    /// Keys that begin with `prefix`, deleted ones as well. For buckets of few keys.
+    pub fn keys(&self, prefix: &str) -> Result<Vec<String>, StreamError> {
+        let call = format!("STREAM.INFO.KV_{}", self.bucket);
+        let ask = json!({ "subjects_filter": format!("$KV.{}.>", self.bucket) });
+        let info = self.client.api(&call, &ask)?;
+        let info = info.map_err(|error| self.refused("list", prefix, &error))?;
+        let subjects = info["state"]["subjects"].as_object();
+        let under = format!("$KV.{}.", self.bucket);
+        let keys = subjects.into_iter().flatten();
+        let keys = keys.filter_map(|(subject, _)| subject.strip_prefix(&under));
+        Ok(keys
+            .filter(|key| key.starts_with(prefix))
+            .map(str::to_owned)
+            .collect())
+    }
+
     fn entry(&self, key: &str) -> Result<Option<Entry>, StreamError> {
         let subject = self.subject(key)?;
         let call = format!("STREAM.MSG.GET.KV_{}", self.bucket);

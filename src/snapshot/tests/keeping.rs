@@ -1,6 +1,6 @@
 //! The keeper, with a folder as store and a registry in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use crate::apply::Position;
 use crate::apply::tests::support::Node;
 use crate::config::snapshot::Store as Kind;
 use crate::gate::Gate;
+use crate::snapshot::gap::Gap;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
 use crate::snapshot::manifest::{Entry, NAME, Place};
 use crate::snapshot::registry::Registry;
@@ -24,6 +25,7 @@ struct Shared {
     founder: Option<u64>,
     newest: Option<Entry>,
     wanted: BTreeMap<String, Place>,
+    publishers: BTreeSet<u64>,
 }
 
 #[derive(Clone)]
@@ -51,6 +53,14 @@ impl Registry for Memory {
 
     fn found(&mut self, node: u64) -> Result<bool, StreamError> {
         self.with(|s| *s.founder.get_or_insert(node) == node)
+    }
+
+    fn register(&mut self, node: u64) -> Result<(), StreamError> {
+        self.with(|s| drop(s.publishers.insert(node)))
+    }
+
+    fn publishers(&mut self) -> Result<BTreeSet<u64>, StreamError> {
+        self.with(|s| s.publishers.clone())
     }
 
     fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
@@ -179,6 +189,7 @@ fn titles(node: &Kept) -> Vec<String> {
 }
 
 fn move_on(node: &Kept, seq: u64, gap: Option<u64>) {
+    let gap = gap.map(Gap::new);
     let mut inside = node.gate.enter();
     let known = inside.database.position("s");
     inside
@@ -347,4 +358,59 @@ fn another_clusters_place_is_left_alone() {
     a.clock.advance(Duration::from_secs(31));
     assert!(cluster.round(&mut a).is_err());
     assert_eq!(cluster.objects(), [NAME]);
+}
+
+#[test]
+fn when_everybody_lacks_something_each_says_what_it_has() {
+    let cluster = Cluster::new();
+    let mut nodes: Vec<Kept> = (1..=3).map(|id| cluster.node(id, BOOKS)).collect();
+    for node in &mut nodes {
+        cluster.round(node).unwrap();
+    }
+    for (i, node) in nodes.iter().enumerate() {
+        let text = format!("INSERT INTO Books VALUES ({i}, 'of {i}', {i})");
+        node.app.execute_batch(&text).unwrap();
+        move_on(node, 100 + i as u64, Some(90 - i as u64));
+    }
+    for _ in 0..12 {
+        for node in &mut nodes {
+            cluster.round(node).unwrap();
+            assert!(
+                node.keeper.has_work(&node.gate).unwrap() || !node.gate.enter().database.has_gap()
+            );
+        }
+        nodes
+            .iter()
+            .for_each(|n| n.clock.advance(Duration::from_secs(31)));
+    }
+    for node in &nodes {
+        assert_eq!(titles(node), ["of 0", "of 1", "of 2"]);
+        assert!(!node.gate.enter().database.has_gap());
+    }
+    assert!(cluster.newest().unwrap().is_whole());
+}
+
+#[test]
+fn what_a_node_that_is_away_published_stays_lacking() {
+    let cluster = Cluster::new();
+    let mut nodes: Vec<Kept> = (1..=2).map(|id| cluster.node(id, BOOKS)).collect();
+    for node in &mut nodes {
+        cluster.round(node).unwrap();
+    }
+    cluster.shared.lock().unwrap().publishers.insert(7);
+    nodes.iter().for_each(|n| move_on(n, 100, Some(90)));
+    for _ in 0..12 {
+        for node in &mut nodes {
+            cluster.round(node).unwrap();
+        }
+        nodes
+            .iter()
+            .for_each(|n| n.clock.advance(Duration::from_secs(31)));
+    }
+    assert!(nodes.iter().all(|n| n.gate.enter().database.has_gap()));
+    // It is said to whoever joins, too.
+    let mut late = cluster.node(3, BOOKS);
+    late.gate.enter().database.forget_positions();
+    cluster.round(&mut late).unwrap();
+    assert!(late.gate.is_joined() && late.gate.enter().database.has_gap());
 }

@@ -1,0 +1,61 @@
+//! Two nodes under one id: a copied SD card running beside its original, or one id configured twice.
+//!
+//! Nothing is lost by that, since of two writes under one version the larger content wins
+//! everywhere. But it is luck which write that is, so whoever notices takes an id of its own.
+
+use crate::apply::held;
+use crate::database::own_tables::set_meta;
+use crate::database::rows::Rows;
+use crate::database::{Database, Result};
+use crate::model::frame::{Row, TableRows};
+use crate::model::version::milliseconds;
+
+impl Database {
+    /// Looks for a row that was written under this node's id since it started, and not by it.
+    pub(super) fn look_for_twin(&mut self, nodes: &[u64], tables: &[TableRows<'_>]) -> Result<()> {
+        if nodes.contains(&self.node) && self.has_row_of_twin(nodes, tables)? {
+            self.take_fresh_id()?;
+        }
+        Ok(())
+    }
+
+    fn has_row_of_twin(&self, nodes: &[u64], tables: &[TableRows<'_>]) -> Result<bool> {
+        for incoming in tables {
+            let name = incoming.name.to_ascii_lowercase();
+            let known = self.catalog.by_name.get(&name);
+            let shape = held::shape_of_frame(&incoming.key);
+            let Some(table) = known.filter(|t| held::shape_of_table(t) == shape) else {
+                continue;
+            };
+            let mut stored = Rows::new(&self.conn, table)?;
+            let (mut rows, mut row) = (incoming.rows(nodes), Row::default());
+            while rows.next(&mut row).unwrap_or(false) {
+                let version = row.version;
+                if version.node != self.node || milliseconds(version.hlc) < self.opened_ms {
+                    continue;
+                }
+                let key = &row.values[..table.key_len()];
+                let here = stored.version(&self.sites, key)?;
+                if here.is_none_or(|s| s.state.version < version) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// From now on this node is another one. What it wrote so far stays what it was.
+    fn take_fresh_id(&mut self) -> Result<()> {
+        let random = "SELECT abs(random() % 9223372036854775807) | 1";
+        let fresh: i64 = self.conn.query_row(random, [], |r| r.get(0))?;
+        log::error!(
+            "another node writes under this node's id {}: this one is {fresh} from now on. Give \
+             each node a node_id of its own, or none",
+            self.node
+        );
+        set_meta(&self.conn, "node_id_taken", self.node as i64)?;
+        set_meta(&self.conn, "node_id", fresh)?;
+        self.node = fresh as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! What a node lacks of a stream, because the broker dropped it before it was read.
+//!
+//! Every message was published by a node that has its rows. So what is lacking comes with a snapshot
+//! of a node that read it all; or, should no node have done so, with snapshots of all nodes that
+//! ever published, each made after the messages in question. A gap remembers whose it has by now
+//! (its own rows a node has anyway), and travels with the snapshots of whoever has it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// See the module's head.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The last message that was missed.
+    pub end: u64,
+    /// Nodes whose state, as of some time after that message, is here.
+    pub heard: BTreeSet<u64>,
+}
+
+impl Gap {
+    pub fn new(end: u64) -> Gap {
+        Gap {
+            end,
+            ..Gap::default()
+        }
+    }
+
+    /// Whether nothing is lacking any more, at `node`.
+    pub fn is_made_up(&self, node: u64, publishers: &BTreeSet<u64>) -> bool {
+        publishers
+            .iter()
+            .all(|p| *p == node || self.heard.contains(p))
+    }
+}
+
+/// How far a stream was read, and what is lacking on the way there.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    pub seq: u64,
+    pub gap: Option<&'a Gap>,
+}
+
+/// What is lacking once a snapshot by `maker` is merged.
+pub fn after_merge(here: Reach<'_>, there: Reach<'_>, maker: u64) -> Option<Gap> {
+    let and_maker = |gap: &Gap| {
+        let mut gap = gap.clone();
+        gap.heard.insert(maker);
+        gap
+    };
+    match (here.gap, there.gap) {
+        (None, None) => None,
+        // Read here, all of it.
+        (None, Some(theirs)) if here.seq >= theirs.end.min(there.seq) => None,
+        (None, Some(theirs)) => Some(and_maker(theirs)),
+        // Made too early to be of help.
+        (Some(ours), _) if there.seq < ours.end => Some(ours.clone()),
+        (Some(_), None) => None,
+        (Some(ours), Some(theirs)) => {
+            let mut gap = and_maker(theirs);
+            gap.end = gap.end.min(ours.end);
+            gap.heard.extend(&ours.heard);
+            Some(gap)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gap(end: u64, heard: &[u64]) -> Gap {
+        Gap {
+            end,
+            heard: heard.iter().copied().collect(),
+        }
+    }
+
+    fn merged(here: (u64, Option<Gap>), there: (u64, Option<Gap>)) -> Option<Gap> {
+        let reach = |(seq, gap): &(u64, Option<Gap>)| (*seq, gap.clone());
+        let ((a, b), (c, d)) = (reach(&here), reach(&there));
+        let (here, there) = (
+            Reach {
+                seq: a,
+                gap: b.as_ref(),
+            },
+            Reach {
+                seq: c,
+                gap: d.as_ref(),
+            },
+        );
+        after_merge(here, there, 9)
+    }
+
+    #[test]
+    fn a_node_that_read_it_all_makes_up_for_it() {
+        assert_eq!(merged((50, Some(gap(40, &[]))), (40, None)), None);
+        let too_early = merged((50, Some(gap(40, &[]))), (39, None));
+        assert_eq!(too_early, Some(gap(40, &[])));
+    }
+
+    #[test]
+    fn two_that_lack_something_help_each_other() {
+        let after = merged((90, Some(gap(40, &[3]))), (80, Some(gap(60, &[4]))));
+        assert_eq!(after, Some(gap(40, &[3, 4, 9])));
+        let after = merged((90, Some(gap(60, &[]))), (80, Some(gap(40, &[]))));
+        assert_eq!(
+            after,
+            Some(gap(40, &[9])),
+            "what lies above 40 was read there"
+        );
+        let publishers = BTreeSet::from([1, 9]);
+        assert!(gap(40, &[9]).is_made_up(1, &publishers));
+        assert!(!gap(40, &[9]).is_made_up(2, &publishers));
+    }
+
+    #[test]
+    fn a_gap_is_handed_on_only_to_who_did_not_read_that() {
+        assert_eq!(
+            merged((0, None), (80, Some(gap(60, &[])))),
+            Some(gap(60, &[9]))
+        );
+        assert_eq!(merged((60, None), (80, Some(gap(60, &[])))), None);
+        assert_eq!(merged((99, None), (80, None)), None);
+    }
+}
