@@ -63,8 +63,14 @@ pub fn weed() -> Option<Bench> {
                  -master.volumePreallocate=false -volume.minFreeSpace=1";
     command.args(fixed.split_whitespace());
     let names = [
-        "s3.port", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-        "filer.port", "filer.port.grpc", "s3.port.grpc",
+        "s3.port",
+        "master.port",
+        "master.port.grpc",
+        "volume.port",
+        "volume.port.grpc",
+        "filer.port",
+        "filer.port.grpc",
+        "s3.port.grpc",
     ];
     for (name, port) in names.iter().zip(port..) {
         command.arg(format!("-{name}={port}"));
@@ -94,7 +100,11 @@ pub fn rclone(data: Option<&Path>) -> Option<Bench> {
         .args(["--addr", &format!("127.0.0.1:{port}")])
         .args(["--auth-key", &format!("{KEY},{SECRET_KEY}")])
         .arg(data.unwrap_or(folder.path()));
-    Some(bench("s3 rclone", port, Process::start(command, folder, port)))
+    Some(bench(
+        "s3 rclone",
+        port,
+        Process::start(command, folder, port),
+    ))
 }
 
 /// Without the configuration of whoever runs the tests.

@@ -1,0 +1,155 @@
+//! Every kind of store, through everything.
+
+use std::fs;
+
+use harmonylite::config::snapshot::Store as Settings;
+use s3::creds::Credentials;
+use s3::{Bucket, Region};
+
+use crate::bench::Bench;
+use crate::conformance;
+use crate::refusals;
+use crate::servers::s3::{KEY, SECRET_KEY, rclone, weed};
+use crate::servers::webdav::{Login, apache, apache_without_move};
+use crate::servers::{nats, sftp};
+use crate::trouble;
+
+#[test]
+fn nats_server() {
+    let mut bench = nats::start("1GB");
+    conformance::check(&bench);
+    refusals::wrong_password(&bench);
+    trouble::check(&mut bench);
+}
+
+#[test]
+fn s3_seaweedfs() {
+    let Some(mut bench) = weed() else { return };
+    conformance::check(&bench);
+    refusals::wrong_password(&bench);
+    refusals::s3(&bench);
+    assert_eq!(
+        uploads(&bench, "conform"),
+        0,
+        "a failed put aborts its upload"
+    );
+    trouble::check_cuts(&bench);
+    assert_eq!(
+        uploads(&bench, "trouble"),
+        1,
+        "the one to kept; the next put would abort it"
+    );
+    let mut store = bench.open("trouble");
+    conformance::put(store.as_mut(), "kept", 1, crate::data::LARGE);
+    assert_eq!(uploads(&bench, "trouble"), 0);
+    trouble::end(&mut bench);
+}
+
+/// Multipart uploads that are neither complete nor aborted.
+fn uploads(bench: &Bench, bucket: &str) -> usize {
+    let region = Region::Custom {
+        region: "us-east-1".into(),
+        endpoint: format!("http://127.0.0.1:{}", bench.port),
+    };
+    let login = Credentials::new(Some(KEY), Some(SECRET_KEY), None, None, None).unwrap();
+    let bucket = Bucket::new(bucket, region, login)
+        .unwrap()
+        .with_path_style();
+    let pages = bucket
+        .list_multiparts_uploads(Some("some/folder/"), None)
+        .unwrap();
+    pages.iter().map(|page| page.uploads.len()).sum()
+}
+
+#[test]
+fn s3_rclone() {
+    let Some(mut bench) = rclone(None) else {
+        return;
+    };
+    conformance::check(&bench);
+    refusals::wrong_password(&bench);
+    trouble::check(&mut bench);
+}
+
+#[test]
+fn webdav_basic() {
+    let Some(mut bench) = apache(Login::Basic, None) else {
+        return;
+    };
+    conformance::check(&bench);
+    refusals::wrong_password(&bench);
+    refusals::webdav(&bench);
+    trouble::check(&mut bench);
+}
+
+#[test]
+fn webdav_digest() {
+    let Some(mut bench) = apache(Login::Digest, None) else {
+        return;
+    };
+    conformance::check(&bench);
+    refusals::wrong_password(&bench);
+    trouble::check(&mut bench);
+}
+
+/// Objects go directly under their names then.
+#[test]
+fn webdav_without_move() {
+    let Some(bench) = apache_without_move() else {
+        return;
+    };
+    let mut store = bench.open("direct");
+    conformance::put(store.as_mut(), "word", 1, 100_000);
+    conformance::expect(store.as_mut(), "word", 1, 100_000);
+    let mut from = crate::data::Failing(crate::data::Pattern::new(1, 1000));
+    bench.error(store.put("torn", 5000, &mut from));
+    let mut store = bench.open("direct");
+    conformance::expect_none(store.as_mut(), "torn");
+    assert_eq!(conformance::names(store.as_mut()), ["word"]);
+}
+
+#[test]
+fn sftp_openssh() {
+    let Some(mut bench) = sftp::sshd(None) else {
+        return;
+    };
+    conformance::check(&bench);
+    refusals::wrong_password(&bench);
+    refusals::sshd(&bench);
+    trouble::check(&mut bench);
+}
+
+#[test]
+fn sftp_rclone_with_password() {
+    let Some(mut bench) = sftp::rclone() else {
+        return;
+    };
+    conformance::check(&bench);
+    refusals::wrong_password(&bench);
+    refusals::sftp_by_url(&bench);
+    trouble::check(&mut bench);
+}
+
+#[test]
+fn file() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("other"), "").unwrap();
+    let path = folder.path().to_path_buf();
+    let bench = Bench {
+        name: "file",
+        kind: "file",
+        port: 0,
+        settings: Box::new(move |way| Settings::File(path.join(&way.place))),
+        process: None,
+    };
+    conformance::check(&bench);
+    let text = bench.error(bench.try_open(&bench.way("no/such/folder")));
+    assert!(text.contains("is its disk mounted?"), "{text}");
+    // The disk goes away while it is in use.
+    let mut store = bench.open("gone");
+    fs::remove_dir(folder.path().join("gone")).unwrap();
+    bench.error(store.put("word", 1, &mut &b"x"[..]));
+    bench.error(store.get("word", &mut Vec::new()));
+    bench.error(store.list());
+    bench.error(store.remove("word"));
+}
