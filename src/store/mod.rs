@@ -49,7 +49,7 @@ mod webdav;
 /// How long a connection may take to come about.
 pub const CONNECT: Duration = Duration::from_secs(10);
 /// How long a server that should be sending or taking bytes may do neither.
-pub const SILENCE: Duration = Duration::from_secs(30);
+pub const SILENCE: Duration = Duration::from_secs(20);
 
 /// Why a store did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -15,8 +15,8 @@ use crate::proxy::Proxy;
 use crate::servers::webdav::{Login, apache};
 use crate::servers::{nats, s3, sftp, webdav};
 
-/// Connecting, a silence, and a few last words.
-const BOUND: Duration = Duration::from_secs(CONNECT.as_secs() + SILENCE.as_secs() + 15);
+/// Connecting, a piece that is taken in part and then not at all, and a few last words.
+const BOUND: Duration = Duration::from_secs(CONNECT.as_secs() + 2 * SILENCE.as_secs() + 10);
 
 #[test]
 fn silence_ends_in_an_error() {

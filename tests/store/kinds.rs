@@ -55,10 +55,15 @@ fn uploads(bench: &Bench, bucket: &str) -> usize {
     let bucket = Bucket::new(bucket, region, login)
         .unwrap()
         .with_path_style();
-    let pages = bucket
-        .list_multiparts_uploads(Some("some/folder/"), None)
-        .unwrap();
-    pages.iter().map(|page| page.uploads.len()).sum()
+    let query = [("uploads", ""), ("prefix", "some/folder/")];
+    let query = query.map(|(k, v)| (k.into(), v.into())).into();
+    let answer = bucket.with_extra_query(query).unwrap().get_object("/");
+    answer
+        .unwrap()
+        .as_str()
+        .unwrap()
+        .matches("<Upload>")
+        .count()
 }
 
 #[test]
@@ -121,13 +126,13 @@ fn sftp_openssh() {
 
 #[test]
 fn sftp_rclone_with_password() {
-    let Some(mut bench) = sftp::rclone() else {
+    let Some(bench) = sftp::rclone() else {
         return;
     };
     conformance::check(&bench);
     refusals::wrong_password(&bench);
     refusals::sftp_by_url(&bench);
-    trouble::check(&mut bench);
+    // Without cuts: this server takes half a minute to notice each.
 }
 
 #[test]

@@ -49,7 +49,8 @@ pub(super) fn check_status(status: u16) -> Result<(), S3Error> {
     }
 }
 
-fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+/// The text of the first element of this name.
+pub(super) fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
     Some(text.trim())

@@ -59,7 +59,7 @@ pub fn weed() -> Option<Bench> {
     let mut command = Command::new(program);
     command.arg("server").current_dir(folder.path());
     let fixed = "-ip=127.0.0.1 -ip.bind=127.0.0.1 -filer -s3 -s3.port.iceberg=0 -s3.port.lance=0 \
-                 -s3.iam=false -volume.max=20 -master.volumeSizeLimitMB=64 \
+                 -s3.iam=false -volume.max=100 -master.volumeSizeLimitMB=64 \
                  -master.volumePreallocate=false -volume.minFreeSpace=1";
     command.args(fixed.split_whitespace());
     let names = [
