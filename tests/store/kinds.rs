@@ -37,7 +37,7 @@ fn s3_seaweedfs() {
     assert_eq!(
         uploads(&bench, "trouble"),
         1,
-        "the one to kept; the next put would abort it"
+        "the one that was cut and could not be aborted"
     );
     let mut store = bench.open("trouble");
     conformance::put(store.as_mut(), "kept", 1, crate::data::LARGE);

@@ -14,12 +14,18 @@ pub(super) fn explain(error: &S3Error) -> String {
                 _ => format!("HTTP {status}"),
             }
         }
+        S3Error::Io(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            "the server is silent".into()
+        }
         S3Error::Io(error) => error.to_string(),
         other => {
             let text = other.to_string();
             let text = text.trim_start_matches("attohttpc: ");
             if text.contains("location header") {
                 return "the server says that the bucket is elsewhere: set its region".into();
+            }
+            if text.contains("(os error 11)") {
+                return "the server is silent".into(); // a read that timed out
             }
             text.trim_start_matches("Io Error: ").to_string()
         }

@@ -34,6 +34,8 @@ impl Http {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_per_write(Some(SILENCE))
+            // What is written at a time may be taken in two pieces, each in that time.
+            .output_buffer_size(16 * 1024)
             .build();
         Http {
             agent: agent.new_agent(),
