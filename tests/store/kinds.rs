@@ -1,13 +1,16 @@
 //! Every kind of store, through everything.
+#![allow(deprecated)] // the whole nats crate is
 
 use std::fs;
+use std::io::{Read, Write};
 
 use harmonylite::config::snapshot::Store as Settings;
 use s3::creds::Credentials;
 use s3::{Bucket, Region};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, NATS_USER};
 use crate::conformance;
+use crate::data::{Expected, SECRET};
 use crate::refusals;
 use crate::servers::s3::{KEY, SECRET_KEY, rclone, weed};
 use crate::servers::webdav::{Login, apache, apache_without_move};
@@ -18,8 +21,25 @@ use crate::trouble;
 fn nats_server() {
     let mut bench = nats::start("1GB");
     conformance::check(&bench);
+    others_can_read(&bench);
     refusals::wrong_password(&bench);
     trouble::check(&mut bench);
+}
+
+/// The official clients find objects and read them.
+fn others_can_read(bench: &Bench) {
+    let mut store = bench.open("official");
+    conformance::put(store.as_mut(), "snapshot-1.zst", 1, 300_000);
+    let options = ::nats::Options::with_user_pass(NATS_USER, SECRET);
+    let connection = options.connect(format!("127.0.0.1:{}", bench.port));
+    let context = ::nats::jetstream::new(connection.unwrap());
+    let bucket = context.object_store("official").unwrap();
+    let mut bytes = Vec::new();
+    let mut object = bucket.get("snapshot-1.zst").unwrap();
+    object.read_to_end(&mut bytes).unwrap();
+    let mut expected = Expected::new(1, 300_000);
+    expected.write_all(&bytes).unwrap();
+    assert!(expected.is_complete());
 }
 
 #[test]

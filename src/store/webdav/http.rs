@@ -34,7 +34,7 @@ impl Http {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_per_write(Some(SILENCE))
-            // What is written at a time may be taken in two pieces, each in that time.
+            // Each piece that is taken of what is written at a time has that time.
             .output_buffer_size(16 * 1024)
             .build();
         Http {
