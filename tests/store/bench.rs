@@ -46,7 +46,11 @@ impl Bench {
     pub fn open(&self, place: &str) -> Box<dyn Store> {
         let store = self.try_open(&self.way(place));
         let store = store.unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        assert!(store.address().starts_with(self.kind), "{}", store.address());
+        assert!(
+            store.address().starts_with(self.kind),
+            "{}",
+            store.address()
+        );
         store
     }
 

@@ -17,17 +17,19 @@ impl Pattern {
         let state = seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15);
         Pattern { state, left: size }
     }
+
+    /// Byte `place`, counted from the end; the same however many are asked for at a time.
+    fn byte(&self, place: u64) -> u8 {
+        (place.wrapping_mul(self.state) >> 32) as u8
+    }
 }
 
 impl Read for Pattern {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // Odd pieces, as readers give them.
         let room = buffer.len().min(9973).min(self.left as usize);
-        for byte in &mut buffer[..room] {
-            self.state ^= self.state << 13;
-            self.state ^= self.state >> 7;
-            self.state ^= self.state << 17;
-            *byte = self.state as u8;
+        for (byte, back) in buffer[..room].iter_mut().zip(0..) {
+            *byte = self.byte(self.left - back);
         }
         self.left -= room as u64;
         Ok(room)
@@ -56,10 +58,15 @@ impl Expected {
 
 impl Write for Expected {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let mut wanted = Vec::with_capacity(buffer.len());
-        let mut pattern = (&mut self.pattern).take(buffer.len() as u64);
-        pattern.read_to_end(&mut wanted)?;
-        self.differs |= wanted != buffer;
+        let mut rest = buffer;
+        let mut wanted = [0; 9973];
+        while !rest.is_empty() {
+            let room = rest.len().min(wanted.len());
+            let read = self.pattern.read(&mut wanted[..room])?;
+            let (now, later) = rest.split_at(room);
+            self.differs |= wanted[..read] != *now;
+            rest = later;
+        }
         Ok(buffer.len())
     }
 

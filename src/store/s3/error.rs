@@ -14,12 +14,18 @@ pub(super) fn explain(error: &S3Error) -> String {
                 _ => format!("HTTP {status}"),
             }
         }
+        S3Error::Io(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            "the server is silent".into()
+        }
         S3Error::Io(error) => error.to_string(),
         other => {
             let text = other.to_string();
             let text = text.trim_start_matches("attohttpc: ");
             if text.contains("location header") {
                 return "the server says that the bucket is elsewhere: set its region".into();
+            }
+            if text.contains("(os error 11)") {
+                return "the server is silent".into(); // a read that timed out
             }
             text.trim_start_matches("Io Error: ").to_string()
         }
@@ -49,7 +55,8 @@ pub(super) fn check_status(status: u16) -> Result<(), S3Error> {
     }
 }
 
-fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+/// The text of the first element of this name.
+pub(super) fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
     Some(text.trim())

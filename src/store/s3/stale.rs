@@ -1,8 +1,11 @@
 //! Uploads that came to no end keep costing money until somebody aborts them.
 
-use s3::Bucket;
+use std::collections::HashMap;
 
-use super::error::explain;
+use s3::Bucket;
+use s3::error::S3Error;
+
+use super::error::{explain, tag};
 use crate::clock::{Clock, SystemClock};
 use crate::stream::timestamp::unix_ms;
 
@@ -14,21 +17,46 @@ const STALE_MS: i64 = 24 * 60 * 60 * 1000;
 /// uploads, and none of it must keep us from this one.
 pub(super) fn abort(bucket: &Bucket, prefix: &str, key: &str) {
     let under = if prefix.is_empty() { key } else { prefix };
-    let pages = match bucket.list_multiparts_uploads(Some(under), None) {
-        Ok(pages) => pages,
+    let listing = match list(bucket, under) {
+        Ok(listing) => listing,
         Err(error) => return log::debug!("list uploads below {under}: {}", explain(&error)),
     };
     let now = SystemClock::new().now_ms();
-    for upload in pages.into_iter().flat_map(|page| page.uploads) {
-        let old = is_old(&upload.initiated, now) && !prefix.is_empty();
+    for upload in uploads_in(&listing) {
+        let old = is_old(upload.initiated, now) && !prefix.is_empty();
         if !upload.key.starts_with(prefix) || (upload.key != key && !old) {
             continue;
         }
-        match bucket.abort_upload(&upload.key, &upload.id) {
+        match bucket.abort_upload(upload.key, upload.id) {
             Ok(()) => log::info!("aborted a broken upload of {}", upload.key),
             Err(error) => log::debug!("abort upload of {}: {}", upload.key, explain(&error)),
         }
     }
+}
+
+/// The library's own listing insists on fields that some servers leave out. The first thousand, in
+/// one answer, will do.
+fn list(bucket: &Bucket, under: &str) -> Result<String, S3Error> {
+    let query = [("uploads", ""), ("prefix", under)];
+    let query: HashMap<_, _> = query.map(|(k, v)| (k.into(), v.into())).into();
+    let answer = bucket.with_extra_query(query)?.get_object("/")?;
+    Ok(String::from_utf8_lossy(answer.as_slice()).into_owned())
+}
+
+struct Upload<'a> {
+    key: &'a str,
+    id: &'a str,
+    initiated: &'a str,
+}
+
+fn uploads_in(xml: &str) -> impl Iterator<Item = Upload<'_>> {
+    xml.split("<Upload>").skip(1).filter_map(|upload| {
+        Some(Upload {
+            key: tag(upload, "Key")?,
+            id: tag(upload, "UploadId")?,
+            initiated: tag(upload, "Initiated")?,
+        })
+    })
 }
 
 fn is_old(initiated: &str, now: i64) -> bool {
@@ -45,5 +73,15 @@ mod tests {
         assert!(is_old("2026-02-28T23:00:00.000Z", now));
         assert!(!is_old("2026-03-01T01:00:00.000Z", now));
         assert!(!is_old("yesterday", now));
+    }
+    #[test]
+    fn a_listing() {
+        let xml = "<ListMultipartUploadsResult><Prefix>p/</Prefix><Upload><Key>p/a</Key>\
+                   <Initiator><ID>x</ID></Initiator><UploadId>1</UploadId><Initiated>then\
+                   </Initiated></Upload><Upload><Key>p/b</Key><UploadId>2</UploadId></Upload>";
+        let uploads: Vec<_> = uploads_in(xml)
+            .map(|u| (u.key, u.id, u.initiated))
+            .collect();
+        assert_eq!(uploads, [("p/a", "1", "then")]);
     }
 }

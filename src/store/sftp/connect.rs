@@ -27,8 +27,10 @@ pub(super) fn connect(settings: &SftpStore, server: &Address) -> Result<Session,
             .method_pref(MethodType::HostKey, &kinds)
             .map_err(|error| format!("ask for the known host key: {}", explain(&error)))?;
     }
-    let shaken = session.handshake();
-    shaken.map_err(|error| format!("ssh handshake: {}", explain(&error)))?;
+    session.handshake().map_err(|error| {
+        let lost = super::lost(&error).unwrap_or("failed");
+        format!("ssh handshake: {lost} ({})", explain(&error))
+    })?;
     identity.check(&session)?;
     session.set_timeout(SILENCE.as_millis() as u32);
     log_in(settings, server, &session)?;
@@ -81,7 +83,13 @@ fn by_key(settings: &SftpStore, user: &str, file: &Path, session: &Session) -> R
     let passphrase = settings.passphrase.as_ref().map(Secret::reveal);
     session
         .userauth_pubkey_memory(user, None, &key, passphrase)
-        .map_err(|error| failed(explain(&error)))
+        .map_err(|error| match error.message() {
+            // All the library says of a locked key is that it cannot read it.
+            text if text.contains("extract public key") => {
+                failed(format!("{text} (or a wrong passphrase)"))
+            }
+            _ => failed(explain(&error)),
+        })
 }
 
 /// Some servers take a password only as the answer to a question.

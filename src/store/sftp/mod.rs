@@ -92,12 +92,27 @@ fn make(sftp: &Sftp, folder: &Path) -> std::result::Result<(), ssh2::Error> {
 impl SftpFolder {
     fn failed(&self, doing: &str, name: &str, cause: &io::Error) -> StoreError {
         let doing = format!("{doing} {name}");
-        StoreError::failed(&self.address, doing.trim_end(), cause)
+        let doing = doing.trim_end();
+        match self.lost() {
+            Some(lost) => {
+                StoreError::failed(&self.address, doing, format_args!("{lost} ({cause})"))
+            }
+            None => StoreError::failed(&self.address, doing, cause),
+        }
+    }
+
+    /// What became of the connection, if it is of no use any more.
+    fn lost(&self) -> Option<&'static str> {
+        lost(&ssh2::Error::last_session_error(&self.session)?)
     }
 
     /// How long the server may be silent from now on. The library closes what it drops, and waits
-    /// for the answer to that as well.
+    /// for the answer to that as well, even on a connection that it knows is gone.
     fn allow_silence(&self, silence: Duration) {
+        let silence = match self.lost() {
+            Some(_) => Duration::from_millis(50),
+            None => silence,
+        };
         self.session.set_timeout(silence.as_millis() as u32);
     }
 
@@ -162,6 +177,14 @@ fn is_unknown_extension(error: &ssh2::Error) -> bool {
     error.code() == METHOD_NOT_SUPPORTED
 }
 
+fn lost(error: &ssh2::Error) -> Option<&'static str> {
+    match error.code() {
+        ErrorCode::Session(-7 | -13 | -43) => Some("connection lost"),
+        ErrorCode::Session(-9 | -30) => Some("the server is silent"),
+        _ => None,
+    }
+}
+
 /// Without the library's number in front.
 fn explain(error: &ssh2::Error) -> String {
     match error.code() {
@@ -191,9 +214,10 @@ impl Store for SftpFolder {
         self.allow_silence(SILENCE);
         let part = self.folder.join(part_name(name));
         self.write(&part, name, from).map_err(|cause| {
+            let error = self.failed("put", name, &cause);
             self.allow_silence(LAST_WORDS);
             let _ = self.sftp.unlink(&part);
-            self.failed("put", name, &cause)
+            error
         })
     }
 

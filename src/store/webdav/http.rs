@@ -1,5 +1,8 @@
 //! Requests, with a login when the server asks for one.
 
+use std::io;
+use std::time::Duration;
+
 use ureq::http::{Request, Response};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
@@ -7,12 +10,19 @@ use super::super::{CONNECT, SILENCE};
 use super::login::Login;
 use crate::config::secret::Secret;
 
+/// How long a server may work on what it was sent whole: some look for viruses, or pass it on.
+const WORK: Duration = Duration::from_secs(300);
+/// How long it may take to clean up after a request that came to no end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// One server, on behalf of one user.
 pub(super) struct Http {
     agent: Agent,
     /// `https://host:port`
     server: String,
     login: Option<Login>,
+    /// The last request came to no end.
+    broken: bool,
 }
 
 impl Http {
@@ -23,14 +33,15 @@ impl Http {
             // A login is for this server, and a folder that moved is for a person to look at.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT))
-            .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
+            // Each piece that is taken of what is written at a time has that time.
+            .output_buffer_size(16 * 1024)
             .build();
         Http {
             agent: agent.new_agent(),
             server,
             login: login.map(|(user, password)| Login::new(user, password)),
+            broken: false,
         }
     }
 
@@ -91,12 +102,32 @@ impl Http {
             request = request.header("Authorization", answer);
         }
         let request = request.body(body).map_err(|error| error.to_string())?;
-        self.agent.run(request).map_err(|error| match error {
-            ureq::Error::Io(error) => error.to_string(),
+        let silence = match method {
+            _ if self.broken => LAST_WORDS,
+            "PUT" | "MOVE" => WORK,
+            _ => SILENCE,
+        };
+        let request = self.agent.configure_request(request);
+        let request = request
+            .timeout_per_read(Some(silence))
+            .timeout_connect(Some(CONNECT.min(silence)))
+            .build();
+        let answer = self.agent.run(request);
+        self.broken = answer.is_err();
+        answer.map_err(|error| match error {
+            ureq::Error::Io(error) => explain(&error),
             ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection in time".into(),
             ureq::Error::Timeout(_) => "the server is silent".into(),
             other => other.to_string(),
         })
+    }
+}
+
+/// Of an answer's body; a time-out is hidden in it.
+pub(super) fn explain(error: &io::Error) -> String {
+    match error.to_string() {
+        text if text.contains("timeout: ") => "the server is silent".into(),
+        text => text,
     }
 }
 

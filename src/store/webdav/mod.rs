@@ -220,7 +220,7 @@ impl WebDav {
         let copied = io::copy(&mut answer.body_mut().as_reader(), into);
         copied
             .and_then(|_| into.flush())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| http::explain(&error))?;
         Ok(true)
     }
 

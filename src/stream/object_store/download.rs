@@ -14,7 +14,7 @@ use super::{Description, ObjectStore, digest_text, is_id};
 /// Chunks asked for at a time: 4 MiB, and so much memory.
 const BATCH: u64 = 32;
 /// How long the next chunk may take.
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(15);
 /// The server forgets the consumer when nobody asked for so long: longer than `into` takes.
 const INACTIVE: Duration = Duration::from_secs(300);
 

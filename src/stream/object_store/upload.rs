@@ -21,8 +21,8 @@ const PLAIN_WINDOW: u64 = 8;
 const TLS_WINDOW: u64 = 1;
 /// Room in a message for what is not data.
 const OVERHEAD: usize = 1024;
-/// How long the server may take for a chunk: four times as long as 16 KB/s need.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long the server may take for a chunk: a slower network than 9 KB/s counts as broken.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// What was sent, for the description.
 pub(super) struct Sent {

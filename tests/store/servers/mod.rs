@@ -26,7 +26,9 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|file| file.is_file());
     if found.is_none() {
-        skip(&format!("no {name} is installed (scripts/store-servers.sh gets it)"));
+        skip(&format!(
+            "no {name} is installed (scripts/store-servers.sh gets it)"
+        ));
     }
     found
 }
@@ -68,6 +70,9 @@ pub fn run(command: &str, arguments: &[&str]) -> String {
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("{command}: {error}"));
-    assert!(output.status.success(), "{command} {arguments:?}: {output:?}");
+    assert!(
+        output.status.success(),
+        "{command} {arguments:?}: {output:?}"
+    );
     String::from_utf8(output.stdout).unwrap().trim().to_string()
 }

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Process {
     child: Child,
     /// Removed after the process.
-    pub folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Process {
@@ -33,7 +33,10 @@ impl Process {
         }
         let child = command.spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut process = Process { child, folder };
+        let mut process = Process {
+            child,
+            _folder: folder,
+        };
         until("it listens", || {
             let ended = process.child.try_wait().unwrap();
             let said = fs::read_to_string(&log).unwrap_or_default();

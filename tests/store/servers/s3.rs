@@ -59,12 +59,18 @@ pub fn weed() -> Option<Bench> {
     let mut command = Command::new(program);
     command.arg("server").current_dir(folder.path());
     let fixed = "-ip=127.0.0.1 -ip.bind=127.0.0.1 -filer -s3 -s3.port.iceberg=0 -s3.port.lance=0 \
-                 -s3.iam=false -volume.max=20 -master.volumeSizeLimitMB=64 \
+                 -s3.iam=false -volume.max=100 -master.volumeSizeLimitMB=64 \
                  -master.volumePreallocate=false -volume.minFreeSpace=1";
     command.args(fixed.split_whitespace());
     let names = [
-        "s3.port", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-        "filer.port", "filer.port.grpc", "s3.port.grpc",
+        "s3.port",
+        "master.port",
+        "master.port.grpc",
+        "volume.port",
+        "volume.port.grpc",
+        "filer.port",
+        "filer.port.grpc",
+        "s3.port.grpc",
     ];
     for (name, port) in names.iter().zip(port..) {
         command.arg(format!("-{name}={port}"));
@@ -94,7 +100,11 @@ pub fn rclone(data: Option<&Path>) -> Option<Bench> {
         .args(["--addr", &format!("127.0.0.1:{port}")])
         .args(["--auth-key", &format!("{KEY},{SECRET_KEY}")])
         .arg(data.unwrap_or(folder.path()));
-    Some(bench("s3 rclone", port, Process::start(command, folder, port)))
+    Some(bench(
+        "s3 rclone",
+        port,
+        Process::start(command, folder, port),
+    ))
 }
 
 /// Without the configuration of whoever runs the tests.

@@ -32,7 +32,9 @@ pub fn empty(port: u16) -> SftpStore {
 
 fn make_key(file: &Path, kind: &str, passphrase: &str) {
     let file = file.display().to_string();
-    let words = ["-q", "-t", kind, "-N", passphrase, "-C", "test", "-f", &file];
+    let words = [
+        "-q", "-t", kind, "-N", passphrase, "-C", "test", "-f", &file,
+    ];
     run("ssh-keygen", &words);
 }
 

@@ -36,7 +36,11 @@ pub fn apache(login: Login, data: Option<&Path>) -> Option<Bench> {
 
 /// A server on which nobody may move a file.
 pub fn apache_without_move() -> Option<Bench> {
-    start(Login::Basic, None, "<Limit MOVE>\nRequire all denied\n</Limit>")
+    start(
+        Login::Basic,
+        None,
+        "<Limit MOVE>\nRequire all denied\n</Limit>",
+    )
 }
 
 fn start(login: Login, data: Option<&Path>, more: &str) -> Option<Bench> {
@@ -62,10 +66,21 @@ fn start(login: Login, data: Option<&Path>, more: &str) -> Option<Bench> {
     if is_root() {
         identity = "User www-data\nGroup www-data".into();
         let folders = [folder.path(), &data].map(|folder| folder.display().to_string());
-        run("chown", &["-R", "www-data:www-data", &folders[0], &folders[1]]);
+        run(
+            "chown",
+            &["-R", "www-data:www-data", &folders[0], &folders[1]],
+        );
     }
     let port = free_ports(1);
-    let config = config(folder.path(), &data, &modules(), port, kind, &identity, more);
+    let config = config(
+        folder.path(),
+        &data,
+        &modules(),
+        port,
+        kind,
+        &identity,
+        more,
+    );
     let file = folder.path().join("apache.conf");
     fs::write(&file, config).unwrap();
     let mut command = Command::new(program);
