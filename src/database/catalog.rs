@@ -27,7 +27,7 @@ pub struct Catalog {
     pub by_id: HashMap<i64, Arc<Table>>,
     /// Comparisons under way, by table id.
     pub comparing: HashMap<i64, Compare>,
-    /// Tables (lower case) with something in `___held`.
+    /// Tables (lower case) that are replicated and have something in `___held`.
     pub held: HashSet<String>,
     /// Tables (by id) with something in `___displaced`.
     pub displaced: HashSet<i64>,
@@ -381,8 +381,13 @@ impl Database {
         let mut held = self
             .conn
             .prepare_cached("SELECT DISTINCT table_name FROM __harmonylite___held")?;
+        let by_name = &self.catalog.by_name;
         self.catalog.held = held
             .query_map([], |r| r.get(0))?
+            .filter(|name| {
+                name.as_ref()
+                    .map_or(true, |n: &String| by_name.contains_key(n))
+            })
             .collect::<rusqlite::Result<_>>()?;
         let mut displaced = self
             .conn

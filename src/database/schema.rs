@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::database::sql_text::{self, IndexText};
 use crate::database::values;
-use crate::model::frame::{KeyColumn, ROWID};
+use crate::model::frame::{KeyColumn, MAX_NAME_BYTES, ROWID};
 use crate::model::value::OwnedValue;
 
 /// Everything of ours in the user's database begins with this.
@@ -215,6 +215,11 @@ fn read_table(
     let mut in_order: Vec<&RawColumn> = raw.iter().filter(|c| c.pk > 0).collect();
     in_order.sort_by_key(|c| c.pk);
     let collations = key_collations(conn, name)?;
+    let mut names = raw.iter().map(|c| &c.name).chain(&collations);
+    if name.len() > MAX_NAME_BYTES || names.any(|n| n.len() > MAX_NAME_BYTES) {
+        let reason = format!("a name in it is longer than {MAX_NAME_BYTES} bytes");
+        return Ok(Err(reason));
+    }
     let mut columns = Vec::with_capacity(raw.len() + 1);
     let mut key = Vec::new();
     let mut rowid = None;
