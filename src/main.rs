@@ -1,11 +1,12 @@
 //! Words in, exit code out: 0 done, 1 failed, 2 called wrongly.
 
+use std::io::stdout;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
-use harmonylite::{daemon, database, lock};
+use harmonylite::{conflicts, daemon, database, lock};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -29,7 +30,8 @@ fn main() -> ExitCode {
         }
         Command::Cleanup(options) => load(options.config).and_then(|config| clean_up(&config)),
         Command::Conflicts { config, json } => {
-            load(config).and_then(|_| Err(format!("conflicts (json: {json}) is not built yet")))
+            let show = |config: Config| conflicts::show(&config.db_path, json, &mut stdout());
+            load(config).and_then(show)
         }
         Command::Run(options) => run(options),
     };

@@ -16,6 +16,7 @@ use crate::mutation::{self, Mutation};
 
 mod affinity;
 mod aside;
+mod conflicts;
 mod fast;
 pub mod held;
 mod incoming;
@@ -27,6 +28,7 @@ mod settling;
 mod tuples;
 mod unique;
 
+pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use held::Place;
 pub(crate) use incoming::Incoming;
 pub use positions::{Position, Positions};

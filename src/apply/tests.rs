@@ -15,6 +15,7 @@ mod limits;
 mod nonsense;
 mod oracle;
 mod random;
+mod shown;
 mod support;
 mod transactions;
 mod values;

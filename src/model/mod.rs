@@ -9,5 +9,6 @@ pub mod key;
 pub mod merge;
 pub mod shard;
 pub mod text;
+pub mod timestamp;
 pub mod value;
 pub mod version;
