@@ -240,7 +240,7 @@ fn final_values(
         .schema
         .columns
         .iter()
-        .map(|c| c.default.clone())
+        .map(|c| c.default_now.clone())
         .collect();
     let keeps = |i: usize| match action {
         Action::Rebuild { keep, .. } => keep.contains(&i),

@@ -15,6 +15,7 @@ mod limits;
 mod nonsense;
 mod oracle;
 mod random;
+mod schema_moves;
 mod shown;
 mod support;
 mod transactions;

@@ -39,8 +39,11 @@ pub struct Column {
     /// The name as columns are compared: SQLite ignores the case of ASCII letters.
     pub lower: String,
     pub affinity: Affinity,
-    /// What an ADD COLUMN gave the rows that were there: NULL if it has no constant default.
+    /// What an ADD COLUMN gave the rows that were there: NULL if it has no constant default. It is
+    /// that of the moment when the column was first seen, see [`super::table::Shape::defaults`].
     pub default: OwnedValue,
+    /// The default of rows that are inserted now.
+    pub default_now: OwnedValue,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -236,6 +239,7 @@ fn read_table(
             name: ROWID.into(),
             lower: ROWID.into(),
             affinity,
+            default_now: default.clone(),
             default,
         });
         let collation = "BINARY".to_owned();
@@ -258,11 +262,13 @@ fn read_table(
         });
     }
     for column in in_order.into_iter().chain(raw.iter().filter(|c| c.pk == 0)) {
+        let default = default_value(column)?;
         columns.push(Column {
             name: column.name.clone(),
             lower: column.name.to_ascii_lowercase(),
             affinity: Affinity::of(&column.declared, strict),
-            default: default_value(column)?,
+            default_now: default.clone(),
+            default,
         });
     }
     let mut generated =
