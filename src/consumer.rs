@@ -16,7 +16,7 @@ use crate::broker::Broker;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
 use crate::model::backoff::Backoff;
-use crate::model::frame::{Frame, MAX_ROW_BYTES, unpack};
+use crate::model::frame::{Frame, unpack};
 use crate::same_stream;
 use crate::snapshot::gap::Gap;
 use crate::stream::{Message, Reader, StreamError, StreamState};
@@ -259,9 +259,7 @@ impl Consumer {
         if self.gate.is_own(message.id.as_deref().unwrap_or_default()) {
             return Unpacked::Own;
         }
-        // A row that compresses well comes whole, however large it is.
-        unpack(&message.data, MAX_ROW_BYTES)
-            .map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)
+        unpack(&message.data).map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)
     }
 
     /// One transaction, or none for messages that are all our own.

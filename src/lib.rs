@@ -38,6 +38,7 @@
 //! - [`watcher`], [`mirror`], [`lock`]: the hint that files changed; `seq-map.cbor`; one daemon per
 //!   database.
 //! - [`publisher`], [`consumer`]: the threads.
+//! - [`conflicts`]: the command that shows what is displaced.
 //! - [`config`], [`cli`], [`logging`], [`daemon`]: words in, threads out.
 //!
 //! Imports follow that order: `model` knows nobody, `daemon` everybody. NATS is spoken in `stream`
@@ -82,6 +83,7 @@ pub mod capture;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod conflicts;
 pub mod consumer;
 pub mod daemon;
 pub mod database;

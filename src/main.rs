@@ -1,5 +1,6 @@
 //! Words in, exit code out: 0 done, 1 failed, 2 called wrongly.
 
+use std::io::stdout;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
@@ -7,7 +8,7 @@ use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
 use harmonylite::snapshot::commands;
-use harmonylite::{database, lock};
+use harmonylite::{conflicts, database, lock};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -31,7 +32,8 @@ fn main() -> ExitCode {
         }
         Command::Cleanup(options) => load(options.config).and_then(|config| clean_up(&config)),
         Command::Conflicts { config, json } => {
-            load(config).and_then(|_| Err(format!("conflicts (json: {json}) is not built yet")))
+            let show = |config: Config| conflicts::show(&config.db_path, json, &mut stdout());
+            load(config).and_then(show)
         }
         Command::Restore { mut options, to } => load(options.config.take())
             .and_then(|config| commands::restore(&config, &options, to.as_deref())),

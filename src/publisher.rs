@@ -556,19 +556,12 @@ impl Link {
         &mut self,
         gate: &Gate,
         sending: &Sending<'_>,
-        packed: &[u8],
+        packed: &frame::Packed,
     ) -> Result<(), StreamError> {
-        let limit = self.writer.max_message_bytes();
         let frame = self.next;
-        if packed.len() <= limit {
-            self.frames.insert(frame, (sending.at, 1));
-            return self.send_message(gate, frame, sending, packed);
-        }
-        let parts = frame::cut(&frame::message_id(packed, sending.salt), packed, limit);
-        self.frames.insert(frame, (sending.at, parts.len()));
-        parts
-            .iter()
-            .try_for_each(|part| self.send_message(gate, frame, sending, part))
+        let mut messages = packed.messages(sending.salt, self.writer.max_message_bytes());
+        self.frames.insert(frame, (sending.at, messages.len()));
+        messages.try_for_each(|bytes| self.send_message(gate, frame, sending, &bytes))
     }
 
     fn send_message(

@@ -2,6 +2,7 @@
 //! no further UNIQUE index. Decided with two look-ups and no allocation per row; whatever is not
 //! plain about a row is left to [`super::join`], which gives the same result for plain rows, too.
 
+use crate::apply::affinity::is_storable_key;
 use crate::database::rows::{Rows, Stored};
 use crate::database::schema::Affinity;
 use crate::database::sites::Sites;
@@ -71,6 +72,9 @@ fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> R
     }
     let table = ops.table;
     let key = &row.values[..table.key_len()];
+    if !is_storable_key(table, key) {
+        return Ok(Plain::Other);
+    }
     let stored = ops.version(sites, key)?;
     let hash = if row.deleted {
         0

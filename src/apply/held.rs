@@ -17,12 +17,16 @@ use crate::model::cbor;
 use crate::model::frame::{FrameKeyColumn, Row, TableRows};
 use crate::model::key::key_bytes;
 use crate::model::merge::FLOOR;
+use crate::model::text::shortened;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
 /// Stands among the held columns for the version of the row itself.
 const ROW: &str = "\0row";
+
+/// A reason is kept with every row, and may quote the row.
+const MAX_REASON_BYTES: usize = 200;
 
 /// Rows tried again in one transaction.
 pub(crate) const STEP: usize = 128;
@@ -48,12 +52,22 @@ impl Place {
     }
 }
 
+/// A longer shape is kept as its hash: it is stored with every row.
+const MAX_SHAPE_BYTES: usize = 256;
+
+/// Unknown tables that are named in the log: a peer may invent any number.
+const MAX_NAMED: usize = 64;
+
 /// A key's shape as text.
 fn shape<'a>(columns: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> String {
     let each = columns.map(|(name, affinity, collation)| {
         format!("{} {affinity} {collation}", name.to_ascii_lowercase())
     });
-    each.collect::<Vec<_>>().join(", ")
+    let text = each.collect::<Vec<_>>().join(", ");
+    match text.len() <= MAX_SHAPE_BYTES {
+        true => text,
+        false => format!("hash {:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())),
+    }
 }
 
 pub(crate) fn shape_of_frame(key: &[FrameKeyColumn<'_>]) -> String {
@@ -109,9 +123,7 @@ impl Database {
 
     /// Holds a row whole.
     pub(crate) fn hold(&mut self, at: &Place, incoming: &Incoming, reason: &str) -> Result<()> {
-        if self.catalog.held.insert(at.table.clone()) {
-            log::warn!("changes of table {} are held: {reason}", at.table);
-        }
+        self.say_held(&at.table, &shortened(reason, MAX_REASON_BYTES));
         let mut known = Incoming::default();
         self.read_held(at, &mut known)?;
         for (column, version) in [(FLOOR, incoming.floor), (ROW, incoming.row)] {
@@ -123,6 +135,23 @@ impl Database {
             self.hold_one(at, &known, column, *version, value.borrow(), reason)?;
         }
         Ok(())
+    }
+
+    /// Notes that something of a table is held, and names it once.
+    fn say_held(&mut self, table: &str, reason: &str) {
+        let is_new = match self.catalog.by_name.contains_key(table) {
+            true => self.catalog.held.insert(table.to_owned()),
+            false => {
+                let named = &mut self.named_unknown;
+                named.len() < MAX_NAMED && named.insert(table.to_owned())
+            }
+        };
+        if is_new {
+            log::warn!("changes of table {table:?} are held: {reason}");
+        }
+        if is_new && self.named_unknown.len() == MAX_NAMED {
+            log::warn!("changes of more unknown tables are held: they are no longer named");
+        }
     }
 
     /// Holds one column, unless what is `known` of it is newer.
@@ -155,7 +184,16 @@ impl Database {
                 "REPLACE INTO __harmonylite___held(table_name, shape, key, column, hlc, site, value, reason)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
-            .execute(params![at.table, at.shape, at.key, column, version.hlc, site, value, reason])?;
+            .execute(params![
+                at.table,
+                at.shape,
+                at.key,
+                column,
+                version.hlc,
+                site,
+                value,
+                shortened(reason, MAX_REASON_BYTES)
+            ])?;
         Ok(())
     }
 
@@ -199,12 +237,7 @@ impl Database {
             if mutation::is(Mutation::HeldColumnsDropped) {
                 continue;
             }
-            if self.catalog.held.insert(at.table.clone()) {
-                log::warn!(
-                    "column {name} of table {} is held: it is not here",
-                    at.table
-                );
-            }
+            self.say_held(&at.table, &format!("there is no column {name:?} here"));
             self.hold_one(
                 &at,
                 &Incoming::default(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::apply::Incoming;
+use crate::apply::affinity::is_storable_key;
 use crate::apply::held::Place;
 use crate::apply::unique::is_unique_violation;
 use crate::capture::{Frames, is_late};
@@ -54,6 +55,11 @@ impl Database {
         incoming: Incoming,
         frames: &mut Frames,
     ) -> Result<bool> {
+        if !is_storable_key(table, key) {
+            let reason = "its key is of another class than the table's";
+            self.hold(&Place::of(table, key_bytes), &incoming, reason)?;
+            return Ok(false);
+        }
         // What the application did while the triggers were away comes before what arrives.
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
@@ -246,7 +252,7 @@ fn final_values(
         .schema
         .columns
         .iter()
-        .map(|c| c.default.clone())
+        .map(|c| c.default_now.clone())
         .collect();
     let keeps = |i: usize| match action {
         Action::Rebuild { keep, .. } => keep.contains(&i),

@@ -8,29 +8,32 @@
 
 use std::sync::Arc;
 
-use rusqlite::params;
-
 use crate::capture::{Captured, Frames};
 use crate::database::table::Table;
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::frame::{Frame, Row, TableRows};
 use crate::mutation::{self, Mutation};
 
+mod affinity;
 mod aside;
+mod conflicts;
 mod fast;
 pub mod held;
 mod incoming;
 mod join;
 mod parts;
 mod positions;
+mod quarantine;
 mod settling;
 mod tuples;
 mod twin;
 mod unique;
 
+pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
 pub(crate) use incoming::Incoming;
 pub use positions::{Position, Positions};
+pub(crate) use quarantine::Alarm;
 pub(crate) use tuples::create_probe;
 pub(crate) use unique::{displaced_row, highest_displaced};
 
@@ -94,7 +97,7 @@ impl Database {
                 db.read_up_to(stream, last.seq, last.id);
             }
             db.store_positions()?;
-            applied.captured.frames.append(&mut frames.finish());
+            db.take_captured(frames, &mut applied.captured);
             Ok(applied)
         })
     }
@@ -107,11 +110,8 @@ impl Database {
     ) -> Result<usize> {
         match &message.content {
             Content::Own => Ok(0),
-            Content::Frame(Frame::Rows { nodes, tables }) => {
-                self.look_for_twin(nodes, tables)?;
-                self.apply_rows(nodes, tables, frames)
-            }
             Content::Frame(Frame::Part(part)) => self.take_part(stream, message.seq, part, frames),
+            Content::Frame(rows) => self.apply_frame(stream, message.seq, rows, frames),
             Content::Bad { reason, data } => {
                 self.quarantine(stream, message.seq, reason, data)?;
                 Ok(0)
@@ -119,30 +119,28 @@ impl Database {
         }
     }
 
-    /// Keeps a message that cannot be read, for a later release or a person to look at.
-    fn quarantine(&mut self, stream: &str, seq: u64, reason: &str, data: &[u8]) -> Result<()> {
-        log::error!("message {seq} of {stream} is put in quarantine: {reason}");
-        self.conn
-            .prepare_cached(
-                "REPLACE INTO __harmonylite___quarantine(stream, seq, at_ms, reason, data)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![
-                stream,
-                seq as i64,
-                self.clock.now_ms(),
-                reason,
-                data
-            ])?;
-        Ok(())
-    }
-
-    /// Messages in quarantine.
-    pub fn quarantined(&self) -> Result<u64> {
-        Ok(self
-            .conn
-            .prepare_cached("SELECT count(*) FROM __harmonylite___quarantine")?
-            .query_row([], |r| r.get(0))?)
+    /// What is wrong with single rows is kept in quarantine, the others are applied.
+    fn apply_frame(
+        &mut self,
+        stream: &str,
+        seq: u64,
+        frame: &Frame<'_>,
+        frames: &mut Frames,
+    ) -> Result<usize> {
+        let Frame::Rows {
+            nodes,
+            tables,
+            faults,
+        } = frame
+        else {
+            return Ok(0);
+        };
+        if faults.rows > 0 {
+            let reason = format!("{} row(s) are not taken; {}", faults.rows, faults.first);
+            self.quarantine(stream, seq, &reason, &faults.bytes)?;
+        }
+        self.look_for_twin(nodes, tables)?;
+        self.apply_rows(nodes, tables, frames)
     }
 
     fn apply_rows(

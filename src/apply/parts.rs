@@ -1,14 +1,20 @@
 //! Rows too large for one message: their parts wait in the database until all are there.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use crate::capture::Frames;
 use crate::database::{Database, Result};
-use crate::model::frame::{Frame, MAX_ROW_BYTES, Part, unpack};
+use crate::model::frame::{Frame, FrameError, MAX_FRAME_BYTES, Part, Parts};
 
 /// A part whose others never came is dropped after this long: whoever sent it sends all of it again
 /// until the last is acknowledged.
 const KEEP_MS: i64 = 30 * 24 * 3600 * 1000;
+
+/// Parts of one row: a broker that takes messages of 4 KiB comes to that with the largest row.
+const MAX_PARTS: u32 = 1 << 16;
+
+/// What a part takes on disk besides its bytes.
+const PART_ON_DISK: u64 = 64;
 
 impl Database {
     /// Stores a part; with the last one, applies the whole.
@@ -19,7 +25,8 @@ impl Database {
         part: &Part<'_>,
         frames: &mut Frames,
     ) -> Result<usize> {
-        if u64::from(part.count) * part.bytes.len() as u64 > 2 * MAX_ROW_BYTES as u64 {
+        let expected = u64::from(part.count) * part.bytes.len() as u64;
+        if part.count > MAX_PARTS || expected > 2 * MAX_FRAME_BYTES as u64 {
             self.quarantine(
                 stream,
                 seq,
@@ -38,6 +45,7 @@ impl Database {
                  VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
             .execute(params![part.id, part.index, part.count, now_ms, part.bytes])?;
+        self.make_room_for_parts(stream, seq, part)?;
         let here: u32 = self
             .conn
             .prepare_cached(
@@ -51,16 +59,53 @@ impl Database {
         self.conn
             .prepare_cached("DELETE FROM __harmonylite___parts WHERE id = ?1")?
             .execute([part.id])?;
-        let unpacked = unpack(&whole, MAX_ROW_BYTES);
-        match unpacked
+        self.parts_bytes = None;
+        let decoded = whole
             .as_deref()
             .map_err(ToString::to_string)
-            .and_then(|raw| Frame::decode(raw).map_err(|e| e.to_string()))
-        {
-            Ok(Frame::Rows { nodes, tables }) => self.apply_rows(&nodes, &tables, frames),
-            Ok(Frame::Part(_)) => self.refuse(stream, seq, "parts of a part", &whole),
-            Err(reason) => self.refuse(stream, seq, &reason, &whole),
+            .and_then(|raw| Frame::decode(raw).map_err(|e| e.to_string()));
+        match decoded {
+            Ok(rows @ Frame::Rows { .. }) => self.apply_frame(stream, seq, &rows, frames),
+            Ok(Frame::Part(_)) => self.refuse(stream, seq, "parts of a part", part.bytes),
+            Err(reason) => self.refuse(stream, seq, &reason, part.bytes),
         }
+    }
+
+    /// The oldest rows of which parts are missing go when all of them take too much: their sender
+    /// went away for good, or means ill.
+    fn make_room_for_parts(&mut self, stream: &str, seq: u64, part: &Part<'_>) -> Result<()> {
+        let added = part.bytes.len() as u64 + PART_ON_DISK;
+        let known = self.parts_bytes.map(|bytes| bytes + added);
+        let mut bytes = known.map_or_else(|| self.stored_parts_bytes(), Ok)?;
+        while bytes > self.limits.parts_bytes {
+            let oldest: Option<Vec<u8>> = self
+                .conn
+                .prepare_cached(
+                    "SELECT id FROM __harmonylite___parts WHERE id <> ?1
+                     GROUP BY id ORDER BY min(at_ms) LIMIT 1",
+                )?
+                .query_row([part.id], |r| r.get(0))
+                .optional()?;
+            let Some(oldest) = oldest else { break };
+            self.conn
+                .prepare_cached("DELETE FROM __harmonylite___parts WHERE id = ?1")?
+                .execute([&oldest])?;
+            self.quarantine(
+                stream,
+                seq,
+                "parts of a row whose others did not come",
+                &oldest,
+            )?;
+            bytes = self.stored_parts_bytes()?;
+        }
+        self.parts_bytes = Some(bytes);
+        Ok(())
+    }
+
+    fn stored_parts_bytes(&self) -> Result<u64> {
+        let text = "SELECT coalesce(sum(length(bytes) + ?1), 0) FROM __harmonylite___parts";
+        let mut statement = self.conn.prepare_cached(text)?;
+        Ok(statement.query_row([PART_ON_DISK], |r| r.get(0))?)
     }
 
     fn refuse(&mut self, stream: &str, seq: u64, reason: &str, data: &[u8]) -> Result<usize> {
@@ -68,15 +113,25 @@ impl Database {
         Ok(0)
     }
 
-    fn join_parts(&self, part: &Part<'_>) -> Result<Vec<u8>> {
+    /// The frame that the parts are of, unpacked one after the other.
+    fn join_parts(&self, part: &Part<'_>) -> Result<std::result::Result<Vec<u8>, FrameError>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT bytes FROM __harmonylite___parts WHERE id = ?1 AND count = ?2 ORDER BY part",
         )?;
         let mut rows = statement.query(params![part.id, part.count])?;
-        let mut whole = Vec::new();
+        let mut whole: Option<Parts> = None;
         while let Some(row) = rows.next()? {
-            whole.extend_from_slice(row.get_ref(0)?.as_blob().unwrap_or_default());
+            let bytes = row.get_ref(0)?.as_blob().unwrap_or_default();
+            let added = match whole.take() {
+                Some(parts) => Ok(parts),
+                None => Parts::new(bytes),
+            }
+            .and_then(|mut parts| parts.add(bytes).map(|()| parts));
+            match added {
+                Ok(parts) => whole = Some(parts),
+                Err(e) => return Ok(Err(e)),
+            }
         }
-        Ok(whole)
+        Ok(whole.map_or(Ok(Vec::new()), Parts::finish))
     }
 }

@@ -11,8 +11,12 @@ mod clocks;
 mod eviction;
 mod hostile;
 mod keys;
+mod limits;
+mod nonsense;
 mod oracle;
 mod random;
+mod schema_moves;
+mod shown;
 pub(crate) mod support;
 mod transactions;
 mod values;
@@ -148,16 +152,15 @@ fn a_row_in_parts_is_put_together() {
     let mut n = cluster(2, "CREATE TABLE b(id INTEGER PRIMARY KEY, data BLOB)");
     n[0].run("INSERT INTO b VALUES (1, randomblob(3000000))");
     let frames = n[0].publish();
-    let packed = frames[0].raw.clone();
-    let id = crate::model::frame::message_id(&packed, 0);
-    let parts: Vec<Outgoing> = crate::model::frame::cut(&id, &packed, 500_000)
-        .into_iter()
-        .rev()
+    let packed = crate::model::frame::pack(frames[0].raw.clone(), None);
+    let mut parts: Vec<Outgoing> = packed
+        .messages(0, 500_000)
         .map(|raw| Outgoing {
-            raw,
+            raw: raw.into_owned(),
             ..frames[0].clone()
         })
         .collect();
+    parts.reverse();
     assert!(parts.len() > 5);
     n[1].apply(&parts);
     assert_equal(&n, "SELECT * FROM b");

@@ -16,8 +16,8 @@ use crate::model::value::{OwnedValue, Value};
 /// A row's values under one index. Rows with NULL there, or outside of a partial index, have none:
 /// they collide with nobody.
 pub(super) struct Tuple<'t> {
-    index: &'t UniqueIndex,
-    values: Vec<OwnedValue>,
+    pub index: &'t UniqueIndex,
+    pub values: Vec<OwnedValue>,
     /// The same for tuples that are equal.
     pub hash: i64,
 }
@@ -61,20 +61,31 @@ pub(super) fn colliding(
     key: &[u8],
     row: &[OwnedValue],
 ) -> Result<Vec<(Vec<u8>, Vec<OwnedValue>)>> {
-    let count = table.schema.columns.len();
     let mut found: Vec<(Vec<u8>, Vec<OwnedValue>)> = Vec::new();
     for tuple in tuples(conn, table, row)? {
-        let mut statement = conn.prepare_cached(&colliding_sql(table, tuple.index))?;
-        let mut rows = statement.query(params_from_iter(&tuple.values))?;
-        while let Some(row) = rows.next()? {
-            let all: Vec<OwnedValue> = (0..count)
-                .map(|i| values::column(row, i).to_owned())
-                .collect();
+        for all in rows_with(conn, table, &tuple)? {
             let other = key_of(table, &all);
             if other != key && !found.iter().any(|(k, _)| *k == other) {
                 found.push((other, all));
             }
         }
+    }
+    Ok(found)
+}
+
+/// Rows of the table that have this tuple.
+pub(super) fn rows_with(
+    conn: &Connection,
+    table: &Table,
+    tuple: &Tuple<'_>,
+) -> Result<Vec<Vec<OwnedValue>>> {
+    let count = table.schema.columns.len();
+    let mut statement = conn.prepare_cached(&colliding_sql(table, tuple.index))?;
+    let mut rows = statement.query(params_from_iter(&tuple.values))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let each = (0..count).map(|i| values::column(row, i).to_owned());
+        found.push(each.collect());
     }
     Ok(found)
 }

@@ -94,7 +94,7 @@ impl Database {
             return Ok(false);
         };
         let mut next = None;
-        while let Some(after) = self.encode_step(&place, frames)? {
+        while let Some(after) = self.encode_step(&place, limit, frames)? {
             place = after;
             if frames.bytes() >= limit {
                 next = Some(place);
@@ -110,7 +110,12 @@ impl Database {
     }
 
     /// Encodes a few rows behind `place`. None if there are none.
-    fn encode_step(&self, place: &Place, frames: &mut Frames) -> Result<Option<Place>> {
+    fn encode_step(
+        &self,
+        place: &Place,
+        limit: usize,
+        frames: &mut Frames,
+    ) -> Result<Option<Place>> {
         let Some(table) = self
             .catalog
             .by_id
@@ -135,6 +140,9 @@ impl Database {
             let key = table.key_bytes(row_values(row, table.key_len()));
             self.encode_row(&mut rows, &key, i64::MAX, frames)?;
             last = Some(key);
+            if frames.bytes() >= 2 * limit {
+                break;
+            }
         }
         Ok(Some(match last {
             Some(key) => Place {

@@ -7,6 +7,9 @@ use crate::model::shard::shard;
 use crate::model::value::Value;
 use crate::model::version::Version;
 
+/// Bytes of one capture that are kept in memory for the publisher, or one row that is larger.
+const MAX_LIVE_BYTES: usize = 2 * crate::outbox::MAX_BYTES;
+
 /// A frame to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
@@ -30,13 +33,21 @@ pub(crate) struct Frames {
     shards: Vec<FrameBuilder>,
     limit: usize,
     done: Vec<Outgoing>,
+    /// Bytes of `done`.
+    done_bytes: usize,
+    /// Encoded as it was captured: what is more than the outbox keeps is left to the marks.
+    is_live: bool,
+    overflowed: bool,
 }
 
 impl Frames {
     /// For a new transaction, which gets its number here.
     pub fn new(db: &mut Database) -> Self {
         let encode = db.marks.live && db.settings.publish;
-        Frames::numbered(db, encode)
+        Frames {
+            is_live: true,
+            ..Frames::numbered(db, encode)
+        }
     }
 
     pub fn numbered(db: &mut Database, encode: bool) -> Self {
@@ -48,6 +59,9 @@ impl Frames {
                 .collect(),
             limit: db.settings.max_transaction_bytes,
             done: Vec::new(),
+            done_bytes: 0,
+            is_live: false,
+            overflowed: false,
         }
     }
 
@@ -78,8 +92,7 @@ impl Frames {
 
     /// Bytes collected in all shards and not yet cut.
     pub fn bytes(&self) -> usize {
-        self.done.iter().map(|f| f.raw.len()).sum::<usize>()
-            + self.shards.iter().map(FrameBuilder::len).sum::<usize>()
+        self.done_bytes + self.shards.iter().map(FrameBuilder::len).sum::<usize>()
     }
 
     /// Whether nothing was collected at all.
@@ -92,8 +105,17 @@ impl Frames {
     }
 
     fn cut(&mut self, shard: usize) {
-        if self.shards[shard].len() >= self.limit {
+        if self.shards[shard].len() >= self.limit || self.shards[shard].is_full() {
             self.close(shard);
+        }
+        if self.is_live && self.bytes() > MAX_LIVE_BYTES {
+            self.encode = false;
+            self.overflowed = true;
+            self.done.clear();
+            self.done_bytes = 0;
+            self.shards
+                .iter_mut()
+                .for_each(|s| *s = FrameBuilder::default());
         }
     }
 
@@ -101,6 +123,7 @@ impl Frames {
         let builder = std::mem::take(&mut self.shards[shard]);
         if !builder.is_empty() {
             let raw = builder.finish();
+            self.done_bytes += raw.len();
             self.done.push(Outgoing {
                 at: self.at,
                 shard: shard as u32 + 1,
@@ -110,8 +133,9 @@ impl Frames {
         }
     }
 
-    pub fn finish(mut self) -> Vec<Outgoing> {
+    /// None if there was more than may be kept in memory.
+    pub fn finish(mut self) -> Option<Vec<Outgoing>> {
         (0..self.shards.len()).for_each(|s| self.close(s));
-        self.done
+        (!self.overflowed).then_some(self.done)
     }
 }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use crate::database::rows::Rows;
 use crate::database::table::Table;
-use crate::database::{Database, Result, TIME_BOX};
+use crate::database::{Database, DatabaseError, Result, TIME_BOX};
 use crate::model::cbor;
+use crate::model::text::key_literal;
 use crate::model::value::Value;
 use crate::mutation::{self, Mutation};
 
@@ -97,8 +98,16 @@ impl Database {
         }
         self.log_is_left = !emptied;
         captured.more = self.has_more();
-        captured.frames.append(&mut frames.finish());
+        self.take_captured(frames, captured);
         Ok(emptied)
+    }
+
+    /// Frames go to the publisher, unless they were more than it keeps in memory.
+    pub(crate) fn take_captured(&mut self, frames: Frames, captured: &mut Captured) {
+        match frames.finish() {
+            Some(mut frames) => captured.frames.append(&mut frames),
+            None => self.stop_live(),
+        }
     }
 
     fn record_batch(&mut self, batch: &Batch, frames: &mut Frames) -> Result<usize> {
@@ -131,9 +140,10 @@ impl Database {
     }
 
     /// Says and counts what cannot be replicated.
-    fn set_aside_rows(&mut self, table: &str, count: u64, reason: &str) {
+    fn set_aside_rows(&self, table: &str, count: u64, reason: &str) {
         log::warn!("set aside {count} change(s) of table {table}: {reason}");
-        self.marks.set_aside += count;
+        let before = self.marks.set_aside.get();
+        self.marks.set_aside.set(before + count);
     }
 
     /// Versions for the touched rows of a table, and what that means for displaced ones.
@@ -201,9 +211,11 @@ impl Database {
             comparing: self.catalog.comparing.contains_key(&table.id),
             displaced: self.catalog.displaced.contains(&table.id),
             publish: self.settings.publish,
+            row_bytes: self.limits.row_bytes,
         };
         let mut written = Vec::new();
         let mut damaged = 0;
+        let mut too_large = Vec::new();
         for entry in touched {
             if self.damage.is_known(table.id, &entry.key) {
                 damaged += 1;
@@ -212,12 +224,20 @@ impl Database {
             self.damage.look_at(table.id, &entry.key);
             let key = cbor::key_values(&entry.key)?;
             let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
-            if recorder.record(&mut rows, &key, &entry.key, entry.why, entry.time_ms)? {
-                written.push(entry.clone());
+            match recorder.record(&mut rows, &key, &entry.key, entry.why, entry.time_ms) {
+                Ok(true) => written.push(entry.clone()),
+                Ok(false) => {}
+                Err(e @ DatabaseError::RowTooLarge(..)) => {
+                    too_large.push(format!("{e}; its key is {}", key_literal(&key)));
+                }
+                Err(e) => return Err(e),
             }
         }
         self.damage.look_away();
         drop(rows);
+        for reason in too_large {
+            self.set_aside_rows(table.name(), 1, &reason);
+        }
         if damaged > 0 {
             self.set_aside_rows(table.name(), damaged, "the row is damaged");
         }

@@ -7,7 +7,8 @@ use crate::capture::Frames;
 use crate::database::rows::{Rows, Stored, row_values};
 use crate::database::sites::Sites;
 use crate::database::table::Table;
-use crate::database::{Result, values};
+use crate::database::{DatabaseError, Result, values};
+use crate::model::cbor::value_bytes;
 use crate::model::merge::{Exceptions, FLOOR, State};
 use crate::model::value::Value;
 use crate::model::version::{HLC_BEFORE, Version, stamp};
@@ -36,6 +37,8 @@ pub(crate) struct Recorder<'a> {
     /// Some rows of the table may be displaced: live by version, but not in the table.
     pub displaced: bool,
     pub publish: bool,
+    /// Bytes of a row that can be sent.
+    pub row_bytes: usize,
 }
 
 impl Recorder<'_> {
@@ -106,7 +109,11 @@ impl Recorder<'_> {
                 Why::Real => false,
             };
             if unchanged {
-                return None;
+                return Ok(None);
+            }
+            let bytes = row_bytes(values());
+            if bytes > self.row_bytes {
+                return Err(DatabaseError::RowTooLarge(bytes, self.row_bytes));
             }
             let exceptions = exceptions(table, stored, |i| values::column(row, i));
             if frames.encode {
@@ -118,10 +125,10 @@ impl Recorder<'_> {
                 deleted: false,
                 exceptions,
             };
-            Some(Stored { state, at: 0, hash })
+            Ok(Some(Stored { state, at: 0, hash }))
         })?;
         match found {
-            Some(changed) => Ok(changed),
+            Some(changed) => changed,
             None if self.is_deletion(rows, key_bytes, why, stored)? => {
                 if self.frames.encode {
                     self.frames
@@ -187,6 +194,12 @@ impl Recorder<'_> {
             .execute(params![self.frames.at, table.id, key_bytes])?;
         Ok(())
     }
+}
+
+/// Bytes that a row with these values takes in a frame, at the most.
+pub(super) fn row_bytes<'v>(values: impl Iterator<Item = Value<'v>>) -> usize {
+    const HEAD: usize = 64;
+    values.map(value_bytes).fold(HEAD, usize::saturating_add)
 }
 
 /// A local write is a write of the whole row, but for columns that were added since and still have

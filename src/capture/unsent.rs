@@ -4,17 +4,19 @@
 //! and not before the next write that happens anyway or a pause: a mark that outlives its
 //! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use rusqlite::params;
 
 use crate::capture::again::Again;
-use crate::capture::record::indexed;
+use crate::capture::record::{indexed, row_bytes};
 use crate::capture::{Frames, Outgoing};
 use crate::database::rows::{Rows, Stored, row_values};
 use crate::database::table::Table;
-use crate::database::{Database, Result, values};
+use crate::database::{Database, DatabaseError, Result, values};
 use crate::model::cbor;
+use crate::model::text::key_literal;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
@@ -29,18 +31,30 @@ pub struct Marks {
     pub(crate) live: bool,
     /// Every transaction up to here is acknowledged; marks not yet cleared.
     acknowledged: Option<i64>,
+    /// A transaction under way in pieces: its number, and the mark up to which it is encoded.
+    piece: Option<Piece>,
     /// Rows to be published again, marked or not.
     pub(super) again: Again,
     /// When marks were cleared last, by [`crate::clock::Clock::uptime`].
     cleared: Duration,
     /// Changes that could not be captured since the start.
-    pub set_aside: u64,
+    pub set_aside: Cell<u64>,
+}
+
+/// Marks of one transaction, up to and with this one.
+#[derive(Debug, Clone)]
+struct Piece {
+    at: i64,
+    table: i64,
+    key: Vec<u8>,
+    is_acknowledged: bool,
 }
 
 impl Marks {
     /// What was acknowledged last is no longer known: the marks stay until the next one is.
     pub(crate) fn forget_acknowledged(&mut self) {
         self.acknowledged = None;
+        self.piece = None;
     }
 }
 
@@ -48,6 +62,7 @@ impl Database {
     /// The publisher does not want rows any more; it will come for the marks.
     pub fn stop_live(&mut self) {
         self.marks.live = false;
+        self.marks.piece = None;
         self.marks.again.interrupt();
     }
 
@@ -58,6 +73,9 @@ impl Database {
     /// Every frame of the transactions up to `at` is acknowledged.
     pub fn acknowledged(&mut self, at: i64) {
         self.marks.acknowledged = self.marks.acknowledged.max(Some(at));
+        if let Some(piece) = self.marks.piece.as_mut().filter(|p| p.at <= at + 1) {
+            piece.is_acknowledged = true;
+        }
     }
 
     /// Whether marks wait to be cleared.
@@ -73,6 +91,14 @@ impl Database {
             self.conn
                 .prepare_cached("DELETE FROM __harmonylite___unsent WHERE at <= ?1")?
                 .execute([at])?;
+            if let Some(piece) = self.marks.piece.take_if(|p| p.is_acknowledged) {
+                self.conn
+                    .prepare_cached(
+                        "DELETE FROM __harmonylite___unsent
+                         WHERE at = ?1 AND (table_id, key) <= (?2, ?3)",
+                    )?
+                    .execute(params![piece.at, piece.table, piece.key])?;
+            }
             self.store_positions()?;
             self.marks.cleared = self.clock.uptime();
         }
@@ -89,7 +115,7 @@ impl Database {
 
     /// Changes that could not be captured since the start.
     pub fn set_aside(&self) -> u64 {
-        self.marks.set_aside
+        self.marks.set_aside.get()
     }
 
     /// Number of marks.
@@ -101,7 +127,7 @@ impl Database {
     }
 
     /// Encodes marked rows as they are now, in the order of their transactions, up to about `limit`
-    /// bytes. With nothing left to encode, captures are live from here on.
+    /// bytes: a transaction of up to that is never split, a larger one is at twice that. With nothing left to encode, captures are live from here on.
     ///
     /// To be called only while nothing is in flight. Frames carry the last transaction they cover.
     pub fn backlog(&mut self, limit: usize) -> Result<Vec<Outgoing>> {
@@ -115,14 +141,14 @@ impl Database {
                 last => last,
             };
             db.marks.live = last.is_none();
-            let mut out = frames.finish();
+            let mut out = frames.finish().unwrap_or_default();
             for frame in &mut out {
                 frame.salt = frame.at as u64;
                 frame.at = last.unwrap_or_default();
             }
             if let (Some(last), true) = (last, out.is_empty()) {
                 // All of it was superseded or is gone: nothing to wait for.
-                db.marks.acknowledged = Some(last);
+                db.acknowledged(last);
                 db.clear_marks()?;
                 db.marks.live = false;
                 return Ok(vec![]);
@@ -131,24 +157,33 @@ impl Database {
         })
     }
 
-    /// Encodes whole transactions until `limit`; returns the last one, none if there was no mark.
+    /// Encodes transactions until `limit`; returns the last one that is complete with that, none if
+    /// there was no mark. The next one may be begun: see [`Marks::piece`].
     fn encode_marked(&mut self, limit: usize, frames: &mut Frames) -> Result<Option<i64>> {
         let mut statement = self.conn.prepare_cached(
-            "SELECT at, table_id, key FROM __harmonylite___unsent ORDER BY at, table_id",
+            "SELECT at, table_id, key FROM __harmonylite___unsent ORDER BY at, table_id, key",
         )?;
+        self.marks.piece = None;
         let mut marks = statement.query([])?;
         let mut last = None;
+        let mut before = (0, Vec::new());
+        let mut is_split = false;
         let mut open: Option<Rows<'_>> = None;
         while let Some(mark) = marks.next()? {
             let (at, id): (i64, i64) = (mark.get(0)?, mark.get(1)?);
             if last.is_some_and(|l| l != at) && frames.bytes() >= limit {
                 break;
             }
+            let key_bytes = mark.get_ref(2)?.as_blob().unwrap_or_default();
+            if last == Some(at) && frames.bytes() >= 2 * limit {
+                is_split = true;
+                break;
+            }
             last = Some(at);
+            before = (id, key_bytes.to_vec());
             let Some(table) = self.catalog.by_id.get(&id) else {
                 continue;
             };
-            let key_bytes = mark.get_ref(2)?.as_blob().unwrap_or_default();
             let mut rows = match open.take() {
                 Some(rows) if rows.table.id == id => rows,
                 _ => Rows::new(&self.conn, table)?,
@@ -156,7 +191,17 @@ impl Database {
             self.encode_row(&mut rows, key_bytes, at, frames)?;
             open = Some(rows);
         }
-        Ok(last)
+        let (Some(at), true) = (last, is_split) else {
+            return Ok(last);
+        };
+        let (table, key) = before;
+        self.marks.piece = Some(Piece {
+            at,
+            table,
+            key,
+            is_acknowledged: false,
+        });
+        Ok(Some(at - 1))
     }
 
     /// Encodes one row marked by transaction `at` with the version it has. If it learnt that one
@@ -183,6 +228,13 @@ impl Database {
         }
         let count = table.schema.columns.len();
         let written = rows.row(&key, |row| {
+            let bytes = row_bytes(row_values(row, count));
+            if bytes > self.limits.row_bytes {
+                // It grew since it was marked, or by a join.
+                let e = DatabaseError::RowTooLarge(bytes, self.limits.row_bytes);
+                let reason = format!("{e}; its key is {}", key_literal(&key));
+                return self.set_aside_rows(table.name(), 1, &reason);
+            }
             let exceptions = unsent_exceptions(table, &stored, |i| values::column(row, i));
             let values = row_values(row, count);
             frames.upsert(table, key_bytes, version, &exceptions, values);

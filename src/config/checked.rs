@@ -14,6 +14,7 @@ use super::raw::Document;
 use super::section::Section;
 use super::snapshot::Snapshot;
 use super::tables::Tables;
+use crate::model::frame::MAX_MESSAGE_BYTES;
 
 /// Everything that can be configured. What all nodes must have in common is in `shared`; the rest
 /// is this node's own.
@@ -203,8 +204,9 @@ impl Shared {
 impl ReplicationLog {
     fn read(section: &Section) -> ReplicationLog {
         let without_limit = "messages kept in a stream, which without a limit would fill the disk";
-        let whole = "bytes of a transaction that travels whole";
-        let (least, most) = (1 << 10, 1 << 30);
+        let whole =
+            "bytes of a transaction that travels whole: readers take twice that in one message";
+        let (least, most) = (1 << 10, MAX_MESSAGE_BYTES / 2);
         ReplicationLog {
             max_entries: section.int("max_entries", 1024, 1..=i64::MAX, without_limit),
             replicas: section.int("replicas", 1, 1..=5, nats::REPLICAS),

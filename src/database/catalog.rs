@@ -27,7 +27,7 @@ pub struct Catalog {
     pub by_id: HashMap<i64, Arc<Table>>,
     /// Comparisons under way, by table id.
     pub comparing: HashMap<i64, Compare>,
-    /// Tables (lower case) with something in `___held`.
+    /// Tables (lower case) that are replicated and have something in `___held`.
     pub held: HashSet<String>,
     /// Tables (by id) with something in `___displaced`.
     pub displaced: HashSet<i64>,
@@ -105,6 +105,7 @@ impl Database {
             self.conn
                 .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
         }
+        self.note_left_out()?;
         self.find_set_aside()?;
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
         // Not before local changes are captured: a row without its version loses against any.
@@ -239,7 +240,7 @@ impl Database {
     /// One table: number, versions table, triggers. Takes what is right out of `triggers`.
     fn take_in(
         &mut self,
-        schema: Schema,
+        mut schema: Schema,
         renumbered: bool,
         triggers: &mut HashMap<String, String>,
     ) -> Result<()> {
@@ -251,7 +252,7 @@ impl Database {
                 schema.name
             );
         }
-        let (id, born, mut compare) = self.table_number(&schema)?;
+        let (id, born, mut compare) = self.table_number(&mut schema)?;
         if renumbered && schema.rowid.is_some() {
             compare = Some(Compare::start(Cause::Unwatched));
         }
@@ -275,7 +276,7 @@ impl Database {
     }
 
     /// Finds or makes the table's number and versions table.
-    fn table_number(&mut self, schema: &Schema) -> Result<(i64, Vec<i64>, Option<Compare>)> {
+    fn table_number(&mut self, schema: &mut Schema) -> Result<(i64, Vec<i64>, Option<Compare>)> {
         let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
             .conn
             .prepare_cached(
@@ -306,10 +307,12 @@ impl Database {
                     .iter()
                     .map(|c| c.lower.clone())
                     .zip(born.clone());
-                let shape = Shape {
+                let mut shape = Shape {
                     key,
                     columns: columns.collect(),
+                    defaults: BTreeMap::new(),
                 };
+                shape.keep_defaults(&known, &mut schema.columns)?;
                 if shape != known {
                     self.store_shape(id, &shape)?;
                 }
@@ -337,15 +340,48 @@ impl Database {
             "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
             params![id, schema.name],
         )?;
-        self.store_shape(id, &Shape { key, columns })?;
+        let mut shape = Shape {
+            key,
+            columns,
+            defaults: BTreeMap::new(),
+        };
+        shape.keep_defaults(&shape.clone(), &mut schema.columns)?;
+        self.store_shape(id, &shape)?;
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
         self.conn.execute_batch(&drop)?;
         self.conn.execute_batch(&create_versions(schema))?;
-        let cause = match self.catalog.first_time {
+        let was_left_out = self.left_out()?.contains(&schema.name.to_ascii_lowercase());
+        let cause = match self.catalog.first_time || was_left_out {
             true => Cause::Before,
             false => Cause::Unwatched,
         };
         Ok((id, born, Some(Compare::start(cause))))
+    }
+
+    /// Tables (lower case) that were in the database and not replicated when it was looked at last:
+    /// when one is included, what it holds by then does not count as written just now.
+    fn left_out(&self) -> Result<BTreeSet<String>> {
+        let stored: Option<Vec<u8>> = get_meta(&self.conn, "left_out")?;
+        stored.map_or(Ok(BTreeSet::new()), |bytes| from_cbor(&bytes))
+    }
+
+    fn note_left_out(&self) -> Result<()> {
+        let mut tables = self.conn.prepare_cached(
+            "SELECT lower(name) FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
+             AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*'",
+        )?;
+        let by_name = &self.catalog.by_name;
+        let left_out: BTreeSet<String> = tables
+            .query_map([], |r| r.get(0))?
+            .filter(|name| {
+                name.as_ref()
+                    .map_or(true, |n: &String| !by_name.contains_key(n))
+            })
+            .collect::<rusqlite::Result<_>>()?;
+        if left_out != self.left_out()? {
+            set_meta(&self.conn, "left_out", to_cbor(&left_out))?;
+        }
+        Ok(())
     }
 
     fn has_table(&self, name: &str) -> Result<bool> {
@@ -407,8 +443,13 @@ impl Database {
         let mut held = self
             .conn
             .prepare_cached("SELECT DISTINCT table_name FROM __harmonylite___held")?;
+        let by_name = &self.catalog.by_name;
         self.catalog.held = held
             .query_map([], |r| r.get(0))?
+            .filter(|name| {
+                name.as_ref()
+                    .map_or(true, |n: &String| by_name.contains_key(n))
+            })
             .collect::<rusqlite::Result<_>>()?;
         let mut displaced = self
             .conn

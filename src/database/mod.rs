@@ -19,6 +19,7 @@ use crate::database::reservation::Reservation;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::model::cbor::CborError;
+use crate::model::frame::{MAX_FRAME_BYTES, MAX_ROW_BYTES};
 
 mod apply_triggers;
 mod catalog;
@@ -65,6 +66,29 @@ pub struct Settings {
     pub apply_triggers: Vec<String>,
 }
 
+/// How much is taken of what others may send without end.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    /// Bytes of a row that is sent.
+    pub row_bytes: usize,
+    /// Bytes of parts that wait for others.
+    pub parts_bytes: u64,
+    /// Messages in quarantine, and bytes of them.
+    pub quarantined: u64,
+    pub quarantined_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            row_bytes: MAX_ROW_BYTES,
+            parts_bytes: 4 * MAX_FRAME_BYTES as u64,
+            quarantined: 1000,
+            quarantined_bytes: 16 << 20,
+        }
+    }
+}
+
 /// Why the database could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -83,6 +107,8 @@ pub enum DatabaseError {
     NoSuchTrigger(String),
     #[error("{0}")]
     Unusable(String),
+    #[error("the row takes {0} bytes, but no more than {1} can be sent")]
+    RowTooLarge(usize, usize),
     #[error("stopped")]
     Stopped,
     /// Inside only: the transaction is begun anew once this time is reserved.
@@ -142,6 +168,13 @@ pub struct Database {
     seen_data_version: i64,
     /// The last capture did not come to the end of the raw log.
     pub(crate) log_is_left: bool,
+    /// Bounds for what peers and applications may send, see [`Limits`].
+    pub(crate) limits: Limits,
+    /// Tables that are held and not known here, as far as they were named.
+    pub(crate) named_unknown: std::collections::BTreeSet<String>,
+    /// Bytes of parts that wait, if counted.
+    pub(crate) parts_bytes: Option<u64>,
+    pub(crate) alarm: crate::apply::Alarm,
     /// Largest (broker time - our uptime) seen, in milliseconds.
     broker_offset_ms: Option<i64>,
 }
@@ -175,6 +208,10 @@ impl Database {
             stop,
             seen_data_version: -1,
             log_is_left: true,
+            limits: Limits::default(),
+            named_unknown: Default::default(),
+            parts_bytes: None,
+            alarm: Default::default(),
             broker_offset_ms: None,
         };
         database.require_apply_triggers()?;
@@ -279,6 +316,7 @@ impl Database {
         }
         self.positions = crate::apply::Positions::load(&self.conn)?;
         self.marks.forget_acknowledged();
+        self.parts_bytes = None;
         self.load_again()?;
         self.seen_data_version = -1;
         Ok(())

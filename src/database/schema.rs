@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::database::sql_text::{self, IndexText};
 use crate::database::values;
-use crate::model::frame::{KeyColumn, ROWID};
+use crate::model::frame::{KeyColumn, MAX_NAME_BYTES, ROWID};
 use crate::model::value::OwnedValue;
 
 /// Everything of ours in the user's database begins with this.
@@ -39,8 +39,11 @@ pub struct Column {
     /// The name as columns are compared: SQLite ignores the case of ASCII letters.
     pub lower: String,
     pub affinity: Affinity,
-    /// What an ADD COLUMN gave the rows that were there: NULL if it has no constant default.
+    /// What an ADD COLUMN gave the rows that were there: NULL if it has no constant default. It is
+    /// that of the moment when the column was first seen, see [`super::table::Shape::defaults`].
     pub default: OwnedValue,
+    /// The default of rows that are inserted now.
+    pub default_now: OwnedValue,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -215,6 +218,11 @@ fn read_table(
     let mut in_order: Vec<&RawColumn> = raw.iter().filter(|c| c.pk > 0).collect();
     in_order.sort_by_key(|c| c.pk);
     let collations = key_collations(conn, name)?;
+    let mut names = raw.iter().map(|c| &c.name).chain(&collations);
+    if name.len() > MAX_NAME_BYTES || names.any(|n| n.len() > MAX_NAME_BYTES) {
+        let reason = format!("a name in it is longer than {MAX_NAME_BYTES} bytes");
+        return Ok(Err(reason));
+    }
     let mut columns = Vec::with_capacity(raw.len() + 1);
     let mut key = Vec::new();
     let mut rowid = None;
@@ -231,6 +239,7 @@ fn read_table(
             name: ROWID.into(),
             lower: ROWID.into(),
             affinity,
+            default_now: default.clone(),
             default,
         });
         let collation = "BINARY".to_owned();
@@ -253,11 +262,13 @@ fn read_table(
         });
     }
     for column in in_order.into_iter().chain(raw.iter().filter(|c| c.pk == 0)) {
+        let default = default_value(column)?;
         columns.push(Column {
             name: column.name.clone(),
             lower: column.name.to_ascii_lowercase(),
             affinity: Affinity::of(&column.declared, strict),
-            default: default_value(column)?,
+            default_now: default.clone(),
+            default,
         });
     }
     let mut generated =

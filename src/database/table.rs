@@ -1,8 +1,13 @@
 //! A replicated table with all that is worked out once per schema: SQL texts, the frame header.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::database::schema::{PREFIX, Schema, quote};
+use crate::database::Result;
+
+use crate::database::schema::{Column, PREFIX, Schema, quote};
+use crate::model::cbor;
 use crate::model::frame::TableHeader;
 use crate::model::key::key_bytes;
 use crate::model::value::Value;
@@ -40,6 +45,29 @@ pub struct Shape {
     pub key: Vec<(String, String)>,
     /// Lower-case column names and when they appeared.
     pub columns: Vec<(String, i64)>,
+    /// By lower-case column name, as a key of one value: the default when the column was first
+    /// seen. Content hashes leave columns out that have it, so it must not change with the schema.
+    #[serde(default)]
+    pub defaults: BTreeMap<String, Vec<u8>>,
+}
+
+impl Shape {
+    /// Gives the columns the defaults that they had when they were first seen, and takes in those
+    /// of columns that are new.
+    pub fn keep_defaults(&mut self, known: &Shape, columns: &mut [Column]) -> Result<()> {
+        for column in columns {
+            let default = match known.defaults.get(&column.lower) {
+                Some(bytes) => bytes.clone(),
+                None => key_bytes(
+                    [column.default.borrow()].into_iter(),
+                    ["BINARY"].into_iter(),
+                ),
+            };
+            column.default = cbor::key_values(&default)?.remove(0);
+            self.defaults.insert(column.lower.clone(), default);
+        }
+        Ok(())
+    }
 }
 
 /// The parameters `?first`, `?first+1`, …

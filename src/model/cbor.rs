@@ -74,6 +74,15 @@ pub fn write_value(out: &mut Vec<u8>, value: Value<'_>) {
     }
 }
 
+/// Upper bound of what [`write_value`] writes.
+pub fn value_bytes(value: Value<'_>) -> usize {
+    const TAG_AND_LENGTH: usize = 3 + 9;
+    match value {
+        Value::Null | Value::Integer(_) | Value::Real(_) => 9,
+        Value::Text(bytes) | Value::Blob(bytes) => TAG_AND_LENGTH + bytes.len(),
+    }
+}
+
 /// The values of a key written by [`crate::model::key::key_bytes`].
 pub fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>, CborError> {
     let mut cursor = Cursor::new(bytes);
@@ -179,6 +188,11 @@ impl<'a> Cursor<'a> {
             },
             _ => return Err(CborError::Expected("a value")),
         })
+    }
+
+    /// The bytes between here and where a later state of the same cursor stands.
+    pub fn up_to(&self, later: &Cursor<'a>) -> &'a [u8] {
+        &self.rest[..self.rest.len() - later.rest.len()]
     }
 
     /// There must be nothing left.

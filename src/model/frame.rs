@@ -14,13 +14,18 @@
 //! newest tombstone that the row has outlived (see [`crate::model::merge`]); a column with version
 //! (0, 0) is not carried. A message is this CBOR as it is, or in a zstd frame.
 
-use std::borrow::Cow;
-
-use xxhash_rust::xxh3::xxh3_128_with_seed;
-
 use crate::model::cbor::{self, CborError, Cursor};
 use crate::model::value::Value;
 use crate::model::version::Version;
+
+mod faults;
+mod pack;
+
+pub use faults::Faults;
+pub use pack::{
+    MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Packed, Parts, id_text, message_id, pack,
+    unpack,
+};
 
 /// Number of the format. Frames of another number are kept for a later release to read.
 pub const FORMAT: u64 = 1;
@@ -28,24 +33,20 @@ pub const FORMAT: u64 = 1;
 /// Name of the key column of a table that goes by rowid. SQLite's names hold no NUL.
 pub const ROWID: &str = "\0rowid";
 
-/// Largest frame, uncompressed, that is read: what comes in parts, and what compresses well, is put
-/// together in memory. A larger one is no frame but a decompression bomb.
-pub const MAX_ROW_BYTES: usize = 256 << 20;
+/// Nodes, tables and columns that a frame may name: each takes more memory than bytes.
+const MAX_NAMES: usize = 1 << 17;
 
-/// SQLite's upper bound for columns (<https://www.sqlite.org/limits.html>, SQLITE_MAX_COLUMN).
-const MAX_COLUMNS: usize = 32_767;
+/// A frame that names so many is complete: one more table leaves it below [`MAX_NAMES`].
+const MANY_NAMES: usize = 1 << 15;
+
+/// Longest name of a table or column. It is kept with every row that is held.
+pub const MAX_NAME_BYTES: usize = 255;
 
 const ROWS: u64 = 0;
 const PART: u64 = 1;
 const DELETE: u64 = 0;
 const UPSERT: u64 = 1;
 const UPSERT_WITH_VERSIONS: u64 = 2;
-
-/// Magic number of a zstd frame (RFC 8878). CBOR of ours begins with an array.
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-
-/// Below this many bytes compression costs more than it saves.
-const COMPRESS_FROM: usize = 256;
 
 /// Why bytes from the network are not taken for a frame.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +55,6 @@ pub enum FrameError {
     UnknownFormat(u64),
     #[error("malformed frame: {0}")]
     Malformed(#[from] CborError),
-    #[error("malformed frame: version {0} is out of bounds")]
-    BadVersion(Version),
     #[error("malformed frame: {0}")]
     Zstd(String),
     #[error("frame of {0} bytes is larger than {1}")]
@@ -78,6 +77,7 @@ pub struct TableHeader {
     /// Tells tables apart within this process.
     pub table: i64,
     bytes: Vec<u8>,
+    names: usize,
 }
 
 impl TableHeader {
@@ -94,7 +94,12 @@ impl TableHeader {
         }
         cbor::write_array(&mut bytes, columns.len());
         columns.iter().for_each(|c| cbor::write_text(&mut bytes, c));
-        TableHeader { table, bytes }
+        let names = 1 + key.len() + columns.len();
+        TableHeader {
+            table,
+            bytes,
+            names,
+        }
     }
 }
 
@@ -104,6 +109,8 @@ pub struct FrameBuilder {
     nodes: Vec<u64>,
     tables: Vec<TableBuilder>,
     bytes: usize,
+    /// Of tables and columns.
+    names: usize,
 }
 
 #[derive(Debug)]
@@ -116,6 +123,11 @@ struct TableBuilder {
 impl FrameBuilder {
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
+    }
+
+    /// Whether it holds as much as a frame may, however small that is.
+    pub fn is_full(&self) -> bool {
+        self.nodes.len() + self.names >= MANY_NAMES
     }
 
     /// Size of the frame so far, a few bytes too high.
@@ -201,6 +213,7 @@ impl FrameBuilder {
             return i;
         }
         self.bytes += header.bytes.len() + 9;
+        self.names += header.names;
         self.tables.push(TableBuilder {
             header: header.clone(),
             rows: Vec::new(),
@@ -236,6 +249,8 @@ pub enum Frame<'a> {
     Rows {
         nodes: Vec<u64>,
         tables: Vec<TableRows<'a>>,
+        /// Rows that say what cannot be: they are passed over.
+        faults: Faults,
     },
     Part(Part<'a>),
 }
@@ -310,27 +325,36 @@ impl<'a> Frame<'a> {
     }
 
     fn decode_rows(cursor: &mut Cursor<'a>) -> Result<Self, FrameError> {
-        let nodes = (0..cursor.array()?)
+        let mut names = MAX_NAMES;
+        let nodes = (0..bounded(cursor.array()?, &mut names)?)
             .map(|_| cursor.unsigned())
             .collect::<Result<Vec<_>, _>>()?;
-        let count = cursor.array()?;
+        let count = bounded(cursor.array()?, &mut names)?;
         let mut tables = Vec::new();
+        let mut faults = Faults::default();
         for _ in 0..count {
-            let table = TableRows::decode_header(cursor)?;
+            let table = TableRows::decode_header(cursor, &mut names)?;
             let (mut rows, mut row) = (table.rows(&nodes), Row::default());
+            rows.faults = Some(std::mem::take(&mut faults));
             while rows.next(&mut row)? {}
             *cursor = rows.cursor;
+            faults = rows.faults.unwrap_or_default();
+            faults.name_table(table.name);
             tables.push(table);
         }
-        Ok(Frame::Rows { nodes, tables })
+        Ok(Frame::Rows {
+            nodes,
+            tables,
+            faults,
+        })
     }
 }
 
 impl<'a> Part<'a> {
     fn decode(cursor: &mut Cursor<'a>) -> Result<Self, FrameError> {
         let id = cursor.bytes()?;
-        let index = cursor.below(MAX_ROW_BYTES, "part index")? as u32;
-        let count = cursor.below(MAX_ROW_BYTES, "part count")? as u32;
+        let index = cursor.below(MAX_FRAME_BYTES, "part index")? as u32;
+        let count = cursor.below(MAX_FRAME_BYTES, "part count")? as u32;
         let bytes = cursor.bytes()?;
         if id.len() != 16 || index >= count {
             return Err(CborError::Expected("a part's id and index").into());
@@ -344,7 +368,7 @@ impl<'a> Part<'a> {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.bytes.len() + PART_OVERHEAD);
+        let mut out = Vec::with_capacity(self.bytes.len() + pack::PART_OVERHEAD);
         cbor::write_array(&mut out, 6);
         cbor::write_unsigned(&mut out, FORMAT);
         cbor::write_unsigned(&mut out, PART);
@@ -356,47 +380,28 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Upper bound of what [`Part::encode`] adds to the bytes.
-const PART_OVERHEAD: usize = 64;
-
-/// Cuts a packed frame into parts whose encoding is at most `limit` bytes each.
-pub fn cut<'a>(id: &'a [u8; 16], packed: &'a [u8], limit: usize) -> Vec<Vec<u8>> {
-    let piece = limit.saturating_sub(PART_OVERHEAD).max(1);
-    let count = packed.len().div_ceil(piece) as u32;
-    let parts = packed.chunks(piece).enumerate();
-    parts
-        .map(|(i, bytes)| {
-            Part {
-                id,
-                index: i as u32,
-                count,
-                bytes,
-            }
-            .encode()
-        })
-        .collect()
-}
-
 impl<'a> TableRows<'a> {
-    fn decode_header(cursor: &mut Cursor<'a>) -> Result<Self, FrameError> {
+    /// `names`: how many more the frame may hold.
+    fn decode_header(cursor: &mut Cursor<'a>, names: &mut usize) -> Result<Self, FrameError> {
         if cursor.array()? != 4 {
             return Err(CborError::Expected("a table of four items").into());
         }
-        let name = cursor.text()?;
+        let name = short_text(cursor)?;
         let mut key = Vec::new();
-        for _ in 0..bounded(cursor.array()?)? {
+        for _ in 0..bounded(cursor.array()?, names)? {
             if cursor.array()? != 3 {
                 return Err(CborError::Expected("a key column of three items").into());
             }
-            let (name, affinity, collation) = (cursor.text()?, cursor.text()?, cursor.text()?);
+            let name = short_text(cursor)?;
+            let (affinity, collation) = (short_text(cursor)?, short_text(cursor)?);
             key.push(FrameKeyColumn {
                 name,
                 affinity,
                 collation,
             });
         }
-        let columns: Vec<&str> = (0..bounded(cursor.array()?)?)
-            .map(|_| cursor.text())
+        let columns: Vec<&str> = (0..bounded(cursor.array()?, names)?)
+            .map(|_| short_text(cursor))
             .collect::<Result<_, _>>()?;
         let key_first = key.iter().zip(&columns).all(|(k, c)| k.name == *c);
         if key.is_empty() || key.len() > columns.len() || !key_first {
@@ -437,15 +442,23 @@ impl<'a> TableRows<'a> {
             columns: self.columns.len(),
             left: self.count,
             cursor: self.body.clone(),
+            faults: None,
         }
     }
 }
 
-fn bounded(count: usize) -> Result<usize, CborError> {
-    if count <= MAX_COLUMNS {
-        Ok(count)
-    } else {
-        Err(CborError::OutOfBounds("column count"))
+/// A count of names, of which a frame holds `left` more at most.
+fn bounded(count: usize, left: &mut usize) -> Result<usize, CborError> {
+    let too_many = CborError::OutOfBounds("the number of names");
+    *left = left.checked_sub(count).ok_or(too_many)?;
+    Ok(count)
+}
+
+fn short_text<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, CborError> {
+    let text = cursor.text()?;
+    match text.len() <= MAX_NAME_BYTES {
+        true => Ok(text),
+        false => Err(CborError::OutOfBounds("the length of a name")),
     }
 }
 
@@ -457,19 +470,34 @@ pub struct Rows<'a, 'n> {
     columns: usize,
     left: usize,
     cursor: Cursor<'a>,
+    /// Where rows that are passed over are noted; they are once, when the frame is decoded.
+    faults: Option<Faults>,
 }
 
 impl<'a> Rows<'a, '_> {
-    /// Decodes the next row into `row`; false when there is none.
+    /// Decodes the next row into `row`; false when there is none. One that says what cannot be is
+    /// passed over.
     pub fn next(&mut self, row: &mut Row<'a>) -> Result<bool, FrameError> {
-        if self.left == 0 {
-            return Ok(false);
+        while self.left > 0 {
+            self.left -= 1;
+            let start = self.cursor.clone();
+            let Some(fault) = self.decode(row)? else {
+                return Ok(true);
+            };
+            if let Some(faults) = &mut self.faults {
+                faults.add(fault, row, start.up_to(&self.cursor));
+            }
         }
-        self.left -= 1;
+        Ok(false)
+    }
+
+    /// Decodes a row; with the reason, if it must not be taken.
+    fn decode(&mut self, row: &mut Row<'a>) -> Result<Option<&'static str>, FrameError> {
         let items = self.cursor.array()?;
         row.version = self.version()?;
+        let mut fault = None;
         if !row.version.is_valid() {
-            return Err(FrameError::BadVersion(row.version));
+            fault = Some("its version is out of bounds");
         }
         row.exceptions.clear();
         let kind = self.cursor.unsigned()?;
@@ -482,17 +510,17 @@ impl<'a> Rows<'a, '_> {
         if items != 3 + usize::from(kind == UPSERT_WITH_VERSIONS) + values {
             return Err(CborError::Expected("a value for each column").into());
         }
-        if kind == UPSERT_WITH_VERSIONS {
-            self.exceptions(row)?;
+        if kind == UPSERT_WITH_VERSIONS && !self.exceptions(row)? {
+            fault = Some("a column's version is out of bounds");
         }
         row.values.clear();
         for _ in 0..values {
             row.values.push(self.cursor.value()?);
         }
         if row.values[..self.key].iter().any(Value::is_null) {
-            return Err(CborError::Expected("a key without NULL").into());
+            fault = Some("NULL in its key");
         }
-        Ok(true)
+        Ok(fault)
     }
 
     fn version(&mut self) -> Result<Version, FrameError> {
@@ -503,9 +531,14 @@ impl<'a> Rows<'a, '_> {
         })
     }
 
-    /// A column's own version is below the row's: the row's is the highest among them.
-    fn exceptions(&mut self, row: &mut Row<'a>) -> Result<(), FrameError> {
+    /// A column's own version is below the row's: the row's is the highest among them. False if one
+    /// is not.
+    fn exceptions(&mut self, row: &mut Row<'a>) -> Result<bool, FrameError> {
         let items = self.cursor.array()?;
+        if items / 3 > self.columns + 1 {
+            return Err(CborError::OutOfBounds("the number of versions").into());
+        }
+        let mut are_valid = true;
         if items % 3 != 0 {
             return Err(CborError::Expected("column, node and hlc").into());
         }
@@ -515,56 +548,11 @@ impl<'a> Rows<'a, '_> {
             if version.hlc == 0 {
                 version = Version::NEVER;
             }
-            if version.hlc < 0 || version > row.version {
-                return Err(FrameError::BadVersion(version));
-            }
+            are_valid &= version.hlc >= 0 && version <= row.version;
             row.exceptions.push((column, version));
         }
-        Ok(())
+        Ok(are_valid)
     }
-}
-
-/// A frame as a message carries it. A compressor is kept between calls, because setting one up
-/// costs more than compressing a small frame.
-pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -> Vec<u8> {
-    match compressor {
-        Some(zstd) if raw.len() >= COMPRESS_FROM => match zstd.compress(&raw) {
-            Ok(packed) if packed.len() < raw.len() => packed,
-            _ => raw, // uncompressed is always a valid frame
-        },
-        _ => raw,
-    }
-}
-
-/// The uncompressed bytes of a message, at most `limit` of them.
-pub fn unpack(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, FrameError> {
-    if bytes.len() > limit {
-        return Err(FrameError::TooLarge(bytes.len(), limit));
-    }
-    if !bytes.starts_with(&ZSTD_MAGIC) {
-        return Ok(Cow::Borrowed(bytes));
-    }
-    let size = match zstd::zstd_safe::get_frame_content_size(bytes) {
-        Ok(Some(size)) => usize::try_from(size).unwrap_or(usize::MAX),
-        Ok(None) => return Err(FrameError::Zstd("zstd frame without its size".into())),
-        Err(_) => return Err(FrameError::Zstd("zstd frame with a broken header".into())),
-    };
-    if size > limit {
-        return Err(FrameError::TooLarge(size, limit));
-    }
-    let raw = zstd::bulk::decompress(bytes, size).map_err(|e| FrameError::Zstd(e.to_string()))?;
-    Ok(Cow::Owned(raw))
-}
-
-/// Message id of a packed frame: 128 bits, so that two frames never share one by chance. `salt`
-/// is 0, or chosen anew when the broker must not take a re-publication for a repetition.
-pub fn message_id(packed: &[u8], salt: u64) -> [u8; 16] {
-    xxh3_128_with_seed(packed, salt).to_be_bytes()
-}
-
-/// An id in hexadecimal, as in the `Nats-Msg-Id` header.
-pub fn id_text(id: &[u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(*id))
 }
 
 #[cfg(test)]

@@ -8,5 +8,7 @@ pub mod frame;
 pub mod key;
 pub mod merge;
 pub mod shard;
+pub mod text;
+pub mod timestamp;
 pub mod value;
 pub mod version;

@@ -33,6 +33,11 @@ impl Version {
     /// Below every real version: "not known here".
     pub const NEVER: Version = Version { hlc: 0, node: 0 };
 
+    /// When it was written, as far as a clock said so: unix milliseconds.
+    pub fn time_ms(self) -> i64 {
+        self.hlc >> COUNTER_BITS
+    }
+
     /// Whether a peer may send this.
     pub fn is_valid(self) -> bool {
         (1..HLC_LIMIT).contains(&self.hlc)

@@ -83,7 +83,7 @@ impl Merge {
                 self.finish(db)?;
             }
             db.store_positions()?;
-            captured.frames.append(&mut frames.finish());
+            db.take_captured(frames, &mut captured);
             Ok((at, rows, captured))
         })?;
         self.at = at;

@@ -107,6 +107,11 @@ fn mistakes_are_named() {
         ("replication_log.shards", "257", "256"),
         ("replication_log.replicas", "9", "replication_log.replicas"),
         (
+            "replication_log.max_transaction_bytes",
+            "8388608",
+            "4194304",
+        ),
+        (
             "replication_log.compress",
             "'yes'",
             "replication_log.compress",

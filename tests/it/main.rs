@@ -7,6 +7,7 @@
 mod beside;
 mod cluster;
 mod command_line;
+mod conflicts;
 mod crash;
 mod embedded;
 mod forgetful;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use harmonylite::apply::{Arrived, Content, Position};
 use harmonylite::capture::Captured;
-use harmonylite::model::frame::{self, Frame, MAX_ROW_BYTES, unpack};
+use harmonylite::model::frame::{self, Frame, unpack};
 use harmonylite::mutation::{self, Mutation};
 use harmonylite::same_stream;
 use harmonylite::stream::{self, Reader as _, StreamError, StreamState};
@@ -63,11 +63,7 @@ impl Node {
             .compress
             .then(|| zstd::bulk::Compressor::new(1).expect("zstd"));
         let packed = frame::pack(out.raw, compressor.as_mut());
-        let limit = options.max_message_bytes;
-        let parts = match packed.len() <= limit {
-            true => vec![packed],
-            false => frame::cut(&frame::message_id(&packed, out.salt), &packed, limit),
-        };
+        let parts = packed.messages(out.salt, options.max_message_bytes);
         let number = link.next;
         link.frames.insert(number, (out.at, parts.len()));
         for data in parts {
@@ -79,7 +75,7 @@ impl Node {
                 token,
                 shard,
                 id,
-                data,
+                data: data.into_owned(),
             });
             link.next += 1;
         }
@@ -184,10 +180,7 @@ impl Node {
         let Some(newest) = fetched.last().map(|(_, m)| m.time_ms) else {
             return Ok(None);
         };
-        let unpacked: Vec<_> = fetched
-            .iter()
-            .map(|(_, m)| unpack(&m.data, MAX_ROW_BYTES))
-            .collect();
+        let unpacked: Vec<_> = fetched.iter().map(|(_, m)| unpack(&m.data)).collect();
         let mut arrived = Vec::new();
         for ((seq, message), raw) in fetched.iter().zip(&unpacked) {
             let content = match raw {

@@ -18,7 +18,8 @@ struct Seen {
 fn decode(plan: &Plan, frames: &[Outgoing]) -> Result<Vec<Seen>, String> {
     let mut seen = Vec::new();
     for out in frames {
-        let Frame::Rows { nodes, tables } = Frame::decode(&out.raw).map_err(|e| e.to_string())?
+        let Frame::Rows { nodes, tables, .. } =
+            Frame::decode(&out.raw).map_err(|e| e.to_string())?
         else {
             return Err("a part leaves capture".into());
         };

@@ -44,7 +44,7 @@ fn sample() -> Vec<u8> {
 #[test]
 fn rows_come_back() {
     let bytes = sample();
-    let Frame::Rows { nodes, tables } = Frame::decode(&bytes).unwrap() else {
+    let Frame::Rows { nodes, tables, .. } = Frame::decode(&bytes).unwrap() else {
         panic!()
     };
     let [table] = &tables[..] else {
@@ -96,47 +96,89 @@ fn another_format_is_told_from_garbage() {
 }
 
 #[test]
-fn versions_from_out_of_bounds_are_refused() {
+fn a_row_that_cannot_be_is_left_out_by_itself() {
     let mut b = FrameBuilder::default();
-    let version = Version {
-        hlc: crate::model::version::HLC_LIMIT,
-        node: 1,
+    let version = |hlc| Version { hlc, node: 1 };
+    let key = |i| [Value::Integer(i)].into_iter();
+    b.delete(&header(), version(5), key(1));
+    b.delete(&header(), version(crate::model::version::HLC_LIMIT), key(2));
+    b.delete(&header(), version(0), key(3));
+    b.delete(&header(), version(5), [Value::Null].into_iter());
+    let columns = [Value::Integer(4), Value::Null];
+    b.upsert(
+        &header(),
+        version(5),
+        &[(1, version(6))],
+        columns.into_iter(),
+    );
+    b.upsert(
+        &header(),
+        version(5),
+        &[(1, version(-1))],
+        columns.into_iter(),
+    );
+    b.delete(&header(), version(7), key(5));
+    let bytes = b.finish();
+    let Frame::Rows {
+        nodes,
+        tables,
+        faults,
+    } = Frame::decode(&bytes).unwrap()
+    else {
+        panic!()
     };
-    b.delete(&header(), version, [Value::Integer(2)].into_iter());
-    assert!(matches!(
-        Frame::decode(&b.finish()),
-        Err(FrameError::BadVersion(_))
-    ));
-}
-
-#[test]
-fn packing_is_undone_and_bounded() {
-    let raw = vec![b'x'; 100_000];
-    let mut zstd = zstd::bulk::Compressor::new(1).unwrap();
-    let packed = pack(raw.clone(), Some(&mut zstd));
-    assert!(packed.len() < 1000);
-    assert_eq!(unpack(&packed, 100_000).unwrap(), raw);
-    assert!(matches!(
-        unpack(&packed, 99_999),
-        Err(FrameError::TooLarge(100_000, 99_999))
-    ));
-    assert_eq!(unpack(&raw, 100_000).unwrap(), raw);
-}
-
-#[test]
-fn parts_fit_and_join_to_the_whole() {
-    let whole: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
-    let id = message_id(&whole, 0);
-    let mut joined = Vec::new();
-    let parts = cut(&id, &whole, 4096);
-    for (i, bytes) in parts.iter().enumerate() {
-        assert!(bytes.len() <= 4096);
-        let Frame::Part(part) = Frame::decode(bytes).unwrap() else {
-            panic!()
-        };
-        assert_eq!((part.id, part.index as usize), (&id[..], i));
-        assert_eq!(part.count as usize, parts.len());
-        joined.extend_from_slice(part.bytes);
+    let (mut rows, mut row, mut taken) = (tables[0].rows(&nodes), Row::default(), Vec::new());
+    while rows.next(&mut row).unwrap() {
+        taken.push(row.version.hlc);
     }
-    assert_eq!(joined, whole);
+    assert_eq!((taken, faults.rows), (vec![5, 7], 5));
+    assert!(faults.first.contains("its version is out of bounds"));
+    assert!(faults.first.starts_with("table \""), "{}", faults.first);
+}
+
+#[test]
+fn a_frame_names_no_more_than_it_may() {
+    let mut bytes = Vec::new();
+    cbor::write_array(&mut bytes, 4);
+    cbor::write_unsigned(&mut bytes, FORMAT);
+    cbor::write_unsigned(&mut bytes, ROWS);
+    let nodes = bytes.len();
+    for count in [MAX_NAMES, MAX_NAMES + 1] {
+        bytes.truncate(nodes);
+        cbor::write_array(&mut bytes, count);
+        (0..count).for_each(|n| cbor::write_unsigned(&mut bytes, n as u64 % 20));
+        cbor::write_array(&mut bytes, 0);
+        assert_eq!(Frame::decode(&bytes).is_ok(), count == MAX_NAMES);
+    }
+    let mut b = FrameBuilder::default();
+    let key = [KeyColumn {
+        name: "k".into(),
+        affinity: "TEXT",
+        collation: "BINARY".into(),
+    }];
+    let mut table = 0;
+    while !b.is_full() {
+        table += 1;
+        let header = TableHeader::new(table, &format!("t{table}"), &key, &["k"]);
+        let version = Version { hlc: 5, node: 1 };
+        b.delete(&header, version, [Value::Integer(1)].into_iter());
+    }
+    Frame::decode(&b.finish()).unwrap();
+}
+
+#[test]
+fn a_name_without_end_is_refused() {
+    for length in [MAX_NAME_BYTES, MAX_NAME_BYTES + 1] {
+        let name = "n".repeat(length);
+        let key = [KeyColumn {
+            name: "k".into(),
+            affinity: "TEXT",
+            collation: "BINARY".into(),
+        }];
+        let mut b = FrameBuilder::default();
+        let version = Version { hlc: 5, node: 1 };
+        let header = TableHeader::new(1, &name, &key, &["k"]);
+        b.delete(&header, version, [Value::Integer(1)].into_iter());
+        assert_eq!(Frame::decode(&b.finish()).is_ok(), length == MAX_NAME_BYTES);
+    }
 }

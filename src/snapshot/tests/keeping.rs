@@ -56,7 +56,9 @@ impl Registry for Memory {
     }
 
     fn register(&mut self, node: u64) -> Result<(), StreamError> {
-        self.with(|s| drop(s.publishers.insert(node)))
+        self.with(|s| {
+            s.publishers.insert(node);
+        })
     }
 
     fn publishers(&mut self) -> Result<BTreeSet<u64>, StreamError> {

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Fuzzes where bytes from elsewhere enter, with libFuzzer on nightly Rust.
+#   scripts/fuzz.sh [TARGET] [--minutes T]
+# TARGET: frame, apply, config or stored; without it all of them, T minutes each (default 3).
+# What is found stands in tests/fuzz/artifacts; mended, it goes to tests/fuzz/found/TARGET, where
+# `cargo test --test hostile` runs it for ever.
+set -eu
+cd "$(dirname "$0")/.."
+minutes=3 targets='frame apply config stored'
+while [ $# -gt 0 ]; do
+    case $1 in
+        --minutes) minutes=$2; shift ;;
+        frame | apply | config | stored) targets=$1 ;;
+        *) sed -n 2,6p "$0" >&2; exit 2 ;;
+    esac
+    shift
+done
+export PATH="$PATH:$HOME/.cargo/bin"
+command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+rustup toolchain list | grep -q ^nightly || rustup toolchain install --profile minimal nightly
+FUZZ_CORPUS="$PWD/tests/fuzz/corpus" cargo test --quiet --test hostile seeds_are_distinct
+for target in $targets; do
+    cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" -- \
+        -max_total_time=$((minutes * 60)) -max_len=65536 -rss_limit_mb=512 -timeout=20 -print_final_stats=1
+done

@@ -1,0 +1,166 @@
+//! Which rows are displaced, and by what: for people, on a connection that only reads, so that it
+//! works beside a running daemon and changes nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, params};
+
+use crate::apply::aside::Aside;
+use crate::apply::tuples::{create_probe, rows_with, tuples};
+use crate::database::rows::Rows;
+use crate::database::schema::{self, Schema};
+use crate::database::sites::Sites;
+use crate::database::table::Table;
+use crate::database::{DatabaseError, Result};
+use crate::model::cbor;
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// A displaced row.
+#[derive(Debug, PartialEq)]
+pub struct Conflict {
+    pub table: String,
+    /// Names of the columns, the key's first, and the values.
+    pub row: Vec<(String, OwnedValue)>,
+    pub key_len: usize,
+    /// None if its version is gone.
+    pub version: Option<Version>,
+    /// Per UNIQUE index in which it collides with a row of the table. None do for a moment after
+    /// the other row went, or while another constraint keeps it out.
+    pub collisions: Vec<Collision>,
+}
+
+/// What keeps a row out.
+#[derive(Debug, PartialEq)]
+pub struct Collision {
+    pub index: String,
+    /// Columns or expressions of the index, and the values that both rows have there.
+    pub tuple: Vec<(String, OwnedValue)>,
+    pub winner_key: Vec<(String, OwnedValue)>,
+    /// None if the row was written just now and has no version yet.
+    pub winner_version: Option<Version>,
+}
+
+impl Conflict {
+    pub fn key(&self) -> &[(String, OwnedValue)] {
+        &self.row[..self.key_len]
+    }
+}
+
+/// Gives every displaced row of the database to `show`, by table and key, as of one moment.
+pub fn conflicts(path: &Path, show: &mut dyn FnMut(Conflict)) -> Result<()> {
+    let conn = open(path)?;
+    conn.execute_batch("BEGIN")?;
+    let ours = "SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite___displaced'";
+    if !conn.prepare(ours)?.exists([])? {
+        return Err(DatabaseError::Unusable(
+            "HarmonyLite was never started on it: it has no tables of ours".into(),
+        ));
+    }
+    let sites = Sites::load(&conn)?;
+    let (schemas, _) = schema::read(&conn, &|_| true, true)?;
+    for schema in schemas {
+        let id: i64 = match conn.query_row(
+            "SELECT t.id FROM __harmonylite___tables t
+             WHERE t.name = ?1 AND t.id IN (SELECT table_id FROM __harmonylite___displaced)",
+            [&schema.name],
+            |r| r.get(0),
+        ) {
+            Ok(id) => id,
+            Err(rusqlite::Error::QueryReturnedNoRows) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        conflicts_of_table(&conn, &sites, id, schema, show)?;
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(Duration::from_secs(5))?;
+        conn.execute_batch("PRAGMA temp_store = MEMORY")?;
+        Ok(conn)
+    };
+    open().map_err(|source| DatabaseError::Open {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn conflicts_of_table(
+    conn: &Connection,
+    sites: &Sites,
+    id: i64,
+    schema: Schema,
+    show: &mut dyn FnMut(Conflict),
+) -> Result<()> {
+    create_probe(conn, &schema)?;
+    let born = vec![0; schema.columns.len()];
+    let table = Table::new(id, schema, born);
+    let mut rows = Rows::new(conn, &table)?;
+    let mut keys =
+        conn.prepare("SELECT key FROM __harmonylite___displaced WHERE table_id = ?1 ORDER BY key")?;
+    let mut keys = keys.query(params![id])?;
+    let aside = Aside {
+        conn,
+        table: &table,
+    };
+    while let Some(row) = keys.next()? {
+        let key_bytes: Vec<u8> = row.get(0)?;
+        let values = aside.row(&key_bytes)?.unwrap_or_default();
+        let mut collisions = Vec::new();
+        for tuple in tuples(conn, &table, &values)? {
+            for winner in rows_with(conn, &table, &tuple)? {
+                let key = &winner[..table.key_len()];
+                let terms = tuple.index.terms.iter();
+                let terms = terms.map(|(term, _)| unquoted(term));
+                collisions.push(Collision {
+                    index: tuple.index.name.clone(),
+                    tuple: terms.zip(tuple.values.iter().cloned()).collect(),
+                    winner_version: version(&mut rows, sites, key)?,
+                    winner_key: named(&table, key),
+                });
+            }
+        }
+        show(Conflict {
+            table: table.name().to_owned(),
+            row: named(&table, &values),
+            key_len: table.key_len(),
+            version: version(&mut rows, sites, &cbor::key_values(&key_bytes)?)?,
+            collisions,
+        });
+    }
+    Ok(())
+}
+
+/// Values by the names of their columns, as the user writes them.
+fn named(table: &Table, values: &[OwnedValue]) -> Vec<(String, OwnedValue)> {
+    let name = |(i, value): (usize, &OwnedValue)| {
+        let name = match (i, table.schema.rowid) {
+            (0, Some(rowid)) => rowid.to_owned(),
+            _ => table.schema.columns[i].name.clone(),
+        };
+        (name, value.clone())
+    };
+    values.iter().enumerate().map(name).collect()
+}
+
+/// The version of a live row.
+fn version(rows: &mut Rows<'_>, sites: &Sites, key: &[OwnedValue]) -> Result<Option<Version>> {
+    let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+    let stored = rows.version(sites, &key)?.filter(|s| !s.state.deleted);
+    Ok(stored.map(|s| s.state.version))
+}
+
+/// A column's plain name, or an expression without the parentheses around it.
+fn unquoted(term: &str) -> String {
+    let between = |a: char, b: char| term.strip_prefix(a).and_then(|t| t.strip_suffix(b));
+    match (between('"', '"'), between('(', ')')) {
+        (Some(name), _) => name.replace("\"\"", "\""),
+        (None, Some(expression)) => expression.to_owned(),
+        (None, None) => term.to_owned(),
+    }
+}

@@ -1,0 +1,120 @@
+//! Messages that cannot be read, kept for a later release or a person to look at: as many as a small
+//! machine can keep. Beyond that the oldest go, counted.
+
+use std::time::Duration;
+
+use rusqlite::params;
+
+use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::{Database, Result};
+use crate::model::text::shortened;
+
+/// One line in the log for all that comes within this time.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// How many messages went, under this key of `___meta`.
+const DROPPED: &str = "quarantine_dropped";
+
+/// When something was said last, and what was not since.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm {
+    said: Option<Duration>,
+    hushed: u64,
+}
+
+impl Alarm {
+    /// Whether to speak at `now`, and of how many that were passed over in silence.
+    pub fn rings(&mut self, now: Duration) -> Option<u64> {
+        if self.said.is_some_and(|said| now - said < SAY_EVERY) {
+            self.hushed += 1;
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.hushed))
+    }
+}
+
+impl Database {
+    /// Keeps a message that cannot be read.
+    pub(super) fn quarantine(
+        &mut self,
+        stream: &str,
+        seq: u64,
+        reason: &str,
+        data: &[u8],
+    ) -> Result<()> {
+        let reason = shortened(reason, 500);
+        let now = self.clock.uptime();
+        match self.alarm.rings(now) {
+            Some(0) => log::error!("message {seq} of {stream} is put in quarantine: {reason}"),
+            Some(more) => log::error!(
+                "message {seq} of {stream} is put in quarantine, after {more} others: {reason}"
+            ),
+            None => {}
+        }
+        self.conn
+            .prepare_cached(
+                "REPLACE INTO __harmonylite___quarantine(stream, seq, at_ms, reason, data)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                stream,
+                seq as i64,
+                self.clock.now_ms(),
+                reason,
+                data
+            ])?;
+        self.make_room_in_quarantine()
+    }
+
+    /// The oldest messages go where there are too many, and the oldest bytes where these are.
+    fn make_room_in_quarantine(&mut self) -> Result<()> {
+        let (count, bytes): (u64, u64) = self
+            .conn
+            .prepare_cached(
+                "SELECT count(*), total(length(data)) + 0 FROM __harmonylite___quarantine",
+            )?
+            .query_row([], |r| Ok((r.get(0)?, r.get::<_, f64>(1)? as u64)))?;
+        let (most, most_bytes) = (self.limits.quarantined, self.limits.quarantined_bytes);
+        if count <= most && bytes <= most_bytes {
+            return Ok(());
+        }
+        let too_many = count.saturating_sub(most);
+        let mut oldest = self.conn.prepare_cached(
+            "SELECT stream, seq, coalesce(length(data), 0) FROM __harmonylite___quarantine
+             ORDER BY at_ms, seq, stream",
+        )?;
+        let all: Vec<(String, i64, u64)> = oldest
+            .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut left = bytes;
+        for (i, (stream, seq, length)) in all.iter().enumerate() {
+            let goes = (i as u64) < too_many;
+            if !goes && left <= most_bytes {
+                break;
+            }
+            left -= length;
+            let text = match goes {
+                true => "DELETE FROM __harmonylite___quarantine WHERE stream = ?1 AND seq = ?2",
+                false => {
+                    "UPDATE __harmonylite___quarantine SET data = NULL
+                     WHERE stream = ?1 AND seq = ?2"
+                }
+            };
+            self.conn
+                .prepare_cached(text)?
+                .execute(params![stream, seq])?;
+        }
+        let dropped = get_meta::<u64>(&self.conn, DROPPED)?.unwrap_or_default();
+        Ok(set_meta(&self.conn, DROPPED, dropped + too_many)?)
+    }
+
+    /// Messages that could not be read, those that are no longer kept included.
+    pub fn quarantined(&self) -> Result<u64> {
+        let kept: u64 = self
+            .conn
+            .prepare_cached("SELECT count(*) FROM __harmonylite___quarantine")?
+            .query_row([], |r| r.get(0))?;
+        Ok(kept + get_meta::<u64>(&self.conn, DROPPED)?.unwrap_or_default())
+    }
+}

@@ -1,0 +1,147 @@
+//! `harmonylite conflicts`: what [`crate::apply::conflicts`] finds, as text or as JSON.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use crate::apply::{Collision, Conflict};
+use crate::model::text::{hex, literal};
+use crate::model::timestamp::shown;
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// Writes the displaced rows of the database to `out`.
+pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("conflicts in {}: {e}", path.display());
+    let mut written: io::Result<()> = Ok(());
+    let mut count = 0;
+    let mut table = String::new();
+    crate::apply::conflicts(path, &mut |conflict| {
+        let text = match as_json {
+            true => format!(
+                "{}{}",
+                if count == 0 { "[\n" } else { ",\n" },
+                json(&conflict)
+            ),
+            false if table != conflict.table => {
+                format!("table {}\n{}", conflict.table, text(&conflict))
+            }
+            false => text(&conflict),
+        };
+        table.clone_from(&conflict.table);
+        count += 1;
+        if written.is_ok() {
+            written = out.write_all(text.as_bytes());
+        }
+    })
+    .map_err(|e| failed(&e))?;
+    let end = match (as_json, count) {
+        (true, 0) => "[]\n".to_owned(),
+        (true, _) => "\n]\n".to_owned(),
+        (false, 0) => "no row is kept aside\n".to_owned(),
+        (false, 1) => "1 row is kept aside\n".to_owned(),
+        (false, count) => format!("{count} rows are kept aside\n"),
+    };
+    written
+        .and_then(|()| out.write_all(end.as_bytes()))
+        .map_err(|e| format!("writing the conflicts: {e}"))
+}
+
+fn text(conflict: &Conflict) -> String {
+    let (key, values) = conflict.row.split_at(conflict.key_len);
+    let mut text = format!("  {}, {}\n", pairs(key), written(conflict.version));
+    if !values.is_empty() {
+        text += &format!("    has {}\n", pairs(values));
+    }
+    for collision in &conflict.collisions {
+        let Collision {
+            tuple,
+            winner_key,
+            winner_version,
+            ..
+        } = collision;
+        text += &format!(
+            "    gives way to {}, {}\n      which has {} too\n",
+            pairs(winner_key),
+            written(*winner_version),
+            pairs(tuple)
+        );
+    }
+    if conflict.collisions.is_empty() {
+        text += "    gives way to no row any more: it comes back when HarmonyLite next looks, \
+                 unless another constraint keeps it out\n";
+    }
+    text
+}
+
+fn pairs(values: &[(String, OwnedValue)]) -> String {
+    let pair = |(name, value): &(String, OwnedValue)| {
+        format!("{} = {}", name.escape_debug(), literal(value.borrow()))
+    };
+    values.iter().map(pair).collect::<Vec<_>>().join(", ")
+}
+
+fn written(version: Option<Version>) -> String {
+    match version {
+        None => "written just now".into(),
+        Some(version) => match version.time_ms() {
+            0 => format!("there before HarmonyLite, on node {}", version.node),
+            ms => format!("written {} on node {}", shown(ms), version.node),
+        },
+    }
+}
+
+fn json(conflict: &Conflict) -> Json {
+    let collision = |c: &Collision| {
+        json!({
+            "index": c.index,
+            "values": object(&c.tuple),
+            "key": object(&c.winner_key),
+            "version": version_json(c.winner_version),
+        })
+    };
+    json!({
+        "table": conflict.table,
+        "key": object(conflict.key()),
+        "row": object(&conflict.row),
+        "version": version_json(conflict.version),
+        "displaced_by": conflict.collisions.iter().map(collision).collect::<Vec<_>>(),
+    })
+}
+
+/// A node's id is text: not every reader of JSON takes 64 bits for a number.
+fn version_json(version: Option<Version>) -> Json {
+    match version {
+        None => Json::Null,
+        Some(version) => json!({
+            "time": shown(version.time_ms()),
+            "time_ms": version.time_ms(),
+            "hlc": version.hlc.to_string(),
+            "node": version.node.to_string(),
+        }),
+    }
+}
+
+fn object(values: &[(String, OwnedValue)]) -> Json {
+    let pair = |(name, value): &(String, OwnedValue)| (name.clone(), value_json(value.borrow()));
+    Json::Object(values.iter().map(pair).collect())
+}
+
+/// What JSON does not have is an object that says what it is.
+fn value_json(value: Value<'_>) -> Json {
+    match value {
+        Value::Null => Json::Null,
+        Value::Integer(i) => json!(i),
+        Value::Real(r) if r.is_finite() => json!(r),
+        Value::Real(r) => json!({ "real": r.to_string() }),
+        Value::Blob(bytes) => json!({ "blob": hex(bytes) }),
+        Value::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => json!(text),
+            Err(_) => json!({ "text": hex(bytes) }),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

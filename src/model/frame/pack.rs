@@ -1,0 +1,294 @@
+//! Between frames and messages: compression, parts, ids, and how large any of it may be.
+//!
+//! What a peer sends decides nothing about our memory: a message unpacks to [`MAX_MESSAGE_BYTES`] at
+//! most. A frame that is larger, or a message that the broker would refuse, travels in parts, which
+//! wait on disk and are unpacked piece by piece into [`MAX_FRAME_BYTES`] at most.
+
+use std::borrow::Cow;
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
+
+use super::{FrameError, Part};
+
+/// Largest message, unpacked: small against the 64 MB of the machines this runs on.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
+
+/// Largest frame, unpacked, that is put together from parts.
+pub const MAX_FRAME_BYTES: usize = 256 << 20;
+
+/// Largest row that can be sent: its frame may hold half a message of other rows before it.
+pub const MAX_ROW_BYTES: usize = MAX_FRAME_BYTES - MAX_MESSAGE_BYTES;
+
+/// Magic number of a zstd frame (RFC 8878). CBOR of ours begins with an array.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Below this many bytes compression costs more than it saves.
+const COMPRESS_FROM: usize = 256;
+
+/// Largest window that parts may ask for, as a power of 2: our level takes 2^19, the highest 2^27.
+const MAX_WINDOW_LOG: u32 = 23;
+
+/// Upper bound of what [`Part::encode`] adds to the bytes.
+pub(super) const PART_OVERHEAD: usize = 64;
+
+/// A frame as messages carry it.
+#[derive(Debug)]
+pub struct Packed {
+    bytes: Vec<u8>,
+    /// It unpacks to more than one message may.
+    is_large: bool,
+}
+
+/// A compressor is kept between calls, because setting one up costs more than compressing a small
+/// frame.
+pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -> Packed {
+    let is_large = raw.len() > MAX_MESSAGE_BYTES;
+    let bytes = match compressor {
+        Some(zstd) if raw.len() >= COMPRESS_FROM => match zstd.compress(&raw) {
+            Ok(packed) if packed.len() < raw.len() => packed,
+            _ => raw, // uncompressed is always a valid frame
+        },
+        _ => raw,
+    };
+    Packed { bytes, is_large }
+}
+
+impl Packed {
+    /// The messages, of at most `limit` bytes each: the whole, or parts.
+    pub fn messages(
+        &self,
+        salt: u64,
+        limit: usize,
+    ) -> impl ExactSizeIterator<Item = Cow<'_, [u8]>> {
+        let limit = limit.min(MAX_MESSAGE_BYTES);
+        let is_whole = !self.is_large && self.bytes.len() <= limit;
+        let piece = match is_whole {
+            true => self.bytes.len(),
+            false => limit.saturating_sub(PART_OVERHEAD),
+        };
+        let id = message_id(&self.bytes, salt);
+        let pieces = self.bytes.chunks(piece.max(1));
+        let count = pieces.len() as u32;
+        pieces.enumerate().map(move |(i, bytes)| {
+            let part = Part {
+                id: &id,
+                index: i as u32,
+                count,
+                bytes,
+            };
+            match is_whole {
+                true => Cow::Borrowed(bytes),
+                false => Cow::Owned(part.encode()),
+            }
+        })
+    }
+}
+
+/// The uncompressed bytes of a message, at most [`MAX_MESSAGE_BYTES`].
+pub fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
+    let fits = |size| match size > MAX_MESSAGE_BYTES {
+        true => Err(FrameError::TooLarge(size, MAX_MESSAGE_BYTES)),
+        false => Ok(size),
+    };
+    fits(bytes.len())?;
+    if !bytes.starts_with(&ZSTD_MAGIC) {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let size = match zstd::zstd_safe::get_frame_content_size(bytes) {
+        Ok(Some(size)) => fits(usize::try_from(size).unwrap_or(usize::MAX))?,
+        Ok(None) => return Err(FrameError::Zstd("zstd frame without its size".into())),
+        Err(_) => return Err(FrameError::Zstd("zstd frame with a broken header".into())),
+    };
+    // At once into memory of that size, which is its own window.
+    let raw = zstd::bulk::decompress(bytes, size).map_err(|e| FrameError::Zstd(e.to_string()))?;
+    Ok(Cow::Owned(raw))
+}
+
+/// Puts a frame together from its parts, unpacking as they come.
+pub struct Parts {
+    raw: Vec<u8>,
+    /// None if the frame is not compressed.
+    zstd: Option<zstd::stream::raw::Decoder<'static>>,
+    limit: usize,
+    at_end: bool,
+}
+
+impl Parts {
+    /// `first`: the first part's bytes, which are to be added like the others.
+    pub fn new(first: &[u8]) -> Result<Self, FrameError> {
+        Self::bounded(first, MAX_FRAME_BYTES)
+    }
+
+    fn bounded(first: &[u8], limit: usize) -> Result<Self, FrameError> {
+        let zstd = match first.starts_with(&ZSTD_MAGIC) {
+            true => {
+                let mut zstd = zstd::stream::raw::Decoder::new().map_err(broken)?;
+                let window = zstd::stream::raw::DParameter::WindowLogMax(MAX_WINDOW_LOG);
+                zstd.set_parameter(window).map_err(broken)?;
+                Some(zstd)
+            }
+            false => None,
+        };
+        Ok(Parts {
+            raw: Vec::new(),
+            zstd,
+            limit,
+            at_end: false,
+        })
+    }
+
+    pub fn add(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        let Some(zstd) = &mut self.zstd else {
+            if self.raw.len() + bytes.len() > self.limit {
+                return Err(FrameError::TooLarge(
+                    self.raw.len() + bytes.len(),
+                    self.limit,
+                ));
+            }
+            self.raw.extend_from_slice(bytes);
+            return Ok(());
+        };
+        let mut input = InBuffer::around(bytes);
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            if self.at_end && input.pos() < bytes.len() {
+                return Err(FrameError::Zstd(
+                    "more after the end of the zstd frame".into(),
+                ));
+            }
+            let mut output = OutBuffer::around(&mut piece[..]);
+            let left = zstd.run(&mut input, &mut output).map_err(broken)?;
+            let (written, is_full) = (output.pos(), output.pos() == output.capacity());
+            if self.raw.len() + written > self.limit {
+                return Err(FrameError::TooLarge(self.raw.len() + written, self.limit));
+            }
+            self.raw.extend_from_slice(&piece[..written]);
+            self.at_end = left == 0;
+            if input.pos() == bytes.len() && (self.at_end || !is_full) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The frame, uncompressed.
+    pub fn finish(self) -> Result<Vec<u8>, FrameError> {
+        match self.zstd.is_none() || self.at_end {
+            true => Ok(self.raw),
+            false => Err(FrameError::Zstd("zstd frame without its end".into())),
+        }
+    }
+}
+
+fn broken(e: std::io::Error) -> FrameError {
+    FrameError::Zstd(e.to_string())
+}
+
+/// Message id of a packed frame: 128 bits, so that two frames never share one by chance. `salt`
+/// is 0, or chosen anew when the broker must not take a re-publication for a repetition.
+pub fn message_id(packed: &[u8], salt: u64) -> [u8; 16] {
+    xxh3_128_with_seed(packed, salt).to_be_bytes()
+}
+
+/// An id in hexadecimal, as in the `Nats-Msg-Id` header.
+pub fn id_text(id: &[u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(*id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::frame::Frame;
+
+    fn compressor() -> zstd::bulk::Compressor<'static> {
+        zstd::bulk::Compressor::new(1).unwrap()
+    }
+
+    /// What a reader makes of the messages.
+    fn read(messages: &[Cow<'_, [u8]>], limit: usize) -> Result<Vec<u8>, FrameError> {
+        let mut parts: Option<Parts> = None;
+        for (i, message) in messages.iter().enumerate() {
+            let raw = unpack(message)?;
+            let Frame::Part(part) = Frame::decode(&raw)? else {
+                panic!("not a part")
+            };
+            assert_eq!((part.index, part.count), (i as u32, messages.len() as u32));
+            if parts.is_none() {
+                parts = Some(Parts::bounded(part.bytes, limit)?);
+            }
+            parts.as_mut().unwrap().add(part.bytes)?;
+        }
+        parts.unwrap().finish()
+    }
+
+    #[test]
+    fn packing_is_undone() {
+        let raw = vec![b'x'; 100_000];
+        let packed = pack(raw.clone(), Some(&mut compressor()));
+        let messages: Vec<_> = packed.messages(0, 1000).collect();
+        assert_eq!(messages.len(), 1);
+        assert_eq!(unpack(&messages[0]).unwrap(), raw);
+        let plain = pack(raw.clone(), None);
+        let messages: Vec<_> = plain.messages(0, 100_000).collect();
+        assert_eq!(unpack(&messages[0]).unwrap(), raw);
+    }
+
+    #[test]
+    fn parts_fit_and_join_to_the_whole() {
+        let whole: Vec<u8> = (0..100_000u64).map(|i| (i * i >> 7) as u8).collect();
+        for zstd in [Some(&mut compressor()), None] {
+            let packed = pack(whole.clone(), zstd);
+            let messages: Vec<_> = packed.messages(0, 4096).collect();
+            assert!(messages.len() > 1 && messages.iter().all(|m| m.len() <= 4096));
+            assert_eq!(read(&messages, 100_000).unwrap(), whole);
+            assert!(matches!(
+                read(&messages, 99_999),
+                Err(FrameError::TooLarge(100_000.., 99_999))
+            ));
+            let cut = &messages[..messages.len() - 1];
+            let mut parts = Parts::new(&[]).unwrap();
+            for message in cut {
+                let Ok(Frame::Part(part)) = Frame::decode(message) else {
+                    panic!()
+                };
+                if part.index == 0 {
+                    parts = Parts::new(part.bytes).unwrap();
+                }
+                parts.add(part.bytes).unwrap();
+            }
+            assert!(parts.finish().map_or(true, |raw| raw.len() < whole.len()));
+        }
+    }
+
+    /// A row of zeros is small on its way and large where it arrives.
+    #[test]
+    fn what_unpacks_to_more_than_a_message_may_goes_in_parts() {
+        let whole = vec![0; MAX_MESSAGE_BYTES + 1];
+        let packed = pack(whole.clone(), Some(&mut compressor()));
+        let messages: Vec<_> = packed.messages(0, 1 << 20).collect();
+        assert_eq!(messages.len(), 1);
+        assert_eq!(read(&messages, MAX_FRAME_BYTES).unwrap(), whole);
+        let bomb = compressor().compress(&whole).unwrap();
+        assert!(matches!(unpack(&bomb), Err(FrameError::TooLarge(..))));
+        assert!(matches!(unpack(&whole), Err(FrameError::TooLarge(..))));
+    }
+
+    #[test]
+    fn a_size_that_lies_and_a_window_that_is_large_are_refused() {
+        let raw = vec![7; 10_000];
+        let mut packed = compressor().compress(&raw).unwrap();
+        assert_eq!(packed[4] & 0xe0, 0x60, "two bytes of size, one segment");
+        packed[5..7].fill(0);
+        assert!(matches!(unpack(&packed), Err(FrameError::Zstd(_))));
+        let mut windowed = ZSTD_MAGIC.to_vec();
+        windowed.extend([0x00, 17 << 3]); // no size, a window of 2^27
+        windowed.extend([0x01, 0x00, 0x00]);
+        assert!(matches!(unpack(&windowed), Err(FrameError::Zstd(_))));
+        let mut parts = Parts::new(&windowed).unwrap();
+        assert!(parts.add(&windowed).is_err());
+        windowed[5] = 9 << 3; // 2^19 is what we write
+        Parts::new(&windowed).unwrap().add(&windowed).unwrap();
+        let twice = [packed.clone(), packed].concat();
+        assert!(unpack(&twice).is_err());
+    }
+}

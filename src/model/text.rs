@@ -1,0 +1,84 @@
+//! Words for people: values and texts that came from elsewhere, short and on one line.
+
+use crate::model::value::Value;
+
+/// At most `limit` bytes of a text, cut between characters.
+pub fn shortened(text: &str, limit: usize) -> std::borrow::Cow<'_, str> {
+    if text.len() <= limit {
+        return text.into();
+    }
+    let end = (0..=limit).rev().find(|i| text.is_char_boundary(*i));
+    format!("{}…", &text[..end.unwrap_or_default()]).into()
+}
+
+/// A value as SQL writes it, on one line and without control characters.
+pub fn literal(value: Value<'_>) -> String {
+    match value {
+        Value::Null => "NULL".into(),
+        Value::Integer(i) => i.to_string(),
+        Value::Real(r) => format!("{r:?}"),
+        Value::Blob(bytes) => format!("x'{}'", hex(bytes)),
+        Value::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => {
+                let escaped: String = text.chars().map(escaped).collect();
+                format!("'{escaped}'")
+            }
+            Err(_) => format!("CAST(x'{}' AS TEXT)", hex(bytes)),
+        },
+    }
+}
+
+fn escaped(c: char) -> String {
+    match c {
+        '\'' => "''".into(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.into(),
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A key for a log line: `(1, 'x')`, however large it is.
+pub fn key_literal(key: &[Value<'_>]) -> String {
+    const EACH: usize = 60;
+    let short = |value: &Value<'_>| match value {
+        Value::Text(bytes) | Value::Blob(bytes) if bytes.len() > EACH => {
+            let start = literal(Value::Blob(&bytes[..EACH / 2]));
+            format!("{start}… ({} bytes)", bytes.len())
+        }
+        value => literal(*value),
+    };
+    let each: Vec<String> = key.iter().map(short).collect();
+    shortened(&format!("({})", each.join(", ")), 4 * EACH).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(shortened("äöü", 6), "äöü");
+        assert_eq!(shortened("äöü", 5), "äö…");
+        assert_eq!(shortened("ä", 1), "…");
+    }
+
+    #[test]
+    fn values_are_words_on_one_line() {
+        let long = [b'x'; 1000];
+        let key = [
+            Value::Integer(-1),
+            Value::Real(1.0),
+            Value::Text(b"it's\n\x1b[2J"),
+            Value::Text(b"\xff"),
+            Value::Blob(b"\0a"),
+            Value::Null,
+        ];
+        let expected = "(-1, 1.0, 'it''s\\n\\u{1b}[2J', CAST(x'ff' AS TEXT), x'0061', NULL)";
+        assert_eq!(key_literal(&key), expected);
+        assert!(key_literal(&[Value::Text(&long)]).len() < 200);
+        assert!(key_literal(&[Value::Integer(7); 100]).len() < 260);
+    }
+}

@@ -1,0 +1,199 @@
+//! Where bytes from elsewhere enter, each as a function of bytes alone. The fuzz targets beside this
+//! file and `tests/hostile` run the same. A panic is a failure; an error never is.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use harmonylite::apply::{Arrived, Content};
+use harmonylite::clock::ManualClock;
+use harmonylite::config::Config;
+use harmonylite::database::{Database, Settings};
+use harmonylite::model::cbor;
+use harmonylite::model::frame::{Frame, FrameBuilder, KeyColumn, Parts, Row, TableHeader, unpack};
+use harmonylite::model::value::Value;
+use harmonylite::model::version::Version;
+
+/// An entry: its name, what it does with bytes, and inputs to begin with.
+pub struct Entry {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them. (`seq-map.cbor` is only ever written; a manifest of snapshots belongs here when
+/// there is one.)
+pub const ENTRIES: [Entry; 4] = [
+    Entry {
+        name: "frame",
+        run: frame,
+        seeds: messages,
+    },
+    Entry {
+        name: "apply",
+        run: apply,
+        seeds: messages,
+    },
+    Entry {
+        name: "config",
+        run: config,
+        seeds: || vec![include_bytes!("../../config.toml").to_vec()],
+    },
+    Entry {
+        name: "stored",
+        run: stored,
+        seeds: || {
+            vec![
+                b"\x82\x01\x61x".to_vec(),
+                b"\x81\xd9\xa0\x28\x42\xff\x00".to_vec(),
+            ]
+        },
+    },
+];
+
+/// A message of a stream, unpacked and decoded to its last value.
+pub fn frame(bytes: &[u8]) {
+    let Ok(raw) = unpack(bytes) else { return };
+    match Frame::decode(&raw) {
+        Ok(Frame::Rows { nodes, tables, .. }) => {
+            for table in &tables {
+                let (mut rows, mut row) = (table.rows(&nodes), Row::default());
+                // Decoded before, so that it cannot fail now.
+                while rows.next(&mut row).unwrap() {
+                    assert!(row.version.is_valid());
+                }
+            }
+        }
+        Ok(Frame::Part(part)) => {
+            if let Ok(mut parts) = Parts::new(part.bytes) {
+                let _ = parts.add(part.bytes).and_then(|()| parts.finish());
+            }
+        }
+        Err(_) => {}
+    }
+}
+
+const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b);
+    CREATE TABLE u(k TEXT COLLATE NOCASE, n NUMERIC, v NOT NULL, PRIMARY KEY(k, n)) WITHOUT ROWID;
+    CREATE TABLE s(id INTEGER PRIMARY KEY, i INTEGER, x TEXT) STRICT;
+    CREATE UNIQUE INDEX e ON s(lower(x)) WHERE i > 0; CREATE TABLE r(v)";
+
+/// A message of a stream, applied to a database twice.
+pub fn apply(bytes: &[u8]) {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = format!("file:fuzz-{number}?mode=memory&cache=shared");
+    let app = rusqlite::Connection::open(&path).unwrap();
+    app.execute_batch(SCHEMA).unwrap();
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000));
+    let settings = Settings {
+        path: path.into(),
+        node_id: Some(1),
+        publish: true,
+        shards: 1,
+        scan_max_changes: 512,
+        max_transaction_bytes: 1 << 20,
+        max_clock_drift: Duration::from_secs(60),
+        tombstone_retention: std::time::Duration::from_secs(30 * 24 * 3600),
+        allow_rowid_tables: true,
+        selects: Box::new(|_| true),
+        apply_triggers: vec![],
+    };
+    let mut database = Database::open(settings, clock, Arc::new(AtomicBool::new(false))).unwrap();
+    while database.capture().unwrap().more {}
+    let raw = unpack(bytes);
+    for (again, seq) in [(false, 1), (true, 2)] {
+        let bad = |reason: String| Content::Bad {
+            reason,
+            data: bytes,
+        };
+        let content = match &raw {
+            Ok(raw) => Frame::decode(raw).map_or_else(|e| bad(e.to_string()), Content::Frame),
+            Err(e) => bad(e.to_string()),
+        };
+        let arrived = [Arrived {
+            seq,
+            id: "x",
+            content,
+        }];
+        let applied = database.apply("s", &arrived).unwrap();
+        assert_eq!(applied.messages, 1);
+        assert!(!again || applied.rows == 0, "a join twice is a join once");
+    }
+    while database.capture().unwrap().more {}
+    let sound: String = app
+        .query_row("PRAGMA integrity_check", [], |r| r.get(0))
+        .unwrap();
+    assert_eq!(sound, "ok");
+}
+
+pub fn config(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Err(e) = Config::parse(Path::new("config.toml"), text)
+    {
+        assert!(!e.to_string().is_empty());
+    }
+}
+
+/// CBOR that lies in the database, which another program may have written.
+pub fn stored(bytes: &[u8]) {
+    if let Ok(values) = cbor::key_values(bytes) {
+        let key = values.iter().map(|v| v.borrow());
+        let collations = values.iter().map(|_| "BINARY");
+        let written = harmonylite::model::key::key_bytes(key, collations);
+        assert_eq!(cbor::key_values(&written).unwrap().len(), values.len());
+    }
+}
+
+/// Frames for the tables of [`SCHEMA`] and others.
+fn messages() -> Vec<Vec<u8>> {
+    let version = |hlc| Version {
+        hlc,
+        node: hlc as u64 % 3,
+    };
+    let key = |columns: &[(&str, &'static str, &str)]| -> Vec<KeyColumn> {
+        let column = |(name, affinity, collation): &(&str, &'static str, &str)| KeyColumn {
+            name: (*name).into(),
+            affinity,
+            collation: (*collation).into(),
+        };
+        columns.iter().map(column).collect()
+    };
+    let id = key(&[("id", "INTEGER", "BINARY")]);
+    let t = TableHeader::new(1, "t", &id, &["id", "a", "b"]);
+    let pair = key(&[("k", "TEXT", "NOCASE"), ("n", "NUMERIC", "BINARY")]);
+    let u = TableHeader::new(2, "U", &pair, &["k", "n", "v"]);
+    let s = TableHeader::new(3, "s", &id, &["id", "x", "i", "later"]);
+    let rowid = key(&[("\0rowid", "INTEGER", "BINARY")]);
+    let r = TableHeader::new(4, "r", &rowid, &["\0rowid", "v"]);
+    let mut frame = FrameBuilder::default();
+    for i in 1..4 {
+        let text = Value::Text(b"Ann");
+        let row = [Value::Integer(i), Value::Integer(i % 2), Value::Real(1.5)];
+        frame.upsert(&t, version(i), &[], row.into_iter());
+        let row = [text, Value::Integer(i), Value::Blob(b"\0\xff")];
+        frame.upsert(
+            &u,
+            version(i),
+            &[(2, version(1)), (3, version(1))],
+            row.into_iter(),
+        );
+        let row = [Value::Integer(i), text, Value::Integer(5), Value::Null];
+        frame.upsert(&s, version(10 * i), &[], row.into_iter());
+        frame.upsert(&r, version(i), &[], [Value::Integer(-i), text].into_iter());
+        frame.delete(&t, version(5 * i), [Value::Integer(i + 1)].into_iter());
+        frame.delete(
+            &u,
+            version(9),
+            [Value::Text(b"ANN\xff"), Value::Real(0.5)].into_iter(),
+        );
+    }
+    let raw = frame.finish();
+    let mut all = vec![raw.clone()];
+    let mut zstd = zstd::bulk::Compressor::new(1).unwrap();
+    let packed = harmonylite::model::frame::pack(raw, Some(&mut zstd));
+    all.extend(packed.messages(0, 1 << 20).map(|m| m.into_owned()));
+    all.extend(packed.messages(0, 200).map(|m| m.into_owned()));
+    all
+}
