@@ -48,10 +48,18 @@ pub enum Mutation {
     SettleBeforeCapture,
     /// Displaced rows are not kept.
     DisplacedDropped,
+    /// What is published again has the message id that it had before.
+    MessageIdReused,
+    /// After a power cut the clock goes on from where the disk says it was.
+    RebootIsRestart,
+    /// The delete of a row that was never here leaves no tombstone.
+    UnknownDeleteForgotten,
+    /// What this node wrote itself is not read from a stream.
+    OwnWritesSkipped,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 21] = {
+    pub const ALL: [Mutation; 25] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -75,6 +83,10 @@ impl Mutation {
             AckCoversEarlier,
             SettleBeforeCapture,
             DisplacedDropped,
+            MessageIdReused,
+            RebootIsRestart,
+            UnknownDeleteForgotten,
+            OwnWritesSkipped,
         ]
     };
 }

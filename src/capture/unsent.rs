@@ -117,7 +117,9 @@ impl Database {
             db.marks.live = last.is_none();
             let mut out = frames.finish();
             for frame in &mut out {
-                frame.salt = frame.at as u64;
+                if !mutation::is(Mutation::MessageIdReused) {
+                    frame.salt = frame.at as u64;
+                }
                 frame.at = last.unwrap_or_default();
             }
             if let (Some(last), true) = (last, out.is_empty()) {

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use crate::clock::Clock;
 use crate::database::own_tables::{get_meta, set_meta};
+use crate::mutation::{self, Mutation};
 
 /// How far ahead time is reserved.
 const TIME_AHEAD_MS: i64 = 60_000;
@@ -31,7 +32,8 @@ impl Reservation {
         let boot = get_meta::<String>(conn, "boot_id")?.unwrap_or_default();
         let until_ms = get("clock_until")?;
         // Within one run of the operating system no commit is ever lost, even to kill -9.
-        let same_boot = !boot.is_empty() && boot == clock.boot_id();
+        let same_boot = !boot.is_empty()
+            && (boot == clock.boot_id() || mutation::is(Mutation::RebootIsRestart));
         let floor_ms = if same_boot {
             get("clock_base")?
         } else {

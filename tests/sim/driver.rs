@@ -91,12 +91,12 @@ impl Node {
         Ok(true)
     }
 
-    /// `Publisher::acknowledged`, for the next acknowledgement on its way.
-    pub fn take_ack(&mut self, broker: &Broker) -> bool {
+    /// `Publisher::acknowledged`, for one of the acknowledgements on their way.
+    pub fn take_ack(&mut self, which: usize, broker: &Broker) -> bool {
         let (Some(gate), Some(link)) = (&self.gate, &mut self.link) else {
             return false;
         };
-        let Some((token, seq)) = link.acks.pop_front() else {
+        let Some((token, seq)) = link.acks.remove(which) else {
             return false;
         };
         let Some((number, shard, id)) = link.messages.remove(&token) else {
