@@ -34,6 +34,8 @@ pub enum Mutation {
     TombstoneLosesTies,
     /// What arrives is applied before local changes are captured.
     NoCaptureBeforeApply,
+    /// Rows are published from their marks before local changes are captured.
+    NoCaptureBeforeBacklog,
     /// A local write of a row with a late column overwrites what others wrote there.
     LateDefaultsWritten,
     /// A row that is sent from its mark carries the default of a column added since.
@@ -59,7 +61,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 25] = {
+    pub const ALL: [Mutation; 26] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -76,6 +78,7 @@ impl Mutation {
             HeldColumnsDropped,
             TombstoneLosesTies,
             NoCaptureBeforeApply,
+            NoCaptureBeforeBacklog,
             LateDefaultsWritten,
             LateDefaultsSent,
             MarkLostOnJoin,

@@ -10,10 +10,10 @@ use rusqlite::params;
 
 use crate::capture::again::Again;
 use crate::capture::record::indexed;
-use crate::capture::{Frames, Outgoing};
+use crate::capture::{Captured, Frames, Outgoing};
 use crate::database::rows::{Rows, Stored, row_values};
 use crate::database::table::Table;
-use crate::database::{Database, Result, values};
+use crate::database::{Cause, Compare, Database, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
@@ -103,9 +103,17 @@ impl Database {
     /// Encodes marked rows as they are now, in the order of their transactions, up to about `limit`
     /// bytes. With nothing left to encode, captures are live from here on.
     ///
+    /// What the application wrote meanwhile is captured first: a row that it changed has no longer
+    /// the values of its version. While there is more of that than fits in one transaction, nothing
+    /// is encoded ([`Database::is_captured`]).
+    ///
     /// To be called only while nothing is in flight. Frames carry the last transaction they cover.
     pub fn backlog(&mut self, limit: usize) -> Result<Vec<Outgoing>> {
         self.write(|db| {
+            let early = mutation::is(Mutation::NoCaptureBeforeBacklog);
+            if !early && !db.capture_before_backlog()? {
+                return Ok(vec![]);
+            }
             db.refresh_catalog()?;
             db.clear_marks()?;
             let mut frames = Frames::numbered(db, true);
@@ -131,6 +139,19 @@ impl Database {
             }
             Ok(out)
         })
+    }
+
+    fn capture_before_backlog(&mut self) -> Result<bool> {
+        let mut captured = Captured::default();
+        self.capture_inside(&mut captured)?;
+        debug_assert!(captured.frames.is_empty(), "nobody is live");
+        Ok(self.is_captured())
+    }
+
+    /// Whether rows have the values of their versions, as far as the last capture saw.
+    pub fn is_captured(&self) -> bool {
+        let unwatched = |c: &Compare| c.cause == Cause::Unwatched;
+        !self.log_is_left && !self.catalog.comparing.values().any(unwatched)
     }
 
     /// Encodes whole transactions until `limit`; returns the last one, none if there was no mark.

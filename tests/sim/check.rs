@@ -60,7 +60,7 @@ impl World {
                 }
             }
             loop {
-                let sent = self.nodes[place].send(&self.options)?;
+                let sent = self.send_one(place)?;
                 let carried = self.carry_one(place, false);
                 let acked = self.take_ack(place);
                 quiet &= !sent && !carried && !acked;

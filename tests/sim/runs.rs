@@ -160,12 +160,42 @@ fn run_many(first: u64, most: u64, in_time: impl Fn() -> bool + Sync) -> Total {
             total.writes += outcome.writes;
         }
     };
-    let jobs =
-        number("SIM_JOBS").unwrap_or_else(|| available_parallelism().map_or(1, Into::into) as u64);
+    on_all_processors(&work);
+    total.into_inner().expect("no panic")
+}
+
+/// The first of the seeds 1 to `most` that fails, and how.
+#[cfg(feature = "mutations")]
+pub fn first_failure(most: u64) -> Option<(u64, String)> {
+    let next = AtomicU64::new(1);
+    let first: Mutex<Option<(u64, String)>> = Mutex::new(None);
+    let known = || first.lock().expect("no panic").as_ref().map(|f| f.0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed > most || known().is_some_and(|known| known < seed) {
+                return;
+            }
+            let failure = run(seed).failure;
+            let mut first = first.lock().expect("no panic");
+            if let Some(failure) = failure
+                && first.as_ref().is_none_or(|f| seed < f.0)
+            {
+                *first = Some((seed, failure));
+            }
+        }
+    };
+    on_all_processors(&work);
+    first.into_inner().expect("no panic")
+}
+
+/// Or on as many as SIM_JOBS says.
+fn on_all_processors(work: &(impl Fn() + Sync)) {
+    let all = || available_parallelism().map_or(1, |n| n.get() as u64);
+    let jobs = number("SIM_JOBS").unwrap_or_else(all);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(work);
         }
     });
-    total.into_inner().expect("no panic")
 }

@@ -35,6 +35,8 @@ pub struct World {
     /// Of every step and what came of it: the same seed gives the same.
     pub trace: u64,
     pub count: usize,
+    /// The first two nodes have one id: a cloned card.
+    twins: bool,
     folder: TempDir,
 }
 
@@ -68,11 +70,12 @@ impl World {
             steps: Vec::new(),
             trace: seed,
             count: 0,
+            twins: false,
             folder,
         };
-        let twins = world.random.percent(6);
+        world.twins = world.random.percent(10);
         for place in 0..2 + world.random.below(3) {
-            world.found(place, twins)?;
+            world.found(place, world.twins)?;
         }
         Ok(world)
     }
@@ -206,7 +209,12 @@ impl World {
             !self.nodes[place].is_cut_off,
         );
         match kind {
-            0 => self.write(place),
+            0 => {
+                self.write(place);
+                if self.twins && place < 2 && self.random.percent(60) {
+                    self.write(1 - place); // in the same millisecond
+                }
+            }
             1 if up => return self.capture(place),
             2 if up => return self.send(place),
             3 if up && connected => return self.read(place),
@@ -257,9 +265,21 @@ impl World {
     }
 
     pub fn send(&mut self, place: usize) -> Step {
-        let done = self.nodes[place].send(&self.options)?;
+        let done = self.send_one(place)?;
         self.say(format!("node {place}: send: {done}"));
         Ok(())
+    }
+
+    /// One turn of the publisher; what it captured on the way is written down.
+    pub fn send_one(&mut self, place: usize) -> Result<bool, String> {
+        let node = &mut self.nodes[place];
+        let captures = node.sends_backlog();
+        let done = node.send(&self.options)?;
+        if done && captures {
+            let at_end = !node.db().has_more();
+            observe::captured(node, &self.plan, &mut self.model, at_end)?;
+        }
+        Ok(done)
     }
 
     /// Reads some messages of a shard and applies them by one transaction.
