@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::model::frame;
+use crate::snapshot::registry::KeyValueRegistry;
 use crate::stream::client::{Client, ClientOptions};
 use crate::stream::jetstream::{StreamOptions, ensure_streams, stream_name};
 use crate::stream::key_value::KeyValue;
@@ -16,6 +17,11 @@ use crate::stream::{Reader, StreamError, Writer};
 
 /// A try to connect that takes longer has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the nodes of a cluster leave word for each other.
+pub fn meta_bucket(stream_prefix: &str) -> String {
+    format!("{stream_prefix}-meta")
+}
 
 /// Makes connections.
 pub trait Broker: Send + Sync {
@@ -50,6 +56,30 @@ impl JetStreamBroker {
 
     /// A connection to a broker that has the streams, set up as here.
     fn prepared(&self) -> Result<Client, StreamError> {
+        let client = self.connect()?;
+        self.check_shared_settings(&client)?;
+        ensure_streams(&client, &self.streams)?;
+        Ok(client)
+    }
+
+    /// What the nodes tell each other about snapshots.
+    pub fn registry(
+        &self,
+        leader_ttl: Duration,
+        token: &str,
+    ) -> Result<KeyValueRegistry, StreamError> {
+        let prefix = &self.streams.stream_prefix;
+        KeyValueRegistry::open(
+            self.prepared()?,
+            prefix,
+            self.streams.replicas,
+            leader_ttl,
+            token.to_owned(),
+        )
+    }
+
+    /// A connection.
+    pub fn connect(&self) -> Result<Client, StreamError> {
         let options = self
             .client
             .lock()
@@ -60,15 +90,12 @@ impl JetStreamBroker {
                 "our nats-server is not up yet".into(),
             ));
         };
-        let client = Client::connect(&options, CONNECT_TIMEOUT)?;
-        self.check_shared_settings(&client)?;
-        ensure_streams(&client, &self.streams)?;
-        Ok(client)
+        Client::connect(&options, CONNECT_TIMEOUT)
     }
 
     /// Every node of a cluster must agree on these.
     fn check_shared_settings(&self, client: &Client) -> Result<(), StreamError> {
-        let bucket = format!("{}-meta", self.streams.stream_prefix);
+        let bucket = meta_bucket(&self.streams.stream_prefix);
         let kv = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
         let ours = serde_json::json!({
             "format": frame::FORMAT,

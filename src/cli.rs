@@ -1,8 +1,8 @@
 //! The command line: words in, a [`Command`] out. Reads no file and decides nothing.
 //!
 //! Flags keep the form of the Go implementation, `-config FILE` or `-config=FILE`, and may be
-//! written with two dashes as well. A subcommand, once there is one, is the first word: see
-//! [`parse`].
+//! written with two dashes as well. A subcommand is a word that is no flag's value; flags stand
+//! before or after it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,13 +17,23 @@ pub const HELP: &str = "\
 harmonylite keeps the SQLite databases of many machines the same, over NATS JetStream.
 
 usage: harmonylite [flags]
+       harmonylite conflicts [-json] [-config FILE]
+       harmonylite snapshots [-json] [flags]
+       harmonylite restore [-o FILE] [flags]
+
+  conflicts            show which rows are kept aside because another has their UNIQUE values
+  snapshots            list the snapshots in the store
+  restore              write the newest snapshot to FILE (default: restored.db), as a plain
+                       database without anything of ours
 
   -config FILE         configuration, TOML (default: config.toml in the current directory)
   -node-id N           this node's id, from 1; goes before node_id of the configuration
   -check               say whether the configuration is sound, and stop
   -cleanup             take triggers and change log out of the database, and stop
+  -save-snapshot       save a snapshot, and stop; a daemon that runs does so on SIGUSR1
   -version             print the version, and stop
   -help, -h            print this text, and stop
+  -json                for conflicts and snapshots: as JSON
 
 The server that runs beside us while nats.urls is empty:
 
@@ -48,6 +58,9 @@ examples:
     harmonylite -config node-1.toml -cluster-addr 10.0.0.1:4221 \\
         -cluster-peers nats://10.0.0.2:4221/,nats://10.0.0.3:4221/
 
+  a copy of the newest snapshot, to look at or to keep
+    harmonylite restore -o backup.db -config /etc/harmonylite.toml
+
   leave a database as it was before
     harmonylite -config /etc/harmonylite.toml -cleanup
 ";
@@ -61,6 +74,23 @@ pub enum Command {
     Check(Options),
     /// Remove triggers and tables of ours from the database.
     Cleanup(Options),
+    /// Save a snapshot, then stop.
+    SaveSnapshot(Options),
+    /// Write the newest snapshot to a file, as a plain database.
+    Restore {
+        options: Options,
+        to: Option<PathBuf>,
+    },
+    /// List what the store of snapshots holds.
+    Snapshots {
+        options: Options,
+        json: bool,
+    },
+    /// Show which rows are displaced by which.
+    Conflicts {
+        config: Option<PathBuf>,
+        json: bool,
+    },
     Version,
     Help,
 }
@@ -98,8 +128,23 @@ pub struct CliError(String);
 const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
+/// The words that may stand among the flags.
+const SUBCOMMANDS: [&str; 3] = ["conflicts", "restore", "snapshots"];
+
+/// Flags whose value is the next word.
+const WITH_VALUE: [&str; 7] = [
+    "-o",
+    "--config",
+    "--node-id",
+    "--cluster-addr",
+    "--cluster-peers",
+    "--leaf-servers",
+    "--leaf-server",
+];
+
 /// Flags with two dashes, as pico-args knows them.
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 12] = [
+    "--save-snapshot",
     "--config",
     "--node-id",
     "--check",
@@ -110,45 +155,112 @@ const FLAGS: [&str; 10] = [
     "--leaf-server",
     "--version",
     "--help",
+    "--json",
 ];
 
 /// Reads the arguments, without the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
-    let mut args = Arguments::from_vec(args.into_iter().flat_map(normalised).collect());
-    match args.subcommand() {
-        Ok(None) => parse_daemon(args),
-        Ok(Some(word)) => Err(CliError(format!("unexpected argument {word:?}"))),
-        Err(_) => Err(CliError("the first argument is not UTF-8".into())),
-    }
-}
-
-/// The command without a word in front: flags only.
-fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
+    let mut words: Vec<OsString> = args.into_iter().flat_map(normalised).collect();
+    let subcommand = take_subcommand(&mut words);
+    let mut args = Arguments::from_vec(words);
     if args.contains(["-h", "--help"]) {
         return Ok(Command::Help);
     }
     if args.contains("--version") {
         return Ok(Command::Version);
     }
-    let options = Options {
-        config: value(&mut args, "--config")?.map(PathBuf::from),
-        node_id: parsed(&mut args, "--node-id", node_id)?,
-        cluster_addr: parsed(&mut args, "--cluster-addr", str::parse)?,
-        cluster_peers: parsed(&mut args, "--cluster-peers", |list| {
+    match subcommand.as_deref() {
+        None => parse_daemon(args),
+        Some("conflicts") => {
+            let config = config(&mut args)?;
+            let json = args.contains("--json");
+            finish(args, "conflicts takes -config and -json alone")?;
+            Ok(Command::Conflicts { config, json })
+        }
+        Some("restore") => {
+            let to = value(&mut args, "-o")?.map(PathBuf::from);
+            let options = options(&mut args)?;
+            finish(
+                args,
+                "restore takes -o FILE, and -config and what is for the server",
+            )?;
+            Ok(Command::Restore { options, to })
+        }
+        Some("snapshots") => {
+            let json = args.contains("--json");
+            let options = options(&mut args)?;
+            finish(
+                args,
+                "snapshots takes -json, and -config and what is for the server",
+            )?;
+            Ok(Command::Snapshots { options, json })
+        }
+        Some(word) => Err(CliError(format!("unexpected argument {word:?}"))),
+    }
+}
+
+/// Takes out the first word that is neither a flag nor a flag's value, if we know it.
+fn take_subcommand(words: &mut Vec<OsString>) -> Option<String> {
+    let mut is_value = false;
+    let at = words.iter().position(|word| {
+        let word = word.to_string_lossy();
+        let was_value = std::mem::replace(&mut is_value, WITH_VALUE.contains(&&*word));
+        !was_value && !word.starts_with('-')
+    })?;
+    let word = words[at].to_str().filter(|w| SUBCOMMANDS.contains(w))?;
+    let word = word.to_owned();
+    words.remove(at);
+    Some(word)
+}
+
+fn config(args: &mut Arguments) -> Result<Option<PathBuf>, CliError> {
+    Ok(value(args, "--config")?.map(PathBuf::from))
+}
+
+/// All arguments must have been taken; `takes` says which ones the command knows.
+fn finish(args: Arguments, takes: &str) -> Result<(), CliError> {
+    let Some(left) = args.finish().into_iter().next() else {
+        return Ok(());
+    };
+    let left = left.to_string_lossy();
+    let is_elsewhere = FLAGS.contains(&&*left) && !takes.contains(shown(&left));
+    Err(CliError(match is_elsewhere {
+        true => format!("{} does not go here: {takes}", shown(&left)),
+        false => unexpected(&left),
+    }))
+}
+
+fn options(args: &mut Arguments) -> Result<Options, CliError> {
+    Ok(Options {
+        config: config(args)?,
+        node_id: parsed(args, "--node-id", node_id)?,
+        cluster_addr: parsed(args, "--cluster-addr", str::parse)?,
+        cluster_peers: parsed(args, "--cluster-peers", |list| {
             peers(list, &CLUSTER_SCHEMES)
         })?
         .unwrap_or_default(),
-        leaf_servers: leaf_servers(&mut args)?,
-    };
-    let (check, cleanup) = (args.contains("--check"), args.contains("--cleanup"));
-    if let Some(left) = args.finish().first() {
-        return Err(CliError(unexpected(&left.to_string_lossy())));
+        leaf_servers: leaf_servers(args)?,
+    })
+}
+
+/// The command without a subcommand: flags only.
+fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
+    let options = options(&mut args)?;
+    let does = ["--check", "--cleanup", "--save-snapshot"].map(|flag| args.contains(flag));
+    if args.contains("--json") {
+        return Err(CliError(
+            "-json does not go here: it is for conflicts and snapshots".into(),
+        ));
     }
-    match (check, cleanup) {
-        (false, false) => Ok(Command::Run(options)),
-        (true, false) => Ok(Command::Check(options)),
-        (false, true) => Ok(Command::Cleanup(options)),
-        (true, true) => Err(CliError("-check and -cleanup do not go together".into())),
+    finish(args, &FLAGS.join(" "))?;
+    match does {
+        [false, false, false] => Ok(Command::Run(options)),
+        [true, false, false] => Ok(Command::Check(options)),
+        [false, true, false] => Ok(Command::Cleanup(options)),
+        [false, false, true] => Ok(Command::SaveSnapshot(options)),
+        _ => Err(CliError(
+            "of -check, -cleanup and -save-snapshot only one goes at a time".into(),
+        )),
     }
 }
 

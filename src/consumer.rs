@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::apply::{Arrived, Content, Position};
+use crate::apply::{Arrived, Content};
 use crate::broker::Broker;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
@@ -178,6 +178,8 @@ impl Consumer {
                 self.backoff.reset();
                 self.gate.set_at_end(self.shard, true);
             }
+            // A snapshot may have brought what comes next.
+            from = from.max(self.gate.enter().database.position(&self.stream).seq + 1);
             let messages = reader.fetch(from, FETCH_WAIT, &self.stop)?;
             if let Some(first) = messages.first()
                 && first.sequence > from
@@ -207,16 +209,19 @@ impl Consumer {
         if from > 1 || position.seq > 0 {
             log::error!(
                 "{}: messages {from} to {} are gone from the broker before they were read here: \
-                 this node lacks changes; raise replication_log.max_entries",
+                 this node lacks changes until a snapshot brings them",
                 self.stream,
                 first - 1
             );
         }
-        position.gap = position.gap.or(Some(from));
+        position.gap = Some(first - 1);
         position.seq = first - 1;
         position.id.clear();
         inside.database.move_position(&self.stream, position);
-        Ok(inside.database.flush()?)
+        inside.database.flush()?;
+        drop(inside);
+        self.gate.poke_keeper();
+        Ok(())
     }
 
     /// Applies all messages, in as many transactions as it takes.
@@ -266,19 +271,16 @@ impl Consumer {
         let mut inside = self.gate.enter();
         if own > 0 {
             let last = &arrived[own - 1];
-            let known = inside.database.position(&self.stream);
-            let position = Position {
-                seq: last.seq,
-                id: last.id.to_owned(),
-                ..known
-            };
-            inside.database.move_position(&self.stream, position);
+            inside.database.read_up_to(&self.stream, last.seq, last.id);
             return Ok(own);
         }
         let mut applied = inside.database.apply(&self.stream, arrived)?;
         inside.hand_over(&mut applied.captured);
         let wake = inside.outbox.has_queued() || applied.captured.more;
         drop(inside);
+        if applied.rows > 0 {
+            self.gate.note_change();
+        }
         if wake {
             self.gate.wake_publisher();
         }

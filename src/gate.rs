@@ -5,6 +5,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -39,6 +40,12 @@ pub struct Gate {
     own: Mutex<OwnIds>,
     /// Per shard: read to the end since connecting.
     at_end: Vec<AtomicBool>,
+    /// This node has met the others, or need not: it may publish.
+    joined: AtomicBool,
+    /// Something changed that the keeper of snapshots should look at.
+    keeper: (Sender<()>, Receiver<()>),
+    /// When something changed last, here or in what arrived.
+    changed: Mutex<Instant>,
 }
 
 #[derive(Default)]
@@ -56,6 +63,7 @@ impl Gate {
     /// The receiver wakes the publisher; one waiting message is enough.
     pub fn new(database: Database, shards: u32) -> (Gate, Receiver<()>) {
         let (wake, woken) = bounded(1);
+        let joined = database.is_joined().unwrap_or(false);
         let gate = Gate {
             inside: Mutex::new(Inside {
                 database,
@@ -64,6 +72,9 @@ impl Gate {
             wake,
             own: Mutex::new(OwnIds::default()),
             at_end: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+            joined: AtomicBool::new(joined),
+            keeper: bounded(1),
+            changed: Mutex::new(Instant::now()),
         };
         (gate, woken)
     }
@@ -77,11 +88,42 @@ impl Gate {
         let _ = self.wake.try_send(());
     }
 
+    /// Rows changed just now.
+    pub fn note_change(&self) {
+        *locked(&self.changed) = Instant::now();
+    }
+
+    /// How long no row has changed.
+    pub fn quiet_for(&self) -> Duration {
+        locked(&self.changed).elapsed()
+    }
+
+    /// There may be something for the keeper of snapshots to do.
+    pub fn poke_keeper(&self) {
+        let _ = self.keeper.0.try_send(());
+    }
+
+    /// Pokes arrive here.
+    pub fn keeper_pokes(&self) -> Receiver<()> {
+        self.keeper.1.clone()
+    }
+
+    /// This node may publish from now on.
+    pub fn set_joined(&self) {
+        self.joined.store(true, Ordering::Relaxed);
+        self.wake_publisher();
+    }
+
+    pub fn is_joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
+    }
+
     /// The shard's stream is read to its end, or not any more.
     pub fn set_at_end(&self, shard: u32, at_end: bool) {
         let before = self.at_end[shard as usize - 1].swap(at_end, Ordering::Relaxed);
         if at_end && !before {
             self.wake_publisher();
+            self.poke_keeper();
         }
     }
 

@@ -28,6 +28,7 @@
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
 //! - [`outbox`]: frames under way and which marks their acknowledgements cover.
 //! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
+//! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
 //! - [`stream`]: NATS: client, writer, reader, key-value, our own supervised server.
 //! - [`broker`]: makes connections; checks what all nodes must share.
@@ -51,7 +52,8 @@
 //! - Apply runs only when the raw log is empty under its own lock: a local change that is not yet
 //!   stamped is never overwritten.
 //! - A stamp is above what the row had, and above everything this node ever used, even after a
-//!   power cut: time is reserved ahead, with an fsync, once a minute of use.
+//!   power cut: time is reserved ahead, with an fsync, once a minute of use. What was written while
+//!   no daemon ran keeps its own time, but for those bounds (`database::noted`).
 //! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
 //! - Write transactions last about [`database::TIME_BOX`] and are followed by a pause of half of
 //!   what they took, so that an application always gets the lock.
@@ -92,6 +94,7 @@ pub mod mutation;
 pub mod outbox;
 pub mod publisher;
 pub mod same_stream;
+pub mod snapshot;
 pub mod store;
 pub mod stream;
 pub mod thread;

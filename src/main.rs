@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
-use harmonylite::{daemon, database, lock};
+use harmonylite::daemon::{self, Until};
+use harmonylite::snapshot::commands;
+use harmonylite::{database, lock};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -28,7 +30,16 @@ fn main() -> ExitCode {
             load(options.config).map(|_| println!("the configuration is valid"))
         }
         Command::Cleanup(options) => load(options.config).and_then(|config| clean_up(&config)),
-        Command::Run(options) => run(options),
+        Command::Conflicts { config, json } => {
+            load(config).and_then(|_| Err(format!("conflicts (json: {json}) is not built yet")))
+        }
+        Command::Restore { mut options, to } => load(options.config.take())
+            .and_then(|config| commands::restore(&config, &options, to.as_deref())),
+        Command::Snapshots { mut options, json } => {
+            load(options.config.take()).and_then(|config| commands::list(&config, &options, json))
+        }
+        Command::Run(options) => run(options, Until::Told),
+        Command::SaveSnapshot(options) => run(options, Until::SnapshotSaved),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,9 +56,9 @@ fn load(given: Option<std::path::PathBuf>) -> Result<Config, String> {
         .map_err(|e| e.to_string())
 }
 
-fn run(mut options: Options) -> Result<(), String> {
+fn run(mut options: Options, until: Until) -> Result<(), String> {
     let config = load(options.config.take())?;
-    daemon::run(&config, &options).map_err(|daemon::Failure(cause)| cause)
+    daemon::run(&config, &options, until).map_err(|daemon::Failure(cause)| cause)
 }
 
 /// Removes all that is ours from the database, and our files beside it.

@@ -23,15 +23,16 @@ impl Mirror {
     }
 
     /// Stream name -> last sequence read, as a CBOR map; replaced as a whole. A failure is logged:
-    /// replication does not need the file.
-    pub fn write(&mut self, sequences: &[(String, u64)]) {
+    /// replication does not need the file. True if there was something new.
+    pub fn write(&mut self, sequences: &[(String, u64)]) -> bool {
         if self.written.as_deref() == Some(sequences) {
-            return;
+            return false;
         }
         match self.replace(sequences) {
             Ok(()) => self.written = Some(sequences.to_vec()),
             Err(e) => log::warn!("writing {}: {e}", self.path.display()),
         }
+        true
     }
 
     fn replace(&self, sequences: &[(String, u64)]) -> std::io::Result<()> {

@@ -333,6 +333,7 @@ impl Publisher {
             Event::Ack(ack) => self.acknowledged(ack),
             Event::Writer(writer) => {
                 log::info!("connected to NATS, publishing");
+                self.gate.poke_keeper();
                 self.link = Some(Link::new(writer));
             }
             Event::LinkLost => self.drop_link("the connection is gone"),
@@ -361,6 +362,9 @@ impl Publisher {
         let more = if changed || inside.database.has_more() {
             let mut captured = inside.database.capture()?;
             inside.hand_over(&mut captured);
+            if captured.changes > 0 {
+                self.gate.note_change();
+            }
             captured.more
         } else {
             false
@@ -395,8 +399,8 @@ impl Publisher {
         while link.has_room() {
             let mut inside = self.gate.enter();
             if inside.outbox.is_empty() && !inside.database.is_live() {
-                if !self.gate.all_at_end() {
-                    break; // consumers wake us when they are
+                if !self.gate.all_at_end() || !self.gate.is_joined() {
+                    break; // we are woken when that is so
                 }
                 if !inside.database.is_captured() {
                     self.look_at = self.look_at.or(Some(Instant::now()));
@@ -475,7 +479,9 @@ impl Publisher {
         inside.database.flush()?;
         let sequences = inside.database.sequences();
         drop(inside);
-        self.mirror.write(&sequences);
+        if self.mirror.write(&sequences) {
+            self.gate.poke_keeper();
+        }
         Ok(())
     }
 

@@ -36,7 +36,7 @@ pub fn look(
         log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
         inside.database.publish_all_again()?;
         position = Position {
-            gap: position.gap,
+            gap: position.gap.map(|_| 0),
             ..Position::default()
         };
         gate.wake_publisher();

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use crate::apply::Incoming;
 use crate::capture::Frames;
+use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::{Database, Result, values};
 use crate::model::cbor;
@@ -24,16 +25,16 @@ use crate::mutation::{self, Mutation};
 const ROW: &str = "\0row";
 
 /// Rows tried again in one transaction.
-const STEP: usize = 128;
+pub(crate) const STEP: usize = 128;
 
 /// Where something is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Lower case.
-    table: String,
+    pub table: String,
     /// The key's shape: keys of another one are other rows.
-    shape: String,
-    key: Vec<u8>,
+    pub shape: String,
+    pub key: Vec<u8>,
 }
 
 impl Place {
@@ -107,7 +108,7 @@ impl Database {
     }
 
     /// Holds a row whole.
-    pub(super) fn hold(&mut self, at: &Place, incoming: &Incoming, reason: &str) -> Result<()> {
+    pub(crate) fn hold(&mut self, at: &Place, incoming: &Incoming, reason: &str) -> Result<()> {
         if self.catalog.held.insert(at.table.clone()) {
             log::warn!("changes of table {} are held: {reason}", at.table);
         }
@@ -169,24 +170,7 @@ impl Database {
     }
 
     fn read_held(&self, at: &Place, into: &mut Incoming) -> Result<()> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT column, hlc, site, value FROM __harmonylite___held
-             WHERE table_name = ?1 AND shape = ?2 AND key = ?3",
-        )?;
-        let mut rows = statement.query(params![at.table, at.shape, at.key])?;
-        while let Some(row) = rows.next()? {
-            let column: String = row.get(0)?;
-            let version = Version {
-                hlc: row.get(1)?,
-                node: self.sites.node(row.get(2)?)?,
-            };
-            match column.as_str() {
-                FLOOR => into.floor = into.floor.max(Some(version)),
-                ROW => into.row = into.row.max(Some(version)),
-                _ => into.add_column(column, version, values::column(row, 3).to_owned()),
-            }
-        }
-        Ok(())
+        read_held(&self.conn, &self.sites, at, into)
     }
 
     /// The row was joined: what was held of it is done with, but for columns unknown here. Those
@@ -238,7 +222,7 @@ impl Database {
         let Some(after) = self.catalog.retry_held.take() else {
             return Ok(());
         };
-        let places = self.held_after(after.as_ref())?;
+        let places = held_after(&self.conn, after.as_ref())?;
         for at in &places {
             let Some(table) = self.catalog.by_name.get(&at.table).cloned() else {
                 continue;
@@ -261,27 +245,55 @@ impl Database {
         }
         Ok(())
     }
+}
 
-    fn held_after(&self, after: Option<&Place>) -> Result<Vec<Place>> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT DISTINCT lower(table_name), shape, key FROM __harmonylite___held
-             WHERE (table_name, shape, key) > (?1, ?2, ?3)
-             ORDER BY table_name, shape, key LIMIT ?4",
-        )?;
-        let start = Place {
-            table: String::new(),
-            shape: String::new(),
-            key: Vec::new(),
+/// Adds to a row what is held of it in this database.
+pub(crate) fn read_held(
+    conn: &Connection,
+    sites: &Sites,
+    at: &Place,
+    into: &mut Incoming,
+) -> Result<()> {
+    let mut statement = conn.prepare_cached(
+        "SELECT column, hlc, site, value FROM __harmonylite___held
+         WHERE table_name = ?1 AND shape = ?2 AND key = ?3",
+    )?;
+    let mut rows = statement.query(params![at.table, at.shape, at.key])?;
+    while let Some(row) = rows.next()? {
+        let column: String = row.get(0)?;
+        let version = Version {
+            hlc: row.get(1)?,
+            node: sites.node(row.get(2)?)?,
         };
-        let after = after.unwrap_or(&start);
-        let read = |r: &rusqlite::Row<'_>| {
-            Ok(Place {
-                table: r.get(0)?,
-                shape: r.get(1)?,
-                key: r.get(2)?,
-            })
-        };
-        let rows = statement.query_map(params![after.table, after.shape, after.key, STEP], read)?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        match column.as_str() {
+            FLOOR => into.floor = into.floor.max(Some(version)),
+            ROW => into.row = into.row.max(Some(version)),
+            _ => into.add_column(column, version, values::column(row, 3).to_owned()),
+        }
     }
+    Ok(())
+}
+
+/// The next places of which something is held, after one.
+pub(crate) fn held_after(conn: &Connection, after: Option<&Place>) -> Result<Vec<Place>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT DISTINCT lower(table_name), shape, key FROM __harmonylite___held
+         WHERE (table_name, shape, key) > (?1, ?2, ?3)
+         ORDER BY table_name, shape, key LIMIT ?4",
+    )?;
+    let start = Place {
+        table: String::new(),
+        shape: String::new(),
+        key: Vec::new(),
+    };
+    let after = after.unwrap_or(&start);
+    let read = |r: &rusqlite::Row<'_>| {
+        Ok(Place {
+            table: r.get(0)?,
+            shape: r.get(1)?,
+            key: r.get(2)?,
+        })
+    };
+    let rows = statement.query_map(params![after.table, after.shape, after.key, STEP], read)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -40,6 +40,8 @@ struct Joined {
     /// Something of the row here survives in what it is now: if it was marked unsent, under this
     /// transaction, it still is.
     remains: Option<i64>,
+    /// The row lost against a tombstone that whoever sent it may have forgotten, learnt under this.
+    buried: Option<i64>,
 }
 
 impl Database {
@@ -89,6 +91,11 @@ impl Database {
         if let Some(at) = joined.remains {
             self.mark_onwards(table, key_bytes, at, frames)?;
         }
+        if let Some(at) = joined.buried
+            && self.settings.publish
+        {
+            self.mark_again(table, key_bytes, at, frames)?;
+        }
         Ok(joined.before.as_ref() != Some(&joined.after))
     }
 
@@ -117,6 +124,11 @@ impl Database {
         let survives = |s: &&Stored| state != theirs || is_tie(s);
         let mut joined = Joined {
             remains: stored.as_ref().filter(survives).map(|s| s.at),
+            buried: stored
+                .as_ref()
+                .filter(|s| s.state.deleted && state.deleted && !theirs.deleted)
+                .map(|s| s.at)
+                .filter(|at| *at <= self.ages.half_aged),
             before,
             after: state,
             next: Next::Nothing,

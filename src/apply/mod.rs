@@ -27,11 +27,11 @@ mod settling;
 mod tuples;
 mod unique;
 
-pub(crate) use held::Place;
+pub(crate) use held::{Place, held_after, read_held, shape_of_table};
 pub(crate) use incoming::Incoming;
 pub use positions::{Position, Positions};
 pub(crate) use tuples::create_probe;
-pub(crate) use unique::highest_displaced;
+pub(crate) use unique::{displaced_row, highest_displaced};
 
 /// A message of a stream, decoded.
 #[derive(Debug)]
@@ -90,15 +90,7 @@ impl Database {
                 false => applied.messages,
             };
             if let Some(last) = arrived.get(covered.wrapping_sub(1)) {
-                let known = db.position(stream);
-                db.move_position(
-                    stream,
-                    Position {
-                        seq: last.seq,
-                        id: last.id.into(),
-                        ..known
-                    },
-                );
+                db.read_up_to(stream, last.seq, last.id);
             }
             db.store_positions()?;
             applied.captured.frames.append(&mut frames.finish());

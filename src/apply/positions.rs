@@ -3,11 +3,12 @@
 //! Stored in the transaction of the rows it covers. Frames of our own change no row, so they move
 //! the position in memory only, until the next write or a pause: reading them again is harmless.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::{Connection, params};
 
 use crate::database::{Database, Result};
+use crate::snapshot::Place;
 
 /// A place in a stream, and what tells that the stream is still the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +22,8 @@ pub struct Position {
     /// The newest message of ours that the broker acknowledged: it may forget it all the same.
     pub acked_seq: u64,
     pub acked_id: String,
-    /// First sequence that was missed because the broker no longer had it; none if none was.
+    /// Last sequence that was missed because the broker no longer had it; none if none was. 0 if it
+    /// was missed in a stream that is gone: any snapshot of the present one makes up for it.
     pub gap: Option<u64>,
 }
 
@@ -61,6 +63,11 @@ impl Positions {
     }
 }
 
+fn closes(place: &Place, known: &Position) -> bool {
+    known.gap.is_some_and(|gap| place.seq >= gap)
+        && (known.created.is_empty() || place.created == known.created)
+}
+
 impl Database {
     pub fn position(&self, stream: &str) -> Position {
         self.positions
@@ -87,6 +94,83 @@ impl Database {
         if self.positions.known.get(stream) != Some(&position) {
             self.positions.known.insert(stream.to_owned(), position);
             self.positions.unsaved.insert(stream.to_owned());
+        }
+    }
+
+    /// The message is applied, and all before it. A snapshot may have come further meanwhile.
+    pub fn read_up_to(&mut self, stream: &str, seq: u64, id: &str) {
+        let known = self.position(stream);
+        if seq > known.seq {
+            let id = id.to_owned();
+            self.move_position(stream, Position { seq, id, ..known });
+        }
+    }
+
+    /// Whether changes were missed that only a snapshot can bring.
+    pub fn has_gap(&self) -> bool {
+        self.positions.known.values().any(|p| p.gap.is_some())
+    }
+
+    /// How far each stream is in this database.
+    pub(crate) fn places(&self) -> BTreeMap<String, Place> {
+        let place = |(stream, p): (&String, &Position)| {
+            let place = Place {
+                seq: p.seq,
+                id: p.id.clone(),
+                created: p.created.clone(),
+            };
+            (stream.clone(), place)
+        };
+        self.positions.known.iter().map(place).collect()
+    }
+
+    /// Whether a snapshot that is this far holds all that was read from the streams here.
+    pub(crate) fn is_covered(&self, places: &BTreeMap<String, Place>) -> bool {
+        let covers = |(stream, known): (&String, &Position)| {
+            known.seq == 0
+                || places
+                    .get(stream)
+                    .is_some_and(|p| p.created == known.created && p.seq >= known.seq)
+        };
+        self.positions.known.iter().all(covers)
+    }
+
+    /// Whether a snapshot that is this far brings what was missed here.
+    pub(crate) fn makes_up(&self, places: &BTreeMap<String, Place>) -> bool {
+        let missed = self.positions.known.iter().filter(|(_, p)| p.gap.is_some());
+        let brings = |(stream, known): (&String, &Position)| {
+            places.get(stream).is_some_and(|p| closes(p, known))
+        };
+        missed.into_iter().all(brings)
+    }
+
+    /// How far a snapshot must be to bring what was missed here.
+    pub(crate) fn missed(&self) -> BTreeMap<String, Place> {
+        let missed = |(stream, p): (&String, &Position)| {
+            let place = Place {
+                seq: p.gap?,
+                created: p.created.clone(),
+                ..Place::default()
+            };
+            Some((stream.clone(), place))
+        };
+        self.positions.known.iter().filter_map(missed).collect()
+    }
+
+    /// A snapshot that is this far is merged: what it holds need not be read any more.
+    pub(crate) fn take_places(&mut self, places: &BTreeMap<String, Place>) {
+        for (stream, place) in places {
+            let mut known = self.position(stream);
+            if closes(place, &known) {
+                known.gap = None;
+            }
+            let is_same = known.created.is_empty() || known.created == place.created;
+            if is_same && place.seq > known.seq {
+                known.seq = place.seq;
+                known.id.clone_from(&place.id);
+                known.created.clone_from(&place.created);
+            }
+            self.move_position(stream, known);
         }
     }
 

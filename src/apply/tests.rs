@@ -7,6 +7,7 @@ use crate::capture::Outgoing;
 mod again;
 mod changes;
 mod check;
+mod clocks;
 mod eviction;
 mod hostile;
 mod keys;

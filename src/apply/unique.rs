@@ -9,6 +9,8 @@
 
 use std::sync::Arc;
 
+use rusqlite::Connection;
+
 use crate::apply::aside::Aside;
 use crate::apply::settling::Settling;
 use crate::apply::tuples::colliding;
@@ -36,11 +38,7 @@ impl Database {
         if !self.catalog.displaced.contains(&table.id) {
             return Ok(None);
         }
-        Aside {
-            conn: &self.conn,
-            table,
-        }
-        .row(key)
+        displaced_row(&self.conn, table, key)
     }
 
     /// Rows that are displaced.
@@ -142,6 +140,15 @@ impl Database {
         };
         Ok(())
     }
+}
+
+/// The values of a row that is displaced in this database.
+pub(crate) fn displaced_row(
+    conn: &Connection,
+    table: &Table,
+    key: &[u8],
+) -> Result<Option<Vec<OwnedValue>>> {
+    Aside { conn, table }.row(key)
 }
 
 /// The highest hlc among the displaced rows that a row with these values collides with: a local

@@ -57,6 +57,11 @@ impl Database {
         })
     }
 
+    /// Whether not every row is published again yet.
+    pub(crate) fn publishes_again(&self) -> bool {
+        self.marks.again.from.is_some()
+    }
+
     /// Reads at the start where an unfinished walk was.
     pub(crate) fn load_again(&mut self) -> Result<()> {
         let stored: Option<Vec<u8>> = get_meta(&self.conn, META)?;

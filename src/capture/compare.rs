@@ -82,7 +82,7 @@ impl Database {
     ) -> Result<bool> {
         let key = cbor::key_values(key_bytes)?;
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-        let time_ms = self.stamp_time(self.clock.now_ms())?;
+        let time_ms = self.stamp_now()?;
         let mut rows = Rows::new(&self.conn, table)?;
         let stored = rows.version(&self.sites, &key)?;
         drop(rows);

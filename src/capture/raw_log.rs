@@ -59,7 +59,7 @@ impl Database {
             } else {
                 Why::Real
             };
-            let time_ms = self.stamp_time(row.get(3).unwrap_or(0))?;
+            let time_ms = self.stamp_entry(end.id, row.get(3).unwrap_or(0))?;
             let key = table.key_bytes(key);
             match places.entry((id, key)) {
                 Entry::Occupied(place) => {
@@ -94,6 +94,7 @@ impl Database {
     pub(super) fn drop_log(&mut self, last: i64, all: bool) -> Result<bool> {
         let delete = format!("DELETE FROM {} WHERE id <= ?1", triggers::LOG);
         self.conn.prepare_cached(&delete)?.execute([last])?;
+        self.reservation.noted.dropped(&self.conn, last)?;
         Ok(all)
     }
 }

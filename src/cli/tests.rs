@@ -142,4 +142,34 @@ fn words_that_nobody_knows() {
     check_error("-check later", &["unexpected argument \"later\""]);
     check_error("-config a -config b", &["-config is given twice"]);
     check_error("-check -cleanup", &["do not go together"]);
+    check_error("-json", &["-json does not go here"]);
+    check_error("conflicts -check", &["-check does not go here"]);
+    check_error("conflicts later", &["unexpected argument \"later\""]);
+    check_error("conflicts conflicts", &["unexpected argument"]);
+    check_error("conflicts -json -json", &["-json is given twice"]);
+    check_error("conflicts -jsn", &["did you mean -json?"]);
+}
+
+#[test]
+fn a_subcommand_stands_anywhere_among_the_flags() {
+    let expected = |json| {
+        Ok(Command::Conflicts {
+            config: Some("a.toml".into()),
+            json,
+        })
+    };
+    for (line, json) in [
+        ("conflicts -config a.toml", false),
+        ("-config a.toml conflicts", false),
+        ("-config=a.toml --json conflicts", true),
+        ("conflicts -json --config=a.toml", true),
+    ] {
+        assert_eq!(read(line), expected(json), "{line}");
+    }
+    assert_eq!(read("conflicts -help"), Ok(Command::Help));
+    // A flag's value is no subcommand, whatever it is called.
+    let Ok(Command::Run(options)) = read("-config conflicts") else {
+        panic!("a file that is called conflicts")
+    };
+    assert_eq!(options.config, Some("conflicts".into()));
 }

@@ -129,6 +129,32 @@ impl Database {
         Ok(())
     }
 
+    /// Whether the catalog is that of the schema as it stands.
+    pub(crate) fn catalog_is_current(&self) -> Result<bool> {
+        Ok(self.catalog.schema_version == Some(self.schema_version()?))
+    }
+
+    /// Whether there is no table of the application.
+    pub(crate) fn is_without_tables(&self) -> Result<bool> {
+        Ok(self.user_tables(|_| true)? == 0)
+    }
+
+    /// Whether some table of the application is not replicated by choice.
+    pub fn excludes_tables(&self) -> Result<bool> {
+        Ok(self.user_tables(|name| !(self.settings.selects)(name))? > 0)
+    }
+
+    fn user_tables(&self, counts: impl Fn(&str) -> bool) -> Result<usize> {
+        let mut list = self.conn.prepare_cached(
+            "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')
+             AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*'",
+        )?;
+        let names: Vec<String> = list
+            .query_map([], |r| r.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(names.iter().filter(|name| counts(name)).count())
+    }
+
     fn schema_version(&self) -> Result<i64> {
         Ok(self
             .conn

@@ -24,6 +24,7 @@ mod apply_triggers;
 mod catalog;
 mod comparison;
 mod damage;
+mod noted;
 pub mod own_tables;
 mod reservation;
 pub mod rows;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub max_transaction_bytes: usize,
     /// How far ahead of the broker's time a local write may be stamped.
     pub max_clock_drift: Duration,
+    /// How long a deleted row is remembered.
+    pub tombstone_retention: Duration,
     pub allow_rowid_tables: bool,
     /// Whether a table is to be replicated.
     pub selects: Box<dyn Fn(&str) -> bool + Send>,
@@ -131,6 +134,7 @@ pub struct Database {
     pub(crate) positions: crate::apply::Positions,
     pub(crate) node: u64,
     pub(crate) damage: damage::Damage,
+    pub(crate) ages: crate::snapshot::Ages,
     stop: Arc<AtomicBool>,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
@@ -163,6 +167,7 @@ impl Database {
             positions,
             node,
             damage: damage::Damage::default(),
+            ages: crate::snapshot::Ages::default(),
             stop,
             seen_data_version: -1,
             log_is_left: true,
@@ -225,7 +230,10 @@ impl Database {
                     self.roll_back()?;
                     return Err(e);
                 }
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    self.reservation.noted.ended(true);
+                    return Ok(value);
+                }
             }
         }
     }
@@ -259,6 +267,7 @@ impl Database {
         if !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
+        self.reservation.noted.ended(false);
         self.catalog.forget();
         self.sites = Sites::load(&self.conn)?;
         self.positions = crate::apply::Positions::load(&self.conn)?;
@@ -287,9 +296,21 @@ impl Database {
         Ok(stored?)
     }
 
-    /// The time that a change of `time_ms`, by the machine's clock, is stamped with.
-    pub(crate) fn stamp_time(&self, time_ms: i64) -> Result<i64> {
-        let time_ms = self.bounded_time(self.reservation.believe(time_ms, self.clock.now_ms()));
+    /// The time that a change found just now is stamped with.
+    pub(crate) fn stamp_now(&self) -> Result<i64> {
+        let now_ms = self.clock.now_ms();
+        self.reserved_time(self.reservation.believe(now_ms, now_ms))
+    }
+
+    /// The time that entry `id` of the raw log is stamped with, noted at `time_ms` by the machine's
+    /// clock.
+    pub(crate) fn stamp_entry(&self, id: i64, time_ms: i64) -> Result<i64> {
+        let now_ms = self.clock.now_ms();
+        self.reserved_time(self.reservation.believe_entry(id, time_ms, now_ms))
+    }
+
+    fn reserved_time(&self, time_ms: i64) -> Result<i64> {
+        let time_ms = self.bounded_time(time_ms);
         if self.reservation.covers(time_ms) {
             Ok(time_ms)
         } else {

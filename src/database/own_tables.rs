@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS __harmonylite___quarantine(
 CREATE TABLE IF NOT EXISTS __harmonylite___seq_map(
     stream TEXT PRIMARY KEY, seq INTEGER, id TEXT, created TEXT, gap INTEGER,
     acked_seq INTEGER, acked_id TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___ages(at INTEGER PRIMARY KEY, ms INTEGER);
 CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 ";
 

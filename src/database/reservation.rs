@@ -8,6 +8,7 @@
 use rusqlite::Connection;
 
 use crate::clock::Clock;
+use crate::database::noted::Noted;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::mutation::{self, Mutation};
 
@@ -24,6 +25,7 @@ pub struct Reservation {
     until_ms: i64,
     next_number: i64,
     until_number: i64,
+    pub noted: Noted,
 }
 
 impl Reservation {
@@ -34,17 +36,18 @@ impl Reservation {
         // Within one run of the operating system no commit is ever lost, even to kill -9.
         let same_boot = !boot.is_empty()
             && (boot == clock.boot_id() || mutation::is(Mutation::RebootIsRestart));
-        let floor_ms = if same_boot {
-            get("clock_base")?
-        } else {
-            until_ms
-        };
+        let base_ms = get("clock_base")?;
+        let floor_ms = if same_boot { base_ms } else { until_ms };
+        // Within one run of the operating system an entry may even be from before the last
+        // reservation: it was written before that was made, and not read since.
+        let noted_floor_ms = if same_boot { i64::MIN } else { until_ms };
         let next_number = get("at_until")?.max(1);
         Ok(Reservation {
             floor_ms,
             until_ms,
             next_number,
             until_number: next_number,
+            noted: Noted::load(conn, same_boot, base_ms, noted_floor_ms)?,
         })
     }
 
@@ -55,6 +58,14 @@ impl Reservation {
         } else {
             now_ms.max(self.floor_ms)
         }
+    }
+
+    /// The same for entry `id` of the raw log.
+    pub fn believe_entry(&self, id: i64, time_ms: i64, now_ms: i64) -> i64 {
+        let noted = self.noted.holds(id).then(|| self.noted.believe(time_ms));
+        noted
+            .flatten()
+            .unwrap_or_else(|| self.believe(time_ms, now_ms))
     }
 
     /// Whether `time_ms` may be stamped and another transaction numbered.
@@ -86,6 +97,7 @@ impl Reservation {
         set_meta(conn, "clock_until", until_ms)?;
         set_meta(conn, "at_until", until_number)?;
         set_meta(conn, "boot_id", clock.boot_id())?;
+        self.noted.store(conn)?;
         (self.until_ms, self.until_number) = (until_ms, until_number);
         self.floor_ms = self.floor_ms.max(time_ms);
         Ok(())
@@ -105,5 +117,6 @@ impl Reservation {
     /// right, so they no longer bind.
     pub fn lower(&mut self, bound_ms: i64) {
         self.floor_ms = self.floor_ms.min(bound_ms);
+        self.noted.lower(bound_ms);
     }
 }

@@ -110,6 +110,14 @@ impl<'c> Rows<'c> {
         Ok(())
     }
 
+    /// Forgets that there ever was a row with this key.
+    pub fn forget_version(&mut self, key: &[Value<'_>]) -> rusqlite::Result<()> {
+        let mut statement = self.conn.prepare_cached(&self.table.sql.forget_version)?;
+        bind(&mut statement, key)?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
     /// What `read` makes of the row with this key, if it is there.
     pub fn row<T>(
         &mut self,

@@ -26,6 +26,7 @@ pub struct Table {
 pub struct TableSql {
     pub get_version: String,
     pub put_version: String,
+    pub forget_version: String,
     pub get_row: String,
     pub upsert: String,
     pub delete_row: String,
@@ -270,6 +271,10 @@ impl TableSql {
                 "REPLACE INTO {versions}({}, hlc, site, deleted, at, hash, exc) VALUES ({})",
                 keys.join(", "),
                 parameters(1, n + 6)
+            ),
+            forget_version: format!(
+                "DELETE FROM {versions} WHERE {}",
+                version_match.join(" AND ")
             ),
             get_row: format!(
                 "SELECT {} FROM {table} WHERE {key_match}",

@@ -122,7 +122,8 @@ impl fmt::Debug for Address {
     }
 }
 
-fn decode(text: &str) -> Option<String> {
+/// Without the `%` sequences of a URL; nothing if one is broken.
+pub(crate) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -138,7 +139,8 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn encode(text: &str) -> String {
+/// With `%` sequences for all that could mean something in a URL.
+pub(crate) fn encode(text: &str) -> String {
     let keep = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes()
         .map(|b| {

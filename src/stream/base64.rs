@@ -1,4 +1,23 @@
-//! Standard base64, decoding only: the JetStream API wraps stored messages in it.
+//! Standard base64: the JetStream API wraps stored messages in it, names of objects and logins are
+//! written in it.
+
+const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// The text for `bytes`, filled up with `=`.
+pub fn encode(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let mut bits = [0; 4];
+        bits[1..=three.len()].copy_from_slice(three);
+        let bits = u32::from_be_bytes(bits);
+        for place in 0..4 {
+            let six = (bits >> (18 - 6 * place) & 63) as usize;
+            let filler = place > three.len();
+            text.push(if filler { '=' } else { SIGNS[six].into() });
+        }
+    }
+    text
+}
 
 /// The bytes, or nothing if `text` is not base64.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
@@ -26,7 +45,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::decode;
+    use super::{decode, encode};
 
     #[test]
     fn vectors_of_rfc_4648() {
@@ -37,7 +56,9 @@ mod tests {
             ("Zm9vYmFy", "foobar"),
         ] {
             assert_eq!(decode(text).unwrap(), plain.as_bytes());
+            assert_eq!(encode(plain.as_bytes()), text);
         }
+        assert_eq!(encode(&[0xfb, 0xff]), "+/8=");
         assert_eq!(decode("+/8=").unwrap(), [0xfb, 0xff]);
         assert_eq!((decode("Z"), decode("Zm-v")), (None, None));
     }

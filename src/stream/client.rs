@@ -146,7 +146,12 @@ impl Client {
 
     /// A new inbox; it lasts as long as the connection.
     pub fn inbox(&self) -> Result<Inbox, StreamError> {
-        self.link.inbox()
+        self.link.inbox(None)
+    }
+
+    /// Everything that is published to `<subject>.<one word>` from now on.
+    pub fn watch(&self, subject: &str) -> Result<Inbox, StreamError> {
+        self.link.inbox(Some(subject))
     }
 
     /// Hands a message to the crate, which writes it out within 5 ms. No word on its delivery.

@@ -66,6 +66,11 @@ impl<'a> KeyValue<'a> {
         Ok(KeyValue { client, bucket })
     }
 
+    /// A bucket that was ensured before.
+    pub fn open(client: &'a Client, bucket: &'a str) -> KeyValue<'a> {
+        KeyValue { client, bucket }
+    }
+
     /// Value and revision of `key`, if there is one.
     pub fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, StreamError> {
         let entry = self.entry(key)?.filter(|entry| !entry.deleted);

@@ -83,11 +83,11 @@ impl Link {
         Ok(inbox)
     }
 
-    /// One more inbox.
-    pub(super) fn inbox(&self) -> Result<Inbox, StreamError> {
+    /// One more inbox: a new one, or messages to what is below a subject.
+    pub(super) fn inbox(&self, below: Option<&str>) -> Result<Inbox, StreamError> {
         let mut state = lock(&self.state);
         if let State::Open(life) = &mut *state {
-            let subject = life.connection.new_inbox();
+            let subject = below.map_or_else(|| life.connection.new_inbox(), str::to_owned);
             if let Ok(inbox) = life.subscribe(subject) {
                 return Ok(inbox);
             }

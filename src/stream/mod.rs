@@ -10,6 +10,7 @@
 //! jetstream    the shards' streams: names, settings, state
 //! writer       impl Writer: publish and acknowledge     reader   impl Reader: pull in order
 //! key_value    a NATS KV bucket                         server   the supervised nats-server
+//! object_store a NATS object-store bucket
 //! ```
 //!
 //! Nothing here reconnects. When a connection ends, every call on it returns
@@ -20,16 +21,17 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 pub mod address;
-mod base64;
+pub(crate) mod base64;
 pub mod client;
 mod connect;
 mod delivery;
 pub mod jetstream;
 pub mod key_value;
-mod link;
+pub mod link;
+pub mod object_store;
 pub mod reader;
 pub mod server;
-mod timestamp;
+pub(crate) mod timestamp;
 pub mod writer;
 
 /// A message as it stands in a shard's stream.

@@ -16,6 +16,24 @@ pub fn unix_ms(text: &str) -> Option<i64> {
     Some(seconds * 1000 + millis)
 }
 
+/// The same the other way, to the second.
+pub fn rfc3339(unix_ms: i64) -> String {
+    let seconds = unix_ms.div_euclid(1000);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // The year that a day is in is found by trying: it is one of two.
+    let mut year = 1970 + days.div_euclid(366);
+    while days_from_civil(year + 1, 1, 1) <= days {
+        year += 1;
+    }
+    let month = (1..=12)
+        .rev()
+        .find(|m| days_from_civil(year, *m, 1) <= days);
+    let month = month.unwrap_or(1);
+    let day = days - days_from_civil(year, month, 1) + 1;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Days since 1970-01-01. Years are counted from March, so that the leap day is the last of one.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
@@ -25,7 +43,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::unix_ms;
+    use super::{rfc3339, unix_ms};
 
     #[test]
     fn known_moments() {
@@ -36,6 +54,14 @@ mod tests {
             Some(1_795_240_523_123)
         );
         assert_eq!(unix_ms("2000-03-01T00:00:00.001Z"), Some(951_868_800_001));
+        for day in (-800_000..=800_000).step_by(13) {
+            let time_ms = day * 86_400_000 + 3_723_000;
+            let text = rfc3339(time_ms);
+            match text.starts_with('-') {
+                true => assert!(time_ms < 0),
+                false => assert_eq!(unix_ms(&text), Some(time_ms), "{text}"),
+            }
+        }
         for bad in [
             "",
             "2024-02-29",

@@ -127,7 +127,7 @@ impl Writer for JetStreamWriter {
     }
 }
 
-fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StreamError> {
+pub(super) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StreamError> {
     let thread = thread::Builder::new().name(name.into()).spawn(body);
     thread
         .map(drop)
@@ -189,7 +189,8 @@ struct PublishReply {
     error: Option<ApiError>,
 }
 
-fn acknowledgement(message: &nats::Message) -> Option<Ack> {
+/// What an answer to a reply subject `<inbox>.<token>` says.
+pub(super) fn acknowledgement(message: &nats::Message) -> Option<Ack> {
     let token = message.subject.rsplit('.').next()?.parse().ok()?;
     let result = match status(message) {
         Some((503, _)) => Err("no stream takes this subject, or jetstream is away".to_string()),

@@ -181,6 +181,7 @@ impl Node {
             scan_max_changes: options.scan_max_changes,
             max_transaction_bytes: options.max_transaction_bytes,
             max_clock_drift: Duration::from_secs(60),
+            tombstone_retention: Duration::from_secs(30 * 24 * 3600),
             allow_rowid_tables: true,
             selects: Box::new(|_| true),
             apply_triggers: vec![],

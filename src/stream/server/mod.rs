@@ -129,6 +129,45 @@ impl ServerError {
     }
 }
 
+/// How to reach the server, for commands on the same machine.
+const REACH: &str = "client.json";
+
+fn leave_word(
+    run_dir: &Path,
+    url: &str,
+    user: &Option<(String, String)>,
+) -> Result<(), ServerError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = run_dir.join(REACH);
+    let text = serde_json::json!({ "url": url, "user": user }).to_string();
+    // It holds a password.
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path);
+    file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
+        .map_err(ServerError::io("write", &path))
+}
+
+/// How to connect to the server that another process runs on this store; none if none does.
+pub fn running(store: &Path, name: &str) -> Option<ClientOptions> {
+    #[derive(serde::Deserialize)]
+    struct Reach {
+        url: String,
+        user: Option<(String, String)>,
+    }
+    let text = fs::read(beside(store, "run").join(REACH)).ok()?;
+    let Reach { url, user } = serde_json::from_slice(&text).ok()?;
+    Some(ClientOptions {
+        name: name.to_owned(),
+        urls: vec![url],
+        user,
+        ..ClientOptions::default()
+    })
+}
+
 /// A running `nats-server`. Dropping it ends the process without waiting; until it has ended, a new
 /// start on its store is refused with [`ServerError::StoreInUse`].
 pub struct Server {
@@ -169,6 +208,7 @@ impl Server {
             child.pid()
         );
         let user = config.user();
+        leave_word(&run_dir, &url, &user)?;
         let process = child.process().clone();
         let asking = peers.keep_asking(known, move |routes| match config.write(routes) {
             Ok(()) => process.signal(Signal::HUP),

@@ -1,0 +1,145 @@
+//! What time a write counts as.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::support::{Node, cluster, converge, exchange, settings};
+use crate::clock::{Clock, ManualClock};
+use crate::database::{Database, Settings};
+
+const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+const MINUTE: Duration = Duration::from_secs(60);
+const TIMES: &str = "SELECT hlc >> 16 FROM __harmonylite__t_versions ORDER BY k1";
+
+/// Every look at it takes longer than a transaction may: captures take one batch each.
+struct SlowClock {
+    clock: Arc<ManualClock>,
+    looks: AtomicU64,
+}
+
+impl Clock for SlowClock {
+    fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    fn uptime(&self) -> Duration {
+        Duration::from_millis(50 * self.looks.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn boot_id(&self) -> String {
+        self.clock.boot_id()
+    }
+}
+
+impl Node {
+    /// As after kill -9, on a machine so slow that it captures entry by entry.
+    fn restart_slowly(&mut self) {
+        let settings = Settings {
+            path: self.db.path().to_owned(),
+            node_id: Some(self.db.node()),
+            scan_max_changes: 1,
+            ..settings()
+        };
+        let clock = SlowClock {
+            clock: self.clock.clone(),
+            looks: AtomicU64::new(0),
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        self.db = Database::open(settings, Arc::new(clock), stop).unwrap();
+    }
+}
+
+/// Both know row 1; then the first node's daemon is gone, and 'early' is written there.
+fn one_writes_while_no_daemon_runs(sql: &str) -> Vec<Node> {
+    let mut n = cluster(2, T);
+    n[0].run("INSERT INTO t VALUES (1, 'first')");
+    converge(&mut n);
+    for node in &n {
+        node.clock.advance(10 * MINUTE);
+    }
+    n[0].run(sql);
+    n
+}
+
+#[test]
+fn a_write_is_not_newer_for_being_read_late() {
+    let mut n = one_writes_while_no_daemon_runs("UPDATE t SET v = 'early'");
+    n[1].clock.advance(MINUTE);
+    n[1].run("UPDATE t SET v = 'later'");
+    n[0].clock.advance(60 * MINUTE);
+    n[0].restart();
+    assert!(converge(&mut n).contains("t'later'"));
+    // Nor after a reboot: what was reserved is long over.
+    n[0].clock.advance(10 * MINUTE);
+    n[0].run("UPDATE t SET v = 'early'");
+    n[1].clock.set(n[0].clock.now_ms() + 1);
+    n[1].run("UPDATE t SET v = 'later again'");
+    n[0].clock.reboot();
+    n[0].clock.advance(60 * MINUTE);
+    n[0].restart();
+    assert!(converge(&mut n).contains("t'later again'"));
+}
+
+#[test]
+fn a_backlog_keeps_its_times_through_a_crash_in_the_middle() {
+    let mut n = one_writes_while_no_daemon_runs(
+        "INSERT INTO t VALUES (2, 'early'), (3, 'early'), (4, 'early'); DELETE FROM t WHERE id = 1",
+    );
+    let written = n[0].clock.now_ms();
+    for _ in 0..4 {
+        n[0].clock.advance(60 * MINUTE);
+        n[0].restart_slowly();
+        assert!(n[0].db.capture().unwrap().more);
+    }
+    n[0].restart();
+    n[0].capture();
+    assert_eq!(
+        n[0].rows(TIMES),
+        [format!("i{written}").as_str(); 4].join("\n")
+    );
+    n[0].run("INSERT INTO t VALUES (5, 'now')"); // entry 1 again: no longer one from before
+    n[0].clock.set(written);
+    n[0].run("UPDATE t SET v = 'after it by the log' WHERE id = 5");
+    n[0].capture();
+    assert!(
+        n[0].rows(TIMES)
+            .ends_with(&format!("i{}", written + 4 * 3_600_000))
+    );
+    converge(&mut n);
+    let bounds = "SELECT count(*) FROM __harmonylite___meta WHERE key GLOB 'noted*'";
+    assert_eq!(n[0].rows(bounds), "i0");
+}
+
+#[test]
+fn a_machine_that_boots_in_1970_writes_now() {
+    let mut n = one_writes_while_no_daemon_runs("");
+    let now = n[0].clock.now_ms();
+    n[0].clock.reboot();
+    n[0].clock.set(5_000);
+    n[0].run("UPDATE t SET v = 'early by its clock'");
+    n[1].run("UPDATE t SET v = 'by a clock that is set'");
+    n[0].clock.set(now + 1);
+    n[0].restart();
+    assert!(converge(&mut n).contains("early by its clock"));
+}
+
+/// What is gone by a power cut may have been sent: what replaces it must be above.
+#[test]
+fn after_a_power_cut_a_write_is_above_what_may_be_lost() {
+    let mut n = cluster(2, T);
+    n[0].run("INSERT INTO t VALUES (1, 'first')");
+    exchange(&mut n);
+    let until: i64 = n[0].rows("SELECT value FROM __harmonylite___meta WHERE key = 'clock_until'")
+        [1..]
+        .parse()
+        .unwrap();
+    n[0].clock.reboot();
+    n[0].clock.set(until - 1_000);
+    n[0].run("UPDATE t SET v = 'after the cut'");
+    n[0].clock.advance(60 * MINUTE);
+    n[0].restart();
+    n[0].capture();
+    assert_eq!(n[0].rows(TIMES), format!("i{until}"));
+    converge(&mut n);
+}

@@ -1,0 +1,309 @@
+//! Wires the threads together, watches them and stops them in order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::cli::Options;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::config::node_id::{MACHINE_ID_FILES, derive};
+use crate::database::{Database, DatabaseError, Settings};
+use crate::model::backoff::Backoff;
+use crate::snapshot::thread::Ask;
+use crate::thread::{Exited, Outcome, spawn};
+use crate::{lock, logging};
+
+pub mod net;
+mod parts;
+pub mod snapshots;
+
+use net::Net;
+use parts::Parts;
+
+/// A thread that ended the others has said why by then.
+const CAUSE_WITHIN: Duration = Duration::from_millis(200);
+
+/// A snapshot before sleep takes no longer: a broker that is away must not keep us awake.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(60);
+
+/// Why the daemon ended other than by request.
+#[derive(Debug)]
+pub struct Failure(pub String);
+
+/// What ends the daemon besides a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Nothing, or `sleep_timeout`.
+    Told,
+    /// A snapshot is made.
+    SnapshotSaved,
+}
+
+/// Runs until SIGTERM or SIGINT, until a thread fails, or until what `until` says.
+pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failure> {
+    let mut node_id = options
+        .node_id
+        .or(config.node_id)
+        .or_else(|| derive(&MACHINE_ID_FILES));
+    let node_text = node_id.map_or("random".to_owned(), |id| id.to_string());
+    logging::start(&config.logging, &node_text).map_err(Failure)?;
+    if until == Until::SnapshotSaved && !(config.snapshot.enabled && config.replicate) {
+        let text = "-save-snapshot: snapshot.enabled or replicate is false in the configuration";
+        return Err(Failure(text.into()));
+    }
+    let _lock = lock::take_database(&config.db_path).map_err(|text| {
+        Failure(match until {
+            Until::Told => text,
+            Until::SnapshotSaved => format!("{text}, or send it SIGUSR1 to save a snapshot"),
+        })
+    })?;
+    let (exits, exited) = unbounded();
+    let (ask, asks) = unbounded();
+    let waiting_is_over = Arc::new(AtomicBool::new(false));
+    let opening = Arc::new(AtomicBool::new(true));
+    let signals = forward_signals(&exits, &ask, opening.clone(), waiting_is_over.clone())
+        .map_err(|e| Failure(format!("signals: {e}")))?;
+    let mut net = None;
+    if !config.db_path.exists() && snapshots::are_kept(config) {
+        let node = *node_id.get_or_insert_with(snapshots::random_node_id);
+        let begun = net.insert(Net::start(config, options, node, &exits));
+        if snapshots::bring_database(config, &begun.broker, &signals).is_stopped() {
+            return Ok(());
+        }
+    }
+    let Some(mut database) = open(config, node_id, &waiting_is_over, &signals)? else {
+        return Ok(());
+    };
+    opening.store(false, Ordering::Relaxed);
+    let node = database.node();
+    let merge_first = !config.seq_map_path.exists() && !database.sequences().is_empty();
+    if merge_first {
+        log::info!(
+            "{} is missing: merging the newest snapshot and reading the streams again",
+            config.seq_map_path.display()
+        );
+        database.forget_positions();
+    }
+    log::info!(
+        "harmonylite {} node {node} on {}, {} table(s)",
+        env!("CARGO_PKG_VERSION"),
+        config.db_path.display(),
+        database.tables().len()
+    );
+    let net = net.unwrap_or_else(|| Net::start(config, options, node, &exits));
+    let draws = until == Until::SnapshotSaved;
+    let keeping = parts::Keeping {
+        asks,
+        merge_first,
+        draws,
+    };
+    let parts = Parts::start(config, net, database, keeping, &exits);
+    let (reply, saved) = bounded(1);
+    if until == Until::SnapshotSaved {
+        let _ = ask.send(Ask {
+            reply,
+            only_if_new: false,
+        });
+    }
+    let end = loop {
+        let quiet = match until {
+            Until::Told => parts.sleeps_in(config.sleep_timeout),
+            Until::SnapshotSaved => None,
+        };
+        match wait_for_the_end(&exited, &signals, &saved, quiet) {
+            End::Quiet if parts.sleeps_in(config.sleep_timeout) == Some(Duration::ZERO) => {
+                break save_before_sleep(&ask, &exited, &signals);
+            }
+            End::Quiet => {}
+            end => break end,
+        }
+    };
+    let failure = end.failure();
+    if let Some(cause) = &failure {
+        log::error!("{cause}");
+    }
+    parts.stop(&waiting_is_over, &signals);
+    failure.map_or(Ok(()), |cause| Err(Failure(cause)))
+}
+
+/// Nothing changed for `sleep_timeout`.
+fn save_before_sleep(ask: &Sender<Ask>, exited: &Receiver<Exited>, signals: &Receiver<()>) -> End {
+    log::info!("nothing changed for sleep_timeout: saving a snapshot, then ending");
+    let (reply, saved) = bounded(1);
+    let _ = ask.send(Ask {
+        reply,
+        only_if_new: true,
+    });
+    match wait_for_the_end(exited, signals, &saved, Some(LAST_SNAPSHOT)) {
+        End::Quiet => {
+            log::warn!("no snapshot could be saved; nothing is lost by that");
+            End::Signal
+        }
+        End::Saved(saved) => {
+            if let Err(text) = saved {
+                log::warn!("no snapshot was saved: {text}");
+            }
+            End::Signal
+        }
+        end => end,
+    }
+}
+
+/// Why the daemon ends.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Signal,
+    /// A thread ended unasked.
+    Thread(Exited),
+    Saved(Result<(), String>),
+    /// Nothing happened for the time given.
+    Quiet,
+}
+
+impl End {
+    fn failure(self) -> Option<String> {
+        let (name, outcome) = match self {
+            End::Signal | End::Quiet | End::Saved(Ok(())) => return None,
+            End::Saved(Err(text)) => return Some(format!("no snapshot was saved: {text}")),
+            End::Thread(Exited { name, outcome }) => (name, outcome),
+        };
+        Some(match outcome {
+            Outcome::Failed(cause) => format!("{name}: {cause}"),
+            Outcome::Panicked(text) => format!("{name} panicked: {text}; please report this"),
+            Outcome::Stopped => format!("{name} ended by itself"),
+        })
+    }
+}
+
+/// SIGTERM and SIGINT as messages; SIGUSR1 asks for a snapshot. While the database is being opened nobody reads those, and the
+/// wait for an application's lock ends at once.
+fn forward_signals(
+    exits: &Sender<Exited>,
+    ask: &Sender<Ask>,
+    opening: Arc<AtomicBool>,
+    waiting_is_over: Arc<AtomicBool>,
+) -> std::io::Result<Receiver<()>> {
+    let (sender, receiver) = unbounded();
+    let ask = ask.clone();
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+    spawn("signals", exits, move || {
+        signals.forever().for_each(|signal| {
+            if signal == SIGUSR1 {
+                let (reply, only_if_new) = (bounded(1).0, false); // the log tells
+                let _ = ask.send(Ask { reply, only_if_new });
+                return;
+            }
+            let _ = sender.send(());
+            if opening.load(Ordering::Relaxed) {
+                waiting_is_over.store(true, Ordering::Relaxed);
+            }
+        });
+        Ok(())
+    });
+    Ok(receiver)
+}
+
+/// Opens the database, for as long as that takes. None if a signal came first.
+fn open(
+    config: &Config,
+    node_id: Option<u64>,
+    waiting_is_over: &Arc<AtomicBool>,
+    signals: &Receiver<()>,
+) -> Result<Option<Database>, Failure> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    loop {
+        let clock = Arc::new(SystemClock::new());
+        match Database::open(settings(config, node_id), clock, waiting_is_over.clone()) {
+            Ok(database) => return Ok(Some(database)),
+            Err(e) if e.is_temporary() => {
+                log::warn!("{e}; trying again");
+                if signals.recv_timeout(backoff.wait()).is_ok() {
+                    return Ok(None);
+                }
+            }
+            Err(DatabaseError::Stopped) => return Ok(None),
+            Err(e) => {
+                log::error!("{e}");
+                return Err(Failure(e.to_string()));
+            }
+        }
+    }
+}
+
+fn settings(config: &Config, node_id: Option<u64>) -> Settings {
+    let tables = config.tables.clone();
+    Settings {
+        path: config.db_path.clone(),
+        node_id,
+        publish: config.publish,
+        shards: config.shared.shards,
+        scan_max_changes: config.scan_max_changes,
+        max_transaction_bytes: config.replication_log.max_transaction_bytes,
+        max_clock_drift: config.max_clock_drift,
+        tombstone_retention: config.tombstone_retention,
+        allow_rowid_tables: config.allow_rowid_tables,
+        selects: Box::new(move |table| tables.selects(table)),
+        apply_triggers: config.apply_triggers.clone(),
+    }
+}
+
+/// A thread that merely stops may have followed another, whose cause is told a moment later and
+/// counts.
+fn wait_for_the_end(
+    exited: &Receiver<Exited>,
+    signals: &Receiver<()>,
+    saved: &Receiver<Result<(), String>>,
+    quiet: Option<Duration>,
+) -> End {
+    let timeout = quiet.map_or_else(never, crossbeam_channel::after);
+    let first = select! {
+        recv(exited) -> exit => match exit {
+            Ok(exit) => exit,
+            Err(_) => return End::Signal,
+        },
+        recv(signals) -> _ => {
+            log::info!("stopping");
+            return End::Signal;
+        }
+        recv(saved) -> saved => {
+            return End::Saved(saved.unwrap_or_else(|_| Err("the thread for it ended".into())));
+        }
+        recv(timeout) -> _ => return End::Quiet,
+    };
+    let stopped = |exit: &Exited| exit.outcome == Outcome::Stopped;
+    if !stopped(&first) {
+        return End::Thread(first);
+    }
+    let deadline = Instant::now() + CAUSE_WITHIN;
+    let mut later = std::iter::from_fn(|| exited.recv_deadline(deadline).ok());
+    End::Thread(later.find(|exit| !stopped(exit)).unwrap_or(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(name: &str, outcome: Outcome) -> Exited {
+        let name = name.to_owned();
+        Exited { name, outcome }
+    }
+
+    /// A publisher that panics takes its watcher along, whose end is told first.
+    #[test]
+    fn the_cause_counts_not_who_followed() {
+        let ((exits, ends), (_signals, signalled)) = (unbounded(), unbounded());
+        exits.send(exited("watcher", Outcome::Stopped)).unwrap();
+        let cause = exited("publisher", Outcome::Panicked("bug".into()));
+        exits.send(cause.clone()).unwrap();
+        let wait = || wait_for_the_end(&ends, &signalled, &never(), None);
+        assert_eq!(wait(), End::Thread(cause));
+        let alone = exited("watcher", Outcome::Stopped);
+        exits.send(alone.clone()).unwrap();
+        assert_eq!(wait(), End::Thread(alone));
+    }
+}

@@ -1,0 +1,173 @@
+//! The way to the broker: an outer one, or our own nats-server, kept running.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded, select};
+
+use crate::broker::JetStreamBroker;
+use crate::cli::{Options, Peer};
+use crate::config::{Config, Nats};
+use crate::model::backoff::Backoff;
+use crate::stream::client::ClientOptions;
+use crate::stream::jetstream::StreamOptions;
+use crate::stream::server::{Server, ServerError, ServerOptions};
+use crate::thread::{Exited, spawn};
+
+/// The wait between two tries to start our own server grows up to this.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// See the module's head.
+pub struct Net {
+    pub broker: Arc<JetStreamBroker>,
+    /// Our own nats-server's thread: dropping the sender ends it.
+    pub server: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Net {
+    pub fn start(config: &Config, options: &Options, node: u64, exits: &Sender<Exited>) -> Net {
+        let name = format!("harmonylite-node-{node}");
+        let embedded = config.nats.urls.is_empty();
+        let servers = if embedded { server_count(options) } else { 1 };
+        let streams = stream_options(config, servers);
+        let client = (!embedded).then(|| client_options(&config.nats, &name));
+        let broker = Arc::new(JetStreamBroker::new(client, streams));
+        let server = embedded.then(|| {
+            let server = server_options(config, options, name);
+            supervise(server, broker.clone(), config.nats.reconnect_wait, exits)
+        });
+        Net { broker, server }
+    }
+}
+
+/// As the configuration says, for an outer broker.
+pub fn client_options(nats: &Nats, name: &str) -> ClientOptions {
+    let password = nats
+        .user_password
+        .as_ref()
+        .map_or("", |p| p.reveal())
+        .to_owned();
+    let (cert_file, key_file) = nats.client_cert.clone().unzip();
+    ClientOptions {
+        name: name.to_owned(),
+        urls: nats.urls.iter().map(|u| u.reveal().to_owned()).collect(),
+        user: nats.user_name.clone().map(|user| (user, password)),
+        seed_file: nats.seed_file.clone(),
+        ca_file: nats.ca_file.clone(),
+        cert_file,
+        key_file,
+    }
+}
+
+/// With a cluster of our own servers, fewer replicas than servers would put a stream on one node,
+/// without which nobody could publish; three are enough.
+fn stream_options(config: &Config, servers: u32) -> StreamOptions {
+    StreamOptions {
+        stream_prefix: config.shared.stream_prefix.clone(),
+        subject_prefix: config.shared.subject_prefix.clone(),
+        compress: config.shared.compress,
+        shards: config.shared.shards,
+        max_entries: config.replication_log.max_entries,
+        replicas: u32::from(config.replication_log.replicas).max(servers.min(3)),
+        update_existing: config.replication_log.update_existing,
+    }
+}
+
+/// Servers of the cluster as the command line names them, this one included.
+fn server_count(options: &Options) -> u32 {
+    let own = options.cluster_addr.as_ref().map(ToString::to_string);
+    let others = options.cluster_peers.iter().map(|peer| match peer {
+        Peer::Dns { min, .. } => min.saturating_sub(1),
+        Peer::Direct(url) => {
+            let address = format!("{}:{}", url.host, url.port.unwrap_or_default());
+            u32::from(own.as_deref() != Some(&address))
+        }
+    });
+    1 + others.sum::<u32>()
+}
+
+fn server_options(config: &Config, options: &Options, node_name: String) -> ServerOptions {
+    let urls = |peers: &[Peer]| -> Vec<String> { peers.iter().map(peer_url).collect() };
+    let password = config
+        .nats
+        .user_password
+        .as_ref()
+        .map_or("", |p| p.reveal())
+        .to_owned();
+    ServerOptions {
+        binary: config.nats.server_binary.clone(),
+        store_dir: server_store(config, &node_name),
+        node_name,
+        bind_address: config.nats.bind_address.to_string(),
+        user: config.nats.user_name.clone().map(|user| (user, password)),
+        cluster_addr: options.cluster_addr.as_ref().map(ToString::to_string),
+        peers: urls(&options.cluster_peers),
+        leaf_servers: urls(&options.leaf_servers),
+        user_config: config.nats.server_config.clone(),
+    }
+}
+
+/// Where our own server keeps what is in it.
+pub fn server_store(config: &Config, node_name: &str) -> PathBuf {
+    let folder = config.db_path.parent().map(PathBuf::from);
+    folder.unwrap_or_default().join("nats").join(node_name)
+}
+
+fn peer_url(peer: &Peer) -> String {
+    match peer {
+        Peer::Direct(url) => url.reveal().to_owned(),
+        Peer::Dns {
+            host,
+            port,
+            min,
+            interval,
+        } => {
+            format!(
+                "dns://{host}:{port}/?min={min}&interval_ms={}",
+                interval.as_millis()
+            )
+        }
+    }
+}
+
+/// Keeps our own nats-server running. The thread that starts it must live as long as it does: the
+/// kernel ends the server with that thread, so that none is ever left behind.
+fn supervise(
+    options: ServerOptions,
+    broker: Arc<JetStreamBroker>,
+    wait: Duration,
+    exits: &Sender<Exited>,
+) -> (Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = bounded(0);
+    let thread = spawn("nats-server", exits, move || {
+        let mut backoff = Backoff::new(wait / 4, LONGEST_BACKOFF);
+        loop {
+            let cause = match Server::start(&options, &stopped) {
+                Ok(mut server) => {
+                    broker.set_client(Some(server.client_options(&options.node_name)));
+                    backoff.reset();
+                    select! {
+                        recv(stopped) -> _ => {
+                            server.stop();
+                            return Ok(());
+                        }
+                        recv(server.end()) -> _ => {}
+                    }
+                    broker.set_client(None);
+                    server.exited().unwrap_or_default()
+                }
+                Err(ServerError::Stopped) => return Ok(()),
+                Err(e) if e.is_fatal() => return Err(e.to_string()),
+                Err(e) => e.to_string(),
+            };
+            log::error!("nats-server: {cause}; starting it again");
+            select! {
+                recv(stopped) -> _ => return Ok(()),
+                default(backoff.wait()) => {}
+            }
+        }
+    });
+    (stop, thread)
+}

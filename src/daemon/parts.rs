@@ -1,0 +1,152 @@
+//! The threads that share the gate, and their orderly end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::net::Net;
+use super::snapshots;
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::database::Database;
+use crate::gate::Gate;
+use crate::mirror::Mirror;
+use crate::model::backoff::Backoff;
+use crate::snapshot::thread::Ask;
+use crate::thread::Exited;
+use crate::{consumer, publisher, watcher};
+
+/// The end takes no longer than this, whatever hangs.
+const STOP_WITHIN: Duration = Duration::from_millis(2800);
+
+/// From then on nobody waits for the application's lock any more.
+const STOP_WAITING: Duration = Duration::from_millis(1500);
+
+/// Where hints cannot be had, the database is looked at this often.
+const POLL_WITHOUT_HINTS: Duration = Duration::from_millis(250);
+
+/// The running threads, and what ends them.
+pub struct Parts {
+    gate: Arc<Gate>,
+    /// Dropped to end all but the server.
+    stop: Sender<()>,
+    threads: Vec<JoinHandle<()>>,
+    /// Our own nats-server's thread, which ends last.
+    server: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// What the thread for snapshots is told.
+pub struct Keeping {
+    pub asks: Receiver<Ask>,
+    pub merge_first: bool,
+    pub draws: bool,
+}
+
+impl Parts {
+    pub fn start(
+        config: &Config,
+        net: Net,
+        database: Database,
+        keeping: Keeping,
+        exits: &Sender<Exited>,
+    ) -> Parts {
+        let Net { broker, server } = net;
+        let shards = match config.replicate {
+            true => config.shared.shards,
+            false => 0,
+        };
+        let (gate, woken) = Gate::new(database, shards);
+        let gate = Arc::new(gate);
+        let (stop, stopped) = bounded(0);
+        let backoff = Backoff::new(config.nats.reconnect_wait / 4, config.nats.reconnect_wait);
+        let retries = config.nats.connect_retries;
+        let mut threads = Vec::new();
+        for shard in 1..=shards {
+            let (gate, broker) = (gate.clone(), broker.clone() as Arc<dyn Broker>);
+            let (stopped, backoff) = (stopped.clone(), backoff.clone());
+            threads.push(consumer::start(
+                gate, broker, shard, stopped, backoff, retries, exits,
+            ));
+        }
+        if snapshots::are_kept(config) {
+            let inputs = (stopped.clone(), keeping);
+            threads.push(snapshots::start(config, &gate, &broker, inputs, exits));
+        } else {
+            gate.set_joined();
+        }
+        let watcher = watcher::Watcher::start(&config.db_path, exits)
+            .map_err(|e| {
+                log::warn!(
+                    "watching {}: {e}; polling instead",
+                    config.db_path.display()
+                )
+            })
+            .ok();
+        let polling = config.polling_interval;
+        let options = publisher::Options {
+            publish: config.publish,
+            compress: config.shared.compress,
+            max_transaction_bytes: config.replication_log.max_transaction_bytes,
+            cleanup_interval: config.cleanup_interval,
+            polling_interval: polling.or(watcher.is_none().then_some(POLL_WITHOUT_HINTS)),
+            backoff,
+            retries,
+        };
+        let inputs = publisher::Inputs {
+            stop: stopped,
+            woken,
+        };
+        let mirror = Mirror::new(config.seq_map_path.clone());
+        threads.extend(publisher::start(
+            gate.clone(),
+            broker,
+            options,
+            inputs,
+            watcher,
+            mirror,
+            exits,
+        ));
+        Parts {
+            gate,
+            stop,
+            threads,
+            server,
+        }
+    }
+
+    /// How long until nothing has changed for `timeout`; none if that is no matter.
+    pub fn sleeps_in(&self, timeout: Option<Duration>) -> Option<Duration> {
+        Some(timeout?.saturating_sub(self.gate.quiet_for()))
+    }
+
+    /// Ends publisher and consumers, then the server. A second signal ends it at once.
+    pub fn stop(self, waiting_is_over: &AtomicBool, signals: &Receiver<()>) {
+        let began = Instant::now();
+        drop(self.stop);
+        let mut threads = self.threads;
+        let mut server = self.server;
+        loop {
+            threads.retain(|t| !t.is_finished());
+            if threads.is_empty() {
+                match server.take() {
+                    None => return,
+                    Some((stop, thread)) => {
+                        drop(stop);
+                        threads.push(thread);
+                    }
+                }
+            }
+            let passed = began.elapsed();
+            if passed >= STOP_WAITING {
+                waiting_is_over.store(true, Ordering::Relaxed);
+            }
+            if passed >= STOP_WITHIN || signals.recv_timeout(Duration::from_millis(5)).is_ok() {
+                log::warn!("ending without waiting any longer; nothing is lost by that");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Where snapshots come in: the thread that keeps them, and a database that is not there yet.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::parts::Keeping;
+use crate::broker::JetStreamBroker;
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::mirror::Mirror;
+use crate::model::backoff::Backoff;
+use crate::snapshot::thread::{Inputs, Places, Progress};
+use crate::snapshot::transfer::{self, TransferError};
+use crate::snapshot::{keeper, thread};
+use crate::store::{self, Store, StoreError};
+use crate::thread::Exited;
+
+/// A new node waits so long for the broker or the store to say whether there is a snapshot, before
+/// it begins with an empty database (which takes in a snapshot later).
+const BRING_WITHIN: Duration = Duration::from_secs(10);
+
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Whether this node has to do with snapshots at all.
+pub fn are_kept(config: &Config) -> bool {
+    config.snapshot.enabled && config.replicate
+}
+
+/// For a node that has none and no database to keep it in yet.
+pub fn random_node_id() -> u64 {
+    let random = RandomState::new().hash_one(Instant::now());
+    random >> 1 | 1
+}
+
+/// Starts the thread.
+pub fn start(
+    config: &Config,
+    gate: &Arc<Gate>,
+    broker: &Arc<JetStreamBroker>,
+    (stop, keeping): (Receiver<()>, Keeping),
+    exits: &Sender<Exited>,
+) -> JoinHandle<()> {
+    let options = keeper::Options {
+        cluster: config.shared.stream_prefix.clone(),
+        max_entries: config.replication_log.max_entries as u64,
+        interval: config.snapshot.interval,
+        leader_ttl: config.snapshot.leader_ttl,
+        may_make: config.publish && config.replicate,
+    };
+    let token = format!("{:016x}", random_node_id());
+    let (ttl, place, prefix) = (
+        config.snapshot.leader_ttl,
+        config.snapshot.store.clone(),
+        config.shared.stream_prefix.clone(),
+    );
+    let (to_registry, to_store) = (broker.clone(), broker.clone());
+    let places = Places {
+        registry: Box::new(move || to_registry.registry(ttl, &token)),
+        store: Box::new(move || store::open(&place, &prefix, &|| to_store.connect())),
+    };
+    let inputs = Inputs {
+        stop,
+        asks: keeping.asks,
+        draws: keeping.draws,
+    };
+    let backoff = Backoff::new(Duration::from_millis(500), LONGEST_BACKOFF);
+    thread::start(
+        gate.clone(),
+        options,
+        keeping.merge_first,
+        places,
+        inputs,
+        backoff,
+        exits,
+    )
+}
+
+/// What came of the wait for a database.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// The file is there, or may be made.
+    GoOn,
+    /// A signal came.
+    Stopped,
+}
+
+impl Brought {
+    pub fn is_stopped(&self) -> bool {
+        *self == Brought::Stopped
+    }
+}
+
+/// There is no database file: puts the newest snapshot in its place, if there is one.
+pub fn bring_database(
+    config: &Config,
+    broker: &JetStreamBroker,
+    signals: &Receiver<()>,
+) -> Brought {
+    let deadline = Instant::now() + BRING_WITHIN;
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut progress = Progress::new(signals, false);
+    loop {
+        if config.db_path.exists() {
+            return Brought::GoOn; // the application was faster
+        }
+        match bring(config, broker, &mut progress) {
+            Ok(()) => return Brought::GoOn,
+            Err(TransferError::Stopped) => return Brought::Stopped,
+            Err(e) if Instant::now() >= deadline => {
+                log::warn!("beginning without a snapshot: {e}");
+                return Brought::GoOn;
+            }
+            Err(e) => log::debug!("looking for a snapshot: {e}"),
+        }
+        if signals.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
+            return Brought::Stopped;
+        }
+    }
+}
+
+fn bring(
+    config: &Config,
+    broker: &JetStreamBroker,
+    progress: &mut Progress<'_>,
+) -> Result<(), TransferError> {
+    let mut store = open_store(config, broker)?;
+    let manifest = transfer::read_manifest(&mut *store, &config.shared.stream_prefix)?;
+    let mut last = Ok(());
+    for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
+        let fetched = transfer::fetch(&entry, &config.db_path, &mut *store, progress)
+            .and_then(|file| transfer::put_in_place(file, &config.db_path));
+        match fetched {
+            Ok(()) => {
+                let sequences = entry.streams.iter().map(|(s, p)| (s.clone(), p.seq));
+                let sequences: Vec<_> = sequences.collect();
+                Mirror::new(config.seq_map_path.clone()).write(&sequences);
+                log::info!(
+                    "{} is new: snapshot {} of node {} is its beginning",
+                    config.db_path.display(),
+                    entry.name,
+                    entry.node
+                );
+                return Ok(());
+            }
+            Err(e @ TransferError::Bad { .. }) => {
+                log::error!("{e}");
+                last = Err(e);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    last
+}
+
+fn open_store(config: &Config, broker: &JetStreamBroker) -> Result<Box<dyn Store>, StoreError> {
+    let prefix = &config.shared.stream_prefix;
+    store::open(&config.snapshot.store, prefix, &|| broker.connect())
+}

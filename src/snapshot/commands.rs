@@ -1,0 +1,213 @@
+//! `harmonylite snapshots` and `harmonylite restore`: what a store holds, and a plain copy of it.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, unbounded};
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::cli::Options;
+use crate::config::Config;
+use crate::config::node_id::{MACHINE_ID_FILES, derive};
+use crate::config::snapshot::Store as Kind;
+use crate::daemon::net::{Net, client_options, server_store};
+use crate::database::own_tables;
+use crate::lock;
+use crate::model::backoff::Backoff;
+use crate::snapshot::manifest::{Entry, Manifest};
+use crate::snapshot::thread::Progress;
+use crate::snapshot::transfer;
+use crate::store::{self, Store};
+use crate::stream::StreamError;
+use crate::stream::client::{Client, ClientOptions};
+use crate::stream::server;
+use crate::thread::Exited;
+
+/// Our own server is up by then, or cannot be had.
+const SERVER_WITHIN: Duration = Duration::from_secs(20);
+
+/// A way to the store, and what must stay for as long as it is used.
+struct Access {
+    store: Box<dyn Store>,
+    _server: Option<(Net, Receiver<Exited>, std::fs::File)>,
+}
+
+/// Prints what the store holds.
+pub fn list(config: &Config, options: &Options, json: bool) -> Result<(), String> {
+    let mut access = open(config, options)?;
+    let manifest = read(config, &mut *access.store)?;
+    if json {
+        let text = serde_json::to_string_pretty(&manifest.snapshots);
+        println!("{}", text.map_err(|e| e.to_string())?);
+        return Ok(());
+    }
+    println!("{}", access.store.address());
+    if manifest.snapshots.is_empty() {
+        println!("no snapshots yet");
+    }
+    for entry in &manifest.snapshots {
+        println!("{}", described(entry));
+    }
+    Ok(())
+}
+
+fn described(entry: &Entry) -> String {
+    let time = crate::stream::timestamp::rfc3339(entry.time_ms);
+    let streams = entry.streams.iter();
+    let streams: Vec<String> = streams
+        .map(|(s, p)| format!("{s} up to {}", p.seq))
+        .collect();
+    format!(
+        "{time}  {:>9} KB, unpacked {:>9} KB  node {}  {}\n  {}",
+        entry.size.div_ceil(1024),
+        entry.database_size.div_ceil(1024),
+        entry.node,
+        entry.name,
+        streams.join(", ")
+    )
+}
+
+/// Writes the newest snapshot to a new file, as a plain database.
+pub fn restore(config: &Config, options: &Options, to: Option<&Path>) -> Result<(), String> {
+    let to = to.unwrap_or(Path::new("restored.db"));
+    if to.exists() {
+        return Err(format!("{} exists: nothing is overwritten", to.display()));
+    }
+    let mut access = open(config, options)?;
+    let manifest = read(config, &mut *access.store)?;
+    if manifest.snapshots.is_empty() {
+        return Err(format!("{}: no snapshots yet", access.store.address()));
+    }
+    let (_never, stop) = unbounded();
+    let mut progress = Progress::new(&stop, true);
+    let mut failure = String::new();
+    for entry in &manifest.snapshots {
+        let fetched = transfer::fetch(entry, to, &mut *access.store, &mut progress);
+        let written = fetched.map_err(|e| e.to_string()).and_then(|file| {
+            let aside = clean(file.path()).map_err(|e| format!("{}: {e}", entry.name))?;
+            transfer::place(file.path(), to).map_err(|e| format!("{}: {e}", to.display()))?;
+            Ok(aside)
+        });
+        match written {
+            Ok(aside) => {
+                println!("{} is snapshot {}", to.display(), entry.name);
+                if aside > 0 {
+                    println!(
+                        "{aside} row(s) were kept aside and are not in it: see the README, Conflicts"
+                    );
+                }
+                return Ok(());
+            }
+            Err(text) => {
+                let _ = writeln!(io::stderr(), "harmonylite: {text}");
+                failure = text;
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// Takes everything of ours out. Returns how many displaced and held rows went with it.
+fn clean(file: &Path) -> rusqlite::Result<i64> {
+    let conn = Connection::open(file)?;
+    let aside = conn.query_row(
+        "SELECT (SELECT count(*) FROM __harmonylite___displaced)
+              + (SELECT count(DISTINCT key) FROM __harmonylite___held)",
+        [],
+        |r| r.get(0),
+    )?;
+    own_tables::drop_all(&conn)?;
+    conn.close().map_err(|(_, e)| e)?;
+    Ok(aside)
+}
+
+fn read(config: &Config, store: &mut dyn Store) -> Result<Manifest, String> {
+    let manifest = transfer::read_manifest(store, &config.shared.stream_prefix);
+    Ok(manifest.map_err(|e| e.to_string())?.unwrap_or_default())
+}
+
+fn open(config: &Config, options: &Options) -> Result<Access, String> {
+    let embedded = config.nats.urls.is_empty();
+    let prefix = &config.shared.stream_prefix;
+    let place = &config.snapshot.store;
+    let node = node(config, options);
+    let name = format!("harmonylite-node-{node}");
+    if !matches!(place, Kind::Nats(_)) || !embedded {
+        let client = client_options(&config.nats, &name);
+        let store = store::open(place, prefix, &|| connect(&client));
+        let store = store.map_err(|e| e.to_string())?;
+        return Ok(Access {
+            store,
+            _server: None,
+        });
+    }
+    // The snapshots are on our own server: the one that a daemon runs now, or one of our own.
+    match lock::take(&lock::of_database(&config.db_path)) {
+        Ok(Some(lock)) => own_server(config, options, node, lock),
+        Ok(None) => {
+            let client = server::running(&server_store(config, &name), &name).ok_or(
+                "a daemon works on this database, but its nats-server is not up: try again later",
+            )?;
+            let store = store::open(place, prefix, &|| connect(&client));
+            Ok(Access {
+                store: store.map_err(|e| e.to_string())?,
+                _server: None,
+            })
+        }
+        Err(e) => Err(format!("locking {}: {e}", config.db_path.display())),
+    }
+}
+
+fn own_server(
+    config: &Config,
+    options: &Options,
+    node: u64,
+    lock: std::fs::File,
+) -> Result<Access, String> {
+    let (exits, exited) = unbounded();
+    let net = Net::start(config, options, node, &exits);
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    let deadline = Instant::now() + SERVER_WITHIN;
+    loop {
+        let prefix = &config.shared.stream_prefix;
+        let opened = store::open(&config.snapshot.store, prefix, &|| net.broker.connect());
+        match opened {
+            Ok(store) => {
+                return Ok(Access {
+                    store,
+                    _server: Some((net, exited, lock)),
+                });
+            }
+            Err(e) if Instant::now() >= deadline => return Err(e.to_string()),
+            Err(_) => {}
+        }
+        if let Ok(end) = exited.recv_timeout(backoff.wait()) {
+            return Err(format!("{}: {:?}", end.name, end.outcome));
+        }
+    }
+}
+
+fn connect(client: &ClientOptions) -> Result<Client, StreamError> {
+    Client::connect(client, store::CONNECT)
+}
+
+/// The id that the daemon would run under: its server's folder has the name.
+fn node(config: &Config, options: &Options) -> u64 {
+    let kept = || {
+        let conn = Connection::open(&config.db_path).ok()?;
+        let id: Option<i64> = conn
+            .query_row(
+                "SELECT value FROM __harmonylite___meta WHERE key = 'node_id'",
+                [],
+                |r| r.get(0),
+            )
+            .optional()
+            .ok()?;
+        id.map(|id| id as u64)
+    };
+    let configured = options.node_id.or(config.node_id);
+    let configured = configured.or_else(|| derive(&MACHINE_ID_FILES));
+    let exists = config.db_path.exists();
+    configured.or_else(|| exists.then(kept)?).unwrap_or(1)
+}

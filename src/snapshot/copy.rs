@@ -1,0 +1,141 @@
+//! A copy of the database in which every row is what its version says.
+//!
+//! That holds only where no local change waits to be captured. So: capture until the raw log is
+//! empty, make sure under the write lock that it still is, open a read transaction on a second
+//! connection, let go of the lock, and copy what that one sees, for as long as it takes. The
+//! application writes on meanwhile; all that grows is its WAL file.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::capture::Captured;
+use crate::database::own_tables::get_meta;
+use crate::database::{Database, Result};
+use crate::snapshot::manifest::Place;
+
+/// Pages copied between two looks at whether to go on: 1 MB.
+const PAGES: i32 = 256;
+
+/// What is this node's own, or of no use to another. `at_until` stays: the numbers that rows were
+/// learnt under mean something only below it.
+const STRIP: &str = "
+DELETE FROM __harmonylite___meta WHERE key IN
+    ('node_id', 'boot_id', 'clock_base', 'clock_until', 'joined', 'publish_again', 'swept');
+DELETE FROM __harmonylite___ages;
+DELETE FROM __harmonylite___quarantine;
+DELETE FROM __harmonylite___change_log_global;";
+
+/// A read transaction, and what is in it.
+pub struct View {
+    conn: Connection,
+    pub streams: BTreeMap<String, Place>,
+    pub schema: i64,
+    /// Bytes of the database.
+    pub size: u64,
+}
+
+impl Database {
+    /// One try to open a view. None: there are changes to capture first; call again, after a pause
+    /// for the application.
+    pub fn view(&mut self) -> Result<(Option<View>, Captured)> {
+        let captured = self.write_past_damage(|db| {
+            let mut captured = Captured::default();
+            db.capture_inside(&mut captured)?;
+            db.clear_marks()?;
+            db.store_positions()?;
+            Ok(captured)
+        })?;
+        if captured.more {
+            return Ok((None, captured));
+        }
+        // Nothing is written in here: it keeps the application out for a moment.
+        let view = self.write(|db| {
+            let schema_is_known = db.catalog_is_current()?;
+            let log_is_empty = !db
+                .conn
+                .prepare_cached("SELECT 1 FROM __harmonylite___change_log_global LIMIT 1")?
+                .exists([])?;
+            match schema_is_known && log_is_empty {
+                true => db.open_view().map(Some),
+                false => Ok(None),
+            }
+        })?;
+        Ok((view, captured))
+    }
+
+    fn open_view(&self) -> Result<View> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(self.path(), flags)?;
+        conn.execute_batch("PRAGMA query_only = ON; BEGIN")?;
+        let size = conn.query_row(
+            "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+            [],
+            |r| r.get::<_, i64>(0),
+        )?;
+        let schema = get_meta(&conn, "schema_hash")?.unwrap_or_default();
+        let streams = self.places();
+        Ok(View {
+            conn,
+            streams,
+            schema,
+            size: size as u64,
+        })
+    }
+}
+
+impl View {
+    /// Copies it to a new file and takes out what is not for others. `watch` sees how many bytes are
+    /// done, and can end it.
+    pub fn copy(
+        self,
+        to: &Path,
+        watch: &mut dyn FnMut(u64) -> io::Result<()>,
+    ) -> std::result::Result<(), CopyError> {
+        let mut copy = Connection::open(to)?;
+        // Nobody reads the file before it is whole: neither a journal nor a sync is of use.
+        copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
+        {
+            let backup = Backup::new(&self.conn, &mut copy)?;
+            let pages = |p: rusqlite::backup::Progress| (p.pagecount - p.remaining).max(0) as u64;
+            while backup.step(PAGES)? != StepResult::Done {
+                let progress = backup.progress();
+                let page = self.size / (progress.pagecount.max(1) as u64);
+                watch(pages(progress) * page)?;
+            }
+        }
+        drop(self.conn); // from here on the application's WAL can be taken in again
+        // The copy's header says WAL, as the original's did.
+        let _: String = copy.query_row("PRAGMA journal_mode = OFF", [], |r| r.get(0))?;
+        drop_triggers(&copy)?;
+        copy.execute_batch(STRIP)?;
+        copy.close().map_err(|(_, e)| e)?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Takes our triggers out: where the copy is put into place, the catalog makes them anew.
+fn drop_triggers(conn: &Connection) -> rusqlite::Result<()> {
+    let mut list = conn.prepare(
+        "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__*'",
+    )?;
+    let names: Vec<String> = list
+        .query_map([], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for name in names {
+        let name = crate::database::schema::quote(&name);
+        conn.execute_batch(&format!("DROP TRIGGER {name}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! The manifest: the one object of a store that is replaced, and what it says of each snapshot.
+//!
+//! JSON, for people to read. It comes from a server that others can write to, so nothing in it is
+//! believed before it is checked.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::version::Version;
+
+/// Name of the object.
+pub const NAME: &str = "manifest.json";
+
+/// Number of this layout.
+pub const FORMAT: u32 = 1;
+
+/// How many snapshots are kept: the newest, and the one before it for whoever is reading that.
+pub const KEPT: usize = 2;
+
+/// A manifest of two snapshots of a cluster with 256 shards has some 60 KB.
+pub const MAX_BYTES: usize = 256 << 10;
+
+/// No snapshot is larger (16 TiB): what says so is torn or was made up.
+const MAX_DATABASE_BYTES: u64 = 1 << 44;
+
+const MAX_STREAMS: usize = 1024;
+
+/// What a store holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    /// The streams' prefix: tells one cluster from another that was given the same place.
+    pub cluster: String,
+    /// The newest first.
+    pub snapshots: Vec<Entry>,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Of the object: a database, compressed with zstd.
+    pub name: String,
+    /// Bytes of the object.
+    pub size: u64,
+    /// SHA-256 of the object, in hexadecimal.
+    pub sha256: String,
+    /// Bytes of the database.
+    pub database_size: u64,
+    /// Who made it.
+    pub node: u64,
+    /// When, unix milliseconds of that node's clock.
+    pub time_ms: i64,
+    /// Hash of the schema, as [`crate::database::Database`] has it.
+    pub schema: i64,
+    /// How far each stream is in it.
+    pub streams: BTreeMap<String, Place>,
+    /// The newest tombstone that its maker ever dropped, as (hlc, node); none if it dropped none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<(i64, u64)>,
+}
+
+/// A place in a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Sequence of the last message that is in the snapshot, and its message id.
+    pub seq: u64,
+    pub id: String,
+    /// When the stream was created, as the broker writes it.
+    pub created: String,
+}
+
+impl Manifest {
+    pub fn parse(bytes: &[u8], cluster: &str) -> Result<Manifest, String> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let torn = |e: serde_json::Error| format!("it is torn or no manifest: {e}");
+        let Format { format } = serde_json::from_slice(bytes).map_err(torn)?;
+        if format > FORMAT {
+            return Err(format!(
+                "a later release of HarmonyLite wrote it (format {format}): use that one"
+            ));
+        }
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(torn)?;
+        if manifest.cluster != cluster {
+            return Err(format!(
+                "it is of another cluster: its nats.stream_prefix is {:?}, and {cluster:?} here. \
+                 Give each cluster a place of its own",
+                manifest.cluster
+            ));
+        }
+        if manifest.snapshots.len() > KEPT {
+            return Err(format!("it lists more than {KEPT} snapshots"));
+        }
+        manifest.snapshots.iter().try_for_each(Entry::check)?;
+        Ok(manifest)
+    }
+
+    pub fn newest(&self) -> Option<&Entry> {
+        self.snapshots.first()
+    }
+
+    /// With `entry` as the newest.
+    pub fn with(mut self, cluster: &str, entry: Entry) -> Manifest {
+        self.snapshots.retain(|known| known.name != entry.name);
+        self.snapshots.insert(0, entry);
+        self.snapshots.truncate(KEPT);
+        Manifest {
+            format: FORMAT,
+            cluster: cluster.to_owned(),
+            snapshots: self.snapshots,
+        }
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("writing to memory does not fail")
+    }
+}
+
+impl Entry {
+    /// Reads one entry alone, as it stands in the broker's bucket.
+    pub fn parse(bytes: &[u8]) -> Result<Entry, String> {
+        let entry: Entry = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        entry.check()?;
+        Ok(entry)
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("writing to memory does not fail")
+    }
+
+    /// The newest tombstone that its maker ever dropped.
+    pub fn dropped(&self) -> Version {
+        self.dropped
+            .map_or(Version::NEVER, |(hlc, node)| Version { hlc, node })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        let sound = is_snapshot(&self.name)
+            && self.sha256.len() == 64
+            && self.sha256.chars().all(hex)
+            && (1..MAX_DATABASE_BYTES).contains(&self.size)
+            && (1..MAX_DATABASE_BYTES).contains(&self.database_size)
+            && self.streams.len() <= MAX_STREAMS
+            && self.dropped.is_none_or(|_| self.dropped().is_valid());
+        match sound {
+            true => Ok(()),
+            false => Err(format!("its entry {:?} makes no sense", self.name)),
+        }
+    }
+}
+
+/// Name of a new snapshot: fresh each time.
+pub fn fresh_name(time_ms: i64, node: u64, random: u64) -> String {
+    format!("snapshot-{time_ms}-{node}-{random:08x}.db.zst")
+}
+
+/// Whether an object is a snapshot by its name, or what is left of one that was being written.
+pub fn is_snapshot(name: &str) -> bool {
+    let sign = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    name.starts_with("snapshot-") && name.len() < 128 && name.chars().all(sign)
+}
+
+/// Time and node of a snapshot's name.
+pub fn made(name: &str) -> Option<(i64, u64)> {
+    let mut parts = name.strip_prefix("snapshot-")?.split('-');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(time_ms: i64) -> Entry {
+        Entry {
+            name: fresh_name(time_ms, 7, 0xabc),
+            size: 10,
+            sha256: "0".repeat(64),
+            database_size: 4096,
+            node: 7,
+            time_ms,
+            schema: -5,
+            streams: BTreeMap::from([("s-1".into(), Place::default())]),
+            dropped: Some((5 << 16, u64::MAX)),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_two_are_kept() {
+        let manifest = Manifest::default().with("c", entry(1));
+        let manifest = manifest.with("c", entry(2)).with("c", entry(3));
+        let read = Manifest::parse(&manifest.to_bytes(), "c").unwrap();
+        assert_eq!(read, manifest);
+        assert_eq!(read.snapshots, [entry(3), entry(2)]);
+        assert_eq!(Entry::parse(&entry(4).to_bytes()), Ok(entry(4)));
+        assert_eq!(made(&entry(3).name), Some((3, 7)));
+    }
+
+    #[test]
+    fn nothing_is_believed() {
+        let sound = Manifest::default().with("c", entry(1));
+        let text = String::from_utf8(sound.to_bytes()).unwrap();
+        for (from, to, says) in [
+            ("\"c\"", "\"other\"", "another cluster"),
+            ("\"format\": 1", "\"format\": 2", "later release"),
+            (".db.zst", "/../x", "makes no sense"),
+            ("0000", "00zz", "makes no sense"),
+            ("\"size\": 10", "\"size\": 0", "makes no sense"),
+            ("4096", "1e30", "torn"),
+            ("327680", "-1", "makes no sense"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let error = Manifest::parse(text.replace(from, to).as_bytes(), "c").unwrap_err();
+            assert!(error.contains(says), "{from} -> {to}: {error}");
+        }
+        for end in 0..text.len() - 1 {
+            assert!(Manifest::parse(&text.as_bytes()[..end], "c").is_err());
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! Merges a snapshot into a database that is in use, in short transactions.
+//!
+//! A snapshot is a bundle of changes like any other: each row joins by its version, whatever order
+//! and however often. So local writes survive, and a crash on the way costs nothing but the time to
+//! begin anew. Only when all is joined do the positions move.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::params;
+
+use crate::apply::{Incoming, Place, shape_of_table};
+use crate::capture::{Captured, Frames};
+use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::rows::Rows;
+use crate::database::table::Table;
+use crate::database::{Database, Result};
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::{HLC_BEFORE, Version};
+use crate::snapshot::manifest::Entry;
+use crate::snapshot::source::{Source, SourceRow, key_values};
+
+/// A transaction of a merge is ended after about this long.
+const TIME_BOX: Duration = Duration::from_millis(10);
+
+/// Rows read from the snapshot at a time.
+const STEP: usize = 128;
+
+/// A merge under way.
+pub struct Merge {
+    source: Source,
+    entry: Entry,
+    at: Progress,
+    /// Rows joined so far, for the log.
+    pub rows: u64,
+}
+
+/// How far a merge has come.
+#[derive(Clone, PartialEq)]
+enum Progress {
+    /// A database without any table gets those of the snapshot.
+    Schema,
+    /// Rows of the snapshot's n-th table after a key.
+    Rows(usize, Option<Vec<OwnedValue>>),
+    /// Rows here that the snapshot's n-th table lacks.
+    Lacking(usize, Option<Vec<OwnedValue>>),
+    Held(Option<Place>),
+    Parts(Option<(Vec<u8>, i64)>),
+    Marks(Option<(i64, i64, Vec<u8>)>),
+    Done,
+}
+
+impl Merge {
+    /// Opens a snapshot's file, which belongs to the merge from here on.
+    pub fn open(file: &Path, entry: &Entry) -> Result<Merge> {
+        Ok(Merge {
+            source: Source::open(file)?,
+            entry: entry.clone(),
+            at: Progress::Schema,
+            rows: 0,
+        })
+    }
+
+    /// One short transaction, which begins by capturing what the application did. True when all is
+    /// done.
+    pub fn step(&mut self, db: &mut Database) -> Result<(bool, Captured)> {
+        let (at, rows, captured) = db.write_past_damage(|db| {
+            let (mut captured, mut at, mut rows) = (Captured::default(), self.at.clone(), 0);
+            if !db.capture_inside(&mut captured)? {
+                return Ok((at, rows, captured));
+            }
+            let began = db.clock.uptime();
+            let mut frames = Frames::new(db);
+            while at != Progress::Done {
+                let is_over = |db: &Database| db.clock.uptime() - began >= TIME_BOX;
+                at = self.advance(db, at, &mut frames, &mut rows, &is_over)?;
+                if is_over(db) {
+                    break;
+                }
+            }
+            if at == Progress::Done {
+                self.finish(db)?;
+            }
+            db.store_positions()?;
+            captured.frames.append(&mut frames.finish());
+            Ok((at, rows, captured))
+        })?;
+        self.at = at;
+        self.rows += rows;
+        Ok((self.at == Progress::Done, captured))
+    }
+
+    fn advance(
+        &self,
+        db: &mut Database,
+        at: Progress,
+        frames: &mut Frames,
+        rows: &mut u64,
+        is_over: &dyn Fn(&Database) -> bool,
+    ) -> Result<Progress> {
+        match at {
+            Progress::Schema => {
+                self.bring_schema(db)?;
+                Ok(Progress::Rows(0, None))
+            }
+            Progress::Rows(n, after) => match self.source.tables.get(n) {
+                Some(table) => {
+                    let next = self.join_some(db, table, after, frames, rows, is_over)?;
+                    Ok(next.map_or(Progress::Rows(n + 1, None), |key| {
+                        Progress::Rows(n, Some(key))
+                    }))
+                }
+                None => Ok(Progress::Held(None)),
+            },
+            Progress::Held(after) => self.hold_some(db, after, frames),
+            Progress::Parts(after) => self.take_parts(db, after, is_over),
+            Progress::Marks(after) => self.mark_some(db, after, frames),
+            Progress::Lacking(n, after) => match self.source.tables.get(n) {
+                Some(table) => {
+                    let next = self.look_for_lacking(db, table, after, frames, is_over)?;
+                    Ok(next.map_or(Progress::Lacking(n + 1, None), |key| {
+                        Progress::Lacking(n, Some(key))
+                    }))
+                }
+                None => Ok(Progress::Done),
+            },
+            Progress::Done => Ok(Progress::Done),
+        }
+    }
+
+    /// Joins rows of one table after a key; returns the last one, none at the end.
+    fn join_some(
+        &self,
+        db: &mut Database,
+        table: &Arc<Table>,
+        after: Option<Vec<OwnedValue>>,
+        frames: &mut Frames,
+        rows: &mut u64,
+        is_over: &dyn Fn(&Database) -> bool,
+    ) -> Result<Option<Vec<OwnedValue>>> {
+        if !(db.settings.selects)(table.name()) {
+            return Ok(None);
+        }
+        let found = self.source.rows(table, after.as_deref(), STEP)?;
+        let local = db.table_like(table);
+        let mut last = None;
+        for row in found {
+            match &local {
+                Some(local) if db.has_the_same(local, &row)? => {}
+                _ => {
+                    if let Some(incoming) = self.source.incoming(table, &row)? {
+                        db.take_row(local.as_ref(), table, &row, incoming, frames)?;
+                        *rows += 1;
+                    }
+                }
+            }
+            last = Some(row.key);
+            if is_over(db) {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    fn hold_some(
+        &self,
+        db: &mut Database,
+        after: Option<Place>,
+        frames: &mut Frames,
+    ) -> Result<Progress> {
+        let places = self.source.held_places(after.as_ref())?;
+        for at in &places {
+            if (db.settings.selects)(&at.table) {
+                let incoming = self.source.held(at)?;
+                db.take_held(at, incoming, frames)?;
+            }
+        }
+        Ok(match places.into_iter().next_back() {
+            Some(last) => Progress::Held(Some(last)),
+            None => Progress::Parts(None),
+        })
+    }
+
+    /// Parts of rows whose others are still to come.
+    fn take_parts(
+        &self,
+        db: &mut Database,
+        after: Option<(Vec<u8>, i64)>,
+        is_over: &dyn Fn(&Database) -> bool,
+    ) -> Result<Progress> {
+        let mut list = self.source.conn.prepare_cached(
+            "SELECT id, part, count, at_ms, bytes FROM __harmonylite___parts
+             WHERE (id, part) > (?1, ?2) ORDER BY id, part",
+        )?;
+        let (id, part) = after.unwrap_or((Vec::new(), i64::MIN));
+        let mut parts = list.query(params![id, part])?;
+        let mut put = db.conn.prepare_cached(
+            "INSERT OR IGNORE INTO __harmonylite___parts(id, part, count, at_ms, bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        while let Some(row) = parts.next()? {
+            let (id, part): (Vec<u8>, i64) = (row.get(0)?, row.get(1)?);
+            let (count, at_ms): (i64, i64) = (row.get(2)?, row.get(3)?);
+            let bytes = row.get_ref(4)?.as_blob().unwrap_or_default();
+            put.execute(params![id, part, count, at_ms, bytes])?;
+            if is_over(db) {
+                return Ok(Progress::Parts(Some((id, part))));
+            }
+        }
+        Ok(Progress::Marks(None))
+    }
+
+    /// What the snapshot's maker had not sent is sent by us as well, if it still counts: the maker
+    /// may never come back.
+    fn mark_some(
+        &self,
+        db: &mut Database,
+        after: Option<(i64, i64, Vec<u8>)>,
+        frames: &mut Frames,
+    ) -> Result<Progress> {
+        let mut list = self.source.conn.prepare_cached(
+            "SELECT at, table_id, key FROM __harmonylite___unsent
+             WHERE (at, table_id, key) > (?1, ?2, ?3) ORDER BY at, table_id, key LIMIT ?4",
+        )?;
+        let (at, id, key) = after.unwrap_or((i64::MIN, 0, Vec::new()));
+        let read = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?));
+        let marks: Vec<(i64, i64, Vec<u8>)> = list
+            .query_map(params![at, id, key, STEP], read)?
+            .collect::<rusqlite::Result<_>>()?;
+        for (_, id, key_bytes) in marks.iter().filter(|_| db.settings.publish) {
+            let Some(table) = self.source.tables.iter().find(|t| t.id == *id) else {
+                continue;
+            };
+            let Some(local) = db.table_like(table) else {
+                continue;
+            };
+            let key = key_values(key_bytes)?;
+            let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            let theirs = self.source.version(table, &key)?;
+            let ours = Rows::new(&db.conn, &local)?.version(&db.sites, &key)?;
+            if let (Some(theirs), Some(ours)) = (theirs, ours)
+                && theirs.state.version == ours.state.version
+            {
+                db.mark_again(&local, key_bytes, ours.at, frames)?;
+            }
+        }
+        Ok(match marks.into_iter().next_back() {
+            Some(last) => Progress::Marks(Some(last)),
+            None if self.entry.dropped() > Version::NEVER => Progress::Lacking(0, None),
+            None => Progress::Done,
+        })
+    }
+
+    /// Rows here that the snapshot lacks, where its maker has dropped tombstones: were they deleted,
+    /// or are they new to the others? Returns the last key looked at, none at the end.
+    fn look_for_lacking(
+        &self,
+        db: &mut Database,
+        table: &Arc<Table>,
+        after: Option<Vec<OwnedValue>>,
+        frames: &mut Frames,
+        is_over: &dyn Fn(&Database) -> bool,
+    ) -> Result<Option<Vec<OwnedValue>>> {
+        let Some(local) = db.table_like(table) else {
+            return Ok(None);
+        };
+        let covered = db.is_covered(&self.entry.streams);
+        let mut last = None;
+        for key in db.live_keys(&local, after.as_deref(), STEP)? {
+            let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            if self.source.version(table, &borrowed)?.is_none() {
+                db.settle_lacking(&local, &borrowed, self.entry.dropped(), covered, frames)?;
+            }
+            last = Some(key);
+            if is_over(db) {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    fn finish(&self, db: &mut Database) -> Result<()> {
+        db.take_places(&self.entry.streams);
+        db.note_dropped(self.entry.dropped())?;
+        db.set_joined()
+    }
+
+    /// A database without tables gets those of the snapshot, with their indexes, views and triggers.
+    fn bring_schema(&self, db: &mut Database) -> Result<()> {
+        if !db.is_without_tables()? {
+            return Ok(());
+        }
+        let mut list = self.source.conn.prepare(
+            "SELECT sql FROM sqlite_schema s WHERE sql IS NOT NULL
+             AND name NOT GLOB '__harmonylite__*' AND name NOT GLOB 'sqlite_*'
+             AND NOT EXISTS (SELECT 1 FROM pragma_table_list t WHERE t.name = s.name
+                             AND t.schema = 'main' AND t.type = 'shadow')
+             ORDER BY CASE type WHEN 'table' THEN 0 WHEN 'index' THEN 1 WHEN 'view' THEN 2
+                      ELSE 3 END, rowid",
+        )?;
+        let texts: Vec<String> = list
+            .query_map([], |r| r.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for text in &texts {
+            if let Err(reason) = db.guarded(|db| Ok(db.conn.execute_batch(text)?))? {
+                log::warn!("the snapshot's schema: {reason}: left out");
+            }
+        }
+        log::info!(
+            "took over the schema of the snapshot, {} statement(s)",
+            texts.len()
+        );
+        db.refresh_catalog()
+    }
+}
+
+impl Database {
+    /// The table here that a snapshot's table is, if its key is the same.
+    fn table_like(&self, theirs: &Table) -> Option<Arc<Table>> {
+        let local = self
+            .catalog
+            .by_name
+            .get(&theirs.name().to_ascii_lowercase());
+        let same = |local: &&Arc<Table>| shape_of_table(local) == shape_of_table(theirs);
+        local.filter(same).cloned()
+    }
+
+    /// Whether the row is here as the snapshot has it.
+    fn has_the_same(&self, table: &Arc<Table>, row: &SourceRow) -> Result<bool> {
+        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+        let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
+        let same = |ours: crate::database::rows::Stored| {
+            ours.state == row.stored.state && ours.hash == row.stored.hash
+        };
+        Ok(ours.is_some_and(same) && !self.catalog.comparing.contains_key(&table.id))
+    }
+
+    fn take_row(
+        &mut self,
+        local: Option<&Arc<Table>>,
+        theirs: &Table,
+        row: &SourceRow,
+        incoming: Incoming,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let Some(table) = local else {
+            let reason = "there is no such table here";
+            return self.hold(&Place::of(theirs, &row.key_bytes), &incoming, reason);
+        };
+        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+        if !self.is_joined()? {
+            self.give_way(table, &key)?;
+        }
+        self.join_row(table, &key, &row.key_bytes, incoming, frames)?;
+        Ok(())
+    }
+
+    /// A row that was here before HarmonyLite, and before this node met the others, loses against
+    /// theirs: its version becomes nobody's, which is the lowest there is.
+    fn give_way(&mut self, table: &Arc<Table>, key: &[Value<'_>]) -> Result<()> {
+        let mut rows = Rows::new(&self.conn, table)?;
+        let own = Version {
+            hlc: HLC_BEFORE,
+            node: self.node,
+        };
+        if let Some(mut stored) = rows.version(&self.sites, key)?
+            && stored.state.version == own
+        {
+            stored.state.version.node = 0;
+            rows.put_version(&mut self.sites, key, &stored)?;
+        }
+        Ok(())
+    }
+
+    fn take_held(&mut self, at: &Place, incoming: Incoming, frames: &mut Frames) -> Result<()> {
+        let local = self.catalog.by_name.get(&at.table).cloned();
+        match local.filter(|t| shape_of_table(t) == at.shape) {
+            Some(table) => {
+                let key = key_values(&at.key)?;
+                let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+                self.join_row(&table, &key, &at.key, incoming, frames)?;
+                Ok(())
+            }
+            None => self.hold(at, &incoming, "there is no such table here"),
+        }
+    }
+
+    fn live_keys(
+        &self,
+        table: &Table,
+        after: Option<&[OwnedValue]>,
+        limit: usize,
+    ) -> Result<Vec<Vec<OwnedValue>>> {
+        let mut scan = self
+            .conn
+            .prepare_cached(&table.scan_versions(after.is_none(), limit))?;
+        let mut found = scan.query(rusqlite::params_from_iter(after.unwrap_or_default()))?;
+        let mut keys = Vec::new();
+        while let Some(row) = found.next()? {
+            let columns = 0..table.key_len();
+            keys.push(
+                columns
+                    .map(|i| crate::database::values::column(row, i).to_owned())
+                    .collect(),
+            );
+        }
+        Ok(keys)
+    }
+
+    /// A row here that a snapshot lacks whose maker dropped tombstones up to `dropped`. It was
+    /// deleted if all that was read here is in the snapshot and the row is old enough for its
+    /// tombstone to be gone; else the others lack it.
+    fn settle_lacking(
+        &mut self,
+        table: &Arc<Table>,
+        key: &[Value<'_>],
+        dropped: Version,
+        covered: bool,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let stored = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
+        let Some(stored) = stored.filter(|s| !s.state.deleted) else {
+            return Ok(());
+        };
+        let version = stored.state.version;
+        if version > dropped {
+            return Ok(()); // on its way through a stream, or marked
+        }
+        let key_bytes = table.key_bytes(key.iter().copied());
+        if covered && !self.is_marked(table, &key_bytes, stored.at)? {
+            let gone = Incoming {
+                floor: Some(version),
+                ..Incoming::default()
+            };
+            self.join_row(table, key, &key_bytes, gone, frames)?;
+            Rows::new(&self.conn, table)?.forget_version(key)?;
+        } else if self.settings.publish {
+            self.mark_again(table, &key_bytes, stored.at, frames)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a row may still be unsent that was learnt under `at`.
+    pub(super) fn is_marked(&self, table: &Table, key: &[u8], at: i64) -> Result<bool> {
+        let mut marks = self.conn.prepare_cached(
+            "SELECT 1 FROM __harmonylite___unsent
+             WHERE at >= ?1 AND table_id = ?2 AND key = ?3 LIMIT 1",
+        )?;
+        Ok(self.publishes_again() || marks.exists(params![at, table.id, key])?)
+    }
+
+    /// Whether this node has met the others: it founded the cluster or merged a snapshot.
+    pub fn is_joined(&self) -> Result<bool> {
+        Ok(get_meta::<i64>(&self.conn, "joined")?.is_some())
+    }
+
+    /// Inside a transaction.
+    pub(crate) fn set_joined(&mut self) -> Result<()> {
+        Ok(set_meta(&self.conn, "joined", 1)?)
+    }
+
+    /// This node founds the cluster.
+    pub fn found(&mut self) -> Result<()> {
+        self.write(|db| db.set_joined())
+    }
+
+    /// The newest tombstone ever dropped here, or by a peer whose snapshot was merged.
+    pub fn dropped(&self) -> Result<Version> {
+        let get = |key| get_meta::<i64>(&self.conn, key).map(Option::unwrap_or_default);
+        Ok(Version {
+            hlc: get("dropped_hlc")?,
+            node: get("dropped_node")? as u64,
+        })
+    }
+
+    /// Inside a transaction.
+    pub(crate) fn note_dropped(&mut self, version: Version) -> Result<()> {
+        if version > self.dropped()? {
+            set_meta(&self.conn, "dropped_hlc", version.hlc)?;
+            set_meta(&self.conn, "dropped_node", version.node as i64)?;
+        }
+        Ok(())
+    }
+}

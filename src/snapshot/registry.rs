@@ -1,0 +1,175 @@
+//! What nodes tell each other about snapshots: who founded the cluster, which is the newest, which
+//! one is asked for, and who is making one just now.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use crate::broker::meta_bucket;
+use crate::snapshot::manifest::{Entry, Place};
+use crate::stream::StreamError;
+use crate::stream::client::Client;
+use crate::stream::key_value::KeyValue;
+use crate::stream::link::Inbox;
+
+/// The broker's part in snapshots. A simulation brings its own.
+pub trait Registry: Send {
+    /// Takes the lease, or keeps it. False: another node has it.
+    fn lease(&mut self) -> Result<bool, StreamError>;
+    fn give_lease_back(&mut self);
+    /// Whether some node has the lease.
+    fn is_led(&mut self) -> Result<bool, StreamError>;
+    /// Makes this node the founder, if there is none yet. True if it is.
+    fn found(&mut self, node: u64) -> Result<bool, StreamError>;
+    fn newest(&mut self) -> Result<Option<Entry>, StreamError>;
+    fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
+    /// Per stream, how far a snapshot is asked for.
+    fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError>;
+    fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError>;
+}
+
+/// In two buckets: `<stream_prefix>-meta`, and `<stream_prefix>-lease` whose values vanish.
+pub struct KeyValueRegistry {
+    client: Client,
+    meta: String,
+    lease: String,
+    /// Tells this process from others with the same node id.
+    token: Vec<u8>,
+    /// Revision of the lease, while it is ours.
+    held: Option<u64>,
+    inbox: Inbox,
+}
+
+const FOUNDER: &str = "founder";
+const NEWEST: &str = "snapshot";
+const WANTED: &str = "wanted";
+const LEADER: &str = "leader";
+
+/// Tries to add to a value that others add to as well.
+const TRIES: usize = 8;
+
+impl KeyValueRegistry {
+    /// `client` is connected to a broker that has the streams already.
+    pub fn open(
+        client: Client,
+        stream_prefix: &str,
+        replicas: u32,
+        leader_ttl: Duration,
+        token: String,
+    ) -> Result<Self, StreamError> {
+        let (meta, lease) = (meta_bucket(stream_prefix), format!("{stream_prefix}-lease"));
+        KeyValue::ensure_bucket(&client, &lease, replicas, Some(leader_ttl))?;
+        let inbox = client.watch(&format!("$KV.{meta}"))?;
+        Ok(KeyValueRegistry {
+            client,
+            meta,
+            lease,
+            token: token.into_bytes(),
+            held: None,
+            inbox,
+        })
+    }
+
+    /// Something was written to the bucket; closed when the connection is gone.
+    pub fn changes(&self) -> &Receiver<nats::Message> {
+        &self.inbox.messages
+    }
+
+    fn meta(&self) -> KeyValue<'_> {
+        KeyValue::open(&self.client, &self.meta)
+    }
+
+    fn leases(&self) -> KeyValue<'_> {
+        KeyValue::open(&self.client, &self.lease)
+    }
+}
+
+impl Registry for KeyValueRegistry {
+    fn lease(&mut self) -> Result<bool, StreamError> {
+        if let Some(revision) = self.held.take() {
+            if !self.leases().update(LEADER, &self.token, revision)? {
+                return Ok(false);
+            }
+        } else if !self.leases().create(LEADER, &self.token)? {
+            return Ok(false);
+        }
+        // Read back: the revision is what keeps it, and a value may have vanished meanwhile.
+        match self.leases().get(LEADER)? {
+            Some((value, revision)) if value == self.token => {
+                self.held = Some(revision);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn give_lease_back(&mut self) {
+        if self.held.take().is_some() {
+            let _ = self.leases().delete(LEADER); // or it vanishes by itself
+        }
+    }
+
+    fn is_led(&mut self) -> Result<bool, StreamError> {
+        Ok(self.leases().get(LEADER)?.is_some())
+    }
+
+    fn found(&mut self, node: u64) -> Result<bool, StreamError> {
+        let name = node.to_string();
+        if self.meta().create(FOUNDER, name.as_bytes())? {
+            return Ok(true);
+        }
+        let founder = self.meta().get(FOUNDER)?;
+        Ok(founder.is_some_and(|(value, _)| value == name.as_bytes()))
+    }
+
+    fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
+        let Some((bytes, _)) = self.meta().get(NEWEST)? else {
+            return Ok(None);
+        };
+        match Entry::parse(&bytes) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(cause) => {
+                log::warn!("bucket {}, key {NEWEST}: {cause}; left out", self.meta);
+                Ok(None)
+            }
+        }
+    }
+
+    fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+        self.meta().put(NEWEST, &entry.to_bytes()).map(drop)
+    }
+
+    fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+        let wanted = self.meta().get(WANTED)?;
+        Ok(wanted.map_or_else(BTreeMap::new, |(bytes, _)| parse_wanted(&bytes)))
+    }
+
+    fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+        for _ in 0..TRIES {
+            let (mut wanted, revision) = match self.meta().get(WANTED)? {
+                Some((bytes, revision)) => (parse_wanted(&bytes), revision),
+                None => (BTreeMap::new(), 0),
+            };
+            let before = wanted.clone();
+            for (stream, place) in places {
+                let known = wanted.entry(stream.clone()).or_default();
+                if known.created != place.created || known.seq < place.seq {
+                    known.clone_from(place);
+                }
+            }
+            let bytes = serde_json::to_vec(&wanted).unwrap_or_default();
+            if wanted == before || self.meta().update(WANTED, &bytes, revision)? {
+                return Ok(());
+            }
+        }
+        Err(StreamError::Refused(
+            "too many nodes ask for a snapshot at once".into(),
+        ))
+    }
+}
+
+/// What cannot be read was not asked for.
+fn parse_wanted(bytes: &[u8]) -> BTreeMap<String, Place> {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}

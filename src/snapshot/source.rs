@@ -1,0 +1,196 @@
+//! A snapshot's file, opened to be read row by row.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
+use crate::database::own_tables;
+use crate::database::rows::{Rows, Stored};
+use crate::database::schema;
+use crate::database::sites::Sites;
+use crate::database::table::{Shape, Table};
+use crate::database::{DatabaseError, Result};
+use crate::model::cbor;
+use crate::model::merge::{FLOOR, State};
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// See the module's head.
+pub struct Source {
+    pub conn: Connection,
+    pub sites: Sites,
+    /// In the order of their numbers.
+    pub tables: Vec<Arc<Table>>,
+}
+
+/// What a snapshot says of one row.
+pub struct SourceRow {
+    pub key: Vec<OwnedValue>,
+    pub key_bytes: Vec<u8>,
+    pub stored: Stored,
+}
+
+impl Source {
+    /// Opens a file that was checked before; what it holds is still a peer's.
+    pub fn open(path: &Path) -> Result<Source> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.execute_batch("PRAGMA query_only = ON")?;
+        let format: Option<i64> = own_tables::get_meta(&conn, "format")?;
+        match format {
+            Some(format) if format > own_tables::FORMAT => {
+                return Err(DatabaseError::LaterFormat(path.to_owned(), format));
+            }
+            Some(_) => {}
+            None => return Err(damaged("it has no tables of HarmonyLite".to_owned())),
+        }
+        let sites = Sites::load(&conn)?;
+        let tables = tables(&conn)?;
+        Ok(Source {
+            conn,
+            sites,
+            tables,
+        })
+    }
+
+    /// The next keys of a table after one, with their versions, tombstones included.
+    pub fn rows(
+        &self,
+        table: &Table,
+        after: Option<&[OwnedValue]>,
+        limit: usize,
+    ) -> Result<Vec<SourceRow>> {
+        let mut scan = self
+            .conn
+            .prepare_cached(&table.scan_all_versions(after.is_none(), limit))?;
+        let mut found = scan.query(rusqlite::params_from_iter(after.unwrap_or_default()))?;
+        let mut rows = Rows::new(&self.conn, table)?;
+        let mut all = Vec::new();
+        while let Some(row) = found.next()? {
+            let key: Vec<OwnedValue> = (0..table.key_len())
+                .map(|i| crate::database::values::column(row, i).to_owned())
+                .collect();
+            let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            let stored = rows.version(&self.sites, &borrowed)?;
+            let Some(stored) = stored.filter(is_sound) else {
+                return Err(damaged(format!("a version of table {}", table.name())));
+            };
+            let key_bytes = table.key_bytes(borrowed.into_iter());
+            all.push(SourceRow {
+                key,
+                key_bytes,
+                stored,
+            });
+        }
+        Ok(all)
+    }
+
+    /// The version of one row.
+    pub fn version(&self, table: &Table, key: &[Value<'_>]) -> Result<Option<Stored>> {
+        Rows::new(&self.conn, table)?.version(&self.sites, key)
+    }
+
+    /// The row as a peer would send it; none if the file lacks its values.
+    pub fn incoming(&self, table: &Table, row: &SourceRow) -> Result<Option<Incoming>> {
+        let state = &row.stored.state;
+        let mut incoming = Incoming::default();
+        if state.deleted {
+            incoming.floor = Some(state.version);
+            return Ok(Some(incoming));
+        }
+        incoming.row = Some(state.version);
+        incoming.floor = state.exceptions.get(FLOOR).copied();
+        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+        let values = Rows::new(&self.conn, table)?.owned_row(&key)?;
+        let values = match values {
+            Some(values) => values,
+            None => match displaced_row(&self.conn, table, &row.key_bytes)? {
+                Some(values) => values,
+                None => return Ok(None),
+            },
+        };
+        for (i, value) in values.into_iter().enumerate() {
+            let column = &table.schema.columns[i];
+            if let Some(version) = version_of(table, &row.stored, i, &value) {
+                incoming.add_column(column.lower.clone(), version, value);
+            }
+        }
+        Ok(Some(incoming))
+    }
+
+    /// The next places of which something is held, after one.
+    pub fn held_places(&self, after: Option<&Place>) -> Result<Vec<Place>> {
+        held_after(&self.conn, after)
+    }
+
+    /// What is held of a place.
+    pub fn held(&self, at: &Place) -> Result<Incoming> {
+        let mut incoming = Incoming::default();
+        read_held(&self.conn, &self.sites, at, &mut incoming)?;
+        Ok(incoming)
+    }
+}
+
+/// The version that a column of a live row has; none if the value is not of that version: the
+/// column was added later and still has its default.
+fn version_of(
+    table: &Table,
+    stored: &Stored,
+    column: usize,
+    value: &OwnedValue,
+) -> Option<Version> {
+    let schema = &table.schema.columns[column];
+    let own = stored.state.exceptions.get(&schema.lower).copied();
+    let is_late = stored.at < table.born[column] && *value == schema.default;
+    match own {
+        Some(version) => Some(version).filter(|v| *v != Version::NEVER),
+        None if is_late => None,
+        None => Some(stored.state.version),
+    }
+}
+
+fn is_sound(stored: &Stored) -> bool {
+    let State {
+        version,
+        exceptions,
+        ..
+    } = &stored.state;
+    let valid = |v: &Version| *v == Version::NEVER || v.is_valid();
+    version.is_valid() && exceptions.values().all(valid)
+}
+
+/// The replicated tables whose rows and versions are both in the file.
+fn tables(conn: &Connection) -> Result<Vec<Arc<Table>>> {
+    let (schemas, _) = schema::read(conn, &|_| true, true)?;
+    let mut known = conn.prepare("SELECT name, id, shape FROM __harmonylite___tables")?;
+    let known: Vec<(String, i64, Vec<u8>)> = known
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut tables = Vec::new();
+    for schema in schemas {
+        let same = |(name, ..): &&(String, i64, Vec<u8>)| name.eq_ignore_ascii_case(&schema.name);
+        let Some((_, id, shape)) = known.iter().find(same) else {
+            continue;
+        };
+        let shape: Shape = ciborium::from_reader(&shape[..]).map_err(|e| damaged(e.to_string()))?;
+        let born = |lower: &String| {
+            let mut columns = shape.columns.iter();
+            columns.find(|(c, _)| c == lower).map_or(0, |(_, at)| *at)
+        };
+        let born = schema.columns.iter().map(|c| born(&c.lower)).collect();
+        tables.push(Arc::new(Table::new(*id, schema, born)));
+    }
+    tables.sort_by_key(|t| t.id);
+    Ok(tables)
+}
+
+fn damaged(what: String) -> DatabaseError {
+    DatabaseError::Damaged(format!("the snapshot: {what}"))
+}
+
+/// The values of a key that was kept as bytes.
+pub fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>> {
+    Ok(cbor::key_values(bytes)?)
+}

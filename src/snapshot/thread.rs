@@ -1,0 +1,305 @@
+//! Thread: keeps snapshots. Wakes when somebody pokes it, when a node leaves word in the broker's
+//! bucket, and when the interval is over; an idle node's does not wake at all.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, never};
+
+use crate::database::DatabaseError;
+use crate::gate::Gate;
+use crate::model::backoff::Backoff;
+use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
+use crate::snapshot::registry::KeyValueRegistry;
+use crate::snapshot::transfer::{self, TransferError, Watch};
+use crate::store::{Store, StoreError};
+use crate::stream::StreamError;
+use crate::thread::{Exited, spawn};
+
+/// While something takes long, the log hears of it this often.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Where things are.
+pub struct Places {
+    pub registry: Box<dyn Fn() -> Result<KeyValueRegistry, StreamError> + Send>,
+    pub store: Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>,
+}
+
+/// Asks for a snapshot.
+pub struct Ask {
+    /// What became of it.
+    pub reply: Sender<Result<(), String>>,
+    /// The newest will do if nothing was written since.
+    pub only_if_new: bool,
+}
+
+/// What the thread listens to.
+pub struct Inputs {
+    pub stop: Receiver<()>,
+    pub asks: Receiver<Ask>,
+    /// Whether progress is drawn for a person who waits for it.
+    pub draws: bool,
+}
+
+struct Snapshots {
+    gate: Arc<Gate>,
+    keeper: Keeper,
+    places: Places,
+    inputs: Inputs,
+    pokes: Receiver<()>,
+    registry: Option<KeyValueRegistry>,
+    backoff: Backoff,
+    asked: Vec<Ask>,
+    said: String,
+    sweep: Option<super::Sweep>,
+}
+
+/// Starts the thread; it ends when `stop` is closed.
+pub fn start(
+    gate: Arc<Gate>,
+    options: Options,
+    merge_first: bool,
+    places: Places,
+    inputs: Inputs,
+    backoff: Backoff,
+    exits: &Sender<Exited>,
+) -> JoinHandle<()> {
+    let mut keeper = Keeper::new(options);
+    keeper.merge_first = merge_first;
+    let snapshots = Snapshots {
+        pokes: gate.keeper_pokes(),
+        gate,
+        keeper,
+        places,
+        inputs,
+        registry: None,
+        backoff,
+        asked: Vec::new(),
+        said: String::new(),
+        sweep: None,
+    };
+    spawn("snapshots", exits, move || snapshots.run())
+}
+
+/// What woke the thread.
+enum Event {
+    Stop,
+    Poke,
+    /// A node left word.
+    Word,
+    Ask(Ask),
+    Timeout,
+}
+
+impl Snapshots {
+    fn run(mut self) -> Result<(), String> {
+        let mut look_at = Some(Instant::now());
+        let mut is_word = true;
+        loop {
+            match self.next_event(look_at) {
+                Event::Stop => return Ok(()),
+                Event::Poke => {}
+                Event::Word => is_word = true,
+                Event::Ask(ask) => {
+                    self.keeper.ask(ask.only_if_new);
+                    self.asked.push(ask);
+                }
+                Event::Timeout => is_word = true,
+            }
+            let done = self.work(is_word);
+            is_word = false;
+            look_at = match done {
+                Ok(next) => {
+                    self.backoff.reset();
+                    self.said.clear();
+                    self.answer(None);
+                    match next {
+                        Next::Rest => None,
+                        Next::After(wait) => Some(Instant::now() + wait),
+                    }
+                }
+                Err(RoundError::Stopped | RoundError::Transfer(TransferError::Stopped)) => {
+                    return Ok(());
+                }
+                Err(e) => {
+                    self.report(&e);
+                    is_word = true;
+                    Some(Instant::now() + self.backoff.wait())
+                }
+            };
+        }
+    }
+
+    fn next_event(&self, look_at: Option<Instant>) -> Event {
+        let silence = never();
+        let changes = self.registry.as_ref().map_or(&silence, |r| r.changes());
+        let mut select = Select::new_biased();
+        let stop = select.recv(&self.inputs.stop);
+        let ask = select.recv(&self.inputs.asks);
+        let word = select.recv(changes);
+        let poke = select.recv(&self.pokes);
+        let operation = match look_at {
+            Some(at) => match select.select_deadline(at) {
+                Ok(operation) => operation,
+                Err(_) => return Event::Timeout,
+            },
+            None => select.select(),
+        };
+        match operation.index() {
+            i if i == ask => operation
+                .recv(&self.inputs.asks)
+                .map_or(Event::Stop, Event::Ask),
+            i if i == word => {
+                // Closed: the connection is gone, and the next round makes another.
+                let _ = operation.recv(changes);
+                Event::Word
+            }
+            i if i == poke => {
+                let _ = operation.recv(&self.pokes);
+                Event::Poke
+            }
+            i => {
+                debug_assert_eq!(i, stop);
+                let _ = operation.recv(&self.inputs.stop);
+                Event::Stop
+            }
+        }
+    }
+
+    fn work(&mut self, is_word: bool) -> Result<Next, RoundError> {
+        self.drop_tombstones()?;
+        if !is_word && !self.keeper.has_work(&self.gate)? {
+            return Ok(Next::Rest);
+        }
+        let registry = match &mut self.registry {
+            Some(registry) => registry,
+            none => none.insert((self.places.registry)()?),
+        };
+        while registry.changes().try_recv().is_ok() {}
+        let mut watch = Progress::new(&self.inputs.stop, self.inputs.draws);
+        self.keeper.round(&mut Round {
+            gate: &self.gate,
+            registry,
+            open_store: &*self.places.store,
+            watch: &mut watch,
+        })
+    }
+
+    /// Some of the tombstones whose time is over, in short steps.
+    fn drop_tombstones(&mut self) -> Result<(), RoundError> {
+        self.gate.enter().database.note_age()?;
+        if self.sweep.is_none() && self.gate.all_at_end() {
+            self.sweep = self.gate.enter().database.sweep()?;
+        }
+        while let Some(sweep) = &mut self.sweep {
+            let began = Instant::now();
+            let done = self.gate.enter().database.sweep_step(sweep)?;
+            if done {
+                if sweep.dropped > 0 {
+                    log::info!("forgot {} deleted row(s)", sweep.dropped);
+                }
+                self.sweep = None;
+            } else if self.inputs.stop.recv_timeout(began.elapsed() / 2)
+                != Err(RecvTimeoutError::Timeout)
+            {
+                return Err(RoundError::Stopped);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whoever asked for a snapshot, once it is made or cannot be.
+    fn answer(&mut self, failure: Option<&str>) {
+        if self.keeper.is_asked() && failure.is_none() {
+            return; // not yet
+        }
+        for ask in self.asked.drain(..) {
+            let _ = ask
+                .reply
+                .send(failure.map_or(Ok(()), |text| Err(text.to_owned())));
+        }
+    }
+
+    fn report(&mut self, e: &RoundError) {
+        if matches!(e, RoundError::Stream(_)) {
+            self.registry = None;
+        }
+        let text = e.to_string();
+        match e {
+            RoundError::Refused(text) => {
+                log::error!("snapshot: {text}");
+                return self.answer(Some(text));
+            }
+            // While the broker is away that is said by those who need it more.
+            RoundError::Stream(StreamError::Disconnected(_)) => log::debug!("snapshot: {text}"),
+            RoundError::Database(DatabaseError::Stopped) => {}
+            _ if text == self.said => log::debug!("snapshot: {text}"),
+            _ => log::error!("snapshot: {text}; trying again"),
+        }
+        self.said = text;
+    }
+}
+
+/// Looks whether the process ends, and says how far the work is.
+pub struct Progress<'a> {
+    stop: &'a Receiver<()>,
+    draws: bool,
+    reported: Instant,
+}
+
+impl<'a> Progress<'a> {
+    /// `draws`: for a person, if one sits at a terminal.
+    pub fn new(stop: &'a Receiver<()>, draws: bool) -> Self {
+        Progress {
+            stop,
+            draws: draws && io::stderr().is_terminal(),
+            reported: Instant::now(),
+        }
+    }
+}
+
+impl Watch for Progress<'_> {
+    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()> {
+        if self.stop.try_recv() != Err(crossbeam_channel::TryRecvError::Empty) {
+            return Err(transfer::stop());
+        }
+        let every = match self.draws {
+            true => Duration::from_millis(100),
+            false => REPORT_EVERY,
+        };
+        let ends = self.draws && done >= total;
+        if self.reported.elapsed() >= every || ends {
+            self.reported = Instant::now();
+            match self.draws {
+                true => draw(step, done, total),
+                false => log::info!("snapshot: {step}, {} of {} MB", done >> 20, total >> 20),
+            }
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, held: Duration) -> io::Result<()> {
+        match self.stop.recv_timeout(held / 2) {
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            _ => Err(transfer::stop()),
+        }
+    }
+}
+
+/// One line of a terminal, drawn over the one before.
+fn draw(step: &str, done: u64, total: u64) {
+    const WIDTH: u64 = 40;
+    let filled = (done * WIDTH / total.max(1)).min(WIDTH) as usize;
+    let bar = format!("{:-<1$}", "#".repeat(filled), WIDTH as usize);
+    let end = if done >= total { "\n" } else { "" };
+    let mut out = io::stderr();
+    let _ = write!(
+        out,
+        "\r{step:>10} [{bar}] {} of {} MB{end}",
+        done >> 20,
+        total >> 20
+    );
+    let _ = out.flush();
+}

@@ -1,0 +1,192 @@
+//! Forgetting deletes, when everybody has had the time to hear of them.
+//!
+//! A tombstone is dropped `tombstone_retention` after it *arrived* here, by the broker's clock. So
+//! that the age of a transaction number can be told, numbers are noted now and then with the time.
+//! A node that comes back later than that learns of the delete from a snapshot, see
+//! [`crate::snapshot::Merge`].
+
+use std::time::Duration;
+
+use rusqlite::params;
+
+use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::rows::Rows;
+use crate::database::table::{Table, versions_table};
+use crate::database::{Database, Result, TIME_BOX, values};
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// Numbers are noted this often, or a thousand times per retention if that is less often.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
+
+/// Versions looked at in one step.
+const STEP: usize = 512;
+
+/// What is known of the age of tombstones.
+#[derive(Debug, Default)]
+pub struct Ages {
+    /// Broker's time of the last note.
+    noted_ms: Option<i64>,
+    /// Tombstones learnt up to here are older than half of the retention.
+    pub(crate) half_aged: i64,
+}
+
+/// In `___meta`: all tombstones learnt up to here were dropped.
+const SWEPT: &str = "swept";
+
+/// A walk over all versions.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// Tombstones learnt up to here are dropped.
+    bound: i64,
+    table: i64,
+    after: Option<Vec<OwnedValue>>,
+    pub dropped: u64,
+}
+
+impl Database {
+    /// Notes how old transaction numbers are. Called now and then.
+    pub fn note_age(&mut self) -> Result<()> {
+        let Some(now_ms) = self.broker_time_ms() else {
+            return Ok(());
+        };
+        let retention = self.settings.tombstone_retention;
+        let every = NOTE_EVERY.max(retention / 1000).min(retention / 4);
+        let noted = self.ages.noted_ms;
+        if noted.is_some_and(|n| now_ms - n < every.as_millis() as i64) {
+            return Ok(());
+        }
+        self.ages.noted_ms = Some(now_ms);
+        let at = self.reservation.peek_number() - 1;
+        let last: Option<i64> =
+            self.conn
+                .query_row("SELECT max(at) FROM __harmonylite___ages", [], |r| r.get(0))?;
+        if last.is_none_or(|last| last < at) {
+            let retention_ms = retention.as_millis() as i64;
+            self.write(|db| {
+                // One note is kept that is older than the retention: the bound of the next sweep.
+                db.conn.execute(
+                    "DELETE FROM __harmonylite___ages WHERE at < (
+                         SELECT max(at) FROM __harmonylite___ages WHERE ms <= ?1)",
+                    [now_ms - retention_ms],
+                )?;
+                db.conn.execute(
+                    "REPLACE INTO __harmonylite___ages(at, ms) VALUES (?1, ?2)",
+                    [at, now_ms],
+                )?;
+                Ok(())
+            })?;
+        }
+        self.ages.half_aged = self.learnt_before(now_ms - retention.as_millis() as i64 / 2)?;
+        Ok(())
+    }
+
+    /// The last transaction number that was given out by `time_ms`, as far as noted; else 0.
+    fn learnt_before(&self, time_ms: i64) -> Result<i64> {
+        let at: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT max(at) FROM __harmonylite___ages WHERE ms <= ?1")?
+            .query_row([time_ms], |r| r.get(0))?;
+        Ok(at.unwrap_or(0))
+    }
+
+    /// A walk that drops tombstones past their time; none if there cannot be any. To be asked for
+    /// only when all streams were read to their end: what is in them may be older.
+    pub fn sweep(&self) -> Result<Option<Sweep>> {
+        let Some(now_ms) = self.broker_time_ms() else {
+            return Ok(None);
+        };
+        let retention_ms = self.settings.tombstone_retention.as_millis() as i64;
+        let bound = self.learnt_before(now_ms - retention_ms)?;
+        let swept = get_meta::<i64>(&self.conn, SWEPT)?.unwrap_or(0);
+        let is_due = bound > swept && !self.has_gap() && !self.publishes_again();
+        Ok(is_due.then(|| Sweep {
+            bound,
+            ..Sweep::default()
+        }))
+    }
+
+    /// One short step of it. True when it is done.
+    pub fn sweep_step(&mut self, sweep: &mut Sweep) -> Result<bool> {
+        let began = self.clock.uptime();
+        loop {
+            let tables = self.catalog.by_id.values();
+            let next = tables.filter(|t| t.id >= sweep.table).min_by_key(|t| t.id);
+            let Some(table) = next.cloned() else {
+                self.write(|db| Ok(set_meta(&db.conn, SWEPT, sweep.bound)?))?;
+                return Ok(true);
+            };
+            if table.id > sweep.table {
+                (sweep.table, sweep.after) = (table.id, None);
+            }
+            let (old, last) = self.old_tombstones(&table, sweep)?;
+            if !old.is_empty() {
+                sweep.dropped += self.write(|db| db.drop_tombstones(&table, &old))?;
+            }
+            match last {
+                Some(last) => sweep.after = Some(last),
+                None => (sweep.table, sweep.after) = (table.id + 1, None),
+            }
+            if self.clock.uptime() - began >= TIME_BOX {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Keys among the next versions that are tombstones of that age, and the last key looked at.
+    #[allow(clippy::type_complexity)] // a list of keys and a key
+    fn old_tombstones(
+        &self,
+        table: &Table,
+        sweep: &Sweep,
+    ) -> Result<(Vec<Vec<OwnedValue>>, Option<Vec<OwnedValue>>)> {
+        let text = table.scan_all_versions(sweep.after.is_none(), STEP);
+        let mut scan = self.conn.prepare_cached(&text)?;
+        let after = sweep.after.as_deref().unwrap_or_default();
+        let mut found = scan.query(rusqlite::params_from_iter(after))?;
+        let mut rows = Rows::new(&self.conn, table)?;
+        let (mut old, mut last, mut count) = (Vec::new(), None, 0);
+        while let Some(row) = found.next()? {
+            let columns = 0..table.key_len();
+            let key: Vec<OwnedValue> = columns.map(|i| values::column(row, i).to_owned()).collect();
+            let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            let stored = rows.version(&self.sites, &borrowed)?;
+            if stored.is_some_and(|s| s.state.deleted && s.at <= sweep.bound) {
+                old.push(key.clone());
+            }
+            (last, count) = (Some(key), count + 1);
+        }
+        Ok((old, last.filter(|_| count == STEP)))
+    }
+
+    fn drop_tombstones(&mut self, table: &Table, keys: &[Vec<OwnedValue>]) -> Result<u64> {
+        let (mut dropped, mut highest) = (0, Version::NEVER);
+        for key in keys {
+            let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            let mut rows = Rows::new(&self.conn, table)?;
+            // The application may have inserted the row again meanwhile.
+            let stored = rows.version(&self.sites, &key)?;
+            let Some(stored) = stored.filter(|s| s.state.deleted) else {
+                continue;
+            };
+            let key_bytes = table.key_bytes(key.iter().copied());
+            if rows.exists(&key)? || self.is_marked(table, &key_bytes, stored.at)? {
+                continue;
+            }
+            rows.forget_version(&key)?;
+            highest = highest.max(stored.state.version);
+            dropped += 1;
+        }
+        self.note_dropped(highest)?;
+        Ok(dropped)
+    }
+
+    /// Tombstones kept, for tests and operators.
+    pub fn tombstones(&self, table: &str) -> Result<u64> {
+        let text = format!(
+            "SELECT count(*) FROM {} WHERE deleted = 1",
+            versions_table(table)
+        );
+        Ok(self.conn.query_row(&text, params![], |r| r.get(0))?)
+    }
+}

@@ -1,0 +1,441 @@
+//! Between the database's folder and a store: making a snapshot and fetching one.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::database::DatabaseError;
+use crate::database::own_tables::set_meta;
+use crate::snapshot::copy::{CopyError, View};
+use crate::snapshot::manifest::{self, Entry, Manifest, fresh_name};
+use crate::snapshot::pack::{Unpacker, pack};
+use crate::store::{Store, StoreError};
+
+/// What another node left and the manifest does not name is removed when it is this much older than
+/// the newest: nobody is still writing it.
+const LEFT_BEHIND_MS: i64 = 24 * 3600 * 1000;
+
+/// What lies beside a database that is not there belongs to nobody when it is this old.
+const LEFTOVER_AGE: Duration = Duration::from_secs(10);
+
+/// Beyond what a snapshot needs, this much of the disk is left to others.
+const SPARE_BYTES: u64 = 16 << 20;
+
+/// Why a snapshot was not made or not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("database: {0}")]
+    Database(#[from] DatabaseError),
+    /// What the store holds is no use.
+    #[error("{store}: {name}: {cause}")]
+    Bad {
+        store: String,
+        name: String,
+        cause: String,
+    },
+    /// The disk here.
+    #[error("{}: {cause}", path.display())]
+    Disk { path: PathBuf, cause: String },
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What long work tells of itself, and asks. An error ends the work.
+pub trait Watch: Send {
+    /// `done` of `total` bytes of this step.
+    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()>;
+
+    /// The write lock was held for so long: the application gets its turn.
+    fn pause(&mut self, held: Duration) -> io::Result<()>;
+}
+
+/// Files that go with the value, whatever happens in between.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Beside the database, so that it can be put into its place.
+    pub fn beside(database: &Path, what: &str) -> Scratch {
+        let mut name = database.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".harmonylite-{what}"));
+        let scratch = Scratch(database.with_file_name(name));
+        scratch.remove(); // of a process that was killed
+        scratch
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn remove(&self) {
+        for end in ["", "-journal", "-wal", "-shm"] {
+            let mut name = self.0.clone().into_os_string();
+            name.push(end);
+            let _ = fs::remove_file(name);
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Who makes a snapshot, and what of it is not in the copy.
+pub struct Maker<'a> {
+    pub database: &'a Path,
+    pub cluster: &'a str,
+    pub node: u64,
+    pub time_ms: i64,
+    pub random: u64,
+    pub dropped: Option<(i64, u64)>,
+}
+
+/// Copies what the view sees, packs it and uploads it. The manifest does not know of it yet.
+pub fn upload(
+    view: View,
+    maker: &Maker<'_>,
+    store: &mut dyn Store,
+    watch: &mut dyn Watch,
+) -> Result<Entry, TransferError> {
+    let copy = Scratch::beside(maker.database, "copy");
+    let packed_file = Scratch::beside(maker.database, "packed");
+    let database_size = view.size;
+    require_space(copy.path(), database_size + database_size / 2)?;
+    let (streams, schema) = (view.streams.clone(), view.schema);
+    view.copy(copy.path(), &mut |done| {
+        watch.progress("copying", done, database_size)
+    })
+    .map_err(|e| match e {
+        CopyError::Io(e) if is_stop(&e) => TransferError::Stopped,
+        e => disk(copy.path(), e),
+    })?;
+    let database_size = length(copy.path())?;
+    let packed = pack(copy.path(), packed_file.path(), &mut |done| {
+        watch.progress("packing", done, database_size)
+    })
+    .map_err(|e| stopped_or(e, packed_file.path()))?;
+    drop(copy);
+    let entry = Entry {
+        name: fresh_name(maker.time_ms, maker.node, maker.random),
+        size: packed.size,
+        sha256: packed.sha256,
+        database_size,
+        node: maker.node,
+        time_ms: maker.time_ms,
+        schema,
+        streams,
+        dropped: maker.dropped,
+    };
+    let file = fs::File::open(packed_file.path()).map_err(|e| disk(packed_file.path(), e))?;
+    let mut watched = Watched {
+        inner: file,
+        watch,
+        step: "uploading",
+        done: 0,
+        total: packed.size,
+        ended: false,
+    };
+    let sent = store.put(&entry.name, packed.size, &mut watched);
+    if watched.ended {
+        return Err(TransferError::Stopped);
+    }
+    sent?;
+    Ok(entry)
+}
+
+/// Makes an uploaded snapshot the newest one, and removes what nobody needs any more.
+pub fn announce(
+    entry: Entry,
+    cluster: &str,
+    store: &mut dyn Store,
+) -> Result<Manifest, TransferError> {
+    let known = match read_manifest(store, cluster) {
+        Ok(known) => known.unwrap_or_default(),
+        // Torn by a crash, on a store that cannot replace an object whole: begun anew.
+        Err(TransferError::Bad { cause, .. }) if !cause.contains("another cluster") => {
+            log::warn!(
+                "{}: {}: {cause}; replacing it",
+                store.address(),
+                manifest::NAME
+            );
+            Manifest::default()
+        }
+        Err(e) => return Err(e),
+    };
+    let names = store.list()?;
+    if !names.contains(&entry.name) {
+        let cause = "it is gone after it was uploaded: does somebody else clean up there?";
+        return Err(bad(store, &entry.name, cause));
+    }
+    let (newest, before) = (entry.clone(), known.snapshots.clone());
+    let manifest = known.with(cluster, entry);
+    let bytes = manifest.to_bytes();
+    store.put(manifest::NAME, bytes.len() as u64, &mut &bytes[..])?;
+    for name in &names {
+        if is_left_behind(name, &before, &manifest, &newest) {
+            store.remove(name)?;
+        }
+    }
+    Ok(manifest)
+}
+
+/// Whether an object is a snapshot, whole or not, that nobody needs: it just fell out of the
+/// manifest, or was left behind when a process ended.
+fn is_left_behind(name: &str, before: &[Entry], manifest: &Manifest, newest: &Entry) -> bool {
+    let listed = |entries: &[Entry]| entries.iter().any(|e| e.name == name);
+    if !manifest::is_snapshot(name) || listed(&manifest.snapshots) {
+        return false;
+    }
+    let made = manifest::made(name);
+    let is_old = |(time_ms, node): (i64, u64)| {
+        node == newest.node || time_ms < newest.time_ms - LEFT_BEHIND_MS
+    };
+    listed(before) || made.is_some_and(is_old)
+}
+
+/// What the store holds; none if nothing yet.
+pub fn read_manifest(
+    store: &mut dyn Store,
+    cluster: &str,
+) -> Result<Option<Manifest>, TransferError> {
+    let mut bytes = Bounded(Vec::new());
+    match store.get(manifest::NAME, &mut bytes) {
+        Ok(()) => {}
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    }
+    let parsed = Manifest::parse(&bytes.0, cluster);
+    parsed
+        .map(Some)
+        .map_err(|cause| bad(store, manifest::NAME, cause))
+}
+
+/// Fetches a snapshot into a file beside the database, and checks it.
+pub fn fetch(
+    entry: &Entry,
+    database: &Path,
+    store: &mut dyn Store,
+    watch: &mut dyn Watch,
+) -> Result<Scratch, TransferError> {
+    let file = Scratch::beside(database, "fetched");
+    require_space(file.path(), entry.database_size)?;
+    let into = Unpacker::new(file.path(), entry.database_size);
+    let mut watched = Watched {
+        inner: into.map_err(|e| disk(file.path(), e))?,
+        watch,
+        step: "fetching",
+        done: 0,
+        total: entry.size,
+        ended: false,
+    };
+    let got = store.get(&entry.name, &mut watched);
+    if watched.ended {
+        return Err(TransferError::Stopped);
+    }
+    got?;
+    let packed = watched.inner.finish();
+    let packed = packed.map_err(|e| bad(store, &entry.name, e.to_string()))?;
+    if (packed.size, &packed.sha256) != (entry.size, &entry.sha256) {
+        let cause = "its SHA-256 is not that of the manifest";
+        return Err(bad(store, &entry.name, cause));
+    }
+    quick_check(file.path()).map_err(|cause| bad(store, &entry.name, cause))?;
+    Ok(file)
+}
+
+/// Makes a fetched snapshot the database, unless one appeared meanwhile.
+pub fn put_in_place(file: Scratch, database: &Path) -> Result<(), TransferError> {
+    let prepare = || -> rusqlite::Result<()> {
+        let conn = Connection::open(file.path())?;
+        set_meta(&conn, "joined", 1)?; // there is nothing to merge it with
+        conn.close().map_err(|(_, e)| e)
+    };
+    prepare().map_err(|e| disk(file.path(), e))?;
+    let placed = remove_leftovers(database).and_then(|()| place(file.path(), database));
+    match placed {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        placed => placed.map_err(|e| disk(database, e)),
+    }
+}
+
+/// Gives a file its name, durably, unless that is taken.
+pub fn place(file: &Path, name: &Path) -> io::Result<()> {
+    fs::File::open(file)?.sync_all()?;
+    fs::hard_link(file, name).or_else(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => Err(e),
+        // A file system without hard links, as that of an SD card made elsewhere.
+        _ => rename_into(file, name),
+    })?;
+    sync_folder(name)
+}
+
+/// Removes what a database that is gone left beside it: SQLite would take that for the new one's.
+/// If it is not old, somebody is about to make a database.
+fn remove_leftovers(database: &Path) -> io::Result<()> {
+    for end in ["-wal", "-shm", "-journal"] {
+        let mut name = database.to_owned().into_os_string();
+        name.push(end);
+        let Ok(found) = fs::metadata(&name) else {
+            continue;
+        };
+        let age = found.modified()?.elapsed().unwrap_or_default();
+        if age < LEFTOVER_AGE || database.exists() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        fs::remove_file(&name)?;
+    }
+    Ok(())
+}
+
+/// Fails like a link if the name is taken.
+fn rename_into(file: &Path, database: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(
+        CWD,
+        file,
+        CWD,
+        database,
+        RenameFlags::NOREPLACE,
+    )?)
+}
+
+fn sync_folder(file: &Path) -> io::Result<()> {
+    fs::File::open(folder_of(file))?.sync_all()
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// <https://www.sqlite.org/pragma.html#pragma_quick_check>
+fn quick_check(path: &Path) -> Result<(), String> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let check = || -> rusqlite::Result<String> {
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
+    };
+    match check() {
+        Ok(text) if text == "ok" => Ok(()),
+        Ok(text) => Err(format!("quick_check: {text}")),
+        Err(e) => Err(format!("quick_check: {e}")),
+    }
+}
+
+/// Refuses to begin what the disk has no room for.
+fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError> {
+    let folder = folder_of(path);
+    let disk_state = rustix::fs::statvfs(folder).map_err(|e| disk(folder, e))?;
+    let free = disk_state.f_bavail.saturating_mul(disk_state.f_frsize);
+    if free < bytes + SPARE_BYTES {
+        let (needed, free) = (bytes >> 20, free >> 20);
+        let cause =
+            format!("a snapshot needs {needed} MB here for a while, and {free} MB are free");
+        return Err(disk(folder, cause));
+    }
+    Ok(())
+}
+
+/// A file on its way, seen by a [`Watch`].
+struct Watched<'w, T> {
+    inner: T,
+    watch: &'w mut dyn Watch,
+    step: &'static str,
+    done: u64,
+    total: u64,
+    /// The watch ended it.
+    ended: bool,
+}
+
+impl<T> Watched<'_, T> {
+    fn see(&mut self, count: usize) -> io::Result<()> {
+        self.done += count as u64;
+        let seen = self.watch.progress(self.step, self.done, self.total);
+        self.ended |= seen.is_err();
+        seen
+    }
+}
+
+impl<R: io::Read> io::Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.see(count)?;
+        Ok(count)
+    }
+}
+
+impl<W: Write> Write for Watched<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.done + bytes.len() as u64 > self.total {
+            return Err(io::Error::other("it is larger than announced"));
+        }
+        let count = self.inner.write(bytes)?;
+        self.see(count)?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// A manifest and no more.
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > manifest::MAX_BYTES {
+            return Err(io::Error::other("it is too large for a manifest"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How a [`Watch`] says that the process ends.
+pub fn stop() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "stopped")
+}
+
+fn is_stop(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::ConnectionAborted
+}
+
+fn stopped_or(e: io::Error, path: &Path) -> TransferError {
+    match is_stop(&e) {
+        true => TransferError::Stopped,
+        false => disk(path, e),
+    }
+}
+
+fn disk(path: &Path, cause: impl ToString) -> TransferError {
+    TransferError::Disk {
+        path: path.to_owned(),
+        cause: cause.to_string(),
+    }
+}
+
+fn bad(store: &dyn Store, name: &str, cause: impl Into<String>) -> TransferError {
+    TransferError::Bad {
+        store: store.address().to_owned(),
+        name: name.to_owned(),
+        cause: cause.into(),
+    }
+}
+
+fn length(path: &Path) -> Result<u64, TransferError> {
+    let data = fs::metadata(path).map_err(|e| disk(path, e))?;
+    Ok(data.len())
+}

@@ -1,0 +1,65 @@
+//! An object-store bucket of the NATS servers.
+
+use std::io::{Read, Write};
+
+use super::{Result, Store, StoreError};
+use crate::config::snapshot::NatsStore;
+use crate::stream::StreamError;
+use crate::stream::client::Client;
+use crate::stream::object_store::ObjectStore;
+
+struct Nats {
+    objects: ObjectStore,
+    address: String,
+}
+
+pub(super) fn open(
+    settings: &NatsStore,
+    stream_prefix: &str,
+    connect: &dyn Fn() -> std::result::Result<Client, StreamError>,
+) -> Result<impl Store + use<>> {
+    let bucket = match &settings.bucket {
+        Some(bucket) => bucket.clone(),
+        None => format!("{stream_prefix}-snapshot-store"),
+    };
+    let client = connect().map_err(|cause| StoreError::failed("nats", "connect", cause))?;
+    let address = format!("nats {}/{bucket}", client.address());
+    let objects = ObjectStore::ensure_bucket(client, &bucket, settings.replicas.into());
+    let objects = objects.map_err(|cause| StoreError::failed(&address, "open bucket", cause))?;
+    Ok(Nats { objects, address })
+}
+
+impl Nats {
+    fn failed(&self, doing: &str, name: &str, cause: &StreamError) -> StoreError {
+        StoreError::failed(&self.address, format_args!("{doing} {name}"), cause)
+    }
+}
+
+impl Store for Nats {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn put(&mut self, name: &str, _size: u64, from: &mut dyn Read) -> Result<()> {
+        let result = self.objects.put(name, from);
+        result.map_err(|cause| self.failed("put", name, &cause))
+    }
+
+    fn get(&mut self, name: &str, into: &mut (dyn Write + Send)) -> Result<()> {
+        match self.objects.get(name, into) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::not_found(&self.address, name)),
+            Err(cause) => Err(self.failed("get", name, &cause)),
+        }
+    }
+
+    fn list(&mut self) -> Result<Vec<String>> {
+        let names = self.objects.list();
+        names.map_err(|cause| StoreError::failed(&self.address, "list", cause))
+    }
+
+    fn remove(&mut self, name: &str) -> Result<()> {
+        let result = self.objects.remove(name);
+        result.map_err(|cause| self.failed("remove", name, &cause))
+    }
+}

@@ -1,0 +1,250 @@
+//! A bucket of S3, or of a server that speaks its protocol.
+//!
+//! Small objects go in one request, large ones as a multipart upload, which S3 shows to nobody
+//! before it is complete, and charges for until it is aborted.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use s3::error::S3Error;
+use s3::serde_types::Part;
+use s3::{Bucket, BucketConfiguration, Region};
+
+use self::error::explain;
+use super::{Result, SILENCE, Store, StoreError};
+use crate::config::snapshot::S3Store;
+
+mod credentials;
+mod endpoint;
+mod error;
+mod stale;
+
+/// S3 takes no more parts.
+const MAX_PARTS: u64 = 10_000;
+/// A slower network than this many bytes a second counts as a broken one. (The library has no limit
+/// for a pause in sending, only for a request as a whole.)
+const SLOWEST: u64 = 8 * 1024;
+const CONTENT_TYPE: &str = "application/octet-stream";
+
+struct S3 {
+    bucket: Box<Bucket>,
+    /// What goes before the names: empty, or `path/`.
+    prefix: String,
+    part_size: u64,
+    address: String,
+}
+
+pub(super) fn open(settings: &S3Store) -> Result<impl Store + use<>> {
+    // Retries are the owner's business, who waits longer than a second.
+    s3::set_retries(0);
+    let failed = |cause: String| StoreError::failed("s3", "open", cause);
+    let endpoint = endpoint::parse(settings).map_err(failed)?;
+    let path = settings.path.as_deref().unwrap_or_default();
+    let prefix = match super::url::folders(path).map_err(failed)?.join("/") {
+        path if path.is_empty() => path,
+        path => format!("{path}/"),
+    };
+    let address = format!("s3 {}/{}/{prefix}", endpoint.address, settings.bucket);
+    let address = address.trim_end_matches('/').to_string();
+    let made = make(settings, endpoint.region, endpoint.creation_region);
+    let bucket = made.map_err(|cause| {
+        let cause = format!("{}{}", explain(&cause), credentials::hint(settings));
+        StoreError::failed(&address, "open the bucket", cause)
+    })?;
+    Ok(S3 {
+        bucket,
+        prefix,
+        part_size: settings.part_size,
+        address,
+    })
+}
+
+/// The bucket, looked at, and made if it is missing.
+fn make(
+    settings: &S3Store,
+    region: Region,
+    creation_region: Region,
+) -> std::result::Result<Box<Bucket>, S3Error> {
+    let credentials = credentials::find(settings)?;
+    let mut bucket = Bucket::new(&settings.bucket, region, credentials.clone())?.with_path_style();
+    bucket.set_request_timeout(Some(time_for(0)));
+    match bucket.list_page(String::new(), None, None, None, Some(1)) {
+        Err(error) if error::code(&error) == Some("NoSuchBucket") => {}
+        Err(error) => return Err(error),
+        Ok(_) => return Ok(bucket),
+    }
+    let name = &settings.bucket;
+    let config = BucketConfiguration::default();
+    match Bucket::create_with_path_style(name, creation_region, credentials, config) {
+        // Another node was faster.
+        Err(error) if error::code(&error) == Some("BucketAlreadyOwnedByYou") => {}
+        Err(error) => return Err(error),
+        Ok(_) => log::info!("made the bucket {name} for snapshots"),
+    }
+    Ok(bucket)
+}
+
+fn time_for(bytes: u64) -> Duration {
+    2 * SILENCE + Duration::from_secs(bytes / SLOWEST)
+}
+
+impl S3 {
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn failed(&self, doing: &str, name: &str, cause: &S3Error) -> StoreError {
+        let doing = format!("{doing} {name}");
+        StoreError::failed(&self.address, doing.trim_end(), explain(cause))
+    }
+
+    fn put_parts(
+        &mut self,
+        key: &str,
+        size: u64,
+        from: &mut dyn Read,
+    ) -> std::result::Result<(), S3Error> {
+        stale::abort(&self.bucket, &self.prefix, key);
+        let upload = self.bucket.initiate_multipart_upload(key, CONTENT_TYPE)?;
+        let id = &upload.upload_id;
+        let sent = self.send_parts(key, id, size, from).and_then(|parts| {
+            let completed = self.bucket.complete_multipart_upload(key, id, parts)?;
+            error::check_status(completed.status_code())
+        });
+        if sent.is_err()
+            && let Err(error) = self.bucket.abort_upload(key, id)
+        {
+            let (address, cause) = (&self.address, explain(&error));
+            log::debug!("{address}: abort the upload of {key}: {cause}: the next one will do it");
+        }
+        sent
+    }
+
+    fn send_parts(
+        &mut self,
+        key: &str,
+        id: &str,
+        size: u64,
+        from: &mut dyn Read,
+    ) -> std::result::Result<Vec<Part>, S3Error> {
+        let part_size = self.part_size.max(size.div_ceil(MAX_PARTS));
+        let mut parts = Vec::new();
+        let (mut left, mut buffer) = (size, Vec::new());
+        self.bucket.set_request_timeout(Some(time_for(part_size)));
+        while left > 0 {
+            read_into(&mut buffer, from, left.min(part_size))?;
+            left -= buffer.len() as u64;
+            let number = parts.len() as u32 + 1;
+            let part = self
+                .bucket
+                .put_multipart_chunk(&buffer, key, number, id, CONTENT_TYPE)?;
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
+    fn put_whole(
+        &mut self,
+        key: &str,
+        size: u64,
+        from: &mut dyn Read,
+    ) -> std::result::Result<(), S3Error> {
+        let mut buffer = Vec::new();
+        read_into(&mut buffer, from, size)?;
+        self.bucket.set_request_timeout(Some(time_for(size)));
+        let sent = self.bucket.put_object(key, &buffer)?;
+        error::check_status(sent.status_code())
+    }
+
+    fn read(&self, key: &str, into: &mut (dyn Write + Send)) -> std::result::Result<(), S3Error> {
+        let (head, _) = self.bucket.head_object(key)?;
+        let size = head.content_length.unwrap_or(0).max(0) as u64;
+        // No limit for the whole, which may be long: each read has one of its own.
+        let mut bucket = self.bucket.clone();
+        bucket.set_request_timeout(None);
+        let mut counted = Counted { into, count: 0 };
+        let status = bucket.get_object_to_writer(key, &mut counted)?;
+        error::check_status(status)?;
+        // The library takes a connection that ends early for the end of the object.
+        if counted.count != size {
+            let text = format!(
+                "the connection ended after {} of {size} bytes",
+                counted.count
+            );
+            return Err(io::Error::other(text).into());
+        }
+        Ok(into.flush()?)
+    }
+}
+
+/// Exactly `size` bytes, which a part or a small object has.
+fn read_into(buffer: &mut Vec<u8>, from: &mut dyn Read, size: u64) -> io::Result<()> {
+    buffer.clear();
+    buffer.reserve_exact(size.try_into().unwrap_or(usize::MAX));
+    from.take(size).read_to_end(buffer)?;
+    if buffer.len() as u64 == size {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+struct Counted<'a> {
+    into: &'a mut (dyn Write + Send),
+    count: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.into.write(buffer)?;
+        self.count += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.into.flush()
+    }
+}
+
+impl Store for S3 {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn put(&mut self, name: &str, size: u64, from: &mut dyn Read) -> Result<()> {
+        let key = self.key(name);
+        let sent = if size <= self.part_size {
+            self.put_whole(&key, size, from)
+        } else {
+            self.put_parts(&key, size, from)
+        };
+        self.bucket.set_request_timeout(Some(time_for(0)));
+        sent.map_err(|cause| self.failed("put", name, &cause))
+    }
+
+    fn get(&mut self, name: &str, into: &mut (dyn Write + Send)) -> Result<()> {
+        self.read(&self.key(name), into)
+            .map_err(|cause| match error::status(&cause) {
+                Some(404) => StoreError::not_found(&self.address, name),
+                _ => self.failed("get", name, &cause),
+            })
+    }
+
+    fn list(&mut self) -> Result<Vec<String>> {
+        let pages = self.bucket.list(self.prefix.clone(), Some("/".into()));
+        let pages = pages.map_err(|cause| self.failed("list", "", &cause))?;
+        let keys = pages.into_iter().flat_map(|page| page.contents);
+        let names =
+            keys.filter_map(|object| Some(object.key.strip_prefix(&self.prefix)?.to_string()));
+        Ok(names.filter(|name| !name.is_empty()).collect())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<()> {
+        match self.bucket.delete_object(self.key(name)) {
+            Err(cause) if error::status(&cause) != Some(404) => {
+                Err(self.failed("remove", name, &cause))
+            }
+            _ => Ok(()),
+        }
+    }
+}

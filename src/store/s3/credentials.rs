@@ -1,0 +1,41 @@
+//! Who we are to S3: as configured, else as the environment says, else nobody.
+
+use s3::creds::Credentials;
+use s3::error::S3Error;
+
+use crate::config::secret::Secret;
+use crate::config::snapshot::S3Store;
+
+pub(super) fn find(settings: &S3Store) -> Result<Credentials, S3Error> {
+    let credentials = match (&settings.access_key, &settings.secret) {
+        (None, None) => match (env("AWS_ACCESS_KEY_ID"), env("AWS_SECRET_ACCESS_KEY")) {
+            (Some(key), Some(secret)) => {
+                let token = settings.session_token.as_ref().map(Secret::reveal);
+                let token = token.map(String::from).or_else(|| env("AWS_SESSION_TOKEN"));
+                Credentials::new(Some(&key), Some(&secret), None, token.as_deref(), None)
+            }
+            _ => Credentials::anonymous(),
+        },
+        (key, secret) => Credentials::new(
+            Some(key.as_ref().map_or("", Secret::reveal)),
+            Some(secret.as_ref().map_or("", Secret::reveal)),
+            None,
+            settings.session_token.as_ref().map(Secret::reveal),
+            None,
+        ),
+    };
+    Ok(credentials?)
+}
+
+/// What to add to an error that may come from there being no login.
+pub(super) fn hint(settings: &S3Store) -> &'static str {
+    let configured = settings.access_key.is_some() || settings.secret.is_some();
+    if configured || env("AWS_ACCESS_KEY_ID").is_some() {
+        return "";
+    }
+    " (no login: neither access_key and secret nor AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set)"
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

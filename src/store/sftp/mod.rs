@@ -1,0 +1,227 @@
+//! A folder on a server that is reached by SSH.
+//!
+//! An object is uploaded beside its name, brought to the server's disk where the server can do
+//! that, and moved over the name. OpenSSH does not move onto a file that exists (not by the means
+//! the library has): it is removed first, so that for a moment there is none.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ssh2::{ErrorCode, OpenFlags, OpenType, RenameFlags, Session, Sftp};
+
+use super::part::part_name;
+use super::url::{Url, folders};
+use super::{Result, SILENCE, Store, StoreError};
+use crate::config::secret::Secret;
+use crate::config::snapshot::SftpStore;
+
+mod connect;
+mod host_key;
+
+/// Bytes on their way at a time; a slower network than this in `SILENCE` counts as broken.
+const BUFFER: usize = 128 * 1024;
+/// SFTP's numbers for why not.
+const NO_SUCH_FILE: ErrorCode = ErrorCode::SFTP(2);
+const UNSUPPORTED: ErrorCode = ErrorCode::SFTP(8);
+const NO_SUCH_PATH: ErrorCode = ErrorCode::SFTP(10);
+/// How long each last word to a server may take once something went wrong.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+struct SftpFolder {
+    // Their order matters: the library speaks to the server when `sftp` is dropped.
+    sftp: Sftp,
+    session: Session,
+    folder: PathBuf,
+    address: String,
+}
+
+pub(super) fn open(settings: &SftpStore) -> Result<impl Store + use<>> {
+    let failed = |cause: String| StoreError::failed("sftp", "open", cause);
+    let text = settings.url.as_ref().map(Secret::reveal);
+    let text = text.or(settings.endpoint.as_deref()).unwrap_or_default();
+    let url = Url::parse(text, "sftp").map_err(failed)?;
+    let path = match url.decoded_path().map_err(failed)? {
+        path if !path.is_empty() => path,
+        _ => settings.path.clone().unwrap_or_default(),
+    };
+    let names = folders(&path).map_err(failed)?;
+    // What does not begin with / is below the folder that the login starts in.
+    let top = if path.starts_with('/') { "/" } else { "." };
+    let shown = format!("sftp {}/{}", url.server.host_port(connect::PORT), path);
+    let address = shown.trim_end_matches('/').to_string();
+    let failed = |doing: &str, cause: String| StoreError::failed(&address, doing, cause);
+    let session =
+        connect::connect(settings, &url.server).map_err(|cause| failed("connect", cause))?;
+    let sftp = session
+        .sftp()
+        .map_err(|cause| failed("start sftp", explain(&cause)))?;
+    let mut folder = PathBuf::from(top);
+    for name in names {
+        folder.push(name);
+        make(&sftp, &folder).map_err(|cause| {
+            failed(
+                &format!("make the folder {}", folder.display()),
+                explain(&cause),
+            )
+        })?;
+    }
+    // Also where there is nothing to make.
+    let there = sftp.stat(&folder);
+    there.map_err(|cause| failed("open the folder", explain(&cause)))?;
+    Ok(SftpFolder {
+        sftp,
+        session,
+        folder,
+        address,
+    })
+}
+
+fn make(sftp: &Sftp, folder: &Path) -> std::result::Result<(), ssh2::Error> {
+    if sftp.stat(folder).is_ok() {
+        return Ok(());
+    }
+    sftp.mkdir(folder, 0o700).or_else(|error| {
+        // Another node may have been faster.
+        sftp.stat(folder).map(drop).map_err(|_| error)
+    })?;
+    log::info!("made the folder {} on the sftp server", folder.display());
+    Ok(())
+}
+
+impl SftpFolder {
+    fn failed(&self, doing: &str, name: &str, cause: &io::Error) -> StoreError {
+        let doing = format!("{doing} {name}");
+        StoreError::failed(&self.address, doing.trim_end(), cause)
+    }
+
+    /// How long the server may be silent from now on. The library closes what it drops, and waits
+    /// for the answer to that as well.
+    fn allow_silence(&self, silence: Duration) {
+        self.session.set_timeout(silence.as_millis() as u32);
+    }
+
+    fn write(&self, part: &Path, name: &str, from: &mut dyn Read) -> io::Result<()> {
+        let flags = OpenFlags::WRITE | OpenFlags::EXCLUSIVE;
+        let file = self.sftp.open_mode(part, flags, 0o600, OpenType::File);
+        let mut file = file.map_err(|error| plain(&error))?;
+        copy(from, &mut file).inspect_err(|_| self.allow_silence(LAST_WORDS))?;
+        match file.fsync() {
+            Err(error) if error.code() != UNSUPPORTED && !is_unknown_extension(&error) => {
+                return Err(plain(&error));
+            }
+            _ => {}
+        }
+        file.close().map_err(|error| plain(&error))?;
+        let target = self.folder.join(name);
+        self.rename(part, &target).map_err(|error| plain(&error))
+    }
+
+    fn rename(&self, part: &Path, target: &Path) -> std::result::Result<(), ssh2::Error> {
+        let flags = RenameFlags::ATOMIC | RenameFlags::OVERWRITE | RenameFlags::NATIVE;
+        let moved = self.sftp.rename(part, target, Some(flags));
+        if moved.is_ok() || self.sftp.stat(target).is_err() {
+            return moved;
+        }
+        self.sftp.unlink(target)?;
+        self.sftp.rename(part, target, Some(flags))
+    }
+
+    fn read(&self, name: &str, into: &mut (dyn Write + Send)) -> io::Result<bool> {
+        let mut file = match self.sftp.open(self.folder.join(name)) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(error) => return Err(plain(&error)),
+        };
+        copy(&mut file, into).inspect_err(|_| self.allow_silence(LAST_WORDS))?;
+        into.flush()?;
+        Ok(true)
+    }
+}
+
+/// As `io::copy`, with a buffer that keeps a slow line busy.
+fn copy(from: &mut dyn Read, into: &mut (dyn Write + Send)) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => into.write_all(&buffer[..read])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_absent(error: &ssh2::Error) -> bool {
+    matches!(error.code(), NO_SUCH_FILE | NO_SUCH_PATH)
+}
+
+/// The library knows by itself that the server has no such extension.
+fn is_unknown_extension(error: &ssh2::Error) -> bool {
+    const METHOD_NOT_SUPPORTED: ErrorCode = ErrorCode::Session(-33);
+    error.code() == METHOD_NOT_SUPPORTED
+}
+
+/// Without the library's number in front.
+fn explain(error: &ssh2::Error) -> String {
+    match error.code() {
+        // OpenSSH says no more than that, whatever happened.
+        ErrorCode::SFTP(4) => "the server failed to do it (disk full, or no right to?)".into(),
+        _ => error.message().to_string(),
+    }
+}
+
+fn plain(error: &ssh2::Error) -> io::Error {
+    io::Error::other(explain(error))
+}
+
+impl Drop for SftpFolder {
+    /// The library takes leave of the server next.
+    fn drop(&mut self) {
+        self.allow_silence(LAST_WORDS);
+    }
+}
+
+impl Store for SftpFolder {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn put(&mut self, name: &str, _size: u64, from: &mut dyn Read) -> Result<()> {
+        self.allow_silence(SILENCE);
+        let part = self.folder.join(part_name(name));
+        self.write(&part, name, from).map_err(|cause| {
+            self.allow_silence(LAST_WORDS);
+            let _ = self.sftp.unlink(&part);
+            self.failed("put", name, &cause)
+        })
+    }
+
+    fn get(&mut self, name: &str, into: &mut (dyn Write + Send)) -> Result<()> {
+        self.allow_silence(SILENCE);
+        match self.read(name, into) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StoreError::not_found(&self.address, name)),
+            Err(cause) => Err(self.failed("get", name, &cause)),
+        }
+    }
+
+    fn list(&mut self) -> Result<Vec<String>> {
+        self.allow_silence(SILENCE);
+        let entries = self.sftp.readdir(&self.folder);
+        let entries = entries.map_err(|cause| self.failed("list", "", &plain(&cause)))?;
+        let files = entries.iter().filter(|(_, found)| !found.is_dir());
+        let names = files.filter_map(|(path, _)| path.file_name());
+        Ok(names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<()> {
+        self.allow_silence(SILENCE);
+        match self.sftp.unlink(&self.folder.join(name)) {
+            Err(cause) if !is_absent(&cause) => Err(self.failed("remove", name, &plain(&cause))),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Requests, with a login when the server asks for one.
+
+use ureq::http::{Request, Response};
+use ureq::{Agent, AsSendBody, Body, SendBody};
+
+use super::super::{CONNECT, SILENCE};
+use super::login::Login;
+use crate::config::secret::Secret;
+
+/// One server, on behalf of one user.
+pub(super) struct Http {
+    agent: Agent,
+    /// `https://host:port`
+    server: String,
+    login: Option<Login>,
+}
+
+impl Http {
+    pub(super) fn new(server: String, login: Option<(String, Secret)>) -> Http {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .allow_non_standard_methods(true)
+            // A login is for this server, and a folder that moved is for a person to look at.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_per_read(Some(SILENCE))
+            .timeout_per_write(Some(SILENCE))
+            .build();
+        Http {
+            agent: agent.new_agent(),
+            server,
+            login: login.map(|(user, password)| Login::new(user, password)),
+        }
+    }
+
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// A request without a body. If the server wants to know who asks, it is told.
+    pub(super) fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Body>, String> {
+        let answer = self.run(method, path, headers, ())?;
+        if answer.status().as_u16() != 401 {
+            return Ok(answer);
+        }
+        let Some(login) = &mut self.login else {
+            return Err("the server asks for a login, and none is configured".into());
+        };
+        if !login.take_up(answer.headers()) {
+            return Err("the server asks for a login of a kind that is not known here".into());
+        }
+        self.run(method, path, headers, ())
+    }
+
+    /// PUT. To be preceded by a question: the body can be sent only once, so the server should have
+    /// nothing left to ask.
+    pub(super) fn send(
+        &mut self,
+        path: &str,
+        size: u64,
+        body: SendBody<'_>,
+    ) -> Result<Response<Body>, String> {
+        let size = size.to_string();
+        let headers = [
+            ("Content-Length", size.as_str()),
+            ("Content-Type", "application/octet-stream"),
+        ];
+        self.run("PUT", path, &headers, body)
+    }
+
+    fn run(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, String> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.server));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(answer) = self.login.as_mut().and_then(|l| l.answer(method, path)) {
+            request = request.header("Authorization", answer);
+        }
+        let request = request.body(body).map_err(|error| error.to_string())?;
+        self.agent.run(request).map_err(|error| match error {
+            ureq::Error::Io(error) => error.to_string(),
+            ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection in time".into(),
+            ureq::Error::Timeout(_) => "the server is silent".into(),
+            other => other.to_string(),
+        })
+    }
+}
+
+/// What an answer that is no success says.
+pub(super) fn complaint(answer: &Response<Body>) -> String {
+    let status = answer.status();
+    let words = status.canonical_reason().unwrap_or_default();
+    let hint = match status.as_u16() {
+        401 => ": wrong login?",
+        301 | 302 | 307 | 308 => ": it wants to be asked elsewhere",
+        _ => "",
+    };
+    format!("HTTP {} {words}{hint}", status.as_u16())
+}

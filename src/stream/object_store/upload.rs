@@ -1,0 +1,134 @@
+//! Sends chunks, a few ahead of their acknowledgements.
+//!
+//! A thread of its own writes to the socket, since a server that stopped reading would hold up
+//! whoever does (see `writer`). It ends with the upload, or, stuck, with the connection.
+#![allow(deprecated)]
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use sha2::{Digest, Sha256};
+
+use super::super::StreamError;
+use super::super::link::Link;
+use super::super::writer::{acknowledgement, start};
+use super::{CHUNK, ObjectStore};
+
+/// Chunks without an acknowledgement: enough for a fast network.
+const PLAIN_WINDOW: u64 = 8;
+/// Over TLS the crate loses the connection when the socket's send buffer fills.
+const TLS_WINDOW: u64 = 1;
+/// Room in a message for what is not data.
+const OVERHEAD: usize = 1024;
+/// How long the server may take for a chunk: four times as long as 16 KB/s need.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// What was sent, for the description.
+pub(super) struct Sent {
+    pub(super) size: u64,
+    pub(super) chunks: u64,
+    pub(super) hash: Sha256,
+}
+
+struct Chunk {
+    reply: String,
+    data: Vec<u8>,
+}
+
+impl ObjectStore {
+    /// All of `from`, acknowledged, as chunks of the upload `id`.
+    pub(super) fn upload(&mut self, id: &str, from: &mut dyn Read) -> Result<Sent, StreamError> {
+        let (jobs, todo) = bounded(0);
+        let (link, subject) = (self.client.link().clone(), self.chunks_subject(id));
+        start("nats-objects", move || feed(&link, &subject, &todo))?;
+        let window = if self.client.is_tls() {
+            TLS_WINDOW
+        } else {
+            PLAIN_WINDOW
+        };
+        let room = CHUNK.min(self.client.max_payload().saturating_sub(OVERHEAD));
+        let mut sent = Sent {
+            size: 0,
+            chunks: 0,
+            hash: Sha256::new(),
+        };
+        let first = self.token + 1;
+        let mut acknowledged = 0;
+        loop {
+            let data = read_chunk(from, room)
+                .map_err(|error| StreamError::Refused(format!("read the object: {error}")))?;
+            if data.is_empty() {
+                break;
+            }
+            sent.hash.update(&data);
+            sent.size += data.len() as u64;
+            sent.chunks += 1;
+            self.token += 1;
+            let reply = format!("{}.{}", self.inbox.subject, self.token);
+            self.hand_over(&jobs, Chunk { reply, data })?;
+            while sent.chunks - acknowledged >= window {
+                self.await_ack(first)?;
+                acknowledged += 1;
+            }
+        }
+        while acknowledged < sent.chunks {
+            self.await_ack(first)?;
+            acknowledged += 1;
+        }
+        Ok(sent)
+    }
+
+    fn hand_over(&self, jobs: &Sender<Chunk>, chunk: Chunk) -> Result<(), StreamError> {
+        jobs.send_timeout(chunk, SILENCE).map_err(|refusal| {
+            if refusal.is_timeout() {
+                let address = self.client.address();
+                StreamError::Disconnected(format!("{address} takes no more data"))
+            } else {
+                self.client.lost()
+            }
+        })
+    }
+
+    /// Chunks, numbered from `first`, are acknowledged in any order, but every one once.
+    fn await_ack(&self, first: u64) -> Result<(), StreamError> {
+        loop {
+            let message = self
+                .inbox
+                .messages
+                .recv_timeout(SILENCE)
+                .map_err(|refusal| {
+                    if refusal.is_timeout() {
+                        let (address, waited) = (self.client.address(), SILENCE.as_secs());
+                        let text = format!("{address} acknowledged nothing for {waited} s");
+                        StreamError::Disconnected(text)
+                    } else {
+                        self.client.lost()
+                    }
+                })?;
+            if let Some(ack) = acknowledgement(&message).filter(|ack| ack.token >= first) {
+                return ack.result.map(drop).map_err(StreamError::Refused);
+            }
+        }
+    }
+}
+
+/// Body of `nats-objects`.
+fn feed(link: &Link, subject: &str, todo: &Receiver<Chunk>) {
+    for Chunk { reply, data } in todo {
+        let Ok(connection) = link.connection() else {
+            return;
+        };
+        let sent = connection.publish_with_reply_or_headers(subject, Some(&reply), None, data);
+        if sent.is_err() {
+            return link.end();
+        }
+    }
+}
+
+/// Full unless it is the last.
+fn read_chunk(from: &mut dyn Read, room: usize) -> io::Result<Vec<u8>> {
+    let mut data = Vec::with_capacity(room);
+    from.take(room as u64).read_to_end(&mut data)?;
+    Ok(data)
+}

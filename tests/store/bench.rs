@@ -1,0 +1,81 @@
+//! A server with the settings to reach it, in the shape that the checks want.
+
+use std::time::Duration;
+
+use harmonylite::config::snapshot::Store as Settings;
+use harmonylite::store::{Result, Store, StoreError, open};
+use harmonylite::stream::StreamError;
+use harmonylite::stream::client::{Client, ClientOptions};
+
+use crate::data::SECRET;
+use crate::servers::process::Process;
+
+/// How to reach a server: directly, or through something that listens on another port.
+pub struct Way {
+    pub port: u16,
+    pub password: String,
+    /// The folder or bucket; every check has one of its own.
+    pub place: String,
+}
+
+pub struct Bench {
+    /// Which server, for messages.
+    pub name: &'static str,
+    /// Its `address` begins with it.
+    pub kind: &'static str,
+    pub port: u16,
+    pub settings: Box<dyn Fn(&Way) -> Settings + Send + Sync>,
+    /// Ended when dropped; None for a folder.
+    pub process: Option<Process>,
+}
+
+impl Bench {
+    pub fn way(&self, place: &str) -> Way {
+        Way {
+            port: self.port,
+            password: SECRET.into(),
+            place: place.into(),
+        }
+    }
+
+    pub fn try_open(&self, way: &Way) -> Result<Box<dyn Store>> {
+        let settings = (self.settings)(way);
+        open(&settings, "changes", &|| connect(way))
+    }
+
+    pub fn open(&self, place: &str) -> Box<dyn Store> {
+        let store = self.try_open(&self.way(place));
+        let store = store.unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        assert!(store.address().starts_with(self.kind), "{}", store.address());
+        store
+    }
+
+    /// The error, after a look at its words: it says where, and keeps the secret.
+    #[track_caller]
+    pub fn error<T>(&self, result: Result<T>) -> String {
+        let error = match result {
+            Ok(_) => panic!("{}: no error", self.name),
+            Err(error @ StoreError::NotFound { .. }) => panic!("{}: {error}", self.name),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        assert!(text.starts_with(self.kind), "{text}");
+        for shown in [&text, &format!("{error:?}")] {
+            assert!(!shown.contains(SECRET), "{shown}");
+            assert!(!shown.contains("s3cr3t"), "{shown}");
+        }
+        eprintln!("{}: {text}", self.name);
+        text
+    }
+}
+
+pub const NATS_USER: &str = "tester";
+
+fn connect(way: &Way) -> std::result::Result<Client, StreamError> {
+    let options = ClientOptions {
+        urls: vec![format!("nats://127.0.0.1:{}", way.port)],
+        user: Some((NATS_USER.into(), way.password.clone())),
+        ..ClientOptions::default()
+    };
+    Client::connect(&options, Duration::from_secs(5))
+}
