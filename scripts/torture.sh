@@ -1,7 +1,7 @@
 # Sourced by the scripts that break things: builds, finds a nats-server, makes a folder that is
 # removed unless something failed.
-# HARMONYLITE_PROFILE: how to build, release if it is not set; "proof" is the same without link-time
-# optimisation and without the stores that need a TLS library: built in a fraction of the time.
+# HARMONYLITE_PROFILE: how to build, release if it is not set. "proof" is the same without link-time
+# optimisation and without the stores that need a TLS library; "dev" is what the tests built anyway.
 # Uses HARMONYLITE_NATS_SERVER, the nats-server in PATH, or what scripts/nats-server.sh gets.
 # shellcheck shell=bash disable=SC2034
 
@@ -19,7 +19,7 @@ if [[ -z ${HARMONYLITE_TORTURE_BUILT:-} ]]; then
     cargo build --profile "$profile" "${features[@]}" --quiet --bin harmonylite --example torture
     export HARMONYLITE_TORTURE_BUILT=1
 fi
-torture=${CARGO_TARGET_DIR:-$PWD/target}/$profile/examples/torture
+torture=${CARGO_TARGET_DIR:-$PWD/target}/${profile/#dev/debug}/examples/torture
 folder=$(mktemp -d "${TMPDIR:-/tmp}/harmonylite-torture.XXXXXX")
 
 end() {

@@ -38,16 +38,13 @@ impl Reservation {
             && (boot == clock.boot_id() || mutation::is(Mutation::RebootIsRestart));
         let base_ms = get("clock_base")?;
         let floor_ms = if same_boot { base_ms } else { until_ms };
-        // Within one run of the operating system an entry may even be from before the last
-        // reservation: it was written before that was made, and not read since.
-        let noted_floor_ms = if same_boot { i64::MIN } else { until_ms };
         let next_number = get("at_until")?.max(1);
         Ok(Reservation {
             floor_ms,
             until_ms,
             next_number,
             until_number: next_number,
-            noted: Noted::load(conn, same_boot, base_ms, noted_floor_ms)?,
+            noted: Noted::load(conn, same_boot, base_ms)?,
         })
     }
 

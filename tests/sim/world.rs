@@ -74,6 +74,7 @@ impl World {
             folder,
         };
         world.twins = world.random.percent(10);
+        world.model.twins = world.twins;
         for place in 0..2 + world.random.below(3) {
             world.found(place, world.twins)?;
         }

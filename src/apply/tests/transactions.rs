@@ -111,18 +111,6 @@ fn a_row_goes_out_with_the_values_of_its_version() {
     assert_eq!(n[1].rows("SELECT count(*) FROM t WHERE v = 'later'"), "i2");
 }
 
-/// The same while more was written than one transaction captures.
-#[test]
-fn nothing_goes_out_while_changes_wait_to_be_captured() {
-    let mut n = vec![Node::with(1, T, |s| s.scan_max_changes = 10)];
-    n[0].run(&thousand(1));
-    n[0].clock.tick(std::time::Duration::from_millis(5));
-    assert!(n[0].db.backlog(1 << 20).unwrap().is_empty() && !n[0].db.is_live());
-    assert!(!n[0].db.is_captured());
-    n[0].capture();
-    assert!(!n[0].db.backlog(1 << 20).unwrap().is_empty());
-}
-
 #[test]
 fn old_frames_in_any_order_change_nothing() {
     let mut n = cluster(3, T);
