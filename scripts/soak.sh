@@ -22,6 +22,16 @@ mkdir "$groups/\$\$" && echo 64M >"$groups/\$\$/memory.max" && echo 0 >"$groups/
 echo \$\$ >"$groups/\$\$/cgroup.procs" && exec "\$@"
 END
     clean_up() { rmdir "$groups"/*/ "$groups" 2>/dev/null || true; }
+elif [[ -w /sys/fs/cgroup/memory/cgroup.procs ]]; then
+    groups=/sys/fs/cgroup/memory/harmonylite-soak.$$
+    mkdir "$groups"
+    echo "memory: 64 MB by cgroup v1"
+    cat >"$limit" <<END
+#!/bin/sh
+mkdir "$groups/\$\$" && echo 67108864 >"$groups/\$\$/memory.limit_in_bytes"
+echo \$\$ >"$groups/\$\$/cgroup.procs" && exec "\$@"
+END
+    clean_up() { rmdir "$groups"/*/ "$groups" 2>/dev/null || true; }
 else
     # Private memory, resident or not: stricter than a limit on what is resident.
     echo "memory: 64 MB by RLIMIT_DATA, because there is no cgroup v2 with a memory controller here"

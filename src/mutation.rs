@@ -34,6 +34,8 @@ pub enum Mutation {
     TombstoneLosesTies,
     /// What arrives is applied before local changes are captured.
     NoCaptureBeforeApply,
+    /// Rows are published from their marks before local changes are captured.
+    NoCaptureBeforeBacklog,
     /// A local write of a row with a late column overwrites what others wrote there.
     LateDefaultsWritten,
     /// A row that is sent from its mark carries the default of a column added since.
@@ -48,10 +50,18 @@ pub enum Mutation {
     SettleBeforeCapture,
     /// Displaced rows are not kept.
     DisplacedDropped,
+    /// What is published again has the message id that it had before.
+    MessageIdReused,
+    /// After a power cut the clock goes on from where the disk says it was.
+    RebootIsRestart,
+    /// The delete of a row that was never here leaves no tombstone.
+    UnknownDeleteForgotten,
+    /// What this node wrote itself is not read from a stream.
+    OwnWritesSkipped,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 21] = {
+    pub const ALL: [Mutation; 26] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -68,6 +78,7 @@ impl Mutation {
             HeldColumnsDropped,
             TombstoneLosesTies,
             NoCaptureBeforeApply,
+            NoCaptureBeforeBacklog,
             LateDefaultsWritten,
             LateDefaultsSent,
             MarkLostOnJoin,
@@ -75,6 +86,10 @@ impl Mutation {
             AckCoversEarlier,
             SettleBeforeCapture,
             DisplacedDropped,
+            MessageIdReused,
+            RebootIsRestart,
+            UnknownDeleteForgotten,
+            OwnWritesSkipped,
         ]
     };
 }

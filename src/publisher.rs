@@ -417,6 +417,10 @@ impl Publisher {
                 if !self.gate.all_at_end() || !self.gate.is_joined() {
                     break; // we are woken when that is so
                 }
+                if !inside.database.is_captured() {
+                    self.look_at = self.look_at.or(Some(Instant::now()));
+                    break; // it comes to an end there, with pauses
+                }
                 let frames = inside
                     .database
                     .backlog(self.options.max_transaction_bytes)?;

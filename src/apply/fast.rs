@@ -101,6 +101,9 @@ fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> R
         }
         same_content = !here.deleted && !row.deleted && stored.hash == hash;
     }
+    if row.deleted && stored.is_none() && mutation::is(Mutation::UnknownDeleteForgotten) {
+        return Ok(Plain::Unchanged);
+    }
     let mut hash = hash;
     if row.deleted {
         if stored.is_some_and(|s| !s.state.deleted) {

@@ -149,6 +149,9 @@ impl Database {
         tables: &[TableRows<'_>],
         frames: &mut Frames,
     ) -> Result<usize> {
+        if nodes == [self.node] && mutation::is(Mutation::OwnWritesSkipped) {
+            return Ok(0);
+        }
         let mut changed = 0;
         for incoming in tables {
             let shape = held::shape_of_frame(&incoming.key);

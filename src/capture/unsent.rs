@@ -11,10 +11,10 @@ use rusqlite::params;
 
 use crate::capture::again::Again;
 use crate::capture::record::{indexed, row_bytes};
-use crate::capture::{Frames, Outgoing};
+use crate::capture::{Captured, Frames, Outgoing};
 use crate::database::rows::{Rows, Stored, row_values};
 use crate::database::table::Table;
-use crate::database::{Database, DatabaseError, Result, values};
+use crate::database::{Cause, Compare, Database, DatabaseError, Result, values};
 use crate::model::cbor;
 use crate::model::text::key_literal;
 use crate::model::value::{OwnedValue, Value};
@@ -127,11 +127,20 @@ impl Database {
     }
 
     /// Encodes marked rows as they are now, in the order of their transactions, up to about `limit`
-    /// bytes: a transaction of up to that is never split, a larger one is at twice that. With nothing left to encode, captures are live from here on.
+    /// bytes: a transaction of up to that is never split, a larger one is at twice that. With
+    /// nothing left to encode, captures are live from here on.
+    ///
+    /// What the application wrote meanwhile is captured first: a row that it changed has no longer
+    /// the values of its version. While there is more of that than fits in one transaction, nothing
+    /// is encoded ([`Database::is_captured`]).
     ///
     /// To be called only while nothing is in flight. Frames carry the last transaction they cover.
     pub fn backlog(&mut self, limit: usize) -> Result<Vec<Outgoing>> {
         self.write(|db| {
+            let early = mutation::is(Mutation::NoCaptureBeforeBacklog);
+            if !early && !db.capture_before_backlog()? {
+                return Ok(vec![]);
+            }
             db.refresh_catalog()?;
             db.clear_marks()?;
             let mut frames = Frames::numbered(db, true);
@@ -143,7 +152,9 @@ impl Database {
             db.marks.live = last.is_none();
             let mut out = frames.finish().unwrap_or_default();
             for frame in &mut out {
-                frame.salt = frame.at as u64;
+                if !mutation::is(Mutation::MessageIdReused) {
+                    frame.salt = frame.at as u64;
+                }
                 frame.at = last.unwrap_or_default();
             }
             if let (Some(last), true) = (last, out.is_empty()) {
@@ -155,6 +166,19 @@ impl Database {
             }
             Ok(out)
         })
+    }
+
+    fn capture_before_backlog(&mut self) -> Result<bool> {
+        let mut captured = Captured::default();
+        self.capture_inside(&mut captured)?;
+        debug_assert!(captured.frames.is_empty(), "nobody is live");
+        Ok(self.is_captured())
+    }
+
+    /// Whether rows have the values of their versions, as far as the last capture saw.
+    pub fn is_captured(&self) -> bool {
+        let unwatched = |c: &Compare| c.cause == Cause::Unwatched;
+        !self.log_is_left && !self.catalog.comparing.values().any(unwatched)
     }
 
     /// Encodes transactions until `limit`; returns the last one that is complete with that, none if

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use crate::clock::Clock;
 use crate::database::noted::Noted;
 use crate::database::own_tables::{get_meta, set_meta};
+use crate::mutation::{self, Mutation};
 
 /// How far ahead time is reserved.
 const TIME_AHEAD_MS: i64 = 60_000;
@@ -33,19 +34,17 @@ impl Reservation {
         let boot = get_meta::<String>(conn, "boot_id")?.unwrap_or_default();
         let until_ms = get("clock_until")?;
         // Within one run of the operating system no commit is ever lost, even to kill -9.
-        let same_boot = !boot.is_empty() && boot == clock.boot_id();
+        let same_boot = !boot.is_empty()
+            && (boot == clock.boot_id() || mutation::is(Mutation::RebootIsRestart));
         let base_ms = get("clock_base")?;
         let floor_ms = if same_boot { base_ms } else { until_ms };
-        // Within one run of the operating system an entry may even be from before the last
-        // reservation: it was written before that was made, and not read since.
-        let noted_floor_ms = if same_boot { i64::MIN } else { until_ms };
         let next_number = get("at_until")?.max(1);
         Ok(Reservation {
             floor_ms,
             until_ms,
             next_number,
             until_number: next_number,
-            noted: Noted::load(conn, same_boot, base_ms, noted_floor_ms)?,
+            noted: Noted::load(conn, same_boot, base_ms)?,
         })
     }
 

@@ -1,9 +1,10 @@
 //! The streams, as a broker that is not to be trusted keeps them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Messages back from the end in which a repeated id is recognised.
-const DUPLICATES: usize = 64;
+/// Ids that are remembered to recognise a repetition.
+const REMEMBERED: usize = 64;
 
 #[derive(Clone)]
 pub struct Message {
@@ -17,6 +18,8 @@ pub struct Stream {
     pub name: String,
     pub created: String,
     pub messages: Vec<Message>,
+    /// Id and sequence of the newest messages.
+    ids: VecDeque<(String, u64)>,
 }
 
 pub struct Broker {
@@ -35,20 +38,27 @@ impl Broker {
                 name: format!("sim-{shard}"),
                 created: "created-0".into(),
                 messages: Vec::new(),
+                ids: VecDeque::new(),
             });
         }
         broker
     }
 
-    /// Stores a message, unless it just did. Returns its sequence.
+    /// Stores a message, unless its id is remembered. Returns its sequence.
     pub fn publish(&mut self, shard: u32, message: Message) -> u64 {
-        let messages = &mut self.streams[shard as usize - 1].messages;
-        let recent = messages.len().saturating_sub(DUPLICATES);
-        if let Some(i) = messages[recent..].iter().position(|m| m.id == message.id) {
-            return (recent + i + 1) as u64;
+        let ids = &self.streams[shard as usize - 1].ids;
+        if let Some((_, seq)) = ids.iter().find(|(id, _)| *id == message.id) {
+            return *seq;
         }
-        messages.push(message);
-        messages.len() as u64
+        self.store(shard, message)
+    }
+
+    /// Stores a message, whatever its id.
+    pub fn store(&mut self, shard: u32, message: Message) -> u64 {
+        let stream = &mut self.streams[shard as usize - 1];
+        stream.messages.push(message);
+        stream.remember(stream.last());
+        stream.last()
     }
 
     /// A power cut takes what was acknowledged and not yet synced.
@@ -57,16 +67,35 @@ impl Broker {
         messages.truncate(messages.len().saturating_sub(count));
     }
 
+    /// Ids are remembered in memory: a start finds them in what there is. Without one (somebody
+    /// purged a stream) they outlive their messages.
+    pub fn find_ids(&mut self) {
+        for stream in &mut self.streams {
+            stream.ids.clear();
+            let from = stream.last().saturating_sub(REMEMBERED as u64);
+            (from + 1..=stream.last()).for_each(|seq| stream.remember(seq));
+        }
+    }
+
     pub fn wipe(&mut self) {
         self.wiped += 1;
         for stream in &mut self.streams {
             stream.messages.clear();
+            stream.ids.clear();
             stream.created = format!("created-{}", self.wiped);
         }
     }
 }
 
 impl Stream {
+    fn remember(&mut self, seq: u64) {
+        let id = self.id(seq).to_owned();
+        self.ids.push_back((id, seq));
+        if self.ids.len() > REMEMBERED {
+            self.ids.pop_front();
+        }
+    }
+
     pub fn last(&self) -> u64 {
         self.messages.len() as u64
     }

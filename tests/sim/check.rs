@@ -60,9 +60,9 @@ impl World {
                 }
             }
             loop {
-                let sent = self.nodes[place].send(&self.options)?;
+                let sent = self.send_one(place)?;
                 let carried = self.carry_one(place, false);
-                let acked = self.nodes[place].take_ack(&self.broker);
+                let acked = self.take_ack(place);
                 quiet &= !sent && !carried && !acked;
                 if !sent && !carried && !acked {
                     break;
@@ -229,11 +229,7 @@ impl World {
             .execute_batch(&spec.create(&spec.name, columns))
             .map_err(|e| e.to_string())?;
         for (i, index) in spec.indexes.iter().enumerate() {
-            if !node
-                .shadow
-                .done
-                .contains(&crate::plan::Migration::DropIndex(table, i))
-            {
+            if self.plan.has_index(&node.shadow.done, table, i) {
                 judge.execute_batch(index).map_err(|e| e.to_string())?;
             }
         }

@@ -38,6 +38,12 @@ impl Node {
         Ok(copy)
     }
 
+    /// Whether the next turn of [`Self::send`] begins with a capture.
+    pub fn sends_backlog(&self) -> bool {
+        let inside = self.gate().enter();
+        inside.outbox.is_empty() && !inside.database.is_live()
+    }
+
     /// One turn of `Publisher::send`. True if something was done.
     pub fn send(&mut self, options: &Options) -> Step<bool> {
         let room = |link: &Link| link.messages.len() < options.in_flight;
@@ -46,13 +52,13 @@ impl Node {
         };
         let mut inside = gate.enter();
         if inside.outbox.is_empty() && !inside.database.is_live() {
-            if !gate.all_at_end() {
+            if !gate.all_at_end() || !inside.database.is_captured() {
                 return Ok(false);
             }
             let limit = options.max_transaction_bytes;
             let frames = inside.database.backlog(limit).map_err(failed)?;
             if frames.is_empty() {
-                return Ok(true);
+                return Ok(inside.database.is_captured());
             }
             let _ = inside.outbox.push(frames);
         }
@@ -87,12 +93,12 @@ impl Node {
         Ok(true)
     }
 
-    /// `Publisher::acknowledged`, for the next acknowledgement on its way.
-    pub fn take_ack(&mut self, broker: &Broker) -> bool {
+    /// `Publisher::acknowledged`, for one of the acknowledgements on their way.
+    pub fn take_ack(&mut self, which: usize, broker: &Broker) -> bool {
         let (Some(gate), Some(link)) = (&self.gate, &mut self.link) else {
             return false;
         };
-        let Some((token, seq)) = link.acks.pop_front() else {
+        let Some((token, seq)) = link.acks.remove(which) else {
             return false;
         };
         let Some((number, shard, id)) = link.messages.remove(&token) else {

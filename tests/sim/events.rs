@@ -41,7 +41,7 @@ impl World {
         }
         let undone = self.random.percent(5);
         let node = &mut self.nodes[place];
-        let before: Vec<_> = tables.iter().map(|t| node.rows(&self.plan, *t)).collect();
+        let before = node.rows_of(&self.plan, &tables);
         let first = rebuild.map(|t| rebuild_text(node, &self.plan, t));
         if first.is_some() {
             node.app()
@@ -80,18 +80,7 @@ impl World {
                 .execute_batch("PRAGMA foreign_keys = ON")
                 .expect("pragma");
         }
-        for (table, before) in tables.iter().zip(before) {
-            let mut after = node.rows(&self.plan, *table);
-            for (key, row) in before {
-                let now = after.remove(&key);
-                if now.as_ref() != Some(&row) {
-                    node.shadow.pending.insert((*table, key), now);
-                }
-            }
-            for (key, row) in after {
-                node.shadow.pending.insert((*table, key), Some(row));
-            }
-        }
+        node.note_changes(&self.plan, &tables, before);
         self.say(format!(
             "node {place}: writes: {}{}",
             texts.join("; "),
@@ -109,6 +98,10 @@ impl World {
             .copied()
             .filter(|m| !shadow.done.contains(m) && is_possible(shadow, *m))
             .collect();
+        if self.random.percent(15) {
+            self.vacuum(place);
+            return Ok(());
+        }
         if open.is_empty() || self.random.percent(20) {
             // A rowid is not kept by everybody who builds a table anew.
             let known: Vec<usize> = tables
@@ -122,11 +115,37 @@ impl World {
             return Ok(());
         }
         let migration = *self.random.pick(&open);
-        self.apply_migration(place, migration);
+        self.apply_migration(place, migration, false);
         Ok(())
     }
 
-    pub fn apply_migration(&mut self, place: usize, migration: Migration) {
+    /// Rows without a key of their own may get other numbers.
+    fn vacuum(&mut self, place: usize) {
+        let tables = self.tables(place);
+        let node = &mut self.nodes[place];
+        let before = node.rows_of(&self.plan, &tables);
+        node.app().execute_batch("VACUUM").expect("vacuum");
+        node.note_changes(&self.plan, &tables, before);
+        self.say(format!("node {place}: VACUUM"));
+    }
+
+    /// A UNIQUE index that was not there before. What collides in it prevents it, or is deleted.
+    fn create_index(&mut self, place: usize, table: usize, index: usize, forced: bool) -> bool {
+        let tables = self.tables(place);
+        let (node, spec) = (&mut self.nodes[place], &self.plan.tables[table]);
+        if forced && node.app().execute_batch(&spec.indexes[index]).is_err() {
+            let before = node.rows_of(&self.plan, &tables);
+            let text = format!("DELETE FROM {}", quote(&spec.name));
+            node.transaction(|app| app.execute_batch(&text).expect("delete"));
+            node.note_changes(&self.plan, &tables, before);
+        } else if forced {
+            return true;
+        }
+        node.app().execute_batch(&spec.indexes[index]).is_ok()
+    }
+
+    /// `forced`: the application makes it possible.
+    pub fn apply_migration(&mut self, place: usize, migration: Migration, forced: bool) {
         self.say(format!("node {place}: {migration:?}"));
         match migration {
             Migration::Create(table) => return self.create(place, table),
@@ -151,6 +170,11 @@ impl World {
                     }
                 }
             }
+            Migration::CreateIndex(table, index) => {
+                if !self.create_index(place, table, index, forced) {
+                    return;
+                }
+            }
             Migration::DropIndex(table, index) => {
                 let name = self.plan.tables[table].index_name(index);
                 self.nodes[place]
@@ -170,7 +194,7 @@ impl World {
             let Some(next) = self.plan.migrations.iter().find(open).copied() else {
                 return;
             };
-            self.apply_migration(place, next);
+            self.apply_migration(place, next, true);
         }
     }
 
@@ -250,6 +274,9 @@ impl World {
             let count = [0, 0, 1, 2, 5][self.random.below(5)];
             self.broker.forget(shard, count);
         }
+        if self.random.percent(80) {
+            self.broker.find_ids();
+        }
         for node in &mut self.nodes {
             node.drop_link();
             (0..node.readers.len()).for_each(|s| node.drop_reader(s));
@@ -262,9 +289,9 @@ impl World {
 fn is_possible(shadow: &Shadow, migration: Migration) -> bool {
     match migration {
         Migration::Create(table) => shadow.columns[table].is_none(),
-        Migration::AddColumn(table, _) | Migration::DropIndex(table, _) => {
-            shadow.columns[table].is_some()
-        }
+        Migration::AddColumn(table, _)
+        | Migration::CreateIndex(table, _)
+        | Migration::DropIndex(table, _) => shadow.columns[table].is_some(),
     }
 }
 
@@ -283,7 +310,7 @@ fn rebuild_text(node: &Node, plan: &crate::plan::Plan, table: usize) -> String {
         spec.create("rebuilt", columns)
     );
     for (i, index) in spec.indexes.iter().enumerate() {
-        if !node.shadow.done.contains(&Migration::DropIndex(table, i)) {
+        if plan.has_index(&node.shadow.done, table, i) {
             text += &format!("{index};");
         }
     }

@@ -30,6 +30,9 @@ pub struct Model {
     rows: BTreeMap<RowId, Vec<Write>>,
     /// Per node, in order: where its writes are.
     by_writer: BTreeMap<usize, Vec<(RowId, usize)>>,
+    /// Two nodes have one id. A write of one that changes nothing has a version like any other, but
+    /// is not seen here if the other gave that version to something: then older values count, too.
+    pub twins: bool,
 }
 
 fn compare(a: &OwnedValue, b: &OwnedValue) -> Ordering {
@@ -169,7 +172,7 @@ impl Model {
         for (write, value) in alive {
             accepted.push(value.clone());
             // A column added later says nothing while it has its default: nobody may have set it.
-            if write.certain && (!is_late || value != default) {
+            if write.certain && !self.twins && (!is_late || value != default) {
                 return accepted; // a smaller value of the same version loses
             }
         }

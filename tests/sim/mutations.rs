@@ -15,8 +15,7 @@ fn every_mistake_is_found() {
     println!("{:<24} {:>6}  by", "mistake", "seed");
     for mistake in Mutation::ALL {
         mutation::set(Some(mistake));
-        let first = (1..=PATIENCE).find_map(|seed| Some((seed, runs::run(seed).failure?)));
-        match first {
+        match runs::first_failure(PATIENCE) {
             Some((seed, failure)) => {
                 let line: String = failure
                     .lines()

@@ -279,6 +279,31 @@ impl Node {
         found
     }
 
+    pub fn rows_of(&self, plan: &Plan, tables: &[usize]) -> Vec<BTreeMap<String, Row>> {
+        tables.iter().map(|t| self.rows(plan, *t)).collect()
+    }
+
+    /// What the application changed in the tables since there was `before`.
+    pub fn note_changes(
+        &mut self,
+        plan: &Plan,
+        tables: &[usize],
+        before: Vec<BTreeMap<String, Row>>,
+    ) {
+        for (table, before) in tables.iter().zip(before) {
+            let mut after = self.rows(plan, *table);
+            for (key, row) in before {
+                let now = after.remove(&key);
+                if now.as_ref() != Some(&row) {
+                    self.shadow.pending.insert((*table, key), now);
+                }
+            }
+            for (key, row) in after {
+                self.shadow.pending.insert((*table, key), Some(row));
+            }
+        }
+    }
+
     /// The versions of a table.
     pub fn versions(&self, plan: &Plan, table: usize) -> BTreeMap<String, Stored> {
         let spec = &plan.tables[table];

@@ -31,6 +31,7 @@ pub struct Column {
 pub enum Migration {
     Create(usize),
     AddColumn(usize, usize),
+    CreateIndex(usize, usize),
     DropIndex(usize, usize),
 }
 
@@ -62,6 +63,13 @@ impl Plan {
             plan.add(i, random);
         }
         plan
+    }
+
+    /// Whether a node that made these migrations has the index.
+    pub fn has_index(&self, done: &[Migration], table: usize, index: usize) -> bool {
+        let create = Migration::CreateIndex(table, index);
+        !done.contains(&Migration::DropIndex(table, index))
+            && (!self.migrations.contains(&create) || done.contains(&create))
     }
 
     fn add(&mut self, i: usize, random: &mut Random) {
@@ -112,9 +120,12 @@ impl Plan {
         }
         if random.percent(50) {
             add_indexes(&mut table, random);
-            if self.complete && random.percent(15) {
+            if self.complete && random.percent(30) {
                 let which = random.below(table.indexes.len());
-                self.migrations.push(Migration::DropIndex(i, which));
+                self.migrations.push(match random.percent(50) {
+                    true => Migration::DropIndex(i, which),
+                    false => Migration::CreateIndex(i, which),
+                });
             }
         }
         self.tables.push(table);

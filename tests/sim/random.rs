@@ -31,6 +31,14 @@ impl Random {
         self.below(100) < p
     }
 
+    /// An index below `n`, mostly the first: what usually keeps its order and need not.
+    pub fn early(&mut self, n: usize) -> usize {
+        match self.percent(85) {
+            true => 0,
+            false => self.below(n),
+        }
+    }
+
     pub fn pick<'t, T>(&mut self, from: &'t [T]) -> &'t T {
         &from[self.below(from.len())]
     }

@@ -1,6 +1,9 @@
 //! Runs by seed: a fixed set for every build, and as many fresh ones as there is time for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use crate::world::World;
@@ -71,15 +74,13 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn fixed_seeds() {
-    let (mut failed, count) = (0, number("SIM_FIXED").unwrap_or(300));
-    for seed in 1..=count {
-        let outcome = run(seed);
-        if outcome.failure.is_some() {
-            failed += 1;
-            println!("{}", report(seed, &outcome));
-        }
-    }
-    assert_eq!(failed, 0, "of {count} seeds");
+    let count = number("SIM_FIXED").unwrap_or(300);
+    let total = run_many(1, count, || true);
+    assert!(
+        total.failed.is_empty(),
+        "scripts/sim.sh --seed {:?}",
+        total.failed
+    );
 }
 
 #[test]
@@ -112,24 +113,89 @@ fn seeds() {
     let limit = number("SIM_MINUTES").map(|m| Duration::from_secs(60 * m));
     let most = number("SIM_SEEDS").unwrap_or(if limit.is_some() { u64::MAX } else { 1000 });
     let first = number("SIM_FIRST").unwrap_or(1);
-    let (mut done, mut failed, mut simulated_ms, mut writes) = (0, Vec::new(), 0, 0);
-    while done < most && limit.is_none_or(|l| began.elapsed() < l) && failed.len() < 20 {
-        let seed = first.wrapping_add(done);
-        let outcome = run(seed);
-        if let Some(failure) = &outcome.failure {
-            println!("seed {seed}: {failure}");
-            failed.push(seed);
-        }
-        (done, simulated_ms, writes) = (
-            done + 1,
-            simulated_ms + outcome.simulated_ms,
-            writes + outcome.writes,
-        );
-    }
+    let in_time = || limit.is_none_or(|l| began.elapsed() < l);
+    let total = run_many(first, most, in_time);
     println!(
-        "{done} seeds from {first}, {:.0} simulated hours, {writes} writes, {:.1} seeds/s; failed: {failed:?}",
-        simulated_ms as f64 / 3.6e6,
-        done as f64 / began.elapsed().as_secs_f64()
+        "{} seeds from {first}, {:.0} simulated hours, {} writes, {:.1} seeds/s; failed: {:?}",
+        total.done,
+        total.simulated_ms as f64 / 3.6e6,
+        total.writes,
+        total.done as f64 / began.elapsed().as_secs_f64(),
+        total.failed
     );
-    assert!(failed.is_empty());
+    assert!(total.failed.is_empty());
+}
+
+#[derive(Default)]
+struct Total {
+    done: u64,
+    simulated_ms: i64,
+    writes: usize,
+    failed: Vec<u64>,
+}
+
+/// Seeds that fail before it is enough.
+const ENOUGH: usize = 20;
+
+/// Runs `most` seeds, or as many as there is time for, on all processors (SIM_JOBS).
+fn run_many(first: u64, most: u64, in_time: impl Fn() -> bool + Sync) -> Total {
+    let next = AtomicU64::new(0);
+    let total = Mutex::new(Total::default());
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let enough = total.lock().expect("no panic").failed.len() >= ENOUGH;
+            if enough || index >= most || !in_time() {
+                return;
+            }
+            let seed = first.wrapping_add(index);
+            let outcome = run(seed);
+            let mut total = total.lock().expect("no panic");
+            if let Some(failure) = &outcome.failure {
+                println!("seed {seed}: {failure}");
+                total.failed.push(seed);
+            }
+            total.done += 1;
+            total.simulated_ms += outcome.simulated_ms;
+            total.writes += outcome.writes;
+        }
+    };
+    on_all_processors(&work);
+    total.into_inner().expect("no panic")
+}
+
+/// The first of the seeds 1 to `most` that fails, and how.
+#[cfg(feature = "mutations")]
+pub fn first_failure(most: u64) -> Option<(u64, String)> {
+    let next = AtomicU64::new(1);
+    let first: Mutex<Option<(u64, String)>> = Mutex::new(None);
+    let known = || first.lock().expect("no panic").as_ref().map(|f| f.0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed > most || known().is_some_and(|known| known < seed) {
+                return;
+            }
+            let failure = run(seed).failure;
+            let mut first = first.lock().expect("no panic");
+            if let Some(failure) = failure
+                && first.as_ref().is_none_or(|f| seed < f.0)
+            {
+                *first = Some((seed, failure));
+            }
+        }
+    };
+    on_all_processors(&work);
+    first.into_inner().expect("no panic")
+}
+
+/// Or on as many as SIM_JOBS says.
+fn on_all_processors(work: &(impl Fn() + Sync)) {
+    let all = || available_parallelism().map_or(1, |n| n.get() as u64);
+    let jobs = number("SIM_JOBS").unwrap_or_else(all);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(work);
+        }
+    });
 }

@@ -1,10 +1,12 @@
 //! One run: nodes, broker and model, and the random steps they take, all from one seed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::broker::{Broker, Message};
+use crate::clock::Killed;
 use crate::model::Model;
 use crate::node::{Node, Options, Shadow};
 use crate::observe;
@@ -14,6 +16,9 @@ use crate::random::Random;
 /// 2023: what a node's clock is set to stays before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
 const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// Steps of a node's process, which may be killed at any of them.
+const IN_PROCESS: [usize; 9] = [1, 2, 3, 4, 5, 6, 7, 16, 17];
 
 /// Steps kept for the report of a failure.
 const LAST_STEPS: usize = 300;
@@ -30,6 +35,8 @@ pub struct World {
     /// Of every step and what came of it: the same seed gives the same.
     pub trace: u64,
     pub count: usize,
+    /// The first two nodes have one id: a cloned card.
+    twins: bool,
     folder: TempDir,
 }
 
@@ -63,11 +70,13 @@ impl World {
             steps: Vec::new(),
             trace: seed,
             count: 0,
+            twins: false,
             folder,
         };
-        let twins = world.random.percent(6);
+        world.twins = world.random.percent(10);
+        world.model.twins = world.twins;
         for place in 0..2 + world.random.below(3) {
-            world.found(place, twins)?;
+            world.found(place, world.twins)?;
         }
         Ok(world)
     }
@@ -164,10 +173,30 @@ impl World {
             self.pass(ms);
             let tick = *self.random.pick(&[0, 0, 1, 4]);
             self.nodes[place].clock.tick(Duration::from_millis(tick));
-            self.step(kind, place)?;
+            let killed = self.random.percent(3).then(|| self.random.below(8));
+            match killed.filter(|_| IN_PROCESS.contains(&kind)) {
+                Some(looks) => self.step_killed(kind, place, looks)?,
+                None => self.step(kind, place)?,
+            }
             self.after(place)?;
         }
         Ok(())
+    }
+
+    /// A step that kill -9 ends before, between or inside of its transactions, if it is that long.
+    fn step_killed(&mut self, kind: usize, place: usize, looks: usize) -> Step {
+        self.nodes[place].clock.kill_after(Some(looks));
+        let done = catch_unwind(AssertUnwindSafe(|| self.step(kind, place)));
+        self.nodes[place].clock.kill_after(None);
+        match done {
+            Ok(done) => done,
+            Err(what) if what.is::<Killed>() => {
+                self.say(format!("node {place}: killed in the middle, look {looks}"));
+                self.nodes[place].crash();
+                Ok(())
+            }
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     pub fn pass(&mut self, ms: i64) {
@@ -181,14 +210,19 @@ impl World {
             !self.nodes[place].is_cut_off,
         );
         match kind {
-            0 => self.write(place),
+            0 => {
+                self.write(place);
+                if self.twins && place < 2 && self.random.percent(60) {
+                    self.write(1 - place); // in the same millisecond
+                }
+            }
             1 if up => return self.capture(place),
             2 if up => return self.send(place),
             3 if up && connected => return self.read(place),
             4 if up && connected => self.carry(place),
             5 if up && connected => {
                 self.say(format!("node {place}: ack arrives"));
-                self.nodes[place].take_ack(&self.broker);
+                self.take_ack(place);
             }
             6 if up && connected => return self.connect(place),
             7 if up => {
@@ -232,9 +266,21 @@ impl World {
     }
 
     pub fn send(&mut self, place: usize) -> Step {
-        let done = self.nodes[place].send(&self.options)?;
+        let done = self.send_one(place)?;
         self.say(format!("node {place}: send: {done}"));
         Ok(())
+    }
+
+    /// One turn of the publisher; what it captured on the way is written down.
+    pub fn send_one(&mut self, place: usize) -> Result<bool, String> {
+        let node = &mut self.nodes[place];
+        let captures = node.sends_backlog();
+        let done = node.send(&self.options)?;
+        if done && captures {
+            let at_end = !node.db().has_more();
+            observe::captured(node, &self.plan, &mut self.model, at_end)?;
+        }
+        Ok(done)
     }
 
     /// Reads some messages of a shard and applies them by one transaction.
@@ -304,13 +350,17 @@ impl World {
         let Some(link) = &mut self.nodes[place].link else {
             return false;
         };
-        let Some(packet) = link.wire.pop_front() else {
+        if link.wire.is_empty() {
             return false;
-        };
+        }
+        let which = self.random.early(link.wire.len());
+        let packet = link.wire.remove(which).expect("below the length");
         let (stored, acked) = match lossy {
             true => (self.random.percent(50), false),
             false => (true, true),
         };
+        // Longer ago than the broker remembers ids: what is sent again is stored again.
+        let repeated = lossy && self.random.percent(50);
         let mut seq = 0;
         if stored {
             let message = Message {
@@ -318,7 +368,10 @@ impl World {
                 time_ms: self.now_ms,
                 data: std::sync::Arc::new(packet.data),
             };
-            seq = self.broker.publish(packet.shard, message);
+            seq = self.broker.publish(packet.shard, message.clone());
+            if repeated {
+                self.broker.store(packet.shard, message);
+            }
         }
         if acked {
             link.acks.push_back((packet.token, seq));
@@ -330,6 +383,13 @@ impl World {
             packet.id, packet.shard
         ));
         true
+    }
+
+    /// An acknowledgement comes to its publisher. True if there was one.
+    pub fn take_ack(&mut self, place: usize) -> bool {
+        let waiting = self.nodes[place].link.as_ref().map_or(0, |l| l.acks.len());
+        let which = self.random.early(waiting);
+        self.nodes[place].take_ack(which, &self.broker)
     }
 
     pub fn connect(&mut self, place: usize) -> Step {
@@ -357,9 +417,11 @@ impl World {
         node.app()
             .execute_batch(&spec.create(&spec.name, &columns))
             .expect("create");
-        spec.indexes
-            .iter()
-            .for_each(|i| node.app().execute_batch(i).expect("index"));
+        for (i, index) in spec.indexes.iter().enumerate() {
+            if self.plan.has_index(&node.shadow.done, table, i) {
+                node.app().execute_batch(index).expect("index");
+            }
+        }
         node.shadow.columns[table] = Some(columns);
         node.shadow.done.push(Migration::Create(table));
     }

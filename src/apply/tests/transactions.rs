@@ -98,6 +98,19 @@ fn marks_and_log_survive_a_crash() {
     assert_eq!(n[1].rows("SELECT count(*) FROM t"), "i2");
 }
 
+/// Simulation, seed 1701: marks were encoded while a later change waited in the raw log, so that
+/// its values went out under the earlier version, without the rest of its transaction.
+#[test]
+fn a_row_goes_out_with_the_values_of_its_version() {
+    let mut n = cluster(2, T);
+    n[0].run("INSERT INTO t VALUES (1, 'earlier')");
+    n[0].capture();
+    n[0].run("BEGIN; UPDATE t SET v = 'later'; INSERT INTO t VALUES (2, 'later'); COMMIT");
+    let sent = n[0].db.backlog(1 << 20).unwrap();
+    n[1].apply(&sent);
+    assert_eq!(n[1].rows("SELECT count(*) FROM t WHERE v = 'later'"), "i2");
+}
+
 #[test]
 fn old_frames_in_any_order_change_nothing() {
     let mut n = cluster(3, T);
