@@ -16,6 +16,7 @@ mod node;
 mod offline;
 mod replicate;
 mod settings;
+mod snapshots;
 mod stop;
 mod stream;
 mod wait;
