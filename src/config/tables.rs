@@ -24,6 +24,20 @@ impl Tables {
         }
     }
 
+    /// Text that is the same for nodes that were configured the same.
+    pub fn described(&self) -> String {
+        let sorted = |globs: &[String]| {
+            let mut globs: Vec<String> = globs.iter().map(|g| g.to_ascii_lowercase()).collect();
+            globs.sort();
+            globs
+        };
+        format!(
+            "{:?} without {:?}",
+            sorted(&self.include),
+            sorted(&self.exclude)
+        )
+    }
+
     pub fn selects(&self, table: &str) -> bool {
         let any = |globs: &[String]| globs.iter().any(|glob| matches(glob, table));
         any(&self.include) && !any(&self.exclude)

@@ -50,6 +50,7 @@ pub fn start(
         interval: config.snapshot.interval,
         leader_ttl: config.snapshot.leader_ttl,
         may_make: config.publish && config.replicate,
+        selection: config.tables.described(),
     };
     let token = format!("{:016x}", random_node_id());
     let (ttl, place, prefix) = (

@@ -137,23 +137,28 @@ impl Database {
 
     /// Whether there is no table of the application.
     pub(crate) fn is_without_tables(&self) -> Result<bool> {
-        Ok(self.user_tables(|_| true)? == 0)
+        Ok(self.tables_of_application("'table', 'virtual'")?.is_empty())
     }
 
-    /// Whether some table of the application is not replicated by choice.
+    /// Tables of the application that are not replicated by choice.
+    pub(crate) fn left_out(&self) -> Result<Vec<String>> {
+        let mut tables = self.tables_of_application("'table'")?;
+        tables.retain(|name| !(self.settings.selects)(name));
+        Ok(tables)
+    }
+
+    /// Whether there are such.
     pub fn excludes_tables(&self) -> Result<bool> {
-        Ok(self.user_tables(|name| !(self.settings.selects)(name))? > 0)
+        Ok(!self.left_out()?.is_empty())
     }
 
-    fn user_tables(&self, counts: impl Fn(&str) -> bool) -> Result<usize> {
-        let mut list = self.conn.prepare_cached(
-            "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')
-             AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*'",
-        )?;
-        let names: Vec<String> = list
-            .query_map([], |r| r.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
-        Ok(names.iter().filter(|name| counts(name)).count())
+    fn tables_of_application(&self, kinds: &str) -> Result<Vec<String>> {
+        let mut list = self.conn.prepare_cached(&format!(
+            "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ({kinds})
+             AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*'"
+        ))?;
+        let names = list.query_map([], |r| r.get(0))?;
+        Ok(names.collect::<rusqlite::Result<_>>()?)
     }
 
     fn schema_version(&self) -> Result<i64> {

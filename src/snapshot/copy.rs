@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::capture::Captured;
@@ -32,6 +33,8 @@ DELETE FROM __harmonylite___change_log_global;";
 /// A read transaction, and what is in it.
 pub struct View {
     conn: Connection,
+    /// Tables that are this node's own matter: their rows are not for others.
+    left_out: Vec<String>,
     pub streams: BTreeMap<String, Place>,
     pub schema: i64,
     /// Bytes of the database.
@@ -80,6 +83,7 @@ impl Database {
         let streams = self.places();
         Ok(View {
             conn,
+            left_out: self.left_out()?,
             streams,
             schema,
             size: size as u64,
@@ -98,6 +102,7 @@ impl View {
         let mut copy = Connection::open(to)?;
         // Nobody reads the file before it is whole: neither a journal nor a sync is of use.
         copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
+        copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         {
             let backup = Backup::new(&self.conn, &mut copy)?;
             let pages = |p: rusqlite::backup::Progress| (p.pagecount - p.remaining).max(0) as u64;
@@ -112,6 +117,10 @@ impl View {
         let _: String = copy.query_row("PRAGMA journal_mode = OFF", [], |r| r.get(0))?;
         drop_triggers(&copy)?;
         copy.execute_batch(STRIP)?;
+        for table in &self.left_out {
+            let table = crate::database::schema::quote(table);
+            copy.execute_batch(&format!("DELETE FROM {table}"))?;
+        }
         copy.close().map_err(|(_, e)| e)?;
         Ok(())
     }

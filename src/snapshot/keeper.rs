@@ -34,6 +34,8 @@ pub struct Options {
     pub leader_ttl: Duration,
     /// What is here is what all nodes have: this one sends all and takes all.
     pub may_make: bool,
+    /// Which tables take part, as text that is the same on nodes that choose the same.
+    pub selection: String,
 }
 
 /// Why a round came to nothing.
@@ -99,6 +101,8 @@ pub struct Keeper {
     lacking: Option<Duration>,
     /// Under which id this node is known as one that publishes.
     registered: Option<u64>,
+    /// That the newest snapshot is gone was told to the others.
+    forgot: bool,
     made: u64,
 }
 
@@ -112,6 +116,7 @@ impl Keeper {
             waiting: None,
             lacking: None,
             registered: None,
+            forgot: false,
             made: 0,
         }
     }
@@ -142,7 +147,7 @@ impl Keeper {
     pub fn round(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         let node = round.gate.enter().database.node();
         if self.registered != Some(node) {
-            round.registry.register(node)?;
+            round.registry.register(node, &self.options.selection)?;
             self.registered = Some(node);
         }
         self.newest = self.find_newest(round)?;
@@ -196,7 +201,10 @@ impl Keeper {
                     self.merge_first = false;
                     Ok(Next::Rest)
                 }
-                Ok(false) => Ok(Next::After(LOOK_AGAIN)),
+                Ok(false) => {
+                    self.join_without(round, "the store is empty")?;
+                    Ok(Next::After(LOOK_AGAIN))
+                }
                 Err(e) => {
                     self.join_without(round, &e.to_string())?;
                     Err(e)
@@ -204,7 +212,7 @@ impl Keeper {
             };
         }
         let node = round.gate.enter().database.node();
-        if round.registry.found(node)? {
+        if self.hindrance(round)?.is_none() && round.registry.found(node)? {
             round.gate.enter().database.found()?;
             round.gate.set_joined();
             log::info!("this node founds the cluster");
@@ -238,7 +246,7 @@ impl Keeper {
         let newest = self.newest.as_ref();
         let is_there = newest.is_some_and(|e| helps(&round.gate.enter().database, e));
         if is_there && self.merge_any(round, helps)? {
-            let publishers = round.registry.publishers()?;
+            let publishers = round.registry.publishers()?.into_keys().collect();
             let mut inside = round.gate.enter();
             inside.database.close_gaps(&publishers)?;
             if !inside.database.has_gap() {
@@ -271,6 +279,12 @@ impl Keeper {
     ) -> Result<bool, RoundError> {
         let mut store = (round.open_store)()?;
         let manifest = transfer::read_manifest(&mut *store, &self.options.cluster)?;
+        if manifest.as_ref().is_none_or(|m| m.newest().is_none()) && !self.forgot {
+            // Somebody emptied the store: let there be a new one. Once, lest two nodes with
+            // different stores keep each other busy.
+            self.forgot = true;
+            round.registry.forget_newest()?;
+        }
         let mut failure = None;
         for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
             if !will_do(&round.gate.enter().database, &entry) {
@@ -329,15 +343,18 @@ impl Keeper {
     }
 
     /// Why this node cannot make snapshots at all.
-    fn hindrance(&self, round: &Round<'_>) -> Result<Option<&'static str>, RoundError> {
-        let inside = round.gate.enter();
-        Ok(if !self.options.may_make {
-            Some("a node with publish = false or replicate = false makes no snapshots")
-        } else if inside.database.excludes_tables()? {
-            Some("a node that leaves tables out ([tables]) makes no snapshots")
-        } else {
-            None
-        })
+    fn hindrance(&self, round: &mut Round<'_>) -> Result<Option<&'static str>, RoundError> {
+        if !self.options.may_make {
+            let text = "a node with publish = false or replicate = false makes no snapshots";
+            return Ok(Some(text));
+        }
+        if !round.gate.enter().database.excludes_tables()? {
+            return Ok(None);
+        }
+        let publishers = round.registry.publishers()?;
+        let differs = publishers.values().any(|s| *s != self.options.selection);
+        Ok(differs
+            .then_some("a node that leaves out tables of others ([tables]) makes no snapshots"))
     }
 
     /// Why a snapshot is due; none if it is not.

@@ -1,7 +1,7 @@
 //! What nodes tell each other about snapshots: who founded the cluster, which is the newest, which
 //! one is asked for, and who is making one just now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -22,12 +22,14 @@ pub trait Registry: Send {
     fn is_led(&mut self) -> Result<bool, StreamError>;
     /// Makes this node the founder, if there is none yet. True if it is.
     fn found(&mut self, node: u64) -> Result<bool, StreamError>;
-    /// Makes a node known as one that publishes.
-    fn register(&mut self, node: u64) -> Result<(), StreamError>;
-    /// Every node that ever published.
-    fn publishers(&mut self) -> Result<BTreeSet<u64>, StreamError>;
+    /// Makes a node known as one that publishes, and which tables it selects.
+    fn register(&mut self, node: u64, selection: &str) -> Result<(), StreamError>;
+    /// Every node that ever published, with its selection of tables.
+    fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError>;
     fn newest(&mut self) -> Result<Option<Entry>, StreamError>;
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
+    /// The newest is not there any more.
+    fn forget_newest(&mut self) -> Result<(), StreamError>;
     /// Per stream, how far a snapshot is asked for.
     fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError>;
     fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError>;
@@ -130,16 +132,23 @@ impl Registry for KeyValueRegistry {
         Ok(founder.is_some_and(|(value, _)| value == name.as_bytes()))
     }
 
-    fn register(&mut self, node: u64) -> Result<(), StreamError> {
-        self.meta()
-            .create(&format!("{PUBLISHER}{node}"), b"")
-            .map(drop)
+    fn register(&mut self, node: u64, selection: &str) -> Result<(), StreamError> {
+        let (key, selection) = (format!("{PUBLISHER}{node}"), selection.as_bytes());
+        match self.meta().get(&key)? {
+            Some((known, _)) if known == selection => Ok(()),
+            _ => self.meta().put(&key, selection).map(drop),
+        }
     }
 
-    fn publishers(&mut self) -> Result<BTreeSet<u64>, StreamError> {
-        let names = self.meta().keys(PUBLISHER)?;
-        let id = |name: &String| name.strip_prefix(PUBLISHER)?.parse().ok();
-        Ok(names.iter().filter_map(id).collect())
+    fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError> {
+        let mut publishers = BTreeMap::new();
+        for key in self.meta().keys(PUBLISHER)? {
+            let id = key.strip_prefix(PUBLISHER).and_then(|id| id.parse().ok());
+            if let (Some(id), Some((selection, _))) = (id, self.meta().get(&key)?) {
+                publishers.insert(id, String::from_utf8_lossy(&selection).into_owned());
+            }
+        }
+        Ok(publishers)
     }
 
     fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
@@ -157,6 +166,10 @@ impl Registry for KeyValueRegistry {
 
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
         self.meta().put(NEWEST, &entry.to_bytes()).map(drop)
+    }
+
+    fn forget_newest(&mut self) -> Result<(), StreamError> {
+        self.meta().delete(NEWEST)
     }
 
     fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {

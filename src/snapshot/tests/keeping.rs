@@ -1,6 +1,6 @@
 //! The keeper, with a folder as store and a registry in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ struct Shared {
     founder: Option<u64>,
     newest: Option<Entry>,
     wanted: BTreeMap<String, Place>,
-    publishers: BTreeSet<u64>,
+    publishers: BTreeMap<u64, String>,
 }
 
 #[derive(Clone)]
@@ -55,13 +55,13 @@ impl Registry for Memory {
         self.with(|s| *s.founder.get_or_insert(node) == node)
     }
 
-    fn register(&mut self, node: u64) -> Result<(), StreamError> {
+    fn register(&mut self, node: u64, selection: &str) -> Result<(), StreamError> {
         self.with(|s| {
-            s.publishers.insert(node);
+            s.publishers.insert(node, selection.into());
         })
     }
 
-    fn publishers(&mut self) -> Result<BTreeSet<u64>, StreamError> {
+    fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError> {
         self.with(|s| s.publishers.clone())
     }
 
@@ -71,6 +71,10 @@ impl Registry for Memory {
 
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
         self.with(|s| s.newest = Some(entry.clone()))
+    }
+
+    fn forget_newest(&mut self) -> Result<(), StreamError> {
+        self.with(|s| s.newest = None)
     }
 
     fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
@@ -136,6 +140,7 @@ impl Cluster {
             interval: None,
             leader_ttl: Duration::from_secs(30),
             may_make: true,
+            selection: String::new(),
         });
         let registry = Memory(self.shared.clone(), id);
         Kept {
@@ -399,7 +404,12 @@ fn what_a_node_that_is_away_published_stays_lacking() {
     for node in &mut nodes {
         cluster.round(node).unwrap();
     }
-    cluster.shared.lock().unwrap().publishers.insert(7);
+    cluster
+        .shared
+        .lock()
+        .unwrap()
+        .publishers
+        .insert(7, String::new());
     nodes.iter().for_each(|n| move_on(n, 100, Some(90)));
     for _ in 0..12 {
         for node in &mut nodes {
@@ -415,4 +425,24 @@ fn what_a_node_that_is_away_published_stays_lacking() {
     late.gate.enter().database.forget_positions();
     cluster.round(&mut late).unwrap();
     assert!(late.gate.is_joined() && late.gate.enter().database.has_gap());
+}
+
+#[test]
+fn an_emptied_store_gets_another() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'a', 'x')")
+        .unwrap();
+    cluster.round(&mut a).unwrap();
+    for name in cluster.objects() {
+        std::fs::remove_file(cluster.store.path().join(name)).unwrap();
+    }
+    let mut b = cluster.node(2, BOOKS);
+    cluster.round(&mut b).unwrap();
+    assert!(!b.gate.is_joined());
+    cluster.round(&mut a).unwrap();
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.is_joined());
+    assert_eq!(titles(&b), ["a"]);
 }

@@ -113,9 +113,7 @@ fn a_cloned_card_beside_its_original() {
     let says = |n: &&Node| n.log().contains("another node writes under this node's id");
     assert!(cluster.nodes.iter().filter(says).count() >= 1);
     // It stays that way.
-    let ids = |n: &Node| {
-        n.number("SELECT value FROM __harmonylite___meta WHERE key = 'node_id'")
-    };
+    let ids = |n: &Node| n.number("SELECT value FROM __harmonylite___meta WHERE key = 'node_id'");
     let before: Vec<i64> = [0, 2].map(|n| ids(&cluster.nodes[n])).to_vec();
     assert_ne!(before[0], before[1]);
     cluster.nodes[2].stop();
