@@ -355,7 +355,9 @@ impl Database {
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
         self.conn.execute_batch(&drop)?;
         self.conn.execute_batch(&create_versions(schema))?;
-        let was_left_out = self.left_out()?.contains(&schema.name.to_ascii_lowercase());
+        let was_left_out = self
+            .known_left_out()?
+            .contains(&schema.name.to_ascii_lowercase());
         let cause = match self.catalog.first_time || was_left_out {
             true => Cause::Before,
             false => Cause::Unwatched,
@@ -365,7 +367,7 @@ impl Database {
 
     /// Tables (lower case) that were in the database and not replicated when it was looked at last:
     /// when one is included, what it holds by then does not count as written just now.
-    fn left_out(&self) -> Result<BTreeSet<String>> {
+    fn known_left_out(&self) -> Result<BTreeSet<String>> {
         let stored: Option<Vec<u8>> = get_meta(&self.conn, "left_out")?;
         stored.map_or(Ok(BTreeSet::new()), |bytes| from_cbor(&bytes))
     }
@@ -383,7 +385,7 @@ impl Database {
                     .map_or(true, |n: &String| !by_name.contains_key(n))
             })
             .collect::<rusqlite::Result<_>>()?;
-        if left_out != self.left_out()? {
+        if left_out != self.known_left_out()? {
             set_meta(&self.conn, "left_out", to_cbor(&left_out))?;
         }
         Ok(())
