@@ -129,21 +129,21 @@ pub fn open(
     stream_prefix: &str,
     connect: &dyn Fn() -> std::result::Result<Client, StreamError>,
 ) -> Result<Box<dyn Store>> {
-    let store: Box<dyn Store> = match settings {
+    let store: Result<Box<dyn Store>> = match settings {
         #[cfg(feature = "store-nats")]
-        Settings::Nats(settings) => Box::new(nats::open(settings, stream_prefix, connect)?),
+        Settings::Nats(settings) => Ok(Box::new(nats::open(settings, stream_prefix, connect)?)),
         #[cfg(feature = "store-s3")]
-        Settings::S3(settings) => Box::new(s3::open(settings)?),
+        Settings::S3(settings) => Ok(Box::new(s3::open(settings)?)),
         #[cfg(feature = "store-webdav")]
-        Settings::WebDav(settings) => Box::new(webdav::open(settings)?),
+        Settings::WebDav(settings) => Ok(Box::new(webdav::open(settings)?)),
         #[cfg(feature = "store-sftp")]
-        Settings::Sftp(settings) => Box::new(sftp::open(settings)?),
+        Settings::Sftp(settings) => Ok(Box::new(sftp::open(settings)?)),
         #[cfg(feature = "store-file")]
-        Settings::File(folder) => Box::new(file::open(folder)?),
+        Settings::File(folder) => Ok(Box::new(file::open(folder)?)),
         #[allow(unreachable_patterns)] // reached in builds without all of them
-        other => return Err(absent(other)),
+        other => Err(absent(other)),
     };
-    Ok(Box::new(checked::Checked::new(store)))
+    Ok(Box::new(checked::Checked::new(store?)))
 }
 
 /// The error for a store that this program was built without.

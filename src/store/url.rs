@@ -1,6 +1,8 @@
 //! Addresses of servers, as `url` and `endpoint` write them.
 
-use crate::stream::address::{Address, decode};
+use crate::stream::address::Address;
+#[cfg(any(feature = "store-sftp", feature = "store-webdav"))]
+use crate::stream::address::decode;
 
 /// A server, with what stands behind its name.
 pub(super) struct Url {
