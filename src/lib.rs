@@ -58,6 +58,11 @@
 //! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
 //! - Write transactions last about [`database::TIME_BOX`] and are followed by a pause of half of
 //!   what they took, so that an application always gets the lock.
+//! - A snapshot is a view with an empty raw log: every row in it is what its version says. It is
+//!   merged by versions, and positions move with its last row, never earlier. What a stream dropped
+//!   unread is a gap ([`snapshot::gap`]): durable, and handed on with the snapshots of who has it.
+//! - A node publishes once it has met the others: it founded the cluster, merged a snapshot, or
+//!   waited for one in vain; and no further ahead of its own reading than half a stream.
 //! - Nothing that a peer sends panics or stops: it is applied, held, displaced or in quarantine.
 //! - Absent on purpose: a leader, an async runtime, acknowledgements of what was read, reconnecting
 //!   connections (each has one life and its owner makes a new one), clamping of received versions.
@@ -65,7 +70,7 @@
 //! # Threads, shutdown, failure
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
-//! (connects), `consumer-NN`, `nats-server` (supervises ours), and the `nats-…` threads of
+//! (connects), `consumer-NN`, `snapshots`, `nats-server` (supervises ours), and the `nats-…` threads of
 //! connections. They share the gate and little else; nobody waits for the network inside it. Every
 //! end is reported ([`thread::Exited`]): one that was not asked for stops the process with the
 //! cause. SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
@@ -74,7 +79,8 @@
 //! # Tests
 //!
 //! Beside the code; `tests/stream` and `tests/it` against a real nats-server, the latter with real
-//! daemons; `tests/sim` the same core under a seeded simulation of crashes, clocks and brokers.
+//! daemons; `tests/store` every store against its real server; `tests/hostile` and `tests/fuzz` bytes
+//! that mean ill; `tests/sim` the same core under a seeded simulation of crashes, clocks and brokers.
 //! `scripts/test.sh` runs all of it.
 
 pub mod apply;
