@@ -215,7 +215,7 @@ impl Keeper {
         if self.hindrance(round)?.is_none() && round.registry.found(node)? {
             round.gate.enter().database.found()?;
             round.gate.set_joined();
-            log::info!("this node founds the cluster");
+            log::info!("founding the cluster: the others begin with what is here");
         } else if round.registry.is_led()? {
             self.waiting = None; // the first snapshot is being made
         } else {

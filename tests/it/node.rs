@@ -26,7 +26,8 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- log of {}:\n{}", self.settings["node_id"], self.log());
+            let id = self.settings.get("node_id").map_or("?", String::as_str);
+            eprintln!("--- log of {id}:\n{}", self.log());
         }
     }
 }

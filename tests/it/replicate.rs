@@ -107,7 +107,9 @@ fn a_large_blob_arrives() {
 
 #[test]
 fn a_transaction_arrives_whole() {
-    let cluster = Cluster::start(2, |_| {});
+    let cluster = Cluster::start(2, |node| {
+        node.set("scan_max_changes", "1000");
+    });
     let (writer, reader) = (cluster.nodes[0].open(), cluster.nodes[1].open());
     let count = |sql| reader.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
     for round in 1..=5 {

@@ -88,7 +88,8 @@ fn excluded_tables_stay_at_home() {
 #[test]
 fn a_gap_is_said() {
     let mut cluster = Cluster::start(2, |node| {
-        node.set("replication_log.max_entries", "20");
+        node.set("replication_log.max_entries", "20")
+            .set("snapshot.enabled", "false");
     });
     cluster.nodes[0].execute("INSERT INTO item VALUES (0, 'a', 0)");
     cluster.converge();

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use rustix::process::Signal;
 
 use crate::cluster::Cluster;
-use crate::node::{Node, texts, until};
+use crate::node::{Node, pause, texts, until};
 
 mod commands;
 mod returning;
@@ -25,6 +25,14 @@ fn write(node: &Node, ids: std::ops::Range<i64>, text: &str) {
         .unwrap();
     for id in ids {
         put.execute((id, text)).unwrap();
+    }
+}
+
+/// So slowly that the streams forget the first of it before the last comes.
+fn write_at_length(node: &Node, ids: std::ops::Range<i64>, text: &str) {
+    for from in ids.clone().step_by(20) {
+        write(node, from..ids.end.min(from + 20), text);
+        pause(10);
     }
 }
 
@@ -107,7 +115,7 @@ fn two_found_at_once_with_other_rows() {
     // All fifty are of one node, whoever was first.
     let values = "SELECT DISTINCT value FROM item WHERE id < 50";
     assert_eq!(texts(&cluster.nodes[0].open(), values).len(), 1);
-    let founders = |n: &&Node| n.log().contains("founds the cluster");
+    let founders = |n: &&Node| n.log().contains("founding the cluster");
     assert_eq!(cluster.nodes.iter().filter(founders).count(), 1);
 }
 
