@@ -4,7 +4,7 @@
 //! later, by capture, as the rows then are. Nothing here calls a function that SQLite does not
 //! allow in triggers with `trusted_schema = OFF`.
 
-use crate::database::schema::{PREFIX, Schema, UniqueIndex, quote};
+use crate::database::schema::{Affinity, PREFIX, Schema, UniqueIndex, quote};
 use crate::database::sql_text;
 use crate::mutation::{self, Mutation};
 
@@ -137,21 +137,50 @@ impl Log<'_> {
 
     /// What an index's term is for the new row. An expression is worked out by giving it a row with
     /// the columns that it names, and no others: SQLite refuses to drop a column that we name.
-    fn of_new(&self, term: &str) -> String {
+    ///
+    /// Columns of such a row have no affinity, so a comparison inside of the expression may come out
+    /// otherwise than in the table. A CAST gives it to them, but alters a value that is not of the
+    /// column's class; so both ways are tried.
+    fn of_new(&self, term: &str) -> Vec<String> {
         let rowid = usize::from(self.schema.rowid.is_some());
         let stored = self.schema.columns.iter().skip(rowid).map(|c| &c.name);
         let mut all = stored.chain(&self.schema.generated);
         if all.clone().any(|c| quote(c) == term) {
-            return format!("NEW.{term}");
+            return vec![format!("NEW.{term}")];
         }
         let words = sql_text::words(term);
-        let named = all
+        let named: Vec<&String> = all
             .by_ref()
-            .filter(|c| words.contains(&c.to_ascii_lowercase()));
-        let row: Vec<String> = named.map(|c| format!("NEW.{0} AS {0}", quote(c))).collect();
-        match row.is_empty() {
-            true => term.to_owned(),
-            false => format!("(SELECT {term} FROM (SELECT {}))", row.join(", ")),
+            .filter(|c| words.contains(&c.to_ascii_lowercase()))
+            .collect();
+        if named.is_empty() {
+            return vec![term.to_owned()];
+        }
+        let of_row = |value: &dyn Fn(&String) -> String| {
+            let row = named
+                .iter()
+                .map(|c| format!("{} AS {}", value(c), quote(c)));
+            let row: Vec<String> = row.collect();
+            format!("(SELECT {term} FROM (SELECT {}))", row.join(", "))
+        };
+        let plain = |column: &String| format!("NEW.{}", quote(column));
+        let cast = |column: &String| match self.cast_to(column) {
+            Some(class) => format!("CAST({} AS {class})", plain(column)),
+            None => plain(column),
+        };
+        let mut ways = vec![of_row(&plain), of_row(&cast)];
+        ways.dedup();
+        ways
+    }
+
+    /// The CAST that leaves what the column stores as it is and gives it the column's affinity.
+    fn cast_to(&self, column: &str) -> Option<&'static str> {
+        let found = self.schema.columns.iter().find(|c| c.name == *column)?;
+        match found.affinity {
+            Affinity::Blob => None,
+            Affinity::Text => Some("TEXT"),
+            Affinity::Real => Some("REAL"),
+            Affinity::Integer | Affinity::Numeric => Some("NUMERIC"),
         }
     }
 
@@ -160,8 +189,11 @@ impl Log<'_> {
         let alias = "__harmonylite__row";
         let mut conditions: Vec<String> = Vec::new();
         for (term, collation) in &index.terms {
-            let new = self.of_new(term);
-            conditions.push(format!("{term} = {new} COLLATE {}", quote(collation)));
+            let collation = quote(collation);
+            conditions.push(match &self.of_new(term)[..] {
+                [new] => format!("{term} = {new} COLLATE {collation}"),
+                ways => format!("{term} COLLATE {collation} IN ({})", ways.join(", ")),
+            });
         }
         // Whether the new row is within a partial index is not asked: a row too many does no harm.
         conditions.extend(index.predicate.as_ref().map(|p| format!("({p})")));

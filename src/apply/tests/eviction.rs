@@ -27,6 +27,35 @@ fn replace_evicts_through_every_kind_of_index() {
     );
 }
 
+/// In the index a is a number and b is text, so that 10 = '10' there.
+#[test]
+fn replace_evicts_where_an_expression_compares_across_types() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE u(id INTEGER PRIMARY KEY, a INTEGER, b TEXT, c);
+         CREATE UNIQUE INDEX same ON u(a = b, c);
+         CREATE UNIQUE INDEX less ON u((CASE WHEN b < a THEN 'less' || c END))",
+    );
+    n[0].run(
+        "INSERT INTO u VALUES (1, 10, '10', 'x'), (2, 9, '10', 'x'), (3, 11, '10', 'y'),
+         (4, 'text', '5', 'z'), (5, 5, 'text', 'w')",
+    );
+    converge(&mut n);
+    n[1].run("REPLACE INTO u VALUES (11, 7, '7', 'x')");
+    n[1].run("REPLACE INTO u VALUES (13, 3, '20', 'y'), (14, 'texts', '6', 'z')");
+    n[1].run("UPDATE OR REPLACE u SET a = 8, b = '8' WHERE id = 2");
+    converge(&mut n);
+    let plan = "EXPLAIN QUERY PLAN SELECT id FROM u WHERE (a = b) COLLATE \"BINARY\"
+                IN ((SELECT (a = b) FROM (SELECT 1 AS a, 2 AS b)), 1) AND c = 'x'";
+    let mut plan = n[0].app.prepare(plan).unwrap();
+    let steps = plan.query_map([], |r| r.get::<_, String>(3)).unwrap();
+    let steps: Vec<String> = steps.map(Result::unwrap).collect();
+    assert!(
+        steps[0].contains("SEARCH u USING") && steps[0].contains("INDEX same"),
+        "{steps:?}"
+    );
+}
+
 #[test]
 fn what_changes_nothing_stamps_nothing() {
     let mut n = cluster(

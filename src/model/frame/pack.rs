@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn parts_fit_and_join_to_the_whole() {
-        let whole: Vec<u8> = (0..100_000u64).map(|i| (i * i >> 7) as u8).collect();
+        let whole: Vec<u8> = (0..100_000u64).map(|i| ((i * i) >> 7) as u8).collect();
         for zstd in [Some(&mut compressor()), None] {
             let packed = pack(whole.clone(), zstd);
             let messages: Vec<_> = packed.messages(0, 4096).collect();
