@@ -78,7 +78,7 @@ impl Node {
         let (ms, size, packed) = read().ok_or_else(|| format!("no numbers in {line:?}"))?;
         Ok(Made {
             seconds: ms as f64 / 1e3,
-            pub sizes: (size >> 10, packed >> 10),
+            sizes: (size >> 10, packed >> 10),
         })
     }
 
