@@ -101,7 +101,7 @@ fn one_store(store: &str, template: &Path, plain: f64, last: i64) -> Result<()> 
             "`VACUUM INTO` and zstd: {plain:.1} s; the database is {size} MB with our tables, {packed} MB packed"
         ),
     );
-    let calm = writing(&one.db, last + 1, || {
+    let calm = writing(&mut one, last + 1, |_| {
         std::thread::sleep(CALM);
         Ok(0.0)
     })?;
@@ -112,7 +112,7 @@ fn one_store(store: &str, template: &Path, plain: f64, last: i64) -> Result<()> 
         "",
     );
     let next = one.app()?.next_id()?;
-    let (stalls, seconds) = writing(&one.db, next, || Ok(one.save()?.seconds))?;
+    let (stalls, seconds) = writing(&mut one, next, |node| Ok(node.save()?.seconds))?;
     line(
         "the same during a snapshot",
         stalls.shown(),
@@ -150,11 +150,11 @@ fn one_store(store: &str, template: &Path, plain: f64, last: i64) -> Result<()> 
     three.end()?;
 
     let mut four = Node::new(dir.path(), 4)?;
-    let (stalls, seconds) = writing(&four.db, -1_000_000_000, || {
+    let (stalls, seconds) = writing(&mut four, -1_000_000_000, |node| {
         std::thread::sleep(Duration::from_millis(100));
         let began = Instant::now();
-        start(&mut four)?;
-        four.wait_for(" merged, ")?;
+        start(node)?;
+        node.wait_for(" merged, ")?;
         Ok(since(began))
     })?;
     line(
@@ -169,10 +169,10 @@ fn one_store(store: &str, template: &Path, plain: f64, last: i64) -> Result<()> 
     two.end()?;
     fs::remove_file(two.db.with_file_name("seq-map.cbor"))?;
     let next = two.app()?.next_id()?;
-    let (stalls, seconds) = writing(&two.db, next, || {
+    let (stalls, seconds) = writing(&mut two, next, |node| {
         let began = Instant::now();
-        start(&mut two)?;
-        two.wait_for(" merged, ")?;
+        start(node)?;
+        node.wait_for(" merged, ")?;
         Ok(since(began))
     })?;
     line(
@@ -188,9 +188,13 @@ fn one_store(store: &str, template: &Path, plain: f64, last: i64) -> Result<()> 
 }
 
 /// What an application waits while something else goes on, and what came of that.
-fn writing(db: &Path, first: i64, f: impl FnOnce() -> Result<f64>) -> Result<(Stalls, f64)> {
-    let writer = Writer::start(db, first);
-    let done = f();
+fn writing(
+    node: &mut Node,
+    first: i64,
+    f: impl FnOnce(&mut Node) -> Result<f64>,
+) -> Result<(Stalls, f64)> {
+    let writer = Writer::start(&node.db, first);
+    let done = f(node);
     let stalls = writer.stop()?;
     Ok((stalls, done?))
 }
