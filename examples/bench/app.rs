@@ -10,6 +10,8 @@ use crate::Result;
 /// An own connection to one database, with WAL and `synchronous = NORMAL`.
 pub struct App {
     pub conn: Connection,
+    /// Letters of a row that is inserted.
+    pub letters: usize,
     wal: PathBuf,
     random: u64,
 }
@@ -28,18 +30,19 @@ impl App {
         wal.push("-wal");
         Ok(App {
             conn,
+            letters: 100,
             wal: wal.into(),
             random: 0x9E37_79B9_7F4A_7C15,
         })
     }
 
-    /// Inserts rows `first..first + count` of 100 bytes of text in one transaction.
+    /// Inserts rows `first..first + count` in one transaction.
     pub fn insert(&mut self, first: i64, count: i64) -> Result<()> {
         let transaction = self.conn.transaction()?;
         let mut statement =
             transaction.prepare_cached("INSERT INTO items(id, data) VALUES (?1, ?2)")?;
         for id in first..first + count {
-            statement.execute(rusqlite::params![id, text(&mut self.random)])?;
+            statement.execute(rusqlite::params![id, text(&mut self.random, self.letters)])?;
         }
         drop(statement);
         Ok(transaction.commit()?)
@@ -96,11 +99,11 @@ impl PinnedWal {
     }
 }
 
-/// 100 letters and digits without pattern, so that compression has little to gain.
-fn text(random: &mut u64) -> String {
+/// Letters and digits without pattern, so that compression has little to gain.
+fn text(random: &mut u64, letters: usize) -> String {
     const LETTERS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_";
-    let mut out = String::with_capacity(100);
-    while out.len() < 100 {
+    let mut out = String::with_capacity(letters + 10);
+    while out.len() < letters {
         *random ^= *random << 13;
         *random ^= *random >> 7;
         *random ^= *random << 17;

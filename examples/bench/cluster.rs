@@ -1,7 +1,6 @@
 //! A real nats-server and two daemons beside it, in a directory that goes away with them.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -103,7 +102,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(release.join(name))
 }
 
-fn start_server(dir: &Path) -> Result<(Process, String)> {
+pub fn start_server(dir: &Path) -> Result<(Process, String)> {
     let program = std::env::var_os("HARMONYLITE_NATS_SERVER").unwrap_or("nats-server".into());
     let (store, ports) = (dir.join("nats"), dir.join("ports"));
     fs::create_dir_all(&ports)?;
@@ -129,26 +128,30 @@ fn start_server(dir: &Path) -> Result<(Process, String)> {
 fn start_node(dir: &Path, id: u32, address: &str) -> Result<Node> {
     let home = dir.join(format!("node-{id}"));
     fs::create_dir_all(&home)?;
-    let (db, config) = (home.join("app.db"), home.join("config.toml"));
+    let db = home.join("app.db");
     App::open(&db)?;
+    let daemon = start_daemon(&db, id, address, "")?;
+    Ok(Node { daemon, db })
+}
+
+/// A daemon for a database, with `log` and `config.toml` beside that. `more` ends the configuration.
+pub fn start_daemon(db: &Path, id: u32, address: &str, more: &str) -> Result<Process> {
+    let (config, log) = (db.with_file_name("config.toml"), db.with_file_name("log"));
     let text = format!(
         "db_path = \"{}\"\nnode_id = {id}\n[replication_log]\nmax_entries = 1000000\n\
-         [nats]\nurls = [\"nats://{address}\"]\n",
+         [nats]\nurls = [\"nats://{address}\"]\n{more}",
         db.display()
     );
     fs::write(&config, text)?;
-    let log = home.join("log");
     let mut command = Command::new(binary("harmonylite")?);
     command.arg("-config").arg(&config);
-    command
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(&log)?);
+    let output = fs::File::create(&log)?;
+    command.stdout(output.try_clone()?).stderr(output);
     let mut daemon = Process::spawn(&mut command)?;
     std::thread::sleep(Duration::from_millis(20));
     if !daemon.is_running() {
-        let mut text = String::new();
-        fs::File::open(&log)?.read_to_string(&mut text)?;
+        let text = fs::read_to_string(&log)?;
         return Err(format!("the daemon ended: {text}").into());
     }
-    Ok(Node { daemon, db })
+    Ok(daemon)
 }

@@ -10,8 +10,11 @@ use std::time::Duration;
 mod app;
 mod cluster;
 mod measure;
+mod node;
 mod process;
 mod report;
+mod snapshot;
+mod stall;
 
 use report::Report;
 
@@ -22,6 +25,9 @@ struct Options {
     runs: usize,
     idle: Duration,
     only: Vec<String>,
+    /// Of the database for snapshots.
+    mb: u64,
+    stores: Vec<String>,
 }
 
 impl Options {
@@ -30,6 +36,8 @@ impl Options {
         let runs: Option<usize> = args.opt_value_from_str("--runs")?;
         let idle: Option<u64> = args.opt_value_from_str("--idle")?;
         let only: Option<String> = args.opt_value_from_str("--only")?;
+        let mb: Option<u64> = args.opt_value_from_str("--mb")?;
+        let stores: Option<String> = args.opt_value_from_str("--stores")?;
         if let [unknown, ..] = &args.finish()[..] {
             return Err(format!("unknown argument {}", unknown.display()).into());
         }
@@ -37,7 +45,9 @@ impl Options {
         Ok(Options {
             runs: runs.unwrap_or(3).max(1),
             idle: Duration::from_secs(idle.unwrap_or(60)),
-            only: only.split(',').map(Into::into).collect(),
+            only: list(&only),
+            mb: mb.unwrap_or(1000).max(1),
+            stores: list(&stores.unwrap_or("file,nats".into())),
         })
     }
 
@@ -46,8 +56,18 @@ impl Options {
     }
 }
 
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(Into::into).collect()
+}
+
 fn main() -> Result<()> {
     let options = Options::parse()?;
+    if options.has("snapshot") {
+        snapshot::measure(options.mb, &options.stores)?;
+    }
+    if options.only == ["snapshot"] {
+        return Ok(());
+    }
     let mut report = Report::default();
     for run in 1..=options.runs {
         eprintln!("run {run} of {}", options.runs);

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::Result;
 
 pub struct Process {
@@ -27,10 +29,13 @@ impl Process {
 
     /// SIGTERM, and waits.
     pub fn stop(mut self) -> Result<()> {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         self.child.wait()?;
         Ok(())
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
     fn status(&self, file: PathBuf, key: &str) -> Result<u64> {
@@ -47,6 +52,11 @@ impl Process {
     /// Resident memory.
     pub fn rss_mb(&self) -> Result<f64> {
         Ok(self.status(self.proc().join("status"), "VmRSS:")? as f64 / 1024.0)
+    }
+
+    /// The most memory that was ever resident.
+    pub fn peak_rss_mb(&self) -> Result<f64> {
+        Ok(self.status(self.proc().join("status"), "VmHWM:")? as f64 / 1024.0)
     }
 
     /// Threads, their context switches and their nanoseconds of CPU. The clock behind the usual

@@ -1,0 +1,95 @@
+//! An application that writes small transactions all the time, and how long it waits for each.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use crate::app::App;
+
+/// Between two transactions.
+const PACE: Duration = Duration::from_millis(2);
+
+/// What it waited, in milliseconds.
+pub struct Stalls {
+    times: Vec<f64>,
+    /// The longest the WAL was, in bytes.
+    wal: u64,
+}
+
+impl Stalls {
+    pub fn p99(&self) -> f64 {
+        self.times
+            .get(self.times.len() * 99 / 100)
+            .copied()
+            .unwrap_or(f64::NAN)
+    }
+
+    pub fn longest(&self) -> f64 {
+        self.times.last().copied().unwrap_or(f64::NAN)
+    }
+
+    pub fn shown(&self) -> String {
+        format!(
+            "{:.1} / {:.0} ms of {} transactions, WAL up to {} MB",
+            self.p99(),
+            self.longest(),
+            self.times.len(),
+            self.wal >> 20
+        )
+    }
+}
+
+/// The application at work.
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Stalls, String>>,
+}
+
+impl Writer {
+    /// Inserts rows from `first` on, one each, and updates the one before: `busy_timeout` 5000.
+    pub fn start(db: &Path, first: i64) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (db, ends) = (db.to_owned(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            write(&db, first, &ends).map_err(|e| format!("the application failed: {e}"))
+        });
+        Writer { stop, thread }
+    }
+
+    /// Ends it.
+    pub fn stop(self) -> crate::Result<Stalls> {
+        self.stop.store(true, Ordering::Relaxed);
+        let stalls = self.thread.join().map_err(|_| "the application panicked")?;
+        Ok(stalls?)
+    }
+}
+
+fn write(db: &Path, first: i64, ends: &AtomicBool) -> crate::Result<Stalls> {
+    let mut app = App::open(db)?;
+    let wal = wal_of(db);
+    let mut stalls = Stalls {
+        times: Vec::new(),
+        wal: 0,
+    };
+    let mut id = first;
+    while !ends.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        app.insert(id, 1)?;
+        stalls.times.push(began.elapsed().as_secs_f64() * 1e3);
+        if id % 64 == 0 {
+            stalls.wal = stalls.wal.max(std::fs::metadata(&wal)?.len());
+        }
+        id += 1;
+        sleep(PACE);
+    }
+    stalls.times.sort_by(f64::total_cmp);
+    Ok(stalls)
+}
+
+fn wal_of(db: &Path) -> PathBuf {
+    let mut wal = db.as_os_str().to_owned();
+    wal.push("-wal");
+    wal.into()
+}
