@@ -1,16 +1,16 @@
 #!/bin/sh
 # Fuzzes where bytes from elsewhere enter, with libFuzzer on nightly Rust.
 #   scripts/fuzz.sh [TARGET] [--minutes T]
-# TARGET: frame, apply, config or stored; without it all of them, T minutes each (default 3).
+# TARGET: frame, apply, config, manifest or stored; without it all of them, T minutes each (default 3).
 # What is found stands in tests/fuzz/artifacts; mended, it goes to tests/fuzz/found/TARGET, where
 # `cargo test --test hostile` runs it for ever.
 set -eu
 cd "$(dirname "$0")/.."
-minutes=3 targets='frame apply config stored'
+minutes=3 targets='frame apply config manifest stored'
 while [ $# -gt 0 ]; do
     case $1 in
         --minutes) minutes=$2; shift ;;
-        frame | apply | config | stored) targets=$1 ;;
+        frame | apply | config | manifest | stored) targets=$1 ;;
         *) sed -n 2,6p "$0" >&2; exit 2 ;;
     esac
     shift

@@ -66,6 +66,11 @@ impl JetStreamBroker {
         Ok(client)
     }
 
+    /// How many servers keep a copy of each stream.
+    pub fn replicas(&self) -> u8 {
+        self.streams.replicas as u8
+    }
+
     /// What the nodes tell each other about snapshots.
     pub fn registry(
         &self,

@@ -195,7 +195,9 @@ fn forward_signals(
         signals.forever().for_each(|signal| {
             if signal == SIGUSR1 {
                 let (reply, only_if_new) = (bounded(1).0, false); // the log tells
-                let _ = ask.send(Ask { reply, only_if_new });
+                if ask.send(Ask { reply, only_if_new }).is_err() {
+                    log::warn!("SIGUSR1: snapshot.enabled or replicate is false");
+                }
                 return;
             }
             let _ = sender.send(());

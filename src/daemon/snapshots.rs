@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::parts::Keeping;
 use crate::broker::JetStreamBroker;
 use crate::config::Config;
+use crate::config::snapshot::Store as Kind;
 use crate::gate::Gate;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
@@ -55,7 +56,7 @@ pub fn start(
     let token = format!("{:016x}", random_node_id());
     let (ttl, place, prefix) = (
         config.snapshot.leader_ttl,
-        config.snapshot.store.clone(),
+        place(config, broker),
         config.shared.stream_prefix.clone(),
     );
     let (to_registry, to_store) = (broker.clone(), broker.clone());
@@ -159,5 +160,15 @@ fn bring(
 
 fn open_store(config: &Config, broker: &JetStreamBroker) -> Result<Box<dyn Store>, StoreError> {
     let prefix = &config.shared.stream_prefix;
-    store::open(&config.snapshot.store, prefix, &|| broker.connect())
+    store::open(&place(config, broker), prefix, &|| broker.connect())
+}
+
+/// Where snapshots are kept. On a cluster of our own servers with as many copies as the streams
+/// have: with one alone, a server that is away would take all snapshots with it.
+pub fn place(config: &Config, broker: &JetStreamBroker) -> Kind {
+    let mut place = config.snapshot.store.clone();
+    if let (Kind::Nats(nats), true) = (&mut place, config.nats.urls.is_empty()) {
+        nats.replicas = nats.replicas.max(broker.replicas());
+    }
+    place
 }

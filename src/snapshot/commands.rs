@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::config::snapshot::Store as Kind;
 use crate::daemon::net::{Net, client_options, server_store};
+use crate::daemon::snapshots::place;
 use crate::database::own_tables;
 use crate::lock;
 use crate::model::backoff::Backoff;
@@ -171,7 +172,8 @@ fn own_server(
     let deadline = Instant::now() + SERVER_WITHIN;
     loop {
         let prefix = &config.shared.stream_prefix;
-        let opened = store::open(&config.snapshot.store, prefix, &|| net.broker.connect());
+        let place = place(config, &net.broker);
+        let opened = store::open(&place, prefix, &|| net.broker.connect());
         match opened {
             Ok(store) => {
                 return Ok(Access {

@@ -14,33 +14,38 @@ use harmonylite::model::cbor;
 use harmonylite::model::frame::{Frame, FrameBuilder, KeyColumn, Parts, Row, TableHeader, unpack};
 use harmonylite::model::value::Value;
 use harmonylite::model::version::Version;
+use harmonylite::snapshot::{Entry, Manifest};
 
-/// An entry: its name, what it does with bytes, and inputs to begin with.
-pub struct Entry {
+/// A way in: its name, what it does with bytes, and inputs to begin with.
+pub struct Way {
     pub name: &'static str,
     pub run: fn(&[u8]),
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All of them. (`seq-map.cbor` is only ever written; a manifest of snapshots belongs here when
-/// there is one.)
-pub const ENTRIES: [Entry; 4] = [
-    Entry {
+/// All of them. (`seq-map.cbor` is only ever written.)
+pub const WAYS: [Way; 5] = [
+    Way {
         name: "frame",
         run: frame,
         seeds: messages,
     },
-    Entry {
+    Way {
         name: "apply",
         run: apply,
         seeds: messages,
     },
-    Entry {
+    Way {
         name: "config",
         run: config,
         seeds: || vec![include_bytes!("../../config.toml").to_vec()],
     },
-    Entry {
+    Way {
+        name: "manifest",
+        run: manifest,
+        seeds: || vec![MANIFEST.as_bytes().to_vec()],
+    },
+    Way {
         name: "stored",
         run: stored,
         seeds: || {
@@ -134,6 +139,25 @@ pub fn config(bytes: &[u8]) {
     {
         assert!(!e.to_string().is_empty());
     }
+}
+
+const MANIFEST: &str = r#"{"format": 1, "cluster": "c", "snapshots": [{
+    "name": "snapshot-1795256579938-3-a576e1001.db.zst", "size": 1024, "database_size": 69632,
+    "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "node": 3, "time_ms": 1795256579938, "schema": -5, "dropped": [117649934, 7],
+    "streams": {"c-1": {"seq": 9, "id": "x", "created": "2026-11-21T10:22:59Z",
+                        "gap": {"end": 5, "heard": [1, 2]}}}}]}"#;
+
+/// What a store says that it holds, which others can write to.
+pub fn manifest(bytes: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(bytes, "c") {
+        let written = manifest.to_bytes();
+        assert_eq!(Manifest::parse(&written, "c").as_ref(), Ok(&manifest));
+        for entry in &manifest.snapshots {
+            assert_eq!(Entry::parse(&entry.to_bytes()).as_ref(), Ok(entry));
+        }
+    }
+    let _ = Entry::parse(bytes);
 }
 
 /// CBOR that lies in the database, which another program may have written.

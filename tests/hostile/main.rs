@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 mod entry;
 mod mutate;
 
-use entry::{ENTRIES, Entry};
+use entry::{WAYS, Way};
 
 /// Counts what is allocated, and the most that was.
 struct Counting;
@@ -41,7 +41,7 @@ static ALLOCATOR: Counting = Counting;
 static ONE: Mutex<()> = Mutex::new(());
 
 /// Runs an entry; the most memory that it had at a time.
-fn memory_of(entry: &Entry, bytes: &[u8]) -> usize {
+fn memory_of(entry: &Way, bytes: &[u8]) -> usize {
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
     let result = catch_unwind(AssertUnwindSafe(|| (entry.run)(bytes)));
@@ -51,7 +51,7 @@ fn memory_of(entry: &Entry, bytes: &[u8]) -> usize {
 }
 
 /// Inputs that were found by fuzzing and are mended: `tests/fuzz/found/NAME/*`.
-fn found(entry: &Entry) -> Vec<Vec<u8>> {
+fn found(entry: &Way) -> Vec<Vec<u8>> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/found");
     let Ok(files) = std::fs::read_dir(folder.join(entry.name)) else {
         return Vec::new();
@@ -62,7 +62,7 @@ fn found(entry: &Entry) -> Vec<Vec<u8>> {
 }
 
 /// Mutations per entry: all in all a few seconds.
-fn rounds(entry: &Entry) -> u64 {
+fn rounds(entry: &Way) -> u64 {
     match entry.name {
         "apply" => 1_000,
         "config" => 2_000,
@@ -74,7 +74,7 @@ fn rounds(entry: &Entry) -> u64 {
 fn seeds_and_their_mutations_do_no_harm() {
     const MOST_BYTES: usize = 12 << 20;
     let _one = ONE.lock();
-    for entry in &ENTRIES {
+    for entry in &WAYS {
         let mut inputs = (entry.seeds)();
         inputs.append(&mut found(entry));
         assert!(!inputs.is_empty());
@@ -102,7 +102,7 @@ fn the_largest_messages_take_bounded_memory() {
     for raw in mutate::large() {
         let packed = zstd.compress(&raw).unwrap();
         for bytes in [&raw, &packed] {
-            let most = memory_of(&ENTRIES[0], bytes);
+            let most = memory_of(&WAYS[0], bytes);
             assert!(most < MOST_BYTES, "{most} bytes for {} bytes", bytes.len());
         }
     }
@@ -111,7 +111,7 @@ fn the_largest_messages_take_bounded_memory() {
 /// `scripts/fuzz.sh` begins with the same inputs: FUZZ_CORPUS names the folder to write them to.
 #[test]
 fn seeds_are_distinct_and_written_on_demand() {
-    for entry in &ENTRIES {
+    for entry in &WAYS {
         let seeds = (entry.seeds)();
         for (i, seed) in seeds.iter().enumerate() {
             assert!(!seeds[..i].contains(seed), "{} {i}", entry.name);
