@@ -9,6 +9,7 @@ use super::{Entry, Merge, Place, View};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 
+mod copying;
 mod keeping;
 
 pub const BOOKS: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE)";
