@@ -422,7 +422,7 @@ fn what_a_node_that_is_away_published_stays_lacking() {
     assert!(nodes.iter().all(|n| n.gate.enter().database.has_gap()));
     // It is said to whoever joins, too.
     let mut late = cluster.node(3, BOOKS);
-    late.gate.enter().database.forget_positions();
+    late.gate.enter().database.forget_positions().unwrap();
     cluster.round(&mut late).unwrap();
     assert!(late.gate.is_joined() && late.gate.enter().database.has_gap());
 }
