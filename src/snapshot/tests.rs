@@ -12,6 +12,7 @@ use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 mod copying;
 mod keeping;
 mod lacking;
+mod moved;
 
 pub const BOOKS: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE)";
 const ALL: &str = "SELECT * FROM Books ORDER BY 1";
