@@ -19,6 +19,8 @@ use crate::snapshot::transfer::Watch;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 
+mod stuck;
+
 #[derive(Default)]
 struct Shared {
     leader: Option<u64>,
