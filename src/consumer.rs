@@ -171,16 +171,19 @@ impl Consumer {
 
     /// Reads until something breaks. Returns only by an error.
     fn read(&mut self, reader: &mut dyn Reader) -> Result<(), Pause> {
-        let state = reader.state()?;
+        let mut state = reader.state()?;
         let mut from = self.place(reader, &state)?;
-        let end = state.last;
         loop {
-            if from > end {
+            if from > state.last {
                 self.backoff.reset();
                 self.gate.set_at_end(self.shard, true);
             }
-            // A snapshot may have brought what comes next.
-            from = from.max(self.gate.enter().database.position(&self.stream).seq + 1);
+            if from != self.gate.enter().database.position(&self.stream).seq + 1 {
+                // A snapshot brought what comes next, perhaps of a stream that was longer than this
+                // one is; or somebody found that the stream is another one.
+                state = reader.state()?;
+                from = self.place(reader, &state)?;
+            }
             let messages = reader.fetch(from, FETCH_WAIT, &self.stop)?;
             if let Some(first) = messages.first()
                 && first.sequence > from
@@ -208,6 +211,9 @@ impl Consumer {
     fn note_gap(&self, from: u64, first: u64) -> Result<(), Pause> {
         let mut inside = self.gate.enter();
         let mut position = inside.database.position(&self.stream);
+        if position.seq + 1 >= first {
+            return Ok(()); // a snapshot brought them meanwhile
+        }
         if from > 1 || position.seq > 0 {
             log::error!(
                 "{}: messages {from} to {} are gone from the broker before they were read here: \

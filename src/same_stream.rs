@@ -45,6 +45,11 @@ pub fn look(
     position.created.clone_from(&state.created);
     let next = position.seq + 1;
     inside.database.move_position(stream, position);
+    if difference.is_some() {
+        // At once: a transaction that is undone would bring the old position back, and what the
+        // stream holds up to there would never be read.
+        inside.database.flush()?;
+    }
     Ok(next)
 }
 

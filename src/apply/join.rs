@@ -133,8 +133,8 @@ impl Database {
             buried: stored
                 .as_ref()
                 .filter(|s| s.state.deleted && state.deleted && !theirs.deleted)
-                .map(|s| s.at)
-                .filter(|at| *at <= self.ages.half_aged),
+                .filter(|s| self.ages.is_half_aged(s))
+                .map(|s| s.at),
             before,
             after: state,
             next: Next::Nothing,

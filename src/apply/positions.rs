@@ -126,13 +126,16 @@ impl Database {
         self.positions.known.iter().map(place).collect()
     }
 
-    /// Whether a snapshot that is this far holds all that was read from the streams here.
+    /// Whether a snapshot that is this far holds all that was read from the streams here, or
+    /// written to them.
     pub(crate) fn is_covered(&self, places: &BTreeMap<String, Place>) -> bool {
         let covers = |(stream, known): (&String, &Position)| {
-            known.seq == 0
+            // What was acknowledged and not read back yet may be beyond it as well.
+            let seq = known.seq.max(known.acked_seq);
+            seq == 0
                 || places
                     .get(stream)
-                    .is_some_and(|p| p.created == known.created && p.seq >= known.seq)
+                    .is_some_and(|p| p.created == known.created && p.seq >= seq)
         };
         self.positions.known.iter().all(covers)
     }
@@ -243,7 +246,7 @@ impl Database {
 
     /// Reads every stream from its start again, which is never wrong: an operator asks for it by
     /// removing the mirror of the positions.
-    pub fn forget_positions(&mut self) {
+    pub fn forget_positions(&mut self) -> Result<()> {
         for (stream, _) in self.sequences() {
             let known = self.position(&stream);
             self.move_position(
@@ -255,6 +258,7 @@ impl Database {
                 },
             );
         }
+        self.flush() // a transaction that is undone would bring them back
     }
 
     pub fn has_unsaved_positions(&self) -> bool {

@@ -87,7 +87,8 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
             "{} is missing: merging the newest snapshot and reading the streams again",
             config.seq_map_path.display()
         );
-        database.forget_positions();
+        let forgot = database.forget_positions();
+        forgot.map_err(|e| Failure(e.to_string()))?;
     }
     log::info!(
         "harmonylite {} node {node} on {}, {} table(s)",

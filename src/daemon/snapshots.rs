@@ -148,7 +148,7 @@ fn bring(
                 );
                 return Ok(());
             }
-            Err(e @ TransferError::Bad { .. }) => {
+            Err(e @ (TransferError::Bad { .. } | TransferError::Database(_))) => {
                 log::error!("{e}");
                 last = Err(e);
             }

@@ -15,6 +15,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::capture::Captured;
 use crate::database::own_tables::get_meta;
+use crate::database::schema::quote;
+use crate::database::table::versions_table;
 use crate::database::{Database, Result};
 use crate::snapshot::manifest::Place;
 
@@ -103,6 +105,8 @@ impl View {
         // Nobody reads the file before it is whole: neither a journal nor a sync is of use.
         copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
         copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        // What refers to a table that is emptied stays.
+        copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         {
             let backup = Backup::new(&self.conn, &mut copy)?;
             let pages = |p: rusqlite::backup::Progress| (p.pagecount - p.remaining).max(0) as u64;
@@ -117,10 +121,7 @@ impl View {
         let _: String = copy.query_row("PRAGMA journal_mode = OFF", [], |r| r.get(0))?;
         drop_triggers(&copy)?;
         copy.execute_batch(STRIP)?;
-        for table in &self.left_out {
-            let table = crate::database::schema::quote(table);
-            copy.execute_batch(&format!("DELETE FROM {table}"))?;
-        }
+        self.left_out.iter().try_for_each(|t| empty(&copy, t))?;
         copy.close().map_err(|(_, e)| e)?;
         Ok(())
     }
@@ -134,6 +135,27 @@ pub enum CopyError {
     Io(#[from] io::Error),
 }
 
+/// Takes out what a table holds, and what is known of its rows if it was once replicated: versions
+/// without rows read like deletes.
+fn empty(conn: &Connection, table: &str) -> rusqlite::Result<()> {
+    let (quoted, versions) = (quote(table), versions_table(table));
+    conn.execute_batch(&format!(
+        "PRAGMA secure_delete = ON; DELETE FROM {quoted}; DROP TABLE IF EXISTS {versions}"
+    ))?;
+    let mut list = conn.prepare("SELECT id FROM __harmonylite___tables WHERE name = ?1")?;
+    let ids: Vec<i64> = list
+        .query_map([table], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for id in ids {
+        for known in ["unsent", "displaced", "displaced_by_tuple"] {
+            let text = format!("DELETE FROM __harmonylite___{known} WHERE table_id = ?1");
+            conn.execute(&text, [id])?;
+        }
+        conn.execute("DELETE FROM __harmonylite___tables WHERE id = ?1", [id])?;
+    }
+    Ok(())
+}
+
 /// Takes our triggers out: where the copy is put into place, the catalog makes them anew.
 fn drop_triggers(conn: &Connection) -> rusqlite::Result<()> {
     let mut list = conn.prepare(
@@ -143,8 +165,7 @@ fn drop_triggers(conn: &Connection) -> rusqlite::Result<()> {
         .query_map([], |r| r.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     for name in names {
-        let name = crate::database::schema::quote(&name);
-        conn.execute_batch(&format!("DROP TRIGGER {name}"))?;
+        conn.execute_batch(&format!("DROP TRIGGER {}", quote(&name)))?;
     }
     Ok(())
 }

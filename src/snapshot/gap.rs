@@ -56,6 +56,10 @@ pub fn after_merge(here: Reach<'_>, there: Reach<'_>, maker: u64) -> Option<Gap>
         // Made too early to be of help.
         (Some(ours), _) if there.seq < ours.end => Some(ours.clone()),
         (Some(_), None) => None,
+        // What lies between the two was read nowhere.
+        (Some(ours), Some(theirs)) if here.seq < theirs.end && ours.end < theirs.end => {
+            Some(and_maker(theirs))
+        }
         (Some(ours), Some(theirs)) => {
             let mut gap = and_maker(theirs);
             gap.end = gap.end.min(ours.end);
@@ -112,6 +116,18 @@ mod tests {
         let publishers = BTreeSet::from([1, 9]);
         assert!(gap(40, &[9]).is_made_up(1, &publishers));
         assert!(!gap(40, &[9]).is_made_up(2, &publishers));
+    }
+
+    /// Messages 51 to 60 were read neither here nor there.
+    #[test]
+    fn what_nobody_of_the_two_read_stays_lacking() {
+        let after = merged((50, Some(gap(40, &[3]))), (80, Some(gap(60, &[4]))));
+        assert_eq!(after, Some(gap(60, &[4, 9])), "3 was heard too early");
+        let after = merged((60, Some(gap(40, &[3]))), (80, Some(gap(60, &[4]))));
+        assert_eq!(after, Some(gap(40, &[3, 4, 9])));
+        // An operator had it begin anew.
+        let after = merged((0, Some(gap(40, &[]))), (80, Some(gap(60, &[]))));
+        assert_eq!(after, Some(gap(60, &[9])));
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub struct Keeper {
     registered: Option<u64>,
     /// That the newest snapshot is gone was told to the others.
     forgot: bool,
+    /// A snapshot that was lost or torn when it was fetched last.
+    lost: Option<String>,
     made: u64,
 }
 
@@ -117,6 +119,7 @@ impl Keeper {
             lacking: None,
             registered: None,
             forgot: false,
+            lost: None,
             made: 0,
         }
     }
@@ -295,12 +298,42 @@ impl Keeper {
                 // Perhaps the one before is sound.
                 Err(RoundError::Transfer(e @ TransferError::Bad { .. })) => {
                     log::error!("snapshot: {e}");
+                    self.note_lost(round, entry.name, &mut *store)?;
                     failure = Some(RoundError::Transfer(e));
+                }
+                Err(RoundError::Database(e)) if is_of_the_file(&e) => {
+                    log::error!("snapshot {}: {e}", entry.name);
+                    failure = Some(RoundError::Database(e));
                 }
                 Err(e) => return Err(e),
             }
         }
         failure.map_or(Ok(false), Err)
+    }
+
+    /// A snapshot cannot be had. The second time it is taken out of the manifest: until then nobody
+    /// would make another.
+    fn note_lost(
+        &mut self,
+        round: &mut Round<'_>,
+        name: String,
+        store: &mut dyn Store,
+    ) -> Result<(), RoundError> {
+        if self.lost.as_ref() != Some(&name) {
+            self.lost = Some(name);
+            return Ok(());
+        }
+        if !round.registry.lease()? {
+            return Ok(());
+        }
+        let struck = transfer::strike(&name, &self.options.cluster, store);
+        let forgot = round.registry.forget_newest();
+        round.registry.give_lease_back();
+        struck?;
+        forgot?;
+        log::warn!("snapshot {name} is no use: another one is needed");
+        self.lost = None;
+        Ok(())
     }
 
     /// Makes a snapshot, if `why` still says so when this node has the lease.
@@ -471,6 +504,12 @@ impl Keeper {
         self.newest = Some(entry);
         Ok(())
     }
+}
+
+/// Whether an error while merging is that of the snapshot's file.
+fn is_of_the_file(e: &DatabaseError) -> bool {
+    let is_ours = matches!(e, DatabaseError::Stopped | DatabaseError::NotReserved(_));
+    !is_ours && !e.is_temporary()
 }
 
 /// Keeps the lease while a snapshot is being made.

@@ -27,6 +27,9 @@ const MAX_DATABASE_BYTES: u64 = 1 << 44;
 
 const MAX_STREAMS: usize = 1024;
 
+/// No stream has as many messages; SQLite's integers are signed.
+const MAX_SEQ: u64 = 1 << 62;
+
 /// What a store holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -148,6 +151,7 @@ impl Entry {
 
     fn check(&self) -> Result<(), String> {
         let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        let is_gap = |g: &Gap| g.heard.len() <= MAX_STREAMS && g.end < MAX_SEQ;
         let sound = is_snapshot(&self.name)
             && self.sha256.len() == 64
             && self.sha256.chars().all(hex)
@@ -157,7 +161,7 @@ impl Entry {
             && self
                 .streams
                 .values()
-                .all(|p| p.gap.as_ref().is_none_or(|g| g.heard.len() <= MAX_STREAMS))
+                .all(|p| p.seq < MAX_SEQ && p.gap.as_ref().is_none_or(is_gap))
             && self.dropped.is_none_or(|_| self.dropped().is_valid());
         match sound {
             true => Ok(()),
@@ -224,6 +228,11 @@ mod tests {
             ("\"size\": 10", "\"size\": 0", "makes no sense"),
             ("4096", "1e30", "torn"),
             ("327680", "-1", "makes no sense"),
+            (
+                "\"seq\": 0",
+                "\"seq\": 18446744073709551615",
+                "makes no sense",
+            ),
         ] {
             assert!(text.contains(from), "{from}");
             let error = Manifest::parse(text.replace(from, to).as_bytes(), "c").unwrap_err();

@@ -269,7 +269,9 @@ impl Merge {
         let mut last = None;
         for key in db.live_keys(&local, after.as_deref(), STEP)? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            if self.source.version(table, &borrowed)?.is_none() {
+            if self.source.version(table, &borrowed)?.is_none()
+                && !self.is_held(&local, &borrowed)?
+            {
                 db.settle_lacking(&local, &borrowed, self.entry.dropped(), covered, frames)?;
             }
             last = Some(key);
@@ -278,6 +280,13 @@ impl Merge {
             }
         }
         Ok(last)
+    }
+
+    /// Whether the snapshot's maker has the row, only not in its table.
+    fn is_held(&self, table: &Table, key: &[Value<'_>]) -> Result<bool> {
+        let at = Place::of(table, &table.key_bytes(key.iter().copied()));
+        let held = self.source.held(&at)?;
+        Ok(held.row.is_some() || held.floor.is_some() || !held.columns.is_empty())
     }
 
     fn finish(&self, db: &mut Database) -> Result<()> {
@@ -427,14 +436,20 @@ impl Database {
         if version > dropped {
             return Ok(()); // on its way through a stream, or marked
         }
+        if version.node == self.node && !self.settings.publish {
+            return Ok(()); // nobody else ever heard of it
+        }
         let key_bytes = table.key_bytes(key.iter().copied());
         if covered && !self.is_marked(table, &key_bytes, stored.at)? {
             let gone = Incoming {
                 floor: Some(version),
                 ..Incoming::default()
             };
-            self.join_row(table, key, &key_bytes, gone, frames)?;
-            Rows::new(&self.conn, table)?.forget_version(key)?;
+            // Unless it cannot be deleted here.
+            if self.join_row(table, key, &key_bytes, gone, frames)? {
+                Rows::new(&self.conn, table)?.forget_version(key)?;
+                self.note_dropped(dropped)?;
+            }
         } else if self.settings.publish {
             self.mark_again(table, &key_bytes, stored.at, frames)?;
         }

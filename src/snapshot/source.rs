@@ -37,7 +37,16 @@ impl Source {
     pub fn open(path: &Path) -> Result<Source> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
-        conn.execute_batch("PRAGMA query_only = ON")?;
+        conn.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF")?;
+        // A view in the place of a table may take for ever to be read.
+        let made_up =
+            "SELECT 1 FROM sqlite_schema WHERE name LIKE '\\_\\_harmonylite\\_\\_%' ESCAPE '\\'
+             AND (type = 'view' OR (type = 'table' AND rootpage = 0))";
+        if conn.prepare(made_up)?.exists([])? {
+            return Err(damaged(
+                "tables of HarmonyLite are something else".to_owned(),
+            ));
+        }
         let format: Option<i64> = own_tables::get_meta(&conn, "format")?;
         match format {
             Some(format) if format > own_tables::FORMAT => {
@@ -169,12 +178,14 @@ fn tables(conn: &Connection) -> Result<Vec<Arc<Table>>> {
         .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let mut tables = Vec::new();
-    for schema in schemas {
+    for mut schema in schemas {
         let same = |(name, ..): &&(String, i64, Vec<u8>)| name.eq_ignore_ascii_case(&schema.name);
         let Some((_, id, shape)) = known.iter().find(same) else {
             continue;
         };
         let shape: Shape = ciborium::from_reader(&shape[..]).map_err(|e| damaged(e.to_string()))?;
+        // What rows that are older than a column have in it is not what its default is by now.
+        shape.clone().keep_defaults(&shape, &mut schema.columns)?;
         let born = |lower: &String| {
             let mut columns = shape.columns.iter();
             columns.find(|(c, _)| c == lower).map_or(0, |(_, at)| *at)

@@ -9,7 +9,11 @@ use super::{Entry, Merge, Place, View};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 
+mod copying;
+mod hostile;
 mod keeping;
+mod lacking;
+mod moved;
 
 pub const BOOKS: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE)";
 const ALL: &str = "SELECT * FROM Books ORDER BY 1";

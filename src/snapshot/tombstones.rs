@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::params;
 
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::rows::Rows;
+use crate::database::rows::{Rows, Stored};
 use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Result, TIME_BOX, values};
 use crate::model::value::{OwnedValue, Value};
@@ -28,7 +28,20 @@ pub struct Ages {
     /// Broker's time of the last note.
     noted_ms: Option<i64>,
     /// Tombstones learnt up to here are older than half of the retention.
-    pub(crate) half_aged: i64,
+    half_aged: i64,
+    /// Broker's time half of the retention ago.
+    half_ago_ms: Option<i64>,
+}
+
+impl Ages {
+    /// Whether others may have dropped a tombstone that is still here. One that was learnt lately
+    /// may be old all the same: it may have come with a snapshot, or been read late.
+    pub(crate) fn is_half_aged(&self, tombstone: &Stored) -> bool {
+        tombstone.at <= self.half_aged
+            || self
+                .half_ago_ms
+                .is_some_and(|ms| tombstone.state.version.time_ms() <= ms)
+    }
 }
 
 /// In `___meta`: all tombstones learnt up to here were dropped.
@@ -77,7 +90,9 @@ impl Database {
                 Ok(())
             })?;
         }
-        self.ages.half_aged = self.learnt_before(now_ms - retention.as_millis() as i64 / 2)?;
+        let half_ago_ms = now_ms - retention.as_millis() as i64 / 2;
+        self.ages.half_ago_ms = Some(half_ago_ms);
+        self.ages.half_aged = self.learnt_before(half_ago_ms)?;
         Ok(())
     }
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::database::DatabaseError;
 use crate::database::own_tables::set_meta;
+use crate::database::{DatabaseError, is_unfit, schema};
 use crate::snapshot::copy::{CopyError, View};
 use crate::snapshot::manifest::{self, Entry, Manifest, fresh_name};
 use crate::snapshot::pack::{Unpacker, pack};
+use crate::snapshot::source::Source;
 use crate::store::{Store, StoreError};
 
 /// What another node left and the manifest does not name is removed when it is this much older than
@@ -180,7 +181,10 @@ pub fn announce(
     store.put(manifest::NAME, bytes.len() as u64, &mut &bytes[..])?;
     for name in &names {
         if is_left_behind(name, &before, &manifest, &newest) {
-            store.remove(name)?;
+            // The snapshot is made all the same, and the next one tries again.
+            if let Err(e) = store.remove(name) {
+                log::warn!("{e}; it is not needed any more");
+            }
         }
     }
     Ok(manifest)
@@ -198,6 +202,16 @@ fn is_left_behind(name: &str, before: &[Entry], manifest: &Manifest, newest: &En
         node == newest.node || time_ms < newest.time_ms - LEFT_BEHIND_MS
     };
     listed(before) || made.is_some_and(is_old)
+}
+
+/// Takes a snapshot that is no use out of the manifest, so that another one is made.
+pub fn strike(name: &str, cluster: &str, store: &mut dyn Store) -> Result<(), TransferError> {
+    let Some(mut manifest) = read_manifest(store, cluster)? else {
+        return Ok(());
+    };
+    manifest.snapshots.retain(|e| e.name != name);
+    let bytes = manifest.to_bytes();
+    Ok(store.put(manifest::NAME, bytes.len() as u64, &mut &bytes[..])?)
 }
 
 /// What the store holds; none if nothing yet.
@@ -241,6 +255,9 @@ pub fn fetch(
         _ if watched.ended => return Err(TransferError::Stopped),
         (Err(_), Some(e)) if e.raw_os_error().is_some() => return Err(disk(file.path(), e)),
         (Err(_), Some(e)) => return Err(bad(store, &entry.name, e.to_string())),
+        (Err(StoreError::NotFound { .. }), _) => {
+            return Err(bad(store, &entry.name, "it is gone"));
+        }
         (got, _) => got?,
     }
     let packed = watched.inner.finish();
@@ -249,7 +266,7 @@ pub fn fetch(
         let cause = "its SHA-256 is not that of the manifest";
         return Err(bad(store, &entry.name, cause));
     }
-    quick_check(file.path()).map_err(|cause| bad(store, &entry.name, cause))?;
+    check(file.path()).map_err(|cause| bad(store, &entry.name, cause))?;
     Ok(file)
 }
 
@@ -260,6 +277,7 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<(), TransferError>
         set_meta(&conn, "joined", 1)?; // there is nothing to merge it with
         conn.close().map_err(|(_, e)| e)
     };
+    Source::open(file.path())?; // or the daemon could not open it, now and ever after
     prepare().map_err(|e| disk(file.path(), e))?;
     let placed = remove_leftovers(database).and_then(|()| place(file.path(), database));
     match placed {
@@ -320,17 +338,41 @@ fn folder_of(file: &Path) -> &Path {
     }
 }
 
-/// <https://www.sqlite.org/pragma.html#pragma_quick_check>
-fn quick_check(path: &Path) -> Result<(), String> {
+/// <https://www.sqlite.org/pragma.html#pragma_quick_check>, of the file and not of what the
+/// application wants: a constraint or a collation may need a function that only it has.
+pub(crate) fn check(path: &Path) -> Result<(), String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let check = || -> rusqlite::Result<String> {
+    let check = || -> rusqlite::Result<()> {
         let conn = Connection::open_with_flags(path, flags)?;
-        conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
+        conn.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA ignore_check_constraints = ON")?;
+        match quick_check(&conn, "1") {
+            Err(e) if is_unfit(&e) => {}
+            done => return done,
+        }
+        let mut list = conn.prepare(
+            "SELECT name FROM pragma_table_list
+             WHERE schema = 'main' AND type IN ('table', 'shadow')",
+        )?;
+        let names = list.query_map([], |r| r.get(0))?;
+        for name in names.collect::<rusqlite::Result<Vec<String>>>()? {
+            match quick_check(&conn, &schema::quote(&name)) {
+                Err(e) if is_unfit(&e) => log::debug!("table {name} is not checked: {e}"),
+                done => done?,
+            }
+        }
+        Ok(())
     };
-    match check() {
-        Ok(text) if text == "ok" => Ok(()),
-        Ok(text) => Err(format!("quick_check: {text}")),
-        Err(e) => Err(format!("quick_check: {e}")),
+    check().map_err(|e| format!("quick_check: {e}"))
+}
+
+fn quick_check(conn: &Connection, what: &str) -> rusqlite::Result<()> {
+    let text = format!("PRAGMA quick_check({what})");
+    match conn
+        .query_row(&text, [], |r| r.get::<_, String>(0))?
+        .as_str()
+    {
+        "ok" => Ok(()),
+        found => Err(rusqlite::Error::UserFunctionError(found.into())),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Nodes that exchange frames by hand, and what must hold for all of them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::capture::Outgoing;
 use crate::clock::{Clock, ManualClock};
 use crate::database::{Database, Settings};
 use crate::model::frame::Frame;
+use crate::snapshot::transfer::{Scratch, put_in_place};
 
 /// A database with the daemon's core, and an application's connection to it.
 pub struct Node {
@@ -62,6 +64,29 @@ impl Node {
         change(&mut settings);
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
         let db = open(settings, &clock);
+        Node {
+            db,
+            app,
+            clock,
+            id,
+            read: 0,
+            dir,
+        }
+    }
+
+    /// A node whose database begins as a snapshot's file.
+    pub fn linked(id: u64, file: &Path, change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let scratch = Scratch::beside(&path, "fetched");
+        std::fs::copy(file, scratch.path()).unwrap();
+        put_in_place(scratch, &path).unwrap();
+        let mut settings = settings();
+        (settings.path, settings.node_id) = (path.clone(), Some(id));
+        change(&mut settings);
+        let clock = Arc::new(ManualClock::at(1_700_000_000_000));
+        let db = open(settings, &clock);
+        let app = Connection::open(&path).unwrap();
         Node {
             db,
             app,

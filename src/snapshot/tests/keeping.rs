@@ -19,6 +19,8 @@ use crate::snapshot::transfer::Watch;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 
+mod stuck;
+
 #[derive(Default)]
 struct Shared {
     leader: Option<u64>,
@@ -422,7 +424,7 @@ fn what_a_node_that_is_away_published_stays_lacking() {
     assert!(nodes.iter().all(|n| n.gate.enter().database.has_gap()));
     // It is said to whoever joins, too.
     let mut late = cluster.node(3, BOOKS);
-    late.gate.enter().database.forget_positions();
+    late.gate.enter().database.forget_positions().unwrap();
     cluster.round(&mut late).unwrap();
     assert!(late.gate.is_joined() && late.gate.enter().database.has_gap());
 }

@@ -1,0 +1,76 @@
+//! What a snapshot's file holds of tables that its maker leaves out, and what becomes of a database
+//! that begins as such a file.
+
+use super::{BOOKS, merge, snapshot};
+use crate::apply::tests::support::Node;
+
+const USERS: &str = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
+    CREATE TABLE orders(id INTEGER PRIMARY KEY, user INTEGER REFERENCES users ON DELETE CASCADE)";
+const ROWS: &str = "INSERT INTO users VALUES (1, 'a secret name of a user');
+    INSERT INTO orders VALUES (7, 1)";
+
+fn without_users(settings: &mut crate::database::Settings) {
+    settings.selects = Box::new(|table| table != "users");
+}
+
+#[test]
+fn what_refers_to_a_table_that_is_left_out_stays() {
+    let mut a = Node::with(1, USERS, without_users);
+    a.run(ROWS);
+    let (file, _) = snapshot(&mut a);
+    let mut b = Node::linked(2, &file, without_users);
+    assert_eq!(b.rows("SELECT * FROM orders"), "i7 i1");
+    assert_eq!(b.rows("SELECT count(*) FROM users"), "i0");
+    b.capture();
+    assert_eq!(b.rows("SELECT * FROM orders"), "i7 i1");
+    assert_eq!(b.db.tombstones("orders").unwrap(), 0);
+}
+
+#[test]
+fn nothing_is_left_of_a_table_that_is_left_out() {
+    let schema = USERS.replace("ON DELETE CASCADE", "");
+    let mut a = Node::with(1, &schema, without_users);
+    a.run(ROWS);
+    let (file, _) = snapshot(&mut a);
+    let bytes = std::fs::read(file).unwrap();
+    let secret = b"a secret name";
+    assert!(!bytes.windows(secret.len()).any(|w| w == secret));
+}
+
+/// A table that once was replicated has versions: without its rows they read like deletes.
+#[test]
+fn a_table_that_is_left_out_and_taken_in_again_is_not_emptied() {
+    let mut a = Node::new(1, &format!("{BOOKS}; {USERS}"));
+    a.run(ROWS);
+    a.publish();
+    a.restart_with(without_users);
+    let (file, _) = snapshot(&mut a);
+    for selects in [without_users, |_: &mut _| {}] {
+        let mut b = Node::linked(2, &file, selects);
+        b.capture();
+        b.restart();
+        b.capture();
+        assert_eq!(b.db.tombstones("users").unwrap(), 0);
+        assert_eq!(b.db.unsent().unwrap(), 0);
+    }
+}
+
+/// What a row has in a column that was added later is what the default was then, and nobody's write.
+#[test]
+fn a_default_that_is_another_by_now_is_no_write() {
+    let mut a = Node::new(1, BOOKS);
+    a.run("INSERT INTO Books VALUES (1, 'Dune', 'x')");
+    a.capture();
+    a.run("ALTER TABLE Books ADD COLUMN place TEXT DEFAULT 'shelf'");
+    a.capture();
+    a.run(
+        "CREATE TABLE n(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE,
+                        place TEXT DEFAULT 'box');
+         INSERT INTO n SELECT * FROM Books; DROP TABLE Books; ALTER TABLE n RENAME TO Books",
+    );
+    let with_place = BOOKS.replace("UNIQUE", "UNIQUE, place TEXT DEFAULT 'shelf'");
+    let (mut by_frame, mut by_file) = (Node::new(2, &with_place), Node::new(3, &with_place));
+    merge(&mut by_file, &snapshot(&mut a));
+    by_frame.apply(&a.publish());
+    assert_eq!(by_frame.versions(), by_file.versions());
+}

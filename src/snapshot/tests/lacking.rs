@@ -1,0 +1,145 @@
+//! Rows that a snapshot lacks whose maker has forgotten deletes: which of them were deleted?
+
+use std::time::Duration;
+
+use super::{BOOKS, RETENTION, at, meet, merge, snapshot, sweep};
+use crate::apply::Position;
+use crate::apply::tests::support::{Node, cluster, exchange};
+
+const STRICT: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT CHECK(title <> 'odd'),
+    isbn TEXT UNIQUE)";
+
+/// Row 1 is deleted by the first node, which forgets that; `write` was done by the second before.
+fn forgetful(mut n: Vec<Node>, write: &str) -> Vec<Node> {
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y')");
+    exchange(&mut n);
+    n[1].run(write);
+    n[1].clock.advance(Duration::from_secs(1));
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books WHERE id = 1");
+    n
+}
+
+fn forget(node: &mut Node) {
+    sweep(node);
+    node.clock.advance(RETENTION);
+    assert_eq!(sweep(node), 1);
+}
+
+#[test]
+fn what_the_maker_holds_is_not_taken_for_deleted() {
+    let n = vec![Node::new(1, STRICT), Node::new(2, BOOKS)];
+    let mut n = forgetful(n, "INSERT INTO Books VALUES (5, 'odd', 'z')");
+    exchange(&mut n);
+    assert_eq!(n[0].db.held().unwrap(), 1);
+    n.iter_mut().for_each(|node| at(node, 20));
+    forget(&mut n[0]);
+    let (first, rest) = n.split_at_mut(1);
+    merge(&mut rest[0], &snapshot(&mut first[0]));
+    assert_eq!(n[1].rows("SELECT id FROM Books"), "i2\ni5");
+}
+
+#[test]
+fn what_was_acknowledged_behind_the_snapshot_is_not_taken_for_deleted() {
+    let mut n = forgetful(
+        cluster(2, BOOKS),
+        "INSERT INTO Books VALUES (5, 'slow clock', 'z')",
+    );
+    n[0].publish();
+    at(&mut n[0], 20);
+    forget(&mut n[0]);
+    let taken = snapshot(&mut n[0]);
+    // Stored by the broker, and not read back yet.
+    let under_way = n[1].publish();
+    at(&mut n[1], 10);
+    let position = n[1].db.position("s");
+    let acked_seq = 30;
+    n[1].db.move_position(
+        "s",
+        Position {
+            acked_seq,
+            ..position
+        },
+    );
+    merge(&mut n[1], &taken);
+    assert_eq!(n[1].rows("SELECT id FROM Books WHERE id = 5"), "i5");
+    n[0].apply(&under_way);
+    assert!(meet(&mut n).contains("slow clock"));
+}
+
+/// An application that brings a trigger may refuse the delete: then the row stays what it is.
+#[test]
+fn a_row_that_cannot_be_deleted_keeps_its_version() {
+    let refuses = format!(
+        "{BOOKS}; CREATE TRIGGER refuses BEFORE DELETE ON Books WHEN old.id = 1
+         BEGIN SELECT RAISE(ABORT, 'no'); END"
+    );
+    let guarded = Node::with(2, &refuses, |s| s.apply_triggers = vec!["refuses".into()]);
+    let mut n = forgetful(vec![Node::new(1, BOOKS), guarded], "");
+    n[0].publish();
+    n.iter_mut().for_each(|node| at(node, 20));
+    forget(&mut n[0]);
+    let (first, rest) = n.split_at_mut(1);
+    merge(&mut rest[0], &snapshot(&mut first[0]));
+    assert_eq!(n[1].rows("SELECT id FROM Books"), "i1\ni2");
+    n[1].check();
+}
+
+/// The power goes between the removal of the row and the end of the merge.
+#[test]
+fn who_removed_a_row_says_so_at_once() {
+    let mut n = forgetful(cluster(2, BOOKS), "");
+    n[0].publish();
+    n.iter_mut().for_each(|node| at(node, 20));
+    forget(&mut n[0]);
+    let taken = snapshot(&mut n[0]);
+    let mut merge = super::Merge::open(&taken.0, &taken.1).unwrap();
+    let mut steps = 0;
+    while n[1].rows("SELECT count(*) FROM Books") == "i2" && steps < 1000 {
+        merge.step(&mut n[1].db).unwrap();
+        steps += 1;
+    }
+    drop(merge);
+    n[1].restart();
+    assert_eq!(n[1].rows("SELECT id FROM Books"), "i2");
+    assert_eq!(n[1].db.dropped().unwrap(), n[0].db.dropped().unwrap());
+}
+
+/// Nobody else ever heard of what a node wrote that does not publish.
+#[test]
+fn what_is_never_published_is_not_taken_for_deleted() {
+    let quiet = Node::with(2, BOOKS, |s| s.publish = false);
+    let n = vec![Node::new(1, BOOKS), quiet];
+    let mut n = forgetful(n, "INSERT INTO Books VALUES (5, 'only here', 'z')");
+    exchange(&mut n);
+    n.iter_mut().for_each(|node| at(node, 20));
+    forget(&mut n[0]);
+    let (first, rest) = n.split_at_mut(1);
+    merge(&mut rest[0], &snapshot(&mut first[0]));
+    assert_eq!(n[1].rows("SELECT id FROM Books ORDER BY 1"), "i2\ni5");
+}
+
+/// The second heard of the delete late: its tombstone outlives the first's.
+#[test]
+fn a_tombstone_that_arrived_late_is_told_again_as_well() {
+    let mut n = cluster(3, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
+    exchange(&mut n);
+    n[2].clock.advance(Duration::from_secs(1));
+    n[2].run("UPDATE Books SET title = 'not sent'");
+    let mut away = n.pop().unwrap();
+    let late = away.publish();
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books");
+    n[0].publish();
+    sweep(&mut n[0]);
+    n.iter_mut().for_each(|node| node.clock.advance(RETENTION));
+    let (first, rest) = n.split_at_mut(1);
+    let taken = snapshot(&mut first[0]);
+    sweep(&mut rest[0]);
+    merge(&mut rest[0], &taken);
+    assert_eq!(sweep(&mut n[0]), 1);
+    n.iter_mut().for_each(|node| node.apply(&late));
+    n.push(away);
+    meet(&mut n);
+}

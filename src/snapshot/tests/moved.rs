@@ -1,0 +1,163 @@
+//! Positions that move while a stream is read, and a move that is not stored yet.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, never, unbounded};
+
+use super::BOOKS;
+use crate::apply::Position;
+use crate::apply::tests::support::Node;
+use crate::broker::Broker;
+use crate::consumer;
+use crate::database::DatabaseError;
+use crate::gate::Gate;
+use crate::model::backoff::Backoff;
+use crate::same_stream;
+use crate::stream::{Message, Reader, StreamError, StreamState, Writer};
+
+type Move = Box<dyn FnOnce(&Gate) + Send>;
+
+/// A stream whose messages have ids of their numbers, and what happens during each fetch.
+#[derive(Clone)]
+struct Stream {
+    state: StreamState,
+    gate: Arc<Gate>,
+    happens: Arc<Mutex<VecDeque<Move>>>,
+    fetched: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Stream {
+    fn new(gate: &Arc<Gate>, last: u64) -> Stream {
+        Stream {
+            state: StreamState {
+                first: 1,
+                last,
+                created: "new".into(),
+            },
+            gate: gate.clone(),
+            happens: Arc::default(),
+            fetched: Arc::default(),
+        }
+    }
+}
+
+impl Reader for Stream {
+    fn state(&mut self) -> Result<StreamState, StreamError> {
+        Ok(self.state.clone())
+    }
+
+    fn fetch(
+        &mut self,
+        from: u64,
+        _: Duration,
+        _: &Receiver<()>,
+    ) -> Result<Vec<Message>, StreamError> {
+        self.fetched.lock().unwrap().push(from);
+        match self.happens.lock().unwrap().pop_front() {
+            Some(happens) => happens(&self.gate),
+            None => return Err(StreamError::Stopped),
+        }
+        Ok(Vec::new())
+    }
+
+    fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError> {
+        Ok((sequence <= self.state.last).then(|| sequence.to_string()))
+    }
+}
+
+impl Broker for Stream {
+    fn writer(&self) -> Result<Box<dyn Writer>, StreamError> {
+        Err(StreamError::Stopped)
+    }
+
+    fn reader(&self, _: u32) -> Result<Box<dyn Reader>, StreamError> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn shards(&self) -> u32 {
+        1
+    }
+
+    fn stream(&self, _: u32) -> String {
+        "s".into()
+    }
+}
+
+fn position(seq: u64, created: &str) -> Position {
+    Position {
+        seq,
+        id: seq.to_string(),
+        created: created.into(),
+        ..Position::default()
+    }
+}
+
+fn gate(position: Position) -> (Arc<Gate>, tempfile::TempDir) {
+    let Node { mut db, dir, .. } = Node::new(1, BOOKS);
+    db.move_position("s", position);
+    db.flush().unwrap();
+    (Arc::new(Gate::new(db, 1).0), dir)
+}
+
+/// A transaction that fails: what was not stored is forgotten.
+fn fail(gate: &Gate) {
+    let failed: Result<(), _> = gate
+        .enter()
+        .database
+        .write(|_| Err(DatabaseError::Unusable("the disk is full".into())));
+    assert!(failed.is_err());
+}
+
+#[test]
+fn that_a_stream_is_another_is_not_forgotten() {
+    for (known, last) in [(position(50, "old"), 60), (position(80, "new"), 60)] {
+        let (gate, _dir) = gate(known);
+        let mut stream = Stream::new(&gate, last);
+        let state = stream.state.clone();
+        let next = same_stream::look(&gate, "s", &mut stream, &state).unwrap();
+        assert_eq!(next, 1);
+        fail(&gate);
+        assert_eq!(gate.enter().database.position("s").seq, 0);
+        assert_eq!(gate.enter().database.position("s").created, "new");
+    }
+}
+
+#[test]
+fn that_all_is_to_be_read_again_is_not_forgotten() {
+    let (gate, _dir) = gate(position(50, "new"));
+    gate.enter().database.forget_positions().unwrap();
+    fail(&gate);
+    assert_eq!(gate.enter().database.position("s").seq, 0);
+}
+
+/// Runs a consumer from position 50 of 60; returns from where it fetched.
+fn consume(happens: Vec<Move>) -> Vec<u64> {
+    let (gate, _dir) = gate(position(50, "new"));
+    let stream = Stream::new(&gate, 60);
+    stream.happens.lock().unwrap().extend(happens);
+    let (exits, exited) = unbounded();
+    let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+    let broker = Arc::new(stream.clone());
+    let thread = consumer::start(gate, broker, 1, never(), backoff, None, &exits);
+    thread.join().unwrap();
+    drop(exited);
+    stream.fetched.lock().unwrap().clone()
+}
+
+fn moves(to: Position) -> Move {
+    Box::new(move |gate| gate.enter().database.move_position("s", to))
+}
+
+#[test]
+fn a_snapshot_from_beyond_the_end_does_not_make_deaf() {
+    assert_eq!(consume(vec![moves(position(55, "new"))]), [51, 56]);
+    // The broker was set back: what comes next has numbers that the snapshot thinks are past.
+    assert_eq!(consume(vec![moves(position(500, "new"))]), [51, 1]);
+}
+
+#[test]
+fn a_consumer_goes_back_with_the_position() {
+    assert_eq!(consume(vec![moves(position(0, "new"))]), [51, 1]);
+}
