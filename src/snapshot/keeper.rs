@@ -516,7 +516,10 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         if done {
             break;
         }
-        let pause = round.watch.pause(entered.elapsed());
+        // An application that waits looks for the lock more and more seldom: one that writes gets
+        // half of the time, not a third, or one look in a hundred came 200 ms late.
+        let turns = if captured.changes > 0 { 2 } else { 1 };
+        let pause = round.watch.pause(entered.elapsed() * turns);
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(
