@@ -413,6 +413,14 @@ impl Keeper {
     fn make(&mut self, round: &mut Round<'_>, why: &str) -> Result<(), RoundError> {
         let began = Instant::now();
         let mut store = (round.open_store)()?;
+        // From here on: capturing all that waits takes minutes where a large database is new.
+        let mut watch = Leased {
+            registry: round.registry,
+            watch: round.watch,
+            renew: self.options.leader_ttl / 3,
+            renewed: Instant::now(),
+            lost: false,
+        };
         let view = loop {
             let entered = Instant::now();
             let mut inside = round.gate.enter();
@@ -422,10 +430,12 @@ impl Keeper {
             round.gate.wake_publisher();
             match view {
                 Some(view) => break view,
-                None => round
-                    .watch
+                None => watch
                     .pause(entered.elapsed())
-                    .map_err(|_| RoundError::Stopped)?,
+                    .map_err(|_| match watch.lost {
+                        true => RoundError::LeaseLost,
+                        false => RoundError::Stopped,
+                    })?,
             }
         };
         let inside = round.gate.enter();
@@ -442,13 +452,6 @@ impl Keeper {
             dropped: dropped.is_valid().then_some((dropped.hlc, dropped.node)),
         };
         drop(inside);
-        let mut watch = Leased {
-            registry: round.registry,
-            watch: round.watch,
-            renew: self.options.leader_ttl / 3,
-            renewed: Instant::now(),
-            lost: false,
-        };
         let uploaded = transfer::upload(view, &maker, &mut *store, &mut watch);
         if watch.lost {
             return Err(RoundError::LeaseLost);
@@ -482,8 +485,8 @@ struct Leased<'a> {
     lost: bool,
 }
 
-impl Watch for Leased<'_> {
-    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> std::io::Result<()> {
+impl Leased<'_> {
+    fn keep(&mut self) -> std::io::Result<()> {
         if self.renewed.elapsed() >= self.renew {
             self.renewed = Instant::now();
             // With the broker away, nobody else can take it either.
@@ -492,10 +495,18 @@ impl Watch for Leased<'_> {
                 return Err(transfer::stop());
             }
         }
+        Ok(())
+    }
+}
+
+impl Watch for Leased<'_> {
+    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> std::io::Result<()> {
+        self.keep()?;
         self.watch.progress(step, done, total)
     }
 
     fn pause(&mut self, held: Duration) -> std::io::Result<()> {
+        self.keep()?;
         self.watch.pause(held)
     }
 }
