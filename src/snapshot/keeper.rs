@@ -446,6 +446,14 @@ impl Keeper {
     fn make(&mut self, round: &mut Round<'_>, why: &str) -> Result<(), RoundError> {
         let began = Instant::now();
         let mut store = (round.open_store)()?;
+        // From here on: capturing all that waits takes minutes where a large database is new.
+        let mut watch = Leased {
+            registry: round.registry,
+            watch: round.watch,
+            renew: self.options.leader_ttl / 3,
+            renewed: Instant::now(),
+            lost: false,
+        };
         let view = loop {
             let entered = Instant::now();
             let mut inside = round.gate.enter();
@@ -455,10 +463,12 @@ impl Keeper {
             round.gate.wake_publisher();
             match view {
                 Some(view) => break view,
-                None => round
-                    .watch
+                None => watch
                     .pause(entered.elapsed())
-                    .map_err(|_| RoundError::Stopped)?,
+                    .map_err(|_| match watch.lost {
+                        true => RoundError::LeaseLost,
+                        false => RoundError::Stopped,
+                    })?,
             }
         };
         let inside = round.gate.enter();
@@ -475,13 +485,6 @@ impl Keeper {
             dropped: dropped.is_valid().then_some((dropped.hlc, dropped.node)),
         };
         drop(inside);
-        let mut watch = Leased {
-            registry: round.registry,
-            watch: round.watch,
-            renew: self.options.leader_ttl / 3,
-            renewed: Instant::now(),
-            lost: false,
-        };
         let uploaded = transfer::upload(view, &maker, &mut *store, &mut watch);
         if watch.lost {
             return Err(RoundError::LeaseLost);
@@ -521,8 +524,8 @@ struct Leased<'a> {
     lost: bool,
 }
 
-impl Watch for Leased<'_> {
-    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> std::io::Result<()> {
+impl Leased<'_> {
+    fn keep(&mut self) -> std::io::Result<()> {
         if self.renewed.elapsed() >= self.renew {
             self.renewed = Instant::now();
             // With the broker away, nobody else can take it either.
@@ -531,10 +534,18 @@ impl Watch for Leased<'_> {
                 return Err(transfer::stop());
             }
         }
+        Ok(())
+    }
+}
+
+impl Watch for Leased<'_> {
+    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> std::io::Result<()> {
+        self.keep()?;
         self.watch.progress(step, done, total)
     }
 
     fn pause(&mut self, held: Duration) -> std::io::Result<()> {
+        self.keep()?;
         self.watch.pause(held)
     }
 }
@@ -555,7 +566,10 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         if done {
             break;
         }
-        let pause = round.watch.pause(entered.elapsed());
+        // An application that waits looks for the lock more and more seldom: one that writes gets
+        // half of the time, not a third, or one look in a hundred came 200 ms late.
+        let turns = if captured.changes > 0 { 2 } else { 1 };
+        let pause = round.watch.pause(entered.elapsed() * turns);
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(

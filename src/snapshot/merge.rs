@@ -74,8 +74,11 @@ impl Merge {
             let mut frames = Frames::new(db);
             while at != Progress::Done {
                 let is_over = |db: &Database| db.clock.uptime() - began >= TIME_BOX;
+                let is_schema = at == Progress::Schema;
                 at = self.advance(db, at, &mut frames, &mut rows, &is_over)?;
-                if is_over(db) {
+                // New tables are looked through before rows come, while they are empty: else every
+                // row is compared as well, and the look never catches up.
+                if is_over(db) || (is_schema && !db.catalog.comparing.is_empty()) {
                     break;
                 }
             }
