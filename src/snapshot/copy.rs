@@ -103,6 +103,7 @@ impl View {
         // Nobody reads the file before it is whole: neither a journal nor a sync is of use.
         copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
         copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        watch(0)?;
         {
             let backup = Backup::new(&self.conn, &mut copy)?;
             let pages = |p: rusqlite::backup::Progress| (p.pagecount - p.remaining).max(0) as u64;

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use crate::model::Row;
 use crate::node::Stored;
+use crate::registry::LEASE_MS;
 use crate::world::{Step, World};
 
 /// More rounds than any run needs to come to rest.
@@ -21,15 +22,25 @@ struct Held {
 
 impl World {
     pub fn heal(&mut self) -> Step {
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.calm = true;
+            snapshots.objects.heal();
+        }
         for place in 0..self.nodes.len() {
             if self.nodes[place].is_cut_off {
                 self.cut_off(place);
             }
             if self.nodes[place].gate.is_none() {
-                self.nodes[place].start(&self.options)?;
+                self.start(place)?;
             }
             self.nodes[place].clock.tick(std::time::Duration::ZERO);
             if self.plan.complete {
+                for table in 0..self.plan.tables.len() {
+                    let absent = self.nodes[place].shadow.columns[table].is_none();
+                    if absent && !self.plan.tables[table].is_late {
+                        self.create(place, table);
+                    }
+                }
                 self.migrate_all(place);
             }
         }
@@ -48,7 +59,11 @@ impl World {
         let before = (stored(self), self.model.total());
         let mut quiet = true;
         for place in 0..self.nodes.len() {
-            self.pass(10);
+            self.pass(if self.snapshots.is_some() {
+                LEASE_MS / 2
+            } else {
+                10
+            });
             self.connect(place)?;
             for turn in 0.. {
                 self.capture(place)?;
@@ -77,12 +92,35 @@ impl World {
                         &mut self.model,
                         &read.captured.frames,
                     )?;
+                    node.learn_id();
                     quiet = false;
                 }
             }
+            quiet &= self.keep_to_the_end(place)?;
             self.nodes[place].db().flush().map_err(|e| e.to_string())?;
         }
         Ok(quiet && before == (stored(self), self.model.total()))
+    }
+
+    /// True if the keeper had nothing to do.
+    fn keep_to_the_end(&mut self, place: usize) -> Result<bool, String> {
+        let Some(snapshots) = self.snapshots.clone() else {
+            return Ok(true);
+        };
+        let before = snapshots.objects.written();
+        self.capture_all(place)?;
+        self.keep(place)?;
+        let written = snapshots.objects.written() > before;
+        let node = &self.nodes[place];
+        let is_done = node.gate().is_joined() && (!node.db().has_gap() || self.lacks_somebody());
+        Ok(is_done && !written)
+    }
+
+    /// A node that published under an id which nobody has any more: a twin took a fresh one.
+    fn lacks_somebody(&self) -> bool {
+        let publishers = self.snapshots.as_ref().map(|s| s.bulletin.publishers());
+        let is_here = |id: &u64| self.nodes.iter().any(|n| n.id == *id);
+        !publishers.iter().flatten().all(is_here)
     }
 
     pub fn check(&mut self) -> Step {

@@ -97,6 +97,23 @@ pub fn frames(
     Ok(())
 }
 
+/// After a merge: rows from before HarmonyLite that lost against those of the others.
+pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
+    for table in 0..plan.tables.len() {
+        let before = model.from_before(node.place, table);
+        if before.is_empty() {
+            continue;
+        }
+        let versions = node.versions(plan, table);
+        for (key, version) in before {
+            let now = versions.get(&key).map(|s| s.version);
+            if now.is_some_and(|now| now != version) {
+                model.give_way(table, &key, version);
+            }
+        }
+    }
+}
+
 /// After a capture. If it came to its end, every change of the application has a version of its own.
 pub fn captured(
     node: &mut Node,
