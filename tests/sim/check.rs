@@ -108,12 +108,17 @@ impl World {
             return Ok(true);
         };
         let before = snapshots.objects.written();
+        let was_done = self.is_in_order(place);
         self.capture_all(place)?;
         self.keep(place)?;
         let written = snapshots.objects.written() > before;
+        Ok(was_done && self.is_in_order(place) && !written)
+    }
+
+    /// Joined, and nothing lacks.
+    fn is_in_order(&self, place: usize) -> bool {
         let node = &self.nodes[place];
-        let is_done = node.gate().is_joined() && (!node.db().has_gap() || self.lacks_somebody());
-        Ok(is_done && !written)
+        node.gate().is_joined() && (!node.db().has_gap() || self.lacks_somebody())
     }
 
     /// A node that published under an id which nobody has any more: a twin took a fresh one.

@@ -200,3 +200,24 @@ pub fn captured(
     }
     Ok(())
 }
+
+/// What a message says, for people.
+pub fn describe(data: &[u8]) -> String {
+    let Ok(raw) = harmonylite::model::frame::unpack(data) else {
+        return "?".into();
+    };
+    let Ok(Frame::Rows { nodes, tables, .. }) = Frame::decode(&raw) else {
+        return "a part".into();
+    };
+    let mut text = String::new();
+    for part in &tables {
+        let (mut rows, mut row) = (part.rows(&nodes), harmonylite::model::frame::Row::default());
+        while rows.next(&mut row).unwrap_or(false) {
+            let key = row.values.iter().take(part.key.len());
+            let key: Vec<String> = key.map(|v| format!("{v:?}")).collect();
+            let sign = if row.deleted { "-" } else { "+" };
+            text += &format!(" {sign}{}{key:?}={}", part.name, row.version);
+        }
+    }
+    text
+}
