@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use crate::model::Row;
 use crate::node::Stored;
+use crate::observe;
 use crate::registry::LEASE_MS;
 use crate::world::{Step, World};
 
@@ -83,23 +84,32 @@ impl World {
                     break;
                 }
             }
-            for shard in 0..self.options.shards as usize {
-                while let Some(read) = self.nodes[place].read(shard, 10, &self.broker)? {
-                    let node = &mut self.nodes[place];
-                    crate::observe::frames(
-                        node,
-                        &self.plan,
-                        &mut self.model,
-                        &read.captured.frames,
-                    )?;
-                    node.learn_id();
-                    quiet = false;
-                }
+            // All of them, lest what is sent is dropped before it is read.
+            for reader in 0..self.nodes.len() {
+                quiet &= !self.read_to_the_end(reader)?;
             }
             quiet &= self.keep_to_the_end(place)?;
             self.nodes[place].db().flush().map_err(|e| e.to_string())?;
         }
         Ok(quiet && before == (stored(self), self.model.total()))
+    }
+
+    /// True if there was something.
+    fn read_to_the_end(&mut self, place: usize) -> Result<bool, String> {
+        let mut found = false;
+        for shard in 0..self.options.shards as usize {
+            loop {
+                self.capture_all(place)?;
+                let Some(read) = self.nodes[place].read(shard, 10, &self.broker)? else {
+                    break;
+                };
+                let node = &mut self.nodes[place];
+                observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
+                node.learn_id();
+                found = true;
+            }
+        }
+        Ok(found)
     }
 
     /// True if the keeper had nothing to do.
@@ -142,7 +152,10 @@ impl World {
             ] {
                 let found = node.count(what);
                 if found > allowed {
-                    return Err(format!("node {place}: {found} rows are left in {what}"));
+                    let state = node.publisher_state(&self.broker);
+                    return Err(format!(
+                        "node {place}: {found} rows are left in {what}; {state}"
+                    ));
                 }
             }
             let integrity: String = node

@@ -38,6 +38,20 @@ impl Node {
         Ok(copy)
     }
 
+    /// What keeps the publisher from sending, for people.
+    pub fn publisher_state(&self, broker: &Broker) -> String {
+        let inside = self.gate().enter();
+        let unread = |s: &Stream| inside.database.unread(&s.name);
+        let unread: Vec<u64> = broker.streams.iter().map(unread).collect();
+        format!(
+            "live {}, at end {}, joined {}, outbox empty {}, unread {unread:?}",
+            inside.database.is_live(),
+            self.gate().all_at_end(),
+            self.gate().is_joined(),
+            inside.outbox.is_empty()
+        )
+    }
+
     /// Whether the next turn of [`Self::send`] begins with a capture.
     pub fn sends_backlog(&self) -> bool {
         let inside = self.gate().enter();
