@@ -91,6 +91,8 @@ impl World {
             quiet &= self.keep_to_the_end(place)?;
             self.nodes[place].db().flush().map_err(|e| e.to_string())?;
         }
+        let is_empty = |n: &crate::node::Node| n.gate().enter().outbox.is_empty();
+        quiet &= self.nodes.iter().all(is_empty);
         Ok(quiet && before == (stored(self), self.model.total()))
     }
 
