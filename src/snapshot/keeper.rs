@@ -396,7 +396,7 @@ impl Keeper {
         let newest = match &self.newest {
             _ if self.asked == Some(Asked::Always) => return Some("it was asked for"),
             None => return Some("there is none yet"),
-            Some(newest) if self.asked.is_some() && newest.streams != places => {
+            Some(newest) if self.asked.is_some() && !db.is_covered(&newest.streams) => {
                 return Some("it was asked for");
             }
             Some(newest) => newest,
@@ -426,7 +426,7 @@ impl Keeper {
         }
         let is_over = |every: Duration| {
             db.clock.now_ms() - newest.time_ms >= every.as_millis() as i64
-                && places != newest.streams
+                && !db.is_covered(&newest.streams)
         };
         match self.options.interval.is_some_and(is_over) {
             true => Some("the interval is over"),

@@ -17,26 +17,32 @@ pub struct Message {
 pub struct Stream {
     pub name: String,
     pub created: String,
-    pub messages: Vec<Message>,
+    /// How many messages were dropped, the oldest first.
+    dropped: u64,
+    messages: Vec<Message>,
     /// Id and sequence of the newest messages.
     ids: VecDeque<(String, u64)>,
 }
 
 pub struct Broker {
     pub streams: Vec<Stream>,
+    /// Messages kept per stream.
+    max_entries: usize,
     wiped: u32,
 }
 
 impl Broker {
-    pub fn new(shards: u32) -> Self {
+    pub fn new(shards: u32, max_entries: usize) -> Self {
         let mut broker = Broker {
             streams: Vec::new(),
+            max_entries,
             wiped: 0,
         };
         for shard in 1..=shards {
             broker.streams.push(Stream {
                 name: format!("sim-{shard}"),
                 created: "created-0".into(),
+                dropped: 0,
                 messages: Vec::new(),
                 ids: VecDeque::new(),
             });
@@ -58,6 +64,10 @@ impl Broker {
         let stream = &mut self.streams[shard as usize - 1];
         stream.messages.push(message);
         stream.remember(stream.last());
+        if stream.messages.len() > self.max_entries {
+            stream.messages.remove(0);
+            stream.dropped += 1;
+        }
         stream.last()
     }
 
@@ -72,8 +82,8 @@ impl Broker {
     pub fn find_ids(&mut self) {
         for stream in &mut self.streams {
             stream.ids.clear();
-            let from = stream.last().saturating_sub(REMEMBERED as u64);
-            (from + 1..=stream.last()).for_each(|seq| stream.remember(seq));
+            let from = stream.last().saturating_sub(REMEMBERED as u64) + 1;
+            (from.max(stream.first())..=stream.last()).for_each(|seq| stream.remember(seq));
         }
     }
 
@@ -81,6 +91,7 @@ impl Broker {
         self.wiped += 1;
         for stream in &mut self.streams {
             stream.messages.clear();
+            stream.dropped = 0;
             stream.ids.clear();
             stream.created = format!("created-{}", self.wiped);
         }
@@ -96,14 +107,23 @@ impl Stream {
         }
     }
 
+    /// The oldest message that is still there; if there is none, the next.
+    pub fn first(&self) -> u64 {
+        self.dropped + 1
+    }
+
     pub fn last(&self) -> u64 {
-        self.messages.len() as u64
+        self.dropped + self.messages.len() as u64
+    }
+
+    /// Messages from a sequence on, or from the oldest.
+    pub fn from(&self, seq: u64) -> impl Iterator<Item = (u64, &Message)> {
+        let skip = seq.saturating_sub(self.first());
+        (self.first()..).zip(&self.messages).skip(skip as usize)
     }
 
     pub fn id(&self, seq: u64) -> &str {
-        let message = seq
-            .checked_sub(1)
-            .and_then(|i| self.messages.get(i as usize));
-        message.map_or("", |m| &m.id)
+        let message = self.from(seq).next().filter(|(found, _)| *found == seq);
+        message.map_or("", |(_, m)| &m.id)
     }
 }

@@ -7,6 +7,8 @@ use rusqlite::Connection;
 
 use crate::model::Row;
 use crate::node::Stored;
+use crate::observe;
+use crate::registry::LEASE_MS;
 use crate::world::{Step, World};
 
 /// More rounds than any run needs to come to rest.
@@ -21,15 +23,25 @@ struct Held {
 
 impl World {
     pub fn heal(&mut self) -> Step {
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.calm = true;
+            snapshots.objects.heal();
+        }
         for place in 0..self.nodes.len() {
             if self.nodes[place].is_cut_off {
                 self.cut_off(place);
             }
             if self.nodes[place].gate.is_none() {
-                self.nodes[place].start(&self.options)?;
+                self.start(place)?;
             }
             self.nodes[place].clock.tick(std::time::Duration::ZERO);
             if self.plan.complete {
+                for table in 0..self.plan.tables.len() {
+                    let absent = self.nodes[place].shadow.columns[table].is_none();
+                    if absent && !self.plan.tables[table].is_late {
+                        self.create(place, table);
+                    }
+                }
                 self.migrate_all(place);
             }
         }
@@ -48,7 +60,11 @@ impl World {
         let before = (stored(self), self.model.total());
         let mut quiet = true;
         for place in 0..self.nodes.len() {
-            self.pass(10);
+            self.pass(if self.snapshots.is_some() {
+                LEASE_MS / 2
+            } else {
+                10
+            });
             self.connect(place)?;
             for turn in 0.. {
                 self.capture(place)?;
@@ -68,21 +84,60 @@ impl World {
                     break;
                 }
             }
-            for shard in 0..self.options.shards as usize {
-                while let Some(read) = self.nodes[place].read(shard, 10, &self.broker)? {
-                    let node = &mut self.nodes[place];
-                    crate::observe::frames(
-                        node,
-                        &self.plan,
-                        &mut self.model,
-                        &read.captured.frames,
-                    )?;
-                    quiet = false;
-                }
+            // All of them, lest what is sent is dropped before it is read.
+            for reader in 0..self.nodes.len() {
+                quiet &= !self.read_to_the_end(reader)?;
             }
+            quiet &= self.keep_to_the_end(place)?;
             self.nodes[place].db().flush().map_err(|e| e.to_string())?;
         }
+        let is_empty = |n: &crate::node::Node| n.gate().enter().outbox.is_empty();
+        quiet &= self.nodes.iter().all(is_empty);
         Ok(quiet && before == (stored(self), self.model.total()))
+    }
+
+    /// True if there was something.
+    fn read_to_the_end(&mut self, place: usize) -> Result<bool, String> {
+        let mut found = false;
+        for shard in 0..self.options.shards as usize {
+            loop {
+                self.capture_all(place)?;
+                let Some(read) = self.nodes[place].read(shard, 10, &self.broker)? else {
+                    break;
+                };
+                let node = &mut self.nodes[place];
+                observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
+                node.learn_id();
+                found = true;
+            }
+        }
+        Ok(found)
+    }
+
+    /// True if the keeper had nothing to do.
+    fn keep_to_the_end(&mut self, place: usize) -> Result<bool, String> {
+        let Some(snapshots) = self.snapshots.clone() else {
+            return Ok(true);
+        };
+        let before = snapshots.objects.written();
+        let was_done = self.is_in_order(place);
+        self.capture_all(place)?;
+        self.keep(place)?;
+        let written = snapshots.objects.written() > before;
+        Ok(was_done && self.is_in_order(place) && !written)
+    }
+
+    /// Joined, and nothing lacks.
+    fn is_in_order(&self, place: usize) -> bool {
+        let node = &self.nodes[place];
+        node.gate().is_joined() && (!node.db().has_gap() || self.lacks_somebody())
+    }
+
+    /// A node that published under an id which nobody has any more: a twin took a fresh one.
+    fn lacks_somebody(&self) -> bool {
+        let publishers = self.snapshots.as_ref().map(|s| s.bulletin.publishers());
+        let is_here = |id: &u64| self.nodes.iter().any(|n| n.id == *id);
+        !publishers.iter().flatten().all(is_here)
     }
 
     pub fn check(&mut self) -> Step {
@@ -99,7 +154,10 @@ impl World {
             ] {
                 let found = node.count(what);
                 if found > allowed {
-                    return Err(format!("node {place}: {found} rows are left in {what}"));
+                    let state = node.publisher_state(&self.broker);
+                    return Err(format!(
+                        "node {place}: {found} rows are left in {what}; {state}"
+                    ));
                 }
             }
             let integrity: String = node

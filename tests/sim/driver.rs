@@ -38,6 +38,20 @@ impl Node {
         Ok(copy)
     }
 
+    /// What keeps the publisher from sending, for people.
+    pub fn publisher_state(&self, broker: &Broker) -> String {
+        let inside = self.gate().enter();
+        let unread = |s: &Stream| inside.database.unread(&s.name);
+        let unread: Vec<u64> = broker.streams.iter().map(unread).collect();
+        format!(
+            "live {}, at end {}, joined {}, outbox empty {}, unread {unread:?}",
+            inside.database.is_live(),
+            self.gate().all_at_end(),
+            self.gate().is_joined(),
+            inside.outbox.is_empty()
+        )
+    }
+
     /// Whether the next turn of [`Self::send`] begins with a capture.
     pub fn sends_backlog(&self) -> bool {
         let inside = self.gate().enter();
@@ -45,14 +59,19 @@ impl Node {
     }
 
     /// One turn of `Publisher::send`. True if something was done.
-    pub fn send(&mut self, options: &Options) -> Step<bool> {
+    pub fn send(&mut self, options: &Options, broker: &Broker) -> Step<bool> {
         let room = |link: &Link| link.messages.len() < options.in_flight;
         let (Some(gate), Some(link)) = (&self.gate, self.link.as_mut().filter(|l| room(l))) else {
             return Ok(false);
         };
         let mut inside = gate.enter();
+        let streams = broker.streams.iter();
+        let unread = streams.map(|s| inside.database.unread(&s.name)).max();
+        if unread.unwrap_or(0) + link.messages.len() as u64 >= options.most_ahead() {
+            return Ok(false);
+        }
         if inside.outbox.is_empty() && !inside.database.is_live() {
-            if !gate.all_at_end() || !inside.database.is_captured() {
+            if !gate.all_at_end() || !gate.is_joined() || !inside.database.is_captured() {
                 return Ok(false);
             }
             let limit = options.max_transaction_bytes;
@@ -160,10 +179,21 @@ impl Node {
 
     /// `Consumer::read` up to its loop.
     pub fn connect_reader(&mut self, shard: usize, broker: &Broker) -> Step<()> {
-        let (from, end) = (self.look(shard, broker)?, broker.streams[shard].last());
+        let (stream, next) = (&broker.streams[shard], self.look(shard, broker)?);
+        if stream.first() > next {
+            self.note_gap(&stream.name, stream.first())?;
+        }
+        let (from, end) = (next.max(stream.first()), stream.last());
         self.readers[shard] = Some(Reader { from, end });
         self.gate().set_at_end(shard as u32 + 1, from > end);
         Ok(())
+    }
+
+    /// `Consumer::note_gap`.
+    fn note_gap(&self, stream: &str, first: u64) -> Step<()> {
+        let mut inside = self.gate().enter();
+        inside.database.note_gap(stream, first);
+        inside.database.flush().map_err(failed)
     }
 
     pub fn drop_reader(&mut self, shard: usize) {
@@ -179,13 +209,19 @@ impl Node {
             return Ok(None);
         };
         let stream = &broker.streams[shard];
-        let fetched: Vec<(u64, &Message)> = (reader.from..)
-            .zip(stream.messages.iter().skip(reader.from as usize - 1))
-            .take(limit)
-            .collect();
+        // A snapshot may have brought what comes next.
+        let from = reader.from.max(self.db().position(&stream.name).seq + 1);
+        if from > reader.end {
+            gate.set_at_end(shard as u32 + 1, true);
+        }
+        let fetched: Vec<(u64, &Message)> = stream.from(from).take(limit).collect();
         let Some(newest) = fetched.last().map(|(_, m)| m.time_ms) else {
             return Ok(None);
         };
+        let first = fetched[0].0;
+        if first > from {
+            self.note_gap(&stream.name, first)?;
+        }
         let unpacked: Vec<_> = fetched.iter().map(|(_, m)| unpack(&m.data)).collect();
         let mut arrived = Vec::new();
         for ((seq, message), raw) in fetched.iter().zip(&unpacked) {
@@ -203,11 +239,7 @@ impl Node {
         let own = arrived.iter().take_while(is_own).count();
         let read = if own > 0 {
             let last = &arrived[own - 1];
-            let known = inside.database.position(&stream.name);
-            let (seq, id) = (last.seq, last.id.to_owned());
-            inside
-                .database
-                .move_position(&stream.name, Position { seq, id, ..known });
+            inside.database.read_up_to(&stream.name, last.seq, last.id);
             Read {
                 messages: own,
                 captured: Captured::default(),
@@ -224,7 +256,7 @@ impl Node {
                 captured,
             }
         };
-        let from = reader.from + read.messages as u64;
+        let from = first + read.messages as u64;
         self.readers[shard] = Some(Reader { from, ..reader });
         if from > reader.end {
             gate.set_at_end(shard as u32 + 1, true);
@@ -246,7 +278,7 @@ struct StreamReader<'s>(&'s Stream);
 impl stream::Reader for StreamReader<'_> {
     fn state(&mut self) -> Result<StreamState, StreamError> {
         Ok(StreamState {
-            first: 1,
+            first: self.0.first(),
             last: self.0.last(),
             created: self.0.created.clone(),
         })

@@ -2,6 +2,7 @@
 
 use harmonylite::database::schema::quote;
 
+use crate::arrivals::MOST_NODES;
 use crate::node::{Node, Shadow};
 use crate::plan::Migration;
 use crate::workload;
@@ -204,6 +205,9 @@ impl World {
         node.drop_link();
         (0..node.readers.len()).for_each(|s| node.drop_reader(s));
         let cut_off = node.is_cut_off;
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.bulletin.cut_off(place, cut_off);
+        }
         self.say(format!("node {place}: cut off {cut_off}"));
     }
 
@@ -252,7 +256,7 @@ impl World {
     /// A new node begins with a copy of this one's database.
     pub fn copy(&mut self, place: usize) -> Step {
         let new = self.nodes.len();
-        if new == 5 {
+        if new == MOST_NODES {
             return Ok(());
         }
         let image = self.nodes[place].read_image(0);
@@ -260,7 +264,7 @@ impl World {
         let mut node = Node::new(new, 1000 + new as u64, self.folder(), self.now_ms, shards);
         node.restore(&image);
         self.nodes.push(node);
-        self.nodes[new].start(&self.options)?;
+        self.start(new)?;
         self.say(format!("node {new}: begins as a copy of node {place}"));
         self.after(new)
     }
@@ -269,6 +273,9 @@ impl World {
         let wiped = self.random.percent(15);
         if wiped {
             self.broker.wipe();
+            if let Some(snapshots) = &self.snapshots {
+                snapshots.bulletin.wipe();
+            }
         }
         for shard in 0..self.options.shards as usize {
             let count = [0, 0, 1, 2, 5][self.random.below(5)];

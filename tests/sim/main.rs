@@ -5,17 +5,21 @@
 //! everybody, and every node must hold what an independent model says ([`model`]). See
 //! `scripts/sim.sh`.
 
+mod arrivals;
 mod broker;
 mod check;
 mod clock;
 mod driver;
 mod events;
+mod keeping;
 mod model;
 mod mutations;
 mod node;
+mod objects;
 mod observe;
 mod plan;
 mod random;
+mod registry;
 mod regressions;
 mod runs;
 mod workload;

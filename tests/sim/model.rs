@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use harmonylite::model::value::OwnedValue;
-use harmonylite::model::version::Version;
+use harmonylite::model::version::{HLC_BEFORE, Version};
 
 use crate::plan::{Plan, Table};
 
@@ -96,6 +96,23 @@ impl Model {
         {
             self.rows.get_mut(at).expect("recorded")[*index].certain = false;
         }
+    }
+
+    /// Rows that a node had before HarmonyLite.
+    pub fn from_before(&self, writer: usize, table: usize) -> Vec<(String, Version)> {
+        let writes = self.rows.iter().filter(|((t, _), _)| *t == table);
+        let of = |w: &&Write| w.writer == writer && w.version.hlc == HLC_BEFORE && w.certain;
+        writes
+            .flat_map(|((_, key), all)| all.iter().filter(of).map(|w| (key.clone(), w.version)))
+            .collect()
+    }
+
+    /// A row from before lost against that of a snapshot.
+    pub fn give_way(&mut self, table: usize, key: &str, version: Version) {
+        let writes = self.rows.get_mut(&(table, key.to_owned()));
+        let same = |w: &&mut Write| w.version == version;
+        let given = writes.into_iter().flatten().filter(same);
+        given.for_each(|w| w.certain = false);
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &(usize, String)> {

@@ -13,6 +13,8 @@ use harmonylite::database::{Database, Settings};
 use harmonylite::gate::{Gate, Inside};
 use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::Version;
+use harmonylite::snapshot::Sweep;
+use harmonylite::snapshot::keeper::Keeper;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -30,6 +32,14 @@ pub struct Options {
     pub max_message_bytes: usize,
     pub compress: bool,
     pub in_flight: usize,
+    /// Messages kept per stream.
+    pub max_entries: usize,
+}
+
+impl Options {
+    pub fn most_ahead(&self) -> u64 {
+        (self.max_entries as u64 / 2).max(1)
+    }
 }
 
 /// What is known of a database besides what the core keeps in it; goes back with the file.
@@ -82,11 +92,18 @@ pub struct Reader {
 pub struct Node {
     /// Its place in the simulation.
     pub place: usize,
+    /// That of the core: another than the configured one once it met a twin.
     pub id: u64,
+    configured_id: u64,
     path: PathBuf,
     pub clock: Arc<SimClock>,
     pub app: Option<Connection>,
-    pub gate: Option<Gate>,
+    pub gate: Option<Arc<Gate>>,
+    /// None while it is at work.
+    pub keeper: Option<Keeper>,
+    pub sweep: Option<Sweep>,
+    /// The keeper's last round left nothing to do.
+    pub rests: bool,
     pub link: Option<Link>,
     pub readers: Vec<Option<Reader>>,
     pub is_cut_off: bool,
@@ -137,10 +154,14 @@ impl Node {
         Node {
             place,
             id,
+            configured_id: id,
             path: folder.join(format!("{place}.db")),
             clock: Arc::new(SimClock::at(now_ms)),
             app: None,
             gate: None,
+            keeper: None,
+            sweep: None,
+            rests: false,
             link: None,
             readers: vec![None; shards as usize],
             is_cut_off: false,
@@ -149,6 +170,10 @@ impl Node {
             reserved: String::new(),
             backups: Vec::new(),
         }
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
     }
 
     pub fn app(&self) -> &Connection {
@@ -164,6 +189,12 @@ impl Node {
         Db(self.gate().enter())
     }
 
+    /// It may have met a twin.
+    pub fn learn_id(&mut self) {
+        let id = self.db().node();
+        self.id = id;
+    }
+
     pub fn open_app(&mut self) {
         let app = Connection::open(&self.path).expect("open");
         app.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF")
@@ -175,7 +206,7 @@ impl Node {
     pub fn start(&mut self, options: &Options) -> Result<(), String> {
         let settings = Settings {
             path: self.path.clone(),
-            node_id: Some(self.id),
+            node_id: Some(self.configured_id),
             publish: true,
             shards: options.shards,
             scan_max_changes: options.scan_max_changes,
@@ -189,13 +220,16 @@ impl Node {
         let stop = Arc::new(AtomicBool::new(true)); // a lock that never comes free fails at once
         let db = Database::open(settings, self.clock.clone(), stop);
         let db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
-        self.gate = Some(Gate::new(db, options.shards).0);
+        self.id = db.node();
+        self.gate = Some(Arc::new(Gate::new(db, options.shards).0));
         Ok(())
     }
 
     /// kill -9: what was only in memory is gone.
     pub fn crash(&mut self) {
         self.gate = None;
+        self.keeper = None;
+        self.sweep = None;
         self.link = None;
         self.readers.fill(None);
     }

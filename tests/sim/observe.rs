@@ -97,6 +97,23 @@ pub fn frames(
     Ok(())
 }
 
+/// After a merge: rows from before HarmonyLite that lost against those of the others.
+pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
+    for table in 0..plan.tables.len() {
+        let before = model.from_before(node.place, table);
+        if before.is_empty() {
+            continue;
+        }
+        let versions = node.versions(plan, table);
+        for (key, version) in before {
+            let now = versions.get(&key).map(|s| s.version);
+            if now.is_some_and(|now| now != version) {
+                model.give_way(table, &key, version);
+            }
+        }
+    }
+}
+
 /// After a capture. If it came to its end, every change of the application has a version of its own.
 pub fn captured(
     node: &mut Node,
@@ -182,4 +199,25 @@ pub fn captured(
         }
     }
     Ok(())
+}
+
+/// What a message says, for people.
+pub fn describe(data: &[u8]) -> String {
+    let Ok(raw) = harmonylite::model::frame::unpack(data) else {
+        return "?".into();
+    };
+    let Ok(Frame::Rows { nodes, tables, .. }) = Frame::decode(&raw) else {
+        return "a part".into();
+    };
+    let mut text = String::new();
+    for part in &tables {
+        let (mut rows, mut row) = (part.rows(&nodes), harmonylite::model::frame::Row::default());
+        while rows.next(&mut row).unwrap_or(false) {
+            let key = row.values.iter().take(part.key.len());
+            let key: Vec<String> = key.map(|v| format!("{v:?}")).collect();
+            let sign = if row.deleted { "-" } else { "+" };
+            text += &format!(" {sign}{}{key:?}={}", part.name, row.version);
+        }
+    }
+    text
 }

@@ -7,11 +7,14 @@ use tempfile::TempDir;
 
 use crate::broker::{Broker, Message};
 use crate::clock::Killed;
+use crate::keeping::Snapshots;
 use crate::model::Model;
 use crate::node::{Node, Options, Shadow};
+use crate::objects::Objects;
 use crate::observe;
 use crate::plan::{Migration, Plan};
 use crate::random::Random;
+use crate::registry::Bulletin;
 
 /// 2023: what a node's clock is set to stays before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
@@ -35,26 +38,48 @@ pub struct World {
     /// Of every step and what came of it: the same seed gives the same.
     pub trace: u64,
     pub count: usize,
+    pub snapshots: Option<Snapshots>,
+    weights: Vec<usize>,
     /// The first two nodes have one id: a cloned card.
     twins: bool,
     folder: TempDir,
+}
+
+/// A round of the keeper.
+pub const KEEP: usize = 18;
+
+/// What a seed with snapshots has besides; drawn apart, so that the others stay what they are.
+fn snapshots_of(seed: u64) -> Snapshots {
+    let mut random = Random::new(seed.rotate_left(32));
+    let objects = Objects::new(seed, 0);
+    let max_entries = *random.pick(&[4, 8, 20, 1000]);
+    let interval = random.percent(30).then(|| Duration::from_secs(60));
+    Snapshots::new(Bulletin::default(), objects, max_entries, interval)
 }
 
 pub type Step = Result<(), String>;
 
 impl World {
     pub fn new(seed: u64) -> Result<Self, String> {
+        let snapshots = (seed & 16 != 0).then(|| snapshots_of(seed));
         let mut random = Random::new(seed);
         let plan = Plan::new(&mut random);
-        let options = Options {
+        let mut options = Options {
             shards: 1 + random.below(2) as u32,
             scan_max_changes: *random.pick(&[1, 3, 512]),
             max_transaction_bytes: *random.pick(&[1, 300, 1 << 20]),
             max_message_bytes: *random.pick(&[300, 1 << 20, 1 << 20]),
             compress: random.percent(30),
             in_flight: *random.pick(&[1, 3, 100]),
+            max_entries: snapshots
+                .as_ref()
+                .map_or(usize::MAX, |s| s.max_entries as usize),
         };
-        let broker = Broker::new(options.shards);
+        if options.max_entries < 1000 {
+            // A row in more parts than a stream keeps would never be whole anywhere.
+            options.max_message_bytes = 1 << 20;
+        }
+        let broker = Broker::new(options.shards, options.max_entries);
         let base = ["/dev/shm", "/tmp"]
             .into_iter()
             .find(|p| std::path::Path::new(p).is_dir());
@@ -70,6 +95,8 @@ impl World {
             steps: Vec::new(),
             trace: seed,
             count: 0,
+            snapshots,
+            weights: Vec::new(),
             twins: false,
             folder,
         };
@@ -101,21 +128,37 @@ impl World {
         };
         node.open_app();
         self.nodes.push(node);
+        self.create_all(place);
+        if self.random.percent(25) {
+            self.write_before(place);
+        }
+        self.start(place)?;
+        self.after(place)
+    }
+
+    pub fn start(&mut self, place: usize) -> Step {
+        let node = &mut self.nodes[place];
+        node.start(&self.options)?;
+        node.start_keeper(self.snapshots.as_ref());
+        Ok(())
+    }
+
+    /// The tables of the first day.
+    pub fn create_all(&mut self, place: usize) {
         for table in 0..self.plan.tables.len() {
             if !self.plan.tables[table].is_late {
                 self.create(place, table);
             }
         }
-        if self.random.percent(25) {
-            // Before HarmonyLite: no log to write to yet.
-            let app = self.nodes[place].app();
-            app.execute_batch("CREATE TABLE __harmonylite___change_log_global(id INTEGER PRIMARY KEY, table_id, kind, created_at, k1)").expect("log");
-            for _ in 0..1 + self.random.below(3) {
-                self.write(place);
-            }
+    }
+
+    /// Rows from before HarmonyLite: there is no log to write to yet.
+    pub fn write_before(&mut self, place: usize) {
+        let app = self.nodes[place].app();
+        app.execute_batch("CREATE TABLE __harmonylite___change_log_global(id INTEGER PRIMARY KEY, table_id, kind, created_at, k1)").expect("log");
+        for _ in 0..1 + self.random.below(3) {
+            self.write(place);
         }
-        self.nodes[place].start(&self.options)?;
-        self.after(place)
     }
 
     pub fn folder(&self) -> &std::path::Path {
@@ -155,16 +198,22 @@ impl World {
     }
 
     pub fn run(&mut self, steps: usize) -> Step {
-        let mut weights = [30, 20, 30, 30, 30, 30, 20, 6, 4, 3, 3, 2, 2, 1, 1, 1, 3, 2];
+        let mut weights = vec![30, 20, 30, 30, 30, 30, 20, 6, 4, 3, 3, 2, 2, 1, 1, 1, 3, 2];
+        if self.snapshots.is_some() {
+            weights.extend([12, 2, 1, 1]);
+        }
         for weight in &mut weights {
             *weight = *weight * self.random.below(8) / 4;
         }
         weights[0] += 10;
         weights[3] += 5;
+        if let Some(keeping) = weights.get_mut(KEEP) {
+            *keeping += 3;
+        }
+        self.weights = weights;
         for _ in 0..steps {
             self.count += 1;
-            let kind = self.random.weighted(&weights);
-            let place = self.random.below(self.nodes.len());
+            let (kind, place) = self.next_step();
             let ms = match self.random.below(40) {
                 0 => self.random.between(0, 3_600_000),
                 1..6 => self.random.between(0, 20_000),
@@ -175,7 +224,11 @@ impl World {
             self.nodes[place].clock.tick(Duration::from_millis(tick));
             let killed = self.random.percent(3).then(|| self.random.below(8));
             match killed.filter(|_| IN_PROCESS.contains(&kind)) {
-                Some(looks) => self.step_killed(kind, place, looks)?,
+                Some(looks) => self.step_killed(kind, place, Some(looks))?,
+                None if kind == KEEP => {
+                    let killed = self.random.percent(10).then(|| self.random.below(60));
+                    self.step_killed(kind, place, killed)?;
+                }
                 None => self.step(kind, place)?,
             }
             self.after(place)?;
@@ -184,15 +237,23 @@ impl World {
     }
 
     /// A step that kill -9 ends before, between or inside of its transactions, if it is that long.
-    fn step_killed(&mut self, kind: usize, place: usize, looks: usize) -> Step {
-        self.nodes[place].clock.kill_after(Some(looks));
+    pub fn step_killed(&mut self, kind: usize, place: usize, looks: Option<usize>) -> Step {
+        self.nodes[place].clock.kill_after(looks);
         let done = catch_unwind(AssertUnwindSafe(|| self.step(kind, place)));
         self.nodes[place].clock.kill_after(None);
         match done {
             Ok(done) => done,
             Err(what) if what.is::<Killed>() => {
-                self.say(format!("node {place}: killed in the middle, look {looks}"));
+                self.say(format!(
+                    "node {place}: killed in the middle, look {looks:?}"
+                ));
                 self.nodes[place].crash();
+                if kind == KEEP {
+                    self.look_after_round(place)?;
+                    if self.random.percent(30) {
+                        self.power_loss(place);
+                    }
+                }
                 Ok(())
             }
             Err(panic) => resume_unwind(panic),
@@ -202,9 +263,18 @@ impl World {
     pub fn pass(&mut self, ms: i64) {
         self.now_ms += ms;
         self.nodes.iter().for_each(|n| n.clock.advance(ms));
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.bulletin.pass(self.now_ms);
+        }
     }
 
-    fn step(&mut self, kind: usize, place: usize) -> Step {
+    /// What happens next, and to which node.
+    pub fn next_step(&mut self) -> (usize, usize) {
+        let kind = self.random.weighted(&self.weights);
+        (kind, self.random.below(self.nodes.len()))
+    }
+
+    pub fn step(&mut self, kind: usize, place: usize) -> Step {
         let (up, connected) = (
             self.nodes[place].gate.is_some(),
             !self.nodes[place].is_cut_off,
@@ -242,11 +312,22 @@ impl World {
             15 => self.roll_back(place),
             16 if !up => {
                 self.say(format!("node {place}: start"));
-                return self.nodes[place].start(&self.options);
+                return self.start(place);
             }
             17 if up => {
                 self.say(format!("node {place}: flush"));
                 return self.nodes[place].db().flush().map_err(|e| e.to_string());
+            }
+            KEEP if up => return self.keep(place),
+            19 => return self.arrive(),
+            20 => {
+                let spoilt = self.snapshots.as_ref().map(|s| s.objects.spoil());
+                self.say(format!("store: {spoilt:?}"));
+            }
+            21 => {
+                if let Some(snapshots) = &self.snapshots {
+                    snapshots.bulletin.expire_lease();
+                }
             }
             _ => {}
         }
@@ -275,7 +356,7 @@ impl World {
     pub fn send_one(&mut self, place: usize) -> Result<bool, String> {
         let node = &mut self.nodes[place];
         let captures = node.sends_backlog();
-        let done = node.send(&self.options)?;
+        let done = node.send(&self.options, &self.broker)?;
         if done && captures {
             let at_end = !node.db().has_more();
             observe::captured(node, &self.plan, &mut self.model, at_end)?;
@@ -319,6 +400,7 @@ impl World {
             return Ok(());
         };
         observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
+        node.learn_id();
         if read.applied && !node.db().has_more() {
             vanished
                 .iter()
@@ -361,7 +443,7 @@ impl World {
         };
         // Longer ago than the broker remembers ids: what is sent again is stored again.
         let repeated = lossy && self.random.percent(50);
-        let mut seq = 0;
+        let (mut seq, rows) = (0, observe::describe(&packet.data));
         if stored {
             let message = Message {
                 id: packet.id.clone(),
@@ -379,7 +461,7 @@ impl World {
             self.nodes[place].drop_link(); // what waits for an ack times out
         }
         self.say(format!(
-            "node {place}: message {} to shard {} as {seq}, acked {acked}",
+            "node {place}: message {} to shard {} as {seq}, acked {acked}:{rows}",
             packet.id, packet.shard
         ));
         true

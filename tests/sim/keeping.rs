@@ -1,0 +1,254 @@
+//! Rounds of a node's keeper of snapshots, and all that happens in the midst of one.
+
+use std::io;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use harmonylite::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
+use harmonylite::snapshot::transfer::{self, TransferError, Watch};
+use harmonylite::store::StoreError;
+
+use crate::clock::Killed;
+use crate::node::Node;
+use crate::objects::Objects;
+use crate::observe;
+use crate::registry::{Bulletin, LEASE_MS};
+use crate::world::{KEEP, Step, World};
+
+/// The streams' prefix.
+pub const CLUSTER: &str = "sim";
+
+/// Rounds within rounds, of different nodes.
+const DEEPEST: usize = 2;
+
+/// What nodes share for their snapshots.
+#[derive(Clone)]
+pub struct Snapshots {
+    pub bulletin: Bulletin,
+    pub objects: Objects,
+    pub max_entries: u64,
+    pub interval: Option<Duration>,
+    /// Nothing happens in the midst of a round any more.
+    pub calm: bool,
+    depth: usize,
+}
+
+impl Snapshots {
+    pub fn new(
+        bulletin: Bulletin,
+        objects: Objects,
+        max_entries: u64,
+        interval: Option<Duration>,
+    ) -> Self {
+        Snapshots {
+            bulletin,
+            objects,
+            max_entries,
+            interval,
+            calm: false,
+            depth: 0,
+        }
+    }
+
+    pub fn keeper(&self) -> Keeper {
+        Keeper::new(Options {
+            cluster: CLUSTER.into(),
+            max_entries: self.max_entries,
+            interval: self.interval,
+            leader_ttl: Duration::from_millis(LEASE_MS as u64),
+            may_make: true,
+            selection: String::new(),
+        })
+    }
+}
+
+/// Looks into a round.
+struct Midst<'w> {
+    world: &'w mut World,
+    place: usize,
+    /// Each step is looked into at its begin and at its end: how often in between depends on sizes.
+    last: (&'static str, bool),
+    failure: Option<String>,
+}
+
+impl Midst<'_> {
+    fn visit(&mut self, step: &'static str) -> io::Result<()> {
+        self.world.visit(self.place, step).map_err(|e| {
+            self.failure = Some(e);
+            transfer::stop()
+        })
+    }
+}
+
+impl Watch for Midst<'_> {
+    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()> {
+        let now = (step, done >= total);
+        if now == self.last {
+            return Ok(());
+        }
+        self.last = now;
+        self.visit(step)
+    }
+
+    fn pause(&mut self, _: Duration) -> io::Result<()> {
+        self.visit("pause")
+    }
+}
+
+impl World {
+    /// A round of a node's keeper.
+    pub fn keep(&mut self, place: usize) -> Step {
+        let Some(snapshots) = &self.snapshots else {
+            return Ok(());
+        };
+        let (bulletin, objects) = (snapshots.bulletin.clone(), snapshots.objects.clone());
+        let Some(mut keeper) = self.nodes[place].keeper.take() else {
+            return Ok(()); // in the midst of one
+        };
+        let gate = self.nodes[place].gate.clone().expect("the node is up");
+        let was_joined = gate.is_joined();
+        if !was_joined || self.nodes[place].db().has_gap() {
+            self.capture_all(place)?;
+        }
+        if self.random.percent(5) {
+            keeper.ask(self.random.percent(50));
+        }
+        if self.random.percent(5) {
+            self.capture_all(place)?;
+            keeper.merge_first = true;
+        }
+        let mut midst = Midst {
+            world: self,
+            place,
+            last: ("", true),
+            failure: None,
+        };
+        let done = keeper.round(&mut Round {
+            gate: &gate,
+            registry: &mut bulletin.of(place),
+            open_store: &|| match bulletin.is_cut_off(place) {
+                true => Err(cut_off()),
+                false => objects.open(),
+            },
+            watch: &mut midst,
+        });
+        if let Some(failure) = midst.failure {
+            return Err(failure);
+        }
+        self.nodes[place].keeper = Some(keeper);
+        self.look_after_round(place)?;
+        let rests = matches!(done, Ok(Next::Rest));
+        let text = match done {
+            Ok(next) => format!("{next:?}"),
+            Err(e) if is_broken(&e) => return Err(format!("node {place}: keeper: {e}")),
+            Err(e) => e.to_string(),
+        };
+        let node = &self.nodes[place];
+        let gap = node.db().has_gap();
+        let joined = (was_joined, node.gate().is_joined());
+        self.nodes[place].rests = rests;
+        self.say(format!(
+            "node {place}: keeper: {text}; joined {joined:?}, gap {gap}"
+        ));
+        Ok(())
+    }
+
+    /// What a round captured, and what it made of the rows.
+    pub fn look_after_round(&mut self, place: usize) -> Step {
+        let node = &mut self.nodes[place];
+        if node.app.is_none() {
+            return Ok(());
+        }
+        node.learn_schema(&self.plan);
+        observe::captured(node, &self.plan, &mut self.model, false)?;
+        observe::given_way(node, &self.plan, &mut self.model);
+        Ok(())
+    }
+
+    /// What happens while a round works, outside of its transactions.
+    fn visit(&mut self, place: usize, step: &'static str) -> Step {
+        let Some(snapshots) = &self.snapshots else {
+            return Ok(());
+        };
+        if snapshots.calm {
+            return Ok(());
+        }
+        let depth = snapshots.depth;
+        self.look_after_round(place)?;
+        if self.random.percent(4) {
+            self.say(format!("node {place}: killed in the midst of {step}"));
+            resume_unwind(Box::new(Killed));
+        }
+        let count = [0, 0, 0, 1, 2, 5][self.random.below(6)];
+        for _ in 0..count {
+            let (kind, other) = self.next_step();
+            let ends = matches!(kind, 11 | 12 | 15);
+            if ends && other == place || kind == KEEP && depth + 1 >= DEEPEST {
+                continue;
+            }
+            self.say(format!("in the midst of {step} of node {place}:"));
+            self.set_depth(depth + 1);
+            let done = match kind {
+                KEEP => self.step_killed(kind, other, None),
+                kind => self.step(kind, other),
+            };
+            self.set_depth(depth);
+            done?;
+            self.after(other)?;
+        }
+        let now_and_then = self.random.percent(3);
+        self.pass(if now_and_then { LEASE_MS + 1 } else { 0 });
+        if matches!(step, "pause" | "fetching") {
+            self.capture_all(place)?;
+        }
+        Ok(())
+    }
+
+    fn set_depth(&mut self, depth: usize) {
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.depth = depth;
+        }
+    }
+
+    /// Captures until nothing is left, and writes down what that was.
+    pub fn capture_all(&mut self, place: usize) -> Step {
+        for _ in 0..10_000 {
+            let node = &self.nodes[place];
+            if node.shadow.pending.is_empty() && !node.db().has_more() {
+                return Ok(());
+            }
+            self.capture(place)?;
+        }
+        Err(format!("node {place}: capture never comes to an end"))
+    }
+}
+
+fn cut_off() -> StoreError {
+    StoreError::Failed {
+        store: "sim".into(),
+        doing: "open".into(),
+        cause: "cut off".into(),
+    }
+}
+
+/// Not the broker, not the store.
+fn is_broken(e: &RoundError) -> bool {
+    matches!(
+        e,
+        RoundError::Database(_)
+            | RoundError::Transfer(TransferError::Database(_) | TransferError::Disk { .. })
+    )
+}
+
+impl Node {
+    /// The keeper is a part of the process.
+    pub fn start_keeper(&mut self, snapshots: Option<&Snapshots>) {
+        self.rests = false;
+        match (snapshots, &self.gate) {
+            (Some(snapshots), _) => self.keeper = Some(snapshots.keeper()),
+            (None, Some(gate)) => Arc::clone(gate).set_joined(),
+            (None, None) => {}
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The broker's bucket and the lease in it, in simulated time. Wiped with the broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use harmonylite::snapshot::registry::Registry;
+use harmonylite::snapshot::{Entry, Place};
+use harmonylite::stream::StreamError;
+
+/// How long a lease is kept without being renewed.
+pub const LEASE_MS: i64 = 30_000;
+
+/// What the bucket holds.
+#[derive(Default)]
+struct Bucket {
+    founder: Option<u64>,
+    newest: Option<Entry>,
+    wanted: BTreeMap<String, Place>,
+    publishers: BTreeMap<u64, String>,
+    /// Which node's process has the lease, and until when.
+    leader: Option<(usize, i64)>,
+}
+
+#[derive(Default)]
+struct Shared {
+    bucket: Bucket,
+    now_ms: i64,
+    /// Nodes that do not reach the broker.
+    cut_off: BTreeSet<usize>,
+}
+
+/// One for all nodes.
+#[derive(Clone, Default)]
+pub struct Bulletin(Arc<Mutex<Shared>>);
+
+impl Bulletin {
+    fn enter(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub fn wipe(&self) {
+        self.enter().bucket = Bucket::default();
+    }
+
+    pub fn pass(&self, now_ms: i64) {
+        self.enter().now_ms = now_ms;
+    }
+
+    pub fn cut_off(&self, place: usize, is_cut_off: bool) {
+        let cut_off = &mut self.enter().cut_off;
+        match is_cut_off {
+            true => cut_off.insert(place),
+            false => cut_off.remove(&place),
+        };
+    }
+
+    pub fn is_cut_off(&self, place: usize) -> bool {
+        self.enter().cut_off.contains(&place)
+    }
+
+    /// The lease of a process that was killed vanishes in time; or somebody else is faster.
+    pub fn expire_lease(&self) {
+        self.enter().bucket.leader = None;
+    }
+
+    pub fn publishers(&self) -> BTreeSet<u64> {
+        self.enter().bucket.publishers.keys().copied().collect()
+    }
+
+    pub fn of(&self, place: usize) -> Seen {
+        let all = self.clone();
+        Seen { all, place }
+    }
+}
+
+/// As one node sees it.
+pub struct Seen {
+    all: Bulletin,
+    place: usize,
+}
+
+impl Seen {
+    fn with<T>(&self, f: impl FnOnce(&mut Bucket, i64) -> T) -> Result<T, StreamError> {
+        let mut shared = self.all.enter();
+        if shared.cut_off.contains(&self.place) {
+            return Err(StreamError::Disconnected("cut off".into()));
+        }
+        let now_ms = shared.now_ms;
+        Ok(f(&mut shared.bucket, now_ms))
+    }
+}
+
+impl Registry for Seen {
+    fn lease(&mut self) -> Result<bool, StreamError> {
+        let place = self.place;
+        self.with(|b, now| {
+            let free = b.leader.is_none_or(|(who, end)| who == place || end <= now);
+            if free {
+                b.leader = Some((place, now + LEASE_MS));
+            }
+            free
+        })
+    }
+
+    fn give_lease_back(&mut self) {
+        let place = self.place;
+        let _ = self.with(|b, _| b.leader = b.leader.filter(|(who, _)| *who != place));
+    }
+
+    fn is_led(&mut self) -> Result<bool, StreamError> {
+        self.with(|b, now| b.leader.is_some_and(|(_, end)| end > now))
+    }
+
+    fn found(&mut self, node: u64) -> Result<bool, StreamError> {
+        self.with(|b, _| *b.founder.get_or_insert(node) == node)
+    }
+
+    fn register(&mut self, node: u64, selection: &str) -> Result<(), StreamError> {
+        self.with(|b, _| drop(b.publishers.insert(node, selection.to_owned())))
+    }
+
+    fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError> {
+        self.with(|b, _| b.publishers.clone())
+    }
+
+    fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
+        self.with(|b, _| b.newest.clone())
+    }
+
+    fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+        self.with(|b, _| b.newest = Some(entry.clone()))
+    }
+
+    fn forget_newest(&mut self) -> Result<(), StreamError> {
+        self.with(|b, _| b.newest = None)
+    }
+
+    fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+        self.with(|b, _| b.wanted.clone())
+    }
+
+    fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+        self.with(|b, _| {
+            for (stream, place) in places {
+                let known = b.wanted.entry(stream.clone()).or_default();
+                if known.created != place.created || known.seq < place.seq {
+                    known.clone_from(place);
+                }
+            }
+        })
+    }
+}
