@@ -110,10 +110,15 @@ impl Database {
     /// Messages before `first` are gone from the broker and were not read here.
     pub fn note_gap(&mut self, stream: &str, first: u64) {
         let known = self.position(stream);
+        let mut gap = Gap::new(first - 1);
+        (gap.learnt, gap.acked) = match &known.gap {
+            Some(earlier) => (earlier.learnt, earlier.acked),
+            None => (self.reservation.peek_number() - 1, known.acked_seq),
+        };
         let gapped = Position {
             seq: first - 1,
             id: String::new(),
-            gap: Some(Gap::new(first - 1)),
+            gap: Some(gap),
             ..known
         };
         self.move_position(stream, gapped);
@@ -131,7 +136,7 @@ impl Database {
                 seq: p.seq,
                 id: p.id.clone(),
                 created: p.created.clone(),
-                gap: p.gap.clone(),
+                gap: p.gap.as_ref().map(Gap::told),
             };
             (stream.clone(), place)
         };
@@ -141,15 +146,27 @@ impl Database {
     /// Whether a snapshot that is this far holds all that was read from the streams here, or
     /// written to them.
     pub(crate) fn is_covered(&self, places: &BTreeMap<String, Place>) -> bool {
-        let covers = |(stream, known): (&String, &Position)| {
+        self.covered_up_to(places) == i64::MAX
+    }
+
+    /// The transaction up to which a snapshot that is this far holds all that was learnt here:
+    /// all of them if it is as far as this node; if this node is beyond a gap that the snapshot
+    /// closes, those before the gap was noticed.
+    pub(crate) fn covered_up_to(&self, places: &BTreeMap<String, Place>) -> i64 {
+        let covered = |(stream, known): (&String, &Position)| {
             // What was acknowledged and not read back yet may be beyond it as well.
             let seq = known.seq.max(known.acked_seq);
-            seq == 0
-                || places
-                    .get(stream)
-                    .is_some_and(|p| p.created == known.created && p.seq >= seq)
+            let place = places.get(stream);
+            let whole = place.filter(|p| p.created == known.created && p.gap.is_none());
+            match (whole, &known.gap) {
+                _ if seq == 0 => i64::MAX,
+                (Some(place), _) if place.seq >= seq => i64::MAX,
+                (Some(place), Some(gap)) if place.seq >= gap.end.max(gap.acked) => gap.learnt,
+                _ => 0,
+            }
         };
-        self.positions.known.iter().all(covers)
+        let each = self.positions.known.iter().map(covered);
+        each.min().unwrap_or(i64::MAX)
     }
 
     /// Whether a snapshot brings some of what was missed here.

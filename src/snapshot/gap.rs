@@ -16,6 +16,17 @@ pub struct Gap {
     pub end: u64,
     /// Nodes whose state, as of some time after that message, is here.
     pub heard: BTreeSet<u64>,
+    /// The last transaction number here before it was noticed: what was learnt until then came from
+    /// before the gap. 0 if that is not known. This and the next are of this node alone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub learnt: i64,
+    /// The last message of ours that was acknowledged before it was noticed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub acked: u64,
+}
+
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 impl Gap {
@@ -23,6 +34,15 @@ impl Gap {
         Gap {
             end,
             ..Gap::default()
+        }
+    }
+
+    /// As others are told of it.
+    pub fn told(&self) -> Gap {
+        Gap {
+            learnt: 0,
+            acked: 0,
+            ..self.clone()
         }
     }
 
@@ -44,8 +64,11 @@ pub struct Reach<'a> {
 /// What is lacking once a snapshot by `maker` is merged.
 pub fn after_merge(here: Reach<'_>, there: Reach<'_>, maker: u64) -> Option<Gap> {
     let and_maker = |gap: &Gap| {
-        let mut gap = gap.clone();
+        let mut gap = gap.told();
         gap.heard.insert(maker);
+        if let Some(ours) = here.gap {
+            (gap.learnt, gap.acked) = (ours.learnt, ours.acked);
+        }
         gap
     };
     match (here.gap, there.gap) {
@@ -77,6 +100,7 @@ mod tests {
         Gap {
             end,
             heard: heard.iter().copied().collect(),
+            ..Gap::default()
         }
     }
 

@@ -268,7 +268,7 @@ impl Merge {
         let Some(local) = db.table_like(table) else {
             return Ok(None);
         };
-        let covered = db.is_covered(&self.entry.streams);
+        let covered = db.covered_up_to(&self.entry.streams);
         let mut last = None;
         for key in db.live_keys(&local, after.as_deref(), STEP)? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
@@ -428,7 +428,7 @@ impl Database {
         table: &Arc<Table>,
         key: &[Value<'_>],
         dropped: Version,
-        covered: bool,
+        covered: i64,
         frames: &mut Frames,
     ) -> Result<()> {
         let stored = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
@@ -443,7 +443,7 @@ impl Database {
             return Ok(()); // nobody else ever heard of it
         }
         let key_bytes = table.key_bytes(key.iter().copied());
-        if covered && !self.is_marked(table, &key_bytes, stored.at)? {
+        if stored.at <= covered && !self.is_marked(table, &key_bytes, stored.at)? {
             let gone = Incoming {
                 floor: Some(version),
                 ..Incoming::default()

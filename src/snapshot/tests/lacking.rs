@@ -143,3 +143,34 @@ fn a_tombstone_that_arrived_late_is_told_again_as_well() {
     n.push(away);
     meet(&mut n);
 }
+
+/// The usual return: the streams are read on behind the gap while the snapshot is still on its way.
+#[test]
+fn who_comes_back_late_brings_no_deleted_row_back() {
+    let mut n = cluster(3, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y')");
+    exchange(&mut n);
+    n.iter_mut().for_each(|node| at(node, 10));
+    let mut away = n.pop().unwrap();
+    n[1].run("INSERT INTO Books VALUES (7, 'by a slow clock', 'z')");
+    let later = n[1].publish();
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books WHERE id = 1");
+    let said = n[0].publish();
+    n[1].apply(&said);
+    n.iter_mut().for_each(|node| at(node, 20));
+    forget(&mut n[0]);
+    let taken = snapshot(&mut n[0]);
+    // Messages 11 to 15 are gone, 16 to 25 are read.
+    away.db.note_gap("s", 16);
+    away.db.flush().unwrap();
+    away.apply(&later);
+    let gap = away.db.position("s").gap;
+    at(&mut away, 25);
+    let position = away.db.position("s");
+    away.db.move_position("s", Position { gap, ..position });
+    merge(&mut away, &taken);
+    assert_eq!(away.rows("SELECT id FROM Books ORDER BY 1"), "i2\ni7");
+    assert!(!away.db.has_gap());
+    assert_eq!(away.db.tombstones("Books").unwrap(), 0);
+}
