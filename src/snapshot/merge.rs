@@ -18,6 +18,7 @@ use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
+use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Entry;
 use crate::snapshot::source::{Source, SourceRow, key_values};
 
@@ -101,6 +102,9 @@ impl Merge {
     ) -> Result<Progress> {
         match at {
             Progress::Schema => {
+                if mutation::is(Mutation::PositionsBeforeMerge) {
+                    db.take_places(&self.entry);
+                }
                 self.bring_schema(db)?;
                 Ok(Progress::Rows(0, None))
             }
@@ -228,7 +232,8 @@ impl Merge {
         let marks: Vec<(i64, i64, Vec<u8>)> = list
             .query_map(params![at, id, key, STEP], read)?
             .collect::<rusqlite::Result<_>>()?;
-        for (_, id, key_bytes) in marks.iter().filter(|_| db.settings.publish) {
+        let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
+        for (_, id, key_bytes) in marks.iter().filter(|_| publishes) {
             let Some(table) = self.source.tables.iter().find(|t| t.id == *id) else {
                 continue;
             };
@@ -247,7 +252,11 @@ impl Merge {
         }
         Ok(match marks.into_iter().next_back() {
             Some(last) => Progress::Marks(Some(last)),
-            None if self.entry.dropped() > Version::NEVER => Progress::Lacking(0, None),
+            None if self.entry.dropped() > Version::NEVER
+                || mutation::is(Mutation::LackingRowsDeleted) =>
+            {
+                Progress::Lacking(0, None)
+            }
             None => Progress::Done,
         })
     }
@@ -424,11 +433,12 @@ impl Database {
             return Ok(());
         };
         let version = stored.state.version;
-        if version > dropped {
+        let hasty = mutation::is(Mutation::LackingRowsDeleted);
+        if version > dropped && !hasty {
             return Ok(()); // on its way through a stream, or marked
         }
         let key_bytes = table.key_bytes(key.iter().copied());
-        if covered && !self.is_marked(table, &key_bytes, stored.at)? {
+        if hasty || covered && !self.is_marked(table, &key_bytes, stored.at)? {
             let gone = Incoming {
                 floor: Some(version),
                 ..Incoming::default()
