@@ -361,7 +361,23 @@ impl Database {
         if !self.is_joined()? {
             self.give_way(table, &key)?;
         }
-        self.join_row(table, &key, &row.key_bytes, incoming, frames)?;
+        self.join_with_held(table, &key, &row.key_bytes, incoming, frames)
+    }
+
+    /// What is held of the row may be newer than what the snapshot has, and a join ends it.
+    fn join_with_held(
+        &mut self,
+        table: &Arc<Table>,
+        key: &[Value<'_>],
+        key_bytes: &[u8],
+        mut incoming: Incoming,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let name = table.name().to_ascii_lowercase();
+        if self.catalog.held.contains(&name) {
+            self.add_held(&mut incoming, table, key_bytes)?;
+        }
+        self.join_row(table, key, key_bytes, incoming, frames)?;
         Ok(())
     }
 
@@ -388,8 +404,7 @@ impl Database {
             Some(table) => {
                 let key = key_values(&at.key)?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-                self.join_row(&table, &key, &at.key, incoming, frames)?;
-                Ok(())
+                self.join_with_held(&table, &key, &at.key, incoming, frames)
             }
             None => self.hold(at, &incoming, "there is no such table here"),
         }
