@@ -58,10 +58,22 @@ pub enum Mutation {
     UnknownDeleteForgotten,
     /// What this node wrote itself is not read from a stream.
     OwnWritesSkipped,
+    /// A snapshot is taken while local changes wait to be captured.
+    SnapshotOfUncaptured,
+    /// A merge moves the positions when it begins.
+    PositionsBeforeMerge,
+    /// What a snapshot's maker lacked is not lacking here.
+    GapForgottenOnMerge,
+    /// Every row that a snapshot lacks is deleted.
+    LackingRowsDeleted,
+    /// What a snapshot's maker had not sent stays its own matter.
+    MarksNotCarried,
+    /// A node publishes before it merged the snapshot.
+    JoinedBeforeMerging,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 26] = {
+    pub const ALL: [Mutation; 32] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -90,6 +102,12 @@ impl Mutation {
             RebootIsRestart,
             UnknownDeleteForgotten,
             OwnWritesSkipped,
+            SnapshotOfUncaptured,
+            PositionsBeforeMerge,
+            GapForgottenOnMerge,
+            LackingRowsDeleted,
+            MarksNotCarried,
+            JoinedBeforeMerging,
         ]
     };
 }

@@ -198,7 +198,7 @@ impl Database {
     }
 
     /// Adds to a row what is held of it.
-    pub(super) fn add_held(
+    pub(crate) fn add_held(
         &self,
         incoming: &mut Incoming,
         table: &Table,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use rusqlite::{Connection, params};
 
 use crate::database::{Database, Result};
+use crate::mutation::{self, Mutation};
 use crate::snapshot::gap::{Gap, Reach, after_merge};
 use crate::snapshot::{Entry, Place};
 
@@ -224,6 +225,9 @@ impl Database {
                 continue;
             }
             known.gap = self.lacks_after(&known, place, entry.node);
+            if mutation::is(Mutation::GapForgottenOnMerge) {
+                known.gap = None;
+            }
             if place.seq > known.seq {
                 known.seq = place.seq;
                 known.id.clone_from(&place.id);

@@ -18,6 +18,7 @@ use crate::database::own_tables::get_meta;
 use crate::database::schema::quote;
 use crate::database::table::versions_table;
 use crate::database::{Database, Result};
+use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Place;
 
 /// Pages copied between two looks at whether to go on: 1 MB.
@@ -49,7 +50,9 @@ impl Database {
     pub fn view(&mut self) -> Result<(Option<View>, Captured)> {
         let captured = self.write_past_damage(|db| {
             let mut captured = Captured::default();
-            db.capture_inside(&mut captured)?;
+            if !mutation::is(Mutation::SnapshotOfUncaptured) {
+                db.capture_inside(&mut captured)?;
+            }
             db.clear_marks()?;
             db.store_positions()?;
             Ok(captured)
@@ -60,10 +63,11 @@ impl Database {
         // Nothing is written in here: it keeps the application out for a moment.
         let view = self.write(|db| {
             let schema_is_known = db.catalog_is_current()?;
-            let log_is_empty = !db
-                .conn
-                .prepare_cached("SELECT 1 FROM __harmonylite___change_log_global LIMIT 1")?
-                .exists([])?;
+            let log_is_empty = mutation::is(Mutation::SnapshotOfUncaptured)
+                || !db
+                    .conn
+                    .prepare_cached("SELECT 1 FROM __harmonylite___change_log_global LIMIT 1")?
+                    .exists([])?;
             match schema_is_known && log_is_empty {
                 true => db.open_view().map(Some),
                 false => Ok(None),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::database::{Database, DatabaseError};
 use crate::gate::Gate;
+use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::{Entry, Place};
 use crate::snapshot::merge::Merge;
 use crate::snapshot::registry::Registry;
@@ -199,6 +200,9 @@ impl Keeper {
     /// A new node: merges the snapshot there is, or founds the cluster.
     fn join(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         if self.newest.is_some() {
+            if mutation::is(Mutation::JoinedBeforeMerging) {
+                round.gate.set_joined();
+            }
             return match self.merge_any(round, |_, _| true) {
                 Ok(true) => {
                     self.merge_first = false;

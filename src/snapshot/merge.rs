@@ -18,6 +18,7 @@ use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
+use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Entry;
 use crate::snapshot::source::{Source, SourceRow, key_values};
 
@@ -104,6 +105,9 @@ impl Merge {
     ) -> Result<Progress> {
         match at {
             Progress::Schema => {
+                if mutation::is(Mutation::PositionsBeforeMerge) {
+                    db.take_places(&self.entry);
+                }
                 self.bring_schema(db)?;
                 Ok(Progress::Rows(0, None))
             }
@@ -231,7 +235,8 @@ impl Merge {
         let marks: Vec<(i64, i64, Vec<u8>)> = list
             .query_map(params![at, id, key, STEP], read)?
             .collect::<rusqlite::Result<_>>()?;
-        for (_, id, key_bytes) in marks.iter().filter(|_| db.settings.publish) {
+        let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
+        for (_, id, key_bytes) in marks.iter().filter(|_| publishes) {
             let Some(table) = self.source.tables.iter().find(|t| t.id == *id) else {
                 continue;
             };
@@ -250,7 +255,11 @@ impl Merge {
         }
         Ok(match marks.into_iter().next_back() {
             Some(last) => Progress::Marks(Some(last)),
-            None if self.entry.dropped() > Version::NEVER => Progress::Lacking(0, None),
+            None if self.entry.dropped() > Version::NEVER
+                || mutation::is(Mutation::LackingRowsDeleted) =>
+            {
+                Progress::Lacking(0, None)
+            }
             None => Progress::Done,
         })
     }
@@ -364,7 +373,23 @@ impl Database {
         if !self.is_joined()? {
             self.give_way(table, &key)?;
         }
-        self.join_row(table, &key, &row.key_bytes, incoming, frames)?;
+        self.join_with_held(table, &key, &row.key_bytes, incoming, frames)
+    }
+
+    /// What is held of the row may be newer than what the snapshot has, and a join ends it.
+    fn join_with_held(
+        &mut self,
+        table: &Arc<Table>,
+        key: &[Value<'_>],
+        key_bytes: &[u8],
+        mut incoming: Incoming,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let name = table.name().to_ascii_lowercase();
+        if self.catalog.held.contains(&name) {
+            self.add_held(&mut incoming, table, key_bytes)?;
+        }
+        self.join_row(table, key, key_bytes, incoming, frames)?;
         Ok(())
     }
 
@@ -391,8 +416,7 @@ impl Database {
             Some(table) => {
                 let key = key_values(&at.key)?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-                self.join_row(&table, &key, &at.key, incoming, frames)?;
-                Ok(())
+                self.join_with_held(&table, &key, &at.key, incoming, frames)
             }
             None => self.hold(at, &incoming, "there is no such table here"),
         }
@@ -436,14 +460,16 @@ impl Database {
             return Ok(());
         };
         let version = stored.state.version;
-        if version > dropped {
+        let hasty = mutation::is(Mutation::LackingRowsDeleted);
+        if version > dropped && !hasty {
             return Ok(()); // on its way through a stream, or marked
         }
         if version.node == self.node && !self.settings.publish {
             return Ok(()); // nobody else ever heard of it
         }
         let key_bytes = table.key_bytes(key.iter().copied());
-        if stored.at <= covered && !self.is_marked(table, &key_bytes, stored.at)? {
+        let is_known = stored.at <= covered && !self.is_marked(table, &key_bytes, stored.at)?;
+        if hasty || is_known {
             let gone = Incoming {
                 floor: Some(version),
                 ..Incoming::default()

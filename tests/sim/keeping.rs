@@ -184,7 +184,9 @@ impl World {
         for _ in 0..count {
             let (kind, other) = self.next_step();
             let ends = matches!(kind, 11 | 12 | 15);
-            if ends && other == place || kind == KEEP && depth + 1 >= DEEPEST {
+            let is_at_work = |n: &Node| n.gate.is_some() && n.keeper.is_none();
+            let another = other != place && is_at_work(&self.nodes[other]);
+            if another || ends && other == place || kind == KEEP && depth + 1 >= DEEPEST {
                 continue;
             }
             self.say(format!("in the midst of {step} of node {place}:"));

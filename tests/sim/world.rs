@@ -51,7 +51,7 @@ pub const KEEP: usize = 18;
 /// What a seed with snapshots has besides; drawn apart, so that the others stay what they are.
 fn snapshots_of(seed: u64) -> Snapshots {
     let mut random = Random::new(seed.rotate_left(32));
-    let objects = Objects::new(seed, 0);
+    let objects = Objects::new(seed, *random.pick(&[0, 0, 3, 15]));
     let max_entries = *random.pick(&[4, 8, 20, 1000]);
     let interval = random.percent(30).then(|| Duration::from_secs(60));
     Snapshots::new(Bulletin::default(), objects, max_entries, interval)
@@ -357,6 +357,9 @@ impl World {
         let node = &mut self.nodes[place];
         let captures = node.sends_backlog();
         let done = node.send(&self.options, &self.broker)?;
+        if done && self.snapshots.is_some() && !node.db().is_joined().unwrap_or(false) {
+            return Err(format!("node {place}: publishes before it met the others"));
+        }
         if done && captures {
             let at_end = !node.db().has_more();
             observe::captured(node, &self.plan, &mut self.model, at_end)?;
