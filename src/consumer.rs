@@ -247,10 +247,11 @@ impl Consumer {
             let arrived: Vec<_> = unpacked.iter().map(|(m, u)| u.arrived(m)).collect();
             let mut left = &arrived[..];
             while !left.is_empty() {
+                let _turn = self.gate.take_turn();
                 let began = Instant::now();
                 left = &left[self.apply_some(left)?..];
                 if !left.is_empty() || !rest.is_empty() {
-                    self.pause(began.elapsed())?;
+                    self.pause(self.gate.counted(began.elapsed()))?;
                 }
             }
         }
@@ -280,6 +281,9 @@ impl Consumer {
         inside.hand_over(&mut applied.captured);
         let wake = inside.outbox.has_queued() || applied.captured.more;
         drop(inside);
+        if applied.captured.changes > 0 {
+            self.gate.note_written();
+        }
         if applied.rows > 0 {
             self.gate.note_change();
         }

@@ -365,6 +365,7 @@ impl Publisher {
             let mut captured = inside.database.capture()?;
             inside.hand_over(&mut captured);
             if captured.changes > 0 {
+                self.gate.note_written();
                 self.gate.note_change();
             }
             captured.more

@@ -561,6 +561,7 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
     let file = transfer::fetch(entry, &path, store, round.watch)?;
     let mut merge = Merge::open(file.path(), entry)?;
     loop {
+        let _turn = round.gate.take_turn();
         let entered = Instant::now();
         let mut inside = round.gate.enter();
         let (done, mut captured) = merge.step(&mut inside.database)?;
@@ -570,10 +571,7 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         if done {
             break;
         }
-        // An application that waits looks for the lock more and more seldom: one that writes gets
-        // half of the time, not a third, or one look in a hundred came 200 ms late.
-        let turns = if captured.changes > 0 { 2 } else { 1 };
-        let pause = round.watch.pause(entered.elapsed() * turns);
+        let pause = round.watch.pause(round.gate.counted(entered.elapsed()));
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(
