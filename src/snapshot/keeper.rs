@@ -134,6 +134,11 @@ impl Keeper {
         self.asked = self.asked.max(Some(asked));
     }
 
+    /// The broker may be another one: what it was told, it is told again.
+    pub fn connected(&mut self) {
+        self.registered = None;
+    }
+
     /// Whether the snapshot that was asked for is still to be made.
     pub fn is_asked(&self) -> bool {
         self.asked.is_some()

@@ -175,7 +175,10 @@ impl Snapshots {
         }
         let registry = match &mut self.registry {
             Some(registry) => registry,
-            none => none.insert((self.places.registry)()?),
+            none => {
+                self.keeper.connected();
+                none.insert((self.places.registry)()?)
+            }
         };
         while registry.changes().try_recv().is_ok() {}
         let mut watch = Progress::new(&self.inputs.stop, self.inputs.draws);
