@@ -57,7 +57,7 @@
 //!   no daemon ran keeps its own time, but for those bounds (`database::noted`).
 //! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
 //! - Write transactions last about [`database::TIME_BOX`] and are followed by a pause of half of
-//!   what they took, so that an application always gets the lock.
+//!   what they took, all of it while the application writes, so that it always gets the lock.
 //! - Nothing that a peer sends panics or stops: it is applied, held, displaced or in quarantine.
 //! - Absent on purpose: a leader, an async runtime, acknowledgements of what was read, reconnecting
 //!   connections (each has one life and its owner makes a new one), clamping of received versions.
