@@ -68,7 +68,7 @@ impl Database {
             self.settings.allow_rowid_tables,
         )?;
         self.drop_apply_triggers()?;
-        let renumbered = self.is_vacuumed(version)?;
+        let renumbered = self.may_be_vacuumed(version)?;
         let previous = std::mem::take(&mut self.catalog);
         self.catalog = Catalog {
             first_time: previous.first_time,
@@ -180,11 +180,11 @@ impl Database {
         Ok(())
     }
 
-    /// The schema's version moved but its text did not: that is what VACUUM does.
-    fn is_vacuumed(&self, version: i64) -> Result<bool> {
+    /// Whether there may have been a VACUUM: it moves the schema's version, and so does every other
+    /// change that may have come with it.
+    fn may_be_vacuumed(&self, version: i64) -> Result<bool> {
         let known: Option<i64> = get_meta(&self.conn, "schema_version")?;
-        let hash: Option<i64> = get_meta(&self.conn, "schema_hash")?;
-        Ok(known.is_some_and(|k| k != version) && hash == Some(self.schema_hash()?))
+        Ok(known.is_some_and(|k| k != version))
     }
 
     fn schema_hash(&self) -> Result<i64> {
@@ -258,7 +258,10 @@ impl Database {
             );
         }
         let (id, born, mut compare) = self.table_number(&mut schema)?;
-        if renumbered && schema.rowid.is_some() {
+        let has_other_columns = compare
+            .as_ref()
+            .is_some_and(|c| matches!(c.cause, Cause::Added | Cause::Dropped));
+        if renumbered && schema.rowid.is_some() && !has_other_columns {
             compare = Some(Compare::start(Cause::Unwatched));
         }
         for k in self.catalog.log_keys + 1..=schema.key_len() {

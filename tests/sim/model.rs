@@ -99,7 +99,7 @@ impl Model {
     }
 
     /// Rows that a node had before HarmonyLite.
-    pub fn rows_from_before(&self, writer: usize, table: usize) -> Vec<(String, Version)> {
+    pub fn written_before(&self, writer: usize, table: usize) -> Vec<(String, Version)> {
         let writes = self.rows.iter().filter(|((t, _), _)| *t == table);
         let of = |w: &&Write| w.writer == writer && w.version.hlc == HLC_BEFORE && w.certain;
         writes

@@ -100,7 +100,7 @@ pub fn frames(
 /// After a merge: rows from before HarmonyLite that lost against those of the others.
 pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
     for table in 0..plan.tables.len() {
-        let before = model.rows_from_before(node.place, table);
+        let before = model.written_before(node.place, table);
         if before.is_empty() {
             continue;
         }
