@@ -354,7 +354,7 @@ impl Keeper {
         let ask = |keeper: &Keeper, gate: &Gate| why(keeper, &gate.enter().database);
         if ask(self, round.gate).is_none() {
             self.asked = None; // only if there was something new
-            return Ok(self.rest(round));
+            return Ok(self.rest(round.gate));
         }
         if let Some(why) = self.hindrance(round)? {
             return match self.asked.take() {
@@ -381,7 +381,7 @@ impl Keeper {
         round.registry.give_lease_back();
         made?;
         self.asked = None;
-        Ok(self.rest(round))
+        Ok(self.rest(round.gate))
     }
 
     /// Why this node cannot make snapshots at all.
@@ -443,13 +443,19 @@ impl Keeper {
         }
     }
 
-    fn rest(&self, round: &Round<'_>) -> Next {
+    /// When to look again, if nothing happens before: when the interval is over, unless nothing was
+    /// written since.
+    pub fn rest(&self, gate: &Gate) -> Next {
         let (Some(every), Some(newest)) = (self.options.interval, &self.newest) else {
             return Next::Rest;
         };
-        let age = round.gate.enter().database.clock.now_ms() - newest.time_ms;
+        let inside = gate.enter();
+        if inside.database.is_covered(&newest.streams) {
+            return Next::Rest;
+        }
+        let age = inside.database.clock.now_ms() - newest.time_ms;
         let age = Duration::from_millis(age.max(0) as u64);
-        Next::After(every.checked_sub(age).unwrap_or(every).max(LOOK_AGAIN))
+        Next::After(every.saturating_sub(age).max(LOOK_AGAIN))
     }
 
     fn make(&mut self, round: &mut Round<'_>, why: &str) -> Result<(), RoundError> {

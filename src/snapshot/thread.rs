@@ -171,7 +171,7 @@ impl Snapshots {
     fn work(&mut self, is_word: bool) -> Result<Next, RoundError> {
         self.drop_tombstones()?;
         if !is_word && !self.keeper.has_work(&self.gate)? {
-            return Ok(Next::Rest);
+            return Ok(self.keeper.rest(&self.gate));
         }
         let registry = match &mut self.registry {
             Some(registry) => registry,
