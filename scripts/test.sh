@@ -52,7 +52,7 @@ HARMONYLITE_NATS_SERVER=$newest cargo test --quiet
 step "The integration tests, with Debian's nats-server"
 HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it
 
-step "Real crashes, power cuts, partitions, full disks, load"
+step "Real crashes, power cuts, partitions, full disks"
 # Without root some of it cannot run: proof.sh says so at its end.
 for package in strace=strace nftables=nft iproute2=ip e2fsprogs=mkfs.ext4; do
   install "${package%=*}" "${package#*=}" || [ "$(id -u)" != 0 ]
