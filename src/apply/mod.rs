@@ -12,6 +12,7 @@ use crate::capture::{Captured, Frames};
 use crate::database::table::Table;
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::frame::{Frame, Row, TableRows};
+use crate::model::value::Value;
 use crate::mutation::{self, Mutation};
 
 mod affinity;
@@ -201,12 +202,24 @@ impl Database {
     ) -> Result<bool> {
         let key = &row.values[..frame.key.len()];
         let key_bytes = table.key_bytes(key.iter().copied());
-        let mut incoming = Incoming::from_frame(row, &frame.columns);
+        let incoming = Incoming::from_frame(row, &frame.columns);
+        self.join_with_held(table, key, &key_bytes, incoming, frames)
+    }
+
+    /// Joins one row and what is held of it, which a join ends and which may be newer.
+    pub(crate) fn join_with_held(
+        &mut self,
+        table: &Arc<Table>,
+        key: &[Value<'_>],
+        key_bytes: &[u8],
+        mut incoming: Incoming,
+        frames: &mut Frames,
+    ) -> Result<bool> {
         let name = table.name().to_ascii_lowercase();
         if self.catalog.held.contains(&name) {
-            self.add_held(&mut incoming, table, &key_bytes)?;
+            self.add_held(&mut incoming, table, key_bytes)?;
         }
-        self.join_row(table, key, &key_bytes, incoming, frames)
+        self.join_row(table, key, key_bytes, incoming, frames)
     }
 }
 

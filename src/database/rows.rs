@@ -45,6 +45,26 @@ pub fn row_values<'r>(row: &'r Row<'_>, count: usize) -> impl ExactSizeIterator<
     (0..count).map(|i| values::column(row, i))
 }
 
+/// The keys that `scan`, one of the table's texts for that, finds after a key.
+pub fn keys(
+    conn: &Connection,
+    table: &Table,
+    scan: &str,
+    after: Option<&[OwnedValue]>,
+) -> rusqlite::Result<Vec<Vec<OwnedValue>>> {
+    let mut scan = conn.prepare_cached(scan)?;
+    let mut found = scan.query(rusqlite::params_from_iter(after.unwrap_or_default()))?;
+    let mut keys = Vec::new();
+    while let Some(row) = found.next()? {
+        keys.push(
+            row_values(row, table.key_len())
+                .map(Value::to_owned)
+                .collect(),
+        );
+    }
+    Ok(keys)
+}
+
 impl<'c> Rows<'c> {
     pub fn new(conn: &'c Connection, table: &'c Table) -> rusqlite::Result<Self> {
         Ok(Rows {

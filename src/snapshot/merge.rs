@@ -13,7 +13,7 @@ use rusqlite::params;
 use crate::apply::{Incoming, Place, shape_of_table};
 use crate::capture::{Captured, Frames};
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::rows::Rows;
+use crate::database::rows::{Rows, keys};
 use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::value::{OwnedValue, Value};
@@ -279,7 +279,8 @@ impl Merge {
         };
         let covered = db.covered_up_to(&self.entry.streams);
         let mut last = None;
-        for key in db.live_keys(&local, after.as_deref(), STEP)? {
+        let scan = local.scan_versions(after.is_none(), STEP);
+        for key in keys(&db.conn, &local, &scan, after.as_deref())? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
             if self.source.version(table, &borrowed)?.is_none()
                 && !self.is_held(&local, &borrowed)?
@@ -373,23 +374,7 @@ impl Database {
         if !self.is_joined()? {
             self.give_way(table, &key)?;
         }
-        self.join_with_held(table, &key, &row.key_bytes, incoming, frames)
-    }
-
-    /// What is held of the row may be newer than what the snapshot has, and a join ends it.
-    fn join_with_held(
-        &mut self,
-        table: &Arc<Table>,
-        key: &[Value<'_>],
-        key_bytes: &[u8],
-        mut incoming: Incoming,
-        frames: &mut Frames,
-    ) -> Result<()> {
-        let name = table.name().to_ascii_lowercase();
-        if self.catalog.held.contains(&name) {
-            self.add_held(&mut incoming, table, key_bytes)?;
-        }
-        self.join_row(table, key, key_bytes, incoming, frames)?;
+        self.join_with_held(table, &key, &row.key_bytes, incoming, frames)?;
         Ok(())
     }
 
@@ -416,32 +401,11 @@ impl Database {
             Some(table) => {
                 let key = key_values(&at.key)?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-                self.join_with_held(&table, &key, &at.key, incoming, frames)
+                self.join_with_held(&table, &key, &at.key, incoming, frames)?;
+                Ok(())
             }
             None => self.hold(at, &incoming, "there is no such table here"),
         }
-    }
-
-    fn live_keys(
-        &self,
-        table: &Table,
-        after: Option<&[OwnedValue]>,
-        limit: usize,
-    ) -> Result<Vec<Vec<OwnedValue>>> {
-        let mut scan = self
-            .conn
-            .prepare_cached(&table.scan_versions(after.is_none(), limit))?;
-        let mut found = scan.query(rusqlite::params_from_iter(after.unwrap_or_default()))?;
-        let mut keys = Vec::new();
-        while let Some(row) = found.next()? {
-            let columns = 0..table.key_len();
-            keys.push(
-                columns
-                    .map(|i| crate::database::values::column(row, i).to_owned())
-                    .collect(),
-            );
-        }
-        Ok(keys)
     }
 
     /// A row here that a snapshot lacks whose maker dropped tombstones up to `dropped`. It was

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
 use crate::database::own_tables;
-use crate::database::rows::{Rows, Stored};
+use crate::database::rows::{Rows, Stored, keys};
 use crate::database::schema;
 use crate::database::sites::Sites;
 use crate::database::table::{Shape, Table};
@@ -71,16 +71,10 @@ impl Source {
         after: Option<&[OwnedValue]>,
         limit: usize,
     ) -> Result<Vec<SourceRow>> {
-        let mut scan = self
-            .conn
-            .prepare_cached(&table.scan_all_versions(after.is_none(), limit))?;
-        let mut found = scan.query(rusqlite::params_from_iter(after.unwrap_or_default()))?;
+        let scan = table.scan_all_versions(after.is_none(), limit);
         let mut rows = Rows::new(&self.conn, table)?;
         let mut all = Vec::new();
-        while let Some(row) = found.next()? {
-            let key: Vec<OwnedValue> = (0..table.key_len())
-                .map(|i| crate::database::values::column(row, i).to_owned())
-                .collect();
+        for key in keys(&self.conn, table, &scan, after)? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
             let stored = rows.version(&self.sites, &borrowed)?;
             let Some(stored) = stored.filter(is_sound) else {

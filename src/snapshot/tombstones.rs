@@ -10,9 +10,9 @@ use std::time::Duration;
 use rusqlite::params;
 
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::rows::{Rows, Stored};
+use crate::database::rows::{Rows, Stored, keys};
 use crate::database::table::{Table, versions_table};
-use crate::database::{Database, Result, TIME_BOX, values};
+use crate::database::{Database, Result, TIME_BOX};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
@@ -155,15 +155,10 @@ impl Database {
         table: &Table,
         sweep: &Sweep,
     ) -> Result<(Vec<Vec<OwnedValue>>, Option<Vec<OwnedValue>>)> {
-        let text = table.scan_all_versions(sweep.after.is_none(), STEP);
-        let mut scan = self.conn.prepare_cached(&text)?;
-        let after = sweep.after.as_deref().unwrap_or_default();
-        let mut found = scan.query(rusqlite::params_from_iter(after))?;
+        let scan = table.scan_all_versions(sweep.after.is_none(), STEP);
         let mut rows = Rows::new(&self.conn, table)?;
         let (mut old, mut last, mut count) = (Vec::new(), None, 0);
-        while let Some(row) = found.next()? {
-            let columns = 0..table.key_len();
-            let key: Vec<OwnedValue> = columns.map(|i| values::column(row, i).to_owned()).collect();
+        for key in keys(&self.conn, table, &scan, sweep.after.as_deref())? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
             let stored = rows.version(&self.sites, &borrowed)?;
             if stored.is_some_and(|s| s.state.deleted && s.at <= sweep.bound) {

@@ -59,14 +59,25 @@ impl Node {
         app.execute_batch("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF")
             .unwrap();
         app.execute_batch(schema).unwrap();
+        Node::open(id, dir, Some(app), change)
+    }
+
+    /// The daemon, on the database in `dir`, which an application may have open already.
+    fn open(
+        id: u64,
+        dir: tempfile::TempDir,
+        app: Option<Connection>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let path = dir.path().join("app.db");
         let mut settings = settings();
-        (settings.path, settings.node_id) = (path, Some(id));
+        (settings.path, settings.node_id) = (path.clone(), Some(id));
         change(&mut settings);
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
         let db = open(settings, &clock);
         Node {
             db,
-            app,
+            app: app.unwrap_or_else(|| Connection::open(path).unwrap()),
             clock,
             id,
             read: 0,
@@ -81,20 +92,7 @@ impl Node {
         let scratch = Scratch::beside(&path, "fetched");
         std::fs::copy(file, scratch.path()).unwrap();
         put_in_place(scratch, &path).unwrap();
-        let mut settings = settings();
-        (settings.path, settings.node_id) = (path.clone(), Some(id));
-        change(&mut settings);
-        let clock = Arc::new(ManualClock::at(1_700_000_000_000));
-        let db = open(settings, &clock);
-        let app = Connection::open(&path).unwrap();
-        Node {
-            db,
-            app,
-            clock,
-            id,
-            read: 0,
-            dir,
-        }
+        Node::open(id, dir, None, change)
     }
 
     /// As after kill -9: what was only in memory is gone.
