@@ -161,8 +161,11 @@ pub fn captured(
             if stored.version.node != node.id || model.wrote(table, key, stored.version, node.place)
             {
                 return Err(format!(
-                    "node {}: {} [{key}] was written by the application, but its version is still {}",
-                    node.place, plan.tables[table].name, stored.version
+                    "node {}: {} [{key}] was written by the application ({row:?}), but its version is still {}\n{}",
+                    node.place,
+                    plan.tables[table].name,
+                    stored.version,
+                    model.history(&(table, key.clone()))
                 ));
             }
             let write = Write {

@@ -360,8 +360,9 @@ impl World {
         if done && self.snapshots.is_some() && !node.db().is_joined().unwrap_or(false) {
             return Err(format!("node {place}: publishes before it met the others"));
         }
-        if done && captures {
-            let at_end = !node.db().has_more();
+        if captures {
+            // It may have captured a part and then found nothing to send.
+            let at_end = done && !node.db().has_more();
             observe::captured(node, &self.plan, &mut self.model, at_end)?;
         }
         Ok(done)
