@@ -216,8 +216,7 @@ impl World {
     /// Captures until nothing is left, and writes down what that was.
     pub fn capture_all(&mut self, place: usize) -> Step {
         for _ in 0..10_000 {
-            let node = &self.nodes[place];
-            if node.shadow.pending.is_empty() && !node.db().has_more() {
+            if self.nodes[place].is_captured() {
                 return Ok(());
             }
             self.capture(place)?;

@@ -376,6 +376,13 @@ impl Node {
         found
     }
 
+    /// Whether the core has seen all that the application did, even what changed nothing.
+    pub fn is_captured(&self) -> bool {
+        self.shadow.pending.is_empty()
+            && !self.db().has_more()
+            && self.count("__harmonylite___change_log_global") == 0
+    }
+
     pub fn count(&self, what: &str) -> i64 {
         let text = format!("SELECT count(*) FROM {what}");
         self.app().query_row(&text, [], |r| r.get(0)).unwrap_or(0)

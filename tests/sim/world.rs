@@ -376,12 +376,8 @@ impl World {
             return self.connect(place);
         }
         // While captured rows leave no frame, what was captured inside of apply would not be seen.
-        for _ in 0..10_000 {
-            let node = &mut self.nodes[place];
-            if node.db().is_live() || (node.shadow.pending.is_empty() && !node.db().has_more()) {
-                break;
-            }
-            self.capture(place)?;
+        if !self.nodes[place].db().is_live() {
+            self.capture_all(place)?;
         }
         let node = &mut self.nodes[place];
         let mut vanished = Vec::new();
