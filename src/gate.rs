@@ -72,7 +72,7 @@ impl Gate {
     /// The receiver wakes the publisher; one waiting message is enough.
     pub fn new(database: Database, shards: u32) -> (Gate, Receiver<()>) {
         let (wake, woken) = bounded(1);
-        let joined = database.is_joined().unwrap_or(false);
+        let joined = database.is_joined();
         let gate = Gate {
             inside: Mutex::new(Inside {
                 database,

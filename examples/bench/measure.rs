@@ -166,6 +166,7 @@ fn install(path: &Path) -> Result<()> {
         max_clock_drift: Duration::from_secs(60),
         tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
+        joins_by_snapshot: false,
         selects: Box::new(|_| true),
         apply_triggers: Vec::new(),
     };

@@ -11,6 +11,7 @@ use crate::database::{Database, DatabaseError, Result, is_unfit};
 use crate::model::frame::{self, Row};
 use crate::model::merge::{Exceptions, State};
 use crate::model::value::Value;
+use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
 /// What became of one row.
@@ -49,10 +50,11 @@ impl Database {
         row: &mut Row<'a>,
     ) -> Result<(usize, bool)> {
         let at = self.reservation.peek_number() - 1;
+        let gives_way = self.gives_way();
         let mut ops = Rows::new(&self.conn, table)?;
         let mut changed = 0;
         loop {
-            match plain_row(&mut ops, &mut self.sites, row, at) {
+            match plain_row(&mut ops, &mut self.sites, row, at, gives_way) {
                 Ok(Plain::Unchanged) => {}
                 Ok(Plain::Changed) => changed += 1,
                 Ok(Plain::Other) => return Ok((changed, true)),
@@ -66,7 +68,13 @@ impl Database {
     }
 }
 
-fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> Result<Plain> {
+fn plain_row(
+    ops: &mut Rows<'_>,
+    sites: &mut Sites,
+    row: &Row<'_>,
+    at: i64,
+    gives_way: Option<Version>,
+) -> Result<Plain> {
     if !row.exceptions.is_empty() {
         return Ok(Plain::Other);
     }
@@ -84,7 +92,8 @@ fn plain_row(ops: &mut Rows<'_>, sites: &mut Sites, row: &Row<'_>, at: i64) -> R
     let mut same_content = false;
     if let Some(stored) = &stored {
         let (here, there) = (&stored.state, row.version);
-        if !here.exceptions.is_empty() || (here.deleted && !row.deleted) {
+        let special = !here.exceptions.is_empty() || gives_way == Some(here.version);
+        if special || (here.deleted && !row.deleted) {
             return Ok(Plain::Other);
         }
         if here.version >= there && !mutation::is(Mutation::NoVersionCompare) {

@@ -12,6 +12,7 @@ use crate::database::table::Table;
 use crate::database::{Database, Result, is_unfit};
 use crate::model::merge::{self, Action, Column, State};
 use crate::model::value::{OwnedValue, Value};
+use crate::model::version::{HLC_BEFORE, Version};
 
 /// What one attempt to write a row came to.
 enum Attempt {
@@ -73,6 +74,7 @@ impl Database {
             return Ok(false);
         }
         self.damage.look_at(table.id, key_bytes);
+        self.give_way(table, key)?;
         let written = self.guarded(|db| {
             let mut joined = db.join_versions(table, key, key_bytes, &incoming, frames.at)?;
             if let Next::Settle { in_table, arrived } = &mut joined.next {
@@ -103,6 +105,31 @@ impl Database {
             self.mark_again(table, key_bytes, at, frames)?;
         }
         Ok(joined.before.as_ref() != Some(&joined.after))
+    }
+
+    /// The version of rows that were here before HarmonyLite, until this node has met the others:
+    /// such a row loses against theirs.
+    pub(super) fn gives_way(&self) -> Option<Version> {
+        (!self.joined).then_some(Version {
+            hlc: HLC_BEFORE,
+            node: self.node,
+        })
+    }
+
+    /// The version becomes nobody's, which is the lowest there is. Also for a row that comes by a
+    /// stream: what lost against a row here could not come again when a snapshot brings a lower one.
+    fn give_way(&mut self, table: &Table, key: &[Value<'_>]) -> Result<()> {
+        let Some(own) = self.gives_way() else {
+            return Ok(());
+        };
+        let mut rows = Rows::new(&self.conn, table)?;
+        if let Some(mut stored) = rows.version(&self.sites, key)?
+            && stored.state.version == own
+        {
+            stored.state.version.node = 0;
+            rows.put_version(&mut self.sites, key, &stored)?;
+        }
+        Ok(())
     }
 
     /// Merges, writes the row as far as it goes and stores the version.

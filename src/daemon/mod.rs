@@ -250,6 +250,7 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
         max_clock_drift: config.max_clock_drift,
         tombstone_retention: config.tombstone_retention,
         allow_rowid_tables: config.allow_rowid_tables,
+        joins_by_snapshot: snapshots::are_kept(config),
         selects: Box::new(move |table| tables.selects(table)),
         apply_triggers: config.apply_triggers.clone(),
     }

@@ -74,8 +74,6 @@ impl Parts {
         if snapshots::are_kept(config) {
             let inputs = (stopped.clone(), keeping);
             threads.push(snapshots::start(config, &gate, &broker, inputs, exits));
-        } else {
-            gate.set_joined();
         }
         let watcher = watcher::Watcher::start(&config.db_path, exits)
             .map_err(|e| {

@@ -60,6 +60,9 @@ pub struct Settings {
     /// How long a deleted row is remembered.
     pub tombstone_retention: Duration,
     pub allow_rowid_tables: bool,
+    /// Snapshots are kept: until this node has met the others by one, it does not publish, and rows
+    /// from before HarmonyLite give way to theirs. Without, it counts as joined.
+    pub joins_by_snapshot: bool,
     /// Whether a table is to be replicated.
     pub selects: Box<dyn Fn(&str) -> bool + Send>,
     /// Triggers of the application that run for changes that arrive, too.
@@ -159,6 +162,8 @@ pub struct Database {
     pub(crate) marks: crate::capture::Marks,
     pub(crate) positions: crate::apply::Positions,
     pub(crate) node: u64,
+    /// This node has met the others, see [`Database::is_joined`].
+    pub(crate) joined: bool,
     /// The machine's clock when this was opened, unix milliseconds.
     pub(crate) opened_ms: i64,
     pub(crate) damage: damage::Damage,
@@ -186,6 +191,11 @@ impl Database {
         let conn = connect(&settings.path)?;
         retry_while_busy(&stop, || conn.execute_batch("BEGIN IMMEDIATE"))?;
         let first_time = install(&conn, &settings)?;
+        let mut joined = own_tables::get_meta::<i64>(&conn, "joined")?.is_some();
+        if !joined && !settings.joins_by_snapshot {
+            own_tables::set_meta(&conn, "joined", 1)?;
+            joined = true;
+        }
         let node = node_id(&conn, settings.node_id)?;
         retry_while_busy(&stop, || conn.execute_batch("COMMIT"))?;
         let sites = Sites::load(&conn)?;
@@ -202,6 +212,7 @@ impl Database {
             marks: crate::capture::Marks::default(),
             positions,
             node,
+            joined,
             opened_ms,
             damage: damage::Damage::default(),
             ages: crate::snapshot::Ages::default(),

@@ -17,7 +17,7 @@ use crate::database::rows::{Rows, keys};
 use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::{HLC_BEFORE, Version};
+use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Entry;
 use crate::snapshot::source::{Source, SourceRow, key_values};
@@ -92,7 +92,9 @@ impl Merge {
         })?;
         self.at = at;
         self.rows += rows;
-        Ok((self.at == Progress::Done, captured))
+        let done = self.at == Progress::Done;
+        db.joined |= done;
+        Ok((done, captured))
     }
 
     fn advance(
@@ -305,7 +307,7 @@ impl Merge {
     fn finish(&self, db: &mut Database) -> Result<()> {
         db.take_places(&self.entry);
         db.note_dropped(self.entry.dropped())?;
-        db.set_joined()
+        Ok(set_meta(&db.conn, "joined", 1)?)
     }
 
     /// A database without tables gets those of the snapshot, with their indexes, views and triggers.
@@ -371,27 +373,7 @@ impl Database {
             return self.hold(&Place::of(theirs, &row.key_bytes), &incoming, reason);
         };
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        if !self.is_joined()? {
-            self.give_way(table, &key)?;
-        }
         self.join_with_held(table, &key, &row.key_bytes, incoming, frames)?;
-        Ok(())
-    }
-
-    /// A row that was here before HarmonyLite, and before this node met the others, loses against
-    /// theirs: its version becomes nobody's, which is the lowest there is.
-    fn give_way(&mut self, table: &Arc<Table>, key: &[Value<'_>]) -> Result<()> {
-        let mut rows = Rows::new(&self.conn, table)?;
-        let own = Version {
-            hlc: HLC_BEFORE,
-            node: self.node,
-        };
-        if let Some(mut stored) = rows.version(&self.sites, key)?
-            && stored.state.version == own
-        {
-            stored.state.version.node = 0;
-            rows.put_version(&mut self.sites, key, &stored)?;
-        }
         Ok(())
     }
 
@@ -459,18 +441,15 @@ impl Database {
     }
 
     /// Whether this node has met the others: it founded the cluster or merged a snapshot.
-    pub fn is_joined(&self) -> Result<bool> {
-        Ok(get_meta::<i64>(&self.conn, "joined")?.is_some())
-    }
-
-    /// Inside a transaction.
-    pub(crate) fn set_joined(&mut self) -> Result<()> {
-        Ok(set_meta(&self.conn, "joined", 1)?)
+    pub fn is_joined(&self) -> bool {
+        self.joined
     }
 
     /// This node founds the cluster.
     pub fn found(&mut self) -> Result<()> {
-        self.write(|db| db.set_joined())
+        self.write(|db| Ok(set_meta(&db.conn, "joined", 1)?))?;
+        self.joined = true;
+        Ok(())
     }
 
     /// The newest tombstone ever dropped here, or by a peer whose snapshot was merged.

@@ -201,11 +201,11 @@ fn displaced_held_and_unsent_rows_come_along() {
 fn rows_from_before_give_way_to_the_founders() {
     let with = |rows: &str| format!("{BOOKS}; INSERT INTO Books VALUES {rows}");
     for (founder, joining) in [(1, 2), (2, 1)] {
-        let mut a = Node::new(
+        let mut a = Node::unmet(
             founder,
             &with("(1, 'founder', 'x'), (2, 'only there', 'y')"),
         );
-        let mut b = Node::new(joining, &with("(1, 'joining', 'x'), (3, 'only here', 'z')"));
+        let mut b = Node::unmet(joining, &with("(1, 'joining', 'x'), (3, 'only here', 'z')"));
         a.db.found().unwrap();
         a.capture();
         b.capture();
@@ -217,6 +217,26 @@ fn rows_from_before_give_way_to_the_founders() {
             "t'founder'"
         );
     }
+}
+
+#[test]
+fn rows_from_before_give_way_to_what_a_stream_brings_before_the_snapshot_comes() {
+    let with = |title: &str| format!("{BOOKS}; INSERT INTO Books VALUES (1, '{title}', 'x')");
+    let mut a = Node::unmet(1, &with("founder"));
+    let mut b = Node::unmet(2, &with("joined without"));
+    let mut c = Node::unmet(3, &with("joining"));
+    for joined in [&mut a, &mut b] {
+        joined.db.found().unwrap();
+        joined.capture();
+    }
+    let old = snapshot(&mut a);
+    let published = b.publish();
+    a.apply(&published);
+    c.apply(&published);
+    merge(&mut c, &old);
+    let mut n = [a, b, c];
+    meet(&mut n);
+    assert_eq!(n[2].rows("SELECT title FROM Books"), "t'joined without'");
 }
 
 /// The time after which tombstones go, with some to spare.

@@ -102,6 +102,7 @@ pub fn apply(bytes: &[u8]) {
         max_clock_drift: Duration::from_secs(60),
         tombstone_retention: std::time::Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
+        joins_by_snapshot: false,
         selects: Box::new(|_| true),
         apply_triggers: vec![],
     };

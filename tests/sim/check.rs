@@ -107,6 +107,7 @@ impl World {
                 };
                 let node = &mut self.nodes[place];
                 observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
+                observe::given_way(node, &self.plan, &mut self.model);
                 node.learn_id();
                 found = true;
             }

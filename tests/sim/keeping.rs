@@ -2,7 +2,6 @@
 
 use std::io;
 use std::panic::resume_unwind;
-use std::sync::Arc;
 use std::time::Duration;
 
 use harmonylite::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
@@ -246,10 +245,6 @@ impl Node {
     /// The keeper is a part of the process.
     pub fn start_keeper(&mut self, snapshots: Option<&Snapshots>) {
         self.rests = false;
-        match (snapshots, &self.gate) {
-            (Some(snapshots), _) => self.keeper = Some(snapshots.keeper()),
-            (None, Some(gate)) => Arc::clone(gate).set_joined(),
-            (None, None) => {}
-        }
+        self.keeper = snapshots.map(Snapshots::keeper);
     }
 }

@@ -203,7 +203,7 @@ impl Node {
         self.app = Some(app);
     }
 
-    pub fn start(&mut self, options: &Options) -> Result<(), String> {
+    pub fn start(&mut self, options: &Options, joins_by_snapshot: bool) -> Result<(), String> {
         let settings = Settings {
             path: self.path.clone(),
             node_id: Some(self.configured_id),
@@ -214,6 +214,7 @@ impl Node {
             max_clock_drift: Duration::from_secs(60),
             tombstone_retention: Duration::from_secs(30 * 24 * 3600),
             allow_rowid_tables: true,
+            joins_by_snapshot,
             selects: Box::new(|_| true),
             apply_triggers: vec![],
         };

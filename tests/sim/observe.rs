@@ -97,7 +97,7 @@ pub fn frames(
     Ok(())
 }
 
-/// After a merge: rows from before HarmonyLite that lost against those of the others.
+/// After a merge or what a stream brought: rows from before HarmonyLite that lost against others'.
 pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
     for table in 0..plan.tables.len() {
         let before = model.written_before(node.place, table);

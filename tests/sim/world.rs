@@ -138,7 +138,7 @@ impl World {
 
     pub fn start(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
-        node.start(&self.options)?;
+        node.start(&self.options, self.snapshots.is_some())?;
         node.start_keeper(self.snapshots.as_ref());
         Ok(())
     }
@@ -357,7 +357,7 @@ impl World {
         let node = &mut self.nodes[place];
         let captures = node.sends_backlog();
         let done = node.send(&self.options, &self.broker)?;
-        if done && self.snapshots.is_some() && !node.db().is_joined().unwrap_or(false) {
+        if done && self.snapshots.is_some() && !node.db().is_joined() {
             return Err(format!("node {place}: publishes before it met the others"));
         }
         if captures {
@@ -400,6 +400,7 @@ impl World {
             return Ok(());
         };
         observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
+        observe::given_way(node, &self.plan, &mut self.model);
         node.learn_id();
         if read.applied && !node.db().has_more() {
             vanished

@@ -41,6 +41,7 @@ pub fn settings() -> Settings {
         max_clock_drift: Duration::from_secs(60),
         tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
+        joins_by_snapshot: false,
         selects: Box::new(|_| true),
         apply_triggers: vec![],
     }
@@ -49,6 +50,11 @@ pub fn settings() -> Settings {
 impl Node {
     pub fn new(id: u64, schema: &str) -> Self {
         Node::with(id, schema, |_| {})
+    }
+
+    /// A node that meets the others by a snapshot.
+    pub fn unmet(id: u64, schema: &str) -> Self {
+        Node::with(id, schema, |s| s.joins_by_snapshot = true)
     }
 
     /// With settings of its own. The path and the node's id are put in.

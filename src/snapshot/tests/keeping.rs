@@ -124,7 +124,7 @@ impl Cluster {
     }
 
     fn node(&self, id: u64, schema: &str) -> Kept {
-        let mut node = Node::new(id, schema);
+        let mut node = Node::unmet(id, schema);
         node.capture();
         at(&mut node, 1);
         let Node {
