@@ -43,6 +43,11 @@ impl SimClock {
         });
     }
 
+    /// For the application, which does not die with the daemon.
+    pub fn time_ms(&self) -> i64 {
+        self.with(|s| s.now_ms)
+    }
+
     pub fn set(&self, now_ms: i64) {
         self.with(|s| s.now_ms = now_ms);
     }

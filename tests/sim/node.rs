@@ -1,13 +1,12 @@
 //! A node: a database file with an application and the core on it, and what a machine can do to it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use harmonylite::clock::Clock;
 use harmonylite::database::schema::quote;
 use harmonylite::database::{Database, Settings};
 use harmonylite::gate::{Gate, Inside};
@@ -50,6 +49,9 @@ pub struct Shadow {
     pub done: Vec<Migration>,
     /// Rows that the application changed and whose version was not seen yet: what they are now.
     pub pending: BTreeMap<(usize, String), Option<Row>>,
+    /// Tables that the application wrote to while rows of others waited for them: what it wrote may
+    /// lose as soon as it is seen.
+    pub contested: BTreeSet<usize>,
 }
 
 /// The file as a power cut may leave it.
@@ -284,7 +286,7 @@ impl Node {
             "UPDATE __harmonylite___change_log_global SET created_at = ?1 WHERE created_at > ?2",
         )
         .expect("log")
-        .execute([self.clock.now_ms(), REAL_TIME])
+        .execute([self.clock.time_ms(), REAL_TIME])
         .expect("log");
         app.execute_batch("COMMIT").expect("commit");
         true
@@ -326,6 +328,13 @@ impl Node {
         before: Vec<BTreeMap<String, Row>>,
     ) {
         for (table, before) in tables.iter().zip(before) {
+            let name = plan.tables[*table]
+                .name
+                .to_ascii_lowercase()
+                .replace('\'', "''");
+            if self.count(&format!("__harmonylite___held WHERE table_name = '{name}'")) > 0 {
+                self.shadow.contested.insert(*table);
+            }
             let mut after = self.rows(plan, *table);
             for (key, row) in before {
                 let now = after.remove(&key);

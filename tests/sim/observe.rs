@@ -158,6 +158,12 @@ pub fn captured(
             if model.holds(table, key, stored.version, row.as_ref()) {
                 continue; // written to and fro while there were no triggers
             }
+            if node.shadow.contested.contains(&table)
+                && stored.version.node != node.id
+                && model.knows(table, key, stored.version, deleted)
+            {
+                continue;
+            }
             if stored.version.node != node.id || model.wrote(table, key, stored.version, node.place)
             {
                 return Err(format!(
@@ -175,6 +181,9 @@ pub fn captured(
                 certain: true,
             };
             model.record(table, key, write);
+        }
+        if at_end {
+            node.shadow.contested.remove(&table);
         }
         let mut rows = None;
         for (key, stored) in versions {
