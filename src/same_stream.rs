@@ -42,12 +42,14 @@ pub fn look(
         };
         gate.wake_publisher();
     }
+    let is_new = position.created != state.created;
     position.created.clone_from(&state.created);
     let next = position.seq + 1;
     inside.database.move_position(stream, position);
-    if difference.is_some() {
-        // At once: a transaction that is undone would bring the old position back, and what the
-        // stream holds up to there would never be read.
+    if difference.is_some() || is_new {
+        // At once: a transaction that is undone would bring the old position back. What the stream
+        // holds up to there would never be read, and what is read from now on would count for
+        // another stream.
         inside.database.flush()?;
     }
     Ok(next)

@@ -112,7 +112,15 @@ fn fail(gate: &Gate) {
 
 #[test]
 fn that_a_stream_is_another_is_not_forgotten() {
-    for (known, last) in [(position(50, "old"), 60), (position(80, "new"), 60)] {
+    let unknown = Position {
+        created: "old".into(),
+        ..Position::default()
+    };
+    for (known, last) in [
+        (position(50, "old"), 60),
+        (position(80, "new"), 60),
+        (unknown, 60),
+    ] {
         let (gate, _dir) = gate(known);
         let mut stream = Stream::new(&gate, last);
         let state = stream.state.clone();
