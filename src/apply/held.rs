@@ -10,6 +10,7 @@ use rusqlite::{Connection, params};
 
 use crate::apply::Incoming;
 use crate::capture::Frames;
+use crate::database::rows::KEY_BYTES;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::{Database, Result, values};
@@ -24,6 +25,9 @@ use crate::mutation::{self, Mutation};
 
 /// Stands among the held columns for the version of the row itself.
 const ROW: &str = "\0row";
+
+/// Stands among the held columns for [`Incoming::unsent`].
+const UNSENT: &str = "\0unsent";
 
 /// A reason is kept with every row, and may quote the row.
 const MAX_REASON_BYTES: usize = 200;
@@ -126,7 +130,12 @@ impl Database {
         self.say_held(&at.table, &shortened(reason, MAX_REASON_BYTES));
         let mut known = Incoming::default();
         self.read_held(at, &mut known)?;
-        for (column, version) in [(FLOOR, incoming.floor), (ROW, incoming.row)] {
+        let whole = [
+            (FLOOR, incoming.floor),
+            (ROW, incoming.row),
+            (UNSENT, incoming.unsent),
+        ];
+        for (column, version) in whole {
             if let Some(version) = version {
                 self.hold_one(at, &known, column, version, Value::Null, reason)?;
             }
@@ -167,6 +176,7 @@ impl Database {
         let newest = match column {
             FLOOR => known.floor,
             ROW => known.row,
+            UNSENT => known.unsent,
             name => known.columns.get(name).map(|(v, _)| *v),
         };
         let larger = || {
@@ -211,15 +221,26 @@ impl Database {
         read_held(&self.conn, &self.sites, at, into)
     }
 
+    /// Holds that a version is unsent, if something is held where it belongs.
+    pub(crate) fn hold_mark(&mut self, at: &Place, version: Version) -> Result<()> {
+        let mut known = Incoming::default();
+        self.read_held(at, &mut known)?;
+        match known.is_some() {
+            true => self.hold_one(at, &known, UNSENT, version, Value::Null, "not sent yet"),
+            false => Ok(()),
+        }
+    }
+
     /// The row was joined: what was held of it is done with, but for columns unknown here. Those
-    /// that just came are held, unless the tombstone `floor` covers them.
+    /// that just came are held, unless the tombstone `floor` covers them. True if none is.
     pub(super) fn settle_held(
         &mut self,
         table: &Arc<Table>,
         key: &[u8],
         incoming: &Incoming,
         floor: Version,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let mut is_done = true;
         let known = |name: &str| table.schema.columns.iter().any(|c| c.lower == name);
         let at = Place::of(table, key);
         if self.catalog.held.contains(&at.table) {
@@ -237,6 +258,7 @@ impl Database {
             if mutation::is(Mutation::HeldColumnsDropped) {
                 continue;
             }
+            is_done = false;
             self.say_held(&at.table, &format!("there is no column {name:?} here"));
             self.hold_one(
                 &at,
@@ -247,7 +269,10 @@ impl Database {
                 "there is no such column here",
             )?;
         }
-        Ok(())
+        if let (Some(version), false) = (incoming.unsent, is_done) {
+            self.hold_mark(&at, version)?;
+        }
+        Ok(is_done)
     }
 
     /// Tries again some of what is held. Inside a transaction.
@@ -273,7 +298,7 @@ impl Database {
                 self.join_row(&table, &key, &at.key, incoming, frames)?;
             }
         }
-        if places.len() == STEP {
+        if !places.is_empty() {
             self.catalog.retry_held = Some(places.into_iter().next_back());
         }
         Ok(())
@@ -301,6 +326,7 @@ pub(crate) fn read_held(
         match column.as_str() {
             FLOOR => into.floor = into.floor.max(Some(version)),
             ROW => into.row = into.row.max(Some(version)),
+            UNSENT => into.unsent = into.unsent.max(Some(version)),
             _ => into.add_column(column, version, values::column(row, 3).to_owned()),
         }
     }
@@ -320,13 +346,18 @@ pub(crate) fn held_after(conn: &Connection, after: Option<&Place>) -> Result<Vec
         key: Vec::new(),
     };
     let after = after.unwrap_or(&start);
-    let read = |r: &rusqlite::Row<'_>| {
-        Ok(Place {
-            table: r.get(0)?,
-            shape: r.get(1)?,
-            key: r.get(2)?,
-        })
-    };
-    let rows = statement.query_map(params![after.table, after.shape, after.key, STEP], read)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let mut rows = statement.query(params![after.table, after.shape, after.key, STEP])?;
+    let (mut places, mut bytes): (Vec<Place>, _) = (Vec::new(), 0);
+    while bytes < KEY_BYTES
+        && let Some(row) = rows.next()?
+    {
+        let place = Place {
+            table: row.get(0)?,
+            shape: row.get(1)?,
+            key: row.get(2)?,
+        };
+        bytes += place.shape.len() + place.key.len();
+        places.push(place);
+    }
+    Ok(places)
 }

@@ -14,6 +14,8 @@ pub(crate) struct Incoming {
     pub floor: Option<Version>,
     /// Version of the row itself; none for columns that are held alone.
     pub row: Option<Version>,
+    /// Held: the version that its snapshot's maker had not sent. It is ours to send once it fits.
+    pub unsent: Option<Version>,
     /// By lower-case name.
     pub columns: BTreeMap<String, (Version, OwnedValue)>,
 }
@@ -40,6 +42,11 @@ impl Incoming {
             }
         }
         incoming
+    }
+
+    /// Whether it says anything.
+    pub fn is_some(&self) -> bool {
+        self.row.is_some() || self.floor.is_some() || !self.columns.is_empty()
     }
 
     /// The larger of two values of a column wins, as everywhere.

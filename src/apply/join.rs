@@ -95,7 +95,12 @@ impl Database {
             }
             Ok(joined) => joined,
         };
-        self.settle_held(table, key_bytes, &incoming, joined.after.floor())?;
+        let is_done = self.settle_held(table, key_bytes, &incoming, joined.after.floor())?;
+        let after = &joined.after;
+        let counts = |v: Version| after.version == v || after.exceptions.values().any(|e| *e == v);
+        if is_done && self.settings.publish && incoming.unsent.is_some_and(counts) {
+            self.mark_again(table, key_bytes, frames.at, frames)?;
+        }
         if let Some(at) = joined.remains {
             self.mark_onwards(table, key_bytes, at, frames)?;
         }

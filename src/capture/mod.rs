@@ -140,7 +140,7 @@ impl Database {
     }
 
     /// Says and counts what cannot be replicated.
-    fn set_aside_rows(&self, table: &str, count: u64, reason: &str) {
+    pub(crate) fn set_aside_rows(&self, table: &str, count: u64, reason: &str) {
         log::warn!("set aside {count} change(s) of table {table}: {reason}");
         let before = self.marks.set_aside.get();
         self.marks.set_aside.set(before + count);

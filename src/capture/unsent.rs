@@ -4,10 +4,12 @@
 //! and not before the next write that happens anyway or a pause: a mark that outlives its
 //! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rusqlite::params;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::capture::again::Again;
 use crate::capture::record::{indexed, row_bytes};
@@ -39,6 +41,23 @@ pub struct Marks {
     cleared: Duration,
     /// Changes that could not be captured since the start.
     pub set_aside: Cell<u64>,
+    index: RefCell<Option<Index>>,
+}
+
+/// Keys of marks, as hashes. Marks are stored in the order in which they are sent; an index by key
+/// beside that would cost a page more with each write. So it is made for the walks that ask for
+/// one row after the other, and for as long as they take.
+#[derive(Debug)]
+struct Index {
+    /// Marks of transactions from here on are not in it, but for those of rows that have versions of
+    /// earlier ones ([`Database::mark_again`]).
+    before: i64,
+    /// What was marked; it may not be any more.
+    hashes: HashSet<u64>,
+}
+
+fn hash(table: i64, key: &[u8]) -> u64 {
+    xxh3_64_with_seed(key, table as u64)
 }
 
 /// Marks of one transaction, up to and with this one.
@@ -116,6 +135,45 @@ impl Database {
     /// Changes that could not be captured since the start.
     pub fn set_aside(&self) -> u64 {
         self.marks.set_aside.get()
+    }
+
+    /// From here on [`Database::is_marked`] does not look through all marks.
+    pub(crate) fn index_marks(&mut self) -> Result<()> {
+        if self.marks.index.get_mut().is_some() {
+            return Ok(());
+        }
+        let mut list = self
+            .conn
+            .prepare("SELECT table_id, key FROM __harmonylite___unsent")?;
+        let read = |r: &rusqlite::Row<'_>| {
+            let key = r.get_ref(1)?.as_blob().unwrap_or_default();
+            Ok(hash(r.get(0)?, key))
+        };
+        let hashes = list.query_map([], read)?.collect::<rusqlite::Result<_>>()?;
+        let before = self.reservation.peek_number();
+        self.marks.index = RefCell::new(Some(Index { before, hashes }));
+        Ok(())
+    }
+
+    /// The walk is over.
+    pub(crate) fn forget_index_of_marks(&mut self) {
+        self.marks.index.take();
+    }
+
+    /// Whether a row may still be unsent that was learnt under `at`.
+    pub(crate) fn is_marked(&self, table: &Table, key: &[u8], at: i64) -> Result<bool> {
+        if self.publishes_again() {
+            return Ok(true);
+        }
+        let never = |i: &Index| at < i.before && !i.hashes.contains(&hash(table.id, key));
+        if self.marks.index.borrow().as_ref().is_some_and(never) {
+            return Ok(false);
+        }
+        let mut marks = self.conn.prepare_cached(
+            "SELECT 1 FROM __harmonylite___unsent
+             WHERE at >= ?1 AND table_id = ?2 AND key = ?3 LIMIT 1",
+        )?;
+        Ok(marks.exists(params![at, table.id, key])?)
     }
 
     /// Number of marks.
@@ -287,6 +345,9 @@ impl Database {
                 "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
             )?
             .execute(params![at, table.id, key])?;
+        if let Some(index) = self.marks.index.borrow_mut().as_mut() {
+            index.hashes.insert(hash(table.id, key));
+        }
         self.mark_onwards(table, key, at, frames)
     }
 

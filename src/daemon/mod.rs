@@ -97,11 +97,11 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         database.tables().len()
     );
     let net = net.unwrap_or_else(|| Net::start(config, options, node, &exits));
-    let draws = until == Until::SnapshotSaved;
+    let is_awaited = until == Until::SnapshotSaved;
     let keeping = parts::Keeping {
         asks,
         merge_first,
-        draws,
+        is_awaited,
     };
     let parts = Parts::start(config, net, database, keeping, &exits);
     let (reply, saved) = bounded(1);

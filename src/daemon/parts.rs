@@ -42,7 +42,7 @@ pub struct Parts {
 pub struct Keeping {
     pub asks: Receiver<Ask>,
     pub merge_first: bool,
-    pub draws: bool,
+    pub is_awaited: bool,
 }
 
 impl Parts {
@@ -64,6 +64,11 @@ impl Parts {
         let backoff = Backoff::new(config.nats.reconnect_wait / 4, config.nats.reconnect_wait);
         let retries = config.nats.connect_retries;
         let mut threads = Vec::new();
+        if snapshots::are_kept(config)
+            && let Err(e) = gate.hold_reading()
+        {
+            log::debug!("reading is not held: {e}"); // held or not, it comes to the same
+        }
         for shard in 1..=shards {
             let (gate, broker) = (gate.clone(), broker.clone() as Arc<dyn Broker>);
             let (stopped, backoff) = (stopped.clone(), backoff.clone());

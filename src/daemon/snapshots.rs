@@ -67,7 +67,7 @@ pub fn start(
     let inputs = Inputs {
         stop,
         asks: keeping.asks,
-        draws: keeping.draws,
+        is_awaited: keeping.is_awaited,
     };
     let backoff = Backoff::new(Duration::from_millis(500), LONGEST_BACKOFF);
     thread::start(

@@ -45,7 +45,11 @@ pub fn row_values<'r>(row: &'r Row<'_>, count: usize) -> impl ExactSizeIterator<
     (0..count).map(|i| values::column(row, i))
 }
 
-/// The keys that `scan`, one of the table's texts for that, finds after a key.
+/// Keys are read a few at a time, and no more once they take so many bytes.
+pub const KEY_BYTES: usize = 1 << 20;
+
+/// The keys that `scan`, one of the table's texts for that, finds after a key; fewer if they are
+/// long, but one if there is one.
 pub fn keys(
     conn: &Connection,
     table: &Table,
@@ -54,13 +58,14 @@ pub fn keys(
 ) -> rusqlite::Result<Vec<Vec<OwnedValue>>> {
     let mut scan = conn.prepare_cached(scan)?;
     let mut found = scan.query(rusqlite::params_from_iter(after.unwrap_or_default()))?;
-    let mut keys = Vec::new();
-    while let Some(row) = found.next()? {
-        keys.push(
-            row_values(row, table.key_len())
-                .map(Value::to_owned)
-                .collect(),
-        );
+    let (mut keys, mut bytes) = (Vec::new(), 0);
+    while bytes < KEY_BYTES
+        && let Some(row) = found.next()?
+    {
+        let values = row_values(row, table.key_len());
+        bytes += values.map(cbor::value_bytes).sum::<usize>();
+        let values = row_values(row, table.key_len());
+        keys.push(values.map(Value::to_owned).collect());
     }
     Ok(keys)
 }

@@ -152,8 +152,11 @@ impl Keeper {
         Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new()).is_some())
     }
 
-    /// Does what is to be done.
+    /// Does what is to be done. The caller lets the streams be read again after it.
     pub fn round(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
+        if self.waiting.is_none() {
+            round.gate.hold_reading()?;
+        }
         let node = round.gate.enter().database.node();
         if self.registered != Some(node) {
             round.registry.register(node, &self.options.selection)?;
@@ -579,6 +582,9 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         inside.hand_over(&mut captured);
         drop(inside);
         round.gate.wake_publisher();
+        if merge.has_tables() {
+            round.gate.let_read();
+        }
         if done {
             break;
         }

@@ -13,9 +13,10 @@ use rusqlite::params;
 use crate::apply::{Incoming, Place, shape_of_table};
 use crate::capture::{Captured, Frames};
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::rows::{Rows, keys};
+use crate::database::rows::{KEY_BYTES, Rows, Stored, keys};
 use crate::database::table::Table;
-use crate::database::{Database, Result};
+use crate::database::{Database, DatabaseError, Result};
+use crate::model::frame::{MAX_ROW_BYTES, Row};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
@@ -52,6 +53,15 @@ enum Progress {
     Done,
 }
 
+/// A row of the snapshot, as it is here.
+enum Ours {
+    /// Unknown.
+    None,
+    Same,
+    /// Another version of it, or not known before the table is compared with its versions.
+    Other,
+}
+
 impl Merge {
     /// Opens a snapshot's file, which belongs to the merge from here on.
     pub fn open(file: &Path, entry: &Entry) -> Result<Merge> {
@@ -63,9 +73,17 @@ impl Merge {
         })
     }
 
+    /// Whether the snapshot's tables are here, as far as they come from it.
+    pub fn has_tables(&self) -> bool {
+        self.at != Progress::Schema
+    }
+
     /// One short transaction, which begins by capturing what the application did. True when all is
     /// done.
     pub fn step(&mut self, db: &mut Database) -> Result<(bool, Captured)> {
+        if matches!(self.at, Progress::Lacking(..)) {
+            db.index_marks()?; // before the transaction: nobody waits for it
+        }
         let (at, rows, captured) = db.write_past_damage(|db| {
             let (mut captured, mut at, mut rows) = (Captured::default(), self.at.clone(), 0);
             if !db.capture_inside(&mut captured)? {
@@ -79,7 +97,8 @@ impl Merge {
                 at = self.advance(db, at, &mut frames, &mut rows, &is_over)?;
                 // New tables are looked through before rows come, while they are empty: else every
                 // row is compared as well, and the look never catches up.
-                if is_over(db) || (is_schema && !db.catalog.comparing.is_empty()) {
+                let is_indexed = at != Progress::Lacking(0, None);
+                if is_over(db) || !is_indexed || (is_schema && !db.catalog.comparing.is_empty()) {
                     break;
                 }
             }
@@ -94,6 +113,9 @@ impl Merge {
         self.rows += rows;
         let done = self.at == Progress::Done;
         db.joined |= done;
+        if done {
+            db.forget_index_of_marks();
+        }
         Ok((done, captured))
     }
 
@@ -153,16 +175,32 @@ impl Merge {
         }
         let found = self.source.rows(table, after.as_deref(), STEP)?;
         let local = db.table_like(table);
+        let columns = table.schema.columns.iter();
+        let columns: Vec<&str> = columns.map(|c| c.lower.as_str()).collect();
+        let is_plain =
+            |local: &Arc<Table>| !table.has_late_columns() && db.is_plain(local, &columns);
+        let plain = local.as_ref().is_some_and(is_plain);
         let mut last = None;
         for row in found {
-            match &local {
-                Some(local) if db.has_the_same(local, &row)? => {}
-                _ => {
-                    if let Some(incoming) = self.source.incoming(table, &row)? {
-                        db.take_row(local.as_ref(), table, &row, incoming, frames)?;
-                        *rows += 1;
-                    }
+            let ours = match &local {
+                Some(local) => db.compared(local, &row)?,
+                None => Ours::None,
+            };
+            let taken = match (&ours, &local) {
+                (Ours::Same, _) => Ok(false),
+                (Ours::None, Some(local))
+                    if plain && self.take_plain(db, table, local, &row)? =>
+                {
+                    Ok(true)
                 }
+                _ => self.take_row(db, table, local.as_ref(), &row, frames),
+            };
+            match taken {
+                Ok(taken) => *rows += u64::from(taken),
+                Err(e @ DatabaseError::RowTooLarge(..)) => {
+                    db.set_aside_rows(table.name(), 1, &e.to_string());
+                }
+                Err(e) => return Err(e),
             }
             last = Some(row.key);
             if is_over(db) {
@@ -170,6 +208,59 @@ impl Merge {
             }
         }
         Ok(last)
+    }
+
+    /// Joins a row, or holds it. False if the file lacks its values.
+    fn take_row(
+        &self,
+        db: &mut Database,
+        theirs: &Table,
+        local: Option<&Arc<Table>>,
+        row: &SourceRow,
+        frames: &mut Frames,
+    ) -> Result<bool> {
+        let most = db.limits.row_bytes;
+        let Some(incoming) = self.source.incoming(theirs, row, most)? else {
+            return Ok(false);
+        };
+        let Some(table) = local else {
+            let reason = "there is no such table here";
+            db.hold(&Place::of(theirs, &row.key_bytes), &incoming, reason)?;
+            return Ok(true);
+        };
+        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+        db.join_with_held(table, &key, &row.key_bytes, incoming, frames)?;
+        Ok(true)
+    }
+
+    /// Takes a row that is new here, if it is a plain one.
+    fn take_plain(
+        &self,
+        db: &mut Database,
+        theirs: &Table,
+        local: &Arc<Table>,
+        row: &SourceRow,
+    ) -> Result<bool> {
+        let state = &row.stored.state;
+        if !state.exceptions.is_empty() {
+            return Ok(false);
+        }
+        let values = match state.deleted {
+            true => None,
+            false => match self.source.values(theirs, row, db.limits.row_bytes) {
+                Ok(Some(values)) => Some(values),
+                Ok(None) | Err(DatabaseError::RowTooLarge(..)) => return Ok(false),
+                Err(e) => return Err(e),
+            },
+        };
+        let values = values.as_ref().unwrap_or(&row.key);
+        let row = Row {
+            version: state.version,
+            deleted: state.deleted,
+            exceptions: Vec::new(),
+            values: values.iter().map(OwnedValue::borrow).collect(),
+        };
+        db.take_plain(local, &row)
     }
 
     fn hold_some(
@@ -181,8 +272,13 @@ impl Merge {
         let places = self.source.held_places(after.as_ref())?;
         for at in &places {
             if (db.settings.selects)(&at.table) {
-                let incoming = self.source.held(at)?;
-                db.take_held(at, incoming, frames)?;
+                match self.source.held(at, db.limits.row_bytes) {
+                    Ok(incoming) => db.take_held(at, incoming, frames)?,
+                    Err(e @ DatabaseError::RowTooLarge(..)) => {
+                        db.set_aside_rows(&at.table, 1, &e.to_string());
+                    }
+                    Err(e) => return Err(e),
+                }
             }
         }
         Ok(match places.into_iter().next_back() {
@@ -233,24 +329,34 @@ impl Merge {
              WHERE (at, table_id, key) > (?1, ?2, ?3) ORDER BY at, table_id, key LIMIT ?4",
         )?;
         let (at, id, key) = after.unwrap_or((i64::MIN, 0, Vec::new()));
-        let read = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?));
-        let marks: Vec<(i64, i64, Vec<u8>)> = list
-            .query_map(params![at, id, key, STEP], read)?
-            .collect::<rusqlite::Result<_>>()?;
+        let mut list = list.query(params![at, id, key, STEP])?;
+        let (mut marks, mut bytes): (Vec<(i64, i64, Vec<u8>)>, _) = (Vec::new(), 0);
+        while bytes < KEY_BYTES
+            && let Some(mark) = list.next()?
+        {
+            let key: Vec<u8> = mark.get(2)?;
+            bytes += key.len();
+            marks.push((mark.get(0)?, mark.get(1)?, key));
+        }
         let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
         for (_, id, key_bytes) in marks.iter().filter(|_| publishes) {
             let Some(table) = self.source.tables.iter().find(|t| t.id == *id) else {
                 continue;
             };
+            let key = key_values(key_bytes)?;
+            let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            let Some(theirs) = self.source.version(table, &key)? else {
+                continue;
+            };
+            let theirs = theirs.state.version;
+            // Of a table or a column that is unknown here: sent by us once it is known.
+            db.hold_mark(&Place::of(table, key_bytes), theirs)?;
             let Some(local) = db.table_like(table) else {
                 continue;
             };
-            let key = key_values(key_bytes)?;
-            let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            let theirs = self.source.version(table, &key)?;
             let ours = Rows::new(&db.conn, &local)?.version(&db.sites, &key)?;
-            if let (Some(theirs), Some(ours)) = (theirs, ours)
-                && theirs.state.version == ours.state.version
+            if let Some(ours) = ours
+                && theirs == ours.state.version
             {
                 db.mark_again(&local, key_bytes, ours.at, frames)?;
             }
@@ -300,8 +406,10 @@ impl Merge {
     /// Whether the snapshot's maker has the row, only not in its table.
     fn is_held(&self, table: &Table, key: &[Value<'_>]) -> Result<bool> {
         let at = Place::of(table, &table.key_bytes(key.iter().copied()));
-        let held = self.source.held(&at)?;
-        Ok(held.row.is_some() || held.floor.is_some() || !held.columns.is_empty())
+        match self.source.held(&at, MAX_ROW_BYTES) {
+            Err(DatabaseError::RowTooLarge(..)) => Ok(true),
+            held => Ok(held?.is_some()),
+        }
     }
 
     fn finish(&self, db: &mut Database) -> Result<()> {
@@ -350,31 +458,16 @@ impl Database {
         local.filter(same).cloned()
     }
 
-    /// Whether the row is here as the snapshot has it.
-    fn has_the_same(&self, table: &Arc<Table>, row: &SourceRow) -> Result<bool> {
+    fn compared(&self, table: &Arc<Table>, row: &SourceRow) -> Result<Ours> {
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
         let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
-        let same = |ours: crate::database::rows::Stored| {
-            ours.state == row.stored.state && ours.hash == row.stored.hash
-        };
-        Ok(ours.is_some_and(same) && !self.catalog.comparing.contains_key(&table.id))
-    }
-
-    fn take_row(
-        &mut self,
-        local: Option<&Arc<Table>>,
-        theirs: &Table,
-        row: &SourceRow,
-        incoming: Incoming,
-        frames: &mut Frames,
-    ) -> Result<()> {
-        let Some(table) = local else {
-            let reason = "there is no such table here";
-            return self.hold(&Place::of(theirs, &row.key_bytes), &incoming, reason);
-        };
-        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        self.join_with_held(table, &key, &row.key_bytes, incoming, frames)?;
-        Ok(())
+        let same = |ours: &Stored| ours.state == row.stored.state && ours.hash == row.stored.hash;
+        let is_compared = self.catalog.comparing.contains_key(&table.id);
+        Ok(match ours {
+            None if !is_compared => Ours::None,
+            Some(ours) if same(&ours) && !is_compared => Ours::Same,
+            _ => Ours::Other,
+        })
     }
 
     fn take_held(&mut self, at: &Place, incoming: Incoming, frames: &mut Frames) -> Result<()> {
@@ -429,15 +522,6 @@ impl Database {
             self.mark_again(table, &key_bytes, stored.at, frames)?;
         }
         Ok(())
-    }
-
-    /// Whether a row may still be unsent that was learnt under `at`.
-    pub(super) fn is_marked(&self, table: &Table, key: &[u8], at: i64) -> Result<bool> {
-        let mut marks = self.conn.prepare_cached(
-            "SELECT 1 FROM __harmonylite___unsent
-             WHERE at >= ?1 AND table_id = ?2 AND key = ?3 LIMIT 1",
-        )?;
-        Ok(self.publishes_again() || marks.exists(params![at, table.id, key])?)
     }
 
     /// Whether this node has met the others: it founded the cluster or merged a snapshot.

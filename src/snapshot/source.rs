@@ -1,9 +1,11 @@
 //! A snapshot's file, opened to be read row by row.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 
 use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
 use crate::database::own_tables;
@@ -13,6 +15,7 @@ use crate::database::sites::Sites;
 use crate::database::table::{Shape, Table};
 use crate::database::{DatabaseError, Result};
 use crate::model::cbor;
+use crate::model::frame::MAX_ROW_BYTES;
 use crate::model::merge::{FLOOR, State};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
@@ -23,6 +26,8 @@ pub struct Source {
     pub sites: Sites,
     /// In the order of their numbers.
     pub tables: Vec<Arc<Table>>,
+    /// By the tables' numbers: the query for the bytes of a row.
+    measure: HashMap<i64, String>,
 }
 
 /// What a snapshot says of one row.
@@ -37,7 +42,10 @@ impl Source {
     pub fn open(path: &Path) -> Result<Source> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
-        conn.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF")?;
+        // No value is longer than a row that can be sent: SQLite refuses it unread.
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_ROW_BYTES as i32)?;
+        // One transaction for all that is read, or every look-up locks the file anew.
+        conn.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; BEGIN")?;
         // A view in the place of a table may take for ever to be read.
         let made_up =
             "SELECT 1 FROM sqlite_schema WHERE name LIKE '\\_\\_harmonylite\\_\\_%' ESCAPE '\\'
@@ -57,10 +65,12 @@ impl Source {
         }
         let sites = Sites::load(&conn)?;
         let tables = tables(&conn)?;
+        let measure = tables.iter().map(|t| (t.id, measure(t))).collect();
         Ok(Source {
             conn,
             sites,
             tables,
+            measure,
         })
     }
 
@@ -96,7 +106,12 @@ impl Source {
     }
 
     /// The row as a peer would send it; none if the file lacks its values.
-    pub fn incoming(&self, table: &Table, row: &SourceRow) -> Result<Option<Incoming>> {
+    pub fn incoming(
+        &self,
+        table: &Table,
+        row: &SourceRow,
+        most: usize,
+    ) -> Result<Option<Incoming>> {
         let state = &row.stored.state;
         let mut incoming = Incoming::default();
         if state.deleted {
@@ -105,9 +120,7 @@ impl Source {
         }
         incoming.row = Some(state.version);
         incoming.floor = state.exceptions.get(FLOOR).copied();
-        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        let values = Rows::new(&self.conn, table)?.owned_row(&key)?;
-        let values = match values {
+        let values = match self.values(table, row, most)? {
             Some(values) => values,
             None => match displaced_row(&self.conn, table, &row.key_bytes)? {
                 Some(values) => values,
@@ -123,17 +136,61 @@ impl Source {
         Ok(Some(incoming))
     }
 
+    /// The row's values, if it is in its table. One that takes more than `most` bytes is not read,
+    /// only measured.
+    pub fn values(
+        &self,
+        table: &Table,
+        row: &SourceRow,
+        most: usize,
+    ) -> Result<Option<Vec<OwnedValue>>> {
+        let mut measure = self.conn.prepare_cached(&self.measure[&table.id])?;
+        let bytes: Option<usize> = measure
+            .query_row(params_from_iter(&row.key), |r| r.get(0))
+            .optional()?;
+        match bytes {
+            None => Ok(None),
+            Some(bytes) if bytes > most => Err(DatabaseError::RowTooLarge(bytes, most)),
+            Some(_) => {
+                let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+                Ok(Rows::new(&self.conn, table)?.owned_row(&key)?)
+            }
+        }
+    }
+
     /// The next places of which something is held, after one.
     pub fn held_places(&self, after: Option<&Place>) -> Result<Vec<Place>> {
         held_after(&self.conn, after)
     }
 
-    /// What is held of a place.
-    pub fn held(&self, at: &Place) -> Result<Incoming> {
+    /// What is held of a place, if that is no more than `most` bytes.
+    pub fn held(&self, at: &Place, most: usize) -> Result<Incoming> {
+        let mut measure = self.conn.prepare_cached(
+            "SELECT ifnull(sum(octet_length(value)), 0) FROM __harmonylite___held
+             WHERE table_name = ?1 AND shape = ?2 AND key = ?3",
+        )?;
+        let bytes: usize = measure.query_row(params![at.table, at.shape, at.key], |r| r.get(0))?;
+        if bytes > most {
+            return Err(DatabaseError::RowTooLarge(bytes, most));
+        }
         let mut incoming = Incoming::default();
         read_held(&self.conn, &self.sites, at, &mut incoming)?;
         Ok(incoming)
     }
+}
+
+/// SQLite knows the length of a text or a blob without reading it.
+fn measure(table: &Table) -> String {
+    let columns = 0..table.schema.columns.len();
+    let bytes: Vec<String> = columns
+        .map(|i| format!("ifnull(octet_length({}), 0)", table.schema.column_sql(i)))
+        .collect();
+    format!(
+        "SELECT {} FROM {} WHERE {}",
+        bytes.join(" + "),
+        schema::quote(table.name()),
+        table.key_match()
+    )
 }
 
 /// The version that a column of a live row has; none if the value is not of that version: the

@@ -197,6 +197,32 @@ fn displaced_held_and_unsent_rows_come_along() {
     assert!(meet(&mut left).contains("same"));
 }
 
+/// The maker is lost, and who merged its snapshot learns the table or the column later.
+#[test]
+fn what_the_maker_had_not_sent_is_sent_once_it_fits() {
+    let full = "CREATE TABLE t(k INTEGER PRIMARY KEY, v, w)";
+    for before in ["", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)"] {
+        let mut lost = Node::new(1, full);
+        lost.run("INSERT INTO t VALUES (1, 'a', 'b')");
+        let taken = snapshot(&mut lost);
+        let mut n = [
+            Node::new(2, &format!("{BOOKS}; {before}")),
+            Node::new(3, full),
+        ];
+        merge(&mut n[0], &taken);
+        exchange(&mut n);
+        n[0].run(match before {
+            "" => full,
+            _ => "ALTER TABLE t ADD COLUMN w",
+        });
+        n[0].capture();
+        exchange(&mut n);
+        assert_eq!(assert_equal(&n, "SELECT * FROM t"), "i1 t'a' t'b'");
+        assert_eq!(n[0].db.held().unwrap(), 0);
+        assert_eq!(n[0].db.unsent().unwrap(), 0, "it is said once");
+    }
+}
+
 #[test]
 fn rows_from_before_give_way_to_the_founders() {
     let with = |rows: &str| format!("{BOOKS}; INSERT INTO Books VALUES {rows}");

@@ -21,6 +21,10 @@ use crate::thread::{Exited, spawn};
 /// While something takes long, the log hears of it this often.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
+/// Somebody who waits for a snapshot is told after so many failures in a row: a quarter of
+/// a minute, and what each try takes.
+const TRIES: u32 = 6;
+
 /// Where things are.
 pub struct Places {
     pub registry: Box<dyn Fn() -> Result<KeyValueRegistry, StreamError> + Send>,
@@ -39,8 +43,8 @@ pub struct Ask {
 pub struct Inputs {
     pub stop: Receiver<()>,
     pub asks: Receiver<Ask>,
-    /// Whether progress is drawn for a person who waits for it.
-    pub draws: bool,
+    /// Whether a person waits for a snapshot: progress is drawn, and the tries have an end.
+    pub is_awaited: bool,
 }
 
 struct Snapshots {
@@ -97,6 +101,7 @@ impl Snapshots {
     fn run(mut self) -> Result<(), String> {
         let mut look_at = Some(Instant::now());
         let mut is_word = true;
+        let mut failures = 0;
         loop {
             match self.next_event(look_at) {
                 Event::Stop => return Ok(()),
@@ -109,9 +114,11 @@ impl Snapshots {
                 Event::Timeout => is_word = true,
             }
             let done = self.work(is_word);
+            self.gate.let_read();
             is_word = false;
             look_at = match done {
                 Ok(next) => {
+                    failures = 0;
                     self.backoff.reset();
                     self.said.clear();
                     self.answer(None);
@@ -125,6 +132,10 @@ impl Snapshots {
                 }
                 Err(e) => {
                     self.report(&e);
+                    failures += 1;
+                    if self.inputs.is_awaited && failures >= TRIES {
+                        self.answer(Some(&format!("gave up after {failures} tries: {e}")));
+                    }
                     is_word = true;
                     Some(Instant::now() + self.backoff.wait())
                 }
@@ -181,7 +192,7 @@ impl Snapshots {
             }
         };
         while registry.changes().try_recv().is_ok() {}
-        let mut watch = Progress::new(&self.inputs.stop, self.inputs.draws);
+        let mut watch = Progress::new(&self.inputs.stop, self.inputs.is_awaited);
         self.keeper.round(&mut Round {
             gate: &self.gate,
             registry,

@@ -123,11 +123,13 @@ impl Database {
 
     /// One short step of it. True when it is done.
     pub fn sweep_step(&mut self, sweep: &mut Sweep) -> Result<bool> {
+        self.index_marks()?;
         let began = self.clock.uptime();
         loop {
             let tables = self.catalog.by_id.values();
             let next = tables.filter(|t| t.id >= sweep.table).min_by_key(|t| t.id);
             let Some(table) = next.cloned() else {
+                self.forget_index_of_marks();
                 self.write(|db| Ok(set_meta(&db.conn, SWEPT, sweep.bound)?))?;
                 return Ok(true);
             };
@@ -157,16 +159,16 @@ impl Database {
     ) -> Result<(Vec<Vec<OwnedValue>>, Option<Vec<OwnedValue>>)> {
         let scan = table.scan_all_versions(sweep.after.is_none(), STEP);
         let mut rows = Rows::new(&self.conn, table)?;
-        let (mut old, mut last, mut count) = (Vec::new(), None, 0);
+        let (mut old, mut last) = (Vec::new(), None);
         for key in keys(&self.conn, table, &scan, sweep.after.as_deref())? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
             let stored = rows.version(&self.sites, &borrowed)?;
             if stored.is_some_and(|s| s.state.deleted && s.at <= sweep.bound) {
                 old.push(key.clone());
             }
-            (last, count) = (Some(key), count + 1);
+            last = Some(key);
         }
-        Ok((old, last.filter(|_| count == STEP)))
+        Ok((old, last))
     }
 
     fn drop_tombstones(&mut self, table: &Table, keys: &[Vec<OwnedValue>]) -> Result<u64> {

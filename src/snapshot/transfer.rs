@@ -342,7 +342,7 @@ fn folder_of(file: &Path) -> &Path {
 /// application wants: a constraint or a collation may need a function that only it has.
 pub(crate) fn check(path: &Path) -> Result<(), String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let check = || -> rusqlite::Result<()> {
+    let check = || -> rusqlite::Result<Option<String>> {
         let conn = Connection::open_with_flags(path, flags)?;
         conn.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA ignore_check_constraints = ON")?;
         match quick_check(&conn, "1") {
@@ -357,23 +357,21 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
         for name in names.collect::<rusqlite::Result<Vec<String>>>()? {
             match quick_check(&conn, &schema::quote(&name)) {
                 Err(e) if is_unfit(&e) => log::debug!("table {name} is not checked: {e}"),
-                done => done?,
+                Ok(None) => {}
+                done => return done,
             }
         }
-        Ok(())
+        Ok(None)
     };
-    check().map_err(|e| format!("quick_check: {e}"))
+    let damage = check().unwrap_or_else(|e| Some(e.to_string()));
+    damage.map_or(Ok(()), |text| Err(format!("quick_check: {text}")))
 }
 
-fn quick_check(conn: &Connection, what: &str) -> rusqlite::Result<()> {
+/// What is damaged; none if all is well.
+fn quick_check(conn: &Connection, what: &str) -> rusqlite::Result<Option<String>> {
     let text = format!("PRAGMA quick_check({what})");
-    match conn
-        .query_row(&text, [], |r| r.get::<_, String>(0))?
-        .as_str()
-    {
-        "ok" => Ok(()),
-        found => Err(rusqlite::Error::UserFunctionError(found.into())),
-    }
+    let found: String = conn.query_row(&text, [], |r| r.get(0))?;
+    Ok((found != "ok").then_some(found))
 }
 
 /// Refuses to begin what the disk has no room for.

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{BOOKS, snapshot};
+use super::{BOOKS, merge, snapshot};
 use crate::apply::tests::support::Node;
 use crate::snapshot::Merge;
 use crate::snapshot::transfer::check;
@@ -70,4 +70,63 @@ fn a_table_that_is_not_what_it_was_is_still_damage() {
     bytes[start..start + 512].fill(0xff);
     std::fs::write(&taken.0, bytes).unwrap();
     assert!(check(&taken.0).is_err());
+}
+
+/// Such as frames do not carry: named, counted and left out, without being read.
+#[test]
+fn rows_larger_than_can_be_sent_are_set_aside() {
+    let extra = "CREATE TABLE extra(k TEXT PRIMARY KEY, v)";
+    let mut a = Node::new(1, &format!("{BOOKS}; {extra}"));
+    a.run("INSERT INTO Books VALUES (1, 'Dune', 'x'), (2, hex(zeroblob(600)), 'y')");
+    a.run("INSERT INTO extra VALUES ('small', 1), ('large', zeroblob(1200))");
+    let taken = snapshot(&mut a);
+    // Where it is a plain row, where it joins another, and where it is held.
+    let full = format!("{BOOKS}; {extra}; INSERT INTO Books VALUES (2, 'before', 'z')");
+    for (schema, rows) in [("", "i1"), (&full[..], "i1\ni2"), (BOOKS, "i1")] {
+        let mut b = Node::new(2, schema);
+        b.db.limits.row_bytes = 1000;
+        merge(&mut b, &taken);
+        assert_eq!(b.rows("SELECT id FROM Books ORDER BY 1"), rows);
+        assert_eq!(b.db.set_aside(), 2);
+        match schema {
+            BOOKS => assert_eq!(b.db.held().unwrap(), 1),
+            _ => assert_eq!(b.rows("SELECT k FROM extra"), "t'small'"),
+        }
+    }
+}
+
+#[test]
+fn what_is_held_of_a_row_is_bounded_as_well() {
+    let (_a, taken) = forged(
+        "INSERT INTO __harmonylite___held
+         SELECT 'other', 'id INTEGER BINARY', x'8101', 'c' || value, 1, 1, zeroblob(400), ''
+         FROM json_each('[1, 2, 3]')",
+    );
+    let mut b = Node::new(2, BOOKS);
+    b.db.limits.row_bytes = 1000;
+    merge(&mut b, &taken);
+    assert_eq!((b.db.held().unwrap(), b.db.set_aside()), (0, 1));
+    assert_eq!(b.rows("SELECT id FROM Books"), "i1");
+}
+
+/// Keys are read in small numbers if they are long.
+#[test]
+fn long_keys_take_their_turns() {
+    let schema = "CREATE TABLE long(k BLOB PRIMARY KEY) WITHOUT ROWID";
+    let mut a = Node::new(1, schema);
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 7)
+         INSERT INTO long SELECT randomblob(700000) FROM n",
+    );
+    let taken = snapshot(&mut a);
+    for schema in ["", schema, BOOKS] {
+        let mut b = Node::new(2, schema);
+        merge(&mut b, &taken);
+        if schema == BOOKS {
+            assert_eq!(b.db.held().unwrap(), 7);
+            b.run("CREATE TABLE long(k BLOB PRIMARY KEY) WITHOUT ROWID");
+            b.capture();
+        }
+        assert_eq!(b.rows("SELECT count(*) FROM long"), "i7");
+    }
 }

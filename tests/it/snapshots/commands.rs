@@ -108,6 +108,13 @@ fn what_cannot_be_is_said() {
     node.set("snapshot.file.path", "'/no/such/folder'");
     let gone = said(&node.run(&["snapshots"]));
     assert!(gone.contains("file /no/such/folder"), "{gone}");
+    let given_up = node.run(&["-save-snapshot"]);
+    assert_eq!(given_up.status.code(), Some(1));
+    let text = said(&given_up);
+    let ending = text.lines().last().unwrap_or_default();
+    for part in ["no snapshot was saved", "tries", "file /no/such/folder"] {
+        assert!(ending.contains(part), "{text}");
+    }
     node.set("snapshot.enabled", "false");
     let off = node.run(&["-save-snapshot"]);
     assert_eq!(off.status.code(), Some(1));
