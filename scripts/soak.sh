@@ -38,4 +38,4 @@ else
     printf '#!/bin/sh\nexec prlimit --data=67108864 "$@"\n' >"$limit"
 fi
 chmod +x "$limit"
-"$torture" soak --folder "$folder/nodes" --limit "$limit" --minutes 60 "$@"
+"$torture" soak --folder "$folder/nodes" --limit "$limit" "$@"

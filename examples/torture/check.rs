@@ -45,7 +45,7 @@ pub fn content(db: &Path) -> Result<Content> {
 }
 
 /// Changes that this node has not handed over yet: raw log, marks, held columns.
-fn pending(db: &Path) -> Result<u64> {
+pub fn pending(db: &Path) -> Result<u64> {
     let conn = open(db)?;
     let text = "SELECT (SELECT count(*) FROM __harmonylite___change_log_global)
         + (SELECT count(*) FROM __harmonylite___unsent)

@@ -12,6 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(mut options: Options) -> Result<()> {
     let embedded = options.rest.contains("--embedded");
     let nodes = options.option("--nodes", 3)?;
+    options.nothing_left()?;
     let mut random = Random::new(options.seed, 0);
     let mut cluster = Cluster::new(&options.folder, options.seed, nodes)?;
     cluster.nodes[0].embedded = embedded;

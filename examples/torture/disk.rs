@@ -37,6 +37,7 @@ pub fn run(mut options: Options) -> Result<()> {
 fn run_on(mut options: Options, small: &Path) -> Result<()> {
     let embedded = options.rest.contains("--embedded");
     let injecting = !options.rest.contains("--no-strace");
+    options.nothing_left()?;
     let mut cluster = Cluster::new(&options.folder, options.seed, 2)?;
     cluster.nodes[0].folder = small.join("node-1");
     cluster.nodes[0].embedded = embedded;

@@ -42,6 +42,28 @@ impl Options {
     {
         Ok(self.rest.opt_value_from_str(name)?.unwrap_or(default))
     }
+
+    /// For when everything was asked for: an option that is not known, or is given twice, would
+    /// otherwise be ignored in silence.
+    pub fn nothing_left(&self) -> Result<()> {
+        match self.rest.clone().finish() {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("left over: {left:?}").into()),
+        }
+    }
+
+    fn parse(mut arguments: Arguments, scenario: &str) -> Result<Options> {
+        let drawn = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let seed = arguments.opt_value_from_str("--seed")?;
+        let minutes: Option<f64> = arguments.opt_value_from_str("--minutes")?;
+        let usual = if scenario == "soak" { 60.0 } else { 1.0 };
+        Ok(Options {
+            folder: arguments.value_from_str("--folder")?,
+            seed: seed.unwrap_or(u64::from(drawn.subsec_nanos())),
+            time: Duration::from_secs_f64(minutes.unwrap_or(usual) * 60.0),
+            rest: arguments,
+        })
+    }
 }
 
 fn run() -> Result<()> {
@@ -57,16 +79,7 @@ fn run() -> Result<()> {
             sync: arguments.value_from_str("--sync")?,
         });
     }
-    let drawn = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    let seed = arguments.opt_value_from_str("--seed")?;
-    let minutes: Option<f64> = arguments.opt_value_from_str("--minutes")?;
-    let folder: PathBuf = arguments.value_from_str("--folder")?;
-    let options = Options {
-        seed: seed.unwrap_or(u64::from(drawn.subsec_nanos())),
-        time: Duration::from_secs_f64(minutes.unwrap_or(1.0) * 60.0),
-        rest: arguments,
-        folder,
-    };
+    let options = Options::parse(arguments, &scenario)?;
     println!("{scenario}: seed {}", options.seed);
     let (seed, folder) = (options.seed, options.folder.clone());
     let done = match scenario.as_str() {
@@ -93,5 +106,23 @@ fn main() -> ExitCode {
             eprintln!("FAILED: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_given_twice_is_not_ignored() {
+        let parse = |text: &str| {
+            let words = text.split(' ').map(Into::into).collect();
+            Options::parse(Arguments::from_vec(words), "soak").unwrap()
+        };
+        let once = parse("--folder x --minutes 2");
+        assert_eq!(once.time, Duration::from_secs(120));
+        assert!(once.nothing_left().is_ok());
+        let twice = parse("--folder x --minutes 60 --minutes 2");
+        assert!(twice.nothing_left().is_err());
     }
 }

@@ -11,6 +11,7 @@ use crate::{Options, Result};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub fn run(options: Options) -> Result<()> {
+    options.nothing_left()?;
     let mut random = Random::new(options.seed, 0);
     let mut cluster = Cluster::new(&options.folder, options.seed, 3)?;
     cluster.address.0 = "10.77.0.1".into();

@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(mut options: Options) -> Result<()> {
     let disk: PathBuf = options.rest.value_from_str("--disk")?;
     let rounds = options.option("--rounds", 4)?;
+    options.nothing_left()?;
     let mut random = Random::new(options.seed, 0);
     let mut cluster = Cluster::new(&options.folder, options.seed, 2)?;
     cluster.nodes[0].folder = disk.join("mnt/node-1");
