@@ -138,6 +138,12 @@ pub fn captured(
                     .insert((table, key.clone()), row.clone());
                 continue;
             }
+            let lost = |s: &Stored| {
+                s.version.node != node.id && model.knows(table, key, s.version, s.deleted)
+            };
+            if node.shadow.contested.contains(&table) && stored.is_some_and(lost) {
+                continue;
+            }
             let Some(stored) = stored.filter(|s| s.deleted == deleted) else {
                 if deleted && stored.is_none() {
                     continue; // came and went between two captures: nobody else knows it
@@ -157,12 +163,6 @@ pub fn captured(
             }
             if model.holds(table, key, stored.version, row.as_ref()) {
                 continue; // written to and fro while there were no triggers
-            }
-            if node.shadow.contested.contains(&table)
-                && stored.version.node != node.id
-                && model.knows(table, key, stored.version, deleted)
-            {
-                continue;
             }
             if stored.version.node != node.id || model.wrote(table, key, stored.version, node.place)
             {
