@@ -178,15 +178,19 @@ impl Model {
         let writes = &self.rows[at];
         let deleted = writes.iter().filter(|w| w.certain && w.row.is_none());
         let floor = deleted.map(|w| w.version).max().unwrap_or(Version::NEVER);
-        let mut alive: Vec<(&Write, &OwnedValue)> = writes
-            .iter()
-            .filter(|w| w.version > floor)
+        let above = || writes.iter().filter(|w| w.version > floor);
+        let mut alive: Vec<(&Write, &OwnedValue)> = above()
             .filter_map(|w| Some((w, w.row.as_ref()?[column].as_ref()?)))
             .collect();
         alive.sort_by(|(a, x), (b, y)| b.version.cmp(&a.version).then_with(|| compare(y, x)));
         let default = &table.columns[column].default;
         let mut accepted = Vec::new();
+        // A delete that may be lost: the row may have begun anew after it.
+        let reborn = above().filter(|w| w.row.is_none()).map(|w| w.version).max();
         for (write, value) in alive {
+            if is_late && reborn > Some(write.version) {
+                accepted.push(default.clone());
+            }
             accepted.push(value.clone());
             // A column added later says nothing while it has its default: nobody may have set it.
             if write.certain && !self.twins && (!is_late || value != default) {

@@ -49,8 +49,8 @@ pub struct Shadow {
     pub done: Vec<Migration>,
     /// Rows that the application changed and whose version was not seen yet: what they are now.
     pub pending: BTreeMap<(usize, String), Option<Row>>,
-    /// Tables that the application wrote to while rows of others waited for them: what it wrote may
-    /// lose as soon as it is seen.
+    /// Tables that the application wrote to while rows of others waited for them, or may have before
+    /// the core sees the table: what it wrote may lose as soon as it is seen.
     pub contested: BTreeSet<usize>,
 }
 
@@ -332,7 +332,12 @@ impl Node {
                 .name
                 .to_ascii_lowercase()
                 .replace('\'', "''");
-            if self.count(&format!("__harmonylite___held WHERE table_name = '{name}'")) > 0 {
+            let held = self.count(&format!("__harmonylite___held WHERE table_name = '{name}'"));
+            let triggers = self.count(&format!(
+                "sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = '{name}'
+                 AND name LIKE '\\_\\_harmonylite%' ESCAPE '\\'"
+            ));
+            if held > 0 || triggers == 0 {
                 self.shadow.contested.insert(*table);
             }
             let mut after = self.rows(plan, *table);

@@ -138,8 +138,12 @@ pub fn captured(
                     .insert((table, key.clone()), row.clone());
                 continue;
             }
+            // A twin's version is told from ours by what is in the row.
             let lost = |s: &Stored| {
-                s.version.node != node.id && model.knows(table, key, s.version, s.deleted)
+                model.knows(table, key, s.version, s.deleted)
+                    && (s.version.node != node.id
+                        || !model.wrote(table, key, s.version, node.place)
+                            && node.rows(plan, table).get(key) != row.as_ref())
             };
             if node.shadow.contested.contains(&table) && stored.is_some_and(lost) {
                 continue;
