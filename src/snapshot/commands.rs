@@ -16,6 +16,7 @@ use crate::daemon::snapshots::place;
 use crate::database::own_tables;
 use crate::lock;
 use crate::model::backoff::Backoff;
+use crate::snapshot::beside;
 use crate::snapshot::manifest::{Entry, Manifest};
 use crate::snapshot::thread::Progress;
 use crate::snapshot::transfer;
@@ -87,7 +88,7 @@ pub fn restore(config: &Config, options: &Options, to: Option<&Path>) -> Result<
         let fetched = transfer::fetch(entry, to, &mut *access.store, &mut progress);
         let written = fetched.map_err(|e| e.to_string()).and_then(|file| {
             let aside = clean(file.path()).map_err(|e| format!("{}: {e}", entry.name))?;
-            transfer::place(file.path(), to).map_err(|e| format!("{}: {e}", to.display()))?;
+            beside::place(file.path(), to).map_err(|e| format!("{}: {e}", to.display()))?;
             Ok(aside)
         });
         match written {

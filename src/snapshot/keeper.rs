@@ -17,7 +17,8 @@ use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::{Entry, Place};
 use crate::snapshot::merge::Merge;
 use crate::snapshot::registry::Registry;
-use crate::snapshot::transfer::{self, Maker, TransferError, Watch};
+use crate::snapshot::transfer::{self, Maker, TransferError};
+use crate::snapshot::watch::{self, Watch};
 use crate::store::{Store, StoreError};
 use crate::stream::StreamError;
 
@@ -549,7 +550,7 @@ impl Leased<'_> {
             // With the broker away, nobody else can take it either.
             if let Ok(false) = self.registry.lease() {
                 self.lost = true;
-                return Err(transfer::stop());
+                return Err(watch::stop());
             }
         }
         Ok(())

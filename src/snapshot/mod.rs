@@ -11,6 +11,7 @@
 //! and nothing depends on which snapshot it was. It says how far each stream is in it: that is
 //! where reading goes on.
 
+pub mod beside;
 pub mod commands;
 mod copy;
 pub mod gap;
@@ -23,6 +24,7 @@ mod source;
 pub mod thread;
 mod tombstones;
 pub mod transfer;
+pub mod watch;
 
 pub use copy::{CopyError, View};
 pub use manifest::{Entry, Manifest, Place};

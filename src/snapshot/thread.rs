@@ -13,7 +13,8 @@ use crate::gate::Gate;
 use crate::model::backoff::Backoff;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
 use crate::snapshot::registry::KeyValueRegistry;
-use crate::snapshot::transfer::{self, TransferError, Watch};
+use crate::snapshot::transfer::TransferError;
+use crate::snapshot::watch::{self, Watch};
 use crate::store::{Store, StoreError};
 use crate::stream::StreamError;
 use crate::thread::{Exited, spawn};
@@ -277,7 +278,7 @@ impl<'a> Progress<'a> {
 impl Watch for Progress<'_> {
     fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()> {
         if self.stop.try_recv() != Err(crossbeam_channel::TryRecvError::Empty) {
-            return Err(transfer::stop());
+            return Err(watch::stop());
         }
         let every = match self.draws {
             true => Duration::from_millis(100),
@@ -297,7 +298,7 @@ impl Watch for Progress<'_> {
     fn pause(&mut self, held: Duration) -> io::Result<()> {
         match self.stop.recv_timeout(held / 2) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
-            _ => Err(transfer::stop()),
+            _ => Err(watch::stop()),
         }
     }
 }

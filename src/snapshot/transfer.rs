@@ -1,29 +1,24 @@
 //! Between the database's folder and a store: making a snapshot and fetching one.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
 use crate::database::own_tables::set_meta;
 use crate::database::{DatabaseError, is_unfit, schema};
+use crate::snapshot::beside::{Scratch, place, remove_leftovers, require_space};
 use crate::snapshot::copy::{CopyError, View};
 use crate::snapshot::manifest::{self, Entry, Manifest, fresh_name};
 use crate::snapshot::pack::{Unpacker, pack};
 use crate::snapshot::source::Source;
+use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
 use crate::store::{Store, StoreError};
 
 /// What another node left and the manifest does not name is removed when it is this much older than
 /// the newest: nobody is still writing it.
 const LEFT_BEHIND_MS: i64 = 24 * 3600 * 1000;
-
-/// What lies beside a database that is not there belongs to nobody when it is this old.
-const LEFTOVER_AGE: Duration = Duration::from_secs(10);
-
-/// Beyond what a snapshot needs, this much of the disk is left to others.
-const SPARE_BYTES: u64 = 16 << 20;
 
 /// Why a snapshot was not made or not fetched.
 #[derive(Debug, thiserror::Error)]
@@ -44,47 +39,6 @@ pub enum TransferError {
     Disk { path: PathBuf, cause: String },
     #[error("stopped")]
     Stopped,
-}
-
-/// What long work tells of itself, and asks. An error ends the work.
-pub trait Watch: Send {
-    /// `done` of `total` bytes of this step.
-    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()>;
-
-    /// The write lock was held for so long: the application gets its turn.
-    fn pause(&mut self, held: Duration) -> io::Result<()>;
-}
-
-/// Files that go with the value, whatever happens in between.
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Beside the database, so that it can be put into its place.
-    pub fn beside(database: &Path, what: &str) -> Scratch {
-        let mut name = database.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".harmonylite-{what}"));
-        let scratch = Scratch(database.with_file_name(name));
-        scratch.remove(); // of a process that was killed
-        scratch
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    fn remove(&self) {
-        for end in ["", "-journal", "-wal", "-shm"] {
-            let mut name = self.0.clone().into_os_string();
-            name.push(end);
-            let _ = fs::remove_file(name);
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        self.remove();
-    }
 }
 
 /// Who makes a snapshot, and what of it is not in the copy.
@@ -286,58 +240,6 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<(), TransferError>
     }
 }
 
-/// Gives a file its name, durably, unless that is taken.
-pub fn place(file: &Path, name: &Path) -> io::Result<()> {
-    fs::File::open(file)?.sync_all()?;
-    fs::hard_link(file, name).or_else(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => Err(e),
-        // A file system without hard links, as that of an SD card made elsewhere.
-        _ => rename_into(file, name),
-    })?;
-    sync_folder(name)
-}
-
-/// Removes what a database that is gone left beside it: SQLite would take that for the new one's.
-/// If it is not old, somebody is about to make a database.
-fn remove_leftovers(database: &Path) -> io::Result<()> {
-    for end in ["-wal", "-shm", "-journal"] {
-        let mut name = database.to_owned().into_os_string();
-        name.push(end);
-        let Ok(found) = fs::metadata(&name) else {
-            continue;
-        };
-        let age = found.modified()?.elapsed().unwrap_or_default();
-        if age < LEFTOVER_AGE || database.exists() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        fs::remove_file(&name)?;
-    }
-    Ok(())
-}
-
-/// Fails like a link if the name is taken.
-fn rename_into(file: &Path, database: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    Ok(renameat_with(
-        CWD,
-        file,
-        CWD,
-        database,
-        RenameFlags::NOREPLACE,
-    )?)
-}
-
-fn sync_folder(file: &Path) -> io::Result<()> {
-    fs::File::open(folder_of(file))?.sync_all()
-}
-
-fn folder_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
-}
-
 /// <https://www.sqlite.org/pragma.html#pragma_quick_check>, of the file and not of what the
 /// application wants: a constraint or a collation may need a function that only it has.
 pub(crate) fn check(path: &Path) -> Result<(), String> {
@@ -374,101 +276,6 @@ fn quick_check(conn: &Connection, what: &str) -> rusqlite::Result<Option<String>
     Ok((found != "ok").then_some(found))
 }
 
-/// Refuses to begin what the disk has no room for.
-fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError> {
-    let folder = folder_of(path);
-    let disk_state = rustix::fs::statvfs(folder).map_err(|e| disk(folder, e))?;
-    let free = disk_state.f_bavail.saturating_mul(disk_state.f_frsize);
-    if free < bytes + SPARE_BYTES {
-        let (needed, free) = (bytes >> 20, free >> 20);
-        let cause =
-            format!("a snapshot needs {needed} MB here for a while, and {free} MB are free");
-        return Err(disk(folder, cause));
-    }
-    Ok(())
-}
-
-/// A file on its way, seen by a [`Watch`].
-struct Watched<'w, T> {
-    inner: T,
-    watch: &'w mut dyn Watch,
-    step: &'static str,
-    done: u64,
-    total: u64,
-    /// The watch ended it.
-    ended: bool,
-    /// What was read cannot be unpacked or written.
-    failed: Option<io::Error>,
-}
-
-impl<T> Watched<'_, T> {
-    fn see(&mut self, count: usize) -> io::Result<()> {
-        self.done += count as u64;
-        let seen = self.watch.progress(self.step, self.done, self.total);
-        self.ended |= seen.is_err();
-        seen
-    }
-}
-
-impl<R: io::Read> io::Read for Watched<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.see(count)?;
-        Ok(count)
-    }
-}
-
-impl<W: Write> Write for Watched<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.done + bytes.len() as u64 > self.total {
-            let text = "it is larger than announced";
-            self.failed = Some(io::Error::other(text));
-            return Err(io::Error::other(text));
-        }
-        match self.inner.write(bytes) {
-            Ok(count) => {
-                self.see(count)?;
-                Ok(count)
-            }
-            Err(e) => {
-                let told = io::Error::other(e.to_string());
-                self.failed = Some(e);
-                Err(told)
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-/// A manifest and no more.
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > manifest::MAX_BYTES {
-            return Err(io::Error::other("it is too large for a manifest"));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// How a [`Watch`] says that the process ends.
-pub fn stop() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "stopped")
-}
-
-fn is_stop(e: &io::Error) -> bool {
-    e.kind() == io::ErrorKind::ConnectionAborted
-}
-
 fn stopped_or(e: io::Error, path: &Path) -> TransferError {
     match is_stop(&e) {
         true => TransferError::Stopped,
@@ -476,7 +283,7 @@ fn stopped_or(e: io::Error, path: &Path) -> TransferError {
     }
 }
 
-fn disk(path: &Path, cause: impl ToString) -> TransferError {
+pub(super) fn disk(path: &Path, cause: impl ToString) -> TransferError {
     TransferError::Disk {
         path: path.to_owned(),
         cause: cause.to_string(),

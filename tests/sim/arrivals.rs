@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use harmonylite::snapshot::transfer::{self, TransferError, Watch};
+use harmonylite::snapshot::transfer::{self, TransferError};
+use harmonylite::snapshot::watch::Watch;
 use rusqlite::Connection;
 
 use crate::keeping::CLUSTER;

@@ -5,7 +5,8 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use harmonylite::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
-use harmonylite::snapshot::transfer::{self, TransferError, Watch};
+use harmonylite::snapshot::transfer::TransferError;
+use harmonylite::snapshot::watch::{self, Watch};
 use harmonylite::store::StoreError;
 
 use crate::clock::Killed;
@@ -75,7 +76,7 @@ impl Midst<'_> {
     fn visit(&mut self, step: &'static str) -> io::Result<()> {
         self.world.visit(self.place, step).map_err(|e| {
             self.failure = Some(e);
-            transfer::stop()
+            watch::stop()
         })
     }
 }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::model::value::Value;
+use crate::model::version::Version;
 
 const V: Version = Version {
     hlc: 1 << 20,

@@ -15,7 +15,7 @@ use crate::snapshot::gap::Gap;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
 use crate::snapshot::manifest::{Entry, NAME, Place};
 use crate::snapshot::registry::Registry;
-use crate::snapshot::transfer::Watch;
+use crate::snapshot::watch::Watch;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 

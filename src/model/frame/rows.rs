@@ -1,0 +1,225 @@
+//! Reads the rows of a frame, which is not trusted.
+
+use super::{DELETE, Faults, FrameError, MAX_NAME_BYTES, ROWID, UPSERT, UPSERT_WITH_VERSIONS};
+use crate::model::cbor::{CborError, Cursor};
+use crate::model::value::Value;
+use crate::model::version::Version;
+
+/// Rows of one table in a frame.
+#[derive(Debug)]
+pub struct TableRows<'a> {
+    pub name: &'a str,
+    pub key: Vec<FrameKeyColumn<'a>>,
+    /// Key columns first.
+    pub columns: Vec<&'a str>,
+    count: usize,
+    body: Cursor<'a>,
+}
+
+/// A key column as a frame names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameKeyColumn<'a> {
+    pub name: &'a str,
+    pub affinity: &'a str,
+    pub collation: &'a str,
+}
+
+/// One decoded row; reused from row to row.
+#[derive(Debug)]
+pub struct Row<'a> {
+    pub version: Version,
+    pub deleted: bool,
+    /// (Column index, or the number of columns for the floor; version).
+    pub exceptions: Vec<(usize, Version)>,
+    /// The key's values for a delete, else one per column.
+    pub values: Vec<Value<'a>>,
+}
+
+impl Default for Row<'_> {
+    fn default() -> Self {
+        Row {
+            version: Version::NEVER,
+            deleted: false,
+            exceptions: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+}
+
+impl<'a> TableRows<'a> {
+    /// `names`: how many more the frame may hold.
+    pub(super) fn decode_header(
+        cursor: &mut Cursor<'a>,
+        names: &mut usize,
+    ) -> Result<Self, FrameError> {
+        if cursor.array()? != 4 {
+            return Err(CborError::Expected("a table of four items").into());
+        }
+        let name = short_text(cursor)?;
+        let mut key = Vec::new();
+        for _ in 0..bounded(cursor.array()?, names)? {
+            if cursor.array()? != 3 {
+                return Err(CborError::Expected("a key column of three items").into());
+            }
+            let name = short_text(cursor)?;
+            let (affinity, collation) = (short_text(cursor)?, short_text(cursor)?);
+            key.push(FrameKeyColumn {
+                name,
+                affinity,
+                collation,
+            });
+        }
+        let columns: Vec<&str> = (0..bounded(cursor.array()?, names)?)
+            .map(|_| short_text(cursor))
+            .collect::<Result<_, _>>()?;
+        let key_first = key.iter().zip(&columns).all(|(k, c)| k.name == *c);
+        if key.is_empty() || key.len() > columns.len() || !key_first {
+            return Err(CborError::Expected("the key's columns first").into());
+        }
+        // NUL is in no name of SQLite's; here it marks what is not a column.
+        let marked = columns.iter().filter(|c| c.contains('\0'));
+        if name.contains('\0') || marked.clone().any(|c| *c != ROWID || columns[0] != ROWID) {
+            return Err(CborError::Expected("names without NUL").into());
+        }
+        let mut sorted: Vec<String> = columns.iter().map(|c| c.to_ascii_lowercase()).collect();
+        sorted.sort_unstable();
+        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(CborError::Expected("columns that differ in name").into());
+        }
+        let count = cursor.array()?;
+        Ok(TableRows {
+            name,
+            key,
+            columns,
+            count,
+            body: cursor.clone(),
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn rows<'n>(&self, nodes: &'n [u64]) -> Rows<'a, 'n> {
+        Rows {
+            nodes,
+            key: self.key.len(),
+            columns: self.columns.len(),
+            left: self.count,
+            cursor: self.body.clone(),
+            faults: None,
+        }
+    }
+}
+
+/// A count of names, of which a frame holds `left` more at most.
+pub(super) fn bounded(count: usize, left: &mut usize) -> Result<usize, CborError> {
+    let too_many = CborError::OutOfBounds("the number of names");
+    *left = left.checked_sub(count).ok_or(too_many)?;
+    Ok(count)
+}
+
+fn short_text<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, CborError> {
+    let text = cursor.text()?;
+    match text.len() <= MAX_NAME_BYTES {
+        true => Ok(text),
+        false => Err(CborError::OutOfBounds("the length of a name")),
+    }
+}
+
+/// Decodes the rows of a table one after the other.
+#[derive(Debug)]
+pub struct Rows<'a, 'n> {
+    nodes: &'n [u64],
+    key: usize,
+    columns: usize,
+    left: usize,
+    pub(super) cursor: Cursor<'a>,
+    /// Where rows that are passed over are noted; they are once, when the frame is decoded.
+    pub(super) faults: Option<Faults>,
+}
+
+impl<'a> Rows<'a, '_> {
+    /// Decodes the next row into `row`; false when there is none. One that says what cannot be is
+    /// passed over.
+    pub fn next(&mut self, row: &mut Row<'a>) -> Result<bool, FrameError> {
+        while self.left > 0 {
+            self.left -= 1;
+            let start = self.cursor.clone();
+            let Some(fault) = self.decode(row)? else {
+                return Ok(true);
+            };
+            if let Some(faults) = &mut self.faults {
+                faults.add(fault, row, start.up_to(&self.cursor));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Decodes a row; with the reason, if it must not be taken.
+    fn decode(&mut self, row: &mut Row<'a>) -> Result<Option<&'static str>, FrameError> {
+        let items = self.cursor.array()?;
+        row.version = self.version()?;
+        let mut fault = None;
+        if !row.version.is_valid() {
+            fault = Some("its version is out of bounds");
+        }
+        row.exceptions.clear();
+        let kind = self.cursor.unsigned()?;
+        let values = match kind {
+            DELETE => self.key,
+            UPSERT | UPSERT_WITH_VERSIONS => self.columns,
+            _ => return Err(CborError::Expected("a kind of row that is known").into()),
+        };
+        row.deleted = kind == DELETE;
+        if items != 3 + usize::from(kind == UPSERT_WITH_VERSIONS) + values {
+            return Err(CborError::Expected("a value for each column").into());
+        }
+        if kind == UPSERT_WITH_VERSIONS && !self.exceptions(row)? {
+            fault = Some("a column's version is out of bounds");
+        }
+        row.values.clear();
+        for _ in 0..values {
+            row.values.push(self.cursor.value()?);
+        }
+        if row.values[..self.key].iter().any(Value::is_null) {
+            fault = Some("NULL in its key");
+        }
+        Ok(fault)
+    }
+
+    fn version(&mut self) -> Result<Version, FrameError> {
+        let node = self.cursor.below(self.nodes.len(), "node index")?;
+        Ok(Version {
+            hlc: self.cursor.integer()?,
+            node: self.nodes[node],
+        })
+    }
+
+    /// A column's own version is below the row's: the row's is the highest among them. False if one
+    /// is not.
+    fn exceptions(&mut self, row: &mut Row<'a>) -> Result<bool, FrameError> {
+        let items = self.cursor.array()?;
+        if items / 3 > self.columns + 1 {
+            return Err(CborError::OutOfBounds("the number of versions").into());
+        }
+        let mut are_valid = true;
+        if items % 3 != 0 {
+            return Err(CborError::Expected("column, node and hlc").into());
+        }
+        for _ in 0..items / 3 {
+            let column = self.cursor.below(self.columns + 1, "column index")?;
+            let mut version = self.version()?;
+            if version.hlc == 0 {
+                version = Version::NEVER;
+            }
+            are_valid &= version.hlc >= 0 && version <= row.version;
+            row.exceptions.push((column, version));
+        }
+        Ok(are_valid)
+    }
+}

@@ -1,0 +1,112 @@
+//! Files beside the database: scratch ones, what a lost database left, and room for them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::snapshot::transfer::{TransferError, disk};
+
+/// What lies beside a database that is not there belongs to nobody when it is this old.
+const LEFTOVER_AGE: Duration = Duration::from_secs(10);
+
+/// Beyond what a snapshot needs, this much of the disk is left to others.
+const SPARE_BYTES: u64 = 16 << 20;
+
+/// Files that go with the value, whatever happens in between.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Beside the database, so that it can be put into its place.
+    pub fn beside(database: &Path, what: &str) -> Scratch {
+        let mut name = database.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".harmonylite-{what}"));
+        let scratch = Scratch(database.with_file_name(name));
+        scratch.remove(); // of a process that was killed
+        scratch
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn remove(&self) {
+        for end in ["", "-journal", "-wal", "-shm"] {
+            let mut name = self.0.clone().into_os_string();
+            name.push(end);
+            let _ = fs::remove_file(name);
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Gives a file its name, durably, unless that is taken.
+pub fn place(file: &Path, name: &Path) -> io::Result<()> {
+    fs::File::open(file)?.sync_all()?;
+    fs::hard_link(file, name).or_else(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => Err(e),
+        // A file system without hard links, as that of an SD card made elsewhere.
+        _ => rename_into(file, name),
+    })?;
+    sync_folder(name)
+}
+
+/// Removes what a database that is gone left beside it: SQLite would take that for the new one's.
+/// If it is not old, somebody is about to make a database.
+pub(super) fn remove_leftovers(database: &Path) -> io::Result<()> {
+    for end in ["-wal", "-shm", "-journal"] {
+        let mut name = database.to_owned().into_os_string();
+        name.push(end);
+        let Ok(found) = fs::metadata(&name) else {
+            continue;
+        };
+        let age = found.modified()?.elapsed().unwrap_or_default();
+        if age < LEFTOVER_AGE || database.exists() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        fs::remove_file(&name)?;
+    }
+    Ok(())
+}
+
+/// Fails like a link if the name is taken.
+fn rename_into(file: &Path, database: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(
+        CWD,
+        file,
+        CWD,
+        database,
+        RenameFlags::NOREPLACE,
+    )?)
+}
+
+fn sync_folder(file: &Path) -> io::Result<()> {
+    fs::File::open(folder_of(file))?.sync_all()
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Refuses to begin what the disk has no room for.
+pub(super) fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError> {
+    let folder = folder_of(path);
+    let disk_state = rustix::fs::statvfs(folder).map_err(|e| disk(folder, e))?;
+    let free = disk_state.f_bavail.saturating_mul(disk_state.f_frsize);
+    if free < bytes + SPARE_BYTES {
+        let (needed, free) = (bytes >> 20, free >> 20);
+        let cause =
+            format!("a snapshot needs {needed} MB here for a while, and {free} MB are free");
+        return Err(disk(folder, cause));
+    }
+    Ok(())
+}
