@@ -43,11 +43,15 @@ export HARMONYLITE_STORE_SERVERS HARMONYLITE_REQUIRE_STORES=1
 
 step "Format and lints"
 cargo fmt --check
+cargo check --quiet # the tests' dependencies have features that users' builds lack
 cargo clippy --quiet --all-targets -- -D warnings
 shellcheck scripts/*.sh examples/*.sh .ci/run
 
 step "All tests, with the newest nats-server"
 HARMONYLITE_NATS_SERVER=$newest cargo test --quiet
+
+step "The simulation, two minutes of fresh seeds"
+scripts/sim.sh --minutes 2
 
 step "The integration tests, with Debian's nats-server"
 HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it
