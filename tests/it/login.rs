@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
+use crate::certificates;
 use crate::cluster::{Cluster, PASSWORD, broker, client_of, converge};
 use crate::node::{Node, free_port};
-use crate::stream::connect::certificates;
 use crate::stream::node::Node as Broker;
 
 /// Two nodes on a broker that the text configures, which may say FOLDER.
 fn two_nodes(text: &str, change: impl Fn(&mut Node, &Path)) -> (Vec<Node>, Broker) {
     let broker = Broker::with(|broker| {
         let folder = broker.folder.path();
-        certificates(folder);
+        certificates::make(folder);
         let file = folder.join("user.conf");
         std::fs::write(&file, text.replace("FOLDER", &folder.display().to_string())).unwrap();
         broker.options.user_config = Some(file);

@@ -5,6 +5,7 @@
 //! it: a test that did not run proves nothing.
 
 mod beside;
+mod certificates;
 mod cluster;
 mod command_line;
 mod conflicts;

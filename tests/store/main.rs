@@ -15,6 +15,8 @@
 
 mod answerless;
 mod bench;
+#[path = "../it/certificates.rs"]
+mod certificates;
 mod conformance;
 mod data;
 mod full_disk;
@@ -22,4 +24,5 @@ mod kinds;
 mod proxy;
 mod refusals;
 mod servers;
+mod tls;
 mod trouble;

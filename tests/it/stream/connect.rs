@@ -1,13 +1,12 @@
 //! Connections: who is let in, what a failure says, TLS.
 
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use harmonylite::stream::client::{Client, ClientOptions};
 use harmonylite::stream::{StreamError, Writer};
 
+use crate::certificates;
 use crate::stream::node::{Node, PATIENCE, ensure, publish, read, streams};
 
 #[test]
@@ -114,41 +113,11 @@ fn an_nkey_lets_in() {
     );
 }
 
-/// A certificate authority, and what it signed for `server` and `client`.
-pub fn certificates(folder: &Path) {
-    let openssl = |arguments: &str| {
-        let done = Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(folder)
-            .output();
-        let done = done.expect("openssl is needed (apt-get install openssl)");
-        assert!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    for ca in ["ca", "other"] {
-        openssl(&format!(
-            "req -x509 {key} -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
-        ));
-    }
-    std::fs::write(folder.join("ext"), "subjectAltName=IP:127.0.0.1").unwrap();
-    for name in ["server", "client"] {
-        openssl(&format!(
-            "req {key} -subj /CN={name} -keyout {name}.key -out {name}.csr"
-        ));
-        let ca = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext";
-        openssl(&format!("x509 -req -in {name}.csr {ca} -out {name}.pem"));
-    }
-}
-
 #[test]
 fn tls_with_an_authority_and_client_certificate_of_our_own() {
     let node = Node::with(|node| {
         let folder = node.folder.path();
-        certificates(folder);
+        certificates::make(folder);
         let file = folder.join("user.conf");
         let conf = "tls { cert_file: FOLDER/server.pem, key_file: FOLDER/server.key,
                           ca_file: FOLDER/ca.pem, verify: true }";
