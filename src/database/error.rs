@@ -1,0 +1,87 @@
+//! Why something did not work with the database, and whether waiting or leaving out may help.
+
+use std::path::PathBuf;
+
+use rusqlite::ErrorCode;
+
+use crate::model::cbor::CborError;
+
+/// Why the database could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("opening {path}: {source}")]
+    Open {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
+    #[error("our tables in the database are damaged: {0}")]
+    Damaged(String),
+    #[error("{0} was written by a later release of HarmonyLite (format {1}): use that one")]
+    LaterFormat(PathBuf, i64),
+    #[error("apply_triggers names {0}, but the database has no such trigger")]
+    NoSuchTrigger(String),
+    #[error("{0}")]
+    Unusable(String),
+    #[error("the row takes {0} bytes, but no more than {1} can be sent")]
+    RowTooLarge(usize, usize),
+    #[error("stopped")]
+    Stopped,
+    /// Inside only: the transaction is begun anew once this time is reserved.
+    #[error("time {0} is not reserved")]
+    NotReserved(i64),
+}
+
+impl From<CborError> for DatabaseError {
+    fn from(e: CborError) -> Self {
+        DatabaseError::Damaged(e.to_string())
+    }
+}
+
+impl DatabaseError {
+    /// Whether waiting may help: a full disk, an error of the device, somebody else's lock.
+    pub fn is_temporary(&self) -> bool {
+        let code = match self {
+            DatabaseError::Sqlite(e) | DatabaseError::Open { source: e, .. } => {
+                e.sqlite_error_code()
+            }
+            _ => None,
+        };
+        use ErrorCode::*;
+        matches!(
+            code,
+            Some(
+                DiskFull
+                    | SystemIoFailure
+                    | DatabaseBusy
+                    | DatabaseLocked
+                    | CannotOpen
+                    | OutOfMemory
+            )
+        )
+    }
+}
+
+pub type Result<T> = std::result::Result<T, DatabaseError>;
+
+/// Whether one row or one table is at fault, not the database: a constraint, the class of a STRICT
+/// column, a function that fails or is not known here.
+pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
+    use ErrorCode::*;
+    let code = match e {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
+        e => e.sqlite_error_code(),
+    };
+    matches!(
+        code,
+        Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)
+    )
+}
+
+pub(super) fn is_busy(e: &rusqlite::Error) -> bool {
+    matches!(
+        e.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}

@@ -1,0 +1,72 @@
+//! What time local changes are stamped with: the machine's, bounded by the broker's and by what is
+//! reserved on disk.
+
+use super::write::retry_while_busy;
+use super::{Database, DatabaseError, Result};
+
+impl Database {
+    /// Makes sure that `time_ms` may be stamped, with an fsync about once a minute.
+    pub(super) fn reserve(&mut self, time_ms: i64) -> Result<()> {
+        let time_ms = self.bounded_time(self.reservation.believe(time_ms, self.clock.now_ms()));
+        if self.reservation.covers(time_ms) {
+            return Ok(());
+        }
+        self.conn.execute_batch("PRAGMA synchronous = FULL")?;
+        retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;
+        let stored = self
+            .reservation
+            .extend(&self.conn, &*self.clock, time_ms)
+            .and_then(|()| self.conn.execute_batch("COMMIT"));
+        if stored.is_err() && !self.conn.is_autocommit() {
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        self.conn.execute_batch("PRAGMA synchronous = NORMAL")?;
+        Ok(stored?)
+    }
+
+    /// The time that a change found just now is stamped with.
+    pub(crate) fn stamp_now(&self) -> Result<i64> {
+        let now_ms = self.clock.now_ms();
+        self.reserved_time(self.reservation.believe(now_ms, now_ms))
+    }
+
+    /// The time that entry `id` of the raw log is stamped with, noted at `time_ms` by the machine's
+    /// clock.
+    pub(crate) fn stamp_entry(&self, id: i64, time_ms: i64) -> Result<i64> {
+        let now_ms = self.clock.now_ms();
+        self.reserved_time(self.reservation.believe_entry(id, time_ms, now_ms))
+    }
+
+    fn reserved_time(&self, time_ms: i64) -> Result<i64> {
+        let time_ms = self.bounded_time(time_ms);
+        if self.reservation.covers(time_ms) {
+            Ok(time_ms)
+        } else {
+            Err(DatabaseError::NotReserved(time_ms))
+        }
+    }
+
+    pub(super) fn bounded_time(&self, time_ms: i64) -> i64 {
+        let drift = self.settings.max_clock_drift.as_millis() as i64;
+        let bound = self
+            .broker_time_ms()
+            .map_or(i64::MAX, |now| now.saturating_add(drift));
+        time_ms.min(bound).min(crate::model::version::MAX_MS)
+    }
+
+    /// The broker's clock now, if it has been heard of.
+    pub fn broker_time_ms(&self) -> Option<i64> {
+        self.broker_offset_ms
+            .map(|offset| offset + self.clock.uptime().as_millis() as i64)
+    }
+
+    /// A message just read was stored at `time_ms` by the broker's clock: it cannot be earlier now.
+    pub fn heard_broker_time(&mut self, time_ms: i64) {
+        let offset = time_ms - self.clock.uptime().as_millis() as i64;
+        if self.broker_offset_ms.is_none_or(|known| offset > known) {
+            self.broker_offset_ms = Some(offset);
+            let bound = self.bounded_time(i64::MAX);
+            self.reservation.lower(bound);
+        }
+    }
+}
