@@ -19,6 +19,7 @@ use crate::model::value::Value;
 use crate::mutation::{self, Mutation};
 
 mod again;
+mod backlog;
 mod compare;
 mod frames;
 mod raw_log;
