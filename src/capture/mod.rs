@@ -269,6 +269,3 @@ impl Database {
         self.record_table(table, &hidden, frames)
     }
 }
-
-#[cfg(test)]
-mod tests;
