@@ -34,15 +34,23 @@ impl World {
             let columns = self.nodes[place].shadow.columns[table]
                 .as_ref()
                 .expect("here");
-            statements.extend(workload::statements(
-                &self.plan.tables[table],
-                columns,
-                &mut self.random,
-            ));
+            let spec = &self.plan.tables[table];
+            let made = workload::statements(spec, columns, &mut self.random);
+            statements.extend(made.into_iter().map(|(text, values)| (table, text, values)));
         }
         let undone = self.random.percent(5);
         let node = &mut self.nodes[place];
         let before = node.rows_of(&self.plan, &tables);
+        for (table, _, values) in &statements {
+            let spec = &self.plan.tables[*table];
+            let named = spec.keys_in(values).into_iter().map(|key| (*table, key));
+            node.shadow.named.extend(named);
+            if values.is_empty() {
+                let place = tables.iter().position(|t| t == table).expect("here");
+                let all = before[place].keys().map(|key| (*table, key.clone()));
+                node.shadow.named.extend(all);
+            }
+        }
         let first = rebuild.map(|t| rebuild_text(node, &self.plan, t));
         if first.is_some() {
             node.app()
@@ -54,7 +62,7 @@ impl World {
                 app.execute_batch(text).expect("rebuild");
                 texts.push("rebuild".to_owned());
             }
-            for (text, values) in &statements {
+            for (_, text, values) in &statements {
                 if app.is_autocommit() {
                     break;
                 }

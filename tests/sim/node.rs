@@ -52,6 +52,9 @@ pub struct Shadow {
     /// Tables that the application wrote to while rows of others waited for them, or may have before
     /// the core sees the table: what it wrote may lose as soon as it is seen.
     pub contested: BTreeSet<usize>,
+    /// Rows that statements named since all was seen: they may count as written though they are what
+    /// they were. No others may.
+    pub named: BTreeSet<(usize, String)>,
 }
 
 /// The file as a power cut may leave it.
@@ -351,6 +354,12 @@ impl Node {
                 self.shadow.pending.insert((*table, key), Some(row));
             }
         }
+    }
+
+    /// Whether the application may have touched a row since all was seen.
+    pub fn may_have_touched(&self, at: &(usize, String)) -> bool {
+        let shadow = &self.shadow;
+        shadow.named.contains(at) || shadow.contested.contains(&at.0)
     }
 
     /// The versions of a table.

@@ -79,12 +79,16 @@ pub fn frames(
             continue;
         }
         let pending = node.shadow.pending.get(&seen.at);
+        let is_pending = pending.is_some();
         let settles = pending.is_some_and(|p| same(p.as_ref(), seen.row.as_ref()))
             && !model.wrote(seen.at.0, &seen.at.1, seen.version, node.place);
         if settles {
             node.shadow.pending.remove(&seen.at);
         }
         if settles || !model.knows(seen.at.0, &seen.at.1, seen.version, seen.row.is_none()) {
+            if seen.row.is_some() && !is_pending {
+                require_touched(node, plan, &seen.at, seen.version)?;
+            }
             let write = Write {
                 version: seen.version,
                 row: seen.row,
@@ -95,6 +99,22 @@ pub fn frames(
         }
     }
     Ok(())
+}
+
+/// A row that is what it was counts as written only if a statement named it.
+fn require_touched(
+    node: &Node,
+    plan: &Plan,
+    at: &(usize, String),
+    version: Version,
+) -> Result<(), String> {
+    match node.may_have_touched(at) {
+        true => Ok(()),
+        false => Err(format!(
+            "node {}: {} [{}] counts as written as {version}, and nobody touched it",
+            node.place, plan.tables[at.0].name, at.1
+        )),
+    }
 }
 
 /// After a merge or what a stream brought: rows from before HarmonyLite that lost against others'.
@@ -186,9 +206,6 @@ pub fn captured(
             };
             model.record(table, key, write);
         }
-        if at_end {
-            node.shadow.contested.remove(&table);
-        }
         let mut rows = None;
         for (key, stored) in versions {
             if stored.version.node != node.id
@@ -203,6 +220,10 @@ pub fn captured(
             } else {
                 rows.get(&key).cloned()
             };
+            let at = (table, key.clone());
+            if row.is_some() && !pending.contains_key(&at) {
+                require_touched(node, plan, &at, stored.version)?;
+            }
             if row.is_some() || stored.deleted {
                 let write = Write {
                     version: stored.version,
@@ -213,6 +234,10 @@ pub fn captured(
                 model.record(table, &key, write);
             }
         }
+    }
+    if at_end {
+        node.shadow.contested.clear();
+        node.shadow.named.clear();
     }
     Ok(())
 }
