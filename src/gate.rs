@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::capture::Captured;
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, TIME_BOX};
 use crate::outbox::Outbox;
 
 /// Ids of own messages that are remembered until they are read back: more than can be under way,
@@ -35,6 +35,9 @@ impl Inside {
     }
 }
 
+/// See [`Gate::take_turn`]: until when the application has its pause.
+pub type Turn<'a> = MutexGuard<'a, Instant>;
+
 /// See the module's head.
 pub struct Gate {
     inside: Mutex<Inside>,
@@ -52,7 +55,7 @@ pub struct Gate {
     /// When something changed last, here or in what arrived.
     changed: Mutex<Instant>,
     /// See [`Gate::take_turn`].
-    turn: Mutex<()>,
+    turn: Mutex<Instant>,
     /// When the application was last seen to write.
     written: Mutex<Option<Instant>>,
     /// See [`Gate::hold_reading`].
@@ -90,7 +93,7 @@ impl Gate {
             keeper: bounded(1),
             waits: AtomicBool::new(false),
             changed: Mutex::new(Instant::now()),
-            turn: Mutex::new(()),
+            turn: Mutex::new(Instant::now()),
             written: Mutex::new(None),
             reading: Mutex::new(None),
         };
@@ -101,10 +104,35 @@ impl Gate {
         locked(&self.inside)
     }
 
-    /// Held over a piece of long work and the pause after it, before [`Gate::enter`]: pauses in which
-    /// another thread does its own long work are none for the application.
-    pub fn take_turn(&self) -> MutexGuard<'_, ()> {
-        locked(&self.turn)
+    /// Held over a piece of long work, by all that do any: the pause of one in which another works is
+    /// none for the application. Before [`Gate::enter`]. Waits for the end of the pause under way.
+    pub fn take_turn(&self) -> Turn<'_> {
+        loop {
+            let turn = locked(&self.turn);
+            let left = turn.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return turn;
+            }
+            drop(turn);
+            std::thread::sleep(left);
+        }
+    }
+
+    /// The same without waiting, also inside; else when to try again.
+    pub fn try_turn(&self) -> Result<Turn<'_>, Instant> {
+        let now = Instant::now();
+        match self.turn.try_lock() {
+            Ok(turn) if *turn <= now => Ok(turn),
+            Ok(turn) => Err(*turn),
+            Err(_) => Err(now + TIME_BOX),
+        }
+    }
+
+    /// Ends a turn that `held` the lock: how long nobody has the next one.
+    pub fn rest(&self, mut turn: Turn<'_>, held: Duration) -> Duration {
+        let pause = self.counted(held) / 2;
+        *turn = Instant::now() + pause;
+        pause
     }
 
     /// The application wrote just now.
@@ -115,7 +143,7 @@ impl Gate {
     /// What the pause after `held` goes by. An application that waits for the lock tries more and
     /// more seldom: one that writes gets it for half of the time, where a third would leave one
     /// write in a hundred waiting for 200 ms.
-    pub fn counted(&self, held: Duration) -> Duration {
+    fn counted(&self, held: Duration) -> Duration {
         match *locked(&self.written) {
             Some(at) if at.elapsed() < WRITES => held * 2,
             _ => held,

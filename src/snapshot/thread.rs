@@ -294,8 +294,8 @@ impl Watch for Progress<'_> {
         Ok(())
     }
 
-    fn pause(&mut self, held: Duration) -> io::Result<()> {
-        match self.stop.recv_timeout(held / 2) {
+    fn pause(&mut self, time: Duration) -> io::Result<()> {
+        match self.stop.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
             _ => Err(transfer::stop()),
         }
