@@ -20,6 +20,9 @@ const OWN_IDS: usize = 16 * 1024;
 /// An application that wrote within this time is likely to want the write lock now.
 const WRITES: Duration = Duration::from_secs(1);
 
+/// A longer pause gives the application nothing: SQLite's busy handler sleeps no more than 100 ms.
+pub const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
 /// The database and what was captured from it, always together.
 pub struct Inside {
     pub database: Database,
@@ -130,7 +133,7 @@ impl Gate {
 
     /// Ends a turn that `held` the lock: how long nobody has the next one.
     pub fn rest(&self, mut turn: Turn<'_>, held: Duration) -> Duration {
-        let pause = self.counted(held) / 2;
+        let pause = (self.counted(held) / 2).min(LONGEST_PAUSE);
         *turn = Instant::now() + pause;
         pause
     }
@@ -262,6 +265,27 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::apply::tests::support::Node;
+
+    #[test]
+    fn nobody_has_the_next_turn_before_the_pause_is_over() {
+        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
+        let turn = gate.take_turn();
+        assert!(gate.try_turn().is_err(), "somebody works");
+        let pause = gate.rest(turn, Duration::from_secs(60));
+        assert_eq!(pause, LONGEST_PAUSE);
+        let over = gate.try_turn().expect_err("the application has its pause");
+        drop(gate.take_turn());
+        assert!(Instant::now() >= over && gate.try_turn().is_ok());
+    }
+
+    #[test]
+    fn an_application_that_writes_has_the_lock_for_as_long_as_we_had_it() {
+        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
+        let held = Duration::from_millis(2);
+        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
+        gate.note_written();
+        assert_eq!(gate.rest(gate.take_turn(), held), held);
+    }
 
     #[test]
     fn only_a_node_that_knows_no_table_waits_to_read() {

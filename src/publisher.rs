@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
 
 use crate::broker::Broker;
 use crate::database::DatabaseError;
-use crate::gate::Gate;
+use crate::gate::{Gate, LONGEST_PAUSE};
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
@@ -364,7 +364,6 @@ impl Publisher {
     fn look(&mut self, now: Instant) -> Result<(), DatabaseError> {
         let gate = self.gate.clone();
         let mut inside = gate.enter();
-        let changed = inside.database.is_changed()?;
         let turn = match inside.database.is_comparing().then(|| gate.try_turn()) {
             Some(Err(at)) => {
                 self.rest(at);
@@ -373,6 +372,7 @@ impl Publisher {
             Some(Ok(turn)) => Some(turn),
             None => None,
         };
+        let changed = inside.database.is_changed()?;
         let more = if changed || inside.database.has_more() {
             let mut captured = inside.database.capture()?;
             inside.hand_over(&mut captured);
@@ -389,7 +389,7 @@ impl Publisher {
             // As the consumers do: the application gets the lock for half as long as we had it.
             let pause = match turn {
                 Some(turn) => gate.rest(turn, now.elapsed()),
-                None => now.elapsed() / 2,
+                None => (now.elapsed() / 2).min(LONGEST_PAUSE),
             };
             self.rest(Instant::now() + pause);
             if more {
@@ -547,7 +547,8 @@ impl Publisher {
                 break;
             };
             inside.hand_over(&mut captured);
-            more = captured.more;
+            // The next start compares tables from where this one got to.
+            more = captured.more && !inside.database.is_comparing();
         }
         while Instant::now() < patience {
             let _ = self.send();
