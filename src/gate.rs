@@ -20,8 +20,13 @@ const OWN_IDS: usize = 16 * 1024;
 /// An application that wrote within this time is likely to want the write lock now.
 const WRITES: Duration = Duration::from_secs(1);
 
-/// A longer pause gives the application nothing: SQLite's busy handler sleeps no more than 100 ms.
-pub const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// SQLite's busy handler sleeps no more than 100 ms: in such a pause whoever waits for the lock gets
+/// it, and a longer one is of no use.
+pub const SURE_PAUSE: Duration = Duration::from_millis(120);
+
+/// One pause in this time is a sure one. In the shorter ones the application gets the lock by luck,
+/// which fails it fifteen times in a row once in some 30,000 writes: it would have waited for a second.
+const SURE_EVERY: Duration = Duration::from_millis(700);
 
 /// The database and what was captured from it, always together.
 pub struct Inside {
@@ -38,8 +43,24 @@ impl Inside {
     }
 }
 
-/// See [`Gate::take_turn`]: until when the application has its pause.
-pub type Turn<'a> = MutexGuard<'a, Instant>;
+/// See [`Gate::take_turn`].
+pub type Turn<'a> = MutexGuard<'a, Pauses>;
+
+#[derive(Debug)]
+pub struct Pauses {
+    /// The last one ends.
+    end: Instant,
+    /// The last sure one ended.
+    sure: Instant,
+}
+
+impl Pauses {
+    fn begin_turn(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.end) >= SURE_PAUSE {
+            self.sure = now; // nobody had a turn for so long
+        }
+    }
+}
 
 /// See the module's head.
 pub struct Gate {
@@ -58,7 +79,7 @@ pub struct Gate {
     /// When something changed last, here or in what arrived.
     changed: Mutex<Instant>,
     /// See [`Gate::take_turn`].
-    turn: Mutex<Instant>,
+    turn: Mutex<Pauses>,
     /// When the application was last seen to write.
     written: Mutex<Option<Instant>>,
     /// See [`Gate::hold_reading`].
@@ -83,7 +104,7 @@ impl Gate {
     /// The receiver wakes the publisher; one waiting message is enough.
     pub fn new(database: Database, shards: u32) -> (Gate, Receiver<()>) {
         let (wake, woken) = bounded(1);
-        let joined = database.is_joined();
+        let (joined, now) = (database.is_joined(), Instant::now());
         let gate = Gate {
             inside: Mutex::new(Inside {
                 database,
@@ -95,8 +116,11 @@ impl Gate {
             joined: AtomicBool::new(joined),
             keeper: bounded(1),
             waits: AtomicBool::new(false),
-            changed: Mutex::new(Instant::now()),
-            turn: Mutex::new(Instant::now()),
+            changed: Mutex::new(now),
+            turn: Mutex::new(Pauses {
+                end: now,
+                sure: now,
+            }),
             written: Mutex::new(None),
             reading: Mutex::new(None),
         };
@@ -111,9 +135,11 @@ impl Gate {
     /// none for the application. Before [`Gate::enter`]. Waits for the end of the pause under way.
     pub fn take_turn(&self) -> Turn<'_> {
         loop {
-            let turn = locked(&self.turn);
-            let left = turn.saturating_duration_since(Instant::now());
+            let mut turn = locked(&self.turn);
+            let now = Instant::now();
+            let left = turn.end.saturating_duration_since(now);
             if left.is_zero() {
+                turn.begin_turn(now);
                 return turn;
             }
             drop(turn);
@@ -125,16 +151,27 @@ impl Gate {
     pub fn try_turn(&self) -> Result<Turn<'_>, Instant> {
         let now = Instant::now();
         match self.turn.try_lock() {
-            Ok(turn) if *turn <= now => Ok(turn),
-            Ok(turn) => Err(*turn),
+            Ok(mut turn) if turn.end <= now => {
+                turn.begin_turn(now);
+                Ok(turn)
+            }
+            Ok(turn) => Err(turn.end),
             Err(_) => Err(now + TIME_BOX),
         }
     }
 
     /// Ends a turn that `held` the lock: how long nobody has the next one.
     pub fn rest(&self, mut turn: Turn<'_>, held: Duration) -> Duration {
-        let pause = (self.counted(held) / 2).min(LONGEST_PAUSE);
-        *turn = Instant::now() + pause;
+        let now = Instant::now();
+        let is_sure = now.saturating_duration_since(turn.sure) >= SURE_EVERY;
+        let pause = match self.counted(held) / 2 {
+            pause if pause < SURE_PAUSE && !is_sure => pause,
+            _ => SURE_PAUSE,
+        };
+        turn.end = now + pause;
+        if pause == SURE_PAUSE {
+            turn.sure = turn.end;
+        }
         pause
     }
 
@@ -272,7 +309,7 @@ mod tests {
         let turn = gate.take_turn();
         assert!(gate.try_turn().is_err(), "somebody works");
         let pause = gate.rest(turn, Duration::from_secs(60));
-        assert_eq!(pause, LONGEST_PAUSE);
+        assert_eq!(pause, SURE_PAUSE);
         let over = gate.try_turn().expect_err("the application has its pause");
         drop(gate.take_turn());
         assert!(Instant::now() >= over && gate.try_turn().is_ok());
@@ -285,6 +322,23 @@ mod tests {
         assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
         gate.note_written();
         assert_eq!(gate.rest(gate.take_turn(), held), held);
+    }
+
+    #[test]
+    fn long_work_has_pauses_that_nobody_can_miss() {
+        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
+        let held = Duration::from_millis(2);
+        let turn = gate.take_turn();
+        gate.rest(turn, held);
+        let mut turn = gate.take_turn();
+        turn.sure -= SURE_EVERY;
+        assert_eq!(gate.rest(turn, held), SURE_PAUSE);
+        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
+        // Nobody worked meanwhile.
+        let mut turn = gate.take_turn();
+        (turn.end, turn.sure) = (turn.end - SURE_PAUSE, turn.sure - SURE_EVERY);
+        drop(turn);
+        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
 
 use crate::broker::Broker;
 use crate::database::DatabaseError;
-use crate::gate::{Gate, LONGEST_PAUSE};
+use crate::gate::{Gate, SURE_PAUSE};
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
@@ -389,7 +389,7 @@ impl Publisher {
             // As the consumers do: the application gets the lock for half as long as we had it.
             let pause = match turn {
                 Some(turn) => gate.rest(turn, now.elapsed()),
-                None => (now.elapsed() / 2).min(LONGEST_PAUSE),
+                None => (now.elapsed() / 2).min(SURE_PAUSE),
             };
             self.rest(Instant::now() + pause);
             if more {
