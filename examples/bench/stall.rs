@@ -72,7 +72,6 @@ impl Writer {
 fn write(db: &Path, first: i64, ends: &AtomicBool) -> crate::Result<Stalls> {
     let mut app = App::open(db)?;
     let wal = wal_of(db);
-    let stalls_began = Instant::now();
     let mut stalls = Stalls {
         times: Vec::new(),
         lock: 0.0,
@@ -86,13 +85,6 @@ fn write(db: &Path, first: i64, ends: &AtomicBool) -> crate::Result<Stalls> {
         stalls.times.push(took);
         if took > longest {
             (longest, stalls.lock) = (took, lock);
-        }
-        if took > 60.0 && std::env::var_os("SHOW_STALLS").is_some() {
-            let wal = std::fs::metadata(&wal)?.len() >> 10;
-            eprintln!(
-                "stall {took:.0} ms, lock {lock:.0} ms, WAL {wal} KB, {:?}",
-                stalls_began.elapsed()
-            );
         }
         if id % 64 == 0 {
             stalls.wal = stalls.wal.max(std::fs::metadata(&wal)?.len());
