@@ -14,7 +14,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(1000);
 /// Within what time after the application's last write everything is sent, and more for a large
 /// table: the rows a second of a slow machine that others use, too.
 const PATIENCE: Duration = Duration::from_secs(60);
-const ROWS_PER_SECOND: u64 = 10_000;
+const ROWS_PER_SECOND: u64 = 5_000;
 
 /// Installs on `rows` rows; the application goes on for `time` after that began.
 pub fn run(folder: &Path, limit: &Path, seed: u64, rows: u64, time: Duration) -> Result<()> {
