@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The short form of what breaks things, about four minutes: kill -9, power cuts, partitions, disk
-# trouble. (scripts/soak.sh takes its time.) Each has a script of its own that runs for any time.
+# The short form of what breaks things, about seven minutes: kill -9, power cuts, partitions, disk
+# trouble, full speed in little memory. Each has a script of its own that runs for any time.
 #   scripts/proof.sh [--seed N]
 # What cannot run here (no root, no namespaces, no strace) is skipped and named at the end.
 set -euo pipefail
@@ -24,6 +24,7 @@ run scripts/crash.sh --minutes 0.4 --embedded "$@"
 run scripts/power-cut.sh --rounds 3 "$@"
 run scripts/partition.sh --minutes 0.4 "$@"
 run scripts/disk-trouble.sh "$@"
+run scripts/soak.sh --minutes 2 "$@"
 
 printf '\n== proof: all that ran held'
 if [[ ${#skipped[@]} -gt 0 ]]; then printf '; SKIPPED: %s' "${skipped[*]}"; fi

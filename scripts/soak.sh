@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Three nodes write at full speed with conflicts, daemons limited to 64 MB: memory and files must be
-# flat at the end, all equal, nothing lost. Beside the written tables there are 200 others; at the
-# end a transaction of a million rows.
+# First HarmonyLite is installed on a large table while an application writes, which must never see
+# SQLITE_BUSY. Then three nodes write at full speed with conflicts, daemons limited to 64 MB: memory
+# and files must be flat at the end, all equal, nothing lost. Beside the written tables there are 200
+# others; at the end a transaction of a million rows.
 #   scripts/soak.sh [--minutes T] [--seed N] [--rows N] [--big]
-# The default is an hour. --rows: of the large transaction. --big: also installs HarmonyLite on a
-# table of 10 million rows while an application writes.
+# The default is an hour; a NATS store that grows is known as such after ten minutes. --rows: of the
+# large transaction. --big: the large table has 10 million rows instead of 300,000.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/torture.sh

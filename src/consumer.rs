@@ -250,11 +250,11 @@ impl Consumer {
             let arrived: Vec<_> = unpacked.iter().map(|(m, u)| u.arrived(m)).collect();
             let mut left = &arrived[..];
             while !left.is_empty() {
-                let _turn = self.gate.take_turn();
+                let turn = self.gate.take_turn();
                 let began = Instant::now();
                 left = &left[self.apply_some(left)?..];
                 if !left.is_empty() || !rest.is_empty() {
-                    self.pause(self.gate.counted(began.elapsed()))?;
+                    self.pause(self.gate.rest(turn, began.elapsed()))?;
                 }
             }
         }
@@ -296,10 +296,10 @@ impl Consumer {
         Ok(applied.messages)
     }
 
-    /// Leaves the write lock to others for half as long as it was held: an application that waits
-    /// for it sleeps between its tries, and must find it free at one of them.
-    fn pause(&self, held: Duration) -> Result<(), Pause> {
-        match self.stop.recv_timeout(held / 2) {
+    /// Leaves the write lock to others: an application that waits for it sleeps between its tries,
+    /// and must find it free at one of them.
+    fn pause(&self, time: Duration) -> Result<(), Pause> {
+        match self.stop.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
             _ => Err(Pause::Stopped),
         }

@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
 
 use crate::broker::Broker;
 use crate::database::DatabaseError;
-use crate::gate::Gate;
+use crate::gate::{Gate, SURE_PAUSE};
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
@@ -348,6 +348,9 @@ impl Publisher {
         {
             self.drop_link("no acknowledgement in time");
         }
+        if self.rest_until <= now {
+            self.fetch_backlog()?; // which captures, too
+        }
         if self.look_at.is_some_and(|at| at <= now) && self.rest_until <= now {
             self.look(now)?;
         }
@@ -359,14 +362,23 @@ impl Publisher {
 
     /// Captures if somebody wrote.
     fn look(&mut self, now: Instant) -> Result<(), DatabaseError> {
-        let mut inside = self.gate.enter();
+        let gate = self.gate.clone();
+        let mut inside = gate.enter();
+        let turn = match inside.database.is_comparing().then(|| gate.try_turn()) {
+            Some(Err(at)) => {
+                self.rest(at);
+                return Ok(());
+            }
+            Some(Ok(turn)) => Some(turn),
+            None => None,
+        };
         let changed = inside.database.is_changed()?;
         let more = if changed || inside.database.has_more() {
             let mut captured = inside.database.capture()?;
             inside.hand_over(&mut captured);
             if captured.changes > 0 {
-                self.gate.note_written();
-                self.gate.note_change();
+                gate.note_written();
+                gate.note_change();
             }
             captured.more
         } else {
@@ -375,8 +387,11 @@ impl Publisher {
         drop(inside);
         if changed || more {
             // As the consumers do: the application gets the lock for half as long as we had it.
-            self.rest_until = Instant::now() + now.elapsed() / 2;
-            (self.look_at, self.looks) = (Some(self.rest_until), 0);
+            let pause = match turn {
+                Some(turn) => gate.rest(turn, now.elapsed()),
+                None => (now.elapsed() / 2).min(SURE_PAUSE),
+            };
+            self.rest(Instant::now() + pause);
             if more {
                 return Ok(());
             }
@@ -393,7 +408,43 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sends what the outbox holds, as much as may be in flight; with nothing there, the backlog.
+    fn rest(&mut self, until: Instant) {
+        (self.rest_until, self.look_at, self.looks) = (until, Some(until), 0);
+    }
+
+    /// With nothing under way and captures that only mark: the next piece of the backlog.
+    fn fetch_backlog(&mut self) -> Result<(), DatabaseError> {
+        if self.link.is_none() || !self.gate.all_at_end() || !self.gate.is_joined() {
+            return Ok(()); // we are woken when that is so
+        }
+        let gate = self.gate.clone();
+        let mut inside = gate.enter();
+        if !inside.outbox.is_empty() || inside.database.is_live() {
+            return Ok(());
+        }
+        if !inside.database.is_captured() {
+            self.look_at = self.look_at.or(Some(Instant::now()));
+            return Ok(()); // it comes to an end there, with pauses
+        }
+        let turn = match gate.try_turn() {
+            Ok(turn) => turn,
+            Err(at) => {
+                self.rest(at);
+                return Ok(());
+            }
+        };
+        let began = Instant::now();
+        let frames = inside
+            .database
+            .backlog(self.options.max_transaction_bytes)?;
+        let _ = inside.outbox.push(frames);
+        drop(inside);
+        let pause = gate.rest(turn, began.elapsed());
+        self.rest(Instant::now() + pause);
+        Ok(())
+    }
+
+    /// Sends what the outbox holds, as much as may be in flight.
     fn send(&mut self) -> Result<(), DatabaseError> {
         let Some(link) = &mut self.link else {
             return Ok(());
@@ -413,22 +464,6 @@ impl Publisher {
                     self.gate.wait_for_readers();
                     break;
                 }
-            }
-            if inside.outbox.is_empty() && !inside.database.is_live() {
-                if !self.gate.all_at_end() || !self.gate.is_joined() {
-                    break; // we are woken when that is so
-                }
-                if !inside.database.is_captured() {
-                    self.look_at = self.look_at.or(Some(Instant::now()));
-                    break; // it comes to an end there, with pauses
-                }
-                let frames = inside
-                    .database
-                    .backlog(self.options.max_transaction_bytes)?;
-                if frames.is_empty() {
-                    continue; // live now, or marks that were superseded
-                }
-                let _ = inside.outbox.push(frames);
             }
             let Some(frame) = inside.outbox.pop() else {
                 break;
@@ -512,7 +547,8 @@ impl Publisher {
                 break;
             };
             inside.hand_over(&mut captured);
-            more = captured.more;
+            // The next start compares tables from where this one got to.
+            more = captured.more && !inside.database.is_comparing();
         }
         while Instant::now() < patience {
             let _ = self.send();

@@ -36,8 +36,9 @@ impl App {
         })
     }
 
-    /// Inserts rows `first..first + count` in one transaction.
-    pub fn insert(&mut self, first: i64, count: i64) -> Result<()> {
+    /// Inserts rows `first..first + count` in one transaction. Returns when they were written, before
+    /// the commit.
+    pub fn insert(&mut self, first: i64, count: i64) -> Result<Instant> {
         let transaction = self.conn.transaction()?;
         let mut statement =
             transaction.prepare_cached("INSERT INTO items(id, data) VALUES (?1, ?2)")?;
@@ -45,7 +46,9 @@ impl App {
             statement.execute(rusqlite::params![id, text(&mut self.random, self.letters)])?;
         }
         drop(statement);
-        Ok(transaction.commit()?)
+        let written = Instant::now();
+        transaction.commit()?;
+        Ok(written)
     }
 
     /// The next id that is free.

@@ -47,7 +47,7 @@ pub fn throughput(cluster: &Cluster, report: &mut Report) -> Result<()> {
 fn insert_all(app: &mut App, first: i64, count: i64) -> Result<()> {
     (first..first + count)
         .step_by(BATCH as usize)
-        .try_for_each(|id| app.insert(id, BATCH))
+        .try_for_each(|id| app.insert(id, BATCH).map(drop))
 }
 
 /// One-row transactions of an application with SQLite's default, `synchronous = FULL`, whose fsync

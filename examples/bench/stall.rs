@@ -14,6 +14,8 @@ const PACE: Duration = Duration::from_millis(2);
 /// What it waited, in milliseconds.
 pub struct Stalls {
     times: Vec<f64>,
+    /// Of the longest one: until its row was written, which takes the lock. The rest is the commit.
+    lock: f64,
     /// The longest the WAL was, in bytes.
     wal: u64,
 }
@@ -32,9 +34,10 @@ impl Stalls {
 
     pub fn shown(&self) -> String {
         format!(
-            "{:.1} / {:.0} ms of {} transactions, WAL up to {} MB",
+            "{:.1} / {:.0} ms ({:.0} of it for the lock) of {} transactions, WAL up to {} MB",
             self.p99(),
             self.longest(),
+            self.lock,
             self.times.len(),
             self.wal >> 20
         )
@@ -71,13 +74,18 @@ fn write(db: &Path, first: i64, ends: &AtomicBool) -> crate::Result<Stalls> {
     let wal = wal_of(db);
     let mut stalls = Stalls {
         times: Vec::new(),
+        lock: 0.0,
         wal: 0,
     };
-    let mut id = first;
+    let (mut id, mut longest) = (first, 0.0);
     while !ends.load(Ordering::Relaxed) {
         let began = Instant::now();
-        app.insert(id, 1)?;
-        stalls.times.push(began.elapsed().as_secs_f64() * 1e3);
+        let lock = app.insert(id, 1)?.duration_since(began).as_secs_f64() * 1e3;
+        let took = began.elapsed().as_secs_f64() * 1e3;
+        stalls.times.push(took);
+        if took > longest {
+            (longest, stalls.lock) = (took, lock);
+        }
         if id % 64 == 0 {
             stalls.wal = stalls.wal.max(std::fs::metadata(&wal)?.len());
         }

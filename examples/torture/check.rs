@@ -44,13 +44,14 @@ pub fn content(db: &Path) -> Result<Content> {
     Ok(content)
 }
 
-/// Changes that this node has not handed over yet: raw log, marks, held columns.
+/// What this node has not handed over yet: raw log, marks, held columns, tables under comparison.
 pub fn pending(db: &Path) -> Result<u64> {
     let conn = open(db)?;
     let text = "SELECT (SELECT count(*) FROM __harmonylite___change_log_global)
         + (SELECT count(*) FROM __harmonylite___unsent)
         + (SELECT count(*) FROM __harmonylite___held)
-        + (SELECT count(*) FROM __harmonylite___parts)";
+        + (SELECT count(*) FROM __harmonylite___parts)
+        + (SELECT count(*) FROM __harmonylite___tables WHERE compare IS NOT NULL)";
     Ok(conn.query_row(text, [], |r| r.get(0))?)
 }
 

@@ -28,9 +28,13 @@ pub fn run(mut options: Options) -> Result<()> {
     let rows: u64 = options.option("--rows", 1_000_000)?;
     let with_big = options.rest.contains("--big");
     options.nothing_left()?;
-    if with_big {
-        big::run(&options.folder, &limit, options.seed)?;
-    }
+    let (large, time) = if with_big {
+        (10_000_000, 60)
+    } else {
+        (300_000, 10)
+    };
+    let time = Duration::from_secs(time);
+    big::run(&options.folder, &limit, options.seed, large, time)?;
     let mut cluster = Cluster::new(&options.folder, options.seed, 3)?;
     cluster.pause = 0;
     for node in &mut cluster.nodes {

@@ -165,6 +165,11 @@ impl Database {
         Ok(())
     }
 
+    /// Whether tables are walked through, which may take minutes.
+    pub fn is_comparing(&self) -> bool {
+        !self.catalog.comparing.is_empty()
+    }
+
     /// Whether the last capture left something to do.
     pub fn has_more(&self) -> bool {
         let catalog = &self.catalog;

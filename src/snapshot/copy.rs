@@ -121,7 +121,12 @@ impl View {
                 watch(pages(progress) * page)?;
             }
         }
-        drop(self.conn); // from here on the application's WAL can be taken in again
+        // From here on the WAL that grew meanwhile can be taken in: by us, or whoever commits next
+        // does. It is no harm if that is the application, or if it fails.
+        let _ = self
+            .conn
+            .execute_batch("COMMIT; PRAGMA wal_checkpoint(PASSIVE)");
+        drop(self.conn);
         // The copy's header says WAL, as the original's did.
         let _: String = copy.query_row("PRAGMA journal_mode = OFF", [], |r| r.get(0))?;
         drop_triggers(&copy)?;

@@ -474,21 +474,24 @@ impl Keeper {
             lost: false,
         };
         let view = loop {
+            let turn = round.gate.take_turn();
             let entered = Instant::now();
             let mut inside = round.gate.enter();
             let (view, mut captured) = inside.database.view()?;
             inside.hand_over(&mut captured);
             drop(inside);
-            round.gate.wake_publisher();
-            match view {
-                Some(view) => break view,
-                None => watch
-                    .pause(entered.elapsed())
-                    .map_err(|_| match watch.lost {
-                        true => RoundError::LeaseLost,
-                        false => RoundError::Stopped,
-                    })?,
+            if captured.changes > 0 {
+                round.gate.note_written();
             }
+            round.gate.wake_publisher();
+            if let Some(view) = view {
+                break view;
+            }
+            let pause = round.gate.rest(turn, entered.elapsed());
+            watch.pause(pause).map_err(|_| match watch.lost {
+                true => RoundError::LeaseLost,
+                false => RoundError::Stopped,
+            })?;
         };
         let inside = round.gate.enter();
         let db = &inside.database;
@@ -563,9 +566,9 @@ impl Watch for Leased<'_> {
         self.watch.progress(step, done, total)
     }
 
-    fn pause(&mut self, held: Duration) -> std::io::Result<()> {
+    fn pause(&mut self, time: Duration) -> std::io::Result<()> {
         self.keep()?;
-        self.watch.pause(held)
+        self.watch.pause(time)
     }
 }
 
@@ -576,7 +579,7 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
     let file = transfer::fetch(entry, &path, store, round.watch)?;
     let mut merge = Merge::open(file.path(), entry)?;
     loop {
-        let _turn = round.gate.take_turn();
+        let turn = round.gate.take_turn();
         let entered = Instant::now();
         let mut inside = round.gate.enter();
         let (done, mut captured) = merge.step(&mut inside.database)?;
@@ -589,7 +592,7 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         if done {
             break;
         }
-        let pause = round.watch.pause(round.gate.counted(entered.elapsed()));
+        let pause = round.watch.pause(round.gate.rest(turn, entered.elapsed()));
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(

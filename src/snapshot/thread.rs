@@ -209,6 +209,7 @@ impl Snapshots {
             self.sweep = self.gate.enter().database.sweep()?;
         }
         while let Some(sweep) = &mut self.sweep {
+            let turn = self.gate.take_turn();
             let began = Instant::now();
             let done = self.gate.enter().database.sweep_step(sweep)?;
             if done {
@@ -216,9 +217,10 @@ impl Snapshots {
                     log::info!("forgot {} deleted row(s)", sweep.dropped);
                 }
                 self.sweep = None;
-            } else if self.inputs.stop.recv_timeout(began.elapsed() / 2)
-                != Err(RecvTimeoutError::Timeout)
-            {
+                break;
+            }
+            let pause = self.gate.rest(turn, began.elapsed());
+            if self.inputs.stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return Err(RoundError::Stopped);
             }
         }
@@ -295,8 +297,8 @@ impl Watch for Progress<'_> {
         Ok(())
     }
 
-    fn pause(&mut self, held: Duration) -> io::Result<()> {
-        match self.stop.recv_timeout(held / 2) {
+    fn pause(&mut self, time: Duration) -> io::Result<()> {
+        match self.stop.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
             _ => Err(watch::stop()),
         }

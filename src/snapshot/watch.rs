@@ -10,8 +10,8 @@ pub trait Watch: Send {
     /// `done` of `total` bytes of this step.
     fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()>;
 
-    /// The write lock was held for so long: the application gets its turn.
-    fn pause(&mut self, held: Duration) -> io::Result<()>;
+    /// The application has the write lock to itself for so long.
+    fn pause(&mut self, time: Duration) -> io::Result<()>;
 }
 
 /// How a [`Watch`] says that the process ends.
