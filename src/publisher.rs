@@ -10,7 +10,6 @@
 //! still say it all, and after the next connection, once the streams are read to their end, what
 //! is still current is encoded from them. Only then captured rows go out directly again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,16 +22,18 @@ use crate::gate::{Gate, SURE_PAUSE};
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
-use crate::same_stream::{self, LookError};
-use crate::stream::{Ack, StreamError, Writer};
+use crate::stream::{Ack, Writer};
 use crate::thread::{Exited, spawn};
 use crate::watcher::Watcher;
 
+mod connect;
+mod link;
+
+use connect::connect_when_asked;
+use link::{Link, Sending};
+
 /// An acknowledgement that takes longer is lost.
 const ACK_WAIT: Duration = Duration::from_secs(10);
-
-/// Messages in flight: enough to hide the broker's latency.
-const MAX_IN_FLIGHT: usize = 512;
 
 /// After a hint without a change the commit may still be under way (the fsync of a slow card, or
 /// another process on its core, comes between the write that hints and the moment the commit
@@ -102,33 +103,6 @@ struct Publisher {
     tidy_at: Instant,
 }
 
-/// A connection and what is under way on it.
-struct Link {
-    writer: Box<dyn Writer>,
-    /// Token of a message -> the frame it belongs to.
-    messages: HashMap<u64, Message>,
-    /// Frame -> transaction, and messages of it that are not acknowledged.
-    frames: HashMap<u64, (i64, usize)>,
-    in_flight_bytes: usize,
-    next: u64,
-}
-
-struct Message {
-    frame: u64,
-    stream: String,
-    id: [u8; 16],
-    bytes: usize,
-    sent: Instant,
-}
-
-/// A frame on its way into messages.
-struct Sending<'a> {
-    at: i64,
-    shard: u32,
-    stream: &'a str,
-    salt: u64,
-}
-
 /// Starts the publisher and the thread that connects for it.
 pub fn start(
     gate: Arc<Gate>,
@@ -181,63 +155,6 @@ pub fn start(
     };
     threads.push(spawn("publisher", exits, move || publisher.run()));
     threads
-}
-
-/// Connecting may take seconds, during which capture goes on: it has a thread of its own.
-fn connect_when_asked(
-    broker: &dyn Broker,
-    gate: &Gate,
-    mut backoff: Backoff,
-    retries: Option<u32>,
-    asked: &Receiver<()>,
-    offer: &Sender<Box<dyn Writer>>,
-    stop: &Receiver<()>,
-) -> Result<(), String> {
-    while asked.recv().is_ok() {
-        let (mut failures, mut said) = (0, String::new());
-        loop {
-            let text = match connect(broker, gate) {
-                Ok(writer) => {
-                    backoff.reset();
-                    let _ = offer.send(writer);
-                    break;
-                }
-                Err(StreamError::Fatal(text)) => return Err(text),
-                Err(StreamError::Stopped) => return Ok(()),
-                Err(e) => e.to_string(),
-            };
-            failures += 1;
-            if retries.is_some_and(|most| failures > most) {
-                return Err(format!("gave up after {failures} tries: {text}"));
-            }
-            if text != said {
-                log::warn!("connecting to NATS: {text}; changes are captured and kept meanwhile");
-                said = text;
-            }
-            if stop.recv_timeout(backoff.wait())
-                != Err(crossbeam_channel::RecvTimeoutError::Timeout)
-            {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A connection to streams that are still what they were.
-fn connect(broker: &dyn Broker, gate: &Gate) -> Result<Box<dyn Writer>, StreamError> {
-    let writer = broker.writer()?;
-    for shard in 1..=broker.shards() {
-        let mut reader = broker.reader(shard)?;
-        let state = reader.state()?;
-        same_stream::look(gate, &broker.stream(shard), &mut *reader, &state).map_err(
-            |e| match e {
-                LookError::Stream(e) => e,
-                LookError::Database(e) => StreamError::Disconnected(format!("database: {e}")),
-            },
-        )?;
-    }
-    Ok(writer)
 }
 
 /// What woke the publisher.
@@ -567,79 +484,5 @@ impl Publisher {
         drop(inside);
         self.mirror.write(&sequences);
         closed.map_err(|e| format!("database: {e}"))
-    }
-}
-
-impl Link {
-    fn new(writer: Box<dyn Writer>) -> Self {
-        let (messages, frames) = (HashMap::new(), HashMap::new());
-        Link {
-            writer,
-            messages,
-            frames,
-            in_flight_bytes: 0,
-            next: 0,
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.messages.is_empty()
-            || (self.messages.len() < MAX_IN_FLIGHT
-                && self.in_flight_bytes < self.writer.window_bytes())
-    }
-
-    fn oldest(&self) -> Option<Instant> {
-        self.messages.values().map(|m| m.sent).min()
-    }
-
-    /// Sends one frame, in parts if it is too large for one message.
-    fn send(
-        &mut self,
-        gate: &Gate,
-        sending: &Sending<'_>,
-        packed: &frame::Packed,
-    ) -> Result<(), StreamError> {
-        let frame = self.next;
-        let mut messages = packed.messages(sending.salt, self.writer.max_message_bytes());
-        self.frames.insert(frame, (sending.at, messages.len()));
-        messages.try_for_each(|bytes| self.send_message(gate, frame, sending, &bytes))
-    }
-
-    fn send_message(
-        &mut self,
-        gate: &Gate,
-        frame: u64,
-        sending: &Sending<'_>,
-        bytes: &[u8],
-    ) -> Result<(), StreamError> {
-        let id = frame::message_id(bytes, sending.salt);
-        let token = self.next;
-        self.next += 1;
-        let stream = sending.stream.to_owned();
-        let message = Message {
-            frame,
-            stream,
-            id,
-            bytes: bytes.len(),
-            sent: Instant::now(),
-        };
-        self.messages.insert(token, message);
-        self.in_flight_bytes += bytes.len();
-        gate.remember_own(&id);
-        self.writer
-            .send(sending.shard, &frame::id_text(&id), bytes, token)
-    }
-
-    /// A message arrived; the transaction of its frame, if that is complete with it.
-    fn acknowledged(&mut self, message: &Message) -> Option<i64> {
-        self.in_flight_bytes -= message.bytes;
-        let (at, left) = self.frames.get_mut(&message.frame)?;
-        let at = *at;
-        *left -= 1;
-        if *left > 0 {
-            return None;
-        }
-        self.frames.remove(&message.frame);
-        Some(at)
     }
 }

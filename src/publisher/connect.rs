@@ -1,0 +1,64 @@
+//! The thread that connects for the publisher.
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::broker::Broker;
+use crate::gate::Gate;
+use crate::model::backoff::Backoff;
+use crate::same_stream::{self, LookError};
+use crate::stream::{StreamError, Writer};
+
+/// Connecting may take seconds, during which capture goes on: it has a thread of its own.
+pub(super) fn connect_when_asked(
+    broker: &dyn Broker,
+    gate: &Gate,
+    mut backoff: Backoff,
+    retries: Option<u32>,
+    asked: &Receiver<()>,
+    offer: &Sender<Box<dyn Writer>>,
+    stop: &Receiver<()>,
+) -> Result<(), String> {
+    while asked.recv().is_ok() {
+        let (mut failures, mut said) = (0, String::new());
+        loop {
+            let text = match connect(broker, gate) {
+                Ok(writer) => {
+                    backoff.reset();
+                    let _ = offer.send(writer);
+                    break;
+                }
+                Err(StreamError::Fatal(text)) => return Err(text),
+                Err(StreamError::Stopped) => return Ok(()),
+                Err(e) => e.to_string(),
+            };
+            failures += 1;
+            if retries.is_some_and(|most| failures > most) {
+                return Err(format!("gave up after {failures} tries: {text}"));
+            }
+            if text != said {
+                log::warn!("connecting to NATS: {text}; changes are captured and kept meanwhile");
+                said = text;
+            }
+            if stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A connection to streams that are still what they were.
+fn connect(broker: &dyn Broker, gate: &Gate) -> Result<Box<dyn Writer>, StreamError> {
+    let writer = broker.writer()?;
+    for shard in 1..=broker.shards() {
+        let mut reader = broker.reader(shard)?;
+        let state = reader.state()?;
+        same_stream::look(gate, &broker.stream(shard), &mut *reader, &state).map_err(
+            |e| match e {
+                LookError::Stream(e) => e,
+                LookError::Database(e) => StreamError::Disconnected(format!("database: {e}")),
+            },
+        )?;
+    }
+    Ok(writer)
+}
