@@ -10,23 +10,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::capture::Captured;
-use crate::database::{Database, DatabaseError, TIME_BOX};
+use crate::database::{Database, DatabaseError};
 use crate::outbox::Outbox;
+
+mod turns;
+
+use turns::Pauses;
+pub use turns::{SURE_PAUSE, Turn};
 
 /// Ids of own messages that are remembered until they are read back: more than can be under way,
 /// and only a saving when forgotten.
 const OWN_IDS: usize = 16 * 1024;
-
-/// An application that wrote within this time is likely to want the write lock now.
-const WRITES: Duration = Duration::from_secs(1);
-
-/// SQLite's busy handler sleeps no more than 100 ms: in such a pause whoever waits for the lock gets
-/// it, and a longer one is of no use.
-pub const SURE_PAUSE: Duration = Duration::from_millis(120);
-
-/// One pause in this time is a sure one. In the shorter ones the application gets the lock by luck,
-/// which fails it fifteen times in a row once in some 30,000 writes: it would have waited for a second.
-const SURE_EVERY: Duration = Duration::from_millis(700);
 
 /// The database and what was captured from it, always together.
 pub struct Inside {
@@ -39,25 +33,6 @@ impl Inside {
     pub fn hand_over(&mut self, captured: &mut Captured) {
         if !self.outbox.push(std::mem::take(&mut captured.frames)) {
             self.database.stop_live();
-        }
-    }
-}
-
-/// See [`Gate::take_turn`].
-pub type Turn<'a> = MutexGuard<'a, Pauses>;
-
-#[derive(Debug)]
-pub struct Pauses {
-    /// The last one ends.
-    end: Instant,
-    /// The last sure one ended.
-    sure: Instant,
-}
-
-impl Pauses {
-    fn begin_turn(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.end) >= SURE_PAUSE {
-            self.sure = now; // nobody had a turn for so long
         }
     }
 }
@@ -117,10 +92,7 @@ impl Gate {
             keeper: bounded(1),
             waits: AtomicBool::new(false),
             changed: Mutex::new(now),
-            turn: Mutex::new(Pauses {
-                end: now,
-                sure: now,
-            }),
+            turn: Mutex::new(Pauses::from(now)),
             written: Mutex::new(None),
             reading: Mutex::new(None),
         };
@@ -129,65 +101,6 @@ impl Gate {
 
     pub fn enter(&self) -> MutexGuard<'_, Inside> {
         locked(&self.inside)
-    }
-
-    /// Held over a piece of long work, by all that do any: the pause of one in which another works is
-    /// none for the application. Before [`Gate::enter`]. Waits for the end of the pause under way.
-    pub fn take_turn(&self) -> Turn<'_> {
-        loop {
-            let mut turn = locked(&self.turn);
-            let now = Instant::now();
-            let left = turn.end.saturating_duration_since(now);
-            if left.is_zero() {
-                turn.begin_turn(now);
-                return turn;
-            }
-            drop(turn);
-            std::thread::sleep(left);
-        }
-    }
-
-    /// The same without waiting, also inside; else when to try again.
-    pub fn try_turn(&self) -> Result<Turn<'_>, Instant> {
-        let now = Instant::now();
-        match self.turn.try_lock() {
-            Ok(mut turn) if turn.end <= now => {
-                turn.begin_turn(now);
-                Ok(turn)
-            }
-            Ok(turn) => Err(turn.end),
-            Err(_) => Err(now + TIME_BOX),
-        }
-    }
-
-    /// Ends a turn that `held` the lock: how long nobody has the next one.
-    pub fn rest(&self, mut turn: Turn<'_>, held: Duration) -> Duration {
-        let now = Instant::now();
-        let is_sure = now.saturating_duration_since(turn.sure) >= SURE_EVERY;
-        let pause = match self.counted(held) / 2 {
-            pause if pause < SURE_PAUSE && !is_sure => pause,
-            _ => SURE_PAUSE,
-        };
-        turn.end = now + pause;
-        if pause == SURE_PAUSE {
-            turn.sure = turn.end;
-        }
-        pause
-    }
-
-    /// The application wrote just now.
-    pub fn note_written(&self) {
-        *locked(&self.written) = Some(Instant::now());
-    }
-
-    /// What the pause after `held` goes by. An application that waits for the lock tries more and
-    /// more seldom: one that writes gets it for half of the time, where a third would leave one
-    /// write in a hundred waiting for 200 ms.
-    fn counted(&self, held: Duration) -> Duration {
-        match *locked(&self.written) {
-            Some(at) if at.elapsed() < WRITES => held * 2,
-            _ => held,
-        }
     }
 
     /// A new node without tables is about to learn them from a snapshot: what is read before is held
@@ -302,44 +215,6 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::apply::tests::support::Node;
-
-    #[test]
-    fn nobody_has_the_next_turn_before_the_pause_is_over() {
-        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
-        let turn = gate.take_turn();
-        assert!(gate.try_turn().is_err(), "somebody works");
-        let pause = gate.rest(turn, Duration::from_secs(60));
-        assert_eq!(pause, SURE_PAUSE);
-        let over = gate.try_turn().expect_err("the application has its pause");
-        drop(gate.take_turn());
-        assert!(Instant::now() >= over && gate.try_turn().is_ok());
-    }
-
-    #[test]
-    fn an_application_that_writes_has_the_lock_for_as_long_as_we_had_it() {
-        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
-        let held = Duration::from_millis(2);
-        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
-        gate.note_written();
-        assert_eq!(gate.rest(gate.take_turn(), held), held);
-    }
-
-    #[test]
-    fn long_work_has_pauses_that_nobody_can_miss() {
-        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
-        let held = Duration::from_millis(2);
-        let turn = gate.take_turn();
-        gate.rest(turn, held);
-        let mut turn = gate.take_turn();
-        turn.sure -= SURE_EVERY;
-        assert_eq!(gate.rest(turn, held), SURE_PAUSE);
-        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
-        // Nobody worked meanwhile.
-        let mut turn = gate.take_turn();
-        (turn.end, turn.sure) = (turn.end - SURE_PAUSE, turn.sure - SURE_EVERY);
-        drop(turn);
-        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
-    }
 
     #[test]
     fn only_a_node_that_knows_no_table_waits_to_read() {
