@@ -1,0 +1,95 @@
+//! A node that does not have what the others have: it is new, or missed messages.
+
+use std::time::Duration;
+
+use super::{Keeper, LOOK_AGAIN, Next, Round, RoundError};
+use crate::database::Database;
+use crate::mutation::{self, Mutation};
+use crate::snapshot::manifest::Entry;
+
+impl Keeper {
+    /// A new node: merges the snapshot there is, or founds the cluster.
+    pub(super) fn join(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
+        if self.newest.is_some() {
+            if mutation::is(Mutation::JoinedBeforeMerging) {
+                round.gate.set_joined();
+            }
+            return match self.merge_any(round, |_, _| true) {
+                Ok(true) => {
+                    self.merge_first = false;
+                    Ok(Next::Rest)
+                }
+                Ok(false) => {
+                    self.join_without(round, "the store is empty")?;
+                    Ok(Next::After(LOOK_AGAIN))
+                }
+                Err(e) => {
+                    self.join_without(round, &e.to_string())?;
+                    Err(e)
+                }
+            };
+        }
+        let node = round.gate.enter().database.node();
+        if self.hindrance(round)?.is_none() && round.registry.found(node)? {
+            round.gate.enter().database.found()?;
+            round.gate.set_joined();
+            log::info!("founding the cluster: the others begin with what is here");
+        } else if round.registry.is_led()? {
+            self.waiting = None; // the first snapshot is being made
+        } else {
+            self.join_without(round, "the founder has not made a snapshot")?;
+        }
+        Ok(Next::After(LOOK_AGAIN))
+    }
+
+    /// A snapshot is not to be had for a while: the streams are read to their end, and what others
+    /// need to know of this node must not wait for ever.
+    pub(super) fn join_without(
+        &mut self,
+        round: &mut Round<'_>,
+        why: &str,
+    ) -> Result<(), RoundError> {
+        let mut inside = round.gate.enter();
+        let now = inside.database.clock.uptime();
+        let since = *self.waiting.get_or_insert(now);
+        if now - since < self.options.leader_ttl || !round.gate.all_at_end() {
+            return Ok(());
+        }
+        inside.database.found()?;
+        drop(inside);
+        round.gate.set_joined();
+        log::warn!("joining without a snapshot: {why}");
+        Ok(())
+    }
+
+    /// Messages were missed: merges a snapshot that has them, or asks for one.
+    pub(super) fn make_up(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
+        let helps = |db: &Database, entry: &Entry| db.is_helped_by(entry);
+        let newest = self.newest.as_ref();
+        let is_there = newest.is_some_and(|e| helps(&round.gate.enter().database, e));
+        if is_there && self.merge_any(round, helps)? {
+            let publishers = round.registry.publishers()?.into_keys().collect();
+            let mut inside = round.gate.enter();
+            inside.database.close_gaps(&publishers)?;
+            if !inside.database.has_gap() {
+                self.lacking = None;
+            }
+            return Ok(Next::After(Duration::ZERO));
+        }
+        let missed = round.gate.enter().database.missed();
+        round.registry.want(&missed)?;
+        let inside = round.gate.enter();
+        let now = inside.database.clock.uptime();
+        let since = *self.lacking.get_or_insert(now);
+        let newest = self.newest.as_ref();
+        let is_unheard = newest.is_none_or(|e| inside.database.is_unheard_in(e));
+        drop(inside);
+        // Perhaps everybody lacks something: then each says what it has, in turn.
+        if now - since >= self.options.leader_ttl && is_unheard {
+            return self.make_if(round, |_, _| {
+                Some("this node lacks changes, and so may the others")
+            });
+        }
+        Ok(Next::After(self.options.leader_ttl)) // or when a node leaves word
+    }
+}

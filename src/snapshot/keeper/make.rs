@@ -1,0 +1,172 @@
+//! Makes a snapshot, by whoever has the lease.
+
+use std::time::{Duration, Instant};
+
+use super::{Keeper, LOOK_AGAIN, Next, Round, RoundError};
+use crate::database::Database;
+use crate::gate::Gate;
+use crate::snapshot::registry::Registry;
+use crate::snapshot::transfer::{self, Maker};
+use crate::snapshot::watch::{self, Watch};
+
+impl Keeper {
+    /// Makes a snapshot, if `why` still says so when this node has the lease.
+    pub(super) fn make_if(
+        &mut self,
+        round: &mut Round<'_>,
+        why: impl Fn(&Keeper, &Database) -> Option<&'static str>,
+    ) -> Result<Next, RoundError> {
+        let ask = |keeper: &Keeper, gate: &Gate| why(keeper, &gate.enter().database);
+        if ask(self, round.gate).is_none() {
+            self.asked = None; // only if there was something new
+            return Ok(self.rest(round.gate));
+        }
+        if let Some(why) = self.hindrance(round)? {
+            return match self.asked.take() {
+                Some(_) => Err(RoundError::Refused(why.to_owned())),
+                None => Ok(Next::Rest),
+            };
+        }
+        if !round.gate.all_at_end() {
+            return Ok(Next::After(LOOK_AGAIN));
+        }
+        if !round.registry.lease()? {
+            // Another node is at it. If that one fails, we come back.
+            return Ok(Next::After(self.options.leader_ttl.max(LOOK_AGAIN) / 4));
+        }
+        let known = self.newest.take();
+        let newest = round.registry.newest();
+        let made = newest.map_err(RoundError::from).and_then(|newest| {
+            self.newest = newest.or(known);
+            match ask(self, round.gate) {
+                Some(why) => self.make(round, why),
+                None => Ok(()),
+            }
+        });
+        round.registry.give_lease_back();
+        made?;
+        self.asked = None;
+        Ok(self.rest(round.gate))
+    }
+
+    /// Why this node cannot make snapshots at all.
+    pub(super) fn hindrance(
+        &self,
+        round: &mut Round<'_>,
+    ) -> Result<Option<&'static str>, RoundError> {
+        if !self.options.may_make {
+            let text = "a node with publish = false or replicate = false makes no snapshots";
+            return Ok(Some(text));
+        }
+        if !round.gate.enter().database.excludes_tables()? {
+            return Ok(None);
+        }
+        let publishers = round.registry.publishers()?;
+        let differs = publishers.values().any(|s| *s != self.options.selection);
+        Ok(differs
+            .then_some("a node that leaves out tables of others ([tables]) makes no snapshots"))
+    }
+
+    fn make(&mut self, round: &mut Round<'_>, why: &str) -> Result<(), RoundError> {
+        let began = Instant::now();
+        let mut store = (round.open_store)()?;
+        // From here on: capturing all that waits takes minutes where a large database is new.
+        let mut watch = Leased {
+            registry: round.registry,
+            watch: round.watch,
+            renew: self.options.leader_ttl / 3,
+            renewed: Instant::now(),
+            lost: false,
+        };
+        let view = loop {
+            let turn = round.gate.take_turn();
+            let entered = Instant::now();
+            let mut inside = round.gate.enter();
+            let (view, mut captured) = inside.database.view()?;
+            inside.hand_over(&mut captured);
+            drop(inside);
+            if captured.changes > 0 {
+                round.gate.note_written();
+            }
+            round.gate.wake_publisher();
+            if let Some(view) = view {
+                break view;
+            }
+            let pause = round.gate.rest(turn, entered.elapsed());
+            watch.pause(pause).map_err(|_| match watch.lost {
+                true => RoundError::LeaseLost,
+                false => RoundError::Stopped,
+            })?;
+        };
+        let inside = round.gate.enter();
+        let db = &inside.database;
+        self.made += 1;
+        let dropped = db.dropped()?;
+        let path = db.path().to_owned();
+        let maker = Maker {
+            database: &path,
+            cluster: &self.options.cluster,
+            node: db.node(),
+            time_ms: db.clock.now_ms(),
+            random: self.made ^ (db.clock.uptime().as_nanos() as u64) << 8,
+            dropped: dropped.is_valid().then_some((dropped.hlc, dropped.node)),
+        };
+        drop(inside);
+        let uploaded = transfer::upload(view, &maker, &mut *store, &mut watch);
+        if watch.lost {
+            return Err(RoundError::LeaseLost);
+        }
+        let entry = uploaded?;
+        if !round.registry.lease()? {
+            store.remove(&entry.name)?;
+            return Err(RoundError::LeaseLost);
+        }
+        transfer::announce(entry.clone(), &self.options.cluster, &mut *store)?;
+        round.registry.set_newest(&entry)?;
+        log::info!(
+            "snapshot {} made, because {why}: {} KB for a database of {} KB, in {} ms, in {}",
+            entry.name,
+            entry.size >> 10,
+            entry.database_size >> 10,
+            began.elapsed().as_millis(),
+            store.address()
+        );
+        self.newest = Some(entry);
+        Ok(())
+    }
+}
+
+/// Keeps the lease while a snapshot is being made.
+struct Leased<'a> {
+    registry: &'a mut dyn Registry,
+    watch: &'a mut dyn Watch,
+    renew: Duration,
+    renewed: Instant,
+    lost: bool,
+}
+
+impl Leased<'_> {
+    fn keep(&mut self) -> std::io::Result<()> {
+        if self.renewed.elapsed() >= self.renew {
+            self.renewed = Instant::now();
+            // With the broker away, nobody else can take it either.
+            if let Ok(false) = self.registry.lease() {
+                self.lost = true;
+                return Err(watch::stop());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Watch for Leased<'_> {
+    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> std::io::Result<()> {
+        self.keep()?;
+        self.watch.progress(step, done, total)
+    }
+
+    fn pause(&mut self, time: Duration) -> std::io::Result<()> {
+        self.keep()?;
+        self.watch.pause(time)
+    }
+}

@@ -1,0 +1,113 @@
+//! Takes a snapshot in: the newest that can be had and will do.
+
+use std::time::Instant;
+
+use super::{Keeper, Round, RoundError};
+use crate::database::{Database, DatabaseError};
+use crate::snapshot::manifest::Entry;
+use crate::snapshot::merge::Merge;
+use crate::snapshot::transfer::{self, TransferError};
+use crate::store::Store;
+
+impl Keeper {
+    /// Merges the newest snapshot that will do. False if there is none.
+    pub(super) fn merge_any(
+        &mut self,
+        round: &mut Round<'_>,
+        will_do: impl Fn(&Database, &Entry) -> bool,
+    ) -> Result<bool, RoundError> {
+        let mut store = (round.open_store)()?;
+        let manifest = transfer::read_manifest(&mut *store, &self.options.cluster)?;
+        if manifest.as_ref().is_none_or(|m| m.newest().is_none()) && !self.forgot {
+            // Somebody emptied the store: let there be a new one. Once, lest two nodes with
+            // different stores keep each other busy.
+            self.forgot = true;
+            round.registry.forget_newest()?;
+        }
+        let mut failure = None;
+        for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
+            if !will_do(&round.gate.enter().database, &entry) {
+                continue;
+            }
+            match merge(round, &entry, &mut *store) {
+                Ok(()) => return Ok(true),
+                // Perhaps the one before is sound.
+                Err(RoundError::Transfer(e @ TransferError::Bad { .. })) => {
+                    log::error!("snapshot: {e}");
+                    self.note_lost(round, entry.name, &mut *store)?;
+                    failure = Some(RoundError::Transfer(e));
+                }
+                Err(RoundError::Database(e)) if is_of_the_file(&e) => {
+                    log::error!("snapshot {}: {e}", entry.name);
+                    failure = Some(RoundError::Database(e));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        failure.map_or(Ok(false), Err)
+    }
+
+    /// A snapshot cannot be had. The second time it is taken out of the manifest: until then nobody
+    /// would make another.
+    fn note_lost(
+        &mut self,
+        round: &mut Round<'_>,
+        name: String,
+        store: &mut dyn Store,
+    ) -> Result<(), RoundError> {
+        if self.lost.as_ref() != Some(&name) {
+            self.lost = Some(name);
+            return Ok(());
+        }
+        if !round.registry.lease()? {
+            return Ok(());
+        }
+        let struck = transfer::strike(&name, &self.options.cluster, store);
+        let forgot = round.registry.forget_newest();
+        round.registry.give_lease_back();
+        struck?;
+        forgot?;
+        log::warn!("snapshot {name} is no use: another one is needed");
+        self.lost = None;
+        Ok(())
+    }
+}
+
+/// Whether an error while merging is that of the snapshot's file.
+fn is_of_the_file(e: &DatabaseError) -> bool {
+    let is_ours = matches!(e, DatabaseError::Stopped | DatabaseError::NotReserved(_));
+    !is_ours && !e.is_temporary()
+}
+
+/// Fetches a snapshot and joins it with what is here.
+fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<(), RoundError> {
+    let began = Instant::now();
+    let path = round.gate.enter().database.path().to_owned();
+    let file = transfer::fetch(entry, &path, store, round.watch)?;
+    let mut merge = Merge::open(file.path(), entry)?;
+    loop {
+        let turn = round.gate.take_turn();
+        let entered = Instant::now();
+        let mut inside = round.gate.enter();
+        let (done, mut captured) = merge.step(&mut inside.database)?;
+        inside.hand_over(&mut captured);
+        drop(inside);
+        round.gate.wake_publisher();
+        if merge.has_tables() {
+            round.gate.let_read();
+        }
+        if done {
+            break;
+        }
+        let pause = round.watch.pause(round.gate.rest(turn, entered.elapsed()));
+        pause.map_err(|_| RoundError::Stopped)?;
+    }
+    log::info!(
+        "snapshot {} merged, {} row(s) in it were new here, in {} ms",
+        entry.name,
+        merge.rows,
+        began.elapsed().as_millis()
+    );
+    round.gate.set_joined();
+    Ok(())
+}
