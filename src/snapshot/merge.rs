@@ -8,20 +8,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::params;
-
-use crate::apply::{Incoming, Place, shape_of_table};
+use crate::apply::{Place, shape_of_table};
 use crate::capture::{Captured, Frames};
-use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::rows::{KEY_BYTES, Rows, Stored, keys};
+use crate::database::own_tables::set_meta;
+use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
-use crate::model::frame::{MAX_ROW_BYTES, Row};
+use crate::model::frame::Row;
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Entry;
-use crate::snapshot::source::{Source, SourceRow, key_values};
+use crate::snapshot::source::{Source, SourceRow};
+
+mod aside;
+mod lacking;
 
 /// A transaction of a merge is ended after about this long.
 const TIME_BOX: Duration = Duration::from_millis(10);
@@ -263,155 +263,6 @@ impl Merge {
         db.take_plain(local, &row)
     }
 
-    fn hold_some(
-        &self,
-        db: &mut Database,
-        after: Option<Place>,
-        frames: &mut Frames,
-    ) -> Result<Progress> {
-        let places = self.source.held_places(after.as_ref())?;
-        for at in &places {
-            if (db.settings.selects)(&at.table) {
-                match self.source.held(at, db.limits.row_bytes) {
-                    Ok(incoming) => db.take_held(at, incoming, frames)?,
-                    Err(e @ DatabaseError::RowTooLarge(..)) => {
-                        db.set_aside_rows(&at.table, 1, &e.to_string());
-                    }
-                    Err(e) => return Err(e),
-                }
-            }
-        }
-        Ok(match places.into_iter().next_back() {
-            Some(last) => Progress::Held(Some(last)),
-            None => Progress::Parts(None),
-        })
-    }
-
-    /// Parts of rows whose others are still to come.
-    fn take_parts(
-        &self,
-        db: &mut Database,
-        after: Option<(Vec<u8>, i64)>,
-        is_over: &dyn Fn(&Database) -> bool,
-    ) -> Result<Progress> {
-        let mut list = self.source.conn.prepare_cached(
-            "SELECT id, part, count, at_ms, bytes FROM __harmonylite___parts
-             WHERE (id, part) > (?1, ?2) ORDER BY id, part",
-        )?;
-        let (id, part) = after.unwrap_or((Vec::new(), i64::MIN));
-        let mut parts = list.query(params![id, part])?;
-        let mut put = db.conn.prepare_cached(
-            "INSERT OR IGNORE INTO __harmonylite___parts(id, part, count, at_ms, bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?;
-        while let Some(row) = parts.next()? {
-            let (id, part): (Vec<u8>, i64) = (row.get(0)?, row.get(1)?);
-            let (count, at_ms): (i64, i64) = (row.get(2)?, row.get(3)?);
-            let bytes = row.get_ref(4)?.as_blob().unwrap_or_default();
-            put.execute(params![id, part, count, at_ms, bytes])?;
-            if is_over(db) {
-                return Ok(Progress::Parts(Some((id, part))));
-            }
-        }
-        Ok(Progress::Marks(None))
-    }
-
-    /// What the snapshot's maker had not sent is sent by us as well, if it still counts: the maker
-    /// may never come back.
-    fn mark_some(
-        &self,
-        db: &mut Database,
-        after: Option<(i64, i64, Vec<u8>)>,
-        frames: &mut Frames,
-    ) -> Result<Progress> {
-        let mut list = self.source.conn.prepare_cached(
-            "SELECT at, table_id, key FROM __harmonylite___unsent
-             WHERE (at, table_id, key) > (?1, ?2, ?3) ORDER BY at, table_id, key LIMIT ?4",
-        )?;
-        let (at, id, key) = after.unwrap_or((i64::MIN, 0, Vec::new()));
-        let mut list = list.query(params![at, id, key, STEP])?;
-        let (mut marks, mut bytes): (Vec<(i64, i64, Vec<u8>)>, _) = (Vec::new(), 0);
-        while bytes < KEY_BYTES
-            && let Some(mark) = list.next()?
-        {
-            let key: Vec<u8> = mark.get(2)?;
-            bytes += key.len();
-            marks.push((mark.get(0)?, mark.get(1)?, key));
-        }
-        let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
-        for (_, id, key_bytes) in marks.iter().filter(|_| publishes) {
-            let Some(table) = self.source.tables.iter().find(|t| t.id == *id) else {
-                continue;
-            };
-            let key = key_values(key_bytes)?;
-            let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            let Some(theirs) = self.source.version(table, &key)? else {
-                continue;
-            };
-            let theirs = theirs.state.version;
-            // Of a table or a column that is unknown here: sent by us once it is known.
-            db.hold_mark(&Place::of(table, key_bytes), theirs)?;
-            let Some(local) = db.table_like(table) else {
-                continue;
-            };
-            let ours = Rows::new(&db.conn, &local)?.version(&db.sites, &key)?;
-            if let Some(ours) = ours
-                && theirs == ours.state.version
-            {
-                db.mark_again(&local, key_bytes, ours.at, frames)?;
-            }
-        }
-        Ok(match marks.into_iter().next_back() {
-            Some(last) => Progress::Marks(Some(last)),
-            None if self.entry.dropped() > Version::NEVER
-                || mutation::is(Mutation::LackingRowsDeleted) =>
-            {
-                Progress::Lacking(0, None)
-            }
-            None => Progress::Done,
-        })
-    }
-
-    /// Rows here that the snapshot lacks, where its maker has dropped tombstones: were they deleted,
-    /// or are they new to the others? Returns the last key looked at, none at the end.
-    fn look_for_lacking(
-        &self,
-        db: &mut Database,
-        table: &Arc<Table>,
-        after: Option<Vec<OwnedValue>>,
-        frames: &mut Frames,
-        is_over: &dyn Fn(&Database) -> bool,
-    ) -> Result<Option<Vec<OwnedValue>>> {
-        let Some(local) = db.table_like(table) else {
-            return Ok(None);
-        };
-        let covered = db.covered_up_to(&self.entry.streams);
-        let mut last = None;
-        let scan = local.scan_versions(after.is_none(), STEP);
-        for key in keys(&db.conn, &local, &scan, after.as_deref())? {
-            let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            if self.source.version(table, &borrowed)?.is_none()
-                && !self.is_held(&local, &borrowed)?
-            {
-                db.settle_lacking(&local, &borrowed, self.entry.dropped(), covered, frames)?;
-            }
-            last = Some(key);
-            if is_over(db) {
-                break;
-            }
-        }
-        Ok(last)
-    }
-
-    /// Whether the snapshot's maker has the row, only not in its table.
-    fn is_held(&self, table: &Table, key: &[Value<'_>]) -> Result<bool> {
-        let at = Place::of(table, &table.key_bytes(key.iter().copied()));
-        match self.source.held(&at, MAX_ROW_BYTES) {
-            Err(DatabaseError::RowTooLarge(..)) => Ok(true),
-            held => Ok(held?.is_some()),
-        }
-    }
-
     fn finish(&self, db: &mut Database) -> Result<()> {
         db.take_places(&self.entry);
         db.note_dropped(self.entry.dropped())?;
@@ -470,60 +321,6 @@ impl Database {
         })
     }
 
-    fn take_held(&mut self, at: &Place, incoming: Incoming, frames: &mut Frames) -> Result<()> {
-        let local = self.catalog.by_name.get(&at.table).cloned();
-        match local.filter(|t| shape_of_table(t) == at.shape) {
-            Some(table) => {
-                let key = key_values(&at.key)?;
-                let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-                self.join_with_held(&table, &key, &at.key, incoming, frames)?;
-                Ok(())
-            }
-            None => self.hold(at, &incoming, "there is no such table here"),
-        }
-    }
-
-    /// A row here that a snapshot lacks whose maker dropped tombstones up to `dropped`. It was
-    /// deleted if all that was read here is in the snapshot and the row is old enough for its
-    /// tombstone to be gone; else the others lack it.
-    fn settle_lacking(
-        &mut self,
-        table: &Arc<Table>,
-        key: &[Value<'_>],
-        dropped: Version,
-        covered: i64,
-        frames: &mut Frames,
-    ) -> Result<()> {
-        let stored = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
-        let Some(stored) = stored.filter(|s| !s.state.deleted) else {
-            return Ok(());
-        };
-        let version = stored.state.version;
-        let hasty = mutation::is(Mutation::LackingRowsDeleted);
-        if version > dropped && !hasty {
-            return Ok(()); // on its way through a stream, or marked
-        }
-        if version.node == self.node && !self.settings.publish {
-            return Ok(()); // nobody else ever heard of it
-        }
-        let key_bytes = table.key_bytes(key.iter().copied());
-        let is_known = stored.at <= covered && !self.is_marked(table, &key_bytes, stored.at)?;
-        if hasty || is_known {
-            let gone = Incoming {
-                floor: Some(version),
-                ..Incoming::default()
-            };
-            // Unless it cannot be deleted here.
-            if self.join_row(table, key, &key_bytes, gone, frames)? {
-                Rows::new(&self.conn, table)?.forget_version(key)?;
-                self.note_dropped(dropped)?;
-            }
-        } else if self.settings.publish {
-            self.mark_again(table, &key_bytes, stored.at, frames)?;
-        }
-        Ok(())
-    }
-
     /// Whether this node has met the others: it founded the cluster or merged a snapshot.
     pub fn is_joined(&self) -> bool {
         self.joined
@@ -533,24 +330,6 @@ impl Database {
     pub fn found(&mut self) -> Result<()> {
         self.write(|db| Ok(set_meta(&db.conn, "joined", 1)?))?;
         self.joined = true;
-        Ok(())
-    }
-
-    /// The newest tombstone ever dropped here, or by a peer whose snapshot was merged.
-    pub fn dropped(&self) -> Result<Version> {
-        let get = |key| get_meta::<i64>(&self.conn, key).map(Option::unwrap_or_default);
-        Ok(Version {
-            hlc: get("dropped_hlc")?,
-            node: get("dropped_node")? as u64,
-        })
-    }
-
-    /// Inside a transaction.
-    pub(crate) fn note_dropped(&mut self, version: Version) -> Result<()> {
-        if version > self.dropped()? {
-            set_meta(&self.conn, "dropped_hlc", version.hlc)?;
-            set_meta(&self.conn, "dropped_node", version.node as i64)?;
-        }
         Ok(())
     }
 }

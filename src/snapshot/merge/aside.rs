@@ -1,0 +1,140 @@
+//! What a snapshot has besides rows: what its maker held, parts of large rows, and what it had not
+//! sent.
+
+use rusqlite::params;
+
+use super::{Merge, Progress, STEP};
+use crate::apply::{Incoming, Place, shape_of_table};
+use crate::capture::Frames;
+use crate::database::rows::{KEY_BYTES, Rows};
+use crate::database::{Database, DatabaseError, Result};
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+use crate::mutation::{self, Mutation};
+use crate::snapshot::source::key_values;
+
+impl Merge {
+    pub(super) fn hold_some(
+        &self,
+        db: &mut Database,
+        after: Option<Place>,
+        frames: &mut Frames,
+    ) -> Result<Progress> {
+        let places = self.source.held_places(after.as_ref())?;
+        for at in &places {
+            if (db.settings.selects)(&at.table) {
+                match self.source.held(at, db.limits.row_bytes) {
+                    Ok(incoming) => db.take_held(at, incoming, frames)?,
+                    Err(e @ DatabaseError::RowTooLarge(..)) => {
+                        db.set_aside_rows(&at.table, 1, &e.to_string());
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(match places.into_iter().next_back() {
+            Some(last) => Progress::Held(Some(last)),
+            None => Progress::Parts(None),
+        })
+    }
+
+    /// Parts of rows whose others are still to come.
+    pub(super) fn take_parts(
+        &self,
+        db: &mut Database,
+        after: Option<(Vec<u8>, i64)>,
+        is_over: &dyn Fn(&Database) -> bool,
+    ) -> Result<Progress> {
+        let mut list = self.source.conn.prepare_cached(
+            "SELECT id, part, count, at_ms, bytes FROM __harmonylite___parts
+             WHERE (id, part) > (?1, ?2) ORDER BY id, part",
+        )?;
+        let (id, part) = after.unwrap_or((Vec::new(), i64::MIN));
+        let mut parts = list.query(params![id, part])?;
+        let mut put = db.conn.prepare_cached(
+            "INSERT OR IGNORE INTO __harmonylite___parts(id, part, count, at_ms, bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        while let Some(row) = parts.next()? {
+            let (id, part): (Vec<u8>, i64) = (row.get(0)?, row.get(1)?);
+            let (count, at_ms): (i64, i64) = (row.get(2)?, row.get(3)?);
+            let bytes = row.get_ref(4)?.as_blob().unwrap_or_default();
+            put.execute(params![id, part, count, at_ms, bytes])?;
+            if is_over(db) {
+                return Ok(Progress::Parts(Some((id, part))));
+            }
+        }
+        Ok(Progress::Marks(None))
+    }
+
+    /// What the snapshot's maker had not sent is sent by us as well, if it still counts: the maker
+    /// may never come back.
+    pub(super) fn mark_some(
+        &self,
+        db: &mut Database,
+        after: Option<(i64, i64, Vec<u8>)>,
+        frames: &mut Frames,
+    ) -> Result<Progress> {
+        let mut list = self.source.conn.prepare_cached(
+            "SELECT at, table_id, key FROM __harmonylite___unsent
+             WHERE (at, table_id, key) > (?1, ?2, ?3) ORDER BY at, table_id, key LIMIT ?4",
+        )?;
+        let (at, id, key) = after.unwrap_or((i64::MIN, 0, Vec::new()));
+        let mut list = list.query(params![at, id, key, STEP])?;
+        let (mut marks, mut bytes): (Vec<(i64, i64, Vec<u8>)>, _) = (Vec::new(), 0);
+        while bytes < KEY_BYTES
+            && let Some(mark) = list.next()?
+        {
+            let key: Vec<u8> = mark.get(2)?;
+            bytes += key.len();
+            marks.push((mark.get(0)?, mark.get(1)?, key));
+        }
+        let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
+        for (_, id, key_bytes) in marks.iter().filter(|_| publishes) {
+            let Some(table) = self.source.tables.iter().find(|t| t.id == *id) else {
+                continue;
+            };
+            let key = key_values(key_bytes)?;
+            let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            let Some(theirs) = self.source.version(table, &key)? else {
+                continue;
+            };
+            let theirs = theirs.state.version;
+            // Of a table or a column that is unknown here: sent by us once it is known.
+            db.hold_mark(&Place::of(table, key_bytes), theirs)?;
+            let Some(local) = db.table_like(table) else {
+                continue;
+            };
+            let ours = Rows::new(&db.conn, &local)?.version(&db.sites, &key)?;
+            if let Some(ours) = ours
+                && theirs == ours.state.version
+            {
+                db.mark_again(&local, key_bytes, ours.at, frames)?;
+            }
+        }
+        Ok(match marks.into_iter().next_back() {
+            Some(last) => Progress::Marks(Some(last)),
+            None if self.entry.dropped() > Version::NEVER
+                || mutation::is(Mutation::LackingRowsDeleted) =>
+            {
+                Progress::Lacking(0, None)
+            }
+            None => Progress::Done,
+        })
+    }
+}
+
+impl Database {
+    fn take_held(&mut self, at: &Place, incoming: Incoming, frames: &mut Frames) -> Result<()> {
+        let local = self.catalog.by_name.get(&at.table).cloned();
+        match local.filter(|t| shape_of_table(t) == at.shape) {
+            Some(table) => {
+                let key = key_values(&at.key)?;
+                let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+                self.join_with_held(&table, &key, &at.key, incoming, frames)?;
+                Ok(())
+            }
+            None => self.hold(at, &incoming, "there is no such table here"),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Rows here that a snapshot lacks whose maker has forgotten deletes.
+
+use std::sync::Arc;
+
+use super::{Merge, STEP};
+use crate::apply::{Incoming, Place};
+use crate::capture::Frames;
+use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::rows::{Rows, keys};
+use crate::database::table::Table;
+use crate::database::{Database, DatabaseError, Result};
+use crate::model::frame::MAX_ROW_BYTES;
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+use crate::mutation::{self, Mutation};
+
+impl Merge {
+    /// Rows here that the snapshot lacks, where its maker has dropped tombstones: were they deleted,
+    /// or are they new to the others? Returns the last key looked at, none at the end.
+    pub(super) fn look_for_lacking(
+        &self,
+        db: &mut Database,
+        table: &Arc<Table>,
+        after: Option<Vec<OwnedValue>>,
+        frames: &mut Frames,
+        is_over: &dyn Fn(&Database) -> bool,
+    ) -> Result<Option<Vec<OwnedValue>>> {
+        let Some(local) = db.table_like(table) else {
+            return Ok(None);
+        };
+        let covered = db.covered_up_to(&self.entry.streams);
+        let mut last = None;
+        let scan = local.scan_versions(after.is_none(), STEP);
+        for key in keys(&db.conn, &local, &scan, after.as_deref())? {
+            let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            if self.source.version(table, &borrowed)?.is_none()
+                && !self.is_held(&local, &borrowed)?
+            {
+                db.settle_lacking(&local, &borrowed, self.entry.dropped(), covered, frames)?;
+            }
+            last = Some(key);
+            if is_over(db) {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    /// Whether the snapshot's maker has the row, only not in its table.
+    fn is_held(&self, table: &Table, key: &[Value<'_>]) -> Result<bool> {
+        let at = Place::of(table, &table.key_bytes(key.iter().copied()));
+        match self.source.held(&at, MAX_ROW_BYTES) {
+            Err(DatabaseError::RowTooLarge(..)) => Ok(true),
+            held => Ok(held?.is_some()),
+        }
+    }
+}
+
+impl Database {
+    /// A row here that a snapshot lacks whose maker dropped tombstones up to `dropped`. It was
+    /// deleted if all that was read here is in the snapshot and the row is old enough for its
+    /// tombstone to be gone; else the others lack it.
+    fn settle_lacking(
+        &mut self,
+        table: &Arc<Table>,
+        key: &[Value<'_>],
+        dropped: Version,
+        covered: i64,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let stored = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
+        let Some(stored) = stored.filter(|s| !s.state.deleted) else {
+            return Ok(());
+        };
+        let version = stored.state.version;
+        let hasty = mutation::is(Mutation::LackingRowsDeleted);
+        if version > dropped && !hasty {
+            return Ok(()); // on its way through a stream, or marked
+        }
+        if version.node == self.node && !self.settings.publish {
+            return Ok(()); // nobody else ever heard of it
+        }
+        let key_bytes = table.key_bytes(key.iter().copied());
+        let is_known = stored.at <= covered && !self.is_marked(table, &key_bytes, stored.at)?;
+        if hasty || is_known {
+            let gone = Incoming {
+                floor: Some(version),
+                ..Incoming::default()
+            };
+            // Unless it cannot be deleted here.
+            if self.join_row(table, key, &key_bytes, gone, frames)? {
+                Rows::new(&self.conn, table)?.forget_version(key)?;
+                self.note_dropped(dropped)?;
+            }
+        } else if self.settings.publish {
+            self.mark_again(table, &key_bytes, stored.at, frames)?;
+        }
+        Ok(())
+    }
+
+    /// The newest tombstone ever dropped here, or by a peer whose snapshot was merged.
+    pub fn dropped(&self) -> Result<Version> {
+        let get = |key| get_meta::<i64>(&self.conn, key).map(Option::unwrap_or_default);
+        Ok(Version {
+            hlc: get("dropped_hlc")?,
+            node: get("dropped_node")? as u64,
+        })
+    }
+
+    /// Inside a transaction.
+    pub(crate) fn note_dropped(&mut self, version: Version) -> Result<()> {
+        if version > self.dropped()? {
+            set_meta(&self.conn, "dropped_hlc", version.hlc)?;
+            set_meta(&self.conn, "dropped_node", version.node as i64)?;
+        }
+        Ok(())
+    }
+}
