@@ -89,8 +89,8 @@ impl Database {
             let unsettled = std::mem::take(&mut self.catalog.to_settle);
             self.catalog.resettle.extend(unsettled.into_keys());
         }
-        let time_left = self.clock.uptime() - began < TIME_BOX;
-        if emptied && time_left && !self.catalog.comparing.is_empty() {
+        // With a time box of its own: on a slow machine the log may take all of the first, always.
+        if emptied && !self.catalog.comparing.is_empty() {
             captured.changes += self.compare_some(&mut frames)?;
             self.settle_captured()?;
         }

@@ -220,7 +220,7 @@ impl World {
                 _ => self.random.between(0, 50),
             };
             self.pass(ms);
-            let tick = *self.random.pick(&[0, 0, 1, 4]);
+            let tick = *self.random.pick(&[0, 0, 1, 4, 11]); // the last: one thing at a time
             self.nodes[place].clock.tick(Duration::from_millis(tick));
             let killed = self.random.percent(3).then(|| self.random.below(8));
             match killed.filter(|_| IN_PROCESS.contains(&kind)) {
