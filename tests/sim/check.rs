@@ -97,7 +97,7 @@ impl World {
     }
 
     /// True if there was something.
-    fn read_to_the_end(&mut self, place: usize) -> Result<bool, String> {
+    pub fn read_to_the_end(&mut self, place: usize) -> Result<bool, String> {
         let mut found = false;
         for shard in 0..self.options.shards as usize {
             loop {
@@ -242,7 +242,7 @@ impl World {
             for (column, value) in row.iter().enumerate() {
                 if let Some(value) = value {
                     self.model
-                        .check_value(&self.plan, &at, column, value)
+                        .check_value(&self.plan, &at, column, value, version.map(|v| v.0))
                         .map_err(report)?;
                 }
             }
@@ -378,7 +378,10 @@ impl World {
             let report =
                 |e: String| format!("[{key}] {e}\n{}", self.model.history(&(table, key.clone())));
             let (va, vb) = (version(a, key), version(b, key));
-            if va != vb {
+            // One of them dropped the tombstone.
+            let one_deleted = matches!((va, vb), (None, Some((_, true))) | (Some((_, true)), None));
+            let is_dropped = one_deleted && self.model.is_dropped(&(table, key.clone()));
+            if va != vb && !is_dropped {
                 return Err(report(format!("versions {va:?} and {vb:?}")));
             }
             let (ra, rb) = (a.rows.get(key), b.rows.get(key));

@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::objects::Objects;
 use crate::observe;
 use crate::registry::{Bulletin, LEASE_MS};
-use crate::world::{KEEP, Step, World};
+use crate::world::{KEEP, LONG_TIME, SWEEP, Step, World};
 
 /// The streams' prefix.
 pub const CLUSTER: &str = "sim";
@@ -106,6 +106,8 @@ impl World {
             return Ok(()); // in the midst of one
         };
         let gate = self.nodes[place].gate.clone().expect("the node is up");
+        self.sweep(place, true)?;
+        self.note_unsent(place, true);
         let was_joined = gate.is_joined();
         if !was_joined || self.nodes[place].db().has_gap() {
             self.capture_all(place)?;
@@ -162,6 +164,7 @@ impl World {
         node.learn_schema(&self.plan);
         observe::captured(node, &self.plan, &mut self.model, false)?;
         observe::given_way(node, &self.plan, &mut self.model);
+        self.note_unsent(place, false);
         Ok(())
     }
 
@@ -185,7 +188,9 @@ impl World {
             let ends = matches!(kind, 11 | 12 | 15);
             let is_at_work = |n: &Node| n.gate.is_some() && n.keeper.is_none();
             let another = other != place && is_at_work(&self.nodes[other]);
-            if another || ends && other == place || kind == KEEP && depth + 1 >= DEEPEST {
+            let sweeps = kind == SWEEP && other == place; // both are the same thread's
+            let nested = kind == KEEP && depth + 1 >= DEEPEST || kind == LONG_TIME;
+            if another || ends && other == place || sweeps || nested {
                 continue;
             }
             self.say(format!("in the midst of {step} of node {place}:"));

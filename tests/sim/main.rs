@@ -5,6 +5,7 @@
 //! everybody, and every node must hold what an independent model says ([`model`]). See
 //! `scripts/sim.sh`.
 
+mod ages;
 mod arrivals;
 mod broker;
 mod check;

@@ -51,6 +51,10 @@ impl Objects {
         self.enter().written
     }
 
+    pub fn names(&self) -> Vec<String> {
+        self.enter().objects.keys().cloned().collect()
+    }
+
     /// An object vanishes, or loses its second half, or is what it was before. What became of what.
     pub fn spoil(&self) -> String {
         let mut shared = self.enter();

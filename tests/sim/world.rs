@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::ages::{Ages, RETENTION_MS};
 use crate::broker::{Broker, Message};
 use crate::clock::Killed;
 use crate::keeping::Snapshots;
@@ -18,10 +19,10 @@ use crate::registry::Bulletin;
 
 /// 2023: what a node's clock is set to stays before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
-const DAY_MS: i64 = 24 * 3600 * 1000;
+pub const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// Steps of a node's process, which may be killed at any of them.
-const IN_PROCESS: [usize; 9] = [1, 2, 3, 4, 5, 6, 7, 16, 17];
+const IN_PROCESS: [usize; 10] = [1, 2, 3, 4, 5, 6, 7, 16, 17, SWEEP];
 
 /// Steps kept for the report of a failure.
 const LAST_STEPS: usize = 300;
@@ -39,6 +40,8 @@ pub struct World {
     pub trace: u64,
     pub count: usize,
     pub snapshots: Option<Snapshots>,
+    /// Some where deletes are forgotten.
+    pub ages: Option<Ages>,
     weights: Vec<usize>,
     /// The first two nodes have one id: a cloned card.
     twins: bool,
@@ -47,6 +50,12 @@ pub struct World {
 
 /// A round of the keeper.
 pub const KEEP: usize = 18;
+
+/// A step of dropping tombstones.
+pub const SWEEP: usize = 22;
+
+/// Days.
+pub const LONG_TIME: usize = 23;
 
 /// What a seed with snapshots has besides; drawn apart, so that the others stay what they are.
 fn snapshots_of(seed: u64) -> Snapshots {
@@ -62,6 +71,7 @@ pub type Step = Result<(), String>;
 impl World {
     pub fn new(seed: u64) -> Result<Self, String> {
         let snapshots = (seed & 16 != 0).then(|| snapshots_of(seed));
+        let ages = (snapshots.is_some() && seed & 4 != 0).then(Ages::default);
         let mut random = Random::new(seed);
         let plan = Plan::new(&mut random);
         let mut options = Options {
@@ -74,6 +84,10 @@ impl World {
             max_entries: snapshots
                 .as_ref()
                 .map_or(usize::MAX, |s| s.max_entries as usize),
+            tombstone_retention: Duration::from_millis(match ages {
+                Some(_) => RETENTION_MS as u64,
+                None => 30 * DAY_MS as u64,
+            }),
         };
         if options.max_entries < 1000 {
             // A row in more parts than a stream keeps would never be whole anywhere.
@@ -96,12 +110,14 @@ impl World {
             trace: seed,
             count: 0,
             snapshots,
+            ages,
             weights: Vec::new(),
             twins: false,
             folder,
         };
         world.twins = world.random.percent(10);
         world.model.twins = world.twins;
+        world.model.now_ms = BEGIN_MS;
         for place in 0..2 + world.random.below(3) {
             world.found(place, world.twins)?;
         }
@@ -188,19 +204,35 @@ impl World {
         let reserved = node.reservation();
         let synced = node.image.is_none() || reserved != node.reserved;
         if synced || self.random.percent(5) {
-            let image = node.read_image(self.model.written(place));
+            self.sync(place);
             if self.random.percent(10) {
-                node.backups.push(image.clone());
+                let node = &mut self.nodes[place];
+                node.backups.extend(node.image.clone());
             }
-            (node.image, node.reserved) = (Some(image), reserved);
         }
         Ok(())
+    }
+
+    /// All that was written is on the disk.
+    pub fn sync(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        if node.app.is_none() {
+            return;
+        }
+        let mut image = node.read_image(self.model.written(place));
+        if self.ages.is_some() {
+            image.unsent = node.unsent_rows(&self.plan);
+        }
+        (node.image, node.reserved) = (Some(image), node.reservation());
     }
 
     pub fn run(&mut self, steps: usize) -> Step {
         let mut weights = vec![30, 20, 30, 30, 30, 30, 20, 6, 4, 3, 3, 2, 2, 1, 1, 1, 3, 2];
         if self.snapshots.is_some() {
             weights.extend([12, 2, 1, 1]);
+        }
+        if self.ages.is_some() {
+            weights.extend([6, 3]);
         }
         for weight in &mut weights {
             *weight = *weight * self.random.below(8) / 4;
@@ -248,6 +280,7 @@ impl World {
                     "node {place}: killed in the middle, look {looks:?}"
                 ));
                 self.nodes[place].crash();
+                self.look_after_sweep()?;
                 if kind == KEEP {
                     self.look_after_round(place)?;
                     if self.random.percent(30) {
@@ -262,6 +295,7 @@ impl World {
 
     pub fn pass(&mut self, ms: i64) {
         self.now_ms += ms;
+        self.model.now_ms = self.now_ms;
         self.nodes.iter().for_each(|n| n.clock.advance(ms));
         if let Some(snapshots) = &self.snapshots {
             snapshots.bulletin.pass(self.now_ms);
@@ -329,6 +363,8 @@ impl World {
                     snapshots.bulletin.expire_lease();
                 }
             }
+            SWEEP if up => return self.sweep(place, false),
+            LONG_TIME => return self.long_time(place),
             _ => {}
         }
         Ok(())
