@@ -1,7 +1,8 @@
 //! Forgetting deletes, when everybody has had the time to hear of them.
 //!
-//! A tombstone is dropped `tombstone_retention` after it *arrived* here, by the broker's clock. So
-//! that the age of a transaction number can be told, numbers are noted now and then with the time.
+//! A tombstone is dropped `tombstone_retention` after it *arrived* here, or the broker acknowledged it
+//! if it is ours, by the broker's clock. So that the age of a transaction number can be told, numbers
+//! are noted now and then with the time: the last up to which nothing waits to be sent.
 //! A node that comes back later than that learns of the delete from a snapshot, see
 //! [`crate::snapshot::Merge`].
 
@@ -70,7 +71,16 @@ impl Database {
             return Ok(());
         }
         self.ages.noted_ms = Some(now_ms);
-        let at = self.reservation.peek_number() - 1;
+        if self.publishes_again() {
+            return Ok(());
+        }
+        let unsent: Option<i64> =
+            self.conn
+                .query_row("SELECT min(at) FROM __harmonylite___unsent", [], |r| {
+                    r.get(0)
+                })?;
+        // What waits here was told to nobody, however long it waits.
+        let at = unsent.unwrap_or(self.reservation.peek_number()) - 1;
         let last: Option<i64> =
             self.conn
                 .query_row("SELECT max(at) FROM __harmonylite___ages", [], |r| r.get(0))?;
@@ -93,6 +103,13 @@ impl Database {
         let half_ago_ms = now_ms - retention.as_millis() as i64 / 2;
         self.ages.half_ago_ms = Some(half_ago_ms);
         self.ages.half_aged = self.learnt_before(half_ago_ms)?;
+        Ok(())
+    }
+
+    /// What the broker was told counts as told from now on. Inside a transaction.
+    pub(crate) fn forget_ages(&mut self) -> Result<()> {
+        self.ages.noted_ms = None;
+        self.conn.execute("DELETE FROM __harmonylite___ages", [])?;
         Ok(())
     }
 

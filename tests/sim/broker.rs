@@ -17,6 +17,8 @@ pub struct Message {
 pub struct Stream {
     pub name: String,
     pub created: String,
+    /// What it says that the time is.
+    pub now_ms: Option<i64>,
     /// How many messages were dropped, the oldest first.
     dropped: u64,
     messages: Vec<Message>,
@@ -42,12 +44,19 @@ impl Broker {
             broker.streams.push(Stream {
                 name: format!("sim-{shard}"),
                 created: "created-0".into(),
+                now_ms: None,
                 dropped: 0,
                 messages: Vec::new(),
                 ids: VecDeque::new(),
             });
         }
         broker
+    }
+
+    /// It tells the time.
+    pub fn pass(&mut self, now_ms: i64) {
+        let streams = self.streams.iter_mut();
+        streams.for_each(|s| s.now_ms = Some(now_ms));
     }
 
     /// Stores a message, unless its id is remembered. Returns its sequence.

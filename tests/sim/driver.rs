@@ -174,6 +174,9 @@ impl Node {
         }
         let mut reader = StreamReader(stream);
         let state = reader.state().expect("there is always an answer");
+        if let Some(now_ms) = state.now_ms {
+            self.db().heard_broker_time(now_ms);
+        }
         same_stream::look(self.gate(), &stream.name, &mut reader, &state).map_err(|e| e.to_string())
     }
 
@@ -215,7 +218,7 @@ impl Node {
             gate.set_at_end(shard as u32 + 1, true);
         }
         let fetched: Vec<(u64, &Message)> = stream.from(from).take(limit).collect();
-        let Some(newest) = fetched.last().map(|(_, m)| m.time_ms) else {
+        let Some((last, newest)) = fetched.last().map(|(seq, m)| (*seq, m.time_ms)) else {
             return Ok(None);
         };
         let first = fetched[0].0;
@@ -234,7 +237,9 @@ impl Node {
             arrived.push(Arrived { seq, id, content });
         }
         let mut inside = gate.enter();
-        inside.database.heard_broker_time(newest);
+        if last > reader.end {
+            inside.database.heard_broker_time(newest);
+        }
         let is_own = |a: &&Arrived<'_>| matches!(a.content, Content::Own);
         let own = arrived.iter().take_while(is_own).count();
         let read = if own > 0 {
@@ -281,6 +286,7 @@ impl stream::Reader for StreamReader<'_> {
             first: self.0.first(),
             last: self.0.last(),
             created: self.0.created.clone(),
+            now_ms: self.0.now_ms,
         })
     }
 

@@ -92,6 +92,12 @@ impl Model {
         self.dropped.contains_key(at)
     }
 
+    /// Some may know the tombstone yet: then even what was written since may have lost to it.
+    fn is_below_dropped(&self, at: &RowId, version: Version) -> bool {
+        let drops = self.dropped.get(at).into_iter().flatten();
+        drops.map(|d| d.version).any(|d| version <= d)
+    }
+
     /// A write that was deleted by a tombstone which was dropped then: whether it may be back.
     fn forgotten(&self, at: &RowId, index: usize) -> Option<bool> {
         let version = self.rows[at][index].version;
@@ -178,7 +184,7 @@ impl Model {
         let empty = Vec::new();
         let writes = self.rows.get(at).unwrap_or(&empty);
         let certain = writes.iter().enumerate().filter(|(_, w)| w.certain);
-        let certain = certain.filter(|(i, _)| self.forgotten(at, *i).is_none());
+        let certain = certain.filter(|(_, w)| !self.is_below_dropped(at, w.version));
         let highest = certain.map(|(_, w)| (w.version, w.row.is_none())).max();
         let Some((version, deleted)) = found else {
             return match highest {

@@ -300,6 +300,9 @@ impl World {
         if let Some(snapshots) = &self.snapshots {
             snapshots.bulletin.pass(self.now_ms);
         }
+        if self.ages.is_some() && self.options.shards > 1 {
+            self.broker.pass(self.now_ms); // a server of these days
+        }
     }
 
     /// What happens next, and to which node.
