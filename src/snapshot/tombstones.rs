@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::rows::{Rows, Stored, keys};
@@ -32,9 +32,24 @@ pub struct Ages {
     half_aged: i64,
     /// Broker's time half of the retention ago.
     half_ago_ms: Option<i64>,
+    /// The highest hlc of ours of rows that are forgotten: with a clock that stands still they
+    /// would get it again, for something else.
+    forgotten: i64,
 }
 
 impl Ages {
+    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Ages> {
+        let forgotten = get_meta(conn, FORGOTTEN)?.unwrap_or_default();
+        Ok(Ages {
+            forgotten,
+            ..Ages::default()
+        })
+    }
+
+    pub(crate) fn forgotten(&self) -> i64 {
+        self.forgotten
+    }
+
     /// Whether others may have dropped a tombstone that is still here. One that was learnt lately
     /// may be old all the same: it may have come with a snapshot, or been read late.
     pub(crate) fn is_half_aged(&self, tombstone: &Stored) -> bool {
@@ -44,6 +59,9 @@ impl Ages {
                 .is_some_and(|ms| tombstone.state.version.time_ms() <= ms)
     }
 }
+
+/// In `___meta`: [`Ages::forgotten`].
+const FORGOTTEN: &str = "forgotten";
 
 /// In `___meta`: all tombstones learnt up to here were dropped.
 const SWEPT: &str = "swept";
@@ -203,11 +221,23 @@ impl Database {
                 continue;
             }
             rows.forget_version(&key)?;
+            drop(rows);
+            self.note_forgotten(stored.state.version)?;
             highest = highest.max(stored.state.version);
             dropped += 1;
         }
         self.note_dropped(highest)?;
         Ok(dropped)
+    }
+
+    /// The version of a row is not known any more. Inside a transaction; if that is undone, stamps
+    /// are higher than they need to be.
+    pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
+        if version.node == self.node && version.hlc > self.ages.forgotten {
+            self.ages.forgotten = version.hlc;
+            set_meta(&self.conn, FORGOTTEN, version.hlc)?;
+        }
+        Ok(())
     }
 
     /// Tombstones kept, for tests and operators.

@@ -208,12 +208,16 @@ impl Node {
 
     /// One fetch of up to `limit` messages, and one transaction for them.
     pub fn read(&mut self, shard: usize, limit: usize, broker: &Broker) -> Step<Option<Read>> {
-        let (Some(gate), Some(reader)) = (&self.gate, self.readers[shard]) else {
+        let (Some(gate), Some(mut reader)) = (self.gate.clone(), self.readers[shard]) else {
             return Ok(None);
         };
         let stream = &broker.streams[shard];
-        // A snapshot may have brought what comes next.
-        let from = reader.from.max(self.db().position(&stream.name).seq + 1);
+        if reader.from != self.db().position(&stream.name).seq + 1 {
+            // A snapshot brought what comes next, perhaps of a stream that was longer.
+            self.connect_reader(shard, broker)?;
+            reader = self.readers[shard].expect("just connected");
+        }
+        let from = reader.from;
         if from > reader.end {
             gate.set_at_end(shard as u32 + 1, true);
         }
