@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use crate::apply::Place;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::rows::{Rows, Stored, keys};
 use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::Version;
+use crate::model::version::{Version, stamp};
 
 /// Numbers are noted this often, or a thousand times per retention if that is less often.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
@@ -32,8 +33,8 @@ pub struct Ages {
     half_aged: i64,
     /// Broker's time half of the retention ago.
     half_ago_ms: Option<i64>,
-    /// The highest hlc of ours of rows that are forgotten: with a clock that stands still they
-    /// would get it again, for something else.
+    /// The highest hlc that this node may have given to a row that is forgotten by now: with a clock
+    /// that stands still the row would get it again, for something else.
     forgotten: i64,
 }
 
@@ -220,8 +221,12 @@ impl Database {
             if rows.exists(&key)? || self.is_marked(table, &key_bytes, stored.at)? {
                 continue;
             }
-            rows.forget_version(&key)?;
             drop(rows);
+            let at = Place::of(table, &key_bytes);
+            if !self.drop_held(&at, stored.state.version)? {
+                continue;
+            }
+            Rows::new(&self.conn, table)?.forget_version(&key)?;
             self.note_forgotten(stored.state.version)?;
             highest = highest.max(stored.state.version);
             dropped += 1;
@@ -230,12 +235,13 @@ impl Database {
         Ok(dropped)
     }
 
-    /// The version of a row is not known any more. Inside a transaction; if that is undone, stamps
-    /// are higher than they need to be.
+    /// The version of a row is not known any more; an earlier one may have been ours. Inside a
+    /// transaction; if that is undone, stamps are higher than they need to be.
     pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
-        if version.node == self.node && version.hlc > self.ages.forgotten {
-            self.ages.forgotten = version.hlc;
-            set_meta(&self.conn, FORGOTTEN, version.hlc)?;
+        let hlc = version.hlc.min(stamp(self.reservation.until_ms(), 0));
+        if hlc > self.ages.forgotten {
+            self.ages.forgotten = hlc;
+            set_meta(&self.conn, FORGOTTEN, hlc)?;
         }
         Ok(())
     }

@@ -118,6 +118,10 @@ impl World {
         if self.random.percent(5) {
             self.capture_all(place)?;
             keeper.merge_first = true;
+            // As the daemon does: the snapshot may be older than what is forgotten here.
+            let node = &mut self.nodes[place];
+            node.db().forget_positions().map_err(|e| e.to_string())?;
+            (0..node.readers.len()).for_each(|s| node.drop_reader(s));
         }
         let mut midst = Midst {
             world: self,

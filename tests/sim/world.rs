@@ -43,6 +43,7 @@ pub struct World {
     /// Some where deletes are forgotten.
     pub ages: Option<Ages>,
     weights: Vec<usize>,
+    watched: String,
     /// The first two nodes have one id: a cloned card.
     twins: bool,
     folder: TempDir,
@@ -112,6 +113,7 @@ impl World {
             snapshots,
             ages,
             weights: Vec::new(),
+            watched: String::new(),
             twins: false,
             folder,
         };
@@ -181,7 +183,28 @@ impl World {
         self.folder.path()
     }
 
+    /// SIM_WATCH=1:i4 says what becomes of row [i4] of the second table.
+    fn watch(&mut self) -> Option<String> {
+        let wanted = std::env::var("SIM_WATCH").ok()?;
+        let (table, key) = wanted.split_once(':')?;
+        let table = table.parse().ok()?;
+        let of = |n: &Node| {
+            let versions = n.versions(&self.plan, table);
+            let version = versions.get(key).map(|s| (s.version.to_string(), s.deleted));
+            let row = n.rows(&self.plan, table).remove(key);
+            let unsent = n.unsent_rows(&self.plan).contains(&(table, key.to_owned()));
+            format!("        {}: {version:?} {row:?} unsent {unsent}\n", n.place)
+        };
+        let here = self.nodes.iter().filter(|n| n.app.is_some());
+        let all: String = here.map(of).collect();
+        (all != self.watched).then_some(all)
+    }
+
     pub fn say(&mut self, text: String) {
+        if let Some(seen) = self.watch() {
+            self.steps.push(format!("\n{seen}"));
+            self.watched = seen;
+        }
         for byte in text.bytes() {
             self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
