@@ -17,6 +17,7 @@ use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{Version, stamp};
+use crate::mutation::{self, Mutation};
 
 /// Numbers are noted this often, or a thousand times per retention if that is less often.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
@@ -98,8 +99,12 @@ impl Database {
                 .query_row("SELECT min(at) FROM __harmonylite___unsent", [], |r| {
                     r.get(0)
                 })?;
+        let next = self.reservation.peek_number();
         // What waits here was told to nobody, however long it waits.
-        let at = unsent.unwrap_or(self.reservation.peek_number()) - 1;
+        let at = match mutation::is(Mutation::AgeOfUnsent) {
+            true => next - 1,
+            false => unsent.unwrap_or(next) - 1,
+        };
         let last: Option<i64> =
             self.conn
                 .query_row("SELECT max(at) FROM __harmonylite___ages", [], |r| r.get(0))?;
@@ -148,7 +153,11 @@ impl Database {
             return Ok(None);
         };
         let retention_ms = self.settings.tombstone_retention.as_millis() as i64;
-        let bound = self.learnt_before(now_ms - retention_ms)?;
+        let aged_ms = match mutation::is(Mutation::TombstonesDroppedEarly) {
+            true => retention_ms / 2,
+            false => retention_ms,
+        };
+        let bound = self.learnt_before(now_ms - aged_ms)?;
         let swept = get_meta::<i64>(&self.conn, SWEPT)?.unwrap_or(0);
         let is_due = bound > swept && !self.has_gap() && !self.publishes_again();
         Ok(is_due.then(|| Sweep {
@@ -218,7 +227,9 @@ impl Database {
                 continue;
             };
             let key_bytes = table.key_bytes(key.iter().copied());
-            if rows.exists(&key)? || self.is_marked(table, &key_bytes, stored.at)? {
+            let is_unsent = !mutation::is(Mutation::MarkedTombstonesDropped)
+                && self.is_marked(table, &key_bytes, stored.at)?;
+            if rows.exists(&key)? || is_unsent {
                 continue;
             }
             drop(rows);
@@ -238,7 +249,11 @@ impl Database {
     /// The version of a row is not known any more; an earlier one may have been ours. Inside a
     /// transaction; if that is undone, stamps are higher than they need to be.
     pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
-        let hlc = version.hlc.min(stamp(self.reservation.until_ms(), 0));
+        let by_clock = stamp(self.reservation.until_ms() + 1, self.ages.forgotten);
+        let hlc = match version.node == self.node {
+            true => version.hlc,
+            false => version.hlc.min(by_clock),
+        };
         if hlc > self.ages.forgotten {
             self.ages.forgotten = hlc;
             set_meta(&self.conn, FORGOTTEN, hlc)?;
