@@ -169,7 +169,7 @@ impl World {
         observe::captured(node, &self.plan, &mut self.model, false)?;
         observe::given_way(node, &self.plan, &mut self.model);
         self.note_unsent(place, false);
-        Ok(())
+        self.audit()
     }
 
     /// What happens while a round works, outside of its transactions.
@@ -182,7 +182,9 @@ impl World {
         }
         let depth = snapshots.depth;
         self.look_after_round(place)?;
-        if self.random.percent(4) {
+        // Where a merge rests between its transactions, most is at stake.
+        let killed = if step == "pause" { 15 } else { 4 };
+        if self.random.percent(killed) {
             self.say(format!("node {place}: killed in the midst of {step}"));
             resume_unwind(Box::new(Killed));
         }

@@ -7,6 +7,7 @@
 
 mod ages;
 mod arrivals;
+mod audit;
 mod broker;
 mod check;
 mod clock;

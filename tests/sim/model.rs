@@ -262,7 +262,9 @@ impl Model {
             }
             accepted.push(value.clone());
             // A column added later says nothing while it has its default: nobody may have set it.
-            if write.certain && !self.twins && (!is_late || value != default) {
+            // Of a row that is back some may know the delete yet, which such a column does not outlive.
+            let is_sure = !is_late || value != default && !self.is_dropped(at);
+            if write.certain && !self.twins && is_sure {
                 return accepted; // a smaller value of the same version loses
             }
         }

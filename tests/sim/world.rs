@@ -1,5 +1,6 @@
 //! One run: nodes, broker and model, and the random steps they take, all from one seed.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct World {
     pub snapshots: Option<Snapshots>,
     /// Some where deletes are forgotten.
     pub ages: Option<Ages>,
+    /// Snapshots that were looked into.
+    pub audited: BTreeSet<String>,
     weights: Vec<usize>,
     watched: String,
     /// The first two nodes have one id: a cloned card.
@@ -112,6 +115,7 @@ impl World {
             count: 0,
             snapshots,
             ages,
+            audited: BTreeSet::new(),
             weights: Vec::new(),
             watched: String::new(),
             twins: false,
@@ -190,7 +194,9 @@ impl World {
         let table = table.parse().ok()?;
         let of = |n: &Node| {
             let versions = n.versions(&self.plan, table);
-            let version = versions.get(key).map(|s| (s.version.to_string(), s.deleted));
+            let version = versions
+                .get(key)
+                .map(|s| (s.version.to_string(), s.deleted));
             let row = n.rows(&self.plan, table).remove(key);
             let unsent = n.unsent_rows(&self.plan).contains(&(table, key.to_owned()));
             format!("        {}: {version:?} {row:?} unsent {unsent}\n", n.place)
