@@ -74,8 +74,6 @@ pub enum Mutation {
     MarkedTombstonesDropped,
     /// Tombstones are dropped when half of their time is over.
     TombstonesDroppedEarly,
-    /// A tombstone's time begins before it is sent.
-    AgeOfUnsent,
     /// What is held of a row outlives its tombstone.
     HeldOutlivesTombstone,
     /// A row without a version is stamped by the clock alone.
@@ -83,7 +81,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 37] = {
+    pub const ALL: [Mutation; 36] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -120,7 +118,6 @@ impl Mutation {
             JoinedBeforeMerging,
             MarkedTombstonesDropped,
             TombstonesDroppedEarly,
-            AgeOfUnsent,
             HeldOutlivesTombstone,
             ForgottenStampedAgain,
         ]

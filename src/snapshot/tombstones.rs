@@ -101,7 +101,7 @@ impl Database {
                 })?;
         let next = self.reservation.peek_number();
         // What waits here was told to nobody, however long it waits.
-        let at = match mutation::is(Mutation::AgeOfUnsent) {
+        let at = match mutation::is(Mutation::MarkedTombstonesDropped) {
             true => next - 1,
             false => unsent.unwrap_or(next) - 1,
         };

@@ -5,10 +5,13 @@ use std::io;
 use std::time::Duration;
 
 use harmonylite::database::table::Table;
+use harmonylite::model::frame::{self, Frame};
+use harmonylite::model::version::Version;
 use harmonylite::snapshot::transfer::{self, Watch};
 
+use crate::broker::Message;
 use crate::keeping::CLUSTER;
-use crate::model::Row;
+use crate::model::{Row, RowId};
 use crate::node::{Node, Shadow};
 use crate::world::{Step, World};
 
@@ -105,5 +108,77 @@ impl World {
             value.as_ref().expect("a column of this node").borrow()
         };
         spec.content_hash(spec.schema.columns.iter().map(value))
+    }
+}
+
+impl World {
+    /// A node that lacks nothing, as far as it knows, has all that it passed in the streams.
+    pub fn lacks_nothing(&self, place: usize) -> Step {
+        let node = &self.nodes[place];
+        if node.db().has_gap() || node.readers.iter().any(Option::is_none) {
+            return Ok(()); // it has not looked yet whether the streams are what they were
+        }
+        let tables = 0..self.plan.tables.len();
+        let versions: Vec<_> = tables.map(|t| node.versions(&self.plan, t)).collect();
+        for stream in &self.broker.streams {
+            let position = node.db().position(&stream.name);
+            if position.created != stream.created || stream.id(position.seq) != position.id {
+                continue; // that of a snapshot: it will look again
+            }
+            for (at, version) in stream.stored(position.seq).flat_map(|m| self.rows_in(m)) {
+                let (table, key) = &at;
+                let known = versions[*table].get(key);
+                let is_here = known.is_some_and(|s| s.version >= version);
+                let name = self.plan.tables[*table].name.to_ascii_lowercase();
+                let held = name.replace('\'', "''");
+                let held = format!("__harmonylite___held WHERE table_name = '{held}'");
+                let is_new = !node.db().tables().contains_key(&name);
+                if !is_here && !is_new && !self.model.is_dropped(&at) && node.count(&held) == 0 {
+                    return Err(format!(
+                        "node {place}: {name} [{key}] is {known:?}, but {version} is in what it \
+                         passed, and it lacks nothing",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The versions in a message; those of a part alone are not known.
+    fn rows_in(&self, message: &Message) -> Vec<(RowId, Version)> {
+        let mut found = Vec::new();
+        let Ok(raw) = frame::unpack(&message.data) else {
+            return found;
+        };
+        let Ok(Frame::Rows { nodes, tables, .. }) = Frame::decode(&raw) else {
+            return found;
+        };
+        for part in &tables {
+            let same = |t: &crate::plan::Table| t.name.eq_ignore_ascii_case(part.name);
+            let Some(table) = self.plan.tables.iter().position(same) else {
+                continue;
+            };
+            let spec = &self.plan.tables[table];
+            let key_names = spec.columns.iter().take(spec.key.len());
+            let place = |name: &str| {
+                let same = |c: &&str| {
+                    c.eq_ignore_ascii_case(name) || **c == *"\0rowid" && name == "rowid"
+                };
+                part.columns.iter().position(|c| same(&c))
+            };
+            let key_at: Option<Vec<usize>> = key_names.map(|c| place(&c.name)).collect();
+            let Some(key_at) = key_at else { continue };
+            let (mut rows, mut row) = (part.rows(&nodes), frame::Row::default());
+            while rows.next(&mut row).unwrap_or(false) {
+                let key: Option<Vec<_>> = key_at
+                    .iter()
+                    .map(|i| row.values.get(*i).map(|v| (*v).to_owned()))
+                    .collect();
+                if let Some(key) = key {
+                    found.push(((table, spec.key_text(&key)), row.version));
+                }
+            }
+        }
+        found
     }
 }

@@ -66,6 +66,8 @@ impl Snapshots {
 struct Midst<'w> {
     world: &'w mut World,
     place: usize,
+    /// It lacks something, of these streams: until a merge is done.
+    lacks: Option<Vec<String>>,
     /// Each step is looked into at its begin and at its end: how often in between depends on sizes.
     last: (&'static str, bool),
     failure: Option<String>,
@@ -91,6 +93,14 @@ impl Watch for Midst<'_> {
     }
 
     fn pause(&mut self, _: Duration) -> io::Result<()> {
+        let place = self.place;
+        let lacks = self.lacks.as_ref();
+        if lacks.is_some_and(|streams| *streams == self.world.created(place))
+            && !self.world.nodes[place].db().has_gap()
+        {
+            self.failure = Some(format!("node {place}: a gap is gone before the merge is done"));
+            return Err(transfer::stop());
+        }
         self.visit("pause")
     }
 }
@@ -123,7 +133,10 @@ impl World {
             node.db().forget_positions().map_err(|e| e.to_string())?;
             (0..node.readers.len()).for_each(|s| node.drop_reader(s));
         }
+        let lacked = self.nodes[place].db().has_gap();
+        let joins = !was_joined || keeper.merge_first;
         let mut midst = Midst {
+            lacks: (lacked && !joins).then(|| self.created(place)),
             world: self,
             place,
             last: ("", true),
@@ -143,6 +156,9 @@ impl World {
         }
         self.nodes[place].keeper = Some(keeper);
         self.look_after_round(place)?;
+        if lacked || joins {
+            self.lacks_nothing(place)?;
+        }
         let rests = matches!(done, Ok(Next::Rest));
         let text = match done {
             Ok(next) => format!("{next:?}"),
@@ -157,6 +173,12 @@ impl World {
             "node {place}: keeper: {text}; joined {joined:?}, gap {gap}"
         ));
         Ok(())
+    }
+
+    /// Which streams a node knows.
+    fn created(&self, place: usize) -> Vec<String> {
+        let position = |s: &crate::broker::Stream| self.nodes[place].db().position(&s.name).created;
+        self.broker.streams.iter().map(position).collect()
     }
 
     /// What a round captured, and what it made of the rows.
