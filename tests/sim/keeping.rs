@@ -131,6 +131,7 @@ impl World {
             // As the daemon does: the snapshot may be older than what is forgotten here.
             let node = &mut self.nodes[place];
             node.db().forget_positions().map_err(|e| e.to_string())?;
+            node.gate().forget_own();
             (0..node.readers.len()).for_each(|s| node.drop_reader(s));
         }
         let lacked = self.nodes[place].db().has_gap();
