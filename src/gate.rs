@@ -241,6 +241,16 @@ mod tests {
     use crate::apply::tests::support::Node;
 
     #[test]
+    fn what_was_sent_is_read_when_all_is_read_again() {
+        let gate = Gate::new(Node::new(1, "").db, 1).0;
+        let (id, text) = ([7; 16], format!("{:032x}", u128::from_be_bytes([7; 16])));
+        gate.remember_own(&id);
+        assert!(gate.is_own(&text));
+        gate.forget_own();
+        assert!(!gate.is_own(&text));
+    }
+
+    #[test]
     fn only_a_node_that_knows_no_table_waits_to_read() {
         let (stop, stopped) = bounded(0);
         let may_read = |gate: &Gate| gate.may_read(&stopped);

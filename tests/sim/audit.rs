@@ -161,9 +161,8 @@ impl World {
             let spec = &self.plan.tables[table];
             let key_names = spec.columns.iter().take(spec.key.len());
             let place = |name: &str| {
-                let same = |c: &&str| {
-                    c.eq_ignore_ascii_case(name) || **c == *"\0rowid" && name == "rowid"
-                };
+                let same =
+                    |c: &&str| c.eq_ignore_ascii_case(name) || **c == *"\0rowid" && name == "rowid";
                 part.columns.iter().position(|c| same(&c))
             };
             let key_at: Option<Vec<usize>> = key_names.map(|c| place(&c.name)).collect();

@@ -98,7 +98,9 @@ impl Watch for Midst<'_> {
         if lacks.is_some_and(|streams| *streams == self.world.created(place))
             && !self.world.nodes[place].db().has_gap()
         {
-            self.failure = Some(format!("node {place}: a gap is gone before the merge is done"));
+            self.failure = Some(format!(
+                "node {place}: a gap is gone before the merge is done"
+            ));
             return Err(transfer::stop());
         }
         self.visit("pause")
