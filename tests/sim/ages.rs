@@ -166,10 +166,34 @@ impl World {
                 }
             }
             self.settle(&parts)?;
+            self.be_busy()?;
             let ms = self.random.between(RETENTION_MS / 8, RETENTION_MS * 3 / 4);
             self.let_pass(ms);
         }
         self.settle(&parts)
+    }
+
+    /// So many messages, one by one, that streams drop what those who are away did not read.
+    fn be_busy(&mut self) -> Step {
+        if self.options.max_entries > 20 {
+            return Ok(());
+        }
+        for _ in 0..self.random.below(2 * self.options.max_entries + 2) {
+            let place = self.random.below(self.nodes.len());
+            if !self.is_there(place) {
+                continue;
+            }
+            self.write(place);
+            self.connect(place)?;
+            self.capture_all(place)?;
+            while self.send_one(place)? || self.carry_one(place, false) || self.take_ack(place) {}
+            for reader in 0..self.nodes.len() {
+                if self.is_there(reader) {
+                    self.read_to_the_end(reader)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Everybody who is there does what there is to do.

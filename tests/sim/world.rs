@@ -74,8 +74,14 @@ pub type Step = Result<(), String>;
 
 impl World {
     pub fn new(seed: u64) -> Result<Self, String> {
-        let snapshots = (seed & 16 != 0).then(|| snapshots_of(seed));
+        let mut snapshots = (seed & 16 != 0).then(|| snapshots_of(seed));
         let ages = (snapshots.is_some() && seed & 4 != 0).then(Ages::default);
+        if let (Some(snapshots), Some(_)) = (&mut snapshots, &ages)
+            && seed & 8 != 0
+        {
+            // Who is away for long lacks something.
+            snapshots.max_entries = snapshots.max_entries.min(4);
+        }
         let mut random = Random::new(seed);
         let plan = Plan::new(&mut random);
         let mut options = Options {
