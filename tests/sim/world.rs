@@ -214,7 +214,11 @@ impl World {
 
     pub fn say(&mut self, text: String) {
         if let Some(seen) = self.watch() {
-            self.steps.push(format!("\n{seen}"));
+            println!(
+                "{:>5} +{}s {text}\n{seen}",
+                self.count,
+                (self.now_ms - BEGIN_MS) / 1000
+            );
             self.watched = seen;
         }
         for byte in text.bytes() {
