@@ -43,6 +43,9 @@ pub struct Model {
     times: BTreeMap<RowId, Vec<i64>>,
     dropped: BTreeMap<RowId, Vec<Drop>>,
     pub now_ms: i64,
+    /// The broker lost messages: whoever notices publishes all rows again, also one who was away for
+    /// so long that everybody has forgotten what was deleted meanwhile. A known limit.
+    pub broker_lost: bool,
     /// Two nodes have one id. A write of one that changes nothing has a version like any other, but
     /// is not seen here if the other gave that version to something: then older values count, too.
     pub twins: bool,
@@ -103,7 +106,8 @@ impl Model {
         let version = self.rows[at][index].version;
         let drops = self.dropped.get(at).into_iter().flatten();
         let over = drops.filter(|d| version <= d.version && index < d.recorded);
-        over.map(|d| d.may_return).reduce(|a, b| a & b)
+        over.map(|d| d.may_return || self.broker_lost)
+            .reduce(|a, b| a & b)
     }
 
     pub fn knows(&self, table: usize, key: &str, version: Version, deleted: bool) -> bool {
