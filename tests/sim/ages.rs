@@ -205,7 +205,10 @@ impl World {
             let mute = parts.get(place) == Some(&Part::Mute);
             self.connect(place)?;
             self.capture_all(place)?;
-            while !mute {
+            loop {
+                if mute {
+                    break;
+                }
                 let sent = self.send_one(place)?;
                 let carried = self.carry_one(place, false);
                 let acked = self.take_ack(place);

@@ -74,7 +74,7 @@ impl World {
             };
             let (rows, aside) = (node.rows(&self.plan, table), self.displaced(node, table)?);
             let versions = node.versions(&self.plan, table);
-            for key in rows.keys().filter(|k| !versions.contains_key(*k)) {
+            if let Some(key) = rows.keys().find(|k| !versions.contains_key(*k)) {
                 return Err(format!("{} [{key}] has no version", plan.name));
             }
             for (key, stored) in versions {
@@ -163,7 +163,7 @@ impl World {
             let place = |name: &str| {
                 let same =
                     |c: &&str| c.eq_ignore_ascii_case(name) || **c == *"\0rowid" && name == "rowid";
-                part.columns.iter().position(|c| same(&c))
+                part.columns.iter().position(same)
             };
             let key_at: Option<Vec<usize>> = key_names.map(|c| place(&c.name)).collect();
             let Some(key_at) = key_at else { continue };
