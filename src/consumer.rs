@@ -170,7 +170,7 @@ impl Consumer {
 
     /// Reads until something breaks. Returns only by an error.
     fn read(&mut self, reader: &mut dyn Reader) -> Result<(), Pause> {
-        let mut state = reader.state()?;
+        let mut state = self.state(reader)?;
         let mut from = self.place(reader, &state)?;
         loop {
             if from > state.last {
@@ -180,7 +180,7 @@ impl Consumer {
             if from != self.gate.enter().database.position(&self.stream).seq + 1 {
                 // A snapshot brought what comes next, perhaps of a stream that was longer than this
                 // one is; or somebody found that the stream is another one.
-                state = reader.state()?;
+                state = self.state(reader)?;
                 from = self.place(reader, &state)?;
             }
             let messages = reader.fetch(from, FETCH_WAIT, &self.stop)?;
@@ -193,11 +193,19 @@ impl Consumer {
                 self.note_gap(from, first.sequence)?;
             }
             if let Some(last) = messages.last() {
-                self.apply(&messages)?;
+                self.apply(&messages, state.last)?;
                 from = last.sequence + 1;
                 self.gate.has_read();
             }
         }
+    }
+
+    fn state(&self, reader: &mut dyn Reader) -> Result<StreamState, Pause> {
+        let state = reader.state()?;
+        if let Some(now_ms) = state.now_ms {
+            self.gate.enter().database.heard_broker_time(now_ms);
+        }
+        Ok(state)
     }
 
     /// Where to read on, after a look at whether the stream is still the one that was read.
@@ -231,9 +239,11 @@ impl Consumer {
         Ok(())
     }
 
-    /// Applies all messages, in as many transactions as it takes.
-    fn apply(&self, messages: &[Message]) -> Result<(), Pause> {
-        if let Some(newest) = messages.iter().map(|m| m.time_ms).max() {
+    /// Applies all messages, in as many transactions as it takes. Those up to `old` were there
+    /// before this connection and say nothing about the time now: it may be months later.
+    fn apply(&self, messages: &[Message], old: u64) -> Result<(), Pause> {
+        let new = messages.iter().filter(|m| m.sequence > old);
+        if let Some(newest) = new.map(|m| m.time_ms).max() {
             self.gate.enter().database.heard_broker_time(newest);
         }
         let mut rest = messages;

@@ -202,6 +202,11 @@ impl Gate {
         }
     }
 
+    /// What was sent is read again: rows of it may be gone by now, as deletes that are forgotten.
+    pub fn forget_own(&self) {
+        *locked(&self.own) = OwnIds::default();
+    }
+
     /// Whether this process sent the message.
     pub fn is_own(&self, id: &str) -> bool {
         let Ok(id) = u128::from_str_radix(id, 16) else {
@@ -215,6 +220,16 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::apply::tests::support::Node;
+
+    #[test]
+    fn what_was_sent_is_read_when_all_is_read_again() {
+        let gate = Gate::new(Node::new(1, "").db, 1).0;
+        let (id, text) = ([7; 16], format!("{:032x}", u128::from_be_bytes([7; 16])));
+        gate.remember_own(&id);
+        assert!(gate.is_own(&text));
+        gate.forget_own();
+        assert!(!gate.is_own(&text));
+    }
 
     #[test]
     fn only_a_node_that_knows_no_table_waits_to_read() {

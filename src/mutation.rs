@@ -70,10 +70,18 @@ pub enum Mutation {
     MarksNotCarried,
     /// A node publishes before it merged the snapshot.
     JoinedBeforeMerging,
+    /// Tombstones that were not sent yet are dropped like others.
+    MarkedTombstonesDropped,
+    /// Tombstones are dropped when half of their time is over.
+    TombstonesDroppedEarly,
+    /// What is held of a row outlives its tombstone.
+    HeldOutlivesTombstone,
+    /// A row without a version is stamped by the clock alone.
+    ForgottenStampedAgain,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 32] = {
+    pub const ALL: [Mutation; 36] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -108,6 +116,10 @@ impl Mutation {
             LackingRowsDeleted,
             MarksNotCarried,
             JoinedBeforeMerging,
+            MarkedTombstonesDropped,
+            TombstonesDroppedEarly,
+            HeldOutlivesTombstone,
+            ForgottenStampedAgain,
         ]
     };
 }

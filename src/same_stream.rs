@@ -35,6 +35,7 @@ pub fn look(
     if let Some(why) = difference {
         log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
         inside.database.publish_all_again()?;
+        gate.forget_own();
         position = Position {
             // A stream that is new gets everything again, from every node.
             gap: position.gap.filter(|_| position.created == state.created),

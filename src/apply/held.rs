@@ -32,6 +32,10 @@ const UNSENT: &str = "\0unsent";
 /// A reason is kept with every row, and may quote the row.
 const MAX_REASON_BYTES: usize = 200;
 
+/// What is held of a row.
+const DROP_HELD: &str = "DELETE FROM __harmonylite___held
+                         WHERE table_name = ?1 AND shape = ?2 AND key = ?3";
+
 /// Rows tried again in one transaction.
 pub(crate) const STEP: usize = 128;
 
@@ -245,10 +249,7 @@ impl Database {
         let at = Place::of(table, key);
         if self.catalog.held.contains(&at.table) {
             self.conn
-                .prepare_cached(
-                    "DELETE FROM __harmonylite___held
-                     WHERE table_name = ?1 AND shape = ?2 AND key = ?3",
-                )?
+                .prepare_cached(DROP_HELD)?
                 .execute(params![at.table, at.shape, at.key])?;
         }
         let unknown = |(name, (version, _)): &(&String, &(Version, OwnedValue))| {
@@ -273,6 +274,25 @@ impl Database {
             self.hold_mark(&at, version)?;
         }
         Ok(is_done)
+    }
+
+    /// The row's tombstone is about to be forgotten: what is held of it from before goes first, or a
+    /// column that is added later would bring back a part of it. False if something newer is held.
+    pub(crate) fn drop_held(&mut self, at: &Place, tombstone: Version) -> Result<bool> {
+        let keeps = mutation::is(Mutation::HeldOutlivesTombstone);
+        if keeps || !self.catalog.held.contains(&at.table) {
+            return Ok(true);
+        }
+        let mut held = Incoming::default();
+        self.read_held(at, &mut held)?;
+        let columns = held.columns.values().map(|(version, _)| *version);
+        if columns.chain(held.row).any(|version| version > tombstone) {
+            return Ok(false);
+        }
+        self.conn
+            .prepare_cached(DROP_HELD)?
+            .execute(params![at.table, at.shape, at.key])?;
+        Ok(true)
     }
 
     /// Tries again some of what is held. Inside a transaction.

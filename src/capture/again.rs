@@ -50,6 +50,7 @@ impl Database {
         }
         self.stop_live();
         self.write(|db| {
+            db.forget_ages()?;
             db.set_again(Some(Place {
                 table: 0,
                 after: None,

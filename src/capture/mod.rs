@@ -212,6 +212,10 @@ impl Database {
             comparing: self.catalog.comparing.contains_key(&table.id),
             displaced: self.catalog.displaced.contains(&table.id),
             publish: self.settings.publish,
+            forgotten: match mutation::is(Mutation::ForgottenStampedAgain) {
+                true => 0,
+                false => self.ages.forgotten(),
+            },
             row_bytes: self.limits.row_bytes,
         };
         let mut written = Vec::new();

@@ -37,6 +37,8 @@ pub(crate) struct Recorder<'a> {
     /// Some rows of the table may be displaced: live by version, but not in the table.
     pub displaced: bool,
     pub publish: bool,
+    /// A row without a version may have had one of ours up to this.
+    pub forgotten: i64,
     /// Bytes of a row that can be sent.
     pub row_bytes: usize,
 }
@@ -57,7 +59,9 @@ impl Recorder<'_> {
             return Ok(false);
         }
         let table = rows.table;
-        let mut previous = stored.as_ref().map_or(0, |s| s.state.version.hlc);
+        let mut previous = stored
+            .as_ref()
+            .map_or(self.forgotten, |s| s.state.version.hlc);
         if self.displaced
             && let Some(values) = rows.owned_row(key)?
         {

@@ -103,6 +103,7 @@ impl Database {
         let reservation = Reservation::load(&conn, &*clock)?;
         let positions = crate::apply::Positions::load(&conn)?;
         let opened_ms = clock.now_ms();
+        let ages = crate::snapshot::Ages::load(&conn)?;
         let mut database = Database {
             conn,
             clock,
@@ -116,7 +117,7 @@ impl Database {
             joined,
             opened_ms,
             damage: damage::Damage::default(),
-            ages: crate::snapshot::Ages::default(),
+            ages,
             stop,
             seen_data_version: -1,
             log_is_left: true,

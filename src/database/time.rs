@@ -60,7 +60,7 @@ impl Database {
             .map(|offset| offset + self.clock.uptime().as_millis() as i64)
     }
 
-    /// A message just read was stored at `time_ms` by the broker's clock: it cannot be earlier now.
+    /// By the broker's clock it is `time_ms`, or was a moment ago: it cannot be earlier now.
     pub fn heard_broker_time(&mut self, time_ms: i64) {
         let offset = time_ms - self.clock.uptime().as_millis() as i64;
         if self.broker_offset_ms.is_none_or(|known| offset > known) {

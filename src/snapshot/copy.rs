@@ -28,7 +28,8 @@ const PAGES: i32 = 256;
 /// learnt under mean something only below it.
 const STRIP: &str = "
 DELETE FROM __harmonylite___meta WHERE key IN
-    ('node_id', 'node_id_taken', 'left_out', 'boot_id', 'clock_base', 'clock_until', 'joined', 'publish_again', 'swept');
+    ('node_id', 'node_id_taken', 'left_out', 'boot_id', 'clock_base', 'clock_until', 'joined', 'publish_again', 'swept',
+     'forgotten');
 DELETE FROM __harmonylite___ages;
 DELETE FROM __harmonylite___quarantine;
 DELETE FROM __harmonylite___change_log_global;";

@@ -10,6 +10,7 @@ use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 
 mod copying;
+mod forgetting;
 mod hostile;
 mod keeping;
 mod lacking;

@@ -1,20 +1,23 @@
 //! Forgetting deletes, when everybody has had the time to hear of them.
 //!
-//! A tombstone is dropped `tombstone_retention` after it *arrived* here, by the broker's clock. So
-//! that the age of a transaction number can be told, numbers are noted now and then with the time.
+//! A tombstone is dropped `tombstone_retention` after it *arrived* here, or the broker acknowledged it
+//! if it is ours, by the broker's clock. So that the age of a transaction number can be told, numbers
+//! are noted now and then with the time: the last up to which nothing waits to be sent.
 //! A node that comes back later than that learns of the delete from a snapshot, see
 //! [`crate::snapshot::Merge`].
 
 use std::time::Duration;
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
+use crate::apply::Place;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::rows::{Rows, Stored, keys};
 use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::Version;
+use crate::model::version::{Version, stamp};
+use crate::mutation::{self, Mutation};
 
 /// Numbers are noted this often, or a thousand times per retention if that is less often.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
@@ -31,9 +34,24 @@ pub struct Ages {
     half_aged: i64,
     /// Broker's time half of the retention ago.
     half_ago_ms: Option<i64>,
+    /// The highest hlc that this node may have given to a row that is forgotten by now: with a clock
+    /// that stands still the row would get it again, for something else.
+    forgotten: i64,
 }
 
 impl Ages {
+    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Ages> {
+        let forgotten = get_meta(conn, FORGOTTEN)?.unwrap_or_default();
+        Ok(Ages {
+            forgotten,
+            ..Ages::default()
+        })
+    }
+
+    pub(crate) fn forgotten(&self) -> i64 {
+        self.forgotten
+    }
+
     /// Whether others may have dropped a tombstone that is still here. One that was learnt lately
     /// may be old all the same: it may have come with a snapshot, or been read late.
     pub(crate) fn is_half_aged(&self, tombstone: &Stored) -> bool {
@@ -43,6 +61,9 @@ impl Ages {
                 .is_some_and(|ms| tombstone.state.version.time_ms() <= ms)
     }
 }
+
+/// In `___meta`: [`Ages::forgotten`].
+const FORGOTTEN: &str = "forgotten";
 
 /// In `___meta`: all tombstones learnt up to here were dropped.
 const SWEPT: &str = "swept";
@@ -70,7 +91,20 @@ impl Database {
             return Ok(());
         }
         self.ages.noted_ms = Some(now_ms);
-        let at = self.reservation.peek_number() - 1;
+        if self.publishes_again() {
+            return Ok(());
+        }
+        let unsent: Option<i64> =
+            self.conn
+                .query_row("SELECT min(at) FROM __harmonylite___unsent", [], |r| {
+                    r.get(0)
+                })?;
+        let next = self.reservation.peek_number();
+        // What waits here was told to nobody, however long it waits.
+        let at = match mutation::is(Mutation::MarkedTombstonesDropped) {
+            true => next - 1,
+            false => unsent.unwrap_or(next) - 1,
+        };
         let last: Option<i64> =
             self.conn
                 .query_row("SELECT max(at) FROM __harmonylite___ages", [], |r| r.get(0))?;
@@ -96,6 +130,13 @@ impl Database {
         Ok(())
     }
 
+    /// What the broker was told counts as told from now on. Inside a transaction.
+    pub(crate) fn forget_ages(&mut self) -> Result<()> {
+        self.ages.noted_ms = None;
+        self.conn.execute("DELETE FROM __harmonylite___ages", [])?;
+        Ok(())
+    }
+
     /// The last transaction number that was given out by `time_ms`, as far as noted; else 0.
     fn learnt_before(&self, time_ms: i64) -> Result<i64> {
         let at: Option<i64> = self
@@ -112,7 +153,11 @@ impl Database {
             return Ok(None);
         };
         let retention_ms = self.settings.tombstone_retention.as_millis() as i64;
-        let bound = self.learnt_before(now_ms - retention_ms)?;
+        let aged_ms = match mutation::is(Mutation::TombstonesDroppedEarly) {
+            true => retention_ms / 2,
+            false => retention_ms,
+        };
+        let bound = self.learnt_before(now_ms - aged_ms)?;
         let swept = get_meta::<i64>(&self.conn, SWEPT)?.unwrap_or(0);
         let is_due = bound > swept && !self.has_gap() && !self.publishes_again();
         Ok(is_due.then(|| Sweep {
@@ -182,15 +227,38 @@ impl Database {
                 continue;
             };
             let key_bytes = table.key_bytes(key.iter().copied());
-            if rows.exists(&key)? || self.is_marked(table, &key_bytes, stored.at)? {
+            let is_unsent = !mutation::is(Mutation::MarkedTombstonesDropped)
+                && self.is_marked(table, &key_bytes, stored.at)?;
+            if rows.exists(&key)? || is_unsent {
                 continue;
             }
-            rows.forget_version(&key)?;
+            drop(rows);
+            let at = Place::of(table, &key_bytes);
+            if !self.drop_held(&at, stored.state.version)? {
+                continue;
+            }
+            Rows::new(&self.conn, table)?.forget_version(&key)?;
+            self.note_forgotten(stored.state.version)?;
             highest = highest.max(stored.state.version);
             dropped += 1;
         }
         self.note_dropped(highest)?;
         Ok(dropped)
+    }
+
+    /// The version of a row is not known any more; an earlier one may have been ours. Inside a
+    /// transaction; if that is undone, stamps are higher than they need to be.
+    pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
+        let by_clock = stamp(self.reservation.until_ms() + 1, self.ages.forgotten);
+        let hlc = match version.node == self.node {
+            true => version.hlc,
+            false => version.hlc.min(by_clock),
+        };
+        if hlc > self.ages.forgotten {
+            self.ages.forgotten = hlc;
+            set_meta(&self.conn, FORGOTTEN, hlc)?;
+        }
+        Ok(())
     }
 
     /// Tombstones kept, for tests and operators.

@@ -114,12 +114,8 @@ pub fn announce(
     let known = match read_manifest(store, cluster) {
         Ok(known) => known.unwrap_or_default(),
         // Torn by a crash, on a store that cannot replace an object whole: begun anew.
-        Err(TransferError::Bad { cause, .. }) if !cause.contains("another cluster") => {
-            log::warn!(
-                "{}: {}: {cause}; replacing it",
-                store.address(),
-                manifest::NAME
-            );
+        Err(e) if is_torn(&e) => {
+            log::warn!("{e}; replacing it");
             Manifest::default()
         }
         Err(e) => return Err(e),
@@ -166,6 +162,12 @@ pub fn strike(name: &str, cluster: &str, store: &mut dyn Store) -> Result<(), Tr
     manifest.snapshots.retain(|e| e.name != name);
     let bytes = manifest.to_bytes();
     Ok(store.put(manifest::NAME, bytes.len() as u64, &mut &bytes[..])?)
+}
+
+/// Whether the manifest is no use, and may be replaced.
+pub fn is_torn(e: &TransferError) -> bool {
+    matches!(e, TransferError::Bad { name, cause, .. }
+        if name == manifest::NAME && !cause.contains("another cluster"))
 }
 
 /// What the store holds; none if nothing yet.

@@ -171,6 +171,7 @@ pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamEr
         first,
         last,
         created,
+        now_ms: info["ts"].as_str().and_then(timestamp::unix_ms),
     })
 }
 

@@ -56,6 +56,8 @@ pub struct StreamState {
     pub last: u64,
     /// When the stream was created, as the broker writes it (RFC 3339): tells a wiped stream.
     pub created: String,
+    /// The broker's clock, unix milliseconds; none from a server before 2.10.
+    pub now_ms: Option<i64>,
 }
 
 /// What became of one message handed to [`Writer::send`].

@@ -17,9 +17,13 @@ pub struct Message {
 pub struct Stream {
     pub name: String,
     pub created: String,
+    /// What it says that the time is.
+    pub now_ms: Option<i64>,
     /// How many messages were dropped, the oldest first.
     dropped: u64,
     messages: Vec<Message>,
+    /// Those that were dropped.
+    gone: Vec<Message>,
     /// Id and sequence of the newest messages.
     ids: VecDeque<(String, u64)>,
 }
@@ -42,12 +46,20 @@ impl Broker {
             broker.streams.push(Stream {
                 name: format!("sim-{shard}"),
                 created: "created-0".into(),
+                now_ms: None,
                 dropped: 0,
                 messages: Vec::new(),
+                gone: Vec::new(),
                 ids: VecDeque::new(),
             });
         }
         broker
+    }
+
+    /// It tells the time.
+    pub fn pass(&mut self, now_ms: i64) {
+        let streams = self.streams.iter_mut();
+        streams.for_each(|s| s.now_ms = Some(now_ms));
     }
 
     /// Stores a message, unless its id is remembered. Returns its sequence.
@@ -65,7 +77,8 @@ impl Broker {
         stream.messages.push(message);
         stream.remember(stream.last());
         if stream.messages.len() > self.max_entries {
-            stream.messages.remove(0);
+            let gone = stream.messages.remove(0);
+            stream.gone.push(gone);
             stream.dropped += 1;
         }
         stream.last()
@@ -91,6 +104,7 @@ impl Broker {
         self.wiped += 1;
         for stream in &mut self.streams {
             stream.messages.clear();
+            stream.gone.clear();
             stream.dropped = 0;
             stream.ids.clear();
             stream.created = format!("created-{}", self.wiped);
@@ -120,6 +134,11 @@ impl Stream {
     pub fn from(&self, seq: u64) -> impl Iterator<Item = (u64, &Message)> {
         let skip = seq.saturating_sub(self.first());
         (self.first()..).zip(&self.messages).skip(skip as usize)
+    }
+
+    /// All messages up to a sequence, dropped or not.
+    pub fn stored(&self, seq: u64) -> impl Iterator<Item = &Message> {
+        self.gone.iter().chain(&self.messages).take(seq as usize)
     }
 
     pub fn id(&self, seq: u64) -> &str {

@@ -6,7 +6,7 @@ use harmonylite::model::cbor::Cursor;
 use rusqlite::Connection;
 
 use crate::model::Row;
-use crate::node::Stored;
+use crate::node::{Node, Stored};
 use crate::observe;
 use crate::registry::LEASE_MS;
 use crate::world::{Step, World};
@@ -97,7 +97,7 @@ impl World {
     }
 
     /// True if there was something.
-    fn read_to_the_end(&mut self, place: usize) -> Result<bool, String> {
+    pub fn read_to_the_end(&mut self, place: usize) -> Result<bool, String> {
         let mut found = false;
         for shard in 0..self.options.shards as usize {
             loop {
@@ -179,7 +179,7 @@ impl World {
         let node = &self.nodes[place];
         Ok(Held {
             rows: node.rows(&self.plan, table),
-            displaced: self.displaced(place, table)?,
+            displaced: self.displaced(node, table)?,
             versions: node.versions(&self.plan, table),
         })
     }
@@ -242,26 +242,11 @@ impl World {
             for (column, value) in row.iter().enumerate() {
                 if let Some(value) = value {
                     self.model
-                        .check_value(&self.plan, &at, column, value)
+                        .check_value(&self.plan, &at, column, value, version.map(|v| v.0))
                         .map_err(report)?;
                 }
             }
-            let values: Vec<_> = spec
-                .schema
-                .columns
-                .iter()
-                .map(|c| {
-                    let place = self.plan.tables[table].columns.iter().position(|p| {
-                        p.name.eq_ignore_ascii_case(&c.lower)
-                            || c.lower == "\0rowid" && p.name == "rowid"
-                    });
-                    row[place.expect("a column of the plan")]
-                        .as_ref()
-                        .expect("a column of this node")
-                        .borrow()
-                })
-                .collect();
-            let hash = spec.content_hash(values.into_iter());
+            let hash = self.content_hash(table, &spec, row);
             if stored.is_some_and(|s| s.hash != hash) {
                 return Err(report("has another hash than its content".into()));
             }
@@ -337,8 +322,8 @@ impl World {
     }
 
     /// Rows that are kept aside.
-    fn displaced(&self, place: usize, table: usize) -> Result<BTreeMap<String, Row>, String> {
-        let (node, spec) = (&self.nodes[place], &self.plan.tables[table]);
+    pub fn displaced(&self, node: &Node, table: usize) -> Result<BTreeMap<String, Row>, String> {
+        let spec = &self.plan.tables[table];
         let mut statement = node
             .app()
             .prepare("SELECT row FROM __harmonylite___displaced JOIN __harmonylite___tables ON id = table_id WHERE name = ?1")
@@ -378,7 +363,10 @@ impl World {
             let report =
                 |e: String| format!("[{key}] {e}\n{}", self.model.history(&(table, key.clone())));
             let (va, vb) = (version(a, key), version(b, key));
-            if va != vb {
+            // One of them dropped the tombstone.
+            let one_deleted = matches!((va, vb), (None, Some((_, true))) | (Some((_, true)), None));
+            let is_dropped = one_deleted && self.model.is_dropped(&(table, key.clone()));
+            if va != vb && !is_dropped {
                 return Err(report(format!("versions {va:?} and {vb:?}")));
             }
             let (ra, rb) = (a.rows.get(key), b.rows.get(key));

@@ -174,6 +174,9 @@ impl Node {
         }
         let mut reader = StreamReader(stream);
         let state = reader.state().expect("there is always an answer");
+        if let Some(now_ms) = state.now_ms {
+            self.db().heard_broker_time(now_ms);
+        }
         same_stream::look(self.gate(), &stream.name, &mut reader, &state).map_err(|e| e.to_string())
     }
 
@@ -205,17 +208,21 @@ impl Node {
 
     /// One fetch of up to `limit` messages, and one transaction for them.
     pub fn read(&mut self, shard: usize, limit: usize, broker: &Broker) -> Step<Option<Read>> {
-        let (Some(gate), Some(reader)) = (&self.gate, self.readers[shard]) else {
+        let (Some(gate), Some(mut reader)) = (self.gate.clone(), self.readers[shard]) else {
             return Ok(None);
         };
         let stream = &broker.streams[shard];
-        // A snapshot may have brought what comes next.
-        let from = reader.from.max(self.db().position(&stream.name).seq + 1);
+        if reader.from != self.db().position(&stream.name).seq + 1 {
+            // A snapshot brought what comes next, perhaps of a stream that was longer.
+            self.connect_reader(shard, broker)?;
+            reader = self.readers[shard].expect("just connected");
+        }
+        let from = reader.from;
         if from > reader.end {
             gate.set_at_end(shard as u32 + 1, true);
         }
         let fetched: Vec<(u64, &Message)> = stream.from(from).take(limit).collect();
-        let Some(newest) = fetched.last().map(|(_, m)| m.time_ms) else {
+        let Some((last, newest)) = fetched.last().map(|(seq, m)| (*seq, m.time_ms)) else {
             return Ok(None);
         };
         let first = fetched[0].0;
@@ -234,7 +241,9 @@ impl Node {
             arrived.push(Arrived { seq, id, content });
         }
         let mut inside = gate.enter();
-        inside.database.heard_broker_time(newest);
+        if last > reader.end {
+            inside.database.heard_broker_time(newest);
+        }
         let is_own = |a: &&Arrived<'_>| matches!(a.content, Content::Own);
         let own = arrived.iter().take_while(is_own).count();
         let read = if own > 0 {
@@ -281,6 +290,7 @@ impl stream::Reader for StreamReader<'_> {
             first: self.0.first(),
             last: self.0.last(),
             created: self.0.created.clone(),
+            now_ms: self.0.now_ms,
         })
     }
 

@@ -288,6 +288,7 @@ impl World {
         for shard in 0..self.options.shards as usize {
             let count = [0, 0, 1, 2, 5][self.random.below(5)];
             self.broker.forget(shard, count);
+            self.model.broker_lost |= wiped || count > 0;
         }
         if self.random.percent(80) {
             self.broker.find_ids();

@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::objects::Objects;
 use crate::observe;
 use crate::registry::{Bulletin, LEASE_MS};
-use crate::world::{KEEP, Step, World};
+use crate::world::{KEEP, LONG_TIME, SWEEP, Step, World};
 
 /// The streams' prefix.
 pub const CLUSTER: &str = "sim";
@@ -67,6 +67,8 @@ impl Snapshots {
 struct Midst<'w> {
     world: &'w mut World,
     place: usize,
+    /// It lacks something, of these streams: until a merge is done.
+    lacks: Option<Vec<String>>,
     /// Each step is looked into at its begin and at its end: how often in between depends on sizes.
     last: (&'static str, bool),
     failure: Option<String>,
@@ -92,6 +94,16 @@ impl Watch for Midst<'_> {
     }
 
     fn pause(&mut self, _: Duration) -> io::Result<()> {
+        let place = self.place;
+        let lacks = self.lacks.as_ref();
+        if lacks.is_some_and(|streams| *streams == self.world.created(place))
+            && !self.world.nodes[place].db().has_gap()
+        {
+            self.failure = Some(format!(
+                "node {place}: a gap is gone before the merge is done"
+            ));
+            return Err(watch::stop());
+        }
         self.visit("pause")
     }
 }
@@ -107,6 +119,8 @@ impl World {
             return Ok(()); // in the midst of one
         };
         let gate = self.nodes[place].gate.clone().expect("the node is up");
+        self.sweep(place, true)?;
+        self.note_unsent(place, true);
         let was_joined = gate.is_joined();
         if !was_joined || self.nodes[place].db().has_gap() {
             self.capture_all(place)?;
@@ -117,8 +131,16 @@ impl World {
         if self.random.percent(5) {
             self.capture_all(place)?;
             keeper.merge_first = true;
+            // As the daemon does: the snapshot may be older than what is forgotten here.
+            let node = &mut self.nodes[place];
+            node.db().forget_positions().map_err(|e| e.to_string())?;
+            node.gate().forget_own();
+            (0..node.readers.len()).for_each(|s| node.drop_reader(s));
         }
+        let lacked = self.nodes[place].db().has_gap();
+        let joins = !was_joined || keeper.merge_first;
         let mut midst = Midst {
+            lacks: (lacked && !joins).then(|| self.created(place)),
             world: self,
             place,
             last: ("", true),
@@ -138,6 +160,9 @@ impl World {
         }
         self.nodes[place].keeper = Some(keeper);
         self.look_after_round(place)?;
+        if lacked || joins {
+            self.lacks_nothing(place)?;
+        }
         let rests = matches!(done, Ok(Next::Rest));
         let text = match done {
             Ok(next) => format!("{next:?}"),
@@ -154,6 +179,12 @@ impl World {
         Ok(())
     }
 
+    /// Which streams a node knows.
+    fn created(&self, place: usize) -> Vec<String> {
+        let position = |s: &crate::broker::Stream| self.nodes[place].db().position(&s.name).created;
+        self.broker.streams.iter().map(position).collect()
+    }
+
     /// What a round captured, and what it made of the rows.
     pub fn look_after_round(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
@@ -163,7 +194,8 @@ impl World {
         node.learn_schema(&self.plan);
         observe::captured(node, &self.plan, &mut self.model, false)?;
         observe::given_way(node, &self.plan, &mut self.model);
-        Ok(())
+        self.note_unsent(place, false);
+        self.audit()
     }
 
     /// What happens while a round works, outside of its transactions.
@@ -176,7 +208,9 @@ impl World {
         }
         let depth = snapshots.depth;
         self.look_after_round(place)?;
-        if self.random.percent(4) {
+        // Where a merge rests between its transactions, most is at stake.
+        let killed = if step == "pause" { 15 } else { 4 };
+        if self.random.percent(killed) {
             self.say(format!("node {place}: killed in the midst of {step}"));
             resume_unwind(Box::new(Killed));
         }
@@ -186,7 +220,9 @@ impl World {
             let ends = matches!(kind, 11 | 12 | 15);
             let is_at_work = |n: &Node| n.gate.is_some() && n.keeper.is_none();
             let another = other != place && is_at_work(&self.nodes[other]);
-            if another || ends && other == place || kind == KEEP && depth + 1 >= DEEPEST {
+            let sweeps = kind == SWEEP && other == place; // both are the same thread's
+            let nested = kind == KEEP && depth + 1 >= DEEPEST || kind == LONG_TIME;
+            if another || ends && other == place || sweeps || nested {
                 continue;
             }
             self.say(format!("in the midst of {step} of node {place}:"));

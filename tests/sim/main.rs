@@ -5,7 +5,9 @@
 //! everybody, and every node must hold what an independent model says ([`model`]). See
 //! `scripts/sim.sh`.
 
+mod ages;
 mod arrivals;
+mod audit;
 mod broker;
 mod check;
 mod clock;

@@ -22,14 +22,30 @@ pub struct Write {
     pub certain: bool,
 }
 
+/// A tombstone that was dropped somewhere.
+struct Drop {
+    version: Version,
+    /// Writes that were recorded by then.
+    recorded: usize,
+    /// Somebody had not sent what he had of the row.
+    may_return: bool,
+}
+
 /// Table and key.
-type RowId = (usize, String);
+pub type RowId = (usize, String);
 
 #[derive(Default)]
 pub struct Model {
     rows: BTreeMap<RowId, Vec<Write>>,
     /// Per node, in order: where its writes are.
     by_writer: BTreeMap<usize, Vec<(RowId, usize)>>,
+    /// Of each write of a row: the time when it was recorded.
+    times: BTreeMap<RowId, Vec<i64>>,
+    dropped: BTreeMap<RowId, Vec<Drop>>,
+    pub now_ms: i64,
+    /// The broker lost messages: whoever notices publishes all rows again, also one who was away for
+    /// so long that everybody has forgotten what was deleted meanwhile. A known limit.
+    pub broker_lost: bool,
     /// Two nodes have one id. A write of one that changes nothing has a version like any other, but
     /// is not seen here if the other gave that version to something: then older values count, too.
     pub twins: bool,
@@ -42,12 +58,56 @@ fn compare(a: &OwnedValue, b: &OwnedValue) -> Ordering {
 impl Model {
     pub fn record(&mut self, table: usize, key: &str, write: Write) {
         let at = (table, key.to_owned());
+        let times = self.times.entry(at.clone()).or_default();
+        times.push(self.now_ms);
         let writes = self.rows.entry(at.clone()).or_default();
         self.by_writer
             .entry(write.writer)
             .or_default()
             .push((at, writes.len()));
         writes.push(write);
+    }
+
+    /// Whether somebody made that tombstone after `time_ms`.
+    pub fn is_later(&self, at: &RowId, version: Version, time_ms: i64) -> bool {
+        let writes = self.rows.get(at).into_iter().flatten();
+        let times = self.times.get(at).into_iter().flatten();
+        let same = |w: &Write| w.version == version && w.row.is_none();
+        let mut made = writes.zip(times).filter(|(w, _)| same(w)).peekable();
+        made.peek().is_some() && made.all(|(_, ms)| *ms > time_ms)
+    }
+
+    /// A node forgot a delete. `may_return`: somebody has not sent yet what was deleted.
+    pub fn drop_tombstone(&mut self, at: RowId, version: Version, may_return: bool) {
+        let recorded = self.rows.get(&at).map_or(0, Vec::len);
+        let drops = self.dropped.entry(at).or_default();
+        match drops.iter_mut().find(|d| d.version == version) {
+            Some(known) => known.may_return |= may_return,
+            None => drops.push(Drop {
+                version,
+                recorded,
+                may_return,
+            }),
+        }
+    }
+
+    pub fn is_dropped(&self, at: &RowId) -> bool {
+        self.dropped.contains_key(at)
+    }
+
+    /// Some may know the tombstone yet: then even what was written since may have lost to it.
+    fn is_below_dropped(&self, at: &RowId, version: Version) -> bool {
+        let drops = self.dropped.get(at).into_iter().flatten();
+        drops.map(|d| d.version).any(|d| version <= d)
+    }
+
+    /// A write that was deleted by a tombstone which was dropped then: whether it may be back.
+    fn forgotten(&self, at: &RowId, index: usize) -> Option<bool> {
+        let version = self.rows[at][index].version;
+        let drops = self.dropped.get(at).into_iter().flatten();
+        let over = drops.filter(|d| version <= d.version && index < d.recorded);
+        over.map(|d| d.may_return || self.broker_lost)
+            .reduce(|a, b| a & b)
     }
 
     pub fn knows(&self, table: usize, key: &str, version: Version, deleted: bool) -> bool {
@@ -127,8 +187,9 @@ impl Model {
     ) -> Result<(), String> {
         let empty = Vec::new();
         let writes = self.rows.get(at).unwrap_or(&empty);
-        let certain = writes.iter().filter(|w| w.certain);
-        let highest = certain.map(|w| (w.version, w.row.is_none())).max();
+        let certain = writes.iter().enumerate().filter(|(_, w)| w.certain);
+        let certain = certain.filter(|(_, w)| !self.is_below_dropped(at, w.version));
+        let highest = certain.map(|(_, w)| (w.version, w.row.is_none())).max();
         let Some((version, deleted)) = found else {
             return match highest {
                 Some((v, _)) => Err(format!("is not known at all, but was written as {v}")),
@@ -149,6 +210,10 @@ impl Model {
                 "has version {version} deleted {deleted}, which nobody wrote"
             ));
         }
+        let mut same = (0..writes.len()).filter(|i| writes[*i].version == version);
+        if !deleted && same.all(|i| self.forgotten(at, i) == Some(false)) {
+            return Err(format!("is {version} again, which was deleted long ago"));
+        }
         Ok(())
     }
 
@@ -159,9 +224,10 @@ impl Model {
         at: &(usize, String),
         column: usize,
         found: &OwnedValue,
+        version: Option<Version>,
     ) -> Result<(), String> {
         let table = &plan.tables[at.0];
-        let accepted = self.accepted(table, at, column);
+        let accepted = self.accepted(table, at, column, version);
         if accepted.contains(found) {
             return Ok(());
         }
@@ -173,10 +239,18 @@ impl Model {
 
     /// Values that a column may have: of the highest write that carried it for certain, and of all
     /// above that which may have.
-    fn accepted(&self, table: &Table, at: &(usize, String), column: usize) -> Vec<OwnedValue> {
+    fn accepted(
+        &self,
+        table: &Table,
+        at: &RowId,
+        column: usize,
+        version: Option<Version>,
+    ) -> Vec<OwnedValue> {
         let is_late = column >= table.base;
         let writes = &self.rows[at];
         let deleted = writes.iter().filter(|w| w.certain && w.row.is_none());
+        // One that is back is what it was before a delete that is forgotten.
+        let deleted = deleted.filter(|w| !self.is_dropped(at) || Some(w.version) < version);
         let floor = deleted.map(|w| w.version).max().unwrap_or(Version::NEVER);
         let above = || writes.iter().filter(|w| w.version > floor);
         let mut alive: Vec<(&Write, &OwnedValue)> = above()
@@ -188,12 +262,17 @@ impl Model {
         // A delete that may be lost: the row may have begun anew after it.
         let reborn = above().filter(|w| w.row.is_none()).map(|w| w.version).max();
         for (write, value) in alive {
+            if self.is_dropped(at) && Some(write.version) > version {
+                continue;
+            }
             if is_late && reborn > Some(write.version) {
                 accepted.push(default.clone());
             }
             accepted.push(value.clone());
             // A column added later says nothing while it has its default: nobody may have set it.
-            if write.certain && !self.twins && (!is_late || value != default) {
+            // Of a row that is back some may know the delete yet, which such a column does not outlive.
+            let is_sure = !is_late || value != default && !self.is_dropped(at);
+            if write.certain && !self.twins && is_sure {
                 return accepted; // a smaller value of the same version loses
             }
         }

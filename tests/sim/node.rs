@@ -33,6 +33,7 @@ pub struct Options {
     pub in_flight: usize,
     /// Messages kept per stream.
     pub max_entries: usize,
+    pub tombstone_retention: Duration,
 }
 
 impl Options {
@@ -65,6 +66,8 @@ pub struct Image {
     pub shadow: Shadow,
     /// Writes of the node that are in it.
     pub written: usize,
+    /// Where deletes are forgotten: rows in it that were not sent.
+    pub unsent: BTreeSet<(usize, String)>,
 }
 
 pub struct Packet {
@@ -217,7 +220,7 @@ impl Node {
             scan_max_changes: options.scan_max_changes,
             max_transaction_bytes: options.max_transaction_bytes,
             max_clock_drift: Duration::from_secs(60),
-            tombstone_retention: Duration::from_secs(30 * 24 * 3600),
+            tombstone_retention: options.tombstone_retention,
             allow_rowid_tables: true,
             joins_by_snapshot,
             selects: Box::new(|_| true),
@@ -249,6 +252,7 @@ impl Node {
             wal: read("-wal"),
             shadow: self.shadow.clone(),
             written,
+            unsent: BTreeSet::new(),
         }
     }
 

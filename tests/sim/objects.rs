@@ -46,9 +46,25 @@ impl Objects {
         self.enter().fails = 0;
     }
 
+    /// What `f` does with the store works, and leaves no trace in what happens later.
+    pub fn quietly<T>(&self, f: impl FnOnce(&mut dyn Store) -> T) -> T {
+        let (random, fails) = {
+            let mut shared = self.enter();
+            (shared.random.clone(), std::mem::take(&mut shared.fails))
+        };
+        let done = f(&mut self.clone());
+        let mut shared = self.enter();
+        (shared.random, shared.fails) = (random, fails);
+        done
+    }
+
     /// Objects written so far.
     pub fn written(&self) -> u64 {
         self.enter().written
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.enter().objects.keys().cloned().collect()
     }
 
     /// An object vanishes, or loses its second half, or is what it was before. What became of what.

@@ -246,6 +246,11 @@ impl Table {
         )
     }
 
+    /// Its versions table has the key's columns in another order.
+    pub fn is_turned(&self) -> bool {
+        self.tail.contains("(id2, id)")
+    }
+
     pub fn index_name(&self, index: usize) -> String {
         quote(&format!("u{index} {}", self.name))
     }

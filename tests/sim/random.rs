@@ -1,6 +1,7 @@
 //! Random numbers from one seed: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom
 //! number generators", 2014). The same seed gives the same run on every machine.
 
+#[derive(Clone)]
 pub struct Random(u64);
 
 impl Random {

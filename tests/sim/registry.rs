@@ -67,6 +67,10 @@ impl Bulletin {
         self.enter().bucket.publishers.keys().copied().collect()
     }
 
+    pub fn announced(&self) -> Option<Entry> {
+        self.enter().bucket.newest.clone()
+    }
+
     pub fn of(&self, place: usize) -> Seen {
         let all = self.clone();
         Seen { all, place }

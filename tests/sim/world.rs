@@ -1,10 +1,12 @@
 //! One run: nodes, broker and model, and the random steps they take, all from one seed.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::ages::{Ages, RETENTION_MS};
 use crate::broker::{Broker, Message};
 use crate::clock::Killed;
 use crate::keeping::Snapshots;
@@ -18,10 +20,10 @@ use crate::registry::Bulletin;
 
 /// 2023: what a node's clock is set to stays before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
-const DAY_MS: i64 = 24 * 3600 * 1000;
+pub const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// Steps of a node's process, which may be killed at any of them.
-const IN_PROCESS: [usize; 9] = [1, 2, 3, 4, 5, 6, 7, 16, 17];
+const IN_PROCESS: [usize; 10] = [1, 2, 3, 4, 5, 6, 7, 16, 17, SWEEP];
 
 /// Steps kept for the report of a failure.
 const LAST_STEPS: usize = 300;
@@ -39,7 +41,12 @@ pub struct World {
     pub trace: u64,
     pub count: usize,
     pub snapshots: Option<Snapshots>,
+    /// Some where deletes are forgotten.
+    pub ages: Option<Ages>,
+    /// Snapshots that were looked into.
+    pub audited: BTreeSet<String>,
     weights: Vec<usize>,
+    watched: String,
     /// The first two nodes have one id: a cloned card.
     twins: bool,
     folder: TempDir,
@@ -47,6 +54,12 @@ pub struct World {
 
 /// A round of the keeper.
 pub const KEEP: usize = 18;
+
+/// A step of dropping tombstones.
+pub const SWEEP: usize = 22;
+
+/// Days.
+pub const LONG_TIME: usize = 23;
 
 /// What a seed with snapshots has besides; drawn apart, so that the others stay what they are.
 fn snapshots_of(seed: u64) -> Snapshots {
@@ -61,7 +74,14 @@ pub type Step = Result<(), String>;
 
 impl World {
     pub fn new(seed: u64) -> Result<Self, String> {
-        let snapshots = (seed & 16 != 0).then(|| snapshots_of(seed));
+        let mut snapshots = (seed & 16 != 0).then(|| snapshots_of(seed));
+        let ages = (snapshots.is_some() && seed & 4 != 0).then(Ages::default);
+        if let (Some(snapshots), Some(_)) = (&mut snapshots, &ages)
+            && seed & 8 != 0
+        {
+            // Who is away for long lacks something.
+            snapshots.max_entries = snapshots.max_entries.min(4);
+        }
         let mut random = Random::new(seed);
         let plan = Plan::new(&mut random);
         let mut options = Options {
@@ -74,6 +94,10 @@ impl World {
             max_entries: snapshots
                 .as_ref()
                 .map_or(usize::MAX, |s| s.max_entries as usize),
+            tombstone_retention: Duration::from_millis(match ages {
+                Some(_) => RETENTION_MS as u64,
+                None => 30 * DAY_MS as u64,
+            }),
         };
         if options.max_entries < 1000 {
             // A row in more parts than a stream keeps would never be whole anywhere.
@@ -96,12 +120,16 @@ impl World {
             trace: seed,
             count: 0,
             snapshots,
+            ages,
+            audited: BTreeSet::new(),
             weights: Vec::new(),
+            watched: String::new(),
             twins: false,
             folder,
         };
         world.twins = world.random.percent(10);
         world.model.twins = world.twins;
+        world.model.now_ms = BEGIN_MS;
         for place in 0..2 + world.random.below(3) {
             world.found(place, world.twins)?;
         }
@@ -165,7 +193,34 @@ impl World {
         self.folder.path()
     }
 
+    /// SIM_WATCH=1:i4 says what becomes of row [i4] of the second table.
+    fn watch(&mut self) -> Option<String> {
+        let wanted = std::env::var("SIM_WATCH").ok()?;
+        let (table, key) = wanted.split_once(':')?;
+        let table = table.parse().ok()?;
+        let of = |n: &Node| {
+            let versions = n.versions(&self.plan, table);
+            let version = versions
+                .get(key)
+                .map(|s| (s.version.to_string(), s.deleted));
+            let row = n.rows(&self.plan, table).remove(key);
+            let unsent = n.unsent_rows(&self.plan).contains(&(table, key.to_owned()));
+            format!("        {}: {version:?} {row:?} unsent {unsent}\n", n.place)
+        };
+        let here = self.nodes.iter().filter(|n| n.app.is_some());
+        let all: String = here.map(of).collect();
+        (all != self.watched).then_some(all)
+    }
+
     pub fn say(&mut self, text: String) {
+        if let Some(seen) = self.watch() {
+            println!(
+                "{:>5} +{}s {text}\n{seen}",
+                self.count,
+                (self.now_ms - BEGIN_MS) / 1000
+            );
+            self.watched = seen;
+        }
         for byte in text.bytes() {
             self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
@@ -188,19 +243,35 @@ impl World {
         let reserved = node.reservation();
         let synced = node.image.is_none() || reserved != node.reserved;
         if synced || self.random.percent(5) {
-            let image = node.read_image(self.model.written(place));
+            self.sync(place);
             if self.random.percent(10) {
-                node.backups.push(image.clone());
+                let node = &mut self.nodes[place];
+                node.backups.extend(node.image.clone());
             }
-            (node.image, node.reserved) = (Some(image), reserved);
         }
         Ok(())
+    }
+
+    /// All that was written is on the disk.
+    pub fn sync(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        if node.app.is_none() {
+            return;
+        }
+        let mut image = node.read_image(self.model.written(place));
+        if self.ages.is_some() {
+            image.unsent = node.unsent_rows(&self.plan);
+        }
+        (node.image, node.reserved) = (Some(image), node.reservation());
     }
 
     pub fn run(&mut self, steps: usize) -> Step {
         let mut weights = vec![30, 20, 30, 30, 30, 30, 20, 6, 4, 3, 3, 2, 2, 1, 1, 1, 3, 2];
         if self.snapshots.is_some() {
             weights.extend([12, 2, 1, 1]);
+        }
+        if self.ages.is_some() {
+            weights.extend([6, 3]);
         }
         for weight in &mut weights {
             *weight = *weight * self.random.below(8) / 4;
@@ -248,6 +319,7 @@ impl World {
                     "node {place}: killed in the middle, look {looks:?}"
                 ));
                 self.nodes[place].crash();
+                self.look_after_sweep()?;
                 if kind == KEEP {
                     self.look_after_round(place)?;
                     if self.random.percent(30) {
@@ -262,9 +334,13 @@ impl World {
 
     pub fn pass(&mut self, ms: i64) {
         self.now_ms += ms;
+        self.model.now_ms = self.now_ms;
         self.nodes.iter().for_each(|n| n.clock.advance(ms));
         if let Some(snapshots) = &self.snapshots {
             snapshots.bulletin.pass(self.now_ms);
+        }
+        if self.ages.is_some() && self.options.shards > 1 {
+            self.broker.pass(self.now_ms); // a server of these days
         }
     }
 
@@ -329,6 +405,8 @@ impl World {
                     snapshots.bulletin.expire_lease();
                 }
             }
+            SWEEP if up => return self.sweep(place, false),
+            LONG_TIME => return self.long_time(place),
             _ => {}
         }
         Ok(())

@@ -17,13 +17,19 @@ impl Keeper {
         will_do: impl Fn(&Database, &Entry) -> bool,
     ) -> Result<bool, RoundError> {
         let mut store = (round.open_store)()?;
-        let manifest = transfer::read_manifest(&mut *store, &self.options.cluster)?;
-        if manifest.as_ref().is_none_or(|m| m.newest().is_none()) && !self.forgot {
+        let manifest = transfer::read_manifest(&mut *store, &self.options.cluster);
+        let is_empty = match &manifest {
+            Ok(manifest) => manifest.as_ref().is_none_or(|m| m.newest().is_none()),
+            Err(e) => transfer::is_torn(e),
+        };
+        if is_empty && !self.forgot {
             // Somebody emptied the store: let there be a new one. Once, lest two nodes with
             // different stores keep each other busy.
             self.forgot = true;
             round.registry.forget_newest()?;
         }
+        let manifest = manifest?;
+        self.forgot &= is_empty;
         let mut failure = None;
         for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
             if !will_do(&round.gate.enter().database, &entry) {

@@ -90,6 +90,7 @@ impl Database {
             // Unless it cannot be deleted here.
             if self.join_row(table, key, &key_bytes, gone, frames)? {
                 Rows::new(&self.conn, table)?.forget_version(key)?;
+                self.note_forgotten(version)?;
                 self.note_dropped(dropped)?;
             }
         } else if self.settings.publish {

@@ -448,3 +448,19 @@ fn an_emptied_store_gets_another() {
     assert!(b.gate.is_joined());
     assert_eq!(titles(&b), ["a"]);
 }
+
+/// On a store that cannot replace an object whole, and whoever wrote it is gone.
+#[test]
+fn a_torn_manifest_is_replaced() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    cluster.round(&mut a).unwrap();
+    let path = cluster.store.path().join(crate::snapshot::manifest::NAME);
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let mut b = cluster.node(2, BOOKS);
+    assert!(cluster.round(&mut b).is_err());
+    cluster.round(&mut a).unwrap();
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.is_joined());
+}

@@ -35,6 +35,7 @@ impl Stream {
                 first: 1,
                 last,
                 created: "new".into(),
+                now_ms: None,
             },
             gate: gate.clone(),
             happens: Arc::default(),

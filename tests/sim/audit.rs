@@ -1,0 +1,184 @@
+//! A look into every snapshot that is announced: each row is what its version says. Nodes that merge
+//! it take that on trust, and what is wrong in it is mostly put right by what comes through a stream.
+
+use std::io;
+use std::time::Duration;
+
+use harmonylite::database::table::Table;
+use harmonylite::model::frame::{self, Frame};
+use harmonylite::model::version::Version;
+use harmonylite::snapshot::transfer;
+use harmonylite::snapshot::watch::Watch;
+
+use crate::broker::Message;
+use crate::keeping::CLUSTER;
+use crate::model::{Row, RowId};
+use crate::node::{Node, Shadow};
+use crate::world::{Step, World};
+
+/// The auditor's place.
+const AUDITOR: usize = 99;
+
+struct Nobody;
+
+impl Watch for Nobody {
+    fn progress(&mut self, _: &'static str, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn pause(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl World {
+    /// Looks into the newest snapshot, if that was not done before.
+    pub fn audit(&mut self) -> Step {
+        let Some(snapshots) = &self.snapshots else {
+            return Ok(());
+        };
+        let Some(entry) = snapshots.bulletin.announced() else {
+            return Ok(());
+        };
+        if !self.audited.insert(entry.name.clone()) {
+            return Ok(());
+        }
+        let shards = self.options.shards;
+        let mut node = Node::new(AUDITOR, 3000, self.folder(), self.now_ms, shards);
+        let brought = snapshots.objects.quietly(|store| {
+            let file = transfer::fetch(&entry, node.path(), store, &mut Nobody)?;
+            transfer::put_in_place(file, node.path())
+        });
+        if brought.is_err() {
+            return Ok(()); // spoilt since
+        }
+        node.open_app();
+        node.shadow = Shadow::read(node.app(), &self.plan);
+        let seen = node
+            .start(&self.options, true)
+            .and_then(|()| self.look_into(&node));
+        node.crash();
+        node.app = None;
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", node.path().display()));
+        }
+        seen.map_err(|e| format!("snapshot {CLUSTER}/{}: {e}", entry.name))
+    }
+
+    fn look_into(&self, node: &Node) -> Step {
+        for table in 0..self.plan.tables.len() {
+            let plan = &self.plan.tables[table];
+            let name = plan.name.to_ascii_lowercase();
+            let spec = node.db().tables().get(&name).cloned();
+            let (Some(spec), true) = (spec, node.shadow.columns[table].is_some()) else {
+                continue;
+            };
+            let (rows, aside) = (node.rows(&self.plan, table), self.displaced(node, table)?);
+            let versions = node.versions(&self.plan, table);
+            if let Some(key) = rows.keys().find(|k| !versions.contains_key(*k)) {
+                return Err(format!("{} [{key}] has no version", plan.name));
+            }
+            for (key, stored) in versions {
+                let row = rows.get(&key).or_else(|| aside.get(&key));
+                let report = |e: &str| {
+                    let history = self.model.history(&(table, key.clone()));
+                    format!(
+                        "{} [{key}] is {row:?}, {e}: {stored:?}\n{history}",
+                        plan.name
+                    )
+                };
+                match row {
+                    Some(row) if self.content_hash(table, &spec, row) == stored.hash => {}
+                    None if stored.deleted => {}
+                    Some(_) => return Err(report("which is not what its version says")),
+                    None => return Err(report("but lives by its version")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn content_hash(&self, table: usize, spec: &Table, row: &Row) -> i64 {
+        let columns = &self.plan.tables[table].columns;
+        let value = |c: &harmonylite::database::schema::Column| {
+            let same = |name: &str| {
+                name.eq_ignore_ascii_case(&c.lower) || c.lower == "\0rowid" && name == "rowid"
+            };
+            let place = columns.iter().position(|p| same(&p.name));
+            let value = &row[place.expect("a column of the plan")];
+            value.as_ref().expect("a column of this node").borrow()
+        };
+        spec.content_hash(spec.schema.columns.iter().map(value))
+    }
+}
+
+impl World {
+    /// A node that lacks nothing, as far as it knows, has all that it passed in the streams.
+    pub fn lacks_nothing(&self, place: usize) -> Step {
+        let node = &self.nodes[place];
+        if node.db().has_gap() || node.readers.iter().any(Option::is_none) {
+            return Ok(()); // it has not looked yet whether the streams are what they were
+        }
+        let tables = 0..self.plan.tables.len();
+        let versions: Vec<_> = tables.map(|t| node.versions(&self.plan, t)).collect();
+        for stream in &self.broker.streams {
+            let position = node.db().position(&stream.name);
+            if position.created != stream.created || stream.id(position.seq) != position.id {
+                continue; // that of a snapshot: it will look again
+            }
+            for (at, version) in stream.stored(position.seq).flat_map(|m| self.rows_in(m)) {
+                let (table, key) = &at;
+                let known = versions[*table].get(key);
+                let is_here = known.is_some_and(|s| s.version >= version);
+                let name = self.plan.tables[*table].name.to_ascii_lowercase();
+                let held = name.replace('\'', "''");
+                let held = format!("__harmonylite___held WHERE table_name = '{held}'");
+                let is_new = !node.db().tables().contains_key(&name);
+                if !is_here && !is_new && !self.model.is_dropped(&at) && node.count(&held) == 0 {
+                    return Err(format!(
+                        "node {place}: {name} [{key}] is {known:?}, but {version} is in what it \
+                         passed, and it lacks nothing",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The versions in a message; those of a part alone are not known.
+    fn rows_in(&self, message: &Message) -> Vec<(RowId, Version)> {
+        let mut found = Vec::new();
+        let Ok(raw) = frame::unpack(&message.data) else {
+            return found;
+        };
+        let Ok(Frame::Rows { nodes, tables, .. }) = Frame::decode(&raw) else {
+            return found;
+        };
+        for part in &tables {
+            let same = |t: &crate::plan::Table| t.name.eq_ignore_ascii_case(part.name);
+            let Some(table) = self.plan.tables.iter().position(same) else {
+                continue;
+            };
+            let spec = &self.plan.tables[table];
+            let key_names = spec.columns.iter().take(spec.key.len());
+            let place = |name: &str| {
+                let same =
+                    |c: &&str| c.eq_ignore_ascii_case(name) || **c == *"\0rowid" && name == "rowid";
+                part.columns.iter().position(same)
+            };
+            let key_at: Option<Vec<usize>> = key_names.map(|c| place(&c.name)).collect();
+            let Some(key_at) = key_at else { continue };
+            let (mut rows, mut row) = (part.rows(&nodes), frame::Row::default());
+            while rows.next(&mut row).unwrap_or(false) {
+                let key: Option<Vec<_>> = key_at
+                    .iter()
+                    .map(|i| row.values.get(*i).map(|v| (*v).to_owned()))
+                    .collect();
+                if let Some(key) = key {
+                    found.push(((table, spec.key_text(&key)), row.version));
+                }
+            }
+        }
+        found
+    }
+}
