@@ -363,9 +363,10 @@ impl World {
             let report =
                 |e: String| format!("[{key}] {e}\n{}", self.model.history(&(table, key.clone())));
             let (va, vb) = (version(a, key), version(b, key));
-            // One of them dropped the tombstone.
-            let one_deleted = matches!((va, vb), (None, Some((_, true))) | (Some((_, true)), None));
-            let is_dropped = one_deleted && self.model.is_dropped(&(table, key.clone()));
+            // One of them dropped the tombstone, and may have heard of an earlier delete since.
+            let lives = |v: Option<(_, bool)>| v.is_some_and(|(_, deleted)| !deleted);
+            let is_gone = !lives(va) && !lives(vb);
+            let is_dropped = is_gone && self.model.is_dropped(&(table, key.clone()));
             if va != vb && !is_dropped {
                 return Err(report(format!("versions {va:?} and {vb:?}")));
             }

@@ -127,6 +127,12 @@ impl Model {
         })
     }
 
+    /// Whether nothing took that version back: no power cut, no rollback.
+    pub fn is_certain(&self, (table, key): &RowId, version: Version) -> bool {
+        let writes = self.rows.get(&(*table, key.clone()));
+        writes.is_some_and(|w| w.iter().any(|w| w.version == version && w.certain))
+    }
+
     /// Whether that very content has this version.
     pub fn holds(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
         let writes = self.rows.get(&(table, key.to_owned()));

@@ -53,8 +53,8 @@ pub struct Shadow {
     /// Tables that the application wrote to while rows of others waited for them, or may have before
     /// the core sees the table: what it wrote may lose as soon as it is seen.
     pub contested: BTreeSet<usize>,
-    /// Rows that statements named since all was seen: they may count as written though they are what
-    /// they were. No others may.
+    /// Rows that statements named or changed since all was seen: they may count as written though they
+    /// are what they were. No others may.
     pub named: BTreeSet<(usize, String)>,
 }
 
@@ -351,10 +351,12 @@ impl Node {
             for (key, row) in before {
                 let now = after.remove(&key);
                 if now.as_ref() != Some(&row) {
+                    self.shadow.named.insert((*table, key.clone()));
                     self.shadow.pending.insert((*table, key), now);
                 }
             }
             for (key, row) in after {
+                self.shadow.named.insert((*table, key.clone()));
                 self.shadow.pending.insert((*table, key), Some(row));
             }
         }
