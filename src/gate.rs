@@ -47,6 +47,8 @@ pub struct Gate {
     at_end: Vec<AtomicBool>,
     /// This node has met the others, or need not: it may publish.
     joined: AtomicBool,
+    /// See [`Gate::publish_beside_gaps`].
+    beside_gaps: AtomicBool,
     /// Something changed that the keeper of snapshots should look at.
     keeper: (Sender<()>, Receiver<()>),
     /// The publisher waits for the consumers to read on.
@@ -89,6 +91,7 @@ impl Gate {
             own: Mutex::new(OwnIds::default()),
             at_end: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             joined: AtomicBool::new(joined),
+            beside_gaps: AtomicBool::new(false),
             keeper: bounded(1),
             waits: AtomicBool::new(false),
             changed: Mutex::new(now),
@@ -169,6 +172,19 @@ impl Gate {
     pub fn set_joined(&self) {
         self.joined.store(true, Ordering::Relaxed);
         self.wake_publisher();
+    }
+
+    /// No snapshot brings what this node missed, for a long time already: what waits is sent all the
+    /// same. Or, with `false`, there is one again, or nothing is lacking.
+    pub fn publish_beside_gaps(&self, does: bool) {
+        self.beside_gaps.store(does, Ordering::Relaxed);
+        self.wake_publisher();
+    }
+
+    /// Whether marked rows may be sent.
+    pub fn may_publish(&self, database: &Database) -> bool {
+        let beside_gaps = self.beside_gaps.load(Ordering::Relaxed);
+        self.is_joined() && (beside_gaps || !database.awaits_snapshot())
     }
 
     pub fn is_joined(&self) -> bool {

@@ -331,13 +331,16 @@ impl Publisher {
 
     /// With nothing under way and captures that only mark: the next piece of the backlog.
     fn fetch_backlog(&mut self) -> Result<(), DatabaseError> {
-        if self.link.is_none() || !self.gate.all_at_end() || !self.gate.is_joined() {
+        if self.link.is_none() || !self.gate.all_at_end() {
             return Ok(()); // we are woken when that is so
         }
         let gate = self.gate.clone();
         let mut inside = gate.enter();
         if !inside.outbox.is_empty() || inside.database.is_live() {
             return Ok(());
+        }
+        if !gate.may_publish(&inside.database) {
+            return Ok(()); // likewise
         }
         if !inside.database.is_captured() {
             self.look_at = self.look_at.or(Some(Instant::now()));

@@ -130,6 +130,13 @@ impl Database {
         self.positions.known.values().any(|p| p.gap.is_some())
     }
 
+    /// Whether a snapshot is to be merged before what waits here is sent: a row that nobody else has
+    /// must not count as one that all others deleted. But to a broker that lost messages all is sent at
+    /// once: else a snapshot that is further than its streams sends every node back again and again.
+    pub fn awaits_snapshot(&self) -> bool {
+        self.settings.joins_by_snapshot && self.has_gap() && !self.publishes_again()
+    }
+
     /// How far each stream is in this database.
     pub(crate) fn places(&self) -> BTreeMap<String, Place> {
         let place = |(stream, p): (&String, &Position)| {
@@ -264,8 +271,12 @@ impl Database {
 
     /// The broker says that it stored our message `id` at `seq`.
     pub fn note_acknowledged(&mut self, stream: &str, seq: u64, id: String) {
-        let known = self.position(stream);
+        let mut known = self.position(stream);
         if seq > known.acked_seq {
+            // It may be of a transaction from before the gap: a snapshot must have it, too.
+            if let Some(gap) = known.gap.as_mut() {
+                gap.acked = seq;
+            }
             self.move_position(
                 stream,
                 Position {

@@ -103,6 +103,8 @@ pub struct Keeper {
     waiting: Option<Duration>,
     /// Since when this node lacks something that no snapshot brings.
     lacking: Option<Duration>,
+    /// Since when it lacks anything.
+    gapped: Option<Duration>,
     /// Under which id this node is known as one that publishes.
     registered: Option<u64>,
     /// That the newest snapshot is gone was told to the others.
@@ -121,6 +123,7 @@ impl Keeper {
             asked: None,
             waiting: None,
             lacking: None,
+            gapped: None,
             registered: None,
             forgot: false,
             lost: None,
@@ -160,6 +163,7 @@ impl Keeper {
         if self.waiting.is_none() {
             round.gate.hold_reading()?;
         }
+        self.look_at_gaps(round.gate);
         let node = round.gate.enter().database.node();
         if self.registered != Some(node) {
             round.registry.register(node, &self.options.selection)?;
@@ -177,10 +181,25 @@ impl Keeper {
             self.merge_first = false;
         }
         if round.gate.enter().database.has_gap() {
-            return self.make_up(round);
+            let next = self.make_up(round)?;
+            self.look_at_gaps(round.gate);
+            return Ok(next);
         }
         let wanted = round.registry.wanted()?;
         self.make_if(round, |keeper, db| keeper.due(db, &wanted))
+    }
+
+    /// What waits to be sent waits until what was missed is here, but not for ever.
+    fn look_at_gaps(&mut self, gate: &Gate) {
+        let inside = gate.enter();
+        let now = inside.database.clock.uptime();
+        self.gapped = match inside.database.has_gap() {
+            true => self.gapped.or(Some(now)),
+            false => None,
+        };
+        drop(inside);
+        let is_long = |since| now - since >= self.options.leader_ttl;
+        gate.publish_beside_gaps(self.gapped.is_some_and(is_long));
     }
 
     fn find_newest(&mut self, round: &mut Round<'_>) -> Result<Option<Entry>, RoundError> {

@@ -44,10 +44,10 @@ impl Node {
         let unread = |s: &Stream| inside.database.unread(&s.name);
         let unread: Vec<u64> = broker.streams.iter().map(unread).collect();
         format!(
-            "live {}, at end {}, joined {}, outbox empty {}, unread {unread:?}",
+            "live {}, at end {}, may publish {}, outbox empty {}, unread {unread:?}",
             inside.database.is_live(),
             self.gate().all_at_end(),
-            self.gate().is_joined(),
+            self.gate().may_publish(&inside.database),
             inside.outbox.is_empty()
         )
     }
@@ -71,7 +71,8 @@ impl Node {
             return Ok(false);
         }
         if inside.outbox.is_empty() && !inside.database.is_live() {
-            if !gate.all_at_end() || !gate.is_joined() || !inside.database.is_captured() {
+            let may_publish = gate.all_at_end() && gate.may_publish(&inside.database);
+            if !may_publish || !inside.database.is_captured() {
                 return Ok(false);
             }
             let limit = options.max_transaction_bytes;
