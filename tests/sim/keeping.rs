@@ -122,6 +122,7 @@ impl World {
         self.sweep(place, true)?;
         self.note_unsent(place, true);
         let was_joined = gate.is_joined();
+        self.model.lacked |= was_joined && self.nodes[place].db().has_gap();
         if !was_joined || self.nodes[place].db().has_gap() {
             self.capture_all(place)?;
         }

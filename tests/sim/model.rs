@@ -46,6 +46,9 @@ pub struct Model {
     /// The broker lost messages: whoever notices publishes all rows again, also one who was away for
     /// so long that everybody has forgotten what was deleted meanwhile. A known limit.
     pub broker_lost: bool,
+    /// A node that lacked something itself merged a snapshot: what that has and the node forgot may
+    /// as well be among what it lacked.
+    pub lacked: bool,
     /// Two nodes have one id. A write of one that changes nothing has a version like any other, but
     /// is not seen here if the other gave that version to something: then older values count, too.
     pub twins: bool,
@@ -106,7 +109,7 @@ impl Model {
         let version = self.rows[at][index].version;
         let drops = self.dropped.get(at).into_iter().flatten();
         let over = drops.filter(|d| version <= d.version && index < d.recorded);
-        over.map(|d| d.may_return || self.broker_lost)
+        over.map(|d| d.may_return || self.broker_lost || self.lacked)
             .reduce(|a, b| a & b)
     }
 

@@ -139,7 +139,8 @@ const ENOUGH: usize = 20;
 
 /// Runs `most` seeds, or as many as there is time for, on all processors (SIM_JOBS).
 fn run_many(first: u64, most: u64, in_time: impl Fn() -> bool + Sync) -> Total {
-    let bits = number("SIM_BITS").unwrap_or(0); // 16: snapshots; 20: and deletes are forgotten
+    // 16: with snapshots; 20: and deletes are forgotten. SIM_BITS: these alone; SIM_NOT: all but these.
+    let (bits, not) = (number("SIM_BITS").unwrap_or(0), number("SIM_NOT"));
     let next = AtomicU64::new(0);
     let total = Mutex::new(Total::default());
     let work = || {
@@ -150,7 +151,7 @@ fn run_many(first: u64, most: u64, in_time: impl Fn() -> bool + Sync) -> Total {
                 return;
             }
             let seed = first.wrapping_add(index);
-            if seed & bits != bits {
+            if seed & bits != bits || not.is_some_and(|not| seed & not == not) {
                 continue;
             }
             let outcome = run(seed);
