@@ -69,6 +69,28 @@ fn what_was_acknowledged_behind_the_snapshot_is_not_taken_for_deleted() {
     assert!(meet(&mut n).contains("slow clock"));
 }
 
+/// As above, by a node that was away for long: its rows are old enough to be forgotten by all.
+#[test]
+fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
+    let mut n = forgetful(
+        cluster(2, BOOKS),
+        "INSERT INTO Books VALUES (5, 'written long ago', 'z')",
+    );
+    n[0].publish();
+    at(&mut n[0], 20);
+    forget(&mut n[0]);
+    let taken = snapshot(&mut n[0]);
+    n[1].capture();
+    at(&mut n[1], 10);
+    n[1].db.note_gap("s", 16);
+    let under_way = n[1].publish();
+    n[1].db.note_acknowledged("s", 30, "id".into());
+    merge(&mut n[1], &taken);
+    assert_eq!(n[1].rows("SELECT id FROM Books WHERE id = 5"), "i5");
+    n[0].apply(&under_way);
+    assert!(meet(&mut n).contains("written long ago"));
+}
+
 /// An application that brings a trigger may refuse the delete: then the row stays what it is.
 #[test]
 fn a_row_that_cannot_be_deleted_keeps_its_version() {

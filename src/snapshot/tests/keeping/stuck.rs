@@ -107,3 +107,29 @@ fn a_snapshot_that_cannot_be_read_does_not_hide_the_one_before() {
         assert_eq!(titles(&b), ["old"], "{spoil}");
     }
 }
+
+#[test]
+fn what_waits_is_sent_though_no_snapshot_can_be_had() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    cluster.round(&mut a).unwrap();
+    move_on(&a, 20, Some(15));
+    let broken = || {
+        Err(StoreError::Failed {
+            store: "nowhere".into(),
+            doing: "open".into(),
+            cause: "no route".into(),
+        })
+    };
+    let _ = cluster.round_with(&mut a, &broken);
+    assert!(!may_publish(&a));
+    a.clock.advance(Duration::from_secs(30));
+    let _ = cluster.round_with(&mut a, &broken);
+    assert!(may_publish(&a) && a.gate.enter().database.has_gap());
+    // The next one may be had at once.
+    move_on(&a, 20, None);
+    let _ = cluster.round_with(&mut a, &broken);
+    move_on(&a, 40, Some(35));
+    let _ = cluster.round_with(&mut a, &broken);
+    assert!(!may_publish(&a));
+}
