@@ -51,7 +51,7 @@ step "All tests, with the newest nats-server"
 HARMONYLITE_NATS_SERVER=$newest cargo test --quiet
 
 step "The simulation, two minutes of fresh seeds"
-# Without those in which deletes are forgotten, of which some still fail: README, "Proof".
+# Without those in which deletes are forgotten, of which one in 400 fails: README, "Proof".
 SIM_NOT=20 scripts/sim.sh --minutes 2
 
 step "The integration tests, with Debian's nats-server"

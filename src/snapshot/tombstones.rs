@@ -53,12 +53,13 @@ impl Ages {
     }
 
     /// Whether others may have dropped a tombstone that is still here. One that was learnt lately
-    /// may be old all the same: it may have come with a snapshot, or been read late.
+    /// may be old all the same: it may have come with a snapshot, or been read late. So may any, as
+    /// long as the broker's time is not known: telling the others once more is no harm.
     pub(crate) fn is_half_aged(&self, tombstone: &Stored) -> bool {
         tombstone.at <= self.half_aged
             || self
                 .half_ago_ms
-                .is_some_and(|ms| tombstone.state.version.time_ms() <= ms)
+                .is_none_or(|ms| tombstone.state.version.time_ms() <= ms)
     }
 }
 
@@ -91,6 +92,8 @@ impl Database {
             return Ok(());
         }
         self.ages.noted_ms = Some(now_ms);
+        let half_ago_ms = now_ms - retention.as_millis() as i64 / 2;
+        self.ages.half_ago_ms = Some(half_ago_ms);
         if self.publishes_again() {
             return Ok(());
         }
@@ -124,8 +127,6 @@ impl Database {
                 Ok(())
             })?;
         }
-        let half_ago_ms = now_ms - retention.as_millis() as i64 / 2;
-        self.ages.half_ago_ms = Some(half_ago_ms);
         self.ages.half_aged = self.learnt_before(half_ago_ms)?;
         Ok(())
     }

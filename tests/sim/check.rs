@@ -12,7 +12,7 @@ use crate::registry::LEASE_MS;
 use crate::world::{Step, World};
 
 /// More rounds than any run needs to come to rest.
-const ROUNDS: usize = 100;
+const ROUNDS: usize = 400;
 
 /// What a node holds of a table.
 struct Held {
