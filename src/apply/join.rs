@@ -107,9 +107,19 @@ impl Database {
         if let Some(at) = joined.buried
             && self.settings.publish
         {
+            self.learn_again(table, key, frames.at)?;
             self.mark_again(table, key_bytes, at, frames)?;
         }
         Ok(joined.before.as_ref() != Some(&joined.after))
+    }
+
+    /// A tombstone counts as learnt just now: its mark must be found under the number it has.
+    fn learn_again(&mut self, table: &Table, key: &[Value<'_>], at: i64) -> Result<()> {
+        let mut rows = Rows::new(&self.conn, table)?;
+        if let Some(stored) = rows.version(&self.sites, key)? {
+            rows.put_version(&mut self.sites, key, &Stored { at, ..stored })?;
+        }
+        Ok(())
     }
 
     /// The version of rows that were here before HarmonyLite, until this node has met the others:
@@ -165,7 +175,7 @@ impl Database {
             buried: stored
                 .as_ref()
                 .filter(|s| s.state.deleted && state.deleted && !theirs.deleted)
-                .filter(|s| self.ages.is_half_aged(s))
+                .filter(|s| self.is_half_aged(s))
                 .map(|s| s.at),
             before,
             after: state,

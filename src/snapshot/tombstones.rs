@@ -32,8 +32,6 @@ pub struct Ages {
     noted_ms: Option<i64>,
     /// Tombstones learnt up to here are older than half of the retention.
     half_aged: i64,
-    /// Broker's time half of the retention ago.
-    half_ago_ms: Option<i64>,
     /// The highest hlc that this node may have given to a row that is forgotten by now: with a clock
     /// that stands still the row would get it again, for something else.
     forgotten: i64,
@@ -50,16 +48,6 @@ impl Ages {
 
     pub(crate) fn forgotten(&self) -> i64 {
         self.forgotten
-    }
-
-    /// Whether others may have dropped a tombstone that is still here. One that was learnt lately
-    /// may be old all the same: it may have come with a snapshot, or been read late. So may any, as
-    /// long as the broker's time is not known: telling the others once more is no harm.
-    pub(crate) fn is_half_aged(&self, tombstone: &Stored) -> bool {
-        tombstone.at <= self.half_aged
-            || self
-                .half_ago_ms
-                .is_none_or(|ms| tombstone.state.version.time_ms() <= ms)
     }
 }
 
@@ -92,8 +80,6 @@ impl Database {
             return Ok(());
         }
         self.ages.noted_ms = Some(now_ms);
-        let half_ago_ms = now_ms - retention.as_millis() as i64 / 2;
-        self.ages.half_ago_ms = Some(half_ago_ms);
         if self.publishes_again() {
             return Ok(());
         }
@@ -127,8 +113,19 @@ impl Database {
                 Ok(())
             })?;
         }
-        self.ages.half_aged = self.learnt_before(half_ago_ms)?;
+        self.ages.half_aged = self.learnt_before(now_ms - retention.as_millis() as i64 / 2)?;
         Ok(())
+    }
+
+    /// Whether others may have dropped a tombstone that is still here. One that was learnt lately
+    /// may be old all the same: it may have come with a snapshot, or been read late.
+    pub(crate) fn is_half_aged(&self, tombstone: &Stored) -> bool {
+        let half = self.settings.tombstone_retention.as_millis() as i64 / 2;
+        let time_ms = tombstone.state.version.time_ms();
+        tombstone.at <= self.ages.half_aged
+            || self
+                .broker_time_ms()
+                .is_some_and(|now| time_ms <= now - half)
     }
 
     /// What the broker was told counts as told from now on. Inside a transaction.
