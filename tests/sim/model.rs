@@ -136,12 +136,16 @@ impl Model {
         writes.is_some_and(|w| w.iter().any(|w| w.version == version && w.certain))
     }
 
-    /// Whether that very content has this version.
+    /// Whether that very content has this version, in the columns that there were then.
     pub fn holds(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
         let writes = self.rows.get(&(table, key.to_owned()));
         writes.is_some_and(|w| {
-            w.iter()
-                .any(|w| w.version == version && w.row.as_ref() == row)
+            let same = |(x, y): (&Option<_>, &Option<_>)| x.is_none() || y.is_none() || x == y;
+            let holds = |w: &Write| match (w.row.as_ref(), row) {
+                (Some(a), Some(b)) => a.iter().zip(b).all(same),
+                (a, b) => a.is_none() && b.is_none(),
+            };
+            w.iter().any(|w| w.version == version && holds(w))
         })
     }
 
