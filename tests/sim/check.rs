@@ -128,10 +128,11 @@ impl World {
         Ok(was_done && self.is_in_order(place) && !written)
     }
 
-    /// Joined, and nothing lacks.
+    /// Joined, nothing lacks, and nothing waits for that.
     fn is_in_order(&self, place: usize) -> bool {
         let node = &self.nodes[place];
-        node.gate().is_joined() && (!node.db().has_gap() || self.lacks_somebody())
+        let db = node.db();
+        node.gate().may_publish(&db) && (!db.has_gap() || self.lacks_somebody())
     }
 
     /// A node that published under an id which nobody has any more: a twin took a fresh one.
