@@ -177,8 +177,9 @@ impl Gate {
     /// No snapshot brings what this node missed, for a long time already: what waits is sent all the
     /// same. Or, with `false`, there is one again, or nothing is lacking.
     pub fn publish_beside_gaps(&self, does: bool) {
-        self.beside_gaps.store(does, Ordering::Relaxed);
-        self.wake_publisher();
+        if self.beside_gaps.swap(does, Ordering::Relaxed) != does {
+            self.wake_publisher();
+        }
     }
 
     /// Whether marked rows may be sent.

@@ -73,6 +73,7 @@ impl Keeper {
             inside.database.close_gaps(&publishers)?;
             if !inside.database.has_gap() {
                 self.lacking = None;
+                round.gate.wake_publisher(); // which waited for that
             }
             return Ok(Next::After(Duration::ZERO));
         }
