@@ -6,14 +6,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::apply::{Place, shape_of_table};
 use crate::capture::{Captured, Frames};
 use crate::database::own_tables::set_meta;
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Database, DatabaseError, Result};
+use crate::database::{Database, DatabaseError, Result, TIME_BOX};
 use crate::model::frame::Row;
 use crate::model::value::{OwnedValue, Value};
 use crate::mutation::{self, Mutation};
@@ -22,9 +21,6 @@ use crate::snapshot::source::{Source, SourceRow};
 
 mod aside;
 mod lacking;
-
-/// A transaction of a merge is ended after about this long.
-const TIME_BOX: Duration = Duration::from_millis(10);
 
 /// Rows read from the snapshot at a time.
 const STEP: usize = 128;

@@ -14,6 +14,19 @@ pub trait Watch: Send {
     fn pause(&mut self, time: Duration) -> io::Result<()>;
 }
 
+/// A watch for work that nobody waits for and that gives way to nobody.
+pub struct Nobody;
+
+impl Watch for Nobody {
+    fn progress(&mut self, _: &'static str, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn pause(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// How a [`Watch`] says that the process ends.
 pub fn stop() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "stopped")

@@ -205,16 +205,8 @@ impl World {
             let mute = parts.get(place) == Some(&Part::Mute);
             self.connect(place)?;
             self.capture_all(place)?;
-            loop {
-                if mute {
-                    break;
-                }
-                let sent = self.send_one(place)?;
-                let carried = self.carry_one(place, false);
-                let acked = self.take_ack(place);
-                if !sent && !carried && !acked {
-                    break;
-                }
+            if !mute {
+                self.send_all(place)?;
             }
             for reader in 0..self.nodes.len() {
                 if self.is_there(reader) {

@@ -1,10 +1,7 @@
 //! Nodes that come later.
 
-use std::io;
-use std::time::Duration;
-
 use harmonylite::snapshot::transfer::{self, TransferError};
-use harmonylite::snapshot::watch::Watch;
+use harmonylite::snapshot::watch::Nobody;
 use rusqlite::Connection;
 
 use crate::keeping::CLUSTER;
@@ -14,18 +11,6 @@ use crate::world::{Step, World};
 
 /// More nodes only take longer.
 pub const MOST_NODES: usize = 5;
-
-struct Nobody;
-
-impl Watch for Nobody {
-    fn progress(&mut self, _: &'static str, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn pause(&mut self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 impl World {
     /// A new node: without a file, with an empty one, with tables, with rows of its own.

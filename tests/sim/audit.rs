@@ -1,14 +1,11 @@
 //! A look into every snapshot that is announced: each row is what its version says. Nodes that merge
 //! it take that on trust, and what is wrong in it is mostly put right by what comes through a stream.
 
-use std::io;
-use std::time::Duration;
-
 use harmonylite::database::table::Table;
 use harmonylite::model::frame::{self, Frame};
 use harmonylite::model::version::Version;
 use harmonylite::snapshot::transfer;
-use harmonylite::snapshot::watch::Watch;
+use harmonylite::snapshot::watch::Nobody;
 
 use crate::broker::Message;
 use crate::keeping::CLUSTER;
@@ -18,18 +15,6 @@ use crate::world::{Step, World};
 
 /// The auditor's place.
 const AUDITOR: usize = 99;
-
-struct Nobody;
-
-impl Watch for Nobody {
-    fn progress(&mut self, _: &'static str, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn pause(&mut self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 impl World {
     /// Looks into the newest snapshot, if that was not done before.

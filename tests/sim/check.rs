@@ -75,15 +75,7 @@ impl World {
                     return Err(format!("node {place}: capture never comes to an end"));
                 }
             }
-            loop {
-                let sent = self.send_one(place)?;
-                let carried = self.carry_one(place, false);
-                let acked = self.take_ack(place);
-                quiet &= !sent && !carried && !acked;
-                if !sent && !carried && !acked {
-                    break;
-                }
-            }
+            quiet &= !self.send_all(place)?;
             // All of them, lest what is sent is dropped before it is read.
             for reader in 0..self.nodes.len() {
                 quiet &= !self.read_to_the_end(reader)?;
@@ -94,6 +86,20 @@ impl World {
         let is_empty = |n: &crate::node::Node| n.gate().enter().outbox.is_empty();
         quiet &= self.nodes.iter().all(is_empty);
         Ok(quiet && before == (stored(self), self.model.total()))
+    }
+
+    /// Until all is at the broker, and acknowledged. True if there was something.
+    pub fn send_all(&mut self, place: usize) -> Result<bool, String> {
+        let mut found = false;
+        loop {
+            let sent = self.send_one(place)?;
+            let carried = self.carry_one(place, false);
+            let acked = self.take_ack(place);
+            if !sent && !carried && !acked {
+                return Ok(found);
+            }
+            found = true;
+        }
     }
 
     /// True if there was something.

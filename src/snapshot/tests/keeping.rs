@@ -1,7 +1,6 @@
 //! The keeper, with a folder as store and a registry in memory.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::snapshot::gap::Gap;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
 use crate::snapshot::manifest::{Entry, NAME, Place};
 use crate::snapshot::registry::Registry;
-use crate::snapshot::watch::Watch;
+use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 
@@ -85,18 +84,6 @@ impl Registry for Memory {
 
     fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
         self.with(|s| s.wanted.extend(places.clone()))
-    }
-}
-
-struct Nobody;
-
-impl Watch for Nobody {
-    fn progress(&mut self, _: &'static str, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn pause(&mut self, _: Duration) -> io::Result<()> {
-        Ok(())
     }
 }
 
