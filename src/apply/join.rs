@@ -42,8 +42,8 @@ struct Joined {
     /// Something of the row here survives in what it is now: if it was marked unsent, under this
     /// transaction, it still is.
     remains: Option<i64>,
-    /// The row lost against a tombstone that whoever sent it may have forgotten, learnt under this.
-    buried: Option<i64>,
+    /// The row lost against a tombstone that whoever sent it may have forgotten.
+    buried: bool,
 }
 
 impl Database {
@@ -99,27 +99,15 @@ impl Database {
         let after = &joined.after;
         let counts = |v: Version| after.version == v || after.exceptions.values().any(|e| *e == v);
         if is_done && self.settings.publish && incoming.unsent.is_some_and(counts) {
-            self.mark_again(table, key_bytes, frames.at, frames)?;
+            self.mark_again(table, key_bytes, frames)?;
         }
         if let Some(at) = joined.remains {
             self.mark_onwards(table, key_bytes, at, frames)?;
         }
-        if let Some(at) = joined.buried
-            && self.settings.publish
-        {
-            self.learn_again(table, key, frames.at)?;
-            self.mark_again(table, key_bytes, at, frames)?;
+        if joined.buried && self.settings.publish {
+            self.mark_again(table, key_bytes, frames)?;
         }
         Ok(joined.before.as_ref() != Some(&joined.after))
-    }
-
-    /// A tombstone counts as learnt just now: its mark must be found under the number it has.
-    fn learn_again(&mut self, table: &Table, key: &[Value<'_>], at: i64) -> Result<()> {
-        let mut rows = Rows::new(&self.conn, table)?;
-        if let Some(stored) = rows.version(&self.sites, key)? {
-            rows.put_version(&mut self.sites, key, &Stored { at, ..stored })?;
-        }
-        Ok(())
     }
 
     /// The version of rows that were here before HarmonyLite, until this node has met the others:
@@ -175,8 +163,7 @@ impl Database {
             buried: stored
                 .as_ref()
                 .filter(|s| s.state.deleted && state.deleted && !theirs.deleted)
-                .filter(|s| self.is_half_aged(s))
-                .map(|s| s.at),
+                .is_some_and(|s| self.is_half_aged(s)),
             before,
             after: state,
             next: Next::Nothing,

@@ -8,13 +8,12 @@
 
 use std::sync::Arc;
 
-use crate::capture::{Frames, Touched, Why, is_late};
+use crate::capture::{Frames, Touched, Why};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Cause, Compare, Database, Phase, Result, TIME_BOX, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::Version;
 
 /// Keys looked at between two looks at the clock.
 const STEP: usize = 128;
@@ -124,25 +123,11 @@ impl Database {
         if hash == stored.hash {
             return Ok(false);
         }
-        let (at, is_sent) = match cause {
-            Cause::Added if self.settings.publish => (frames.at, true),
-            _ => (stored.at, false),
-        };
-        let mut new = Stored {
-            at,
-            hash,
-            ..stored.clone()
-        };
-        for (i, column) in table.schema.columns.iter().enumerate() {
-            // By its number the transaction would now seem to have written this one, too.
-            if is_late(table, &stored, i) && values[i] == column.default {
-                let exceptions = &mut new.state.exceptions;
-                exceptions.insert(column.lower.clone(), Version::NEVER);
-            }
-        }
-        rows.put_version(&mut self.sites, key, &new)?;
+        rows.put_version(&mut self.sites, key, &Stored { hash, ..stored })?;
+        let is_sent = cause == Cause::Added && self.settings.publish;
         if is_sent {
-            self.mark_again(table, key_bytes, stored.at, frames)?;
+            drop(rows);
+            self.mark_again(table, key_bytes, frames)?;
         }
         Ok(is_sent)
     }

@@ -4,6 +4,7 @@ use rusqlite::params;
 
 use crate::apply;
 use crate::capture::Frames;
+use crate::capture::unsent::{put_mark, unmark};
 use crate::database::rows::{Rows, Stored, row_values};
 use crate::database::sites::Sites;
 use crate::database::table::Table;
@@ -58,7 +59,6 @@ impl Recorder<'_> {
         if stored.as_ref().is_some_and(is_recorded) && why != Why::Real {
             return Ok(false);
         }
-        let table = rows.table;
         let mut previous = stored
             .as_ref()
             .map_or(self.forgotten, |s| s.state.version.hlc);
@@ -83,7 +83,10 @@ impl Recorder<'_> {
         new.at = self.frames.at;
         rows.put_version(self.sites, key, &new)?;
         if self.publish {
-            self.mark(rows, table, key_bytes, stored.as_ref())?;
+            if let Some(before) = stored.filter(|s| s.at != self.frames.at) {
+                unmark(rows, key_bytes, before.at)?;
+            }
+            put_mark(rows, key_bytes, self.frames.at)?;
         }
         Ok(true)
     }
@@ -175,29 +178,6 @@ impl Recorder<'_> {
             None => Ok(self.comparing && why == Why::Real),
         }
     }
-
-    /// Marks the row unsent under this transaction, and takes back the mark of an earlier one.
-    fn mark(
-        &self,
-        rows: &Rows<'_>,
-        table: &Table,
-        key_bytes: &[u8],
-        stored: Option<&Stored>,
-    ) -> Result<()> {
-        if let Some(before) = stored.filter(|s| s.at != self.frames.at) {
-            rows.conn
-                .prepare_cached(
-                    "DELETE FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
-                )?
-                .execute(params![before.at, table.id, key_bytes])?;
-        }
-        rows.conn
-            .prepare_cached(
-                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![self.frames.at, table.id, key_bytes])?;
-        Ok(())
-    }
 }
 
 /// Bytes that a row with these values takes in a frame, at the most.
@@ -221,15 +201,24 @@ fn exceptions<'v>(
     if floor != Version::NEVER {
         exceptions.insert(FLOOR.to_owned(), floor);
     }
-    if table.has_late_columns() {
-        for (i, column) in table.schema.columns.iter().enumerate() {
-            let never = is_late(table, stored, i) && !mutation::is(Mutation::LateDefaultsWritten);
-            if never && value(i).same(&column.default.borrow()) {
-                exceptions.insert(column.lower.clone(), Version::NEVER);
-            }
-        }
+    if table.has_late_columns() && !mutation::is(Mutation::LateDefaultsWritten) {
+        let never = never_written(table, stored, value);
+        exceptions.extend(never.map(|name| (name, Version::NEVER)));
     }
     exceptions
+}
+
+/// Columns that have no version in this row and still have their default.
+pub(super) fn never_written<'v>(
+    table: &Table,
+    stored: &Stored,
+    value: impl Fn(usize) -> Value<'v>,
+) -> impl Iterator<Item = String> {
+    let columns = table.schema.columns.iter().enumerate();
+    let late = columns.filter(move |(i, column)| {
+        is_late(table, stored, *i) && value(*i).same(&column.default.borrow())
+    });
+    late.map(|(_, column)| column.lower.clone())
 }
 
 /// Whether the column has no version in this row: it was added after the row's version was learnt,

@@ -1,21 +1,24 @@
 //! Marks: rows whose version no stream has acknowledged yet.
 //!
-//! A mark is (transaction number, table, key). Acknowledged transactions are cleared all at once,
+//! A mark is (transaction number, table, key), and the number is the one under which the row's
+//! version was learnt: whoever marks a row that was known before learns it again. Acknowledged transactions are cleared all at once,
 //! and not before the next write that happens anyway or a pause: a mark that outlives its
 //! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::cell::Cell;
 use std::time::Duration;
 
 use rusqlite::params;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::capture::Frames;
 use crate::capture::again::Again;
+use crate::capture::record::never_written;
 use crate::database::rows::Rows;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
+use crate::model::cbor;
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
 /// While changes are captured all the time, acknowledged marks are cleared this often.
@@ -36,23 +39,6 @@ pub struct Marks {
     cleared: Duration,
     /// Changes that could not be captured since the start.
     pub set_aside: Cell<u64>,
-    index: RefCell<Option<Index>>,
-}
-
-/// Keys of marks, as hashes. Marks are stored in the order in which they are sent; an index by key
-/// beside that would cost a page more with each write. So it is made for the walks that ask for
-/// one row after the other, and for as long as they take.
-#[derive(Debug)]
-struct Index {
-    /// Marks of transactions from here on are not in it, but for those of rows that have versions of
-    /// earlier ones ([`Database::mark_again`]).
-    before: i64,
-    /// What was marked; it may not be any more.
-    hashes: HashSet<u64>,
-}
-
-fn hash(table: i64, key: &[u8]) -> u64 {
-    xxh3_64_with_seed(key, table as u64)
 }
 
 /// Marks of one transaction, up to and with this one.
@@ -132,43 +118,15 @@ impl Database {
         self.marks.set_aside.get()
     }
 
-    /// From here on [`Database::is_marked`] does not look through all marks.
-    pub(crate) fn index_marks(&mut self) -> Result<()> {
-        if self.marks.index.get_mut().is_some() {
-            return Ok(());
-        }
-        let mut list = self
-            .conn
-            .prepare("SELECT table_id, key FROM __harmonylite___unsent")?;
-        let read = |r: &rusqlite::Row<'_>| {
-            let key = r.get_ref(1)?.as_blob().unwrap_or_default();
-            Ok(hash(r.get(0)?, key))
-        };
-        let hashes = list.query_map([], read)?.collect::<rusqlite::Result<_>>()?;
-        let before = self.reservation.peek_number();
-        self.marks.index = RefCell::new(Some(Index { before, hashes }));
-        Ok(())
-    }
-
-    /// The walk is over.
-    pub(crate) fn forget_index_of_marks(&mut self) {
-        self.marks.index.take();
-    }
-
     /// Whether a row may still be unsent that was learnt under `at`.
     pub(crate) fn is_marked(&self, table: &Table, key: &[u8], at: i64) -> Result<bool> {
         if self.publishes_again() {
             return Ok(true);
         }
-        let never = |i: &Index| at < i.before && !i.hashes.contains(&hash(table.id, key));
-        if self.marks.index.borrow().as_ref().is_some_and(never) {
-            return Ok(false);
-        }
-        let mut marks = self.conn.prepare_cached(
-            "SELECT 1 FROM __harmonylite___unsent
-             WHERE at >= ?1 AND table_id = ?2 AND key = ?3 LIMIT 1",
+        let mut mark = self.conn.prepare_cached(
+            "SELECT 1 FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
         )?;
-        Ok(marks.exists(params![at, table.id, key])?)
+        Ok(mark.exists(params![at, table.id, key])?)
     }
 
     /// Number of marks.
@@ -179,24 +137,40 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
-    /// Marks a row under the transaction of `frames`, whoever's version it is; `at` is the one that
-    /// it may be marked under so far.
+    /// Marks a row, whoever's version it has, which counts as learnt by the transaction of `frames`.
     pub(crate) fn mark_again(
-        &self,
+        &mut self,
         table: &Table,
-        key: &[u8],
-        at: i64,
+        key_bytes: &[u8],
         frames: &mut Frames,
     ) -> Result<()> {
-        self.conn
-            .prepare_cached(
-                "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![at, table.id, key])?;
-        if let Some(index) = self.marks.index.borrow_mut().as_mut() {
-            index.hashes.insert(hash(table.id, key));
+        let key = cbor::key_values(key_bytes)?;
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let mut rows = Rows::new(&self.conn, table)?;
+        if let Some(mut stored) = rows.version(&self.sites, &key)?
+            && stored.at != frames.at
+        {
+            unmark(&rows, key_bytes, stored.at)?;
+            if table.has_late_columns() {
+                let values = match rows.owned_row(&key)? {
+                    Some(values) => Some(values),
+                    None => self.displaced_row(table, key_bytes)?,
+                };
+                // By its number the transaction would now seem to have written these, too.
+                if let Some(values) = values.filter(|_| !stored.state.deleted) {
+                    let late = never_written(table, &stored, |i| values[i].borrow());
+                    let late: Vec<_> = late.map(|name| (name, Version::NEVER)).collect();
+                    stored.state.exceptions.extend(late);
+                }
+            }
+            stored.at = frames.at;
+            rows.put_version(&mut self.sites, &key, &stored)?;
         }
-        self.mark_onwards(table, key, at, frames)
+        put_mark(&rows, key_bytes, frames.at)?;
+        if frames.encode {
+            self.encode_row(&mut rows, key_bytes, frames.at, frames)?;
+        }
+        Ok(())
     }
 
     /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
@@ -224,4 +198,24 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Marks a row under transaction `at`.
+pub(super) fn put_mark(rows: &Rows<'_>, key: &[u8], at: i64) -> Result<()> {
+    rows.conn
+        .prepare_cached(
+            "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
+        )?
+        .execute(params![at, rows.table.id, key])?;
+    Ok(())
+}
+
+/// Takes back a mark of transaction `at`, if there is one.
+pub(super) fn unmark(rows: &Rows<'_>, key: &[u8], at: i64) -> Result<()> {
+    rows.conn
+        .prepare_cached(
+            "DELETE FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
+        )?
+        .execute(params![at, rows.table.id, key])?;
+    Ok(())
 }

@@ -77,9 +77,6 @@ impl Merge {
     /// One short transaction, which begins by capturing what the application did. True when all is
     /// done.
     pub fn step(&mut self, db: &mut Database) -> Result<(bool, Captured)> {
-        if matches!(self.at, Progress::Lacking(..)) {
-            db.index_marks()?; // before the transaction: nobody waits for it
-        }
         let (at, rows, captured) = db.write_past_damage(|db| {
             let (mut captured, mut at, mut rows) = (Captured::default(), self.at.clone(), 0);
             if !db.capture_inside(&mut captured)? {
@@ -109,9 +106,6 @@ impl Merge {
         self.rows += rows;
         let done = self.at == Progress::Done;
         db.joined |= done;
-        if done {
-            db.forget_index_of_marks();
-        }
         Ok((done, captured))
     }
 

@@ -131,6 +131,29 @@ fn local_writes_survive_and_are_published() {
     assert_eq!(meet(&mut n).lines().count(), 3);
 }
 
+/// Marked under a transaction that did not learn it, a row is sent all the same, also when something
+/// older joins it meanwhile.
+#[test]
+fn what_a_snapshot_marks_again_is_sent() {
+    let mut n = cluster(3, BOOKS);
+    n[2].run("INSERT INTO Books VALUES (1, 'old', 'x')");
+    n[2].capture();
+    n[2].run("DELETE FROM Books");
+    let older = n[2].publish();
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("INSERT INTO Books VALUES (1, 'new', 'x')");
+    let taken = snapshot(&mut n[0]);
+    let again = (taken.0.with_extension("2"), taken.1.clone());
+    std::fs::copy(&taken.0, &again.0).unwrap();
+    merge(&mut n[1], &taken);
+    merge(&mut n[1], &again);
+    n[1].apply(&older);
+    let sent = n[1].publish();
+    n[2].apply(&sent);
+    assert_eq!(n[2].rows(ALL), "i1 t'new' t'x'");
+    assert_eq!(n[1].db.unsent().unwrap(), 0);
+}
+
 #[test]
 fn merging_twice_or_half_changes_nothing() {
     let mut n = cluster(2, BOOKS);

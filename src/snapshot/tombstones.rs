@@ -166,13 +166,11 @@ impl Database {
 
     /// One short step of it. True when it is done.
     pub fn sweep_step(&mut self, sweep: &mut Sweep) -> Result<bool> {
-        self.index_marks()?;
         let began = self.clock.uptime();
         loop {
             let tables = self.catalog.by_id.values();
             let next = tables.filter(|t| t.id >= sweep.table).min_by_key(|t| t.id);
             let Some(table) = next.cloned() else {
-                self.forget_index_of_marks();
                 self.write(|db| Ok(set_meta(&db.conn, SWEPT, sweep.bound)?))?;
                 return Ok(true);
             };

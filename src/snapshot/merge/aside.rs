@@ -109,7 +109,7 @@ impl Merge {
             if let Some(ours) = ours
                 && theirs == ours.state.version
             {
-                db.mark_again(&local, key_bytes, ours.at, frames)?;
+                db.mark_again(&local, key_bytes, frames)?;
             }
         }
         Ok(match marks.into_iter().next_back() {

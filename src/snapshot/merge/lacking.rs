@@ -94,7 +94,7 @@ impl Database {
                 self.note_dropped(dropped)?;
             }
         } else if self.settings.publish {
-            self.mark_again(table, &key_bytes, stored.at, frames)?;
+            self.mark_again(table, &key_bytes, frames)?;
         }
         Ok(())
     }

@@ -5,8 +5,6 @@ use std::time::Duration;
 use super::{BOOKS, RETENTION, at, meet, merge, snapshot, sweep};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, cluster, exchange};
-use crate::capture::Frames;
-use crate::model::value::Value;
 
 const STRICT: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT CHECK(title <> 'odd'),
     isbn TEXT UNIQUE)";
@@ -197,27 +195,4 @@ fn who_comes_back_late_brings_no_deleted_row_back() {
     assert_eq!(away.rows("SELECT id FROM Books ORDER BY 1"), "i2\ni7");
     assert!(!away.db.has_gap());
     assert_eq!(away.db.tombstones("Books").unwrap(), 0);
-}
-
-/// Marks are looked up by an index that is made once.
-#[test]
-fn marks_made_during_a_walk_count() {
-    let mut a = Node::new(1, BOOKS);
-    a.run("INSERT INTO Books VALUES (1, 'sent', 'x'), (2, 'not sent', 'y')");
-    a.publish();
-    a.run("UPDATE Books SET title = 'again' WHERE id = 2");
-    a.capture();
-    a.db.index_marks().unwrap();
-    let table = a.db.tables()["books"].clone();
-    let key = |id| table.key_bytes([Value::Integer(id)].into_iter());
-    let marked = |a: &Node, id, at| a.db.is_marked(&table, &key(id), at).unwrap();
-    assert!(!marked(&a, 1, 0) && marked(&a, 2, 0));
-    let mut frames = Frames::new(&mut a.db);
-    a.db.mark_again(&table, &key(1), 0, &mut frames).unwrap();
-    assert!(marked(&a, 1, 0));
-    a.run("INSERT INTO Books VALUES (3, 'new', 'z')");
-    a.capture();
-    let at = a.rows("SELECT max(at) FROM __harmonylite___unsent");
-    let at = at.trim_start_matches('i').parse().unwrap();
-    assert!(marked(&a, 3, at));
 }
