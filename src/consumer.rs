@@ -92,6 +92,7 @@ impl Unpacked<'_> {
         Arrived {
             seq: message.sequence,
             id: message.id.as_deref().unwrap_or_default(),
+            time_ms: message.time_ms,
             content,
         }
     }

@@ -50,11 +50,11 @@ impl Database {
         row: &mut Row<'a>,
     ) -> Result<(usize, bool)> {
         let at = self.reservation.peek_number() - 1;
-        let gives_way = self.gives_way();
+        let (gives_way, young_from) = (self.gives_way(), self.young_from());
         let mut ops = Rows::new(&self.conn, table)?;
         let mut changed = 0;
         loop {
-            match plain_row(&mut ops, &mut self.sites, row, at, gives_way) {
+            match plain_row(&mut ops, &mut self.sites, row, at, gives_way, young_from) {
                 Ok(Plain::Unchanged) => {}
                 Ok(Plain::Changed) => changed += 1,
                 Ok(Plain::Other) => return Ok((changed, true)),
@@ -74,6 +74,7 @@ fn plain_row(
     row: &Row<'_>,
     at: i64,
     gives_way: Option<Version>,
+    young_from: i64,
 ) -> Result<Plain> {
     if !row.exceptions.is_empty() {
         return Ok(Plain::Other);
@@ -102,11 +103,14 @@ fn plain_row(
             let differs = !mutation::is(Mutation::NoTieBreak)
                 && here.version == there
                 && (here.deleted, stored.hash) != (row.deleted, hash);
-            return Ok(if differs || (row.deleted && !here.deleted) {
-                Plain::Other
-            } else {
-                Plain::Unchanged
-            });
+            let is_told_again = here.deleted && stored.at < young_from;
+            return Ok(
+                if differs || (row.deleted && (!here.deleted || is_told_again)) {
+                    Plain::Other
+                } else {
+                    Plain::Unchanged
+                },
+            );
         }
         same_content = !here.deleted && !row.deleted && stored.hash == hash;
     }
@@ -142,10 +146,10 @@ impl Database {
     /// Takes a row from elsewhere if it is plain, in a table that is ([`Database::is_plain`]). False
     /// if it is left to the general way.
     pub(crate) fn take_plain(&mut self, table: &Table, row: &Row<'_>) -> Result<bool> {
-        let gives_way = self.gives_way();
+        let (gives_way, young_from) = (self.gives_way(), self.young_from());
         let at = self.reservation.peek_number() - 1;
         let mut ops = Rows::new(&self.conn, table)?;
-        match plain_row(&mut ops, &mut self.sites, row, at, gives_way) {
+        match plain_row(&mut ops, &mut self.sites, row, at, gives_way, young_from) {
             Ok(Plain::Unchanged | Plain::Changed) => Ok(true),
             Ok(Plain::Other) => Ok(false),
             Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => Ok(false),

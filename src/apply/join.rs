@@ -163,18 +163,24 @@ impl Database {
             buried: stored
                 .as_ref()
                 .filter(|s| s.state.deleted && state.deleted && !theirs.deleted)
-                .is_some_and(|s| self.is_half_aged(s)),
+                .is_some_and(|s| self.may_be_dropped_elsewhere(s)),
             before,
             after: state,
             next: Next::Nothing,
         };
         let state = &joined.after;
+        // A tombstone that is told again is kept as long as by those who hear of it now.
+        let is_told_again = theirs.deleted
+            && state.deleted
+            && stored
+                .as_ref()
+                .is_some_and(|s| self.may_be_dropped_elsewhere(s));
         let attempt = match &action {
-            Action::Nothing => {
+            Action::Nothing if !is_told_again => {
                 joined.remains = None; // as it was, mark and all
                 return Ok(joined);
             }
-            Action::VersionOnly => Attempt::Done,
+            Action::Nothing | Action::VersionOnly => Attempt::Done,
             // Something waits in this table: what a change means for it must be worked out.
             _ if self.catalog.displaced.contains(&table.id) => Attempt::Collides,
             action => write(&mut rows, key, action, &columns, local)?,

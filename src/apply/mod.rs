@@ -44,6 +44,8 @@ pub struct Arrived<'a> {
     pub seq: u64,
     /// `Nats-Msg-Id`.
     pub id: &'a str,
+    /// When the broker stored it, by its clock.
+    pub time_ms: i64,
     pub content: Content<'a>,
 }
 
@@ -109,6 +111,7 @@ impl Database {
         message: &Arrived<'_>,
         frames: &mut Frames,
     ) -> Result<usize> {
+        self.doubt_old(message.time_ms);
         match &message.content {
             Content::Own => Ok(0),
             Content::Frame(Frame::Part(part)) => self.take_part(stream, message.seq, part, frames),

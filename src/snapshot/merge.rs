@@ -84,6 +84,7 @@ impl Merge {
             }
             let began = db.clock.uptime();
             let mut frames = Frames::new(db);
+            db.doubt_ages();
             while at != Progress::Done {
                 let is_over = |db: &Database| db.clock.uptime() - began >= TIME_BOX;
                 let is_schema = at == Progress::Schema;

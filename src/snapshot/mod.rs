@@ -11,6 +11,7 @@
 //! and nothing depends on which snapshot it was. It says how far each stream is in it: that is
 //! where reading goes on.
 
+mod ages;
 pub mod beside;
 pub mod commands;
 mod copy;
@@ -26,10 +27,11 @@ mod tombstones;
 pub mod transfer;
 pub mod watch;
 
+pub use ages::Ages;
 pub use copy::{CopyError, View};
 pub use manifest::{Entry, Manifest, Place};
 pub use merge::Merge;
-pub use tombstones::{Ages, Sweep};
+pub use tombstones::Sweep;
 
 #[cfg(test)]
 mod tests;

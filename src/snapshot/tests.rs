@@ -294,9 +294,7 @@ const RETENTION: Duration = Duration::from_secs(31 * 24 * 3600);
 
 /// Everybody hears the broker's time, notes it, and drops what is due.
 fn sweep(node: &mut Node) -> u64 {
-    let now_ms = crate::clock::Clock::now_ms(&*node.clock);
-    node.db.heard_broker_time(now_ms);
-    node.db.note_age().unwrap();
+    note(node);
     let Some(mut sweep) = node.db.sweep().unwrap() else {
         return 0;
     };
@@ -365,6 +363,13 @@ fn what_is_new_to_the_others_is_not_taken_for_deleted() {
     meet(&mut n);
 }
 
+/// The broker's time is heard and noted.
+fn note(node: &mut Node) {
+    let now_ms = crate::clock::Clock::now_ms(&*node.clock);
+    node.db.heard_broker_time(now_ms);
+    node.db.note_age().unwrap();
+}
+
 #[test]
 fn an_old_tombstone_that_wins_is_told_again() {
     let mut n = cluster(2, BOOKS);
@@ -372,24 +377,64 @@ fn an_old_tombstone_that_wins_is_told_again() {
     let said = n[0].publish();
     n[1].apply(&said);
     n[1].clock.advance(Duration::from_secs(5));
+    note(&mut n[1]);
     n[1].run("DELETE FROM Books");
     n[1].publish();
-    let now_ms = crate::clock::Clock::now_ms(&*n[1].clock);
-    n[1].db.heard_broker_time(now_ms);
-    n[1].db.note_age().unwrap();
     n[1].apply(&said);
     assert_eq!(
         n[1].db.unsent().unwrap(),
         0,
         "everybody was told a moment ago"
     );
-    n[1].clock.advance(RETENTION / 2);
-    n[1].db.note_age().unwrap();
+    n[1].clock.advance(RETENTION / 3);
+    note(&mut n[1]);
     n[1].apply(&said);
     assert_eq!(n[1].db.unsent().unwrap(), 1);
     let again = n[1].publish();
     n[0].apply(&again);
     assert_eq!(n[0].rows("SELECT count(*) FROM Books"), "i0");
+}
+
+/// What came with a snapshot may be old, whenever that was.
+#[test]
+fn a_merged_tombstone_that_wins_is_told_again() {
+    let mut n = cluster(3, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
+    let said = n[0].publish();
+    n[1].apply(&said);
+    n[1].clock.advance(Duration::from_secs(5));
+    n[1].run("DELETE FROM Books");
+    n[1].publish();
+    let taken = snapshot(&mut n[1]);
+    note(&mut n[2]);
+    merge(&mut n[2], &taken);
+    n[2].apply(&said);
+    let again = n[2].publish();
+    n[0].apply(&again);
+    assert_eq!(n[0].rows("SELECT count(*) FROM Books"), "i0");
+}
+
+/// Who hears an old tombstone again keeps it as long as those who hear of it now.
+#[test]
+fn a_tombstone_told_again_is_kept_longer() {
+    let mut n = cluster(2, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
+    let said = n[0].publish();
+    n[1].apply(&said);
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books");
+    let deleted = n[0].publish();
+    n[1].apply(&deleted);
+    sweep(&mut n[1]);
+    n[1].clock.advance(RETENTION / 2);
+    sweep(&mut n[1]);
+    n[1].apply(&deleted);
+    n[1].clock.advance(RETENTION / 50);
+    note(&mut n[1]);
+    n[1].clock.advance(RETENTION / 2);
+    assert_eq!(sweep(&mut n[1]), 0);
+    n[1].clock.advance(RETENTION / 2);
+    assert_eq!(sweep(&mut n[1]), 1);
 }
 
 #[test]

@@ -1,58 +1,23 @@
 //! Forgetting deletes, when everybody has had the time to hear of them.
 //!
 //! A tombstone is dropped `tombstone_retention` after it *arrived* here, or the broker acknowledged it
-//! if it is ours, by the broker's clock. So that the age of a transaction number can be told, numbers
-//! are noted now and then with the time: the last up to which nothing waits to be sent.
+//! if it is ours, by the broker's clock ([`super::ages`]).
 //! A node that comes back later than that learns of the delete from a snapshot, see
 //! [`crate::snapshot::Merge`].
 
-use std::time::Duration;
-
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
 use crate::apply::Place;
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::rows::{Rows, Stored, keys};
+use crate::database::rows::{Rows, keys};
 use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::{Version, stamp};
+use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
-
-/// Numbers are noted this often, or a thousand times per retention if that is less often.
-const NOTE_EVERY: Duration = Duration::from_secs(60);
 
 /// Versions looked at in one step.
 const STEP: usize = 512;
-
-/// What is known of the age of tombstones.
-#[derive(Debug, Default)]
-pub struct Ages {
-    /// Broker's time of the last note.
-    noted_ms: Option<i64>,
-    /// Tombstones learnt up to here are older than half of the retention.
-    half_aged: i64,
-    /// The highest hlc that this node may have given to a row that is forgotten by now: with a clock
-    /// that stands still the row would get it again, for something else.
-    forgotten: i64,
-}
-
-impl Ages {
-    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Ages> {
-        let forgotten = get_meta(conn, FORGOTTEN)?.unwrap_or_default();
-        Ok(Ages {
-            forgotten,
-            ..Ages::default()
-        })
-    }
-
-    pub(crate) fn forgotten(&self) -> i64 {
-        self.forgotten
-    }
-}
-
-/// In `___meta`: [`Ages::forgotten`].
-const FORGOTTEN: &str = "forgotten";
 
 /// In `___meta`: all tombstones learnt up to here were dropped.
 const SWEPT: &str = "swept";
@@ -68,82 +33,6 @@ pub struct Sweep {
 }
 
 impl Database {
-    /// Notes how old transaction numbers are. Called now and then.
-    pub fn note_age(&mut self) -> Result<()> {
-        let Some(now_ms) = self.broker_time_ms() else {
-            return Ok(());
-        };
-        let retention = self.settings.tombstone_retention;
-        let every = NOTE_EVERY.max(retention / 1000).min(retention / 4);
-        let noted = self.ages.noted_ms;
-        if noted.is_some_and(|n| now_ms - n < every.as_millis() as i64) {
-            return Ok(());
-        }
-        self.ages.noted_ms = Some(now_ms);
-        if self.publishes_again() {
-            return Ok(());
-        }
-        let unsent: Option<i64> =
-            self.conn
-                .query_row("SELECT min(at) FROM __harmonylite___unsent", [], |r| {
-                    r.get(0)
-                })?;
-        let next = self.reservation.peek_number();
-        // What waits here was told to nobody, however long it waits.
-        let at = match mutation::is(Mutation::MarkedTombstonesDropped) {
-            true => next - 1,
-            false => unsent.unwrap_or(next) - 1,
-        };
-        let last: Option<i64> =
-            self.conn
-                .query_row("SELECT max(at) FROM __harmonylite___ages", [], |r| r.get(0))?;
-        if last.is_none_or(|last| last < at) {
-            let retention_ms = retention.as_millis() as i64;
-            self.write(|db| {
-                // One note is kept that is older than the retention: the bound of the next sweep.
-                db.conn.execute(
-                    "DELETE FROM __harmonylite___ages WHERE at < (
-                         SELECT max(at) FROM __harmonylite___ages WHERE ms <= ?1)",
-                    [now_ms - retention_ms],
-                )?;
-                db.conn.execute(
-                    "REPLACE INTO __harmonylite___ages(at, ms) VALUES (?1, ?2)",
-                    [at, now_ms],
-                )?;
-                Ok(())
-            })?;
-        }
-        self.ages.half_aged = self.learnt_before(now_ms - retention.as_millis() as i64 / 2)?;
-        Ok(())
-    }
-
-    /// Whether others may have dropped a tombstone that is still here. One that was learnt lately
-    /// may be old all the same: it may have come with a snapshot, or been read late.
-    pub(crate) fn is_half_aged(&self, tombstone: &Stored) -> bool {
-        let half = self.settings.tombstone_retention.as_millis() as i64 / 2;
-        let time_ms = tombstone.state.version.time_ms();
-        tombstone.at <= self.ages.half_aged
-            || self
-                .broker_time_ms()
-                .is_some_and(|now| time_ms <= now - half)
-    }
-
-    /// What the broker was told counts as told from now on. Inside a transaction.
-    pub(crate) fn forget_ages(&mut self) -> Result<()> {
-        self.ages.noted_ms = None;
-        self.conn.execute("DELETE FROM __harmonylite___ages", [])?;
-        Ok(())
-    }
-
-    /// The last transaction number that was given out by `time_ms`, as far as noted; else 0.
-    fn learnt_before(&self, time_ms: i64) -> Result<i64> {
-        let at: Option<i64> = self
-            .conn
-            .prepare_cached("SELECT max(at) FROM __harmonylite___ages WHERE ms <= ?1")?
-            .query_row([time_ms], |r| r.get(0))?;
-        Ok(at.unwrap_or(0))
-    }
-
     /// A walk that drops tombstones past their time; none if there cannot be any. To be asked for
     /// only when all streams were read to their end: what is in them may be older.
     pub fn sweep(&self) -> Result<Option<Sweep>> {
@@ -240,21 +129,6 @@ impl Database {
         }
         self.note_dropped(highest)?;
         Ok(dropped)
-    }
-
-    /// The version of a row is not known any more; an earlier one may have been ours. Inside a
-    /// transaction; if that is undone, stamps are higher than they need to be.
-    pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
-        let by_clock = stamp(self.reservation.until_ms() + 1, self.ages.forgotten);
-        let hlc = match version.node == self.node {
-            true => version.hlc,
-            false => version.hlc.min(by_clock),
-        };
-        if hlc > self.ages.forgotten {
-            self.ages.forgotten = hlc;
-            set_meta(&self.conn, FORGOTTEN, hlc)?;
-        }
-        Ok(())
     }
 
     /// Tombstones kept, for tests and operators.

@@ -121,6 +121,7 @@ pub fn apply(bytes: &[u8]) {
         let arrived = [Arrived {
             seq,
             id: "x",
+            time_ms: 0,
             content,
         }];
         let applied = database.apply("s", &arrived).unwrap();

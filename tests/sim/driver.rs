@@ -238,8 +238,12 @@ impl Node {
                 Ok(raw) => Content::Frame(Frame::decode(raw).map_err(|e| e.to_string())?),
                 Err(e) => return Err(e.to_string()),
             };
-            let (seq, id) = (*seq, message.id.as_str());
-            arrived.push(Arrived { seq, id, content });
+            arrived.push(Arrived {
+                seq: *seq,
+                id: &message.id,
+                time_ms: message.time_ms,
+                content,
+            });
         }
         let mut inside = gate.enter();
         if last > reader.end {

@@ -171,6 +171,7 @@ fn the_applications_open_write_is_waited_for() {
             let arrived = crate::apply::Arrived {
                 seq: 1,
                 id: "x",
+                time_ms: 0,
                 content,
             };
             db.apply("s", &[arrived]).unwrap().messages
