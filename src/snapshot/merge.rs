@@ -32,6 +32,8 @@ pub struct Merge {
     at: Progress,
     /// Rows joined so far, for the log.
     pub rows: u64,
+    /// Whether there was no row here when it began; none while that is not known.
+    is_first: Option<bool>,
 }
 
 /// How far a merge has come.
@@ -54,8 +56,8 @@ enum Ours {
     /// Unknown.
     None,
     Same,
-    /// Another version of it, or not known before the table is compared with its versions.
-    Other,
+    /// Another version of it; or none is known before the table is compared with its versions.
+    Other(Option<Stored>),
 }
 
 impl Merge {
@@ -66,6 +68,7 @@ impl Merge {
             entry: entry.clone(),
             at: Progress::Schema,
             rows: 0,
+            is_first: None,
         })
     }
 
@@ -77,6 +80,9 @@ impl Merge {
     /// One short transaction, which begins by capturing what the application did. True when all is
     /// done.
     pub fn step(&mut self, db: &mut Database) -> Result<(bool, Captured)> {
+        if self.is_first.is_none() {
+            self.is_first = Some(db.knows_no_row()?);
+        }
         let (at, rows, captured) = db.write_past_damage(|db| {
             let (mut captured, mut at, mut rows) = (Captured::default(), self.at.clone(), 0);
             if !db.capture_inside(&mut captured)? {
@@ -165,6 +171,7 @@ impl Merge {
             return Ok(None);
         }
         let found = self.source.rows(table, after.as_deref(), STEP)?;
+        let covered = db.covered_up_to(&self.entry.streams);
         let local = db.table_like(table);
         let columns = table.schema.columns.iter();
         let columns: Vec<&str> = columns.map(|c| c.lower.as_str()).collect();
@@ -192,6 +199,11 @@ impl Merge {
                     db.set_aside_rows(table.name(), 1, &e.to_string());
                 }
                 Err(e) => return Err(e),
+            }
+            if let (Ours::Other(Some(ours)), Some(local)) = (&ours, &local)
+                && ours.at <= covered
+            {
+                db.tell_unheard(local, table, &row, frames)?;
             }
             last = Some(row.key);
             if is_over(db) {
@@ -308,7 +320,7 @@ impl Database {
         Ok(match ours {
             None if !is_compared => Ours::None,
             Some(ours) if same(&ours) && !is_compared => Ours::Same,
-            _ => Ours::Other,
+            ours => Ours::Other(ours),
         })
     }
 

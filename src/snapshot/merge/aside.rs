@@ -114,12 +114,10 @@ impl Merge {
         }
         Ok(match marks.into_iter().next_back() {
             Some(last) => Progress::Marks(Some(last)),
-            None if self.entry.dropped() > Version::NEVER
-                || mutation::is(Mutation::LackingRowsDeleted) =>
-            {
-                Progress::Lacking(0, None)
+            None if self.is_first == Some(true) && self.entry.dropped() == Version::NEVER => {
+                Progress::Done
             }
-            None => Progress::Done,
+            None => Progress::Lacking(0, None),
         })
     }
 }

@@ -1,5 +1,7 @@
-//! Rows here that a snapshot lacks whose maker has forgotten deletes.
+//! Rows here that a snapshot lacks: deleted, and its maker has forgotten that; on their way; or lost by
+//! the broker.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Merge, STEP};
@@ -13,10 +15,11 @@ use crate::model::frame::MAX_ROW_BYTES;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
+use crate::snapshot::source::SourceRow;
 
 impl Merge {
-    /// Rows here that the snapshot lacks, where its maker has dropped tombstones: were they deleted,
-    /// or are they new to the others? Returns the last key looked at, none at the end.
+    /// Rows here that the snapshot lacks: were they deleted, or are they new to the others? Returns the
+    /// last key looked at, none at the end.
     pub(super) fn look_for_lacking(
         &self,
         db: &mut Database,
@@ -59,7 +62,8 @@ impl Merge {
 impl Database {
     /// A row here that a snapshot lacks whose maker dropped tombstones up to `dropped`. It was
     /// deleted if all that was read here is in the snapshot and the row is old enough for its
-    /// tombstone to be gone; else the others lack it.
+    /// tombstone to be gone; else the others lack it. If it should be in the snapshot and is too new
+    /// to have been forgotten, the broker lost it.
     fn settle_lacking(
         &mut self,
         table: &Arc<Table>,
@@ -75,7 +79,13 @@ impl Database {
         let version = stored.state.version;
         let hasty = mutation::is(Mutation::LackingRowsDeleted);
         if version > dropped && !hasty {
-            return Ok(()); // on its way through a stream, or marked
+            // Marked, or on its way through a stream, or neither.
+            let is_unheard = stored.at <= covered && self.settings.publish;
+            let key_bytes = table.key_bytes(key.iter().copied());
+            if is_unheard && !self.is_marked(table, &key_bytes, stored.at)? {
+                self.mark_again(table, &key_bytes, frames)?;
+            }
+            return Ok(());
         }
         if version.node == self.node && !self.settings.publish {
             return Ok(()); // nobody else ever heard of it
@@ -97,6 +107,46 @@ impl Database {
             self.mark_again(table, &key_bytes, frames)?;
         }
         Ok(())
+    }
+
+    /// A row here that should be in the snapshot, is there as `theirs`, and is more than that by now:
+    /// the broker lost what came after it. Whoever still has it tells it again.
+    pub(super) fn tell_unheard(
+        &mut self,
+        table: &Table,
+        their_table: &Table,
+        theirs: &SourceRow,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
+        let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
+        let (Some(ours), true) = (ours, self.settings.publish) else {
+            return Ok(());
+        };
+        let (version, known) = (ours.state.version, theirs.stored.state.version);
+        let is_other = || {
+            let names = |t: &Table| {
+                let columns = t.schema.columns.iter();
+                columns.map(|c| c.lower.clone()).collect::<BTreeSet<_>>()
+            };
+            ours.hash != theirs.stored.hash && names(table) == names(their_table)
+        };
+        let is_more = version > known || (version == known && is_other());
+        if is_more && !self.is_marked(table, &theirs.key_bytes, ours.at)? {
+            self.mark_again(table, &theirs.key_bytes, frames)?;
+        }
+        Ok(())
+    }
+
+    /// Whether no replicated table has a version of any row.
+    pub(super) fn knows_no_row(&self) -> Result<bool> {
+        for table in self.catalog.by_id.values() {
+            let scan = table.scan_all_versions(true, 1);
+            if !keys(&self.conn, table, &scan, None)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The newest tombstone ever dropped here, or by a peer whose snapshot was merged.
