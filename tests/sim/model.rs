@@ -149,6 +149,14 @@ impl Model {
         })
     }
 
+    /// Whether that content is known under this version, or a write that cannot have been lost: a version
+    /// that was lost may be given again, to something else.
+    pub fn explains(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
+        let at = (table, key.to_owned());
+        self.knows(table, key, version, row.is_none())
+            && (self.is_certain(&at, version) || self.holds(table, key, version, row))
+    }
+
     /// How many writes of a node there are.
     pub fn written(&self, writer: usize) -> usize {
         self.by_writer.get(&writer).map_or(0, Vec::len)
@@ -274,6 +282,10 @@ impl Model {
         let mut accepted = Vec::new();
         // A delete that may be lost: the row may have begun anew after it.
         let reborn = above().filter(|w| w.row.is_none()).map(|w| w.version).max();
+        // A version that may be lost: the row may have got it again when it had the column.
+        let lacks_it = |w: &&Write| w.row.as_ref().is_some_and(|row| row[column].is_none());
+        let retaken = above().filter(|w| !w.certain).filter(lacks_it);
+        let reborn = reborn.max(retaken.map(|w| w.version).max());
         for (write, value) in alive {
             if self.is_dropped(at) && Some(write.version) > version {
                 continue;

@@ -85,7 +85,7 @@ pub fn frames(
         if settles {
             node.shadow.pending.remove(&seen.at);
         }
-        if settles || !model.knows(seen.at.0, &seen.at.1, seen.version, seen.row.is_none()) {
+        if settles || !model.explains(seen.at.0, &seen.at.1, seen.version, seen.row.as_ref()) {
             if seen.row.is_some() && !is_pending {
                 require_touched(node, plan, &seen.at, seen.version)?;
             }
@@ -209,7 +209,8 @@ pub fn captured(
         let mut rows = None;
         for (key, stored) in versions {
             if stored.version.node != node.id
-                || model.knows(table, &key, stored.version, stored.deleted)
+                || model.is_certain(&(table, key.clone()), stored.version)
+                    && model.knows(table, &key, stored.version, stored.deleted)
             {
                 continue;
             }
@@ -220,6 +221,9 @@ pub fn captured(
             } else {
                 rows.get(&key).cloned()
             };
+            if model.explains(table, &key, stored.version, row.as_ref()) {
+                continue;
+            }
             let at = (table, key.clone());
             if row.is_some() && !pending.contains_key(&at) {
                 require_touched(node, plan, &at, stored.version)?;
