@@ -235,7 +235,8 @@ fn encode_exceptions(exceptions: &Exceptions) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn decode_exceptions(bytes: &[u8]) -> Result<Exceptions, DatabaseError> {
+/// As they are stored with a version.
+pub fn decode_exceptions(bytes: &[u8]) -> Result<Exceptions, DatabaseError> {
     let mut cursor = Cursor::new(bytes);
     let count = cursor.array()? / 3;
     let mut exceptions = Exceptions::new();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::{HLC_BEFORE, Version};
 
+use crate::observe::same;
 use crate::plan::{Plan, Table};
 
 /// Per column of the plan: the value; none where the node has no such column.
@@ -140,12 +141,8 @@ impl Model {
     pub fn holds(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
         let writes = self.rows.get(&(table, key.to_owned()));
         writes.is_some_and(|w| {
-            let same = |(x, y): (&Option<_>, &Option<_>)| x.is_none() || y.is_none() || x == y;
-            let holds = |w: &Write| match (w.row.as_ref(), row) {
-                (Some(a), Some(b)) => a.iter().zip(b).all(same),
-                (a, b) => a.is_none() && b.is_none(),
-            };
-            w.iter().any(|w| w.version == version && holds(w))
+            w.iter()
+                .any(|w| w.version == version && same(w.row.as_ref(), row))
         })
     }
 

@@ -7,9 +7,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use harmonylite::database::rows::decode_exceptions;
 use harmonylite::database::schema::quote;
 use harmonylite::database::{Database, Settings};
 use harmonylite::gate::{Gate, Inside};
+use harmonylite::model::merge::Exceptions;
 use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::Version;
 use harmonylite::snapshot::Sweep;
@@ -128,6 +130,8 @@ pub struct Stored {
     pub version: Version,
     pub deleted: bool,
     pub hash: i64,
+    /// Columns that have versions of their own.
+    pub others: Exceptions,
 }
 
 /// The database inside of the gate.
@@ -379,7 +383,7 @@ impl Node {
         };
         let keys: Vec<String> = order.iter().map(|i| format!("k{}", i + 1)).collect();
         let text = format!(
-            "SELECT {}, hlc, node, deleted, hash FROM {} JOIN __harmonylite___sites USING (site)",
+            "SELECT {}, hlc, node, deleted, hash, exc FROM {} JOIN __harmonylite___sites USING (site)",
             keys.join(", "),
             quote(&format!("__harmonylite__{}_versions", spec.name))
         );
@@ -400,6 +404,10 @@ impl Node {
                 version,
                 deleted: row.get(n + 2).expect("deleted"),
                 hash: row.get(n + 3).expect("hash"),
+                others: match row.get_ref(n + 4).expect("exceptions") {
+                    ValueRef::Blob(bytes) => decode_exceptions(bytes).expect("exceptions"),
+                    _ => Exceptions::new(),
+                },
             };
             found.insert(spec.key_text(&key), stored);
         }

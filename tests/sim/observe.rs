@@ -43,8 +43,11 @@ fn decode(plan: &Plan, frames: &[Outgoing]) -> Result<Vec<Seen>, String> {
                 (part.rows(&nodes), harmonylite::model::frame::Row::default());
             while rows.next(&mut row).map_err(|e| e.to_string())? {
                 let mut all: Row = vec![None; spec.columns.len()];
-                for (name, value) in part.columns.iter().zip(&row.values) {
-                    all[place(name).ok_or("a column nobody has")?] = Some((*value).to_owned());
+                for (i, (name, value)) in part.columns.iter().zip(&row.values).enumerate() {
+                    // Of another write, or of none.
+                    let is_others = row.exceptions.iter().any(|(column, _)| *column == i);
+                    let place = place(name).ok_or("a column nobody has")?;
+                    all[place] = (!is_others).then(|| (*value).to_owned());
                 }
                 let key: Vec<_> = all[..spec.key.len()].iter().flatten().cloned().collect();
                 seen.push(Seen {
@@ -58,12 +61,12 @@ fn decode(plan: &Plan, frames: &[Outgoing]) -> Result<Vec<Seen>, String> {
     Ok(seen)
 }
 
-/// Whether two rows are the same, to the bit.
-fn same(a: Option<&Row>, b: Option<&Row>) -> bool {
+/// Whether two rows are the same, to the bit, in the columns that both have.
+pub fn same(a: Option<&Row>, b: Option<&Row>) -> bool {
+    let same = |(x, y): (&Option<_>, &Option<_>)| x.is_none() || y.is_none() || x == y;
     match (a, b) {
-        (Some(a), Some(b)) => a == b,
-        (None, None) => true,
-        _ => false,
+        (Some(a), Some(b)) => a.iter().zip(b).all(same),
+        (a, b) => a.is_none() && b.is_none(),
     }
 }
 
@@ -219,7 +222,14 @@ pub fn captured(
             let row = if stored.deleted {
                 None
             } else {
-                rows.get(&key).cloned()
+                rows.get(&key).map(|row| {
+                    let columns = plan.tables[table].columns.iter().zip(row);
+                    let own = columns.map(|(c, value)| {
+                        let is_others = stored.others.contains_key(&c.name.to_ascii_lowercase());
+                        value.clone().filter(|_| !is_others)
+                    });
+                    own.collect()
+                })
             };
             if model.explains(table, &key, stored.version, row.as_ref()) {
                 continue;
