@@ -217,6 +217,7 @@ impl Database {
                 false => self.ages.forgotten(),
             },
             row_bytes: self.limits.row_bytes,
+            highest: 0,
         };
         let mut written = Vec::new();
         let mut damaged = 0;
@@ -238,8 +239,10 @@ impl Database {
                 Err(e) => return Err(e),
             }
         }
+        let highest = recorder.highest;
         self.damage.look_away();
         drop(rows);
+        self.note_given(highest)?;
         for reason in too_large {
             self.set_aside_rows(table.name(), 1, &reason);
         }

@@ -42,6 +42,8 @@ pub(crate) struct Recorder<'a> {
     pub forgotten: i64,
     /// Bytes of a row that can be sent.
     pub row_bytes: usize,
+    /// The highest hlc given to a row.
+    pub highest: i64,
 }
 
 impl Recorder<'_> {
@@ -81,6 +83,7 @@ impl Recorder<'_> {
             return Ok(false);
         };
         new.at = self.frames.at;
+        self.highest = self.highest.max(hlc);
         rows.put_version(self.sites, key, &new)?;
         if self.publish {
             if let Some(before) = stored.filter(|s| s.at != self.frames.at) {

@@ -70,11 +70,6 @@ impl Reservation {
         time_ms < self.until_ms && self.next_number < self.until_number
     }
 
-    /// No change was ever stamped with a time of this or later.
-    pub fn until_ms(&self) -> i64 {
-        self.until_ms
-    }
-
     /// The next number. To be asked for only when covered.
     pub fn number(&mut self) -> i64 {
         self.next_number += 1;

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::rows::Stored;
 use crate::database::{Database, Result};
-use crate::model::version::{Version, stamp};
+use crate::model::version::{Version, milliseconds, stamp};
 use crate::mutation::{self, Mutation};
 
 /// Numbers are noted this often, or a thousand times per retention if that is less often.
@@ -30,16 +30,22 @@ pub struct Ages {
     /// The highest hlc that this node may have given to a row that is forgotten by now: with a clock
     /// that stands still the row would get it again, for something else.
     forgotten: i64,
+    /// No version of ours is of a later time than this.
+    given_ms: i64,
 }
 
 /// In `___meta`: [`Ages::forgotten`].
 const FORGOTTEN: &str = "forgotten";
 
+/// In `___meta`: [`Ages::given_ms`], stored this far ahead.
+const GIVEN: &str = "given_ms";
+const GIVEN_AHEAD_MS: i64 = 60_000;
+
 impl Ages {
     pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Ages> {
-        let forgotten = get_meta(conn, FORGOTTEN)?.unwrap_or_default();
         Ok(Ages {
-            forgotten,
+            forgotten: get_meta(conn, FORGOTTEN)?.unwrap_or_default(),
+            given_ms: get_meta(conn, GIVEN)?.unwrap_or_default(),
             ..Ages::default()
         })
     }
@@ -160,13 +166,22 @@ impl Database {
         Ok(at.unwrap_or(0))
     }
 
+    /// A local change got this hlc. Inside its transaction.
+    pub(crate) fn note_given(&mut self, hlc: i64) -> Result<()> {
+        if milliseconds(hlc) > self.ages.given_ms {
+            self.ages.given_ms = milliseconds(hlc) + GIVEN_AHEAD_MS;
+            set_meta(&self.conn, GIVEN, self.ages.given_ms)?;
+        }
+        Ok(())
+    }
+
     /// The version of a row is not known any more; an earlier one may have been ours. Inside a
     /// transaction; if that is undone, stamps are higher than they need to be.
     pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
-        let by_clock = stamp(self.reservation.until_ms() + 1, self.ages.forgotten);
+        let given = stamp(self.ages.given_ms + 1, self.ages.forgotten);
         let hlc = match version.node == self.node {
             true => version.hlc,
-            false => version.hlc.min(by_clock),
+            false => version.hlc.min(given),
         };
         if hlc > self.ages.forgotten {
             self.ages.forgotten = hlc;

@@ -91,6 +91,36 @@ fn a_version_is_not_given_again_to_a_row_that_is_forgotten() {
     }
 }
 
+/// A version that follows another node's, whose clock is ahead, is beyond what the own clock reserved.
+#[test]
+fn a_version_beyond_the_own_clock_is_not_given_again() {
+    let mut n = cluster(2, BOOKS);
+    let stands = crate::clock::Clock::now_ms(&*n[0].clock);
+    n[1].clock.advance(RETENTION);
+    n[1].run("INSERT INTO Books VALUES (1, 'a', 'x')");
+    exchange(&mut n);
+    n[0].run("UPDATE Books SET title = 'z'");
+    n[0].capture();
+    let newest = |n: &Node| -> i64 {
+        let text = "SELECT max(hlc) FROM __harmonylite__Books_versions WHERE deleted = 0";
+        n.app.query_row(text, [], |r| r.get(0)).unwrap()
+    };
+    let before = newest(&n[0]);
+    exchange(&mut n);
+    n[1].run("DELETE FROM Books");
+    exchange(&mut n);
+    for _ in 0..2 {
+        n[0].db.heard_broker_time(stands);
+        sweep_by_broker(&mut n[0]);
+        n[0].clock.advance(RETENTION);
+        n[0].clock.set(stands);
+    }
+    assert_eq!(n[0].db.tombstones("Books").unwrap(), 0);
+    n[0].run("INSERT INTO Books VALUES (1, 'again', 'x')");
+    n[0].capture();
+    assert!(newest(&n[0]) > before);
+}
+
 /// By the broker's clock, which goes on.
 fn sweep_by_broker(node: &mut Node) {
     node.db.note_age().unwrap();
