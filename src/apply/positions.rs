@@ -289,18 +289,17 @@ impl Database {
     }
 
     /// Reads every stream from its start again, which is never wrong: an operator asks for it by
-    /// removing the mirror of the positions.
+    /// removing the mirror of the positions. What was read so far is kept as if it were acknowledged:
+    /// a snapshot that is not as far does not have all that is here.
     pub fn forget_positions(&mut self) -> Result<()> {
         for (stream, _) in self.sequences() {
-            let known = self.position(&stream);
-            self.move_position(
-                &stream,
-                Position {
-                    seq: 0,
-                    id: String::new(),
-                    ..known
-                },
-            );
+            let mut known = self.position(&stream);
+            let (seq, id) = (known.seq, std::mem::take(&mut known.id));
+            known.seq = 0;
+            if seq > known.acked_seq {
+                (known.acked_seq, known.acked_id) = (seq, id);
+            }
+            self.move_position(&stream, known);
         }
         self.flush() // a transaction that is undone would bring them back
     }

@@ -8,7 +8,7 @@
 //! ```
 //! Whatever goes wrong, replication goes on and the next round tries again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::database::{Database, DatabaseError};
@@ -109,8 +109,8 @@ pub struct Keeper {
     registered: Option<u64>,
     /// That the newest snapshot is gone was told to the others.
     forgot: bool,
-    /// A snapshot that was lost or torn when it was fetched last.
-    lost: Option<String>,
+    /// Snapshots that were lost or torn when they were fetched last.
+    lost: BTreeSet<String>,
     made: u64,
 }
 
@@ -126,7 +126,7 @@ impl Keeper {
             gapped: None,
             registered: None,
             forgot: false,
-            lost: None,
+            lost: BTreeSet::new(),
             made: 0,
         }
     }

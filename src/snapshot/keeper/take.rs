@@ -61,8 +61,7 @@ impl Keeper {
         name: String,
         store: &mut dyn Store,
     ) -> Result<(), RoundError> {
-        if self.lost.as_ref() != Some(&name) {
-            self.lost = Some(name);
+        if self.lost.insert(name.clone()) {
             return Ok(());
         }
         if !round.registry.lease()? {
@@ -74,7 +73,7 @@ impl Keeper {
         struck?;
         forgot?;
         log::warn!("snapshot {name} is no use: another one is needed");
-        self.lost = None;
+        self.lost.remove(&name);
         Ok(())
     }
 }

@@ -222,3 +222,21 @@ fn what_a_broker_lost_and_a_snapshot_lacks_is_told_again() {
     merge(&mut n[1], &taken);
     assert_eq!(n[1].db.unsent().unwrap(), 0);
 }
+
+/// An operator has the streams read from their start again, and the snapshot merged first.
+#[test]
+fn what_was_read_behind_the_snapshot_counts_after_the_positions_are_forgotten() {
+    let mut n = forgetful(
+        cluster(2, BOOKS),
+        "INSERT INTO Books VALUES (5, 'slow clock', 'z')",
+    );
+    n[0].publish();
+    at(&mut n[0], 20);
+    forget(&mut n[0]);
+    let taken = snapshot(&mut n[0]);
+    n[1].publish();
+    at(&mut n[1], 30);
+    n[1].db.forget_positions().unwrap();
+    merge(&mut n[1], &taken);
+    assert_eq!(n[1].rows("SELECT id FROM Books WHERE id = 5"), "i5");
+}
