@@ -78,10 +78,16 @@ pub enum Mutation {
     HeldOutlivesTombstone,
     /// A row without a version is stamped by the clock alone.
     ForgottenStampedAgain,
+    /// A tombstone that wins is not told again, however old.
+    BuriedInSilence,
+    /// What a broker lost is not told again by those who have it.
+    UnheardNotTold,
+    /// What is marked again keeps the number of its version.
+    MarkedUnderOther,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 36] = {
+    pub const ALL: [Mutation; 39] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -120,6 +126,9 @@ impl Mutation {
             TombstonesDroppedEarly,
             HeldOutlivesTombstone,
             ForgottenStampedAgain,
+            BuriedInSilence,
+            UnheardNotTold,
+            MarkedUnderOther,
         ]
     };
 }

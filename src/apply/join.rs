@@ -13,6 +13,7 @@ use crate::database::{Database, Result, is_unfit};
 use crate::model::merge::{self, Action, Column, State};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
+use crate::mutation::{self, Mutation};
 
 /// What one attempt to write a row came to.
 enum Attempt {
@@ -104,7 +105,7 @@ impl Database {
         if let Some(at) = joined.remains {
             self.mark_onwards(table, key_bytes, at, frames)?;
         }
-        if joined.buried && self.settings.publish {
+        if joined.buried && self.settings.publish && !mutation::is(Mutation::BuriedInSilence) {
             self.mark_again(table, key_bytes, frames)?;
         }
         Ok(joined.before.as_ref() != Some(&joined.after))

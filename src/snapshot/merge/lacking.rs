@@ -80,7 +80,8 @@ impl Database {
         let hasty = mutation::is(Mutation::LackingRowsDeleted);
         if version > dropped && !hasty {
             // Marked, or on its way through a stream, or neither.
-            let is_unheard = stored.at <= covered && self.settings.publish;
+            let tells = self.settings.publish && !mutation::is(Mutation::UnheardNotTold);
+            let is_unheard = stored.at <= covered && tells;
             let key_bytes = table.key_bytes(key.iter().copied());
             if is_unheard && !self.is_marked(table, &key_bytes, stored.at)? {
                 self.mark_again(table, &key_bytes, frames)?;
@@ -132,6 +133,7 @@ impl Database {
             ours.hash != theirs.stored.hash && names(table) == names(their_table)
         };
         let is_more = version > known || (version == known && is_other());
+        let is_more = is_more && !mutation::is(Mutation::UnheardNotTold);
         if is_more && !self.is_marked(table, &theirs.key_bytes, ours.at)? {
             self.mark_again(table, &theirs.key_bytes, frames)?;
         }

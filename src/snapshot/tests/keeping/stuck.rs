@@ -68,12 +68,18 @@ fn a_snapshot_that_got_lost_or_torn_is_made_again() {
     for torn in [true, false] {
         let cluster = Cluster::new();
         let (mut a, mut b) = gap_and_snapshot(&cluster);
-        let file = cluster.store.path().join(cluster.newest().unwrap().name);
-        match torn {
-            true => std::fs::write(&file, b"torn").unwrap(),
-            false => std::fs::remove_file(&file).unwrap(),
+        a.clock.advance(Duration::from_secs(1));
+        a.keeper.ask(false);
+        cluster.round(&mut a).unwrap();
+        // Both that there are.
+        for name in cluster.objects().iter().filter(|n| n.ends_with(".zst")) {
+            let file = cluster.store.path().join(name);
+            match torn {
+                true => std::fs::write(&file, b"torn").unwrap(),
+                false => std::fs::remove_file(&file).unwrap(),
+            }
         }
-        for _ in 0..4 {
+        for _ in 0..8 {
             a.clock.advance(Duration::from_secs(1));
             let _ = cluster.round(&mut b);
             cluster.round(&mut a).unwrap();
