@@ -29,7 +29,7 @@ const PAGES: i32 = 256;
 const STRIP: &str = "
 DELETE FROM __harmonylite___meta WHERE key IN
     ('node_id', 'node_id_taken', 'left_out', 'boot_id', 'clock_base', 'clock_until', 'joined', 'publish_again', 'swept',
-     'forgotten');
+     'forgotten', 'given_ms');
 DELETE FROM __harmonylite___ages;
 DELETE FROM __harmonylite___quarantine;
 DELETE FROM __harmonylite___change_log_global;";

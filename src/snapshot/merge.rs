@@ -15,6 +15,7 @@ use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result, TIME_BOX};
 use crate::model::frame::Row;
 use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Entry;
 use crate::snapshot::source::{Source, SourceRow};
@@ -58,6 +59,16 @@ enum Ours {
     Same,
     /// Another version of it; or none is known before the table is compared with its versions.
     Other(Option<Stored>),
+}
+
+impl Ours {
+    fn has(&self, version: Version) -> bool {
+        match self {
+            Ours::None | Ours::Other(None) => false,
+            Ours::Same => true,
+            Ours::Other(Some(ours)) => ours.state.version == version,
+        }
+    }
 }
 
 impl Merge {
@@ -143,7 +154,7 @@ impl Merge {
             },
             Progress::Held(after) => self.hold_some(db, after, frames),
             Progress::Parts(after) => self.take_parts(db, after, is_over),
-            Progress::Marks(after) => self.mark_some(db, after, frames),
+            Progress::Marks(after) => self.mark_some(db, after),
             Progress::Lacking(n, after) => match self.source.tables.get(n) {
                 Some(table) => {
                     let next = self.look_for_lacking(db, table, after, frames, is_over)?;
@@ -172,6 +183,7 @@ impl Merge {
         }
         let found = self.source.rows(table, after.as_deref(), STEP)?;
         let covered = db.covered_up_to(&self.entry.streams);
+        let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
         let local = db.table_like(table);
         let columns = table.schema.columns.iter();
         let columns: Vec<&str> = columns.map(|c| c.lower.as_str()).collect();
@@ -204,6 +216,12 @@ impl Merge {
                 && ours.at <= covered
             {
                 db.tell_unheard(local, table, &row, frames)?;
+            }
+            if let Some(local) = local.as_ref().filter(|_| publishes)
+                && !ours.has(row.stored.state.version)
+                && self.source.is_marked(table, &row)?
+            {
+                db.carry_mark(local, &row, frames)?;
             }
             last = Some(row.key);
             if is_over(db) {
@@ -322,6 +340,18 @@ impl Database {
             Some(ours) if same(&ours) && !is_compared => Ours::Same,
             ours => Ours::Other(ours),
         })
+    }
+
+    /// A row that was learnt from a snapshot just now, whose maker had not sent it, is sent by us as
+    /// well: the maker may never come back. One that was known before was sent, or marked when it was
+    /// learnt; else nodes that merge each other's snapshots would send it for ever.
+    fn carry_mark(&mut self, table: &Table, theirs: &SourceRow, frames: &mut Frames) -> Result<()> {
+        let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
+        let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
+        match ours.is_some_and(|ours| ours.state.version == theirs.stored.state.version) {
+            true => self.mark_again(table, &theirs.key_bytes, frames),
+            false => Ok(()),
+        }
     }
 
     /// Whether this node has met the others: it founded the cluster or merged a snapshot.

@@ -100,6 +100,14 @@ impl Source {
         Ok(all)
     }
 
+    /// Whether the snapshot's maker had not sent that row.
+    pub fn is_marked(&self, table: &Table, row: &SourceRow) -> Result<bool> {
+        let mut mark = self.conn.prepare_cached(
+            "SELECT 1 FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
+        )?;
+        Ok(mark.exists(params![row.stored.at, table.id, row.key_bytes])?)
+    }
+
     /// The version of one row.
     pub fn version(&self, table: &Table, key: &[Value<'_>]) -> Result<Option<Stored>> {
         Rows::new(&self.conn, table)?.version(&self.sites, key)

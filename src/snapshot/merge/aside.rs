@@ -6,7 +6,7 @@ use rusqlite::params;
 use super::{Merge, Progress, STEP};
 use crate::apply::{Incoming, Place, shape_of_table};
 use crate::capture::Frames;
-use crate::database::rows::{KEY_BYTES, Rows};
+use crate::database::rows::KEY_BYTES;
 use crate::database::{Database, DatabaseError, Result};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
@@ -67,13 +67,12 @@ impl Merge {
         Ok(Progress::Marks(None))
     }
 
-    /// What the snapshot's maker had not sent is sent by us as well, if it still counts: the maker
-    /// may never come back.
+    /// What the snapshot's maker had not sent of a table or a column that is unknown here is sent by us
+    /// once it is known.
     pub(super) fn mark_some(
         &self,
         db: &mut Database,
         after: Option<(i64, i64, Vec<u8>)>,
-        frames: &mut Frames,
     ) -> Result<Progress> {
         let mut list = self.source.conn.prepare_cached(
             "SELECT at, table_id, key FROM __harmonylite___unsent
@@ -99,18 +98,7 @@ impl Merge {
             let Some(theirs) = self.source.version(table, &key)? else {
                 continue;
             };
-            let theirs = theirs.state.version;
-            // Of a table or a column that is unknown here: sent by us once it is known.
-            db.hold_mark(&Place::of(table, key_bytes), theirs)?;
-            let Some(local) = db.table_like(table) else {
-                continue;
-            };
-            let ours = Rows::new(&db.conn, &local)?.version(&db.sites, &key)?;
-            if let Some(ours) = ours
-                && theirs == ours.state.version
-            {
-                db.mark_again(&local, key_bytes, frames)?;
-            }
+            db.hold_mark(&Place::of(table, key_bytes), theirs.state.version)?;
         }
         Ok(match marks.into_iter().next_back() {
             Some(last) => Progress::Marks(Some(last)),
