@@ -73,14 +73,26 @@ fn difference(
         if seq > state.last {
             return Ok(Some("the stream is shorter than it was"));
         }
-        // What is older than the oldest message kept cannot be looked up, and need not be: others
-        // had the time of a whole stream to read it.
-        if seq == 0 || seq < state.first || id.is_empty() {
-            continue;
-        }
-        if reader.message_id(seq)?.as_ref() != Some(id) {
+        if holds_another(state, seq, id, |seq| reader.message_id(seq))? {
             return Ok(Some("the stream holds other messages than it did"));
         }
     }
     Ok(None)
+}
+
+/// Whether a message other than `id` is at `seq`, or none yet. What is older than the oldest message
+/// kept cannot be looked up, and need not be: others had the time of a whole stream to read it.
+pub fn holds_another(
+    state: &StreamState,
+    seq: u64,
+    id: &str,
+    look_up: impl FnOnce(u64) -> Result<Option<String>, StreamError>,
+) -> Result<bool, StreamError> {
+    if seq > state.last {
+        return Ok(true);
+    }
+    if seq == 0 || seq < state.first || id.is_empty() {
+        return Ok(false);
+    }
+    Ok(look_up(seq)?.as_deref() != Some(id))
 }

@@ -18,7 +18,7 @@ pub struct Outgoing {
     /// From 1.
     pub shard: u32,
     /// Goes into the message id: other than 0 if the broker must not take the frame for a
-    /// repetition of one that it had and lost.
+    /// repetition of one that it had, and lost or has dropped.
     pub salt: u64,
     /// The frame, not yet compressed.
     pub raw: Vec<u8>,
@@ -30,6 +30,8 @@ pub(crate) struct Frames {
     pub at: i64,
     /// Whether rows are encoded at all.
     pub encode: bool,
+    /// Something of it may have been sent before: the broker must not take it for a repetition.
+    pub is_again: bool,
     shards: Vec<FrameBuilder>,
     limit: usize,
     done: Vec<Outgoing>,
@@ -54,6 +56,7 @@ impl Frames {
         Frames {
             at: db.reservation.number(),
             encode,
+            is_again: false,
             shards: (0..db.settings.shards)
                 .map(|_| FrameBuilder::default())
                 .collect(),
@@ -127,7 +130,7 @@ impl Frames {
             self.done.push(Outgoing {
                 at: self.at,
                 shard: shard as u32 + 1,
-                salt: 0,
+                salt: if self.is_again { self.at as u64 } else { 0 },
                 raw,
             });
         }

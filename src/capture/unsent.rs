@@ -168,6 +168,7 @@ impl Database {
             rows.put_version(&mut self.sites, &key, &stored)?;
         }
         put_mark(&rows, key_bytes, frames.at)?;
+        frames.is_again = true;
         if frames.encode {
             self.encode_row(&mut rows, key_bytes, frames.at, frames)?;
         }

@@ -94,8 +94,10 @@ pub struct Round<'a> {
 /// See the module's head.
 pub struct Keeper {
     options: Options,
-    /// The newest snapshot that was heard of.
+    /// The newest snapshot that was heard of, without places that the broker lost.
     newest: Option<Entry>,
+    /// A snapshot by its name, and the streams of which the broker lost its place.
+    placed: Option<(String, BTreeSet<String>)>,
     /// A snapshot is to be merged because the operator wants so.
     pub merge_first: bool,
     asked: Option<Asked>,
@@ -119,6 +121,7 @@ impl Keeper {
         Keeper {
             options,
             newest: None,
+            placed: None,
             merge_first: false,
             asked: None,
             waiting: None,
@@ -143,6 +146,7 @@ impl Keeper {
     /// The broker may be another one: what it was told, it is told again.
     pub fn connected(&mut self) {
         self.registered = None;
+        self.placed = None;
     }
 
     /// Whether the snapshot that was asked for is still to be made.
@@ -170,6 +174,9 @@ impl Keeper {
             self.registered = Some(node);
         }
         self.newest = self.find_newest(round)?;
+        if let Some(newest) = self.newest.take() {
+            self.newest = Some(self.place(newest, round)?);
+        }
         if !round.gate.is_joined() {
             let next = self.join(round)?;
             if !round.gate.is_joined() {
@@ -229,6 +236,31 @@ impl Keeper {
                 Err(e)
             }
         }
+    }
+
+    /// Leaves out streams of which the broker lost what the snapshot had read. It gives the numbers out
+    /// again, and a snapshot that seems as far as this node lacks what came under them.
+    fn place(&mut self, mut entry: Entry, round: &mut Round<'_>) -> Result<Entry, RoundError> {
+        let known = self.placed.as_ref().filter(|(name, _)| *name == entry.name);
+        let lost = match known {
+            Some((_, lost)) => lost.clone(),
+            None => {
+                let mut lost = BTreeSet::new();
+                for (stream, place) in &entry.streams {
+                    if round.registry.is_lost(stream, place)? {
+                        log::warn!(
+                            "snapshot {}: the broker lost what is in it of {stream}",
+                            entry.name
+                        );
+                        lost.insert(stream.clone());
+                    }
+                }
+                self.placed = Some((entry.name.clone(), lost.clone()));
+                lost
+            }
+        };
+        entry.streams.retain(|stream, _| !lost.contains(stream));
+        Ok(entry)
     }
 
     /// Why a snapshot is due; none if it is not.

@@ -7,9 +7,11 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::broker::meta_bucket;
+use crate::same_stream::holds_another;
 use crate::snapshot::manifest::{Entry, Place};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
+use crate::stream::jetstream::{message_id, stream_state};
 use crate::stream::key_value::KeyValue;
 use crate::stream::link::Inbox;
 
@@ -33,11 +35,16 @@ pub trait Registry: Send {
     /// Per stream, how far a snapshot is asked for.
     fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError>;
     fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError>;
+    /// Whether the broker lost what was at this place of a stream, and holds another message there or
+    /// none yet. No, if that cannot be told any more, or the stream was created anew.
+    fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError>;
 }
 
 /// In two buckets: `<stream_prefix>-meta`, and `<stream_prefix>-lease` whose values vanish.
 pub struct KeyValueRegistry {
     client: Client,
+    /// Of the streams.
+    prefix: String,
     meta: String,
     lease: String,
     /// Tells this process from others with the same node id.
@@ -72,6 +79,7 @@ impl KeyValueRegistry {
         let inbox = client.watch(&format!("$KV.{meta}"))?;
         Ok(KeyValueRegistry {
             client,
+            prefix: stream_prefix.to_owned(),
             meta,
             lease,
             token: token.into_bytes(),
@@ -198,6 +206,25 @@ impl Registry for KeyValueRegistry {
         Err(StreamError::Refused(
             "too many nodes ask for a snapshot at once".into(),
         ))
+    }
+
+    fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError> {
+        // The name comes from a peer, and goes into a subject.
+        let rest = stream.strip_prefix(&self.prefix);
+        let rest = rest.map(|rest| rest.strip_prefix("-c").unwrap_or(rest));
+        let shard = rest.and_then(|rest| rest.strip_prefix('-'));
+        if !shard.is_some_and(|n| n.len() < 10 && n.bytes().all(|b| b.is_ascii_digit())) {
+            return Ok(false);
+        }
+        let state = match stream_state(&self.client, stream) {
+            Err(StreamError::Refused(_)) => return Ok(false), // there is no such stream
+            state => state?,
+        };
+        if state.created != place.created {
+            return Ok(false);
+        }
+        let look_up = |seq| message_id(&self.client, stream, seq);
+        holds_another(&state, place.seq, &place.id, look_up)
     }
 }
 

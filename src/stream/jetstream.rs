@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::client::{ApiError, Client};
+use super::delivery::header;
 use super::{StreamError, StreamState, timestamp};
 
 /// Error codes of the JetStream API.
@@ -173,6 +174,23 @@ pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamEr
         created,
         now_ms: info["ts"].as_str().and_then(timestamp::unix_ms),
     })
+}
+
+/// `Nats-Msg-Id` of the message at `sequence`: `Ok(None)` if there is no such message.
+pub fn message_id(
+    client: &Client,
+    stream: &str,
+    sequence: u64,
+) -> Result<Option<String>, StreamError> {
+    let call = format!("STREAM.MSG.GET.{stream}");
+    match client.api(&call, &json!({ "seq": sequence }))? {
+        Ok(reply) => Ok(header(&reply["message"], "Nats-Msg-Id")),
+        Err(error) if error.err_code == code::NO_MESSAGE_FOUND => Ok(None),
+        Err(error) => {
+            let tried = format!("look up message {sequence} of stream {stream}");
+            Err(error.refused(tried))
+        }
+    }
 }
 
 fn stream_info(client: &Client, name: &str) -> Result<Value, StreamError> {

@@ -16,8 +16,8 @@ use crossbeam_channel::{Receiver, after, never, select_biased};
 use serde_json::json;
 
 use super::client::{Client, Inbox};
-use super::delivery::{Origin, header, status};
-use super::jetstream::{code, stream_state};
+use super::delivery::{Origin, status};
+use super::jetstream::{message_id, stream_state};
 use super::{Message, Reader, StreamError, StreamState};
 
 /// Messages per fetch. It ends at `PULL_BYTES`, too, and the message that goes beyond.
@@ -266,15 +266,6 @@ impl Reader for JetStreamReader {
     }
 
     fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError> {
-        let call = format!("STREAM.MSG.GET.{}", self.stream);
-        let reply = match self.client.api(&call, &json!({ "seq": sequence }))? {
-            Ok(reply) => reply,
-            Err(error) if error.err_code == code::NO_MESSAGE_FOUND => return Ok(None),
-            Err(error) => {
-                let tried = format!("look up message {sequence} of stream {}", self.stream);
-                return Err(error.refused(tried));
-            }
-        };
-        Ok(header(&reply["message"], "Nats-Msg-Id"))
+        message_id(&self.client, &self.stream, sequence)
     }
 }

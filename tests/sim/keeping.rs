@@ -115,6 +115,7 @@ impl World {
             return Ok(());
         };
         let (bulletin, objects) = (snapshots.bulletin.clone(), snapshots.objects.clone());
+        bulletin.see(&self.broker);
         let Some(mut keeper) = self.nodes[place].keeper.take() else {
             return Ok(()); // in the midst of one
         };
@@ -235,6 +236,9 @@ impl World {
             self.set_depth(depth);
             done?;
             self.after(other)?;
+        }
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.bulletin.see(&self.broker);
         }
         let now_and_then = self.random.percent(3);
         self.pass(if now_and_then { LEASE_MS + 1 } else { 0 });

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use harmonylite::same_stream::holds_another;
 use harmonylite::snapshot::registry::Registry;
 use harmonylite::snapshot::{Entry, Place};
-use harmonylite::stream::StreamError;
+use harmonylite::stream::{StreamError, StreamState};
+
+use crate::broker::Broker;
 
 /// How long a lease is kept without being renewed.
 pub const LEASE_MS: i64 = 30_000;
@@ -27,6 +30,8 @@ struct Shared {
     now_ms: i64,
     /// Nodes that do not reach the broker.
     cut_off: BTreeSet<usize>,
+    /// What the streams hold: the ids of their messages.
+    streams: BTreeMap<String, (StreamState, Vec<String>)>,
 }
 
 /// One for all nodes.
@@ -56,6 +61,20 @@ impl Bulletin {
 
     pub fn is_cut_off(&self, place: usize) -> bool {
         self.enter().cut_off.contains(&place)
+    }
+
+    pub fn see(&self, broker: &Broker) {
+        let seen = broker.streams.iter().map(|stream| {
+            let state = StreamState {
+                first: stream.first(),
+                last: stream.last(),
+                created: stream.created.clone(),
+                now_ms: stream.now_ms,
+            };
+            let ids = stream.from(0).map(|(_, message)| message.id.clone());
+            (stream.name.clone(), (state, ids.collect()))
+        });
+        self.enter().streams = seen.collect();
     }
 
     /// The lease of a process that was killed vanishes in time; or somebody else is faster.
@@ -152,5 +171,18 @@ impl Registry for Seen {
                 }
             }
         })
+    }
+
+    fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError> {
+        self.with(|_, _| ())?;
+        let shared = self.all.enter();
+        let Some((state, ids)) = shared.streams.get(stream) else {
+            return Ok(false);
+        };
+        if state.created != place.created {
+            return Ok(false);
+        }
+        let look_up = |seq: u64| Ok(ids.get((seq - state.first) as usize).cloned());
+        holds_another(state, place.seq, &place.id, look_up)
     }
 }

@@ -37,7 +37,10 @@ impl Keeper {
         let known = self.newest.take();
         let newest = round.registry.newest();
         let made = newest.map_err(RoundError::from).and_then(|newest| {
-            self.newest = newest.or(known);
+            self.newest = match newest {
+                Some(newest) => Some(self.place(newest, round)?),
+                None => known,
+            };
             match ask(self, round.gate) {
                 Some(why) => self.make(round, why),
                 None => Ok(()),

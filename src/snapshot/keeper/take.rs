@@ -32,6 +32,7 @@ impl Keeper {
         self.forgot &= is_empty;
         let mut failure = None;
         for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
+            let entry = self.place(entry, round)?;
             if !will_do(&round.gate.enter().database, &entry) {
                 continue;
             }

@@ -27,6 +27,8 @@ struct Shared {
     newest: Option<Entry>,
     wanted: BTreeMap<String, Place>,
     publishers: BTreeMap<u64, String>,
+    /// What the broker stored from here on in the stream, it lost.
+    lost_from: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -84,6 +86,10 @@ impl Registry for Memory {
 
     fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
         self.with(|s| s.wanted.extend(places.clone()))
+    }
+
+    fn is_lost(&mut self, _: &str, place: &Place) -> Result<bool, StreamError> {
+        self.with(|s| s.lost_from.is_some_and(|lost| place.seq >= lost))
     }
 }
 
@@ -455,4 +461,35 @@ fn a_torn_manifest_is_replaced() {
     cluster.round(&mut a).unwrap();
     cluster.round(&mut b).unwrap();
     assert!(b.gate.is_joined());
+}
+
+/// The broker lost messages and gave their numbers to others: a snapshot from before seems to be as
+/// far as the gap here, and has nothing of what is lacking.
+#[test]
+fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    let mut b = cluster.node(2, BOOKS);
+    cluster.round(&mut a).unwrap();
+    cluster.round(&mut b).unwrap();
+    move_on(&a, 100, None);
+    cluster.round(&mut a).unwrap();
+    // All from 60 on is lost, and 60 to 95 are other messages by now, of which 90 and before are gone.
+    cluster.shared.lock().unwrap().lost_from = Some(60);
+    move_on(&a, 95, None);
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'missed', 'x')")
+        .unwrap();
+    a.clock.advance(Duration::from_secs(1));
+    move_on(&b, 90, Some(90));
+    a.keeper.connected();
+    b.keeper.connected();
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.enter().database.has_gap());
+    cluster.round(&mut a).unwrap();
+    cluster.shared.lock().unwrap().lost_from = None; // the one made now
+    b.keeper.connected();
+    cluster.round(&mut b).unwrap();
+    assert!(!b.gate.enter().database.has_gap());
+    assert_eq!(titles(&b), ["missed"]);
 }
