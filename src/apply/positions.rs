@@ -177,6 +177,12 @@ impl Database {
         each.min().unwrap_or(i64::MAX)
     }
 
+    /// Whether all up to a place was read here.
+    pub(crate) fn has_read(&self, stream: &str, place: &Place) -> bool {
+        let known = self.position(stream);
+        known.created == place.created && known.gap.is_none() && known.seq >= place.seq
+    }
+
     /// Whether a snapshot brings some of what was missed here.
     pub(crate) fn is_helped_by(&self, entry: &Entry) -> bool {
         let helps = |(stream, known): (&String, &Position)| {

@@ -182,7 +182,7 @@ impl Merge {
             return Ok(None);
         }
         let found = self.source.rows(table, after.as_deref(), STEP)?;
-        let covered = db.covered_up_to(&self.entry.streams);
+        let (covered, dropped) = (db.covered_up_to(&self.entry.streams), db.dropped()?);
         let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
         let local = db.table_like(table);
         let columns = table.schema.columns.iter();
@@ -198,6 +198,9 @@ impl Merge {
             };
             let taken = match (&ours, &local) {
                 (Ours::Same, _) => Ok(false),
+                (Ours::None, Some(_)) if self.is_forgotten_here(db, table, &row, dropped)? => {
+                    Ok(false)
+                }
                 (Ours::None, Some(local))
                     if plain && self.take_plain(db, table, local, &row)? =>
                 {

@@ -12,6 +12,7 @@ use crate::database::rows::{Rows, keys};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
 use crate::model::frame::MAX_ROW_BYTES;
+use crate::model::shard::shard;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
@@ -47,6 +48,26 @@ impl Merge {
             }
         }
         Ok(last)
+    }
+
+    /// Whether a row of the snapshot that is unknown here was deleted, and that is forgotten: all that
+    /// the maker had read of its stream was read here, and it is old enough.
+    pub(super) fn is_forgotten_here(
+        &self,
+        db: &Database,
+        table: &Table,
+        row: &SourceRow,
+        dropped: Version,
+    ) -> Result<bool> {
+        let state = &row.stored.state;
+        if state.deleted || state.version > dropped {
+            return Ok(false);
+        }
+        let shard = shard(table.name(), &row.key_bytes, db.settings.shards);
+        let name = format!("-{shard}");
+        let place = self.entry.streams.iter().find(|(s, _)| s.ends_with(&name));
+        let is_read = place.is_some_and(|(stream, place)| db.has_read(stream, place));
+        Ok(is_read && !self.source.is_marked(table, row)?)
     }
 
     /// Whether the snapshot's maker has the row, only not in its table.

@@ -240,3 +240,38 @@ fn what_was_read_behind_the_snapshot_counts_after_the_positions_are_forgotten() 
     merge(&mut n[1], &taken);
     assert_eq!(n[1].rows("SELECT id FROM Books WHERE id = 5"), "i5");
 }
+
+/// A store that could not be reached for long, and a snapshot from before.
+#[test]
+fn a_snapshot_older_than_what_is_forgotten_brings_nothing_back() {
+    let mut n = cluster(2, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y'), (3, 'goes', 'z')");
+    exchange(&mut n);
+    let at_both = |node: &mut Node, seq| {
+        for stream in ["c-1", "c-2"] {
+            let position = Position {
+                seq,
+                created: "then".into(),
+                ..Position::default()
+            };
+            node.db.move_position(stream, position);
+        }
+        node.db.flush().unwrap();
+    };
+    n.iter_mut().for_each(|node| at_both(node, 10));
+    let taken = snapshot(&mut n[0]);
+    n[1].clock.advance(Duration::from_secs(5));
+    n[1].run("DELETE FROM Books WHERE id <> 2");
+    n[1].publish();
+    at_both(&mut n[1], 20);
+    sweep(&mut n[1]);
+    n[1].clock.advance(RETENTION);
+    assert_eq!(sweep(&mut n[1]), 2);
+    merge(&mut n[1], &taken);
+    assert_eq!(n[1].rows("SELECT id FROM Books"), "i2");
+    // Of a node that is further, a row that is unknown here is new.
+    at_both(&mut n[0], 30);
+    let taken = snapshot(&mut n[0]);
+    merge(&mut n[1], &taken);
+    assert_eq!(n[1].rows("SELECT count(*) FROM Books"), "i3");
+}
