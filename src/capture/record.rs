@@ -38,7 +38,7 @@ pub(crate) struct Recorder<'a> {
     /// Some rows of the table may be displaced: live by version, but not in the table.
     pub displaced: bool,
     pub publish: bool,
-    /// A row without a version may have had one of ours up to this.
+    /// A row may have had a version of ours up to this that is forgotten.
     pub forgotten: i64,
     /// Bytes of a row that can be sent.
     pub row_bytes: usize,
@@ -61,9 +61,9 @@ impl Recorder<'_> {
         if stored.as_ref().is_some_and(is_recorded) && why != Why::Real {
             return Ok(false);
         }
-        let mut previous = stored
-            .as_ref()
-            .map_or(self.forgotten, |s| s.state.version.hlc);
+        let known = stored.as_ref().map_or(0, |s| s.state.version.hlc);
+        // One that is known may have been forgotten and learnt again.
+        let mut previous = known.max(self.forgotten);
         if self.displaced
             && let Some(values) = rows.owned_row(key)?
         {

@@ -82,6 +82,11 @@ impl Bulletin {
         self.enter().bucket.leader = None;
     }
 
+    pub fn will_publish(&self, node: u64) {
+        let publishers = &mut self.enter().bucket.publishers;
+        publishers.entry(node).or_default();
+    }
+
     pub fn publishers(&self) -> BTreeSet<u64> {
         self.enter().bucket.publishers.keys().copied().collect()
     }

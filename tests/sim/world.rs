@@ -567,6 +567,9 @@ impl World {
         if node.link.is_none() {
             node.connect_link(&self.broker)?;
         }
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.bulletin.will_publish(node.id); // as a new writer does
+        }
         self.say(format!("node {place}: connect"));
         Ok(())
     }
