@@ -161,20 +161,24 @@ impl Database {
     /// all of them if it is as far as this node; if this node is beyond a gap that the snapshot
     /// closes, those before the gap was noticed.
     pub(crate) fn covered_up_to(&self, places: &BTreeMap<String, Place>) -> i64 {
-        let covered = |(stream, known): (&String, &Position)| {
-            // What was acknowledged and not read back yet may be beyond it as well.
-            let seq = known.seq.max(known.acked_seq);
-            let place = places.get(stream);
-            let whole = place.filter(|p| p.created == known.created && p.gap.is_none());
-            match (whole, &known.gap) {
-                _ if seq == 0 => i64::MAX,
-                (Some(place), _) if place.seq >= seq => i64::MAX,
-                (Some(place), Some(gap)) if place.seq >= gap.end.max(gap.acked) => gap.learnt,
-                _ => 0,
-            }
-        };
-        let each = self.positions.known.iter().map(covered);
+        let streams = self.positions.known.keys();
+        let each = streams.map(|stream| self.covered_in(stream, places));
         each.min().unwrap_or(i64::MAX)
+    }
+
+    /// The same for what comes by one stream.
+    pub(crate) fn covered_in(&self, stream: &str, places: &BTreeMap<String, Place>) -> i64 {
+        let known = self.position(stream);
+        // What was acknowledged and not read back yet may be beyond it as well.
+        let seq = known.seq.max(known.acked_seq);
+        let place = places.get(stream);
+        let whole = place.filter(|p| p.created == known.created && p.gap.is_none());
+        match (whole, &known.gap) {
+            _ if seq == 0 => i64::MAX,
+            (Some(place), _) if place.seq >= seq => i64::MAX,
+            (Some(place), Some(gap)) if place.seq >= gap.end.max(gap.acked) => gap.learnt,
+            _ => 0,
+        }
     }
 
     /// Whether all up to a place was read here.

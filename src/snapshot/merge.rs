@@ -182,7 +182,7 @@ impl Merge {
             return Ok(None);
         }
         let found = self.source.rows(table, after.as_deref(), STEP)?;
-        let (covered, dropped) = (db.covered_up_to(&self.entry.streams), db.dropped()?);
+        let dropped = db.dropped()?;
         let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
         let local = db.table_like(table);
         let columns = table.schema.columns.iter();
@@ -216,7 +216,7 @@ impl Merge {
                 Err(e) => return Err(e),
             }
             if let (Ours::Other(Some(ours)), Some(local)) = (&ours, &local)
-                && ours.at <= covered
+                && ours.at <= self.covered(db, table, &row.key_bytes)
             {
                 db.tell_unheard(local, table, &row, frames)?;
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Merge, STEP};
-use crate::apply::{Incoming, Place};
+use crate::apply::{Incoming, Place as RowPlace};
 use crate::capture::Frames;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::rows::{Rows, keys};
@@ -16,6 +16,7 @@ use crate::model::shard::shard;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
+use crate::snapshot::manifest::Place;
 use crate::snapshot::source::SourceRow;
 
 impl Merge {
@@ -32,7 +33,6 @@ impl Merge {
         let Some(local) = db.table_like(table) else {
             return Ok(None);
         };
-        let covered = db.covered_up_to(&self.entry.streams);
         let mut last = None;
         let scan = local.scan_versions(after.is_none(), STEP);
         for key in keys(&db.conn, &local, &scan, after.as_deref())? {
@@ -40,6 +40,7 @@ impl Merge {
             if self.source.version(table, &borrowed)?.is_none()
                 && !self.is_held(&local, &borrowed)?
             {
+                let covered = self.covered(db, &local, &local.key_bytes(borrowed.iter().copied()));
                 db.settle_lacking(&local, &borrowed, self.entry.dropped(), covered, frames)?;
             }
             last = Some(key);
@@ -63,16 +64,30 @@ impl Merge {
         if state.deleted || state.version > dropped {
             return Ok(false);
         }
-        let shard = shard(table.name(), &row.key_bytes, db.settings.shards);
-        let name = format!("-{shard}");
-        let place = self.entry.streams.iter().find(|(s, _)| s.ends_with(&name));
+        let place = self.place_of(db, table, &row.key_bytes);
         let is_read = place.is_some_and(|(stream, place)| db.has_read(stream, place));
         Ok(is_read && !self.source.is_marked(table, row)?)
     }
 
+    /// The stream by which a row comes, and how far it is in the snapshot.
+    fn place_of(&self, db: &Database, table: &Table, key: &[u8]) -> Option<(&String, &Place)> {
+        let shard = shard(table.name(), key, db.settings.shards);
+        let name = format!("-{shard}");
+        self.entry.streams.iter().find(|(s, _)| s.ends_with(&name))
+    }
+
+    /// The transaction up to which the snapshot holds what was learnt here of a row.
+    pub(super) fn covered(&self, db: &Database, table: &Table, key: &[u8]) -> i64 {
+        let places = &self.entry.streams;
+        match self.place_of(db, table, key) {
+            Some((stream, _)) => db.covered_in(stream, places),
+            None => db.covered_up_to(places),
+        }
+    }
+
     /// Whether the snapshot's maker has the row, only not in its table.
     fn is_held(&self, table: &Table, key: &[Value<'_>]) -> Result<bool> {
-        let at = Place::of(table, &table.key_bytes(key.iter().copied()));
+        let at = RowPlace::of(table, &table.key_bytes(key.iter().copied()));
         match self.source.held(&at, MAX_ROW_BYTES) {
             Err(DatabaseError::RowTooLarge(..)) => Ok(true),
             held => Ok(held?.is_some()),

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::{BOOKS, RETENTION, at, meet, merge, snapshot, sweep};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, cluster, exchange};
+use crate::model::shard::shard;
+use crate::model::value::Value;
 
 const STRICT: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT CHECK(title <> 'odd'),
     isbn TEXT UNIQUE)";
@@ -21,9 +23,13 @@ fn forgetful(mut n: Vec<Node>, write: &str) -> Vec<Node> {
 }
 
 fn forget(node: &mut Node) {
+    forget_all(node, 1);
+}
+
+fn forget_all(node: &mut Node, count: u64) {
     sweep(node);
     node.clock.advance(RETENTION);
-    assert_eq!(sweep(node), 1);
+    assert_eq!(sweep(node), count);
 }
 
 #[test]
@@ -274,4 +280,46 @@ fn a_snapshot_older_than_what_is_forgotten_brings_nothing_back() {
     let taken = snapshot(&mut n[0]);
     merge(&mut n[1], &taken);
     assert_eq!(n[1].rows("SELECT count(*) FROM Books"), "i3");
+}
+
+/// Each row comes by one stream: that this node is further in another one says nothing of it.
+#[test]
+fn what_a_snapshot_covers_is_told_stream_by_stream() {
+    let mut n = cluster(2, BOOKS);
+    n[0].run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
+         INSERT INTO Books SELECT i, 'goes', i FROM n",
+    );
+    exchange(&mut n);
+    let at = |node: &mut Node, stream: &str, seq| {
+        let position = Position {
+            seq,
+            created: "then".into(),
+            ..Position::default()
+        };
+        node.db.move_position(stream, position);
+        node.db.flush().unwrap();
+    };
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books");
+    n[0].publish();
+    forget_all(&mut n[0], 20);
+    at(&mut n[0], "c-1", 20);
+    at(&mut n[0], "c-2", 20);
+    at(&mut n[1], "c-1", 10);
+    at(&mut n[1], "c-2", 30);
+    let taken = snapshot(&mut n[0]);
+    merge(&mut n[1], &taken);
+    let table = n[1].db.tables()["books"].clone();
+    let key = |id| table.key_bytes([Value::Integer(id)].into_iter());
+    let stays: Vec<String> = (1..=20)
+        .filter(|id| shard("Books", &key(*id), 2) == 2)
+        .map(|id| format!("i{id}"))
+        .collect();
+    assert!(stays.len() > 1 && stays.len() < 19);
+    assert_eq!(
+        n[1].rows("SELECT id FROM Books ORDER BY id"),
+        stays.join("\n")
+    );
+    assert_eq!(n[1].db.unsent().unwrap(), stays.len() as u64);
 }
