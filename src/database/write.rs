@@ -71,6 +71,7 @@ impl Database {
             self.node = node as u64;
         }
         self.positions = crate::apply::Positions::load(&self.conn)?;
+        self.ages.roll_back(&self.conn)?;
         self.marks.forget_acknowledged();
         self.parts_bytes = None;
         self.load_again()?;

@@ -50,6 +50,13 @@ impl Ages {
         })
     }
 
+    /// A transaction was undone, and what it stored with it.
+    pub(crate) fn roll_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        let stored = Ages::load(conn)?;
+        (self.forgotten, self.given_ms) = (stored.forgotten, stored.given_ms);
+        Ok(())
+    }
+
     pub(crate) fn forgotten(&self) -> i64 {
         self.forgotten
     }
@@ -176,7 +183,7 @@ impl Database {
     }
 
     /// The version of a row is not known any more; an earlier one may have been ours. Inside a
-    /// transaction; if that is undone, stamps are higher than they need to be.
+    /// transaction.
     pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
         let given = stamp(self.ages.given_ms + 1, self.ages.forgotten);
         let hlc = match version.node == self.node {
