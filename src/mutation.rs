@@ -36,8 +36,6 @@ pub enum Mutation {
     NoCaptureBeforeApply,
     /// Rows are published from their marks before local changes are captured.
     NoCaptureBeforeBacklog,
-    /// A local write of a row with a late column overwrites what others wrote there.
-    LateDefaultsWritten,
     /// A row that is sent from its mark carries the default of a column added since.
     LateDefaultsSent,
     /// A row that was marked is not any more when something arrives for it.
@@ -87,7 +85,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 39] = {
+    pub const ALL: [Mutation; 38] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -105,7 +103,6 @@ impl Mutation {
             TombstoneLosesTies,
             NoCaptureBeforeApply,
             NoCaptureBeforeBacklog,
-            LateDefaultsWritten,
             LateDefaultsSent,
             MarkLostOnJoin,
             OutboxRemembers,

@@ -13,7 +13,6 @@ use crate::model::cbor::value_bytes;
 use crate::model::merge::{Exceptions, FLOOR, State};
 use crate::model::value::Value;
 use crate::model::version::{HLC_BEFORE, Version, stamp};
-use crate::mutation::{self, Mutation};
 
 /// Why a row is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -204,7 +203,7 @@ fn exceptions<'v>(
     if floor != Version::NEVER {
         exceptions.insert(FLOOR.to_owned(), floor);
     }
-    if table.has_late_columns() && !mutation::is(Mutation::LateDefaultsWritten) {
+    if table.has_late_columns() {
         let never = never_written(table, stored, value);
         exceptions.extend(never.map(|name| (name, Version::NEVER)));
     }
