@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use harmonylite::stream::StreamError;
+use harmonylite::broker::meta_bucket;
+use harmonylite::snapshot::Place;
+use harmonylite::snapshot::registry::{KeyValueRegistry, Registry};
+use harmonylite::stream::jetstream::stream_name;
 use harmonylite::stream::key_value::KeyValue;
+use harmonylite::stream::{Reader, StreamError};
 use serde_json::json;
 
-use crate::stream::node::{Node, until};
+use crate::stream::node::{Node, ensure, publish, streams, until};
 
 #[test]
 fn create_update_delete() {
@@ -81,4 +85,49 @@ fn names_that_nats_cannot_have() {
     }
     assert!(KeyValue::ensure_bucket(&client, "a.b", 1, None).is_err());
     kv.put("is/all.right_here-1=", b"").unwrap();
+}
+
+/// What the keeper of snapshots asks of the streams: is what a snapshot had read still there?
+#[test]
+fn a_place_that_the_broker_lost_is_known_as_such() {
+    let node = Node::start();
+    let options = streams();
+    ensure(&node.client(), &options);
+    let mut reader = node.reader(&options);
+    publish(&mut node.writer(&options), 1..11);
+    let bucket = meta_bucket(&options.stream_prefix);
+    KeyValue::ensure_bucket(&node.client(), &bucket, 1, None).unwrap();
+    let (prefix, ttl) = (&options.stream_prefix, Duration::from_secs(30));
+    let mut registry = until("the registry", || {
+        KeyValueRegistry::open(node.client(), prefix, 1, ttl, "t".into()).ok()
+    });
+    let created = reader.state().unwrap().created;
+    let stream = stream_name(&options, 1);
+    let mut is_lost = |stream: &str, seq: u64, id: &str, created: &str| {
+        let place = Place {
+            seq,
+            id: id.into(),
+            created: created.into(),
+            gap: None,
+        };
+        registry.is_lost(stream, &place).unwrap()
+    };
+    assert!(!is_lost(&stream, 10, "id-10", &created));
+    assert!(is_lost(&stream, 10, "another", &created));
+    assert!(is_lost(&stream, 11, "id-11", &created), "not stored yet");
+    assert!(
+        !is_lost(&stream, 11, "id-11", "another"),
+        "of another stream"
+    );
+    for name in ["no-such-1", &format!("{prefix}-77"), "x\r\nPUB y 0"] {
+        assert!(!is_lost(name, 11, "id-11", &created), "{name:?}");
+    }
+    let purge = format!("STREAM.PURGE.{stream}");
+    let purged = node.client().api(&purge, &json!({ "seq": 6 })).unwrap();
+    assert!(purged.is_ok());
+    assert!(
+        !is_lost(&stream, 5, "another", &created),
+        "cannot be told any more"
+    );
+    assert!(is_lost(&stream, 6, "another", &created));
 }
