@@ -67,8 +67,8 @@ impl Outbox {
             return None;
         }
         self.outstanding.remove(&at);
-        if first != Some(at) && !mutation::is(Mutation::AckCoversEarlier) {
-            return None;
+        if first != Some(at) {
+            return mutation::is(Mutation::AckCoversEarlier).then_some(at);
         }
         Some(
             self.outstanding

@@ -262,6 +262,21 @@ impl Node {
         all
     }
 
+    /// Whether a row waits for others that collide with it.
+    pub fn is_kept_aside(&self, plan: &Plan, table: usize, key: &str) -> bool {
+        let text = "SELECT key FROM __harmonylite___displaced
+                    JOIN __harmonylite___tables ON id = table_id WHERE name = ?1";
+        let mut statement = self.app().prepare(text).expect("displaced");
+        let mut keys = statement.query([&plan.tables[table].name]).expect("keys");
+        while let Some(row) = keys.next().expect("key") {
+            let bytes: Vec<u8> = row.get(0).expect("key");
+            if key_text(plan, table, &bytes).as_deref() == Some(key) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Rows that live here and that no stream has acknowledged: captured or not.
     pub fn unsent_rows(&self, plan: &Plan) -> BTreeSet<RowId> {
         let pending = self.shadow.pending.iter().filter(|(_, row)| row.is_some());
