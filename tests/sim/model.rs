@@ -114,6 +114,12 @@ impl Model {
             .reduce(|a, b| a & b)
     }
 
+    /// Whether what that tombstone deleted may be back.
+    fn is_lawfully_forgotten(&self, at: &RowId, version: Version) -> bool {
+        let mut drops = self.dropped.get(at).into_iter().flatten();
+        drops.any(|d| d.version == version && (d.may_return || self.broker_lost || self.lacked))
+    }
+
     pub fn knows(&self, table: usize, key: &str, version: Version, deleted: bool) -> bool {
         let writes = self.rows.get(&(table, key.to_owned()));
         writes.is_some_and(|w| {
@@ -269,6 +275,8 @@ impl Model {
         let deleted = writes.iter().filter(|w| w.certain && w.row.is_none());
         // One that is back is what it was before a delete that is forgotten.
         let deleted = deleted.filter(|w| !self.is_dropped(at) || Some(w.version) < version);
+        // A column added later goes by a version of its own, and so may outlive such a delete.
+        let deleted = deleted.filter(|w| !is_late || !self.is_lawfully_forgotten(at, w.version));
         let floor = deleted.map(|w| w.version).max().unwrap_or(Version::NEVER);
         let above = || writes.iter().filter(|w| w.version > floor);
         let mut alive: Vec<(&Write, &OwnedValue)> = above()
