@@ -11,6 +11,7 @@
 use crate::apply::Position;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
+use crate::snapshot::Place;
 use crate::stream::{Reader, StreamError, StreamState};
 
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +81,19 @@ fn difference(
     Ok(None)
 }
 
+/// Whether the broker lost what was at this place of a stream. No, if that cannot be told any more, or
+/// the stream was created anew.
+pub fn is_lost(
+    state: &StreamState,
+    place: &Place,
+    look_up: impl FnOnce(u64) -> Result<Option<String>, StreamError>,
+) -> Result<bool, StreamError> {
+    Ok(state.created == place.created && holds_another(state, place.seq, &place.id, look_up)?)
+}
+
 /// Whether a message other than `id` is at `seq`, or none yet. What is older than the oldest message
 /// kept cannot be looked up, and need not be: others had the time of a whole stream to read it.
-pub fn holds_another(
+fn holds_another(
     state: &StreamState,
     seq: u64,
     id: &str,

@@ -159,29 +159,25 @@ impl Database {
         let (state, action) = merge::join(before.as_ref(), &theirs, &columns);
         let is_tie = |s: &Stored| s.state.version == theirs.version;
         let survives = |s: &&Stored| state != theirs || is_tie(s);
+        let is_in_doubt = stored
+            .as_ref()
+            .is_some_and(|s| s.state.deleted && state.deleted && self.may_be_dropped_elsewhere(s));
         let mut joined = Joined {
             remains: stored.as_ref().filter(survives).map(|s| s.at),
-            buried: stored
-                .as_ref()
-                .filter(|s| s.state.deleted && state.deleted && !theirs.deleted)
-                .is_some_and(|s| self.may_be_dropped_elsewhere(s)),
+            buried: is_in_doubt && !theirs.deleted,
             before,
             after: state,
             next: Next::Nothing,
         };
         let state = &joined.after;
-        // A tombstone that is told again is kept as long as by those who hear of it now.
-        let is_told_again = theirs.deleted
-            && state.deleted
-            && stored
-                .as_ref()
-                .is_some_and(|s| self.may_be_dropped_elsewhere(s));
         let attempt = match &action {
-            Action::Nothing if !is_told_again => {
+            // A tombstone that is told again is kept as long as by those who hear of it now.
+            Action::Nothing if is_in_doubt && theirs.deleted => Attempt::Done,
+            Action::Nothing => {
                 joined.remains = None; // as it was, mark and all
                 return Ok(joined);
             }
-            Action::Nothing | Action::VersionOnly => Attempt::Done,
+            Action::VersionOnly => Attempt::Done,
             // Something waits in this table: what a change means for it must be worked out.
             _ if self.catalog.displaced.contains(&table.id) => Attempt::Collides,
             action => write(&mut rows, key, action, &columns, local)?,

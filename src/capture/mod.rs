@@ -30,6 +30,7 @@ pub(crate) use frames::Frames;
 pub use frames::Outgoing;
 pub(crate) use record::{Recorder, Why, is_late};
 pub use unsent::Marks;
+pub(crate) use unsent::has_mark;
 
 /// What one capture found.
 #[derive(Debug, Default)]

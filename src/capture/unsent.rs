@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use crate::capture::Frames;
 use crate::capture::again::Again;
@@ -123,10 +123,7 @@ impl Database {
         if self.publishes_again() {
             return Ok(true);
         }
-        let mut mark = self.conn.prepare_cached(
-            "SELECT 1 FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
-        )?;
-        Ok(mark.exists(params![at, table.id, key])?)
+        has_mark(&self.conn, table, key, at)
     }
 
     /// Number of marks.
@@ -200,6 +197,14 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Whether a row is marked under transaction `at`, in this database or a copy of one.
+pub(crate) fn has_mark(conn: &Connection, table: &Table, key: &[u8], at: i64) -> Result<bool> {
+    let mut mark = conn.prepare_cached(
+        "SELECT 1 FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
+    )?;
+    Ok(mark.exists(params![at, table.id, key])?)
 }
 
 /// Marks a row under transaction `at`.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::broker::meta_bucket;
-use crate::same_stream::holds_another;
+use crate::same_stream;
 use crate::snapshot::manifest::{Entry, Place};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
-use crate::stream::jetstream::{message_id, stream_state};
+use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
 use crate::stream::key_value::KeyValue;
 use crate::stream::link::Inbox;
 
@@ -210,21 +210,15 @@ impl Registry for KeyValueRegistry {
 
     fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError> {
         // The name comes from a peer, and goes into a subject.
-        let rest = stream.strip_prefix(&self.prefix);
-        let rest = rest.map(|rest| rest.strip_prefix("-c").unwrap_or(rest));
-        let shard = rest.and_then(|rest| rest.strip_prefix('-'));
-        if !shard.is_some_and(|n| n.len() < 10 && n.bytes().all(|b| b.is_ascii_digit())) {
+        if !is_stream_name(&self.prefix, stream) {
             return Ok(false);
         }
         let state = match stream_state(&self.client, stream) {
             Err(StreamError::Refused(_)) => return Ok(false), // there is no such stream
             state => state?,
         };
-        if state.created != place.created {
-            return Ok(false);
-        }
         let look_up = |seq| message_id(&self.client, stream, seq);
-        holds_another(&state, place.seq, &place.id, look_up)
+        same_stream::is_lost(&state, place, look_up)
     }
 }
 

@@ -8,6 +8,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 
 use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
+use crate::capture::has_mark;
 use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
 use crate::database::schema;
@@ -102,10 +103,7 @@ impl Source {
 
     /// Whether the snapshot's maker had not sent that row.
     pub fn is_marked(&self, table: &Table, row: &SourceRow) -> Result<bool> {
-        let mut mark = self.conn.prepare_cached(
-            "SELECT 1 FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
-        )?;
-        Ok(mark.exists(params![row.stored.at, table.id, row.key_bytes])?)
+        has_mark(&self.conn, table, &row.key_bytes, row.stored.at)
     }
 
     /// The version of one row.

@@ -66,13 +66,17 @@ fn merge(node: &mut Node, (file, entry): &(PathBuf, Entry)) {
 }
 
 fn at(node: &mut Node, seq: u64) {
+    at_in(node, "s", seq);
+}
+
+fn at_in(node: &mut Node, stream: &str, seq: u64) {
     let created = "2026-01-01T00:00:00Z".to_owned();
     let position = Position {
         seq,
         created,
         ..Position::default()
     };
-    node.db.move_position("s", position);
+    node.db.move_position(stream, position);
     node.db.flush().unwrap();
 }
 

@@ -44,6 +44,14 @@ pub fn stream_name(options: &StreamOptions, shard: u32) -> String {
     format!("{}{compressed}-{shard}", options.stream_prefix)
 }
 
+/// Whether a stream of that prefix can have this name, compressed or not.
+pub fn is_stream_name(stream_prefix: &str, name: &str) -> bool {
+    let rest = name.strip_prefix(stream_prefix);
+    let rest = rest.map(|rest| rest.strip_prefix("-c").unwrap_or(rest));
+    let shard = rest.and_then(|rest| rest.strip_prefix('-'));
+    shard.is_some_and(|n| n.len() < 10 && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// `<subject_prefix>-<shard>`.
 pub fn subject(options: &StreamOptions, shard: u32) -> String {
     format!("{}-{shard}", options.subject_prefix)

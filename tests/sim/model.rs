@@ -110,14 +110,18 @@ impl Model {
         let version = self.rows[at][index].version;
         let drops = self.dropped.get(at).into_iter().flatten();
         let over = drops.filter(|d| version <= d.version && index < d.recorded);
-        over.map(|d| d.may_return || self.broker_lost || self.lacked)
-            .reduce(|a, b| a & b)
+        over.map(|d| self.is_lawful(d)).reduce(|a, b| a & b)
+    }
+
+    /// Whether what was deleted may be back now that this is forgotten.
+    fn is_lawful(&self, drop: &Drop) -> bool {
+        drop.may_return || self.broker_lost || self.lacked
     }
 
     /// Whether what that tombstone deleted may be back.
     fn is_lawfully_forgotten(&self, at: &RowId, version: Version) -> bool {
         let mut drops = self.dropped.get(at).into_iter().flatten();
-        drops.any(|d| d.version == version && (d.may_return || self.broker_lost || self.lacked))
+        drops.any(|d| d.version == version && self.is_lawful(d))
     }
 
     pub fn knows(&self, table: usize, key: &str, version: Version, deleted: bool) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use harmonylite::same_stream::holds_another;
+use harmonylite::same_stream;
 use harmonylite::snapshot::registry::Registry;
 use harmonylite::snapshot::{Entry, Place};
 use harmonylite::stream::{StreamError, StreamState};
@@ -184,10 +184,7 @@ impl Registry for Seen {
         let Some((state, ids)) = shared.streams.get(stream) else {
             return Ok(false);
         };
-        if state.created != place.created {
-            return Ok(false);
-        }
         let look_up = |seq: u64| Ok(ids.get((seq - state.first) as usize).cloned());
-        holds_another(state, place.seq, &place.id, look_up)
+        same_stream::is_lost(state, place, look_up)
     }
 }

@@ -37,11 +37,8 @@ impl Merge {
         let scan = local.scan_versions(after.is_none(), STEP);
         for key in keys(&db.conn, &local, &scan, after.as_deref())? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            if self.source.version(table, &borrowed)?.is_none()
-                && !self.is_held(&local, &borrowed)?
-            {
-                let covered = self.covered(db, &local, &local.key_bytes(borrowed.iter().copied()));
-                db.settle_lacking(&local, &borrowed, self.entry.dropped(), covered, frames)?;
+            if self.source.version(table, &borrowed)?.is_none() {
+                self.settle_lacking(db, &local, &borrowed, frames)?;
             }
             last = Some(key);
             if is_over(db) {
@@ -86,66 +83,69 @@ impl Merge {
     }
 
     /// Whether the snapshot's maker has the row, only not in its table.
-    fn is_held(&self, table: &Table, key: &[Value<'_>]) -> Result<bool> {
-        let at = RowPlace::of(table, &table.key_bytes(key.iter().copied()));
-        match self.source.held(&at, MAX_ROW_BYTES) {
+    fn is_held(&self, table: &Table, key_bytes: &[u8]) -> Result<bool> {
+        match self
+            .source
+            .held(&RowPlace::of(table, key_bytes), MAX_ROW_BYTES)
+        {
             Err(DatabaseError::RowTooLarge(..)) => Ok(true),
             held => Ok(held?.is_some()),
         }
     }
-}
 
-impl Database {
-    /// A row here that a snapshot lacks whose maker dropped tombstones up to `dropped`. It was
+    /// A row here that the snapshot lacks, whose maker dropped tombstones up to a version. It was
     /// deleted if all that was read here is in the snapshot and the row is old enough for its
     /// tombstone to be gone; else the others lack it. If it should be in the snapshot and is too new
     /// to have been forgotten, the broker lost it.
     fn settle_lacking(
-        &mut self,
+        &self,
+        db: &mut Database,
         table: &Arc<Table>,
         key: &[Value<'_>],
-        dropped: Version,
-        covered: i64,
         frames: &mut Frames,
     ) -> Result<()> {
-        let stored = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
+        let key_bytes = table.key_bytes(key.iter().copied());
+        let stored = Rows::new(&db.conn, table)?.version(&db.sites, key)?;
         let Some(stored) = stored.filter(|s| !s.state.deleted) else {
             return Ok(());
         };
-        let version = stored.state.version;
-        let hasty = mutation::is(Mutation::LackingRowsDeleted);
-        if version > dropped && !hasty {
-            // Marked, or on its way through a stream, or neither.
-            let tells = self.settings.publish && !mutation::is(Mutation::UnheardNotTold);
-            let is_unheard = stored.at <= covered && tells;
-            let key_bytes = table.key_bytes(key.iter().copied());
-            if is_unheard && !self.is_marked(table, &key_bytes, stored.at)? {
-                self.mark_again(table, &key_bytes, frames)?;
-            }
+        if self.is_held(table, &key_bytes)? {
             return Ok(());
         }
-        if version.node == self.node && !self.settings.publish {
+        let (version, dropped) = (stored.state.version, self.entry.dropped());
+        let hasty = mutation::is(Mutation::LackingRowsDeleted);
+        let is_known = stored.at <= self.covered(db, table, &key_bytes)
+            && !db.is_marked(table, &key_bytes, stored.at)?;
+        if version > dropped && !hasty {
+            // If it is not known, it is marked, or on its way through a stream.
+            let tells = db.settings.publish && !mutation::is(Mutation::UnheardNotTold);
+            return match is_known && tells {
+                true => db.mark_again(table, &key_bytes, frames),
+                false => Ok(()),
+            };
+        }
+        if version.node == db.node && !db.settings.publish {
             return Ok(()); // nobody else ever heard of it
         }
-        let key_bytes = table.key_bytes(key.iter().copied());
-        let is_known = stored.at <= covered && !self.is_marked(table, &key_bytes, stored.at)?;
         if hasty || is_known {
             let gone = Incoming {
                 floor: Some(version),
                 ..Incoming::default()
             };
             // Unless it cannot be deleted here.
-            if self.join_row(table, key, &key_bytes, gone, frames)? {
-                Rows::new(&self.conn, table)?.forget_version(key)?;
-                self.note_forgotten(version)?;
-                self.note_dropped(dropped)?;
+            if db.join_row(table, key, &key_bytes, gone, frames)? {
+                Rows::new(&db.conn, table)?.forget_version(key)?;
+                db.note_forgotten(version)?;
+                db.note_dropped(dropped)?;
             }
-        } else if self.settings.publish {
-            self.mark_again(table, &key_bytes, frames)?;
+        } else if db.settings.publish {
+            db.mark_again(table, &key_bytes, frames)?;
         }
         Ok(())
     }
+}
 
+impl Database {
     /// A row here that should be in the snapshot, is there as `theirs`, and is more than that by now:
     /// the broker lost what came after it. Whoever still has it tells it again.
     pub(super) fn tell_unheard(

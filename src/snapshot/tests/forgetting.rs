@@ -63,10 +63,6 @@ fn what_is_held_of_a_row_goes_with_its_tombstone() {
 #[test]
 fn a_version_is_not_given_again_to_a_row_that_is_forgotten() {
     let mut n = cluster(2, BOOKS);
-    let newest = |n: &Node| -> i64 {
-        let text = "SELECT max(hlc) FROM __harmonylite__Books_versions";
-        n.app.query_row(text, [], |r| r.get(0)).unwrap()
-    };
     let stands = crate::clock::Clock::now_ms(&*n[0].clock);
     for last in ["DELETE FROM Books", "UPDATE Books SET title = 'z'"] {
         n[0].run("INSERT INTO Books VALUES (1, 'a', 'x')");
@@ -76,16 +72,7 @@ fn a_version_is_not_given_again_to_a_row_that_is_forgotten() {
         n[1].run("DELETE FROM Books");
         exchange(&mut n);
         let before = newest(&n[0]);
-        for _ in 0..2 {
-            n[0].db.heard_broker_time(stands);
-            sweep_by_broker(&mut n[0]);
-            n[0].clock.advance(RETENTION);
-            n[0].clock.set(stands);
-        }
-        assert_eq!(n[0].db.tombstones("Books").unwrap(), 0);
-        n[0].run("INSERT INTO Books VALUES (1, 'again', 'x')");
-        n[0].capture();
-        assert!(newest(&n[0]) > before);
+        assert_new_after_forgetting(&mut n[0], stands, before);
         n[0].run("DELETE FROM Books");
         exchange(&mut n);
     }
@@ -101,24 +88,31 @@ fn a_version_beyond_the_own_clock_is_not_given_again() {
     exchange(&mut n);
     n[0].run("UPDATE Books SET title = 'z'");
     n[0].capture();
-    let newest = |n: &Node| -> i64 {
-        let text = "SELECT max(hlc) FROM __harmonylite__Books_versions WHERE deleted = 0";
-        n.app.query_row(text, [], |r| r.get(0)).unwrap()
-    };
     let before = newest(&n[0]);
     exchange(&mut n);
     n[1].run("DELETE FROM Books");
     exchange(&mut n);
+    assert_new_after_forgetting(&mut n[0], stands, before);
+}
+
+/// The highest hlc of all rows.
+fn newest(node: &Node) -> i64 {
+    let text = "SELECT max(hlc) FROM __harmonylite__Books_versions";
+    node.app.query_row(text, [], |r| r.get(0)).unwrap()
+}
+
+/// The deletes are forgotten while the machine's clock stands still, and a row of that key is new.
+fn assert_new_after_forgetting(node: &mut Node, stands: i64, before: i64) {
     for _ in 0..2 {
-        n[0].db.heard_broker_time(stands);
-        sweep_by_broker(&mut n[0]);
-        n[0].clock.advance(RETENTION);
-        n[0].clock.set(stands);
+        node.db.heard_broker_time(stands);
+        sweep_by_broker(node);
+        node.clock.advance(RETENTION);
+        node.clock.set(stands);
     }
-    assert_eq!(n[0].db.tombstones("Books").unwrap(), 0);
-    n[0].run("INSERT INTO Books VALUES (1, 'again', 'x')");
-    n[0].capture();
-    assert!(newest(&n[0]) > before);
+    assert_eq!(node.db.tombstones("Books").unwrap(), 0);
+    node.run("INSERT INTO Books VALUES (1, 'again', 'x')");
+    node.capture();
+    assert!(newest(node) > before);
 }
 
 /// By the broker's clock, which goes on.

@@ -1,8 +1,9 @@
 //! Rows that a snapshot lacks whose maker has forgotten deletes: which of them were deleted?
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BOOKS, RETENTION, at, meet, merge, snapshot, sweep};
+use super::{BOOKS, Entry, RETENTION, at, at_in, meet, merge, snapshot, sweep};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, cluster, exchange};
 use crate::model::shard::shard;
@@ -24,6 +25,14 @@ fn forgetful(mut n: Vec<Node>, write: &str) -> Vec<Node> {
 
 fn forget(node: &mut Node) {
     forget_all(node, 1);
+}
+
+/// A snapshot of the first node, which read up to message 20 and forgot its delete.
+fn forgotten(node: &mut Node) -> (PathBuf, Entry) {
+    node.publish();
+    at(node, 20);
+    forget(node);
+    snapshot(node)
 }
 
 fn forget_all(node: &mut Node, count: u64) {
@@ -51,10 +60,7 @@ fn what_was_acknowledged_behind_the_snapshot_is_not_taken_for_deleted() {
         cluster(2, BOOKS),
         "INSERT INTO Books VALUES (5, 'slow clock', 'z')",
     );
-    n[0].publish();
-    at(&mut n[0], 20);
-    forget(&mut n[0]);
-    let taken = snapshot(&mut n[0]);
+    let taken = forgotten(&mut n[0]);
     // Stored by the broker, and not read back yet.
     let under_way = n[1].publish();
     at(&mut n[1], 10);
@@ -80,10 +86,7 @@ fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
         cluster(2, BOOKS),
         "INSERT INTO Books VALUES (5, 'written long ago', 'z')",
     );
-    n[0].publish();
-    at(&mut n[0], 20);
-    forget(&mut n[0]);
-    let taken = snapshot(&mut n[0]);
+    let taken = forgotten(&mut n[0]);
     n[1].capture();
     at(&mut n[1], 10);
     n[1].db.note_gap("s", 16);
@@ -236,10 +239,7 @@ fn what_was_read_behind_the_snapshot_counts_after_the_positions_are_forgotten() 
         cluster(2, BOOKS),
         "INSERT INTO Books VALUES (5, 'slow clock', 'z')",
     );
-    n[0].publish();
-    at(&mut n[0], 20);
-    forget(&mut n[0]);
-    let taken = snapshot(&mut n[0]);
+    let taken = forgotten(&mut n[0]);
     n[1].publish();
     at(&mut n[1], 30);
     n[1].db.forget_positions().unwrap();
@@ -254,15 +254,8 @@ fn a_snapshot_older_than_what_is_forgotten_brings_nothing_back() {
     n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y'), (3, 'goes', 'z')");
     exchange(&mut n);
     let at_both = |node: &mut Node, seq| {
-        for stream in ["c-1", "c-2"] {
-            let position = Position {
-                seq,
-                created: "then".into(),
-                ..Position::default()
-            };
-            node.db.move_position(stream, position);
-        }
-        node.db.flush().unwrap();
+        at_in(node, "c-1", seq);
+        at_in(node, "c-2", seq);
     };
     n.iter_mut().for_each(|node| at_both(node, 10));
     let taken = snapshot(&mut n[0]);
@@ -291,23 +284,14 @@ fn what_a_snapshot_covers_is_told_stream_by_stream() {
          INSERT INTO Books SELECT i, 'goes', i FROM n",
     );
     exchange(&mut n);
-    let at = |node: &mut Node, stream: &str, seq| {
-        let position = Position {
-            seq,
-            created: "then".into(),
-            ..Position::default()
-        };
-        node.db.move_position(stream, position);
-        node.db.flush().unwrap();
-    };
     n[0].clock.advance(Duration::from_secs(5));
     n[0].run("DELETE FROM Books");
     n[0].publish();
     forget_all(&mut n[0], 20);
-    at(&mut n[0], "c-1", 20);
-    at(&mut n[0], "c-2", 20);
-    at(&mut n[1], "c-1", 10);
-    at(&mut n[1], "c-2", 30);
+    at_in(&mut n[0], "c-1", 20);
+    at_in(&mut n[0], "c-2", 20);
+    at_in(&mut n[1], "c-1", 10);
+    at_in(&mut n[1], "c-2", 30);
     let taken = snapshot(&mut n[0]);
     merge(&mut n[1], &taken);
     let table = n[1].db.tables()["books"].clone();
