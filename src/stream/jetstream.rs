@@ -201,7 +201,7 @@ pub fn message_id(
     }
 }
 
-fn stream_info(client: &Client, name: &str) -> Result<Value, StreamError> {
+pub(super) fn stream_info(client: &Client, name: &str) -> Result<Value, StreamError> {
     client
         .api(&format!("STREAM.INFO.{name}"), &Value::Null)?
         .map_err(|error| error.refused(format_args!("look at stream {name}")))

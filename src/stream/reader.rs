@@ -13,11 +13,11 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, after, never, select_biased};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::{Client, Inbox};
 use super::delivery::{Origin, status};
-use super::jetstream::{message_id, stream_state};
+use super::jetstream::{message_id, stream_info, stream_state};
 use super::{Message, Reader, StreamError, StreamState};
 
 /// Messages per fetch. It ends at `PULL_BYTES`, too, and the message that goes beyond.
@@ -96,18 +96,17 @@ impl JetStreamReader {
             let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{}", old.name);
             self.client.publish(&call, None, &[], b"")?;
         }
-        let config = json!({
-            "deliver_policy": "by_start_sequence", "opt_start_seq": from.max(1),
-            "ack_policy": "none", "replay_policy": "instant",
-            // In memory, on one server: it is made anew sooner than it would be recovered.
-            "mem_storage": true, "num_replicas": 1,
-            "inactive_threshold": INACTIVE.as_nanos() as u64,
-        });
-        let body = json!({ "stream_name": stream, "config": config });
-        let created = self
-            .client
-            .api(&format!("CONSUMER.CREATE.{stream}"), &body)?
-            .map_err(|error| error.refused(format_args!("read stream {stream} from {from}")))?;
+        let created = match self.create(from, 1) {
+            // Servers up to 2.9 may give it to one that is away. Spread over all the stream's
+            // servers, those that are there answer.
+            Err(silence @ StreamError::Disconnected(_)) => {
+                match stream_info(&self.client, stream)?["config"]["num_replicas"].as_u64() {
+                    Some(replicas @ 2..) => self.create(from, replicas)?,
+                    _ => return Err(silence),
+                }
+            }
+            created => created?,
+        };
         let name = created["name"].as_str().unwrap_or_default().to_string();
         self.consumer = Some(Consumer {
             name,
@@ -117,6 +116,22 @@ impl JetStreamReader {
             remaining: 0,
         });
         self.pull()
+    }
+
+    /// Has the broker make a consumer that begins at `from`.
+    fn create(&self, from: u64, replicas: u64) -> Result<Value, StreamError> {
+        let stream = &self.stream;
+        let config = json!({
+            "deliver_policy": "by_start_sequence", "opt_start_seq": from.max(1),
+            "ack_policy": "none", "replay_policy": "instant",
+            // In memory, on one server: it is made anew sooner than it would be recovered.
+            "mem_storage": true, "num_replicas": replicas,
+            "inactive_threshold": INACTIVE.as_nanos() as u64,
+        });
+        let body = json!({ "stream_name": stream, "config": config });
+        self.client
+            .api(&format!("CONSUMER.CREATE.{stream}"), &body)?
+            .map_err(|error| error.refused(format_args!("read stream {stream} from {from}")))
     }
 
     /// Asks the consumer for the next batch.

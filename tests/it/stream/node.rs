@@ -1,7 +1,6 @@
-//! A broker of one's own for a test, and waiting with a deadline.
+//! A broker of one's own for a test.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, never};
 use harmonylite::stream::client::{Client, ClientOptions};
@@ -13,7 +12,7 @@ use harmonylite::stream::{Ack, Message, Reader, StreamError, Writer};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub use crate::wait::{PATIENCE, until};
 
 pub fn binary() -> PathBuf {
     let given = std::env::var_os("HARMONYLITE_NATS_SERVER").map(PathBuf::from);
@@ -135,18 +134,6 @@ pub fn ensure(client: &Client, options: &StreamOptions) {
             Err(_) => None,
         }
     });
-}
-
-/// Tries until there is a result.
-pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        if let Some(result) = attempt() {
-            return result;
-        }
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-    panic!("in vain: {what}");
 }
 
 /// Sends the numbers of `range` as messages `id-<n>` and waits for their acknowledgements.

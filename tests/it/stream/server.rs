@@ -9,16 +9,11 @@ use harmonylite::stream::Reader;
 use harmonylite::stream::server::{Server, ServerError};
 
 use crate::stream::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
-
-/// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
-}
+use crate::wait::free_port;
 
 #[test]
 fn three_nodes_form_a_cluster() {
-    let ports: [u16; 3] = free_ports();
+    let ports = [(); 3].map(|()| free_port());
     let peers = ports.map(|port| format!("nats://route:se%20cret@127.0.0.1:{port}/"));
     let nodes = [0, 1, 2].map(|n| {
         Node::with(|node| {
@@ -43,7 +38,6 @@ fn three_nodes_form_a_cluster() {
             .ok()
             .copied()
     });
-    // A server may give the consumer to the one that is away before it knows: no answer then.
     let last = until("the third node reads on", || {
         let mut reader = nodes[2].reader(&options);
         let from = reader.state().ok()?.last;
@@ -54,7 +48,7 @@ fn three_nodes_form_a_cluster() {
 
 #[test]
 fn peers_behind_a_name_are_found() {
-    let [port, other] = free_ports();
+    let (port, other) = (free_port(), free_port());
     let node = Node::with(|node| {
         node.options.cluster_addr = Some(format!("127.0.0.1:{port}"));
         // More than there will ever be: it starts all the same.
