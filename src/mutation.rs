@@ -72,20 +72,16 @@ pub enum Mutation {
     MarkedTombstonesDropped,
     /// Tombstones are dropped when half of their time is over.
     TombstonesDroppedEarly,
-    /// What is held of a row outlives its tombstone.
-    HeldOutlivesTombstone,
     /// A row without a version is stamped by the clock alone.
     ForgottenStampedAgain,
     /// A tombstone that wins is not told again, however old.
     BuriedInSilence,
-    /// What a broker lost is not told again by those who have it.
-    UnheardNotTold,
     /// What is marked again keeps the number of its version.
     MarkedUnderOther,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 38] = {
+    pub const ALL: [Mutation; 36] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -121,10 +117,8 @@ impl Mutation {
             JoinedBeforeMerging,
             MarkedTombstonesDropped,
             TombstonesDroppedEarly,
-            HeldOutlivesTombstone,
             ForgottenStampedAgain,
             BuriedInSilence,
-            UnheardNotTold,
             MarkedUnderOther,
         ]
     };

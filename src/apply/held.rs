@@ -279,8 +279,7 @@ impl Database {
     /// The row's tombstone is about to be forgotten: what is held of it from before goes first, or a
     /// column that is added later would bring back a part of it. False if something newer is held.
     pub(crate) fn drop_held(&mut self, at: &Place, tombstone: Version) -> Result<bool> {
-        let keeps = mutation::is(Mutation::HeldOutlivesTombstone);
-        if keeps || !self.catalog.held.contains(&at.table) {
+        if !self.catalog.held.contains(&at.table) {
             return Ok(true);
         }
         let mut held = Incoming::default();

@@ -162,6 +162,7 @@ impl Database {
         let is_in_doubt = stored
             .as_ref()
             .is_some_and(|s| s.state.deleted && state.deleted && self.may_be_dropped_elsewhere(s));
+        let is_told_again = is_in_doubt && theirs.deleted && stored.as_ref().is_some_and(is_tie);
         let mut joined = Joined {
             remains: stored.as_ref().filter(survives).map(|s| s.at),
             buried: is_in_doubt && !theirs.deleted,
@@ -172,7 +173,7 @@ impl Database {
         let state = &joined.after;
         let attempt = match &action {
             // A tombstone that is told again is kept as long as by those who hear of it now.
-            Action::Nothing if is_in_doubt && theirs.deleted => Attempt::Done,
+            Action::Nothing if is_told_again => Attempt::Done,
             Action::Nothing => {
                 joined.remains = None; // as it was, mark and all
                 return Ok(joined);

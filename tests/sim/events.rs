@@ -45,10 +45,12 @@ impl World {
             let spec = &self.plan.tables[*table];
             let named = spec.keys_in(values).into_iter().map(|key| (*table, key));
             node.shadow.named.extend(named);
-            if values.is_empty() {
-                let place = tables.iter().position(|t| t == table).expect("here");
-                let all = before[place].keys().map(|key| (*table, key.clone()));
-                node.shadow.named.extend(all);
+            for (other, rows) in tables.iter().zip(&before) {
+                // A cascade to and fro leaves a row as it was.
+                if self.plan.reaches(*table, *other) || other == table && values.is_empty() {
+                    let all = rows.keys().map(|key| (*other, key.clone()));
+                    node.shadow.named.extend(all);
+                }
             }
         }
         let first = rebuild.map(|t| rebuild_text(node, &self.plan, t));
@@ -231,6 +233,9 @@ impl World {
     }
 
     pub fn power_loss(&mut self, place: usize) {
+        if self.has_synced(place) {
+            self.sync(place);
+        }
         let Some(image) = self.nodes[place].image.clone() else {
             return;
         };
@@ -253,6 +258,7 @@ impl World {
         let which = self.random.below(self.nodes[place].backups.len());
         let image = self.nodes[place].backups[which].clone();
         self.model.doubt(place, image.written);
+        self.model.put_back(place);
         let node = &mut self.nodes[place];
         node.restore(&image);
         node.reserved = node.reservation();

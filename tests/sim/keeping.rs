@@ -200,6 +200,18 @@ impl World {
         self.audit()
     }
 
+    /// A round was cut short, perhaps a merge.
+    pub fn note_half_merged(&mut self, place: usize) {
+        let node = &self.nodes[place];
+        if self.ages.is_none() || node.app.is_none() {
+            return;
+        }
+        for table in 0..self.plan.tables.len() {
+            let rows = node.rows(&self.plan, table).into_keys();
+            self.model.half_merged.extend(rows.map(|key| (table, key)));
+        }
+    }
+
     /// What happens while a round works, outside of its transactions.
     fn visit(&mut self, place: usize, step: &'static str) -> Step {
         let Some(snapshots) = &self.snapshots else {

@@ -2,7 +2,7 @@
 //! what follows from these alone. It shares no code with the merge.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::{HLC_BEFORE, Version};
@@ -42,6 +42,8 @@ pub struct Model {
     by_writer: BTreeMap<usize, Vec<(RowId, usize)>>,
     /// Of each write of a row: the time when it was recorded.
     times: BTreeMap<RowId, Vec<i64>>,
+    /// Per node: how many of its writes there were when its file was put back last.
+    put_back: BTreeMap<usize, usize>,
     dropped: BTreeMap<RowId, Vec<Drop>>,
     pub now_ms: i64,
     /// The broker lost messages: whoever notices publishes all rows again, also one who was away for
@@ -50,6 +52,9 @@ pub struct Model {
     /// A node that lacked something itself merged a snapshot: what that has and the node forgot may
     /// as well be among what it lacked.
     pub lacked: bool,
+    /// Rows that a merge may have brought before it was cut short. Once their delete is forgotten, the
+    /// next merge cannot tell them from what nobody else has. A known limit.
+    pub half_merged: BTreeSet<RowId>,
     /// Two nodes have one id. A write of one that changes nothing has a version like any other, but
     /// is not seen here if the other gave that version to something: then older values count, too.
     pub twins: bool,
@@ -110,18 +115,18 @@ impl Model {
         let version = self.rows[at][index].version;
         let drops = self.dropped.get(at).into_iter().flatten();
         let over = drops.filter(|d| version <= d.version && index < d.recorded);
-        over.map(|d| self.is_lawful(d)).reduce(|a, b| a & b)
+        over.map(|d| self.is_lawful(at, d)).reduce(|a, b| a & b)
     }
 
     /// Whether what was deleted may be back now that this is forgotten.
-    fn is_lawful(&self, drop: &Drop) -> bool {
-        drop.may_return || self.broker_lost || self.lacked
+    fn is_lawful(&self, at: &RowId, drop: &Drop) -> bool {
+        drop.may_return || self.broker_lost || self.lacked || self.half_merged.contains(at)
     }
 
     /// Whether what that tombstone deleted may be back.
     fn is_lawfully_forgotten(&self, at: &RowId, version: Version) -> bool {
         let mut drops = self.dropped.get(at).into_iter().flatten();
-        drops.any(|d| d.version == version && self.is_lawful(d))
+        drops.any(|d| d.version == version && self.is_lawful(at, d))
     }
 
     pub fn knows(&self, table: usize, key: &str, version: Version, deleted: bool) -> bool {
@@ -184,6 +189,27 @@ impl Model {
         {
             self.rows.get_mut(at).expect("recorded")[*index].certain = false;
         }
+    }
+
+    /// The node's file is that of last week: its time may begin there again.
+    pub fn put_back(&mut self, writer: usize) {
+        self.put_back.insert(writer, self.written(writer));
+    }
+
+    /// The highest version that the node gave to the row. Not even a power cut makes it give a lower
+    /// one: what it sent before the cut would win over what was written after it.
+    pub fn given(&self, at: &RowId, writer: usize) -> Option<Version> {
+        let writes = self.by_writer.get(&writer)?;
+        let since = *self.put_back.get(&writer).unwrap_or(&0);
+        let of_row = writes[since..].iter().filter(|(row, _)| row == at);
+        of_row.map(|(_, i)| self.rows[at][*i].version).max()
+    }
+
+    /// Whether another node's write is of that time or a later one: what comes after it goes by it,
+    /// not by the own clock.
+    pub fn is_surpassed(&self, at: &RowId, time_ms: i64, writer: usize) -> bool {
+        let mut writes = self.rows.get(at).into_iter().flatten();
+        writes.any(|w| w.writer != writer && w.version.time_ms() >= time_ms)
     }
 
     /// Rows that a node had before HarmonyLite.

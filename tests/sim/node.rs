@@ -26,6 +26,8 @@ use crate::plan::{Migration, Plan};
 /// What the machine's clock gives is later than this; nodes live before it.
 const REAL_TIME: i64 = 1_750_000_000_000;
 
+pub const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(60);
+
 pub struct Options {
     pub shards: u32,
     pub scan_max_changes: usize,
@@ -90,6 +92,8 @@ pub struct Link {
     pub wire: VecDeque<Packet>,
     /// Acknowledged and not yet here: token, sequence.
     pub acks: VecDeque<(u64, u64)>,
+    /// An acknowledgement will not come; those of later messages may.
+    pub is_in_vain: bool,
 }
 
 /// As the consumer's.
@@ -118,6 +122,8 @@ pub struct Node {
     pub readers: Vec<Option<Reader>>,
     pub is_cut_off: bool,
     pub shadow: Shadow,
+    /// Rows that statements named while the core was down: they may count as written then.
+    pub noted: BTreeSet<(usize, String)>,
     pub image: Option<Image>,
     /// What was reserved when the image was made: another value means an fsync.
     pub reserved: String,
@@ -178,6 +184,7 @@ impl Node {
             readers: vec![None; shards as usize],
             is_cut_off: false,
             shadow: Shadow::default(),
+            noted: BTreeSet::new(),
             image: None,
             reserved: String::new(),
             backups: Vec::new(),
@@ -223,7 +230,7 @@ impl Node {
             shards: options.shards,
             scan_max_changes: options.scan_max_changes,
             max_transaction_bytes: options.max_transaction_bytes,
-            max_clock_drift: Duration::from_secs(60),
+            max_clock_drift: MAX_CLOCK_DRIFT,
             tombstone_retention: options.tombstone_retention,
             allow_rowid_tables: true,
             joins_by_snapshot,
@@ -234,6 +241,7 @@ impl Node {
         let db = Database::open(settings, self.clock.clone(), stop);
         let db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
         self.id = db.node();
+        self.noted = self.shadow.named.clone();
         self.gate = Some(Arc::new(Gate::new(db, options.shards).0));
         Ok(())
     }

@@ -5,7 +5,7 @@ use harmonylite::model::frame::Frame;
 use harmonylite::model::version::Version;
 
 use crate::model::{Model, Row, Write};
-use crate::node::{Node, Stored};
+use crate::node::{MAX_CLOCK_DRIFT, Node, Stored};
 use crate::plan::Plan;
 
 /// A row of a frame of ours.
@@ -92,6 +92,7 @@ pub fn frames(
             if seen.row.is_some() && !is_pending {
                 require_touched(node, plan, &seen.at, seen.version)?;
             }
+            require_later(node, plan, model, &seen.at, seen.version)?;
             let write = Write {
                 version: seen.version,
                 row: seen.row,
@@ -118,6 +119,30 @@ fn require_touched(
             node.place, plan.tables[at.0].name, at.1
         )),
     }
+}
+
+/// What a node writes later is newer, even after a power cut.
+fn require_later(
+    node: &Node,
+    plan: &Plan,
+    model: &Model,
+    at: &(usize, String),
+    version: Version,
+) -> Result<(), String> {
+    let given = model.given(at, node.place);
+    // What a clock gave that was ahead counts less once the node has heard the broker's time.
+    let latest = model.now_ms + MAX_CLOCK_DRIFT.as_millis() as i64;
+    let is_excused = model.twins
+        || given.is_some_and(|v| v.time_ms() > latest)
+        || node.noted.contains(at)
+        || model.is_surpassed(at, version.time_ms(), node.place);
+    if given <= Some(version) || is_excused {
+        return Ok(());
+    }
+    Err(format!(
+        "node {}: {} [{}] is written as {version} after {given:?}",
+        node.place, plan.tables[at.0].name, at.1
+    ))
 }
 
 /// After a merge or what a stream brought: rows from before HarmonyLite that lost against others'.
@@ -205,6 +230,7 @@ pub fn captured(
                     model.history(&(table, key.clone()))
                 ));
             }
+            require_later(node, plan, model, &(table, key.clone()), stored.version)?;
             let write = Write {
                 version: stored.version,
                 row: row.clone(),

@@ -19,6 +19,8 @@ pub struct Table {
     pub indexes: Vec<String>,
     /// Created while the run is on, by each node when it comes to it.
     pub is_late: bool,
+    /// What its column `p` references, with cascades.
+    pub parent: Option<usize>,
 }
 
 pub struct Column {
@@ -63,6 +65,12 @@ impl Plan {
             plan.add(i, random);
         }
         plan
+    }
+
+    /// Whether a statement on the one table may change rows of the other.
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
+        let parent = self.tables[to].parent;
+        parent.is_some_and(|parent| parent == from || self.reaches(from, parent))
     }
 
     /// Whether a node that made these migrations has the index.
@@ -111,6 +119,7 @@ impl Plan {
             table.columns.push(column("p", &declared));
         }
         table.base = table.columns.len();
+        table.parent = parent;
         table.is_late = parent.is_none() && random.percent(15);
         if table.is_late {
             self.migrations.push(Migration::Create(i));
@@ -186,6 +195,7 @@ fn key_of(random: &mut Random) -> Table {
         suffix,
         indexes: Vec::new(),
         is_late: false,
+        parent: None,
     }
 }
 

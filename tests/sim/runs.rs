@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::world::World;
 
+/// Seeds with these bits have snapshots; and in some of those, deletes are forgotten.
+pub const SNAPSHOTS: u64 = 16;
+pub const FORGETTING: u64 = SNAPSHOTS | 4;
+
 /// What one run came to.
 pub struct Outcome {
     pub trace: u64,
@@ -139,7 +143,7 @@ const ENOUGH: usize = 20;
 
 /// Runs `most` seeds, or as many as there is time for, on all processors (SIM_JOBS).
 fn run_many(first: u64, most: u64, in_time: impl Fn() -> bool + Sync) -> Total {
-    // 16: with snapshots; 20: and deletes are forgotten. SIM_BITS: these alone; SIM_NOT: all but these.
+    // SIM_BITS: seeds with these bits alone; SIM_NOT: all but these.
     let (bits, not) = (number("SIM_BITS").unwrap_or(0), number("SIM_NOT"));
     let next = AtomicU64::new(0);
     let total = Mutex::new(Total::default());
@@ -169,16 +173,21 @@ fn run_many(first: u64, most: u64, in_time: impl Fn() -> bool + Sync) -> Total {
     total.into_inner().expect("no panic")
 }
 
-/// The first of the seeds 1 to `most` that fails, and how.
+/// The first of `most` seeds with these bits that fails, and how.
 #[cfg(feature = "mutations")]
-pub fn first_failure(most: u64) -> Option<(u64, String)> {
-    let next = AtomicU64::new(1);
+pub fn first_failure(most: u64, bits: u64) -> Option<(u64, String)> {
+    let (next, left) = (AtomicU64::new(1), AtomicU64::new(most));
     let first: Mutex<Option<(u64, String)>> = Mutex::new(None);
     let known = || first.lock().expect("no panic").as_ref().map(|f| f.0);
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed > most || known().is_some_and(|known| known < seed) {
+            if seed & bits != bits {
+                continue;
+            }
+            let is_left =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            if is_left.is_err() || known().is_some_and(|known| known < seed) {
                 return;
             }
             let failure = run(seed).failure;

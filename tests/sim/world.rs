@@ -17,6 +17,7 @@ use crate::observe;
 use crate::plan::{Migration, Plan};
 use crate::random::Random;
 use crate::registry::Bulletin;
+use crate::runs::{FORGETTING, SNAPSHOTS};
 
 /// 2023: what a node's clock is set to stays before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
@@ -49,6 +50,9 @@ pub struct World {
     watched: String,
     /// The first two nodes have one id: a cloned card.
     twins: bool,
+    /// As on a good day: nodes are mostly up to date, so what is captured is sent at once; and a
+    /// publisher learns late that an acknowledgement does not come.
+    is_lively: bool,
     folder: TempDir,
 }
 
@@ -60,6 +64,9 @@ pub const SWEEP: usize = 22;
 
 /// Days.
 pub const LONG_TIME: usize = 23;
+
+/// A node sends and reads all there is.
+const CATCH_UP: usize = 24;
 
 /// What a seed with snapshots has besides; drawn apart, so that the others stay what they are.
 fn snapshots_of(seed: u64) -> Snapshots {
@@ -74,8 +81,8 @@ pub type Step = Result<(), String>;
 
 impl World {
     pub fn new(seed: u64) -> Result<Self, String> {
-        let mut snapshots = (seed & 16 != 0).then(|| snapshots_of(seed));
-        let ages = (snapshots.is_some() && seed & 4 != 0).then(Ages::default);
+        let mut snapshots = (seed & SNAPSHOTS != 0).then(|| snapshots_of(seed));
+        let ages = (seed & FORGETTING == FORGETTING).then(Ages::default);
         if let (Some(snapshots), Some(_)) = (&mut snapshots, &ages)
             && seed & 8 != 0
         {
@@ -125,6 +132,7 @@ impl World {
             weights: Vec::new(),
             watched: String::new(),
             twins: false,
+            is_lively: seed & 32 != 0,
             folder,
         };
         world.twins = world.random.percent(10);
@@ -234,14 +242,19 @@ impl World {
         ));
     }
 
+    /// Whether the core synced the file since the image was made.
+    pub fn has_synced(&self, place: usize) -> bool {
+        let node = &self.nodes[place];
+        node.app.is_some() && node.image.is_some() && node.reservation() != node.reserved
+    }
+
     /// What was fsynced by a step cannot be lost any more.
     pub fn after(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
         if node.app.is_none() || (node.gate.is_none() && node.image.is_none()) {
             return Ok(());
         }
-        let reserved = node.reservation();
-        let synced = node.image.is_none() || reserved != node.reserved;
+        let synced = node.image.is_none() || self.has_synced(place);
         if synced || self.random.percent(5) {
             self.sync(place);
             if self.random.percent(10) {
@@ -280,6 +293,11 @@ impl World {
         weights[3] += 5;
         if let Some(keeping) = weights.get_mut(KEEP) {
             *keeping += 3;
+        }
+        if self.is_lively {
+            weights[..7].iter_mut().for_each(|w| *w *= 4);
+            weights.resize(CATCH_UP, 0);
+            weights.push(80);
         }
         self.weights = weights;
         for _ in 0..steps {
@@ -322,6 +340,7 @@ impl World {
                 self.look_after_sweep()?;
                 if kind == KEEP {
                     self.look_after_round(place)?;
+                    self.note_half_merged(place);
                     if self.random.percent(30) {
                         self.power_loss(place);
                     }
@@ -407,6 +426,15 @@ impl World {
             }
             SWEEP if up => return self.sweep(place, false),
             LONG_TIME => return self.long_time(place),
+            CATCH_UP if connected => {
+                if !up {
+                    self.start(place)?;
+                }
+                self.connect(place)?;
+                self.send_all(place)?;
+                self.read_to_the_end(place)?;
+                self.send_all(place)?;
+            }
             _ => {}
         }
         Ok(())
@@ -433,6 +461,9 @@ impl World {
     /// One turn of the publisher; what it captured on the way is written down.
     pub fn send_one(&mut self, place: usize) -> Result<bool, String> {
         let node = &mut self.nodes[place];
+        if node.link.as_ref().is_some_and(|link| link.is_in_vain) && self.random.percent(10) {
+            node.drop_link();
+        }
         let captures = node.sends_backlog();
         let done = node.send(&self.options, &self.broker)?;
         if done && self.snapshots.is_some() && !node.db().is_joined() {
@@ -503,7 +534,7 @@ impl World {
 
     /// A sent message comes to the broker, or not; its acknowledgement sets out, or not.
     pub fn carry(&mut self, place: usize) {
-        let lossy = self.random.percent(5);
+        let lossy = self.random.percent(if self.is_lively { 15 } else { 5 });
         self.carry_one(place, lossy);
     }
 
@@ -537,7 +568,11 @@ impl World {
         if acked {
             link.acks.push_back((packet.token, seq));
         } else {
-            self.nodes[place].drop_link(); // what waits for an ack times out
+            let waits = self.is_lively && self.random.percent(80);
+            match &mut self.nodes[place].link {
+                Some(link) if waits => link.is_in_vain = true,
+                _ => self.nodes[place].drop_link(),
+            }
         }
         self.say(format!(
             "node {place}: message {} to shard {} as {seq}, acked {acked}:{rows}",

@@ -118,8 +118,7 @@ impl Merge {
             && !db.is_marked(table, &key_bytes, stored.at)?;
         if version > dropped && !hasty {
             // If it is not known, it is marked, or on its way through a stream.
-            let tells = db.settings.publish && !mutation::is(Mutation::UnheardNotTold);
-            return match is_known && tells {
+            return match is_known && db.settings.publish {
                 true => db.mark_again(table, &key_bytes, frames),
                 false => Ok(()),
             };
@@ -169,7 +168,6 @@ impl Database {
             ours.hash != theirs.stored.hash && names(table) == names(their_table)
         };
         let is_more = version > known || (version == known && is_other());
-        let is_more = is_more && !mutation::is(Mutation::UnheardNotTold);
         if is_more && !self.is_marked(table, &theirs.key_bytes, ours.at)? {
             self.mark_again(table, &theirs.key_bytes, frames)?;
         }

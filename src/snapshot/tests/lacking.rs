@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BOOKS, Entry, RETENTION, at, at_in, meet, merge, snapshot, sweep};
+use super::{BOOKS, Entry, RETENTION, at, at_in, meet, merge, note, snapshot, sweep};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, cluster, exchange};
 use crate::model::shard::shard;
@@ -173,6 +173,35 @@ fn a_tombstone_that_arrived_late_is_told_again_as_well() {
     n.iter_mut().for_each(|node| node.apply(&late));
     n.push(away);
     meet(&mut n);
+}
+
+/// The others have forgotten the newer delete when they hear of the older one.
+#[test]
+fn an_older_tombstone_does_not_make_a_newer_one_young() {
+    let mut n = cluster(4, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
+    exchange(&mut n);
+    n[3].run("DELETE FROM Books");
+    let older = n[3].publish();
+    n[2].clock.advance(Duration::from_secs(1));
+    n[2].run("UPDATE Books SET title = 'not sent'");
+    let between = n[2].publish();
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books");
+    let newer = n[0].publish();
+    n[1].apply(&newer);
+    sweep(&mut n[1]);
+    n.iter_mut().for_each(|node| node.clock.advance(RETENTION));
+    assert_eq!(sweep(&mut n[1]), 1);
+    note(&mut n[0]);
+    for message in [older, between] {
+        n[0].apply(&message);
+        n[1].apply(&message);
+    }
+    assert_eq!(n[1].rows("SELECT id FROM Books"), "i1");
+    let again = n[0].publish();
+    n[1].apply(&again);
+    assert_eq!(n[1].rows("SELECT id FROM Books"), "");
 }
 
 /// The usual return: the streams are read on behind the gap while the snapshot is still on its way.
