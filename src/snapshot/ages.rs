@@ -147,13 +147,15 @@ impl Database {
 
     /// The same, if the message that is about to be applied, of `time_ms`, is an old one.
     pub(crate) fn doubt_old(&mut self, time_ms: i64) {
-        let third_ms = self.third_ms();
-        if self
-            .broker_time_ms()
-            .is_none_or(|now| now - time_ms > third_ms)
-        {
+        if self.is_old(time_ms) {
             self.doubt_ages();
         }
+    }
+
+    /// Whether a third of the retention is over since then, or may be.
+    pub(crate) fn is_old(&self, time_ms: i64) -> bool {
+        let now_ms = self.broker_time_ms();
+        now_ms.is_none_or(|now| now - time_ms > self.third_ms())
     }
 
     /// What the broker was told counts as told from now on. Inside a transaction.

@@ -14,6 +14,7 @@ use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result, TIME_BOX};
 use crate::model::frame::Row;
+use crate::model::merge::State;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
@@ -222,7 +223,7 @@ impl Merge {
             }
             if let Some(local) = local.as_ref().filter(|_| publishes)
                 && !ours.has(row.stored.state.version)
-                && self.source.is_marked(table, &row)?
+                && (self.source.is_marked(table, &row)? || db.is_news(&ours, &row.stored.state))
             {
                 db.carry_mark(local, &row, frames)?;
             }
@@ -343,6 +344,13 @@ impl Database {
             Some(ours) if same(&ours) && !is_compared => Ours::Same,
             ours => Ours::Other(ours),
         })
+    }
+
+    /// Whether a snapshot says of a row that lives here that it was deleted, so long ago that others
+    /// may have forgotten it: they may have been told of the row since.
+    fn is_news(&self, ours: &Ours, theirs: &State) -> bool {
+        let lives = matches!(ours, Ours::Other(Some(ours)) if !ours.state.deleted);
+        lives && theirs.deleted && self.is_old(theirs.version.time_ms())
     }
 
     /// A row that was learnt from a snapshot just now, whose maker had not sent it, is sent by us as

@@ -115,6 +115,7 @@ impl World {
             return Ok(());
         };
         let (bulletin, objects) = (snapshots.bulletin.clone(), snapshots.objects.clone());
+        let calm = snapshots.calm;
         bulletin.see(&self.broker);
         let Some(mut keeper) = self.nodes[place].keeper.take() else {
             return Ok(()); // in the midst of one
@@ -130,11 +131,12 @@ impl World {
         if self.random.percent(5) {
             keeper.ask(self.random.percent(50));
         }
-        if self.random.percent(5) {
+        if self.random.percent(5) && !calm {
             self.capture_all(place)?;
             keeper.merge_first = true;
-            // As the daemon does: the snapshot may be older than what is forgotten here.
+            // As the daemon does when it starts: the snapshot may be older than what is forgotten here.
             let node = &mut self.nodes[place];
+            node.drop_link();
             node.db().forget_positions().map_err(|e| e.to_string())?;
             node.gate().forget_own();
             (0..node.readers.len()).for_each(|s| node.drop_reader(s));

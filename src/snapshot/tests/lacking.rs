@@ -204,6 +204,28 @@ fn an_older_tombstone_does_not_make_a_newer_one_young() {
     assert_eq!(n[1].rows("SELECT id FROM Books"), "");
 }
 
+/// The first was told of the row once more when it had forgotten its delete.
+#[test]
+fn a_delete_that_only_a_snapshot_remembers_is_told_again() {
+    let mut n = cluster(2, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
+    let inserted = n[0].publish();
+    n[1].apply(&inserted);
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books");
+    n[0].publish();
+    let taken = snapshot(&mut n[0]);
+    forget(&mut n[0]);
+    n[0].apply(&inserted);
+    assert_eq!(n[0].rows("SELECT id FROM Books"), "i1");
+    n[1].clock.advance(RETENTION);
+    merge(&mut n[1], &taken);
+    let again = n[1].publish();
+    n[0].apply(&again);
+    assert_eq!(n[0].rows("SELECT id FROM Books"), "");
+    assert_eq!(n[1].rows("SELECT id FROM Books"), "");
+}
+
 /// The usual return: the streams are read on behind the gap while the snapshot is still on its way.
 #[test]
 fn who_comes_back_late_brings_no_deleted_row_back() {
