@@ -314,6 +314,9 @@ impl Database {
             if whole || incoming.columns.keys().any(|c| fits(&c)) {
                 let key = cbor::key_values(&at.key)?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+                if incoming.floor.is_some() {
+                    self.doubt_ages(); // that delete was told long ago, perhaps
+                }
                 self.join_row(&table, &key, &at.key, incoming, frames)?;
             }
         }

@@ -204,6 +204,28 @@ fn an_older_tombstone_does_not_make_a_newer_one_young() {
     assert_eq!(n[1].rows("SELECT id FROM Books"), "");
 }
 
+/// The second had no such table until the first had forgotten the delete.
+#[test]
+fn a_delete_that_was_held_for_long_is_not_young() {
+    let mut n = [Node::new(1, BOOKS), Node::new(2, "CREATE TABLE other(x)")];
+    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
+    let inserted = n[0].publish();
+    n[0].clock.advance(Duration::from_secs(5));
+    n[0].run("DELETE FROM Books");
+    let deleted = n[0].publish();
+    n[1].apply(&deleted);
+    forget(&mut n[0]);
+    n[1].clock.advance(RETENTION);
+    note(&mut n[1]);
+    n[1].run(BOOKS);
+    n[1].capture();
+    n.iter_mut().for_each(|node| node.apply(&inserted));
+    assert_eq!(n[0].rows("SELECT id FROM Books"), "i1");
+    let again = n[1].publish();
+    n[0].apply(&again);
+    assert_eq!(n[0].rows("SELECT id FROM Books"), "");
+}
+
 /// The first was told of the row once more when it had forgotten its delete.
 #[test]
 fn a_delete_that_only_a_snapshot_remembers_is_told_again() {
