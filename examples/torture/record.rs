@@ -55,15 +55,18 @@ impl Record {
         for line in text.lines() {
             match line {
                 "C" => record.take(std::mem::take(&mut block), true),
-                "R" => block.clear(),
                 "E" => complete = true,
                 "" => {}
                 _ => {
-                    if complete && !block.is_empty() {
+                    // The one before was left open: whatever comes is of the next.
+                    if complete {
                         record.take(std::mem::take(&mut block), false);
                     }
                     complete = false;
-                    block.extend(parse(line));
+                    match line {
+                        "R" => block.clear(),
+                        line => block.extend(parse(line)),
+                    }
                 }
             }
         }
