@@ -211,14 +211,15 @@ impl Database {
         Ok(())
     }
 
-    /// Adds to a row what is held of it.
-    pub(crate) fn add_held(
-        &self,
-        incoming: &mut Incoming,
-        table: &Table,
-        key: &[u8],
-    ) -> Result<()> {
-        self.read_held(&Place::of(table, key), incoming)
+    /// Adds to a row that is about to be joined what is held of it. A delete that was held may have
+    /// been told long ago.
+    pub(crate) fn add_held(&mut self, incoming: &mut Incoming, at: &Place) -> Result<()> {
+        let told = incoming.floor;
+        self.read_held(at, incoming)?;
+        if incoming.floor != told {
+            self.doubt_ages();
+        }
+        Ok(())
     }
 
     fn read_held(&self, at: &Place, into: &mut Incoming) -> Result<()> {
@@ -308,15 +309,12 @@ impl Database {
                 continue;
             }
             let mut incoming = Incoming::default();
-            self.read_held(at, &mut incoming)?;
+            self.add_held(&mut incoming, at)?;
             let fits = |c: &&String| table.schema.columns.iter().any(|own| own.lower == **c);
             let whole = incoming.row.is_some() || incoming.floor.is_some();
             if whole || incoming.columns.keys().any(|c| fits(&c)) {
                 let key = cbor::key_values(&at.key)?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-                if incoming.floor.is_some() {
-                    self.doubt_ages(); // that delete was told long ago, perhaps
-                }
                 self.join_row(&table, &key, &at.key, incoming, frames)?;
             }
         }

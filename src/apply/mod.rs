@@ -220,11 +220,7 @@ impl Database {
     ) -> Result<bool> {
         let name = table.name().to_ascii_lowercase();
         if self.catalog.held.contains(&name) {
-            let told = incoming.floor;
-            self.add_held(&mut incoming, table, key_bytes)?;
-            if incoming.floor != told {
-                self.doubt_ages(); // that delete was told long ago, perhaps
-            }
+            self.add_held(&mut incoming, &Place::of(table, key_bytes))?;
         }
         self.join_row(table, key, key_bytes, incoming, frames)
     }

@@ -353,9 +353,9 @@ impl Database {
         lives && theirs.deleted && self.is_old(theirs.version.time_ms())
     }
 
-    /// A row that was learnt from a snapshot just now, whose maker had not sent it, is sent by us as
-    /// well: the maker may never come back. One that was known before was sent, or marked when it was
-    /// learnt; else nodes that merge each other's snapshots would send it for ever.
+    /// A row that was learnt from a snapshot just now, and that the others may lack, is sent by us: its
+    /// maker may never come back. One that was known before was sent, or marked when it was learnt; else
+    /// nodes that merge each other's snapshots would send it for ever.
     fn carry_mark(&mut self, table: &Table, theirs: &SourceRow, frames: &mut Frames) -> Result<()> {
         let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
         let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;

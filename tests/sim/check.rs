@@ -34,11 +34,7 @@ impl World {
             if self.nodes[place].gate.is_none() {
                 self.start(place)?;
             }
-            if self.nodes[place]
-                .link
-                .as_ref()
-                .is_some_and(|l| l.is_in_vain)
-            {
+            if self.nodes[place].waits_in_vain() {
                 self.nodes[place].drop_link();
             }
             self.nodes[place].clock.tick(std::time::Duration::ZERO);

@@ -311,6 +311,11 @@ impl Node {
         true
     }
 
+    /// Whether the publisher waits for an acknowledgement that will not come.
+    pub fn waits_in_vain(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.is_in_vain)
+    }
+
     /// All rows of a table.
     pub fn rows(&self, plan: &Plan, table: usize) -> BTreeMap<String, Row> {
         let (spec, mut found) = (&plan.tables[table], BTreeMap::new());

@@ -461,7 +461,7 @@ impl World {
     /// One turn of the publisher; what it captured on the way is written down.
     pub fn send_one(&mut self, place: usize) -> Result<bool, String> {
         let node = &mut self.nodes[place];
-        if node.link.as_ref().is_some_and(|link| link.is_in_vain) && self.random.percent(10) {
+        if node.waits_in_vain() && self.random.percent(10) {
             node.drop_link();
         }
         let captures = node.sends_backlog();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{BOOKS, Entry, RETENTION, at, at_in, meet, merge, note, snapshot, sweep};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, cluster, exchange};
+use crate::capture::Outgoing;
 use crate::model::shard::shard;
 use crate::model::value::Value;
 
@@ -33,6 +34,15 @@ fn forgotten(node: &mut Node) -> (PathBuf, Entry) {
     at(node, 20);
     forget(node);
     snapshot(node)
+}
+
+/// What a node tells of a row that it inserts, and later deletes.
+fn come_and_gone(node: &mut Node) -> [Vec<Outgoing>; 2] {
+    node.run("INSERT INTO Books VALUES (1, 'goes', 'x')");
+    let inserted = node.publish();
+    node.clock.advance(Duration::from_secs(5));
+    node.run("DELETE FROM Books");
+    [inserted, node.publish()]
 }
 
 fn forget_all(node: &mut Node, count: u64) {
@@ -208,11 +218,7 @@ fn an_older_tombstone_does_not_make_a_newer_one_young() {
 #[test]
 fn a_delete_that_was_held_for_long_is_not_young() {
     let mut n = [Node::new(1, BOOKS), Node::new(2, "CREATE TABLE other(x)")];
-    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
-    let inserted = n[0].publish();
-    n[0].clock.advance(Duration::from_secs(5));
-    n[0].run("DELETE FROM Books");
-    let deleted = n[0].publish();
+    let [inserted, deleted] = come_and_gone(&mut n[0]);
     n[1].apply(&deleted);
     forget(&mut n[0]);
     n[1].clock.advance(RETENTION);
@@ -230,12 +236,8 @@ fn a_delete_that_was_held_for_long_is_not_young() {
 #[test]
 fn a_delete_that_only_a_snapshot_remembers_is_told_again() {
     let mut n = cluster(2, BOOKS);
-    n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x')");
-    let inserted = n[0].publish();
+    let [inserted, _] = come_and_gone(&mut n[0]);
     n[1].apply(&inserted);
-    n[0].clock.advance(Duration::from_secs(5));
-    n[0].run("DELETE FROM Books");
-    n[0].publish();
     let taken = snapshot(&mut n[0]);
     forget(&mut n[0]);
     n[0].apply(&inserted);
