@@ -54,7 +54,8 @@
 //!   stamped is never overwritten.
 //! - A stamp is above what the row had, and above everything this node ever used, even after a
 //!   power cut: time is reserved ahead, with an fsync, once a minute of use. What was written while
-//!   no daemon ran keeps its own time, but for those bounds (`database::noted`).
+//!   no daemon ran keeps its own time, but for those bounds, and its capture is synced
+//!   (`database::noted`).
 //! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
 //! - Write transactions last about [`database::TIME_BOX`] and are followed by a pause of half of
 //!   what they took, all of it while the application writes; every 0.7 s of long work one is so long

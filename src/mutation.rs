@@ -52,6 +52,12 @@ pub enum Mutation {
     MessageIdReused,
     /// After a power cut the clock goes on from where the disk says it was.
     RebootIsRestart,
+    /// However far ahead time is reserved, a start reserves as much again.
+    ReservationsAddUp,
+    /// What the raw log held at the start counts as written after it.
+    NotedCountsAsNow,
+    /// What the node sent before a power cut counts as a twin's.
+    OwnTwin,
     /// The delete of a row that was never here leaves no tombstone.
     UnknownDeleteForgotten,
     /// What this node wrote itself is not read from a stream.
@@ -81,7 +87,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 36] = {
+    pub const ALL: [Mutation; 39] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -107,6 +113,9 @@ impl Mutation {
             DisplacedDropped,
             MessageIdReused,
             RebootIsRestart,
+            ReservationsAddUp,
+            NotedCountsAsNow,
+            OwnTwin,
             UnknownDeleteForgotten,
             OwnWritesSkipped,
             SnapshotOfUncaptured,

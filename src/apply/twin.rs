@@ -8,7 +8,8 @@ use crate::database::own_tables::set_meta;
 use crate::database::rows::Rows;
 use crate::database::{Database, Result};
 use crate::model::frame::{Row, TableRows};
-use crate::model::version::milliseconds;
+use crate::model::version::Version;
+use crate::mutation::{self, Mutation};
 
 impl Database {
     /// Looks for a row that was written under this node's id since it started, and not by it.
@@ -31,7 +32,7 @@ impl Database {
             let (mut rows, mut row) = (incoming.rows(nodes), Row::default());
             while rows.next(&mut row).unwrap_or(false) {
                 let version = row.version;
-                if version.node != self.node || milliseconds(version.hlc) < self.opened_ms {
+                if version.node != self.node || !self.is_of_this_start(version) {
                     continue;
                 }
                 let key = &row.values[..table.key_len()];
@@ -42,6 +43,17 @@ impl Database {
             }
         }
         Ok(false)
+    }
+
+    /// What an earlier start sent may be unknown here after a power cut, and a delete may be forgotten.
+    /// A version that goes by the one it replaced says nothing of when it was made.
+    fn is_of_this_start(&self, version: Version) -> bool {
+        if mutation::is(Mutation::OwnTwin) {
+            return version.time_ms() >= self.clock.now_ms();
+        }
+        version.is_by_clock()
+            && version.time_ms() >= self.opened_ms
+            && version.hlc > self.ages.forgotten()
     }
 
     /// From now on this node is another one. What it wrote so far stays what it was.

@@ -65,8 +65,10 @@ pub struct Database {
     pub(crate) node: u64,
     /// This node has met the others, see [`Database::is_joined`].
     pub(crate) joined: bool,
-    /// The machine's clock when this was opened, unix milliseconds.
+    /// What earlier starts of this node stamped by the clock is before this, unix milliseconds.
     pub(crate) opened_ms: i64,
+    /// `PRAGMA synchronous` is FULL.
+    syncs_commits: bool,
     pub(crate) damage: damage::Damage,
     pub(crate) ages: crate::snapshot::Ages,
     stop: Arc<AtomicBool>,
@@ -102,7 +104,7 @@ impl Database {
         let sites = Sites::load(&conn)?;
         let reservation = Reservation::load(&conn, &*clock)?;
         let positions = crate::apply::Positions::load(&conn)?;
-        let opened_ms = clock.now_ms();
+        let opened_ms = clock.now_ms().max(reservation.until_ms());
         let ages = crate::snapshot::Ages::load(&conn)?;
         let mut database = Database {
             conn,
@@ -116,6 +118,7 @@ impl Database {
             node,
             joined,
             opened_ms,
+            syncs_commits: false,
             damage: damage::Damage::default(),
             ages,
             stop,

@@ -3,22 +3,18 @@
 //! Such an entry keeps the time of its write, however late it is read: a start raises the floor of
 //! the [`super::reservation`], and a write is not newer for being read after that. Not even after a
 //! power cut, which may take back the capture of an entry that is still there: the same entry gets
-//! the same stamp again, and what another node wrote over it since stays above. Only a time well
-//! before the last one that was certain is not believed: it means a clock that was not set (a box
-//! that boots in 1970).
+//! the same stamp again, and what another node wrote over it since stays above. So it is bounded by
+//! what bound it then, the last time that was certain; and a time well before that is not believed:
+//! it means a clock that was not set (a box that boots in 1970).
 //!
 //! A backlog takes many transactions. What the bound was is stored with the reservation that
 //! would move it, and forgotten with the last of the entries, so that a crash in between changes
-//! nothing. After a power cut in between the bound is that of that start: then entries may count as
-//! newer than they are, but none is lost.
+//! nothing. These transactions are synced, lest a power cut brings back an entry that was sent.
 
 use rusqlite::Connection;
 
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::triggers::LOG;
-
-/// How far back a clock that is set right may step.
-const STEP_BACK_MS: i64 = 60_000;
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Noted {
@@ -33,36 +29,33 @@ pub struct Noted {
 
 impl Noted {
     /// `base_ms` is the last certain time of the life before.
-    pub fn load(conn: &Connection, same_boot: bool, base_ms: i64) -> rusqlite::Result<Self> {
+    pub fn load(conn: &Connection, base_ms: i64) -> rusqlite::Result<Self> {
         let last_id = conn.query_row(&format!("SELECT max(id) FROM {LOG}"), [], |r| {
             r.get::<_, Option<i64>>(0)
         })?;
-        let mut noted = Noted {
+        let stored: Option<i64> = get_meta(conn, "noted_base")?;
+        let stored = stored.filter(|_| last_id.is_some());
+        Ok(Noted {
             last_id: last_id.unwrap_or_default(),
-            base_ms,
-            ..Noted::default()
-        };
-        if let Some(base_ms) = get_meta(conn, "noted_base")? {
-            noted.is_stored = true;
-            if same_boot {
-                noted.base_ms = base_ms;
-            }
-        }
-        Ok(noted)
+            base_ms: stored.unwrap_or(base_ms),
+            is_stored: stored.is_some(),
+            is_done: false,
+        })
     }
 
-    pub fn holds(&self, id: i64) -> bool {
-        id <= self.last_id
+    /// What binds entry `id`, if it is one of these.
+    pub fn base_ms(&self, id: i64) -> Option<i64> {
+        (id <= self.last_id).then_some(self.base_ms)
     }
 
-    /// The time that an entry of `time_ms` counts as; none if that is not believed at all.
-    pub fn believe(&self, time_ms: i64) -> Option<i64> {
-        (time_ms >= self.base_ms - STEP_BACK_MS).then_some(time_ms)
+    /// Whether some of them are left.
+    pub fn waits(&self) -> bool {
+        self.last_id > 0
     }
 
     /// Stores the bound if entries wait. Inside the transaction that moves that of the clock.
     pub fn store(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        if self.last_id > 0 {
+        if self.waits() {
             set_meta(conn, "noted_base", self.base_ms)?;
             self.is_stored = true;
         }
@@ -71,7 +64,7 @@ impl Noted {
 
     /// The log is dropped up to `id`, if the transaction is not undone.
     pub fn dropped(&mut self, conn: &Connection, id: i64) -> rusqlite::Result<()> {
-        if self.last_id == 0 || id < self.last_id {
+        if !self.waits() || id < self.last_id {
             return Ok(());
         }
         self.is_done = true;

@@ -3,7 +3,9 @@
 //! A power cut may take back the last seconds of what was committed (SQLite in WAL mode with
 //! synchronous=NORMAL), but not what was sent. So that nothing is stamped twice, times and
 //! transaction numbers are used only below a bound that was stored with an fsync first, and a start
-//! that cannot be sure of the last moments continues from the bound.
+//! that cannot be sure of the last moments continues from the bound. While the machine's clock is
+//! behind that, all is stamped with it, and no more time is reserved: however often the power goes,
+//! stamps are no further ahead than by one reservation.
 
 use rusqlite::Connection;
 
@@ -12,8 +14,15 @@ use crate::database::noted::Noted;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::mutation::{self, Mutation};
 
-/// How far ahead time is reserved.
+/// How far ahead of the machine's clock time is reserved.
 const TIME_AHEAD_MS: i64 = 60_000;
+
+/// The same while that is behind: a row written over and over uses it up, 65536 times a millisecond.
+const STANDING_AHEAD_MS: i64 = 1000;
+
+/// How far back a clock that is set right may step. What is stamped within that of a bound counts as
+/// written then, whenever it is read: after a power cut, too.
+const STEP_BACK_MS: i64 = 60_000;
 
 /// How many transaction numbers are reserved at a time.
 const NUMBERS_AHEAD: i64 = 1 << 16;
@@ -44,25 +53,26 @@ impl Reservation {
             until_ms,
             next_number,
             until_number: next_number,
-            noted: Noted::load(conn, same_boot, base_ms)?,
+            noted: Noted::load(conn, base_ms)?,
         })
     }
 
     /// The time that a local change of `time_ms` counts as, before the upper bound.
     pub fn believe(&self, time_ms: i64, now_ms: i64) -> i64 {
-        if time_ms >= self.floor_ms {
-            time_ms
-        } else {
-            now_ms.max(self.floor_ms)
-        }
+        not_before(self.floor_ms, time_ms).unwrap_or(now_ms.max(self.floor_ms))
     }
 
     /// The same for entry `id` of the raw log.
     pub fn believe_entry(&self, id: i64, time_ms: i64, now_ms: i64) -> i64 {
-        let noted = self.noted.holds(id).then(|| self.noted.believe(time_ms));
-        noted
-            .flatten()
-            .unwrap_or_else(|| self.believe(time_ms, now_ms))
+        let base_ms = self.noted.base_ms(id);
+        let base_ms = base_ms.filter(|_| !mutation::is(Mutation::NotedCountsAsNow));
+        let noted = base_ms.and_then(|base_ms| not_before(base_ms, time_ms));
+        noted.unwrap_or_else(|| self.believe(time_ms, now_ms))
+    }
+
+    /// All that was stamped up to now by the clock is before this.
+    pub fn until_ms(&self) -> i64 {
+        self.until_ms
     }
 
     /// Whether `time_ms` may be stamped and another transaction numbered.
@@ -88,7 +98,12 @@ impl Reservation {
         clock: &dyn Clock,
         time_ms: i64,
     ) -> rusqlite::Result<()> {
-        let until_ms = self.until_ms.max(time_ms + TIME_AHEAD_MS);
+        let clock_ms = match mutation::is(Mutation::ReservationsAddUp) {
+            true => time_ms,
+            false => clock.now_ms().min(time_ms),
+        };
+        let ahead_ms = clock_ms + TIME_AHEAD_MS;
+        let until_ms = self.until_ms.max(ahead_ms).max(time_ms + STANDING_AHEAD_MS);
         let until_number = self.until_number.max(self.next_number + NUMBERS_AHEAD);
         set_meta(conn, "clock_base", time_ms)?;
         set_meta(conn, "clock_until", until_ms)?;
@@ -116,4 +131,10 @@ impl Reservation {
         self.floor_ms = self.floor_ms.min(bound_ms);
         self.noted.lower(bound_ms);
     }
+}
+
+/// The time, if it is believed: it means a clock that was not set if it is well before `base_ms`, a
+/// certain time.
+fn not_before(base_ms: i64, time_ms: i64) -> Option<i64> {
+    (time_ms >= base_ms - STEP_BACK_MS).then_some(time_ms.max(base_ms))
 }

@@ -11,7 +11,7 @@ impl Database {
         if self.reservation.covers(time_ms) {
             return Ok(());
         }
-        self.conn.execute_batch("PRAGMA synchronous = FULL")?;
+        self.sync_commits(true)?;
         retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;
         let stored = self
             .reservation
@@ -20,7 +20,6 @@ impl Database {
         if stored.is_err() && !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
-        self.conn.execute_batch("PRAGMA synchronous = NORMAL")?;
         Ok(stored?)
     }
 

@@ -13,6 +13,7 @@ impl Database {
     pub(crate) fn write<T>(&mut self, mut f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         loop {
             self.reserve(self.clock.now_ms())?;
+            self.sync_commits(self.reservation.noted.waits())?;
             retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;
             let result = f(self).and_then(|value| {
                 retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
@@ -33,6 +34,17 @@ impl Database {
                 }
             }
         }
+    }
+
+    /// Whether what is committed from now on is on the disk when it is.
+    pub(super) fn sync_commits(&mut self, sync: bool) -> Result<()> {
+        if self.syncs_commits != sync {
+            let level = if sync { "FULL" } else { "NORMAL" };
+            let text = format!("PRAGMA synchronous = {level}");
+            self.conn.execute_batch(&text)?;
+            self.syncs_commits = sync;
+        }
+        Ok(())
     }
 
     /// Runs `f` inside a transaction; where one row or one table is at fault, undoes it and gives the

@@ -38,6 +38,11 @@ impl Version {
         self.hlc >> COUNTER_BITS
     }
 
+    /// Whether its time is that of a clock, not the one of the version that it replaced.
+    pub fn is_by_clock(self) -> bool {
+        self.hlc & 0xffff == 0
+    }
+
     /// Whether a peer may send this.
     pub fn is_valid(self) -> bool {
         (1..HLC_LIMIT).contains(&self.hlc)

@@ -117,7 +117,7 @@ impl World {
                 let node = &mut self.nodes[place];
                 observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
                 observe::given_way(node, &self.plan, &mut self.model);
-                node.learn_id();
+                node.learn_id(&self.model)?;
                 found = true;
             }
         }

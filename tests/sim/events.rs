@@ -8,6 +8,9 @@ use crate::plan::Migration;
 use crate::workload;
 use crate::world::{Step, World};
 
+/// Less than the drift that is allowed.
+const SLIGHTLY_AHEAD_MS: i64 = 50_000;
+
 const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
 
 impl World {
@@ -44,12 +47,12 @@ impl World {
         for (table, _, values) in &statements {
             let spec = &self.plan.tables[*table];
             let named = spec.keys_in(values).into_iter().map(|key| (*table, key));
-            node.shadow.named.extend(named);
+            node.name(named);
             for (other, rows) in tables.iter().zip(&before) {
                 // A cascade to and fro leaves a row as it was.
                 if self.plan.reaches(*table, *other) || other == table && values.is_empty() {
                     let all = rows.keys().map(|key| (*other, key.clone()));
-                    node.shadow.named.extend(all);
+                    node.name(all);
                 }
             }
         }
@@ -137,6 +140,7 @@ impl World {
         let before = node.rows_of(&self.plan, &tables);
         node.app().execute_batch("VACUUM").expect("vacuum");
         node.note_changes(&self.plan, &tables, before);
+        node.cut = None; // rows without a key are compared anew
         self.say(format!("node {place}: VACUUM"));
     }
 
@@ -240,9 +244,15 @@ impl World {
             return;
         };
         self.model.doubt(place, image.written);
+        let latest_ms = self.now_ms + SLIGHTLY_AHEAD_MS;
         let node = &mut self.nodes[place];
+        let is_right = node.clock.time_ms().max(image.clock_ms) <= latest_ms;
         node.restore(&image);
         node.clock.reboot();
+        node.cut = None;
+        if is_right {
+            node.note_cut(latest_ms);
+        }
         if self.random.percent(30) {
             let boot = self.random.between(0, 60_000);
             self.nodes[place].clock.set(boot);
@@ -261,6 +271,7 @@ impl World {
         self.model.put_back(place);
         let node = &mut self.nodes[place];
         node.restore(&image);
+        node.cut = None;
         node.reserved = node.reservation();
         node.image = Some(image);
         node.backups.truncate(which + 1);

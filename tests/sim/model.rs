@@ -196,6 +196,10 @@ impl Model {
         self.put_back.insert(writer, self.written(writer));
     }
 
+    pub fn is_put_back(&self, writer: usize) -> bool {
+        self.put_back.contains_key(&writer)
+    }
+
     /// The highest version that the node gave to the row. Not even a power cut makes it give a lower
     /// one: what it sent before the cut would win over what was written after it.
     pub fn given(&self, at: &RowId, writer: usize) -> Option<Version> {
@@ -203,6 +207,13 @@ impl Model {
         let since = *self.put_back.get(&writer).unwrap_or(&0);
         let of_row = writes[since..].iter().filter(|(row, _)| row == at);
         of_row.map(|(_, i)| self.rows[at][*i].version).max()
+    }
+
+    /// The highest version of a write that is like this one and may be lost.
+    pub fn lost(&self, at: &RowId, write: &Write) -> Option<Version> {
+        let writes = self.rows.get(at).into_iter().flatten();
+        let like = |w: &&Write| w.writer == write.writer && w.row == write.row && !w.certain;
+        writes.filter(like).map(|w| w.version).max()
     }
 
     /// Whether another node's write is of that time or a later one: what comes after it goes by it,

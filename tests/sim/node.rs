@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use crate::clock::SimClock;
-use crate::model::Row;
+use crate::model::{Model, Row};
 use crate::plan::{Migration, Plan};
 
 /// What the machine's clock gives is later than this; nodes live before it.
@@ -70,8 +70,18 @@ pub struct Image {
     pub shadow: Shadow,
     /// Writes of the node that are in it.
     pub written: usize,
+    /// What the machine's clock said then.
+    pub clock_ms: i64,
     /// Where deletes are forgotten: rows in it that were not sent.
     pub unsent: BTreeSet<(usize, String)>,
+}
+
+/// A power cut after which all that was not captured was in the raw log, with times that it counts as.
+pub struct Cut {
+    /// The first entry's.
+    pub from_ms: i64,
+    /// Rows that statements named since.
+    pub touched: BTreeSet<(usize, String)>,
 }
 
 pub struct Packet {
@@ -124,6 +134,7 @@ pub struct Node {
     pub shadow: Shadow,
     /// Rows that statements named while the core was down: they may count as written then.
     pub noted: BTreeSet<(usize, String)>,
+    pub cut: Option<Cut>,
     pub image: Option<Image>,
     /// What was reserved when the image was made: another value means an fsync.
     pub reserved: String,
@@ -185,6 +196,7 @@ impl Node {
             is_cut_off: false,
             shadow: Shadow::default(),
             noted: BTreeSet::new(),
+            cut: None,
             image: None,
             reserved: String::new(),
             backups: Vec::new(),
@@ -208,10 +220,17 @@ impl Node {
         Db(self.gate().enter())
     }
 
-    /// It may have met a twin.
-    pub fn learn_id(&mut self) {
+    /// It may have met a twin, if there are any, or what it wrote before its file was put back.
+    pub fn learn_id(&mut self, model: &Model) -> Result<(), String> {
         let id = self.db().node();
+        if id != self.id && !model.twins && !model.is_put_back(self.place) {
+            return Err(format!(
+                "node {}: takes another id, and has no twin",
+                self.place
+            ));
+        }
         self.id = id;
+        Ok(())
     }
 
     pub fn open_app(&mut self) {
@@ -264,6 +283,7 @@ impl Node {
             wal: read("-wal"),
             shadow: self.shadow.clone(),
             written,
+            clock_ms: self.clock.time_ms(),
             unsent: BTreeSet::new(),
         }
     }
@@ -284,13 +304,40 @@ impl Node {
 
     /// What is reserved ahead: it changes by an fsync alone.
     pub fn reservation(&self) -> String {
-        let text = "SELECT group_concat(value) FROM (SELECT value FROM __harmonylite___meta
-                    WHERE key IN ('clock_until', 'at_until', 'boot_id') ORDER BY key)";
+        let text = "SELECT group_concat(key || value) FROM (SELECT key, value FROM __harmonylite___meta
+                    WHERE key IN ('clock_until', 'at_until', 'boot_id', 'noted_base') ORDER BY key)";
         let mut statement = self.app().prepare_cached(text).expect("meta");
         statement
             .query_row([], |r| r.get::<_, Option<String>>(0))
             .expect("meta")
             .unwrap_or_default()
+    }
+
+    /// The power was cut. What is in the raw log was written before `now_ms`.
+    pub fn note_cut(&mut self, now_ms: i64) {
+        let log = "__harmonylite___change_log_global";
+        let wrong = format!(
+            "{log} WHERE created_at > {now_ms} OR created_at + 60000 <
+             (SELECT value FROM __harmonylite___meta WHERE key = 'clock_base')"
+        );
+        let compared = "__harmonylite___tables WHERE compare IS NOT NULL";
+        let first = format!("SELECT min(created_at) FROM {log}");
+        let first = self.app().query_row(&first, [], |r| r.get(0));
+        let is_right = self.count(&wrong) + self.count(compared) == 0;
+        self.cut = first.ok().filter(|_| is_right).map(|from_ms| Cut {
+            from_ms,
+            touched: BTreeSet::new(),
+        });
+    }
+
+    /// Statements named or changed these rows.
+    pub fn name(&mut self, rows: impl IntoIterator<Item = (usize, String)>) {
+        for at in rows {
+            if let Some(cut) = &mut self.cut {
+                cut.touched.insert(at.clone());
+            }
+            self.shadow.named.insert(at);
+        }
     }
 
     /// Runs `f` as a transaction of the application, at the time of the node's clock.
@@ -368,12 +415,12 @@ impl Node {
             for (key, row) in before {
                 let now = after.remove(&key);
                 if now.as_ref() != Some(&row) {
-                    self.shadow.named.insert((*table, key.clone()));
+                    self.name([(*table, key.clone())]);
                     self.shadow.pending.insert((*table, key), now);
                 }
             }
             for (key, row) in after {
-                self.shadow.named.insert((*table, key.clone()));
+                self.name([(*table, key.clone())]);
                 self.shadow.pending.insert((*table, key), Some(row));
             }
         }

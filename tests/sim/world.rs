@@ -510,7 +510,7 @@ impl World {
         };
         observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
         observe::given_way(node, &self.plan, &mut self.model);
-        node.learn_id();
+        node.learn_id(&self.model)?;
         if read.applied && !node.db().has_more() {
             vanished
                 .iter()

@@ -114,6 +114,25 @@ impl Node {
         self.db = open(settings, &self.clock);
     }
 
+    /// The database as a power cut may leave it.
+    pub fn image(&self) -> [Vec<u8>; 2] {
+        ["app.db", "app.db-wal"].map(|name| std::fs::read(self.dir.path().join(name)).unwrap())
+    }
+
+    /// The power is back after two seconds; what was written after the image is gone.
+    pub fn cut_power(&mut self, image: [Vec<u8>; 2]) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in ["app.db", "app.db-wal"].iter().zip(image) {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        self.clock.reboot();
+        self.clock.advance(Duration::from_secs(2));
+        self.app = Connection::open(dir.path().join("app.db")).unwrap();
+        let old = std::mem::replace(&mut self.dir, dir);
+        self.restart();
+        drop(old);
+    }
+
     /// Writes as the application, at the time of the node's clock.
     pub fn run(&self, sql: &str) {
         self.app
