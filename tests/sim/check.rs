@@ -14,6 +14,9 @@ use crate::world::{Step, World};
 /// More rounds than any run needs to come to rest.
 const ROUNDS: usize = 400;
 
+/// Rounds in which a node that lacks something leaves word, and gets an answer.
+const PATIENCE: usize = 6;
+
 /// What a node holds of a table.
 struct Held {
     rows: BTreeMap<String, Row>,
@@ -49,8 +52,11 @@ impl World {
             }
         }
         self.say("healed".into());
+        let mut quiet = 0;
         for _ in 0..ROUNDS {
-            if self.round()? {
+            quiet = if self.round()? { quiet + 1 } else { 0 };
+            let lacks = self.nodes.iter().any(|n| n.db().has_gap());
+            if quiet > if lacks { PATIENCE } else { 0 } {
                 return Ok(());
             }
         }

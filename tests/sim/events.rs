@@ -232,7 +232,7 @@ impl World {
             2 => self.now_ms + self.random.between(-100_000, 100_000),
             _ => self.now_ms,
         };
-        self.nodes[place].clock.set(to);
+        self.nodes[place].set_clock(to);
         self.say(format!("node {place}: clock set to {to}"));
     }
 
@@ -255,9 +255,23 @@ impl World {
         }
         if self.random.percent(30) {
             let boot = self.random.between(0, 60_000);
-            self.nodes[place].clock.set(boot);
+            self.nodes[place].set_clock(boot);
         }
         self.say(format!("node {place}: power loss"));
+    }
+
+    /// The power comes and goes: what the application wrote is on the disk, its capture is not.
+    pub fn flicker(&mut self, place: usize) -> Step {
+        for _ in 0..1 + self.random.below(4) {
+            let ms = self.random.between(0, 12_000);
+            self.pass(ms);
+            self.start(place)?;
+            self.write(place);
+            self.sync(place);
+            self.capture(place)?;
+            self.power_loss(place);
+        }
+        Ok(())
     }
 
     /// Somebody puts a copy of the file back.

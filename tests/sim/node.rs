@@ -78,8 +78,8 @@ pub struct Image {
 
 /// A power cut after which all that was not captured was in the raw log, with times that it counts as.
 pub struct Cut {
-    /// The first entry's.
-    pub from_ms: i64,
+    /// The last entry's.
+    pub last_ms: i64,
     /// Rows that statements named since.
     pub touched: BTreeSet<(usize, String)>,
 }
@@ -135,6 +135,8 @@ pub struct Node {
     /// Rows that statements named while the core was down: they may count as written then.
     pub noted: BTreeSet<(usize, String)>,
     pub cut: Option<Cut>,
+    /// The machine's clock was ahead once.
+    is_set_back: bool,
     pub image: Option<Image>,
     /// What was reserved when the image was made: another value means an fsync.
     pub reserved: String,
@@ -197,6 +199,7 @@ impl Node {
             shadow: Shadow::default(),
             noted: BTreeSet::new(),
             cut: None,
+            is_set_back: false,
             image: None,
             reserved: String::new(),
             backups: Vec::new(),
@@ -313,19 +316,27 @@ impl Node {
             .unwrap_or_default()
     }
 
-    /// The power was cut. What is in the raw log was written before `now_ms`.
+    pub fn set_clock(&mut self, to_ms: i64) {
+        self.is_set_back |= to_ms < self.clock.time_ms();
+        self.clock.set(to_ms);
+    }
+
+    /// The power was cut. What is in the raw log was written before `now_ms`, by a clock that counts
+    /// unless it was set back.
     pub fn note_cut(&mut self, now_ms: i64) {
         let log = "__harmonylite___change_log_global";
-        let wrong = format!(
-            "{log} WHERE created_at > {now_ms} OR created_at + 60000 <
+        let late = format!("{log} WHERE created_at > {now_ms}");
+        let early = format!(
+            "{log} WHERE created_at + 60000 <
              (SELECT value FROM __harmonylite___meta WHERE key = 'clock_base')"
         );
         let compared = "__harmonylite___tables WHERE compare IS NOT NULL";
-        let first = format!("SELECT min(created_at) FROM {log}");
-        let first = self.app().query_row(&first, [], |r| r.get(0));
-        let is_right = self.count(&wrong) + self.count(compared) == 0;
-        self.cut = first.ok().filter(|_| is_right).map(|from_ms| Cut {
-            from_ms,
+        let is_right = self.count(&late) + self.count(compared) == 0
+            && !(self.is_set_back && self.count(&early) > 0);
+        let last = format!("SELECT max(created_at) FROM {log}");
+        let last = self.app().query_row(&last, [], |r| r.get(0));
+        self.cut = last.ok().filter(|_| is_right).map(|last_ms| Cut {
+            last_ms,
             touched: BTreeSet::new(),
         });
     }

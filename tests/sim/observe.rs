@@ -159,9 +159,11 @@ fn require_same_again(
         return Ok(());
     };
     // It may have been bounded by the broker's time, which lags while little is heard.
-    let before = model.lost(at, write).filter(|v| v.time_ms() >= cut.from_ms);
+    let before = model.lost(at, write).filter(|v| v.time_ms() >= cut.last_ms);
     let is_compared = node.shadow.contested.contains(&at.0);
-    if is_compared || model.twins || before.is_none_or(|v| v >= write.version) {
+    // The count goes by rows that this one hides, too.
+    let is_same = before.is_none_or(|v| v.time_ms() >= write.version.time_ms());
+    if is_compared || model.twins || is_same {
         return Ok(());
     }
     Err(format!(

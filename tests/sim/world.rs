@@ -401,7 +401,12 @@ impl World {
                 self.say(format!("node {place}: crash"));
                 self.nodes[place].crash();
             }
-            12 => self.power_loss(place),
+            12 => {
+                self.power_loss(place);
+                if self.nodes[place].gate.is_none() && self.random.percent(25) {
+                    return self.flicker(place);
+                }
+            }
             13 => self.restart_broker(),
             14 => return self.copy(place),
             15 => self.roll_back(place),
