@@ -111,10 +111,11 @@ impl Database {
     /// Messages before `first` are gone from the broker and were not read here.
     pub fn note_gap(&mut self, stream: &str, first: u64) {
         let known = self.position(stream);
-        let mut gap = Gap::new(first - 1);
-        (gap.learnt, gap.acked) = match &known.gap {
-            Some(earlier) => (earlier.learnt, earlier.acked),
-            None => (self.reservation.peek_number() - 1, known.acked_seq),
+        // All that is here came from before the end of this gap, also what was read after an earlier one.
+        let gap = Gap {
+            learnt: self.reservation.peek_number() - 1,
+            acked: known.acked_seq,
+            ..Gap::new(first - 1)
         };
         let gapped = Position {
             seq: first - 1,

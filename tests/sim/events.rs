@@ -251,7 +251,7 @@ impl World {
         node.clock.reboot();
         node.cut = None;
         if is_right {
-            node.note_cut(latest_ms);
+            node.note_cut(latest_ms, image.clock_ms);
         }
         if self.random.percent(30) {
             let boot = self.random.between(0, 60_000);

@@ -322,17 +322,21 @@ impl Node {
     }
 
     /// The power was cut. What is in the raw log was written before `now_ms`, by a clock that counts
-    /// unless it was set back.
-    pub fn note_cut(&mut self, now_ms: i64) {
-        let log = "__harmonylite___change_log_global";
-        let late = format!("{log} WHERE created_at > {now_ms}");
-        let early = format!(
-            "{log} WHERE created_at + 60000 <
-             (SELECT value FROM __harmonylite___meta WHERE key = 'clock_base')"
-        );
-        let compared = "__harmonylite___tables WHERE compare IS NOT NULL";
-        let is_right = self.count(&late) + self.count(compared) == 0
-            && !(self.is_set_back && self.count(&early) > 0);
+    /// if it was not ahead once, and not long before the file was synced at `synced_ms`.
+    pub fn note_cut(&mut self, now_ms: i64, synced_ms: i64) {
+        let (log, meta) = ("__harmonylite___change_log_global", "__harmonylite___meta");
+        let base = format!("(SELECT value FROM {meta} WHERE key = 'clock_base')");
+        let bound = match self.is_set_back {
+            true => base.clone(),
+            false => format!("min({synced_ms}, {base})"),
+        };
+        let wrong = [
+            "__harmonylite___tables WHERE compare IS NOT NULL".to_owned(),
+            format!("{log} WHERE created_at > {now_ms} OR created_at + 60000 < {bound}"),
+            // More than a few cuts in a row make it.
+            format!("{meta} WHERE key = 'clock_base' AND value > {synced_ms} + 300000"),
+        ];
+        let is_right = wrong.iter().all(|what| self.count(what) == 0);
         let last = format!("SELECT max(created_at) FROM {log}");
         let last = self.app().query_row(&last, [], |r| r.get(0));
         self.cut = last.ok().filter(|_| is_right).map(|last_ms| Cut {

@@ -161,9 +161,9 @@ fn require_same_again(
     // It may have been bounded by the broker's time, which lags while little is heard.
     let before = model.lost(at, write).filter(|v| v.time_ms() >= cut.last_ms);
     let is_compared = node.shadow.contested.contains(&at.0);
-    // The count goes by rows that this one hides, too.
-    let is_same = before.is_none_or(|v| v.time_ms() >= write.version.time_ms());
-    if is_compared || model.twins || is_same {
+    // A statement that collides with a row touches it, and a row that hides another goes by that, too.
+    let is_alone = plan.tables[at.0].indexes.is_empty();
+    if is_compared || model.twins || !is_alone || before.is_none_or(|v| v >= write.version) {
         return Ok(());
     }
     Err(format!(

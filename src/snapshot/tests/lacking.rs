@@ -108,6 +108,22 @@ fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
     assert!(meet(&mut n).contains("written long ago"));
 }
 
+/// Simulation, seed 907543: a node that lacked something was away again before a snapshot helped it.
+#[test]
+fn what_was_read_between_two_gaps_is_from_before_the_second() {
+    let mut n = cluster(2, BOOKS);
+    at(&mut n[1], 3);
+    n[1].db.note_gap("s", 6);
+    let mut n = forgetful(n, "");
+    n[1].publish();
+    n[1].db.read_up_to("s", 10, "id");
+    n[1].db.note_gap("s", 16);
+    n[1].db.read_up_to("s", 30, "id");
+    let taken = forgotten(&mut n[0]);
+    merge(&mut n[1], &taken);
+    assert_eq!(n[1].rows("SELECT id FROM Books"), "i2");
+}
+
 /// An application that brings a trigger may refuse the delete: then the row stays what it is.
 #[test]
 fn a_row_that_cannot_be_deleted_keeps_its_version() {
