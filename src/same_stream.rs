@@ -44,6 +44,17 @@ pub fn look(
         };
         gate.wake_publisher();
     }
+    if difference.is_none() && is_uncertain(state, &position) {
+        log::warn!(
+            "{stream}: message {} was read last, and is gone: whether it was the one that the broker \
+             kept cannot be told, so a snapshot is asked for",
+            position.seq
+        );
+        inside.database.note_gap(stream, state.first);
+        inside.database.flush()?;
+        gate.poke_keeper();
+        return Ok(state.first);
+    }
     let is_new = position.created != state.created;
     position.created.clone_from(&state.created);
     let next = position.seq + 1;
@@ -79,6 +90,14 @@ fn difference(
         }
     }
     Ok(None)
+}
+
+/// Whether the last message read is the last that the stream dropped: had the broker lost it and what
+/// came before, and given their numbers out again, nothing would tell. Where more was dropped, that is
+/// missing here and a snapshot brings all of it.
+fn is_uncertain(state: &StreamState, position: &Position) -> bool {
+    let is_edge = position.seq + 1 == state.first && state.first <= state.last;
+    is_edge && position.created == state.created && !position.id.is_empty()
 }
 
 /// Whether the broker lost what was at this place of a stream. No, if that cannot be told any more, or

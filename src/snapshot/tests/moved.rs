@@ -133,6 +133,30 @@ fn that_a_stream_is_another_is_not_forgotten() {
     }
 }
 
+/// Simulation, seed 1107292: the broker lost what this node had read last, gave the numbers out again
+/// and dropped those as well.
+#[test]
+fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
+    for (first, is_missing) in [(50, false), (51, true), (61, false)] {
+        let (gate, _dir) = gate(position(50, "new"));
+        let mut stream = Stream::new(&gate, 60);
+        let state = StreamState {
+            first,
+            ..stream.state.clone()
+        };
+        let next = same_stream::look(&gate, "s", &mut stream, &state).unwrap();
+        assert_eq!((next, gate.enter().database.has_gap()), (51, is_missing));
+        fail(&gate);
+        assert_eq!(gate.enter().database.has_gap(), is_missing);
+        // A snapshot helps once; then there is nothing to look up.
+        let known = gate.enter().database.position("s");
+        let helped = Position { gap: None, ..known };
+        gate.enter().database.move_position("s", helped);
+        same_stream::look(&gate, "s", &mut stream, &state).unwrap();
+        assert!(!is_missing || !gate.enter().database.has_gap());
+    }
+}
+
 #[test]
 fn that_all_is_to_be_read_again_is_not_forgotten() {
     let (gate, _dir) = gate(position(50, "new"));
