@@ -43,7 +43,7 @@ struct Joined {
     /// Something of the row here survives in what it is now: if it was marked unsent, under this
     /// transaction, it still is.
     remains: Option<i64>,
-    /// The row lost against a tombstone that whoever sent it may have forgotten.
+    /// The row lives on a tombstone, or lost against it, that whoever sent it may have forgotten.
     buried: bool,
 }
 
@@ -159,13 +159,15 @@ impl Database {
         let (state, action) = merge::join(before.as_ref(), &theirs, &columns);
         let is_tie = |s: &Stored| s.state.version == theirs.version;
         let survives = |s: &&Stored| state != theirs || is_tie(s);
-        let is_in_doubt = stored
+        let in_doubt = stored
             .as_ref()
-            .is_some_and(|s| s.state.deleted && state.deleted && self.may_be_dropped_elsewhere(s));
-        let is_told_again = is_in_doubt && theirs.deleted && stored.as_ref().is_some_and(is_tie);
+            .filter(|s| s.state.deleted && self.may_be_dropped_elsewhere(s));
+        let is_told_again = theirs.deleted && in_doubt.is_some_and(is_tie);
+        // Even if the row wins: columns that were written before the tombstone do not.
+        let is_unheard = |s: &Stored| theirs.floor() < s.state.version;
         let mut joined = Joined {
             remains: stored.as_ref().filter(survives).map(|s| s.at),
-            buried: is_in_doubt && !theirs.deleted,
+            buried: !theirs.deleted && in_doubt.is_some_and(is_unheard),
             before,
             after: state,
             next: Next::Nothing,

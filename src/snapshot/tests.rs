@@ -307,6 +307,12 @@ fn sweep(node: &mut Node) -> u64 {
     sweep.dropped
 }
 
+fn forget_all(node: &mut Node, count: u64) {
+    sweep(node);
+    node.clock.advance(RETENTION);
+    assert_eq!(sweep(node), count);
+}
+
 #[test]
 fn a_delete_is_forgotten_and_still_reaches_who_comes_back() {
     let mut n = cluster(3, BOOKS);
@@ -397,6 +403,27 @@ fn an_old_tombstone_that_wins_is_told_again() {
     let again = n[1].publish();
     n[0].apply(&again);
     assert_eq!(n[0].rows("SELECT count(*) FROM Books"), "i0");
+}
+
+/// The row wins, but not the column that was added later, which has the version of before the delete.
+#[test]
+fn an_old_tombstone_that_wins_over_a_column_is_told_again() {
+    let mut n = cluster(3, BOOKS);
+    let adds = "ALTER TABLE Books ADD COLUMN pages DEFAULT 7";
+    n[1].run(adds);
+    n[2].run(adds);
+    n[1].run("INSERT INTO Books VALUES (1, 'goes', 'x', 3)");
+    exchange(&mut n);
+    n[1].clock.advance(Duration::from_secs(5));
+    n[1].run("DELETE FROM Books");
+    let deleted = n[1].publish();
+    n[2].apply(&deleted);
+    forget_all(&mut n[2], 1);
+    note(&mut n[1]);
+    n[0].clock.advance(Duration::from_secs(9));
+    n[0].run("UPDATE Books SET title = 'is back'");
+    n[0].run(adds);
+    assert_eq!(meet(&mut n), "i1 t'is back' t'x' i7");
 }
 
 /// What came with a snapshot may be old, whenever that was.

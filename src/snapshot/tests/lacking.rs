@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BOOKS, Entry, RETENTION, at, at_in, meet, merge, note, snapshot, sweep};
+use super::{BOOKS, Entry, RETENTION, at, at_in, forget_all, meet, merge, note, snapshot, sweep};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, cluster, exchange};
 use crate::capture::Outgoing;
@@ -43,12 +43,6 @@ fn come_and_gone(node: &mut Node) -> [Vec<Outgoing>; 2] {
     node.clock.advance(Duration::from_secs(5));
     node.run("DELETE FROM Books");
     [inserted, node.publish()]
-}
-
-fn forget_all(node: &mut Node, count: u64) {
-    sweep(node);
-    node.clock.advance(RETENTION);
-    assert_eq!(sweep(node), count);
 }
 
 #[test]
