@@ -44,7 +44,7 @@ pub fn look(
         };
         gate.wake_publisher();
     }
-    if difference.is_none() && is_uncertain(state, &position) {
+    if is_uncertain(state, &position) {
         log::warn!(
             "{stream}: message {} was read last, and is gone: whether it was the one that the broker \
              kept cannot be told, so a snapshot is asked for",

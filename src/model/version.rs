@@ -40,7 +40,12 @@ impl Version {
 
     /// Whether its time is that of a clock, not the one of the version that it replaced.
     pub fn is_by_clock(self) -> bool {
-        self.hlc & 0xffff == 0
+        self.counter() == 0
+    }
+
+    /// The bits below the milliseconds.
+    fn counter(self) -> i64 {
+        self.hlc & ((1 << COUNTER_BITS) - 1)
     }
 
     /// Whether a peer may send this.
@@ -51,8 +56,7 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ms, counter) = (self.hlc >> COUNTER_BITS, self.hlc & 0xffff);
-        write!(f, "{ms}.{counter}@{}", self.node)
+        write!(f, "{}.{}@{}", self.time_ms(), self.counter(), self.node)
     }
 }
 

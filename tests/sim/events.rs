@@ -248,8 +248,16 @@ impl World {
         let node = &mut self.nodes[place];
         let is_right = node.clock.time_ms().max(image.clock_ms) <= latest_ms;
         node.restore(&image);
+        for table in 0..self.plan.tables.len() {
+            let rows = node.rows(&self.plan, table);
+            for (key, stored) in node.versions(&self.plan, table) {
+                let (row, at) = (rows.get(&key), (table, key));
+                if row.is_none() == stored.deleted {
+                    self.model.is_kept(&at, place, stored.version, row);
+                }
+            }
+        }
         node.clock.reboot();
-        node.cut = None;
         if is_right {
             node.note_cut(latest_ms, image.clock_ms);
         }
@@ -285,7 +293,6 @@ impl World {
         self.model.put_back(place);
         let node = &mut self.nodes[place];
         node.restore(&image);
-        node.cut = None;
         node.reserved = node.reservation();
         node.image = Some(image);
         node.backups.truncate(which + 1);

@@ -191,6 +191,15 @@ impl Model {
         }
     }
 
+    /// That write is on the disk after a power cut.
+    pub fn is_kept(&mut self, at: &RowId, writer: usize, version: Version, row: Option<&Row>) {
+        let writes = self.rows.get_mut(at).into_iter().flatten();
+        let is_it = |w: &&mut Write| {
+            (w.writer, w.version) == (writer, version) && same(w.row.as_ref(), row)
+        };
+        writes.filter(is_it).for_each(|w| w.certain = true);
+    }
+
     /// The node's file is that of last week: its time may begin there again.
     pub fn put_back(&mut self, writer: usize) {
         self.put_back.insert(writer, self.written(writer));
@@ -201,12 +210,16 @@ impl Model {
     }
 
     /// The highest version that the node gave to the row. Not even a power cut makes it give a lower
-    /// one: what it sent before the cut would win over what was written after it.
-    pub fn given(&self, at: &RowId, writer: usize) -> Option<Version> {
+    /// one: what it sent before the cut would win over what was written after it. But for those of a
+    /// clock that was ahead by more than `drift_ms`, which count less once the node has heard the
+    /// broker's time.
+    pub fn given(&self, at: &RowId, writer: usize, drift_ms: i64) -> Option<Version> {
         let writes = self.by_writer.get(&writer)?;
         let since = *self.put_back.get(&writer).unwrap_or(&0);
         let of_row = writes[since..].iter().filter(|(row, _)| row == at);
-        of_row.map(|(_, i)| self.rows[at][*i].version).max()
+        let given = of_row.map(|(_, i)| (self.rows[at][*i].version, self.times[at][*i]));
+        let in_time = given.filter(|(v, recorded_ms)| v.time_ms() <= recorded_ms + drift_ms);
+        in_time.map(|(v, _)| v).max()
     }
 
     /// The highest version of a write that is like this one and may be lost.

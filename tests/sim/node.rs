@@ -302,6 +302,7 @@ impl Node {
         write("-wal", &image.wal);
         let _ = std::fs::remove_file(format!("{}-shm", self.path.display()));
         self.shadow = image.shadow.clone();
+        self.cut = None;
         self.open_app();
     }
 

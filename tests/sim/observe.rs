@@ -130,11 +130,8 @@ fn require_later(
     at: &(usize, String),
     version: Version,
 ) -> Result<(), String> {
-    let given = model.given(at, node.place);
-    // What a clock gave that was ahead counts less once the node has heard the broker's time.
-    let latest = model.now_ms + MAX_CLOCK_DRIFT.as_millis() as i64;
+    let given = model.given(at, node.place, MAX_CLOCK_DRIFT.as_millis() as i64);
     let is_excused = model.twins
-        || given.is_some_and(|v| v.time_ms() > latest)
         || node.noted.contains(at)
         || model.is_surpassed(at, version.time_ms(), node.place);
     if given <= Some(version) || is_excused {
