@@ -1,13 +1,15 @@
 //! The one place where clocks are read.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// What the rest may know about time. A simulation brings its own.
 pub trait Clock: Send + Sync {
     /// Unix milliseconds; may jump in both directions, and be wrong.
     fn now_ms(&self) -> i64;
-    /// Time since some moment; never goes back.
+    /// Time since some moment; never goes back, and goes on while the machine is suspended.
     fn uptime(&self) -> Duration;
     /// Differs after every start of the operating system: when it is the same, nothing that was
     /// committed can have been lost to a power cut since. Empty if unknown.
@@ -16,23 +18,7 @@ pub trait Clock: Send + Sync {
 
 /// The machine's clocks.
 #[derive(Debug)]
-pub struct SystemClock {
-    start: Instant,
-}
-
-impl SystemClock {
-    pub fn new() -> Self {
-        SystemClock {
-            start: Instant::now(),
-        }
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
@@ -44,7 +30,9 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
-        self.start.elapsed()
+        // As `Instant`, but that stops in a suspended machine: the broker's time would lag behind.
+        let since_boot = clock_gettime(ClockId::Boottime);
+        Duration::new(since_boot.tv_sec as u64, since_boot.tv_nsec as u32)
     }
 
     fn boot_id(&self) -> String {

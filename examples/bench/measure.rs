@@ -171,7 +171,7 @@ fn install(path: &Path) -> Result<()> {
         apply_triggers: Vec::new(),
     };
     let never = Arc::new(AtomicBool::new(false));
-    Database::open(settings, Arc::new(SystemClock::new()), never)?;
+    Database::open(settings, Arc::new(SystemClock), never)?;
     Ok(())
 }
 

@@ -220,7 +220,7 @@ fn open(
 ) -> Result<Option<Database>, Failure> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        let clock = Arc::new(SystemClock::new());
+        let clock = Arc::new(SystemClock);
         match Database::open(settings(config, node_id), clock, waiting_is_over.clone()) {
             Ok(database) => return Ok(Some(database)),
             Err(e) if e.is_temporary() => {

@@ -21,7 +21,7 @@ pub(super) fn abort(bucket: &Bucket, prefix: &str, key: &str) {
         Ok(listing) => listing,
         Err(error) => return log::debug!("list uploads below {under}: {}", explain(&error)),
     };
-    let now = SystemClock::new().now_ms();
+    let now = SystemClock.now_ms();
     for upload in uploads_in(&listing) {
         let old = is_old(upload.initiated, now) && !prefix.is_empty();
         if !upload.key.starts_with(prefix) || (upload.key != key && !old) {
