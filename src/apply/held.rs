@@ -219,6 +219,11 @@ impl Database {
         if incoming.floor != told {
             self.doubt_ages();
         }
+        if self.publishes_held_again() {
+            let mut held = Incoming::default();
+            self.read_held(at, &mut held)?;
+            incoming.unsent = incoming.unsent.max(held.newest());
+        }
         Ok(())
     }
 
@@ -318,9 +323,10 @@ impl Database {
                 self.join_row(&table, &key, &at.key, incoming, frames)?;
             }
         }
-        if !places.is_empty() {
-            self.catalog.retry_held = Some(places.into_iter().next_back());
+        if places.is_empty() {
+            return self.all_held_is_again();
         }
+        self.catalog.retry_held = Some(places.into_iter().next_back());
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Incoming {
     pub floor: Option<Version>,
     /// Version of the row itself; none for columns that are held alone.
     pub row: Option<Version>,
-    /// Held: the version that its snapshot's maker had not sent. It is ours to send once it fits.
+    /// Held: up to this version it is not sent, or to be sent again. It is ours to send once it fits.
     pub unsent: Option<Version>,
     /// By lower-case name.
     pub columns: BTreeMap<String, (Version, OwnedValue)>,
@@ -47,6 +47,18 @@ impl Incoming {
     /// Whether it says anything.
     pub fn is_some(&self) -> bool {
         self.row.is_some() || self.floor.is_some() || !self.columns.is_empty()
+    }
+
+    /// The highest version in it.
+    pub fn newest(&self) -> Option<Version> {
+        let columns = self.columns.values().map(|(version, _)| Some(*version));
+        columns.chain([self.row, self.floor]).max().flatten()
+    }
+
+    /// Whether that version is one of those in it that are to be sent.
+    pub fn is_to_be_sent(&self, version: Version) -> bool {
+        let is_carried = || self.columns.values().any(|(v, _)| *v == version);
+        self.unsent == Some(version) || self.unsent > Some(version) && is_carried()
     }
 
     /// The larger of two values of a column wins, as everywhere.

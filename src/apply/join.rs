@@ -98,8 +98,9 @@ impl Database {
         };
         let is_done = self.settle_held(table, key_bytes, &incoming, joined.after.floor())?;
         let after = &joined.after;
-        let counts = |v: Version| after.version == v || after.exceptions.values().any(|e| *e == v);
-        if is_done && self.settings.publish && incoming.unsent.is_some_and(counts) {
+        let mut versions = after.exceptions.values().chain([&after.version]);
+        let is_to_be_sent = versions.any(|v| incoming.is_to_be_sent(*v));
+        if is_done && self.settings.publish && is_to_be_sent {
             self.mark_again(table, key_bytes, frames)?;
         }
         if let Some(at) = joined.remains {

@@ -3,7 +3,8 @@
 //! Rows carry their own versions, so it does not matter who publishes whose, and what others have
 //! already is nothing new to them. A walk through the versions, a chunk at a time, each published
 //! and acknowledged before the next: no marks, and no more memory than a chunk. How far it came is
-//! stored with the next chunk; a crash repeats one at most.
+//! stored with the next chunk; a crash repeats one at most. What is held here for want of a table or a
+//! column may be nowhere else by now: it goes out once it is taken in.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,9 @@ use crate::model::cbor;
 /// Where it is stored in `___meta`.
 const META: &str = "publish_again";
 
+/// In `___meta`: what is held was lost by the broker, too.
+const HELD: &str = "publish_held_again";
+
 /// Rows looked up between two looks at how much it is by now.
 const STEP: usize = 128;
 
@@ -26,6 +30,8 @@ pub(super) struct Again {
     from: Option<Place>,
     /// Where the chunk that is under way ends; the outer none if none is.
     chunk_end: Option<Option<Place>>,
+    /// What is held is to be published again as well, when it is taken in.
+    held: bool,
 }
 
 /// After this key of this table, in the order of table numbers and keys.
@@ -51,6 +57,8 @@ impl Database {
         self.stop_live();
         self.write(|db| {
             db.forget_ages()?;
+            let held = db.publishes_held_again() || db.held()? > 0;
+            db.set_held_again(held)?;
             db.set_again(Some(Place {
                 table: 0,
                 after: None,
@@ -63,8 +71,28 @@ impl Database {
         self.marks.again.from.is_some()
     }
 
+    /// Whether what is held is published again when it is taken in.
+    pub(crate) fn publishes_held_again(&self) -> bool {
+        self.marks.again.held
+    }
+
+    /// All that was held is taken in. Inside a transaction.
+    pub(crate) fn all_held_is_again(&mut self) -> Result<()> {
+        match self.publishes_held_again() && self.held()? == 0 {
+            true => self.set_held_again(false),
+            false => Ok(()),
+        }
+    }
+
+    fn set_held_again(&mut self, again: bool) -> Result<()> {
+        set_meta(&self.conn, HELD, again)?;
+        self.marks.again.held = again;
+        Ok(())
+    }
+
     /// Reads at the start where an unfinished walk was.
     pub(crate) fn load_again(&mut self) -> Result<()> {
+        self.marks.again.held = get_meta(&self.conn, HELD)?.unwrap_or_default();
         let stored: Option<Vec<u8>> = get_meta(&self.conn, META)?;
         self.marks.again.from = stored
             .filter(|s| !s.is_empty())
@@ -78,10 +106,8 @@ impl Database {
             ciborium::into_writer(from, &mut bytes).expect("writing to memory does not fail");
         }
         set_meta(&self.conn, META, bytes)?;
-        self.marks.again = Again {
-            from,
-            chunk_end: None,
-        };
+        self.marks.again.from = from;
+        self.marks.again.chunk_end = None;
         Ok(())
     }
 

@@ -71,3 +71,33 @@ fn a_lost_chunk_and_a_restart_repeat_but_never_skip() {
     }
     assert_eq!(n[0].dump(), n[1].dump());
 }
+
+/// Whoever wrote it lost it as well: those who wait for the table and the column have it alone.
+#[test]
+fn what_is_held_goes_out_again_when_it_is_taken_in() {
+    let late = "ALTER TABLE t ADD COLUMN w; CREATE TABLE late(k PRIMARY KEY, v)";
+    let mut n = cluster(3, SCHEMA);
+    n[0].run(late);
+    n[0].run("INSERT INTO t VALUES ('a', 1, 'x'); INSERT INTO late VALUES (1, 'y')");
+    let lost = n[0].publish();
+    n[1].apply(&lost);
+    n[1].run("UPDATE t SET v = 2");
+    n[1].publish();
+    n[1].db.publish_all_again().unwrap();
+    let again = n[1].send();
+    n[1].restart();
+    n[1].run(late);
+    let taken_in = n[1].publish();
+    n[2].apply(&again);
+    n[2].run(late);
+    n[2].capture();
+    n[2].apply(&taken_in);
+    assert_eq!(n[1].dump(), n[2].dump());
+    assert_eq!(n[2].rows("SELECT * FROM t, late"), "t'a' i2 t'x' i1 t'y'");
+    n[0].run("INSERT INTO late VALUES (2, 'z')");
+    n[0].run("ALTER TABLE late ADD COLUMN w; UPDATE late SET w = 3 WHERE k = 2");
+    let more = n[0].publish();
+    n[1].apply(&more);
+    n[1].run("ALTER TABLE late ADD COLUMN w");
+    assert_eq!(n[1].publish().len(), 0, "that is said already");
+}
