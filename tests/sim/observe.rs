@@ -177,9 +177,11 @@ pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
             continue;
         }
         let versions = node.versions(plan, table);
+        // Where the file was put back, theirs may be what this node wrote under that version before.
+        let is_put_back = model.is_put_back(node.place);
         for (key, version) in before {
             let now = versions.get(&key).map(|s| s.version);
-            if now.is_some_and(|now| now != version) {
+            if now.is_some_and(|now| now != version || is_put_back) {
                 model.give_way(table, &key, version);
             }
         }
