@@ -271,6 +271,9 @@ impl Database {
             }
         }
         self.flush()?;
+        if !self.has_gap() {
+            self.tell_twin()?;
+        }
         Ok(closed)
     }
 

@@ -4,12 +4,19 @@
 //! everywhere. But it is luck which write that is, so whoever notices takes an id of its own.
 
 use crate::apply::held;
-use crate::database::own_tables::set_meta;
+use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::rows::Rows;
 use crate::database::{Database, Result};
 use crate::model::frame::{Row, TableRows};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
+use crate::snapshot::manifest::{Entry, KEPT};
+
+/// In `___meta`: the names of the snapshots that this node made last.
+const MADE: &str = "snapshots_made";
+
+/// In `___meta`: the twin may not know that there is something to be heard of this node.
+const UNHEARD: &str = "unheard_by_twin";
 
 impl Database {
     /// Looks for a row that was written under this node's id since it started, and not by it.
@@ -43,6 +50,43 @@ impl Database {
             }
         }
         Ok(false)
+    }
+
+    /// This node made a snapshot, and others are about to hear of it. On the disk, or after a power cut
+    /// it would pass for a twin's.
+    pub(crate) fn note_made(&mut self, name: &str) -> Result<()> {
+        let mut made = self.made()?;
+        made.push(name.to_owned());
+        let last = made.len().saturating_sub(KEPT);
+        self.write_synced(|db| Ok(set_meta(&db.conn, MADE, made[last..].join(" "))?))
+    }
+
+    fn made(&self) -> Result<Vec<String>> {
+        let names: Option<String> = get_meta(&self.conn, MADE)?;
+        let names = names.unwrap_or_default();
+        Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// A snapshot is about to be merged because messages were missed. Made under this node's id and not
+    /// by it, it is a twin's; who in turn, should it lack messages as well, takes what it made itself
+    /// for all that this id has to say.
+    pub(crate) fn look_at_maker(&mut self, entry: &Entry) -> Result<()> {
+        if entry.node != self.node || !self.has_gap() || self.made()?.contains(&entry.name) {
+            return Ok(());
+        }
+        self.write(|db| {
+            db.take_fresh_id()?;
+            Ok(set_meta(&db.conn, UNHEARD, true)?)
+        })
+    }
+
+    /// Nothing is lacking here any more: now the twin is told what it lacks.
+    pub(super) fn tell_twin(&mut self) -> Result<()> {
+        if get_meta(&self.conn, UNHEARD)?.unwrap_or(false) {
+            self.publish_all_again()?;
+            self.write(|db| Ok(set_meta(&db.conn, UNHEARD, false)?))?;
+        }
+        Ok(())
     }
 
     /// What an earlier start sent may be unknown here after a power cut, and a delete may be forgotten.

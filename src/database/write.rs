@@ -10,10 +10,19 @@ use super::{Database, DatabaseError, Result, own_tables};
 
 impl Database {
     /// Runs `f` in a write transaction; undone if it fails. Takes as long as others hold the lock.
-    pub(crate) fn write<T>(&mut self, mut f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+    pub(crate) fn write<T>(&mut self, f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        self.transact(false, f)
+    }
+
+    /// The same, and no power cut takes it back.
+    pub(crate) fn write_synced<T>(&mut self, f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        self.transact(true, f)
+    }
+
+    fn transact<T>(&mut self, sync: bool, mut f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         loop {
             self.reserve(self.clock.now_ms())?;
-            self.sync_commits(self.reservation.noted.waits())?;
+            self.sync_commits(sync || self.reservation.noted.waits())?;
             retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;
             let result = f(self).and_then(|value| {
                 retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;

@@ -196,6 +196,7 @@ impl World {
             return Ok(());
         }
         node.learn_schema(&self.plan);
+        node.learn_id(&self.model)?; // what is captured while a snapshot of a twin's is merged is by the new one
         observe::captured(node, &self.plan, &mut self.model, false)?;
         observe::given_way(node, &self.plan, &mut self.model);
         self.note_unsent(place, false);

@@ -223,9 +223,14 @@ impl Node {
         Db(self.gate().enter())
     }
 
-    /// It may have met a twin, if there are any, or what it wrote before its file was put back.
+    /// It may have met a twin, if there are any, or what it wrote before its file was put back; even if
+    /// it was killed since.
     pub fn learn_id(&mut self, model: &Model) -> Result<(), String> {
-        let id = self.db().node();
+        let text = "SELECT value FROM __harmonylite___meta WHERE key = 'node_id'";
+        let mut statement = self.app().prepare_cached(text).expect("meta");
+        let id: i64 = statement.query_row([], |r| r.get(0)).expect("node_id");
+        let id = id as u64;
+        drop(statement);
         if id != self.id && !model.twins && !model.is_put_back(self.place) {
             return Err(format!(
                 "node {}: takes another id, and has no twin",

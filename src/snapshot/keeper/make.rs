@@ -124,6 +124,7 @@ impl Keeper {
             store.remove(&entry.name)?;
             return Err(RoundError::LeaseLost);
         }
+        round.gate.enter().database.note_made(&entry.name)?;
         transfer::announce(entry.clone(), &self.options.cluster, &mut *store)?;
         round.registry.set_newest(&entry)?;
         log::info!(

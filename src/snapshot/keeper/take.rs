@@ -91,6 +91,7 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
     let path = round.gate.enter().database.path().to_owned();
     let file = transfer::fetch(entry, &path, store, round.watch)?;
     let mut merge = Merge::open(file.path(), entry)?;
+    round.gate.enter().database.look_at_maker(entry)?;
     loop {
         let turn = round.gate.take_turn();
         let entered = Instant::now();

@@ -397,6 +397,38 @@ fn when_everybody_lacks_something_each_says_what_it_has() {
     assert!(cluster.newest().unwrap().is_whole());
 }
 
+/// To each, the other's snapshots seem to be of this very node: what it has itself.
+#[test]
+fn of_twins_that_lack_something_one_takes_another_id_and_tells_all() {
+    let cluster = Cluster::new();
+    let mut nodes: Vec<Kept> = (0..2).map(|_| cluster.node(7, BOOKS)).collect();
+    nodes[1].registry.1 = 8; // the lease is of the process
+    for (i, node) in nodes.iter_mut().enumerate() {
+        cluster.round(node).unwrap();
+        let text = format!("INSERT INTO Books VALUES ({i}, 'of {i}', {i})");
+        node.app.execute_batch(&text).unwrap();
+        move_on(node, 100, Some(90));
+    }
+    for _ in 0..4 {
+        for node in &mut nodes {
+            cluster.round(node).unwrap();
+            node.clock.advance(Duration::from_secs(31));
+        }
+    }
+    let ids = nodes.iter().map(|n| n.gate.enter().database.node());
+    let ids: Vec<u64> = ids.collect();
+    assert!(ids.contains(&7) && ids[0] != ids[1], "{ids:?}");
+    for (node, id) in nodes.iter().zip(ids) {
+        let inside = node.gate.enter();
+        assert!(!inside.database.has_gap());
+        let titles = if id == 7 { 1 } else { 2 };
+        let count = "SELECT count(*) FROM Books";
+        let found = node.app.query_row(count, [], |r| r.get::<_, u64>(0));
+        assert_eq!(found.unwrap(), titles);
+        assert_eq!(inside.database.publishes_again(), id != 7);
+    }
+}
+
 #[test]
 fn what_a_node_that_is_away_published_stays_lacking() {
     let cluster = Cluster::new();
