@@ -12,6 +12,7 @@ mod eviction;
 mod hostile;
 mod keys;
 mod limits;
+mod migrations;
 mod nonsense;
 mod oracle;
 mod random;

@@ -64,7 +64,7 @@ impl Database {
 
     /// Whether rows have the values of their versions, as far as the last capture saw.
     pub fn is_captured(&self) -> bool {
-        let unwatched = |c: &Compare| c.cause == Cause::Unwatched;
+        let unwatched = |c: &Compare| c.cause >= Cause::Unwatched;
         !self.log_is_left && !self.catalog.comparing.values().any(unwatched)
     }
 

@@ -14,6 +14,7 @@ use crate::database::table::Table;
 use crate::database::{Cause, Compare, Database, Phase, Result, TIME_BOX, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
+use crate::model::version::milliseconds;
 
 /// Keys looked at between two looks at the clock.
 const STEP: usize = 128;
@@ -81,19 +82,34 @@ impl Database {
     ) -> Result<bool> {
         let key = cbor::key_values(key_bytes)?;
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-        let time_ms = self.stamp_now()?;
+        let mut time_ms = self.stamp_now()?;
         let mut rows = Rows::new(&self.conn, table)?;
+        let live = |stored: Option<Stored>| stored.filter(|s| !s.state.deleted);
         let stored = rows.version(&self.sites, &key)?;
+        let is_asked = !matches!(cause, Cause::Before | Cause::Unwatched);
+        let is_here = is_asked && rows.exists(&key)?;
         drop(rows);
         let why = match (cause, stored) {
             (Cause::Before, None) => Why::Before,
             (Cause::Before | Cause::Unwatched, _) => Why::Compared,
-            (Cause::Added | Cause::Dropped, stored) => {
-                let Some(stored) = stored.filter(|s| !s.state.deleted) else {
-                    return Ok(false); // its change is in the raw log
-                };
-                return self.rehash(table, (&key, key_bytes), stored, cause, frames);
+            (Cause::Rebuilt, stored) => {
+                // Newer than what it was, and older than any write since.
+                if is_here && live(stored).is_some() {
+                    time_ms = 0;
+                }
+                Why::Compared
             }
+            (Cause::Rekeyed(hlc), _) => {
+                time_ms = milliseconds(hlc).min(time_ms);
+                Why::Compared
+            }
+            (Cause::Added | Cause::Dropped, stored) => match live(stored) {
+                None => return Ok(false), // its change is in the raw log
+                Some(stored) if is_here => {
+                    return self.rehash(table, (&key, key_bytes), stored, cause, frames);
+                }
+                Some(_) => Why::Compared, // displaced, or an eviction that was not seen
+            },
         };
         let touched = Touched {
             key: key_bytes.to_vec(),
@@ -117,7 +133,7 @@ impl Database {
     ) -> Result<bool> {
         let mut rows = Rows::new(&self.conn, table)?;
         let Some(values) = rows.owned_row(key)? else {
-            return Ok(false); // displaced
+            return Ok(false);
         };
         let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
         if hash == stored.hash {

@@ -189,10 +189,10 @@ impl Database {
         Ok(count.saturating_sub(4))
     }
 
-    /// Name -> SQL text.
+    /// Name in lower case -> SQL text.
     fn installed_triggers(&self) -> Result<HashMap<String, String>> {
         let mut statement = self.conn.prepare(
-            "SELECT name, sql FROM sqlite_schema
+            "SELECT lower(name), sql FROM sqlite_schema
              WHERE type = 'trigger' AND name GLOB '__harmonylite__*'",
         )?;
         let all = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;

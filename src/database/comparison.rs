@@ -26,6 +26,10 @@ pub enum Cause {
     Before,
     /// Triggers were not in place.
     Unwatched,
+    /// The same, and columns came or went: a row that differs need not have been written.
+    Rebuilt,
+    /// The key is of another kind, so the versions are gone. None of them had an hlc above this.
+    Rekeyed(i64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +61,40 @@ impl Shape {
             (true, _) => Cause::Added,
             (false, true) => Cause::Dropped,
         };
-        Some(Compare::start(
-            under_way.map_or(cause, |c| c.cause.max(cause)),
-        ))
+        Some(Compare::start(match under_way.map(|c| c.cause) {
+            Some(Cause::Unwatched) => Cause::Rebuilt,
+            under_way => cause.max(under_way.unwrap_or(cause)),
+        }))
     }
+}
+
+impl Compare {
+    /// The same comparison, now that triggers were found that were not in place.
+    pub fn after(under_way: Option<Compare>, missing: Missing) -> Option<Compare> {
+        let cause = under_way.as_ref().map(|c| c.cause);
+        match missing {
+            Missing::None => under_way,
+            // Every write was seen, but evictions may not have been: rows that are gone.
+            Missing::OfEvictions => match under_way {
+                Some(compare) if compare.phase == Phase::Rows => Some(compare),
+                _ => Some(Compare {
+                    phase: Phase::Versions,
+                    ..Compare::start(cause.unwrap_or(Cause::Unwatched))
+                }),
+            },
+            Missing::OfWrites => Some(Compare::start(match cause {
+                Some(Cause::Added | Cause::Dropped | Cause::Rebuilt) => Cause::Rebuilt,
+                Some(cause @ (Cause::Before | Cause::Rekeyed(_))) => cause,
+                Some(Cause::Unwatched) | None => Cause::Unwatched,
+            })),
+        }
+    }
+}
+
+/// Triggers that were not in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Missing {
+    None,
+    OfEvictions,
+    OfWrites,
 }

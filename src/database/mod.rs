@@ -39,7 +39,7 @@ pub mod values;
 mod write;
 
 pub(crate) use catalog::Catalog;
-pub(crate) use comparison::{Cause, Compare, Phase};
+pub(crate) use comparison::{Cause, Compare, Missing, Phase};
 pub(crate) use error::is_unfit;
 pub use error::{DatabaseError, Result};
 pub use install::clean_up;

@@ -23,6 +23,8 @@ pub struct Schema {
     pub rowid: Option<&'static str>,
     /// Whether the key is the rowid, under its own name or as INTEGER PRIMARY KEY.
     pub key_is_rowid: bool,
+    /// How the rowid is spelled where it is not the key: a REPLACE may evict a row by it.
+    pub other_rowid: Option<&'static str>,
     /// Stored columns, the key's first. With `rowid`, the first is the rowid under the name
     /// [`ROWID`]. Generated columns are left out: every node computes them itself.
     pub columns: Vec<Column>,
@@ -44,6 +46,7 @@ pub struct Column {
     pub default: OwnedValue,
     /// The default of rows that are inserted now.
     pub default_now: OwnedValue,
+    pub not_null: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -137,14 +140,21 @@ pub fn read(
 ) -> rusqlite::Result<(Vec<Schema>, Vec<LeftAlone>)> {
     let foreign = tables_of_unknown_modules(conn)?;
     let mut list = conn.prepare(
-        "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
+        "SELECT name, strict, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
          AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*' ORDER BY name",
     )?;
-    let names: Vec<(String, bool)> = list
-        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+    let names: Vec<(String, Options)> = list
+        .query_map([], |r| {
+            let (strict, without_rowid) = (r.get(1)?, r.get(2)?);
+            let options = Options {
+                strict,
+                without_rowid,
+            };
+            Ok((r.get(0)?, options))
+        })?
         .collect::<Result<_, _>>()?;
     let (mut tables, mut left) = (Vec::new(), Vec::new());
-    for (name, strict) in names.into_iter().filter(|(n, _)| selects(n)) {
+    for (name, options) in names.into_iter().filter(|(n, _)| selects(n)) {
         let lower = name.to_ascii_lowercase();
         if let Some(owner) = foreign.iter().find(|v| lower.starts_with(*v)) {
             let reason =
@@ -155,7 +165,7 @@ pub fn read(
             });
             continue;
         }
-        match read_table(conn, &name, strict)? {
+        match read_table(conn, &name, options)? {
             Ok(table) if table.rowid.is_some() && !allow_rowid_tables => left.push(LeftAlone {
                 table: name,
                 reason: "it has no primary key and allow_rowid_tables is false".into(),
@@ -190,20 +200,28 @@ fn tables_of_unknown_modules(conn: &Connection) -> rusqlite::Result<Vec<String>>
     Ok(prefixes)
 }
 
+/// Of CREATE TABLE.
+#[derive(Clone, Copy)]
+struct Options {
+    strict: bool,
+    without_rowid: bool,
+}
+
 struct RawColumn {
     name: String,
     declared: String,
     default: Option<String>,
     pk: usize,
+    not_null: bool,
 }
 
 fn read_table(
     conn: &Connection,
     name: &str,
-    strict: bool,
+    options: Options,
 ) -> rusqlite::Result<Result<Schema, String>> {
     let mut statement = conn.prepare_cached(
-        "SELECT name, type, dflt_value, pk FROM pragma_table_xinfo(?1) WHERE hidden = 0",
+        "SELECT name, type, dflt_value, pk, \"notnull\" FROM pragma_table_xinfo(?1) WHERE hidden = 0",
     )?;
     let raw: Vec<RawColumn> = statement
         .query_map([name], |r| {
@@ -212,6 +230,7 @@ fn read_table(
                 declared: r.get(1)?,
                 default: r.get(2)?,
                 pk: r.get(3)?,
+                not_null: r.get(4)?,
             })
         })?
         .collect::<Result<_, _>>()?;
@@ -226,9 +245,10 @@ fn read_table(
     let mut columns = Vec::with_capacity(raw.len() + 1);
     let mut key = Vec::new();
     let mut rowid = None;
+    let is_free = |alias: &&&str| !raw.iter().any(|c| c.name.eq_ignore_ascii_case(alias));
+    let alias = ["rowid", "_rowid_", "oid"].iter().find(is_free).copied();
     if in_order.is_empty() {
-        let taken = |alias: &&&str| !raw.iter().any(|c| c.name.eq_ignore_ascii_case(alias));
-        let Some(alias) = ["rowid", "_rowid_", "oid"].iter().find(taken).copied() else {
+        let Some(alias) = alias else {
             return Ok(Err(
                 "it has no primary key and its rowid is hidden by columns".into(),
             ));
@@ -241,6 +261,7 @@ fn read_table(
             affinity,
             default_now: default.clone(),
             default,
+            not_null: true,
         });
         let collation = "BINARY".to_owned();
         key.push(KeyColumn {
@@ -250,7 +271,7 @@ fn read_table(
         });
     }
     for (i, column) in in_order.iter().enumerate() {
-        let affinity = Affinity::of(&column.declared, strict).name();
+        let affinity = Affinity::of(&column.declared, options.strict).name();
         let collation = collations
             .get(i)
             .cloned()
@@ -266,9 +287,10 @@ fn read_table(
         columns.push(Column {
             name: column.name.clone(),
             lower: column.name.to_ascii_lowercase(),
-            affinity: Affinity::of(&column.declared, strict),
+            affinity: Affinity::of(&column.declared, options.strict),
             default_now: default.clone(),
             default,
+            not_null: column.not_null,
         });
     }
     let mut generated =
@@ -285,10 +307,12 @@ fn read_table(
         index.columns = index.columns.take().filter(stored);
     }
     let key_is_rowid = collations.is_empty(); // it has no index of its own
+    let other_rowid = alias.filter(|_| !key_is_rowid && !options.without_rowid);
     Ok(Ok(Schema {
         name: name.into(),
         rowid,
         key_is_rowid,
+        other_rowid,
         columns,
         generated,
         key,

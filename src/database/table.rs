@@ -249,7 +249,8 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
         false => format!("UPDATE SET {}", set.join(", ")),
     };
     format!(
-        "INSERT INTO {}({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
+        // By another name: a table may be called "excluded".
+        "INSERT INTO {} AS __harmonylite__row({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
         quote(&schema.name),
         column_list(schema, inserted.iter().copied()),
         parameters(1, inserted.len()),

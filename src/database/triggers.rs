@@ -4,8 +4,10 @@
 //! later, by capture, as the rows then are. Nothing here calls a function that SQLite does not
 //! allow in triggers with `trusted_schema = OFF`.
 
-use crate::database::schema::{Affinity, PREFIX, Schema, UniqueIndex, quote};
+use crate::database::schema::{Affinity, Column, PREFIX, Schema, UniqueIndex, quote};
 use crate::database::sql_text;
+use crate::model::text::literal;
+use crate::model::value::OwnedValue;
 use crate::mutation::{self, Mutation};
 
 /// The row was written or deleted.
@@ -13,6 +15,9 @@ pub const REAL: i64 = 0;
 /// The row may have been evicted by a REPLACE through one of its UNIQUE indexes, which fires no
 /// delete trigger.
 pub const MAYBE: i64 = 1;
+
+/// Name of the table's rows in a trigger's statement.
+const ROW: &str = "__harmonylite__row";
 
 /// Name of the raw log.
 pub const LOG: &str = "__harmonylite___change_log_global";
@@ -26,16 +31,17 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
     let log = Log { table, schema };
     let new = [log.append("NEW"), log.append_old_key()];
     let mut triggers = vec![
-        log.trigger("insert", "AFTER INSERT", &[log.append("NEW")]),
+        log.trigger("insert", "AFTER INSERT", "", &[log.append("NEW")]),
         log.trigger(
             "update",
             "AFTER UPDATE",
+            "",
             match mutation::is(Mutation::KeyUpdateKeepsOld) {
                 true => &new[..1],
                 false => &new[..],
             },
         ),
-        log.trigger("delete", "AFTER DELETE", &[log.append("OLD")]),
+        log.trigger("delete", "AFTER DELETE", "", &[log.append("OLD")]),
     ];
     if !schema.unique.is_empty() {
         let inserts: Vec<String> = schema
@@ -44,33 +50,39 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
             .map(|u| log.evicted(u, false))
             .collect();
         let updates: Vec<String> = schema.unique.iter().map(|u| log.evicted(u, true)).collect();
-        triggers.push(log.trigger("insert_before", "BEFORE INSERT", &inserts));
-        let event = format!("BEFORE UPDATE{}", of_columns(&schema.unique));
-        triggers.push(log.trigger("update_before", &event, &updates));
+        triggers.push(log.trigger("insert_before", "BEFORE INSERT", "", &inserts));
+        let event = format!("BEFORE UPDATE{}", of_columns(schema));
+        triggers.push(log.trigger("update_before", &event, "", &updates));
+    }
+    if let Some(rowid) = schema.other_rowid {
+        // NEW's is -1 unless it is given.
+        let (given, moved) = (
+            format!(" WHEN NEW.{rowid} IS NOT -1"),
+            format!(" WHEN NEW.{rowid} IS NOT OLD.{rowid}"),
+        );
+        let evicted = [log.evicted_by(rowid)];
+        triggers.push(log.trigger("insert_rowid", "BEFORE INSERT", &given, &evicted));
+        triggers.push(log.trigger("update_rowid", "BEFORE UPDATE", &moved, &evicted));
     }
     triggers
 }
 
-/// An UPDATE that names no column of a UNIQUE index cannot evict.
-fn of_columns(unique: &[UniqueIndex]) -> String {
-    let Some(mut columns) = unique
-        .iter()
-        .map(|u| u.columns.clone())
-        .collect::<Option<Vec<_>>>()
-        .map(|c| c.concat())
-    else {
+/// Whether a trigger, by its name, notes what a REPLACE may evict and not what is written.
+pub fn is_of_evictions(name: &str) -> bool {
+    ["_before", "_rowid"].iter().any(|end| name.ends_with(end))
+}
+
+/// An UPDATE that names no column of a UNIQUE index cannot evict. In the table's order, which a renamed
+/// column keeps.
+fn of_columns(schema: &Schema) -> String {
+    let names = schema.unique.iter().map(|u| u.columns.as_ref());
+    let Some(names) = names.collect::<Option<Vec<_>>>() else {
         return String::new();
     };
-    columns.sort_unstable();
-    columns.dedup();
-    format!(
-        " OF {}",
-        columns
-            .iter()
-            .map(|c| quote(c))
-            .collect::<Vec<_>>()
-            .join(", ")
-    )
+    let named = |c: &&Column| names.iter().any(|all| all.contains(&c.name));
+    let columns = schema.columns.iter().filter(named);
+    let columns: Vec<String> = columns.map(|c| quote(&c.name)).collect();
+    format!(" OF {}", columns.join(", "))
 }
 
 struct Log<'a> {
@@ -79,12 +91,18 @@ struct Log<'a> {
 }
 
 impl Log<'_> {
-    fn trigger(&self, suffix: &str, event: &str, statements: &[String]) -> (String, String) {
+    fn trigger(
+        &self,
+        suffix: &str,
+        event: &str,
+        when: &str,
+        statements: &[String],
+    ) -> (String, String) {
         let name = format!("{PREFIX}{}_{suffix}", self.schema.name);
         let body: String = statements.iter().map(|s| format!(" {s};")).collect();
         let on = quote(&self.schema.name);
         let text = format!(
-            "CREATE TRIGGER {} {event} ON {on} BEGIN{body} END",
+            "CREATE TRIGGER {} {event} ON {on}{when} BEGIN{body} END",
             quote(&name)
         );
         (name, text)
@@ -140,15 +158,17 @@ impl Log<'_> {
     ///
     /// Columns of such a row have no affinity, so a comparison inside of the expression may come out
     /// otherwise than in the table. A CAST gives it to them, but alters a value that is not of the
-    /// column's class; so both ways are tried.
-    fn of_new(&self, term: &str) -> Vec<String> {
+    /// column's class; so both ways are tried. What a partial index leaves out is not worked out: the
+    /// expression may fail on it.
+    fn of_new(&self, term: &str, predicate: Option<&str>) -> Vec<String> {
         let rowid = usize::from(self.schema.rowid.is_some());
         let stored = self.schema.columns.iter().skip(rowid).map(|c| &c.name);
         let mut all = stored.chain(&self.schema.generated);
-        if all.clone().any(|c| quote(c) == term) {
-            return vec![format!("NEW.{term}")];
+        if let Some(column) = all.clone().find(|c| quote(c) == term) {
+            return vec![self.new_value(column)];
         }
-        let words = sql_text::words(term);
+        let predicate = predicate.map_or(String::new(), |p| format!(" WHERE {p}"));
+        let words = sql_text::words(&format!("{term}{predicate}"));
         let named: Vec<&String> = all
             .by_ref()
             .filter(|c| words.contains(&c.to_ascii_lowercase()))
@@ -161,9 +181,12 @@ impl Log<'_> {
                 .iter()
                 .map(|c| format!("{} AS {}", value(c), quote(c)));
             let row: Vec<String> = row.collect();
-            format!("(SELECT {term} FROM (SELECT {}))", row.join(", "))
+            format!(
+                "(SELECT {term} FROM (SELECT {}){predicate})",
+                row.join(", ")
+            )
         };
-        let plain = |column: &String| format!("NEW.{}", quote(column));
+        let plain = |column: &String| self.new_value(column);
         let cast = |column: &String| match self.cast_to(column) {
             Some(class) => format!("CAST({} AS {class})", plain(column)),
             None => plain(column),
@@ -171,6 +194,20 @@ impl Log<'_> {
         let mut ways = vec![of_row(&plain), of_row(&cast)];
         ways.dedup();
         ways
+    }
+
+    /// What the column will hold: a REPLACE puts the default in the place of a NULL that is not allowed,
+    /// after BEFORE triggers have run.
+    fn new_value(&self, column: &str) -> String {
+        let new = format!("NEW.{}", quote(column));
+        let found = self.schema.columns.iter().find(|c| c.name == *column);
+        match found.map(|c| (c.not_null, &c.default_now)) {
+            Some((true, OwnedValue::Real(r))) if !r.is_finite() => new,
+            Some((true, default)) if *default != OwnedValue::Null => {
+                format!("coalesce({new}, {})", literal(default.borrow()))
+            }
+            _ => new,
+        }
     }
 
     /// The CAST that leaves what the column stores as it is and gives it the column's affinity.
@@ -186,30 +223,37 @@ impl Log<'_> {
 
     /// Rows that share the new row's values in a UNIQUE index.
     fn evicted(&self, index: &UniqueIndex, update: bool) -> String {
-        let alias = "__harmonylite__row";
-        let mut conditions: Vec<String> = Vec::new();
+        let predicate = index.predicate.as_deref();
+        // Whether the new row is within a partial index is not asked: a row too many does no harm.
+        let mut conditions: Vec<String> = predicate.map(|p| format!("({p})")).into_iter().collect();
         for (term, collation) in &index.terms {
             let collation = quote(collation);
-            conditions.push(match &self.of_new(term)[..] {
+            conditions.push(match &self.of_new(term, predicate)[..] {
                 [new] => format!("{term} = {new} COLLATE {collation}"),
                 ways => format!("{term} COLLATE {collation} IN ({})", ways.join(", ")),
             });
         }
-        // Whether the new row is within a partial index is not asked: a row too many does no harm.
-        conditions.extend(index.predicate.as_ref().map(|p| format!("({p})")));
         if update {
             let same: Vec<String> = (0..self.schema.key_len())
-                .map(|i| self.same_key_column(i, alias))
+                .map(|i| self.same_key_column(i, ROW))
                 .collect();
             conditions.push(format!("NOT ({})", same.join(" AND ")));
         }
+        self.append_maybe(&conditions.join(" AND "))
+    }
+
+    /// The row that has the new row's rowid.
+    fn evicted_by(&self, rowid: &str) -> String {
+        self.append_maybe(&format!("{ROW}.{rowid} = NEW.{rowid}"))
+    }
+
+    fn append_maybe(&self, condition: &str) -> String {
         format!(
-            "{} SELECT {}, {MAYBE}, {NOW}, {} FROM {} AS {alias} WHERE {}",
+            "{} SELECT {}, {MAYBE}, {NOW}, {} FROM {} AS {ROW} WHERE {condition}",
             self.into(),
             self.table,
-            self.key_of(alias),
+            self.key_of(ROW),
             quote(&self.schema.name),
-            conditions.join(" AND ")
         )
     }
 }

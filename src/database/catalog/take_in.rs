@@ -11,7 +11,7 @@ use crate::apply::create_probe;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
-use crate::database::{Cause, Compare, Database, DatabaseError, Result, triggers};
+use crate::database::{Cause, Compare, Database, DatabaseError, Missing, Result, triggers};
 use crate::model::key::is_known_collation;
 
 impl Database {
@@ -61,13 +61,7 @@ impl Database {
                 .execute_batch(&format!("ALTER TABLE {} ADD COLUMN k{k}", triggers::LOG))?;
             self.catalog.log_keys = k;
         }
-        if self.set_triggers(id, &schema, triggers)? {
-            let cause = match compare.map(|c| c.cause) {
-                Some(Cause::Before) => Cause::Before,
-                _ => Cause::Unwatched,
-            };
-            compare = Some(Compare::start(cause));
-        }
+        compare = Compare::after(compare, self.set_triggers(id, &schema, triggers)?);
         let table = Arc::new(Table::new(id, schema, born));
         self.set_compare(id, compare)?;
         self.catalog.by_id.insert(id, table.clone());
@@ -147,17 +141,28 @@ impl Database {
         };
         shape.keep_defaults(&shape.clone(), &mut schema.columns)?;
         self.store_shape(id, &shape)?;
+        let highest = self.highest_before(schema)?;
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
         self.conn.execute_batch(&drop)?;
         self.conn.execute_batch(&create_versions(schema))?;
         let was_left_out = self
             .known_left_out()?
             .contains(&schema.name.to_ascii_lowercase());
-        let cause = match self.catalog.first_time || was_left_out {
-            true => Cause::Before,
-            false => Cause::Unwatched,
+        let cause = match highest {
+            _ if self.catalog.first_time || was_left_out => Cause::Before,
+            Some(hlc) => Cause::Rekeyed(hlc),
+            None => Cause::Unwatched,
         };
         Ok((id, born, Some(Compare::start(cause))))
+    }
+
+    /// The highest hlc that the table's rows had under another key. None if they had none: it is new.
+    fn highest_before(&self, schema: &Schema) -> Result<Option<i64>> {
+        if !self.has_table(&format!("{PREFIX}{}_versions", schema.name))? {
+            return Ok(None);
+        }
+        let text = format!("SELECT max(hlc) FROM {}", versions_table(&schema.name));
+        Ok(self.conn.query_row(&text, [], |r| r.get(0))?)
     }
 
     fn has_table(&self, name: &str) -> Result<bool> {
@@ -175,16 +180,16 @@ impl Database {
         Ok(())
     }
 
-    /// Creates the triggers that are missing or differ. True if there were any.
+    /// Creates the triggers that are missing or differ.
     fn set_triggers(
         &self,
         id: i64,
         schema: &Schema,
         installed: &mut HashMap<String, String>,
-    ) -> Result<bool> {
-        let mut changed = false;
+    ) -> Result<Missing> {
+        let mut missing = Missing::None;
         for (name, text) in triggers::wanted(id, schema) {
-            match installed.remove(&name) {
+            match installed.remove(&name.to_ascii_lowercase()) {
                 Some(there) if there == text => continue,
                 Some(_) => self
                     .conn
@@ -192,9 +197,12 @@ impl Database {
                 None => {}
             }
             self.conn.execute_batch(&text)?;
-            changed = true;
+            missing = missing.max(match triggers::is_of_evictions(&name) {
+                true => Missing::OfEvictions,
+                false => Missing::OfWrites,
+            });
         }
-        Ok(changed)
+        Ok(missing)
     }
 
     /// Stores how far a comparison has come; none when it is done.

@@ -1,0 +1,181 @@
+//! Schemas that change on one node after the other, with writes in between.
+
+use std::time::Duration;
+
+use super::support::{Node, cluster, converge, exchange};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+const AWAY: &str = "a node that was away has nothing new to say";
+
+/// The first node migrates, and a user writes there; the second, where nobody wrote since, comes back
+/// a day later and is migrated as well.
+fn migrate_one_by_one(schema: &str, insert: &str, migration: &str) {
+    let mut n = cluster(2, schema);
+    n[0].run(insert);
+    converge(&mut n);
+    n[0].run(migration);
+    n[0].capture();
+    n[0].clock.advance(HOUR);
+    n[0].run("UPDATE t SET v = 'written by a user' WHERE id = 1");
+    n[0].capture();
+    n[1].clock.advance(24 * HOUR);
+    n[1].run(migration);
+    let all = converge(&mut n);
+    assert!(all.contains("written by a user"), "{AWAY}: {all}");
+}
+
+#[test]
+fn a_unique_column_is_renamed() {
+    let rename = "ALTER TABLE t RENAME COLUMN a TO z";
+    for schema in [
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, a UNIQUE)",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, a UNIQUE, b UNIQUE)",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, a); CREATE UNIQUE INDEX i ON t(lower(a))",
+    ] {
+        migrate_one_by_one(
+            schema,
+            "INSERT INTO t(id, v, a) VALUES (1, 'old', 'a')",
+            rename,
+        );
+    }
+}
+
+#[test]
+fn a_column_is_dropped() {
+    let (schema, insert) = (
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, d)",
+        "INSERT INTO t VALUES (1, 'old', 'd')",
+    );
+    migrate_one_by_one(schema, insert, "ALTER TABLE t DROP COLUMN d");
+    let by_rebuild = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, v);
+        INSERT INTO new SELECT id, v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; COMMIT";
+    migrate_one_by_one(schema, insert, by_rebuild);
+}
+
+#[test]
+fn the_key_is_of_another_type() {
+    let by_rebuild = "BEGIN; CREATE TABLE new(id TEXT PRIMARY KEY, v);
+        INSERT INTO new SELECT id, v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; COMMIT";
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+    migrate_one_by_one(schema, "INSERT INTO t VALUES (1, 'old')", by_rebuild);
+}
+
+/// What a rebuild makes of the rows counts, too, and new rows and deletes are of now.
+#[test]
+fn a_rebuild_that_also_writes() {
+    let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, d)");
+    n[0].run("INSERT INTO t VALUES (1, 'a', 'd'), (2, 'b', 'd')");
+    converge(&mut n);
+    let rebuild = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, v);
+        INSERT INTO new SELECT id, upper(v) FROM t WHERE id = 1; INSERT INTO new VALUES (3, 'new');
+        DROP TABLE t; ALTER TABLE new RENAME TO t; COMMIT";
+    n[0].run(rebuild);
+    n[0].capture();
+    n[1].run("ALTER TABLE t DROP COLUMN d");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT * FROM t"), "i1 t'A'\ni3 t'new'");
+}
+
+/// By the way of another name: SQLite knows no shorter one.
+#[test]
+fn a_table_is_renamed_to_another_case() {
+    let mut n = cluster(2, "CREATE TABLE Books(id INTEGER PRIMARY KEY, v)");
+    n[0].run("INSERT INTO Books VALUES (1, 'a')");
+    converge(&mut n);
+    n[0].run("BEGIN; ALTER TABLE Books RENAME TO x; ALTER TABLE x RENAME TO books; COMMIT");
+    n[0].capture();
+    n[0].run("INSERT INTO books VALUES (2, 'b')");
+    exchange(&mut n);
+    n[1].run("INSERT INTO books VALUES (3, 'c')");
+    exchange(&mut n);
+    for node in &n {
+        assert_eq!(node.rows("SELECT count(*) FROM books"), "i3");
+    }
+}
+
+/// A UNIQUE index comes with a column that is renamed, and what a REPLACE evicts then is seen.
+#[test]
+fn evictions_are_seen_after_a_rename() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b UNIQUE)",
+    );
+    n[0].run("INSERT INTO t VALUES (1, 'x', 'y')");
+    converge(&mut n);
+    for node in &n {
+        node.run("ALTER TABLE t RENAME COLUMN a TO z");
+    }
+    n[0].run("REPLACE INTO t VALUES (2, 'x', 'w')");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT * FROM t"), "i2 t'x' t'w'");
+}
+
+fn after_replace(schema: &str, insert: &str, replace: &str) -> Vec<Node> {
+    let mut n = cluster(2, schema);
+    n[0].run(insert);
+    converge(&mut n);
+    n[0].run(replace);
+    converge(&mut n);
+    n
+}
+
+/// A rowid evicts, too, where it is not the key.
+#[test]
+fn a_rowid_that_is_given_evicts() {
+    let (schema, insert) = (
+        "CREATE TABLE t(p TEXT PRIMARY KEY, b)",
+        "INSERT INTO t(rowid, p) VALUES (5, 'y'), (6, 'x')",
+    );
+    let replace = "INSERT OR REPLACE INTO t(rowid, p) VALUES (5, 'z')";
+    let n = after_replace(schema, insert, replace);
+    assert_eq!(n[1].rows("SELECT p FROM t ORDER BY 1"), "t'x'\nt'z'");
+    let n = after_replace(
+        schema,
+        insert,
+        "UPDATE OR REPLACE t SET rowid = 5 WHERE p = 'x'",
+    );
+    assert_eq!(n[1].rows("SELECT p FROM t"), "t'x'");
+}
+
+/// REPLACE puts the default in the place of NULL, behind the back of the BEFORE trigger.
+#[test]
+fn a_default_in_the_place_of_null_evicts() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, e TEXT NOT NULL DEFAULT 'it''s' UNIQUE)";
+    let mut n = after_replace(
+        schema,
+        "INSERT INTO t VALUES (1, 'it''s')",
+        "INSERT OR REPLACE INTO t VALUES (2, NULL)",
+    );
+    n[1].clock.advance(HOUR);
+    n[1].run("UPDATE t SET e = 'other' WHERE id = 2");
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT id FROM t"), "i2");
+}
+
+#[test]
+fn a_table_may_be_called_excluded() {
+    let mut n = cluster(2, "CREATE TABLE excluded(id INTEGER PRIMARY KEY, v)");
+    n[0].run("INSERT INTO excluded VALUES (1, 'a')");
+    converge(&mut n);
+    n[0].clock.advance(HOUR);
+    n[0].run("UPDATE excluded SET v = 'b'");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT v FROM excluded"), "t'b'");
+}
+
+/// The index does not hold rows that are no JSON: the trigger must not choke on them.
+#[test]
+fn an_expression_is_not_worked_out_for_what_its_index_leaves_out() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, data TEXT);
+         CREATE UNIQUE INDEX i ON t(json_extract(data, '$.id')) WHERE json_valid(data)",
+    );
+    n[0].run("INSERT INTO t VALUES (1, '{\"id\": 5}')");
+    converge(&mut n);
+    n[0].run("INSERT INTO t VALUES (2, 'no JSON')");
+    n[0].run("INSERT OR REPLACE INTO t VALUES (3, '{\"id\": 5}')");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT id FROM t ORDER BY 1"), "i2\ni3");
+}
