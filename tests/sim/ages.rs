@@ -2,7 +2,9 @@
 //! was deleted meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use harmonylite::gate::Gate;
 use harmonylite::model::cbor;
 use harmonylite::model::version::Version;
 
@@ -231,7 +233,9 @@ impl World {
     fn let_pass(&mut self, ms: i64) {
         for place in 0..self.nodes.len() {
             let node = &mut self.nodes[place];
-            if node.link.as_ref().is_some_and(|l| !l.wire.is_empty()) {
+            let is_on_its_way = node.link.as_ref().is_some_and(|l| !l.wire.is_empty());
+            let waits = |gate: &Arc<Gate>| !gate.enter().outbox.is_empty();
+            if is_on_its_way || node.gate.as_ref().is_some_and(waits) {
                 node.drop_link();
             }
             self.sync(place);

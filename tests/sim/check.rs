@@ -60,7 +60,13 @@ impl World {
                 return Ok(());
             }
         }
-        Err("does not come to rest".into())
+        let streams = || self.broker.streams.iter();
+        let positions = |n: &Node| {
+            let all = streams().map(|s| n.db().position(&s.name));
+            format!("{}: {:?}", n.id, all.collect::<Vec<_>>())
+        };
+        let positions: Vec<String> = self.nodes.iter().map(positions).collect();
+        Err(format!("does not come to rest: {}", positions.join("\n")))
     }
 
     /// Everybody does what there is to do. True if that was nothing.

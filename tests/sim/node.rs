@@ -314,7 +314,7 @@ impl Node {
     /// What is reserved ahead: it changes by an fsync alone.
     pub fn reservation(&self) -> String {
         let text = "SELECT group_concat(key || value) FROM (SELECT key, value FROM __harmonylite___meta
-                    WHERE key IN ('clock_until', 'at_until', 'boot_id', 'noted_base') ORDER BY key)";
+                    WHERE key IN ('clock_until', 'at_until', 'boot_id', 'noted_base', 'snapshots_made') ORDER BY key)";
         let mut statement = self.app().prepare_cached(text).expect("meta");
         statement
             .query_row([], |r| r.get::<_, Option<String>>(0))

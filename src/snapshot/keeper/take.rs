@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Keeper, Round, RoundError};
 use crate::database::{Database, DatabaseError};
-use crate::snapshot::manifest::Entry;
+use crate::snapshot::manifest::{Entry, Manifest};
 use crate::snapshot::merge::Merge;
 use crate::snapshot::transfer::{self, TransferError};
 use crate::store::Store;
@@ -18,18 +18,18 @@ impl Keeper {
     ) -> Result<bool, RoundError> {
         let mut store = (round.open_store)()?;
         let manifest = transfer::read_manifest(&mut *store, &self.options.cluster);
-        let is_empty = match &manifest {
-            Ok(manifest) => manifest.as_ref().is_none_or(|m| m.newest().is_none()),
+        let is_missing = match &manifest {
+            Ok(manifest) => manifest.as_ref().is_none_or(|m| self.is_missing(m)),
             Err(e) => transfer::is_torn(e),
         };
-        if is_empty && !self.forgot {
-            // Somebody emptied the store: let there be a new one. Once, lest two nodes with
-            // different stores keep each other busy.
+        if is_missing && !self.forgot {
+            // Somebody emptied the store, or it went back to what it was: let there be a new one.
+            // Once, lest two nodes with different stores keep each other busy.
             self.forgot = true;
             round.registry.forget_newest()?;
         }
         let manifest = manifest?;
-        self.forgot &= is_empty;
+        self.forgot &= is_missing;
         let mut failure = None;
         for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
             let entry = self.place(entry, round)?;
@@ -52,6 +52,12 @@ impl Keeper {
             }
         }
         failure.map_or(Ok(false), Err)
+    }
+
+    /// Whether the store does not list what is said to be the newest.
+    fn is_missing(&self, manifest: &Manifest) -> bool {
+        let lists = |newest: &Entry| manifest.snapshots.iter().any(|e| e.name == newest.name);
+        manifest.newest().is_none() || !self.newest.as_ref().is_none_or(lists)
     }
 
     /// A snapshot cannot be had. The second time it is taken out of the manifest: until then nobody

@@ -480,6 +480,30 @@ fn an_emptied_store_gets_another() {
 }
 
 /// On a store that cannot replace an object whole, and whoever wrote it is gone.
+/// The newest that all have heard of would help, but the store does not list it any more.
+#[test]
+fn a_store_that_went_back_gets_another() {
+    let cluster = Cluster::new();
+    let mut nodes: Vec<Kept> = (1..=2).map(|id| cluster.node(id, BOOKS)).collect();
+    for node in &mut nodes {
+        cluster.round(node).unwrap();
+    }
+    let manifest = cluster.store.path().join(NAME);
+    let before = std::fs::read(&manifest).unwrap();
+    move_on(&nodes[0], 100, None);
+    nodes[0].keeper.ask(false);
+    cluster.round(&mut nodes[0]).unwrap();
+    std::fs::write(&manifest, before).unwrap();
+    nodes.iter().for_each(|n| move_on(n, 100, Some(90)));
+    for _ in 0..12 {
+        for node in &mut nodes {
+            cluster.round(node).unwrap();
+            node.clock.advance(Duration::from_secs(31));
+        }
+    }
+    assert!(!nodes.iter().any(|n| n.gate.enter().database.has_gap()));
+}
+
 #[test]
 fn a_torn_manifest_is_replaced() {
     let cluster = Cluster::new();
