@@ -139,7 +139,9 @@ impl JetStreamBroker {
         // Streams with and without compression have different names, but one set of subjects.
         let compress = "replication_log.compress";
         let same_streams = theirs.get(compress) == ours.get(compress);
-        if self.streams.update_existing && same_streams {
+        let known = theirs["replication_log.shards"].as_u64();
+        let is_fewer = known.is_some_and(|shards| shards > u64::from(self.streams.shards));
+        if self.streams.update_existing && same_streams && !is_fewer {
             log::warn!(
                 "update_existing: the shared settings are changed: {}",
                 differences.join(", ")
@@ -147,9 +149,11 @@ impl JetStreamBroker {
             kv.put("settings", &text)?;
             return Ok(());
         }
-        let otherwise = match same_streams {
-            true => ", or set replication_log.update_existing on this one to change it for all",
-            false => "; compress cannot be changed while the streams exist",
+        let otherwise = match (same_streams, is_fewer) {
+            (false, _) => "; compress cannot be changed while the streams exist",
+            // Nobody would read what is in the others for those who are away.
+            (_, true) => "; shards can be raised, not lowered",
+            _ => ", or set replication_log.update_existing on this one to change it for all",
         };
         Err(StreamError::Fatal(format!(
             "this node is not set up like the others: {}. Give all nodes the same value{otherwise}",

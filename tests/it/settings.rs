@@ -29,6 +29,18 @@ fn nodes_that_are_set_up_differently_are_told_so() {
     }
 }
 
+/// A node that is away has not read all of the streams that would be left behind.
+#[test]
+fn shards_are_not_lowered() {
+    let mut cluster = Cluster::stopped(2, |_| {});
+    cluster.nodes[0].set("replication_log.shards", "2").start();
+    cluster.nodes[0].until_log("connected to NATS");
+    let node = &mut cluster.nodes[1];
+    node.set("replication_log.update_existing", "true").start();
+    assert_eq!(node.wait().code(), Some(1));
+    assert!(node.log().contains("not lowered"), "{}", node.log());
+}
+
 #[test]
 fn one_that_only_listens() {
     let mut cluster = Cluster::stopped(2, |_| {});
