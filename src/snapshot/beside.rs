@@ -31,10 +31,8 @@ impl Scratch {
     }
 
     fn remove(&self) {
-        for end in ["", "-journal", "-wal", "-shm"] {
-            let mut name = self.0.clone().into_os_string();
-            name.push(end);
-            let _ = fs::remove_file(name);
+        for file in companions(&self.0).chain([self.0.clone()]) {
+            let _ = fs::remove_file(file);
         }
     }
 }
@@ -56,12 +54,27 @@ pub fn place(file: &Path, name: &Path) -> io::Result<()> {
     sync_folder(name)
 }
 
+/// What SQLite keeps beside a database while it works on it.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+fn companions(database: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    COMPANIONS.iter().map(|end| {
+        let mut name = database.to_owned().into_os_string();
+        name.push(end);
+        name.into()
+    })
+}
+
+/// What a database that is gone left beside it. Nobody may take a file of somebody else's away, and
+/// nobody may put a database beside one.
+pub(super) fn leftover(database: &Path) -> Option<PathBuf> {
+    companions(database).find(|file| fs::symlink_metadata(file).is_ok())
+}
+
 /// Removes what a database that is gone left beside it: SQLite would take that for the new one's.
 /// If it is not old, somebody is about to make a database.
 pub(super) fn remove_leftovers(database: &Path) -> io::Result<()> {
-    for end in ["-wal", "-shm", "-journal"] {
-        let mut name = database.to_owned().into_os_string();
-        name.push(end);
+    for name in companions(database) {
         let Ok(found) = fs::metadata(&name) else {
             continue;
         };

@@ -73,9 +73,7 @@ fn described(entry: &Entry) -> String {
 /// Writes the newest snapshot to a new file, as a plain database.
 pub fn restore(config: &Config, options: &Options, to: Option<&Path>) -> Result<(), String> {
     let to = to.unwrap_or(Path::new("restored.db"));
-    if to.exists() {
-        return Err(format!("{} exists: nothing is overwritten", to.display()));
-    }
+    require_free(to)?;
     let mut access = open(config, options)?;
     let manifest = read(config, &mut *access.store)?;
     if manifest.snapshots.is_empty() {
@@ -88,6 +86,7 @@ pub fn restore(config: &Config, options: &Options, to: Option<&Path>) -> Result<
         let fetched = transfer::fetch(entry, to, &mut *access.store, &mut progress);
         let written = fetched.map_err(|e| e.to_string()).and_then(|file| {
             let aside = clean(file.path()).map_err(|e| format!("{}: {e}", entry.name))?;
+            require_free(to)?; // fetching took a while
             beside::place(file.path(), to).map_err(|e| format!("{}: {e}", to.display()))?;
             Ok(aside)
         });
@@ -108,6 +107,23 @@ pub fn restore(config: &Config, options: &Options, to: Option<&Path>) -> Result<
         }
     }
     Err(failure)
+}
+
+/// Neither the file is there nor what SQLite would take for its unfinished business, and write over
+/// what was restored.
+fn require_free(to: &Path) -> Result<(), String> {
+    if to.symlink_metadata().is_ok() {
+        return Err(format!("{} exists: nothing is overwritten", to.display()));
+    }
+    let Some(leftover) = beside::leftover(to) else {
+        return Ok(());
+    };
+    Err(format!(
+        "{} is left over from another database, and SQLite would write what is in it over {}: \
+         move it away, or name another file with -o; nothing was changed",
+        leftover.display(),
+        to.display()
+    ))
 }
 
 /// Takes everything of ours out. Returns how many displaced and held rows went with it.
@@ -214,3 +230,6 @@ fn node(config: &Config, options: &Options) -> u64 {
     let exists = config.db_path.exists();
     configured.or_else(|| exists.then(kept)?).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests;
