@@ -41,8 +41,7 @@ mod part;
 mod s3;
 #[cfg(feature = "store-sftp")]
 mod sftp;
-#[cfg(any(feature = "store-s3", feature = "store-sftp", feature = "store-webdav"))]
-mod url;
+pub(crate) mod url;
 #[cfg(feature = "store-webdav")]
 mod webdav;
 
