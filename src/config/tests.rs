@@ -8,6 +8,8 @@ use log::LevelFilter;
 use super::snapshot::Store;
 use super::*;
 
+mod stores;
+
 const DOCUMENTED: &str = include_str!("../../config.toml");
 
 fn parse(text: &str) -> Result<Config, ConfigError> {

@@ -45,6 +45,9 @@ pub(crate) mod url;
 #[cfg(feature = "store-webdav")]
 mod webdav;
 
+#[cfg(feature = "store-sftp")]
+pub(crate) use sftp::pinned;
+
 /// How long a connection may take to come about.
 pub const CONNECT: Duration = Duration::from_secs(10);
 /// How long a server that should be sending or taking bytes may do neither. (Where a library counts

@@ -19,6 +19,8 @@ use crate::config::snapshot::SftpStore;
 mod connect;
 mod host_key;
 
+pub(crate) use host_key::pinned;
+
 /// Bytes on their way at a time; a slower network than this in `SILENCE` counts as broken.
 const BUFFER: usize = 128 * 1024;
 /// SFTP's numbers for why not.
