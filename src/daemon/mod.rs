@@ -52,9 +52,8 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         .or_else(|| derive(&MACHINE_ID_FILES));
     let node_text = node_id.map_or("random".to_owned(), |id| id.to_string());
     logging::start(&config.logging, &node_text).map_err(Failure)?;
-    if until == Until::SnapshotSaved && !(config.snapshot.enabled && config.replicate) {
-        let text = "-save-snapshot: snapshot.enabled or replicate is false in the configuration";
-        return Err(Failure(text.into()));
+    if until == Until::SnapshotSaved {
+        require_something_to_save(config).map_err(Failure)?;
     }
     let _lock = lock::take_database(&config.db_path).map_err(|text| {
         Failure(match until {
@@ -130,6 +129,21 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     }
     parts.stop(&waiting_is_over, &signals);
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
+}
+
+fn require_something_to_save(config: &Config) -> Result<(), String> {
+    if !(config.snapshot.enabled && config.replicate) {
+        let text = "-save-snapshot: snapshot.enabled or replicate is false in the configuration";
+        return Err(text.into());
+    }
+    // Or an empty one would be made, saved, and taken for the cluster's beginning.
+    if !config.db_path.exists() {
+        let path = config.db_path.display();
+        return Err(format!(
+            "-save-snapshot: db_path: there is no database at {path}"
+        ));
+    }
+    Ok(())
 }
 
 /// Nothing changed for `sleep_timeout`.
@@ -291,6 +305,18 @@ fn wait_for_the_end(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_that_is_not_there_is_not_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let text = format!("db_path = \"{}\"", path.display());
+        let config = Config::parse(std::path::Path::new("box.toml"), &text).unwrap();
+        let refused = require_something_to_save(&config).unwrap_err();
+        assert!(refused.contains("there is no database at"), "{refused}");
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(require_something_to_save(&config), Ok(()));
+    }
 
     fn exited(name: &str, outcome: Outcome) -> Exited {
         let name = name.to_owned();
