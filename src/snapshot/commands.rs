@@ -20,7 +20,7 @@ use crate::snapshot::beside;
 use crate::snapshot::manifest::{Entry, Manifest};
 use crate::snapshot::thread::Progress;
 use crate::snapshot::transfer;
-use crate::store::{self, Store};
+use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 use crate::stream::client::{Client, ClientOptions};
 use crate::stream::server;
@@ -153,7 +153,7 @@ fn open(config: &Config, options: &Options) -> Result<Access, String> {
     let name = format!("harmonylite-node-{node}");
     if !matches!(place, Kind::Nats(_)) || !embedded {
         let client = client_options(&config.nats, &name);
-        let store = store::open(place, prefix, &|| connect(&client));
+        let store = store::open_existing(place, prefix, &|| connect(&client));
         let store = store.map_err(|e| e.to_string())?;
         return Ok(Access {
             store,
@@ -167,7 +167,7 @@ fn open(config: &Config, options: &Options) -> Result<Access, String> {
             let client = server::running(&server_store(config, &name), &name).ok_or(
                 "a daemon works on this database, but its nats-server is not up: try again later",
             )?;
-            let store = store::open(place, prefix, &|| connect(&client));
+            let store = store::open_existing(place, prefix, &|| connect(&client));
             Ok(Access {
                 store: store.map_err(|e| e.to_string())?,
                 _server: None,
@@ -190,7 +190,7 @@ fn own_server(
     loop {
         let prefix = &config.shared.stream_prefix;
         let place = place(config, &net.broker);
-        let opened = store::open(&place, prefix, &|| net.broker.connect());
+        let opened = store::open_existing(&place, prefix, &|| net.broker.connect());
         match opened {
             Ok(store) => {
                 return Ok(Access {
@@ -198,6 +198,7 @@ fn own_server(
                     _server: Some((net, exited, lock)),
                 });
             }
+            Err(e @ StoreError::NotFound { .. }) => return Err(e.to_string()),
             Err(e) if Instant::now() >= deadline => return Err(e.to_string()),
             Err(_) => {}
         }

@@ -29,6 +29,25 @@ fn nothing_is_restored_beside_what_another_database_left() {
         fs::remove_file(&leftover).unwrap();
     }
     assert!(!to.exists());
-    let text = restore(&config, &Options::default(), Some(&to)).unwrap_err();
-    assert!(text.contains("none"), "{text}");
+}
+
+#[test]
+fn who_reads_makes_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configured(folder.path());
+    let store = folder.path().join("none/store");
+    let to = folder.path().join("r.db");
+    let missing = |is: &str| {
+        let listed = list(&config, &Options::default(), false).unwrap_err();
+        let restored = restore(&config, &Options::default(), Some(&to)).unwrap_err();
+        for text in [listed, restored] {
+            assert!(text.contains(is), "no {is:?} in {text:?}");
+        }
+    };
+    missing("there is no such folder: no snapshot was saved there yet, or snapshot.file.path is");
+    fs::create_dir(folder.path().join("none")).unwrap();
+    missing("there is no such folder");
+    assert!(!store.exists());
+    fs::create_dir(&store).unwrap();
+    assert_eq!(list(&config, &Options::default(), false), Ok(()));
 }
