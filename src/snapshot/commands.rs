@@ -16,6 +16,7 @@ use crate::daemon::snapshots::place;
 use crate::database::own_tables;
 use crate::lock;
 use crate::model::backoff::Backoff;
+use crate::output;
 use crate::snapshot::beside;
 use crate::snapshot::manifest::{Entry, Manifest};
 use crate::snapshot::thread::Progress;
@@ -35,23 +36,29 @@ struct Access {
     _server: Option<(Net, Receiver<Exited>, std::fs::File)>,
 }
 
-/// Prints what the store holds.
-pub fn list(config: &Config, options: &Options, json: bool) -> Result<(), String> {
+/// Says what the store holds.
+pub fn list(
+    config: &Config,
+    options: &Options,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), String> {
     let mut access = open(config, options)?;
     let manifest = read(config, &mut *access.store)?;
-    if json {
-        let text = serde_json::to_string_pretty(&manifest.snapshots);
-        println!("{}", text.map_err(|e| e.to_string())?);
-        return Ok(());
-    }
-    println!("{}", access.store.address());
+    let text = match json {
+        true => serde_json::to_string_pretty(&manifest.snapshots).map_err(|e| e.to_string())?,
+        false => listed(access.store.address(), &manifest),
+    };
+    writeln!(out, "{text}").map_err(output::failed)
+}
+
+fn listed(address: &str, manifest: &Manifest) -> String {
+    let mut lines = vec![address.to_owned()];
     if manifest.snapshots.is_empty() {
-        println!("no snapshots yet");
+        lines.push("no snapshots yet".into());
     }
-    for entry in &manifest.snapshots {
-        println!("{}", described(entry));
-    }
-    Ok(())
+    lines.extend(manifest.snapshots.iter().map(described));
+    lines.join("\n")
 }
 
 fn described(entry: &Entry) -> String {
@@ -71,7 +78,12 @@ fn described(entry: &Entry) -> String {
 }
 
 /// Writes the newest snapshot to a new file, as a plain database.
-pub fn restore(config: &Config, options: &Options, to: Option<&Path>) -> Result<(), String> {
+pub fn restore(
+    config: &Config,
+    options: &Options,
+    to: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), String> {
     let to = to.unwrap_or(Path::new("restored.db"));
     require_free(to)?;
     let mut access = open(config, options)?;
@@ -92,13 +104,13 @@ pub fn restore(config: &Config, options: &Options, to: Option<&Path>) -> Result<
         });
         match written {
             Ok(aside) => {
-                println!("{} is snapshot {}", to.display(), entry.name);
+                let mut text = format!("{} is snapshot {}\n", to.display(), entry.name);
                 if aside > 0 {
-                    println!(
-                        "{aside} row(s) were kept aside and are not in it: see the README, Conflicts"
+                    text += &format!(
+                        "{aside} row(s) were kept aside and are not in it: see the README, Conflicts\n"
                     );
                 }
-                return Ok(());
+                return out.write_all(text.as_bytes()).map_err(output::failed);
             }
             Err(text) => {
                 let _ = writeln!(io::stderr(), "harmonylite: {text}");

@@ -20,7 +20,7 @@ fn nothing_is_restored_beside_what_another_database_left() {
     for end in ["-wal", "-shm", "-journal"] {
         let leftover = folder.path().join(format!("r.db{end}"));
         fs::write(&leftover, "old").unwrap();
-        let text = restore(&config, &Options::default(), Some(&to)).unwrap_err();
+        let text = restore(&config, &Options::default(), Some(&to), &mut Vec::new()).unwrap_err();
         assert!(
             text.contains(&format!("r.db{end} is left over")) && text.contains("move it away"),
             "{text}"
@@ -38,8 +38,9 @@ fn who_reads_makes_no_folder() {
     let store = folder.path().join("none/store");
     let to = folder.path().join("r.db");
     let missing = |is: &str| {
-        let listed = list(&config, &Options::default(), false).unwrap_err();
-        let restored = restore(&config, &Options::default(), Some(&to)).unwrap_err();
+        let listed = list(&config, &Options::default(), false, &mut Vec::new()).unwrap_err();
+        let restored =
+            restore(&config, &Options::default(), Some(&to), &mut Vec::new()).unwrap_err();
         for text in [listed, restored] {
             assert!(text.contains(is), "no {is:?} in {text:?}");
         }
@@ -49,5 +50,8 @@ fn who_reads_makes_no_folder() {
     missing("there is no such folder");
     assert!(!store.exists());
     fs::create_dir(&store).unwrap();
-    assert_eq!(list(&config, &Options::default(), false), Ok(()));
+    assert_eq!(
+        list(&config, &Options::default(), false, &mut Vec::new()),
+        Ok(())
+    );
 }
