@@ -4,8 +4,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, TryRecvError, unbounded};
 use rusqlite::{Connection, OptionalExtension};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::cli::Options;
 use crate::config::Config;
@@ -20,12 +22,12 @@ use crate::output;
 use crate::snapshot::beside;
 use crate::snapshot::manifest::{Entry, Manifest};
 use crate::snapshot::thread::Progress;
-use crate::snapshot::transfer;
+use crate::snapshot::transfer::{self, TransferError, disk};
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 use crate::stream::client::{Client, ClientOptions};
 use crate::stream::server;
-use crate::thread::Exited;
+use crate::thread::{Exited, spawn};
 
 /// Our own server is up by then, or cannot be had.
 const SERVER_WITHIN: Duration = Duration::from_secs(20);
@@ -91,18 +93,35 @@ pub fn restore(
     if manifest.snapshots.is_empty() {
         return Err(format!("{}: no snapshots yet", access.store.address()));
     }
-    let (_never, stop) = unbounded();
-    let mut progress = Progress::new(&stop, true);
+    let stop = stop_signals()?;
+    restore_first(&manifest, to, &mut *access.store, &stop, out)
+}
+
+/// SIGTERM and SIGINT from now on. (Before there is a file to remove, they may end us at once.)
+fn stop_signals() -> Result<Receiver<()>, String> {
+    let signals = Signals::new([SIGTERM, SIGINT]);
+    let mut signals = signals.map_err(|e| format!("signals: {e}"))?;
+    let (sender, receiver) = unbounded();
+    spawn("signals", &unbounded().0, move || {
+        signals.forever().for_each(|_| {
+            let _ = sender.send(());
+        });
+        Ok(())
+    });
+    Ok(receiver)
+}
+
+/// Writes the newest of the snapshots that is sound, unless told to `stop`.
+fn restore_first(
+    manifest: &Manifest,
+    to: &Path,
+    store: &mut dyn Store,
+    stop: &Receiver<()>,
+    out: &mut dyn Write,
+) -> Result<(), String> {
     let mut failure = String::new();
     for entry in &manifest.snapshots {
-        let fetched = transfer::fetch(entry, to, &mut *access.store, &mut progress);
-        let written = fetched.map_err(|e| e.to_string()).and_then(|file| {
-            let aside = clean(file.path()).map_err(|e| format!("{}: {e}", entry.name))?;
-            require_free(to)?; // fetching took a while
-            beside::place(file.path(), to).map_err(|e| format!("{}: {e}", to.display()))?;
-            Ok(aside)
-        });
-        match written {
+        match restore_one(entry, to, store, stop) {
             Ok(aside) => {
                 let mut text = format!("{} is snapshot {}\n", to.display(), entry.name);
                 if aside > 0 {
@@ -112,13 +131,38 @@ pub fn restore(
                 }
                 return out.write_all(text.as_bytes()).map_err(output::failed);
             }
-            Err(text) => {
-                let _ = writeln!(io::stderr(), "harmonylite: {text}");
-                failure = text;
+            Err(e) => {
+                // A signal to all of a terminal's processes ends our server, too.
+                if matches!(e, TransferError::Stopped) || is_told(stop) {
+                    return Err(format!("stopped: {} was not written", to.display()));
+                }
+                let _ = writeln!(io::stderr(), "harmonylite: {e}");
+                failure = e.to_string();
             }
         }
     }
     Err(failure)
+}
+
+/// Returns how many rows were kept aside.
+fn restore_one(
+    entry: &Entry,
+    to: &Path,
+    store: &mut dyn Store,
+    stop: &Receiver<()>,
+) -> Result<i64, TransferError> {
+    let file = transfer::fetch(entry, to, store, &mut Progress::new(stop, true))?;
+    let aside = clean(file.path()).map_err(|e| disk(to, format!("{}: {e}", entry.name)))?;
+    if is_told(stop) {
+        return Err(TransferError::Stopped);
+    }
+    require_free(to).map_err(|text| disk(to, text))?; // fetching took a while
+    beside::place(file.path(), to).map_err(|e| disk(to, e))?;
+    Ok(aside)
+}
+
+fn is_told(stop: &Receiver<()>) -> bool {
+    stop.try_recv() != Err(TryRecvError::Empty)
 }
 
 /// Neither the file is there nor what SQLite would take for its unfinished business, and write over

@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
 use std::fs;
 
 use super::*;
+use crate::snapshot::manifest::fresh_name;
+use crate::snapshot::pack::pack;
 
 /// With its store in a folder that is not there: who looks at it fails otherwise.
 fn configured(folder: &Path) -> Config {
@@ -54,4 +57,52 @@ fn who_reads_makes_no_folder() {
         list(&config, &Options::default(), false, &mut Vec::new()),
         Ok(())
     );
+}
+
+/// A manifest that names one snapshot of no database, which lies in `store`.
+fn one_snapshot(store: &Path) -> Manifest {
+    let name = fresh_name(1, 1, 1);
+    let plain = store.with_file_name("plain");
+    fs::write(&plain, vec![7; 100_000]).unwrap();
+    let packed = pack(&plain, &store.join(&name), &mut |_| Ok(())).unwrap();
+    let entry = Entry {
+        name,
+        size: packed.size,
+        sha256: packed.sha256,
+        database_size: 100_000,
+        node: 1,
+        time_ms: 1,
+        schema: 0,
+        streams: BTreeMap::new(),
+        dropped: None,
+    };
+    Manifest::default().with("c", entry)
+}
+
+#[test]
+fn a_signal_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("store");
+    fs::create_dir(&place).unwrap();
+    let manifest = one_snapshot(&place);
+    let nowhere = || Err(StreamError::Disconnected("no broker".into()));
+    let mut store = store::open_existing(&Kind::File(place), "c", &nowhere).unwrap();
+    let before = names(folder.path());
+    let to = folder.path().join("r.db");
+    let (signal, stop) = unbounded();
+    signal.send(()).unwrap();
+    let text = restore_first(&manifest, &to, &mut *store, &stop, &mut Vec::new()).unwrap_err();
+    assert!(text.starts_with("stopped: "), "{text}");
+    assert_eq!(names(folder.path()), before);
+    // Without one, what is no database is not put anywhere either.
+    let text = restore_first(&manifest, &to, &mut *store, &stop, &mut Vec::new()).unwrap_err();
+    assert!(text.contains("quick_check"), "{text}");
+    assert_eq!(names(folder.path()), before);
+}
+
+fn names(folder: &Path) -> Vec<std::ffi::OsString> {
+    let files = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    names
 }
