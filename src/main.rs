@@ -7,9 +7,8 @@ use std::sync::atomic::AtomicBool;
 use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
-use harmonylite::output::{self, Output};
-use harmonylite::snapshot::commands;
-use harmonylite::{conflicts, database, lock};
+use harmonylite::snapshot::{beside, commands};
+use harmonylite::{conflicts, database, lock, output};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -19,7 +18,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut out = Output::new(stdout());
+    let mut out = output::Output::new(stdout());
     let done = carry_out(command, &mut out);
     match done.and_then(|()| out.flush().map_err(output::failed)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,6 +79,7 @@ fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
         ));
     }
     let lock = lock::take_database(&config.db_path)?;
+    beside::remove_stale(&config.db_path);
     let removed = database::clean_up(&config.db_path, &AtomicBool::new(false))
         .map_err(|e| format!("cleaning up {}: {e}", config.db_path.display()))?;
     for file in [&config.seq_map_path, &lock::of_database(&config.db_path)] {

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::database::{Database, DatabaseError, Settings};
 use crate::model::backoff::Backoff;
+use crate::snapshot::beside;
 use crate::snapshot::thread::Ask;
 use crate::thread::{Exited, Outcome, spawn};
 use crate::{lock, logging};
@@ -61,6 +62,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
             Until::SnapshotSaved => format!("{text}, or send it SIGUSR1 to save a snapshot"),
         })
     })?;
+    beside::remove_stale(&config.db_path);
     let (exits, exited) = unbounded();
     let (ask, asks) = unbounded();
     let waiting_is_over = Arc::new(AtomicBool::new(false));

@@ -19,11 +19,15 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// Beside the database, so that it can be put into its place.
     pub fn beside(database: &Path, what: &str) -> Scratch {
-        let mut name = database.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".harmonylite-{what}"));
-        let scratch = Scratch(database.with_file_name(name));
+        let scratch = Scratch::named(database, what);
         scratch.remove(); // of a process that was killed
         scratch
+    }
+
+    fn named(database: &Path, what: &str) -> Scratch {
+        let mut name = database.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".harmonylite-{what}"));
+        Scratch(database.with_file_name(name))
     }
 
     pub fn path(&self) -> &Path {
@@ -33,6 +37,17 @@ impl Scratch {
     fn remove(&self) {
         for file in companions(&self.0).chain([self.0.clone()]) {
             let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// Removes what a process that was killed left: files as large as the database. Only for who has the
+/// database's lock, since a live process may be working on them.
+pub fn remove_stale(database: &Path) {
+    for what in ["copy", "packed", "fetched"] {
+        let left = Scratch::named(database, what);
+        if left.0.exists() {
+            log::info!("removing {}, left by a broken snapshot", left.0.display());
         }
     }
 }
@@ -122,4 +137,28 @@ pub(super) fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError
         return Err(disk(folder, cause));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let ours = [
+            "a.db.harmonylite-copy",
+            "a.db.harmonylite-copy-wal",
+            "a.db.harmonylite-packed",
+            "a.db.harmonylite-fetched",
+        ];
+        let others = ["a.db", "a.db-wal", "b.db.harmonylite-copy"];
+        for name in ours.iter().chain(&others) {
+            fs::write(file(name), "").unwrap();
+        }
+        remove_stale(&file("a.db"));
+        assert!(ours.iter().all(|name| !file(name).exists()));
+        assert!(others.iter().all(|name| file(name).exists()));
+    }
 }
