@@ -131,17 +131,33 @@ pub(super) fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError
     let disk_state = rustix::fs::statvfs(folder).map_err(|e| disk(folder, e))?;
     let free = disk_state.f_bavail.saturating_mul(disk_state.f_frsize);
     if free < bytes + SPARE_BYTES {
-        let (needed, free) = (bytes >> 20, free >> 20);
-        let cause =
-            format!("a snapshot needs {needed} MB here for a while, and {free} MB are free");
+        let cause = too_little(bytes, free);
         return Err(disk(folder, cause));
     }
     Ok(())
 }
 
+fn too_little(bytes: u64, free: u64) -> String {
+    const MB: u64 = 1 << 20;
+    let (needed, spare) = (bytes.div_ceil(MB), SPARE_BYTES / MB);
+    format!(
+        "a snapshot needs {} MB here for a while ({needed} for itself, {spare} left to others), and \
+         {} MB are free",
+        needed + spare,
+        free / MB
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_to_others_is_part_of_what_is_needed() {
+        let text = too_little(4096, 5 << 20);
+        assert!(text.starts_with("a snapshot needs 17 MB here"), "{text}");
+        assert!(text.ends_with("and 5 MB are free"), "{text}");
+    }
 
     #[test]
     fn what_a_killed_process_left_is_removed_and_nothing_else() {
