@@ -211,6 +211,11 @@ impl WebDavStore {
 }
 
 impl SftpStore {
+    /// A pinned key goes before the word that none is to be looked at.
+    pub fn trusts_anybody(&self) -> bool {
+        self.insecure_ignore_host_key && self.host_key.is_none()
+    }
+
     fn read(section: &Section, used: bool) -> SftpStore {
         let (url, endpoint) = read_address(section, used);
         let store = SftpStore {

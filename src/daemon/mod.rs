@@ -184,16 +184,11 @@ enum End {
 
 impl End {
     fn failure(self) -> Option<String> {
-        let (name, outcome) = match self {
-            End::Signal | End::Quiet | End::Saved(Ok(())) => return None,
-            End::Saved(Err(text)) => return Some(format!("no snapshot was saved: {text}")),
-            End::Thread(Exited { name, outcome }) => (name, outcome),
-        };
-        Some(match outcome {
-            Outcome::Failed(cause) => format!("{name}: {cause}"),
-            Outcome::Panicked(text) => format!("{name} panicked: {text}; please report this"),
-            Outcome::Stopped => format!("{name} ended by itself"),
-        })
+        match self {
+            End::Signal | End::Quiet | End::Saved(Ok(())) => None,
+            End::Saved(Err(text)) => Some(format!("no snapshot was saved: {text}")),
+            End::Thread(exited) => Some(exited.to_string()),
+        }
     }
 }
 

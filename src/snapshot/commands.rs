@@ -205,6 +205,9 @@ fn open(config: &Config, options: &Options) -> Result<Access, String> {
     let embedded = config.nats.urls.is_empty();
     let prefix = &config.shared.stream_prefix;
     let place = &config.snapshot.store;
+    if let Some(warning) = warning(place) {
+        let _ = writeln!(io::stderr(), "harmonylite: {warning}");
+    }
     let node = node(config, options);
     let name = format!("harmonylite-node-{node}");
     if !matches!(place, Kind::Nats(_)) || !embedded {
@@ -230,6 +233,17 @@ fn open(config: &Config, options: &Options) -> Result<Access, String> {
             })
         }
         Err(e) => Err(format!("locking {}: {e}", config.db_path.display())),
+    }
+}
+
+/// What the daemon's log says of the store when it opens it.
+fn warning(place: &Kind) -> Option<&'static str> {
+    match place {
+        Kind::Sftp(sftp) if sftp.trusts_anybody() => Some(
+            "snapshot.sftp.insecure_ignore_host_key is set: whoever answers is trusted with the \
+             login and the snapshots",
+        ),
+        _ => None,
     }
 }
 
@@ -259,7 +273,7 @@ fn own_server(
             Err(_) => {}
         }
         if let Ok(end) = exited.recv_timeout(backoff.wait()) {
-            return Err(format!("{}: {:?}", end.name, end.outcome));
+            return Err(end.to_string());
         }
     }
 }

@@ -100,6 +100,22 @@ fn a_signal_leaves_nothing_behind() {
     assert_eq!(names(folder.path()), before);
 }
 
+#[test]
+fn whoever_trusts_anybody_is_told() {
+    let told = |keys: &str| {
+        let text = format!(
+            "db_path = \"/tmp/a.db\"\n[snapshot]\nstore = \"sftp\"\n[snapshot.sftp]\n\
+             url = \"sftp://u:p@h\"\n{keys}"
+        );
+        let config = Config::parse(Path::new("box.toml"), &text).unwrap();
+        warning(&config.snapshot.store).is_some()
+    };
+    let anybody = "insecure_ignore_host_key = true";
+    assert!(told(anybody) && !told(""));
+    let pinned = "host_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ\"";
+    assert!(!told(&format!("{anybody}\n{pinned}")));
+}
+
 fn names(folder: &Path) -> Vec<std::ffi::OsString> {
     let files = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
