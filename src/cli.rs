@@ -34,6 +34,7 @@ usage: harmonylite [flags]
   -version             print the version, and stop
   -help, -h            print this text, and stop
   -json                for conflicts and snapshots: as JSON
+  -o FILE              for restore: where to, a file that is not there yet
 
 The server that runs beside us while nats.urls is empty:
 
@@ -133,7 +134,7 @@ const SUBCOMMANDS: [&str; 3] = ["conflicts", "restore", "snapshots"];
 
 /// Flags whose value is the next word.
 const WITH_VALUE: [&str; 7] = [
-    "-o",
+    "--o",
     "--config",
     "--node-id",
     "--cluster-addr",
@@ -143,7 +144,7 @@ const WITH_VALUE: [&str; 7] = [
 ];
 
 /// Flags with two dashes, as pico-args knows them.
-const FLAGS: [&str; 12] = [
+const FLAGS: [&str; 13] = [
     "--save-snapshot",
     "--config",
     "--node-id",
@@ -156,6 +157,7 @@ const FLAGS: [&str; 12] = [
     "--version",
     "--help",
     "--json",
+    "--o",
 ];
 
 /// Reads the arguments, without the program's name.
@@ -178,7 +180,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             Ok(Command::Conflicts { config, json })
         }
         Some("restore") => {
-            let to = value(&mut args, "-o")?.map(PathBuf::from);
+            let to = value(&mut args, "--o")?.map(PathBuf::from);
             let options = options(&mut args)?;
             finish(
                 args,
@@ -251,6 +253,9 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
         return Err(CliError(
             "-json does not go here: it is for conflicts and snapshots".into(),
         ));
+    }
+    if value(&mut args, "--o")?.is_some() {
+        return Err(CliError("-o does not go here: it is for restore".into()));
     }
     finish(args, &FLAGS.join(" "))?;
     match does {
@@ -379,6 +384,8 @@ fn unexpected(arg: &str) -> String {
     }
     let flag = arg.split('=').next().unwrap_or_default();
     let known = FLAGS.map(|flag| flag.trim_start_matches('-'));
+    // To one letter, any other is near.
+    let known = known.into_iter().filter(|flag| flag.len() > 1);
     match closest(flag.trim_start_matches('-'), known) {
         Some(known) => format!("unknown flag {flag}, did you mean -{known}?"),
         None => format!("unknown flag {flag}"),

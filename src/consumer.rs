@@ -153,8 +153,11 @@ impl Consumer {
                 Err(Pause::Fatal(text)) => return Err(text),
                 Err(Pause::TryAgain(text)) => {
                     failures += 1;
-                    if self.retries.is_some_and(|most| failures > most) {
-                        return Err(format!("gave up after {failures} tries: {text}"));
+                    if let Some(most) = self.retries.filter(|&most| failures > most) {
+                        return Err(format!(
+                            "gave up after {failures} tries, the first and {most} \
+                             (nats.connect_retries) more: {text}"
+                        ));
                     }
                     if text != said {
                         log::warn!("reading {}: {text}; trying again", self.stream);

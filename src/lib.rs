@@ -39,7 +39,7 @@
 //!   database.
 //! - [`publisher`], [`consumer`]: the threads.
 //! - [`conflicts`]: the command that shows what is displaced.
-//! - [`config`], [`cli`], [`logging`], [`daemon`]: words in, threads out.
+//! - [`config`], [`cli`], [`logging`], [`output`], [`daemon`]: words in, threads and words out.
 //!
 //! Imports follow that order: `model` knows nobody, `daemon` everybody. NATS is spoken in `stream`
 //! alone, TOML in `config::raw`, wire bytes in `model::frame`.
@@ -102,6 +102,7 @@ pub mod mirror;
 pub mod model;
 pub mod mutation;
 pub mod outbox;
+pub mod output;
 pub mod publisher;
 pub mod same_stream;
 pub mod snapshot;

@@ -1,54 +1,61 @@
 //! Words in, exit code out: 0 done, 1 failed, 2 called wrongly.
 
-use std::io::stdout;
+use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
-use harmonylite::snapshot::commands;
-use harmonylite::{conflicts, database, lock};
+use harmonylite::snapshot::{beside, commands};
+use harmonylite::{conflicts, database, lock, output};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
         Ok(command) => command,
         Err(e) => {
-            eprintln!("harmonylite: {e}");
+            complain(&e.to_string());
             return ExitCode::from(2);
         }
     };
-    let done = match command {
-        Command::Help => {
-            print!("{}", cli::HELP);
-            Ok(())
+    let mut out = output::Output::new(stdout());
+    let done = carry_out(command, &mut out);
+    match done.and_then(|()| out.flush().map_err(output::failed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            complain(&text);
+            ExitCode::FAILURE
         }
+    }
+}
+
+/// Where nobody can read it, the exit code must do.
+fn complain(text: &str) {
+    let _ = writeln!(stderr(), "harmonylite: {text}");
+}
+
+fn carry_out(command: Command, out: &mut dyn Write) -> Result<(), String> {
+    match command {
+        Command::Help => write!(out, "{}", cli::HELP).map_err(output::failed),
         Command::Version => {
-            println!("harmonylite {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            writeln!(out, "harmonylite {}", env!("CARGO_PKG_VERSION")).map_err(output::failed)
         }
         Command::Check(options) => {
-            load(options.config).map(|_| println!("the configuration is valid"))
+            load(options.config)?;
+            writeln!(out, "the configuration is valid").map_err(output::failed)
         }
-        Command::Cleanup(options) => load(options.config).and_then(|config| clean_up(&config)),
-        Command::Conflicts { config, json } => {
-            let show = |config: Config| conflicts::show(&config.db_path, json, &mut stdout());
-            load(config).and_then(show)
+        Command::Cleanup(options) => clean_up(&load(options.config)?, out),
+        Command::Conflicts { config, json } => conflicts::show(&load(config)?.db_path, json, out),
+        Command::Restore { mut options, to } => {
+            let config = load(options.config.take())?;
+            commands::restore(&config, &options, to.as_deref(), out)
         }
-        Command::Restore { mut options, to } => load(options.config.take())
-            .and_then(|config| commands::restore(&config, &options, to.as_deref())),
         Command::Snapshots { mut options, json } => {
-            load(options.config.take()).and_then(|config| commands::list(&config, &options, json))
+            let config = load(options.config.take())?;
+            commands::list(&config, &options, json, out)
         }
         Command::Run(options) => run(options, Until::Told),
         Command::SaveSnapshot(options) => run(options, Until::SnapshotSaved),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(text) => {
-            eprintln!("harmonylite: {text}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -64,7 +71,7 @@ fn run(mut options: Options, until: Until) -> Result<(), String> {
 }
 
 /// Removes all that is ours from the database, and our files beside it.
-fn clean_up(config: &Config) -> Result<(), String> {
+fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
     if !config.db_path.exists() {
         return Err(format!(
             "db_path: there is no database at {}",
@@ -72,6 +79,7 @@ fn clean_up(config: &Config) -> Result<(), String> {
         ));
     }
     let lock = lock::take_database(&config.db_path)?;
+    beside::remove_stale(&config.db_path);
     let removed = database::clean_up(&config.db_path, &AtomicBool::new(false))
         .map_err(|e| format!("cleaning up {}: {e}", config.db_path.display()))?;
     for file in [&config.seq_map_path, &lock::of_database(&config.db_path)] {
@@ -83,9 +91,10 @@ fn clean_up(config: &Config) -> Result<(), String> {
         }
     }
     drop(lock);
-    println!(
+    writeln!(
+        out,
         "removed {removed} tables and triggers from {}",
         config.db_path.display()
-    );
-    Ok(())
+    )
+    .map_err(output::failed)
 }

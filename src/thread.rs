@@ -1,5 +1,6 @@
 //! The one caller of `std::thread`: every thread has a name, and none ends unseen.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
@@ -21,6 +22,17 @@ pub enum Outcome {
 pub struct Exited {
     pub name: String,
     pub outcome: Outcome,
+}
+
+impl fmt::Display for Exited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match &self.outcome {
+            Outcome::Failed(cause) => write!(f, "{name}: {cause}"),
+            Outcome::Panicked(text) => write!(f, "{name} panicked: {text}; please report this"),
+            Outcome::Stopped => write!(f, "{name} ended by itself"),
+        }
+    }
 }
 
 /// Runs `body` in a thread of this name (15 bytes at most, as Linux shows it). However it ends,
@@ -58,6 +70,20 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_in_words() {
+        let said = |outcome| {
+            let name = "nats-server".to_owned();
+            Exited { name, outcome }.to_string()
+        };
+        let none = "no nats-server found".to_owned();
+        assert_eq!(
+            said(Outcome::Failed(none)),
+            "nats-server: no nats-server found"
+        );
+        assert_eq!(said(Outcome::Stopped), "nats-server ended by itself");
+    }
 
     #[test]
     fn every_end_is_reported() {

@@ -134,6 +134,34 @@ fn missing_values() {
 }
 
 #[test]
+fn the_file_to_restore_to_is_a_flag_like_others() {
+    for line in [
+        "restore -o r.db",
+        "restore -o=r.db",
+        "restore --o r.db",
+        "--o=r.db restore",
+        "-o r.db restore",
+    ] {
+        let Ok(Command::Restore { to, .. }) = read(line) else {
+            panic!("{line}")
+        };
+        assert_eq!(to, Some("r.db".into()), "{line}");
+    }
+    // A value, even if it is the name of a command.
+    let Ok(Command::Restore { to, .. }) = read("restore -o snapshots") else {
+        panic!("a file that is called snapshots")
+    };
+    assert_eq!(to, Some("snapshots".into()));
+    check_error("restore -o a -o b", &["-o is given twice"]);
+    for line in ["restore -o", "restore -o=", "restore -o -config a"] {
+        check_error(line, &["-o needs a value"]);
+    }
+    for line in ["-o r.db", "snapshots -o r.db", "conflicts -o r.db"] {
+        check_error(line, &["-o does not go here"]);
+    }
+}
+
+#[test]
 fn words_that_nobody_knows() {
     check_error("-confg x", &["unknown flag -confg, did you mean -config?"]);
     check_error("--zzz=secret", &["unknown flag --zzz;"]);

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::secret::Secret;
+use crate::stream::address::ENCODE;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +86,9 @@ impl ServerUrl {
             (None, _) => return Err(allowed()),
         };
         let odd = |c: char| c.is_whitespace() || c.is_control();
+        if rest[authority.len()..].contains('@') {
+            return Err(format!("{}; {ENCODE}", allowed()));
+        }
         if !schemes.contains(&scheme) || host.is_empty() || text.contains(odd) {
             return Err(allowed());
         }
@@ -216,6 +220,10 @@ mod tests {
             format!("{url} {url:?}"),
             "nats://***@host:4222/ nats://***@host:4222/"
         );
+        for text in ["nats://ann:12/cret@host:4222", "nats://ann:12?cret@host"] {
+            let allowed = ServerUrl::parse(text, &["nats"]).unwrap_err();
+            assert!(allowed.contains("/ as %2F") && !allowed.contains("cret"));
+        }
         assert_eq!(redacted("ann:se/cr@et@host"), "***@host");
         assert_eq!(redacted("nats://ann:s://e/cret@host"), "nats://***@host");
     }

@@ -3,6 +3,7 @@
 //! Each struct reads its own section; `[nats]`, `[snapshot]` and `[tables]` have their own files.
 //! `config.toml` explains the keys to operators, so only what it cannot say is said here.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,9 +97,13 @@ impl Config {
         let log = top.section("replication_log");
         let nats = top.section("nats");
         let db_path = read_db_path(&top);
+        let seq_map_path = read_seq_map_path(&top, &db_path);
+        let taken = [("db_path", &*db_path), ("seq_map_path", &*seq_map_path)];
+        check_own(&top, "seq_map_path", &seq_map_path, &taken[..1]);
+        let logging = Logging::read(&top.section("logging"), &taken);
         Config {
             shared: Shared::read(&log, &nats),
-            seq_map_path: read_seq_map_path(&top, &db_path),
+            seq_map_path,
             db_path,
             node_id: top.opt_int(
                 "node_id",
@@ -119,7 +124,7 @@ impl Config {
             replication_log: ReplicationLog::read(&log),
             snapshot: Snapshot::read(&top.section("snapshot")),
             nats: Nats::read(&nats),
-            logging: Logging::read(&top.section("logging")),
+            logging,
             prometheus: Prometheus::read(&top.section("prometheus")),
         }
     }
@@ -169,10 +174,7 @@ fn read_seq_map_path(top: &Section, db_path: &Path) -> PathBuf {
 
 /// The file itself may be made later, by us or by the application; its folder is for the operator.
 fn check_folder(section: &Section, key: &str, file: &Path) {
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(file);
     if !folder.is_dir() {
         let folder = folder.display();
         let path = file.display();
@@ -181,6 +183,40 @@ fn check_folder(section: &Section, key: &str, file: &Path) {
             format!("is {path}, but there is no directory {folder}: create it"),
         );
     }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// That the file is not one of those that are `taken`, each with its key: we would write over it.
+fn check_own(section: &Section, key: &str, file: &Path, taken: &[(&str, &Path)]) {
+    let place = |path: &Path| {
+        let folder = folder_of(path).canonicalize().ok()?;
+        Some(folder.join(path.file_name()?))
+    };
+    let is_one = |path: &Path| place(file).is_some_and(|file| Some(file) == place(path));
+    for (other, path) in taken {
+        if is_one(path) || is_same_file(file, path) {
+            let file = file.display();
+            section.note(
+                key,
+                format!("is {file}, but must be another file than {other}, which would be lost"),
+            );
+        }
+    }
+}
+
+/// Whether two names lead to one file, by links.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        let found = std::fs::metadata(path).ok()?;
+        found.is_file().then(|| (found.dev(), found.ino()))
+    };
+    identity(one).is_some_and(|one| Some(one) == identity(other))
 }
 
 impl Shared {
@@ -222,12 +258,13 @@ impl ReplicationLog {
 }
 
 impl Logging {
-    fn read(section: &Section) -> Logging {
+    fn read(section: &Section, taken: &[(&str, &Path)]) -> Logging {
         let level = section.parsed("level", "info", level);
         let verbose = section.bool("verbose", false);
         let file = section.path("file");
         if let Some(file) = &file {
             check_folder(section, "file", file);
+            check_own(section, "file", file, taken);
         }
         Logging {
             level: if verbose {

@@ -30,7 +30,7 @@ pub struct Nats {
     pub ca_file: Option<PathBuf>,
     /// Certificate and key of this client.
     pub client_cert: Option<(PathBuf, PathBuf)>,
-    /// Attempts before giving up at start; none: try for ever.
+    /// Attempts after the first before giving up; none: try for ever.
     pub connect_retries: Option<u32>,
     pub reconnect_wait: Duration,
 }
@@ -42,7 +42,12 @@ impl Nats {
         if user_password.is_some() && user_name.is_none() {
             section.note("user_password", "is set, so user_name must be set too");
         }
-        let retries = section.int("connect_retries", 0, 0..=u32::MAX, "attempts, 0 for ever");
+        let retries = section.int(
+            "connect_retries",
+            0,
+            0..=u32::MAX,
+            "more attempts, 0 for ever",
+        );
         Nats {
             urls: read_urls(section),
             server_config: section.file("server_config"),

@@ -114,18 +114,24 @@ impl<'a> Section<'a> {
 
     /// A list of strings, never shown.
     pub fn list(&self, key: &str) -> Option<Vec<String>> {
-        let strings = |value: &DeValue| {
-            let items = value.as_array()?.iter();
-            items
-                .map(|item| item.get_ref().as_str().map(str::to_owned))
-                .collect()
-        };
-        self.take(
-            key,
-            strings,
-            Quote::Kind,
-            "a list of strings, such as [\"one\", \"two\"]",
-        )
+        const ALLOWED: &str = "a list of strings, such as [\"one\", \"two\"]";
+        let items = self.take(key, DeValue::as_array, Quote::Kind, ALLOWED)?;
+        let mut strings = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            match item.get_ref() {
+                DeValue::String(text) => strings.push(text.to_string()),
+                other => {
+                    let (number, kind) = (index + 1, other.type_str());
+                    self.note(
+                        key,
+                        format!(
+                            "has an entry, number {number}, of type {kind}, but must be {ALLOWED}"
+                        ),
+                    );
+                }
+            }
+        }
+        (strings.len() == items.len()).then_some(strings)
     }
 
     /// A path, which may lead nowhere yet.

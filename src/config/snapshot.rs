@@ -10,6 +10,8 @@ use super::nats::{REPLICAS, name};
 use super::secret::Secret;
 use super::section::Section;
 
+mod check;
+
 /// `[snapshot]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -86,11 +88,14 @@ impl Snapshot {
         let enabled = section.bool("enabled", true);
         let chosen = section.parsed("store", "nats", store_name);
         let used = |store: &str| enabled && chosen == store;
+        if enabled {
+            check::is_built_in(section, chosen);
+        }
         let nats = NatsStore::read(&section.section("nats"));
         let s3 = S3Store::read(&section.section("s3"), used("s3"));
         let webdav = WebDavStore::read(&section.section("webdav"), used("webdav"));
         let sftp = SftpStore::read(&section.section("sftp"), used("sftp"));
-        let file = required(&section.section("file"), "path", used("file"));
+        let file = read_file(&section.section("file"), used("file"));
         Snapshot {
             enabled,
             store: match chosen {
@@ -114,6 +119,12 @@ fn store_name(text: &str) -> Result<&'static str, String> {
         .ok_or_else(|| stores.join(", "))
 }
 
+fn read_file(section: &Section, used: bool) -> String {
+    let path = required(section, "path", used);
+    check::file(section, &path);
+    path
+}
+
 /// A string that must be there if the store is `used`; empty if not.
 fn required(section: &Section, key: &str, used: bool) -> String {
     section.string(key).unwrap_or_else(|| {
@@ -124,7 +135,8 @@ fn required(section: &Section, key: &str, used: bool) -> String {
     })
 }
 
-/// `url` and `endpoint`: exactly one if the store is `used`, never both.
+/// `url` and `endpoint`: exactly one if the store is `used`, never both. An endpoint may be shown, so
+/// it is none if it holds what may not.
 fn read_address(section: &Section, used: bool) -> (Option<Secret>, Option<String>) {
     let url = section.secret("url");
     let endpoint = section.string("endpoint");
@@ -136,6 +148,14 @@ fn read_address(section: &Section, used: bool) -> (Option<Secret>, Option<String
                 "endpoint",
                 "holds a login: move it to username and password",
             );
+            return (url, None);
+        }
+        (None, Some(text)) if text.contains('?') => {
+            section.note(
+                "endpoint",
+                "has a ?: move what is behind it to path, username and password",
+            );
+            return (url, None);
         }
         _ => {}
     }
@@ -159,7 +179,7 @@ impl S3Store {
     fn read(section: &Section, used: bool) -> S3Store {
         /// S3 takes no smaller parts, and no larger ones than 5 GiB.
         const PART: std::ops::RangeInclusive<u64> = 5 << 20..=5 << 30;
-        S3Store {
+        let store = S3Store {
             endpoint: required(section, "endpoint", used),
             bucket: required(section, "bucket", used),
             path: section.string("path"),
@@ -169,27 +189,36 @@ impl S3Store {
             session_token: section.secret("session_token"),
             region: section.string("region"),
             part_size: section.int("part_size", *PART.start(), PART, "bytes, as S3 allows"),
-        }
+        };
+        check::s3(section, &store);
+        store
     }
 }
 
 impl WebDavStore {
     fn read(section: &Section, used: bool) -> WebDavStore {
         let (url, endpoint) = read_address(section, used);
-        WebDavStore {
+        let store = WebDavStore {
             url,
             endpoint,
             path: section.string("path"),
             username: section.string("username"),
             password: section.secret("password"),
-        }
+        };
+        check::webdav(section, &store);
+        store
     }
 }
 
 impl SftpStore {
+    /// A pinned key goes before the word that none is to be looked at.
+    pub fn trusts_anybody(&self) -> bool {
+        self.insecure_ignore_host_key && self.host_key.is_none()
+    }
+
     fn read(section: &Section, used: bool) -> SftpStore {
         let (url, endpoint) = read_address(section, used);
-        SftpStore {
+        let store = SftpStore {
             url,
             endpoint,
             path: section.string("path"),
@@ -200,6 +229,8 @@ impl SftpStore {
             known_hosts: section.file("known_hosts"),
             host_key: section.string("host_key"),
             insecure_ignore_host_key: section.bool("insecure_ignore_host_key", false),
-        }
+        };
+        check::sftp(section, &store, used);
+        store
     }
 }

@@ -8,6 +8,8 @@ use log::LevelFilter;
 use super::snapshot::Store;
 use super::*;
 
+mod stores;
+
 const DOCUMENTED: &str = include_str!("../../config.toml");
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -185,7 +187,13 @@ fn wrong_types() {
         "apply_triggers = \"one\"",
         &["is of type string", "a list of strings"],
     );
-    check_refused("apply_triggers = [1]", &["is a list", "a list of strings"]);
+    check_refused(
+        "apply_triggers = [\"one\", 2]",
+        &[
+            "has an entry, number 2, of type integer",
+            "a list of strings",
+        ],
+    );
     check_refused("nats = 4", &["nats is of type integer", "a section"]);
     check_refused(
         "seq_map_path = 1",

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::database::{Database, DatabaseError, Settings};
 use crate::model::backoff::Backoff;
+use crate::snapshot::beside;
 use crate::snapshot::thread::Ask;
 use crate::thread::{Exited, Outcome, spawn};
 use crate::{lock, logging};
@@ -52,9 +53,8 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         .or_else(|| derive(&MACHINE_ID_FILES));
     let node_text = node_id.map_or("random".to_owned(), |id| id.to_string());
     logging::start(&config.logging, &node_text).map_err(Failure)?;
-    if until == Until::SnapshotSaved && !(config.snapshot.enabled && config.replicate) {
-        let text = "-save-snapshot: snapshot.enabled or replicate is false in the configuration";
-        return Err(Failure(text.into()));
+    if until == Until::SnapshotSaved {
+        require_something_to_save(config).map_err(Failure)?;
     }
     let _lock = lock::take_database(&config.db_path).map_err(|text| {
         Failure(match until {
@@ -62,6 +62,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
             Until::SnapshotSaved => format!("{text}, or send it SIGUSR1 to save a snapshot"),
         })
     })?;
+    beside::remove_stale(&config.db_path);
     let (exits, exited) = unbounded();
     let (ask, asks) = unbounded();
     let waiting_is_over = Arc::new(AtomicBool::new(false));
@@ -132,6 +133,21 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
 }
 
+fn require_something_to_save(config: &Config) -> Result<(), String> {
+    if !(config.snapshot.enabled && config.replicate) {
+        let text = "-save-snapshot: snapshot.enabled or replicate is false in the configuration";
+        return Err(text.into());
+    }
+    // Or an empty one would be made, saved, and taken for the cluster's beginning.
+    if !config.db_path.exists() {
+        let path = config.db_path.display();
+        return Err(format!(
+            "-save-snapshot: db_path: there is no database at {path}"
+        ));
+    }
+    Ok(())
+}
+
 /// Nothing changed for `sleep_timeout`.
 fn save_before_sleep(ask: &Sender<Ask>, exited: &Receiver<Exited>, signals: &Receiver<()>) -> End {
     log::info!("nothing changed for sleep_timeout: saving a snapshot, then ending");
@@ -168,16 +184,11 @@ enum End {
 
 impl End {
     fn failure(self) -> Option<String> {
-        let (name, outcome) = match self {
-            End::Signal | End::Quiet | End::Saved(Ok(())) => return None,
-            End::Saved(Err(text)) => return Some(format!("no snapshot was saved: {text}")),
-            End::Thread(Exited { name, outcome }) => (name, outcome),
-        };
-        Some(match outcome {
-            Outcome::Failed(cause) => format!("{name}: {cause}"),
-            Outcome::Panicked(text) => format!("{name} panicked: {text}; please report this"),
-            Outcome::Stopped => format!("{name} ended by itself"),
-        })
+        match self {
+            End::Signal | End::Quiet | End::Saved(Ok(())) => None,
+            End::Saved(Err(text)) => Some(format!("no snapshot was saved: {text}")),
+            End::Thread(exited) => Some(exited.to_string()),
+        }
     }
 }
 
@@ -291,6 +302,18 @@ fn wait_for_the_end(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_that_is_not_there_is_not_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let text = format!("db_path = \"{}\"", path.display());
+        let config = Config::parse(std::path::Path::new("box.toml"), &text).unwrap();
+        let refused = require_something_to_save(&config).unwrap_err();
+        assert!(refused.contains("there is no database at"), "{refused}");
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(require_something_to_save(&config), Ok(()));
+    }
 
     fn exited(name: &str, outcome: Outcome) -> Exited {
         let name = name.to_owned();

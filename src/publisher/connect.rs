@@ -32,8 +32,11 @@ pub(super) fn connect_when_asked(
                 Err(e) => e.to_string(),
             };
             failures += 1;
-            if retries.is_some_and(|most| failures > most) {
-                return Err(format!("gave up after {failures} tries: {text}"));
+            if let Some(most) = retries.filter(|&most| failures > most) {
+                return Err(format!(
+                    "gave up after {failures} tries, the first and {most} (nats.connect_retries) \
+                     more: {text}"
+                ));
             }
             if text != said {
                 log::warn!("connecting to NATS: {text}; changes are captured and kept meanwhile");

@@ -19,11 +19,15 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// Beside the database, so that it can be put into its place.
     pub fn beside(database: &Path, what: &str) -> Scratch {
-        let mut name = database.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".harmonylite-{what}"));
-        let scratch = Scratch(database.with_file_name(name));
+        let scratch = Scratch::named(database, what);
         scratch.remove(); // of a process that was killed
         scratch
+    }
+
+    fn named(database: &Path, what: &str) -> Scratch {
+        let mut name = database.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".harmonylite-{what}"));
+        Scratch(database.with_file_name(name))
     }
 
     pub fn path(&self) -> &Path {
@@ -31,10 +35,19 @@ impl Scratch {
     }
 
     fn remove(&self) {
-        for end in ["", "-journal", "-wal", "-shm"] {
-            let mut name = self.0.clone().into_os_string();
-            name.push(end);
-            let _ = fs::remove_file(name);
+        for file in companions(&self.0).chain([self.0.clone()]) {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// Removes what a process that was killed left: files as large as the database. Only for who has the
+/// database's lock, since a live process may be working on them.
+pub fn remove_stale(database: &Path) {
+    for what in ["copy", "packed", "fetched"] {
+        let left = Scratch::named(database, what);
+        if left.0.exists() {
+            log::info!("removing {}, left by a broken snapshot", left.0.display());
         }
     }
 }
@@ -56,12 +69,27 @@ pub fn place(file: &Path, name: &Path) -> io::Result<()> {
     sync_folder(name)
 }
 
+/// What SQLite keeps beside a database while it works on it.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+fn companions(database: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    COMPANIONS.iter().map(|end| {
+        let mut name = database.to_owned().into_os_string();
+        name.push(end);
+        name.into()
+    })
+}
+
+/// What a database that is gone left beside it. Nobody may take a file of somebody else's away, and
+/// nobody may put a database beside one.
+pub(super) fn leftover(database: &Path) -> Option<PathBuf> {
+    companions(database).find(|file| fs::symlink_metadata(file).is_ok())
+}
+
 /// Removes what a database that is gone left beside it: SQLite would take that for the new one's.
 /// If it is not old, somebody is about to make a database.
 pub(super) fn remove_leftovers(database: &Path) -> io::Result<()> {
-    for end in ["-wal", "-shm", "-journal"] {
-        let mut name = database.to_owned().into_os_string();
-        name.push(end);
+    for name in companions(database) {
         let Ok(found) = fs::metadata(&name) else {
             continue;
         };
@@ -103,10 +131,50 @@ pub(super) fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError
     let disk_state = rustix::fs::statvfs(folder).map_err(|e| disk(folder, e))?;
     let free = disk_state.f_bavail.saturating_mul(disk_state.f_frsize);
     if free < bytes + SPARE_BYTES {
-        let (needed, free) = (bytes >> 20, free >> 20);
-        let cause =
-            format!("a snapshot needs {needed} MB here for a while, and {free} MB are free");
+        let cause = too_little(bytes, free);
         return Err(disk(folder, cause));
     }
     Ok(())
+}
+
+fn too_little(bytes: u64, free: u64) -> String {
+    const MB: u64 = 1 << 20;
+    let (needed, spare) = (bytes.div_ceil(MB), SPARE_BYTES / MB);
+    format!(
+        "a snapshot needs {} MB here for a while ({needed} for itself, {spare} left to others), and \
+         {} MB are free",
+        needed + spare,
+        free / MB
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_to_others_is_part_of_what_is_needed() {
+        let text = too_little(4096, 5 << 20);
+        assert!(text.starts_with("a snapshot needs 17 MB here"), "{text}");
+        assert!(text.ends_with("and 5 MB are free"), "{text}");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let ours = [
+            "a.db.harmonylite-copy",
+            "a.db.harmonylite-copy-wal",
+            "a.db.harmonylite-packed",
+            "a.db.harmonylite-fetched",
+        ];
+        let others = ["a.db", "a.db-wal", "b.db.harmonylite-copy"];
+        for name in ours.iter().chain(&others) {
+            fs::write(file(name), "").unwrap();
+        }
+        remove_stale(&file("a.db"));
+        assert!(ours.iter().all(|name| !file(name).exists()));
+        assert!(others.iter().all(|name| file(name).exists()));
+    }
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::part::part_name;
-use super::{Result, Store, StoreError};
+use super::{Missing, Result, Store, StoreError};
 
 /// An application whose database is on the same disk waits at its own syncs until what is on its way
 /// there has arrived: that is never the whole snapshot.
@@ -20,11 +20,22 @@ struct Folder {
     address: String,
 }
 
-pub(super) fn open(path: &Path) -> Result<impl Store + use<>> {
+pub(super) fn open(path: &Path, missing: Missing) -> Result<impl Store + use<>> {
     let address = format!("file {}", path.display());
+    if missing == Missing::Refuse && is_missing(path) {
+        return Err(StoreError::no_place(
+            &address,
+            "folder",
+            "snapshot.file.path",
+        ));
+    }
     ensure(path).map_err(|cause| StoreError::failed(&address, "open the folder", cause))?;
     let path = path.to_path_buf();
     Ok(Folder { path, address })
+}
+
+fn is_missing(path: &Path) -> bool {
+    fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The folder may be made, but not the place of a disk that is not there: filling the disk below
@@ -146,12 +157,12 @@ mod tests {
     fn a_missing_folder_may_be_a_missing_disk() {
         let top = tempfile::tempdir().unwrap();
         let mount = top.path().join("mount");
-        let cause = |path: &Path| open(path).err().unwrap().to_string();
+        let cause = |path: &Path| open(path, Missing::Make).err().unwrap().to_string();
         assert!(cause(&mount.join("snapshots")).contains("is its disk mounted?"));
         fs::create_dir(&mount).unwrap();
         assert!(cause(&mount.join("snapshots")).contains("make the folder"));
         fs::write(mount.join("something"), "").unwrap();
-        assert!(open(&mount.join("snapshots")).is_ok());
+        assert!(open(&mount.join("snapshots"), Missing::Make).is_ok());
         assert!(cause(&mount.join("something")).contains("not a folder"));
     }
 }

@@ -12,7 +12,8 @@
 //! | file | folder `path` |
 //!
 //! What is missing on the way is made: bucket, folders; of the file store's folder only the last
-//! part, because a disk that is not mounted looks like a missing folder.
+//! part, because a disk that is not mounted looks like a missing folder. Who only reads opens what
+//! is there ([`open_existing`]) and makes nothing.
 //!
 //! [`open`] hands out every store inside a [`checked`] one, which looks at names and sizes once for
 //! all of them. Nothing waits for ever: connecting ends within [`CONNECT`], and a server that is
@@ -41,10 +42,12 @@ mod part;
 mod s3;
 #[cfg(feature = "store-sftp")]
 mod sftp;
-#[cfg(any(feature = "store-s3", feature = "store-sftp", feature = "store-webdav"))]
-mod url;
+pub(crate) mod url;
 #[cfg(feature = "store-webdav")]
 mod webdav;
+
+#[cfg(feature = "store-sftp")]
+pub(crate) use sftp::pinned;
 
 /// How long a connection may take to come about.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -89,6 +92,19 @@ impl StoreError {
             name: name.to_string(),
         }
     }
+
+    /// The bucket or folder is not there; `key` of the configuration names it.
+    #[cfg(any(
+        feature = "store-file",
+        feature = "store-nats",
+        feature = "store-s3",
+        feature = "store-sftp",
+        feature = "store-webdav"
+    ))]
+    fn no_place(store: &str, what: &str, key: &str) -> StoreError {
+        let name = format!("such {what}: no snapshot was saved there yet, or {key} is wrong");
+        StoreError::not_found(store, &name)
+    }
 }
 
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -119,28 +135,61 @@ pub trait Store: Send {
     fn remove(&mut self, name: &str) -> Result<()>;
 }
 
+/// What becomes of a bucket or folder that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Refuse,
+}
+
+type Connect<'a> = &'a dyn Fn() -> std::result::Result<Client, StreamError>;
+
 /// Connects to the configured store, logs in, and makes what is missing (see the table above).
 ///
 /// `stream_prefix` is `nats.stream_prefix`; `connect` makes a connection to the broker, for the
 /// nats store alone. An error names the store and its address; the next try may fare better.
-#[cfg_attr(not(feature = "store-nats"), allow(unused_variables))]
 pub fn open(
     settings: &Settings,
     stream_prefix: &str,
-    connect: &dyn Fn() -> std::result::Result<Client, StreamError>,
+    connect: Connect<'_>,
+) -> Result<Box<dyn Store>> {
+    open_as(settings, stream_prefix, connect, Missing::Make)
+}
+
+/// As [`open`], for who only reads: makes nothing. A bucket or folder that is not there is
+/// [`StoreError::NotFound`].
+pub fn open_existing(
+    settings: &Settings,
+    stream_prefix: &str,
+    connect: Connect<'_>,
+) -> Result<Box<dyn Store>> {
+    open_as(settings, stream_prefix, connect, Missing::Refuse)
+}
+
+#[allow(unused_variables)] // in builds without all of them
+fn open_as(
+    settings: &Settings,
+    stream_prefix: &str,
+    connect: Connect<'_>,
+    missing: Missing,
 ) -> Result<Box<dyn Store>> {
     let store: Result<Box<dyn Store>> = match settings {
         #[cfg(feature = "store-nats")]
-        Settings::Nats(settings) => Ok(Box::new(nats::open(settings, stream_prefix, connect)?)),
+        Settings::Nats(settings) => Ok(Box::new(nats::open(
+            settings,
+            stream_prefix,
+            connect,
+            missing,
+        )?)),
         #[cfg(feature = "store-s3")]
-        Settings::S3(settings) => Ok(Box::new(s3::open(settings)?)),
+        Settings::S3(settings) => Ok(Box::new(s3::open(settings, missing)?)),
         #[cfg(feature = "store-webdav")]
-        Settings::WebDav(settings) => Ok(Box::new(webdav::open(settings)?)),
+        Settings::WebDav(settings) => Ok(Box::new(webdav::open(settings, missing)?)),
         #[cfg(feature = "store-sftp")]
-        Settings::Sftp(settings) => Ok(Box::new(sftp::open(settings)?)),
+        Settings::Sftp(settings) => Ok(Box::new(sftp::open(settings, missing)?)),
         #[cfg(feature = "store-file")]
-        Settings::File(folder) => Ok(Box::new(file::open(folder)?)),
-        #[allow(unreachable_patterns)] // reached in builds without all of them
+        Settings::File(folder) => Ok(Box::new(file::open(folder, missing)?)),
+        #[allow(unreachable_patterns)]
         other => Err(absent(other)),
     };
     Ok(Box::new(checked::Checked::new(store?)))

@@ -11,7 +11,7 @@ use s3::serde_types::Part;
 use s3::{Bucket, BucketConfiguration, Region};
 
 use self::error::explain;
-use super::{Result, SILENCE, Store, StoreError};
+use super::{Missing, Result, SILENCE, Store, StoreError};
 use crate::config::snapshot::S3Store;
 
 mod credentials;
@@ -34,7 +34,7 @@ struct S3 {
     address: String,
 }
 
-pub(super) fn open(settings: &S3Store) -> Result<impl Store + use<>> {
+pub(super) fn open(settings: &S3Store, missing: Missing) -> Result<impl Store + use<>> {
     // Retries are the owner's business, who waits longer than a second.
     s3::set_retries(0);
     let failed = |cause: String| StoreError::failed("s3", "open", cause);
@@ -46,11 +46,22 @@ pub(super) fn open(settings: &S3Store) -> Result<impl Store + use<>> {
     };
     let address = format!("s3 {}/{}/{prefix}", endpoint.address, settings.bucket);
     let address = address.trim_end_matches('/').to_string();
-    let made = make(settings, endpoint.region, endpoint.creation_region);
-    let bucket = made.map_err(|cause| {
+    let failed = |cause: S3Error| {
         let cause = format!("{}{}", explain(&cause), credentials::hint(settings));
         StoreError::failed(&address, "open the bucket", cause)
-    })?;
+    };
+    let (bucket, is_there) = look_at(settings, endpoint.region).map_err(failed)?;
+    match missing {
+        _ if is_there => {}
+        Missing::Make => make(settings, endpoint.creation_region).map_err(failed)?,
+        Missing::Refuse => {
+            return Err(StoreError::no_place(
+                &address,
+                "bucket",
+                "snapshot.s3.bucket",
+            ));
+        }
+    }
     Ok(S3 {
         bucket,
         prefix,
@@ -59,29 +70,32 @@ pub(super) fn open(settings: &S3Store) -> Result<impl Store + use<>> {
     })
 }
 
-/// The bucket, looked at, and made if it is missing.
-fn make(
+/// The bucket, and whether it is there.
+fn look_at(
     settings: &S3Store,
     region: Region,
-    creation_region: Region,
-) -> std::result::Result<Box<Bucket>, S3Error> {
+) -> std::result::Result<(Box<Bucket>, bool), S3Error> {
     let credentials = credentials::find(settings)?;
-    let mut bucket = Bucket::new(&settings.bucket, region, credentials.clone())?.with_path_style();
+    let mut bucket = Bucket::new(&settings.bucket, region, credentials)?.with_path_style();
     bucket.set_request_timeout(Some(time_for(0)));
     match bucket.list_page(String::new(), None, None, None, Some(1)) {
-        Err(error) if error::code(&error) == Some("NoSuchBucket") => {}
-        Err(error) => return Err(error),
-        Ok(_) => return Ok(bucket),
+        Err(error) if error::code(&error) == Some("NoSuchBucket") => Ok((bucket, false)),
+        Err(error) => Err(error),
+        Ok(_) => Ok((bucket, true)),
     }
+}
+
+fn make(settings: &S3Store, region: Region) -> std::result::Result<(), S3Error> {
+    let credentials = credentials::find(settings)?;
     let name = &settings.bucket;
     let config = BucketConfiguration::default();
-    match Bucket::create_with_path_style(name, creation_region, credentials, config) {
+    match Bucket::create_with_path_style(name, region, credentials, config) {
         // Another node was faster.
         Err(error) if error::code(&error) == Some("BucketAlreadyOwnedByYou") => {}
         Err(error) => return Err(error),
         Ok(_) => log::info!("made the bucket {name} for snapshots"),
     }
-    Ok(bucket)
+    Ok(())
 }
 
 fn time_for(bytes: u64) -> Duration {

@@ -1,24 +1,32 @@
 //! Addresses of servers, as `url` and `endpoint` write them.
 
-use crate::stream::address::Address;
-#[cfg(any(feature = "store-sftp", feature = "store-webdav"))]
-use crate::stream::address::decode;
+use crate::stream::address::{Address, ENCODE, decode};
 
 /// A server, with what stands behind its name.
-pub(super) struct Url {
-    pub(super) server: Address,
+pub(crate) struct Url {
+    pub(crate) server: Address,
     /// From the first `/` on, as written, without it at the end: `/root/my%20folder`.
-    #[cfg(any(feature = "store-sftp", feature = "store-webdav"))]
-    pub(super) path: String,
+    pub(crate) path: String,
+    /// Behind the `?`, as written.
+    query: String,
 }
 
 impl Url {
-    /// `scheme` goes for a text that has none. The error never quotes a login.
-    pub(super) fn parse(text: &str, scheme: &str) -> Result<Url, String> {
+    /// `scheme` goes for a text that has none. The error quotes nothing that may be of a login.
+    ///
+    /// An `@` behind the host is refused: the `/` before it is likely to be one in a password, and
+    /// the half of that would be taken for the path, which is shown.
+    pub(crate) fn parse(text: &str, scheme: &str) -> Result<Url, String> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or((scheme, text));
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if path.contains('@') {
+            return Err(format!(
+                "the address has an @ behind a /: {ENCODE}; in a path, write @ as %40"
+            ));
+        }
+        // The whole query goes along for the sake of its @, which tells of a login.
         let server: Address = format!("{scheme}://{authority}?{query}").parse()?;
         if path.contains(|c: char| !c.is_ascii_graphic() || c == '#') {
             return Err(format!(
@@ -27,14 +35,19 @@ impl Url {
         }
         Ok(Url {
             server,
-            #[cfg(any(feature = "store-sftp", feature = "store-webdav"))]
             path: path.trim_end_matches('/').to_string(),
+            query: query.to_string(),
         })
     }
 
+    /// The names in the query, as written.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let pairs = self.query.split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+    }
+
     /// The decoded value of `?name=value`. A `+` is a space, as forms write it.
-    #[cfg(feature = "store-webdav")]
-    pub(super) fn query(&self, name: &str) -> Result<Option<String>, String> {
+    pub(crate) fn query(&self, name: &str) -> Result<Option<String>, String> {
         let Some(value) = self.server.query(name) else {
             return Ok(None);
         };
@@ -44,14 +57,13 @@ impl Url {
     }
 
     /// The path without its `%` sequences.
-    #[cfg(feature = "store-sftp")]
-    pub(super) fn decoded_path(&self) -> Result<String, String> {
+    pub(crate) fn decoded_path(&self) -> Result<String, String> {
         decode(&self.path).ok_or_else(|| format!("address {}: bad % sequence", self.server))
     }
 }
 
 /// The folders that lead to `path`, each a name.
-pub(super) fn folders(path: &str) -> Result<Vec<&str>, String> {
+pub(crate) fn folders(path: &str) -> Result<Vec<&str>, String> {
     let names = path.split('/').filter(|name| !matches!(*name, "" | "."));
     let names: Vec<&str> = names.collect();
     if names.contains(&"..") {
@@ -65,7 +77,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg(feature = "store-webdav")]
     fn everything_in_one() {
         let text = "https://dav.example:8443/remote.php/dav/?dir=/my%20dir/a&login=me%40home&secret=p@s/s+w%2B";
         let url = Url::parse(text, "http").unwrap();
@@ -79,13 +90,41 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "store-sftp")]
     fn paths_may_hold_what_ends_a_login() {
-        let url = Url::parse("sftp://me:a%2Fb@host:22/up/l@st%20one/", "sftp").unwrap();
+        let url = Url::parse("sftp://me:a%2Fb@host:22/up/l%40st%20one/", "sftp").unwrap();
         assert_eq!(url.server.password.as_deref(), Some("a/b"));
         assert_eq!(url.server.host_port(1), "host:22");
         assert_eq!(url.decoded_path().unwrap(), "/up/l@st one");
         assert_eq!(Url::parse("host", "sftp").unwrap().path, "");
+    }
+
+    #[test]
+    fn a_password_that_is_not_encoded_is_not_shown() {
+        for text in [
+            "sftp://backup:hidden/Ab3@127.0.0.1:47350/snap",
+            "sftp://backup:12/hidden@127.0.0.1/snap",
+            "sftp://backup:hidden?Ab3@127.0.0.1:47350/snap",
+            "sftp://backup:12?hidden@127.0.0.1/snap",
+            "https://me:p@hidden/b@host/root?dir=/a",
+            "https://me:hidden/b?c@host/",
+            "https://me:hidden#b@host:x/",
+            "AK:hidden/x@host",
+            "AK:hidden",
+            "hello hidden world",
+            "https://host/hidden path",
+        ] {
+            let shown = match Url::parse(text, "https") {
+                Ok(url) => format!("{} {}", url.server, url.path),
+                Err(cause) => cause,
+            };
+            assert!(!shown.contains("hidden"), "{shown}");
+        }
+        let cause = Url::parse("AK:p/x@host", "https").err().unwrap();
+        assert!(cause.contains("/ as %2F"), "{cause}");
+        // Of these, an @ at the right place ends the login.
+        for text in ["https://me:p@q#r@host/a", "https://me:p%3F%2F@host/a"] {
+            assert_eq!(Url::parse(text, "").unwrap().server.host, "host");
+        }
     }
 
     #[test]

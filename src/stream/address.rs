@@ -7,6 +7,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// What to do if a login may be the trouble.
+pub(crate) const ENCODE: &str =
+    "in a login, write @ as %40, / as %2F, ? as %3F, # as %23, : as %3A and % as %25";
+
 /// One server (or, for `dns://`, a name that stands for several).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
@@ -53,12 +57,21 @@ impl Address {
 impl FromStr for Address {
     type Err = String;
 
-    /// The error names what is wrong and never quotes the user part.
+    /// The error names what is wrong and quotes nothing: where a login is written wrongly, any part
+    /// of the text may belong to it.
     fn from_str(text: &str) -> Result<Address, String> {
+        let bad = |why: &str| match text.contains('@') {
+            true => format!("the address is not sound: {why}; {ENCODE}"),
+            false => format!("the address is not sound: {why}"),
+        };
         let (scheme, rest) = text
             .trim()
             .split_once("://")
             .unwrap_or(("nats", text.trim()));
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+        if !scheme.chars().all(is_word) {
+            return Err(bad("its scheme, before ://, is no word"));
+        }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         // The last '@' ends the user part: an unencoded one in a password is forgiven.
         let (login, place) = match rest.rsplit_once('@') {
@@ -66,28 +79,31 @@ impl FromStr for Address {
             None => (None, rest),
         };
         let place = place.split('/').next().unwrap_or_default();
-        let bad = |why: &str| format!("address {scheme}://{place}: {why}");
 
         let (host, port) = match place.strip_prefix('[') {
             Some(v6) => v6
                 .split_once(']')
-                .ok_or_else(|| bad("no closing bracket"))?,
+                .ok_or_else(|| bad("it has no closing bracket"))?,
             None => place.split_at(place.find(':').unwrap_or(place.len())),
         };
         let port = match port.strip_prefix(':') {
-            Some(digits) => Some(digits.parse().map_err(|_| bad("port is not a number"))?),
+            Some(digits) => Some(
+                number(digits).ok_or_else(|| bad("its port must be a number from 1 to 65535"))?,
+            ),
             None if port.is_empty() => None,
-            None => return Err(bad("text after the closing bracket")),
+            None => return Err(bad("there is text behind its closing bracket")),
         };
         let word = |c: char| c.is_alphanumeric() || "-_.:%".contains(c);
         if host.is_empty() || !host.chars().all(word) {
-            return Err(bad("not a host name or IP address"));
+            return Err(bad("it has no host name or IP address"));
         }
         let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, "")))
         {
             None => (None, None),
             Some((user, password)) => {
-                let decoded = |part| decode(part).ok_or_else(|| bad("bad % sequence before the @"));
+                let decoded = |part| {
+                    decode(part).ok_or_else(|| bad("there is a bad % sequence before its @"))
+                };
                 let with_password = login.is_some_and(|login| login.contains(':'));
                 (
                     Some(decoded(user)?),
@@ -120,6 +136,10 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+fn number(port: &str) -> Option<u16> {
+    port.parse().ok().filter(|&port| port != 0)
 }
 
 /// Without the `%` sequences of a URL; nothing if one is broken.
@@ -199,6 +219,11 @@ mod tests {
             "nats://me:hidden@h:1",
             "nats://me:hidden@h:x",
             "nats://me:hidden%zz@h:1",
+            "nats://me:hidden?b@h:1",
+            "nats://me:hidden/b@h:x",
+            "hello hidden world",
+            "me:hidden",
+            "me:hidden://h",
         ] {
             let shown = match text.parse::<Address>() {
                 Ok(address) => format!("{address} {address:?}"),
@@ -215,6 +240,7 @@ mod tests {
             "nats://",
             "nats://a b:1",
             "nats://h:99999",
+            "nats://h:0",
             "nats://[::1",
             "nats://h:",
         ] {

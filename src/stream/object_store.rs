@@ -51,6 +51,16 @@ struct Description {
 }
 
 impl ObjectStore {
+    /// Whether there is a bucket of this name.
+    pub fn exists(client: &Client, bucket: &str) -> Result<bool, StreamError> {
+        let name = format!("OBJ_{bucket}");
+        match client.api(&format!("STREAM.INFO.{name}"), &Value::Null)? {
+            Ok(_) => Ok(true),
+            Err(error) if error.err_code == code::STREAM_NOT_FOUND => Ok(false),
+            Err(error) => Err(error.refused(format_args!("look at stream {name}"))),
+        }
+    }
+
     /// Opens `bucket` and creates it if it is missing. One that exists keeps its settings; what
     /// differs is logged.
     pub fn ensure_bucket(

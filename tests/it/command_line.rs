@@ -61,6 +61,26 @@ fn version_and_help() {
 }
 
 #[test]
+fn a_full_disk_is_an_error_and_a_reader_who_left_is_none() {
+    let into = |stdout: std::process::Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_harmonylite"));
+        let child = command.arg("-help").stdout(stdout);
+        child.stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = into(full.into()).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("writing to standard output: "));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = into(writer.into()).wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), text(&output)),
+        (Some(0), String::new())
+    );
+}
+
+#[test]
 fn what_is_called_wrongly_ends_with_2() {
     for (words, says) in [
         (&["-cleanupp"][..], "did you mean -cleanup?"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use harmonylite::config::snapshot::Store as Settings;
-use harmonylite::store::{Result, Store, StoreError, open};
+use harmonylite::store::{Result, Store, StoreError, open, open_existing};
 use harmonylite::stream::StreamError;
 use harmonylite::stream::client::{Client, ClientOptions};
 
@@ -41,6 +41,12 @@ impl Bench {
     pub fn try_open(&self, way: &Way) -> Result<Box<dyn Store>> {
         let settings = (self.settings)(way);
         open(&settings, "changes", &|| connect(way))
+    }
+
+    /// As who only reads.
+    pub fn open_existing(&self, place: &str) -> Result<Box<dyn Store>> {
+        let way = self.way(place);
+        open_existing(&(self.settings)(&way), "changes", &|| connect(&way))
     }
 
     pub fn open(&self, place: &str) -> Box<dyn Store> {

@@ -41,6 +41,7 @@ pub fn names(store: &mut dyn Store) -> Vec<String> {
 }
 
 pub fn check(bench: &Bench) {
+    who_reads_makes_nothing(bench);
     let mut store = bench.open("conform");
     let store = store.as_mut();
     nothing_there(store);
@@ -54,6 +55,20 @@ pub fn check(bench: &Bench) {
         expect_none(store, &name);
     }
     nothing_there(store);
+}
+
+fn who_reads_makes_nothing(bench: &Bench) {
+    for _ in 0..2 {
+        match bench.open_existing("unmade") {
+            Err(StoreError::NotFound { name, .. }) => assert!(name.starts_with("such "), "{name}"),
+            Err(error) => panic!("{}: {error}", bench.name),
+            Ok(_) => panic!("{}: there is one", bench.name),
+        }
+    }
+    put(bench.open("unmade").as_mut(), "word", 1, 10);
+    let found = bench.open_existing("unmade");
+    let mut found = found.unwrap_or_else(|error| panic!("{}: {error}", bench.name));
+    expect(found.as_mut(), "word", 1, 10);
 }
 
 fn nothing_there(store: &mut dyn Store) {

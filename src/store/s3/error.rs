@@ -7,7 +7,9 @@ pub(super) fn explain(error: &S3Error) -> String {
     match error {
         S3Error::HttpFailWithBody(status, body) => {
             match (tag(body, "Code"), tag(body, "Message")) {
-                (Some(code), Some(message)) if !message.is_empty() => format!("{code}: {message}"),
+                (Some(code), Some(message)) if !message.is_empty() => {
+                    format!("{code}: {}", plain(message))
+                }
                 (Some(code), _) => format!("{code} (HTTP {status})"),
                 // The answer to a HEAD has no body.
                 _ if *status == 403 => "HTTP 403: no access, or a wrong login".into(),
@@ -55,6 +57,21 @@ pub(super) fn check_status(status: u16) -> Result<(), S3Error> {
     }
 }
 
+/// Without the entities of XML.
+fn plain(text: &str) -> String {
+    let entities = [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#34;", "\""),
+        ("&apos;", "'"),
+        ("&#39;", "'"),
+        ("&amp;", "&"), // last, or what it makes would be read again
+    ];
+    let replace = |text: String, (from, to): (&str, &str)| text.replace(from, to);
+    entities.into_iter().fold(text.to_string(), replace)
+}
+
 /// The text of the first element of this name.
 pub(super) fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
@@ -71,7 +88,11 @@ mod tests {
         let body = "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>no &amp; no\
                     </Message><AWSAccessKeyId>AK</AWSAccessKeyId></Error>";
         let error = S3Error::HttpFailWithBody(403, body.into());
-        assert_eq!(explain(&error), "AccessDenied: no &amp; no");
+        assert_eq!(explain(&error), "AccessDenied: no & no");
+        assert_eq!(
+            plain("&quot;a&quot; must be &gt;= 3, &amp;lt;"),
+            "\"a\" must be >= 3, &lt;"
+        );
         assert_eq!(
             (status(&error), code(&error)),
             (Some(403), Some("AccessDenied"))

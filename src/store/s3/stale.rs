@@ -13,18 +13,24 @@ use crate::stream::timestamp::unix_ms;
 const STALE_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Aborts what earlier uploads to `key` left, and those below `prefix` that are old. Without a
-/// prefix only the former: the bucket may hold other people's uploads. Not all servers can list
-/// uploads, and none of it must keep us from this one.
+/// prefix the bucket may hold other people's uploads: then only old ones whose keys are like ours.
+/// Not all servers can list uploads, and none of it must keep us from this one.
 pub(super) fn abort(bucket: &Bucket, prefix: &str, key: &str) {
-    let under = if prefix.is_empty() { key } else { prefix };
+    let under = match prefix {
+        "" => family(key),
+        prefix => prefix,
+    };
     let listing = match list(bucket, under) {
         Ok(listing) => listing,
         Err(error) => return log::debug!("list uploads below {under}: {}", explain(&error)),
     };
     let now = SystemClock.now_ms();
     for upload in uploads_in(&listing) {
-        let old = is_old(upload.initiated, now) && !prefix.is_empty();
-        if !upload.key.starts_with(prefix) || (upload.key != key && !old) {
+        let ours = match prefix {
+            "" => is_like(upload.key, key),
+            prefix => upload.key.starts_with(prefix),
+        };
+        if upload.key != key && !(ours && is_old(upload.initiated, now)) {
             continue;
         }
         match bucket.abort_upload(upload.key, upload.id) {
@@ -32,6 +38,28 @@ pub(super) fn abort(bucket: &Bucket, prefix: &str, key: &str) {
             Err(error) => log::debug!("abort upload of {}: {}", upload.key, explain(&error)),
         }
     }
+}
+
+/// What all keys like this begin with: `snapshot-`.
+fn family(key: &str) -> &str {
+    key.find('-').map_or(key, |at| &key[..=at])
+}
+
+/// Whether the keys are like `snapshot-<time>-<node>-<random>.db.zst` and differ in numbers alone.
+fn is_like(one: &str, other: &str) -> bool {
+    shape(one).is_some_and(|one| Some(one) == shape(other))
+}
+
+/// A key without its numbers: times are of one length for centuries, and random ones always are.
+fn shape(key: &str) -> Option<(&str, usize, usize, &str)> {
+    let (words, end) = key.split_once('.')?;
+    let parts: Vec<&str> = words.split('-').collect();
+    let [first, time, node, random] = parts[..] else {
+        return None;
+    };
+    let is_hex = |number: &str| number.bytes().all(|b| b.is_ascii_hexdigit());
+    let numbers = [time, node, random].into_iter().all(is_hex);
+    numbers.then_some((first, time.len(), random.len(), end))
 }
 
 /// The library's own listing insists on fields that some servers leave out. The first thousand, in
@@ -74,6 +102,27 @@ mod tests {
         assert!(!is_old("2026-03-01T01:00:00.000Z", now));
         assert!(!is_old("yesterday", now));
     }
+
+    #[test]
+    fn keys_of_ours_and_of_others() {
+        let ours = "snapshot-1763790000000-7-0a1b2c3d.db.zst";
+        assert_eq!(family(ours), "snapshot-");
+        assert!(is_like("snapshot-1763700000000-4711-ffffffff.db.zst", ours));
+        for other in [
+            "snapshot-2026-01-01.db.zst",
+            "snapshot-1763700000000-7-0a1b2c3d.tar",
+            "snapshot-mon-7-0a1b2c3d.db.zst",
+            "backup-1763700000000-7-0a1b2c3d.db.zst",
+            "a/snapshot-1763700000000-7-0a1b2c3d.db.zst",
+            "snapshot-",
+            "snapshot",
+        ] {
+            assert!(!is_like(other, ours), "{other}");
+        }
+        // Names without a number are like none but themselves.
+        assert!(!is_like("manifest.json", "manifest.json"));
+    }
+
     #[test]
     fn a_listing() {
         let xml = "<ListMultipartUploadsResult><Prefix>p/</Prefix><Upload><Key>p/a</Key>\

@@ -138,7 +138,7 @@ fn read(file: &Path) -> Result<Vec<String>, String> {
 }
 
 /// The kind and the key in `[host] ssh-ed25519 AAAA… [comment]`.
-fn pinned(line: &str) -> Option<(String, Vec<u8>)> {
+pub(crate) fn pinned(line: &str) -> Option<(String, Vec<u8>)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let place = words.iter().position(|word| word.starts_with("AAAA"))?;
     let kind = words.get(place.checked_sub(1)?)?;

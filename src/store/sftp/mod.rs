@@ -12,12 +12,14 @@ use ssh2::{ErrorCode, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
 use super::part::part_name;
 use super::url::{Url, folders};
-use super::{Result, SILENCE, Store, StoreError};
+use super::{Missing, Result, SILENCE, Store, StoreError};
 use crate::config::secret::Secret;
 use crate::config::snapshot::SftpStore;
 
 mod connect;
 mod host_key;
+
+pub(crate) use host_key::pinned;
 
 /// Bytes on their way at a time; a slower network than this in `SILENCE` counts as broken.
 const BUFFER: usize = 128 * 1024;
@@ -36,7 +38,7 @@ struct SftpFolder {
     address: String,
 }
 
-pub(super) fn open(settings: &SftpStore) -> Result<impl Store + use<>> {
+pub(super) fn open(settings: &SftpStore, missing: Missing) -> Result<impl Store + use<>> {
     let failed = |cause: String| StoreError::failed("sftp", "open", cause);
     let text = settings.url.as_ref().map(Secret::reveal);
     let text = text.or(settings.endpoint.as_deref()).unwrap_or_default();
@@ -59,6 +61,9 @@ pub(super) fn open(settings: &SftpStore) -> Result<impl Store + use<>> {
     let mut folder = PathBuf::from(top);
     for name in names {
         folder.push(name);
+        if missing == Missing::Refuse {
+            continue;
+        }
         make(&sftp, &folder).map_err(|cause| {
             failed(
                 &format!("make the folder {}", folder.display()),
@@ -67,8 +72,16 @@ pub(super) fn open(settings: &SftpStore) -> Result<impl Store + use<>> {
         })?;
     }
     // Also where there is nothing to make.
-    let there = sftp.stat(&folder);
-    there.map_err(|cause| failed("open the folder", explain(&cause)))?;
+    match sftp.stat(&folder) {
+        Err(cause) if is_absent(&cause) && missing == Missing::Refuse => {
+            return Err(StoreError::no_place(
+                &address,
+                "folder",
+                "the path in snapshot.sftp.url, or snapshot.sftp.path,",
+            ));
+        }
+        there => there.map_err(|cause| failed("open the folder", explain(&cause)))?,
+    };
     Ok(SftpFolder {
         sftp,
         session,

@@ -12,7 +12,7 @@ use self::http::Http;
 use self::multistatus::names_in;
 use super::part::part_name;
 use super::url::{Url, folders};
-use super::{Result, Store, StoreError};
+use super::{Missing, Result, Store, StoreError};
 use crate::config::secret::Secret;
 use crate::config::snapshot::WebDavStore;
 use crate::stream::address::encode;
@@ -43,7 +43,7 @@ struct WebDav {
     address: String,
 }
 
-pub(super) fn open(settings: &WebDavStore) -> Result<impl Store + use<>> {
+pub(super) fn open(settings: &WebDavStore, missing: Missing) -> Result<impl Store + use<>> {
     let failed = |cause: String| StoreError::failed("webdav", "open", cause);
     let text = settings.url.as_ref().map(Secret::reveal);
     let text = text.or(settings.endpoint.as_deref()).unwrap_or_default();
@@ -79,10 +79,19 @@ pub(super) fn open(settings: &WebDavStore) -> Result<impl Store + use<>> {
         moves: None,
         address,
     };
-    store
-        .ensure_folder()
-        .map_err(|cause| store.failed("open the folder", cause))?;
-    Ok(store)
+    let opened = match missing {
+        Missing::Make => store.ensure_folder().map(|()| true),
+        Missing::Refuse => store.has_folder(),
+    };
+    match opened {
+        Ok(true) => Ok(store),
+        Ok(false) => Err(StoreError::no_place(
+            &store.address,
+            "folder",
+            "dir in snapshot.webdav.url, or snapshot.webdav.path,",
+        )),
+        Err(cause) => Err(store.failed("open the folder", cause)),
+    }
 }
 
 type Tried<T> = std::result::Result<T, String>;
@@ -97,15 +106,20 @@ impl WebDav {
     }
 
     /// Also settles the login, before anything large is sent.
-    fn ensure_folder(&mut self) -> Tried<()> {
-        let folder = self.folder.clone();
-        let depth = [("Depth", "0")];
-        let answer = self.http.ask("PROPFIND", &folder, &depth)?;
+    fn has_folder(&mut self) -> Tried<bool> {
+        let answer = self.http.ask("PROPFIND", &self.folder, &[("Depth", "0")])?;
         match answer.status().as_u16() {
-            207 | 200 => return Ok(()),
-            404 | 409 => {}
-            _ => return Err(http::complaint(&answer)),
+            207 | 200 => Ok(true),
+            404 | 409 => Ok(false),
+            _ => Err(http::complaint(&answer)),
         }
+    }
+
+    fn ensure_folder(&mut self) -> Tried<()> {
+        if self.has_folder()? {
+            return Ok(());
+        }
+        let folder = self.folder.clone();
         let below = &folder[self.root.len() + 1..];
         let mut path = format!("{}/", self.root);
         for name in below.split_terminator('/') {
@@ -122,7 +136,7 @@ impl WebDav {
                 }
             }
         }
-        let answer = self.http.ask("PROPFIND", &folder, &depth)?;
+        let answer = self.http.ask("PROPFIND", &folder, &[("Depth", "0")])?;
         match answer.status().as_u16() {
             207 | 200 => Ok(()),
             _ => Err(http::complaint(&answer)),

@@ -115,6 +115,11 @@ fn what_cannot_be_is_said() {
     for part in ["no snapshot was saved", "tries", "file /no/such/folder"] {
         assert!(ending.contains(part), "{text}");
     }
+    std::fs::remove_file(node.database()).unwrap();
+    let nothing = node.run(&["-save-snapshot"]);
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(said(&nothing).contains("there is no database at"));
+    assert!(!node.database().exists());
     node.set("snapshot.enabled", "false");
     let off = node.run(&["-save-snapshot"]);
     assert_eq!(off.status.code(), Some(1));

@@ -1,0 +1,230 @@
+//! Whether the settings of a store are sound, as far as that can be told without its server: here,
+//! so that `-check` tells it, and not the first snapshot.
+
+use crate::config::section::Section;
+use crate::config::suggest::closest;
+use crate::store::url::{Url, folders};
+
+use super::{S3Store, SftpStore, WebDavStore};
+
+/// What a URL of a WebDAV store may have behind its `?`.
+const IN_QUERY: [&str; 3] = ["dir", "login", "secret"];
+
+/// Where the server is: the key that says so, and what it says. None if there is none, or if it is
+/// of no use, which is noted.
+type Place<'a> = Option<(&'a str, Url)>;
+
+/// The store in use, which this program may have been built without.
+pub(super) fn is_built_in(section: &Section, store: &str) {
+    let built_in = match store {
+        "nats" => cfg!(feature = "store-nats"),
+        "s3" => cfg!(feature = "store-s3"),
+        "webdav" => cfg!(feature = "store-webdav"),
+        "sftp" => cfg!(feature = "store-sftp"),
+        _ => cfg!(feature = "store-file"),
+    };
+    if !built_in {
+        section.note("store", not_built_in(store));
+    }
+}
+
+fn not_built_in(store: &str) -> String {
+    format!(
+        "is {store:?}, but this harmonylite was built without it: choose another store, or build \
+         with the feature store-{store}"
+    )
+}
+
+pub(super) fn s3(section: &Section, store: &S3Store) {
+    match (&store.access_key, &store.secret) {
+        (Some(_), None) => section.note("access_key", "is set, so secret must be set too"),
+        (None, Some(_)) => section.note("secret", "is set, so access_key must be set too"),
+        _ => {}
+    }
+    no_way_up(section, store.path.as_deref());
+    if store.endpoint.is_empty() {
+        return;
+    }
+    if store.endpoint.contains('@') {
+        let text = "holds a login: move it to access_key and secret, and leave host and port";
+        return section.note("endpoint", text);
+    }
+    let place = server(section, Some(("endpoint", &store.endpoint)), HTTP);
+    let Some((key, url)) = place else {
+        return;
+    };
+    if !url.path.is_empty() || store.endpoint.contains('?') {
+        let text = "has something behind the host, but must be host and port alone: the name of \
+                    the bucket goes into bucket, a directory in it into path";
+        section.note(key, text);
+    }
+}
+
+pub(super) fn webdav(section: &Section, store: &WebDavStore) {
+    no_way_up(section, store.path.as_deref());
+    let url = store.url.as_ref().map(|url| ("url", url.reveal()));
+    let endpoint = store.endpoint.as_deref().map(|text| ("endpoint", text));
+    let Some((key, url)) = server(section, url.or(endpoint), HTTP) else {
+        return;
+    };
+    query(section, key, &url);
+    let value = |name| {
+        url.query(name).unwrap_or_else(|cause| {
+            section.note(key, format!("is of no use: {cause}"));
+            None
+        })
+    };
+    let (dir, login, secret) = (value("dir"), value("login"), value("secret"));
+    no_way_up_in(section, key, dir.as_deref().unwrap_or_default());
+    let user = login.as_ref().or(url.server.user.as_ref());
+    let password = secret.as_ref().or(url.server.password.as_ref());
+    only_once(section, key, "path", dir.is_some() && store.path.is_some());
+    logins(
+        section,
+        key,
+        (user, &store.username),
+        (password, &store.password),
+    );
+}
+
+pub(super) fn sftp(section: &Section, store: &SftpStore, used: bool) {
+    no_way_up(section, store.path.as_deref());
+    host_key(section, store);
+    let url = store.url.as_ref().map(|url| ("url", url.reveal()));
+    let endpoint = store.endpoint.as_deref().map(|text| ("endpoint", text));
+    let Some((key, url)) = server(section, url.or(endpoint), SFTP) else {
+        return;
+    };
+    if url.names().next().is_some() {
+        let text = "has a ?, which means nothing here: in a path or a login, write it as %3F";
+        section.note(key, text);
+    }
+    match url.decoded_path() {
+        Ok(path) => no_way_up_in(section, key, &path),
+        Err(cause) => section.note(key, format!("is of no use: {cause}")),
+    }
+    let both = !url.path.is_empty() && store.path.is_some();
+    only_once(section, key, "path", both);
+    let (user, password) = (url.server.user.as_ref(), url.server.password.as_ref());
+    logins(
+        section,
+        key,
+        (user, &store.username),
+        (password, &store.password),
+    );
+    if used && user.is_none() && store.username.is_none() {
+        section.note("username", "is missing, and snapshot.store needs it");
+    }
+    if used && password.is_none() && store.password.is_none() && store.key_file.is_none() {
+        let text = "is missing, and snapshot.store needs it, unless key_file is set";
+        section.note("password", text);
+    }
+}
+
+/// A folder that is not there yet is made later.
+pub(super) fn file(section: &Section, folder: &str) {
+    let path = std::path::Path::new(folder);
+    if path.exists() && !path.is_dir() {
+        section.note(
+            "path",
+            format!("is {folder}, a file, but must be a directory"),
+        );
+    }
+}
+
+/// Schemes, the first of which goes for an address without one, and an example.
+type Schemes = (&'static [&'static str], &'static str);
+const HTTP: Schemes = (&["https", "http"], "https://host:443/root");
+const SFTP: Schemes = (&["sftp"], "sftp://host:22/snapshots");
+
+fn server<'a>(section: &Section, given: Option<(&'a str, &str)>, schemes: Schemes) -> Place<'a> {
+    let (key, text) = given?;
+    let (schemes, example) = schemes;
+    match Url::parse(text, schemes[0]) {
+        Ok(url) if schemes.contains(&url.server.scheme.as_str()) => return Some((key, url)),
+        Ok(_) => section.note(
+            key,
+            format!(
+                "begins with another scheme than {}: it must be like {example}",
+                schemes.join(" or ")
+            ),
+        ),
+        // The text itself may be a password that was put into the wrong line.
+        Err(cause) => section.note(key, format!("must be like {example}, but {cause}")),
+    }
+    None
+}
+
+/// An unknown name is shown only if it is nearly a known one: it may be half of a password.
+fn query(section: &Section, key: &str, url: &Url) {
+    for name in url.names().filter(|name| !IN_QUERY.contains(name)) {
+        let meant = closest(name, IN_QUERY);
+        let found = meant.map_or(String::new(), |meant| {
+            format!(" ({name}; did you mean {meant}?)")
+        });
+        let all = IN_QUERY.join(", ");
+        section.note(
+            key,
+            format!("has something behind its ? that is none of {all}{found}"),
+        );
+    }
+}
+
+/// Who writes a thing twice may change the one that does not count.
+fn only_once(section: &Section, address: &str, key: &str, both: bool) {
+    if both {
+        section.note(
+            key,
+            format!("is set, and {address} says it too: keep one of the two"),
+        );
+    }
+}
+
+/// What the address says of user and password, and what the keys say.
+fn logins<T, U>(
+    section: &Section,
+    key: &str,
+    user: (Option<&String>, &Option<T>),
+    password: (Option<&String>, &Option<U>),
+) {
+    only_once(
+        section,
+        key,
+        "username",
+        user.0.is_some() && user.1.is_some(),
+    );
+    let both = password.0.is_some() && password.1.is_some();
+    only_once(section, key, "password", both);
+    let (somebody, secret) = (
+        user.0.is_some() || user.1.is_some(),
+        password.0.is_some() || password.1.is_some(),
+    );
+    if secret && !somebody {
+        section.note("password", "is set, so username must be set too");
+    }
+}
+
+fn no_way_up(section: &Section, path: Option<&str>) {
+    no_way_up_in(section, "path", path.unwrap_or_default());
+}
+
+fn no_way_up_in(section: &Section, key: &str, path: &str) {
+    if folders(path).is_err() {
+        section.note(
+            key,
+            "leads upwards by a .., which is not allowed: write the directory without it",
+        );
+    }
+}
+
+#[cfg(feature = "store-sftp")]
+fn host_key(section: &Section, store: &SftpStore) {
+    let line = store.host_key.as_deref();
+    if line.is_some_and(|line| crate::store::pinned(line).is_none()) {
+        let text = "is not a public key; it must look like ssh-ed25519 AAAA…, as ssh-keyscan shows";
+        section.note("host_key", text);
+    }
+}
+
+#[cfg(not(feature = "store-sftp"))]
+fn host_key(_section: &Section, _store: &SftpStore) {}

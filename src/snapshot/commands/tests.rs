@@ -1,0 +1,124 @@
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::*;
+use crate::snapshot::manifest::fresh_name;
+use crate::snapshot::pack::pack;
+
+/// With its store in a folder that is not there: who looks at it fails otherwise.
+fn configured(folder: &Path) -> Config {
+    let folder = folder.display();
+    let text = format!(
+        "db_path = \"{folder}/a.db\"\n[snapshot]\nstore = \"file\"\n\
+         [snapshot.file]\npath = \"{folder}/none/store\""
+    );
+    Config::parse(Path::new("box.toml"), &text).unwrap()
+}
+
+#[test]
+fn nothing_is_restored_beside_what_another_database_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configured(folder.path());
+    let to = folder.path().join("r.db");
+    for end in ["-wal", "-shm", "-journal"] {
+        let leftover = folder.path().join(format!("r.db{end}"));
+        fs::write(&leftover, "old").unwrap();
+        let text = restore(&config, &Options::default(), Some(&to), &mut Vec::new()).unwrap_err();
+        assert!(
+            text.contains(&format!("r.db{end} is left over")) && text.contains("move it away"),
+            "{text}"
+        );
+        assert_eq!(fs::read(&leftover).unwrap(), b"old");
+        fs::remove_file(&leftover).unwrap();
+    }
+    assert!(!to.exists());
+}
+
+#[test]
+fn who_reads_makes_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configured(folder.path());
+    let store = folder.path().join("none/store");
+    let to = folder.path().join("r.db");
+    let missing = |is: &str| {
+        let listed = list(&config, &Options::default(), false, &mut Vec::new()).unwrap_err();
+        let restored =
+            restore(&config, &Options::default(), Some(&to), &mut Vec::new()).unwrap_err();
+        for text in [listed, restored] {
+            assert!(text.contains(is), "no {is:?} in {text:?}");
+        }
+    };
+    missing("there is no such folder: no snapshot was saved there yet, or snapshot.file.path is");
+    fs::create_dir(folder.path().join("none")).unwrap();
+    missing("there is no such folder");
+    assert!(!store.exists());
+    fs::create_dir(&store).unwrap();
+    assert_eq!(
+        list(&config, &Options::default(), false, &mut Vec::new()),
+        Ok(())
+    );
+}
+
+/// A manifest that names one snapshot of no database, which lies in `store`.
+fn one_snapshot(store: &Path) -> Manifest {
+    let name = fresh_name(1, 1, 1);
+    let plain = store.with_file_name("plain");
+    fs::write(&plain, vec![7; 100_000]).unwrap();
+    let packed = pack(&plain, &store.join(&name), &mut |_| Ok(())).unwrap();
+    let entry = Entry {
+        name,
+        size: packed.size,
+        sha256: packed.sha256,
+        database_size: 100_000,
+        node: 1,
+        time_ms: 1,
+        schema: 0,
+        streams: BTreeMap::new(),
+        dropped: None,
+    };
+    Manifest::default().with("c", entry)
+}
+
+#[test]
+fn a_signal_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("store");
+    fs::create_dir(&place).unwrap();
+    let manifest = one_snapshot(&place);
+    let nowhere = || Err(StreamError::Disconnected("no broker".into()));
+    let mut store = store::open_existing(&Kind::File(place), "c", &nowhere).unwrap();
+    let before = names(folder.path());
+    let to = folder.path().join("r.db");
+    let (signal, stop) = unbounded();
+    signal.send(()).unwrap();
+    let text = restore_first(&manifest, &to, &mut *store, &stop, &mut Vec::new()).unwrap_err();
+    assert!(text.starts_with("stopped: "), "{text}");
+    assert_eq!(names(folder.path()), before);
+    // Without one, what is no database is not put anywhere either.
+    let text = restore_first(&manifest, &to, &mut *store, &stop, &mut Vec::new()).unwrap_err();
+    assert!(text.contains("quick_check"), "{text}");
+    assert_eq!(names(folder.path()), before);
+}
+
+#[test]
+fn whoever_trusts_anybody_is_told() {
+    let told = |keys: &str| {
+        let text = format!(
+            "db_path = \"/tmp/a.db\"\n[snapshot]\nstore = \"sftp\"\n[snapshot.sftp]\n\
+             url = \"sftp://u:p@h\"\n{keys}"
+        );
+        let config = Config::parse(Path::new("box.toml"), &text).unwrap();
+        warning(&config.snapshot.store).is_some()
+    };
+    let anybody = "insecure_ignore_host_key = true";
+    assert!(told(anybody) && !told(""));
+    let pinned = "host_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ\"";
+    assert!(!told(&format!("{anybody}\n{pinned}")));
+}
+
+fn names(folder: &Path) -> Vec<std::ffi::OsString> {
+    let files = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
