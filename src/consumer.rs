@@ -184,7 +184,17 @@ impl Consumer {
                 state = self.state(reader)?;
                 from = self.place(reader, &state)?;
             }
-            let messages = reader.fetch(from, FETCH_WAIT, &self.stop)?;
+            let messages = match reader.fetch(from, FETCH_WAIT, &self.stop) {
+                Err(StreamError::LookAgain) => {
+                    // A server that lost its memory may have lost the end of the stream: what it
+                    // gets from now on would be taken for what was read already.
+                    self.gate.set_at_end(self.shard, false);
+                    state = self.state(reader)?;
+                    from = self.place(reader, &state)?;
+                    continue;
+                }
+                fetched => fetched?,
+            };
             if !messages.is_empty() && !self.gate.may_read(&self.stop) {
                 return Err(Pause::Stopped);
             }

@@ -420,10 +420,16 @@ impl Publisher {
             return;
         };
         let frame = link.acknowledged(&message);
+        let (stream, id) = (&message.stream, frame::id_text(&message.id));
         let mut inside = self.gate.enter();
-        inside
-            .database
-            .note_acknowledged(&message.stream, seq, frame::id_text(&message.id));
+        if !ack.duplicate && inside.database.was_given_out(stream, seq, &id) {
+            // Nothing is noted: what is known of the stream before is the proof, and connecting
+            // looks at it. The mark stays, too: nobody reads at a number that was read already.
+            drop(inside);
+            let why = format!("{stream} gave out number {seq} before: messages are lost there");
+            return self.drop_link(&why);
+        }
+        inside.database.note_acknowledged(stream, seq, id);
         if let Some(up_to) = frame.and_then(|at| inside.outbox.acknowledged(at)) {
             inside.database.acknowledged(up_to);
         }
