@@ -29,7 +29,7 @@ use crate::watcher::Watcher;
 mod connect;
 mod link;
 
-use connect::connect_when_asked;
+use connect::{Ask, connect_when_asked};
 use link::{Link, Sending};
 
 /// An acknowledgement that takes longer is lost.
@@ -89,8 +89,10 @@ struct Publisher {
     writers: Receiver<Box<dyn Writer>>,
     /// Keeps `writers` open: its thread may end, or never be, without this one ending.
     _offer: Sender<Box<dyn Writer>>,
-    ask_writer: Sender<()>,
+    ask_writer: Sender<Ask>,
     link: Option<Link>,
+    /// Why the broker did not store what was sent, until it does.
+    refusal: String,
     /// Names of the shards' streams.
     streams: Vec<String>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
@@ -130,7 +132,7 @@ pub fn start(
     let streams = (1..=broker.shards())
         .map(|shard| broker.stream(shard))
         .collect();
-    let _ = ask_writer.try_send(());
+    let _ = ask_writer.try_send(Ask::default());
     let compressor = options
         .compress
         .then(|| zstd::bulk::Compressor::new(COMPRESSION_LEVEL).ok())
@@ -144,6 +146,7 @@ pub fn start(
         _offer,
         ask_writer,
         link: None,
+        refusal: String::new(),
         streams,
         compressor,
         mirror,
@@ -251,7 +254,10 @@ impl Publisher {
             Event::Hint | Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
             Event::Ack(ack) => self.acknowledged(ack),
             Event::Writer(writer) => {
-                log::info!("connected to NATS, publishing");
+                match self.refusal.is_empty() {
+                    true => log::info!("connected to NATS, publishing"),
+                    false => log::debug!("connected to NATS, trying again"),
+                }
                 self.gate.poke_keeper();
                 self.link = Some(Link::new(writer));
             }
@@ -414,7 +420,7 @@ impl Publisher {
         let Some(link) = &mut self.link else { return };
         let seq = match ack.result {
             Ok(seq) => seq,
-            Err(why) => return self.drop_link(&format!("a frame was not stored: {why}")),
+            Err(why) => return self.refused(why),
         };
         let Some(message) = link.messages.remove(&ack.token) else {
             return;
@@ -433,6 +439,25 @@ impl Publisher {
         if let Some(up_to) = frame.and_then(|at| inside.outbox.acknowledged(at)) {
             inside.database.acknowledged(up_to);
         }
+        if link.messages.is_empty() && inside.outbox.is_empty() {
+            link.worked = true;
+            self.refusal.clear();
+        }
+    }
+
+    /// The broker does not store what it gets: its disk is full, or the stream is. That may last for
+    /// days, so it is said once, and the tries become rare.
+    fn refused(&mut self, why: String) {
+        let text = format!("a frame was not stored: {why}");
+        let level = match text == self.refusal {
+            true => log::Level::Debug,
+            false => log::Level::Warn,
+        };
+        self.refusal = text;
+        let worked = self.link.take().is_some_and(|link| link.worked);
+        log::log!(level, "publishing: {}; trying again", self.refusal);
+        let refused = true;
+        self.connect_anew(Ask { worked, refused });
     }
 
     /// What is under way goes out again later, from the marks.
@@ -440,11 +465,16 @@ impl Publisher {
         if self.link.take().is_some() {
             log::warn!("publishing: {why}; connecting again");
         }
+        self.refusal.clear();
+        self.connect_anew(Ask::default());
+    }
+
+    fn connect_anew(&mut self, ask: Ask) {
         let mut inside = self.gate.enter();
         inside.outbox.clear();
         inside.database.stop_live();
         drop(inside);
-        let _ = self.ask_writer.try_send(());
+        let _ = self.ask_writer.try_send(ask);
     }
 
     /// Stores what would otherwise wait for the next write, and the mirror of the positions.
