@@ -120,7 +120,8 @@ fn made_anew_behind_living_connections() {
     fill(&cluster, 1, 20..40);
     cluster.converge();
     let client = cluster.broker.client();
-    let call = |subject: &str, body| client.api(subject, body).unwrap().unwrap();
+    let call =
+        |subject: &str, body: &serde_json::Value| client.api(subject, body).unwrap().unwrap();
     let names = call("STREAM.NAMES", &json!({}));
     let names = names["streams"].as_array().unwrap().iter();
     let names: Vec<_> = names.map(|name| name.as_str().unwrap()).collect();

@@ -108,7 +108,8 @@ fn a_broker_that_refuses_every_message() {
     node.execute("INSERT INTO item VALUES (1, 'a', 0)");
     cluster.converge();
     let client = cluster.broker.client();
-    let call = |subject: &str, body| client.api(subject, body).unwrap().unwrap();
+    let call =
+        |subject: &str, body: &serde_json::Value| client.api(subject, body).unwrap().unwrap();
     let names = call("STREAM.NAMES", &json!({}));
     let names = names["streams"].as_array().unwrap().iter();
     let limit = |most: i64| {
