@@ -136,7 +136,14 @@ fn bring(
         let fetched = transfer::fetch(&entry, &config.db_path, &mut *store, progress)
             .and_then(|file| transfer::put_in_place(file, &config.db_path));
         match fetched {
-            Ok(()) => {
+            Ok(false) => {
+                log::info!(
+                    "{} appeared meanwhile: a snapshot is merged into it",
+                    config.db_path.display()
+                );
+                return Ok(());
+            }
+            Ok(true) => {
                 let sequences = entry.streams.iter().map(|(s, p)| (s.clone(), p.seq));
                 let sequences: Vec<_> = sequences.collect();
                 Mirror::new(config.seq_map_path.clone()).write(&sequences);

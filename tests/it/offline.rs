@@ -1,6 +1,7 @@
 //! Without a broker, for a while.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -134,4 +135,21 @@ fn a_broker_that_refuses_every_message() {
     assert!(warnings.all(|line| !line.to_lowercase().contains("warn")));
     limit(-1);
     cluster.converge();
+}
+
+/// Changes are noticed where SQLite writes them, and what is ours lies there, too.
+#[test]
+fn a_database_behind_a_symbolic_link() {
+    let mut cluster = Cluster::stopped(1, |_| {});
+    let node = &mut cluster.nodes[0];
+    fs::create_dir(node.file("data")).unwrap();
+    fs::rename(node.database(), node.file("data/real.db")).unwrap();
+    symlink("data/real.db", node.database()).unwrap();
+    node.start();
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    node.execute("INSERT INTO item VALUES (2, 'b', 0)");
+    until("it is sent", || node.is_quiet().then_some(()));
+    node.stop();
+    assert!(node.file("data/seq-map.cbor").exists() && !node.file("seq-map.cbor").exists());
+    assert!(node.file("data/real.db-harmonylite.lock").exists());
 }
