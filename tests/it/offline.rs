@@ -153,3 +153,24 @@ fn a_database_behind_a_symbolic_link() {
     assert!(node.file("data/seq-map.cbor").exists() && !node.file("seq-map.cbor").exists());
     assert!(node.file("data/real.db-harmonylite.lock").exists());
 }
+
+/// A daemon that went on would be deaf: the application writes to another file.
+#[test]
+fn a_database_that_is_replaced_under_the_daemon() {
+    let mut cluster = Cluster::start(1, |_| {});
+    let node = &mut cluster.nodes[0];
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    until("it is sent", || node.is_quiet().then_some(()));
+    node.execute(&format!("VACUUM INTO '{}'", node.file("copy").display()));
+    fs::rename(node.file("copy"), node.database()).unwrap();
+    assert_eq!(node.wait().code(), Some(1));
+    node.until_log("is not the file any more that was opened");
+    for left in ["app.db-wal", "app.db-shm"] {
+        let _ = fs::remove_file(node.file(left)); // as whoever replaces a database is to do
+    }
+    node.start();
+    node.execute("INSERT INTO item VALUES (2, 'b', 0)");
+    until("it is sent", || node.is_quiet().then_some(()));
+    fs::remove_file(node.database()).unwrap();
+    assert_eq!(node.wait().code(), Some(1));
+}
