@@ -139,12 +139,15 @@ impl Consumer {
     fn run(mut self) -> Result<(), String> {
         let mut failures = 0;
         let mut said = String::new();
+        let mut worked = false;
         loop {
             let pause = match self.broker.reader(self.shard) {
                 Ok(mut reader) => {
-                    (failures, said) = (0, String::new());
+                    (failures, said, worked) = (0, String::new(), true);
                     self.read(&mut *reader)
                 }
+                // It may be changed just now where it was right before.
+                Err(StreamError::Login(text)) if !worked => Err(Pause::Fatal(text)),
                 Err(e) => Err(e.into()),
             };
             self.gate.set_at_end(self.shard, false);

@@ -27,6 +27,7 @@ pub(super) fn connect_when_asked(
     offer: &Sender<Box<dyn Writer>>,
     stop: &Receiver<()>,
 ) -> Result<(), String> {
+    let mut worked = false;
     while let Ok(ask) = asked.recv() {
         if ask.worked || !ask.refused {
             backoff.reset();
@@ -38,10 +39,12 @@ pub(super) fn connect_when_asked(
         loop {
             let text = match connect(broker, gate) {
                 Ok(writer) => {
+                    worked = true;
                     let _ = offer.send(writer);
                     break;
                 }
                 Err(StreamError::Fatal(text)) => return Err(text),
+                Err(StreamError::Login(text)) if !worked => return Err(text),
                 Err(StreamError::Stopped) => return Ok(()),
                 Err(e) => e.to_string(),
             };

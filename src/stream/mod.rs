@@ -83,6 +83,10 @@ pub enum StreamError {
     /// A person must change something (wrong password, bad certificate, stream set up otherwise).
     #[error("{0}")]
     Fatal(String),
+    /// The server refuses the login: wrong from the start, or, where it was right before, perhaps
+    /// only until a person is done with changing it.
+    #[error("{0}")]
+    Login(String),
     /// From [`Reader::fetch`] alone: the broker forgot where we read, and so perhaps what it held.
     /// The reader is ready to go on, once its owner looked whether the stream is still the same.
     #[error("the broker forgot where we read")]

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::cluster::Cluster;
-use crate::node::{Node, until};
+use crate::node::Node;
 
 fn copy(from: &Path, to: &Path) {
     let done = Command::new("cp")
