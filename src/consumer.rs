@@ -139,12 +139,15 @@ impl Consumer {
     fn run(mut self) -> Result<(), String> {
         let mut failures = 0;
         let mut said = String::new();
+        let mut worked = false;
         loop {
             let pause = match self.broker.reader(self.shard) {
                 Ok(mut reader) => {
-                    (failures, said) = (0, String::new());
+                    (failures, said, worked) = (0, String::new(), true);
                     self.read(&mut *reader)
                 }
+                // It may be changed just now where it was right before.
+                Err(StreamError::Login(text)) if !worked => Err(Pause::Fatal(text)),
                 Err(e) => Err(e.into()),
             };
             self.gate.set_at_end(self.shard, false);
@@ -187,7 +190,17 @@ impl Consumer {
                 state = self.state(reader)?;
                 from = self.place(reader, &state)?;
             }
-            let messages = reader.fetch(from, FETCH_WAIT, &self.stop)?;
+            let messages = match reader.fetch(from, FETCH_WAIT, &self.stop) {
+                Err(StreamError::LookAgain) => {
+                    // A server that lost its memory may have lost the end of the stream: what it
+                    // gets from now on would be taken for what was read already.
+                    self.gate.set_at_end(self.shard, false);
+                    state = self.state(reader)?;
+                    from = self.place(reader, &state)?;
+                    continue;
+                }
+                fetched => fetched?,
+            };
             if !messages.is_empty() && !self.gate.may_read(&self.stop) {
                 return Err(Pause::Stopped);
             }

@@ -4,11 +4,25 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The file that a path stands for, also where that is not there yet: SQLite keeps what belongs to a
+/// database beside the file and not beside a link to it, and so do we.
+pub fn follow_links(path: PathBuf) -> PathBuf {
+    const MOST: usize = 40; // as many as the system follows
+    let mut at = path;
+    for _ in 0..MOST {
+        match std::fs::read_link(&at) {
+            Ok(target) => at = at.with_file_name(target),
+            Err(_) => break,
+        }
+    }
+    at
+}
+
 /// Beside the database, because two processes that capture from one database would clear each
 /// other's marks; and none in the database itself, because closing the file again would drop the
 /// locks that SQLite has on it.
 pub fn of_database(path: &Path) -> PathBuf {
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| follow_links(path.to_owned()));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push("-harmonylite.lock");
     path.with_file_name(name)
@@ -44,6 +58,24 @@ pub fn take(path: &Path) -> io::Result<Option<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_and_what_it_points_to_have_one_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("data")).unwrap();
+        let link = |to: &str, name| std::os::unix::fs::symlink(to, path(name)).unwrap();
+        link("data/app.db", "near.db");
+        link("near.db", "far.db");
+        link(path("data/app.db").to_str().unwrap(), "absolute.db");
+        link("round.db", "round.db");
+        for name in ["near.db", "far.db", "absolute.db", "data/app.db"] {
+            assert_eq!(follow_links(path(name)), path("data/app.db"), "{name}");
+        }
+        follow_links(path("round.db")); // comes to an end
+        let locks = ["far.db", "data/app.db"].map(|name| of_database(&path(name)));
+        assert_eq!(locks[0], locks[1], "before the file is there");
+    }
 
     #[test]
     fn one_at_a_time() {

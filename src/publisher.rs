@@ -29,7 +29,7 @@ use crate::watcher::Watcher;
 mod connect;
 mod link;
 
-use connect::connect_when_asked;
+use connect::{Ask, connect_when_asked};
 use link::{Link, Sending};
 
 /// An acknowledgement that takes longer is lost.
@@ -89,8 +89,10 @@ struct Publisher {
     writers: Receiver<Box<dyn Writer>>,
     /// Keeps `writers` open: its thread may end, or never be, without this one ending.
     _offer: Sender<Box<dyn Writer>>,
-    ask_writer: Sender<()>,
+    ask_writer: Sender<Ask>,
     link: Option<Link>,
+    /// Why the broker did not store what was sent, until it does.
+    refusal: String,
     /// Names of the shards' streams.
     streams: Vec<String>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
@@ -130,7 +132,7 @@ pub fn start(
     let streams = (1..=broker.shards())
         .map(|shard| broker.stream(shard))
         .collect();
-    let _ = ask_writer.try_send(());
+    let _ = ask_writer.try_send(Ask::default());
     let compressor = options
         .compress
         .then(|| zstd::bulk::Compressor::new(COMPRESSION_LEVEL).ok())
@@ -144,6 +146,7 @@ pub fn start(
         _offer,
         ask_writer,
         link: None,
+        refusal: String::new(),
         streams,
         compressor,
         mirror,
@@ -248,10 +251,17 @@ impl Publisher {
         let now = Instant::now();
         match event {
             Event::Stop | Event::Timeout => {}
-            Event::Hint | Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
+            Event::Hint => {
+                self.check_file(false)?;
+                (self.look_at, self.looks) = (Some(now), 0);
+            }
+            Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
             Event::Ack(ack) => self.acknowledged(ack),
             Event::Writer(writer) => {
-                log::info!("connected to NATS, publishing");
+                match self.refusal.is_empty() {
+                    true => log::info!("connected to NATS, publishing"),
+                    false => log::debug!("connected to NATS, trying again"),
+                }
                 self.gate.poke_keeper();
                 self.link = Some(Link::new(writer));
             }
@@ -275,6 +285,16 @@ impl Publisher {
             self.tidy(now)?;
         }
         self.send()
+    }
+
+    /// Ends if the file that is open is no more the one in its place. Where there is none another may
+    /// be on its way, and a start would make an empty one: that has time until the next look.
+    fn check_file(&self, must_be: bool) -> Result<(), DatabaseError> {
+        let inside = self.gate.enter();
+        match inside.database.is_replaced().unwrap_or(must_be) {
+            true => Err(inside.database.replaced()),
+            false => Ok(()),
+        }
     }
 
     /// Captures if somebody wrote.
@@ -414,19 +434,44 @@ impl Publisher {
         let Some(link) = &mut self.link else { return };
         let seq = match ack.result {
             Ok(seq) => seq,
-            Err(why) => return self.drop_link(&format!("a frame was not stored: {why}")),
+            Err(why) => return self.refused(why),
         };
         let Some(message) = link.messages.remove(&ack.token) else {
             return;
         };
         let frame = link.acknowledged(&message);
+        let (stream, id) = (&message.stream, frame::id_text(&message.id));
         let mut inside = self.gate.enter();
-        inside
-            .database
-            .note_acknowledged(&message.stream, seq, frame::id_text(&message.id));
+        if !ack.duplicate && inside.database.was_given_out(stream, seq, &id) {
+            // Nothing is noted: what is known of the stream before is the proof, and connecting
+            // looks at it. The mark stays, too: nobody reads at a number that was read already.
+            drop(inside);
+            let why = format!("{stream} gave out number {seq} before: messages are lost there");
+            return self.drop_link(&why);
+        }
+        inside.database.note_acknowledged(stream, seq, id);
         if let Some(up_to) = frame.and_then(|at| inside.outbox.acknowledged(at)) {
             inside.database.acknowledged(up_to);
         }
+        if link.messages.is_empty() && inside.outbox.is_empty() {
+            link.worked = true;
+            self.refusal.clear();
+        }
+    }
+
+    /// The broker does not store what it gets: its disk is full, or the stream is. That may last for
+    /// days, so it is said once, and the tries become rare.
+    fn refused(&mut self, why: String) {
+        let text = format!("a frame was not stored: {why}");
+        let level = match text == self.refusal {
+            true => log::Level::Debug,
+            false => log::Level::Warn,
+        };
+        self.refusal = text;
+        let worked = self.link.take().is_some_and(|link| link.worked);
+        log::log!(level, "publishing: {}; trying again", self.refusal);
+        let refused = true;
+        self.connect_anew(Ask { worked, refused });
     }
 
     /// What is under way goes out again later, from the marks.
@@ -434,11 +479,16 @@ impl Publisher {
         if self.link.take().is_some() {
             log::warn!("publishing: {why}; connecting again");
         }
+        self.refusal.clear();
+        self.connect_anew(Ask::default());
+    }
+
+    fn connect_anew(&mut self, ask: Ask) {
         let mut inside = self.gate.enter();
         inside.outbox.clear();
         inside.database.stop_live();
         drop(inside);
-        let _ = self.ask_writer.try_send(());
+        let _ = self.ask_writer.try_send(ask);
     }
 
     /// Stores what would otherwise wait for the next write, and the mirror of the positions.
@@ -446,6 +496,7 @@ impl Publisher {
         self.tidy_at = now + self.options.cleanup_interval;
         self.look_at = self.look_at.or(Some(now)); // in case a hint was missed
         self.looks = LOOK_AGAIN.len();
+        self.check_file(true)?;
         let mut inside = self.gate.enter();
         inside.database.flush()?;
         let sequences = inside.database.sequences();

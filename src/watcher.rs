@@ -36,8 +36,11 @@ impl Watcher {
             })
             .collect();
         let mut inotify = Inotify::init()?;
-        let events =
-            WatchMask::MODIFY | WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_TO;
+        let events = WatchMask::MODIFY
+            | WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVED_FROM
+            | WatchMask::MOVED_TO;
         let mut watches = inotify.watches();
         let descriptor = watches.add(folder, events)?;
         // One hint says as much as ten.

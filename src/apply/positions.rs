@@ -283,6 +283,15 @@ impl Database {
         known.map_or(0, |p| p.acked_seq.saturating_sub(p.seq))
     }
 
+    /// Whether the broker had given out `seq` before it stored our message `id` there: it lost what
+    /// it had. Not to be asked of a message that it had already.
+    pub fn was_given_out(&self, stream: &str, seq: u64, id: &str) -> bool {
+        let known = self.position(stream);
+        // What is read may be further than what is acknowledged: our message may be among it.
+        let is_another = seq == known.seq && !known.id.is_empty() && id != known.id;
+        is_another || seq <= known.acked_seq
+    }
+
     /// The broker says that it stored our message `id` at `seq`.
     pub fn note_acknowledged(&mut self, stream: &str, seq: u64, id: String) {
         let mut known = self.position(stream);

@@ -145,6 +145,7 @@ fn read_db_path(top: &Section) -> PathBuf {
         top.note("db_path", "is missing: add db_path = \"/path/to/app.db\"");
         return PathBuf::new();
     };
+    let path = crate::lock::follow_links(path);
     let text = path.to_string_lossy();
     if text.starts_with("file:") || text == ":memory:" {
         top.note(

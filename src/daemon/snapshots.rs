@@ -24,6 +24,9 @@ use crate::thread::Exited;
 /// it begins with an empty database (which takes in a snapshot later).
 const BRING_WITHIN: Duration = Duration::from_secs(10);
 
+/// A snapshot that is damaged stays so, until somebody uploads another: fetched again this often.
+const DAMAGED_AGAIN: Duration = Duration::from_secs(4);
+
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Whether this node has to do with snapshots at all.
@@ -105,10 +108,16 @@ pub fn bring_database(
     let deadline = Instant::now() + BRING_WITHIN;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut progress = Progress::new(signals, false);
+    log::info!(
+        "there is no database at {}: looking for a snapshot to begin with, for {} s",
+        config.db_path.display(),
+        BRING_WITHIN.as_secs()
+    );
     loop {
         if config.db_path.exists() {
             return Brought::GoOn; // the application was faster
         }
+        let mut wait = backoff.wait();
         match bring(config, broker, &mut progress) {
             Ok(()) => return Brought::GoOn,
             Err(TransferError::Stopped) => return Brought::Stopped,
@@ -116,9 +125,10 @@ pub fn bring_database(
                 log::warn!("beginning without a snapshot: {e}");
                 return Brought::GoOn;
             }
+            Err(TransferError::Bad { .. } | TransferError::Database(_)) => wait = DAMAGED_AGAIN,
             Err(e) => log::debug!("looking for a snapshot: {e}"),
         }
-        if signals.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
+        if signals.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
             return Brought::Stopped;
         }
     }
@@ -136,7 +146,14 @@ fn bring(
         let fetched = transfer::fetch(&entry, &config.db_path, &mut *store, progress)
             .and_then(|file| transfer::put_in_place(file, &config.db_path));
         match fetched {
-            Ok(()) => {
+            Ok(false) => {
+                log::info!(
+                    "{} appeared meanwhile: a snapshot is merged into it",
+                    config.db_path.display()
+                );
+                return Ok(());
+            }
+            Ok(true) => {
                 let sequences = entry.streams.iter().map(|(s, p)| (s.clone(), p.seq));
                 let sequences: Vec<_> = sequences.collect();
                 Mirror::new(config.seq_map_path.clone()).write(&sequences);

@@ -24,6 +24,16 @@ pub enum DatabaseError {
     NoSuchTrigger(String),
     #[error("{0}")]
     Unusable(String),
+    #[error(
+        "db_path: {0} is not the file any more that was opened: it was removed or replaced while \
+         harmonylite ran; start harmonylite again, and what is there now is taken as put back"
+    )]
+    Replaced(PathBuf),
+    #[error(
+        "db_path: the content of {0} was put back from a backup while harmonylite ran; start \
+         harmonylite again, and it goes on from there"
+    )]
+    PutBack(PathBuf),
     #[error("the row takes {0} bytes, but no more than {1} can be sent")]
     RowTooLarge(usize, usize),
     #[error("stopped")]

@@ -6,6 +6,7 @@
 //! change was made. The application is never starved: transactions are short and spaced.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -72,6 +73,8 @@ pub struct Database {
     pub(crate) damage: damage::Damage,
     pub(crate) ages: crate::snapshot::Ages,
     stop: Arc<AtomicBool>,
+    /// Device and number of the file that is open; none if they cannot be had.
+    file: Option<(u64, u64)>,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
     /// The last capture did not come to the end of the raw log.
@@ -92,6 +95,7 @@ impl Database {
     /// the write lock, until `stop`.
     pub fn open(settings: Settings, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) -> Result<Self> {
         let conn = connect(&settings.path)?;
+        let file = file_number(&settings.path);
         retry_while_busy(&stop, || conn.execute_batch("BEGIN IMMEDIATE"))?;
         let first_time = install(&conn, &settings)?;
         let mut joined = own_tables::get_meta::<i64>(&conn, "joined")?.is_some();
@@ -122,6 +126,7 @@ impl Database {
             damage: damage::Damage::default(),
             ages,
             stop,
+            file,
             seen_data_version: -1,
             log_is_left: true,
             limits: Limits::default(),
@@ -149,6 +154,17 @@ impl Database {
 
     pub fn path(&self) -> &Path {
         &self.settings.path
+    }
+
+    /// Whether another file is by now where the one that is open was: the application writes there,
+    /// and nothing of it would ever be seen here. None if there is no file.
+    pub fn is_replaced(&self) -> Option<bool> {
+        let there = file_number(&self.settings.path)?;
+        Some(self.file.is_some_and(|file| file != there))
+    }
+
+    pub fn replaced(&self) -> DatabaseError {
+        DatabaseError::Replaced(self.settings.path.clone())
     }
 
     /// Whether somebody else wrote since the last capture. A few microseconds.
@@ -208,4 +224,9 @@ impl Database {
     pub fn tables(&self) -> &HashMap<String, Arc<Table>> {
         &self.catalog.by_name
     }
+}
+
+fn file_number(path: &Path) -> Option<(u64, u64)> {
+    let data = std::fs::metadata(path).ok()?;
+    Some((data.dev(), data.ino()))
 }

@@ -34,6 +34,8 @@ pub struct Reservation {
     until_ms: i64,
     next_number: i64,
     until_number: i64,
+    /// What the file has as that for certain.
+    stored_number: i64,
     pub noted: Noted,
 }
 
@@ -53,6 +55,7 @@ impl Reservation {
             until_ms,
             next_number,
             until_number: next_number,
+            stored_number: next_number,
             noted: Noted::load(conn, base_ms)?,
         })
     }
@@ -115,6 +118,21 @@ impl Reservation {
         Ok(())
     }
 
+    /// What was extended is committed.
+    pub fn is_stored(&mut self) {
+        self.stored_number = self.until_number;
+    }
+
+    /// Whether the file is an earlier one than this process wrote: a backup was put back into it.
+    pub fn is_put_back(&self, conn: &Connection) -> rusqlite::Result<bool> {
+        let number = match get_meta::<i64>(conn, "at_until") {
+            // One from before we were there.
+            Err(e) if e.to_string().contains("no such table") => None,
+            number => number?,
+        };
+        Ok(number.unwrap_or(0).max(1) < self.stored_number)
+    }
+
     /// At an orderly end: what was reserved and not used is free again. If a power cut takes this
     /// back, the bound from before holds.
     pub fn give_back(&mut self, conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
@@ -122,6 +140,7 @@ impl Reservation {
         set_meta(conn, "clock_until", until_ms)?;
         set_meta(conn, "at_until", self.next_number)?;
         (self.until_ms, self.until_number) = (until_ms, self.next_number);
+        self.stored_number = self.stored_number.min(self.next_number);
         Ok(())
     }
 

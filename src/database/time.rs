@@ -13,14 +13,18 @@ impl Database {
         }
         self.sync_commits(true)?;
         retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;
-        let stored = self
-            .reservation
-            .extend(&self.conn, &*self.clock, time_ms)
-            .and_then(|()| self.conn.execute_batch("COMMIT"));
-        if stored.is_err() && !self.conn.is_autocommit() {
-            self.conn.execute_batch("ROLLBACK")?;
+        let stored = self.check_not_put_back().and_then(|()| {
+            self.reservation
+                .extend(&self.conn, &*self.clock, time_ms)
+                .and_then(|()| self.conn.execute_batch("COMMIT"))
+                .map_err(DatabaseError::from)
+        });
+        match stored {
+            Ok(()) => self.reservation.is_stored(),
+            Err(_) if !self.conn.is_autocommit() => self.conn.execute_batch("ROLLBACK")?,
+            Err(_) => {}
         }
-        Ok(stored?)
+        stored
     }
 
     /// The time that a change found just now is stamped with.

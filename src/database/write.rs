@@ -24,7 +24,8 @@ impl Database {
             self.reserve(self.clock.now_ms())?;
             self.sync_commits(sync || self.reservation.noted.waits())?;
             retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;
-            let result = f(self).and_then(|value| {
+            let result = self.check_not_put_back().and_then(|()| f(self));
+            let result = result.and_then(|value| {
                 retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
                 Ok(value)
             });
@@ -32,6 +33,10 @@ impl Database {
                 Err(DatabaseError::NotReserved(time_ms)) => {
                     self.roll_back()?;
                     self.reserve(time_ms)?;
+                }
+                Err(e @ DatabaseError::PutBack(_)) => {
+                    self.conn.execute_batch("ROLLBACK")?; // what is there may lack our tables
+                    return Err(e);
                 }
                 Err(e) => {
                     self.roll_back()?;
@@ -42,6 +47,15 @@ impl Database {
                     return Ok(value);
                 }
             }
+        }
+    }
+
+    /// Positions, sites and numbers in memory are those of the file that was lost: nothing is written
+    /// by them into one that was put back (as SQLite's backup API does, under an open connection).
+    pub(super) fn check_not_put_back(&self) -> Result<()> {
+        match self.reservation.is_put_back(&self.conn)? {
+            true => Err(DatabaseError::PutBack(self.settings.path.clone())),
+            false => Ok(()),
         }
     }
 
@@ -118,6 +132,46 @@ pub(super) fn retry_while_busy(
                 wait = (wait * 2).min(Duration::from_millis(5));
             }
             other => return Ok(other?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rusqlite::Connection;
+    use rusqlite::backup::Backup;
+
+    use super::DatabaseError;
+    use crate::apply::tests::support::Node;
+
+    /// The sqlite3 shell's `.restore`, of a copy with our tables and of one from before.
+    #[test]
+    fn a_backup_that_is_put_back_under_an_open_connection_ends_it_unwritten() {
+        let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+        for is_ours in [true, false] {
+            let mut node = Node::new(1, schema);
+            node.run("INSERT INTO t VALUES (1, 'a')");
+            node.capture();
+            let mut copy = Connection::open_in_memory().unwrap();
+            if is_ours {
+                let backup = Backup::new(&node.app, &mut copy).unwrap();
+                backup.run_to_completion(100, Duration::ZERO, None).unwrap();
+            } else {
+                copy.execute_batch(schema).unwrap();
+            }
+            node.clock.advance(Duration::from_secs(600));
+            node.run("INSERT INTO t VALUES (2, 'b')");
+            node.capture();
+            let backup = Backup::new(&copy, &mut node.app).unwrap();
+            backup.run_to_completion(100, Duration::ZERO, None).unwrap();
+            drop(backup);
+            let ends = node.db.capture().unwrap_err();
+            assert!(matches!(ends, DatabaseError::PutBack(_)), "{ends}");
+            assert!(!ends.is_temporary());
+            let count = "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'";
+            assert_eq!(node.rows(count) != "i0", is_ours);
         }
     }
 }

@@ -8,26 +8,43 @@ use crate::model::backoff::Backoff;
 use crate::same_stream::{self, LookError};
 use crate::stream::{StreamError, Writer};
 
+/// Asks for a connection, and says what became of the one before.
+#[derive(Default)]
+pub(super) struct Ask {
+    /// All that was sent on it was stored, at some time.
+    pub worked: bool,
+    /// It ended because the broker did not store a message: it takes connections all the same.
+    pub refused: bool,
+}
+
 /// Connecting may take seconds, during which capture goes on: it has a thread of its own.
 pub(super) fn connect_when_asked(
     broker: &dyn Broker,
     gate: &Gate,
     mut backoff: Backoff,
     retries: Option<u32>,
-    asked: &Receiver<()>,
+    asked: &Receiver<Ask>,
     offer: &Sender<Box<dyn Writer>>,
     stop: &Receiver<()>,
 ) -> Result<(), String> {
-    while asked.recv().is_ok() {
+    let mut worked = false;
+    while let Ok(ask) = asked.recv() {
+        if ask.worked || !ask.refused {
+            backoff.reset();
+        }
+        if ask.refused && stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
+            return Ok(());
+        }
         let (mut failures, mut said) = (0, String::new());
         loop {
             let text = match connect(broker, gate) {
                 Ok(writer) => {
-                    backoff.reset();
+                    worked = true;
                     let _ = offer.send(writer);
                     break;
                 }
                 Err(StreamError::Fatal(text)) => return Err(text),
+                Err(StreamError::Login(text)) if !worked => return Err(text),
                 Err(StreamError::Stopped) => return Ok(()),
                 Err(e) => e.to_string(),
             };

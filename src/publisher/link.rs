@@ -19,6 +19,8 @@ pub(super) struct Link {
     frames: HashMap<u64, (i64, usize)>,
     in_flight_bytes: usize,
     next: u64,
+    /// All that was sent was stored, at some time.
+    pub worked: bool,
 }
 
 pub(super) struct Message {
@@ -46,6 +48,7 @@ impl Link {
             frames,
             in_flight_bytes: 0,
             next: 0,
+            worked: false,
         }
     }
 

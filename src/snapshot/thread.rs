@@ -58,6 +58,11 @@ struct Snapshots {
     backoff: Backoff,
     asked: Vec<Ask>,
     said: String,
+    /// Somebody asked for a snapshot and was told nothing yet.
+    owes_word: bool,
+    /// The store failed: only a person's wish is a reason to try again before the wait is over. Each
+    /// try may copy the whole database, and where rows flow there is always another event.
+    holds: bool,
     sweep: Option<super::Sweep>,
 }
 
@@ -83,6 +88,8 @@ pub fn start(
         backoff,
         asked: Vec::new(),
         said: String::new(),
+        owes_word: false,
+        holds: false,
         sweep: None,
     };
     spawn("snapshots", exits, move || snapshots.run())
@@ -109,6 +116,7 @@ impl Snapshots {
                 Event::Poke => {}
                 Event::Word => is_word = true,
                 Event::Ask(ask) => {
+                    self.owes_word = true;
                     self.keeper.ask(ask.only_if_new);
                     self.asked.push(ask);
                 }
@@ -117,11 +125,16 @@ impl Snapshots {
             let done = self.work(is_word);
             self.gate.let_read();
             is_word = false;
+            self.holds = matches!(done, Err(RoundError::Transfer(_)));
             look_at = match done {
                 Ok(next) => {
                     failures = 0;
                     self.backoff.reset();
                     self.said.clear();
+                    if self.keeper.is_asked() && self.owes_word {
+                        log::info!("snapshot: one is asked for, and is made as soon as it may be");
+                    }
+                    self.owes_word = false;
                     self.answer(None);
                     match next {
                         Next::Rest => None,
@@ -150,8 +163,11 @@ impl Snapshots {
         let mut select = Select::new_biased();
         let stop = select.recv(&self.inputs.stop);
         let ask = select.recv(&self.inputs.asks);
-        let word = select.recv(changes);
-        let poke = select.recv(&self.pokes);
+        let (word, poke) = match self.holds {
+            // What is told meanwhile is looked at with the next try.
+            true => (usize::MAX, usize::MAX),
+            false => (select.recv(changes), select.recv(&self.pokes)),
+        };
         let operation = match look_at {
             Some(at) => match select.select_deadline(at) {
                 Ok(operation) => operation,
@@ -244,19 +260,33 @@ impl Snapshots {
             self.registry = None;
         }
         let text = e.to_string();
+        let kind = without_names(&text);
+        let is_said = kind == self.said && !self.owes_word;
         match e {
             RoundError::Refused(text) => {
                 log::error!("snapshot: {text}");
+                self.owes_word = false;
                 return self.answer(Some(text));
             }
             // While the broker is away that is said by those who need it more.
-            RoundError::Stream(StreamError::Disconnected(_)) => log::debug!("snapshot: {text}"),
+            RoundError::Stream(StreamError::Disconnected(_)) if !self.owes_word => {
+                log::debug!("snapshot: {text}");
+            }
             RoundError::Database(DatabaseError::Stopped) => {}
-            _ if text == self.said => log::debug!("snapshot: {text}"),
+            _ if is_said => log::debug!("snapshot: {text}"),
             _ => log::error!("snapshot: {text}; trying again"),
         }
-        self.said = text;
+        self.said = kind;
+        self.owes_word = false;
     }
+}
+
+/// What is left of an error when the names of objects are not: each try has others.
+fn without_names(text: &str) -> String {
+    let is_name = |word: &&str| word.len() >= 8 && word.contains(|c: char| c.is_ascii_digit());
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    let words: Vec<_> = words.filter(|word| !is_name(word)).collect();
+    words.join(" ")
 }
 
 /// Looks whether the process ends, and says how far the work is.
@@ -319,4 +349,72 @@ fn draw(step: &str, done: u64, total: u64) {
         total >> 20
     );
     let _ = out.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::tests::support::Node;
+
+    fn snapshots(gate: Gate, inputs: Inputs) -> Snapshots {
+        let options = Options {
+            cluster: "c".into(),
+            max_entries: 100,
+            interval: None,
+            leader_ttl: Duration::from_secs(1),
+            may_make: true,
+            selection: String::new(),
+        };
+        let places = Places {
+            registry: Box::new(|| Err(StreamError::Stopped)),
+            store: Box::new(|| unreachable!("without a registry")),
+        };
+        Snapshots {
+            pokes: gate.keeper_pokes(),
+            gate: Arc::new(gate),
+            keeper: Keeper::new(options),
+            places,
+            inputs,
+            registry: None,
+            backoff: Backoff::new(Duration::ZERO, Duration::ZERO),
+            asked: Vec::new(),
+            said: String::new(),
+            owes_word: false,
+            holds: false,
+            sweep: None,
+        }
+    }
+
+    #[test]
+    fn after_a_failure_of_the_store_only_a_person_is_heard_at_once() {
+        let ((_stop, stop), (ask, asks)) = (
+            crossbeam_channel::bounded(0),
+            crossbeam_channel::unbounded(),
+        );
+        let inputs = Inputs {
+            stop,
+            asks,
+            is_awaited: false,
+        };
+        let mut thread = snapshots(Gate::new(Node::new(1, "").db, 1).0, inputs);
+        let soon = || Some(Instant::now() + Duration::from_millis(20));
+        thread.gate.poke_keeper();
+        thread.holds = true;
+        assert!(matches!(thread.next_event(soon()), Event::Timeout));
+        let (reply, only_if_new) = (crossbeam_channel::bounded(1).0, false);
+        ask.send(Ask { reply, only_if_new }).unwrap();
+        assert!(matches!(thread.next_event(soon()), Event::Ask(_)));
+        thread.holds = false;
+        assert!(matches!(thread.next_event(soon()), Event::Poke));
+    }
+
+    #[test]
+    fn what_is_the_same_but_for_names_is_said_once_and_again_when_asked() {
+        let (one, other) = (
+            "store: file /s: c/snapshot-1750000000000-1-0a1b2c3d.db.zst: no space left",
+            "store: file /s: c/snapshot-1750000000500-1-99887766.db.zst: no space left",
+        );
+        assert_eq!(without_names(one), without_names(other));
+        assert_ne!(without_names(one), without_names("store: file /s: denied"));
+    }
 }

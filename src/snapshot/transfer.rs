@@ -226,8 +226,8 @@ pub fn fetch(
     Ok(file)
 }
 
-/// Makes a fetched snapshot the database, unless one appeared meanwhile.
-pub fn put_in_place(file: Scratch, database: &Path) -> Result<(), TransferError> {
+/// Makes a fetched snapshot the database. False if one appeared meanwhile: it stays.
+pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferError> {
     let prepare = || -> rusqlite::Result<()> {
         let conn = Connection::open(file.path())?;
         set_meta(&conn, "joined", 1)?; // there is nothing to merge it with
@@ -237,8 +237,8 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<(), TransferError>
     prepare().map_err(|e| disk(file.path(), e))?;
     let placed = remove_leftovers(database).and_then(|()| place(file.path(), database));
     match placed {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        placed => placed.map_err(|e| disk(database, e)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        placed => placed.map(|()| true).map_err(|e| disk(database, e)),
     }
 }
 

@@ -43,21 +43,22 @@ pub(super) fn connect(options: &ClientOptions, timeout: Duration) -> Result<Clie
     // A random start spreads many nodes over the servers.
     let start = RandomState::new().hash_one(0) as usize % addresses.len();
     let share = timeout / addresses.len() as u32;
-    let (mut causes, mut fatal) = (Vec::new(), true);
+    let (mut causes, mut fatal, mut login) = (Vec::new(), true, false);
     for address in addresses[start..].iter().chain(&addresses[..start]) {
         match attempt(options, address, share) {
             Ok(client) => return Ok(client),
             Err(error) => {
-                fatal &= matches!(error, StreamError::Fatal(_));
+                fatal &= matches!(error, StreamError::Fatal(_) | StreamError::Login(_));
+                login |= matches!(error, StreamError::Login(_));
                 causes.push(error.to_string());
             }
         }
     }
     let cause = causes.join("; ");
-    Err(if fatal {
-        StreamError::Fatal(cause)
-    } else {
-        StreamError::Disconnected(cause)
+    Err(match (fatal, login) {
+        (true, true) => StreamError::Login(cause),
+        (true, false) => StreamError::Fatal(cause),
+        (false, _) => StreamError::Disconnected(cause),
     })
 }
 
@@ -214,11 +215,16 @@ fn unreadable(file: &Path, error: &io::Error) -> StreamError {
 fn failure(address: &Address, error: &io::Error) -> StreamError {
     let cause = error.to_string();
     let text = format!("connect to {address}: {cause}");
+    if cause.contains("Authorization Violation") {
+        return StreamError::Login(format!(
+            "connect to {address}: the server refuses the login (Authorization Violation): see \
+             nats.user_name and user_password, nats.seed_file, or the user in nats.urls"
+        ));
+    }
     // A box without a clock sees every certificate as not yet valid until it knows the time, and an
     // expired one is renewed at the server: both pass without us.
     let passes = cause.contains("NotValidYet") || cause.contains("Expired");
     let refused = [
-        "Authorization Violation",
         "invalid peer certificate",
         "fatal alert",
         "could not load",

@@ -67,6 +67,8 @@ pub struct Ack {
     pub token: u64,
     /// Sequence in the stream, or why it was not stored.
     pub result: Result<u64, String>,
+    /// The stream had the message already, and the sequence is the one that it got then.
+    pub duplicate: bool,
 }
 
 /// Why the broker could not be asked or did not do it.
@@ -81,6 +83,14 @@ pub enum StreamError {
     /// A person must change something (wrong password, bad certificate, stream set up otherwise).
     #[error("{0}")]
     Fatal(String),
+    /// The server refuses the login: wrong from the start, or, where it was right before, perhaps
+    /// only until a person is done with changing it.
+    #[error("{0}")]
+    Login(String),
+    /// From [`Reader::fetch`] alone: the broker forgot where we read, and so perhaps what it held.
+    /// The reader is ready to go on, once its owner looked whether the stream is still the same.
+    #[error("the broker forgot where we read")]
+    LookAgain,
     /// `stop` was closed while waiting.
     #[error("stopped")]
     Stopped,
@@ -108,7 +118,8 @@ pub trait Reader: Send {
     /// Messages from sequence `from` on, in order, at most a few hundred and at most about 8 MiB
     /// of data. Blocks until there is at least one, `wait` has passed (then empty) or `stop` is
     /// closed.
-    /// The first sequence may be above `from` when the stream no longer holds it.
+    /// The first sequence may be above `from` when the stream no longer holds it. After
+    /// [`StreamError::LookAgain`] the next call goes on.
     fn fetch(
         &mut self,
         from: u64,

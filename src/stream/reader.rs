@@ -2,7 +2,9 @@
 //!
 //! A pull consumer without acknowledgements: the position is ours alone, and the consumer is
 //! throwaway. Whenever anything about it is odd (an unknown status, silence, a jump in the
-//! sequence), a new one is made from the next sequence on. What a *new* consumer delivers first is
+//! sequence), a new one is made from the next sequence on; and because what made it odd may have
+//! taken messages along, whose numbers then go to others, the owner is told to look at the stream
+//! before that one is read. What a *new* consumer delivers first is
 //! what the stream really holds there, so a jump at its start is a purge and is passed on; a jump
 //! later may be a loss, and is asked again. Push consumers were tried and die silently.
 //!
@@ -35,7 +37,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The server forgets a consumer that nobody pulls from for so long: longer than an apply takes.
 const INACTIVE: Duration = Duration::from_secs(300);
 
-/// Not a sequence: a consumer that stands there is never where the owner wants to read.
+/// Not a sequence: a consumer that stands there is not to be trusted any more.
 const NOWHERE: u64 = 0;
 
 /// The consumer in use and the pull outstanding on it.
@@ -65,6 +67,8 @@ pub struct JetStreamReader {
     inbox: Inbox,
     consumer: Option<Consumer>,
     pulls: u64,
+    /// Consumers given up since the last message.
+    oddities: usize,
     /// Fires when the pull should have ended by itself.
     silence: Receiver<Instant>,
 }
@@ -79,6 +83,7 @@ impl JetStreamReader {
             inbox,
             consumer: None,
             pulls: 0,
+            oddities: 0,
             silence: never(),
         })
     }
@@ -116,6 +121,13 @@ impl JetStreamReader {
             remaining: 0,
         });
         self.pull()
+    }
+
+    /// The same in place of one that failed. Made first and looked at the stream then: what happens
+    /// to the stream after the look happens to this consumer, too.
+    fn replace(&mut self, from: u64) -> Result<Vec<Message>, StreamError> {
+        self.start(from)?;
+        Err(StreamError::LookAgain)
     }
 
     /// Has the broker make a consumer that begins at `from`.
@@ -254,10 +266,11 @@ impl Reader for JetStreamReader {
     ) -> Result<Vec<Message>, StreamError> {
         let from = from.max(1);
         let deadline = after(wait);
-        let mut oddities = 0;
         loop {
-            if self.consumer.as_ref().map(|consumer| consumer.next) != Some(from) {
-                self.start(from)?;
+            match self.consumer.as_ref().map(|consumer| consumer.next) {
+                Some(NOWHERE) => return self.replace(from),
+                Some(next) if next == from => {}
+                _ => self.start(from)?, // the owner went elsewhere, and looked for that
             }
             select_biased! {
                 recv(stop) -> _ => return Err(StreamError::Stopped),
@@ -265,16 +278,17 @@ impl Reader for JetStreamReader {
                     let message = message.map_err(|_| self.client.lost())?;
                     let (batch, odd) = self.drain(message)?;
                     if !batch.is_empty() {
+                        self.oddities = 0;
                         return Ok(batch);
                     }
                     // Twice without a message between is a fault of the broker, not of a consumer.
-                    oddities += usize::from(odd.is_some());
-                    if let (2.., Some(why)) = (oddities, odd) {
+                    self.oddities += usize::from(odd.is_some());
+                    if let (2.., Some(why)) = (self.oddities, odd) {
                         let text = format!("read stream {} from {from}: {why}", self.stream);
                         return Err(StreamError::Refused(text));
                     }
                 }
-                recv(self.silence) -> _ => self.start(from)?,
+                recv(self.silence) -> _ => return self.replace(from),
                 recv(deadline) -> _ => return Ok(Vec::new()),
             }
         }

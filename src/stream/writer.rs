@@ -163,7 +163,8 @@ fn write(
                         Ok(()) => {}
                         // Too large: the connection is none the worse for it.
                         Err(StreamError::Refused(text)) => {
-                            let _ = done.send(Ack { token, result: Err(text) });
+                            let (result, duplicate) = (Err(text), false);
+                            let _ = done.send(Ack { token, result, duplicate });
                         }
                         Err(error) => return log::debug!("nats-writer: {error}"),
                     }
@@ -186,12 +187,15 @@ fn write(
 struct PublishReply {
     #[serde(default)]
     seq: u64,
+    #[serde(default)]
+    duplicate: bool,
     error: Option<ApiError>,
 }
 
 /// What an answer to a reply subject `<inbox>.<token>` says.
 pub(super) fn acknowledgement(message: &nats::Message) -> Option<Ack> {
     let token = message.subject.rsplit('.').next()?.parse().ok()?;
+    let mut duplicate = false;
     let result = match status(message) {
         Some((503, _)) => Err("no stream takes this subject, or jetstream is away".to_string()),
         Some((_, text)) => Err(text),
@@ -200,9 +204,16 @@ pub(super) fn acknowledgement(message: &nats::Message) -> Option<Ack> {
                 error: Some(error), ..
             }) => Err(error.to_string()),
             Ok(PublishReply { seq: 0, .. }) => Err("acknowledged without a sequence".to_string()),
-            Ok(reply) => Ok(reply.seq),
+            Ok(reply) => {
+                duplicate = reply.duplicate;
+                Ok(reply.seq)
+            }
             Err(error) => Err(format!("unreadable acknowledgement: {error}")),
         },
     };
-    Some(Ack { token, result })
+    Some(Ack {
+        token,
+        result,
+        duplicate,
+    })
 }

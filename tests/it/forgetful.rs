@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::Signal;
+use serde_json::json;
+
 use crate::cluster::Cluster;
 use crate::node::Node;
 
@@ -106,4 +109,34 @@ fn set_back_while_the_daemons_run() {
     fs::rename(&backup, &store).unwrap();
     cluster.broker.start_again();
     assert_eq!(cluster.converge().len(), 65);
+}
+
+/// Deleted and made anew, or put back from a copy, on a server that the daemons are not connected to:
+/// their connections live on, and the numbers begin anew.
+#[test]
+fn made_anew_behind_living_connections() {
+    let cluster = Cluster::start(2, |_| {});
+    fill(&cluster, 0, 0..20);
+    fill(&cluster, 1, 20..40);
+    cluster.converge();
+    let client = cluster.broker.client();
+    let call =
+        |subject: &str, body: &serde_json::Value| client.api(subject, body).unwrap().unwrap();
+    let names = call("STREAM.NAMES", &json!({}));
+    let names = names["streams"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|name| name.as_str().unwrap()).collect();
+    let signal = |which| cluster.nodes.iter().for_each(|node| node.signal(which));
+    signal(Signal::STOP);
+    for name in names.iter().filter(|name| !name.contains('_')) {
+        let info = call(&format!("STREAM.INFO.{name}"), &json!({}));
+        call(&format!("STREAM.DELETE.{name}"), &json!({}));
+        call(&format!("STREAM.CREATE.{name}"), &info["config"]);
+    }
+    signal(Signal::CONT);
+    fill(&cluster, 0, 40..45);
+    fill(&cluster, 1, 45..50);
+    assert_eq!(cluster.converge().len(), 50);
+    for node in &cluster.nodes {
+        node.until_log("the stream was created anew");
+    }
 }

@@ -66,6 +66,25 @@ fn a_password_is_never_shown() {
     }
 }
 
+/// Whoever changes passwords cannot change them everywhere at once.
+#[test]
+fn a_login_that_is_refused_later_ends_nobody() {
+    let mut cluster = Cluster::start(2, |_| {});
+    rows_flow(&cluster.nodes);
+    let right = cluster.broker.options.user.clone();
+    let mut again_with = |user| {
+        cluster.broker.kill();
+        cluster.broker.options.user = user;
+        cluster.broker.start_again();
+    };
+    again_with(Some(("replicator".into(), "another".into())));
+    for node in &cluster.nodes {
+        node.until_log("the server refuses the login");
+    }
+    again_with(right);
+    rows_flow_again(&cluster.nodes);
+}
+
 fn rows_flow_again(nodes: &[Node]) {
     nodes[0].execute("INSERT INTO item VALUES (3, 'a', 0)");
     assert_eq!(converge(nodes).len(), 3);

@@ -1,9 +1,13 @@
 //! Without a broker, for a while.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
 
 use crate::cluster::Cluster;
-use crate::node::{Node, pause};
+use crate::node::{Node, pause, until};
 
 #[test]
 fn an_outage_with_writes_on_both_sides() {
@@ -93,4 +97,80 @@ fn positions_are_shown_and_a_missing_file_is_made_anew() {
     crate::node::until("the file is back", || file.exists().then_some(()));
     pause(200);
     assert!(read()["harmonylite-changes-c-1"] > position as u64);
+}
+
+/// It takes connections and refuses what is published: its disk is full, say.
+#[test]
+fn a_broker_that_refuses_every_message() {
+    let cluster = Cluster::start(1, |node| {
+        node.set("logging.level", "'debug'");
+    });
+    let node = &cluster.nodes[0];
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.converge();
+    let client = cluster.broker.client();
+    let call =
+        |subject: &str, body: &serde_json::Value| client.api(subject, body).unwrap().unwrap();
+    let names = call("STREAM.NAMES", &json!({}));
+    let names = names["streams"].as_array().unwrap().iter();
+    let limit = |most: i64| {
+        for name in names.clone().map(|name| name.as_str().unwrap()) {
+            if !name.contains('_') {
+                let mut info = call(&format!("STREAM.INFO.{name}"), &json!({}));
+                info["config"]["max_msg_size"] = json!(most);
+                call(&format!("STREAM.UPDATE.{name}"), &info["config"]);
+            }
+        }
+    };
+    limit(10);
+    let began = Instant::now();
+    node.execute("INSERT INTO item VALUES (2, 'b', 0)");
+    let refusals = || node.log().matches("a frame was not stored").count();
+    until("four tries", || (refusals() >= 4).then_some(()));
+    // Pauses of 250, 500 and 1000 ms are between them.
+    assert!(began.elapsed() > Duration::from_millis(1700));
+    let log = node.log();
+    let mut warnings = log.lines().filter(|line| line.contains("a frame was not"));
+    assert!(warnings.next().unwrap().to_lowercase().contains("warn"));
+    assert!(warnings.all(|line| !line.to_lowercase().contains("warn")));
+    limit(-1);
+    cluster.converge();
+}
+
+/// Changes are noticed where SQLite writes them, and what is ours lies there, too.
+#[test]
+fn a_database_behind_a_symbolic_link() {
+    let mut cluster = Cluster::stopped(1, |_| {});
+    let node = &mut cluster.nodes[0];
+    fs::create_dir(node.file("data")).unwrap();
+    fs::rename(node.database(), node.file("data/real.db")).unwrap();
+    symlink("data/real.db", node.database()).unwrap();
+    node.start();
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    node.execute("INSERT INTO item VALUES (2, 'b', 0)");
+    until("it is sent", || node.is_quiet().then_some(()));
+    node.stop();
+    assert!(node.file("data/seq-map.cbor").exists() && !node.file("seq-map.cbor").exists());
+    assert!(node.file("data/real.db-harmonylite.lock").exists());
+}
+
+/// A daemon that went on would be deaf: the application writes to another file.
+#[test]
+fn a_database_that_is_replaced_under_the_daemon() {
+    let mut cluster = Cluster::start(1, |_| {});
+    let node = &mut cluster.nodes[0];
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    until("it is sent", || node.is_quiet().then_some(()));
+    node.execute(&format!("VACUUM INTO '{}'", node.file("copy").display()));
+    fs::rename(node.file("copy"), node.database()).unwrap();
+    assert_eq!(node.wait().code(), Some(1));
+    node.until_log("is not the file any more that was opened");
+    for left in ["app.db-wal", "app.db-shm"] {
+        let _ = fs::remove_file(node.file(left)); // as whoever replaces a database is to do
+    }
+    node.start();
+    node.execute("INSERT INTO item VALUES (2, 'b', 0)");
+    until("it is sent", || node.is_quiet().then_some(()));
+    fs::remove_file(node.database()).unwrap();
+    assert_eq!(node.wait().code(), Some(1));
 }

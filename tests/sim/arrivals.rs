@@ -52,7 +52,7 @@ impl World {
             let placed = transfer::fetch(&entry, path, &mut *store, &mut Nobody)
                 .and_then(|file| transfer::put_in_place(file, path));
             match placed {
-                Ok(()) => return Ok(true),
+                Ok(_) => return Ok(true),
                 Err(TransferError::Bad { .. }) => {}
                 Err(e) => return Err(e),
             }

@@ -17,7 +17,8 @@ use crate::model::backoff::Backoff;
 use crate::same_stream;
 use crate::stream::{Message, Reader, StreamError, StreamState, Writer};
 
-type Move = Box<dyn FnOnce(&Gate) + Send>;
+/// What happens during a fetch. If the broker forgot where we read: the last message it has by then.
+type Move = Box<dyn FnOnce(&Gate) -> Option<u64> + Send>;
 
 /// A stream whose messages have ids of their numbers, and what happens during each fetch.
 #[derive(Clone)]
@@ -57,10 +58,15 @@ impl Reader for Stream {
     ) -> Result<Vec<Message>, StreamError> {
         self.fetched.lock().unwrap().push(from);
         match self.happens.lock().unwrap().pop_front() {
-            Some(happens) => happens(&self.gate),
-            None => return Err(StreamError::Stopped),
+            Some(happens) => match happens(&self.gate) {
+                None => Ok(Vec::new()),
+                Some(last) => {
+                    self.state.last = last;
+                    Err(StreamError::LookAgain)
+                }
+            },
+            None => Err(StreamError::Stopped),
         }
-        Ok(Vec::new())
     }
 
     fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError> {
@@ -180,7 +186,10 @@ fn consume(happens: Vec<Move>) -> Vec<u64> {
 }
 
 fn moves(to: Position) -> Move {
-    Box::new(move |gate| gate.enter().database.move_position("s", to))
+    Box::new(move |gate| {
+        gate.enter().database.move_position("s", to);
+        None
+    })
 }
 
 #[test]
@@ -193,4 +202,27 @@ fn a_snapshot_from_beyond_the_end_does_not_make_deaf() {
 #[test]
 fn a_consumer_goes_back_with_the_position() {
     assert_eq!(consume(vec![moves(position(0, "new"))]), [51, 1]);
+}
+
+#[test]
+fn a_stream_that_got_shorter_behind_a_living_connection_is_read_from_its_start() {
+    let shrinks = |to: u64| Box::new(move |_: &Gate| Some(to)) as Move;
+    assert_eq!(consume(vec![shrinks(40)]), [51, 1]);
+    assert_eq!(consume(vec![shrinks(60)]), [51, 51], "it is as it was");
+}
+
+#[test]
+fn a_number_that_is_given_out_again_is_noticed() {
+    let (gate, _dir) = gate(position(50, "new"));
+    let mut inside = gate.enter();
+    let known = Position {
+        acked_seq: 40,
+        acked_id: "ours".into(),
+        ..inside.database.position("s")
+    };
+    inside.database.move_position("s", known);
+    let again = |seq, id| inside.database.was_given_out("s", seq, id);
+    assert!(again(39, "x") && again(40, "x") && again(50, "x"));
+    // The reader was faster than the acknowledgement.
+    assert!(!again(45, "x") && !again(50, "50") && !again(51, "x"));
 }

@@ -20,7 +20,7 @@ fn a_wrong_password_is_fatal_and_not_shown() {
     Client::connect(&with_login("me:right%401"), PATIENCE).unwrap();
     let options = with_login("me:hidden");
     let error = Client::connect(&options, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Fatal(_)), "{error}");
+    assert!(matches!(error, StreamError::Login(_)), "{error}");
     assert!(
         error
             .to_string()
@@ -33,7 +33,7 @@ fn a_wrong_password_is_fatal_and_not_shown() {
         ..node.client_options()
     };
     let error = Client::connect(&given, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Fatal(_)), "{error}");
+    assert!(matches!(error, StreamError::Login(_)), "{error}");
     assert!(!format!("{error} {given:?}").contains("hidden"));
 }
 
@@ -104,7 +104,7 @@ fn an_nkey_lets_in() {
     ensure(&Client::connect(&options, PATIENCE).unwrap(), &streams());
     std::fs::write(&file, nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
     let error = Client::connect(&options, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Fatal(_)), "{error}");
+    assert!(matches!(error, StreamError::Login(_)), "{error}");
     std::fs::write(&file, "nonsense").unwrap();
     let error = Client::connect(&options, PATIENCE).unwrap_err();
     assert!(

@@ -155,7 +155,10 @@ pub fn read(reader: &mut JetStreamReader, mut from: u64, count: usize) -> Vec<Me
     let stop: Receiver<()> = never();
     let mut messages = Vec::new();
     while messages.len() < count {
-        let batch = reader.fetch(from, PATIENCE, &stop).unwrap();
+        let batch = match reader.fetch(from, PATIENCE, &stop) {
+            Err(StreamError::LookAgain) => continue,
+            batch => batch.unwrap(),
+        };
         assert!(
             !batch.is_empty(),
             "{} of {count} messages came",

@@ -100,7 +100,10 @@ fn a_consumer_that_vanished_is_made_anew() {
         client.api(&call, &json!(null)).unwrap().unwrap();
     }
     publish(&mut writer, 3..4);
-    assert_eq!(read(&mut reader, 3, 1)[0].data, b"3");
+    let told = reader.fetch(3, PATIENCE, &never());
+    assert!(matches!(told, Err(StreamError::LookAgain)), "{told:?}");
+    let messages = reader.fetch(3, PATIENCE, &never()).unwrap();
+    assert_eq!(messages[0].data, b"3");
 }
 
 #[test]
