@@ -10,10 +10,13 @@ use crate::database::{Database, Result};
 use crate::model::frame::{Row, TableRows};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
-use crate::snapshot::manifest::{Entry, KEPT};
+use crate::snapshot::manifest::Entry;
 
 /// In `___meta`: the names of the snapshots that this node made last.
 const MADE: &str = "snapshots_made";
+
+/// Many may come to nothing in the store before one replaces that which is listed there.
+const MADE_KEPT: usize = 64;
 
 /// In `___meta`: the twin may not know that there is something to be heard of this node.
 const UNHEARD: &str = "unheard_by_twin";
@@ -57,7 +60,7 @@ impl Database {
     pub(crate) fn note_made(&mut self, name: &str) -> Result<()> {
         let mut made = self.made()?;
         made.push(name.to_owned());
-        let last = made.len().saturating_sub(KEPT);
+        let last = made.len().saturating_sub(MADE_KEPT);
         self.write_synced(|db| Ok(set_meta(&db.conn, MADE, made[last..].join(" "))?))
     }
 
