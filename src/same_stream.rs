@@ -96,18 +96,24 @@ fn difference(
 /// came before, and given their numbers out again, nothing would tell. Where more was dropped, that is
 /// missing here and a snapshot brings all of it.
 fn is_uncertain(state: &StreamState, position: &Position) -> bool {
-    let is_edge = position.seq + 1 == state.first && state.first <= state.last;
-    is_edge && position.created == state.created && !position.id.is_empty()
+    is_at_edge(state, position.seq, &position.id) && position.created == state.created
 }
 
-/// Whether the broker lost what was at this place of a stream. No, if that cannot be told any more, or
-/// the stream was created anew.
+fn is_at_edge(state: &StreamState, seq: u64, id: &str) -> bool {
+    seq + 1 == state.first && state.first <= state.last && !id.is_empty()
+}
+
+/// Whether the broker lost what was at this place of a stream, or may have: a snapshot that ends with the
+/// last message that the stream dropped would close a gap by what nobody can look up any more. Not what
+/// is further back, which closes none, and not if the stream was created anew.
 pub fn is_lost(
     state: &StreamState,
     place: &Place,
     look_up: impl FnOnce(u64) -> Result<Option<String>, StreamError>,
 ) -> Result<bool, StreamError> {
-    Ok(state.created == place.created && holds_another(state, place.seq, &place.id, look_up)?)
+    let (seq, id) = (place.seq, &place.id);
+    Ok(state.created == place.created
+        && (is_at_edge(state, seq, id) || holds_another(state, seq, id, look_up)?))
 }
 
 /// Whether a message other than `id` is at `seq`, or none yet. What is older than the oldest message

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, never, unbounded};
 
-use super::BOOKS;
+use super::{BOOKS, Place};
 use crate::apply::Position;
 use crate::apply::tests::support::Node;
 use crate::broker::Broker;
@@ -225,4 +225,32 @@ fn a_number_that_is_given_out_again_is_noticed() {
     assert!(again(39, "x") && again(40, "x") && again(50, "x"));
     // The reader was faster than the acknowledgement.
     assert!(!again(45, "x") && !again(50, "50") && !again(51, "x"));
+}
+
+/// What cannot be looked up any more may be what the broker lost and gave out again.
+#[test]
+fn a_snapshot_that_ends_where_the_stream_begins_closes_no_gap() {
+    let is_lost = |seq, first, last| {
+        let created = "new".to_owned();
+        let place = Place {
+            seq,
+            id: seq.to_string(),
+            created: created.clone(),
+            ..Place::default()
+        };
+        let state = StreamState {
+            first,
+            last,
+            created,
+            now_ms: None,
+        };
+        let look_up = |seq: u64| Ok(Some(seq.to_string()));
+        same_stream::is_lost(&state, &place, look_up).unwrap()
+    };
+    assert!(is_lost(20, 21, 24) && is_lost(25, 21, 24));
+    assert!(!is_lost(21, 21, 24) && !is_lost(15, 21, 24));
+    assert!(
+        !is_lost(20, 21, 20),
+        "all of it was dropped, after the snapshot or before"
+    );
 }
