@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::database::{Database, DatabaseError};
 use crate::gate::Gate;
-use crate::snapshot::manifest::{Entry, Place};
+use crate::snapshot::manifest::{Entry, KEPT, Place};
 use crate::snapshot::registry::Registry;
 use crate::snapshot::transfer::{self, TransferError};
 use crate::snapshot::watch::Watch;
@@ -96,8 +96,8 @@ pub struct Keeper {
     options: Options,
     /// The newest snapshot that was heard of, without places that the broker lost.
     newest: Option<Entry>,
-    /// A snapshot by its name, and the streams of which the broker lost its place.
-    placed: Option<(String, BTreeSet<String>)>,
+    /// Snapshots by their names, and the streams of which the broker lost the place.
+    placed: BTreeMap<String, BTreeSet<String>>,
     /// A snapshot is to be merged because the operator wants so.
     pub merge_first: bool,
     asked: Option<Asked>,
@@ -121,7 +121,7 @@ impl Keeper {
         Keeper {
             options,
             newest: None,
-            placed: None,
+            placed: BTreeMap::new(),
             merge_first: false,
             asked: None,
             waiting: None,
@@ -146,7 +146,7 @@ impl Keeper {
     /// The broker may be another one: what it was told, it is told again.
     pub fn connected(&mut self) {
         self.registered = None;
-        self.placed = None;
+        self.placed.clear();
     }
 
     /// Whether the snapshot that was asked for is still to be made.
@@ -241,24 +241,20 @@ impl Keeper {
     /// Leaves out streams of which the broker lost what the snapshot had read. It gives the numbers out
     /// again, and a snapshot that seems as far as this node lacks what came under them.
     fn place(&mut self, mut entry: Entry, round: &mut Round<'_>) -> Result<Entry, RoundError> {
-        let known = self.placed.as_ref().filter(|(name, _)| *name == entry.name);
-        let lost = match known {
-            Some((_, lost)) => lost.clone(),
-            None => {
-                let mut lost = BTreeSet::new();
-                for (stream, place) in &entry.streams {
-                    if round.registry.is_lost(stream, place)? {
-                        log::warn!(
-                            "snapshot {}: the broker lost what is in it of {stream}",
-                            entry.name
-                        );
-                        lost.insert(stream.clone());
-                    }
-                }
-                self.placed = Some((entry.name.clone(), lost.clone()));
-                lost
+        if self.placed.len() > 2 * KEPT {
+            self.placed.clear();
+        }
+        let lost = self.placed.entry(entry.name.clone()).or_default();
+        for (stream, place) in &entry.streams {
+            // Asked again each time: a server may lose messages behind a connection that lives on.
+            if !lost.contains(stream) && round.registry.is_lost(stream, place)? {
+                log::warn!(
+                    "snapshot {}: the broker lost what is in it of {stream}, or may have",
+                    entry.name
+                );
+                lost.insert(stream.clone());
             }
-        };
+        }
         entry.streams.retain(|stream, _| !lost.contains(stream));
         Ok(entry)
     }
