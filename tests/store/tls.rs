@@ -33,6 +33,10 @@ fn check(protocol: &str, login: &[String], settings: impl FnOnce(u16) -> String)
         .args(["--addr", &format!("127.0.0.1:{port}")])
         .args(login)
         .arg(folder.path());
+    // Who only reads makes neither a folder nor a bucket.
+    for name in ["a", "snapshots"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
     let _server = Process::start(command, folder, port);
 
     let config = mine.path().join("config.toml");
