@@ -270,10 +270,11 @@ impl Database {
                 self.move_position(&stream, known);
             }
         }
-        self.flush()?;
+        // Before that is stored: after a crash in between nobody would come here again.
         if !self.has_gap() {
             self.tell_twin()?;
         }
+        self.flush()?;
         Ok(closed)
     }
 
