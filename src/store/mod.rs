@@ -78,14 +78,16 @@ impl StoreError {
             cause: cause.to_string(),
         }
     }
+}
 
-    #[cfg(any(
-        feature = "store-file",
-        feature = "store-nats",
-        feature = "store-s3",
-        feature = "store-sftp",
-        feature = "store-webdav"
-    ))]
+#[cfg(any(
+    feature = "store-file",
+    feature = "store-nats",
+    feature = "store-s3",
+    feature = "store-sftp",
+    feature = "store-webdav"
+))]
+impl StoreError {
     fn not_found(store: &str, name: &str) -> StoreError {
         StoreError::NotFound {
             store: store.to_string(),
@@ -94,13 +96,6 @@ impl StoreError {
     }
 
     /// The bucket or folder is not there; `key` of the configuration names it.
-    #[cfg(any(
-        feature = "store-file",
-        feature = "store-nats",
-        feature = "store-s3",
-        feature = "store-sftp",
-        feature = "store-webdav"
-    ))]
     fn no_place(store: &str, what: &str, key: &str) -> StoreError {
         let name = format!("such {what}: no snapshot was saved there yet, or {key} is wrong");
         StoreError::not_found(store, &name)
