@@ -76,7 +76,8 @@
 //! connections. They share the gate and little else; nobody waits for the network inside it. Every
 //! end is reported ([`thread::Exited`]): one that was not asked for stops the process with the
 //! cause. SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
-//! acknowledgements, consumers finish the transaction in hand, then our nats-server ends.
+//! acknowledgements, consumers finish the transaction in hand, then `closing` writes for the last time,
+//! and our nats-server ends.
 //!
 //! # Tests
 //!

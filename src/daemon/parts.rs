@@ -1,5 +1,6 @@
 //! The threads that share the gate, and their orderly end.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use crate::gate::Gate;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::snapshot::thread::Ask;
-use crate::thread::Exited;
+use crate::thread::{Exited, spawn};
 use crate::{consumer, publisher, watcher};
 
 /// The end takes no longer than this, whatever hangs.
@@ -34,6 +35,8 @@ pub struct Parts {
     /// Dropped to end all but the server.
     stop: Sender<()>,
     threads: Vec<JoinHandle<()>>,
+    exits: Sender<Exited>,
+    mirror_path: PathBuf,
     /// Our own nats-server's thread, which ends last.
     server: Option<(Sender<()>, JoinHandle<()>)>,
 }
@@ -117,6 +120,8 @@ impl Parts {
             gate,
             stop,
             threads,
+            exits: exits.clone(),
+            mirror_path: config.seq_map_path.clone(),
             server,
         }
     }
@@ -126,21 +131,24 @@ impl Parts {
         Some(timeout?.saturating_sub(self.gate.quiet_for()))
     }
 
-    /// Ends publisher and consumers, then the server. A second signal ends it at once.
+    /// Ends the threads that write, then closes the database, then ends the server. A second signal
+    /// ends it at once.
     pub fn stop(self, waiting_is_over: &AtomicBool, signals: &Receiver<()>) {
         let began = Instant::now();
         drop(self.stop);
         let mut threads = self.threads;
+        let mut open = Some((self.gate, Mirror::new(self.mirror_path)));
         let mut server = self.server;
         loop {
             threads.retain(|t| !t.is_finished());
             if threads.is_empty() {
-                match server.take() {
+                let close = open.take().map(|(gate, mirror)| {
+                    spawn("closing", &self.exits, move || close(&gate, mirror))
+                });
+                let next = close.or_else(|| server.take().map(|(_stop, thread)| thread));
+                match next {
+                    Some(thread) => threads.push(thread),
                     None => return,
-                    Some((stop, thread)) => {
-                        drop(stop);
-                        threads.push(thread);
-                    }
                 }
             }
             let passed = began.elapsed();
@@ -153,4 +161,15 @@ impl Parts {
             }
         }
     }
+}
+
+/// The last write of all: whoever wrote after it would reserve time again, and the next start would
+/// take that for time that is used.
+fn close(gate: &Gate, mut mirror: Mirror) -> Result<(), String> {
+    let mut inside = gate.enter();
+    if let Err(e) = inside.database.close() {
+        log::warn!("closing the database: {e}; nothing is lost by that");
+    }
+    mirror.write(&inside.database.sequences());
+    Ok(())
 }
