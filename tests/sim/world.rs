@@ -10,7 +10,7 @@ use crate::ages::{Ages, RETENTION_MS};
 use crate::broker::{Broker, Message};
 use crate::clock::Killed;
 use crate::keeping::Snapshots;
-use crate::model::Model;
+use crate::model::{Model, Row, RowId};
 use crate::node::{Node, Options, Shadow};
 use crate::objects::Objects;
 use crate::observe;
@@ -494,22 +494,20 @@ impl World {
             self.capture_all(place)?;
         }
         let node = &mut self.nodes[place];
-        let mut vanished = Vec::new();
-        for at in node
-            .shadow
-            .pending
-            .iter()
-            .filter(|(_, row)| row.is_none())
-            .map(|(at, _)| at)
-        {
-            if node
-                .versions(&self.plan, at.0)
-                .get(&at.1)
-                .is_none_or(|s| s.deleted)
-            {
-                vanished.push(at.clone());
+        // What is as its version says it is: deleted before, or written to and fro without triggers.
+        let is_so = |((table, key), row): (&RowId, &Option<Row>)| {
+            let stored = node.versions(&self.plan, *table).remove(key);
+            match (row, stored) {
+                (None, stored) => stored.is_none_or(|s| s.deleted),
+                (Some(_), None) => false,
+                (Some(_), Some(s)) => {
+                    let is_compared = node.shadow.contested.contains(table);
+                    is_compared && self.model.holds(*table, key, s.version, row.as_ref())
+                }
             }
-        }
+        };
+        let pending = node.shadow.pending.iter().filter(|pending| is_so(*pending));
+        let unchanged: Vec<RowId> = pending.map(|(at, _)| at.clone()).collect();
         let Some(read) = node.read(shard, limit, &self.broker)? else {
             return Ok(());
         };
@@ -517,7 +515,7 @@ impl World {
         observe::given_way(node, &self.plan, &mut self.model);
         node.learn_id(&self.model)?;
         if read.applied && !node.db().has_more() {
-            vanished
+            unchanged
                 .iter()
                 .for_each(|at| drop(node.shadow.pending.remove(at)));
             if let Some((at, row)) = node.shadow.pending.first_key_value() {
