@@ -162,11 +162,12 @@ impl Model {
     }
 
     /// Whether that content is known under this version, or a write that cannot have been lost: a version
-    /// that was lost may be given again, to something else.
+    /// that was lost may be given again, to something else, and a twin may give it to anything.
     pub fn explains(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
         let at = (table, key.to_owned());
         self.knows(table, key, version, row.is_none())
-            && (self.is_certain(&at, version) || self.holds(table, key, version, row))
+            && (self.is_certain(&at, version) && !self.twins
+                || self.holds(table, key, version, row))
     }
 
     /// How many writes of a node there are.

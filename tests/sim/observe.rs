@@ -160,7 +160,9 @@ fn require_same_again(
     let is_compared = node.shadow.contested.contains(&at.0);
     // A statement that collides with a row touches it, and a row that hides another goes by that, too.
     let is_alone = plan.tables[at.0].indexes.is_empty();
-    if is_compared || model.twins || !is_alone || before.is_none_or(|v| v >= write.version) {
+    // Entries of one moment that captures read apart count one up, each time.
+    let is_newer = before.is_some_and(|v| v.time_ms() < write.version.time_ms());
+    if is_compared || model.twins || !is_alone || !is_newer {
         return Ok(());
     }
     Err(format!(
@@ -268,8 +270,10 @@ pub fn captured(
         }
         let mut rows = None;
         for (key, stored) in versions {
+            // A twin may have written something else under the same version.
             if stored.version.node != node.id
-                || model.is_certain(&(table, key.clone()), stored.version)
+                || !model.twins
+                    && model.is_certain(&(table, key.clone()), stored.version)
                     && model.knows(table, &key, stored.version, stored.deleted)
             {
                 continue;
