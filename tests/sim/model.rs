@@ -340,17 +340,18 @@ impl Model {
         alive.sort_by(|(a, x), (b, y)| b.version.cmp(&a.version).then_with(|| compare(y, x)));
         let default = &table.columns[column].default;
         let mut accepted = Vec::new();
-        // A delete that may be lost: the row may have begun anew after it.
+        // A delete that may be lost: the row may have begun anew after it, under its version, too.
         let reborn = above().filter(|w| w.row.is_none()).map(|w| w.version).max();
         // A version that may be lost: the row may have got it again when it had the column.
         let lacks_it = |w: &&Write| w.row.as_ref().is_some_and(|row| row[column].is_none());
         let retaken = above().filter(|w| !w.certain).filter(lacks_it);
-        let reborn = reborn.max(retaken.map(|w| w.version).max());
+        let retaken = retaken.map(|w| w.version).max();
         for (write, value) in alive {
-            if self.is_dropped(at) && Some(write.version) > version {
+            let written = Some(write.version);
+            if self.is_dropped(at) && written > version {
                 continue;
             }
-            if is_late && reborn > Some(write.version) {
+            if is_late && (reborn >= written || retaken > written) {
                 accepted.push(default.clone());
             }
             accepted.push(value.clone());
