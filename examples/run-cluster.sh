@@ -36,20 +36,19 @@ end() {
 trap end EXIT
 trap 'say; say "Stopping."; exit 0' INT TERM HUP
 
-# A compiler for the C in SQLite; Rust itself cannot link without it.
-if ! command -v cc >/dev/null; then
-  say "There is no C compiler: installing one."
-  root=; [ "$(id -u)" = 0 ] || root=sudo
-  $root apt-get -qq update && $root apt-get -qq install -y gcc libc6-dev >/dev/null
-fi
+# For the C in SQLite; Rust itself cannot link without it.
+# shellcheck source=scripts/install.sh
+. scripts/install.sh
+need cc gcc libc6-dev
 command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
 
 say "Building (the first time takes a few minutes) ..."
-cargo build --quiet --release --bin harmonylite --example books
-target=${CARGO_TARGET_DIR:-target}
-case $target in /*) ;; *) target=$PWD/$target ;; esac
-harmonylite=$target/release/harmonylite books=$target/release/examples/books
-nats_server=$(scripts/nats-server.sh)
+# Without what takes longest: link-time optimisation, and stores for snapshots that need OpenSSL.
+HARMONYLITE_PROFILE=${HARMONYLITE_PROFILE:-proof}
+# shellcheck source=scripts/build.sh
+. scripts/build.sh
+build books
+books=$(built books) harmonylite=$(built harmonylite)
 
 # Ports on which nobody answers, below those that the system hands out by itself.
 ports=()
@@ -67,7 +66,7 @@ for n in 1 2 3; do
   mkdir "$node"
   "$books" create "$node/books.db"
   printf '%s\n' "node_id = $n" "db_path = '$node/books.db'" \
-    '[nats]' "server_binary = '$nats_server'" >"$node/config.toml"
+    '[nats]' "server_binary = '$HARMONYLITE_NATS_SERVER'" >"$node/config.toml"
   # With a process group of its own (-m), Ctrl-C reaches it through us, once.
   set -m
   "$harmonylite" -config "$node/config.toml" -cluster-addr "127.0.0.1:${ports[n - 1]}" \

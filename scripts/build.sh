@@ -20,7 +20,10 @@ build() {
     cargo build --profile "$profile" "${features[@]}" --quiet --bin harmonylite --example "$1"
 }
 
-# built EXAMPLE: its path.
+# built PROGRAM: the path of the example, or of harmonylite.
 built() {
-    echo "${CARGO_TARGET_DIR:-$PWD/target}/${profile/#dev/debug}/examples/$1"
+    local folder=${CARGO_TARGET_DIR:-$PWD/target}/${profile/#dev/debug}
+    if [[ $1 != harmonylite ]]; then folder+=/examples; fi
+    case $folder in /*) ;; *) folder=$PWD/$folder ;; esac
+    echo "$folder/$1"
 }

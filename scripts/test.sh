@@ -11,26 +11,16 @@ began=$SECONDS
 
 step() { printf '\n== %s (after %d s)\n' "$*" "$((SECONDS - began))"; }
 
-# install PACKAGE COMMAND: from the distribution, if the command is missing.
-install() {
-  if command -v "$2" >/dev/null; then return; fi
-  local root=()
-  if [ "$(id -u)" != 0 ]; then root=(sudo -n); fi
-  echo "installing $1"
-  export DEBIAN_FRONTEND=noninteractive
-  if ! "${root[@]}" apt-get -qq update </dev/null ||
-    ! "${root[@]}" apt-get -qq install -y --no-install-recommends "$1" </dev/null >/dev/null; then
-    echo "$0: $2 is missing; install the package $1" >&2
-    return 1
-  fi
-}
-
 step "What is needed"
-install gcc cc
-install libc6-dev ldd
-install openssl openssl
-install python3-pip pip3
-install shellcheck shellcheck
+# shellcheck source=scripts/install.sh
+. scripts/install.sh
+need cc gcc libc6-dev
+# OpenSSL, which comes with SFTP and S3, is built from source; Debian's base has the least of perl.
+need make make
+perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || install_packages perl
+need openssl openssl
+need pip3 python3-pip
+need shellcheck shellcheck
 for tool in rustfmt clippy; do
   cargo "${tool#rust}" --version >/dev/null 2>&1 || rustup component add "$tool"
 done
@@ -51,23 +41,22 @@ step "All tests, with the newest nats-server"
 HARMONYLITE_NATS_SERVER=$newest cargo test --quiet
 
 step "The simulation, fresh seeds"
-# Others with each change of the sources, and the same for everybody who tests it. Not those in which
-# deletes are forgotten: README, "Proof".
+# Others with each change of the sources, and the same for everybody who tests it.
 sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
-SIM_NOT=20 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 2
+scripts/sim.sh --first "$((16#${sources::12}))" --minutes 2
 
 step "The integration tests, with Debian's nats-server"
 HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it
 
 step "Real crashes, power cuts, partitions, full disks"
 # Without root some of it cannot run: proof.sh says so at its end.
-for package in strace=strace nftables=nft iproute2=ip e2fsprogs=mkfs.ext4; do
-  install "${package%=*}" "${package#*=}" || [ "$(id -u)" != 0 ]
+for tool in strace=strace nft=nftables ip=iproute2 mkfs.ext4=e2fsprogs; do
+  need "${tool%=*}" "${tool#*=}" || [ "$(id -u)" != 0 ]
 done
-# The build of the tests, dependencies optimised: a release of its own would take minutes.
-HARMONYLITE_NATS_SERVER=$newest HARMONYLITE_PROFILE=dev scripts/proof.sh
+export HARMONYLITE_NATS_SERVER=$newest HARMONYLITE_PROFILE=proof
+scripts/proof.sh
 
 step "The example"
-PATH=${newest%/*}:$PATH examples/run-cluster.sh --once
+examples/run-cluster.sh --once
 
 step "All is well"
