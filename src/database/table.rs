@@ -249,8 +249,9 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
         false => format!("UPDATE SET {}", set.join(", ")),
     };
     format!(
-        // By another name: a table may be called "excluded".
-        "INSERT INTO {} AS __harmonylite__row({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
+        // By another name: a table may be called "excluded". OR ABORT: a constraint of the table may
+        // say otherwise, and evict or leave out rows behind our back.
+        "INSERT OR ABORT INTO {} AS __harmonylite__row({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
         quote(&schema.name),
         column_list(schema, inserted.iter().copied()),
         parameters(1, inserted.len()),
