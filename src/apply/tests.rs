@@ -8,6 +8,7 @@ mod again;
 mod changes;
 mod check;
 mod clocks;
+mod defaults;
 mod eviction;
 mod hostile;
 mod keys;

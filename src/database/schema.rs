@@ -283,7 +283,7 @@ fn read_table(
         });
     }
     for column in in_order.into_iter().chain(raw.iter().filter(|c| c.pk == 0)) {
-        let default = default_value(column)?;
+        let default = default_value(column, options.strict)?;
         columns.push(Column {
             name: column.name.clone(),
             lower: column.name.to_ascii_lowercase(),
@@ -329,25 +329,29 @@ fn key_collations(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String
     statement.query_map([table], |r| r.get(0))?.collect()
 }
 
-/// What the column's DEFAULT stores, asked of SQLite itself. Only a constant can have been given to
-/// rows by ADD COLUMN; anything else counts as NULL here, which is never wrong, only less tidy.
-fn default_value(column: &RawColumn) -> rusqlite::Result<OwnedValue> {
-    let Some(text) = column
-        .default
-        .as_deref()
-        .filter(|t| !t.eq_ignore_ascii_case("null"))
-    else {
+/// What ADD COLUMN with the column's DEFAULT gives to rows that are there, asked of SQLite itself: it
+/// takes a constant alone. Anything else counts as NULL.
+fn default_value(column: &RawColumn, strict: bool) -> rusqlite::Result<OwnedValue> {
+    let Some(text) = column.default.as_deref() else {
         return Ok(OwnedValue::Null);
     };
-    if text.to_ascii_uppercase().starts_with("CURRENT_") || text.contains('(') {
+    let memory = Connection::open_in_memory()?;
+    let options = if strict { "STRICT" } else { "" };
+    let table =
+        format!("CREATE TABLE d(k INTEGER PRIMARY KEY) {options}; INSERT INTO d VALUES (1)");
+    memory.execute_batch(&table)?;
+    let add = |default: &str| {
+        let text = format!(
+            "ALTER TABLE d ADD COLUMN x {} DEFAULT {default}",
+            column.declared
+        );
+        memory.execute_batch(&text).is_ok()
+    };
+    // A name that stands for text may not be in parentheses, all else but a single word must.
+    let is_added = add(&format!("({text})")) || (sql_text::words(text).len() == 1 && add(text));
+    if !is_added {
         return Ok(OwnedValue::Null);
     }
-    let memory = Connection::open_in_memory()?;
-    let table = format!("CREATE TABLE d(x {} DEFAULT {text})", column.declared);
-    if memory.execute_batch(&table).is_err() {
-        return Ok(OwnedValue::Null); // STRICT's ANY and the like need no rescue
-    }
-    memory.execute_batch("INSERT INTO d DEFAULT VALUES")?;
     memory.query_row("SELECT x FROM d", [], |r| {
         Ok(values::value(r.get_ref(0)?).to_owned())
     })

@@ -45,7 +45,7 @@ pub struct Shape {
     pub key: Vec<(String, String)>,
     /// Lower-case column names and when they appeared.
     pub columns: Vec<(String, i64)>,
-    /// By lower-case column name, as a key of one value: the default when the column was first
+    /// By lower-case column name, see [`exactly`]: the default when the column was first
     /// seen. Content hashes leave columns out that have it, so it must not change with the schema.
     #[serde(default)]
     pub defaults: BTreeMap<String, Vec<u8>>,
@@ -58,16 +58,21 @@ impl Shape {
         for column in columns {
             let default = match known.defaults.get(&column.lower) {
                 Some(bytes) => bytes.clone(),
-                None => key_bytes(
-                    [column.default.borrow()].into_iter(),
-                    ["BINARY"].into_iter(),
-                ),
+                None => exactly(column.default.borrow()),
             };
             column.default = cbor::key_values(&default)?.remove(0);
             self.defaults.insert(column.lower.clone(), default);
         }
         Ok(())
     }
+}
+
+/// A value as a key of one, but with its class: 1.0 is not 1.
+fn exactly(value: Value<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    cbor::write_array(&mut out, 1);
+    cbor::write_value(&mut out, value);
+    out
 }
 
 /// The parameters `?first`, `?first+1`, …
@@ -237,7 +242,7 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
     let n = schema.key.len();
     // The key's values are always given, to find the row; they are only set if they are in `which`.
     let others = which.iter().copied().filter(|i| *i >= n);
-    let inserted: Vec<usize> = (0..n).chain(others).collect();
+    let given: Vec<usize> = (0..n).chain(others).collect();
     let set: Vec<String> = which
         .iter()
         .filter(|i| schema.rowid.is_none() || **i > 0)
@@ -253,8 +258,8 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
         // say otherwise, and evict or leave out rows behind our back.
         "INSERT OR ABORT INTO {} AS __harmonylite__row({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
         quote(&schema.name),
-        column_list(schema, inserted.iter().copied()),
-        parameters(1, inserted.len()),
+        column_list(schema, given.iter().copied()),
+        parameters(1, given.len()),
         conflict_target(schema),
     )
 }
