@@ -49,6 +49,14 @@ pub struct Column {
     pub not_null: bool,
 }
 
+impl Column {
+    /// Whether a row from elsewhere that says nothing of the column has NULL there: its default is
+    /// that, or no constant, and what SQLite would make of it here no other node knows.
+    pub fn begins_as_null(&self) -> bool {
+        self.default_now == OwnedValue::Null && !self.not_null
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct UniqueIndex {
     pub name: String,

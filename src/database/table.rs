@@ -243,6 +243,9 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
     // The key's values are always given, to find the row; they are only set if they are in `which`.
     let others = which.iter().copied().filter(|i| *i >= n);
     let given: Vec<usize> = (0..n).chain(others).collect();
+    let unknown: Vec<usize> = (n..schema.columns.len())
+        .filter(|i| !given.contains(i) && schema.columns[*i].begins_as_null())
+        .collect();
     let set: Vec<String> = which
         .iter()
         .filter(|i| schema.rowid.is_none() || **i > 0)
@@ -256,10 +259,11 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
     format!(
         // By another name: a table may be called "excluded". OR ABORT: a constraint of the table may
         // say otherwise, and evict or leave out rows behind our back.
-        "INSERT OR ABORT INTO {} AS __harmonylite__row({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
+        "INSERT OR ABORT INTO {} AS __harmonylite__row({}) VALUES ({}{}) ON CONFLICT ({}) DO {action}",
         quote(&schema.name),
-        column_list(schema, given.iter().copied()),
+        column_list(schema, given.iter().chain(&unknown).copied()),
         parameters(1, given.len()),
+        ", NULL".repeat(unknown.len()),
         conflict_target(schema),
     )
 }

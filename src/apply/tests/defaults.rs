@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::support::{cluster, converge, exchange};
+use super::support::{Node, cluster, converge, exchange};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -81,4 +81,28 @@ fn a_default_with_parentheses_evicts_in_the_place_of_null() {
     n[0].run("INSERT OR REPLACE INTO t VALUES (2, NULL)");
     converge(&mut n);
     assert_eq!(n[1].rows("SELECT * FROM t"), "i2 t'(none)'");
+}
+
+/// No node knows what another made of it, and which one is right would never be settled.
+#[test]
+fn a_default_that_is_no_constant_is_not_worked_out_for_what_arrives() {
+    for default in ["(hex(randomblob(8)))", "CURRENT_TIMESTAMP"] {
+        let new = format!("CREATE TABLE t(id INTEGER PRIMARY KEY, v, c DEFAULT {default})");
+        let mut n = vec![
+            Node::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)"),
+            Node::new(2, &new),
+            Node::new(3, &new),
+        ];
+        n[0].run("INSERT INTO t VALUES (1, 'x')");
+        exchange(&mut n);
+        assert_eq!(n[1].rows("SELECT * FROM t"), "i1 t'x' null");
+        n[0].run(&format!(
+            "BEGIN; ALTER TABLE t RENAME TO old; {new}; INSERT INTO t SELECT id, v, NULL FROM old;
+             DROP TABLE old; COMMIT"
+        ));
+        converge(&mut n);
+        n[2].run("INSERT INTO t(id, v) VALUES (2, 'by the application')");
+        converge(&mut n);
+        assert_eq!(n[0].rows("SELECT c IS NULL FROM t WHERE id = 2"), "i0");
+    }
 }
