@@ -52,6 +52,32 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Of columns that appeared when `born` says.
+    pub fn of(schema: &Schema, born: &[i64]) -> Self {
+        let key = schema.key.iter();
+        let columns = schema.columns.iter().map(|c| c.lower.clone());
+        Shape {
+            key: key
+                .map(|k| (k.affinity.to_owned(), k.collation.clone()))
+                .collect(),
+            columns: columns.zip(born.iter().copied()).collect(),
+            defaults: BTreeMap::new(),
+        }
+    }
+
+    fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|(c, _)| c == column)
+    }
+
+    /// Whether a key stands for the same row as in `known`: it compares in the same way, and is of the
+    /// same columns, which may have other names by now.
+    pub fn has_key_of(&self, known: &Shape) -> bool {
+        let pairs = known.columns.iter().zip(&self.columns);
+        let mut pairs = pairs.take(self.key.len());
+        let is_same = |old: &str, new: &str| old == new || !self.has(old) && !known.has(new);
+        self.key == known.key && pairs.all(|((old, _), (new, _))| is_same(old, new))
+    }
+
     /// Gives the columns the defaults that they had when they were first seen, and takes in those
     /// of columns that are new.
     pub fn keep_defaults(&mut self, known: &Shape, columns: &mut [Column]) -> Result<()> {

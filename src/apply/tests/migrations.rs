@@ -61,6 +61,27 @@ fn the_key_is_of_another_type() {
     migrate_one_by_one(schema, "INSERT INTO t VALUES (1, 'old')", by_rebuild);
 }
 
+#[test]
+fn the_key_is_another_one_of_the_same_type() {
+    for (before, after) in [
+        (
+            "id TEXT, b TEXT, v, PRIMARY KEY(id)",
+            "id TEXT, b TEXT, v, PRIMARY KEY(b)",
+        ),
+        (
+            "id TEXT, b TEXT, v, PRIMARY KEY(id, b)",
+            "id TEXT, b TEXT, v, PRIMARY KEY(b, id)",
+        ),
+    ] {
+        let by_rebuild = format!(
+            "BEGIN; CREATE TABLE new({after}); INSERT INTO new SELECT * FROM t; DROP TABLE t;
+             ALTER TABLE new RENAME TO t; COMMIT"
+        );
+        let schema = format!("CREATE TABLE t({before})");
+        migrate_one_by_one(&schema, "INSERT INTO t VALUES (1, 'b', 'old')", &by_rebuild);
+    }
+}
+
 /// What a rebuild makes of the rows counts, too, and new rows and deletes are of now.
 #[test]
 fn a_rebuild_that_also_writes() {

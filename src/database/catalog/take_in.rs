@@ -1,7 +1,7 @@
 //! One table becomes a replicated one, or goes on being one: its number, its versions table, its
 //! triggers, and whether it has to be compared with its versions first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
@@ -13,6 +13,14 @@ use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Cause, Compare, Database, DatabaseError, Missing, Result, triggers};
 use crate::model::key::is_known_collation;
+
+/// What is known of a table before its triggers are looked at.
+struct Numbered {
+    id: i64,
+    /// See [`Table::born`].
+    born: Vec<i64>,
+    compare: Option<Compare>,
+}
 
 impl Database {
     /// Whether SQLite as it is here can read and write the table: an index may need a function or a
@@ -52,7 +60,8 @@ impl Database {
                 schema.name
             );
         }
-        let (id, born, mut compare) = self.table_number(&mut schema)?;
+        let number = self.table_number(&mut schema)?;
+        let (id, mut compare) = (number.id, number.compare);
         if renumbered && schema.rowid.is_some() {
             compare = Some(Compare::start(Cause::Unwatched));
         }
@@ -61,8 +70,9 @@ impl Database {
                 .execute_batch(&format!("ALTER TABLE {} ADD COLUMN k{k}", triggers::LOG))?;
             self.catalog.log_keys = k;
         }
-        compare = Compare::after(compare, self.set_triggers(id, &schema, triggers)?);
-        let table = Arc::new(Table::new(id, schema, born));
+        let missing = self.set_triggers(id, &schema, triggers)?;
+        compare = Compare::after(compare, missing);
+        let table = Arc::new(Table::new(id, schema, number.born));
         self.set_compare(id, compare)?;
         self.catalog.by_id.insert(id, table.clone());
         self.catalog.by_name.insert(name, table);
@@ -70,7 +80,7 @@ impl Database {
     }
 
     /// Finds or makes the table's number and versions table.
-    fn table_number(&mut self, schema: &mut Schema) -> Result<(i64, Vec<i64>, Option<Compare>)> {
+    fn table_number(&mut self, schema: &mut Schema) -> Result<Numbered> {
         let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
             .conn
             .prepare_cached(
@@ -78,41 +88,14 @@ impl Database {
             )?
             .query_row([&schema.name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
             .optional()?;
-        let key: Vec<_> = schema
-            .key
-            .iter()
-            .map(|k| (k.affinity.to_owned(), k.collation.clone()))
-            .collect();
         if let Some((id, shape, compare)) = stored {
             let known: Shape = from_cbor(&shape)?;
-            if known.key == key && self.has_table(&format!("{PREFIX}{}_versions", schema.name))? {
-                // A column that was not here before has no version in rows learnt until now.
-                let at = self.reservation.peek_number();
-                let born_of = |lower: &String| {
-                    known
-                        .columns
-                        .iter()
-                        .find(|(c, _)| c == lower)
-                        .map_or(at, |(_, born)| *born)
-                };
-                let born: Vec<i64> = schema.columns.iter().map(|c| born_of(&c.lower)).collect();
-                let columns = schema
-                    .columns
-                    .iter()
-                    .map(|c| c.lower.clone())
-                    .zip(born.clone());
-                let mut shape = Shape {
-                    key,
-                    columns: columns.collect(),
-                    defaults: BTreeMap::new(),
-                };
-                shape.keep_defaults(&known, &mut schema.columns)?;
-                if shape != known {
-                    self.store_shape(id, &shape)?;
-                }
+            let born = vec![0; schema.columns.len()];
+            if Shape::of(schema, &born).has_key_of(&known)
+                && self.has_table(&format!("{PREFIX}{}_versions", schema.name))?
+            {
                 let compare = compare.map(|bytes| from_cbor(&bytes)).transpose()?;
-                let compare = shape.compare_anew(&known, compare);
-                return Ok((id, born, compare));
+                return self.known_number(id, schema, &known, compare);
             }
             log::warn!(
                 "the key of table {} is another one, or its versions are gone: they begin anew",
@@ -121,12 +104,38 @@ impl Database {
             self.conn
                 .execute("DELETE FROM __harmonylite___tables WHERE id = ?1", [id])?;
         }
-        let born = vec![0; schema.columns.len()];
-        let columns = schema
-            .columns
-            .iter()
-            .map(|c| (c.lower.clone(), 0))
-            .collect();
+        self.new_number(schema)
+    }
+
+    /// Of a table that was known before, as which its columns may be others.
+    fn known_number(
+        &self,
+        id: i64,
+        schema: &mut Schema,
+        known: &Shape,
+        compare: Option<Compare>,
+    ) -> Result<Numbered> {
+        // A column that was not here before has no version in rows learnt until now.
+        let at = self.reservation.peek_number();
+        let born_of = |lower: &String| {
+            let found = known.columns.iter().find(|(c, _)| c == lower);
+            found.map_or(at, |(_, born)| *born)
+        };
+        let born: Vec<i64> = schema.columns.iter().map(|c| born_of(&c.lower)).collect();
+        let mut shape = Shape::of(schema, &born);
+        shape.keep_defaults(known, &mut schema.columns)?;
+        if shape != *known {
+            self.store_shape(id, &shape)?;
+        }
+        Ok(Numbered {
+            id,
+            born,
+            compare: shape.compare_anew(known, compare),
+        })
+    }
+
+    /// Of a table that is new, or whose key is: its versions begin anew.
+    fn new_number(&mut self, schema: &mut Schema) -> Result<Numbered> {
         // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
         let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
         set_meta(&self.conn, "last_table", id)?;
@@ -134,11 +143,8 @@ impl Database {
             "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
             params![id, schema.name],
         )?;
-        let mut shape = Shape {
-            key,
-            columns,
-            defaults: BTreeMap::new(),
-        };
+        let born = vec![0; schema.columns.len()];
+        let mut shape = Shape::of(schema, &born);
         shape.keep_defaults(&shape.clone(), &mut schema.columns)?;
         self.store_shape(id, &shape)?;
         let highest = self.highest_before(schema)?;
@@ -153,7 +159,11 @@ impl Database {
             Some(hlc) => Cause::Rekeyed(hlc),
             None => Cause::Unwatched,
         };
-        Ok((id, born, Some(Compare::start(cause))))
+        Ok(Numbered {
+            id,
+            born,
+            compare: Some(Compare::start(cause)),
+        })
     }
 
     /// The highest hlc that the table's rows had under another key. None if they had none: it is new.
