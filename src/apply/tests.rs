@@ -17,6 +17,7 @@ mod migrations;
 mod nonsense;
 mod oracle;
 mod random;
+mod renames;
 mod schema_moves;
 mod shown;
 pub(crate) mod support;

@@ -69,6 +69,14 @@ impl Shape {
         self.columns.iter().any(|(c, _)| c == column)
     }
 
+    /// Columns that have another name than in `known`, old and new: ALTER TABLE leaves them in place.
+    pub fn renamed_since(&self, known: &Shape) -> Vec<(String, String)> {
+        let pairs = known.columns.iter().zip(&self.columns);
+        let names = pairs.map(|((old, _), (new, _))| (old.clone(), new.clone()));
+        let is_renamed = |(old, new): &(String, String)| !self.has(old) && !known.has(new);
+        names.filter(is_renamed).collect()
+    }
+
     /// Whether a key stands for the same row as in `known`: it compares in the same way, and is of the
     /// same columns, which may have other names by now.
     pub fn has_key_of(&self, known: &Shape) -> bool {

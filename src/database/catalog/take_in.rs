@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use super::{from_cbor, to_cbor};
-use crate::apply::create_probe;
+use crate::apply::{create_probe, rename_aside};
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
@@ -20,6 +20,8 @@ struct Numbered {
     /// See [`Table::born`].
     born: Vec<i64>,
     compare: Option<Compare>,
+    /// Columns that may have another name since, old and new.
+    renamed: Vec<(String, String)>,
 }
 
 impl Database {
@@ -71,6 +73,9 @@ impl Database {
             self.catalog.log_keys = k;
         }
         let missing = self.set_triggers(id, &schema, triggers)?;
+        if missing != Missing::OfWrites {
+            rename_aside(&self.conn, id, &number.renamed)?; // else the table is another one
+        }
         compare = Compare::after(compare, missing);
         let table = Arc::new(Table::new(id, schema, number.born));
         self.set_compare(id, compare)?;
@@ -131,6 +136,7 @@ impl Database {
             id,
             born,
             compare: shape.compare_anew(known, compare),
+            renamed: shape.renamed_since(known),
         })
     }
 
@@ -163,6 +169,7 @@ impl Database {
             id,
             born,
             compare: Some(Compare::start(cause)),
+            renamed: Vec::new(),
         })
     }
 

@@ -1,0 +1,98 @@
+//! Columns that get other names while rows are displaced.
+
+use std::time::Duration;
+
+use super::support::{Node, cluster, converge};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Row 1 is displaced by row 2.
+fn one_is_displaced(schema: &str) -> Vec<Node> {
+    let mut n = cluster(2, schema);
+    n[0].run("INSERT INTO t(id, a, v) VALUES (1, 'same', 'first')");
+    n[1].clock.advance(HOUR);
+    n[1].run("INSERT INTO t(id, a, v) VALUES (2, 'same', 'second')");
+    converge(&mut n);
+    assert_eq!(n[0].db.displaced().unwrap(), 1);
+    n[1].clock.advance(HOUR);
+    n
+}
+
+fn migrate(n: &mut [Node], migration: &str) {
+    n.iter().for_each(|node| node.run(migration));
+    converge(n);
+}
+
+/// What is in `columns` of row 1 when it is back.
+fn comes_back(n: &mut [Node], free: &str, columns: &str) -> String {
+    assert_eq!(n[0].db.displaced().unwrap(), 1, "nothing let it come back");
+    n[1].run(free);
+    converge(n);
+    n[0].rows(&format!("SELECT {columns} FROM t ORDER BY 1 LIMIT 1"))
+}
+
+#[test]
+fn a_displaced_row_keeps_what_it_has_in_a_column_that_is_renamed() {
+    for schema in [
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)",
+        "CREATE TABLE t(id TEXT PRIMARY KEY, a, v); CREATE UNIQUE INDEX i ON t(lower(a)) WHERE a <> ''",
+    ] {
+        for (old, new) in [
+            ("id", ["k", "a", "v"]),
+            ("a", ["id", "k", "v"]),
+            ("v", ["id", "a", "k"]),
+        ] {
+            let mut n = one_is_displaced(schema);
+            migrate(&mut n, &format!("ALTER TABLE t RENAME COLUMN {old} TO k"));
+            let free = format!("UPDATE t SET {} = 'other'", new[1]);
+            let row = comes_back(
+                &mut n,
+                &free,
+                &format!("CAST({} AS TEXT), {}, {}", new[0], new[1], new[2]),
+            );
+            assert_eq!(row, "t'1' t'same' t'first'", "{old} of {schema}");
+        }
+    }
+}
+
+/// With other changes of the schema at once, and told to a node that did not hear of the row before.
+#[test]
+fn a_displaced_row_is_told_under_the_new_name() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)";
+    let rename = "ALTER TABLE t RENAME COLUMN v TO k; ALTER TABLE t ADD COLUMN x DEFAULT 7";
+    let mut n = one_is_displaced(schema);
+    n.push(Node::new(3, schema));
+    n[2].run(rename);
+    n[2].capture();
+    migrate(&mut n[..2], rename);
+    n[0].db.publish_all_again().unwrap();
+    converge(&mut n);
+    let row = comes_back(&mut n[1..], "UPDATE t SET a = 'other'", "*");
+    assert_eq!(row, "i1 t'same' t'first' i7");
+}
+
+#[test]
+fn a_displaced_row_outlives_columns_that_are_dropped() {
+    let rebuild = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, a UNIQUE, x DEFAULT 7);
+        INSERT INTO new(id, a) SELECT id, a FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; COMMIT";
+    for (migration, expected) in [
+        ("ALTER TABLE t DROP COLUMN v", "i1 t'same'"),
+        (rebuild, "i1 t'same' i7"),
+    ] {
+        let mut n = one_is_displaced("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)");
+        migrate(&mut n, migration);
+        let row = comes_back(&mut n, "UPDATE t SET a = 'other'", "*");
+        assert_eq!(row, expected);
+    }
+}
+
+/// Rebuilt with another key of the same type, a displaced row has that key, and no garbage comes.
+#[test]
+fn a_displaced_row_has_its_key_whatever_that_is_called() {
+    let mut n = one_is_displaced("CREATE TABLE t(id TEXT PRIMARY KEY, a UNIQUE, v)");
+    migrate(
+        &mut n,
+        "DROP TABLE t; CREATE TABLE t(k TEXT PRIMARY KEY, a UNIQUE, v)",
+    );
+    assert_eq!(n[0].rows("SELECT count(*) FROM t WHERE k IS NULL"), "i0");
+}
