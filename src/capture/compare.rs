@@ -55,6 +55,9 @@ impl Database {
         let mut changes = 0;
         for key in &keys {
             changes += usize::from(self.compare_key(table, key, compare.cause, frames)?);
+            if compare.is_renamed && compare.phase == Phase::Versions && self.settings.publish {
+                self.mark_again(table, key, frames)?;
+            }
         }
         let next = match (keys.len() == STEP, compare.phase) {
             (true, _) => Some(Compare {
@@ -151,6 +154,7 @@ impl Database {
         let from_start = compare.after.is_none();
         let text = match compare.phase {
             Phase::Rows => table.scan_keys(from_start, STEP),
+            Phase::Versions if compare.is_renamed => table.scan_all_versions(from_start, STEP),
             Phase::Versions => table.scan_versions(from_start, STEP),
         };
         let mut statement = self.conn.prepare_cached(&text)?;

@@ -1,8 +1,8 @@
-//! Columns that get other names while rows are displaced.
+//! Columns and tables that get other names.
 
 use std::time::Duration;
 
-use super::support::{Node, cluster, converge};
+use super::support::{Node, cluster, converge, exchange};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -95,4 +95,53 @@ fn a_displaced_row_has_its_key_whatever_that_is_called() {
         "DROP TABLE t; CREATE TABLE t(k TEXT PRIMARY KEY, a UNIQUE, v)",
     );
     assert_eq!(n[0].rows("SELECT count(*) FROM t WHERE k IS NULL"), "i0");
+}
+
+/// Whatever was written to it under either name, and whoever is first.
+#[test]
+fn a_table_is_renamed_on_one_node_after_the_other() {
+    let mut n = cluster(
+        3,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE VIEW w AS SELECT * FROM missing",
+    );
+    let rename = "ALTER TABLE t RENAME TO books";
+    n.iter()
+        .for_each(|node| node.run("PRAGMA legacy_alter_table = ON"));
+    n[0].run("INSERT INTO t VALUES (1, 'old'), (2, 'old'), (3, 'old'), (4, 'old'), (5, 'old')");
+    converge(&mut n);
+    n[0].run(&format!(
+        "UPDATE t SET v = 'just before' WHERE id = 1; {rename}"
+    ));
+    n[0].capture();
+    n[0].clock.advance(HOUR);
+    n[0].run("UPDATE books SET v = 'after' WHERE id = 2; DELETE FROM books WHERE id = 3");
+    n[1].clock.advance(2 * HOUR);
+    n[1].run("UPDATE t SET v = 'before' WHERE id = 4; DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (6, 'before')");
+    exchange(&mut n);
+    for node in &n[1..] {
+        node.clock.advance(24 * HOUR);
+        node.run(rename);
+    }
+    n[1].restart();
+    converge(&mut n);
+    let all = n[2].rows("SELECT id, v FROM books ORDER BY id");
+    let expected = "i1 t'just before'\ni2 t'after'\ni4 t'before'\ni6 t'before'";
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn a_table_is_renamed_to_and_fro_with_rows_displaced_and_unsent() {
+    let mut n = one_is_displaced("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)");
+    n[0].run("INSERT INTO t VALUES (3, 'x', 'unsent')");
+    n[0].capture();
+    n[0].run("INSERT INTO t VALUES (4, 'y', 'not seen'); DELETE FROM t WHERE id = 3");
+    migrate(&mut n, "ALTER TABLE t RENAME TO u");
+    n[1].run("INSERT INTO u VALUES (5, 'z', 'new')");
+    migrate(
+        &mut n,
+        "ALTER TABLE u ADD COLUMN n DEFAULT 0; ALTER TABLE u RENAME TO t",
+    );
+    let row = comes_back(&mut n, "UPDATE t SET a = 'other' WHERE id = 2", "*");
+    assert_eq!(row, "i1 t'same' t'first' i0");
+    assert_eq!(n[0].rows("SELECT id FROM t ORDER BY 1"), "i1\ni2\ni4\ni5");
 }

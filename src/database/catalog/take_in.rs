@@ -62,6 +62,7 @@ impl Database {
                 schema.name
             );
         }
+        let is_renamed = self.take_over_renamed(&schema)?;
         let number = self.table_number(&mut schema)?;
         let (id, mut compare) = (number.id, number.compare);
         if renumbered && schema.rowid.is_some() {
@@ -72,7 +73,11 @@ impl Database {
                 .execute_batch(&format!("ALTER TABLE {} ADD COLUMN k{k}", triggers::LOG))?;
             self.catalog.log_keys = k;
         }
-        let missing = self.set_triggers(id, &schema, triggers)?;
+        let mut missing = self.set_triggers(id, &schema, triggers)?;
+        if is_renamed {
+            missing = Missing::None; // they were in place, under the old name
+            compare = Some(Compare::renamed(compare));
+        }
         if missing != Missing::OfWrites {
             rename_aside(&self.conn, id, &number.renamed)?; // else the table is another one
         }
@@ -82,6 +87,50 @@ impl Database {
         self.catalog.by_id.insert(id, table.clone());
         self.catalog.by_name.insert(name, table);
         Ok(())
+    }
+
+    /// If the table had another name until now, what is known of it goes along: its versions, by number
+    /// its marks, displaced rows and what the raw log has, and what is held of it. True if so.
+    fn take_over_renamed(&self, schema: &Schema) -> Result<bool> {
+        let number = "SELECT 1 FROM __harmonylite___tables WHERE name = ?1";
+        let is_known = |name: &str| self.conn.prepare_cached(number)?.exists([name]);
+        let Some(old) = self.name_before(&schema.name)? else {
+            return Ok(false);
+        };
+        let versions = [&old, &schema.name].map(|name| versions_table(name));
+        if is_known(&schema.name)? || !is_known(&old)? || self.has_table(&old)? {
+            return Ok(false); // or a table has the old name
+        }
+        self.conn.execute_batch(&format!(
+            "DROP TABLE IF EXISTS {1}; ALTER TABLE {0} RENAME TO {1}",
+            versions[0], versions[1]
+        ))?;
+        self.conn.execute(
+            "UPDATE __harmonylite___tables SET name = ?2 WHERE name = ?1",
+            [&old, &schema.name],
+        )?;
+        self.conn.execute(
+            "UPDATE OR IGNORE __harmonylite___held SET table_name = ?2 WHERE table_name = ?1",
+            [&old, &schema.name].map(|name| name.to_ascii_lowercase()),
+        )?;
+        Ok(true)
+    }
+
+    /// The name by which the table has triggers of ours, if that is not its own.
+    fn name_before(&self, name: &str) -> Result<Option<String>> {
+        let trigger: Option<String> = self
+            .conn
+            .prepare_cached(
+                "SELECT name FROM sqlite_schema WHERE type = 'trigger'
+                 AND tbl_name = ?1 COLLATE NOCASE AND name GLOB '__harmonylite__*_insert'",
+            )?
+            .query_row([name], |r| r.get(0))
+            .optional()?;
+        let of = trigger.as_deref().and_then(|t| t.strip_prefix(PREFIX));
+        let of = of.and_then(|t| t.strip_suffix("_insert"));
+        Ok(of
+            .filter(|of| !of.eq_ignore_ascii_case(name))
+            .map(str::to_owned))
     }
 
     /// Finds or makes the table's number and versions table.
