@@ -41,6 +41,14 @@ fn a_unique_column_is_renamed() {
     }
 }
 
+/// Several statements at once may have been a VACUUM as well, which numbers rows without a key anew.
+#[test]
+fn columns_of_a_table_without_a_key_are_renamed() {
+    let schema = "CREATE TABLE t(id INTEGER, v, a, b)";
+    let rename = "ALTER TABLE t RENAME COLUMN a TO x; ALTER TABLE t RENAME COLUMN b TO y";
+    migrate_one_by_one(schema, "INSERT INTO t VALUES (1, 'old', 'a', 'b')", rename);
+}
+
 #[test]
 fn a_column_is_dropped() {
     let (schema, insert) = (

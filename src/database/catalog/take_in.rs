@@ -65,9 +65,6 @@ impl Database {
         let is_renamed = self.take_over_renamed(&schema)?;
         let number = self.table_number(&mut schema)?;
         let (id, mut compare) = (number.id, number.compare);
-        if renumbered && schema.rowid.is_some() {
-            compare = Some(Compare::start(Cause::Unwatched));
-        }
         for k in self.catalog.log_keys + 1..=schema.key_len() {
             self.conn
                 .execute_batch(&format!("ALTER TABLE {} ADD COLUMN k{k}", triggers::LOG))?;
@@ -80,6 +77,9 @@ impl Database {
         }
         if missing != Missing::OfWrites {
             rename_aside(&self.conn, id, &number.renamed)?; // else the table is another one
+        }
+        if renumbered && schema.rowid.is_some() {
+            missing = Missing::OfWrites; // as good as
         }
         compare = Compare::after(compare, missing);
         let table = Arc::new(Table::new(id, schema, number.born));
