@@ -6,7 +6,7 @@ use crate::apply::tuples::tuples;
 use crate::database::Result;
 use crate::database::table::Table;
 use crate::model::cbor::{self, Cursor};
-use crate::model::value::{OwnedValue, Value};
+use crate::model::value::OwnedValue;
 use crate::mutation::{self, Mutation};
 
 /// `___displaced` and `___displaced_by_tuple`, for one table.
@@ -33,13 +33,11 @@ impl Aside<'_> {
         if mutation::is(Mutation::DisplacedDropped) && !by.is_empty() {
             return Ok(());
         }
-        let names = self.table.schema.columns.iter().map(|c| c.lower.as_str());
-        let columns = names.zip(values.iter().map(OwnedValue::borrow));
         self.conn
             .prepare_cached(
                 "INSERT INTO __harmonylite___displaced(table_id, key, by, row) VALUES (?1, ?2, ?3, ?4)",
             )?
-            .execute(params![self.table.id, key, by, encode(columns)])?;
+            .execute(params![self.table.id, key, by, encode(self.table, values)])?;
         let mut put = self.conn.prepare_cached(
             "REPLACE INTO __harmonylite___displaced_by_tuple(table_id, tuple, key) VALUES (?1, ?2, ?3)",
         )?;
@@ -122,58 +120,26 @@ impl Aside<'_> {
     }
 }
 
-/// Columns of a table have other names by now, old and new: what is aside keeps its values.
-pub(crate) fn rename_aside(
-    conn: &Connection,
-    table: i64,
-    renamed: &[(String, String)],
-) -> Result<()> {
-    if renamed.is_empty() {
-        return Ok(());
-    }
-    let mut statement =
-        conn.prepare_cached("SELECT key, row FROM __harmonylite___displaced WHERE table_id = ?1")?;
-    let rows = statement.query_map([table], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    let rows: Vec<(Vec<u8>, Vec<u8>)> = rows.collect::<rusqlite::Result<_>>()?;
-    let mut put = conn.prepare_cached(
-        "UPDATE __harmonylite___displaced SET row = ?3 WHERE table_id = ?1 AND key = ?2",
-    )?;
-    for (key, row) in &rows {
-        let columns = named(row)?.into_iter().map(|(name, value)| {
-            let found = renamed.iter().find(|(old, _)| old == name);
-            (found.map_or(name, |(_, new)| new), value)
-        });
-        put.execute(params![table, key, encode(columns)])?;
-    }
-    Ok(())
-}
-
 /// By column name, because the schema may change while the row is aside.
-fn encode<'v>(columns: impl ExactSizeIterator<Item = (&'v str, Value<'v>)>) -> Vec<u8> {
+fn encode(table: &Table, values: &[OwnedValue]) -> Vec<u8> {
     let mut out = Vec::new();
-    cbor::write_array(&mut out, 2 * columns.len());
-    for (name, value) in columns {
-        cbor::write_text(&mut out, name);
-        cbor::write_value(&mut out, value);
+    cbor::write_array(&mut out, 2 * values.len());
+    for (column, value) in table.schema.columns.iter().zip(values) {
+        cbor::write_text(&mut out, &column.lower);
+        cbor::write_value(&mut out, value.borrow());
     }
     out
 }
 
-fn named(bytes: &[u8]) -> Result<Vec<(&str, Value<'_>)>> {
-    let mut cursor = Cursor::new(bytes);
-    let count = cursor.array()? / 2;
-    (0..count)
-        .map(|_| Ok((cursor.text()?, cursor.value()?)))
-        .collect()
-}
-
 fn decode(table: &Table, key: &[u8], bytes: &[u8]) -> Result<Vec<OwnedValue>> {
     let columns = &table.schema.columns;
-    let mut values = cbor::key_values(key)?; // its columns may have other names by now
+    let mut values = cbor::key_values(key)?; // the table may have been made anew, with other names
     let others = columns.iter().skip(values.len());
     values.extend(others.map(|c| c.default.clone()));
-    for (name, value) in named(bytes)? {
-        if let Some(i) = columns.iter().position(|c| c.lower == name) {
+    let mut cursor = Cursor::new(bytes);
+    for _ in 0..cursor.array()? / 2 {
+        let (name, value) = (cursor.text()?, cursor.value()?);
+        if let Some(i) = columns.iter().position(|c| c.is_or_was(name)) {
             values[i] = value.to_owned();
         }
     }

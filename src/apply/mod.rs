@@ -30,7 +30,6 @@ mod tuples;
 mod twin;
 mod unique;
 
-pub(crate) use aside::rename_aside;
 pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
 pub(crate) use incoming::Incoming;

@@ -40,6 +40,9 @@ pub struct Column {
     pub name: String,
     /// The name as columns are compared: SQLite ignores the case of ASCII letters.
     pub lower: String,
+    /// The names, in lower case, that it had before ALTER TABLE gave it this one: what is noted by
+    /// column may still go by them.
+    pub former: Vec<String>,
     pub affinity: Affinity,
     /// What an ADD COLUMN gave the rows that were there: NULL if it has no constant default. It is
     /// that of the moment when the column was first seen, see [`super::table::Shape::defaults`].
@@ -50,6 +53,11 @@ pub struct Column {
 }
 
 impl Column {
+    /// Whether that is its name, or was.
+    pub fn is_or_was(&self, lower: &str) -> bool {
+        self.lower == lower || self.former.iter().any(|f| f == lower)
+    }
+
     /// Whether a row from elsewhere that says nothing of the column has NULL there: its default is
     /// that, or no constant, and what SQLite would make of it here no other node knows.
     pub fn begins_as_null(&self) -> bool {
@@ -266,6 +274,7 @@ fn read_table(
         columns.push(Column {
             name: ROWID.into(),
             lower: ROWID.into(),
+            former: Vec::new(),
             affinity,
             default_now: default.clone(),
             default,
@@ -295,6 +304,7 @@ fn read_table(
         columns.push(Column {
             name: column.name.clone(),
             lower: column.name.to_ascii_lowercase(),
+            former: Vec::new(),
             affinity: Affinity::of(&column.declared, options.strict),
             default_now: default.clone(),
             default,

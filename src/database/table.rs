@@ -10,6 +10,7 @@ use crate::database::schema::{Column, PREFIX, Schema, quote};
 use crate::model::cbor;
 use crate::model::frame::TableHeader;
 use crate::model::key::key_bytes;
+use crate::model::merge::Exceptions;
 use crate::model::value::Value;
 
 /// A table of the catalog.
@@ -49,6 +50,9 @@ pub struct Shape {
     /// seen. Content hashes leave columns out that have it, so it must not change with the schema.
     #[serde(default)]
     pub defaults: BTreeMap<String, Vec<u8>>,
+    /// By lower-case column name, see [`Column::former`].
+    #[serde(default)]
+    pub former: BTreeMap<String, Vec<String>>,
 }
 
 impl Shape {
@@ -62,6 +66,7 @@ impl Shape {
                 .collect(),
             columns: columns.zip(born.iter().copied()).collect(),
             defaults: BTreeMap::new(),
+            former: BTreeMap::new(),
         }
     }
 
@@ -86,16 +91,30 @@ impl Shape {
         self.key == known.key && pairs.all(|((old, _), (new, _))| is_same(old, new))
     }
 
-    /// Gives the columns the defaults that they had when they were first seen, and takes in those
-    /// of columns that are new.
-    pub fn keep_defaults(&mut self, known: &Shape, columns: &mut [Column]) -> Result<()> {
+    /// Gives the columns what is `known` of them, the defaults that they had when they were first seen
+    /// and the names from before they were `renamed` (old and new), and takes in what is new.
+    pub fn keep_known(
+        &mut self,
+        known: &Shape,
+        renamed: &[(String, String)],
+        columns: &mut [Column],
+    ) -> Result<()> {
         for column in columns {
-            let default = match known.defaults.get(&column.lower) {
+            let old = renamed.iter().find(|(_, new)| *new == column.lower);
+            let before = old.map_or(&column.lower, |(old, _)| old);
+            let default = match known.defaults.get(before) {
                 Some(bytes) => bytes.clone(),
                 None => exactly(column.default.borrow()),
             };
             column.default = cbor::key_values(&default)?.remove(0);
             self.defaults.insert(column.lower.clone(), default);
+            let former = known.former.get(before).into_iter().flatten();
+            let former = former.chain(old.map(|(old, _)| old));
+            column.former = former.filter(|f| !self.has(f)).cloned().collect();
+            if !column.former.is_empty() {
+                let former = column.former.clone();
+                self.former.insert(column.lower.clone(), former);
+            }
         }
         Ok(())
     }
@@ -143,6 +162,17 @@ impl Table {
     /// Whether some column appeared after the table was first seen.
     pub fn has_late_columns(&self) -> bool {
         self.born.iter().any(|b| *b > 0)
+    }
+
+    /// The versions by the names that columns have now.
+    pub fn named_now(&self, exceptions: Exceptions) -> Exceptions {
+        let columns = &self.schema.columns;
+        let now = |name: String| {
+            let column = columns.iter().find(|c| c.is_or_was(&name));
+            column.map_or(name, |c| c.lower.clone())
+        };
+        let each = exceptions.into_iter();
+        each.map(|(name, version)| (now(name), version)).collect()
     }
 
     /// Hash of a row's content, one value per column. It does not depend on the columns' order, and

@@ -97,6 +97,43 @@ fn a_displaced_row_has_its_key_whatever_that_is_called() {
     assert_eq!(n[0].rows("SELECT count(*) FROM t WHERE k IS NULL"), "i0");
 }
 
+/// A column has the version of the row, or its own: that stays, whatever the column is called. The
+/// second node did not know it when it wrote the row.
+#[test]
+fn a_column_that_is_renamed_keeps_its_version() {
+    let mut n = cluster(3, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    n[0].run("INSERT INTO t VALUES (1, 'a')");
+    converge(&mut n);
+    for i in [0, 2] {
+        n[i].run("ALTER TABLE t ADD COLUMN c");
+        n[i].capture();
+    }
+    n[0].clock.advance(HOUR);
+    n[0].run("UPDATE t SET c = 'written first'");
+    exchange(&mut n);
+    n[2].clock.advance(2 * HOUR);
+    n[2].run("UPDATE t SET c = 'last'");
+    n[2].capture();
+    n[1].clock.advance(3 * HOUR);
+    n[1].run("UPDATE t SET v = 'b'");
+    let row = n[1].publish();
+    n[0].apply(&row);
+    n[2].apply(&row);
+    n[1].run("ALTER TABLE t ADD COLUMN c");
+    for name in ["d", "e"] {
+        let rename = format!(
+            "ALTER TABLE t RENAME COLUMN {} TO {name}",
+            if name == "d" { "c" } else { "d" }
+        );
+        n.iter().for_each(|node| node.run(&rename));
+        n[0].capture();
+        n[2].restart();
+        n[2].capture();
+    }
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT v, e FROM t"), "t'b' t'last'");
+}
+
 /// Whatever was written to it under either name, and whoever is first.
 #[test]
 fn a_table_is_renamed_on_one_node_after_the_other() {

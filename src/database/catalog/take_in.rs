@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use super::{from_cbor, to_cbor};
-use crate::apply::{create_probe, rename_aside};
+use crate::apply::create_probe;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
@@ -20,8 +20,6 @@ struct Numbered {
     /// See [`Table::born`].
     born: Vec<i64>,
     compare: Option<Compare>,
-    /// Columns that may have another name since, old and new.
-    renamed: Vec<(String, String)>,
 }
 
 impl Database {
@@ -63,7 +61,8 @@ impl Database {
             );
         }
         let is_renamed = self.take_over_renamed(&schema)?;
-        let number = self.table_number(&mut schema)?;
+        let is_watched = is_renamed || triggers.contains_key(&format!("{PREFIX}{name}_insert"));
+        let number = self.table_number(&mut schema, is_watched)?;
         let (id, mut compare) = (number.id, number.compare);
         for k in self.catalog.log_keys + 1..=schema.key_len() {
             self.conn
@@ -74,9 +73,6 @@ impl Database {
         if is_renamed {
             missing = Missing::None; // they were in place, under the old name
             compare = Some(Compare::renamed(compare));
-        }
-        if missing != Missing::OfWrites {
-            rename_aside(&self.conn, id, &number.renamed)?; // else the table is another one
         }
         if renumbered && schema.rowid.is_some() {
             missing = Missing::OfWrites; // as good as
@@ -133,8 +129,9 @@ impl Database {
             .map(str::to_owned))
     }
 
-    /// Finds or makes the table's number and versions table.
-    fn table_number(&mut self, schema: &mut Schema) -> Result<Numbered> {
+    /// Finds or makes the table's number and versions table. Where triggers of ours are on it, it is the
+    /// one that was known, if any.
+    fn table_number(&mut self, schema: &mut Schema, is_watched: bool) -> Result<Numbered> {
         let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
             .conn
             .prepare_cached(
@@ -149,7 +146,7 @@ impl Database {
                 && self.has_table(&format!("{PREFIX}{}_versions", schema.name))?
             {
                 let compare = compare.map(|bytes| from_cbor(&bytes)).transpose()?;
-                return self.known_number(id, schema, &known, compare);
+                return self.known_number(id, schema, &known, compare, is_watched);
             }
             log::warn!(
                 "the key of table {} is another one, or its versions are gone: they begin anew",
@@ -168,6 +165,7 @@ impl Database {
         schema: &mut Schema,
         known: &Shape,
         compare: Option<Compare>,
+        is_watched: bool,
     ) -> Result<Numbered> {
         // A column that was not here before has no version in rows learnt until now.
         let at = self.reservation.peek_number();
@@ -177,7 +175,11 @@ impl Database {
         };
         let born: Vec<i64> = schema.columns.iter().map(|c| born_of(&c.lower)).collect();
         let mut shape = Shape::of(schema, &born);
-        shape.keep_defaults(known, &mut schema.columns)?;
+        let renamed = match is_watched {
+            true => shape.renamed_since(known),
+            false => Vec::new(), // the table is another one
+        };
+        shape.keep_known(known, &renamed, &mut schema.columns)?;
         if shape != *known {
             self.store_shape(id, &shape)?;
         }
@@ -185,7 +187,6 @@ impl Database {
             id,
             born,
             compare: shape.compare_anew(known, compare),
-            renamed: shape.renamed_since(known),
         })
     }
 
@@ -200,7 +201,7 @@ impl Database {
         )?;
         let born = vec![0; schema.columns.len()];
         let mut shape = Shape::of(schema, &born);
-        shape.keep_defaults(&shape.clone(), &mut schema.columns)?;
+        shape.keep_known(&shape.clone(), &[], &mut schema.columns)?;
         self.store_shape(id, &shape)?;
         let highest = self.highest_before(schema)?;
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
@@ -218,7 +219,6 @@ impl Database {
             id,
             born,
             compare: Some(Compare::start(cause)),
-            renamed: Vec::new(),
         })
     }
 
