@@ -24,7 +24,7 @@ impl Aside<'_> {
             )?
             .query_row(params![self.table.id, key], |r| r.get(0))
             .optional()?;
-        row.map(|bytes| decode(self.table, &bytes)).transpose()
+        row.map(|bytes| decode(self.table, key, &bytes)).transpose()
     }
 
     /// Keeps a row, hidden by `by`.
@@ -75,8 +75,10 @@ impl Aside<'_> {
         let mut rows = statement.query([self.table.id])?;
         let mut all = Vec::new();
         while let Some(row) = rows.next()? {
-            let values = decode(self.table, row.get_ref(1)?.as_blob().unwrap_or_default())?;
-            all.push((row.get(0)?, values));
+            let key: Vec<u8> = row.get(0)?;
+            let bytes = row.get_ref(1)?.as_blob().unwrap_or_default();
+            let values = decode(self.table, &key, bytes)?;
+            all.push((key, values));
         }
         for table in ["displaced", "displaced_by_tuple"] {
             let text = format!("DELETE FROM __harmonylite___{table} WHERE table_id = ?1");
@@ -129,13 +131,15 @@ fn encode(table: &Table, values: &[OwnedValue]) -> Vec<u8> {
     out
 }
 
-fn decode(table: &Table, bytes: &[u8]) -> Result<Vec<OwnedValue>> {
+fn decode(table: &Table, key: &[u8], bytes: &[u8]) -> Result<Vec<OwnedValue>> {
     let columns = &table.schema.columns;
-    let mut values: Vec<OwnedValue> = columns.iter().map(|c| c.default.clone()).collect();
+    let mut values = cbor::key_values(key)?; // the table may have been made anew, with other names
+    let others = columns.iter().skip(values.len());
+    values.extend(others.map(|c| c.default.clone()));
     let mut cursor = Cursor::new(bytes);
     for _ in 0..cursor.array()? / 2 {
         let (name, value) = (cursor.text()?, cursor.value()?);
-        if let Some(i) = columns.iter().position(|c| c.lower == name) {
+        if let Some(i) = columns.iter().position(|c| c.is_or_was(name)) {
             values[i] = value.to_owned();
         }
     }

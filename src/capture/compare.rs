@@ -55,6 +55,9 @@ impl Database {
         let mut changes = 0;
         for key in &keys {
             changes += usize::from(self.compare_key(table, key, compare.cause, frames)?);
+            if compare.is_renamed && compare.phase == Phase::Versions && self.settings.publish {
+                self.mark_again(table, key, frames)?;
+            }
         }
         let next = match (keys.len() == STEP, compare.phase) {
             (true, _) => Some(Compare {
@@ -82,35 +85,24 @@ impl Database {
     ) -> Result<bool> {
         let key = cbor::key_values(key_bytes)?;
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        if matches!(cause, Cause::Added | Cause::Dropped | Cause::Rebuilt)
+            && let Some(is_sent) = self.rehash(table, (&key, key_bytes), cause, frames)?
+        {
+            return Ok(is_sent);
+        }
         let mut time_ms = self.stamp_now()?;
         let mut rows = Rows::new(&self.conn, table)?;
-        let live = |stored: Option<Stored>| stored.filter(|s| !s.state.deleted);
         let stored = rows.version(&self.sites, &key)?;
-        let is_asked = !matches!(cause, Cause::Before | Cause::Unwatched);
-        let is_here = is_asked && rows.exists(&key)?;
+        let is_live = stored.as_ref().is_some_and(|s| !s.state.deleted);
+        let mut why = Why::Compared;
+        match cause {
+            Cause::Before if stored.is_none() => why = Why::Before,
+            // Newer than what it was, and older than any write since.
+            Cause::Rebuilt if is_live && rows.exists(&key)? => time_ms = 0,
+            Cause::Rekeyed(hlc) => time_ms = milliseconds(hlc).min(time_ms),
+            _ => {}
+        }
         drop(rows);
-        let why = match (cause, stored) {
-            (Cause::Before, None) => Why::Before,
-            (Cause::Before | Cause::Unwatched, _) => Why::Compared,
-            (Cause::Rebuilt, stored) => {
-                // Newer than what it was, and older than any write since.
-                if is_here && live(stored).is_some() {
-                    time_ms = 0;
-                }
-                Why::Compared
-            }
-            (Cause::Rekeyed(hlc), _) => {
-                time_ms = milliseconds(hlc).min(time_ms);
-                Why::Compared
-            }
-            (Cause::Added | Cause::Dropped, stored) => match live(stored) {
-                None => return Ok(false), // its change is in the raw log
-                Some(stored) if is_here => {
-                    return self.rehash(table, (&key, key_bytes), stored, cause, frames);
-                }
-                Some(_) => Why::Compared, // displaced, or an eviction that was not seen
-            },
-        };
         let touched = Touched {
             key: key_bytes.to_vec(),
             why,
@@ -121,23 +113,32 @@ impl Database {
         Ok(changed)
     }
 
-    /// The row's columns have other names. Its version stays; if some of its content may never have
-    /// been sent under the new name, it is marked. True if so.
+    /// The row's columns have other names. Its version stays, also while it is displaced; if some of its
+    /// content may never have been sent under the new name, it is marked. True if so; none if the row is
+    /// to be compared.
     fn rehash(
         &mut self,
         table: &Table,
         (key, key_bytes): (&[Value<'_>], &[u8]),
-        stored: Stored,
         cause: Cause,
         frames: &mut Frames,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let mut rows = Rows::new(&self.conn, table)?;
-        let Some(values) = rows.owned_row(key)? else {
-            return Ok(false);
+        let stored = rows.version(&self.sites, key)?;
+        let Some(stored) = stored.filter(|s| !s.state.deleted) else {
+            return Ok((cause != Cause::Rebuilt).then_some(false)); // its change is in the raw log
+        };
+        let values = match rows.owned_row(key)? {
+            Some(_) if cause == Cause::Rebuilt => return Ok(None),
+            Some(values) => Some(values),
+            None => self.displaced_row(table, key_bytes)?,
+        };
+        let Some(values) = values else {
+            return Ok(None); // an eviction that was not seen
         };
         let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
         if hash == stored.hash {
-            return Ok(false);
+            return Ok(Some(false));
         }
         rows.put_version(&mut self.sites, key, &Stored { hash, ..stored })?;
         let is_sent = cause == Cause::Added && self.settings.publish;
@@ -145,7 +146,7 @@ impl Database {
             drop(rows);
             self.mark_again(table, key_bytes, frames)?;
         }
-        Ok(is_sent)
+        Ok(Some(is_sent))
     }
 
     /// The next keys of the phase, in key order. Rows with NULL in the key are passed over.
@@ -153,6 +154,7 @@ impl Database {
         let from_start = compare.after.is_none();
         let text = match compare.phase {
             Phase::Rows => table.scan_keys(from_start, STEP),
+            Phase::Versions if compare.is_renamed => table.scan_all_versions(from_start, STEP),
             Phase::Versions => table.scan_versions(from_start, STEP),
         };
         let mut statement = self.conn.prepare_cached(&text)?;

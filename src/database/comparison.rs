@@ -12,6 +12,9 @@ pub struct Compare {
     pub cause: Cause,
     /// Key (as [`crate::model::cbor::key_bytes`]) up to which the phase is done.
     pub after: Option<Vec<u8>>,
+    /// The table has another name, under which nothing of it was ever sent, deletes included.
+    #[serde(default)]
+    pub is_renamed: bool,
 }
 
 /// Why a table is compared, the weakest cause first.
@@ -46,6 +49,24 @@ impl Compare {
             phase: Phase::Rows,
             cause,
             after: None,
+            is_renamed: false,
+        }
+    }
+
+    /// From the start again, for another cause.
+    fn anew(under_way: Option<&Compare>, cause: Cause) -> Self {
+        Compare {
+            is_renamed: under_way.is_some_and(|c| c.is_renamed),
+            ..Compare::start(cause)
+        }
+    }
+
+    /// The same comparison, of a table that has another name.
+    pub fn renamed(under_way: Option<Compare>) -> Self {
+        let cause = under_way.map_or(Cause::Dropped, |c| c.cause);
+        Compare {
+            is_renamed: true,
+            ..Compare::start(cause)
         }
     }
 }
@@ -61,10 +82,11 @@ impl Shape {
             (true, _) => Cause::Added,
             (false, true) => Cause::Dropped,
         };
-        Some(Compare::start(match under_way.map(|c| c.cause) {
+        let cause = match under_way.as_ref().map(|c| c.cause) {
             Some(Cause::Unwatched) => Cause::Rebuilt,
             under_way => cause.max(under_way.unwrap_or(cause)),
-        }))
+        };
+        Some(Compare::anew(under_way.as_ref(), cause))
     }
 }
 
@@ -77,16 +99,19 @@ impl Compare {
             // Every write was seen, but evictions may not have been: rows that are gone.
             Missing::OfEvictions => match under_way {
                 Some(compare) if compare.phase == Phase::Rows => Some(compare),
-                _ => Some(Compare {
+                under_way => Some(Compare {
                     phase: Phase::Versions,
-                    ..Compare::start(cause.unwrap_or(Cause::Unwatched))
+                    ..Compare::anew(under_way.as_ref(), cause.unwrap_or(Cause::Unwatched))
                 }),
             },
-            Missing::OfWrites => Some(Compare::start(match cause {
-                Some(Cause::Added | Cause::Dropped | Cause::Rebuilt) => Cause::Rebuilt,
-                Some(cause @ (Cause::Before | Cause::Rekeyed(_))) => cause,
-                Some(Cause::Unwatched) | None => Cause::Unwatched,
-            })),
+            Missing::OfWrites => {
+                let cause = match cause {
+                    Some(Cause::Added | Cause::Dropped | Cause::Rebuilt) => Cause::Rebuilt,
+                    Some(cause @ (Cause::Before | Cause::Rekeyed(_))) => cause,
+                    Some(Cause::Unwatched) | None => Cause::Unwatched,
+                };
+                Some(Compare::anew(under_way.as_ref(), cause))
+            }
         }
     }
 }

@@ -30,6 +30,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
             }
         }
         conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY")?;
+        // Tables of ours are renamed whatever is wrong with the application's views.
+        conn.execute_batch("PRAGMA legacy_alter_table = ON")?;
         conn.busy_timeout(Duration::ZERO)?; // from here on `retry_while_busy` waits
         Ok(conn)
     };

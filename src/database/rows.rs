@@ -95,7 +95,7 @@ impl<'c> Rows<'c> {
             return Ok(None);
         };
         let exceptions = match values::column(row, 5) {
-            Value::Blob(bytes) => decode_exceptions(bytes)?,
+            Value::Blob(bytes) => self.table.named_now(decode_exceptions(bytes)?),
             _ => Exceptions::new(),
         };
         let version = Version {

@@ -40,6 +40,9 @@ pub struct Column {
     pub name: String,
     /// The name as columns are compared: SQLite ignores the case of ASCII letters.
     pub lower: String,
+    /// The names, in lower case, that it had before ALTER TABLE gave it this one: what is noted by
+    /// column may still go by them.
+    pub former: Vec<String>,
     pub affinity: Affinity,
     /// What an ADD COLUMN gave the rows that were there: NULL if it has no constant default. It is
     /// that of the moment when the column was first seen, see [`super::table::Shape::defaults`].
@@ -47,6 +50,19 @@ pub struct Column {
     /// The default of rows that are inserted now.
     pub default_now: OwnedValue,
     pub not_null: bool,
+}
+
+impl Column {
+    /// Whether that is its name, or was.
+    pub fn is_or_was(&self, lower: &str) -> bool {
+        self.lower == lower || self.former.iter().any(|f| f == lower)
+    }
+
+    /// Whether a row from elsewhere that says nothing of the column has NULL there: its default is
+    /// that, or no constant, and what SQLite would make of it here no other node knows.
+    pub fn begins_as_null(&self) -> bool {
+        self.default_now == OwnedValue::Null && !self.not_null
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -258,6 +274,7 @@ fn read_table(
         columns.push(Column {
             name: ROWID.into(),
             lower: ROWID.into(),
+            former: Vec::new(),
             affinity,
             default_now: default.clone(),
             default,
@@ -283,10 +300,11 @@ fn read_table(
         });
     }
     for column in in_order.into_iter().chain(raw.iter().filter(|c| c.pk == 0)) {
-        let default = default_value(column)?;
+        let default = default_value(column, options.strict)?;
         columns.push(Column {
             name: column.name.clone(),
             lower: column.name.to_ascii_lowercase(),
+            former: Vec::new(),
             affinity: Affinity::of(&column.declared, options.strict),
             default_now: default.clone(),
             default,
@@ -329,25 +347,29 @@ fn key_collations(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String
     statement.query_map([table], |r| r.get(0))?.collect()
 }
 
-/// What the column's DEFAULT stores, asked of SQLite itself. Only a constant can have been given to
-/// rows by ADD COLUMN; anything else counts as NULL here, which is never wrong, only less tidy.
-fn default_value(column: &RawColumn) -> rusqlite::Result<OwnedValue> {
-    let Some(text) = column
-        .default
-        .as_deref()
-        .filter(|t| !t.eq_ignore_ascii_case("null"))
-    else {
+/// What ADD COLUMN with the column's DEFAULT gives to rows that are there, asked of SQLite itself: it
+/// takes a constant alone. Anything else counts as NULL.
+fn default_value(column: &RawColumn, strict: bool) -> rusqlite::Result<OwnedValue> {
+    let Some(text) = column.default.as_deref() else {
         return Ok(OwnedValue::Null);
     };
-    if text.to_ascii_uppercase().starts_with("CURRENT_") || text.contains('(') {
+    let memory = Connection::open_in_memory()?;
+    let options = if strict { "STRICT" } else { "" };
+    let table =
+        format!("CREATE TABLE d(k INTEGER PRIMARY KEY) {options}; INSERT INTO d VALUES (1)");
+    memory.execute_batch(&table)?;
+    let add = |default: &str| {
+        let text = format!(
+            "ALTER TABLE d ADD COLUMN x {} DEFAULT {default}",
+            column.declared
+        );
+        memory.execute_batch(&text).is_ok()
+    };
+    // A name that stands for text may not be in parentheses, all else but a single word must.
+    let is_added = add(&format!("({text})")) || (sql_text::words(text).len() == 1 && add(text));
+    if !is_added {
         return Ok(OwnedValue::Null);
     }
-    let memory = Connection::open_in_memory()?;
-    let table = format!("CREATE TABLE d(x {} DEFAULT {text})", column.declared);
-    if memory.execute_batch(&table).is_err() {
-        return Ok(OwnedValue::Null); // STRICT's ANY and the like need no rescue
-    }
-    memory.execute_batch("INSERT INTO d DEFAULT VALUES")?;
     memory.query_row("SELECT x FROM d", [], |r| {
         Ok(values::value(r.get_ref(0)?).to_owned())
     })

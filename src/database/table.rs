@@ -10,6 +10,7 @@ use crate::database::schema::{Column, PREFIX, Schema, quote};
 use crate::model::cbor;
 use crate::model::frame::TableHeader;
 use crate::model::key::key_bytes;
+use crate::model::merge::Exceptions;
 use crate::model::value::Value;
 
 /// A table of the catalog.
@@ -45,29 +46,86 @@ pub struct Shape {
     pub key: Vec<(String, String)>,
     /// Lower-case column names and when they appeared.
     pub columns: Vec<(String, i64)>,
-    /// By lower-case column name, as a key of one value: the default when the column was first
+    /// By lower-case column name, see [`exactly`]: the default when the column was first
     /// seen. Content hashes leave columns out that have it, so it must not change with the schema.
     #[serde(default)]
     pub defaults: BTreeMap<String, Vec<u8>>,
+    /// By lower-case column name, see [`Column::former`].
+    #[serde(default)]
+    pub former: BTreeMap<String, Vec<String>>,
 }
 
 impl Shape {
-    /// Gives the columns the defaults that they had when they were first seen, and takes in those
-    /// of columns that are new.
-    pub fn keep_defaults(&mut self, known: &Shape, columns: &mut [Column]) -> Result<()> {
+    /// Of columns that appeared when `born` says.
+    pub fn of(schema: &Schema, born: &[i64]) -> Self {
+        let key = schema.key.iter();
+        let columns = schema.columns.iter().map(|c| c.lower.clone());
+        Shape {
+            key: key
+                .map(|k| (k.affinity.to_owned(), k.collation.clone()))
+                .collect(),
+            columns: columns.zip(born.iter().copied()).collect(),
+            defaults: BTreeMap::new(),
+            former: BTreeMap::new(),
+        }
+    }
+
+    fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|(c, _)| c == column)
+    }
+
+    /// Columns that have another name than in `known`, old and new: ALTER TABLE leaves them in place.
+    pub fn renamed_since(&self, known: &Shape) -> Vec<(String, String)> {
+        let pairs = known.columns.iter().zip(&self.columns);
+        let names = pairs.map(|((old, _), (new, _))| (old.clone(), new.clone()));
+        let is_renamed = |(old, new): &(String, String)| !self.has(old) && !known.has(new);
+        names.filter(is_renamed).collect()
+    }
+
+    /// Whether a key stands for the same row as in `known`: it compares in the same way, and is of the
+    /// same columns, which may have other names by now.
+    pub fn has_key_of(&self, known: &Shape) -> bool {
+        let pairs = known.columns.iter().zip(&self.columns);
+        let mut pairs = pairs.take(self.key.len());
+        let is_same = |old: &str, new: &str| old == new || !self.has(old) && !known.has(new);
+        self.key == known.key && pairs.all(|((old, _), (new, _))| is_same(old, new))
+    }
+
+    /// Gives the columns what is `known` of them, the defaults that they had when they were first seen
+    /// and the names from before they were `renamed` (old and new), and takes in what is new.
+    pub fn keep_known(
+        &mut self,
+        known: &Shape,
+        renamed: &[(String, String)],
+        columns: &mut [Column],
+    ) -> Result<()> {
         for column in columns {
-            let default = match known.defaults.get(&column.lower) {
+            let old = renamed.iter().find(|(_, new)| *new == column.lower);
+            let before = old.map_or(&column.lower, |(old, _)| old);
+            let default = match known.defaults.get(before) {
                 Some(bytes) => bytes.clone(),
-                None => key_bytes(
-                    [column.default.borrow()].into_iter(),
-                    ["BINARY"].into_iter(),
-                ),
+                None => exactly(column.default.borrow()),
             };
             column.default = cbor::key_values(&default)?.remove(0);
             self.defaults.insert(column.lower.clone(), default);
+            let former = known.former.get(before).into_iter().flatten();
+            let former = former.chain(old.map(|(old, _)| old));
+            column.former = former.filter(|f| !self.has(f)).cloned().collect();
+            if !column.former.is_empty() {
+                let former = column.former.clone();
+                self.former.insert(column.lower.clone(), former);
+            }
         }
         Ok(())
     }
+}
+
+/// A value as a key of one, but with its class: 1.0 is not 1.
+fn exactly(value: Value<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    cbor::write_array(&mut out, 1);
+    cbor::write_value(&mut out, value);
+    out
 }
 
 /// The parameters `?first`, `?first+1`, …
@@ -104,6 +162,17 @@ impl Table {
     /// Whether some column appeared after the table was first seen.
     pub fn has_late_columns(&self) -> bool {
         self.born.iter().any(|b| *b > 0)
+    }
+
+    /// The versions by the names that columns have now.
+    pub fn named_now(&self, exceptions: Exceptions) -> Exceptions {
+        let columns = &self.schema.columns;
+        let now = |name: String| {
+            let column = columns.iter().find(|c| c.is_or_was(&name));
+            column.map_or(name, |c| c.lower.clone())
+        };
+        let each = exceptions.into_iter();
+        each.map(|(name, version)| (now(name), version)).collect()
     }
 
     /// Hash of a row's content, one value per column. It does not depend on the columns' order, and
@@ -237,7 +306,10 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
     let n = schema.key.len();
     // The key's values are always given, to find the row; they are only set if they are in `which`.
     let others = which.iter().copied().filter(|i| *i >= n);
-    let inserted: Vec<usize> = (0..n).chain(others).collect();
+    let given: Vec<usize> = (0..n).chain(others).collect();
+    let unknown: Vec<usize> = (n..schema.columns.len())
+        .filter(|i| !given.contains(i) && schema.columns[*i].begins_as_null())
+        .collect();
     let set: Vec<String> = which
         .iter()
         .filter(|i| schema.rowid.is_none() || **i > 0)
@@ -249,11 +321,13 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
         false => format!("UPDATE SET {}", set.join(", ")),
     };
     format!(
-        // By another name: a table may be called "excluded".
-        "INSERT INTO {} AS __harmonylite__row({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
+        // By another name: a table may be called "excluded". OR ABORT: a constraint of the table may
+        // say otherwise, and evict or leave out rows behind our back.
+        "INSERT OR ABORT INTO {} AS __harmonylite__row({}) VALUES ({}{}) ON CONFLICT ({}) DO {action}",
         quote(&schema.name),
-        column_list(schema, inserted.iter().copied()),
-        parameters(1, inserted.len()),
+        column_list(schema, given.iter().chain(&unknown).copied()),
+        parameters(1, given.len()),
+        ", NULL".repeat(unknown.len()),
         conflict_target(schema),
     )
 }

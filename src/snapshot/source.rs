@@ -242,7 +242,7 @@ fn tables(conn: &Connection) -> Result<Vec<Arc<Table>>> {
         };
         let shape: Shape = ciborium::from_reader(&shape[..]).map_err(|e| damaged(e.to_string()))?;
         // What rows that are older than a column have in it is not what its default is by now.
-        shape.clone().keep_defaults(&shape, &mut schema.columns)?;
+        shape.clone().keep_known(&shape, &[], &mut schema.columns)?;
         let born = |lower: &String| {
             let mut columns = shape.columns.iter();
             columns.find(|(c, _)| c == lower).map_or(0, |(_, at)| *at)

@@ -222,6 +222,19 @@ fn a_crash_in_the_first_start_does_not_make_old_rows_new() {
     assert_eq!(n[1].rows("SELECT v FROM t"), "t'written since'");
 }
 
+#[test]
+fn a_vacuum_in_the_first_start_does_not_make_old_rows_new() {
+    let schema = "CREATE TABLE t(a, v)";
+    let before = format!("{schema}; INSERT INTO t VALUES (1, 'from before'), (2, 'from before')");
+    let mut n = vec![Node::new(1, schema), Node::new(2, &before)];
+    n[1].run("VACUUM");
+    n[0].run("INSERT INTO t VALUES (1, 'written since')");
+    n[1].clock.advance(std::time::Duration::from_secs(60));
+    converge(&mut n);
+    let all = n[1].rows("SELECT v FROM t ORDER BY a");
+    assert_eq!(all, "t'written since'\nt'from before'");
+}
+
 const REBUILT: &str = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, a UNIQUE, x); INSERT INTO new(id, a) SELECT id, a FROM t;
     DROP TABLE t; ALTER TABLE new RENAME TO t;";
 

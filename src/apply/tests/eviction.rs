@@ -106,6 +106,44 @@ fn a_constraint_may_replace_by_itself() {
     assert_eq!(n[0].rows("SELECT k, a FROM u"), "t'x' i3");
 }
 
+/// What arrives is settled by versions, whatever the table says of collisions.
+#[test]
+fn a_constraint_has_no_say_in_what_arrives() {
+    for clause in ["REPLACE", "IGNORE", "FAIL", "ROLLBACK", "ABORT"] {
+        let schema =
+            format!("CREATE TABLE u(id INTEGER PRIMARY KEY, a UNIQUE ON CONFLICT {clause}, n)");
+        let mut n = cluster(3, &schema);
+        n[0].run("INSERT INTO u VALUES (1, 'a', 'older')");
+        n[1].clock.advance(std::time::Duration::from_secs(1));
+        n[1].run("INSERT INTO u VALUES (2, 'a', 'newer')");
+        converge(&mut n);
+        assert_eq!(n[2].rows("SELECT id FROM u"), "i2", "{clause}");
+        n[1].clock.advance(std::time::Duration::from_secs(1));
+        n[1].run("UPDATE u SET a = 'b'");
+        converge(&mut n);
+        assert_eq!(n[2].rows("SELECT id FROM u ORDER BY id"), "i1\ni2");
+    }
+}
+
+/// A NULL that is not allowed here alone is held, not left out.
+#[test]
+fn a_constraint_of_one_node_leaves_out_no_row() {
+    for clause in ["IGNORE", "ROLLBACK", "FAIL", "REPLACE"] {
+        let not_null = format!("a NOT NULL ON CONFLICT {clause}");
+        let mut n = vec![
+            Node::new(1, "CREATE TABLE u(id INTEGER PRIMARY KEY, a, n)"),
+            Node::new(
+                2,
+                &format!("CREATE TABLE u(id INTEGER PRIMARY KEY, {not_null}, n)"),
+            ),
+        ];
+        n[0].run("INSERT INTO u VALUES (1, NULL, 'x'), (2, 'y', 'y')");
+        super::support::exchange(&mut n);
+        assert_eq!(n[1].rows("SELECT id FROM u"), "i2");
+        assert_eq!(n[1].db.held().unwrap(), 1, "{clause}");
+    }
+}
+
 #[test]
 fn foreign_keys_act_where_the_write_was_and_arrive_everywhere() {
     let mut n = cluster(

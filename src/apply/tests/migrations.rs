@@ -41,6 +41,14 @@ fn a_unique_column_is_renamed() {
     }
 }
 
+/// Several statements at once may have been a VACUUM as well, which numbers rows without a key anew.
+#[test]
+fn columns_of_a_table_without_a_key_are_renamed() {
+    let schema = "CREATE TABLE t(id INTEGER, v, a, b)";
+    let rename = "ALTER TABLE t RENAME COLUMN a TO x; ALTER TABLE t RENAME COLUMN b TO y";
+    migrate_one_by_one(schema, "INSERT INTO t VALUES (1, 'old', 'a', 'b')", rename);
+}
+
 #[test]
 fn a_column_is_dropped() {
     let (schema, insert) = (
@@ -59,6 +67,27 @@ fn the_key_is_of_another_type() {
         INSERT INTO new SELECT id, v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; COMMIT";
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
     migrate_one_by_one(schema, "INSERT INTO t VALUES (1, 'old')", by_rebuild);
+}
+
+#[test]
+fn the_key_is_another_one_of_the_same_type() {
+    for (before, after) in [
+        (
+            "id TEXT, b TEXT, v, PRIMARY KEY(id)",
+            "id TEXT, b TEXT, v, PRIMARY KEY(b)",
+        ),
+        (
+            "id TEXT, b TEXT, v, PRIMARY KEY(id, b)",
+            "id TEXT, b TEXT, v, PRIMARY KEY(b, id)",
+        ),
+    ] {
+        let by_rebuild = format!(
+            "BEGIN; CREATE TABLE new({after}); INSERT INTO new SELECT * FROM t; DROP TABLE t;
+             ALTER TABLE new RENAME TO t; COMMIT"
+        );
+        let schema = format!("CREATE TABLE t({before})");
+        migrate_one_by_one(&schema, "INSERT INTO t VALUES (1, 'b', 'old')", &by_rebuild);
+    }
 }
 
 /// What a rebuild makes of the rows counts, too, and new rows and deletes are of now.

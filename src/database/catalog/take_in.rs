@@ -1,7 +1,7 @@
 //! One table becomes a replicated one, or goes on being one: its number, its versions table, its
 //! triggers, and whether it has to be compared with its versions first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
@@ -13,6 +13,14 @@ use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Cause, Compare, Database, DatabaseError, Missing, Result, triggers};
 use crate::model::key::is_known_collation;
+
+/// What is known of a table before its triggers are looked at.
+struct Numbered {
+    id: i64,
+    /// See [`Table::born`].
+    born: Vec<i64>,
+    compare: Option<Compare>,
+}
 
 impl Database {
     /// Whether SQLite as it is here can read and write the table: an index may need a function or a
@@ -52,25 +60,78 @@ impl Database {
                 schema.name
             );
         }
-        let (id, born, mut compare) = self.table_number(&mut schema)?;
-        if renumbered && schema.rowid.is_some() {
-            compare = Some(Compare::start(Cause::Unwatched));
-        }
+        let is_renamed = self.take_over_renamed(&schema)?;
+        let is_watched = is_renamed || triggers.contains_key(&format!("{PREFIX}{name}_insert"));
+        let number = self.table_number(&mut schema, is_watched)?;
+        let (id, mut compare) = (number.id, number.compare);
         for k in self.catalog.log_keys + 1..=schema.key_len() {
             self.conn
                 .execute_batch(&format!("ALTER TABLE {} ADD COLUMN k{k}", triggers::LOG))?;
             self.catalog.log_keys = k;
         }
-        compare = Compare::after(compare, self.set_triggers(id, &schema, triggers)?);
-        let table = Arc::new(Table::new(id, schema, born));
+        let mut missing = self.set_triggers(id, &schema, triggers)?;
+        if is_renamed {
+            missing = Missing::None; // they were in place, under the old name
+            compare = Some(Compare::renamed(compare));
+        }
+        if renumbered && schema.rowid.is_some() {
+            missing = Missing::OfWrites; // as good as
+        }
+        compare = Compare::after(compare, missing);
+        let table = Arc::new(Table::new(id, schema, number.born));
         self.set_compare(id, compare)?;
         self.catalog.by_id.insert(id, table.clone());
         self.catalog.by_name.insert(name, table);
         Ok(())
     }
 
-    /// Finds or makes the table's number and versions table.
-    fn table_number(&mut self, schema: &mut Schema) -> Result<(i64, Vec<i64>, Option<Compare>)> {
+    /// If the table had another name until now, what is known of it goes along: its versions, by number
+    /// its marks, displaced rows and what the raw log has, and what is held of it. True if so.
+    fn take_over_renamed(&self, schema: &Schema) -> Result<bool> {
+        let number = "SELECT 1 FROM __harmonylite___tables WHERE name = ?1";
+        let is_known = |name: &str| self.conn.prepare_cached(number)?.exists([name]);
+        let Some(old) = self.name_before(&schema.name)? else {
+            return Ok(false);
+        };
+        let versions = [&old, &schema.name].map(|name| versions_table(name));
+        if is_known(&schema.name)? || !is_known(&old)? || self.has_table(&old)? {
+            return Ok(false); // or a table has the old name
+        }
+        self.conn.execute_batch(&format!(
+            "DROP TABLE IF EXISTS {1}; ALTER TABLE {0} RENAME TO {1}",
+            versions[0], versions[1]
+        ))?;
+        self.conn.execute(
+            "UPDATE __harmonylite___tables SET name = ?2 WHERE name = ?1",
+            [&old, &schema.name],
+        )?;
+        self.conn.execute(
+            "UPDATE OR IGNORE __harmonylite___held SET table_name = ?2 WHERE table_name = ?1",
+            [&old, &schema.name].map(|name| name.to_ascii_lowercase()),
+        )?;
+        Ok(true)
+    }
+
+    /// The name by which the table has triggers of ours, if that is not its own.
+    fn name_before(&self, name: &str) -> Result<Option<String>> {
+        let trigger: Option<String> = self
+            .conn
+            .prepare_cached(
+                "SELECT name FROM sqlite_schema WHERE type = 'trigger'
+                 AND tbl_name = ?1 COLLATE NOCASE AND name GLOB '__harmonylite__*_insert'",
+            )?
+            .query_row([name], |r| r.get(0))
+            .optional()?;
+        let of = trigger.as_deref().and_then(|t| t.strip_prefix(PREFIX));
+        let of = of.and_then(|t| t.strip_suffix("_insert"));
+        Ok(of
+            .filter(|of| !of.eq_ignore_ascii_case(name))
+            .map(str::to_owned))
+    }
+
+    /// Finds or makes the table's number and versions table. Where triggers of ours are on it, it is the
+    /// one that was known, if any.
+    fn table_number(&mut self, schema: &mut Schema, is_watched: bool) -> Result<Numbered> {
         let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
             .conn
             .prepare_cached(
@@ -78,41 +139,14 @@ impl Database {
             )?
             .query_row([&schema.name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
             .optional()?;
-        let key: Vec<_> = schema
-            .key
-            .iter()
-            .map(|k| (k.affinity.to_owned(), k.collation.clone()))
-            .collect();
         if let Some((id, shape, compare)) = stored {
             let known: Shape = from_cbor(&shape)?;
-            if known.key == key && self.has_table(&format!("{PREFIX}{}_versions", schema.name))? {
-                // A column that was not here before has no version in rows learnt until now.
-                let at = self.reservation.peek_number();
-                let born_of = |lower: &String| {
-                    known
-                        .columns
-                        .iter()
-                        .find(|(c, _)| c == lower)
-                        .map_or(at, |(_, born)| *born)
-                };
-                let born: Vec<i64> = schema.columns.iter().map(|c| born_of(&c.lower)).collect();
-                let columns = schema
-                    .columns
-                    .iter()
-                    .map(|c| c.lower.clone())
-                    .zip(born.clone());
-                let mut shape = Shape {
-                    key,
-                    columns: columns.collect(),
-                    defaults: BTreeMap::new(),
-                };
-                shape.keep_defaults(&known, &mut schema.columns)?;
-                if shape != known {
-                    self.store_shape(id, &shape)?;
-                }
+            let born = vec![0; schema.columns.len()];
+            if Shape::of(schema, &born).has_key_of(&known)
+                && self.has_table(&format!("{PREFIX}{}_versions", schema.name))?
+            {
                 let compare = compare.map(|bytes| from_cbor(&bytes)).transpose()?;
-                let compare = shape.compare_anew(&known, compare);
-                return Ok((id, born, compare));
+                return self.known_number(id, schema, &known, compare, is_watched);
             }
             log::warn!(
                 "the key of table {} is another one, or its versions are gone: they begin anew",
@@ -121,12 +155,43 @@ impl Database {
             self.conn
                 .execute("DELETE FROM __harmonylite___tables WHERE id = ?1", [id])?;
         }
-        let born = vec![0; schema.columns.len()];
-        let columns = schema
-            .columns
-            .iter()
-            .map(|c| (c.lower.clone(), 0))
-            .collect();
+        self.new_number(schema)
+    }
+
+    /// Of a table that was known before, as which its columns may be others.
+    fn known_number(
+        &self,
+        id: i64,
+        schema: &mut Schema,
+        known: &Shape,
+        compare: Option<Compare>,
+        is_watched: bool,
+    ) -> Result<Numbered> {
+        // A column that was not here before has no version in rows learnt until now.
+        let at = self.reservation.peek_number();
+        let born_of = |lower: &String| {
+            let found = known.columns.iter().find(|(c, _)| c == lower);
+            found.map_or(at, |(_, born)| *born)
+        };
+        let born: Vec<i64> = schema.columns.iter().map(|c| born_of(&c.lower)).collect();
+        let mut shape = Shape::of(schema, &born);
+        let renamed = match is_watched {
+            true => shape.renamed_since(known),
+            false => Vec::new(), // the table is another one
+        };
+        shape.keep_known(known, &renamed, &mut schema.columns)?;
+        if shape != *known {
+            self.store_shape(id, &shape)?;
+        }
+        Ok(Numbered {
+            id,
+            born,
+            compare: shape.compare_anew(known, compare),
+        })
+    }
+
+    /// Of a table that is new, or whose key is: its versions begin anew.
+    fn new_number(&mut self, schema: &mut Schema) -> Result<Numbered> {
         // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
         let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
         set_meta(&self.conn, "last_table", id)?;
@@ -134,12 +199,9 @@ impl Database {
             "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
             params![id, schema.name],
         )?;
-        let mut shape = Shape {
-            key,
-            columns,
-            defaults: BTreeMap::new(),
-        };
-        shape.keep_defaults(&shape.clone(), &mut schema.columns)?;
+        let born = vec![0; schema.columns.len()];
+        let mut shape = Shape::of(schema, &born);
+        shape.keep_known(&shape.clone(), &[], &mut schema.columns)?;
         self.store_shape(id, &shape)?;
         let highest = self.highest_before(schema)?;
         let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
@@ -153,7 +215,11 @@ impl Database {
             Some(hlc) => Cause::Rekeyed(hlc),
             None => Cause::Unwatched,
         };
-        Ok((id, born, Some(Compare::start(cause))))
+        Ok(Numbered {
+            id,
+            born,
+            compare: Some(Compare::start(cause)),
+        })
     }
 
     /// The highest hlc that the table's rows had under another key. None if they had none: it is new.
