@@ -3,8 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use crossbeam_channel::{RecvTimeoutError, unbounded};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::database::own_tables::set_meta;
 use crate::database::{DatabaseError, is_unfit, schema};
@@ -15,6 +17,10 @@ use crate::snapshot::pack::{Unpacker, pack};
 use crate::snapshot::source::Source;
 use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
 use crate::store::{Store, StoreError};
+use crate::thread::{Outcome, spawn};
+
+/// While a database is checked, it is looked this often whether to go on.
+const CHECK_TICK: Duration = Duration::from_millis(100);
 
 /// What another node left and the manifest does not name is removed when it is this much older than
 /// the newest: nobody is still writing it.
@@ -34,6 +40,13 @@ pub enum TransferError {
         name: String,
         cause: String,
     },
+    /// The database here is no use: neither are copies of it.
+    #[error(
+        "{} is damaged, and no snapshot is made of it: {cause}. Move it away while HarmonyLite is \
+         stopped: it begins anew with the newest snapshot; or put a backup in its place",
+        path.display()
+    )]
+    Damaged { path: PathBuf, cause: String },
     /// The disk here.
     #[error("{}: {cause}", path.display())]
     Disk { path: PathBuf, cause: String },
@@ -68,9 +81,15 @@ pub fn upload(
     })
     .map_err(|e| match e {
         CopyError::Io(e) if is_stop(&e) => TransferError::Stopped,
+        CopyError::Sqlite(e) if is_damage(&e) => damaged(maker, e),
         e => disk(copy.path(), e),
     })?;
     let database_size = length(copy.path())?;
+    // Else two of a damaged file would take the place of the sound ones that are kept.
+    check(copy.path(), watch).map_err(|e| match e {
+        Unchecked::Stopped => TransferError::Stopped,
+        Unchecked::Damaged(cause) => damaged(maker, cause),
+    })?;
     let packed = pack(copy.path(), packed_file.path(), &mut |done| {
         watch.progress("packing", done, database_size)
     })
@@ -222,8 +241,11 @@ pub fn fetch(
         let cause = "its SHA-256 is not that of the manifest";
         return Err(bad(store, &entry.name, cause));
     }
-    check(file.path()).map_err(|cause| bad(store, &entry.name, cause))?;
-    Ok(file)
+    match check(file.path(), watch) {
+        Ok(()) => Ok(file),
+        Err(Unchecked::Stopped) => Err(TransferError::Stopped),
+        Err(Unchecked::Damaged(cause)) => Err(bad(store, &entry.name, cause)),
+    }
 }
 
 /// Makes a fetched snapshot the database. False if one appeared meanwhile: it stays.
@@ -242,14 +264,50 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferErro
     }
 }
 
+/// Why a database is not known to be sound.
+#[derive(Debug)]
+pub(crate) enum Unchecked {
+    Damaged(String),
+    Stopped,
+}
+
+/// `quick_check` of a file, which takes as long as to read it: `watch` can end it.
+pub(crate) fn check(path: &Path, watch: &mut dyn Watch) -> Result<(), Unchecked> {
+    let damage = |e: rusqlite::Error| Unchecked::Damaged(format!("quick_check: {e}"));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(damage)?;
+    let interrupt = conn.get_interrupt_handle();
+    let size = fs::metadata(path).map_or(0, |data| data.len());
+    let (exits, ended) = unbounded();
+    let thread = spawn("checking", &exits, move || check_all(&conn));
+    let mut is_stopped = false;
+    let exit = loop {
+        is_stopped = is_stopped || watch.progress("checking", 0, size).is_err();
+        if is_stopped {
+            interrupt.interrupt(); // each time: one may fall between two statements
+        }
+        match ended.recv_timeout(CHECK_TICK) {
+            Err(RecvTimeoutError::Timeout) => {}
+            exit => break exit,
+        }
+    };
+    let _ = thread.join(); // what it had open is closed, and the file may go
+    match exit.map(|exit| exit.outcome) {
+        _ if is_stopped => Err(Unchecked::Stopped),
+        Ok(Outcome::Stopped) => Ok(()),
+        Ok(Outcome::Failed(text) | Outcome::Panicked(text)) => {
+            Err(Unchecked::Damaged(format!("quick_check: {text}")))
+        }
+        Err(e) => Err(Unchecked::Damaged(format!("quick_check: {e}"))),
+    }
+}
+
 /// <https://www.sqlite.org/pragma.html#pragma_quick_check>, of the file and not of what the
 /// application wants: a constraint or a collation may need a function that only it has.
-pub(crate) fn check(path: &Path) -> Result<(), String> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+fn check_all(conn: &Connection) -> Result<(), String> {
     let check = || -> rusqlite::Result<Option<String>> {
-        let conn = Connection::open_with_flags(path, flags)?;
         conn.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA ignore_check_constraints = ON")?;
-        match quick_check(&conn, "1") {
+        match quick_check(conn, "1") {
             Err(e) if is_unfit(&e) => {}
             done => return done,
         }
@@ -259,7 +317,7 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
         )?;
         let names = list.query_map([], |r| r.get(0))?;
         for name in names.collect::<rusqlite::Result<Vec<String>>>()? {
-            match quick_check(&conn, &schema::quote(&name)) {
+            match quick_check(conn, &schema::quote(&name)) {
                 Err(e) if is_unfit(&e) => log::debug!("table {name} is not checked: {e}"),
                 Ok(None) => {}
                 done => return done,
@@ -268,7 +326,22 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
         Ok(None)
     };
     let damage = check().unwrap_or_else(|e| Some(e.to_string()));
-    damage.map_or(Ok(()), |text| Err(format!("quick_check: {text}")))
+    damage.map_or(Ok(()), Err)
+}
+
+fn is_damage(e: &rusqlite::Error) -> bool {
+    let code = e.sqlite_error_code();
+    matches!(
+        code,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+fn damaged(maker: &Maker<'_>, cause: impl ToString) -> TransferError {
+    TransferError::Damaged {
+        path: maker.database.to_owned(),
+        cause: cause.to_string().replace('\n', ", "),
+    }
 }
 
 /// What is damaged; none if all is well.

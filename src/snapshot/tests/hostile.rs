@@ -5,7 +5,8 @@ use rusqlite::Connection;
 use super::{BOOKS, merge, snapshot};
 use crate::apply::tests::support::Node;
 use crate::snapshot::Merge;
-use crate::snapshot::transfer::check;
+use crate::snapshot::transfer::{self, Unchecked};
+use crate::snapshot::watch::{self, Nobody, Watch};
 
 /// A snapshot of a few books, changed by SQL.
 fn forged(sql: &str) -> (Node, (std::path::PathBuf, super::Entry)) {
@@ -16,6 +17,13 @@ fn forged(sql: &str) -> (Node, (std::path::PathBuf, super::Entry)) {
     conn.execute_batch(sql).unwrap();
     conn.close().unwrap();
     (a, taken)
+}
+
+fn check(path: &std::path::Path) -> Result<(), String> {
+    transfer::check(path, &mut Nobody).map_err(|e| match e {
+        Unchecked::Damaged(cause) => cause,
+        Unchecked::Stopped => unreachable!("nobody stops it"),
+    })
 }
 
 /// SQLite itself says so.
@@ -129,4 +137,22 @@ fn long_keys_take_their_turns() {
         }
         assert_eq!(b.rows("SELECT count(*) FROM long"), "i7");
     }
+}
+
+/// To read a large one from a card takes minutes: nobody waits for that when the process ends.
+#[test]
+fn a_check_can_be_ended() {
+    struct Ended;
+    impl Watch for Ended {
+        fn progress(&mut self, _: &'static str, _: u64, _: u64) -> std::io::Result<()> {
+            Err(watch::stop())
+        }
+
+        fn pause(&mut self, _: std::time::Duration) -> std::io::Result<()> {
+            Err(watch::stop())
+        }
+    }
+    let (_a, taken) = forged("");
+    let ended = transfer::check(&taken.0, &mut Ended);
+    assert!(matches!(ended, Err(Unchecked::Stopped)), "{ended:?}");
 }

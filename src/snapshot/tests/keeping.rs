@@ -18,6 +18,7 @@ use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 
+mod damaged;
 mod stuck;
 
 #[derive(Default)]
