@@ -6,7 +6,7 @@
 //! their ids on every connection, before anything is published. If one is missing or another, the
 //! stream is read again from its start, and every row is marked to be published again: rows carry
 //! their own versions, so what others have already is nothing new to them, and nothing is lost that
-//! any node still has.
+//! any node still has; or any snapshot ([`crate::snapshot`], lost streams).
 
 use crate::apply::Position;
 use crate::database::DatabaseError;
@@ -33,13 +33,18 @@ pub fn look(
     let difference = difference(reader, state, &position)?;
     let mut inside = gate.enter();
     let mut position = inside.database.position(stream);
+    let is_new = position.created != state.created;
+    if is_new && !position.created.is_empty() {
+        inside.database.note_lost(stream, &position)?;
+        gate.poke_keeper();
+    }
     if let Some(why) = difference {
         log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
         inside.database.publish_all_again()?;
         gate.forget_own();
         position = Position {
             // A stream that is new gets everything again, from every node.
-            gap: position.gap.filter(|_| position.created == state.created),
+            gap: position.gap.filter(|_| !is_new),
             ..Position::default()
         };
         gate.wake_publisher();
@@ -55,7 +60,6 @@ pub fn look(
         gate.poke_keeper();
         return Ok(state.first);
     }
-    let is_new = position.created != state.created;
     position.created.clone_from(&state.created);
     let next = position.seq + 1;
     inside.database.move_position(stream, position);

@@ -312,10 +312,11 @@ impl Database {
         }
     }
 
-    /// Reads every stream from its start again, which is never wrong: an operator asks for it by
-    /// removing the mirror of the positions. What was read so far is kept as if it were acknowledged:
+    /// Reads every stream from its start again, and merges a snapshot first if there is one, which is
+    /// never wrong: an operator asks for it by removing the mirror of the positions. What was read so far is kept as if it were acknowledged:
     /// a snapshot that is not as far does not have all that is here.
     pub fn forget_positions(&mut self) -> Result<()> {
+        self.lose_all_streams()?;
         for (stream, _) in self.sequences() {
             let mut known = self.position(&stream);
             let (seq, id) = (known.seq, std::mem::take(&mut known.id));

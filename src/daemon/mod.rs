@@ -82,8 +82,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     };
     opening.store(false, Ordering::Relaxed);
     let node = database.node();
-    let merge_first = !config.seq_map_path.exists() && !database.sequences().is_empty();
-    if merge_first {
+    if !config.seq_map_path.exists() && !database.sequences().is_empty() {
         log::info!(
             "{} is missing: merging the newest snapshot and reading the streams again",
             config.seq_map_path.display()
@@ -99,11 +98,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     );
     let net = net.unwrap_or_else(|| Net::start(config, options, node, &exits));
     let is_awaited = until == Until::SnapshotSaved;
-    let keeping = parts::Keeping {
-        asks,
-        merge_first,
-        is_awaited,
-    };
+    let keeping = parts::Keeping { asks, is_awaited };
     let parts = Parts::start(config, net, database, keeping, &exits);
     let (reply, saved) = bounded(1);
     if until == Until::SnapshotSaved {

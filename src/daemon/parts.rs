@@ -44,7 +44,6 @@ pub struct Parts {
 /// What the thread for snapshots is told.
 pub struct Keeping {
     pub asks: Receiver<Ask>,
-    pub merge_first: bool,
     pub is_awaited: bool,
 }
 

@@ -73,15 +73,7 @@ pub fn start(
         is_awaited: keeping.is_awaited,
     };
     let backoff = Backoff::new(Duration::from_millis(500), LONGEST_BACKOFF);
-    thread::start(
-        gate.clone(),
-        options,
-        keeping.merge_first,
-        places,
-        inputs,
-        backoff,
-        exits,
-    )
+    thread::start(gate.clone(), options, places, inputs, backoff, exits)
 }
 
 /// What came of the wait for a database.

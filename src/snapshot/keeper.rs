@@ -98,8 +98,6 @@ pub struct Keeper {
     newest: Option<Entry>,
     /// Snapshots by their names, and the streams of which the broker lost the place.
     placed: BTreeMap<String, BTreeSet<String>>,
-    /// A snapshot is to be merged because the operator wants so.
-    pub merge_first: bool,
     asked: Option<Asked>,
     /// Since when this node waits to be joined.
     waiting: Option<Duration>,
@@ -122,7 +120,6 @@ impl Keeper {
             options,
             newest: None,
             placed: BTreeMap::new(),
-            merge_first: false,
             asked: None,
             waiting: None,
             lacking: None,
@@ -158,7 +155,7 @@ impl Keeper {
     pub fn has_work(&self, gate: &Gate) -> Result<bool, DatabaseError> {
         let mut inside = gate.enter();
         let db = &mut inside.database;
-        let needs = !gate.is_joined() || db.has_gap() || self.merge_first || self.is_asked();
+        let needs = !gate.is_joined() || db.has_gap() || self.is_asked() || db.seeks_snapshot()?;
         Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new()).is_some())
     }
 
@@ -183,10 +180,7 @@ impl Keeper {
                 return Ok(next);
             }
         }
-        if self.merge_first {
-            self.merge_any(round, |_, _| true)?;
-            self.merge_first = false;
-        }
+        self.look_for_lost(round)?;
         if round.gate.enter().database.has_gap() {
             let next = self.make_up(round)?;
             self.look_at_gaps(round.gate);

@@ -290,6 +290,7 @@ impl Merge {
 
     fn finish(&self, db: &mut Database) -> Result<()> {
         db.take_places(&self.entry);
+        db.forget_lost()?;
         db.note_dropped(self.entry.dropped())?;
         Ok(set_meta(&db.conn, "joined", 1)?)
     }

@@ -17,6 +17,7 @@ pub mod commands;
 mod copy;
 pub mod gap;
 pub mod keeper;
+mod lost;
 pub mod manifest;
 mod merge;
 mod pack;

@@ -70,18 +70,15 @@ struct Snapshots {
 pub fn start(
     gate: Arc<Gate>,
     options: Options,
-    merge_first: bool,
     places: Places,
     inputs: Inputs,
     backoff: Backoff,
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
-    let mut keeper = Keeper::new(options);
-    keeper.merge_first = merge_first;
     let snapshots = Snapshots {
         pokes: gate.keeper_pokes(),
         gate,
-        keeper,
+        keeper: Keeper::new(options),
         places,
         inputs,
         registry: None,

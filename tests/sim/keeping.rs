@@ -133,7 +133,6 @@ impl World {
         }
         if self.random.percent(5) && !calm {
             self.capture_all(place)?;
-            keeper.merge_first = true;
             // As the daemon does when it starts: the snapshot may be older than what is forgotten here.
             let node = &mut self.nodes[place];
             node.drop_link();
@@ -142,7 +141,8 @@ impl World {
             (0..node.readers.len()).for_each(|s| node.drop_reader(s));
         }
         let lacked = self.nodes[place].db().has_gap();
-        let joins = !was_joined || keeper.merge_first;
+        let seeks = self.nodes[place].db().seeks_snapshot();
+        let joins = !was_joined || seeks.map_err(|e| e.to_string())?;
         let mut midst = Midst {
             lacks: (lacked && !joins).then(|| self.created(place)),
             world: self,

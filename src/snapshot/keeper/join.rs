@@ -15,10 +15,7 @@ impl Keeper {
                 round.gate.set_joined();
             }
             return match self.merge_any(round, |_, _| true) {
-                Ok(true) => {
-                    self.merge_first = false;
-                    Ok(Next::Rest)
-                }
+                Ok(true) => Ok(Next::Rest),
                 Ok(false) => {
                     self.join_without(round, "the store is empty")?;
                     Ok(Next::After(LOOK_AGAIN))
@@ -59,6 +56,22 @@ impl Keeper {
         drop(inside);
         round.gate.set_joined();
         log::warn!("joining without a snapshot: {why}");
+        Ok(())
+    }
+
+    /// Streams are gone: merges the newest snapshot, if it may hold something of them that is not here.
+    pub(super) fn look_for_lost(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
+        let inside = round.gate.enter();
+        if !inside.database.seeks_snapshot()? {
+            return Ok(());
+        }
+        let newest = self.newest.as_ref().map(|e| inside.database.had_read(e));
+        let may_help = !newest.transpose()?.unwrap_or(true);
+        drop(inside);
+        if !may_help || !self.merge_any(round, |_, _| true)? {
+            let mut inside = round.gate.enter();
+            inside.database.write(|db| db.forget_lost())?;
+        }
         Ok(())
     }
 

@@ -128,6 +128,7 @@ fn that_a_stream_is_another_is_not_forgotten() {
         (position(80, "new"), 60),
         (unknown, 60),
     ] {
+        let is_gone = known.created == "old";
         let (gate, _dir) = gate(known);
         let mut stream = Stream::new(&gate, last);
         let state = stream.state.clone();
@@ -136,6 +137,7 @@ fn that_a_stream_is_another_is_not_forgotten() {
         fail(&gate);
         assert_eq!(gate.enter().database.position("s").seq, 0);
         assert_eq!(gate.enter().database.position("s").created, "new");
+        assert_eq!(gate.enter().database.seeks_snapshot().unwrap(), is_gone);
     }
 }
 

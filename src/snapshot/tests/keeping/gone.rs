@@ -1,0 +1,61 @@
+//! Streams that are gone, and what only a snapshot has of them.
+
+use super::*;
+
+/// Node 1 made a snapshot at 10 and ended; node 2 had read up to `read` when the broker's store was lost.
+fn after_loss(read: u64) -> (Cluster, Kept) {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    let mut b = cluster.node(2, BOOKS);
+    cluster.round(&mut a).unwrap();
+    cluster.round(&mut b).unwrap();
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'Dune', 'x')")
+        .unwrap();
+    move_on(&a, 10, None);
+    a.keeper.ask(false);
+    cluster.round(&mut a).unwrap();
+    move_on(&b, read, None);
+    b.keeper.connected();
+    let mut inside = b.gate.enter();
+    let known = inside.database.position("s");
+    inside.database.note_lost("s", &known).unwrap();
+    let anew = Position {
+        created: "anew".into(),
+        ..Position::default()
+    };
+    inside.database.move_position("s", anew);
+    inside.database.flush().unwrap();
+    drop(inside);
+    (cluster, b)
+}
+
+/// Simulation, seed 4032597: nobody else was left who had read it.
+#[test]
+fn what_only_a_snapshot_has_of_a_lost_stream_is_merged() {
+    let (cluster, mut b) = after_loss(5);
+    assert!(b.keeper.has_work(&b.gate).unwrap());
+    let away = || {
+        Err(StoreError::Failed {
+            store: "file".into(),
+            doing: "opening it".into(),
+            cause: "no disk".into(),
+        })
+    };
+    cluster.round_with(&mut b, &away).unwrap_err();
+    assert!(titles(&b).is_empty());
+    cluster.round(&mut b).unwrap();
+    assert_eq!(titles(&b), ["Dune"], "also after a failure");
+    let inside = b.gate.enter();
+    assert_eq!(inside.database.position("s").created, "anew");
+    assert!(!inside.database.seeks_snapshot().unwrap(), "once");
+}
+
+/// It would be fetched for nothing, and bring rows back that are deleted and forgotten.
+#[test]
+fn what_was_read_before_a_stream_was_lost_is_not_merged_again() {
+    let (cluster, mut b) = after_loss(10);
+    cluster.round(&mut b).unwrap();
+    assert!(titles(&b).is_empty());
+    assert!(!b.gate.enter().database.seeks_snapshot().unwrap());
+}
