@@ -333,6 +333,17 @@ impl Database {
         !self.positions.unsaved.is_empty()
     }
 
+    /// Whether the file has the positions that were stored in it.
+    pub(crate) fn has_stored_positions(&self) -> Result<bool> {
+        let there = Positions::load(&self.conn)?;
+        let same = |(stream, p): (&String, &Position)| {
+            let stored = there.known.get(stream);
+            self.positions.unsaved.contains(stream)
+                || stored.is_some_and(|s| (s.seq, s.acked_seq) == (p.seq, p.acked_seq))
+        };
+        Ok(self.positions.known.iter().all(same))
+    }
+
     /// Stores what moved since the last write. Inside a transaction; undoing that loads the
     /// positions as they were before.
     pub(crate) fn store_positions(&mut self) -> Result<()> {

@@ -79,6 +79,11 @@ impl Database {
             };
             let set = self.settings.scan_max_changes;
             captured.changes += self.record_batch(&batch, &mut frames)?;
+            if let Some((table, touched)) = batch.last()
+                && let Some(touched) = touched.last()
+            {
+                self.note_captured(table, &cbor::key_values(&touched.key)?)?;
+            }
             emptied = self.drop_log(last.id, last.entries < set)?;
             if self.clock.uptime() - began >= TIME_BOX {
                 break;

@@ -136,7 +136,7 @@ impl Database {
         Ok(self.catalog.schema_version == Some(self.schema_version()?))
     }
 
-    fn schema_version(&self) -> Result<i64> {
+    pub(super) fn schema_version(&self) -> Result<i64> {
         Ok(self
             .conn
             .prepare_cached("PRAGMA schema_version")?
@@ -152,6 +152,7 @@ impl Database {
             set_meta(&self.conn, "schema_hash", hash)?;
         }
         self.catalog.schema_version = Some(version);
+        self.witness.note_schema(version);
         Ok(())
     }
 

@@ -37,6 +37,7 @@ pub mod table;
 mod time;
 pub mod triggers;
 pub mod values;
+mod witness;
 mod write;
 
 pub(crate) use catalog::Catalog;
@@ -75,6 +76,8 @@ pub struct Database {
     stop: Arc<AtomicBool>,
     /// Device and number of the file that is open; none if they cannot be had.
     file: Option<(u64, u64)>,
+    /// What tells that the file is still the one that was written to.
+    pub(crate) witness: witness::Witness,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
     /// The last capture did not come to the end of the raw log.
@@ -127,6 +130,7 @@ impl Database {
             ages,
             stop,
             file,
+            witness: witness::Witness::default(),
             seen_data_version: -1,
             log_is_left: true,
             limits: Limits::default(),

@@ -50,15 +50,6 @@ impl Database {
         }
     }
 
-    /// Positions, sites and numbers in memory are those of the file that was lost: nothing is written
-    /// by them into one that was put back (as SQLite's backup API does, under an open connection).
-    pub(super) fn check_not_put_back(&self) -> Result<()> {
-        match self.reservation.is_put_back(&self.conn)? {
-            true => Err(DatabaseError::PutBack(self.settings.path.clone())),
-            false => Ok(()),
-        }
-    }
-
     /// Whether what is committed from now on is on the disk when it is.
     pub(super) fn sync_commits(&mut self, sync: bool) -> Result<()> {
         if self.syncs_commits != sync {
@@ -100,6 +91,7 @@ impl Database {
             self.conn.execute_batch("ROLLBACK")?;
         }
         self.reservation.noted.ended(false);
+        self.witness.forget();
         self.catalog.forget();
         self.sites = Sites::load(&self.conn)?;
         if let Some(node) = own_tables::get_meta::<i64>(&self.conn, "node_id")? {
@@ -146,32 +138,86 @@ mod tests {
     use super::DatabaseError;
     use crate::apply::tests::support::Node;
 
-    /// The sqlite3 shell's `.restore`, of a copy with our tables and of one from before.
+    /// The sqlite3 shell's `.restore`.
+    fn restore(copy: &Connection, node: &mut Node) {
+        let backup = Backup::new(copy, &mut node.app).unwrap();
+        backup.run_to_completion(100, Duration::ZERO, None).unwrap();
+    }
+
+    fn backup(node: &Node) -> Connection {
+        let mut copy = Connection::open_in_memory().unwrap();
+        let backup = Backup::new(&node.app, &mut copy).unwrap();
+        backup.run_to_completion(100, Duration::ZERO, None).unwrap();
+        drop(backup);
+        copy
+    }
+
+    fn assert_put_back(ends: &DatabaseError) {
+        assert!(matches!(ends, DatabaseError::PutBack(_)), "{ends}");
+        assert!(!ends.is_temporary());
+    }
+
+    const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+    /// Of a copy with our tables and of one from before; of long ago and of just now.
     #[test]
     fn a_backup_that_is_put_back_under_an_open_connection_ends_it_unwritten() {
-        let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
-        for is_ours in [true, false] {
-            let mut node = Node::new(1, schema);
+        for (is_ours, age) in [(true, 600), (false, 600), (true, 0), (false, 0)] {
+            let mut node = Node::new(1, SCHEMA);
             node.run("INSERT INTO t VALUES (1, 'a')");
             node.capture();
-            let mut copy = Connection::open_in_memory().unwrap();
-            if is_ours {
-                let backup = Backup::new(&node.app, &mut copy).unwrap();
-                backup.run_to_completion(100, Duration::ZERO, None).unwrap();
-            } else {
-                copy.execute_batch(schema).unwrap();
+            let copy = match is_ours {
+                true => backup(&node),
+                false => Connection::open_in_memory().unwrap(),
+            };
+            if !is_ours {
+                copy.execute_batch(SCHEMA).unwrap();
             }
-            node.clock.advance(Duration::from_secs(600));
+            node.clock.advance(Duration::from_secs(age));
             node.run("INSERT INTO t VALUES (2, 'b')");
             node.capture();
-            let backup = Backup::new(&copy, &mut node.app).unwrap();
-            backup.run_to_completion(100, Duration::ZERO, None).unwrap();
-            drop(backup);
-            let ends = node.db.capture().unwrap_err();
-            assert!(matches!(ends, DatabaseError::PutBack(_)), "{ends}");
-            assert!(!ends.is_temporary());
+            restore(&copy, &mut node);
+            assert_put_back(&node.db.capture().unwrap_err());
             let count = "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'";
             assert_eq!(node.rows(count) != "i0", is_ours);
+        }
+    }
+
+    /// What was read from a stream since would never be read again.
+    #[test]
+    fn a_backup_from_before_the_last_message_is_noticed() {
+        let mut node = Node::new(1, SCHEMA);
+        node.db.read_up_to("s", 1, "a");
+        node.db.flush().unwrap();
+        let copy = backup(&node);
+        node.db.read_up_to("s", 2, "b");
+        node.db.flush().unwrap();
+        restore(&copy, &mut node);
+        assert_put_back(&node.db.capture().unwrap_err());
+    }
+
+    /// They move the schema's version like a backup that is put back does.
+    #[test]
+    fn neither_vacuum_nor_other_changes_of_the_schema_count_as_put_back() {
+        let mut node = Node::new(1, SCHEMA);
+        for (table, text) in [
+            ("t", "VACUUM"),
+            ("t", "CREATE TABLE u(id INTEGER PRIMARY KEY, v)"),
+            ("t", "DELETE FROM t; VACUUM"),
+            ("t", "ALTER TABLE t RENAME TO w"),
+            ("w", "ALTER TABLE w ADD COLUMN x"),
+            ("w", "DROP TABLE w"),
+            ("u", "DROP TABLE u"),
+        ] {
+            node.run(&format!("INSERT INTO {table}(v) VALUES ('a'), ('b')"));
+            node.capture();
+            node.db.read_up_to("s", node.db.position("s").seq + 1, "");
+            node.run(text);
+            node.capture();
+            node.db.flush().unwrap();
+            let copy = backup(&node);
+            restore(&copy, &mut node);
+            node.capture();
         }
     }
 }

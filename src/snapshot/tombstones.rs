@@ -123,6 +123,7 @@ impl Database {
                 continue;
             }
             Rows::new(&self.conn, table)?.forget_version(&key)?;
+            self.witness.forget();
             self.note_forgotten(stored.state.version)?;
             highest = highest.max(stored.state.version);
             dropped += 1;

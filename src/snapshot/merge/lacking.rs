@@ -134,6 +134,7 @@ impl Merge {
             // Unless it cannot be deleted here.
             if db.join_row(table, key, &key_bytes, gone, frames)? {
                 Rows::new(&db.conn, table)?.forget_version(key)?;
+                db.witness.forget();
                 db.note_forgotten(version)?;
                 db.note_dropped(dropped)?;
             }
