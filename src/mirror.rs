@@ -12,6 +12,8 @@ use std::path::PathBuf;
 pub struct Mirror {
     path: PathBuf,
     written: Option<Vec<(String, u64)>>,
+    /// Why it cannot be written, as the log was told.
+    said: Option<String>,
 }
 
 impl Mirror {
@@ -19,6 +21,7 @@ impl Mirror {
         Mirror {
             path,
             written: None,
+            said: None,
         }
     }
 
@@ -29,10 +32,23 @@ impl Mirror {
             return false;
         }
         match self.replace(sequences) {
-            Ok(()) => self.written = Some(sequences.to_vec()),
-            Err(e) => log::warn!("writing {}: {e}", self.path.display()),
+            Ok(()) => {
+                self.written = Some(sequences.to_vec());
+                self.said = None;
+            }
+            Err(e) if self.is_news(&e) => log::warn!(
+                "writing {}: {e}; replication goes on, and it is tried again",
+                self.path.display()
+            ),
+            Err(e) => log::debug!("writing {}: {e}", self.path.display()),
         }
         true
+    }
+
+    /// It is tried with every clean-up: said each time, it would fill a disk.
+    fn is_news(&mut self, e: &std::io::Error) -> bool {
+        let text = Some(e.to_string());
+        std::mem::replace(&mut self.said, text.clone()) != text
     }
 
     fn replace(&self, sequences: &[(String, u64)]) -> std::io::Result<()> {
@@ -67,5 +83,19 @@ mod tests {
             1,
             "no file is left behind"
         );
+    }
+
+    #[test]
+    fn a_failure_is_said_once_and_again_after_a_success() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("later");
+        let mut mirror = Mirror::new(folder.join("seq-map.cbor"));
+        let error = || std::io::Error::other("denied");
+        assert!(mirror.is_news(&error()) && !mirror.is_news(&error()));
+        mirror.write(&[("s".into(), 1)]);
+        assert!(mirror.said.as_ref().is_some_and(|text| text != "denied"));
+        fs::create_dir(folder).unwrap();
+        mirror.write(&[("s".into(), 1)]);
+        assert!(mirror.is_news(&error()));
     }
 }
