@@ -157,10 +157,20 @@ fn read_db_path(top: &Section) -> PathBuf {
             "db_path",
             format!("is {text}, a directory, but must be the database file in it"),
         );
+    } else if is_special(&path) {
+        top.note(
+            "db_path",
+            format!("is {text}, which is no file, but must be a file or the place for a new one"),
+        );
     } else {
         check_folder(top, "db_path", &path);
     }
     path
+}
+
+/// Something is there that no database can be: a device, a pipe, links that lead in a circle.
+fn is_special(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|data| !data.is_file())
 }
 
 fn read_seq_map_path(top: &Section, db_path: &Path) -> PathBuf {

@@ -261,6 +261,7 @@ fn paths() {
         "{error}"
     );
     assert!(refused(format!("db_path = \"{shown}\"")).contains("a directory, but must be the"));
+    assert!(refused("db_path = \"/dev/null\"".into()).contains("is no file, but must be a file"));
     assert!(refused("db_path = \":memory:\"".into()).contains("plain path"));
     assert!(parse("db_path = \"a.db\"").is_ok());
     assert_eq!(
