@@ -98,7 +98,7 @@ impl Database {
         match cause {
             Cause::Before if stored.is_none() => why = Why::Before,
             // Newer than what it was, and older than any write since.
-            Cause::Rebuilt if is_live && rows.exists(&key)? => time_ms = 0,
+            Cause::Rebuilt if is_live && rows.exists(&key)? => (why, time_ms) = (Why::Rebuilt, 0),
             Cause::Rekeyed(hlc) => time_ms = milliseconds(hlc).min(time_ms),
             _ => {}
         }

@@ -21,6 +21,8 @@ pub(crate) enum Why {
     Maybe,
     /// Found different from its version, or without one, by comparison.
     Compared,
+    /// The same, in a table that was rebuilt with other columns.
+    Rebuilt,
     /// It was there before HarmonyLite was.
     Before,
     /// A trigger saw it change.
@@ -113,7 +115,7 @@ impl Recorder<'_> {
             let same = || live.is_some_and(|s| s.hash == hash);
             let unchanged = match why {
                 Why::Maybe => true,
-                Why::Compared => same(),
+                Why::Compared | Why::Rebuilt => same(),
                 Why::Before => live.is_some(),
                 Why::Real => false,
             };
@@ -124,7 +126,10 @@ impl Recorder<'_> {
             if bytes > self.row_bytes {
                 return Err(DatabaseError::RowTooLarge(bytes, self.row_bytes));
             }
-            let exceptions = exceptions(table, stored, |i| values::column(row, i));
+            let mut exceptions = exceptions(table, stored, |i| values::column(row, i));
+            if let (Why::Rebuilt, Some(stored)) = (why, stored) {
+                fill_late(table, stored, self.node, &mut exceptions);
+            }
             if frames.encode {
                 let indexed = indexed(table, &exceptions);
                 frames.upsert(table, key_bytes, version, &indexed, values());
@@ -208,6 +213,17 @@ fn exceptions<'v>(
         exceptions.extend(never.map(|name| (name, Version::NEVER)));
     }
     exceptions
+}
+
+/// What a rebuild put into columns that are new is older than what others, who had them before, wrote
+/// there, though the row may have come from there since.
+fn fill_late(table: &Table, stored: &Stored, node: u64, exceptions: &mut Exceptions) {
+    let hlc = HLC_BEFORE.max(stored.state.floor().hlc + 1);
+    let late = (0..table.schema.columns.len()).filter(|i| is_late(table, stored, *i));
+    for i in late {
+        let name = table.schema.columns[i].lower.clone();
+        exceptions.entry(name).or_insert(Version { hlc, node });
+    }
 }
 
 /// Columns that have no version in this row and still have their default.

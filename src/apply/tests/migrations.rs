@@ -90,6 +90,50 @@ fn the_key_is_another_one_of_the_same_type() {
     }
 }
 
+/// The row itself has come from the node that was faster, the new column is held until it is known here.
+#[test]
+fn what_a_rebuild_puts_into_a_new_column_is_no_newer_than_what_arrived_before() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+    let rebuild = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, v, c);
+        INSERT INTO new SELECT id, v, 'z ' || v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; COMMIT";
+    for before in ["", "DELETE FROM t; INSERT INTO t VALUES (1, 'again')"] {
+        let mut n = cluster(3, schema);
+        n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+        converge(&mut n);
+        n[0].run(before);
+        converge(&mut n);
+        n[0].run(rebuild);
+        n[0].capture();
+        n[0].clock.advance(HOUR);
+        n[0].run("UPDATE t SET c = 'by a user' WHERE id = 1");
+        exchange(&mut n);
+        n[1].clock.advance(24 * HOUR);
+        n[1].run(rebuild);
+        n[1].capture();
+        n[2].clock.advance(48 * HOUR);
+        n[2].run(rebuild);
+        converge(&mut n);
+        assert_eq!(n[2].rows("SELECT c FROM t WHERE id = 1"), "t'by a user'");
+    }
+}
+
+/// The same of a column that has another name, the old value being the larger one.
+#[test]
+fn what_a_renamed_column_held_is_no_newer_than_what_arrived_before() {
+    let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, a)");
+    n[0].run("INSERT INTO t VALUES (1, 'v', 'z old')");
+    converge(&mut n);
+    let rename = "ALTER TABLE t RENAME COLUMN a TO c";
+    n[0].run(rename);
+    n[0].capture();
+    n[0].clock.advance(HOUR);
+    n[0].run("UPDATE t SET c = 'by a user'");
+    exchange(&mut n);
+    n[1].run(rename);
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT c FROM t"), "t'by a user'");
+}
+
 /// What a rebuild makes of the rows counts, too, and new rows and deletes are of now.
 #[test]
 fn a_rebuild_that_also_writes() {
