@@ -227,7 +227,8 @@ fn open(
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
         let clock = Arc::new(SystemClock);
-        match Database::open(settings(config, node_id), clock, waiting_is_over.clone()) {
+        let opened = Database::open(settings(config, node_id), clock, waiting_is_over.clone());
+        match opened.map_err(|e| e.of_file(&config.db_path)) {
             Ok(database) => return Ok(Some(database)),
             Err(e) if e.is_temporary() => {
                 log::warn!("{e}; trying again");

@@ -1,6 +1,6 @@
 //! Why something did not work with the database, and whether waiting or leaving out may help.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
@@ -50,6 +50,17 @@ impl From<CborError> for DatabaseError {
 }
 
 impl DatabaseError {
+    /// Names the file to which it happened, before anybody has heard of that.
+    pub fn of_file(self, path: &Path) -> Self {
+        match self {
+            DatabaseError::Sqlite(source) => DatabaseError::Open {
+                path: path.to_owned(),
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// Whether waiting may help: a full disk, an error of the device, somebody else's lock.
     pub fn is_temporary(&self) -> bool {
         let code = match self {

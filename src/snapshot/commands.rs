@@ -121,6 +121,12 @@ fn restore_first(
 ) -> Result<(), String> {
     let mut failure = String::new();
     for entry in &manifest.snapshots {
+        if !failure.is_empty() {
+            let _ = writeln!(
+                io::stderr(),
+                "harmonylite: {failure}; trying the one before"
+            );
+        }
         match restore_one(entry, to, store, stop) {
             Ok(aside) => {
                 let mut text = format!("{} is snapshot {}\n", to.display(), entry.name);
@@ -136,8 +142,10 @@ fn restore_first(
                 if matches!(e, TransferError::Stopped) || is_told(stop) {
                     return Err(format!("stopped: {} was not written", to.display()));
                 }
-                let _ = writeln!(io::stderr(), "harmonylite: {e}");
                 failure = e.to_string();
+                if matches!(e, TransferError::Disk { .. }) {
+                    break; // another would not fare better
+                }
             }
         }
     }

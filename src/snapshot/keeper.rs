@@ -242,8 +242,9 @@ impl Keeper {
         for (stream, place) in &entry.streams {
             // Asked again each time: a server may lose messages behind a connection that lives on.
             if !lost.contains(stream) && round.registry.is_lost(stream, place)? {
-                log::warn!(
-                    "snapshot {}: the broker lost what is in it of {stream}, or may have",
+                log::info!(
+                    "snapshot {} is not relied on for {stream}: the broker lost the message with \
+                     which it ends, or has dropped just that",
                     entry.name
                 );
                 lost.insert(stream.clone());

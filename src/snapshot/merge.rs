@@ -32,10 +32,18 @@ pub struct Merge {
     source: Source,
     entry: Entry,
     at: Progress,
-    /// Rows joined so far, for the log.
-    pub rows: u64,
+    /// Rows so far, and those of the snapshot, for the log.
+    pub rows: Count,
+    total: u64,
     /// Whether there was no row here when it began; none while that is not known.
     is_first: Option<bool>,
+}
+
+/// Rows of the snapshot that were looked at, and those that were new here.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Count {
+    pub seen: u64,
+    pub new: u64,
 }
 
 /// How far a merge has come.
@@ -75,13 +83,22 @@ impl Ours {
 impl Merge {
     /// Opens a snapshot's file, which belongs to the merge from here on.
     pub fn open(file: &Path, entry: &Entry) -> Result<Merge> {
+        let source = Source::open(file)?;
         Ok(Merge {
-            source: Source::open(file)?,
+            total: source.count()?,
+            source,
             entry: entry.clone(),
             at: Progress::Schema,
-            rows: 0,
+            rows: Count::default(),
             is_first: None,
         })
+    }
+
+    /// How far it is, in bytes of the snapshot's database, and how many these are.
+    pub fn progress(&self) -> (u64, u64) {
+        let size = self.entry.database_size;
+        let done = u128::from(size) * u128::from(self.rows.seen) / u128::from(self.total.max(1));
+        (size.min(done as u64), size)
     }
 
     /// Whether the snapshot's tables are here, as far as they come from it.
@@ -96,7 +113,8 @@ impl Merge {
             self.is_first = Some(db.knows_no_row()?);
         }
         let (at, rows, captured) = db.write_past_damage(|db| {
-            let (mut captured, mut at, mut rows) = (Captured::default(), self.at.clone(), 0);
+            let (mut captured, mut at, mut rows) =
+                (Captured::default(), self.at.clone(), self.rows);
             if !db.capture_inside(&mut captured)? {
                 return Ok((at, rows, captured));
             }
@@ -122,7 +140,7 @@ impl Merge {
             Ok((at, rows, captured))
         })?;
         self.at = at;
-        self.rows += rows;
+        self.rows = rows;
         let done = self.at == Progress::Done;
         db.joined |= done;
         Ok((done, captured))
@@ -133,7 +151,7 @@ impl Merge {
         db: &mut Database,
         at: Progress,
         frames: &mut Frames,
-        rows: &mut u64,
+        rows: &mut Count,
         is_over: &dyn Fn(&Database) -> bool,
     ) -> Result<Progress> {
         match at {
@@ -176,7 +194,7 @@ impl Merge {
         table: &Arc<Table>,
         after: Option<Vec<OwnedValue>>,
         frames: &mut Frames,
-        rows: &mut u64,
+        rows: &mut Count,
         is_over: &dyn Fn(&Database) -> bool,
     ) -> Result<Option<Vec<OwnedValue>>> {
         if !(db.settings.selects)(table.name()) {
@@ -193,6 +211,7 @@ impl Merge {
         let plain = local.as_ref().is_some_and(is_plain);
         let mut last = None;
         for row in found {
+            rows.seen += 1;
             let ours = match &local {
                 Some(local) => db.compared(local, &row)?,
                 None => Ours::None,
@@ -210,7 +229,7 @@ impl Merge {
                 _ => self.take_row(db, table, local.as_ref(), &row, frames),
             };
             match taken {
-                Ok(taken) => *rows += u64::from(taken),
+                Ok(taken) => rows.new += u64::from(taken),
                 Err(e @ DatabaseError::RowTooLarge(..)) => {
                     db.set_aside_rows(table.name(), 1, &e.to_string());
                 }

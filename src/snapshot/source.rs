@@ -13,7 +13,7 @@ use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
 use crate::database::schema;
 use crate::database::sites::Sites;
-use crate::database::table::{Shape, Table};
+use crate::database::table::{Shape, Table, versions_table};
 use crate::database::{DatabaseError, Result};
 use crate::model::cbor;
 use crate::model::frame::MAX_ROW_BYTES;
@@ -73,6 +73,16 @@ impl Source {
             tables,
             measure,
         })
+    }
+
+    /// How many rows it has a version of.
+    pub fn count(&self) -> Result<u64> {
+        let count = |table: &Arc<Table>| {
+            let text = format!("SELECT count(*) FROM {}", versions_table(table.name()));
+            self.conn.query_row(&text, [], |r| r.get::<_, u64>(0))
+        };
+        let each: rusqlite::Result<Vec<u64>> = self.tables.iter().map(count).collect();
+        Ok(each?.into_iter().sum())
     }
 
     /// The next keys of a table after one, with their versions, tombstones included.

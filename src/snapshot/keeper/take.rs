@@ -112,13 +112,16 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         if done {
             break;
         }
+        let (seen, all) = merge.progress();
+        let seen = round.watch.progress("merging", seen, all);
+        seen.map_err(|_| RoundError::Stopped)?;
         let pause = round.watch.pause(round.gate.rest(turn, entered.elapsed()));
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(
         "snapshot {} merged, {} row(s) in it were new here, in {} ms",
         entry.name,
-        merge.rows,
+        merge.rows.new,
         began.elapsed().as_millis()
     );
     round.gate.set_joined();

@@ -4,6 +4,7 @@
 //! keys, of different kinds; it is asked for one of those that are known.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use ssh2::{CheckResult, KnownHostFileKind, KnownHosts, Session};
 
@@ -39,10 +40,13 @@ impl Identity {
             )?;
             Proof::Pinned(kind, key)
         } else if settings.insecure_ignore_host_key {
-            log::warn!(
-                "sftp {host}:{port}: insecure_ignore_host_key is set: whoever answers is trusted \
-                 with the login and the snapshots"
-            );
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                log::warn!(
+                    "sftp {host}:{port}: insecure_ignore_host_key is set: whoever answers is \
+                     trusted with the login and the snapshots"
+                );
+            });
             Proof::Ignored
         } else {
             let file = match &settings.known_hosts {
