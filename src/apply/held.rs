@@ -219,12 +219,20 @@ impl Database {
         if incoming.floor != told {
             self.doubt_ages();
         }
-        if self.publishes_held_again() {
-            let mut held = Incoming::default();
-            self.read_held(at, &mut held)?;
-            incoming.unsent = incoming.unsent.max(held.newest());
-        }
+        let mut held = Incoming::default();
+        self.read_held(at, &mut held)?;
+        incoming.unsent = incoming.unsent.max(self.told_again(&held));
         Ok(())
+    }
+
+    /// What was held is told again when it is taken in, if the broker lost it; or if it is so old that
+    /// others may have had a delete of it and forgotten that, which came here with no snapshot: then all
+    /// are to have it, or none.
+    pub(crate) fn told_again(&self, held: &Incoming) -> Option<Version> {
+        let newest = held.newest()?;
+        let is_old = self.broker_time_ms().is_some() && self.is_old(newest.time_ms());
+        let is_told = self.publishes_held_again() || is_old;
+        (is_told && self.settings.publish).then_some(newest)
     }
 
     fn read_held(&self, at: &Place, into: &mut Incoming) -> Result<()> {

@@ -257,7 +257,7 @@ impl World {
         }
         let now_and_then = self.random.percent(3);
         self.pass(if now_and_then { LEASE_MS + 1 } else { 0 });
-        if matches!(step, "pause" | "fetching") {
+        if matches!(step, "fetching" | "checking" | "merging" | "pause") {
             self.capture_all(place)?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use super::support::{Node, cluster};
 use crate::capture::Outgoing;
+use crate::clock::Clock;
 
 const SCHEMA: &str = "CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, v);
     CREATE TABLE u(a, b, PRIMARY KEY(a, b)) WITHOUT ROWID";
@@ -100,4 +101,23 @@ fn what_is_held_goes_out_again_when_it_is_taken_in() {
     n[1].apply(&more);
     n[1].run("ALTER TABLE late ADD COLUMN w");
     assert_eq!(n[1].publish().len(), 0, "that is said already");
+}
+
+/// Simulation, seed 5017559: it was deleted elsewhere, and all had forgotten that before this node heard
+/// of it. It was back here alone.
+#[test]
+fn what_was_held_longer_than_deletes_are_sure_to_be_known_is_told_when_it_is_taken_in() {
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+    let late = "CREATE TABLE late(k PRIMARY KEY, v)";
+    for (days, frames) in [(1, 0), (20, 1)] {
+        let mut n = cluster(2, SCHEMA);
+        n[0].run(late);
+        n[0].run("INSERT INTO late VALUES (1, 'y')");
+        let sent = n[0].publish();
+        n[1].apply(&sent);
+        let now_ms = n[1].clock.now_ms();
+        n[1].db.heard_broker_time(now_ms + days * DAY_MS);
+        n[1].run(late);
+        assert_eq!(n[1].publish().len(), frames, "after {days} days");
+    }
 }

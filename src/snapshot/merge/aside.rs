@@ -111,12 +111,13 @@ impl Merge {
 }
 
 impl Database {
-    fn take_held(&mut self, at: &Place, incoming: Incoming, frames: &mut Frames) -> Result<()> {
+    fn take_held(&mut self, at: &Place, mut incoming: Incoming, frames: &mut Frames) -> Result<()> {
         let local = self.catalog.by_name.get(&at.table).cloned();
         match local.filter(|t| shape_of_table(t) == at.shape) {
             Some(table) => {
                 let key = key_values(&at.key)?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+                incoming.unsent = incoming.unsent.max(self.told_again(&incoming));
                 self.join_with_held(&table, &key, &at.key, incoming, frames)?;
                 Ok(())
             }
