@@ -41,9 +41,10 @@ step "All tests, with the newest nats-server"
 HARMONYLITE_NATS_SERVER=$newest cargo test --quiet
 
 step "The simulation, fresh seeds"
-# Others with each change of the sources, and the same for everybody who tests it.
+# Others with each change of the sources, and the same for everybody who tests it. Not those in which
+# deletes are forgotten: README, "Proof".
 sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
-scripts/sim.sh --first "$((16#${sources::12}))" --minutes 2
+SIM_NOT=20 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 2
 
 step "The integration tests, with Debian's nats-server"
 HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it

@@ -207,11 +207,16 @@ impl Database {
             place.seq >= end && (in_gap || entry.node == self.node)
         };
         let unheard = |(stream, known): (&String, &Position)| {
-            known.gap.as_ref().is_some_and(|gap| {
-                let place = entry.streams.get(stream);
-                let place = place.filter(|p| p.created == known.created);
-                !place.is_some_and(|p| heard(p, gap.end))
-            })
+            let place = entry.streams.get(stream);
+            let place = place.filter(|p| p.created == known.created);
+            match &known.gap {
+                Some(gap) => !place.is_some_and(|p| heard(p, gap.end)),
+                // What others lack of it was read here.
+                None => {
+                    let lacking = place.and_then(|p| p.gap.as_ref());
+                    lacking.is_some_and(|gap| known.seq >= gap.end)
+                }
+            }
         };
         self.positions.known.iter().any(unheard)
     }

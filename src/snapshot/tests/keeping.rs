@@ -551,3 +551,30 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
     assert!(!b.gate.enter().database.has_gap());
     assert_eq!(titles(&b), ["missed"]);
 }
+
+/// Simulation, seed 117302402879453: whoever lacks something in one stream did not say what it has of the
+/// others, and all waited for it.
+#[test]
+fn who_lacks_one_stream_says_what_the_others_lack_of_another() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    cluster.round(&mut a).unwrap();
+    move_on(&a, 100, None);
+    let newest = cluster.newest().unwrap();
+    let is_unheard = |gap: Option<Gap>| {
+        let place = Place {
+            seq: 100,
+            gap,
+            ..newest.streams["s"].clone()
+        };
+        let entry = Entry {
+            node: 2,
+            streams: BTreeMap::from([("s".to_owned(), place)]),
+            ..newest.clone()
+        };
+        a.gate.enter().database.is_unheard_in(&entry)
+    };
+    assert!(is_unheard(Some(Gap::new(90))));
+    assert!(!is_unheard(Some(Gap::new(110))), "nor has this node that");
+    assert!(!is_unheard(None));
+}
