@@ -72,10 +72,10 @@
 //! # Threads, shutdown, failure
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
-//! (connects), `consumer-NN`, `snapshots`, `nats-server` (supervises ours), and the `nats-…` threads of
-//! connections. They share the gate and little else; nobody waits for the network inside it. Every
-//! end is reported ([`thread::Exited`]): one that was not asked for stops the process with the
-//! cause. SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
+//! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
+//! (supervises ours), and the `nats-…` threads of connections. They share the gate and little else;
+//! nobody waits for the network inside it. Every end is reported ([`thread::Exited`]): one that was
+//! not asked for stops the process with the cause. SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
 //! acknowledgements, consumers finish the transaction in hand, then `closing` writes for the last time,
 //! and our nats-server ends.
 //!

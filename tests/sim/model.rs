@@ -123,10 +123,10 @@ impl Model {
         drop.may_return || self.broker_lost || self.lacked || self.half_merged.contains(at)
     }
 
-    /// Whether what that tombstone deleted may be back.
+    /// Whether what that tombstone deleted may be back: it, or a later one in its place, was dropped.
     fn is_lawfully_forgotten(&self, at: &RowId, version: Version) -> bool {
         let mut drops = self.dropped.get(at).into_iter().flatten();
-        drops.any(|d| d.version == version && self.is_lawful(at, d))
+        drops.any(|d| version <= d.version && self.is_lawful(at, d))
     }
 
     pub fn knows(&self, table: usize, key: &str, version: Version, deleted: bool) -> bool {

@@ -228,9 +228,15 @@ pub fn captured(
                 if deleted && stored.is_none() {
                     continue; // came and went between two captures: nobody else knows it
                 }
+                // Came and went without a trigger: it waits aside as it did before, or what hid it is gone.
+                let is_back = || {
+                    let row = node.rows(plan, table).remove(key);
+                    let is_so = |s: &Stored| model.holds(table, key, s.version, row.as_ref());
+                    row.is_some() && versions.get(key).is_some_and(is_so)
+                };
                 let contested = node.shadow.contested.contains(&table);
-                if deleted && contested && node.is_kept_aside(plan, table, key) {
-                    continue; // came and went without a trigger: it waits aside as it did before
+                if deleted && contested && (node.is_kept_aside(plan, table, key) || is_back()) {
+                    continue;
                 }
                 return Err(format!(
                     "node {}: {} [{key}] was {} by the application, but after capture its version is {stored:?}\n{}",
