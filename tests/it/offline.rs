@@ -159,6 +159,7 @@ fn a_database_behind_a_symbolic_link() {
 fn a_database_that_is_replaced_under_the_daemon() {
     let mut cluster = Cluster::start(1, |_| {});
     let node = &mut cluster.nodes[0];
+    node.until_log("connected to NATS, publishing"); // the copy is to have our triggers
     node.execute("INSERT INTO item VALUES (1, 'a', 0)");
     until("it is sent", || node.is_quiet().then_some(()));
     node.execute(&format!("VACUUM INTO '{}'", node.file("copy").display()));
