@@ -3,16 +3,21 @@
 //! The `nats` crate's own JetStream layer waits without limit and resets settings it does not know,
 //! so the API is spoken here as what it is: JSON requests to `$JS.API.…`.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::{Map, Value, json};
 
 use super::client::{ApiError, Client};
 use super::delivery::header;
 use super::{StreamError, StreamState, timestamp};
+use crate::model::backoff::Backoff;
 
 /// Error codes of the JetStream API.
 pub(super) mod code {
     pub const STREAM_NOT_FOUND: u32 = 10059;
-    pub const NAME_IN_USE: u32 = 10058;
+    /// The name of another stream or its subjects: perhaps of the one we want, just being made.
+    pub const TAKEN: [u32; 2] = [10058, 10065];
     pub const NO_MESSAGE_FOUND: u32 = 10037;
     pub const WRONG_LAST_SEQUENCE: [u32; 2] = [10071, 10164];
     /// Invalid settings, subjects that overlap with another stream's, replicas without a cluster:
@@ -22,6 +27,10 @@ pub(super) mod code {
 
 /// How long the broker knows a `Nats-Msg-Id`: what is sent again after longer is stored again.
 const DUPLICATE_WINDOW_NS: u64 = 120_000_000_000;
+
+/// How long a stream that is being made may be taken and yet not be found: its store is written by
+/// then, on a slow card as well.
+const BEING_MADE: Duration = Duration::from_secs(5);
 
 /// What the shards' streams are called and how much they keep.
 #[derive(Debug, Clone)]
@@ -126,8 +135,11 @@ pub(super) fn create_stream(
     let mut config = Map::from_iter([("name".to_string(), json!(name))]);
     config.extend(fixed.as_object().cloned().unwrap_or_default());
     config.extend(wanted.clone());
-    // Twice: another node may create it between our look and our try.
-    for last_try in [false, true] {
+    // Again, if another node creates it between our look and our try. For a moment its subjects are
+    // taken while it is not found yet.
+    let mut waits = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+    let deadline = Instant::now() + BEING_MADE;
+    loop {
         match client.api(&format!("STREAM.INFO.{name}"), &Value::Null)? {
             Ok(mut info) => {
                 let existing = info["config"].take();
@@ -139,11 +151,12 @@ pub(super) fn create_stream(
         let call = format!("STREAM.CREATE.{name}");
         match client.api(&call, &Value::Object(config.clone()))? {
             Ok(_) => return Ok(None),
-            Err(error) if error.err_code == code::NAME_IN_USE && !last_try => {}
+            Err(error) if code::TAKEN.contains(&error.err_code) && Instant::now() < deadline => {
+                thread::sleep(waits.wait());
+            }
             Err(error) => return Err(rejected("create", name, &error)),
         }
     }
-    Ok(None)
 }
 
 fn rejected(verb: &str, name: &str, error: &ApiError) -> StreamError {

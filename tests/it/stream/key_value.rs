@@ -1,10 +1,13 @@
 //! The key-value bucket.
 
+use std::sync::Barrier;
+use std::thread;
 use std::time::Duration;
 
 use harmonylite::broker::meta_bucket;
 use harmonylite::snapshot::Place;
 use harmonylite::snapshot::registry::{KeyValueRegistry, Registry};
+use harmonylite::stream::client::Client;
 use harmonylite::stream::jetstream::stream_name;
 use harmonylite::stream::key_value::KeyValue;
 use harmonylite::stream::{Reader, StreamError};
@@ -53,6 +56,31 @@ fn create_update_delete() {
         info["state"]["messages"], 2,
         "one per key, deletions included"
     );
+}
+
+/// While a server makes a stream, its subjects are taken and it does not know its name yet.
+#[test]
+fn a_bucket_that_several_nodes_create_at_once() {
+    let node = Node::start();
+    let clients: Vec<_> = (0..6).map(|_| node.client()).collect();
+    let together = Barrier::new(clients.len());
+    let create = |client: Client| {
+        let ensure = |round| {
+            together.wait();
+            let bucket = format!("b{round}");
+            KeyValue::ensure_bucket(&client, &bucket, 1, None).map(drop)
+        };
+        // To the end in any case: the others wait for us in each round.
+        let all: Vec<_> = (0..200).map(ensure).collect();
+        all.into_iter().collect::<Result<Vec<()>, StreamError>>()
+    };
+    thread::scope(|scope| {
+        let spawn = |client| scope.spawn(|| create(client));
+        let threads: Vec<_> = clients.into_iter().map(spawn).collect();
+        for thread in threads {
+            thread.join().unwrap().unwrap();
+        }
+    });
 }
 
 #[test]
