@@ -156,6 +156,7 @@ impl Consumer {
                 Err(Pause::Fatal(text)) => return Err(text),
                 Err(Pause::TryAgain(text)) => {
                     failures += 1;
+                    self.gate.health.ails(&self.subject(), &text);
                     if let Some(most) = self.retries.filter(|&most| failures > most) {
                         return Err(format!(
                             "gave up after {failures} tries, the first and {most} \
@@ -163,7 +164,7 @@ impl Consumer {
                         ));
                     }
                     if text != said {
-                        log::warn!("reading {}: {text}; trying again", self.stream);
+                        log::warn!("{}: {text}; trying again", self.subject());
                         said = text;
                     }
                 }
@@ -175,6 +176,11 @@ impl Consumer {
         }
     }
 
+    /// As [`crate::health`] calls what is done here.
+    fn subject(&self) -> String {
+        format!("reading {}", self.stream)
+    }
+
     /// Reads until something breaks. Returns only by an error.
     fn read(&mut self, reader: &mut dyn Reader) -> Result<(), Pause> {
         let mut state = self.state(reader)?;
@@ -183,6 +189,7 @@ impl Consumer {
             if from > state.last {
                 self.backoff.reset();
                 self.gate.set_at_end(self.shard, true);
+                self.gate.health.works(&self.subject());
             }
             if from != self.gate.enter().database.position(&self.stream).seq + 1 {
                 // A snapshot brought what comes next, perhaps of a stream that was longer than this
@@ -211,6 +218,7 @@ impl Consumer {
             }
             if let Some(last) = messages.last() {
                 self.apply(&messages, state.last)?;
+                self.gate.health.works(&self.subject());
                 from = last.sequence + 1;
                 self.gate.has_read();
             }

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::capture::Captured;
 use crate::database::{Database, DatabaseError};
+use crate::health::Health;
 use crate::outbox::Outbox;
 
 mod turns;
@@ -61,6 +62,8 @@ pub struct Gate {
     written: Mutex<Option<Instant>>,
     /// See [`Gate::hold_reading`].
     reading: Mutex<Option<Held>>,
+    /// What does not work, as the threads say.
+    pub health: Health,
 }
 
 /// Closed when reading may go on.
@@ -98,6 +101,7 @@ impl Gate {
             turn: Mutex::new(Pauses::from(now)),
             written: Mutex::new(None),
             reading: Mutex::new(None),
+            health: Health::default(),
         };
         (gate, woken)
     }

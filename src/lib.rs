@@ -27,6 +27,7 @@
 //! - [`capture`]: outgoing: raw log, comparison, versions, marks, frames.
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
 //! - [`outbox`]: frames under way and which marks their acknowledgements cover.
+//! - [`health`]: what is wrong just now, told over HTTP.
 //! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
@@ -73,7 +74,7 @@
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
 //! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
-//! (supervises ours), and the `nats-…` threads of connections. They share the gate and little else;
+//! (supervises ours), `http` if it is wanted, and the `nats-…` threads of connections. They share the gate and little else;
 //! nobody waits for the network inside it. Every end is reported ([`thread::Exited`]): one that was
 //! not asked for stops the process with the cause. SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
 //! acknowledgements, consumers finish the transaction in hand, then `closing` writes for the last time,
@@ -97,6 +98,7 @@ pub mod consumer;
 pub mod daemon;
 pub mod database;
 pub mod gate;
+pub mod health;
 pub mod lock;
 pub mod logging;
 pub mod mirror;

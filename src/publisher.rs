@@ -53,6 +53,9 @@ const LOOK_AGAIN: [Duration; 12] = [
     Duration::from_millis(1600),
 ];
 
+/// As [`crate::health`] calls what is done here.
+const PUBLISHING: &str = "publishing";
+
 /// zstd's fastest level: frames are small and latency counts.
 const COMPRESSION_LEVEL: i32 = 1;
 
@@ -180,13 +183,18 @@ impl Publisher {
                 return self.finish();
             }
             match self.handle(event) {
-                Ok(()) => failing = false,
+                Ok(()) if failing => {
+                    failing = false;
+                    self.gate.health.works("database");
+                }
+                Ok(()) => {}
                 Err(DatabaseError::Stopped) => return Ok(()),
                 Err(e) if e.is_temporary() => {
                     if !failing {
                         log::error!("database: {e}; trying again until it works");
                     }
                     failing = true;
+                    self.gate.health.ails("database", &e.to_string());
                     self.rest_until = Instant::now() + Duration::from_secs(1);
                     self.look_at = Some(self.rest_until);
                 }
@@ -261,6 +269,9 @@ impl Publisher {
                 match self.refusal.is_empty() {
                     true => log::info!("connected to NATS, publishing"),
                     false => log::debug!("connected to NATS, trying again"),
+                }
+                if self.refusal.is_empty() {
+                    self.gate.health.works(PUBLISHING);
                 }
                 self.gate.poke_keeper();
                 self.link = Some(Link::new(writer));
@@ -456,6 +467,7 @@ impl Publisher {
         if link.messages.is_empty() && inside.outbox.is_empty() {
             link.worked = true;
             self.refusal.clear();
+            self.gate.health.works(PUBLISHING);
         }
     }
 
@@ -467,6 +479,7 @@ impl Publisher {
             true => log::Level::Debug,
             false => log::Level::Warn,
         };
+        self.gate.health.ails(PUBLISHING, &text);
         self.refusal = text;
         let worked = self.link.take().is_some_and(|link| link.worked);
         log::log!(level, "publishing: {}; trying again", self.refusal);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::apply::Incoming;
 use crate::capture::Frames;
@@ -91,6 +91,13 @@ pub(crate) fn shape_of_table(table: &Table) -> String {
 }
 
 impl Database {
+    /// A table, lower case, of which something is held.
+    pub fn a_held_table(&self) -> Result<Option<String>> {
+        let text = "SELECT table_name FROM __harmonylite___held LIMIT 1";
+        let mut query = self.conn.prepare_cached(text)?;
+        Ok(query.query_row([], |row| row.get(0)).optional()?)
+    }
+
     /// Rows and columns that wait for the schema.
     pub fn held(&self) -> Result<u64> {
         Ok(self

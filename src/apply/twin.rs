@@ -64,7 +64,8 @@ impl Database {
         self.write_synced(|db| Ok(set_meta(&db.conn, MADE, made[last..].join(" "))?))
     }
 
-    fn made(&self) -> Result<Vec<String>> {
+    /// Names of snapshots that this node made.
+    pub(crate) fn made(&self) -> Result<Vec<String>> {
         let names: Option<String> = get_meta(&self.conn, MADE)?;
         let names = names.unwrap_or_default();
         Ok(names.split_whitespace().map(str::to_owned).collect())

@@ -13,6 +13,7 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::database::{Database, DatabaseError, Settings};
+use crate::health::http;
 use crate::model::backoff::Backoff;
 use crate::snapshot::beside;
 use crate::snapshot::thread::Ask;
@@ -62,6 +63,10 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
             Until::SnapshotSaved => format!("{text}, or send it SIGUSR1 to save a snapshot"),
         })
     })?;
+    let prometheus = &config.prometheus;
+    let listener =
+        (prometheus.enable && until == Until::Told).then(|| http::listen(&prometheus.bind));
+    let listener = listener.transpose().map_err(Failure)?;
     beside::remove_stale(&config.db_path);
     let (exits, exited) = unbounded();
     let (ask, asks) = unbounded();
@@ -100,6 +105,9 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     let is_awaited = until == Until::SnapshotSaved;
     let keeping = parts::Keeping { asks, is_awaited };
     let parts = Parts::start(config, net, database, keeping, &exits);
+    if let Some(listener) = listener {
+        http::serve(listener, parts.gate(), &exits);
+    }
     let (reply, saved) = bounded(1);
     if until == Until::SnapshotSaved {
         let _ = ask.send(Ask {

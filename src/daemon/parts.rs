@@ -1,8 +1,8 @@
 //! The threads that share the gate, and their orderly end.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -128,6 +128,11 @@ impl Parts {
     /// How long until nothing has changed for `timeout`; none if that is no matter.
     pub fn sleeps_in(&self, timeout: Option<Duration>) -> Option<Duration> {
         Some(timeout?.saturating_sub(self.gate.quiet_for()))
+    }
+
+    /// For who looks on from outside.
+    pub fn gate(&self) -> Weak<Gate> {
+        Arc::downgrade(&self.gate)
     }
 
     /// Ends the threads that write, then closes the database, then ends the server. A second signal

@@ -48,8 +48,11 @@ impl Database {
         Ok(!self.lost_streams()?.is_empty())
     }
 
-    /// Whether all that a snapshot holds of lost streams was read here.
+    /// Whether all that a snapshot holds of lost streams was read here, or it was made here.
     pub(crate) fn had_read(&self, entry: &Entry) -> Result<bool> {
+        if self.made()?.contains(&entry.name) {
+            return Ok(true);
+        }
         let had_read = |(stream, before): (&String, &Place)| {
             let place = entry.streams.get(stream);
             place.is_some_and(|p| p.created == before.created && p.seq <= before.seq)

@@ -128,6 +128,7 @@ impl Snapshots {
                     failures = 0;
                     self.backoff.reset();
                     self.said.clear();
+                    self.gate.health.works("snapshots");
                     if self.keeper.is_asked() && self.owes_word {
                         log::info!("snapshot: one is asked for, and is made as soon as it may be");
                     }
@@ -257,6 +258,7 @@ impl Snapshots {
             self.registry = None;
         }
         let text = e.to_string();
+        self.gate.health.ails("snapshots", &text);
         let kind = without_names(&text);
         let is_said = kind == self.said && !self.owes_word;
         match e {

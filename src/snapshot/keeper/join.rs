@@ -65,10 +65,13 @@ impl Keeper {
         if !inside.database.seeks_snapshot()? {
             return Ok(());
         }
-        let newest = self.newest.as_ref().map(|e| inside.database.had_read(e));
-        let may_help = !newest.transpose()?.unwrap_or(true);
+        // None may mean that the manifest is torn, and there is one all the same.
+        let Some(newest) = &self.newest else {
+            return Ok(());
+        };
+        let had_read = inside.database.had_read(newest)?;
         drop(inside);
-        if !may_help || !self.merge_any(round, |_, _| true)? {
+        if had_read || !self.merge_any(round, |_, _| true)? {
             let mut inside = round.gate.enter();
             inside.database.write(|db| db.forget_lost())?;
         }

@@ -150,6 +150,15 @@ impl Cluster {
         }
     }
 
+    /// 1 founded it, 2 joined.
+    fn two_that_met(&self) -> (Kept, Kept) {
+        let mut a = self.node(1, BOOKS);
+        let mut b = self.node(2, BOOKS);
+        self.round(&mut a).unwrap();
+        self.round(&mut b).unwrap();
+        (a, b)
+    }
+
     fn round(&self, node: &mut Kept) -> Result<Next, RoundError> {
         self.round_with(node, &|| open(self.store.path()))
     }
@@ -287,10 +296,7 @@ fn made_at_half_of_the_entries_and_two_are_kept() {
 #[test]
 fn what_was_missed_is_asked_for_and_merged() {
     let cluster = Cluster::new();
-    let mut a = cluster.node(1, BOOKS);
-    let mut b = cluster.node(2, BOOKS);
-    cluster.round(&mut a).unwrap();
-    cluster.round(&mut b).unwrap();
+    let (mut a, mut b) = cluster.two_that_met();
     a.app
         .execute_batch("INSERT INTO Books VALUES (1, 'missed', 'x')")
         .unwrap();

@@ -5,10 +5,7 @@ use super::*;
 /// Node 1 made a snapshot at 10 and ended; node 2 had read up to `read` when the broker's store was lost.
 fn after_loss(read: u64) -> (Cluster, Kept) {
     let cluster = Cluster::new();
-    let mut a = cluster.node(1, BOOKS);
-    let mut b = cluster.node(2, BOOKS);
-    cluster.round(&mut a).unwrap();
-    cluster.round(&mut b).unwrap();
+    let (mut a, mut b) = cluster.two_that_met();
     a.app
         .execute_batch("INSERT INTO Books VALUES (1, 'Dune', 'x')")
         .unwrap();
@@ -57,5 +54,36 @@ fn what_was_read_before_a_stream_was_lost_is_not_merged_again() {
     let (cluster, mut b) = after_loss(10);
     cluster.round(&mut b).unwrap();
     assert!(titles(&b).is_empty());
+    assert!(!b.gate.enter().database.seeks_snapshot().unwrap());
+}
+
+/// Where replacing it takes two steps, a manifest can be read between them.
+#[test]
+fn a_torn_manifest_does_not_mean_that_there_is_no_snapshot() {
+    let (cluster, mut b) = after_loss(5);
+    let manifest = cluster.store.path().join(NAME);
+    let whole = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
+    let mut shared = cluster.shared.lock().unwrap();
+    (shared.newest, shared.leader) = (None, Some(1));
+    drop(shared);
+    cluster.round(&mut b).unwrap();
+    assert!(titles(&b).is_empty());
+    std::fs::write(&manifest, &whole).unwrap();
+    cluster.round(&mut b).unwrap();
+    assert_eq!(titles(&b), ["Dune"]);
+}
+
+/// All that is in it is here, and it would be fetched for nothing.
+#[test]
+fn who_makes_the_first_after_a_loss_does_not_merge_it() {
+    let (cluster, mut b) = after_loss(5);
+    std::fs::remove_file(cluster.store.path().join(NAME)).unwrap();
+    cluster.shared.lock().unwrap().newest = None;
+    cluster.round(&mut b).unwrap();
+    let made = cluster.newest().unwrap();
+    assert_eq!(made.node, 2);
+    std::fs::remove_file(cluster.store.path().join(&made.name)).unwrap();
+    cluster.round(&mut b).unwrap();
     assert!(!b.gate.enter().database.seeks_snapshot().unwrap());
 }

@@ -1,0 +1,64 @@
+//! What is wrong just now, for whoever watches many nodes.
+//!
+//! Threads that try again and again say here why, and take it back when it works ([`Health`]). What
+//! lasts (messages that were missed, rows that wait for a migration) is asked of the database when
+//! somebody wants to know ([`report`]), so that a healthy, idle node does nothing for it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::database::{Database, Result};
+
+pub mod http;
+
+/// Troubles by their subject.
+#[derive(Debug, Default)]
+pub struct Health {
+    troubles: Mutex<BTreeMap<String, String>>,
+}
+
+impl Health {
+    /// `subject` does not work, and why.
+    pub fn ails(&self, subject: &str, why: &str) {
+        self.with(|troubles| {
+            troubles.insert(subject.to_owned(), why.to_owned());
+        });
+    }
+
+    /// `subject` works.
+    pub fn works(&self, subject: &str) {
+        self.with(|troubles| {
+            troubles.remove(subject);
+        });
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
+        look(&mut self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All that is known, as JSON: `status` is "ok" as long as `problems` is empty.
+pub fn report(health: &Health, database: &Database) -> Result<Value> {
+    let mut problems = health.with(|troubles| troubles.clone());
+    for (stream, missed) in database.missed() {
+        let text = format!(
+            "messages up to {} were gone from the broker before they were read here: this node lacks \
+             changes until a snapshot brings them",
+            missed.seq
+        );
+        problems.insert(format!("gap in {stream}"), text);
+    }
+    if let Some(table) = database.a_held_table()? {
+        let text =
+            format!("rows of other nodes wait until they fit here: of table {table}, if no more");
+        problems.insert("schema".to_owned(), text);
+    }
+    Ok(json!({
+        "status": if problems.is_empty() { "ok" } else { "failing" },
+        "node": database.node(),
+        "problems": problems,
+        "quarantined": database.quarantined()?,
+    }))
+}

@@ -1,0 +1,133 @@
+//! What is wrong just now, over HTTP.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::cluster::Cluster;
+use crate::node::{Node, free_port, until};
+
+/// Status and all that follows; empty while nobody listens.
+fn ask(port: u16, request: &str) -> String {
+    let mut answer = String::new();
+    if let Ok(mut connection) = TcpStream::connect(("127.0.0.1", port)) {
+        // What is refused early may be reset.
+        let _ = connection.write_all(request.as_bytes());
+        let _ = connection.read_to_string(&mut answer);
+    }
+    answer
+}
+
+fn health(port: u16) -> String {
+    ask(port, "GET /health HTTP/1.1\r\nHost: box\r\n\r\n")
+}
+
+fn until_health(port: u16, status: u16, texts: &[&str]) {
+    until("the health", || {
+        let answer = health(port);
+        let is_so = answer.starts_with(&format!("HTTP/1.1 {status} "));
+        let says = texts.iter().all(|text| answer.contains(text));
+        (is_so && says).then_some(())
+    });
+}
+
+fn serve(node: &mut Node) -> u16 {
+    let port = free_port();
+    node.set("prometheus.enable", "true")
+        .set("prometheus.bind", &format!("'127.0.0.1:{port}'"));
+    port
+}
+
+#[test]
+fn what_does_not_work_is_said_until_it_does() {
+    let mut cluster = Cluster::stopped(1, |_| {});
+    let disk = cluster.nodes[0].file("disk");
+    let path = format!("'{}'", disk.join("snapshots").display());
+    cluster.nodes[0]
+        .set("snapshot.store", "'file'")
+        .set("snapshot.file.path", &path);
+    let port = serve(&mut cluster.nodes[0]);
+    cluster.nodes[0].start();
+    until_health(port, 503, &["\"snapshots\":", "is its disk mounted?"]);
+    std::fs::create_dir_all(disk.join("snapshots")).unwrap();
+    until_health(port, 200, &["\"status\":\"ok\"", "\"node\":1"]);
+
+    cluster.broker.kill();
+    let names = ["\"publishing\":", "\"reading harmonylite-changes-"];
+    until_health(port, 503, &names);
+    cluster.broker.start_again();
+    until_health(port, 200, &["\"problems\":{}"]);
+}
+
+#[test]
+fn what_was_missed_is_named_until_a_snapshot_brings_it() {
+    let mut cluster = Cluster::stopped(2, |node| {
+        node.set("replication_log.max_entries", "16");
+    });
+    let port = serve(&mut cluster.nodes[1]);
+    Node::start_all(&mut cluster.nodes);
+    cluster.nodes[0].execute("INSERT INTO item VALUES (0, 'a', 0)");
+    cluster.converge();
+    cluster.nodes[1].set("snapshot.enabled", "false").stop();
+    for id in 1..200 {
+        cluster.nodes[0].execute(&format!("INSERT INTO item VALUES ({id}, 'b', 0)"));
+    }
+    until("all is sent", || cluster.nodes[0].is_quiet().then_some(()));
+    cluster.nodes[1].start();
+    until_health(port, 503, &["gap in harmonylite-changes-", "lacks changes"]);
+    cluster.nodes[1].stop();
+    cluster.nodes[1].set("snapshot.enabled", "true").start();
+    until_health(port, 200, &["\"problems\":{}"]);
+    assert_eq!(cluster.converge().len(), 200);
+}
+
+#[test]
+fn rows_that_wait_for_a_migration() {
+    let mut cluster = Cluster::stopped(2, |_| {});
+    let port = serve(&mut cluster.nodes[1]);
+    Node::start_all(&mut cluster.nodes);
+    cluster.converge();
+    let new = "CREATE TABLE later (id INTEGER PRIMARY KEY, value)";
+    cluster.nodes[0].execute(new);
+    cluster.nodes[0].execute("INSERT INTO later VALUES (1, 'a')");
+    until_health(port, 503, &["\"schema\":", "later"]);
+    cluster.nodes[1].execute(new);
+    until_health(port, 200, &["\"problems\":{}"]);
+    assert_eq!(cluster.nodes[1].number("SELECT count(*) FROM later"), 1);
+}
+
+#[test]
+fn requests_that_make_no_sense() {
+    let mut node = Node::new(1);
+    let port = serve(&mut node);
+    node.set("nats.bind_address", "'127.0.0.1:-1'").start();
+    node.until_log("health at http://127.0.0.1:");
+    let status = |request: &str| ask(port, request).get(..12).map(str::to_owned);
+    for (request, expected) in [
+        ("GET /metrics HTTP/1.1\r\n\r\n", "HTTP/1.1 404"),
+        ("POST /health HTTP/1.1\r\n\r\n", "HTTP/1.1 400"),
+        ("\x16\x03\x01\r\n\r\n", "HTTP/1.1 400"),
+    ] {
+        assert_eq!(status(request).as_deref(), Some(expected), "{request:?}");
+    }
+    let endless = format!("GET /health HTTP/1.1\r\nX: {}", "x".repeat(20_000));
+    assert_eq!(ask(port, &endless), "", "given up");
+    let head = ask(port, "HEAD /health?x HTTP/1.0\r\n\r\n");
+    assert!(
+        head.contains("application/json") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+    // Somebody who says nothing is in nobody's way for long.
+    let _silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    until_health(port, 200, &[]);
+
+    let mut second = Node::new(2);
+    second.set("prometheus.enable", "true");
+    second
+        .set("prometheus.bind", &format!("'127.0.0.1:{port}'"))
+        .start();
+    assert_eq!(second.wait().code(), Some(1));
+    let says = format!("prometheus.bind: listen on 127.0.0.1:{port}: Address already in use");
+    assert!(second.log().contains(&says), "{}", second.log());
+    let tables = "SELECT count(*) FROM sqlite_schema";
+    assert_eq!(second.number(tables), 0, "nothing is changed");
+}
