@@ -84,10 +84,16 @@ pub enum Mutation {
     BuriedInSilence,
     /// What is marked again keeps the number of its version.
     MarkedUnderOther,
+    /// A row that was held until its delete may be forgotten is not told again.
+    OldHeldInSilence,
+    /// What others lack of a stream that this node read whole is not said.
+    OthersGapsIgnored,
+    /// No snapshot is merged for a stream that is gone.
+    LostStreamsForgotten,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 39] = {
+    pub const ALL: [Mutation; 42] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -129,6 +135,9 @@ impl Mutation {
             ForgottenStampedAgain,
             BuriedInSilence,
             MarkedUnderOther,
+            OldHeldInSilence,
+            OthersGapsIgnored,
+            LostStreamsForgotten,
         ]
     };
 }

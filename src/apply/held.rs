@@ -221,14 +221,14 @@ impl Database {
     /// Adds to a row that is about to be joined what is held of it. A delete that was held may have
     /// been told long ago.
     pub(crate) fn add_held(&mut self, incoming: &mut Incoming, at: &Place) -> Result<()> {
-        let told = incoming.floor;
-        self.read_held(at, incoming)?;
-        if incoming.floor != told {
-            self.doubt_ages();
-        }
         let mut held = Incoming::default();
         self.read_held(at, &mut held)?;
-        incoming.unsent = incoming.unsent.max(self.told_again(&held));
+        if held.floor > incoming.floor {
+            self.doubt_ages();
+        }
+        let told_again = self.told_again(&held);
+        incoming.absorb(held);
+        incoming.unsent = incoming.unsent.max(told_again);
         Ok(())
     }
 
@@ -237,7 +237,9 @@ impl Database {
     /// are to have it, or none.
     pub(crate) fn told_again(&self, held: &Incoming) -> Option<Version> {
         let newest = held.newest()?;
-        let is_old = self.broker_time_ms().is_some() && self.is_old(newest.time_ms());
+        let is_old = self.broker_time_ms().is_some()
+            && self.is_old(newest.time_ms())
+            && !mutation::is(Mutation::OldHeldInSilence);
         let is_told = self.publishes_held_again() || is_old;
         (is_told && self.settings.publish).then_some(newest)
     }

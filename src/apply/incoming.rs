@@ -74,6 +74,16 @@ impl Incoming {
         }
     }
 
+    /// Takes in what else is known of the row.
+    pub fn absorb(&mut self, other: Incoming) {
+        self.floor = self.floor.max(other.floor);
+        self.row = self.row.max(other.row);
+        self.unsent = self.unsent.max(other.unsent);
+        for (column, (version, value)) in other.columns {
+            self.add_column(column, version, value);
+        }
+    }
+
     /// In the compact form.
     pub fn state(&self) -> State {
         let newest = self.columns.values().map(|(v, _)| *v).max();

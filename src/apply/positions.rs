@@ -209,14 +209,13 @@ impl Database {
         let unheard = |(stream, known): (&String, &Position)| {
             let place = entry.streams.get(stream);
             let place = place.filter(|p| p.created == known.created);
-            match &known.gap {
-                Some(gap) => !place.is_some_and(|p| heard(p, gap.end)),
+            let Some(gap) = &known.gap else {
                 // What others lack of it was read here.
-                None => {
-                    let lacking = place.and_then(|p| p.gap.as_ref());
-                    lacking.is_some_and(|gap| known.seq >= gap.end)
-                }
-            }
+                let theirs = place.and_then(|p| p.gap.as_ref());
+                let is_known = theirs.is_some_and(|gap| known.seq >= gap.end);
+                return is_known && !mutation::is(Mutation::OthersGapsIgnored);
+            };
+            !place.is_some_and(|p| heard(p, gap.end))
         };
         self.positions.known.iter().any(unheard)
     }
@@ -318,8 +317,9 @@ impl Database {
     }
 
     /// Reads every stream from its start again, and merges a snapshot first if there is one, which is
-    /// never wrong: an operator asks for it by removing the mirror of the positions. What was read so far is kept as if it were acknowledged:
-    /// a snapshot that is not as far does not have all that is here.
+    /// never wrong: an operator asks for it by removing the mirror of the positions. What was read so
+    /// far is kept as if it were acknowledged: a snapshot that is not as far does not have all that is
+    /// here.
     pub fn forget_positions(&mut self) -> Result<()> {
         self.lose_all_streams()?;
         for (stream, _) in self.sequences() {

@@ -25,7 +25,7 @@ impl Database {
     /// Looks for a row that was written under this node's id since it started, and not by it.
     pub(super) fn look_for_twin(&mut self, nodes: &[u64], tables: &[TableRows<'_>]) -> Result<()> {
         if nodes.contains(&self.node) && self.has_row_of_twin(nodes, tables)? {
-            self.take_fresh_id()?;
+            self.take_fresh_id("another node writes")?;
         }
         Ok(())
     }
@@ -79,7 +79,8 @@ impl Database {
             return Ok(());
         }
         self.write(|db| {
-            db.take_fresh_id()?;
+            // Or this one did, when its tables were others: then the fresh id costs nothing.
+            db.take_fresh_id("another node, or a database that was here before, made a snapshot")?;
             Ok(set_meta(&db.conn, UNHEARD, true)?)
         })
     }
@@ -105,11 +106,11 @@ impl Database {
     }
 
     /// From now on this node is another one. What it wrote so far stays what it was.
-    fn take_fresh_id(&mut self) -> Result<()> {
+    fn take_fresh_id(&mut self, why: &str) -> Result<()> {
         let fresh = self.fresh_id();
         log::error!(
-            "another node writes under this node's id {}: this one is {fresh} from now on. Give \
-             each node a node_id of its own, or none",
+            "{why} under this node's id {}: this one is {fresh} from now on. Give each node a \
+             node_id of its own, or none",
             self.node
         );
         set_meta(&self.conn, "node_id_taken", self.node as i64)?;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use crate::apply::Position;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::{Database, Result};
+use crate::mutation::{self, Mutation};
 use crate::snapshot::{Entry, Place};
 
 /// In `___meta`: by name, how far this node had read them.
@@ -45,7 +46,7 @@ impl Database {
 
     /// Whether a snapshot may hold what nobody publishes again.
     pub fn seeks_snapshot(&self) -> Result<bool> {
-        Ok(!self.lost_streams()?.is_empty())
+        Ok(!self.lost_streams()?.is_empty() && !mutation::is(Mutation::LostStreamsForgotten))
     }
 
     /// Whether all that a snapshot holds of lost streams was read here, or it was made here.

@@ -15,9 +15,11 @@ fn worlds(mistake: Mutation) -> u64 {
         MarkedTombstonesDropped
         | TombstonesDroppedEarly
         | ForgottenStampedAgain
-        | BuriedInSilence => runs::FORGETTING,
+        | BuriedInSilence
+        | OldHeldInSilence => runs::FORGETTING,
         SnapshotOfUncaptured | PositionsBeforeMerge | GapForgottenOnMerge | LackingRowsDeleted
-        | MarksNotCarried | JoinedBeforeMerging | MarkedUnderOther => runs::SNAPSHOTS,
+        | MarksNotCarried | JoinedBeforeMerging | MarkedUnderOther | OthersGapsIgnored
+        | LostStreamsForgotten => runs::SNAPSHOTS,
         _ => 0,
     }
 }
