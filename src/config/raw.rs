@@ -45,10 +45,15 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     pub fn parse(text: &'a str) -> Result<Document<'a>, SyntaxError> {
-        // Only the message: toml's own display quotes the line, which may hold a password.
-        let root = DeTable::parse(text).map_err(|error| SyntaxError {
-            line: line_at(text, error.span().map_or(0, |span| span.start)),
-            message: error.message().replace('\n', ", "),
+        let root = DeTable::parse(text).map_err(|error| {
+            let span = error.span().unwrap_or_default();
+            let line = line_at(text, span.start);
+            // Only the message: toml's own display quotes the line, which may hold a password.
+            let mut message = error.message().replace('\n', ", ");
+            if message == "duplicate key" {
+                message = format!("{message} {}", text.get(span).unwrap_or_default());
+            }
+            SyntaxError { line, message }
         })?;
         Ok(Document {
             text,

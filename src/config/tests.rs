@@ -248,6 +248,11 @@ fn syntax() {
         "{error}"
     );
     assert!(!error.contains("hunter2"), "{error}");
+    let twice = "[nats]\nuser_password = \"hunter2\"\nuser_password = \"hunter3\"";
+    assert_eq!(
+        parse(twice).unwrap_err().to_string(),
+        "box.toml line 3: not valid TOML: duplicate key user_password"
+    );
 }
 
 #[test]
