@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use crate::apply::aside::Aside;
 use crate::apply::tuples::colliding;
+use crate::apply::unique::is_unique_violation;
 use crate::database::rows::Rows;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
@@ -56,6 +57,20 @@ impl<'c> Settling<'c> {
             todo: BTreeSet::new(),
             done: BTreeSet::new(),
         })
+    }
+
+    /// Fails if the row, which is not in the table, could not be there whatever the others are. SQLite
+    /// looks at the UNIQUE indexes last.
+    pub fn try_row(&mut self, values: &[OwnedValue]) -> Result<()> {
+        let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
+        let conn = self.aside.conn;
+        conn.execute_batch("SAVEPOINT try_row")?;
+        let done = self.rows.upsert(&values);
+        conn.execute_batch("ROLLBACK TO try_row; RELEASE try_row")?;
+        match done {
+            Err(e) if !is_unique_violation(&e) => Err(e.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Looks at every row of `todo`, from the highest order down.

@@ -22,6 +22,7 @@ mod schema_moves;
 mod shown;
 pub(crate) mod support;
 mod transactions;
+mod unfit;
 mod values;
 
 use support::{Node, assert_equal, cluster, exchange};

@@ -50,7 +50,8 @@ impl Database {
     }
 
     /// A row was joined, its version is stored: `in_table` is what the table still holds of it,
-    /// `arrived` what it is now, none if deleted.
+    /// `arrived` what it is now, none if deleted. Fails if that breaks another constraint: then it is
+    /// held, as it would be if nothing were displaced.
     pub(super) fn settle_joined(
         &mut self,
         table: &Arc<Table>,
@@ -66,6 +67,7 @@ impl Database {
             settling.wake(&old)?;
         }
         if let Some(values) = arrived {
+            settling.try_row(&values)?;
             settling.aside.put(key_bytes, &values, &[])?;
             settling.add(key_bytes.to_vec())?;
         }

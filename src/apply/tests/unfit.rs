@@ -1,0 +1,61 @@
+//! Rows that break a constraint of one node while others collide.
+
+use std::time::Duration;
+
+use super::support::{Node, assert_equal, cluster, converge};
+
+const ALL: &str = "SELECT * FROM t ORDER BY 1";
+const FREE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b UNIQUE, w)";
+const CHECKED: &str =
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b UNIQUE, w CHECK (w < 10))";
+
+fn rebuild(schema: &str) -> String {
+    let new = schema.replace("TABLE t(", "TABLE new(");
+    format!(
+        "BEGIN; {new}; INSERT INTO new SELECT * FROM t; DROP TABLE t;
+         ALTER TABLE new RENAME TO t; COMMIT"
+    )
+}
+
+/// Nodes with one schema have the same rows, whether something was displaced when the row came or not.
+#[test]
+fn a_row_that_does_not_fit_is_held_whatever_is_displaced() {
+    let mut n = cluster(3, FREE);
+    n.extend([4, 5].map(|id| Node::new(id, CHECKED)));
+    n[0].run("INSERT INTO t VALUES (1, 'x', 'x', 1)");
+    converge(&mut n);
+    for (i, sql) in [
+        "INSERT INTO t VALUES (2, 'same', 'hidden, and does not fit', 99)",
+        "INSERT INTO t VALUES (3, 'same', 'hidden', 1)",
+        "INSERT INTO t VALUES (4, 'same', 'seen', 1)",
+    ]
+    .iter()
+    .enumerate()
+    {
+        n.iter()
+            .for_each(|n| n.clock.advance(Duration::from_secs(1)));
+        n[i].run(sql);
+    }
+    n[0].clock.advance(Duration::from_secs(9));
+    n[0].run("UPDATE t SET w = 99 WHERE id = 1");
+    let [unfit, hidden, seen] = [0, 1, 2].map(|i| n[i].publish());
+    for frames in [&hidden, &seen, &unfit] {
+        n[..4].iter_mut().for_each(|node| node.apply(frames));
+    }
+    for frames in [&unfit, &hidden, &seen] {
+        n[4].apply(frames);
+    }
+    assert_eq!(
+        assert_equal(&n[3..], ALL).lines().next(),
+        Some("i1 t'x' t'x' i1")
+    );
+    for node in &n[3..] {
+        assert_eq!(
+            (node.db.held().unwrap(), node.db.displaced().unwrap()),
+            (2, 1)
+        );
+    }
+    n[3..].iter().for_each(|node| node.run(&rebuild(FREE)));
+    let all = converge(&mut n);
+    assert_eq!(n[3].rows("SELECT w FROM t WHERE id = 1"), "i99", "{all}");
+}
