@@ -12,7 +12,7 @@ use crate::apply::Incoming;
 use crate::capture::Frames;
 use crate::database::rows::KEY_BYTES;
 use crate::database::sites::Sites;
-use crate::database::table::Table;
+use crate::database::table::{Shape, Table};
 use crate::database::{Database, Result, values};
 use crate::model::cbor;
 use crate::model::frame::{FrameKeyColumn, Row, TableRows};
@@ -88,6 +88,13 @@ pub(crate) fn shape_of_table(table: &Table) -> String {
         key.iter()
             .map(|k| (k.name.as_str(), k.affinity, k.collation.as_str())),
     )
+}
+
+/// Of a table that is no more as it was.
+pub(super) fn shape_of_known(known: &Shape) -> String {
+    let names = known.columns.iter().map(|(name, _)| name.as_str());
+    let key = names.zip(&known.key);
+    shape(key.map(|(name, (affinity, collation))| (name, affinity.as_str(), collation.as_str())))
 }
 
 impl Database {

@@ -25,6 +25,7 @@ mod join;
 mod parts;
 mod positions;
 mod quarantine;
+mod rekeyed;
 mod settling;
 mod tuples;
 mod twin;

@@ -74,6 +74,22 @@ impl Shape {
         self.columns.iter().any(|(c, _)| c == column)
     }
 
+    /// The name that the column called `name` now or once has.
+    pub fn named_now<'a>(&'a self, name: &'a str) -> &'a str {
+        let is_former = |(_, former): &(&String, &Vec<String>)| former.iter().any(|f| f == name);
+        let now = self.former.iter().find(is_former);
+        now.map_or(name, |(now, _)| now)
+    }
+
+    /// Whether a value is that of a column which a row learnt by transaction `at` did not have yet.
+    pub fn is_unwritten(&self, column: &str, at: i64, value: Value<'_>) -> bool {
+        let is_late = self
+            .columns
+            .iter()
+            .any(|(c, born)| c == column && at < *born);
+        is_late && self.defaults.get(column) == Some(&exactly(value))
+    }
+
     /// Columns that have another name than in `known`, old and new: ALTER TABLE leaves them in place.
     pub fn renamed_since(&self, known: &Shape) -> Vec<(String, String)> {
         let pairs = known.columns.iter().zip(&self.columns);

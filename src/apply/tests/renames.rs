@@ -182,3 +182,37 @@ fn a_table_is_renamed_to_and_fro_with_rows_displaced_and_unsent() {
     assert_eq!(row, "i1 t'same' t'first' i0");
     assert_eq!(n[0].rows("SELECT id FROM t ORDER BY 1"), "i1\ni2\ni4\ni5");
 }
+
+/// The row is of the old key alone: it waits for that, as rows do that arrive from a node which still
+/// has it.
+#[test]
+fn a_displaced_row_is_held_while_the_key_is_of_another_kind() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)";
+    let rebuild = |schema: &str| {
+        let new = schema.replace("TABLE t(", "TABLE new(");
+        format!(
+            "BEGIN; {new}; INSERT INTO new SELECT id, a, w FROM t; DROP TABLE t;
+             ALTER TABLE new RENAME TO t; COMMIT"
+        )
+    };
+    let mut n = one_is_displaced(schema);
+    migrate(&mut n, "ALTER TABLE t RENAME COLUMN v TO w");
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, w)";
+    migrate(&mut n, &rebuild(&schema.replace("INTEGER", "TEXT")));
+    for node in &n {
+        assert_eq!(
+            (node.db.displaced().unwrap(), node.db.held().unwrap()),
+            (0, 1)
+        );
+    }
+    n[1].run("UPDATE t SET w = 'written meanwhile'");
+    converge(&mut n);
+    migrate(&mut n, &rebuild(schema));
+    assert_eq!(n[0].db.held().unwrap(), 0);
+    let row = comes_back(&mut n, "UPDATE t SET a = 'other'", "*");
+    assert_eq!(row, "i1 t'same' t'first'");
+    assert_eq!(
+        n[0].rows("SELECT w FROM t WHERE id = 2"),
+        "t'written meanwhile'"
+    );
+}

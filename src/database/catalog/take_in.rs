@@ -152,6 +152,9 @@ impl Database {
                 "the key of table {} is another one, or its versions are gone: they begin anew",
                 schema.name
             );
+            if self.has_table(&format!("{PREFIX}{}_versions", schema.name))? {
+                self.hold_displaced(id, &schema.name, &known)?;
+            }
             self.conn
                 .execute("DELETE FROM __harmonylite___tables WHERE id = ?1", [id])?;
         }
