@@ -49,6 +49,8 @@ pub struct Column {
     pub default: OwnedValue,
     /// The default of rows that are inserted now.
     pub default_now: OwnedValue,
+    /// Text of a default that is the time of the write, or made of that.
+    pub default_by_time: Option<String>,
     pub not_null: bool,
 }
 
@@ -278,6 +280,7 @@ fn read_table(
             affinity,
             default_now: default.clone(),
             default,
+            default_by_time: None,
             not_null: true,
         });
         let collation = "BINARY".to_owned();
@@ -308,6 +311,7 @@ fn read_table(
             affinity: Affinity::of(&column.declared, options.strict),
             default_now: default.clone(),
             default,
+            default_by_time: default_by_time(column),
             not_null: column.not_null,
         });
     }
@@ -373,6 +377,13 @@ fn default_value(column: &RawColumn, strict: bool) -> rusqlite::Result<OwnedValu
     memory.query_row("SELECT x FROM d", [], |r| {
         Ok(values::value(r.get_ref(0)?).to_owned())
     })
+}
+
+/// A default that is no constant, if every SQLite that an application brings makes the same of it in
+/// one statement: a trigger that names a function which is unknown there would keep it from writing.
+fn default_by_time(column: &RawColumn) -> Option<String> {
+    let text = column.default.as_ref();
+    text.filter(|t| sql_text::is_of_time(t)).cloned()
 }
 
 fn unique_indexes(

@@ -89,6 +89,41 @@ pub fn words(sql: &str) -> Vec<String> {
     each.collect()
 }
 
+/// Words of an expression that is made of constants and of the time.
+const WORDS_OF_TIME: [&str; 18] = [
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "date",
+    "time",
+    "datetime",
+    "julianday",
+    "strftime",
+    "cast",
+    "as",
+    "integer",
+    "int",
+    "real",
+    "text",
+    "round",
+    "substr",
+    "lower",
+    "upper",
+];
+
+/// Whether an expression is made of constants and of the time alone.
+pub fn is_of_time(sql: &str) -> bool {
+    let is_known = |word: &str| match word.as_bytes()[0] {
+        b'"' | b'`' | b'[' => false,
+        b if is_word_byte(b) && !b.is_ascii_digit() => {
+            WORDS_OF_TIME.iter().any(|w| w.eq_ignore_ascii_case(word))
+        }
+        _ => true,
+    };
+    // A comment would end what it is put into.
+    !sql.contains("--") && tokens(sql).into_iter().all(|t| is_known(&sql[t]))
+}
+
 type Span = std::ops::Range<usize>;
 
 fn is_word(sql: &str, span: &Span, word: &str) -> bool {
@@ -184,6 +219,26 @@ mod tests {
             None
         );
         assert_eq!(parse("CREATE UNIQUE INDEX i ON t(a"), None);
+    }
+
+    #[test]
+    fn of_the_time_is_what_names_nothing_else() {
+        for text in [
+            "CURRENT_TIMESTAMP",
+            "strftime('%Y-%m', 'now', '-1 days') || '!'",
+            "cast(julianday('now') * 86400.0 AS Integer) + 1",
+        ] {
+            assert!(is_of_time(text), "{text}");
+        }
+        for text in [
+            "uuid()",
+            "date(\"now\")",
+            "date('now') -- today",
+            "hex(randomblob(8))",
+            "unixepoch()", // since 3.38
+        ] {
+            assert!(!is_of_time(text), "{text}");
+        }
     }
 
     #[test]

@@ -200,14 +200,17 @@ impl Log<'_> {
     /// after BEFORE triggers have run.
     fn new_value(&self, column: &str) -> String {
         let new = format!("NEW.{}", quote(column));
-        let found = self.schema.columns.iter().find(|c| c.name == *column);
-        match found.map(|c| (c.not_null, &c.default_now)) {
-            Some((true, OwnedValue::Real(r))) if !r.is_finite() => new,
-            Some((true, default)) if *default != OwnedValue::Null => {
-                format!("coalesce({new}, {})", literal(default.borrow()))
-            }
-            _ => new,
-        }
+        let mut columns = self.schema.columns.iter();
+        let Some(found) = columns.find(|c| c.name == *column && c.not_null) else {
+            return new;
+        };
+        let default = match (&found.default_now, &found.default_by_time) {
+            (OwnedValue::Null, Some(text)) => format!("({text})"),
+            (OwnedValue::Null, None) => return new,
+            (OwnedValue::Real(r), _) if !r.is_finite() => return new,
+            (default, _) => literal(default.borrow()),
+        };
+        format!("coalesce({new}, {default})")
     }
 
     /// The CAST that leaves what the column stores as it is and gives it the column's affinity.

@@ -83,6 +83,35 @@ fn a_default_with_parentheses_evicts_in_the_place_of_null() {
     assert_eq!(n[1].rows("SELECT * FROM t"), "i2 t'(none)'");
 }
 
+/// The same where the default is worked out for each row.
+#[test]
+fn a_default_that_is_no_constant_evicts_in_the_place_of_null() {
+    for (class, default) in [
+        ("TEXT", "CURRENT_DATE"),
+        (
+            "TEXT COLLATE NOCASE",
+            "(strftime('%Y', 'now', '+400 days') || ' A.D.')",
+        ),
+        ("INTEGER", "(CAST(strftime('%Y', 'now') AS INTEGER))"),
+    ] {
+        let schema = format!(
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, e {class} NOT NULL DEFAULT {default}, v);
+             CREATE UNIQUE INDEX i ON t(e, lower(v))"
+        );
+        let mut n = cluster(2, &schema);
+        n[0].run("INSERT INTO t(id, v) VALUES (1, 'v'), (2, 'w')");
+        converge(&mut n);
+        n[0].run("INSERT OR REPLACE INTO t(id, v) VALUES (9, 'v')");
+        n[0].run("INSERT OR REPLACE INTO t VALUES (3, NULL, 'V')");
+        n[0].run("INSERT INTO t VALUES (4, 0, 'w'); UPDATE OR REPLACE t SET e = NULL WHERE id = 4");
+        converge(&mut n);
+        n[0].clock.advance(HOUR);
+        n[0].run("UPDATE t SET v = id");
+        converge(&mut n);
+        assert_eq!(n[1].rows("SELECT id FROM t ORDER BY 1"), "i3\ni4");
+    }
+}
+
 /// No node knows what another made of it, and which one is right would never be settled.
 #[test]
 fn a_default_that_is_no_constant_is_not_worked_out_for_what_arrives() {
