@@ -1,6 +1,6 @@
 //! Marked rows become frames again: after a start, a broken connection, an outbox that ran full.
 
-use crate::capture::record::{indexed, row_bytes};
+use crate::capture::record::{indexed, row_bytes, unwritten};
 use crate::capture::unsent::Piece;
 use crate::capture::{Captured, Frames, Outgoing};
 use crate::database::rows::{Rows, Stored, row_values};
@@ -171,13 +171,13 @@ fn unsent_exceptions<'v>(
     let mut exceptions = indexed(table, &stored.state.exceptions);
     if table.has_late_columns() {
         for (i, column) in table.schema.columns.iter().enumerate() {
-            let known = stored.state.exceptions.contains_key(&column.lower);
-            if !mutation::is(Mutation::LateDefaultsSent)
-                && !known
-                && stored.at < table.born[i]
-                && value(i).same(&column.default.borrow())
-            {
-                exceptions.push((i, Version::NEVER));
+            let is_unwritten = match stored.state.exceptions.get(&column.lower) {
+                Some(own) => *own == Version::NEVER,
+                None => stored.at < table.born[i] && value(i).same(&column.default.borrow()),
+            };
+            if is_unwritten && !mutation::is(Mutation::LateDefaultsSent) {
+                exceptions.retain(|(which, _)| *which != i);
+                exceptions.push((i, unwritten(column, &stored.state, value(i))));
             }
         }
     }

@@ -28,7 +28,7 @@ mod unsent;
 
 pub(crate) use frames::Frames;
 pub use frames::Outgoing;
-pub(crate) use record::{Recorder, Why, is_late};
+pub(crate) use record::{Recorder, Why, is_late, unwritten};
 pub use unsent::Marks;
 pub(crate) use unsent::has_mark;
 

@@ -6,6 +6,7 @@ use crate::apply;
 use crate::capture::Frames;
 use crate::capture::unsent::{put_mark, unmark};
 use crate::database::rows::{Rows, Stored, row_values};
+use crate::database::schema::Column;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::{DatabaseError, Result, values};
@@ -245,6 +246,16 @@ pub(crate) fn is_late(table: &Table, stored: &Stored, column: usize) -> bool {
     let lower = &table.schema.columns[column].lower;
     stored.at < table.born[column]
         || (!stored.state.deleted && stored.state.column(lower) == Version::NEVER)
+}
+
+/// The version under which a value is sent that a column has since it was added. None, as long as other
+/// nodes know it: it is the default. Where that is another one by now, who comes later has the value
+/// from such a row alone.
+pub(crate) fn unwritten(column: &Column, state: &State, value: Value<'_>) -> Version {
+    match column.default != column.default_now && value.same(&column.default.borrow()) {
+        true => state.lowest(),
+        false => Version::NEVER,
+    }
 }
 
 /// Exceptions by column index, as frames name them.

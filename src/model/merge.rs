@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::value::Value;
-use crate::model::version::Version;
+use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
 
 /// Key of the floor among the exceptions: SQLite's names hold no NUL.
@@ -41,6 +41,19 @@ impl State {
             .get(FLOOR)
             .copied()
             .unwrap_or(Version::NEVER)
+    }
+
+    /// Below every write of a live row's columns, but above its tombstone.
+    pub fn lowest(&self) -> Version {
+        let floor = self.floor();
+        let above = Version {
+            node: floor.node.saturating_add(1),
+            ..floor
+        };
+        above.max(Version {
+            hlc: HLC_BEFORE,
+            node: 0,
+        })
     }
 
     /// Version of a column of a live row, named in lower case.

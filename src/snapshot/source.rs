@@ -8,7 +8,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 
 use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
-use crate::capture::has_mark;
+use crate::capture::{has_mark, unwritten};
 use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
 use crate::database::schema;
@@ -220,11 +220,12 @@ fn version_of(
     let schema = &table.schema.columns[column];
     let own = stored.state.exceptions.get(&schema.lower).copied();
     let is_late = stored.at < table.born[column] && *value == schema.default;
-    match own {
-        Some(version) => Some(version).filter(|v| *v != Version::NEVER),
-        None if is_late => None,
-        None => Some(stored.state.version),
-    }
+    let version = match own {
+        Some(version) if version != Version::NEVER => version,
+        None if !is_late => stored.state.version,
+        _ => unwritten(schema, &stored.state, value.borrow()),
+    };
+    Some(version).filter(|v| *v != Version::NEVER)
 }
 
 fn is_sound(stored: &Stored) -> bool {

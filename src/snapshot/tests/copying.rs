@@ -1,8 +1,8 @@
 //! What a snapshot's file holds of tables that its maker leaves out, and what becomes of a database
 //! that begins as such a file.
 
-use super::{BOOKS, merge, snapshot};
-use crate::apply::tests::support::Node;
+use super::{BOOKS, meet, merge, snapshot};
+use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 
 const USERS: &str = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
     CREATE TABLE orders(id INTEGER PRIMARY KEY, user INTEGER REFERENCES users ON DELETE CASCADE)";
@@ -73,4 +73,34 @@ fn a_default_that_is_another_by_now_is_no_write() {
     merge(&mut by_file, &snapshot(&mut a));
     by_frame.apply(&a.publish());
     assert_eq!(by_frame.versions(), by_file.versions());
+}
+
+/// The rows that are older have the old one, on every node and on those that come later.
+#[test]
+fn a_default_that_is_another_by_now_is_known_to_who_comes_later() {
+    let now = BOOKS.replace("UNIQUE", "UNIQUE, place TEXT DEFAULT 'box'");
+    let rebuild = now.replace("Books(", "n(")
+        + ";INSERT INTO n SELECT * FROM Books; DROP TABLE Books; ALTER TABLE n RENAME TO Books";
+    let mut n = cluster(2, BOOKS);
+    n[0].run("INSERT INTO Books VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', 3)");
+    n[0].capture();
+    n[0].run("DELETE FROM Books WHERE id = 2; INSERT INTO Books VALUES (2, 'again', 2)");
+    exchange(&mut n);
+    let add = "ALTER TABLE Books ADD COLUMN place TEXT DEFAULT 'shelf'";
+    n.iter().for_each(|node| node.run(add));
+    exchange(&mut n);
+    n[1].run("UPDATE Books SET place = 'written' WHERE id = 3");
+    exchange(&mut n);
+    n.iter().for_each(|node| node.run(&rebuild));
+    exchange(&mut n);
+    n.extend([3, 4].map(|id| Node::new(id, &now)));
+    let taken = snapshot(&mut n[0]);
+    merge(&mut n[2], &taken);
+    n[1].db.publish_all_again().unwrap();
+    n[1].run("INSERT INTO Books(id) VALUES (4)");
+    meet(&mut n);
+    let places = "SELECT place FROM Books ORDER BY id";
+    let expected = "t'shelf'\nt'shelf'\nt'written'\nt'box'";
+    assert_eq!(assert_equal(&n, places), expected);
+    assert_eq!(n[2].versions(), n[3].versions());
 }
