@@ -249,6 +249,7 @@ fn write(
     };
     let result = match action {
         Action::Delete => rows.delete(key),
+        Action::Write(which) if local.is_some() => rows.update_some(key, which, &incoming(which)),
         Action::Write(which) => rows.upsert_some(key, which, &incoming(which)),
         Action::Rebuild { write, keep } => {
             let local = local.unwrap_or_default();

@@ -210,6 +210,26 @@ impl<'c> Rows<'c> {
         Ok(())
     }
 
+    /// Writes the columns `which` of the row with this key, which is there. An upsert would fail where the
+    /// others must not be NULL: SQLite asks that of the row that it might insert.
+    pub fn update_some(
+        &mut self,
+        key: &[Value<'_>],
+        which: &[usize],
+        values: &[Value<'_>],
+    ) -> rusqlite::Result<()> {
+        // A rowid is the same however it is spelled.
+        let skip = usize::from(self.table.schema.rowid.is_some() && which.first() == Some(&0));
+        let (which, values) = (&which[skip..], &values[skip..]);
+        if which.is_empty() {
+            return Ok(());
+        }
+        let mut statement = self.conn.prepare_cached(&self.table.update_some(which))?;
+        bind(&mut statement, &[key, values].concat())?;
+        statement.raw_execute()?;
+        Ok(())
+    }
+
     pub fn delete(&mut self, key: &[Value<'_>]) -> rusqlite::Result<()> {
         if self.delete.is_none() {
             self.delete = Some(self.conn.prepare_cached(&self.table.sql.delete_row)?);

@@ -210,6 +210,19 @@ impl Table {
         upsert(&self.schema, which)
     }
 
+    /// Sets the columns `which` of the row with the key given; their values follow the key's.
+    pub fn update_some(&self, which: &[usize]) -> String {
+        let first = self.key_len() + 1;
+        let set = which.iter().enumerate();
+        let set = set.map(|(i, w)| format!("{} = ?{}", self.schema.column_sql(*w), first + i));
+        format!(
+            "UPDATE OR ABORT {} SET {} WHERE {}",
+            quote(self.name()),
+            set.collect::<Vec<_>>().join(", "),
+            self.key_match()
+        )
+    }
+
     /// The next keys of rows after a key, in key order. Keys with NULL in them are passed over.
     pub fn scan_keys(&self, from_start: bool, limit: usize) -> String {
         let key: Vec<String> = (0..self.key_len())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::support::{Node, assert_equal, cluster, converge};
+use super::support::{Node, assert_equal, cluster, converge, exchange};
 
 const ALL: &str = "SELECT * FROM t ORDER BY 1";
 const FREE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b UNIQUE, w)";
@@ -58,4 +58,28 @@ fn a_row_that_does_not_fit_is_held_whatever_is_displaced() {
     n[3..].iter().for_each(|node| node.run(&rebuild(FREE)));
     let all = converge(&mut n);
     assert_eq!(n[3].rows("SELECT w FROM t WHERE id = 1"), "i99", "{all}");
+}
+
+/// What arrives says nothing of the other columns, and need not: the row has them.
+#[test]
+fn a_column_that_arrives_alone_fits_a_row_that_is_there() {
+    for key in [
+        "id INTEGER PRIMARY KEY",
+        "id TEXT COLLATE NOCASE PRIMARY KEY",
+        "id",
+    ] {
+        let schema = format!("CREATE TABLE t({key}, title NOT NULL, n DEFAULT 0 CHECK (n > 0))");
+        let mut n = cluster(2, &schema);
+        n[0].run("INSERT INTO t VALUES ('1', 'x', 5)");
+        converge(&mut n);
+        let add = "ALTER TABLE t ADD COLUMN c";
+        n[0].run(add);
+        n[0].capture();
+        n[0].run("UPDATE t SET c = 'written'");
+        exchange(&mut n);
+        n[1].run(add);
+        converge(&mut n);
+        assert_eq!(n[1].rows("SELECT c FROM t"), "t'written'", "{key}");
+        assert_eq!(n[1].db.held().unwrap(), 0, "{key}");
+    }
 }
