@@ -11,6 +11,7 @@ use harmonylite::snapshot::{beside, commands};
 use harmonylite::{conflicts, database, lock, output};
 
 fn main() -> ExitCode {
+    keep_memory_small();
     let command = match cli::parse(std::env::args_os().skip(1)) {
         Ok(command) => command,
         Err(e) => {
@@ -28,6 +29,18 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// glibc gives every thread a heap of its own, each of which stays as large as it ever was. Ours take
+/// turns, so that one serves them all: after twelve minutes of full speed 30 MB were in use, not 49.
+#[cfg(target_env = "gnu")]
+fn keep_memory_small() {
+    // SAFETY: it changes a setting of malloc, before another thread is there.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// musl has one heap.
+#[cfg(not(target_env = "gnu"))]
+fn keep_memory_small() {}
 
 /// Where nobody can read it, the exit code must do.
 fn complain(text: &str) {

@@ -84,8 +84,6 @@ pub enum Mutation {
     BuriedInSilence,
     /// What is marked again keeps the number of its version.
     MarkedUnderOther,
-    /// A row that was held until its delete may be forgotten is not told again.
-    OldHeldInSilence,
     /// What others lack of a stream that this node read whole is not said.
     OthersGapsIgnored,
     /// No snapshot is merged for a stream that is gone.
@@ -93,7 +91,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 42] = {
+    pub const ALL: [Mutation; 41] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -135,7 +133,6 @@ impl Mutation {
             ForgottenStampedAgain,
             BuriedInSilence,
             MarkedUnderOther,
-            OldHeldInSilence,
             OthersGapsIgnored,
             LostStreamsForgotten,
         ]

@@ -244,9 +244,7 @@ impl Database {
     /// are to have it, or none.
     pub(crate) fn told_again(&self, held: &Incoming) -> Option<Version> {
         let newest = held.newest()?;
-        let is_old = self.broker_time_ms().is_some()
-            && self.is_old(newest.time_ms())
-            && !mutation::is(Mutation::OldHeldInSilence);
+        let is_old = self.broker_time_ms().is_some() && self.is_old(newest.time_ms());
         let is_told = self.publishes_held_again() || is_old;
         (is_told && self.settings.publish).then_some(newest)
     }

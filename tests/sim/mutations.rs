@@ -15,8 +15,7 @@ fn worlds(mistake: Mutation) -> u64 {
         MarkedTombstonesDropped
         | TombstonesDroppedEarly
         | ForgottenStampedAgain
-        | BuriedInSilence
-        | OldHeldInSilence => runs::FORGETTING,
+        | BuriedInSilence => runs::FORGETTING,
         SnapshotOfUncaptured | PositionsBeforeMerge | GapForgottenOnMerge | LackingRowsDeleted
         | MarksNotCarried | JoinedBeforeMerging | MarkedUnderOther | OthersGapsIgnored
         | LostStreamsForgotten => runs::SNAPSHOTS,
