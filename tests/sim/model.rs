@@ -167,7 +167,23 @@ impl Model {
         let at = (table, key.to_owned());
         self.knows(table, key, version, row.is_none())
             && (self.is_certain(&at, version) && !self.twins
-                || self.holds(table, key, version, row))
+                || self.holds(table, key, version, row)
+                || row.is_some_and(|row| self.mixes(&at, version, row)))
+    }
+
+    /// Whether each column is that of some write of this version: of those that were given twice, the
+    /// larger value of each column counts.
+    fn mixes(&self, at: &RowId, version: Version, row: &Row) -> bool {
+        let writes = self.rows.get(at).into_iter().flatten();
+        let rows: Vec<&Row> = writes
+            .filter(|w| w.version == version)
+            .filter_map(|w| w.row.as_ref())
+            .collect();
+        let is_of_one = |(i, value): (usize, &Option<OwnedValue>)| {
+            let is_it = |r: &&Row| matches!(r.get(i), None | Some(None)) || r[i] == *value;
+            value.is_none() || rows.iter().any(is_it)
+        };
+        row.iter().enumerate().all(is_of_one)
     }
 
     /// How many writes of a node there are.

@@ -98,6 +98,7 @@ impl Plan {
             ("r", "REAL"),
             ("x", ""),
             ("m", "NUMERIC"),
+            ("q", "TEXT NOT NULL"),
         ] {
             if random.percent(if name == "s" || name == "n" { 100 } else { 30 }) {
                 table.columns.push(column(name, declared));

@@ -41,6 +41,7 @@ pub fn value(table: &Table, column: usize, random: &mut Random) -> OwnedValue {
         "l1" if random.percent(40) => text("d"),
         "l3" if random.percent(40) => OwnedValue::Integer(7),
         "l3" | "L2" => integer(random),
+        "q" => word(random),
         _ if random.percent(8) => OwnedValue::Null,
         "s" | "l1" => match random.below(20) {
             0 => text(""),
