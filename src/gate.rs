@@ -4,7 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -108,6 +108,19 @@ impl Gate {
 
     pub fn enter(&self) -> MutexGuard<'_, Inside> {
         locked(&self.inside)
+    }
+
+    /// For who cannot wait for as long as an application holds the database's lock.
+    pub fn enter_within(&self, patience: Duration) -> Option<MutexGuard<'_, Inside>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.inside.try_lock() {
+                Ok(inside) => return Some(inside),
+                Err(TryLockError::Poisoned(e)) => return Some(e.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() > deadline => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
     /// A new node without tables is about to learn them from a snapshot: what is read before is held

@@ -54,6 +54,7 @@ const LOOK_AGAIN: [Duration; 12] = [
 ];
 
 /// As [`crate::health`] calls what is done here.
+const CONNECTING: &str = "connecting";
 const PUBLISHING: &str = "publishing";
 
 /// zstd's fastest level: frames are small and latency counts.
@@ -182,8 +183,9 @@ impl Publisher {
             if matches!(event, Event::Stop) {
                 return self.finish();
             }
+            let rests = self.rest_until > Instant::now();
             match self.handle(event) {
-                Ok(()) if failing => {
+                Ok(()) if failing && !rests => {
                     failing = false;
                     self.gate.health.works("database");
                 }
@@ -270,9 +272,7 @@ impl Publisher {
                     true => log::info!("connected to NATS, publishing"),
                     false => log::debug!("connected to NATS, trying again"),
                 }
-                if self.refusal.is_empty() {
-                    self.gate.health.works(PUBLISHING);
-                }
+                self.gate.health.works(CONNECTING);
                 self.gate.poke_keeper();
                 self.link = Some(Link::new(writer));
             }
@@ -491,6 +491,7 @@ impl Publisher {
     fn drop_link(&mut self, why: &str) {
         if self.link.take().is_some() {
             log::warn!("publishing: {why}; connecting again");
+            self.gate.health.ails(PUBLISHING, why);
         }
         self.refusal.clear();
         self.connect_anew(Ask::default());
@@ -513,7 +514,12 @@ impl Publisher {
         let mut inside = self.gate.enter();
         inside.database.flush()?;
         let sequences = inside.database.sequences();
+        let is_told = inside.database.is_live() && inside.outbox.is_empty();
         drop(inside);
+        // What could not be sent may have been overtaken: then no acknowledgement comes.
+        if is_told && self.link.as_ref().is_some_and(|l| l.messages.is_empty()) {
+            self.gate.health.works(PUBLISHING);
+        }
         if self.mirror.write(&sequences) {
             self.gate.poke_keeper();
         }

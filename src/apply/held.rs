@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use crate::apply::Incoming;
 use crate::capture::Frames;
@@ -98,11 +98,12 @@ pub(super) fn shape_of_known(known: &Shape) -> String {
 }
 
 impl Database {
-    /// A table, lower case, of which something is held.
-    pub fn a_held_table(&self) -> Result<Option<String>> {
-        let text = "SELECT table_name FROM __harmonylite___held LIMIT 1";
-        let mut query = self.conn.prepare_cached(text)?;
-        Ok(query.query_row([], |row| row.get(0)).optional()?)
+    /// Whether anything waits for the schema.
+    pub fn holds_rows(&self) -> Result<bool> {
+        let mut any = self
+            .conn
+            .prepare_cached("SELECT 1 FROM __harmonylite___held LIMIT 1")?;
+        Ok(any.exists([])?)
     }
 
     /// Rows and columns that wait for the schema.

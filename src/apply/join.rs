@@ -260,10 +260,13 @@ fn write(
             let done = rows
                 .delete(key)
                 .and_then(|()| rows.upsert_some(key, &which, &values));
-            if done.is_err() {
-                rows.conn.execute_batch("ROLLBACK TO rebuild")?;
+            // A full disk undoes the whole transaction.
+            if !rows.conn.is_autocommit() {
+                if done.is_err() {
+                    rows.conn.execute_batch("ROLLBACK TO rebuild")?;
+                }
+                rows.conn.execute_batch("RELEASE rebuild")?;
             }
-            rows.conn.execute_batch("RELEASE rebuild")?;
             done
         }
         Action::Nothing | Action::VersionOnly => Ok(()),

@@ -66,6 +66,9 @@ impl<'c> Settling<'c> {
         let conn = self.aside.conn;
         conn.execute_batch("SAVEPOINT try_row")?;
         let done = self.rows.upsert(&values);
+        if conn.is_autocommit() {
+            return Ok(done?); // a full disk undoes the transaction
+        }
         conn.execute_batch("ROLLBACK TO try_row; RELEASE try_row")?;
         match done {
             Err(e) if !is_unique_violation(&e) => Err(e.into()),

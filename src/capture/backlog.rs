@@ -177,7 +177,10 @@ fn unsent_exceptions<'v>(
             };
             if is_unwritten && !mutation::is(Mutation::LateDefaultsSent) {
                 exceptions.retain(|(which, _)| *which != i);
-                exceptions.push((i, unwritten(column, &stored.state, value(i))));
+                exceptions.push((
+                    i,
+                    unwritten(column, &column.default_now, &stored.state, value(i)),
+                ));
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::database::table::Table;
 use crate::database::{DatabaseError, Result, values};
 use crate::model::cbor::value_bytes;
 use crate::model::merge::{Exceptions, FLOOR, State};
-use crate::model::value::Value;
+use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version, stamp};
 
 /// Why a row is looked at.
@@ -131,15 +131,22 @@ impl Recorder<'_> {
             if let (Why::Rebuilt, Some(stored)) = (why, stored) {
                 fill_late(table, stored, self.node, &mut exceptions);
             }
-            if frames.encode {
-                let indexed = indexed(table, &exceptions);
-                frames.upsert(table, key_bytes, version, &indexed, values());
-            }
             let state = State {
                 version,
                 deleted: false,
                 exceptions,
             };
+            if frames.encode {
+                let mut indexed = indexed(table, &state.exceptions);
+                for (i, own) in &mut indexed {
+                    if *own == Version::NEVER {
+                        let column = &table.schema.columns[*i];
+                        let (now, value) = (&column.default_now, values::column(row, *i));
+                        *own = unwritten(column, now, &state, value);
+                    }
+                }
+                frames.upsert(table, key_bytes, version, &indexed, values());
+            }
             Ok(Some(Stored { state, at: 0, hash }))
         })?;
         match found {
@@ -250,9 +257,14 @@ pub(crate) fn is_late(table: &Table, stored: &Stored, column: usize) -> bool {
 
 /// The version under which a value is sent that a column has since it was added. None, as long as other
 /// nodes know it: it is the default. Where that is another one by now, who comes later has the value
-/// from such a row alone.
-pub(crate) fn unwritten(column: &Column, state: &State, value: Value<'_>) -> Version {
-    match column.default != column.default_now && value.same(&column.default.borrow()) {
+/// from such a row alone: `now` is what it has there.
+pub(crate) fn unwritten(
+    column: &Column,
+    now: &OwnedValue,
+    state: &State,
+    value: Value<'_>,
+) -> Version {
+    match column.default != *now && value.same(&column.default.borrow()) {
         true => state.lowest(),
         false => Version::NEVER,
     }

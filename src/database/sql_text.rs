@@ -90,7 +90,7 @@ pub fn words(sql: &str) -> Vec<String> {
 }
 
 /// Words of an expression that is made of constants and of the time.
-const WORDS_OF_TIME: [&str; 18] = [
+const WORDS_OF_TIME: [&str; 14] = [
     "current_date",
     "current_time",
     "current_timestamp",
@@ -105,10 +105,6 @@ const WORDS_OF_TIME: [&str; 18] = [
     "int",
     "real",
     "text",
-    "round",
-    "substr",
-    "lower",
-    "upper",
 ];
 
 /// Whether an expression is made of constants and of the time alone.

@@ -74,7 +74,7 @@ impl Database {
                 run(self, "RELEASE guarded")?;
                 Ok(Ok(value))
             }
-            Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => {
+            Err(DatabaseError::Sqlite(e)) if is_unfit(&e) && !self.conn.is_autocommit() => {
                 run(self, "ROLLBACK TO guarded")?;
                 run(self, "RELEASE guarded")?;
                 self.sites = Sites::load(&self.conn)?;

@@ -100,8 +100,8 @@ fn health(gate: &Weak<Gate>) -> (&'static str, String) {
     let Some(gate) = gate.upgrade() else {
         return (unavailable, "stopping\n".to_owned());
     };
-    let inside = gate.enter();
-    match report(&gate.health, &inside.database) {
+    let inside = gate.enter_within(PATIENCE);
+    match report(&gate.health, inside.as_ref().map(|i| &i.database)) {
         Ok(report) => {
             let is_well = report["status"] == "ok";
             let status = if is_well { "200 OK" } else { unavailable };

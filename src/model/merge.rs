@@ -50,9 +50,10 @@ impl State {
             node: floor.node.saturating_add(1),
             ..floor
         };
+        // Node 0 is that of rows which gave way.
         above.max(Version {
             hlc: HLC_BEFORE,
-            node: 0,
+            node: 1,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::PUBLISHING;
+use super::CONNECTING;
 use crate::broker::Broker;
 use crate::gate::Gate;
 use crate::model::backoff::Backoff;
@@ -50,7 +50,7 @@ pub(super) fn connect_when_asked(
                 Err(e) => e.to_string(),
             };
             failures += 1;
-            gate.health.ails(PUBLISHING, &text);
+            gate.health.ails(CONNECTING, &text);
             if let Some(most) = retries.filter(|&most| failures > most) {
                 return Err(format!(
                     "gave up after {failures} tries, the first and {most} (nats.connect_retries) \

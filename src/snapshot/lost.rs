@@ -51,14 +51,14 @@ impl Database {
 
     /// Whether all that a snapshot holds of lost streams was read here, or it was made here.
     pub(crate) fn had_read(&self, entry: &Entry) -> Result<bool> {
-        if self.made()?.contains(&entry.name) {
-            return Ok(true);
-        }
         let had_read = |(stream, before): (&String, &Place)| {
             let place = entry.streams.get(stream);
             place.is_some_and(|p| p.created == before.created && p.seq <= before.seq)
         };
-        Ok(self.lost_streams()?.iter().all(had_read))
+        let is_wanted = |before: &Place| before.created.is_empty();
+        let lost = self.lost_streams()?;
+        let is_ours = self.made()?.contains(&entry.name) && !lost.values().any(is_wanted);
+        Ok(is_ours || lost.iter().all(had_read))
     }
 
     /// A snapshot is merged, or there is nothing to be had. Inside a transaction.

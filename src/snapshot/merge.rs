@@ -264,7 +264,10 @@ impl Merge {
         frames: &mut Frames,
     ) -> Result<bool> {
         let most = db.limits.row_bytes;
-        let Some(incoming) = self.source.incoming(theirs, row, most)? else {
+        let Some(incoming) = self
+            .source
+            .incoming(theirs, row, most, local.map(Arc::as_ref))?
+        else {
             return Ok(false);
         };
         let Some(table) = local else {

@@ -11,7 +11,7 @@ use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
 use crate::capture::{has_mark, unwritten};
 use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
-use crate::database::schema;
+use crate::database::schema::{self, Column};
 use crate::database::sites::Sites;
 use crate::database::table::{Shape, Table, versions_table};
 use crate::database::{DatabaseError, Result};
@@ -121,12 +121,14 @@ impl Source {
         Rows::new(&self.conn, table)?.version(&self.sites, key)
     }
 
-    /// The row as a peer would send it; none if the file lacks its values.
+    /// The row as a peer would send it to a node with this table of that name; none if the file lacks its
+    /// values.
     pub fn incoming(
         &self,
         table: &Table,
         row: &SourceRow,
         most: usize,
+        local: Option<&Table>,
     ) -> Result<Option<Incoming>> {
         let state = &row.stored.state;
         let mut incoming = Incoming::default();
@@ -145,7 +147,7 @@ impl Source {
         };
         for (i, value) in values.into_iter().enumerate() {
             let column = &table.schema.columns[i];
-            if let Some(version) = version_of(table, &row.stored, i, &value) {
+            if let Some(version) = version_of(table, &row.stored, i, &value, local) {
                 incoming.add_column(column.lower.clone(), version, value);
             }
         }
@@ -216,14 +218,20 @@ fn version_of(
     stored: &Stored,
     column: usize,
     value: &OwnedValue,
+    local: Option<&Table>,
 ) -> Option<Version> {
     let schema = &table.schema.columns[column];
+    let same = |c: &&Column| c.lower == schema.lower;
+    // The default may have changed since the file was made.
+    let local = local.and_then(|t| t.schema.columns.iter().find(same));
+    let local = local.filter(|_| schema.default == schema.default_now);
+    let now = &local.unwrap_or(schema).default_now;
     let own = stored.state.exceptions.get(&schema.lower).copied();
     let is_late = stored.at < table.born[column] && *value == schema.default;
     let version = match own {
         Some(version) if version != Version::NEVER => version,
         None if !is_late => stored.state.version,
-        _ => unwritten(schema, &stored.state, value.borrow()),
+        _ => unwritten(schema, now, &stored.state, value.borrow()),
     };
     Some(version).filter(|v| *v != Version::NEVER)
 }

@@ -52,7 +52,7 @@ fn what_does_not_work_is_said_until_it_does() {
     until_health(port, 200, &["\"status\":\"ok\"", "\"node\":1"]);
 
     cluster.broker.kill();
-    let names = ["\"publishing\":", "\"reading harmonylite-changes-"];
+    let names = ["\"connecting\":", "\"reading harmonylite-changes-"];
     until_health(port, 503, &names);
     cluster.broker.start_again();
     until_health(port, 200, &["\"problems\":{}"]);
@@ -89,9 +89,9 @@ fn rows_that_wait_for_a_migration() {
     let new = "CREATE TABLE later (id INTEGER PRIMARY KEY, value)";
     cluster.nodes[0].execute(new);
     cluster.nodes[0].execute("INSERT INTO later VALUES (1, 'a')");
-    until_health(port, 503, &["\"schema\":", "later"]);
+    until_health(port, 200, &["\"holds_rows\":true"]);
     cluster.nodes[1].execute(new);
-    until_health(port, 200, &["\"problems\":{}"]);
+    until_health(port, 200, &["\"holds_rows\":false"]);
     assert_eq!(cluster.nodes[1].number("SELECT count(*) FROM later"), 1);
 }
 
@@ -130,4 +130,20 @@ fn requests_that_make_no_sense() {
     assert!(second.log().contains(&says), "{}", second.log());
     let tables = "SELECT count(*) FROM sqlite_schema";
     assert_eq!(second.number(tables), 0, "nothing is changed");
+}
+
+/// The daemon waits for as long as it takes, and whoever asks does not.
+#[test]
+fn an_application_that_keeps_the_database_locked() {
+    let mut node = Node::new(1);
+    let port = serve(&mut node);
+    node.execute("CREATE TABLE item (id INTEGER PRIMARY KEY)");
+    node.set("nats.bind_address", "'127.0.0.1:-1'").start();
+    until_health(port, 200, &[]);
+    let app = node.open();
+    app.execute_batch("INSERT INTO item VALUES (1); BEGIN IMMEDIATE")
+        .unwrap();
+    until_health(port, 503, &["\"database\":", "write lock"]);
+    app.execute_batch("ROLLBACK").unwrap();
+    until_health(port, 200, &["\"problems\":{}"]);
 }

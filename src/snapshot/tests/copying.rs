@@ -82,25 +82,28 @@ fn a_default_that_is_another_by_now_is_known_to_who_comes_later() {
     let rebuild = now.replace("Books(", "n(")
         + ";INSERT INTO n SELECT * FROM Books; DROP TABLE Books; ALTER TABLE n RENAME TO Books";
     let mut n = cluster(2, BOOKS);
-    n[0].run("INSERT INTO Books VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', 3)");
+    n[0].run("INSERT INTO Books VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', 3), (5, 'd', 5)");
     n[0].capture();
     n[0].run("DELETE FROM Books WHERE id = 2; INSERT INTO Books VALUES (2, 'again', 2)");
+    n[0].run("DELETE FROM Books WHERE id = 5");
     exchange(&mut n);
     let add = "ALTER TABLE Books ADD COLUMN place TEXT DEFAULT 'shelf'";
     n.iter().for_each(|node| node.run(add));
     exchange(&mut n);
     n[1].run("UPDATE Books SET place = 'written' WHERE id = 3");
     exchange(&mut n);
+    let early = snapshot(&mut n[0]);
     n.iter().for_each(|node| node.run(&rebuild));
     exchange(&mut n);
-    n.extend([3, 4].map(|id| Node::new(id, &now)));
+    n.extend([3, 4, 5].map(|id| Node::new(id, &now)));
     let taken = snapshot(&mut n[0]);
     merge(&mut n[2], &taken);
+    merge(&mut n[4], &early);
     n[1].db.publish_all_again().unwrap();
-    n[1].run("INSERT INTO Books(id) VALUES (4)");
+    n[1].run("INSERT INTO Books(id) VALUES (4); INSERT INTO Books VALUES (5, 'e', 5, 'shelf')");
     meet(&mut n);
     let places = "SELECT place FROM Books ORDER BY id";
-    let expected = "t'shelf'\nt'shelf'\nt'written'\nt'box'";
+    let expected = "t'shelf'\nt'shelf'\nt'written'\nt'box'\nt'shelf'";
     assert_eq!(assert_equal(&n, places), expected);
     assert_eq!(n[2].versions(), n[3].versions());
 }

@@ -87,3 +87,16 @@ fn who_makes_the_first_after_a_loss_does_not_merge_it() {
     cluster.round(&mut b).unwrap();
     assert!(!b.gate.enter().database.seeks_snapshot().unwrap());
 }
+
+/// An operator wants it, who may know of damage that the node does not.
+#[test]
+fn who_removes_the_mirror_gets_also_what_this_node_made_merged() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    cluster.round(&mut a).unwrap();
+    let made = cluster.store.path().join(cluster.newest().unwrap().name);
+    std::fs::remove_file(&made).unwrap();
+    cluster.round(&mut a).unwrap();
+    a.gate.enter().database.forget_positions().unwrap();
+    cluster.round(&mut a).unwrap_err();
+}
