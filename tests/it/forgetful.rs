@@ -61,7 +61,10 @@ fn wiped_while_the_daemons_are_down() {
 
 #[test]
 fn set_back_and_filled_by_another() {
-    let mut cluster = Cluster::start(3, |_| {});
+    // A gap may have to be waited for, twice.
+    let mut cluster = Cluster::start(3, |node| {
+        node.set("snapshot.leader_ttl", "2000");
+    });
     fill(&cluster, 0, 0..10);
     cluster.converge();
     cluster.nodes[2].stop();
