@@ -172,7 +172,13 @@ impl Keeper {
         }
         self.newest = self.find_newest(round)?;
         if let Some(newest) = self.newest.take() {
-            self.newest = Some(self.place(newest, round)?);
+            let streams = newest.streams.len();
+            let newest = self.place(newest, round)?;
+            if newest.streams.len() < streams {
+                // Told to all while it can be seen: not where the stream is emptied before another looks.
+                round.registry.set_newest(&newest)?;
+            }
+            self.newest = Some(newest);
         }
         if !round.gate.is_joined() {
             let next = self.join(round)?;

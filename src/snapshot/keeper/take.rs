@@ -31,7 +31,12 @@ impl Keeper {
         let manifest = manifest?;
         self.forgot &= is_missing;
         let mut failure = None;
-        for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
+        for mut entry in manifest.into_iter().flat_map(|m| m.snapshots) {
+            if let Some(newest) = self.newest.as_ref().filter(|n| n.name == entry.name) {
+                // Those of which somebody found the place lost are not in it.
+                let is_known = |stream: &String| newest.streams.contains_key(stream);
+                entry.streams.retain(|stream, _| is_known(stream));
+            }
             let entry = self.place(entry, round)?;
             if !will_do(&round.gate.enter().database, &entry) {
                 continue;

@@ -316,6 +316,24 @@ fn what_was_missed_is_asked_for_and_merged() {
     assert_eq!(b.gate.enter().database.position("s").seq, 20);
 }
 
+/// Simulation, seed 5079: the broker lost messages and gave their numbers out again, and when the stream
+/// was empty, nothing showed that any more.
+#[test]
+fn a_place_that_another_node_found_lost_closes_no_gap() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = cluster.two_that_met();
+    move_on(&a, 20, None);
+    a.keeper.ask(false);
+    cluster.round(&mut a).unwrap();
+    cluster.shared.lock().unwrap().lost_from = Some(18);
+    a.gate.set_at_end(1, false); // or it would make another
+    cluster.round(&mut a).unwrap();
+    cluster.shared.lock().unwrap().lost_from = None;
+    move_on(&b, 20, Some(20));
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.enter().database.has_gap());
+}
+
 #[test]
 fn a_node_that_lacks_something_makes_none() {
     let cluster = Cluster::new();
