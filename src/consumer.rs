@@ -33,6 +33,8 @@ pub struct Consumer {
     broker: Arc<dyn Broker>,
     shard: u32,
     stream: String,
+    /// As [`crate::health`] calls what is done here.
+    subject: String,
     stop: Receiver<()>,
     backoff: Backoff,
     /// Tries to connect that may fail in a row; none = for ever.
@@ -50,11 +52,13 @@ pub fn start(
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
     let stream = broker.stream(shard);
+    let subject = format!("reading {stream}");
     let consumer = Consumer {
         gate,
         broker,
         shard,
         stream,
+        subject,
         stop,
         backoff,
         retries,
@@ -156,7 +160,7 @@ impl Consumer {
                 Err(Pause::Fatal(text)) => return Err(text),
                 Err(Pause::TryAgain(text)) => {
                     failures += 1;
-                    self.gate.health.ails(&self.subject(), &text);
+                    self.gate.health.ails(&self.subject, &text);
                     if let Some(most) = self.retries.filter(|&most| failures > most) {
                         return Err(format!(
                             "gave up after {failures} tries, the first and {most} \
@@ -164,7 +168,7 @@ impl Consumer {
                         ));
                     }
                     if text != said {
-                        log::warn!("{}: {text}; trying again", self.subject());
+                        log::warn!("{}: {text}; trying again", self.subject);
                         said = text;
                     }
                 }
@@ -176,11 +180,6 @@ impl Consumer {
         }
     }
 
-    /// As [`crate::health`] calls what is done here.
-    fn subject(&self) -> String {
-        format!("reading {}", self.stream)
-    }
-
     /// Reads until something breaks. Returns only by an error.
     fn read(&mut self, reader: &mut dyn Reader) -> Result<(), Pause> {
         let mut state = self.state(reader)?;
@@ -189,7 +188,7 @@ impl Consumer {
             if from > state.last {
                 self.backoff.reset();
                 self.gate.set_at_end(self.shard, true);
-                self.gate.health.works(&self.subject());
+                self.gate.health.works(&self.subject);
             }
             if from != self.gate.enter().database.position(&self.stream).seq + 1 {
                 // A snapshot brought what comes next, perhaps of a stream that was longer than this
@@ -218,7 +217,7 @@ impl Consumer {
             }
             if let Some(last) = messages.last() {
                 self.apply(&messages, state.last)?;
-                self.gate.health.works(&self.subject());
+                self.gate.health.works(&self.subject);
                 from = last.sequence + 1;
                 self.gate.has_read();
             }

@@ -1,7 +1,7 @@
 //! What is wrong just now, for whoever watches many nodes.
 //!
 //! Threads that try again and again say here why, and take it back when it works ([`Health`]). What
-//! lasts (messages that were missed, rows that wait for a migration) is asked of the database when
+//! lasts (messages that were missed) is asked of the database when
 //! somebody wants to know ([`report`]), so that a healthy, idle node does nothing for it.
 
 use std::collections::BTreeMap;

@@ -59,8 +59,9 @@
 //!   (`database::noted`).
 //! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
 //! - Write transactions last about [`database::TIME_BOX`] and are followed by a pause of half of
-//!   what they took, all of it while the application writes; every 0.7 s of long work one is so long
-//!   that whoever waits gets the lock. The pause of one thread is one for all ([`gate::Gate::take_turn`]).
+//!   what they took, all of it while the application writes; every 0.7 s of long work one is so
+//!   long that whoever waits gets the lock. The pause of one thread is one for all
+//!   ([`gate::Gate::take_turn`]).
 //! - A snapshot is a view with an empty raw log: every row in it is what its version says. It is
 //!   merged by versions, and positions move with its last row, never earlier. What a stream dropped
 //!   unread is a gap ([`snapshot::gap`]): durable, and handed on with the snapshots of who has it.
@@ -74,11 +75,11 @@
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
 //! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
-//! (supervises ours), `http` if it is wanted, and the `nats-…` threads of connections. They share the gate and little else;
-//! nobody waits for the network inside it. Every end is reported ([`thread::Exited`]): one that was
-//! not asked for stops the process with the cause. SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
-//! acknowledgements, consumers finish the transaction in hand, then `closing` writes for the last time,
-//! and our nats-server ends.
+//! (supervises ours), `http` if it is wanted, and the `nats-…` threads of connections. They share
+//! the gate and little else; nobody waits for the network inside it. Every end is reported
+//! ([`thread::Exited`]): one that was not asked for stops the process with the cause. SIGTERM closes
+//! the `stop` channel: the publisher captures and waits a moment for acknowledgements, consumers
+//! finish the transaction in hand, then `closing` writes for the last time, and our nats-server ends.
 //!
 //! # Tests
 //!

@@ -9,7 +9,7 @@ use crate::apply::unique::is_unique_violation;
 use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Database, Result, is_unfit};
+use crate::database::{Database, Result, is_unfit, savepoint};
 use crate::model::merge::{self, Action, Column, State};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
@@ -256,18 +256,10 @@ fn write(
             let which: Vec<usize> = write.iter().chain(keep).copied().collect();
             let mut values = incoming(write);
             values.extend(keep.iter().map(|i| local[*i].borrow()));
-            rows.conn.execute_batch("SAVEPOINT rebuild")?;
-            let done = rows
-                .delete(key)
-                .and_then(|()| rows.upsert_some(key, &which, &values));
-            // A full disk undoes the whole transaction.
-            if !rows.conn.is_autocommit() {
-                if done.is_err() {
-                    rows.conn.execute_batch("ROLLBACK TO rebuild")?;
-                }
-                rows.conn.execute_batch("RELEASE rebuild")?;
-            }
-            done
+            savepoint(rows.conn, false, || {
+                rows.delete(key)?;
+                rows.upsert_some(key, &which, &values)
+            })
         }
         Action::Nothing | Action::VersionOnly => Ok(()),
     };

@@ -8,32 +8,21 @@ use rusqlite::{OptionalExtension, params, params_from_iter};
 
 use crate::apply::Incoming;
 use crate::apply::held::{Place, shape_of_known};
-use crate::database::rows::decode_exceptions;
+use crate::database::rows::{Stored, stored};
 use crate::database::table::{Shape, versions_table};
 use crate::database::{Database, Result};
 use crate::model::cbor::{self, Cursor};
-use crate::model::merge::{Exceptions, FLOOR};
+use crate::model::merge::FLOOR;
 use crate::model::version::Version;
-
-/// The version of a displaced row.
-struct Displaced {
-    version: Version,
-    at: i64,
-    exceptions: Exceptions,
-}
 
 impl Database {
     /// Holds what is displaced of table number `id`, which was of shape `known`; its versions are still
     /// those of that.
     pub(crate) fn hold_displaced(&mut self, id: i64, name: &str, known: &Shape) -> Result<()> {
-        let mut list = self
-            .conn
-            .prepare("SELECT key, row FROM __harmonylite___displaced WHERE table_id = ?1")?;
-        let displaced: Vec<(Vec<u8>, Vec<u8>)> = list
-            .query_map([id], |r| Ok((r.get(0)?, r.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
-        drop(list);
-        for (key, row) in displaced {
+        let mut after = Vec::new();
+        // One by one: memory need not be large enough for all.
+        while let Some((key, row)) = self.next_displaced(id, &after)? {
+            after.clone_from(&key);
             if let Some(incoming) = self.incoming_of(name, known, &key, &row)? {
                 let at = Place {
                     table: name.to_ascii_lowercase(),
@@ -51,6 +40,16 @@ impl Database {
         Ok(())
     }
 
+    /// The key and the row that come after `after`.
+    fn next_displaced(&self, id: i64, after: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let mut next = self.conn.prepare_cached(
+            "SELECT key, row FROM __harmonylite___displaced
+             WHERE table_id = ?1 AND key > ?2 ORDER BY key LIMIT 1",
+        )?;
+        let read = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?));
+        Ok(next.query_row(params![id, after], read).optional()?)
+    }
+
     /// A displaced row as a peer would send it. It may be marked unsent: it is to be sent when it fits.
     fn incoming_of(
         &self,
@@ -63,14 +62,14 @@ impl Database {
             return Ok(None);
         };
         let own = |column: &str| {
-            let mut each = of.exceptions.iter();
+            let mut each = of.state.exceptions.iter();
             each.find(|(name, _)| known.named_now(name) == column)
                 .map(|(_, version)| *version)
         };
         let mut incoming = Incoming {
-            floor: of.exceptions.get(FLOOR).copied(),
-            row: Some(of.version),
-            unsent: Some(of.version),
+            floor: of.state.exceptions.get(FLOOR).copied(),
+            row: Some(of.state.version),
+            unsent: Some(of.state.version),
             ..Incoming::default()
         };
         let mut cursor = Cursor::new(row);
@@ -78,7 +77,7 @@ impl Database {
             let (name, value) = (known.named_now(cursor.text()?), cursor.value()?);
             let version = match own(name) {
                 None if known.is_unwritten(name, of.at, value) => Version::NEVER,
-                own => own.unwrap_or(of.version),
+                own => own.unwrap_or(of.state.version),
             };
             if version != Version::NEVER {
                 incoming.add_column(name.to_owned(), version, value.to_owned());
@@ -87,31 +86,19 @@ impl Database {
         Ok(Some(incoming))
     }
 
-    fn version_of_displaced(&self, table: &str, key: &[u8]) -> Result<Option<Displaced>> {
+    fn version_of_displaced(&self, table: &str, key: &[u8]) -> Result<Option<Stored>> {
         let key = cbor::key_values(key)?;
         let is_key: Vec<String> = (1..=key.len()).map(|i| format!("k{i} = ?{i}")).collect();
         let text = format!(
-            "SELECT hlc, site, at, exc FROM {} WHERE deleted = 0 AND {}",
+            "SELECT hlc, site, deleted, at, hash, exc FROM {} WHERE deleted = 0 AND {}",
             versions_table(table),
             is_key.join(" AND ")
         );
-        let read = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?));
-        let found: Option<(i64, i64, i64, Option<Vec<u8>>)> = self
-            .conn
-            .prepare(&text)?
-            .query_row(params_from_iter(&key), read)
-            .optional()?;
-        let Some((hlc, site, at, exceptions)) = found else {
-            return Ok(None);
-        };
-        let node = self.sites.node(site)?;
-        Ok(Some(Displaced {
-            version: Version { hlc, node },
-            at,
-            exceptions: match exceptions {
-                Some(bytes) => decode_exceptions(&bytes)?,
-                None => Exceptions::new(),
-            },
-        }))
+        let mut of_key = self.conn.prepare_cached(&text)?;
+        let mut found = of_key.query(params_from_iter(&key))?;
+        found
+            .next()?
+            .map(|row| stored(&self.sites, row))
+            .transpose()
     }
 }

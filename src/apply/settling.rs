@@ -11,7 +11,7 @@ use crate::apply::unique::is_unique_violation;
 use crate::database::rows::Rows;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
-use crate::database::{Result, is_unfit};
+use crate::database::{Result, is_unfit, savepoint};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
@@ -63,14 +63,7 @@ impl<'c> Settling<'c> {
     /// looks at the UNIQUE indexes last.
     pub fn try_row(&mut self, values: &[OwnedValue]) -> Result<()> {
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
-        let conn = self.aside.conn;
-        conn.execute_batch("SAVEPOINT try_row")?;
-        let done = self.rows.upsert(&values);
-        if conn.is_autocommit() {
-            return Ok(done?); // a full disk undoes the transaction
-        }
-        conn.execute_batch("ROLLBACK TO try_row; RELEASE try_row")?;
-        match done {
+        match savepoint(self.aside.conn, true, || self.rows.upsert(&values)) {
             Err(e) if !is_unique_violation(&e) => Err(e.into()),
             _ => Ok(()),
         }

@@ -1,6 +1,6 @@
 //! Marked rows become frames again: after a start, a broken connection, an outbox that ran full.
 
-use crate::capture::record::{indexed, row_bytes, unwritten};
+use crate::capture::record::{for_others, never_written, row_bytes};
 use crate::capture::unsent::Piece;
 use crate::capture::{Captured, Frames, Outgoing};
 use crate::database::rows::{Rows, Stored, row_values};
@@ -168,21 +168,11 @@ fn unsent_exceptions<'v>(
     stored: &Stored,
     value: impl Fn(usize) -> Value<'v>,
 ) -> Vec<(usize, Version)> {
-    let mut exceptions = indexed(table, &stored.state.exceptions);
-    if table.has_late_columns() {
-        for (i, column) in table.schema.columns.iter().enumerate() {
-            let is_unwritten = match stored.state.exceptions.get(&column.lower) {
-                Some(own) => *own == Version::NEVER,
-                None => stored.at < table.born[i] && value(i).same(&column.default.borrow()),
-            };
-            if is_unwritten && !mutation::is(Mutation::LateDefaultsSent) {
-                exceptions.retain(|(which, _)| *which != i);
-                exceptions.push((
-                    i,
-                    unwritten(column, &column.default_now, &stored.state, value(i)),
-                ));
-            }
+    let mut state = stored.state.clone();
+    if table.has_late_columns() && !mutation::is(Mutation::LateDefaultsSent) {
+        for name in never_written(table, stored, &value) {
+            state.exceptions.entry(name).or_insert(Version::NEVER);
         }
     }
-    exceptions
+    for_others(table, &state, value)
 }

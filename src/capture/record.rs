@@ -137,15 +137,8 @@ impl Recorder<'_> {
                 exceptions,
             };
             if frames.encode {
-                let mut indexed = indexed(table, &state.exceptions);
-                for (i, own) in &mut indexed {
-                    if *own == Version::NEVER {
-                        let column = &table.schema.columns[*i];
-                        let (now, value) = (&column.default_now, values::column(row, *i));
-                        *own = unwritten(column, now, &state, value);
-                    }
-                }
-                frames.upsert(table, key_bytes, version, &indexed, values());
+                let exceptions = for_others(table, &state, |i| values::column(row, i));
+                frames.upsert(table, key_bytes, version, &exceptions, values());
             }
             Ok(Some(Stored { state, at: 0, hash }))
         })?;
@@ -268,6 +261,26 @@ pub(crate) fn unwritten(
         true => state.lowest(),
         false => Version::NEVER,
     }
+}
+
+/// Exceptions as they are sent.
+pub(super) fn for_others<'v>(
+    table: &Table,
+    state: &State,
+    value: impl Fn(usize) -> Value<'v>,
+) -> Vec<(usize, Version)> {
+    let mut exceptions = indexed(table, &state.exceptions);
+    for (i, own) in &mut exceptions {
+        if let Some(column) = table
+            .schema
+            .columns
+            .get(*i)
+            .filter(|_| *own == Version::NEVER)
+        {
+            *own = unwritten(column, &column.default_now, state, value(*i));
+        }
+    }
+    exceptions
 }
 
 /// Exceptions by column index, as frames name them.

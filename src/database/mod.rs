@@ -49,6 +49,7 @@ use install::{connect, install, node_id};
 pub(crate) use settings::Limits;
 pub use settings::Settings;
 use write::retry_while_busy;
+pub(crate) use write::savepoint;
 
 /// A write transaction of ours is ended after about this long, so that an application with
 /// busy_timeout 0 can write too.

@@ -94,24 +94,9 @@ impl<'c> Rows<'c> {
         let Some(row) = rows.next()? else {
             return Ok(None);
         };
-        let exceptions = match values::column(row, 5) {
-            Value::Blob(bytes) => self.table.named_now(decode_exceptions(bytes)?),
-            _ => Exceptions::new(),
-        };
-        let version = Version {
-            hlc: row.get(0)?,
-            node: sites.node(row.get(1)?)?,
-        };
-        let state = State {
-            version,
-            deleted: row.get(2)?,
-            exceptions,
-        };
-        Ok(Some(Stored {
-            state,
-            at: row.get(3)?,
-            hash: row.get(4)?,
-        }))
+        let mut stored = stored(sites, row)?;
+        stored.state.exceptions = self.table.named_now(stored.state.exceptions);
+        Ok(Some(stored))
     }
 
     pub fn put_version(
@@ -253,6 +238,28 @@ fn encode_exceptions(exceptions: &Exceptions) -> Option<Vec<u8>> {
         cbor::write_integer(&mut out, version.hlc);
     }
     Some(out)
+}
+
+/// A version as it is stored: (hlc, site, deleted, at, hash, exc). Columns go by the names that they
+/// had then.
+pub(crate) fn stored(sites: &Sites, row: &Row<'_>) -> Result<Stored, DatabaseError> {
+    let exceptions = match values::column(row, 5) {
+        Value::Blob(bytes) => decode_exceptions(bytes)?,
+        _ => Exceptions::new(),
+    };
+    let version = Version {
+        hlc: row.get(0)?,
+        node: sites.node(row.get(1)?)?,
+    };
+    Ok(Stored {
+        state: State {
+            version,
+            deleted: row.get(2)?,
+            exceptions,
+        },
+        at: row.get(3)?,
+        hash: row.get(4)?,
+    })
 }
 
 /// As they are stored with a version.

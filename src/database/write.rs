@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use super::error::{is_busy, is_unfit};
 use super::sites::Sites;
 use super::{Database, DatabaseError, Result, own_tables};
@@ -105,6 +107,24 @@ impl Database {
         self.seen_data_version = -1;
         Ok(())
     }
+}
+
+/// Runs `f` inside a transaction. What it writes is undone if it fails, or is only a `trial`.
+pub(crate) fn savepoint<T>(
+    conn: &Connection,
+    trial: bool,
+    f: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    conn.execute_batch("SAVEPOINT attempt")?;
+    let done = f();
+    // A full disk undoes the transaction itself.
+    if !conn.is_autocommit() {
+        if trial || done.is_err() {
+            conn.execute_batch("ROLLBACK TO attempt")?;
+        }
+        conn.execute_batch("RELEASE attempt")?;
+    }
+    done
 }
 
 /// Tries again for as long as somebody else holds the lock. SQLite's own busy handler sleeps up to

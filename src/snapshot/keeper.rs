@@ -175,8 +175,8 @@ impl Keeper {
             let streams = newest.streams.len();
             let newest = self.place(newest, round)?;
             if newest.streams.len() < streams {
-                // Told to all while it can be seen: not where the stream is emptied before another looks.
-                round.registry.set_newest(&newest)?;
+                // Told to all while it can be seen: who looks when the stream is emptied cannot.
+                round.registry.narrow_newest(&newest)?;
             }
             self.newest = Some(newest);
         }

@@ -127,6 +127,16 @@ impl Manifest {
 }
 
 impl Entry {
+    /// Leaves out the places that `other`, if it is the same snapshot, does not have. False if it has all.
+    pub fn narrow(&mut self, other: &Entry) -> bool {
+        let before = self.streams.len();
+        if self.name == other.name {
+            self.streams
+                .retain(|stream, _| other.streams.contains_key(stream));
+        }
+        self.streams.len() < before
+    }
+
     /// Reads one entry alone, as it stands in the broker's bucket.
     pub fn parse(bytes: &[u8]) -> Result<Entry, String> {
         let entry: Entry = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;

@@ -30,6 +30,8 @@ pub trait Registry: Send {
     fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError>;
     fn newest(&mut self) -> Result<Option<Entry>, StreamError>;
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
+    /// Leaves only the places of `entry` in the newest, if that is still the same snapshot.
+    fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
     /// The newest is not there any more.
     fn forget_newest(&mut self) -> Result<(), StreamError>;
     /// Per stream, how far a snapshot is asked for.
@@ -100,6 +102,20 @@ impl KeyValueRegistry {
     fn leases(&self) -> KeyValue<'_> {
         KeyValue::open(&self.client, &self.lease)
     }
+
+    /// With its revision.
+    fn stored_newest(&self) -> Result<Option<(Entry, u64)>, StreamError> {
+        let Some((bytes, revision)) = self.meta().get(NEWEST)? else {
+            return Ok(None);
+        };
+        match Entry::parse(&bytes) {
+            Ok(entry) => Ok(Some((entry, revision))),
+            Err(cause) => {
+                log::warn!("bucket {}, key {NEWEST}: {cause}; left out", self.meta);
+                Ok(None)
+            }
+        }
+    }
 }
 
 impl Registry for KeyValueRegistry {
@@ -160,20 +176,25 @@ impl Registry for KeyValueRegistry {
     }
 
     fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
-        let Some((bytes, _)) = self.meta().get(NEWEST)? else {
-            return Ok(None);
-        };
-        match Entry::parse(&bytes) {
-            Ok(entry) => Ok(Some(entry)),
-            Err(cause) => {
-                log::warn!("bucket {}, key {NEWEST}: {cause}; left out", self.meta);
-                Ok(None)
-            }
-        }
+        Ok(self.stored_newest()?.map(|(entry, _)| entry))
     }
 
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
         self.meta().put(NEWEST, &entry.to_bytes()).map(drop)
+    }
+
+    fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+        for _ in 0..TRIES {
+            let Some((mut newest, revision)) = self.stored_newest()? else {
+                return Ok(());
+            };
+            if !newest.narrow(entry) || self.meta().update(NEWEST, &newest.to_bytes(), revision)? {
+                return Ok(());
+            }
+        }
+        Err(StreamError::Refused(
+            "too many nodes look at the newest snapshot at once".into(),
+        ))
     }
 
     fn forget_newest(&mut self) -> Result<(), StreamError> {

@@ -1,7 +1,13 @@
 //! What is wrong just now, over HTTP.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+use sha2::{Digest, Sha256};
 
 use crate::cluster::Cluster;
 use crate::node::{Node, free_port, until};
@@ -148,4 +154,76 @@ fn an_application_that_keeps_the_database_locked() {
     until_health(port, 503, &["\"database\":", "write lock"]);
     app.execute_batch("ROLLBACK").unwrap();
     until_health(port, 200, &["\"problems\":{}"]);
+}
+
+/// What is done to a snapshot in its folder.
+type Spoil = fn(&Path, &mut serde_json::Value);
+
+fn another_sha256(_: &Path, entry: &mut serde_json::Value) {
+    entry["sha256"] = "0".repeat(64).into();
+}
+
+fn damaged_before_it_was_packed(object: &Path, entry: &mut serde_json::Value) {
+    let mut database = zstd::decode_all(fs::File::open(object).unwrap()).unwrap();
+    let table = {
+        let file = object.with_extension("sqlite");
+        fs::write(&file, &database).unwrap();
+        let conn = Connection::open(&file).unwrap();
+        let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'item'";
+        conn.query_row(root, [], |r| r.get::<_, usize>(0)).unwrap()
+    };
+    database[(table - 1) * 4096..table * 4096].fill(0xff);
+    let packed = zstd::encode_all(&database[..], 3).unwrap();
+    let hash = Sha256::digest(&packed);
+    let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
+    entry["sha256"] = hash.into();
+    entry["size"] = packed.len().into();
+    fs::write(object, packed).unwrap();
+}
+
+fn larger_than_the_disk(_: &Path, entry: &mut serde_json::Value) {
+    entry["database_size"] = (1_u64 << 43).into();
+}
+
+#[test]
+fn a_snapshot_that_is_no_use_is_named_until_there_is_another() {
+    for (spoil, says) in [
+        (
+            another_sha256 as Spoil,
+            "its SHA-256 is not that of the manifest",
+        ),
+        (damaged_before_it_was_packed, "quick_check: "),
+        (larger_than_the_disk, "needs"),
+    ] {
+        let store = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::stopped(2, |node| {
+            node.set("snapshot.store", "'file'").set(
+                "snapshot.file.path",
+                &format!("'{}'", store.path().display()),
+            );
+        });
+        let port = serve(&mut cluster.nodes[1]);
+        cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+        cluster.nodes[0].start();
+        cluster.nodes[0].until_log("made, because");
+        cluster.nodes[0].stop();
+        let manifest = store.path().join("manifest.json");
+        let mut listed: serde_json::Value =
+            serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+        let entry = &mut listed["snapshots"][0];
+        let object = store.path().join(entry["name"].as_str().unwrap());
+        spoil(&object, entry);
+        fs::write(&manifest, listed.to_string()).unwrap();
+
+        cluster.nodes[1].start();
+        until_health(port, 503, &["\"snapshots\":", says]);
+        cluster.nodes[0].start();
+        until("it runs again", || {
+            let connected = cluster.nodes[0].log().matches("connected to NATS").count();
+            (connected == 2).then_some(())
+        });
+        cluster.nodes[0].signal(Signal::USR1);
+        until_health(port, 200, &["\"problems\":{}"]);
+        assert_eq!(cluster.converge().len(), 1);
+    }
 }

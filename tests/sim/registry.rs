@@ -159,6 +159,11 @@ impl Registry for Seen {
         self.with(|b, _| b.newest = Some(entry.clone()))
     }
 
+    fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+        self.with(|b, _| b.newest.as_mut().map(|newest| newest.narrow(entry)))?;
+        Ok(())
+    }
+
     fn forget_newest(&mut self) -> Result<(), StreamError> {
         self.with(|b, _| b.newest = None)
     }

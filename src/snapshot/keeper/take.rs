@@ -32,10 +32,8 @@ impl Keeper {
         self.forgot &= is_missing;
         let mut failure = None;
         for mut entry in manifest.into_iter().flat_map(|m| m.snapshots) {
-            if let Some(newest) = self.newest.as_ref().filter(|n| n.name == entry.name) {
-                // Those of which somebody found the place lost are not in it.
-                let is_known = |stream: &String| newest.streams.contains_key(stream);
-                entry.streams.retain(|stream, _| is_known(stream));
+            if let Some(newest) = &self.newest {
+                entry.narrow(newest); // somebody may have found places lost
             }
             let entry = self.place(entry, round)?;
             if !will_do(&round.gate.enter().database, &entry) {

@@ -78,6 +78,11 @@ impl Registry for Memory {
         self.with(|s| s.newest = Some(entry.clone()))
     }
 
+    fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+        self.with(|s| s.newest.as_mut().map(|newest| newest.narrow(entry)))?;
+        Ok(())
+    }
+
     fn forget_newest(&mut self) -> Result<(), StreamError> {
         self.with(|s| s.newest = None)
     }
