@@ -1,20 +1,42 @@
 //! A look into every snapshot that is announced: each row is what its version says. Nodes that merge
 //! it take that on trust, and what is wrong in it is mostly put right by what comes through a stream.
 
+use std::collections::BTreeMap;
+
 use harmonylite::database::table::Table;
 use harmonylite::model::frame::{self, Frame};
-use harmonylite::model::version::Version;
-use harmonylite::snapshot::transfer;
+use harmonylite::model::version::{HLC_BEFORE, Version};
 use harmonylite::snapshot::watch::Nobody;
+use harmonylite::snapshot::{Entry, transfer};
 
 use crate::broker::Message;
 use crate::keeping::CLUSTER;
 use crate::model::{Row, RowId};
 use crate::node::{Node, Shadow};
+use crate::plan::Plan;
 use crate::world::{Step, World};
 
 /// The auditor's place.
 const AUDITOR: usize = 99;
+
+/// Those rows which the node has in such a version or a later one.
+fn of_those(sent: Vec<(RowId, Version)>, node: &Node, plan: &Plan) -> BTreeMap<RowId, Version> {
+    let mut found = BTreeMap::new();
+    for table in 0..plan.tables.len() {
+        let versions = node.versions(plan, table);
+        // A row from before gives its version up.
+        let of_table = sent
+            .iter()
+            .filter(|((t, _), v)| *t == table && v.hlc != HLC_BEFORE);
+        for (at, version) in of_table {
+            if versions.get(&at.1).is_some_and(|s| s.version >= *version) {
+                let owed = found.entry(at.clone()).or_insert(*version);
+                *owed = version.max(owed).to_owned();
+            }
+        }
+    }
+    found
+}
 
 impl World {
     /// Looks into the newest snapshot, if that was not done before.
@@ -37,17 +59,54 @@ impl World {
         if brought.is_err() {
             return Ok(()); // spoilt since
         }
+        let sent = self.sent_before(&entry);
         node.open_app();
         node.shadow = Shadow::read(node.app(), &self.plan);
         let seen = node
             .start(&self.options, true)
             .and_then(|()| self.look_into(&node));
+        self.in_snapshots
+            .insert(entry.name.clone(), of_those(sent, &node, &self.plan));
         node.crash();
         node.app = None;
         for suffix in ["", "-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{suffix}", node.path().display()));
         }
         seen.map_err(|e| format!("snapshot {CLUSTER}/{}: {e}", entry.name))
+    }
+
+    /// The rows that streams brought up to where the snapshot begins.
+    fn sent_before(&self, entry: &Entry) -> Vec<(RowId, Version)> {
+        let mut sent = Vec::new();
+        for stream in &self.broker.streams {
+            let place = entry.streams.get(&stream.name);
+            if let Some(place) = place.filter(|p| p.created == stream.created) {
+                sent.extend(stream.stored(place.seq).flat_map(|m| self.rows_in(m)));
+            }
+        }
+        sent
+    }
+
+    /// What the newest snapshot has of what the streams brought is to be everywhere in the end, even
+    /// if the broker lost all, and who had read it was put back to what he was before.
+    pub fn note_owed(&mut self) {
+        let Some(snapshots) = self.snapshots.as_ref().filter(|_| !self.broker.forgot) else {
+            return; // who is put back does not see that, and nobody else may have it
+        };
+        let manifest = snapshots
+            .objects
+            .quietly(|store| transfer::read_manifest(store, CLUSTER));
+        let newest = manifest.ok().flatten().and_then(|m| m.newest().cloned());
+        let is_sound = |entry: &Entry| {
+            let fetched = snapshots.objects.quietly(|store| {
+                let path = self.folder().join("owed");
+                transfer::fetch(entry, &path, store, &mut Nobody).map(drop)
+            });
+            fetched.is_ok()
+        };
+        if let Some(newest) = newest.filter(is_sound) {
+            self.owed = self.in_snapshots.remove(&newest.name).unwrap_or_default();
+        }
     }
 
     fn look_into(&self, node: &Node) -> Step {

@@ -33,6 +33,8 @@ pub struct Broker {
     /// Messages kept per stream.
     max_entries: usize,
     wiped: u32,
+    /// It lost some messages, and gave their numbers out again.
+    pub forgot: bool,
 }
 
 impl Broker {
@@ -41,6 +43,7 @@ impl Broker {
             streams: Vec::new(),
             max_entries,
             wiped: 0,
+            forgot: false,
         };
         for shard in 1..=shards {
             broker.streams.push(Stream {
@@ -87,6 +90,7 @@ impl Broker {
     /// A power cut takes what was acknowledged and not yet synced.
     pub fn forget(&mut self, shard: usize, count: usize) {
         let messages = &mut self.streams[shard].messages;
+        self.forgot |= count > 0 && !messages.is_empty();
         messages.truncate(messages.len().saturating_sub(count));
     }
 

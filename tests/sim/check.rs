@@ -30,6 +30,7 @@ impl World {
             snapshots.calm = true;
             snapshots.objects.heal();
         }
+        self.note_owed();
         for place in 0..self.nodes.len() {
             if self.nodes[place].is_cut_off {
                 self.cut_off(place);
@@ -253,6 +254,12 @@ impl World {
             let report = |e: String| format!("[{key}] {e}\n{}", self.model.history(&at));
             let version = stored.map(|s| (s.version, s.deleted));
             self.model.check_version(&at, version).map_err(report)?;
+            let owed = self.owed.get(&at).filter(|_| !self.model.is_dropped(&at));
+            if owed.is_some_and(|owed| version.is_none_or(|(v, _)| v < *owed)) {
+                return Err(report(format!(
+                    "is {version:?}, but a snapshot had {owed:?}"
+                )));
+            }
             let lives = stored.is_some_and(|s| !s.deleted);
             if lives != live.contains_key(key) {
                 return Err(report(format!(

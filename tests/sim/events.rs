@@ -316,7 +316,7 @@ impl World {
     }
 
     pub fn restart_broker(&mut self) {
-        let wiped = self.random.percent(15);
+        let wiped = self.random.percent(if self.loses_all { 50 } else { 15 });
         if wiped {
             self.broker.wipe();
             if let Some(snapshots) = &self.snapshots {
@@ -324,7 +324,8 @@ impl World {
             }
         }
         for shard in 0..self.options.shards as usize {
-            let count = [0, 0, 1, 2, 5][self.random.below(5)];
+            let most = if self.loses_all { 1 } else { 5 };
+            let count = [0, 0, 1, 2, 5][self.random.below(most)];
             self.broker.forget(shard, count);
             self.model.broker_lost |= wiped || count > 0;
         }
@@ -337,6 +338,14 @@ impl World {
         }
         let left: Vec<u64> = self.broker.streams.iter().map(|s| s.last()).collect();
         self.say(format!("broker restarts, wiped {wiped}, holds {left:?}"));
+        let in_midst = self.snapshots.as_ref().is_some_and(|s| s.is_in_midst());
+        if wiped && self.loses_all && !in_midst {
+            for place in 0..self.nodes.len() {
+                if self.random.percent(70) {
+                    self.roll_back(place);
+                }
+            }
+        }
     }
 }
 

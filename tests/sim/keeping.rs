@@ -51,6 +51,11 @@ impl Snapshots {
         }
     }
 
+    /// Of a round, in which a node cannot be put back.
+    pub fn is_in_midst(&self) -> bool {
+        self.depth > 0
+    }
+
     pub fn keeper(&self) -> Keeper {
         Keeper::new(Options {
             cluster: CLUSTER.into(),

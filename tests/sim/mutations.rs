@@ -17,8 +17,10 @@ fn worlds(mistake: Mutation) -> u64 {
         | ForgottenStampedAgain
         | BuriedInSilence => runs::FORGETTING,
         SnapshotOfUncaptured | PositionsBeforeMerge | GapForgottenOnMerge | LackingRowsDeleted
-        | MarksNotCarried | JoinedBeforeMerging | MarkedUnderOther | OthersGapsIgnored
-        | LostStreamsForgotten => runs::SNAPSHOTS,
+        | MarksNotCarried | JoinedBeforeMerging | MarkedUnderOther | OthersGapsIgnored => {
+            runs::SNAPSHOTS
+        }
+        LostStreamsForgotten => runs::DISASTERS,
         _ => 0,
     }
 }

@@ -11,6 +11,8 @@ use crate::world::World;
 /// Seeds with these bits have snapshots; and in some of those, deletes are forgotten.
 pub const SNAPSHOTS: u64 = 16;
 pub const FORGETTING: u64 = SNAPSHOTS | 4;
+/// The broker loses all, and databases are put back.
+pub const DISASTERS: u64 = SNAPSHOTS | 1 << 14;
 
 /// What one run came to.
 pub struct Outcome {
@@ -176,6 +178,7 @@ fn run_many(first: u64, most: u64, in_time: impl Fn() -> bool + Sync) -> Total {
 /// The first of `most` seeds with these bits that fails, and how.
 #[cfg(feature = "mutations")]
 pub fn first_failure(most: u64, bits: u64) -> Option<(u64, String)> {
+    let bits = bits | number("SIM_BITS").unwrap_or(0);
     let (next, left) = (AtomicU64::new(1), AtomicU64::new(most));
     let first: Mutex<Option<(u64, String)>> = Mutex::new(None);
     let known = || first.lock().expect("no panic").as_ref().map(|f| f.0);

@@ -1,9 +1,10 @@
 //! One run: nodes, broker and model, and the random steps they take, all from one seed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
+use harmonylite::model::version::Version;
 use tempfile::TempDir;
 
 use crate::ages::{Ages, RETENTION_MS};
@@ -17,7 +18,7 @@ use crate::observe;
 use crate::plan::{Migration, Plan};
 use crate::random::Random;
 use crate::registry::Bulletin;
-use crate::runs::{FORGETTING, SNAPSHOTS};
+use crate::runs::{DISASTERS, FORGETTING, SNAPSHOTS};
 
 /// 2023: what a node's clock is set to stays before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
@@ -46,6 +47,10 @@ pub struct World {
     pub ages: Option<Ages>,
     /// Snapshots that were looked into.
     pub audited: BTreeSet<String>,
+    /// By the snapshot's name: what is in it of what streams had brought.
+    pub in_snapshots: BTreeMap<String, BTreeMap<RowId, Version>>,
+    /// What every node must have in the end.
+    pub owed: BTreeMap<RowId, Version>,
     weights: Vec<usize>,
     watched: String,
     /// The first two nodes have one id: a cloned card.
@@ -53,6 +58,8 @@ pub struct World {
     /// As on a good day: nodes are mostly up to date, so what is captured is sent at once; and a
     /// publisher learns late that an acknowledgement does not come.
     is_lively: bool,
+    /// The broker loses all or nothing, and files are put back more often.
+    pub loses_all: bool,
     folder: TempDir,
 }
 
@@ -129,10 +136,13 @@ impl World {
             snapshots,
             ages,
             audited: BTreeSet::new(),
+            in_snapshots: BTreeMap::new(),
+            owed: BTreeMap::new(),
             weights: Vec::new(),
             watched: String::new(),
             twins: false,
             is_lively: seed & 32 != 0,
+            loses_all: seed & DISASTERS == DISASTERS,
             folder,
         };
         world.twins = world.random.percent(10);
@@ -293,6 +303,10 @@ impl World {
         weights[3] += 5;
         if let Some(keeping) = weights.get_mut(KEEP) {
             *keeping += 3;
+        }
+        if self.loses_all {
+            weights[13] += 1;
+            weights[15] += 2;
         }
         if self.is_lively {
             weights[..7].iter_mut().for_each(|w| *w *= 4);
