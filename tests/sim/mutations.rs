@@ -6,7 +6,7 @@ use harmonylite::mutation::{self, Mutation};
 use crate::runs;
 
 /// Seeds that a mistake may survive.
-const PATIENCE: u64 = 3000;
+const PATIENCE: u64 = 10_000;
 
 /// Where a mistake can show itself: what those seeds have in common.
 fn worlds(mistake: Mutation) -> u64 {
@@ -17,9 +17,8 @@ fn worlds(mistake: Mutation) -> u64 {
         | ForgottenStampedAgain
         | BuriedInSilence => runs::FORGETTING,
         SnapshotOfUncaptured | PositionsBeforeMerge | GapForgottenOnMerge | LackingRowsDeleted
-        | MarksNotCarried | JoinedBeforeMerging | MarkedUnderOther | OthersGapsIgnored => {
-            runs::SNAPSHOTS
-        }
+        | MarksNotCarried | JoinedBeforeMerging | MarkedUnderOther => runs::SNAPSHOTS,
+        OthersGapsIgnored => runs::AWAY,
         LostStreamsForgotten => runs::DISASTERS,
         _ => 0,
     }

@@ -11,6 +11,8 @@ use crate::world::World;
 /// Seeds with these bits have snapshots; and in some of those, deletes are forgotten.
 pub const SNAPSHOTS: u64 = 16;
 pub const FORGETTING: u64 = SNAPSHOTS | 4;
+/// Who is away for long lacks something.
+pub const AWAY: u64 = FORGETTING | 8;
 /// The broker loses all, and databases are put back.
 pub const DISASTERS: u64 = SNAPSHOTS | 1 << 14;
 

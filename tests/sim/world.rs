@@ -18,7 +18,7 @@ use crate::observe;
 use crate::plan::{Migration, Plan};
 use crate::random::Random;
 use crate::registry::Bulletin;
-use crate::runs::{DISASTERS, FORGETTING, SNAPSHOTS};
+use crate::runs::{AWAY, DISASTERS, FORGETTING, SNAPSHOTS};
 
 /// 2023: what a node's clock is set to stays before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
@@ -90,10 +90,7 @@ impl World {
     pub fn new(seed: u64) -> Result<Self, String> {
         let mut snapshots = (seed & SNAPSHOTS != 0).then(|| snapshots_of(seed));
         let ages = (seed & FORGETTING == FORGETTING).then(Ages::default);
-        if let (Some(snapshots), Some(_)) = (&mut snapshots, &ages)
-            && seed & 8 != 0
-        {
-            // Who is away for long lacks something.
+        if let Some(snapshots) = snapshots.as_mut().filter(|_| seed & AWAY == AWAY) {
             snapshots.max_entries = snapshots.max_entries.min(4);
         }
         let mut random = Random::new(seed);
