@@ -161,6 +161,7 @@ fn install(path: &Path) -> Result<()> {
         node_id: Some(1),
         publish: true,
         shards: 1,
+        streams: Default::default(),
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),

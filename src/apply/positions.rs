@@ -91,6 +91,36 @@ impl Database {
         all
     }
 
+    /// Streams that are read no more: since the prefix, the compression or the number of shards is another
+    /// one, others have taken their place. As where a stream was created anew under its name, what they
+    /// held is published again by whoever has it, and looked for in a snapshot.
+    pub(crate) fn leave_streams(&mut self) -> Result<()> {
+        let known = self.positions.known.iter();
+        let left = known.filter(|(stream, _)| !self.is_read(stream));
+        let left: Vec<_> = left.map(|(s, p)| (s.clone(), p.clone())).collect();
+        for (stream, position) in &left {
+            log::warn!("{stream} is not read any more: publishing all rows again");
+            self.note_lost(stream, position)?;
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.publish_all_again()?;
+        self.write(|db| {
+            for (stream, _) in &left {
+                db.positions.known.remove(stream);
+                let text = "DELETE FROM __harmonylite___seq_map WHERE stream = ?1";
+                db.conn.execute(text, [stream])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn is_read(&self, stream: &str) -> bool {
+        let streams = &self.settings.streams;
+        streams.is_empty() || streams.contains(stream)
+    }
+
     /// Moves a position; stored at the next write.
     pub fn move_position(&mut self, stream: &str, position: Position) {
         if self.positions.known.get(stream) != Some(&position) {
@@ -243,7 +273,8 @@ impl Database {
     pub(crate) fn take_places(&mut self, entry: &Entry) {
         for (stream, place) in &entry.streams {
             let mut known = self.position(stream);
-            if !known.created.is_empty() && known.created != place.created {
+            let is_another = !known.created.is_empty() && known.created != place.created;
+            if is_another || !self.is_read(stream) {
                 continue;
             }
             known.gap = self.lacks_after(&known, place, entry.node);

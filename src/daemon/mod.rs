@@ -17,6 +17,7 @@ use crate::health::http;
 use crate::model::backoff::Backoff;
 use crate::snapshot::beside;
 use crate::snapshot::thread::Ask;
+use crate::stream::jetstream::stream_name;
 use crate::thread::{Exited, Outcome, spawn};
 use crate::{lock, logging};
 
@@ -255,11 +256,15 @@ fn open(
 
 fn settings(config: &Config, node_id: Option<u64>) -> Settings {
     let tables = config.tables.clone();
+    let streams = net::stream_options(config, 1);
     Settings {
         path: config.db_path.clone(),
         node_id,
         publish: config.publish,
         shards: config.shared.shards,
+        streams: (1..=config.shared.shards)
+            .map(|shard| stream_name(&streams, shard))
+            .collect(),
         scan_max_changes: config.scan_max_changes,
         max_transaction_bytes: config.replication_log.max_transaction_bytes,
         max_clock_drift: config.max_clock_drift,

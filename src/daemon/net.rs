@@ -63,7 +63,7 @@ pub fn client_options(nats: &Nats, name: &str) -> ClientOptions {
 
 /// With a cluster of our own servers, fewer replicas than servers would put a stream on one node,
 /// without which nobody could publish; three are enough.
-fn stream_options(config: &Config, servers: u32) -> StreamOptions {
+pub fn stream_options(config: &Config, servers: u32) -> StreamOptions {
     StreamOptions {
         stream_prefix: config.shared.stream_prefix.clone(),
         subject_prefix: config.shared.subject_prefix.clone(),

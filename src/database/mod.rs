@@ -150,6 +150,7 @@ impl Database {
         })?;
         database.catalog.first_time = false;
         database.load_again()?;
+        database.leave_streams()?;
         Ok(database)
     }
 

@@ -1,5 +1,6 @@
 //! What is chosen for this node, and how much it takes of others.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ pub struct Settings {
     /// Whether local changes are published.
     pub publish: bool,
     pub shards: u32,
+    /// Names of the streams that are read: what was known of others is left behind. Empty: all are.
+    pub streams: BTreeSet<String>,
     /// Entries of the raw log that are captured in one transaction, however long that takes.
     pub scan_max_changes: usize,
     /// Frames are cut when they reach this, in bytes before compression.

@@ -192,6 +192,7 @@ impl Keeper {
             self.look_at_gaps(round.gate);
             return Ok(next);
         }
+        self.forgot = false; // nothing is needed of the store: the next loss is another one
         let wanted = round.registry.wanted()?;
         self.make_if(round, |keeper, db| keeper.due(db, &wanted))
     }

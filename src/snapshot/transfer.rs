@@ -124,13 +124,15 @@ pub fn upload(
     Ok(entry)
 }
 
-/// Makes an uploaded snapshot the newest one, and removes what nobody needs any more.
+/// Makes an uploaded snapshot the newest one, and removes what nobody needs any more. `narrowed` is the
+/// one before, without places that the broker lost.
 pub fn announce(
     entry: Entry,
+    narrowed: Option<&Entry>,
     cluster: &str,
     store: &mut dyn Store,
 ) -> Result<Manifest, TransferError> {
-    let known = match read_manifest(store, cluster) {
+    let mut known = match read_manifest(store, cluster) {
         Ok(known) => known.unwrap_or_default(),
         // Torn by a crash, on a store that cannot replace an object whole: begun anew.
         Err(e) if is_torn(&e) => {
@@ -139,6 +141,11 @@ pub fn announce(
         }
         Err(e) => return Err(e),
     };
+    if let Some(narrowed) = narrowed {
+        for entry in &mut known.snapshots {
+            entry.narrow(narrowed); // what was found lost is remembered with it
+        }
+    }
     let names = store.list()?;
     if !names.contains(&entry.name) {
         let cause = "it is gone after it was uploaded: does somebody else clean up there?";
@@ -185,8 +192,11 @@ pub fn strike(name: &str, cluster: &str, store: &mut dyn Store) -> Result<(), Tr
 
 /// Whether the manifest is no use, and may be replaced.
 pub fn is_torn(e: &TransferError) -> bool {
-    matches!(e, TransferError::Bad { name, cause, .. }
-        if name == manifest::NAME && !cause.contains("another cluster"))
+    let TransferError::Bad { name, cause, .. } = e else {
+        return false;
+    };
+    let is_others = ["another cluster", "a later release"];
+    name == manifest::NAME && !is_others.iter().any(|text| cause.contains(text))
 }
 
 /// What the store holds; none if nothing yet.
@@ -194,10 +204,11 @@ pub fn read_manifest(
     store: &mut dyn Store,
     cluster: &str,
 ) -> Result<Option<Manifest>, TransferError> {
-    let mut bytes = Bounded(Vec::new());
+    let mut bytes = Bounded::default();
     match store.get(manifest::NAME, &mut bytes) {
         Ok(()) => {}
         Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(_) if bytes.is_over() => return Err(bad(store, manifest::NAME, "it is too large")),
         Err(e) => return Err(e.into()),
     }
     let parsed = Manifest::parse(&bytes.0, cluster);

@@ -92,11 +92,19 @@ impl<W: Write> Write for Watched<'_, W> {
 }
 
 /// A manifest and no more.
-pub(super) struct Bounded(pub Vec<u8>);
+#[derive(Default)]
+pub(super) struct Bounded(pub Vec<u8>, bool);
+
+impl Bounded {
+    pub fn is_over(&self) -> bool {
+        self.1
+    }
+}
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > manifest::MAX_BYTES {
+            self.1 = true;
             return Err(io::Error::other("it is too large for a manifest"));
         }
         self.0.extend_from_slice(bytes);

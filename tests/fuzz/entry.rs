@@ -97,6 +97,7 @@ pub fn apply(bytes: &[u8]) {
         node_id: Some(1),
         publish: true,
         shards: 1,
+        streams: Default::default(),
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),

@@ -59,6 +59,25 @@ fn wiped_while_the_daemons_are_down() {
     assert_eq!(cluster.converge().len(), 30);
 }
 
+/// Other streams take the place of those that are gone, and a node was away: as if they were created anew.
+#[test]
+fn wiped_to_change_the_compression() {
+    let mut cluster = Cluster::start(2, |_| {});
+    fill(&cluster, 0, 0..20);
+    cluster.converge();
+    cluster.nodes[1].stop();
+    fill(&cluster, 0, 20..25);
+    crate::node::until("all is sent", || cluster.nodes[0].is_quiet().then_some(()));
+    cluster.nodes[0].stop();
+    wipe(&mut cluster);
+    for node in &mut cluster.nodes {
+        node.set("replication_log.compress", "false");
+    }
+    Node::start_all(&mut cluster.nodes);
+    assert_eq!(cluster.converge().len(), 25);
+    assert!(cluster.nodes[1].log().contains("is not read any more"));
+}
+
 #[test]
 fn set_back_and_filled_by_another() {
     // A gap may have to be waited for, twice.

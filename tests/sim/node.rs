@@ -255,6 +255,7 @@ impl Node {
             node_id: Some(self.configured_id),
             publish: true,
             shards: options.shards,
+            streams: Default::default(),
             scan_max_changes: options.scan_max_changes,
             max_transaction_bytes: options.max_transaction_bytes,
             max_clock_drift: MAX_CLOCK_DRIFT,

@@ -1,8 +1,10 @@
 //! A broker that lost what it had acknowledged: everything is published once more.
 
 use super::support::{Node, cluster};
+use crate::apply::Position;
 use crate::capture::Outgoing;
 use crate::clock::Clock;
+use crate::database::Settings;
 
 const SCHEMA: &str = "CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, v);
     CREATE TABLE u(a, b, PRIMARY KEY(a, b)) WITHOUT ROWID";
@@ -120,4 +122,29 @@ fn what_was_held_longer_than_deletes_are_sure_to_be_known_is_told_when_it_is_tak
         n[1].run(late);
         assert_eq!(n[1].publish().len(), frames, "after {days} days");
     }
+}
+
+/// An operator chose another prefix, or compression: what the old streams held may not be everywhere yet.
+#[test]
+fn streams_that_are_read_no_more_are_left_behind() {
+    let mut n = filled();
+    let node = &mut n[0];
+    let place = |seq| Position {
+        seq,
+        created: "x".into(),
+        ..Position::default()
+    };
+    node.db.move_position("old-1", place(5));
+    node.db.move_position("new-1", place(3));
+    node.db.flush().unwrap();
+    let streams = |s: &mut Settings| s.streams = ["new-1".to_owned(), "new-2".to_owned()].into();
+    node.restart_with(streams);
+    assert_eq!(node.db.sequences(), [("new-1".to_owned(), 3)]);
+    assert!(node.db.publishes_again() && node.db.seeks_snapshot().unwrap());
+    while !node.db.is_live() {
+        chunk(node);
+    }
+    node.db.flush().unwrap();
+    node.restart_with(streams);
+    assert!(!node.db.publishes_again(), "once");
 }

@@ -37,6 +37,7 @@ pub fn settings() -> Settings {
         node_id: None,
         publish: true,
         shards: 2,
+        streams: Default::default(),
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::take::is_of_the_file;
 use super::{Keeper, LOOK_AGAIN, Next, Round, RoundError};
 use crate::database::Database;
 use crate::mutation::{self, Mutation};
@@ -61,7 +62,7 @@ impl Keeper {
 
     /// Streams are gone: merges the newest snapshot, if it may hold something of them that is not here.
     pub(super) fn look_for_lost(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
-        let inside = round.gate.enter();
+        let mut inside = round.gate.enter();
         if !inside.database.seeks_snapshot()? {
             return Ok(());
         }
@@ -69,13 +70,20 @@ impl Keeper {
         let Some(newest) = &self.newest else {
             return Ok(());
         };
-        let had_read = inside.database.had_read(newest)?;
-        drop(inside);
-        if had_read || !self.merge_any(round, |_, _| true)? {
-            let mut inside = round.gate.enter();
-            inside.database.write(|db| db.forget_lost())?;
+        if inside.database.had_read(newest)? {
+            return Ok(inside.database.write(|db| db.forget_lost())?);
         }
-        Ok(())
+        drop(inside);
+        match self.merge_any(round, |_, _| true) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let mut inside = round.gate.enter();
+                Ok(inside.database.write(|db| db.forget_lost())?)
+            }
+            // It is said, and nobody can take it in: let there be another.
+            Err(RoundError::Database(e)) if is_of_the_file(&e) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     /// Messages were missed: merges a snapshot that has them, or asks for one.

@@ -125,7 +125,12 @@ impl Keeper {
             return Err(RoundError::LeaseLost);
         }
         round.gate.enter().database.note_made(&entry.name)?;
-        transfer::announce(entry.clone(), &self.options.cluster, &mut *store)?;
+        transfer::announce(
+            entry.clone(),
+            self.newest.as_ref(),
+            &self.options.cluster,
+            &mut *store,
+        )?;
         round.registry.set_newest(&entry)?;
         log::info!(
             "snapshot {} made, because {why}: {} KB for a database of {} KB, in {} ms, in {}",

@@ -89,7 +89,7 @@ impl Keeper {
 }
 
 /// Whether an error while merging is that of the snapshot's file.
-fn is_of_the_file(e: &DatabaseError) -> bool {
+pub(super) fn is_of_the_file(e: &DatabaseError) -> bool {
     let is_ours = matches!(e, DatabaseError::Stopped | DatabaseError::NotReserved(_));
     !is_ours && !e.is_temporary()
 }

@@ -70,7 +70,13 @@ impl Merge {
     fn place_of(&self, db: &Database, table: &Table, key: &[u8]) -> Option<(&String, &Place)> {
         let shard = shard(table.name(), key, db.settings.shards);
         let name = format!("-{shard}");
-        self.entry.streams.iter().find(|(s, _)| s.ends_with(&name))
+        let mut found = self
+            .entry
+            .streams
+            .iter()
+            .filter(|(s, _)| s.ends_with(&name));
+        // Of streams that had another name before, it is not known by which it came.
+        found.next().filter(|_| found.next().is_none())
     }
 
     /// The transaction up to which the snapshot holds what was learnt here of a row.

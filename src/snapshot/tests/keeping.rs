@@ -12,7 +12,7 @@ use crate::config::snapshot::Store as Kind;
 use crate::gate::Gate;
 use crate::snapshot::gap::Gap;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
-use crate::snapshot::manifest::{Entry, NAME, Place};
+use crate::snapshot::manifest::{Entry, MAX_BYTES, NAME, Place};
 use crate::snapshot::registry::Registry;
 use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
@@ -340,6 +340,34 @@ fn a_place_that_another_node_found_lost_closes_no_gap() {
 }
 
 #[test]
+fn a_place_that_was_found_lost_stays_so_when_there_is_a_newer_snapshot() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = cluster.two_that_met();
+    move_on(&a, 20, None);
+    a.keeper.ask(false);
+    cluster.round(&mut a).unwrap();
+    cluster.shared.lock().unwrap().lost_from = Some(18);
+    a.gate.set_at_end(1, false);
+    cluster.round(&mut a).unwrap();
+    assert!(cluster.newest().unwrap().streams.is_empty());
+    a.gate.set_at_end(1, true);
+    // The numbers were given out again, and are gone again.
+    cluster.shared.lock().unwrap().lost_from = None;
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'missed', 'x')")
+        .unwrap();
+    a.clock.advance(Duration::from_secs(1));
+    move_on(&a, 25, None);
+    cluster.round(&mut a).unwrap();
+    let second = cluster.newest().unwrap();
+    assert_eq!(second.streams["s"].seq, 25);
+    std::fs::write(cluster.store.path().join(&second.name), b"torn").unwrap();
+    move_on(&b, 20, Some(20));
+    let _ = cluster.round(&mut b);
+    assert!(b.gate.enter().database.has_gap() || titles(&b) == ["missed"]);
+}
+
+#[test]
 fn a_node_that_lacks_something_makes_none() {
     let cluster = Cluster::new();
     let mut a = cluster.node(1, BOOKS);
@@ -537,17 +565,28 @@ fn a_store_that_went_back_gets_another() {
 
 #[test]
 fn a_torn_manifest_is_replaced() {
-    let cluster = Cluster::new();
-    let mut a = cluster.node(1, BOOKS);
-    cluster.round(&mut a).unwrap();
-    let path = cluster.store.path().join(crate::snapshot::manifest::NAME);
-    let whole = std::fs::read(&path).unwrap();
-    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    let mut b = cluster.node(2, BOOKS);
-    assert!(cluster.round(&mut b).is_err());
-    cluster.round(&mut a).unwrap();
-    cluster.round(&mut b).unwrap();
-    assert!(b.gate.is_joined());
+    let torn = |whole: &[u8]| whole[..whole.len() / 2].to_vec();
+    let too_large = |whole: &[u8]| [whole, &vec![b' '; MAX_BYTES]].concat();
+    let is_replaced = |spoil: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let cluster = Cluster::new();
+        let mut a = cluster.node(1, BOOKS);
+        cluster.round(&mut a).unwrap();
+        let path = cluster.store.path().join(NAME);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, spoil(&whole)).unwrap();
+        let mut b = cluster.node(2, BOOKS);
+        assert!(cluster.round(&mut b).is_err());
+        a.clock.advance(Duration::from_secs(1));
+        let _ = cluster.round(&mut a);
+        let _ = cluster.round(&mut b);
+        b.gate.is_joined()
+    };
+    assert!(is_replaced(&torn) && is_replaced(&too_large));
+    let later = |whole: &[u8]| {
+        let text = String::from_utf8(whole.to_vec()).unwrap();
+        text.replacen("\"format\": 1", "\"format\": 99", 1).into()
+    };
+    assert!(!is_replaced(&later), "a later release's is left alone");
 }
 
 /// The broker lost messages and gave their numbers to others: a snapshot from before seems to be as

@@ -392,3 +392,25 @@ fn what_a_snapshot_covers_is_told_stream_by_stream() {
     );
     assert_eq!(n[1].db.unsent().unwrap(), stays.len() as u64);
 }
+
+/// The streams have other names since `compress` was changed; the old ones are known everywhere.
+#[test]
+fn streams_of_before_cover_nothing() {
+    let mut n = forgetful(
+        cluster(2, BOOKS),
+        "INSERT INTO Books VALUES (5, 'slow clock', 'z')",
+    );
+    n[0].publish();
+    let old = |node: &mut Node| ["c-1", "c-2"].map(|s| at_in(node, s, 20));
+    let new = |node: &mut Node, seq| ["c-c-1", "c-c-2"].map(|s| at_in(node, s, seq));
+    old(&mut n[0]);
+    new(&mut n[0], 20);
+    forget(&mut n[0]);
+    let taken = snapshot(&mut n[0]);
+    let under_way = n[1].publish(); // as message 25
+    old(&mut n[1]);
+    new(&mut n[1], 30);
+    merge(&mut n[1], &taken);
+    n[0].apply(&under_way);
+    assert_eq!(n[1].rows("SELECT id FROM Books WHERE id = 5"), "i5");
+}

@@ -100,3 +100,79 @@ fn who_removes_the_mirror_gets_also_what_this_node_made_merged() {
     a.gate.enter().database.forget_positions().unwrap();
     cluster.round(&mut a).unwrap_err();
 }
+
+/// Each time is another loss.
+#[test]
+fn a_store_that_is_emptied_again_gets_another_again() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = cluster.two_that_met();
+    let empty = || {
+        for name in cluster.objects() {
+            std::fs::remove_file(cluster.store.path().join(name)).unwrap();
+        }
+    };
+    empty();
+    b.gate.enter().database.forget_positions().unwrap();
+    cluster.round(&mut b).unwrap();
+    cluster.round(&mut a).unwrap();
+    assert_eq!(cluster.objects().len(), 2);
+    move_on(&b, 1, None);
+    cluster.round(&mut b).unwrap();
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'missed', 'x')")
+        .unwrap();
+    a.clock.advance(Duration::from_secs(1));
+    move_on(&a, 100, None);
+    cluster.round(&mut a).unwrap();
+    empty();
+    move_on(&b, 90, Some(90));
+    for _ in 0..12 {
+        a.clock.advance(Duration::from_secs(31));
+        b.clock.advance(Duration::from_secs(31));
+        let _ = cluster.round(&mut b);
+        cluster.round(&mut a).unwrap();
+    }
+    assert!(!b.gate.enter().database.has_gap());
+}
+
+/// Its file is sound, but what it says is not.
+#[test]
+fn what_nobody_can_take_in_does_not_keep_others_from_being_made() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = cluster.two_that_met();
+    a.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'Dune', 'x')")
+        .unwrap();
+    move_on(&a, 10, None);
+    a.keeper.ask(false);
+    cluster.round(&mut a).unwrap();
+    a.clock.advance(Duration::from_secs(1));
+    a.app
+        .execute_batch("UPDATE __harmonylite__Books_versions SET hlc = -5")
+        .unwrap();
+    a.keeper.ask(false);
+    cluster.round(&mut a).unwrap();
+    let spoiled = cluster.newest().unwrap().name;
+    // Only that one.
+    let manifest = cluster.store.path().join(NAME);
+    let text = std::fs::read(&manifest).unwrap();
+    let mut m = crate::snapshot::Manifest::parse(&text, "c").unwrap();
+    m.snapshots.truncate(1);
+    std::fs::write(&manifest, m.to_bytes()).unwrap();
+    let mut inside = b.gate.enter();
+    let known = inside.database.position("s");
+    inside.database.note_lost("s", &known).unwrap();
+    let anew = Position {
+        created: "anew".into(),
+        ..Position::default()
+    };
+    inside.database.move_position("s", anew);
+    inside.database.flush().unwrap();
+    drop(inside);
+    let mut errors = Vec::new();
+    for _ in 0..8 {
+        b.clock.advance(Duration::from_secs(31));
+        errors.push(cluster.round(&mut b).map_err(|e| e.to_string()));
+    }
+    assert_ne!(cluster.newest().unwrap().name, spoiled, "{errors:#?}");
+}
