@@ -93,8 +93,8 @@ impl Database {
 
     /// Streams that are read no more: since the prefix, the compression or the number of shards is another
     /// one, others have taken their place. As where a stream was created anew under its name, what they
-    /// held is published again by whoever has it, and looked for in a snapshot.
-    pub(crate) fn leave_streams(&mut self) -> Result<()> {
+    /// held is published again by whoever has it, and looked for in a snapshot. False if there are none.
+    pub(crate) fn leave_streams(&mut self) -> Result<bool> {
         let known = self.positions.known.iter();
         let left = known.filter(|(stream, _)| !self.is_read(stream));
         let left: Vec<_> = left.map(|(s, p)| (s.clone(), p.clone())).collect();
@@ -103,7 +103,7 @@ impl Database {
             self.note_lost(stream, position)?;
         }
         if left.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         self.publish_all_again()?;
         self.write(|db| {
@@ -112,7 +112,7 @@ impl Database {
                 let text = "DELETE FROM __harmonylite___seq_map WHERE stream = ?1";
                 db.conn.execute(text, [stream])?;
             }
-            Ok(())
+            Ok(true)
         })
     }
 

@@ -150,7 +150,6 @@ impl Database {
         })?;
         database.catalog.first_time = false;
         database.load_again()?;
-        database.leave_streams()?;
         Ok(database)
     }
 
