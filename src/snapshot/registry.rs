@@ -138,8 +138,9 @@ impl Registry for KeyValueRegistry {
     }
 
     fn give_lease_back(&mut self) {
-        if self.held.take().is_some() {
-            let _ = self.leases().delete(LEADER); // or it vanishes by itself
+        if let Some(revision) = self.held.take() {
+            // Only ours: it may be over, and another node's by now. Or it vanishes by itself.
+            let _ = self.leases().delete_revision(LEADER, revision);
         }
     }
 

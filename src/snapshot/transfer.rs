@@ -209,6 +209,7 @@ pub fn read_manifest(
         Ok(()) => {}
         Err(StoreError::NotFound { .. }) => return Ok(None),
         Err(_) if bytes.is_over() => return Err(bad(store, manifest::NAME, "it is too large")),
+        Err(StoreError::Damaged { cause, .. }) => return Err(bad(store, manifest::NAME, cause)),
         Err(e) => return Err(e.into()),
     }
     let parsed = Manifest::parse(&bytes.0, cluster);
@@ -244,6 +245,7 @@ pub fn fetch(
         (Err(StoreError::NotFound { .. }), _) => {
             return Err(bad(store, &entry.name, "it is gone"));
         }
+        (Err(StoreError::Damaged { cause, .. }), _) => return Err(bad(store, &entry.name, cause)),
         (got, _) => got?,
     }
     let packed = watched.inner.finish();

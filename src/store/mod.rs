@@ -60,6 +60,14 @@ pub const SILENCE: Duration = Duration::from_secs(15);
 pub enum StoreError {
     #[error("{store}: there is no {name}")]
     NotFound { store: String, name: String },
+    /// From [`Store::get`] alone: the server answers, and lost what it had of the object. Another
+    /// try would find the same.
+    #[error("{store}: {name} is damaged: {cause}")]
+    Damaged {
+        store: String,
+        name: String,
+        cause: String,
+    },
     /// `store` is its kind and address, `doing` what was tried, `cause` what came of it and, where
     /// that is known, what to do. Never a secret.
     #[error("{store}: {doing}: {cause}")]

@@ -6,7 +6,7 @@ use super::{Missing, Result, Store, StoreError};
 use crate::config::snapshot::NatsStore;
 use crate::stream::StreamError;
 use crate::stream::client::Client;
-use crate::stream::object_store::ObjectStore;
+use crate::stream::object_store::{ObjectError, ObjectStore};
 
 struct Nats {
     objects: ObjectStore,
@@ -58,7 +58,12 @@ impl Store for Nats {
         match self.objects.get(name, into) {
             Ok(true) => Ok(()),
             Ok(false) => Err(StoreError::not_found(&self.address, name)),
-            Err(cause) => Err(self.failed("get", name, &cause)),
+            Err(ObjectError::Damaged(cause)) => Err(StoreError::Damaged {
+                store: self.address.clone(),
+                name: name.to_string(),
+                cause,
+            }),
+            Err(ObjectError::Stream(cause)) => Err(self.failed("get", name, &cause)),
         }
     }
 

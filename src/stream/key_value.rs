@@ -17,6 +17,10 @@ use super::{StreamError, base64};
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
+/// The header by which a write counts only if nobody wrote the key in between.
+const EXPECTED_REVISION: &str = "Nats-Expected-Last-Subject-Sequence";
+const DELETION: (&str, &str) = ("KV-Operation", "DEL");
+
 /// The newest message of a key.
 struct Entry {
     value: Vec<u8>,
@@ -93,12 +97,27 @@ impl<'a> KeyValue<'a> {
     ///
     /// After `Disconnected` it may or may not have been written: read it again.
     pub fn update(&self, key: &str, value: &[u8], revision: u64) -> Result<bool, StreamError> {
+        let headers = [(EXPECTED_REVISION, &*revision.to_string())];
+        self.replaced("update", key, self.publish(key, &headers, value)?)
+    }
+
+    /// Removes `key` only if its revision is still `revision`. `false`: somebody was faster.
+    pub fn delete_revision(&self, key: &str, revision: u64) -> Result<bool, StreamError> {
         let revision = revision.to_string();
-        let headers = [("Nats-Expected-Last-Subject-Sequence", revision.as_str())];
-        match self.publish(key, &headers, value)? {
+        let headers = [(EXPECTED_REVISION, &*revision), DELETION];
+        self.replaced("delete", key, self.publish(key, &headers, b"")?)
+    }
+
+    fn replaced(
+        &self,
+        verb: &str,
+        key: &str,
+        reply: Result<Value, ApiError>,
+    ) -> Result<bool, StreamError> {
+        match reply {
             Ok(_) => Ok(true),
             Err(error) if code::WRONG_LAST_SEQUENCE.contains(&error.err_code) => Ok(false),
-            Err(error) => Err(self.refused("update", key, &error)),
+            Err(error) => Err(self.refused(verb, key, &error)),
         }
     }
 
@@ -111,7 +130,7 @@ impl<'a> KeyValue<'a> {
 
     /// Removes `key`; no error if it has no value.
     pub fn delete(&self, key: &str) -> Result<(), StreamError> {
-        let reply = self.publish(key, &[("KV-Operation", "DEL")], b"")?;
+        let reply = self.publish(key, &[DELETION], b"")?;
         reply
             .map(drop)
             .map_err(|error| self.refused("delete", key, &error))

@@ -5,6 +5,9 @@
 //! `$O.<bucket>.M.<base64 of the name>` and the bytes as chunks at `$O.<bucket>.C.<id of the
 //! upload>`. An object is its description, which is written last and in one message. What is
 //! replaced or removed is purged at once; what a broken upload left is purged by the next one.
+//!
+//! A server that lost power may have kept one without the other. Such an object is told from a
+//! server that is away or slow ([`ObjectError::Damaged`]), and can be replaced, listed and removed.
 #![allow(deprecated)]
 
 use std::hash::{BuildHasher, RandomState};
@@ -35,8 +38,19 @@ pub struct ObjectStore {
     token: u64,
 }
 
-/// The description of an object, as far as it matters here.
-#[derive(serde::Deserialize)]
+/// Why an object was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The server answers, and does not have what is described: another try would find the same.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// The description of an object, as far as it matters here. One that cannot be read is of no upload:
+/// its `nuid` is empty.
+#[derive(Default, serde::Deserialize)]
 struct Description {
     #[serde(default)]
     nuid: String,
@@ -119,12 +133,20 @@ impl ObjectStore {
     }
 
     /// Writes the object's bytes to `into`; `false` if there is none.
-    pub fn get(&mut self, name: &str, into: &mut dyn Write) -> Result<bool, StreamError> {
+    pub fn get(&mut self, name: &str, into: &mut dyn Write) -> Result<bool, ObjectError> {
         let Some(described) = self.description(name)? else {
             return Ok(false);
         };
-        self.download(&described, into)?;
-        Ok(true)
+        let result = self.download(&described, into);
+        if matches!(result, Err(ObjectError::Damaged(_))) {
+            // Who replaces or removes an object changes the description first, then the chunks go.
+            let now = self.description(name)?;
+            if now.is_none_or(|now| now.nuid != described.nuid) {
+                let text = "it was replaced or removed while it was read";
+                return Err(StreamError::Refused(text.into()).into());
+            }
+        }
+        result.map(|()| true)
     }
 
     /// The names of all objects.
@@ -163,14 +185,16 @@ impl ObjectStore {
 
     /// The newest message at `subject`.
     fn newest(&self, subject: &str) -> Result<Option<Value>, StreamError> {
+        self.message(&json!({ "last_by_subj": subject }))
+    }
+
+    /// The message that the stream's leader has at `place`.
+    fn message(&self, place: &Value) -> Result<Option<Value>, StreamError> {
         let call = format!("STREAM.MSG.GET.{}", self.stream());
-        match self
-            .client
-            .api(&call, &json!({ "last_by_subj": subject }))?
-        {
+        match self.client.api(&call, place)? {
             Ok(mut reply) => Ok(Some(reply["message"].take())),
             Err(error) if error.err_code == code::NO_MESSAGE_FOUND => Ok(None),
-            Err(error) => Err(error.refused(format_args!("look at {subject}"))),
+            Err(error) => Err(error.refused(format_args!("look at {place}"))),
         }
     }
 
@@ -179,15 +203,9 @@ impl ObjectStore {
             return Ok(None);
         };
         let text = base64::decode(message["data"].as_str().unwrap_or_default());
-        let described: Option<Description> =
-            text.and_then(|text| serde_json::from_slice(&text).ok());
-        match described {
-            Some(described) if described.deleted => Ok(None),
-            Some(described) => Ok(Some(described)),
-            None => Err(StreamError::Refused(format!(
-                "object {name}: unreadable description"
-            ))),
-        }
+        let described = text.and_then(|text| serde_json::from_slice(&text).ok());
+        let described: Description = described.unwrap_or_default();
+        Ok(Some(described).filter(|described| !described.deleted))
     }
 
     /// Makes what was uploaded as `id` the object `name`.
@@ -218,16 +236,24 @@ impl ObjectStore {
     /// The last parts of the subjects below `$O.<bucket>.<kind>.`.
     fn subjects(&self, kind: char) -> Result<Vec<String>, StreamError> {
         let start = format!("$O.{}.{kind}.", self.bucket);
-        let body = json!({ "subjects_filter": format!("{start}>") });
-        let info = self
+        let counts = self.counts(&format!("{start}>"))?;
+        Ok(counts
+            .keys()
+            .filter_map(|subject| Some(subject.strip_prefix(&start)?.to_string()))
+            .collect())
+    }
+
+    /// How many messages the stream's leader has at each subject that `filter` matches.
+    fn counts(&self, filter: &str) -> Result<Map<String, Value>, StreamError> {
+        let body = json!({ "subjects_filter": filter });
+        let mut info = self
             .client
             .api(&format!("STREAM.INFO.{}", self.stream()), &body)?
             .map_err(|error| error.refused("list the bucket"))?;
-        let subjects = info["state"]["subjects"].as_object();
-        let ends = subjects.into_iter().flat_map(|map| map.keys());
-        Ok(ends
-            .filter_map(|subject| Some(subject.strip_prefix(&start)?.to_string()))
-            .collect())
+        match info["state"]["subjects"].take() {
+            Value::Object(counts) => Ok(counts),
+            _ => Ok(Map::new()),
+        }
     }
 
     fn described(&self) -> Result<Vec<(String, Description)>, StreamError> {

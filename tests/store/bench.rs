@@ -65,7 +65,9 @@ impl Bench {
     pub fn error<T>(&self, result: Result<T>) -> String {
         let error = match result {
             Ok(_) => panic!("{}: no error", self.name),
-            Err(error @ StoreError::NotFound { .. }) => panic!("{}: {error}", self.name),
+            Err(error @ (StoreError::NotFound { .. } | StoreError::Damaged { .. })) => {
+                panic!("{}: {error}", self.name)
+            }
             Err(error) => error,
         };
         let text = error.to_string();
@@ -81,7 +83,7 @@ impl Bench {
 
 pub const NATS_USER: &str = "tester";
 
-fn connect(way: &Way) -> std::result::Result<Client, StreamError> {
+pub fn connect(way: &Way) -> std::result::Result<Client, StreamError> {
     let options = ClientOptions {
         urls: vec![format!("nats://127.0.0.1:{}", way.port)],
         user: Some((NATS_USER.into(), way.password.clone())),

@@ -18,6 +18,7 @@ mod bench;
 #[path = "../it/certificates.rs"]
 mod certificates;
 mod conformance;
+mod damage;
 mod data;
 mod full_disk;
 mod kinds;

@@ -1,15 +1,18 @@
 //! Fetches the chunks of an object, a batch at a time, through a throwaway pull consumer.
+//!
+//! A consumer is silent about chunks that are not there. So they are counted before, and where one
+//! does not come, the stream is asked for it: only its word makes an object a damaged one.
 #![allow(deprecated)]
 
 use std::io::Write;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::super::StreamError;
 use super::super::delivery::{Origin, status};
-use super::{Description, ObjectStore, digest_text, is_id};
+use super::{Description, ObjectError, ObjectStore, digest_text, is_id};
 
 /// Chunks asked for at a time: 4 MiB, and so much memory.
 const BATCH: u64 = 32;
@@ -24,7 +27,10 @@ impl ObjectStore {
         &self,
         described: &Description,
         into: &mut dyn Write,
-    ) -> Result<(), StreamError> {
+    ) -> Result<(), ObjectError> {
+        if !is_id(&described.nuid) {
+            return Err(ObjectError::Damaged("unreadable description".into()));
+        }
         let (mut hash, mut size) = (Sha256::new(), 0);
         if described.chunks > 0 {
             let mut write = |data: &[u8]| {
@@ -39,8 +45,8 @@ impl ObjectStore {
             .map_err(|error| StreamError::Refused(format!("write: {error}")))?;
         if size != described.size || digest_text(&hash) != described.digest {
             let want = described.size;
-            let text = format!("damaged: {size} of {want} bytes came, or not the ones described");
-            return Err(StreamError::Refused(text));
+            let text = format!("{size} of {want} bytes came, or not the ones described");
+            return Err(ObjectError::Damaged(text));
         }
         Ok(())
     }
@@ -49,13 +55,16 @@ impl ObjectStore {
         &self,
         described: &Description,
         write: &mut dyn FnMut(&[u8]) -> Result<(), StreamError>,
-    ) -> Result<(), StreamError> {
-        if !is_id(&described.nuid) {
-            return Err(StreamError::Refused("unreadable description".into()));
+    ) -> Result<(), ObjectError> {
+        let (stream, subject) = (self.stream(), self.chunks_subject(&described.nuid));
+        let counts = self.counts(&subject)?;
+        let count = counts.get(&subject).and_then(Value::as_u64).unwrap_or(0);
+        if count < described.chunks {
+            let text = format!("{count} of {} chunks are there", described.chunks);
+            return Err(ObjectError::Damaged(text));
         }
-        let stream = self.stream();
         let config = json!({
-            "filter_subject": self.chunks_subject(&described.nuid),
+            "filter_subject": subject,
             "deliver_policy": "all", "ack_policy": "none", "replay_policy": "instant",
             "mem_storage": true, "num_replicas": 1,
             "inactive_threshold": INACTIVE.as_nanos() as u64,
@@ -66,7 +75,7 @@ impl ObjectStore {
             .api(&format!("CONSUMER.CREATE.{stream}"), &body)?
             .map_err(|error| error.refused("read the chunks"))?;
         let consumer = created["name"].as_str().unwrap_or_default().to_string();
-        let mut left = described.chunks;
+        let (mut left, mut last) = (described.chunks, 0);
         while left > 0 {
             let batch = left.min(BATCH);
             let body = json!({ "batch": batch, "expires": SILENCE.as_nanos() as u64 });
@@ -76,36 +85,47 @@ impl ObjectStore {
             self.client
                 .publish(&call, Some(&reply), &[], body.as_bytes())?;
             for _ in 0..batch {
-                write(&self.chunk(&consumer)?)?;
+                let (sequence, data) = match self.chunk(&consumer)? {
+                    Some(chunk) => chunk,
+                    None => return Err(self.look_for_chunk(&subject, last)?),
+                };
+                write(&data)?;
+                last = sequence;
             }
             left -= batch;
         }
         // Sparing the server minutes of keeping it; whether it arrives does not matter.
         let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
-        self.client.publish(&call, None, &[], b"")
+        Ok(self.client.publish(&call, None, &[], b"")?)
     }
 
-    /// The next one that `consumer` delivers; what else arrives was meant for an earlier one.
-    fn chunk(&self, consumer: &str) -> Result<Vec<u8>, StreamError> {
+    /// Why the chunk after the one at sequence `last` does not come.
+    fn look_for_chunk(&self, subject: &str, last: u64) -> Result<ObjectError, StreamError> {
+        let next = json!({ "next_by_subj": subject, "seq": last.saturating_add(1) });
+        if self.message(&next)?.is_none() {
+            return Ok(ObjectError::Damaged("a chunk cannot be read".into()));
+        }
+        let (address, waited) = (self.client.address(), SILENCE.as_secs());
+        let text = format!("{address} sent nothing for {waited} s");
+        Ok(StreamError::Disconnected(text).into())
+    }
+
+    /// The next one that `consumer` delivers, and its sequence; what else arrives was meant for an
+    /// earlier one. None if it does not come.
+    fn chunk(&self, consumer: &str) -> Result<Option<(u64, Vec<u8>)>, StreamError> {
         loop {
-            let message = self.inbox.messages.recv_timeout(SILENCE);
-            let message = message.map_err(|refusal| {
-                if refusal.is_timeout() {
-                    let (address, waited) = (self.client.address(), SILENCE.as_secs());
-                    StreamError::Disconnected(format!("{address} sent nothing for {waited} s"))
-                } else {
-                    self.client.lost()
-                }
-            })?;
+            let message = match self.inbox.messages.recv_timeout(SILENCE) {
+                Ok(message) => message,
+                Err(refusal) if refusal.is_timeout() => return Ok(None),
+                Err(_) => return Err(self.client.lost()),
+            };
             let origin = message.reply.as_deref().and_then(Origin::parse);
-            if origin.is_some_and(|origin| origin.consumer == consumer) {
-                return Ok(message.data);
+            if let Some(origin) = origin.filter(|origin| origin.consumer == consumer) {
+                return Ok(Some((origin.sequence, message.data)));
             }
             match status(&message) {
                 Some(_) if !message.subject.ends_with(consumer) => {}
-                Some((404 | 408, _)) => {
-                    return Err(StreamError::Refused("chunks are missing".into()));
-                }
+                Some((404 | 408, _)) => return Ok(None),
                 Some((_, text)) => return Err(StreamError::Refused(text)),
                 None => {}
             }

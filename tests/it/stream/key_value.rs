@@ -99,6 +99,25 @@ fn values_age() {
 }
 
 #[test]
+fn a_lease_that_another_has_by_now_is_not_given_back() {
+    let node = Node::start();
+    let client = node.client();
+    let kv = until("the bucket", || {
+        KeyValue::ensure_bucket(&client, "leases", 1, None).ok()
+    });
+    let ours = kv.put("leader", b"node 1").unwrap();
+    let theirs = kv.put("leader", b"node 2").unwrap();
+    assert!(!kv.delete_revision("leader", ours).unwrap());
+    assert_eq!(
+        kv.get("leader").unwrap(),
+        Some((b"node 2".to_vec(), theirs))
+    );
+    assert!(kv.delete_revision("leader", theirs).unwrap());
+    assert_eq!(kv.get("leader").unwrap(), None);
+    assert!(kv.create("leader", b"node 3").unwrap());
+}
+
+#[test]
 fn names_that_nats_cannot_have() {
     let node = Node::start();
     let client = node.client();

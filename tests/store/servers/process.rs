@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,11 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Process {
+    command: Command,
+    port: u16,
     child: Child,
     /// Removed after the process.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Process {
@@ -31,19 +34,49 @@ impl Process {
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
-        let child = command.spawn();
-        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let child = spawn(&mut command);
         let mut process = Process {
+            command,
+            port,
             child,
-            _folder: folder,
+            folder,
         };
-        until("it listens", || {
-            let ended = process.child.try_wait().unwrap();
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            assert!(ended.is_none(), "{command:?} ended: {said}");
-            TcpStream::connect(("127.0.0.1", port)).ok()
-        });
+        process.await_port();
         process
+    }
+
+    fn await_port(&mut self) {
+        until("it listens", || {
+            let ended = self.child.try_wait().unwrap();
+            let said = fs::read_to_string(self.folder().join("log")).unwrap_or_default();
+            assert!(ended.is_none(), "{:?} ended: {said}", self.command);
+            TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Until [`Process::go_on`] it answers nothing.
+    pub fn stop(&self) {
+        kill_process_group(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    pub fn go_on(&self) {
+        kill_process_group(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+
+    /// As asked, with all written down.
+    pub fn end(&mut self) {
+        kill_process_group(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// After [`Process::kill`] or [`Process::end`].
+    pub fn start_again(&mut self) {
+        self.child = spawn(&mut self.command);
+        self.await_port();
     }
 
     /// As a machine would lose it.
@@ -58,6 +91,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let child = command.spawn();
+    child.unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 /// Tries until there is a result.

@@ -114,6 +114,108 @@ fn a_snapshot_that_cannot_be_read_does_not_hide_the_one_before() {
     }
 }
 
+/// What the nats store says after a power cut of its server, of one object until it is replaced.
+struct Damages(Box<dyn Store>, Arc<Mutex<String>>);
+
+impl Store for Damages {
+    fn address(&self) -> &str {
+        self.0.address()
+    }
+
+    fn put(&mut self, name: &str, size: u64, from: &mut dyn Read) -> store::Result<()> {
+        self.0.put(name, size, from)?;
+        let mut damaged = self.1.lock().unwrap();
+        if *damaged == name {
+            damaged.clear();
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, name: &str, into: &mut (dyn Write + Send)) -> store::Result<()> {
+        if *self.1.lock().unwrap() == name {
+            return Err(StoreError::Damaged {
+                store: self.0.address().to_owned(),
+                name: name.to_owned(),
+                cause: "1 of 2 chunks are there".into(),
+            });
+        }
+        self.0.get(name, into)
+    }
+
+    fn list(&mut self) -> store::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn remove(&mut self, name: &str) -> store::Result<()> {
+        self.0.remove(name)
+    }
+}
+
+fn damages(cluster: &Cluster, damaged: &Arc<Mutex<String>>) -> store::Result<Box<dyn Store>> {
+    let store = open(cluster.store.path())?;
+    Ok(Box::new(Damages(store, damaged.clone())))
+}
+
+#[test]
+fn of_a_damaged_object_the_one_before_is_taken_and_another_is_made() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = gap_and_snapshot(&cluster);
+    let newest = cluster.newest().unwrap();
+    let damaged = Arc::new(Mutex::new(newest.name.clone()));
+    let damages = || damages(&cluster, &damaged);
+    let lists = || {
+        let manifest = std::fs::read_to_string(cluster.store.path().join(NAME)).unwrap();
+        manifest.contains(&newest.name)
+    };
+    let mut c = cluster.node(3, BOOKS);
+    cluster.round_with(&mut c, &damages).unwrap();
+    assert!(c.gate.is_joined());
+    assert_eq!(c.gate.enter().database.position("s").seq, 1);
+    // The one before does not close this gap.
+    let error = cluster.round_with(&mut b, &damages).unwrap_err();
+    assert!(error.to_string().contains("1 of 2 chunks"), "{error}");
+    assert!(lists(), "perhaps it is only this once");
+    cluster.round_with(&mut b, &damages).unwrap_err();
+    assert!(!lists() && cluster.newest().is_none(), "nobody trusts it");
+    for _ in 0..4 {
+        a.clock.advance(Duration::from_secs(1));
+        let _ = cluster.round_with(&mut b, &damages);
+        cluster.round_with(&mut a, &damages).unwrap();
+    }
+    assert!(!b.gate.enter().database.has_gap());
+    assert_eq!(titles(&b), ["missed"]);
+}
+
+#[test]
+fn a_damaged_manifest_is_replaced_but_not_while_the_store_is_away() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = gap_and_snapshot(&cluster);
+    let newest = cluster.newest().unwrap().name;
+    let away = || {
+        Err(StoreError::Failed {
+            store: "nats".into(),
+            doing: "open bucket".into(),
+            cause: "no answer".into(),
+        })
+    };
+    for _ in 0..3 {
+        cluster.round_with(&mut b, &away).unwrap_err();
+        a.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(cluster.newest().unwrap().name, newest);
+    let damaged = Arc::new(Mutex::new(NAME.to_owned()));
+    let damages = || damages(&cluster, &damaged);
+    for _ in 0..4 {
+        let _ = cluster.round_with(&mut b, &damages);
+        a.clock.advance(Duration::from_secs(1));
+        cluster.round_with(&mut a, &damages).unwrap();
+    }
+    assert_eq!(*damaged.lock().unwrap(), "", "it was replaced");
+    assert_ne!(cluster.newest().unwrap().name, newest);
+    assert!(!b.gate.enter().database.has_gap());
+    assert_eq!(titles(&b), ["missed"]);
+}
+
 #[test]
 fn what_waits_is_sent_though_no_snapshot_can_be_had() {
     let cluster = Cluster::new();
