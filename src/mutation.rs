@@ -82,8 +82,6 @@ pub enum Mutation {
     ForgottenStampedAgain,
     /// A tombstone that wins is not told again, however old.
     BuriedInSilence,
-    /// What is marked again keeps the number of its version.
-    MarkedUnderOther,
     /// What others lack of a stream that this node read whole is not said.
     OthersGapsIgnored,
     /// No snapshot is merged for a stream that is gone.
@@ -91,7 +89,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 41] = {
+    pub const ALL: [Mutation; 40] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -132,7 +130,6 @@ impl Mutation {
             TombstonesDroppedEarly,
             ForgottenStampedAgain,
             BuriedInSilence,
-            MarkedUnderOther,
             OthersGapsIgnored,
             LostStreamsForgotten,
         ]

@@ -146,7 +146,6 @@ impl Database {
         let mut rows = Rows::new(&self.conn, table)?;
         if let Some(mut stored) = rows.version(&self.sites, &key)?
             && stored.at != frames.at
-            && !mutation::is(Mutation::MarkedUnderOther)
         {
             unmark(&rows, key_bytes, stored.at)?;
             if table.has_late_columns() {

@@ -17,7 +17,7 @@ fn worlds(mistake: Mutation) -> u64 {
         | ForgottenStampedAgain
         | BuriedInSilence => runs::FORGETTING,
         SnapshotOfUncaptured | PositionsBeforeMerge | GapForgottenOnMerge | LackingRowsDeleted
-        | MarksNotCarried | JoinedBeforeMerging | MarkedUnderOther => runs::SNAPSHOTS,
+        | MarksNotCarried | JoinedBeforeMerging => runs::SNAPSHOTS,
         OthersGapsIgnored => runs::AWAY,
         LostStreamsForgotten => runs::DISASTERS,
         _ => 0,
