@@ -132,6 +132,11 @@ impl Config {
             if output.status.success() {
                 return Ok(());
             }
+            if output.status.code().is_none() {
+                // By whoever needs memory, or ends all servers: that says nothing of the configuration.
+                let text = format!("while it read its configuration: {}", output.status);
+                return Err(ServerError::Failed(text));
+            }
             let complaint = String::from_utf8_lossy(&output.stderr).trim().to_string();
             if self.sync_interval && complaint.contains("sync_interval") {
                 self.sync_interval = false;

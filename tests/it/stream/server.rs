@@ -89,6 +89,23 @@ fn a_bad_operators_file_is_named() {
     assert!(error.contains("missing.conf"), "{error}");
 }
 
+/// As by a system that is out of memory, which is no fault of the configuration.
+#[test]
+fn a_server_that_is_killed_while_it_reads_its_configuration_is_tried_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("nats-server");
+    std::fs::write(&binary, "#!/bin/sh\nkill -9 $$\n").unwrap();
+    std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).unwrap();
+    let node = Node::start();
+    let mut options = node.options.clone();
+    options.store_dir = folder.path().join("store");
+    options.binary = Some(binary);
+    let error = Server::start(&options, &never()).err().unwrap();
+    assert!(error.to_string().contains("signal: 9"), "{error}");
+    assert!(!error.is_fatal());
+}
+
 #[test]
 fn a_store_has_one_server() {
     let node = Node::start();
