@@ -21,8 +21,9 @@ const TIME_AHEAD_MS: i64 = 60_000;
 const STANDING_AHEAD_MS: i64 = 1000;
 
 /// How far back a clock that is set right may step. What is stamped within that of a bound counts as
-/// written then, whenever it is read: after a power cut, too.
-const STEP_BACK_MS: i64 = 60_000;
+/// written then, whenever it is read: after a power cut, too. After several in a row the bound is ahead
+/// of such a clock by what was reserved, and by [`STANDING_AHEAD_MS`] for each.
+const STEP_BACK_MS: i64 = 2 * TIME_AHEAD_MS;
 
 /// How many transaction numbers are reserved at a time.
 const NUMBERS_AHEAD: i64 = 1 << 16;
