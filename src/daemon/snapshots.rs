@@ -117,7 +117,11 @@ pub fn bring_database(
                 log::warn!("beginning without a snapshot: {e}");
                 return Brought::GoOn;
             }
-            Err(TransferError::Bad { .. } | TransferError::Database(_)) => wait = DAMAGED_AGAIN,
+            Err(
+                TransferError::Bad { .. }
+                | TransferError::NotOurs { .. }
+                | TransferError::Database(_),
+            ) => wait = DAMAGED_AGAIN,
             Err(e) => log::debug!("looking for a snapshot: {e}"),
         }
         if signals.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {

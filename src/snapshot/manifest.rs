@@ -78,31 +78,46 @@ pub struct Place {
     pub gap: Option<Gap>,
 }
 
+/// Why a manifest is not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// It is no use to anybody, and may be replaced.
+    #[error("{0}")]
+    Torn(String),
+    /// To others it is of use.
+    #[error("{0}")]
+    NotOurs(String),
+}
+
 impl Manifest {
-    pub fn parse(bytes: &[u8], cluster: &str) -> Result<Manifest, String> {
+    pub fn parse(bytes: &[u8], cluster: &str) -> Result<Manifest, ManifestError> {
         #[derive(Deserialize)]
         struct Format {
             format: u32,
         }
-        let torn = |e: serde_json::Error| format!("it is torn or no manifest: {e}");
+        let torn = |e| ManifestError::Torn(format!("it is torn or no manifest: {e}"));
         let Format { format } = serde_json::from_slice(bytes).map_err(torn)?;
         if format > FORMAT {
-            return Err(format!(
+            return Err(ManifestError::NotOurs(format!(
                 "a later release of HarmonyLite wrote it (format {format}): use that one"
-            ));
+            )));
         }
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(torn)?;
         if manifest.cluster != cluster {
-            return Err(format!(
+            return Err(ManifestError::NotOurs(format!(
                 "it is of another cluster: its nats.stream_prefix is {:?}, and {cluster:?} here. \
                  Give each cluster a place of its own",
                 manifest.cluster
-            ));
+            )));
         }
         if manifest.snapshots.len() > KEPT {
-            return Err(format!("it lists more than {KEPT} snapshots"));
+            let cause = format!("it lists more than {KEPT} snapshots");
+            return Err(ManifestError::Torn(cause));
         }
-        manifest.snapshots.iter().try_for_each(Entry::check)?;
+        let mut entries = manifest.snapshots.iter();
+        entries
+            .try_for_each(Entry::check)
+            .map_err(ManifestError::Torn)?;
         Ok(manifest)
     }
 
@@ -247,6 +262,7 @@ mod tests {
         ] {
             assert!(text.contains(from), "{from}");
             let error = Manifest::parse(text.replace(from, to).as_bytes(), "c").unwrap_err();
+            let error = error.to_string();
             assert!(error.contains(says), "{from} -> {to}: {error}");
         }
         for end in 0..text.len() - 1 {

@@ -103,18 +103,33 @@ impl KeyValueRegistry {
         KeyValue::open(&self.client, &self.lease)
     }
 
-    /// With its revision.
-    fn stored_newest(&self) -> Result<Option<(Entry, u64)>, StreamError> {
-        let Some((bytes, revision)) = self.meta().get(NEWEST)? else {
-            return Ok(None);
-        };
-        match Entry::parse(&bytes) {
-            Ok(entry) => Ok(Some((entry, revision))),
-            Err(cause) => {
-                log::warn!("bucket {}, key {NEWEST}: {cause}; left out", self.meta);
-                Ok(None)
+    fn parse_newest(&self, bytes: &[u8]) -> Option<Entry> {
+        let parsed = Entry::parse(bytes);
+        parsed
+            .map_err(|e| log::warn!("bucket {}, key {NEWEST}: {e}; left out", self.meta))
+            .ok()
+    }
+
+    /// Changes a value that others change as well; none: it stays as it is.
+    fn amend(
+        &self,
+        key: &str,
+        change: impl Fn(Option<&[u8]>) -> Option<Vec<u8>>,
+    ) -> Result<(), StreamError> {
+        for _ in 0..TRIES {
+            let stored = self.meta().get(key)?;
+            let revision = stored.as_ref().map_or(0, |(_, revision)| *revision);
+            let Some(bytes) = change(stored.as_ref().map(|(bytes, _)| &bytes[..])) else {
+                return Ok(());
+            };
+            if self.meta().update(key, &bytes, revision)? {
+                return Ok(());
             }
         }
+        Err(StreamError::Refused(format!(
+            "bucket {}, key {key}: too many nodes write it at once",
+            self.meta
+        )))
     }
 }
 
@@ -177,7 +192,8 @@ impl Registry for KeyValueRegistry {
     }
 
     fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
-        Ok(self.stored_newest()?.map(|(entry, _)| entry))
+        let stored = self.meta().get(NEWEST)?;
+        Ok(stored.and_then(|(bytes, _)| self.parse_newest(&bytes)))
     }
 
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
@@ -185,17 +201,10 @@ impl Registry for KeyValueRegistry {
     }
 
     fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
-        for _ in 0..TRIES {
-            let Some((mut newest, revision)) = self.stored_newest()? else {
-                return Ok(());
-            };
-            if !newest.narrow(entry) || self.meta().update(NEWEST, &newest.to_bytes(), revision)? {
-                return Ok(());
-            }
-        }
-        Err(StreamError::Refused(
-            "too many nodes look at the newest snapshot at once".into(),
-        ))
+        self.amend(NEWEST, |stored| {
+            let mut newest = self.parse_newest(stored?)?;
+            newest.narrow(entry).then(|| newest.to_bytes())
+        })
     }
 
     fn forget_newest(&mut self) -> Result<(), StreamError> {
@@ -208,26 +217,17 @@ impl Registry for KeyValueRegistry {
     }
 
     fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
-        for _ in 0..TRIES {
-            let (mut wanted, revision) = match self.meta().get(WANTED)? {
-                Some((bytes, revision)) => (parse_wanted(&bytes), revision),
-                None => (BTreeMap::new(), 0),
-            };
-            let before = wanted.clone();
+        self.amend(WANTED, |stored| {
+            let before = stored.map_or_else(BTreeMap::new, parse_wanted);
+            let mut wanted = before.clone();
             for (stream, place) in places {
                 let known = wanted.entry(stream.clone()).or_default();
                 if known.created != place.created || known.seq < place.seq {
                     known.clone_from(place);
                 }
             }
-            let bytes = serde_json::to_vec(&wanted).unwrap_or_default();
-            if wanted == before || self.meta().update(WANTED, &bytes, revision)? {
-                return Ok(());
-            }
-        }
-        Err(StreamError::Refused(
-            "too many nodes ask for a snapshot at once".into(),
-        ))
+            (wanted != before).then(|| serde_json::to_vec(&wanted).unwrap_or_default())
+        })
     }
 
     fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError> {

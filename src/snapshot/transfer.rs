@@ -12,7 +12,7 @@ use crate::database::own_tables::set_meta;
 use crate::database::{DatabaseError, is_unfit, schema};
 use crate::snapshot::beside::{Scratch, place, remove_leftovers, require_space};
 use crate::snapshot::copy::{CopyError, View};
-use crate::snapshot::manifest::{self, Entry, Manifest, fresh_name};
+use crate::snapshot::manifest::{self, Entry, Manifest, ManifestError, fresh_name};
 use crate::snapshot::pack::{Unpacker, pack};
 use crate::snapshot::source::Source;
 use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
@@ -40,6 +40,9 @@ pub enum TransferError {
         name: String,
         cause: String,
     },
+    /// The store is somebody else's, or of a later release.
+    #[error("{store}: {}: {cause}", manifest::NAME)]
+    NotOurs { store: String, cause: String },
     /// The database here is no use: neither are copies of it.
     #[error(
         "{} is damaged, and no snapshot is made of it: {cause}. Move it away while HarmonyLite is \
@@ -192,11 +195,7 @@ pub fn strike(name: &str, cluster: &str, store: &mut dyn Store) -> Result<(), Tr
 
 /// Whether the manifest is no use, and may be replaced.
 pub fn is_torn(e: &TransferError) -> bool {
-    let TransferError::Bad { name, cause, .. } = e else {
-        return false;
-    };
-    let is_others = ["another cluster", "a later release"];
-    name == manifest::NAME && !is_others.iter().any(|text| cause.contains(text))
+    matches!(e, TransferError::Bad { name, .. } if name == manifest::NAME)
 }
 
 /// What the store holds; none if nothing yet.
@@ -212,10 +211,14 @@ pub fn read_manifest(
         Err(StoreError::Damaged { cause, .. }) => return Err(bad(store, manifest::NAME, cause)),
         Err(e) => return Err(e.into()),
     }
-    let parsed = Manifest::parse(&bytes.0, cluster);
-    parsed
-        .map(Some)
-        .map_err(|cause| bad(store, manifest::NAME, cause))
+    match Manifest::parse(&bytes.0, cluster) {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(ManifestError::Torn(cause)) => Err(bad(store, manifest::NAME, cause)),
+        Err(ManifestError::NotOurs(cause)) => Err(TransferError::NotOurs {
+            store: store.address().to_owned(),
+            cause,
+        }),
+    }
 }
 
 /// Fetches a snapshot into a file beside the database, and checks it.

@@ -339,7 +339,7 @@ impl Node {
         };
         let wrong = [
             "__harmonylite___tables WHERE compare IS NOT NULL".to_owned(),
-            format!("{log} WHERE created_at > {now_ms} OR created_at + 60000 < {bound}"),
+            format!("{log} WHERE created_at > {now_ms} OR created_at + 120000 < {bound}"),
             // More than a few cuts in a row make it.
             format!("{meta} WHERE key = 'clock_base' AND value > {synced_ms} + 300000"),
         ];

@@ -127,7 +127,7 @@ impl Node {
             std::fs::write(dir.path().join(name), bytes).unwrap();
         }
         self.clock.reboot();
-        self.clock.advance(Duration::from_secs(2));
+        self.clock.advance(Duration::from_millis(100));
         self.app = Connection::open(dir.path().join("app.db")).unwrap();
         let old = std::mem::replace(&mut self.dir, dir);
         self.restart();

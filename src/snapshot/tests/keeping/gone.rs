@@ -2,6 +2,18 @@
 
 use super::*;
 
+fn lose_stream(node: &Kept) {
+    let mut inside = node.gate.enter();
+    let known = inside.database.position("s");
+    inside.database.note_lost("s", &known).unwrap();
+    let anew = Position {
+        created: "anew".into(),
+        ..Position::default()
+    };
+    inside.database.move_position("s", anew);
+    inside.database.flush().unwrap();
+}
+
 /// Node 1 made a snapshot at 10 and ended; node 2 had read up to `read` when the broker's store was lost.
 fn after_loss(read: u64) -> (Cluster, Kept) {
     let cluster = Cluster::new();
@@ -14,16 +26,7 @@ fn after_loss(read: u64) -> (Cluster, Kept) {
     cluster.round(&mut a).unwrap();
     move_on(&b, read, None);
     b.keeper.connected();
-    let mut inside = b.gate.enter();
-    let known = inside.database.position("s");
-    inside.database.note_lost("s", &known).unwrap();
-    let anew = Position {
-        created: "anew".into(),
-        ..Position::default()
-    };
-    inside.database.move_position("s", anew);
-    inside.database.flush().unwrap();
-    drop(inside);
+    lose_stream(&b);
     (cluster, b)
 }
 
@@ -159,16 +162,7 @@ fn what_nobody_can_take_in_does_not_keep_others_from_being_made() {
     let mut m = crate::snapshot::Manifest::parse(&text, "c").unwrap();
     m.snapshots.truncate(1);
     std::fs::write(&manifest, m.to_bytes()).unwrap();
-    let mut inside = b.gate.enter();
-    let known = inside.database.position("s");
-    inside.database.note_lost("s", &known).unwrap();
-    let anew = Position {
-        created: "anew".into(),
-        ..Position::default()
-    };
-    inside.database.move_position("s", anew);
-    inside.database.flush().unwrap();
-    drop(inside);
+    lose_stream(&b);
     let mut errors = Vec::new();
     for _ in 0..8 {
         b.clock.advance(Duration::from_secs(31));
