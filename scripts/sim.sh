@@ -3,7 +3,9 @@
 #   scripts/sim.sh [--seed N] [--first N] [--seeds M] [--minutes T] [--mutations]
 # --seed N runs that seed alone and shows its last steps; --first N is where counting begins (a
 # fresh place each time with --minutes); --mutations makes mistakes on purpose, each of which must
-# be found.
+# be found. In the environment: SIM_BITS, only seeds with these bits (tests/sim/runs.rs names some);
+# SIM_JOBS, how many at a time; SIM_MISTAKES, names of mistakes with commas between; with --seed also
+# SIM_WATCH=NODE:TABLE, whose rows are shown after each step.
 set -eu
 cd "$(dirname "$0")/.."
 test=seeds features=
@@ -14,7 +16,7 @@ while [ $# -gt 0 ]; do
         --seeds) export SIM_SEEDS="$2"; shift ;;
         --minutes) export SIM_MINUTES="$2"; : "${SIM_FIRST:=$(date +%s)000000}"; export SIM_FIRST; shift ;;
         --mutations) test=every_mistake_is_found features="--features mutations" ;;
-        *) sed -n 2,6p "$0" >&2; exit 2 ;;
+        *) sed -n 2,9p "$0" >&2; exit 2 ;;
     esac
     shift
 done

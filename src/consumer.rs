@@ -244,11 +244,11 @@ impl Consumer {
     /// Messages that the broker no longer holds were never seen here.
     fn note_gap(&self, from: u64, first: u64) -> Result<(), Pause> {
         let mut inside = self.gate.enter();
-        let position = inside.database.position(&self.stream);
-        if position.seq + 1 >= first {
-            return Ok(()); // a snapshot brought them meanwhile
+        let is_new = from <= 1 && inside.database.position(&self.stream).seq == 0;
+        if !inside.database.miss(&self.stream, first)? {
+            return Ok(());
         }
-        if from > 1 || position.seq > 0 {
+        if !is_new {
             log::error!(
                 "{}: messages {from} to {} are gone from the broker before they were read here: \
                  this node lacks changes until a snapshot brings them",
@@ -256,8 +256,6 @@ impl Consumer {
                 first - 1
             );
         }
-        inside.database.note_gap(&self.stream, first);
-        inside.database.flush()?;
         drop(inside);
         self.gate.poke_keeper();
         Ok(())

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use crate::capture::Captured;
+use crate::apply::Position;
+use crate::capture::{Captured, Outgoing};
 use crate::database::{Database, DatabaseError};
 use crate::health::Health;
+use crate::mutation::{self, Mutation};
 use crate::outbox::Outbox;
 
 mod turns;
@@ -34,6 +36,62 @@ impl Inside {
     pub fn hand_over(&mut self, captured: &mut Captured) {
         if !self.outbox.push(std::mem::take(&mut captured.frames)) {
             self.database.stop_live();
+        }
+    }
+
+    /// The next frame to be sent.
+    pub fn pop(&mut self) -> Option<Outgoing> {
+        let frame = self.outbox.pop()?;
+        if mutation::is(Mutation::MarksClearedOnSend) {
+            self.is_stored(frame.at);
+        }
+        Some(frame)
+    }
+
+    /// Whether what is sent now, beside `under_way` messages, could be pushed out of a stream before it
+    /// is read here: then it would be lacking here, too.
+    pub fn is_ahead<'s>(
+        &self,
+        streams: impl Iterator<Item = &'s str>,
+        under_way: usize,
+        most: u64,
+    ) -> bool {
+        let unread = streams.map(|s| self.database.unread(s)).max();
+        unread.unwrap_or(0) + under_way as u64 >= most
+    }
+
+    /// The broker says that it stored our message `id` at `seq`, and `whole`: with it all of that frame.
+    /// False if it gave that number out before, and so lost messages. Nothing is noted then: what is
+    /// known of the stream before is the proof, and connecting looks at it. The mark stays, too:
+    /// nobody reads at a number that was read already.
+    #[must_use]
+    pub fn acknowledged(
+        &mut self,
+        stream: &str,
+        (seq, is_duplicate): (u64, bool),
+        id: String,
+        whole: Option<i64>,
+    ) -> bool {
+        if !is_duplicate && self.database.was_given_out(stream, seq, &id) {
+            return false;
+        }
+        if mutation::is(Mutation::AckMovesPosition) {
+            let known = self.database.position(stream);
+            let (seq, id) = (seq.max(known.seq), id.clone());
+            let moved = Position { seq, id, ..known };
+            self.database.move_position(stream, moved);
+        }
+        self.database.note_acknowledged(stream, seq, id);
+        if let Some(at) = whole {
+            self.is_stored(at);
+        }
+        true
+    }
+
+    /// A frame of transaction `at` is in its stream.
+    fn is_stored(&mut self, at: i64) {
+        if let Some(up_to) = self.outbox.acknowledged(at) {
+            self.database.acknowledged(up_to);
         }
     }
 }

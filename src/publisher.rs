@@ -403,20 +403,13 @@ impl Publisher {
         let mut sent = false;
         while link.has_room() {
             let mut inside = self.gate.enter();
-            if self.gate.reads() {
-                // What we push out of a stream before it is read is lacking here, too.
-                let streams = self.streams.iter();
-                let unread = streams
-                    .map(|s| inside.database.unread(s))
-                    .max()
-                    .unwrap_or(0);
-                let ahead = unread + link.messages.len() as u64;
-                if ahead >= self.options.most_ahead {
-                    self.gate.wait_for_readers();
-                    break;
-                }
+            let streams = self.streams.iter().map(|s| &s[..]);
+            let under_way = link.messages.len();
+            if self.gate.reads() && inside.is_ahead(streams, under_way, self.options.most_ahead) {
+                self.gate.wait_for_readers();
+                break;
             }
-            let Some(frame) = inside.outbox.pop() else {
+            let Some(frame) = inside.pop() else {
                 break;
             };
             drop(inside);
@@ -450,19 +443,13 @@ impl Publisher {
         let Some(message) = link.messages.remove(&ack.token) else {
             return;
         };
-        let frame = link.acknowledged(&message);
+        let whole = link.acknowledged(&message);
         let (stream, id) = (&message.stream, frame::id_text(&message.id));
         let mut inside = self.gate.enter();
-        if !ack.duplicate && inside.database.was_given_out(stream, seq, &id) {
-            // Nothing is noted: what is known of the stream before is the proof, and connecting
-            // looks at it. The mark stays, too: nobody reads at a number that was read already.
+        if !inside.acknowledged(stream, (seq, ack.duplicate), id, whole) {
             drop(inside);
             let why = format!("{stream} gave out number {seq} before: messages are lost there");
             return self.drop_link(&why);
-        }
-        inside.database.note_acknowledged(stream, seq, id);
-        if let Some(up_to) = frame.and_then(|at| inside.outbox.acknowledged(at)) {
-            inside.database.acknowledged(up_to);
         }
         if link.messages.is_empty() && inside.outbox.is_empty() {
             link.worked = true;

@@ -11,6 +11,7 @@
 use crate::apply::Position;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
+use crate::mutation::{self, Mutation};
 use crate::snapshot::Place;
 use crate::stream::{Reader, StreamError, StreamState};
 
@@ -36,6 +37,9 @@ pub fn look(
         gate.wake_publisher();
     }
     let position = gate.enter().database.position(stream);
+    if mutation::is(Mutation::NoLookUp) {
+        return Ok(position.seq + 1);
+    }
     let difference = difference(reader, state, &position)?;
     let mut inside = gate.enter();
     let mut position = inside.database.position(stream);

@@ -138,6 +138,16 @@ impl Database {
         }
     }
 
+    /// Messages before `first` are gone from the broker. False: a snapshot brought them meanwhile.
+    pub fn miss(&mut self, stream: &str, first: u64) -> Result<bool> {
+        let is_missing = self.position(stream).seq + 1 < first;
+        if is_missing {
+            self.note_gap(stream, first);
+            self.flush()?;
+        }
+        Ok(is_missing)
+    }
+
     /// Messages before `first` are gone from the broker and were not read here.
     pub fn note_gap(&mut self, stream: &str, first: u64) {
         let known = self.position(stream);

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use harmonylite::apply::{Arrived, Content, Position};
+use harmonylite::apply::{Arrived, Content};
 use harmonylite::capture::Captured;
 use harmonylite::model::frame::{self, Frame, unpack};
-use harmonylite::mutation::{self, Mutation};
 use harmonylite::same_stream;
 use harmonylite::stream::{self, Reader as _, StreamError, StreamState};
 
@@ -65,9 +64,8 @@ impl Node {
             return Ok(false);
         };
         let mut inside = gate.enter();
-        let streams = broker.streams.iter();
-        let unread = streams.map(|s| inside.database.unread(&s.name)).max();
-        if unread.unwrap_or(0) + link.messages.len() as u64 >= options.most_ahead() {
+        let streams = broker.streams.iter().map(|s| &s.name[..]);
+        if inside.is_ahead(streams, link.messages.len(), options.most_ahead()) {
             return Ok(false);
         }
         if inside.outbox.is_empty() && !inside.database.is_live() {
@@ -82,7 +80,7 @@ impl Node {
             }
             let _ = inside.outbox.push(frames);
         }
-        let Some(out) = inside.outbox.pop() else {
+        let Some(out) = inside.pop() else {
             return Ok(false);
         };
         let mut compressor = options
@@ -105,11 +103,6 @@ impl Node {
             });
             link.next += 1;
         }
-        if mutation::is(Mutation::MarksClearedOnSend)
-            && let Some(up_to) = inside.outbox.acknowledged(out.at)
-        {
-            inside.database.acknowledged(up_to);
-        }
         Ok(true)
     }
 
@@ -118,33 +111,23 @@ impl Node {
         let (Some(gate), Some(link)) = (&self.gate, &mut self.link) else {
             return false;
         };
-        let Some((token, seq)) = link.acks.remove(which) else {
+        let Some((token, seq, is_duplicate)) = link.acks.remove(which) else {
             return false;
         };
         let Some((number, shard, id)) = link.messages.remove(&token) else {
             return true;
         };
+        let (at, left) = link.frames.get_mut(&number).expect("it has messages");
+        *left -= 1;
+        let whole = (*left == 0).then_some(*at);
+        if whole.is_some() {
+            link.frames.remove(&number);
+        }
         let stream = &broker.streams[shard as usize - 1].name;
         let mut inside = gate.enter();
-        if mutation::is(Mutation::AckMovesPosition) {
-            let known = inside.database.position(stream);
-            let (seq, id) = (seq.max(known.seq), id.clone());
-            inside
-                .database
-                .move_position(stream, Position { seq, id, ..known });
-        }
-        inside.database.note_acknowledged(stream, seq, id);
-        let Some((at, left)) = link.frames.get_mut(&number) else {
-            return true;
-        };
-        let at = *at;
-        *left -= 1;
-        if *left > 0 {
-            return true;
-        }
-        link.frames.remove(&number);
-        if let Some(up_to) = inside.outbox.acknowledged(at) {
-            inside.database.acknowledged(up_to);
+        if !inside.acknowledged(stream, (seq, is_duplicate), id, whole) {
+            drop(inside);
+            self.drop_link();
         }
         true
     }
@@ -170,9 +153,6 @@ impl Node {
 
     fn look(&self, shard: usize, broker: &Broker) -> Step<u64> {
         let stream = &broker.streams[shard];
-        if mutation::is(Mutation::NoLookUp) {
-            return Ok(self.db().position(&stream.name).seq + 1);
-        }
         let mut reader = StreamReader(stream);
         let state = reader.state().expect("there is always an answer");
         if let Some(now_ms) = state.now_ms {
@@ -185,19 +165,14 @@ impl Node {
     pub fn connect_reader(&mut self, shard: usize, broker: &Broker) -> Step<()> {
         let (stream, next) = (&broker.streams[shard], self.look(shard, broker)?);
         if stream.first() > next {
-            self.note_gap(&stream.name, stream.first())?;
+            self.db()
+                .miss(&stream.name, stream.first())
+                .map_err(failed)?;
         }
         let (from, end) = (next.max(stream.first()), stream.last());
         self.readers[shard] = Some(Reader { from, end });
         self.gate().set_at_end(shard as u32 + 1, from > end);
         Ok(())
-    }
-
-    /// `Consumer::note_gap`.
-    fn note_gap(&self, stream: &str, first: u64) -> Step<()> {
-        let mut inside = self.gate().enter();
-        inside.database.note_gap(stream, first);
-        inside.database.flush().map_err(failed)
     }
 
     pub fn drop_reader(&mut self, shard: usize) {
@@ -228,7 +203,7 @@ impl Node {
         };
         let first = fetched[0].0;
         if first > from {
-            self.note_gap(&stream.name, first)?;
+            self.db().miss(&stream.name, first).map_err(failed)?;
         }
         let unpacked: Vec<_> = fetched.iter().map(|(_, m)| unpack(&m.data)).collect();
         let mut arrived = Vec::new();

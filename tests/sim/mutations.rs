@@ -26,16 +26,21 @@ fn worlds(mistake: Mutation) -> u64 {
 
 #[test]
 fn every_mistake_is_found() {
-    std::panic::set_hook(Box::new(|_| {})); // a panic is one way to be found
     let mut survived = Vec::new();
     println!("{:<24} {:>6}  by", "mistake", "seed");
     // SIM_MISTAKES: a comma between the names of those that are wanted.
     let wanted = std::env::var("SIM_MISTAKES").ok();
-    let is_wanted = |m: &Mutation| match &wanted {
-        Some(names) => names.split(',').any(|name| name == format!("{m:?}")),
-        None => true,
+    let find = |name: &str| {
+        let mut all = Mutation::ALL.into_iter();
+        all.find(|m| name == format!("{m:?}"))
+            .unwrap_or_else(|| panic!("SIM_MISTAKES: there is no {name:?}"))
     };
-    for mistake in Mutation::ALL.into_iter().filter(is_wanted) {
+    let mistakes = match &wanted {
+        Some(names) => names.split(',').map(find).collect(),
+        None => Mutation::ALL.to_vec(),
+    };
+    std::panic::set_hook(Box::new(|_| {})); // a panic is one way to be found
+    for mistake in mistakes {
         mutation::set(Some(mistake));
         let found = runs::first_failure(PATIENCE, worlds(mistake));
         mutation::set(None);

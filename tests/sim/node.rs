@@ -100,8 +100,8 @@ pub struct Link {
     pub next: u64,
     /// Sent and not yet at the broker.
     pub wire: VecDeque<Packet>,
-    /// Acknowledged and not yet here: token, sequence.
-    pub acks: VecDeque<(u64, u64)>,
+    /// Acknowledged and not yet here: token, sequence, and whether it was there before.
+    pub acks: VecDeque<(u64, u64, bool)>,
     /// An acknowledgement will not come; those of later messages may.
     pub is_in_vain: bool,
 }

@@ -1,6 +1,7 @@
 //! Runs by seed: a fixed set for every build, and as many fresh ones as there is time for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::available_parallelism;
@@ -76,53 +77,63 @@ fn report(seed: u64, outcome: &Outcome) -> String {
     )
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+/// An environment variable; none if it is not set.
+fn number<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse().ok();
+    Some(number.unwrap_or_else(|| panic!("{name} is {text:?}, but must be a number")))
 }
 
 #[test]
 fn fixed_seeds() {
-    let count = number("SIM_FIXED").unwrap_or(300);
-    let total = run_many(1, count, || true);
-    assert!(
-        total.failed.is_empty(),
-        "scripts/sim.sh --seed {:?}",
-        total.failed
-    );
+    for (count, bits) in [(300, 0), (40, DISASTERS)] {
+        let total = run_many(1, count, bits, || true);
+        assert!(
+            total.failed.is_empty(),
+            "scripts/sim.sh --seed {:?}",
+            total.failed
+        );
+    }
 }
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    for seed in [1, 2, 3, 4, 5, 1 << 40] {
+    let seeds = [1, 2, 3, 4, 5, 1 << 40];
+    for seed in seeds
+        .map(|seed| [seed, seed | AWAY, seed | AWAY | DISASTERS])
+        .concat()
+    {
         let (first, second) = (run(seed), run(seed));
         assert_eq!(first.steps, second.steps, "seed {seed}");
         assert_eq!(first.trace, second.trace, "seed {seed}");
     }
 }
 
-/// `scripts/sim.sh`: SIM_SEED (one), or SIM_FIRST and SIM_SEEDS, or SIM_MINUTES. Asked for none of
-/// them it has nothing to do: the fixed seeds are a test of their own.
+/// `scripts/sim.sh`: SIM_SEED (one), or SIM_FIRST and SIM_SEEDS, or SIM_MINUTES; SIM_BITS: only seeds
+/// with these bits. Asked for none of them it has nothing to do: the fixed seeds are a test of their own.
 #[test]
 fn seeds() {
-    if ["SIM_SEED", "SIM_SEEDS", "SIM_MINUTES"]
-        .iter()
-        .all(|name| number(name).is_none())
-    {
-        return;
-    }
-    if let Some(seed) = number("SIM_SEED") {
+    let (seed, most, minutes) = (
+        number("SIM_SEED"),
+        number("SIM_SEEDS"),
+        number::<f64>("SIM_MINUTES"),
+    );
+    if let Some(seed) = seed {
         let outcome = run(seed);
         println!("{}", report(seed, &outcome));
         println!("trace {:016x}, {} writes", outcome.trace, outcome.writes);
         assert!(outcome.failure.is_none());
         return;
     }
+    if most.is_none() && minutes.is_none() {
+        return;
+    }
     let began = Instant::now();
-    let limit = number("SIM_MINUTES").map(|m| Duration::from_secs(60 * m));
-    let most = number("SIM_SEEDS").unwrap_or(if limit.is_some() { u64::MAX } else { 1000 });
+    let limit = minutes.map(|m| Duration::from_secs_f64(60.0 * m));
     let first = number("SIM_FIRST").unwrap_or(1);
     let in_time = || limit.is_none_or(|l| began.elapsed() < l);
-    let total = run_many(first, most, in_time);
+    let bits = number("SIM_BITS").unwrap_or(0);
+    let total = run_many(first, most.unwrap_or(u64::MAX), bits, in_time);
     println!(
         "{} seeds from {first}, {:.0} simulated hours, {} writes, {:.1} seeds/s; failed: {:?}",
         total.done,
@@ -131,7 +142,7 @@ fn seeds() {
         total.done as f64 / began.elapsed().as_secs_f64(),
         total.failed
     );
-    assert!(total.failed.is_empty());
+    assert!(total.failed.is_empty() && total.done > 0);
 }
 
 #[derive(Default)]
@@ -145,22 +156,19 @@ struct Total {
 /// Seeds that fail before it is enough.
 const ENOUGH: usize = 20;
 
-/// Runs `most` seeds, or as many as there is time for, on all processors (SIM_JOBS).
-fn run_many(first: u64, most: u64, in_time: impl Fn() -> bool + Sync) -> Total {
-    // SIM_BITS: seeds with these bits alone.
-    let bits = number("SIM_BITS").unwrap_or(0);
-    let next = AtomicU64::new(0);
+/// Runs `most` seeds with these bits, or as many as there is time for, on all processors (SIM_JOBS).
+fn run_many(first: u64, most: u64, bits: u64, in_time: impl Fn() -> bool + Sync) -> Total {
+    let (next, left) = (AtomicU64::new(first), AtomicU64::new(most));
     let total = Mutex::new(Total::default());
     let work = || {
         loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let enough = total.lock().expect("no panic").failed.len() >= ENOUGH;
-            if enough || index >= most || !in_time() {
-                return;
-            }
-            let seed = first.wrapping_add(index);
+            let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed & bits != bits {
                 continue;
+            }
+            let enough = total.lock().expect("no panic").failed.len() >= ENOUGH;
+            if enough || !take_one(&left) || !in_time() {
+                return;
             }
             let outcome = run(seed);
             let mut total = total.lock().expect("no panic");
@@ -190,9 +198,7 @@ pub fn first_failure(most: u64, bits: u64) -> Option<(u64, String)> {
             if seed & bits != bits {
                 continue;
             }
-            let is_left =
-                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-            if is_left.is_err() || known().is_some_and(|known| known < seed) {
+            if !take_one(&left) || known().is_some_and(|known| known < seed) {
                 return;
             }
             let failure = run(seed).failure;
@@ -206,6 +212,13 @@ pub fn first_failure(most: u64, bits: u64) -> Option<(u64, String)> {
     };
     on_all_processors(&work);
     first.into_inner().expect("no panic")
+}
+
+/// False if there is none left.
+fn take_one(left: &AtomicU64) -> bool {
+    let less = |n: u64| n.checked_sub(1);
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+        .is_ok()
 }
 
 /// Or on as many as SIM_JOBS says.

@@ -567,20 +567,21 @@ impl World {
         };
         // Longer ago than the broker remembers ids: what is sent again is stored again.
         let repeated = lossy && self.random.percent(50);
-        let (mut seq, rows) = (0, observe::describe(&packet.data));
+        let (mut at, rows) = ((0, false), observe::describe(&packet.data));
         if stored {
             let message = Message {
                 id: packet.id.clone(),
                 time_ms: self.now_ms,
                 data: std::sync::Arc::new(packet.data),
             };
-            seq = self.broker.publish(packet.shard, message.clone());
+            at = self.broker.publish(packet.shard, message.clone());
             if repeated {
                 self.broker.store(packet.shard, message);
             }
         }
+        let (seq, is_duplicate) = at;
         if acked {
-            link.acks.push_back((packet.token, seq));
+            link.acks.push_back((packet.token, seq, is_duplicate));
         } else {
             let waits = self.is_lively && self.random.percent(80);
             match &mut self.nodes[place].link {
