@@ -6,10 +6,6 @@ use crate::capture::Frames;
 use crate::database::{Database, Result};
 use crate::model::frame::{Frame, FrameError, MAX_FRAME_BYTES, Part, Parts};
 
-/// A part whose others never came is dropped after this long: whoever sent it sends all of it again
-/// until the last is acknowledged.
-const KEEP_MS: i64 = 30 * 24 * 3600 * 1000;
-
 /// Parts of one row: a broker that takes messages of 4 KiB comes to that with the largest row.
 const MAX_PARTS: u32 = 1 << 16;
 
@@ -36,9 +32,6 @@ impl Database {
             return Ok(0);
         }
         let now_ms = self.clock.now_ms();
-        self.conn
-            .prepare_cached("DELETE FROM __harmonylite___parts WHERE at_ms < ?1")?
-            .execute([now_ms - KEEP_MS])?;
         self.conn
             .prepare_cached(
                 "REPLACE INTO __harmonylite___parts(id, part, count, at_ms, bytes)
@@ -72,7 +65,8 @@ impl Database {
     }
 
     /// The oldest rows of which parts are missing go when all of them take too much: their sender
-    /// went away for good, or means ill.
+    /// went away for good, or means ill. Not by their age: between two parts the clock may be set, or
+    /// this node be away for months.
     fn make_room_for_parts(&mut self, stream: &str, seq: u64, part: &Part<'_>) -> Result<()> {
         let added = part.bytes.len() as u64 + PART_ON_DISK;
         let known = self.parts_bytes.map(|bytes| bytes + added);

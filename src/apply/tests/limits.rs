@@ -2,6 +2,7 @@
 
 use super::support::{Node, cluster, converge, exchange};
 use crate::capture::Outgoing;
+use crate::clock::Clock;
 use crate::model::frame::{Frame, pack};
 
 const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -117,6 +118,19 @@ fn parts_whose_others_never_come_make_room() {
     n[1].apply(&all[19]);
     n[1].apply(&all[18][..1]);
     assert_eq!(n[1].rows("SELECT id FROM t"), "i18\ni19");
+}
+
+/// It was off between them, or it booted without knowing the time.
+#[test]
+fn parts_wait_for_the_others_however_long() {
+    let mut n = cluster(2, T);
+    let all = parts(&mut n[0], 0..1);
+    let now = n[1].clock.now_ms();
+    n[1].clock.set(20_000);
+    n[1].apply(&all[0][..1]);
+    n[1].clock.set(now);
+    n[1].apply(&all[0][1..]);
+    assert_eq!(n[1].rows("SELECT id FROM t"), "i0");
 }
 
 #[test]
