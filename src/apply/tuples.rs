@@ -140,6 +140,7 @@ pub(crate) fn create_probe(conn: &Connection, schema: &Schema) -> rusqlite::Resu
         |r| r.get(0),
     )?;
     let body = sql_text::after_table_name(&text).unwrap_or_default();
+    let body = sql_text::unqualified(body, &schema.name);
     conn.execute_batch(&format!("CREATE TABLE {name}{body}"))
 }
 

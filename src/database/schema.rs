@@ -161,18 +161,19 @@ pub fn read(
         "SELECT name, strict, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
          AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*' ORDER BY name",
     )?;
-    let names: Vec<(String, Options)> = list
+    let names: Vec<(String, bool, Options)> = list
         .query_map([], |r| {
             let (strict, without_rowid) = (r.get(1)?, r.get(2)?);
             let options = Options {
                 strict,
                 without_rowid,
             };
-            Ok((r.get(0)?, options))
+            let name = values::lossy(r, 0)?;
+            Ok((name, r.get::<_, String>(0).is_ok(), options))
         })?
         .collect::<Result<_, _>>()?;
     let (mut tables, mut left) = (Vec::new(), Vec::new());
-    for (name, options) in names.into_iter().filter(|(n, _)| selects(n)) {
+    for (name, is_utf8, options) in names.into_iter().filter(|(n, ..)| selects(n)) {
         let lower = name.to_ascii_lowercase();
         if let Some(owner) = foreign.iter().find(|v| lower.starts_with(*v)) {
             let reason =
@@ -183,7 +184,17 @@ pub fn read(
             });
             continue;
         }
-        match read_table(conn, &name, options)? {
+        let table = match is_utf8 {
+            true => read_table(conn, &name, options),
+            false => Ok(Err("its name is not UTF-8".into())),
+        };
+        let table = match table {
+            Err(rusqlite::Error::Utf8Error(..)) => {
+                Err("a name, a DEFAULT or an index in it is not UTF-8".into())
+            }
+            table => table?,
+        };
+        match table {
             Ok(table) if table.rowid.is_some() && !allow_rowid_tables => left.push(LeftAlone {
                 table: name,
                 reason: "it has no primary key and allow_rowid_tables is false".into(),
@@ -205,7 +216,7 @@ fn tables_of_unknown_modules(conn: &Connection) -> rusqlite::Result<Vec<String>>
         "SELECT s.name, s.sql FROM sqlite_schema s WHERE s.type = 'table' AND s.rootpage = 0",
     )?;
     let virtuals: Vec<(String, String)> = statement
-        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .query_map([], |r| Ok((values::lossy(r, 0)?, values::lossy(r, 1)?)))?
         .collect::<Result<_, _>>()?;
     let mut known =
         conn.prepare("SELECT 1 FROM pragma_module_list WHERE name = ?1 COLLATE NOCASE")?;
@@ -403,7 +414,7 @@ fn unique_indexes(
             .query_row([&name], |r| r.get(0))
             .optional()?
             .flatten();
-        let text = match sql.as_deref().map(sql_text::parse) {
+        let text = match sql.as_deref().map(|sql| sql_text::parse(sql, table)) {
             Some(None) => return Ok(Err(format!("its UNIQUE index {name} cannot be understood"))),
             Some(Some(text)) => text,
             None => IndexText::default(), // made by a UNIQUE constraint: columns alone

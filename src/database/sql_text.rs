@@ -9,8 +9,10 @@ pub struct IndexText {
     pub predicate: Option<String>,
 }
 
-/// Takes apart a CREATE INDEX statement as SQLite stores it. None if it is not one.
-pub fn parse(sql: &str) -> Option<IndexText> {
+/// Takes apart a CREATE INDEX statement as SQLite stores it. None if it is not one. Columns lose the
+/// table's name before them.
+pub fn parse(sql: &str, table: &str) -> Option<IndexText> {
+    let sql = &unqualified(sql, table)[..];
     let tokens = tokens(sql);
     // CREATE UNIQUE INDEX name ON table ( terms ) [WHERE predicate]: names may be any word, so the
     // ON that counts is the first at least one token after INDEX.
@@ -69,24 +71,43 @@ pub fn after_table_name(sql: &str) -> Option<&str> {
     Some(&sql[name.end..])
 }
 
+/// Takes `table.` and `main.table.` before columns out: they can be read of it under another name.
+pub fn unqualified(sql: &str, table: &str) -> String {
+    let tokens = tokens(sql);
+    let is = |at: usize, name: &str| {
+        let word = tokens.get(at).map(|t| unquoted(&sql[t.clone()]));
+        word.is_some_and(|w| w.eq_ignore_ascii_case(name))
+    };
+    let (mut text, mut kept, mut at) = (String::with_capacity(sql.len()), 0, 0);
+    while at < tokens.len() {
+        let schema = 2 * usize::from(is(at, "main") && is(at + 1, "."));
+        if is(at + schema, table) && is(at + schema + 1, ".") {
+            text.push_str(&sql[kept..tokens[at].start]);
+            at += schema + 2;
+            kept = tokens.get(at).map_or(sql.len(), |t| t.start);
+        }
+        at += 1;
+    }
+    text.push_str(&sql[kept..]);
+    text
+}
+
 /// The words and quoted names in a text, in lower case.
 pub fn words(sql: &str) -> Vec<String> {
-    let each = tokens(sql).into_iter().map(|t| {
-        let word = &sql[t];
-        let name = match word.as_bytes()[0] {
-            q @ (b'"' | b'`' | b'\'') if word.len() > 1 => {
-                let (one, two) = (
-                    char::from(q).to_string(),
-                    char::from(q).to_string().repeat(2),
-                );
-                word[1..word.len() - 1].replace(&two, &one)
-            }
-            b'[' => word.trim_matches(['[', ']']).to_owned(),
-            _ => word.to_owned(),
-        };
-        name.to_ascii_lowercase()
-    });
-    each.collect()
+    let each = tokens(sql).into_iter();
+    each.map(|t| unquoted(&sql[t]).to_ascii_lowercase())
+        .collect()
+}
+
+fn unquoted(word: &str) -> String {
+    match word.as_bytes()[0] {
+        q @ (b'"' | b'`' | b'\'') if word.len() > 1 => {
+            let one = char::from(q).to_string();
+            word[1..word.len() - 1].replace(&one.repeat(2), &one)
+        }
+        b'[' => word.trim_matches(['[', ']']).to_owned(),
+        _ => word.to_owned(),
+    }
 }
 
 /// Words of an expression that is made of constants and of the time.
@@ -204,17 +225,31 @@ mod tests {
         let sql =
             "CREATE UNIQUE INDEX \"on\" ON [t (x] (lower(a || ', )') COLLATE NOCASE DESC, -- x, y
                    \"b,\" ASC, json_extract(c, '$.d')) WHERE d IS NOT NULL AND e > 0";
-        let text = parse(sql).unwrap();
+        let text = parse(sql, "t").unwrap();
         assert_eq!(
             text.terms,
             ["lower(a || ', )')", "\"b,\"", "json_extract(c, '$.d')"]
         );
         assert_eq!(text.predicate.as_deref(), Some("d IS NOT NULL AND e > 0"));
         assert_eq!(
-            parse("CREATE UNIQUE INDEX i ON t(a)").unwrap().predicate,
+            parse("CREATE UNIQUE INDEX i ON t(a)", "t")
+                .unwrap()
+                .predicate,
             None
         );
-        assert_eq!(parse("CREATE UNIQUE INDEX i ON t(a"), None);
+        assert_eq!(parse("CREATE UNIQUE INDEX i ON t(a", "t"), None);
+    }
+
+    #[test]
+    fn the_tables_name_before_a_column_is_left_out() {
+        for (sql, expected) in [
+            ("T.b > 0 AND \"t\" . c", "b > 0 AND c"),
+            ("main.t.b + t + 't.b' + u.b", "b + t + 't.b' + u.b"),
+            ("[t].t = `t`.\"t\"", "t = \"t\""),
+            ("1.5 > t.", "1.5 > "),
+        ] {
+            assert_eq!(unqualified(sql, "t"), expected);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use crate::database::schema::{Affinity, Column, PREFIX, Schema, UniqueIndex, quote};
 use crate::database::sql_text;
-use crate::model::text::literal;
+use crate::model::text::sql_literal;
 use crate::model::value::OwnedValue;
 use crate::mutation::{self, Mutation};
 
@@ -65,6 +65,19 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
         triggers.push(log.trigger("update_rowid", "BEFORE UPDATE", &moved, &evicted));
     }
     triggers
+}
+
+/// Statements that SQLite can compile if it can those of the triggers that ask for more than columns.
+pub fn trials(schema: &Schema) -> Vec<String> {
+    let (log, table) = (Log { table: 0, schema }, quote(&schema.name));
+    let trial = |index| {
+        let shares = log.shares(index, true);
+        format!(
+            "SELECT EXISTS (SELECT 1 FROM {table} AS {ROW} WHERE {shares})
+             FROM {table} AS NEW, {table} AS OLD"
+        )
+    };
+    schema.unique.iter().map(trial).collect()
 }
 
 /// Whether a trigger, by its name, notes what a REPLACE may evict and not what is written.
@@ -208,7 +221,7 @@ impl Log<'_> {
             (OwnedValue::Null, Some(text)) => format!("({text})"),
             (OwnedValue::Null, None) => return new,
             (OwnedValue::Real(r), _) if !r.is_finite() => return new,
-            (default, _) => literal(default.borrow()),
+            (default, _) => sql_literal(default.borrow()),
         };
         format!("coalesce({new}, {default})")
     }
@@ -226,6 +239,11 @@ impl Log<'_> {
 
     /// Rows that share the new row's values in a UNIQUE index.
     fn evicted(&self, index: &UniqueIndex, update: bool) -> String {
+        self.append_maybe(&self.shares(index, update))
+    }
+
+    /// Whether [`ROW`] shares the new row's values in a UNIQUE index.
+    fn shares(&self, index: &UniqueIndex, update: bool) -> String {
         let predicate = index.predicate.as_deref();
         // Whether the new row is within a partial index is not asked: a row too many does no harm.
         let mut conditions: Vec<String> = predicate.map(|p| format!("({p})")).into_iter().collect();
@@ -242,7 +260,7 @@ impl Log<'_> {
                 .collect();
             conditions.push(format!("NOT ({})", same.join(" AND ")));
         }
-        self.append_maybe(&conditions.join(" AND "))
+        conditions.join(" AND ")
     }
 
     /// The row that has the new row's rowid.
@@ -258,5 +276,31 @@ impl Log<'_> {
             self.key_of(ROW),
             quote(&self.schema.name),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::database::schema::read;
+
+    #[test]
+    fn a_condition_that_does_not_hold_here_is_found_before_a_write() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(
+            "CREATE TABLE t(a, b, c AS (a || b));
+             CREATE UNIQUE INDEX i ON t(lower(c), b COLLATE NOCASE) WHERE t.a > 0",
+        )
+        .unwrap();
+        let mut schema = read(&conn, &|_| true, true).unwrap().0.remove(0);
+        let compile = |schema: &Schema| {
+            let mut texts = trials(schema).into_iter();
+            texts.try_for_each(|text| conn.prepare(&text).map(drop))
+        };
+        compile(&schema).unwrap();
+        schema.unique[0].predicate = Some("other.a > 0".into());
+        compile(&schema).unwrap_err();
     }
 }

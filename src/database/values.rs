@@ -21,6 +21,12 @@ pub fn column<'r>(row: &'r Row<'_>, index: usize) -> Value<'r> {
     value(row.get_ref_unwrap(index))
 }
 
+/// Text for people, or for comparing with text that is UTF-8.
+pub fn lossy(row: &Row<'_>, index: usize) -> rusqlite::Result<String> {
+    let bytes = row.get_ref(index)?.as_bytes().unwrap_or_default();
+    Ok(String::from_utf8_lossy(bytes).into_owned())
+}
+
 impl ToSql for Value<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match *self {

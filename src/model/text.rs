@@ -28,6 +28,23 @@ pub fn literal(value: Value<'_>) -> String {
     }
 }
 
+/// A value for SQL that is stored, with every character as it is.
+pub fn sql_literal(value: Value<'_>) -> String {
+    let text = match value {
+        Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    };
+    let Some(text) = text else {
+        return literal(value);
+    };
+    let each = text.chars().map(|c| match c {
+        '\'' => "''".into(),
+        c if c.is_control() => format!("' || char({}) || '", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("('{}')", each.collect::<String>())
+}
+
 fn escaped(c: char) -> String {
     match c {
         '\'' => "''".into(),

@@ -330,11 +330,14 @@ impl Merge {
              ORDER BY CASE type WHEN 'table' THEN 0 WHEN 'index' THEN 1 WHEN 'view' THEN 2
                       ELSE 3 END, rowid",
         )?;
-        let texts: Vec<String> = list
-            .query_map([], |r| r.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
+        let texts = list.query_map([], |r| Ok(r.get::<_, String>(0)))?;
+        let texts = texts.collect::<rusqlite::Result<Vec<_>>>()?;
         for text in &texts {
-            if let Err(reason) = db.guarded(|db| Ok(db.conn.execute_batch(text)?))? {
+            let done = match text {
+                Ok(text) => db.guarded(|db| Ok(db.conn.execute_batch(text)?))?,
+                Err(e) => Err(e.to_string()), // it is not UTF-8
+            };
+            if let Err(reason) = done {
                 log::warn!("the snapshot's schema: {reason}: left out");
             }
         }

@@ -9,7 +9,7 @@ use crossbeam_channel::{RecvTimeoutError, unbounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::database::own_tables::set_meta;
-use crate::database::{DatabaseError, is_unfit, schema};
+use crate::database::{DatabaseError, is_unfit, schema, values};
 use crate::snapshot::beside::{Scratch, place, remove_leftovers, require_space};
 use crate::snapshot::copy::{CopyError, View};
 use crate::snapshot::manifest::{self, Entry, Manifest, ManifestError, fresh_name};
@@ -331,7 +331,7 @@ fn check_all(conn: &Connection) -> Result<(), String> {
             "SELECT name FROM pragma_table_list
              WHERE schema = 'main' AND type IN ('table', 'shadow')",
         )?;
-        let names = list.query_map([], |r| r.get(0))?;
+        let names = list.query_map([], |r| values::lossy(r, 0))?;
         for name in names.collect::<rusqlite::Result<Vec<String>>>()? {
             match quick_check(conn, &schema::quote(&name)) {
                 Err(e) if is_unfit(&e) => log::debug!("table {name} is not checked: {e}"),

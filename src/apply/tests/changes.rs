@@ -264,3 +264,24 @@ fn what_a_rebuild_changed_comes_before_what_is_held() {
     converge(&mut n);
     assert_eq!(n[0].rows("SELECT a, x FROM t"), "t'changed' t'X'");
 }
+
+/// SQLite fires the newest trigger first, and RAISE(IGNORE) there leaves out those that come after.
+#[test]
+fn what_a_newer_trigger_ignores_is_noted() {
+    let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    n[0].run("INSERT INTO t VALUES (1, 'one'), (2, 'two')");
+    converge(&mut n);
+    n[0].run(
+        "CREATE TRIGGER u AFTER UPDATE ON t BEGIN
+             SELECT raise( /* nothing to do */ Ignore) WHERE NEW.v = 'x';
+         END;
+         CREATE TRIGGER d AFTER DELETE ON t BEGIN SELECT RAISE(IGNORE); END;
+         UPDATE t SET v = 'x' WHERE id = 1",
+    );
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT v FROM t WHERE id = 1"), "t'x'");
+    n[0].run("UPDATE t SET v = 'x' WHERE id = 2; DELETE FROM t WHERE id = 1");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT id, v FROM t"), "i2 t'x'");
+    assert!(!n[0].db.is_comparing(), "once");
+}

@@ -240,3 +240,33 @@ fn displaced_rows_stay_aside_until_the_backlog_is_read() {
         assert_eq!(n[1].rows("SELECT * FROM u ORDER BY id"), expected);
     }
 }
+
+/// SQLite allows it in a WHERE and a CHECK, and triggers and probe know the table by another name.
+#[test]
+fn an_index_may_name_its_table() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b INT CHECK (t.b >= 0), c);
+         CREATE UNIQUE INDEX i ON t(lower(a)) WHERE t.b > 0 AND main.\"T\".c IS NULL",
+    );
+    n[0].run("INSERT INTO t VALUES (1, 'x', 1, NULL), (2, 'X', 0, NULL)");
+    converge(&mut n);
+    n[1].run("REPLACE INTO t VALUES (3, 'X', 1, NULL); UPDATE t SET b = 7 WHERE id = 3");
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT id FROM t"), "i2\ni3");
+}
+
+#[test]
+fn a_default_with_control_characters_evicts() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id TEXT PRIMARY KEY, u TEXT NOT NULL DEFAULT 'it''s\ta\n' UNIQUE)",
+    );
+    n[0].run("INSERT INTO t(id) VALUES ('x')");
+    converge(&mut n);
+    n[0].run("REPLACE INTO t VALUES ('y', NULL)");
+    converge(&mut n);
+    n[1].run("UPDATE t SET u = 'z' WHERE id = 'y'");
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT id FROM t"), "t'y'");
+}

@@ -83,3 +83,33 @@ fn a_column_that_arrives_alone_fits_a_row_that_is_there() {
         assert_eq!(n[1].db.held().unwrap(), 0, "{key}");
     }
 }
+
+/// An application that writes its SQL in Latin-1: SQLite takes any bytes.
+#[test]
+fn what_is_not_utf_8_in_the_schema_leaves_that_table_alone() {
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+                  CREATE TABLE named_X(id INTEGER PRIMARY KEY); CREATE TABLE c(id INTEGER PRIMARY KEY, column_X);
+                  CREATE TABLE d(id INTEGER PRIMARY KEY, v DEFAULT 'caf_X');
+                  CREATE TABLE e(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX i ON e(v) WHERE v <> 'caf_X';
+                  CREATE TABLE f(id INTEGER PRIMARY KEY, v CHECK (v <> 'caf_X')); CREATE UNIQUE INDEX j ON f(lower(v))";
+    let mut n = cluster(2, "CREATE TABLE other(id INTEGER PRIMARY KEY)");
+    for node in &mut n {
+        node.run(schema);
+        node.app
+            .execute_batch(
+                "PRAGMA writable_schema = ON;
+                 UPDATE sqlite_schema SET name = CAST(replace(CAST(name AS BLOB), x'5f58', x'e9') AS TEXT),
+                     tbl_name = CAST(replace(CAST(tbl_name AS BLOB), x'5f58', x'e9') AS TEXT),
+                     sql = CAST(replace(CAST(sql AS BLOB), x'5f58', x'e9') AS TEXT)
+                 WHERE sql LIKE '%\\_X%' ESCAPE '\\'; PRAGMA writable_schema = RESET",
+            )
+            .unwrap();
+    }
+    n[0].run("INSERT INTO t VALUES (1, 'a'); INSERT INTO d(id) VALUES (1)");
+    exchange(&mut n);
+    n[1].restart();
+    n[1].run("INSERT INTO t VALUES (2, 'b')");
+    exchange(&mut n);
+    assert_eq!(n[0].rows("SELECT id FROM t"), "i1\ni2");
+    assert_eq!(n[1].rows("SELECT count(*) FROM d"), "i0");
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{from_cbor, to_cbor};
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::{Database, Result};
+use crate::database::{Database, Result, values};
 
 impl Database {
     /// Whether there is no table of the application.
@@ -29,7 +29,7 @@ impl Database {
             "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ({kinds})
              AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*'"
         ))?;
-        let names = list.query_map([], |r| r.get(0))?;
+        let names = list.query_map([], |r| values::lossy(r, 0))?;
         Ok(names.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -47,7 +47,7 @@ impl Database {
         )?;
         let by_name = &self.catalog.by_name;
         let left_out: BTreeSet<String> = tables
-            .query_map([], |r| r.get(0))?
+            .query_map([], |r| values::lossy(r, 0))?
             .filter(|name| {
                 name.as_ref()
                     .map_or(true, |n: &String| !by_name.contains_key(n))

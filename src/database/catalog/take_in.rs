@@ -10,6 +10,7 @@ use super::{from_cbor, to_cbor};
 use crate::apply::create_probe;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
+use crate::database::sql_text;
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Cause, Compare, Database, DatabaseError, Missing, Result, triggers};
 use crate::model::key::is_known_collation;
@@ -41,6 +42,11 @@ impl Database {
         let scan = table.scan_keys(true, 1);
         for text in [&sql.get_row, &sql.upsert, &sql.delete_row, &scan] {
             self.conn.prepare(text)?;
+        }
+        // SQLite looks at a trigger's body when it fires: one that fails keeps the application from
+        // writing.
+        for text in triggers::trials(schema) {
+            self.conn.prepare(&text)?;
         }
         Ok(create_probe(&self.conn, schema)?)
     }
@@ -249,7 +255,7 @@ impl Database {
         Ok(())
     }
 
-    /// Creates the triggers that are missing or differ.
+    /// Creates the triggers that are missing or differ, or come too late.
     fn set_triggers(
         &self,
         id: i64,
@@ -257,9 +263,10 @@ impl Database {
         installed: &mut HashMap<String, String>,
     ) -> Result<Missing> {
         let mut missing = Missing::None;
+        let is_kept_from_firing = self.is_kept_from_firing(&schema.name)?;
         for (name, text) in triggers::wanted(id, schema) {
             match installed.remove(&name.to_ascii_lowercase()) {
-                Some(there) if there == text => continue,
+                Some(there) if there == text && !is_kept_from_firing => continue,
                 Some(_) => self
                     .conn
                     .execute_batch(&format!("DROP TRIGGER {}", quote(&name)))?,
@@ -272,6 +279,27 @@ impl Database {
             });
         }
         Ok(missing)
+    }
+
+    /// Whether a trigger of the application fires before ours and may keep them from it by RAISE(IGNORE):
+    /// SQLite begins with the newest (its sources, trigger.c), and leaves out those that come after
+    /// (<https://www.sqlite.org/lang_createtrigger.html#the_raise_function>).
+    fn is_kept_from_firing(&self, table: &str) -> Result<bool> {
+        let mut newer = self.conn.prepare_cached(
+            "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE
+             AND name NOT GLOB '__harmonylite__*' AND rowid > (
+                 SELECT min(rowid) FROM sqlite_schema WHERE type = 'trigger'
+                 AND tbl_name = ?1 COLLATE NOCASE AND name GLOB '__harmonylite__*')",
+        )?;
+        let mut rows = newer.query([table])?;
+        while let Some(row) = rows.next()? {
+            let sql = row.get_ref(0)?.as_bytes().unwrap_or_default();
+            let words = sql_text::words(&String::from_utf8_lossy(sql));
+            if words.windows(3).any(|w| w == ["raise", "(", "ignore"]) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Stores how far a comparison has come; none when it is done.
