@@ -6,7 +6,7 @@ use harmonylite::model::version::Version;
 
 use crate::model::{Model, Row, Write};
 use crate::node::{MAX_CLOCK_DRIFT, Node, Stored};
-use crate::plan::Plan;
+use crate::plan::{Plan, Table};
 
 /// A row of a frame of ours.
 struct Seen {
@@ -265,9 +265,16 @@ pub fn captured(
                 ));
             }
             require_later(node, plan, model, &(table, key.clone()), stored.version)?;
+            // What a rebuild put into a column that is new, and what was written there before it is
+            // looked at, cannot be told apart.
+            let is_compared = node.shadow.contested.contains(&table);
+            let row = match row {
+                Some(row) if is_compared => Some(own_values(&plan.tables[table], row, stored)),
+                row => row.clone(),
+            };
             let write = Write {
                 version: stored.version,
-                row: row.clone(),
+                row,
                 writer: node.place,
                 certain: true,
             };
@@ -289,14 +296,8 @@ pub fn captured(
             let row = if stored.deleted {
                 None
             } else {
-                rows.get(&key).map(|row| {
-                    let columns = plan.tables[table].columns.iter().zip(row);
-                    let own = columns.map(|(c, value)| {
-                        let is_others = stored.others.contains_key(&c.name.to_ascii_lowercase());
-                        value.clone().filter(|_| !is_others)
-                    });
-                    own.collect()
-                })
+                let row = rows.get(&key);
+                row.map(|row| own_values(&plan.tables[table], row, &stored))
             };
             if model.explains(table, &key, stored.version, row.as_ref()) {
                 continue;
@@ -321,6 +322,16 @@ pub fn captured(
         node.shadow.named.clear();
     }
     Ok(())
+}
+
+/// A row without the columns that have versions of their own.
+fn own_values(table: &Table, row: &Row, stored: &Stored) -> Row {
+    let columns = table.columns.iter().zip(row);
+    let own = columns.map(|(column, value)| {
+        let is_others = (stored.others).contains_key(&column.name.to_ascii_lowercase());
+        value.clone().filter(|_| !is_others)
+    });
+    own.collect()
 }
 
 /// What a message says, for people.

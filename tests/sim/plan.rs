@@ -266,13 +266,13 @@ impl Table {
         quote(&format!("u{index} {}", self.name))
     }
 
-    /// One spelling for keys that SQLite holds equal.
     /// What a statement's parameters may name: its key comes first, and a new one second.
     pub fn keys_in(&self, values: &[OwnedValue]) -> Vec<String> {
         let keys = values.chunks_exact(self.key.len()).take(2);
         keys.map(|key| self.key_text(key)).collect()
     }
 
+    /// One spelling for keys that SQLite holds equal.
     pub fn key_text(&self, key: &[OwnedValue]) -> String {
         let each = key
             .iter()
