@@ -151,7 +151,7 @@ impl Consumer {
                     self.read(&mut *reader)
                 }
                 // It may be changed just now where it was right before.
-                Err(StreamError::Login(text)) if !worked => Err(Pause::Fatal(text)),
+                Err(StreamError::Denied(text)) if !worked => Err(Pause::Fatal(text)),
                 Err(e) => Err(e.into()),
             };
             self.gate.set_at_end(self.shard, false);

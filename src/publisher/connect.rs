@@ -45,7 +45,7 @@ pub(super) fn connect_when_asked(
                     break;
                 }
                 Err(StreamError::Fatal(text)) => return Err(text),
-                Err(StreamError::Login(text)) if !worked => return Err(text),
+                Err(StreamError::Denied(text)) if !worked => return Err(text),
                 Err(StreamError::Stopped) => return Ok(()),
                 Err(e) => e.to_string(),
             };

@@ -341,6 +341,16 @@ impl Merge {
                 log::warn!("the snapshot's schema: {reason}: left out");
             }
         }
+        // By these an application knows its file, and which of its migrations have run.
+        for pragma in ["user_version", "application_id"] {
+            let value = |conn: &rusqlite::Connection| -> rusqlite::Result<i32> {
+                conn.pragma_query_value(Some("main"), pragma, |r| r.get(0))
+            };
+            if value(&db.conn)? == 0 {
+                let theirs = value(&self.source.conn)?;
+                db.conn.pragma_update(Some("main"), pragma, theirs)?;
+            }
+        }
         log::info!(
             "took over the schema of the snapshot, {} statement(s)",
             texts.len()

@@ -94,7 +94,8 @@ fn a_database_without_tables_becomes_the_same() {
         "{BOOKS}; CREATE INDEX by_title ON Books(title);
          CREATE VIEW titles AS SELECT title FROM Books;
          CREATE TABLE log(text); CREATE VIRTUAL TABLE search USING fts5(title);
-         CREATE TRIGGER logged AFTER INSERT ON Books BEGIN INSERT INTO log VALUES (NEW.title); END"
+         CREATE TRIGGER logged AFTER INSERT ON Books BEGIN INSERT INTO log VALUES (NEW.title); END;
+         PRAGMA user_version = 7; PRAGMA application_id = 8"
     );
     let mut a = Node::new(1, &schema);
     a.run("INSERT INTO Books VALUES (1, 'Dune', 'x'), (2, 'Emma', 'y'), (3, x'00ff', NULL)");
@@ -106,6 +107,9 @@ fn a_database_without_tables_becomes_the_same() {
     assert_equal(&n, ALL);
     assert_equal(&n, "SELECT * FROM titles ORDER BY 1");
     assert_equal(&n, "SELECT count(*) FROM log");
+    let theirs =
+        "SELECT user_version, application_id FROM pragma_user_version, pragma_application_id";
+    assert_eq!(n[1].rows(theirs), "i7 i8");
     assert_eq!(n[1].db.position("s").seq, 17);
     // The tombstone came along: an old copy of the row does not come back.
     assert_eq!(n[0].versions(), n[1].versions());

@@ -99,7 +99,7 @@ pub struct Client {
 impl Client {
     /// Connects to the first of the servers that takes us, within `timeout` altogether.
     ///
-    /// `Fatal` if every server was reached and refused us for good (wrong password, bad
+    /// `Denied` if every server was reached and refused us, or we it (wrong password, bad
     /// certificate), `Disconnected` if another try may work.
     pub fn connect(options: &ClientOptions, timeout: Duration) -> Result<Client, StreamError> {
         connect::connect(options, timeout)

@@ -43,20 +43,20 @@ pub(super) fn connect(options: &ClientOptions, timeout: Duration) -> Result<Clie
     // A random start spreads many nodes over the servers.
     let start = RandomState::new().hash_one(0) as usize % addresses.len();
     let share = timeout / addresses.len() as u32;
-    let (mut causes, mut fatal, mut login) = (Vec::new(), true, false);
+    let (mut causes, mut fatal, mut denied) = (Vec::new(), true, false);
     for address in addresses[start..].iter().chain(&addresses[..start]) {
         match attempt(options, address, share) {
             Ok(client) => return Ok(client),
             Err(error) => {
-                fatal &= matches!(error, StreamError::Fatal(_) | StreamError::Login(_));
-                login |= matches!(error, StreamError::Login(_));
+                fatal &= matches!(error, StreamError::Fatal(_) | StreamError::Denied(_));
+                denied |= matches!(error, StreamError::Denied(_));
                 causes.push(error.to_string());
             }
         }
     }
     let cause = causes.join("; ");
-    Err(match (fatal, login) {
-        (true, true) => StreamError::Login(cause),
+    Err(match (fatal, denied) {
+        (true, true) => StreamError::Denied(cause),
         (true, false) => StreamError::Fatal(cause),
         (false, _) => StreamError::Disconnected(cause),
     })
@@ -123,7 +123,7 @@ fn open(
         .connect(format!("{scheme}://{}", address.host_port(DEFAULT_PORT)))
         .map_err(|error| match failure(address, &error) {
             // It has begun to demand TLS since we knocked: the next try will know.
-            StreamError::Fatal(text) if !greeting.tls_required && text.contains("certificate") => {
+            StreamError::Denied(text) if !greeting.tls_required && text.contains("certificate") => {
                 StreamError::Disconnected(text)
             }
             other => other,
@@ -178,7 +178,7 @@ fn nkey(file: &Path) -> Result<nats::Options, StreamError> {
     let key = seed
         .and_then(|seed| nkeys::KeyPair::from_seed(seed).ok())
         .ok_or_else(|| {
-            StreamError::Fatal(format!(
+            StreamError::Denied(format!(
                 "seed file {}: holds no nkey seed of a user",
                 file.display()
             ))
@@ -208,7 +208,7 @@ fn check_files(options: &ClientOptions) -> Result<(), StreamError> {
 }
 
 fn unreadable(file: &Path, error: &io::Error) -> StreamError {
-    StreamError::Fatal(format!("read {}: {error}", file.display()))
+    StreamError::Denied(format!("read {}: {error}", file.display()))
 }
 
 /// Sorts a failed attempt: is it worth another without a person's help?
@@ -216,7 +216,7 @@ fn failure(address: &Address, error: &io::Error) -> StreamError {
     let cause = error.to_string();
     let text = format!("connect to {address}: {cause}");
     if cause.contains("Authorization Violation") {
-        return StreamError::Login(format!(
+        return StreamError::Denied(format!(
             "connect to {address}: the server refuses the login (Authorization Violation): see \
              nats.user_name and user_password, nats.seed_file, or the user in nats.urls"
         ));
@@ -233,7 +233,7 @@ fn failure(address: &Address, error: &io::Error) -> StreamError {
     .iter()
     .any(|sign| cause.contains(sign));
     if refused && !passes {
-        StreamError::Fatal(text)
+        StreamError::Denied(text)
     } else {
         StreamError::Disconnected(text)
     }

@@ -80,13 +80,13 @@ pub enum StreamError {
     /// The broker answered with an error that another try may not see.
     #[error("{0}")]
     Refused(String),
-    /// A person must change something (wrong password, bad certificate, stream set up otherwise).
+    /// A person must change something (a stream is set up otherwise).
     #[error("{0}")]
     Fatal(String),
-    /// The server refuses the login: wrong from the start, or, where it was right before, perhaps
-    /// only until a person is done with changing it.
+    /// The login, a certificate or a file for them is refused: wrong from the start, or, where it was
+    /// right before, perhaps only until a person is done with changing it.
     #[error("{0}")]
-    Login(String),
+    Denied(String),
     /// From [`Reader::fetch`] alone: the broker forgot where we read, and so perhaps what it held.
     /// The reader is ready to go on, once its owner looked whether the stream is still the same.
     #[error("the broker forgot where we read")]

@@ -107,6 +107,17 @@ fn a_killed_daemon_leaves_no_server() {
 }
 
 #[test]
+fn a_program_by_another_name() {
+    let mut node = node(1);
+    let versioned = node.file("nats-2.15");
+    std::os::unix::fs::symlink(crate::stream::node::binary(), &versioned).unwrap();
+    let quoted = format!("'{}'", versioned.display());
+    node.set("nats.server_binary", &quoted).start();
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    converge(&[node]);
+}
+
+#[test]
 fn none_to_be_found() {
     let mut node = node(1);
     let no_program = node.file("notes.txt");

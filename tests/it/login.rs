@@ -118,7 +118,7 @@ fn tls_with_an_authority_and_a_client_certificate() {
     let conf = "tls { cert_file: FOLDER/server.pem, key_file: FOLDER/server.key,
                       ca_file: FOLDER/ca.pem, verify: true }
                 authorization { user: me, password: tls-secret }";
-    let (mut nodes, broker) = two_nodes(conf, |node, folder| {
+    let (mut nodes, mut broker) = two_nodes(conf, |node, folder| {
         for (key, file) in [
             ("ca_file", "ca.pem"),
             ("cert_file", "client.pem"),
@@ -136,8 +136,21 @@ fn tls_with_an_authority_and_a_client_certificate() {
     // Larger than what TLS takes at once.
     nodes[0].execute("INSERT INTO item VALUES (3, randomblob(1000000), 0)");
     assert_eq!(converge(&nodes).len(), 3);
+    // Whoever changes certificates cannot change them everywhere at once.
+    let [authority, stranger] = ["ca.pem", "other.pem"].map(|f| broker.folder.path().join(f));
+    let right = std::fs::read(&authority).unwrap();
+    broker.kill();
+    std::fs::copy(&stranger, &authority).unwrap();
+    broker.start_again();
+    for node in &nodes {
+        node.until_log("ertificate");
+    }
+    broker.kill();
+    std::fs::write(&authority, right).unwrap();
+    broker.start_again();
+    nodes[0].execute("INSERT INTO item VALUES (4, 'b', 0)");
+    assert_eq!(converge(&nodes).len(), 4);
     nodes[0].stop();
-    let stranger = broker.folder.path().join("other.pem");
     nodes[0]
         .set("nats.ca_file", &format!("'{}'", stranger.display()))
         .start();

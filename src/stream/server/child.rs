@@ -62,6 +62,7 @@ impl Child {
     ) -> Result<Child, ServerError> {
         let mut command = Command::new(binary);
         command
+            .arg0("nats-server") // its file of ports is named after that
             .args(arguments)
             .stdin(stdin)
             .stdout(Stdio::null())

@@ -20,7 +20,7 @@ fn a_wrong_password_is_fatal_and_not_shown() {
     Client::connect(&with_login("me:right%401"), PATIENCE).unwrap();
     let options = with_login("me:hidden");
     let error = Client::connect(&options, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Login(_)), "{error}");
+    assert!(matches!(error, StreamError::Denied(_)), "{error}");
     assert!(
         error
             .to_string()
@@ -33,7 +33,7 @@ fn a_wrong_password_is_fatal_and_not_shown() {
         ..node.client_options()
     };
     let error = Client::connect(&given, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Login(_)), "{error}");
+    assert!(matches!(error, StreamError::Denied(_)), "{error}");
     assert!(!format!("{error} {given:?}").contains("hidden"));
 }
 
@@ -82,7 +82,7 @@ fn nobody_there_is_a_matter_of_time() {
     };
     let error = Client::connect(&missing, PATIENCE).unwrap_err();
     assert!(
-        matches!(&error, StreamError::Fatal(text) if text.contains("/no/seed")),
+        matches!(&error, StreamError::Denied(text) if text.contains("/no/seed")),
         "{error}"
     );
 }
@@ -104,11 +104,11 @@ fn an_nkey_lets_in() {
     ensure(&Client::connect(&options, PATIENCE).unwrap(), &streams());
     std::fs::write(&file, nkeys::KeyPair::new_user().seed().unwrap()).unwrap();
     let error = Client::connect(&options, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Login(_)), "{error}");
+    assert!(matches!(error, StreamError::Denied(_)), "{error}");
     std::fs::write(&file, "nonsense").unwrap();
     let error = Client::connect(&options, PATIENCE).unwrap_err();
     assert!(
-        matches!(&error, StreamError::Fatal(text) if !text.contains("nonsense")),
+        matches!(&error, StreamError::Denied(text) if !text.contains("nonsense")),
         "{error}"
     );
 }
@@ -150,12 +150,12 @@ fn tls_with_an_authority_and_client_certificate_of_our_own() {
         ..good.clone()
     };
     let error = Client::connect(&stranger, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Fatal(_)), "{error}");
+    assert!(matches!(error, StreamError::Denied(_)), "{error}");
     let nameless = ClientOptions {
         cert_file: None,
         key_file: None,
         ..good
     };
     let error = Client::connect(&nameless, PATIENCE).unwrap_err();
-    assert!(matches!(error, StreamError::Fatal(_)), "{error}");
+    assert!(matches!(error, StreamError::Denied(_)), "{error}");
 }
