@@ -30,6 +30,10 @@ pub struct Schema {
     pub columns: Vec<Column>,
     /// Names of the generated columns: an index may be on them.
     pub generated: Vec<String>,
+    /// Names of the stored columns that those are made of, and the CHECK constraints: where a UNIQUE
+    /// index is more than stored columns.
+    pub generated_from: Vec<String>,
+    pub checks: Vec<String>,
     pub key: Vec<KeyColumn>,
     /// UNIQUE indexes besides the key.
     pub unique: Vec<UniqueIndex>,
@@ -331,13 +335,33 @@ fn read_table(
     let generated: Vec<String> = generated
         .query_map([name], |r| r.get(0))?
         .collect::<Result<_, _>>()?;
-    let mut unique = match unique_indexes(conn, name)? {
+    let every = raw.iter().map(|c| &c.name).chain(&generated).cloned();
+    let every: Vec<String> = every.collect();
+    let portable = |text: &String| {
+        let text = sql_text::unqualified(text, name);
+        sql_text::with_quoted_text(&text, &every)
+    };
+    let mut unique = match unique_indexes(conn, name, &portable)? {
         Ok(unique) => unique,
         Err(reason) => return Ok(Err(reason)),
     };
     for index in &mut unique {
         let stored = |names: &Vec<String>| names.iter().all(|n| !generated.contains(n));
         index.columns = index.columns.take().filter(stored);
+    }
+    let (mut checks, mut generated_from) = (Vec::new(), Vec::new());
+    if unique.iter().any(|u| u.columns.is_none()) {
+        let text: String = conn
+            .prepare_cached(
+                "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
+            )?
+            .query_row([name], |r| r.get(0))?;
+        let within = |word| sql_text::in_parentheses_after(&text, word);
+        checks = within("CHECK").iter().map(portable).collect();
+        let words = sql_text::words(&within("AS").join(" "));
+        let stored = raw.iter().map(|c| &c.name);
+        let is_named = |c: &&String| words.contains(&c.to_ascii_lowercase());
+        generated_from = stored.filter(is_named).cloned().collect();
     }
     let key_is_rowid = collations.is_empty(); // it has no index of its own
     let other_rowid = alias.filter(|_| !key_is_rowid && !options.without_rowid);
@@ -348,6 +372,8 @@ fn read_table(
         other_rowid,
         columns,
         generated,
+        generated_from,
+        checks,
         key,
         unique,
     }))
@@ -397,9 +423,11 @@ fn default_by_time(column: &RawColumn) -> Option<String> {
     text.filter(|t| sql_text::is_of_time(t)).cloned()
 }
 
+/// `portable` makes an expression one that can stand in our triggers.
 fn unique_indexes(
     conn: &Connection,
     table: &str,
+    portable: &dyn Fn(&String) -> String,
 ) -> rusqlite::Result<Result<Vec<UniqueIndex>, String>> {
     let mut list = conn.prepare_cached(
         "SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND origin <> 'pk' ORDER BY name",
@@ -414,9 +442,12 @@ fn unique_indexes(
             .query_row([&name], |r| r.get(0))
             .optional()?
             .flatten();
-        let text = match sql.as_deref().map(|sql| sql_text::parse(sql, table)) {
+        let text = match sql.as_deref().map(sql_text::parse) {
             Some(None) => return Ok(Err(format!("its UNIQUE index {name} cannot be understood"))),
-            Some(Some(text)) => text,
+            Some(Some(text)) => IndexText {
+                terms: text.terms.iter().map(portable).collect(),
+                predicate: text.predicate.as_ref().map(portable),
+            },
             None => IndexText::default(), // made by a UNIQUE constraint: columns alone
         };
         unique.push(unique_index(conn, name, text)?);

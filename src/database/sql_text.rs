@@ -9,10 +9,8 @@ pub struct IndexText {
     pub predicate: Option<String>,
 }
 
-/// Takes apart a CREATE INDEX statement as SQLite stores it. None if it is not one. Columns lose the
-/// table's name before them.
-pub fn parse(sql: &str, table: &str) -> Option<IndexText> {
-    let sql = &unqualified(sql, table)[..];
+/// Takes apart a CREATE INDEX statement as SQLite stores it. None if it is not one.
+pub fn parse(sql: &str) -> Option<IndexText> {
     let tokens = tokens(sql);
     // CREATE UNIQUE INDEX name ON table ( terms ) [WHERE predicate]: names may be any word, so the
     // ON that counts is the first at least one token after INDEX.
@@ -90,6 +88,54 @@ pub fn unqualified(sql: &str, table: &str) -> String {
     }
     text.push_str(&sql[kept..]);
     text
+}
+
+/// Gives single quotes to text in double quotes: an application may have those for names alone, and yet
+/// an index from before (<https://www.sqlite.org/quirks.html#double_quoted_string_literals_are_accepted>).
+pub fn with_quoted_text(sql: &str, columns: &[String]) -> String {
+    let tokens = tokens(sql);
+    let (mut text, mut kept) = (String::with_capacity(sql.len()), 0);
+    for (i, token) in tokens.iter().enumerate() {
+        let word = &sql[token.clone()];
+        let name = unquoted(word);
+        let is_name = columns.iter().any(|c| c.eq_ignore_ascii_case(&name))
+            || i > 0 && is_word(sql, &tokens[i - 1], "COLLATE")
+            || tokens.get(i + 1).is_some_and(|t| &sql[t.clone()] == "(");
+        if word.starts_with('"') && !is_name {
+            text.push_str(&sql[kept..token.start]);
+            text.push_str(&format!("'{}'", name.replace('\'', "''")));
+            kept = token.end;
+        }
+    }
+    text.push_str(&sql[kept..]);
+    text
+}
+
+/// What stands in parentheses after such a word of a table's body, and not within others.
+pub fn in_parentheses_after(sql: &str, word: &str) -> Vec<String> {
+    let tokens = tokens(sql);
+    let (mut depth, mut open, mut found) = (0, None, Vec::new());
+    for (i, token) in tokens.iter().enumerate() {
+        match &sql[token.clone()] {
+            "(" => {
+                if depth == 1 && is_word(sql, &tokens[i - 1], word) {
+                    open = Some(i + 1);
+                }
+                depth += 1;
+            }
+            ")" => {
+                depth -= 1;
+                if let (1, Some(open)) = (depth, open) {
+                    found.extend(text(sql, &tokens[open..i]));
+                }
+                if depth == 1 {
+                    open = None;
+                }
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// The words and quoted names in a text, in lower case.
@@ -225,19 +271,17 @@ mod tests {
         let sql =
             "CREATE UNIQUE INDEX \"on\" ON [t (x] (lower(a || ', )') COLLATE NOCASE DESC, -- x, y
                    \"b,\" ASC, json_extract(c, '$.d')) WHERE d IS NOT NULL AND e > 0";
-        let text = parse(sql, "t").unwrap();
+        let text = parse(sql).unwrap();
         assert_eq!(
             text.terms,
             ["lower(a || ', )')", "\"b,\"", "json_extract(c, '$.d')"]
         );
         assert_eq!(text.predicate.as_deref(), Some("d IS NOT NULL AND e > 0"));
         assert_eq!(
-            parse("CREATE UNIQUE INDEX i ON t(a)", "t")
-                .unwrap()
-                .predicate,
+            parse("CREATE UNIQUE INDEX i ON t(a)").unwrap().predicate,
             None
         );
-        assert_eq!(parse("CREATE UNIQUE INDEX i ON t(a", "t"), None);
+        assert_eq!(parse("CREATE UNIQUE INDEX i ON t(a"), None);
     }
 
     #[test]
@@ -250,6 +294,22 @@ mod tests {
         ] {
             assert_eq!(unqualified(sql, "t"), expected);
         }
+    }
+
+    #[test]
+    fn text_in_double_quotes_gets_single_ones() {
+        let columns = ["b".to_owned()];
+        let sql = "\"B\" <> \"it's \"\"x\"\"\" COLLATE \"nocase\" AND \"lower\"(b) = \"c\"";
+        let expected = "\"B\" <> 'it''s \"x\"' COLLATE \"nocase\" AND \"lower\"(b) = 'c'";
+        assert_eq!(with_quoted_text(sql, &columns), expected);
+    }
+
+    #[test]
+    fn parts_of_a_tables_body_are_found() {
+        let sql = "CREATE TABLE t(a CHECK (a > (0) -- )
+                   ), b DEFAULT (check(1)), c AS (a || CAST(b AS (TEXT))) STORED, check (b))";
+        assert_eq!(in_parentheses_after(sql, "CHECK"), ["a > (0)", "b"]);
+        assert_eq!(in_parentheses_after(sql, "AS"), ["a || CAST(b AS (TEXT))"]);
     }
 
     #[test]

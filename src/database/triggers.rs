@@ -171,41 +171,53 @@ impl Log<'_> {
     ///
     /// Columns of such a row have no affinity, so a comparison inside of the expression may come out
     /// otherwise than in the table. A CAST gives it to them, but alters a value that is not of the
-    /// column's class; so both ways are tried. What a partial index leaves out is not worked out: the
-    /// expression may fail on it.
+    /// column's class; so both ways are tried, but for blobs, which affinity leaves as they are. What a partial index or a CHECK leaves out is not worked
+    /// out: the expression may fail on it.
     fn of_new(&self, term: &str, predicate: Option<&str>) -> Vec<String> {
         let rowid = usize::from(self.schema.rowid.is_some());
         let stored = self.schema.columns.iter().skip(rowid).map(|c| &c.name);
-        let mut all = stored.chain(&self.schema.generated);
-        if let Some(column) = all.clone().find(|c| quote(c) == term) {
+        let all: Vec<&String> = stored.chain(&self.schema.generated).collect();
+        if let Some(column) = all.iter().find(|c| quote(c) == term) {
             return vec![self.new_value(column)];
         }
-        let predicate = predicate.map_or(String::new(), |p| format!(" WHERE {p}"));
-        let words = sql_text::words(&format!("{term}{predicate}"));
-        let named: Vec<&String> = all
-            .by_ref()
-            .filter(|c| words.contains(&c.to_ascii_lowercase()))
-            .collect();
+        let named_in = |text: &str| {
+            let words = sql_text::words(text);
+            let is_named = |c: &&&String| words.contains(&c.to_ascii_lowercase());
+            all.iter().filter(is_named).copied().collect::<Vec<_>>()
+        };
+        let named = named_in(&format!("{term} {}", predicate.unwrap_or_default()));
+        let is_known = |check: &&String| named_in(check).iter().all(|c| named.contains(c));
+        let checks = self.schema.checks.iter().filter(is_known);
+        let conditions = checks.map(|check| format!("ifnull(({check}), 1)"));
+        let conditions = conditions.chain(predicate.map(|p| format!("({p})")));
+        let conditions: Vec<String> = conditions.collect();
         if named.is_empty() {
             return vec![term.to_owned()];
         }
-        let of_row = |value: &dyn Fn(&String) -> String| {
+        let of_row = |value: &dyn Fn(&String) -> String, conditions: &[String]| {
             let row = named
                 .iter()
                 .map(|c| format!("{} AS {}", value(c), quote(c)));
             let row: Vec<String> = row.collect();
-            format!(
-                "(SELECT {term} FROM (SELECT {}){predicate})",
-                row.join(", ")
-            )
+            let only = match conditions {
+                [] => String::new(),
+                all => format!(" WHERE {}", all.join(" AND ")),
+            };
+            format!("(SELECT {term} FROM (SELECT {}){only})", row.join(", "))
         };
         let plain = |column: &String| self.new_value(column);
         let cast = |column: &String| match self.cast_to(column) {
             Some(class) => format!("CAST({} AS {class})", plain(column)),
             None => plain(column),
         };
-        let mut ways = vec![of_row(&plain), of_row(&cast)];
-        ways.dedup();
+        let is_cast = |c: &&&String| self.cast_to(c).is_some();
+        let not_blobs = named.iter().filter(is_cast);
+        let not_blobs = not_blobs.map(|c| format!("typeof({}) <> 'blob'", plain(c)));
+        let not_blobs: Vec<String> = not_blobs.chain(conditions.iter().cloned()).collect();
+        let mut ways = vec![of_row(&plain, &conditions)];
+        if not_blobs.len() > conditions.len() {
+            ways.push(of_row(&cast, &not_blobs));
+        }
         ways
     }
 
@@ -259,6 +271,13 @@ impl Log<'_> {
                 .map(|i| self.same_key_column(i, ROW))
                 .collect();
             conditions.push(format!("NOT ({})", same.join(" AND ")));
+        }
+        if update && index.columns.is_none() && !self.schema.generated_from.is_empty() {
+            // Before an UPDATE, SQLite works out generated columns of NEW from those alone that the
+            // trigger names.
+            let from = self.schema.generated_from.iter();
+            let named: Vec<String> = from.map(|c| format!("NEW.{} IS NULL", quote(c))).collect();
+            conditions.push(format!("({} OR 1)", named.join(" OR ")));
         }
         conditions.join(" AND ")
     }

@@ -484,3 +484,17 @@ fn a_copy_can_be_ended() {
     let ended = seen.copy(&file, &mut |_| Err(io::Error::other("stopped")));
     assert_eq!(ended.unwrap_err().to_string(), "stopped");
 }
+
+/// SQLite takes 2000 columns, and expressions of 1000 terms.
+#[test]
+fn a_table_of_many_columns_is_merged() {
+    let columns: String = (0..1500).map(|i| format!(", c{i}")).collect();
+    let mut a = Node::new(
+        1,
+        &format!("CREATE TABLE wide(id INTEGER PRIMARY KEY{columns})"),
+    );
+    a.run("INSERT INTO wide(id, c7, c1499) VALUES (1, 'x', 'y')");
+    let mut b = Node::new(2, "");
+    merge(&mut b, &snapshot(&mut a));
+    assert_eq!(b.rows("SELECT id, c7, c1499 FROM wide"), "i1 t'x' t'y'");
+}

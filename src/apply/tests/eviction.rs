@@ -270,3 +270,64 @@ fn a_default_with_control_characters_evicts() {
     converge(&mut n);
     assert_eq!(n[0].rows("SELECT id FROM t"), "t'y'");
 }
+
+/// SQLite knows only those columns of NEW that the trigger names.
+#[test]
+fn replace_evicts_through_a_generated_column_of_columns_that_stay() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE g(id INTEGER PRIMARY KEY, a, b, c, h AS (a || '-' || b), g AS (h || '!') UNIQUE);
+         CREATE UNIQUE INDEX i ON g(lower(h))",
+    );
+    n[0].run("INSERT INTO g(id, a, b) VALUES (1, 'x', 'y'), (2, 'z', 'y')");
+    converge(&mut n);
+    n[0].run("UPDATE OR REPLACE g SET a = 'x' WHERE id = 2; ALTER TABLE g DROP COLUMN c");
+    n[1].run("ALTER TABLE g DROP COLUMN c");
+    converge(&mut n);
+    n[0].run("UPDATE g SET a = 'q'");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT id FROM g"), "i2");
+}
+
+/// Also where a value is of another class, or CHECK or the WHERE of an index leaves it out.
+#[test]
+fn an_expression_of_an_index_keeps_no_write_off() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE d(id INTEGER PRIMARY KEY, data TEXT CHECK (json_valid(d.data)), free TEXT);
+         CREATE UNIQUE INDEX i ON d(json_extract(data, '$.k'));
+         CREATE UNIQUE INDEX f ON d(abs(free)) WHERE typeof(free) <> \"text\"",
+    );
+    n[0].run(
+        "INSERT OR IGNORE INTO d(data) VALUES ('{\"k\":1}'), ('bad'), ('{\"k\":2}'), (NULL);
+         INSERT INTO d(id, free) VALUES (10, 'text'), (11, x'31')",
+    );
+    converge(&mut n);
+    assert_eq!(
+        n[1].rows("SELECT id FROM d ORDER BY 1"),
+        "i1\ni2\ni3\ni10\ni11"
+    );
+    n[1].run("REPLACE INTO d(id, data) VALUES (4, '{\"k\": 1}'); REPLACE INTO d(id, free) VALUES (12, x'31')");
+    converge(&mut n);
+    assert_eq!(
+        n[0].rows("SELECT id FROM d ORDER BY 1"),
+        "i2\ni3\ni4\ni10\ni12"
+    );
+}
+
+/// An index may be from a time when text could be in double quotes.
+#[test]
+fn an_application_that_takes_double_quotes_for_names_writes() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b);
+         CREATE UNIQUE INDEX i ON t(a) WHERE b = \"it's\"",
+    );
+    n[0].run("INSERT INTO t VALUES (1, 'x', 'it''s')");
+    converge(&mut n);
+    let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_DQS_DML;
+    n[1].app.set_db_config(config, false).unwrap();
+    n[1].run("REPLACE INTO t VALUES (2, 'x', 'it''s')");
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT id FROM t"), "i2");
+}
