@@ -1,6 +1,7 @@
 //! What must hold after healing: see [`check`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -112,6 +113,46 @@ pub fn look(db: &Path, seen: &mut Seen) -> Result<()> {
         *newest = seq.max(*newest);
     }
     Ok(())
+}
+
+/// How a round ended well.
+pub struct Healed {
+    pub transactions: usize,
+    uncertain: usize,
+    rows: usize,
+    took: Duration,
+}
+
+impl fmt::Display for Healed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} transactions ({} cut off), {} rows, equal after {:.1} s",
+            self.transactions,
+            self.uncertain,
+            self.rows,
+            self.took.as_secs_f64()
+        )
+    }
+}
+
+/// Ends the applications; all nodes must become equal, and right. `base` is what all of them had
+/// before the round, and then what they have after it.
+pub fn healed(cluster: &mut Cluster, base: &mut Content, patience: Duration) -> Result<Healed> {
+    cluster.kill_apps();
+    let began = Instant::now();
+    let content = converged(cluster, patience)?;
+    let took = began.elapsed();
+    let records = cluster.nodes.iter().map(|n| n.records());
+    let records = records.collect::<Result<Vec<_>>>()?;
+    check(cluster, base, &records, &Seen::new(), &content)?;
+    *base = content;
+    Ok(Healed {
+        transactions: records.iter().map(|r| r.transactions).sum(),
+        uncertain: records.iter().map(|r| r.uncertain).sum(),
+        rows: base.len(),
+        took,
+    })
 }
 
 /// Judges the common `content`: `base` is the one that all had before, `records` what the

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::check::{self, Content, Seen};
+use crate::check::{self, Content};
 use crate::cluster::Cluster;
 use crate::random::Random;
 use crate::{Options, Result};
@@ -29,22 +29,9 @@ pub fn run(mut options: Options) -> Result<()> {
             std::thread::sleep(Duration::from_millis(30 + random.below(400)));
             strike(&mut cluster, &mut random, &mut totals)?;
         }
-        cluster.kill_apps();
-        let healing = Instant::now();
-        let content = check::converged(&mut cluster, PATIENCE)?;
-        let records = cluster.nodes.iter().map(|n| n.records());
-        let records = records.collect::<Result<Vec<_>>>()?;
-        check::check(&cluster, &base, &records, &Seen::new(), &content)?;
-        let transactions: usize = records.iter().map(|r| r.transactions).sum();
-        let uncertain: usize = records.iter().map(|r| r.uncertain).sum();
-        totals.transactions += transactions;
-        println!(
-            "round {round}: {transactions} transactions ({uncertain} cut off), {} rows, equal \
-             after {:.1} s",
-            content.len(),
-            healing.elapsed().as_secs_f64()
-        );
-        base = content;
+        let healed = check::healed(&mut cluster, &mut base, PATIENCE)?;
+        println!("round {round}: {healed}");
+        totals.transactions += healed.transactions;
     }
     println!(
         "all equal, nothing lost, all databases sound: {round} rounds, {} transactions, kill -9 of \

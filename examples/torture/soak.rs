@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::check::{self, Content, Seen};
+use crate::check::{self, Content};
 use crate::cluster::Cluster;
 use crate::{Options, Result, big};
 
@@ -57,21 +57,13 @@ pub fn run(mut options: Options) -> Result<()> {
             cluster.all_alive()?;
             samples.push(sample(&cluster)?);
         }
-        cluster.kill_apps();
-        let waiting = Instant::now();
-        let content = check::converged(&mut cluster, PATIENCE)?;
-        let records = cluster.nodes.iter().map(|n| n.records());
-        let records = records.collect::<Result<Vec<_>>>()?;
-        check::check(&cluster, &base, &records, &Seen::new(), &content)?;
-        let written: usize = records.iter().map(|r| r.transactions).sum();
-        transactions += written;
+        let healed = check::healed(&mut cluster, &mut base, PATIENCE)?;
+        transactions += healed.transactions;
         println!(
-            "{:>5.0} s: {written} transactions, equal {:.1} s after the last; {}",
+            "{:>5.0} s: {healed}; {}",
             began.elapsed().as_secs_f64(),
-            waiting.elapsed().as_secs_f64(),
             in_words(samples.last().unwrap_or(&[0; 4]))
         );
-        base = content;
     }
     flat(&samples)?;
     for node in &cluster.nodes {
