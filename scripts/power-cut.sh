@@ -23,8 +23,19 @@ if [[ -z ${HARMONYLITE_TORTURE_MOUNTS-} ]]; then
 fi
 # shellcheck source=scripts/torture.sh
 . scripts/torture.sh
-clean_up() { scripts/loop-disk.sh drop "$folder/disk"; }
-scripts/loop-disk.sh new "$folder/disk" 512 || skip "cannot mount a loop device"
+clean_up() {
+    # What somebody has to look at is saved. After a cut nothing can be read before the disk is back.
+    if [[ $1 != 0 ]]; then
+        sleep 1 # until whoever wrote is gone
+        if scripts/loop-disk.sh back "$folder/disk"; then
+            cp -a "$folder/disk/mnt" "$folder/saved-disk" || true
+        else
+            cp --sparse=always "$folder/disk/image" "$folder/saved-image" || true
+        fi
+    fi
+    scripts/loop-disk.sh drop "$folder/disk"
+}
+scripts/loop-disk.sh new "$folder/disk" 512
 # The machine also starts anew, by the sign that the daemon knows.
 export HARMONYLITE_TORTURE_BOOT_ID=$folder/boot-id
 cat /proc/sys/kernel/random/boot_id >"$HARMONYLITE_TORTURE_BOOT_ID"
