@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
-use crate::Result;
 use crate::random::Random;
 use crate::schema::{CREATE, Place, Stamp};
+use crate::{Result, aside};
 
 pub struct Options {
     pub db: PathBuf,
@@ -73,7 +73,7 @@ fn write_until_trouble(
             let stamp = (options.writer, *seq);
             if let Err(e) = operate(&conn, stamp, random, &mut block) {
                 record.write_all(b"\nR\n")?;
-                return Err(e.into());
+                return Err(e);
             }
         }
         block.push_str("E\n");
@@ -87,24 +87,37 @@ fn write_until_trouble(
     }
 }
 
-fn operate(
-    conn: &Connection,
-    stamp: Stamp,
-    random: &mut Random,
-    block: &mut String,
-) -> rusqlite::Result<()> {
+fn operate(conn: &Connection, stamp: Stamp, random: &mut Random, block: &mut String) -> Result<()> {
     let place = Place::draw(random);
     let old = place.look(conn)?;
     if random.chance(20) {
-        if place.delete(conn)? {
-            note(block, 'D', place.table, &place.key(), stamp, old);
-        }
-        return Ok(());
+        return match place.delete(conn)? {
+            true => note_gone(conn, block, place.table, &place.key(), stamp, old),
+            false => Ok(()),
+        };
     }
     for (key, old) in place.put(conn, stamp, random)? {
-        note(block, 'D', place.table, &key, stamp, old);
+        note_gone(conn, block, place.table, &key, stamp, old)?;
     }
     note(block, 'P', place.table, &place.key(), stamp, old);
+    Ok(())
+}
+
+/// What only this row kept out of the table goes with it.
+fn note_gone(
+    conn: &Connection,
+    block: &mut String,
+    table: &str,
+    key: &str,
+    stamp: Stamp,
+    old: Stamp,
+) -> Result<()> {
+    note(block, 'D', table, key, stamp, old);
+    if table == aside::TABLE {
+        for hidden in aside::hidden_by(conn, key)? {
+            note(block, 'M', table, &hidden, stamp, (0, 0));
+        }
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use pico_args::Arguments;
 
 mod app;
+mod aside;
 mod big;
 mod check;
 mod cluster;
