@@ -14,7 +14,11 @@ skip() {
 for tool in unshare nsenter ip tc nft; do
     command -v "$tool" >/dev/null || skip "no $tool"
 done
-scripts/netlab.sh true || skip "no network namespaces"
+user=()
+if [[ $(id -u) != 0 ]]; then user=(-r); fi
+unshare "${user[@]}" -nmp --fork true 2>/dev/null || skip "no network namespaces"
+unshare "${user[@]}" -n sh -c 'ip link add va type veth && nft add table inet netlab' 2>/dev/null ||
+    skip "no veth or nftables in the kernel"
 
 # shellcheck source=scripts/torture.sh
 . scripts/torture.sh
