@@ -152,7 +152,7 @@ impl fmt::Display for Healed {
 /// Ends the applications; all nodes must become equal, and right. `base` is what all of them had
 /// before the round, and then what they have after it.
 pub fn healed(cluster: &mut Cluster, base: &mut Content, patience: Duration) -> Result<Healed> {
-    cluster.kill_apps();
+    cluster.kill_apps()?;
     let began = Instant::now();
     let content = converged(cluster, patience)?;
     let took = began.elapsed();

@@ -55,25 +55,25 @@ fn strike(cluster: &mut Cluster, random: &mut Random, totals: &mut Totals) -> Re
     let index = random.below(cluster.nodes.len() as u64) as usize;
     match random.below(10) {
         0..4 => {
-            kill_daemon(cluster, index, totals);
+            kill_daemon(cluster, index, totals)?;
             std::thread::sleep(away);
             cluster.start_daemon(index)
         }
         4..7 => {
-            kill_app(cluster, index, totals);
+            kill_app(cluster, index, totals)?;
             cluster.start_app(index)
         }
         7..9 => {
-            kill_broker(cluster, totals);
+            kill_broker(cluster, totals)?;
             std::thread::sleep(away);
             start_broker(cluster)
         }
         _ => {
             for index in 0..cluster.nodes.len() {
-                kill_app(cluster, index, totals);
-                kill_daemon(cluster, index, totals);
+                kill_app(cluster, index, totals)?;
+                kill_daemon(cluster, index, totals)?;
             }
-            kill_broker(cluster, totals);
+            kill_broker(cluster, totals)?;
             std::thread::sleep(away);
             start_broker(cluster)?;
             for index in 0..cluster.nodes.len() {
@@ -85,30 +85,33 @@ fn strike(cluster: &mut Cluster, random: &mut Random, totals: &mut Totals) -> Re
     }
 }
 
-fn kill_daemon(cluster: &mut Cluster, index: usize, totals: &mut Totals) {
+fn kill_daemon(cluster: &mut Cluster, index: usize, totals: &mut Totals) -> Result<()> {
     if let Some(daemon) = cluster.nodes[index].daemon.take() {
-        daemon.kill();
+        daemon.kill()?;
         totals.daemons += 1;
     }
+    Ok(())
 }
 
-fn kill_app(cluster: &mut Cluster, index: usize, totals: &mut Totals) {
+fn kill_app(cluster: &mut Cluster, index: usize, totals: &mut Totals) -> Result<()> {
     if let Some(app) = cluster.nodes[index].app.take() {
-        app.kill();
+        app.kill()?;
         totals.apps += 1;
     }
+    Ok(())
 }
 
 /// A daemon starts its own again by itself.
-fn kill_broker(cluster: &mut Cluster, totals: &mut Totals) {
+fn kill_broker(cluster: &mut Cluster, totals: &mut Totals) -> Result<()> {
     totals.brokers += 1;
     if let Some(broker) = cluster.broker.take() {
-        broker.kill();
+        broker.kill()?;
     } else if let Some(daemon) = &cluster.nodes[0].daemon {
         for child in daemon.children() {
             daemon.kill_child(child);
         }
     }
+    Ok(())
 }
 
 fn start_broker(cluster: &mut Cluster) -> Result<()> {

@@ -41,6 +41,7 @@ fn run_on(mut options: Options, small: &Path) -> Result<()> {
     let mut cluster = Cluster::new(&options.folder, options.seed, 2)?;
     cluster.nodes[0].folder = small.join("node-1");
     cluster.nodes[0].embedded = embedded;
+    cluster.nodes[0].endures = true;
     cluster.pause = 10;
     cluster.start()?;
     let mut base = Content::new();

@@ -78,6 +78,7 @@ fn run() -> Result<()> {
             seed: arguments.value_from_str("--seed")?,
             pause: arguments.value_from_str("--pause")?,
             sync: arguments.value_from_str("--sync")?,
+            endures: arguments.contains("--endures"),
         });
     }
     let options = Options::parse(arguments, &scenario)?;

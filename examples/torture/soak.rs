@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use crate::app::BUSY_TIMEOUT;
 use crate::check::{self, Content};
 use crate::cluster::Cluster;
 use crate::{Options, Result, big};
@@ -160,7 +161,7 @@ fn flat(samples: &[[u64; 4]]) -> Result<()> {
 /// One row in each, one by one; all must arrive.
 fn write_many_tables(cluster: &mut Cluster) -> Result<()> {
     let conn = Connection::open(cluster.nodes[0].db())?;
-    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     for i in 0..TABLES {
         conn.execute_batch(&format!("INSERT INTO many_{i} VALUES ({i}, 'here')"))?;
     }
@@ -178,7 +179,7 @@ fn write_many_tables(cluster: &mut Cluster) -> Result<()> {
 
 fn huge_transaction(cluster: &mut Cluster, rows: u64) -> Result<()> {
     let conn = Connection::open(cluster.nodes[0].db())?;
-    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     let began = Instant::now();
     conn.execute(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
