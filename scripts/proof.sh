@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The short form of what breaks things, about seven minutes: kill -9, power cuts, partitions, disk
+# The short form of what breaks things, about eight minutes: kill -9, power cuts, partitions, disk
 # trouble, full speed in little memory. Each has a script of its own that runs for any time.
 #   scripts/proof.sh [--seed N]
 # What cannot run here (no root, no namespaces, no strace) is skipped and named at the end; it exits
@@ -25,6 +25,7 @@ run scripts/crash.sh --minutes 0.4 --embedded "$@"
 run scripts/power-cut.sh --rounds 3 "$@"
 run scripts/partition.sh --minutes 0.4 "$@"
 run scripts/disk-trouble.sh "$@"
+run scripts/disk-trouble.sh --embedded --no-strace "$@"
 run scripts/soak.sh --minutes 2 "$@"
 
 if [[ ${#skipped[@]} -gt 0 ]]; then
