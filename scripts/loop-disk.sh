@@ -22,7 +22,8 @@ cut)
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))' "$dir/mnt"
     ;;
 back)
-    umount "$dir/mnt"
+    # Where only mounting failed, it is tried again.
+    if mountpoint -q "$dir/mnt"; then umount "$dir/mnt"; fi
     mounted
     ;;
 drop)

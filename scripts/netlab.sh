@@ -2,17 +2,18 @@
 # Two machines on a wire, as network namespaces: "a" (10.77.0.1) and "b" (10.77.0.2), no way out.
 #   scripts/netlab.sh COMMAND...    runs the command on a, in namespaces of its own; root or not
 # Inside of that, the wire is changed by
-#   scripts/netlab.sh :on_b COMMAND... | :cut | :heal | :loss PERCENT | :reset PORT | :slow KBIT
+#   scripts/netlab.sh :on_b COMMAND... | :cut | :deaf | :loss PERCENT | :reset PORT | :slow KBIT
+#   scripts/netlab.sh :heal
+# :cut is of both directions; after :deaf b still sends, and what it sends arrives.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 # shellcheck disable=SC2317
 on_b() { nsenter -n -t "$NETLAB_B" "$@"; }
 
-# What b does with packets that arrive; nothing given: takes them.
-rule() {
-    on_b nft flush chain inet netlab in
-    if [[ $# -gt 0 ]]; then on_b nft add rule inet netlab in "$@"; fi
-}
+on_a() { "$@"; }
+
+# What b does with packets that arrive.
+rule() { on_b nft add rule inet netlab in "$@"; }
 
 fast() {
     tc qdisc del dev va root 2>/dev/null || true
@@ -21,8 +22,12 @@ fast() {
 
 case ${1-} in
 :on_b) shift && exec nsenter -n -t "$NETLAB_B" "$@" ;;
-:cut) rule iifname vb drop ;;
-:heal) rule && fast ;;
+:cut) rule iifname vb drop && nft add rule inet netlab in iifname va drop ;;
+:deaf) rule iifname vb drop ;;
+:heal)
+    for side in on_a on_b; do $side nft flush chain inet netlab in; done
+    fast
+    ;;
 :loss) rule iifname vb numgen random mod 100 '<' "$2" drop ;;
 :reset)
     # Both directions, so that an end that only listens learns of it, too.
@@ -55,8 +60,10 @@ case ${1-} in
     on_b ip addr add 10.77.0.2/24 dev vb
     on_b ip link set vb up
     on_b ip link set lo up
-    on_b nft add table inet netlab
-    on_b nft add chain inet netlab in '{ type filter hook input priority 0; }'
+    for side in on_a on_b; do
+        $side nft add table inet netlab
+        $side nft add chain inet netlab in '{ type filter hook input priority 0; }'
+    done
     "$@"
     ;;
 esac

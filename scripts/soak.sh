@@ -13,6 +13,14 @@ cd "$(dirname "$0")/.."
 
 limit=$folder/limit.sh
 groups=/sys/fs/cgroup/harmonylite-soak.$$
+groups_v1=/sys/fs/cgroup/memory/harmonylite-soak.$$
+clean_up() {
+    for _ in {1..20}; do
+        rmdir {"$groups","$groups_v1"}{/*/,} 2>/dev/null || true
+        if [[ ! -d $groups && ! -d $groups_v1 ]]; then break; fi
+        sleep 0.1 # until the last inside is gone
+    done
+}
 if grep -qw memory /sys/fs/cgroup/cgroup.subtree_control 2>/dev/null &&
     mkdir "$groups" 2>/dev/null &&
     echo +memory >"$groups/cgroup.subtree_control"; then
@@ -22,17 +30,14 @@ if grep -qw memory /sys/fs/cgroup/cgroup.subtree_control 2>/dev/null &&
 mkdir "$groups/\$\$" && echo 64M >"$groups/\$\$/memory.max" && echo 0 >"$groups/\$\$/memory.swap.max"
 echo \$\$ >"$groups/\$\$/cgroup.procs" && exec "\$@"
 END
-    clean_up() { rmdir "$groups"/*/ "$groups" 2>/dev/null || true; }
 elif [[ -w /sys/fs/cgroup/memory/cgroup.procs ]]; then
-    groups=/sys/fs/cgroup/memory/harmonylite-soak.$$
-    mkdir "$groups"
+    mkdir "$groups_v1"
     echo "memory: 64 MB by cgroup v1"
     cat >"$limit" <<END
 #!/bin/sh
-mkdir "$groups/\$\$" && echo 67108864 >"$groups/\$\$/memory.limit_in_bytes"
-echo \$\$ >"$groups/\$\$/cgroup.procs" && exec "\$@"
+mkdir "$groups_v1/\$\$" && echo 67108864 >"$groups_v1/\$\$/memory.limit_in_bytes"
+echo \$\$ >"$groups_v1/\$\$/cgroup.procs" && exec "\$@"
 END
-    clean_up() { rmdir "$groups"/*/ "$groups" 2>/dev/null || true; }
 else
     # Private memory, resident or not: stricter than a limit on what is resident.
     echo "memory: 64 MB by RLIMIT_DATA, because there is no cgroup v2 with a memory controller here"

@@ -60,9 +60,11 @@ for tool in strace=strace nft=nftables ip=iproute2 mkfs.ext4=e2fsprogs; do
   need "${tool%=*}" "${tool#*=}" || [ "$(id -u)" != 0 ]
 done
 export HARMONYLITE_NATS_SERVER=$newest HARMONYLITE_PROFILE=proof
-scripts/proof.sh
+proof=0
+scripts/proof.sh || proof=$?
+[ "$proof" = 0 ] || [ "$proof" = 77 ]
 
 step "The example"
 examples/run-cluster.sh --once
 
-step "All is well"
+step "All is well$([ "$proof" = 0 ] || echo ", but not all can run here: see what was skipped")"

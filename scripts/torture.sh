@@ -15,7 +15,7 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/harmonylite-torture.XXXXXX")
 end() {
     local status=$?
     trap - EXIT
-    if declare -F clean_up >/dev/null; then clean_up; fi
+    if declare -F clean_up >/dev/null; then clean_up "$status"; fi
     if [[ $status == 0 || $status == 77 ]]; then rm -rf "$folder"; else echo "kept: $folder" >&2; fi
     exit "$status"
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
-use crate::Result;
 use crate::random::Random;
 use crate::schema::{CREATE, Place, Stamp};
+use crate::{Result, aside};
 
 pub struct Options {
     pub db: PathBuf,
@@ -20,18 +20,23 @@ pub struct Options {
     pub pause: u64,
     /// `PRAGMA synchronous`.
     pub sync: String,
+    /// Goes on after an error: its disk is in trouble.
+    pub endures: bool,
 }
+
+/// What README recommends: nothing of HarmonyLite may keep a lock that long.
+pub const BUSY_TIMEOUT: Duration = Duration::from_millis(5000);
 
 /// The application's own start: its tables, in WAL mode.
 pub fn prepare(db: &Path) -> Result<()> {
     let conn = Connection::open(db)?;
-    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     conn.execute_batch(CREATE)?;
     Ok(())
 }
 
-/// Runs until it is killed. Errors of the disk are what the test is about: it tries again.
+/// Runs until it is killed, or meets an error, such as SQLITE_BUSY, where there should be none.
 pub fn run(options: &Options) -> Result<()> {
     let mut random = Random::new(options.seed, options.writer);
     // The number grows over all restarts.
@@ -43,7 +48,8 @@ pub fn run(options: &Options) -> Result<()> {
     loop {
         match write_until_trouble(options, &mut random, &mut seq, &mut record) {
             Ok(never) => match never {},
-            Err(e) => eprintln!("application {}: {e}", options.writer),
+            Err(e) if options.endures => eprintln!("application {}: {e}", options.writer),
+            Err(e) => return Err(e),
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -58,7 +64,7 @@ fn write_until_trouble(
     record: &mut File,
 ) -> Result<Never> {
     let conn = Connection::open(&options.db)?;
-    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(64);
     conn.pragma_update(None, "synchronous", &options.sync)?;
     loop {
@@ -73,7 +79,7 @@ fn write_until_trouble(
             let stamp = (options.writer, *seq);
             if let Err(e) = operate(&conn, stamp, random, &mut block) {
                 record.write_all(b"\nR\n")?;
-                return Err(e.into());
+                return Err(e);
             }
         }
         block.push_str("E\n");
@@ -87,24 +93,37 @@ fn write_until_trouble(
     }
 }
 
-fn operate(
-    conn: &Connection,
-    stamp: Stamp,
-    random: &mut Random,
-    block: &mut String,
-) -> rusqlite::Result<()> {
+fn operate(conn: &Connection, stamp: Stamp, random: &mut Random, block: &mut String) -> Result<()> {
     let place = Place::draw(random);
     let old = place.look(conn)?;
     if random.chance(20) {
-        if place.delete(conn)? {
-            note(block, 'D', place.table, &place.key(), stamp, old);
-        }
-        return Ok(());
+        return match place.delete(conn)? {
+            true => note_gone(conn, block, place.table, &place.key(), stamp, old),
+            false => Ok(()),
+        };
     }
     for (key, old) in place.put(conn, stamp, random)? {
-        note(block, 'D', place.table, &key, stamp, old);
+        note_gone(conn, block, place.table, &key, stamp, old)?;
     }
     note(block, 'P', place.table, &place.key(), stamp, old);
+    Ok(())
+}
+
+/// What only this row kept out of the table goes with it.
+fn note_gone(
+    conn: &Connection,
+    block: &mut String,
+    table: &str,
+    key: &str,
+    stamp: Stamp,
+    old: Stamp,
+) -> Result<()> {
+    note(block, 'D', table, key, stamp, old);
+    if table == aside::TABLE {
+        for hidden in aside::hidden_by(conn, key)? {
+            note(block, 'M', table, &hidden, stamp, (0, 0));
+        }
+    }
     Ok(())
 }
 

@@ -1,18 +1,23 @@
 //! What must hold after healing: see [`check`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::Result;
 use crate::cluster::Cluster;
 use crate::record::{Key, Record};
 use crate::schema::{self, Stamp, TABLES};
+use crate::{Result, aside};
 
-/// Content of all tables.
-pub type Content = BTreeMap<Key, Stamp>;
+/// All rows of all tables, and whether a row is kept aside because another has its unique value.
+pub type Content = BTreeMap<Key, (Stamp, bool)>;
+
+fn stamp(content: &Content, key: &Key) -> Option<Stamp> {
+    content.get(key).map(|(stamp, _)| *stamp)
+}
 
 /// Rows that somebody with power had: for each key the newest number of each writer.
 pub type Seen = HashMap<Key, HashMap<u64, u64>>;
@@ -27,19 +32,28 @@ pub fn open(db: &Path) -> Result<Connection> {
 pub fn content(db: &Path) -> Result<Content> {
     let conn = open(db)?;
     let mut content = Content::new();
+    let mut add = |table: &str, (key, stamp, pad): (String, Stamp, String), aside| {
+        if pad != schema::pad(stamp) {
+            return Err(format!(
+                "{table} {key}: a row of two writes: {stamp:?}, {pad}"
+            ));
+        }
+        // A row aside that the application wrote anew is void, and soon gone.
+        let row = content.entry((table.to_owned(), key));
+        row.or_insert((stamp, aside));
+        Ok(())
+    };
     let transaction = conn.unchecked_transaction()?;
     for table in TABLES {
         let mut statement = transaction.prepare(&schema::select_all(table))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let key: String = row.get(0)?;
-            let stamp: Stamp = (row.get(1)?, row.get(2)?);
-            let pad: String = row.get(3)?;
-            if pad != schema::pad(stamp) {
-                return Err(format!("{table} {key}: a row of two writes: {stamp:?}, {pad}").into());
-            }
-            content.insert((table.to_owned(), key), stamp);
+            let stamp = (row.get(1)?, row.get(2)?);
+            add(table, (row.get(0)?, stamp, row.get(3)?), false)?;
         }
+    }
+    for row in aside::all(&transaction)? {
+        add(aside::TABLE, row, true)?;
     }
     Ok(content)
 }
@@ -107,11 +121,51 @@ fn compare(cluster: &Cluster) -> Result<(Option<String>, Content)> {
 
 /// Adds what a database holds to what was seen.
 pub fn look(db: &Path, seen: &mut Seen) -> Result<()> {
-    for (key, (writer, seq)) in content(db)? {
+    for (key, ((writer, seq), _)) in content(db)? {
         let newest = seen.entry(key).or_default().entry(writer).or_default();
         *newest = seq.max(*newest);
     }
     Ok(())
+}
+
+/// How a round ended well.
+pub struct Healed {
+    pub transactions: usize,
+    uncertain: usize,
+    rows: usize,
+    took: Duration,
+}
+
+impl fmt::Display for Healed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} transactions ({} cut off), {} rows, equal after {:.1} s",
+            self.transactions,
+            self.uncertain,
+            self.rows,
+            self.took.as_secs_f64()
+        )
+    }
+}
+
+/// Ends the applications; all nodes must become equal, and right. `base` is what all of them had
+/// before the round, and then what they have after it.
+pub fn healed(cluster: &mut Cluster, base: &mut Content, patience: Duration) -> Result<Healed> {
+    cluster.kill_apps()?;
+    let began = Instant::now();
+    let content = converged(cluster, patience)?;
+    let took = began.elapsed();
+    let records = cluster.nodes.iter().map(|n| n.records());
+    let records = records.collect::<Result<Vec<_>>>()?;
+    check(cluster, base, &records, &Seen::new(), &content)?;
+    *base = content;
+    Ok(Healed {
+        transactions: records.iter().map(|r| r.transactions).sum(),
+        uncertain: records.iter().map(|r| r.uncertain).sum(),
+        rows: base.len(),
+        took,
+    })
 }
 
 /// Judges the common `content`: `base` is the one that all had before, `records` what the
@@ -133,13 +187,8 @@ pub fn check(
     let keys: HashSet<&Key> = written.chain(base.keys()).chain(content.keys()).collect();
     for key in keys {
         let allowed = allowed(key, base, records, seen);
-        let found = content.get(key);
-        let good = match found {
-            Some(stamp) => allowed.contains(&Some(*stamp)),
-            // Another row with the same unique value may hide it, or have taken it along.
-            None => key.0 == "uniq" || allowed.contains(&None),
-        };
-        if !good {
+        let found = stamp(content, key);
+        if !allowed.contains(&found) {
             wrong.push(format!("{key:?} is {found:?}, allowed is {allowed:?}"));
         }
     }
@@ -163,7 +212,7 @@ fn allowed(key: &Key, base: &Content, records: &[Record], seen: &Seen) -> Vec<Op
     let seen = seen.get(key);
     let mut allowed = Vec::new();
     let mut superseded = seen.is_some_and(|s| {
-        let old = base.get(key).copied().unwrap_or_default();
+        let old = stamp(base, key).unwrap_or_default();
         s.iter().any(|(writer, seq)| (*writer, *seq) != old)
     });
     for record in records {
@@ -178,7 +227,7 @@ fn allowed(key: &Key, base: &Content, records: &[Record], seen: &Seen) -> Vec<Op
         }
     }
     if !superseded {
-        allowed.push(base.get(key).copied());
+        allowed.push(stamp(base, key));
     }
     let replaced = |stamp: Stamp| {
         let what = (key.clone(), stamp);

@@ -34,6 +34,8 @@ pub struct Node {
     pub app_prefix: Vec<String>,
     /// `PRAGMA synchronous` of the application.
     pub sync: String,
+    /// Whether its disk will be in trouble, and errors nothing to end for.
+    pub endures: bool,
     /// Runs the broker itself.
     pub embedded: bool,
     pub max_entries: u64,
@@ -88,6 +90,7 @@ impl Cluster {
             daemon_prefix: Vec::new(),
             app_prefix: Vec::new(),
             sync: "NORMAL".into(),
+            endures: false,
             embedded: false,
             max_entries: 10_000_000,
             daemon: None,
@@ -158,7 +161,9 @@ impl Cluster {
             ("--sync", node.sync.clone()),
         ];
         let pairs = pairs.into_iter().flat_map(|(k, v)| [k.to_owned(), v]);
-        let arguments: Vec<String> = std::iter::once("app".to_owned()).chain(pairs).collect();
+        let endures = node.endures.then(|| "--endures".to_owned());
+        let app = std::iter::once("app".to_owned());
+        let arguments: Vec<String> = app.chain(pairs).chain(endures).collect();
         let words = words(&node.app_prefix, &std::env::current_exe()?, &arguments);
         let name = format!("application {}", node.id);
         let log = node.log.with_extension("app");
@@ -191,19 +196,16 @@ impl Cluster {
         (0..self.nodes.len()).try_for_each(|index| self.start_app(index))
     }
 
-    pub fn kill_apps(&mut self) {
-        let apps = self.nodes.iter_mut().filter_map(|n| n.app.take());
-        apps.for_each(Process::kill);
+    pub fn kill_apps(&mut self) -> Result<()> {
+        let mut apps = self.nodes.iter_mut().filter_map(|n| n.app.take());
+        apps.try_for_each(Process::kill)
     }
 
-    /// A daemon that ended by itself is a bug, whatever happened to it.
     pub fn all_alive(&mut self) -> Result<()> {
         for node in &mut self.nodes {
             let processes = [&mut node.daemon, &mut node.app];
             for process in processes.into_iter().flatten() {
-                if !process.is_running() {
-                    return Err(format!("{} ended by itself", process.name).into());
-                }
+                process.must_run()?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::check::{self, Content, Seen};
+use crate::check::{self, Content};
 use crate::cluster::Cluster;
 use crate::random::Random;
 use crate::{Options, Result};
@@ -29,22 +29,9 @@ pub fn run(mut options: Options) -> Result<()> {
             std::thread::sleep(Duration::from_millis(30 + random.below(400)));
             strike(&mut cluster, &mut random, &mut totals)?;
         }
-        cluster.kill_apps();
-        let healing = Instant::now();
-        let content = check::converged(&mut cluster, PATIENCE)?;
-        let records = cluster.nodes.iter().map(|n| n.records());
-        let records = records.collect::<Result<Vec<_>>>()?;
-        check::check(&cluster, &base, &records, &Seen::new(), &content)?;
-        let transactions: usize = records.iter().map(|r| r.transactions).sum();
-        let uncertain: usize = records.iter().map(|r| r.uncertain).sum();
-        totals.transactions += transactions;
-        println!(
-            "round {round}: {transactions} transactions ({uncertain} cut off), {} rows, equal \
-             after {:.1} s",
-            content.len(),
-            healing.elapsed().as_secs_f64()
-        );
-        base = content;
+        let healed = check::healed(&mut cluster, &mut base, PATIENCE)?;
+        println!("round {round}: {healed}");
+        totals.transactions += healed.transactions;
     }
     println!(
         "all equal, nothing lost, all databases sound: {round} rounds, {} transactions, kill -9 of \
@@ -68,25 +55,25 @@ fn strike(cluster: &mut Cluster, random: &mut Random, totals: &mut Totals) -> Re
     let index = random.below(cluster.nodes.len() as u64) as usize;
     match random.below(10) {
         0..4 => {
-            kill_daemon(cluster, index, totals);
+            kill_daemon(cluster, index, totals)?;
             std::thread::sleep(away);
             cluster.start_daemon(index)
         }
         4..7 => {
-            kill_app(cluster, index, totals);
+            kill_app(cluster, index, totals)?;
             cluster.start_app(index)
         }
         7..9 => {
-            kill_broker(cluster, totals);
+            kill_broker(cluster, totals)?;
             std::thread::sleep(away);
             start_broker(cluster)
         }
         _ => {
             for index in 0..cluster.nodes.len() {
-                kill_app(cluster, index, totals);
-                kill_daemon(cluster, index, totals);
+                kill_app(cluster, index, totals)?;
+                kill_daemon(cluster, index, totals)?;
             }
-            kill_broker(cluster, totals);
+            kill_broker(cluster, totals)?;
             std::thread::sleep(away);
             start_broker(cluster)?;
             for index in 0..cluster.nodes.len() {
@@ -98,30 +85,33 @@ fn strike(cluster: &mut Cluster, random: &mut Random, totals: &mut Totals) -> Re
     }
 }
 
-fn kill_daemon(cluster: &mut Cluster, index: usize, totals: &mut Totals) {
+fn kill_daemon(cluster: &mut Cluster, index: usize, totals: &mut Totals) -> Result<()> {
     if let Some(daemon) = cluster.nodes[index].daemon.take() {
-        daemon.kill();
+        daemon.kill()?;
         totals.daemons += 1;
     }
+    Ok(())
 }
 
-fn kill_app(cluster: &mut Cluster, index: usize, totals: &mut Totals) {
+fn kill_app(cluster: &mut Cluster, index: usize, totals: &mut Totals) -> Result<()> {
     if let Some(app) = cluster.nodes[index].app.take() {
-        app.kill();
+        app.kill()?;
         totals.apps += 1;
     }
+    Ok(())
 }
 
 /// A daemon starts its own again by itself.
-fn kill_broker(cluster: &mut Cluster, totals: &mut Totals) {
+fn kill_broker(cluster: &mut Cluster, totals: &mut Totals) -> Result<()> {
     totals.brokers += 1;
     if let Some(broker) = cluster.broker.take() {
-        broker.kill();
+        broker.kill()?;
     } else if let Some(daemon) = &cluster.nodes[0].daemon {
         for child in daemon.children() {
             daemon.kill_child(child);
         }
     }
+    Ok(())
 }
 
 fn start_broker(cluster: &mut Cluster) -> Result<()> {

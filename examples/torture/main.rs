@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use pico_args::Arguments;
 
 mod app;
+mod aside;
 mod big;
 mod check;
 mod cluster;
@@ -77,6 +78,7 @@ fn run() -> Result<()> {
             seed: arguments.value_from_str("--seed")?,
             pause: arguments.value_from_str("--pause")?,
             sync: arguments.value_from_str("--sync")?,
+            endures: arguments.contains("--endures"),
         });
     }
     let options = Options::parse(arguments, &scenario)?;

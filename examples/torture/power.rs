@@ -19,6 +19,7 @@ pub fn run(mut options: Options) -> Result<()> {
     let mut cluster = Cluster::new(&options.folder, options.seed, 2)?;
     cluster.nodes[0].folder = disk.join("mnt/node-1");
     cluster.nodes[0].embedded = true;
+    cluster.nodes[0].endures = true;
     cluster.start()?;
     let mut base = Content::new();
     for round in 1..=rounds {
@@ -58,7 +59,7 @@ pub fn run(mut options: Options) -> Result<()> {
             cluster.start_app(0)?;
             run_for(&mut cluster, random.below(4000))?;
         }
-        cluster.kill_apps();
+        cluster.kill_apps()?;
         let healing = Instant::now();
         let content = check::converged(&mut cluster, PATIENCE)?;
         let mut records = [cluster.nodes[0].records()?, cluster.nodes[1].records()?];
@@ -92,7 +93,7 @@ fn sound(db: &Path) -> Result<String> {
 fn end_with_children(daemon: crate::process::Process) {
     let children = daemon.children();
     children.iter().for_each(|child| daemon.kill_child(*child));
-    daemon.kill();
+    drop(daemon);
     let until = Instant::now() + Duration::from_secs(5);
     let is_there = |pid: &i32| Path::new(&format!("/proc/{pid}")).exists();
     while children.iter().any(is_there) && Instant::now() < until {

@@ -44,14 +44,17 @@ impl Process {
         self.child.id()
     }
 
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// One that ended by itself is a bug, whatever happened to it.
+    pub fn must_run(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(format!("{} ended by itself: {status}", self.name).into()),
+        }
     }
 
-    /// kill -9, and waits until it is gone.
-    pub fn kill(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// kill -9 of what must run until then, and waits until it is gone.
+    pub fn kill(mut self) -> Result<()> {
+        self.must_run()
     }
 
     /// SIGTERM, and how it ended.

@@ -4,6 +4,7 @@
 //! ```text
 //! P kv 17 812 2 801    about to be committed: key 17 of kv := number 812; it replaced (2, 801)
 //! D kv 3 813 1 700     key 3 of kv is deleted
+//! M uniq 5 813 0 0     key 5 of uniq may be deleted with it: the row deleted hid it
 //! E                    the block is complete: now COMMIT
 //! C | R                it is committed | it was rolled back
 //! ```
@@ -83,7 +84,7 @@ impl Record {
         self.transactions += 1;
         self.uncertain += usize::from(!certain);
         for (key, mut op, replaced) in block {
-            op.certain = certain;
+            op.certain &= certain;
             if certain && replaced != (0, 0) {
                 self.replaced.insert((key.clone(), replaced));
             }
@@ -102,9 +103,10 @@ impl Record {
 
 fn parse(line: &str) -> Option<Line> {
     let mut words = line.split(' ');
-    let delete = match words.next()? {
-        "P" => false,
-        "D" => true,
+    let (delete, certain) = match words.next()? {
+        "P" => (false, true),
+        "D" => (true, true),
+        "M" => (true, false),
         _ => return None,
     };
     let (table, key) = (words.next()?.to_owned(), words.next()?.to_owned());
@@ -113,7 +115,7 @@ fn parse(line: &str) -> Option<Line> {
     let op = Op {
         seq,
         delete,
-        certain: true,
+        certain,
     };
     Some(((table, key), op, (writer, replaced)))
 }

@@ -12,7 +12,9 @@ pub const TABLES: [&str; 4] = ["kv", "named", "pair", "uniq"];
 /// Few keys, so that nodes collide all the time.
 const KEYS: u64 = 400;
 const HOT: u64 = 12;
-const UNIQUE_VALUES: u64 = 60;
+/// Unique values that rows take from each other. Most rows have one of their own: where all were
+/// evicted all the time, one that is lost would look like one more of them.
+const SHARED_VALUES: u64 = 12;
 
 pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS kv(k INTEGER PRIMARY KEY, writer INTEGER, seq INTEGER, pad TEXT);
@@ -110,15 +112,18 @@ impl Place {
             "named" => ("k", format!("'n{n}'")),
             "pair" => ("a, b", format!("{}, 'b{}'", n % 7, n / 7)),
             "uniq" => {
-                let u = random.below(UNIQUE_VALUES);
+                let u = match random.chance(25) {
+                    true => format!("u{}", random.below(SHARED_VALUES)),
+                    false => format!("own{n}"),
+                };
                 let victim = |r: &Row<'_>| Ok((r.get(0)?, (r.get(1)?, r.get(2)?)));
                 evicted = conn
                     .prepare_cached(
                         "SELECT CAST(k AS TEXT), writer, seq FROM uniq WHERE u = ?1 AND k <> ?2",
                     )?
-                    .query_map((format!("u{u}"), n), victim)?
+                    .query_map((&u, n), victim)?
                     .collect::<rusqlite::Result<_>>()?;
-                ("k, u", format!("{n}, 'u{u}'"))
+                ("k, u", format!("{n}, '{u}'"))
             }
             _ => ("k", n.to_string()),
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::broker::JetStreamBroker;
 use crate::cli::{Options, Peer};
@@ -18,6 +18,8 @@ use crate::thread::{Exited, spawn};
 
 /// The wait between two tries to start our own server grows up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// How often is looked whether a disk is well again that our own server could not write to.
+const DISK_CHECK: Duration = Duration::from_secs(1);
 
 /// See the module's head.
 pub struct Net {
@@ -145,18 +147,18 @@ fn supervise(
         let mut backoff = Backoff::new(wait / 4, LONGEST_BACKOFF);
         loop {
             let cause = match Server::start(&options, &stopped) {
-                Ok(mut server) => {
+                Ok(server) => {
                     broker.set_client(Some(server.client_options(&options.node_name)));
                     backoff.reset();
-                    select! {
-                        recv(stopped) -> _ => {
-                            server.stop();
-                            return Ok(());
-                        }
-                        recv(server.end()) -> _ => {}
+                    let cause = attend(&server, &stopped);
+                    if cause.is_some() {
+                        broker.set_client(None);
                     }
-                    broker.set_client(None);
-                    server.exited().unwrap_or_default()
+                    server.stop();
+                    match cause {
+                        Some(cause) => cause,
+                        None => return Ok(()),
+                    }
                 }
                 Err(ServerError::Stopped) => return Ok(()),
                 Err(e) if e.is_fatal() => return Err(e.to_string()),
@@ -170,4 +172,26 @@ fn supervise(
         }
     });
     (stop, thread)
+}
+
+/// Waits until the server ends, and says why; or until it has to be started anew, because a write of it
+/// failed and the disk is well again. Before that it may still be read. None: it shall stop.
+fn attend(server: &Server, stopped: &Receiver<()>) -> Option<String> {
+    select! {
+        recv(stopped) -> _ => return None,
+        recv(server.end()) -> _ => {}
+        recv(server.refuses()) -> _ => {}
+    }
+    loop {
+        select! {
+            recv(stopped) -> _ => return None,
+            recv(server.end()) -> _ => return Some(server.exited().unwrap_or_default()),
+            default(DISK_CHECK) => {}
+        }
+        if server.can_write() {
+            return Some(
+                "a write failed, and until it is started anew it takes no messages".into(),
+            );
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{self, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +21,9 @@ use super::ServerError;
 
 /// How many of its last lines a death notice quotes.
 const LAST_WORDS: usize = 5;
+/// In the line that says that a write to a stream failed, as on a full disk. From then on nats-server
+/// refuses every message to the stream, however well the disk is again, until it is started anew.
+const WRITE_FAILED: &str = "Critical write error";
 /// A longer line would be cut; the server's own are short.
 const LINE_BYTES: u64 = 64 * 1024;
 
@@ -51,6 +54,7 @@ impl Process {
 pub(super) struct Child {
     process: Process,
     words: Arc<Mutex<VecDeque<String>>>,
+    refuses: Receiver<()>,
 }
 
 impl Child {
@@ -84,10 +88,11 @@ impl Child {
         let words = Arc::<Mutex<VecDeque<String>>>::default();
         let (started, result) = bounded(1);
         let (ended, end) = bounded(0);
+        let (refused, refuses) = bounded(1);
         let lines = Arc::clone(&words);
         thread::Builder::new()
             .name("nats-server".into())
-            .spawn(move || attend(command, &started, &lines, ended))
+            .spawn(move || attend(command, &started, &lines, &refused, ended))
             .map_err(ServerError::io("start a thread for", binary))?;
         let pid = result
             .recv()
@@ -96,6 +101,7 @@ impl Child {
         Ok(Child {
             process: Process { pid, end },
             words,
+            refuses,
         })
     }
 
@@ -109,6 +115,10 @@ impl Child {
 
     pub(super) fn end(&self) -> &Receiver<()> {
         &self.process.end
+    }
+
+    pub(super) fn refuses(&self) -> &Receiver<()> {
+        &self.refuses
     }
 
     pub(super) fn last_words(&self) -> String {
@@ -150,6 +160,7 @@ fn attend(
     mut command: Command,
     started: &Sender<std::io::Result<u32>>,
     words: &Mutex<VecDeque<String>>,
+    refused: &Sender<()>,
     ended: Sender<()>,
 ) {
     let mut child = match command.spawn() {
@@ -161,7 +172,7 @@ fn attend(
     let stderr = child.stderr.take();
     let _ = started.send(Ok(child.id()));
     if let Some(stderr) = stderr {
-        pass_on(stderr, words);
+        pass_on(stderr, words, refused);
     }
     let how = match child.wait() {
         Ok(status) => status.to_string(),
@@ -175,7 +186,7 @@ fn attend(
 }
 
 /// Logs the server's lines until it closes its end, and keeps the last ones.
-fn pass_on(stderr: process::ChildStderr, words: &Mutex<VecDeque<String>>) {
+fn pass_on(stderr: impl Read, words: &Mutex<VecDeque<String>>, refused: &Sender<()>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     while matches!(
@@ -189,6 +200,9 @@ fn pass_on(stderr: process::ChildStderr, words: &Mutex<VecDeque<String>>) {
         }
         if level <= log::Level::Warn {
             keep(words, text.to_string());
+        }
+        if text.contains(WRITE_FAILED) {
+            let _ = refused.try_send(()); // once is enough
         }
         line.clear();
     }
@@ -227,6 +241,19 @@ fn sort(line: &str) -> (log::Level, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_write_is_told() {
+        let (refused, refuses) = bounded(1);
+        let hear = |line: &str| pass_on(line.as_bytes(), &Mutex::default(), &refused);
+        hear("[1] [ERR] JetStream failed to store a msg on stream 'a': something\n");
+        assert!(refuses.try_recv().is_err());
+        let full = "Critical write error: write 1.blk: no space left on device";
+        hear(&format!(
+            "[1] [ERR] Filestore [a] {full}\n[1] [ERR] {full}\n"
+        ));
+        assert!(refuses.try_recv().is_ok());
+    }
 
     #[test]
     fn lines_by_level() {

@@ -45,6 +45,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(600);
 const START_POLL: Duration = Duration::from_millis(5);
 /// After SIGTERM it writes its state out, 1 to 7 ms when tried.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A disk that takes so much more is not full: as large as the largest messages.
+const PROBE_BYTES: usize = 1 << 20;
 
 /// What to run and how.
 #[derive(Clone, Default)]
@@ -175,6 +177,7 @@ pub struct Server {
     _asking_for_peers: Option<Sender<()>>,
     child: Child,
     _lock: File,
+    store: PathBuf,
     url: String,
     user: Option<(String, String)>,
 }
@@ -218,6 +221,7 @@ impl Server {
             _asking_for_peers: asking,
             child,
             _lock: lock,
+            store: store.clone(),
             url,
             user,
         })
@@ -250,13 +254,26 @@ impl Server {
     }
 
     /// How it ended, with its last words; nothing while it runs.
-    pub fn exited(&mut self) -> Option<String> {
+    pub fn exited(&self) -> Option<String> {
         self.child.exited()
     }
 
     /// Closed when it ended: for a select. Then ask [`exited`](Server::exited).
     pub fn end(&self) -> &Receiver<()> {
         self.child.end()
+    }
+
+    /// Ready when a write of it failed: it takes no messages any more until it is started anew.
+    pub fn refuses(&self) -> &Receiver<()> {
+        self.child.refuses()
+    }
+
+    /// Whether the disk beneath its store takes some more.
+    pub fn can_write(&self) -> bool {
+        let probe = self.store.join("probe");
+        let written = fs::write(&probe, vec![0; PROBE_BYTES]);
+        let _ = fs::remove_file(probe);
+        written.is_ok()
     }
 
     /// Ends it in good order: its state is on disk afterwards, as far as the system writes it.
