@@ -2,8 +2,8 @@
 //! file and `tests/hostile` run the same. A panic is a failure; an error never is.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use harmonylite::apply::{Arrived, Content};
@@ -15,6 +15,8 @@ use harmonylite::model::frame::{Frame, FrameBuilder, KeyColumn, Parts, Row, Tabl
 use harmonylite::model::value::Value;
 use harmonylite::model::version::Version;
 use harmonylite::snapshot::{Entry, Manifest};
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
 
 /// A way in: its name, what it does with bytes, and inputs to begin with.
 pub struct Way {
@@ -33,7 +35,7 @@ pub const WAYS: [Way; 5] = [
     Way {
         name: "apply",
         run: apply,
-        seeds: messages,
+        seeds: streams,
     },
     Way {
         name: "config",
@@ -84,14 +86,16 @@ const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b);
     CREATE TABLE s(id INTEGER PRIMARY KEY, i INTEGER, x TEXT) STRICT;
     CREATE UNIQUE INDEX e ON s(lower(x)) WHERE i > 0; CREATE TABLE r(v)";
 
-/// A message of a stream, applied to a database twice.
-pub fn apply(bytes: &[u8]) {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = format!("file:fuzz-{number}?mode=memory&cache=shared");
-    let app = rusqlite::Connection::open(&path).unwrap();
+/// A database that has our tables. Each run begins with a copy: to install takes most of a run.
+static INSTALLED: LazyLock<Mutex<Connection>> = LazyLock::new(|| {
+    let path = "file:installed?mode=memory&cache=shared";
+    let app = Connection::open(path).unwrap();
     app.execute_batch(SCHEMA).unwrap();
-    let clock = Arc::new(ManualClock::at(1_700_000_000_000));
+    open(path);
+    Mutex::new(app)
+});
+
+fn open(path: &str) -> Database {
     let settings = Settings {
         path: path.into(),
         node_id: Some(1),
@@ -101,32 +105,48 @@ pub fn apply(bytes: &[u8]) {
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),
-        tombstone_retention: std::time::Duration::from_secs(30 * 24 * 3600),
+        tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
         joins_by_snapshot: false,
         selects: Box::new(|_| true),
         apply_triggers: vec![],
     };
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000));
     let mut database = Database::open(settings, clock, Arc::new(AtomicBool::new(false))).unwrap();
     while database.capture().unwrap().more {}
-    let raw = unpack(bytes);
-    for (again, seq) in [(false, 1), (true, 2)] {
-        let bad = |reason: String| Content::Bad {
-            reason,
-            data: bytes,
-        };
+    database
+}
+
+/// Messages of a stream, applied to a database in order, and once more.
+pub fn apply(bytes: &[u8]) {
+    let messages = split(bytes);
+    // Nothing but what is no frame, as most mutations are, is told from the rest by `frame` already.
+    let is_frame = |data: &&[u8]| unpack(data).is_ok_and(|raw| Frame::decode(&raw).is_ok());
+    if !messages.iter().any(is_frame) {
+        return;
+    }
+    let installed = INSTALLED.lock().unwrap(); // until the end: there is one copy at a time
+    let path = "file:copy?mode=memory&cache=shared";
+    let mut app = Connection::open(path).unwrap();
+    let copied = Backup::new(&installed, &mut app).unwrap().step(-1);
+    assert_eq!(copied.unwrap(), StepResult::Done);
+    let mut database = open(path);
+    for (i, data) in messages.iter().chain(&messages).enumerate() {
+        let raw = unpack(data);
+        let bad = |reason: String| Content::Bad { reason, data };
         let content = match &raw {
             Ok(raw) => Frame::decode(raw).map_or_else(|e| bad(e.to_string()), Content::Frame),
             Err(e) => bad(e.to_string()),
         };
         let arrived = [Arrived {
-            seq,
+            seq: i as u64 + 1,
             id: "x",
             time_ms: 0,
             content,
         }];
         let applied = database.apply("s", &arrived).unwrap();
         assert_eq!(applied.messages, 1);
+        let again = i >= messages.len();
         assert!(!again || applied.rows == 0, "a join twice is a join once");
     }
     while database.capture().unwrap().more {}
@@ -134,6 +154,32 @@ pub fn apply(bytes: &[u8]) {
         .query_row("PRAGMA integrity_check", [], |r| r.get(0))
         .unwrap();
     assert_eq!(sound, "ok");
+}
+
+/// Between messages: a mark, because a length would be wrong after most mutations.
+const NEXT: &[u8] = b"\xff\xfeNX";
+
+/// The messages of an input. More than a few only take time.
+fn split(bytes: &[u8]) -> Vec<&[u8]> {
+    let (mut rest, mut messages) = (bytes, Vec::new());
+    while let Some(at) = rest.windows(NEXT.len()).position(|next| next == NEXT)
+        && messages.len() < 7
+    {
+        messages.push(&rest[..at]);
+        rest = &rest[at + NEXT.len()..];
+    }
+    messages.push(rest);
+    messages
+}
+
+/// Each message alone, one plain and packed, and parts that make a whole in either order.
+fn streams() -> Vec<Vec<u8>> {
+    let mut all = messages();
+    let parts = all[2..].to_vec();
+    let mut reversed = parts.clone();
+    reversed.reverse();
+    all.extend([all[..2].join(NEXT), parts.join(NEXT), reversed.join(NEXT)]);
+    all
 }
 
 pub fn config(bytes: &[u8]) {
