@@ -9,11 +9,14 @@ use std::time::Duration;
 use harmonylite::apply::{Arrived, Content};
 use harmonylite::clock::ManualClock;
 use harmonylite::config::Config;
+use harmonylite::database::rows::decode_exceptions;
 use harmonylite::database::{Database, Settings};
 use harmonylite::model::cbor;
 use harmonylite::model::frame::{Frame, FrameBuilder, KeyColumn, Parts, Row, TableHeader, unpack};
+use harmonylite::model::key::key_bytes;
 use harmonylite::model::value::Value;
 use harmonylite::model::version::Version;
+use harmonylite::snapshot::registry::parse_wanted;
 use harmonylite::snapshot::{Entry, Manifest};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
@@ -40,22 +43,17 @@ pub const WAYS: [Way; 5] = [
     Way {
         name: "config",
         run: config,
-        seeds: || vec![include_bytes!("../../config.toml").to_vec()],
+        seeds: configs,
     },
     Way {
         name: "manifest",
         run: manifest,
-        seeds: || vec![MANIFEST.as_bytes().to_vec()],
+        seeds: manifests,
     },
     Way {
         name: "stored",
         run: stored,
-        seeds: || {
-            vec![
-                b"\x82\x01\x61x".to_vec(),
-                b"\x81\xd9\xa0\x28\x42\xff\x00".to_vec(),
-            ]
-        },
+        seeds: keys_and_exceptions,
     },
 ];
 
@@ -190,14 +188,76 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-const MANIFEST: &str = r#"{"format": 1, "cluster": "c", "snapshots": [{
+/// With each store in use, and all of them described.
+fn configs() -> Vec<Vec<u8>> {
+    let mut all = vec![include_bytes!("../../config.toml").to_vec()];
+    all.extend(["nats", "s3", "webdav", "sftp", "file"].map(|store| {
+        let used = format!("[snapshot]\nstore = {store:?}\n");
+        [FULL, &used, STORES].concat().into_bytes()
+    }));
+    all
+}
+
+const FULL: &str = r#"db_path = "/tmp/a.db"
+node_id = 3
+max_clock_drift = 60_000
+apply_triggers = ["fts_insert", 'fts_delete']
+tables = { include = ["*"], exclude = ["cache_?", "session"] }
+logging.format = "json"
+prometheus = { enable = true, bind = "[::1]:3010", namespace = "h" }
+replication_log.shards = 4
+[nats]
+urls = ["nats://user:p%40ss@a:4222", "tls://[::1]:4222"]
+subject_prefix = "a.b"
+reconnect_wait_seconds = 5
+"#;
+
+const STORES: &str = r#"interval = 3600000
+leader_ttl = 10000
+[snapshot.nats]
+replicas = 3
+bucket = "b"
+[snapshot.s3]
+endpoint = "s3.eu-central-1.amazonaws.com:443"
+bucket = "b"
+path = "a/b"
+access_key = "k"
+secret = "s"
+part_size = 5242880
+[snapshot.webdav]
+url = "https://host/root?dir=/a%20b&login=l&secret=s"
+[snapshot.sftp]
+url = "sftp://name@host:22/a"
+password = "p"
+host_key = "host ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB5fbYpVmWDpwmNqAaKqcxxLZpvqnNnLkCmbPVkIXG0a"
+[snapshot.file]
+path = "/tmp/snapshots"
+"#;
+
+/// None, one and two snapshots, whole and with gaps; an entry alone; what is asked for.
+fn manifests() -> Vec<Vec<u8>> {
+    let later = ENTRY
+        .replace(r#""dropped": [117649934, 7],"#, "")
+        .replace("9938-3", "9939-4")
+        .replace("[1, 2]", r#"[], "learnt": 8, "acked": 4"#);
+    let of =
+        |entries: &str| format!(r#"{{"format": 1, "cluster": "c", "snapshots": [{entries}]}}"#);
+    let two = of(&format!("{later}, {ENTRY}"));
+    let place = r#"{"c-2": {"seq": 7, "id": "", "created": "2026-11-21T10:22:59Z"}}"#;
+    [of(""), of(ENTRY), two, later, place.to_owned()]
+        .map(String::into_bytes)
+        .into()
+}
+
+const ENTRY: &str = r#"{
     "name": "snapshot-1795256579938-3-a576e1001.db.zst", "size": 1024, "database_size": 69632,
     "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "node": 3, "time_ms": 1795256579938, "schema": -5, "dropped": [117649934, 7],
     "streams": {"c-1": {"seq": 9, "id": "x", "created": "2026-11-21T10:22:59Z",
-                        "gap": {"end": 5, "heard": [1, 2]}}}}]}"#;
+                        "gap": {"end": 5, "heard": [1, 2]}},
+                "c-2": {"seq": 0, "id": "", "created": "2026-11-21T10:22:59.5Z"}}}"#;
 
-/// What a store says that it holds, which others can write to.
+/// What a store says that it holds, and the broker's bucket of it, which others can write to.
 pub fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::parse(bytes, "c") {
         let written = manifest.to_bytes();
@@ -207,6 +267,7 @@ pub fn manifest(bytes: &[u8]) {
         }
     }
     let _ = Entry::parse(bytes);
+    let _ = parse_wanted(bytes);
 }
 
 /// CBOR that lies in the database, which another program may have written.
@@ -214,9 +275,29 @@ pub fn stored(bytes: &[u8]) {
     if let Ok(values) = cbor::key_values(bytes) {
         let key = values.iter().map(|v| v.borrow());
         let collations = values.iter().map(|_| "BINARY");
-        let written = harmonylite::model::key::key_bytes(key, collations);
+        let written = key_bytes(key, collations);
         assert_eq!(cbor::key_values(&written).unwrap().len(), values.len());
     }
+    let _ = decode_exceptions(bytes);
+}
+
+/// A key of each kind of value, one of all, and versions of columns.
+fn keys_and_exceptions() -> Vec<Vec<u8>> {
+    let values = [
+        Value::Null,
+        Value::Integer(23),
+        Value::Integer(i64::MIN),
+        Value::Real(0.5),
+        Value::Text(b"x"),
+        Value::Text(b"\xff\0"),
+        Value::Blob(b"\0\xff"),
+    ];
+    let key =
+        |values: &[Value<'_>]| key_bytes(values.iter().copied(), values.iter().map(|_| "BINARY"));
+    let mut all: Vec<_> = values.iter().map(|value| key(&[*value])).collect();
+    all.push(key(&values));
+    all.push(b"\x86\x61a\x03\x1a\x07\x03\x2e\x4e\x61b\x07\x05".to_vec());
+    all
 }
 
 /// Frames for the tables of [`SCHEMA`] and others.
