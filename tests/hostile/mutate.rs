@@ -66,6 +66,9 @@ fn array(count: usize) -> Vec<u8> {
     [&[0x9b][..], &(count as u64).to_be_bytes()].concat()
 }
 
+/// Which of [`large`] is all upserts.
+pub const UPSERTS: usize = 4;
+
 /// Frames of the largest size that are all names, all versions, all rows, or nothing but depth.
 pub fn large() -> Vec<Vec<u8>> {
     const SIZE: usize = 8 << 20;
