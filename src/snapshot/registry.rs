@@ -244,7 +244,7 @@ impl Registry for KeyValueRegistry {
     }
 }
 
-/// What cannot be read was not asked for.
-fn parse_wanted(bytes: &[u8]) -> BTreeMap<String, Place> {
+/// The places that are asked for, as the bucket has them. What cannot be read was not asked for.
+pub fn parse_wanted(bytes: &[u8]) -> BTreeMap<String, Place> {
     serde_json::from_slice(bytes).unwrap_or_default()
 }

@@ -2,19 +2,24 @@
 //! file and `tests/hostile` run the same. A panic is a failure; an error never is.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use harmonylite::apply::{Arrived, Content};
 use harmonylite::clock::ManualClock;
 use harmonylite::config::Config;
+use harmonylite::database::rows::decode_exceptions;
 use harmonylite::database::{Database, Settings};
 use harmonylite::model::cbor;
 use harmonylite::model::frame::{Frame, FrameBuilder, KeyColumn, Parts, Row, TableHeader, unpack};
+use harmonylite::model::key::key_bytes;
 use harmonylite::model::value::Value;
 use harmonylite::model::version::Version;
+use harmonylite::snapshot::registry::parse_wanted;
 use harmonylite::snapshot::{Entry, Manifest};
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
 
 /// A way in: its name, what it does with bytes, and inputs to begin with.
 pub struct Way {
@@ -33,27 +38,22 @@ pub const WAYS: [Way; 5] = [
     Way {
         name: "apply",
         run: apply,
-        seeds: messages,
+        seeds: streams,
     },
     Way {
         name: "config",
         run: config,
-        seeds: || vec![include_bytes!("../../config.toml").to_vec()],
+        seeds: configs,
     },
     Way {
         name: "manifest",
         run: manifest,
-        seeds: || vec![MANIFEST.as_bytes().to_vec()],
+        seeds: manifests,
     },
     Way {
         name: "stored",
         run: stored,
-        seeds: || {
-            vec![
-                b"\x82\x01\x61x".to_vec(),
-                b"\x81\xd9\xa0\x28\x42\xff\x00".to_vec(),
-            ]
-        },
+        seeds: keys_and_exceptions,
     },
 ];
 
@@ -84,14 +84,16 @@ const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b);
     CREATE TABLE s(id INTEGER PRIMARY KEY, i INTEGER, x TEXT) STRICT;
     CREATE UNIQUE INDEX e ON s(lower(x)) WHERE i > 0; CREATE TABLE r(v)";
 
-/// A message of a stream, applied to a database twice.
-pub fn apply(bytes: &[u8]) {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = format!("file:fuzz-{number}?mode=memory&cache=shared");
-    let app = rusqlite::Connection::open(&path).unwrap();
+/// A database that has our tables. Each run begins with a copy: to install takes most of a run.
+static INSTALLED: LazyLock<Mutex<Connection>> = LazyLock::new(|| {
+    let path = "file:installed?mode=memory&cache=shared";
+    let app = Connection::open(path).unwrap();
     app.execute_batch(SCHEMA).unwrap();
-    let clock = Arc::new(ManualClock::at(1_700_000_000_000));
+    open(path);
+    Mutex::new(app)
+});
+
+fn open(path: &str) -> Database {
     let settings = Settings {
         path: path.into(),
         node_id: Some(1),
@@ -101,32 +103,48 @@ pub fn apply(bytes: &[u8]) {
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),
-        tombstone_retention: std::time::Duration::from_secs(30 * 24 * 3600),
+        tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
         joins_by_snapshot: false,
         selects: Box::new(|_| true),
         apply_triggers: vec![],
     };
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000));
     let mut database = Database::open(settings, clock, Arc::new(AtomicBool::new(false))).unwrap();
     while database.capture().unwrap().more {}
-    let raw = unpack(bytes);
-    for (again, seq) in [(false, 1), (true, 2)] {
-        let bad = |reason: String| Content::Bad {
-            reason,
-            data: bytes,
-        };
+    database
+}
+
+/// Messages of a stream, applied to a database in order, and once more.
+pub fn apply(bytes: &[u8]) {
+    let messages = split(bytes);
+    // Nothing but what is no frame, as most mutations are, is told from the rest by `frame` already.
+    let is_frame = |data: &&[u8]| unpack(data).is_ok_and(|raw| Frame::decode(&raw).is_ok());
+    if !messages.iter().any(is_frame) {
+        return;
+    }
+    let installed = INSTALLED.lock().unwrap(); // until the end: there is one copy at a time
+    let path = "file:copy?mode=memory&cache=shared";
+    let mut app = Connection::open(path).unwrap();
+    let copied = Backup::new(&installed, &mut app).unwrap().step(-1);
+    assert_eq!(copied.unwrap(), StepResult::Done);
+    let mut database = open(path);
+    for (i, data) in messages.iter().chain(&messages).enumerate() {
+        let raw = unpack(data);
+        let bad = |reason: String| Content::Bad { reason, data };
         let content = match &raw {
             Ok(raw) => Frame::decode(raw).map_or_else(|e| bad(e.to_string()), Content::Frame),
             Err(e) => bad(e.to_string()),
         };
         let arrived = [Arrived {
-            seq,
+            seq: i as u64 + 1,
             id: "x",
             time_ms: 0,
             content,
         }];
         let applied = database.apply("s", &arrived).unwrap();
         assert_eq!(applied.messages, 1);
+        let again = i >= messages.len();
         assert!(!again || applied.rows == 0, "a join twice is a join once");
     }
     while database.capture().unwrap().more {}
@@ -134,6 +152,32 @@ pub fn apply(bytes: &[u8]) {
         .query_row("PRAGMA integrity_check", [], |r| r.get(0))
         .unwrap();
     assert_eq!(sound, "ok");
+}
+
+/// Between messages: a mark, because a length would be wrong after most mutations.
+const NEXT: &[u8] = b"\xff\xfeNX";
+
+/// The messages of an input. More than a few only take time.
+fn split(bytes: &[u8]) -> Vec<&[u8]> {
+    let (mut rest, mut messages) = (bytes, Vec::new());
+    while let Some(at) = rest.windows(NEXT.len()).position(|next| next == NEXT)
+        && messages.len() < 7
+    {
+        messages.push(&rest[..at]);
+        rest = &rest[at + NEXT.len()..];
+    }
+    messages.push(rest);
+    messages
+}
+
+/// Each message alone, one plain and packed, and parts that make a whole in either order.
+fn streams() -> Vec<Vec<u8>> {
+    let mut all = messages();
+    let parts = all[2..].to_vec();
+    let mut reversed = parts.clone();
+    reversed.reverse();
+    all.extend([all[..2].join(NEXT), parts.join(NEXT), reversed.join(NEXT)]);
+    all
 }
 
 pub fn config(bytes: &[u8]) {
@@ -144,14 +188,76 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-const MANIFEST: &str = r#"{"format": 1, "cluster": "c", "snapshots": [{
+/// With each store in use, and all of them described.
+fn configs() -> Vec<Vec<u8>> {
+    let mut all = vec![include_bytes!("../../config.toml").to_vec()];
+    all.extend(["nats", "s3", "webdav", "sftp", "file"].map(|store| {
+        let used = format!("[snapshot]\nstore = {store:?}\n");
+        [FULL, &used, STORES].concat().into_bytes()
+    }));
+    all
+}
+
+const FULL: &str = r#"db_path = "/tmp/a.db"
+node_id = 3
+max_clock_drift = 60_000
+apply_triggers = ["fts_insert", 'fts_delete']
+tables = { include = ["*"], exclude = ["cache_?", "session"] }
+logging.format = "json"
+prometheus = { enable = true, bind = "[::1]:3010", namespace = "h" }
+replication_log.shards = 4
+[nats]
+urls = ["nats://user:p%40ss@a:4222", "tls://[::1]:4222"]
+subject_prefix = "a.b"
+reconnect_wait_seconds = 5
+"#;
+
+const STORES: &str = r#"interval = 3600000
+leader_ttl = 10000
+[snapshot.nats]
+replicas = 3
+bucket = "b"
+[snapshot.s3]
+endpoint = "s3.eu-central-1.amazonaws.com:443"
+bucket = "b"
+path = "a/b"
+access_key = "k"
+secret = "s"
+part_size = 5242880
+[snapshot.webdav]
+url = "https://host/root?dir=/a%20b&login=l&secret=s"
+[snapshot.sftp]
+url = "sftp://name@host:22/a"
+password = "p"
+host_key = "host ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB5fbYpVmWDpwmNqAaKqcxxLZpvqnNnLkCmbPVkIXG0a"
+[snapshot.file]
+path = "/tmp/snapshots"
+"#;
+
+/// None, one and two snapshots, whole and with gaps; an entry alone; what is asked for.
+fn manifests() -> Vec<Vec<u8>> {
+    let later = ENTRY
+        .replace(r#""dropped": [117649934, 7],"#, "")
+        .replace("9938-3", "9939-4")
+        .replace("[1, 2]", r#"[], "learnt": 8, "acked": 4"#);
+    let of =
+        |entries: &str| format!(r#"{{"format": 1, "cluster": "c", "snapshots": [{entries}]}}"#);
+    let two = of(&format!("{later}, {ENTRY}"));
+    let place = r#"{"c-2": {"seq": 7, "id": "", "created": "2026-11-21T10:22:59Z"}}"#;
+    [of(""), of(ENTRY), two, later, place.to_owned()]
+        .map(String::into_bytes)
+        .into()
+}
+
+const ENTRY: &str = r#"{
     "name": "snapshot-1795256579938-3-a576e1001.db.zst", "size": 1024, "database_size": 69632,
     "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "node": 3, "time_ms": 1795256579938, "schema": -5, "dropped": [117649934, 7],
     "streams": {"c-1": {"seq": 9, "id": "x", "created": "2026-11-21T10:22:59Z",
-                        "gap": {"end": 5, "heard": [1, 2]}}}}]}"#;
+                        "gap": {"end": 5, "heard": [1, 2]}},
+                "c-2": {"seq": 0, "id": "", "created": "2026-11-21T10:22:59.5Z"}}}"#;
 
-/// What a store says that it holds, which others can write to.
+/// What a store says that it holds, and the broker's bucket of it, which others can write to.
 pub fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::parse(bytes, "c") {
         let written = manifest.to_bytes();
@@ -161,6 +267,7 @@ pub fn manifest(bytes: &[u8]) {
         }
     }
     let _ = Entry::parse(bytes);
+    let _ = parse_wanted(bytes);
 }
 
 /// CBOR that lies in the database, which another program may have written.
@@ -168,9 +275,29 @@ pub fn stored(bytes: &[u8]) {
     if let Ok(values) = cbor::key_values(bytes) {
         let key = values.iter().map(|v| v.borrow());
         let collations = values.iter().map(|_| "BINARY");
-        let written = harmonylite::model::key::key_bytes(key, collations);
+        let written = key_bytes(key, collations);
         assert_eq!(cbor::key_values(&written).unwrap().len(), values.len());
     }
+    let _ = decode_exceptions(bytes);
+}
+
+/// A key of each kind of value, one of all, and versions of columns.
+fn keys_and_exceptions() -> Vec<Vec<u8>> {
+    let values = [
+        Value::Null,
+        Value::Integer(23),
+        Value::Integer(i64::MIN),
+        Value::Real(0.5),
+        Value::Text(b"x"),
+        Value::Text(b"\xff\0"),
+        Value::Blob(b"\0\xff"),
+    ];
+    let key =
+        |values: &[Value<'_>]| key_bytes(values.iter().copied(), values.iter().map(|_| "BINARY"));
+    let mut all: Vec<_> = values.iter().map(|value| key(&[*value])).collect();
+    all.push(key(&values));
+    all.push(b"\x86\x61a\x03\x1a\x07\x03\x2e\x4e\x61b\x07\x05".to_vec());
+    all
 }
 
 /// Frames for the tables of [`SCHEMA`] and others.

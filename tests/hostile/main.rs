@@ -4,9 +4,15 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use harmonylite::config::Config;
+use harmonylite::database::rows::decode_exceptions;
+use harmonylite::model::cbor;
+use harmonylite::snapshot::registry::parse_wanted;
+use harmonylite::snapshot::{Entry, Manifest};
 
 #[path = "../fuzz/entry.rs"]
 mod entry;
@@ -79,7 +85,8 @@ fn seeds_and_their_mutations_do_no_harm() {
         inputs.append(&mut found(entry));
         assert!(!inputs.is_empty());
         for input in &inputs {
-            assert!(memory_of(entry, input) < MOST_BYTES, "{}", entry.name);
+            let most = memory_of(entry, input);
+            assert!(most < MOST_BYTES, "{}: {most} bytes", entry.name);
         }
         for round in 0..rounds(entry) {
             let input = mutate::mutated(&inputs, round);
@@ -99,12 +106,52 @@ fn the_largest_messages_take_bounded_memory() {
     const MOST_BYTES: usize = 40 << 20;
     let _one = ONE.lock();
     let mut zstd = zstd::bulk::Compressor::new(1).unwrap();
-    for raw in mutate::large() {
-        let packed = zstd.compress(&raw).unwrap();
-        for bytes in [&raw, &packed] {
-            let most = memory_of(&WAYS[0], bytes);
-            assert!(most < MOST_BYTES, "{most} bytes for {} bytes", bytes.len());
+    let [frame, apply, ..] = &WAYS;
+    for (i, raw) in mutate::large().iter().enumerate() {
+        let packed = zstd.compress(raw).unwrap();
+        // A million upserts take ten seconds to be held, and the deletes behind them one.
+        let applied = (i != mutate::UPSERTS).then_some((apply, &packed));
+        for (entry, bytes) in [(frame, raw), (frame, &packed)].into_iter().chain(applied) {
+            let (most, size) = (memory_of(entry, bytes), bytes.len());
+            let name = entry.name;
+            assert!(most < MOST_BYTES, "{name}: {most} bytes for {size} bytes");
         }
+    }
+}
+
+/// Where what is read is nested, too: a stack that ends would end the process.
+#[test]
+fn depth_is_an_error() {
+    let _one = ONE.lock();
+    for text in mutate::deep("config") {
+        let config = Config::parse(Path::new("config.toml"), &text);
+        assert!(config.is_err(), "{:.80}", text);
+    }
+    for text in mutate::deep("manifest") {
+        let bytes = text.as_bytes();
+        assert!(Manifest::parse(bytes, "c").is_err(), "{text:.80}");
+        assert!(Entry::parse(bytes).is_err(), "{text:.80}");
+        assert!(parse_wanted(bytes).is_empty(), "{text:.80}");
+    }
+}
+
+/// Else their mutations would be refused at the first key.
+#[test]
+fn seeds_are_sound() {
+    for seed in (WAYS[2].seeds)() {
+        let text = std::str::from_utf8(&seed).unwrap();
+        Config::parse(Path::new("config.toml"), text).unwrap();
+    }
+    let manifests = (WAYS[3].seeds)();
+    for (i, seed) in manifests[..3].iter().enumerate() {
+        assert_eq!(Manifest::parse(seed, "c").unwrap().snapshots.len(), i);
+    }
+    Entry::parse(&manifests[3]).unwrap();
+    assert_eq!(parse_wanted(&manifests[4]).len(), 1);
+    let mut stored = (WAYS[4].seeds)();
+    assert_eq!(decode_exceptions(&stored.pop().unwrap()).unwrap().len(), 2);
+    for seed in stored {
+        cbor::key_values(&seed).unwrap();
     }
 }
 

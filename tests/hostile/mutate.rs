@@ -66,6 +66,9 @@ fn array(count: usize) -> Vec<u8> {
     [&[0x9b][..], &(count as u64).to_be_bytes()].concat()
 }
 
+/// Which of [`large`] is all upserts.
+pub const UPSERTS: usize = 4;
+
 /// Frames of the largest size that are all names, all versions, all rows, or nothing but depth.
 pub fn large() -> Vec<Vec<u8>> {
     const SIZE: usize = 8 << 20;
@@ -101,4 +104,43 @@ pub fn large() -> Vec<Vec<u8>> {
             b"\x01\0\x01",
         ),
     ]
+}
+
+/// Nothing but depth, to be refused: as TOML, and as JSON, both open and closed.
+pub fn deep(entry: &str) -> Vec<String> {
+    const DEPTH: usize = 100_000;
+    let nest = |before: &str, open: &str, close: &str, depth: usize| {
+        let open = open.repeat(depth);
+        [
+            format!("{before}{open}"),
+            format!("{before}{open}1{}", close.repeat(depth)),
+        ]
+    };
+    let all = match entry {
+        "config" => {
+            let dotted = "a.".repeat(DEPTH);
+            // As deep as the parser lets it be: so many names in a key, so many keys in each other.
+            let deepest = format!("{}a={{", "a.".repeat(78));
+            vec![
+                nest("a=", "[", "]", DEPTH),
+                nest("a=", "{a=", "}", DEPTH),
+                nest("a=", "[{a=", "}]", DEPTH),
+                nest("", &deepest, "}", 78),
+                [format!("{dotted}a=1"), format!("[{dotted}a]")],
+                [format!("[[{dotted}a]]"), format!("a={{{dotted}a=1}}")],
+            ]
+        }
+        _ => {
+            let known = r#"{"format":1,"cluster":"c","snapshots":[{"streams":{"s":"#;
+            let unknown = r#"{"format":1,"cluster":"c","more":"#;
+            ["", known, unknown]
+                .iter()
+                .flat_map(|before| {
+                    [("[", "]"), ("{\"a\":", "}"), ("[{\"a\":", "}]")]
+                        .map(|(open, close)| nest(before, open, close, DEPTH))
+                })
+                .collect()
+        }
+    };
+    all.into_iter().flatten().collect()
 }
