@@ -18,7 +18,8 @@ use crate::thread::{Exited, spawn};
 
 /// The wait between two tries to start our own server grows up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// How often is looked whether a disk is well again that our own server could not write to.
+/// A disk that our own server could not write to is looked at after this, then ever more rarely: a look
+/// wears it.
 const DISK_CHECK: Duration = Duration::from_secs(1);
 
 /// See the module's head.
@@ -135,14 +136,15 @@ fn peer_url(peer: &Peer) -> String {
 }
 
 /// Keeps our own nats-server running. The thread that starts it must live as long as it does: the
-/// kernel ends the server with that thread, so that none is ever left behind.
+/// kernel ends the server with that thread, so that none is left behind. A message ends both in good
+/// order; when the sender is dropped, at once.
 fn supervise(
     options: ServerOptions,
     broker: Arc<JetStreamBroker>,
     wait: Duration,
     exits: &Sender<Exited>,
 ) -> (Sender<()>, JoinHandle<()>) {
-    let (stop, stopped) = bounded(0);
+    let (stop, stopped) = bounded(1);
     let thread = spawn("nats-server", exits, move || {
         let mut backoff = Backoff::new(wait / 4, LONGEST_BACKOFF);
         loop {
@@ -154,7 +156,7 @@ fn supervise(
                     if cause.is_some() {
                         broker.set_client(None);
                     }
-                    server.stop();
+                    server.stop(&stopped);
                     match cause {
                         Some(cause) => cause,
                         None => return Ok(()),
@@ -182,11 +184,12 @@ fn attend(server: &Server, stopped: &Receiver<()>) -> Option<String> {
         recv(server.end()) -> _ => {}
         recv(server.refuses()) -> _ => {}
     }
+    let mut backoff = Backoff::new(DISK_CHECK, LONGEST_BACKOFF);
     loop {
         select! {
             recv(stopped) -> _ => return None,
             recv(server.end()) -> _ => return Some(server.exited().unwrap_or_default()),
-            default(DISK_CHECK) => {}
+            default(backoff.wait()) => {}
         }
         if server.can_write() {
             return Some(

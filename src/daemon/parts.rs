@@ -23,6 +23,9 @@ use crate::{consumer, publisher, watcher};
 /// The end takes no longer than this, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_millis(2800);
 
+/// What it takes to kill our nats-server.
+const KILL_WITHIN: Duration = Duration::from_millis(100);
+
 /// From then on nobody waits for the application's lock any more.
 const STOP_WAITING: Duration = Duration::from_millis(1500);
 
@@ -142,15 +145,20 @@ impl Parts {
         drop(self.stop);
         let mut threads = self.threads;
         let mut open = Some((self.gate, Mirror::new(self.mirror_path)));
-        let mut server = self.server;
+        let (mut server, mut asked) = (self.server, None);
         loop {
             threads.retain(|t| !t.is_finished());
             if threads.is_empty() {
                 let close = open.take().map(|(gate, mirror)| {
                     spawn("closing", &self.exits, move || close(&gate, mirror))
                 });
-                let next = close.or_else(|| server.take().map(|(_stop, thread)| thread));
-                match next {
+                let mut end_server = || {
+                    let (stop, thread) = server.take()?;
+                    let _ = stop.try_send(());
+                    asked = Some(stop);
+                    Some(thread)
+                };
+                match close.or_else(&mut end_server) {
                     Some(thread) => threads.push(thread),
                     None => return,
                 }
@@ -161,6 +169,11 @@ impl Parts {
             }
             if passed >= STOP_WITHIN || signals.recv_timeout(Duration::from_millis(5)).is_ok() {
                 log::warn!("ending without waiting any longer; nothing is lost by that");
+                drop(asked); // if our nats-server hangs, it is killed now
+                let deadline = Instant::now() + KILL_WITHIN;
+                while threads.iter().any(|t| !t.is_finished()) && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 return;
             }
         }

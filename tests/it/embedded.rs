@@ -106,6 +106,21 @@ fn a_killed_daemon_leaves_no_server() {
     converge(&[node]);
 }
 
+/// It would keep the store from the next one for ever.
+#[test]
+fn a_server_that_hangs_is_not_left_behind() {
+    let mut node = node(1);
+    node.start();
+    let pid = server(&node);
+    let hung = Pid::from_raw(pid as i32).unwrap();
+    kill_process(hung, Signal::STOP).unwrap();
+    node.stop();
+    assert!(!is_server(pid));
+    node.start();
+    node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    converge(&[node]);
+}
+
 #[test]
 fn a_program_by_another_name() {
     let mut node = node(1);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rustix::process::{Pid, Signal};
 
 use super::ServerError;
@@ -134,18 +134,17 @@ impl Child {
         self.process.has_ended().then(|| self.last_words())
     }
 
-    /// SIGTERM, then SIGKILL if it does not heed it within `timeout`.
-    pub(super) fn stop(self, timeout: Duration) {
+    /// SIGTERM, then SIGKILL if it does not heed it within `timeout`, or when it is to `hurry`.
+    pub(super) fn stop(self, hurry: &Receiver<()>, timeout: Duration) {
         self.process.signal(Signal::TERM);
-        if self
-            .end()
-            .recv_timeout(timeout)
-            .is_err_and(|error| error.is_timeout())
-        {
-            log::warn!("nats-server (pid {}) does not stop: killing it", self.pid());
-            self.process.signal(Signal::KILL);
-            let _ = self.end().recv();
+        select! {
+            recv(self.end()) -> _ => return,
+            recv(hurry) -> _ => {}
+            default(timeout) => {}
         }
+        log::warn!("nats-server (pid {}) does not stop: killing it", self.pid());
+        self.process.signal(Signal::KILL);
+        let _ = self.end().recv();
     }
 }
 

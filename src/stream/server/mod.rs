@@ -276,9 +276,10 @@ impl Server {
         written.is_ok()
     }
 
-    /// Ends it in good order: its state is on disk afterwards, as far as the system writes it.
-    pub fn stop(self) {
-        self.child.stop(STOP_TIMEOUT);
+    /// Ends it in good order: its state is on disk afterwards, as far as the system writes it. Or at
+    /// once, when something arrives in `hurry` or that is closed.
+    pub fn stop(self, hurry: &Receiver<()>) {
+        self.child.stop(hurry, STOP_TIMEOUT);
     }
 }
 

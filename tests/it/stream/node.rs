@@ -30,7 +30,7 @@ impl Drop for Node {
     /// Waits for its end, because it writes to the folder until then.
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
-            server.stop();
+            server.stop(&never());
         }
     }
 }

@@ -144,7 +144,7 @@ fn stops_and_tells_how_it_ended() {
     node.start_again();
     ensure(&node.client(), &streams());
     let pid = node.server().pid();
-    node.server.take().unwrap().stop();
+    node.server.take().unwrap().stop(&never());
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 }
 
@@ -212,5 +212,5 @@ fn the_server_dies_with_us() {
     // It has the lock as long as it lives, so a new one on its store proves that it is gone.
     let server = until("the server ends", || Server::start(&options, &never()).ok());
     assert_ne!(server.pid(), pid);
-    server.stop();
+    server.stop(&never());
 }
