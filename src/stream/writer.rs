@@ -34,6 +34,9 @@ const TLS_MESSAGE: usize = 100 * 1024;
 /// Jobs between owner and thread. The owner's byte window is the real limit; this bounds the count
 /// of small messages, and is about what a fast broker takes in the 5 ms between two flushes.
 const QUEUE: usize = 1024;
+/// How long a single write of a flush may take: the crate leaves this limit on the socket when it is
+/// exceeded, and a slow link takes half a minute to make room in a buffer that is full.
+const WRITE_WAIT: Duration = Duration::from_secs(120);
 /// How long a full queue may stay full before the broker counts as gone.
 const STUCK: Duration = Duration::from_millis(250);
 
@@ -141,7 +144,7 @@ fn flush_when_woken(link: &Link, woken: &Receiver<()>) {
         let Ok(connection) = link.connection() else {
             return;
         };
-        let _ = connection.flush();
+        let _ = connection.flush_timeout(WRITE_WAIT);
     }
 }
 

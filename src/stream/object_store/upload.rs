@@ -10,9 +10,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest, Sha256};
 
-use super::super::StreamError;
 use super::super::link::Link;
 use super::super::writer::{acknowledgement, start};
+use super::super::{StreamError, at_slowest};
 use super::{CHUNK, ObjectStore};
 
 /// Chunks without an acknowledgement: enough for a fast network.
@@ -21,8 +21,8 @@ const PLAIN_WINDOW: u64 = 8;
 const TLS_WINDOW: u64 = 1;
 /// Room in a message for what is not data.
 const OVERHEAD: usize = 1024;
-/// How long the server may take for a chunk: a slower network than 9 KB/s counts as broken.
-const SILENCE: Duration = Duration::from_secs(15);
+/// How long the server may take for a chunk: a slower network counts as broken.
+const SILENCE: Duration = at_slowest(CHUNK);
 
 /// What was sent, for the description.
 pub(super) struct Sent {
