@@ -32,9 +32,6 @@ mod link;
 use connect::{Ask, connect_when_asked};
 use link::{Link, Sending};
 
-/// An acknowledgement that takes longer is lost.
-const ACK_WAIT: Duration = Duration::from_secs(10);
-
 /// After a hint without a change the commit may still be under way (the fsync of a slow card, or
 /// another process on its core, comes between the write that hints and the moment the commit
 /// counts): look again after these. Doubling, so that what waited is noticed after little more.
@@ -243,11 +240,7 @@ impl Publisher {
     }
 
     fn deadline(&self) -> Instant {
-        let lost = self
-            .link
-            .as_ref()
-            .and_then(Link::oldest)
-            .map(|sent| sent + ACK_WAIT);
+        let lost = self.link.as_ref().and_then(Link::deadline);
         let look = self.look_at.map(|at| at.max(self.rest_until));
         [Some(self.tidy_at), look, lost]
             .into_iter()
@@ -266,7 +259,7 @@ impl Publisher {
                 (self.look_at, self.looks) = (Some(now), 0);
             }
             Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
-            Event::Ack(ack) => self.acknowledged(ack),
+            Event::Ack(ack) => self.acknowledged(ack, now),
             Event::Writer(writer) => {
                 match self.refusal.is_empty() {
                     true => log::info!("connected to NATS, publishing"),
@@ -274,16 +267,12 @@ impl Publisher {
                 }
                 self.gate.health.works(CONNECTING);
                 self.gate.poke_keeper();
-                self.link = Some(Link::new(writer));
+                self.link = Some(Link::new(writer, now));
             }
             Event::LinkLost => self.drop_link("the connection is gone"),
         }
-        if self
-            .link
-            .as_ref()
-            .and_then(Link::oldest)
-            .is_some_and(|sent| now > sent + ACK_WAIT)
-        {
+        let late = self.link.as_ref().and_then(Link::deadline);
+        if late.is_some_and(|late| now > late) {
             self.drop_link("no acknowledgement in time");
         }
         if self.rest_until <= now {
@@ -400,11 +389,12 @@ impl Publisher {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        let mut sent = false;
-        while link.has_room() {
+        let before = link.handed_over();
+        let mut sent = link.send_rest(&self.gate, Instant::now());
+        while sent.is_ok() && link.has_room() {
             let mut inside = self.gate.enter();
             let streams = self.streams.iter().map(|s| &s[..]);
-            let under_way = link.messages.len();
+            let under_way = link.in_flight();
             if self.gate.reads() && inside.is_ahead(streams, under_way, self.options.most_ahead) {
                 self.gate.wait_for_readers();
                 break;
@@ -422,28 +412,25 @@ impl Publisher {
                 stream,
                 salt,
             };
-            if let Err(e) = link.send(&self.gate, &sending, &packed) {
-                self.drop_link(&e.to_string());
-                return Ok(());
-            }
-            sent = true;
+            sent = link.send(&self.gate, &sending, packed, Instant::now());
         }
-        if sent {
+        if let Err(e) = sent {
+            self.drop_link(&e.to_string());
+        } else if link.handed_over() > before {
             link.writer.flush();
         }
         Ok(())
     }
 
-    fn acknowledged(&mut self, ack: Ack) {
+    fn acknowledged(&mut self, ack: Ack, now: Instant) {
         let Some(link) = &mut self.link else { return };
         let seq = match ack.result {
             Ok(seq) => seq,
             Err(why) => return self.refused(why),
         };
-        let Some(message) = link.messages.remove(&ack.token) else {
+        let Some((message, whole)) = link.acknowledged(ack.token, now) else {
             return;
         };
-        let whole = link.acknowledged(&message);
         let (stream, id) = (&message.stream, frame::id_text(&message.id));
         let mut inside = self.gate.enter();
         if !inside.acknowledged(stream, (seq, ack.duplicate), id, whole) {
@@ -451,7 +438,7 @@ impl Publisher {
             let why = format!("{stream} gave out number {seq} before: messages are lost there");
             return self.drop_link(&why);
         }
-        if link.messages.is_empty() && inside.outbox.is_empty() {
+        if link.is_idle() && inside.outbox.is_empty() {
             link.worked = true;
             self.refusal.clear();
             self.gate.health.works(PUBLISHING);
@@ -504,7 +491,7 @@ impl Publisher {
         let is_told = inside.database.is_live() && inside.outbox.is_empty();
         drop(inside);
         // What could not be sent may have been overtaken: then no acknowledgement comes.
-        if is_told && self.link.as_ref().is_some_and(|l| l.messages.is_empty()) {
+        if is_told && self.link.as_ref().is_some_and(Link::is_idle) {
             self.gate.health.works(PUBLISHING);
         }
         if self.mirror.write(&sequences) {
@@ -530,11 +517,11 @@ impl Publisher {
         while Instant::now() < patience {
             let _ = self.send();
             let Some(link) = &self.link else { break };
-            if link.messages.is_empty() {
+            if link.is_idle() {
                 break;
             }
             match link.writer.acks().recv_deadline(patience) {
-                Ok(ack) => self.acknowledged(ack),
+                Ok(ack) => self.acknowledged(ack, Instant::now()),
                 Err(_) => break,
             }
         }

@@ -160,7 +160,7 @@ fn a_row_in_parts_is_put_together() {
     let mut parts: Vec<Outgoing> = packed
         .messages(0, 500_000)
         .map(|raw| Outgoing {
-            raw: raw.into_owned(),
+            raw,
             ..frames[0].clone()
         })
         .collect();

@@ -24,8 +24,8 @@ mod rows;
 pub use builder::{FrameBuilder, TableHeader};
 pub use faults::Faults;
 pub use pack::{
-    MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Packed, Parts, id_text, message_id, pack,
-    unpack,
+    MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Messages, Packed, Parts, id_text,
+    message_id, pack, unpack,
 };
 use rows::bounded;
 pub use rows::{FrameKeyColumn, Row, Rows, TableRows};

@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::StreamError;
 use super::address::Address;
 use super::connect::{self, Greeting};
-use super::delivery::status;
+use super::delivery::{self, status};
 pub use super::link::Inbox;
 use super::link::Link;
 
@@ -181,7 +181,8 @@ impl Client {
             .map_err(|error| self.failed(format_args!("publish to {subject}"), &error))
     }
 
-    /// Publishes and waits for the one reply. A status reply such as 503 is a reply.
+    /// Publishes and waits for the one reply. A status reply such as 503 is a reply, and so is what a
+    /// consumer delivers, which bears the subject it was published to.
     pub fn request_message(
         &self,
         subject: &str,
@@ -196,7 +197,9 @@ impl Client {
         loop {
             select! {
                 recv(self.replies.messages) -> message => match message {
-                    Ok(message) if message.subject == reply => return Ok(message),
+                    Ok(message) if message.subject == reply || delivery::is_delivered(&message) => {
+                        return Ok(message);
+                    }
                     Ok(_) => {} // the answer to an earlier request, after its deadline
                     Err(_) => return Err(self.lost()),
                 },

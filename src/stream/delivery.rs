@@ -16,6 +16,16 @@ pub(super) fn status(message: &nats::Message) -> Option<(u16, String)> {
     ))
 }
 
+/// Whether it comes out of a stream.
+pub(super) fn is_delivered(message: &nats::Message) -> bool {
+    message.reply.as_deref().and_then(Origin::parse).is_some()
+}
+
+/// `Nats-Msg-Id` of a message as a consumer delivers it.
+pub(super) fn id(message: &nats::Message) -> Option<String> {
+    message.headers.as_ref()?.get("Nats-Msg-Id").cloned()
+}
+
 /// A header of a stored message, as the API returns it.
 pub(super) fn header(message: &Value, name: &str) -> Option<String> {
     let headers = base64::decode(message["hdrs"].as_str()?)?;

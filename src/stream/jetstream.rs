@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::client::{ApiError, Client};
-use super::delivery::header;
+use super::client::{API_TIMEOUT, ApiError, Client};
+use super::delivery::{self, Origin, header};
 use super::{StreamError, StreamState, timestamp};
 use crate::model::backoff::Backoff;
 
@@ -31,6 +31,9 @@ const DUPLICATE_WINDOW_NS: u64 = 120_000_000_000;
 /// How long a stream that is being made may be taken and yet not be found: its store is written by
 /// then, on a slow card as well.
 const BEING_MADE: Duration = Duration::from_secs(5);
+
+/// How long the server keeps a consumer that looks a message up, should it not be told to forget it.
+const LOOKS_UP: Duration = Duration::from_secs(10);
 
 /// What the shards' streams are called and how much they keep.
 #[derive(Debug, Clone)]
@@ -203,6 +206,11 @@ pub fn message_id(
     stream: &str,
     sequence: u64,
 ) -> Result<Option<String>, StreamError> {
+    if let Ok(Some(id)) = id_without_body(client, stream, sequence) {
+        return Ok(Some(id));
+    }
+    // A consumer is silent about what is not there, and may be given to a server that is away. Only
+    // this is the stream's word.
     let call = format!("STREAM.MSG.GET.{stream}");
     match client.api(&call, &json!({ "seq": sequence }))? {
         Ok(reply) => Ok(header(&reply["message"], "Nats-Msg-Id")),
@@ -212,6 +220,33 @@ pub fn message_id(
             Err(error.refused(tried))
         }
     }
+}
+
+/// The same, without the message itself, which takes minutes on a slow connection. None if that
+/// tells nothing.
+fn id_without_body(
+    client: &Client,
+    stream: &str,
+    sequence: u64,
+) -> Result<Option<String>, StreamError> {
+    let config = json!({
+        "deliver_policy": "by_start_sequence", "opt_start_seq": sequence.max(1),
+        "ack_policy": "none", "replay_policy": "instant", "headers_only": true,
+        "mem_storage": true, "num_replicas": 1, "inactive_threshold": LOOKS_UP.as_nanos() as u64,
+    });
+    let body = json!({ "stream_name": stream, "config": config });
+    let Ok(created) = client.api(&format!("CONSUMER.CREATE.{stream}"), &body)? else {
+        return Ok(None);
+    };
+    let name = created["name"].as_str().unwrap_or_default();
+    let call = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}");
+    let next = client.request_message(&call, &[], br#"{"batch":1,"no_wait":true}"#, API_TIMEOUT)?;
+    // Sparing the server to keep it; whether it arrives does not matter.
+    let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
+    client.publish(&call, None, &[], b"")?;
+    let origin = next.reply.as_deref().and_then(Origin::parse);
+    let is_it = origin.is_some_and(|o| o.consumer == name && o.sequence == sequence);
+    Ok(is_it.then(|| delivery::id(&next)).flatten())
 }
 
 pub(super) fn stream_info(client: &Client, name: &str) -> Result<Value, StreamError> {

@@ -34,6 +34,22 @@ pub mod server;
 pub(crate) mod timestamp;
 pub mod writer;
 
+/// Bytes per second of the slowest connection that counts as working. The uplink of a gadget, 256
+/// kbit/s, has a multiple of it, which its connections share.
+const SLOWEST: u64 = 9_000;
+
+/// How long so many bytes take at most, once those before them are through.
+pub(crate) const fn at_slowest(bytes: usize) -> Duration {
+    Duration::from_millis(bytes as u64 * 1000 / SLOWEST)
+}
+
+/// How many bytes may be under way on a connection of which nothing is known yet. On a slow one they
+/// take seconds, behind which all else waits, and more would only fill the buffers on the way.
+pub(crate) const FIRST_WINDOW: usize = 128 * 1024;
+
+/// A window that passes within this time is no burden: a larger one is tried.
+pub(crate) const QUICK: Duration = Duration::from_secs(1);
+
 /// A message as it stands in a shard's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {

@@ -9,7 +9,9 @@
 //! later may be a loss, and is asked again. Push consumers were tried and die silently.
 //!
 //! One pull is outstanding at all times, also while the owner applies what it got, so a message
-//! arrives when it is stored. It is limited in bytes, and so is then the memory behind it.
+//! arrives when it is stored. It is limited in bytes, and so is then the memory behind it; and so is
+//! what may be under way on a slow connection, before which no answer arrives. It begins with little,
+//! and asks for more where that comes at once.
 #![allow(deprecated)]
 
 use std::time::{Duration, Instant};
@@ -18,21 +20,22 @@ use crossbeam_channel::{Receiver, after, never, select_biased};
 use serde_json::{Value, json};
 
 use super::client::{Client, Inbox};
-use super::delivery::{Origin, status};
+use super::delivery::{self, Origin, status};
 use super::jetstream::{message_id, stream_info, stream_state};
-use super::{Message, Reader, StreamError, StreamState};
+use super::{FIRST_WINDOW, Message, QUICK, Reader, StreamError, StreamState, at_slowest};
+use crate::model::frame::MAX_MESSAGE_BYTES;
 
 /// Messages per fetch. It ends at `PULL_BYTES`, too, and the message that goes beyond.
 const FETCH: usize = 256;
 /// Messages per pull. The crate may hold a request back for 5 ms, so it is this many in 5 ms.
 const PULL: usize = 1024;
-/// Bytes per pull; one more pull may wait behind a fetch that is being applied.
+/// Bytes per pull, at the most; one more pull may wait behind a fetch that is being applied.
 const PULL_BYTES: usize = 4 * 1024 * 1024;
 /// What the server counts of a message besides its payload: subjects, at the most.
 const OVERHEAD: usize = 64 * 1024;
 /// An idle reader asks again this often.
 const EXPIRES: Duration = Duration::from_secs(10);
-/// A pull that is silent so long after its end has no consumer.
+/// A pull that is silent so long after its end, and the time for what it may bring, has no consumer.
 const GRACE: Duration = Duration::from_secs(2);
 /// The server forgets a consumer that nobody pulls from for so long: longer than an apply takes.
 const INACTIVE: Duration = Duration::from_secs(300);
@@ -47,9 +50,19 @@ struct Consumer {
     next: u64,
     /// Nothing has come yet: the first message may have any sequence from `next` on.
     fresh: bool,
-    /// Number of the pull (the end of its reply subject), and how many messages it may still bring.
-    pull: u64,
+    /// The pull outstanding; none yet where the owner is to look at the stream first.
+    pull: Option<Pull>,
+}
+
+struct Pull {
+    /// The end of its reply subject.
+    number: u64,
+    /// How many messages it may bring, and may still bring.
+    batch: usize,
     remaining: usize,
+    began: Instant,
+    /// How long the next arrival may take.
+    patience: Duration,
 }
 
 enum Arrival {
@@ -67,6 +80,8 @@ pub struct JetStreamReader {
     inbox: Inbox,
     consumer: Option<Consumer>,
     pulls: u64,
+    /// For the next pull.
+    pull_bytes: usize,
     /// Consumers given up since the last message.
     oddities: usize,
     /// Fires when the pull should have ended by itself.
@@ -83,6 +98,7 @@ impl JetStreamReader {
             inbox,
             consumer: None,
             pulls: 0,
+            pull_bytes: FIRST_WINDOW,
             oddities: 0,
             silence: never(),
         })
@@ -93,7 +109,7 @@ impl JetStreamReader {
         &self.client
     }
 
-    /// A new consumer that begins at `from`, and its first pull.
+    /// A new consumer that begins at `from`.
     fn start(&mut self, from: u64) -> Result<(), StreamError> {
         let stream = &self.stream;
         if let Some(old) = self.consumer.take() {
@@ -117,10 +133,10 @@ impl JetStreamReader {
             name,
             next: from,
             fresh: true,
-            pull: 0,
-            remaining: 0,
+            pull: None,
         });
-        self.pull()
+        self.silence = never();
+        Ok(())
     }
 
     /// The same in place of one that failed. Made first and looked at the stream then: what happens
@@ -148,24 +164,57 @@ impl JetStreamReader {
 
     /// Asks the consumer for the next batch.
     fn pull(&mut self) -> Result<(), StreamError> {
+        self.pull_up_to(PULL, self.pull_bytes)
+    }
+
+    /// The next message is larger than the pull: for it alone.
+    fn pull_large(&mut self) -> Result<(), StreamError> {
+        // Must have room for the largest message, or it would never come.
+        self.pull_up_to(1, PULL_BYTES.max(self.client.max_payload() + OVERHEAD))
+    }
+
+    fn pull_up_to(&mut self, batch: usize, bytes: usize) -> Result<(), StreamError> {
         let Some(consumer) = &mut self.consumer else {
             return Ok(());
         };
         self.pulls += 1;
-        consumer.pull = self.pulls;
-        consumer.remaining = PULL;
-        self.silence = after(EXPIRES + GRACE);
-        // Must have room for the largest message, or it would never come.
-        let bytes = PULL_BYTES.max(self.client.max_payload() + OVERHEAD);
+        // A window that has grown says how fast the connection was.
+        let largest = bytes.min(self.client.max_payload().min(MAX_MESSAGE_BYTES) + OVERHEAD);
+        let faster = (self.pull_bytes / FIRST_WINDOW).max(1);
+        let patience = EXPIRES + GRACE + at_slowest(largest / faster);
+        consumer.pull = Some(Pull {
+            number: self.pulls,
+            batch,
+            remaining: batch,
+            began: Instant::now(),
+            patience,
+        });
+        self.silence = after(patience);
         let expires = EXPIRES.as_nanos() as u64;
-        let body = json!({ "batch": PULL, "max_bytes": bytes, "expires": expires });
+        let body = json!({ "batch": batch, "max_bytes": bytes, "expires": expires });
         let subject = format!(
             "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
             self.stream, consumer.name
         );
-        let reply = format!("{}.{}", self.inbox.subject, consumer.pull);
+        let reply = format!("{}.{}", self.inbox.subject, self.pulls);
         self.client
             .publish(&subject, Some(&reply), &[], body.to_string().as_bytes())
+    }
+
+    /// Something arrived: the connection works.
+    fn rearm(&mut self) {
+        let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
+        if let Some(pull) = pull {
+            self.silence = after(pull.patience);
+        }
+    }
+
+    /// The pull brought all that it may.
+    fn pull_again(&mut self, began: Instant) -> Result<(), StreamError> {
+        if began.elapsed() < QUICK {
+            self.pull_bytes = (2 * self.pull_bytes).min(PULL_BYTES);
+        }
+        self.pull()
     }
 
     /// Takes `first` and whatever else has arrived, without waiting. The second value says why the
@@ -206,21 +255,27 @@ impl JetStreamReader {
         let Some(consumer) = &mut self.consumer else {
             return Ok(Arrival::Nothing);
         };
+        let Some(pull) = &mut consumer.pull else {
+            return Ok(Arrival::Nothing);
+        };
         if let Some((code, text)) = status(&message) {
             let number = message
                 .subject
                 .rsplit('.')
                 .next()
                 .and_then(|pull| pull.parse().ok());
-            if number != Some(consumer.pull) {
+            if number != Some(pull.number) {
                 return Ok(Arrival::Nothing);
             }
             let full =
                 code == 409 && (text.contains("MaxBytes") || text.contains("Batch Completed"));
-            if !full && code != 404 && code != 408 {
-                return Ok(Arrival::Odd(text));
+            let began = pull.began;
+            match pull.remaining < pull.batch {
+                true if full => self.pull_again(began)?,
+                false if full && pull.batch > 1 => self.pull_large()?,
+                _ if code == 404 || code == 408 => self.pull()?,
+                _ => return Ok(Arrival::Odd(text)),
             }
-            self.pull()?;
             return Ok(Arrival::Nothing);
         }
         let Some(origin) = message.reply.as_deref().and_then(Origin::parse) else {
@@ -236,17 +291,14 @@ impl JetStreamReader {
         let (sequence, time_ms) = (origin.sequence, origin.time_ms);
         consumer.fresh = false;
         consumer.next = sequence + 1;
-        consumer.remaining = consumer.remaining.saturating_sub(1);
-        if consumer.remaining == 0 {
-            self.pull()?;
+        pull.remaining = pull.remaining.saturating_sub(1);
+        if pull.remaining == 0 {
+            let began = pull.began;
+            self.pull_again(began)?;
         }
-        let id = message
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get("Nats-Msg-Id").cloned());
         Ok(Arrival::Message(Message {
             sequence,
-            id,
+            id: delivery::id(&message),
             time_ms,
             data: message.data,
         }))
@@ -272,10 +324,14 @@ impl Reader for JetStreamReader {
                 Some(next) if next == from => {}
                 _ => self.start(from)?, // the owner went elsewhere, and looked for that
             }
+            if self.consumer.as_ref().is_some_and(|c| c.pull.is_none()) {
+                self.pull()?;
+            }
             select_biased! {
                 recv(stop) -> _ => return Err(StreamError::Stopped),
                 recv(self.inbox.messages) -> message => {
                     let message = message.map_err(|_| self.client.lost())?;
+                    self.rearm();
                     let (batch, odd) = self.drain(message)?;
                     if !batch.is_empty() {
                         self.oddities = 0;

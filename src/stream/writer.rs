@@ -30,10 +30,16 @@ const PLAIN_WINDOW: usize = 8 * 1024 * 1024;
 /// Over TLS the crate loses the connection when the socket's send buffer fills (one 300 KB message
 /// on a slow link was enough), so that little may be on its way.
 const TLS_WINDOW: usize = 128 * 1024;
-const TLS_MESSAGE: usize = 100 * 1024;
+/// A server drops whoever does not take in 10 s what it sends (`write_deadline`), and reading is where
+/// connections are slowest: 256 kbit/s take three times as much, so that connections may share them. It
+/// goes into the first window, with all that the server counts of a message.
+const MESSAGE: usize = 100 * 1024;
 /// Jobs between owner and thread. The owner's byte window is the real limit; this bounds the count
 /// of small messages, and is about what a fast broker takes in the 5 ms between two flushes.
 const QUEUE: usize = 1024;
+/// How long a single write of a flush may take: the crate leaves this limit on the socket when it is
+/// exceeded, and a slow link takes half a minute to make room in a buffer that is full.
+const WRITE_WAIT: Duration = Duration::from_secs(120);
 /// How long a full queue may stay full before the broker counts as gone.
 const STUCK: Duration = Duration::from_millis(250);
 
@@ -61,10 +67,11 @@ impl JetStreamWriter {
     /// Takes over `client` to publish to the streams of `options`, which must exist.
     pub fn new(client: Client, options: &StreamOptions) -> Result<JetStreamWriter, StreamError> {
         let limit = client.max_payload().saturating_sub(HEADER_ROOM);
-        let (max_message_bytes, window_bytes) = if client.is_tls() {
-            (limit.min(TLS_MESSAGE), TLS_WINDOW)
+        let max_message_bytes = limit.min(MESSAGE);
+        let window_bytes = if client.is_tls() {
+            TLS_WINDOW
         } else {
-            (limit, PLAIN_WINDOW)
+            PLAIN_WINDOW
         };
         let address = client.address().to_string();
         let inbox = client.inbox()?;
@@ -141,7 +148,7 @@ fn flush_when_woken(link: &Link, woken: &Receiver<()>) {
         let Ok(connection) = link.connection() else {
             return;
         };
-        let _ = connection.flush();
+        let _ = connection.flush_timeout(WRITE_WAIT);
     }
 }
 

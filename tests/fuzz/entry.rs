@@ -347,7 +347,7 @@ fn messages() -> Vec<Vec<u8>> {
     let mut all = vec![raw.clone()];
     let mut zstd = zstd::bulk::Compressor::new(1).unwrap();
     let packed = harmonylite::model::frame::pack(raw, Some(&mut zstd));
-    all.extend(packed.messages(0, 1 << 20).map(|m| m.into_owned()));
-    all.extend(packed.messages(0, 200).map(|m| m.into_owned()));
+    all.extend(packed.clone().messages(0, 1 << 20));
+    all.extend(packed.messages(0, 200));
     all
 }

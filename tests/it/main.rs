@@ -18,6 +18,7 @@ mod node;
 mod offline;
 mod replicate;
 mod settings;
+mod slow;
 mod snapshots;
 mod stop;
 mod stream;

@@ -99,7 +99,7 @@ impl Node {
                 token,
                 shard,
                 id,
-                data: data.into_owned(),
+                data,
             });
             link.next += 1;
         }

@@ -95,7 +95,7 @@ fn parts(node: &mut Node, ids: std::ops::Range<u32>) -> Vec<Vec<Outgoing>> {
         let frame = node.publish().remove(0);
         let packed = pack(frame.raw.clone(), None);
         let parts = packed.messages(0, 2000).map(|raw| Outgoing {
-            raw: raw.into_owned(),
+            raw,
             ..frame.clone()
         });
         all.push(parts.collect());

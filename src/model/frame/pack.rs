@@ -33,7 +33,7 @@ const MAX_WINDOW_LOG: u32 = 23;
 pub(super) const PART_OVERHEAD: usize = 64;
 
 /// A frame as messages carry it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Packed {
     bytes: Vec<u8>,
     /// It unpacks to more than one message may.
@@ -55,35 +55,68 @@ pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -
 }
 
 impl Packed {
-    /// The messages, of at most `limit` bytes each: the whole, or parts.
-    pub fn messages(
-        &self,
-        salt: u64,
-        limit: usize,
-    ) -> impl ExactSizeIterator<Item = Cow<'_, [u8]>> {
+    /// The messages, of at most `limit` bytes each: the whole, or parts, which are made as they are
+    /// asked for.
+    pub fn messages(self, salt: u64, limit: usize) -> Messages {
         let limit = limit.min(MAX_MESSAGE_BYTES);
         let is_whole = !self.is_large && self.bytes.len() <= limit;
         let piece = match is_whole {
             true => self.bytes.len(),
             false => limit.saturating_sub(PART_OVERHEAD),
         };
-        let id = message_id(&self.bytes, salt);
-        let pieces = self.bytes.chunks(piece.max(1));
-        let count = pieces.len() as u32;
-        pieces.enumerate().map(move |(i, bytes)| {
-            let part = Part {
-                id: &id,
-                index: i as u32,
-                count,
-                bytes,
-            };
-            match is_whole {
-                true => Cow::Borrowed(bytes),
-                false => Cow::Owned(part.encode()),
-            }
-        })
+        let piece = piece.max(1);
+        Messages {
+            id: message_id(&self.bytes, salt),
+            count: self.bytes.len().div_ceil(piece) as u32,
+            bytes: self.bytes,
+            is_whole,
+            piece,
+            index: 0,
+        }
     }
 }
+
+/// The messages of one frame that are left.
+#[derive(Debug)]
+pub struct Messages {
+    bytes: Vec<u8>,
+    is_whole: bool,
+    /// Of the frame.
+    id: [u8; 16],
+    /// Bytes of each part but the last.
+    piece: usize,
+    count: u32,
+    /// Of the next part.
+    index: u32,
+}
+
+impl Iterator for Messages {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let index = (self.index < self.count).then_some(self.index)?;
+        self.index += 1;
+        if self.is_whole {
+            return Some(std::mem::take(&mut self.bytes));
+        }
+        let (id, count) = (&self.id, self.count);
+        let bytes = self.bytes.chunks(self.piece).nth(index as usize)?;
+        let part = Part {
+            id,
+            index,
+            count,
+            bytes,
+        };
+        Some(part.encode())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = (self.count - self.index) as usize;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Messages {}
 
 /// The uncompressed bytes of a message, at most [`MAX_MESSAGE_BYTES`].
 pub fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
@@ -205,7 +238,7 @@ mod tests {
     }
 
     /// What a reader makes of the messages.
-    fn read(messages: &[Cow<'_, [u8]>], limit: usize) -> Result<Vec<u8>, FrameError> {
+    fn read(messages: &[Vec<u8>], limit: usize) -> Result<Vec<u8>, FrameError> {
         let mut parts: Option<Parts> = None;
         for (i, message) in messages.iter().enumerate() {
             let raw = unpack(message)?;

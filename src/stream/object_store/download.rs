@@ -5,16 +5,17 @@
 #![allow(deprecated)]
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::super::StreamError;
 use super::super::delivery::{Origin, status};
+use super::super::{QUICK, StreamError};
 use super::{Description, ObjectError, ObjectStore, digest_text, is_id};
 
-/// Chunks asked for at a time: 4 MiB, and so much memory.
+/// Chunks asked for at a time, at the most: 4 MiB, and so much memory. It begins with one, since the
+/// server drops whoever does not take in 10 s all that was asked for.
 const BATCH: u64 = 32;
 /// How long the next chunk may take.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -75,9 +76,9 @@ impl ObjectStore {
             .api(&format!("CONSUMER.CREATE.{stream}"), &body)?
             .map_err(|error| error.refused("read the chunks"))?;
         let consumer = created["name"].as_str().unwrap_or_default().to_string();
-        let (mut left, mut last) = (described.chunks, 0);
+        let (mut left, mut last, mut most) = (described.chunks, 0, 1);
         while left > 0 {
-            let batch = left.min(BATCH);
+            let (batch, began) = (left.min(most), Instant::now());
             let body = json!({ "batch": batch, "expires": SILENCE.as_nanos() as u64 });
             let call = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
             let reply = format!("{}.{consumer}", self.inbox.subject);
@@ -93,6 +94,9 @@ impl ObjectStore {
                 last = sequence;
             }
             left -= batch;
+            if began.elapsed() < QUICK {
+                most = (2 * most).min(BATCH);
+            }
         }
         // Sparing the server minutes of keeping it; whether it arrives does not matter.
         let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");

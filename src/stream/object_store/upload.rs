@@ -4,25 +4,27 @@
 //! whoever does (see `writer`). It ends with the upload, or, stuck, with the connection.
 #![allow(deprecated)]
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest, Sha256};
 
-use super::super::StreamError;
 use super::super::link::Link;
 use super::super::writer::{acknowledgement, start};
+use super::super::{QUICK, StreamError, at_slowest};
 use super::{CHUNK, ObjectStore};
 
-/// Chunks without an acknowledgement: enough for a fast network.
+/// Chunks without an acknowledgement, at the most: enough for a fast network. It begins with one, which a
+/// slow network has in its buffers for seconds.
 const PLAIN_WINDOW: u64 = 8;
 /// Over TLS the crate loses the connection when the socket's send buffer fills.
 const TLS_WINDOW: u64 = 1;
 /// Room in a message for what is not data.
 const OVERHEAD: usize = 1024;
-/// How long the server may take for a chunk: a slower network than 9 KB/s counts as broken.
-const SILENCE: Duration = Duration::from_secs(15);
+/// How long the server may take for a chunk: a slower network counts as broken.
+const SILENCE: Duration = at_slowest(CHUNK);
 
 /// What was sent, for the description.
 pub(super) struct Sent {
@@ -42,7 +44,7 @@ impl ObjectStore {
         let (jobs, todo) = bounded(0);
         let (link, subject) = (self.client.link().clone(), self.chunks_subject(id));
         start("nats-objects", move || feed(&link, &subject, &todo))?;
-        let window = if self.client.is_tls() {
+        let most = if self.client.is_tls() {
             TLS_WINDOW
         } else {
             PLAIN_WINDOW
@@ -54,7 +56,8 @@ impl ObjectStore {
             hash: Sha256::new(),
         };
         let first = self.token + 1;
-        let mut acknowledged = 0;
+        let (mut acknowledged, mut window) = (0, 1);
+        let mut under_way = VecDeque::new();
         loop {
             let data = read_chunk(from, room)
                 .map_err(|error| StreamError::Refused(format!("read the object: {error}")))?;
@@ -66,10 +69,15 @@ impl ObjectStore {
             sent.chunks += 1;
             self.token += 1;
             let reply = format!("{}.{}", self.inbox.subject, self.token);
+            under_way.push_back(Instant::now());
             self.hand_over(&jobs, Chunk { reply, data })?;
             while sent.chunks - acknowledged >= window {
                 self.await_ack(first)?;
                 acknowledged += 1;
+                let began = under_way.pop_front();
+                if began.is_some_and(|began| began.elapsed() < QUICK) {
+                    window = most.min(window + 1);
+                }
             }
         }
         while acknowledged < sent.chunks {
