@@ -169,8 +169,10 @@ impl JetStreamReader {
 
     /// The next message is larger than the pull: for it alone.
     fn pull_large(&mut self) -> Result<(), StreamError> {
-        // Must have room for the largest message, or it would never come.
-        self.pull_up_to(1, PULL_BYTES.max(self.client.max_payload() + OVERHEAD))
+        // Must have room for the largest message, or it would never come: also one from when the server
+        // took larger ones.
+        let largest = self.client.max_payload().max(MAX_MESSAGE_BYTES);
+        self.pull_up_to(1, largest + OVERHEAD)
     }
 
     fn pull_up_to(&mut self, batch: usize, bytes: usize) -> Result<(), StreamError> {

@@ -47,6 +47,24 @@ fn messages_arrive_in_order_and_once_per_id() {
     assert_eq!(reader.message_id(1001).unwrap(), None);
 }
 
+/// Its reader would stop there for ever.
+#[test]
+fn a_message_from_when_the_server_took_larger_ones_arrives() {
+    let mut node = Node::with_config("max_payload: 8MB");
+    ensure(&node.client(), &streams());
+    let mut writer = node.writer(&streams());
+    writer.send(1, "large", &vec![7; 6 << 20], 1).unwrap();
+    writer.flush();
+    let ack = writer.acks().recv_timeout(PATIENCE).unwrap();
+    assert_eq!(ack.result, Ok(1));
+    let config = node.options.user_config.clone().unwrap();
+    std::fs::write(config, "max_payload: 1MB").unwrap();
+    node.kill();
+    node.start_again();
+    let mut reader = node.reader(&streams());
+    assert_eq!(read(&mut reader, 1, 1)[0].data.len(), 6 << 20);
+}
+
 #[test]
 fn large_messages_pass_and_too_large_ones_are_refused() {
     let node = Node::start();
