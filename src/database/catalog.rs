@@ -14,7 +14,7 @@ use crate::apply::Place;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{self, LeftAlone, quote};
 use crate::database::table::Table;
-use crate::database::{Compare, Database, DatabaseError, Result};
+use crate::database::{Compare, Database, DatabaseError, Result, values};
 use crate::mutation::{self, Mutation};
 
 mod left_out;
@@ -196,7 +196,8 @@ impl Database {
             "SELECT lower(name), sql FROM sqlite_schema
              WHERE type = 'trigger' AND name GLOB '__harmonylite__*'",
         )?;
-        let all = statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        // A column may have been given a name that is not UTF-8.
+        let all = statement.query_map([], |r| Ok((r.get(0)?, values::lossy(r, 1)?)))?;
         Ok(all.collect::<rusqlite::Result<_>>()?)
     }
 

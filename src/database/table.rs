@@ -90,11 +90,16 @@ impl Shape {
         is_late && self.defaults.get(column) == Some(&exactly(value))
     }
 
-    /// Columns that have another name than in `known`, old and new: ALTER TABLE leaves them in place.
-    pub fn renamed_since(&self, known: &Shape) -> Vec<(String, String)> {
-        let pairs = known.columns.iter().zip(&self.columns);
-        let names = pairs.map(|((old, _), (new, _))| (old.clone(), new.clone()));
-        let is_renamed = |(old, new): &(String, String)| !self.has(old) && !known.has(new);
+    /// Columns that have another name than in `known`, old and new. `listed` is what the columns of
+    /// `known` are called by now or were when they were dropped. A name that two of them have had one
+    /// after the other is nobody's.
+    pub fn renamed_since(&self, known: &Shape, listed: &[String]) -> Vec<(String, String)> {
+        let pairs = known.columns.iter().zip(listed);
+        let names = pairs.map(|((old, _), new)| (old.clone(), new.clone()));
+        let is_renamed = |(old, new): &(String, String)| {
+            let is_one = || listed.iter().filter(|l| *l == new).count() == 1;
+            !self.has(old) && self.has(new) && !known.has(new) && is_one()
+        };
         names.filter(is_renamed).collect()
     }
 

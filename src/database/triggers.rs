@@ -3,7 +3,12 @@
 //! They append one small row per change to the raw log: table, kind, time, key. Values are read
 //! later, by capture, as the rows then are. Nothing here calls a function that SQLite does not
 //! allow in triggers with `trusted_schema = OFF`.
+//!
+//! One more never fires: it lists the columns. ALTER TABLE RENAME COLUMN puts the new name into that
+//! list and DROP COLUMN leaves it alone, so it tells a column that was renamed from one that came after
+//! another had gone.
 
+use crate::database::Missing;
 use crate::database::schema::{Affinity, Column, PREFIX, Schema, UniqueIndex, quote};
 use crate::database::sql_text;
 use crate::model::text::sql_literal;
@@ -42,6 +47,12 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
             },
         ),
         log.trigger("delete", "AFTER DELETE", "", &[log.append("OLD")]),
+        log.trigger(
+            "columns",
+            &format!("AFTER UPDATE OF {}", stored_columns(schema)),
+            " WHEN 0",
+            &["SELECT 1".to_owned()],
+        ),
     ];
     if !schema.unique.is_empty() {
         let inserts: Vec<String> = schema
@@ -80,9 +91,42 @@ pub fn trials(schema: &Schema) -> Vec<String> {
     schema.unique.iter().map(trial).collect()
 }
 
-/// Whether a trigger, by its name, notes what a REPLACE may evict and not what is written.
-pub fn is_of_evictions(name: &str) -> bool {
-    ["_before", "_rowid"].iter().any(|end| name.ends_with(end))
+/// What was not noted while a trigger with this name was not in place.
+pub fn missing_without(name: &str) -> Missing {
+    let ends = |with: &[&str]| with.iter().any(|end| name.ends_with(end));
+    if ends(&["_columns"]) {
+        Missing::None
+    } else if ends(&["_before", "_rowid"]) {
+        Missing::OfEvictions
+    } else {
+        Missing::OfWrites
+    }
+}
+
+/// Name of the trigger that lists the columns of the table.
+pub fn list_name(table: &str) -> String {
+    format!("{PREFIX}{table}_columns")
+}
+
+/// The columns in the text of that trigger, in lower case.
+pub fn listed(text: &str) -> Vec<String> {
+    let after_name = sql_text::after_trigger_name(text).unwrap_or_default();
+    let mut words = sql_text::words(after_name).into_iter();
+    let mut columns = Vec::new();
+    // AFTER UPDATE OF, then a comma before every further one.
+    let mut before = words.nth(2);
+    while before.is_some_and(|word| columns.is_empty() || word == ",") {
+        columns.extend(words.next());
+        before = words.next();
+    }
+    columns
+}
+
+fn stored_columns(schema: &Schema) -> String {
+    let rowid = usize::from(schema.rowid.is_some());
+    let columns = schema.columns.iter().skip(rowid);
+    let columns: Vec<String> = columns.map(|c| quote(&c.name)).collect();
+    columns.join(", ")
 }
 
 /// An UPDATE that names no column of a UNIQUE index cannot evict. In the table's order, which a renamed
@@ -304,6 +348,27 @@ mod tests {
 
     use super::*;
     use crate::database::schema::read;
+
+    #[test]
+    fn listed_columns_are_read_whatever_they_are_called() {
+        let conn = Connection::open_in_memory().unwrap();
+        for table in [
+            "CREATE TABLE \"of\"(\"on\" INTEGER PRIMARY KEY, [,] , \"a\"\"b\" UNIQUE, g AS (1), \"\", É)",
+            "CREATE TABLE [update of]([c d], \"when\", `e`)",
+        ] {
+            conn.execute_batch(table).unwrap();
+        }
+        for schema in read(&conn, &|_| true, true).unwrap().0 {
+            let name = list_name(&schema.name);
+            let mut all = wanted(1, &schema).into_iter();
+            let (_, text) = all.find(|(n, _)| *n == name).unwrap();
+            conn.execute_batch(&text).unwrap();
+            let columns = schema.columns.iter().map(|c| c.lower.clone());
+            let stored: Vec<String> = columns.skip(usize::from(schema.rowid.is_some())).collect();
+            assert_eq!(listed(&text), stored);
+        }
+        assert_eq!(listed("CREATE TRIGGER t"), [""; 0]);
+    }
 
     #[test]
     fn a_condition_that_does_not_hold_here_is_found_before_a_write() {

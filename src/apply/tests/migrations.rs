@@ -61,6 +61,88 @@ fn a_column_is_dropped() {
     migrate_one_by_one(schema, insert, by_rebuild);
 }
 
+/// The new one comes where the old one was; with a DEFAULT of its own, and until it is known elsewhere,
+/// as before.
+#[test]
+fn a_column_in_the_place_of_a_dropped_one_is_not_that_one_renamed() {
+    let migration =
+        "ALTER TABLE t DROP COLUMN w; ALTER TABLE t ADD COLUMN active INTEGER NOT NULL DEFAULT 1";
+    for (migration, v) in [
+        (migration.to_owned(), "v"),
+        (format!("BEGIN; {migration}; COMMIT"), "v"),
+        (
+            format!("BEGIN; ALTER TABLE t RENAME COLUMN v TO x; {migration}; COMMIT"),
+            "x",
+        ),
+        (
+            format!("{migration}; ALTER TABLE t RENAME TO u; ALTER TABLE u RENAME TO t"),
+            "v",
+        ),
+    ] {
+        let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, w)");
+        n[0].run("INSERT INTO t VALUES (1, 'a', 'b')");
+        converge(&mut n);
+        n[0].run(&migration);
+        n[0].capture();
+        n[0].run("UPDATE t SET active = 0");
+        exchange(&mut n);
+        n[1].clock.advance(HOUR);
+        n[1].run("UPDATE t SET v = 'later'");
+        exchange(&mut n);
+        n[1].run(&migration);
+        converge(&mut n);
+        let rows = n[0].rows(&format!("SELECT {v}, active FROM t"));
+        assert_eq!(rows, "t'later' i0", "{migration}");
+    }
+}
+
+/// The same in a table that has another name since, and in one without a key.
+#[test]
+fn a_column_in_the_place_of_a_dropped_one_in_a_table_that_is_renamed() {
+    let migration = "BEGIN; ALTER TABLE t DROP COLUMN w; ALTER TABLE t RENAME TO u;
+        ALTER TABLE u ADD COLUMN active INTEGER NOT NULL DEFAULT 1; COMMIT";
+    for key in ["id INTEGER PRIMARY KEY", "id"] {
+        let mut n = cluster(2, &format!("CREATE TABLE t({key}, v, w)"));
+        n[0].run("INSERT INTO t VALUES (1, 'a', 'b')");
+        converge(&mut n);
+        n[0].run(migration);
+        n[0].capture();
+        n[0].run("UPDATE u SET active = 0");
+        exchange(&mut n);
+        n[1].clock.advance(HOUR);
+        n[1].run("UPDATE t SET v = 'later'");
+        exchange(&mut n);
+        n[1].run(migration);
+        converge(&mut n);
+        assert_eq!(n[0].rows("SELECT v, active FROM u"), "t'later' i0");
+    }
+}
+
+/// Names that go round are no new columns, whatever was done to the table before.
+#[test]
+fn two_columns_swap_their_names() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c DEFAULT 5)",
+    );
+    n[0].run("INSERT INTO t(id, a, b) VALUES (1, 'x', 'y')");
+    converge(&mut n);
+    let swap = "ALTER TABLE t RENAME COLUMN a TO tmp; ALTER TABLE t RENAME COLUMN b TO a;
+        ALTER TABLE t RENAME COLUMN tmp TO b";
+    for node in &mut n {
+        node.run(swap);
+        node.capture();
+    }
+    n[0].clock.advance(HOUR);
+    n[0].run("UPDATE t SET a = 'y again'");
+    converge(&mut n);
+    n.iter()
+        .for_each(|node| node.run("ALTER TABLE t RENAME COLUMN a TO d"));
+    n[0].run("UPDATE t SET d = 'z'");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT d, b, c FROM t"), "t'z' t'x' i5");
+}
+
 #[test]
 fn the_key_is_of_another_type() {
     let by_rebuild = "BEGIN; CREATE TABLE new(id TEXT PRIMARY KEY, v);

@@ -55,6 +55,53 @@ fn a_displaced_row_keeps_what_it_has_in_a_column_that_is_renamed() {
     }
 }
 
+#[test]
+fn a_displaced_row_has_nothing_in_a_column_that_came_after_another_had_gone() {
+    let migration = "ALTER TABLE t DROP COLUMN v; ALTER TABLE t ADD COLUMN k";
+    for migration in [migration.to_owned(), format!("BEGIN; {migration}; COMMIT")] {
+        let mut n = one_is_displaced("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)");
+        migrate(&mut n, &migration);
+        let row = comes_back(&mut n, "UPDATE t SET a = 'other'", "k IS NULL");
+        assert_eq!(row, "i1", "{migration}");
+    }
+}
+
+/// Several at once, under either way of ALTER TABLE, in tables of every kind.
+#[test]
+fn a_displaced_row_keeps_what_it_has_whatever_else_is_renamed_dropped_and_added() {
+    for schema in [
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, \"q\"\"d\", a UNIQUE, v, g AS (a || v))",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, \"q\"\"d\", a, v, UNIQUE(a)) WITHOUT ROWID",
+    ] {
+        let migration = "BEGIN; ALTER TABLE t RENAME COLUMN v TO \"the v\";
+            ALTER TABLE t DROP COLUMN \"q\"\"d\"; ALTER TABLE t ADD COLUMN x DEFAULT 7;
+            ALTER TABLE t RENAME COLUMN id TO \"on\"; ALTER TABLE t RENAME COLUMN x TO y; COMMIT";
+        for legacy in ["OFF", "ON"] {
+            let mut n = one_is_displaced(schema);
+            migrate(
+                &mut n,
+                &format!("PRAGMA legacy_alter_table = {legacy}; {migration}"),
+            );
+            let columns = "\"on\", a, \"the v\", y";
+            let row = comes_back(&mut n, "UPDATE t SET a = 'other'", columns);
+            assert_eq!(row, "i1 t'same' t'first' i7", "{schema}");
+        }
+    }
+}
+
+/// As an earlier HarmonyLite left it: columns go by their places, and are listed from then on.
+#[test]
+fn a_column_is_renamed_while_no_trigger_lists_it() {
+    let mut n = one_is_displaced("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)");
+    migrate(
+        &mut n,
+        "DROP TRIGGER __harmonylite__t_columns; ALTER TABLE t RENAME COLUMN v TO k",
+    );
+    migrate(&mut n, "ALTER TABLE t RENAME COLUMN k TO w");
+    let row = comes_back(&mut n, "UPDATE t SET a = 'other'", "*");
+    assert_eq!(row, "i1 t'same' t'first'");
+}
+
 /// With other changes of the schema at once, and told to a node that did not hear of the row before.
 #[test]
 fn a_displaced_row_is_told_under_the_new_name() {

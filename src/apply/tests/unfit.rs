@@ -113,3 +113,30 @@ fn what_is_not_utf_8_in_the_schema_leaves_that_table_alone() {
     assert_eq!(n[0].rows("SELECT id FROM t"), "i1\ni2");
     assert_eq!(n[1].rows("SELECT count(*) FROM d"), "i0");
 }
+
+/// The triggers that name the column have that name as well; and it may be gone by the next look.
+#[test]
+fn a_column_that_is_renamed_to_what_is_not_utf_8_leaves_its_table_alone() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE c(id INTEGER PRIMARY KEY, _X);
+         CREATE TABLE d(id INTEGER PRIMARY KEY, _X, v)",
+    );
+    n[0].run("INSERT INTO t VALUES (1, 'a')");
+    converge(&mut n);
+    for node in &mut n {
+        node.run(
+            "PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = CAST(replace(CAST(sql AS BLOB), x'5f58', x'e9') AS TEXT)
+             WHERE type = 'trigger' OR name = 'c'; PRAGMA writable_schema = RESET;
+             ALTER TABLE d DROP COLUMN _X; ALTER TABLE d ADD COLUMN w",
+        );
+    }
+    n[0].run("UPDATE t SET v = 'b'; INSERT INTO c VALUES (1, 'left alone')");
+    n[0].run("INSERT INTO d VALUES (1, 'v', 'w')");
+    exchange(&mut n);
+    n[1].restart();
+    exchange(&mut n);
+    assert_eq!(n[1].rows("SELECT v, (SELECT w FROM d) FROM t"), "t'b' t'w'");
+    assert_eq!(n[1].rows("SELECT count(*) FROM c"), "i0");
+}

@@ -12,7 +12,8 @@ use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::sql_text;
 use crate::database::table::{Shape, Table, create_versions, versions_table};
-use crate::database::{Cause, Compare, Database, DatabaseError, Missing, Result, triggers};
+use crate::database::{Cause, Compare, Database, DatabaseError, Missing, Result, triggers, values};
+use crate::model::frame::ROWID;
 use crate::model::key::is_known_collation;
 
 /// What is known of a table before its triggers are looked at.
@@ -66,9 +67,14 @@ impl Database {
                 schema.name
             );
         }
-        let is_renamed = self.take_over_renamed(&schema)?;
+        let old_name = self.take_over_renamed(&schema)?;
+        let is_renamed = old_name.is_some();
         let is_watched = is_renamed || triggers.contains_key(&format!("{PREFIX}{name}_insert"));
-        let number = self.table_number(&mut schema, is_watched)?;
+        let listed = match is_watched {
+            true => self.listed_columns(&schema, old_name.as_ref().unwrap_or(&schema.name))?,
+            false => Vec::new(), // the table is another one
+        };
+        let number = self.table_number(&mut schema, &listed)?;
         let (id, mut compare) = (number.id, number.compare);
         for k in self.catalog.log_keys + 1..=schema.key_len() {
             self.conn
@@ -92,16 +98,16 @@ impl Database {
     }
 
     /// If the table had another name until now, what is known of it goes along: its versions, by number
-    /// its marks, displaced rows and what the raw log has, and what is held of it. True if so.
-    fn take_over_renamed(&self, schema: &Schema) -> Result<bool> {
+    /// its marks, displaced rows and what the raw log has, and what is held of it. That name, if so.
+    fn take_over_renamed(&self, schema: &Schema) -> Result<Option<String>> {
         let number = "SELECT 1 FROM __harmonylite___tables WHERE name = ?1";
         let is_known = |name: &str| self.conn.prepare_cached(number)?.exists([name]);
         let Some(old) = self.name_before(&schema.name)? else {
-            return Ok(false);
+            return Ok(None);
         };
         let versions = [&old, &schema.name].map(|name| versions_table(name));
         if is_known(&schema.name)? || !is_known(&old)? || self.has_table(&old)? {
-            return Ok(false); // or a table has the old name
+            return Ok(None); // or a table has the old name
         }
         self.conn.execute_batch(&format!(
             "DROP TABLE IF EXISTS {1}; ALTER TABLE {0} RENAME TO {1}",
@@ -115,7 +121,27 @@ impl Database {
             "UPDATE OR IGNORE __harmonylite___held SET table_name = ?2 WHERE table_name = ?1",
             [&old, &schema.name].map(|name| name.to_ascii_lowercase()),
         )?;
-        Ok(true)
+        Ok(Some(old))
+    }
+
+    /// What the columns that were known of a table under the name given are called by now. If no trigger
+    /// lists them, as an earlier HarmonyLite had none: ALTER TABLE RENAME leaves a column in its place.
+    fn listed_columns(&self, schema: &Schema, name: &str) -> Result<Vec<String>> {
+        let text: Option<String> = self
+            .conn
+            .prepare_cached(
+                "SELECT sql FROM sqlite_schema WHERE type = 'trigger'
+                 AND tbl_name = ?1 COLLATE NOCASE AND name = ?2 COLLATE NOCASE",
+            )?
+            .query_row([&schema.name, &triggers::list_name(name)], |r| {
+                values::lossy(r, 0)
+            })
+            .optional()?;
+        let rowid = schema.rowid.is_some().then(|| ROWID.to_owned());
+        Ok(match text {
+            Some(text) => rowid.into_iter().chain(triggers::listed(&text)).collect(),
+            None => schema.columns.iter().map(|c| c.lower.clone()).collect(),
+        })
     }
 
     /// The name by which the table has triggers of ours, if that is not its own.
@@ -136,8 +162,8 @@ impl Database {
     }
 
     /// Finds or makes the table's number and versions table. Where triggers of ours are on it, it is the
-    /// one that was known, if any.
-    fn table_number(&mut self, schema: &mut Schema, is_watched: bool) -> Result<Numbered> {
+    /// one that was known, if any, and its columns are those that are `listed`.
+    fn table_number(&mut self, schema: &mut Schema, listed: &[String]) -> Result<Numbered> {
         let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
             .conn
             .prepare_cached(
@@ -152,7 +178,7 @@ impl Database {
                 && self.has_table(&format!("{PREFIX}{}_versions", schema.name))?
             {
                 let compare = compare.map(|bytes| from_cbor(&bytes)).transpose()?;
-                return self.known_number(id, schema, &known, compare, is_watched);
+                return self.known_number(id, schema, &known, compare, listed);
             }
             log::warn!(
                 "the key of table {} is another one, or its versions are gone: they begin anew",
@@ -174,7 +200,7 @@ impl Database {
         schema: &mut Schema,
         known: &Shape,
         compare: Option<Compare>,
-        is_watched: bool,
+        listed: &[String],
     ) -> Result<Numbered> {
         // A column that was not here before has no version in rows learnt until now.
         let at = self.reservation.peek_number();
@@ -184,10 +210,7 @@ impl Database {
         };
         let born: Vec<i64> = schema.columns.iter().map(|c| born_of(&c.lower)).collect();
         let mut shape = Shape::of(schema, &born);
-        let renamed = match is_watched {
-            true => shape.renamed_since(known),
-            false => Vec::new(), // the table is another one
-        };
+        let renamed = shape.renamed_since(known, listed);
         shape.keep_known(known, &renamed, &mut schema.columns)?;
         if shape != *known {
             self.store_shape(id, &shape)?;
@@ -273,10 +296,7 @@ impl Database {
                 None => {}
             }
             self.conn.execute_batch(&text)?;
-            missing = missing.max(match triggers::is_of_evictions(&name) {
-                true => Missing::OfEvictions,
-                false => Missing::OfWrites,
-            });
+            missing = missing.max(triggers::missing_without(&name));
         }
         Ok(missing)
     }
