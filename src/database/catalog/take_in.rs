@@ -70,11 +70,8 @@ impl Database {
         let old_name = self.take_over_renamed(&schema)?;
         let is_renamed = old_name.is_some();
         let is_watched = is_renamed || triggers.contains_key(&format!("{PREFIX}{name}_insert"));
-        let listed = match is_watched {
-            true => self.listed_columns(&schema, old_name.as_ref().unwrap_or(&schema.name))?,
-            false => Vec::new(), // the table is another one
-        };
-        let number = self.table_number(&mut schema, &listed)?;
+        let watched_as = is_watched.then(|| old_name.unwrap_or_else(|| schema.name.clone()));
+        let number = self.table_number(&mut schema, watched_as.as_deref())?;
         let (id, mut compare) = (number.id, number.compare);
         for k in self.catalog.log_keys + 1..=schema.key_len() {
             self.conn
@@ -161,9 +158,9 @@ impl Database {
             .map(str::to_owned))
     }
 
-    /// Finds or makes the table's number and versions table. Where triggers of ours are on it, it is the
-    /// one that was known, if any, and its columns are those that are `listed`.
-    fn table_number(&mut self, schema: &mut Schema, listed: &[String]) -> Result<Numbered> {
+    /// Finds or makes the table's number and versions table. Where triggers of ours are on it, which go
+    /// by the name that it is `watched_as`, it is the one that was known, if any.
+    fn table_number(&mut self, schema: &mut Schema, watched_as: Option<&str>) -> Result<Numbered> {
         let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
             .conn
             .prepare_cached(
@@ -178,7 +175,7 @@ impl Database {
                 && self.has_table(&format!("{PREFIX}{}_versions", schema.name))?
             {
                 let compare = compare.map(|bytes| from_cbor(&bytes)).transpose()?;
-                return self.known_number(id, schema, &known, compare, listed);
+                return self.known_number(id, schema, &known, compare, watched_as);
             }
             log::warn!(
                 "the key of table {} is another one, or its versions are gone: they begin anew",
@@ -200,7 +197,7 @@ impl Database {
         schema: &mut Schema,
         known: &Shape,
         compare: Option<Compare>,
-        listed: &[String],
+        watched_as: Option<&str>,
     ) -> Result<Numbered> {
         // A column that was not here before has no version in rows learnt until now.
         let at = self.reservation.peek_number();
@@ -210,7 +207,12 @@ impl Database {
         };
         let born: Vec<i64> = schema.columns.iter().map(|c| born_of(&c.lower)).collect();
         let mut shape = Shape::of(schema, &born);
-        let renamed = shape.renamed_since(known, listed);
+        let renamed = match watched_as {
+            Some(name) if shape.columns != known.columns => {
+                shape.renamed_since(known, &self.listed_columns(schema, name)?)
+            }
+            _ => Vec::new(), // they are the same, or the table is another one
+        };
         shape.keep_known(known, &renamed, &mut schema.columns)?;
         if shape != *known {
             self.store_shape(id, &shape)?;
