@@ -35,6 +35,7 @@ step "Format and lints"
 cargo fmt --check
 cargo check --quiet # the tests' dependencies have features that users' builds lack
 cargo clippy --quiet --all-targets -- -D warnings
+cargo clippy --quiet --test sim --features mutations -- -D warnings # minutes to run: scripts/sim.sh --mutations
 shellcheck scripts/*.sh examples/*.sh .ci/run
 
 step "All tests, with the newest nats-server"
@@ -46,10 +47,6 @@ sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 2
 # Bits of seeds whose brokers lose all while databases are put back: far apart, if one counts on.
 SIM_BITS=16400 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 0.5
-
-step "The simulation can fail"
-SIM_MISTAKES=NoVersionCompare,MaybeIsReal,MarksClearedOnSend,AckMovesPosition,NoLookUp,NoSettleOnCapture,MessageIdReused \
-  scripts/sim.sh --mutations
 
 step "The integration tests, with Debian's nats-server"
 HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it

@@ -13,6 +13,7 @@ use crate::plan::{Plan, Table};
 /// Per column of the plan: the value; none where the node has no such column.
 pub type Row = Vec<Option<OwnedValue>>;
 
+#[derive(Clone)]
 pub struct Write {
     pub version: Version,
     /// None: deleted.

@@ -265,20 +265,27 @@ pub fn captured(
                 ));
             }
             require_later(node, plan, model, &(table, key.clone()), stored.version)?;
-            // What a rebuild put into a column that is new, and what was written there before it is
-            // looked at, cannot be told apart.
-            let is_compared = node.shadow.contested.contains(&table);
-            let row = match row {
-                Some(row) if is_compared => Some(own_values(&plan.tables[table], row, stored)),
-                row => row.clone(),
-            };
-            let write = Write {
+            let mut write = Write {
                 version: stored.version,
-                row,
+                row: row.clone(),
                 writer: node.place,
                 certain: true,
             };
             require_same_again(node, plan, model, &(table, key.clone()), &write)?;
+            // What a rebuild put into a column that is new, and what was written there before it is
+            // looked at, cannot be told apart: that may count, the rest does.
+            let own = row
+                .as_ref()
+                .filter(|_| node.shadow.contested.contains(&table));
+            let own = own.map(|row| own_values(&plan.tables[table], row, stored));
+            if own.is_some() && own != *row {
+                let all = Write {
+                    certain: false,
+                    ..write.clone()
+                };
+                model.record(table, key, all);
+                write.row = own;
+            }
             model.record(table, key, write);
         }
         let mut rows = None;
