@@ -115,7 +115,9 @@ impl Database {
         self.doubt_old(message.time_ms);
         match &message.content {
             Content::Own => Ok(0),
-            Content::Frame(Frame::Part(part)) => self.take_part(stream, message.seq, part, frames),
+            Content::Frame(Frame::Part(part)) => {
+                self.take_part(stream, (message.seq, message.time_ms), part, frames)
+            }
             Content::Frame(rows) => self.apply_frame(stream, message.seq, rows, frames),
             Content::Bad { reason, data } => {
                 self.quarantine(stream, message.seq, reason, data)?;

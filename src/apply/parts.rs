@@ -6,6 +6,11 @@ use crate::capture::Frames;
 use crate::database::{Database, Result};
 use crate::model::frame::{Frame, FrameError, MAX_FRAME_BYTES, Part, Parts};
 
+/// A part whose others never came goes when a part that the broker got so much later comes: its sender
+/// sent all of it again, as others. By the broker's time, since between two parts the clock here may be
+/// set, or this node be away for months.
+const KEEP_MS: i64 = 30 * 24 * 3600 * 1000;
+
 /// Parts of one row: a broker that takes messages of 4 KiB comes to that with the largest row.
 const MAX_PARTS: u32 = 1 << 16;
 
@@ -17,7 +22,7 @@ impl Database {
     pub(super) fn take_part(
         &mut self,
         stream: &str,
-        seq: u64,
+        (seq, time_ms): (u64, i64),
         part: &Part<'_>,
         frames: &mut Frames,
     ) -> Result<usize> {
@@ -31,13 +36,22 @@ impl Database {
             )?;
             return Ok(0);
         }
-        let now_ms = self.clock.now_ms();
+        let old = "DELETE FROM __harmonylite___parts WHERE at_ms < ?1 AND id <> ?2";
+        let old = self
+            .conn
+            .prepare_cached(old)?
+            .execute(params![time_ms - KEEP_MS, part.id])?;
+        if old > 0 {
+            self.parts_bytes = None;
+        }
         self.conn
             .prepare_cached(
                 "REPLACE INTO __harmonylite___parts(id, part, count, at_ms, bytes)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![part.id, part.index, part.count, now_ms, part.bytes])?;
+            .execute(params![
+                part.id, part.index, part.count, time_ms, part.bytes
+            ])?;
         self.make_room_for_parts(stream, seq, part)?;
         let here: u32 = self
             .conn
@@ -65,8 +79,7 @@ impl Database {
     }
 
     /// The oldest rows of which parts are missing go when all of them take too much: their sender
-    /// went away for good, or means ill. Not by their age: between two parts the clock may be set, or
-    /// this node be away for months.
+    /// went away for good, or means ill.
     fn make_room_for_parts(&mut self, stream: &str, seq: u64, part: &Part<'_>) -> Result<()> {
         let added = part.bytes.len() as u64 + PART_ON_DISK;
         let known = self.parts_bytes.map(|bytes| bytes + added);

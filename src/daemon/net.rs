@@ -156,10 +156,10 @@ fn supervise(
                     if cause.is_some() {
                         broker.set_client(None);
                     }
-                    server.stop(&stopped);
+                    let hurried = server.stop(&stopped);
                     match cause {
-                        Some(cause) => cause,
-                        None => return Ok(()),
+                        Some(cause) if !hurried => cause,
+                        _ => return Ok(()),
                     }
                 }
                 Err(ServerError::Stopped) => return Ok(()),

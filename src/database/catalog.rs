@@ -14,7 +14,7 @@ use crate::apply::Place;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{self, LeftAlone, quote};
 use crate::database::table::Table;
-use crate::database::{Compare, Database, DatabaseError, Result, values};
+use crate::database::{Compare, Database, DatabaseError, Result, sql_text, values};
 use crate::mutation::{self, Mutation};
 
 mod left_out;
@@ -43,6 +43,7 @@ pub struct Catalog {
     pub to_settle: BTreeMap<i64, Vec<Vec<u8>>>,
     /// Tables (by id) whose displaced rows are all to be looked at anew, then.
     pub resettle: BTreeSet<i64>,
+    kept_from_firing: HashSet<String>,
     left_alone: Vec<LeftAlone>,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
@@ -78,6 +79,7 @@ impl Database {
             log_keys: self.log_keys()?,
             ..Catalog::default()
         };
+        self.catalog.kept_from_firing = self.kept_from_firing()?;
         let mut triggers = self.installed_triggers()?;
         for schema in schemas {
             match self.is_usable(&schema) {
@@ -188,6 +190,30 @@ impl Database {
             |r| r.get(0),
         )?;
         Ok(count.saturating_sub(4))
+    }
+
+    /// Tables (lower case) where a trigger of the application fires before ours and may keep them from it by
+    /// RAISE(IGNORE): SQLite begins with the newest (its sources, trigger.c), and leaves out those that
+    /// come after (<https://www.sqlite.org/lang_createtrigger.html#the_raise_function>).
+    fn kept_from_firing(&self) -> Result<HashSet<String>> {
+        let mut statement = self.conn.prepare(
+            "SELECT lower(tbl_name), name GLOB '__harmonylite__*', sql FROM sqlite_schema
+             WHERE type = 'trigger' ORDER BY rowid",
+        )?;
+        let (mut watched, mut found) = (HashSet::new(), HashSet::new());
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let table = values::lossy(row, 0)?;
+            if row.get(1)? {
+                watched.insert(table);
+            } else if watched.contains(&table) {
+                let words = sql_text::words(&values::lossy(row, 2)?);
+                if words.windows(3).any(|w| w == ["raise", "(", "ignore"]) {
+                    found.insert(table);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Name in lower case -> SQL text.

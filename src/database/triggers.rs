@@ -259,6 +259,11 @@ impl Log<'_> {
         let not_blobs = not_blobs.map(|c| format!("typeof({}) <> 'blob'", plain(c)));
         let not_blobs: Vec<String> = not_blobs.chain(conditions.iter().cloned()).collect();
         let mut ways = vec![of_row(&plain, &conditions)];
+        // What takes the place of a NULL has no collation, which a condition may go by.
+        let given = |column: &String| format!("NEW.{}", quote(column));
+        if named.iter().any(|c| plain(c) != given(c)) {
+            ways.push(of_row(&given, &conditions));
+        }
         if not_blobs.len() > conditions.len() {
             ways.push(of_row(&cast, &not_blobs));
         }

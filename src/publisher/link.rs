@@ -109,8 +109,10 @@ impl Link {
     pub fn deadline(&self) -> Option<Instant> {
         // A window that has grown says how fast the connection was.
         let faster = (self.window_bytes / FIRST_WINDOW).max(1);
-        let wait = ACK_WAIT + at_slowest(self.in_flight_bytes / faster);
-        (!self.messages.is_empty()).then(|| self.oldest_since + wait)
+        let (_, oldest) = self.messages.first_key_value()?;
+        // All that was sent before the oldest is there; what was sent since waits for it, not it for that.
+        let before = self.in_flight_bytes.min(FIRST_WINDOW.max(oldest.bytes));
+        Some(self.oldest_since + ACK_WAIT + at_slowest(before / faster))
     }
 
     /// Sends one frame, in parts if it is too large for one message. To be called if there is room.
@@ -122,7 +124,8 @@ impl Link {
         now: Instant,
     ) -> Result<(), StreamError> {
         debug_assert!(self.rest.is_none());
-        let messages = packed.messages(sending.salt, self.writer.max_message_bytes());
+        let most = self.writer.max_message_bytes(packed.len());
+        let messages = packed.messages(sending.salt, most);
         let frame = self.next;
         self.frames.insert(frame, (sending.at, messages.len()));
         self.rest = Some(Rest {

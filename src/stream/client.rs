@@ -181,14 +181,15 @@ impl Client {
             .map_err(|error| self.failed(format_args!("publish to {subject}"), &error))
     }
 
-    /// Publishes and waits for the one reply. A status reply such as 503 is a reply, and so is what a
-    /// consumer delivers, which bears the subject it was published to.
+    /// Publishes and waits for the one reply. A status reply such as 503 is a reply, and so is what
+    /// `consumer`, if it is asked, delivers: that bears the subject it was published to.
     pub fn request_message(
         &self,
         subject: &str,
         headers: &[(&str, &str)],
         data: &[u8],
         timeout: Duration,
+        consumer: Option<&str>,
     ) -> Result<nats::Message, StreamError> {
         self.next_request.set(self.next_request.get() + 1);
         let reply = format!("{}.{}", self.replies.subject, self.next_request.get());
@@ -197,7 +198,10 @@ impl Client {
         loop {
             select! {
                 recv(self.replies.messages) -> message => match message {
-                    Ok(message) if message.subject == reply || delivery::is_delivered(&message) => {
+                    Ok(message)
+                        if message.subject == reply
+                            || consumer.is_some_and(|c| delivery::is_of(c, &message)) =>
+                    {
                         return Ok(message);
                     }
                     Ok(_) => {} // the answer to an earlier request, after its deadline
@@ -220,7 +224,7 @@ impl Client {
         data: &[u8],
         timeout: Duration,
     ) -> Result<Result<Value, ApiError>, StreamError> {
-        let message = self.request_message(subject, headers, data, timeout)?;
+        let message = self.request_message(subject, headers, data, timeout, None)?;
         if let Some((code, text)) = status(&message) {
             let address = self.address();
             let description = match code {

@@ -16,9 +16,10 @@ pub(super) fn status(message: &nats::Message) -> Option<(u16, String)> {
     ))
 }
 
-/// Whether it comes out of a stream.
-pub(super) fn is_delivered(message: &nats::Message) -> bool {
-    message.reply.as_deref().and_then(Origin::parse).is_some()
+/// Whether that consumer delivers it.
+pub(super) fn is_of(consumer: &str, message: &nats::Message) -> bool {
+    let origin = message.reply.as_deref().and_then(Origin::parse);
+    origin.is_some_and(|o| o.consumer == consumer)
 }
 
 /// `Nats-Msg-Id` of a message as a consumer delivers it.

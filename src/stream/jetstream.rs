@@ -240,7 +240,8 @@ fn id_without_body(
     };
     let name = created["name"].as_str().unwrap_or_default();
     let call = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}");
-    let next = client.request_message(&call, &[], br#"{"batch":1,"no_wait":true}"#, API_TIMEOUT)?;
+    let body = br#"{"batch":1,"no_wait":true}"#;
+    let next = client.request_message(&call, &[], body, API_TIMEOUT, Some(name))?;
     // Sparing the server to keep it; whether it arrives does not matter.
     let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
     client.publish(&call, None, &[], b"")?;

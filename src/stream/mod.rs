@@ -114,8 +114,8 @@ pub enum StreamError {
 
 /// Appends frames to the shards' streams, many in flight.
 pub trait Writer: Send {
-    /// Largest message data accepted, in bytes.
-    fn max_message_bytes(&self) -> usize;
+    /// How large the messages of a frame of `bytes` are to be at the most, in bytes.
+    fn max_message_bytes(&self, bytes: usize) -> usize;
     /// How many bytes may be unacknowledged at a time (one message is always allowed).
     fn window_bytes(&self) -> usize;
     /// Hands over a message for `shard` (from 1) under `id` (`Nats-Msg-Id`). Does not wait for the

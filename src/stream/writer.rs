@@ -34,6 +34,8 @@ const TLS_WINDOW: usize = 128 * 1024;
 /// connections are slowest: 256 kbit/s take three times as much, so that connections may share them. It
 /// goes into the first window, with all that the server counts of a message.
 const MESSAGE: usize = 100 * 1024;
+/// Into more parts a frame is cut only if they must be small: they are to fit into a stream together.
+const PARTS: usize = 64;
 /// Jobs between owner and thread. The owner's byte window is the real limit; this bounds the count
 /// of small messages, and is about what a fast broker takes in the 5 ms between two flushes.
 const QUEUE: usize = 1024;
@@ -67,11 +69,9 @@ impl JetStreamWriter {
     /// Takes over `client` to publish to the streams of `options`, which must exist.
     pub fn new(client: Client, options: &StreamOptions) -> Result<JetStreamWriter, StreamError> {
         let limit = client.max_payload().saturating_sub(HEADER_ROOM);
-        let max_message_bytes = limit.min(MESSAGE);
-        let window_bytes = if client.is_tls() {
-            TLS_WINDOW
-        } else {
-            PLAIN_WINDOW
+        let (max_message_bytes, window_bytes) = match client.is_tls() {
+            true => (limit.min(MESSAGE), TLS_WINDOW),
+            false => (limit, PLAIN_WINDOW),
         };
         let address = client.address().to_string();
         let inbox = client.inbox()?;
@@ -98,8 +98,10 @@ impl JetStreamWriter {
 }
 
 impl Writer for JetStreamWriter {
-    fn max_message_bytes(&self) -> usize {
-        self.max_message_bytes
+    fn max_message_bytes(&self, bytes: usize) -> usize {
+        MESSAGE
+            .max(bytes.div_ceil(PARTS))
+            .min(self.max_message_bytes)
     }
 
     fn window_bytes(&self) -> usize {

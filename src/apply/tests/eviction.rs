@@ -331,3 +331,22 @@ fn an_application_that_takes_double_quotes_for_names_writes() {
     converge(&mut n);
     assert_eq!(n[0].rows("SELECT id FROM t"), "i2");
 }
+
+#[test]
+fn replace_evicts_where_a_check_goes_by_a_collation() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY,
+                        s TEXT COLLATE NOCASE NOT NULL DEFAULT 'new' CHECK (s IN ('new', 'done')));
+         CREATE UNIQUE INDEX i ON t(lower(s))",
+    );
+    n[0].run("INSERT INTO t VALUES (1, 'new')");
+    converge(&mut n);
+    n[0].run("REPLACE INTO t VALUES (2, 'NEW')");
+    converge(&mut n);
+    n[0].run("REPLACE INTO t VALUES (3, NULL)");
+    converge(&mut n);
+    n[1].run("UPDATE t SET s = 'done'");
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT id FROM t"), "i3");
+}

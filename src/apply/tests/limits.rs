@@ -120,6 +120,23 @@ fn parts_whose_others_never_come_make_room() {
     assert_eq!(n[1].rows("SELECT id FROM t"), "i18\ni19");
 }
 
+/// Their sender was cut off in the middle, and sent all of it again.
+#[test]
+fn parts_whose_others_do_not_come_for_a_month_go() {
+    let mut n = cluster(2, T);
+    let all = parts(&mut n[0], 0..2);
+    let stored = "SELECT count(DISTINCT id) FROM __harmonylite___parts";
+    n[1].apply(&all[0][..1]);
+    n[1].clock
+        .advance(std::time::Duration::from_secs(29 * 24 * 3600));
+    n[1].apply(&all[1][..1]);
+    assert_eq!(n[1].rows(stored), "i2");
+    n[1].clock
+        .advance(std::time::Duration::from_secs(2 * 24 * 3600));
+    n[1].apply(&all[1][1..2]);
+    assert_eq!(n[1].rows(stored), "i1");
+}
+
 /// It was off between them, or it booted without knowing the time.
 #[test]
 fn parts_wait_for_the_others_however_long() {

@@ -10,7 +10,6 @@ use super::{from_cbor, to_cbor};
 use crate::apply::create_probe;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
-use crate::database::sql_text;
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Cause, Compare, Database, DatabaseError, Missing, Result, triggers, values};
 use crate::model::frame::ROWID;
@@ -288,7 +287,8 @@ impl Database {
         installed: &mut HashMap<String, String>,
     ) -> Result<Missing> {
         let mut missing = Missing::None;
-        let is_kept_from_firing = self.is_kept_from_firing(&schema.name)?;
+        let lower = schema.name.to_ascii_lowercase();
+        let is_kept_from_firing = self.catalog.kept_from_firing.contains(&lower);
         for (name, text) in triggers::wanted(id, schema) {
             match installed.remove(&name.to_ascii_lowercase()) {
                 Some(there) if there == text && !is_kept_from_firing => continue,
@@ -301,27 +301,6 @@ impl Database {
             missing = missing.max(triggers::missing_without(&name));
         }
         Ok(missing)
-    }
-
-    /// Whether a trigger of the application fires before ours and may keep them from it by RAISE(IGNORE):
-    /// SQLite begins with the newest (its sources, trigger.c), and leaves out those that come after
-    /// (<https://www.sqlite.org/lang_createtrigger.html#the_raise_function>).
-    fn is_kept_from_firing(&self, table: &str) -> Result<bool> {
-        let mut newer = self.conn.prepare_cached(
-            "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE
-             AND name NOT GLOB '__harmonylite__*' AND rowid > (
-                 SELECT min(rowid) FROM sqlite_schema WHERE type = 'trigger'
-                 AND tbl_name = ?1 COLLATE NOCASE AND name GLOB '__harmonylite__*')",
-        )?;
-        let mut rows = newer.query([table])?;
-        while let Some(row) = rows.next()? {
-            let sql = row.get_ref(0)?.as_bytes().unwrap_or_default();
-            let words = sql_text::words(&String::from_utf8_lossy(sql));
-            if words.windows(3).any(|w| w == ["raise", "(", "ignore"]) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Stores how far a comparison has come; none when it is done.

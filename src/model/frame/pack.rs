@@ -55,6 +55,12 @@ pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -
 }
 
 impl Packed {
+    /// In bytes.
+    #[allow(clippy::len_without_is_empty)] // no frame is
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The messages, of at most `limit` bytes each: the whole, or parts, which are made as they are
     /// asked for.
     pub fn messages(self, salt: u64, limit: usize) -> Messages {

@@ -14,7 +14,7 @@ struct Kept {
 }
 
 impl Writer for Kept {
-    fn max_message_bytes(&self) -> usize {
+    fn max_message_bytes(&self, _: usize) -> usize {
         1 << 20
     }
 
@@ -162,4 +162,19 @@ fn the_window_grows_where_acknowledgements_come_at_once() {
     }
     assert_eq!(round(&mut sent, 6), 104, "a megabyte, as the writer allows");
     assert_eq!(round(&mut sent, 2), 13);
+}
+
+/// A connection that was fast and is slow by now, and then silent.
+#[test]
+fn a_window_that_shrank_makes_no_long_deadline() {
+    let now = Instant::now();
+    let mut sent = Sent::new(8 << 20, now);
+    sent.link.window_bytes = 8 << 20;
+    for at in 0..80 {
+        sent.send(at, 100_000, now);
+    }
+    for token in 0..8 {
+        sent.acknowledge(token, now + seconds(6));
+    }
+    assert!(sent.link.deadline().unwrap() < now + seconds(6 + 30));
 }

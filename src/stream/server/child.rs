@@ -135,16 +135,17 @@ impl Child {
     }
 
     /// SIGTERM, then SIGKILL if it does not heed it within `timeout`, or when it is to `hurry`.
-    pub(super) fn stop(self, hurry: &Receiver<()>, timeout: Duration) {
+    pub(super) fn stop(self, hurry: &Receiver<()>, timeout: Duration) -> bool {
         self.process.signal(Signal::TERM);
-        select! {
-            recv(self.end()) -> _ => return,
-            recv(hurry) -> _ => {}
-            default(timeout) => {}
-        }
+        let hurried = select! {
+            recv(self.end()) -> _ => return false,
+            recv(hurry) -> _ => true,
+            default(timeout) => false,
+        };
         log::warn!("nats-server (pid {}) does not stop: killing it", self.pid());
         self.process.signal(Signal::KILL);
         let _ = self.end().recv();
+        hurried
     }
 }
 

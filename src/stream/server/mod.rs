@@ -277,9 +277,9 @@ impl Server {
     }
 
     /// Ends it in good order: its state is on disk afterwards, as far as the system writes it. Or at
-    /// once, when something arrives in `hurry` or that is closed.
-    pub fn stop(self, hurry: &Receiver<()>) {
-        self.child.stop(hurry, STOP_TIMEOUT);
+    /// once, when something arrives in `hurry` or that is closed: true then.
+    pub fn stop(self, hurry: &Receiver<()>) -> bool {
+        self.child.stop(hurry, STOP_TIMEOUT)
     }
 }
 

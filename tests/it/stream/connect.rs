@@ -135,7 +135,7 @@ fn tls_with_an_authority_and_client_certificate_of_our_own() {
     ensure(&connect(), &streams());
     let mut writer =
         harmonylite::stream::writer::JetStreamWriter::new(connect(), &streams()).unwrap();
-    assert!(writer.window_bytes() <= 128 * 1024 && writer.max_message_bytes() <= 100 * 1024);
+    assert!(writer.window_bytes() <= 128 * 1024 && writer.max_message_bytes(1 << 30) <= 100 * 1024);
     assert!(
         publish(&mut writer, 1..501)
             .iter()

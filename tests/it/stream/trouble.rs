@@ -57,7 +57,7 @@ fn a_server_that_stands_still_holds_nobody_up() {
     assert_eq!(read(&mut reader, 1, 1).len(), 1);
     node.signal(Signal::STOP);
     // More than the socket's buffers hold: the writer's thread blocks, not this one.
-    let data = vec![7; writer.max_message_bytes()];
+    let data = vec![7; writer.max_message_bytes(1 << 30)];
     for token in 2..12 {
         writer
             .send(1, &format!("big-{token}"), &data, token)
