@@ -111,6 +111,8 @@ pub struct Keeper {
     forgot: bool,
     /// Snapshots that were lost or torn when they were fetched last.
     lost: BTreeSet<String>,
+    /// The one that was merged last.
+    merged: Option<String>,
     made: u64,
 }
 
@@ -127,6 +129,7 @@ impl Keeper {
             registered: None,
             forgot: false,
             lost: BTreeSet::new(),
+            merged: None,
             made: 0,
         }
     }

@@ -111,10 +111,24 @@ impl Keeper {
         drop(inside);
         // Perhaps everybody lacks something: then each says what it has, in turn.
         if now - since >= self.options.leader_ttl && is_unheard {
+            self.take_in_newest(round)?;
             return self.make_if(round, |_, _| {
                 Some("this node lacks changes, and so may the others")
             });
         }
         Ok(Next::After(self.options.leader_ttl)) // or when a node leaves word
+    }
+
+    /// The newest snapshot closes no gap, but may have some of what all lack: the one made next takes its
+    /// place, and is to have that, too.
+    fn take_in_newest(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
+        let Some(newest) = self.newest.as_ref().map(|e| e.name.clone()) else {
+            return Ok(());
+        };
+        let is_here = round.gate.enter().database.made()?.contains(&newest);
+        if !is_here && self.merged.as_ref() != Some(&newest) {
+            self.merge_any(round, |_, entry| entry.name == newest)?;
+        }
+        Ok(())
     }
 }

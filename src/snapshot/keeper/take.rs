@@ -40,7 +40,10 @@ impl Keeper {
                 continue;
             }
             match merge(round, &entry, &mut *store) {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    self.merged = Some(entry.name);
+                    return Ok(true);
+                }
                 // Perhaps the one before is sound.
                 Err(RoundError::Transfer(e @ TransferError::Bad { .. })) => {
                     log::error!("snapshot: {e}");

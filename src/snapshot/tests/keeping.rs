@@ -485,6 +485,36 @@ fn of_twins_that_lack_something_one_takes_another_id_and_tells_all() {
     }
 }
 
+/// Simulation, seed 221717829828117: its maker was put back to what it was before.
+#[test]
+fn what_only_the_newest_snapshot_has_of_what_all_lack_is_merged() {
+    let cluster = Cluster::new();
+    let mut nodes: Vec<Kept> = (1..=3).map(|id| cluster.node(id, BOOKS)).collect();
+    for node in &mut nodes {
+        cluster.round(node).unwrap();
+    }
+    let mut gone = nodes.pop().unwrap();
+    gone.app
+        .execute_batch("INSERT INTO Books VALUES (1, 'Dune', 'x')")
+        .unwrap();
+    gone.clock.advance(Duration::from_secs(1));
+    move_on(&gone, 50, None);
+    gone.keeper.ask(false);
+    cluster.round(&mut gone).unwrap();
+    cluster.shared.lock().unwrap().publishers.remove(&3);
+    nodes.iter().for_each(|n| move_on(n, 100, Some(90)));
+    for _ in 0..12 {
+        for node in &mut nodes {
+            cluster.round(node).unwrap();
+            node.clock.advance(Duration::from_secs(31));
+        }
+    }
+    for node in &nodes {
+        assert_eq!(titles(node), ["Dune"]);
+        assert!(!node.gate.enter().database.has_gap());
+    }
+}
+
 #[test]
 fn what_a_node_that_is_away_published_stays_lacking() {
     let cluster = Cluster::new();
