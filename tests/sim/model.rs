@@ -13,7 +13,6 @@ use crate::plan::{Plan, Table};
 /// Per column of the plan: the value; none where the node has no such column.
 pub type Row = Vec<Option<OwnedValue>>;
 
-#[derive(Clone)]
 pub struct Write {
     pub version: Version,
     /// None: deleted.
@@ -22,6 +21,8 @@ pub struct Write {
     pub writer: usize,
     /// It cannot have been lost: no power cut or rollback took it back.
     pub certain: bool,
+    /// Columns in which it may count, or not.
+    pub loose: Vec<usize>,
 }
 
 /// A tombstone that was dropped somewhere.
@@ -375,6 +376,7 @@ impl Model {
             // A column added later says nothing while it has its default: nobody may have set it.
             // Of a row that is back some may know the delete yet, which such a column does not outlive.
             let is_sure = !is_late || value != default && !self.is_dropped(at);
+            let is_sure = is_sure && !write.loose.contains(&column);
             if write.certain && !self.twins && is_sure {
                 return accepted; // a smaller value of the same version loses
             }

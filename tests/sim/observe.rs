@@ -98,6 +98,7 @@ pub fn frames(
                 row: seen.row,
                 writer: node.place,
                 certain: true,
+                loose: Vec::new(),
             };
             require_same_again(node, plan, model, &seen.at, &write)?;
             model.record(seen.at.0, &seen.at.1, write);
@@ -265,27 +266,20 @@ pub fn captured(
                 ));
             }
             require_later(node, plan, model, &(table, key.clone()), stored.version)?;
-            let mut write = Write {
+            // What a rebuild put into a column that is new, and what was written there before it is
+            // looked at, cannot be told apart.
+            let is_compared = node.shadow.contested.contains(&table);
+            let columns = plan.tables[table].columns.iter().enumerate();
+            let is_loose = |name: &str| is_compared && stored.others.contains_key(name);
+            let loose = columns.filter(|(_, c)| is_loose(&c.name.to_ascii_lowercase()));
+            let write = Write {
                 version: stored.version,
                 row: row.clone(),
                 writer: node.place,
                 certain: true,
+                loose: loose.map(|(i, _)| i).collect(),
             };
             require_same_again(node, plan, model, &(table, key.clone()), &write)?;
-            // What a rebuild put into a column that is new, and what was written there before it is
-            // looked at, cannot be told apart: that may count, the rest does.
-            let own = row
-                .as_ref()
-                .filter(|_| node.shadow.contested.contains(&table));
-            let own = own.map(|row| own_values(&plan.tables[table], row, stored));
-            if own.is_some() && own != *row {
-                let all = Write {
-                    certain: false,
-                    ..write.clone()
-                };
-                model.record(table, key, all);
-                write.row = own;
-            }
             model.record(table, key, write);
         }
         let mut rows = None;
@@ -319,6 +313,7 @@ pub fn captured(
                     row,
                     writer: node.place,
                     certain: true,
+                    loose: Vec::new(),
                 };
                 model.record(table, &key, write);
             }
@@ -331,12 +326,13 @@ pub fn captured(
     Ok(())
 }
 
-/// A row without the columns that have versions of their own.
+/// A row without the columns that have versions of their own, or were added later and say nothing yet.
 fn own_values(table: &Table, row: &Row, stored: &Stored) -> Row {
-    let columns = table.columns.iter().zip(row);
-    let own = columns.map(|(column, value)| {
+    let columns = table.columns.iter().enumerate().zip(row);
+    let own = columns.map(|((i, column), value)| {
         let is_others = (stored.others).contains_key(&column.name.to_ascii_lowercase());
-        value.clone().filter(|_| !is_others)
+        let says_nothing = i >= table.base && value.as_ref() == Some(&column.default);
+        value.clone().filter(|_| !is_others && !says_nothing)
     });
     own.collect()
 }
