@@ -300,7 +300,11 @@ pub fn captured(
                 let row = rows.get(&key);
                 row.map(|row| own_values(&plan.tables[table], row, &stored))
             };
-            if model.explains(table, &key, stored.version, row.as_ref()) {
+            // A column that was added since may wait for what it has elsewhere.
+            let older = row.as_ref().map(|row| said(&plan.tables[table], row));
+            let is_explained =
+                |row: &Option<Row>| model.explains(table, &key, stored.version, row.as_ref());
+            if is_explained(&row) || is_explained(&older) {
                 continue;
             }
             let at = (table, key.clone());
@@ -326,15 +330,24 @@ pub fn captured(
     Ok(())
 }
 
-/// A row without the columns that have versions of their own, or were added later and say nothing yet.
+/// A row without the columns that have versions of their own.
 fn own_values(table: &Table, row: &Row, stored: &Stored) -> Row {
-    let columns = table.columns.iter().enumerate().zip(row);
-    let own = columns.map(|((i, column), value)| {
+    let columns = table.columns.iter().zip(row);
+    let own = columns.map(|(column, value)| {
         let is_others = (stored.others).contains_key(&column.name.to_ascii_lowercase());
-        let says_nothing = i >= table.base && value.as_ref() == Some(&column.default);
-        value.clone().filter(|_| !is_others && !says_nothing)
+        value.clone().filter(|_| !is_others)
     });
     own.collect()
+}
+
+/// A row without the columns that were added later and have their default.
+fn said(table: &Table, row: &Row) -> Row {
+    let columns = table.columns.iter().enumerate().zip(row);
+    let said = columns.map(|((i, column), value)| {
+        let is_default = value.as_ref() == Some(&column.default);
+        value.clone().filter(|_| i < table.base || !is_default)
+    });
+    said.collect()
 }
 
 /// What a message says, for people.
