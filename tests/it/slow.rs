@@ -53,6 +53,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, wire: &Mutex<Instant>) {
             *free = Instant::now().max(*free) + takes;
             *free
         };
+        // Nothing is waited for: this is how slow the link is.
         thread::sleep(through.saturating_duration_since(Instant::now()));
         if to.write_all(&packet[..read]).is_err() {
             break;
