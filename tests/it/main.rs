@@ -12,6 +12,7 @@ mod conflicts;
 mod crash;
 mod embedded;
 mod forgetful;
+mod golden;
 mod health;
 mod login;
 mod node;
