@@ -43,6 +43,15 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     (count < 6).then_some(bytes)
 }
 
+/// The same text with the signs that mean nothing in a URL, as subjects, digests and JWTs have them.
+pub fn to_url_signs(text: &str) -> String {
+    text.replace('+', "-").replace('/', "_")
+}
+
+pub fn from_url_signs(text: &str) -> String {
+    text.replace('-', "+").replace('_', "/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::{decode, encode};

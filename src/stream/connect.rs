@@ -7,8 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -17,9 +16,16 @@ use crossbeam_channel::bounded;
 use super::StreamError;
 use super::address::Address;
 use super::client::{Client, ClientOptions};
+use super::credentials::{self, unreadable};
 use super::link::Link;
 
 const DEFAULT_PORT: u16 = 4222;
+
+/// What to do about a server that sends nothing before TLS stands: the `nats` crate reads the first
+/// line before it begins with TLS.
+const TLS_FIRST: &str = "the server wants TLS before its first line (handshake_first: true): set \
+     that to auto, or to a time such as \"300ms\", in the tls section of the server's configuration; \
+     or no nats-server listens there";
 
 /// The part of a server's first line (INFO) that matters here.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -90,13 +96,14 @@ fn open(
     address: &Address,
     timeout: Duration,
 ) -> Result<Client, StreamError> {
-    let mut greeting = knock(address, timeout).map_err(|error| failure(address, &error))?;
+    let mut greeting =
+        knock(address, timeout).map_err(|error| failure(options, address, &error))?;
     let tls = address.scheme == "tls" || options.ca_file.is_some() || options.cert_file.is_some();
     greeting.tls_required |= tls;
 
     let link = Link::new(address);
     let (ended, closed, complained) = (link.clone(), link.clone(), link.clone());
-    let mut settings = credentials(options, address)?
+    let mut settings = credentials::present(options, address)?
         .with_name(&options.name)
         // One attempt to reconnect is the least that lets the first connection through; it comes to
         // nothing, because the link ends first.
@@ -121,7 +128,7 @@ fn open(
     let scheme = if greeting.tls_required { "tls" } else { "nats" };
     let connection = settings
         .connect(format!("{scheme}://{}", address.host_port(DEFAULT_PORT)))
-        .map_err(|error| match failure(address, &error) {
+        .map_err(|error| match failure(options, address, &error) {
             // It has begun to demand TLS since we knocked: the next try will know.
             StreamError::Denied(text) if !greeting.tls_required && text.contains("certificate") => {
                 StreamError::Disconnected(text)
@@ -137,56 +144,52 @@ fn knock(address: &Address, timeout: Duration) -> io::Result<Greeting> {
     let port = address.port.unwrap_or(DEFAULT_PORT);
     for place in (address.host.as_str(), port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&place, timeout) {
-            Ok(socket) => {
-                socket.set_read_timeout(Some(timeout))?;
-                let mut line = String::new();
-                BufReader::new(socket.take(64 * 1024))
-                    .read_line(&mut line)
-                    .map_err(|_| io::Error::other("it takes connections, but does not greet"))?;
-                let info = line.strip_prefix("INFO ").ok_or_else(|| {
-                    io::Error::other("what listens there does not greet like a nats server")
-                })?;
-                return Ok(serde_json::from_str(info)?);
-            }
+            Ok(socket) => return greeting(&socket, place, timeout),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-/// Who we are: the URL's user part, else the configured user, else the nkey, else nobody.
-fn credentials(options: &ClientOptions, address: &Address) -> Result<nats::Options, StreamError> {
-    let settings = match (&address.user, &address.password, &options.user) {
-        (Some(user), Some(password), _) => nats::Options::with_user_pass(user, password),
-        (Some(token), None, _) => nats::Options::with_token(token),
-        (None, _, Some((user, password))) => nats::Options::with_user_pass(user, password),
-        _ => match &options.seed_file {
-            Some(file) => nkey(file)?,
-            None => nats::Options::new(),
-        },
-    };
-    Ok(settings)
+fn greeting(socket: &TcpStream, place: SocketAddr, timeout: Duration) -> io::Result<Greeting> {
+    let moment = timeout / 4;
+    let mut reader = BufReader::new(socket.take(64 * 1024));
+    let mut line = String::new();
+    socket.set_read_timeout(Some(moment))?;
+    let mut read = reader.read_line(&mut line);
+    // A server that waits for TLS is as silent as one that is slow: only the latter is waited for.
+    if line.is_empty() && speaks_tls_first(place, moment) {
+        return Err(io::Error::other(TLS_FIRST));
+    }
+    if read.is_err() {
+        socket.set_read_timeout(Some(timeout - moment))?;
+        read = reader.read_line(&mut line);
+    }
+    read.map_err(|_| io::Error::other("it takes connections, but does not greet"))?;
+    let info = line
+        .strip_prefix("INFO ")
+        .ok_or_else(|| io::Error::other("what listens there does not greet like a nats server"))?;
+    Ok(serde_json::from_str(info)?)
 }
 
-fn nkey(file: &Path) -> Result<nats::Options, StreamError> {
-    let text = fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
-    // A plain seed stands alone on a line; a decorated one between lines of dashes.
-    let seed = text
-        .lines()
-        .map(str::trim)
-        .find(|line| line.starts_with("SU"));
-    let key = seed
-        .and_then(|seed| nkeys::KeyPair::from_seed(seed).ok())
-        .ok_or_else(|| {
-            StreamError::Denied(format!(
-                "seed file {}: holds no nkey seed of a user",
-                file.display()
-            ))
-        })?;
-    let public = key.public_key();
-    // Signing with a key that has its seed cannot fail; an empty signature would be refused.
-    let sign = move |nonce: &[u8]| key.sign(nonce).unwrap_or_default();
-    Ok(nats::Options::with_nkey(&public, sign))
+/// Whether the server there answers a TLS handshake that nothing went before. The handshake goes no
+/// further than its first answer.
+fn speaks_tls_first(place: SocketAddr, timeout: Duration) -> bool {
+    use nats::rustls::{ClientConfig, ClientConnection, RootCertStore};
+    const HANDSHAKE: u8 = 22;
+    let config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let ask = || {
+        let mut session = ClientConnection::new(config.into(), place.ip().into()).ok()?;
+        let mut socket = TcpStream::connect_timeout(&place, timeout).ok()?;
+        socket.set_read_timeout(Some(timeout)).ok()?;
+        session.write_tls(&mut socket).ok()?;
+        let mut first = [0];
+        socket.read_exact(&mut first).ok()?;
+        Some(first[0])
+    };
+    ask() == Some(HANDSHAKE)
 }
 
 /// The crate's own error would not say which file it could not read.
@@ -207,18 +210,14 @@ fn check_files(options: &ClientOptions) -> Result<(), StreamError> {
     Ok(())
 }
 
-fn unreadable(file: &Path, error: &io::Error) -> StreamError {
-    StreamError::Denied(format!("read {}: {error}", file.display()))
-}
-
 /// Sorts a failed attempt: is it worth another without a person's help?
-fn failure(address: &Address, error: &io::Error) -> StreamError {
+fn failure(options: &ClientOptions, address: &Address, error: &io::Error) -> StreamError {
     let cause = error.to_string();
     let text = format!("connect to {address}: {cause}");
     if cause.contains("Authorization Violation") {
         return StreamError::Denied(format!(
-            "connect to {address}: the server refuses the login (Authorization Violation): see \
-             nats.user_name and user_password, nats.seed_file, or the user in nats.urls"
+            "connect to {address}: the server refuses the login (Authorization Violation): {}",
+            credentials::advice(options, address)
         ));
     }
     // A box without a clock sees every certificate as not yet valid until it knows the time, and an

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! address      what a `nats.urls` entry says            base64, timestamp, delivery
-//! client       one connection (link: its one life; connect: its beginning), requests
+//! client       one connection (link: its one life; connect: its beginning; credentials: what it
+//!              presents), requests
 //! jetstream    the shards' streams: names, settings, state
 //! writer       impl Writer: publish and acknowledge     reader   impl Reader: pull in order
 //! key_value    a NATS KV bucket                         server   the supervised nats-server
@@ -24,6 +25,7 @@ pub mod address;
 pub(crate) mod base64;
 pub mod client;
 mod connect;
+mod credentials;
 mod delivery;
 pub mod jetstream;
 pub mod key_value;

@@ -175,7 +175,7 @@ impl ObjectStore {
     }
 
     fn description_subject(&self, name: &str) -> String {
-        let name = to_url_signs(&base64::encode(name.as_bytes()));
+        let name = base64::to_url_signs(&base64::encode(name.as_bytes()));
         format!("$O.{}.M.{name}", self.bucket)
     }
 
@@ -259,7 +259,7 @@ impl ObjectStore {
     fn described(&self) -> Result<Vec<(String, Description)>, StreamError> {
         let mut all = Vec::new();
         for encoded in self.subjects('M')? {
-            let name = base64::decode(&from_url_signs(&encoded));
+            let name = base64::decode(&base64::from_url_signs(&encoded));
             let Some(name) = name.and_then(|name| String::from_utf8(name).ok()) else {
                 continue;
             };
@@ -302,14 +302,5 @@ fn is_id(text: &str) -> bool {
 
 fn digest_text(hash: &Sha256) -> String {
     let digest = hash.clone().finalize();
-    format!("SHA-256={}", to_url_signs(&base64::encode(&digest)))
-}
-
-/// Subjects and digests have the signs of base64 that mean nothing in a URL.
-fn to_url_signs(text: &str) -> String {
-    text.replace('+', "-").replace('/', "_")
-}
-
-fn from_url_signs(text: &str) -> String {
-    text.replace('-', "+").replace('_', "/")
+    format!("SHA-256={}", base64::to_url_signs(&base64::encode(&digest)))
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::certificates;
 use crate::cluster::{Cluster, PASSWORD, broker, client_of, converge};
+use crate::jwt::Operator;
 use crate::node::{Node, free_port};
 use crate::stream::node::Node as Broker;
 
@@ -111,6 +112,35 @@ fn an_nkey() {
     nodes[0].set("nats.seed_file", &file).start();
     assert_eq!(nodes[0].wait().code(), Some(1));
     assert!(!nodes[0].log().contains(&seed) && !nodes[0].log().contains(&other));
+}
+
+/// The server has an operator; what lets in is a `.creds` file, and an expired one is named.
+#[test]
+fn a_jwt() {
+    let operator = Operator::new();
+    let (mut nodes, _broker) = two_nodes(&operator.config, |node, folder| {
+        let file = folder.join("user.creds");
+        std::fs::write(&file, operator.creds(None)).unwrap();
+        node.set("nats.seed_file", &format!("'{}'", file.display()));
+    });
+    rows_flow(&nodes);
+    nodes[0].stop();
+    let expired = operator.creds(Some(1_700_000_001));
+    std::fs::write(nodes[0].file("old.creds"), &expired).unwrap();
+    let file = format!("'{}'", nodes[0].file("old.creds").display());
+    nodes[0].set("nats.seed_file", &file).start();
+    assert_eq!(nodes[0].wait().code(), Some(1));
+    let log = nodes[0].log();
+    assert!(log.contains("expired at 2023-11-14T22:13:21Z"), "{log}");
+    let secrets = expired
+        .lines()
+        .filter(|line| line.starts_with("SU") || line.starts_with("ey"));
+    assert!(secrets.into_iter().all(|secret| !log.contains(secret)));
+    let seedless = expired.split("-----BEGIN USER").next().unwrap();
+    std::fs::write(nodes[0].file("old.creds"), seedless).unwrap();
+    nodes[0].start();
+    assert_eq!(nodes[0].wait().code(), Some(1));
+    nodes[0].until_log("holds a JWT, but not the nkey seed");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod embedded;
 mod forgetful;
 mod golden;
 mod health;
+mod jwt;
 mod login;
 mod node;
 mod offline;

@@ -159,3 +159,46 @@ fn tls_with_an_authority_and_client_certificate_of_our_own() {
     let error = Client::connect(&nameless, PATIENCE).unwrap_err();
     assert!(matches!(error, StreamError::Denied(_)), "{error}");
 }
+
+/// A server that sends nothing before TLS stands is named; one that waits a moment is connected to.
+#[test]
+fn tls_before_the_first_line() {
+    let with = |first: &str| {
+        Node::with(|node| {
+            let folder = node.folder.path();
+            certificates::make(folder);
+            let file = folder.join("user.conf");
+            let conf = "tls { cert_file: FOLDER/server.pem, key_file: FOLDER/server.key,
+                              handshake_first: FIRST, timeout: 8 }";
+            let conf = conf.replace("FOLDER", &folder.display().to_string());
+            std::fs::write(&file, conf.replace("FIRST", first)).unwrap();
+            node.options.user_config = Some(file);
+        })
+    };
+    let connect = |node: &Node| {
+        let options = ClientOptions {
+            ca_file: Some(node.folder.path().join("ca.pem")),
+            ..node.client_options()
+        };
+        Client::connect(&options, Duration::from_secs(4))
+    };
+    if !knows_handshake_first() {
+        return;
+    }
+    connect(&with("\"300ms\"")).unwrap();
+    connect(&with("auto")).unwrap();
+    let error = connect(&with("true")).unwrap_err();
+    assert!(
+        matches!(&error, StreamError::Disconnected(text) if text.contains("handshake_first")),
+        "{error}"
+    );
+}
+
+/// nats-server has it since 2.10.
+fn knows_handshake_first() -> bool {
+    let version = std::process::Command::new(crate::stream::node::binary())
+        .arg("-v")
+        .output()
+        .unwrap();
+    !String::from_utf8_lossy(&version.stdout).contains("v2.9.")
+}
