@@ -1,25 +1,30 @@
 //! Log lines, for people or for machines.
 
-use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::PathBuf;
 
 use env_logger::{Builder, Target};
 
 use crate::config::{LogFormat, Logging};
 
-/// Starts logging as configured. Fails if the log file cannot be opened.
-pub fn start(logging: &Logging, node: &str) -> Result<(), String> {
+mod file;
+
+pub use file::LogFile;
+
+/// Starts logging as configured. Returns the log file, if one is configured; fails if that cannot be
+/// opened.
+pub fn start(logging: &Logging, node: &str) -> Result<Option<LogFile>, String> {
     let mut builder = Builder::new();
     builder.filter_level(log::LevelFilter::Warn);
     builder.filter_module("harmonylite", logging.level);
-    match &logging.file {
-        None => builder.target(Target::Stdout),
-        Some(path) => {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            let file = file.map_err(|e| format!("logging.file {}: {e}", path.display()))?;
-            builder.target(Target::Pipe(Box::new(file)))
-        }
+    let open = |path: &PathBuf| {
+        LogFile::open(path).map_err(|e| format!("logging.file {}: {e}", path.display()))
     };
+    let file = logging.file.as_ref().map(open).transpose()?;
+    builder.target(match &file {
+        None => Target::Stdout,
+        Some(file) => Target::Pipe(Box::new(file.clone())),
+    });
     if logging.format == LogFormat::Json {
         let node = node.to_owned();
         builder.format(move |out, record| {
@@ -38,5 +43,6 @@ pub fn start(logging: &Logging, node: &str) -> Result<(), String> {
             writeln!(out, "{time} {:<5} {}", record.level(), record.args())
         });
     }
-    builder.try_init().map_err(|e| e.to_string())
+    builder.try_init().map_err(|e| e.to_string())?;
+    Ok(file)
 }

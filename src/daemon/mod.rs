@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
 
 use crate::cli::Options;
 use crate::clock::SystemClock;
@@ -18,15 +16,17 @@ use crate::model::backoff::Backoff;
 use crate::snapshot::beside;
 use crate::snapshot::thread::Ask;
 use crate::stream::jetstream::stream_name;
-use crate::thread::{Exited, Outcome, spawn};
+use crate::thread::{Exited, Outcome};
 use crate::{lock, logging};
 
 pub mod net;
 mod parts;
+mod signals;
 pub mod snapshots;
 
 use net::Net;
 use parts::Parts;
+use signals::Heard;
 
 /// A thread that ended the others has said why by then.
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
@@ -47,14 +47,25 @@ pub enum Until {
     SnapshotSaved,
 }
 
-/// Runs until SIGTERM or SIGINT, until a thread fails, or until what `until` says.
+/// Runs until SIGTERM, SIGINT or SIGQUIT, until a thread fails, or until what `until` says.
 pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failure> {
     let mut node_id = options
         .node_id
         .or(config.node_id)
         .or_else(|| derive(&MACHINE_ID_FILES));
     let node_text = node_id.map_or("random".to_owned(), |id| id.to_string());
-    logging::start(&config.logging, &node_text).map_err(Failure)?;
+    let log_file = logging::start(&config.logging, &node_text).map_err(Failure)?;
+    let (exits, exited) = unbounded();
+    let (ask, asks) = unbounded();
+    let waiting_is_over = Arc::new(AtomicBool::new(false));
+    let opening = Arc::new(AtomicBool::new(true));
+    let heard = Heard {
+        log_file,
+        ask: ask.clone(),
+        opening: opening.clone(),
+        waiting_is_over: waiting_is_over.clone(),
+    };
+    let signals = signals::listen(heard, &exits).map_err(|e| Failure(format!("signals: {e}")))?;
     if until == Until::SnapshotSaved {
         require_something_to_save(config).map_err(Failure)?;
     }
@@ -69,12 +80,6 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         (prometheus.enable && until == Until::Told).then(|| http::listen(&prometheus.bind));
     let listener = listener.transpose().map_err(Failure)?;
     beside::remove_stale(&config.db_path);
-    let (exits, exited) = unbounded();
-    let (ask, asks) = unbounded();
-    let waiting_is_over = Arc::new(AtomicBool::new(false));
-    let opening = Arc::new(AtomicBool::new(true));
-    let signals = forward_signals(&exits, &ask, opening.clone(), waiting_is_over.clone())
-        .map_err(|e| Failure(format!("signals: {e}")))?;
     let mut net = None;
     if !config.db_path.exists() && snapshots::are_kept(config) {
         let node = *node_id.get_or_insert_with(snapshots::random_node_id);
@@ -194,36 +199,6 @@ impl End {
             End::Thread(exited) => Some(exited.to_string()),
         }
     }
-}
-
-/// SIGTERM and SIGINT as messages; SIGUSR1 asks for a snapshot. While the database is being opened nobody reads those, and the
-/// wait for an application's lock ends at once.
-fn forward_signals(
-    exits: &Sender<Exited>,
-    ask: &Sender<Ask>,
-    opening: Arc<AtomicBool>,
-    waiting_is_over: Arc<AtomicBool>,
-) -> std::io::Result<Receiver<()>> {
-    let (sender, receiver) = unbounded();
-    let ask = ask.clone();
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
-    spawn("signals", exits, move || {
-        signals.forever().for_each(|signal| {
-            if signal == SIGUSR1 {
-                let (reply, only_if_new) = (bounded(1).0, false); // the log tells
-                if ask.send(Ask { reply, only_if_new }).is_err() {
-                    log::warn!("SIGUSR1: snapshot.enabled or replicate is false");
-                }
-                return;
-            }
-            let _ = sender.send(());
-            if opening.load(Ordering::Relaxed) {
-                waiting_is_over.store(true, Ordering::Relaxed);
-            }
-        });
-        Ok(())
-    });
-    Ok(receiver)
 }
 
 /// Opens the database, for as long as that takes. None if a signal came first.

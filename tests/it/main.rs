@@ -20,6 +20,7 @@ mod node;
 mod offline;
 mod replicate;
 mod settings;
+mod signals;
 mod slow;
 mod snapshots;
 mod stop;
