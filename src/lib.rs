@@ -38,6 +38,7 @@
 //! - [`thread`]: the one caller of `std::thread` for the threads below.
 //! - [`watcher`], [`mirror`], [`lock`]: the hint that files changed; `seq-map.cbor`; one daemon per
 //!   database.
+//! - [`db_file`]: whether SQLite is safe where the database file lies.
 //! - [`publisher`], [`consumer`]: the threads.
 //! - [`conflicts`]: the command that shows what is displaced.
 //! - [`config`], [`cli`], [`logging`], [`output`], [`daemon`]: words in, threads and words out.
@@ -98,6 +99,7 @@ pub mod conflicts;
 pub mod consumer;
 pub mod daemon;
 pub mod database;
+pub mod db_file;
 pub mod gate;
 pub mod health;
 pub mod lock;

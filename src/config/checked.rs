@@ -162,6 +162,8 @@ fn read_db_path(top: &Section) -> PathBuf {
             "db_path",
             format!("is {text}, which is no file, but must be a file or the place for a new one"),
         );
+    } else if let Some(why) = crate::db_file::unfit(&path) {
+        top.note("db_path", why);
     } else {
         check_folder(top, "db_path", &path);
     }

@@ -13,6 +13,7 @@ mod crash;
 mod embedded;
 mod forgetful;
 mod golden;
+mod handled;
 mod health;
 mod jwt;
 mod login;
