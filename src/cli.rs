@@ -31,6 +31,7 @@ usage: harmonylite [flags]
   -check               say whether the configuration is sound, and stop
   -cleanup             take triggers and change log out of the database, and stop
   -save-snapshot       save a snapshot, and stop; a daemon that runs does so on SIGUSR1
+  -pid-file FILE       write the process id to FILE while the daemon runs, for init scripts
   -version             print the version, and stop
   -help, -h            print this text, and stop
   -json                for conflicts and snapshots: as JSON
@@ -105,6 +106,8 @@ pub struct Options {
     pub cluster_addr: Option<ListenAddress>,
     pub cluster_peers: Vec<Peer>,
     pub leaf_servers: Vec<Peer>,
+    /// Holds the process id while the daemon runs.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// Where other servers are.
@@ -133,8 +136,9 @@ const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 const SUBCOMMANDS: [&str; 3] = ["conflicts", "restore", "snapshots"];
 
 /// Flags whose value is the next word.
-const WITH_VALUE: [&str; 7] = [
+const WITH_VALUE: [&str; 8] = [
     "--o",
+    "--pid-file",
     "--config",
     "--node-id",
     "--cluster-addr",
@@ -144,8 +148,9 @@ const WITH_VALUE: [&str; 7] = [
 ];
 
 /// Flags with two dashes, as pico-args knows them.
-const FLAGS: [&str; 13] = [
+const FLAGS: [&str; 14] = [
     "--save-snapshot",
+    "--pid-file",
     "--config",
     "--node-id",
     "--check",
@@ -242,13 +247,20 @@ fn options(args: &mut Arguments) -> Result<Options, CliError> {
         })?
         .unwrap_or_default(),
         leaf_servers: leaf_servers(args)?,
+        pid_file: None,
     })
 }
 
 /// The command without a subcommand: flags only.
 fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
-    let options = options(&mut args)?;
+    let mut options = options(&mut args)?;
+    options.pid_file = value(&mut args, "--pid-file")?.map(PathBuf::from);
     let does = ["--check", "--cleanup", "--save-snapshot"].map(|flag| args.contains(flag));
+    if options.pid_file.is_some() && (does[0] || does[1]) {
+        return Err(CliError(
+            "-pid-file does not go here: it is for the daemon".into(),
+        ));
+    }
     if args.contains("--json") {
         return Err(CliError(
             "-json does not go here: it is for conflicts and snapshots".into(),

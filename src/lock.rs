@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The file that a path stands for, also where that is not there yet: SQLite keeps what belongs to a
 /// database beside the file and not beside a link to it, and so do we.
@@ -28,16 +29,31 @@ pub fn of_database(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The same, or why not in a user's words.
-pub fn take_database(path: &Path) -> Result<File, String> {
-    let lock = of_database(path);
-    match take(&lock) {
-        Ok(Some(file)) => Ok(file),
-        Ok(None) => Err(format!(
-            "db_path: another harmonylite works on {}: stop that one first",
-            path.display()
-        )),
-        Err(e) => Err(format!("locking {}: {e}", lock.display())),
+/// How long a daemon that was told to end may take, and so how long a start after it waits.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes the lock of the database at `path`, or says in a user's words why not. Where another process
+/// has it, asks again until `patience` is over or `is_stopped` says that nobody waits any more.
+pub fn take_database(
+    path: &Path,
+    patience: Duration,
+    is_stopped: impl Fn() -> bool,
+) -> Result<File, String> {
+    let (lock, deadline) = (of_database(path), Instant::now() + patience);
+    loop {
+        match take(&lock) {
+            Ok(Some(file)) => return Ok(file),
+            Ok(None) if Instant::now() < deadline && !is_stopped() => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(None) => {
+                return Err(format!(
+                    "db_path: another harmonylite works on {}: stop that one first",
+                    path.display()
+                ));
+            }
+            Err(e) => return Err(format!("locking {}: {e}", lock.display())),
+        }
     }
 }
 

@@ -3,15 +3,17 @@
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
 use harmonylite::snapshot::{beside, commands};
-use harmonylite::{conflicts, database, lock, output};
+use harmonylite::{conflicts, database, lock, output, thread};
 
 fn main() -> ExitCode {
     keep_memory_small();
+    thread::report_panics();
     let command = match cli::parse(std::env::args_os().skip(1)) {
         Ok(command) => command,
         Err(e) => {
@@ -91,7 +93,7 @@ fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
             config.db_path.display()
         ));
     }
-    let lock = lock::take_database(&config.db_path)?;
+    let lock = lock::take_database(&config.db_path, Duration::ZERO, || false)?;
     beside::remove_stale(&config.db_path);
     let removed = database::clean_up(&config.db_path, &AtomicBool::new(false))
         .map_err(|e| format!("cleaning up {}: {e}", config.db_path.display()))?;

@@ -61,6 +61,22 @@ pub fn spawn(
         .expect("the system gives us a thread")
 }
 
+/// Where a panic ends the process at once (profile `small`), it is reported first, in the same words,
+/// and the exit code is that of a failure. Elsewhere [`spawn`] sees it.
+pub fn report_panics() {
+    if cfg!(panic = "abort") {
+        std::panic::set_hook(Box::new(|info| {
+            let name = std::thread::current()
+                .name()
+                .unwrap_or("a thread")
+                .to_owned();
+            let outcome = Outcome::Panicked(panic_text(info.payload()));
+            log::error!("{}", Exited { name, outcome });
+            std::process::exit(1);
+        }));
+    }
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned())

@@ -1,5 +1,6 @@
 //! Wires the threads together, watches them and stops them in order.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,10 +24,12 @@ pub mod net;
 mod parts;
 mod signals;
 pub mod snapshots;
+mod supervisor;
 
 use net::Net;
 use parts::Parts;
 use signals::Heard;
+use supervisor::{PidFile, Supervisor};
 
 /// A thread that ended the others has said why by then.
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
@@ -69,12 +72,10 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     if until == Until::SnapshotSaved {
         require_something_to_save(config).map_err(Failure)?;
     }
-    let _lock = lock::take_database(&config.db_path).map_err(|text| {
-        Failure(match until {
-            Until::Told => text,
-            Until::SnapshotSaved => format!("{text}, or send it SIGUSR1 to save a snapshot"),
-        })
-    })?;
+    let _lock = take_lock(config, until, &waiting_is_over)?;
+    let pid_file = options.pid_file.as_deref().map(PidFile::write);
+    let _pid_file = pid_file.transpose().map_err(Failure)?;
+    let supervisor = Supervisor::of_environment();
     let prometheus = &config.prometheus;
     let listener =
         (prometheus.enable && until == Until::Told).then(|| http::listen(&prometheus.bind));
@@ -121,25 +122,43 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
             only_if_new: false,
         });
     }
+    supervisor.is_ready();
     let end = loop {
         let quiet = match until {
             Until::Told => parts.sleeps_in(config.sleep_timeout),
             Until::SnapshotSaved => None,
         };
-        match wait_for_the_end(&exited, &signals, &saved, quiet) {
+        let wait = [quiet, supervisor.watchdog()].into_iter().flatten().min();
+        match wait_for_the_end(&exited, &signals, &saved, wait) {
             End::Quiet if parts.sleeps_in(config.sleep_timeout) == Some(Duration::ZERO) => {
                 break save_before_sleep(&ask, &exited, &signals);
             }
-            End::Quiet => {}
+            End::Quiet => supervisor.is_alive(),
             end => break end,
         }
     };
+    supervisor.is_stopping();
     let failure = end.failure();
     if let Some(cause) = &failure {
         log::error!("{cause}");
     }
     parts.stop(&waiting_is_over, &signals);
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
+}
+
+/// A supervisor that restarts us starts the next process while the last one still ends.
+fn take_lock(config: &Config, until: Until, stop: &AtomicBool) -> Result<File, Failure> {
+    let patience = match until {
+        Until::Told => lock::PATIENCE,
+        Until::SnapshotSaved => Duration::ZERO,
+    };
+    let is_stopped = || stop.load(Ordering::Relaxed);
+    lock::take_database(&config.db_path, patience, is_stopped).map_err(|text| {
+        Failure(match until {
+            Until::Told => text,
+            Until::SnapshotSaved => format!("{text}, or send it SIGUSR1 to save a snapshot"),
+        })
+    })
 }
 
 fn require_something_to_save(config: &Config) -> Result<(), String> {

@@ -1,13 +1,14 @@
 //! Every end in good order, and `-cleanup`.
 
 use std::fs;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::Cluster;
-use crate::node::{pause, texts};
+use crate::node::{pause, texts, until};
 
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -141,6 +142,27 @@ fn cleanup_leaves_no_trace() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no database"));
     assert!(!node.database().exists());
+}
+
+/// A supervisor's `restart` may start the next one while the last one still ends.
+#[test]
+fn a_start_waits_for_the_one_that_ends() {
+    let mut cluster = Cluster::start(1, |_| {});
+    let node = &mut cluster.nodes[0];
+    node.until_log("connected to NATS");
+    let pid_file = node.file("pid");
+    let words = ["-pid-file", pid_file.to_str().unwrap()];
+    let mut next = node.command(&words).stdout(Stdio::null()).spawn().unwrap();
+    node.stop();
+    let pid = format!("{}\n", next.id());
+    until("the next one runs", || {
+        fs::read_to_string(&pid_file)
+            .is_ok_and(|text| text == pid)
+            .then_some(())
+    });
+    kill_process(Pid::from_child(&next), Signal::TERM).unwrap();
+    assert_eq!(next.wait().unwrap().code(), Some(0));
+    assert!(!pid_file.exists());
 }
 
 /// Two would clear each other's marks.
