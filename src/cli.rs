@@ -98,7 +98,7 @@ pub enum Command {
 }
 
 /// The flags that stand beside the configuration file.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Options {
     pub config: Option<PathBuf>,
     /// Never 0.

@@ -20,6 +20,7 @@ use crate::stream::jetstream::stream_name;
 use crate::thread::{Exited, Outcome};
 use crate::{lock, logging};
 
+mod membership;
 pub mod net;
 mod parts;
 mod signals;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use super::membership;
 use crate::broker::JetStreamBroker;
 use crate::cli::{Options, Peer};
 use crate::config::{Config, Nats};
@@ -33,6 +34,10 @@ impl Net {
     pub fn start(config: &Config, options: &Options, node: u64, exits: &Sender<Exited>) -> Net {
         let name = format!("harmonylite-node-{node}");
         let embedded = config.nats.urls.is_empty();
+        let options = &match embedded {
+            true => membership::complete(options, &server_store(config, &name)),
+            false => options.clone(),
+        };
         let servers = if embedded { server_count(options) } else { 1 };
         let streams = stream_options(config, servers);
         let client = (!embedded).then(|| client_options(&config.nats, &name));
@@ -118,7 +123,7 @@ pub fn server_store(config: &Config, node_name: &str) -> PathBuf {
     folder.unwrap_or_default().join("nats").join(node_name)
 }
 
-fn peer_url(peer: &Peer) -> String {
+pub(super) fn peer_url(peer: &Peer) -> String {
     match peer {
         Peer::Direct(url) => url.reveal().to_owned(),
         Peer::Dns {

@@ -24,6 +24,7 @@ mod settings;
 mod signals;
 mod slow;
 mod snapshots;
+mod standalone;
 mod stop;
 mod stream;
 mod wait;

@@ -4,6 +4,7 @@
 //! blocks are replaced. Only the client address is passed by flags, which beat both. The file holds
 //! a password, so nobody else may read it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -34,6 +35,7 @@ pub(super) struct Config {
     user: Option<(String, String)>,
     /// The operator's file brings its own.
     users_given: bool,
+    cluster_given: bool,
     /// Settings that not every server and not every operator's file goes with: see `probe`.
     sync_interval: bool,
     store_dir: bool,
@@ -42,16 +44,15 @@ pub(super) struct Config {
 impl Config {
     pub(super) fn new(options: &ServerOptions, run_dir: &Path) -> Result<Config, ServerError> {
         let (host, port) = split_host_port(&options.bind_address).map_err(ServerError::Config)?;
-        let users_given = match &options.user_config {
-            None => false,
+        let given = match &options.user_config {
+            None => BTreeSet::new(),
             Some(file) => {
-                let keys =
-                    user_config::top_level_keys(file).map_err(ServerError::io("read", file))?;
-                ["authorization", "accounts", "operator"]
-                    .iter()
-                    .any(|key| keys.contains(*key))
+                user_config::top_level_keys(file).map_err(ServerError::io("read", file))?
             }
         };
+        let users_given = ["authorization", "accounts", "operator"]
+            .iter()
+            .any(|key| given.contains(*key));
         let user = match &options.user {
             Some(user) => Some(user.clone()),
             None if users_given => None,
@@ -70,9 +71,19 @@ impl Config {
             port,
             user,
             users_given,
+            cluster_given: given.contains("cluster"),
             sync_interval,
             store_dir,
         })
+    }
+
+    /// Whether the server is to use its store without any other.
+    pub(super) fn is_alone(&self) -> bool {
+        self.options.cluster_addr.is_none() && !self.cluster_given && !self.is_leaf()
+    }
+
+    fn is_leaf(&self) -> bool {
+        !self.options.leaf_servers.is_empty() && self.options.cluster_addr.is_none()
     }
 
     /// Whom clients connect as.
@@ -155,8 +166,7 @@ impl Config {
             "logtime: false".to_string(),
         ];
         // A leaf has no streams of its own: requests for them go to the hub, by the hub's domain.
-        let is_leaf = !self.options.leaf_servers.is_empty() && self.options.cluster_addr.is_none();
-        lines.extend(match (is_leaf, self.sync_interval) {
+        lines.extend(match (self.is_leaf(), self.sync_interval) {
             (true, _) => vec![
                 "jetstream: disabled".to_string(),
                 format!("default_js_domain {{ $G: {DOMAIN} }}"),

@@ -48,6 +48,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A disk that takes so much more is not full: as large as the largest messages.
 const PROBE_BYTES: usize = 1 << 20;
 
+/// In the store of a server that was part of a cluster: what they agree on.
+const OF_CLUSTER: &str = "jetstream/$SYS/_js_/_meta_";
+
 /// What to run and how.
 #[derive(Clone, Default)]
 pub struct ServerOptions {
@@ -106,6 +109,12 @@ pub enum ServerError {
         "store {0} is in use by another nats-server or daemon: stop that one, or wait for it to end"
     )]
     StoreInUse(PathBuf),
+    #[error(
+        "store {0} belongs to a cluster, whose streams a lone server would lose: start with the \
+         flags -cluster-addr and -cluster-peers, as before; or, if this node is to be alone from now \
+         on, move {0} away: all rows are published again then"
+    )]
+    OfCluster(PathBuf),
     /// The configuration, generated or the user's, was refused.
     #[error("configuration of the embedded nats-server: {0}")]
     Config(String),
@@ -122,7 +131,10 @@ pub enum ServerError {
 impl ServerError {
     /// Whether another try is of no use before somebody installs or configures something.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, ServerError::NoBinary(_) | ServerError::Config(_))
+        matches!(
+            self,
+            ServerError::NoBinary(_) | ServerError::OfCluster(_) | ServerError::Config(_)
+        )
     }
 
     fn io(tried: impl fmt::Display, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
@@ -197,6 +209,9 @@ impl Server {
         let peers = Peers::parse(&options.peers).map_err(ServerError::Config)?;
         let known = peers.first_look();
         let mut config = Config::new(options, &run_dir)?;
+        if config.is_alone() && store.join(OF_CLUSTER).is_dir() {
+            return Err(ServerError::OfCluster(store.clone()));
+        }
         config.write(&known)?;
         config.probe(&binary, &known)?;
 
