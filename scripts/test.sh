@@ -21,6 +21,7 @@ perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || install_packages perl
 need openssl openssl
 need pip3 python3-pip
 need shellcheck shellcheck
+need busybox busybox-static
 for tool in rustfmt clippy; do
   cargo "${tool#rust}" --version >/dev/null 2>&1 || rustup component add "$tool"
 done
@@ -37,6 +38,7 @@ cargo check --quiet # the tests' dependencies have features that users' builds l
 cargo clippy --quiet --all-targets -- -D warnings
 cargo clippy --quiet --test sim --features mutations -- -D warnings # minutes to run: scripts/sim.sh --mutations
 shellcheck scripts/*.sh examples/*.sh .ci/run
+shellcheck -s dash -e SC3043 examples/service/*.init # procd's scripts may use `local`
 
 step "All tests, with the newest nats-server"
 HARMONYLITE_NATS_SERVER=$newest cargo test --quiet

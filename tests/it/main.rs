@@ -20,6 +20,7 @@ mod login;
 mod node;
 mod offline;
 mod replicate;
+mod service;
 mod settings;
 mod signals;
 mod slow;
