@@ -50,10 +50,17 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
             .or_insert(busy.to_owned());
         return Ok(json!({ "status": "failing", "problems": problems }));
     };
+    let awaited: Vec<&str> = database.awaited().iter().map(String::as_str).collect();
     for (stream, missed) in database.missed() {
+        let cause = match &awaited[..] {
+            [] => "were gone from the broker before they were read here".to_owned(),
+            tables => format!(
+                "were passed over as far as they are of {}",
+                tables.join(", ")
+            ),
+        };
         let text = format!(
-            "messages up to {} were gone from the broker before they were read here: this node lacks \
-             changes until a snapshot brings them",
+            "messages up to {} {cause}: this node lacks changes until a snapshot brings them",
             missed.seq
         );
         problems.insert(format!("gap in {stream}"), text);

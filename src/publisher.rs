@@ -321,6 +321,9 @@ impl Publisher {
         } else {
             false
         };
+        if inside.database.awaits_anew() {
+            gate.poke_keeper();
+        }
         drop(inside);
         if changed || more {
             // As the consumers do: the application gets the lock for half as long as we had it.

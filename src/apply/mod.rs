@@ -3,7 +3,7 @@
 //! [`Database::apply`] takes messages of one stream and, in one short transaction, captures what
 //! the application did so far, joins each row with what is here ([`crate::model::merge`]) and
 //! stores the position. Nothing stops it: what does not fit the schema is held
-//! ([`held`]), what is no frame is put in quarantine, what collides in a UNIQUE index is displaced
+//! ([`held`]) or, where nobody wants it, let go (`let_go`), what is no frame is put in quarantine, what collides in a UNIQUE index is displaced
 //! (`unique`), what is too large for one message is put together (`parts`).
 
 use std::sync::Arc;
@@ -22,6 +22,7 @@ mod fast;
 pub mod held;
 mod incoming;
 mod join;
+pub(crate) mod let_go;
 mod parts;
 mod positions;
 mod quarantine;
@@ -34,6 +35,7 @@ mod unique;
 pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
 pub(crate) use incoming::Incoming;
+pub(crate) use let_go::LetGo;
 pub use positions::{Position, Positions};
 pub(crate) use quarantine::Alarm;
 pub(crate) use tuples::create_probe;

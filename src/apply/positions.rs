@@ -166,6 +166,24 @@ impl Database {
         self.move_position(stream, gapped);
     }
 
+    /// Rows were passed over in all that was read so far.
+    pub(crate) fn note_gaps_here(&mut self) {
+        let learnt = self.reservation.peek_number() - 1;
+        for (stream, seq) in self.sequences() {
+            let known = self.position(&stream);
+            if seq == 0 || known.created.is_empty() {
+                continue;
+            }
+            let gap = Gap {
+                learnt,
+                acked: known.acked_seq,
+                ..Gap::new(seq)
+            };
+            let gap = Some(gap);
+            self.move_position(&stream, Position { gap, ..known });
+        }
+    }
+
     /// Whether changes were missed that only a snapshot can bring.
     pub fn has_gap(&self) -> bool {
         self.positions.known.values().any(|p| p.gap.is_some())
@@ -232,8 +250,7 @@ impl Database {
     pub(crate) fn is_helped_by(&self, entry: &Entry) -> bool {
         let helps = |(stream, known): (&String, &Position)| {
             entry.streams.get(stream).is_some_and(|place| {
-                place.created == known.created
-                    && self.lacks_after(known, place, entry.node) != known.gap
+                place.created == known.created && self.lacks_after(known, place, entry) != known.gap
             })
         };
         self.positions.known.iter().any(helps)
@@ -241,9 +258,10 @@ impl Database {
 
     /// Whether a snapshot lacks what this node could say where it lacks something itself.
     pub(crate) fn is_unheard_in(&self, entry: &Entry) -> bool {
+        let lacks = self.lacks_awaited(&entry.lacks);
         let heard = |place: &Place, end: u64| {
             let gap = place.gap.as_ref();
-            let in_gap = gap.is_none_or(|g| g.heard.contains(&self.node));
+            let in_gap = gap.map_or(!lacks, |g| g.heard.contains(&self.node));
             place.seq >= end && (in_gap || entry.node == self.node)
         };
         let unheard = |(stream, known): (&String, &Position)| {
@@ -260,9 +278,21 @@ impl Database {
         self.positions.known.iter().any(unheard)
     }
 
-    fn lacks_after(&self, known: &Position, place: &Place, maker: u64) -> Option<Gap> {
-        let (here, there) = (reach(known.seq, &known.gap), reach(place.seq, &place.gap));
-        after_merge(here, there, maker)
+    fn lacks_after(&self, known: &Position, place: &Place, entry: &Entry) -> Option<Gap> {
+        // Of a table that this node waits for, its maker has no more than this node.
+        let lacks = self.lacks_awaited(&entry.lacks);
+        let of_maker = place.gap.clone().or(lacks.then(|| Gap::new(place.seq)));
+        let (here, there) = (reach(known.seq, &known.gap), reach(place.seq, &of_maker));
+        after_merge(here, there, entry.node)
+    }
+
+    /// Whether some of what was read here, once a snapshot is merged, was read by its maker alone.
+    pub(crate) fn is_brought_on_by(&self, entry: &Entry) -> bool {
+        let brings = |(stream, place): (&String, &Place)| {
+            let known = self.position(stream);
+            known.gap.is_some() || place.seq > known.seq
+        };
+        !self.joined || entry.streams.iter().any(brings)
     }
 
     /// How far a snapshot must be to bring what was missed here.
@@ -287,7 +317,7 @@ impl Database {
             if is_another || !self.is_read(stream) {
                 continue;
             }
-            known.gap = self.lacks_after(&known, place, entry.node);
+            known.gap = self.lacks_after(&known, place, entry);
             if mutation::is(Mutation::GapForgottenOnMerge) {
                 known.gap = None;
             }
@@ -318,6 +348,7 @@ impl Database {
         // Before that is stored: after a crash in between nobody would come here again.
         if !self.has_gap() {
             self.tell_twin()?;
+            self.write(Database::end_awaiting)?;
         }
         self.flush()?;
         Ok(closed)
@@ -363,6 +394,12 @@ impl Database {
     /// here.
     pub fn forget_positions(&mut self) -> Result<()> {
         self.lose_all_streams()?;
+        self.read_from_the_start();
+        self.flush() // a transaction that is undone would bring them back
+    }
+
+    /// What was read so far counts as acknowledged.
+    pub(crate) fn read_from_the_start(&mut self) {
         for (stream, _) in self.sequences() {
             let mut known = self.position(&stream);
             let (seq, id) = (known.seq, std::mem::take(&mut known.id));
@@ -372,7 +409,6 @@ impl Database {
             }
             self.move_position(&stream, known);
         }
-        self.flush() // a transaction that is undone would bring them back
     }
 
     pub fn has_unsaved_positions(&self) -> bool {

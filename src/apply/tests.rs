@@ -12,6 +12,7 @@ mod defaults;
 mod eviction;
 mod hostile;
 mod keys;
+mod let_go;
 mod limits;
 mod migrations;
 mod nonsense;

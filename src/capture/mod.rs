@@ -103,6 +103,9 @@ impl Database {
         if emptied && self.catalog.retry_held.is_some() {
             self.retry_held(&mut frames)?;
         }
+        if emptied && !self.catalog.ending.is_empty() {
+            self.end_held()?;
+        }
         self.log_is_left = !emptied;
         captured.more = self.has_more();
         self.take_captured(frames, captured);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::apply::Place;
+use crate::apply::let_go::held_tables;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{self, LeftAlone, quote};
 use crate::database::table::Table;
@@ -30,6 +31,8 @@ pub struct Catalog {
     pub comparing: HashMap<i64, Compare>,
     /// Tables (lower case) that are replicated and have something in `___held`.
     pub held: HashSet<String>,
+    /// Tables with something in `___held` that is to be removed.
+    pub ending: BTreeSet<String>,
     /// Tables (by id) with something in `___displaced`.
     pub displaced: HashSet<i64>,
     /// Whether this database is seen for the first time.
@@ -43,6 +46,8 @@ pub struct Catalog {
     pub to_settle: BTreeMap<i64, Vec<Vec<u8>>>,
     /// Tables (by id) whose displaced rows are all to be looked at anew, then.
     pub resettle: BTreeSet<i64>,
+    /// A table is replicated that was not before.
+    has_new: bool,
     kept_from_firing: HashSet<String>,
     left_alone: Vec<LeftAlone>,
     warned_rowid: HashSet<String>,
@@ -110,6 +115,7 @@ impl Database {
         }
         self.note_left_out()?;
         self.find_set_aside()?;
+        self.await_let_go(self.catalog.has_new)?;
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
         // Not before local changes are captured: a row without its version loses against any.
         self.catalog.resettle = self.catalog.displaced.iter().copied().collect();
@@ -228,17 +234,10 @@ impl Database {
     }
 
     pub(crate) fn find_set_aside(&mut self) -> Result<()> {
-        let mut held = self
-            .conn
-            .prepare_cached("SELECT DISTINCT table_name FROM __harmonylite___held")?;
-        let by_name = &self.catalog.by_name;
-        self.catalog.held = held
-            .query_map([], |r| r.get(0))?
-            .filter(|name| {
-                name.as_ref()
-                    .map_or(true, |n: &String| by_name.contains_key(n))
-            })
-            .collect::<rusqlite::Result<_>>()?;
+        let mut held = held_tables(&self.conn)?;
+        held.retain(|name| self.catalog.by_name.contains_key(name));
+        self.catalog.held = held.into_iter().collect();
+        self.find_ending()?;
         let mut displaced = self
             .conn
             .prepare_cached("SELECT DISTINCT table_id FROM __harmonylite___displaced")?;

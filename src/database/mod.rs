@@ -85,6 +85,8 @@ pub struct Database {
     pub(crate) log_is_left: bool,
     /// Bounds for what peers and applications may send, see [`Limits`].
     pub(crate) limits: Limits,
+    /// Tables whose changes are let go.
+    pub(crate) let_go: crate::apply::LetGo,
     /// Tables that are held and not known here, as far as they were named.
     pub(crate) named_unknown: std::collections::BTreeSet<String>,
     /// Bytes of parts that wait, if counted.
@@ -114,6 +116,7 @@ impl Database {
         let positions = crate::apply::Positions::load(&conn)?;
         let opened_ms = clock.now_ms().max(reservation.until_ms());
         let ages = crate::snapshot::Ages::load(&conn)?;
+        let let_go = crate::apply::LetGo::load(&conn)?;
         let mut database = Database {
             conn,
             clock,
@@ -135,6 +138,7 @@ impl Database {
             seen_data_version: -1,
             log_is_left: true,
             limits: Limits::default(),
+            let_go,
             named_unknown: Default::default(),
             parts_bytes: None,
             alarm: Default::default(),
@@ -149,6 +153,9 @@ impl Database {
             Ok(own_tables::set_meta(&db.conn, "installed", 1)?)
         })?;
         database.catalog.first_time = false;
+        if !database.settings.joins_by_snapshot {
+            database.read_let_go_again()?;
+        }
         database.load_again()?;
         Ok(database)
     }
@@ -202,6 +209,7 @@ impl Database {
             || !catalog.comparing.is_empty()
             || !catalog.resettle.is_empty()
             || catalog.retry_held.is_some()
+            || !catalog.ending.is_empty()
     }
 
     /// Stores marks and positions that wait for a write, if there are any.

@@ -80,6 +80,7 @@ impl Database {
                 run(self, "ROLLBACK TO guarded")?;
                 run(self, "RELEASE guarded")?;
                 self.sites = Sites::load(&self.conn)?;
+                self.let_go = crate::apply::LetGo::load(&self.conn)?;
                 self.find_set_aside()?;
                 Ok(Err(e.to_string()))
             }
@@ -100,6 +101,7 @@ impl Database {
             self.node = node as u64;
         }
         self.positions = crate::apply::Positions::load(&self.conn)?;
+        self.let_go = crate::apply::LetGo::load(&self.conn)?;
         self.ages.roll_back(&self.conn)?;
         self.marks.forget_acknowledged();
         self.parts_bytes = None;

@@ -195,7 +195,8 @@ fn clean(file: &Path) -> rusqlite::Result<i64> {
     let conn = Connection::open(file)?;
     let aside = conn.query_row(
         "SELECT (SELECT count(*) FROM __harmonylite___displaced)
-              + (SELECT count(DISTINCT key) FROM __harmonylite___held)",
+              + (SELECT count(*) FROM (SELECT DISTINCT table_name, shape, key
+                                 FROM __harmonylite___held))",
         [],
         |r| r.get(0),
     )?;

@@ -40,6 +40,8 @@ pub struct View {
     /// Tables that are this node's own matter: their rows are not for others.
     left_out: Vec<String>,
     pub streams: BTreeMap<String, Place>,
+    /// Tables of which rows were let go.
+    pub lacks: Vec<String>,
     pub schema: i64,
     /// Bytes of the database.
     pub size: u64,
@@ -91,6 +93,7 @@ impl Database {
         Ok(View {
             conn,
             left_out: self.left_out()?,
+            lacks: self.let_go.lacks().cloned().collect(),
             streams,
             schema,
             size: size as u64,

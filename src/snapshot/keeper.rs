@@ -105,6 +105,8 @@ pub struct Keeper {
     lacking: Option<Duration>,
     /// Since when it lacks anything.
     gapped: Option<Duration>,
+    /// Since when a snapshot is due that another node would make better.
+    defers: Option<Duration>,
     /// Under which id this node is known as one that publishes.
     registered: Option<u64>,
     /// That the newest snapshot is gone was told to the others.
@@ -126,6 +128,7 @@ impl Keeper {
             waiting: None,
             lacking: None,
             gapped: None,
+            defers: None,
             registered: None,
             forgot: false,
             lost: BTreeSet::new(),

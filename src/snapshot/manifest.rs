@@ -28,6 +28,9 @@ const MAX_DATABASE_BYTES: u64 = 1 << 44;
 
 const MAX_STREAMS: usize = 1024;
 
+/// Names of tables that a snapshot lacks.
+const MAX_LACKS_BYTES: usize = 64 << 10;
+
 /// No stream has as many messages; SQLite's integers are signed.
 const MAX_SEQ: u64 = 1 << 62;
 
@@ -63,6 +66,9 @@ pub struct Entry {
     /// The newest tombstone that its maker ever dropped, as (hlc, node); none if it dropped none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<(i64, u64)>,
+    /// Tables (lower case) of which its maker let rows go: they are not in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
 }
 
 /// A place in a stream.
@@ -188,7 +194,8 @@ impl Entry {
                 .streams
                 .values()
                 .all(|p| p.seq < MAX_SEQ && p.gap.as_ref().is_none_or(is_gap))
-            && self.dropped.is_none_or(|_| self.dropped().is_valid());
+            && self.dropped.is_none_or(|_| self.dropped().is_valid())
+            && self.lacks.iter().map(String::len).sum::<usize>() <= MAX_LACKS_BYTES;
         match sound {
             true => Ok(()),
             false => Err(format!("its entry {:?} makes no sense", self.name)),
@@ -228,6 +235,7 @@ mod tests {
             schema: -5,
             streams: BTreeMap::from([("s-1".into(), Place::default())]),
             dropped: Some((5 << 16, u64::MAX)),
+            lacks: vec!["jobs".into()],
         }
     }
 

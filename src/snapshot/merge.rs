@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::apply::{Place, shape_of_table};
+use crate::apply::{LetGo, Place, shape_of_table};
 use crate::capture::{Captured, Frames};
 use crate::database::own_tables::set_meta;
 use crate::database::rows::{Rows, Stored};
@@ -197,10 +197,10 @@ impl Merge {
         rows: &mut Count,
         is_over: &dyn Fn(&Database) -> bool,
     ) -> Result<Option<Vec<OwnedValue>>> {
-        if !(db.settings.selects)(table.name()) {
+        let found = self.source.rows(table, after.as_deref(), STEP)?;
+        if !found.is_empty() && db.lets_go(&table.name().to_ascii_lowercase())? {
             return Ok(None);
         }
-        let found = self.source.rows(table, after.as_deref(), STEP)?;
         let dropped = db.dropped()?;
         let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
         let local = db.table_like(table);
@@ -311,7 +311,11 @@ impl Merge {
     }
 
     fn finish(&self, db: &mut Database) -> Result<()> {
+        if db.is_brought_on_by(&self.entry) {
+            db.inherit_let_go(&LetGo::load(&self.source.conn)?)?;
+        }
         db.take_places(&self.entry);
+        db.end_awaiting()?;
         db.forget_lost()?;
         db.note_dropped(self.entry.dropped())?;
         Ok(set_meta(&db.conn, "joined", 1)?)

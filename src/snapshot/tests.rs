@@ -12,6 +12,7 @@ use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 mod copying;
 mod forgetting;
 mod hostile;
+mod included;
 mod keeping;
 mod lacking;
 mod moved;
@@ -37,7 +38,7 @@ fn snapshot(node: &mut Node) -> (PathBuf, Entry) {
 
 fn copy(node: &Node, view: View) -> (PathBuf, Entry) {
     let file = node.dir.path().join(format!("copy-{}", rand(node)));
-    let streams = view.streams.clone();
+    let (streams, lacks) = (view.streams.clone(), view.lacks.clone());
     view.copy(&file, &mut |_| Ok(())).unwrap();
     let dropped = node.db.dropped().unwrap();
     let entry = Entry {
@@ -50,6 +51,7 @@ fn copy(node: &Node, view: View) -> (PathBuf, Entry) {
         schema: 0,
         streams,
         dropped: dropped.is_valid().then_some((dropped.hlc, dropped.node)),
+        lacks,
     };
     (file, entry)
 }

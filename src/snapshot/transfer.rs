@@ -79,6 +79,7 @@ pub fn upload(
     let database_size = view.size;
     require_space(copy.path(), database_size + database_size / 2)?;
     let (streams, schema) = (view.streams.clone(), view.schema);
+    let lacks = view.lacks.clone();
     view.copy(copy.path(), &mut |done| {
         watch.progress("copying", done, database_size)
     })
@@ -108,6 +109,7 @@ pub fn upload(
         schema,
         streams,
         dropped: maker.dropped,
+        lacks,
     };
     let file = fs::File::open(packed_file.path()).map_err(|e| disk(packed_file.path(), e))?;
     let mut watched = Watched {

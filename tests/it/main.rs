@@ -16,6 +16,7 @@ mod golden;
 mod handled;
 mod health;
 mod jwt;
+mod left_out;
 mod login;
 mod node;
 mod offline;

@@ -67,6 +67,7 @@ impl Database {
             );
         }
         let old_name = self.take_over_renamed(&schema)?;
+        self.catalog.has_new |= self.known_left_out()?.contains(&name);
         let is_renamed = old_name.is_some();
         let is_watched = is_renamed || triggers.contains_key(&format!("{PREFIX}{name}_insert"));
         let watched_as = is_watched.then(|| old_name.unwrap_or_else(|| schema.name.clone()));
@@ -228,6 +229,7 @@ impl Database {
         // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
         let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
         set_meta(&self.conn, "last_table", id)?;
+        self.catalog.has_new = true;
         self.conn.execute(
             "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",
             params![id, schema.name],

@@ -75,6 +75,7 @@ fn one_snapshot(store: &Path) -> Manifest {
         schema: 0,
         streams: BTreeMap::new(),
         dropped: None,
+        lacks: vec![],
     };
     Manifest::default().with("c", entry)
 }

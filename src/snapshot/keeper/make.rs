@@ -18,8 +18,11 @@ impl Keeper {
     ) -> Result<Next, RoundError> {
         let ask = |keeper: &Keeper, gate: &Gate| why(keeper, &gate.enter().database);
         if ask(self, round.gate).is_none() {
-            self.asked = None; // only if there was something new
+            (self.asked, self.defers) = (None, None); // only if there was something new
             return Ok(self.rest(round.gate));
+        }
+        if self.defers(round.gate) {
+            return Ok(Next::After(self.options.leader_ttl));
         }
         if let Some(why) = self.hindrance(round)? {
             return match self.asked.take() {
@@ -52,6 +55,18 @@ impl Keeper {
         Ok(self.rest(round.gate))
     }
 
+    /// Whether others are left the time to make a snapshot first: this node let go of tables that they
+    /// may have.
+    fn defers(&mut self, gate: &Gate) -> bool {
+        let inside = gate.enter();
+        let db = &inside.database;
+        if self.asked.is_some() || self.newest.is_none() || !db.has_let_go(true) {
+            return false;
+        }
+        let now = db.clock.uptime();
+        now - *self.defers.get_or_insert(now) < 2 * self.options.leader_ttl
+    }
+
     /// Why this node cannot make snapshots at all.
     pub(super) fn hindrance(
         &self,
@@ -61,9 +76,12 @@ impl Keeper {
             let text = "a node with publish = false or replicate = false makes no snapshots";
             return Ok(Some(text));
         }
-        if !round.gate.enter().database.excludes_tables()? {
+        let inside = round.gate.enter();
+        let db = &inside.database;
+        if !db.excludes_tables()? && !db.has_let_go(false) {
             return Ok(None);
         }
+        drop(inside);
         let publishers = round.registry.publishers()?;
         let differs = publishers.values().any(|s| *s != self.options.selection);
         Ok(differs
@@ -141,6 +159,7 @@ impl Keeper {
             store.address()
         );
         self.newest = Some(entry);
+        self.defers = None;
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ impl Merge {
     ) -> Result<Progress> {
         let places = self.source.held_places(after.as_ref())?;
         for at in &places {
-            if (db.settings.selects)(&at.table) {
+            if !db.lets_go(&at.table)? {
                 match self.source.held(at, db.limits.row_bytes) {
                     Ok(incoming) => db.take_held(at, incoming, frames)?,
                     Err(e @ DatabaseError::RowTooLarge(..)) => {

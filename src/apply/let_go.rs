@@ -1,0 +1,240 @@
+//! Tables whose changes are let go instead of being held.
+//!
+//! Nothing is kept of a table that the configuration leaves out, nor of one that nobody can replicate
+//! (SQLite's own, ours). The name of the former is remembered: should the table be replicated here
+//! one day, this node lacks all that it let go. That is a gap in every stream ([`crate::snapshot::gap`]),
+//! which a snapshot makes up for whose maker let nothing go of that table.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, OptionalExtension};
+use serde::{Deserialize, Serialize};
+
+use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::schema::PREFIX;
+use crate::database::{Database, Result, TIME_BOX};
+
+/// In `___meta`: [`LetGo`] as JSON.
+const KEY: &str = "let_go";
+
+/// Names that are remembered, and bytes of them: a peer may invent any number.
+const MAX_NAMES: usize = 1000;
+const MAX_BYTES: usize = 32 << 10;
+
+/// Entries of `___held` that are removed between two looks at the clock.
+const STEP: usize = 64;
+
+/// See the module's head. Names are in lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LetGo {
+    /// Tables of which rows were let go.
+    names: BTreeSet<String>,
+    /// Of these, the ones that are replicated here by now: a snapshot is awaited for them.
+    awaited: BTreeSet<String>,
+    /// There were more names than are remembered.
+    #[serde(default)]
+    is_more: bool,
+    /// A snapshot is awaited since just now.
+    #[serde(skip)]
+    is_news: bool,
+}
+
+impl LetGo {
+    pub fn load(conn: &Connection) -> rusqlite::Result<LetGo> {
+        let text: Option<String> = get_meta(conn, KEY)?;
+        let stored = text.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(stored.unwrap_or_default())
+    }
+
+    /// Tables of which this database lacks rows.
+    pub fn lacks(&self) -> impl Iterator<Item = &String> {
+        self.names.union(&self.awaited)
+    }
+
+    fn has_room_for(&self, name: &str) -> bool {
+        let bytes: usize = self.lacks().map(String::len).sum();
+        self.names.len() < MAX_NAMES && bytes + name.len() <= MAX_BYTES
+    }
+}
+
+/// Whether a name (lower case) is one that no application's table has.
+pub(crate) fn is_reserved(lower: &str) -> bool {
+    lower.starts_with("sqlite_") || lower.starts_with(PREFIX)
+}
+
+impl Database {
+    /// Whether what arrives of a table (lower case) that is not here is let go, not held; and
+    /// remembers its name. Inside a transaction.
+    pub(crate) fn lets_go(&mut self, lower: &str) -> Result<bool> {
+        if self.catalog.by_name.contains_key(lower) {
+            return Ok(false);
+        }
+        if is_reserved(lower) || self.let_go.names.contains(lower) {
+            return Ok(true);
+        }
+        if (self.settings.selects)(lower) {
+            return Ok(false);
+        }
+        log::info!("changes of table {lower:?} are passed over: the configuration leaves it out");
+        self.note_let_go(lower)?;
+        Ok(true)
+    }
+
+    /// Remembers that rows of a table are let go. Inside a transaction.
+    pub(crate) fn note_let_go(&mut self, lower: &str) -> Result<()> {
+        match self.let_go.has_room_for(lower) {
+            true => self.let_go.names.insert(lower.to_owned()),
+            false => !std::mem::replace(&mut self.let_go.is_more, true),
+        };
+        self.store_let_go()
+    }
+
+    fn store_let_go(&self) -> Result<()> {
+        let text = serde_json::to_string(&self.let_go).expect("names are JSON");
+        Ok(set_meta(&self.conn, KEY, text)?)
+    }
+
+    /// A snapshot brought rows, but none of the tables that its maker let go. Inside a transaction.
+    pub(crate) fn inherit_let_go(&mut self, of_maker: &LetGo) -> Result<()> {
+        let before = self.let_go.clone();
+        for name in of_maker.lacks() {
+            if self.let_go.awaited.contains(name) {
+                continue;
+            }
+            match self.let_go.has_room_for(name) {
+                true => drop(self.let_go.names.insert(name.to_ascii_lowercase())),
+                false => self.let_go.is_more = true,
+            }
+        }
+        self.let_go.is_more |= of_maker.is_more;
+        if self.let_go != before {
+            self.store_let_go()?;
+            self.catalog.forget(); // one of them may be replicated here
+        }
+        Ok(())
+    }
+
+    /// Tables that were let go and are replicated by now: what was missed of them is a gap. `has_new`
+    /// says that a table is replicated since just now. Inside a transaction, with the catalog read.
+    pub(crate) fn await_let_go(&mut self, has_new: bool) -> Result<()> {
+        let here = &self.catalog.by_name;
+        let mut found: BTreeSet<String> = self.let_go.names.clone();
+        found.retain(|name| here.contains_key(name));
+        let is_any = self.let_go.is_more && has_new;
+        if (found.is_empty() && !is_any) || !self.settings.joins_by_snapshot {
+            return Ok(());
+        }
+        for name in &found {
+            log::warn!(
+                "table {name} is replicated from now on: a snapshot brings what was passed over of it"
+            );
+            self.let_go.names.remove(name);
+        }
+        self.let_go.awaited.extend(found);
+        self.note_gaps_here();
+        self.let_go.is_news = self.has_gap();
+        if !self.has_gap() {
+            self.let_go.awaited.clear(); // nothing was read yet
+        }
+        self.store_let_go()?;
+        self.store_positions()
+    }
+
+    /// The same where no snapshots are kept: what the streams still have is read again. At a start,
+    /// before anything is read.
+    pub(crate) fn read_let_go_again(&mut self) -> Result<()> {
+        let here = &self.catalog.by_name;
+        if !self.let_go.names.iter().any(|n| here.contains_key(n)) {
+            return Ok(());
+        }
+        log::warn!("tables are replicated that were passed over before: reading the streams again");
+        self.write(|db| {
+            let Database {
+                let_go, catalog, ..
+            } = &mut *db;
+            let_go.names.retain(|n| !catalog.by_name.contains_key(n));
+            db.read_from_the_start();
+            db.store_let_go()?;
+            db.store_positions()
+        })
+    }
+
+    /// Tables for which a snapshot is awaited.
+    pub(crate) fn awaited(&self) -> &BTreeSet<String> {
+        &self.let_go.awaited
+    }
+
+    /// Whether a snapshot is awaited for tables, and was not when this was asked last.
+    pub(crate) fn awaits_anew(&mut self) -> bool {
+        std::mem::take(&mut self.let_go.is_news)
+    }
+
+    /// Whether the maker of a snapshot let go of a table for which one is awaited.
+    pub(crate) fn lacks_awaited(&self, lacks: &[String]) -> bool {
+        lacks.iter().any(|name| self.let_go.awaited.contains(name))
+    }
+
+    /// No gap is left: what was awaited is here. Inside a transaction.
+    pub(crate) fn end_awaiting(&mut self) -> Result<()> {
+        if self.has_gap() || self.let_go.awaited.is_empty() {
+            return Ok(());
+        }
+        self.let_go.awaited.clear();
+        self.store_let_go()
+    }
+
+    /// Whether rows were let go of tables that other nodes may have: by choice, or of tables that are
+    /// `selected` and unknown here.
+    pub(crate) fn has_let_go(&self, selected: bool) -> bool {
+        let selects = &self.settings.selects;
+        self.let_go.names.iter().any(|n| selects(n) == selected)
+    }
+
+    /// Tables with something in `___held` of which nothing is to be held.
+    pub(crate) fn find_ending(&mut self) -> Result<()> {
+        let mut ending = BTreeSet::new();
+        for table in held_tables(&self.conn)? {
+            if self.lets_go(&table.to_ascii_lowercase())? {
+                ending.insert(table);
+            }
+        }
+        self.catalog.ending = ending;
+        Ok(())
+    }
+
+    /// Removes some of what is held of those. Inside a transaction.
+    pub(crate) fn end_held(&mut self) -> Result<()> {
+        let began = self.clock.uptime();
+        while let Some(table) = self.catalog.ending.first().cloned() {
+            let text =
+                "DELETE FROM __harmonylite___held WHERE (table_name, shape, key, column) IN (
+                            SELECT table_name, shape, key, column FROM __harmonylite___held
+                            WHERE table_name = ?1 LIMIT ?2)";
+            let mut delete = self.conn.prepare_cached(text)?;
+            if delete.execute(rusqlite::params![table, STEP])? < STEP {
+                self.catalog.ending.remove(&table);
+            }
+            if self.clock.uptime() - began >= TIME_BOX {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names of the tables of which something is held, found without reading all of it.
+pub(crate) fn held_tables(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let text = "SELECT table_name FROM __harmonylite___held
+                WHERE table_name > ?1 ORDER BY table_name LIMIT 1";
+    let mut next = conn.prepare_cached(text)?;
+    let mut tables = Vec::new();
+    let mut after = String::new();
+    while let Some(table) = next
+        .query_row([&after], |r| r.get::<_, String>(0))
+        .optional()?
+    {
+        after.clone_from(&table);
+        tables.push(table);
+    }
+    Ok(tables)
+}
