@@ -310,7 +310,9 @@ impl Publisher {
             None => None,
         };
         let changed = inside.database.is_changed()?;
-        let more = if changed || inside.database.has_more() {
+        let captures =
+            (changed || inside.database.has_more()) && inside.database.waits_for_capture()?;
+        let more = if captures {
             let mut captured = inside.database.capture()?;
             inside.hand_over(&mut captured);
             if captured.changes > 0 {
@@ -325,7 +327,7 @@ impl Publisher {
             gate.poke_keeper();
         }
         drop(inside);
-        if changed || more {
+        if captures {
             // As the consumers do: the application gets the lock for half as long as we had it.
             let pause = match turn {
                 Some(turn) => gate.rest(turn, now.elapsed()),

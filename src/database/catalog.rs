@@ -19,7 +19,10 @@ use crate::database::{Compare, Database, DatabaseError, Result, sql_text, values
 use crate::mutation::{self, Mutation};
 
 mod left_out;
+mod look;
 mod take_in;
+
+use look::Text;
 
 /// What is known of the schema.
 #[derive(Debug, Default)]
@@ -52,6 +55,10 @@ pub struct Catalog {
     left_alone: Vec<LeftAlone>,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
+    /// What the schema reads like at that version, see [`look`].
+    text: Option<Text>,
+    /// The version is not stored yet.
+    is_unnoted: bool,
 }
 
 impl Catalog {
@@ -67,7 +74,10 @@ impl Database {
     pub(crate) fn refresh_catalog(&mut self) -> Result<()> {
         let version = self.schema_version()?;
         if self.catalog.schema_version == Some(version) {
-            return Ok(());
+            return match self.catalog.is_unnoted {
+                true => self.note_schema(),
+                false => Ok(()),
+            };
         }
         let (schemas, mut left_alone) = schema::read(
             &self.conn,
@@ -160,6 +170,8 @@ impl Database {
             set_meta(&self.conn, "schema_hash", hash)?;
         }
         self.catalog.schema_version = Some(version);
+        self.catalog.text = Some(self.schema_text()?);
+        self.catalog.is_unnoted = false;
         self.witness.note_schema(version);
         Ok(())
     }
@@ -167,8 +179,15 @@ impl Database {
     /// Whether there may have been a VACUUM: it moves the schema's version and leaves its text alone.
     /// Where the version moved further than by one, it may have come with another change.
     fn may_be_vacuumed(&self, version: i64) -> Result<bool> {
-        let known: Option<i64> = get_meta(&self.conn, "schema_version")?;
         let hash: Option<i64> = get_meta(&self.conn, "schema_hash")?;
+        let known = match self
+            .catalog
+            .schema_version
+            .filter(|_| self.catalog.is_unnoted)
+        {
+            Some(known) => Some(known),
+            None => get_meta(&self.conn, "schema_version")?,
+        };
         let Some(known) = known.filter(|k| *k != version) else {
             return Ok(false);
         };

@@ -31,7 +31,12 @@ impl Node {
     /// `Publisher::look`.
     pub fn capture(&self) -> Step<Captured> {
         let mut inside = self.gate().enter();
-        let mut captured = inside.database.capture().map_err(failed)?;
+        let db = &mut inside.database;
+        let is_hint = db.is_changed().map_err(failed)? || db.has_more();
+        if !(is_hint && db.waits_for_capture().map_err(failed)?) {
+            return Ok(Captured::default());
+        }
+        let mut captured = db.capture().map_err(failed)?;
         let copy = copy_of(&captured);
         inside.hand_over(&mut captured);
         Ok(copy)
