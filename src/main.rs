@@ -9,7 +9,7 @@ use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
 use harmonylite::snapshot::{beside, commands};
-use harmonylite::{conflicts, database, lock, output, thread};
+use harmonylite::{conflicts, database, lock, mirror, output, thread};
 
 fn main() -> ExitCode {
     keep_memory_small();
@@ -97,7 +97,8 @@ fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
     beside::remove_stale(&config.db_path);
     let removed = database::clean_up(&config.db_path, &AtomicBool::new(false))
         .map_err(|e| format!("cleaning up {}: {e}", config.db_path.display()))?;
-    for file in [&config.seq_map_path, &lock::of_database(&config.db_path)] {
+    let mirror = mirror::place(&config.seq_map_path, &config.db_path)?;
+    for file in [&mirror, &lock::of_database(&config.db_path)] {
         match std::fs::remove_file(file) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(format!("removing {}: {e}", file.display()));

@@ -3,15 +3,66 @@
 //! A mirror of the table in the database, which is the truth: a file can be ahead of a database
 //! that lost its last moments to a power cut.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// Its name beside the database.
+pub const NAME: &str = "seq-map.cbor";
+
+/// A map without entries.
+const EMPTY: [u8; 1] = [0xa0];
+
+/// Where the mirror of a database is whose configuration says `wanted`. Another daemon that runs may
+/// keep that of its own database there: where nobody chose the name, this one gets another; else that is
+/// an error, in a user's words.
+pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
+    let own = own_place(database);
+    let is_default = wanted == database.with_file_name(NAME);
+    if is_default && own.exists() {
+        return Ok(own);
+    }
+    if !is_taken(wanted) {
+        return Ok(wanted.to_owned());
+    }
+    if !is_default {
+        return Err(format!(
+            "seq_map_path: another harmonylite keeps the positions of its database in {}: give each \
+             database a file of its own",
+            wanted.display()
+        ));
+    }
+    log::info!(
+        "{} is that of another database: the positions are shown in {}",
+        wanted.display(),
+        own.display()
+    );
+    // That it is missing would mean that an operator removed it.
+    fs::write(&own, EMPTY).map_err(|e| format!("seq_map_path: {}: {e}", own.display()))?;
+    Ok(own)
+}
+
+/// `<database>-seq-map.cbor`.
+fn own_place(database: &Path) -> PathBuf {
+    let mut name = database.file_name().unwrap_or_default().to_owned();
+    name.push("-");
+    name.push(NAME);
+    database.with_file_name(name)
+}
+
+/// Whether a process that runs keeps its positions there.
+fn is_taken(path: &Path) -> bool {
+    let locked = File::open(path).map(|file| file.try_lock());
+    matches!(locked, Ok(Err(TryLockError::WouldBlock)))
+}
 
 /// Writes the file when something in it changed.
 #[derive(Debug)]
 pub struct Mirror {
     path: PathBuf,
     written: Option<Vec<(String, u64)>>,
+    /// The file that was written last: it stays locked, to tell others that it is in use.
+    held: Option<File>,
     /// Why it cannot be written, as the log was told.
     said: Option<String>,
 }
@@ -21,6 +72,7 @@ impl Mirror {
         Mirror {
             path,
             written: None,
+            held: None,
             said: None,
         }
     }
@@ -51,7 +103,11 @@ impl Mirror {
         std::mem::replace(&mut self.said, text.clone()) != text
     }
 
-    fn replace(&self, sequences: &[(String, u64)]) -> std::io::Result<()> {
+    fn replace(&mut self, sequences: &[(String, u64)]) -> std::io::Result<()> {
+        if self.held.is_none() && is_taken(&self.path) {
+            let cause = "another harmonylite writes it: set seq_map_path for each database";
+            return Err(std::io::Error::other(cause));
+        }
         let map: std::collections::BTreeMap<&str, u64> = sequences
             .iter()
             .map(|(stream, seq)| (stream.as_str(), *seq))
@@ -61,8 +117,12 @@ impl Mirror {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let new = self.path.with_file_name(name);
-        fs::File::create(&new)?.write_all(&bytes)?;
-        fs::rename(new, &self.path)
+        let mut file = File::create(&new)?;
+        file.write_all(&bytes)?;
+        let _ = file.try_lock(); // not every file system can
+        fs::rename(new, &self.path)?;
+        self.held = Some(file);
+        Ok(())
     }
 }
 
@@ -97,5 +157,40 @@ mod tests {
         fs::create_dir(folder).unwrap();
         mirror.write(&[("s".into(), 1)]);
         assert!(mirror.is_news(&error()));
+    }
+
+    #[test]
+    fn two_databases_in_one_folder_have_a_file_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["a.db", "b.db"].map(|name| dir.path().join(name));
+        let default = dir.path().join(NAME);
+        assert_eq!(place(&default, &a), Ok(default.clone()));
+        let mut of_a = Mirror::new(default.clone());
+        of_a.write(&[("s".into(), 1)]);
+        of_a.write(&[("s".into(), 2)]);
+        let own = dir.path().join("b.db-seq-map.cbor");
+        assert_eq!(place(&default, &b), Ok(own.clone()));
+        let read = |path: &Path| -> std::collections::BTreeMap<String, u64> {
+            ciborium::from_reader(File::open(path).unwrap()).unwrap()
+        };
+        assert!(read(&own).is_empty());
+        let chosen = dir.path().join("chosen");
+        assert_eq!(place(&chosen, &b), Ok(chosen.clone()));
+        let mut of_b = Mirror::new(chosen.clone());
+        of_b.write(&[("s".into(), 1)]);
+        let refused = place(&chosen, &a).unwrap_err();
+        assert!(
+            refused.starts_with("seq_map_path: another harmonylite"),
+            "{refused}"
+        );
+        // Who comes first after a boot does not matter any more.
+        drop(of_a);
+        assert_eq!(place(&default, &b), Ok(own));
+        assert_eq!(place(&default, &a), Ok(default.clone()));
+        // They began at the same moment.
+        let mut of_a = Mirror::new(default.clone());
+        of_a.write(&[("s".into(), 3)]);
+        Mirror::new(default.clone()).write(&[("s".into(), 4)]);
+        assert_eq!(read(&default)["s"], 3);
     }
 }

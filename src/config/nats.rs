@@ -22,6 +22,9 @@ pub struct Nats {
     pub server_config: Option<PathBuf>,
     /// None: look beside our executable, then in PATH.
     pub server_binary: Option<PathBuf>,
+    /// Where the server that we run keeps its streams, a folder per node; none: `nats` beside the
+    /// database.
+    pub store_dir: Option<PathBuf>,
     /// Where the server that we run listens for clients.
     pub bind_address: ListenAddress,
     pub seed_file: Option<PathBuf>,
@@ -52,6 +55,7 @@ impl Nats {
             urls: read_urls(section),
             server_config: section.file("server_config"),
             server_binary: section.file("server_binary"),
+            store_dir: section.path("store_dir"),
             bind_address: section.parsed("bind_address", "127.0.0.1:-1", str::parse),
             seed_file: section.file("seed_file"),
             user_name,

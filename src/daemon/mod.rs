@@ -18,7 +18,7 @@ use crate::snapshot::beside;
 use crate::snapshot::thread::Ask;
 use crate::stream::jetstream::stream_name;
 use crate::thread::{Exited, Outcome};
-use crate::{lock, logging};
+use crate::{lock, logging, mirror};
 
 mod membership;
 pub mod net;
@@ -74,6 +74,11 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         require_something_to_save(config).map_err(Failure)?;
     }
     let _lock = take_lock(config, until, &waiting_is_over)?;
+    let seq_map_path = mirror::place(&config.seq_map_path, &config.db_path).map_err(Failure)?;
+    let config = &Config {
+        seq_map_path,
+        ..config.clone()
+    };
     let pid_file = options.pid_file.as_deref().map(PidFile::write);
     let _pid_file = pid_file.transpose().map_err(Failure)?;
     let supervisor = Supervisor::of_environment();

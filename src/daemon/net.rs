@@ -119,8 +119,9 @@ fn server_options(config: &Config, options: &Options, node_name: String) -> Serv
 
 /// Where our own server keeps what is in it.
 pub fn server_store(config: &Config, node_name: &str) -> PathBuf {
-    let folder = config.db_path.parent().map(PathBuf::from);
-    folder.unwrap_or_default().join("nats").join(node_name)
+    let beside = || config.db_path.with_file_name("nats");
+    let folder = config.nats.store_dir.clone().unwrap_or_else(beside);
+    folder.join(node_name)
 }
 
 pub(super) fn peer_url(peer: &Peer) -> String {

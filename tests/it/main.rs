@@ -29,4 +29,5 @@ mod snapshots;
 mod standalone;
 mod stop;
 mod stream;
+mod two_apps;
 mod wait;

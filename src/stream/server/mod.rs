@@ -106,7 +106,9 @@ pub enum ServerError {
     )]
     NoBinary(String),
     #[error(
-        "store {0} is in use by another nats-server or daemon: stop that one, or wait for it to end"
+        "store {0} is in use by another nats-server or daemon: stop that one, or wait for it to end; if \
+         it is that of another database in the same directory, set nats.store_dir to a directory of \
+         its own for each"
     )]
     StoreInUse(PathBuf),
     #[error(

@@ -1,0 +1,61 @@
+//! Case 12: several databases on one machine, or on one nats-server, with default names.
+
+use crate::cluster::{broker, client_of};
+use crate::node::{Node, until};
+
+/// A second database in the first one's folder.
+fn beside(first: &Node) -> Node {
+    let mut second = Node::new(2);
+    let path = format!("'{}'", first.file("two.db").display());
+    second.set("db_path", &path);
+    rusqlite::Connection::open(first.file("two.db"))
+        .unwrap()
+        .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE jobs (id INTEGER PRIMARY KEY)")
+        .unwrap();
+    second
+}
+
+#[test]
+fn two_databases_in_one_folder_do_not_share_a_mirror() {
+    let broker = broker();
+    let mut one = Node::new(1);
+    client_of(&broker, &mut one);
+    one.execute("CREATE TABLE item (id INTEGER PRIMARY KEY)");
+    one.start();
+    one.execute("INSERT INTO item VALUES (1)");
+    until("the mirror", || {
+        one.file("seq-map.cbor").exists().then_some(())
+    });
+    let mut two = beside(&one);
+    client_of(&broker, &mut two);
+    two.set("nats.stream_prefix", "'two'")
+        .set("nats.subject_prefix", "'two'")
+        .start();
+    two.until_log("the positions are shown in");
+    let own = one.file("two.db-seq-map.cbor");
+    assert!(own.exists());
+    two.stop();
+    two.set(
+        "seq_map_path",
+        &format!("'{}'", one.file("seq-map.cbor").display()),
+    );
+    // Chosen by name it is the default all the same, and the file that is there goes before it.
+    two.start();
+    two.until_log("connected to NATS");
+    assert!(!two.log().contains("is missing"), "{}", two.log());
+}
+
+#[test]
+fn the_second_embedded_server_names_the_key() {
+    let mut one = Node::new(1);
+    one.set("nats.bind_address", "'127.0.0.1:-1'").start();
+    one.until_log("connected to NATS");
+    let mut two = beside(&one);
+    two.set("node_id", "1").start();
+    two.until_log("set nats.store_dir to a directory of its own");
+    two.kill();
+    let store = format!("'{}'", one.file("nats-two").display());
+    two.set("nats.store_dir", &store).start();
+    two.until_log("connected to NATS");
+    assert!(one.file("nats-two").is_dir());
+}
