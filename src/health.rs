@@ -65,11 +65,18 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         );
         problems.insert(format!("gap in {stream}"), text);
     }
+    let triggers = &database.apply_triggers;
+    for (name, reason) in triggers.left_out() {
+        let text = format!("does not run for what arrives: {reason}");
+        problems.insert(format!("trigger {name}"), text);
+    }
     Ok(json!({
         "status": if problems.is_empty() { "ok" } else { "failing" },
         "node": database.node(),
         "problems": problems,
         "holds_rows": database.holds_rows()?,
         "quarantined": database.quarantined()?,
+        "triggers_left_out": triggers.left_out().len(),
+        "trigger_failures": triggers.failures(),
     }))
 }

@@ -1,5 +1,5 @@
-//! The usual case of applying: same columns on both sides, no versions by column, nothing held and
-//! no further UNIQUE index. Decided with two look-ups and no allocation per row; whatever is not
+//! The usual case of applying: same columns on both sides, no versions by column, nothing held, no
+//! further UNIQUE index and no trigger of the application to run. Decided with two look-ups and no allocation per row; whatever is not
 //! plain about a row is left to [`super::join`], which gives the same result for plain rows, too.
 
 use crate::apply::affinity::is_storable_key;
@@ -32,6 +32,7 @@ impl Database {
                 .zip(here)
                 .all(|(c, h)| c.eq_ignore_ascii_case(&h.lower))
             && table.schema.unique.is_empty()
+            && !table.fires
             && !table.has_late_columns()
             && self.damage.is_clear()
             && !self.catalog.comparing.contains_key(&table.id)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
 use crate::apply::held::Place;
-use crate::apply::unique::is_unique_violation;
+use crate::apply::unique::is_collision;
 use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
@@ -76,7 +76,8 @@ impl Database {
         }
         self.damage.look_at(table.id, key_bytes);
         self.give_way(table, key)?;
-        let written = self.guarded(|db| {
+        let is_written = |joined: &Joined| !matches!(joined.next, Next::Hold(_));
+        let written = self.guarded_rows(table, is_written, |db, table| {
             let mut joined = db.join_versions(table, key, key_bytes, &incoming, frames.at)?;
             if let Next::Settle { in_table, arrived } = &mut joined.next {
                 let (in_table, arrived) = (in_table.take(), arrived.take());
@@ -249,7 +250,15 @@ fn write(
     };
     let result = match action {
         Action::Delete => rows.delete(key),
-        Action::Write(which) if local.is_some() => rows.update_some(key, which, &incoming(which)),
+        Action::Write(which) if local.is_some() => {
+            let differs = |i: &usize| {
+                let (old, new) = (local.map(|l| l[*i].borrow()), columns[*i].incoming);
+                !old.zip(new).is_some_and(|(old, new)| old.same(&new))
+            };
+            // As an application does it: a trigger may be on some columns alone.
+            let which: Vec<usize> = which.iter().copied().filter(differs).collect();
+            rows.update_some(key, &which, &incoming(&which))
+        }
         Action::Write(which) => rows.upsert_some(key, which, &incoming(which)),
         Action::Rebuild { write, keep } => {
             let local = local.unwrap_or_default();
@@ -265,10 +274,9 @@ fn write(
     };
     match result {
         Ok(()) => Ok(Attempt::Done),
-        Err(e) if is_unique_violation(&e) && !rows.table.schema.unique.is_empty() => {
-            Ok(Attempt::Collides)
-        }
-        Err(e) if is_unfit(&e) => Ok(Attempt::Unfit(e.to_string())),
+        Err(e) if is_collision(rows.table, &e) => Ok(Attempt::Collides),
+        // Where a trigger may be at fault, it is done without first.
+        Err(e) if is_unfit(&e) && !rows.table.fires => Ok(Attempt::Unfit(e.to_string())),
         Err(e) => Err(e.into()),
     }
 }

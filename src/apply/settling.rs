@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::apply::aside::Aside;
 use crate::apply::tuples::colliding;
-use crate::apply::unique::is_unique_violation;
+use crate::apply::unique::is_collision;
 use crate::database::rows::Rows;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
@@ -64,7 +64,7 @@ impl<'c> Settling<'c> {
     pub fn try_row(&mut self, values: &[OwnedValue]) -> Result<()> {
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
         match savepoint(self.aside.conn, true, || self.rows.upsert(&values)) {
-            Err(e) if !is_unique_violation(&e) => Err(e.into()),
+            Err(e) if !is_collision(self.aside.table, &e) => Err(e.into()),
             _ => Ok(()),
         }
     }
@@ -143,7 +143,7 @@ impl<'c> Settling<'c> {
             match self.rows.upsert(&values) {
                 Ok(()) => self.aside.forget(&key_bytes)?,
                 // Another constraint, newer than the row: it stays aside, and the reason is said.
-                Err(e) if is_unfit(&e) => {
+                Err(e) if is_unfit(&e) && !self.aside.table.fires => {
                     log::warn!(
                         "a row of table {} stays aside: {e}",
                         self.aside.table.name()

@@ -23,6 +23,7 @@ mod schema_moves;
 mod shown;
 pub(crate) mod support;
 mod transactions;
+mod triggers;
 mod unfit;
 mod values;
 

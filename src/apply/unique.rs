@@ -15,6 +15,7 @@ use crate::apply::aside::Aside;
 use crate::apply::settling::Settling;
 use crate::apply::tuples::colliding;
 use crate::database::rows::Rows;
+use crate::database::schema::UniqueIndex;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
@@ -26,6 +27,18 @@ const UNIQUE_VIOLATION: i32 = 2067;
 
 pub(super) fn is_unique_violation(e: &rusqlite::Error) -> bool {
     matches!(e, rusqlite::Error::SqliteFailure(f, _) if f.extended_code == UNIQUE_VIOLATION)
+}
+
+/// Whether it is one of a UNIQUE index of the table, not of one to which a trigger writes.
+pub(super) fn is_collision(table: &Table, e: &rusqlite::Error) -> bool {
+    let names_it = || {
+        let text = e.to_string();
+        let place = text.rsplit_once("failed: ").map_or("", |(_, place)| place);
+        let column = place.strip_prefix(table.name());
+        let is_index = |u: &UniqueIndex| place == format!("index '{}'", u.name);
+        column.is_some_and(|rest| rest.starts_with('.')) || table.schema.unique.iter().any(is_index)
+    };
+    is_unique_violation(e) && !table.schema.unique.is_empty() && (!table.fires || names_it())
 }
 
 impl Database {

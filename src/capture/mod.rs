@@ -185,7 +185,8 @@ impl Database {
         }
         for (id, keys) in std::mem::take(&mut self.catalog.to_settle) {
             if let Some(table) = self.catalog.by_id.get(&id).cloned()
-                && let Err(reason) = self.guarded(|db| db.settle_local(&table, &keys))?
+                && let Err(reason) =
+                    self.guarded_rows(&table, |()| true, |db, t| db.settle_local(t, &keys))?
             {
                 log::warn!("rows of table {} stay aside: {reason}", table.name());
             }

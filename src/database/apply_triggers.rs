@@ -1,44 +1,273 @@
 //! The application's triggers that run for changes that arrive, too: `apply_triggers`.
+//!
+//! Triggers are off on our connection, but those of the temporary schema fire all the same: the ones
+//! that are chosen are copied there, and tried. What arrives has happened elsewhere and cannot be
+//! refused here: a trigger that cannot run is left out, and a row for which it fails is written
+//! without it. Both are said and counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, mpsc};
 
 use rusqlite::OptionalExtension;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use crate::database::schema::quote;
-use crate::database::{Database, DatabaseError, Result, sql_text};
+use crate::database::table::Table;
+use crate::database::{Database, DatabaseError, Result, sql_text, values};
+
+/// What is known of the triggers in `apply_triggers`.
+#[derive(Debug, Default)]
+pub(crate) struct ApplyTriggers {
+    /// In place, in the order in which they were made.
+    running: Vec<Running>,
+    /// Not in place, and why.
+    left_out: BTreeMap<String, String>,
+    /// Tables (lower case) that those in place write to.
+    feeds: BTreeSet<String>,
+    /// Rows that were written without them since the start, by table.
+    failures: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    name: String,
+    /// Lower case.
+    table: String,
+    /// Statement that makes the copy.
+    create: String,
+}
+
+impl ApplyTriggers {
+    /// Triggers that do not run for what arrives, and why.
+    pub fn left_out(&self) -> &BTreeMap<String, String> {
+        &self.left_out
+    }
+
+    /// Rows that were written without the triggers of their table since the start, because one failed.
+    pub fn failures(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    /// Whether a trigger that runs writes to the table.
+    pub fn feeds(&self, table: &str) -> bool {
+        self.feeds.contains(&table.to_ascii_lowercase())
+    }
+}
 
 impl Database {
-    /// Triggers are off on our connection, but those of the temporary schema fire all the same: the
-    /// ones chosen in `apply_triggers` are copied there.
-    /// One that is gone by now, or does not fit its table any more, is named and left out.
-    pub(crate) fn copy_apply_triggers(&self) -> Result<()> {
+    /// Copies those that can run here. The others are named, once, and looked at again when the schema
+    /// changes: what they need may be there then.
+    pub(crate) fn copy_apply_triggers(&mut self) -> Result<()> {
+        let mut waiting: Vec<String> = Vec::new();
         for name in &self.settings.apply_triggers {
-            let own = apply_trigger(name);
-            let text = self.trigger_text(name)?;
-            let made = match text.as_deref().and_then(sql_text::after_trigger_name) {
-                Some(rest) => self
-                    .conn
-                    .execute_batch(&format!("CREATE TEMP TRIGGER {own} {rest}"))
-                    .map_err(DatabaseError::from),
-                None => Err(DatabaseError::NoSuchTrigger(name.clone())),
-            };
-            match made {
-                Err(e) if e.is_temporary() => return Err(e),
-                Err(DatabaseError::NoSuchTrigger(_)) if self.awaits_schema()? => {
-                    log::warn!("apply_triggers: {name} is looked for again when the schema comes");
+            if !waiting.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                waiting.push(name.clone());
+            }
+        }
+        let (mut running, mut feeds) = (Vec::new(), BTreeSet::new());
+        let mut left_out = BTreeMap::new();
+        // One may write to a view for which another one stands: more run when that is in place.
+        loop {
+            let before = waiting.len();
+            let mut later = Vec::new();
+            for name in waiting {
+                match self.copy_trigger(&name, &mut feeds) {
+                    Ok(trigger) => running.push(trigger),
+                    Err(e) if e.is_temporary() => return Err(e),
+                    Err(e) => {
+                        left_out.insert(name.clone(), e.to_string());
+                        later.push(name);
+                    }
                 }
-                Err(e) => log::error!("trigger {name} does not run for what arrives: {e}"),
-                Ok(()) => {}
+            }
+            waiting = later;
+            if waiting.is_empty() || waiting.len() == before {
+                break;
+            }
+        }
+        left_out.retain(|name, _| waiting.contains(name));
+        self.name_left_out(&left_out)?;
+        let known = &mut self.apply_triggers;
+        (known.running, known.left_out, known.feeds) = (running, left_out, feeds);
+        Ok(())
+    }
+
+    fn name_left_out(&self, left_out: &BTreeMap<String, String>) -> Result<()> {
+        let awaits_schema = self.awaits_schema()?;
+        for (name, reason) in left_out {
+            if self.apply_triggers.left_out.get(name) == Some(reason) {
+                continue;
+            }
+            if awaits_schema && self.find_trigger(name)?.is_none() {
+                log::warn!("apply_triggers: {name} is looked for again when the schema comes");
+            } else {
+                log::error!("trigger {name} does not run for what arrives: {reason}");
             }
         }
         Ok(())
     }
 
-    pub(crate) fn drop_apply_triggers(&self) -> Result<()> {
-        for name in &self.settings.apply_triggers {
-            let own = apply_trigger(name);
-            self.conn
-                .execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{own}"))?;
+    /// Copies a trigger if a statement that fires it can be compiled: SQLite looks at its body no sooner.
+    fn copy_trigger(&mut self, name: &str, feeds: &mut BTreeSet<String>) -> Result<Running> {
+        let missing = || DatabaseError::NoSuchTrigger(name.to_owned());
+        let (table, text) = self.find_trigger(name)?.ok_or_else(missing)?;
+        let rest = sql_text::after_trigger_name(&text).ok_or_else(missing)?;
+        let create = format!("CREATE TEMP TRIGGER {} {rest}", own_name(name));
+        self.conn.execute_batch(&create)?;
+        match self.try_trigger(&table, rest) {
+            Ok(fed) => feeds.extend(fed),
+            Err(e) => {
+                self.drop_apply_trigger(name)?;
+                return Err(e);
+            }
         }
-        Ok(())
+        Ok(Running {
+            name: name.to_owned(),
+            table,
+            create,
+        })
+    }
+
+    /// Tries the trigger of a table that is in place, whose text after the name is `rest`. Returns the
+    /// tables (lower case) that it writes to.
+    fn try_trigger(&mut self, table: &str, rest: &str) -> Result<BTreeSet<String>> {
+        let statement = self.firing_statement(table, rest)?;
+        let fed = self.tables_written_by_triggers(&statement)?;
+        let mut texts = vec![rest.to_owned()];
+        for table in &fed {
+            let text = "SELECT sql FROM main.sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+            let mut found = self.conn.prepare_cached(text)?;
+            texts.extend(
+                found
+                    .query_row([table], |r| values::lossy(r, 0))
+                    .optional()?,
+            );
+        }
+        // A transaction of ours holds rows of many writes.
+        if texts.iter().any(|text| may_roll_back(text)) {
+            let reason =
+                "ROLLBACK in it would undo what arrives beside; ABORT undoes one statement";
+            return Err(DatabaseError::Unusable(reason.into()));
+        }
+        Ok(fed)
+    }
+
+    /// A statement on a table or view that fires a trigger of it, by the trigger's text after its name.
+    fn firing_statement(&self, table: &str, rest: &str) -> Result<String> {
+        let mut columns = self
+            .conn
+            .prepare_cached("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden NOT IN (2, 3)")?;
+        let columns = columns.query_map([table], |r| values::lossy(r, 0))?;
+        let columns = columns.collect::<rusqlite::Result<Vec<String>>>()?;
+        let words = sql_text::words(rest);
+        let mut words = words.iter().map(String::as_str);
+        let event = words.find(|w| ["insert", "update", "delete"].contains(w));
+        let table = format!("main.{}", quote(table));
+        Ok(match event {
+            Some("insert") => format!("INSERT INTO {table} DEFAULT VALUES"),
+            Some("update") => {
+                let set = columns.iter().map(|c| format!("{0} = {0}", quote(c)));
+                format!("UPDATE {table} SET {}", set.collect::<Vec<_>>().join(", "))
+            }
+            _ => format!("DELETE FROM {table}"),
+        })
+    }
+
+    /// The tables (lower case) to which triggers write that a statement would fire. Fails if it cannot be
+    /// compiled with them.
+    fn tables_written_by_triggers(&mut self, statement: &str) -> Result<BTreeSet<String>> {
+        let (sender, written) = mpsc::channel();
+        let note = move |context: AuthContext<'_>| {
+            use AuthAction::{Delete, Insert, Update};
+            if let Insert { table_name } | Delete { table_name } | Update { table_name, .. } =
+                context.action
+                && context.accessor.is_some()
+            {
+                // Whoever would listen is gone only with the statement.
+                let _ = sender.send(table_name.to_ascii_lowercase());
+            }
+            Authorization::Allow
+        };
+        self.conn.authorizer(Some(note))?;
+        let compiled = self.conn.prepare(statement).map(drop);
+        self.conn
+            .authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
+        compiled?;
+        Ok(written.try_iter().collect())
+    }
+
+    pub(crate) fn drop_apply_triggers(&self) -> Result<()> {
+        let names = &self.settings.apply_triggers;
+        names
+            .iter()
+            .try_for_each(|name| self.drop_apply_trigger(name))
+    }
+
+    fn drop_apply_trigger(&self, name: &str) -> Result<()> {
+        let text = format!("DROP TRIGGER IF EXISTS temp.{}", own_name(name));
+        Ok(self.conn.execute_batch(&text)?)
+    }
+
+    /// Whether some of them are on the table.
+    pub(super) fn has_apply_triggers(&self, table: &str) -> Result<bool> {
+        for name in &self.settings.apply_triggers {
+            let found = self.find_trigger(name)?;
+            if found.is_some_and(|(on, _)| on.eq_ignore_ascii_case(table)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// As [`Database::guarded`], for what writes rows of a table: where that fails with its triggers, and
+    /// does not without them, it is done without them. `f` is given the table as it is then, and
+    /// `is_written` says of what it came to whether the rows are there.
+    pub(crate) fn guarded_rows<T>(
+        &mut self,
+        table: &Arc<Table>,
+        is_written: impl Fn(&T) -> bool,
+        mut f: impl FnMut(&mut Self, &Arc<Table>) -> Result<T>,
+    ) -> Result<std::result::Result<T, String>> {
+        let done = self.guarded(|db| f(db, table))?;
+        let Err(reason) = &done else {
+            return Ok(done);
+        };
+        if !table.fires {
+            return Ok(done);
+        }
+        let name = table.name().to_ascii_lowercase();
+        let running = self.apply_triggers.running.iter();
+        let own: Vec<Running> = running.filter(|t| t.table == name).cloned().collect();
+        for trigger in &own {
+            self.drop_apply_trigger(&trigger.name)?;
+        }
+        let mut without = Table::clone(table);
+        without.fires = false;
+        let without = Arc::new(without);
+        let again = self.guarded(|db| f(db, &without))?;
+        for trigger in &own {
+            self.conn.execute_batch(&trigger.create)?;
+        }
+        if again.as_ref().is_ok_and(is_written) {
+            self.note_failure(&name, reason);
+        }
+        Ok(again)
+    }
+
+    /// Says so for the first row of a table, the tenth, the hundredth and so on.
+    fn note_failure(&mut self, table: &str, reason: &str) {
+        let failures = self
+            .apply_triggers
+            .failures
+            .entry(table.to_owned())
+            .or_default();
+        *failures += 1;
+        if 10_u64.pow(failures.ilog10()) == *failures {
+            log::warn!(
+                "a trigger in apply_triggers failed for a row of table {table} that arrived ({failures} \
+                 so far), which was written without it: {reason}; make anew what it feeds"
+            );
+        }
     }
 
     /// At the start every trigger in `apply_triggers` must be there: a name may be misspelled. Where
@@ -48,7 +277,7 @@ impl Database {
             return Ok(());
         }
         for name in &self.settings.apply_triggers {
-            if self.trigger_text(name)?.is_none() {
+            if self.find_trigger(name)?.is_none() {
                 return Err(DatabaseError::NoSuchTrigger(name.clone()));
             }
         }
@@ -68,17 +297,29 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
-    fn trigger_text(&self, name: &str) -> Result<Option<String>> {
-        Ok(self
-            .conn
-            .prepare_cached("SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE")?
-            .query_row([name], |r| r.get(0))
-            .optional()?)
+    /// The trigger's table, in lower case, and its text.
+    fn find_trigger(&self, name: &str) -> Result<Option<(String, String)>> {
+        let text = "SELECT lower(tbl_name), sql FROM main.sqlite_schema
+             WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE";
+        let mut found = self.conn.prepare_cached(text)?;
+        let read = |r: &rusqlite::Row<'_>| Ok((values::lossy(r, 0)?, values::lossy(r, 1)?));
+        Ok(found.query_row([name], read).optional()?)
     }
 }
 
-fn apply_trigger(name: &str) -> String {
+/// Name of the copy.
+fn own_name(name: &str) -> String {
     quote(&format!("apply_{name}"))
+}
+
+/// Whether a trigger with this text, or that writes to a table with this text, may roll back.
+fn may_roll_back(text: &str) -> bool {
+    let words = sql_text::words(text);
+    let ends = |before: &[&str]| {
+        let mut windows = words.windows(before.len() + 1);
+        windows.any(|w| w[..before.len()] == *before && w[before.len()] == "rollback")
+    };
+    ends(&["raise", "("]) || ends(&["or"]) || ends(&["conflict"])
 }
 
 #[cfg(test)]

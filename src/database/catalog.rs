@@ -142,7 +142,7 @@ impl Database {
     /// Looks anew at all displaced rows of a table.
     pub(crate) fn resettle_guarded(&mut self, id: i64) -> Result<()> {
         if let Some(table) = self.catalog.by_id.get(&id).cloned()
-            && let Err(reason) = self.guarded(|db| db.resettle(&table))?
+            && let Err(reason) = self.guarded_rows(&table, |()| true, |db, t| db.resettle(t))?
         {
             log::warn!("rows of table {} stay aside: {reason}", table.name());
         }

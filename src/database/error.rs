@@ -87,18 +87,22 @@ impl DatabaseError {
 pub type Result<T> = std::result::Result<T, DatabaseError>;
 
 /// Whether one row or one table is at fault, not the database: a constraint, the class of a STRICT
-/// column, a function that fails or is not known here.
+/// column, a function that fails or is not known here, an index of the application's that is damaged.
 pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
     use ErrorCode::*;
     let code = match e {
         rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
         e => e.sqlite_error_code(),
     };
+    let is_damaged_index = |f: &rusqlite::ffi::Error| f.extended_code == CORRUPT_VTAB;
     matches!(
         code,
         Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)
-    )
+    ) || e.sqlite_error().is_some_and(is_damaged_index)
 }
+
+/// SQLITE_CORRUPT_VTAB: the content of a virtual table does not fit together.
+const CORRUPT_VTAB: i32 = 267;
 
 pub(super) fn is_busy(e: &rusqlite::Error) -> bool {
     matches!(

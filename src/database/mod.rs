@@ -73,6 +73,7 @@ pub struct Database {
     /// `PRAGMA synchronous` is FULL.
     syncs_commits: bool,
     pub(crate) damage: damage::Damage,
+    pub(crate) apply_triggers: apply_triggers::ApplyTriggers,
     pub(crate) ages: crate::snapshot::Ages,
     stop: Arc<AtomicBool>,
     /// Device and number of the file that is open; none if they cannot be had.
@@ -131,6 +132,7 @@ impl Database {
             opened_ms,
             syncs_commits: false,
             damage: damage::Damage::default(),
+            apply_triggers: Default::default(),
             ages,
             stop,
             file,

@@ -163,8 +163,7 @@ impl<'c> Rows<'c> {
         }
         let statement = self.upsert.as_mut().expect("just prepared");
         bind(statement, values)?;
-        statement.raw_execute()?;
-        Ok(())
+        written(self.table, statement.raw_execute()?)
     }
 
     /// Writes the columns `which` of the row with this key; a row that is missing gets its
@@ -191,8 +190,7 @@ impl<'c> Rows<'c> {
             .map(|(_, v)| *v);
         let all: Vec<Value<'_>> = key_values.chain(others).collect();
         bind(&mut statement, &all)?;
-        statement.raw_execute()?;
-        Ok(())
+        written(self.table, statement.raw_execute()?)
     }
 
     /// Writes the columns `which` of the row with this key, which is there. An upsert would fail where the
@@ -211,8 +209,7 @@ impl<'c> Rows<'c> {
         }
         let mut statement = self.conn.prepare_cached(&self.table.update_some(which))?;
         bind(&mut statement, &[key, values].concat())?;
-        statement.raw_execute()?;
-        Ok(())
+        written(self.table, statement.raw_execute()?)
     }
 
     pub fn delete(&mut self, key: &[Value<'_>]) -> rusqlite::Result<()> {
@@ -221,9 +218,22 @@ impl<'c> Rows<'c> {
         }
         let statement = self.delete.as_mut().expect("just prepared");
         bind(statement, key)?;
-        statement.raw_execute()?;
-        Ok(())
+        let deleted = statement.raw_execute()?;
+        match deleted == 0 && self.table.fires && self.exists(key)? {
+            true => written(self.table, deleted),
+            false => Ok(()),
+        }
     }
+}
+
+/// A trigger of the application may pass over the row by RAISE(IGNORE), without an error.
+fn written(table: &Table, rows: usize) -> rusqlite::Result<()> {
+    if rows > 0 || !table.fires {
+        return Ok(());
+    }
+    let text = "a trigger leaves the row as it was: RAISE(IGNORE)";
+    let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER);
+    Err(rusqlite::Error::SqliteFailure(error, Some(text.into())))
 }
 
 fn encode_exceptions(exceptions: &Exceptions) -> Option<Vec<u8>> {

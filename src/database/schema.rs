@@ -37,6 +37,8 @@ pub struct Schema {
     pub key: Vec<KeyColumn>,
     /// UNIQUE indexes besides the key.
     pub unique: Vec<UniqueIndex>,
+    /// Whether a constraint says by ON CONFLICT what becomes of a row that breaks it.
+    pub has_conflict_clause: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -350,12 +352,10 @@ fn read_table(
         index.columns = index.columns.take().filter(stored);
     }
     let (mut checks, mut generated_from) = (Vec::new(), Vec::new());
+    let text: String = conn
+        .prepare_cached("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1")?
+        .query_row([name], |r| values::lossy(r, 0))?;
     if unique.iter().any(|u| u.columns.is_none()) {
-        let text: String = conn
-            .prepare_cached(
-                "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
-            )?
-            .query_row([name], |r| r.get(0))?;
         let within = |word| sql_text::in_parentheses_after(&text, word);
         checks = within("CHECK").iter().map(portable).collect();
         let words = sql_text::words(&within("AS").join(" "));
@@ -376,6 +376,7 @@ fn read_table(
         checks,
         key,
         unique,
+        has_conflict_clause: sql_text::words(&text).iter().any(|w| w == "conflict"),
     }))
 }
 

@@ -14,7 +14,7 @@ use crate::model::merge::Exceptions;
 use crate::model::value::Value;
 
 /// A table of the catalog.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Table {
     /// Number in `__harmonylite___tables`, never reused.
     pub id: i64,
@@ -23,12 +23,14 @@ pub struct Table {
     pub born: Vec<i64>,
     pub header: TableHeader,
     pub sql: TableSql,
+    /// Whether triggers of the application are to run for rows that arrive, see `apply_triggers`.
+    pub fires: bool,
     /// Seeds of the content hash, per column.
     seeds: Vec<u64>,
 }
 
 /// The statements that run for every row.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TableSql {
     pub get_version: String,
     pub put_version: String,
@@ -168,6 +170,7 @@ impl Table {
             born,
             header,
             sql,
+            fires: false,
             seeds,
         }
     }
@@ -221,7 +224,8 @@ impl Table {
         let set = which.iter().enumerate();
         let set = set.map(|(i, w)| format!("{} = ?{}", self.schema.column_sql(*w), first + i));
         format!(
-            "UPDATE OR ABORT {} SET {} WHERE {}",
+            "UPDATE{} {} SET {} WHERE {}",
+            or_abort(&self.schema),
             quote(self.name()),
             set.collect::<Vec<_>>().join(", "),
             self.key_match()
@@ -355,15 +359,24 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
         false => format!("UPDATE SET {}", set.join(", ")),
     };
     format!(
-        // By another name: a table may be called "excluded". OR ABORT: a constraint of the table may
-        // say otherwise, and evict or leave out rows behind our back.
-        "INSERT OR ABORT INTO {} AS __harmonylite__row({}) VALUES ({}{}) ON CONFLICT ({}) DO {action}",
+        // By another name: a table may be called "excluded".
+        "INSERT{} INTO {} AS __harmonylite__row({}) VALUES ({}{}) ON CONFLICT ({}) DO {action}",
+        or_abort(schema),
         quote(&schema.name),
         column_list(schema, given.iter().chain(&unknown).copied()),
         parameters(1, given.len()),
         ", NULL".repeat(unknown.len()),
         conflict_target(schema),
     )
+}
+
+/// A constraint of the table may evict or leave out rows behind our back, unless the statement says
+/// otherwise. Only there: what the statement says goes for the statements of a trigger that it fires, too.
+fn or_abort(schema: &Schema) -> &'static str {
+    match schema.has_conflict_clause {
+        true => " OR ABORT",
+        false => "",
+    }
 }
 
 fn conflict_target(schema: &Schema) -> String {

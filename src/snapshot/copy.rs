@@ -37,8 +37,10 @@ DELETE FROM __harmonylite___change_log_global;";
 /// A read transaction, and what is in it.
 pub struct View {
     conn: Connection,
-    /// Tables that are this node's own matter: their rows are not for others.
+    /// Tables that are this node's own matter: their rows are not for others, unless `apply_triggers` feed
+    /// them. Those rows stem from rows that are, and a node that begins with the copy fires no trigger.
     left_out: Vec<String>,
+    fed: Vec<String>,
     pub streams: BTreeMap<String, Place>,
     /// Tables of which rows were let go.
     pub lacks: Vec<String>,
@@ -90,9 +92,12 @@ impl Database {
         )?;
         let schema = get_meta(&conn, "schema_hash")?.unwrap_or_default();
         let streams = self.places();
+        let is_fed = |name: &String| self.apply_triggers.feeds(name);
+        let (fed, left_out) = self.left_out()?.into_iter().partition(is_fed);
         Ok(View {
             conn,
-            left_out: self.left_out()?,
+            left_out,
+            fed,
             lacks: self.let_go.lacks().cloned().collect(),
             streams,
             schema,
@@ -136,6 +141,7 @@ impl View {
         drop_triggers(&copy)?;
         copy.execute_batch(STRIP)?;
         self.left_out.iter().try_for_each(|t| empty(&copy, t))?;
+        self.fed.iter().try_for_each(|t| forget_rows(&copy, t))?;
         copy.close().map_err(|(_, e)| e)?;
         Ok(())
     }
@@ -149,12 +155,19 @@ pub enum CopyError {
     Io(#[from] io::Error),
 }
 
-/// Takes out what a table holds, and what is known of its rows if it was once replicated: versions
-/// without rows read like deletes.
+/// Takes out what a table holds.
 fn empty(conn: &Connection, table: &str) -> rusqlite::Result<()> {
-    let (quoted, versions) = (quote(table), versions_table(table));
+    let quoted = quote(table);
+    conn.execute_batch(&format!("PRAGMA secure_delete = ON; DELETE FROM {quoted}"))?;
+    forget_rows(conn, table)
+}
+
+/// Takes out what is known of a table's rows if it was once replicated: versions without rows read like
+/// deletes.
+fn forget_rows(conn: &Connection, table: &str) -> rusqlite::Result<()> {
+    let versions = versions_table(table);
     conn.execute_batch(&format!(
-        "PRAGMA secure_delete = ON; DELETE FROM {quoted}; DROP TABLE IF EXISTS {versions}"
+        "PRAGMA secure_delete = ON; DROP TABLE IF EXISTS {versions}"
     ))?;
     let mut list = conn.prepare("SELECT id FROM __harmonylite___tables WHERE name = ?1")?;
     let ids: Vec<i64> = list

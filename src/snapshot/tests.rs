@@ -16,6 +16,7 @@ mod included;
 mod keeping;
 mod lacking;
 mod moved;
+mod triggers;
 
 pub const BOOKS: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE)";
 const ALL: &str = "SELECT * FROM Books ORDER BY 1";

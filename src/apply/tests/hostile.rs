@@ -170,17 +170,12 @@ fn an_index_for_search_is_fed_by_apply_triggers() {
         "rtree is left alone"
     );
     n[0].run("INSERT INTO f(f, rank) VALUES ('integrity-check', 1)");
-    // The index goes away: changes are held, and come once the triggers are gone, too.
+    // The index goes away: changes come all the same.
     n[1].run("DROP TABLE f");
     n[0].run("INSERT INTO t VALUES (3, 'plum')");
     exchange(&mut n);
-    assert_eq!(
-        (n[1].rows("SELECT count(*) FROM t"), n[1].db.held().unwrap()),
-        ("i1".into(), 1)
-    );
-    n[1].run("DROP TRIGGER ti; DROP TRIGGER tu; DROP TRIGGER td");
-    exchange(&mut n);
     assert_eq!(n[1].rows("SELECT v FROM t WHERE id = 3"), "t'plum'");
+    assert_eq!(n[1].db.apply_triggers.left_out().len(), 3);
 }
 
 #[test]

@@ -87,7 +87,9 @@ impl Database {
             missing = Missing::OfWrites; // as good as
         }
         compare = Compare::after(compare, missing);
-        let table = Arc::new(Table::new(id, schema, number.born));
+        let mut table = Table::new(id, schema, number.born);
+        table.fires = self.has_apply_triggers(table.name())?;
+        let table = Arc::new(table);
         self.set_compare(id, compare)?;
         self.catalog.by_id.insert(id, table.clone());
         self.catalog.by_name.insert(name, table);
