@@ -255,7 +255,7 @@ impl Publisher {
         match event {
             Event::Stop | Event::Timeout => {}
             Event::Hint => {
-                self.check_file(false)?;
+                self.gate.enter().database.check_files(false)?;
                 (self.look_at, self.looks) = (Some(now), 0);
             }
             Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
@@ -285,16 +285,6 @@ impl Publisher {
             self.tidy(now)?;
         }
         self.send()
-    }
-
-    /// Ends if the file that is open is no more the one in its place. Where there is none another may
-    /// be on its way, and a start would make an empty one: that has time until the next look.
-    fn check_file(&self, must_be: bool) -> Result<(), DatabaseError> {
-        let inside = self.gate.enter();
-        match inside.database.is_replaced().unwrap_or(must_be) {
-            true => Err(inside.database.replaced()),
-            false => Ok(()),
-        }
     }
 
     /// Captures if somebody wrote.
@@ -489,8 +479,8 @@ impl Publisher {
         self.tidy_at = now + self.options.cleanup_interval;
         self.look_at = self.look_at.or(Some(now)); // in case a hint was missed
         self.looks = LOOK_AGAIN.len();
-        self.check_file(true)?;
         let mut inside = self.gate.enter();
+        inside.database.check_files(true)?;
         inside.database.flush()?;
         let sequences = inside.database.sequences();
         let is_told = inside.database.is_live() && inside.outbox.is_empty();

@@ -1,9 +1,9 @@
 //! Tells that the database's files were written: a hint to look, never the truth.
 //!
-//! inotify on the folder, because SQLite's files come and go. The shared-memory file is ignored:
-//! it is written through a mapping, and by our own reads.
+//! inotify on the folder, because SQLite's files come and go. Writes to the shared-memory file are
+//! ignored: they come from our own reads, too.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -11,6 +11,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
 
 use crate::thread::{Exited, spawn};
+
+const SHM: &str = "-shm";
 
 /// A thread that waits for inotify. Dropping it ends the thread.
 pub struct Watcher {
@@ -27,7 +29,7 @@ impl Watcher {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        let names: Vec<OsString> = ["", "-wal", "-journal"]
+        let names: Vec<OsString> = ["", "-wal", "-journal", SHM]
             .iter()
             .map(|suffix| {
                 let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -57,7 +59,10 @@ impl Watcher {
                         return Ok(()); // the watch was removed: we are to end
                     }
                     let lost = event.mask.contains(inotify::EventMask::Q_OVERFLOW);
-                    ours |= lost || event.name.is_some_and(|n| names.iter().any(|own| own == n));
+                    let written = event.mask.contains(inotify::EventMask::MODIFY);
+                    let own = |n: &OsStr| names.iter().position(|own| own == n);
+                    let own = event.name.and_then(own);
+                    ours |= lost || own.is_some_and(|at| !written || at + 1 < names.len());
                 }
                 if ours {
                     let _ = sender.try_send(());

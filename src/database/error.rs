@@ -30,6 +30,16 @@ pub enum DatabaseError {
     )]
     Replaced(PathBuf),
     #[error(
+        "db_path: another file was copied over {0} while harmonylite ran; start harmonylite again, \
+         and what is there now is taken as put back"
+    )]
+    Overwritten(PathBuf),
+    #[error(
+        "{0} was removed or replaced while harmonylite had the database open; what was in it alone \
+         is gone. Start harmonylite again, and it goes on from what is there"
+    )]
+    Removed(PathBuf),
+    #[error(
         "db_path: the content of {0} was put back from a backup while harmonylite ran; start \
          harmonylite again, and it goes on from there"
     )]

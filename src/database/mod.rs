@@ -6,7 +6,6 @@
 //! change was made. The application is never starved: transactions are short and spaced.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,6 +23,7 @@ mod catalog;
 mod comparison;
 mod damage;
 mod error;
+mod files;
 mod install;
 mod noted;
 pub mod own_tables;
@@ -44,6 +44,7 @@ pub(crate) use catalog::Catalog;
 pub(crate) use comparison::{Cause, Compare, Missing, Phase};
 pub(crate) use error::is_unfit;
 pub use error::{DatabaseError, Result};
+pub(crate) use files::Opened;
 pub use install::clean_up;
 use install::{connect, install, node_id};
 pub(crate) use settings::Limits;
@@ -76,8 +77,8 @@ pub struct Database {
     pub(crate) apply_triggers: apply_triggers::ApplyTriggers,
     pub(crate) ages: crate::snapshot::Ages,
     stop: Arc<AtomicBool>,
-    /// Device and number of the file that is open; none if they cannot be had.
-    file: Option<(u64, u64)>,
+    /// Closed after `conn`.
+    pub(crate) files: files::Files,
     /// What tells that the file is still the one that was written to.
     pub(crate) witness: witness::Witness,
     /// `PRAGMA data_version` up to which all changes are captured.
@@ -102,7 +103,6 @@ impl Database {
     /// the write lock, until `stop`.
     pub fn open(settings: Settings, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) -> Result<Self> {
         let conn = connect(&settings.path)?;
-        let file = file_number(&settings.path);
         retry_while_busy(&stop, || conn.execute_batch("BEGIN IMMEDIATE"))?;
         let first_time = install(&conn, &settings)?;
         let mut joined = own_tables::get_meta::<i64>(&conn, "joined")?.is_some();
@@ -118,6 +118,7 @@ impl Database {
         let opened_ms = clock.now_ms().max(reservation.until_ms());
         let ages = crate::snapshot::Ages::load(&conn)?;
         let let_go = crate::apply::LetGo::load(&conn)?;
+        let files = files::Files::open(&settings.path, &conn);
         let mut database = Database {
             conn,
             clock,
@@ -135,7 +136,7 @@ impl Database {
             apply_triggers: Default::default(),
             ages,
             stop,
-            file,
+            files,
             witness: witness::Witness::default(),
             seen_data_version: -1,
             log_is_left: true,
@@ -168,17 +169,6 @@ impl Database {
 
     pub fn path(&self) -> &Path {
         &self.settings.path
-    }
-
-    /// Whether another file is by now where the one that is open was: the application writes there,
-    /// and nothing of it would ever be seen here. None if there is no file.
-    pub fn is_replaced(&self) -> Option<bool> {
-        let there = file_number(&self.settings.path)?;
-        Some(self.file.is_some_and(|file| file != there))
-    }
-
-    pub fn replaced(&self) -> DatabaseError {
-        DatabaseError::Replaced(self.settings.path.clone())
     }
 
     /// Whether somebody else wrote since the last capture. A few microseconds.
@@ -227,6 +217,9 @@ impl Database {
 
     /// The orderly end: the next start goes on where this one ends.
     pub fn close(&mut self) -> Result<()> {
+        if self.is_lost() {
+            return Ok(()); // which was said
+        }
         let now_ms = self.bounded_time(self.clock.now_ms());
         self.write(|db| {
             db.clear_marks()?;
@@ -239,9 +232,4 @@ impl Database {
     pub fn tables(&self) -> &HashMap<String, Arc<Table>> {
         &self.catalog.by_name
     }
-}
-
-fn file_number(path: &Path) -> Option<(u64, u64)> {
-    let data = std::fs::metadata(path).ok()?;
-    Some((data.dev(), data.ino()))
 }

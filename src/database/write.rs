@@ -23,6 +23,7 @@ impl Database {
 
     fn transact<T>(&mut self, sync: bool, mut f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         loop {
+            self.check_files(false)?;
             self.reserve(self.clock.now_ms())?;
             self.sync_commits(sync || self.reservation.noted.waits())?;
             retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;

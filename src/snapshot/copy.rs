@@ -17,7 +17,7 @@ use crate::capture::Captured;
 use crate::database::own_tables::get_meta;
 use crate::database::schema::quote;
 use crate::database::table::versions_table;
-use crate::database::{Database, Result};
+use crate::database::{Database, Opened, Result};
 use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Place;
 
@@ -47,6 +47,7 @@ pub struct View {
     pub schema: i64,
     /// Bytes of the database.
     pub size: u64,
+    opened: Opened,
 }
 
 impl Database {
@@ -84,6 +85,7 @@ impl Database {
     fn open_view(&self) -> Result<View> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(self.path(), flags)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.execute_batch("PRAGMA query_only = ON; BEGIN")?;
         let size = conn.query_row(
             "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
@@ -102,6 +104,7 @@ impl Database {
             streams,
             schema,
             size: size as u64,
+            opened: self.files.opened(),
         })
     }
 }
@@ -132,9 +135,10 @@ impl View {
         }
         // From here on the WAL that grew meanwhile can be taken in: by us, or whoever commits next
         // does. It is no harm if that is the application, or if it fails.
-        let _ = self
-            .conn
-            .execute_batch("COMMIT; PRAGMA wal_checkpoint(PASSIVE)");
+        let _ = self.conn.execute_batch("COMMIT");
+        if self.opened.is_there() {
+            let _ = self.conn.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
+        }
         drop(self.conn);
         // The copy's header says WAL, as the original's did.
         let _: String = copy.query_row("PRAGMA journal_mode = OFF", [], |r| r.get(0))?;

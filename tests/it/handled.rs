@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use crate::node::Node;
+use crate::cluster::Cluster;
+use crate::node::{Node, texts, until};
 
 /// Refused at the start and by `-check`, with nothing changed.
 fn assert_refused(node: &Node, command: impl Fn(&[&str]) -> Command, why: &str) {
@@ -60,4 +61,147 @@ fn a_file_that_is_mounted_alone_is_refused() {
         mounted,
         "is mounted as a single file: mount its folder",
     );
+}
+
+/// A node with one row, which is sent, and a table with an index.
+fn one_node() -> Cluster {
+    let cluster = Cluster::start(1, |node| {
+        node.execute("CREATE INDEX by_value ON item(value)");
+    });
+    let node = &cluster.nodes[0];
+    node.until_log("connected to NATS, publishing");
+    // No file is sound whose -wal is removed while a checkpoint is under way, as after a copy.
+    node.until_log(" made, because ");
+    insert(node, 1);
+    until("it is sent", || node.is_quiet().then_some(()));
+    cluster
+}
+
+fn insert(node: &Node, id: i64) {
+    node.execute(&format!("INSERT INTO item VALUES ({id}, 'value {id}', 0)"));
+}
+
+fn ids(node: &Node) -> Vec<i64> {
+    let app = node.open();
+    let mut ids = app.prepare("SELECT id FROM item ORDER BY id").unwrap();
+    let ids = ids.query_map([], |r| r.get(0)).unwrap();
+    ids.collect::<Result<_, _>>().unwrap()
+}
+
+fn assert_sound(node: &Node) {
+    assert_eq!(texts(&node.open(), "PRAGMA integrity_check"), ["ok"]);
+}
+
+/// It ended unasked, with a line that says why.
+fn assert_ends(node: &mut Node, why: &str) {
+    assert_eq!(node.wait().code(), Some(1));
+    node.until_log(why);
+    assert!(!node.log().contains("panicked"));
+}
+
+/// Started again, it goes on.
+fn assert_goes_on(node: &mut Node) {
+    node.start();
+    insert(node, 1_000_000);
+    until("it is sent", || node.is_quiet().then_some(()));
+    node.stop();
+    assert_sound(node);
+}
+
+/// The application was stopped, or not, and somebody thought the files useless.
+#[test]
+fn companions_that_are_removed() {
+    for (removed, names) in [
+        (&["-wal", "-shm"][..], "app.db-wal was removed"),
+        (&["-wal"], "app.db-wal was removed"),
+        (&["-shm"], "app.db-shm was removed"),
+    ] {
+        let mut cluster = one_node();
+        let node = &mut cluster.nodes[0];
+        for end in removed {
+            fs::remove_file(node.file(&format!("app.db{end}"))).unwrap();
+        }
+        // What is there now is all there is: our tables may have been in the WAL. Until the daemon ends,
+        // an application may get an I/O error.
+        let write = "CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, value, writer);
+                     INSERT INTO item VALUES (3, 'value 3', 0)";
+        until("the application can write", || {
+            node.open().execute_batch(write).ok()
+        });
+        assert_ends(node, names);
+        assert_sound(node);
+        assert!(
+            ids(node).contains(&3),
+            "committed after the removal: {:?}",
+            ids(node)
+        );
+        assert_goes_on(node);
+        assert!(ids(node).contains(&3));
+    }
+}
+
+/// What was written since the backup is in the WAL in part, which belongs to what was there before.
+#[test]
+fn a_backup_that_is_copied_over_the_file() {
+    let mut cluster = one_node();
+    let node = &mut cluster.nodes[0];
+    node.execute(
+        "WITH n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO item SELECT i, 'value ' || i, 0 FROM n",
+    );
+    until("it is sent", || node.is_quiet().then_some(()));
+    backup(node, "yesterday.db");
+    node.execute("DELETE FROM item WHERE id % 3 = 0");
+    until("it is sent", || node.is_quiet().then_some(()));
+    node.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    node.execute("UPDATE item SET value = 'new ' || id WHERE id < 400");
+    fs::copy(node.file("yesterday.db"), node.database()).unwrap();
+    assert_ends(node, "another file was copied over");
+    assert_sound(node);
+    assert_eq!(ids(node).len(), 5000);
+    assert_eq!(
+        node.number("SELECT count(*) FROM item WHERE value LIKE 'new%'"),
+        0
+    );
+    assert_goes_on(node);
+}
+
+fn backup(node: &Node, name: &str) {
+    let mut copy = rusqlite::Connection::open(node.file(name)).unwrap();
+    let app = node.open();
+    let backup = rusqlite::backup::Backup::new(&app, &mut copy).unwrap();
+    let pause = std::time::Duration::ZERO;
+    backup.run_to_completion(1000, pause, None).unwrap();
+}
+
+#[test]
+fn a_file_that_is_emptied() {
+    let mut cluster = one_node();
+    let node = &mut cluster.nodes[0];
+    node.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    fs::File::create(node.database()).unwrap();
+    assert_ends(node, "another file was copied over");
+    let schema = "CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)";
+    node.execute(schema);
+    assert_eq!(ids(node), [0; 0]);
+    assert_goes_on(node);
+}
+
+/// What the new file has counts, and the one of before is whole under its new name.
+#[test]
+fn a_backup_that_is_moved_into_the_place() {
+    let mut cluster = one_node();
+    let node = &mut cluster.nodes[0];
+    backup(node, "yesterday.db");
+    insert(node, 2);
+    until("it is sent", || node.is_quiet().then_some(()));
+    fs::rename(node.database(), node.file("old.db")).unwrap();
+    fs::rename(node.file("yesterday.db"), node.database()).unwrap();
+    assert_ends(node, "is not the file any more that was opened");
+    assert_sound(node);
+    assert_eq!(ids(node), [1]);
+    let old = rusqlite::Connection::open(node.file("old.db")).unwrap();
+    let rows = "SELECT count(*) FROM item";
+    assert_eq!(old.query_row(rows, [], |r| r.get(0)), Ok(2));
+    assert_goes_on(node);
 }

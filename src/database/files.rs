@@ -1,0 +1,314 @@
+//! Notices that others handled the database's files while they are open here: put another file in
+//! the place of one, removed `-wal` or `-shm`, or copied something over the database itself.
+//!
+//! From that moment on this process writes nothing any more. SQLite does not look at the names
+//! again: it would go on in a file that is gone, and at the last close copy a WAL of before over
+//! what is there by now. (<https://www.sqlite.org/howtocorrupt.html>, 1 and 2.)
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rustix::fs::{FlockOperation, fcntl_lock};
+
+use super::{Database, DatabaseError, Result};
+
+/// A header that looks foreign is read again after this: it may just be written.
+const READ_AGAIN: Duration = Duration::from_millis(2);
+
+/// Device and inode.
+type Number = (u64, u64);
+
+/// What is open here.
+pub(crate) struct Files {
+    path: PathBuf,
+    /// Of the database file; none if it cannot be had.
+    number: Option<Number>,
+    /// `-wal` and `-shm`; none unless the database is in WAL mode.
+    beside: Option<[(PathBuf, Number); 2]>,
+    /// The database file, to read its header beside SQLite. To close it drops the locks that SQLite
+    /// has on the file in this process, so it is closed after the connection.
+    header: Option<File>,
+    seen: Option<Seen>,
+    found: Option<Found>,
+    /// Something was found.
+    is_lost: Arc<AtomicBool>,
+    /// `-shm`, locked so that nobody uses a WAL that is being moved away.
+    locked: Option<File>,
+}
+
+/// Tells a connection beside the main one whether it may checkpoint.
+pub(crate) struct Opened {
+    names: Vec<(PathBuf, Number)>,
+    is_lost: Arc<AtomicBool>,
+}
+
+impl Opened {
+    /// Whether the files are still those that are open.
+    pub fn is_there(&self) -> bool {
+        !self.is_lost.load(Ordering::Relaxed) && self.names.iter().all(is_there)
+    }
+}
+
+fn is_there((name, open): &(PathBuf, Number)) -> bool {
+    number_at(name) == Some(*open)
+}
+
+/// What others did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Found {
+    /// Another database file is in the place, or none.
+    Replaced,
+    /// The database file is the same, and its content is from elsewhere.
+    Overwritten,
+    /// `-wal` or `-shm` is gone, or another one.
+    Removed(PathBuf),
+}
+
+/// The database file when it was looked at last.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    size: u64,
+    modified: Option<SystemTime>,
+    header: Option<Header>,
+}
+
+/// Of the first 100 bytes (<https://www.sqlite.org/fileformat2.html#the_database_header>).
+#[derive(Debug, PartialEq, Eq)]
+struct Header {
+    page_size: [u8; 2],
+    /// Both 2 in WAL mode.
+    versions: [u8; 2],
+    change_counter: u32,
+}
+
+impl Header {
+    fn parse(bytes: &[u8; 100]) -> Option<Header> {
+        let counter = [bytes[24], bytes[25], bytes[26], bytes[27]];
+        bytes.starts_with(b"SQLite format 3\0").then_some(Header {
+            page_size: [bytes[16], bytes[17]],
+            versions: [bytes[18], bytes[19]],
+            change_counter: u32::from_be_bytes(counter),
+        })
+    }
+
+    /// Whether no checkpoint makes `now` of this. In WAL mode nothing else writes to the file, the
+    /// mode cannot change while it is open here, and the counter never goes back.
+    fn is_foreign(&self, now: Option<&Header>) -> bool {
+        now.is_none_or(|now| {
+            let behind = self.change_counter.wrapping_sub(now.change_counter);
+            let is_behind = behind != 0 && behind < 1 << 31;
+            is_behind || now.page_size != self.page_size || now.versions != self.versions
+        })
+    }
+}
+
+impl Files {
+    /// Of the database at `path`, which is open.
+    pub fn open(path: &Path, conn: &Connection) -> Files {
+        let mut files = Files {
+            path: path.to_owned(),
+            number: number_at(path),
+            beside: None,
+            header: File::open(path).ok(),
+            seen: None,
+            found: None,
+            is_lost: Arc::default(),
+            locked: None,
+        };
+        files.note_beside(conn);
+        files
+    }
+
+    /// For another connection of this process.
+    pub fn opened(&self) -> Opened {
+        let database = self.number.map(|number| (self.path.clone(), number));
+        Opened {
+            names: database
+                .into_iter()
+                .chain(self.beside.clone().into_iter().flatten())
+                .collect(),
+            is_lost: self.is_lost.clone(),
+        }
+    }
+
+    /// In WAL mode from now on, perhaps: the application can change that.
+    fn note_beside(&mut self, conn: &Connection) {
+        let names = ["-wal", "-shm"].map(|end| with_end(&self.path, end));
+        if number_at(&names[1]).is_none() {
+            return;
+        }
+        // Only a look at the content makes SQLite open them.
+        let get_mode = || -> rusqlite::Result<String> {
+            let first = "SELECT count(*) FROM (SELECT 1 FROM sqlite_schema LIMIT 1)";
+            conn.query_row(first, [], |r| r.get::<_, i64>(0))?;
+            conn.query_row("PRAGMA journal_mode", [], |r| r.get(0))
+        };
+        if get_mode().as_deref() != Ok("wal") {
+            return;
+        }
+        let numbers = [&names[0], &names[1]].map(|name| number_at(name));
+        let ([wal, shm], [Some(wal_number), Some(shm_number)]) = (names, numbers) else {
+            return;
+        };
+        self.beside = Some([(wal, wal_number), (shm, shm_number)]);
+        self.seen = self.see().ok();
+    }
+
+    fn see(&self) -> io::Result<Seen> {
+        let data = std::fs::metadata(&self.path)?;
+        let mut bytes = [0; 100];
+        let file = self.header.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let header = match file.read_exact_at(&mut bytes, 0) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
+            read => read.map(|()| Header::parse(&bytes))?,
+        };
+        Ok(Seen {
+            size: data.size(),
+            modified: data.modified().ok(),
+            header,
+        })
+    }
+
+    /// What others did, if anything. With `must_be` it counts if there is no database file, in the place
+    /// of which another may be on its way.
+    fn look(&mut self, conn: &Connection, must_be: bool) -> Option<Found> {
+        let there = std::fs::metadata(&self.path);
+        let there = match (self.number, there) {
+            (_, Err(_)) => return must_be.then_some(Found::Replaced),
+            (Some(open), Ok(there)) if number(&there) != open => return Some(Found::Replaced),
+            (_, Ok(there)) => there,
+        };
+        let Some(beside) = &self.beside else {
+            self.note_beside(conn);
+            return None;
+        };
+        if let Some((gone, _)) = beside.iter().find(|open| !is_there(open)) {
+            return Some(Found::Removed(gone.clone()));
+        }
+        self.look_inside(&there, conn)
+    }
+
+    fn look_inside(&mut self, there: &Metadata, conn: &Connection) -> Option<Found> {
+        let before = self.seen.as_ref()?;
+        if before.size == there.size() && before.modified == there.modified().ok() {
+            return None;
+        }
+        let is_foreign = |now: &Seen| {
+            let header = before.header.as_ref();
+            header.is_some_and(|header| header.is_foreign(now.header.as_ref()))
+        };
+        let mut now = self.see().ok()?;
+        if is_foreign(&now) {
+            std::thread::sleep(READ_AGAIN);
+            now = self.see().ok()?;
+            if is_foreign(&now) {
+                return Some(Found::Overwritten);
+            }
+        }
+        // By a checkpoint, or a copy whose header is the same: no page of before may count then.
+        let _ = conn.release_memory();
+        self.seen = Some(now);
+        None
+    }
+
+    /// Takes a WAL away that belongs to what was there before, so that nobody takes it for that of the
+    /// database that is there now. Not while another process has it open.
+    fn take_wal_away(&mut self, conn: &Connection, found: &Found) -> io::Result<()> {
+        // Those that are there may be others'.
+        let beside = self.beside.as_ref();
+        let Some([(wal, _), (shm, _)]) = beside.filter(|files| files.iter().all(is_there)) else {
+            return Ok(());
+        };
+        let file = File::options().read(true).write(true).open(shm)?;
+        let locked = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive);
+        self.locked = Some(file);
+        if locked.is_err() {
+            log::warn!(
+                "another program has {} open: stop it, and put the file in its place again",
+                self.path.display()
+            );
+            return Ok(());
+        }
+        std::fs::remove_file(shm)?;
+        // The file of before is open here: under another name, it is whole by that.
+        if *found == Found::Replaced && is_all_taken_in(conn) || std::fs::metadata(wal)?.len() == 0
+        {
+            return std::fs::remove_file(wal);
+        }
+        let aside = with_end(&self.path, ".harmonylite-old-wal");
+        std::fs::rename(wal, &aside)?;
+        log::warn!(
+            "{} belonged to what was there before: it is {} now",
+            wal.display(),
+            aside.display()
+        );
+        Ok(())
+    }
+}
+
+/// Whether a checkpoint took in all that is in the WAL.
+fn is_all_taken_in(conn: &Connection) -> bool {
+    let counts = |r: &rusqlite::Row<'_>| Ok((r.get::<_, i64>(1)?, r.get::<_, i64>(2)?));
+    let done = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], counts);
+    done.is_ok_and(|(frames, taken_in)| frames == taken_in)
+}
+
+impl Database {
+    /// Fails if others handled the files that are open here, then and ever after. With `must_be` also
+    /// if there is no database file. A few microseconds.
+    pub fn check_files(&mut self, must_be: bool) -> Result<()> {
+        if self.files.found.is_none()
+            && let Some(found) = self.files.look(&self.conn, must_be)
+        {
+            self.let_go(found);
+        }
+        let path = || self.settings.path.clone();
+        match &self.files.found {
+            None => Ok(()),
+            Some(Found::Replaced) => Err(DatabaseError::Replaced(path())),
+            Some(Found::Overwritten) => Err(DatabaseError::Overwritten(path())),
+            Some(Found::Removed(name)) => Err(DatabaseError::Removed(name.clone())),
+        }
+    }
+
+    /// Whether the files that are open here are not the database any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.files.found.is_some()
+    }
+
+    /// Nothing is written from here on, also not when the connection is closed.
+    fn let_go(&mut self, found: Found) {
+        self.files.is_lost.store(true, Ordering::Relaxed);
+        let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        if let Err(e) = self.conn.set_db_config(config, true) {
+            log::warn!("closing without a checkpoint: {e}");
+        }
+        if matches!(found, Found::Replaced | Found::Overwritten)
+            && let Err(e) = self.files.take_wal_away(&self.conn, &found)
+        {
+            log::warn!("taking the WAL of before away: {e}");
+        }
+        self.files.found = Some(found);
+    }
+}
+
+fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(end);
+    name.into()
+}
+
+fn number(data: &Metadata) -> Number {
+    (data.dev(), data.ino())
+}
+
+fn number_at(path: &Path) -> Option<Number> {
+    std::fs::metadata(path).ok().map(|data| number(&data))
+}
