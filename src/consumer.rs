@@ -201,6 +201,8 @@ impl Consumer {
                     // A server that lost its memory may have lost the end of the stream: what it
                     // gets from now on would be taken for what was read already.
                     self.gate.set_at_end(self.shard, false);
+                    let why = "the broker forgot where this node reads: looking where to go on";
+                    self.gate.health.ails(&self.subject, why);
                     state = self.state(reader)?;
                     from = self.place(reader, &state)?;
                     continue;

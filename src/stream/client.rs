@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, io, thread};
 
-use crossbeam_channel::{after, select};
+use crossbeam_channel::{after, never, select};
 use nats::HeaderMap;
 use serde_json::Value;
 
@@ -27,6 +27,21 @@ use super::link::Link;
 
 /// How long a request to the JetStream API may take. A cluster that elects a leader needs seconds.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A JetStream request may reach nobody while a cluster elects a leader, and is sent once more after
+/// this, then after twice the time, and so on.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What answers a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// A reply.
+    Reply,
+    /// A reply; the request does no harm when it is carried out twice.
+    ReplyOrAskAgain,
+    /// A reply, or what this consumer delivers: that bears the subject it was published to.
+    From(&'a str),
+}
 
 /// How to reach the broker, and as whom.
 #[derive(Clone, Default)]
@@ -181,32 +196,41 @@ impl Client {
             .map_err(|error| self.failed(format_args!("publish to {subject}"), &error))
     }
 
-    /// Publishes and waits for the one reply. A status reply such as 503 is a reply, and so is what
-    /// `consumer`, if it is asked, delivers: that bears the subject it was published to.
+    /// Publishes and waits for the one answer. A status reply such as 503 is a reply.
     pub fn request_message(
         &self,
         subject: &str,
         headers: &[(&str, &str)],
         data: &[u8],
         timeout: Duration,
-        consumer: Option<&str>,
+        answer: Answer<'_>,
     ) -> Result<nats::Message, StreamError> {
         self.next_request.set(self.next_request.get() + 1);
         let reply = format!("{}.{}", self.replies.subject, self.next_request.get());
         self.publish(subject, Some(&reply), headers, data)?;
         let deadline = after(timeout);
+        let mut wait = ASK_AGAIN;
+        let mut again = match answer {
+            Answer::ReplyOrAskAgain => after(wait),
+            Answer::Reply | Answer::From(_) => never(),
+        };
         loop {
             select! {
                 recv(self.replies.messages) -> message => match message {
                     Ok(message)
                         if message.subject == reply
-                            || consumer.is_some_and(|c| delivery::is_of(c, &message)) =>
+                            || matches!(answer, Answer::From(c) if delivery::is_of(c, &message)) =>
                     {
                         return Ok(message);
                     }
                     Ok(_) => {} // the answer to an earlier request, after its deadline
                     Err(_) => return Err(self.lost()),
                 },
+                recv(again) -> _ => {
+                    self.publish(subject, Some(&reply), headers, data)?;
+                    wait *= 2;
+                    again = after(wait);
+                }
                 recv(deadline) -> _ => {
                     let (address, waited) = (self.address(), timeout.as_millis());
                     let text = format!("no answer from {address} to {subject} within {waited} ms");
@@ -224,7 +248,15 @@ impl Client {
         data: &[u8],
         timeout: Duration,
     ) -> Result<Result<Value, ApiError>, StreamError> {
-        let message = self.request_message(subject, headers, data, timeout, None)?;
+        let message = self.request_message(subject, headers, data, timeout, Answer::Reply)?;
+        self.read_reply(subject, message)
+    }
+
+    fn read_reply(
+        &self,
+        subject: &str,
+        message: nats::Message,
+    ) -> Result<Result<Value, ApiError>, StreamError> {
         if let Some((code, text)) = status(&message) {
             let address = self.address();
             let description = match code {
@@ -258,19 +290,17 @@ impl Client {
             .map_err(|error| error.refused(subject))
     }
 
-    /// A JetStream API call, e.g. `STREAM.INFO.x`, within [`API_TIMEOUT`].
+    /// A JetStream API call, e.g. `STREAM.INFO.x`, within [`API_TIMEOUT`]. It may be carried out
+    /// twice: what it makes is there then as well.
     pub fn api(&self, call: &str, body: &Value) -> Result<Result<Value, ApiError>, StreamError> {
         let body = if body.is_null() {
             String::new()
         } else {
             body.to_string()
         };
-        self.ask(
-            &format!("$JS.API.{call}"),
-            &[],
-            body.as_bytes(),
-            API_TIMEOUT,
-        )
+        let (subject, answer) = (format!("$JS.API.{call}"), Answer::ReplyOrAskAgain);
+        let message = self.request_message(&subject, &[], body.as_bytes(), API_TIMEOUT, answer)?;
+        self.read_reply(&subject, message)
     }
 
     fn failed(&self, tried: impl fmt::Display, error: &io::Error) -> StreamError {

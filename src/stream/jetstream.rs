@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::client::{API_TIMEOUT, ApiError, Client};
+use super::client::{API_TIMEOUT, Answer, ApiError, Client};
 use super::delivery::{self, Origin, header};
 use super::{StreamError, StreamState, timestamp};
 use crate::model::backoff::Backoff;
@@ -241,7 +241,7 @@ fn id_without_body(
     let name = created["name"].as_str().unwrap_or_default();
     let call = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}");
     let body = br#"{"batch":1,"no_wait":true}"#;
-    let next = client.request_message(&call, &[], body, API_TIMEOUT, Some(name))?;
+    let next = client.request_message(&call, &[], body, API_TIMEOUT, Answer::From(name))?;
     // Sparing the server to keep it; whether it arrives does not matter.
     let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
     client.publish(&call, None, &[], b"")?;

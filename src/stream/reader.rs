@@ -12,6 +12,13 @@
 //! arrives when it is stored. It is limited in bytes, and so is then the memory behind it; and so is
 //! what may be under way on a slow connection, before which no answer arrives. It begins with little,
 //! and asks for more where that comes at once.
+//!
+//! A server that is killed takes the consumers that it had along, without a word, also those of
+//! nodes that are connected elsewhere; and one that followed in a change of the stream's leader may
+//! show signs of life and deliver nothing. So an idle pull has the server say every few seconds that
+//! it is there. Where that stays out, and each time where several servers hold the stream, the stream
+//! is asked for its end (see `silence`): its answer comes behind all that is under way on a slow
+//! connection.
 #![allow(deprecated)]
 
 use std::time::{Duration, Instant};
@@ -19,11 +26,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, after, never, select_biased};
 use serde_json::{Value, json};
 
-use super::client::{Client, Inbox};
+use super::client::{API_TIMEOUT, Client, Inbox};
 use super::delivery::{self, Origin, status};
 use super::jetstream::{message_id, stream_info, stream_state};
 use super::{FIRST_WINDOW, Message, QUICK, Reader, StreamError, StreamState, at_slowest};
 use crate::model::frame::MAX_MESSAGE_BYTES;
+use silence::{Silence, Verdict};
+
+mod placement;
+mod silence;
 
 /// Messages per fetch. It ends at `PULL_BYTES`, too, and the message that goes beyond.
 const FETCH: usize = 256;
@@ -34,11 +45,17 @@ const PULL_BYTES: usize = 4 * 1024 * 1024;
 /// What the server counts of a message besides its payload: subjects, at the most.
 const OVERHEAD: usize = 64 * 1024;
 /// An idle reader asks again this often.
-const EXPIRES: Duration = Duration::from_secs(10);
-/// A pull that is silent so long after its end, and the time for what it may bring, has no consumer.
-const GRACE: Duration = Duration::from_secs(2);
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The server sends a sign of life this often while it has no messages.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// How late that may be before the stream is asked.
+const LATE: Duration = Duration::from_secs(1);
 /// The server forgets a consumer that nobody pulls from for so long: longer than an apply takes.
 const INACTIVE: Duration = Duration::from_secs(300);
+
+/// So many servers are tried for one that has all that the stream has. Which one it will be is
+/// theirs to say, at random.
+const TRIES: usize = 8;
 
 /// Not a sequence: a consumer that stands there is not to be trusted any more.
 const NOWHERE: u64 = 0;
@@ -50,6 +67,8 @@ struct Consumer {
     next: u64,
     /// Nothing has come yet: the first message may have any sequence from `next` on.
     fresh: bool,
+    /// The server is one of several, and another may lead the stream.
+    is_clustered: bool,
     /// The pull outstanding; none yet where the owner is to look at the stream first.
     pull: Option<Pull>,
 }
@@ -61,8 +80,8 @@ struct Pull {
     batch: usize,
     remaining: usize,
     began: Instant,
-    /// How long the next arrival may take.
-    patience: Duration,
+    /// How long what is under way may take to pass.
+    passes: Duration,
 }
 
 enum Arrival {
@@ -84,8 +103,9 @@ pub struct JetStreamReader {
     pull_bytes: usize,
     /// Consumers given up since the last message.
     oddities: usize,
-    /// Fires when the pull should have ended by itself.
-    silence: Receiver<Instant>,
+    silence: Silence,
+    /// Fires when that is to be looked at.
+    silent: Receiver<Instant>,
 }
 
 impl JetStreamReader {
@@ -100,7 +120,8 @@ impl JetStreamReader {
             pulls: 0,
             pull_bytes: FIRST_WINDOW,
             oddities: 0,
-            silence: never(),
+            silence: Silence::default(),
+            silent: never(),
         })
     }
 
@@ -109,34 +130,40 @@ impl JetStreamReader {
         &self.client
     }
 
-    /// A new consumer that begins at `from`.
+    /// A new consumer that begins at `from`, on a server that has what the stream has.
     fn start(&mut self, from: u64) -> Result<(), StreamError> {
-        let stream = &self.stream;
         if let Some(old) = self.consumer.take() {
-            // Sparing the server five minutes of keeping it; whether it arrives does not matter.
-            let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{}", old.name);
-            self.client.publish(&call, None, &[], b"")?;
+            self.forget(&old.name)?;
         }
-        let created = match self.create(from, 1) {
-            // Servers up to 2.9 may give it to one that is away. Spread over all the stream's
-            // servers, those that are there answer.
-            Err(silence @ StreamError::Disconnected(_)) => {
-                match stream_info(&self.client, stream)?["config"]["num_replicas"].as_u64() {
-                    Some(replicas @ 2..) => self.create(from, replicas)?,
-                    _ => return Err(silence),
-                }
+        let mut tries = 0;
+        loop {
+            let created = self.create_somewhere(from)?;
+            let name = created["name"].as_str().unwrap_or_default().to_string();
+            let is_clustered = created["cluster"].is_object();
+            tries += 1;
+            if is_clustered
+                && tries < TRIES
+                && placement::lags(&created, &stream_info(&self.client, &self.stream)?)
+            {
+                self.forget(&name)?;
+                continue;
             }
-            created => created?,
-        };
-        let name = created["name"].as_str().unwrap_or_default().to_string();
-        self.consumer = Some(Consumer {
-            name,
-            next: from,
-            fresh: true,
-            pull: None,
-        });
-        self.silence = never();
-        Ok(())
+            self.consumer = Some(Consumer {
+                name,
+                next: from,
+                fresh: true,
+                is_clustered,
+                pull: None,
+            });
+            self.silent = never();
+            return Ok(());
+        }
+    }
+
+    /// Spares the server five minutes of keeping a consumer; whether that arrives does not matter.
+    fn forget(&self, consumer: &str) -> Result<(), StreamError> {
+        let call = format!("$JS.API.CONSUMER.DELETE.{}.{consumer}", self.stream);
+        self.client.publish(&call, None, &[], b"")
     }
 
     /// The same in place of one that failed. Made first and looked at the stream then: what happens
@@ -144,6 +171,22 @@ impl JetStreamReader {
     fn replace(&mut self, from: u64) -> Result<Vec<Message>, StreamError> {
         self.start(from)?;
         Err(StreamError::LookAgain)
+    }
+
+    /// Has the broker make a consumer that begins at `from`, on one server that answers. Servers up
+    /// to 2.9 may give it to one that is away: spread over all the stream's servers, those that are
+    /// there answer.
+    fn create_somewhere(&self, from: u64) -> Result<Value, StreamError> {
+        match self.create(from, 1) {
+            Err(silence @ StreamError::Disconnected(_)) => {
+                let info = stream_info(&self.client, &self.stream)?;
+                match info["config"]["num_replicas"].as_u64() {
+                    Some(replicas @ 2..) => self.create(from, replicas),
+                    _ => Err(silence),
+                }
+            }
+            created => created,
+        }
     }
 
     /// Has the broker make a consumer that begins at `from`.
@@ -183,32 +226,69 @@ impl JetStreamReader {
         // A window that has grown says how fast the connection was.
         let largest = bytes.min(self.client.max_payload().min(MAX_MESSAGE_BYTES) + OVERHEAD);
         let faster = (self.pull_bytes / FIRST_WINDOW).max(1);
-        let patience = EXPIRES + GRACE + at_slowest(largest / faster);
         consumer.pull = Some(Pull {
             number: self.pulls,
             batch,
             remaining: batch,
             began: Instant::now(),
-            patience,
+            passes: at_slowest(largest / faster),
         });
-        self.silence = after(patience);
-        let expires = EXPIRES.as_nanos() as u64;
-        let body = json!({ "batch": batch, "max_bytes": bytes, "expires": expires });
+        let body = json!({
+            "batch": batch, "max_bytes": bytes, "expires": EXPIRES.as_nanos() as u64,
+            "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
+        });
+        self.heard();
         let subject = format!(
             "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
-            self.stream, consumer.name
+            self.stream,
+            self.consumer.as_ref().map_or("", |c| c.name.as_str())
         );
         let reply = format!("{}.{}", self.inbox.subject, self.pulls);
         self.client
             .publish(&subject, Some(&reply), &[], body.to_string().as_bytes())
     }
 
-    /// Something arrived: the connection works.
-    fn rearm(&mut self) {
-        let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
-        if let Some(pull) = pull {
-            self.silence = after(pull.patience);
+    /// A sign of life of the consumer.
+    fn heard(&mut self) {
+        self.silence = Silence::default();
+        self.silent = after(HEARTBEAT + LATE);
+    }
+
+    /// Asks the stream for its end. False: it was asked before, and does not answer.
+    fn look_at_silence(&mut self) -> Result<bool, StreamError> {
+        if !self.silence.asks() {
+            return Ok(false);
         }
+        let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
+        self.silent = after(API_TIMEOUT + pull.map_or(Duration::ZERO, |pull| pull.passes));
+        let subject = format!("$JS.API.STREAM.INFO.{}", self.stream);
+        let reply = format!("{}{}", self.inbox.subject, silence::ANSWER);
+        self.client.publish(&subject, Some(&reply), &[], b"")?;
+        Ok(true)
+    }
+
+    /// The stream's answer to that, where `next` is the sequence that is due.
+    fn told_of_the_end(&mut self, next: u64, answer: &[u8]) -> Arrival {
+        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        let last = answer["state"]["last_seq"].as_u64().unwrap_or(0);
+        match self.silence.answered(last >= next, HEARTBEAT + LATE) {
+            Verdict::Late => {}
+            Verdict::Wait(time) => self.silent = after(time),
+            Verdict::Missing => {
+                let text = format!("nothing arrives from {next} on, but it holds up to {last}");
+                log::warn!(
+                    "stream {}: {text}: reading it by a new consumer",
+                    self.stream
+                );
+                return Arrival::Odd(text);
+            }
+            Verdict::Gone => {
+                if let Some(consumer) = &mut self.consumer {
+                    consumer.next = NOWHERE;
+                }
+            }
+        }
+        Arrival::Nothing
     }
 
     /// The pull brought all that it may.
@@ -260,6 +340,10 @@ impl JetStreamReader {
         let Some(pull) = &mut consumer.pull else {
             return Ok(Arrival::Nothing);
         };
+        if message.subject.ends_with(silence::ANSWER) {
+            let next = consumer.next;
+            return Ok(self.told_of_the_end(next, &message.data));
+        }
         if let Some((code, text)) = status(&message) {
             let number = message
                 .subject
@@ -267,6 +351,14 @@ impl JetStreamReader {
                 .next()
                 .and_then(|pull| pull.parse().ok());
             if number != Some(pull.number) {
+                return Ok(Arrival::Nothing);
+            }
+            if code == 100 {
+                let asks = consumer.is_clustered;
+                self.heard();
+                if asks {
+                    self.look_at_silence()?;
+                }
                 return Ok(Arrival::Nothing);
             }
             let full =
@@ -333,9 +425,11 @@ impl Reader for JetStreamReader {
                 recv(stop) -> _ => return Err(StreamError::Stopped),
                 recv(self.inbox.messages) -> message => {
                     let message = message.map_err(|_| self.client.lost())?;
-                    self.rearm();
                     let (batch, odd) = self.drain(message)?;
                     if !batch.is_empty() {
+                        if odd.is_none() {
+                            self.heard();
+                        }
                         self.oddities = 0;
                         return Ok(batch);
                     }
@@ -346,7 +440,9 @@ impl Reader for JetStreamReader {
                         return Err(StreamError::Refused(text));
                     }
                 }
-                recv(self.silence) -> _ => return self.replace(from),
+                recv(self.silent) -> _ => if !self.look_at_silence()? {
+                    return self.replace(from);
+                },
                 recv(deadline) -> _ => return Ok(Vec::new()),
             }
         }

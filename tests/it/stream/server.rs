@@ -3,16 +3,19 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::never;
 use harmonylite::stream::Reader;
+use harmonylite::stream::jetstream::{StreamOptions, stream_name};
 use harmonylite::stream::server::{Server, ServerError};
+use serde_json::json;
 
 use crate::stream::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
 use crate::wait::free_port;
 
-#[test]
-fn three_nodes_form_a_cluster() {
+/// Three servers, and the streams that all of them hold.
+fn cluster() -> ([Node; 3], StreamOptions) {
     let ports = [(); 3].map(|()| free_port());
     let peers = ports.map(|port| format!("nats://route:se%20cret@127.0.0.1:{port}/"));
     let nodes = [0, 1, 2].map(|n| {
@@ -25,6 +28,12 @@ fn three_nodes_form_a_cluster() {
     let mut options = streams();
     options.replicas = 3;
     ensure(&nodes[0].client(), &options);
+    (nodes, options)
+}
+
+#[test]
+fn three_nodes_form_a_cluster() {
+    let (nodes, options) = cluster();
     let acks = publish(&mut nodes[1].writer(&options), 1..101);
     assert!(acks.iter().all(|ack| ack.result.is_ok()), "{acks:?}");
     assert_eq!(read(&mut nodes[2].reader(&options), 1, 100).len(), 100);
@@ -44,6 +53,39 @@ fn three_nodes_form_a_cluster() {
         reader.fetch(from, PATIENCE, &never()).ok()?.pop()
     });
     assert_eq!(last.data, b"101");
+}
+
+/// A server that is killed takes consumers along that nodes elsewhere read by; nobody tells them.
+#[test]
+fn a_consumer_on_a_killed_server_is_missed_within_seconds() {
+    let (nodes, options) = cluster();
+    let client = nodes[2].client();
+    publish(&mut nodes[2].writer(&options), 1..2);
+    let name = stream_name(&options, 1);
+    // Consumers are spread over the servers at random.
+    let (mut reader, host) = until("a consumer is on another server", || {
+        let mut reader = nodes[2].reader(&options);
+        assert_eq!(read(&mut reader, 1, 1).len(), 1);
+        let list = client.api(&format!("CONSUMER.LIST.{name}"), &json!(null));
+        let list = list.unwrap().unwrap();
+        let newest = list["consumers"].as_array()?.iter();
+        let newest = newest.max_by_key(|consumer| consumer["created"].to_string())?;
+        let host = newest["cluster"]["leader"].as_str()?.rsplit('-').next()?;
+        let host: usize = host.parse().ok()?;
+        (host != 2).then_some((reader, host))
+    });
+    nodes[host].kill();
+    let mut writer = nodes[2].writer(&options);
+    until("a leader is elected", || {
+        publish(&mut writer, 2..3)[0].result.as_ref().ok().copied()
+    });
+    let began = Instant::now();
+    assert_eq!(read(&mut reader, 2, 1)[0].data, b"2");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
