@@ -50,6 +50,16 @@ const LOOK_AGAIN: [Duration; 12] = [
     Duration::from_millis(1600),
 ];
 
+/// The WAL is cut after so long without a write.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// A WAL that is smaller than this many bytes is cut more rarely: each time costs two syncs, and
+/// writes once more what would be written over a few times otherwise.
+const LARGE_WAL: u64 = 1 << 20;
+
+/// How rarely.
+const CUT_EVERY: Duration = Duration::from_secs(60);
+
 /// As [`crate::health`] calls what is done here.
 const CONNECTING: &str = "connecting";
 const PUBLISHING: &str = "publishing";
@@ -104,6 +114,10 @@ struct Publisher {
     /// Capture rests until then, so that the application gets the write lock.
     rest_until: Instant,
     tidy_at: Instant,
+    /// When somebody was seen to write last, we or others.
+    written_at: Instant,
+    /// A small WAL is not cut before.
+    cut_at: Instant,
 }
 
 /// Starts the publisher and the thread that connects for it.
@@ -155,6 +169,8 @@ pub fn start(
         looks: 0,
         rest_until: now,
         tidy_at: now + options.cleanup_interval,
+        written_at: now,
+        cut_at: now,
         options,
     };
     threads.push(spawn("publisher", exits, move || publisher.run()));
@@ -256,7 +272,7 @@ impl Publisher {
             Event::Stop | Event::Timeout => {}
             Event::Hint => {
                 self.gate.enter().database.check_files(false)?;
-                (self.look_at, self.looks) = (Some(now), 0);
+                (self.look_at, self.looks, self.written_at) = (Some(now), 0, now);
             }
             Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
             Event::Ack(ack) => self.acknowledged(ack, now),
@@ -317,6 +333,11 @@ impl Publisher {
             gate.poke_keeper();
         }
         drop(inside);
+        if changed || more {
+            self.written_at = now;
+        } else {
+            self.cut_wal(now)?;
+        }
         if captures {
             // As the consumers do: the application gets the lock for half as long as we had it.
             let pause = match turn {
@@ -337,6 +358,22 @@ impl Publisher {
             .polling_interval
             .map(|every| Instant::now() + every);
         self.look_at = self.look_at.or(poll);
+        Ok(())
+    }
+
+    /// Where nobody writes and what is there is worth it. What does not work now is tried again after
+    /// the next [`Self::tidy`].
+    fn cut_wal(&mut self, now: Instant) -> Result<(), DatabaseError> {
+        if now < self.written_at + QUIET {
+            return Ok(());
+        }
+        let mut inside = self.gate.enter();
+        let bytes = inside.database.wal_bytes();
+        if bytes >= LARGE_WAL || (bytes > 0 && now >= self.cut_at) {
+            let is_cut = inside.database.cut_wal()?;
+            log::debug!("cutting a WAL of {} KB: {is_cut}", bytes >> 10);
+            self.cut_at = Instant::now() + CUT_EVERY;
+        }
         Ok(())
     }
 

@@ -138,6 +138,13 @@ impl Files {
         }
     }
 
+    /// Bytes of the WAL file; 0 if there is none.
+    pub fn wal_bytes(&self) -> u64 {
+        let wal = self.beside.as_ref().map(|[(wal, _), _]| wal);
+        let data = wal.and_then(|wal| std::fs::metadata(wal).ok());
+        data.map_or(0, |data| data.len())
+    }
+
     /// In WAL mode from now on, perhaps: the application can change that.
     fn note_beside(&mut self, conn: &Connection) {
         let names = ["-wal", "-shm"].map(|end| with_end(&self.path, end));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+use super::wal::JOURNAL_SIZE_LIMIT;
 use super::write::retry_while_busy;
 use super::{DatabaseError, Result, Settings, own_tables};
 
@@ -30,6 +31,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
             }
         }
         conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY")?;
+        conn.execute_batch(JOURNAL_SIZE_LIMIT)?;
         // Tables of ours are renamed whatever is wrong with the application's views.
         conn.execute_batch("PRAGMA legacy_alter_table = ON")?;
         conn.busy_timeout(Duration::ZERO)?; // from here on `retry_while_busy` waits

@@ -37,6 +37,7 @@ pub mod table;
 mod time;
 pub mod triggers;
 pub mod values;
+mod wal;
 mod witness;
 mod write;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::cluster::Cluster;
-use crate::node::{Node, texts, until};
+use crate::node::{Node, pause, texts, until};
 
 /// Refused at the start and by `-check`, with nothing changed.
 fn assert_refused(node: &Node, command: impl Fn(&[&str]) -> Command, why: &str) {
@@ -204,4 +204,37 @@ fn a_backup_that_is_moved_into_the_place() {
     let rows = "SELECT count(*) FROM item";
     assert_eq!(old.query_row(rows, [], |r| r.get(0)), Ok(2));
     assert_goes_on(node);
+}
+
+fn wal_bytes(node: &Node) -> u64 {
+    fs::metadata(node.file("app.db-wal")).map_or(0, |data| data.len())
+}
+
+/// As many rows at a time as make a WAL that is worth it.
+fn insert_many(node: &Node, from: i64) {
+    node.execute(&format!(
+        "WITH n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {from} + 20000)
+         INSERT INTO item SELECT i, hex(randomblob(50)), 0 FROM n"
+    ));
+}
+
+#[test]
+fn a_wal_is_cut_when_nobody_works() {
+    let cluster = one_node();
+    let node = &cluster.nodes[0];
+    insert_many(node, 1000);
+    assert!(wal_bytes(node) > 2 << 20);
+    until("it is cut", || (wal_bytes(node) == 0).then_some(()));
+    // Beside a reader that never ends it grows; and is cut once that has ended.
+    let app = node.open();
+    app.execute_batch("BEGIN").unwrap();
+    app.query_row("SELECT count(*) FROM item", [], |_| Ok(()))
+        .unwrap();
+    insert_many(node, 100_000);
+    until("it is sent", || node.is_quiet().then_some(()));
+    pause(3000);
+    assert!(wal_bytes(node) > 0);
+    app.execute_batch("COMMIT").unwrap();
+    until("it is cut", || (wal_bytes(node) == 0).then_some(()));
+    assert_sound(node);
 }

@@ -1,0 +1,80 @@
+//! The WAL file is cut when nobody works on the database.
+//!
+//! SQLite writes over what a WAL file has once that is taken into the database, and never makes it
+//! smaller: it keeps the size of the largest transaction, or of the longest reader. Without us the
+//! last one to close removes it; with us nobody is the last. And a WAL that is empty cannot be
+//! mixed with a backup that is copied over the database.
+
+use rusqlite::Connection;
+
+use super::error::is_busy;
+use super::{Database, Result};
+
+/// Where our connection starts the WAL anew it cuts it to this, in bytes: what 1000 pages of 4 KiB
+/// need, after which it is taken in.
+pub(super) const JOURNAL_SIZE_LIMIT: &str = "PRAGMA journal_size_limit = 4194304";
+
+impl Database {
+    /// Bytes of the WAL file; 0 if there is none.
+    pub fn wal_bytes(&self) -> u64 {
+        self.files.wal_bytes()
+    }
+
+    /// Takes in what the WAL has and cuts it to nothing. Does not wait for anybody: false if somebody
+    /// reads or writes just now. Nobody waits for us while what is in it is written to the database and
+    /// synced, and a writer for no longer than it takes to cut a file.
+    pub fn cut_wal(&mut self) -> Result<bool> {
+        self.check_files(false)?;
+        let all_is_taken_in = checkpoint(&self.conn, "PASSIVE")?;
+        Ok(all_is_taken_in && checkpoint(&self.conn, "TRUNCATE")?)
+    }
+}
+
+/// Whether it was done to its end.
+fn checkpoint(conn: &Connection, mode: &str) -> Result<bool> {
+    let counts = |r: &rusqlite::Row<'_>| {
+        let [busy, frames, taken_in] = [r.get::<_, i64>(0)?, r.get(1)?, r.get(2)?];
+        Ok(busy == 0 && frames == taken_in)
+    };
+    let text = format!("PRAGMA wal_checkpoint({mode})");
+    match conn.query_row(&text, [], counts) {
+        Err(e) if is_busy(&e) => Ok(false),
+        done => Ok(done?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::apply::tests::support::Node;
+
+    const SCHEMA: &str = "PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+    #[test]
+    fn a_wal_is_cut_unless_somebody_reads_or_writes() {
+        let mut node = Node::new(1, SCHEMA);
+        node.run("INSERT INTO t VALUES (1, 'a')");
+        node.capture();
+        assert!(node.db.wal_bytes() > 0);
+        node.app.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+        node.app
+            .query_row("SELECT v FROM t", [], |_| Ok(()))
+            .unwrap();
+        assert!(!node.db.cut_wal().unwrap(), "somebody reads");
+        node.app.execute_batch("COMMIT; BEGIN IMMEDIATE").unwrap();
+        assert!(!node.db.cut_wal().unwrap(), "somebody writes");
+        node.app.execute_batch("COMMIT").unwrap();
+        assert!(node.db.cut_wal().unwrap());
+        assert_eq!(node.db.wal_bytes(), 0);
+        node.run("INSERT INTO t VALUES (2, 'b')");
+        assert_eq!(node.capture(), 1);
+    }
+
+    #[test]
+    fn without_a_wal_there_is_nothing_to_cut() {
+        let mut node = Node::new(1, "");
+        node.app
+            .execute_batch("PRAGMA locking_mode = NORMAL")
+            .unwrap();
+        assert!(node.db.cut_wal().is_ok());
+    }
+}
