@@ -56,7 +56,13 @@ fn carry_out(command: Command, out: &mut dyn Write) -> Result<(), String> {
             writeln!(out, "harmonylite {}", env!("CARGO_PKG_VERSION")).map_err(output::failed)
         }
         Command::Check(options) => {
-            load(options.config)?;
+            let config = load(options.config)?;
+            if config.db_path.exists() {
+                let found = database::examine(&config.db_path);
+                if let Some(text) = found.map_err(|e| format!("db_path: {e}"))? {
+                    writeln!(out, "{text}").map_err(output::failed)?;
+                }
+            }
             writeln!(out, "the configuration is valid").map_err(output::failed)
         }
         Command::Cleanup(options) => clean_up(&load(options.config)?, out),
@@ -107,10 +113,20 @@ fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
         }
     }
     drop(lock);
+    let path = config.db_path.display();
+    if removed.unpublished_by_go > 0 {
+        writeln!(
+            out,
+            "{} change(s) that the Go version had not published stay in the tables of {path}, but \
+             other nodes do not hear of them",
+            removed.unpublished_by_go
+        )
+        .map_err(output::failed)?;
+    }
     writeln!(
         out,
-        "removed {removed} tables and triggers from {}",
-        config.db_path.display()
+        "removed {} tables and triggers from {path}",
+        removed.count
     )
     .map_err(output::failed)
 }

@@ -168,6 +168,7 @@ fn install(path: &Path) -> Result<()> {
         tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
         joins_by_snapshot: false,
+        seq_map_path: None,
         selects: Box::new(|_| true),
         apply_triggers: Vec::new(),
     };

@@ -138,14 +138,20 @@ impl Database {
         }
     }
 
-    /// Messages before `first` are gone from the broker. False: a snapshot brought them meanwhile.
+    /// Messages before `first` are gone from the broker. False: a snapshot brought them meanwhile,
+    /// or the Go version had read them before the database became ours.
     pub fn miss(&mut self, stream: &str, first: u64) -> Result<bool> {
-        let is_missing = self.position(stream).seq + 1 < first;
+        let seq = self.position(stream).seq;
+        let is_missing = seq + 1 < first;
+        let was_read = is_missing && seq == 0 && self.read_by_go(stream)? + 1 >= first;
+        match is_missing && !was_read {
+            true => self.note_gap(stream, first),
+            false => self.read_up_to(stream, first.saturating_sub(1), ""),
+        }
         if is_missing {
-            self.note_gap(stream, first);
             self.flush()?;
         }
-        Ok(is_missing)
+        Ok(is_missing && !was_read)
     }
 
     /// Messages before `first` are gone from the broker and were not read here.

@@ -271,6 +271,7 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
         tombstone_retention: config.tombstone_retention,
         allow_rowid_tables: config.allow_rowid_tables,
         joins_by_snapshot: snapshots::are_kept(config),
+        seq_map_path: Some(config.seq_map_path.clone()),
         selects: Box::new(move |table| tables.selects(table)),
         apply_triggers: config.apply_triggers.clone(),
     }

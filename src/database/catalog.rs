@@ -162,7 +162,7 @@ impl Database {
     }
 
     /// Remembers the schema as it is now, after our own statements.
-    fn note_schema(&mut self) -> Result<()> {
+    pub(super) fn note_schema(&mut self) -> Result<()> {
         let version = self.schema_version()?;
         let hash = self.schema_hash()?;
         if get_meta(&self.conn, "schema_version")? != Some(version) {

@@ -20,6 +20,12 @@ pub enum DatabaseError {
     Damaged(String),
     #[error("{0} was written by a later release of HarmonyLite (format {1}): use that one")]
     LaterFormat(PathBuf, i64),
+    #[error(
+        "{0} has a table {1} with rows that are not HarmonyLite's, though it has the name of one of \
+         its tables; nothing was changed. If nobody needs it, remove it: harmonylite -cleanup takes \
+         everything whose name begins with __harmonylite__ out of a database"
+    )]
+    ForeignTable(PathBuf, String),
     #[error("apply_triggers names {0}, but the database has no such trigger")]
     NoSuchTrigger(String),
     #[error("{0}")]

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
 
 use super::wal::JOURNAL_SIZE_LIMIT;
 use super::write::retry_while_busy;
-use super::{DatabaseError, Result, Settings, own_tables};
+use super::{DatabaseError, GoVersion, Result, Settings, own_shape, own_tables};
+
+/// The table that tells that HarmonyLite is at home in a database.
+const META: &str = "__harmonylite___meta";
 
 pub(super) fn connect(path: &Path) -> Result<Connection> {
     let open = || {
@@ -43,14 +46,31 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
     })
 }
 
-/// Creates our tables. True if HarmonyLite was never here before.
+/// Creates our tables. True if HarmonyLite was never here before. Tables with our names that are
+/// not ours go if they hold nothing; else the database is refused, unchanged.
 pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
-    conn.execute_batch(own_tables::CREATE)?;
-    let format: Option<i64> = own_tables::get_meta(conn, "format")?;
-    match format {
-        Some(format) if format > own_tables::FORMAT => {
-            Err(DatabaseError::LaterFormat(settings.path.clone(), format))
+    let names = own_shape::look(conn)?;
+    let is_here = |table: &str| names.ours.iter().any(|n| n.eq_ignore_ascii_case(table));
+    let format: Option<i64> = match is_here(META) {
+        true => own_tables::get_meta(conn, "format")?,
+        false => None,
+    };
+    if let Some(format) = format.filter(|f| *f > own_tables::FORMAT) {
+        return Err(DatabaseError::LaterFormat(settings.path.clone(), format));
+    }
+    for name in &names.others {
+        if own_shape::has_rows(conn, name)? {
+            let path = settings.path.clone();
+            return Err(DatabaseError::ForeignTable(path, name.clone()));
         }
+    }
+    own_shape::drop_tables(conn, &names.others)?;
+    if format.is_none() {
+        // From a schema file, perhaps: their table numbers are those of another database.
+        own_shape::drop_tables(conn, &names.ours)?;
+    }
+    conn.execute_batch(own_tables::CREATE)?;
+    match format {
         Some(_) => Ok(own_tables::get_meta::<i64>(conn, "installed")?.is_none()),
         None => {
             own_tables::set_meta(conn, "format", own_tables::FORMAT)?;
@@ -77,12 +97,53 @@ pub(super) fn node_id(conn: &Connection, configured: Option<u64>) -> Result<u64>
     Ok(node)
 }
 
-/// Removes all that is ours from a database, also while an application has it open. Returns how
-/// many tables and triggers there were.
-pub fn clean_up(path: &Path, stop: &AtomicBool) -> Result<usize> {
+/// What [`clean_up`] did.
+#[derive(Debug)]
+pub struct Removed {
+    /// Tables and triggers.
+    pub count: usize,
+    /// Changes that the Go version had not published: they are in the tables, but nobody is told.
+    pub unpublished_by_go: u64,
+}
+
+/// Removes all that is ours from a database, and all that is the Go version's, also while an
+/// application has it open.
+pub fn clean_up(path: &Path, stop: &AtomicBool) -> Result<Removed> {
     let conn = connect(path)?;
     retry_while_busy(stop, || conn.execute_batch("BEGIN IMMEDIATE"))?;
-    let removed = own_tables::drop_all(&conn)?;
+    let go = GoVersion::find(&conn)?;
+    let unpublished_by_go = go.map_or(Ok(0), |go| go.unpublished(&conn))?;
+    let count = own_tables::drop_all(&conn)?;
     retry_while_busy(stop, || conn.execute_batch("COMMIT"))?;
-    Ok(removed)
+    Ok(Removed {
+        count,
+        unpublished_by_go,
+    })
+}
+
+/// Looks at a database before it is taken over, and changes nothing: what is to be known about it,
+/// if anything. An error if a start would refuse it.
+pub fn examine(path: &Path) -> Result<Option<String>> {
+    let open = |source| DatabaseError::Open {
+        path: path.to_owned(),
+        source,
+    };
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
+    conn.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+    let go = GoVersion::find(&conn).map_err(open)?;
+    let of_go = go.as_ref().map(|go| go.unpublished(&conn)).transpose();
+    let names = own_shape::look(&conn).map_err(open)?;
+    let is_go = |name: &String| go.as_ref().is_some_and(|go| go.has_table(name));
+    for name in names.others.iter().filter(|name| !is_go(name)) {
+        if own_shape::has_rows(&conn, name).map_err(open)? {
+            return Err(DatabaseError::ForeignTable(path.to_owned(), name.clone()));
+        }
+    }
+    Ok(of_go.map_err(open)?.map(|count| {
+        format!(
+            "{} is managed by the Go version: the first start removes its triggers and tables, and \
+             publishes the {count} change(s) that it has not published",
+            path.display()
+        )
+    }))
 }

@@ -24,8 +24,10 @@ mod comparison;
 mod damage;
 mod error;
 mod files;
+mod go_version;
 mod install;
 mod noted;
+mod own_shape;
 pub mod own_tables;
 mod reservation;
 pub mod rows;
@@ -46,7 +48,8 @@ pub(crate) use comparison::{Cause, Compare, Missing, Phase};
 pub(crate) use error::is_unfit;
 pub use error::{DatabaseError, Result};
 pub(crate) use files::Opened;
-pub use install::clean_up;
+use go_version::GoVersion;
+pub use install::{clean_up, examine};
 use install::{connect, install, node_id};
 pub(crate) use settings::Limits;
 pub use settings::Settings;
@@ -104,7 +107,13 @@ impl Database {
     /// the write lock, until `stop`.
     pub fn open(settings: Settings, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) -> Result<Self> {
         let conn = connect(&settings.path)?;
+        // One transaction, from what was there to all that is ours: no write of the application
+        // passes unseen in between, and what fails has changed nothing.
         retry_while_busy(&stop, || conn.execute_batch("BEGIN IMMEDIATE"))?;
+        let go = GoVersion::find(&conn)?;
+        if let Some(go) = &go {
+            go.make_way(&conn)?;
+        }
         let first_time = install(&conn, &settings)?;
         let mut joined = own_tables::get_meta::<i64>(&conn, "joined")?.is_some();
         if !joined && !settings.joins_by_snapshot {
@@ -112,7 +121,6 @@ impl Database {
             joined = true;
         }
         let node = node_id(&conn, settings.node_id)?;
-        retry_while_busy(&stop, || conn.execute_batch("COMMIT"))?;
         let sites = Sites::load(&conn)?;
         let reservation = Reservation::load(&conn, &*clock)?;
         let positions = crate::apply::Positions::load(&conn)?;
@@ -150,12 +158,12 @@ impl Database {
         };
         database.require_apply_triggers()?;
         database.catalog.first_time = first_time;
-        // Until the tables are taken in, a start after a crash is still the first one: rows that
-        // were there before must not count as written now.
-        database.write(|db| {
-            db.refresh_catalog()?;
-            Ok(own_tables::set_meta(&db.conn, "installed", 1)?)
-        })?;
+        database.refresh_catalog()?;
+        if let Some(go) = &go {
+            database.take_over(go)?;
+        }
+        own_tables::set_meta(&database.conn, "installed", 1)?;
+        retry_while_busy(&database.stop, || database.conn.execute_batch("COMMIT"))?;
         database.catalog.first_time = false;
         if !database.settings.joins_by_snapshot {
             database.read_let_go_again()?;

@@ -61,6 +61,13 @@ impl Reservation {
         })
     }
 
+    /// Entries were put into the raw log that were written before this start, see [`Noted`].
+    pub fn look_at_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        let base_ms = get_meta(conn, "clock_base")?.unwrap_or_default();
+        self.noted = Noted::load(conn, base_ms)?;
+        Ok(())
+    }
+
     /// The time that a local change of `time_ms` counts as, before the upper bound.
     pub fn believe(&self, time_ms: i64, now_ms: i64) -> i64 {
         not_before(self.floor_ms, time_ms).unwrap_or(now_ms.max(self.floor_ms))

@@ -28,6 +28,8 @@ pub struct Settings {
     /// Snapshots are kept: until this node has met the others by one, it does not publish, and rows
     /// from before HarmonyLite give way to theirs. Without, it counts as joined.
     pub joins_by_snapshot: bool,
+    /// Where the positions are mirrored, and the Go version kept its own; none in most tests.
+    pub seq_map_path: Option<PathBuf>,
     /// Whether a table is to be replicated.
     pub selects: Box<dyn Fn(&str) -> bool + Send>,
     /// Triggers of the application that run for changes that arrive, too.

@@ -106,6 +106,7 @@ fn open(path: &str) -> Database {
         tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
         joins_by_snapshot: false,
+        seq_map_path: None,
         selects: Box::new(|_| true),
         apply_triggers: vec![],
     };

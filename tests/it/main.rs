@@ -12,6 +12,7 @@ mod conflicts;
 mod crash;
 mod embedded;
 mod forgetful;
+mod go_version;
 mod golden;
 mod handled;
 mod health;

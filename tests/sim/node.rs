@@ -262,6 +262,7 @@ impl Node {
             tombstone_retention: options.tombstone_retention,
             allow_rowid_tables: true,
             joins_by_snapshot,
+            seq_map_path: None,
             selects: Box::new(|_| true),
             apply_triggers: vec![],
         };

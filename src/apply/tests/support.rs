@@ -44,6 +44,7 @@ pub fn settings() -> Settings {
         tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
         joins_by_snapshot: false,
+        seq_map_path: None,
         selects: Box::new(|_| true),
         apply_triggers: vec![],
     }

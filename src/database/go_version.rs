@@ -1,0 +1,201 @@
+//! A database that the Go version of HarmonyLite managed becomes one of ours.
+//!
+//! Go's triggers copy each row into a log of its table, `__harmonylite__<table>_change_log`, and
+//! note that in a log that has the name of our raw log. All of it goes in the transaction that
+//! makes our tables and triggers, so that there is no moment at which the application's writes fail
+//! or pass unseen. A change that Go had not published becomes an entry of our raw log, with the
+//! time at which it was made: capture reads what the row is by now, and a row that is gone was
+//! deleted. A row that Go had published is a row from before HarmonyLite.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::{Connection, params};
+
+use super::own_shape::{self, has_column};
+use super::own_tables::{get_meta, set_meta};
+use super::schema::{PREFIX, quote};
+use super::{Database, Result, triggers, values};
+use crate::model::frame::ROWID;
+
+/// A time before this, the first moment of 2020, is that of a clock that was not set.
+const EARLIEST_MS: i64 = 1_577_836_800_000;
+
+/// In `___meta`: stream -> the last message that Go had read, as JSON.
+const READ: &str = "go_read";
+
+/// What Go left in the database.
+#[derive(Debug, Default)]
+pub struct GoVersion {
+    triggers: Vec<String>,
+    logs: Vec<Log>,
+    /// Go's tables other than those.
+    others: Vec<String>,
+}
+
+/// Go's log of the changes of one table.
+#[derive(Debug)]
+struct Log {
+    name: String,
+    /// The application's table.
+    of: String,
+}
+
+impl GoVersion {
+    /// None if Go was never here. Go's tables are known by their columns, its triggers by the
+    /// column that they write.
+    pub fn find(conn: &Connection) -> rusqlite::Result<Option<GoVersion>> {
+        let mut found = GoVersion {
+            triggers: go_triggers(conn)?,
+            ..GoVersion::default()
+        };
+        let names = own_shape::look(conn)?;
+        let mut left = Vec::new();
+        for name in names.unknown {
+            let has = |column| has_column(conn, &name, column);
+            let of = name.get(PREFIX.len()..).unwrap_or_default();
+            let is_log = has("type")? && has("created_at")? && has("state")?;
+            match of.strip_suffix("_change_log").filter(|_| is_log) {
+                Some(of) => found.logs.push(Log {
+                    of: of.to_owned(),
+                    name,
+                }),
+                None if has("schema_hash")? => found.others.push(name),
+                None => left.push(name),
+            }
+        }
+        for name in names.others {
+            if has_column(conn, &name, "change_table_id")? {
+                found.others.push(name);
+            }
+        }
+        let is_absent =
+            found.triggers.is_empty() && found.logs.is_empty() && found.others.is_empty();
+        // What else begins with the prefix is Go's where Go was, as for its own clean-up.
+        found.others.append(&mut left);
+        Ok((!is_absent).then_some(found))
+    }
+
+    /// Makes room for our tables: Go's triggers go, and its table with the name of our raw log.
+    pub(super) fn make_way(&self, conn: &Connection) -> rusqlite::Result<()> {
+        for name in &self.triggers {
+            conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(name)))?;
+        }
+        own_shape::drop_tables(conn, &self.others)
+    }
+
+    pub(super) fn has_table(&self, name: &str) -> bool {
+        self.others.iter().any(|n| n == name)
+    }
+
+    /// How many changes Go had not published.
+    pub fn unpublished(&self, conn: &Connection) -> rusqlite::Result<u64> {
+        let counts = self.logs.iter().map(|log| log.unpublished(conn));
+        counts.sum()
+    }
+}
+
+impl Log {
+    fn unpublished(&self, conn: &Connection) -> rusqlite::Result<u64> {
+        let name = quote(&self.name);
+        let text = format!("SELECT count(*) FROM main.{name} WHERE state IS NOT 1");
+        conn.query_row(&text, [], |r| r.get(0))
+    }
+}
+
+/// Ours write `table_id`.
+fn go_triggers(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut list = conn.prepare(
+        "SELECT name FROM main.sqlite_schema WHERE type = 'trigger'
+         AND lower(name) GLOB ?1 || '*' AND lower(sql) GLOB '*change_table_id*'",
+    )?;
+    let names = list.query_map([PREFIX], |r| values::lossy(r, 0))?;
+    names.collect()
+}
+
+/// Stream -> the last message read, from a file of Go's, whose bytes beyond the map mean nothing.
+fn read_seq_map(path: &Path) -> BTreeMap<String, u64> {
+    let Ok(file) = std::fs::File::open(path) else {
+        return BTreeMap::new();
+    };
+    let bounded = std::io::Read::take(file, 1 << 20);
+    ciborium::from_reader(std::io::BufReader::new(bounded)).unwrap_or_default()
+}
+
+impl Database {
+    /// Takes in what Go had not published, and removes the rest of what it made. Inside the
+    /// transaction that opens the database, after our tables and triggers are in place.
+    pub(super) fn take_over(&mut self, go: &GoVersion) -> Result<()> {
+        let mut taken = 0;
+        for log in &go.logs {
+            taken += self.adopt(log)?;
+        }
+        own_shape::drop_tables(&self.conn, go.logs.iter().map(|log| &log.name))?;
+        self.note_schema()?;
+        self.reservation.look_at_log(&self.conn)?;
+        let path = self.settings.seq_map_path.as_deref();
+        let read = path.map(read_seq_map).unwrap_or_default();
+        set_meta(&self.conn, READ, serde_json::to_string(&read).ok())?;
+        log::warn!(
+            "the database was managed by the Go version: its triggers and tables are removed, and \
+             {taken} change(s) that it had not published are taken over"
+        );
+        Ok(())
+    }
+
+    /// What Go had not published of a table becomes entries of the raw log. Returns how many.
+    fn adopt(&mut self, log: &Log) -> Result<u64> {
+        let count = log.unpublished(&self.conn)?;
+        if count == 0 {
+            return Ok(0);
+        }
+        let lost = |why: &str| {
+            log::warn!(
+                "{count} change(s) of table {} that the Go version had not published are left \
+                 out: {why}",
+                log.of
+            );
+            Ok(0)
+        };
+        let Some(table) = self.catalog.by_name.get(&log.of.to_ascii_lowercase()) else {
+            return lost("the table is not replicated here");
+        };
+        let name = |column: &str| match column {
+            ROWID => "val_rowid".to_owned(),
+            column => format!("val_{column}"),
+        };
+        let key: Vec<String> = table.schema.key.iter().map(|k| name(&k.name)).collect();
+        for column in &key {
+            if !has_column(&self.conn, &log.name, column)? {
+                return lost("its key was another one when they were made");
+            }
+        }
+        let places: Vec<String> = (1..=key.len()).map(|i| format!("k{i}")).collect();
+        let columns: Vec<String> = key.iter().map(|c| quote(c)).collect();
+        let text = format!(
+            "INSERT INTO {}(table_id, kind, created_at, {})
+             SELECT ?1, {}, iif(created_at >= ?2, created_at, ?3), {} FROM main.{}
+             WHERE state IS NOT 1 ORDER BY id",
+            triggers::LOG,
+            places.join(", "),
+            triggers::REAL,
+            columns.join(", "),
+            quote(&log.name),
+        );
+        let now_ms = self.clock.now_ms();
+        self.conn
+            .execute(&text, params![table.id, EARLIEST_MS, now_ms])?;
+        Ok(count)
+    }
+
+    /// The last message of a stream that Go had read before the database became ours; 0 if none.
+    pub(crate) fn read_by_go(&self, stream: &str) -> Result<u64> {
+        let text: Option<String> = get_meta(&self.conn, READ)?;
+        let read: Option<BTreeMap<String, u64>> =
+            text.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(read.and_then(|r| r.get(stream).copied()).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests;
