@@ -329,7 +329,7 @@ impl Publisher {
         } else {
             false
         };
-        if inside.database.awaits_anew() {
+        if inside.database.has_news() {
             gate.poke_keeper();
         }
         drop(inside);

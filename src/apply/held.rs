@@ -143,6 +143,9 @@ impl Database {
                 &Incoming::from_frame(&row, &incoming.columns),
                 reason,
             )?;
+            if self.let_go_if_too_much(&table)? {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -211,6 +214,10 @@ impl Database {
             return Ok(());
         }
         let site = self.sites.site(&self.conn, version.node)?;
+        let reason = shortened(reason, MAX_REASON_BYTES);
+        let texts = at.table.len() + at.shape.len() + at.key.len() + column.len() + reason.len();
+        self.note_held_entry(&at.table, texts + value.bytes());
+        self.catalog.ending.remove(&at.table);
         self.conn
             .prepare_cached(
                 "REPLACE INTO __harmonylite___held(table_name, shape, key, column, hlc, site, value, reason)
@@ -224,7 +231,7 @@ impl Database {
                 version.hlc,
                 site,
                 value,
-                shortened(reason, MAX_REASON_BYTES)
+                reason
             ])?;
         Ok(())
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::PREFIX;
-use crate::database::{Database, Result, TIME_BOX};
+use crate::database::{Database, DatabaseError, Result, TIME_BOX};
 
 /// In `___meta`: [`LetGo`] as JSON.
 const KEY: &str = "let_go";
@@ -34,9 +34,6 @@ pub(crate) struct LetGo {
     /// There were more names than are remembered.
     #[serde(default)]
     is_more: bool,
-    /// A snapshot is awaited since just now.
-    #[serde(skip)]
-    is_news: bool,
 }
 
 impl LetGo {
@@ -132,7 +129,7 @@ impl Database {
         }
         self.let_go.awaited.extend(found);
         self.note_gaps_here();
-        self.let_go.is_news = self.has_gap();
+        self.is_news |= self.has_gap();
         if !self.has_gap() {
             self.let_go.awaited.clear(); // nothing was read yet
         }
@@ -164,9 +161,10 @@ impl Database {
         &self.let_go.awaited
     }
 
-    /// Whether a snapshot is awaited for tables, and was not when this was asked last.
-    pub(crate) fn awaits_anew(&mut self) -> bool {
-        std::mem::take(&mut self.let_go.is_news)
+    /// Whether there is something for the keeper of snapshots since this was asked last: other tables,
+    /// or a snapshot is awaited for some.
+    pub(crate) fn has_news(&mut self) -> bool {
+        std::mem::take(&mut self.is_news)
     }
 
     /// Whether the maker of a snapshot let go of a table for which one is awaited.
@@ -202,6 +200,26 @@ impl Database {
         Ok(())
     }
 
+    /// What is held of tables that are not here, of which nothing came for as long as a tombstone is
+    /// kept and which no node `has`, is to be removed. True if there is some. To be called only when
+    /// all streams were read to their end.
+    pub(crate) fn end_forgotten(&mut self, has: &dyn Fn(&str) -> bool) -> Result<bool> {
+        let (Some(now_ms), false) = (self.broker_time_ms(), self.has_gap()) else {
+            return Ok(false);
+        };
+        let retention_ms = self.settings.tombstone_retention.as_millis() as i64;
+        let bound = self.learnt_before(now_ms - retention_ms)?;
+        for table in held_tables(&self.conn)? {
+            let is_here = self.catalog.by_name.contains_key(&table);
+            let is_old =
+                || Ok::<_, DatabaseError>(self.held_at(&table)?.is_some_and(|at| at <= bound));
+            if !is_here && !has(&table) && is_old()? && self.catalog.ending.insert(table.clone()) {
+                log::info!("what is held of table {table:?} goes: no node has it any more");
+            }
+        }
+        Ok(!self.catalog.ending.is_empty())
+    }
+
     /// Removes some of what is held of those. Inside a transaction.
     pub(crate) fn end_held(&mut self) -> Result<()> {
         let began = self.clock.uptime();
@@ -213,6 +231,7 @@ impl Database {
             let mut delete = self.conn.prepare_cached(text)?;
             if delete.execute(rusqlite::params![table, STEP])? < STEP {
                 self.catalog.ending.remove(&table);
+                self.forget_held_size(&table)?;
             }
             if self.clock.uptime() - began >= TIME_BOX {
                 break;

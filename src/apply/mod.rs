@@ -20,6 +20,7 @@ mod aside;
 mod conflicts;
 mod fast;
 pub mod held;
+mod held_size;
 mod incoming;
 mod join;
 pub(crate) mod let_go;
@@ -34,6 +35,7 @@ mod unique;
 
 pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
+pub(crate) use held_size::HeldSize;
 pub(crate) use incoming::Incoming;
 pub(crate) use let_go::LetGo;
 pub use positions::{Position, Positions};
@@ -80,6 +82,7 @@ impl Database {
     /// one, unless local changes take all the time: then none is done, and the call is to be
     /// repeated.
     pub fn apply(&mut self, stream: &str, arrived: &[Arrived<'_>]) -> Result<Applied> {
+        self.bound_held()?;
         self.write_past_damage(|db| {
             let mut applied = Applied::default();
             let early = mutation::is(Mutation::NoCaptureBeforeApply);
@@ -103,6 +106,7 @@ impl Database {
                 db.read_up_to(stream, last.seq, last.id);
             }
             db.store_positions()?;
+            db.store_held_size()?;
             db.take_captured(frames, &mut applied.captured);
             Ok(applied)
         })

@@ -15,6 +15,7 @@ use super::raw::Document;
 use super::section::Section;
 use super::snapshot::Snapshot;
 use super::tables::Tables;
+use crate::database::MAX_HELD_BYTES;
 use crate::model::frame::MAX_MESSAGE_BYTES;
 
 /// Everything that can be configured. What all nodes must have in common is in `shared`; the rest
@@ -38,6 +39,8 @@ pub struct Config {
     pub apply_triggers: Vec<String>,
     pub max_clock_drift: Duration,
     pub tombstone_retention: Duration,
+    /// Bytes that are held of tables that are not here.
+    pub max_held_bytes: u64,
     pub tables: Tables,
     pub replication_log: ReplicationLog,
     pub snapshot: Snapshot,
@@ -120,6 +123,12 @@ impl Config {
             apply_triggers: top.list("apply_triggers").unwrap_or_default(),
             max_clock_drift: top.millis("max_clock_drift", 60_000, 0, "ahead of the broker"),
             tombstone_retention: read_tombstone_retention(&top),
+            max_held_bytes: top.int(
+                "max_held_bytes",
+                MAX_HELD_BYTES,
+                1 << 16..=1 << 40,
+                "bytes of changes of tables that are not here",
+            ),
             tables: Tables::read(&top.section("tables")),
             replication_log: ReplicationLog::read(&log),
             snapshot: Snapshot::read(&top.section("snapshot")),

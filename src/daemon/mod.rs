@@ -238,7 +238,10 @@ fn open(
         let clock = Arc::new(SystemClock);
         let opened = Database::open(settings(config, node_id), clock, waiting_is_over.clone());
         match opened.map_err(|e| e.of_file(&config.db_path)) {
-            Ok(database) => return Ok(Some(database)),
+            Ok(mut database) => {
+                database.limits.held_bytes = config.max_held_bytes;
+                return Ok(Some(database));
+            }
             Err(e) if e.is_temporary() => {
                 log::warn!("{e}; trying again");
                 if signals.recv_timeout(backoff.wait()).is_ok() {

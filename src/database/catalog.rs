@@ -123,6 +123,13 @@ impl Database {
             self.conn
                 .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
         }
+        let others = |now: &Catalog| {
+            now.by_name
+                .keys()
+                .any(|n| !previous.by_name.contains_key(n))
+        };
+        self.is_news |=
+            previous.by_name.len() != self.catalog.by_name.len() || others(&self.catalog);
         self.note_left_out()?;
         self.find_set_aside()?;
         self.await_let_go(self.catalog.has_new)?;
@@ -147,6 +154,11 @@ impl Database {
             log::warn!("rows of table {} stay aside: {reason}", table.name());
         }
         Ok(())
+    }
+
+    /// The schema's version that the catalog is of.
+    pub(crate) fn catalog_version(&self) -> Option<i64> {
+        self.catalog.schema_version
     }
 
     /// Whether the catalog is that of the schema as it stands.
@@ -254,6 +266,7 @@ impl Database {
 
     pub(crate) fn find_set_aside(&mut self) -> Result<()> {
         let mut held = held_tables(&self.conn)?;
+        self.tidy_held_size(&held)?;
         held.retain(|name| self.catalog.by_name.contains_key(name));
         self.catalog.held = held.into_iter().collect();
         self.find_ending()?;

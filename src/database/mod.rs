@@ -52,7 +52,7 @@ use go_version::GoVersion;
 pub use install::{clean_up, examine};
 use install::{connect, install, node_id};
 pub(crate) use settings::Limits;
-pub use settings::Settings;
+pub use settings::{MAX_HELD_BYTES, Settings};
 use write::retry_while_busy;
 pub(crate) use write::savepoint;
 
@@ -93,6 +93,9 @@ pub struct Database {
     pub(crate) limits: Limits,
     /// Tables whose changes are let go.
     pub(crate) let_go: crate::apply::LetGo,
+    pub(crate) held_size: crate::apply::HeldSize,
+    /// See [`Database::has_news`].
+    pub(crate) is_news: bool,
     /// Tables that are held and not known here, as far as they were named.
     pub(crate) named_unknown: std::collections::BTreeSet<String>,
     /// Bytes of parts that wait, if counted.
@@ -128,6 +131,7 @@ impl Database {
         let ages = crate::snapshot::Ages::load(&conn)?;
         let let_go = crate::apply::LetGo::load(&conn)?;
         let files = files::Files::open(&settings.path, &conn);
+        let held_size = crate::apply::HeldSize::load(&conn)?;
         let mut database = Database {
             conn,
             clock,
@@ -151,6 +155,8 @@ impl Database {
             log_is_left: true,
             limits: Limits::default(),
             let_go,
+            held_size,
+            is_news: false,
             named_unknown: Default::default(),
             parts_bytes: None,
             alarm: Default::default(),

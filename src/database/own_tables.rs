@@ -18,6 +18,8 @@ CREATE TABLE IF NOT EXISTS __harmonylite___held(
     table_name TEXT, shape TEXT, key BLOB, column TEXT,
     hlc INTEGER, site INTEGER, value, reason TEXT,
     PRIMARY KEY(table_name, shape, key, column)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___held_tables(
+    table_name TEXT PRIMARY KEY, at INTEGER, bytes INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS __harmonylite___displaced(
     table_id INTEGER, key BLOB, by BLOB, row BLOB, PRIMARY KEY(table_id, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS __harmonylite___displaced_by_tuple(

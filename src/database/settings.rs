@@ -36,6 +36,9 @@ pub struct Settings {
     pub apply_triggers: Vec<String>,
 }
 
+/// Bytes that are held of tables that are not here, by default.
+pub const MAX_HELD_BYTES: u64 = 64 << 20;
+
 /// How much is taken of what others may send without end.
 #[derive(Debug)]
 pub(crate) struct Limits {
@@ -43,6 +46,8 @@ pub(crate) struct Limits {
     pub row_bytes: usize,
     /// Bytes of parts that wait for others.
     pub parts_bytes: u64,
+    /// Bytes that are held of tables that are not here.
+    pub held_bytes: u64,
     /// Messages in quarantine, and bytes of them.
     pub quarantined: u64,
     pub quarantined_bytes: u64,
@@ -53,6 +58,7 @@ impl Default for Limits {
         Limits {
             row_bytes: MAX_ROW_BYTES,
             parts_bytes: 4 * MAX_FRAME_BYTES as u64,
+            held_bytes: MAX_HELD_BYTES,
             quarantined: 1000,
             quarantined_bytes: 16 << 20,
         }

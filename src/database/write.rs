@@ -103,6 +103,7 @@ impl Database {
         }
         self.positions = crate::apply::Positions::load(&self.conn)?;
         self.let_go = crate::apply::LetGo::load(&self.conn)?;
+        self.held_size = crate::apply::HeldSize::load(&self.conn)?;
         self.ages.roll_back(&self.conn)?;
         self.marks.forget_acknowledged();
         self.parts_bytes = None;

@@ -32,6 +32,15 @@ impl Value<'_> {
         matches!(self, Value::Null)
     }
 
+    /// Length of a text or a blob, 8 for a number.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Value::Null => 0,
+            Value::Integer(_) | Value::Real(_) => 8,
+            Value::Text(bytes) | Value::Blob(bytes) => bytes.len(),
+        }
+    }
+
     pub fn to_owned(self) -> OwnedValue {
         match self {
             Value::Null => OwnedValue::Null,

@@ -167,7 +167,7 @@ impl Database {
     }
 
     /// The last transaction number that was given out by `time_ms`, as far as noted; else 0.
-    pub(super) fn learnt_before(&self, time_ms: i64) -> Result<i64> {
+    pub(crate) fn learnt_before(&self, time_ms: i64) -> Result<i64> {
         let at: Option<i64> = self
             .conn
             .prepare_cached("SELECT max(at) FROM __harmonylite___ages WHERE ms <= ?1")?

@@ -31,6 +31,7 @@ DELETE FROM __harmonylite___meta WHERE key IN
     ('node_id', 'node_id_taken', 'left_out', 'boot_id', 'clock_base', 'clock_until', 'joined', 'publish_again',
      'publish_held_again', 'snapshots_made', 'unheard_by_twin', 'swept', 'forgotten', 'given_ms', 'lost_streams');
 DELETE FROM __harmonylite___ages;
+DELETE FROM __harmonylite___held_tables;
 DELETE FROM __harmonylite___quarantine;
 DELETE FROM __harmonylite___change_log_global;";
 

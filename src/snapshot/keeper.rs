@@ -22,6 +22,7 @@ use crate::stream::StreamError;
 
 mod join;
 mod make;
+mod tables;
 mod take;
 
 /// While something is awaited of others, it is looked for this often.
@@ -107,6 +108,14 @@ pub struct Keeper {
     gapped: Option<Duration>,
     /// Since when a snapshot is due that another node would make better.
     defers: Option<Duration>,
+    /// The tables that this node told the others it has, and under which id.
+    told: Option<(u64, BTreeSet<String>)>,
+    /// The schema's version then.
+    told_schema: Option<i64>,
+    /// When it looked at what the others told.
+    compared: Option<Duration>,
+    /// What was said of nodes that have other tables.
+    pub(super) strangers: String,
     /// Under which id this node is known as one that publishes.
     registered: Option<u64>,
     /// That the newest snapshot is gone was told to the others.
@@ -129,6 +138,10 @@ impl Keeper {
             lacking: None,
             gapped: None,
             defers: None,
+            told: None,
+            told_schema: None,
+            compared: None,
+            strangers: String::new(),
             registered: None,
             forgot: false,
             lost: BTreeSet::new(),
@@ -149,6 +162,7 @@ impl Keeper {
     /// The broker may be another one: what it was told, it is told again.
     pub fn connected(&mut self) {
         self.registered = None;
+        (self.told, self.compared) = (None, None);
         self.placed.clear();
     }
 
@@ -161,7 +175,9 @@ impl Keeper {
     pub fn has_work(&self, gate: &Gate) -> Result<bool, DatabaseError> {
         let mut inside = gate.enter();
         let db = &mut inside.database;
-        let needs = !gate.is_joined() || db.has_gap() || self.is_asked() || db.seeks_snapshot()?;
+        let is_told = self.told.is_some() && self.told_schema == db.catalog_version();
+        let needs = !gate.is_joined() || db.has_gap() || self.is_asked() || !is_told;
+        let needs = needs || db.seeks_snapshot()?;
         Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new()).is_some())
     }
 
@@ -175,6 +191,9 @@ impl Keeper {
         if self.registered != Some(node) {
             round.registry.register(node, &self.options.selection)?;
             self.registered = Some(node);
+        }
+        if self.compare_tables(round)? && !round.gate.is_joined() {
+            return Ok(Next::After(self.options.leader_ttl)); // or when tables are made here
         }
         self.newest = self.find_newest(round)?;
         if let Some(newest) = self.newest.take() {

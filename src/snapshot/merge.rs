@@ -109,6 +109,7 @@ impl Merge {
     /// One short transaction, which begins by capturing what the application did. True when all is
     /// done.
     pub fn step(&mut self, db: &mut Database) -> Result<(bool, Captured)> {
+        db.bound_held()?;
         if self.is_first.is_none() {
             self.is_first = Some(db.knows_no_row()?);
         }
@@ -136,6 +137,7 @@ impl Merge {
                 self.finish(db)?;
             }
             db.store_positions()?;
+            db.store_held_size()?;
             db.take_captured(frames, &mut captured);
             Ok((at, rows, captured))
         })?;
@@ -272,7 +274,11 @@ impl Merge {
         };
         let Some(table) = local else {
             let reason = "there is no such table here";
-            db.hold(&Place::of(theirs, &row.key_bytes), &incoming, reason)?;
+            let at = Place::of(theirs, &row.key_bytes);
+            if !db.lets_go(&at.table)? {
+                db.hold(&at, &incoming, reason)?;
+                db.let_go_if_too_much(&at.table)?;
+            }
             return Ok(true);
         };
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();

@@ -1,7 +1,7 @@
 //! What nodes tell each other about snapshots: who founded the cluster, which is the newest, which
 //! one is asked for, and who is making one just now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -14,6 +14,9 @@ use crate::stream::client::Client;
 use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
 use crate::stream::key_value::KeyValue;
 use crate::stream::link::Inbox;
+
+/// The tables that a node has; none: it may be any.
+pub type Told = Option<BTreeSet<String>>;
 
 /// The broker's part in snapshots. A simulation brings its own.
 pub trait Registry: Send {
@@ -28,6 +31,12 @@ pub trait Registry: Send {
     fn register(&mut self, node: u64, selection: &str) -> Result<(), StreamError>;
     /// Every node that ever published, with its selection of tables.
     fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError>;
+    /// Tells the others which tables (lower case) a node replicates.
+    fn tell_tables(&mut self, node: u64, tables: &BTreeSet<String>) -> Result<(), StreamError>;
+    /// What every node told that did.
+    fn tables(&mut self) -> Result<BTreeMap<u64, Told>, StreamError>;
+    /// The node that founded the cluster.
+    fn founder(&mut self) -> Result<Option<u64>, StreamError>;
     fn newest(&mut self) -> Result<Option<Entry>, StreamError>;
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
     /// Leaves only the places of `entry` in the newest, if that is still the same snapshot.
@@ -58,6 +67,12 @@ pub struct KeyValueRegistry {
 
 /// Before the id of a node that publishes.
 pub const PUBLISHER: &str = "publisher-";
+
+/// Before the id of a node that tells its tables.
+const TABLES: &str = "tables-";
+
+/// Bytes of names that a node tells: more may not fit in a message.
+const MAX_TOLD: usize = 64 << 10;
 
 const FOUNDER: &str = "founder";
 const NEWEST: &str = "snapshot";
@@ -189,6 +204,34 @@ impl Registry for KeyValueRegistry {
             }
         }
         Ok(publishers)
+    }
+
+    fn tell_tables(&mut self, node: u64, tables: &BTreeSet<String>) -> Result<(), StreamError> {
+        let bytes: usize = tables.iter().map(String::len).sum();
+        let told: Told = (bytes <= MAX_TOLD).then(|| tables.clone());
+        let text = serde_json::to_vec(&told).expect("names are JSON");
+        let key = format!("{TABLES}{node}");
+        match self.meta().get(&key)? {
+            Some((known, _)) if known == text => Ok(()),
+            _ => self.meta().put(&key, &text).map(drop),
+        }
+    }
+
+    fn tables(&mut self) -> Result<BTreeMap<u64, Told>, StreamError> {
+        let mut all = BTreeMap::new();
+        for key in self.meta().keys(TABLES)? {
+            let id = key.strip_prefix(TABLES).and_then(|id| id.parse().ok());
+            if let (Some(id), Some((told, _))) = (id, self.meta().get(&key)?) {
+                all.insert(id, serde_json::from_slice(&told).unwrap_or_default());
+            }
+        }
+        Ok(all)
+    }
+
+    fn founder(&mut self) -> Result<Option<u64>, StreamError> {
+        let founder = self.meta().get(FOUNDER)?;
+        let text = founder.and_then(|(value, _)| String::from_utf8(value).ok());
+        Ok(text.and_then(|text| text.parse().ok()))
     }
 
     fn newest(&mut self) -> Result<Option<Entry>, StreamError> {

@@ -27,7 +27,7 @@ fn health(port: u16) -> String {
     ask(port, "GET /health HTTP/1.1\r\nHost: box\r\n\r\n")
 }
 
-fn until_health(port: u16, status: u16, texts: &[&str]) {
+pub fn until_health(port: u16, status: u16, texts: &[&str]) {
     until("the health", || {
         let answer = health(port);
         let is_so = answer.starts_with(&format!("HTTP/1.1 {status} "));
@@ -36,7 +36,7 @@ fn until_health(port: u16, status: u16, texts: &[&str]) {
     });
 }
 
-fn serve(node: &mut Node) -> u16 {
+pub fn serve(node: &mut Node) -> u16 {
     let port = free_port();
     node.set("prometheus.enable", "true")
         .set("prometheus.bind", &format!("'127.0.0.1:{port}'"));

@@ -1,6 +1,7 @@
 //! Case 12: several databases on one machine, or on one nats-server, with default names.
 
-use crate::cluster::{broker, client_of};
+use crate::cluster::{Cluster, broker, client_of};
+use crate::health::{serve, until_health};
 use crate::node::{Node, until};
 
 /// A second database in the first one's folder.
@@ -58,4 +59,43 @@ fn the_second_embedded_server_names_the_key() {
     two.set("nats.store_dir", &store).start();
     two.until_log("connected to NATS");
     assert!(one.file("nats-two").is_dir());
+}
+
+/// Two applications with one nats-server and default names.
+#[test]
+fn another_application_on_the_same_streams_is_told() {
+    let cluster = Cluster::start(1, |_| {});
+    cluster.converge();
+    let mut other = Node::new(2);
+    client_of(&cluster.broker, &mut other);
+    other.execute("CREATE TABLE jobs (id INTEGER PRIMARY KEY, payload)");
+    other.execute("INSERT INTO jobs VALUES (1, 'a')");
+    let port = serve(&mut other);
+    other.start();
+    until_health(
+        port,
+        503,
+        &[
+            "another application",
+            "nats.subject_prefix",
+            "here are jobs",
+        ],
+    );
+    assert!(
+        other.log().contains("nats.stream_prefix"),
+        "{}",
+        other.log()
+    );
+    // It keeps to itself until somebody looks.
+    let held = "SELECT count(*) FROM __harmonylite___held";
+    assert_eq!(cluster.nodes[0].number(held), 0);
+    // Its own names, and all is well.
+    other.stop();
+    other
+        .set("nats.stream_prefix", "'two'")
+        .set("nats.subject_prefix", "'two'")
+        .start();
+    until_health(port, 200, &["\"problems\":{}"]);
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.converge();
 }

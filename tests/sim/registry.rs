@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use harmonylite::same_stream;
-use harmonylite::snapshot::registry::Registry;
+use harmonylite::snapshot::registry::{Registry, Told};
 use harmonylite::snapshot::{Entry, Place};
 use harmonylite::stream::{StreamError, StreamState};
 
@@ -20,6 +20,7 @@ struct Bucket {
     newest: Option<Entry>,
     wanted: BTreeMap<String, Place>,
     publishers: BTreeMap<u64, String>,
+    tables: BTreeMap<u64, Told>,
     /// Which node's process has the lease, and until when.
     leader: Option<(usize, i64)>,
 }
@@ -149,6 +150,18 @@ impl Registry for Seen {
 
     fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError> {
         self.with(|b, _| b.publishers.clone())
+    }
+
+    fn tell_tables(&mut self, node: u64, tables: &BTreeSet<String>) -> Result<(), StreamError> {
+        self.with(|b, _| drop(b.tables.insert(node, Some(tables.clone()))))
+    }
+
+    fn tables(&mut self) -> Result<BTreeMap<u64, Told>, StreamError> {
+        self.with(|b, _| b.tables.clone())
+    }
+
+    fn founder(&mut self) -> Result<Option<u64>, StreamError> {
+        self.with(|b, _| b.founder)
     }
 
     fn newest(&mut self) -> Result<Option<Entry>, StreamError> {

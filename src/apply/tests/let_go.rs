@@ -77,3 +77,69 @@ fn what_was_held_of_such_a_table_goes() {
     assert_eq!(n[1].rows(tables), "t'u'");
     assert!(!n[1].db.has_more());
 }
+
+/// Case 12: tables of another application, without end.
+#[test]
+fn what_is_held_of_tables_that_are_not_here_is_bounded() {
+    let mut n = [Node::new(1, SCHEMA), Node::unmet(2, "")];
+    n[1].db.found().unwrap();
+    n[1].db.limits.held_bytes = 30_000;
+    n[0].run("INSERT INTO u VALUES (1, 'small')");
+    for i in 0..500 {
+        // The same rows again and again take no more than once.
+        let row = i % 10;
+        n[0].run(&format!(
+            "INSERT OR REPLACE INTO u VALUES ({row}, 'small {i}')"
+        ));
+        exchange(&mut n);
+    }
+    assert_eq!(n[1].db.held().unwrap(), 10);
+    for i in 0..500 {
+        n[0].run(&format!("INSERT INTO logs VALUES ({i}, 'm')"));
+        exchange(&mut n);
+    }
+    n[1].capture();
+    let tables = "SELECT DISTINCT table_name FROM __harmonylite___held";
+    assert_eq!(n[1].rows(tables), "t'u'");
+    assert!(n[1].db.has_let_go(true));
+    let noted = "SELECT table_name FROM __harmonylite___held_tables";
+    assert_eq!(n[1].rows(noted), "t'u'");
+    n[1].restart_with(|s| s.joins_by_snapshot = true);
+    n[0].run("INSERT INTO logs VALUES (1000, 'm')");
+    exchange(&mut n);
+    assert_eq!(n[1].rows(tables), "t'u'");
+    n[1].run("CREATE TABLE u(id INTEGER PRIMARY KEY, v)");
+    n[1].capture();
+    assert_eq!(n[1].rows("SELECT count(*) FROM u"), "i10");
+    assert_eq!(n[1].rows(noted), "");
+}
+
+/// One message may bring more than all that is held.
+#[test]
+fn a_single_message_does_not_fill_the_disk() {
+    let mut n = [Node::new(1, SCHEMA), Node::unmet(2, "")];
+    n[1].db.found().unwrap();
+    n[1].db.limits.held_bytes = 100_000;
+    n[0].run(
+        "WITH RECURSIVE s(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM s WHERE i < 2000)
+         INSERT INTO logs SELECT i, randomblob(300) FROM s",
+    );
+    let frames = n[0].publish();
+    n[1].apply(&frames);
+    let stored = "SELECT total(length(value)) < 60000 FROM __harmonylite___held";
+    assert_eq!(n[1].rows(stored), "i1");
+    n[1].capture();
+    assert_eq!(held(&n[1]), "i0");
+}
+
+/// Without snapshots nothing would bring it back.
+#[test]
+fn nothing_is_let_go_where_no_snapshots_are_kept() {
+    let mut n = [Node::new(1, SCHEMA), Node::new(2, "")];
+    n[1].db.limits.held_bytes = 1000;
+    for i in 0..100 {
+        n[0].run(&format!("INSERT INTO logs VALUES ({i}, 'm')"));
+        exchange(&mut n);
+    }
+    assert_eq!(n[1].db.held().unwrap(), 100);
+}

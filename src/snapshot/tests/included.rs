@@ -59,7 +59,7 @@ fn a_table_that_is_made_later_comes_with_a_snapshot() {
     exchange(&mut n);
     n[1].run("CREATE TABLE logs(id INTEGER PRIMARY KEY, m)");
     n[1].capture();
-    assert!(n[1].db.has_gap() && n[1].db.awaits_anew());
+    assert!(n[1].db.has_gap() && n[1].db.has_news());
     at(&mut n[0], 40);
     let taken = snapshot(&mut n[0]);
     merge(&mut n[1], &taken);

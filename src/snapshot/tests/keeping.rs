@@ -1,6 +1,6 @@
 //! The keeper, with a folder as store and a registry in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,13 +13,14 @@ use crate::gate::Gate;
 use crate::snapshot::gap::Gap;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
 use crate::snapshot::manifest::{Entry, MAX_BYTES, NAME, Place};
-use crate::snapshot::registry::Registry;
+use crate::snapshot::registry::{Registry, Told};
 use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 
 mod damaged;
 mod gone;
+mod strangers;
 mod stuck;
 
 #[derive(Default)]
@@ -29,6 +30,7 @@ struct Shared {
     newest: Option<Entry>,
     wanted: BTreeMap<String, Place>,
     publishers: BTreeMap<u64, String>,
+    tables: BTreeMap<u64, Told>,
     /// What the broker stored from here on in the stream, it lost.
     lost_from: Option<u64>,
 }
@@ -68,6 +70,18 @@ impl Registry for Memory {
 
     fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError> {
         self.with(|s| s.publishers.clone())
+    }
+
+    fn tell_tables(&mut self, node: u64, tables: &BTreeSet<String>) -> Result<(), StreamError> {
+        self.with(|s| drop(s.tables.insert(node, Some(tables.clone()))))
+    }
+
+    fn tables(&mut self) -> Result<BTreeMap<u64, Told>, StreamError> {
+        self.with(|s| s.tables.clone())
+    }
+
+    fn founder(&mut self) -> Result<Option<u64>, StreamError> {
+        self.with(|s| s.founder)
     }
 
     fn newest(&mut self) -> Result<Option<Entry>, StreamError> {

@@ -1,0 +1,217 @@
+//! Which tables the nodes replicate, as each tells the others: whether two applications use the same
+//! streams by mistake, and which held rows are of tables that nobody has any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Keeper, Round, RoundError};
+use crate::snapshot::registry::Told;
+
+/// What is wrong, as [`crate::health`] calls it.
+const SUBJECT: &str = "another application";
+
+/// Tables that are named of each side.
+const NAMED: usize = 3;
+
+/// Nodes that have no table in common with this one, not even by way of a third.
+#[derive(Debug, PartialEq, Eq)]
+struct Strangers {
+    /// Node and some of its tables.
+    named: (u64, String),
+    /// Most nodes are on this node's side, or as many and the founder.
+    are_few: bool,
+}
+
+impl Keeper {
+    /// Tells which tables are here and looks at what the others told. True if this node is to wait with
+    /// joining: it seems to be of another application.
+    pub(super) fn compare_tables(&mut self, round: &mut Round<'_>) -> Result<bool, RoundError> {
+        let inside = round.gate.enter();
+        let db = &inside.database;
+        let (node, schema) = (db.node(), db.catalog_version());
+        let own: BTreeSet<String> = db.tables().keys().cloned().collect();
+        let now = db.clock.uptime();
+        drop(inside);
+        let is_told = self.told.as_ref() == Some(&(node, own.clone()));
+        // Each look asks the broker once per node.
+        let is_new = |at| now - at < self.options.leader_ttl;
+        if is_told && round.gate.is_joined() && self.compared.is_some_and(is_new) {
+            self.told_schema = schema;
+            return Ok(false);
+        }
+        if !is_told {
+            round.registry.tell_tables(node, &own)?;
+            self.told = Some((node, own.clone()));
+        }
+        self.compared = Some(now);
+        let mut told = round.registry.tables()?;
+        self.told_schema = schema;
+        let publishers = round.registry.publishers()?;
+        let all_told = publishers.keys().all(|p| told.contains_key(p));
+        if all_told {
+            self.end_forgotten(round, &told)?;
+        }
+        told.remove(&node);
+        let founder = round.registry.founder()?;
+        let strangers = strangers((node, &own), &told, founder);
+        self.say_strangers(round, &own, strangers.as_ref());
+        Ok(all_told && strangers.is_some_and(|s| !s.are_few))
+    }
+
+    /// What is held of tables that nobody has had for long.
+    fn end_forgotten(
+        &self,
+        round: &mut Round<'_>,
+        told: &BTreeMap<u64, Told>,
+    ) -> Result<(), RoundError> {
+        if !round.gate.all_at_end() {
+            return Ok(());
+        }
+        let has = |table: &str| {
+            let mut all = told.values();
+            all.any(|t| t.as_ref().is_none_or(|t| t.contains(table)))
+        };
+        if round.gate.enter().database.end_forgotten(&has)? {
+            round.gate.wake_publisher();
+        }
+        Ok(())
+    }
+
+    fn say_strangers(
+        &mut self,
+        round: &Round<'_>,
+        own: &BTreeSet<String>,
+        strangers: Option<&Strangers>,
+    ) {
+        let prefixes =
+            "Give each application a nats.subject_prefix and a nats.stream_prefix of its own";
+        let text = match strangers {
+            None => {
+                self.strangers.clear();
+                return round.gate.health.works(SUBJECT);
+            }
+            Some(Strangers {
+                named: (node, tables),
+                are_few,
+            }) => {
+                let some = named(own);
+                let text = format!(
+                    "node {node} replicates {tables}, none of which is here; here are {some}. Two \
+                     applications seem to use the same streams. {prefixes}"
+                );
+                match are_few {
+                    true => round.gate.health.works(SUBJECT),
+                    false => round.gate.health.ails(SUBJECT, &text),
+                }
+                text
+            }
+        };
+        if text != self.strangers {
+            match strangers.is_some_and(|s| s.are_few) {
+                true => log::warn!("{text}"),
+                false => log::error!("{text}; until then this node does not join, if it is new"),
+            }
+            self.strangers = text;
+        }
+    }
+}
+
+fn named(tables: &BTreeSet<String>) -> String {
+    let some: Vec<&str> = tables.iter().take(NAMED).map(String::as_str).collect();
+    let more = if tables.len() > NAMED { ", …" } else { "" };
+    format!("{}{more}", some.join(", "))
+}
+
+/// Who has none of the tables here, nor any of a node that has one of them, and so on. None if nobody,
+/// or if that cannot be told.
+fn strangers(
+    (node, own): (u64, &BTreeSet<String>),
+    others: &BTreeMap<u64, Told>,
+    founder: Option<u64>,
+) -> Option<Strangers> {
+    let all: Option<Vec<_>> = others
+        .iter()
+        .map(|(node, tables)| Some((*node, tables.as_ref()?)))
+        .collect();
+    let mut rest = all?;
+    rest.retain(|(_, tables)| !tables.is_empty());
+    if own.is_empty() {
+        return None;
+    }
+    let (ours, mut rest) = side(own, rest);
+    let (first, tables) = *rest.first()?;
+    let mut largest = 0;
+    while let Some((_, tables)) = rest.first() {
+        let (theirs, others) = side(tables, rest.clone());
+        largest = largest.max(theirs.len());
+        rest = others;
+    }
+    let is_founded_here = founder.is_some_and(|f| f == node || ours.contains(&f));
+    let here = 1 + ours.len();
+    Some(Strangers {
+        named: (first, named(tables)),
+        are_few: here > largest || (here == largest && is_founded_here),
+    })
+}
+
+type Node<'a> = (u64, &'a BTreeSet<String>);
+
+/// The nodes that have to do with these tables, and the others.
+fn side<'a>(tables: &BTreeSet<String>, nodes: Vec<Node<'a>>) -> (Vec<u64>, Vec<Node<'a>>) {
+    let (mut reached, mut on_it, mut rest) = (tables.clone(), Vec::new(), nodes);
+    loop {
+        let (near, far): (Vec<_>, Vec<_>) = rest
+            .into_iter()
+            .partition(|(_, t)| !t.is_disjoint(&reached));
+        rest = far;
+        if near.is_empty() {
+            return (on_it, rest);
+        }
+        for (node, tables) in near {
+            on_it.push(node);
+            reached.extend(tables.iter().cloned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(tables: &[&str]) -> BTreeSet<String> {
+        tables.iter().map(|t| (*t).to_owned()).collect()
+    }
+
+    fn found(own: &[&str], others: &[(u64, &[&str])], founder: u64) -> Option<bool> {
+        let others = others.iter().map(|(node, t)| (*node, Some(set(t))));
+        let found = strangers((1, &set(own)), &others.collect(), Some(founder));
+        found.map(|s| s.are_few)
+    }
+
+    #[test]
+    fn who_has_no_table_in_common_is_a_stranger() {
+        assert_eq!(found(&["users"], &[], 1), None);
+        assert_eq!(found(&["users"], &[(2, &["users", "more"])], 1), None);
+        assert_eq!(found(&["users"], &[(2, &["jobs"])], 1), Some(true));
+        assert_eq!(found(&["users"], &[(2, &["jobs"])], 2), Some(false));
+        let two = (2, &["jobs"][..]);
+        let three = (3, &["jobs", "queues"][..]);
+        assert_eq!(
+            found(&["users"], &[two, three], 1),
+            Some(false),
+            "more count"
+        );
+        let four = (4, &["users"][..]);
+        assert_eq!(found(&["users"], &[two, three, four], 1), Some(true));
+        // Sites whose tables only the centre has all of.
+        let centre = (5, &["users", "jobs"][..]);
+        assert_eq!(found(&["users"], &[two, three, centre], 2), None);
+    }
+
+    #[test]
+    fn who_has_no_table_yet_is_none() {
+        assert_eq!(found(&[], &[(2, &["jobs"])], 2), None);
+        assert_eq!(found(&["users"], &[(2, &[])], 2), None);
+        let unknown = BTreeMap::from([(2, None), (3, Some(set(&["jobs"])))]);
+        assert_eq!(strangers((1, &set(&["users"])), &unknown, Some(3)), None);
+    }
+}

@@ -1,0 +1,114 @@
+//! Case 12: two applications that use the same streams.
+
+use super::*;
+use crate::apply::{Arrived, Content};
+use crate::clock::Clock;
+use crate::model::frame::Frame;
+
+const JOBS: &str = "CREATE TABLE jobs(id INTEGER PRIMARY KEY, payload)";
+
+fn problems(node: &Kept) -> String {
+    let inside = node.gate.enter();
+    let report = crate::health::report(&node.gate.health, Some(&inside.database));
+    report.unwrap()["problems"].to_string()
+}
+
+#[test]
+fn another_application_does_not_join_and_is_told() {
+    let cluster = Cluster::new();
+    let mut a = cluster.node(1, BOOKS);
+    let mut b = cluster.node(2, JOBS);
+    cluster.round(&mut a).unwrap();
+    cluster.round(&mut b).unwrap();
+    assert!(!b.gate.is_joined());
+    let told = problems(&b);
+    for says in [
+        "node 1 replicates books",
+        "here are jobs",
+        "nats.subject_prefix",
+    ] {
+        assert!(told.contains(says), "{told}");
+    }
+    a.clock.advance(Duration::from_secs(31));
+    cluster.round(&mut a).unwrap();
+    assert_eq!(problems(&a), "{}", "who was there first is well");
+    assert!(!a.keeper.strangers.is_empty(), "and says it");
+    // It was the same application before its migrations.
+    b.app.execute_batch(BOOKS).unwrap();
+    b.gate.enter().database.capture().unwrap();
+    assert!(b.gate.enter().database.has_news());
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.is_joined());
+    assert_eq!(problems(&b), "{}");
+}
+
+#[test]
+fn who_has_no_table_yet_joins() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = (cluster.node(1, BOOKS), cluster.node(2, ""));
+    cluster.round(&mut a).unwrap();
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.is_joined());
+}
+
+/// A node of an earlier release does not say which tables it has.
+#[test]
+fn beside_one_that_does_not_tell_its_tables_it_joins_and_is_told() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = (cluster.node(1, BOOKS), cluster.node(2, JOBS));
+    cluster.round(&mut a).unwrap();
+    cluster
+        .shared
+        .lock()
+        .unwrap()
+        .publishers
+        .insert(3, String::new());
+    cluster.round(&mut b).unwrap();
+    assert!(b.gate.is_joined());
+    assert!(problems(&b).contains("another application"));
+}
+
+fn held(node: &Kept) -> u64 {
+    node.gate.enter().database.held().unwrap()
+}
+
+/// Case 14, on the other nodes: a table that lived for two seconds.
+#[test]
+fn what_is_held_of_a_table_that_nobody_has_ends() {
+    let cluster = Cluster::new();
+    let (mut a, mut b) = cluster.two_that_met();
+    let mut third = Node::new(3, "CREATE TABLE import_1(id INTEGER PRIMARY KEY)");
+    third.run("INSERT INTO import_1 VALUES (1), (2), (3)");
+    for frame in third.publish() {
+        let content = Content::Frame(Frame::decode(&frame.raw).unwrap());
+        let mut inside = b.gate.enter();
+        let seq = inside.database.position("s").seq + 1;
+        let arrived = Arrived {
+            seq,
+            id: "x",
+            time_ms: b.clock.now_ms(),
+            content,
+        };
+        inside.database.apply("s", &[arrived]).unwrap();
+    }
+    assert_eq!(held(&b), 3);
+    let later = |b: &mut Kept, days: u64| {
+        b.clock.advance(Duration::from_secs(days * 24 * 3600));
+        let now_ms = b.clock.now_ms();
+        let mut inside = b.gate.enter();
+        inside.database.heard_broker_time(now_ms);
+        inside.database.note_age().unwrap();
+        drop(inside);
+        cluster.round(b).unwrap();
+        while b.gate.enter().database.capture().unwrap().more {}
+    };
+    later(&mut b, 1);
+    cluster.shared.lock().unwrap().tables.insert(1, None);
+    later(&mut b, 31);
+    assert_eq!(held(&b), 3, "node 1 may have it");
+    cluster.round(&mut a).unwrap();
+    let told = BTreeSet::from(["books".to_owned()]);
+    cluster.shared.lock().unwrap().tables.insert(1, Some(told));
+    later(&mut b, 1);
+    assert_eq!(held(&b), 0);
+}
