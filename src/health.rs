@@ -78,5 +78,15 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "quarantined": database.quarantined()?,
         "triggers_left_out": triggers.left_out().len(),
         "trigger_failures": triggers.failures(),
+        "tables": tables(database),
     }))
+}
+
+/// The tables that are not replicated, each with the reason.
+fn tables(database: &Database) -> Vec<Value> {
+    let each = database.left_alone().iter();
+    let each = each.map(
+        |left| json!({ "table": left.table, "part": left.kind.name(), "reason": left.reason }),
+    );
+    each.collect()
 }

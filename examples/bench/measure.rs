@@ -169,7 +169,7 @@ fn install(path: &Path) -> Result<()> {
         allow_rowid_tables: true,
         joins_by_snapshot: false,
         seq_map_path: None,
-        selects: Box::new(|_| true),
+        tables: Default::default(),
         apply_triggers: Vec::new(),
     };
     let never = Arc::new(AtomicBool::new(false));

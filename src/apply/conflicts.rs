@@ -9,7 +9,8 @@ use rusqlite::{Connection, OpenFlags, params};
 use crate::apply::aside::Aside;
 use crate::apply::tuples::{create_probe, rows_with, tuples};
 use crate::database::rows::Rows;
-use crate::database::schema::{self, Schema};
+use crate::database::schema::Schema;
+use crate::database::selection;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::{DatabaseError, Result};
@@ -59,8 +60,7 @@ pub fn conflicts(path: &Path, show: &mut dyn FnMut(Conflict)) -> Result<()> {
         ));
     }
     let sites = Sites::load(&conn)?;
-    let (schemas, _) = schema::read(&conn, &|_| true, true)?;
-    for schema in schemas {
+    for schema in selection::read(&conn, &selection::all, true)?.replicated {
         let id: i64 = match conn.query_row(
             "SELECT t.id FROM __harmonylite___tables t
              WHERE t.name = ?1 AND t.id IN (SELECT table_id FROM __harmonylite___displaced)",

@@ -123,7 +123,7 @@ impl Database {
     ) -> Result<()> {
         let (mut rows, mut row) = (incoming.rows(nodes), Row::default());
         let table = incoming.name.to_ascii_lowercase();
-        if self.lets_go(&table)? {
+        if self.lets_go(&table, &incoming.columns)? {
             return Ok(());
         }
         let reason = match self.catalog.by_name.contains_key(&table) {

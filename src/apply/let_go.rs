@@ -10,8 +10,10 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Choice;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::PREFIX;
+use crate::database::selection;
 use crate::database::{Database, DatabaseError, Result, TIME_BOX};
 
 /// In `___meta`: [`LetGo`] as JSON.
@@ -60,19 +62,21 @@ pub(crate) fn is_reserved(lower: &str) -> bool {
 }
 
 impl Database {
-    /// Whether what arrives of a table (lower case) that is not here is let go, not held; and
-    /// remembers its name. Inside a transaction.
-    pub(crate) fn lets_go(&mut self, lower: &str) -> Result<bool> {
+    /// Whether what arrives of a table (lower case) that is not replicated here, and has these
+    /// columns elsewhere, is let go, not held; and remembers its name. Inside a transaction.
+    pub(crate) fn lets_go(&mut self, lower: &str, columns: &[&str]) -> Result<bool> {
         if self.catalog.by_name.contains_key(lower) {
             return Ok(false);
         }
         if is_reserved(lower) || self.let_go.names.contains(lower) {
             return Ok(true);
         }
-        if (self.settings.selects)(lower) {
-            return Ok(false);
-        }
-        log::info!("changes of table {lower:?} are passed over: the configuration leaves it out");
+        let why = match self.settings.tables.choose(lower, columns) {
+            Choice::Replicated => return Ok(false),
+            Choice::Local(why) => format!("it is local: {why}"),
+            Choice::Excluded(why) => format!("the configuration leaves it out: {why}"),
+        };
+        log::info!("changes of table {lower:?} are passed over: {why}");
         self.note_let_go(lower)?;
         Ok(true)
     }
@@ -184,15 +188,29 @@ impl Database {
     /// Whether rows were let go of tables that other nodes may have: by choice, or of tables that are
     /// `selected` and unknown here.
     pub(crate) fn has_let_go(&self, selected: bool) -> bool {
-        let selects = &self.settings.selects;
-        self.let_go.names.iter().any(|n| selects(n) == selected)
+        let tables = &self.settings.tables;
+        let mut names = self.let_go.names.iter();
+        names.any(|name| tables.replicates(name) == selected)
+    }
+
+    /// Names of tables of which rows were let go by choice.
+    pub(crate) fn let_go_by_choice(&self) -> impl Iterator<Item = &String> {
+        let tables = &self.settings.tables;
+        let names = self.let_go.names.iter();
+        names.filter(|name| !tables.replicates(name))
     }
 
     /// Tables with something in `___held` of which nothing is to be held.
     pub(crate) fn find_ending(&mut self) -> Result<()> {
         let mut ending = BTreeSet::new();
         for table in held_tables(&self.conn)? {
-            if self.lets_go(&table.to_ascii_lowercase())? {
+            let here = selection::column_names(&self.conn, &table)?;
+            let columns = match here.is_empty() {
+                true => held_columns(&self.conn, &table)?,
+                false => here,
+            };
+            let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+            if self.lets_go(&table.to_ascii_lowercase(), &columns)? {
                 ending.insert(table);
             }
         }
@@ -239,6 +257,15 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Names of the columns of one row that is held of a table.
+fn held_columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let text = "SELECT column FROM __harmonylite___held WHERE table_name = ?1 AND (shape, key) =
+                (SELECT shape, key FROM __harmonylite___held WHERE table_name = ?1 LIMIT 1)
+                AND substr(column, 1, 1) <> char(0)";
+    let mut columns = conn.prepare_cached(text)?;
+    columns.query_map([table], |r| r.get(0))?.collect()
 }
 
 /// Names of the tables of which something is held, found without reading all of it.

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod address;
+pub mod bookkeeping;
 pub mod checked;
 pub mod nats;
 pub mod node_id;
@@ -29,7 +30,7 @@ pub use checked::{Config, LogFormat, Logging, Prometheus, ReplicationLog, Shared
 pub use nats::Nats;
 pub use raw::Problem;
 pub use snapshot::Snapshot;
-pub use tables::Tables;
+pub use tables::{Choice, Tables};
 
 /// The file that is read from the current directory when the command line names none.
 pub const DEFAULT_FILE: &str = "config.toml";

@@ -1,12 +1,36 @@
-//! Which tables take part: `[tables] include` and `exclude`.
+//! Which tables take part: `[tables] include`, `exclude` and `local`.
 
+use super::bookkeeping::{self, tool_of};
 use super::section::Section;
 
-/// Globs on table names. A table takes part if one of `include` matches and none of `exclude`.
+/// Globs on table names. `exclude` counts first, then a plain name in `include`, then `local` and
+/// the books of known tools ([`super::bookkeeping`]), then the other globs of `include`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
     pub include: Vec<String>,
     pub exclude: Vec<String>,
+    /// Besides the books of known tools.
+    pub local: Vec<String>,
+}
+
+/// How a table takes part, by the configuration and by what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    Replicated,
+    /// Each node has its own; its rows are in snapshots. With the reason.
+    Local(String),
+    /// Its rows leave the node in no way. With the reason.
+    Excluded(String),
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Tables {
+            include: vec!["*".into()],
+            exclude: Vec::new(),
+            local: Vec::new(),
+        }
+    }
 }
 
 impl Tables {
@@ -18,9 +42,16 @@ impl Tables {
                 "is empty, which selects no table: write [\"*\"] for all",
             );
         }
+        let local = section.list("local").unwrap_or_default();
+        let is_in_both = |name: &&String| is_plain(name) && local.iter().any(|l| same(l, name));
+        if let Some(name) = include.iter().find(is_in_both) {
+            let text = format!("has {name:?}, and so has tables.include: remove it from one");
+            section.note("local", text);
+        }
         Tables {
             include,
             exclude: section.list("exclude").unwrap_or_default(),
+            local,
         }
     }
 
@@ -31,23 +62,82 @@ impl Tables {
             globs.sort();
             globs
         };
-        format!(
-            "{:?} without {:?}",
-            sorted(&self.include),
-            sorted(&self.exclude)
-        )
+        let (include, exclude) = (sorted(&self.include), sorted(&self.exclude));
+        let mut text = format!("{include:?}{WITHOUT}{exclude:?}");
+        if !self.local.is_empty() {
+            text += &format!("{LOCAL}{:?}", sorted(&self.local));
+        }
+        text
     }
 
-    pub fn selects(&self, table: &str) -> bool {
-        let any = |globs: &[String]| globs.iter().any(|glob| matches(glob, table));
-        any(&self.include) && !any(&self.exclude)
+    /// The opposite of [`Tables::described`]. None if it is of a release that says it otherwise.
+    pub fn of_description(text: &str) -> Option<Tables> {
+        let (include, rest) = text.split_once(WITHOUT)?;
+        let (exclude, local) = rest.split_once(LOCAL).unwrap_or((rest, "[]"));
+        let globs = |text: &str| serde_json::from_str::<Vec<String>>(text).ok();
+        Some(Tables {
+            include: globs(include)?,
+            exclude: globs(exclude)?,
+            local: globs(local)?,
+        })
     }
+
+    /// Whether a table is replicated of which the name alone is known, whatever its columns are.
+    pub fn replicates(&self, table: &str) -> bool {
+        let is_plain = self
+            .include
+            .iter()
+            .any(|name| is_plain(name) && same(name, table));
+        let is_chosen = self.choose(table, &[]) == Choice::Replicated;
+        is_chosen && (is_plain || !bookkeeping::may_be_a_book(table))
+    }
+
+    /// How a table takes part that has these columns, all of them.
+    pub fn choose(&self, table: &str, columns: &[&str]) -> Choice {
+        let find = |globs: &[String]| globs.iter().find(|glob| matches(glob, table)).cloned();
+        if let Some(glob) = find(&self.exclude) {
+            return Choice::Excluded(format!("tables.exclude has {glob:?}"));
+        }
+        if self
+            .include
+            .iter()
+            .any(|name| is_plain(name) && same(name, table))
+        {
+            return Choice::Replicated;
+        }
+        if let Some(glob) = find(&self.local) {
+            return Choice::Local(format!("tables.local has {glob:?}"));
+        }
+        if let Some(tool) = tool_of(table, columns) {
+            return Choice::Local(format!(
+                "{tool} keeps its books in it, on each node its own"
+            ));
+        }
+        match find(&self.include) {
+            Some(_) => Choice::Replicated,
+            None => Choice::Excluded("tables.include does not have it".into()),
+        }
+    }
+}
+
+/// Between the parts of a description.
+const WITHOUT: &str = " without ";
+const LOCAL: &str = " local ";
+
+/// Whether it names one table.
+fn is_plain(glob: &str) -> bool {
+    !glob.contains(['*', '?'])
+}
+
+/// Whether they are one table's name.
+fn same(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
 }
 
 /// `*` stands for any run of characters, `?` for one. Case counts as it does for SQLite's table
 /// names: not at all for ASCII letters, exactly for others. Several stars cost time that grows with
 /// their number; names are short and the patterns the operator's own.
-fn matches(glob: &str, name: &str) -> bool {
+pub(super) fn matches(glob: &str, name: &str) -> bool {
     let mut rest = glob.chars();
     let Some(wanted) = rest.next() else {
         return name.is_empty();
@@ -88,14 +178,76 @@ mod tests {
         }
     }
 
+    fn tables(include: &[&str], exclude: &[&str], local: &[&str]) -> Tables {
+        let [include, exclude, local] =
+            [include, exclude, local].map(|globs| globs.iter().map(|g| (*g).to_owned()).collect());
+        Tables {
+            include,
+            exclude,
+            local,
+        }
+    }
+
+    /// As text that begins with what it is.
+    fn chosen(tables: &Tables, table: &str, columns: &str) -> String {
+        let columns: Vec<&str> = columns.split_whitespace().collect();
+        match tables.choose(table, &columns) {
+            Choice::Replicated => "replicated".into(),
+            Choice::Local(why) => format!("local: {why}"),
+            Choice::Excluded(why) => format!("excluded: {why}"),
+        }
+    }
+
     #[test]
-    fn exclude_beats_include() {
-        let tables = Tables {
-            include: vec!["app_*".into()],
-            exclude: vec!["*_tmp".into()],
+    fn what_counts_before_what() {
+        const BOOK: (&str, &str) = ("django_migrations", "id app name applied");
+        let is = |tables: &Tables, (table, columns): (&str, &str), expected: &str| {
+            let chosen = chosen(tables, table, columns);
+            assert!(
+                chosen.starts_with(expected),
+                "{table}: {chosen}, not {expected}"
+            );
         };
-        assert!(tables.selects("app_users"));
-        assert!(!tables.selects("App_Tmp"));
-        assert!(!tables.selects("other"));
+        let some = tables(&["app_*"], &["*_tmp"], &["app_job?"]);
+        is(&some, ("app_users", "id"), "replicated");
+        is(
+            &some,
+            ("App_Tmp", "id"),
+            "excluded: tables.exclude has \"*_tmp\"",
+        );
+        is(
+            &some,
+            ("other", "id"),
+            "excluded: tables.include does not have it",
+        );
+        is(
+            &some,
+            ("app_jobs", "id"),
+            "local: tables.local has \"app_job?\"",
+        );
+        is(&some, BOOK, "local: Django keeps its books in it");
+        is(&tables(&["*"], &["django_*"], &[]), BOOK, "excluded");
+        is(&tables(&["*"], &["django_*"], &["*"]), BOOK, "excluded");
+        is(
+            &tables(&["*", "Django_Migrations"], &[], &[]),
+            BOOK,
+            "replicated",
+        );
+        is(
+            &tables(&["*", "django_migrations"], &[], &["django_*"]),
+            BOOK,
+            "replicated",
+        );
+        is(&tables(&["django_*"], &[], &[]), BOOK, "local");
+    }
+
+    #[test]
+    fn a_description_can_be_read_again() {
+        let all = Tables::default();
+        assert_eq!(all.described(), "[\"*\"] without []"); // as ever: it is compared
+        for tables in [all, tables(&["*", "a\"b"], &["x", "y"], &["l"])] {
+            assert_eq!(Tables::of_description(&tables.described()), Some(tables));
+        }
+        assert_eq!(Tables::of_description("all of them"), None);
     }
 }

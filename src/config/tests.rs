@@ -61,7 +61,7 @@ fn defaults() {
     );
     assert_eq!(config.logging.level, LevelFilter::Info);
     assert!(matches!(config.snapshot.store, Store::Nats(_)));
-    assert!(config.tables.selects("anything"));
+    assert_eq!(config.tables, Tables::default());
 }
 
 /// `config.toml` with the defaults that it documents taken out of their comments.
@@ -173,6 +173,10 @@ fn bounds() {
         &["\"ftp\"", "nats, s3, webdav, sftp, file"],
     );
     check_refused("[tables]\ninclude = []", &["tables.include is empty"]);
+    check_refused(
+        "[tables]\ninclude = [\"*\", \"Log\"]\nlocal = [\"log\"]",
+        &["tables.local has \"Log\", and so has tables.include: remove it from one"],
+    );
 }
 
 #[test]

@@ -258,7 +258,6 @@ fn open(
 }
 
 fn settings(config: &Config, node_id: Option<u64>) -> Settings {
-    let tables = config.tables.clone();
     let streams = net::stream_options(config, 1);
     Settings {
         path: config.db_path.clone(),
@@ -275,7 +274,7 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
         allow_rowid_tables: config.allow_rowid_tables,
         joins_by_snapshot: snapshots::are_kept(config),
         seq_map_path: Some(config.seq_map_path.clone()),
-        selects: Box::new(move |table| tables.selects(table)),
+        tables: config.tables.clone(),
         apply_triggers: config.apply_triggers.clone(),
     }
 }

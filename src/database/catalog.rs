@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::apply::Place;
 use crate::apply::let_go::held_tables;
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::schema::{self, LeftAlone, quote};
+use crate::database::schema::quote;
+use crate::database::selection::{self, Doubt, Kind, LeftAlone};
 use crate::database::table::Table;
 use crate::database::{Compare, Database, DatabaseError, Result, sql_text, values};
 use crate::mutation::{self, Mutation};
@@ -22,6 +23,7 @@ mod left_out;
 mod look;
 mod take_in;
 
+pub(crate) use left_out::{forget_table, note_local};
 use look::Text;
 
 /// What is known of the schema.
@@ -52,7 +54,10 @@ pub struct Catalog {
     /// A table is replicated that was not before.
     has_new: bool,
     kept_from_firing: HashSet<String>,
-    left_alone: Vec<LeftAlone>,
+    pub left_alone: Vec<LeftAlone>,
+    doubts: Vec<Doubt>,
+    /// Nobody changed the schema since an earlier start looked at it: each table was there.
+    is_unmoved: bool,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
     /// What the schema reads like at that version, see [`look`].
@@ -79,9 +84,13 @@ impl Database {
                 false => Ok(()),
             };
         }
-        let (schemas, mut left_alone) = schema::read(
+        let selection::Selection {
+            replicated,
+            mut left_alone,
+            doubts,
+        } = selection::read(
             &self.conn,
-            &*self.settings.selects,
+            &|table, columns| self.settings.tables.choose(table, columns),
             self.settings.allow_rowid_tables,
         )?;
         self.drop_apply_triggers()?;
@@ -91,34 +100,37 @@ impl Database {
             first_time: previous.first_time,
             warned_rowid: previous.warned_rowid,
             left_alone: previous.left_alone,
+            doubts: previous.doubts,
             log_keys: self.log_keys()?,
+            is_unmoved: get_meta(&self.conn, "schema_version")? == Some(version),
             ..Catalog::default()
         };
         self.catalog.kept_from_firing = self.kept_from_firing()?;
         let mut triggers = self.installed_triggers()?;
-        for schema in schemas {
+        for schema in replicated {
             match self.is_usable(&schema) {
                 Ok(()) => {
                     let table = schema.name.clone();
                     let taken = self.guarded(|db| db.take_in(schema, renumbered, &mut triggers))?;
                     if let Err(reason) = taken {
                         self.catalog.log_keys = self.log_keys()?;
-                        left_alone.push(LeftAlone { table, reason });
+                        left_alone.push(LeftAlone::unsupported(table, reason));
                     }
                 }
                 Err(e) if e.is_temporary() => return Err(e),
-                Err(e) => left_alone.push(LeftAlone {
-                    table: schema.name,
-                    reason: e.to_string(),
-                }),
+                Err(e) => left_alone.push(LeftAlone::unsupported(schema.name, e.to_string())),
             }
         }
-        if left_alone != self.catalog.left_alone {
-            left_alone
-                .iter()
-                .for_each(|l| log::warn!("table {} is left alone: {}", l.table, l.reason));
-        }
+        say_left_alone(&left_alone, &self.catalog.left_alone);
         self.catalog.left_alone = left_alone;
+        let before = std::mem::replace(&mut self.catalog.doubts, doubts);
+        let is_new = |doubt: &&Doubt| !before.contains(doubt);
+        self.catalog
+            .doubts
+            .iter()
+            .filter(is_new)
+            .for_each(|doubt| log::warn!("{doubt}"));
+        self.forget_local()?;
         for name in triggers.keys() {
             self.conn
                 .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
@@ -277,6 +289,17 @@ impl Database {
             .query_map([], |r| r.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         Ok(())
+    }
+}
+
+/// Says which tables are left alone that were not `before`, or for another reason.
+fn say_left_alone(now: &[LeftAlone], before: &[LeftAlone]) {
+    for left in now.iter().filter(|left| !before.contains(left)) {
+        let (table, kind, reason) = (&left.table, left.kind.name(), &left.reason);
+        match left.kind {
+            Kind::Unsupported => log::warn!("table {table} is left alone: {reason}"),
+            _ => log::info!("table {table} is {kind}, not replicated: {reason}"),
+        }
     }
 }
 

@@ -2,8 +2,7 @@
 //! columns and UNIQUE indexes are.
 //!
 //! Read from SQLite's own pragmas (<https://www.sqlite.org/pragma.html>: table_list, table_xinfo,
-//! index_list, index_xinfo). Virtual tables and their shadow tables, views and temporary tables
-//! are left alone.
+//! index_list, index_xinfo). Which tables these are says [`super::selection`].
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -125,13 +124,6 @@ impl Affinity {
     }
 }
 
-/// Why a table is not replicated.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftAlone {
-    pub table: String,
-    pub reason: String,
-}
-
 /// `name` as an SQL identifier.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -156,90 +148,11 @@ impl Schema {
     }
 }
 
-/// Reads the tables that `selects` chooses. What cannot be replicated comes second, with reasons.
-pub fn read(
-    conn: &Connection,
-    selects: &dyn Fn(&str) -> bool,
-    allow_rowid_tables: bool,
-) -> rusqlite::Result<(Vec<Schema>, Vec<LeftAlone>)> {
-    let foreign = tables_of_unknown_modules(conn)?;
-    let mut list = conn.prepare(
-        "SELECT name, strict, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
-         AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*' ORDER BY name",
-    )?;
-    let names: Vec<(String, bool, Options)> = list
-        .query_map([], |r| {
-            let (strict, without_rowid) = (r.get(1)?, r.get(2)?);
-            let options = Options {
-                strict,
-                without_rowid,
-            };
-            let name = values::lossy(r, 0)?;
-            Ok((name, r.get::<_, String>(0).is_ok(), options))
-        })?
-        .collect::<Result<_, _>>()?;
-    let (mut tables, mut left) = (Vec::new(), Vec::new());
-    for (name, is_utf8, options) in names.into_iter().filter(|(n, ..)| selects(n)) {
-        let lower = name.to_ascii_lowercase();
-        if let Some(owner) = foreign.iter().find(|v| lower.starts_with(*v)) {
-            let reason =
-                format!("it looks like storage of the virtual table that begins {owner:?}");
-            left.push(LeftAlone {
-                table: name,
-                reason,
-            });
-            continue;
-        }
-        let table = match is_utf8 {
-            true => read_table(conn, &name, options),
-            false => Ok(Err("its name is not UTF-8".into())),
-        };
-        let table = match table {
-            Err(rusqlite::Error::Utf8Error(..)) => {
-                Err("a name, a DEFAULT or an index in it is not UTF-8".into())
-            }
-            table => table?,
-        };
-        match table {
-            Ok(table) if table.rowid.is_some() && !allow_rowid_tables => left.push(LeftAlone {
-                table: name,
-                reason: "it has no primary key and allow_rowid_tables is false".into(),
-            }),
-            Ok(table) => tables.push(table),
-            Err(reason) => left.push(LeftAlone {
-                table: name,
-                reason,
-            }),
-        }
-    }
-    Ok((tables, left))
-}
-
-/// Prefixes of the tables in which virtual tables of modules that are not known here keep their
-/// data: SQLite can only name the shadow tables of modules that it knows.
-fn tables_of_unknown_modules(conn: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut statement = conn.prepare(
-        "SELECT s.name, s.sql FROM sqlite_schema s WHERE s.type = 'table' AND s.rootpage = 0",
-    )?;
-    let virtuals: Vec<(String, String)> = statement
-        .query_map([], |r| Ok((values::lossy(r, 0)?, values::lossy(r, 1)?)))?
-        .collect::<Result<_, _>>()?;
-    let mut known =
-        conn.prepare("SELECT 1 FROM pragma_module_list WHERE name = ?1 COLLATE NOCASE")?;
-    let mut prefixes = Vec::new();
-    for (name, sql) in virtuals {
-        if !known.exists([sql_text::virtual_module(&sql).unwrap_or_default()])? {
-            prefixes.push(format!("{}_", name.to_ascii_lowercase()));
-        }
-    }
-    Ok(prefixes)
-}
-
 /// Of CREATE TABLE.
 #[derive(Clone, Copy)]
-struct Options {
-    strict: bool,
-    without_rowid: bool,
+pub(super) struct Options {
+    pub strict: bool,
+    pub without_rowid: bool,
 }
 
 struct RawColumn {
@@ -250,7 +163,8 @@ struct RawColumn {
     not_null: bool,
 }
 
-fn read_table(
+/// Reads one table. An error of its own: why it cannot be replicated.
+pub(super) fn read_table(
     conn: &Connection,
     name: &str,
     options: Options,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::Tables;
 use crate::model::frame::{MAX_FRAME_BYTES, MAX_ROW_BYTES};
 
 /// What is chosen for this node.
@@ -30,8 +31,8 @@ pub struct Settings {
     pub joins_by_snapshot: bool,
     /// Where the positions are mirrored, and the Go version kept its own; none in most tests.
     pub seq_map_path: Option<PathBuf>,
-    /// Whether a table is to be replicated.
-    pub selects: Box<dyn Fn(&str) -> bool + Send>,
+    /// Which tables take part.
+    pub tables: Tables,
     /// Triggers of the application that run for changes that arrive, too.
     pub apply_triggers: Vec<String>,
 }

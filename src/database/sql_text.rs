@@ -55,6 +55,38 @@ pub fn virtual_module(sql: &str) -> Option<String> {
     Some(module.trim_matches(['"', '`', '[', ']', '\'']).to_owned())
 }
 
+/// The arguments of the module in a CREATE VIRTUAL TABLE statement.
+pub fn virtual_arguments(sql: &str) -> Vec<String> {
+    let tokens = tokens(sql);
+    let using = tokens.iter().position(|t| is_word(sql, t, "USING"));
+    let Some(open) = using.map(|at| at + 2) else {
+        return Vec::new();
+    };
+    let (mut depth, mut start, mut found) = (0, open + 1, Vec::new());
+    for (i, token) in tokens.iter().enumerate().skip(open) {
+        let is_end = match &sql[token.clone()] {
+            "(" => {
+                depth += 1;
+                false
+            }
+            ")" => {
+                depth -= 1;
+                depth == 0
+            }
+            "," => depth == 1,
+            _ => false,
+        };
+        if is_end {
+            found.extend(text(sql, &tokens[start..i]));
+            start = i + 1;
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    found
+}
+
 /// What follows the name in a CREATE TRIGGER statement as SQLite stores it.
 pub fn after_trigger_name(sql: &str) -> Option<&str> {
     let tokens = tokens(sql);
@@ -145,13 +177,14 @@ pub fn words(sql: &str) -> Vec<String> {
         .collect()
 }
 
-fn unquoted(word: &str) -> String {
-    match word.as_bytes()[0] {
-        q @ (b'"' | b'`' | b'\'') if word.len() > 1 => {
-            let one = char::from(q).to_string();
+/// A word without the quotes around it.
+pub fn unquoted(word: &str) -> String {
+    match word.as_bytes().first() {
+        Some(q @ (b'"' | b'`' | b'\'')) if word.len() > 1 => {
+            let one = char::from(*q).to_string();
             word[1..word.len() - 1].replace(&one.repeat(2), &one)
         }
-        b'[' => word.trim_matches(['[', ']']).to_owned(),
+        Some(b'[') => word.trim_matches(['[', ']']).to_owned(),
         _ => word.to_owned(),
     }
 }
@@ -361,5 +394,19 @@ mod tests {
             module("CREATE VIRTUAL TABLE IF NOT EXISTS \"using\" using \"vec0\"(a)"),
             "vec0"
         );
+    }
+
+    #[test]
+    fn arguments_of_modules_are_found() {
+        let arguments = |text: &str| virtual_arguments(&format!("CREATE VIRTUAL TABLE f {text}"));
+        let both = ["\"a, b\" UNINDEXED", "tokenize = 'x (y) z'"];
+        assert_eq!(
+            arguments("USING fts5(\"a, b\" UNINDEXED, tokenize = 'x (y) z')"),
+            both
+        );
+        assert_eq!(arguments("USING m(a(1, 2), b) -- c"), ["a(1, 2)", "b"]);
+        for without in ["USING m", "USING m()", "USING", ""] {
+            assert!(arguments(without).is_empty(), "{without}");
+        }
     }
 }

@@ -352,7 +352,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
-    use crate::database::schema::read;
+    use crate::database::selection::{all, read};
 
     #[test]
     fn listed_columns_are_read_whatever_they_are_called() {
@@ -363,7 +363,7 @@ mod tests {
         ] {
             conn.execute_batch(table).unwrap();
         }
-        for schema in read(&conn, &|_| true, true).unwrap().0 {
+        for schema in read(&conn, &all, true).unwrap().replicated {
             let name = list_name(&schema.name);
             let mut all = wanted(1, &schema).into_iter();
             let (_, text) = all.find(|(n, _)| *n == name).unwrap();
@@ -383,7 +383,7 @@ mod tests {
              CREATE UNIQUE INDEX i ON t(lower(c), b COLLATE NOCASE) WHERE t.a > 0",
         )
         .unwrap();
-        let mut schema = read(&conn, &|_| true, true).unwrap().0.remove(0);
+        let mut schema = read(&conn, &all, true).unwrap().replicated.remove(0);
         let compile = |schema: &Schema| {
             let mut texts = trials(schema).into_iter();
             texts.try_for_each(|text| conn.prepare(&text).map(drop))

@@ -16,8 +16,8 @@ use rusqlite::{Connection, OpenFlags};
 use crate::capture::Captured;
 use crate::database::own_tables::get_meta;
 use crate::database::schema::quote;
-use crate::database::table::versions_table;
-use crate::database::{Database, Opened, Result};
+use crate::database::selection::Kind;
+use crate::database::{Database, Opened, Result, forget_table, note_local};
 use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Place;
 
@@ -38,10 +38,12 @@ DELETE FROM __harmonylite___change_log_global;";
 /// A read transaction, and what is in it.
 pub struct View {
     conn: Connection,
-    /// Tables that are this node's own matter: their rows are not for others, unless `apply_triggers` feed
-    /// them. Those rows stem from rows that are, and a node that begins with the copy fires no trigger.
-    left_out: Vec<String>,
+    /// Tables whose rows are not for others, unless `apply_triggers` feed them: those rows stem from
+    /// rows that are, and a node that begins with the copy fires no trigger.
+    excluded: Vec<String>,
     fed: Vec<String>,
+    /// Tables of which each node has its own, and a new one begins with these.
+    local: Vec<String>,
     pub streams: BTreeMap<String, Place>,
     /// Tables of which rows were let go.
     pub lacks: Vec<String>,
@@ -96,11 +98,13 @@ impl Database {
         let schema = get_meta(&conn, "schema_hash")?.unwrap_or_default();
         let streams = self.places();
         let is_fed = |name: &String| self.apply_triggers.feeds(name);
-        let (fed, left_out) = self.left_out()?.into_iter().partition(is_fed);
+        let excluded = self.left_alone_as(Kind::Excluded).into_iter();
+        let (fed, excluded) = excluded.partition(is_fed);
         Ok(View {
             conn,
-            left_out,
+            excluded,
             fed,
+            local: self.left_alone_as(Kind::Local),
             lacks: self.let_go.lacks().cloned().collect(),
             streams,
             schema,
@@ -145,8 +149,11 @@ impl View {
         let _: String = copy.query_row("PRAGMA journal_mode = OFF", [], |r| r.get(0))?;
         drop_triggers(&copy)?;
         copy.execute_batch(STRIP)?;
-        self.left_out.iter().try_for_each(|t| empty(&copy, t))?;
-        self.fed.iter().try_for_each(|t| forget_rows(&copy, t))?;
+        self.excluded.iter().try_for_each(|t| empty(&copy, t))?;
+        self.fed
+            .iter()
+            .try_for_each(|t| forget_table(&copy, t).map(drop))?;
+        note_local(&copy, &self.local)?;
         copy.close().map_err(|(_, e)| e)?;
         Ok(())
     }
@@ -160,32 +167,11 @@ pub enum CopyError {
     Io(#[from] io::Error),
 }
 
-/// Takes out what a table holds.
+/// Takes out what a table holds, and what is known of its rows.
 fn empty(conn: &Connection, table: &str) -> rusqlite::Result<()> {
-    let quoted = quote(table);
-    conn.execute_batch(&format!("PRAGMA secure_delete = ON; DELETE FROM {quoted}"))?;
-    forget_rows(conn, table)
-}
-
-/// Takes out what is known of a table's rows if it was once replicated: versions without rows read like
-/// deletes.
-fn forget_rows(conn: &Connection, table: &str) -> rusqlite::Result<()> {
-    let versions = versions_table(table);
-    conn.execute_batch(&format!(
-        "PRAGMA secure_delete = ON; DROP TABLE IF EXISTS {versions}"
-    ))?;
-    let mut list = conn.prepare("SELECT id FROM __harmonylite___tables WHERE name = ?1")?;
-    let ids: Vec<i64> = list
-        .query_map([table], |r| r.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for id in ids {
-        for known in ["unsent", "displaced", "displaced_by_tuple"] {
-            let text = format!("DELETE FROM __harmonylite___{known} WHERE table_id = ?1");
-            conn.execute(&text, [id])?;
-        }
-        conn.execute("DELETE FROM __harmonylite___tables WHERE id = ?1", [id])?;
-    }
-    Ok(())
+    let text = format!("PRAGMA secure_delete = ON; DELETE FROM {}", quote(table));
+    conn.execute_batch(&text)?;
+    forget_table(conn, table).map(drop)
 }
 
 /// Takes our triggers out: where the copy is put into place, the catalog makes them anew.

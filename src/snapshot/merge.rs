@@ -23,6 +23,7 @@ use crate::snapshot::source::{Source, SourceRow};
 
 mod aside;
 mod lacking;
+mod schema;
 
 /// Rows read from the snapshot at a time.
 const STEP: usize = 128;
@@ -199,15 +200,15 @@ impl Merge {
         rows: &mut Count,
         is_over: &dyn Fn(&Database) -> bool,
     ) -> Result<Option<Vec<OwnedValue>>> {
+        let local = db.table_like(table);
+        let columns = table.schema.columns.iter();
+        let columns: Vec<&str> = columns.map(|c| c.lower.as_str()).collect();
         let found = self.source.rows(table, after.as_deref(), STEP)?;
-        if !found.is_empty() && db.lets_go(&table.name().to_ascii_lowercase())? {
+        if !found.is_empty() && db.lets_go(&table.name().to_ascii_lowercase(), &columns)? {
             return Ok(None);
         }
         let dropped = db.dropped()?;
         let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
-        let local = db.table_like(table);
-        let columns = table.schema.columns.iter();
-        let columns: Vec<&str> = columns.map(|c| c.lower.as_str()).collect();
         let is_plain =
             |local: &Arc<Table>| !table.has_late_columns() && db.is_plain(local, &columns);
         let plain = local.as_ref().is_some_and(is_plain);
@@ -275,7 +276,8 @@ impl Merge {
         let Some(table) = local else {
             let reason = "there is no such table here";
             let at = Place::of(theirs, &row.key_bytes);
-            if !db.lets_go(&at.table)? {
+            // Else it was asked before; but it may have become too much since.
+            if !db.lets_go(&at.table, &[])? {
                 db.hold(&at, &incoming, reason)?;
                 db.let_go_if_too_much(&at.table)?;
             }
@@ -325,47 +327,6 @@ impl Merge {
         db.forget_lost()?;
         db.note_dropped(self.entry.dropped())?;
         Ok(set_meta(&db.conn, "joined", 1)?)
-    }
-
-    /// A database without tables gets those of the snapshot, with their indexes, views and triggers.
-    fn bring_schema(&self, db: &mut Database) -> Result<()> {
-        if !db.is_without_tables()? {
-            return Ok(());
-        }
-        let mut list = self.source.conn.prepare(
-            "SELECT sql FROM sqlite_schema s WHERE sql IS NOT NULL
-             AND name NOT GLOB '__harmonylite__*' AND name NOT GLOB 'sqlite_*'
-             AND NOT EXISTS (SELECT 1 FROM pragma_table_list t WHERE t.name = s.name
-                             AND t.schema = 'main' AND t.type = 'shadow')
-             ORDER BY CASE type WHEN 'table' THEN 0 WHEN 'index' THEN 1 WHEN 'view' THEN 2
-                      ELSE 3 END, rowid",
-        )?;
-        let texts = list.query_map([], |r| Ok(r.get::<_, String>(0)))?;
-        let texts = texts.collect::<rusqlite::Result<Vec<_>>>()?;
-        for text in &texts {
-            let done = match text {
-                Ok(text) => db.guarded(|db| Ok(db.conn.execute_batch(text)?))?,
-                Err(e) => Err(e.to_string()), // it is not UTF-8
-            };
-            if let Err(reason) = done {
-                log::warn!("the snapshot's schema: {reason}: left out");
-            }
-        }
-        // By these an application knows its file, and which of its migrations have run.
-        for pragma in ["user_version", "application_id"] {
-            let value = |conn: &rusqlite::Connection| -> rusqlite::Result<i32> {
-                conn.pragma_query_value(Some("main"), pragma, |r| r.get(0))
-            };
-            if value(&db.conn)? == 0 {
-                let theirs = value(&self.source.conn)?;
-                db.conn.pragma_update(Some("main"), pragma, theirs)?;
-            }
-        }
-        log::info!(
-            "took over the schema of the snapshot, {} statement(s)",
-            texts.len()
-        );
-        db.refresh_catalog()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::capture::{has_mark, unwritten};
 use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
 use crate::database::schema::{self, Column};
+use crate::database::selection;
 use crate::database::sites::Sites;
 use crate::database::table::{Shape, Table, versions_table};
 use crate::database::{DatabaseError, Result};
@@ -252,13 +253,12 @@ fn is_sound(stored: &Stored) -> bool {
 
 /// The replicated tables whose rows and versions are both in the file.
 fn tables(conn: &Connection) -> Result<Vec<Arc<Table>>> {
-    let (schemas, _) = schema::read(conn, &|_| true, true)?;
     let mut known = conn.prepare("SELECT name, id, shape FROM __harmonylite___tables")?;
     let known: Vec<(String, i64, Vec<u8>)> = known
         .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
     let mut tables = Vec::new();
-    for mut schema in schemas {
+    for mut schema in selection::read(conn, &selection::all, true)?.replicated {
         let same = |(name, ..): &&(String, i64, Vec<u8>)| name.eq_ignore_ascii_case(&schema.name);
         let Some((_, id, shape)) = known.iter().find(same) else {
             continue;

@@ -15,6 +15,7 @@ mod hostile;
 mod included;
 mod keeping;
 mod lacking;
+mod local;
 mod moved;
 mod triggers;
 

@@ -107,7 +107,7 @@ fn open(path: &str) -> Database {
         allow_rowid_tables: true,
         joins_by_snapshot: false,
         seq_map_path: None,
-        selects: Box::new(|_| true),
+        tables: Default::default(),
         apply_triggers: vec![],
     };
     let clock = Arc::new(ManualClock::at(1_700_000_000_000));

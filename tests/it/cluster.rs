@@ -22,13 +22,13 @@ pub fn broker() -> Broker {
     })
 }
 
-pub fn client_of(broker: &Broker, node: &mut Node) {
+pub fn client_of<'n>(broker: &Broker, node: &'n mut Node) -> &'n mut Node {
     node.set(
         "nats.urls",
         &format!("['nats://{}']", broker.options.bind_address),
     )
     .set("nats.user_name", &format!("'{USER}'"))
-    .set("nats.user_password", &format!("'{PASSWORD}'"));
+    .set("nats.user_password", &format!("'{PASSWORD}'"))
 }
 
 impl Cluster {

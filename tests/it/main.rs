@@ -30,5 +30,6 @@ mod snapshots;
 mod standalone;
 mod stop;
 mod stream;
+mod tables;
 mod two_apps;
 mod wait;

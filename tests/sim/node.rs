@@ -263,7 +263,7 @@ impl Node {
             allow_rowid_tables: true,
             joins_by_snapshot,
             seq_map_path: None,
-            selects: Box::new(|_| true),
+            tables: Default::default(),
             apply_triggers: vec![],
         };
         let stop = Arc::new(AtomicBool::new(true)); // a lock that never comes free fails at once

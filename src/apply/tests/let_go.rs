@@ -9,7 +9,7 @@ const SCHEMA: &str = "CREATE TABLE u(id INTEGER PRIMARY KEY, v);
                       CREATE TABLE logs(id INTEGER PRIMARY KEY, m)";
 
 fn without_logs(settings: &mut Settings) {
-    settings.selects = Box::new(|table| table != "logs");
+    settings.tables.exclude = vec!["logs".into()];
     settings.joins_by_snapshot = true;
 }
 

@@ -45,7 +45,7 @@ pub fn settings() -> Settings {
         allow_rowid_tables: true,
         joins_by_snapshot: false,
         seq_map_path: None,
-        selects: Box::new(|_| true),
+        tables: Default::default(),
         apply_triggers: vec![],
     }
 }

@@ -2,60 +2,123 @@
 
 use std::collections::BTreeSet;
 
+use rusqlite::Connection;
+
 use super::{from_cbor, to_cbor};
+use crate::config::{Choice, Tables, bookkeeping};
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::{Database, Result, values};
+use crate::database::schema::PREFIX;
+use crate::database::selection::{self, Kind, LeftAlone};
+use crate::database::table::versions_table;
+use crate::database::{Database, Result, triggers, values};
 
 impl Database {
     /// Whether there is no table of the application.
     pub(crate) fn is_without_tables(&self) -> Result<bool> {
-        Ok(self.tables_of_application("'table', 'virtual'")?.is_empty())
+        let mut list = self.conn.prepare_cached(
+            "SELECT name FROM pragma_table_list WHERE schema = 'main'
+             AND type IN ('table', 'virtual', 'shadow')
+             AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*'",
+        )?;
+        for name in list.query_map([], |r| values::lossy(r, 0))? {
+            if !bookkeeping::is_of_a_companion(&name?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// Tables of the application that are not replicated by choice.
-    pub(crate) fn left_out(&self) -> Result<Vec<String>> {
-        let mut tables = self.tables_of_application("'table'")?;
-        tables.retain(|name| !(self.settings.selects)(name));
-        Ok(tables)
+    /// Tables of the application that are not replicated, each with the reason.
+    pub fn left_alone(&self) -> &[LeftAlone] {
+        &self.catalog.left_alone
     }
 
-    /// Whether there are such.
-    pub fn excludes_tables(&self) -> Result<bool> {
-        Ok(!self.left_out()?.is_empty())
+    /// Names of the tables that are not replicated for a reason of that kind.
+    pub(crate) fn left_alone_as(&self, kind: Kind) -> Vec<String> {
+        let all = self.left_alone().iter().filter(|left| left.kind == kind);
+        all.map(|left| left.table.clone()).collect()
     }
 
-    fn tables_of_application(&self, kinds: &str) -> Result<Vec<String>> {
-        let mut list = self.conn.prepare_cached(&format!(
-            "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ({kinds})
-             AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*'"
-        ))?;
-        let names = list.query_map([], |r| values::lossy(r, 0))?;
-        Ok(names.collect::<rusqlite::Result<_>>()?)
+    /// Whether some table is not replicated here, by choice, that a node with this selection
+    /// replicates.
+    pub fn lacks_tables_of(&self, others: &Tables) -> Result<bool> {
+        if self.let_go_by_choice().any(|name| others.replicates(name)) {
+            return Ok(true);
+        }
+        for left in self.left_alone().iter().filter(|l| l.kind.is_chosen()) {
+            let columns = selection::column_names(&self.conn, &left.table)?;
+            let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+            if others.choose(&left.table, &columns) == Choice::Replicated {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether some table is not replicated by choice.
+    pub fn chooses_tables(&self) -> bool {
+        self.left_alone().iter().any(|left| left.kind.is_chosen())
+    }
+
+    /// Local tables leave nothing behind of the time when they were replicated.
+    /// Should they be one day again, a snapshot brings what the others have.
+    pub(super) fn forget_local(&mut self) -> Result<()> {
+        for table in self.left_alone_as(Kind::Local) {
+            if forget_table(&self.conn, &table)? {
+                self.note_let_go(&table.to_ascii_lowercase())?;
+            }
+        }
+        Ok(())
     }
 
     /// Tables (lower case) that were in the database and not replicated when it was looked at last:
     /// when one is included, what it holds by then does not count as written just now.
     pub(super) fn known_left_out(&self) -> Result<BTreeSet<String>> {
-        let stored: Option<Vec<u8>> = get_meta(&self.conn, "left_out")?;
+        let stored: Option<Vec<u8>> = get_meta(&self.conn, LEFT_OUT)?;
         stored.map_or(Ok(BTreeSet::new()), |bytes| from_cbor(&bytes))
     }
 
     pub(super) fn note_left_out(&self) -> Result<()> {
-        let mut tables = self.conn.prepare_cached(
-            "SELECT lower(name) FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
-             AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*'",
-        )?;
-        let by_name = &self.catalog.by_name;
-        let left_out: BTreeSet<String> = tables
-            .query_map([], |r| values::lossy(r, 0))?
-            .filter(|name| {
-                name.as_ref()
-                    .map_or(true, |n: &String| !by_name.contains_key(n))
-            })
-            .collect::<rusqlite::Result<_>>()?;
+        let is_table = |left: &&LeftAlone| !matches!(left.kind, Kind::Virtual | Kind::Storage);
+        let tables = self.left_alone().iter().filter(is_table);
+        let left_out: BTreeSet<String> = tables.map(|l| l.table.to_ascii_lowercase()).collect();
         if left_out != self.known_left_out()? {
-            set_meta(&self.conn, "left_out", to_cbor(&left_out))?;
+            set_meta(&self.conn, LEFT_OUT, to_cbor(&left_out))?;
         }
         Ok(())
     }
+}
+
+/// In `___meta`, see [`Database::known_left_out`].
+const LEFT_OUT: &str = "left_out";
+
+/// Says in a copy which tables are its maker's own: a node that begins with it, and replicates one
+/// of them, has not written its rows just now.
+pub(crate) fn note_local(copy: &Connection, local: &[String]) -> rusqlite::Result<()> {
+    let lower: BTreeSet<String> = local.iter().map(|t| t.to_ascii_lowercase()).collect();
+    set_meta(copy, LEFT_OUT, to_cbor(&lower))
+}
+
+/// Takes out what is known of a table's rows if it was once replicated: versions without rows read
+/// like deletes. What is held of it stays. False if there is nothing of it.
+pub(crate) fn forget_table(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
+    let text = "SELECT id FROM __harmonylite___tables WHERE name = ?1";
+    let mut list = conn.prepare_cached(text)?;
+    let ids = list.query_map([table], |r| r.get(0))?;
+    let ids = ids.collect::<rusqlite::Result<Vec<i64>>>()?;
+    for id in &ids {
+        for known in ["unsent", "displaced", "displaced_by_tuple"] {
+            let text = format!("DELETE FROM __harmonylite___{known} WHERE table_id = ?1");
+            conn.execute(&text, [id])?;
+        }
+        let text = format!("DELETE FROM {} WHERE table_id = ?1", triggers::LOG);
+        conn.execute(&text, [id])?;
+        conn.execute("DELETE FROM __harmonylite___tables WHERE id = ?1", [id])?;
+    }
+    let versions = format!("{PREFIX}{table}_versions");
+    let text = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    if conn.prepare_cached(text)?.exists([&versions])? {
+        conn.execute_batch(&format!("DROP TABLE {}", versions_table(table)))?;
+    }
+    Ok(!ids.is_empty())
 }

@@ -248,7 +248,9 @@ impl Database {
             .known_left_out()?
             .contains(&schema.name.to_ascii_lowercase());
         let cause = match highest {
-            _ if self.catalog.first_time || was_left_out => Cause::Before,
+            _ if self.catalog.first_time || was_left_out || self.catalog.is_unmoved => {
+                Cause::Before
+            }
             Some(hlc) => Cause::Rekeyed(hlc),
             None => Cause::Unwatched,
         };
@@ -268,7 +270,7 @@ impl Database {
         Ok(self.conn.query_row(&text, [], |r| r.get(0))?)
     }
 
-    fn has_table(&self, name: &str) -> Result<bool> {
+    pub(crate) fn has_table(&self, name: &str) -> Result<bool> {
         Ok(self
             .conn
             .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE")?

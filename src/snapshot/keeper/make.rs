@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Keeper, LOOK_AGAIN, Next, Round, RoundError};
+use crate::config::Tables;
 use crate::database::Database;
 use crate::gate::Gate;
 use crate::snapshot::registry::Registry;
@@ -78,12 +79,22 @@ impl Keeper {
         }
         let inside = round.gate.enter();
         let db = &inside.database;
-        if !db.excludes_tables()? && !db.has_let_go(false) {
+        if !db.chooses_tables() && !db.has_let_go(false) {
             return Ok(None);
         }
         drop(inside);
         let publishers = round.registry.publishers()?;
-        let differs = publishers.values().any(|s| *s != self.options.selection);
+        let inside = round.gate.enter();
+        let mut differs = false;
+        for other in publishers
+            .values()
+            .filter(|s| **s != self.options.selection)
+        {
+            differs |= match Tables::of_description(other) {
+                Some(others) => inside.database.lacks_tables_of(&others)?,
+                None => true,
+            };
+        }
         Ok(differs
             .then_some("a node that leaves out tables of others ([tables]) makes no snapshots"))
     }

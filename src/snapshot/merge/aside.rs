@@ -22,14 +22,15 @@ impl Merge {
     ) -> Result<Progress> {
         let places = self.source.held_places(after.as_ref())?;
         for at in &places {
-            if !db.lets_go(&at.table)? {
-                match self.source.held(at, db.limits.row_bytes) {
-                    Ok(incoming) => db.take_held(at, incoming, frames)?,
-                    Err(e @ DatabaseError::RowTooLarge(..)) => {
-                        db.set_aside_rows(&at.table, 1, &e.to_string());
-                    }
-                    Err(e) => return Err(e),
+            match self.source.held(at, db.limits.row_bytes) {
+                Ok(incoming) if db.wants_held(at, &incoming)? => {
+                    db.take_held(at, incoming, frames)?;
                 }
+                Ok(_) => {}
+                Err(e @ DatabaseError::RowTooLarge(..)) => {
+                    db.set_aside_rows(&at.table, 1, &e.to_string());
+                }
+                Err(e) => return Err(e),
             }
         }
         Ok(match places.into_iter().next_back() {
@@ -111,6 +112,12 @@ impl Merge {
 }
 
 impl Database {
+    /// Whether what another node holds is of a table that takes part here, now or one day.
+    fn wants_held(&mut self, at: &Place, incoming: &Incoming) -> Result<bool> {
+        let columns: Vec<&str> = incoming.columns.keys().map(String::as_str).collect();
+        Ok(!self.lets_go(&at.table, &columns)?)
+    }
+
     fn take_held(&mut self, at: &Place, mut incoming: Incoming, frames: &mut Frames) -> Result<()> {
         let local = self.catalog.by_name.get(&at.table).cloned();
         match local.filter(|t| shape_of_table(t) == at.shape) {

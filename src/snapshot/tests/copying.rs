@@ -10,7 +10,7 @@ const ROWS: &str = "INSERT INTO users VALUES (1, 'a secret name of a user');
     INSERT INTO orders VALUES (7, 1)";
 
 fn without_users(settings: &mut crate::database::Settings) {
-    settings.selects = Box::new(|table| table != "users");
+    settings.tables.exclude = vec!["users".into()];
 }
 
 #[test]

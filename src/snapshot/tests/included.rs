@@ -8,7 +8,7 @@ const SCHEMA: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title, isbn TEX
                       CREATE TABLE logs(id INTEGER PRIMARY KEY, m)";
 
 fn without_logs(settings: &mut Settings) {
-    settings.selects = Box::new(|table| table != "logs");
+    settings.tables.exclude = vec!["logs".into()];
     settings.joins_by_snapshot = true;
 }
 

@@ -1,0 +1,214 @@
+//! Which tables of the database are replicated, and why the others are not.
+//!
+//! A table is left alone by choice (`[tables]` and the books of known tools), because a module
+//! keeps its data in it ([`super::storage`]), or because it cannot be replicated. Each of those is
+//! named, with the reason. Views and temporary tables are no tables here.
+
+use rusqlite::Connection;
+
+use crate::config::Choice;
+use crate::database::schema::{self, Options, Schema};
+use crate::database::storage::{self, Virtual};
+use crate::database::values;
+
+/// Why a table is not replicated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    pub table: String,
+    pub kind: Kind,
+    pub reason: String,
+}
+
+/// What kind of reason that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Each node has its own; its rows are in snapshots.
+    Local,
+    /// The configuration leaves it out, of snapshots, too.
+    Excluded,
+    /// A module decides what it holds.
+    Virtual,
+    /// A module keeps the data of a virtual table in it.
+    Storage,
+    /// It has no key, or needs what only the application has.
+    Unsupported,
+}
+
+impl LeftAlone {
+    pub fn unsupported(table: String, reason: String) -> Self {
+        let kind = Kind::Unsupported;
+        LeftAlone {
+            table,
+            kind,
+            reason,
+        }
+    }
+}
+
+impl Kind {
+    /// Whether the table could be replicated.
+    pub fn is_chosen(self) -> bool {
+        matches!(self, Kind::Local | Kind::Excluded)
+    }
+
+    /// As it is said in logs and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Local => "local",
+            Kind::Excluded => "excluded",
+            Kind::Virtual => "virtual",
+            Kind::Storage => "storage",
+            Kind::Unsupported => "unsupported",
+        }
+    }
+}
+
+/// The tables of the application, by name.
+#[derive(Debug, Default)]
+pub struct Selection {
+    pub replicated: Vec<Schema>,
+    pub left_alone: Vec<LeftAlone>,
+    pub doubts: Vec<Doubt>,
+}
+
+/// A replicated table that may be storage of a virtual table, whose module nobody here knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    pub table: String,
+    pub virtual_table: String,
+    pub module: String,
+}
+
+impl std::fmt::Display for Doubt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "table {} is replicated; if the module {} keeps data of the virtual table {} in it, \
+             add it to tables.exclude",
+            self.table, self.module, self.virtual_table
+        )
+    }
+}
+
+/// How a table of some name and columns takes part, as [`crate::config::Tables::choose`] says.
+pub type Choose<'a> = dyn Fn(&str, &[&str]) -> Choice + 'a;
+
+/// Every table, whatever the configuration says.
+pub fn all(_: &str, _: &[&str]) -> Choice {
+    Choice::Replicated
+}
+
+/// A table as SQLite lists it.
+struct Listed {
+    name: String,
+    is_utf8: bool,
+    kind: String,
+    options: Options,
+}
+
+/// Reads all tables of the application.
+pub fn read(
+    conn: &Connection,
+    choose: &Choose<'_>,
+    allow_rowid_tables: bool,
+) -> rusqlite::Result<Selection> {
+    let virtuals = storage::virtual_tables(conn)?;
+    let mut selection = Selection::default();
+    for table in list(conn)? {
+        let found = match why_left_alone(conn, &table, &virtuals, choose)? {
+            Some(left) => Err(left),
+            None => read_one(conn, &table, allow_rowid_tables)?
+                .map_err(|reason| (Kind::Unsupported, reason)),
+        };
+        match found {
+            Ok(schema) => {
+                let may_keep = virtuals.iter().find(|v| v.may_keep(&schema.name));
+                selection.doubts.extend(may_keep.map(|of| Doubt {
+                    table: schema.name.clone(),
+                    virtual_table: of.name.clone(),
+                    module: of.module.clone(),
+                }));
+                selection.replicated.push(schema);
+            }
+            Err((kind, reason)) => selection.left_alone.push(LeftAlone {
+                table: table.name,
+                kind,
+                reason,
+            }),
+        }
+    }
+    Ok(selection)
+}
+
+fn list(conn: &Connection) -> rusqlite::Result<Vec<Listed>> {
+    let mut list = conn.prepare(
+        "SELECT name, type, strict, wr FROM pragma_table_list
+         WHERE schema = 'main' AND type IN ('table', 'shadow', 'virtual')
+         AND name NOT GLOB 'sqlite_*' AND name NOT GLOB '__harmonylite__*' ORDER BY name",
+    )?;
+    let listed = list.query_map([], |r| {
+        Ok(Listed {
+            name: values::lossy(r, 0)?,
+            is_utf8: r.get::<_, String>(0).is_ok(),
+            kind: r.get(1)?,
+            options: Options {
+                strict: r.get(2)?,
+                without_rowid: r.get(3)?,
+            },
+        })
+    })?;
+    listed.collect()
+}
+
+/// Names of all columns of a table.
+pub(crate) fn column_names(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let mut names = conn.prepare_cached("SELECT name FROM pragma_table_xinfo(?1)")?;
+    names.query_map([table], |r| values::lossy(r, 0))?.collect()
+}
+
+fn why_left_alone(
+    conn: &Connection,
+    table: &Listed,
+    virtuals: &[Virtual],
+    choose: &Choose<'_>,
+) -> rusqlite::Result<Option<(Kind, String)>> {
+    if let Some(of) = virtuals.iter().find(|v| v.name == table.name) {
+        let reason = format!(
+            "it is a virtual table of the module {}, whose data each node keeps for itself",
+            of.module
+        );
+        return Ok(Some((Kind::Virtual, reason)));
+    }
+    let columns = column_names(conn, &table.name)?;
+    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let is_shadow = table.kind == "shadow";
+    let keeps = |v: &&Virtual| v.keeps(&table.name, &columns, is_shadow);
+    if let Some(of) = virtuals.iter().find(keeps) {
+        let reason = format!("the virtual table {} keeps its data in it", of.name);
+        return Ok(Some((Kind::Storage, reason)));
+    }
+    Ok(match choose(&table.name, &columns) {
+        Choice::Replicated => None,
+        Choice::Local(reason) => Some((Kind::Local, reason)),
+        Choice::Excluded(reason) => Some((Kind::Excluded, reason)),
+    })
+}
+
+fn read_one(
+    conn: &Connection,
+    table: &Listed,
+    allow_rowid_tables: bool,
+) -> rusqlite::Result<Result<Schema, String>> {
+    if !table.is_utf8 {
+        return Ok(Err("its name is not UTF-8".into()));
+    }
+    match schema::read_table(conn, &table.name, table.options) {
+        Err(rusqlite::Error::Utf8Error(..)) => Ok(Err(
+            "a name, a DEFAULT or an index in it is not UTF-8".into(),
+        )),
+        Ok(Ok(schema)) if schema.rowid.is_some() && !allow_rowid_tables => Ok(Err(
+            "it has no primary key and allow_rowid_tables is false".into(),
+        )),
+        read => read,
+    }
+}
