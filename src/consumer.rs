@@ -221,13 +221,14 @@ impl Consumer {
                 self.apply(&messages, state.last)?;
                 self.gate.health.works(&self.subject);
                 from = last.sequence + 1;
-                self.gate.has_read();
+                self.gate.has_read(&messages);
             }
         }
     }
 
     fn state(&self, reader: &mut dyn Reader) -> Result<StreamState, Pause> {
         let state = reader.state()?;
+        self.gate.heard_of(&state);
         if let Some(now_ms) = state.now_ms {
             self.gate.enter().database.heard_broker_time(now_ms);
         }

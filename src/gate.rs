@@ -15,9 +15,12 @@ use crate::database::{Database, DatabaseError};
 use crate::health::Health;
 use crate::mutation::{self, Mutation};
 use crate::outbox::Outbox;
+use crate::stream::{Message, StreamState};
 
+mod sizes;
 mod turns;
 
+use sizes::Sizes;
 use turns::Pauses;
 pub use turns::{SURE_PAUSE, Turn};
 
@@ -112,6 +115,7 @@ pub struct Gate {
     keeper: (Sender<()>, Receiver<()>),
     /// The publisher waits for the consumers to read on.
     waits: AtomicBool,
+    sizes: Sizes,
     /// When something changed last, here or in what arrived.
     changed: Mutex<Instant>,
     /// See [`Gate::take_turn`].
@@ -155,6 +159,7 @@ impl Gate {
             beside_gaps: AtomicBool::new(false),
             keeper: bounded(1),
             waits: AtomicBool::new(false),
+            sizes: Sizes::default(),
             changed: Mutex::new(now),
             turn: Mutex::new(Pauses::from(now)),
             written: Mutex::new(None),
@@ -216,11 +221,22 @@ impl Gate {
         self.waits.store(true, Ordering::Relaxed);
     }
 
-    /// Something was read.
-    pub fn has_read(&self) {
+    /// These were read.
+    pub fn has_read(&self, messages: &[Message]) {
+        self.sizes.read(messages);
         if self.waits.swap(false, Ordering::Relaxed) {
             self.wake_publisher();
         }
+    }
+
+    /// What the broker says of a stream.
+    pub fn heard_of(&self, stream: &StreamState) {
+        self.sizes.heard(stream);
+    }
+
+    /// Messages that a stream holds, which keeps `max_entries` at the most and perhaps so many bytes.
+    pub fn stream_holds(&self, max_entries: u64) -> u64 {
+        self.sizes.holds(max_entries)
     }
 
     /// Rows changed just now.

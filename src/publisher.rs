@@ -72,8 +72,8 @@ pub struct Options {
     pub publish: bool,
     pub compress: bool,
     pub max_transaction_bytes: usize,
-    /// How many messages of ours may be in a stream that were not read back yet.
-    pub most_ahead: u64,
+    /// Messages that a stream keeps: half as many of ours may be there that were not read back yet.
+    pub max_entries: u64,
     /// How often marks and positions are stored when nothing else is written.
     pub cleanup_interval: Duration,
     /// How often to look without a hint, if the hints cannot be relied on.
@@ -427,7 +427,8 @@ impl Publisher {
             let mut inside = self.gate.enter();
             let streams = self.streams.iter().map(|s| &s[..]);
             let under_way = link.in_flight();
-            if self.gate.reads() && inside.is_ahead(streams, under_way, self.options.most_ahead) {
+            let most = (self.gate.stream_holds(self.options.max_entries) / 2).max(1);
+            if self.gate.reads() && inside.is_ahead(streams, under_way, most) {
                 self.gate.wait_for_readers();
                 break;
             }

@@ -62,6 +62,8 @@ pub struct Shared {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationLog {
     pub max_entries: i64,
+    /// None: not limited.
+    pub max_bytes: Option<u64>,
     pub replicas: u8,
     pub update_existing: bool,
     pub max_transaction_bytes: usize,
@@ -267,6 +269,7 @@ impl ReplicationLog {
         let (least, most) = (1 << 10, MAX_MESSAGE_BYTES / 2);
         ReplicationLog {
             max_entries: section.int("max_entries", 1024, 1..=i64::MAX, without_limit),
+            max_bytes: nats::max_bytes(section),
             replicas: section.int("replicas", 1, 1..=5, nats::REPLICAS),
             update_existing: section.bool("update_existing", false),
             max_transaction_bytes: section.int(

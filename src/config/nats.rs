@@ -10,6 +10,9 @@ use super::section::Section;
 /// For every `replicas` key.
 pub(super) const REPLICAS: &str = "servers that keep a copy";
 
+/// A stream that holds less could not hold a row of 1 MB.
+const LEAST_BYTES: u64 = 4 << 20;
+
 /// Schemes a client connects with; WebSocket is not among them.
 const SCHEMES: [&str; 2] = ["nats", "tls"];
 
@@ -128,6 +131,17 @@ fn read_reconnect_wait(section: &Section) -> Duration {
         "between two attempts",
     );
     Duration::from_secs(if seconds == 0 { DEFAULT } else { seconds })
+}
+
+/// For every `max_bytes` key; none: not limited.
+pub(super) fn max_bytes(section: &Section) -> Option<u64> {
+    const WHAT: &str = "bytes that a stream keeps, 0 for no limit";
+    let bytes = section.int("max_bytes", 0, 0..=i64::MAX as u64, WHAT);
+    if (1..LEAST_BYTES).contains(&bytes) {
+        let text = format!("is {bytes}, but must be 0 (no limit) or at least {LEAST_BYTES}");
+        section.note("max_bytes", text);
+    }
+    (bytes > 0).then_some(bytes)
 }
 
 /// The name of a stream or bucket.

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::nats::{REPLICAS, name};
+use super::nats::{REPLICAS, max_bytes, name};
 use super::secret::Secret;
 use super::section::Section;
 
@@ -38,6 +38,8 @@ pub enum Store {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsStore {
     pub replicas: u8,
+    /// None: not limited.
+    pub max_bytes: Option<u64>,
     pub bucket: Option<String>,
 }
 
@@ -170,6 +172,7 @@ impl NatsStore {
         };
         NatsStore {
             replicas: section.int("replicas", 1, 1..=5, REPLICAS),
+            max_bytes: max_bytes(section),
             bucket: section.parsed("bucket", "", bucket),
         }
     }

@@ -78,6 +78,7 @@ pub fn stream_options(config: &Config, servers: u32) -> StreamOptions {
         compress: config.shared.compress,
         shards: config.shared.shards,
         max_entries: config.replication_log.max_entries,
+        max_bytes: config.replication_log.max_bytes,
         replicas: u32::from(config.replication_log.replicas).max(servers.min(3)),
         update_existing: config.replication_log.update_existing,
     }

@@ -98,7 +98,7 @@ impl Parts {
             publish: config.publish,
             compress: config.shared.compress,
             max_transaction_bytes: config.replication_log.max_transaction_bytes,
-            most_ahead: (config.replication_log.max_entries as u64 / 2).max(1),
+            max_entries: config.replication_log.max_entries as u64,
             cleanup_interval: config.cleanup_interval,
             polling_interval: polling.or(watcher.is_none().then_some(POLL_WITHOUT_HINTS)),
             backoff,

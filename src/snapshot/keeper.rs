@@ -4,7 +4,7 @@
 //! new here ──▶ is there a snapshot? ──yes──▶ merge it ─────────────▶ joined: may publish
 //!                       └─no─▶ first to ask? ─yes─▶ found the cluster ─▶ joined, make the first
 //! lacks messages ──▶ is there one that has them? ─yes─▶ merge it      └─no─▶ ask for one
-//! half of max_entries written, interval over, asked for ──▶ lease ──▶ make one
+//! half a stream written, interval over, asked for ──▶ lease ──▶ make one
 //! ```
 //! Whatever goes wrong, replication goes on and the next round tries again.
 
@@ -34,7 +34,7 @@ pub struct Options {
     /// The streams' prefix.
     pub cluster: String,
     pub max_entries: u64,
-    /// None: only when half of `max_entries` was written.
+    /// None: only when half of what a stream keeps was written.
     pub interval: Option<Duration>,
     pub leader_ttl: Duration,
     /// What is here is what all nodes have: this one sends all and takes all.
@@ -173,12 +173,13 @@ impl Keeper {
 
     /// Whether a round may have something to do, as far as can be told without the broker.
     pub fn has_work(&self, gate: &Gate) -> Result<bool, DatabaseError> {
+        let holds = gate.stream_holds(self.options.max_entries);
         let mut inside = gate.enter();
         let db = &mut inside.database;
         let is_told = self.told.is_some() && self.told_schema == db.catalog_version();
         let needs = !gate.is_joined() || db.has_gap() || self.is_asked() || !is_told;
         let needs = needs || db.seeks_snapshot()?;
-        Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new()).is_some())
+        Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new(), holds).is_some())
     }
 
     /// Does what is to be done. The caller lets the streams be read again after it.
@@ -219,7 +220,8 @@ impl Keeper {
         }
         self.forgot = false; // nothing is needed of the store: the next loss is another one
         let wanted = round.registry.wanted()?;
-        self.make_if(round, |keeper, db| keeper.due(db, &wanted))
+        let holds = round.gate.stream_holds(self.options.max_entries);
+        self.make_if(round, |keeper, db| keeper.due(db, &wanted, holds))
     }
 
     /// What waits to be sent waits until what was missed is here, but not for ever.
@@ -286,8 +288,13 @@ impl Keeper {
         Ok(entry)
     }
 
-    /// Why a snapshot is due; none if it is not.
-    fn due(&self, db: &Database, wanted: &BTreeMap<String, Place>) -> Option<&'static str> {
+    /// Why a snapshot is due; none if it is not. A stream holds so many messages.
+    fn due(
+        &self,
+        db: &Database,
+        wanted: &BTreeMap<String, Place>,
+        holds: u64,
+    ) -> Option<&'static str> {
         let places = db.places();
         let newest = match &self.newest {
             _ if self.asked == Some(Asked::Always) => return Some("it was asked for"),
@@ -312,10 +319,8 @@ impl Keeper {
             }
             match reached {
                 None => return Some("the streams are new"),
-                Some(reached)
-                    if place.seq.saturating_sub(reached) > self.options.max_entries / 2 =>
-                {
-                    return Some("half of max_entries was written");
+                Some(reached) if place.seq.saturating_sub(reached) > holds / 2 => {
+                    return Some("half of what a stream keeps was written");
                 }
                 Some(_) => {}
             }

@@ -33,7 +33,12 @@ pub(super) fn open(
             "snapshot.nats.bucket",
         ));
     }
-    let objects = ObjectStore::ensure_bucket(client, &bucket, settings.replicas.into());
+    let objects = ObjectStore::ensure_bucket(
+        client,
+        &bucket,
+        settings.replicas.into(),
+        settings.max_bytes,
+    );
     let objects = objects.map_err(failed)?;
     Ok(Nats { objects, address })
 }

@@ -22,6 +22,7 @@ use super::StreamError;
 use super::address::Address;
 use super::connect::{self, Greeting};
 use super::delivery::{self, status};
+use super::limits;
 pub use super::link::Inbox;
 use super::link::Link;
 
@@ -95,9 +96,10 @@ impl ApiError {
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = limits::advice(self.err_code, &self.description);
         write!(
             f,
-            "{} (error {}/{})",
+            "{} (error {}/{}){advice}",
             self.description, self.code, self.err_code
         )
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{API_TIMEOUT, Answer, ApiError, Client};
 use super::delivery::{self, Origin, header};
+use super::limits::{MESSAGE_BYTES, size_within};
 use super::{StreamError, StreamState, timestamp};
 use crate::model::backoff::Backoff;
 
@@ -23,6 +24,9 @@ pub(super) mod code {
     /// Invalid settings, subjects that overlap with another stream's, replicas without a cluster:
     /// no later try will see another answer.
     pub const NEEDS_A_PERSON: [u32; 3] = [10052, 10065, 10074];
+    /// The account wants a size for every stream; or none so large.
+    pub const SIZE_WANTED: u32 = 10113;
+    pub const SIZE_TOO_LARGE: u32 = 10122;
 }
 
 /// How long the broker knows a `Nats-Msg-Id`: what is sent again after longer is stored again.
@@ -45,6 +49,9 @@ pub struct StreamOptions {
     pub shards: u32,
     /// Messages kept per stream; 0 is no limit.
     pub max_entries: i64,
+    /// Bytes kept per stream; none is no limit, or where the account wants one, one that is reckoned
+    /// from `max_entries`.
+    pub max_bytes: Option<u64>,
     pub replicas: u32,
     /// Change streams that are set up otherwise, instead of keeping them so.
     pub update_existing: bool,
@@ -87,14 +94,18 @@ pub fn ensure_streams(client: &Client, options: &StreamOptions) -> Result<(), St
 
 fn ensure_stream(client: &Client, options: &StreamOptions, shard: u32) -> Result<(), StreamError> {
     let name = stream_name(options, shard);
-    let wanted = json!({
+    let mut wanted = json!({
         "subjects": [subject(options, shard)],
         // The server's word for "no limit".
         "max_msgs": if options.max_entries > 0 { options.max_entries } else { -1 },
         "num_replicas": options.replicas,
     });
+    if let Some(bytes) = options.max_bytes {
+        wanted["max_bytes"] = json!(bytes);
+    }
     let wanted = wanted.as_object().cloned().unwrap_or_default();
-    let existing = create_stream(client, &name, &wanted, &fixed_settings())?;
+    let reckoned = MESSAGE_BYTES.saturating_mul(options.max_entries.max(1) as u64);
+    let existing = create_stream(client, &name, &wanted, &fixed_settings(), reckoned)?;
     let Some(mut config) = existing else {
         return Ok(());
     };
@@ -128,12 +139,14 @@ fn fixed_settings() -> Value {
     })
 }
 
-/// Creates a stream, or returns the settings of the one that exists.
+/// Creates a stream, or returns the settings of the one that exists. Where the account wants a size
+/// for it and none is given, that is `reckoned`, in bytes, or what there is room for.
 pub(super) fn create_stream(
     client: &Client,
     name: &str,
     wanted: &Map<String, Value>,
     fixed: &Value,
+    reckoned: u64,
 ) -> Result<Option<Map<String, Value>>, StreamError> {
     let mut config = Map::from_iter([("name".to_string(), json!(name))]);
     config.extend(fixed.as_object().cloned().unwrap_or_default());
@@ -156,6 +169,14 @@ pub(super) fn create_stream(
             Ok(_) => return Ok(None),
             Err(error) if code::TAKEN.contains(&error.err_code) && Instant::now() < deadline => {
                 thread::sleep(waits.wait());
+            }
+            Err(error)
+                if error.err_code == code::SIZE_WANTED && !config.contains_key("max_bytes") =>
+            {
+                let replicas = config.get("num_replicas").and_then(Value::as_u64);
+                let bytes = size_within(client, reckoned, replicas.unwrap_or(1))?;
+                log::info!("stream {name}: the account wants a size for it: {bytes} bytes");
+                config.insert("max_bytes".to_string(), json!(bytes));
             }
             Err(error) => return Err(rejected("create", name, &error)),
         }
@@ -197,6 +218,9 @@ pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamEr
         last,
         created,
         now_ms: info["ts"].as_str().and_then(timestamp::unix_ms),
+        max_bytes: info["config"]["max_bytes"]
+            .as_u64()
+            .filter(|&bytes| bytes > 0),
     })
 }
 
@@ -291,6 +315,7 @@ mod tests {
             compress: false,
             shards: 2,
             max_entries: 1024,
+            max_bytes: None,
             replicas: 1,
             update_existing: false,
         };

@@ -17,6 +17,9 @@ use super::{StreamError, base64};
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
+/// For an account that wants to know: one value per key, of a few KB.
+const SIZE: u64 = 16 << 20;
+
 /// The header by which a write counts only if nobody wrote the key in between.
 const EXPECTED_REVISION: &str = "Nats-Expected-Last-Subject-Sequence";
 const DELETION: (&str, &str) = ("KV-Operation", "DEL");
@@ -60,7 +63,7 @@ impl<'a> KeyValue<'a> {
             "allow_rollup_hdrs": true, "deny_delete": true, "allow_direct": true,
         });
         let wanted = wanted.as_object().cloned().unwrap_or_default();
-        let existing = create_stream(client, &format!("KV_{bucket}"), &wanted, &fixed)?;
+        let existing = create_stream(client, &format!("KV_{bucket}"), &wanted, &fixed, SIZE)?;
         let differences = existing
             .map(|config| differences(&config, &wanted))
             .unwrap_or_default();

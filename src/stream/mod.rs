@@ -8,7 +8,7 @@
 //! address      what a `nats.urls` entry says            base64, timestamp, delivery
 //! client       one connection (link: its one life; connect: its beginning; credentials: what it
 //!              presents), requests
-//! jetstream    the shards' streams: names, settings, state
+//! jetstream    the shards' streams: names, settings, state    limits   of the account
 //! writer       impl Writer: publish and acknowledge     reader   impl Reader: pull in order
 //! key_value    a NATS KV bucket                         server   the supervised nats-server
 //! object_store a NATS object-store bucket
@@ -29,6 +29,7 @@ mod credentials;
 mod delivery;
 pub mod jetstream;
 pub mod key_value;
+pub(crate) mod limits;
 pub mod link;
 pub mod object_store;
 pub mod reader;
@@ -76,6 +77,8 @@ pub struct StreamState {
     pub created: String,
     /// The broker's clock, unix milliseconds; none from a server before 2.10.
     pub now_ms: Option<i64>,
+    /// How many bytes the stream keeps; none if they are not limited.
+    pub max_bytes: Option<u64>,
 }
 
 /// What became of one message handed to [`Writer::send`].

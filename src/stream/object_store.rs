@@ -25,6 +25,8 @@ mod upload;
 
 /// What the official clients use, and what is safe over TLS when it goes alone.
 const CHUNK: usize = 128 * 1024;
+/// For an account that wants to know: the snapshots of most applications.
+const SIZE: u64 = 1 << 30;
 /// An upload whose newest chunk is older, and which nobody described, was given up.
 const ABANDONED_MS: i64 = 10 * 60 * 1000;
 
@@ -75,26 +77,30 @@ impl ObjectStore {
         }
     }
 
-    /// Opens `bucket` and creates it if it is missing. One that exists keeps its settings; what
-    /// differs is logged.
+    /// Opens `bucket` and creates it if it is missing, with room for `max_bytes`, where that is
+    /// limited. One that exists keeps its settings; what differs is logged.
     pub fn ensure_bucket(
         client: Client,
         bucket: &str,
         replicas: u32,
+        max_bytes: Option<u64>,
     ) -> Result<ObjectStore, StreamError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if bucket.is_empty() || !bucket.chars().all(allowed) {
             let text = format!("bucket {bucket:?}: not a name for nats");
             return Err(StreamError::Fatal(text));
         }
-        let wanted = Map::from_iter([("num_replicas".to_string(), json!(replicas))]);
+        let mut wanted = Map::from_iter([("num_replicas".to_string(), json!(replicas))]);
+        if let Some(bytes) = max_bytes {
+            wanted.insert("max_bytes".to_string(), json!(bytes));
+        }
         let fixed = json!({
             "subjects": [format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
             "description": "snapshots of harmonylite",
             "retention": "limits", "storage": "file", "discard": "new",
             "allow_rollup_hdrs": true, "allow_direct": true,
         });
-        let existing = create_stream(&client, &format!("OBJ_{bucket}"), &wanted, &fixed)?;
+        let existing = create_stream(&client, &format!("OBJ_{bucket}"), &wanted, &fixed, SIZE)?;
         let differences = existing
             .map(|config| differences(&config, &wanted))
             .unwrap_or_default();

@@ -18,6 +18,7 @@ mod handled;
 mod health;
 mod jwt;
 mod left_out;
+mod limits;
 mod login;
 mod node;
 mod offline;

@@ -276,6 +276,7 @@ impl stream::Reader for StreamReader<'_> {
             last: self.0.last(),
             created: self.0.created.clone(),
             now_ms: self.0.now_ms,
+            max_bytes: None,
         })
     }
 

@@ -71,6 +71,7 @@ impl Bulletin {
                 last: stream.last(),
                 created: stream.created.clone(),
                 now_ms: stream.now_ms,
+                max_bytes: None,
             };
             let ids = stream.from(0).map(|(_, message)| message.id.clone());
             (stream.name.clone(), (state, ids.collect()))

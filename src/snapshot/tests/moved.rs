@@ -37,6 +37,7 @@ impl Stream {
                 last,
                 created: "new".into(),
                 now_ms: None,
+                max_bytes: None,
             },
             gate: gate.clone(),
             happens: Arc::default(),
@@ -245,6 +246,7 @@ fn a_snapshot_that_ends_where_the_stream_begins_closes_no_gap() {
             last,
             created,
             now_ms: None,
+            max_bytes: None,
         };
         let look_up = |seq: u64| Ok(Some(seq.to_string()));
         same_stream::is_lost(&state, &place, look_up).unwrap()

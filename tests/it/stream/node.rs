@@ -120,6 +120,7 @@ pub fn streams() -> StreamOptions {
         compress: true,
         shards: 1,
         max_entries: 100_000,
+        max_bytes: None,
         replicas: 1,
         update_existing: false,
     }

@@ -36,6 +36,7 @@ pub fn start(limit: &str) -> Bench {
         port,
         settings: Box::new(|way| {
             Store::Nats(NatsStore {
+                max_bytes: None,
                 replicas: 1,
                 bucket: Some(way.place.clone()),
             })
