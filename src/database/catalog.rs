@@ -54,6 +54,8 @@ pub struct Catalog {
     /// A table is replicated that was not before.
     has_new: bool,
     kept_from_firing: HashSet<String>,
+    /// Whether evictions were noted where that goes by [`super::replacing`].
+    pub(super) saw_replacing: bool,
     pub left_alone: Vec<LeftAlone>,
     doubts: Vec<Doubt>,
     /// Nobody changed the schema since an earlier start looked at it: each table was there.
@@ -107,6 +109,7 @@ impl Database {
         };
         self.catalog.kept_from_firing = self.kept_from_firing()?;
         let mut triggers = self.installed_triggers()?;
+        self.catalog.saw_replacing = self.sees_replacing(&mut triggers)?;
         for schema in replicated {
             match self.is_usable(&schema) {
                 Ok(()) => {
@@ -131,6 +134,7 @@ impl Database {
             .filter(is_new)
             .for_each(|doubt| log::warn!("{doubt}"));
         self.forget_local()?;
+        self.set_replacing()?;
         for name in triggers.keys() {
             self.conn
                 .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;
@@ -266,7 +270,7 @@ impl Database {
     }
 
     /// Name in lower case -> SQL text.
-    fn installed_triggers(&self) -> Result<HashMap<String, String>> {
+    pub(super) fn installed_triggers(&self) -> Result<HashMap<String, String>> {
         let mut statement = self.conn.prepare(
             "SELECT lower(name), sql FROM sqlite_schema
              WHERE type = 'trigger' AND name GLOB '__harmonylite__*'",

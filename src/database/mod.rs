@@ -29,6 +29,7 @@ mod install;
 mod noted;
 mod own_shape;
 pub mod own_tables;
+mod replacing;
 mod reservation;
 pub mod rows;
 pub mod schema;

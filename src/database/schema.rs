@@ -38,6 +38,8 @@ pub struct Schema {
     pub unique: Vec<UniqueIndex>,
     /// Whether a constraint says by ON CONFLICT what becomes of a row that breaks it.
     pub has_conflict_clause: bool,
+    /// Whether a trigger of the application may change what an INSERT finds.
+    pub has_before_insert: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -137,6 +139,19 @@ impl Schema {
     /// Whether some UNIQUE index is more than stored columns.
     pub fn needs_probe(&self) -> bool {
         self.unique.iter().any(|u| u.columns.is_none())
+    }
+
+    /// Whether what a statement says of conflicts tells if an INSERT may evict a row, and an INSERT that
+    /// says otherwise fails if it meets one.
+    pub fn tells_replacing(&self) -> bool {
+        !self.has_conflict_clause && !self.has_before_insert
+    }
+
+    /// Whether what an INSERT evicts is noted by [`super::replacing`].
+    pub fn notes_replacing(&self) -> bool {
+        let is_plain = |u: &UniqueIndex| u.columns.is_some();
+        let evicts = self.other_rowid.is_some() || self.unique.iter().any(is_plain);
+        evicts && self.tells_replacing()
     }
 
     /// The SQL name of a column.
@@ -291,6 +306,22 @@ pub(super) fn read_table(
         key,
         unique,
         has_conflict_clause: sql_text::words(&text).iter().any(|w| w == "conflict"),
+        has_before_insert: has_before_insert(conn, name)?,
+    }))
+}
+
+/// Whether the application has a BEFORE INSERT trigger on the table: BEFORE is what it is by default.
+fn has_before_insert(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
+    let mut list = conn.prepare_cached(
+        "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger'
+         AND tbl_name = ?1 COLLATE NOCASE AND name NOT GLOB '__harmonylite__*'",
+    )?;
+    let texts = list.query_map([table], |r| values::lossy(r, 0))?;
+    let texts = texts.collect::<rusqlite::Result<Vec<String>>>()?;
+    Ok(texts.iter().any(|text| {
+        let words = sql_text::words(sql_text::after_trigger_name(text).unwrap_or_default());
+        let event = words.iter().find(|w| *w != "before");
+        event.is_none_or(|w| w == "insert")
     }))
 }
 

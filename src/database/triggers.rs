@@ -9,6 +9,7 @@
 //! another had gone.
 
 use crate::database::Missing;
+use crate::database::replacing::TABLE;
 use crate::database::schema::{Affinity, Column, PREFIX, Schema, UniqueIndex, quote};
 use crate::database::sql_text;
 use crate::model::text::sql_literal;
@@ -55,11 +56,11 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
         ),
     ];
     if !schema.unique.is_empty() {
-        let inserts: Vec<String> = schema
-            .unique
-            .iter()
-            .map(|u| log.evicted(u, false))
-            .collect();
+        let by_insert = |u: &UniqueIndex| match u.columns.is_some() && schema.tells_replacing() {
+            true => log.replaced(&log.shares(u, false)),
+            false => log.evicted(u, false),
+        };
+        let inserts: Vec<String> = schema.unique.iter().map(by_insert).collect();
         let updates: Vec<String> = schema.unique.iter().map(|u| log.evicted(u, true)).collect();
         triggers.push(log.trigger("insert_before", "BEFORE INSERT", "", &inserts));
         let event = format!("BEFORE UPDATE{}", of_columns(schema));
@@ -71,8 +72,13 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
             format!(" WHEN NEW.{rowid} IS NOT -1"),
             format!(" WHEN NEW.{rowid} IS NOT OLD.{rowid}"),
         );
-        let evicted = [log.evicted_by(rowid)];
-        triggers.push(log.trigger("insert_rowid", "BEFORE INSERT", &given, &evicted));
+        let same = format!("{ROW}.{rowid} = NEW.{rowid}");
+        let evicted = [log.append_maybe(&same)];
+        let by_insert = match schema.tells_replacing() {
+            true => [log.replaced(&same)],
+            false => evicted.clone(),
+        };
+        triggers.push(log.trigger("insert_rowid", "BEFORE INSERT", &given, &by_insert));
         triggers.push(log.trigger("update_rowid", "BEFORE UPDATE", &moved, &evicted));
     }
     triggers
@@ -331,9 +337,17 @@ impl Log<'_> {
         conditions.join(" AND ")
     }
 
-    /// The row that has the new row's rowid.
-    fn evicted_by(&self, rowid: &str) -> String {
-        self.append_maybe(&format!("{ROW}.{rowid} = NEW.{rowid}"))
+    /// The same as [`Log::append_maybe`], if the statement says OR REPLACE: see [`super::replacing`].
+    fn replaced(&self, condition: &str) -> String {
+        let keys = (1..=self.schema.key_len()).map(|i| format!(", k{i}"));
+        format!(
+            "INSERT OR IGNORE INTO {TABLE}(id, table_id, created_at{}) \
+             SELECT 1, {}, {NOW}, {} FROM {} AS {ROW} WHERE {condition}",
+            keys.collect::<String>(),
+            self.table,
+            self.key_of(ROW),
+            quote(&self.schema.name),
+        )
     }
 
     fn append_maybe(&self, condition: &str) -> String {

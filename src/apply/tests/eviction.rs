@@ -350,3 +350,144 @@ fn replace_evicts_where_a_check_goes_by_a_collation() {
     converge(&mut n);
     assert_eq!(n[0].rows("SELECT id FROM t"), "i3");
 }
+
+/// Bytes of the WAL, rows changed and entries of the log that statements leave.
+fn cost(node: &Node, statements: &[String]) -> (u64, u64, String) {
+    let wal = node.dir.path().join("app.db-wal");
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    node.app.query_row(checkpoint, [], |_| Ok(())).unwrap();
+    let before = node.app.total_changes();
+    for sql in statements {
+        node.app.execute(sql, []).unwrap();
+    }
+    (
+        std::fs::metadata(wal).unwrap().len(),
+        node.app.total_changes() - before,
+        node.rows("SELECT kind, k1 FROM __harmonylite___change_log_global"),
+    )
+}
+
+/// Feed readers and importers work that way all day.
+#[test]
+fn an_insert_that_is_left_out_writes_nothing() {
+    for table in [
+        "id INTEGER PRIMARY KEY, email TEXT UNIQUE, n",
+        "id INTEGER PRIMARY KEY, email TEXT COLLATE NOCASE NOT NULL UNIQUE, n",
+        "id TEXT PRIMARY KEY, email, n, UNIQUE(email, n)",
+        "id INTEGER PRIMARY KEY, email, n); CREATE UNIQUE INDEX i ON u(email",
+        "email TEXT UNIQUE, id, n",
+    ] {
+        let mut n = cluster(2, &format!("CREATE TABLE u({table})"));
+        n[0].run(
+            "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 100)
+                  INSERT INTO u(id, email, n) SELECT i, 'e' || i, 0 FROM i",
+        );
+        converge(&mut n);
+        let all = (1..=100).flat_map(|i| {
+            let ids = ["NULL".to_owned(), i.to_string(), (i + 1000).to_string()];
+            ids.into_iter().flat_map(move |id| {
+                let values = format!("INTO u(id, email, n) VALUES ({id}, 'e{i}', 0)");
+                [
+                    format!("INSERT OR IGNORE {values}"),
+                    format!("INSERT {values} ON CONFLICT DO NOTHING"),
+                ]
+            })
+        });
+        let all: Vec<String> = all.collect();
+        assert_eq!(cost(&n[0], &all), (0, 0, String::new()), "{table}");
+    }
+}
+
+/// SQLite lets the outermost statement decide what becomes of a conflict.
+#[test]
+fn replace_evicts_from_within_triggers() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE a(id INTEGER PRIMARY KEY, v); CREATE TABLE u(id INTEGER PRIMARY KEY, v UNIQUE, w);
+         CREATE TRIGGER i AFTER INSERT ON a WHEN NEW.id < 100 BEGIN INSERT OR IGNORE INTO u(v) VALUES (NEW.v); END;
+         CREATE TRIGGER j AFTER INSERT ON a WHEN NEW.id >= 100 BEGIN REPLACE INTO u(v) VALUES (NEW.v); END;
+         CREATE TRIGGER k AFTER UPDATE ON a BEGIN
+           INSERT INTO u(id, v) VALUES (NEW.id, NEW.v) ON CONFLICT(id) DO UPDATE SET w = 1; END",
+    );
+    n[0].run("INSERT INTO u(id, v) VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd'); INSERT INTO a VALUES (9, 'z')");
+    converge(&mut n);
+    n[0].run("INSERT INTO a VALUES (1, 'a'); INSERT OR IGNORE INTO a VALUES (101, 'a')");
+    assert_eq!(n[0].rows("SELECT count(*) FROM u WHERE id < 5"), "i4");
+    n[0].run("REPLACE INTO a VALUES (2, 'b'); INSERT INTO a VALUES (102, 'c')");
+    n[0].run("UPDATE OR REPLACE a SET v = 'd' WHERE id = 9");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT v FROM u WHERE id < 5"), "t'a'");
+    n[1].run("REPLACE INTO u(id, v) SELECT id + 1000, v FROM u; REPLACE INTO u(rowid, v) VALUES (1005, 'z')");
+    converge(&mut n);
+}
+
+/// An INSERT fails where it fails without our triggers, and no other does.
+#[test]
+fn no_insert_fails_for_what_it_may_evict() {
+    let mut n = cluster(
+        2,
+        "CREATE TABLE u(id INTEGER PRIMARY KEY, v UNIQUE, w UNIQUE, gone);
+         CREATE UNIQUE INDEX part ON u(gone) WHERE w > 0;
+         CREATE TABLE freed(id INTEGER PRIMARY KEY, v UNIQUE);
+         CREATE TRIGGER frees BEFORE INSERT ON freed BEGIN DELETE FROM freed WHERE v = NEW.v; END",
+    );
+    n[0].run("INSERT INTO u VALUES (1, 'a', 1, 'x'), (2, 'b', -2, 'x'); INSERT INTO freed VALUES (1, 'a')");
+    converge(&mut n);
+    for policy in ["ABORT", "FAIL", "ROLLBACK"] {
+        n[0].run(&format!(
+            "INSERT OR {policy} INTO u(v, w, gone) VALUES (random(), NULL, 'x')"
+        ));
+        n[0].run(&format!("INSERT OR {policy} INTO freed(v) VALUES ('a')"));
+        let sql = format!("INSERT OR {policy} INTO u(v) VALUES ('a')");
+        let error = n[0].app.execute(&sql, []).unwrap_err();
+        assert!(
+            error.to_string().contains("UNIQUE constraint failed"),
+            "{error}"
+        );
+    }
+    for sql in [
+        "INSERT INTO u(v) VALUES ('a')",
+        "INSERT INTO u(id, v) VALUES (2, 'q') ON CONFLICT(id) DO UPDATE SET v = 'a'",
+    ] {
+        let error = n[0].app.execute(sql, []).unwrap_err();
+        assert!(error.to_string().contains("u.v"), "{error}");
+    }
+    n[0].run("INSERT INTO u(v) VALUES ('a') ON CONFLICT(v) DO UPDATE SET w = 7");
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT count(*) FROM u"), "i5");
+    assert_eq!(n[1].rows("SELECT count(*) FROM freed"), "i1");
+}
+
+/// Whatever is lost of ours, and whatever keys a table has that comes later.
+#[test]
+fn evictions_are_seen_after_our_tables_were_made_anew() {
+    let schema = "CREATE TABLE u(id INTEGER PRIMARY KEY, v UNIQUE)";
+    let mut n = cluster(2, schema);
+    let mut id = 0;
+    let mut evict = |n: &mut Vec<Node>, before: &str| {
+        id += 2;
+        n[0].run(&format!("INSERT INTO u VALUES ({id}, 'v{id}')"));
+        converge(n);
+        n[0].run(before);
+        n[0].run(&format!("REPLACE INTO u VALUES ({id} + 1, 'v{id}')"));
+        converge(n);
+        assert_eq!(
+            n[1].rows(&format!("SELECT id FROM u WHERE v = 'v{id}'")),
+            format!("i{}", id + 1)
+        );
+    };
+    evict(&mut n, "");
+    evict(&mut n, "DROP TRIGGER __harmonylite___replaced");
+    evict(&mut n, "DELETE FROM __harmonylite___replacing");
+    let wide = "CREATE TABLE w(a, b, c, v UNIQUE, PRIMARY KEY(a, b, c))";
+    n.iter().for_each(|node| node.run(wide));
+    evict(&mut n, "");
+    n[0].run("INSERT INTO w VALUES (1, 2, 3, 'x')");
+    converge(&mut n);
+    n[0].run("REPLACE INTO w VALUES (4, 5, 6, 'x')");
+    evict(&mut n, "");
+    assert_eq!(n[1].rows("SELECT a FROM w"), "i4");
+    n[0].restart();
+    n.iter().for_each(|node| node.run("DROP TABLE w"));
+    evict(&mut n, "");
+}

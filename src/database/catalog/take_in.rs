@@ -292,7 +292,11 @@ impl Database {
         schema: &Schema,
         installed: &mut HashMap<String, String>,
     ) -> Result<Missing> {
-        let mut missing = Missing::None;
+        let saw_all = self.catalog.saw_replacing || !schema.notes_replacing();
+        let mut missing = match saw_all {
+            true => Missing::None,
+            false => Missing::OfEvictions,
+        };
         let lower = schema.name.to_ascii_lowercase();
         let is_kept_from_firing = self.catalog.kept_from_firing.contains(&lower);
         for (name, text) in triggers::wanted(id, schema) {
