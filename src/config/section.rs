@@ -43,6 +43,16 @@ impl<'a> Section<'a> {
             .unwrap_or(default)
     }
 
+    /// True or false, or none for "auto", which is the default.
+    pub fn bool_or_auto(&self, key: &str) -> Option<bool> {
+        let convert = |value: &DeValue| match value.as_str() {
+            Some("auto" | "") => Some(None),
+            _ => value.as_bool().map(Some),
+        };
+        let allowed = "true, false or \"auto\"";
+        self.take(key, convert, Quote::Value, allowed).flatten()
+    }
+
     /// An integer; `what` says in a few words what it counts, or why the bounds are there.
     pub fn int<T>(&self, key: &str, default: T, range: RangeInclusive<T>, what: &str) -> T
     where

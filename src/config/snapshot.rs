@@ -51,6 +51,9 @@ pub struct S3Store {
     /// Put before the names of objects.
     pub path: Option<String>,
     pub use_ssl: bool,
+    /// Where the bucket's name goes: true behind the host, false before it; none: what the server
+    /// takes.
+    pub path_style: Option<bool>,
     pub access_key: Option<Secret>,
     pub secret: Option<Secret>,
     pub session_token: Option<Secret>,
@@ -187,6 +190,7 @@ impl S3Store {
             bucket: required(section, "bucket", used),
             path: section.string("path"),
             use_ssl: section.bool("use_ssl", true),
+            path_style: section.bool_or_auto("path_style"),
             access_key: section.secret("access_key"),
             secret: section.secret("secret"),
             session_token: section.secret("session_token"),

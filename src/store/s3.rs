@@ -53,7 +53,9 @@ pub(super) fn open(settings: &S3Store, missing: Missing) -> Result<impl Store + 
     let (bucket, is_there) = look_at(settings, endpoint.region).map_err(failed)?;
     match missing {
         _ if is_there => {}
-        Missing::Make => make(settings, endpoint.creation_region).map_err(failed)?,
+        Missing::Make => {
+            make(settings, endpoint.creation_region, bucket.is_path_style()).map_err(failed)?;
+        }
         Missing::Refuse => {
             return Err(StoreError::no_place(
                 &address,
@@ -70,13 +72,31 @@ pub(super) fn open(settings: &S3Store, missing: Missing) -> Result<impl Store + 
     })
 }
 
-/// The bucket, and whether it is there.
+/// The bucket, and whether it is there. A server that wants its name elsewhere is asked there.
 fn look_at(
     settings: &S3Store,
     region: Region,
 ) -> std::result::Result<(Box<Bucket>, bool), S3Error> {
+    let path_style = settings.path_style.unwrap_or(true);
+    match look_with(settings, region.clone(), path_style) {
+        Err(error) if settings.path_style.is_none() && error::wants_bucket_in_host(&error) => {
+            log::info!("s3: the server wants the bucket's name in the host's: asking it there");
+            look_with(settings, region, false)
+        }
+        looked => looked,
+    }
+}
+
+fn look_with(
+    settings: &S3Store,
+    region: Region,
+    path_style: bool,
+) -> std::result::Result<(Box<Bucket>, bool), S3Error> {
     let credentials = credentials::find(settings)?;
-    let mut bucket = Bucket::new(&settings.bucket, region, credentials)?.with_path_style();
+    let mut bucket = Bucket::new(&settings.bucket, region, credentials)?;
+    if path_style {
+        bucket.set_path_style();
+    }
     bucket.set_request_timeout(Some(time_for(0)));
     match bucket.list_page(String::new(), None, None, None, Some(1)) {
         Err(error) if error::code(&error) == Some("NoSuchBucket") => Ok((bucket, false)),
@@ -85,11 +105,15 @@ fn look_at(
     }
 }
 
-fn make(settings: &S3Store, region: Region) -> std::result::Result<(), S3Error> {
+fn make(settings: &S3Store, region: Region, path_style: bool) -> std::result::Result<(), S3Error> {
     let credentials = credentials::find(settings)?;
     let name = &settings.bucket;
     let config = BucketConfiguration::default();
-    match Bucket::create_with_path_style(name, region, credentials, config) {
+    let made = match path_style {
+        true => Bucket::create_with_path_style(name, region, credentials, config),
+        false => Bucket::create(name, region, credentials, config),
+    };
+    match made {
         // Another node was faster.
         Err(error) if error::code(&error) == Some("BucketAlreadyOwnedByYou") => {}
         Err(error) => return Err(error),

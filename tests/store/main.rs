@@ -21,6 +21,7 @@ mod conformance;
 mod damage;
 mod data;
 mod full_disk;
+mod host_style;
 mod kinds;
 mod proxy;
 mod refusals;

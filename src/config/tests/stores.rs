@@ -30,6 +30,10 @@ fn what_is_documented_is_sound() {
          path = \"harmonylite/snapshots\"\naccess_key = \"a\"\nsecret = \"s/@\"",
     );
     check_good("s3", "endpoint = \"http://[::1]:9000/\"\nbucket = \"b\"");
+    for style in ["true", "false", "\"auto\""] {
+        let keys = format!("endpoint = \"h\"\nbucket = \"b\"\npath_style = {style}");
+        check_good("s3", &keys);
+    }
     check_good(
         "webdav",
         "url = \"https://host/root?dir=/snapshots&login=NAME&secret=PASS@WORD/?x\"",
@@ -73,6 +77,8 @@ fn s3() {
         &["holds a login", "access_key and secret"],
     );
     bad("AK:hunter2@host", &["holds a login"]);
+    let odd = format!("{}\npath_style = \"maybe\"", with("host"));
+    check_bad("s3", &odd, &["snapshot.s3.path_style", "\"auto\""]);
     bad("host:99999", &["from 1 to 65535", "https://host"]);
     bad("host/bucket", &["behind the host", "path"]);
     bad("host?hunter2", &["behind the host"]);

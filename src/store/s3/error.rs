@@ -4,6 +4,10 @@ use s3::error::S3Error;
 
 /// What S3 says was wrong, or what became of the connection.
 pub(super) fn explain(error: &S3Error) -> String {
+    format!("{}{}", said(error), hint(error))
+}
+
+fn said(error: &S3Error) -> String {
     match error {
         S3Error::HttpFailWithBody(status, body) => {
             match (tag(body, "Code"), tag(body, "Message")) {
@@ -49,6 +53,40 @@ pub(super) fn code(error: &S3Error) -> Option<&str> {
     }
 }
 
+/// Whether the server refuses requests with the bucket's name behind the host's. The names of the
+/// error are those of Alibaba, Tencent and Volcengine; others say it in words.
+pub(super) fn wants_bucket_in_host(error: &S3Error) -> bool {
+    const CODES: [&str; 3] = [
+        "SecondLevelDomainForbidden",
+        "PathStyleDomainForbidden",
+        "InvalidPathAccess",
+    ];
+    let S3Error::HttpFailWithBody(400..500, body) = error else {
+        return false;
+    };
+    let body = body.to_lowercase();
+    let says = |words: &&str| body.contains(&words.to_lowercase());
+    let words = ["virtual host", "virtual-host", "path style", "path-style"];
+    CODES.iter().chain(&words).any(|sign| says(sign))
+}
+
+/// What is to be done about an answer; empty where its text says all.
+fn hint(error: &S3Error) -> &'static str {
+    match error {
+        error if wants_bucket_in_host(error) => {
+            "; set snapshot.s3.path_style = false: the server wants the bucket's name in the host's"
+        }
+        S3Error::HttpFailWithBody(413, _) => {
+            "; a proxy before the server, or the server, limits the size of a request: raise that \
+             (nginx: client_max_body_size) to snapshot.s3.part_size, which may be 5242880, or more"
+        }
+        S3Error::HttpFailWithBody(411, _) => {
+            "; a proxy on the way does not pass Content-Length on: set it up to, or go round it"
+        }
+        _ => "",
+    }
+}
+
 /// The library reports failures by itself; this is for what it lets through.
 pub(super) fn check_status(status: u16) -> Result<(), S3Error> {
     match status {
@@ -82,6 +120,23 @@ pub(super) fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_the_bucket_belongs() {
+        let answer = |status, body: &str| S3Error::HttpFailWithBody(status, body.into());
+        for body in [
+            "<Error><Code>SecondLevelDomainForbidden</Code></Error>",
+            "<Error><Code>InvalidRequest</Code><Message>Use virtual hosted-style, not Path Style.\
+             </Message></Error>",
+        ] {
+            assert!(wants_bucket_in_host(&answer(403, body)), "{body}");
+            assert!(explain(&answer(403, body)).contains("snapshot.s3.path_style"));
+        }
+        let denied = answer(403, "<Error><Code>AccessDenied</Code></Error>");
+        assert!(!wants_bucket_in_host(&denied));
+        let large = explain(&answer(413, "<html>"));
+        assert!(large.contains("snapshot.s3.part_size"), "{large}");
+    }
 
     #[test]
     fn words_of_the_server() {

@@ -159,7 +159,29 @@ pub(super) fn complaint(answer: &Response<Body>) -> String {
     let hint = match status.as_u16() {
         401 => ": wrong login?",
         301 | 302 | 307 | 308 => ": it wants to be asked elsewhere",
+        411 => ": a proxy on the way does not pass Content-Length on: set it up to, or go round it",
+        413 => {
+            ": a proxy before the server, or the server, limits the size of an upload: raise that \
+             (nginx: client_max_body_size, Apache: LimitRequestBody) above the size of a snapshot, \
+             or choose another snapshot.store"
+        }
         _ => "",
     };
     format!("HTTP {} {words}{hint}", status.as_u16())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_on_the_way_is_named() {
+        let answer = |status: u16| {
+            let body = Body::builder().data("");
+            complaint(&Response::builder().status(status).body(body).unwrap())
+        };
+        assert!(answer(413).contains("client_max_body_size"));
+        assert!(answer(411).contains("Content-Length"));
+        assert_eq!(answer(403), "HTTP 403 Forbidden");
+    }
 }

@@ -28,6 +28,7 @@ pub fn settings(way: &Way) -> S3Store {
         bucket: way.place.clone(),
         path: Some("some/folder".into()),
         use_ssl: false,
+        path_style: None,
         access_key: Some(Secret::new(KEY)),
         secret: Some(Secret::new(secret)),
         session_token: None,
