@@ -67,7 +67,7 @@ pub(super) fn wants_bucket_in_host(error: &S3Error) -> bool {
     let body = body.to_lowercase();
     let says = |words: &&str| body.contains(&words.to_lowercase());
     let words = ["virtual host", "virtual-host", "path style", "path-style"];
-    CODES.iter().chain(&words).any(|sign| says(sign))
+    CODES.iter().chain(&words).any(says)
 }
 
 /// What is to be done about an answer; empty where its text says all.
