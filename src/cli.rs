@@ -18,10 +18,12 @@ harmonylite keeps the SQLite databases of many machines the same, over NATS JetS
 
 usage: harmonylite [flags]
        harmonylite conflicts [-json] [-config FILE]
+       harmonylite held [-json] [-drop TABLE] [-config FILE]
        harmonylite snapshots [-json] [flags]
        harmonylite restore [-o FILE] [flags]
 
   conflicts            show which rows are kept aside because another has their UNIQUE values
+  held                 show which changes wait because they do not fit the tables here, and why
   snapshots            list the snapshots in the store
   restore              write the newest snapshot to FILE (default: restored.db), as a plain
                        database without anything of ours
@@ -34,7 +36,8 @@ usage: harmonylite [flags]
   -pid-file FILE       write the process id to FILE while the daemon runs, for init scripts
   -version             print the version, and stop
   -help, -h            print this text, and stop
-  -json                for conflicts and snapshots: as JSON
+  -json                for conflicts, held and snapshots: as JSON
+  -drop TABLE          for held: give up what is held of TABLE on this node
   -o FILE              for restore: where to, a file that is not there yet
 
 The server that runs beside us while nats.urls is empty:
@@ -93,6 +96,12 @@ pub enum Command {
         config: Option<PathBuf>,
         json: bool,
     },
+    /// Show what is held, or drop what is held of a table.
+    Held {
+        config: Option<PathBuf>,
+        json: bool,
+        drop: Option<String>,
+    },
     Version,
     Help,
 }
@@ -133,10 +142,11 @@ const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
 /// The words that may stand among the flags.
-const SUBCOMMANDS: [&str; 3] = ["conflicts", "restore", "snapshots"];
+const SUBCOMMANDS: [&str; 4] = ["conflicts", "held", "restore", "snapshots"];
 
 /// Flags whose value is the next word.
-const WITH_VALUE: [&str; 8] = [
+const WITH_VALUE: [&str; 9] = [
+    "--drop",
     "--o",
     "--pid-file",
     "--config",
@@ -148,7 +158,8 @@ const WITH_VALUE: [&str; 8] = [
 ];
 
 /// Flags with two dashes, as pico-args knows them.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 15] = [
+    "--drop",
     "--save-snapshot",
     "--pid-file",
     "--config",
@@ -183,6 +194,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             let json = args.contains("--json");
             finish(args, "conflicts takes -config and -json alone")?;
             Ok(Command::Conflicts { config, json })
+        }
+        Some("held") => {
+            let drop = parsed(&mut args, "--drop", |table| Ok(table.to_owned()))?;
+            let config = config(&mut args)?;
+            let json = args.contains("--json");
+            finish(args, "held takes -config, -json and -drop TABLE")?;
+            Ok(Command::Held { config, json, drop })
         }
         Some("restore") => {
             let to = value(&mut args, "--o")?.map(PathBuf::from);
@@ -263,11 +281,14 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
     }
     if args.contains("--json") {
         return Err(CliError(
-            "-json does not go here: it is for conflicts and snapshots".into(),
+            "-json does not go here: it is for conflicts, held and snapshots".into(),
         ));
     }
     if value(&mut args, "--o")?.is_some() {
         return Err(CliError("-o does not go here: it is for restore".into()));
+    }
+    if value(&mut args, "--drop")?.is_some() {
+        return Err(CliError("-drop does not go here: it is for held".into()));
     }
     finish(args, &FLAGS.join(" "))?;
     match does {

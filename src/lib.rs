@@ -40,7 +40,7 @@
 //!   database.
 //! - [`db_file`]: whether SQLite is safe where the database file lies.
 //! - [`publisher`], [`consumer`]: the threads.
-//! - [`conflicts`]: the command that shows what is displaced.
+//! - [`conflicts`], [`held`]: the commands that show what is displaced, and what is held.
 //! - [`config`], [`cli`], [`logging`], [`output`], [`daemon`]: words in, threads and words out.
 //!
 //! Imports follow that order: `model` knows nobody, `daemon` everybody. NATS is spoken in `stream`
@@ -102,6 +102,7 @@ pub mod database;
 pub mod db_file;
 pub mod gate;
 pub mod health;
+pub mod held;
 pub mod lock;
 pub mod logging;
 pub mod mirror;

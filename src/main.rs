@@ -9,7 +9,7 @@ use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
 use harmonylite::snapshot::{beside, commands};
-use harmonylite::{conflicts, database, lock, mirror, output, thread};
+use harmonylite::{conflicts, database, held, lock, mirror, output, thread};
 
 fn main() -> ExitCode {
     keep_memory_small();
@@ -67,6 +67,13 @@ fn carry_out(command: Command, out: &mut dyn Write) -> Result<(), String> {
         }
         Command::Cleanup(options) => clean_up(&load(options.config)?, out),
         Command::Conflicts { config, json } => conflicts::show(&load(config)?.db_path, json, out),
+        Command::Held { config, json, drop } => {
+            let path = load(config)?.db_path;
+            match drop {
+                Some(table) => held::drop(&path, &table, json, out),
+                None => held::show(&path, json, out),
+            }
+        }
         Command::Restore { mut options, to } => {
             let config = load(options.config.take())?;
             commands::restore(&config, &options, to.as_deref(), out)

@@ -76,7 +76,7 @@ pub fn conflicts(path: &Path, show: &mut dyn FnMut(Conflict)) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &Path) -> Result<Connection> {
+pub(super) fn open(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || {
         let conn = Connection::open_with_flags(path, flags)?;

@@ -29,6 +29,9 @@ const ROW: &str = "\0row";
 /// Stands among the held columns for [`Incoming::unsent`].
 const UNSENT: &str = "\0unsent";
 
+/// Why a column is held that is unknown here.
+pub(super) const FOR_COLUMN: &str = "there is no such column here";
+
 /// A reason is kept with every row, and may quote the row.
 const MAX_REASON_BYTES: usize = 200;
 
@@ -126,10 +129,7 @@ impl Database {
         if self.lets_go(&table, &incoming.columns)? {
             return Ok(());
         }
-        let reason = match self.catalog.by_name.contains_key(&table) {
-            true => "the key of the table is another one here",
-            false => "there is no such table here",
-        };
+        let reason = self.why_held(&table);
         while rows.next(&mut row).unwrap_or(false) {
             let collations = incoming.key.iter().map(|k| k.collation);
             let key = key_bytes(row.values[..incoming.key.len()].iter().copied(), collations);
@@ -148,6 +148,14 @@ impl Database {
             }
         }
         Ok(())
+    }
+
+    /// Why rows of a table (lower case) are held that is not here in their shape.
+    pub(crate) fn why_held(&self, table: &str) -> &'static str {
+        match self.catalog.by_name.contains_key(table) {
+            true => "the key of the table is another one here",
+            false => "there is no such table here",
+        }
     }
 
     /// Holds a row whole.
@@ -306,7 +314,7 @@ impl Database {
                 name,
                 *version,
                 value.borrow(),
-                "there is no such column here",
+                FOR_COLUMN,
             )?;
         }
         if let (Some(version), false) = (incoming.unsent, is_done) {

@@ -16,7 +16,7 @@ use super::let_go::held_tables;
 use crate::database::{Database, Result};
 
 /// What an entry of `___held` takes besides its texts and its value.
-const ENTRY_BYTES: u64 = 32;
+pub(super) const ENTRY_BYTES: u64 = 32;
 
 /// See the module's head.
 #[derive(Debug, Default)]

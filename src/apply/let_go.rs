@@ -26,6 +26,12 @@ const MAX_BYTES: usize = 32 << 10;
 /// Entries of `___held` that are removed between two looks at the clock.
 const STEP: usize = 64;
 
+/// Removes entries of a table, at most so many.
+pub(super) const DELETE_SOME: &str =
+    "DELETE FROM __harmonylite___held WHERE (table_name, shape, key, column) IN (
+         SELECT table_name, shape, key, column FROM __harmonylite___held
+         WHERE table_name = ?1 LIMIT ?2)";
+
 /// See the module's head. Names are in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LetGo {
@@ -48,6 +54,34 @@ impl LetGo {
     /// Tables of which this database lacks rows.
     pub fn lacks(&self) -> impl Iterator<Item = &String> {
         self.names.union(&self.awaited)
+    }
+
+    /// The same, by name; and those for which a snapshot is awaited.
+    pub fn into_names(self) -> (Vec<String>, Vec<String>) {
+        let [names, awaited] = [self.names, self.awaited].map(|n| n.into_iter().collect());
+        (names, awaited)
+    }
+
+    /// Remembers a table, where no daemon runs. Inside a transaction.
+    pub fn note(conn: &Connection, name: &str) -> rusqlite::Result<()> {
+        let mut let_go = LetGo::load(conn)?;
+        let_go.add(name);
+        let_go.store(conn)
+    }
+
+    fn store(&self, conn: &Connection) -> rusqlite::Result<()> {
+        set_meta(
+            conn,
+            KEY,
+            serde_json::to_string(self).expect("names are JSON"),
+        )
+    }
+
+    fn add(&mut self, name: &str) {
+        match self.has_room_for(name) {
+            true => drop(self.names.insert(name.to_ascii_lowercase())),
+            false => self.is_more = true,
+        }
     }
 
     fn has_room_for(&self, name: &str) -> bool {
@@ -83,28 +117,20 @@ impl Database {
 
     /// Remembers that rows of a table are let go. Inside a transaction.
     pub(crate) fn note_let_go(&mut self, lower: &str) -> Result<()> {
-        match self.let_go.has_room_for(lower) {
-            true => self.let_go.names.insert(lower.to_owned()),
-            false => !std::mem::replace(&mut self.let_go.is_more, true),
-        };
+        self.let_go.add(lower);
         self.store_let_go()
     }
 
     fn store_let_go(&self) -> Result<()> {
-        let text = serde_json::to_string(&self.let_go).expect("names are JSON");
-        Ok(set_meta(&self.conn, KEY, text)?)
+        Ok(self.let_go.store(&self.conn)?)
     }
 
     /// A snapshot brought rows, but none of the tables that its maker let go. Inside a transaction.
     pub(crate) fn inherit_let_go(&mut self, of_maker: &LetGo) -> Result<()> {
         let before = self.let_go.clone();
         for name in of_maker.lacks() {
-            if self.let_go.awaited.contains(name) {
-                continue;
-            }
-            match self.let_go.has_room_for(name) {
-                true => drop(self.let_go.names.insert(name.to_ascii_lowercase())),
-                false => self.let_go.is_more = true,
+            if !self.let_go.awaited.contains(name) {
+                self.let_go.add(name);
             }
         }
         self.let_go.is_more |= of_maker.is_more;
@@ -242,14 +268,13 @@ impl Database {
     pub(crate) fn end_held(&mut self) -> Result<()> {
         let began = self.clock.uptime();
         while let Some(table) = self.catalog.ending.first().cloned() {
-            let text =
-                "DELETE FROM __harmonylite___held WHERE (table_name, shape, key, column) IN (
-                            SELECT table_name, shape, key, column FROM __harmonylite___held
-                            WHERE table_name = ?1 LIMIT ?2)";
-            let mut delete = self.conn.prepare_cached(text)?;
-            if delete.execute(rusqlite::params![table, STEP])? < STEP {
+            let mut delete = self.conn.prepare_cached(DELETE_SOME)?;
+            let is_done = delete.execute(rusqlite::params![table, STEP])? < STEP;
+            drop(delete);
+            if is_done {
                 self.catalog.ending.remove(&table);
                 self.forget_held_size(&table)?;
+                self.drop_request_is_done(&table)?;
             }
             if self.clock.uptime() - began >= TIME_BOX {
                 break;

@@ -20,6 +20,8 @@ mod aside;
 mod conflicts;
 mod fast;
 pub mod held;
+mod held_drop;
+mod held_report;
 mod held_size;
 mod incoming;
 mod join;
@@ -35,6 +37,8 @@ mod unique;
 
 pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
+pub use held_drop::{ask_to_drop_held, drop_held, is_asked_to_drop_held};
+pub use held_report::{HeldReport, HeldTable, held_report};
 pub(crate) use held_size::HeldSize;
 pub(crate) use incoming::Incoming;
 pub(crate) use let_go::LetGo;

@@ -103,6 +103,7 @@ impl Database {
         if emptied && self.catalog.retry_held.is_some() {
             self.retry_held(&mut frames)?;
         }
+        self.take_drop_requests()?;
         if emptied && !self.catalog.ending.is_empty() {
             self.end_held()?;
         }

@@ -176,6 +176,21 @@ fn words_that_nobody_knows() {
     check_error("conflicts conflicts", &["unexpected argument"]);
     check_error("conflicts -json -json", &["-json is given twice"]);
     check_error("conflicts -jsn", &["did you mean -json?"]);
+    check_error("-drop jobs", &["-drop does not go here"]);
+    check_error("conflicts -drop jobs", &["-drop does not go here"]);
+    check_error("held -drop", &["-drop needs a value"]);
+    check_error("held -o x", &["-o does not go here"]);
+    let held = |json, drop: Option<&str>| {
+        let drop = drop.map(str::to_owned);
+        Ok(Command::Held {
+            config: None,
+            json,
+            drop,
+        })
+    };
+    assert_eq!(read("held"), held(false, None));
+    assert_eq!(read("held -json -drop jobs"), held(true, Some("jobs")));
+    assert_eq!(read("-drop held held"), held(false, Some("held")));
 }
 
 #[test]

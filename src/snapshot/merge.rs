@@ -274,11 +274,10 @@ impl Merge {
             return Ok(false);
         };
         let Some(table) = local else {
-            let reason = "there is no such table here";
             let at = Place::of(theirs, &row.key_bytes);
             // Else it was asked before; but it may have become too much since.
             if !db.lets_go(&at.table, &[])? {
-                db.hold(&at, &incoming, reason)?;
+                db.hold(&at, &incoming, db.why_held(&at.table))?;
                 db.let_go_if_too_much(&at.table)?;
             }
             return Ok(true);

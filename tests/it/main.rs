@@ -16,6 +16,7 @@ mod go_version;
 mod golden;
 mod handled;
 mod health;
+mod held;
 mod jwt;
 mod left_out;
 mod limits;

@@ -54,7 +54,8 @@ impl Database {
                 return Ok(Look::Waits);
             }
         }
-        Ok(match is_log_empty(&self.conn)? {
+        let is_idle = is_log_empty(&self.conn)? && !self.is_asked_to_drop()?;
+        Ok(match is_idle {
             true => Look::Nothing(data, schema),
             false => Look::Waits,
         })

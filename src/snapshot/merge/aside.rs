@@ -128,7 +128,7 @@ impl Database {
                 self.join_with_held(&table, &key, &at.key, incoming, frames)?;
                 Ok(())
             }
-            None => self.hold(at, &incoming, "there is no such table here"),
+            None => self.hold(at, &incoming, self.why_held(&at.table)),
         }
     }
 }

@@ -1,0 +1,147 @@
+//! What is held and why: for people, on a connection that only reads, so that it works beside a running
+//! daemon and changes nothing.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::apply::conflicts::open;
+use crate::apply::held::{FOR_COLUMN, shape_of_table};
+use crate::apply::held_size::ENTRY_BYTES;
+use crate::apply::let_go::{LetGo, held_tables};
+use crate::database::selection;
+use crate::database::table::Table;
+use crate::database::{DatabaseError, Result};
+use crate::model::merge::FLOOR;
+use crate::model::version::milliseconds;
+
+/// Reasons and columns that are listed of a table.
+const LISTED: usize = 20;
+
+/// What is held of one table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HeldTable {
+    /// Lower case.
+    pub table: String,
+    pub is_here: bool,
+    pub rows: u64,
+    pub bytes: u64,
+    /// When the oldest and the newest of it was written, unix milliseconds.
+    pub oldest_ms: i64,
+    pub newest_ms: i64,
+    /// Why, with the number of rows, the most frequent first.
+    pub reasons: Vec<(String, u64)>,
+    /// Columns that are not here, with the storage class of what they hold.
+    pub columns: Vec<(String, String)>,
+    /// Keys as the rows have them, where the table has another one here; and that.
+    pub keys: Vec<String>,
+    pub key_here: Option<String>,
+}
+
+/// All that is held in a database.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct HeldReport {
+    pub tables: Vec<HeldTable>,
+    /// Tables of which nothing is held any more: a snapshot brings them once they are here.
+    pub let_go: Vec<String>,
+    /// Tables for which a snapshot is awaited.
+    pub awaited: Vec<String>,
+}
+
+/// Reads what is held, as of one moment.
+pub fn held_report(path: &Path) -> Result<HeldReport> {
+    let conn = open(path)?;
+    conn.execute_batch("BEGIN")?;
+    let ours = "SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite___held'";
+    if !conn.prepare(ours)?.exists([])? {
+        return Err(DatabaseError::Unusable(
+            "HarmonyLite was never started on it: it has no tables of ours".into(),
+        ));
+    }
+    let schemas = selection::read(&conn, &selection::all, true)?;
+    let here: Vec<Table> = schemas
+        .replicated
+        .into_iter()
+        .map(|schema| {
+            let born = vec![0; schema.columns.len()];
+            Table::new(0, schema, born)
+        })
+        .collect();
+    let tables = held_tables(&conn)?.into_iter();
+    let tables: Result<Vec<_>> = tables.map(|name| held_table(&conn, name, &here)).collect();
+    let (let_go, awaited) = LetGo::load(&conn)?.into_names();
+    Ok(HeldReport {
+        tables: tables?,
+        let_go,
+        awaited,
+    })
+}
+
+fn held_table(conn: &Connection, table: String, here: &[Table]) -> Result<HeldTable> {
+    let local = here.iter().find(|t| t.name().eq_ignore_ascii_case(&table));
+    let rows = conn.query_row(
+        "SELECT count(*) FROM (SELECT DISTINCT shape, key FROM __harmonylite___held
+                               WHERE table_name = ?1)",
+        [&table],
+        |r| r.get(0),
+    )?;
+    let (bytes, oldest, newest) = conn.query_row(
+        "SELECT sum(?2 + length(shape) + length(key) + length(column) + length(reason)
+                    + ifnull(octet_length(value), 0)), min(hlc), max(hlc)
+         FROM __harmonylite___held WHERE table_name = ?1",
+        params![table, (ENTRY_BYTES + table.len() as u64) as i64],
+        |r| Ok((r.get::<_, i64>(0)?, r.get(1)?, r.get(2)?)),
+    )?;
+    let reasons = "SELECT reason, count(DISTINCT key) FROM __harmonylite___held
+                   WHERE table_name = ?1 GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?2";
+    let mut reasons = conn.prepare(reasons)?;
+    let reasons = reasons.query_map(params![table, LISTED as i64], |r| {
+        Ok((r.get(0)?, r.get(1)?))
+    })?;
+    let key_here = local.map(shape_of_table);
+    let keys = match &key_here {
+        Some(key) => other_keys(conn, &table, key)?,
+        None => Vec::new(),
+    };
+    Ok(HeldTable {
+        is_here: local.is_some(),
+        rows,
+        bytes: bytes as u64,
+        oldest_ms: milliseconds(oldest),
+        newest_ms: milliseconds(newest),
+        reasons: reasons.collect::<rusqlite::Result<_>>()?,
+        columns: missing_columns(conn, &table)?,
+        keys,
+        key_here,
+        table,
+    })
+}
+
+fn other_keys(conn: &Connection, table: &str, here: &str) -> Result<Vec<String>> {
+    let mut list = conn.prepare(
+        "SELECT DISTINCT shape FROM __harmonylite___held WHERE table_name = ?1 AND shape <> ?2
+         LIMIT ?3",
+    )?;
+    let keys = list.query_map(params![table, here, LISTED as i64], |r| r.get(0))?;
+    Ok(keys.collect::<rusqlite::Result<_>>()?)
+}
+
+fn missing_columns(conn: &Connection, table: &str) -> Result<Vec<(String, String)>> {
+    let mut list = conn.prepare(
+        "SELECT DISTINCT column FROM __harmonylite___held
+         WHERE table_name = ?1 AND reason = ?2 AND column <> ?3 LIMIT ?4",
+    )?;
+    let columns = list.query_map(params![table, FOR_COLUMN, FLOOR, LISTED as i64], |r| {
+        r.get(0)
+    })?;
+    let columns: Vec<String> = columns.collect::<rusqlite::Result<_>>()?;
+    let class = "SELECT typeof(value) FROM __harmonylite___held
+                 WHERE table_name = ?1 AND column = ?2 AND value NOT NULL LIMIT 1";
+    let mut class = conn.prepare(class)?;
+    let mut all = Vec::new();
+    for column in columns {
+        let of: Option<String> = class.query_row([table, &column], |r| r.get(0)).optional()?;
+        all.push((column, of.unwrap_or_else(|| "null".into())));
+    }
+    Ok(all)
+}
