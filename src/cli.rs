@@ -176,6 +176,24 @@ const FLAGS: [&str; 15] = [
     "--o",
 ];
 
+/// Flags of the Go version without a counterpart, and what there is instead.
+const OF_GO: [(&str, &str); 3] = [
+    (
+        "schema-status",
+        "tables may differ between nodes; what waits for a table or a column is in the log and in \
+         /health",
+    ),
+    (
+        "schema-status-cluster",
+        "nodes do not compare schemas; what waits for a table or a column is in the log and in \
+         /health of each",
+    ),
+    (
+        "pprof",
+        "leave it out; perf and gdb can look into the process",
+    ),
+];
+
 /// Reads the arguments, without the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
     let mut words: Vec<OsString> = args.into_iter().flat_map(normalised).collect();
@@ -416,6 +434,12 @@ fn unexpected(arg: &str) -> String {
         return format!("unexpected argument {arg:?}");
     }
     let flag = arg.split('=').next().unwrap_or_default();
+    let of_go = OF_GO
+        .iter()
+        .find(|(name, _)| *name == flag.trim_start_matches('-'));
+    if let Some((_, instead)) = of_go {
+        return format!("{flag} is a flag of the Go version that does not exist here: {instead}");
+    }
     let known = FLAGS.map(|flag| flag.trim_start_matches('-'));
     // To one letter, any other is near.
     let known = known.into_iter().filter(|flag| flag.len() > 1);

@@ -47,6 +47,7 @@ pub struct Config {
     pub nats: Nats,
     pub logging: Logging,
     pub prometheus: Prometheus,
+    pub health_check: HealthCheck,
 }
 
 /// What all nodes of a cluster must have in common: compared with the others' at connect.
@@ -95,6 +96,17 @@ pub struct Prometheus {
     pub subsystem: String,
 }
 
+/// `[health_check]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub enable: bool,
+    pub bind: ListenAddress,
+    /// Begins with a slash.
+    pub path: String,
+    /// False: the status alone is told.
+    pub detailed: bool,
+}
+
 impl Config {
     /// Reads every key; what is wrong is noted in `document`, and a stand-in takes its place.
     pub(super) fn read(document: &Document) -> Config {
@@ -137,6 +149,7 @@ impl Config {
             nats: Nats::read(&nats),
             logging,
             prometheus: Prometheus::read(&top.section("prometheus")),
+            health_check: HealthCheck::read(&top.section("health_check")),
         }
     }
 }
@@ -327,6 +340,25 @@ impl Prometheus {
             namespace: section.parsed("namespace", "harmonylite", metric_name),
             subsystem: section.parsed("subsystem", "", metric_name),
         }
+    }
+}
+
+impl HealthCheck {
+    fn read(section: &Section) -> HealthCheck {
+        HealthCheck {
+            enable: section.bool("enable", false),
+            bind: section.parsed("bind", "127.0.0.1:8090", str::parse),
+            path: section.parsed("path", "/health", url_path),
+            detailed: section.bool("detailed", true),
+        }
+    }
+}
+
+fn url_path(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#');
+    match text.starts_with('/') && text.chars().all(fits) {
+        true => Ok(text.into()),
+        false => Err("a path that begins with /, without ? and #".into()),
     }
 }
 

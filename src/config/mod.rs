@@ -26,7 +26,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use checked::{Config, LogFormat, Logging, Prometheus, ReplicationLog, Shared};
+pub use checked::{Config, HealthCheck, LogFormat, Logging, Prometheus, ReplicationLog, Shared};
 pub use nats::Nats;
 pub use raw::Problem;
 pub use snapshot::Snapshot;

@@ -212,7 +212,7 @@ impl WebDavStore {
             username: section.string("username"),
             password: section.secret("password"),
         };
-        check::webdav(section, &store);
+        check::webdav(section, &store, used);
         store
     }
 }

@@ -8,6 +8,7 @@ use log::LevelFilter;
 use super::snapshot::Store;
 use super::*;
 
+mod go_version;
 mod stores;
 
 const DOCUMENTED: &str = include_str!("../../config.toml");

@@ -82,10 +82,10 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     let pid_file = options.pid_file.as_deref().map(PidFile::write);
     let _pid_file = pid_file.transpose().map_err(Failure)?;
     let supervisor = Supervisor::of_environment();
-    let prometheus = &config.prometheus;
-    let listener =
-        (prometheus.enable && until == Until::Told).then(|| http::listen(&prometheus.bind));
-    let listener = listener.transpose().map_err(Failure)?;
+    let pages = match until {
+        Until::Told => http::listen(config).map_err(Failure)?,
+        Until::SnapshotSaved => Vec::new(),
+    };
     beside::remove_stale(&config.db_path);
     let mut net = None;
     if !config.db_path.exists() && snapshots::are_kept(config) {
@@ -118,8 +118,8 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     let is_awaited = until == Until::SnapshotSaved;
     let keeping = parts::Keeping { asks, is_awaited };
     let parts = Parts::start(config, net, database, keeping, &exits);
-    if let Some(listener) = listener {
-        http::serve(listener, parts.gate(), &exits);
+    for page in pages {
+        http::serve(page, parts.gate(), &exits);
     }
     let (reply, saved) = bounded(1);
     if until == Until::SnapshotSaved {

@@ -1,4 +1,5 @@
-//! Health over HTTP: `GET /health` on `prometheus.bind`, 200 if all is well and 503 if not.
+//! Health over HTTP: `GET /health` on `prometheus.bind`, and a path of choice on
+//! `health_check.bind`: 200 if all is well and 503 if not.
 //!
 //! One request per connection, one connection at a time, both with a deadline: a server library
 //! would bring threads that wake on an idle node.
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::report;
+use crate::config::Config;
 use crate::config::address::ListenAddress;
 use crate::gate::Gate;
 use crate::thread::{Exited, spawn};
@@ -22,23 +24,52 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A request's head is no longer.
 const MOST_BYTES: usize = 8 << 10;
 
-/// Takes the address.
-pub fn listen(bind: &ListenAddress) -> Result<TcpListener, String> {
+/// Where health is served, and how much is told.
+pub struct Page {
+    listener: TcpListener,
+    path: String,
+    detailed: bool,
+}
+
+/// Takes the addresses of all pages that are configured.
+pub fn listen(config: &Config) -> Result<Vec<Page>, String> {
+    let (prometheus, check) = (&config.prometheus, &config.health_check);
+    let mut pages = Vec::new();
+    if prometheus.enable {
+        let listener = bind("prometheus.bind", &prometheus.bind)?;
+        pages.push(Page {
+            listener,
+            path: "/health".to_owned(),
+            detailed: true,
+        });
+    }
+    if check.enable {
+        let listener = bind("health_check.bind", &check.bind)?;
+        pages.push(Page {
+            listener,
+            path: check.path.clone(),
+            detailed: check.detailed,
+        });
+    }
+    Ok(pages)
+}
+
+fn bind(key: &str, bind: &ListenAddress) -> Result<TcpListener, String> {
     let port = bind.port.unwrap_or(0);
     TcpListener::bind((bind.host.as_str(), port))
-        .map_err(|e| format!("prometheus.bind: listen on {bind}: {e}"))
+        .map_err(|e| format!("{key}: listen on {bind}: {e}"))
 }
 
 /// Answers until the process ends; `gate` may go before.
-pub fn serve(listener: TcpListener, gate: Weak<Gate>, exits: &Sender<Exited>) {
-    if let Ok(address) = listener.local_addr() {
-        log::info!("health at http://{address}/health");
+pub fn serve(page: Page, gate: Weak<Gate>, exits: &Sender<Exited>) {
+    if let Ok(address) = page.listener.local_addr() {
+        log::info!("health at http://{address}{}", page.path);
     }
     spawn("http", exits, move || {
         loop {
-            match listener.accept() {
+            match page.listener.accept() {
                 Ok((connection, _)) => {
-                    if let Err(e) = answer(&connection, &gate) {
+                    if let Err(e) = answer(&connection, &page, &gate) {
                         log::debug!("http: {e}");
                     }
                 }
@@ -52,15 +83,18 @@ pub fn serve(listener: TcpListener, gate: Weak<Gate>, exits: &Sender<Exited>) {
     });
 }
 
-fn answer(connection: &TcpStream, gate: &Weak<Gate>) -> io::Result<()> {
+fn answer(connection: &TcpStream, page: &Page, gate: &Weak<Gate>) -> io::Result<()> {
     connection.set_write_timeout(Some(PATIENCE))?;
     let head = read_head(connection)?;
     let line = head.lines().next().unwrap_or_default();
-    let (status, body) = match line.split(' ').collect::<Vec<_>>()[..] {
-        ["GET" | "HEAD", path, _] if path.split('?').next() == Some("/health") => health(gate),
-        ["GET" | "HEAD", _, _] => ("404 Not Found", "there is /health here\n".to_owned()),
-        _ => ("400 Bad Request", "GET /health\n".to_owned()),
+    let (status, mut body) = match line.split(' ').collect::<Vec<_>>()[..] {
+        ["GET" | "HEAD", path, _] if path.split('?').next() == Some(&page.path) => health(gate),
+        ["GET" | "HEAD", _, _] => ("404 Not Found", format!("there is {} here\n", page.path)),
+        _ => ("400 Bad Request", format!("GET {}\n", page.path)),
     };
+    if !page.detailed {
+        body.clear();
+    }
     let kind = match body.starts_with('{') {
         true => "application/json",
         false => "text/plain",

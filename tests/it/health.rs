@@ -23,7 +23,7 @@ fn ask(port: u16, request: &str) -> String {
     answer
 }
 
-fn health(port: u16) -> String {
+pub fn health(port: u16) -> String {
     ask(port, "GET /health HTTP/1.1\r\nHost: box\r\n\r\n")
 }
 
@@ -226,4 +226,24 @@ fn a_snapshot_that_is_no_use_is_named_until_there_is_another() {
         until_health(port, 200, &["\"problems\":{}"]);
         assert_eq!(cluster.converge().len(), 1);
     }
+}
+
+/// As the Go version serves it.
+#[test]
+fn a_health_check_has_an_address_and_a_path_of_its_own() {
+    let mut cluster = Cluster::stopped(1, |_| {});
+    let port = free_port();
+    let bind = format!("'127.0.0.1:{port}'");
+    let node = &mut cluster.nodes[0];
+    node.set("health_check.enable", "true")
+        .set("health_check.bind", &bind)
+        .set("health_check.path", "'/up'")
+        .set("health_check.detailed", "false");
+    node.start();
+    let answer = until("it is well", || {
+        let answer = ask(port, "GET /up HTTP/1.1\r\nHost: box\r\n\r\n");
+        answer.starts_with("HTTP/1.1 200 ").then_some(answer)
+    });
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(health(port).starts_with("HTTP/1.1 404 "));
 }

@@ -60,11 +60,12 @@ pub(super) fn s3(section: &Section, store: &S3Store) {
     }
 }
 
-pub(super) fn webdav(section: &Section, store: &WebDavStore) {
+pub(super) fn webdav(section: &Section, store: &WebDavStore, used: bool) {
     no_way_up(section, store.path.as_deref());
     let url = store.url.as_ref().map(|url| ("url", url.reveal()));
     let endpoint = store.endpoint.as_deref().map(|text| ("endpoint", text));
-    let Some((key, url)) = server(section, url.or(endpoint), HTTP) else {
+    let given = url.or(endpoint).filter(|given| is_meant(given, used));
+    let Some((key, url)) = server(section, given, HTTP) else {
         return;
     };
     query(section, key, &url);
@@ -92,7 +93,8 @@ pub(super) fn sftp(section: &Section, store: &SftpStore, used: bool) {
     host_key(section, store);
     let url = store.url.as_ref().map(|url| ("url", url.reveal()));
     let endpoint = store.endpoint.as_deref().map(|text| ("endpoint", text));
-    let Some((key, url)) = server(section, url.or(endpoint), SFTP) else {
+    let given = url.or(endpoint).filter(|given| is_meant(given, used));
+    let Some((key, url)) = server(section, given, SFTP) else {
         return;
     };
     if url.names().next().is_some() {
@@ -136,6 +138,11 @@ pub(super) fn file(section: &Section, folder: &str) {
 type Schemes = (&'static [&'static str], &'static str);
 const HTTP: Schemes = (&["https", "http"], "https://host:443/root");
 const SFTP: Schemes = (&["sftp"], "sftp://host:22/snapshots");
+
+/// The Go version ships placeholders, such as `<user>`, in the sections of stores that are not used.
+fn is_meant((_, text): &(&str, &str), used: bool) -> bool {
+    used || !(text.contains('<') && text.contains('>'))
+}
 
 fn server<'a>(section: &Section, given: Option<(&'a str, &str)>, schemes: Schemes) -> Place<'a> {
     let (key, text) = given?;
