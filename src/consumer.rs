@@ -16,7 +16,7 @@ use crate::broker::Broker;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
 use crate::model::backoff::Backoff;
-use crate::model::frame::{Frame, unpack};
+use crate::model::frame::unpack;
 use crate::same_stream;
 use crate::stream::{Message, Reader, StreamError, StreamState};
 use crate::thread::{Exited, spawn};
@@ -85,13 +85,13 @@ impl Unpacked<'_> {
 
     fn arrived<'a>(&'a self, message: &'a Message) -> Arrived<'a> {
         let data = &message.data[..];
-        let bad = |reason| Content::Bad { reason, data };
         let content = match self {
             Unpacked::Own => Content::Own,
-            Unpacked::Frame(raw) => {
-                Frame::decode(raw).map_or_else(|e| bad(e.to_string()), Content::Frame)
-            }
-            Unpacked::Bad(reason) => bad(reason.clone()),
+            Unpacked::Frame(raw) => Content::decode(raw, data),
+            Unpacked::Bad(reason) => Content::Bad {
+                reason: reason.clone(),
+                data,
+            },
         };
         Arrived {
             seq: message.sequence,

@@ -70,12 +70,21 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         let text = format!("does not run for what arrives: {reason}");
         problems.insert(format!("trigger {name}"), text);
     }
+    let with_go = database.nodes_with_go();
+    if !with_go.is_empty() {
+        let text = format!(
+            "publish with the Go version, which does not read what this version publishes: replace \
+             it there ({with_go:?})"
+        );
+        problems.insert("nodes of the Go version".to_owned(), text);
+    }
     Ok(json!({
         "status": if problems.is_empty() { "ok" } else { "failing" },
         "node": database.node(),
         "problems": problems,
         "holds_rows": database.holds_rows()?,
         "quarantined": database.quarantined()?,
+        "from_go": database.go_events(),
         "triggers_left_out": triggers.left_out().len(),
         "trigger_failures": triggers.failures(),
         "tables": tables(database),

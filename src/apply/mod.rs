@@ -12,6 +12,7 @@ use crate::capture::{Captured, Frames};
 use crate::database::table::Table;
 use crate::database::{Database, Result, TIME_BOX};
 use crate::model::frame::{Frame, Row, TableRows};
+use crate::model::go_event::GoEvent;
 use crate::model::value::Value;
 use crate::mutation::{self, Mutation};
 
@@ -19,6 +20,7 @@ mod affinity;
 mod aside;
 mod conflicts;
 mod fast;
+mod go_events;
 pub mod held;
 mod held_drop;
 mod held_report;
@@ -36,6 +38,7 @@ mod twin;
 mod unique;
 
 pub use conflicts::{Collision, Conflict, conflicts};
+pub(crate) use go_events::GoNodes;
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
 pub use held_drop::{ask_to_drop_held, drop_held, is_asked_to_drop_held};
 pub use held_report::{HeldReport, HeldTable, held_report};
@@ -63,11 +66,28 @@ pub enum Content<'a> {
     /// Published by this process from this database: every row of it is here.
     Own,
     Frame(Frame<'a>),
+    /// Published by a node of the Go version; and the message as it came.
+    Go(GoEvent<'a>, &'a [u8]),
     /// Not a frame that this release knows.
     Bad {
         reason: String,
         data: &'a [u8],
     },
+}
+
+impl<'a> Content<'a> {
+    /// Of a message's unpacked bytes; `data` is the message as it came.
+    pub fn decode(raw: &'a [u8], data: &'a [u8]) -> Content<'a> {
+        let bad = |reason: String| Content::Bad { reason, data };
+        if GoEvent::is_like(raw) {
+            let event = GoEvent::decode(raw);
+            return event.map_or_else(
+                |e| bad(format!("neither a frame nor of the Go version: {e}")),
+                |event| Content::Go(event, data),
+            );
+        }
+        Frame::decode(raw).map_or_else(|e| bad(e.to_string()), Content::Frame)
+    }
 }
 
 /// What [`Database::apply`] did.
@@ -129,6 +149,7 @@ impl Database {
                 self.take_part(stream, (message.seq, message.time_ms), part, frames)
             }
             Content::Frame(rows) => self.apply_frame(stream, message.seq, rows, frames),
+            Content::Go(event, data) => self.apply_go_event(stream, message, (event, data), frames),
             Content::Bad { reason, data } => {
                 self.quarantine(stream, message.seq, reason, data)?;
                 Ok(0)

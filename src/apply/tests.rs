@@ -10,6 +10,7 @@ mod check;
 mod clocks;
 mod defaults;
 mod eviction;
+mod go_events;
 mod hostile;
 mod keys;
 mod let_go;

@@ -198,4 +198,6 @@ impl Database {
 }
 
 #[cfg(test)]
+pub(crate) mod made_by_go;
+#[cfg(test)]
 mod tests;

@@ -52,6 +52,8 @@ pub(crate) use error::is_unfit;
 pub use error::{DatabaseError, Result};
 pub(crate) use files::Opened;
 use go_version::GoVersion;
+#[cfg(test)]
+pub(crate) use go_version::made_by_go;
 pub use install::{clean_up, examine};
 use install::{connect, install, node_id};
 pub(crate) use settings::Limits;
@@ -104,6 +106,8 @@ pub struct Database {
     /// Bytes of parts that wait, if counted.
     pub(crate) parts_bytes: Option<u64>,
     pub(crate) alarm: crate::apply::Alarm,
+    /// Nodes that run the Go version.
+    pub(crate) go_nodes: crate::apply::GoNodes,
     /// Largest (broker time - our uptime) seen, in milliseconds.
     broker_offset_ms: Option<i64>,
 }
@@ -163,6 +167,7 @@ impl Database {
             named_unknown: Default::default(),
             parts_bytes: None,
             alarm: Default::default(),
+            go_nodes: Default::default(),
             broker_offset_ms: None,
         };
         database.require_apply_triggers()?;

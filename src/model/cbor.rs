@@ -134,6 +134,37 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Entries of a map, each at least two bytes, that can still follow.
+    pub fn map(&mut self) -> Result<usize, CborError> {
+        match self.header()? {
+            Header::Map(Some(n)) if n <= self.rest.len() / 2 => Ok(n),
+            Header::Map(Some(_)) => Err(CborError::Truncated),
+            _ => Err(CborError::Expected("a map")),
+        }
+    }
+
+    /// The tag that comes next; none if something else does, which stays.
+    pub fn tag(&mut self) -> Option<u64> {
+        let mut ahead = self.clone();
+        let Ok(Header::Tag(tag)) = ahead.header() else {
+            return None;
+        };
+        *self = ahead;
+        Some(tag)
+    }
+
+    /// The truth value that comes next; none if something else does, which stays.
+    pub fn boolean(&mut self) -> Option<bool> {
+        let mut ahead = self.clone();
+        let is_true = match ahead.header() {
+            Ok(Header::Simple(simple::TRUE)) => true,
+            Ok(Header::Simple(simple::FALSE)) => false,
+            _ => return None,
+        };
+        *self = ahead;
+        Some(is_true)
+    }
+
     pub fn unsigned(&mut self) -> Result<u64, CborError> {
         match self.header()? {
             Header::Positive(n) => Ok(n),

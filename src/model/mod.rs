@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod cbor;
 pub mod frame;
+pub mod go_event;
 pub mod key;
 pub mod merge;
 pub mod shard;

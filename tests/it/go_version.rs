@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rusqlite::Connection;
+use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::node::{Node, pause, until};
+use crate::node::{Node, free_port, pause, until};
 
 #[path = "../../src/database/go_version/made_by_go.rs"]
 mod made_by_go;
+
+use made_by_go::{Cell, event};
 
 /// Milliseconds, of a whole second: enough for tests.
 const NOW: &str = "CAST(strftime('%s', 'now') AS INTEGER) * 1000";
@@ -180,4 +183,155 @@ fn tables_with_our_names_from_elsewhere_are_refused_with_rows_and_replaced_witho
     node.until_log("1 table(s)");
     node.execute("INSERT INTO item VALUES (1, 'a', 0)");
     until("it is sent", || node.is_quiet().then_some(()));
+}
+
+const STREAM: &str = "harmonylite-changes-c-1";
+
+/// The broker that Go used: its stream, with `messages` of which the first `gone` are dropped, its
+/// buckets, and in one of them a snapshot.
+fn broker_of_go(cluster: &Cluster, messages: &[Vec<u8>], gone: u64) {
+    let client = cluster.broker.client();
+    let call = |call: &str, body: Value| client.api(call, &body).unwrap().unwrap();
+    let subject = "harmonylite-change-log-1";
+    let config = json!({
+        "name": STREAM, "subjects": [subject], "retention": "limits", "storage": "file",
+        "discard": "old", "max_msgs": 1024, "max_msgs_per_subject": -1, "max_consumers": -1,
+        "num_replicas": 1, "allow_direct": true, "deny_delete": true,
+    });
+    call(&format!("STREAM.CREATE.{STREAM}"), config);
+    for bucket in ["KV_e-harmonylite", "KV_harmonylite-schema-registry"] {
+        let config = json!({
+            "name": bucket, "subjects": [format!("$KV.{}.>", &bucket[3..])], "discard": "new",
+            "max_msgs_per_subject": 1, "allow_rollup_hdrs": true, "deny_delete": true,
+        });
+        call(&format!("STREAM.CREATE.{bucket}"), config);
+    }
+    let store = "harmonylite-changes-snapshot-store";
+    let config = json!({
+        "name": format!("OBJ_{store}"), "description": "Bucket to store snapshot",
+        "subjects": [format!("$O.{store}.C.>"), format!("$O.{store}.M.>")], "discard": "new",
+        "allow_rollup_hdrs": true, "allow_direct": true,
+    });
+    call(&format!("STREAM.CREATE.OBJ_{store}"), config);
+    client
+        .publish(&format!("$O.{store}.C.x"), None, &[], b"of Go")
+        .unwrap();
+    messages
+        .iter()
+        .for_each(|message| publish(cluster, message));
+    if gone > 0 {
+        call(
+            &format!("STREAM.PURGE.{STREAM}"),
+            json!({ "seq": gone + 1 }),
+        );
+    }
+}
+
+/// As a Go node does, and waits until it is stored.
+fn publish(cluster: &Cluster, message: &[u8]) {
+    let client = cluster.broker.client();
+    let last = || {
+        let info = client.api(&format!("STREAM.INFO.{STREAM}"), &Value::Null);
+        info.unwrap().unwrap()["state"]["last_seq"]
+            .as_u64()
+            .unwrap()
+    };
+    let before = last();
+    let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
+    zstd.include_contentsize(message.len() >= 256).unwrap();
+    let packed = zstd.compress(message).unwrap();
+    client
+        .publish("harmonylite-change-log-1", None, &[], &packed)
+        .unwrap();
+    until("it is stored", || (last() > before).then_some(()));
+}
+
+fn item<'a>(id: i64, value: &'a str) -> [(&'a str, Cell<'a>); 3] {
+    let (id, value) = (Cell::Integer(id), Cell::Text(value));
+    [("id", id), ("value", value), ("writer", Cell::Integer(2))]
+}
+
+fn word<'a>(a: &'a str, v: Cell<'a>) -> [(&'a str, Cell<'a>); 3] {
+    [("a", Cell::Text(a)), ("b", Cell::Bytes(&[1])), ("v", v)]
+}
+
+#[test]
+fn what_go_published_and_a_node_had_not_read_is_taken_in() {
+    let mut cluster = of_go(2);
+    broker_of_go(
+        &cluster,
+        &[
+            event(1, "insert", "item", &item(1, "dropped by the stream")),
+            event(2, "insert", "item", &item(2, "dropped by the stream")),
+            event(2, "insert", "item", &item(5, "not read by node 1")),
+            event(2, "update", "item", &item(1, "Dune, by node 2")),
+            event(2, "delete", "item", &[("id", Cell::Integer(3))]),
+            event(2, "insert", "word", &word("t", Cell::Time(0))),
+            event(2, "insert", "word", &word("u", Cell::Bool(true))),
+            event(2, "insert", "word", &word("n", Cell::Null)),
+            event(1, "insert", "elsewhere", &[("id", Cell::Integer(3))]),
+        ],
+        2,
+    );
+    cluster.nodes[1].execute(
+        "PRAGMA trusted_schema = ON; INSERT INTO item VALUES (5, 'not read by node 1', 2);
+         UPDATE item SET value = 'Dune, by node 2' WHERE id = 1; DELETE FROM item WHERE id = 3;
+         UPDATE __harmonylite__item_change_log SET state = 1;
+         INSERT INTO item VALUES (6, 'unpublished', 2)",
+    );
+    let mut ports = Vec::new();
+    for (node, read) in cluster.nodes.iter_mut().zip([3, 9]) {
+        // {stream: the last message read}, as Go wrote it.
+        let map = [b"\xa1\x77", STREAM.as_bytes(), &[read]].concat();
+        std::fs::write(node.file("seq-map.cbor"), map).unwrap();
+        let port = free_port();
+        node.set("health_check.enable", "true")
+            .set("health_check.bind", &format!("'127.0.0.1:{port}'"));
+        ports.push(port);
+    }
+    Node::start_all(&mut cluster.nodes);
+    let wanted = [
+        "item: 1 'Dune, by node 2' 2",
+        "item: 2 'Solaris' 0",
+        "item: 5 'not read by node 1' 2",
+        "item: 6 'unpublished' 2",
+        "word: 'n' X'01' NULL",
+        "word: 't' X'01' '1970-01-01 00:00:00+00:00'",
+        "word: 'u' X'01' 1",
+    ];
+    until("all of it is everywhere", || {
+        let has_all = |node: &Node| {
+            let rows = node.rows();
+            wanted.iter().all(|row| rows.iter().any(|r| r == row)) && !rows[2].contains("Emma")
+        };
+        cluster.nodes.iter().all(has_all).then_some(())
+    });
+    assert_eq!(cluster.nodes[0].rows(), cluster.nodes[1].rows());
+    for node in &cluster.nodes {
+        node.until_log("holds changes of the Go version");
+        let log = node.log();
+        assert!(!log.contains("lacks changes"), "{log}");
+        let kept = "SELECT count(*) FROM __harmonylite___quarantine";
+        assert_eq!(node.number(kept), 1, "of a table that is nowhere");
+        assert_eq!(log.matches("in quarantine").count(), 1, "{log}");
+    }
+    for port in &ports {
+        until("all is well", || {
+            let health = crate::health::health(*port);
+            health.starts_with("HTTP/1.1 200 ").then_some(())
+        });
+    }
+    // One node went back to Go.
+    publish(
+        &cluster,
+        &event(7, "insert", "item", &item(7, "by Go, now")),
+    );
+    for (node, port) in cluster.nodes.iter().zip(ports) {
+        let there = "SELECT count(*) FROM item WHERE id = 7";
+        until("it arrives", || (node.number(there) == 1).then_some(()));
+        node.until_log("node 7 publishes with the Go version");
+        let health = crate::health::health(port);
+        assert!(health.starts_with("HTTP/1.1 503 "), "{health}");
+        assert!(health.contains("replace it there ([7])") && health.contains("\"from_go\":8"));
+    }
 }

@@ -48,3 +48,70 @@ pub fn go_log(table: &str, columns: &[(&str, &str)], time: &str) -> String {
         trigger("delete", "OLD"),
     )
 }
+
+/// A value as Go publishes it.
+pub enum Cell<'a> {
+    Null,
+    Integer(i64),
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    Bool(bool),
+    /// Unix seconds.
+    Time(i64),
+}
+
+/// The message that a Go node publishes of one row, before compression: CBOR, item by item.
+pub fn event(from: u64, kind: &str, table: &str, row: &[(&str, Cell<'_>)]) -> Vec<u8> {
+    let mut out = vec![0xa2];
+    text(&mut out, "FromNodeId");
+    head(&mut out, 0, from);
+    text(&mut out, "Payload");
+    out.push(0xa5);
+    text(&mut out, "Id");
+    head(&mut out, 0, 7);
+    text(&mut out, "Type");
+    text(&mut out, kind);
+    text(&mut out, "TableName");
+    text(&mut out, table);
+    text(&mut out, "Row");
+    head(&mut out, 5, row.len() as u64);
+    for (column, cell) in row {
+        text(&mut out, column);
+        match cell {
+            Cell::Null => out.push(0xf6),
+            Cell::Integer(n) if *n < 0 => head(&mut out, 1, !n.cast_unsigned()),
+            Cell::Integer(n) => head(&mut out, 0, n.cast_unsigned()),
+            Cell::Text(t) => text(&mut out, t),
+            Cell::Bytes(b) => {
+                head(&mut out, 2, b.len() as u64);
+                out.extend_from_slice(b);
+            }
+            Cell::Bool(is_true) => out.push(0xf4 + u8::from(*is_true)),
+            Cell::Time(seconds) => {
+                out.extend([0xd8, 32, 0xa1, 1]);
+                head(&mut out, 0, seconds.cast_unsigned());
+            }
+        }
+    }
+    text(&mut out, "sh");
+    text(&mut out, "0123456789abcdef");
+    out
+}
+
+/// Major type and number, in the shortest form.
+fn head(out: &mut Vec<u8>, major: u8, number: u64) {
+    let major = major << 5;
+    let bytes = number.to_be_bytes();
+    match number {
+        0..24 => out.push(major | bytes[7]),
+        24..0x100 => out.extend([major | 24, bytes[7]]),
+        0x100..0x1_0000 => out.extend([&[major | 25], &bytes[6..]].concat()),
+        0x1_0000..0x1_0000_0000 => out.extend([&[major | 26], &bytes[4..]].concat()),
+        _ => out.extend([&[major | 27], &bytes[..]].concat()),
+    }
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    head(out, 3, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}

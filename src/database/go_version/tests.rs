@@ -7,12 +7,8 @@ use rusqlite::Connection;
 
 use crate::apply::tests::support::{Node, converge, settings};
 use crate::clock::{Clock, ManualClock};
+use crate::database::made_by_go::go_log;
 use crate::database::{Database, DatabaseError, clean_up, examine};
-
-#[path = "made_by_go.rs"]
-mod made_by_go;
-
-use made_by_go::go_log;
 
 /// When the changes were made that Go had not published.
 const MADE: i64 = 1_690_000_000_000;

@@ -5,6 +5,7 @@
 //! wait on disk and are unpacked piece by piece into [`MAX_FRAME_BYTES`] at most.
 
 use std::borrow::Cow;
+use std::io::Read;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
@@ -136,12 +137,26 @@ pub fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
     }
     let size = match zstd::zstd_safe::get_frame_content_size(bytes) {
         Ok(Some(size)) => fits(usize::try_from(size).unwrap_or(usize::MAX))?,
-        Ok(None) => return Err(FrameError::Zstd("zstd frame without its size".into())),
+        Ok(None) => return unpack_unsized(bytes).map(Cow::Owned),
         Err(_) => return Err(FrameError::Zstd("zstd frame with a broken header".into())),
     };
     // At once into memory of that size, which is its own window.
     let raw = zstd::bulk::decompress(bytes, size).map_err(|e| FrameError::Zstd(e.to_string()))?;
     Ok(Cow::Owned(raw))
+}
+
+/// Without its size, as the Go version's compressor leaves small ones. Grows as it comes, up to
+/// [`MAX_MESSAGE_BYTES`].
+fn unpack_unsized(bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let mut zstd = zstd::stream::read::Decoder::with_buffer(bytes).map_err(broken)?;
+    zstd.window_log_max(MAX_WINDOW_LOG).map_err(broken)?;
+    let mut raw = Vec::new();
+    let mut bounded = zstd.take(MAX_MESSAGE_BYTES as u64 + 1);
+    bounded.read_to_end(&mut raw).map_err(broken)?;
+    match raw.len() > MAX_MESSAGE_BYTES {
+        true => Err(FrameError::TooLarge(raw.len(), MAX_MESSAGE_BYTES)),
+        false => Ok(raw),
+    }
 }
 
 /// Puts a frame together from its parts, unpacking as they come.
