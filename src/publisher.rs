@@ -204,6 +204,7 @@ impl Publisher {
                 }
                 Ok(()) => {}
                 Err(DatabaseError::Stopped) => return Ok(()),
+                Err(DatabaseError::Dropped) => self.make_tables_again()?,
                 Err(e) if e.is_temporary() => {
                     if !failing {
                         log::error!("database: {e}; trying again until it works");
@@ -215,6 +216,22 @@ impl Publisher {
                 }
                 Err(e) => return Err(format!("database: {e}")),
             }
+        }
+    }
+
+    /// The application does not wait: its writes fail until then.
+    fn make_tables_again(&mut self) -> Result<(), String> {
+        let made = self.gate.enter().database.make_tables_again();
+        self.gate.forget_own();
+        self.rest(Instant::now());
+        match made {
+            Ok(()) | Err(DatabaseError::Stopped) => Ok(()),
+            // The next look finds what is missing still.
+            Err(e) if e.is_temporary() => {
+                self.rest(Instant::now() + Duration::from_secs(1));
+                Ok(())
+            }
+            Err(e) => Err(format!("database: {e}")),
         }
     }
 

@@ -25,12 +25,14 @@ mod frames;
 mod raw_log;
 mod record;
 mod unsent;
+mod unsent_copy;
 
 pub(crate) use frames::Frames;
 pub use frames::Outgoing;
 pub(crate) use record::{Recorder, Why, is_late, unwritten};
 pub use unsent::Marks;
-pub(crate) use unsent::has_mark;
+pub(crate) use unsent::{has_mark, put_mark};
+pub(crate) use unsent_copy::{Unsent, UnsentCopy};
 
 /// What one capture found.
 #[derive(Debug, Default)]
@@ -57,11 +59,13 @@ type Batch = Vec<(Arc<Table>, Vec<Touched>)>;
 impl Database {
     /// Captures what was committed, as much as fits in one short transaction.
     pub fn capture(&mut self) -> Result<Captured> {
-        self.write_past_damage(|db| {
+        let captured = self.write_past_damage(|db| {
             let mut captured = Captured::default();
             db.capture_inside(&mut captured)?;
             Ok(captured)
-        })
+        })?;
+        self.copy_unsent()?;
+        Ok(captured)
     }
 
     /// The same inside a transaction. True if the raw log is empty now.

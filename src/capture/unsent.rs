@@ -13,6 +13,7 @@ use rusqlite::{Connection, params};
 use crate::capture::Frames;
 use crate::capture::again::Again;
 use crate::capture::record::never_written;
+use crate::capture::unsent_copy::UnsentCopy;
 use crate::database::rows::Rows;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
@@ -35,6 +36,7 @@ pub struct Marks {
     pub(super) piece: Option<Piece>,
     /// Rows to be published again, marked or not.
     pub(super) again: Again,
+    pub(crate) copy: UnsentCopy,
     /// When marks were cleared last, by [`crate::clock::Clock::uptime`].
     cleared: Duration,
     /// Changes that could not be captured since the start.
@@ -73,6 +75,7 @@ impl Database {
     /// Every frame of the transactions up to `at` is acknowledged.
     pub fn acknowledged(&mut self, at: i64) {
         self.marks.acknowledged = self.marks.acknowledged.max(Some(at));
+        self.marks.copy.acknowledged(at);
         if let Some(piece) = self.marks.piece.as_mut().filter(|p| p.at <= at + 1) {
             piece.is_acknowledged = true;
         }
@@ -207,7 +210,7 @@ pub(crate) fn has_mark(conn: &Connection, table: &Table, key: &[u8], at: i64) ->
 }
 
 /// Marks a row under transaction `at`.
-pub(super) fn put_mark(rows: &Rows<'_>, key: &[u8], at: i64) -> Result<()> {
+pub(crate) fn put_mark(rows: &Rows<'_>, key: &[u8], at: i64) -> Result<()> {
     rows.conn
         .prepare_cached(
             "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",

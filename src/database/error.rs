@@ -50,6 +50,9 @@ pub enum DatabaseError {
          harmonylite again, and it goes on from there"
     )]
     PutBack(PathBuf),
+    /// See [`super::Database::make_tables_again`].
+    #[error("tables of harmonylite in the database were dropped")]
+    Dropped,
     #[error("the row takes {0} bytes, but no more than {1} can be sent")]
     RowTooLarge(usize, usize),
     #[error("stopped")]
@@ -83,6 +86,7 @@ impl DatabaseError {
             DatabaseError::Sqlite(e) | DatabaseError::Open { source: e, .. } => {
                 e.sqlite_error_code()
             }
+            DatabaseError::Dropped => return true, // the publisher makes them again
             _ => None,
         };
         use ErrorCode::*;

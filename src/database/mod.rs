@@ -22,6 +22,7 @@ mod apply_triggers;
 mod catalog;
 mod comparison;
 mod damage;
+mod dropped;
 mod error;
 mod files;
 mod go_version;
@@ -235,7 +236,7 @@ impl Database {
                 db.store_positions()
             })?;
         }
-        Ok(())
+        self.copy_unsent()
     }
 
     /// The orderly end: the next start goes on where this one ends.

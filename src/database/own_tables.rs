@@ -37,6 +37,22 @@ CREATE TABLE IF NOT EXISTS __harmonylite___ages(at INTEGER PRIMARY KEY, ms INTEG
 CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 ";
 
+/// The tables that [`CREATE`] makes.
+pub(super) const NAMES: [&str; 12] = [
+    "__harmonylite___change_log_global",
+    "__harmonylite___tables",
+    "__harmonylite___sites",
+    "__harmonylite___unsent",
+    "__harmonylite___held",
+    "__harmonylite___displaced",
+    "__harmonylite___displaced_by_tuple",
+    "__harmonylite___parts",
+    "__harmonylite___quarantine",
+    "__harmonylite___seq_map",
+    "__harmonylite___ages",
+    "__harmonylite___meta",
+];
+
 /// A value of `___meta`.
 pub fn get_meta<T: rusqlite::types::FromSql>(
     conn: &Connection,
@@ -66,4 +82,17 @@ pub fn drop_all(conn: &Connection) -> rusqlite::Result<usize> {
         conn.execute_batch(&format!("DROP {kind} {}", super::schema::quote(name)))?;
     }
     Ok(ours.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_have_their_names() {
+        let made = CREATE.matches("CREATE TABLE").count();
+        assert_eq!(made, NAMES.len());
+        let made = |name: &&str| CREATE.contains(&format!("CREATE TABLE IF NOT EXISTS {name}("));
+        assert!(NAMES.iter().all(made));
+    }
 }

@@ -7,6 +7,8 @@
 //! seldom otherwise. Then the file must have the positions that were stored last, and what was
 //! captured last.
 
+use std::time::Duration;
+
 use rusqlite::{OptionalExtension, params_from_iter};
 
 use super::table::Table;
@@ -19,6 +21,8 @@ pub(crate) struct Witness {
     /// `PRAGMA schema_version` when the catalog was read last.
     schema_version: Option<i64>,
     captured: Option<Captured>,
+    /// When tables of ours were made again, by [`crate::clock::Clock::uptime`].
+    pub(super) remade: Option<Duration>,
 }
 
 /// The number of the transaction by which a row was captured: its version has that or a later one.
@@ -44,6 +48,9 @@ impl Witness {
 
 impl Database {
     pub(super) fn check_not_put_back(&self) -> Result<()> {
+        if self.has_dropped_tables(self.witness.schema_version)? {
+            return Err(DatabaseError::Dropped);
+        }
         let is_put_back =
             self.reservation.is_put_back(&self.conn)? || self.lacks_what_is_known()?;
         match is_put_back {

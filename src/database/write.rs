@@ -37,7 +37,7 @@ impl Database {
                     self.roll_back()?;
                     self.reserve(time_ms)?;
                 }
-                Err(e @ DatabaseError::PutBack(_)) => {
+                Err(e @ (DatabaseError::PutBack(_) | DatabaseError::Dropped)) => {
                     self.conn.execute_batch("ROLLBACK")?; // what is there may lack our tables
                     return Err(e);
                 }

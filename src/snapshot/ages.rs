@@ -184,6 +184,15 @@ impl Database {
         Ok(())
     }
 
+    /// No version of ours is known any more, and none is of a later time than `now_ms`. Inside a
+    /// transaction.
+    pub(crate) fn all_given_is_forgotten(&mut self, now_ms: i64) -> Result<()> {
+        self.ages.forgotten = stamp(now_ms, self.ages.forgotten);
+        set_meta(&self.conn, FORGOTTEN, self.ages.forgotten)?;
+        set_meta(&self.conn, GIVEN, self.ages.given_ms)?;
+        self.forget_ages()
+    }
+
     /// The version of a row is not known any more; an earlier one may have been ours. Inside a
     /// transaction.
     pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {

@@ -238,3 +238,37 @@ fn a_wal_is_cut_when_nobody_works() {
     until("it is cut", || (wal_bytes(node) == 0).then_some(()));
     assert_sound(node);
 }
+
+/// As a schema tool does that knows nothing of them.
+#[test]
+fn our_tables_are_dropped_one_by_one() {
+    let mut cluster = Cluster::start(2, |_| {});
+    let node = &cluster.nodes[0];
+    node.until_log("connected to NATS, publishing");
+    node.execute("INSERT INTO item VALUES (1, 'a', 0), (2, 'b', 0), (3, 'c', 0)");
+    cluster.converge();
+    cluster.broker.kill();
+    let node = &cluster.nodes[0];
+    node.execute("UPDATE item SET value = 'unsent' WHERE id = 1; DELETE FROM item WHERE id = 2");
+    let log = "SELECT count(*) FROM __harmonylite___change_log_global";
+    until("it is captured", || (node.number(log) == 0).then_some(()));
+    let app = node.open();
+    let list =
+        "SELECT name FROM sqlite_schema WHERE name GLOB '__harmonylite__*' AND type = 'table'";
+    for name in texts(&app, list) {
+        app.execute_batch(&format!("DROP TABLE {name}")).unwrap();
+    }
+    // Each statement reads, too: a connection that writes in vain would not see the tables come back.
+    let write = "SELECT count(*) FROM item; INSERT INTO item(value) VALUES ('after')";
+    for _ in 0..20 {
+        until("the application can write", || {
+            app.execute_batch(write).ok()
+        });
+    }
+    cluster.broker.start_again();
+    let rows = cluster.converge();
+    assert!(rows.iter().any(|row| row.contains("'unsent'")), "{rows:?}");
+    assert!(!rows.iter().any(|row| row.contains("'b'")), "{rows:?}");
+    assert_eq!(rows.len(), 22);
+    assert!(cluster.nodes[0].log().contains("are made again"));
+}

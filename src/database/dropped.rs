@@ -1,0 +1,381 @@
+//! Tables of ours that others dropped are made again: schema tools drop what they do not know.
+//!
+//! Our triggers go with a table of the application, not with ours: until the tables are back, every
+//! write of the application fails. So they are made again at once and under our open connection.
+//! With them went the versions of all rows. Those that others know come back with the newest
+//! snapshot and the streams, which are read again: until then the rows count as from before
+//! HarmonyLite and lose against what comes. What others do not know is what was unsent, and that is
+//! in memory, with its versions.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, params_from_iter};
+
+use super::error::is_busy;
+use super::install::install;
+use super::own_tables::{self, set_meta};
+use super::rows::Rows;
+use super::sites::Sites;
+use super::table::Table;
+use super::write::retry_while_busy;
+use super::{Database, Result, triggers};
+use crate::capture::{Frames, Unsent, UnsentCopy, put_mark};
+use crate::database::rows::Stored;
+use crate::model::cbor;
+use crate::model::merge::{Exceptions, State};
+use crate::model::value::{OwnedValue, Value};
+
+/// Entries of the raw log that are taken over: a few milliseconds' worth.
+const MOST_UNCAPTURED: usize = 10_000;
+
+/// A tool drops all that it drops within this time.
+const DONE_WITHIN: Duration = Duration::from_secs(10);
+
+/// See [`Database::begin_at_once`].
+const IMPATIENT: Duration = Duration::from_millis(500);
+const NAP: Duration = Duration::from_micros(20);
+
+impl Database {
+    /// Whether tables of ours are missing in a schema that is not the one we know. None of ours at all
+    /// is what a backup from before we were there looks like, which moves the schema's version by one;
+    /// who drops all moves it once for each.
+    pub(super) fn has_dropped_tables(&self, known: Option<i64>) -> Result<bool> {
+        let version = self.schema_version()?;
+        let Some(known) = known.filter(|known| *known != version) else {
+            return Ok(false);
+        };
+        let names = own_tables::NAMES.map(|name| format!("'{name}'")).join(", ");
+        let text = format!(
+            "SELECT count(*) FILTER (WHERE type = 'table' AND name IN ({names})), count(*)
+             FROM sqlite_schema WHERE name GLOB '__harmonylite__*'"
+        );
+        let counts = |r: &rusqlite::Row<'_>| Ok((r.get::<_, usize>(0)?, r.get::<_, usize>(1)?));
+        let (tables, all) = self.conn.query_row(&text, [], counts)?;
+        let steps = version.wrapping_sub(known);
+        let is_stepwise = steps >= own_tables::NAMES.len() as i64;
+        Ok(match tables < own_tables::NAMES.len() {
+            true => all > 0 || is_stepwise,
+            false => self.was_just_remade() && self.lacks_versions()?,
+        })
+    }
+
+    /// Who drops our tables may not be done yet.
+    fn was_just_remade(&self) -> bool {
+        let remade = self.witness.remade;
+        remade.is_some_and(|at| self.clock.uptime().saturating_sub(at) < DONE_WITHIN)
+    }
+
+    /// Whether a table that is still there has lost its versions.
+    fn lacks_versions(&self) -> Result<bool> {
+        let mut lacks = self.conn.prepare(
+            "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE
+             AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table'
+                 AND name = '__harmonylite__' || ?1 || '_versions' COLLATE NOCASE)",
+        )?;
+        let mut tables = self.catalog.by_id.values();
+        Ok(tables.try_fold(false, |found, table| {
+            Ok::<_, rusqlite::Error>(found || lacks.exists([table.name()])?)
+        })?)
+    }
+
+    /// Makes all of ours anew. What was sent is to be read again by the caller's readers, too.
+    ///
+    /// A crash within leaves the tables dropped; one between its two transactions leaves positions at
+    /// the start, and a start that finds messages gone asks for a snapshot.
+    pub fn make_tables_again(&mut self) -> Result<()> {
+        self.check_files(false)?;
+        self.sync_commits(true)?;
+        self.begin_at_once()?;
+        let made = self.make_tables_inside().and_then(|copy| {
+            retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
+            Ok(copy)
+        });
+        self.catalog.first_time = false;
+        match made {
+            Ok(copy) => {
+                let level = match self.was_just_remade() {
+                    true => log::Level::Debug,
+                    false => log::Level::Warn,
+                };
+                log::log!(
+                    level,
+                    "tables of HarmonyLite were dropped by another program, and are made again \
+                     with {} unsent row(s); the newest snapshot and the streams are read again",
+                    copy.rows().len()
+                );
+                self.marks.copy = copy;
+                self.witness.remade = Some(self.clock.uptime());
+            }
+            Err(e) => {
+                if !self.conn.is_autocommit() {
+                    self.conn.execute_batch("ROLLBACK")?;
+                }
+                self.catalog.forget();
+                return Err(e);
+            }
+        }
+        self.reservation.is_stored();
+        self.load_again()?;
+        self.seen_data_version = -1;
+        self.forget_positions()
+    }
+
+    /// With short naps at first: who drops one table after the other leaves gaps of microseconds, and the
+    /// sooner the log is back, the fewer writes of the application fail. A connection that dropped it,
+    /// or wrote in vain without it, does not see that it is back before it reads something.
+    fn begin_at_once(&self) -> Result<()> {
+        let until = Instant::now() + IMPATIENT;
+        loop {
+            match self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]) {
+                Err(e) if is_busy(&e) && Instant::now() < until => std::thread::sleep(NAP),
+                Err(e) if is_busy(&e) => break,
+                Err(e) => return Err(e.into()),
+                Ok(_) => return Ok(()),
+            }
+        }
+        retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))
+    }
+
+    /// Returns what is marked unsent.
+    fn make_tables_inside(&mut self) -> Result<UnsentCopy> {
+        let unsent = self.newest_unsent();
+        let uncaptured = self.read_uncaptured()?;
+        own_tables::drop_all(&self.conn)?;
+        install(&self.conn, &self.settings)?;
+        self.store_what_is_known()?;
+        self.sites = Sites::load(&self.conn)?;
+        self.stop_live();
+        self.marks.forget_acknowledged();
+        self.parts_bytes = None;
+        self.witness.forget();
+        self.catalog.first_time = true;
+        self.catalog.forget();
+        self.refresh_catalog()?;
+        set_meta(&self.conn, "installed", 1)?;
+        self.log_again(&uncaptured)?;
+        let at = Frames::new(self).at;
+        for row in &unsent {
+            if let Some(table) = self.catalog.by_name.get(&row.table.to_ascii_lowercase()) {
+                put_unsent(&self.conn, &mut self.sites, table, row, at)?;
+            }
+        }
+        Ok(UnsentCopy::marked_by(at, unsent))
+    }
+
+    fn newest_unsent(&self) -> Vec<Unsent> {
+        let rows = self.marks.copy.rows().into_iter();
+        let by_key = rows.map(|row| ((row.table.clone(), row.key.clone()), row));
+        by_key.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
+    /// What the raw log has, if that is still there: by name of the table.
+    fn read_uncaptured(&self) -> Result<Vec<(String, Vec<SqlValue>)>> {
+        let columns = log_columns(self.catalog.log_keys);
+        let text = format!(
+            "SELECT table_id, {columns} FROM {} ORDER BY id",
+            triggers::LOG
+        );
+        let Ok(mut statement) = self.conn.prepare(&text) else {
+            return Ok(Vec::new());
+        };
+        let count = statement.column_count();
+        let mut entries = Vec::new();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let table = row.get(0).ok().and_then(|id| self.catalog.by_id.get(&id));
+            if let Some(table) = table.filter(|_| entries.len() < MOST_UNCAPTURED) {
+                let values = (1..count)
+                    .map(|i| row.get(i))
+                    .collect::<rusqlite::Result<_>>()?;
+                entries.push((table.name().to_ascii_lowercase(), values));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn log_again(&self, entries: &[(String, Vec<SqlValue>)]) -> Result<()> {
+        for (name, values) in entries {
+            let Some(table) = self.catalog.by_name.get(name) else {
+                continue;
+            };
+            let places: String = (2..values.len() + 2).map(|i| format!(", ?{i}")).collect();
+            let columns = log_columns(values.len() - 2);
+            let log = triggers::LOG;
+            let text = format!("INSERT INTO {log}(table_id, {columns}) VALUES (?1{places})");
+            let id = SqlValue::Integer(table.id);
+            let all = std::iter::once(&id).chain(values);
+            self.conn
+                .prepare_cached(&text)?
+                .execute(params_from_iter(all))?;
+        }
+        Ok(())
+    }
+
+    fn store_what_is_known(&mut self) -> Result<()> {
+        set_meta(&self.conn, "node_id", self.node as i64)?;
+        let taken = self.settings.node_id.filter(|id| *id != self.node);
+        if let Some(taken) = taken {
+            set_meta(&self.conn, "node_id_taken", taken as i64)?;
+        }
+        if self.joined {
+            set_meta(&self.conn, "joined", 1)?;
+        }
+        let now_ms = self.clock.now_ms();
+        let time_ms = self.bounded_time(self.reservation.believe(now_ms, now_ms));
+        self.reservation.extend(&self.conn, &*self.clock, time_ms)?;
+        self.all_given_is_forgotten(time_ms)
+    }
+}
+
+fn log_columns(keys: usize) -> String {
+    let keys = (1..=keys).map(|i| format!(", k{i}"));
+    ["kind, created_at".to_owned()]
+        .into_iter()
+        .chain(keys)
+        .collect()
+}
+
+/// The version that the row had before its table of versions was dropped, and its mark.
+fn put_unsent(
+    conn: &Connection,
+    sites: &mut Sites,
+    table: &Table,
+    row: &Unsent,
+    at: i64,
+) -> Result<()> {
+    let key = cbor::key_values(&row.key)?;
+    let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+    let mut rows = Rows::new(conn, table)?;
+    let deleted = !rows.exists(&key)?;
+    let hash = match deleted {
+        true => 0,
+        false => rows.stored_hash(&key)?,
+    };
+    let state = State {
+        version: row.version,
+        deleted,
+        exceptions: Exceptions::new(),
+    };
+    rows.put_version(sites, &key, &Stored { state, at, hash })?;
+    put_mark(&rows, &row.key, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_tables::NAMES;
+    use crate::apply::tests::support::{Node, cluster, converge, exchange};
+    use crate::database::DatabaseError;
+
+    const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE w(a, b, v,
+        PRIMARY KEY(a, b))";
+
+    fn drop_tables(node: &Node, which: impl Fn(&str) -> bool) {
+        let list = "SELECT name FROM sqlite_schema WHERE type = 'table'
+                    AND name GLOB '__harmonylite__*' ORDER BY rowid";
+        let mut names = node.app.prepare(list).unwrap();
+        let names = names.query_map([], |r| r.get::<_, String>(0)).unwrap();
+        let names: Vec<String> = names.map(Result::unwrap).collect();
+        for name in names.iter().filter(|name| which(name)) {
+            node.app
+                .execute_batch(&format!("DROP TABLE {name}"))
+                .unwrap();
+        }
+    }
+
+    fn make_again(node: &mut Node) {
+        assert!(node.db.is_changed().unwrap());
+        let refused = node.db.capture().unwrap_err();
+        assert!(matches!(refused, DatabaseError::Dropped), "{refused}");
+        node.db.make_tables_again().unwrap();
+    }
+
+    /// As the streams, read from their start.
+    fn read_again(nodes: &mut [Node]) -> String {
+        nodes
+            .iter_mut()
+            .for_each(|n| n.db.publish_all_again().unwrap());
+        converge(nodes)
+    }
+
+    #[test]
+    fn whatever_is_dropped_the_application_writes_on() {
+        for which in NAMES.iter().map(Some).chain([None]) {
+            let mut n = cluster(2, SCHEMA);
+            n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b'); INSERT INTO w VALUES (1, 'x', 'c')");
+            converge(&mut n);
+            drop_tables(&n[0], |name| which.is_none_or(|which| name == *which));
+            make_again(&mut n[0]);
+            // SQLite looks for a newer schema when it reads, not when a trigger names what is unknown.
+            n[0].rows("SELECT * FROM t");
+            n[0].run("INSERT INTO t VALUES (3, 'd'); UPDATE t SET v = 'new' WHERE id = 1");
+            n[0].run("DELETE FROM t WHERE id = 2");
+            let rows = read_again(&mut n);
+            assert!(
+                rows.contains("new") && rows.contains('d'),
+                "{which:?}: {rows}"
+            );
+            assert_eq!(n[1].rows("SELECT id FROM t"), "i1\ni3", "{which:?}");
+        }
+    }
+
+    /// What others wrote meanwhile wins over what was sent, and what was not sent over what was before.
+    #[test]
+    fn what_was_not_sent_is_kept() {
+        let mut n = cluster(2, SCHEMA);
+        n[0].run(
+            "INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c'); INSERT INTO w VALUES (1, 'x', 'c')",
+        );
+        converge(&mut n);
+        n[0].clock.advance(std::time::Duration::from_secs(10));
+        n[1].clock.advance(std::time::Duration::from_secs(5));
+        n[0].run("UPDATE t SET v = 'unsent' WHERE id = 1; DELETE FROM t WHERE id = 3");
+        n[0].run("UPDATE w SET v = 'unsent, too'");
+        n[0].capture();
+        n[1].run("UPDATE t SET v = 'of another' WHERE id = 2");
+        drop_tables(&n[0], |_| true);
+        make_again(&mut n[0]);
+        read_again(&mut n);
+        for node in &n {
+            assert_eq!(node.rows("SELECT v FROM t"), "t'unsent'\nt'of another'");
+            assert_eq!(node.rows("SELECT v FROM w"), "t'unsent, too'");
+        }
+    }
+
+    #[test]
+    fn what_was_in_the_log_is_captured() {
+        let mut n = cluster(2, SCHEMA);
+        n[0].run("INSERT INTO t VALUES (1, 'a'); INSERT INTO w VALUES (1, 'x', 'c')");
+        converge(&mut n);
+        n[0].run("UPDATE t SET v = 'new'; UPDATE w SET v = 'new, too'");
+        drop_tables(&n[0], |name| name == "__harmonylite___meta");
+        make_again(&mut n[0]);
+        read_again(&mut n);
+        assert_eq!(n[1].rows("SELECT v FROM t"), "t'new'");
+        assert_eq!(n[1].rows("SELECT v FROM w"), "t'new, too'");
+    }
+
+    #[test]
+    fn all_at_once_with_the_triggers() {
+        let mut n = cluster(2, SCHEMA);
+        n[0].run("INSERT INTO t VALUES (1, 'a')");
+        converge(&mut n);
+        n[0].app.execute_batch("BEGIN").unwrap();
+        let list = "SELECT name FROM sqlite_schema WHERE type = 'trigger'";
+        for name in n[0].rows(list).lines() {
+            let name = name.trim_start_matches('t').trim_matches('\'');
+            n[0].app
+                .execute_batch(&format!("DROP TRIGGER \"{name}\""))
+                .unwrap();
+        }
+        drop_tables(&n[0], |_| true);
+        n[0].app
+            .execute_batch("INSERT INTO t VALUES (2, 'b'); COMMIT")
+            .unwrap();
+        make_again(&mut n[0]);
+        n[0].run("INSERT INTO t VALUES (3, 'c')");
+        exchange(&mut n);
+        assert_eq!(n[1].rows("SELECT v FROM t"), "t'a'\nt'b'\nt'c'");
+    }
+}
