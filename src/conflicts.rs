@@ -1,51 +1,81 @@
-//! `harmonylite conflicts`: what [`crate::apply::conflicts`] finds, as text or as JSON.
+//! `harmonylite conflicts`: what [`crate::apply::conflicts`] and [`crate::apply::dangling`] find, as text
+//! or as JSON.
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
-use crate::apply::{Collision, Conflict};
+use crate::apply::{Collision, Conflict, Dangling};
 use crate::model::text::{hex, literal};
 use crate::model::timestamp::shown;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
-/// Writes the displaced rows of the database to `out`.
+/// Writes the displaced rows of the database to `out`, and those that refer to none.
 pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| format!("conflicts in {}: {e}", path.display());
-    let mut written: io::Result<()> = Ok(());
-    let mut count = 0;
-    let mut table = String::new();
-    crate::apply::conflicts(path, &mut |conflict| {
-        let text = match as_json {
-            true => format!(
-                "{}{}",
-                if count == 0 { "[\n" } else { ",\n" },
-                json(&conflict)
-            ),
-            false if table != conflict.table => {
-                format!("table {}\n{}", conflict.table, text(&conflict))
-            }
-            false => text(&conflict),
+    let mut list = List {
+        out,
+        as_json,
+        table: String::new(),
+        count: 0,
+        written: Ok(()),
+    };
+    let mut aside = |c: Conflict| list.add(&c.table, &|| json(&c), &|| text(&c));
+    crate::apply::conflicts(path, &mut aside).map_err(|e| failed(&e))?;
+    if !as_json {
+        let end = match list.count {
+            0 => "no row is kept aside\n".to_owned(),
+            1 => "1 row is kept aside\n".to_owned(),
+            count => format!("{count} rows are kept aside\n"),
         };
-        table.clone_from(&conflict.table);
-        count += 1;
-        if written.is_ok() {
-            written = out.write_all(text.as_bytes());
-        }
-    })
-    .map_err(|e| failed(&e))?;
-    let end = match (as_json, count) {
+        list.write(&end);
+        (list.count, list.table) = (0, String::new());
+    }
+    let mut refers = |d: Dangling| {
+        list.add(&d.table, &|| dangling::json(&d), &|| dangling::text(&d));
+    };
+    crate::apply::dangling(path, &mut refers).map_err(|e| failed(&e))?;
+    let end = match (as_json, list.count) {
         (true, 0) => "[]\n".to_owned(),
         (true, _) => "\n]\n".to_owned(),
-        (false, 0) => "no row is kept aside\n".to_owned(),
-        (false, 1) => "1 row is kept aside\n".to_owned(),
-        (false, count) => format!("{count} rows are kept aside\n"),
+        (false, 0) => String::new(),
+        (false, 1) => "1 row refers to a row that is not there\n".to_owned(),
+        (false, count) => format!("{count} rows refer to rows that are not there\n"),
     };
-    written
-        .and_then(|()| out.write_all(end.as_bytes()))
-        .map_err(|e| format!("writing the conflicts: {e}"))
+    list.write(&end);
+    let written = list.written;
+    written.map_err(|e| format!("writing the conflicts: {e}"))
+}
+
+/// What is written, row by row.
+struct List<'o> {
+    out: &'o mut dyn Write,
+    as_json: bool,
+    /// That of the last row.
+    table: String,
+    count: u64,
+    written: io::Result<()>,
+}
+
+impl List<'_> {
+    fn add(&mut self, table: &str, json: &dyn Fn() -> Json, text: &dyn Fn() -> String) {
+        let text = match self.as_json {
+            true => format!("{}{}", if self.count == 0 { "[\n" } else { ",\n" }, json()),
+            false if self.table != table => format!("table {table}\n{}", text()),
+            false => text(),
+        };
+        table.clone_into(&mut self.table);
+        self.count += 1;
+        self.write(&text);
+    }
+
+    fn write(&mut self, text: &str) {
+        if self.written.is_ok() {
+            self.written = self.out.write_all(text.as_bytes());
+        }
+    }
 }
 
 fn text(conflict: &Conflict) -> String {
@@ -143,5 +173,6 @@ fn value_json(value: Value<'_>) -> Json {
     }
 }
 
+mod dangling;
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "from_go": database.go_events(),
         "triggers_left_out": triggers.left_out().len(),
         "trigger_failures": triggers.failures(),
+        "dangling_rows_seen": database.dangling_seen(),
         "tables": tables(database),
     }))
 }

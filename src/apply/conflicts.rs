@@ -137,7 +137,7 @@ fn conflicts_of_table(
 }
 
 /// Values by the names of their columns, as the user writes them.
-fn named(table: &Table, values: &[OwnedValue]) -> Vec<(String, OwnedValue)> {
+pub(super) fn named(table: &Table, values: &[OwnedValue]) -> Vec<(String, OwnedValue)> {
     let name = |(i, value): (usize, &OwnedValue)| {
         let name = match (i, table.schema.rowid) {
             (0, Some(rowid)) => rowid.to_owned(),
@@ -149,7 +149,11 @@ fn named(table: &Table, values: &[OwnedValue]) -> Vec<(String, OwnedValue)> {
 }
 
 /// The version of a live row.
-fn version(rows: &mut Rows<'_>, sites: &Sites, key: &[OwnedValue]) -> Result<Option<Version>> {
+pub(super) fn version(
+    rows: &mut Rows<'_>,
+    sites: &Sites,
+    key: &[OwnedValue],
+) -> Result<Option<Version>> {
     let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
     let stored = rows.version(sites, &key)?.filter(|s| !s.state.deleted);
     Ok(stored.map(|s| s.state.version))

@@ -19,6 +19,7 @@ use crate::mutation::{self, Mutation};
 mod affinity;
 mod aside;
 mod conflicts;
+mod dangling;
 mod fast;
 mod go_events;
 pub mod held;
@@ -38,6 +39,8 @@ mod twin;
 mod unique;
 
 pub use conflicts::{Collision, Conflict, conflicts};
+pub(crate) use dangling::References;
+pub use dangling::{Dangling, dangling};
 pub(crate) use go_events::GoNodes;
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
 pub use held_drop::{ask_to_drop_held, drop_held, is_asked_to_drop_held};
@@ -225,6 +228,9 @@ impl Database {
                 changed += usize::from(self.apply_joined(table, incoming, &row, frames)?);
                 more = rows.next(&mut row).unwrap_or(false);
             }
+        }
+        if changed > 0 {
+            self.note_dangling(table, nodes, incoming)?;
         }
         Ok(changed)
     }

@@ -8,6 +8,7 @@ mod again;
 mod changes;
 mod check;
 mod clocks;
+mod dangling;
 mod defaults;
 mod eviction;
 mod go_events;

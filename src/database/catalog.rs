@@ -54,6 +54,7 @@ pub struct Catalog {
     /// A table is replicated that was not before.
     has_new: bool,
     kept_from_firing: HashSet<String>,
+    pub references: crate::apply::References,
     /// Whether evictions were noted where that goes by [`super::replacing`].
     pub(super) saw_replacing: bool,
     pub left_alone: Vec<LeftAlone>,
@@ -135,6 +136,7 @@ impl Database {
             .for_each(|doubt| log::warn!("{doubt}"));
         self.forget_local()?;
         self.set_replacing()?;
+        self.read_references()?;
         for name in triggers.keys() {
             self.conn
                 .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;

@@ -85,6 +85,8 @@ pub struct Database {
     syncs_commits: bool,
     pub(crate) damage: damage::Damage,
     pub(crate) apply_triggers: apply_triggers::ApplyTriggers,
+    /// Rows that refer to a deleted one, since the start.
+    pub(crate) dangling_seen: u64,
     pub(crate) ages: crate::snapshot::Ages,
     stop: Arc<AtomicBool>,
     /// Closed after `conn`.
@@ -155,6 +157,7 @@ impl Database {
             syncs_commits: false,
             damage: damage::Damage::default(),
             apply_triggers: Default::default(),
+            dangling_seen: 0,
             ages,
             stop,
             files,

@@ -34,7 +34,7 @@ DELETE FROM __harmonylite___ages;
 DELETE FROM __harmonylite___held_tables;
 DELETE FROM __harmonylite___quarantine;
 DELETE FROM __harmonylite___change_log_global;
-DROP TABLE IF EXISTS __harmonylite___replacing;";
+DELETE FROM __harmonylite___replacing;";
 
 /// A read transaction, and what is in it.
 pub struct View {
