@@ -19,11 +19,14 @@ harmonylite keeps the SQLite databases of many machines the same, over NATS JetS
 usage: harmonylite [flags]
        harmonylite conflicts [-json] [-config FILE]
        harmonylite held [-json] [-drop TABLE] [-config FILE]
+       harmonylite inspect [-json] [-config FILE] [DATABASE]
        harmonylite snapshots [-json] [flags]
        harmonylite restore [-o FILE] [flags]
 
   conflicts            show which rows are kept aside because another has their UNIQUE values
   held                 show which changes wait because they do not fit the tables here, and why
+  inspect              say how each table of the database takes part, or why not, and what of
+                       it is a danger (then it ends with 1); changes nothing, needs no daemon
   snapshots            list the snapshots in the store
   restore              write the newest snapshot to FILE (default: restored.db), as a plain
                        database without anything of ours
@@ -36,7 +39,7 @@ usage: harmonylite [flags]
   -pid-file FILE       write the process id to FILE while the daemon runs, for init scripts
   -version             print the version, and stop
   -help, -h            print this text, and stop
-  -json                for conflicts, held and snapshots: as JSON
+  -json                for conflicts, held, inspect and snapshots: as JSON
   -drop TABLE          for held: give up what is held of TABLE on this node
   -o FILE              for restore: where to, a file that is not there yet
 
@@ -102,6 +105,12 @@ pub enum Command {
         json: bool,
         drop: Option<String>,
     },
+    /// Say how tables take part: of the database given, or of the configuration's.
+    Inspect {
+        config: Option<PathBuf>,
+        json: bool,
+        database: Option<PathBuf>,
+    },
     Version,
     Help,
 }
@@ -142,7 +151,7 @@ const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
 /// The words that may stand among the flags.
-const SUBCOMMANDS: [&str; 4] = ["conflicts", "held", "restore", "snapshots"];
+const SUBCOMMANDS: [&str; 5] = ["conflicts", "held", "inspect", "restore", "snapshots"];
 
 /// Flags whose value is the next word.
 const WITH_VALUE: [&str; 9] = [
@@ -220,6 +229,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             finish(args, "held takes -config, -json and -drop TABLE")?;
             Ok(Command::Held { config, json, drop })
         }
+        Some("inspect") => {
+            let config = config(&mut args)?;
+            let json = args.contains("--json");
+            let database = free_word(&mut args).map(PathBuf::from);
+            finish(args, "inspect takes -config, -json and a database")?;
+            Ok(Command::Inspect {
+                config,
+                json,
+                database,
+            })
+        }
         Some("restore") => {
             let to = value(&mut args, "--o")?.map(PathBuf::from);
             let options = options(&mut args)?;
@@ -254,6 +274,16 @@ fn take_subcommand(words: &mut Vec<OsString>) -> Option<String> {
     let word = word.to_owned();
     words.remove(at);
     Some(word)
+}
+
+/// The next word, if it is no flag. To be asked for when all flags were taken.
+fn free_word(args: &mut Arguments) -> Option<OsString> {
+    let next = args.clone().finish().into_iter().next()?;
+    if next.as_encoded_bytes().starts_with(b"-") {
+        return None;
+    }
+    let taken = args.opt_free_from_os_str(|text| Ok::<_, String>(text.to_owned()));
+    taken.ok().flatten()
 }
 
 fn config(args: &mut Arguments) -> Result<Option<PathBuf>, CliError> {
@@ -299,7 +329,7 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
     }
     if args.contains("--json") {
         return Err(CliError(
-            "-json does not go here: it is for conflicts, held and snapshots".into(),
+            "-json does not go here: it is for conflicts, held, inspect and snapshots".into(),
         ));
     }
     if value(&mut args, "--o")?.is_some() {

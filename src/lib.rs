@@ -41,6 +41,7 @@
 //! - [`db_file`]: whether SQLite is safe where the database file lies.
 //! - [`publisher`], [`consumer`]: the threads.
 //! - [`conflicts`], [`held`]: the commands that show what is displaced, and what is held.
+//! - [`inspect`]: the command that says how each table takes part, and what of it is a danger.
 //! - [`config`], [`cli`], [`logging`], [`output`], [`daemon`]: words in, threads and words out.
 //!
 //! Imports follow that order: `model` knows nobody, `daemon` everybody. NATS is spoken in `stream`
@@ -103,6 +104,7 @@ pub mod db_file;
 pub mod gate;
 pub mod health;
 pub mod held;
+pub mod inspect;
 pub mod lock;
 pub mod logging;
 pub mod mirror;

@@ -9,7 +9,7 @@ use harmonylite::cli::{self, Command, Options};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
 use harmonylite::snapshot::{beside, commands};
-use harmonylite::{conflicts, database, held, lock, mirror, output, thread};
+use harmonylite::{conflicts, database, held, inspect, lock, mirror, output, thread};
 
 fn main() -> ExitCode {
     keep_memory_small();
@@ -63,7 +63,21 @@ fn carry_out(command: Command, out: &mut dyn Write) -> Result<(), String> {
                     writeln!(out, "{text}").map_err(output::failed)?;
                 }
             }
-            writeln!(out, "the configuration is valid").map_err(output::failed)
+            writeln!(out, "the configuration is valid").map_err(output::failed)?;
+            inspect::show_beside_check(&config, out)
+        }
+        Command::Inspect {
+            config,
+            json,
+            database,
+        } => {
+            let config = match (&config, &database) {
+                (None, Some(_)) => None,
+                _ => Some(load(config)?),
+            };
+            let configured = config.as_ref().map(|c| c.db_path.clone());
+            let path = database.or(configured).unwrap_or_default();
+            inspect::show(&path, config.as_ref(), json, out)
         }
         Command::Cleanup(options) => clean_up(&load(options.config)?, out),
         Command::Conflicts { config, json } => conflicts::show(&load(config)?.db_path, json, out),

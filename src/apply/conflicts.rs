@@ -2,12 +2,12 @@
 //! works beside a running daemon and changes nothing.
 
 use std::path::Path;
-use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, params};
 
 use crate::apply::aside::Aside;
 use crate::apply::tuples::{create_probe, rows_with, tuples};
+use crate::database::read_only::ReadOnly;
 use crate::database::rows::Rows;
 use crate::database::schema::Schema;
 use crate::database::selection;
@@ -51,7 +51,7 @@ impl Conflict {
 
 /// Gives every displaced row of the database to `show`, by table and key, as of one moment.
 pub fn conflicts(path: &Path, show: &mut dyn FnMut(Conflict)) -> Result<()> {
-    let conn = open(path)?;
+    let conn = ReadOnly::open(path)?.conn;
     conn.execute_batch("BEGIN")?;
     let ours = "SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite___displaced'";
     if !conn.prepare(ours)?.exists([])? {
@@ -77,17 +77,7 @@ pub fn conflicts(path: &Path, show: &mut dyn FnMut(Conflict)) -> Result<()> {
 }
 
 pub(super) fn open(path: &Path) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || {
-        let conn = Connection::open_with_flags(path, flags)?;
-        conn.busy_timeout(Duration::from_secs(5))?;
-        conn.execute_batch("PRAGMA temp_store = MEMORY")?;
-        Ok(conn)
-    };
-    open().map_err(|source| DatabaseError::Open {
-        path: path.to_owned(),
-        source,
-    })
+    Ok(ReadOnly::open(path)?.conn)
 }
 
 fn conflicts_of_table(

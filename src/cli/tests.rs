@@ -172,6 +172,8 @@ fn words_that_nobody_knows() {
     check_error("-check -cleanup", &["do not go together"]);
     check_error("-json", &["-json does not go here"]);
     check_error("conflicts -check", &["-check does not go here"]);
+    check_error("inspect -check", &["-check does not go here"]);
+    check_error("inspect a.db b.db", &["unexpected argument \"b.db\""]);
     check_error("conflicts later", &["unexpected argument \"later\""]);
     check_error("conflicts conflicts", &["unexpected argument"]);
     check_error("conflicts -json -json", &["-json is given twice"]);
@@ -229,5 +231,32 @@ fn flags_of_the_go_version_are_named() {
             words,
             &["a flag of the Go version that does not exist here"],
         );
+    }
+}
+
+#[test]
+fn inspect_takes_a_database() {
+    for (line, config, json, database) in [
+        ("inspect", None, false, None),
+        ("inspect -json a.db", None, true, Some("a.db")),
+        (
+            "inspect a.db --json -config c.toml",
+            Some("c.toml"),
+            true,
+            Some("a.db"),
+        ),
+        (
+            "-config inspect inspect inspect",
+            Some("inspect"),
+            false,
+            Some("inspect"),
+        ),
+    ] {
+        let expected = Command::Inspect {
+            config: config.map(Into::into),
+            json,
+            database: database.map(Into::into),
+        };
+        assert_eq!(read(line), Ok(expected), "{line}");
     }
 }

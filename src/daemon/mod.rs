@@ -18,7 +18,7 @@ use crate::snapshot::beside;
 use crate::snapshot::thread::Ask;
 use crate::stream::jetstream::stream_name;
 use crate::thread::{Exited, Outcome};
-use crate::{lock, logging, mirror};
+use crate::{inspect, lock, logging, mirror};
 
 mod membership;
 pub mod net;
@@ -114,6 +114,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         config.db_path.display(),
         database.tables().len()
     );
+    inspect::warn(&database);
     let net = net.unwrap_or_else(|| Net::start(config, options, node, &exits));
     let is_awaited = until == Until::SnapshotSaved;
     let keeping = parts::Keeping { asks, is_awaited };

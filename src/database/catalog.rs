@@ -112,7 +112,7 @@ impl Database {
         let mut triggers = self.installed_triggers()?;
         self.catalog.saw_replacing = self.sees_replacing(&mut triggers)?;
         for schema in replicated {
-            match self.is_usable(&schema) {
+            match selection::is_usable(&self.conn, &schema) {
                 Ok(()) => {
                     let table = schema.name.clone();
                     let taken = self.guarded(|db| db.take_in(schema, renumbered, &mut triggers))?;
@@ -122,7 +122,10 @@ impl Database {
                     }
                 }
                 Err(e) if e.is_temporary() => return Err(e),
-                Err(e) => left_alone.push(LeftAlone::unsupported(schema.name, e.to_string())),
+                Err(e) => left_alone.push(LeftAlone::unsupported(
+                    schema.name,
+                    selection::why_unusable(&e),
+                )),
             }
         }
         say_left_alone(&left_alone, &self.catalog.left_alone);

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
 
+use super::read_only::ReadOnly;
 use super::wal::JOURNAL_SIZE_LIMIT;
 use super::write::retry_while_busy;
 use super::{DatabaseError, GoVersion, Result, Settings, own_shape, own_tables};
@@ -128,8 +129,7 @@ pub fn examine(path: &Path) -> Result<Option<String>> {
         path: path.to_owned(),
         source,
     };
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
-    conn.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+    let conn = ReadOnly::open(path)?.conn;
     let go = GoVersion::find(&conn).map_err(open)?;
     let of_go = go.as_ref().map(|go| go.unpublished(&conn)).transpose();
     let names = own_shape::look(&conn).map_err(open)?;

@@ -6,10 +6,13 @@
 
 use rusqlite::Connection;
 
+use crate::apply::create_probe;
 use crate::config::Choice;
 use crate::database::schema::{self, Options, Schema};
 use crate::database::storage::{self, Virtual};
-use crate::database::values;
+use crate::database::table::Table;
+use crate::database::{DatabaseError, triggers, values};
+use crate::model::key::is_known_collation;
 
 /// Why a table is not replicated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,4 +214,36 @@ fn read_one(
         )),
         read => read,
     }
+}
+
+/// Why a table is not usable, without the statement of ours that could not be compiled.
+pub(crate) fn why_unusable(e: &DatabaseError) -> String {
+    match e {
+        DatabaseError::Sqlite(rusqlite::Error::SqlInputError { msg, .. }) => msg.clone(),
+        e => e.to_string(),
+    }
+}
+
+/// Whether SQLite as it is here can read and write the table: an index may need a function or a
+/// collation that only the application has.
+pub(crate) fn is_usable(conn: &Connection, schema: &Schema) -> crate::database::Result<()> {
+    let mut key = schema.key.iter();
+    if let Some(key) = key.find(|k| !is_known_collation(&k.collation)) {
+        return Err(DatabaseError::Unusable(format!(
+            "its key compares by {}, which is not known here",
+            key.collation
+        )));
+    }
+    let table = Table::new(0, schema.clone(), Vec::new());
+    let sql = &table.sql;
+    let scan = table.scan_keys(true, 1);
+    for text in [&sql.get_row, &sql.upsert, &sql.delete_row, &scan] {
+        conn.prepare(text)?;
+    }
+    // SQLite looks at a trigger's body when it fires: one that fails keeps the application from
+    // writing.
+    for text in triggers::trials(schema) {
+        conn.prepare(&text)?;
+    }
+    Ok(create_probe(conn, schema)?)
 }

@@ -95,6 +95,25 @@ pub fn after_trigger_name(sql: &str) -> Option<&str> {
     Some(sql[name.end..].trim_start())
 }
 
+/// The tables, in lower case, that the body of a CREATE TRIGGER statement writes to.
+pub fn written_tables(sql: &str) -> Vec<String> {
+    let all = words(sql);
+    let body = all.iter().position(|w| w == "begin").unwrap_or(all.len());
+    let words = &all[body..];
+    let name_after = |at: usize| {
+        let word = |i: usize| words.get(at + i).map_or("", String::as_str);
+        let action = 2 * usize::from(word(1) == "or");
+        let name = match (word(0), word(action + 1)) {
+            ("insert" | "replace", "into") => action + 2,
+            ("delete", "from") => 2,
+            ("update", _) => action + 1,
+            _ => return None,
+        };
+        Some(word(name).to_owned())
+    };
+    (0..words.len()).filter_map(name_after).collect()
+}
+
 /// What follows the name in a CREATE TABLE statement as SQLite stores it.
 pub fn after_table_name(sql: &str) -> Option<&str> {
     let name = tokens(sql).into_iter().nth(2)?;

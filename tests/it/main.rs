@@ -17,6 +17,7 @@ mod golden;
 mod handled;
 mod health;
 mod held;
+mod inspect;
 mod jwt;
 mod left_out;
 mod limits;

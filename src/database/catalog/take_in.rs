@@ -7,13 +7,11 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params};
 
 use super::{from_cbor, to_cbor};
-use crate::apply::create_probe;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
-use crate::database::{Cause, Compare, Database, DatabaseError, Missing, Result, triggers, values};
+use crate::database::{Cause, Compare, Database, Missing, Result, triggers, values};
 use crate::model::frame::ROWID;
-use crate::model::key::is_known_collation;
 
 /// What is known of a table before its triggers are looked at.
 struct Numbered {
@@ -24,33 +22,6 @@ struct Numbered {
 }
 
 impl Database {
-    /// Whether SQLite as it is here can read and write the table: an index may need a function or a
-    /// collation that only the application has.
-    pub(super) fn is_usable(&self, schema: &Schema) -> Result<()> {
-        if let Some(key) = schema
-            .key
-            .iter()
-            .find(|k| !is_known_collation(&k.collation))
-        {
-            return Err(DatabaseError::Unusable(format!(
-                "its key compares by {}, which is not known here",
-                key.collation
-            )));
-        }
-        let table = Table::new(0, schema.clone(), Vec::new());
-        let sql = &table.sql;
-        let scan = table.scan_keys(true, 1);
-        for text in [&sql.get_row, &sql.upsert, &sql.delete_row, &scan] {
-            self.conn.prepare(text)?;
-        }
-        // SQLite looks at a trigger's body when it fires: one that fails keeps the application from
-        // writing.
-        for text in triggers::trials(schema) {
-            self.conn.prepare(&text)?;
-        }
-        Ok(create_probe(&self.conn, schema)?)
-    }
-
     /// One table: number, versions table, triggers. Takes what is right out of `triggers`.
     pub(super) fn take_in(
         &mut self,

@@ -1,0 +1,228 @@
+//! A connection that looks at a database and leaves everything on disk as it is: no `-wal` and no
+//! `-shm` is made, no frame of the WAL is moved, whether somebody has the database open or not.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::database::{DatabaseError, Result};
+
+/// Where the header says how the file is written: 2 stands for WAL.
+const FORMAT_AT: usize = 18;
+const WAL: u8 = 2;
+
+/// An open database.
+pub(crate) struct ReadOnly {
+    pub conn: Connection,
+    path: PathBuf,
+    /// What the file was like, if it is read without locks.
+    before: Option<State>,
+}
+
+#[derive(PartialEq, Eq)]
+struct State {
+    length: u64,
+    modified: Option<SystemTime>,
+    is_open_elsewhere: bool,
+}
+
+/// How to read the file.
+enum Way {
+    /// With locks, as anybody does. The files beside it are there already, or none is needed.
+    Shared,
+    /// Nobody has it open, and all is in the file itself.
+    Alone,
+    /// Nobody has it open, and a WAL lies beside it whose index would have to be made: it is kept in
+    /// memory, which SQLite does for a connection that locks the file.
+    Locked,
+}
+
+impl ReadOnly {
+    pub fn open(path: &Path) -> Result<ReadOnly> {
+        let failed = |source| DatabaseError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let before = State::of(path);
+        let way = way(path);
+        let conn = connect(path, &way).map_err(failed)?;
+        Ok(ReadOnly {
+            conn,
+            path: path.to_owned(),
+            before: matches!(way, Way::Alone).then_some(before),
+        })
+    }
+
+    /// Whether what was read is as of one moment: without locks, somebody may have opened the
+    /// database and written meanwhile.
+    pub fn is_sound(&self) -> bool {
+        let now = || State::of(&self.path);
+        self.before.as_ref().is_none_or(|before| *before == now())
+    }
+}
+
+impl State {
+    fn of(path: &Path) -> State {
+        let data = std::fs::metadata(path).ok();
+        State {
+            length: data.as_ref().map_or(0, |d| d.len()),
+            modified: data.and_then(|d| d.modified().ok()),
+            is_open_elsewhere: beside(path, "-shm").exists(),
+        }
+    }
+}
+
+fn way(path: &Path) -> Way {
+    let mut header = [0; 100];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    if read.is_err() || header[FORMAT_AT] != WAL {
+        return Way::Shared;
+    }
+    let wal = std::fs::metadata(beside(path, "-wal")).ok();
+    let frames = wal.as_ref().is_some_and(|data| data.len() > 0);
+    match (wal.is_some() && beside(path, "-shm").exists(), frames) {
+        (true, _) => Way::Shared,
+        (false, false) => Way::Alone,
+        (false, true) => Way::Locked,
+    }
+}
+
+fn connect(path: &Path, way: &Way) -> rusqlite::Result<Connection> {
+    let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = match way {
+        Way::Shared => Connection::open_with_flags(path, read_only),
+        Way::Alone => {
+            let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(immutable(path), flags)
+        }
+        Way::Locked => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let conn = Connection::open_with_flags(path, flags)?;
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA wal_autocheckpoint = 0")?;
+            Ok(conn)
+        }
+    }?;
+    conn.busy_timeout(Duration::from_secs(5))?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    conn.execute_batch("PRAGMA temp_store = MEMORY")?;
+    Ok(conn)
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// <https://www.sqlite.org/uri.html>
+fn immutable(path: &Path) -> OsString {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut uri = b"file://".to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(*byte),
+            byte if byte.is_ascii_alphanumeric() => uri.push(*byte),
+            byte => uri.extend(format!("%{byte:02X}").bytes()),
+        }
+    }
+    uri.extend(b"?immutable=1");
+    OsString::from_vec(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names and contents of what is in a folder.
+    fn files(folder: &Path) -> Vec<(OsString, Vec<u8>)> {
+        let list = std::fs::read_dir(folder).unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name(), std::fs::read(entry.path()).unwrap())
+        });
+        let mut files: Vec<_> = list.collect();
+        files.sort();
+        files
+    }
+
+    fn count(path: &Path) -> i64 {
+        let read = ReadOnly::open(path).unwrap();
+        let count = read
+            .conn
+            .query_row("SELECT count(*) FROM t", [], |r| r.get(0));
+        assert!(read.is_sound());
+        count.unwrap()
+    }
+
+    fn app(path: &Path, mode: &str) -> Connection {
+        let app = Connection::open(path).unwrap();
+        app.execute_batch(&format!(
+            "PRAGMA journal_mode = {mode}; CREATE TABLE t(v); INSERT INTO t VALUES (1)"
+        ))
+        .unwrap();
+        app
+    }
+
+    #[test]
+    fn nothing_is_left_behind() {
+        for mode in ["wal", "delete"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a %20?#ü.db");
+            let app = app(&path, mode);
+            assert_eq!(count(&path), 1, "while it is open");
+            app.close().unwrap();
+            let before = files(dir.path());
+            assert_eq!(before.len(), 1);
+            assert_eq!(count(&path), 1);
+            assert!(files(dir.path()) == before, "{mode}");
+        }
+    }
+
+    /// As after a crash, and as copied without its -shm, or without its -wal.
+    #[test]
+    fn what_a_crash_leaves_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let app = app(&path, "wal");
+        let schema_is_in_the_file = "PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t VALUES (2)";
+        app.execute_batch(schema_is_in_the_file).unwrap();
+        for (ends, rows) in [
+            (&["", "-wal", "-shm"][..], 2),
+            (&["", "-wal"], 2),
+            (&["", "-shm"], 1),
+        ] {
+            let copy = tempfile::tempdir().unwrap();
+            let to = copy.path().join("a.db");
+            for end in ends {
+                std::fs::copy(beside(&path, end), beside(&to, end)).unwrap();
+            }
+            let mut before = files(copy.path());
+            assert_eq!(count(&to), rows, "{ends:?}");
+            let mut after = files(copy.path());
+            // The index of the WAL is a cache, whose locks are noted in it.
+            before
+                .iter_mut()
+                .chain(&mut after)
+                .for_each(|(name, bytes)| {
+                    if name == "a.db-shm" {
+                        bytes.clear();
+                    }
+                });
+            assert!(before == after, "{ends:?}");
+        }
+    }
+
+    #[test]
+    fn no_file_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("none.db");
+        assert!(ReadOnly::open(&path).is_err());
+        assert!(files(dir.path()).is_empty());
+    }
+}

@@ -1,0 +1,138 @@
+//! `harmonylite inspect`: how each table of a database takes part, and what of it is a danger, as
+//! text or as JSON. Needs no daemon and changes nothing on disk.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use crate::config::{Config, Tables};
+use crate::database::Database;
+use crate::database::read_only::ReadOnly;
+use crate::output;
+
+mod fed;
+mod report;
+mod text;
+
+pub use report::{Chosen, Report, TableReport};
+
+/// Of the JSON. It is raised when something in it gets another meaning.
+const VERSION: u32 = 1;
+
+/// Without locks, the file may change while it is read: it is read again, so many times.
+const TRIES: usize = 5;
+
+impl<'a> From<&'a Config> for Chosen<'a> {
+    fn from(config: &'a Config) -> Self {
+        Chosen {
+            tables: &config.tables,
+            apply_triggers: &config.apply_triggers,
+            allow_rowid_tables: config.allow_rowid_tables,
+        }
+    }
+}
+
+/// Writes what there is to say of a database. An error if there is a danger, or it cannot be read.
+/// Without a configuration, as with one that has defaults alone.
+pub fn show(
+    path: &Path,
+    config: Option<&Config>,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> Result<(), String> {
+    let defaults = Tables::default();
+    let chosen = config.map_or(
+        Chosen {
+            tables: &defaults,
+            apply_triggers: &[],
+            allow_rowid_tables: true,
+        },
+        Chosen::from,
+    );
+    let report = look(path, &chosen)?;
+    let said = match as_json {
+        true => format!("{:#}\n", json(path, &report)),
+        false => text::text(path, &report),
+    };
+    out.write_all(said.as_bytes()).map_err(output::failed)?;
+    match report.dangers.len() {
+        0 => Ok(()),
+        count => Err(format!("{}: {count} danger(s), see above", path.display())),
+    }
+}
+
+/// The same for `-check`, whatever the dangers are.
+pub fn show_beside_check(config: &Config, out: &mut dyn Write) -> Result<(), String> {
+    if !config.db_path.exists() {
+        return Ok(());
+    }
+    let report = look(&config.db_path, &Chosen::from(config))?;
+    let said = text::text(&config.db_path, &report);
+    out.write_all(said.as_bytes()).map_err(output::failed)
+}
+
+fn look(path: &Path, chosen: &Chosen<'_>) -> Result<Report, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("inspecting {}: {e}", path.display());
+    for _ in 0..TRIES {
+        let read = ReadOnly::open(path).map_err(|e| failed(&e))?;
+        let report = Report::read(&read.conn, chosen);
+        if read.is_sound() {
+            return report.map_err(|e| failed(&e));
+        }
+    }
+    Err(failed(&"it is written all the time: try again"))
+}
+
+/// Says at a daemon's start what of its database is a danger, as far as the catalog did not.
+pub fn warn(database: &Database) {
+    let settings = &database.settings;
+    let chosen = Chosen {
+        tables: &settings.tables,
+        apply_triggers: &settings.apply_triggers,
+        allow_rowid_tables: settings.allow_rowid_tables,
+    };
+    match Report::read(&database.conn, &chosen) {
+        Ok(report) => {
+            let unsaid = report.dangers.iter().filter(|danger| !danger.is_in_catalog);
+            unsaid.for_each(|danger| log::warn!("{}", danger.text));
+        }
+        Err(e) => log::debug!("the schema could not be looked at: {e}"),
+    }
+}
+
+fn json(path: &Path, report: &Report) -> Json {
+    let table = |table: &TableReport| {
+        json!({
+            "table": table.name,
+            "part": table.part(),
+            "reason": table.left_alone.as_ref().map(|left| &left.reason),
+            "key": table.key,
+            "goes_by": table.goes_by(),
+            "natural_key": table.natural_key,
+            "numbers_itself": table.numbers_itself,
+            "needs_sqlite": table.needs.iter().map(|n| n.version).max_by_key(|v| report::order(v)),
+            "features": table.needs.iter().map(|n| n.feature).collect::<Vec<_>>(),
+        })
+    };
+    let trigger = |trigger: &fed::Feeding| {
+        json!({
+            "trigger": trigger.name,
+            "table": trigger.table,
+            "feeds": trigger.feeds,
+            "in_apply_triggers": trigger.is_applied,
+        })
+    };
+    json!({
+        "version": VERSION,
+        "database": path.display().to_string(),
+        "sqlite": rusqlite::version(),
+        "tables": report.tables.iter().map(table).collect::<Vec<_>>(),
+        "triggers": report.feeding.iter().map(trigger).collect::<Vec<_>>(),
+        "dangers": report.dangers.iter().map(|d| &d.text).collect::<Vec<_>>(),
+        "configuration": report.lines,
+    })
+}
+
+#[cfg(test)]
+mod tests;

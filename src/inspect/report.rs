@@ -1,0 +1,286 @@
+//! What there is to say of a database.
+
+use rusqlite::Connection;
+
+use super::fed::{self, Feeding};
+use crate::config::Tables;
+use crate::database::schema::{Schema, quote};
+use crate::database::selection::{self, Kind, LeftAlone};
+use crate::database::{Result, storage};
+
+/// What the configuration says of tables.
+pub struct Chosen<'a> {
+    pub tables: &'a Tables,
+    pub apply_triggers: &'a [String],
+    pub allow_rowid_tables: bool,
+}
+
+/// See the module's head.
+pub struct Report {
+    /// By name, those that are replicated first.
+    pub tables: Vec<TableReport>,
+    pub(super) feeding: Vec<Feeding>,
+    pub(super) dangers: Vec<Danger>,
+    /// Lines for the configuration.
+    pub lines: Vec<String>,
+}
+
+/// How a table takes part.
+pub struct TableReport {
+    pub name: String,
+    /// None: it is replicated.
+    pub left_alone: Option<LeftAlone>,
+    /// Columns of the key by which its rows go. Empty if it is not replicated, or has none.
+    pub key: Vec<String>,
+    /// NOT NULL columns of a UNIQUE index, besides the key.
+    pub natural_key: Option<Vec<String>>,
+    /// SQLite chooses the key of a row that is inserted without.
+    pub numbers_itself: bool,
+    pub needs: Vec<Need>,
+}
+
+/// Something in the schema that not every SQLite has.
+pub struct Need {
+    pub feature: &'static str,
+    pub version: &'static str,
+}
+
+/// Something that makes nodes differ or rows get lost.
+pub(super) struct Danger {
+    pub text: String,
+    /// A daemon says it when it reads the catalog.
+    pub is_in_catalog: bool,
+}
+
+/// The application gives its rows numbers of its own, if one is as large as this.
+const OWN_NUMBERS: i64 = 1 << 40;
+
+impl Report {
+    pub fn read(conn: &Connection, chosen: &Chosen<'_>) -> Result<Report> {
+        let choose = |table: &str, columns: &[&str]| chosen.tables.choose(table, columns);
+        let selection = selection::read(conn, &choose, chosen.allow_rowid_tables)?;
+        let (mut tables, mut left_alone) = (Vec::new(), selection.left_alone);
+        for schema in selection.replicated {
+            match selection::is_usable(conn, &schema) {
+                Ok(()) => tables.push(TableReport::replicated(conn, &schema)?),
+                Err(e) if e.is_temporary() => return Err(e),
+                Err(e) => left_alone.push(LeftAlone::unsupported(
+                    schema.name,
+                    selection::why_unusable(&e),
+                )),
+            }
+        }
+        tables.extend(left_alone.into_iter().map(TableReport::left_alone));
+        let feeding = fed::feeding(conn, &tables, chosen.apply_triggers)?;
+        let missing = fed::missing(conn, chosen.apply_triggers)?;
+        let mut report = Report {
+            lines: lines(conn, &feeding, chosen)?,
+            dangers: Vec::new(),
+            tables,
+            feeding,
+        };
+        report.find_dangers(&missing);
+        let doubts = selection
+            .doubts
+            .iter()
+            .map(|doubt| Danger::said(doubt.to_string()));
+        report.dangers.extend(doubts);
+        Ok(report)
+    }
+
+    fn find_dangers(&mut self, missing: &[String]) {
+        let named = |which: &dyn Fn(&TableReport) -> bool| {
+            let tables = self.tables.iter().filter(|table| which(table));
+            let names: Vec<&str> = tables.map(|table| table.name.as_str()).collect();
+            (!names.is_empty()).then(|| names.join(", "))
+        };
+        let mut dangers = Vec::new();
+        if let Some(names) = named(&|t| t.left_alone.is_none() && t.key.is_empty()) {
+            dangers.push(Danger::said(format!(
+                "without a primary key, rows go by rowid: two that two nodes insert before they \
+                 hear of each other take each other's place: {names}"
+            )));
+        }
+        if let Some(names) = named(&|table| table.numbers_itself) {
+            dangers.push(Danger::new(format!(
+                "SQLite numbers the rows: two nodes that insert before they hear of each other may \
+                 give two rows one number, and one is lost; keys that differ by node (UUIDs, random \
+                 numbers, ranges) do not: {names}"
+            )));
+        }
+        for table in &self.tables {
+            if let Some(left) = table
+                .left_alone
+                .as_ref()
+                .filter(|l| l.kind == Kind::Unsupported)
+            {
+                let text = format!("table {} cannot be replicated: {}", left.table, left.reason);
+                dangers.push(Danger::said(text));
+            }
+        }
+        let is_virtual = |name: &String| {
+            let mut tables = self.tables.iter();
+            tables.any(|table| table.name == *name && table.is_virtual())
+        };
+        for trigger in self.feeding.iter().filter(|t| !t.is_applied) {
+            let fed = trigger.feeds.iter().filter(|name| is_virtual(name));
+            let fed: Vec<&str> = fed.map(String::as_str).collect();
+            if !fed.is_empty() {
+                dangers.push(Danger::new(format!(
+                    "trigger {} of table {} feeds {}, and does not run for changes that arrive: \
+                     name it in apply_triggers",
+                    trigger.name,
+                    trigger.table,
+                    fed.join(", ")
+                )));
+            }
+        }
+        for name in missing {
+            dangers.push(Danger::said(format!(
+                "apply_triggers names {name}, and there is no such trigger"
+            )));
+        }
+        self.dangers = dangers;
+    }
+}
+
+impl Danger {
+    fn new(text: String) -> Danger {
+        Danger {
+            text,
+            is_in_catalog: false,
+        }
+    }
+
+    fn said(text: String) -> Danger {
+        Danger {
+            text,
+            is_in_catalog: true,
+        }
+    }
+}
+
+impl TableReport {
+    fn left_alone(left: LeftAlone) -> TableReport {
+        TableReport {
+            name: left.table.clone(),
+            left_alone: Some(left),
+            key: Vec::new(),
+            natural_key: None,
+            numbers_itself: false,
+            needs: Vec::new(),
+        }
+    }
+
+    fn replicated(conn: &Connection, schema: &Schema) -> Result<TableReport> {
+        let key: Vec<String> = match schema.rowid {
+            Some(_) => Vec::new(),
+            None => schema.key.iter().map(|k| k.name.clone()).collect(),
+        };
+        let is_rowid = schema.key_is_rowid && !key.is_empty();
+        Ok(TableReport {
+            natural_key: natural_key(schema),
+            numbers_itself: is_rowid && !has_own_numbers(conn, schema)?,
+            needs: needs(conn, schema)?,
+            left_alone: None,
+            name: schema.name.clone(),
+            key,
+        })
+    }
+
+    /// As it is said in JSON and as the heading of a list.
+    pub fn part(&self) -> &'static str {
+        let left = self.left_alone.as_ref();
+        left.map_or("replicated", |left| left.kind.name())
+    }
+
+    /// What the rows go by.
+    pub fn goes_by(&self) -> Option<&'static str> {
+        match (&self.left_alone, self.key.is_empty()) {
+            (Some(_), _) => None,
+            (None, true) => Some("rowid"),
+            (None, false) => Some("primary key"),
+        }
+    }
+
+    fn is_virtual(&self) -> bool {
+        let left = self.left_alone.as_ref();
+        left.is_some_and(|left| left.kind == Kind::Virtual)
+    }
+}
+
+/// The columns of the first UNIQUE index over NOT NULL columns alone.
+fn natural_key(schema: &Schema) -> Option<Vec<String>> {
+    let is_not_null = |name: &String| {
+        let mut columns = schema.columns.iter();
+        columns.any(|c| c.name.eq_ignore_ascii_case(name) && c.not_null)
+    };
+    let columns = schema
+        .unique
+        .iter()
+        .filter_map(|index| index.columns.as_ref());
+    let mut natural = columns.filter(|columns| columns.iter().all(is_not_null));
+    natural.next().cloned()
+}
+
+fn has_own_numbers(conn: &Connection, schema: &Schema) -> Result<bool> {
+    let text = format!(
+        "SELECT max({}) FROM {}",
+        schema.column_sql(0),
+        quote(&schema.name)
+    );
+    let max: Option<i64> = conn.query_row(&text, [], |r| r.get(0))?;
+    Ok(max.is_some_and(|max| max >= OWN_NUMBERS))
+}
+
+fn needs(conn: &Connection, schema: &Schema) -> Result<Vec<Need>> {
+    let text = "SELECT strict, wr FROM pragma_table_list(?1) WHERE schema = 'main'";
+    let mut list = conn.prepare_cached(text)?;
+    let (strict, without_rowid): (bool, bool) =
+        list.query_row([&schema.name], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    let mut indexes = conn.prepare_cached(
+        "SELECT ifnull(max(l.partial), 0), ifnull(max(x.cid = -2), 0)
+         FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x WHERE x.key",
+    )?;
+    let (partial, expression): (bool, bool) =
+        indexes.query_row([&schema.name], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    let all = [
+        (strict, "STRICT", "3.37.0"),
+        (!schema.generated.is_empty(), "generated columns", "3.31.0"),
+        (expression, "an index over an expression", "3.9.0"),
+        (without_rowid, "WITHOUT ROWID", "3.8.2"),
+        (partial, "a partial index", "3.8.0"),
+    ];
+    let has = all.into_iter().filter(|(has, ..)| *has);
+    Ok(has
+        .map(|(_, feature, version)| Need { feature, version })
+        .collect())
+}
+
+/// A version's numbers, to be compared.
+pub(super) fn order(version: &str) -> Vec<u32> {
+    version.split('.').filter_map(|n| n.parse().ok()).collect()
+}
+
+/// What to write into the configuration: triggers that feed what HarmonyLite can write to.
+fn lines(
+    conn: &Connection,
+    feeding: &[Feeding],
+    chosen: &Chosen<'_>,
+) -> rusqlite::Result<Vec<String>> {
+    let virtuals = storage::virtual_tables(conn)?;
+    let is_known = |name: &String| {
+        let of = virtuals.iter().find(|v| v.name == *name);
+        of.is_some_and(|v| v.is_known)
+    };
+    let missing: Vec<String> = feeding
+        .iter()
+        .filter(|trigger| !trigger.is_applied && trigger.feeds.iter().any(is_known))
+        .map(|trigger| trigger.name.clone())
+        .collect();
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all: Vec<&String> = chosen.apply_triggers.iter().chain(&missing).collect();
+    Ok(vec![format!("apply_triggers = {all:?}")])
+}
