@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that CI runs: format, lints, all tests, against the newest nats-server and Debian's,
-# and the example. Installs what is missing, as root or with sudo; with all there, needs neither.
+# and the examples. Installs what is missing, as root or with sudo; with all there, needs neither.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -21,6 +21,7 @@ perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || install_packages perl
 need openssl openssl
 need pip3 python3-pip
 need shellcheck shellcheck
+need curl curl
 need busybox busybox-static
 for tool in rustfmt clippy; do
   cargo "${tool#rust}" --version >/dev/null 2>&1 || rustup component add "$tool"
@@ -63,7 +64,8 @@ proof=0
 scripts/proof.sh || proof=$?
 [ "$proof" = 0 ] || [ "$proof" = 77 ]
 
-step "The example"
+step "The examples"
 examples/run-cluster.sh --once
+examples/run-pocketbase.sh --once
 
 step "All is well$([ "$proof" = 0 ] || echo ", but not all can run here: see what was skipped")"
