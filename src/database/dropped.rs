@@ -20,7 +20,7 @@ use super::rows::Rows;
 use super::sites::Sites;
 use super::table::Table;
 use super::write::retry_while_busy;
-use super::{Database, Result, triggers};
+use super::{Database, Result, journal, triggers};
 use crate::capture::{Frames, Unsent, UnsentCopy, put_mark};
 use crate::database::rows::Stored;
 use crate::model::cbor;
@@ -222,6 +222,7 @@ impl Database {
         if self.joined {
             set_meta(&self.conn, "joined", 1)?;
         }
+        journal::note_mode(&self.conn, &self.settings.path)?;
         let now_ms = self.clock.now_ms();
         let time_ms = self.bounded_time(self.reservation.believe(now_ms, now_ms));
         self.reservation.extend(&self.conn, &*self.clock, time_ms)?;

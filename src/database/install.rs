@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use super::read_only::ReadOnly;
 use super::wal::JOURNAL_SIZE_LIMIT;
 use super::write::retry_while_busy;
-use super::{DatabaseError, GoVersion, Result, Settings, own_shape, own_tables};
+use super::{DatabaseError, GoVersion, Result, Settings, journal, own_shape, own_tables};
 
 /// The table that tells that HarmonyLite is at home in a database.
 const META: &str = "__harmonylite___meta";
@@ -22,18 +22,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
         conn.set_prepared_statement_cache_capacity(256);
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
-        let mode: String = conn.query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
-        if mode != "wal" {
-            // Fails while the application is inside a transaction: works without, only slower.
-            let set: rusqlite::Result<String> =
-                conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0));
-            if set.as_deref() != Ok("wal") {
-                log::warn!(
-                    "{} stays in journal mode {mode}; WAL is better",
-                    path.display()
-                );
-            }
-        }
+        journal::set_wal(&conn, path)?;
         conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY")?;
         conn.execute_batch(JOURNAL_SIZE_LIMIT)?;
         // Tables of ours are renamed whatever is wrong with the application's views.

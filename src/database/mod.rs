@@ -27,6 +27,7 @@ mod error;
 mod files;
 mod go_version;
 mod install;
+mod journal;
 mod noted;
 mod own_shape;
 pub mod own_tables;
@@ -135,6 +136,7 @@ impl Database {
             joined = true;
         }
         let node = node_id(&conn, settings.node_id)?;
+        journal::note_mode(&conn, &settings.path)?;
         let sites = Sites::load(&conn)?;
         let reservation = Reservation::load(&conn, &*clock)?;
         let positions = crate::apply::Positions::load(&conn)?;

@@ -272,3 +272,29 @@ fn our_tables_are_dropped_one_by_one() {
     assert_eq!(rows.len(), 22);
     assert!(cluster.nodes[0].log().contains("are made again"));
 }
+
+/// The application sets it at each of its starts.
+#[test]
+fn a_journal_mode_that_the_application_wants() {
+    let mut cluster = one_node();
+    let node = &mut cluster.nodes[0];
+    let set = |node: &Node| -> rusqlite::Result<String> {
+        let app = node.open();
+        app.query_row("PRAGMA journal_mode = DELETE", [], |r| r.get(0))
+    };
+    assert!(set(node).is_err(), "as README says");
+    node.stop();
+    assert_eq!(set(node).as_deref(), Ok("delete"));
+    node.start();
+    node.until_log("it is left in that");
+    assert_eq!(set(node).as_deref(), Ok("delete"));
+    insert(node, 2);
+    until("it is sent", || node.is_quiet().then_some(()));
+    assert_eq!(set(node).as_deref(), Ok("delete"));
+    // And back.
+    node.execute("PRAGMA journal_mode = WAL");
+    insert(node, 3);
+    until("it is sent", || node.is_quiet().then_some(()));
+    fs::remove_file(node.file("app.db-wal")).unwrap();
+    assert_ends(node, "app.db-wal was removed");
+}
