@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
+use crate::apply::gave_way;
 use crate::apply::held::Place;
 use crate::apply::unique::is_collision;
 use crate::capture::{Frames, is_late};
@@ -206,12 +207,20 @@ impl Database {
                 if state.deleted { 0 } else { hash }
             }
         };
+        let old = stored.as_ref().map_or(0, |s| s.hash);
         let stored = Stored {
             state: state.clone(),
             at,
             hash,
         };
         rows.put_version(&mut self.sites, key, &stored)?;
+        gave_way::note(
+            &mut self.gave_way,
+            table,
+            joined.before.as_ref(),
+            old,
+            &stored,
+        );
         Ok(joined)
     }
 }

@@ -87,6 +87,8 @@ pub struct Database {
     syncs_commits: bool,
     pub(crate) damage: damage::Damage,
     pub(crate) apply_triggers: apply_triggers::ApplyTriggers,
+    /// What this node's rows lost while it joined.
+    pub(crate) gave_way: crate::apply::GaveWay,
     /// Rows that refer to a deleted one, since the start.
     pub(crate) dangling_seen: u64,
     pub(crate) ages: crate::snapshot::Ages,
@@ -160,6 +162,7 @@ impl Database {
             syncs_commits: false,
             damage: damage::Damage::default(),
             apply_triggers: Default::default(),
+            gave_way: Default::default(),
             dangling_seen: 0,
             ages,
             stop,

@@ -145,7 +145,10 @@ impl Merge {
         self.at = at;
         self.rows = rows;
         let done = self.at == Progress::Done;
-        db.joined |= done;
+        if done && !db.joined {
+            db.joined = true;
+            db.say_what_gave_way()?;
+        }
         Ok((done, captured))
     }
 
@@ -380,6 +383,6 @@ impl Database {
     pub fn found(&mut self) -> Result<()> {
         self.write(|db| Ok(set_meta(&db.conn, "joined", 1)?))?;
         self.joined = true;
-        Ok(())
+        self.say_what_gave_way()
     }
 }

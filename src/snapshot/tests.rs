@@ -11,6 +11,7 @@ use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 
 mod copying;
 mod forgetting;
+mod gave_way;
 mod hostile;
 mod included;
 mod keeping;
