@@ -33,8 +33,9 @@ pub struct Consumer {
     broker: Arc<dyn Broker>,
     shard: u32,
     stream: String,
-    /// As [`crate::health`] calls what is done here.
+    /// As [`crate::health`] calls what is done here, and that all nodes read this stream.
     subject: String,
+    one_stream: String,
     stop: Receiver<()>,
     backoff: Backoff,
     /// Tries to connect that may fail in a row; none = for ever.
@@ -53,12 +54,14 @@ pub fn start(
 ) -> JoinHandle<()> {
     let stream = broker.stream(shard);
     let subject = format!("reading {stream}");
+    let one_stream = format!("{stream}, one for all");
     let consumer = Consumer {
         gate,
         broker,
         shard,
         stream,
         subject,
+        one_stream,
         stop,
         backoff,
         retries,
@@ -209,6 +212,9 @@ impl Consumer {
                 }
                 fetched => fetched?,
             };
+            if let Some(text) = reader.other_streams() {
+                self.gate.health.ails(&self.one_stream, &text);
+            }
             if !messages.is_empty() && !self.gate.may_read(&self.stop) {
                 return Err(Pause::Stopped);
             }
@@ -229,6 +235,7 @@ impl Consumer {
     fn state(&self, reader: &mut dyn Reader) -> Result<StreamState, Pause> {
         let state = reader.state()?;
         self.gate.heard_of(&state);
+        self.gate.health.works(&self.one_stream);
         if let Some(now_ms) = state.now_ms {
             self.gate.enter().database.heard_broker_time(now_ms);
         }

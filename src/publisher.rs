@@ -63,6 +63,7 @@ const CUT_EVERY: Duration = Duration::from_secs(60);
 /// As [`crate::health`] calls what is done here.
 const CONNECTING: &str = "connecting";
 const PUBLISHING: &str = "publishing";
+const ONE_STREAM: &str = "publishing, to one stream for all";
 
 /// zstd's fastest level: frames are small and latency counts.
 const COMPRESSION_LEVEL: i32 = 1;
@@ -543,6 +544,11 @@ impl Publisher {
         // What could not be sent may have been overtaken: then no acknowledgement comes.
         if is_told && self.link.as_ref().is_some_and(Link::is_idle) {
             self.gate.health.works(PUBLISHING);
+        }
+        match self.link.as_ref().map(|link| link.writer.other_streams()) {
+            Some(Some(text)) => self.gate.health.ails(ONE_STREAM, &text),
+            Some(None) => self.gate.health.works(ONE_STREAM),
+            None => {}
         }
         if self.mirror.write(&sequences) {
             self.gate.poke_keeper();

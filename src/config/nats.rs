@@ -36,6 +36,8 @@ pub struct Nats {
     pub ca_file: Option<PathBuf>,
     /// Certificate and key of this client.
     pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// The JetStream domain to use on `urls`; none: the server's own.
+    pub jetstream_domain: Option<String>,
     /// Attempts after the first before giving up; none: try for ever.
     pub connect_retries: Option<u32>,
     pub reconnect_wait: Duration,
@@ -65,6 +67,7 @@ impl Nats {
             user_password,
             ca_file: file_or_alias(section, "ca_file"),
             client_cert: read_client_cert(section),
+            jetstream_domain: section.parsed("jetstream_domain", "", domain),
             connect_retries: (retries > 0).then_some(retries),
             reconnect_wait: read_reconnect_wait(section),
         }
@@ -142,6 +145,14 @@ pub(super) fn max_bytes(section: &Section) -> Option<u64> {
         section.note("max_bytes", text);
     }
     (bytes > 0).then_some(bytes)
+}
+
+/// A token of a subject; absent and empty are the same.
+fn domain(text: &str) -> Result<Option<String>, String> {
+    match text {
+        "" => Ok(None),
+        text => name(text).map(Some),
+    }
 }
 
 /// The name of a stream or bucket.

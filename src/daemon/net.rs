@@ -66,6 +66,7 @@ pub fn client_options(nats: &Nats, name: &str) -> ClientOptions {
         ca_file: nats.ca_file.clone(),
         cert_file,
         key_file,
+        domain: nats.jetstream_domain.clone(),
     }
 }
 

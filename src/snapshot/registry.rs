@@ -93,7 +93,7 @@ impl KeyValueRegistry {
     ) -> Result<Self, StreamError> {
         let (meta, lease) = (meta_bucket(stream_prefix), format!("{stream_prefix}-lease"));
         KeyValue::ensure_bucket(&client, &lease, replicas, Some(leader_ttl))?;
-        let inbox = client.watch(&format!("$KV.{meta}"))?;
+        let inbox = KeyValue::watch(&client, &meta)?;
         Ok(KeyValueRegistry {
             client,
             prefix: stream_prefix.to_owned(),

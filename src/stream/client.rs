@@ -58,6 +58,8 @@ pub struct ClientOptions {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// The JetStream domain to use, where that is not the server's own.
+    pub domain: Option<String>,
 }
 
 impl fmt::Debug for ClientOptions {
@@ -71,6 +73,7 @@ impl fmt::Debug for ClientOptions {
             .field("ca_file", &self.ca_file)
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
+            .field("domain", &self.domain)
             .finish()
     }
 }
@@ -111,6 +114,8 @@ pub struct Client {
     greeting: Greeting,
     replies: Inbox,
     next_request: Cell<u64>,
+    /// See [`ClientOptions::domain`].
+    domain: Option<String>,
 }
 
 impl Client {
@@ -127,6 +132,7 @@ impl Client {
         link: Link,
         connection: nats::Connection,
         greeting: Greeting,
+        domain: Option<String>,
     ) -> Result<Client, StreamError> {
         let replies = link.begin(connection)?;
         Ok(Client {
@@ -134,7 +140,29 @@ impl Client {
             greeting,
             replies,
             next_request: Cell::new(0),
+            domain,
         })
+    }
+
+    /// The subject of a JetStream API call such as `STREAM.INFO.x`.
+    pub(super) fn api_subject(&self, call: &str) -> String {
+        match &self.domain {
+            Some(domain) => format!("$JS.{domain}.API.{call}"),
+            None => format!("$JS.API.{call}"),
+        }
+    }
+
+    /// How to publish to a subject below `$KV`, which does not pass between domains.
+    pub(super) fn key_subject(&self, subject: &str) -> String {
+        match self.domain {
+            Some(_) => self.api_subject(subject),
+            None => subject.to_owned(),
+        }
+    }
+
+    /// Whether another domain than the server's own is used.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.domain.is_some()
     }
 
     /// Largest message the server takes, headers included, in bytes.
@@ -300,7 +328,7 @@ impl Client {
         } else {
             body.to_string()
         };
-        let (subject, answer) = (format!("$JS.API.{call}"), Answer::ReplyOrAskAgain);
+        let (subject, answer) = (self.api_subject(call), Answer::ReplyOrAskAgain);
         let message = self.request_message(&subject, &[], body.as_bytes(), API_TIMEOUT, answer)?;
         self.read_reply(&subject, message)
     }

@@ -135,7 +135,7 @@ fn open(
             }
             other => other,
         })?;
-    Client::open(link, connection, greeting)
+    Client::open(link, connection, greeting, options.domain.clone())
 }
 
 /// Reads the server's first line on a connection of its own.

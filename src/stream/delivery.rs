@@ -24,7 +24,12 @@ pub(super) fn is_of(consumer: &str, message: &nats::Message) -> bool {
 
 /// `Nats-Msg-Id` of a message as a consumer delivers it.
 pub(super) fn id(message: &nats::Message) -> Option<String> {
-    message.headers.as_ref()?.get("Nats-Msg-Id").cloned()
+    text(message, "Nats-Msg-Id").map(str::to_owned)
+}
+
+/// A header of a message as a consumer delivers it.
+pub(super) fn text<'m>(message: &'m nats::Message, name: &str) -> Option<&'m str> {
+    message.headers.as_ref()?.get(name).map(String::as_str)
 }
 
 /// A header of a stored message, as the API returns it.

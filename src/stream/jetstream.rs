@@ -203,7 +203,11 @@ pub(super) fn differences(have: &Map<String, Value>, wanted: &Map<String, Value>
 
 /// What the stream `name` holds now.
 pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamError> {
-    let info = stream_info(client, name)?;
+    Ok(state_in(&stream_info(client, name)?))
+}
+
+/// The same, as the API answers it.
+pub(super) fn state_in(info: &Value) -> StreamState {
     let number = |key: &str| info["state"][key].as_u64().unwrap_or(0);
     let last = number("last_seq");
     // A stream that never held a message says 0 for both.
@@ -213,7 +217,7 @@ pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamEr
         number("first_seq")
     };
     let created = info["created"].as_str().unwrap_or_default().to_string();
-    Ok(StreamState {
+    StreamState {
         first,
         last,
         created,
@@ -221,7 +225,7 @@ pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamEr
         max_bytes: info["config"]["max_bytes"]
             .as_u64()
             .filter(|&bytes| bytes > 0),
-    })
+    }
 }
 
 /// `Nats-Msg-Id` of the message at `sequence`: `Ok(None)` if there is no such message.
@@ -263,11 +267,11 @@ fn id_without_body(
         return Ok(None);
     };
     let name = created["name"].as_str().unwrap_or_default();
-    let call = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}");
+    let call = client.api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{name}"));
     let body = br#"{"batch":1,"no_wait":true}"#;
     let next = client.request_message(&call, &[], body, API_TIMEOUT, Answer::From(name))?;
     // Sparing the server to keep it; whether it arrives does not matter.
-    let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
+    let call = client.api_subject(&format!("CONSUMER.DELETE.{stream}.{name}"));
     client.publish(&call, None, &[], b"")?;
     let origin = next.reply.as_deref().and_then(Origin::parse);
     let is_it = origin.is_some_and(|o| o.consumer == name && o.sequence == sequence);

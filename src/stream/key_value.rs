@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::client::{API_TIMEOUT, ApiError, Client};
+use super::client::{API_TIMEOUT, ApiError, Client, Inbox};
 use super::delivery::header;
 use super::jetstream::{code, create_stream, differences};
 use super::{StreamError, base64};
@@ -76,6 +76,15 @@ impl<'a> KeyValue<'a> {
     /// A bucket that was ensured before.
     pub fn open(client: &'a Client, bucket: &'a str) -> KeyValue<'a> {
         KeyValue { client, bucket }
+    }
+
+    /// Something for every write to `bucket` from now on. What is written to a bucket of another
+    /// domain does not pass to where this client is: its writers leave word beside it.
+    pub fn watch(client: &Client, bucket: &str) -> Result<Inbox, StreamError> {
+        match client.is_elsewhere() {
+            true => client.watch(bucket),
+            false => client.watch(&format!("$KV.{bucket}")),
+        }
     }
 
     /// Value and revision of `key`, if there is one.
@@ -191,8 +200,14 @@ impl<'a> KeyValue<'a> {
         headers: &[(&str, &str)],
         value: &[u8],
     ) -> Result<Result<Value, ApiError>, StreamError> {
-        self.client
-            .ask(&self.subject(key)?, headers, value, API_TIMEOUT)
+        let subject = self.client.key_subject(&self.subject(key)?);
+        let written = self.client.ask(&subject, headers, value, API_TIMEOUT)?;
+        if written.is_ok() && self.client.is_elsewhere() {
+            // For those who watch; a loss costs them time, and nothing else.
+            let word = format!("{}.{key}", self.bucket);
+            self.client.publish(&word, None, &[], b"")?;
+        }
+        Ok(written)
     }
 
     fn subject(&self, key: &str) -> Result<String, StreamError> {

@@ -9,6 +9,7 @@
 //! client       one connection (link: its one life; connect: its beginning; credentials: what it
 //!              presents), requests
 //! jetstream    the shards' streams: names, settings, state    limits   of the account
+//! domains      several streams that take one subject
 //! writer       impl Writer: publish and acknowledge     reader   impl Reader: pull in order
 //! key_value    a NATS KV bucket                         server   the supervised nats-server
 //! object_store a NATS object-store bucket
@@ -27,6 +28,7 @@ pub mod client;
 mod connect;
 mod credentials;
 mod delivery;
+mod domains;
 pub mod jetstream;
 pub mod key_value;
 pub(crate) mod limits;
@@ -130,6 +132,10 @@ pub trait Writer: Send {
     fn flush(&mut self);
     /// Where acknowledgements arrive. Closed when the connection is gone.
     fn acks(&self) -> &Receiver<Ack>;
+    /// What is wrong if other streams take the same messages as well; nothing if none was heard of.
+    fn other_streams(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Reads one shard's stream in order. Does not acknowledge: the position is the reader's own.
@@ -147,6 +153,10 @@ pub trait Reader: Send {
         wait: Duration,
         stop: &Receiver<()>,
     ) -> Result<Vec<Message>, StreamError>;
+    /// As [`Writer::other_streams`], from messages that came since the last look at the state.
+    fn other_streams(&self) -> Option<String> {
+        None
+    }
     /// `Nats-Msg-Id` of the message at `sequence`: `Ok(None)` if there is no such message.
     fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError>;
 }

@@ -28,7 +28,8 @@ use serde_json::{Value, json};
 
 use super::client::{API_TIMEOUT, Client, Inbox};
 use super::delivery::{self, Origin, status};
-use super::jetstream::{message_id, stream_info, stream_state};
+use super::domains::{self, Foreign};
+use super::jetstream::{message_id, state_in, stream_info};
 use super::{FIRST_WINDOW, Message, QUICK, Reader, StreamError, StreamState, at_slowest};
 use crate::model::frame::MAX_MESSAGE_BYTES;
 use silence::{Silence, Verdict};
@@ -101,6 +102,11 @@ pub struct JetStreamReader {
     pulls: u64,
     /// For the next pull.
     pull_bytes: usize,
+    /// The stream's domain and last message when its state was asked: what is older may be from when
+    /// the domain had another name.
+    domain: Option<String>,
+    old: u64,
+    foreign: Foreign,
     /// Consumers given up since the last message.
     oddities: usize,
     silence: Silence,
@@ -119,6 +125,9 @@ impl JetStreamReader {
             consumer: None,
             pulls: 0,
             pull_bytes: FIRST_WINDOW,
+            domain: None,
+            old: u64::MAX,
+            foreign: Foreign::default(),
             oddities: 0,
             silence: Silence::default(),
             silent: never(),
@@ -162,8 +171,9 @@ impl JetStreamReader {
 
     /// Spares the server five minutes of keeping a consumer; whether that arrives does not matter.
     fn forget(&self, consumer: &str) -> Result<(), StreamError> {
-        let call = format!("$JS.API.CONSUMER.DELETE.{}.{consumer}", self.stream);
-        self.client.publish(&call, None, &[], b"")
+        let call = format!("CONSUMER.DELETE.{}.{consumer}", self.stream);
+        let subject = self.client.api_subject(&call);
+        self.client.publish(&subject, None, &[], b"")
     }
 
     /// The same in place of one that failed. Made first and looked at the stream then: what happens
@@ -238,11 +248,9 @@ impl JetStreamReader {
             "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
         });
         self.heard();
-        let subject = format!(
-            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
-            self.stream,
-            self.consumer.as_ref().map_or("", |c| c.name.as_str())
-        );
+        let name = self.consumer.as_ref().map_or("", |c| c.name.as_str());
+        let call = format!("CONSUMER.MSG.NEXT.{}.{name}", self.stream);
+        let subject = self.client.api_subject(&call);
         let reply = format!("{}.{}", self.inbox.subject, self.pulls);
         self.client
             .publish(&subject, Some(&reply), &[], body.to_string().as_bytes())
@@ -256,12 +264,15 @@ impl JetStreamReader {
 
     /// Asks the stream for its end. False: it was asked before, and does not answer.
     fn look_at_silence(&mut self) -> Result<bool, StreamError> {
-        if !self.silence.asks() {
+        let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
+        let patience = API_TIMEOUT + pull.map_or(Duration::ZERO, |pull| pull.passes);
+        if !self.silence.asks(API_TIMEOUT, patience) {
             return Ok(false);
         }
-        let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
-        self.silent = after(API_TIMEOUT + pull.map_or(Duration::ZERO, |pull| pull.passes));
-        let subject = format!("$JS.API.STREAM.INFO.{}", self.stream);
+        self.silent = after(API_TIMEOUT);
+        let subject = self
+            .client
+            .api_subject(&format!("STREAM.INFO.{}", self.stream));
         let reply = format!("{}{}", self.inbox.subject, silence::ANSWER);
         self.client.publish(&subject, Some(&reply), &[], b"")?;
         Ok(true)
@@ -390,6 +401,13 @@ impl JetStreamReader {
             let began = pull.began;
             self.pull_again(began)?;
         }
+        if sequence > self.old
+            && let Some(theirs) = delivery::text(&message, domains::HEADER)
+            && Some(theirs) != self.domain.as_deref()
+        {
+            let ours = self.domain.as_deref();
+            self.foreign.note(&self.stream, ours, Some(theirs));
+        }
         Ok(Arrival::Message(Message {
             sequence,
             id: delivery::id(&message),
@@ -401,7 +419,15 @@ impl JetStreamReader {
 
 impl Reader for JetStreamReader {
     fn state(&mut self) -> Result<StreamState, StreamError> {
-        stream_state(&self.client, &self.stream)
+        let info = stream_info(&self.client, &self.stream)?;
+        let state = state_in(&info);
+        (self.domain, self.old) = (domains::named(&info), state.last);
+        self.foreign = Foreign::default();
+        Ok(state)
+    }
+
+    fn other_streams(&self) -> Option<String> {
+        self.foreign.get()
     }
 
     fn fetch(

@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
 use super::client::{ApiError, Client, Inbox};
 use super::delivery::status;
+use super::domains::{self, Foreign, HEADER, Seen};
 use super::jetstream::{self, StreamOptions};
 use super::link::Link;
 use super::{Ack, StreamError, Writer};
@@ -63,6 +64,7 @@ pub struct JetStreamWriter {
     address: String,
     max_message_bytes: usize,
     window_bytes: usize,
+    foreign: Foreign,
 }
 
 impl JetStreamWriter {
@@ -74,6 +76,15 @@ impl JetStreamWriter {
             false => (limit, PLAIN_WINDOW),
         };
         let address = client.address().to_string();
+        let stream = jetstream::stream_name(options, 1);
+        let domain = domains::named(&jetstream::stream_info(&client, &stream)?);
+        let foreign = Foreign::default();
+        let streams = Streams {
+            domain,
+            stream,
+            foreign: foreign.clone(),
+            seen: Seen::default(),
+        };
         let inbox = client.inbox()?;
         let link = client.link().clone();
         let (jobs, todo) = bounded(QUEUE);
@@ -83,7 +94,7 @@ impl JetStreamWriter {
         let (wake, woken) = bounded(1);
         start("nats-flush", move || flush_when_woken(&link, &woken))?;
         start("nats-writer", move || {
-            write(&client, &inbox, &todo, &done, &wake)
+            write(&client, &inbox, streams, (&todo, &done, &wake));
         })?;
         let subjects = options.clone();
         Ok(JetStreamWriter {
@@ -93,6 +104,7 @@ impl JetStreamWriter {
             address,
             max_message_bytes,
             window_bytes,
+            foreign,
         })
     }
 }
@@ -134,6 +146,10 @@ impl Writer for JetStreamWriter {
     fn acks(&self) -> &Receiver<Ack> {
         &self.acks
     }
+
+    fn other_streams(&self) -> Option<String> {
+        self.foreign.get()
+    }
 }
 
 pub(super) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StreamError> {
@@ -158,16 +174,19 @@ fn flush_when_woken(link: &Link, woken: &Receiver<()>) {
 fn write(
     client: &Client,
     inbox: &Inbox,
-    todo: &Receiver<Job>,
-    done: &Sender<Ack>,
-    wake: &Sender<()>,
+    mut streams: Streams,
+    (todo, done, wake): (&Receiver<Job>, &Sender<Ack>, &Sender<()>),
 ) {
     loop {
         select! {
             recv(todo) -> job => match job {
                 Ok(Job::Publish { subject, id, data, token }) => {
                     let reply = format!("{}.{token}", inbox.subject);
-                    let headers = [("Nats-Msg-Id", id.as_str())];
+                    let headers = [("Nats-Msg-Id", Some(id.as_str())), (HEADER, streams.told())];
+                    let headers: Vec<_> = headers
+                        .iter()
+                        .filter_map(|(name, value)| Some((*name, (*value)?)))
+                        .collect();
                     match client.publish(&subject, Some(&reply), &headers, &data) {
                         Ok(()) => {}
                         // Too large: the connection is none the worse for it.
@@ -182,12 +201,43 @@ fn write(
                 Err(_) => return,
             },
             recv(inbox.messages) -> message => match message {
-                Ok(message) => if let Some(ack) = acknowledgement(&message) {
+                Ok(message) => if let Some(ack) = streams.own(&message) {
                     let _ = done.send(ack);
                 },
                 Err(_) => return,
             },
         }
+    }
+}
+
+/// Whose acknowledgements count.
+struct Streams {
+    /// Of the streams in use.
+    domain: Option<String>,
+    /// The first, for texts.
+    stream: String,
+    foreign: Foreign,
+    seen: Seen,
+}
+
+impl Streams {
+    fn told(&self) -> Option<&str> {
+        domains::told(self.domain.as_deref())
+    }
+
+    /// The acknowledgement, if it is of the stream in use. Another one's says nothing of that.
+    fn own(&mut self, message: &nats::Message) -> Option<Ack> {
+        let (ack, theirs) = read_acknowledgement(message)?;
+        if ack.result.is_err() {
+            return Some(ack);
+        }
+        let is_second = self.seen.is_second(ack.token);
+        let is_foreign = theirs != self.domain;
+        if is_foreign || (is_second && self.seen.has_many()) {
+            let ours = self.domain.as_deref();
+            self.foreign.note(&self.stream, ours, theirs.as_deref());
+        }
+        (!is_foreign && !is_second).then_some(ack)
     }
 }
 
@@ -198,13 +248,19 @@ struct PublishReply {
     seq: u64,
     #[serde(default)]
     duplicate: bool,
+    domain: Option<String>,
     error: Option<ApiError>,
 }
 
 /// What an answer to a reply subject `<inbox>.<token>` says.
 pub(super) fn acknowledgement(message: &nats::Message) -> Option<Ack> {
+    read_acknowledgement(message).map(|(ack, _)| ack)
+}
+
+/// The same, and the domain of the stream that answers.
+fn read_acknowledgement(message: &nats::Message) -> Option<(Ack, Option<String>)> {
     let token = message.subject.rsplit('.').next()?.parse().ok()?;
-    let mut duplicate = false;
+    let (mut duplicate, mut domain) = (false, None);
     let result = match status(message) {
         Some((503, _)) => Err("no stream takes this subject, or jetstream is away".to_string()),
         Some((_, text)) => Err(text),
@@ -215,14 +271,16 @@ pub(super) fn acknowledgement(message: &nats::Message) -> Option<Ack> {
             Ok(PublishReply { seq: 0, .. }) => Err("acknowledged without a sequence".to_string()),
             Ok(reply) => {
                 duplicate = reply.duplicate;
+                domain = reply.domain.filter(|name| !name.is_empty());
                 Ok(reply.seq)
             }
             Err(error) => Err(format!("unreadable acknowledgement: {error}")),
         },
     };
-    Some(Ack {
+    let ack = Ack {
         token,
         result,
         duplicate,
-    })
+    };
+    Some((ack, domain))
 }

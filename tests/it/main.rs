@@ -19,6 +19,7 @@ mod health;
 mod held;
 mod inspect;
 mod jwt;
+mod leaf;
 mod left_out;
 mod limits;
 mod login;

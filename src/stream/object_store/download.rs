@@ -80,7 +80,9 @@ impl ObjectStore {
         while left > 0 {
             let (batch, began) = (left.min(most), Instant::now());
             let body = json!({ "batch": batch, "expires": SILENCE.as_nanos() as u64 });
-            let call = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+            let call = self
+                .client
+                .api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"));
             let reply = format!("{}.{consumer}", self.inbox.subject);
             let body = body.to_string();
             self.client
@@ -99,7 +101,9 @@ impl ObjectStore {
             }
         }
         // Sparing the server minutes of keeping it; whether it arrives does not matter.
-        let call = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
+        let call = self
+            .client
+            .api_subject(&format!("CONSUMER.DELETE.{stream}.{consumer}"));
         Ok(self.client.publish(&call, None, &[], b"")?)
     }
 

@@ -15,7 +15,8 @@ const MORE: Duration = Duration::from_secs(1);
 /// Questions and answers since the last sign of life.
 #[derive(Default)]
 pub(super) struct Silence {
-    asked: bool,
+    /// Questions without an answer.
+    asked: u32,
     more: u32,
     nothing: u32,
 }
@@ -34,14 +35,17 @@ pub(super) enum Verdict {
 }
 
 impl Silence {
-    /// The time is over. True: ask the stream. False: it was asked and does not answer.
-    pub(super) fn asks(&mut self) -> bool {
-        !std::mem::replace(&mut self.asked, true)
+    /// The time is over. True: ask the stream, once more if it was asked before `each`: a question
+    /// may have met a server that was just started. False: it does not answer for `patience`.
+    pub(super) fn asks(&mut self, each: Duration, patience: Duration) -> bool {
+        let asks = self.asked == 0 || each * self.asked < patience;
+        self.asked += 1;
+        asks
     }
 
     /// The stream says whether it has more than was read; a sign of life is due within `heartbeat`.
     pub(super) fn answered(&mut self, has_more: bool, heartbeat: Duration) -> Verdict {
-        if !std::mem::take(&mut self.asked) {
+        if std::mem::take(&mut self.asked) == 0 {
             return Verdict::Late;
         }
         match has_more {
@@ -63,19 +67,23 @@ mod tests {
 
     const BEAT: Duration = Duration::from_secs(4);
 
+    fn asks(silence: &mut Silence) -> bool {
+        silence.asks(Duration::from_secs(5), Duration::from_secs(12))
+    }
+
     #[test]
     fn a_consumer_counts_as_dead_at_the_second_answer() {
         let mut silence = Silence::default();
         assert_eq!(silence.answered(true, BEAT), Verdict::Late);
-        assert!(silence.asks());
+        assert!(asks(&mut silence));
         assert_eq!(silence.answered(false, BEAT), Verdict::Wait(BEAT));
-        assert!(silence.asks());
+        assert!(asks(&mut silence));
         assert_eq!(silence.answered(true, BEAT), Verdict::Wait(MORE));
-        assert!(silence.asks());
+        assert!(asks(&mut silence));
         assert_eq!(silence.answered(true, BEAT), Verdict::Missing);
         let mut idle = Silence::default();
         for verdict in [Verdict::Wait(BEAT), Verdict::Gone] {
-            assert!(idle.asks());
+            assert!(asks(&mut idle));
             assert_eq!(idle.answered(false, BEAT), verdict);
         }
     }
@@ -83,7 +91,9 @@ mod tests {
     #[test]
     fn no_answer_is_told_from_a_first_silence() {
         let mut silence = Silence::default();
-        assert!(silence.asks());
-        assert!(!silence.asks());
+        assert_eq!(
+            [(); 4].map(|()| asks(&mut silence)),
+            [true, true, true, false]
+        );
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::sections::{self, quote, split_host_port};
-use super::{ServerError, ServerOptions, user_config};
+use super::{DOMAIN, ServerError, ServerOptions, user_config};
 
 /// How long an acknowledged message may be only in the system's memory, which a power cut takes.
 ///
@@ -21,10 +21,6 @@ use super::{ServerError, ServerOptions, user_config};
 /// its missing sequence and sent again by the nodes that have it. nats-server 2.9 has no such
 /// setting and stays at two minutes.
 const SYNC_INTERVAL: &str = "10s";
-
-/// By which a leaf finds the streams of its hub; our other servers may all be hubs. Where the hub
-/// has another one, the operator's file says so: `default_js_domain { $G: other }`.
-const DOMAIN: &str = "harmonylite";
 
 pub(super) struct Config {
     options: ServerOptions,

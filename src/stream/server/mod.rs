@@ -48,6 +48,10 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A disk that takes so much more is not full: as large as the largest messages.
 const PROBE_BYTES: usize = 1 << 20;
 
+/// By which a leaf finds the streams of its hub; our other servers may all be hubs. Where the hub
+/// has another one, the operator's file says so: `default_js_domain { $G: other }`.
+pub(super) const DOMAIN: &str = "harmonylite";
+
 /// In the store of a server that was part of a cluster: what they agree on.
 const OF_CLUSTER: &str = "jetstream/$SYS/_js_/_meta_";
 

@@ -1,0 +1,118 @@
+//! Several streams that take one subject.
+//!
+//! Every JetStream domain has streams of its own. Where nodes are at leaf servers with a domain each,
+//! each node makes a stream there, and all of them take what any node publishes, as long as the
+//! servers are linked: it looks as if they were one. What is published while a link is down is in one
+//! of them alone, for ever. So messages name the domain of the stream that their writer uses, and an
+//! acknowledgement counts only if it is that stream's.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+
+use super::server::DOMAIN;
+
+/// The header with the writer's domain; none where it has none, or our own servers' one.
+pub(super) const HEADER: &str = "Harmonylite-Domain";
+
+/// Acknowledgements that are remembered, by which a second one is known: more than are under way.
+const REMEMBERED: usize = 1024;
+
+/// The domain that an answer of the API names, or an acknowledgement.
+pub(super) fn named(answer: &Value) -> Option<String> {
+    let domain = answer["domain"].as_str().filter(|name| !name.is_empty());
+    domain.map(str::to_owned)
+}
+
+/// As a writer tells it: nothing where all are alike.
+pub(super) fn told(domain: Option<&str>) -> Option<&str> {
+    domain.filter(|name| *name != DOMAIN)
+}
+
+/// What is wrong with the streams of others, for log and health.
+#[derive(Clone, Default)]
+pub(super) struct Foreign(Arc<Mutex<Option<String>>>);
+
+impl Foreign {
+    /// Another stream was heard of, in the domain `theirs`; `ours` is the one in use here.
+    pub(super) fn note(&self, stream: &str, ours: Option<&str>, theirs: Option<&str>) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.is_some() {
+            return;
+        }
+        let name = |domain: Option<&str>| match domain {
+            Some(domain) => format!("domain {domain:?}"),
+            None => "no domain".to_owned(),
+        };
+        let text = format!(
+            "the nodes use different streams {stream}: here the one in {}, elsewhere one in {}; rows \
+             that are written while their servers are not linked never reach the others. Keep one \
+             of them, at the hub: set nats.jetstream_domain to its domain on every node and delete \
+             the rest",
+            name(ours),
+            name(theirs)
+        );
+        log::error!("{text}");
+        *noted = Some(text);
+    }
+
+    pub(super) fn get(&self) -> Option<String> {
+        let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.clone()
+    }
+}
+
+/// Which acknowledgements came already, and how many came twice.
+pub(super) struct Seen(Vec<u64>, usize);
+
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen(vec![u64::MAX; REMEMBERED], 0)
+    }
+}
+
+impl Seen {
+    /// Whether this message was acknowledged before. Each is sent once on a connection.
+    pub(super) fn is_second(&mut self, token: u64) -> bool {
+        let place = &mut self.0[token as usize % REMEMBERED];
+        let is_second = std::mem::replace(place, token) == token;
+        self.1 += usize::from(is_second);
+        is_second
+    }
+
+    /// Whether that is no accident of a change of leaders.
+    pub(super) fn has_many(&self) -> bool {
+        self.1 > 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_acknowledgement_is_known() {
+        let mut seen = Seen::default();
+        assert!(!seen.is_second(0) && !seen.is_second(7));
+        assert!(seen.is_second(7));
+        assert!(!seen.is_second(7 + REMEMBERED as u64));
+        assert!(!seen.has_many());
+        assert!(
+            [1, 1, 2, 2]
+                .map(|token| seen.is_second(token))
+                .contains(&true)
+        );
+        assert!(seen.has_many());
+    }
+
+    #[test]
+    fn the_text_names_both_and_what_to_do() {
+        let foreign = Foreign::default();
+        assert_eq!(foreign.get(), None);
+        foreign.note("c-1", Some("leaf1"), None);
+        let text = foreign.get().unwrap();
+        for word in ["\"leaf1\"", "no domain", "nats.jetstream_domain"] {
+            assert!(text.contains(word), "{text}");
+        }
+    }
+}
