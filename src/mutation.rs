@@ -86,10 +86,12 @@ pub enum Mutation {
     OthersGapsIgnored,
     /// No snapshot is merged for a stream that is gone.
     LostStreamsForgotten,
+    /// A table that is new or changed is taken in at once, whatever migration is at work on it.
+    SchemaTakenAtOnce,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 40] = {
+    pub const ALL: [Mutation; 41] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -132,6 +134,7 @@ impl Mutation {
             BuriedInSilence,
             OthersGapsIgnored,
             LostStreamsForgotten,
+            SchemaTakenAtOnce,
         ]
     };
 }

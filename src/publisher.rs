@@ -350,6 +350,7 @@ impl Publisher {
         if inside.database.has_news() {
             gate.poke_keeper();
         }
+        let due = inside.database.next_look();
         drop(inside);
         if changed || more {
             self.written_at = now;
@@ -375,7 +376,8 @@ impl Publisher {
             .options
             .polling_interval
             .map(|every| Instant::now() + every);
-        self.look_at = self.look_at.or(poll);
+        let due = due.map(|wait| Instant::now() + wait);
+        self.look_at = [self.look_at.or(poll), due].into_iter().flatten().min();
         Ok(())
     }
 

@@ -150,11 +150,15 @@ impl Database {
         Ok(())
     }
 
-    /// Why rows of a table (lower case) are held that is not here in their shape.
+    /// Why rows of a table (lower case) are not taken.
     pub(crate) fn why_held(&self, table: &str) -> &'static str {
-        match self.catalog.by_name.contains_key(table) {
-            true => "the key of the table is another one here",
-            false => "there is no such table here",
+        let quiet = &self.catalog.quiet;
+        if quiet.waits(table) || quiet.guards(table) {
+            "the table is new or changed here, and is left alone for a moment"
+        } else if self.catalog.by_name.contains_key(table) {
+            "the key of the table is another one here"
+        } else {
+            "there is no such table here"
         }
     }
 
@@ -348,7 +352,7 @@ impl Database {
         };
         let places = held_after(&self.conn, after.as_ref())?;
         for at in &places {
-            let Some(table) = self.catalog.by_name.get(&at.table).cloned() else {
+            let Some(table) = self.writable(&at.table).cloned() else {
                 continue;
             };
             if shape_of_table(&table) != at.shape {

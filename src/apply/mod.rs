@@ -199,7 +199,7 @@ impl Database {
         for incoming in tables {
             let shape = held::shape_of_frame(&incoming.key);
             let name = incoming.name.to_ascii_lowercase();
-            let known = self.catalog.by_name.get(&name).cloned();
+            let known = self.writable(&name).cloned();
             match known.filter(|t| held::shape_of_table(t) == shape) {
                 Some(table) => changed += self.apply_table(&table, nodes, incoming, frames)?,
                 None => self.hold_rows(nodes, incoming, &shape)?,

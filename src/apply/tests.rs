@@ -21,6 +21,7 @@ mod migrations;
 mod nonsense;
 mod oracle;
 mod random;
+mod rebuilds;
 mod renames;
 mod schema_moves;
 mod shown;

@@ -24,7 +24,11 @@ impl Database {
     pub(crate) fn compare_some(&mut self, frames: &mut Frames) -> Result<usize> {
         let began = self.clock.uptime();
         let mut changes = 0;
-        while let Some(id) = self.catalog.comparing.keys().min().copied() {
+        let next = |db: &Self| {
+            let may = |id: &&i64| db.catalog.may_settle(**id);
+            db.catalog.comparing.keys().filter(may).min().copied()
+        };
+        while let Some(id) = next(self) {
             match self.catalog.by_id.get(&id).cloned() {
                 Some(table) => match self.guarded(|db| db.compare_step(&table, frames))? {
                     Ok(more) => changes += more,

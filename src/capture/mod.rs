@@ -26,6 +26,7 @@ mod raw_log;
 mod record;
 mod unsent;
 mod unsent_copy;
+mod waiting;
 
 pub(crate) use frames::Frames;
 pub use frames::Outgoing;
@@ -77,6 +78,13 @@ impl Database {
         let mut frames = Frames::new(self);
         let mut emptied = false;
         while !emptied {
+            if let Some(batch) = self.take_back(&mut frames)? {
+                captured.changes += self.record_batch(&batch, &mut frames)?;
+                if self.clock.uptime() - began >= TIME_BOX {
+                    break;
+                }
+                continue;
+            }
             let Some((batch, last)) = self.read_log()? else {
                 emptied = true;
                 break;
@@ -189,15 +197,17 @@ impl Database {
             self.catalog.resettle.clear();
         }
         for (id, keys) in std::mem::take(&mut self.catalog.to_settle) {
-            if let Some(table) = self.catalog.by_id.get(&id).cloned()
+            if !self.catalog.may_settle(id) {
+                self.catalog.resettle.insert(id);
+            } else if let Some(table) = self.catalog.by_id.get(&id).cloned()
                 && let Err(reason) =
                     self.guarded_rows(&table, |()| true, |db, t| db.settle_local(t, &keys))?
             {
                 log::warn!("rows of table {} stay aside: {reason}", table.name());
             }
         }
-        let comparing = &self.catalog.comparing;
-        let is_ready = |id: &i64| !comparing.contains_key(id);
+        let catalog = &self.catalog;
+        let is_ready = |id: &i64| !catalog.comparing.contains_key(id) && catalog.may_settle(*id);
         let ready: Vec<i64> = self
             .catalog
             .resettle

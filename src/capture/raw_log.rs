@@ -35,9 +35,14 @@ impl Database {
             (end.id, end.entries) = (row.get(0)?, end.entries + 1);
             let id: i64 = row.get(1).unwrap_or(0); // ours are numbers above 0
             let Some(table) = self.catalog.by_id.get(&id) else {
-                *aside
-                    .entry((format!("number {id}"), "it is gone"))
-                    .or_default() += 1;
+                let key = (0..self.catalog.log_keys).map(|i| values::column(row, 4 + i));
+                let time_ms = self.stamp_entry(end.id, row.get(3).unwrap_or(0))?;
+                let kind = row.get(2).unwrap_or(triggers::REAL);
+                if !self.keep_entry(id, key, kind, time_ms)? {
+                    *aside
+                        .entry((format!("number {id}"), "it is gone"))
+                        .or_default() += 1;
+                }
                 continue;
             };
             let key = (0..table.key_len()).map(|i| values::column(row, 4 + i));

@@ -13,18 +13,20 @@ use serde::{Deserialize, Serialize};
 use crate::apply::Place;
 use crate::apply::let_go::held_tables;
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::schema::quote;
+use crate::database::schema::{Schema, quote};
 use crate::database::selection::{self, Doubt, Kind, LeftAlone};
-use crate::database::table::Table;
+use crate::database::table::{Shape, Table};
 use crate::database::{Compare, Database, DatabaseError, Result, sql_text, values};
 use crate::mutation::{self, Mutation};
 
 mod left_out;
 mod look;
+mod quiet;
 mod take_in;
 
 pub(crate) use left_out::{forget_table, note_local};
 use look::Text;
+use quiet::Quiet;
 
 /// What is known of the schema.
 #[derive(Debug, Default)]
@@ -42,6 +44,12 @@ pub struct Catalog {
     pub displaced: HashSet<i64>,
     /// Whether this database is seen for the first time.
     pub first_time: bool,
+    /// Tables that are not taken in yet.
+    pub quiet: Quiet,
+    /// Tables (by id) that are known and not taken in just now, with the collations of their keys.
+    pub away: HashMap<i64, Vec<String>>,
+    /// Tables (by id) that are here, and of which something waits in `___waiting`.
+    pub back: BTreeSet<i64>,
     /// Number of key columns that the raw log has room for.
     pub log_keys: usize,
     /// What is held may fit now: to be tried again after this place, or from the start.
@@ -70,9 +78,16 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Whether displaced rows of a table (by id) may come back now, and it may be compared.
+    pub fn may_settle(&self, id: i64) -> bool {
+        let table = self.by_id.get(&id);
+        !table.is_some_and(|t| self.quiet.guards(&t.name().to_ascii_lowercase()))
+    }
+
     /// To be read anew at the next occasion.
     pub fn forget(&mut self) {
         self.schema_version = None;
+        self.quiet.forget();
     }
 }
 
@@ -81,7 +96,8 @@ impl Database {
     /// Inside a write transaction.
     pub(crate) fn refresh_catalog(&mut self) -> Result<()> {
         let version = self.schema_version()?;
-        if self.catalog.schema_version == Some(version) {
+        let is_read = self.catalog.schema_version == Some(version);
+        if is_read && !self.is_look_due() && !self.has_first_rows() {
             return match self.catalog.is_unnoted {
                 true => self.note_schema(),
                 false => Ok(()),
@@ -99,35 +115,22 @@ impl Database {
         self.drop_apply_triggers()?;
         let renumbered = self.may_be_vacuumed(version)?;
         let previous = std::mem::take(&mut self.catalog);
+        let is_fresh = previous.schema_version.is_none() && previous.by_name.is_empty();
         self.catalog = Catalog {
             first_time: previous.first_time,
+            quiet: previous.quiet,
             warned_rowid: previous.warned_rowid,
             left_alone: previous.left_alone,
             doubts: previous.doubts,
             log_keys: self.log_keys()?,
-            is_unmoved: get_meta(&self.conn, "schema_version")? == Some(version),
+            is_unmoved: is_fresh && get_meta(&self.conn, "schema_version")? == Some(version),
             ..Catalog::default()
         };
         self.catalog.kept_from_firing = self.kept_from_firing()?;
+        let replicated = self.settled(replicated, version, is_fresh)?;
         let mut triggers = self.installed_triggers()?;
         self.catalog.saw_replacing = self.sees_replacing(&mut triggers)?;
-        for schema in replicated {
-            match selection::is_usable(&self.conn, &schema) {
-                Ok(()) => {
-                    let table = schema.name.clone();
-                    let taken = self.guarded(|db| db.take_in(schema, renumbered, &mut triggers))?;
-                    if let Err(reason) = taken {
-                        self.catalog.log_keys = self.log_keys()?;
-                        left_alone.push(LeftAlone::unsupported(table, reason));
-                    }
-                }
-                Err(e) if e.is_temporary() => return Err(e),
-                Err(e) => left_alone.push(LeftAlone::unsupported(
-                    schema.name,
-                    selection::why_unusable(&e),
-                )),
-            }
-        }
+        left_alone.extend(self.take_in_all(replicated, renumbered, &mut triggers)?);
         say_left_alone(&left_alone, &self.catalog.left_alone);
         self.catalog.left_alone = left_alone;
         let before = std::mem::replace(&mut self.catalog.doubts, doubts);
@@ -152,6 +155,7 @@ impl Database {
         self.is_news |=
             previous.by_name.len() != self.catalog.by_name.len() || others(&self.catalog);
         self.note_left_out()?;
+        self.note_away()?;
         self.find_set_aside()?;
         self.await_let_go(self.catalog.has_new)?;
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
@@ -165,6 +169,34 @@ impl Database {
         self.copy_apply_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
         self.note_schema()
+    }
+
+    /// Takes in the tables that can be replicated here. Returns the others, with reasons.
+    fn take_in_all(
+        &mut self,
+        schemas: Vec<Schema>,
+        renumbered: bool,
+        triggers: &mut HashMap<String, String>,
+    ) -> Result<Vec<LeftAlone>> {
+        let mut left_alone = Vec::new();
+        for schema in schemas {
+            match selection::is_usable(&self.conn, &schema) {
+                Ok(()) => {
+                    let table = schema.name.clone();
+                    let taken = self.guarded(|db| db.take_in(schema, renumbered, triggers))?;
+                    if let Err(reason) = taken {
+                        self.catalog.log_keys = self.log_keys()?;
+                        left_alone.push(LeftAlone::unsupported(table, reason));
+                    }
+                }
+                Err(e) if e.is_temporary() => return Err(e),
+                Err(e) => left_alone.push(LeftAlone::unsupported(
+                    schema.name,
+                    selection::why_unusable(&e),
+                )),
+            }
+        }
+        Ok(left_alone)
     }
 
     /// Looks anew at all displaced rows of a table.
@@ -205,6 +237,7 @@ impl Database {
         self.catalog.schema_version = Some(version);
         self.catalog.text = Some(self.schema_text()?);
         self.catalog.is_unnoted = false;
+        self.catalog.quiet.note(version);
         self.witness.note_schema(version);
         Ok(())
     }
@@ -274,15 +307,56 @@ impl Database {
         Ok(found)
     }
 
-    /// Name in lower case -> SQL text.
+    /// Name in lower case -> SQL text, but for those of tables that wait.
     pub(super) fn installed_triggers(&self) -> Result<HashMap<String, String>> {
         let mut statement = self.conn.prepare(
-            "SELECT lower(name), sql FROM sqlite_schema
+            "SELECT lower(name), sql, lower(tbl_name) FROM sqlite_schema
              WHERE type = 'trigger' AND name GLOB '__harmonylite__*'",
         )?;
-        // A column may have been given a name that is not UTF-8.
-        let all = statement.query_map([], |r| Ok((r.get(0)?, values::lossy(r, 1)?)))?;
-        Ok(all.collect::<rusqlite::Result<_>>()?)
+        let mut all = HashMap::new();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if !self.catalog.quiet.waits(&values::lossy(row, 2)?) {
+                // A column may have been given a name that is not UTF-8.
+                all.insert(row.get(0)?, values::lossy(row, 1)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The table (by its name in lower case) that rows may be written to, if it is here and no
+    /// migration is at work on it.
+    pub(crate) fn writable(&self, lower: &str) -> Option<&Arc<Table>> {
+        let table = self.catalog.by_name.get(lower)?;
+        (!self.catalog.quiet.guards(lower)).then_some(table)
+    }
+
+    /// Finds tables that are known and not here, and of which something waits.
+    fn note_away(&mut self) -> Result<()> {
+        let mut known = self
+            .conn
+            .prepare_cached("SELECT id, shape FROM __harmonylite___tables")?;
+        let mut rows = known.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            if !self.catalog.by_id.contains_key(&id) {
+                let shape: Shape = from_cbor(&row.get::<_, Vec<u8>>(1)?)?;
+                let collations = shape.key.into_iter().map(|(_, collation)| collation);
+                self.catalog.away.insert(id, collations.collect());
+            }
+        }
+        drop(rows);
+        drop(known);
+        let mut waiting = self
+            .conn
+            .prepare_cached("SELECT DISTINCT table_id FROM __harmonylite___waiting")?;
+        let waiting = waiting.query_map([], |r| r.get(0))?;
+        let waiting: BTreeSet<i64> = waiting.collect::<rusqlite::Result<_>>()?;
+        let here = waiting
+            .into_iter()
+            .filter(|id| self.catalog.by_id.contains_key(id));
+        self.catalog.back = here.collect();
+        self.keep_marks()
     }
 
     pub(crate) fn find_set_aside(&mut self) -> Result<()> {

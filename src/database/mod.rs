@@ -231,8 +231,9 @@ impl Database {
     pub fn has_more(&self) -> bool {
         let catalog = &self.catalog;
         self.log_is_left
-            || !catalog.comparing.is_empty()
-            || !catalog.resettle.is_empty()
+            || self.is_look_due()
+            || catalog.comparing.keys().any(|id| catalog.may_settle(*id))
+            || catalog.resettle.iter().any(|id| catalog.may_settle(*id))
             || catalog.retry_held.is_some()
             || !catalog.ending.is_empty()
     }

@@ -40,6 +40,11 @@ impl Database {
         self.reserved_time(self.reservation.believe_entry(id, time_ms, now_ms))
     }
 
+    /// The time that an entry is stamped with which was given one before, and was kept since.
+    pub(crate) fn stamp_kept(&self, time_ms: i64) -> Result<i64> {
+        self.reserved_time(time_ms)
+    }
+
     fn reserved_time(&self, time_ms: i64) -> Result<i64> {
         let time_ms = self.bounded_time(time_ms);
         if self.reservation.covers(time_ms) {

@@ -33,6 +33,7 @@ DELETE FROM __harmonylite___meta WHERE key IN
 DELETE FROM __harmonylite___ages;
 DELETE FROM __harmonylite___held_tables;
 DELETE FROM __harmonylite___quarantine;
+DELETE FROM __harmonylite___waiting;
 DELETE FROM __harmonylite___change_log_global;
 DELETE FROM __harmonylite___replacing;";
 
@@ -40,7 +41,8 @@ DELETE FROM __harmonylite___replacing;";
 pub struct View {
     conn: Connection,
     /// Tables whose rows are not for others, unless `apply_triggers` feed them: those rows stem from
-    /// rows that are, and a node that begins with the copy fires no trigger.
+    /// rows that are, and a node that begins with the copy fires no trigger. New tables, too, whose
+    /// rows have no versions yet.
     excluded: Vec<String>,
     fed: Vec<String>,
     /// Tables of which each node has its own, and a new one begins with these.
@@ -67,7 +69,7 @@ impl Database {
             db.store_positions()?;
             Ok(captured)
         })?;
-        if captured.more {
+        if captured.more || self.is_comparing() || self.catalog.quiet.has_rebuilt() {
             return Ok((None, captured));
         }
         // Nothing is written in here: it keeps the application out for a moment.
@@ -100,10 +102,11 @@ impl Database {
         let streams = self.places();
         let is_fed = |name: &String| self.apply_triggers.feeds(name);
         let excluded = self.left_alone_as(Kind::Excluded).into_iter();
-        let (fed, excluded) = excluded.partition(is_fed);
+        let (fed, excluded): (_, Vec<String>) = excluded.partition(is_fed);
+        let young = self.catalog.quiet.young().cloned();
         Ok(View {
             conn,
-            excluded,
+            excluded: excluded.into_iter().chain(young).collect(),
             fed,
             local: self.left_alone_as(Kind::Local),
             lacks: self.let_go.lacks().cloned().collect(),

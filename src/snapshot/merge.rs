@@ -335,10 +335,7 @@ impl Merge {
 impl Database {
     /// The table here that a snapshot's table is, if its key is the same.
     fn table_like(&self, theirs: &Table) -> Option<Arc<Table>> {
-        let local = self
-            .catalog
-            .by_name
-            .get(&theirs.name().to_ascii_lowercase());
+        let local = self.writable(&theirs.name().to_ascii_lowercase());
         let same = |local: &&Arc<Table>| shape_of_table(local) == shape_of_table(theirs);
         local.filter(same).cloned()
     }

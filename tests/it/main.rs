@@ -25,6 +25,7 @@ mod limits;
 mod login;
 mod node;
 mod offline;
+mod rebuilds;
 mod replicate;
 mod service;
 mod settings;

@@ -85,7 +85,13 @@ impl World {
                     );
                 }
             }
-            if undone && !app.is_autocommit() {
+            // A table that is empty after a rebuild waits for its rows.
+            let is_emptied = rebuild.is_some_and(|t| {
+                let text = format!("SELECT 1 FROM {}", quote(&self.plan.tables[t].name));
+                let exists = app.prepare_cached(&text).and_then(|mut s| s.exists([]));
+                !app.is_autocommit() && !exists.expect("select")
+            });
+            if (undone || is_emptied) && !app.is_autocommit() {
                 app.execute_batch("ROLLBACK").expect("rollback");
             }
         });

@@ -268,7 +268,8 @@ impl Node {
         };
         let stop = Arc::new(AtomicBool::new(true)); // a lock that never comes free fails at once
         let db = Database::open(settings, self.clock.clone(), stop);
-        let db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
+        let mut db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
+        db.wait_for_quiet(Duration::ZERO); // the model knows when a change must be seen
         self.id = db.node();
         self.noted = self.shadow.named.clone();
         self.gate = Some(Arc::new(Gate::new(db, options.shards).0));

@@ -135,6 +135,11 @@ impl Node {
         drop(old);
     }
 
+    /// Tables that are new or changed are left alone for a while, as in the daemon.
+    pub fn be_quiet(&mut self) {
+        self.db.wait_for_quiet(Duration::from_secs(2));
+    }
+
     /// Writes as the application, at the time of the node's clock.
     pub fn run(&self, sql: &str) {
         self.app
@@ -185,7 +190,7 @@ impl Node {
             let mut frames = self.db.backlog(1 << 20).unwrap();
             if let Some(last) = frames.last() {
                 self.db.acknowledged(last.at);
-            } else if self.db.is_live() {
+            } else if self.db.is_live() || !self.db.is_captured() {
                 break;
             }
             all.append(&mut frames);
@@ -217,7 +222,10 @@ impl Node {
 }
 
 fn open(settings: Settings, clock: &Arc<ManualClock>) -> Database {
-    Database::open(settings, clock.clone(), Arc::new(AtomicBool::new(false))).unwrap()
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut db = Database::open(settings, clock.clone(), stop).unwrap();
+    db.wait_for_quiet(Duration::ZERO); // most tests are not about that
+    db
 }
 
 /// Properties over databases: some cases each time, more with PROPTEST_CASES.

@@ -27,7 +27,7 @@ impl Database {
     /// Whether a capture would find something to do. Takes no write lock, and notes what is read in
     /// memory alone.
     pub fn waits_for_capture(&mut self) -> Result<bool> {
-        if self.has_more() {
+        if self.has_more() || self.has_first_rows() {
             return Ok(true);
         }
         let look = {

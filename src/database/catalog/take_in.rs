@@ -163,6 +163,18 @@ impl Database {
         self.new_number(schema)
     }
 
+    /// Whether the table has a number and the key that it had.
+    pub(super) fn has_known_key(&self, schema: &Schema) -> Result<bool> {
+        let shape: Option<Vec<u8>> = self
+            .conn
+            .prepare_cached("SELECT shape FROM __harmonylite___tables WHERE name = ?1")?
+            .query_row([&schema.name], |r| r.get(0))
+            .optional()?;
+        let known: Option<Shape> = shape.map(|bytes| from_cbor(&bytes)).transpose()?;
+        let now = Shape::of(schema, &vec![0; schema.columns.len()]);
+        Ok(known.is_some_and(|known| now.has_key_of(&known)))
+    }
+
     /// Of a table that was known before, as which its columns may be others.
     fn known_number(
         &self,

@@ -10,6 +10,9 @@ use crate::snapshot::registry::Registry;
 use crate::snapshot::transfer::{self, Maker};
 use crate::snapshot::watch::{self, Watch};
 
+/// Pause between two looks whether a migration is done.
+const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
+
 impl Keeper {
     /// Makes a snapshot, if `why` still says so when this node has the lease.
     pub(super) fn make_if(
@@ -116,6 +119,8 @@ impl Keeper {
             let mut inside = round.gate.enter();
             let (view, mut captured) = inside.database.view()?;
             inside.hand_over(&mut captured);
+            // A table that a migration is at work on is waited for.
+            let waits = inside.database.next_look().filter(|_| !captured.more);
             drop(inside);
             if captured.changes > 0 {
                 round.gate.note_written();
@@ -125,6 +130,7 @@ impl Keeper {
                 break view;
             }
             let pause = round.gate.rest(turn, entered.elapsed());
+            let pause = pause.max(waits.unwrap_or_default().min(MIGRATION_PAUSE));
             watch.pause(pause).map_err(|_| match watch.lost {
                 true => RoundError::LeaseLost,
                 false => RoundError::Stopped,

@@ -119,7 +119,7 @@ impl Database {
     }
 
     fn take_held(&mut self, at: &Place, mut incoming: Incoming, frames: &mut Frames) -> Result<()> {
-        let local = self.catalog.by_name.get(&at.table).cloned();
+        let local = self.writable(&at.table).cloned();
         match local.filter(|t| shape_of_table(t) == at.shape) {
             Some(table) => {
                 let key = key_values(&at.key)?;

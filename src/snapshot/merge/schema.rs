@@ -50,6 +50,7 @@ impl Merge {
         }
         self.bring_pragmas(db)?;
         log::info!("took over the schema of the snapshot, {made} statement(s)");
+        db.catalog.quiet.trust();
         db.refresh_catalog()
     }
 

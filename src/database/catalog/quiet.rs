@@ -1,0 +1,470 @@
+//! Tables that are left alone for a while, because a migration may be at work on them.
+//!
+//! Many tools rebuild a table in steps that are transactions of their own: a new table is made, rows
+//! are copied, the old table is dropped, the new one gets its name. A row that arrives and is written
+//! into one of the two between these steps is lost with the old table, or collides with the tool's own
+//! copy in the new one. So:
+//!
+//! - A table whose triggers are not in place (it is new, was made anew or has another name) is not
+//!   taken in before nobody has changed the schema for [`QUIET`], and its first rows are as old. What
+//!   arrives for it is held; what it gets meanwhile is found by comparison.
+//! - A table that by its name is one step of a rebuild of X (`new_X`, `X_backup`, …) is a *stand-in*.
+//!   It is not taken in before it is renamed, and until then nothing is written into X, and X itself is
+//!   not taken in if it was made anew. After [`PATIENCE`] it is a table like any other.
+//! - While a new table has half of the columns of X, whatever its name, nothing is written into X.
+//! - A table that was made anew and is empty, though its rows were not deleted, waits for its rows.
+//!   After [`PATIENCE`] it is taken in without them: that is no delete.
+//!
+//! What the application writes to X is captured as always, as long as X has its triggers. It gets them
+//! back at once where it was made anew with the same key, is not empty, and nothing stands in for it;
+//! only the comparison, and what arrives, wait.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use crate::database::schema::{PREFIX, Schema, quote};
+use crate::database::table::versions_table;
+use crate::database::{Database, Result, values};
+use crate::mutation::{self, Mutation};
+
+/// How long the schema must be left alone before a table that changed is taken in.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// How long a stand-in may stay.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Names that tools give to a stand-in: what comes before and after the table's own.
+const STAND_INS: [(&str, &str); 14] = [
+    ("new_", ""),        // Prisma
+    ("new__", ""),       // Django
+    ("__new_", ""),      // Drizzle
+    ("__old_push_", ""), // Drizzle's push
+    ("_alembic_tmp_", ""),
+    ("temporary_", ""), // TypeORM
+    ("ef_temp_", ""),   // Entity Framework
+    ("__temp__", ""),   // Laravel, Doctrine
+    ("", "__tmp__"),    // Peewee
+    ("", "_backup"),    // Sequelize
+    ("", "_old"),
+    ("old_", ""),
+    ("", "_new"),
+    ("tmp_", ""),
+];
+
+/// Tables that wait, and what that means for others. Times are those of
+/// [`crate::clock::Clock::uptime`].
+#[derive(Debug)]
+pub(crate) struct Quiet {
+    /// [`QUIET`], but in tests.
+    pub time: Duration,
+    /// `PRAGMA schema_version` as it was seen last; none if that may have been undone since.
+    seen: Option<i64>,
+    /// When somebody else's change of the schema was seen last.
+    changed: Duration,
+    /// The schema is by our own hand: nothing waits.
+    is_own: bool,
+    /// By name in lower case.
+    tables: BTreeMap<String, Seen>,
+    /// Replicated tables (lower case) that are not to be written to.
+    guarded: HashSet<String>,
+    /// When to look again.
+    due: Option<Duration>,
+}
+
+/// A table whose triggers are not in place.
+#[derive(Debug)]
+struct Seen {
+    name: String,
+    /// When it was seen first like this.
+    since: Duration,
+    /// When a row of it was seen first.
+    rows: Option<Duration>,
+    waits: bool,
+    /// It has triggers again and is not to be written to yet.
+    is_early: bool,
+    /// Its versions are known: it is not a new one.
+    is_known: bool,
+}
+
+/// Why a table waits.
+#[derive(Default)]
+struct Wait {
+    until: Duration,
+    /// The table (lower case) that it stands in for.
+    stands_for: Option<String>,
+    /// Its rows are gone.
+    is_emptied: bool,
+    /// It has triggers, or gets them at once.
+    is_early: bool,
+    /// Its rows are those of a table that was known.
+    may_be_early: bool,
+}
+
+impl Default for Quiet {
+    fn default() -> Self {
+        Quiet {
+            time: QUIET,
+            seen: None,
+            changed: Duration::ZERO,
+            is_own: false,
+            tables: BTreeMap::new(),
+            guarded: HashSet::new(),
+            due: None,
+        }
+    }
+}
+
+impl Quiet {
+    /// The schema was changed by our own hand.
+    pub fn trust(&mut self) {
+        self.is_own = true;
+    }
+
+    /// Our own statements may have been undone.
+    pub fn forget(&mut self) {
+        self.seen = None;
+    }
+
+    /// The schema as it is after our own statements.
+    pub fn note(&mut self, version: i64) {
+        self.seen = Some(version);
+    }
+
+    /// Whether a table (lower case) is not to be written to.
+    pub fn guards(&self, table: &str) -> bool {
+        self.guarded.contains(table)
+    }
+
+    /// Whether a table (lower case) is not taken in yet.
+    pub fn waits(&self, table: &str) -> bool {
+        self.tables.get(table).is_some_and(|seen| seen.waits)
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Seen> {
+        self.tables.values().filter(|seen| seen.waits)
+    }
+
+    /// Names of tables that are new and not taken in yet.
+    pub fn young(&self) -> impl Iterator<Item = &String> {
+        self.waiting().filter(|s| !s.is_known).map(|s| &s.name)
+    }
+
+    /// Whether a table whose versions are known is not taken in yet.
+    pub fn has_rebuilt(&self) -> bool {
+        self.waiting().any(|seen| seen.is_known)
+    }
+
+    /// When a table that waits is taken in, if nothing stands in the way of that.
+    fn calm(&self, seen: &Seen) -> Duration {
+        let rows = seen.rows.unwrap_or_default();
+        seen.since.max(self.changed).max(rows) + self.time
+    }
+}
+
+impl Database {
+    /// Time until a table that waits is to be looked at again; none if none waits.
+    pub fn next_look(&self) -> Option<Duration> {
+        let due = self.catalog.quiet.due?;
+        Some(due.saturating_sub(self.clock.uptime()))
+    }
+
+    /// Tables that changed wait for this long, for simulations and tests of other things. The catalog is
+    /// read anew.
+    pub fn wait_for_quiet(&mut self, time: Duration) {
+        self.catalog.quiet.time = time;
+        self.catalog.forget();
+    }
+
+    pub(crate) fn is_look_due(&self) -> bool {
+        let due = self.catalog.quiet.due;
+        due.is_some_and(|due| due <= self.clock.uptime())
+    }
+
+    /// Whether a table that waits was empty, and has a row now.
+    pub(super) fn has_first_rows(&self) -> bool {
+        let mut empty = self.catalog.quiet.waiting().filter(|s| s.rows.is_none());
+        empty.any(|seen| self.has_row(&seen.name))
+    }
+
+    /// Of the tables that are in the schema, those that are to be taken in now.
+    pub(super) fn settled(
+        &mut self,
+        schemas: Vec<Schema>,
+        version: i64,
+        is_fresh: bool,
+    ) -> Result<Vec<Schema>> {
+        let now = self.clock.uptime();
+        let watching = self.watching()?;
+        let known = self.known_names()?;
+        let quiet = &mut self.catalog.quiet;
+        if quiet.seen.is_some_and(|seen| seen != version) {
+            quiet.changed = now;
+        }
+        quiet.seen = Some(version);
+        quiet.guarded.clear();
+        quiet.due = None;
+        // A database that begins as a copy of another has none of our triggers.
+        let is_own = std::mem::take(&mut quiet.is_own);
+        let is_begun = self.catalog.first_time || (is_fresh && watching.is_empty());
+        if is_own || is_begun || mutation::is(Mutation::SchemaTakenAtOnce) {
+            self.catalog.quiet.tables.clear();
+            return Ok(schemas);
+        }
+        let mut waits = self.waits_of(&schemas, &watching, &known)?;
+        self.guard(&schemas, &waits);
+        self.let_in_early(&schemas, &mut waits)?;
+        let quiet = &mut self.catalog.quiet;
+        let times = waits.values().map(|w| w.until);
+        quiet.due = times.filter(|u| *u > now).min();
+        let mut emptied = Vec::new();
+        for (name, wait) in &waits {
+            let Some(seen) = quiet.tables.get_mut(name) else {
+                continue;
+            };
+            seen.is_early = wait.is_early;
+            seen.waits = wait.until > now && !wait.is_early;
+            if seen.is_early {
+                quiet.guarded.insert(name.clone());
+            } else if !seen.waits {
+                wait.say_over(&seen.name);
+                emptied.extend(wait.is_emptied.then(|| seen.name.clone()));
+            }
+        }
+        quiet.tables.retain(|name, _| waits.contains_key(name));
+        for name in emptied {
+            self.forget_rows(&name)?;
+        }
+        let quiet = &self.catalog.quiet;
+        let is_settled = |schema: &Schema| !quiet.waits(&schema.name.to_ascii_lowercase());
+        Ok(schemas.into_iter().filter(is_settled).collect())
+    }
+
+    /// By name in lower case, the tables whose triggers are not in place.
+    fn waits_of(
+        &mut self,
+        schemas: &[Schema],
+        watching: &HashMap<String, HashSet<String>>,
+        known: &HashSet<String>,
+    ) -> Result<BTreeMap<String, Wait>> {
+        let now = self.clock.uptime();
+        let left_out = self.known_left_out()?;
+        let mut waits = BTreeMap::new();
+        for schema in schemas {
+            let lower = schema.name.to_ascii_lowercase();
+            let triggers = watching.get(&lower);
+            if triggers.is_some_and(|of| of.contains(&lower)) {
+                let quiet = &self.catalog.quiet;
+                let early = quiet.tables.get(&lower).filter(|seen| seen.is_early);
+                let until = early.map(|seen| quiet.calm(seen)).filter(|u| *u > now);
+                waits.extend(until.map(|until| (lower, Wait::early(until))));
+                continue;
+            }
+            let is_old = self.catalog.is_unmoved && !known.contains(&lower);
+            if left_out.contains(&lower) || is_old {
+                continue; // it did not change, the choice did
+            }
+            let wait = self.wait_of(schema, schemas, triggers, known)?;
+            waits.insert(lower, wait);
+        }
+        // A table that was made anew waits for what stands in for it.
+        let stand_ins: Vec<(String, Duration)> = waits
+            .values()
+            .filter_map(|wait: &Wait| Some((wait.stands_for.clone()?, wait.until)))
+            .collect();
+        for (name, until) in stand_ins {
+            if let Some(wait) = waits.get_mut(&name) {
+                wait.until = wait.until.max(until);
+            }
+        }
+        Ok(waits)
+    }
+
+    /// Until when a table waits whose triggers are not in place.
+    fn wait_of(
+        &mut self,
+        schema: &Schema,
+        schemas: &[Schema],
+        triggers: Option<&HashSet<String>>,
+        known: &HashSet<String>,
+    ) -> Result<Wait> {
+        let (now, lower) = (self.clock.uptime(), schema.name.to_ascii_lowercase());
+        let is_known = known.contains(&lower);
+        let renamed = triggers.and_then(|of| of.iter().next());
+        let is_there = |name: &String| schemas.iter().any(|s| s.name.eq_ignore_ascii_case(name));
+        let stands_for = renamed
+            .filter(|old| is_there(old) || is_stand_in(&lower, old))
+            .or_else(|| known.iter().find(|name| is_stand_in(&lower, name)));
+        let is_empty = !self.has_row(&schema.name);
+        let is_emptied = is_known && is_empty && self.lacks_its_rows(&schema.name)?;
+        let seen = self
+            .catalog
+            .quiet
+            .tables
+            .entry(lower.clone())
+            .or_insert_with(|| Seen {
+                name: schema.name.clone(),
+                since: now,
+                rows: None,
+                waits: true,
+                is_early: false,
+                is_known,
+            });
+        seen.is_known = is_known || renamed.is_some();
+        if !is_empty {
+            seen.rows.get_or_insert(now);
+        }
+        let seen = &self.catalog.quiet.tables[&lower];
+        let until = match stands_for.is_some() || is_emptied {
+            true => seen.since + PATIENCE,
+            false => self.catalog.quiet.calm(seen),
+        };
+        Ok(Wait {
+            until,
+            stands_for: stands_for.cloned(),
+            is_emptied,
+            is_early: false,
+            may_be_early: is_known && renamed.is_none() && !is_empty,
+        })
+    }
+
+    /// Tables that are not to be written to while others wait.
+    fn guard(&mut self, schemas: &[Schema], waits: &BTreeMap<String, Wait>) {
+        let now = self.clock.uptime();
+        let quiet = &mut self.catalog.quiet;
+        let waiting = |s: &&Schema| {
+            let wait = waits.get(&s.name.to_ascii_lowercase());
+            wait.is_some_and(|wait| wait.until > now)
+        };
+        for new in schemas.iter().filter(waiting) {
+            let lower = new.name.to_ascii_lowercase();
+            quiet.guarded.extend(waits[&lower].stands_for.clone());
+            let is_young = quiet.tables.get(&lower).is_some_and(|seen| !seen.is_known);
+            let alike = schemas.iter().filter(|s| is_young && is_alike(new, s));
+            let alike = alike.map(|s| s.name.to_ascii_lowercase());
+            quiet.guarded.extend(alike.filter(|name| *name != lower));
+        }
+    }
+
+    /// Tables that were made anew with the same key and have their rows, and for which nothing stands in,
+    /// get triggers at once.
+    fn let_in_early(&self, schemas: &[Schema], waits: &mut BTreeMap<String, Wait>) -> Result<()> {
+        let now = self.clock.uptime();
+        let quiet = &self.catalog.quiet;
+        for schema in schemas {
+            let lower = schema.name.to_ascii_lowercase();
+            let is_free = |w: &&mut Wait| {
+                w.may_be_early && w.until > now && w.stands_for.is_none() && !quiet.guards(&lower)
+            };
+            if let Some(wait) = waits.get_mut(&lower).filter(is_free) {
+                wait.is_early = self.has_known_key(schema)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a table are gone without having been deleted: what others have of it is to come back.
+    fn forget_rows(&mut self, table: &str) -> Result<()> {
+        let text = format!("DELETE FROM {} WHERE deleted = 0", versions_table(table));
+        self.conn.execute(&text, [])?;
+        self.note_let_go(&table.to_ascii_lowercase())
+    }
+
+    /// Names of the tables that have a number, in lower case.
+    fn known_names(&self) -> Result<HashSet<String>> {
+        let mut names = self
+            .conn
+            .prepare_cached("SELECT lower(name) FROM __harmonylite___tables")?;
+        let names = names.query_map([], |r| r.get(0))?;
+        Ok(names.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// By table, in lower case: the tables by whose name it has triggers of ours.
+    fn watching(&self) -> Result<HashMap<String, HashSet<String>>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT lower(tbl_name), lower(name) FROM sqlite_schema
+             WHERE type = 'trigger' AND name GLOB '__harmonylite__*_insert'",
+        )?;
+        let mut found: HashMap<String, HashSet<String>> = HashMap::new();
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (table, name) = (values::lossy(row, 0)?, values::lossy(row, 1)?);
+            let of = name
+                .strip_prefix(PREFIX)
+                .and_then(|n| n.strip_suffix("_insert"));
+            found
+                .entry(table)
+                .or_default()
+                .extend(of.map(str::to_owned));
+        }
+        Ok(found)
+    }
+
+    fn has_row(&self, table: &str) -> bool {
+        let text = format!("SELECT 1 FROM {} LIMIT 1", quote(table));
+        let exists = |mut s: rusqlite::CachedStatement<'_>| s.exists([]);
+        self.conn
+            .prepare_cached(&text)
+            .and_then(exists)
+            .unwrap_or(false)
+    }
+
+    /// Whether rows of a table that is empty were not deleted, by what was captured or waits to be.
+    fn lacks_its_rows(&self, table: &str) -> Result<bool> {
+        let text = format!(
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM {versions} WHERE deleted = 0 LIMIT 1000))
+                  > (SELECT count(*) FROM __harmonylite___change_log_global l
+                     JOIN __harmonylite___tables t ON t.id = l.table_id WHERE t.name = ?1)
+                  + (SELECT count(*) FROM __harmonylite___waiting w
+                     JOIN __harmonylite___tables t ON t.id = w.table_id WHERE t.name = ?1)",
+            versions = versions_table(table)
+        );
+        match self.conn.prepare_cached(&text) {
+            Ok(mut statement) => Ok(statement.query_row([table], |r| r.get(0))?),
+            Err(_) => Ok(false), // it has no versions
+        }
+    }
+}
+
+impl Wait {
+    fn early(until: Duration) -> Self {
+        Wait {
+            until,
+            is_early: true,
+            ..Wait::default()
+        }
+    }
+
+    /// The table is taken in after all.
+    fn say_over(&self, name: &str) {
+        let minutes = PATIENCE.as_secs() / 60;
+        if let Some(of) = &self.stands_for {
+            log::error!(
+                "table {name} looks like a step of a migration of table {of}, and is there for {minutes} \
+                 minutes: it is replicated from now on; drop it if it was left by a migration that failed"
+            );
+        } else if self.is_emptied {
+            log::error!(
+                "table {name} was made anew and is empty for {minutes} minutes: its rows are not \
+                 deleted on other nodes"
+            );
+        }
+    }
+}
+
+/// Whether a table, by its name, is a step of a rebuild of another. Both in lower case.
+fn is_stand_in(name: &str, of: &str) -> bool {
+    let is_one = |(before, after): &(&str, &str)| {
+        let rest = name
+            .strip_prefix(before)
+            .and_then(|r| r.strip_suffix(after));
+        rest == Some(of)
+    };
+    STAND_INS.iter().any(is_one)
+}
+
+/// Whether a table has half of the columns of another.
+fn is_alike(new: &Schema, known: &Schema) -> bool {
+    let has = |lower: &String| new.columns.iter().any(|c| c.lower == *lower);
+    let shared = known.columns.iter().filter(|c| has(&c.lower)).count();
+    2 * shared >= known.columns.len()
+}
