@@ -189,18 +189,13 @@ const FLAGS: [&str; 15] = [
 const OF_GO: [(&str, &str); 3] = [
     (
         "schema-status",
-        "tables may differ between nodes; what waits for a table or a column is in the log and in \
-         /health",
+        "harmonylite inspect shows how each table takes part, harmonylite held what waits for one",
     ),
     (
         "schema-status-cluster",
-        "nodes do not compare schemas; what waits for a table or a column is in the log and in \
-         /health of each",
+        "nodes may differ in their tables; harmonylite held shows on each what waits for one",
     ),
-    (
-        "pprof",
-        "leave it out; perf and gdb can look into the process",
-    ),
+    ("pprof", "leave it out; perf and gdb look into the process"),
 ];
 
 /// Reads the arguments, without the program's name.

@@ -1,25 +1,33 @@
 //! A database that the Go version of HarmonyLite managed becomes one of ours.
 //!
 //! Go's triggers copy each row into a log of its table, `__harmonylite__<table>_change_log`, and
-//! note that in a log that has the name of our raw log. All of it goes in the transaction that
+//! note that in a log that has the name of our raw log. Its triggers go in the transaction that
 //! makes our tables and triggers, so that there is no moment at which the application's writes fail
-//! or pass unseen. A change that Go had not published becomes an entry of our raw log, with the
+//! or pass unseen; the logs follow in steps, before anything is captured. A change that Go had not published becomes an entry of our raw log, with the
 //! time at which it was made: capture reads what the row is by now, and a row that is gone was
 //! deleted. A row that Go had published is a row from before HarmonyLite.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
 use super::own_shape::{self, has_column};
 use super::own_tables::{get_meta, set_meta};
 use super::schema::{PREFIX, quote};
+use super::write::retry_while_busy;
 use super::{Database, Result, triggers, values};
 use crate::model::frame::ROWID;
 
 /// A time before this, the first moment of 2020, is that of a clock that was not set.
 const EARLIEST_MS: i64 = 1_577_836_800_000;
+
+/// Entries that are taken over in one transaction: a few milliseconds on a small machine.
+const STEP: usize = 500;
+
+/// For the application, between two of these.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// In `___meta`: stream -> the last message that Go had read, as JSON.
 const READ: &str = "go_read";
@@ -122,20 +130,38 @@ fn read_seq_map(path: &Path) -> BTreeMap<String, u64> {
     ciborium::from_reader(std::io::BufReader::new(bounded)).unwrap_or_default()
 }
 
+/// How the entries of one log become entries of ours. Each statement takes the number after which
+/// it begins, and that with which it ends.
+struct Adoption {
+    table: i64,
+    /// The last of the next entries.
+    last: String,
+    insert: String,
+    delete: String,
+}
+
 impl Database {
-    /// Takes in what Go had not published, and removes the rest of what it made. Inside the
-    /// transaction that opens the database, after our tables and triggers are in place.
+    /// Takes in what Go had not published, and removes the rest of what it made. Once our tables and
+    /// triggers are in place: in short transactions, between which the application writes. A start
+    /// after a crash goes on where this one ended, and nothing is captured before it is done.
     pub(super) fn take_over(&mut self, go: &GoVersion) -> Result<()> {
         let mut taken = 0;
         for log in &go.logs {
-            taken += self.adopt(log)?;
+            if let Some(adoption) = self.adoption(log)? {
+                taken += self.adopt(&adoption)?;
+            }
         }
-        own_shape::drop_tables(&self.conn, go.logs.iter().map(|log| &log.name))?;
-        self.note_schema()?;
+        let path = self.settings.seq_map_path.clone();
+        let read = path.as_deref().map(read_seq_map).unwrap_or_default();
+        self.shortly(|db| {
+            let is_current = db.catalog_is_current()?;
+            own_shape::drop_tables(&db.conn, go.logs.iter().map(|log| &log.name))?;
+            if is_current {
+                db.note_schema()?;
+            }
+            Ok(set_meta(&db.conn, READ, serde_json::to_string(&read).ok())?)
+        })?;
         self.reservation.look_at_log(&self.conn)?;
-        let path = self.settings.seq_map_path.as_deref();
-        let read = path.map(read_seq_map).unwrap_or_default();
-        set_meta(&self.conn, READ, serde_json::to_string(&read).ok())?;
         log::warn!(
             "the database was managed by the Go version: its triggers and tables are removed, and \
              {taken} change(s) that it had not published are taken over"
@@ -143,11 +169,21 @@ impl Database {
         Ok(())
     }
 
-    /// What Go had not published of a table becomes entries of the raw log. Returns how many.
-    fn adopt(&mut self, log: &Log) -> Result<u64> {
+    /// One short transaction of the opening: nothing is stamped in it.
+    fn shortly<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let run =
+            |db: &Self, text: &str| retry_while_busy(&db.stop, || db.conn.execute_batch(text));
+        run(self, "BEGIN IMMEDIATE")?;
+        let done = f(self)?;
+        run(self, "COMMIT")?;
+        Ok(done)
+    }
+
+    /// None if there is nothing to adopt, or it cannot be told of which rows it is.
+    fn adoption(&self, log: &Log) -> Result<Option<Adoption>> {
         let count = log.unpublished(&self.conn)?;
         if count == 0 {
-            return Ok(0);
+            return Ok(None);
         }
         let lost = |why: &str| {
             log::warn!(
@@ -155,7 +191,7 @@ impl Database {
                  out: {why}",
                 log.of
             );
-            Ok(0)
+            Ok(None)
         };
         let Some(table) = self.catalog.by_name.get(&log.of.to_ascii_lowercase()) else {
             return lost("the table is not replicated here");
@@ -172,20 +208,50 @@ impl Database {
         }
         let places: Vec<String> = (1..=key.len()).map(|i| format!("k{i}")).collect();
         let columns: Vec<String> = key.iter().map(|c| quote(c)).collect();
-        let text = format!(
+        let of = format!("FROM main.{} WHERE state IS NOT 1 AND id", quote(&log.name));
+        let insert = format!(
             "INSERT INTO {}(table_id, kind, created_at, {})
-             SELECT ?1, {}, iif(created_at >= ?2, created_at, ?3), {} FROM main.{}
-             WHERE state IS NOT 1 ORDER BY id",
+             SELECT ?3, {}, iif(created_at >= ?4, created_at, ?5), {} {of} > ?1 AND id <= ?2
+             ORDER BY id",
             triggers::LOG,
             places.join(", "),
             triggers::REAL,
             columns.join(", "),
-            quote(&log.name),
         );
-        let now_ms = self.clock.now_ms();
-        self.conn
-            .execute(&text, params![table.id, EARLIEST_MS, now_ms])?;
-        Ok(count)
+        Ok(Some(Adoption {
+            table: table.id,
+            last: format!("SELECT max(id) FROM (SELECT id {of} > ?1 ORDER BY id LIMIT {STEP})"),
+            insert,
+            delete: format!("DELETE {of} > ?1 AND id <= ?2"),
+        }))
+    }
+
+    /// Returns how many entries there were.
+    fn adopt(&mut self, adoption: &Adoption) -> Result<u64> {
+        let (mut after, mut taken) = (i64::MIN, 0);
+        loop {
+            let now_ms = self.clock.now_ms();
+            let step = self.shortly(|db| {
+                let last: Option<i64> = db
+                    .conn
+                    .prepare_cached(&adoption.last)?
+                    .query_row([after], |r| r.get(0))?;
+                let Some(last) = last else {
+                    return Ok(None);
+                };
+                let values = params![after, last, adoption.table, EARLIEST_MS, now_ms];
+                let count = db.conn.prepare_cached(&adoption.insert)?.execute(values)?;
+                db.conn
+                    .prepare_cached(&adoption.delete)?
+                    .execute([after, last])?;
+                Ok(Some((last, count as u64)))
+            })?;
+            let Some((last, count)) = step else {
+                return Ok(taken);
+            };
+            (after, taken) = (last, taken + count);
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// The last message of a stream that Go had read before the database became ours; 0 if none.

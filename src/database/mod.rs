@@ -183,11 +183,11 @@ impl Database {
         database.require_apply_triggers()?;
         database.catalog.first_time = first_time;
         database.refresh_catalog()?;
+        own_tables::set_meta(&database.conn, "installed", 1)?;
+        retry_while_busy(&database.stop, || database.conn.execute_batch("COMMIT"))?;
         if let Some(go) = &go {
             database.take_over(go)?;
         }
-        own_tables::set_meta(&database.conn, "installed", 1)?;
-        retry_while_busy(&database.stop, || database.conn.execute_batch("COMMIT"))?;
         database.catalog.first_time = false;
         if !database.settings.joins_by_snapshot {
             database.read_let_go_again()?;

@@ -9,6 +9,7 @@
 //! BOOLEAN as true or false. Go's nodes store those as the text and the integer that they are here.
 
 use crate::model::cbor::{CborError, Cursor};
+use crate::model::frame::MAX_NAME_BYTES;
 use crate::model::value::OwnedValue;
 
 /// Tag of a time.
@@ -72,7 +73,7 @@ impl<'a> Payload<'a> {
         for _ in 0..cursor.map()? {
             match cursor.text()? {
                 "Type" => payload.kind = Some(cursor.text()?),
-                "TableName" => payload.table = Some(cursor.text()?),
+                "TableName" => payload.table = Some(name(cursor)?),
                 "Row" => payload.row = row(cursor)?,
                 _ => value(cursor).map(drop)?,
             }
@@ -87,8 +88,16 @@ fn row<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<(&'a str, OwnedValue)>, CborEr
         return Err(CborError::OutOfBounds("the number of columns"));
     }
     (0..columns)
-        .map(|_| Ok((cursor.text()?, value(cursor)?)))
+        .map(|_| Ok((name(cursor)?, value(cursor)?)))
         .collect()
+}
+
+fn name<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, CborError> {
+    let name = cursor.text()?;
+    match name.len() <= MAX_NAME_BYTES {
+        true => Ok(name),
+        false => Err(CborError::OutOfBounds("the length of a name")),
+    }
 }
 
 fn value(cursor: &mut Cursor<'_>) -> Result<OwnedValue, CborError> {
@@ -140,16 +149,35 @@ fn moment(seconds: i64) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_event_is_read_byte_by_byte() {
-        let raw = [
+    fn sample() -> Vec<u8> {
+        [
             &b"\xa2\x6aFromNodeId\x1b\xff\x00\x00\x00\x00\x00\x00\x01\x67Payload"[..],
             b"\xa5\x62Id\x18\x2a\x64Type\x66insert\x69TableName\x65Books\x63Row\xaa",
             b"\x62id\x01\x65title\x64Dune\x61n\xf6\x61b\x42\x00\xff\x61r\xfb\x3f\xf8\x00\x00\x00\x00\x00\x00",
             b"\x61t\xd8\x20\xa1\x01\x1a\x65\x92\x00\x80\x61y\xf5\x61z\xf4\x61-\x38\x63\x61e\xd8\x20\xa0",
             b"\x62sh\x62ab",
         ]
-        .concat();
+        .concat()
+    }
+
+    proptest::proptest! {
+        /// Whatever is changed in it, reading ends, and takes no more than there is.
+        #[test]
+        fn bytes_that_mean_ill_are_refused_or_read(at in 0..150usize, byte: u8, cut in 0..150usize) {
+            let mut raw = sample();
+            let end = raw.len().saturating_sub(cut);
+            raw.truncate(end.max(1));
+            let at = at % raw.len();
+            raw[at] = byte;
+            if let Ok(event) = GoEvent::decode(&raw) {
+                assert!(event.row.len() <= raw.len());
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_is_read_byte_by_byte() {
+        let raw = sample();
         assert!(GoEvent::is_like(&raw));
         let event = GoEvent::decode(&raw).unwrap();
         assert_eq!(event.from, 0xff00_0000_0000_0001);

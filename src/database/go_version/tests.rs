@@ -101,6 +101,48 @@ fn a_later_write_elsewhere_wins_and_a_row_from_before_loses() {
     assert_eq!(nodes[0].rows(title), "t'later'\nt'by Go'\nt'by Go'");
 }
 
+/// More than one step, published ones in between, and a crash on the way: nothing was captured yet.
+#[test]
+fn a_long_log_is_taken_over_in_steps() {
+    let many = "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 1600)
+        INSERT INTO books SELECT i, i FROM n; DELETE FROM books WHERE id % 3 = 0;
+        UPDATE __harmonylite__books_change_log SET state = 1 WHERE val_id % 5 = 0;";
+    let mut nodes = [
+        Node::new(1, &format!("{TABLES}{}{many}", go())),
+        Node::new(2, TABLES),
+    ];
+    assert_eq!(own(&nodes[0], "trigger"), "null");
+    assert_eq!(
+        nodes[0].rows("SELECT min(id) FROM __harmonylite___change_log_global"),
+        "i1"
+    );
+    // As if it had come no further than that.
+    let log = "SELECT created_at, table_id FROM __harmonylite___change_log_global LIMIT 1";
+    assert!(nodes[0].rows(log).starts_with(&format!("i{MADE}")));
+    let again = go_log("books", &[("id", "INTEGER"), ("title", "TEXT")], "0");
+    let again = again.split("CREATE TRIGGER").next().unwrap();
+    nodes[0].app.execute_batch(again).unwrap();
+    let rest = format!(
+        "INSERT INTO __harmonylite__books_change_log VALUES (9, 2, 'x', 'delete', {MADE}, 0);
+         DELETE FROM books WHERE id = 2; DELETE FROM __harmonylite___change_log_global
+         WHERE created_at > {MADE} + 1000"
+    );
+    nodes[0].app.execute_batch(&rest).unwrap();
+    nodes[0].restart();
+    assert_eq!(
+        own(&nodes[0], "table"),
+        "t'__harmonylite___change_log_global'"
+    );
+    let seen = converge(&mut nodes);
+    assert!(!seen.contains("Solaris"), "{seen}");
+    assert_eq!(
+        nodes[1].rows("SELECT count(*) FROM books WHERE id > 9"),
+        "i1061"
+    );
+    let hlc = nodes[1].rows("SELECT hlc FROM __harmonylite__books_versions WHERE k1 = 2");
+    assert_eq!(hlc, format!("i{}", MADE << 16));
+}
+
 #[test]
 fn a_clock_that_was_not_set_counts_as_now() {
     let sql = format!("{TABLES}{}DELETE FROM books WHERE id = 1;", go());
