@@ -15,6 +15,7 @@ use crate::apply::{Arrived, Content};
 use crate::broker::Broker;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
+use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
 use crate::model::frame::unpack;
 use crate::same_stream;
@@ -145,12 +146,13 @@ impl From<DatabaseError> for Pause {
 impl Consumer {
     fn run(mut self) -> Result<(), String> {
         let mut failures = 0;
-        let mut said = String::new();
+        let mut failure = Lasting::default();
         let mut worked = false;
         loop {
             let pause = match self.broker.reader(self.shard) {
                 Ok(mut reader) => {
-                    (failures, said, worked) = (0, String::new(), true);
+                    (failures, worked) = (0, true);
+                    failure.ends();
                     self.read(&mut *reader)
                 }
                 // It may be changed just now where it was right before.
@@ -170,9 +172,8 @@ impl Consumer {
                              (nats.connect_retries) more: {text}"
                         ));
                     }
-                    if text != said {
+                    if failure.is_news(&text) {
                         log::warn!("{}: {text}; trying again", self.subject);
-                        said = text;
                     }
                 }
             }

@@ -13,6 +13,9 @@ use crate::database::{Database, Result};
 
 pub mod http;
 
+/// Rows are counted up to here: who asks must not wait, nor must the node.
+const COUNTED: u64 = 10_000;
+
 /// Troubles by their subject.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -83,8 +86,13 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "node": database.node(),
         "problems": problems,
         "holds_rows": database.holds_rows()?,
+        "held": database.held_up_to(COUNTED)?,
+        "passed_over": database.passed_over(),
+        "displaced": database.displaced_up_to(COUNTED)?,
+        "rejected": database.set_aside(),
         "quarantined": database.quarantined()?,
         "from_go": database.go_events(),
+        "triggers_missed": database.missed_triggers(),
         "triggers_left_out": triggers.left_out().len(),
         "trigger_failures": triggers.failures(),
         "dangling_rows_seen": database.dangling_seen(),

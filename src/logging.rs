@@ -8,8 +8,10 @@ use env_logger::{Builder, Target};
 use crate::config::{LogFormat, Logging};
 
 mod file;
+mod repeated;
 
 pub use file::LogFile;
+pub use repeated::{Lasting, Repeated};
 
 /// Starts logging as configured. Returns the log file, if one is configured; fails if that cannot be
 /// opened.

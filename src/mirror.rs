@@ -7,6 +7,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::logging::Lasting;
+
 /// Its name beside the database.
 pub const NAME: &str = "seq-map.cbor";
 
@@ -63,8 +65,8 @@ pub struct Mirror {
     written: Option<Vec<(String, u64)>>,
     /// The file that was written last: it stays locked, to tell others that it is in use.
     held: Option<File>,
-    /// Why it cannot be written, as the log was told.
-    said: Option<String>,
+    /// Why it cannot be written.
+    failure: Lasting,
 }
 
 impl Mirror {
@@ -73,7 +75,7 @@ impl Mirror {
             path,
             written: None,
             held: None,
-            said: None,
+            failure: Lasting::default(),
         }
     }
 
@@ -86,21 +88,16 @@ impl Mirror {
         match self.replace(sequences) {
             Ok(()) => {
                 self.written = Some(sequences.to_vec());
-                self.said = None;
+                self.failure.ends();
             }
-            Err(e) if self.is_news(&e) => log::warn!(
+            // Said with every clean-up it would fill a disk.
+            Err(e) if self.failure.is_news(&e.to_string()) => log::warn!(
                 "writing {}: {e}; replication goes on, and it is tried again",
                 self.path.display()
             ),
             Err(e) => log::debug!("writing {}: {e}", self.path.display()),
         }
         true
-    }
-
-    /// It is tried with every clean-up: said each time, it would fill a disk.
-    fn is_news(&mut self, e: &std::io::Error) -> bool {
-        let text = Some(e.to_string());
-        std::mem::replace(&mut self.said, text.clone()) != text
     }
 
     fn replace(&mut self, sequences: &[(String, u64)]) -> std::io::Result<()> {
@@ -150,13 +147,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("later");
         let mut mirror = Mirror::new(folder.join("seq-map.cbor"));
-        let error = || std::io::Error::other("denied");
-        assert!(mirror.is_news(&error()) && !mirror.is_news(&error()));
         mirror.write(&[("s".into(), 1)]);
-        assert!(mirror.said.as_ref().is_some_and(|text| text != "denied"));
+        assert!(mirror.failure.ends());
         fs::create_dir(folder).unwrap();
         mirror.write(&[("s".into(), 1)]);
-        assert!(mirror.is_news(&error()));
+        assert!(!mirror.failure.ends());
     }
 
     #[test]

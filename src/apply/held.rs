@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 
 use crate::apply::Incoming;
+use crate::apply::let_go::held_tables;
 use crate::capture::Frames;
 use crate::database::rows::KEY_BYTES;
 use crate::database::sites::Sites;
@@ -101,12 +102,20 @@ pub(super) fn shape_of_known(known: &Shape) -> String {
 }
 
 impl Database {
-    /// Whether anything waits for the schema.
+    /// Whether anything waits for the schema: what is about to be removed does not.
     pub fn holds_rows(&self) -> Result<bool> {
-        let mut any = self
-            .conn
-            .prepare_cached("SELECT 1 FROM __harmonylite___held LIMIT 1")?;
-        Ok(any.exists([])?)
+        let held = held_tables(&self.conn)?;
+        Ok(held
+            .iter()
+            .any(|table| !self.catalog.ending.contains(table)))
+    }
+
+    /// Rows of which something waits for the schema, counted up to a bound.
+    pub fn held_up_to(&self, most: u64) -> Result<u64> {
+        let text = "SELECT count(*) FROM (
+                        SELECT DISTINCT table_name, shape, key FROM __harmonylite___held LIMIT ?1)";
+        let mut statement = self.conn.prepare_cached(text)?;
+        Ok(statement.query_row([most as i64], |r| r.get(0))?)
     }
 
     /// Rows of which something waits for the schema.
@@ -185,19 +194,35 @@ impl Database {
 
     /// Notes that something of a table is held, and names it once.
     fn say_held(&mut self, table: &str, reason: &str) {
-        let is_new = match self.catalog.by_name.contains_key(table) {
-            true => self.catalog.held.insert(table.to_owned()),
-            false => {
-                let named = &mut self.named_unknown;
-                named.len() < MAX_NAMED && named.insert(table.to_owned())
+        let is_here = self.catalog.by_name.contains_key(table);
+        if is_here {
+            self.catalog.held.insert(table.to_owned());
+        }
+        let said = &mut self.said_held;
+        if said.contains(table) || (!is_here && said.len() >= MAX_NAMED) {
+            return;
+        }
+        said.insert(table.to_owned());
+        log::warn!("changes of table {table:?} are held: {reason}");
+        if said.len() == MAX_NAMED {
+            log::warn!("changes of more tables may be held: those not here are no longer named");
+        }
+    }
+
+    /// Names the tables of which nothing is held any more. Inside a transaction.
+    pub(super) fn say_held_ended(&mut self) -> Result<()> {
+        if self.said_held.is_empty() {
+            return Ok(());
+        }
+        let held = held_tables(&self.conn)?;
+        self.said_held.retain(|table| {
+            let is_held = held.binary_search(table).is_ok();
+            if !is_held {
+                log::info!("of table {table:?} nothing is held any more");
             }
-        };
-        if is_new {
-            log::warn!("changes of table {table:?} are held: {reason}");
-        }
-        if is_new && self.named_unknown.len() == MAX_NAMED {
-            log::warn!("changes of more unknown tables are held: they are no longer named");
-        }
+            is_held
+        });
+        Ok(())
     }
 
     /// Holds one column, unless what is `known` of it is newer.
@@ -369,6 +394,7 @@ impl Database {
             }
         }
         if places.is_empty() {
+            self.say_held_ended()?;
             return self.all_held_is_again();
         }
         self.catalog.retry_held = Some(places.into_iter().next_back());

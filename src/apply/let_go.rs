@@ -186,6 +186,11 @@ impl Database {
         })
     }
 
+    /// Tables of which changes are let go, and which others have.
+    pub fn passed_over(&self) -> Vec<&str> {
+        self.let_go.names.iter().map(String::as_str).collect()
+    }
+
     /// Tables for which a snapshot is awaited.
     pub(crate) fn awaited(&self) -> &BTreeSet<String> {
         &self.let_go.awaited
@@ -275,6 +280,7 @@ impl Database {
                 self.catalog.ending.remove(&table);
                 self.forget_held_size(&table)?;
                 self.drop_request_is_done(&table)?;
+                self.say_held_ended()?;
             }
             if self.clock.uptime() - began >= TIME_BOX {
                 break;

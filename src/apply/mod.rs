@@ -51,7 +51,6 @@ pub(crate) use held_size::HeldSize;
 pub(crate) use incoming::Incoming;
 pub(crate) use let_go::LetGo;
 pub use positions::{Position, Positions};
-pub(crate) use quarantine::Alarm;
 pub(crate) use tuples::create_probe;
 pub(crate) use unique::{displaced_row, highest_displaced};
 

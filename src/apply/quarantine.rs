@@ -1,38 +1,14 @@
 //! Messages that cannot be read, kept for a later release or a person to look at: as many as a small
 //! machine can keep. Beyond that the oldest go, counted.
 
-use std::time::Duration;
-
 use rusqlite::params;
 
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::{Database, Result};
 use crate::model::text::shortened;
 
-/// One line in the log for all that comes within this time.
-const SAY_EVERY: Duration = Duration::from_secs(60);
-
 /// How many messages went, under this key of `___meta`.
 const DROPPED: &str = "quarantine_dropped";
-
-/// When something was said last, and what was not since.
-#[derive(Debug, Default)]
-pub(crate) struct Alarm {
-    said: Option<Duration>,
-    hushed: u64,
-}
-
-impl Alarm {
-    /// Whether to speak at `now`, and of how many that were passed over in silence.
-    pub fn rings(&mut self, now: Duration) -> Option<u64> {
-        if self.said.is_some_and(|said| now - said < SAY_EVERY) {
-            self.hushed += 1;
-            return None;
-        }
-        self.said = Some(now);
-        Some(std::mem::take(&mut self.hushed))
-    }
-}
 
 impl Database {
     /// Keeps a message that cannot be read.
@@ -45,7 +21,7 @@ impl Database {
     ) -> Result<()> {
         let reason = shortened(reason, 500);
         let now = self.clock.uptime();
-        match self.alarm.rings(now) {
+        match self.quarantine_alarm.rings(now) {
             Some(0) => log::error!("message {seq} of {stream} is put in quarantine: {reason}"),
             Some(more) => log::error!(
                 "message {seq} of {stream} is put in quarantine, after {more} others: {reason}"

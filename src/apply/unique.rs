@@ -62,6 +62,13 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
+    /// Rows that are displaced, counted up to a bound.
+    pub fn displaced_up_to(&self, most: u64) -> Result<u64> {
+        let text = "SELECT count(*) FROM (SELECT 1 FROM __harmonylite___displaced LIMIT ?1)";
+        let mut statement = self.conn.prepare_cached(text)?;
+        Ok(statement.query_row([most as i64], |r| r.get(0))?)
+    }
+
     /// A row was joined, its version is stored: `in_table` is what the table still holds of it,
     /// `arrived` what it is now, none if deleted. Fails if that breaks another constraint: then it is
     /// held, as it would be if nothing were displaced.
@@ -100,6 +107,20 @@ impl Database {
         }
         settling.run()?;
         self.note_displaced(table)
+    }
+
+    /// The first row of a table is kept aside.
+    fn say_displaced(&mut self, table: &Table) {
+        let text = "are kept aside: others have their values in a UNIQUE index; `harmonylite conflicts` \
+                    shows them";
+        match self.displaced_alarm.rings(self.clock.uptime()) {
+            Some(0) => log::warn!("rows of table {} {text}", table.name()),
+            Some(more) => log::warn!(
+                "rows of table {} {text}, as {more} times before",
+                table.name()
+            ),
+            None => {}
+        }
     }
 
     /// Displaced rows that nothing but the row `key`, which the application deleted, kept out of
@@ -150,7 +171,13 @@ impl Database {
             table,
         };
         match aside.is_empty()? {
-            false => self.catalog.displaced.insert(table.id),
+            false => {
+                let is_new = self.catalog.displaced.insert(table.id);
+                if is_new {
+                    self.say_displaced(table);
+                }
+                is_new
+            }
             true => self.catalog.displaced.remove(&table.id),
         };
         Ok(())

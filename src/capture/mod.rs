@@ -164,7 +164,14 @@ impl Database {
 
     /// Says and counts what cannot be replicated.
     pub(crate) fn set_aside_rows(&self, table: &str, count: u64, reason: &str) {
-        log::warn!("set aside {count} change(s) of table {table}: {reason}");
+        let now = self.clock.uptime();
+        match self.marks.set_aside_alarm.borrow_mut().rings(now) {
+            Some(0) => log::warn!("set aside {count} change(s) of table {table}: {reason}"),
+            Some(more) => log::warn!(
+                "set aside {count} change(s) of table {table}, after {more} others: {reason}"
+            ),
+            None => log::debug!("set aside {count} change(s) of table {table}: {reason}"),
+        }
         let before = self.marks.set_aside.get();
         self.marks.set_aside.set(before + count);
     }

@@ -5,7 +5,7 @@
 //! and not before the next write that happens anyway or a pause: a mark that outlives its
 //! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
@@ -17,6 +17,7 @@ use crate::capture::unsent_copy::UnsentCopy;
 use crate::database::rows::Rows;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
+use crate::logging::Repeated;
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
@@ -41,6 +42,7 @@ pub struct Marks {
     cleared: Duration,
     /// Changes that could not be captured since the start.
     pub set_aside: Cell<u64>,
+    pub set_aside_alarm: RefCell<Repeated>,
 }
 
 /// Marks of one transaction, up to and with this one.

@@ -28,6 +28,7 @@ mod files;
 mod go_version;
 mod install;
 mod journal;
+mod missed_triggers;
 mod noted;
 mod own_shape;
 pub mod own_tables;
@@ -108,13 +109,17 @@ pub struct Database {
     pub(crate) held_size: crate::apply::HeldSize,
     /// See [`Database::has_news`].
     pub(crate) is_news: bool,
-    /// Tables that are held and not known here, as far as they were named.
-    pub(crate) named_unknown: std::collections::BTreeSet<String>,
+    /// Tables (lower case) of which the log says that something is held.
+    pub(crate) said_held: std::collections::BTreeSet<String>,
     /// Bytes of parts that wait, if counted.
     pub(crate) parts_bytes: Option<u64>,
-    pub(crate) alarm: crate::apply::Alarm,
     /// Nodes that run the Go version.
     pub(crate) go_nodes: crate::apply::GoNodes,
+    /// See [`Database::missed_triggers`].
+    missed_triggers: std::collections::BTreeMap<String, String>,
+    /// Of messages that are put in quarantine, and of tables whose rows are displaced.
+    pub(crate) quarantine_alarm: crate::logging::Repeated,
+    pub(crate) displaced_alarm: crate::logging::Repeated,
     /// Largest (broker time - our uptime) seen, in milliseconds.
     broker_offset_ms: Option<i64>,
 }
@@ -174,10 +179,12 @@ impl Database {
             let_go,
             held_size,
             is_news: false,
-            named_unknown: Default::default(),
+            said_held: Default::default(),
             parts_bytes: None,
-            alarm: Default::default(),
             go_nodes: Default::default(),
+            missed_triggers: Default::default(),
+            quarantine_alarm: Default::default(),
+            displaced_alarm: Default::default(),
             broker_offset_ms: None,
         };
         database.require_apply_triggers()?;

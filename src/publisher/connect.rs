@@ -5,6 +5,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::CONNECTING;
 use crate::broker::Broker;
 use crate::gate::Gate;
+use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
 use crate::same_stream::{self, LookError};
 use crate::stream::{StreamError, Writer};
@@ -36,7 +37,7 @@ pub(super) fn connect_when_asked(
         if ask.refused && stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
             return Ok(());
         }
-        let (mut failures, mut said) = (0, String::new());
+        let (mut failures, mut failure) = (0, Lasting::default());
         loop {
             let text = match connect(broker, gate) {
                 Ok(writer) => {
@@ -57,9 +58,8 @@ pub(super) fn connect_when_asked(
                      more: {text}"
                 ));
             }
-            if text != said {
+            if failure.is_news(&text) {
                 log::warn!("connecting to NATS: {text}; changes are captured and kept meanwhile");
-                said = text;
             }
             if stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
                 return Ok(());

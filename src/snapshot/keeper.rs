@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::database::{Database, DatabaseError};
 use crate::gate::Gate;
+use crate::logging::Lasting;
 use crate::snapshot::manifest::{Entry, KEPT, Place};
 use crate::snapshot::registry::Registry;
 use crate::snapshot::transfer::{self, TransferError};
@@ -115,7 +116,7 @@ pub struct Keeper {
     /// When it looked at what the others told.
     compared: Option<Duration>,
     /// What was said of nodes that have other tables.
-    pub(super) strangers: String,
+    pub(super) strangers: Lasting,
     /// Under which id this node is known as one that publishes.
     registered: Option<u64>,
     /// That the newest snapshot is gone was told to the others.
@@ -141,7 +142,7 @@ impl Keeper {
             told: None,
             told_schema: None,
             compared: None,
-            strangers: String::new(),
+            strangers: Lasting::default(),
             registered: None,
             forgot: false,
             lost: BTreeSet::new(),

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, never};
 
 use crate::database::DatabaseError;
 use crate::gate::Gate;
+use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
 use crate::snapshot::registry::KeyValueRegistry;
@@ -57,7 +58,7 @@ struct Snapshots {
     registry: Option<KeyValueRegistry>,
     backoff: Backoff,
     asked: Vec<Ask>,
-    said: String,
+    failure: Lasting,
     /// Somebody asked for a snapshot and was told nothing yet.
     owes_word: bool,
     /// The store failed: only a person's wish is a reason to try again before the wait is over. Each
@@ -84,7 +85,7 @@ pub fn start(
         registry: None,
         backoff,
         asked: Vec::new(),
-        said: String::new(),
+        failure: Lasting::default(),
         owes_word: false,
         holds: false,
         sweep: None,
@@ -127,7 +128,7 @@ impl Snapshots {
                 Ok(next) => {
                     failures = 0;
                     self.backoff.reset();
-                    self.said.clear();
+                    self.failure.ends();
                     self.gate.health.works("snapshots");
                     if self.keeper.is_asked() && self.owes_word {
                         log::info!("snapshot: one is asked for, and is made as soon as it may be");
@@ -259,8 +260,7 @@ impl Snapshots {
         }
         let text = e.to_string();
         self.gate.health.ails("snapshots", &text);
-        let kind = without_names(&text);
-        let is_said = kind == self.said && !self.owes_word;
+        let is_said = !self.failure.is_news(&without_names(&text)) && !self.owes_word;
         match e {
             RoundError::Refused(text) => {
                 log::error!("snapshot: {text}");
@@ -275,7 +275,6 @@ impl Snapshots {
             _ if is_said => log::debug!("snapshot: {text}"),
             _ => log::error!("snapshot: {text}; trying again"),
         }
-        self.said = kind;
         self.owes_word = false;
     }
 }
@@ -377,7 +376,7 @@ mod tests {
             registry: None,
             backoff: Backoff::new(Duration::ZERO, Duration::ZERO),
             asked: Vec::new(),
-            said: String::new(),
+            failure: Lasting::default(),
             owes_word: false,
             holds: false,
             sweep: None,

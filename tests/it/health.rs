@@ -97,9 +97,10 @@ fn rows_that_wait_for_a_migration() {
     let new = "CREATE TABLE later (id INTEGER PRIMARY KEY, value)";
     cluster.nodes[0].execute(new);
     cluster.nodes[0].execute("INSERT INTO later VALUES (1, 'a')");
-    until_health(port, 200, &["\"holds_rows\":true"]);
+    until_health(port, 200, &["\"holds_rows\":true", "\"held\":1,"]);
     cluster.nodes[1].execute(new);
-    until_health(port, 200, &["\"holds_rows\":false"]);
+    until_health(port, 200, &["\"holds_rows\":false", "\"held\":0,"]);
+    cluster.nodes[1].until_log("of table \"later\" nothing is held any more");
     assert_eq!(cluster.nodes[1].number("SELECT count(*) FROM later"), 1);
 }
 

@@ -198,7 +198,7 @@ fn tables_without_number_are_held_and_not_all_named() {
     n[0].apply(&[outgoing(frame)]);
     let tables = "SELECT count(DISTINCT table_name) FROM __harmonylite___held";
     assert_eq!(n[0].rows(tables), "i2000");
-    assert!(n[0].db.named_unknown.len() <= 64);
+    assert!(n[0].db.said_held.len() <= 64);
     n[0].run("CREATE TABLE t1234(id INTEGER PRIMARY KEY, v)");
     n[0].capture();
     assert_eq!(n[0].rows("SELECT count(*) FROM t1234"), "i1");

@@ -86,7 +86,9 @@ impl Keeper {
             "Give each application a nats.subject_prefix and a nats.stream_prefix of its own";
         let text = match strangers {
             None => {
-                self.strangers.clear();
+                if self.strangers.ends() {
+                    log::info!("no node of another application is seen any more");
+                }
                 return round.gate.health.works(SUBJECT);
             }
             Some(Strangers {
@@ -105,12 +107,11 @@ impl Keeper {
                 text
             }
         };
-        if text != self.strangers {
+        if self.strangers.is_news(&text) {
             match strangers.is_some_and(|s| s.are_few) {
                 true => log::warn!("{text}"),
                 false => log::error!("{text}; until then this node does not join, if it is new"),
             }
-            self.strangers = text;
         }
     }
 }
