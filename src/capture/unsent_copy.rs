@@ -17,6 +17,9 @@ use crate::model::version::Version;
 const MOST_ROWS: usize = 10_000;
 const MOST_BYTES: usize = 1 << 20;
 
+/// Rows that are looked up at a time: a few milliseconds' worth. What is left follows at the next call.
+const STEP: usize = 1_000;
+
 /// A row whose version is unsent.
 #[derive(Debug, Clone)]
 pub(crate) struct Unsent {
@@ -29,8 +32,8 @@ pub(crate) struct Unsent {
 pub(crate) struct UnsentCopy {
     /// By the number of the transaction that marked them.
     by_number: BTreeMap<i64, Vec<Unsent>>,
-    /// Marks of later transactions are not copied yet.
-    up_to: i64,
+    /// The last mark that was looked at: transaction, table, key.
+    up_to: (i64, i64, Vec<u8>),
     rows: usize,
     bytes: usize,
 }
@@ -59,7 +62,7 @@ impl UnsentCopy {
     /// All of them, marked by transaction `at`.
     pub fn marked_by(at: i64, rows: Vec<Unsent>) -> UnsentCopy {
         let mut copy = UnsentCopy {
-            up_to: at,
+            up_to: (at, i64::MAX, Vec::new()),
             ..UnsentCopy::default()
         };
         rows.into_iter().for_each(|row| copy.add(at, row));
@@ -83,13 +86,18 @@ impl Database {
         if !copy.has_room() {
             return Ok(());
         }
+        // One for all look-ups, which would lock the file anew each.
+        let _snapshot = self.conn.unchecked_transaction()?;
         let mut marks = self.conn.prepare_cached(
-            "SELECT at, table_id, key FROM __harmonylite___unsent WHERE at > ?1 ORDER BY at LIMIT ?2",
+            "SELECT at, table_id, key FROM __harmonylite___unsent
+             WHERE (at, table_id, key) > (?1, ?2, ?3) ORDER BY at, table_id, key LIMIT ?4",
         )?;
-        let mut found = marks.query(params![copy.up_to, MOST_ROWS - copy.rows])?;
+        let (at, table, key) = &copy.up_to;
+        let room = STEP.min(MOST_ROWS - copy.rows);
+        let mut found = marks.query(params![at, table, key, room])?;
         while let Some(mark) = found.next()? {
             let (at, id, key): (i64, i64, Vec<u8>) = (mark.get(0)?, mark.get(1)?, mark.get(2)?);
-            copy.up_to = at;
+            copy.up_to = (at, id, key.clone());
             let Some(table) = self.catalog.by_id.get(&id) else {
                 continue;
             };
@@ -109,5 +117,44 @@ impl Database {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_ROWS, STEP};
+    use crate::apply::tests::support::Node;
+
+    const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+    fn insert(node: &Node, from: usize, to: usize) {
+        node.run(&format!(
+            "WITH n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {to})
+             INSERT INTO t(id) SELECT i FROM n"
+        ));
+    }
+
+    fn copied(node: &Node) -> usize {
+        assert_eq!(node.db.marks.copy.rows().len(), node.db.marks.copy.rows);
+        node.db.marks.copy.rows
+    }
+
+    #[test]
+    fn marks_are_followed_up_to_what_fits() {
+        let mut node = Node::with(1, SCHEMA, |s| s.scan_max_changes = 100_000);
+        insert(&node, 0, 3 * STEP);
+        node.capture();
+        node.db.copy_unsent().unwrap();
+        node.db.copy_unsent().unwrap();
+        assert_eq!(copied(&node), 3 * STEP, "those of one transaction, too");
+        node.db.copy_unsent().unwrap();
+        assert_eq!(copied(&node), 3 * STEP);
+        node.db.acknowledged(node.db.reservation.peek_number());
+        assert_eq!(copied(&node), 0);
+        node.capture();
+        insert(&node, 3 * STEP, 3 * STEP + 2 * MOST_ROWS);
+        node.capture();
+        (0..2 * MOST_ROWS / STEP).for_each(|_| node.db.copy_unsent().unwrap());
+        assert_eq!(copied(&node), MOST_ROWS);
     }
 }
