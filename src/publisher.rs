@@ -105,6 +105,8 @@ struct Publisher {
     link: Option<Link>,
     /// Why the broker did not store what was sent, until it does.
     refusal: String,
+    /// Why the last connection was given up, until something is stored.
+    denial: String,
     /// Names of the shards' streams.
     streams: Vec<String>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
@@ -163,6 +165,7 @@ pub fn start(
         ask_writer,
         link: None,
         refusal: String::new(),
+        denial: String::new(),
         streams,
         compressor,
         mirror,
@@ -494,6 +497,7 @@ impl Publisher {
         if link.is_idle() && inside.outbox.is_empty() {
             link.worked = true;
             self.refusal.clear();
+            self.denial.clear();
             self.gate.health.works(PUBLISHING);
         }
     }
@@ -516,11 +520,22 @@ impl Publisher {
 
     /// What is under way goes out again later, from the marks.
     fn drop_link(&mut self, why: &str) {
-        if self.link.take().is_some() {
-            log::warn!("publishing: {why}; connecting again");
-            self.gate.health.ails(PUBLISHING, why);
-        }
         self.refusal.clear();
+        if let Some(link) = self.link.take() {
+            let text = format!("{why}{}", link.writer.complaint());
+            self.gate.health.ails(PUBLISHING, &text);
+            // A right that is missing stays so until a person grants it: it is said once.
+            let is_said = text.contains("Permissions Violation") && text == self.denial;
+            let level = match is_said {
+                true => log::Level::Debug,
+                false => log::Level::Warn,
+            };
+            log::log!(level, "publishing: {text}; connecting again");
+            self.denial = text;
+            if is_said {
+                self.refusal.clone_from(&self.denial);
+            }
+        }
         self.connect_anew(Ask::default());
     }
 

@@ -263,7 +263,9 @@ impl Client {
                 }
                 recv(deadline) -> _ => {
                     let (address, waited) = (self.address(), timeout.as_millis());
-                    let text = format!("no answer from {address} to {subject} within {waited} ms");
+                    let why = self.link.complaint();
+                    let text =
+                        format!("no answer from {address} to {subject} within {waited} ms{why}");
                     return Err(StreamError::Disconnected(text));
                 }
             }

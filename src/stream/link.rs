@@ -5,6 +5,7 @@
 //! that stops the crate's threads and closes every [`Inbox`], which all who wait notice at once.
 #![allow(deprecated)]
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -98,8 +99,21 @@ impl Link {
 
     /// Runs on the crate's reader thread: may take no part in a conversation with the server.
     pub(super) fn complain(&self, error: &io::Error) {
-        log::warn!("nats server {} says: {error}", self.address);
-        *lock(&self.complaint) = Some(error.to_string());
+        let text = error.to_string();
+        let level = match is_new(&text) {
+            true => log::Level::Warn,
+            false => log::Level::Debug,
+        };
+        log::log!(level, "nats server {} says: {text}", self.address);
+        *lock(&self.complaint) = Some(text);
+    }
+
+    /// For the text of an error, what the server complained of, if it did.
+    pub(super) fn complaint(&self) -> String {
+        match &*lock(&self.complaint) {
+            Some(complaint) => format!(", the server said: {complaint}"),
+            None => String::new(),
+        }
     }
 
     /// Ends the connection, from any thread, once and for all.
@@ -118,10 +132,7 @@ impl Link {
 
     /// The error of everyone who waits on a connection that ended.
     pub(super) fn lost(&self) -> StreamError {
-        let why = match &*lock(&self.complaint) {
-            Some(complaint) => format!(", the server said: {complaint}"),
-            None => String::new(),
-        };
+        let why = self.complaint();
         StreamError::Disconnected(format!("connection to {} lost{why}", self.address))
     }
 }
@@ -133,7 +144,46 @@ pub struct Inbox {
     pub messages: Receiver<nats::Message>,
 }
 
+/// So many complaints are remembered.
+const REMEMBERED: usize = 64;
+
+/// Whether no connection of this process has heard that yet. A right that is missing would else be
+/// named at every try.
+fn is_new(complaint: &str) -> bool {
+    static SAID: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+    // Consumers and inboxes have names of their own each time.
+    let kind = complaint
+        .split_once("_INBOX.")
+        .map_or(complaint, |(kind, _)| kind);
+    let kind: Vec<_> = kind.split('.').take(6).collect();
+    let kind = kind.join(".");
+    let mut said = lock(&SAID);
+    if said.contains(&kind) {
+        return false;
+    }
+    if said.len() == REMEMBERED {
+        said.pop_front();
+    }
+    said.push_back(kind);
+    true
+}
+
 /// The mutexes here guard plain values, whole at any time: a panic elsewhere spoils nothing.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_right_is_new_once() {
+        let text = |subject: &str| format!("Permissions Violation for Publish to \"{subject}\"");
+        assert!(is_new(&text("$JS.API.CONSUMER.MSG.NEXT.test-1.abc")));
+        assert!(!is_new(&text("$JS.API.CONSUMER.MSG.NEXT.test-1.def")));
+        assert!(is_new(&text("$JS.API.STREAM.INFO.test-1")));
+        assert!(is_new(&text("_INBOX.a.end")));
+        assert!(!is_new(&text("_INBOX.b.end")));
+    }
 }

@@ -132,6 +132,10 @@ pub trait Writer: Send {
     fn flush(&mut self);
     /// Where acknowledgements arrive. Closed when the connection is gone.
     fn acks(&self) -> &Receiver<Ack>;
+    /// What the broker complained of on this connection, to go behind an error's text; may be empty.
+    fn complaint(&self) -> String {
+        String::new()
+    }
     /// What is wrong if other streams take the same messages as well; nothing if none was heard of.
     fn other_streams(&self) -> Option<String> {
         None

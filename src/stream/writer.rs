@@ -65,6 +65,7 @@ pub struct JetStreamWriter {
     max_message_bytes: usize,
     window_bytes: usize,
     foreign: Foreign,
+    link: Link,
 }
 
 impl JetStreamWriter {
@@ -87,6 +88,7 @@ impl JetStreamWriter {
         };
         let inbox = client.inbox()?;
         let link = client.link().clone();
+        let ours = link.clone();
         let (jobs, todo) = bounded(QUEUE);
         // As many as the owner has messages in flight: it bounds that itself.
         let (done, acks) = unbounded();
@@ -105,6 +107,7 @@ impl JetStreamWriter {
             max_message_bytes,
             window_bytes,
             foreign,
+            link: ours,
         })
     }
 }
@@ -145,6 +148,10 @@ impl Writer for JetStreamWriter {
 
     fn acks(&self) -> &Receiver<Ack> {
         &self.acks
+    }
+
+    fn complaint(&self) -> String {
+        self.link.complaint()
     }
 
     fn other_streams(&self) -> Option<String> {

@@ -27,6 +27,7 @@ mod node;
 mod offline;
 mod rebuilds;
 mod replicate;
+mod rights;
 mod service;
 mod settings;
 mod signals;
