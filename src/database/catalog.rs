@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::apply::Place;
 use crate::apply::let_go::held_tables;
+use crate::database::go_version::is_of_go;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{Schema, quote};
 use crate::database::selection::{self, Doubt, Kind, LeftAlone};
@@ -143,6 +144,12 @@ impl Database {
         self.forget_local()?;
         self.set_replacing()?;
         self.read_references()?;
+        if triggers.values().any(|text| is_of_go(text)) {
+            log::error!(
+                "the Go version was started on this database, too: its triggers, which keep the \
+                 application from writing, are removed; end it for good"
+            );
+        }
         for name in triggers.keys() {
             self.conn
                 .execute_batch(&format!("DROP TRIGGER {}", quote(name)))?;

@@ -111,14 +111,22 @@ impl Log {
     }
 }
 
-/// Ours write `table_id`.
+/// Whether that is the text of a trigger of Go's. Ours write `table_id`.
+pub(super) fn is_of_go(trigger: &str) -> bool {
+    trigger.to_ascii_lowercase().contains("change_table_id")
+}
+
 fn go_triggers(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut list = conn.prepare(
-        "SELECT name FROM main.sqlite_schema WHERE type = 'trigger'
-         AND lower(name) GLOB ?1 || '*' AND lower(sql) GLOB '*change_table_id*'",
+        "SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger'
+         AND lower(name) GLOB ?1 || '*'",
     )?;
-    let names = list.query_map([PREFIX], |r| values::lossy(r, 0))?;
-    names.collect()
+    let all = list.query_map([PREFIX], |r| {
+        Ok((values::lossy(r, 0)?, values::lossy(r, 1)?))
+    })?;
+    let all: Vec<(String, String)> = all.collect::<rusqlite::Result<_>>()?;
+    let of_go = all.into_iter().filter(|(_, text)| is_of_go(text));
+    Ok(of_go.map(|(name, _)| name).collect())
 }
 
 /// Stream -> the last message read, from a file of Go's, whose bytes beyond the map mean nothing.

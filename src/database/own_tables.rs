@@ -5,7 +5,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 /// Number of this layout, in `___meta` under `format`.
 pub const FORMAT: i64 = 1;
 
-/// Created when missing; names and columns as the design's "Tables" gives them.
+/// Created when missing; names and columns as the design's "Tables" gives them. A table that lacks
+/// one of these columns counts as none of ours (`own_shape`): a release that adds one adds it to
+/// files of earlier releases before that is asked.
 pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS __harmonylite___change_log_global(
     id INTEGER PRIMARY KEY, table_id, kind, created_at, k1);

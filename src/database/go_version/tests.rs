@@ -193,6 +193,22 @@ fn a_take_over_that_failed_halfway_is_completed() {
     assert_eq!(own(&node, "trigger"), "null");
 }
 
+/// Its triggers write a column that our log does not have: no write gets through until they are gone.
+#[test]
+fn a_go_daemon_that_is_started_beside_us_is_undone() {
+    let mut node = Node::new(1, TABLES);
+    node.capture();
+    node.app.execute_batch(&go()).unwrap();
+    let write = "UPDATE books SET title = 'now' WHERE id = 1";
+    node.app.execute_batch(write).unwrap_err();
+    node.capture();
+    node.rows("SELECT count(*) FROM books");
+    node.run(write);
+    assert_eq!(node.capture(), 1);
+    node.restart();
+    assert_eq!(own(&node, "table"), "t'__harmonylite___change_log_global'");
+}
+
 /// From a framework's schema file, or a dump: our names with other columns.
 #[test]
 fn tables_with_our_names_that_are_not_ours_go_if_they_are_empty() {
