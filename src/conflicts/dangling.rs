@@ -11,7 +11,7 @@ pub(super) fn text(row: &Dangling) -> String {
         None => "not replicated, or written just now".to_owned(),
     };
     let why = match row.deleted {
-        Some(version) => format!("deleted, {}", written(Some(version))),
+        Some(version) => written(Some(version)).replacen("written", "deleted", 1),
         None => "which is not there".to_owned(),
     };
     let columns = row.parent_columns.join(", ");

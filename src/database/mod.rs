@@ -32,6 +32,7 @@ mod missed_triggers;
 mod noted;
 mod own_shape;
 pub mod own_tables;
+mod plain_condition;
 pub(crate) mod read_only;
 mod replacing;
 mod reservation;

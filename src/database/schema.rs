@@ -149,9 +149,15 @@ impl Schema {
 
     /// Whether what an INSERT evicts is noted by [`super::replacing`].
     pub fn notes_replacing(&self) -> bool {
-        let is_plain = |u: &UniqueIndex| u.columns.is_some();
-        let evicts = self.other_rowid.is_some() || self.unique.iter().any(is_plain);
+        let mut unique = self.unique.iter();
+        let evicts = self.other_rowid.is_some() || unique.any(|u| self.is_of_columns(u));
         evicts && self.tells_replacing()
+    }
+
+    /// Whether the terms of a UNIQUE index are stored columns.
+    pub fn is_of_columns(&self, index: &UniqueIndex) -> bool {
+        let is_column = |term: &String| self.columns.iter().any(|c| quote(&c.name) == *term);
+        index.terms.iter().all(|(term, _)| is_column(term))
     }
 
     /// The SQL name of a column.

@@ -265,7 +265,7 @@ fn text(sql: &str, tokens: &[Span]) -> Option<String> {
 }
 
 /// Words, numbers, quoted things and single signs; no white space, no comments.
-fn tokens(sql: &str) -> Vec<Span> {
+pub(super) fn tokens(sql: &str) -> Vec<Span> {
     let bytes = sql.as_bytes();
     let (mut tokens, mut at) = (Vec::new(), 0);
     while at < bytes.len() {

@@ -9,6 +9,7 @@
 //! another had gone.
 
 use crate::database::Missing;
+use crate::database::plain_condition;
 use crate::database::replacing::TABLE;
 use crate::database::schema::{Affinity, Column, PREFIX, Schema, UniqueIndex, quote};
 use crate::database::sql_text;
@@ -56,9 +57,9 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
         ),
     ];
     if !schema.unique.is_empty() {
-        let by_insert = |u: &UniqueIndex| match u.columns.is_some() && schema.tells_replacing() {
-            true => log.replaced(&log.shares(u, false)),
-            false => log.evicted(u, false),
+        let by_insert = |u: &UniqueIndex| match log.exactly_shares(u) {
+            Some(shares) => log.replaced(&shares),
+            None => log.evicted(u, false),
         };
         let inserts: Vec<String> = schema.unique.iter().map(by_insert).collect();
         let updates: Vec<String> = schema.unique.iter().map(|u| log.evicted(u, true)).collect();
@@ -307,6 +308,22 @@ impl Log<'_> {
     /// Rows that share the new row's values in a UNIQUE index.
     fn evicted(&self, index: &UniqueIndex, update: bool) -> String {
         self.append_maybe(&self.shares(index, update))
+    }
+
+    /// The condition that [`ROW`] keeps an INSERT of the new row from the table, if it tells neither more
+    /// nor less than that.
+    fn exactly_shares(&self, index: &UniqueIndex) -> Option<String> {
+        if !self.schema.tells_replacing() || !self.schema.is_of_columns(index) {
+            return None;
+        }
+        let shares = self.shares(index, false);
+        match &index.predicate {
+            None => Some(shares),
+            Some(predicate) => {
+                let is_in = plain_condition::of_new(predicate, self.schema)?;
+                Some(format!("{shares} AND {is_in}"))
+            }
+        }
     }
 
     /// Whether [`ROW`] shares the new row's values in a UNIQUE index.

@@ -52,9 +52,7 @@ fn a_child_of_a_deleted_row_is_found_and_named_on_every_node() {
             "{text}"
         );
         assert!(
-            text.contains(
-                " on node 2\n    refers by author_id = 1 to author(id), deleted, written 20"
-            ),
+            text.contains(" on node 2\n    refers by author_id = 1 to author(id), deleted 20"),
             "{text}"
         );
         assert!(

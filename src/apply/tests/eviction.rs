@@ -376,6 +376,8 @@ fn an_insert_that_is_left_out_writes_nothing() {
         "id TEXT PRIMARY KEY, email, n, UNIQUE(email, n)",
         "id INTEGER PRIMARY KEY, email, n); CREATE UNIQUE INDEX i ON u(email",
         "email TEXT UNIQUE, id, n",
+        "id INTEGER PRIMARY KEY, email, n NOT NULL); CREATE UNIQUE INDEX i ON u(email) WHERE n = 0; --",
+        "id INTEGER PRIMARY KEY, email, n, gone TEXT); CREATE UNIQUE INDEX i ON u(email) WHERE gone IS NULL; --",
     ] {
         let mut n = cluster(2, &format!("CREATE TABLE u({table})"));
         n[0].run(
@@ -428,11 +430,29 @@ fn no_insert_fails_for_what_it_may_evict() {
         2,
         "CREATE TABLE u(id INTEGER PRIMARY KEY, v UNIQUE, w UNIQUE, gone);
          CREATE UNIQUE INDEX part ON u(gone) WHERE w > 0;
+         CREATE TABLE soft(id INTEGER PRIMARY KEY, v TEXT, n INT NOT NULL DEFAULT 0, s TEXT COLLATE NOCASE);
+         CREATE UNIQUE INDEX soft_n ON soft(v) WHERE n = 0; CREATE UNIQUE INDEX soft_s ON soft(n) WHERE s = 'x';
          CREATE TABLE freed(id INTEGER PRIMARY KEY, v UNIQUE);
          CREATE TRIGGER frees BEFORE INSERT ON freed BEGIN DELETE FROM freed WHERE v = NEW.v; END",
     );
     n[0].run("INSERT INTO u VALUES (1, 'a', 1, 'x'), (2, 'b', -2, 'x'); INSERT INTO freed VALUES (1, 'a')");
+    n[0].run("INSERT INTO soft VALUES (1, 'a', 0, NULL), (2, 'b', 9, 'X')");
     converge(&mut n);
+    for (i, policy) in (10..)
+        .step_by(10)
+        .zip(["ABORT", "FAIL", "ROLLBACK", "REPLACE", "IGNORE"])
+    {
+        // Not within the index, or not of the same value there.
+        n[0].run(&format!(
+            "INSERT OR {policy} INTO soft VALUES ({i}, 'a', '{i}', 'y')"
+        ));
+        n[0].run(&format!(
+            "INSERT OR {policy} INTO soft VALUES ({i} + 1, 'a', 9, 'y')"
+        ));
+        assert_eq!(n[0].rows("SELECT count(*) FROM soft WHERE id < 10"), "i2");
+    }
+    n[0].run("REPLACE INTO soft VALUES (7, 'a', NULL, NULL), (8, 'q', '9', 'x')");
+    assert_eq!(n[0].rows("SELECT id FROM soft WHERE id < 10"), "i7\ni8");
     for policy in ["ABORT", "FAIL", "ROLLBACK"] {
         n[0].run(&format!(
             "INSERT OR {policy} INTO u(v, w, gone) VALUES (random(), NULL, 'x')"
