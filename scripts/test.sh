@@ -68,4 +68,7 @@ step "The examples"
 examples/run-cluster.sh --once
 examples/run-pocketbase.sh --once
 
+step "Applications for real"
+HARMONYLITE_REQUIRE_APPS=1 HARMONYLITE_NATS_SERVER=$newest scripts/apps.sh
+
 step "All is well$([ "$proof" = 0 ] || echo ", but not all can run here: see what was skipped")"
