@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::apply::{Arrived, Incoming};
+use crate::apply::{Arrived, Incoming, Place};
 use crate::capture::Frames;
 use crate::database::schema::Column;
 use crate::database::table::Table;
@@ -17,10 +17,7 @@ use crate::database::{Database, Result};
 use crate::model::frame::ROWID;
 use crate::model::go_event::GoEvent;
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::{MAX_MS, Version};
-
-/// Bits of an hlc below the milliseconds.
-const COUNTER: u64 = (1 << 16) - 1;
+use crate::model::version::{Version, hlc_within};
 
 /// A Go node that published so long ago may be replaced by now.
 const RUNS_STILL: Duration = Duration::from_secs(600);
@@ -51,7 +48,7 @@ impl Database {
         if self.lets_go(&lower, &columns)? {
             return Ok(0);
         }
-        let found = match self.catalog.by_name.get(&lower).cloned() {
+        let found = match self.here_or_waiting(&lower)? {
             Some(table) => key_of(&table, event).map(|key| (table, key)),
             None => Err("there is no such table here"),
         };
@@ -66,6 +63,11 @@ impl Database {
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
         let key_bytes = table.key_bytes(key.iter().copied());
         let incoming = incoming(&table, event, version(message, event.from));
+        if self.writable(&lower).is_none() {
+            let reason = self.why_held(&lower);
+            self.hold(&Place::of(&table, &key_bytes), &incoming, reason)?;
+            return Ok(0);
+        }
         let changed = self.join_with_held(&table, &key, &key_bytes, incoming, frames)?;
         Ok(changed.into())
     }
@@ -108,10 +110,8 @@ impl Database {
 
 /// Of two messages of one millisecond the later one is newer.
 fn version(message: &Arrived<'_>, node: u64) -> Version {
-    let time_ms = message.time_ms.clamp(1, MAX_MS);
-    let counter = 1 + message.seq % COUNTER;
     Version {
-        hlc: time_ms << 16 | counter as i64,
+        hlc: hlc_within(message.time_ms, message.seq),
         node,
     }
 }

@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
 use crate::apply::Place;
 use crate::apply::let_go::held_tables;
 use crate::database::go_version::is_of_go;
 use crate::database::own_tables::{get_meta, set_meta};
-use crate::database::schema::{Schema, quote};
+use crate::database::schema::{self, Schema, quote};
 use crate::database::selection::{self, Doubt, Kind, LeftAlone};
 use crate::database::table::{Shape, Table};
 use crate::database::{Compare, Database, DatabaseError, Result, sql_text, values};
@@ -337,6 +338,32 @@ impl Database {
     pub(crate) fn writable(&self, lower: &str) -> Option<&Arc<Table>> {
         let table = self.catalog.by_name.get(lower)?;
         (!self.catalog.quiet.guards(lower)).then_some(table)
+    }
+
+    /// The table (by its name in lower case), also while it waits to be taken in.
+    pub(crate) fn here_or_waiting(&self, lower: &str) -> Result<Option<Arc<Table>>> {
+        if let Some(table) = self.catalog.by_name.get(lower) {
+            return Ok(Some(table.clone()));
+        }
+        if !self.catalog.quiet.waits(lower) {
+            return Ok(None);
+        }
+        let mut list = self.conn.prepare_cached(
+            "SELECT strict, wr FROM pragma_table_list
+             WHERE schema = 'main' AND type = 'table' AND name = ?1 COLLATE NOCASE",
+        )?;
+        let options = |r: &rusqlite::Row<'_>| {
+            let (strict, without_rowid) = (r.get(0)?, r.get(1)?);
+            Ok(schema::Options {
+                strict,
+                without_rowid,
+            })
+        };
+        let Some(options) = list.query_row([lower], options).optional()? else {
+            return Ok(None);
+        };
+        let read = schema::read_table(&self.conn, lower, options)?.ok();
+        Ok(read.map(|schema| Arc::new(Table::new(0, schema, Vec::new()))))
     }
 
     /// Finds tables that are known and not here, and of which something waits.

@@ -74,6 +74,13 @@ pub fn stamp(time_ms: i64, previous: i64) -> i64 {
         .clamp(HLC_BEFORE + 1, HLC_LIMIT - 1)
 }
 
+/// hlc of the change with this number among those of its millisecond. Never that of a clock alone.
+pub fn hlc_within(time_ms: i64, number: u64) -> i64 {
+    let most = (1 << COUNTER_BITS) - 1;
+    let counter = 1 + (number % most) as i64;
+    time_ms.clamp(0, MAX_MS) << COUNTER_BITS | counter
+}
+
 /// The milliseconds of an hlc.
 pub fn milliseconds(hlc: i64) -> i64 {
     hlc >> COUNTER_BITS
@@ -93,6 +100,19 @@ mod tests {
         assert!(high > low);
         assert!(Version { hlc: 6, node: 0 } > high);
         assert!(low > Version::NEVER);
+    }
+
+    #[test]
+    fn a_number_orders_within_a_millisecond() {
+        assert!(hlc_within(5, 8) > hlc_within(5, 7));
+        assert!(hlc_within(6, 0) > hlc_within(5, 65_534));
+        for (time_ms, number) in [(i64::MIN, 0), (i64::MAX, u64::MAX), (0, 65_535)] {
+            let version = Version {
+                hlc: hlc_within(time_ms, number),
+                node: 1,
+            };
+            assert!(version.is_valid() && !version.is_by_clock());
+        }
     }
 
     #[test]

@@ -193,3 +193,22 @@ fn nodes_that_still_run_go_are_named_for_a_while() {
     node.clock.advance(std::time::Duration::from_secs(601));
     assert!(node.db.nodes_with_go().is_empty());
 }
+
+/// What arrives for a table that a migration may be at work on waits, like what we publish.
+#[test]
+fn a_table_that_is_left_alone_for_a_moment_gets_them_afterwards() {
+    let mut node = Node::new(1, &format!("{TABLES}{ROWS}"));
+    node.be_quiet();
+    node.run("CREATE TABLE fresh(id INTEGER PRIMARY KEY, v); INSERT INTO fresh VALUES (1, 'x')");
+    node.capture();
+    let row = [("id", Cell::Integer(2)), ("v", Cell::Text("by Go"))];
+    read(&mut node, (1, 1000), &event(2, "insert", "Fresh", &row));
+    assert_eq!(node.db.quarantined().unwrap(), 0);
+    assert_eq!(node.rows("SELECT id FROM fresh"), "i1");
+    node.clock.advance(std::time::Duration::from_secs(5));
+    for _ in 0..3 {
+        node.capture();
+        node.clock.advance(std::time::Duration::from_secs(5));
+    }
+    assert_eq!(node.rows("SELECT v FROM fresh"), "t'x'\nt'by Go'");
+}
