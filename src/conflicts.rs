@@ -1,5 +1,5 @@
-//! `harmonylite conflicts`: what [`crate::apply::conflicts`] and [`crate::apply::dangling`] find, as text
-//! or as JSON.
+//! `harmonylite conflicts`: what [`crate::apply::conflicts`] and [`crate::apply::dangling`] find,
+//! as text or as JSON.
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Rows that refer by a foreign key to a row that is not there.
 //!
-//! Foreign keys are not checked between nodes: one deletes a row, another writes one that refers to it,
-//! and both is kept. Migration tools check all foreign keys and refuse to go on, so such rows can be found
-//! ([`dangling`]), and are named in the log when they come to be.
+//! Foreign keys are not checked between nodes: one deletes a row, another writes one that refers to
+//! it, and both is kept. Migration tools check all foreign keys and refuse to go on, so such rows
+//! can be found ([`dangling`]), and are named in the log when they come to be.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -32,7 +32,8 @@ pub struct Dangling {
     /// The columns of the foreign key and the values that the row has there.
     pub columns: Vec<(String, OwnedValue)>,
     pub parent: String,
-    /// Columns of the parent to which those refer, in the same order; none if there is no such table.
+    /// Columns of the parent to which those refer, in the same order; none if there is no such
+    /// table.
     pub parent_columns: Vec<String>,
     /// The version by which the parent's row was deleted, if that is known.
     pub deleted: Option<Version>,
@@ -125,8 +126,8 @@ impl Reference {
     }
 }
 
-/// Gives every row of the database that refers to none to `show`. Looks at all rows of all tables with
-/// foreign keys.
+/// Gives every row of the database that refers to none to `show`. Looks at all rows of all tables
+/// with foreign keys.
 pub fn dangling(path: &Path, show: &mut dyn FnMut(Dangling)) -> Result<()> {
     let conn = open(path)?;
     conn.execute_batch("BEGIN")?;

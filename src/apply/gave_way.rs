@@ -1,8 +1,9 @@
 //! Rows that were in the file before its node joined the others, and lost against theirs.
 //!
-//! Two nodes that were set up apart, each by its own migrations, give one key to different rows: content
-//! types and permissions of Django, settings, users. The founder's rows win, and rows that refer to the
-//! others' by key mean different ones from then on. Nobody but a person can mend that, so it is said.
+//! Two nodes that were set up apart, each by its own migrations, give one key to different rows:
+//! content types and permissions of Django, settings, users. The founder's rows win, and rows that
+//! refer to the others' by key mean different ones from then on. Nobody but a person can mend that,
+//! so it is said.
 
 use std::collections::BTreeMap;
 
@@ -40,9 +41,10 @@ impl Database {
     pub(crate) fn say_what_gave_way(&mut self) -> Result<()> {
         for (table, count) in std::mem::take(&mut self.gave_way) {
             log::warn!(
-                "table {table}: {count} row(s) that were here before this node joined have other values \
-                 on the other nodes under the same keys, and were replaced; rows that refer to them may \
-                 mean others now. Set up one node and copy its file to the others: see \"Adding a node\""
+                "table {table}: {count} row(s) that were here before this node joined have other \
+                 values on the other nodes under the same keys, and were replaced; rows that refer \
+                 to them may mean others now. Set up one node and copy its file to the others: see \
+                 \"Adding a node\""
             );
         }
         let mut aside = self.conn.prepare_cached(

@@ -1,8 +1,8 @@
 //! The application's triggers that run for changes that arrive, too: `apply_triggers`.
 //!
-//! Triggers are off on our connection, but those of the temporary schema fire all the same: the ones
-//! that are chosen are copied there, and tried. What arrives has happened elsewhere and cannot be
-//! refused here: a trigger that cannot run is left out, and a row for which it fails is written
+//! Triggers are off on our connection, but those of the temporary schema fire all the same: the
+//! ones that are chosen are copied there, and tried. What arrives has happened elsewhere and cannot
+//! be refused here: a trigger that cannot run is left out, and a row for which it fails is written
 //! without it. Both are said and counted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +43,8 @@ impl ApplyTriggers {
         &self.left_out
     }
 
-    /// Rows that were written without the triggers of their table since the start, because one failed.
+    /// Rows that were written without the triggers of their table since the start, because one
+    /// failed.
     pub fn failures(&self) -> u64 {
         self.failures.values().sum()
     }
@@ -55,8 +56,8 @@ impl ApplyTriggers {
 }
 
 impl Database {
-    /// Copies those that can run here. The others are named, once, and looked at again when the schema
-    /// changes: what they need may be there then.
+    /// Copies those that can run here. The others are named, once, and looked at again when the
+    /// schema changes: what they need may be there then.
     pub(crate) fn copy_apply_triggers(&mut self) -> Result<()> {
         let mut waiting: Vec<String> = Vec::new();
         for name in &self.settings.apply_triggers {
@@ -107,7 +108,8 @@ impl Database {
         Ok(())
     }
 
-    /// Copies a trigger if a statement that fires it can be compiled: SQLite looks at its body no sooner.
+    /// Copies a trigger if a statement that fires it can be compiled: SQLite looks at its body no
+    /// sooner.
     fn copy_trigger(&mut self, name: &str, feeds: &mut BTreeSet<String>) -> Result<Running> {
         let missing = || DatabaseError::NoSuchTrigger(name.to_owned());
         let (table, text) = self.find_trigger(name)?.ok_or_else(missing)?;
@@ -128,8 +130,8 @@ impl Database {
         })
     }
 
-    /// Tries the trigger of a table that is in place, whose text after the name is `rest`. Returns the
-    /// tables (lower case) that it writes to.
+    /// Tries the trigger of a table that is in place, whose text after the name is `rest`. Returns
+    /// the tables (lower case) that it writes to.
     fn try_trigger(&mut self, table: &str, rest: &str) -> Result<BTreeSet<String>> {
         let statement = self.firing_statement(table, rest)?;
         let fed = self.tables_written_by_triggers(&statement)?;
@@ -152,7 +154,8 @@ impl Database {
         Ok(fed)
     }
 
-    /// A statement on a table or view that fires a trigger of it, by the trigger's text after its name.
+    /// A statement on a table or view that fires a trigger of it, by the trigger's text after its
+    /// name.
     fn firing_statement(&self, table: &str, rest: &str) -> Result<String> {
         let mut columns = self
             .conn
@@ -173,8 +176,8 @@ impl Database {
         })
     }
 
-    /// The tables (lower case) to which triggers write that a statement would fire. Fails if it cannot be
-    /// compiled with them.
+    /// The tables (lower case) to which triggers write that a statement would fire. Fails if it
+    /// cannot be compiled with them.
     fn tables_written_by_triggers(&mut self, statement: &str) -> Result<BTreeSet<String>> {
         let (sender, written) = mpsc::channel();
         let note = move |context: AuthContext<'_>| {
@@ -183,7 +186,7 @@ impl Database {
                 context.action
                 && context.accessor.is_some()
             {
-                // Whoever would listen is gone only with the statement.
+                // The receiver lives as long as the statement.
                 let _ = sender.send(table_name.to_ascii_lowercase());
             }
             Authorization::Allow
@@ -219,9 +222,9 @@ impl Database {
         Ok(false)
     }
 
-    /// As [`Database::guarded`], for what writes rows of a table: where that fails with its triggers, and
-    /// does not without them, it is done without them. `f` is given the table as it is then, and
-    /// `is_written` says of what it came to whether the rows are there.
+    /// As [`Database::guarded`], for what writes rows of a table: where that fails with its
+    /// triggers, and does not without them, it is done without them. `f` is given the table as it
+    /// is then, and `is_written` says of what it came to whether the rows are there.
     pub(crate) fn guarded_rows<T>(
         &mut self,
         table: &Arc<Table>,
@@ -264,14 +267,16 @@ impl Database {
         *failures += 1;
         if 10_u64.pow(failures.ilog10()) == *failures {
             log::warn!(
-                "a trigger in apply_triggers failed for a row of table {table} that arrived ({failures} \
-                 so far), which was written without it: {reason}; make anew what it feeds"
+                "a trigger in apply_triggers failed for a row of table {table} that arrived \
+                 ({failures} so far), which was written without it: {reason}; make anew what it \
+                 feeds"
             );
         }
     }
 
-    /// At the start every trigger in `apply_triggers` must be there: a name may be misspelled. Where
-    /// the schema is still to come, from the application or with a snapshot, they come with it.
+    /// At the start every trigger in `apply_triggers` must be there: a name may be misspelled.
+    /// Where the schema is still to come, from the application or with a snapshot, they come with
+    /// it.
     pub(crate) fn require_apply_triggers(&self) -> Result<()> {
         if self.awaits_schema()? {
             return Ok(());

@@ -1,8 +1,8 @@
 //! The WHERE of a partial index, asked of NEW in a trigger.
 //!
-//! NEW's columns have the collation of the table's, but no affinity, so that a comparison may come out
-//! otherwise. A condition is taken only where that cannot be: columns of one affinity, compared with each
-//! other or with literals of its class, by operators and AND, OR, NOT alone.
+//! NEW's columns have the collation of the table's, but no affinity, so that a comparison may come
+//! out otherwise. A condition is taken only where that cannot be: columns of one affinity, compared
+//! with each other or with literals of its class, by operators and AND, OR, NOT alone.
 
 use crate::database::schema::{Affinity, Column, Schema, quote};
 use crate::database::sql_text;
@@ -11,8 +11,8 @@ const WORDS: [&str; 11] = [
     "and", "or", "not", "is", "null", "isnull", "notnull", "in", "between", "true", "false",
 ];
 
-/// The condition for NEW, true also where NEW lacks a value that it must have: then the row is not stored
-/// as it is. None if the condition is not plain.
+/// The condition for NEW, true also where NEW lacks a value that it must have: then the row is not
+/// stored as it is. None if the condition is not plain.
 pub(super) fn of_new(condition: &str, schema: &Schema) -> Option<String> {
     let tokens = sql_text::tokens(condition);
     let word = |at: usize| tokens.get(at).map(|t| &condition[t.clone()]);
@@ -67,8 +67,8 @@ mod tests {
     fn conditions_without_conversions_are_taken() {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(
-            "CREATE TABLE t(id INTEGER PRIMARY KEY, n INT NOT NULL DEFAULT 0, m INTEGER, s TEXT, \"a b\" TEXT,
-                            b, g AS (n) STORED)",
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, n INT NOT NULL DEFAULT 0, m INTEGER,
+                            s TEXT, \"a b\" TEXT, b, g AS (n) STORED)",
         )
         .unwrap();
         let schema = selection::read(&conn, &selection::all, true).unwrap();

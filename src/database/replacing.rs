@@ -1,15 +1,16 @@
 //! How our triggers see that a statement may replace rows, and cost nothing where it may not.
 //!
-//! A BEFORE INSERT trigger of ours must name the rows that the new one may evict: afterwards they are
-//! gone. Most statements that meet such a row evict none: OR IGNORE and ON CONFLICT DO NOTHING leave the
-//! new row out, and that must not write a page. No function tells what a statement says of conflicts, but
-//! it overrules what is said in the statements of a trigger
-//! (<https://www.sqlite.org/lang_createtrigger.html>). So the trigger says INSERT OR IGNORE into a table
-//! where the new row always meets another: nothing happens, unless the statement says OR REPLACE. Then the
-//! row there is replaced, and the trigger of that table notes the key in the raw log.
+//! A BEFORE INSERT trigger of ours must name the rows that the new one may evict: afterwards they
+//! are gone. Most statements that meet such a row evict none: OR IGNORE and ON CONFLICT DO NOTHING
+//! leave the new row out, and that must not write a page. No function tells what a statement says
+//! of conflicts, but it overrules what is said in the statements of a trigger
+//! (<https://www.sqlite.org/lang_createtrigger.html>). So the trigger says INSERT OR IGNORE into a
+//! table where the new row always meets another: nothing happens, unless the statement says OR
+//! REPLACE. Then the row there is replaced, and the trigger of that table notes the key in the raw
+//! log.
 //!
-//! What says OR ABORT, OR FAIL or OR ROLLBACK fails here already, where it would fail in the table. That
-//! must be certain: see [`super::triggers`] for where this way is taken.
+//! What says OR ABORT, OR FAIL or OR ROLLBACK fails here already, where it would fail in the table.
+//! That must be certain: see [`super::triggers`] for where this way is taken.
 
 use std::collections::HashMap;
 
@@ -45,7 +46,8 @@ fn wanted(keys: usize) -> [String; 2] {
 }
 
 impl Database {
-    /// Whether both are in place for the log as it is. Takes the trigger out of those of the tables.
+    /// Whether both are in place for the log as it is. Takes the trigger out of those of the
+    /// tables.
     pub(super) fn sees_replacing(&self, triggers: &mut HashMap<String, String>) -> Result<bool> {
         let trigger = triggers.remove(TRIGGER);
         let [table, text] = wanted(self.catalog.log_keys);
