@@ -13,6 +13,18 @@ use std::path::{Path, PathBuf};
 /// All mounts that this process sees, one a line; see proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
+/// Device and inode: whatever its name, a file keeps them.
+pub type Number = (u64, u64);
+
+pub fn number(data: &Metadata) -> Number {
+    (data.dev(), data.ino())
+}
+
+/// Of the file at `path`, links followed; none if there is none.
+pub fn number_at(path: &Path) -> Option<Number> {
+    std::fs::metadata(path).ok().map(|data| number(&data))
+}
+
 /// Why no SQLite may work on the file at `path`, in words that continue the key's name; none if
 /// there is no reason, or no file.
 pub fn unfit(path: &Path) -> Option<String> {
@@ -44,7 +56,7 @@ fn names(path: &Path, data: &Metadata) -> u64 {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok();
     let ours = entries.into_iter().flatten().flatten().filter(|entry| {
-        let is_same = |other: Metadata| (other.dev(), other.ino()) == (data.dev(), data.ino());
+        let is_same = |other: Metadata| number(&other) == number(data);
         entry.file_name().as_bytes().starts_with(prefix.as_bytes())
             && entry.metadata().is_ok_and(is_same)
     });

@@ -38,7 +38,7 @@
 //! - [`thread`]: the one caller of `std::thread` for the threads below.
 //! - [`watcher`], [`mirror`], [`lock`]: the hint that files changed; `seq-map.cbor`; one daemon per
 //!   database.
-//! - [`db_file`]: whether SQLite is safe where the database file lies.
+//! - [`db_file`]: which file is meant, and whether SQLite is safe where it lies.
 //! - [`publisher`], [`consumer`]: the threads.
 //! - [`conflicts`], [`held`]: the commands that show what is displaced, and what is held.
 //! - [`inspect`]: the command that says how each table takes part, and what of it is a danger.

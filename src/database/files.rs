@@ -18,12 +18,10 @@ use rusqlite::config::DbConfig;
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::{Database, DatabaseError, Result};
+use crate::db_file::{Number, number, number_at};
 
 /// A header that looks foreign is read again after this: it may just be written.
 const READ_AGAIN: Duration = Duration::from_millis(2);
-
-/// Device and inode.
-type Number = (u64, u64);
 
 /// What is open here.
 pub(crate) struct Files {
@@ -310,12 +308,4 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
     let mut name = path.to_owned().into_os_string();
     name.push(end);
     name.into()
-}
-
-fn number(data: &Metadata) -> Number {
-    (data.dev(), data.ino())
-}
-
-fn number_at(path: &Path) -> Option<Number> {
-    std::fs::metadata(path).ok().map(|data| number(&data))
 }

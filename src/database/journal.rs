@@ -2,12 +2,12 @@
 //! snapshot is copied while the application writes. An application that sets another mode afterwards
 //! wants it so; then that stays, and we work in it, too.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rusqlite::Connection;
 
 use super::own_tables::{get_meta, set_meta};
+use crate::db_file::number_at;
 
 /// In `___meta`: the inode of the file when it was in WAL mode. A copy has another one.
 const WAL_FILE: &str = "wal_file";
@@ -58,7 +58,7 @@ fn get_mode(conn: &Connection) -> rusqlite::Result<String> {
 }
 
 fn inode(path: &Path) -> Option<i64> {
-    std::fs::metadata(path).ok().map(|data| data.ino() as i64)
+    number_at(path).map(|(_, inode)| inode as i64)
 }
 
 #[cfg(test)]

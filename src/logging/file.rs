@@ -4,11 +4,12 @@
 //! `stat` a line. Where another file or none is there, the path is opened anew, so that a rotation
 //! needs no signal.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::db_file::{Number, number};
 
 /// The file behind `logging.file`. Clones share it.
 #[derive(Clone)]
@@ -17,8 +18,8 @@ pub struct LogFile(Arc<Mutex<Opened>>);
 struct Opened {
     path: PathBuf,
     file: File,
-    /// Device and inode of `file`.
-    number: (u64, u64),
+    /// Of `file`.
+    number: Number,
 }
 
 impl LogFile {
@@ -54,10 +55,6 @@ impl Opened {
         *self = Opened::open(&self.path)?;
         Ok(true)
     }
-}
-
-fn number(data: &Metadata) -> (u64, u64) {
-    (data.dev(), data.ino())
 }
 
 impl Write for LogFile {
