@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -294,10 +294,10 @@ impl Consumer {
             let mut left = &arrived[..];
             while !left.is_empty() {
                 let turn = self.gate.take_turn();
-                let began = Instant::now();
-                left = &left[self.apply_some(left)?..];
+                let (done, held) = self.apply_some(left)?;
+                left = &left[done..];
                 if !left.is_empty() || !rest.is_empty() {
-                    self.pause(self.gate.rest(turn, began.elapsed()))?;
+                    self.pause(self.gate.rest(turn, held))?;
                 }
             }
         }
@@ -311,21 +311,24 @@ impl Consumer {
         unpack(&message.data).map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)
     }
 
-    /// One transaction, or none for messages that are all our own.
-    fn apply_some(&self, arrived: &[Arrived<'_>]) -> Result<usize, Pause> {
+    /// One transaction, or none for messages that are all our own. Returns how many messages are done,
+    /// and how long the database was held.
+    fn apply_some(&self, arrived: &[Arrived<'_>]) -> Result<(usize, Duration), Pause> {
         let own = arrived
             .iter()
             .take_while(|a| matches!(a.content, Content::Own))
             .count();
-        let mut inside = self.gate.enter();
         if own > 0 {
             let last = &arrived[own - 1];
+            let mut inside = self.gate.enter();
             inside.database.read_up_to(&self.stream, last.seq, last.id);
-            return Ok(own);
+            return Ok((own, Duration::ZERO));
         }
+        let mut inside = self.gate.enter_to_write();
         let mut applied = inside.database.apply(&self.stream, arrived)?;
         inside.hand_over(&mut applied.captured);
         let wake = inside.outbox.has_queued() || applied.captured.more;
+        let held = inside.began.elapsed();
         drop(inside);
         if applied.captured.changes > 0 {
             self.gate.note_written();
@@ -336,7 +339,7 @@ impl Consumer {
         if wake {
             self.gate.wake_publisher();
         }
-        Ok(applied.messages)
+        Ok((applied.messages, held))
     }
 
     /// Leaves the write lock to others: an application that waits for it sleeps between its tries,

@@ -4,14 +4,14 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::apply::Position;
 use crate::capture::{Captured, Outgoing};
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, Fence};
 use crate::health::Health;
 use crate::mutation::{self, Mutation};
 use crate::outbox::Outbox;
@@ -19,10 +19,12 @@ use crate::stream::{Message, StreamState};
 
 mod sizes;
 mod turns;
+mod writing;
 
 use sizes::Sizes;
 use turns::Pauses;
 pub use turns::{SURE_PAUSE, Turn};
+pub use writing::Writing;
 
 /// Ids of own messages that are remembered until they are read back: more than can be under way,
 /// and only a saving when forgotten.
@@ -102,6 +104,10 @@ impl Inside {
 /// See the module's head.
 pub struct Gate {
     inside: Mutex<Inside>,
+    /// The database's.
+    fence: Arc<Fence>,
+    /// Held by who is about to write, from the wait for a gap on.
+    writing: Mutex<()>,
     wake: Sender<()>,
     /// Messages sent by this process and not yet read back: their rows are all here.
     own: Mutex<OwnIds>,
@@ -147,11 +153,14 @@ impl Gate {
     pub fn new(database: Database, shards: u32) -> (Gate, Receiver<()>) {
         let (wake, woken) = bounded(1);
         let (joined, now) = (database.is_joined(), Instant::now());
+        let fence = database.fence.clone();
         let gate = Gate {
             inside: Mutex::new(Inside {
                 database,
                 outbox: Outbox::default(),
             }),
+            fence,
+            writing: Mutex::new(()),
             wake,
             own: Mutex::new(OwnIds::default()),
             at_end: (0..shards).map(|_| AtomicBool::new(false)).collect(),

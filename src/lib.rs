@@ -60,10 +60,13 @@
 //!   no daemon ran keeps its own time, but for those bounds, and its capture is synced
 //!   (`database::noted`).
 //! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
-//! - Write transactions last about [`database::TIME_BOX`] and are followed by a pause of half of
-//!   what they took, all of it while the application writes; every 0.7 s of long work one is so
-//!   long that whoever waits gets the lock. The pause of one thread is one for all
-//!   ([`gate::Gate::take_turn`]).
+//! - A write transaction of ours begins when no application reads, and keeps readers out until its
+//!   COMMIT ([`database::Fence`]): nothing is synced or checkpointed meanwhile. Beside readers that
+//!   leave no gap it begins without one, once in `courtesy`.
+//! - Write transactions last about [`database::TIME_BOX`], less while an application is at work, and
+//!   are followed by a pause of half of what they took, all of it while the application writes; every
+//!   0.7 s of long work one is so long that whoever waits gets the lock. The pause of one thread is
+//!   one for all ([`gate::Gate::take_turn`]).
 //! - A snapshot is a view with an empty raw log: every row in it is what its version says. It is
 //!   merged by versions, and positions move with its last row, never earlier. What a stream dropped
 //!   unread is a gap ([`snapshot::gap`]): durable, and handed on with the snapshots of who has it.

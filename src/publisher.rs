@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded, never};
 
 use crate::broker::Broker;
 use crate::database::DatabaseError;
@@ -59,6 +59,12 @@ const LARGE_WAL: u64 = 1 << 20;
 
 /// How rarely.
 const CUT_EVERY: Duration = Duration::from_secs(60);
+
+/// Who wants the database for himself tries for about this long.
+const WANTS_IT: Duration = Duration::from_secs(10);
+
+/// Where it cannot be lent just now, since a snapshot is copied, it may be soon.
+const LEND_AGAIN: Duration = Duration::from_millis(50);
 
 /// As [`crate::health`] calls what is done here.
 const CONNECTING: &str = "connecting";
@@ -117,6 +123,9 @@ struct Publisher {
     /// Capture rests until then, so that the application gets the write lock.
     rest_until: Instant,
     tidy_at: Instant,
+    /// When to lend the database to who wanted it, and since when that is so.
+    lend_at: Option<Instant>,
+    wanted_at: Instant,
     /// When somebody was seen to write last, we or others.
     written_at: Instant,
     /// A small WAL is not cut before.
@@ -173,6 +182,8 @@ pub fn start(
         looks: 0,
         rest_until: now,
         tidy_at: now + options.cleanup_interval,
+        lend_at: None,
+        wanted_at: now,
         written_at: now,
         cut_at: now,
         options,
@@ -279,7 +290,7 @@ impl Publisher {
     fn deadline(&self) -> Instant {
         let lost = self.link.as_ref().and_then(Link::deadline);
         let look = self.look_at.map(|at| at.max(self.rest_until));
-        [Some(self.tidy_at), look, lost]
+        [Some(self.tidy_at), look, lost, self.lend_at]
             .into_iter()
             .flatten()
             .min()
@@ -292,6 +303,9 @@ impl Publisher {
         match event {
             Event::Stop | Event::Timeout => {}
             Event::Hint => {
+                if self.watcher.as_ref().is_some_and(Watcher::is_wanted) {
+                    (self.lend_at, self.wanted_at) = (Some(now), now);
+                }
                 self.gate.enter().database.check_files(false)?;
                 (self.look_at, self.looks, self.written_at) = (Some(now), 0, now);
             }
@@ -312,6 +326,9 @@ impl Publisher {
         if late.is_some_and(|late| now > late) {
             self.drop_link("no acknowledgement in time");
         }
+        if self.lend_at.is_some_and(|at| at <= now) {
+            self.lend(now)?;
+        }
         if self.rest_until <= now {
             self.fetch_backlog()?; // which captures, too
         }
@@ -322,6 +339,16 @@ impl Publisher {
             self.tidy(now)?;
         }
         self.send()
+    }
+
+    /// Somebody seems to want the database for himself.
+    fn lend(&mut self, now: Instant) -> Result<(), DatabaseError> {
+        let stop = &self.inputs.stop;
+        let is_over = |time| !matches!(stop.recv_timeout(time), Err(RecvTimeoutError::Timeout));
+        let is_done = self.gate.enter().database.lend(is_over)?;
+        let tries_on = !is_done && now < self.wanted_at + WANTS_IT;
+        self.lend_at = tries_on.then(|| Instant::now() + LEND_AGAIN);
+        Ok(())
     }
 
     /// Captures if somebody wrote.
@@ -339,32 +366,22 @@ impl Publisher {
         let changed = inside.database.is_changed()?;
         let captures =
             (changed || inside.database.has_more()) && inside.database.waits_for_capture()?;
-        let more = if captures {
-            let mut captured = inside.database.capture()?;
-            inside.hand_over(&mut captured);
-            if captured.changes > 0 {
-                gate.note_written();
-                gate.note_change();
-            }
-            captured.more
-        } else {
-            false
-        };
         if inside.database.has_news() {
-            gate.poke_keeper();
+            gate.poke_keeper(); // a capture is followed by another look
         }
         let due = inside.database.next_look();
         drop(inside);
-        if changed || more {
+        if changed || captures {
             self.written_at = now;
         } else {
             self.cut_wal(now)?;
         }
         if captures {
+            let (more, held) = self.capture()?;
             // As the consumers do: the application gets the lock for half as long as we had it.
             let pause = match turn {
-                Some(turn) => gate.rest(turn, now.elapsed()),
-                None => (now.elapsed() / 2).min(SURE_PAUSE),
+                Some(turn) => gate.rest(turn, held),
+                None => (held / 2).min(SURE_PAUSE),
             };
             self.rest(Instant::now() + pause);
             if more {
@@ -382,6 +399,19 @@ impl Publisher {
         let due = due.map(|wait| Instant::now() + wait);
         self.look_at = [self.look_at.or(poll), due].into_iter().flatten().min();
         Ok(())
+    }
+
+    /// One transaction of it. Returns whether there is more, and how long the database was held.
+    fn capture(&self) -> Result<(bool, Duration), DatabaseError> {
+        let gate = &self.gate;
+        let mut inside = gate.enter_to_write();
+        let mut captured = inside.database.capture()?;
+        inside.hand_over(&mut captured);
+        if captured.changes > 0 {
+            gate.note_written();
+            gate.note_change();
+        }
+        Ok((captured.more, inside.began.elapsed()))
     }
 
     /// Where nobody writes and what is there is worth it. What does not work now is tried again after
@@ -410,7 +440,7 @@ impl Publisher {
             return Ok(()); // we are woken when that is so
         }
         let gate = self.gate.clone();
-        let mut inside = gate.enter();
+        let inside = gate.enter();
         if !inside.outbox.is_empty() || inside.database.is_live() {
             return Ok(());
         }
@@ -428,13 +458,16 @@ impl Publisher {
                 return Ok(());
             }
         };
-        let began = Instant::now();
+        drop(inside);
+        // Nobody else fills the outbox or goes live.
+        let mut inside = gate.enter_to_write();
         let frames = inside
             .database
             .backlog(self.options.max_transaction_bytes)?;
         let _ = inside.outbox.push(frames);
+        let held = inside.began.elapsed();
         drop(inside);
-        let pause = gate.rest(turn, began.elapsed());
+        let pause = gate.rest(turn, held);
         self.rest(Instant::now() + pause);
         Ok(())
     }

@@ -5,18 +5,27 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use inotify::{Inotify, WatchDescriptor, WatchMask, Watches};
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::thread::{Exited, spawn};
+
+mod opened;
+
+use opened::Opened;
 
 const SHM: &str = "-shm";
 
 /// A thread that waits for inotify. Dropping it ends the thread.
 pub struct Watcher {
     hints: Receiver<()>,
+    is_wanted: Arc<AtomicBool>,
     watches: Watches,
     descriptor: WatchDescriptor,
     thread: Option<JoinHandle<()>>,
@@ -41,15 +50,25 @@ impl Watcher {
         let events = WatchMask::MODIFY
             | WatchMask::CREATE
             | WatchMask::DELETE
+            | WatchMask::OPEN
             | WatchMask::MOVED_FROM
             | WatchMask::MOVED_TO;
         let mut watches = inotify.watches();
         let descriptor = watches.add(folder, events)?;
         // One hint says as much as ten.
         let (sender, hints) = bounded(1);
+        let is_wanted = Arc::new(AtomicBool::new(false));
+        let wanted = is_wanted.clone();
+        let mut opened = Opened::default();
         let thread = spawn("watcher", exits, move || {
             let mut buffer = [0; 4096];
             loop {
+                wait(&inotify, &opened);
+                if opened.take(Instant::now()) {
+                    wanted.store(true, Ordering::Relaxed);
+                    let _ = sender.try_send(());
+                    continue;
+                }
                 let events = inotify
                     .read_events_blocking(&mut buffer)
                     .map_err(|e| e.to_string())?;
@@ -62,6 +81,14 @@ impl Watcher {
                     let written = event.mask.contains(inotify::EventMask::MODIFY);
                     let own = |n: &OsStr| names.iter().position(|own| own == n);
                     let own = event.name.and_then(own);
+                    if event.mask.contains(EventMask::OPEN) {
+                        match own {
+                            Some(0) => opened.database(Instant::now()),
+                            Some(1) => opened.wal(),
+                            _ => {}
+                        }
+                        continue;
+                    }
                     ours |= lost || own.is_some_and(|at| !written || at + 1 < names.len());
                 }
                 if ours {
@@ -71,16 +98,31 @@ impl Watcher {
         });
         Ok(Watcher {
             hints,
+            is_wanted,
             watches,
             descriptor,
             thread: Some(thread),
         })
     }
 
+    /// Whether somebody seems to have opened the database to have it for himself, since the last call.
+    pub fn is_wanted(&self) -> bool {
+        self.is_wanted.swap(false, Ordering::Relaxed)
+    }
+
     /// A message per burst of writes.
     pub fn hints(&self) -> &Receiver<()> {
         &self.hints
     }
+}
+
+/// Until there are events, or somebody is to be noticed.
+fn wait(inotify: &Inotify, opened: &Opened) {
+    let Some(left) = opened.noticed_in(Instant::now()) else {
+        return;
+    };
+    let mut files = [PollFd::new(inotify, PollFlags::IN)];
+    let _ = poll(&mut files, Timespec::try_from(left).ok().as_ref());
 }
 
 impl Drop for Watcher {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 mod app;
 mod cluster;
+mod courtesy;
 mod measure;
 mod node;
 mod process;
@@ -25,6 +26,8 @@ struct Options {
     runs: usize,
     idle: Duration,
     only: Vec<String>,
+    /// Of a cell of the table of courtesy.
+    seconds: u64,
     /// Of the database for snapshots.
     mb: u64,
     stores: Vec<String>,
@@ -36,6 +39,7 @@ impl Options {
         let runs: Option<usize> = args.opt_value_from_str("--runs")?;
         let idle: Option<u64> = args.opt_value_from_str("--idle")?;
         let only: Option<String> = args.opt_value_from_str("--only")?;
+        let seconds: Option<u64> = args.opt_value_from_str("--seconds")?;
         let mb: Option<u64> = args.opt_value_from_str("--mb")?;
         let stores: Option<String> = args.opt_value_from_str("--stores")?;
         if let [unknown, ..] = &args.finish()[..] {
@@ -46,6 +50,7 @@ impl Options {
             runs: runs.unwrap_or(3).max(1),
             idle: Duration::from_secs(idle.unwrap_or(60)),
             only: list(&only),
+            seconds: seconds.unwrap_or(4).max(1),
             mb: mb.unwrap_or(1000).max(1),
             stores: list(&stores.unwrap_or("file,nats".into())),
         })
@@ -61,11 +66,21 @@ fn list(text: &str) -> Vec<String> {
 }
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = &arguments[..]
+        && first == courtesy::APPLICATION
+    {
+        return courtesy::application(rest);
+    }
     let options = Options::parse()?;
     if options.has("snapshot") {
         snapshot::measure(options.mb, &options.stores)?;
     }
-    if options.only == ["snapshot"] {
+    if options.has("courtesy") {
+        courtesy::measure(options.seconds)?;
+    }
+    let has_own_table = |only: &String| only == "snapshot" || only == "courtesy";
+    if options.only.iter().all(has_own_table) {
         return Ok(());
     }
     let mut report = Report::default();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::capture::{Captured, Frames};
 use crate::database::table::Table;
-use crate::database::{Database, Result, TIME_BOX};
+use crate::database::{Database, Result};
 use crate::model::frame::{Frame, Row, TableRows};
 use crate::model::go_event::GoEvent;
 use crate::model::value::Value;
@@ -122,7 +122,7 @@ impl Database {
             for message in arrived {
                 applied.rows += db.apply_message(stream, message, &mut frames)?;
                 applied.messages += 1;
-                if db.clock.uptime() - began >= TIME_BOX {
+                if db.clock.uptime() - began >= db.time_box() {
                     break;
                 }
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::capture::{Frames, Touched, Why};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Cause, Compare, Database, Phase, Result, TIME_BOX, values};
+use crate::database::{Cause, Compare, Database, Phase, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::milliseconds;
@@ -39,7 +39,7 @@ impl Database {
                 },
                 None => self.set_compare(id, None)?,
             }
-            if self.clock.uptime() - began >= TIME_BOX {
+            if self.clock.uptime() - began >= self.time_box() {
                 break;
             }
         }

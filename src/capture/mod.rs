@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::database::rows::Rows;
 use crate::database::table::Table;
-use crate::database::{Database, DatabaseError, Result, TIME_BOX};
+use crate::database::{Database, DatabaseError, Result};
 use crate::model::cbor;
 use crate::model::text::key_literal;
 use crate::model::value::Value;
@@ -80,7 +80,7 @@ impl Database {
         while !emptied {
             if let Some(batch) = self.take_back(&mut frames)? {
                 captured.changes += self.record_batch(&batch, &mut frames)?;
-                if self.clock.uptime() - began >= TIME_BOX {
+                if self.clock.uptime() - began >= self.time_box() {
                     break;
                 }
                 continue;
@@ -97,7 +97,7 @@ impl Database {
                 self.note_captured(table, &cbor::key_values(&touched.key)?)?;
             }
             emptied = self.drop_log(last.id, last.entries < set)?;
-            if self.clock.uptime() - began >= TIME_BOX {
+            if self.clock.uptime() - began >= self.time_box() {
                 break;
             }
         }
@@ -120,6 +120,9 @@ impl Database {
             self.end_held()?;
         }
         self.log_is_left = !emptied;
+        if captured.changes > 0 {
+            self.fence.note_application();
+        }
         captured.more = self.has_more();
         self.take_captured(frames, captured);
         Ok(emptied)

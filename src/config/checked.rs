@@ -38,6 +38,8 @@ pub struct Config {
     pub allow_rowid_tables: bool,
     pub apply_triggers: Vec<String>,
     pub max_clock_drift: Duration,
+    /// 0: writes are not put off.
+    pub courtesy: Duration,
     pub tombstone_retention: Duration,
     /// Bytes that are held of tables that are not here.
     pub max_held_bytes: u64,
@@ -136,6 +138,7 @@ impl Config {
             allow_rowid_tables: top.bool("allow_rowid_tables", true),
             apply_triggers: top.list("apply_triggers").unwrap_or_default(),
             max_clock_drift: top.millis("max_clock_drift", 60_000, 0, "ahead of the broker"),
+            courtesy: read_courtesy(&top),
             tombstone_retention: read_tombstone_retention(&top),
             max_held_bytes: top.int(
                 "max_held_bytes",
@@ -152,6 +155,11 @@ impl Config {
             health_check: HealthCheck::read(&top.section("health_check")),
         }
     }
+}
+
+fn read_courtesy(top: &Section) -> Duration {
+    const DEFAULT: u64 = 250;
+    top.millis("courtesy", DEFAULT, 0, "that a write waits for readers")
 }
 
 fn read_tombstone_retention(top: &Section) -> Duration {

@@ -271,6 +271,7 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
         scan_max_changes: config.scan_max_changes,
         max_transaction_bytes: config.replication_log.max_transaction_bytes,
         max_clock_drift: config.max_clock_drift,
+        courtesy: config.courtesy,
         tombstone_retention: config.tombstone_retention,
         allow_rowid_tables: config.allow_rowid_tables,
         joins_by_snapshot: snapshots::are_kept(config),

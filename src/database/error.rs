@@ -53,10 +53,15 @@ pub enum DatabaseError {
     /// See [`super::Database::make_tables_again`].
     #[error("tables of harmonylite in the database were dropped")]
     Dropped,
+    #[error("sync {0}: {1}")]
+    Sync(PathBuf, std::io::Error),
     #[error("the row takes {0} bytes, but no more than {1} can be sent")]
     RowTooLarge(usize, usize),
     #[error("stopped")]
     Stopped,
+    /// Inside only: somebody reads, so the transaction is begun anew later.
+    #[error("an application reads")]
+    PutOff,
     /// Inside only: the transaction is begun anew once this time is reserved.
     #[error("time {0} is not reserved")]
     NotReserved(i64),
@@ -83,6 +88,7 @@ impl DatabaseError {
     /// Whether waiting may help: a full disk, an error of the device, somebody else's lock.
     pub fn is_temporary(&self) -> bool {
         let code = match self {
+            DatabaseError::Sync(..) => return true,
             DatabaseError::Sqlite(e) | DatabaseError::Open { source: e, .. } => {
                 e.sqlite_error_code()
             }

@@ -124,6 +124,21 @@ impl Files {
         files
     }
 
+    /// The connection is closed, and another may put what it likes beside the database.
+    pub fn forget_beside(&mut self) {
+        (self.beside, self.seen) = (None, None);
+    }
+
+    /// The database file, which is not to be closed; fails if another one is in its place.
+    pub fn database(&self) -> Result<Option<&File>> {
+        match number_at(&self.path) {
+            there if there.is_some() && there != self.number => {
+                Err(DatabaseError::Replaced(self.path.clone()))
+            }
+            _ => Ok(self.header.as_ref()),
+        }
+    }
+
     /// For another connection of this process.
     pub fn opened(&self) -> Opened {
         let database = self.number.map(|number| (self.path.clone(), number));

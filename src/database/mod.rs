@@ -24,10 +24,12 @@ mod comparison;
 mod damage;
 mod dropped;
 mod error;
+mod fence;
 mod files;
 mod go_version;
 mod install;
 mod journal;
+mod lend;
 mod missed_triggers;
 mod noted;
 mod own_shape;
@@ -55,6 +57,8 @@ pub(crate) use catalog::{Catalog, forget_table, note_local};
 pub(crate) use comparison::{Cause, Compare, Missing, Phase};
 pub(crate) use error::is_unfit;
 pub use error::{DatabaseError, Result};
+pub use fence::Fence;
+pub(crate) use fence::{Gap, Viewing};
 pub(crate) use files::Opened;
 use go_version::GoVersion;
 #[cfg(test)]
@@ -85,6 +89,12 @@ pub struct Database {
     pub(crate) joined: bool,
     /// What earlier starts of this node stamped by the clock is before this, unix milliseconds.
     pub(crate) opened_ms: i64,
+    /// See [`fence`]. After the connection, which is closed first.
+    pub(crate) fence: Arc<Fence>,
+    /// What was waited for before the gate was entered.
+    pub(crate) gap: Option<Gap>,
+    /// The connection is closed, see [`Database::lend`].
+    is_away: bool,
     /// `PRAGMA synchronous` is FULL.
     syncs_commits: bool,
     pub(crate) damage: damage::Damage,
@@ -130,9 +140,12 @@ impl Database {
     /// the write lock, until `stop`.
     pub fn open(settings: Settings, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) -> Result<Self> {
         let conn = connect(&settings.path)?;
+        let fence = Arc::new(Fence::new(settings.courtesy, stop.clone()));
+        fence.attach(&conn)?;
         // One transaction, from what was there to all that is ours: no write of the application
         // passes unseen in between, and what fails has changed nothing.
-        retry_while_busy(&stop, || conn.execute_batch("BEGIN IMMEDIATE"))?;
+        fence.begin_without_tables(&conn)?;
+        let in_time = fence.guard(Gap::Fence);
         let go = GoVersion::find(&conn)?;
         if let Some(go) = &go {
             go.make_way(&conn)?;
@@ -165,6 +178,9 @@ impl Database {
             node,
             joined,
             opened_ms,
+            fence,
+            gap: None,
+            is_away: false,
             syncs_commits: false,
             damage: damage::Damage::default(),
             apply_triggers: Default::default(),
@@ -193,6 +209,8 @@ impl Database {
         database.refresh_catalog()?;
         own_tables::set_meta(&database.conn, "installed", 1)?;
         retry_while_busy(&database.stop, || database.conn.execute_batch("COMMIT"))?;
+        drop(in_time);
+        database.fence.let_go();
         if let Some(go) = &go {
             database.take_over(go)?;
         }
@@ -202,6 +220,10 @@ impl Database {
         }
         database.load_again()?;
         Ok(database)
+    }
+
+    pub fn fence(&self) -> &Fence {
+        &self.fence
     }
 
     pub fn node(&self) -> u64 {
@@ -228,6 +250,11 @@ impl Database {
     pub(crate) fn note_data_version(&mut self) -> Result<()> {
         self.seen_data_version = self.data_version()?;
         Ok(())
+    }
+
+    /// How long a write transaction may take just now.
+    pub(crate) fn time_box(&self) -> Duration {
+        self.fence.time_box()
     }
 
     /// Whether tables are walked through, which may take minutes.

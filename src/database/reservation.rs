@@ -126,6 +126,15 @@ impl Reservation {
         Ok(())
     }
 
+    /// What [`Self::extend`] moves, to be put back should that fail.
+    pub fn bounds(&self) -> [i64; 3] {
+        [self.floor_ms, self.until_ms, self.until_number]
+    }
+
+    pub fn set_bounds(&mut self, bounds: [i64; 3]) {
+        [self.floor_ms, self.until_ms, self.until_number] = bounds;
+    }
+
     /// What was extended is committed.
     pub fn is_stored(&mut self) {
         self.stored_number = self.until_number;

@@ -23,6 +23,8 @@ pub struct Settings {
     pub max_transaction_bytes: usize,
     /// How far ahead of the broker's time a local write may be stamped.
     pub max_clock_drift: Duration,
+    /// How long a write of ours is put off until no application reads; 0 = not at all.
+    pub courtesy: Duration,
     /// How long a deleted row is remembered.
     pub tombstone_retention: Duration,
     pub allow_rowid_tables: bool,

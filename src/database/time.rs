@@ -1,7 +1,8 @@
 //! What time local changes are stamped with: the machine's, bounded by the broker's and by what is
 //! reserved on disk.
 
-use super::write::retry_while_busy;
+use std::time::Instant;
+
 use super::{Database, DatabaseError, Result};
 
 impl Database {
@@ -11,20 +12,25 @@ impl Database {
         if self.reservation.covers(time_ms) {
             return Ok(());
         }
-        self.sync_commits(true)?;
-        retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;
+        self.sync_commits(!self.fence.syncs())?;
+        self.begin(Instant::now())?;
+        let before = self.reservation.bounds();
         let stored = self.check_not_put_back().and_then(|()| {
             self.reservation
                 .extend(&self.conn, &*self.clock, time_ms)
                 .and_then(|()| self.conn.execute_batch("COMMIT"))
                 .map_err(DatabaseError::from)
         });
-        match stored {
+        let ended = self.end();
+        let stored = stored.and(ended);
+        match stored.and_then(|()| self.fence.settle(&self.conn, true)) {
             Ok(()) => self.reservation.is_stored(),
-            Err(_) if !self.conn.is_autocommit() => self.conn.execute_batch("ROLLBACK")?,
-            Err(_) => {}
+            Err(e) => {
+                self.reservation.set_bounds(before); // it may not be on the disk
+                return Err(e);
+            }
         }
-        stored
+        Ok(())
     }
 
     /// The time that a change found just now is stamped with.

@@ -25,8 +25,13 @@ impl Database {
     /// synced, and a writer for no longer than it takes to cut a file.
     pub fn cut_wal(&mut self) -> Result<bool> {
         self.check_files(false)?;
-        let all_is_taken_in = checkpoint(&self.conn, "PASSIVE")?;
-        Ok(all_is_taken_in && checkpoint(&self.conn, "TRUNCATE")?)
+        if !checkpoint(&self.conn, "PASSIVE")? || !self.fence.try_gap() {
+            return Ok(false);
+        }
+        // A reader could not write after it, as after a commit of ours.
+        let cut = checkpoint(&self.conn, "TRUNCATE");
+        self.fence.let_go();
+        cut
     }
 }
 

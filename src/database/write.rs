@@ -2,13 +2,13 @@
 //! be reserved first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::error::{is_busy, is_unfit};
 use super::sites::Sites;
-use super::{Database, DatabaseError, Result, own_tables};
+use super::{Database, DatabaseError, Gap, Result, own_tables};
 
 impl Database {
     /// Runs `f` in a write transaction; undone if it fails. Takes as long as others hold the lock.
@@ -22,35 +22,72 @@ impl Database {
     }
 
     fn transact<T>(&mut self, sync: bool, mut f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        let since = Instant::now();
         loop {
             self.check_files(false)?;
             self.reserve(self.clock.now_ms())?;
-            self.sync_commits(sync || self.reservation.noted.waits())?;
-            retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))?;
+            let sync = sync || self.reservation.noted.waits();
+            self.sync_commits(sync && !self.fence.syncs())?;
+            let gap = self.begin(since)?;
+            let in_time = self.fence.guard(gap);
             let result = self.check_not_put_back().and_then(|()| f(self));
             let result = result.and_then(|value| {
+                if !self.fence.may_commit(&self.conn, gap)? {
+                    return Err(DatabaseError::PutOff);
+                }
                 retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
                 Ok(value)
             });
+            drop(in_time);
+            self.end()?;
             match result {
+                Err(DatabaseError::PutOff) => self.roll_back()?,
                 Err(DatabaseError::NotReserved(time_ms)) => {
                     self.roll_back()?;
                     self.reserve(time_ms)?;
                 }
-                Err(e @ (DatabaseError::PutBack(_) | DatabaseError::Dropped)) => {
-                    self.conn.execute_batch("ROLLBACK")?; // what is there may lack our tables
-                    return Err(e);
-                }
+                // What is there may lack our tables.
+                Err(e @ (DatabaseError::PutBack(_) | DatabaseError::Dropped)) => return Err(e),
                 Err(e) => {
                     self.roll_back()?;
                     return Err(e);
                 }
                 Ok(value) => {
+                    self.settle(sync)?;
                     self.reservation.noted.ended(true);
                     return Ok(value);
                 }
             }
         }
+    }
+
+    /// Begins a write transaction, see [`super::fence`].
+    pub(super) fn begin(&mut self, since: Instant) -> Result<Gap> {
+        if self.is_away {
+            return Err(DatabaseError::Stopped);
+        }
+        self.fence.begin(&self.conn, self.gap.take(), since)
+    }
+
+    /// Undoes the transaction unless it is committed, and lets readers in.
+    pub(super) fn end(&mut self) -> Result<()> {
+        let undone = match self.conn.is_autocommit() {
+            true => Ok(()),
+            false => self.conn.execute_batch("ROLLBACK"),
+        };
+        self.fence.let_go();
+        Ok(undone?)
+    }
+
+    /// After a commit. One that may not be on the disk counts as not made: what is in memory is read
+    /// anew, and what was to be sent is encoded from the marks.
+    fn settle(&mut self, sync: bool) -> Result<()> {
+        let settled = self.fence.settle(&self.conn, sync);
+        if settled.is_err() {
+            self.roll_back()?;
+            self.stop_live();
+        }
+        settled
     }
 
     /// Whether what is committed from now on is on the disk when it is.
@@ -91,9 +128,6 @@ impl Database {
 
     /// What was learnt inside the transaction is forgotten with it.
     fn roll_back(&mut self) -> Result<()> {
-        if !self.conn.is_autocommit() {
-            self.conn.execute_batch("ROLLBACK")?;
-        }
         self.reservation.noted.ended(false);
         self.witness.forget();
         self.catalog.forget();

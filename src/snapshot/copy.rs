@@ -17,7 +17,7 @@ use crate::capture::Captured;
 use crate::database::own_tables::get_meta;
 use crate::database::schema::quote;
 use crate::database::selection::Kind;
-use crate::database::{Database, Opened, Result, forget_table, note_local};
+use crate::database::{Database, Opened, Result, Viewing, forget_table, note_local};
 use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Place;
 
@@ -40,6 +40,7 @@ DELETE FROM __harmonylite___replacing;";
 /// A read transaction, and what is in it.
 pub struct View {
     conn: Connection,
+    reads: Viewing,
     /// Tables whose rows are not for others, unless `apply_triggers` feed them: those rows stem from
     /// rows that are, and a node that begins with the copy fires no trigger. New tables, too, whose
     /// rows have no versions yet.
@@ -73,6 +74,7 @@ impl Database {
             return Ok((None, captured));
         }
         // Nothing is written in here: it keeps the application out for a moment.
+        let _reads = self.fence.begin_view();
         let view = self.write(|db| {
             let schema_is_known = db.catalog_is_current()?;
             let log_is_empty = mutation::is(Mutation::SnapshotOfUncaptured)
@@ -106,6 +108,7 @@ impl Database {
         let young = self.catalog.quiet.young().cloned();
         Ok(View {
             conn,
+            reads: self.fence.begin_view(),
             excluded: excluded.into_iter().chain(young).collect(),
             fed,
             local: self.left_alone_as(Kind::Local),
@@ -149,6 +152,7 @@ impl View {
             let _ = self.conn.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
         }
         drop(self.conn);
+        drop(self.reads);
         // The copy's header says WAL, as the original's did.
         let _: String = copy.query_row("PRAGMA journal_mode = OFF", [], |r| r.get(0))?;
         drop_triggers(&copy)?;

@@ -12,7 +12,7 @@ use crate::capture::{Captured, Frames};
 use crate::database::own_tables::set_meta;
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Database, DatabaseError, Result, TIME_BOX};
+use crate::database::{Database, DatabaseError, Result};
 use crate::model::frame::Row;
 use crate::model::merge::State;
 use crate::model::value::{OwnedValue, Value};
@@ -124,7 +124,7 @@ impl Merge {
             let mut frames = Frames::new(db);
             db.doubt_ages();
             while at != Progress::Done {
-                let is_over = |db: &Database| db.clock.uptime() - began >= TIME_BOX;
+                let is_over = |db: &Database| db.clock.uptime() - began >= db.time_box();
                 let is_schema = at == Progress::Schema;
                 at = self.advance(db, at, &mut frames, &mut rows, &is_over)?;
                 // New tables are looked through before rows come, while they are empty: else every

@@ -225,8 +225,10 @@ impl Snapshots {
         }
         while let Some(sweep) = &mut self.sweep {
             let turn = self.gate.take_turn();
-            let began = Instant::now();
-            let done = self.gate.enter().database.sweep_step(sweep)?;
+            let mut inside = self.gate.enter_to_write();
+            let done = inside.database.sweep_step(sweep)?;
+            let held = inside.began.elapsed();
+            drop(inside);
             if done {
                 if sweep.dropped > 0 {
                     log::info!("forgot {} deleted row(s)", sweep.dropped);
@@ -234,7 +236,7 @@ impl Snapshots {
                 self.sweep = None;
                 break;
             }
-            let pause = self.gate.rest(turn, began.elapsed());
+            let pause = self.gate.rest(turn, held);
             if self.inputs.stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return Err(RoundError::Stopped);
             }

@@ -11,7 +11,7 @@ use crate::apply::Place;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::rows::{Rows, keys};
 use crate::database::table::{Table, versions_table};
-use crate::database::{Database, Result, TIME_BOX};
+use crate::database::{Database, Result};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
@@ -74,7 +74,7 @@ impl Database {
                 Some(last) => sweep.after = Some(last),
                 None => (sweep.table, sweep.after) = (table.id + 1, None),
             }
-            if self.clock.uptime() - began >= TIME_BOX {
+            if self.clock.uptime() - began >= self.time_box() {
                 return Ok(false);
             }
         }

@@ -9,6 +9,7 @@ mod certificates;
 mod cluster;
 mod command_line;
 mod conflicts;
+mod courtesy;
 mod crash;
 mod embedded;
 mod forgetful;

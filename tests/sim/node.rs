@@ -22,6 +22,7 @@ use rusqlite::types::ValueRef;
 use crate::clock::SimClock;
 use crate::model::{Model, Row};
 use crate::plan::{Migration, Plan};
+use crate::random::Random;
 
 /// What the machine's clock gives is later than this; nodes live before it.
 const REAL_TIME: i64 = 1_750_000_000_000;
@@ -259,6 +260,7 @@ impl Node {
             scan_max_changes: options.scan_max_changes,
             max_transaction_bytes: options.max_transaction_bytes,
             max_clock_drift: MAX_CLOCK_DRIFT,
+            courtesy: Duration::ZERO,
             tombstone_retention: options.tombstone_retention,
             allow_rowid_tables: true,
             joins_by_snapshot,
@@ -270,6 +272,9 @@ impl Node {
         let db = Database::open(settings, self.clock.clone(), stop);
         let mut db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
         db.wait_for_quiet(Duration::ZERO); // the model knows when a change must be seen
+        // Readers come and go: one write in eight is put off, some of them again.
+        let mut random = Random::new(self.id ^ self.clock.time_ms() as u64);
+        db.fence().put_off_by(move || random.below(8) == 0);
         self.id = db.node();
         self.noted = self.shadow.named.clone();
         self.gate = Some(Arc::new(Gate::new(db, options.shards).0));

@@ -41,6 +41,7 @@ pub fn settings() -> Settings {
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),
+        courtesy: Duration::ZERO,
         tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         allow_rowid_tables: true,
         joins_by_snapshot: false,

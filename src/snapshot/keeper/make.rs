@@ -115,10 +115,10 @@ impl Keeper {
         };
         let view = loop {
             let turn = round.gate.take_turn();
-            let entered = Instant::now();
-            let mut inside = round.gate.enter();
+            let mut inside = round.gate.enter_to_write();
             let (view, mut captured) = inside.database.view()?;
             inside.hand_over(&mut captured);
+            let held = inside.began.elapsed();
             // A table that a migration is at work on is waited for.
             let waits = inside.database.next_look().filter(|_| !captured.more);
             drop(inside);
@@ -129,7 +129,7 @@ impl Keeper {
             if let Some(view) = view {
                 break view;
             }
-            let pause = round.gate.rest(turn, entered.elapsed());
+            let pause = round.gate.rest(turn, held);
             let pause = pause.max(waits.unwrap_or_default().min(MIGRATION_PAUSE));
             watch.pause(pause).map_err(|_| match watch.lost {
                 true => RoundError::LeaseLost,

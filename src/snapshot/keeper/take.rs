@@ -106,10 +106,10 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
     round.gate.enter().database.look_at_maker(entry)?;
     loop {
         let turn = round.gate.take_turn();
-        let entered = Instant::now();
-        let mut inside = round.gate.enter();
+        let mut inside = round.gate.enter_to_write();
         let (done, mut captured) = merge.step(&mut inside.database)?;
         inside.hand_over(&mut captured);
+        let held = inside.began.elapsed();
         drop(inside);
         round.gate.wake_publisher();
         if merge.has_tables() {
@@ -121,7 +121,7 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         let (seen, all) = merge.progress();
         let seen = round.watch.progress("merging", seen, all);
         seen.map_err(|_| RoundError::Stopped)?;
-        let pause = round.watch.pause(round.gate.rest(turn, entered.elapsed()));
+        let pause = round.watch.pause(round.gate.rest(turn, held));
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(

@@ -1,0 +1,105 @@
+//! How readers of a database are noticed, by its journal mode.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::index;
+use super::locks::{self, Bytes};
+use crate::database::{DatabaseError, Result};
+
+/// Bytes of the database that readers lock in rollback mode, and an application that has the
+/// database for itself in any.
+const DATABASE_READERS: Bytes = 0x4000_0002..0x4000_0002 + 510;
+
+/// A byte of the `-shm` that nobody uses.
+const UNUSED: Bytes = 200..201;
+
+#[derive(Clone)]
+pub(super) enum Way {
+    Off,
+    Wal(Arc<Wal>),
+    /// By locks on this database.
+    Journal(Arc<File>),
+}
+
+/// What lies beside a database in WAL mode. Open for as long as the connection: to open the WAL
+/// anew would look like a connection of somebody else's to [`crate::watcher`].
+pub(super) struct Wal {
+    pub shm: File,
+    file: File,
+    path: PathBuf,
+}
+
+impl Wal {
+    fn open(database: &Path) -> io::Result<Wal> {
+        let name = |end| {
+            let mut name = database.as_os_str().to_owned();
+            name.push(end);
+            PathBuf::from(name)
+        };
+        let path = name("-wal");
+        let (shm, file) = (open(&name("-shm"))?, open(&path)?);
+        match locks::are_seen(&shm, &UNUSED) {
+            true => Ok(Wal { shm, file, path }),
+            false => {
+                std::mem::forget(shm); // closed, it would take the connection's locks with it
+                Err(io::Error::other("tried with a process of our own"))
+            }
+        }
+    }
+
+    /// Brings to the disk what is committed.
+    pub(super) fn sync(&self) -> Result<()> {
+        let synced = self.file.sync_data();
+        synced.map_err(|e| DatabaseError::Sync(self.path.clone(), e))
+    }
+}
+
+impl Way {
+    /// That of the database that a connection has open, outside of transactions.
+    pub(super) fn of(conn: &Connection) -> Result<Way> {
+        let Some(path) = conn.path().filter(|path| !path.is_empty()).map(Path::new) else {
+            return Ok(Way::Off);
+        };
+        let mode: String = conn.query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
+        // The first read makes the `-shm`.
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        let way = match mode == "wal" {
+            true => Wal::open(path).map(|wal| Way::Wal(Arc::new(wal))),
+            false => open(path).map(|db| Way::Journal(Arc::new(db))),
+        };
+        Ok(way.unwrap_or_else(|e| {
+            log::warn!(
+                "courtesy: locks of other processes on {} are not seen here ({e}): transactions of \
+                 the application that read before they write may be refused as busy",
+                path.display()
+            );
+            Way::Off
+        }))
+    }
+
+    /// Whether another process reads what was committed last.
+    pub(super) fn is_read(&self) -> bool {
+        match self {
+            Way::Off => false,
+            Way::Wal(wal) => index::is_read(&wal.shm),
+            Way::Journal(db) => locks::is_taken(db, &DATABASE_READERS),
+        }
+    }
+}
+
+/// Whether another process has a database file for itself.
+pub(in crate::database) fn is_written(db: &File) -> bool {
+    locks::is_written(db, &DATABASE_READERS)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let options = options.read(true).write(true);
+    options.custom_flags(libc::O_NOFOLLOW).open(path)
+}

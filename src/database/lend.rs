@@ -1,0 +1,145 @@
+//! Closes the database for an application that wants it for itself, until that is done with it.
+//!
+//! With `PRAGMA locking_mode = EXCLUSIVE` SQLite needs that no other connection is there, and keeps
+//! the file locked until it closes (Prisma's migrations do so). Ours would stand in its way for as
+//! long as it tries. What it writes is noted by our triggers meanwhile, as it always is.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::install::connect;
+use super::{Database, DatabaseError, Result};
+
+/// Between two looks whether the database is free.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// An application that found the database locked tries again within 100 ms.
+const AT_LEAST: Duration = Duration::from_millis(250);
+
+/// After so long it is said, and looked at more rarely.
+const LONG: Duration = Duration::from_secs(5);
+
+impl Database {
+    /// Closes the connection, waits until nobody has the database for himself, and opens it again.
+    /// Inside the gate: nothing can be done meanwhile. `is_over` waits as long as it is told, and is
+    /// true if all is to end: then this ends, and nothing can be written any more. False if another
+    /// connection of ours is open just now.
+    pub fn lend(&mut self, mut is_over: impl FnMut(Duration) -> bool) -> Result<bool> {
+        if self.fence.is_viewing() {
+            return Ok(false);
+        }
+        // With a rollback journal ours is in nobody's way.
+        let mode: String = self
+            .conn
+            .query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
+        if self.is_lost() || mode != "wal" {
+            return Ok(true);
+        }
+        let began = Instant::now();
+        // Transactions, statements and locks end with it.
+        self.conn = Connection::open_in_memory()?;
+        self.is_away = true;
+        self.fence.detach();
+        self.files.forget_beside();
+        let mut was_taken = false;
+        loop {
+            let is_long = began.elapsed() >= LONG;
+            if is_over(if is_long { LOOK * 10 } else { LOOK }) {
+                return Err(DatabaseError::Stopped);
+            }
+            if self.is_taken()? {
+                if is_long && !was_taken {
+                    log::warn!(
+                        "an application has the database for itself (locking_mode=EXCLUSIVE)"
+                    );
+                }
+                was_taken |= is_long;
+            } else if began.elapsed() >= AT_LEAST && self.come_back()? {
+                log::debug!("lent the database for {} ms", began.elapsed().as_millis());
+                return Ok(true);
+            }
+        }
+    }
+
+    fn is_taken(&self) -> Result<bool> {
+        let file = self.files.database()?;
+        Ok(file.is_some_and(super::fence::is_written))
+    }
+
+    /// False if somebody was faster.
+    fn come_back(&mut self) -> Result<bool> {
+        let conn = match connect(&self.settings.path) {
+            Err(e) if e.is_temporary() => return Ok(false),
+            conn => conn?,
+        };
+        match self.fence.attach(&conn) {
+            Err(e) if e.is_temporary() => return Ok(false),
+            attached => attached?,
+        }
+        self.conn = conn;
+        self.is_away = false;
+        // What belongs to the connection, or may have changed.
+        (self.syncs_commits, self.seen_data_version) = (false, -1);
+        self.catalog.forget();
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use rusqlite::Connection;
+
+    use crate::apply::tests::support::Node;
+    use crate::database::DatabaseError;
+
+    const SCHEMA: &str = "PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+    /// What Prisma does. It has the database until the connection is closed.
+    fn migrate(path: &Path) -> rusqlite::Result<Connection> {
+        let conn = Connection::open(path)?;
+        conn.busy_timeout(Duration::ZERO)?;
+        conn.execute_batch(
+            "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE m(id INTEGER PRIMARY KEY);
+             INSERT INTO t VALUES (2, 'by it')",
+        )?;
+        Ok(conn)
+    }
+
+    #[test]
+    fn an_application_gets_the_database_for_itself_and_its_writes_count() {
+        let mut node = Node::new(1, SCHEMA);
+        node.run("INSERT INTO t VALUES (1, 'a')");
+        node.capture();
+        node.app = Connection::open_in_memory().unwrap();
+        let path = node.dir.path().join("app.db");
+        assert!(migrate(&path).is_err(), "we are there");
+        let (mut has_it, mut looks) = (None, 0);
+        node.db
+            .lend(|time| {
+                std::thread::sleep(time);
+                looks += 1;
+                match looks {
+                    1 => has_it = Some(migrate(&path).unwrap()),
+                    3 => drop(has_it.take()),
+                    _ => {}
+                }
+                false
+            })
+            .unwrap();
+        node.app = Connection::open(&path).unwrap();
+        assert_eq!(node.capture(), 1);
+        assert!(node.db.tables().contains_key("m"));
+    }
+
+    #[test]
+    fn nothing_is_written_after_an_end_meanwhile() {
+        let mut node = Node::new(1, SCHEMA);
+        let ends = node.db.lend(|_| true);
+        assert!(matches!(ends, Err(DatabaseError::Stopped)));
+        assert!(matches!(node.db.capture(), Err(DatabaseError::Stopped)));
+    }
+}
