@@ -1,11 +1,12 @@
 //! A database that the Go version of HarmonyLite managed becomes one of ours.
 //!
 //! Go's triggers copy each row into a log of its table, `__harmonylite__<table>_change_log`, and
-//! note that in a log that has the name of our raw log. Its triggers go in the transaction that
-//! makes our tables and triggers, so that there is no moment at which the application's writes fail
-//! or pass unseen; the logs follow in steps, before anything is captured. A change that Go had not published becomes an entry of our raw log, with the
-//! time at which it was made: capture reads what the row is by now, and a row that is gone was
-//! deleted. A row that Go had published is a row from before HarmonyLite.
+//! note that in a log that has the name of our raw log. They go in the transaction that makes our
+//! tables and triggers: there is no moment at which a write of the application fails or passes
+//! unseen. Go's logs follow in steps, before anything is captured. A change that Go had not
+//! published becomes an entry of our raw log, with the time at which it was made: capture reads
+//! what the row is by then, and a row that is gone was deleted. A row that Go had published is a
+//! row from before HarmonyLite.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -149,9 +150,9 @@ struct Adoption {
 }
 
 impl Database {
-    /// Takes in what Go had not published, and removes the rest of what it made. Once our tables and
-    /// triggers are in place: in short transactions, between which the application writes. A start
-    /// after a crash goes on where this one ended, and nothing is captured before it is done.
+    /// Takes in what Go had not published, and removes the rest of what it made. Once our tables
+    /// and triggers are in place: in short transactions, between which the application writes. A
+    /// start after a crash goes on where this one ended, and nothing is captured before it is done.
     pub(super) fn take_over(&mut self, go: &GoVersion) -> Result<()> {
         let mut taken = 0;
         for log in &go.logs {

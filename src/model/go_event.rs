@@ -153,8 +153,10 @@ mod tests {
         [
             &b"\xa2\x6aFromNodeId\x1b\xff\x00\x00\x00\x00\x00\x00\x01\x67Payload"[..],
             b"\xa5\x62Id\x18\x2a\x64Type\x66insert\x69TableName\x65Books\x63Row\xaa",
-            b"\x62id\x01\x65title\x64Dune\x61n\xf6\x61b\x42\x00\xff\x61r\xfb\x3f\xf8\x00\x00\x00\x00\x00\x00",
-            b"\x61t\xd8\x20\xa1\x01\x1a\x65\x92\x00\x80\x61y\xf5\x61z\xf4\x61-\x38\x63\x61e\xd8\x20\xa0",
+            b"\x62id\x01\x65title\x64Dune\x61n\xf6\x61b\x42\x00\xff",
+            b"\x61r\xfb\x3f\xf8\x00\x00\x00\x00\x00\x00",
+            b"\x61t\xd8\x20\xa1\x01\x1a\x65\x92\x00\x80",
+            b"\x61y\xf5\x61z\xf4\x61-\x38\x63\x61e\xd8\x20\xa0",
             b"\x62sh\x62ab",
         ]
         .concat()
@@ -163,7 +165,9 @@ mod tests {
     proptest::proptest! {
         /// Whatever is changed in it, reading ends, and takes no more than there is.
         #[test]
-        fn bytes_that_mean_ill_are_refused_or_read(at in 0..150usize, byte: u8, cut in 0..150usize) {
+        fn bytes_that_mean_ill_are_refused_or_read(
+            at in 0..150usize, byte: u8, cut in 0..150usize,
+        ) {
             let mut raw = sample();
             let end = raw.len().saturating_sub(cut);
             raw.truncate(end.max(1));

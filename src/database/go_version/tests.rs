@@ -193,7 +193,7 @@ fn a_take_over_that_failed_halfway_is_completed() {
     assert_eq!(own(&node, "trigger"), "null");
 }
 
-/// Its triggers write a column that our log does not have: no write gets through until they are gone.
+/// Its triggers write a column that our log does not have: no write gets through until they go.
 #[test]
 fn a_go_daemon_that_is_started_beside_us_is_undone() {
     let mut node = Node::new(1, TABLES);
