@@ -86,12 +86,10 @@ pub enum Mutation {
     OthersGapsIgnored,
     /// No snapshot is merged for a stream that is gone.
     LostStreamsForgotten,
-    /// A table that is new or changed is taken in at once, whatever migration is at work on it.
-    SchemaTakenAtOnce,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 41] = {
+    pub const ALL: [Mutation; 40] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -134,7 +132,6 @@ impl Mutation {
             BuriedInSilence,
             OthersGapsIgnored,
             LostStreamsForgotten,
-            SchemaTakenAtOnce,
         ]
     };
 }

@@ -36,6 +36,7 @@ impl Database {
             && !table.has_late_columns()
             && self.damage.is_clear()
             && !self.catalog.comparing.contains_key(&table.id)
+            && !self.catalog.former.contains_key(&table.id)
             && !self
                 .catalog
                 .held

@@ -13,7 +13,7 @@ use crate::database::table::Table;
 use crate::database::{Database, Result, is_unfit, savepoint};
 use crate::model::merge::{self, Action, Column, State};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::{HLC_BEFORE, Version};
+use crate::model::version::{HLC_BEFORE, Version, stamp};
 use crate::mutation::{self, Mutation};
 
 /// What one attempt to write a row came to.
@@ -55,7 +55,7 @@ impl Database {
         table: &Arc<Table>,
         key: &[Value<'_>],
         key_bytes: &[u8],
-        incoming: Incoming,
+        mut incoming: Incoming,
         frames: &mut Frames,
     ) -> Result<bool> {
         if !is_storable_key(table, key) {
@@ -67,6 +67,7 @@ impl Database {
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
+        self.add_former(table, key, &mut incoming)?;
         if self.damage.is_known(table.id, key_bytes) {
             self.hold(
                 &Place::of(table, key_bytes),
@@ -112,6 +113,36 @@ impl Database {
             self.mark_again(table, key_bytes, frames)?;
         }
         Ok(joined.before.as_ref() != Some(&joined.after))
+    }
+
+    /// A row that was deleted under the former key of its table is not back for coming under the new one:
+    /// its tombstone is told under that, too.
+    fn add_former(&self, table: &Table, key: &[Value<'_>], incoming: &mut Incoming) -> Result<()> {
+        if incoming.row.is_none() || !self.catalog.former.contains_key(&table.id) {
+            return Ok(());
+        }
+        let value = |name: &str| incoming.columns.get(name).map(|(_, v)| v.borrow());
+        let Some(former) = self.former_row(table, value)? else {
+            return Ok(());
+        };
+        let state = &former.stored.state;
+        let is_here = Rows::new(&self.conn, table)?
+            .version(&self.sites, key)?
+            .is_some();
+        let tombstone = match former.written_ms {
+            // It was deleted just before the migration.
+            Some(time_ms) if !is_here => Version {
+                hlc: stamp(time_ms, state.version.hlc),
+                node: self.node,
+            },
+            _ if state.deleted && state.version.hlc > 0 => state.version,
+            _ => return Ok(()),
+        };
+        if Some(tombstone) >= incoming.row {
+            incoming.floor = incoming.floor.max(Some(tombstone));
+            incoming.unsent = incoming.unsent.max(Some(tombstone));
+        }
+        Ok(())
     }
 
     /// The version of rows that were here before HarmonyLite, until this node has met the others:

@@ -94,6 +94,11 @@ impl Database {
         {
             return Ok(is_sent);
         }
+        if matches!(cause, Cause::Rekeyed(_))
+            && let Some(changed) = self.compare_former(table, (&key, key_bytes), frames)?
+        {
+            return Ok(changed);
+        }
         let mut time_ms = self.stamp_now()?;
         let mut rows = Rows::new(&self.conn, table)?;
         let stored = rows.version(&self.sites, &key)?;
@@ -115,6 +120,63 @@ impl Database {
         let changed = self.record_changes(table, &[touched], frames)? > 0;
         self.settle_captured()?;
         Ok(changed)
+    }
+
+    /// The table's key is another one: the row keeps the version that it had under the old one. It is sent
+    /// under the new one, with that: who migrated before may wait for it. True if it changed; none if it is
+    /// to be compared, as one that is known under the new key or whose old one cannot be told.
+    fn compare_former(
+        &mut self,
+        table: &Arc<Table>,
+        (key, key_bytes): (&[Value<'_>], &[u8]),
+        frames: &mut Frames,
+    ) -> Result<Option<bool>> {
+        if !self.catalog.former.contains_key(&table.id) {
+            return Ok(None);
+        }
+        let mut rows = Rows::new(&self.conn, table)?;
+        let Some(values) = rows.owned_row(key)? else {
+            return Ok(None);
+        };
+        if rows.version(&self.sites, key)?.is_some() {
+            return Ok(Some(false)); // what happened to it since is in the raw log
+        }
+        let value = |name: &str| {
+            let at = table.schema.columns.iter().position(|c| c.lower == name);
+            at.map(|i| values[i].borrow())
+        };
+        let mut touched = Touched {
+            key: key_bytes.to_vec(),
+            why: Why::Before,
+            time_ms: 0,
+        };
+        if let Some(former) = self.former_row(table, value)? {
+            let stored = &former.stored;
+            let is_same = !stored.state.deleted && self.is_as_before(table, &former, &values);
+            let hash = match is_same {
+                true => table.content_hash(values.iter().map(OwnedValue::borrow)),
+                false => stored.hash.wrapping_add(1), // newer than what it was, and no more
+            };
+            if stored.state.version.hlc > 0 {
+                let stored = Stored {
+                    hash,
+                    ..stored.clone()
+                };
+                rows.put_version(&mut self.sites, key, &stored)?;
+                touched.why = Why::Rebuilt;
+            }
+            if let Some(time_ms) = former.written_ms {
+                touched.why = Why::Real;
+                touched.time_ms = self.stamp_kept(time_ms)?;
+            }
+        }
+        drop(rows);
+        let changed = self.record_changes(table, &[touched], frames)? > 0;
+        if !changed && self.settings.publish {
+            self.mark_again(table, key_bytes, frames)?;
+        }
+        self.settle_captured()?;
+        Ok(Some(changed))
     }
 
     /// The row's columns have other names. Its version stays, also while it is displaced; if some of its

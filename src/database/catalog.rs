@@ -21,6 +21,8 @@ use crate::database::table::{Shape, Table};
 use crate::database::{Compare, Database, DatabaseError, Result, sql_text, values};
 use crate::mutation::{self, Mutation};
 
+mod former;
+mod gone;
 mod left_out;
 mod look;
 mod quiet;
@@ -52,6 +54,8 @@ pub struct Catalog {
     pub away: HashMap<i64, Vec<String>>,
     /// Tables (by id) that are here, and of which something waits in `___waiting`.
     pub back: BTreeSet<i64>,
+    /// By number of a table, the shape that it had under its former key, while that is remembered.
+    pub former: HashMap<i64, Arc<Shape>>,
     /// Number of key columns that the raw log has room for.
     pub log_keys: usize,
     /// What is held may fit now: to be tried again after this place, or from the start.
@@ -370,7 +374,8 @@ impl Database {
     fn note_away(&mut self) -> Result<()> {
         let mut known = self
             .conn
-            .prepare_cached("SELECT id, shape FROM __harmonylite___tables")?;
+            .prepare_cached("SELECT id, shape, name FROM __harmonylite___tables")?;
+        let mut names = BTreeMap::new();
         let mut rows = known.query([])?;
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
@@ -378,10 +383,13 @@ impl Database {
                 let shape: Shape = from_cbor(&row.get::<_, Vec<u8>>(1)?)?;
                 let collations = shape.key.into_iter().map(|(_, collation)| collation);
                 self.catalog.away.insert(id, collations.collect());
+                names.insert(id, row.get(2)?);
             }
         }
         drop(rows);
         drop(known);
+        self.note_gone(&names)?;
+        self.find_former()?;
         let mut waiting = self
             .conn
             .prepare_cached("SELECT DISTINCT table_id FROM __harmonylite___waiting")?;

@@ -17,6 +17,9 @@ CREATE TABLE IF NOT EXISTS __harmonylite___tables(
 CREATE TABLE IF NOT EXISTS __harmonylite___sites(site INTEGER PRIMARY KEY, node INTEGER UNIQUE);
 CREATE TABLE IF NOT EXISTS __harmonylite___unsent(
     at INTEGER, table_id INTEGER, key BLOB, PRIMARY KEY(at, table_id, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS __harmonylite___former(
+    table_id INTEGER PRIMARY KEY, at INTEGER, shape BLOB);
+CREATE TABLE IF NOT EXISTS __harmonylite___gone(table_id INTEGER PRIMARY KEY, at INTEGER);
 CREATE TABLE IF NOT EXISTS __harmonylite___waiting(
     table_id INTEGER, key BLOB, kind INTEGER, time_ms INTEGER,
     PRIMARY KEY(table_id, key, kind)) WITHOUT ROWID;

@@ -10,6 +10,7 @@ use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 
 mod copying;
+mod dropped;
 mod forgetting;
 mod gave_way;
 mod hostile;

@@ -60,7 +60,11 @@ impl Database {
             let tables = self.catalog.by_id.values();
             let next = tables.filter(|t| t.id >= sweep.table).min_by_key(|t| t.id);
             let Some(table) = next.cloned() else {
-                self.write(|db| Ok(set_meta(&db.conn, SWEPT, sweep.bound)?))?;
+                self.write(|db| {
+                    db.forget_former(sweep.bound)?;
+                    db.forget_gone(sweep.bound)?;
+                    Ok(set_meta(&db.conn, SWEPT, sweep.bound)?)
+                })?;
                 return Ok(true);
             };
             if table.id > sweep.table {

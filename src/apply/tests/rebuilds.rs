@@ -208,3 +208,99 @@ fn a_table_is_rebuilt_step_by_step_on_one_node_after_the_other() {
         }
     }
 }
+
+/// Columns before and after, and what the new table is copied from; the old key can be told from the
+/// new row.
+const KEYS: [(&str, &str, &str, &str); 6] = [
+    (
+        "another order",
+        "id INTEGER, a TEXT, v, PRIMARY KEY(id, a)",
+        "id INTEGER, a TEXT, v, PRIMARY KEY(a, id)",
+        "id, a, v",
+    ),
+    (
+        "a column more",
+        "id INTEGER PRIMARY KEY, a TEXT, v",
+        "id INTEGER, a TEXT, v, w TEXT NOT NULL DEFAULT 'z', PRIMARY KEY(id, w)",
+        "id, a, v, 'z'",
+    ),
+    (
+        "a column more, which is computed, without rowid",
+        "id INTEGER PRIMARY KEY, a TEXT, v",
+        "id INTEGER, a TEXT, v, w TEXT NOT NULL DEFAULT 'c0', PRIMARY KEY(w, id)) WITHOUT ROWID; --",
+        "id, a, v, 'c' || (id % 3)",
+    ),
+    (
+        "another collation",
+        "id INTEGER, a TEXT PRIMARY KEY, v",
+        "id INTEGER, a TEXT COLLATE NOCASE PRIMARY KEY, v",
+        "id, a, v",
+    ),
+    (
+        "another type",
+        "id INTEGER PRIMARY KEY, a TEXT, v",
+        "id TEXT PRIMARY KEY, a TEXT, v",
+        "id, a, v",
+    ),
+    (
+        "another column",
+        "id INTEGER PRIMARY KEY, a TEXT, v",
+        "id INTEGER, a TEXT PRIMARY KEY, v",
+        "id, a, v",
+    ),
+];
+
+fn rebuild(node: &mut Node, after: &str, from: &str, in_steps: bool) {
+    let end = if after.ends_with("--") { "\n" } else { ")" };
+    let steps = [
+        format!("CREATE TABLE new_t({after}{end}"),
+        format!("INSERT INTO new_t SELECT {from} FROM t"),
+        "DROP TABLE t".to_owned(),
+        "ALTER TABLE new_t RENAME TO t".to_owned(),
+    ];
+    match in_steps {
+        true => {
+            for step in &steps {
+                node.run(step);
+                node.capture();
+                node.clock.advance(Duration::from_millis(10));
+            }
+        }
+        false => node.run(&format!("BEGIN; {}; COMMIT", steps.join(";"))),
+    }
+    node.capture();
+}
+
+/// Each node writes and deletes before the other has migrated, the last one also just before it does.
+#[test]
+fn a_key_is_another_one_on_one_node_after_the_other() {
+    for (what, before, after, from) in KEYS {
+        for (first, in_steps) in [(0, false), (1, false), (0, true), (1, true)] {
+            let last = 1 - first;
+            let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
+            n.iter_mut().for_each(Node::be_quiet);
+            for i in 0..7 {
+                let text = format!("INSERT INTO t(id, a, v) VALUES ({i}, 'a{i}', 'old')");
+                n[i % 2].run(&text);
+            }
+            converge(&mut n);
+            rebuild(&mut n[first], after, from, in_steps);
+            calm(&mut n);
+            n[last].run("UPDATE t SET v = 'last' WHERE id = 1; DELETE FROM t WHERE id = 2");
+            n[last].run("INSERT INTO t(id, a, v) VALUES (7, 'a7', 'last')");
+            n[first].run("UPDATE t SET v = 'first' WHERE id = '3'; DELETE FROM t WHERE id = '4'");
+            n[first].run("INSERT INTO t(id, a, v) VALUES (8, 'a8', 'first')");
+            super::support::exchange(&mut n);
+            n[last].clock.advance(Duration::from_secs(3600));
+            n[last].run("UPDATE t SET v = 'just before' WHERE id = 5; DELETE FROM t WHERE id = 6");
+            rebuild(&mut n[last], after, from, in_steps);
+            calm(&mut n);
+            calm(&mut n);
+            converge(&mut n);
+            let rows = n[0].rows("SELECT CAST(id AS INTEGER), v FROM t ORDER BY 1");
+            let expected = "i0 t'old'\ni1 t'last'\ni3 t'first'\ni5 t'just before'\n\
+                            i7 t'last'\ni8 t'first'";
+            assert_eq!(rows, expected, "{what}, first {first}, in steps {in_steps}");
+        }
+    }
+}

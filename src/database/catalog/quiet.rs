@@ -25,7 +25,6 @@ use std::time::Duration;
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::versions_table;
 use crate::database::{Database, Result, values};
-use crate::mutation::{self, Mutation};
 
 /// How long the schema must be left alone before a table that changed is taken in.
 const QUIET: Duration = Duration::from_secs(2);
@@ -206,7 +205,7 @@ impl Database {
         // A database that begins as a copy of another has none of our triggers.
         let is_own = std::mem::take(&mut quiet.is_own);
         let is_begun = self.catalog.first_time || (is_fresh && watching.is_empty());
-        if is_own || is_begun || mutation::is(Mutation::SchemaTakenAtOnce) {
+        if is_own || is_begun {
             self.catalog.quiet.tables.clear();
             return Ok(schemas);
         }

@@ -151,16 +151,18 @@ impl Database {
                 return self.known_number(id, schema, &known, compare, watched_as);
             }
             log::warn!(
-                "the key of table {} is another one, or its versions are gone: they begin anew",
+                "the key of table {} is another one, or its versions are gone",
                 schema.name
             );
-            if self.has_table(&format!("{PREFIX}{}_versions", schema.name))? {
+            let has_versions = self.has_table(&format!("{PREFIX}{}_versions", schema.name))?;
+            if has_versions {
                 self.hold_displaced(id, &schema.name, &known)?;
             }
             self.conn
                 .execute("DELETE FROM __harmonylite___tables WHERE id = ?1", [id])?;
+            return self.new_number(schema, has_versions.then_some((id, &known)));
         }
-        self.new_number(schema)
+        self.new_number(schema, None)
     }
 
     /// Whether the table has a number and the key that it had.
@@ -210,7 +212,12 @@ impl Database {
     }
 
     /// Of a table that is new, or whose key is: its versions begin anew.
-    fn new_number(&mut self, schema: &mut Schema) -> Result<Numbered> {
+    /// `before`: its number and shape until now.
+    fn new_number(
+        &mut self,
+        schema: &mut Schema,
+        before: Option<(i64, &Shape)>,
+    ) -> Result<Numbered> {
         // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
         let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
         set_meta(&self.conn, "last_table", id)?;
@@ -224,8 +231,14 @@ impl Database {
         shape.keep_known(&shape.clone(), &[], &mut schema.columns)?;
         self.store_shape(id, &shape)?;
         let highest = self.highest_before(schema)?;
-        let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
-        self.conn.execute_batch(&drop)?;
+        let is_kept = match before {
+            Some((old, known)) => self.keep_former((old, id), schema, known)?,
+            None => false,
+        };
+        if !is_kept {
+            let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
+            self.conn.execute_batch(&drop)?;
+        }
         self.conn.execute_batch(&create_versions(schema))?;
         let was_left_out = self
             .known_left_out()?

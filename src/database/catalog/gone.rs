@@ -1,0 +1,76 @@
+//! Tables that the application dropped leave nothing behind once a deleted row is forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::params;
+
+use super::forget_table;
+use crate::database::table::versions_table;
+use crate::database::{Database, Result};
+use crate::model::version::Version;
+
+impl Database {
+    /// Remembers since which transaction known tables are not in the database. `known`: number and name
+    /// of those that are not taken in.
+    pub(super) fn note_gone(&mut self, known: &BTreeMap<i64, String>) -> Result<()> {
+        let mut gone = BTreeSet::new();
+        for (id, name) in known {
+            if !self.has_table(name)? {
+                gone.insert(*id);
+            }
+        }
+        let mut noted = self
+            .conn
+            .prepare_cached("SELECT table_id FROM __harmonylite___gone")?;
+        let noted = noted.query_map([], |r| r.get(0))?;
+        let noted = noted.collect::<rusqlite::Result<BTreeSet<i64>>>()?;
+        for id in noted.difference(&gone) {
+            let text = "DELETE FROM __harmonylite___gone WHERE table_id = ?1";
+            self.conn.execute(text, [id])?;
+        }
+        let at = self.reservation.peek_number();
+        for id in gone.difference(&noted) {
+            let text = "INSERT INTO __harmonylite___gone(table_id, at) VALUES (?1, ?2)";
+            self.conn.execute(text, params![id, at])?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the tables that are gone since transaction `bound` or longer: number, versions, and what
+    /// waits for them. Inside a transaction.
+    pub(crate) fn forget_gone(&mut self, bound: i64) -> Result<()> {
+        let old: Vec<(i64, String)> = {
+            let mut old = self.conn.prepare(
+                "SELECT t.id, t.name FROM __harmonylite___tables t
+                 JOIN __harmonylite___gone g ON g.table_id = t.id WHERE g.at <= ?1",
+            )?;
+            let old = old.query_map([bound], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            old.collect::<rusqlite::Result<_>>()?
+        };
+        for (id, name) in &old {
+            let text = format!("SELECT max(hlc) FROM {}", versions_table(name));
+            // Another program may have dropped it.
+            let highest = self
+                .conn
+                .query_row(&text, [], |r| r.get::<_, Option<i64>>(0));
+            if let Ok(Some(hlc)) = highest {
+                let node = self.node;
+                self.note_forgotten(Version { hlc, node })?;
+            }
+            forget_table(&self.conn, name)?;
+            for own in ["waiting", "gone"] {
+                let text = format!("DELETE FROM __harmonylite___{own} WHERE table_id = ?1");
+                self.conn.execute(&text, [id])?;
+            }
+            self.catalog.away.remove(id);
+            log::info!("nothing is kept any more of table {name}, which was dropped");
+        }
+        match old.is_empty() {
+            true => Ok(()),
+            false => {
+                self.witness.forget();
+                self.note_schema()
+            }
+        }
+    }
+}
