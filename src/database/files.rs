@@ -54,8 +54,12 @@ impl Opened {
     }
 }
 
+/// A disk that fails is no reason to think that a file is gone.
 fn is_there((name, open): &(PathBuf, Number)) -> bool {
-    number_at(name) == Some(*open)
+    match std::fs::metadata(name) {
+        Ok(there) => number(&there) == *open,
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 /// What others did.
@@ -201,7 +205,10 @@ impl Files {
     fn look(&mut self, conn: &Connection, must_be: bool) -> Option<Found> {
         let there = std::fs::metadata(&self.path);
         let there = match (self.number, there) {
-            (_, Err(_)) => return must_be.then_some(Found::Replaced),
+            (_, Err(e)) => {
+                let is_gone = must_be && e.kind() == io::ErrorKind::NotFound;
+                return is_gone.then_some(Found::Replaced);
+            }
             (Some(open), Ok(there)) if number(&there) != open => return Some(Found::Replaced),
             (_, Ok(there)) => there,
         };
