@@ -14,8 +14,8 @@ use super::{Database, DatabaseError, Result};
 /// Between two looks whether the database is free.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// An application that found the database locked tries again within 100 ms.
-const AT_LEAST: Duration = Duration::from_millis(250);
+/// An application that found the database locked tries again within 100 ms; on a busy machine later.
+const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// After so long it is said, and looked at more rarely.
 const LONG: Duration = Duration::from_secs(5);
