@@ -238,6 +238,8 @@ impl Database {
         if !is_kept {
             let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
             self.conn.execute_batch(&drop)?;
+            let kept = "DELETE FROM __harmonylite___waiting WHERE table_id = ?1";
+            self.conn.execute(kept, [before.map(|(old, _)| old)])?;
         }
         self.conn.execute_batch(&create_versions(schema))?;
         let was_left_out = self
