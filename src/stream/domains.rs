@@ -15,6 +15,9 @@ use super::server::DOMAIN;
 /// The header with the writer's domain; none where it has none, or our own servers' one.
 pub(super) const HEADER: &str = "Harmonylite-Domain";
 
+/// A longer name is not told, in bytes; and of what a peer tells, no more is shown, in characters.
+const LONGEST: usize = 100;
+
 /// Acknowledgements that are remembered, by which a second one is known: more than are under way.
 const REMEMBERED: usize = 1024;
 
@@ -24,9 +27,9 @@ pub(super) fn named(answer: &Value) -> Option<String> {
     domain.map(str::to_owned)
 }
 
-/// As a writer tells it: nothing where all are alike.
+/// As a writer tells it: nothing where all are alike, or where it would not fit into a header.
 pub(super) fn told(domain: Option<&str>) -> Option<&str> {
-    domain.filter(|name| *name != DOMAIN)
+    domain.filter(|name| *name != DOMAIN && name.len() <= LONGEST)
 }
 
 /// What is wrong with the streams of others, for log and health.
@@ -41,7 +44,10 @@ impl Foreign {
             return;
         }
         let name = |domain: Option<&str>| match domain {
-            Some(domain) => format!("domain {domain:?}"),
+            Some(domain) => {
+                let shown: String = domain.chars().take(LONGEST).collect();
+                format!("domain {shown:?}")
+            }
             None => "no domain".to_owned(),
         };
         let text = format!(

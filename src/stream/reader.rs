@@ -26,13 +26,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, after, never, select_biased};
 use serde_json::{Value, json};
 
-use super::client::{API_TIMEOUT, Client, Inbox};
+use super::client::{Client, Inbox};
 use super::delivery::{self, Origin, status};
 use super::domains::{self, Foreign};
 use super::jetstream::{message_id, state_in, stream_info};
 use super::{FIRST_WINDOW, Message, QUICK, Reader, StreamError, StreamState, at_slowest};
 use crate::model::frame::MAX_MESSAGE_BYTES;
-use silence::{Silence, Verdict};
+use silence::{HEARTBEAT, Silence};
 
 mod placement;
 mod silence;
@@ -47,10 +47,6 @@ const PULL_BYTES: usize = 4 * 1024 * 1024;
 const OVERHEAD: usize = 64 * 1024;
 /// An idle reader asks again this often.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// The server sends a sign of life this often while it has no messages.
-const HEARTBEAT: Duration = Duration::from_secs(3);
-/// How late that may be before the stream is asked.
-const LATE: Duration = Duration::from_secs(1);
 /// The server forgets a consumer that nobody pulls from for so long: longer than an apply takes.
 const INACTIVE: Duration = Duration::from_secs(300);
 
@@ -254,52 +250,6 @@ impl JetStreamReader {
         let reply = format!("{}.{}", self.inbox.subject, self.pulls);
         self.client
             .publish(&subject, Some(&reply), &[], body.to_string().as_bytes())
-    }
-
-    /// A sign of life of the consumer.
-    fn heard(&mut self) {
-        self.silence = Silence::default();
-        self.silent = after(HEARTBEAT + LATE);
-    }
-
-    /// Asks the stream for its end. False: it was asked before, and does not answer.
-    fn look_at_silence(&mut self) -> Result<bool, StreamError> {
-        let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
-        let patience = API_TIMEOUT + pull.map_or(Duration::ZERO, |pull| pull.passes);
-        if !self.silence.asks(API_TIMEOUT, patience) {
-            return Ok(false);
-        }
-        self.silent = after(API_TIMEOUT);
-        let subject = self
-            .client
-            .api_subject(&format!("STREAM.INFO.{}", self.stream));
-        let reply = format!("{}{}", self.inbox.subject, silence::ANSWER);
-        self.client.publish(&subject, Some(&reply), &[], b"")?;
-        Ok(true)
-    }
-
-    /// The stream's answer to that, where `next` is the sequence that is due.
-    fn told_of_the_end(&mut self, next: u64, answer: &[u8]) -> Arrival {
-        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
-        let last = answer["state"]["last_seq"].as_u64().unwrap_or(0);
-        match self.silence.answered(last >= next, HEARTBEAT + LATE) {
-            Verdict::Late => {}
-            Verdict::Wait(time) => self.silent = after(time),
-            Verdict::Missing => {
-                let text = format!("nothing arrives from {next} on, but it holds up to {last}");
-                log::warn!(
-                    "stream {}: {text}: reading it by a new consumer",
-                    self.stream
-                );
-                return Arrival::Odd(text);
-            }
-            Verdict::Gone => {
-                if let Some(consumer) = &mut self.consumer {
-                    consumer.next = NOWHERE;
-                }
-            }
-        }
-        Arrival::Nothing
     }
 
     /// The pull brought all that it may.

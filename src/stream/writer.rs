@@ -78,7 +78,12 @@ impl JetStreamWriter {
         };
         let address = client.address().to_string();
         let stream = jetstream::stream_name(options, 1);
-        let domain = domains::named(&jetstream::stream_info(&client, &stream)?);
+        let domain = match jetstream::stream_info(&client, &stream) {
+            Ok(info) => Some(domains::named(&info)),
+            // It is gone: nothing will be acknowledged, or by one that is made anew.
+            Err(StreamError::Refused(_)) => None,
+            Err(error) => return Err(error),
+        };
         let foreign = Foreign::default();
         let streams = Streams {
             domain,
@@ -219,8 +224,8 @@ fn write(
 
 /// Whose acknowledgements count.
 struct Streams {
-    /// Of the streams in use.
-    domain: Option<String>,
+    /// Of the streams in use, which may have none; none if that is not known.
+    domain: Option<Option<String>>,
     /// The first, for texts.
     stream: String,
     foreign: Foreign,
@@ -229,7 +234,7 @@ struct Streams {
 
 impl Streams {
     fn told(&self) -> Option<&str> {
-        domains::told(self.domain.as_deref())
+        domains::told(self.domain.as_ref()?.as_deref())
     }
 
     /// The acknowledgement, if it is of the stream in use. Another one's says nothing of that.
@@ -239,12 +244,12 @@ impl Streams {
             return Some(ack);
         }
         let is_second = self.seen.is_second(ack.token);
-        let is_foreign = theirs != self.domain;
+        let is_foreign = self.domain.as_ref().is_some_and(|ours| theirs != *ours);
         if is_foreign || (is_second && self.seen.has_many()) {
-            let ours = self.domain.as_deref();
+            let ours = self.domain.as_ref().and_then(|ours| ours.as_deref());
             self.foreign.note(&self.stream, ours, theirs.as_deref());
         }
-        (!is_foreign && !is_second).then_some(ack)
+        (!is_foreign).then_some(ack)
     }
 }
 

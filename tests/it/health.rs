@@ -207,6 +207,7 @@ fn a_snapshot_that_is_no_use_is_named_until_there_is_another() {
         cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
         cluster.nodes[0].start();
         cluster.nodes[0].until_log("made, because");
+        cluster.nodes[0].until_log("connected to NATS");
         cluster.nodes[0].stop();
         let manifest = store.path().join("manifest.json");
         let mut listed: serde_json::Value =

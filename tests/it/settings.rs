@@ -133,9 +133,9 @@ fn a_node_without_a_number_keeps_the_one_it_has() {
     let node = &mut cluster.nodes[0];
     node.unset("node_id");
     node.set("cleanup_interval", "150").start();
-    node.until_log(" node ");
+    node.until_log(".0 node ");
     let number = |log: &str| {
-        log.split(" node ")
+        log.split(".0 node ")
             .nth(1)
             .unwrap()
             .split(' ')
@@ -147,7 +147,7 @@ fn a_node_without_a_number_keeps_the_one_it_has() {
     node.stop();
     node.start();
     until("it starts again", || {
-        (node.log().matches(" node ").count() == 2).then_some(())
+        (node.log().matches(".0 node ").count() == 2).then_some(())
     });
     assert_eq!(number(node.log().rsplit_once("stopping").unwrap().1), first);
     node.set("node_id", "1");

@@ -6,6 +6,17 @@
 
 use std::time::Duration;
 
+use crossbeam_channel::after;
+use serde_json::Value;
+
+use super::super::StreamError;
+use super::super::client::API_TIMEOUT;
+use super::{Arrival, JetStreamReader, NOWHERE};
+
+/// The server sends a sign of life this often while it has no messages.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
+/// How late that may be before the stream is asked.
+const LATE: Duration = Duration::from_secs(1);
 /// The end of the reply subject of such a question.
 pub(super) const ANSWER: &str = ".end-of-stream";
 
@@ -58,6 +69,54 @@ impl Silence {
             _ if has_more => Verdict::Wait(MORE),
             _ => Verdict::Wait(heartbeat),
         }
+    }
+}
+
+impl JetStreamReader {
+    /// A sign of life of the consumer.
+    pub(super) fn heard(&mut self) {
+        self.silence = Silence::default();
+        self.silent = after(HEARTBEAT + LATE);
+    }
+
+    /// Asks the stream for its end. False: it was asked before, and does not answer.
+    pub(super) fn look_at_silence(&mut self) -> Result<bool, StreamError> {
+        let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
+        let patience = API_TIMEOUT + pull.map_or(Duration::ZERO, |pull| pull.passes);
+        if !self.silence.asks(API_TIMEOUT, patience) {
+            return Ok(false);
+        }
+        self.silent = after(API_TIMEOUT);
+        let subject = self
+            .client
+            .api_subject(&format!("STREAM.INFO.{}", self.stream));
+        let reply = format!("{}{}", self.inbox.subject, ANSWER);
+        self.client.publish(&subject, Some(&reply), &[], b"")?;
+        Ok(true)
+    }
+
+    /// The stream's answer to that, where `next` is the sequence that is due.
+    pub(super) fn told_of_the_end(&mut self, next: u64, answer: &[u8]) -> Arrival {
+        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        let last = answer["state"]["last_seq"].as_u64().unwrap_or(0);
+        match self.silence.answered(last >= next, HEARTBEAT + LATE) {
+            Verdict::Late => {}
+            Verdict::Wait(time) => self.silent = after(time),
+            Verdict::Missing => {
+                let text = format!("nothing arrives from {next} on, but it holds up to {last}");
+                log::warn!(
+                    "stream {}: {text}: reading it by a new consumer",
+                    self.stream
+                );
+                return Arrival::Odd(text);
+            }
+            Verdict::Gone => {
+                if let Some(consumer) = &mut self.consumer {
+                    consumer.next = NOWHERE;
+                }
+            }
+        }
+        Arrival::Nothing
     }
 }
 

@@ -9,6 +9,7 @@ use crossbeam_channel::never;
 use harmonylite::stream::Reader;
 use harmonylite::stream::jetstream::{StreamOptions, stream_name};
 use harmonylite::stream::server::{Server, ServerError};
+use harmonylite::stream::writer::JetStreamWriter;
 use serde_json::json;
 
 use crate::stream::node::{Node, PATIENCE, binary, ensure, publish, read, streams, until};
@@ -39,9 +40,9 @@ fn three_nodes_form_a_cluster() {
     assert_eq!(read(&mut nodes[2].reader(&options), 1, 100).len(), 100);
     // One of three may be away.
     nodes[0].kill();
-    let mut writer = nodes[1].writer(&options);
     until("a leader is elected", || {
-        publish(&mut writer, 101..102)[0]
+        let writer = JetStreamWriter::new(nodes[1].client(), &options).ok();
+        publish(&mut writer?, 101..102)[0]
             .result
             .as_ref()
             .ok()
@@ -75,9 +76,9 @@ fn a_consumer_on_a_killed_server_is_missed_within_seconds() {
         (host != 2).then_some((reader, host))
     });
     nodes[host].kill();
-    let mut writer = nodes[2].writer(&options);
     until("a leader is elected", || {
-        publish(&mut writer, 2..3)[0].result.as_ref().ok().copied()
+        let writer = JetStreamWriter::new(nodes[2].client(), &options).ok();
+        publish(&mut writer?, 2..3)[0].result.as_ref().ok().copied()
     });
     let began = Instant::now();
     assert_eq!(read(&mut reader, 2, 1)[0].data, b"2");
