@@ -112,3 +112,24 @@ fn what_is_held_of_a_table_that_nobody_has_ends() {
     later(&mut b, 1);
     assert_eq!(held(&b), 0);
 }
+
+/// It let go of a table that others may have: theirs is the better snapshot.
+#[test]
+fn who_let_go_of_a_table_leaves_others_the_time_to_make_a_snapshot() {
+    let cluster = Cluster::new();
+    let (_a, mut b) = cluster.two_that_met();
+    let made = cluster.newest().unwrap().name;
+    b.gate
+        .enter()
+        .database
+        .write(|db| db.note_let_go("jobs"))
+        .unwrap();
+    move_on(&b, 100, None);
+    for (seconds, is_made) in [(0, false), (31, false), (31, true)] {
+        b.clock.advance(Duration::from_secs(seconds));
+        cluster.round(&mut b).unwrap();
+        let newest = cluster.newest().unwrap();
+        assert_eq!(newest.name != made, is_made, "after {seconds} s");
+        assert_eq!(newest.lacks == ["jobs"], is_made);
+    }
+}
