@@ -26,6 +26,10 @@ mod make;
 mod tables;
 mod take;
 
+/// Why a snapshot is due for which somebody waits.
+const NEWEST_LACKS: &str = "the newest lacks changes that are here";
+const A_NODE_LACKS: &str = "a node lacks changes";
+
 /// While something is awaited of others, it is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -310,13 +314,13 @@ impl Keeper {
             there.filter(|p| p.created == created).map(|p| p.seq)
         };
         if !newest.is_whole() {
-            return Some("the newest lacks changes that are here");
+            return Some(NEWEST_LACKS);
         }
         for (stream, place) in places.iter().filter(|(_, p)| !p.created.is_empty()) {
             let reached = reached(stream, &place.created);
             let asked = wanted.get(stream).filter(|w| w.created == place.created);
             if asked.is_some_and(|w| w.seq <= place.seq && reached.is_none_or(|r| r < w.seq)) {
-                return Some("a node lacks changes");
+                return Some(A_NODE_LACKS);
             }
             match reached {
                 None => return Some("the streams are new"),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Keeper, LOOK_AGAIN, Next, Round, RoundError};
+use super::{A_NODE_LACKS, Keeper, LOOK_AGAIN, NEWEST_LACKS, Next, Round, RoundError};
 use crate::config::Tables;
 use crate::database::Database;
 use crate::gate::Gate;
@@ -21,11 +21,11 @@ impl Keeper {
         why: impl Fn(&Keeper, &Database) -> Option<&'static str>,
     ) -> Result<Next, RoundError> {
         let ask = |keeper: &Keeper, gate: &Gate| why(keeper, &gate.enter().database);
-        if ask(self, round.gate).is_none() {
+        let Some(due) = ask(self, round.gate) else {
             (self.asked, self.defers) = (None, None); // only if there was something new
             return Ok(self.rest(round.gate));
-        }
-        if self.defers(round.gate) {
+        };
+        if self.defers(round.gate, due) {
             return Ok(Next::After(self.options.leader_ttl));
         }
         if let Some(why) = self.hindrance(round)? {
@@ -61,10 +61,11 @@ impl Keeper {
 
     /// Whether others are left the time to make a snapshot first: this node let go of tables that they
     /// may have.
-    fn defers(&mut self, gate: &Gate) -> bool {
+    fn defers(&mut self, gate: &Gate, why: &str) -> bool {
         let inside = gate.enter();
         let db = &inside.database;
-        if self.asked.is_some() || self.newest.is_none() || !db.has_let_go(true) {
+        let is_awaited = [NEWEST_LACKS, A_NODE_LACKS].contains(&why);
+        if !is_awaited || self.asked.is_some() || !db.has_let_go(true) {
             return false;
         }
         let now = db.clock.uptime();

@@ -124,7 +124,16 @@ fn who_let_go_of_a_table_leaves_others_the_time_to_make_a_snapshot() {
         .database
         .write(|db| db.note_let_go("jobs"))
         .unwrap();
-    move_on(&b, 100, None);
+    move_on(&b, 20, None);
+    let created = b.gate.enter().database.position("s").created;
+    let wanted = Place {
+        seq: 20,
+        created,
+        ..Place::default()
+    };
+    b.registry
+        .want(&BTreeMap::from([("s".to_owned(), wanted)]))
+        .unwrap();
     for (seconds, is_made) in [(0, false), (31, false), (31, true)] {
         b.clock.advance(Duration::from_secs(seconds));
         cluster.round(&mut b).unwrap();
