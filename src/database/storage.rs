@@ -147,6 +147,16 @@ impl Virtual {
         !self.is_known && !is_listed(&self.module) && !is_fts && self.suffix(table).is_some()
     }
 
+    /// The table or view whose rows an FTS index is over, without a copy of them.
+    pub fn content(&self) -> Option<String> {
+        let content = match self.module.as_str() {
+            "fts5" => self.fts5_option("content"),
+            "fts4" => self.fts4_option("content"),
+            _ => None,
+        };
+        content.filter(|name| !name.is_empty())
+    }
+
     /// What follows the name and `_` in a table's name, in lower case.
     fn suffix(&self, table: &str) -> Option<String> {
         let (table, name) = (table.to_ascii_lowercase(), self.name.to_ascii_lowercase());

@@ -21,6 +21,8 @@ use crate::database::{Database, Opened, Result, Viewing, forget_table, note_loca
 use crate::mutation::{self, Mutation};
 use crate::snapshot::manifest::Place;
 
+mod indexes;
+
 /// Pages copied between two looks at whether to go on: 1 MB.
 const PAGES: i32 = 256;
 
@@ -46,6 +48,8 @@ pub struct View {
     /// rows have no versions yet.
     excluded: Vec<String>,
     fed: Vec<String>,
+    /// Virtual tables whose content is that of such tables.
+    indexes: Vec<String>,
     /// Tables of which each node has its own, and a new one begins with these.
     local: Vec<String>,
     pub streams: BTreeMap<String, Place>,
@@ -106,10 +110,13 @@ impl Database {
         let excluded = self.left_alone_as(Kind::Excluded).into_iter();
         let (fed, excluded): (_, Vec<String>) = excluded.partition(is_fed);
         let young = self.catalog.quiet.young().cloned();
+        let excluded: Vec<String> = excluded.into_iter().chain(young).collect();
+        let indexes = self.indexes_to_empty(&excluded)?;
         Ok(View {
             conn,
             reads: self.fence.begin_view(),
-            excluded: excluded.into_iter().chain(young).collect(),
+            indexes,
+            excluded,
             fed,
             local: self.left_alone_as(Kind::Local),
             lacks: self.let_go.lacks().cloned().collect(),
@@ -158,6 +165,9 @@ impl View {
         drop_triggers(&copy)?;
         copy.execute_batch(STRIP)?;
         self.excluded.iter().try_for_each(|t| empty(&copy, t))?;
+        self.indexes
+            .iter()
+            .try_for_each(|t| indexes::empty(&copy, t))?;
         self.fed
             .iter()
             .try_for_each(|t| forget_table(&copy, t).map(drop))?;

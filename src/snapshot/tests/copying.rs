@@ -37,6 +37,40 @@ fn nothing_is_left_of_a_table_that_is_left_out() {
     assert!(!bytes.windows(secret.len()).any(|w| w == secret));
 }
 
+/// Neither in an index over it, nor in one that is left out itself.
+#[test]
+fn nothing_is_left_in_indexes() {
+    let schema = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
+        CREATE VIEW names AS SELECT id, name FROM \"users\";
+        CREATE VIRTUAL TABLE by_table USING fts5(name, content='users', content_rowid='id');
+        CREATE VIRTUAL TABLE by_view USING fts4(name, content=names);
+        CREATE VIRTUAL TABLE own USING fts5(name);
+        CREATE VIRTUAL TABLE kept USING fts5(name)";
+    let mut a = Node::with(1, schema, |s| {
+        s.tables.exclude = vec!["users".into(), "own".into()];
+    });
+    a.run("INSERT INTO users VALUES (1, 'xyzzyplugh')");
+    for index in ["by_table", "by_view", "own"] {
+        a.run(&format!(
+            "INSERT INTO {index}(rowid, name) VALUES (1, 'xyzzyplugh')"
+        ));
+    }
+    a.run("INSERT INTO kept VALUES ('words')");
+    let (file, _) = snapshot(&mut a);
+    let bytes = std::fs::read(&file).unwrap();
+    assert!(!bytes.windows(6).any(|w| w == b"xyzzyp"));
+    let b = Node::linked(2, &file, |_| {});
+    b.run("INSERT INTO by_table(rowid, name) VALUES (2, 'new')");
+    for (index, word, found) in [
+        ("by_table", "new", "i1"),
+        ("own", "xyz*", "i0"),
+        ("kept", "words", "i1"),
+    ] {
+        let matches = format!("SELECT count(*) FROM {index} WHERE {index} MATCH '{word}'");
+        assert_eq!(b.rows(&matches), found, "{index}");
+    }
+}
+
 /// A table that once was replicated has versions: without its rows they read like deletes.
 #[test]
 fn a_table_that_is_left_out_and_taken_in_again_is_not_emptied() {
