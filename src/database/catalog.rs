@@ -73,7 +73,8 @@ pub struct Catalog {
     pub(super) saw_replacing: bool,
     pub left_alone: Vec<LeftAlone>,
     doubts: Vec<Doubt>,
-    /// Nobody changed the schema since an earlier start looked at it: each table was there.
+    /// Nobody changed the schema since a release looked at it that left alone what has the name of
+    /// storage ([`Database::knows_storage`]): each table was there.
     is_unmoved: bool,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
@@ -129,7 +130,9 @@ impl Database {
             left_alone: previous.left_alone,
             doubts: previous.doubts,
             log_keys: self.log_keys()?,
-            is_unmoved: is_fresh && get_meta(&self.conn, "schema_version")? == Some(version),
+            is_unmoved: is_fresh
+                && !self.knows_storage()?
+                && get_meta(&self.conn, "schema_version")? == Some(version),
             ..Catalog::default()
         };
         self.catalog.kept_from_firing = self.kept_from_firing()?;

@@ -44,6 +44,7 @@ fn one_that_an_earlier_release_left_alone_is_not_written_just_now() {
         .execute_batch(
             "DROP TABLE __harmonylite__docs_content_versions;
              DELETE FROM __harmonylite___tables WHERE name = 'docs_content';
+             DELETE FROM __harmonylite___meta WHERE key = 'knows_storage';
              DELETE FROM __harmonylite___unsent",
         )
         .unwrap();

@@ -78,7 +78,15 @@ impl Database {
         stored.map_or(Ok(BTreeSet::new()), |bytes| from_cbor(&bytes))
     }
 
+    /// Whether a release has looked at the tables that tells storage from what merely has its name.
+    pub(super) fn knows_storage(&self) -> Result<bool> {
+        Ok(get_meta::<i64>(&self.conn, STORAGE)?.is_some())
+    }
+
     pub(super) fn note_left_out(&self) -> Result<()> {
+        if !self.knows_storage()? {
+            set_meta(&self.conn, STORAGE, 1)?;
+        }
         let is_table = |left: &&LeftAlone| !matches!(left.kind, Kind::Virtual | Kind::Storage);
         let tables = self.left_alone().iter().filter(is_table);
         let left_out: BTreeSet<String> = tables.map(|l| l.table.to_ascii_lowercase()).collect();
@@ -88,6 +96,9 @@ impl Database {
         Ok(())
     }
 }
+
+/// In `___meta`, see [`Database::knows_storage`].
+const STORAGE: &str = "knows_storage";
 
 /// In `___meta`, see [`Database::known_left_out`].
 const LEFT_OUT: &str = "left_out";
