@@ -59,9 +59,6 @@ pub enum DatabaseError {
     RowTooLarge(usize, usize),
     #[error("stopped")]
     Stopped,
-    /// Inside only: somebody reads, so the transaction is begun anew later.
-    #[error("an application reads")]
-    PutOff,
     /// Inside only: the transaction is begun anew once this time is reserved.
     #[error("time {0} is not reserved")]
     NotReserved(i64),

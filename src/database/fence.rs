@@ -17,7 +17,7 @@
 //! The bytes are those that SQLite's own readers lock (`index.rs`), and locks belong to the process.
 //! So they are let go of inside the gate alone, where no statement of ours reads, and not taken at all
 //! while a second connection reads ([`Fence::begin_view`]): we look then whether somebody reads, and
-//! look again before the COMMIT. With a rollback journal we only look, before.
+//! again once the transaction has begun. With a rollback journal we only look, too.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,7 +58,7 @@ const CHECKPOINT_PAGES: u32 = 1000;
 pub(crate) enum Gap {
     /// Nobody reads, and the bytes are ours, to be taken again once it has begun.
     Fence,
-    /// Nobody read: look again before the COMMIT.
+    /// Nobody read: look again once it has begun.
     Look,
     /// Nobody was asked, or no gap came.
     None,
@@ -81,7 +81,7 @@ pub struct Fence {
     decides: Mutex<Option<Decides>>,
 }
 
-/// Whether a transaction is put off that could be committed.
+/// Whether a transaction that has begun is put off.
 type Decides = Box<dyn FnMut() -> bool + Send>;
 
 /// While it lives, the bytes are not taken: a connection of ours reads.
@@ -206,13 +206,21 @@ impl Fence {
             if gap == Gap::None {
                 self.attach_again(conn)?;
                 super::write::retry_while_busy(&self.stop, || begin(conn))?;
-                return Ok(gap);
+                if !self.is_put_off(gap) {
+                    return Ok(gap);
+                }
+                conn.execute_batch("ROLLBACK")?;
+                continue;
             }
             let begun = match gap {
                 Gap::Fence => self.begin_fenced(conn),
                 _ => begin(conn).map(|()| true),
             };
             match begun {
+                Ok(true) if self.is_put_off(gap) => {
+                    conn.execute_batch("ROLLBACK")?;
+                    self.let_go();
+                }
                 Ok(true) => return Ok(gap),
                 Ok(false) => {}
                 Err(e) if is_busy(&e) => {
@@ -284,35 +292,31 @@ impl Fence {
         }
     }
 
-    /// From now on `decides` says of each transaction that could be committed whether it is undone and
-    /// begun anew, as if somebody had come to read: for simulations, which have one process.
+    /// From now on `decides` says of each transaction that has begun whether it is begun anew, as if
+    /// somebody had come to read: for simulations, which have one process.
     pub fn put_off_by(&self, decides: impl FnMut() -> bool + Send + 'static) {
         *locked(&self.decides) = Some(Box::new(decides));
     }
 
-    /// Whether a transaction that began in a gap is still in one, so that it may be committed.
-    ///
-    /// Where all of the WAL is in the database, SQLite begins the WAL anew with the first page that it
-    /// writes there, and lets go of all bytes for that. So it writes here, and the hole is mended.
-    pub(super) fn may_commit(&self, conn: &Connection, gap: Gap) -> rusqlite::Result<bool> {
-        if locked(&self.decides)
+    /// Whether a transaction that has begun in a gap, and done nothing yet, is to wait for another.
+    fn is_put_off(&self, gap: Gap) -> bool {
+        let decides = locked(&self.decides)
             .as_mut()
-            .is_some_and(|decides| decides())
+            .is_some_and(|decides| decides());
+        decides || (gap == Gap::Look && self.way().is_read())
+    }
+
+    /// Before a COMMIT. Where all of the WAL is in the database, SQLite begins the WAL anew with the
+    /// first page that it writes there, and lets go of all bytes for that. So it writes here, and the
+    /// hole is mended, if nobody came in.
+    pub(super) fn mend(&self, conn: &Connection, gap: Gap) -> rusqlite::Result<()> {
+        if let (Way::Wal(wal), Gap::Fence) = (self.way(), gap)
+            && Index::read(&wal.shm).is_some_and(|i| i.frames == i.backfilled)
         {
-            return Ok(false);
+            conn.cache_flush()?;
+            self.try_gap();
         }
-        let Way::Wal(wal) = self.way() else {
-            return Ok(true);
-        };
-        match gap {
-            Gap::None => Ok(true),
-            Gap::Look => Ok(!index::is_read(&wal.shm)),
-            Gap::Fence if Index::read(&wal.shm).is_some_and(|i| i.frames == i.backfilled) => {
-                conn.cache_flush()?;
-                Ok(self.try_gap())
-            }
-            Gap::Fence => Ok(true),
-        }
+        Ok(())
     }
 
     /// Lets readers in. Inside the gate, while no statement of ours reads.

@@ -32,16 +32,13 @@ impl Database {
             let in_time = self.fence.guard(gap);
             let result = self.check_not_put_back().and_then(|()| f(self));
             let result = result.and_then(|value| {
-                if !self.fence.may_commit(&self.conn, gap)? {
-                    return Err(DatabaseError::PutOff);
-                }
+                self.fence.mend(&self.conn, gap)?;
                 retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
                 Ok(value)
             });
             drop(in_time);
             self.end()?;
             match result {
-                Err(DatabaseError::PutOff) => self.roll_back()?,
                 Err(DatabaseError::NotReserved(time_ms)) => {
                     self.roll_back()?;
                     self.reserve(time_ms)?;
