@@ -323,6 +323,7 @@ pub(crate) fn check(path: &Path, watch: &mut dyn Watch) -> Result<(), Unchecked>
 /// <https://www.sqlite.org/pragma.html#pragma_quick_check>, of the file and not of what the
 /// application wants: a constraint or a collation may need a function that only it has.
 fn check_all(conn: &Connection) -> Result<(), String> {
+    forget_modules(conn);
     let check = || -> rusqlite::Result<Option<String>> {
         conn.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA ignore_check_constraints = ON")?;
         match quick_check(conn, "1") {
@@ -345,6 +346,14 @@ fn check_all(conn: &Connection) -> Result<(), String> {
     };
     let damage = check().unwrap_or_else(|e| Some(e.to_string()));
     damage.map_or(Ok(()), Err)
+}
+
+/// The check leaves out what modules say of their virtual tables: an index over a table of the
+/// application may lack rows, or need a tokenizer that only the application has, and the file is
+/// sound all the same. The tables in which a module keeps its data are read like all others.
+fn forget_modules(conn: &Connection) {
+    // SAFETY: the connection is open, no statement of it is, and no list of modules to keep is valid.
+    unsafe { rusqlite::ffi::sqlite3_drop_modules(conn.handle(), std::ptr::null_mut()) };
 }
 
 fn is_damage(e: &rusqlite::Error) -> bool {

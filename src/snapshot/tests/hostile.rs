@@ -47,6 +47,27 @@ fn views_in_place_of_our_tables_are_refused() {
     assert!(Merge::open(&taken.0, &taken.1).is_err());
 }
 
+/// A node whose triggers do not run for what arrives has such indexes all the time.
+#[test]
+fn an_index_that_lags_or_needs_the_application_is_no_damage() {
+    let (_a, taken) = forged(
+        "CREATE VIRTUAL TABLE four USING fts4(content='Books', title);
+         CREATE VIRTUAL TABLE five USING fts5(title, content='Books', content_rowid='id');
+         CREATE VIRTUAL TABLE own USING fts5(x); INSERT INTO own VALUES ('a');
+         CREATE VIRTUAL TABLE old USING fts4(x); INSERT INTO old VALUES ('a');
+         CREATE VIRTUAL TABLE box USING rtree(id, x0, x1);
+         INSERT INTO box VALUES (1, 0, 1); DELETE FROM box_rowid;
+         DELETE FROM own_docsize; DELETE FROM old_segdir;
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, '(x)', '(x, tokenize=of_the_app)')
+         WHERE name IN ('own', 'old')",
+    );
+    check(&taken.0).unwrap();
+    let mut b = Node::new(2, BOOKS);
+    merge(&mut b, &taken);
+    assert_eq!(b.rows("SELECT id FROM Books"), "i1");
+}
+
 /// SQLite as it is here lacks the function: such a table is left alone, and no reason to refuse
 /// the others.
 #[test]
