@@ -59,10 +59,6 @@ impl Recorder<'_> {
         time_ms: i64,
     ) -> Result<bool> {
         let stored = rows.version(self.sites, key)?;
-        let is_recorded = |s: &Stored| s.at == self.frames.at && s.state.version.node == self.node;
-        if stored.as_ref().is_some_and(is_recorded) && why != Why::Real {
-            return Ok(false);
-        }
         let known = stored.as_ref().map_or(0, |s| s.state.version.hlc);
         // One that is known may have been forgotten and learnt again.
         let mut previous = known.max(self.forgotten);

@@ -42,8 +42,14 @@ impl Database {
     /// The time that entry `id` of the raw log is stamped with, noted at `time_ms` by the machine's
     /// clock.
     pub(crate) fn stamp_entry(&self, id: i64, time_ms: i64) -> Result<i64> {
+        self.reserved_time(self.entry_time(id, time_ms))
+    }
+
+    /// The same for an entry that is kept for now: [`Self::stamp_kept`] reserves it.
+    pub(crate) fn entry_time(&self, id: i64, time_ms: i64) -> i64 {
         let now_ms = self.clock.now_ms();
-        self.reserved_time(self.reservation.believe_entry(id, time_ms, now_ms))
+        let time_ms = self.reservation.believe_entry(id, time_ms, now_ms);
+        self.bounded_time(time_ms)
     }
 
     /// The time that an entry is stamped with which was given one before, and was kept since.

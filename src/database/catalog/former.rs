@@ -89,7 +89,7 @@ impl Database {
         ))?;
         let mut rows = log.query(params![id, triggers::REAL])?;
         while let Some(row) = rows.next()? {
-            let time_ms = self.stamp_entry(row.get(0)?, row.get(1).unwrap_or(0))?;
+            let time_ms = self.entry_time(row.get(0)?, row.get(1).unwrap_or(0));
             let key = (0..keys).map(|i| values::column(row, 2 + i).to_owned());
             found.push((key.collect(), time_ms));
         }
