@@ -24,7 +24,7 @@ use crate::{consumer, publisher, watcher};
 const STOP_WITHIN: Duration = Duration::from_millis(2800);
 
 /// What it takes to kill our nats-server.
-const KILL_WITHIN: Duration = Duration::from_millis(100);
+const KILL_WITHIN: Duration = Duration::from_millis(50);
 
 /// From then on nobody waits for the application's lock any more.
 const STOP_WAITING: Duration = Duration::from_millis(1500);
@@ -146,18 +146,18 @@ impl Parts {
         let mut threads = self.threads;
         let mut open = Some((self.gate, Mirror::new(self.mirror_path)));
         let (mut server, mut asked) = (self.server, None);
+        let mut end_server = || {
+            let (stop, thread) = server.take()?;
+            let _ = stop.try_send(());
+            asked = Some(stop);
+            Some(thread)
+        };
         loop {
             threads.retain(|t| !t.is_finished());
             if threads.is_empty() {
                 let close = open.take().map(|(gate, mirror)| {
                     spawn("closing", &self.exits, move || close(&gate, mirror))
                 });
-                let mut end_server = || {
-                    let (stop, thread) = server.take()?;
-                    let _ = stop.try_send(());
-                    asked = Some(stop);
-                    Some(thread)
-                };
                 match close.or_else(&mut end_server) {
                     Some(thread) => threads.push(thread),
                     None => return,
@@ -169,14 +169,22 @@ impl Parts {
             }
             if passed >= STOP_WITHIN || signals.recv_timeout(Duration::from_millis(5)).is_ok() {
                 log::warn!("ending without waiting any longer; nothing is lost by that");
+                let servers: Vec<JoinHandle<()>> = end_server().into_iter().collect();
+                wait_for(&servers);
                 drop(asked); // if our nats-server hangs, it is killed now
-                let deadline = Instant::now() + KILL_WITHIN;
-                while threads.iter().any(|t| !t.is_finished()) && Instant::now() < deadline {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
+                wait_for(&servers);
+                wait_for(&threads);
                 return;
             }
         }
+    }
+}
+
+/// Until they have ended, for no longer than [`KILL_WITHIN`].
+fn wait_for(threads: &[JoinHandle<()>]) {
+    let deadline = Instant::now() + KILL_WITHIN;
+    while threads.iter().any(|t| !t.is_finished()) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
