@@ -22,6 +22,7 @@ mod nonsense;
 mod oracle;
 mod random;
 mod rebuilds;
+mod rekeyed;
 mod renames;
 mod schema_moves;
 mod shown;

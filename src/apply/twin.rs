@@ -6,6 +6,7 @@
 use crate::apply::held;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::rows::Rows;
+use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::frame::{Row, TableRows};
 use crate::model::version::Version;
@@ -47,12 +48,29 @@ impl Database {
                 }
                 let key = &row.values[..table.key_len()];
                 let here = stored.version(&self.sites, key)?;
-                if here.is_none_or(|s| s.state.version < version) {
+                let is_unknown = here.is_none_or(|s| s.state.version < version);
+                if is_unknown && !self.is_known_as_former(table, incoming, &row)? {
                     return Ok(true);
                 }
             }
         }
         Ok(false)
+    }
+
+    /// Whether the row was written under the former key of its table, at that version or later.
+    fn is_known_as_former(
+        &self,
+        table: &Table,
+        incoming: &TableRows<'_>,
+        row: &Row<'_>,
+    ) -> Result<bool> {
+        let value = |name: &str| {
+            let mut columns = incoming.columns.iter();
+            let at = columns.position(|c| c.eq_ignore_ascii_case(name))?;
+            row.values.get(at).copied()
+        };
+        let former = self.former_row(table, value)?;
+        Ok(former.is_some_and(|f| f.stored.state.version >= row.version))
     }
 
     /// This node made a snapshot, and others are about to hear of it. On the disk, or after a power cut

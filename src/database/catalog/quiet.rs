@@ -22,6 +22,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use crate::database::own_tables::get_meta;
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::versions_table;
 use crate::database::{Database, Result, values};
@@ -202,9 +203,13 @@ impl Database {
         quiet.seen = Some(version);
         quiet.guarded.clear();
         quiet.due = None;
-        // A database that begins as a copy of another has none of our triggers.
         let is_own = std::mem::take(&mut quiet.is_own);
-        let is_begun = self.catalog.first_time || (is_fresh && watching.is_empty());
+        // A database that begins as a copy of another has none of our triggers. So has one whose only
+        // table is being rebuilt.
+        let is_copy = is_fresh
+            && watching.is_empty()
+            && get_meta::<i64>(&self.conn, "schema_version")?.is_none();
+        let is_begun = self.catalog.first_time || is_copy;
         if is_own || is_begun {
             self.catalog.quiet.tables.clear();
             return Ok(schemas);

@@ -249,8 +249,9 @@ impl Database {
             _ if self.catalog.first_time || was_left_out || self.catalog.is_unmoved => {
                 Cause::Before
             }
-            Some(hlc) => Cause::Rekeyed(hlc),
-            None => Cause::Unwatched,
+            // Its rows may have been written and not captured: then they have no version yet.
+            None if !is_kept => Cause::Unwatched,
+            highest => Cause::Rekeyed(highest.unwrap_or(0)),
         };
         Ok(Numbered {
             id,

@@ -1,0 +1,72 @@
+//! Tables whose key becomes another one, as the simulation found it to go wrong.
+
+use std::time::Duration;
+
+use super::support::{Node, cluster, converge, exchange};
+
+const BEFORE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
+
+const STEPS: [&str; 4] = [
+    "CREATE TABLE new_t(id TEXT NOT NULL PRIMARY KEY, v)",
+    "INSERT INTO new_t SELECT id, v FROM t",
+    "DROP TABLE t",
+    "ALTER TABLE new_t RENAME TO t",
+];
+
+fn rebuild(node: &Node) {
+    node.run(&format!("BEGIN; {}; COMMIT", STEPS.join(";")));
+}
+
+/// What a node deleted under the old key it wrote itself, though it comes under the new one.
+#[test]
+fn a_row_of_the_old_key_is_nobody_elses_write() {
+    let mut n = cluster(2, BEFORE);
+    n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+    converge(&mut n);
+    let id = n[0].db.node();
+    n[0].run("DELETE FROM t WHERE id = 1");
+    n[0].capture();
+    n.iter().for_each(rebuild);
+    exchange(&mut n);
+    converge(&mut n);
+    assert_eq!(n[0].db.node(), id, "it has no twin");
+    assert_eq!(n[1].rows("SELECT id, v FROM t"), "t'2' t'b'");
+}
+
+/// No row of the table had a version when it was rebuilt: what was written counts by its own time.
+#[test]
+fn what_was_written_before_the_first_capture_counts_as_written_then() {
+    let mut n = cluster(2, BEFORE);
+    n[0].capture();
+    n[0].run("INSERT INTO t VALUES (1, 'early')");
+    n[1].clock.advance(Duration::from_secs(5));
+    n[1].run("INSERT INTO t VALUES (1, 'late')");
+    n[1].capture();
+    n.iter().for_each(rebuild);
+    n.iter()
+        .for_each(|node| node.clock.advance(Duration::from_secs(10)));
+    converge(&mut n);
+    assert_eq!(n[0].rows("SELECT v FROM t"), "t'late'");
+}
+
+/// The database's only table is gone for a moment, and with it all triggers of ours.
+#[test]
+fn a_start_between_two_steps_is_no_first_one() {
+    let mut node = Node::new(1, BEFORE);
+    node.be_quiet();
+    node.run("INSERT INTO t VALUES (1, 'a')");
+    node.capture();
+    for step in &STEPS[..3] {
+        node.run(step);
+        node.capture();
+    }
+    node.restart();
+    node.be_quiet();
+    node.capture();
+    assert!(!node.db.tables().contains_key("new_t"));
+    node.run(STEPS[3]);
+    node.capture();
+    node.clock.advance(Duration::from_secs(3));
+    node.capture();
+    assert!(node.db.tables().contains_key("t"));
+}
