@@ -42,6 +42,7 @@ impl World {
                 self.nodes[place].drop_link();
             }
             self.nodes[place].clock.tick(std::time::Duration::ZERO);
+            self.end_rebuild(place)?;
             if self.plan.complete {
                 for table in 0..self.plan.tables.len() {
                     let absent = self.nodes[place].shadow.columns[table].is_none();
@@ -56,6 +57,10 @@ impl World {
         let mut quiet = 0;
         for _ in 0..ROUNDS {
             quiet = if self.round()? { quiet + 1 } else { 0 };
+            if let Some(wait) = self.nodes.iter().filter_map(|n| n.db().next_look()).max() {
+                self.pass(wait.as_millis() as i64 + 1);
+                quiet = 0;
+            }
             let lacks = self.nodes.iter().any(|n| n.db().has_gap());
             if quiet > if lacks { PATIENCE } else { 0 } {
                 return Ok(());
@@ -195,7 +200,7 @@ impl World {
         for table in 0..self.plan.tables.len() {
             self.check_table(table)?;
         }
-        Ok(())
+        self.check_rekeyed()
     }
 
     fn held(&mut self, place: usize, table: usize) -> Result<Held, String> {

@@ -23,6 +23,7 @@ mod plan;
 mod random;
 mod registry;
 mod regressions;
+mod rekeyed;
 mod runs;
 mod workload;
 mod world;

@@ -36,6 +36,8 @@ pub struct Options {
     pub max_message_bytes: usize,
     pub compress: bool,
     pub in_flight: usize,
+    /// How long the schema must be left alone.
+    pub quiet: Duration,
     /// Messages kept per stream.
     pub max_entries: usize,
     pub tombstone_retention: Duration,
@@ -271,7 +273,7 @@ impl Node {
         let stop = Arc::new(AtomicBool::new(true)); // a lock that never comes free fails at once
         let db = Database::open(settings, self.clock.clone(), stop);
         let mut db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
-        db.wait_for_quiet(Duration::ZERO); // the model knows when a change must be seen
+        db.wait_for_quiet(options.quiet);
         // Readers come and go: one write in eight is put off, some of them again.
         let mut random = Random::new(self.id ^ self.clock.time_ms() as u64);
         db.fence().put_off_by(move || random.below(8) == 0);
@@ -328,6 +330,13 @@ impl Node {
             .query_row([], |r| r.get::<_, Option<String>>(0))
             .expect("meta")
             .unwrap_or_default()
+    }
+
+    /// When time was reserved last: what was written before and captured since counts as written then.
+    pub fn reserved_at_ms(&self) -> i64 {
+        let text = "SELECT value FROM __harmonylite___meta WHERE key = 'clock_base'";
+        let base_ms = self.app().query_row(text, [], |r| r.get(0));
+        base_ms.unwrap_or_default()
     }
 
     pub fn set_clock(&mut self, to_ms: i64) {

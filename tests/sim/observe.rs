@@ -7,6 +7,7 @@ use harmonylite::model::version::Version;
 use crate::model::{Model, Row, Write};
 use crate::node::{MAX_CLOCK_DRIFT, Node, Stored};
 use crate::plan::{Plan, Table};
+use crate::rekeyed;
 
 /// A row of a frame of ours.
 struct Seen {
@@ -24,6 +25,9 @@ fn decode(plan: &Plan, frames: &[Outgoing]) -> Result<Vec<Seen>, String> {
             return Err("a part leaves capture".into());
         };
         for part in &tables {
+            if part.name == rekeyed::TABLE {
+                continue;
+            }
             let Some(table) = plan
                 .tables
                 .iter()

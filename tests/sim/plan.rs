@@ -37,6 +37,7 @@ pub enum Migration {
     DropIndex(usize, usize),
 }
 
+#[derive(Default)]
 pub struct Plan {
     pub tables: Vec<Table>,
     pub migrations: Vec<Migration>,

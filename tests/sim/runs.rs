@@ -17,6 +17,9 @@ pub const AWAY: u64 = FORGETTING | 8;
 /// The broker loses all, and databases are put back.
 pub const DISASTERS: u64 = SNAPSHOTS | 1 << 14;
 
+/// A table is rebuilt with another key, and nothing else is there.
+pub const REKEYED: u64 = 1 << 13;
+
 /// What one run came to.
 pub struct Outcome {
     pub trace: u64,
@@ -86,7 +89,7 @@ fn number<T: FromStr>(name: &str) -> Option<T> {
 
 #[test]
 fn fixed_seeds() {
-    for (count, bits) in [(300, 0), (40, DISASTERS)] {
+    for (count, bits) in [(300, 0), (40, DISASTERS), (60, REKEYED)] {
         let total = run_many(1, count, bits, || true);
         assert!(
             total.failed.is_empty(),
@@ -98,7 +101,7 @@ fn fixed_seeds() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let seeds = [1, 2, 3, 4, 5, 1 << 40];
+    let seeds = [1, 2, 3, 4, 5, 1 << 40, REKEYED];
     for seed in seeds
         .map(|seed| [seed, seed | AWAY, seed | AWAY | DISASTERS])
         .concat()

@@ -18,7 +18,8 @@ use crate::observe;
 use crate::plan::{Migration, Plan};
 use crate::random::Random;
 use crate::registry::Bulletin;
-use crate::runs::{AWAY, DISASTERS, FORGETTING, SNAPSHOTS};
+use crate::rekeyed::{MOST_MS, Rekeyed};
+use crate::runs::{AWAY, DISASTERS, FORGETTING, REKEYED, SNAPSHOTS};
 
 /// 2023: what a node's clock is set to stays before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
@@ -45,6 +46,8 @@ pub struct World {
     pub snapshots: Option<Snapshots>,
     /// Some where deletes are forgotten.
     pub ages: Option<Ages>,
+    /// Some where a table's key becomes another one.
+    pub rekeyed: Option<Rekeyed>,
     /// Snapshots that were looked into.
     pub audited: BTreeSet<String>,
     /// By the snapshot's name: what is in it of what streams had brought.
@@ -88,13 +91,18 @@ pub type Step = Result<(), String>;
 
 impl World {
     pub fn new(seed: u64) -> Result<Self, String> {
-        let mut snapshots = (seed & SNAPSHOTS != 0).then(|| snapshots_of(seed));
-        let ages = (seed & FORGETTING == FORGETTING).then(Ages::default);
+        let is_rekeyed = seed & REKEYED != 0;
+        let mut snapshots = (seed & SNAPSHOTS != 0 && !is_rekeyed).then(|| snapshots_of(seed));
+        let ages = (seed & FORGETTING == FORGETTING && !is_rekeyed).then(Ages::default);
         if let Some(snapshots) = snapshots.as_mut().filter(|_| seed & AWAY == AWAY) {
             snapshots.max_entries = snapshots.max_entries.min(4);
         }
         let mut random = Random::new(seed);
-        let plan = Plan::new(&mut random);
+        let plan = match is_rekeyed {
+            true => Plan::default(),
+            false => Plan::new(&mut random),
+        };
+        let rekeyed = is_rekeyed.then(|| Rekeyed::new(&mut random));
         let mut options = Options {
             shards: 1 + random.below(2) as u32,
             scan_max_changes: *random.pick(&[1, 3, 512]),
@@ -102,6 +110,10 @@ impl World {
             max_message_bytes: *random.pick(&[300, 1 << 20, 1 << 20]),
             compress: random.percent(30),
             in_flight: *random.pick(&[1, 3, 100]),
+            quiet: Duration::from_millis(match is_rekeyed {
+                true => *random.pick(&[0, 50, 2000, 2000]),
+                false => 0, // the model knows when a change must be seen
+            }),
             max_entries: snapshots
                 .as_ref()
                 .map_or(usize::MAX, |s| s.max_entries as usize),
@@ -132,6 +144,7 @@ impl World {
             count: 0,
             snapshots,
             ages,
+            rekeyed,
             audited: BTreeSet::new(),
             in_snapshots: BTreeMap::new(),
             owed: BTreeMap::new(),
@@ -139,10 +152,10 @@ impl World {
             watched: String::new(),
             twins: false,
             is_lively: seed & 32 != 0,
-            loses_all: seed & DISASTERS == DISASTERS,
+            loses_all: seed & DISASTERS == DISASTERS && !is_rekeyed,
             folder,
         };
-        world.twins = world.random.percent(10);
+        world.twins = world.random.percent(10) && !is_rekeyed;
         world.model.twins = world.twins;
         world.model.now_ms = BEGIN_MS;
         for place in 0..2 + world.random.below(3) {
@@ -154,7 +167,7 @@ impl World {
     /// A node with an empty database, or one with rows from before.
     fn found(&mut self, place: usize, twins: bool) -> Step {
         let skew = match self.random.below(4) {
-            0 if !twins => self.random.between(-2 * DAY_MS, 2 * DAY_MS),
+            0 if !twins && self.rekeyed.is_none() => self.random.between(-2 * DAY_MS, 2 * DAY_MS),
             _ => 0,
         };
         // Ids with the highest bit set, too: they are compared unsigned.
@@ -172,7 +185,9 @@ impl World {
         node.open_app();
         self.nodes.push(node);
         self.create_all(place);
-        if self.random.percent(25) {
+        if let Some(rekeyed) = &mut self.rekeyed {
+            rekeyed.create(&self.nodes[place]);
+        } else if self.random.percent(25) {
             self.write_before(place);
         }
         self.start(place)?;
@@ -305,6 +320,13 @@ impl World {
             weights[13] += 1;
             weights[15] += 2;
         }
+        if self.rekeyed.is_some() {
+            weights[9] += 12;
+            // No clock is set, and nothing is taken back.
+            [10, 12, 13, 14, 15]
+                .into_iter()
+                .for_each(|kind| weights[kind] = 0);
+        }
         if self.is_lively {
             weights[..7].iter_mut().for_each(|w| *w *= 4);
             weights.resize(CATCH_UP, 0);
@@ -319,6 +341,11 @@ impl World {
                 1..6 => self.random.between(0, 20_000),
                 _ => self.random.between(0, 50),
             };
+            let ms = match self.rekeyed {
+                Some(_) => ms.min(MOST_MS),
+                None => ms,
+            };
+            self.capture_rekeyed(ms)?;
             self.pass(ms);
             let tick = *self.random.pick(&[0, 0, 1, 4, 11]); // the last: one thing at a time
             self.nodes[place].clock.tick(Duration::from_millis(tick));
@@ -386,6 +413,7 @@ impl World {
             !self.nodes[place].is_cut_off,
         );
         match kind {
+            0 if self.rekeyed.is_some() => self.write_rekeyed(place),
             0 => {
                 self.write(place);
                 if self.twins && place < 2 && self.random.percent(60) {
@@ -406,6 +434,7 @@ impl World {
                 self.nodes[place].drop_link();
             }
             8 => self.cut_off(place),
+            9 if self.rekeyed.is_some() => self.rebuild_step(place),
             9 => return self.migrate(place),
             10 => self.set_clock(place),
             11 if up => {
