@@ -209,6 +209,54 @@ fn a_table_is_rebuilt_step_by_step_on_one_node_after_the_other() {
     }
 }
 
+/// The only table with triggers is dropped on the way: that a daemon starts then makes no difference.
+#[test]
+fn a_start_between_two_steps_deletes_and_sends_nothing_of_them() {
+    for way in &WAYS {
+        for stop in 1..way.steps.len() {
+            let mut n = nodes();
+            n[0].run("INSERT INTO \"User\" VALUES ('a', 'a@b'), ('b', 'b@b')");
+            converge(&mut n);
+            let before = n[1].rows(&all(""));
+            way.steps[..stop].iter().for_each(|step| n[0].run(step));
+            n[0].restart();
+            n[0].db.wait_for_quiet(QUIET);
+            let sent = n[0].publish();
+            n[1].apply(&sent);
+            let tool = way.tool;
+            assert_eq!(n[1].rows(&all("")), before, "{tool}, {stop}");
+            assert_eq!(n[1].db.held().unwrap(), 0, "{tool}, {stop}");
+            way.steps[stop..].iter().for_each(|step| n[0].run(step));
+            calm(&mut n);
+            migrate(&mut n, 1, way);
+            calm(&mut n);
+            converge(&mut n);
+            let found = n[0].rows(&all(", role"));
+            assert!(
+                found.contains("t'a' t'a@b' t'user'"),
+                "{tool}, {stop}: {found}"
+            );
+        }
+    }
+}
+
+/// As `migrate reset` does beside a daemon that is stopped.
+#[test]
+fn all_tables_made_anew_without_rows_before_a_start_are_no_delete() {
+    let mut n = nodes();
+    n[0].run("INSERT INTO \"User\" VALUES ('a', 'a@b'), ('b', 'b@b')");
+    converge(&mut n);
+    let before = n[1].rows(&all(""));
+    n[0].run("DROP TABLE \"User\"");
+    n[0].run(SCHEMA);
+    n[0].restart();
+    n[0].db.wait_for_quiet(QUIET);
+    calm(&mut n);
+    let sent = n[0].publish();
+    n[1].apply(&sent);
+    assert_eq!(n[1].rows(&all("")), before);
+}
+
 /// Columns before and after, and what the new table is copied from; the old key can be told from the
 /// new row.
 const KEYS: [(&str, &str, &str, &str); 6] = [
