@@ -50,6 +50,8 @@ sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 2
 # Bits of seeds whose brokers lose all while databases are put back: far apart, if one counts on.
 SIM_BITS=16400 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 0.5
+# Those that rebuild tables with another key.
+SIM_BITS=8192 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 0.5
 
 step "The integration tests, with Debian's nats-server"
 HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it

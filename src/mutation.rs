@@ -86,10 +86,20 @@ pub enum Mutation {
     OthersGapsIgnored,
     /// No snapshot is merged for a stream that is gone.
     LostStreamsForgotten,
+    /// Rows of a table whose key is another one now count as written when it was.
+    RekeyedCountsAsNow,
+    /// What a migration changed in a row counts as written when it did.
+    MigratedCountsAsNow,
+    /// Rows are not sent again under the new key.
+    RekeyedNotSent,
+    /// A table that a migration is at work on is taken in at once.
+    TableAtWorkTaken,
+    /// What arrives is written into a table that a migration is at work on.
+    TableAtWorkFilled,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 40] = {
+    pub const ALL: [Mutation; 45] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -132,6 +142,11 @@ impl Mutation {
             BuriedInSilence,
             OthersGapsIgnored,
             LostStreamsForgotten,
+            RekeyedCountsAsNow,
+            MigratedCountsAsNow,
+            RekeyedNotSent,
+            TableAtWorkTaken,
+            TableAtWorkFilled,
         ]
     };
 }

@@ -15,6 +15,7 @@ use crate::database::{Cause, Compare, Database, Phase, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::milliseconds;
+use crate::mutation::{self, Mutation};
 
 /// Keys looked at between two looks at the clock.
 const STEP: usize = 128;
@@ -94,7 +95,9 @@ impl Database {
         {
             return Ok(is_sent);
         }
+        let counts_as_now = mutation::is(Mutation::RekeyedCountsAsNow);
         if matches!(cause, Cause::Rekeyed(_))
+            && !counts_as_now
             && let Some(changed) = self.compare_former(table, (&key, key_bytes), frames)?
         {
             return Ok(changed);
@@ -108,7 +111,7 @@ impl Database {
             Cause::Before if stored.is_none() => why = Why::Before,
             // Newer than what it was, and older than any write since.
             Cause::Rebuilt if is_live && rows.exists(&key)? => (why, time_ms) = (Why::Rebuilt, 0),
-            Cause::Rekeyed(hlc) => time_ms = milliseconds(hlc).min(time_ms),
+            Cause::Rekeyed(hlc) if !counts_as_now => time_ms = milliseconds(hlc).min(time_ms),
             _ => {}
         }
         drop(rows);
@@ -164,6 +167,9 @@ impl Database {
                 };
                 rows.put_version(&mut self.sites, key, &stored)?;
                 touched.why = Why::Rebuilt;
+                if mutation::is(Mutation::MigratedCountsAsNow) {
+                    touched.time_ms = self.stamp_now()?;
+                }
             }
             if let Some(time_ms) = former.written_ms {
                 touched.why = Why::Real;
@@ -172,7 +178,8 @@ impl Database {
         }
         drop(rows);
         let changed = self.record_changes(table, &[touched], frames)? > 0;
-        if !changed && self.settings.publish {
+        let is_sent = self.settings.publish && !mutation::is(Mutation::RekeyedNotSent);
+        if !changed && is_sent {
             self.mark_again(table, key_bytes, frames)?;
         }
         self.settle_captured()?;

@@ -23,6 +23,7 @@ mod plan;
 mod random;
 mod registry;
 mod regressions;
+mod rekey_kinds;
 mod rekeyed;
 mod runs;
 mod workload;

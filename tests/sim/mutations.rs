@@ -20,6 +20,8 @@ fn worlds(mistake: Mutation) -> u64 {
         | MarksNotCarried | JoinedBeforeMerging => runs::SNAPSHOTS,
         OthersGapsIgnored => runs::AWAY,
         LostStreamsForgotten => runs::DISASTERS,
+        RekeyedCountsAsNow | MigratedCountsAsNow | RekeyedNotSent | TableAtWorkTaken
+        | TableAtWorkFilled => runs::REKEYED,
         _ => 0,
     }
 }

@@ -1,17 +1,18 @@
-//! A table that every node's application rebuilds with another key, each at its own time, and what is
-//! lawful to come of its rows.
+//! A table that every node's application rebuilds with another key, each at its own time, and what
+//! is lawful to come of its rows.
 //!
-//! The clocks are right, and no two writes fall into one millisecond, so that of the writes to a row
-//! the last one counts, under whatever key it was made and sent. What was written before the core
-//! reserved time and is captured after that counts as written when it did; a delete that is captured
-//! together with an earlier write to the row counts as made with that. Three kinds of writes may count or
-//! not, as what they are is lost before the core could see it; they never win over a later one:
+//! The clocks are right, and no two writes fall into one millisecond. So of the writes to a row the
+//! last one counts, under whatever key it was made and sent. What was written before the core
+//! reserved time, and is captured after that, counts as written when it did. A delete that is
+//! captured together with an earlier write to the row counts as made with that.
 //!
-//! - What was written while the rebuilt table had no triggers yet: it counts as a little newer than the
-//!   row that it was made from, and a delete there is not seen at all: whatever others have of
-//!   the row is back.
+//! Two kinds of writes may count or not: the core never saw what they were. They never win over a
+//! later one.
+//!
+//! - What was written while the rebuilt table had no triggers yet: it counts as a little newer than
+//!   the row that it was made from. A delete there is not seen at all: whatever others have of the
+//!   row is back.
 //! - An insert and a delete between two captures: nobody else knows the row.
-//! - All that a row was before any of these.
 //!
 //! The application is stopped while its tool is between the first and the last step: what it wrote
 //! between the copy and the DROP the tool itself would lose.
@@ -23,6 +24,7 @@ use rusqlite::types::Value;
 
 use crate::node::{Node, owned};
 use crate::random::Random;
+use crate::rekey_kinds::{KINDS, Kind, WAYS};
 use crate::world::{Step, World};
 
 /// Name of the table.
@@ -31,108 +33,12 @@ pub const TABLE: &str = "t";
 /// Rows that there may be.
 const ROWS: usize = 7;
 
-/// More time than this does not pass at once: a tool is through before the core stops to wait for it, and
-/// what is read of a stream tells the broker's time.
+/// More time than this does not pass at once: a tool is through before the core stops to wait for
+/// it, and what is read of a stream tells the broker's time.
 pub const MOST_MS: i64 = 1_500;
 
 /// Whoever runs captures all before so much time passes.
 const CAPTURE_MS: i64 = 100;
-
-/// A change of the key after which the old one can be told from the new row.
-struct Kind {
-    /// Columns of the key that the application names.
-    key: &'static [&'static str],
-    before: &'static str,
-    after: &'static str,
-    /// Of each row, the values of these columns.
-    values: fn(usize) -> Vec<Value>,
-}
-
-/// No two of them are one under NOCASE.
-fn word(i: usize) -> Vec<Value> {
-    vec![Value::Text(
-        ["a", "B", "cc", "D", "e", "Ff", "g"][i].to_owned(),
-    )]
-}
-
-fn number(i: usize) -> Vec<Value> {
-    vec![Value::Integer(i as i64 * 7)]
-}
-
-fn pair(i: usize) -> Vec<Value> {
-    vec![
-        Value::Integer(i as i64 % 3),
-        Value::Text((i / 3).to_string()),
-    ]
-}
-
-const KINDS: [Kind; 6] = [
-    Kind {
-        key: &["id"],
-        before: "id TEXT NOT NULL PRIMARY KEY, v, n",
-        after: "id TEXT COLLATE NOCASE NOT NULL PRIMARY KEY, v, n",
-        values: word,
-    },
-    Kind {
-        key: &["id"],
-        before: "id TEXT COLLATE NOCASE NOT NULL PRIMARY KEY, v, n",
-        after: "id TEXT NOT NULL PRIMARY KEY, v, n",
-        values: word,
-    },
-    Kind {
-        key: &["a", "b"],
-        before: "a INTEGER NOT NULL, b TEXT NOT NULL, v, n, PRIMARY KEY(a, b)",
-        after: "a INTEGER NOT NULL, b TEXT NOT NULL, v, n, PRIMARY KEY(b, a)",
-        values: pair,
-    },
-    Kind {
-        key: &["id"],
-        before: "id INTEGER PRIMARY KEY, v, n",
-        after: "id TEXT NOT NULL PRIMARY KEY, v, n",
-        values: number,
-    },
-    Kind {
-        key: &["id"],
-        before: "id INTEGER PRIMARY KEY, v, n",
-        after: "id INTEGER NOT NULL, v, n, tenant TEXT NOT NULL DEFAULT 'x', PRIMARY KEY(tenant, id)",
-        values: number,
-    },
-    Kind {
-        key: &["id"],
-        before: "id TEXT NOT NULL PRIMARY KEY, v, n",
-        after: "tenant INTEGER NOT NULL DEFAULT 1, id TEXT NOT NULL, v, n, PRIMARY KEY(id, tenant)",
-        values: word,
-    },
-];
-
-/// Statements of a tool, a transaction each. `{after}`: the new columns; `{names}`, `{copied}`: those of
-/// before, and what is copied of them.
-const WAYS: [&[&str]; 4] = [
-    &[
-        "BEGIN; CREATE TABLE neu({after}); INSERT INTO neu({names}) SELECT {copied} FROM t;
-       DROP TABLE t; ALTER TABLE neu RENAME TO t; COMMIT",
-    ],
-    &[
-        "CREATE TABLE new_t({after})", // Prisma
-        "INSERT INTO new_t({names}) SELECT {copied} FROM t",
-        "DROP TABLE t",
-        "ALTER TABLE new_t RENAME TO t",
-    ],
-    &[
-        "CREATE TABLE t_backup({after})", // Sequelize
-        "INSERT INTO t_backup({names}) SELECT {copied} FROM t",
-        "DROP TABLE t",
-        "CREATE TABLE t({after})",
-        "INSERT INTO t SELECT * FROM t_backup",
-        "DROP TABLE t_backup",
-    ],
-    &[
-        "ALTER TABLE t RENAME TO __old_push_t", // Drizzle
-        "CREATE TABLE t({after})",
-        "INSERT INTO t({names}) SELECT {copied} FROM __old_push_t",
-        "DROP TABLE __old_push_t",
-    ],
-];
 
 /// What an application did to a row.
 struct Write {

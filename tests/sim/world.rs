@@ -87,6 +87,37 @@ fn snapshots_of(seed: u64) -> Snapshots {
     Snapshots::new(Bulletin::default(), objects, max_entries, interval)
 }
 
+/// How the nodes of a run are set.
+fn options_of(
+    random: &mut Random,
+    snapshots: Option<&Snapshots>,
+    forgets: bool,
+    is_rekeyed: bool,
+) -> Options {
+    let mut options = Options {
+        shards: 1 + random.below(2) as u32,
+        scan_max_changes: *random.pick(&[1, 3, 512]),
+        max_transaction_bytes: *random.pick(&[1, 300, 1 << 20]),
+        max_message_bytes: *random.pick(&[300, 1 << 20, 1 << 20]),
+        compress: random.percent(30),
+        in_flight: *random.pick(&[1, 3, 100]),
+        quiet: Duration::from_millis(match is_rekeyed {
+            true => *random.pick(&[0, 50, 2000, 2000]),
+            false => 0, // the model knows when a change must be seen
+        }),
+        max_entries: snapshots.map_or(usize::MAX, |s| s.max_entries as usize),
+        tombstone_retention: Duration::from_millis(match forgets {
+            true => RETENTION_MS as u64,
+            false => 30 * DAY_MS as u64,
+        }),
+    };
+    if options.max_entries < 1000 {
+        // A row in more parts than a stream keeps would never be whole anywhere.
+        options.max_message_bytes = 1 << 20;
+    }
+    options
+}
+
 pub type Step = Result<(), String>;
 
 impl World {
@@ -103,29 +134,7 @@ impl World {
             false => Plan::new(&mut random),
         };
         let rekeyed = is_rekeyed.then(|| Rekeyed::new(&mut random));
-        let mut options = Options {
-            shards: 1 + random.below(2) as u32,
-            scan_max_changes: *random.pick(&[1, 3, 512]),
-            max_transaction_bytes: *random.pick(&[1, 300, 1 << 20]),
-            max_message_bytes: *random.pick(&[300, 1 << 20, 1 << 20]),
-            compress: random.percent(30),
-            in_flight: *random.pick(&[1, 3, 100]),
-            quiet: Duration::from_millis(match is_rekeyed {
-                true => *random.pick(&[0, 50, 2000, 2000]),
-                false => 0, // the model knows when a change must be seen
-            }),
-            max_entries: snapshots
-                .as_ref()
-                .map_or(usize::MAX, |s| s.max_entries as usize),
-            tombstone_retention: Duration::from_millis(match ages {
-                Some(_) => RETENTION_MS as u64,
-                None => 30 * DAY_MS as u64,
-            }),
-        };
-        if options.max_entries < 1000 {
-            // A row in more parts than a stream keeps would never be whole anywhere.
-            options.max_message_bytes = 1 << 20;
-        }
+        let options = options_of(&mut random, snapshots.as_ref(), ages.is_some(), is_rekeyed);
         let broker = Broker::new(options.shards, options.max_entries);
         let base = ["/dev/shm", "/tmp"]
             .into_iter()

@@ -26,6 +26,7 @@ use crate::database::own_tables::get_meta;
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::versions_table;
 use crate::database::{Database, Result, values};
+use crate::mutation::{self, Mutation};
 
 /// How long the schema must be left alone before a table that changed is taken in.
 const QUIET: Duration = Duration::from_secs(2);
@@ -210,7 +211,7 @@ impl Database {
             && watching.is_empty()
             && get_meta::<i64>(&self.conn, "schema_version")?.is_none();
         let is_begun = self.catalog.first_time || is_copy;
-        if is_own || is_begun {
+        if is_own || is_begun || mutation::is(Mutation::TableAtWorkTaken) {
             self.catalog.quiet.tables.clear();
             return Ok(schemas);
         }
@@ -333,6 +334,9 @@ impl Database {
 
     /// Tables that are not to be written to while others wait.
     fn guard(&mut self, schemas: &[Schema], waits: &BTreeMap<String, Wait>) {
+        if mutation::is(Mutation::TableAtWorkFilled) {
+            return;
+        }
         let now = self.clock.uptime();
         let quiet = &mut self.catalog.quiet;
         let waiting = |s: &&Schema| {

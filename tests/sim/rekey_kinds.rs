@@ -1,0 +1,100 @@
+//! How a table's key becomes another one, and the steps in which tools do that.
+
+use rusqlite::types::Value;
+
+/// A change of the key after which the old one can be told from the new row.
+pub struct Kind {
+    /// Columns of the key that the application names.
+    pub key: &'static [&'static str],
+    pub before: &'static str,
+    pub after: &'static str,
+    /// Of each row, the values of these columns.
+    pub values: fn(usize) -> Vec<Value>,
+}
+
+/// No two of them are one under NOCASE.
+fn word(i: usize) -> Vec<Value> {
+    vec![Value::Text(
+        ["a", "B", "cc", "D", "e", "Ff", "g"][i].to_owned(),
+    )]
+}
+
+fn number(i: usize) -> Vec<Value> {
+    vec![Value::Integer(i as i64 * 7)]
+}
+
+fn pair(i: usize) -> Vec<Value> {
+    vec![
+        Value::Integer(i as i64 % 3),
+        Value::Text((i / 3).to_string()),
+    ]
+}
+
+pub const KINDS: [Kind; 6] = [
+    Kind {
+        key: &["id"],
+        before: "id TEXT NOT NULL PRIMARY KEY, v, n",
+        after: "id TEXT COLLATE NOCASE NOT NULL PRIMARY KEY, v, n",
+        values: word,
+    },
+    Kind {
+        key: &["id"],
+        before: "id TEXT COLLATE NOCASE NOT NULL PRIMARY KEY, v, n",
+        after: "id TEXT NOT NULL PRIMARY KEY, v, n",
+        values: word,
+    },
+    Kind {
+        key: &["a", "b"],
+        before: "a INTEGER NOT NULL, b TEXT NOT NULL, v, n, PRIMARY KEY(a, b)",
+        after: "a INTEGER NOT NULL, b TEXT NOT NULL, v, n, PRIMARY KEY(b, a)",
+        values: pair,
+    },
+    Kind {
+        key: &["id"],
+        before: "id INTEGER PRIMARY KEY, v, n",
+        after: "id TEXT NOT NULL PRIMARY KEY, v, n",
+        values: number,
+    },
+    Kind {
+        key: &["id"],
+        before: "id INTEGER PRIMARY KEY, v, n",
+        after: "id INTEGER NOT NULL, v, n, tenant TEXT NOT NULL DEFAULT 'x',
+                PRIMARY KEY(tenant, id)",
+        values: number,
+    },
+    Kind {
+        key: &["id"],
+        before: "id TEXT NOT NULL PRIMARY KEY, v, n",
+        after: "tenant INTEGER NOT NULL DEFAULT 1, id TEXT NOT NULL, v, n, PRIMARY KEY(id, tenant)",
+        values: word,
+    },
+];
+
+/// Statements of a tool, a transaction each. `{after}` stands for the new columns, `{names}` for
+/// those of before, `{copied}` for what is copied of them.
+pub const WAYS: [&[&str]; 4] = [
+    &[
+        "BEGIN; CREATE TABLE neu({after}); INSERT INTO neu({names}) SELECT {copied} FROM t;
+       DROP TABLE t; ALTER TABLE neu RENAME TO t; COMMIT",
+    ],
+    &[
+        "CREATE TABLE new_t({after})", // Prisma
+        "INSERT INTO new_t({names}) SELECT {copied} FROM t",
+        "DROP TABLE t",
+        "ALTER TABLE new_t RENAME TO t",
+    ],
+    &[
+        "CREATE TABLE t_backup({after})", // Sequelize
+        "INSERT INTO t_backup({names}) SELECT {copied} FROM t",
+        "DROP TABLE t",
+        "CREATE TABLE t({after})",
+        "INSERT INTO t SELECT * FROM t_backup",
+        "DROP TABLE t_backup",
+    ],
+    &[
+        "ALTER TABLE t RENAME TO __old_push_t", // Drizzle
+        "CREATE TABLE t({after})",
+        "INSERT INTO t({names}) SELECT {copied} FROM __old_push_t",
+        "DROP TABLE __old_push_t",
+    ],
+];
