@@ -162,7 +162,9 @@ impl Database {
     /// Why rows of a table (lower case) are not taken.
     pub(crate) fn why_held(&self, table: &str) -> &'static str {
         let quiet = &self.catalog.quiet;
-        if quiet.waits(table) || quiet.guards(table) {
+        let known = self.catalog.by_name.get(table);
+        let is_matching = known.is_some_and(|t| self.catalog.is_matching(t.id));
+        if quiet.waits(table) || quiet.guards(table) || is_matching {
             "the table is new or changed here, and is left alone for a moment"
         } else if self.catalog.by_name.contains_key(table) {
             "the key of the table is another one here"

@@ -122,7 +122,7 @@ impl Database {
             return Ok(());
         }
         let value = |name: &str| incoming.columns.get(name).map(|(_, v)| v.borrow());
-        let Some(former) = self.former_row(table, value)? else {
+        let Some(former) = self.former_row(table, value, incoming.row)? else {
             return Ok(());
         };
         let state = &former.stored.state;

@@ -69,7 +69,7 @@ impl Database {
             let at = columns.position(|c| c.eq_ignore_ascii_case(name))?;
             row.values.get(at).copied()
         };
-        let former = self.former_row(table, value)?;
+        let former = self.former_row(table, value, Some(row.version))?;
         Ok(former.is_some_and(|f| f.stored.state.version >= row.version))
     }
 

@@ -54,6 +54,9 @@ impl Database {
             self.set_compare(table.id, None)?;
             return Ok(0);
         }
+        if compare.phase == Phase::Former {
+            return self.match_step(table, compare);
+        }
         self.damage.look_at(table.id, &[]);
         let keys = self.next_keys(table, &compare)?;
         self.damage.look_away();
@@ -69,7 +72,7 @@ impl Database {
                 after: keys.last().cloned(),
                 ..compare
             }),
-            (false, Phase::Rows) => Some(Compare {
+            (false, Phase::Rows | Phase::Former) => Some(Compare {
                 phase: Phase::Versions,
                 after: None,
                 ..compare
@@ -78,6 +81,27 @@ impl Database {
         };
         self.set_compare(table.id, next)?;
         Ok(changes)
+    }
+
+    /// One step on the way to matching rows by content. What waited for the last may be taken in.
+    fn match_step(&mut self, table: &Table, compare: Compare) -> Result<usize> {
+        let after = self.fill_contents(table, compare.after.as_deref())?;
+        let phase = match after {
+            Some(_) => Phase::Former,
+            None => Phase::Rows,
+        };
+        self.set_compare(
+            table.id,
+            Some(Compare {
+                phase,
+                after,
+                ..compare
+            }),
+        )?;
+        if phase == Phase::Rows {
+            self.catalog.retry_held = Some(None);
+        }
+        Ok(0)
     }
 
     /// Compares one row, as the walk would.
@@ -96,9 +120,9 @@ impl Database {
             return Ok(is_sent);
         }
         let counts_as_now = mutation::is(Mutation::RekeyedCountsAsNow);
-        if matches!(cause, Cause::Rekeyed(_))
+        if matches!(cause, Cause::Rekeyed(_) | Cause::Matched(_))
             && !counts_as_now
-            && let Some(changed) = self.compare_former(table, (&key, key_bytes), frames)?
+            && let Some(changed) = self.compare_former(table, (&key, key_bytes), cause, frames)?
         {
             return Ok(changed);
         }
@@ -132,6 +156,7 @@ impl Database {
         &mut self,
         table: &Arc<Table>,
         (key, key_bytes): (&[Value<'_>], &[u8]),
+        cause: Cause,
         frames: &mut Frames,
     ) -> Result<Option<bool>> {
         if !self.catalog.former.contains_key(&table.id) {
@@ -153,7 +178,14 @@ impl Database {
             why: Why::Before,
             time_ms: 0,
         };
-        if let Some(former) = self.former_row(table, value)? {
+        let former = self.former_row(table, value, None)?;
+        if let (None, Cause::Matched(Some(time_ms))) = (&former, cause) {
+            // It may be one of those that were written just before the migration.
+            touched.why = Why::Real;
+            touched.time_ms = self.stamp_kept(time_ms)?;
+        }
+        if let Some(former) = former {
+            self.claim(table, &former)?;
             let stored = &former.stored;
             let is_same = !stored.state.deleted && self.is_as_before(table, &former, &values);
             let hash = match is_same {
@@ -226,7 +258,7 @@ impl Database {
     fn next_keys(&self, table: &Table, compare: &Compare) -> Result<Vec<Vec<u8>>> {
         let from_start = compare.after.is_none();
         let text = match compare.phase {
-            Phase::Rows => table.scan_keys(from_start, STEP),
+            Phase::Rows | Phase::Former => table.scan_keys(from_start, STEP),
             Phase::Versions if compare.is_renamed => table.scan_all_versions(from_start, STEP),
             Phase::Versions => table.scan_versions(from_start, STEP),
         };

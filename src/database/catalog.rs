@@ -18,9 +18,10 @@ use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{self, Schema, quote};
 use crate::database::selection::{self, Doubt, Kind, LeftAlone};
 use crate::database::table::{Shape, Table};
-use crate::database::{Compare, Database, DatabaseError, Result, sql_text, values};
+use crate::database::{Compare, Database, DatabaseError, Phase, Result, sql_text, values};
 use crate::mutation::{self, Mutation};
 
+mod by_content;
 mod former;
 mod gone;
 mod left_out;
@@ -89,6 +90,12 @@ impl Catalog {
     pub fn may_settle(&self, id: i64) -> bool {
         let table = self.by_id.get(&id);
         !table.is_some_and(|t| self.quiet.guards(&t.name().to_ascii_lowercase()))
+    }
+
+    /// Whether what a table's rows (by id) were under its former key is still being worked out.
+    pub fn is_matching(&self, id: i64) -> bool {
+        let compare = self.comparing.get(&id);
+        compare.is_some_and(|c| c.phase == Phase::Former)
     }
 
     /// To be read anew at the next occasion.
@@ -344,7 +351,7 @@ impl Database {
     /// migration is at work on it.
     pub(crate) fn writable(&self, lower: &str) -> Option<&Arc<Table>> {
         let table = self.catalog.by_name.get(lower)?;
-        (!self.catalog.quiet.guards(lower)).then_some(table)
+        (!self.catalog.quiet.guards(lower) && !self.catalog.is_matching(table.id)).then_some(table)
     }
 
     /// The table (by its name in lower case), also while it waits to be taken in.

@@ -33,10 +33,15 @@ pub enum Cause {
     Rebuilt,
     /// The key is of another kind, so the versions are gone. None of them had an hlc above this.
     Rekeyed(i64),
+    /// The same, and the old key is not in the new rows: they are matched by content. Unix milliseconds
+    /// when some were written last that were not captured, if there were such.
+    Matched(Option<i64>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
+    /// Working out by what the rows are to be matched with what they were.
+    Former,
     /// Looking at rows: are their versions right?
     Rows,
     /// Looking at live versions: are their rows there?
@@ -53,11 +58,26 @@ impl Compare {
         }
     }
 
+    /// Of a table whose rows are matched by content, once it is known by what.
+    pub fn matched(written_ms: Option<i64>) -> Self {
+        Compare {
+            phase: Phase::Former,
+            ..Compare::start(Cause::Matched(written_ms))
+        }
+    }
+
     /// From the start again, for another cause.
     fn anew(under_way: Option<&Compare>, cause: Cause) -> Self {
-        Compare {
-            is_renamed: under_way.is_some_and(|c| c.is_renamed),
-            ..Compare::start(cause)
+        let is_renamed = under_way.is_some_and(|c| c.is_renamed);
+        match under_way {
+            Some(under_way) if under_way.phase == Phase::Former => Compare {
+                cause,
+                ..under_way.clone()
+            },
+            _ => Compare {
+                is_renamed,
+                ..Compare::start(cause)
+            },
         }
     }
 
@@ -98,7 +118,7 @@ impl Compare {
             Missing::None => under_way,
             // Every write was seen, but evictions may not have been: rows that are gone.
             Missing::OfEvictions => match under_way {
-                Some(compare) if compare.phase == Phase::Rows => Some(compare),
+                Some(compare) if compare.phase != Phase::Versions => Some(compare),
                 under_way => Some(Compare {
                     phase: Phase::Versions,
                     ..Compare::anew(under_way.as_ref(), cause.unwrap_or(Cause::Unwatched))
@@ -107,7 +127,7 @@ impl Compare {
             Missing::OfWrites => {
                 let cause = match cause {
                     Some(Cause::Added | Cause::Dropped | Cause::Rebuilt) => Cause::Rebuilt,
-                    Some(cause @ (Cause::Before | Cause::Rekeyed(_))) => cause,
+                    Some(cause @ (Cause::Before | Cause::Rekeyed(_) | Cause::Matched(_))) => cause,
                     Some(Cause::Unwatched) | None => Cause::Unwatched,
                 };
                 Some(Compare::anew(under_way.as_ref(), cause))

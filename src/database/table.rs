@@ -8,7 +8,7 @@ use crate::database::Result;
 
 use crate::database::schema::{Column, PREFIX, Schema, quote};
 use crate::model::cbor;
-use crate::model::frame::TableHeader;
+use crate::model::frame::{ROWID, TableHeader};
 use crate::model::key::key_bytes;
 use crate::model::merge::Exceptions;
 use crate::model::value::Value;
@@ -106,11 +106,14 @@ impl Shape {
     }
 
     /// Whether a key stands for the same row as in `known`: it compares in the same way, and is of the
-    /// same columns, which may have other names by now.
+    /// same columns, which may have other names by now. The rowid of a table without a key never has.
     pub fn has_key_of(&self, known: &Shape) -> bool {
         let pairs = known.columns.iter().zip(&self.columns);
         let mut pairs = pairs.take(self.key.len());
-        let is_same = |old: &str, new: &str| old == new || !self.has(old) && !known.has(new);
+        let is_renamed = |old: &str, new: &str| {
+            ![old, new].contains(&ROWID) && !self.has(old) && !known.has(new)
+        };
+        let is_same = |old: &str, new: &str| old == new || is_renamed(old, new);
         self.key == known.key && pairs.all(|((old, _), (new, _))| is_same(old, new))
     }
 
@@ -144,7 +147,7 @@ impl Shape {
 }
 
 /// A value as a key of one, but with its class: 1.0 is not 1.
-fn exactly(value: Value<'_>) -> Vec<u8> {
+pub(crate) fn exactly(value: Value<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     cbor::write_array(&mut out, 1);
     cbor::write_value(&mut out, value);

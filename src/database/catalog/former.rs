@@ -1,7 +1,8 @@
 //! What is known of a table's rows from before its key became another one.
 //!
 //! A migration that changes the key leaves the rows what they were: each keeps the version that it had
-//! under its old key, if the columns of that are all still there. So the versions table of the old key
+//! under its old key, if the columns of that are all still there, or all others: then it is found by its
+//! content. So the versions table of the old key
 //! stays, as the *former* one, for as long as a deleted row is remembered: its tombstones are those of
 //! rows that may still come under the new key.
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use rusqlite::{params, params_from_iter};
 
+use super::by_content::contents_table;
 use super::{from_cbor, to_cbor};
 use crate::database::rows::{Stored, stored};
 use crate::database::schema::{PREFIX, Schema, quote};
@@ -16,6 +18,7 @@ use crate::database::table::{Shape, Table, versions_table};
 use crate::database::{Database, Result, triggers, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
 
 /// A row as it was under its old key.
 pub(crate) struct FormerRow {
@@ -23,6 +26,18 @@ pub(crate) struct FormerRow {
     pub stored: Stored,
     /// Unix milliseconds: it was written then, after what is stored of it.
     pub written_ms: Option<i64>,
+    /// Found by this, see [`super::by_content`].
+    pub content: Option<i64>,
+}
+
+/// Whether what was known under the old key is kept.
+pub(super) enum Kept {
+    /// No: too little of the old rows is left.
+    Nothing,
+    ByKey,
+    /// The old key is not in the new rows. With the time, in unix milliseconds, of the last write that
+    /// was not captured.
+    ByContent(Option<i64>),
 }
 
 /// Name of the versions that table number `id` had under its former key.
@@ -31,23 +46,33 @@ fn former_name(id: i64) -> String {
 }
 
 /// The same as SQL.
-fn former_table(id: i64) -> String {
+pub(super) fn former_table(id: i64) -> String {
     quote(&former_name(id))
 }
 
 impl Database {
     /// Keeps the versions of a table under the number that it has from now on, with what the raw log and
-    /// `___waiting` have of its rows. False if the new key does not tell what the old one was.
+    /// `___waiting` have of its rows.
     pub(super) fn keep_former(
         &mut self,
         (old, new): (i64, i64),
         schema: &Schema,
         known: &Shape,
-    ) -> Result<bool> {
+    ) -> Result<Kept> {
         let n = known.key.len();
         let has = |name: &String| schema.columns.iter().any(|c| c.lower == *name);
-        if schema.rowid.is_some() || !known.columns.iter().take(n).all(|(name, _)| has(name)) {
-            return Ok(false);
+        let has_all = |columns: &[(String, i64)]| columns.iter().all(|(name, _)| has(name));
+        let (key, others) = known.columns.split_at(n);
+        let is_by_key = has_all(key);
+        if schema.rowid.is_some() {
+            log::warn!(
+                "table {} has no primary key any more and goes by rowid: where another node's copy has \
+                 its rows in another order, rows take each other's place",
+                schema.name
+            );
+        }
+        if schema.rowid.is_some() || !is_by_key && !has_all(others) {
+            return Ok(Kept::Nothing);
         }
         let former = former_table(new);
         self.conn.execute_batch(&format!(
@@ -58,7 +83,9 @@ impl Database {
             "INSERT INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
             params![new, self.reservation.peek_number(), to_cbor(known)],
         )?;
+        let mut written_ms = None;
         for (key, time_ms) in self.uncaptured(old, n)? {
+            written_ms = written_ms.max(Some(time_ms));
             self.note_written_before(&former, &key, time_ms)?;
         }
         let log = format!("DELETE FROM {} WHERE table_id = ?1", triggers::LOG);
@@ -67,7 +94,11 @@ impl Database {
             let text = format!("DELETE FROM __harmonylite___{own} WHERE table_id = ?1");
             self.conn.execute(&text, [old])?;
         }
-        Ok(true)
+        if is_by_key {
+            return Ok(Kept::ByKey);
+        }
+        self.begin_contents(new, known)?;
+        Ok(Kept::ByContent(written_ms))
     }
 
     /// Keys that were written and not captured yet, with the time that counts.
@@ -136,29 +167,38 @@ impl Database {
     }
 
     /// What is known of a row under its table's former key, by its values as `value` gives them for a
-    /// column (lower case).
+    /// column (lower case); where its old key is not among them, by its content, and `version` if given.
     pub(crate) fn former_row<'v>(
         &self,
         table: &Table,
         value: impl Fn(&str) -> Option<Value<'v>>,
+        version: Option<Version>,
     ) -> Result<Option<FormerRow>> {
         let Some(shape) = self.catalog.former.get(&table.id) else {
             return Ok(None);
         };
         let n = shape.key.len();
+        let has = |name: &String| table.schema.columns.iter().any(|c| c.lower == *name);
+        if !shape.columns[..n].iter().all(|(name, _)| has(name)) {
+            return self.former_by_content(table, shape, value, version);
+        }
         let names = shape.columns.iter().take(n);
-        let Some(key) = names
-            .map(|(name, _)| value(name))
-            .collect::<Option<Vec<_>>>()
-        else {
-            return Ok(None);
-        };
+        let key = names.map(|(name, _)| value(name).map(Value::to_owned));
+        match key.collect::<Option<Vec<_>>>() {
+            Some(key) => self.former_by_key(table.id, &key),
+            None => Ok(None),
+        }
+    }
+
+    /// What is known of a row of table number `id` by its former key.
+    pub(super) fn former_by_key(&self, id: i64, key: &[OwnedValue]) -> Result<Option<FormerRow>> {
+        let n = key.len();
         let is_key: Vec<String> = (1..=n).map(|i| format!("k{i} = ?{i}")).collect();
         let columns: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
         let text = format!(
             "SELECT hlc, site, deleted, at, hash, exc, written_ms, {} FROM {} WHERE {}",
             columns.join(", "),
-            former_table(table.id),
+            former_table(id),
             is_key.join(" AND ")
         );
         let mut row = self.conn.prepare_cached(&text)?;
@@ -172,6 +212,7 @@ impl Database {
                 .collect(),
             stored: stored(&self.sites, row)?,
             written_ms: row.get(6)?,
+            content: None,
         }))
     }
 
@@ -185,6 +226,9 @@ impl Database {
         let Some(shape) = self.catalog.former.get(&table.id) else {
             return false;
         };
+        if former.content.is_some() {
+            return true; // that is how it was found
+        }
         let n = shape.key.len();
         let of = |i: usize| {
             let column = &table.schema.columns[i];
@@ -207,8 +251,11 @@ impl Database {
             old.collect::<rusqlite::Result<_>>()?
         };
         for id in &old {
-            self.conn
-                .execute_batch(&format!("DROP TABLE IF EXISTS {}", former_table(*id)))?;
+            self.conn.execute_batch(&format!(
+                "DROP TABLE IF EXISTS {}; DROP TABLE IF EXISTS {}",
+                former_table(*id),
+                contents_table(*id)
+            ))?;
             let text = "DELETE FROM __harmonylite___former WHERE table_id = ?1";
             self.conn.execute(text, [id])?;
             self.catalog.former.remove(id);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
 
+use super::former::Kept;
 use super::{from_cbor, to_cbor};
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
@@ -231,32 +232,32 @@ impl Database {
         shape.keep_known(&shape.clone(), &[], &mut schema.columns)?;
         self.store_shape(id, &shape)?;
         let highest = self.highest_before(schema)?;
-        let is_kept = match before {
+        let kept = match before {
             Some((old, known)) => self.keep_former((old, id), schema, known)?,
-            None => false,
+            None => Kept::Nothing,
         };
-        if !is_kept {
+        if matches!(kept, Kept::Nothing) {
             let drop = format!("DROP TABLE IF EXISTS {}", versions_table(&schema.name));
             self.conn.execute_batch(&drop)?;
-            let kept = "DELETE FROM __harmonylite___waiting WHERE table_id = ?1";
-            self.conn.execute(kept, [before.map(|(old, _)| old)])?;
+            let waiting = "DELETE FROM __harmonylite___waiting WHERE table_id = ?1";
+            self.conn.execute(waiting, [before.map(|(old, _)| old)])?;
         }
         self.conn.execute_batch(&create_versions(schema))?;
         let was_left_out = self
             .known_left_out()?
             .contains(&schema.name.to_ascii_lowercase());
-        let cause = match highest {
-            _ if self.catalog.first_time || was_left_out || self.catalog.is_unmoved => {
-                Cause::Before
-            }
+        let is_old = self.catalog.first_time || was_left_out || self.catalog.is_unmoved;
+        let compare = match kept {
+            _ if is_old => Compare::start(Cause::Before),
+            Kept::ByContent(written_ms) => Compare::matched(written_ms),
             // Its rows may have been written and not captured: then they have no version yet.
-            None if !is_kept => Cause::Unwatched,
-            highest => Cause::Rekeyed(highest.unwrap_or(0)),
+            Kept::Nothing if highest.is_none() => Compare::start(Cause::Unwatched),
+            _ => Compare::start(Cause::Rekeyed(highest.unwrap_or(0))),
         };
         Ok(Numbered {
             id,
             born,
-            compare: Some(Compare::start(cause)),
+            compare: Some(compare),
         })
     }
 

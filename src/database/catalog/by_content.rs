@@ -1,0 +1,186 @@
+//! Rows whose old key cannot be told from the new row are found by what else they hold.
+//!
+//! The old rows are gone with the old table: of each only the hash of its content is left, which is a
+//! sum over the columns. The old key's values are known, so that their part can be taken out; the rest is
+//! compared with the same columns of the new row, and columns of the old key that are still there are
+//! compared as values. Two old rows with one rest change places without harm if they are equal; if they
+//! only have one hash, a row may keep the version of the other. No content is lost by that.
+//!
+//! The rests are worked out in short steps, before a row of the table is compared or written.
+
+use rusqlite::params_from_iter;
+
+use super::former::{FormerRow, former_table};
+use crate::database::schema::{PREFIX, quote};
+use crate::database::table::{Shape, Table, exactly};
+use crate::database::{Database, Result, values};
+use crate::model::cbor;
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::Version;
+
+/// Rows whose rest is worked out between two looks at the clock.
+const STEP: usize = 128;
+
+/// SQL name of the rests of table number `id`, each with the version and the key of its row.
+pub(super) fn contents_table(id: i64) -> String {
+    quote(&format!("{PREFIX}_former_{id}_contents"))
+}
+
+impl Shape {
+    /// What a column adds to the hash of a row's content.
+    fn part(&self, column: &str, value: Value<'_>) -> u64 {
+        match self.defaults.get(column) == Some(&exactly(value)) {
+            true => 0,
+            false => value.hash(xxhash_rust::xxh3::xxh3_64(column.as_bytes())),
+        }
+    }
+
+    /// Positions of the key columns that `table` lacks.
+    fn key_gone(&self, table: &Table) -> Vec<usize> {
+        let columns = &table.schema.columns;
+        let is_gone = |i: &usize| !columns.iter().any(|c| c.lower == self.columns[*i].0);
+        (0..self.key.len()).filter(is_gone).collect()
+    }
+}
+
+impl Database {
+    /// Makes room for the rests.
+    pub(super) fn begin_contents(&self, id: i64, known: &Shape) -> Result<()> {
+        let key = known.key.iter().enumerate();
+        let columns = key.map(|(i, (affinity, collation))| {
+            format!("k{} {affinity} COLLATE {}", i + 1, quote(collation))
+        });
+        let names: Vec<String> = (1..=known.key.len()).map(|i| format!("k{i}")).collect();
+        self.conn.execute_batch(&format!(
+            "CREATE TABLE {}(content INTEGER, hlc INTEGER, {}, PRIMARY KEY(content, hlc, {}))
+             WITHOUT ROWID",
+            contents_table(id),
+            columns.collect::<Vec<_>>().join(", "),
+            names.join(", ")
+        ))?;
+        Ok(())
+    }
+
+    /// Works out some rests, from the old key `after` on. Returns the last key; none if all is done.
+    pub(crate) fn fill_contents(
+        &self,
+        table: &Table,
+        after: Option<&[u8]>,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(shape) = self.catalog.former.get(&table.id) else {
+            return Ok(None);
+        };
+        let n = shape.key.len();
+        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let marks: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
+        let from = match after {
+            Some(_) => format!("AND ({}) > ({})", names.join(", "), marks.join(", ")),
+            None => String::new(),
+        };
+        let mut next = self.conn.prepare_cached(&format!(
+            "SELECT {0}, hlc, hash FROM {1} WHERE deleted = 0 {from} ORDER BY {0} LIMIT {STEP}",
+            names.join(", "),
+            former_table(table.id)
+        ))?;
+        let of_key: Vec<String> = (3..3 + n).map(|i| format!("?{i}")).collect();
+        let mut put = self.conn.prepare_cached(&format!(
+            "INSERT OR IGNORE INTO {} VALUES (?1, ?2, {})",
+            contents_table(table.id),
+            of_key.join(", ")
+        ))?;
+        let gone = shape.key_gone(table);
+        let after = after.map(cbor::key_values).transpose()?.unwrap_or_default();
+        let mut rows = next.query(params_from_iter(after))?;
+        let (mut count, mut last) = (0, None);
+        while let Some(row) = rows.next()? {
+            let key: Vec<OwnedValue> = (0..n).map(|i| values::column(row, i).to_owned()).collect();
+            let parts = gone
+                .iter()
+                .map(|i| shape.part(&shape.columns[*i].0, key[*i].borrow()));
+            let hash = row.get::<_, i64>(n + 1)? as u64;
+            let content = parts.fold(hash, u64::wrapping_sub) as i64;
+            let version = [
+                OwnedValue::Integer(content),
+                OwnedValue::Integer(row.get(n)?),
+            ];
+            put.execute(params_from_iter(version.iter().chain(&key)))?;
+            count += 1;
+            last = Some(key);
+        }
+        let key = |last: Vec<OwnedValue>| {
+            let collations = shape.key.iter().map(|(_, collation)| collation.as_str());
+            crate::model::key::key_bytes(last.iter().map(OwnedValue::borrow), collations)
+        };
+        Ok(last.filter(|_| count == STEP).map(key))
+    }
+
+    /// The old row that nothing was matched with yet and that held what the row holds whose values `value`
+    /// gives; of equal ones the oldest, or the one of that `version`.
+    pub(super) fn former_by_content<'v>(
+        &self,
+        table: &Table,
+        shape: &Shape,
+        value: impl Fn(&str) -> Option<Value<'v>>,
+        version: Option<Version>,
+    ) -> Result<Option<FormerRow>> {
+        let (n, gone) = (shape.key.len(), shape.key_gone(table));
+        let (mut content, mut conditions) = (0u64, String::new());
+        let mut given = Vec::new();
+        for (i, (name, _)) in shape.columns.iter().enumerate() {
+            if gone.contains(&i) {
+                continue;
+            }
+            let Some(value) = value(name) else {
+                return Ok(None);
+            };
+            content = content.wrapping_add(shape.part(name, value));
+            if i < n {
+                given.push(value.to_owned());
+                conditions += &format!(" AND k{} = ?{}", i + 1, given.len());
+            }
+        }
+        given.push(OwnedValue::Integer(content as i64));
+        conditions += &format!(" AND content = ?{}", given.len());
+        if let Some(version) = version {
+            given.push(OwnedValue::Integer(version.hlc));
+            conditions += &format!(" AND hlc = ?{}", given.len());
+        }
+        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let mut found = self.conn.prepare_cached(&format!(
+            "SELECT {} FROM {} WHERE 1 {conditions} ORDER BY hlc LIMIT 1",
+            names.join(", "),
+            contents_table(table.id)
+        ))?;
+        let mut rows = found.query(params_from_iter(given))?;
+        let Some(row) = rows.next()? else {
+            return Ok(None);
+        };
+        let key: Vec<OwnedValue> = (0..n).map(|i| values::column(row, i).to_owned()).collect();
+        let former = self.former_by_key(table.id, &key)?;
+        let is_that = |f: &FormerRow| version.is_none_or(|v| f.stored.state.version == v);
+        Ok(former.filter(is_that).map(|former| FormerRow {
+            content: Some(content as i64),
+            ..former
+        }))
+    }
+
+    /// No other row is matched with this one.
+    pub(crate) fn claim(&self, table: &Table, former: &FormerRow) -> Result<()> {
+        let Some(content) = former.content else {
+            return Ok(());
+        };
+        let is_key = (1..=former.key.len()).map(|i| format!("k{i} = ?{}", i + 2));
+        let text = format!(
+            "DELETE FROM {} WHERE content = ?1 AND hlc = ?2 AND {}",
+            contents_table(table.id),
+            is_key.collect::<Vec<_>>().join(" AND ")
+        );
+        let hlc = OwnedValue::Integer(former.stored.state.version.hlc);
+        let of = [OwnedValue::Integer(content), hlc];
+        let of = of.iter().chain(&former.key);
+        self.conn
+            .prepare_cached(&text)?
+            .execute(params_from_iter(of))?;
+        Ok(())
+    }
+}
