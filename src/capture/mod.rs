@@ -34,6 +34,7 @@ pub(crate) use record::{Recorder, Why, is_late, unwritten};
 pub use unsent::Marks;
 pub(crate) use unsent::{has_mark, put_mark};
 pub(crate) use unsent_copy::{Unsent, UnsentCopy};
+pub(crate) use waiting::MARK;
 
 /// What one capture found.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use crate::model::key::key_bytes;
 use crate::model::value::Value;
 
 /// Kind of a mark, beside those of the raw log.
-const MARK: i64 = -1;
+pub(crate) const MARK: i64 = -1;
 
 /// Entries taken back at a time.
 const STEP: usize = 128;

@@ -240,6 +240,29 @@ fn a_start_between_two_steps_deletes_and_sends_nothing_of_them() {
     }
 }
 
+/// A marked row waits with its table, and was not deleted.
+#[test]
+fn rows_that_were_not_sent_yet_are_no_deletes_of_a_table_made_anew() {
+    for rows in [1, 50] {
+        let mut n = nodes();
+        let text = "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < ?1)
+                    INSERT INTO \"User\" SELECT 'r' || i, i || '@b' FROM s";
+        n[0].run(&text.replace("?1", &rows.to_string()));
+        n[0].capture();
+        let sent = n[0].db.backlog(1 << 20).unwrap(); // and no acknowledgement
+        n[1].apply(&sent);
+        let before = n[1].rows(&all(""));
+        n[0].run("DROP TABLE \"User\"");
+        n[0].capture();
+        n[0].run(SCHEMA);
+        calm(&mut n);
+        calm(&mut n);
+        let sent = n[0].publish();
+        n[1].apply(&sent);
+        assert_eq!(n[1].rows(&all("")), before, "{rows}");
+    }
+}
+
 /// As `migrate reset` does beside a daemon that is stopped.
 #[test]
 fn all_tables_made_anew_without_rows_before_a_start_are_no_delete() {

@@ -22,6 +22,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use crate::capture::MARK;
 use crate::database::own_tables::get_meta;
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::versions_table;
@@ -416,14 +417,16 @@ impl Database {
             .unwrap_or(false)
     }
 
-    /// Whether rows of a table that is empty were not deleted, by what was captured or waits to be.
+    /// Whether rows of a table that is empty were not deleted, by what was captured or waits to be. A
+    /// mark that waits is of a row that is there, and tells of no delete.
     fn lacks_its_rows(&self, table: &str) -> Result<bool> {
         let text = format!(
             "SELECT (SELECT count(*) FROM (SELECT 1 FROM {versions} WHERE deleted = 0 LIMIT 1000))
                   > (SELECT count(*) FROM __harmonylite___change_log_global l
                      JOIN __harmonylite___tables t ON t.id = l.table_id WHERE t.name = ?1)
                   + (SELECT count(*) FROM __harmonylite___waiting w
-                     JOIN __harmonylite___tables t ON t.id = w.table_id WHERE t.name = ?1)",
+                     JOIN __harmonylite___tables t ON t.id = w.table_id
+                     WHERE t.name = ?1 AND w.kind <> {MARK})",
             versions = versions_table(table)
         );
         match self.conn.prepare_cached(&text) {
