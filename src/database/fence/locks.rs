@@ -140,7 +140,7 @@ impl Alarm {
             }
             let alarm = Alarm(timer);
             let mut time: libc::itimerspec = std::mem::zeroed();
-            time.it_value.tv_sec = after.as_secs() as libc::time_t;
+            time.it_value.tv_sec = after.as_secs() as _; // its type differs between libcs
             time.it_value.tv_nsec = after.subsec_nanos().max(1) as libc::c_long;
             time.it_interval.tv_nsec = if lets_go.is_some() { 0 } else { AGAIN };
             let set = libc::timer_settime(timer, 0, &time, ptr::null_mut());
