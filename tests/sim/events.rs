@@ -85,12 +85,13 @@ impl World {
                     );
                 }
             }
-            // A table that is empty after a rebuild waits for its rows.
-            let is_emptied = rebuild.is_some_and(|t| {
-                let text = format!("SELECT 1 FROM {}", quote(&self.plan.tables[t].name));
-                let exists = app.prepare_cached(&text).and_then(|mut s| s.exists([]));
-                !app.is_autocommit() && !exists.expect("select")
-            });
+            // A table that is empty after a rebuild waits for its rows, and its deletes are none (R2):
+            // not in these worlds.
+            let is_emptied = !app.is_autocommit()
+                && tables.iter().zip(&before).any(|(table, rows)| {
+                    let name = &self.plan.tables[*table].name;
+                    (rebuild == Some(*table) || !rows.is_empty()) && is_emptied(app, name)
+                });
             if (undone || is_emptied) && !app.is_autocommit() {
                 app.execute_batch("ROLLBACK").expect("rollback");
             }
@@ -362,6 +363,19 @@ fn is_possible(shadow: &Shadow, migration: Migration) -> bool {
         | Migration::CreateIndex(table, _)
         | Migration::DropIndex(table, _) => shadow.columns[table].is_some(),
     }
+}
+
+/// Whether a table has no rows and no triggers of ours, so that nobody saw where they went.
+fn is_emptied(app: &rusqlite::Connection, table: &str) -> bool {
+    let exists = |text: &str| {
+        let mut statement = app.prepare_cached(text).expect("select");
+        statement.exists([]).expect("select")
+    };
+    let trigger = format!(
+        "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = '{table}' COLLATE NOCASE
+         AND name GLOB '__harmonylite__*_insert'"
+    );
+    !exists(&format!("SELECT 1 FROM {}", quote(table))) && !exists(&trigger)
 }
 
 /// The 12 steps of <https://www.sqlite.org/lang_altertable.html#otheralter>.
