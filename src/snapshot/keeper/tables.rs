@@ -50,7 +50,11 @@ impl Keeper {
         if all_told {
             self.end_forgotten(round, &told)?;
         }
-        told.remove(&node);
+        // A clone that does not know yet that it is one tells under the same id.
+        let here = told.remove(&node).flatten();
+        if here.is_some_and(|tables| !own.is_subset(&tables)) {
+            round.registry.tell_tables(node, &own)?;
+        }
         let founder = round.registry.founder()?;
         let strangers = strangers((node, &own), &told, founder);
         self.say_strangers(round, &own, strangers.as_ref());
