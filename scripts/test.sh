@@ -47,7 +47,8 @@ HARMONYLITE_NATS_SERVER=$newest cargo test --quiet
 step "The simulation, fresh seeds"
 # Others with each change of the sources, and the same for everybody who tests it.
 sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
-scripts/sim.sh --first "$((16#${sources::12}))" --minutes 2
+# Without the bit of the worlds that rebuild tables with another key: they have their own turn.
+scripts/sim.sh --first "$((16#${sources::12} & ~8192))" --minutes 2
 # Bits of seeds whose brokers lose all while databases are put back: far apart, if one counts on.
 SIM_BITS=16400 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 0.5
 # Those that rebuild tables with another key.

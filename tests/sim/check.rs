@@ -43,13 +43,17 @@ impl World {
             }
             self.nodes[place].clock.tick(std::time::Duration::ZERO);
             self.end_rebuild(place)?;
-            if self.plan.complete {
-                for table in 0..self.plan.tables.len() {
-                    let absent = self.nodes[place].shadow.columns[table].is_none();
-                    if absent && !self.plan.tables[table].is_late {
-                        self.create(place, table);
-                    }
+            // A node that shares no table with the others waits for ever: it seems to be of another
+            // application.
+            let shared = self.plan.tables.iter().position(|t| !t.is_late);
+            for table in 0..self.plan.tables.len() {
+                let absent = self.nodes[place].shadow.columns[table].is_none();
+                let is_wanted = self.plan.complete || shared == Some(table);
+                if absent && is_wanted && !self.plan.tables[table].is_late {
+                    self.create(place, table);
                 }
+            }
+            if self.plan.complete {
                 self.migrate_all(place);
             }
         }
