@@ -32,22 +32,28 @@ fn cluster() -> ([Node; 3], StreamOptions) {
     (nodes, options)
 }
 
-#[test]
-fn three_nodes_form_a_cluster() {
-    let (nodes, options) = cluster();
-    let acks = publish(&mut nodes[1].writer(&options), 1..101);
-    assert!(acks.iter().all(|ack| ack.result.is_ok()), "{acks:?}");
-    assert_eq!(read(&mut nodes[2].reader(&options), 1, 100).len(), 100);
-    // One of three may be away.
-    nodes[0].kill();
+/// Publishes message `n` from `node` until the stream takes it: its leader may be being elected.
+fn publish_in_the_end(node: &Node, options: &StreamOptions, n: u64) {
     until("a leader is elected", || {
-        let writer = JetStreamWriter::new(nodes[1].client(), &options).ok();
-        publish(&mut writer?, 101..102)[0]
+        let writer = JetStreamWriter::new(node.client(), options).ok();
+        publish(&mut writer?, n..n + 1)[0]
             .result
             .as_ref()
             .ok()
             .copied()
     });
+}
+
+#[test]
+fn three_nodes_form_a_cluster() {
+    let (nodes, options) = cluster();
+    publish_in_the_end(&nodes[1], &options, 1);
+    let acks = publish(&mut nodes[1].writer(&options), 2..101);
+    assert!(acks.iter().all(|ack| ack.result.is_ok()), "{acks:?}");
+    assert_eq!(read(&mut nodes[2].reader(&options), 1, 100).len(), 100);
+    // One of three may be away.
+    nodes[0].kill();
+    publish_in_the_end(&nodes[1], &options, 101);
     let last = until("the third node reads on", || {
         let mut reader = nodes[2].reader(&options);
         let from = reader.state().ok()?.last;
@@ -61,7 +67,7 @@ fn three_nodes_form_a_cluster() {
 fn a_consumer_on_a_killed_server_is_missed_within_seconds() {
     let (nodes, options) = cluster();
     let client = nodes[2].client();
-    publish(&mut nodes[2].writer(&options), 1..2);
+    publish_in_the_end(&nodes[2], &options, 1);
     let name = stream_name(&options, 1);
     // Consumers are spread over the servers at random.
     let (mut reader, host) = until("a consumer is on another server", || {
@@ -76,10 +82,7 @@ fn a_consumer_on_a_killed_server_is_missed_within_seconds() {
         (host != 2).then_some((reader, host))
     });
     nodes[host].kill();
-    until("a leader is elected", || {
-        let writer = JetStreamWriter::new(nodes[2].client(), &options).ok();
-        publish(&mut writer?, 2..3)[0].result.as_ref().ok().copied()
-    });
+    publish_in_the_end(&nodes[2], &options, 2);
     let began = Instant::now();
     assert_eq!(read(&mut reader, 2, 1)[0].data, b"2");
     assert!(
