@@ -5,7 +5,7 @@
 # fresh place each time with --minutes); --mutations makes mistakes on purpose, each of which must
 # be found. In the environment: SIM_BITS, only seeds with these bits (tests/sim/runs.rs names some);
 # SIM_JOBS, how many at a time; SIM_MISTAKES, names of mistakes with commas between; with --seed also
-# SIM_WATCH=NODE:TABLE, whose rows are shown after each step.
+# SIM_WATCH=TABLE:KEY, a row that is shown after each step (1:i4, row 4 of the second table).
 set -eu
 cd "$(dirname "$0")/.."
 test=seeds features=

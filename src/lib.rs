@@ -1,5 +1,5 @@
-//! HarmonyLite keeps SQLite databases on many machines the same. This is the map for whoever
-//! carries on; the README is for its users.
+//! HarmonyLite keeps SQLite databases on many machines the same. This is the map of the code; the
+//! README is for users, and the [`guide`] holds the design, the formats and the rest.
 //!
 //! # What happens to a write
 //!
@@ -43,6 +43,7 @@
 //! - [`conflicts`], [`held`]: the commands that show what is displaced, and what is held.
 //! - [`inspect`]: the command that says how each table takes part, and what of it is a danger.
 //! - [`config`], [`cli`], [`logging`], [`output`], [`daemon`]: words in, threads and words out.
+//! - [`guide`]: the documents beside the code, and tests that they are true.
 //!
 //! Imports follow that order: `model` knows nobody, `daemon` everybody. NATS is spoken in `stream`
 //! alone, TOML in `config::raw`, wire bytes in `model::frame`.
@@ -105,6 +106,7 @@ pub mod daemon;
 pub mod database;
 pub mod db_file;
 pub mod gate;
+pub mod guide;
 pub mod health;
 pub mod held;
 pub mod inspect;

@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WIT
 ";
 
 /// The tables that [`CREATE`] makes.
-pub(super) fn names() -> Vec<&'static str> {
+pub(crate) fn names() -> Vec<&'static str> {
     let tables = CREATE.split("CREATE TABLE IF NOT EXISTS ").skip(1);
     tables.filter_map(|text| text.split('(').next()).collect()
 }

@@ -1,0 +1,67 @@
+//! The guide: what stands in `src/guide/` beside the code, one chapter per file.
+//!
+//! The README is for a first hour with HarmonyLite, these chapters for everything after it. A chapter
+//! names others by reference links (`[Format][format]`), which lead to a file where the chapter is read
+//! as a file, and to a module here.
+
+/// Makes a module of a chapter. Its links come first: of two definitions of one name the first counts.
+macro_rules! chapter {
+    ($(#[doc = $about:literal])* $name:ident, $file:literal) => {
+        $(#[doc = $about])*
+        #[doc = ""]
+        #[doc = "[applications]: crate::guide::applications"]
+        #[doc = "[changelog]: crate::guide::changelog"]
+        #[doc = "[configuration]: crate::guide::configuration"]
+        #[doc = "[design]: crate::guide::design"]
+        #[doc = "[format]: crate::guide::format"]
+        #[doc = "[operations]: crate::guide::operations"]
+        #[doc = "[performance]: crate::guide::performance"]
+        #[doc = "[testing]: crate::guide::testing"]
+        #[doc = "[troubleshooting]: crate::guide::troubleshooting"]
+        #[doc = ""]
+        #[doc = include_str!($file)]
+        pub mod $name {}
+    };
+}
+
+chapter! {
+    /// Which applications work, what each needs, migrations, and what is not promised.
+    applications, "guide/applications.md"
+}
+chapter! {
+    /// Installing, the command line, rights, health, snapshots, backups, the way from Go.
+    operations, "guide/operations.md"
+}
+chapter! {
+    /// By what you see: what it means and what to do.
+    troubleshooting, "guide/troubleshooting.md"
+}
+chapter! {
+    /// Why HarmonyLite is built as it is.
+    design, "guide/design.md"
+}
+chapter! {
+    /// All that is stored or sent, byte by byte.
+    format, "guide/format.md"
+}
+chapter! {
+    /// Which command shows which promise, and how to read a failure.
+    testing, "guide/testing.md"
+}
+chapter! {
+    /// What HarmonyLite costs, with the commands that print the numbers.
+    performance, "guide/performance.md"
+}
+chapter! {
+    /// What changed from release to release.
+    changelog, "guide/changelog.md"
+}
+
+/// Every key of the configuration, as `config.toml` describes it.
+#[doc = "```toml"]
+#[doc = include_str!("../config.toml")]
+#[doc = "```"]
+pub mod configuration {}
+
+#[cfg(test)]
+mod tests;
