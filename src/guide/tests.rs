@@ -217,6 +217,16 @@ fn every_script_is_explained() {
     }
 }
 
+/// Tables have a line per row, however long.
+#[test]
+fn lines_of_prose_are_at_most_100_wide() {
+    for (path, text) in documents() {
+        for line in prose(&text).filter(|line| !line.starts_with('|')) {
+            assert!(line.chars().count() <= 100, "{path}: {line}");
+        }
+    }
+}
+
 #[test]
 fn the_readme_stays_short() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
