@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pico_args::Arguments;
 
-use crate::config::address::{ListenAddress, ServerUrl, redacted};
+use crate::address::configured::{ListenAddress, ServerUrl, redacted};
 use crate::config::suggest::closest;
 
 pub const HELP: &str = "\

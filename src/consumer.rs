@@ -12,13 +12,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::apply::{Arrived, Content};
-use crate::broker::Broker;
+use crate::cluster::broker::Broker;
+use crate::cluster::stream_continuity;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
 use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
 use crate::model::frame::unpack;
-use crate::same_stream;
 use crate::stream::{Message, Reader, StreamError, StreamState};
 use crate::thread::{Exited, spawn};
 
@@ -114,11 +114,11 @@ enum Pause {
     Fatal(String),
 }
 
-impl From<same_stream::LookError> for Pause {
-    fn from(e: same_stream::LookError) -> Self {
+impl From<stream_continuity::LookError> for Pause {
+    fn from(e: stream_continuity::LookError) -> Self {
         match e {
-            same_stream::LookError::Stream(e) => e.into(),
-            same_stream::LookError::Database(e) => e.into(),
+            stream_continuity::LookError::Stream(e) => e.into(),
+            stream_continuity::LookError::Database(e) => e.into(),
         }
     }
 }
@@ -245,7 +245,7 @@ impl Consumer {
 
     /// Where to read on, after a look at whether the stream is still the one that was read.
     fn place(&self, reader: &mut dyn Reader, state: &StreamState) -> Result<u64, Pause> {
-        let next = same_stream::look(&self.gate, &self.stream, reader, state)?;
+        let next = stream_continuity::look(&self.gate, &self.stream, reader, state)?;
         if state.first > next {
             self.note_gap(next, state.first)?;
         }

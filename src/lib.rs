@@ -21,7 +21,9 @@
 //!
 //! # The rooms, in reading order
 //!
-//! - [`model`]: pure: values, versions, merge, keys, frames, shards. No SQL, no network, no clock.
+//! - [`model`]: pure: values, versions, merge, keys, frames, shards, manifests. No SQL, no network,
+//!   no clock.
+//! - [`address`]: addresses of servers, and the secrets in them.
 //! - [`clock`]: the one place that reads clocks.
 //! - [`database`]: the user's file with our tables: schema, catalog, triggers, reservation of time.
 //! - [`capture`]: outgoing: raw log, comparison, versions, marks, frames.
@@ -32,20 +34,21 @@
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
 //! - [`stream`]: NATS: client, writer, reader, key-value, our own supervised server.
-//! - [`broker`]: makes connections; checks what all nodes must share.
-//! - [`same_stream`]: notices a broker that was wiped, set back or forgot.
+//! - [`cluster`]: what a node and its cluster agree on: connections and shared settings, the registry
+//!   of snapshots, whether a stream is still the one that was read.
 //! - [`mutation`]: mistakes that tests switch on to prove that they would be caught.
 //! - [`thread`]: the one caller of `std::thread` for the threads below.
 //! - [`watcher`], [`mirror`], [`lock`]: the hint that files changed; `seq-map.cbor`; one daemon per
 //!   database.
 //! - [`db_file`]: which file is meant, and whether SQLite is safe where it lies.
 //! - [`publisher`], [`consumer`]: the threads.
-//! - [`conflicts`], [`held`]: the commands that show what is displaced, and what is held.
-//! - [`inspect`]: the command that says how each table takes part, and what of it is a danger.
+//! - [`inspect`]: how each table takes part, and what of it is a danger.
 //! - [`config`], [`cli`], [`logging`], [`output`], [`daemon`]: words in, threads and words out.
 //! - [`guide`]: the documents beside the code, and tests that they are true.
+//! - [`commands`]: what `harmonylite` does besides: conflicts, held, inspect, snapshots, restore,
+//!   check, cleanup.
 //!
-//! Imports follow that order: `model` knows nobody, `daemon` everybody. NATS is spoken in `stream`
+//! Imports follow that order: `model` knows nobody, `commands` everybody. NATS is spoken in `stream`
 //! alone, TOML in `config::raw`, wire bytes in `model::frame`.
 //!
 //! # Invariants
@@ -70,7 +73,7 @@
 //!   one for all ([`gate::Gate::take_turn`]).
 //! - A snapshot is a view with an empty raw log: every row in it is what its version says. It is
 //!   merged by versions, and positions move with its last row, never earlier. What a stream dropped
-//!   unread is a gap ([`snapshot::gap`]): durable, and handed on with the snapshots of who has it.
+//!   unread is a gap ([`model::gap`]): durable, and handed on with the snapshots of who has it.
 //! - A node publishes once it has met the others: it founded the cluster, merged a snapshot, or
 //!   waited for one in vain; and no further ahead of its own reading than half a stream.
 //! - Nothing that a peer sends panics or stops: it is applied, held, displaced or in quarantine.
@@ -94,13 +97,14 @@
 //! that mean ill; `tests/sim` the same core under a seeded simulation of crashes, clocks and brokers.
 //! `scripts/test.sh` runs all of it.
 
+pub mod address;
 pub mod apply;
-pub mod broker;
 pub mod capture;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
+pub mod commands;
 pub mod config;
-pub mod conflicts;
 pub mod consumer;
 pub mod daemon;
 pub mod database;
@@ -108,7 +112,6 @@ pub mod db_file;
 pub mod gate;
 pub mod guide;
 pub mod health;
-pub mod held;
 pub mod inspect;
 pub mod lock;
 pub mod logging;
@@ -118,7 +121,6 @@ pub mod mutation;
 pub mod outbox;
 pub mod output;
 pub mod publisher;
-pub mod same_stream;
 pub mod snapshot;
 pub mod store;
 pub mod stream;

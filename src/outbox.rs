@@ -5,12 +5,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::capture::Outgoing;
+use crate::capture::{MAX_QUEUED_BYTES, Outgoing};
 use crate::mutation::{self, Mutation};
-
-/// Bytes of frames kept in memory; beyond, marks alone are kept and encoded later. A few of the
-/// largest frames, and small against the 64 MB of the machines this runs on.
-pub const MAX_BYTES: usize = 4 << 20;
 
 /// See the module's head.
 #[derive(Debug, Default)]
@@ -38,7 +34,7 @@ impl Outbox {
             self.queued_bytes += frame.raw.len();
             self.queue.push_back(frame);
         }
-        self.queued_bytes <= MAX_BYTES
+        self.queued_bytes <= MAX_QUEUED_BYTES
     }
 
     /// The next frame to send.
@@ -131,7 +127,7 @@ mod tests {
             at: 1,
             shard: 1,
             salt: 0,
-            raw: vec![0; MAX_BYTES],
+            raw: vec![0; MAX_QUEUED_BYTES],
         };
         assert!(outbox.push(vec![large]));
         assert!(!outbox.push(vec![frame(2)]));

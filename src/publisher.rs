@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded, never};
 
-use crate::broker::Broker;
+use crate::cluster::broker::Broker;
 use crate::database::DatabaseError;
 use crate::gate::{Gate, SURE_PAUSE};
 use crate::mirror::Mirror;

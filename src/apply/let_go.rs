@@ -2,7 +2,7 @@
 //!
 //! Nothing is kept of a table that the configuration leaves out, nor of one that nobody can replicate
 //! (SQLite's own, ours). The name of the former is remembered: should the table be replicated here
-//! one day, this node lacks all that it let go. That is a gap in every stream ([`crate::snapshot::gap`]),
+//! one day, this node lacks all that it let go. That is a gap in every stream ([`crate::model::gap`]),
 //! which a snapshot makes up for whose maker let nothing go of that table.
 
 use std::collections::BTreeSet;

@@ -35,6 +35,7 @@ mod positions;
 mod quarantine;
 mod rekeyed;
 mod settling;
+pub(crate) mod tombstone_age;
 mod tuples;
 mod twin;
 mod unique;
@@ -51,6 +52,7 @@ pub(crate) use held_size::HeldSize;
 pub(crate) use incoming::Incoming;
 pub(crate) use let_go::LetGo;
 pub use positions::{Position, Positions};
+pub(crate) use tombstone_age::Ages;
 pub(crate) use tuples::create_probe;
 pub(crate) use unique::{displaced_row, highest_displaced};
 

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use rusqlite::{Connection, params};
 
 use crate::database::{Database, Result};
+use crate::model::gap::{Gap, Reach, after_merge};
+use crate::model::manifest::{Entry, Place};
 use crate::mutation::{self, Mutation};
-use crate::snapshot::gap::{Gap, Reach, after_merge};
-use crate::snapshot::{Entry, Place};
 
 /// A place in a stream, and what tells that the stream is still the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

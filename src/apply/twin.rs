@@ -9,9 +9,9 @@ use crate::database::rows::Rows;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::frame::{Row, TableRows};
+use crate::model::manifest::Entry;
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
-use crate::snapshot::manifest::Entry;
 
 /// In `___meta`: the names of the snapshots that this node made last.
 const MADE: &str = "snapshots_made";

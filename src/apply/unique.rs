@@ -18,16 +18,9 @@ use crate::database::rows::Rows;
 use crate::database::schema::UniqueIndex;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
-use crate::database::{Database, Result};
+use crate::database::{Database, Result, is_unique_violation};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
-
-/// SQLITE_CONSTRAINT_UNIQUE, <https://www.sqlite.org/rescode.html>.
-const UNIQUE_VIOLATION: i32 = 2067;
-
-pub(super) fn is_unique_violation(e: &rusqlite::Error) -> bool {
-    matches!(e, rusqlite::Error::SqliteFailure(f, _) if f.extended_code == UNIQUE_VIOLATION)
-}
 
 /// Whether it is one of a UNIQUE index of the table, not of one to which a trigger writes.
 pub(super) fn is_collision(table: &Table, e: &rusqlite::Error) -> bool {

@@ -7,8 +7,12 @@ use crate::model::shard::shard;
 use crate::model::value::Value;
 use crate::model::version::Version;
 
+/// Bytes of frames that wait in memory for the publisher; beyond, marks alone are kept and encoded
+/// later. A few of the largest frames, and small against the 64 MB of the machines this runs on.
+pub const MAX_QUEUED_BYTES: usize = 4 << 20;
+
 /// Bytes of one capture that are kept in memory for the publisher, or one row that is larger.
-const MAX_LIVE_BYTES: usize = 2 * crate::outbox::MAX_BYTES;
+const MAX_LIVE_BYTES: usize = 2 * MAX_QUEUED_BYTES;
 
 /// A frame to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,7 +29,7 @@ mod unsent_copy;
 mod waiting;
 
 pub(crate) use frames::Frames;
-pub use frames::Outgoing;
+pub use frames::{MAX_QUEUED_BYTES, Outgoing};
 pub(crate) use record::{Recorder, Why, is_late, unwritten};
 pub use unsent::Marks;
 pub(crate) use unsent::{has_mark, put_mark};

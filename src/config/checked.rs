@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::address::ListenAddress;
 use super::nats::{self, Nats};
 use super::raw::Document;
 use super::section::Section;
 use super::snapshot::Snapshot;
 use super::tables::Tables;
-use crate::database::MAX_HELD_BYTES;
+use crate::address::configured::ListenAddress;
 use crate::model::frame::MAX_MESSAGE_BYTES;
+
+/// Bytes that are held of tables that are not here, by default.
+pub(crate) const MAX_HELD_BYTES: u64 = 64 << 20;
 
 /// Everything that can be configured. What all nodes must have in common is in `shared`; the rest
 /// is this node's own.

@@ -12,13 +12,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub mod address;
 pub mod bookkeeping;
 pub mod checked;
 pub mod nats;
 pub mod node_id;
 mod raw;
-pub mod secret;
 mod section;
 pub mod snapshot;
 pub(crate) mod suggest;
@@ -26,6 +24,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use checked::MAX_HELD_BYTES;
 pub use checked::{Config, HealthCheck, LogFormat, Logging, Prometheus, ReplicationLog, Shared};
 pub use nats::Nats;
 pub use raw::Problem;

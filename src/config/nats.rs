@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::{ListenAddress, ServerUrl};
-use super::secret::Secret;
 use super::section::Section;
+use crate::address::configured::{ListenAddress, ServerUrl};
+use crate::address::secret::Secret;
 
 /// For every `replicas` key.
 pub(super) const REPLICAS: &str = "servers that keep a copy";

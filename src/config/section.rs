@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::address::redacted;
 use super::raw::{Document, dotted};
-use super::secret::Secret;
+use crate::address::configured::redacted;
+use crate::address::secret::Secret;
 
 /// A hundred years: long enough for anybody, and no sum of times overflows.
 const LONGEST_MS: u64 = 100 * 365 * 24 * 3600 * 1000;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::nats::{REPLICAS, max_bytes, name};
-use super::secret::Secret;
 use super::section::Section;
+use crate::address::secret::Secret;
 
 mod check;
 

@@ -22,15 +22,15 @@ use crate::{inspect, lock, logging, mirror};
 
 mod membership;
 pub mod net;
-mod parts;
 mod signals;
 pub mod snapshots;
 mod supervisor;
+mod threads;
 
 use net::Net;
-use parts::Parts;
 use signals::Heard;
 use supervisor::{PidFile, Supervisor};
+use threads::Threads;
 
 /// A thread that ended the others has said why by then.
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
@@ -117,10 +117,10 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     inspect::warn(&database);
     let net = net.unwrap_or_else(|| Net::start(config, options, node, &exits));
     let is_awaited = until == Until::SnapshotSaved;
-    let keeping = parts::Keeping { asks, is_awaited };
-    let parts = Parts::start(config, net, database, keeping, &exits);
+    let keeping = threads::Keeping { asks, is_awaited };
+    let threads = Threads::start(config, net, database, keeping, &exits);
     for page in pages {
-        http::serve(page, parts.gate(), &exits);
+        http::serve(page, threads.gate(), &exits);
     }
     let (reply, saved) = bounded(1);
     if until == Until::SnapshotSaved {
@@ -132,12 +132,12 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     supervisor.is_ready();
     let end = loop {
         let quiet = match until {
-            Until::Told => parts.sleeps_in(config.sleep_timeout),
+            Until::Told => threads.sleeps_in(config.sleep_timeout),
             Until::SnapshotSaved => None,
         };
         let wait = [quiet, supervisor.watchdog()].into_iter().flatten().min();
         match wait_for_the_end(&exited, &signals, &saved, wait) {
-            End::Quiet if parts.sleeps_in(config.sleep_timeout) == Some(Duration::ZERO) => {
+            End::Quiet if threads.sleeps_in(config.sleep_timeout) == Some(Duration::ZERO) => {
                 break save_before_sleep(&ask, &exited, &signals);
             }
             End::Quiet => supervisor.is_alive(),
@@ -149,7 +149,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     if let Some(cause) = &failure {
         log::error!("{cause}");
     }
-    parts.stop(&waiting_is_over, &signals);
+    threads.stop(&waiting_is_over, &signals);
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
 }
 

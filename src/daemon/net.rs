@@ -8,8 +8,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::membership;
-use crate::broker::JetStreamBroker;
 use crate::cli::{Options, Peer};
+use crate::cluster::broker::JetStreamBroker;
 use crate::config::{Config, Nats};
 use crate::model::backoff::Backoff;
 use crate::stream::client::ClientOptions;

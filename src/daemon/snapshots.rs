@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::parts::Keeping;
-use crate::broker::JetStreamBroker;
+use super::threads::Keeping;
+use crate::cluster::broker::JetStreamBroker;
 use crate::config::Config;
 use crate::config::snapshot::Store as Kind;
 use crate::gate::Gate;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
+use crate::snapshot::error::TransferError;
 use crate::snapshot::thread::{Inputs, Places, Progress};
-use crate::snapshot::transfer::{self, TransferError};
+use crate::snapshot::transfer;
 use crate::snapshot::{keeper, thread};
 use crate::store::{self, Store, StoreError};
 use crate::thread::Exited;

@@ -124,6 +124,14 @@ pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
     ) || e.sqlite_error().is_some_and(is_damaged_index)
 }
 
+/// Whether two rows would have the same values under a UNIQUE index.
+pub(crate) fn is_unique_violation(e: &rusqlite::Error) -> bool {
+    matches!(e, rusqlite::Error::SqliteFailure(f, _) if f.extended_code == UNIQUE_VIOLATION)
+}
+
+/// SQLITE_CONSTRAINT_UNIQUE, <https://www.sqlite.org/rescode.html>.
+const UNIQUE_VIOLATION: i32 = 2067;
+
 /// SQLITE_CORRUPT_VTAB: the content of a virtual table does not fit together.
 const CORRUPT_VTAB: i32 = 267;
 

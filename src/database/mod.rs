@@ -55,8 +55,8 @@ mod write;
 
 pub(crate) use catalog::{Catalog, forget_table, note_local};
 pub(crate) use comparison::{Cause, Compare, Missing, Phase};
-pub(crate) use error::is_unfit;
 pub use error::{DatabaseError, Result};
+pub(crate) use error::{is_unfit, is_unique_violation};
 pub use fence::Fence;
 pub(crate) use fence::{Gap, Viewing};
 pub(crate) use files::Opened;
@@ -66,7 +66,7 @@ pub(crate) use go_version::made_by_go;
 pub use install::{clean_up, examine};
 use install::{connect, install, node_id};
 pub(crate) use settings::Limits;
-pub use settings::{MAX_HELD_BYTES, Settings};
+pub use settings::Settings;
 use write::retry_while_busy;
 pub(crate) use write::savepoint;
 
@@ -103,7 +103,7 @@ pub struct Database {
     pub(crate) gave_way: crate::apply::GaveWay,
     /// Rows that refer to a deleted one, since the start.
     pub(crate) dangling_seen: u64,
-    pub(crate) ages: crate::snapshot::Ages,
+    pub(crate) ages: crate::apply::Ages,
     stop: Arc<AtomicBool>,
     /// Closed after `conn`.
     pub(crate) files: files::Files,
@@ -162,7 +162,7 @@ impl Database {
         let reservation = Reservation::load(&conn, &*clock)?;
         let positions = crate::apply::Positions::load(&conn)?;
         let opened_ms = clock.now_ms().max(reservation.until_ms());
-        let ages = crate::snapshot::Ages::load(&conn)?;
+        let ages = crate::apply::Ages::load(&conn)?;
         let let_go = crate::apply::LetGo::load(&conn)?;
         let files = files::Files::open(&settings.path, &conn);
         let held_size = crate::apply::HeldSize::load(&conn)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Tables;
+use crate::config::{MAX_HELD_BYTES, Tables};
 use crate::model::frame::{MAX_FRAME_BYTES, MAX_ROW_BYTES};
 
 /// What is chosen for this node.
@@ -38,9 +38,6 @@ pub struct Settings {
     /// Triggers of the application that run for changes that arrive, too.
     pub apply_triggers: Vec<String>,
 }
-
-/// Bytes that are held of tables that are not here, by default.
-pub const MAX_HELD_BYTES: u64 = 64 << 20;
 
 /// How much is taken of what others may send without end.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::report;
+use crate::address::configured::ListenAddress;
 use crate::config::Config;
-use crate::config::address::ListenAddress;
 use crate::gate::Gate;
 use crate::thread::{Exited, spawn};
 

@@ -3,12 +3,12 @@
 
 use rusqlite::Connection;
 
-use super::report::TableReport;
+use super::TableReport;
 use crate::database::schema::PREFIX;
 use crate::database::{sql_text, values};
 
 /// Such a trigger.
-pub(super) struct Feeding {
+pub(crate) struct Feeding {
     pub name: String,
     pub table: String,
     /// The tables that it writes to and that are not replicated.

@@ -3,11 +3,11 @@
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::CONNECTING;
-use crate::broker::Broker;
+use crate::cluster::broker::Broker;
+use crate::cluster::stream_continuity::{self, LookError};
 use crate::gate::Gate;
 use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
-use crate::same_stream::{self, LookError};
 use crate::stream::{StreamError, Writer};
 
 /// Asks for a connection, and says what became of the one before.
@@ -75,7 +75,7 @@ fn connect(broker: &dyn Broker, gate: &Gate) -> Result<Box<dyn Writer>, StreamEr
     for shard in 1..=broker.shards() {
         let mut reader = broker.reader(shard)?;
         let state = reader.state()?;
-        same_stream::look(gate, &broker.stream(shard), &mut *reader, &state).map_err(
+        stream_continuity::look(gate, &broker.stream(shard), &mut *reader, &state).map_err(
             |e| match e {
                 LookError::Stream(e) => e,
                 LookError::Database(e) => StreamError::Disconnected(format!("database: {e}")),

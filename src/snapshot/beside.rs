@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::snapshot::transfer::{TransferError, disk};
+use crate::snapshot::error::{TransferError, disk};
 
 /// What lies beside a database that is not there belongs to nobody when it is this old.
 const LEFTOVER_AGE: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ fn companions(database: &Path) -> impl Iterator<Item = PathBuf> + '_ {
 
 /// What a database that is gone left beside it. Nobody may take a file of somebody else's away, and
 /// nobody may put a database beside one.
-pub(super) fn leftover(database: &Path) -> Option<PathBuf> {
+pub(crate) fn leftover(database: &Path) -> Option<PathBuf> {
     companions(database).find(|file| fs::symlink_metadata(file).is_ok())
 }
 

@@ -18,8 +18,9 @@ use crate::database::own_tables::get_meta;
 use crate::database::schema::quote;
 use crate::database::selection::Kind;
 use crate::database::{Database, Opened, Result, Viewing, forget_table, note_local};
+use crate::model::manifest::Place;
 use crate::mutation::{self, Mutation};
-use crate::snapshot::manifest::Place;
+use crate::snapshot::error::CopyError;
 
 mod indexes;
 
@@ -176,14 +177,6 @@ impl View {
         copy.close().map_err(|(_, e)| e)?;
         Ok(())
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum CopyError {
-    #[error("{0}")]
-    Sqlite(#[from] rusqlite::Error),
-    #[error("{0}")]
-    Io(#[from] io::Error),
 }
 
 /// Takes out what a table holds, and what is known of its rows.

@@ -11,15 +11,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::cluster::registry::Registry;
 use crate::database::{Database, DatabaseError};
 use crate::gate::Gate;
 use crate::logging::Lasting;
-use crate::snapshot::manifest::{Entry, KEPT, Place};
-use crate::snapshot::registry::Registry;
-use crate::snapshot::transfer::{self, TransferError};
+use crate::model::manifest::{Entry, KEPT, Place};
+pub use crate::snapshot::error::RoundError;
+use crate::snapshot::transfer;
 use crate::snapshot::watch::Watch;
 use crate::store::{Store, StoreError};
-use crate::stream::StreamError;
 
 mod join;
 mod make;
@@ -46,29 +46,6 @@ pub struct Options {
     pub may_make: bool,
     /// Which tables take part, as text that is the same on nodes that choose the same.
     pub selection: String,
-}
-
-/// Why a round came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum RoundError {
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    #[error(transparent)]
-    Transfer(#[from] TransferError),
-    #[error("database: {0}")]
-    Database(#[from] DatabaseError),
-    #[error("another node took over the lease: the snapshot is given up")]
-    LeaseLost,
-    #[error("{0}")]
-    Refused(String),
-    #[error("stopped")]
-    Stopped,
-}
-
-impl From<StoreError> for RoundError {
-    fn from(e: StoreError) -> Self {
-        RoundError::Transfer(e.into())
-    }
 }
 
 /// Somebody waits for a snapshot.

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use crate::apply::Position;
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::{Database, Result};
+use crate::model::manifest::{Entry, Place};
 use crate::mutation::{self, Mutation};
-use crate::snapshot::{Entry, Place};
 
 /// In `___meta`: by name, how far this node had read them.
 const LOST: &str = "lost_streams";

@@ -14,11 +14,11 @@ use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
 use crate::model::frame::Row;
+use crate::model::manifest::Entry;
 use crate::model::merge::State;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
-use crate::snapshot::manifest::Entry;
 use crate::snapshot::source::{Source, SourceRow};
 
 mod aside;

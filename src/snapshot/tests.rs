@@ -5,9 +5,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Entry, Merge, Place, View};
+use super::{Merge, View};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
+use crate::model::manifest::{Entry, Place};
 
 mod copying;
 mod dropped;

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, never};
 
+use crate::cluster::registry::KeyValueRegistry;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
 use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
+use crate::snapshot::error::TransferError;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
-use crate::snapshot::registry::KeyValueRegistry;
-use crate::snapshot::transfer::TransferError;
 use crate::snapshot::watch::{self, Watch};
 use crate::store::{Store, StoreError};
 use crate::stream::StreamError;

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::database::own_tables::set_meta;
-use crate::database::{DatabaseError, is_unfit, schema, values};
+use crate::database::{is_unfit, schema, values};
+use crate::model::manifest::{self, Entry, Manifest, ManifestError, fresh_name};
 use crate::snapshot::beside::{Scratch, place, remove_leftovers, require_space};
-use crate::snapshot::copy::{CopyError, View};
-use crate::snapshot::manifest::{self, Entry, Manifest, ManifestError, fresh_name};
+use crate::snapshot::copy::View;
+use crate::snapshot::error::{CopyError, TransferError, bad, disk};
 use crate::snapshot::pack::{Unpacker, pack};
 use crate::snapshot::source::Source;
 use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
@@ -25,37 +26,6 @@ const CHECK_TICK: Duration = Duration::from_millis(100);
 /// What another node left and the manifest does not name is removed when it is this much older than
 /// the newest: nobody is still writing it.
 const LEFT_BEHIND_MS: i64 = 24 * 3600 * 1000;
-
-/// Why a snapshot was not made or not fetched.
-#[derive(Debug, thiserror::Error)]
-pub enum TransferError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("database: {0}")]
-    Database(#[from] DatabaseError),
-    /// What the store holds is no use.
-    #[error("{store}: {name}: {cause}")]
-    Bad {
-        store: String,
-        name: String,
-        cause: String,
-    },
-    /// The store is somebody else's, or of a later release.
-    #[error("{store}: {}: {cause}", manifest::NAME)]
-    NotOurs { store: String, cause: String },
-    /// The database here is no use: neither are copies of it.
-    #[error(
-        "{} is damaged, and no snapshot is made of it: {cause}. Move it away while HarmonyLite is \
-         stopped: it begins anew with the newest snapshot; or put a backup in its place",
-        path.display()
-    )]
-    Damaged { path: PathBuf, cause: String },
-    /// The disk here.
-    #[error("{}: {cause}", path.display())]
-    Disk { path: PathBuf, cause: String },
-    #[error("stopped")]
-    Stopped,
-}
 
 /// Who makes a snapshot, and what of it is not in the copy.
 pub struct Maker<'a> {
@@ -382,21 +352,6 @@ fn stopped_or(e: io::Error, path: &Path) -> TransferError {
     match is_stop(&e) {
         true => TransferError::Stopped,
         false => disk(path, e),
-    }
-}
-
-pub(super) fn disk(path: &Path, cause: impl ToString) -> TransferError {
-    TransferError::Disk {
-        path: path.to_owned(),
-        cause: cause.to_string(),
-    }
-}
-
-fn bad(store: &dyn Store, name: &str, cause: impl Into<String>) -> TransferError {
-    TransferError::Bad {
-        store: store.address().to_owned(),
-        name: name.to_owned(),
-        cause: cause.into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::snapshot::manifest;
+use crate::model::manifest;
 
 /// What long work tells of itself, and asks. An error ends the work.
 pub trait Watch: Send {

@@ -42,12 +42,8 @@ mod part;
 mod s3;
 #[cfg(feature = "store-sftp")]
 mod sftp;
-pub(crate) mod url;
 #[cfg(feature = "store-webdav")]
 mod webdav;
-
-#[cfg(feature = "store-sftp")]
-pub(crate) use sftp::pinned;
 
 /// How long a connection may take to come about.
 pub const CONNECT: Duration = Duration::from_secs(10);

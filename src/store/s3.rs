@@ -40,7 +40,10 @@ pub(super) fn open(settings: &S3Store, missing: Missing) -> Result<impl Store + 
     let failed = |cause: String| StoreError::failed("s3", "open", cause);
     let endpoint = endpoint::parse(settings).map_err(failed)?;
     let path = settings.path.as_deref().unwrap_or_default();
-    let prefix = match super::url::folders(path).map_err(failed)?.join("/") {
+    let prefix = match crate::address::url::folders(path)
+        .map_err(failed)?
+        .join("/")
+    {
         path if path.is_empty() => path,
         path => format!("{path}/"),
     };

@@ -19,12 +19,12 @@ use nats::HeaderMap;
 use serde_json::Value;
 
 use super::StreamError;
-use super::address::Address;
 use super::connect::{self, Greeting};
 use super::delivery::{self, status};
 use super::limits;
 pub use super::link::Inbox;
 use super::link::Link;
+use crate::address::server::Address;
 
 /// How long a request to the JetStream API may take. A cluster that elects a leader needs seconds.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);

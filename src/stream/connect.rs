@@ -14,10 +14,10 @@ use std::{fs, thread};
 use crossbeam_channel::bounded;
 
 use super::StreamError;
-use super::address::Address;
 use super::client::{Client, ClientOptions};
 use super::credentials::{self, unreadable};
 use super::link::Link;
+use crate::address::server::Address;
 
 const DEFAULT_PORT: u16 = 4222;
 

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
-use super::address::Address;
 use super::client::ClientOptions;
-use super::{StreamError, base64, timestamp};
+use super::{StreamError, timestamp};
+use crate::address::server::Address;
+use crate::model::base64;
 
 /// The URL's user part, else the configured user, else the file, else nothing.
 pub(super) fn present(

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::base64;
+use crate::model::base64;
 
 /// Code and text of a message that is only a status line.
 pub(super) fn status(message: &nats::Message) -> Option<(u16, String)> {

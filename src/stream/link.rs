@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::Receiver;
 
 use super::StreamError;
-use super::address::Address;
+use crate::address::server::Address;
 
 /// The crate's connection with everything that hangs on it.
 struct Life {

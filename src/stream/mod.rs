@@ -5,7 +5,7 @@
 //! from a given sequence. Simulations bring their own; the real one is here, bottom up:
 //!
 //! ```text
-//! address      what a `nats.urls` entry says            base64, timestamp, delivery
+//! timestamp    RFC 3339                                 delivery   headers of messages
 //! client       one connection (link: its one life; connect: its beginning; credentials: what it
 //!              presents), requests
 //! jetstream    the shards' streams: names, settings, state    limits   of the account
@@ -22,8 +22,6 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-pub mod address;
-pub(crate) mod base64;
 pub mod client;
 mod connect;
 mod credentials;

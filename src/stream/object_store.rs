@@ -18,7 +18,8 @@ use sha2::{Digest, Sha256};
 
 use super::client::{API_TIMEOUT, Client, Inbox};
 use super::jetstream::{code, create_stream, differences, server_time_ms};
-use super::{StreamError, base64, timestamp};
+use super::{StreamError, timestamp};
+use crate::model::base64;
 
 mod download;
 mod upload;

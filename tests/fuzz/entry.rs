@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use harmonylite::apply::{Arrived, Content};
 use harmonylite::clock::ManualClock;
+use harmonylite::cluster::registry::parse_wanted;
 use harmonylite::config::Config;
 use harmonylite::database::rows::decode_exceptions;
 use harmonylite::database::{Database, Settings};
 use harmonylite::model::cbor;
 use harmonylite::model::frame::{Frame, FrameBuilder, KeyColumn, Parts, Row, TableHeader, unpack};
 use harmonylite::model::key::key_bytes;
+use harmonylite::model::manifest::{Entry, Manifest};
 use harmonylite::model::value::Value;
 use harmonylite::model::version::Version;
-use harmonylite::snapshot::registry::parse_wanted;
-use harmonylite::snapshot::{Entry, Manifest};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 

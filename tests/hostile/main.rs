@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use harmonylite::cluster::registry::parse_wanted;
 use harmonylite::config::Config;
 use harmonylite::database::rows::decode_exceptions;
 use harmonylite::model::cbor;
-use harmonylite::snapshot::registry::parse_wanted;
-use harmonylite::snapshot::{Entry, Manifest};
+use harmonylite::model::manifest::{Entry, Manifest};
 
 #[path = "../fuzz/entry.rs"]
 mod entry;

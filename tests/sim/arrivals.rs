@@ -1,6 +1,7 @@
 //! Nodes that come later.
 
-use harmonylite::snapshot::transfer::{self, TransferError};
+use harmonylite::snapshot::error::TransferError;
+use harmonylite::snapshot::transfer;
 use harmonylite::snapshot::watch::Nobody;
 use rusqlite::Connection;
 
@@ -24,7 +25,13 @@ impl World {
         let how = self.random.below(4);
         if how == 0 {
             let brought = self.bring(&node);
-            self.say(format!("node {new}: brings a snapshot: {brought:?}"));
+            let words = brought
+                .as_ref()
+                .err()
+                .map_or(String::new(), ToString::to_string);
+            let brought = brought.ok();
+            let text = format!("node {new}: brings a snapshot: {brought:?}");
+            self.say_also(text, &words);
         }
         node.open_app();
         node.shadow = Shadow::read(node.app(), &self.plan);

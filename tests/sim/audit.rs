@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use harmonylite::database::table::Table;
 use harmonylite::model::frame::{self, Frame};
+use harmonylite::model::manifest::Entry;
 use harmonylite::model::version::{HLC_BEFORE, Version};
+use harmonylite::snapshot::transfer;
 use harmonylite::snapshot::watch::Nobody;
-use harmonylite::snapshot::{Entry, transfer};
 
 use crate::broker::Message;
 use crate::keeping::CLUSTER;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use harmonylite::apply::{Arrived, Content};
 use harmonylite::capture::Captured;
+use harmonylite::cluster::stream_continuity;
 use harmonylite::model::frame::{self, Frame, unpack};
-use harmonylite::same_stream;
 use harmonylite::stream::{self, Reader as _, StreamError, StreamState};
 
 use crate::broker::{Broker, Message, Stream};
@@ -163,7 +163,8 @@ impl Node {
         if let Some(now_ms) = state.now_ms {
             self.db().heard_broker_time(now_ms);
         }
-        same_stream::look(self.gate(), &stream.name, &mut reader, &state).map_err(|e| e.to_string())
+        stream_continuity::look(self.gate(), &stream.name, &mut reader, &state)
+            .map_err(|e| e.to_string())
     }
 
     /// `Consumer::read` up to its loop.

@@ -4,8 +4,8 @@ use std::io;
 use std::panic::resume_unwind;
 use std::time::Duration;
 
+use harmonylite::snapshot::error::TransferError;
 use harmonylite::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
-use harmonylite::snapshot::transfer::TransferError;
 use harmonylite::snapshot::watch::{self, Watch};
 use harmonylite::store::StoreError;
 
@@ -173,18 +173,18 @@ impl World {
             self.lacks_nothing(place)?;
         }
         let rests = matches!(done, Ok(Next::Rest));
-        let text = match done {
-            Ok(next) => format!("{next:?}"),
+        let (text, words) = match done {
+            Ok(Next::Rest) => ("rests".to_owned(), String::new()),
+            Ok(Next::After(wait)) => (format!("goes on after {wait:?}"), String::new()),
             Err(e) if is_broken(&e) => return Err(format!("node {place}: keeper: {e}")),
-            Err(e) => e.to_string(),
+            Err(e) => ("fails".to_owned(), format!(": {e}")),
         };
         let node = &self.nodes[place];
         let gap = node.db().has_gap();
         let joined = (was_joined, node.gate().is_joined());
         self.nodes[place].rests = rests;
-        self.say(format!(
-            "node {place}: keeper: {text}; joined {joined:?}, gap {gap}"
-        ));
+        let text = format!("node {place}: keeper: {text}; joined {joined:?}, gap {gap}");
+        self.say_also(text, &words);
         Ok(())
     }
 

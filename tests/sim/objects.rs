@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use harmonylite::snapshot::manifest::NAME;
+use harmonylite::model::manifest::NAME;
 use harmonylite::store::{Store, StoreError};
 
 use crate::random::Random;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use harmonylite::same_stream;
-use harmonylite::snapshot::registry::{Registry, Told};
-use harmonylite::snapshot::{Entry, Place};
+use harmonylite::cluster::registry::{Registry, Told};
+use harmonylite::cluster::stream_continuity;
+use harmonylite::model::manifest::{Entry, Place};
 use harmonylite::stream::{StreamError, StreamState};
 
 use crate::broker::Broker;
@@ -204,6 +204,6 @@ impl Registry for Seen {
             return Ok(false);
         };
         let look_up = |seq: u64| Ok(ids.get((seq - state.first) as usize).cloned());
-        same_stream::is_lost(state, place, look_up)
+        stream_continuity::is_lost(state, place, look_up)
     }
 }

@@ -251,10 +251,16 @@ impl World {
         (all != self.watched).then_some(all)
     }
 
+    /// Something happened: it goes into the trace.
     pub fn say(&mut self, text: String) {
+        self.say_also(text, "");
+    }
+
+    /// The same, and `words` of the core that people see and that the trace does not depend on.
+    pub fn say_also(&mut self, text: String, words: &str) {
         if let Some(seen) = self.watch() {
             println!(
-                "{:>5} +{}s {text}\n{seen}",
+                "{:>5} +{}s {text}{words}\n{seen}",
                 self.count,
                 (self.now_ms - BEGIN_MS) / 1000
             );
@@ -267,7 +273,7 @@ impl World {
             self.steps.drain(..LAST_STEPS);
         }
         self.steps.push(format!(
-            "{:>5} +{}s {text}",
+            "{:>5} +{}s {text}{words}",
             self.count,
             (self.now_ms - BEGIN_MS) / 1000
         ));

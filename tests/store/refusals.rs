@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use harmonylite::config::secret::Secret;
+use harmonylite::address::secret::Secret;
 use harmonylite::config::snapshot::{S3Store, SftpStore, Store as Settings, WebDavStore};
 use harmonylite::store::{Result, Store, open};
 use harmonylite::stream::StreamError;

@@ -21,7 +21,7 @@ fn found(node: &Node) -> Vec<String> {
 
 fn text(node: &Node, as_json: bool) -> String {
     let mut out = Vec::new();
-    crate::conflicts::show(node.db.path(), as_json, &mut out).unwrap();
+    crate::commands::conflicts::show(node.db.path(), as_json, &mut out).unwrap();
     String::from_utf8(out).unwrap()
 }
 

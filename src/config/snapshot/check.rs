@@ -1,9 +1,9 @@
 //! Whether the settings of a store are sound, as far as that can be told without its server: here,
 //! so that `-check` tells it, and not the first snapshot.
 
+use crate::address::url::{Url, folders};
 use crate::config::section::Section;
 use crate::config::suggest::closest;
-use crate::store::url::{Url, folders};
 
 use super::{S3Store, SftpStore, WebDavStore};
 
@@ -227,7 +227,7 @@ fn no_way_up_in(section: &Section, key: &str, path: &str) {
 #[cfg(feature = "store-sftp")]
 fn host_key(section: &Section, store: &SftpStore) {
     let line = store.host_key.as_deref();
-    if line.is_some_and(|line| crate::store::pinned(line).is_none()) {
+    if line.is_some_and(|line| crate::address::host_key::pinned(line).is_none()) {
         let text = "is not a public key; it must look like ssh-ed25519 AAAA…, as ssh-keyscan shows";
         section.note("host_key", text);
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::take::is_of_the_file;
 use super::{Keeper, LOOK_AGAIN, Next, Round, RoundError};
 use crate::database::Database;
+use crate::model::manifest::Entry;
 use crate::mutation::{self, Mutation};
-use crate::snapshot::manifest::Entry;
 
 impl Keeper {
     /// A new node: merges the snapshot there is, or founds the cluster.

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{A_NODE_LACKS, Keeper, LOOK_AGAIN, NEWEST_LACKS, Next, Round, RoundError};
+use crate::cluster::registry::Registry;
 use crate::config::Tables;
 use crate::database::Database;
 use crate::gate::Gate;
-use crate::snapshot::registry::Registry;
 use crate::snapshot::transfer::{self, Maker};
 use crate::snapshot::watch::{self, Watch};
 

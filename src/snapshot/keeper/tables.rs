@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Keeper, Round, RoundError};
-use crate::snapshot::registry::Told;
+use crate::cluster::registry::Told;
 
 /// What is wrong, as [`crate::health`] calls it.
 const SUBJECT: &str = "another application";

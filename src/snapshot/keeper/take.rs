@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use super::{Keeper, Round, RoundError};
 use crate::database::{Database, DatabaseError};
-use crate::snapshot::manifest::{Entry, Manifest};
+use crate::model::manifest::{Entry, Manifest};
+use crate::snapshot::error::TransferError;
 use crate::snapshot::merge::Merge;
-use crate::snapshot::transfer::{self, TransferError};
+use crate::snapshot::transfer;
 use crate::store::Store;
 
 impl Keeper {

@@ -12,11 +12,11 @@ use crate::database::rows::{Rows, keys};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
 use crate::model::frame::MAX_ROW_BYTES;
+use crate::model::manifest::Place;
 use crate::model::shard::shard;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
-use crate::snapshot::manifest::Place;
 use crate::snapshot::source::SourceRow;
 
 impl Merge {

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BOOKS, Entry, RETENTION, at, at_in, forget_all, meet, merge, note, snapshot, sweep};
+use super::{BOOKS, RETENTION, at, at_in, forget_all, meet, merge, note, snapshot, sweep};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, cluster, exchange};
 use crate::capture::Outgoing;
+use crate::model::manifest::Entry;
 use crate::model::shard::shard;
 use crate::model::value::Value;
 

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, never, unbounded};
 
-use super::{BOOKS, Place};
+use super::BOOKS;
 use crate::apply::Position;
 use crate::apply::tests::support::Node;
-use crate::broker::Broker;
+use crate::cluster::broker::Broker;
+use crate::cluster::stream_continuity;
 use crate::consumer;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
 use crate::model::backoff::Backoff;
-use crate::same_stream;
+use crate::model::manifest::Place;
 use crate::stream::{Message, Reader, StreamError, StreamState, Writer};
 
 /// What happens during a fetch. If the broker forgot where we read: the last message it has by then.
@@ -133,7 +134,7 @@ fn that_a_stream_is_another_is_not_forgotten() {
         let (gate, _dir) = gate(known);
         let mut stream = Stream::new(&gate, last);
         let state = stream.state.clone();
-        let next = same_stream::look(&gate, "s", &mut stream, &state).unwrap();
+        let next = stream_continuity::look(&gate, "s", &mut stream, &state).unwrap();
         assert_eq!(next, 1);
         fail(&gate);
         assert_eq!(gate.enter().database.position("s").seq, 0);
@@ -153,7 +154,7 @@ fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
             first,
             ..stream.state.clone()
         };
-        let next = same_stream::look(&gate, "s", &mut stream, &state).unwrap();
+        let next = stream_continuity::look(&gate, "s", &mut stream, &state).unwrap();
         assert_eq!((next, gate.enter().database.has_gap()), (51, is_missing));
         fail(&gate);
         assert_eq!(gate.enter().database.has_gap(), is_missing);
@@ -161,7 +162,7 @@ fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
         let known = gate.enter().database.position("s");
         let helped = Position { gap: None, ..known };
         gate.enter().database.move_position("s", helped);
-        same_stream::look(&gate, "s", &mut stream, &state).unwrap();
+        stream_continuity::look(&gate, "s", &mut stream, &state).unwrap();
         assert!(!is_missing || !gate.enter().database.has_gap());
     }
 }
@@ -249,7 +250,7 @@ fn a_snapshot_that_ends_where_the_stream_begins_closes_no_gap() {
             max_bytes: None,
         };
         let look_up = |seq: u64| Ok(Some(seq.to_string()));
-        same_stream::is_lost(&state, &place, look_up).unwrap()
+        stream_continuity::is_lost(&state, &place, look_up).unwrap()
     };
     assert!(is_lost(20, 21, 24) && is_lost(25, 21, 24));
     assert!(!is_lost(21, 21, 24) && !is_lost(15, 21, 24));

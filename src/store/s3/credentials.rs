@@ -3,7 +3,7 @@
 use s3::creds::Credentials;
 use s3::error::S3Error;
 
-use crate::config::secret::Secret;
+use crate::address::secret::Secret;
 use crate::config::snapshot::S3Store;
 
 pub(super) fn find(settings: &S3Store) -> Result<Credentials, S3Error> {

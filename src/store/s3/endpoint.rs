@@ -2,7 +2,7 @@
 
 use s3::Region;
 
-use super::super::url::Url;
+use crate::address::url::Url;
 use crate::config::snapshot::S3Store;
 
 pub(super) struct Endpoint {

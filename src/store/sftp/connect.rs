@@ -8,9 +8,9 @@ use ssh2::{KeyboardInteractivePrompt, MethodType, Prompt, Session};
 use super::super::{CONNECT, SILENCE};
 use super::explain;
 use super::host_key::Identity;
-use crate::config::secret::Secret;
+use crate::address::secret::Secret;
+use crate::address::server::Address;
 use crate::config::snapshot::SftpStore;
-use crate::stream::address::Address;
 
 pub(super) const PORT: u16 = 22;
 

@@ -9,8 +9,9 @@ use std::sync::Once;
 use ssh2::{CheckResult, KnownHostFileKind, KnownHosts, Session};
 
 use super::explain;
+use crate::address::host_key::pinned;
 use crate::config::snapshot::SftpStore;
-use crate::stream::base64;
+use crate::model::base64;
 
 pub(super) struct Identity {
     host: String,
@@ -141,14 +142,6 @@ fn read(file: &Path) -> Result<Vec<String>, String> {
     Ok(lines.map(|line| format!("{line}\n")).collect())
 }
 
-/// The kind and the key in `[host] ssh-ed25519 AAAA… [comment]`.
-pub(crate) fn pinned(line: &str) -> Option<(String, Vec<u8>)> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let place = words.iter().position(|word| word.starts_with("AAAA"))?;
-    let kind = words.get(place.checked_sub(1)?)?;
-    Some((kind.to_string(), base64::decode(words[place])?))
-}
-
 /// An RSA key signs in newer ways than its own name says.
 fn with_newer_hashes(kind: &str) -> &str {
     match kind {
@@ -163,25 +156,4 @@ fn fingerprint(session: &Session) -> String {
         .host_key_hash(ssh2::HashType::Sha256)
         .unwrap_or_default();
     format!("SHA256:{}", base64::encode(hash).trim_end_matches('='))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::pinned;
-
-    #[test]
-    fn a_pin_with_and_without_what_surrounds_it() {
-        let key = "AAAAC3NzaC1lZDI1NTE5AAAAIJ";
-        for line in [
-            format!("ssh-ed25519 {key}"),
-            format!("[h]:22 ssh-ed25519 {key} me@home"),
-        ] {
-            let (kind, bytes) = pinned(&line).unwrap();
-            assert_eq!(kind, "ssh-ed25519");
-            assert!(bytes.starts_with(b"\0\0\0\x0bssh-ed25519"));
-        }
-        for bad in ["", key, "ssh-ed25519", "ssh-ed25519 AAAA$"] {
-            assert!(pinned(bad).is_none(), "{bad}");
-        }
-    }
 }

@@ -11,15 +11,13 @@ use std::time::Duration;
 use ssh2::{ErrorCode, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
 use super::part::part_name;
-use super::url::{Url, folders};
 use super::{Missing, Result, SILENCE, Store, StoreError};
-use crate::config::secret::Secret;
+use crate::address::secret::Secret;
+use crate::address::url::{Url, folders};
 use crate::config::snapshot::SftpStore;
 
 mod connect;
 mod host_key;
-
-pub(crate) use host_key::pinned;
 
 /// Bytes on their way at a time; a slower network than this in `SILENCE` counts as broken.
 const BUFFER: usize = 128 * 1024;

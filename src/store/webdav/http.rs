@@ -9,7 +9,7 @@ use ureq::{Agent, AsSendBody, Body, SendBody};
 
 use super::super::{CONNECT, SILENCE};
 use super::login::Login;
-use crate::config::secret::Secret;
+use crate::address::secret::Secret;
 
 /// How long a server may work on what it was sent whole: some look for viruses, or pass it on.
 const WORK: Duration = Duration::from_secs(300);

@@ -3,8 +3,8 @@
 use digest_auth::{AuthContext, WwwAuthenticateHeader};
 use ureq::http::HeaderMap;
 
-use crate::config::secret::Secret;
-use crate::stream::base64;
+use crate::address::secret::Secret;
+use crate::model::base64;
 
 enum Scheme {
     Basic,

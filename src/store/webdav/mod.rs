@@ -11,11 +11,11 @@ use ureq::SendBody;
 use self::http::Http;
 use self::multistatus::names_in;
 use super::part::part_name;
-use super::url::{Url, folders};
 use super::{Missing, Result, Store, StoreError};
-use crate::config::secret::Secret;
+use crate::address::secret::Secret;
+use crate::address::server::encode;
+use crate::address::url::{Url, folders};
 use crate::config::snapshot::WebDavStore;
-use crate::stream::address::encode;
 
 mod http;
 mod login;

@@ -2,7 +2,7 @@
 //!
 //! Of its XML only the `href` elements matter, whatever prefix their namespace has.
 
-use crate::stream::address::decode;
+use crate::address::server::decode;
 
 /// The last parts of all paths that are not of collections (which end with `/`).
 pub(super) fn names_in(xml: &str) -> Vec<String> {

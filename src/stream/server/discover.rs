@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::super::address::Address;
 use super::sections;
+use crate::address::server::Address;
 
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 const DEFAULT_MIN: usize = 2;

@@ -83,7 +83,7 @@ impl fmt::Debug for ServerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = |urls: &[String]| -> Vec<_> {
             urls.iter()
-                .map(|url| url.parse::<super::address::Address>())
+                .map(|url| url.parse::<crate::address::server::Address>())
                 .collect()
         };
         f.debug_struct("ServerOptions")

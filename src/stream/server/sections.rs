@@ -1,7 +1,7 @@
 //! The parts of the configuration that name other servers, and how values are written in it.
 
-use super::super::address::Address;
 use super::ServerError;
+use crate::address::server::Address;
 
 /// The name the Go implementation used: a cluster may be replaced node by node.
 const CLUSTER_NAME: &str = "e-harmonylite";

@@ -4,9 +4,9 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use harmonylite::broker::meta_bucket;
-use harmonylite::snapshot::Place;
-use harmonylite::snapshot::registry::{KeyValueRegistry, Registry};
+use harmonylite::cluster::broker::meta_bucket;
+use harmonylite::cluster::registry::{KeyValueRegistry, Registry};
+use harmonylite::model::manifest::Place;
 use harmonylite::stream::client::Client;
 use harmonylite::stream::jetstream::stream_name;
 use harmonylite::stream::key_value::KeyValue;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use harmonylite::config::secret::Secret;
+use harmonylite::address::secret::Secret;
 use harmonylite::config::snapshot::{S3Store, Store};
 use tempfile::TempDir;
 

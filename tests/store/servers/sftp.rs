@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use harmonylite::config::secret::Secret;
+use harmonylite::address::secret::Secret;
 use harmonylite::config::snapshot::{SftpStore, Store};
 
 use super::process::Process;

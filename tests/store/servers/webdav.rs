@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use digest_auth::{Algorithm, AlgorithmType};
-use harmonylite::config::secret::Secret;
+use harmonylite::address::secret::Secret;
 use harmonylite::config::snapshot::{Store, WebDavStore};
 
 use super::process::Process;

@@ -159,7 +159,7 @@ fn what_nobody_can_take_in_does_not_keep_others_from_being_made() {
     // Only that one.
     let manifest = cluster.store.path().join(NAME);
     let text = std::fs::read(&manifest).unwrap();
-    let mut m = crate::snapshot::Manifest::parse(&text, "c").unwrap();
+    let mut m = crate::model::manifest::Manifest::parse(&text, "c").unwrap();
     m.snapshots.truncate(1);
     std::fs::write(&manifest, m.to_bytes()).unwrap();
     lose_stream(&b);

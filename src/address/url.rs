@@ -1,6 +1,6 @@
 //! Addresses of servers, as `url` and `endpoint` write them.
 
-use crate::stream::address::{Address, ENCODE, decode};
+use super::server::{Address, ENCODE, decode};
 
 /// A server, with what stands behind its name.
 pub(crate) struct Url {

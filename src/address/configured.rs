@@ -5,8 +5,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::host;
 use super::secret::Secret;
-use crate::stream::address::ENCODE;
+use super::server::ENCODE;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,22 +23,16 @@ impl FromStr for ListenAddress {
 
     /// `HOST:PORT`, where an empty host means all IPv4 interfaces.
     fn from_str(text: &str) -> Result<ListenAddress, String> {
-        let (host, port) = split_host(text);
-        let port = match port {
-            Some("-1") => Some(None),
-            Some(port) => port_number(port).map(Some),
-            None => None,
-        };
-        match (host, port) {
-            (Some(""), Some(port)) => Ok(ListenAddress {
-                host: "0.0.0.0".into(),
+        let parts = host::split(text).ok().and_then(|(host, port)| match port? {
+            "-1" => Some((host, None)),
+            port => Some((host, Some(host::port(port)?))),
+        });
+        match parts {
+            Some((host, port)) => Ok(ListenAddress {
+                host: if host.is_empty() { "0.0.0.0" } else { host }.into(),
                 port,
             }),
-            (Some(host), Some(port)) => Ok(ListenAddress {
-                host: host.into(),
-                port,
-            }),
-            _ => Err(
+            None => Err(
                 "HOST:PORT, such as 127.0.0.1:4222 or [::1]:4222, with a port from 1 to \
                       65535 or -1 for any that is free"
                     .into(),
@@ -48,13 +43,7 @@ impl FromStr for ListenAddress {
 
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ListenAddress { host, port } = self;
-        let port = port.map_or(-1, i32::from);
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
+        f.write_str(&host::joined(&self.host, self.port.map_or(-1, i32::from)))
     }
 }
 
@@ -80,10 +69,10 @@ impl ServerUrl {
         let address = authority
             .rsplit_once('@')
             .map_or(authority, |(_login, address)| address);
-        let (host, port) = match split_host(address) {
-            (Some(host), Some(port)) => (host, Some(port_number(port).ok_or_else(allowed)?)),
-            (Some(host), None) => (host, None),
-            (None, _) => return Err(allowed()),
+        let (host, port) = host::split(address).map_err(|_| allowed())?;
+        let port = match port {
+            Some(port) => Some(host::port(port).ok_or_else(allowed)?),
+            None => None,
         };
         let odd = |c: char| c.is_whitespace() || c.is_control();
         if rest[authority.len()..].contains('@') {
@@ -135,26 +124,6 @@ pub fn redacted(url: &str) -> String {
         Some((scheme, _login)) => format!("{scheme}://***@{address}"),
         None => format!("***@{address}"),
     }
-}
-
-/// Host and port of `HOST`, `HOST:PORT` or `[HOST]:PORT`; no host if brackets or colons are wrong.
-fn split_host(text: &str) -> (Option<&str>, Option<&str>) {
-    if let Some(rest) = text.strip_prefix('[') {
-        return match rest.split_once(']') {
-            Some((host, "")) => (Some(host), None),
-            Some((host, port)) => (port.strip_prefix(':').map(|_| host), port.strip_prefix(':')),
-            None => (None, None),
-        };
-    }
-    match text.split_once(':') {
-        Some((_, port)) if port.contains(':') => (None, None),
-        Some((host, port)) => (Some(host), Some(port)),
-        None => (Some(text), None),
-    }
-}
-
-fn port_number(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|&port| port != 0)
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::cluster::registry::{KeyValueRegistry, PUBLISHER};
 use crate::model::frame;
-use crate::snapshot::registry::{KeyValueRegistry, PUBLISHER};
 use crate::stream::client::{Client, ClientOptions};
 use crate::stream::jetstream::{StreamOptions, ensure_streams, stream_name};
 use crate::stream::key_value::KeyValue;

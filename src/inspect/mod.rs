@@ -1,12 +1,16 @@
-//! What there is to say of a database.
+//! How each table of a database takes part, and what of it is a danger: for `harmonylite inspect`,
+//! `-check` and the log of a start. Changes nothing.
 
 use rusqlite::Connection;
 
-use super::fed::{self, Feeding};
-use crate::config::Tables;
+use crate::config::{Config, Tables};
 use crate::database::schema::{Schema, quote};
 use crate::database::selection::{self, Kind, LeftAlone};
-use crate::database::{Result, storage};
+use crate::database::{Database, Result, storage};
+
+mod fed;
+
+pub(crate) use fed::Feeding;
 
 /// What the configuration says of tables.
 pub struct Chosen<'a> {
@@ -15,12 +19,22 @@ pub struct Chosen<'a> {
     pub allow_rowid_tables: bool,
 }
 
+impl<'a> From<&'a Config> for Chosen<'a> {
+    fn from(config: &'a Config) -> Self {
+        Chosen {
+            tables: &config.tables,
+            apply_triggers: &config.apply_triggers,
+            allow_rowid_tables: config.allow_rowid_tables,
+        }
+    }
+}
+
 /// See the module's head.
 pub struct Report {
     /// By name, those that are replicated first.
     pub tables: Vec<TableReport>,
-    pub(super) feeding: Vec<Feeding>,
-    pub(super) dangers: Vec<Danger>,
+    pub(crate) feeding: Vec<Feeding>,
+    pub(crate) dangers: Vec<Danger>,
     /// Lines for the configuration.
     pub lines: Vec<String>,
 }
@@ -46,7 +60,7 @@ pub struct Need {
 }
 
 /// Something that makes nodes differ or rows get lost.
-pub(super) struct Danger {
+pub(crate) struct Danger {
     pub text: String,
     /// A daemon says it when it reads the catalog.
     pub is_in_catalog: bool,
@@ -258,7 +272,7 @@ fn needs(conn: &Connection, schema: &Schema) -> Result<Vec<Need>> {
 }
 
 /// A version's numbers, to be compared.
-pub(super) fn order(version: &str) -> Vec<u32> {
+pub(crate) fn order(version: &str) -> Vec<u32> {
     version.split('.').filter_map(|n| n.parse().ok()).collect()
 }
 
@@ -283,4 +297,21 @@ fn lines(
     }
     let all: Vec<&String> = chosen.apply_triggers.iter().chain(&missing).collect();
     Ok(vec![format!("apply_triggers = {all:?}")])
+}
+
+/// Says at a daemon's start what of its database is a danger, as far as the catalog did not.
+pub fn warn(database: &Database) {
+    let settings = &database.settings;
+    let chosen = Chosen {
+        tables: &settings.tables,
+        apply_triggers: &settings.apply_triggers,
+        allow_rowid_tables: settings.allow_rowid_tables,
+    };
+    match Report::read(&database.conn, &chosen) {
+        Ok(report) => {
+            let unsaid = report.dangers.iter().filter(|danger| !danger.is_in_catalog);
+            unsaid.for_each(|danger| log::warn!("{}", danger.text));
+        }
+        Err(e) => log::debug!("the schema could not be looked at: {e}"),
+    }
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::gap::Gap;
 use crate::model::version::Version;
-use crate::snapshot::gap::Gap;
 
 /// Name of the object.
 pub const NAME: &str = "manifest.json";

@@ -1,9 +1,21 @@
+//! Snapshots in a store, shown and restored.
+
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
-use super::*;
-use crate::snapshot::manifest::fresh_name;
+use crossbeam_channel::unbounded;
+
+use super::restore::{restore, restore_first};
+use super::snapshots::list;
+use super::store_access::warning;
+use crate::cli::Options;
+use crate::config::Config;
+use crate::config::snapshot::Store as Kind;
+use crate::model::manifest::{Entry, Manifest, fresh_name};
 use crate::snapshot::pack::pack;
+use crate::store;
+use crate::stream::StreamError;
 
 /// With its store in a folder that is not there: who looks at it fails otherwise.
 fn configured(folder: &Path) -> Config {

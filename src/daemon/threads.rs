@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::net::Net;
 use super::snapshots;
-use crate::broker::Broker;
+use crate::cluster::broker::Broker;
 use crate::config::Config;
 use crate::database::Database;
 use crate::gate::Gate;
@@ -33,7 +33,7 @@ const STOP_WAITING: Duration = Duration::from_millis(1500);
 const POLL_WITHOUT_HINTS: Duration = Duration::from_millis(250);
 
 /// The running threads, and what ends them.
-pub struct Parts {
+pub struct Threads {
     gate: Arc<Gate>,
     /// Dropped to end all but the server.
     stop: Sender<()>,
@@ -50,14 +50,14 @@ pub struct Keeping {
     pub is_awaited: bool,
 }
 
-impl Parts {
+impl Threads {
     pub fn start(
         config: &Config,
         net: Net,
         database: Database,
         keeping: Keeping,
         exits: &Sender<Exited>,
-    ) -> Parts {
+    ) -> Threads {
         let Net { broker, server } = net;
         let shards = match config.replicate {
             true => config.shared.shards,
@@ -118,7 +118,7 @@ impl Parts {
             mirror,
             exits,
         ));
-        Parts {
+        Threads {
             gate,
             stop,
             threads,

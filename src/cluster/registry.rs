@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use crate::broker::meta_bucket;
-use crate::same_stream;
-use crate::snapshot::manifest::{Entry, Place};
+use crate::cluster::broker::meta_bucket;
+use crate::cluster::stream_continuity;
+use crate::model::manifest::{Entry, Place};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
@@ -283,7 +283,7 @@ impl Registry for KeyValueRegistry {
             state => state?,
         };
         let look_up = |seq| message_id(&self.client, stream, seq);
-        same_stream::is_lost(&state, place, look_up)
+        stream_continuity::is_lost(&state, place, look_up)
     }
 }
 

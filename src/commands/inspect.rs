@@ -7,31 +7,17 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 
 use crate::config::{Config, Tables};
-use crate::database::Database;
 use crate::database::read_only::ReadOnly;
+use crate::inspect::{Chosen, Feeding, Report, TableReport, order};
 use crate::output;
 
-mod fed;
-mod report;
 mod text;
-
-pub use report::{Chosen, Report, TableReport};
 
 /// Of the JSON. It is raised when something in it gets another meaning.
 const VERSION: u32 = 1;
 
 /// Without locks, the file may change while it is read: it is read again, so many times.
 const TRIES: usize = 5;
-
-impl<'a> From<&'a Config> for Chosen<'a> {
-    fn from(config: &'a Config) -> Self {
-        Chosen {
-            tables: &config.tables,
-            apply_triggers: &config.apply_triggers,
-            allow_rowid_tables: config.allow_rowid_tables,
-        }
-    }
-}
 
 /// Writes what there is to say of a database. An error if there is a danger, or it cannot be read.
 /// Without a configuration, as with one that has defaults alone.
@@ -84,23 +70,6 @@ fn look(path: &Path, chosen: &Chosen<'_>) -> Result<Report, String> {
     Err(failed(&"it is written all the time: try again"))
 }
 
-/// Says at a daemon's start what of its database is a danger, as far as the catalog did not.
-pub fn warn(database: &Database) {
-    let settings = &database.settings;
-    let chosen = Chosen {
-        tables: &settings.tables,
-        apply_triggers: &settings.apply_triggers,
-        allow_rowid_tables: settings.allow_rowid_tables,
-    };
-    match Report::read(&database.conn, &chosen) {
-        Ok(report) => {
-            let unsaid = report.dangers.iter().filter(|danger| !danger.is_in_catalog);
-            unsaid.for_each(|danger| log::warn!("{}", danger.text));
-        }
-        Err(e) => log::debug!("the schema could not be looked at: {e}"),
-    }
-}
-
 fn json(path: &Path, report: &Report) -> Json {
     let table = |table: &TableReport| {
         json!({
@@ -111,11 +80,11 @@ fn json(path: &Path, report: &Report) -> Json {
             "goes_by": table.goes_by(),
             "natural_key": table.natural_key,
             "numbers_itself": table.numbers_itself,
-            "needs_sqlite": table.needs.iter().map(|n| n.version).max_by_key(|v| report::order(v)),
+            "needs_sqlite": table.needs.iter().map(|n| n.version).max_by_key(|v| order(v)),
             "features": table.needs.iter().map(|n| n.feature).collect::<Vec<_>>(),
         })
     };
-    let trigger = |trigger: &fed::Feeding| {
+    let trigger = |trigger: &Feeding| {
         json!({
             "trigger": trigger.name,
             "table": trigger.table,

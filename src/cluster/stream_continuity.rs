@@ -11,8 +11,8 @@
 use crate::apply::Position;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
+use crate::model::manifest::Place;
 use crate::mutation::{self, Mutation};
-use crate::snapshot::Place;
 use crate::stream::{Reader, StreamError, StreamState};
 
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Addresses of NATS servers, as the configuration and the command line write them.
+//! Addresses of servers, as the configuration and the command line write them.
 //!
 //! `nats://user:password@host:port/?min=3`: the user part is percent-decoded here, because the
 //! `nats` crate does not. An address prints and debugs without the user part, so that it can stand
@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::str::FromStr;
+
+use super::host::{self, HostError};
 
 /// What to do if a login may be the trouble.
 pub(crate) const ENCODE: &str =
@@ -35,12 +37,7 @@ impl Address {
 
     /// `host:port`, with the brackets that IPv6 needs.
     pub fn host_port(&self, default_port: u16) -> String {
-        let port = self.port.unwrap_or(default_port);
-        if self.host.contains(':') {
-            format!("[{}]:{port}", self.host)
-        } else {
-            format!("{}:{port}", self.host)
-        }
+        host::joined(&self.host, self.port.unwrap_or(default_port))
     }
 
     /// The same address under another scheme and host, user part included and encoded: a route.
@@ -80,18 +77,17 @@ impl FromStr for Address {
         };
         let place = place.split('/').next().unwrap_or_default();
 
-        let (host, port) = match place.strip_prefix('[') {
-            Some(v6) => v6
-                .split_once(']')
-                .ok_or_else(|| bad("it has no closing bracket"))?,
-            None => place.split_at(place.find(':').unwrap_or(place.len())),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(digits) => Some(
-                number(digits).ok_or_else(|| bad("its port must be a number from 1 to 65535"))?,
-            ),
-            None if port.is_empty() => None,
-            None => return Err(bad("there is text behind its closing bracket")),
+        const PORT: &str = "its port must be a number from 1 to 65535";
+        let (host, port) = host::split(place).map_err(|e| {
+            bad(match e {
+                HostError::Unclosed => "it has no closing bracket",
+                HostError::BehindBracket => "there is text behind its closing bracket",
+                HostError::Colons => PORT,
+            })
+        })?;
+        let port = match port {
+            Some(digits) => Some(host::port(digits).ok_or_else(|| bad(PORT))?),
+            None => None,
         };
         let word = |c: char| c.is_alphanumeric() || "-_.:%".contains(c);
         if host.is_empty() || !host.chars().all(word) {
@@ -136,10 +132,6 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
-}
-
-fn number(port: &str) -> Option<u16> {
-    port.parse().ok().filter(|&port| port != 0)
 }
 
 /// Without the `%` sequences of a URL; nothing if one is broken.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::report::{Report, TableReport};
+use crate::inspect::{Report, TableReport};
 
 /// The parts, in the order in which they are listed, and what is said of each.
 const PARTS: [(&str, &str); 6] = [

@@ -1,0 +1,58 @@
+//! `HOST`, `HOST:PORT` or `[IPV6]:PORT`: the part that every address has.
+
+/// Why a text is no host with a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HostError {
+    /// It begins with a bracket and has no other.
+    Unclosed,
+    /// Between the closing bracket and the end is no `:PORT`.
+    BehindBracket,
+    /// More than one colon, and no brackets.
+    Colons,
+}
+
+/// Host (an IPv6 address without its brackets) and port, both as written; neither is checked.
+pub(crate) fn split(text: &str) -> Result<(&str, Option<&str>), HostError> {
+    let (host, rest) = match text.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').ok_or(HostError::Unclosed)?,
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    match rest.strip_prefix(':') {
+        Some(port) if port.contains(':') => Err(HostError::Colons),
+        Some(port) => Ok((host, Some(port))),
+        None if rest.is_empty() => Ok((host, None)),
+        None => Err(HostError::BehindBracket),
+    }
+}
+
+/// A port to connect to: 1 to 65535.
+pub(crate) fn port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|&port| port != 0)
+}
+
+/// `HOST:PORT`, with the brackets that IPv6 needs.
+pub(crate) fn joined(host: &str, port: impl std::fmt::Display) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_with_and_without_ports() {
+        assert_eq!(split("h"), Ok(("h", None)));
+        assert_eq!(split(":1"), Ok(("", Some("1"))));
+        assert_eq!(split("h:"), Ok(("h", Some(""))));
+        assert_eq!(split("[::1]"), Ok(("::1", None)));
+        assert_eq!(split("[::1]:4222"), Ok(("::1", Some("4222"))));
+        assert_eq!(split("[::1"), Err(HostError::Unclosed));
+        assert_eq!(split("[::1]4222"), Err(HostError::BehindBracket));
+        assert_eq!(split("::1:4222"), Err(HostError::Colons));
+        assert_eq!((port("0"), port("65536"), port("1")), (None, None, Some(1)));
+        assert_eq!(joined("::1", 4222), "[::1]:4222");
+    }
+}

@@ -1,0 +1,148 @@
+//! `harmonylite restore`: the newest snapshot as a plain database.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use crossbeam_channel::{Receiver, TryRecvError, unbounded};
+use rusqlite::Connection;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::store_access::{open, read};
+use crate::cli::Options;
+use crate::config::Config;
+use crate::database::own_tables;
+use crate::model::manifest::{Entry, Manifest};
+use crate::output;
+use crate::snapshot::beside;
+use crate::snapshot::error::{TransferError, disk};
+use crate::snapshot::thread::Progress;
+use crate::snapshot::transfer;
+use crate::store::Store;
+use crate::thread::spawn;
+
+/// Writes the newest snapshot to a new file, as a plain database.
+pub fn restore(
+    config: &Config,
+    options: &Options,
+    to: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), String> {
+    let to = to.unwrap_or(Path::new("restored.db"));
+    require_free(to)?;
+    let mut access = open(config, options)?;
+    let manifest = read(config, &mut *access.store)?;
+    if manifest.snapshots.is_empty() {
+        return Err(format!("{}: no snapshots yet", access.store.address()));
+    }
+    let stop = stop_signals()?;
+    restore_first(&manifest, to, &mut *access.store, &stop, out)
+}
+
+/// SIGTERM and SIGINT from now on. (Before there is a file to remove, they may end us at once.)
+fn stop_signals() -> Result<Receiver<()>, String> {
+    let signals = Signals::new([SIGTERM, SIGINT]);
+    let mut signals = signals.map_err(|e| format!("signals: {e}"))?;
+    let (sender, receiver) = unbounded();
+    spawn("signals", &unbounded().0, move || {
+        signals.forever().for_each(|_| {
+            let _ = sender.send(());
+        });
+        Ok(())
+    });
+    Ok(receiver)
+}
+
+/// Writes the newest of the snapshots that is sound, unless told to `stop`.
+pub(super) fn restore_first(
+    manifest: &Manifest,
+    to: &Path,
+    store: &mut dyn Store,
+    stop: &Receiver<()>,
+    out: &mut dyn Write,
+) -> Result<(), String> {
+    let mut failure = String::new();
+    for entry in &manifest.snapshots {
+        if !failure.is_empty() {
+            let _ = writeln!(
+                io::stderr(),
+                "harmonylite: {failure}; trying the one before"
+            );
+        }
+        match restore_one(entry, to, store, stop) {
+            Ok(aside) => {
+                let mut text = format!("{} is snapshot {}\n", to.display(), entry.name);
+                if aside > 0 {
+                    text += &format!(
+                        "{aside} row(s) were kept aside and are not in it: see the README, Conflicts\n"
+                    );
+                }
+                return out.write_all(text.as_bytes()).map_err(output::failed);
+            }
+            Err(e) => {
+                // A signal to all of a terminal's processes ends our server, too.
+                if matches!(e, TransferError::Stopped) || is_told(stop) {
+                    return Err(format!("stopped: {} was not written", to.display()));
+                }
+                failure = e.to_string();
+                if matches!(e, TransferError::Disk { .. }) {
+                    break; // another would not fare better
+                }
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// Returns how many rows were kept aside.
+fn restore_one(
+    entry: &Entry,
+    to: &Path,
+    store: &mut dyn Store,
+    stop: &Receiver<()>,
+) -> Result<i64, TransferError> {
+    let file = transfer::fetch(entry, to, store, &mut Progress::new(stop, true))?;
+    let aside = clean(file.path()).map_err(|e| disk(to, format!("{}: {e}", entry.name)))?;
+    if is_told(stop) {
+        return Err(TransferError::Stopped);
+    }
+    require_free(to).map_err(|text| disk(to, text))?; // fetching took a while
+    beside::place(file.path(), to).map_err(|e| disk(to, e))?;
+    Ok(aside)
+}
+
+fn is_told(stop: &Receiver<()>) -> bool {
+    stop.try_recv() != Err(TryRecvError::Empty)
+}
+
+/// Neither the file is there nor what SQLite would take for its unfinished business, and write over
+/// what was restored.
+fn require_free(to: &Path) -> Result<(), String> {
+    if to.symlink_metadata().is_ok() {
+        return Err(format!("{} exists: nothing is overwritten", to.display()));
+    }
+    let Some(leftover) = beside::leftover(to) else {
+        return Ok(());
+    };
+    Err(format!(
+        "{} is left over from another database, and SQLite would write what is in it over {}: \
+         move it away, or name another file with -o; nothing was changed",
+        leftover.display(),
+        to.display()
+    ))
+}
+
+/// Takes everything of ours out. Returns how many displaced and held rows went with it.
+fn clean(file: &Path) -> rusqlite::Result<i64> {
+    let conn = Connection::open(file)?;
+    let aside = conn.query_row(
+        "SELECT (SELECT count(*) FROM __harmonylite___displaced)
+              + (SELECT count(*) FROM (SELECT DISTINCT table_name, shape, key
+                                 FROM __harmonylite___held))",
+        [],
+        |r| r.get(0),
+    )?;
+    own_tables::drop_all(&conn)?;
+    conn.close().map_err(|(_, e)| e)?;
+    Ok(aside)
+}
