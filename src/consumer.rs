@@ -225,7 +225,11 @@ impl Consumer {
                 self.note_gap(from, first.sequence)?;
             }
             if let Some(last) = messages.last() {
+                let remaining = reader.remaining();
+                let unread = messages.len() as u64 + remaining;
+                self.gate.note_behind(self.shard, unread);
                 self.apply(&messages, state.last)?;
+                self.gate.note_behind(self.shard, remaining);
                 self.gate.health.works(&self.subject);
                 from = last.sequence + 1;
                 self.gate.has_read(&messages);

@@ -3,7 +3,7 @@
 //! Whoever holds the lock may write; nobody waits for the network while holding it.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::database::{Database, DatabaseError, Fence};
 use crate::health::Health;
 use crate::mutation::{self, Mutation};
 use crate::outbox::Outbox;
+use crate::status::board::Board;
 use crate::stream::{Message, StreamState};
 
 mod sizes;
@@ -113,6 +114,9 @@ pub struct Gate {
     own: Mutex<OwnIds>,
     /// Per shard: read to the end since connecting.
     at_end: Vec<AtomicBool>,
+    /// Per shard: messages that the stream holds and that are not applied here, as far as the broker
+    /// told.
+    behind: Vec<AtomicU64>,
     /// This node has met the others, or need not: it may publish.
     joined: AtomicBool,
     /// See [`Gate::publish_beside_gaps`].
@@ -132,6 +136,8 @@ pub struct Gate {
     reading: Mutex<Option<Held>>,
     /// What does not work, as the threads say.
     pub health: Health,
+    /// Where the status is asked for.
+    pub status: Board,
 }
 
 /// Closed when reading may go on.
@@ -164,6 +170,7 @@ impl Gate {
             wake,
             own: Mutex::new(OwnIds::default()),
             at_end: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+            behind: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             joined: AtomicBool::new(joined),
             beside_gaps: AtomicBool::new(false),
             keeper: bounded(1),
@@ -174,6 +181,7 @@ impl Gate {
             written: Mutex::new(None),
             reading: Mutex::new(None),
             health: Health::default(),
+            status: Board::default(),
         };
         (gate, woken)
     }
@@ -233,6 +241,7 @@ impl Gate {
     /// These were read.
     pub fn has_read(&self, messages: &[Message]) {
         self.sizes.read(messages);
+        self.status.note_change();
         if self.waits.swap(false, Ordering::Relaxed) {
             self.wake_publisher();
         }
@@ -251,6 +260,7 @@ impl Gate {
     /// Rows changed just now.
     pub fn note_change(&self) {
         *locked(&self.changed) = Instant::now();
+        self.status.note_change();
     }
 
     /// How long no row has changed.
@@ -295,6 +305,9 @@ impl Gate {
     /// The shard's stream is read to its end, or not any more.
     pub fn set_at_end(&self, shard: u32, at_end: bool) {
         let before = self.at_end[shard as usize - 1].swap(at_end, Ordering::Relaxed);
+        if at_end != before {
+            self.status.note_change();
+        }
         if at_end && !before {
             self.wake_publisher();
             self.poke_keeper();
@@ -303,6 +316,16 @@ impl Gate {
 
     pub fn all_at_end(&self) -> bool {
         self.at_end.iter().all(|a| a.load(Ordering::Relaxed))
+    }
+
+    /// The shard's stream holds so many messages that are not applied here.
+    pub fn note_behind(&self, shard: u32, messages: u64) {
+        self.behind[shard as usize - 1].store(messages, Ordering::Relaxed);
+    }
+
+    /// Whether every stream is read to its end, as far as the broker told.
+    pub fn is_caught_up(&self) -> bool {
+        self.all_at_end() && self.behind.iter().all(|b| b.load(Ordering::Relaxed) == 0)
     }
 
     /// A message with this id is about to be sent.

@@ -30,6 +30,7 @@
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
 //! - [`outbox`]: frames under way and which marks their acknowledgements cover.
 //! - [`health`]: what is wrong just now, told over HTTP.
+//! - [`status`]: how this node and the others are doing: what each tells, and the JSON of it.
 //! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
@@ -84,7 +85,7 @@
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
 //! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
-//! (supervises ours), `http` if it is wanted, and the `nats-…` threads of connections. They share
+//! (supervises ours), `status` (tells the others of this node), `http` if it is wanted, and the `nats-…` threads of connections. They share
 //! the gate and little else; nobody waits for the network inside it. Every end is reported
 //! ([`thread::Exited`]): one that was not asked for stops the process with the cause. SIGTERM closes
 //! the `stop` channel: the publisher captures and waits a moment for acknowledgements, consumers
@@ -122,6 +123,7 @@ pub mod outbox;
 pub mod output;
 pub mod publisher;
 pub mod snapshot;
+pub mod status;
 pub mod store;
 pub mod stream;
 pub mod thread;

@@ -30,6 +30,7 @@ mod held_size;
 mod incoming;
 mod join;
 pub(crate) mod let_go;
+mod origins;
 mod parts;
 mod positions;
 mod quarantine;
@@ -51,6 +52,7 @@ pub use held_report::{HeldReport, HeldTable, held_report};
 pub(crate) use held_size::HeldSize;
 pub(crate) use incoming::Incoming;
 pub(crate) use let_go::LetGo;
+pub(crate) use origins::Origins;
 pub use positions::{Position, Positions};
 pub(crate) use tombstone_age::Ages;
 pub(crate) use tuples::create_probe;
@@ -154,8 +156,16 @@ impl Database {
             Content::Frame(Frame::Part(part)) => {
                 self.take_part(stream, (message.seq, message.time_ms), part, frames)
             }
-            Content::Frame(rows) => self.apply_frame(stream, message.seq, rows, frames),
-            Content::Go(event, data) => self.apply_go_event(stream, message, (event, data), frames),
+            Content::Frame(rows) => {
+                if let Frame::Rows { nodes, .. } = rows {
+                    self.origins.note(nodes, message.time_ms);
+                }
+                self.apply_frame(stream, message.seq, rows, frames)
+            }
+            Content::Go(event, data) => {
+                self.origins.note(&[event.from], message.time_ms);
+                self.apply_go_event(stream, message, (event, data), frames)
+            }
             Content::Bad { reason, data } => {
                 self.quarantine(stream, message.seq, reason, data)?;
                 Ok(0)

@@ -131,6 +131,15 @@ impl Database {
         has_mark(&self.conn, table, key, at)
     }
 
+    /// Marks that no stream has acknowledged, counted up to a bound.
+    pub fn unsent_up_to(&self, most: u64) -> Result<u64> {
+        let text = "SELECT count(*) FROM (
+                        SELECT 1 FROM __harmonylite___unsent WHERE at > ?1 LIMIT ?2)";
+        let acknowledged = self.marks.acknowledged.unwrap_or(i64::MIN);
+        let mut statement = self.conn.prepare_cached(text)?;
+        Ok(statement.query_row(params![acknowledged, most as i64], |r| r.get(0))?)
+    }
+
     /// Number of marks.
     pub fn unsent(&self) -> Result<u64> {
         Ok(self

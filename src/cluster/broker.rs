@@ -42,12 +42,15 @@ pub struct JetStreamBroker {
     streams: StreamOptions,
     /// Who publishes here.
     node: AtomicU64,
+    /// The newest connection of [`Self::registry`], for whoever needs one now and then.
+    shared: Mutex<Option<Client>>,
 }
 
 impl JetStreamBroker {
     pub fn new(client: Option<ClientOptions>, streams: StreamOptions, node: u64) -> Self {
         JetStreamBroker {
             node: AtomicU64::new(node),
+            shared: Mutex::new(None),
             client: Mutex::new(client),
             streams,
         }
@@ -78,13 +81,23 @@ impl JetStreamBroker {
         token: &str,
     ) -> Result<KeyValueRegistry, StreamError> {
         let prefix = &self.streams.stream_prefix;
+        let client = self.prepared()?;
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = client.beside().ok();
         KeyValueRegistry::open(
-            self.prepared()?,
+            client,
             prefix,
             self.streams.replicas,
             leader_ttl,
             token.to_owned(),
         )
+    }
+
+    /// A connection for a few words now and then: that of the registry if there is one, else a new
+    /// one. Each connection costs memory and wakes up now and then.
+    pub fn beside(&self) -> Result<Client, StreamError> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = shared.take().filter(Client::is_open);
+        shared.map_or_else(|| self.prepared(), Ok)
     }
 
     /// A connection.

@@ -69,7 +69,7 @@ pub struct KeyValueRegistry {
 pub const PUBLISHER: &str = "publisher-";
 
 /// Before the id of a node that tells its tables.
-const TABLES: &str = "tables-";
+pub const TABLES: &str = "tables-";
 
 /// Bytes of names that a node tells: more may not fit in a message.
 const MAX_TOLD: usize = 64 << 10;

@@ -28,6 +28,10 @@ pub struct Config {
     pub db_path: PathBuf,
     /// As configured, never 0; if absent see [`super::node_id::derive`].
     pub node_id: Option<u64>,
+    /// How people call this node: as configured, else the host's name.
+    pub node_name: String,
+    /// How often this node tells the others of itself at most; none: never.
+    pub status_interval: Option<Duration>,
     pub seq_map_path: PathBuf,
     pub publish: bool,
     pub replicate: bool,
@@ -131,6 +135,8 @@ impl Config {
                 1..=i64::MAX as u64,
                 "leave it out to have one made",
             ),
+            node_name: top.parsed("node_name", "", node_name),
+            status_interval: read_status_interval(&top),
             publish: top.bool("publish", true),
             replicate: top.bool("replicate", true),
             scan_max_changes: top.int("scan_max_changes", 512, 1..=1_000_000, "rows at a time"),
@@ -157,6 +163,47 @@ impl Config {
             health_check: HealthCheck::read(&top.section("health_check")),
         }
     }
+}
+
+/// A name for people; without one, that of the host.
+fn node_name(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 64;
+    if text.chars().any(char::is_control) || text.chars().count() > LONGEST {
+        return Err(format!(
+            "at most {LONGEST} characters, none of them a line break"
+        ));
+    }
+    Ok(match text {
+        "" => host_name(),
+        text => text.to_owned(),
+    })
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    crate::status::entry::shown(&name)
+}
+
+fn read_status_interval(top: &Section) -> Option<Duration> {
+    const DEFAULT: u64 = 10_000;
+    let least = 1_000;
+    let millis = top.millis(
+        "status_interval",
+        DEFAULT,
+        0,
+        "between two words to the others",
+    );
+    if !millis.is_zero() && millis < Duration::from_millis(least) {
+        let text = format!(
+            "is {}, but must be 0 (off) or at least {least}",
+            millis.as_millis()
+        );
+        top.note("status_interval", text);
+    }
+    (!millis.is_zero()).then_some(millis)
 }
 
 fn read_courtesy(top: &Section) -> Duration {

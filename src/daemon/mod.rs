@@ -29,6 +29,7 @@ mod threads;
 
 use net::Net;
 use signals::Heard;
+use snapshots::Brought;
 use supervisor::{PidFile, Supervisor};
 use threads::Threads;
 
@@ -87,12 +88,14 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         Until::SnapshotSaved => Vec::new(),
     };
     beside::remove_stale(&config.db_path);
-    let mut net = None;
+    let (mut net, mut began_with) = (None, None);
     if !config.db_path.exists() && snapshots::are_kept(config) {
         let node = *node_id.get_or_insert_with(snapshots::random_node_id);
         let begun = net.insert(Net::start(config, options, node, &exits));
-        if snapshots::bring_database(config, &begun.broker, &signals).is_stopped() {
-            return Ok(());
+        match snapshots::bring_database(config, &begun.broker, &signals) {
+            Brought::Stopped => return Ok(()),
+            Brought::Snapshot(name) => began_with = Some(name),
+            Brought::GoOn => {}
         }
     }
     let Some(mut database) = open(config, node_id, &waiting_is_over, &signals)? else {
@@ -100,6 +103,10 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     };
     opening.store(false, Ordering::Relaxed);
     let node = database.node();
+    if let Some(name) = began_with {
+        let noted = database.note_merged_snapshot(&name);
+        noted.map_err(|e| Failure(e.to_string()))?;
+    }
     if !config.seq_map_path.exists() && !database.sequences().is_empty() {
         log::info!(
             "{} is missing: merging the newest snapshot and reading the streams again",

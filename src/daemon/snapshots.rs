@@ -82,14 +82,10 @@ pub fn start(
 pub enum Brought {
     /// The file is there, or may be made.
     GoOn,
+    /// The snapshot of that name is the file now.
+    Snapshot(String),
     /// A signal came.
     Stopped,
-}
-
-impl Brought {
-    pub fn is_stopped(&self) -> bool {
-        *self == Brought::Stopped
-    }
 }
 
 /// There is no database file: puts the newest snapshot in its place, if there is one.
@@ -112,7 +108,8 @@ pub fn bring_database(
         }
         let mut wait = backoff.wait();
         match bring(config, broker, &mut progress) {
-            Ok(()) => return Brought::GoOn,
+            Ok(Some(name)) => return Brought::Snapshot(name),
+            Ok(None) => return Brought::GoOn,
             Err(TransferError::Stopped) => return Brought::Stopped,
             Err(e) if Instant::now() >= deadline => {
                 log::warn!("beginning without a snapshot: {e}");
@@ -131,14 +128,15 @@ pub fn bring_database(
     }
 }
 
+/// Name of the snapshot that was put in place; none if there is none, or a file appeared.
 fn bring(
     config: &Config,
     broker: &JetStreamBroker,
     progress: &mut Progress<'_>,
-) -> Result<(), TransferError> {
+) -> Result<Option<String>, TransferError> {
     let mut store = open_store(config, broker)?;
     let manifest = transfer::read_manifest(&mut *store, &config.shared.stream_prefix)?;
-    let mut last = Ok(());
+    let mut last = Ok(None);
     for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
         let fetched = transfer::fetch(&entry, &config.db_path, &mut *store, progress)
             .and_then(|file| transfer::put_in_place(file, &config.db_path));
@@ -148,7 +146,7 @@ fn bring(
                     "{} appeared meanwhile: a snapshot is merged into it",
                     config.db_path.display()
                 );
-                return Ok(());
+                return Ok(None);
             }
             Ok(true) => {
                 let sequences = entry.streams.iter().map(|(s, p)| (s.clone(), p.seq));
@@ -160,7 +158,7 @@ fn bring(
                     entry.name,
                     entry.node
                 );
-                return Ok(());
+                return Ok(Some(entry.name));
             }
             Err(e @ (TransferError::Bad { .. } | TransferError::Database(_))) => {
                 log::error!("{e}");

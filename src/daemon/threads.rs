@@ -17,8 +17,9 @@ use crate::gate::Gate;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::snapshot::thread::Ask;
+use crate::status::board::About;
 use crate::thread::{Exited, spawn};
-use crate::{consumer, publisher, watcher};
+use crate::{consumer, publisher, status, watcher};
 
 /// The end takes no longer than this, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_millis(2800);
@@ -69,6 +70,20 @@ impl Threads {
         let backoff = Backoff::new(config.nats.reconnect_wait / 4, config.nats.reconnect_wait);
         let retries = config.nats.connect_retries;
         let mut threads = Vec::new();
+        gate.status.introduce(About {
+            name: config.node_name.clone(),
+            streams: (1..=config.shared.shards)
+                .map(|s| broker.stream(s))
+                .collect(),
+        });
+        if let Some(interval) = config.status_interval {
+            let options = status::thread::Options {
+                stream_prefix: config.shared.stream_prefix.clone(),
+                interval,
+            };
+            let (gate, broker, stopped) = (gate.clone(), broker.clone(), stopped.clone());
+            threads.push(status::thread::start(gate, broker, options, stopped, exits));
+        }
         if snapshots::are_kept(config)
             && let Err(e) = gate.hold_reading()
         {

@@ -191,6 +191,7 @@ impl Database {
         self.copy_apply_triggers()?;
         self.look_for_missed_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
+        self.note_schema_hash()?;
         self.note_schema()
     }
 

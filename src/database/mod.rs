@@ -40,6 +40,7 @@ mod replacing;
 mod reservation;
 pub mod rows;
 pub mod schema;
+pub(crate) mod schema_hash;
 pub mod selection;
 mod settings;
 pub mod sites;
@@ -126,6 +127,8 @@ pub struct Database {
     pub(crate) parts_bytes: Option<u64>,
     /// Nodes that run the Go version.
     pub(crate) go_nodes: crate::apply::GoNodes,
+    /// How far each origin of changes is applied here.
+    pub(crate) origins: crate::apply::Origins,
     /// See [`Database::missed_triggers`].
     missed_triggers: std::collections::BTreeMap<String, String>,
     /// Of messages that are put in quarantine, and of tables whose rows are displaced.
@@ -199,6 +202,7 @@ impl Database {
             said_held: Default::default(),
             parts_bytes: None,
             go_nodes: Default::default(),
+            origins: Default::default(),
             missed_triggers: Default::default(),
             quarantine_alarm: Default::default(),
             displaced_alarm: Default::default(),

@@ -33,7 +33,7 @@ const STRIP: &str = "
 DELETE FROM __harmonylite___meta WHERE key IN
     ('node_id', 'node_id_taken', 'left_out', 'boot_id', 'clock_base', 'clock_until', 'joined', 'publish_again',
      'publish_held_again', 'snapshots_made', 'unheard_by_twin', 'swept', 'forgotten', 'given_ms', 'lost_streams', 'wal_file',
-     'schema_version');
+     'schema_version', 'schema_sha256', 'schema_sha256_before', 'merged_snapshot');
 DELETE FROM __harmonylite___ages;
 DELETE FROM __harmonylite___held_tables;
 DELETE FROM __harmonylite___quarantine;

@@ -33,6 +33,9 @@ pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 /// this, then after twice the time, and so on.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// Calls of [`Client::api_many`] that are under way at once.
+const AT_ONCE: usize = 64;
+
 /// What answers a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Answer<'a> {
@@ -116,6 +119,8 @@ pub struct Client {
     next_request: Cell<u64>,
     /// See [`ClientOptions::domain`].
     domain: Option<String>,
+    /// Another client ends the connection.
+    is_guest: bool,
 }
 
 impl Client {
@@ -141,6 +146,7 @@ impl Client {
             replies,
             next_request: Cell::new(0),
             domain,
+            is_guest: false,
         })
     }
 
@@ -182,6 +188,11 @@ impl Client {
     /// For helper threads: it flushes and sees the end, and does not keep the connection alive.
     pub(super) fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// Whether the connection has not ended.
+    pub fn is_open(&self) -> bool {
+        self.link.connection().is_ok()
     }
 
     /// The error to return when an [`Inbox`] is found closed.
@@ -335,6 +346,66 @@ impl Client {
         self.read_reply(&subject, message)
     }
 
+    /// Several JetStream API calls that change nothing, under way at once. Answers are in the order of
+    /// `calls`.
+    pub fn api_many(
+        &self,
+        calls: &[(String, Value)],
+    ) -> Result<Vec<Result<Value, ApiError>>, StreamError> {
+        let mut answers = Vec::with_capacity(calls.len());
+        for some in calls.chunks(AT_ONCE) {
+            answers.extend(self.api_at_once(some)?);
+        }
+        Ok(answers)
+    }
+
+    fn api_at_once(
+        &self,
+        calls: &[(String, Value)],
+    ) -> Result<Vec<Result<Value, ApiError>>, StreamError> {
+        let first = self.next_request.get() + 1;
+        for (call, body) in calls {
+            self.next_request.set(self.next_request.get() + 1);
+            let reply = format!("{}.{}", self.replies.subject, self.next_request.get());
+            let (subject, body) = (self.api_subject(call), body.to_string());
+            self.publish(&subject, Some(&reply), &[], body.as_bytes())?;
+        }
+        let mut answers: Vec<Option<Result<Value, ApiError>>> = Vec::new();
+        answers.resize_with(calls.len(), || None);
+        let deadline = after(API_TIMEOUT);
+        let number = |subject: &str| subject.rsplit('.').next()?.parse::<u64>().ok();
+        while answers.iter().any(Option::is_none) {
+            select! {
+                recv(self.replies.messages) -> message => {
+                    let message = message.map_err(|_| self.lost())?;
+                    let at = number(&message.subject).and_then(|n| n.checked_sub(first));
+                    let at = at.map_or(calls.len(), |at| at as usize);
+                    if let (Some((call, _)), Some(answer)) = (calls.get(at), answers.get_mut(at)) {
+                        *answer = Some(self.read_reply(call, message)?);
+                    }
+                }
+                recv(deadline) -> _ => {
+                    let (address, waited) = (self.address(), API_TIMEOUT.as_millis());
+                    let text = format!("no answer from {address} within {waited} ms");
+                    return Err(StreamError::Disconnected(text));
+                }
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// The same connection for one more thread. It ends with this client.
+    pub fn beside(&self) -> Result<Client, StreamError> {
+        Ok(Client {
+            link: self.link.clone(),
+            greeting: self.greeting.clone(),
+            replies: self.link.inbox(None)?,
+            next_request: Cell::new(0),
+            domain: self.domain.clone(),
+            is_guest: true,
+        })
+    }
+
     fn failed(&self, tried: impl fmt::Display, error: &io::Error) -> StreamError {
         StreamError::Disconnected(format!("{tried} at {}: {error}", self.address()))
     }
@@ -343,6 +414,9 @@ impl Client {
 impl Drop for Client {
     /// On a thread of its own: a server that stopped reading must not hold up its client's owner.
     fn drop(&mut self) {
+        if self.is_guest {
+            return;
+        }
         let link = self.link.clone();
         let closer = thread::Builder::new()
             .name("nats-close".into())

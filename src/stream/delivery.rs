@@ -47,6 +47,8 @@ pub(super) struct Origin<'a> {
     pub(super) consumer: &'a str,
     pub(super) sequence: u64,
     pub(super) time_ms: i64,
+    /// Messages that the consumer had still to deliver then.
+    pub(super) pending: u64,
 }
 
 impl Origin<'_> {
@@ -60,6 +62,10 @@ impl Origin<'_> {
             consumer: tokens.get(stream + 1)?,
             sequence: tokens.get(stream + 3)?.parse().ok()?,
             time_ms: time_ns / 1_000_000,
+            pending: tokens
+                .get(stream + 6)
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(0),
         })
     }
 }
@@ -73,12 +79,12 @@ mod tests {
     #[test]
     fn origins_in_both_forms() {
         for reply in [
-            "$JS.ACK.changes-1.Xy12.1.77.5.1700000000123456789.0",
-            "$JS.ACK.hub.hash.changes-1.Xy12.1.77.5.1700000000123456789.0.token",
+            "$JS.ACK.changes-1.Xy12.1.77.5.1700000000123456789.3",
+            "$JS.ACK.hub.hash.changes-1.Xy12.1.77.5.1700000000123456789.3.token",
         ] {
             let origin = Origin::parse(reply).unwrap();
             assert_eq!((origin.consumer, origin.sequence), ("Xy12", 77));
-            assert_eq!(origin.time_ms, 1_700_000_000_123);
+            assert_eq!((origin.time_ms, origin.pending), (1_700_000_000_123, 3));
         }
         assert!(Origin::parse("$JS.ACK.short").is_none());
     }

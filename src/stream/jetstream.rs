@@ -3,6 +3,7 @@
 //! The `nats` crate's own JetStream layer waits without limit and resets settings it does not know,
 //! so the API is spoken here as what it is: JSON requests to `$JS.API.…`.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,22 @@ pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamEr
 }
 
 /// The same, as the API answers it.
+/// Per stream, the sequence of its last message; streams that are not there are left out.
+pub fn last_sequences(
+    client: &Client,
+    streams: &[String],
+) -> Result<BTreeMap<String, u64>, StreamError> {
+    let call = |stream: &String| (format!("STREAM.INFO.{stream}"), json!({}));
+    let calls: Vec<_> = streams.iter().map(call).collect();
+    let answers = client.api_many(&calls)?;
+    let each = streams.iter().zip(answers);
+    let last = each.filter_map(|(stream, info)| {
+        let last = info.ok()?["state"]["last_seq"].as_u64()?;
+        Some((stream.clone(), last))
+    });
+    Ok(last.collect())
+}
+
 pub(super) fn state_in(info: &Value) -> StreamState {
     let number = |key: &str| info["state"][key].as_u64().unwrap_or(0);
     let last = number("last_seq");

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::StreamError;
 use super::client::{API_TIMEOUT, ApiError, Client, Inbox};
 use super::delivery::header;
 use super::jetstream::{code, create_stream, differences};
+use super::{StreamError, timestamp};
 use crate::model::base64;
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -30,6 +30,13 @@ struct Entry {
     value: Vec<u8>,
     revision: u64,
     deleted: bool,
+}
+
+/// A value and when the broker stored it, in unix milliseconds of its clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timed {
+    pub value: Vec<u8>,
+    pub time_ms: i64,
 }
 
 /// A bucket, spoken to over `client`.
@@ -165,6 +172,25 @@ impl<'a> KeyValue<'a> {
             .collect())
     }
 
+    /// The values of `keys`, in that order; none where there is no value. Bodies larger than `most`
+    /// bytes count as none.
+    pub fn get_all(&self, keys: &[String], most: usize) -> Result<Vec<Option<Timed>>, StreamError> {
+        let call = format!("STREAM.MSG.GET.KV_{}", self.bucket);
+        let ask = |key: &String| {
+            let subject = self.subject(key)?;
+            Ok((call.clone(), json!({ "last_by_subj": subject })))
+        };
+        let calls: Result<Vec<_>, StreamError> = keys.iter().map(ask).collect();
+        let answers = self.client.api_many(&calls?)?;
+        let each = keys.iter().zip(answers).map(|(key, answer)| match answer {
+            Ok(reply) if is_deletion(&reply["message"]) => Ok(None),
+            Ok(reply) => Ok(timed(&reply["message"], most)),
+            Err(error) if error.err_code == code::NO_MESSAGE_FOUND => Ok(None),
+            Err(error) => Err(self.refused("read", key, &error)),
+        });
+        each.collect()
+    }
+
     fn entry(&self, key: &str) -> Result<Option<Entry>, StreamError> {
         let subject = self.subject(key)?;
         let call = format!("STREAM.MSG.GET.KV_{}", self.bucket);
@@ -185,13 +211,10 @@ impl<'a> KeyValue<'a> {
             );
             return Err(StreamError::Refused(text));
         };
-        // DEL and PURGE by clients; newer servers mark an expired value with another header.
-        let deleted = header(message, "KV-Operation").is_some()
-            || header(message, "Nats-Marker-Reason").is_some();
         Ok(Some(Entry {
             value,
             revision,
-            deleted,
+            deleted: is_deletion(message),
         }))
     }
 
@@ -219,6 +242,18 @@ impl<'a> KeyValue<'a> {
     fn refused(&self, verb: &str, key: &str, error: &ApiError) -> StreamError {
         error.refused(format_args!("{verb} key {key} of bucket {}", self.bucket))
     }
+}
+
+/// DEL and PURGE by clients; newer servers mark an expired value with another header.
+fn is_deletion(message: &Value) -> bool {
+    header(message, "KV-Operation").is_some() || header(message, "Nats-Marker-Reason").is_some()
+}
+
+fn timed(message: &Value, most: usize) -> Option<Timed> {
+    let data = message["data"].as_str().unwrap_or_default();
+    let value = base64::decode(data).filter(|value| value.len() <= most)?;
+    let time_ms = timestamp::unix_ms(message["time"].as_str()?)?;
+    Some(Timed { value, time_ms })
 }
 
 /// A space or wildcard in a subject would break the connection or write elsewhere.

@@ -159,6 +159,11 @@ pub trait Reader: Send {
     fn other_streams(&self) -> Option<String> {
         None
     }
+    /// How many messages the stream held beyond the last one that `fetch` gave, when the broker sent
+    /// that one.
+    fn remaining(&self) -> u64 {
+        0
+    }
     /// `Nats-Msg-Id` of the message at `sequence`: `Ok(None)` if there is no such message.
     fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError>;
 }

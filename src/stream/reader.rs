@@ -103,6 +103,8 @@ pub struct JetStreamReader {
     domain: Option<String>,
     old: u64,
     foreign: Foreign,
+    /// Messages that the stream held beyond the last that came.
+    remaining: u64,
     /// Consumers given up since the last message.
     oddities: usize,
     silence: Silence,
@@ -124,6 +126,7 @@ impl JetStreamReader {
             domain: None,
             old: u64::MAX,
             foreign: Foreign::default(),
+            remaining: 0,
             oddities: 0,
             silence: Silence::default(),
             silent: never(),
@@ -344,6 +347,7 @@ impl JetStreamReader {
             return Ok(Arrival::Odd(jump));
         }
         let (sequence, time_ms) = (origin.sequence, origin.time_ms);
+        self.remaining = origin.pending;
         consumer.fresh = false;
         consumer.next = sequence + 1;
         pull.remaining = pull.remaining.saturating_sub(1);
@@ -422,6 +426,10 @@ impl Reader for JetStreamReader {
                 recv(deadline) -> _ => return Ok(Vec::new()),
             }
         }
+    }
+
+    fn remaining(&self) -> u64 {
+        self.remaining
     }
 
     fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError> {

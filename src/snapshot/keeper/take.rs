@@ -42,6 +42,9 @@ impl Keeper {
             }
             match merge(round, &entry, &mut *store) {
                 Ok(()) => {
+                    let mut inside = round.gate.enter();
+                    inside.database.note_merged_snapshot(&entry.name)?;
+                    drop(inside);
                     self.merged = Some(entry.name);
                     return Ok(true);
                 }

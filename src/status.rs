@@ -1,0 +1,44 @@
+//! How this node and the others are doing: the JSON of `/status`, and what it is made from.
+//!
+//! Each node keeps one entry in the broker's bucket ([`entry`]), written by a thread of its own
+//! ([`thread`]) when something in it changed. Whoever asks for the status ([`board`]) gets the
+//! facts of this node ([`local`]) beside what the bucket says of the others ([`peers`]), as one
+//! [`report::Status`].
+
+use std::time::Duration;
+
+use crate::database::Result;
+use crate::gate::Gate;
+use local::Facts;
+use report::{Status, VERSION};
+
+pub mod board;
+pub mod entry;
+pub mod local;
+mod merged;
+pub mod peers;
+pub mod report;
+pub mod text;
+pub mod thread;
+pub mod unattended;
+
+/// Who asks does not wait for as long as an application may hold the database's lock.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The status as of now. The broker is asked for the other nodes; where it does not answer, this
+/// node is told alone.
+pub fn now(gate: &Gate) -> Result<Status> {
+    let peers = gate.status.peers();
+    let Some(inside) = gate.enter_within(PATIENCE) else {
+        let busy = "it is busy: perhaps an application holds its write lock";
+        return Ok(Status {
+            version: VERSION,
+            running: true,
+            problems: [("database".to_owned(), busy.to_owned())].into(),
+            ..Status::default()
+        });
+    };
+    let facts = Facts::gather(gate, &inside)?;
+    drop(inside);
+    Ok(peers::status(&facts, &gate.status.about().streams, peers))
+}

@@ -1,0 +1,146 @@
+//! What a node tells the others of itself: one value in the broker's bucket, under `node.<id>`.
+//!
+//! The key has two parts on purpose: nobody who watches the bucket (`$KV.<bucket>.*`) is woken by
+//! it. Entries of others are not trusted: their size, their number and their texts are bounded, and
+//! control characters are taken out before anything is shown.
+
+use serde::{Deserialize, Serialize};
+
+/// Before the number of a node.
+pub const KEY: &str = "node.";
+
+/// Bytes of an entry of another node that is read at all.
+pub const MAX_BYTES: usize = 16 << 10;
+
+/// Characters of a text in an entry.
+const MAX_TEXT: usize = 64;
+
+/// Streams of an entry: there are no more shards.
+const MAX_STREAMS: usize = 256;
+
+/// See the module's head.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Entry {
+    pub name: String,
+    pub release: String,
+    /// See [`crate::status::report::Schema`].
+    pub schema: String,
+    pub previous: String,
+    /// By shard, the sequence of the last message read.
+    pub positions: Vec<u64>,
+    /// By shard, whether messages were missed. Left out if none were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<bool>,
+    pub unsent: u64,
+    pub held: u64,
+    pub displaced: u64,
+    pub rejected: u64,
+    pub quarantined: u64,
+    pub problems: u64,
+    /// The largest lag, in milliseconds.
+    pub lag_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// By the broker's clock, when it was written, in unix milliseconds.
+    pub time_ms: i64,
+}
+
+impl Entry {
+    /// The entry as it is stored.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// An entry of another node. None: it is too large or no entry.
+    pub fn parse(bytes: &[u8]) -> Option<Entry> {
+        if bytes.len() > MAX_BYTES {
+            return None;
+        }
+        let mut entry: Entry = serde_json::from_slice(bytes).ok()?;
+        let texts = [
+            &mut entry.name,
+            &mut entry.release,
+            &mut entry.schema,
+            &mut entry.previous,
+        ];
+        for text in texts.into_iter().chain(&mut entry.snapshot) {
+            *text = shown(text);
+        }
+        entry.positions.truncate(MAX_STREAMS);
+        entry.gaps.truncate(MAX_STREAMS);
+        Some(entry)
+    }
+
+    /// Whether it says something else than `other`, apart from the time that passed.
+    pub fn differs(&self, other: &Entry) -> bool {
+        let timeless = |entry: &Entry| Entry {
+            time_ms: 0,
+            lag_ms: 0,
+            ..entry.clone()
+        };
+        timeless(self) != timeless(other)
+    }
+}
+
+/// A text that may be shown on a terminal.
+pub fn shown(text: &str) -> String {
+    let plain = text.chars().filter(|c| !c.is_control());
+    plain.take(MAX_TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written() {
+        let entry = Entry {
+            name: "box".into(),
+            positions: vec![1, 2],
+            snapshot: Some("s".into()),
+            ..Entry::default()
+        };
+        assert_eq!(Entry::parse(&entry.to_bytes()), Some(entry));
+    }
+
+    #[test]
+    fn an_entry_of_a_later_release_is_read_as_far_as_it_is_known() {
+        let entry = Entry::parse(br#"{"name":"box","mood":[1]}"#).unwrap();
+        assert_eq!(entry.name, "box");
+    }
+
+    #[test]
+    fn entries_that_mean_ill() {
+        let name = format!("\u{1b}[31m\n{}", "x".repeat(1000));
+        let entry = Entry {
+            name,
+            positions: vec![u64::MAX; 300],
+            ..Entry::default()
+        };
+        let read = Entry::parse(&entry.to_bytes()).unwrap();
+        assert!(read.name.starts_with("[31mxxx") && read.name.len() == MAX_TEXT);
+        assert_eq!(read.positions.len(), MAX_STREAMS);
+        for bytes in [&b""[..], b"{\"positions\":-1}", b"\xff"] {
+            assert_eq!(Entry::parse(bytes), None, "{bytes:?}");
+        }
+        let large = format!("{{\"name\":\"{}\"}}", "x".repeat(MAX_BYTES));
+        assert_eq!(Entry::parse(large.as_bytes()), None);
+    }
+
+    #[test]
+    fn time_alone_is_no_change() {
+        let before = Entry::default();
+        let later = Entry {
+            time_ms: 5,
+            lag_ms: 7,
+            ..Entry::default()
+        };
+        assert!(!later.differs(&before));
+        let moved = Entry {
+            positions: vec![1],
+            ..later
+        };
+        assert!(moved.differs(&before));
+    }
+}

@@ -1,0 +1,133 @@
+//! The facts of this node, as of one moment.
+
+use std::collections::BTreeMap;
+
+use super::board::About;
+use super::entry::Entry;
+use crate::database::{Database, Result};
+use crate::gate::{Gate, Inside};
+use crate::health;
+
+/// Rows are counted up to here: who asks must not wait, nor must the node.
+pub const COUNTED: u64 = 10_000;
+
+/// What a node knows of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub node: u64,
+    pub entry: Entry,
+    /// Per origin, milliseconds that its changes are behind here.
+    pub lag_ms: BTreeMap<u64, u64>,
+    /// Per other node, when the broker stored the newest message of it that is applied here.
+    pub heard_ms: BTreeMap<u64, i64>,
+    pub problems: BTreeMap<String, String>,
+    /// The broker's clock.
+    pub now_ms: Option<i64>,
+}
+
+impl Facts {
+    /// Reads them; `inside` is the gate's.
+    pub fn gather(gate: &Gate, inside: &Inside) -> Result<Facts> {
+        let db = &inside.database;
+        let heard_ms: BTreeMap<u64, i64> = db.newest_by_origin().collect();
+        let now_ms = db.broker_time_ms();
+        let lag_ms = lag(&heard_ms, now_ms, gate.is_caught_up() || !gate.reads());
+        let problems = problems(gate, db)?;
+        let mut entry = stored(&gate.status.about(), db)?;
+        entry.unsent = db.unsent_up_to(COUNTED)?;
+        entry.rejected = db.set_aside();
+        entry.problems = problems.len() as u64;
+        entry.lag_ms = lag_ms.values().copied().max().unwrap_or(0);
+        entry.time_ms = now_ms.unwrap_or(0);
+        Ok(Facts {
+            node: db.node(),
+            entry,
+            lag_ms,
+            heard_ms,
+            problems,
+            now_ms,
+        })
+    }
+}
+
+/// What the database says by itself.
+fn stored(about: &About, db: &Database) -> Result<Entry> {
+    let positions = about.streams.iter().map(|stream| db.position(stream));
+    let (positions, gaps): (Vec<u64>, Vec<bool>) =
+        positions.map(|p| (p.seq, p.gap.is_some())).unzip();
+    let (schema, previous) = db.schema_hashes()?;
+    Ok(Entry {
+        name: about.name.clone(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        schema: schema.unwrap_or_default(),
+        previous: previous.unwrap_or_default(),
+        gaps: match gaps.contains(&true) {
+            true => gaps,
+            false => Vec::new(),
+        },
+        positions,
+        held: db.held_up_to(COUNTED)?,
+        displaced: db.displaced_up_to(COUNTED)?,
+        quarantined: db.quarantined()?,
+        snapshot: db.merged_snapshot()?,
+        ..Entry::default()
+    })
+}
+
+fn problems(gate: &Gate, db: &Database) -> Result<BTreeMap<String, String>> {
+    let report = health::report(&gate.health, Some(db))?;
+    let problems = report["problems"].as_object().into_iter().flatten();
+    let text = |text: &serde_json::Value| text.as_str().unwrap_or_default().to_owned();
+    Ok(problems.map(|(k, v)| (k.clone(), text(v))).collect())
+}
+
+/// Behind each origin: 0 at the end of all streams, else the age of its newest message that is
+/// here. By the broker's clock alone: an origin's clock may be wrong.
+fn lag(heard_ms: &BTreeMap<u64, i64>, now_ms: Option<i64>, is_at_end: bool) -> BTreeMap<u64, u64> {
+    let age = |heard: i64| match (is_at_end, now_ms) {
+        (false, Some(now)) => now.saturating_sub(heard).max(0) as u64,
+        _ => 0,
+    };
+    heard_ms
+        .iter()
+        .map(|(node, ms)| (*node, age(*ms)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::tests::support::Node;
+
+    #[test]
+    fn lag_is_by_the_brokers_clock_and_nothing_at_the_end() {
+        let heard = BTreeMap::from([(2, 1_000), (3, 9_000)]);
+        let behind = lag(&heard, Some(10_000), false);
+        assert_eq!(behind, BTreeMap::from([(2, 9_000), (3, 1_000)]));
+        let none = BTreeMap::from([(2, 0), (3, 0)]);
+        assert_eq!(lag(&heard, Some(10_000), true), none);
+        assert_eq!(lag(&heard, None, false), none, "its clock was never heard");
+        assert_eq!(lag(&heard, Some(500), false), none);
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself() {
+        let mut node = Node::new(7, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+        node.run("INSERT INTO t VALUES (1), (2)");
+        node.capture();
+        node.db.read_up_to("s-1", 5, "a");
+        let gate = Gate::new(node.db, 1).0;
+        gate.status.introduce(About {
+            name: "box".into(),
+            streams: vec!["s-1".into(), "s-2".into()],
+        });
+        gate.health.ails("connecting", "no route");
+        let facts = Facts::gather(&gate, &gate.enter()).unwrap();
+        assert_eq!((facts.node, &*facts.entry.name), (7, "box"));
+        assert_eq!(facts.entry.positions, [5, 0]);
+        assert_eq!((facts.entry.unsent, facts.entry.problems), (2, 1));
+        assert_eq!(facts.problems["connecting"], "no route");
+        assert_eq!(facts.entry.schema.len(), 64);
+        assert_eq!(Entry::parse(&facts.entry.to_bytes()), Some(facts.entry));
+    }
+}

@@ -1,0 +1,333 @@
+//! What the broker's bucket says of the other nodes, and what that means just now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::entry::{Entry, KEY, MAX_BYTES};
+use super::local::Facts;
+use super::report::{KnownBy, Lag, Node, Schema, Status, Stream, VERSION};
+use crate::cluster::broker::meta_bucket;
+use crate::cluster::registry::{PUBLISHER, TABLES};
+use crate::stream::StreamError;
+use crate::stream::client::Client;
+use crate::stream::jetstream::last_sequences;
+use crate::stream::key_value::KeyValue;
+
+/// Other nodes that are listed: anybody may write any number of entries.
+const MAX_NODES: usize = 1000;
+
+/// A running node writes its entry at least this often.
+pub const WRITTEN_EVERY: Duration = Duration::from_secs(600);
+
+/// A node that was not heard of for longer is silent.
+const SILENT_AFTER: Duration = Duration::from_secs(900);
+
+/// A node that has everything says so within this time: what an older entry lacks, the node lacks.
+const SETTLES_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the broker says, as of one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Peers {
+    /// Every node that is known, by its number, with its entry and when the broker stored that.
+    pub nodes: BTreeMap<u64, Option<(Entry, i64)>>,
+    pub left_out: u64,
+    /// Per stream, the sequence of its last message.
+    pub ends: BTreeMap<String, u64>,
+}
+
+impl Peers {
+    /// Asks the broker.
+    pub fn fetch(
+        client: &Client,
+        stream_prefix: &str,
+        streams: &[String],
+    ) -> Result<Peers, StreamError> {
+        let bucket = meta_bucket(stream_prefix);
+        let bucket = KeyValue::open(client, &bucket);
+        let keys = bucket.keys("")?;
+        let mut ids = with_number(&keys, KEY);
+        let older = |prefix| with_number(&keys, prefix);
+        let older: BTreeSet<u64> = older(PUBLISHER).union(&older(TABLES)).copied().collect();
+        let left_out = ids.len().saturating_sub(MAX_NODES) as u64;
+        ids = ids.into_iter().take(MAX_NODES).collect();
+        let mut nodes = BTreeMap::new();
+        let keys: Vec<String> = ids.iter().map(|id| format!("{KEY}{id}")).collect();
+        for (id, found) in ids.iter().zip(bucket.get_all(&keys, MAX_BYTES)?) {
+            if let Some(timed) = found {
+                let entry = Entry::parse(&timed.value).map(|entry| (entry, timed.time_ms));
+                nodes.insert(*id, entry);
+            }
+        }
+        // A release that keeps no entry; or a node that was forgotten, of which the bucket still
+        // lists the keys without a value.
+        let others: Vec<u64> = older.difference(&ids).copied().take(MAX_NODES).collect();
+        let keys: Vec<String> = others.iter().map(|id| format!("{PUBLISHER}{id}")).collect();
+        for (id, found) in others.iter().zip(bucket.get_all(&keys, MAX_BYTES)?) {
+            if found.is_some() {
+                nodes.insert(*id, None);
+            }
+        }
+        Ok(Peers {
+            nodes,
+            left_out,
+            ends: last_sequences(client, streams)?,
+        })
+    }
+}
+
+/// Numbers of the keys that are `prefix` and a number.
+fn with_number(keys: &[String], prefix: &str) -> BTreeSet<u64> {
+    let number = |key: &String| key.strip_prefix(prefix)?.parse().ok();
+    keys.iter().filter_map(number).collect()
+}
+
+/// The status, from what this node and the broker know.
+pub fn status(facts: &Facts, streams: &[String], peers: Result<Peers, String>) -> Status {
+    let (peers, others_unknown) = match peers {
+        Ok(peers) => (peers, None),
+        Err(why) => (Peers::default(), Some(why)),
+    };
+    let view = View {
+        facts,
+        streams,
+        ends: &peers.ends,
+    };
+    let this = view.this();
+    let others = peers.nodes.iter().filter(|(id, _)| **id != facts.node);
+    let others: Vec<Node> = others
+        .map(|(id, entry)| view.other(*id, entry.as_ref()))
+        .collect();
+    let is_well = |node: &Node| node.lacks.is_empty() && !node.silent;
+    let mut lag: Vec<Lag> = facts.lag_ms.iter().map(lag_of).collect();
+    lag.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    Status {
+        version: VERSION,
+        fine: facts.problems.is_empty() && is_well(&this) && others.iter().all(is_well),
+        running: true,
+        time_ms: facts.now_ms,
+        this,
+        lag,
+        problems: facts.problems.clone(),
+        others,
+        others_left_out: peers.left_out,
+        others_unknown,
+    }
+}
+
+fn lag_of((origin, ms): (&u64, &u64)) -> Lag {
+    Lag {
+        origin: origin.to_string(),
+        seconds: *ms as f64 / 1000.0,
+    }
+}
+
+/// What nodes are looked at beside.
+struct View<'a> {
+    facts: &'a Facts,
+    streams: &'a [String],
+    ends: &'a BTreeMap<String, u64>,
+}
+
+impl View<'_> {
+    fn this(&self) -> Node {
+        let mut node = self.node(self.facts.node, &self.facts.entry);
+        // Under way, unless something does not work.
+        let is_stuck = !self.facts.problems.is_empty();
+        node.lacks = lacks(&node, is_stuck);
+        node.seen_ms = self.facts.now_ms;
+        node.seen_seconds_ago = self.facts.now_ms.map(|_| 0.0);
+        node
+    }
+
+    fn other(&self, id: u64, known: Option<&(Entry, i64)>) -> Node {
+        let heard = self.facts.heard_ms.get(&id).copied();
+        let Some((entry, stored_ms)) = known else {
+            let mut node = Node {
+                node: id.to_string(),
+                known_by: KnownBy::Messages,
+                ..Node::default()
+            };
+            self.date(&mut node, heard);
+            // Such a node says nothing while nothing is written there.
+            node.silent = false;
+            return node;
+        };
+        let mut node = self.node(id, entry);
+        self.date(&mut node, Some(*stored_ms).max(heard));
+        let age = self.facts.now_ms.map_or(0, |now| now - stored_ms);
+        node.lacks = lacks(&node, age >= SETTLES_WITHIN.as_millis() as i64);
+        node
+    }
+
+    fn date(&self, node: &mut Node, seen_ms: Option<i64>) {
+        node.seen_ms = seen_ms;
+        let ago = self.facts.now_ms.zip(seen_ms);
+        node.seen_seconds_ago = ago.map(|(now, seen)| (now - seen).max(0) as f64 / 1000.0);
+        let ago = node.seen_seconds_ago.unwrap_or_default();
+        node.silent = ago > SILENT_AFTER.as_secs_f64();
+    }
+
+    fn node(&self, id: u64, entry: &Entry) -> Node {
+        let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let streams = self.streams.iter().zip(&entry.positions).enumerate();
+        let streams = streams.map(|(i, (stream, position))| Stream {
+            stream: stream.clone(),
+            position: *position,
+            behind: self
+                .ends
+                .get(stream)
+                .map(|end| end.saturating_sub(*position)),
+            gap: entry.gaps.get(i).copied().unwrap_or_default(),
+        });
+        Node {
+            node: id.to_string(),
+            name: entry.name.clone(),
+            known_by: KnownBy::Entry,
+            release: some(&entry.release),
+            schema: Schema {
+                hash: some(&entry.schema),
+                previous: some(&entry.previous),
+            },
+            streams: streams.collect(),
+            unsent: Some(entry.unsent),
+            held: Some(entry.held),
+            displaced: Some(entry.displaced),
+            rejected: Some(entry.rejected),
+            quarantined: Some(entry.quarantined),
+            problems: Some(entry.problems),
+            lag_seconds: Some(entry.lag_ms as f64 / 1000.0),
+            snapshot: entry.snapshot.clone(),
+            ..Node::default()
+        }
+    }
+}
+
+/// In a few words each, what a node lacks or what waits there; `is_settled`: what is under way
+/// would be there by now.
+fn lacks(node: &Node, is_settled: bool) -> Vec<String> {
+    let mut lacks = Vec::new();
+    for stream in &node.streams {
+        let name = &stream.stream;
+        if stream.gap {
+            lacks.push(format!("missed messages of {name}: needs a snapshot"));
+        }
+        match stream.behind {
+            Some(behind @ 1..) if is_settled => {
+                lacks.push(format!("{behind} message(s) behind in {name}"));
+            }
+            _ => {}
+        }
+    }
+    let lag = node.lag_seconds.unwrap_or_default();
+    if lag >= SETTLES_WITHIN.as_secs_f64() {
+        lacks.push(format!("{lag:.0} s behind"));
+    }
+    if let (Some(unsent @ 1..), true) = (node.unsent, is_settled) {
+        lacks.push(format!("{unsent} row(s) not sent yet"));
+    }
+    if let Some(held @ 1..) = node.held {
+        lacks.push(format!("{held} row(s) held, see harmonylite held there"));
+    }
+    if let Some(problems @ 1..) = node.problems {
+        lacks.push(format!("{problems} thing(s) do not work, see its health"));
+    }
+    lacks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000_000_000;
+
+    fn streams() -> Vec<String> {
+        vec!["c-1".into()]
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            node: 1,
+            entry: Entry {
+                positions: vec![50],
+                ..Entry::default()
+            },
+            now_ms: Some(NOW),
+            ..Facts::default()
+        }
+    }
+
+    fn peers(entry: Entry, seconds_ago: i64) -> Peers {
+        let known = Some((entry, NOW - seconds_ago * 1000));
+        Peers {
+            nodes: BTreeMap::from([(2, known)]),
+            ends: BTreeMap::from([("c-1".into(), 50)]),
+            left_out: 0,
+        }
+    }
+
+    fn of(entry: Entry, seconds_ago: i64) -> Status {
+        status(&facts(), &streams(), Ok(peers(entry, seconds_ago)))
+    }
+
+    fn at(position: u64) -> Entry {
+        Entry {
+            positions: vec![position],
+            ..Entry::default()
+        }
+    }
+
+    #[test]
+    fn a_node_is_fine_until_it_had_time_to_settle() {
+        assert!(of(at(50), 5).fine);
+        assert!(of(at(40), 5).fine, "its entry is a moment old");
+        let late = of(at(40), 60);
+        assert!(!late.fine);
+        assert_eq!(late.others[0].lacks, ["10 message(s) behind in c-1"]);
+        assert_eq!(late.others[0].streams[0].behind, Some(10));
+        let unsent = Entry {
+            unsent: 3,
+            ..at(50)
+        };
+        assert!(of(unsent.clone(), 5).fine);
+        assert_eq!(of(unsent, 60).others[0].lacks, ["3 row(s) not sent yet"]);
+    }
+
+    #[test]
+    fn a_node_that_is_gone_stays_listed() {
+        let gone = of(at(50), 3600);
+        assert!(!gone.fine && gone.others[0].silent);
+        assert_eq!(gone.others[0].seen_seconds_ago, Some(3600.0));
+        assert!(!of(at(50), 700).others[0].silent, "it may be idle");
+    }
+
+    #[test]
+    fn an_older_release_is_listed_as_far_as_it_is_known() {
+        let mut facts = facts();
+        facts.heard_ms.insert(2, NOW - 5000);
+        let peers = Peers {
+            nodes: BTreeMap::from([(2, None), (3, None)]),
+            ..Peers::default()
+        };
+        let status = status(&facts, &streams(), Ok(peers));
+        let [heard, unheard] = &status.others[..] else {
+            panic!("{status:?}")
+        };
+        assert_eq!(heard.known_by, KnownBy::Messages);
+        assert_eq!(heard.seen_seconds_ago, Some(5.0));
+        assert_eq!(unheard.seen_ms, None);
+        assert!(status.fine);
+    }
+
+    #[test]
+    fn this_node_is_told_without_the_broker() {
+        let mut facts = facts();
+        facts.lag_ms = BTreeMap::from([(2, 1500), (3, 90_000)]);
+        let why = "no route".to_owned();
+        let status = status(&facts, &streams(), Err(why.clone()));
+        assert_eq!(status.others_unknown, Some(why));
+        assert_eq!(status.lag[0].origin, "3");
+        assert_eq!(status.lag[1].seconds, 1.5);
+        let json = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    }
+}

@@ -1,0 +1,118 @@
+//! The JSON of `/status` and of `harmonylite status --json`: a contract.
+//!
+//! Fields may be added; [`VERSION`] rises when one goes or changes its meaning. Numbers of nodes
+//! are text, because not every reader of JSON takes 64 bits for a number. Times are unix
+//! milliseconds by the broker's clock.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Number of the JSON's layout.
+pub const VERSION: u32 = 1;
+
+/// What one node knows of itself and of all others.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// Nothing is wrong here, and every node has everything, as far as this node knows.
+    pub fine: bool,
+    /// Whether a daemon answered. If not, `this` is what the file says, and `others` is empty.
+    pub running: bool,
+    /// The broker's clock; none before this node heard of it.
+    pub time_ms: Option<i64>,
+    /// This node.
+    pub this: Node,
+    /// Per origin of changes, how far this node is behind it. The largest lag first.
+    pub lag: Vec<Lag>,
+    /// What does not work here, by its subject, as `/health` has it.
+    pub problems: BTreeMap<String, String>,
+    /// The other nodes, by their numbers.
+    pub others: Vec<Node>,
+    /// Nodes that are known and not listed in `others`: there are too many.
+    pub others_left_out: u64,
+    /// Why `others` may be old or empty; none if the broker was asked just now.
+    pub others_unknown: Option<String>,
+}
+
+/// One node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// The number of the node.
+    pub node: String,
+    /// `node_name`, by default the host's name. Empty if the node told none.
+    pub name: String,
+    /// How the node is known: by the `entry` that it keeps, or, of a release that keeps none or
+    /// with `status_interval = 0`, by its `messages`.
+    pub known_by: KnownBy,
+    /// Version of HarmonyLite.
+    pub release: Option<String>,
+    pub schema: Schema,
+    /// Per stream, how far the node has read.
+    pub streams: Vec<Stream>,
+    /// Rows written there that the broker has not acknowledged yet.
+    pub unsent: Option<u64>,
+    /// Rows that wait for a table, a column or another constraint there.
+    pub held: Option<u64>,
+    /// Rows that are not in their table because another row has their UNIQUE values.
+    pub displaced: Option<u64>,
+    /// Changes there that cannot be replicated, since the daemon started.
+    pub rejected: Option<u64>,
+    /// Messages that the node could not read.
+    pub quarantined: Option<u64>,
+    /// Subjects that do not work there. None if they are not known.
+    pub problems: Option<u64>,
+    /// The largest lag of the node, in seconds, when it was last heard of.
+    pub lag_seconds: Option<f64>,
+    /// Name of the snapshot that the node merged last, or began with.
+    pub snapshot: Option<String>,
+    /// When the node was last heard of.
+    pub seen_ms: Option<i64>,
+    /// How many seconds ago that was.
+    pub seen_seconds_ago: Option<f64>,
+    /// Nothing was heard of the node for longer than a running node is silent.
+    pub silent: bool,
+    /// In a few words each, what the node lacks or what waits there. Empty: it has everything.
+    pub lacks: Vec<String>,
+}
+
+/// How another node is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KnownBy {
+    #[default]
+    Entry,
+    Messages,
+}
+
+/// What tables a node has, as a hash over their definitions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schema {
+    /// SHA-256, in hexadecimal: equal hashes, equal tables.
+    pub hash: Option<String>,
+    /// The hash before the last change of the tables.
+    pub previous: Option<String>,
+}
+
+/// How far one stream is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    pub stream: String,
+    /// Sequence of the last message read.
+    pub position: u64,
+    /// Messages that the stream holds beyond that; none if that is not known.
+    pub behind: Option<u64>,
+    /// Messages were missed here that only a snapshot brings.
+    pub gap: bool,
+}
+
+/// How far this node is behind the changes of one origin.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lag {
+    /// The number of the node that wrote.
+    pub origin: String,
+    /// Seconds since the broker stored the newest message of that origin that is applied here; 0
+    /// when all streams are read to their end.
+    pub seconds: f64,
+}

@@ -1,0 +1,169 @@
+//! The status as text for a terminal.
+
+use super::report::{KnownBy, Lag, Node, Status};
+use crate::model::timestamp::shown;
+
+/// Characters of a hash that are shown: enough to tell a few schemas apart.
+const HASH: usize = 12;
+
+/// Origins that are listed with their lag.
+const ORIGINS: usize = 10;
+
+/// Several lines, the most important first.
+pub fn text(status: &Status) -> String {
+    let mut lines = vec![verdict(status).to_owned()];
+    for (subject, why) in &status.problems {
+        lines.push(format!("problem: {subject}: {}", why.escape_debug()));
+    }
+    lines.push(format!("this {}", line(&status.this)));
+    lines.extend(details(&status.this));
+    let behind = status.lag.iter().filter(|lag| lag.seconds > 0.0);
+    let behind = behind.take(ORIGINS).map(|Lag { origin, seconds }| {
+        format!("  changes of node {origin} are {seconds:.1} s behind here")
+    });
+    lines.extend(behind);
+    for node in &status.others {
+        lines.push(line(node));
+        lines.extend(details(node));
+    }
+    if status.others_left_out > 0 {
+        let more = status.others_left_out;
+        lines.push(format!("and {more} more node(s), which are not shown"));
+    }
+    if let Some(why) = &status.others_unknown {
+        lines.push(format!("other nodes: not known: {}", why.escape_debug()));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn verdict(status: &Status) -> &'static str {
+    match (status.running, status.fine, &status.others_unknown) {
+        (false, ..) => "no daemon runs on this database; this is what the file says",
+        (_, true, None) => "every node has everything",
+        (_, true, Some(_)) => "this node has everything that it heard of",
+        _ => "not every node has everything",
+    }
+}
+
+fn line(node: &Node) -> String {
+    let name = match node.name.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", node.name.escape_debug()),
+    };
+    let mut facts = Vec::new();
+    if node.known_by == KnownBy::Messages {
+        facts.push("tells nothing of itself: an older release, or status_interval = 0".into());
+    }
+    if let Some(release) = &node.release {
+        facts.push(format!("release {}", release.escape_debug()));
+    }
+    if let Some(hash) = &node.schema.hash {
+        let short: String = hash.chars().take(HASH).collect();
+        facts.push(format!("schema {}", short.escape_debug()));
+    }
+    facts.push(match (node.seen_seconds_ago, node.seen_ms) {
+        (Some(ago), _) if ago < 1.0 => "seen just now".into(),
+        (Some(ago), Some(ms)) if node.silent => {
+            format!("SILENT, last seen {} ({})", shown(ms), span(ago))
+        }
+        (Some(ago), _) => format!("last seen {}", span(ago)),
+        _ => "not seen since this daemon started".into(),
+    });
+    format!("node {}{name}: {}", node.node, facts.join(", "))
+}
+
+fn span(seconds: f64) -> String {
+    let seconds = seconds as u64;
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+fn details(node: &Node) -> Vec<String> {
+    let mut lines: Vec<String> = node
+        .lacks
+        .iter()
+        .map(|lack| format!("  {}", lack.escape_debug()))
+        .collect();
+    let streams = node.streams.iter().map(|stream| {
+        let behind = match stream.behind {
+            Some(0) => ", all of it".to_owned(),
+            Some(behind) => format!(", {behind} behind"),
+            None => String::new(),
+        };
+        format!("  read {} up to {}{behind}", stream.stream, stream.position)
+    });
+    lines.extend(streams);
+    let counts = [
+        ("not sent yet", node.unsent),
+        ("displaced, see harmonylite conflicts", node.displaced),
+        ("rejected", node.rejected),
+        ("in quarantine", node.quarantined),
+    ];
+    for (what, count) in counts {
+        if let Some(count @ 1..) = count {
+            lines.push(format!("  {count} {what}"));
+        }
+    }
+    if let Some(snapshot) = &node.snapshot {
+        lines.push(format!(
+            "  began with or merged {}",
+            snapshot.escape_debug()
+        ));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::{Schema, Stream};
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_two_nodes() {
+        let node = |id: &str, ago: f64| Node {
+            node: id.into(),
+            name: "a\u{1b}[31m".into(),
+            release: Some("1.0".into()),
+            schema: Schema {
+                hash: Some("0123456789abcdef".into()),
+                previous: None,
+            },
+            streams: vec![Stream {
+                stream: "c-1".into(),
+                position: 7,
+                behind: Some(3),
+                gap: false,
+            }],
+            seen_ms: Some(0),
+            seen_seconds_ago: Some(ago),
+            silent: ago > 900.0,
+            lacks: vec!["3 message(s) behind in c-1".into()],
+            ..Node::default()
+        };
+        let status = Status {
+            running: true,
+            this: node("1", 0.0),
+            others: vec![node("2", 7300.0)],
+            lag: vec![Lag {
+                origin: "2".into(),
+                seconds: 1.25,
+            }],
+            ..Status::default()
+        };
+        let text = text(&status);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "not every node has everything");
+        assert_eq!(
+            lines[1],
+            "this node 1 (a\\u{1b}[31m): release 1.0, schema 0123456789ab, seen just now"
+        );
+        assert_eq!(lines[2], "  3 message(s) behind in c-1");
+        assert_eq!(lines[3], "  read c-1 up to 7, 3 behind");
+        assert_eq!(lines[4], "  changes of node 2 are 1.2 s behind here");
+        assert!(lines[5].contains("SILENT, last seen 1970-01-01") && lines[5].contains("2 h ago"));
+    }
+}

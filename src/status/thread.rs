@@ -1,0 +1,296 @@
+//! Thread: tells the others how this node is, and asks the broker about them.
+//!
+//! It sleeps until something changed, until its entry is ten minutes old, or until somebody asks.
+//! An entry is written at most once an interval, so that a busy node wakes it once in that time,
+//! and an idle one every ten minutes.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Select, Sender, never, unbounded};
+
+use super::board::Ask;
+use super::entry::{Entry, KEY};
+use super::local::Facts;
+use super::peers::{Peers, WRITTEN_EVERY};
+use crate::cluster::broker::{JetStreamBroker, meta_bucket};
+use crate::cluster::registry::{PUBLISHER, TABLES};
+use crate::gate::Gate;
+use crate::logging::Lasting;
+use crate::model::backoff::Backoff;
+use crate::stream::StreamError;
+use crate::stream::client::Client;
+use crate::stream::key_value::KeyValue;
+use crate::thread::{Exited, spawn};
+
+/// What was asked a moment ago is not asked again: a page may be open on many screens.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// The first entry is written so long after the start: the connection of the registry, which is
+/// used here as well, is there by then.
+const FIRST_AFTER: Duration = Duration::from_secs(2);
+
+/// A node that was heard of more recently may be running.
+const GONE_AFTER: Duration = WRITTEN_EVERY;
+
+/// What is chosen for this node.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub stream_prefix: String,
+    /// The entry is written at most this often.
+    pub interval: Duration,
+}
+
+struct StatusThread {
+    gate: Arc<Gate>,
+    broker: Arc<JetStreamBroker>,
+    options: Options,
+    stop: Receiver<()>,
+    asks: Receiver<Ask>,
+    client: Option<Client>,
+    /// What the others know of this node, and since when.
+    told: Option<(Entry, Instant)>,
+    /// Something changed since, or nothing is told yet.
+    is_changed: bool,
+    /// Not before, after a failure.
+    not_before: Option<Instant>,
+    backoff: Backoff,
+    failure: Lasting,
+    known: Option<(Peers, Instant)>,
+}
+
+/// Starts the thread; it ends when `stop` is closed.
+pub fn start(
+    gate: Arc<Gate>,
+    broker: Arc<JetStreamBroker>,
+    options: Options,
+    stop: Receiver<()>,
+    exits: &Sender<Exited>,
+) -> JoinHandle<()> {
+    let (asker, asks) = unbounded();
+    gate.status.open(asker);
+    let thread = StatusThread {
+        gate,
+        broker,
+        options,
+        stop,
+        asks,
+        client: None,
+        told: None,
+        is_changed: true,
+        not_before: Some(Instant::now() + FIRST_AFTER),
+        backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+        failure: Lasting::default(),
+        known: None,
+    };
+    spawn("status", exits, move || {
+        thread.run();
+        Ok(())
+    })
+}
+
+/// What woke the thread.
+enum Event {
+    Stop,
+    Ask(Ask),
+    Change,
+    Due,
+}
+
+impl StatusThread {
+    fn run(mut self) {
+        loop {
+            match self.next_event() {
+                Event::Stop => return,
+                Event::Change => self.is_changed = true,
+                Event::Ask(ask) => self.answer(ask),
+                Event::Due => self.tell(),
+            }
+        }
+    }
+
+    /// When the entry is to be written next.
+    fn due(&self) -> Instant {
+        let due = match &self.told {
+            Some((_, at)) if self.is_changed => *at + self.options.interval,
+            Some((_, at)) => *at + WRITTEN_EVERY,
+            None => Instant::now(),
+        };
+        self.not_before.map_or(due, |at| at.max(due))
+    }
+
+    fn next_event(&self) -> Event {
+        let changes = match self.is_changed {
+            true => never(), // known already
+            false => self.gate.status.changes(),
+        };
+        let mut select = Select::new_biased();
+        let stop = select.recv(&self.stop);
+        let ask = select.recv(&self.asks);
+        let change = select.recv(&changes);
+        let Ok(operation) = select.select_deadline(self.due()) else {
+            return Event::Due;
+        };
+        match operation.index() {
+            i if i == ask => operation.recv(&self.asks).map_or(Event::Stop, Event::Ask),
+            i if i == change => {
+                let _ = operation.recv(&changes);
+                Event::Change
+            }
+            i => {
+                debug_assert_eq!(i, stop);
+                let _ = operation.recv(&self.stop);
+                Event::Stop
+            }
+        }
+    }
+
+    /// Writes the entry, if it says something new or is old.
+    fn tell(&mut self) {
+        match self.write_entry() {
+            Ok(()) => {
+                self.not_before = None;
+                self.backoff.reset();
+                self.failure.ends();
+            }
+            Err(text) => {
+                // The broker's absence is said by those who need it more.
+                if self.failure.is_news(&text) {
+                    log::debug!("status: {text}");
+                }
+                self.not_before = Some(Instant::now() + self.backoff.wait());
+            }
+        }
+    }
+
+    fn write_entry(&mut self) -> Result<(), String> {
+        while self.gate.status.changes().try_recv().is_ok() {}
+        let inside = self.gate.enter();
+        let facts = Facts::gather(&self.gate, &inside).map_err(|e| format!("database: {e}"))?;
+        drop(inside);
+        let is_news = self
+            .told
+            .as_ref()
+            .is_none_or(|(told, at)| at.elapsed() >= WRITTEN_EVERY || facts.entry.differs(told));
+        if is_news {
+            let key = format!("{KEY}{}", facts.node);
+            let bytes = facts.entry.to_bytes();
+            self.with_bucket(|bucket| bucket.put(&key, &bytes).map(drop))?;
+            self.told = Some((facts.entry, Instant::now()));
+        }
+        self.is_changed = false;
+        Ok(())
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Peers(reply) => {
+                let _ = reply.send(self.peers());
+            }
+            Ask::Forget(node, reply) => {
+                let _ = reply.send(self.forget(node));
+            }
+        }
+    }
+
+    fn peers(&mut self) -> Result<Peers, String> {
+        if let Some((peers, at)) = &self.known
+            && at.elapsed() < FRESH
+        {
+            return Ok(peers.clone());
+        }
+        let streams = self.gate.status.about().streams;
+        let prefix = self.options.stream_prefix.clone();
+        let peers = self.with_client(|client| Peers::fetch(client, &prefix, &streams))?;
+        self.known = Some((peers.clone(), Instant::now()));
+        Ok(peers)
+    }
+
+    /// Takes all that the bucket says of a node out of it.
+    fn forget(&mut self, node: u64) -> Result<(), String> {
+        self.known = None;
+        let peers = self.peers()?;
+        let inside = self.gate.enter();
+        let (own, now_ms) = (inside.database.node(), inside.database.broker_time_ms());
+        drop(inside);
+        may_forget(node, own, &peers, now_ms)?;
+        self.known = None;
+        self.with_bucket(|bucket| {
+            // The entry last: should it fail in between, the node is still listed.
+            [PUBLISHER, TABLES, KEY]
+                .iter()
+                .try_for_each(|prefix| bucket.delete(&format!("{prefix}{node}")))
+        })
+    }
+
+    fn with_bucket<T>(
+        &mut self,
+        ask: impl FnOnce(&KeyValue<'_>) -> Result<T, StreamError>,
+    ) -> Result<T, String> {
+        let bucket = meta_bucket(&self.options.stream_prefix);
+        self.with_client(|client| ask(&KeyValue::open(client, &bucket)))
+    }
+
+    /// Asks on the connection there is, or on a new one. It is given up when that fails.
+    fn with_client<T>(
+        &mut self,
+        ask: impl FnOnce(&Client) -> Result<T, StreamError>,
+    ) -> Result<T, String> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => self.broker.beside().map_err(|e| e.to_string())?,
+        };
+        let answer = ask(&client).map_err(|e| e.to_string())?;
+        self.client = Some(client);
+        Ok(answer)
+    }
+}
+
+/// Whether a node may be forgotten; an error: why not.
+fn may_forget(node: u64, own: u64, peers: &Peers, now_ms: Option<i64>) -> Result<(), String> {
+    if node == own {
+        return Err(format!("node {node} is this node"));
+    }
+    let Some(known) = peers.nodes.get(&node) else {
+        return Err(format!("no node {node} is known"));
+    };
+    let seen = known.as_ref().map(|(_, stored_ms)| *stored_ms);
+    let ago = seen
+        .zip(now_ms)
+        .map(|(seen, now)| (now - seen).max(0) / 1000);
+    match ago.filter(|ago| *ago < GONE_AFTER.as_secs() as i64) {
+        Some(ago) => Err(format!(
+            "node {node} told of itself {ago} s ago: stop it first, and wait {} minutes",
+            GONE_AFTER.as_secs() / 60
+        )),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn only_a_node_that_is_gone_is_forgotten() {
+        let known = |time_ms| Some((Entry::default(), time_ms));
+        let peers = Peers {
+            nodes: BTreeMap::from([(2, known(1_000_000)), (3, known(0)), (4, None)]),
+            ..Peers::default()
+        };
+        let may = |node| may_forget(node, 1, &peers, Some(1_200_000));
+        assert_eq!(may(3), Ok(()));
+        assert_eq!(may(4), Ok(()), "of an older release");
+        for (node, why) in [
+            (1, "is this node"),
+            (2, "200 s ago: stop it first"),
+            (9, "no node 9 is known"),
+        ] {
+            let refused = may(node).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+}
