@@ -96,10 +96,12 @@ pub enum Mutation {
     TableAtWorkTaken,
     /// What arrives is written into a table that a migration is at work on.
     TableAtWorkFilled,
+    /// What arrives under the key that a table had before is held.
+    FormerKeyHeld,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 45] = {
+    pub const ALL: [Mutation; 46] = {
         use Mutation::*;
         [
             MarksClearedOnSend,
@@ -147,6 +149,7 @@ impl Mutation {
             RekeyedNotSent,
             TableAtWorkTaken,
             TableAtWorkFilled,
+            FormerKeyHeld,
         ]
     };
 }

@@ -37,7 +37,7 @@ pub(super) const FOR_COLUMN: &str = "there is no such column here";
 const MAX_REASON_BYTES: usize = 200;
 
 /// What is held of a row.
-const DROP_HELD: &str = "DELETE FROM __harmonylite___held
+pub(super) const DROP_HELD: &str = "DELETE FROM __harmonylite___held
                          WHERE table_name = ?1 AND shape = ?2 AND key = ?3";
 
 /// Rows tried again in one transaction.
@@ -95,7 +95,7 @@ pub(crate) fn shape_of_table(table: &Table) -> String {
 }
 
 /// Of a table that is no more as it was.
-pub(super) fn shape_of_known(known: &Shape) -> String {
+pub(crate) fn shape_of_known(known: &Shape) -> String {
     let names = known.columns.iter().map(|(name, _)| name.as_str());
     let key = names.zip(&known.key);
     shape(key.map(|(name, (affinity, collation))| (name, affinity.as_str(), collation.as_str())))
@@ -382,10 +382,15 @@ impl Database {
             let Some(table) = self.writable(&at.table).cloned() else {
                 continue;
             };
+            let mut incoming = Incoming::default();
+            if self.of_former(&at.table, &at.shape).is_some() {
+                self.add_held(&mut incoming, at)?;
+                self.join_former(&table, at, incoming, frames)?;
+                continue;
+            }
             if shape_of_table(&table) != at.shape {
                 continue;
             }
-            let mut incoming = Incoming::default();
             self.add_held(&mut incoming, at)?;
             let fits = |c: &&String| table.schema.columns.iter().any(|own| own.lower == **c);
             let whole = incoming.row.is_some() || incoming.floor.is_some();

@@ -13,7 +13,7 @@ use crate::database::table::Table;
 use crate::database::{Database, Result, is_unfit, savepoint};
 use crate::model::merge::{self, Action, Column, State};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::{HLC_BEFORE, Version, stamp};
+use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
 
 /// What one attempt to write a row came to.
@@ -100,6 +100,7 @@ impl Database {
             Ok(joined) => joined,
         };
         let is_done = self.settle_held(table, key_bytes, &incoming, joined.after.floor())?;
+        self.end_held_of_former(table, &incoming, joined.after.version)?;
         let after = &joined.after;
         let mut versions = after.exceptions.values().chain([&after.version]);
         let is_to_be_sent = versions.any(|v| incoming.is_to_be_sent(*v));
@@ -125,22 +126,13 @@ impl Database {
         let Some(former) = self.former_row(table, value, incoming.row)? else {
             return Ok(());
         };
-        let state = &former.stored.state;
         let is_here = Rows::new(&self.conn, table)?
             .version(&self.sites, key)?
             .is_some();
-        let tombstone = match former.written_ms {
-            // It was deleted just before the migration.
-            Some(time_ms) if !is_here => Version {
-                hlc: stamp(time_ms, state.version.hlc),
-                node: self.node,
-            },
-            _ if state.deleted && state.version.hlc > 0 => state.version,
-            _ => return Ok(()),
-        };
-        if Some(tombstone) >= incoming.row {
-            incoming.floor = incoming.floor.max(Some(tombstone));
-            incoming.unsent = incoming.unsent.max(Some(tombstone));
+        let tombstone = former.tombstone(is_here, self.node);
+        if tombstone >= incoming.row {
+            incoming.floor = incoming.floor.max(tombstone);
+            incoming.unsent = incoming.unsent.max(tombstone);
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ mod aside;
 mod conflicts;
 mod dangling;
 mod fast;
+mod former;
 mod gave_way;
 mod go_events;
 pub mod held;
@@ -210,6 +211,10 @@ impl Database {
         for incoming in tables {
             let shape = held::shape_of_frame(&incoming.key);
             let name = incoming.name.to_ascii_lowercase();
+            if let Some(table) = self.of_former(&name, &shape) {
+                changed += self.apply_former(&table, nodes, incoming, &shape, frames)?;
+                continue;
+            }
             let known = self.writable(&name).cloned();
             match known.filter(|t| held::shape_of_table(t) == shape) {
                 Some(table) => changed += self.apply_table(&table, nodes, incoming, frames)?,

@@ -11,6 +11,7 @@ mod clocks;
 mod dangling;
 mod defaults;
 mod eviction;
+mod former_key;
 mod go_events;
 mod hostile;
 mod keys;

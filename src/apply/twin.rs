@@ -70,7 +70,10 @@ impl Database {
             row.values.get(at).copied()
         };
         let former = self.former_row(table, value, Some(row.version))?;
-        Ok(former.is_some_and(|f| f.stored.state.version >= row.version))
+        // What was deleted, or has another key, under the former one may be told by others, with no
+        // more than the key that it had with them.
+        let may_be_told = row.deleted && self.catalog.former.contains_key(&table.id);
+        Ok(may_be_told || former.is_some_and(|f| f.stored.state.version >= row.version))
     }
 
     /// This node made a snapshot, and others are about to hear of it. On the disk, or after a power cut

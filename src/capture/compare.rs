@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::capture::{Frames, Touched, Why};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Cause, Compare, Database, Phase, Result, values};
+use crate::database::{Cause, Compare, Database, FormerRow, Phase, Result, seen, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::milliseconds;
@@ -178,6 +178,7 @@ impl Database {
             why: Why::Before,
             time_ms: 0,
         };
+        drop(rows);
         let former = self.former_row(table, value, None)?;
         if let (None, Cause::Matched(Some(time_ms))) = (&former, cause) {
             // It may be one of those that were written just before the migration.
@@ -185,9 +186,8 @@ impl Database {
             touched.time_ms = self.stamp_kept(time_ms)?;
         }
         if let Some(former) = former {
-            self.claim(table, &former)?;
+            let is_same = self.recognize(table, &former, (key, key_bytes), &values)?;
             let stored = &former.stored;
-            let is_same = !stored.state.deleted && self.is_as_before(table, &former, &values);
             let hash = match is_same {
                 true => table.content_hash(values.iter().map(OwnedValue::borrow)),
                 false => stored.hash.wrapping_add(1), // newer than what it was, and no more
@@ -197,7 +197,9 @@ impl Database {
                     hash,
                     ..stored.clone()
                 };
+                let mut rows = Rows::new(&self.conn, table)?;
                 rows.put_version(&mut self.sites, key, &stored)?;
+                drop(rows);
                 touched.why = Why::Rebuilt;
                 if mutation::is(Mutation::MigratedCountsAsNow) {
                     touched.time_ms = self.stamp_now()?;
@@ -207,8 +209,9 @@ impl Database {
                 touched.why = Why::Real;
                 touched.time_ms = self.stamp_kept(time_ms)?;
             }
+        } else {
+            self.note_seen(table.id, seen::NEW)?;
         }
-        drop(rows);
         let changed = self.record_changes(table, &[touched], frames)? > 0;
         let is_sent = self.settings.publish && !mutation::is(Mutation::RekeyedNotSent);
         if !changed && is_sent {
@@ -216,6 +219,27 @@ impl Database {
         }
         self.settle_captured()?;
         Ok(Some(changed))
+    }
+
+    /// The row is the one that had that key: no other is, and what arrives under that is of this one.
+    /// True if it is what it was.
+    fn recognize(
+        &mut self,
+        table: &Table,
+        former: &FormerRow,
+        (key, key_bytes): (&[Value<'_>], &[u8]),
+        values: &[OwnedValue],
+    ) -> Result<bool> {
+        self.claim(table, former)?;
+        self.note_became(table.id, former, key_bytes)?;
+        if former.stored.state.deleted {
+            return Ok(false);
+        }
+        let is_same = self.is_as_before(table, former, values);
+        if former.written_ms.is_none() {
+            self.see_key(table, former, key, is_same)?;
+        }
+        Ok(is_same)
     }
 
     /// The row's columns have other names. Its version stays, also while it is displaced; if some of its

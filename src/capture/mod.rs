@@ -240,6 +240,7 @@ impl Database {
         touched: &[Touched],
         frames: &mut Frames,
     ) -> Result<Vec<Touched>> {
+        let former = self.former_tombstones(table, touched)?;
         let mut rows = Rows::new(&self.conn, table)?;
         let mut recorder = Recorder {
             sites: &mut self.sites,
@@ -252,13 +253,15 @@ impl Database {
                 true => 0,
                 false => self.ages.forgotten(),
             },
+            former: 0,
             row_bytes: self.limits.row_bytes,
             highest: 0,
         };
         let mut written = Vec::new();
         let mut damaged = 0;
         let mut too_large = Vec::new();
-        for entry in touched {
+        for (i, entry) in touched.iter().enumerate() {
+            recorder.former = former.get(i).copied().unwrap_or(0);
             if self.damage.is_known(table.id, &entry.key) {
                 damaged += 1;
                 continue;
@@ -286,6 +289,30 @@ impl Database {
             self.set_aside_rows(table.name(), damaged, "the row is damaged");
         }
         Ok(written)
+    }
+
+    /// Of each row the hlc at which it was deleted under the former key of its table, else 0; empty
+    /// where there is none: a row that is written again must be above that.
+    fn former_tombstones(&self, table: &Table, touched: &[Touched]) -> Result<Vec<i64>> {
+        if !self.catalog.former.contains_key(&table.id) {
+            return Ok(Vec::new());
+        }
+        let mut rows = Rows::new(&self.conn, table)?;
+        let mut tombstone = |entry: &Touched| {
+            let key = cbor::key_values(&entry.key)?;
+            let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
+            let Some(values) = rows.owned_row(&key)? else {
+                return Ok(0);
+            };
+            let value = |name: &str| {
+                let at = table.schema.columns.iter().position(|c| c.lower == name);
+                at.map(|i| values[i].borrow())
+            };
+            let former = self.former_row(table, value, None)?;
+            let tombstone = former.and_then(|f| f.tombstone(true, self.node));
+            Ok(tombstone.map_or(0, |version| version.hlc))
+        };
+        touched.iter().map(&mut tombstone).collect()
     }
 
     /// Rows that only a row now deleted by the application kept out of the table are deleted, too:

@@ -42,6 +42,8 @@ pub(crate) struct Recorder<'a> {
     pub publish: bool,
     /// A row may have had a version of ours up to this that is forgotten.
     pub forgotten: i64,
+    /// The next row was deleted under the former key of its table at this hlc.
+    pub former: i64,
     /// Bytes of a row that can be sent.
     pub row_bytes: usize,
     /// The highest hlc given to a row.
@@ -61,7 +63,7 @@ impl Recorder<'_> {
         let stored = rows.version(self.sites, key)?;
         let known = stored.as_ref().map_or(0, |s| s.state.version.hlc);
         // One that is known may have been forgotten and learnt again.
-        let mut previous = known.max(self.forgotten);
+        let mut previous = known.max(self.forgotten).max(self.former);
         if self.displaced
             && let Some(values) = rows.owned_row(key)?
         {

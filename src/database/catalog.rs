@@ -29,6 +29,7 @@ mod look;
 mod quiet;
 mod take_in;
 
+pub(crate) use former::{Former, FormerRow, is_one, seen};
 pub(crate) use left_out::{forget_table, note_local};
 use look::Text;
 use quiet::Quiet;
@@ -56,7 +57,7 @@ pub struct Catalog {
     /// Tables (by id) that are here, and of which something waits in `___waiting`.
     pub back: BTreeSet<i64>,
     /// By number of a table, the shape that it had under its former key, while that is remembered.
-    pub former: HashMap<i64, Arc<Shape>>,
+    pub former: HashMap<i64, Arc<Former>>,
     /// Number of key columns that the raw log has room for.
     pub log_keys: usize,
     /// What is held may fit now: to be tried again after this place, or from the start.

@@ -54,7 +54,7 @@ mod wal;
 mod witness;
 mod write;
 
-pub(crate) use catalog::{Catalog, forget_table, note_local};
+pub(crate) use catalog::{Catalog, Former, FormerRow, forget_table, is_one, note_local, seen};
 pub(crate) use comparison::{Cause, Compare, Missing, Phase};
 pub use error::{DatabaseError, Result};
 pub(crate) use error::{is_unfit, is_unique_violation};

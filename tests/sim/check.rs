@@ -42,6 +42,13 @@ impl World {
                 self.nodes[place].drop_link();
             }
             self.nodes[place].clock.tick(std::time::Duration::ZERO);
+        }
+        if self.rekeyed.is_some() {
+            self.end_work();
+            self.come_to_rest()?;
+            self.check_former()?;
+        }
+        for place in 0..self.nodes.len() {
             self.end_rebuild(place)?;
             // A node that shares no table with the others waits for ever: it seems to be of another
             // application.
@@ -58,6 +65,10 @@ impl World {
             }
         }
         self.say("healed".into());
+        self.come_to_rest()
+    }
+
+    fn come_to_rest(&mut self) -> Step {
         let mut quiet = 0;
         for _ in 0..ROUNDS {
             quiet = if self.round()? { quiet + 1 } else { 0 };

@@ -21,7 +21,7 @@ fn worlds(mistake: Mutation) -> u64 {
         OthersGapsIgnored => runs::AWAY,
         LostStreamsForgotten => runs::DISASTERS,
         RekeyedCountsAsNow | MigratedCountsAsNow | RekeyedNotSent | TableAtWorkTaken
-        | TableAtWorkFilled => runs::REKEYED,
+        | TableAtWorkFilled | FormerKeyHeld => runs::REKEYED,
         _ => 0,
     }
 }

@@ -519,6 +519,24 @@ impl Node {
             && self.count("__harmonylite___change_log_global") == 0
     }
 
+    /// Rows of a table that were known under the key that it had before.
+    pub fn recognized(&self, table: &str) -> i64 {
+        let id = "SELECT id FROM __harmonylite___tables WHERE name = ?1";
+        let id: Option<i64> = self.app().query_row(id, [table], |r| r.get(0)).ok();
+        self.count(&format!(
+            "__harmonylite___former_{} WHERE became NOT NULL AND written_ms IS NULL",
+            id.unwrap_or(0)
+        ))
+    }
+
+    /// What is held, for people.
+    pub fn held_rows(&self) -> String {
+        let text = "SELECT group_concat(shape || ' ' || hex(key) || ' ' || quote(column) || ' ' || hlc || ' '
+            || ifnull(value, 'NULL') || ' ' || reason, char(10)) FROM __harmonylite___held";
+        let text = self.app().query_row(text, [], |r| r.get(0));
+        text.unwrap_or_default()
+    }
+
     pub fn count(&self, what: &str) -> i64 {
         let text = format!("SELECT count(*) FROM {what}");
         self.app().query_row(&text, [], |r| r.get(0)).unwrap_or(0)

@@ -12,6 +12,13 @@ pub struct Kind {
     pub values: fn(usize) -> Vec<Value>,
 }
 
+impl Kind {
+    /// Whether the new key has a column that the rows of before lack.
+    pub fn adds_to_key(&self) -> bool {
+        self.after.contains("tenant")
+    }
+}
+
 /// No two of them are one under NOCASE.
 fn word(i: usize) -> Vec<Value> {
     vec![Value::Text(

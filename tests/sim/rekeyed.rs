@@ -61,6 +61,9 @@ struct Progress {
     steps: Option<VecDeque<String>>,
     /// Rows that were inserted and may not be captured.
     fresh: BTreeSet<usize>,
+    /// Something was written while the rebuilt table had no triggers: the core may not tell by its rows
+    /// how keys became others.
+    is_blurred: bool,
 }
 
 pub struct Rekeyed {
@@ -219,6 +222,7 @@ impl World {
         let watched = "sqlite_schema WHERE type = 'trigger' AND tbl_name = 't'
             AND name GLOB '__harmonylite__*_insert'";
         let mut is_optional = node.count(watched) == 0;
+        rekeyed.nodes[place].is_blurred |= is_optional;
         if waiting == [0, 0] && !is_optional {
             rekeyed.nodes[place].fresh.clear();
             rekeyed.captured(place, node.reserved_at_ms());
@@ -296,6 +300,37 @@ impl World {
                         rekeyed.captured(place, node.reserved_at_ms());
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// No tool is at work any more; some nodes may not have begun.
+    pub fn end_work(&mut self) {
+        for place in 0..self.nodes.len() {
+            while self.rekeyed().is_at_work(place) {
+                self.rebuild_step(place);
+            }
+        }
+    }
+
+    /// All was read, and some nodes are migrated: what the others wrote under the old key is there, if
+    /// that makes the new one.
+    pub fn check_former(&mut self) -> Step {
+        let rekeyed = self.rekeyed.as_ref().expect("such a table");
+        // Where the content changed, another spelling of the key may be the migration's.
+        if rekeyed.kind.adds_to_key() || rekeyed.changes {
+            return Ok(());
+        }
+        for (node, progress) in self.nodes.iter().zip(&rekeyed.nodes) {
+            if progress.steps.is_none() || progress.is_blurred || node.recognized(TABLE) == 0 {
+                continue;
+            }
+            let held = node.count("__harmonylite___held");
+            if held > 0 {
+                let place = node.place;
+                let held = node.held_rows();
+                return Err(format!("node {place}: held under the old key: {held}"));
             }
         }
         Ok(())

@@ -363,6 +363,13 @@ fn a_key_is_another_one_on_one_node_after_the_other() {
             n[first].run("INSERT INTO t(id, a, v) VALUES (8, 'a8', 'first')");
             super::support::exchange(&mut n);
             n[last].clock.advance(Duration::from_secs(3600));
+            let adds = !what.starts_with("a column more");
+            let early = n[first].rows("SELECT CAST(id AS INTEGER), v FROM t ORDER BY 1");
+            let seven = if adds { "\ni7 t'last'" } else { "" };
+            let expected = format!(
+                "i0 t'old'\ni1 t'last'\ni3 t'first'\ni5 t'old'\ni6 t'old'{seven}\ni8 t'first'"
+            );
+            assert_eq!(early, expected, "{what}: not held until then");
             n[last].run("UPDATE t SET v = 'just before' WHERE id = 5; DELETE FROM t WHERE id = 6");
             rebuild(&mut n[last], after, from, in_steps);
             calm(&mut n);
@@ -372,6 +379,9 @@ fn a_key_is_another_one_on_one_node_after_the_other() {
             let expected = "i0 t'old'\ni1 t'last'\ni3 t'first'\ni5 t'just before'\n\
                             i7 t'last'\ni8 t'first'";
             assert_eq!(rows, expected, "{what}, first {first}, in steps {in_steps}");
+            for node in &n {
+                assert_eq!(node.db.held().unwrap(), 0, "{what}: held for ever");
+            }
         }
     }
 }
@@ -462,16 +472,19 @@ fn rows_are_known_by_their_content_where_the_old_key_is_gone() {
             let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
             n.iter_mut().for_each(Node::be_quiet);
             (0..7).for_each(|i| insert(&n[0], i, "old"));
+            insert(&n[0], 9, "old");
             converge(&mut n);
             rebuild(&mut n[first], after, from, in_steps);
             calm(&mut n);
-            n[last].run("UPDATE t SET v = 'last' WHERE a = 'a1'");
+            n[last].run("UPDATE t SET v = 'last' WHERE a = 'a1'; DELETE FROM t WHERE a = 'a2'");
             insert(&n[last], 7, "last");
             n[last].clock.advance(Duration::from_secs(5));
             n[first].run("UPDATE t SET v = 'first' WHERE a = 'a3'; DELETE FROM t WHERE a = 'a4'");
             insert(&n[first], 8, "first");
             super::support::exchange(&mut n);
             n[last].clock.advance(Duration::from_secs(3600));
+            let early = n[first].rows("SELECT a, v FROM t WHERE a IN ('a1', 'a2')");
+            assert_eq!(early, "t'a1' t'last'", "{what}: not held until then");
             // The newest version of the table is the last node's, of another row.
             n[last].run("UPDATE t SET v = 'newest' WHERE a = 'a0'");
             super::support::exchange(&mut n);
@@ -484,8 +497,8 @@ fn rows_are_known_by_their_content_where_the_old_key_is_gone() {
             let rows = n[0].rows(&format!(
                 "SELECT a, v FROM t WHERE a <> 'a6' OR NOT {in_steps} ORDER BY 1"
             ));
-            let expected = "t'a0' t'newest'\nt'a1' t'last'\nt'a2' t'old'\nt'a3' t'first'\n\
-                            t'a5' t'just before'\nt'a7' t'last'\nt'a8' t'first'";
+            let expected = "t'a0' t'newest'\nt'a1' t'last'\nt'a3' t'first'\n\
+                            t'a5' t'just before'\nt'a7' t'last'\nt'a8' t'first'\nt'a9' t'old'";
             assert_eq!(rows, expected, "{what}, first {first}, in steps {in_steps}");
         }
     }

@@ -67,9 +67,10 @@ impl Database {
         table: &Table,
         after: Option<&[u8]>,
     ) -> Result<Option<Vec<u8>>> {
-        let Some(shape) = self.catalog.former.get(&table.id) else {
+        let Some(former) = self.catalog.former.get(&table.id) else {
             return Ok(None);
         };
+        let shape = &former.shape;
         let n = shape.key.len();
         let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
         let marks: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();

@@ -8,17 +8,51 @@
 
 use std::sync::Arc;
 
-use rusqlite::{params, params_from_iter};
+use rusqlite::{OptionalExtension, params, params_from_iter};
+use serde::{Deserialize, Serialize};
 
 use super::by_content::contents_table;
 use super::{from_cbor, to_cbor};
+use crate::database::own_shape::has_column;
 use crate::database::rows::{Stored, stored};
 use crate::database::schema::{PREFIX, Schema, quote};
-use crate::database::table::{Shape, Table, versions_table};
+use crate::database::table::{Shape, Table, parameters, versions_table};
 use crate::database::{Database, Result, triggers, values};
 use crate::model::cbor;
+use crate::model::key::key_bytes;
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::Version;
+use crate::model::version::{Version, stamp};
+
+/// The key that a table had before, as `___former` keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Former {
+    #[serde(flatten)]
+    pub shape: Shape,
+    /// How the migration made new keys of old ones, see [`seen`].
+    #[serde(default)]
+    pub seen: u8,
+}
+
+/// What the comparison saw of the keys that a migration gave to rows.
+pub(crate) mod seen {
+    /// A row has the key that its columns of before make here.
+    pub const COMPUTED: u8 = 1;
+    /// A row has another one.
+    pub const OTHER: u8 = 2;
+    /// A row is none of those from before.
+    pub const NEW: u8 = 4;
+    /// A row from before is not there.
+    pub const LACKING: u8 = 8;
+}
+
+impl Former {
+    /// Whether a row's columns of before make its key here, as far as the rows tell. Rows that are new
+    /// beside rows that are lacking may be the same ones under keys that were worked out.
+    pub fn makes_keys(&self) -> bool {
+        let both = seen::NEW | seen::LACKING;
+        self.seen & (seen::COMPUTED | seen::OTHER) == seen::COMPUTED && self.seen & both != both
+    }
+}
 
 /// A row as it was under its old key.
 pub(crate) struct FormerRow {
@@ -28,6 +62,24 @@ pub(crate) struct FormerRow {
     pub written_ms: Option<i64>,
     /// Found by this, see [`super::by_content`].
     pub content: Option<i64>,
+    /// The key, as bytes, of the row that it became; none if it became none, or several.
+    pub became: Option<Vec<u8>>,
+}
+
+impl FormerRow {
+    /// The tombstone that the row has, `is_here` saying whether there is a row that it became. One that
+    /// was written just before the migration and is not here was deleted by that, which counts as by
+    /// this `node`.
+    pub fn tombstone(&self, is_here: bool, node: u64) -> Option<Version> {
+        let state = &self.stored.state;
+        match self.written_ms {
+            Some(time_ms) if !is_here => Some(Version {
+                hlc: stamp(time_ms, state.version.hlc),
+                node,
+            }),
+            _ => Some(state.version).filter(|v| state.deleted && v.hlc > 0),
+        }
+    }
 }
 
 /// Whether what was known under the old key is kept.
@@ -38,6 +90,12 @@ pub(super) enum Kept {
     /// The old key is not in the new rows. With the time, in unix milliseconds, of the last write that
     /// was not captured.
     ByContent(Option<i64>),
+}
+
+/// Whether two values of a key are one under the collation.
+pub(crate) fn is_one(collation: &str, a: &OwnedValue, b: &OwnedValue) -> bool {
+    let bytes = |v: &OwnedValue| key_bytes([v.borrow()].into_iter(), [collation].into_iter());
+    bytes(a) == bytes(b)
 }
 
 /// Name of the versions that table number `id` had under its former key.
@@ -76,12 +134,17 @@ impl Database {
         }
         let former = former_table(new);
         self.conn.execute_batch(&format!(
-            "ALTER TABLE {} RENAME TO {former}; ALTER TABLE {former} ADD COLUMN written_ms",
+            "ALTER TABLE {} RENAME TO {former}; ALTER TABLE {former} ADD COLUMN written_ms;
+             ALTER TABLE {former} ADD COLUMN became",
             versions_table(&schema.name)
         ))?;
+        let former_shape = Former {
+            shape: known.clone(),
+            seen: 0,
+        };
         self.conn.execute(
             "INSERT INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
-            params![new, self.reservation.peek_number(), to_cbor(known)],
+            params![new, self.reservation.peek_number(), to_cbor(&former_shape)],
         )?;
         let mut written_ms = None;
         for (key, time_ms) in self.uncaptured(old, n)? {
@@ -159,8 +222,13 @@ impl Database {
             let id = row.get(0)?;
             // Another program may have dropped it.
             if self.has_table(&former_name(id))? {
-                let shape: Shape = from_cbor(&row.get::<_, Vec<u8>>(1)?)?;
-                self.catalog.former.insert(id, Arc::new(shape));
+                if !has_column(&self.conn, &former_name(id), "became")? {
+                    let table = former_table(id); // of an earlier build
+                    self.conn
+                        .execute_batch(&format!("ALTER TABLE {table} ADD COLUMN became"))?;
+                }
+                let former: Former = from_cbor(&row.get::<_, Vec<u8>>(1)?)?;
+                self.catalog.former.insert(id, Arc::new(former));
             }
         }
         Ok(())
@@ -174,9 +242,10 @@ impl Database {
         value: impl Fn(&str) -> Option<Value<'v>>,
         version: Option<Version>,
     ) -> Result<Option<FormerRow>> {
-        let Some(shape) = self.catalog.former.get(&table.id) else {
+        let Some(former) = self.catalog.former.get(&table.id) else {
             return Ok(None);
         };
+        let shape = &former.shape;
         let n = shape.key.len();
         let has = |name: &String| table.schema.columns.iter().any(|c| c.lower == *name);
         if !shape.columns[..n].iter().all(|(name, _)| has(name)) {
@@ -191,12 +260,12 @@ impl Database {
     }
 
     /// What is known of a row of table number `id` by its former key.
-    pub(super) fn former_by_key(&self, id: i64, key: &[OwnedValue]) -> Result<Option<FormerRow>> {
+    pub(crate) fn former_by_key(&self, id: i64, key: &[OwnedValue]) -> Result<Option<FormerRow>> {
         let n = key.len();
         let is_key: Vec<String> = (1..=n).map(|i| format!("k{i} = ?{i}")).collect();
         let columns: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
         let text = format!(
-            "SELECT hlc, site, deleted, at, hash, exc, written_ms, {} FROM {} WHERE {}",
+            "SELECT hlc, site, deleted, at, hash, exc, written_ms, became, {} FROM {} WHERE {}",
             columns.join(", "),
             former_table(id),
             is_key.join(" AND ")
@@ -208,12 +277,97 @@ impl Database {
         };
         Ok(Some(FormerRow {
             key: (0..n)
-                .map(|i| values::column(row, 7 + i).to_owned())
+                .map(|i| values::column(row, 8 + i).to_owned())
                 .collect(),
             stored: stored(&self.sites, row)?,
             written_ms: row.get(6)?,
             content: None,
+            became: match values::column(row, 7) {
+                Value::Blob(key) if !key.is_empty() => Some(key.to_vec()),
+                _ => None,
+            },
         }))
+    }
+
+    /// Remembers which key a row has by now. If it became two rows, neither of them is it.
+    pub(crate) fn note_became(&self, id: i64, former: &FormerRow, key: &[u8]) -> Result<()> {
+        let is_key = (1..=former.key.len()).map(|i| format!("k{i} = ?{}", i + 1));
+        let text = format!(
+            "UPDATE {} SET became = iif(became IS NULL OR became = ?1, ?1, x'') WHERE {}",
+            former_table(id),
+            is_key.collect::<Vec<_>>().join(" AND ")
+        );
+        let key = OwnedValue::Blob(key.to_vec());
+        let of = std::iter::once(&key).chain(&former.key);
+        self.conn
+            .prepare_cached(&text)?
+            .execute(params_from_iter(of))?;
+        Ok(())
+    }
+
+    /// Stores what arrived of a row under its former key: its version, unless one that is known is newer,
+    /// and the key of the row that it is here; none if that stays.
+    pub(crate) fn put_former(
+        &mut self,
+        id: i64,
+        key: &[OwnedValue],
+        (version, deleted, at): (Version, bool, i64),
+        became: Option<&[u8]>,
+    ) -> Result<()> {
+        let known = self.former_by_key(id, key)?;
+        let is_newer = known.is_none_or(|k| k.stored.state.version < version);
+        let site = self.sites.site(&self.conn, version.node)?;
+        let newer = match is_newer {
+            true => {
+                "hlc = excluded.hlc, site = excluded.site, deleted = excluded.deleted,
+                 at = excluded.at, hash = 0, exc = NULL, written_ms = NULL, "
+            }
+            false => "",
+        };
+        let names: Vec<String> = (1..=key.len()).map(|i| format!("k{i}")).collect();
+        let text = format!(
+            "INSERT INTO {}(hlc, site, deleted, at, became, hash, {}) VALUES ({}, 0, {})
+             ON CONFLICT DO UPDATE SET {newer}became = ifnull(excluded.became, became)",
+            former_table(id),
+            names.join(", "),
+            parameters(1, 5),
+            parameters(6, key.len())
+        );
+        let numbers = [version.hlc, site, i64::from(deleted), at].map(OwnedValue::Integer);
+        let became = became.map_or(OwnedValue::Null, |b| OwnedValue::Blob(b.to_vec()));
+        let all = numbers.iter().chain([&became]).chain(key);
+        self.conn
+            .prepare_cached(&text)?
+            .execute(params_from_iter(all))?;
+        Ok(())
+    }
+
+    /// Notes what was seen of how a table's keys became others.
+    pub(crate) fn note_seen(&mut self, id: i64, what: u8) -> Result<()> {
+        let Some(former) = self.catalog.former.get_mut(&id) else {
+            return Ok(());
+        };
+        if former.seen & what == what {
+            return Ok(());
+        }
+        let noted = Former {
+            seen: former.seen | what,
+            ..Former::clone(former)
+        };
+        let text = "UPDATE __harmonylite___former SET shape = ?2 WHERE table_id = ?1";
+        self.conn.execute(text, params![id, to_cbor(&noted)])?;
+        *former = Arc::new(noted);
+        Ok(())
+    }
+
+    /// Whether a live row from before became none that is here.
+    pub(crate) fn lacks_former(&self, id: i64) -> Result<bool> {
+        let text = format!(
+            "SELECT 1 FROM {} WHERE deleted = 0 AND became IS NULL LIMIT 1",
+            former_table(id)
+        );
+        let found = self.conn.query_row(&text, [], |_| Ok(())).optional()?;
+        Ok(found.is_some())
     }
 
     /// Whether the row is what it was, as far as the columns of before are concerned.
@@ -223,9 +377,10 @@ impl Database {
         former: &FormerRow,
         values: &[OwnedValue],
     ) -> bool {
-        let Some(shape) = self.catalog.former.get(&table.id) else {
+        let Some(of) = self.catalog.former.get(&table.id) else {
             return false;
         };
+        let shape = &of.shape;
         if former.content.is_some() {
             return true; // that is how it was found
         }
@@ -233,7 +388,10 @@ impl Database {
         let of = |i: usize| {
             let column = &table.schema.columns[i];
             match shape.columns.iter().position(|(c, _)| *c == column.lower) {
-                Some(at) if at < n => former.key[at].borrow(),
+                // It may have been kept in another spelling.
+                Some(at) if at < n && !is_one(&shape.key[at].1, &former.key[at], &values[i]) => {
+                    former.key[at].borrow()
+                }
                 Some(_) => values[i].borrow(),
                 None => column.default.borrow(),
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::former::Kept;
+use super::former::{Kept, seen};
 use super::{from_cbor, to_cbor};
 use crate::database::own_tables::{get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
@@ -323,7 +323,15 @@ impl Database {
                 self.catalog.comparing.insert(id, compare);
                 false
             }
-            None => self.catalog.comparing.remove(&id).is_some(),
+            None => {
+                if let Some(former) = self.catalog.former.get(&id) {
+                    if former.seen & seen::NEW != 0 && self.lacks_former(id)? {
+                        self.note_seen(id, seen::LACKING)?;
+                    }
+                    self.catalog.retry_held = Some(None); // what arrived under the former key
+                }
+                self.catalog.comparing.remove(&id).is_some()
+            }
         };
         if was_under_way && self.catalog.displaced.contains(&id) {
             self.catalog.resettle.insert(id);

@@ -1,0 +1,180 @@
+//! Nodes that are migrated take in what others send under the key from before.
+
+use std::time::Duration;
+
+use super::support::{Node, cluster, converge, exchange};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn rebuild(node: &mut Node, after: &str, from: &str) {
+    node.run(&format!(
+        "BEGIN; CREATE TABLE new_t({after}); INSERT INTO new_t SELECT {from} FROM t;
+         DROP TABLE t; ALTER TABLE new_t RENAME TO t; COMMIT"
+    ));
+    node.capture();
+}
+
+/// Both have the rows; the first is migrated.
+fn one_is_migrated(before: &str, rows: &str, after: &str, from: &str) -> Vec<Node> {
+    let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
+    n[0].run(&format!("INSERT INTO t VALUES {rows}"));
+    converge(&mut n);
+    n.iter().for_each(|node| node.clock.advance(MINUTE));
+    rebuild(&mut n[0], after, from);
+    exchange(&mut n);
+    n
+}
+
+/// The first has these rows, and after the migration of the second both have.
+fn both_have(n: &mut [Node], after: &str, from: &str, query: &str, expected: &str) {
+    exchange(n);
+    assert_eq!(n[0].rows(query), expected, "before the migration");
+    n.iter().for_each(|node| node.clock.advance(MINUTE));
+    rebuild(&mut n[1], after, from);
+    converge(n);
+    assert_eq!(n[1].rows(query), expected, "after it");
+    let nothing = (n[0].db.held().unwrap(), n[1].db.held().unwrap());
+    assert_eq!(nothing, (0, 0), "held");
+}
+
+const BY_ID: &str = "id INTEGER PRIMARY KEY, a TEXT UNIQUE, v";
+const BY_A: &str = "a TEXT PRIMARY KEY, v";
+
+/// All in one transaction, so at one time.
+#[test]
+fn new_keys_that_change_hands_at_one_time_lose_no_row() {
+    let rows = "(1, 'x', 'one'), (2, 'y', 'two'), (3, 'z', 'three')";
+    let query = "SELECT a, v FROM t ORDER BY 1";
+    for (change, expected) in [
+        (
+            "UPDATE t SET a = 'free' WHERE id = 1; UPDATE t SET a = 'x' WHERE id = 2;
+             UPDATE t SET a = 'y' WHERE id = 1",
+            "t'x' t'two'\nt'y' t'one'\nt'z' t'three'",
+        ),
+        (
+            "DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (9, 'x', 'nine')",
+            "t'x' t'nine'\nt'y' t'two'\nt'z' t'three'",
+        ),
+        (
+            "INSERT OR REPLACE INTO t VALUES (9, 'x', 'nine')",
+            "t'x' t'nine'\nt'y' t'two'\nt'z' t'three'",
+        ),
+        (
+            "UPDATE t SET a = 'new' WHERE id = 1; DELETE FROM t WHERE id = 3",
+            "t'new' t'one'\nt'y' t'two'",
+        ),
+    ] {
+        let mut n = one_is_migrated(BY_ID, rows, BY_A, "a, v");
+        n[1].run(&format!("BEGIN; {change}; COMMIT"));
+        both_have(&mut n, BY_A, "a, v", query, expected);
+    }
+}
+
+/// The migration makes other keys of the old ones, as which no row of the old key is taken in.
+#[test]
+fn keys_that_a_migration_works_out_are_not_made_up() {
+    let before = "id INTEGER PRIMARY KEY, v";
+    let (after, from) = ("id TEXT PRIMARY KEY, v", "printf('%03d', id), v");
+    let mut n = one_is_migrated(before, "(1, 'old'), (2, 'old')", after, from);
+    n[1].run("UPDATE t SET v = 'new' WHERE id = 1; INSERT INTO t VALUES (3, 'new')");
+    exchange(&mut n);
+    let query = "SELECT id, v FROM t ORDER BY 1";
+    assert_eq!(n[0].rows(query), "t'001' t'new'\nt'002' t'old'");
+    assert_eq!(n[0].db.held().unwrap(), 1);
+    rebuild(&mut n[1], after, from);
+    converge(&mut n);
+    assert_eq!(
+        n[0].rows(query),
+        "t'001' t'new'\nt'002' t'old'\nt'003' t'new'"
+    );
+}
+
+#[test]
+fn a_row_keeps_its_spelling() {
+    let (before, after) = (
+        "id TEXT PRIMARY KEY, v",
+        "id TEXT COLLATE NOCASE PRIMARY KEY, v",
+    );
+    for (before, after) in [(before, after), (after, before)] {
+        let mut n = one_is_migrated(before, "('Ab', 'old'), ('cD', 'old')", after, "id, v");
+        n[1].run(
+            "UPDATE t SET v = 'new' WHERE id = 'Ab'; INSERT INTO t VALUES ('eF', 'new');
+             DELETE FROM t WHERE id = 'cD'",
+        );
+        let query = "SELECT id, v FROM t ORDER BY 1";
+        let expected = "t'Ab' t'new'\nt'eF' t'new'";
+        both_have(&mut n, after, "id, v", query, expected);
+    }
+}
+
+/// No value is made up for a column that came into the key: a row that was not here waits.
+#[test]
+fn a_row_that_lacks_a_key_column_waits_for_its_own_migration() {
+    let before = "id INTEGER PRIMARY KEY, v";
+    let after = "id INTEGER, v, w TEXT NOT NULL DEFAULT 'z', PRIMARY KEY(id, w)";
+    let from = "id, v, 'w' || id";
+    let mut n = one_is_migrated(before, "(1, 'old'), (2, 'old')", after, from);
+    n[1].run(
+        "UPDATE t SET v = 'new' WHERE id = 1; INSERT INTO t VALUES (3, 'new'), (4, 'new');
+         DELETE FROM t WHERE id = 2",
+    );
+    exchange(&mut n);
+    let query = "SELECT id, v, w FROM t ORDER BY 1";
+    assert_eq!(n[0].rows(query), "i1 t'new' t'w1'");
+    assert_eq!(n[0].db.held().unwrap(), 2);
+    n[1].run("DELETE FROM t WHERE id = 4");
+    exchange(&mut n);
+    assert_eq!(n[0].db.held().unwrap(), 1, "a delete ends what is held");
+    n[0].restart();
+    rebuild(&mut n[1], after, from);
+    converge(&mut n);
+    assert_eq!(n[1].rows(query), "i1 t'new' t'w1'\ni3 t'new' t'w3'");
+    assert_eq!(n[0].db.held().unwrap(), 0);
+}
+
+/// The clock of the node that deleted the row is ahead.
+#[test]
+fn a_row_that_is_written_again_is_above_its_former_tombstone() {
+    let before = "id INTEGER PRIMARY KEY, v";
+    let after = "id INTEGER, v, w TEXT NOT NULL DEFAULT 'z', PRIMARY KEY(w, id)";
+    let mut n = cluster(3, &format!("CREATE TABLE t({before})"));
+    n[0].run("INSERT INTO t VALUES (1, 'old'), (2, 'old')");
+    converge(&mut n);
+    n[1].clock.advance(60 * MINUTE);
+    n[1].run("DELETE FROM t WHERE id = 1");
+    exchange(&mut n);
+    n.iter_mut()
+        .for_each(|node| rebuild(node, after, "id, v, 'z'"));
+    n[0].run("INSERT INTO t VALUES (1, 'again', 'z')");
+    converge(&mut n);
+    assert_eq!(
+        n[2].rows("SELECT id, v FROM t ORDER BY 1"),
+        "i1 t'again'\ni2 t'old'"
+    );
+}
+
+/// Displaced rows are not in the table when that is rebuilt.
+#[test]
+fn a_displaced_row_waits_where_its_new_key_cannot_be_told() {
+    let mut n = cluster(2, &format!("CREATE TABLE t({BY_ID})"));
+    n[0].run("INSERT INTO t VALUES (1, 'same', 'first'), (5, 'other', 'x')");
+    n[1].clock.advance(MINUTE);
+    n[1].run("INSERT INTO t VALUES (2, 'same', 'second')");
+    converge(&mut n);
+    let after = "id INTEGER, a TEXT UNIQUE, v, w TEXT NOT NULL DEFAULT 'z', PRIMARY KEY(w, id)";
+    for node in &mut n {
+        node.clock.advance(60 * MINUTE);
+        rebuild(node, after, "id, a, v, 'z'");
+        assert_eq!(node.db.held().unwrap(), 1);
+    }
+    exchange(&mut n);
+    n[0].run("UPDATE t SET a = 'free' WHERE id = 2");
+    converge(&mut n);
+    for node in &mut n {
+        assert_eq!(node.db.held().unwrap(), 1, "not lost");
+        rebuild(node, BY_ID, "id, a, v");
+    }
+    converge(&mut n);
+    let all = "i1 t'same' t'first'\ni2 t'free' t'second'\ni5 t'other' t'x'";
+    assert_eq!(n[1].rows("SELECT * FROM t ORDER BY 1"), all);
+}
