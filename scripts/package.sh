@@ -48,12 +48,19 @@ packed() {
         --numeric-owner --directory "$1" "${@:2}"
 }
 
+# documents FOLDER: the README, and the chapters where its links look for them.
+documents() {
+    local chapter
+    put 644 README.md "$1/README.md"
+    for chapter in src/guide/*.md; do put 644 "$chapter" "$1/$chapter"; done
+}
+
 all_in_one() {
     local target=$1 name=harmonylite-$version-$1 tree=$work/tar
     rm -rf "$tree"
     put 755 "$static/$target/harmonylite" "$tree/$name/harmonylite"
     put 644 LICENSE "$tree/$name/LICENSE"
-    put 644 README.md "$tree/$name/README.md"
+    documents "$tree/$name"
     put 644 "$(installed_config)" "$tree/$name/config.toml"
     mkdir -p "$tree/$name/examples"
     cp -r examples/service "$tree/$name/examples/"
@@ -109,7 +116,7 @@ debian() {
     put 755 "$static/$target/harmonylite" "$tree/usr/bin/harmonylite"
     put 640 "$(installed_config)" "$tree/etc/harmonylite/config.toml"
     put 644 examples/service/harmonylite.service "$tree/lib/systemd/system/harmonylite.service"
-    put 644 README.md "$doc/README.md"
+    documents "$doc"
     put 644 LICENSE "$doc/copyright"
     local date
     date=$(date --utc --date="@$SOURCE_DATE_EPOCH" --rfc-email)
