@@ -117,6 +117,8 @@ pub struct Gate {
     /// Per shard: messages that the stream holds and that are not applied here, as far as the broker
     /// told.
     behind: Vec<AtomicU64>,
+    /// All shards were, at some time since the start.
+    caught_up: AtomicBool,
     /// This node has met the others, or need not: it may publish.
     joined: AtomicBool,
     /// See [`Gate::publish_beside_gaps`].
@@ -171,6 +173,7 @@ impl Gate {
             own: Mutex::new(OwnIds::default()),
             at_end: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             behind: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            caught_up: AtomicBool::new(shards == 0),
             joined: AtomicBool::new(joined),
             beside_gaps: AtomicBool::new(false),
             keeper: bounded(1),
@@ -309,9 +312,16 @@ impl Gate {
             self.status.note_change();
         }
         if at_end && !before {
+            self.caught_up
+                .fetch_or(self.all_at_end(), Ordering::Relaxed);
             self.wake_publisher();
             self.poke_keeper();
         }
+    }
+
+    /// Whether all streams were read to their end at some time since the start.
+    pub fn has_caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Relaxed)
     }
 
     pub fn all_at_end(&self) -> bool {

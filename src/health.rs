@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 
 use crate::database::{Database, Result};
 
-pub mod http;
-
 /// Rows are counted up to here: who asks must not wait, nor must the node.
 const COUNTED: u64 = 10_000;
+
+/// The two values of `status`.
+pub const HEALTHY: &str = "healthy";
+const UNHEALTHY: &str = "unhealthy";
 
 /// Troubles by their subject.
 #[derive(Debug, Default)]
@@ -42,7 +44,7 @@ impl Health {
     }
 }
 
-/// All that is known, as JSON: `status` is "ok" as long as `problems` is empty. Without a database, which
+/// All that is known, as JSON: `status` is "healthy" as long as `problems` is empty. Without a database, which
 /// somebody may have locked, what the threads say.
 pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     let mut problems = health.with(|troubles| troubles.clone());
@@ -51,7 +53,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         problems
             .entry("database".to_owned())
             .or_insert(busy.to_owned());
-        return Ok(json!({ "status": "failing", "problems": problems }));
+        return Ok(json!({ "status": UNHEALTHY, "problems": problems }));
     };
     let awaited: Vec<&str> = database.awaited().iter().map(String::as_str).collect();
     for (stream, missed) in database.missed() {
@@ -82,8 +84,8 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         problems.insert("nodes of the Go version".to_owned(), text);
     }
     Ok(json!({
-        "status": if problems.is_empty() { "ok" } else { "failing" },
-        "node": database.node(),
+        "status": if problems.is_empty() { HEALTHY } else { UNHEALTHY },
+        "node_id": database.node(),
         "problems": problems,
         "holds_rows": database.holds_rows()?,
         "held": database.held_up_to(COUNTED)?,

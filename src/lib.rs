@@ -29,8 +29,9 @@
 //! - [`capture`]: outgoing: raw log, comparison, versions, marks, frames.
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
 //! - [`outbox`]: frames under way and which marks their acknowledgements cover.
-//! - [`health`]: what is wrong just now, told over HTTP.
+//! - [`health`]: what is wrong just now.
 //! - [`status`]: how this node and the others are doing: what each tells, and the JSON of it.
+//! - [`http`]: a small HTTP server and client; [`control`]: what the running daemon answers by it.
 //! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
@@ -85,7 +86,8 @@
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
 //! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
-//! (supervises ours), `status` (tells the others of this node), `http` if it is wanted, and the `nats-…` threads of connections. They share
+//! (supervises ours), `status` (tells the others of this node), `http` unless it is turned off, and
+//! the `nats-…` threads of connections. They share
 //! the gate and little else; nobody waits for the network inside it. Every end is reported
 //! ([`thread::Exited`]): one that was not asked for stops the process with the cause. SIGTERM closes
 //! the `stop` channel: the publisher captures and waits a moment for acknowledgements, consumers
@@ -107,12 +109,14 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod consumer;
+pub mod control;
 pub mod daemon;
 pub mod database;
 pub mod db_file;
 pub mod gate;
 pub mod guide;
 pub mod health;
+pub mod http;
 pub mod inspect;
 pub mod lock;
 pub mod logging;

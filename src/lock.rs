@@ -23,9 +23,19 @@ pub fn follow_links(path: PathBuf) -> PathBuf {
 /// other's marks; and none in the database itself, because closing the file again would drop the
 /// locks that SQLite has on it.
 pub fn of_database(path: &Path) -> PathBuf {
+    beside(path, "-harmonylite.lock")
+}
+
+/// Where commands reach the daemon that works on the database, unless the configuration says
+/// otherwise: a Unix socket.
+pub fn socket_of_database(path: &Path) -> PathBuf {
+    beside(path, "-harmonylite.sock")
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| follow_links(path.to_owned()));
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push("-harmonylite.lock");
+    name.push(end);
     path.with_file_name(name)
 }
 

@@ -42,23 +42,46 @@ pub fn spawn(
     exits: &Sender<Exited>,
     body: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> JoinHandle<()> {
-    let (name, exits) = (name.to_owned(), exits.clone());
-    let run = {
-        let name = name.clone();
-        move || {
-            let outcome = match catch_unwind(AssertUnwindSafe(body)) {
-                Ok(Ok(())) => Outcome::Stopped,
-                Ok(Err(cause)) => Outcome::Failed(cause),
-                Err(panic) => Outcome::Panicked(panic_text(&*panic)),
-            };
-            // Nobody listens any more when the process is on its way out.
+    let exits = exits.clone();
+    let end = move |name, outcome| drop(exits.send(Exited { name, outcome }));
+    begin(name, body, end).expect("the system gives us a thread")
+}
+
+/// Runs `body` in a thread that ends when its work is done, which nobody waits for: `exits` hears of a
+/// panic alone. Fails where the system has no thread to give.
+pub fn spawn_brief(
+    name: &str,
+    exits: &Sender<Exited>,
+    body: impl FnOnce() + Send + 'static,
+) -> std::io::Result<()> {
+    let exits = exits.clone();
+    let body = || {
+        body();
+        Ok(())
+    };
+    begin(name, body, move |name, outcome| {
+        if outcome != Outcome::Stopped {
             let _ = exits.send(Exited { name, outcome });
         }
-    };
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(run)
-        .expect("the system gives us a thread")
+    })
+    .map(drop)
+}
+
+/// Nobody may listen to `end` any more when the process is on its way out.
+fn begin(
+    name: &str,
+    body: impl FnOnce() -> Result<(), String> + Send + 'static,
+    end: impl FnOnce(String, Outcome) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let (name, own) = (name.to_owned(), name.to_owned());
+    std::thread::Builder::new().name(own).spawn(move || {
+        let outcome = match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(Ok(())) => Outcome::Stopped,
+            Ok(Err(cause)) => Outcome::Failed(cause),
+            Err(panic) => Outcome::Panicked(panic_text(&*panic)),
+        };
+        end(name, outcome);
+    })
 }
 
 /// Where a panic ends the process at once (profile `small`), it is reported first, in the same words,
@@ -99,6 +122,16 @@ mod tests {
             "nats-server: no nats-server found"
         );
         assert_eq!(said(Outcome::Stopped), "nats-server ended by itself");
+    }
+
+    #[test]
+    fn of_a_brief_thread_a_panic_alone_is_reported() {
+        let (sender, exits) = crossbeam_channel::unbounded();
+        spawn_brief("brief", &sender, || {}).unwrap();
+        spawn_brief("brief", &sender, || panic!("bug")).unwrap();
+        drop(sender);
+        let outcomes: Vec<_> = exits.iter().map(|exited| exited.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Panicked("bug".into())]);
     }
 
     #[test]

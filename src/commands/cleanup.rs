@@ -21,7 +21,8 @@ pub fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
     let removed = database::clean_up(&config.db_path, &AtomicBool::new(false))
         .map_err(|e| format!("cleaning up {}: {e}", config.db_path.display()))?;
     let mirror = mirror::place(&config.seq_map_path, &config.db_path)?;
-    for file in [&mirror, &lock::of_database(&config.db_path)] {
+    let socket = lock::socket_of_database(&config.db_path);
+    for file in [&mirror, &lock::of_database(&config.db_path), &socket] {
         match std::fs::remove_file(file) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(format!("removing {}: {e}", file.display()));

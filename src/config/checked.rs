@@ -33,6 +33,8 @@ pub struct Config {
     /// How often this node tells the others of itself at most; none: never.
     pub status_interval: Option<Duration>,
     pub seq_map_path: PathBuf,
+    /// The Unix socket at which the running daemon answers; none: it has none.
+    pub control_socket: Option<PathBuf>,
     pub publish: bool,
     pub replicate: bool,
     pub scan_max_changes: usize,
@@ -128,6 +130,7 @@ impl Config {
         let logging = Logging::read(&top.section("logging"), &taken);
         Config {
             shared: Shared::read(&log, &nats),
+            control_socket: read_control_socket(&top, &db_path),
             seq_map_path,
             db_path,
             node_id: top.opt_int(
@@ -204,6 +207,16 @@ fn read_status_interval(top: &Section) -> Option<Duration> {
         top.note("status_interval", text);
     }
     (!millis.is_zero()).then_some(millis)
+}
+
+fn read_control_socket(top: &Section, db_path: &Path) -> Option<PathBuf> {
+    let path = match top.path("control_socket") {
+        Some(path) => path,
+        None if top.is_given("control_socket") => return None,
+        None => return Some(crate::lock::socket_of_database(db_path)),
+    };
+    check_folder(top, "control_socket", &path);
+    Some(path)
 }
 
 fn read_courtesy(top: &Section) -> Duration {
@@ -393,7 +406,7 @@ impl Prometheus {
     fn read(section: &Section) -> Prometheus {
         Prometheus {
             enable: section.bool("enable", false),
-            bind: section.parsed("bind", ":3010", str::parse),
+            bind: section.parsed("bind", "127.0.0.1:3010", http_address),
             namespace: section.parsed("namespace", "harmonylite", metric_name),
             subsystem: section.parsed("subsystem", "", metric_name),
         }
@@ -404,11 +417,21 @@ impl HealthCheck {
     fn read(section: &Section) -> HealthCheck {
         HealthCheck {
             enable: section.bool("enable", false),
-            bind: section.parsed("bind", "127.0.0.1:8090", str::parse),
+            bind: section.parsed("bind", "127.0.0.1:8090", http_address),
             path: section.parsed("path", "/health", url_path),
             detailed: section.bool("detailed", true),
         }
     }
+}
+
+/// Where no host is named, these listen on IPv6, too, as in the Go version.
+fn http_address(text: &str) -> Result<ListenAddress, String> {
+    let address: ListenAddress = text.parse()?;
+    let host = match text.starts_with(':') {
+        true => "::".to_owned(),
+        false => address.host,
+    };
+    Ok(ListenAddress { host, ..address })
 }
 
 fn url_path(text: &str) -> Result<String, String> {

@@ -150,6 +150,11 @@ impl<'a> Section<'a> {
             .map(PathBuf::from)
     }
 
+    /// Whether the key is there, were it an empty string.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
     /// A file that must be there and readable.
     pub fn file(&self, key: &str) -> Option<PathBuf> {
         let path = self.path(key)?;

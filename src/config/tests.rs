@@ -41,6 +41,12 @@ fn defaults() {
     assert_eq!((config.shared.shards, config.shared.compress), (1, true));
     assert_eq!(config.shared.stream_prefix, "harmonylite-changes");
     assert_eq!(config.seq_map_path, Path::new("/tmp/seq-map.cbor"));
+    let socket = Some(Path::new("/tmp/a.db-harmonylite.sock"));
+    assert_eq!(config.control_socket.as_deref(), socket);
+    assert_eq!(sound("control_socket = \"\"").control_socket, None);
+    assert_eq!(config.prometheus.bind.to_string(), "127.0.0.1:3010");
+    let all = sound("[prometheus]\nbind = \":3010\"").prometheus.bind;
+    assert_eq!(all.to_string(), "[::]:3010");
     assert_eq!(
         (
             config.node_id,
@@ -87,7 +93,7 @@ fn config_toml_documents_the_defaults() {
 #[test]
 fn config_toml_documents_every_key() {
     let mut section = String::new();
-    let mut documented = BTreeSet::from(["node_id".to_owned()]);
+    let mut documented = BTreeSet::from(["node_id", "control_socket"].map(str::to_owned));
     for line in uncommented().lines() {
         if let Some(name) = line
             .strip_prefix('[')
@@ -108,6 +114,7 @@ fn config_toml_documents_every_key() {
         "in config.toml or in the code alone: {differences:?}"
     );
     assert!(DOCUMENTED.contains("#   node_id = 1\n"));
+    assert!(DOCUMENTED.contains("#   control_socket = \""));
     assert!(DOCUMENTED.lines().all(|line| line.chars().count() <= 100));
 }
 

@@ -11,8 +11,8 @@ use crate::cli::Options;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
+use crate::control::{Context, Doors};
 use crate::database::{Database, DatabaseError, Settings};
-use crate::health::http;
 use crate::model::backoff::Backoff;
 use crate::snapshot::beside;
 use crate::snapshot::thread::Ask;
@@ -83,10 +83,10 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     let pid_file = options.pid_file.as_deref().map(PidFile::write);
     let _pid_file = pid_file.transpose().map_err(Failure)?;
     let supervisor = Supervisor::of_environment();
-    let pages = match until {
-        Until::Told => http::listen(config).map_err(Failure)?,
-        Until::SnapshotSaved => Vec::new(),
-    };
+    let context = Context::new(config.clone());
+    let doors = (until == Until::Told).then(|| Doors::open(config));
+    let doors = doors.transpose().map_err(Failure)?;
+    let _socket = doors.and_then(|doors| doors.serve(&context, &exits));
     beside::remove_stale(&config.db_path);
     let (mut net, mut began_with) = (None, None);
     if !config.db_path.exists() && snapshots::are_kept(config) {
@@ -126,9 +126,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     let is_awaited = until == Until::SnapshotSaved;
     let keeping = threads::Keeping { asks, is_awaited };
     let threads = Threads::start(config, net, database, keeping, &exits);
-    for page in pages {
-        http::serve(page, threads.gate(), &exits);
-    }
+    context.opened(threads.gate());
     let (reply, saved) = bounded(1);
     if until == Until::SnapshotSaved {
         let _ = ask.send(Ask {

@@ -1,0 +1,125 @@
+//! Which doors there are, and which of the routes each of them has.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use super::{Context, health, not_found};
+use crate::address::configured::ListenAddress;
+use crate::config::Config;
+use crate::http::{self, Body, Door, Handler, Listener, Request, Response, SocketFile};
+use crate::lock;
+use crate::thread::Exited;
+
+/// Bound addresses, not served yet. The Unix socket's file goes with the value.
+pub struct Doors {
+    doors: Vec<(Listener, Serves)>,
+    file: Option<SocketFile>,
+}
+
+/// What a door serves.
+#[derive(Clone)]
+struct Serves {
+    /// All routes.
+    all: bool,
+    /// The path of `[health_check]`, and whether its answer has a body.
+    check: Option<(String, bool)>,
+}
+
+impl Doors {
+    /// Binds what is configured. The caller holds the database's lock: no other daemon listens at
+    /// its socket.
+    pub fn open(config: &Config) -> Result<Doors, String> {
+        let (prometheus, check) = (&config.prometheus, &config.health_check);
+        let mut doors = Vec::new();
+        let health = Serves {
+            all: check.detailed,
+            check: Some((check.path.clone(), check.detailed)),
+        };
+        let is_one = prometheus.enable && check.enable && prometheus.bind == check.bind;
+        if prometheus.enable {
+            let check = health.check.clone().filter(|_| is_one);
+            let listener = bind("prometheus.bind", &prometheus.bind)?;
+            doors.push((listener, Serves { all: true, check }));
+        }
+        if check.enable && !is_one {
+            doors.push((bind("health_check.bind", &check.bind)?, health));
+        }
+        let file = match &config.control_socket {
+            Some(path) => bind_socket(config, path, &mut doors)?,
+            None => None,
+        };
+        Ok(Doors { doors, file })
+    }
+
+    /// Answers until the process ends. What is returned removes the socket's file when dropped.
+    pub fn serve(self, context: &Arc<Context>, exits: &Sender<Exited>) -> Option<SocketFile> {
+        let doors = self.doors.into_iter().map(|(listener, serves)| {
+            if let Some(address) = listener.address() {
+                log::info!("health at http://{address}{}", serves.health_path());
+            }
+            Door::new(listener, serves.handler(context.clone()))
+        });
+        http::serve(doors.collect(), exits);
+        self.file
+    }
+}
+
+fn bind(key: &str, bind: &ListenAddress) -> Result<Listener, String> {
+    http::listen_tcp(bind).map_err(|e| format!("{key}: listen on {bind}: {e}"))
+}
+
+/// Where it was not asked for, nobody need miss it: some file systems have no sockets.
+fn bind_socket(
+    config: &Config,
+    path: &Path,
+    doors: &mut Vec<(Listener, Serves)>,
+) -> Result<Option<SocketFile>, String> {
+    match http::listen_unix(path) {
+        Ok((listener, file)) => {
+            let (all, check) = (true, None);
+            doors.push((listener, Serves { all, check }));
+            Ok(Some(file))
+        }
+        Err(e) => {
+            let text = format!("control_socket: listen on {}: {e}", path.display());
+            if path != lock::socket_of_database(&config.db_path) {
+                return Err(text);
+            }
+            log::warn!("{text}; commands cannot ask this daemon (control_socket = \"\" is silent)");
+            Ok(None)
+        }
+    }
+}
+
+impl Serves {
+    fn health_path(&self) -> &str {
+        self.check.as_ref().map_or("/health", |(path, _)| path)
+    }
+
+    fn handler(self, context: Arc<Context>) -> Handler {
+        Arc::new(move |request: &Request| self.answer(&context, request))
+    }
+
+    fn answer(&self, context: &Context, request: &Request) -> Response {
+        match &self.check {
+            Some((path, detailed)) if *path == request.path => {
+                told(health::health(context), *detailed)
+            }
+            Some((_, detailed)) if !self.all && request.path == "/ready" => {
+                told(health::ready(context), *detailed)
+            }
+            Some((path, _)) if !self.all => not_found([path.as_str(), "/ready"].into_iter()),
+            _ => context.answer(request),
+        }
+    }
+}
+
+/// The status alone, unless the body is for this door, too.
+fn told(mut response: Response, detailed: bool) -> Response {
+    if !detailed {
+        response.body = Body::Bytes(Vec::new());
+    }
+    response
+}

@@ -1,0 +1,120 @@
+//! What the door to the running daemon answers: [`ROUTES`], on the Unix socket beside the database
+//! and, where the configuration says so, on TCP.
+//!
+//! To add a route, add a line to [`ROUTES`] whose `answer` is a function of [`Context`] and
+//! [`Request`]. It runs in a thread of its own and may wait; what changes something has
+//! [`Reach::Socket`].
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::http::{Method, Request, Response};
+
+mod doors;
+mod health;
+
+pub use doors::Doors;
+
+/// A client waits so long for the database, which an application may have locked.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What answers are made of.
+pub struct Context {
+    pub config: Config,
+    pub started: Instant,
+    /// Set when the database is open; it ends before the process does.
+    gate: OnceLock<Weak<Gate>>,
+}
+
+/// Who may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    Anywhere,
+    /// This machine's administrator, by the Unix socket.
+    Socket,
+}
+
+/// A path, and what answers there. `HEAD` is allowed wherever `GET` is.
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub reach: Reach,
+    pub answer: fn(&Context, &Request) -> Response,
+}
+
+/// All of them.
+const ROUTES: [Route; 2] = [
+    Route {
+        method: Method::Get,
+        path: "/health",
+        reach: Reach::Anywhere,
+        answer: |context, _| health::health(context),
+    },
+    Route {
+        method: Method::Get,
+        path: "/ready",
+        reach: Reach::Anywhere,
+        answer: |context, _| health::ready(context),
+    },
+];
+
+impl Context {
+    pub fn new(config: Config) -> Arc<Context> {
+        Arc::new(Context {
+            config,
+            started: Instant::now(),
+            gate: OnceLock::new(),
+        })
+    }
+
+    /// The database is open.
+    pub fn opened(&self, gate: Weak<Gate>) {
+        let _ = self.gate.set(gate);
+    }
+
+    /// None while the daemon starts or stops. Not to be kept.
+    pub fn gate(&self) -> Option<Arc<Gate>> {
+        self.gate.get()?.upgrade()
+    }
+
+    /// Why there is no gate.
+    pub fn absence(&self) -> &'static str {
+        match self.gate.get() {
+            None => "starting",
+            Some(_) => "stopping",
+        }
+    }
+
+    /// Answers what is asked at a path of [`ROUTES`].
+    fn answer(&self, request: &Request) -> Response {
+        let method = match request.method {
+            Method::Head => Method::Get,
+            method => method,
+        };
+        let fits = |route: &&Route| route.path == request.path;
+        let is_open = |route: &&Route| request.is_local || route.reach == Reach::Anywhere;
+        let mut routes = ROUTES.iter().filter(fits).filter(is_open).peekable();
+        if routes.peek().is_none() {
+            return not_found(ROUTES.iter().filter(is_open).map(|route| route.path));
+        }
+        match routes.find(|route| route.method == method) {
+            Some(route) => (route.answer)(self, request),
+            None => Response::text(405, "not with this method\n"),
+        }
+    }
+}
+
+/// With the paths that are there.
+fn not_found<'p>(paths: impl Iterator<Item = &'p str>) -> Response {
+    let paths: Vec<&str> = paths.collect();
+    Response::text(404, format!("there is {} here\n", paths.join(", ")))
+}
+
+/// For handlers whose answer needs the database.
+pub fn unavailable(why: &str) -> Response {
+    Response::json(503, &json!({ "error": why }))
+}

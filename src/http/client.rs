@@ -1,0 +1,100 @@
+//! The client of the daemon's Unix socket, for commands.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::listen::with_short_name;
+
+/// A daemon that says nothing for so long hangs. What takes longer says how far it is.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// An answer's head is no longer.
+const HEAD_BYTES: u64 = 16 << 10;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no harmonylite answers at {}: {cause}", socket.display())]
+    NoDaemon { socket: PathBuf, cause: io::Error },
+    #[error("asking the harmonylite at {}: {cause}", socket.display())]
+    Broken { socket: PathBuf, cause: io::Error },
+}
+
+/// What the daemon answers; the body is read as it comes.
+pub struct Answer {
+    pub status: u16,
+    body: BufReader<UnixStream>,
+}
+
+impl Answer {
+    /// The whole body, of at most `most` bytes.
+    pub fn text(self, most: u64) -> io::Result<String> {
+        let mut text = String::new();
+        self.body.take(most).read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Read for Answer {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.body.read(bytes)
+    }
+}
+
+/// `GET` of a path, with its query.
+pub fn get(socket: &Path, target: &str) -> Result<Answer, ClientError> {
+    ask(socket, "GET", target, &[])
+}
+
+/// `POST` of a path, with its query.
+pub fn post(socket: &Path, target: &str, body: &[u8]) -> Result<Answer, ClientError> {
+    ask(socket, "POST", target, body)
+}
+
+fn ask(socket: &Path, method: &str, target: &str, body: &[u8]) -> Result<Answer, ClientError> {
+    let stream = with_short_name(socket, |name| UnixStream::connect(name));
+    let stream = stream.map_err(|cause| ClientError::NoDaemon {
+        socket: socket.to_owned(),
+        cause,
+    })?;
+    exchange(stream, method, target, body).map_err(|cause| ClientError::Broken {
+        socket: socket.to_owned(),
+        cause,
+    })
+}
+
+fn exchange(mut stream: UnixStream, method: &str, target: &str, body: &[u8]) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
+    let length = body.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat())?;
+    let mut head = BufReader::new(stream).take(HEAD_BYTES);
+    let mut line = String::new();
+    head.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).and_then(|text| text.parse().ok());
+    let status = status.ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
+    while line != "\r\n" {
+        line.clear();
+        if head.read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let body = head.into_inner();
+    Ok(Answer { status, body })
+}
+
+/// A value as it may stand in a query.
+pub fn encoded(value: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        byte => format!("%{byte:02X}"),
+    };
+    value.bytes().map(byte).collect()
+}

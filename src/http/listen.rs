@@ -1,0 +1,123 @@
+//! Where to listen: TCP addresses, and the Unix socket beside the database.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
+
+use super::connection::{Connection, Socket};
+use crate::address::configured::ListenAddress;
+
+/// The length of a socket's name that the system knows, without the zero behind it.
+const LONGEST_NAME: usize = 107;
+
+/// Connections that wait to be accepted.
+const WAITING: i32 = 32;
+
+/// A bound address. It never blocks.
+pub enum Listener {
+    /// With the host that it was told to bind.
+    Tcp(TcpListener, String),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Where TCP clients connect to.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Listener::Tcp(listener, _) => listener.local_addr().ok(),
+            Listener::Unix(_) => None,
+        }
+    }
+
+    pub(super) fn accept(&self) -> io::Result<Connection> {
+        Ok(match self {
+            Listener::Tcp(listener, host) => Connection {
+                socket: Socket::Tcp(listener.accept()?.0),
+                host: Some(host.clone()),
+            },
+            Listener::Unix(listener) => Connection {
+                socket: Socket::Unix(listener.accept()?.0),
+                host: None,
+            },
+        })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(listener, _) => listener.as_fd(),
+            Listener::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// Listens on TCP. `::` is all interfaces, IPv4 and IPv6, or IPv4 alone where there is no other.
+pub fn listen_tcp(address: &ListenAddress) -> io::Result<Listener> {
+    let port = address.port.unwrap_or(0);
+    let host = address.host.as_str();
+    let bound = match TcpListener::bind((host, port)) {
+        Err(e) if host == "::" && is_without_ipv6(&e) => TcpListener::bind(("0.0.0.0", port)),
+        bound => bound,
+    }?;
+    bound.set_nonblocking(true)?;
+    Ok(Listener::Tcp(bound, host.to_owned()))
+}
+
+fn is_without_ipv6(e: &io::Error) -> bool {
+    let error = e.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    e.kind() == ErrorKind::AddrNotAvailable || error == Some(rustix::io::Errno::AFNOSUPPORT)
+}
+
+/// The file of a Unix socket, removed when dropped.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Listens on a Unix socket that nobody but this user can open. The file that an earlier process
+/// left is replaced, so the caller must know that no other process listens there.
+pub fn listen_unix(path: &Path) -> io::Result<(Listener, SocketFile)> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::other("another file has that name")),
+        Err(_) => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Linux gives the file the mode of the socket, so that it never has another one.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    with_short_name(path, |name| Ok(bind(&socket, &SocketAddrUnix::new(name)?)?))?;
+    listen(&socket, WAITING)?;
+    let file = SocketFile(path.to_owned());
+    Ok((Listener::Unix(UnixListener::from(socket)), file))
+}
+
+/// Names of sockets are short in the kernel, paths of databases are not always: a longer one is
+/// reached by way of its open directory.
+pub(super) fn with_short_name<T>(
+    path: &Path,
+    f: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    if path.as_os_str().len() <= LONGEST_NAME {
+        return f(path);
+    }
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return f(path);
+    };
+    let folder = File::open(folder)?;
+    let short = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    f(&Path::new(&short).join(name))
+}
