@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded, never};
 
 use crate::cluster::broker::Broker;
-use crate::database::DatabaseError;
+use crate::database::{DatabaseError, Lent};
 use crate::gate::{Gate, SURE_PAUSE};
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
 use crate::stream::{Ack, Writer};
 use crate::thread::{Exited, spawn};
-use crate::watcher::Watcher;
+use crate::watcher::{self, Watcher};
 
 mod connect;
 mod link;
@@ -63,12 +63,15 @@ const CUT_EVERY: Duration = Duration::from_secs(60);
 /// Who wants the database for himself tries for about this long.
 const WANTS_IT: Duration = Duration::from_secs(10);
 
-/// Where it cannot be lent just now, since a snapshot is copied, it may be soon.
+/// Where it cannot be lent just now, since a snapshot is copied, it may be soon. Where it was lent and
+/// nobody took it, though somebody waits, it is lent again: later each time.
 const LEND_AGAIN: Duration = Duration::from_millis(50);
+const LATER: u32 = 4;
 
 /// As [`crate::health`] calls what is done here.
 const CONNECTING: &str = "connecting";
 const PUBLISHING: &str = "publishing";
+const OWN_TABLES: &str = "tables of HarmonyLite";
 const ONE_STREAM: &str = "publishing, to one stream for all";
 
 /// zstd's fastest level: frames are small and latency counts.
@@ -126,6 +129,8 @@ struct Publisher {
     /// When to lend the database to who wanted it, and since when that is so.
     lend_at: Option<Instant>,
     wanted_at: Instant,
+    /// From when it came back until it is lent again.
+    lend_pause: Duration,
     /// When somebody was seen to write last, we or others.
     written_at: Instant,
     /// A small WAL is not cut before.
@@ -184,6 +189,7 @@ pub fn start(
         tidy_at: now + options.cleanup_interval,
         lend_at: None,
         wanted_at: now,
+        lend_pause: LEND_AGAIN,
         written_at: now,
         cut_at: now,
         options,
@@ -240,9 +246,20 @@ impl Publisher {
         self.gate.forget_own();
         self.rest(Instant::now());
         match made {
-            Ok(()) | Err(DatabaseError::Stopped) => Ok(()),
+            Ok(()) => {
+                self.gate.health.works(OWN_TABLES);
+                self.gate.poke_keeper();
+                Ok(())
+            }
+            Err(DatabaseError::Stopped) => Ok(()),
             // The next look finds what is missing still.
             Err(e) if e.is_temporary() => {
+                let text = format!(
+                    "tables of HarmonyLite were dropped by another program, and cannot be made \
+                     again: {e}; until then writes of the application fail"
+                );
+                self.gate.health.ails(OWN_TABLES, &text);
+                log::error!("{text}; trying again");
                 self.rest(Instant::now() + Duration::from_secs(1));
                 Ok(())
             }
@@ -305,6 +322,7 @@ impl Publisher {
             Event::Hint => {
                 if self.watcher.as_ref().is_some_and(Watcher::is_wanted) {
                     (self.lend_at, self.wanted_at) = (Some(now), now);
+                    self.lend_pause = LEND_AGAIN;
                 }
                 self.gate.enter().database.check_files(false)?;
                 (self.look_at, self.looks, self.written_at) = (Some(now), 0, now);
@@ -345,9 +363,20 @@ impl Publisher {
     fn lend(&mut self, now: Instant) -> Result<(), DatabaseError> {
         let stop = &self.inputs.stop;
         let is_over = |time| !matches!(stop.recv_timeout(time), Err(RecvTimeoutError::Timeout));
-        let is_done = self.gate.enter().database.lend(is_over)?;
-        let tries_on = !is_done && now < self.wanted_at + WANTS_IT;
-        self.lend_at = tries_on.then(|| Instant::now() + LEND_AGAIN);
+        let mut inside = self.gate.enter();
+        let lent = inside.database.lend(is_over)?;
+        let path = inside.database.path().to_owned();
+        drop(inside);
+        let waits = match lent {
+            Lent::Taken => false,
+            Lent::Untaken => watcher::is_waited_for(&path),
+            Lent::NotNow => true,
+        };
+        let tries_on = waits && now < self.wanted_at + WANTS_IT;
+        self.lend_at = tries_on.then(|| Instant::now() + self.lend_pause);
+        if lent == Lent::Untaken {
+            self.lend_pause *= LATER;
+        }
         Ok(())
     }
 

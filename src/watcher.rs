@@ -2,105 +2,80 @@
 //!
 //! inotify on the folder, because SQLite's files come and go. Writes to the shared-memory file are
 //! ignored: they come from our own reads, too.
+//!
+//! inotify makes one of two equal events in a row, and so two programs that open the database one after
+//! the other would count as one. The database and its WAL are watched by themselves, too: of each time
+//! that one is opened there are two events then, which differ, and no two in a row are equal.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::thread::{Exited, spawn};
 
 mod opened;
+mod waiting;
 
-use opened::Opened;
+use opened::{Notice, Opened};
+use waiting::Looks;
+pub use waiting::is_waited_for;
 
-const SHM: &str = "-shm";
+/// Files of a database: itself, and what SQLite puts beside it.
+const ENDS: [&str; 4] = ["", "-wal", "-journal", "-shm"];
+const DATABASE: usize = 0;
+const WAL: usize = 1;
+const SHM: usize = 3;
 
 /// A thread that waits for inotify. Dropping it ends the thread.
 pub struct Watcher {
     hints: Receiver<()>,
     is_wanted: Arc<AtomicBool>,
     watches: Watches,
-    descriptor: WatchDescriptor,
+    folder: WatchDescriptor,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watcher {
-    /// Watches the files of the database at `path`.
-    pub fn start(path: &Path, exits: &Sender<Exited>) -> std::io::Result<Watcher> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let names: Vec<OsString> = ["", "-wal", "-journal", SHM]
-            .iter()
-            .map(|suffix| {
-                let mut name = path.file_name().unwrap_or_default().to_owned();
-                name.push(suffix);
-                name
-            })
-            .collect();
-        let mut inotify = Inotify::init()?;
-        let events = WatchMask::MODIFY
-            | WatchMask::CREATE
-            | WatchMask::DELETE
-            | WatchMask::OPEN
-            | WatchMask::MOVED_FROM
-            | WatchMask::MOVED_TO;
+    /// Watches the files of the database at `path`. `strays` counts how often this process opened the
+    /// WAL beside a connection and no event told of it yet.
+    pub fn start(
+        path: &Path,
+        strays: Arc<AtomicUsize>,
+        exits: &Sender<Exited>,
+    ) -> std::io::Result<Watcher> {
+        let inotify = Inotify::init()?;
         let mut watches = inotify.watches();
-        let descriptor = watches.add(folder, events)?;
+        strays.store(0, Ordering::SeqCst);
+        let folder = watches.add(folder_of(path), events())?;
         // One hint says as much as ten.
         let (sender, hints) = bounded(1);
         let is_wanted = Arc::new(AtomicBool::new(false));
-        let wanted = is_wanted.clone();
-        let mut opened = Opened::default();
-        let thread = spawn("watcher", exits, move || {
-            let mut buffer = [0; 4096];
-            loop {
-                wait(&inotify, &opened);
-                if opened.take(Instant::now()) {
-                    wanted.store(true, Ordering::Relaxed);
-                    let _ = sender.try_send(());
-                    continue;
-                }
-                let events = inotify
-                    .read_events_blocking(&mut buffer)
-                    .map_err(|e| e.to_string())?;
-                let mut ours = false;
-                for event in events {
-                    if event.mask.contains(inotify::EventMask::IGNORED) {
-                        return Ok(()); // the watch was removed: we are to end
-                    }
-                    let lost = event.mask.contains(inotify::EventMask::Q_OVERFLOW);
-                    let written = event.mask.contains(inotify::EventMask::MODIFY);
-                    let own = |n: &OsStr| names.iter().position(|own| own == n);
-                    let own = event.name.and_then(own);
-                    if event.mask.contains(EventMask::OPEN) {
-                        match own {
-                            Some(0) => opened.database(Instant::now()),
-                            Some(1) => opened.wal(),
-                            _ => {}
-                        }
-                        continue;
-                    }
-                    ours |= lost || own.is_some_and(|at| !written || at + 1 < names.len());
-                }
-                if ours {
-                    let _ = sender.try_send(());
-                }
-            }
-        });
+        let mut watch = Watch {
+            path: path.to_owned(),
+            names: ENDS.map(|end| with_end(path.file_name().unwrap_or_default(), end)),
+            watches: watches.clone(),
+            folder: folder.clone(),
+            strays,
+            opened: Opened::default(),
+            looks: Looks::default(),
+            sender,
+            is_wanted: is_wanted.clone(),
+        };
+        watch.separate(DATABASE);
+        watch.separate(WAL);
+        let thread = spawn("watcher", exits, move || watch.run(inotify));
         Ok(Watcher {
             hints,
             is_wanted,
             watches,
-            descriptor,
+            folder,
             thread: Some(thread),
         })
     }
@@ -116,6 +91,132 @@ impl Watcher {
     }
 }
 
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if self.watches.remove(self.folder.clone()).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn with_end(name: &OsStr, end: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(end);
+    name
+}
+
+fn events() -> WatchMask {
+    WatchMask::MODIFY
+        | WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::OPEN
+        | WatchMask::CLOSE_NOWRITE
+        | WatchMask::MOVED_FROM
+        | WatchMask::MOVED_TO
+}
+
+/// What the thread has.
+struct Watch {
+    path: PathBuf,
+    names: [OsString; ENDS.len()],
+    watches: Watches,
+    folder: WatchDescriptor,
+    strays: Arc<AtomicUsize>,
+    opened: Opened,
+    looks: Looks,
+    sender: Sender<()>,
+    is_wanted: Arc<AtomicBool>,
+}
+
+impl Watch {
+    fn run(mut self, mut inotify: Inotify) -> Result<(), String> {
+        let mut buffer = [0; 4096];
+        loop {
+            wait(&inotify, &self.opened);
+            if let Some(notice) = self.opened.take(Instant::now()) {
+                self.notice(notice);
+                continue;
+            }
+            let events = inotify
+                .read_events_blocking(&mut buffer)
+                .map_err(|e| e.to_string())?;
+            let mut is_hint = false;
+            for event in events {
+                if event.wd == self.folder && event.mask.contains(EventMask::IGNORED) {
+                    return Ok(()); // the watch was removed: we are to end
+                }
+                is_hint |= self.is_hint(&event);
+            }
+            if is_hint {
+                let _ = self.sender.try_send(());
+            }
+        }
+    }
+
+    /// Somebody seems to want the database for himself, or is looked for.
+    fn notice(&mut self, notice: Notice) {
+        if notice == Notice::Doubt && !self.looks.is_waited_for(&self.path) {
+            return;
+        }
+        self.is_wanted.store(true, Ordering::Relaxed);
+        let _ = self.sender.try_send(());
+    }
+
+    /// Whether the event tells of a write to one of our files. Takes note of those that are opened.
+    fn is_hint(&mut self, event: &Event<&OsStr>) -> bool {
+        let has = |mask| event.mask.contains(mask);
+        if has(EventMask::Q_OVERFLOW) {
+            return true;
+        }
+        let is_file = |name: &OsStr| self.names.iter().position(|own| own == name);
+        let Some(file) = event.name.and_then(is_file) else {
+            return false;
+        };
+        if has(EventMask::OPEN) || has(EventMask::CLOSE_NOWRITE) {
+            self.note_opened(file, has(EventMask::OPEN));
+            return false;
+        }
+        if file == WAL && has(EventMask::CREATE) {
+            self.separate(WAL);
+        }
+        file != SHM || !has(EventMask::MODIFY)
+    }
+
+    fn note_opened(&mut self, file: usize, is_open: bool) {
+        let take = |n: usize| n.checked_sub(1);
+        match file {
+            DATABASE if is_open => self.opened.database(Instant::now()),
+            // Who only read its beginning, as SQLite's shell does before it opens it.
+            DATABASE => self.opened.closed(),
+            WAL if is_open => {
+                let (set, fetch) = (Ordering::SeqCst, Ordering::SeqCst);
+                if self.strays.fetch_update(set, fetch, take).is_err() {
+                    self.opened.wal(Instant::now());
+                }
+            }
+            SHM if is_open => self.opened.shm(),
+            _ => {}
+        }
+    }
+
+    /// Keeps the events of a file that is opened twice apart, see the module's head.
+    fn separate(&mut self, file: usize) {
+        let path = self.path.with_file_name(&self.names[file]);
+        if let Err(e) = self.watches.add(&path, WatchMask::OPEN) {
+            log::debug!("watching {}: {e}", path.display()); // it is not there yet, or gone
+        }
+    }
+}
+
 /// Until there are events, or somebody is to be noticed.
 fn wait(inotify: &Inotify, opened: &Opened) {
     let Some(left) = opened.noticed_in(Instant::now()) else {
@@ -125,37 +226,70 @@ fn wait(inotify: &Inotify, opened: &Opened) {
     let _ = poll(&mut files, Timespec::try_from(left).ok().as_ref());
 }
 
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        if self.watches.remove(self.descriptor.clone()).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs::File;
     use std::time::Duration;
+
+    use super::*;
+
+    /// Longer than any test takes.
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn open(path: &Path) -> File {
+        let mut options = File::options();
+        options.read(true).write(true).create(true);
+        options.truncate(false).open(path).unwrap()
+    }
+
+    fn watch(path: &Path) -> (Watcher, Receiver<Exited>) {
+        let (exits, ended) = crossbeam_channel::unbounded();
+        (Watcher::start(path, Arc::default(), &exits).unwrap(), ended)
+    }
 
     #[test]
     fn a_write_is_noticed_and_other_files_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (exits, ended) = crossbeam_channel::unbounded();
-        let watcher = Watcher::start(&dir.path().join("a.db"), &exits).unwrap();
+        let (watcher, ended) = watch(&dir.path().join("a.db"));
         std::fs::write(dir.path().join("other"), "x").unwrap();
         std::fs::write(dir.path().join("a.db-shm"), "x").unwrap();
         std::fs::write(dir.path().join("a.db-wal"), "x").unwrap();
-        watcher
-            .hints()
-            .recv_timeout(Duration::from_secs(10))
-            .unwrap();
+        watcher.hints().recv_timeout(SOON).unwrap();
         drop(watcher);
         assert_eq!(
             ended.recv().unwrap().outcome,
             crate::thread::Outcome::Stopped
         );
+    }
+
+    /// Where another connection is opened in the same moment. The shell reads the header first.
+    #[test]
+    fn who_opens_the_database_alone_is_noticed_beside_any_that_open_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let [db, wal] = ["a.db", "a.db-wal"].map(|name| dir.path().join(name));
+        let _kept = [&db, &wal].map(|path| open(path));
+        let (watcher, _ended) = watch(&db);
+        for round in 0..20 {
+            let _both = open(&db);
+            let _alone = open(&db);
+            let _wal = open(&wal);
+            let until = Instant::now() + SOON;
+            while !watcher.is_wanted() {
+                let hint = watcher.hints().recv_deadline(until);
+                assert!(hint.is_ok(), "not noticed, round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_opens_both_or_reads_the_header_alone_is_not_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [db, wal, shm] = ["a.db", "a.db-wal", "a.db-shm"].map(|name| dir.path().join(name));
+        let _kept = [&db, &wal, &shm].map(|path| open(path));
+        let (watcher, _ended) = watch(&db);
+        drop(File::open(&db).unwrap());
+        let _first = [&db, &db, &wal, &wal, &shm].map(|path| open(path));
+        let quiet = watcher.hints().recv_timeout(Duration::from_millis(300));
+        assert!(quiet.is_err() && !watcher.is_wanted());
     }
 }

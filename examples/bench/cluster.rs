@@ -106,11 +106,14 @@ pub fn start_server(dir: &Path) -> Result<(Process, String)> {
     let program = std::env::var_os("HARMONYLITE_NATS_SERVER").unwrap_or("nats-server".into());
     let (store, ports) = (dir.join("nats"), dir.join("ports"));
     fs::create_dir_all(&ports)?;
+    // The server names the file like this.
+    let name = Path::new(&program).file_name().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
     let mut command = Command::new(program);
     command.args(["-js", "-a", "127.0.0.1", "-p", "-1", "-sd"]);
     command.arg(store).arg("--ports_file_dir").arg(&ports);
     let mut server = Process::spawn(command.stderr(Stdio::null()).stdout(Stdio::null()))?;
-    let file = ports.join(format!("nats-server_{}.ports", server.id()));
+    let file = ports.join(format!("{name}_{}.ports", server.id()));
     loop {
         let text = fs::read(&file).unwrap_or_default();
         if let Ok(ports) = serde_json::from_slice::<serde_json::Value>(&text) {

@@ -64,6 +64,7 @@ impl Threads {
             true => config.shared.shards,
             false => 0,
         };
+        let strays = database.fence().strays();
         let (gate, woken) = Gate::new(database, shards);
         let gate = Arc::new(gate);
         let (stop, stopped) = bounded(0);
@@ -100,7 +101,7 @@ impl Threads {
             let inputs = (stopped.clone(), keeping);
             threads.push(snapshots::start(config, &gate, &broker, inputs, exits));
         }
-        let watcher = watcher::Watcher::start(&config.db_path, exits)
+        let watcher = watcher::Watcher::start(&config.db_path, strays, exits)
             .map_err(|e| {
                 log::warn!(
                     "watching {}: {e}; polling instead",

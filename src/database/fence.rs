@@ -79,6 +79,8 @@ pub struct Fence {
     seen: Mutex<Option<Instant>>,
     /// See [`Fence::put_off_by`].
     decides: Mutex<Option<Decides>>,
+    /// See [`Fence::strays`].
+    strays: Arc<AtomicUsize>,
 }
 
 /// Whether a transaction that has begun is put off.
@@ -113,7 +115,14 @@ impl Fence {
             forced: Mutex::new(None),
             seen: Mutex::new(None),
             decides: Mutex::new(None),
+            strays: Arc::default(),
         }
+    }
+
+    /// How often the WAL was opened here beside a connection, which [`crate::watcher`] would take for
+    /// a connection of somebody else's. It counts them down.
+    pub fn strays(&self) -> Arc<AtomicUsize> {
+        self.strays.clone()
     }
 
     /// Finds out how readers of a connection's database are noticed. The connection is closed before
@@ -122,7 +131,7 @@ impl Fence {
         if self.courtesy.is_zero() {
             return Ok(());
         }
-        let way = Way::of(conn)?;
+        let way = Way::of(conn, &self.strays)?;
         if matches!(way, Way::Wal(_)) {
             conn.execute_batch("PRAGMA wal_autocheckpoint = 0")?; // see `settle`
         }
@@ -273,7 +282,8 @@ impl Fence {
                 // Changes nothing, but is a write.
                 true => run("UPDATE __harmonylite___meta SET value = 0 WHERE 0").map(|_| true),
                 false => Ok(false),
-            });
+            })
+            .and_then(|is_free| Ok(is_free && self.begin_wal_anew(conn)?));
         if !matches!(begun, Ok(true)) {
             conn.execute_batch("ROLLBACK")?;
             self.let_go();
@@ -306,17 +316,20 @@ impl Fence {
         decides || (gap == Gap::Look && self.way().is_read())
     }
 
-    /// Before a COMMIT. Where all of the WAL is in the database, SQLite begins the WAL anew with the
-    /// first page that it writes there, and lets go of all bytes for that. So it writes here, and the
-    /// hole is mended, if nobody came in.
-    pub(super) fn mend(&self, conn: &Connection, gap: Gap) -> rusqlite::Result<()> {
-        if let (Way::Wal(wal), Gap::Fence) = (self.way(), gap)
-            && Index::read(&wal.shm).is_some_and(|i| i.frames == i.backfilled)
-        {
-            conn.cache_flush()?;
-            self.try_gap();
+    /// Where all of the WAL is in the database, SQLite begins the WAL anew with the first page that it
+    /// writes there, and lets go of all bytes for that: readers that wait come in. So a page is
+    /// written before anything else is, which is as it was. False if somebody came in.
+    fn begin_wal_anew(&self, conn: &Connection) -> rusqlite::Result<bool> {
+        let Way::Wal(wal) = self.way() else {
+            return Ok(true);
+        };
+        if Index::read(&wal.shm).is_some_and(|i| i.frames != i.backfilled) {
+            return Ok(true);
         }
-        Ok(())
+        conn.prepare_cached("UPDATE __harmonylite___meta SET value = value WHERE key = 'format'")?
+            .execute([])?;
+        conn.cache_flush()?;
+        Ok(self.try_gap())
     }
 
     /// Lets readers in. Inside the gate, while no statement of ours reads.

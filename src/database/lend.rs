@@ -20,21 +20,31 @@ const AT_LEAST: Duration = Duration::from_millis(500);
 /// After so long it is said, and looked at more rarely.
 const LONG: Duration = Duration::from_secs(5);
 
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lent {
+    /// Somebody had the database for himself, or needs it not.
+    Taken,
+    /// Nobody was seen to have it.
+    Untaken,
+    /// Another connection of ours is open just now.
+    NotNow,
+}
+
 impl Database {
     /// Closes the connection, waits until nobody has the database for himself, and opens it again.
     /// Inside the gate: nothing can be done meanwhile. `is_over` waits as long as it is told, and is
-    /// true if all is to end: then this ends, and nothing can be written any more. False if another
-    /// connection of ours is open just now.
-    pub fn lend(&mut self, mut is_over: impl FnMut(Duration) -> bool) -> Result<bool> {
+    /// true if all is to end: then this ends, and nothing can be written any more.
+    pub fn lend(&mut self, mut is_over: impl FnMut(Duration) -> bool) -> Result<Lent> {
         if self.fence.is_viewing() {
-            return Ok(false);
+            return Ok(Lent::NotNow);
         }
         // With a rollback journal ours is in nobody's way.
         let mode: String = self
             .conn
             .query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
         if self.is_lost() || mode != "wal" {
-            return Ok(true);
+            return Ok(Lent::Taken);
         }
         let began = Instant::now();
         // Transactions, statements and locks end with it.
@@ -42,22 +52,24 @@ impl Database {
         self.is_away = true;
         self.fence.detach();
         self.files.forget_beside();
-        let mut was_taken = false;
+        let (mut lent, mut is_said) = (Lent::Untaken, false);
         loop {
             let is_long = began.elapsed() >= LONG;
             if is_over(if is_long { LOOK * 10 } else { LOOK }) {
                 return Err(DatabaseError::Stopped);
             }
             if self.is_taken()? {
-                if is_long && !was_taken {
+                lent = Lent::Taken;
+                if is_long && !is_said {
                     log::warn!(
                         "an application has the database for itself (locking_mode=EXCLUSIVE)"
                     );
                 }
-                was_taken |= is_long;
+                is_said |= is_long;
             } else if began.elapsed() >= AT_LEAST && self.come_back()? {
-                log::debug!("lent the database for {} ms", began.elapsed().as_millis());
-                return Ok(true);
+                let ms = began.elapsed().as_millis();
+                log::debug!("lent the database for {ms} ms: {lent:?}");
+                return Ok(lent);
             }
         }
     }
@@ -94,7 +106,7 @@ mod tests {
     use rusqlite::Connection;
 
     use crate::apply::tests::support::Node;
-    use crate::database::DatabaseError;
+    use crate::database::{DatabaseError, Lent};
 
     const SCHEMA: &str = "PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 
@@ -118,18 +130,20 @@ mod tests {
         let path = node.dir.path().join("app.db");
         assert!(migrate(&path).is_err(), "we are there");
         let (mut has_it, mut looks) = (None, 0);
-        node.db
-            .lend(|time| {
+        let mut lend = |takes: bool| {
+            node.db.lend(|time| {
                 std::thread::sleep(time);
                 looks += 1;
                 match looks {
-                    1 => has_it = Some(migrate(&path).unwrap()),
+                    1 if takes => has_it = Some(migrate(&path).unwrap()),
                     3 => drop(has_it.take()),
                     _ => {}
                 }
                 false
             })
-            .unwrap();
+        };
+        // The locks of this process it does not see itself.
+        assert_eq!(lend(true).unwrap(), Lent::Untaken);
         node.app = Connection::open(&path).unwrap();
         assert_eq!(node.capture(), 1);
         assert!(node.db.tables().contains_key("m"));

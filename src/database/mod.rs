@@ -66,6 +66,7 @@ use go_version::GoVersion;
 pub(crate) use go_version::made_by_go;
 pub use install::{clean_up, examine};
 use install::{connect, install, node_id};
+pub use lend::Lent;
 pub(crate) use settings::Limits;
 pub use settings::Settings;
 use write::retry_while_busy;

@@ -32,7 +32,6 @@ impl Database {
             let in_time = self.fence.guard(gap);
             let result = self.check_not_put_back().and_then(|()| f(self));
             let result = result.and_then(|value| {
-                self.fence.mend(&self.conn, gap)?;
                 retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
                 Ok(value)
             });
@@ -43,8 +42,12 @@ impl Database {
                     self.roll_back()?;
                     self.reserve(time_ms)?;
                 }
-                // What is there may lack our tables.
-                Err(e @ (DatabaseError::PutBack(_) | DatabaseError::Dropped)) => return Err(e),
+                Err(e @ DatabaseError::PutBack(_)) => return Err(e),
+                // There is little to read again, and what is left is as the publisher makes it.
+                Err(e @ DatabaseError::Dropped) => {
+                    let _ = self.roll_back();
+                    return Err(e);
+                }
                 Err(e) => {
                     self.roll_back()?;
                     return Err(e);

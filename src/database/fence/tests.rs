@@ -1,6 +1,7 @@
 //! Applications are processes here, this program again: what a process locks it does not see itself.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Gap, KEEPS_OUT};
+use super::{Gap, KEEPS_OUT, READERS};
 use crate::apply::tests::support::Node;
 use crate::clock::SystemClock;
 use crate::database::own_tables::{get_meta, set_meta};
@@ -42,7 +43,11 @@ struct Application {
 impl Application {
     /// Returns when it is where it will wait, or at work.
     fn start(node: &Node, part: &str) -> Application {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        Application::start_by(Command::new(std::env::current_exe().unwrap()), node, part)
+    }
+
+    fn start_by(mut command: Command, node: &Node, part: &str) -> Application {
+        let mut process = command
             .args([
                 "--exact",
                 "database::fence::tests::plays_an_application",
@@ -82,6 +87,47 @@ impl Application {
         self.hears.write_all(b"\n").unwrap();
         self.said()
     }
+
+    /// States of its threads, as `ps` has them.
+    fn states(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let stats = tasks
+            .flatten()
+            .map(|task| std::fs::read_to_string(task.path().join("stat")));
+        let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, s)| s.chars().next());
+        stats.flatten().filter_map(state).collect()
+    }
+
+    /// Whether it has the fence. No other process of these tests has the bytes with this id.
+    fn has_fence(&self) -> bool {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |at: usize| words.get(at)?.parse::<i64>().ok();
+            words.get(3) == Some(&"WRITE")
+                && number(4) == Some(i64::from(self.process.id()))
+                && number(6).is_some_and(|first| first <= READERS.start)
+                && number(7).is_some_and(|last| last >= READERS.end - 1)
+        })
+    }
+
+    /// Stops it while it has the fence.
+    fn stop_inside(&self) {
+        let pid = Pid::from_child(&self.process);
+        let until = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < until {
+            kill_process(pid, Signal::STOP).unwrap();
+            while !self.states().chars().all(|state| state == 'T') {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if self.has_fence() {
+                return;
+            }
+            kill_process(pid, Signal::CONT).unwrap();
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        panic!("it never has the fence");
+    }
 }
 
 impl Drop for Application {
@@ -99,6 +145,25 @@ fn wait_for_word() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
+/// Another daemon, more or less.
+fn write_on(path: PathBuf, to_disk: bool) {
+    let mut settings = crate::apply::tests::support::settings();
+    (settings.path, settings.courtesy) = (path, COURTESY);
+    let mut db = Database::open(settings, Arc::new(SystemClock), Arc::default()).unwrap();
+    say("ready");
+    loop {
+        let done: Result<()> = match to_disk {
+            true => db.write_synced(|db| Ok(set_meta(&db.conn, "y", 1)?)),
+            false => db.write(|_| {
+                std::thread::sleep(KEEPS_OUT / 4);
+                Ok(())
+            }),
+        };
+        done.unwrap();
+        std::thread::sleep(KEEPS_OUT / 4); // readers get in
+    }
+}
+
 /// Not a test but what those start.
 #[test]
 fn plays_an_application() {
@@ -108,16 +173,8 @@ fn plays_an_application() {
     ) else {
         return;
     };
-    if part == "writes for ever" {
-        let mut settings = crate::apply::tests::support::settings();
-        (settings.path, settings.courtesy) = (path.clone().into(), COURTESY);
-        let mut db = Database::open(settings, Arc::new(SystemClock), Arc::default()).unwrap();
-        let never: Result<()> = db.write(|_| {
-            say("ready");
-            std::thread::sleep(FOR_EVER);
-            Ok(())
-        });
-        never.unwrap();
+    if part.starts_with("writes") {
+        write_on(path.clone().into(), part == "writes to the disk");
     }
     let app = Connection::open(path).unwrap();
     app.busy_timeout(Duration::from_secs(30)).unwrap();
@@ -145,8 +202,10 @@ fn plays_an_application() {
             say("ready");
             wait_for_word();
             let began = Instant::now();
-            app.execute_batch("SELECT count(*) FROM t").unwrap();
-            say(&began.elapsed().as_millis().to_string());
+            match app.execute_batch("SELECT count(*) FROM t") {
+                Ok(()) => say(&began.elapsed().as_millis().to_string()),
+                Err(e) => say(&format!("after {:?}: {e}", began.elapsed())),
+            }
         }
         "loops" => {
             let mut refused = 0;
@@ -168,19 +227,68 @@ fn plays_an_application() {
     }
 }
 
-#[test]
-fn a_transaction_that_reads_and_then_writes_is_not_refused() {
-    let mut node = node(FOR_EVER);
-    let mut app = Application::start(&node, "loops");
+/// How many of the 300 transactions of an application were refused, beside `least` of ours or more.
+/// Between two of these `between` is run.
+fn refused(node: &mut Node, least: u32, between: impl Fn(&mut Node)) -> u32 {
+    let mut app = Application::start(node, "loops");
     let mut writes = 0;
     while app.process.try_wait().unwrap().is_none() {
         node.db.capture().unwrap();
         writes += 1;
+        between(node);
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(writes > 10, "{writes}");
-    let refused: u32 = app.said().parse().unwrap();
+    assert!(writes >= least, "{writes}");
+    app.said().parse().unwrap()
+}
+
+#[test]
+fn a_transaction_that_reads_and_then_writes_is_not_refused() {
+    let refused = refused(&mut node(FOR_EVER), 10, |_| {});
     assert!(refused <= 3, "{refused} of 300");
+}
+
+/// Which lets go of the readers' bytes.
+#[test]
+fn nor_is_it_where_the_wal_is_begun_anew_each_time() {
+    let refused = refused(&mut node(FOR_EVER), 10, |node| {
+        let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+        node.db.conn.execute_batch(checkpoint).unwrap();
+    });
+    assert!(refused <= 3, "{refused} of 300");
+}
+
+/// A snapshot's copy keeps the fence from being taken: it is looked who reads, before and after.
+#[test]
+fn a_snapshot_is_copied_beside_an_application_at_work() {
+    let mut node = node(FOR_EVER);
+    node.run("INSERT INTO t VALUES (1, 'a')");
+    let view = loop {
+        if let (Some(view), _) = node.db.view().unwrap() {
+            break view;
+        }
+    };
+    let (begin, begun) = crossbeam_channel::bounded::<()>(0);
+    let to = node.dir.path().join("copy");
+    std::thread::scope(|scope| {
+        let copies = scope.spawn(|| {
+            view.copy(&to, &mut |_| {
+                let _ = begun.recv(); // until it is closed
+                Ok(())
+            })
+        });
+        let refused = refused(&mut node, 1, |_| {});
+        assert!(refused <= 15, "{refused} of 300");
+        assert!(!copies.is_finished());
+        drop(begin);
+        copies.join().unwrap().unwrap();
+    });
+    let count = "SELECT count(*) FROM t";
+    let copy = Connection::open(&to).unwrap();
+    let copied: i64 = copy.query_row(count, [], |r| r.get(0)).unwrap();
+    assert_eq!(copied, 1, "as of its begin");
+    assert_eq!(node.db.fence.wait(Instant::now()), Gap::Fence);
+    node.db.fence.let_go();
 }
 
 #[test]
@@ -291,8 +399,9 @@ fn a_transaction_that_takes_long_lets_readers_in() {
 #[test]
 fn what_was_held_by_a_process_that_was_killed_is_free() {
     let mut node = node(COURTESY);
-    let other = Application::start(&node, "writes for ever");
-    drop(other);
+    let other = Application::start(&node, "writes");
+    other.stop_inside();
+    drop(other); // by SIGKILL
     node.capture();
     node.run("INSERT INTO t(v) VALUES (1)");
     assert_eq!(node.capture(), 1);
@@ -314,15 +423,70 @@ fn a_transaction_begins_without_our_tables() {
 fn what_was_held_by_a_process_that_was_stopped_is_free_when_that_goes_on() {
     let node = node(COURTESY);
     let mut app = Application::start(&node, "looks");
-    let other = Application::start(&node, "writes for ever");
-    let pid = Pid::from_child(&other.process);
-    kill_process(pid, Signal::STOP).unwrap();
+    let other = Application::start(&node, "writes");
+    other.stop_inside();
     std::thread::scope(|scope| {
-        let looks = scope.spawn(|| app.goes_on());
+        let looks = scope.spawn(|| app.goes_on().parse::<u128>().unwrap());
         std::thread::sleep(2 * KEEPS_OUT);
-        kill_process(pid, Signal::CONT).unwrap();
-        assert!(looks.join().unwrap().parse::<u128>().unwrap() < 9_000);
+        assert!(other.has_fence() && !looks.is_finished());
+        kill_process(Pid::from_child(&other.process), Signal::CONT).unwrap();
+        let waited = looks.join().unwrap();
+        assert!((KEEPS_OUT.as_millis()..9_000).contains(&waited), "{waited}");
     });
+}
+
+/// Each sync takes 300 ms: a process that is in one keeps nobody out.
+#[test]
+fn no_sync_is_waited_for_inside_the_fence() {
+    let trace = [
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fsync,fdatasync",
+        "--seccomp-bpf",
+    ];
+    let slow = ["-e", "inject=fsync,fdatasync:delay_enter=300000"];
+    let mut tries = Command::new("strace");
+    if !tries
+        .args(trace)
+        .arg("true")
+        .status()
+        .is_ok_and(|s| s.success())
+    {
+        eprintln!("SKIPPED: strace may not trace here");
+        return;
+    }
+    let node = node(COURTESY);
+    let mut command = Command::new("strace");
+    command.args(trace).args(slow);
+    let other = Application::start_by(command_for(command), &node, "writes to the disk");
+    // Stopped by the tracer: it is in a sync, or for a moment in another system call.
+    let is_in_sync = || other.states().contains('t');
+    let (mut in_sync, mut with_fence) = (0, 0);
+    let until = Instant::now() + Duration::from_secs(30);
+    while in_sync < 500 && Instant::now() < until {
+        if is_in_sync() {
+            in_sync += 1;
+            if other.has_fence() {
+                std::thread::sleep(KEEPS_OUT / 3);
+                with_fence += usize::from(is_in_sync() && other.has_fence());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(
+        in_sync >= 100 && with_fence <= 1,
+        "{with_fence} of {in_sync}"
+    );
+}
+
+/// This program, run by another.
+fn command_for(mut runner: Command) -> Command {
+    runner.arg(std::env::current_exe().unwrap());
+    runner
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::Connection;
 
@@ -62,7 +63,8 @@ impl Wal {
 
 impl Way {
     /// That of the database that a connection has open, outside of transactions.
-    pub(super) fn of(conn: &Connection) -> Result<Way> {
+    /// `strays` counts up when the WAL is opened.
+    pub(super) fn of(conn: &Connection, strays: &AtomicUsize) -> Result<Way> {
         let Some(path) = conn.path().filter(|path| !path.is_empty()).map(Path::new) else {
             return Ok(Way::Off);
         };
@@ -70,7 +72,10 @@ impl Way {
         // The first read makes the `-shm`.
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         let way = match mode == "wal" {
-            true => Wal::open(path).map(|wal| Way::Wal(Arc::new(wal))),
+            true => {
+                strays.fetch_add(1, Ordering::SeqCst); // before the event can come
+                Wal::open(path).map(|wal| Way::Wal(Arc::new(wal)))
+            }
             false => open(path).map(|db| Way::Journal(Arc::new(db))),
         };
         Ok(way.unwrap_or_else(|e| {
