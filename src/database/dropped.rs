@@ -20,7 +20,7 @@ use super::rows::Rows;
 use super::sites::Sites;
 use super::table::Table;
 use super::write::retry_while_busy;
-use super::{Database, Result, journal, triggers};
+use super::{Database, DatabaseError, Result, journal, triggers};
 use crate::capture::{Frames, Unsent, UnsentCopy, put_mark};
 use crate::database::rows::Stored;
 use crate::model::cbor;
@@ -88,12 +88,22 @@ impl Database {
     /// the start, and a start that finds messages gone asks for a snapshot.
     pub fn make_tables_again(&mut self) -> Result<()> {
         self.check_files(false)?;
+        if self.is_away {
+            return Err(DatabaseError::Stopped); // nothing is there, and all is to end
+        }
         self.sync_commits(true)?;
         self.begin_at_once()?;
-        let made = self.make_tables_inside().and_then(|copy| {
-            retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
-            Ok(copy)
-        });
+        // A copy from before we were there, put back, lacks them, too: it is left as it is.
+        let checked = match self.check_not_put_back() {
+            Err(e @ DatabaseError::PutBack(_)) => Err(e),
+            _ => Ok(()),
+        };
+        let made = checked
+            .and_then(|()| self.make_tables_inside())
+            .and_then(|copy| {
+                retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
+                Ok(copy)
+            });
         self.catalog.first_time = false;
         match made {
             Ok(copy) => {
@@ -321,6 +331,40 @@ mod tests {
             );
             assert_eq!(n[1].rows("SELECT id FROM t"), "i1\ni3", "{which:?}");
         }
+    }
+
+    /// By a thread that only reads, which comes upon it first.
+    #[test]
+    fn who_reads_a_table_that_was_dropped_is_told_so() {
+        let mut node = Node::new(1, SCHEMA);
+        node.db.heard_broker_time(1_700_000_000_000);
+        drop_tables(&node, |_| true);
+        let refused = node.db.note_age().unwrap_err();
+        assert!(matches!(refused, DatabaseError::Dropped), "{refused}");
+        assert!(refused.is_temporary());
+        node.db.make_tables_again().unwrap();
+        node.db.note_age().unwrap();
+        // A table of the application's with such a name is none of ours.
+        let other = node.db.conn.prepare("SELECT * FROM __harmonylite___metal");
+        assert!(!matches!(other.unwrap_err().into(), DatabaseError::Dropped));
+    }
+
+    /// A copy from before HarmonyLite, put back, lacks them as well.
+    #[test]
+    fn nothing_is_made_in_a_file_that_was_put_back() {
+        let mut node = Node::new(1, SCHEMA);
+        node.run("INSERT INTO t VALUES (1, 'a')");
+        node.capture();
+        let copy = rusqlite::Connection::open_in_memory().unwrap();
+        copy.execute_batch(SCHEMA).unwrap();
+        let backup = rusqlite::backup::Backup::new(&copy, &mut node.app).unwrap();
+        let pause = std::time::Duration::ZERO;
+        backup.run_to_completion(100, pause, None).unwrap();
+        drop(backup);
+        let ends = node.db.make_tables_again().unwrap_err();
+        assert!(matches!(ends, DatabaseError::PutBack(_)), "{ends}");
+        let count = "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'";
+        assert_eq!(node.rows(count), "i0");
     }
 
     /// What others wrote meanwhile wins over what was sent, and what was not sent over what was before.

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use crate::database::own_tables;
 use crate::model::cbor::CborError;
 
 /// Why the database could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     #[error("{0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] rusqlite::Error),
     #[error("opening {path}: {source}")]
     Open {
         path: PathBuf,
@@ -51,7 +52,9 @@ pub enum DatabaseError {
     )]
     PutBack(PathBuf),
     /// See [`super::Database::make_tables_again`].
-    #[error("tables of harmonylite in the database were dropped")]
+    #[error(
+        "tables of HarmonyLite in the database were dropped by another program: they are made again"
+    )]
     Dropped,
     #[error("sync {0}: {1}")]
     Sync(PathBuf, std::io::Error),
@@ -62,6 +65,26 @@ pub enum DatabaseError {
     /// Inside only: the transaction is begun anew once this time is reserved.
     #[error("time {0} is not reserved")]
     NotReserved(i64),
+}
+
+/// Whether it is a table of ours that is not there, other than the versions of a table.
+fn is_without_ours(e: &rusqlite::Error) -> bool {
+    let text = e.to_string();
+    let name = text
+        .split_once("no such table: ")
+        .map_or("", |(_, name)| name);
+    let name = name.trim_start_matches("main.");
+    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
+    own_tables::names().contains(&&name[..end.unwrap_or(name.len())])
+}
+
+impl From<rusqlite::Error> for DatabaseError {
+    fn from(e: rusqlite::Error) -> Self {
+        match is_without_ours(&e) {
+            true => DatabaseError::Dropped,
+            false => DatabaseError::Sqlite(e),
+        }
+    }
 }
 
 impl From<CborError> for DatabaseError {

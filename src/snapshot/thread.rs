@@ -257,6 +257,13 @@ impl Snapshots {
     }
 
     fn report(&mut self, e: &RoundError) {
+        if matches!(
+            e,
+            RoundError::Database(DatabaseError::Dropped | DatabaseError::Stopped)
+        ) {
+            log::debug!("snapshot: {e}"); // the publisher makes them again, and says so
+            return self.gate.wake_publisher();
+        }
         if matches!(e, RoundError::Stream(_)) {
             self.registry = None;
         }
@@ -273,7 +280,6 @@ impl Snapshots {
             RoundError::Stream(StreamError::Disconnected(_)) if !self.owes_word => {
                 log::debug!("snapshot: {text}");
             }
-            RoundError::Database(DatabaseError::Stopped) => {}
             _ if is_said => log::debug!("snapshot: {text}"),
             _ => log::error!("snapshot: {text}; trying again"),
         }
