@@ -77,6 +77,9 @@ impl Database {
         self.refresh_catalog()?;
         self.clear_marks_now_and_then()?;
         let mut frames = Frames::new(self);
+        if !self.log_is_left {
+            self.log_run = frames.at;
+        }
         let mut emptied = false;
         while !emptied {
             if let Some(batch) = self.take_back(&mut frames)? {
@@ -256,6 +259,7 @@ impl Database {
             former: 0,
             row_bytes: self.limits.row_bytes,
             highest: 0,
+            log_run: self.log_run,
         };
         let mut written = Vec::new();
         let mut damaged = 0;

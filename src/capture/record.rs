@@ -13,7 +13,7 @@ use crate::database::{DatabaseError, Result, values};
 use crate::model::cbor::value_bytes;
 use crate::model::merge::{Exceptions, FLOOR, State};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::{HLC_BEFORE, Version, stamp};
+use crate::model::version::{HLC_BEFORE, Version, milliseconds, stamp};
 
 /// Why a row is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +48,8 @@ pub(crate) struct Recorder<'a> {
     pub row_bytes: usize,
     /// The highest hlc given to a row.
     pub highest: i64,
+    /// Number of the first transaction since the raw log was empty.
+    pub log_run: i64,
 }
 
 impl Recorder<'_> {
@@ -142,7 +144,7 @@ impl Recorder<'_> {
         })?;
         match found {
             Some(changed) => changed,
-            None if self.is_deletion(rows, key_bytes, why, stored)? => {
+            None if self.is_deletion(rows, key_bytes, why, version, stored)? => {
                 if self.frames.encode {
                     self.frames
                         .delete(table, key_bytes, version, key.iter().copied());
@@ -168,10 +170,13 @@ impl Recorder<'_> {
         rows: &Rows<'_>,
         key_bytes: &[u8],
         why: Why,
+        version: Version,
         stored: Option<&Stored>,
     ) -> Result<bool> {
         match stored {
-            Some(stored) if stored.state.deleted => Ok(false),
+            Some(stored) if stored.state.deleted => {
+                Ok(why == Why::Real && self.is_earlier_part(stored, version))
+            }
             Some(_) if why != Why::Real && self.displaced => {
                 let mut displaced = rows.conn.prepare_cached(
                     "SELECT 1 FROM __harmonylite___displaced WHERE table_id = ?1 AND key = ?2",
@@ -183,6 +188,17 @@ impl Recorder<'_> {
             // rows that were there before have no versions yet, it may have been one of those.
             None => Ok(self.comparing && why == Why::Real),
         }
+    }
+}
+
+impl Recorder<'_> {
+    /// Whether a row was found deleted by an entry that is not the last one of it: of a log that is
+    /// taken in parts, the delete itself may come with a later one.
+    fn is_earlier_part(&self, stored: &Stored, version: Version) -> bool {
+        let before = stored.state.version;
+        before.node == self.node
+            && stored.at >= self.log_run
+            && milliseconds(before.hlc) < milliseconds(version.hlc)
     }
 }
 

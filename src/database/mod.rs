@@ -115,6 +115,8 @@ pub struct Database {
     seen_data_version: i64,
     /// The last capture did not come to the end of the raw log.
     pub(crate) log_is_left: bool,
+    /// Number of the first capture since it was empty.
+    pub(crate) log_run: i64,
     /// Bounds for what peers and applications may send, see [`Limits`].
     pub(crate) limits: Limits,
     /// Tables whose changes are let go.
@@ -196,6 +198,7 @@ impl Database {
             witness: witness::Witness::default(),
             seen_data_version: -1,
             log_is_left: true,
+            log_run: 0,
             limits: Limits::default(),
             let_go,
             held_size,

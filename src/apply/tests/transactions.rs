@@ -233,3 +233,27 @@ fn an_older_tombstone_takes_no_mark_away() {
     converge(&mut n);
     assert_eq!(n[1].rows("SELECT v FROM t"), "t'newer'");
 }
+
+/// The entry by which the row is found to be gone is not the one of the delete.
+#[test]
+fn a_delete_has_its_own_time_where_the_log_is_taken_in_parts() {
+    for (changes, is_restarted) in [(1, false), (2, false), (512, false), (1, true)] {
+        let mut n = cluster(1, T);
+        n.push(Node::with(2, T, |s| s.scan_max_changes = changes));
+        n[1].run("INSERT INTO t VALUES (1, 'first'), (2, 'b')");
+        converge(&mut n);
+        let a_while = std::time::Duration::from_secs(10);
+        n.iter().for_each(|node| node.clock.advance(a_while));
+        n[1].run("UPDATE t SET v = 'x' WHERE id = 1; UPDATE t SET v = 'x' WHERE id = 2");
+        n.iter().for_each(|node| node.clock.advance(a_while));
+        n[0].run("UPDATE t SET v = 'between' WHERE id = 1");
+        n.iter().for_each(|node| node.clock.advance(a_while));
+        n[1].run("DELETE FROM t WHERE id = 1");
+        if is_restarted {
+            let _ = n[1].db.capture().unwrap();
+            n[1].restart_with(|s| s.scan_max_changes = changes);
+        }
+        let rows = converge(&mut n);
+        assert!(!rows.contains("between"), "{changes}: {rows}");
+    }
+}
