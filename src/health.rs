@@ -99,7 +99,17 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "trigger_failures": triggers.failures(),
         "dangling_rows_seen": database.dangling_seen(),
         "tables": tables(database),
+        "waiting_tables": waiting(database),
     }))
+}
+
+/// The tables that a migration seems to be at work on.
+fn waiting(database: &Database) -> Vec<Value> {
+    let each = database.held_up().into_iter();
+    let each = each.map(|(table, why, left)| {
+        json!({ "table": table, "reason": why, "seconds_left": left.as_secs() })
+    });
+    each.collect()
 }
 
 /// The tables that are not replicated, each with the reason.

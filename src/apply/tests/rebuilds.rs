@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::support::{Node, cluster, converge};
+use crate::health::{self, Health};
 
 const SCHEMA: &str = "CREATE TABLE \"User\"(id TEXT NOT NULL PRIMARY KEY, email TEXT NOT NULL);
     CREATE UNIQUE INDEX uek ON \"User\"(email)";
@@ -278,6 +279,34 @@ fn all_tables_made_anew_without_rows_before_a_start_are_no_delete() {
     let sent = n[0].publish();
     n[1].apply(&sent);
     assert_eq!(n[1].rows(&all("")), before);
+}
+
+#[test]
+fn a_table_that_waits_for_its_rows_says_so_until_it_goes_on() {
+    let mut n = nodes();
+    n[0].run("INSERT INTO \"User\" VALUES ('a', 'a@b')");
+    converge(&mut n);
+    n[0].run("DROP TABLE \"User\"");
+    n[0].run(SCHEMA);
+    calm(&mut n);
+    let told = health::report(&Health::default(), Some(&n[0].db)).unwrap();
+    let waiting = &told["waiting_tables"][0];
+    assert_eq!(waiting["table"], "User", "{told}");
+    assert!(
+        waiting["reason"]
+            .as_str()
+            .unwrap()
+            .contains("made anew and is empty"),
+        "{told}"
+    );
+    assert!(
+        (500..=600).contains(&waiting["seconds_left"].as_u64().unwrap()),
+        "{told}"
+    );
+    assert_eq!(told["status"], "ok");
+    n[0].run("INSERT INTO \"User\" VALUES ('b', 'b@b')");
+    calm(&mut n);
+    assert!(n[0].db.held_up().is_empty());
 }
 
 /// Columns before and after, and what the new table is copied from; the old key can be told from the

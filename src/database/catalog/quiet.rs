@@ -86,6 +86,8 @@ struct Seen {
     is_early: bool,
     /// Its versions are known: it is not a new one.
     is_known: bool,
+    /// Why it waits for long, for people, and until when.
+    held_up: Option<(String, Duration)>,
 }
 
 /// Why a table waits.
@@ -182,6 +184,16 @@ impl Database {
         due.is_some_and(|due| due <= self.clock.uptime())
     }
 
+    /// Tables that wait for longer than a moment: name, reason, and the time that is left.
+    pub fn held_up(&self) -> Vec<(&str, &str, Duration)> {
+        let now = self.clock.uptime();
+        let waiting = self.catalog.quiet.waiting();
+        let held_up = waiting.filter_map(|seen| Some((seen, seen.held_up.as_ref()?)));
+        held_up
+            .map(|(seen, (why, until))| (&seen.name[..], &why[..], until.saturating_sub(now)))
+            .collect()
+    }
+
     /// Whether a table that waits was empty, and has a row now.
     pub(super) fn has_first_rows(&self) -> bool {
         let mut empty = self.catalog.quiet.waiting().filter(|s| s.rows.is_none());
@@ -229,6 +241,7 @@ impl Database {
             };
             seen.is_early = wait.is_early;
             seen.waits = wait.until > now && !wait.is_early;
+            seen.hold_up(wait);
             if seen.is_early {
                 quiet.guarded.insert(name.clone());
             } else if !seen.waits {
@@ -314,6 +327,7 @@ impl Database {
                 waits: true,
                 is_early: false,
                 is_known,
+                held_up: None,
             });
         seen.is_known = is_known || renamed.is_some();
         if !is_empty {
@@ -445,6 +459,20 @@ impl Wait {
         }
     }
 
+    /// Why it waits for longer than a moment, if it does.
+    fn why(&self) -> Option<String> {
+        if let Some(of) = &self.stands_for {
+            return Some(format!(
+                "it looks like a step of a migration of table {of}, into which nothing is written \
+                 meanwhile; drop it if it was left by a migration that failed"
+            ));
+        }
+        let text = "it was made anew and is empty: a migration may copy its rows yet. It goes on 2 s \
+                    after its first row, or without any when the time is over: its rows are not \
+                    deleted on other nodes, and come back";
+        self.is_emptied.then(|| text.to_owned())
+    }
+
     /// The table is taken in after all.
     fn say_over(&self, name: &str) {
         let minutes = PATIENCE.as_secs() / 60;
@@ -459,6 +487,21 @@ impl Wait {
                  deleted on other nodes"
             );
         }
+    }
+}
+
+impl Seen {
+    /// Says once why a table waits for long.
+    fn hold_up(&mut self, wait: &Wait) {
+        let why = wait.why().filter(|_| self.waits);
+        if let Some(why) = why.as_ref().filter(|_| self.held_up.is_none()) {
+            log::warn!(
+                "table {} waits for up to {} minutes, and so do its changes and new snapshots: {why}",
+                self.name,
+                PATIENCE.as_secs() / 60
+            );
+        }
+        self.held_up = why.map(|why| (why, wait.until));
     }
 }
 
