@@ -38,6 +38,8 @@ cargo fmt --check
 cargo check --quiet # the tests' dependencies have features that users' builds lack
 cargo clippy --quiet --all-targets -- -D warnings
 cargo clippy --quiet --test sim --features mutations -- -D warnings # minutes to run: scripts/sim.sh --mutations
+RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links" \
+  cargo doc --quiet --no-deps --document-private-items
 shellcheck scripts/*.sh examples/*.sh .ci/run
 shellcheck -s dash -e SC3043 examples/service/*.init # procd's scripts may use `local`
 

@@ -69,7 +69,7 @@ impl Database {
     }
 
     /// Encodes transactions until `limit`; returns the last one that is complete with that, none if
-    /// there was no mark. The next one may be begun: see [`Marks::piece`].
+    /// there was no mark. The next one may be begun: see `Marks::piece`.
     fn encode_marked(&mut self, limit: usize, frames: &mut Frames) -> Result<Option<i64>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT at, table_id, key FROM __harmonylite___unsent ORDER BY at, table_id, key",

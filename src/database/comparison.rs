@@ -10,7 +10,7 @@ use crate::database::table::Shape;
 pub struct Compare {
     pub phase: Phase,
     pub cause: Cause,
-    /// Key (as [`crate::model::cbor::key_bytes`]) up to which the phase is done.
+    /// Key (as [`crate::model::key::key_bytes`]) up to which the phase is done.
     pub after: Option<Vec<u8>>,
     /// The table has another name, under which nothing of it was ever sent, deletes included.
     #[serde(default)]
