@@ -1,6 +1,8 @@
 //! Runs by seed: a fixed set for every build, and as many fresh ones as there is time for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,16 +89,58 @@ fn number<T: FromStr>(name: &str) -> Option<T> {
     Some(number.unwrap_or_else(|| panic!("{name} is {text:?}, but must be a number")))
 }
 
+/// What every seed of the fixed set came to when it was recorded last: `SEED TRACE WRITES MILLISECONDS`.
+const TRACES: &str = "tests/golden/traces.txt";
+
+/// The fixed set also proves that a change of the code changes no behaviour: all that happened in a
+/// world is hashed, and compared with what is recorded.
 #[test]
 fn fixed_seeds() {
+    let traces = Mutex::new(BTreeMap::new());
+    let note = |seed, outcome: &Outcome| {
+        let Outcome {
+            trace,
+            writes,
+            simulated_ms,
+            ..
+        } = outcome;
+        let text = format!("{trace:016x} {writes} {simulated_ms}");
+        traces.lock().expect("no panic").insert(seed, text);
+    };
     for (count, bits) in [(300, 0), (40, DISASTERS), (60, REKEYED)] {
-        let total = run_many(1, count, bits, || true);
+        let total = run_many(1, count, bits, || true, &note);
         assert!(
             total.failed.is_empty(),
             "scripts/sim.sh --seed {:?}",
             total.failed
         );
     }
+    compare_with_recorded(&traces.into_inner().expect("no panic"));
+}
+
+fn compare_with_recorded(traces: &BTreeMap<u64, String>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(TRACES);
+    let line = |(seed, trace): (&u64, &String)| format!("{seed} {trace}\n");
+    let text: String = traces.iter().map(line).collect();
+    if std::env::var_os("SIM_TRACES").is_some() {
+        std::fs::write(&path, text).expect("the file is written");
+        return;
+    }
+    let recorded = std::fs::read_to_string(&path).expect("traces are recorded");
+    let recorded: BTreeSet<&str> = recorded.lines().collect();
+    let others: Vec<&str> = text.lines().filter(|l| !recorded.contains(l)).collect();
+    let seeds: Vec<&str> = others.iter().filter_map(|l| l.split(' ').next()).collect();
+    assert!(
+        seeds.is_empty(),
+        "{} of {} worlds went another way than recorded, and all of them passed. A change that is to \
+         change no behaviour must leave every trace as it is: `scripts/sim.sh --seed N` before and \
+         after shows the first step that differs. Was the behaviour, or a world, changed on purpose, \
+         then record the traces anew with `scripts/sim.sh --traces` and say why in the commit. \
+         Seeds: {}",
+        seeds.len(),
+        traces.len(),
+        seeds.join(" ")
+    );
 }
 
 #[test]
@@ -136,7 +180,7 @@ fn seeds() {
     let first = number("SIM_FIRST").unwrap_or(1);
     let in_time = || limit.is_none_or(|l| began.elapsed() < l);
     let bits = number("SIM_BITS").unwrap_or(0);
-    let total = run_many(first, most.unwrap_or(u64::MAX), bits, in_time);
+    let total = run_many(first, most.unwrap_or(u64::MAX), bits, in_time, &|_, _| ());
     println!(
         "{} seeds from {first}, {:.0} simulated hours, {} writes, {:.1} seeds/s; failed: {:?}",
         total.done,
@@ -159,8 +203,15 @@ struct Total {
 /// Seeds that fail before it is enough.
 const ENOUGH: usize = 20;
 
-/// Runs `most` seeds with these bits, or as many as there is time for, on all processors (SIM_JOBS).
-fn run_many(first: u64, most: u64, bits: u64, in_time: impl Fn() -> bool + Sync) -> Total {
+/// Runs `most` seeds with these bits, or as many as there is time for, on all processors (SIM_JOBS), and hands
+/// each outcome to `each`.
+fn run_many(
+    first: u64,
+    most: u64,
+    bits: u64,
+    in_time: impl Fn() -> bool + Sync,
+    each: &(impl Fn(u64, &Outcome) + Sync),
+) -> Total {
     let (next, left) = (AtomicU64::new(first), AtomicU64::new(most));
     let total = Mutex::new(Total::default());
     let work = || {
@@ -179,6 +230,7 @@ fn run_many(first: u64, most: u64, bits: u64, in_time: impl Fn() -> bool + Sync)
                 println!("seed {seed}: {failure}");
                 total.failed.push(seed);
             }
+            each(seed, &outcome);
             total.done += 1;
             total.simulated_ms += outcome.simulated_ms;
             total.writes += outcome.writes;

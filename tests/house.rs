@@ -1,0 +1,195 @@
+//! The house rules that no compiler checks: which room may import which.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rooms from the bottom up (the map in src/lib.rs says what each is), and the rooms that each may
+/// import: all of them further up in this list, so that there is no circle.
+const ARROWS: &[(&str, &str)] = &[
+    ("mutation", ""),
+    ("clock", ""),
+    ("thread", ""),
+    ("output", ""),
+    ("db_file", ""),
+    ("lock", ""),
+    ("model", "mutation"),
+    ("address", "model"),
+    ("config", "db_file lock model address"),
+    ("cli", "address config"),
+    ("logging", "db_file config"),
+    ("stream", "lock model address"),
+    ("store", "clock model address config stream"),
+    ("watcher", "thread"),
+    ("mirror", "logging"),
+    ("database", "mutation clock db_file model config logging"),
+    ("capture", "mutation model logging database"),
+    ("apply", "mutation model config database capture"),
+    ("outbox", "mutation capture"),
+    ("gate", "mutation stream database capture apply outbox"),
+    ("health", "thread address config database gate"),
+    ("inspect", "config database"),
+    ("cluster", "mutation model stream database apply gate"),
+    (
+        "snapshot",
+        "mutation thread model config logging stream store database capture apply gate \
+         cluster",
+    ),
+    (
+        "publisher",
+        "thread model logging stream watcher mirror database gate cluster",
+    ),
+    (
+        "consumer",
+        "thread model logging stream database apply gate cluster",
+    ),
+    (
+        "daemon",
+        "clock thread lock model config cli logging stream store watcher mirror database \
+         gate health inspect cluster snapshot publisher consumer",
+    ),
+    (
+        "commands",
+        "thread output lock model config cli stream store mirror database apply inspect \
+         snapshot daemon",
+    ),
+];
+
+/// Arrows that run the other way, each with its reason. They go with issue 20, which takes
+/// `Database` apart: until then it stores what `capture` and `apply` remember about rows.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    (
+        "database",
+        "apply",
+        "Database holds and loads the positions, held sizes and let-go tables",
+    ),
+    ("database", "capture", "Database holds the marks"),
+    (
+        "capture",
+        "apply",
+        "a record asks whether its row is displaced",
+    ),
+    (
+        "gate",
+        "health",
+        "the gate keeps the state of health that health::http shows",
+    ),
+];
+
+fn files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of the repository") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files(&path, into);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+fn sources(folders: &[&str]) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    folders
+        .iter()
+        .for_each(|f| files(&root.join(f), &mut paths));
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("a source file");
+        (
+            path.strip_prefix(root).expect("below the root").to_owned(),
+            text,
+        )
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The room of a file of src; none for lib.rs, main.rs and what only tests compile.
+fn room(path: &Path) -> Option<String> {
+    let parts: Vec<&str> = path.iter().filter_map(|p| p.to_str()).skip(1).collect();
+    let is_test = parts
+        .iter()
+        .any(|p| matches!(p.trim_end_matches(".rs"), "tests"));
+    let room = parts.first()?.trim_end_matches(".rs");
+    (!is_test && !matches!(room, "lib" | "main")).then(|| room.to_owned())
+}
+
+/// The rooms that a text names by `crate::`, outside of comments and of its module of tests.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
+    let lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let code: String = lines.flat_map(|line| [line, "\n"]).collect();
+    let mut rooms = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        // `use crate::{a, b::c};` names several.
+        let list = rest
+            .strip_prefix('{')
+            .and_then(|list| list.split('}').next());
+        for path in list
+            .unwrap_or(rest)
+            .split(',')
+            .take(if list.is_some() { 99 } else { 1 })
+        {
+            let word = |c: char| !c.is_alphanumeric() && c != '_';
+            let name = path.trim().split(word).next().unwrap_or_default();
+            if name.starts_with(char::is_lowercase) {
+                rooms.insert(name.to_owned());
+            }
+        }
+    }
+    rooms
+}
+
+#[test]
+fn rooms_import_only_what_they_may() {
+    let mut seen = BTreeSet::new();
+    for (path, text) in sources(&["src"]) {
+        let Some(room) = room(&path) else { continue };
+        for target in imports(&text).into_iter().filter(|target| *target != room) {
+            let allowed = ARROWS.iter().find(|(name, _)| *name == room);
+            let (_, allowed) = allowed.unwrap_or_else(|| panic!("{room} is missing in ARROWS"));
+            let is_exception = EXCEPTIONS
+                .iter()
+                .any(|(a, b, _)| (*a, *b) == (&room, &target));
+            assert!(
+                allowed.split(' ').any(|a| a == target) || is_exception,
+                "{}: {room} may not import {target}: move the code to the room that it belongs to, \
+                 or, if {room} stands above {target}, add the arrow to ARROWS in tests/house.rs",
+                path.display()
+            );
+            seen.insert((room.clone(), target));
+        }
+    }
+    let is_seen = |a: &str, b: &str| seen.contains(&(a.to_owned(), b.to_owned()));
+    for (place, (name, targets)) in ARROWS.iter().enumerate() {
+        for target in targets.split_whitespace() {
+            let is_below = ARROWS[..place].iter().any(|(below, _)| *below == target);
+            assert!(
+                is_below,
+                "{name} -> {target}: {target} does not stand before {name}"
+            );
+            assert!(
+                is_seen(name, target),
+                "{name} -> {target} is not needed: remove it"
+            );
+        }
+    }
+    for (a, b, _) in EXCEPTIONS {
+        assert!(
+            is_seen(a, b),
+            "the exception {a} -> {b} is not needed any more: remove it"
+        );
+    }
+}
+
+#[test]
+fn imports_are_found() {
+    let text = "//! crate::no\nuse crate::a::B;\nuse crate::{c, d::{self}};\nfn f() { crate::e::g() }\n\
+                #[cfg(test)]\nmod tests {\n use crate::no;";
+    let found: Vec<String> = imports(text).into_iter().collect();
+    assert_eq!(found, ["a", "c", "d", "e"]);
+}
