@@ -31,6 +31,10 @@ const ARROWS: &[(&str, &str)] = &[
     ("inspect", "config database"),
     ("cluster", "mutation model stream database apply gate"),
     (
+        "status",
+        "thread model logging stream database gate health cluster",
+    ),
+    (
         "snapshot",
         "mutation thread model config logging stream store database capture apply gate \
          cluster",
@@ -46,7 +50,7 @@ const ARROWS: &[(&str, &str)] = &[
     (
         "daemon",
         "clock thread lock model config cli logging stream store watcher mirror database \
-         gate health inspect cluster snapshot publisher consumer",
+         gate health inspect cluster status snapshot publisher consumer",
     ),
     (
         "commands",
@@ -73,6 +77,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "gate",
         "health",
         "the gate keeps the state of health that health::http shows",
+    ),
+    (
+        "gate",
+        "status",
+        "the gate keeps the board that others are read from",
     ),
 ];
 

@@ -187,7 +187,7 @@ fn host_name() -> String {
         .nodename()
         .to_string_lossy()
         .into_owned();
-    crate::status::entry::shown(&name)
+    crate::model::text::printable(&name)
 }
 
 fn read_status_interval(top: &Section) -> Option<Duration> {

@@ -71,6 +71,15 @@ pub fn key_literal(key: &[Value<'_>]) -> String {
     shortened(&format!("({})", each.join(", ")), 4 * EACH).into_owned()
 }
 
+/// Most characters of a text that [`printable`] leaves.
+pub const MAX_PRINTED: usize = 64;
+
+/// `text` as a terminal may show it: without control characters, and not longer than a line.
+pub fn printable(text: &str) -> String {
+    let plain = text.chars().filter(|c| !c.is_control());
+    plain.take(MAX_PRINTED).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,14 +6,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::text::printable;
+
 /// Before the number of a node.
 pub const KEY: &str = "node.";
 
 /// Bytes of an entry of another node that is read at all.
 pub const MAX_BYTES: usize = 16 << 10;
-
-/// Characters of a text in an entry.
-const MAX_TEXT: usize = 64;
 
 /// Streams of an entry: there are no more shards.
 const MAX_STREAMS: usize = 256;
@@ -65,7 +64,7 @@ impl Entry {
             &mut entry.previous,
         ];
         for text in texts.into_iter().chain(&mut entry.snapshot) {
-            *text = shown(text);
+            *text = printable(text);
         }
         entry.positions.truncate(MAX_STREAMS);
         entry.gaps.truncate(MAX_STREAMS);
@@ -83,15 +82,10 @@ impl Entry {
     }
 }
 
-/// A text that may be shown on a terminal.
-pub fn shown(text: &str) -> String {
-    let plain = text.chars().filter(|c| !c.is_control());
-    plain.take(MAX_TEXT).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::text::MAX_PRINTED;
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
@@ -119,7 +113,7 @@ mod tests {
             ..Entry::default()
         };
         let read = Entry::parse(&entry.to_bytes()).unwrap();
-        assert!(read.name.starts_with("[31mxxx") && read.name.len() == MAX_TEXT);
+        assert!(read.name.starts_with("[31mxxx") && read.name.len() == MAX_PRINTED);
         assert_eq!(read.positions.len(), MAX_STREAMS);
         for bytes in [&b""[..], b"{\"positions\":-1}", b"\xff"] {
             assert_eq!(Entry::parse(bytes), None, "{bytes:?}");
