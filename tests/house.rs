@@ -26,14 +26,19 @@ const ARROWS: &[(&str, &str)] = &[
     ("capture", "mutation model logging database"),
     ("apply", "mutation model config database capture"),
     ("outbox", "mutation capture"),
-    ("gate", "mutation stream database capture apply outbox"),
-    ("health", "thread address config database gate"),
+    ("health", "database"),
+    (
+        "gate",
+        "mutation stream database capture apply outbox health",
+    ),
+    ("http", "thread address"),
     ("inspect", "config database"),
     ("cluster", "mutation model stream database apply gate"),
     (
         "status",
         "thread model logging stream database gate health cluster",
     ),
+    ("control", "thread address lock config gate health http"),
     (
         "snapshot",
         "mutation thread model config logging stream store database capture apply gate \
@@ -49,8 +54,8 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "clock thread lock model config cli logging stream store watcher mirror database \
-         gate health inspect cluster status snapshot publisher consumer",
+        "clock thread lock model config cli logging stream store watcher mirror database gate \
+         inspect cluster status control snapshot publisher consumer",
     ),
     (
         "commands",
@@ -72,11 +77,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "capture",
         "apply",
         "a record asks whether its row is displaced",
-    ),
-    (
-        "gate",
-        "health",
-        "the gate keeps the state of health that health::http shows",
     ),
     (
         "gate",
