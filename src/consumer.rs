@@ -12,11 +12,12 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::apply::{Arrived, Content};
+use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
-use crate::logging::Lasting;
+use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
 use crate::model::frame::unpack;
 use crate::stream::{Message, Reader, StreamError, StreamState};
@@ -146,7 +147,7 @@ impl From<DatabaseError> for Pause {
 impl Consumer {
     fn run(mut self) -> Result<(), String> {
         let mut failures = 0;
-        let mut failure = Lasting::default();
+        let mut failure = Trouble::default();
         let mut worked = false;
         loop {
             let pause = match self.broker.reader(self.shard) {
@@ -172,8 +173,8 @@ impl Consumer {
                              (nats.connect_retries) more: {text}"
                         ));
                     }
-                    if failure.is_news(&text) {
-                        log::warn!("{}: {text}; trying again", self.subject);
+                    if let Some(level) = failure.fails(&text, SystemClock.uptime()) {
+                        log::log!(level, "{}: {text}; trying again", self.subject);
                     }
                 }
             }

@@ -32,6 +32,7 @@
 //! - [`health`]: what is wrong just now.
 //! - [`status`]: how this node and the others are doing: what each tells, and the JSON of it.
 //! - [`http`]: a small HTTP server and client; [`control`]: what the running daemon answers by it.
+//! - [`progress`]: how far long work is, for a terminal, health and metrics.
 //! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
@@ -125,6 +126,7 @@ pub mod model;
 pub mod mutation;
 pub mod outbox;
 pub mod output;
+pub mod progress;
 pub mod publisher;
 pub mod snapshot;
 pub mod status;

@@ -1,50 +1,155 @@
 //! Log lines, for people or for machines.
+//!
+//! One logger serves the process: standard output, or the file of `logging.file`, the system's log,
+//! or both. The last warnings are kept in memory for `/status` ([`recent`]).
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
-use env_logger::{Builder, Target};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::clock::{Clock, SystemClock};
 use crate::config::{LogFormat, Logging};
+use crate::progress;
 
 mod file;
+mod line;
 mod repeated;
+mod repeats;
+mod syslog;
 
 pub use file::LogFile;
-pub use repeated::{Lasting, Repeated};
+use line::Line;
+pub use repeated::{Lasting, Repeated, Trouble};
+pub use repeats::Recent;
+use repeats::Repeats;
+use syslog::Syslog;
+
+/// Libraries are heard from this level on, whatever is configured.
+const OF_LIBRARIES: LevelFilter = LevelFilter::Warn;
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Where lines go, and what was said.
+struct Logger {
+    level: LevelFilter,
+    format: LogFormat,
+    /// 0: not known yet.
+    node: AtomicU64,
+    file: Option<LogFile>,
+    syslog: Option<Syslog>,
+    began: Instant,
+    repeats: Mutex<Repeats>,
+}
 
 /// Starts logging as configured. Returns the log file, if one is configured; fails if that cannot be
 /// opened.
-pub fn start(logging: &Logging, node: &str) -> Result<Option<LogFile>, String> {
-    let mut builder = Builder::new();
-    builder.filter_level(log::LevelFilter::Warn);
-    builder.filter_module("harmonylite", logging.level);
+pub fn start(logging: &Logging, node: Option<u64>) -> Result<Option<LogFile>, String> {
     let open = |path: &PathBuf| {
         LogFile::open(path).map_err(|e| format!("logging.file {}: {e}", path.display()))
     };
     let file = logging.file.as_ref().map(open).transpose()?;
-    builder.target(match &file {
-        None => Target::Stdout,
-        Some(file) => Target::Pipe(Box::new(file.clone())),
-    });
-    if logging.format == LogFormat::Json {
-        let node = node.to_owned();
-        builder.format(move |out, record| {
-            let line = serde_json::json!({
-                "time": out.timestamp_millis().to_string(),
-                "level": record.level().as_str().to_ascii_lowercase(),
-                "node_id": node,
-                "from": record.target(),
-                "message": record.args().to_string(),
-            });
-            writeln!(out, "{line}")
-        });
-    } else {
-        builder.format(|out, record| {
-            let time = out.timestamp_millis();
-            writeln!(out, "{time} {:<5} {}", record.level(), record.args())
-        });
-    }
-    builder.try_init().map_err(|e| e.to_string())?;
+    let syslog = logging.syslog.then(|| Syslog::open(syslog::PATH.into()));
+    let logger = Logger {
+        level: logging.level,
+        format: logging.format,
+        node: AtomicU64::new(node.unwrap_or(0)),
+        file: file.clone(),
+        syslog: syslog
+            .transpose()
+            .map_err(|e| format!("logging.syslog: {e}"))?,
+        began: Instant::now(),
+        repeats: Mutex::default(),
+    };
+    let logger = LOGGER.get_or_init(|| logger);
+    log::set_logger(logger).map_err(|e| e.to_string())?;
+    log::set_max_level(logging.level.max(OF_LIBRARIES));
     Ok(file)
+}
+
+/// The node's number, where it was not known when logging started.
+pub fn node_is(node: u64) {
+    if let Some(logger) = LOGGER.get() {
+        logger.node.store(node, Ordering::Relaxed);
+    }
+}
+
+/// The last warnings and errors, oldest first; a few.
+pub fn recent() -> Vec<Recent> {
+    let logger = LOGGER.get();
+    logger.map_or(Vec::new(), |logger| logger.repeats().recent())
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        let target = metadata.target();
+        let is_ours = target == "harmonylite" || target.starts_with("harmonylite::");
+        let level = if is_ours { self.level } else { OF_LIBRARIES };
+        metadata.level() <= level
+    }
+
+    fn log(&self, record: &Record) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let (now_ms, now) = (SystemClock.now_ms(), self.began.elapsed());
+        let text = record.args().to_string();
+        let say = match record.level() {
+            level @ (Level::Warn | Level::Error) => {
+                let mut repeats = self.repeats();
+                let mut say = repeats.overdue(now);
+                say.extend(repeats.heard(level, &text, now, now_ms));
+                say
+            }
+            level => {
+                let mut say = self.repeats().overdue(now);
+                say.push((level, text));
+                say
+            }
+        };
+        for (level, text) in say {
+            self.write(level, record.target(), now_ms, &text);
+        }
+    }
+
+    /// Says how often lines came that were passed over since.
+    fn flush(&self) {
+        let left = self.repeats().left();
+        for (level, text) in left {
+            self.write(level, module_path!(), SystemClock.now_ms(), &text);
+        }
+    }
+}
+
+impl Logger {
+    fn repeats(&self) -> MutexGuard<'_, Repeats> {
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, level: Level, from: &str, now_ms: i64, text: &str) {
+        let line = Line {
+            time_ms: now_ms,
+            level,
+            node: Some(self.node.load(Ordering::Relaxed)).filter(|node| *node != 0),
+            from,
+            text,
+        };
+        let full = line.full(self.format);
+        // Nobody can be told where the log itself fails.
+        if let Some(mut file) = self.file.as_ref().cloned() {
+            let _ = file.write_all(full.as_bytes());
+        }
+        let is_taken = match &self.syslog {
+            Some(syslog) => syslog.send(level, &line.bare(self.format)),
+            None => self.file.is_some(),
+        };
+        if !is_taken {
+            progress::wipe();
+            let mut out = io::stdout().lock();
+            let _ = out.write_all(full.as_bytes()).and_then(|()| out.flush());
+        }
+    }
 }

@@ -16,12 +16,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded, never};
 
+use crate::capture::walk::PARTS;
+use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::database::{DatabaseError, Lent};
 use crate::gate::{Gate, SURE_PAUSE};
+use crate::logging::Trouble;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
+use crate::progress::{Unit, Work};
 use crate::stream::{Ack, Writer};
 use crate::thread::{Exited, spawn};
 use crate::watcher::{self, Watcher};
@@ -116,6 +120,10 @@ struct Publisher {
     refusal: String,
     /// Why the last connection was given up, until something is stored.
     denial: String,
+    /// Publishing fails, and since when.
+    trouble: Trouble,
+    /// A table is compared with its versions, as a large one is for a while.
+    comparing: Option<Work>,
     /// Names of the shards' streams.
     streams: Vec<String>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
@@ -180,6 +188,8 @@ pub fn start(
         link: None,
         refusal: String::new(),
         denial: String::new(),
+        trouble: Trouble::default(),
+        comparing: None,
         streams,
         compressor,
         mirror,
@@ -407,6 +417,7 @@ impl Publisher {
         }
         if captures {
             let (more, held) = self.capture()?;
+            self.tell_progress();
             // As the consumers do: the application gets the lock for half as long as we had it.
             let pause = match turn {
                 Some(turn) => gate.rest(turn, held),
@@ -428,6 +439,23 @@ impl Publisher {
         let due = due.map(|wait| Instant::now() + wait);
         self.look_at = [self.look_at.or(poll), due].into_iter().flatten().min();
         Ok(())
+    }
+
+    /// How far a table is that is compared.
+    fn tell_progress(&mut self) {
+        // Where pages are damaged, the comparison itself finds and says so.
+        let walk = self.gate.enter().database.walk();
+        let Ok(Some(walk)) = walk else {
+            self.comparing = None;
+            return;
+        };
+        let work = &mut self.comparing;
+        let work = work.get_or_insert_with(|| Work::begin("tables", Unit::Parts));
+        let step = match walk.is_new {
+            true => format!("taking in {}", walk.table),
+            false => format!("comparing {}", walk.table),
+        };
+        work.at(&step, walk.done, PARTS);
     }
 
     /// One transaction of it. Returns whether there is more, and how long the database was held.
@@ -560,6 +588,7 @@ impl Publisher {
             link.worked = true;
             self.refusal.clear();
             self.denial.clear();
+            self.trouble.ends();
             self.gate.health.works(PUBLISHING);
         }
     }
@@ -568,14 +597,18 @@ impl Publisher {
     /// days, so it is said once, and the tries become rare.
     fn refused(&mut self, why: String) {
         let text = format!("a frame was not stored: {why}");
-        let level = match text == self.refusal {
-            true => log::Level::Debug,
+        self.gate.health.ails(PUBLISHING, &text);
+        let news = self.trouble.fails(&text, SystemClock.uptime());
+        // A stream without a leader has one in a moment; what says no goes on saying so.
+        let is_passing = ["jetstream is away", "temporarily unavailable"];
+        let level = match is_passing.iter().any(|part| why.contains(part)) {
+            true => news.unwrap_or(log::Level::Debug),
+            false if text == self.refusal => log::Level::Debug,
             false => log::Level::Warn,
         };
-        self.gate.health.ails(PUBLISHING, &text);
+        log::log!(level, "publishing: {text}; trying again");
         self.refusal = text;
         let worked = self.link.take().is_some_and(|link| link.worked);
-        log::log!(level, "publishing: {}; trying again", self.refusal);
         let refused = true;
         self.connect_anew(Ask { worked, refused });
     }
@@ -586,11 +619,15 @@ impl Publisher {
         if let Some(link) = self.link.take() {
             let text = format!("{why}{}", link.writer.complaint());
             self.gate.health.ails(PUBLISHING, &text);
-            // A right that is missing stays so until a person grants it: it is said once.
-            let is_said = text.contains("Permissions Violation") && text == self.denial;
-            let level = match is_said {
-                true => log::Level::Debug,
-                false => log::Level::Warn,
+            // A right that is missing stays so until a person grants it: it is said once, as a
+            // warning.
+            let is_denied = text.contains("Permissions Violation");
+            let is_said = is_denied && text == self.denial;
+            let news = self.trouble.fails(&text, SystemClock.uptime());
+            let level = match is_denied {
+                true if is_said => log::Level::Debug,
+                true => log::Level::Warn,
+                false => news.unwrap_or(log::Level::Debug),
             };
             log::log!(level, "publishing: {text}; connecting again");
             self.denial = text;

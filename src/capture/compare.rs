@@ -25,11 +25,7 @@ impl Database {
     pub(crate) fn compare_some(&mut self, frames: &mut Frames) -> Result<usize> {
         let began = self.clock.uptime();
         let mut changes = 0;
-        let next = |db: &Self| {
-            let may = |id: &&i64| db.catalog.may_settle(**id);
-            db.catalog.comparing.keys().filter(may).min().copied()
-        };
-        while let Some(id) = next(self) {
+        while let Some(id) = self.next_compared() {
             match self.catalog.by_id.get(&id).cloned() {
                 Some(table) => match self.guarded(|db| db.compare_step(&table, frames))? {
                     Ok(more) => changes += more,
@@ -45,6 +41,19 @@ impl Database {
             }
         }
         Ok(changes)
+    }
+
+    /// The table that is compared now, by number; it may be gone.
+    fn next_compared(&self) -> Option<i64> {
+        let may = |id: &&i64| self.catalog.may_settle(**id);
+        self.catalog.comparing.keys().filter(may).min().copied()
+    }
+
+    /// The same with how far that has come.
+    pub(super) fn under_comparison(&self) -> Option<(&Arc<Table>, &Compare)> {
+        let id = self.next_compared()?;
+        let table = self.catalog.by_id.get(&id)?;
+        Some((table, self.catalog.comparing.get(&id)?))
     }
 
     fn compare_step(&mut self, table: &Arc<Table>, frames: &mut Frames) -> Result<usize> {

@@ -27,6 +27,7 @@ mod record;
 mod unsent;
 mod unsent_copy;
 mod waiting;
+pub mod walk;
 
 pub(crate) use frames::Frames;
 pub use frames::{MAX_QUEUED_BYTES, Outgoing};

@@ -101,7 +101,7 @@ fn restore_one(
     store: &mut dyn Store,
     stop: &Receiver<()>,
 ) -> Result<i64, TransferError> {
-    let file = transfer::fetch(entry, to, store, &mut Progress::new(stop, true))?;
+    let file = transfer::fetch(entry, to, store, &mut Progress::new(stop, "restore"))?;
     let aside = clean(file.path()).map_err(|e| disk(to, format!("{}: {e}", entry.name)))?;
     if is_told(stop) {
         return Err(TransferError::Stopped);

@@ -88,6 +88,8 @@ pub struct Logging {
     pub format: LogFormat,
     /// None: standard output.
     pub file: Option<PathBuf>,
+    /// To the system's log, in place of standard output.
+    pub syslog: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -382,6 +384,7 @@ impl Logging {
             },
             format: section.parsed("format", "console", format),
             file,
+            syslog: section.bool("syslog", false),
         }
     }
 }

@@ -58,8 +58,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         .node_id
         .or(config.node_id)
         .or_else(|| derive(&MACHINE_ID_FILES));
-    let node_text = node_id.map_or("random".to_owned(), |id| id.to_string());
-    let log_file = logging::start(&config.logging, &node_text).map_err(Failure)?;
+    let log_file = logging::start(&config.logging, node_id).map_err(Failure)?;
     let (exits, exited) = unbounded();
     let (ask, asks) = unbounded();
     let waiting_is_over = Arc::new(AtomicBool::new(false));
@@ -107,6 +106,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         let noted = database.note_merged_snapshot(&name);
         noted.map_err(|e| Failure(e.to_string()))?;
     }
+    logging::node_is(node);
     if !config.seq_map_path.exists() && !database.sequences().is_empty() {
         log::info!(
             "{} is missing: merging the newest snapshot and reading the streams again",
@@ -155,6 +155,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         log::error!("{cause}");
     }
     threads.stop(&waiting_is_over, &signals);
+    log::logger().flush();
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
 }
 

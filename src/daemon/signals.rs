@@ -67,7 +67,7 @@ impl Heard {
     fn ask_for_snapshot(&self) {
         let (reply, only_if_new) = (bounded(1).0, false); // the log tells
         if self.ask.send(Ask { reply, only_if_new }).is_err() {
-            log::warn!("SIGUSR1: snapshot.enabled or replicate is false");
+            log::info!("SIGUSR1: no snapshot: snapshot.enabled or replicate is false");
         }
     }
 }

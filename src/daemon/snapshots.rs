@@ -96,7 +96,7 @@ pub fn bring_database(
 ) -> Brought {
     let deadline = Instant::now() + BRING_WITHIN;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    let mut progress = Progress::new(signals, false);
+    let mut progress = Progress::new(signals, "first snapshot");
     log::info!(
         "there is no database at {}: looking for a snapshot to begin with, for {} s",
         config.db_path.display(),

@@ -1,6 +1,7 @@
 //! How each table of a database takes part, and what of it is a danger: for `harmonylite inspect`,
 //! `-check` and the log of a start. Changes nothing.
 
+use log::Level;
 use rusqlite::Connection;
 
 use crate::config::{Config, Tables};
@@ -64,6 +65,8 @@ pub(crate) struct Danger {
     pub text: String,
     /// A daemon says it when it reads the catalog.
     pub is_in_catalog: bool,
+    /// Of the daemon's line: what most schemas have is no warning at each start.
+    pub level: Level,
 }
 
 /// The application gives its rows numbers of its own, if one is as large as this.
@@ -116,11 +119,15 @@ impl Report {
             )));
         }
         if let Some(names) = named(&|table| table.numbers_itself) {
-            dangers.push(Danger::new(format!(
+            let text = format!(
                 "SQLite numbers the rows: two nodes that insert before they hear of each other may \
                  give two rows one number, and one is lost; keys that differ by node (UUIDs, random \
                  numbers, ranges) do not: {names}"
-            )));
+            );
+            dangers.push(Danger {
+                level: Level::Info,
+                ..Danger::new(text)
+            });
         }
         for table in &self.tables {
             if let Some(left) = table
@@ -163,13 +170,14 @@ impl Danger {
         Danger {
             text,
             is_in_catalog: false,
+            level: Level::Warn,
         }
     }
 
     fn said(text: String) -> Danger {
         Danger {
-            text,
             is_in_catalog: true,
+            ..Danger::new(text)
         }
     }
 }
@@ -310,7 +318,7 @@ pub fn warn(database: &Database) {
     match Report::read(&database.conn, &chosen) {
         Ok(report) => {
             let unsaid = report.dangers.iter().filter(|danger| !danger.is_in_catalog);
-            unsaid.for_each(|danger| log::warn!("{}", danger.text));
+            unsaid.for_each(|danger| log::log!(danger.level, "{}", danger.text));
         }
         Err(e) => log::debug!("the schema could not be looked at: {e}"),
     }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use log::Level;
+
 /// One line for all that comes within this time.
-const EVERY: Duration = Duration::from_secs(60);
+pub(super) const EVERY: Duration = Duration::from_secs(60);
 
 /// Events of one kind, each of which may be said: at most one a minute, with the number of those that
 /// were passed over.
@@ -47,6 +49,38 @@ impl Lasting {
     }
 }
 
+/// A try that fails and is made again.
+///
+/// At first that is no more than what a start looks like: our own server or the others' is not up
+/// yet, or its servers elect a leader. It is news; only what lasts is worth a warning.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    since: Option<Duration>,
+    news: Lasting,
+    warned: Lasting,
+}
+
+/// A cluster whose leader went away has another by then, on slow machines too. Health says at once
+/// that something fails.
+const NORMAL: Duration = Duration::from_secs(30);
+
+impl Trouble {
+    /// It failed at `now` with this text. The level at which to say so, unless it is said already.
+    pub fn fails(&mut self, text: &str, now: Duration) -> Option<Level> {
+        let since = *self.since.get_or_insert(now);
+        let is_news = self.news.is_news(text);
+        if now.saturating_sub(since) >= NORMAL {
+            return self.warned.is_news(text).then_some(Level::Warn);
+        }
+        is_news.then_some(Level::Info)
+    }
+
+    /// It works.
+    pub fn ends(&mut self) {
+        *self = Trouble::default();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +96,23 @@ mod tests {
         );
         assert_eq!(repeated.rings(at(61)), Some(2));
         assert_eq!(repeated.rings(at(500)), Some(0));
+    }
+
+    #[test]
+    fn what_lasts_is_a_warning() {
+        let mut trouble = Trouble::default();
+        let mut fails = |text, second| trouble.fails(text, Duration::from_secs(second));
+        assert_eq!(fails("refused", 100), Some(Level::Info));
+        assert_eq!(fails("refused", 101), None);
+        assert_eq!(fails("no leader", 129), Some(Level::Info));
+        assert_eq!(fails("no leader", 130), Some(Level::Warn));
+        assert_eq!(fails("no leader", 500), None);
+        assert_eq!(fails("refused", 501), Some(Level::Warn));
+        trouble.ends();
+        assert_eq!(
+            trouble.fails("refused", Duration::from_secs(502)),
+            Some(Level::Info)
+        );
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::CONNECTING;
+use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity::{self, LookError};
 use crate::gate::Gate;
-use crate::logging::Lasting;
+use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
 use crate::stream::{StreamError, Writer};
 
@@ -37,7 +38,7 @@ pub(super) fn connect_when_asked(
         if ask.refused && stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
             return Ok(());
         }
-        let (mut failures, mut failure) = (0, Lasting::default());
+        let (mut failures, mut failure) = (0, Trouble::default());
         loop {
             let text = match connect(broker, gate) {
                 Ok(writer) => {
@@ -58,8 +59,9 @@ pub(super) fn connect_when_asked(
                      more: {text}"
                 ));
             }
-            if failure.is_news(&text) {
-                log::warn!("connecting to NATS: {text}; changes are captured and kept meanwhile");
+            if let Some(level) = failure.fails(&text, SystemClock.uptime()) {
+                let text = format!("connecting to NATS: {text}");
+                log::log!(level, "{text}; changes are captured and kept meanwhile");
             }
             if stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
                 return Ok(());

@@ -1,18 +1,21 @@
 //! Thread: keeps snapshots. Wakes when somebody pokes it, when a node leaves word in the broker's
 //! bucket, and when the interval is over; an idle node's does not wake at all.
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, never};
+use log::Level;
 
+use crate::clock::{Clock, SystemClock};
 use crate::cluster::registry::KeyValueRegistry;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
-use crate::logging::Lasting;
+use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
+use crate::progress::{Unit, Work};
 use crate::snapshot::error::TransferError;
 use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
 use crate::snapshot::watch::{self, Watch};
@@ -45,7 +48,7 @@ pub struct Ask {
 pub struct Inputs {
     pub stop: Receiver<()>,
     pub asks: Receiver<Ask>,
-    /// Whether a person waits for a snapshot: progress is drawn, and the tries have an end.
+    /// Whether a person waits for a snapshot: the tries have an end.
     pub is_awaited: bool,
 }
 
@@ -58,7 +61,7 @@ struct Snapshots {
     registry: Option<KeyValueRegistry>,
     backoff: Backoff,
     asked: Vec<Ask>,
-    failure: Lasting,
+    failure: Trouble,
     /// Somebody asked for a snapshot and was told nothing yet.
     owes_word: bool,
     /// The store failed: only a person's wish is a reason to try again before the wait is over. Each
@@ -85,7 +88,7 @@ pub fn start(
         registry: None,
         backoff,
         asked: Vec::new(),
-        failure: Lasting::default(),
+        failure: Trouble::default(),
         owes_word: false,
         holds: false,
         sweep: None,
@@ -208,7 +211,7 @@ impl Snapshots {
             }
         };
         while registry.changes().try_recv().is_ok() {}
-        let mut watch = Progress::new(&self.inputs.stop, self.inputs.is_awaited);
+        let mut watch = Progress::new(&self.inputs.stop, "snapshot");
         self.keeper.round(&mut Round {
             gate: &self.gate,
             registry,
@@ -269,19 +272,27 @@ impl Snapshots {
         }
         let text = e.to_string();
         self.gate.health.ails("snapshots", &text);
-        let is_said = !self.failure.is_news(&without_names(&text)) && !self.owes_word;
-        match e {
-            RoundError::Refused(text) => {
+        let news = self
+            .failure
+            .fails(&without_names(&text), SystemClock.uptime());
+        // A person who waits for a snapshot is told at once.
+        let news = if self.owes_word {
+            Some(Level::Error)
+        } else {
+            news
+        };
+        match (e, news) {
+            (RoundError::Refused(text), _) => {
                 log::error!("snapshot: {text}");
                 self.owes_word = false;
                 return self.answer(Some(text));
             }
             // While the broker is away that is said by those who need it more.
-            RoundError::Stream(StreamError::Disconnected(_)) if !self.owes_word => {
+            (RoundError::Stream(StreamError::Disconnected(_)), _) if !self.owes_word => {
                 log::debug!("snapshot: {text}");
             }
-            _ if is_said => log::debug!("snapshot: {text}"),
-            _ => log::error!("snapshot: {text}; trying again"),
+            (_, Some(level)) => log::log!(level, "snapshot: {text}; trying again"),
+            (_, None) => log::debug!("snapshot: {text}"),
         }
         self.owes_word = false;
     }
@@ -298,16 +309,16 @@ fn without_names(text: &str) -> String {
 /// Looks whether the process ends, and says how far the work is.
 pub struct Progress<'a> {
     stop: &'a Receiver<()>,
-    draws: bool,
+    work: Work,
     reported: Instant,
 }
 
 impl<'a> Progress<'a> {
-    /// `draws`: for a person, if one sits at a terminal.
-    pub fn new(stop: &'a Receiver<()>, draws: bool) -> Self {
+    /// `what` is worked at: "snapshot", "restore".
+    pub fn new(stop: &'a Receiver<()>, what: &str) -> Self {
         Progress {
             stop,
-            draws: draws && io::stderr().is_terminal(),
+            work: Work::begin(what, Unit::Bytes),
             reported: Instant::now(),
         }
     }
@@ -318,17 +329,10 @@ impl Watch for Progress<'_> {
         if self.stop.try_recv() != Err(crossbeam_channel::TryRecvError::Empty) {
             return Err(watch::stop());
         }
-        let every = match self.draws {
-            true => Duration::from_millis(100),
-            false => REPORT_EVERY,
-        };
-        let ends = self.draws && done >= total;
-        if self.reported.elapsed() >= every || ends {
+        self.work.at(step, done, total);
+        if self.reported.elapsed() >= REPORT_EVERY && !self.work.is_drawn() {
             self.reported = Instant::now();
-            match self.draws {
-                true => draw(step, done, total),
-                false => log::info!("snapshot: {step}, {} of {} MB", done >> 20, total >> 20),
-            }
+            log::info!("snapshot: {step}, {} of {} MB", done >> 20, total >> 20);
         }
         Ok(())
     }
@@ -339,22 +343,6 @@ impl Watch for Progress<'_> {
             _ => Err(watch::stop()),
         }
     }
-}
-
-/// One line of a terminal, drawn over the one before.
-fn draw(step: &str, done: u64, total: u64) {
-    const WIDTH: u64 = 40;
-    let filled = (done * WIDTH / total.max(1)).min(WIDTH) as usize;
-    let bar = format!("{:-<1$}", "#".repeat(filled), WIDTH as usize);
-    let end = if done >= total { "\n" } else { "" };
-    let mut out = io::stderr();
-    let _ = write!(
-        out,
-        "\r{step:>10} [{bar}] {} of {} MB{end}",
-        done >> 20,
-        total >> 20
-    );
-    let _ = out.flush();
 }
 
 #[cfg(test)]
@@ -384,7 +372,7 @@ mod tests {
             registry: None,
             backoff: Backoff::new(Duration::ZERO, Duration::ZERO),
             asked: Vec::new(),
-            failure: Lasting::default(),
+            failure: Trouble::default(),
             owes_word: false,
             holds: false,
             sweep: None,

@@ -34,6 +34,13 @@ pub fn rfc3339(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// The same with milliseconds.
+pub fn rfc3339_ms(unix_ms: i64) -> String {
+    let seconds = rfc3339(unix_ms);
+    let seconds = seconds.trim_end_matches('Z');
+    format!("{seconds}.{:03}Z", unix_ms.rem_euclid(1000))
+}
+
 /// Days since 1970-01-01. Years are counted from March, so that the leap day is the last of one.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };

@@ -55,13 +55,13 @@ fn a_single_one_is_started_again() {
     );
 }
 
-#[test]
-fn three_find_each_other() {
+/// Three nodes whose servers know each other, not started.
+pub fn three() -> [Node; 3] {
     let ports = [(); 3].map(|()| free_port());
     let peers = ports
         .map(|port| format!("nats://route:among-us@127.0.0.1:{port}/"))
         .join(",");
-    let start = |n: usize| {
+    [0, 1, 2].map(|n| {
         let mut node = node(n as u64 + 1);
         let address = format!("127.0.0.1:{}", ports[n]);
         node.words = vec![
@@ -70,10 +70,14 @@ fn three_find_each_other() {
             "-cluster-peers".into(),
             peers.clone(),
         ];
-        node.start();
         node
-    };
-    let mut nodes = [0, 1, 2].map(start);
+    })
+}
+
+#[test]
+fn three_find_each_other() {
+    let mut nodes = three();
+    Node::start_all(&mut nodes);
     for (n, node) in nodes.iter().enumerate() {
         node.execute(&format!("INSERT INTO item VALUES ({n}, 'a', {n})"));
     }

@@ -24,6 +24,7 @@ mod leaf;
 mod left_out;
 mod limits;
 mod login;
+mod logs;
 mod node;
 mod offline;
 mod rebuilds;

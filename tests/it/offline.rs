@@ -107,6 +107,7 @@ fn a_broker_that_refuses_every_message() {
     });
     let node = &cluster.nodes[0];
     node.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    node.until_log("connected to NATS"); // so that the stream is there
     cluster.converge();
     let client = cluster.broker.client();
     let call =

@@ -196,7 +196,7 @@ fn pass_on(stderr: impl Read, words: &Mutex<VecDeque<String>>, refused: &Sender<
         let text = String::from_utf8_lossy(&line);
         let (level, text) = sort(text.trim_end());
         if !text.is_empty() {
-            log::log!(level, "nats-server: {text}");
+            log::log!(as_ours(level, text), "nats-server: {text}");
         }
         if level <= log::Level::Warn {
             keep(words, text.to_string());
@@ -214,6 +214,19 @@ fn keep(words: &Mutex<VecDeque<String>>, text: String) {
         words.pop_front();
     }
     words.push_back(text);
+}
+
+/// The level at which a line of the server's is logged. It reports each connection and its banner,
+/// and warns while servers find each other and elect leaders: all of that is normal for us, and
+/// what does not work is said by the threads that need it.
+fn as_ours(level: log::Level, text: &str) -> log::Level {
+    use log::Level::{Debug, Error, Info, Warn};
+    match level {
+        Error if text.starts_with("Error trying to connect") => Info, // to a peer that is not up
+        Error => Error,
+        Warn => Info,
+        _ => Debug,
+    }
 }
 
 /// `[pid] [INF] text`: its level and text. Lines without such a head are complaints at start.
@@ -253,6 +266,27 @@ mod tests {
             "[1] [ERR] Filestore [a] {full}\n[1] [ERR] {full}\n"
         ));
         assert!(refuses.try_recv().is_ok());
+    }
+
+    #[test]
+    fn what_is_normal_in_a_cluster_is_no_complaint() {
+        use log::Level::{Debug, Error, Info};
+        for (line, level) in [
+            ("[1] [INF] Server is ready", Debug),
+            ("[1] [WRN] Waiting for routing to be established...", Info),
+            (
+                "[1] [ERR] Error trying to connect to route (attempt 1): refused",
+                Info,
+            ),
+            (
+                "[1] [ERR] Critical write error: no space left on device",
+                Error,
+            ),
+            ("[1] [FTL] port is in use", Error),
+        ] {
+            let (theirs, text) = sort(line);
+            assert_eq!(as_ours(theirs, text), level, "{line}");
+        }
     }
 
     #[test]
