@@ -11,14 +11,15 @@ const ARROWS: &[(&str, &str)] = &[
     ("clock", ""),
     ("thread", ""),
     ("output", ""),
+    ("progress", ""),
     ("db_file", ""),
     ("lock", ""),
     ("model", "mutation"),
     ("address", "model"),
     ("config", "db_file lock model address"),
     ("cli", "address config"),
-    ("logging", "db_file config"),
     ("stream", "lock model address"),
+    ("logging", "clock progress db_file config stream"),
     ("store", "clock model address config stream"),
     ("watcher", "thread"),
     ("mirror", "logging"),
@@ -41,16 +42,16 @@ const ARROWS: &[(&str, &str)] = &[
     ("control", "thread address lock config gate health http"),
     (
         "snapshot",
-        "mutation thread model config logging stream store database capture apply gate \
-         cluster",
+        "mutation clock thread progress model config logging stream store database capture apply \
+         gate cluster",
     ),
     (
         "publisher",
-        "thread model logging stream watcher mirror database gate cluster",
+        "clock thread progress model logging stream watcher mirror database capture gate cluster",
     ),
     (
         "consumer",
-        "thread model logging stream database apply gate cluster",
+        "clock thread model logging stream database apply gate cluster",
     ),
     (
         "daemon",
