@@ -201,6 +201,29 @@ fn every_meta_key_stands_in_the_format() {
     }
 }
 
+#[test]
+fn every_key_in_nats_stands_in_the_format() {
+    let registry = include_str!("../cluster/registry.rs");
+    let named = registry.split("const ").skip(1);
+    let value = |rest: &'static str| rest.split_once(": &str = \"")?.1.split('"').next();
+    let keys: Vec<&str> = named.filter_map(value).collect();
+    assert!(keys.contains(&"founder"), "{keys:?}");
+    let section = FORMAT
+        .split("\n## ")
+        .find(|s| s.starts_with("Keys in NATS"));
+    for key in keys
+        .into_iter()
+        .chain(["settings", crate::status::entry::KEY])
+    {
+        assert!(section.unwrap().contains(&format!("`{key}")), "{key}");
+    }
+    let entry = crate::status::entry::Entry::default().to_bytes();
+    let entry: serde_json::Value = serde_json::from_slice(&entry).unwrap();
+    for field in entry.as_object().unwrap().keys() {
+        assert!(section.unwrap().contains(&format!("`{field}`")), "{field}");
+    }
+}
+
 /// The example of format.md, byte by byte.
 #[test]
 fn the_example_is_a_frame() {
@@ -246,6 +269,21 @@ fn every_word_of_the_command_line_is_explained() {
         let at_start = OPERATIONS.contains(&format!("`{word}"));
         let inside = OPERATIONS.contains(&format!("[{word}"));
         assert!(at_start || inside, "operations.md lacks {word}");
+    }
+}
+
+#[test]
+fn every_field_of_health_is_explained() {
+    let code = include_str!("../health.rs");
+    let report = code.split("Ok(json!({\n").nth(1).unwrap();
+    let report = report.split("}))").next().unwrap();
+    let field = |line: &'static str| line.trim().strip_prefix('"')?.split('"').next();
+    let fields: Vec<&str> = report.lines().filter_map(field).collect();
+    assert!(fields.contains(&"held"), "{fields:?}");
+    for field in fields {
+        let (row, shown) = (format!("`{field}`"), format!("\"{field}\":"));
+        let is_explained = OPERATIONS.contains(&row) || OPERATIONS.contains(&shown);
+        assert!(is_explained, "operations.md lacks {field} of /health");
     }
 }
 
