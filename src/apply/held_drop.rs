@@ -8,30 +8,25 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
 use super::let_go::{DELETE_SOME, LetGo, held_tables};
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, delete_meta, get_meta, set_meta};
 use crate::database::selection;
 use crate::database::{Database, DatabaseError, Result};
-
-/// In `___meta`: the tables (lower case), as JSON.
-const ASKED: &str = "drop_held";
 
 /// Entries that are removed in one transaction where no daemon runs.
 const STEP: usize = 512;
 
 fn asked(conn: &Connection) -> rusqlite::Result<Vec<String>> {
-    let text: Option<String> = get_meta(conn, ASKED)?;
+    let text: Option<String> = get_meta(conn, Meta::DropHeld)?;
     let tables = text.and_then(|text| serde_json::from_str(&text).ok());
     Ok(tables.unwrap_or_default())
 }
 
 fn store_asked(conn: &Connection, tables: &[String]) -> rusqlite::Result<()> {
     match tables.is_empty() {
-        true => conn
-            .execute("DELETE FROM __harmonylite___meta WHERE key = ?1", [ASKED])
-            .map(drop),
+        true => delete_meta(conn, Meta::DropHeld),
         false => {
             let text = serde_json::to_string(tables).expect("names are JSON");
-            set_meta(conn, ASKED, text)
+            set_meta(conn, Meta::DropHeld, text)
         }
     }
 }
@@ -54,7 +49,7 @@ impl Database {
 
     /// Whether an operator asks for something to be dropped.
     pub(crate) fn is_asked_to_drop(&self) -> Result<bool> {
-        Ok(get_meta::<String>(&self.conn, ASKED)?.is_some())
+        Ok(get_meta::<String>(&self.conn, Meta::DropHeld)?.is_some())
     }
 
     /// Nothing is held of a table any more. Inside a transaction.

@@ -11,13 +11,10 @@ use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Choice;
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::PREFIX;
 use crate::database::selection;
 use crate::database::{Database, DatabaseError, Result, TIME_BOX};
-
-/// In `___meta`: [`LetGo`] as JSON.
-const KEY: &str = "let_go";
 
 /// Names that are remembered, and bytes of them: a peer may invent any number.
 const MAX_NAMES: usize = 1000;
@@ -46,7 +43,7 @@ pub(crate) struct LetGo {
 
 impl LetGo {
     pub fn load(conn: &Connection) -> rusqlite::Result<LetGo> {
-        let text: Option<String> = get_meta(conn, KEY)?;
+        let text: Option<String> = get_meta(conn, Meta::LetGo)?;
         let stored = text.and_then(|text| serde_json::from_str(&text).ok());
         Ok(stored.unwrap_or_default())
     }
@@ -72,7 +69,7 @@ impl LetGo {
     fn store(&self, conn: &Connection) -> rusqlite::Result<()> {
         set_meta(
             conn,
-            KEY,
+            Meta::LetGo,
             serde_json::to_string(self).expect("names are JSON"),
         )
     }

@@ -3,12 +3,9 @@
 
 use rusqlite::params;
 
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::{Database, Result};
 use crate::model::text::shortened;
-
-/// How many messages went, under this key of `___meta`.
-const DROPPED: &str = "quarantine_dropped";
 
 impl Database {
     /// Keeps a message that cannot be read.
@@ -81,8 +78,12 @@ impl Database {
                 .prepare_cached(text)?
                 .execute(params![stream, seq])?;
         }
-        let dropped = get_meta::<u64>(&self.conn, DROPPED)?.unwrap_or_default();
-        Ok(set_meta(&self.conn, DROPPED, dropped + too_many)?)
+        let dropped = get_meta::<u64>(&self.conn, Meta::QuarantineDropped)?.unwrap_or_default();
+        Ok(set_meta(
+            &self.conn,
+            Meta::QuarantineDropped,
+            dropped + too_many,
+        )?)
     }
 
     /// Messages that could not be read, those that are no longer kept included.
@@ -91,6 +92,6 @@ impl Database {
             .conn
             .prepare_cached("SELECT count(*) FROM __harmonylite___quarantine")?
             .query_row([], |r| r.get(0))?;
-        Ok(kept + get_meta::<u64>(&self.conn, DROPPED)?.unwrap_or_default())
+        Ok(kept + get_meta::<u64>(&self.conn, Meta::QuarantineDropped)?.unwrap_or_default())
     }
 }

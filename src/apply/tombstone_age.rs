@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::rows::Stored;
 use crate::database::{Database, Result};
 use crate::model::version::{Version, milliseconds, stamp};
@@ -34,18 +34,13 @@ pub struct Ages {
     given_ms: i64,
 }
 
-/// In `___meta`: [`Ages::forgotten`].
-const FORGOTTEN: &str = "forgotten";
-
-/// In `___meta`: [`Ages::given_ms`], stored this far ahead.
-const GIVEN: &str = "given_ms";
 const GIVEN_AHEAD_MS: i64 = 60_000;
 
 impl Ages {
     pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Ages> {
         Ok(Ages {
-            forgotten: get_meta(conn, FORGOTTEN)?.unwrap_or_default(),
-            given_ms: get_meta(conn, GIVEN)?.unwrap_or_default(),
+            forgotten: get_meta(conn, Meta::Forgotten)?.unwrap_or_default(),
+            given_ms: get_meta(conn, Meta::GivenMs)?.unwrap_or_default(),
             ..Ages::default()
         })
     }
@@ -179,7 +174,7 @@ impl Database {
     pub(crate) fn note_given(&mut self, hlc: i64) -> Result<()> {
         if milliseconds(hlc) > self.ages.given_ms {
             self.ages.given_ms = milliseconds(hlc) + GIVEN_AHEAD_MS;
-            set_meta(&self.conn, GIVEN, self.ages.given_ms)?;
+            set_meta(&self.conn, Meta::GivenMs, self.ages.given_ms)?;
         }
         Ok(())
     }
@@ -188,8 +183,8 @@ impl Database {
     /// transaction.
     pub(crate) fn all_given_is_forgotten(&mut self, now_ms: i64) -> Result<()> {
         self.ages.forgotten = stamp(now_ms, self.ages.forgotten);
-        set_meta(&self.conn, FORGOTTEN, self.ages.forgotten)?;
-        set_meta(&self.conn, GIVEN, self.ages.given_ms)?;
+        set_meta(&self.conn, Meta::Forgotten, self.ages.forgotten)?;
+        set_meta(&self.conn, Meta::GivenMs, self.ages.given_ms)?;
         self.forget_ages()
     }
 
@@ -203,7 +198,7 @@ impl Database {
         };
         if hlc > self.ages.forgotten {
             self.ages.forgotten = hlc;
-            set_meta(&self.conn, FORGOTTEN, hlc)?;
+            set_meta(&self.conn, Meta::Forgotten, hlc)?;
         }
         Ok(())
     }

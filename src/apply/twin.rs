@@ -4,7 +4,7 @@
 //! everywhere. But it is luck which write that is, so whoever notices takes an id of its own.
 
 use crate::apply::held;
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::rows::Rows;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
@@ -13,14 +13,8 @@ use crate::model::manifest::Entry;
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
-/// In `___meta`: the names of the snapshots that this node made last.
-const MADE: &str = "snapshots_made";
-
 /// Many may come to nothing in the store before one replaces that which is listed there.
 const MADE_KEPT: usize = 64;
-
-/// In `___meta`: the twin may not know that there is something to be heard of this node.
-const UNHEARD: &str = "unheard_by_twin";
 
 impl Database {
     /// Looks for a row that was written under this node's id since it started, and not by it.
@@ -82,12 +76,18 @@ impl Database {
         let mut made = self.made()?;
         made.push(name.to_owned());
         let last = made.len().saturating_sub(MADE_KEPT);
-        self.write_synced(|db| Ok(set_meta(&db.conn, MADE, made[last..].join(" "))?))
+        self.write_synced(|db| {
+            Ok(set_meta(
+                &db.conn,
+                Meta::SnapshotsMade,
+                made[last..].join(" "),
+            )?)
+        })
     }
 
     /// Names of snapshots that this node made.
     pub(crate) fn made(&self) -> Result<Vec<String>> {
-        let names: Option<String> = get_meta(&self.conn, MADE)?;
+        let names: Option<String> = get_meta(&self.conn, Meta::SnapshotsMade)?;
         let names = names.unwrap_or_default();
         Ok(names.split_whitespace().map(str::to_owned).collect())
     }
@@ -102,15 +102,15 @@ impl Database {
         self.write(|db| {
             // Or this one did, when its tables were others: then the fresh id costs nothing.
             db.take_fresh_id("another node, or a database that was here before, made a snapshot")?;
-            Ok(set_meta(&db.conn, UNHEARD, true)?)
+            Ok(set_meta(&db.conn, Meta::UnheardByTwin, true)?)
         })
     }
 
     /// Nothing is lacking here any more: now the twin is told what it lacks.
     pub(super) fn tell_twin(&mut self) -> Result<()> {
-        if get_meta(&self.conn, UNHEARD)?.unwrap_or(false) {
+        if get_meta(&self.conn, Meta::UnheardByTwin)?.unwrap_or(false) {
             self.publish_all_again()?;
-            self.write(|db| Ok(set_meta(&db.conn, UNHEARD, false)?))?;
+            self.write(|db| Ok(set_meta(&db.conn, Meta::UnheardByTwin, false)?))?;
         }
         Ok(())
     }
@@ -134,8 +134,8 @@ impl Database {
              node_id of its own, or none",
             self.node
         );
-        set_meta(&self.conn, "node_id_taken", self.node as i64)?;
-        set_meta(&self.conn, "node_id", fresh)?;
+        set_meta(&self.conn, Meta::NodeIdTaken, self.node as i64)?;
+        set_meta(&self.conn, Meta::NodeId, fresh)?;
         self.node = fresh as u64;
         Ok(())
     }

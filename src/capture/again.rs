@@ -9,16 +9,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Frames;
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::rows::{Rows, row_values};
 use crate::database::{Database, Result};
 use crate::model::cbor;
-
-/// Where it is stored in `___meta`.
-const META: &str = "publish_again";
-
-/// In `___meta`: what is held was lost by the broker, too.
-const HELD: &str = "publish_held_again";
 
 /// Rows looked up between two looks at how much it is by now.
 const STEP: usize = 128;
@@ -85,15 +79,15 @@ impl Database {
     }
 
     fn set_held_again(&mut self, again: bool) -> Result<()> {
-        set_meta(&self.conn, HELD, again)?;
+        set_meta(&self.conn, Meta::PublishHeldAgain, again)?;
         self.marks.again.held = again;
         Ok(())
     }
 
     /// Reads at the start where an unfinished walk was.
     pub(crate) fn load_again(&mut self) -> Result<()> {
-        self.marks.again.held = get_meta(&self.conn, HELD)?.unwrap_or_default();
-        let stored: Option<Vec<u8>> = get_meta(&self.conn, META)?;
+        self.marks.again.held = get_meta(&self.conn, Meta::PublishHeldAgain)?.unwrap_or_default();
+        let stored: Option<Vec<u8>> = get_meta(&self.conn, Meta::PublishAgain)?;
         self.marks.again.from = stored
             .filter(|s| !s.is_empty())
             .and_then(|s| ciborium::from_reader(&s[..]).ok());
@@ -105,7 +99,7 @@ impl Database {
         if let Some(from) = &from {
             ciborium::into_writer(from, &mut bytes).expect("writing to memory does not fail");
         }
-        set_meta(&self.conn, META, bytes)?;
+        set_meta(&self.conn, Meta::PublishAgain, bytes)?;
         self.marks.again.from = from;
         self.marks.again.chunk_end = None;
         Ok(())

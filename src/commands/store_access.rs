@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use crate::cli::Options;
 use crate::config::Config;
@@ -12,6 +12,7 @@ use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::config::snapshot::Store as Kind;
 use crate::daemon::net::{Net, client_options, server_store};
 use crate::daemon::snapshots::place;
+use crate::database::meta::{Meta, get_meta};
 use crate::lock;
 use crate::model::backoff::Backoff;
 use crate::model::manifest::Manifest;
@@ -121,14 +122,7 @@ fn connect(client: &ClientOptions) -> Result<Client, StreamError> {
 fn node(config: &Config, options: &Options) -> u64 {
     let kept = || {
         let conn = Connection::open(&config.db_path).ok()?;
-        let id: Option<i64> = conn
-            .query_row(
-                "SELECT value FROM __harmonylite___meta WHERE key = 'node_id'",
-                [],
-                |r| r.get(0),
-            )
-            .optional()
-            .ok()?;
+        let id: Option<i64> = get_meta(&conn, Meta::NodeId).ok()?;
         id.map(|id| id as u64)
     };
     let configured = options.node_id.or(config.node_id);

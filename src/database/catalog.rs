@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::apply::Place;
 use crate::apply::let_go::held_tables;
 use crate::database::go_version::is_of_go;
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::{self, Schema, quote};
 use crate::database::selection::{self, Doubt, Kind, LeftAlone};
 use crate::database::table::{Shape, Table};
@@ -140,7 +140,7 @@ impl Database {
             log_keys: self.log_keys()?,
             is_unmoved: is_fresh
                 && !self.knows_storage()?
-                && get_meta(&self.conn, "schema_version")? == Some(version),
+                && get_meta(&self.conn, Meta::SchemaVersion)? == Some(version),
             ..Catalog::default()
         };
         self.catalog.kept_from_firing = self.kept_from_firing()?;
@@ -255,9 +255,9 @@ impl Database {
     pub(super) fn note_schema(&mut self) -> Result<()> {
         let version = self.schema_version()?;
         let hash = self.schema_hash()?;
-        if get_meta(&self.conn, "schema_version")? != Some(version) {
-            set_meta(&self.conn, "schema_version", version)?;
-            set_meta(&self.conn, "schema_hash", hash)?;
+        if get_meta(&self.conn, Meta::SchemaVersion)? != Some(version) {
+            set_meta(&self.conn, Meta::SchemaVersion, version)?;
+            set_meta(&self.conn, Meta::SchemaHash, hash)?;
         }
         self.catalog.schema_version = Some(version);
         self.catalog.text = Some(self.schema_text()?);
@@ -270,14 +270,14 @@ impl Database {
     /// Whether there may have been a VACUUM: it moves the schema's version and leaves its text alone.
     /// Where the version moved further than by one, it may have come with another change.
     fn may_be_vacuumed(&self, version: i64) -> Result<bool> {
-        let hash: Option<i64> = get_meta(&self.conn, "schema_hash")?;
+        let hash: Option<i64> = get_meta(&self.conn, Meta::SchemaHash)?;
         let known = match self
             .catalog
             .schema_version
             .filter(|_| self.catalog.is_unnoted)
         {
             Some(known) => Some(known),
-            None => get_meta(&self.conn, "schema_version")?,
+            None => get_meta(&self.conn, Meta::SchemaVersion)?,
         };
         let Some(known) = known.filter(|k| *k != version) else {
             return Ok(false);

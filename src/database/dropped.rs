@@ -15,7 +15,8 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::error::is_busy;
 use super::install::install;
-use super::own_tables::{self, set_meta};
+use super::meta::{Meta, set_meta};
+use super::own_tables;
 use super::rows::Rows;
 use super::sites::Sites;
 use super::table::Table;
@@ -165,7 +166,7 @@ impl Database {
         self.catalog.first_time = true;
         self.catalog.forget();
         self.refresh_catalog()?;
-        set_meta(&self.conn, "installed", 1)?;
+        set_meta(&self.conn, Meta::Installed, 1)?;
         self.log_again(&uncaptured)?;
         let at = Frames::new(self).at;
         for row in &unsent {
@@ -226,13 +227,13 @@ impl Database {
     }
 
     fn store_what_is_known(&mut self) -> Result<()> {
-        set_meta(&self.conn, "node_id", self.node as i64)?;
+        set_meta(&self.conn, Meta::NodeId, self.node as i64)?;
         let taken = self.settings.node_id.filter(|id| *id != self.node);
         if let Some(taken) = taken {
-            set_meta(&self.conn, "node_id_taken", taken as i64)?;
+            set_meta(&self.conn, Meta::NodeIdTaken, taken as i64)?;
         }
         if self.joined {
-            set_meta(&self.conn, "joined", 1)?;
+            set_meta(&self.conn, Meta::Joined, 1)?;
         }
         journal::note_mode(&self.conn, &self.settings.path)?;
         let now_ms = self.clock.now_ms();

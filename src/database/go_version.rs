@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use super::meta::{Meta, get_meta, set_meta};
 use super::own_shape::{self, has_column};
-use super::own_tables::{get_meta, set_meta};
 use super::schema::{PREFIX, quote};
 use super::write::retry_while_busy;
 use super::{Database, Result, triggers, values};
@@ -29,9 +29,6 @@ const STEP: usize = 500;
 
 /// For the application, between two of these.
 const PAUSE: Duration = Duration::from_millis(3);
-
-/// In `___meta`: stream -> the last message that Go had read, as JSON.
-const READ: &str = "go_read";
 
 /// What Go left in the database.
 #[derive(Debug, Default)]
@@ -168,7 +165,11 @@ impl Database {
             if is_current {
                 db.note_schema()?;
             }
-            Ok(set_meta(&db.conn, READ, serde_json::to_string(&read).ok())?)
+            Ok(set_meta(
+                &db.conn,
+                Meta::GoRead,
+                serde_json::to_string(&read).ok(),
+            )?)
         })?;
         self.reservation.look_at_log(&self.conn)?;
         log::warn!(
@@ -265,7 +266,7 @@ impl Database {
 
     /// The last message of a stream that Go had read before the database became ours; 0 if none.
     pub(crate) fn read_by_go(&self, stream: &str) -> Result<u64> {
-        let text: Option<String> = get_meta(&self.conn, READ)?;
+        let text: Option<String> = get_meta(&self.conn, Meta::GoRead)?;
         let read: Option<BTreeMap<String, u64>> =
             text.and_then(|text| serde_json::from_str(&text).ok());
         Ok(read.and_then(|r| r.get(stream).copied()).unwrap_or(0))

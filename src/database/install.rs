@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+use super::meta::{Meta, get_meta, set_meta};
 use super::read_only::ReadOnly;
 use super::wal::JOURNAL_SIZE_LIMIT;
 use super::write::retry_while_busy;
@@ -42,7 +43,7 @@ pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
     let names = own_shape::look(conn)?;
     let is_here = |table: &str| names.ours.iter().any(|n| n.eq_ignore_ascii_case(table));
     let format: Option<i64> = match is_here(META) {
-        true => own_tables::get_meta(conn, "format")?,
+        true => get_meta(conn, Meta::Format)?,
         false => None,
     };
     if let Some(format) = format.filter(|f| *f > own_tables::FORMAT) {
@@ -61,9 +62,9 @@ pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
     }
     conn.execute_batch(own_tables::CREATE)?;
     match format {
-        Some(_) => Ok(own_tables::get_meta::<i64>(conn, "installed")?.is_none()),
+        Some(_) => Ok(get_meta::<i64>(conn, Meta::Installed)?.is_none()),
         None => {
-            own_tables::set_meta(conn, "format", own_tables::FORMAT)?;
+            set_meta(conn, Meta::Format, own_tables::FORMAT)?;
             Ok(true)
         }
     }
@@ -71,8 +72,8 @@ pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
 
 /// The configured id unless another node has it, else the one kept in the database, else a random one from now on.
 pub(super) fn node_id(conn: &Connection, configured: Option<u64>) -> Result<u64> {
-    let kept: Option<i64> = own_tables::get_meta(conn, "node_id")?;
-    let taken: Option<i64> = own_tables::get_meta(conn, "node_id_taken")?;
+    let kept: Option<i64> = get_meta(conn, Meta::NodeId)?;
+    let taken: Option<i64> = get_meta(conn, Meta::NodeIdTaken)?;
     let configured = configured.filter(|id| taken != Some(*id as i64));
     let node = match (configured, kept) {
         (Some(id), _) => id,
@@ -82,7 +83,7 @@ pub(super) fn node_id(conn: &Connection, configured: Option<u64>) -> Result<u64>
         }
     };
     if kept != Some(node as i64) {
-        own_tables::set_meta(conn, "node_id", node as i64)?;
+        set_meta(conn, Meta::NodeId, node as i64)?;
     }
     Ok(node)
 }

@@ -6,11 +6,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::own_tables::{get_meta, set_meta};
+use super::meta::{Meta, get_meta, set_meta};
 use crate::db_file::number_at;
-
-/// In `___meta`: the inode of the file when it was in WAL mode. A copy has another one.
-const WAL_FILE: &str = "wal_file";
 
 /// Sets WAL, unless it was set before and somebody went back from it.
 pub(super) fn set_wal(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
@@ -38,8 +35,8 @@ pub(super) fn set_wal(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
 /// Remembers that the file was in WAL mode, if it is. Inside a transaction.
 pub(super) fn note_mode(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
     let inode = inode(path);
-    if get_mode(conn)? == "wal" && inode.is_some() && get_meta(conn, WAL_FILE)? != inode {
-        set_meta(conn, WAL_FILE, inode)?;
+    if get_mode(conn)? == "wal" && inode.is_some() && get_meta(conn, Meta::WalFile)? != inode {
+        set_meta(conn, Meta::WalFile, inode)?;
     }
     Ok(())
 }
@@ -50,7 +47,7 @@ fn is_set_back(conn: &Connection, path: &Path) -> bool {
     let known = |key| get_meta::<i64>(conn, key).ok().flatten();
     let version = conn.query_row("PRAGMA schema_version", [], |r| r.get::<_, i64>(0));
     let inode = inode(path);
-    inode.is_some() && known(WAL_FILE) == inode && known("schema_version") == version.ok()
+    inode.is_some() && known(Meta::WalFile) == inode && known(Meta::SchemaVersion) == version.ok()
 }
 
 fn get_mode(conn: &Connection) -> rusqlite::Result<String> {

@@ -30,6 +30,7 @@ mod go_version;
 mod install;
 mod journal;
 mod lend;
+pub mod meta;
 mod missed_triggers;
 mod noted;
 mod own_shape;
@@ -157,9 +158,9 @@ impl Database {
             go.make_way(&conn)?;
         }
         let first_time = install(&conn, &settings)?;
-        let mut joined = own_tables::get_meta::<i64>(&conn, "joined")?.is_some();
+        let mut joined = meta::get_meta::<i64>(&conn, meta::Meta::Joined)?.is_some();
         if !joined && !settings.joins_by_snapshot {
-            own_tables::set_meta(&conn, "joined", 1)?;
+            meta::set_meta(&conn, meta::Meta::Joined, 1)?;
             joined = true;
         }
         let node = node_id(&conn, settings.node_id)?;
@@ -215,7 +216,7 @@ impl Database {
         database.require_apply_triggers()?;
         database.catalog.first_time = first_time;
         database.refresh_catalog()?;
-        own_tables::set_meta(&database.conn, "installed", 1)?;
+        meta::set_meta(&database.conn, meta::Meta::Installed, 1)?;
         retry_while_busy(&database.stop, || database.conn.execute_batch("COMMIT"))?;
         drop(in_time);
         database.fence.let_go();

@@ -13,7 +13,7 @@
 
 use rusqlite::Connection;
 
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, delete_meta, get_meta, set_meta};
 use crate::database::triggers::LOG;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,7 +33,7 @@ impl Noted {
         let last_id = conn.query_row(&format!("SELECT max(id) FROM {LOG}"), [], |r| {
             r.get::<_, Option<i64>>(0)
         })?;
-        let stored: Option<i64> = get_meta(conn, "noted_base")?;
+        let stored: Option<i64> = get_meta(conn, Meta::NotedBase)?;
         let stored = stored.filter(|_| last_id.is_some());
         Ok(Noted {
             last_id: last_id.unwrap_or_default(),
@@ -56,7 +56,7 @@ impl Noted {
     /// Stores the bound if entries wait. Inside the transaction that moves that of the clock.
     pub fn store(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         if self.waits() {
-            set_meta(conn, "noted_base", self.base_ms)?;
+            set_meta(conn, Meta::NotedBase, self.base_ms)?;
             self.is_stored = true;
         }
         Ok(())
@@ -69,10 +69,7 @@ impl Noted {
         }
         self.is_done = true;
         if self.is_stored {
-            conn.execute(
-                "DELETE FROM __harmonylite___meta WHERE key = 'noted_base'",
-                [],
-            )?;
+            delete_meta(conn, Meta::NotedBase)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The tables of ours in the user's database, other than the versions.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 
 /// Number of this layout, in `___meta` under `format`.
 pub const FORMAT: i64 = 1;
@@ -50,22 +50,6 @@ CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WIT
 pub(crate) fn names() -> Vec<&'static str> {
     let tables = CREATE.split("CREATE TABLE IF NOT EXISTS ").skip(1);
     tables.filter_map(|text| text.split('(').next()).collect()
-}
-
-/// A value of `___meta`.
-pub fn get_meta<T: rusqlite::types::FromSql>(
-    conn: &Connection,
-    key: &str,
-) -> rusqlite::Result<Option<T>> {
-    conn.prepare_cached("SELECT value FROM __harmonylite___meta WHERE key = ?1")?
-        .query_row([key], |r| r.get(0))
-        .optional()
-}
-
-pub fn set_meta(conn: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {
-    conn.prepare_cached("REPLACE INTO __harmonylite___meta(key, value) VALUES (?1, ?2)")?
-        .execute(params![key, value])?;
-    Ok(())
 }
 
 /// Removes every trigger and table of ours. Inside a transaction of the caller.

@@ -10,8 +10,8 @@
 use rusqlite::Connection;
 
 use crate::clock::Clock;
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::noted::Noted;
-use crate::database::own_tables::{get_meta, set_meta};
 use crate::mutation::{self, Mutation};
 
 /// How far ahead of the machine's clock time is reserved.
@@ -43,14 +43,14 @@ pub struct Reservation {
 impl Reservation {
     pub fn load(conn: &Connection, clock: &dyn Clock) -> rusqlite::Result<Self> {
         let get = |key| get_meta::<i64>(conn, key).map(Option::unwrap_or_default);
-        let boot = get_meta::<String>(conn, "boot_id")?.unwrap_or_default();
-        let until_ms = get("clock_until")?;
+        let boot = get_meta::<String>(conn, Meta::BootId)?.unwrap_or_default();
+        let until_ms = get(Meta::ClockUntil)?;
         // Within one run of the operating system no commit is ever lost, even to kill -9.
         let same_boot = !boot.is_empty()
             && (boot == clock.boot_id() || mutation::is(Mutation::RebootIsRestart));
-        let base_ms = get("clock_base")?;
+        let base_ms = get(Meta::ClockBase)?;
         let floor_ms = if same_boot { base_ms } else { until_ms };
-        let next_number = get("at_until")?.max(1);
+        let next_number = get(Meta::AtUntil)?.max(1);
         Ok(Reservation {
             floor_ms,
             until_ms,
@@ -63,7 +63,7 @@ impl Reservation {
 
     /// Entries were put into the raw log that were written before this start, see [`Noted`].
     pub fn look_at_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        let base_ms = get_meta(conn, "clock_base")?.unwrap_or_default();
+        let base_ms = get_meta(conn, Meta::ClockBase)?.unwrap_or_default();
         self.noted = Noted::load(conn, base_ms)?;
         Ok(())
     }
@@ -116,10 +116,10 @@ impl Reservation {
         let ahead_ms = clock_ms + TIME_AHEAD_MS;
         let until_ms = self.until_ms.max(ahead_ms).max(time_ms + STANDING_AHEAD_MS);
         let until_number = self.until_number.max(self.next_number + NUMBERS_AHEAD);
-        set_meta(conn, "clock_base", time_ms)?;
-        set_meta(conn, "clock_until", until_ms)?;
-        set_meta(conn, "at_until", until_number)?;
-        set_meta(conn, "boot_id", clock.boot_id())?;
+        set_meta(conn, Meta::ClockBase, time_ms)?;
+        set_meta(conn, Meta::ClockUntil, until_ms)?;
+        set_meta(conn, Meta::AtUntil, until_number)?;
+        set_meta(conn, Meta::BootId, clock.boot_id())?;
         self.noted.store(conn)?;
         (self.until_ms, self.until_number) = (until_ms, until_number);
         self.floor_ms = self.floor_ms.max(time_ms);
@@ -142,7 +142,7 @@ impl Reservation {
 
     /// Whether the file is an earlier one than this process wrote: a backup was put back into it.
     pub fn is_put_back(&self, conn: &Connection) -> rusqlite::Result<bool> {
-        let number = match get_meta::<i64>(conn, "at_until") {
+        let number = match get_meta::<i64>(conn, Meta::AtUntil) {
             // One from before we were there.
             Err(e) if e.to_string().contains("no such table") => None,
             number => number?,
@@ -154,8 +154,8 @@ impl Reservation {
     /// back, the bound from before holds.
     pub fn give_back(&mut self, conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
         let until_ms = self.until_ms.min(now_ms.max(self.floor_ms) + 1);
-        set_meta(conn, "clock_until", until_ms)?;
-        set_meta(conn, "at_until", self.next_number)?;
+        set_meta(conn, Meta::ClockUntil, until_ms)?;
+        set_meta(conn, Meta::AtUntil, self.next_number)?;
         (self.until_ms, self.until_number) = (until_ms, self.next_number);
         self.stored_number = self.stored_number.min(self.next_number);
         Ok(())

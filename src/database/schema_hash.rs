@@ -7,30 +7,24 @@
 
 use sha2::{Digest, Sha256};
 
-use super::own_tables::{get_meta, set_meta};
+use super::meta::{Meta, get_meta, set_meta};
 use super::schema::{Column, Schema, UniqueIndex};
 use super::sql_text::words;
 use super::table::exactly;
 use super::{Database, Result};
 use crate::model::text::hex;
 
-/// In `___meta`: the hash of the tables as they are.
-pub(crate) const NOW: &str = "schema_sha256";
-
-/// In `___meta`: the hash before they changed last.
-pub(crate) const BEFORE: &str = "schema_sha256_before";
-
 impl Database {
     /// Stores the hash of the tables as they are, and keeps the one before. Inside a transaction.
     pub(super) fn note_schema_hash(&mut self) -> Result<()> {
         let tables = self.catalog.by_name.values();
         let hash = schema_hash(tables.map(|table| &table.schema));
-        let known: Option<String> = get_meta(&self.conn, NOW)?;
+        let known: Option<String> = get_meta(&self.conn, Meta::SchemaSha256)?;
         if known.as_deref() != Some(&*hash) {
             if let Some(known) = known {
-                set_meta(&self.conn, BEFORE, known)?;
+                set_meta(&self.conn, Meta::SchemaSha256Before, known)?;
             }
-            set_meta(&self.conn, NOW, hash)?;
+            set_meta(&self.conn, Meta::SchemaSha256, hash)?;
         }
         Ok(())
     }
@@ -38,7 +32,7 @@ impl Database {
     /// The hash of the tables, and the one before they changed last.
     pub fn schema_hashes(&self) -> Result<(Option<String>, Option<String>)> {
         let read = |key| get_meta(&self.conn, key);
-        Ok((read(NOW)?, read(BEFORE)?))
+        Ok((read(Meta::SchemaSha256)?, read(Meta::SchemaSha256Before)?))
     }
 }
 

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::error::{is_busy, is_unfit};
 use super::sites::Sites;
-use super::{Database, DatabaseError, Gap, Result, own_tables};
+use super::{Database, DatabaseError, Gap, Result, meta};
 
 impl Database {
     /// Runs `f` in a write transaction; undone if it fails. Takes as long as others hold the lock.
@@ -132,7 +132,7 @@ impl Database {
         self.witness.forget();
         self.catalog.forget();
         self.sites = Sites::load(&self.conn)?;
-        if let Some(node) = own_tables::get_meta::<i64>(&self.conn, "node_id")? {
+        if let Some(node) = meta::get_meta::<i64>(&self.conn, meta::Meta::NodeId)? {
             self.node = node as u64;
         }
         self.positions = crate::apply::Positions::load(&self.conn)?;

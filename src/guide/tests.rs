@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cli;
+use crate::database::meta::Meta;
 use crate::database::own_tables;
 use crate::model::frame::{FrameBuilder, KeyColumn, TableHeader};
 use crate::model::value::Value;
@@ -153,51 +154,16 @@ fn every_own_table_and_column_stands_in_the_format() {
     }
 }
 
-/// Every file with code of the library, but for tests.
-fn sources(folder: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.is_dir() && name != "tests" {
-            sources(&path, found);
-        } else if name.ends_with(".rs") && name != "tests.rs" {
-            let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap();
-            found.push(code.to_owned());
-        }
-    }
-}
-
-/// The keys that a source reads or writes in `___meta`: the second argument, a text or a constant.
-fn meta_keys(code: &str) -> Vec<String> {
-    let calls = code.split("et_meta").skip(1);
-    let arguments = calls.filter_map(|rest| rest.split_once('(')?.1.split(',').nth(1));
-    let key = |argument: &str| -> Option<String> {
-        let argument = argument.trim();
-        let text = |quoted: &str| Some(quoted.split('"').nth(1)?.to_owned());
-        if argument.starts_with('"') {
-            return text(argument);
-        }
-        let is_name = |c: &char| c.is_ascii_uppercase() || *c == '_';
-        let name: String = argument.chars().take_while(is_name).collect();
-        let constant = code.split_once(&format!("const {name}: &str"))?;
-        text(constant.1)
-    };
-    arguments.filter_map(key).collect()
-}
-
+/// With what it says of snapshots.
 #[test]
 fn every_meta_key_stands_in_the_format() {
-    let mut all = Vec::new();
-    sources(&root().join("src"), &mut all);
-    let keys: BTreeSet<String> = all.iter().flat_map(|code| meta_keys(code)).collect();
-    assert!(
-        keys.len() > 25,
-        "the sources are not read rightly: {keys:?}"
-    );
     let section = section("___meta");
-    for key in keys {
-        assert!(section.contains(&format!("`{key}`")), "{key}");
+    for key in Meta::ALL {
+        let name = format!("`{}`", key.name());
+        let line = section.lines().find(|line| line.contains(&name));
+        let line = line.unwrap_or_else(|| panic!("{name} is missing in format.md"));
+        let says = line.ends_with("| travels |");
+        assert_eq!(says, key.travels(), "{name}: whether it travels");
     }
 }
 

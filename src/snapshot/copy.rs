@@ -14,7 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::capture::Captured;
-use crate::database::own_tables::get_meta;
+use crate::database::meta::{Meta, get_meta, strip_meta};
 use crate::database::schema::quote;
 use crate::database::selection::Kind;
 use crate::database::{Database, Opened, Result, Viewing, forget_table, note_local};
@@ -27,13 +27,8 @@ mod indexes;
 /// Pages copied between two looks at whether to go on: 1 MB.
 const PAGES: i32 = 256;
 
-/// What is this node's own, or of no use to another. `at_until` stays: the numbers that rows were
-/// learnt under mean something only below it.
+/// Own tables whose rows are this node's own, or of no use to another.
 const STRIP: &str = "
-DELETE FROM __harmonylite___meta WHERE key IN
-    ('node_id', 'node_id_taken', 'left_out', 'boot_id', 'clock_base', 'clock_until', 'joined', 'publish_again',
-     'publish_held_again', 'snapshots_made', 'unheard_by_twin', 'swept', 'forgotten', 'given_ms', 'lost_streams', 'wal_file',
-     'schema_version', 'schema_sha256', 'schema_sha256_before', 'merged_snapshot');
 DELETE FROM __harmonylite___ages;
 DELETE FROM __harmonylite___held_tables;
 DELETE FROM __harmonylite___quarantine;
@@ -106,7 +101,7 @@ impl Database {
             [],
             |r| r.get::<_, i64>(0),
         )?;
-        let schema = get_meta(&conn, "schema_hash")?.unwrap_or_default();
+        let schema = get_meta(&conn, Meta::SchemaHash)?.unwrap_or_default();
         let streams = self.places();
         let is_fed = |name: &String| self.apply_triggers.feeds(name);
         let excluded = self.left_alone_as(Kind::Excluded).into_iter();
@@ -165,6 +160,7 @@ impl View {
         // The copy's header says WAL, as the original's did.
         let _: String = copy.query_row("PRAGMA journal_mode = OFF", [], |r| r.get(0))?;
         drop_triggers(&copy)?;
+        strip_meta(&copy)?;
         copy.execute_batch(STRIP)?;
         self.excluded.iter().try_for_each(|t| empty(&copy, t))?;
         self.indexes

@@ -7,13 +7,10 @@
 use std::collections::BTreeMap;
 
 use crate::apply::Position;
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::{Database, Result};
 use crate::model::manifest::{Entry, Place};
 use crate::mutation::{self, Mutation};
-
-/// In `___meta`: by name, how far this node had read them.
-const LOST: &str = "lost_streams";
 
 type Lost = BTreeMap<String, Place>;
 
@@ -67,13 +64,13 @@ impl Database {
     }
 
     fn lost_streams(&self) -> Result<Lost> {
-        let text: Option<String> = get_meta(&self.conn, LOST)?;
+        let text: Option<String> = get_meta(&self.conn, Meta::LostStreams)?;
         let lost = text.and_then(|text| serde_json::from_str(&text).ok());
         Ok(lost.unwrap_or_default())
     }
 
     fn set_lost(&self, lost: &Lost) -> Result<()> {
         let text = serde_json::to_string(lost).expect("a map of names is JSON");
-        Ok(set_meta(&self.conn, LOST, text)?)
+        Ok(set_meta(&self.conn, Meta::LostStreams, text)?)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::apply::{LetGo, Place, shape_of_table};
 use crate::capture::{Captured, Frames};
-use crate::database::own_tables::set_meta;
+use crate::database::meta::{Meta, set_meta};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
@@ -328,7 +328,7 @@ impl Merge {
         db.end_awaiting()?;
         db.forget_lost()?;
         db.note_dropped(self.entry.dropped())?;
-        Ok(set_meta(&db.conn, "joined", 1)?)
+        Ok(set_meta(&db.conn, Meta::Joined, 1)?)
     }
 }
 
@@ -378,7 +378,7 @@ impl Database {
 
     /// This node founds the cluster.
     pub fn found(&mut self) -> Result<()> {
-        self.write(|db| Ok(set_meta(&db.conn, "joined", 1)?))?;
+        self.write(|db| Ok(set_meta(&db.conn, Meta::Joined, 1)?))?;
         self.joined = true;
         self.say_what_gave_way()
     }

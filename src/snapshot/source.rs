@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_ite
 
 use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
 use crate::capture::{has_mark, unwritten};
+use crate::database::meta::{Meta, get_meta};
 use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
 use crate::database::schema::{self, Column};
@@ -57,7 +58,7 @@ impl Source {
                 "tables of HarmonyLite are something else".to_owned(),
             ));
         }
-        let format: Option<i64> = own_tables::get_meta(&conn, "format")?;
+        let format: Option<i64> = get_meta(&conn, Meta::Format)?;
         match format {
             Some(format) if format > own_tables::FORMAT => {
                 return Err(DatabaseError::LaterFormat(path.to_owned(), format));

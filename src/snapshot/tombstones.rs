@@ -8,7 +8,7 @@
 use rusqlite::params;
 
 use crate::apply::Place;
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::rows::{Rows, keys};
 use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Result};
@@ -18,9 +18,6 @@ use crate::mutation::{self, Mutation};
 
 /// Versions looked at in one step.
 const STEP: usize = 512;
-
-/// In `___meta`: all tombstones learnt up to here were dropped.
-const SWEPT: &str = "swept";
 
 /// A walk over all versions.
 #[derive(Debug, Default)]
@@ -45,7 +42,7 @@ impl Database {
             false => retention_ms,
         };
         let bound = self.learnt_before(now_ms - aged_ms)?;
-        let swept = get_meta::<i64>(&self.conn, SWEPT)?.unwrap_or(0);
+        let swept = get_meta::<i64>(&self.conn, Meta::Swept)?.unwrap_or(0);
         let is_due = bound > swept && !self.has_gap() && !self.publishes_again();
         Ok(is_due.then(|| Sweep {
             bound,
@@ -63,7 +60,7 @@ impl Database {
                 self.write(|db| {
                     db.forget_former(sweep.bound)?;
                     db.forget_gone(sweep.bound)?;
-                    Ok(set_meta(&db.conn, SWEPT, sweep.bound)?)
+                    Ok(set_meta(&db.conn, Meta::Swept, sweep.bound)?)
                 })?;
                 return Ok(true);
             };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::database::own_tables::set_meta;
+use crate::database::meta::{Meta, set_meta};
 use crate::database::{is_unfit, schema, values};
 use crate::model::manifest::{self, Entry, Manifest, ManifestError, fresh_name};
 use crate::snapshot::beside::{Scratch, place, remove_leftovers, require_space};
@@ -240,7 +240,7 @@ pub fn fetch(
 pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferError> {
     let prepare = || -> rusqlite::Result<()> {
         let conn = Connection::open(file.path())?;
-        set_meta(&conn, "joined", 1)?; // there is nothing to merge it with
+        set_meta(&conn, Meta::Joined, 1)?; // there is nothing to merge it with
         conn.close().map_err(|(_, e)| e)
     };
     Source::open(file.path())?; // or the daemon could not open it, now and ever after

@@ -8,9 +8,8 @@ use super::entry::Entry;
 use super::local::{COUNTED, Facts};
 use super::peers;
 use super::report::Status;
-use crate::database::own_tables::get_meta;
+use crate::database::meta::{Meta, get_meta};
 use crate::database::read_only::ReadOnly;
-use crate::database::schema_hash::{BEFORE, NOW};
 use crate::database::{DatabaseError, Result};
 
 /// Reads it on a connection that changes nothing.
@@ -45,8 +44,8 @@ fn facts(conn: &Connection, name: &str) -> Result<(Facts, Vec<String>)> {
     let entry = Entry {
         name: name.to_owned(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
-        schema: get_meta(conn, NOW)?.unwrap_or_default(),
-        previous: get_meta(conn, BEFORE)?.unwrap_or_default(),
+        schema: get_meta(conn, Meta::SchemaSha256)?.unwrap_or_default(),
+        previous: get_meta(conn, Meta::SchemaSha256Before)?.unwrap_or_default(),
         positions: places.iter().map(|(_, seq, _)| *seq as u64).collect(),
         gaps: places.iter().map(|(.., gap)| *gap).collect(),
         unsent: count("1 FROM __harmonylite___unsent")?
@@ -54,10 +53,10 @@ fn facts(conn: &Connection, name: &str) -> Result<(Facts, Vec<String>)> {
         held: count("DISTINCT table_name, shape, key FROM __harmonylite___held")?,
         displaced: count("1 FROM __harmonylite___displaced")?,
         quarantined: count("1 FROM __harmonylite___quarantine")?,
-        snapshot: get_meta(conn, super::merged::META)?,
+        snapshot: get_meta(conn, Meta::MergedSnapshot)?,
         ..Entry::default()
     };
-    let node: Option<i64> = get_meta(conn, "node_id")?;
+    let node: Option<i64> = get_meta(conn, Meta::NodeId)?;
     let facts = Facts {
         node: node.unwrap_or_default() as u64,
         entry,

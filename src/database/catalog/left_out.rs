@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::{from_cbor, to_cbor};
 use crate::config::{Choice, Tables, bookkeeping};
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::PREFIX;
 use crate::database::selection::{self, Kind, LeftAlone};
 use crate::database::table::versions_table;
@@ -74,40 +74,34 @@ impl Database {
     /// Tables (lower case) that were in the database and not replicated when it was looked at last:
     /// when one is included, what it holds by then does not count as written just now.
     pub(super) fn known_left_out(&self) -> Result<BTreeSet<String>> {
-        let stored: Option<Vec<u8>> = get_meta(&self.conn, LEFT_OUT)?;
+        let stored: Option<Vec<u8>> = get_meta(&self.conn, Meta::LeftOut)?;
         stored.map_or(Ok(BTreeSet::new()), |bytes| from_cbor(&bytes))
     }
 
     /// Whether a release has looked at the tables that tells storage from what merely has its name.
     pub(super) fn knows_storage(&self) -> Result<bool> {
-        Ok(get_meta::<i64>(&self.conn, STORAGE)?.is_some())
+        Ok(get_meta::<i64>(&self.conn, Meta::KnowsStorage)?.is_some())
     }
 
     pub(super) fn note_left_out(&self) -> Result<()> {
         if !self.knows_storage()? {
-            set_meta(&self.conn, STORAGE, 1)?;
+            set_meta(&self.conn, Meta::KnowsStorage, 1)?;
         }
         let is_table = |left: &&LeftAlone| !matches!(left.kind, Kind::Virtual | Kind::Storage);
         let tables = self.left_alone().iter().filter(is_table);
         let left_out: BTreeSet<String> = tables.map(|l| l.table.to_ascii_lowercase()).collect();
         if left_out != self.known_left_out()? {
-            set_meta(&self.conn, LEFT_OUT, to_cbor(&left_out))?;
+            set_meta(&self.conn, Meta::LeftOut, to_cbor(&left_out))?;
         }
         Ok(())
     }
 }
 
-/// In `___meta`, see [`Database::knows_storage`].
-const STORAGE: &str = "knows_storage";
-
-/// In `___meta`, see [`Database::known_left_out`].
-const LEFT_OUT: &str = "left_out";
-
 /// Says in a copy which tables are its maker's own: a node that begins with it, and replicates one
 /// of them, has not written its rows just now.
 pub(crate) fn note_local(copy: &Connection, local: &[String]) -> rusqlite::Result<()> {
     let lower: BTreeSet<String> = local.iter().map(|t| t.to_ascii_lowercase()).collect();
-    set_meta(copy, LEFT_OUT, to_cbor(&lower))
+    set_meta(copy, Meta::LeftOut, to_cbor(&lower))
 }
 
 /// Takes out what is known of a table's rows if it was once replicated: versions without rows read

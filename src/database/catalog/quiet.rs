@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::capture::MARK;
-use crate::database::own_tables::get_meta;
+use crate::database::meta::{Meta, get_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::versions_table;
 use crate::database::{Database, Result, values};
@@ -222,7 +222,7 @@ impl Database {
         // table is being rebuilt.
         let is_copy = is_fresh
             && watching.is_empty()
-            && get_meta::<i64>(&self.conn, "schema_version")?.is_none();
+            && get_meta::<i64>(&self.conn, Meta::SchemaVersion)?.is_none();
         let is_begun = self.catalog.first_time || is_copy;
         if is_own || is_begun || mutation::is(Mutation::TableAtWorkTaken) {
             self.catalog.quiet.tables.clear();

@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, params};
 
 use super::former::{Kept, seen};
 use super::{from_cbor, to_cbor};
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Cause, Compare, Database, Missing, Result, triggers, values};
@@ -220,8 +220,8 @@ impl Database {
         before: Option<(i64, &Shape)>,
     ) -> Result<Numbered> {
         // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
-        let id = get_meta::<i64>(&self.conn, "last_table")?.unwrap_or(0) + 1;
-        set_meta(&self.conn, "last_table", id)?;
+        let id = get_meta::<i64>(&self.conn, Meta::LastTable)?.unwrap_or(0) + 1;
+        set_meta(&self.conn, Meta::LastTable, id)?;
         self.catalog.has_new = true;
         self.conn.execute(
             "INSERT INTO __harmonylite___tables(id, name) VALUES (?1, ?2)",

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{Gap, KEEPS_OUT, READERS};
 use crate::apply::tests::support::Node;
 use crate::clock::SystemClock;
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::{Database, Result};
 use crate::gate::Gate;
 
@@ -27,8 +27,8 @@ fn node(courtesy: Duration) -> Node {
 
 fn write(db: &mut Database) {
     db.write(|db| {
-        let before: i64 = get_meta(&db.conn, "x")?.unwrap_or_default();
-        Ok(set_meta(&db.conn, "x", before + 1)?)
+        let before: i64 = get_meta(&db.conn, Meta::GoRead)?.unwrap_or_default();
+        Ok(set_meta(&db.conn, Meta::GoRead, before + 1)?)
     })
     .unwrap();
 }
@@ -153,7 +153,7 @@ fn write_on(path: PathBuf, to_disk: bool) {
     say("ready");
     loop {
         let done: Result<()> = match to_disk {
-            true => db.write_synced(|db| Ok(set_meta(&db.conn, "y", 1)?)),
+            true => db.write_synced(|db| Ok(set_meta(&db.conn, Meta::LostStreams, 1)?)),
             false => db.write(|_| {
                 std::thread::sleep(KEEPS_OUT / 4);
                 Ok(())

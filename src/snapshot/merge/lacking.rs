@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Merge, STEP};
 use crate::apply::{Incoming, Place as RowPlace};
 use crate::capture::Frames;
-use crate::database::own_tables::{get_meta, set_meta};
+use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::rows::{Rows, keys};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
@@ -196,16 +196,16 @@ impl Database {
     pub fn dropped(&self) -> Result<Version> {
         let get = |key| get_meta::<i64>(&self.conn, key).map(Option::unwrap_or_default);
         Ok(Version {
-            hlc: get("dropped_hlc")?,
-            node: get("dropped_node")? as u64,
+            hlc: get(Meta::DroppedHlc)?,
+            node: get(Meta::DroppedNode)? as u64,
         })
     }
 
     /// Inside a transaction.
     pub(crate) fn note_dropped(&mut self, version: Version) -> Result<()> {
         if version > self.dropped()? {
-            set_meta(&self.conn, "dropped_hlc", version.hlc)?;
-            set_meta(&self.conn, "dropped_node", version.node as i64)?;
+            set_meta(&self.conn, Meta::DroppedHlc, version.hlc)?;
+            set_meta(&self.conn, Meta::DroppedNode, version.node as i64)?;
         }
         Ok(())
     }

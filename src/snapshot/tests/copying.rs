@@ -1,8 +1,11 @@
 //! What a snapshot's file holds of tables that its maker leaves out, and what becomes of a database
 //! that begins as such a file.
 
+use rusqlite::Connection;
+
 use super::{BOOKS, meet, merge, snapshot};
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
+use crate::database::meta::{Meta, MetaType, set_meta};
 
 const USERS: &str = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
     CREATE TABLE orders(id INTEGER PRIMARY KEY, user INTEGER REFERENCES users ON DELETE CASCADE)";
@@ -140,4 +143,57 @@ fn a_default_that_is_another_by_now_is_known_to_who_comes_later() {
     let expected = "t'shelf'\nt'shelf'\nt'written'\nt'box'\nt'shelf'";
     assert_eq!(assert_equal(&n, places), expected);
     assert_eq!(n[2].versions(), n[3].versions());
+}
+
+fn is_set(conn: &Connection, key: Meta) -> bool {
+    let text = "SELECT 1 FROM __harmonylite___meta WHERE key = ?1";
+    conn.prepare(text).unwrap().exists([key.name()]).unwrap()
+}
+
+/// What a node knows of itself and its file alone stays with it.
+#[test]
+fn a_copy_has_the_meta_keys_that_travel() {
+    let mut a = Node::new(1, BOOKS);
+    a.run("INSERT INTO Books VALUES (1, 'a', 'x')");
+    a.capture();
+    let unset = Meta::ALL.iter().filter(|key| !is_set(&a.db.conn, **key));
+    for key in unset {
+        match key.kind() {
+            MetaType::Integer => set_meta(&a.db.conn, *key, 1),
+            MetaType::Text => set_meta(&a.db.conn, *key, "x"),
+            MetaType::Json => set_meta(&a.db.conn, *key, "[]"),
+            MetaType::Cbor => set_meta(&a.db.conn, *key, [0u8; 0]),
+        }
+        .unwrap();
+    }
+    let (file, _) = snapshot(&mut a);
+    let copy = Connection::open(file).unwrap();
+    for key in Meta::ALL {
+        // A copy has a list of its own of the tables that are left out.
+        let expected = key.travels() || *key == Meta::LeftOut;
+        assert_eq!(is_set(&copy, *key), expected, "{}", key.name());
+    }
+}
+
+/// What a node has stored by itself is of the type that the key says.
+#[test]
+fn meta_values_have_their_types() {
+    let mut a = Node::new(1, BOOKS);
+    a.run("INSERT INTO Books VALUES (1, 'a', 'x')");
+    a.capture();
+    let text = "SELECT key, typeof(value) FROM __harmonylite___meta";
+    let mut list = a.db.conn.prepare(text).unwrap();
+    let rows = list.query_map([], |r| Ok((r.get(0)?, r.get(1)?)));
+    let rows: Vec<(String, String)> = rows.unwrap().map(Result::unwrap).collect();
+    assert!(rows.len() > 8, "{rows:?}");
+    for (name, found) in rows {
+        let key = Meta::ALL.iter().find(|key| key.name() == name);
+        let key = key.unwrap_or_else(|| panic!("{name} is no key"));
+        let expected = match key.kind() {
+            MetaType::Integer => "integer",
+            MetaType::Text | MetaType::Json => "text",
+            MetaType::Cbor => "blob",
+        };
+        assert_eq!(found, expected, "{name}");
+    }
 }
