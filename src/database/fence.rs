@@ -78,13 +78,18 @@ pub struct Fence {
     /// When an application was seen at work.
     seen: Mutex<Option<Instant>>,
     /// See [`Fence::put_off_by`].
-    decides: Mutex<Option<Decides>>,
+    puts_off: Mutex<Option<PutOff>>,
     /// See [`Fence::strays`].
     strays: Arc<AtomicUsize>,
 }
 
-/// Whether a transaction that has begun is put off.
-type Decides = Box<dyn FnMut() -> bool + Send>;
+/// For simulations.
+struct PutOff {
+    /// Whether a transaction that has begun is put off.
+    decides: Box<dyn FnMut() -> bool + Send>,
+    /// What happens between that and the next try.
+    meanwhile: Box<dyn FnMut() + Send>,
+}
 
 /// While it lives, the bytes are not taken: a connection of ours reads.
 pub(crate) struct Viewing {
@@ -114,7 +119,7 @@ impl Fence {
             views: AtomicUsize::new(0),
             forced: Mutex::new(None),
             seen: Mutex::new(None),
-            decides: Mutex::new(None),
+            puts_off: Mutex::new(None),
             strays: Arc::default(),
         }
     }
@@ -218,7 +223,7 @@ impl Fence {
                 if !self.is_put_off(gap) {
                     return Ok(gap);
                 }
-                conn.execute_batch("ROLLBACK")?;
+                self.put_off(conn)?;
                 continue;
             }
             let begun = match gap {
@@ -226,10 +231,7 @@ impl Fence {
                 _ => begin(conn).map(|()| true),
             };
             match begun {
-                Ok(true) if self.is_put_off(gap) => {
-                    conn.execute_batch("ROLLBACK")?;
-                    self.let_go();
-                }
+                Ok(true) if self.is_put_off(gap) => self.put_off(conn)?,
                 Ok(true) => return Ok(gap),
                 Ok(false) => {}
                 Err(e) if is_busy(&e) => {
@@ -303,16 +305,34 @@ impl Fence {
     }
 
     /// From now on `decides` says of each transaction that has begun whether it is begun anew, as if
-    /// somebody had come to read: for simulations, which have one process.
-    pub fn put_off_by(&self, decides: impl FnMut() -> bool + Send + 'static) {
-        *locked(&self.decides) = Some(Box::new(decides));
+    /// somebody had come to read, and `meanwhile` runs in between: for simulations, which have one
+    /// process.
+    pub fn put_off_by(
+        &self,
+        decides: impl FnMut() -> bool + Send + 'static,
+        meanwhile: impl FnMut() + Send + 'static,
+    ) {
+        *locked(&self.puts_off) = Some(PutOff {
+            decides: Box::new(decides),
+            meanwhile: Box::new(meanwhile),
+        });
+    }
+
+    /// Undoes a transaction that did nothing yet, and lets readers in.
+    fn put_off(&self, conn: &Connection) -> Result<()> {
+        conn.execute_batch("ROLLBACK")?;
+        self.let_go();
+        if let Some(put_off) = locked(&self.puts_off).as_mut() {
+            (put_off.meanwhile)();
+        }
+        Ok(())
     }
 
     /// Whether a transaction that has begun in a gap, and done nothing yet, is to wait for another.
     fn is_put_off(&self, gap: Gap) -> bool {
-        let decides = locked(&self.decides)
+        let decides = locked(&self.puts_off)
             .as_mut()
-            .is_some_and(|decides| decides());
+            .is_some_and(|put_off| (put_off.decides)());
         decides || (gap == Gap::Look && self.way().is_read())
     }
 

@@ -19,7 +19,7 @@ impl World {
         self.transaction(place, None);
     }
 
-    fn tables(&self, place: usize) -> Vec<usize> {
+    pub fn tables(&self, place: usize) -> Vec<usize> {
         let here = |t: &usize| self.nodes[place].shadow.columns[*t].is_some();
         (0..self.plan.tables.len()).filter(here).collect()
     }
@@ -366,7 +366,7 @@ fn is_possible(shadow: &Shadow, migration: Migration) -> bool {
 }
 
 /// Whether a table has no rows and no triggers of ours, so that nobody saw where they went.
-fn is_emptied(app: &rusqlite::Connection, table: &str) -> bool {
+pub fn is_emptied(app: &rusqlite::Connection, table: &str) -> bool {
     let exists = |text: &str| {
         let mut statement = app.prepare_cached(text).expect("select");
         statement.exists([]).expect("select")

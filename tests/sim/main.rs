@@ -14,6 +14,7 @@ mod clock;
 mod driver;
 mod events;
 mod keeping;
+mod meanwhile;
 mod model;
 mod mutations;
 mod node;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -20,8 +20,9 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use crate::clock::SimClock;
+use crate::meanwhile::Meanwhile;
 use crate::model::{Model, Row};
-use crate::plan::{Migration, Plan};
+use crate::plan::{Migration, Plan, Table};
 use crate::random::Random;
 
 /// What the machine's clock gives is later than this; nodes live before it.
@@ -144,6 +145,7 @@ pub struct Node {
     /// What was reserved when the image was made: another value means an fsync.
     pub reserved: String,
     pub backups: Vec<Image>,
+    pub meanwhile: Meanwhile,
 }
 
 /// A row of a versions table.
@@ -184,7 +186,7 @@ pub fn owned(value: ValueRef<'_>) -> OwnedValue {
 }
 
 impl Node {
-    pub fn new(place: usize, id: u64, folder: &std::path::Path, now_ms: i64, shards: u32) -> Self {
+    pub fn new(place: usize, id: u64, folder: &Path, now_ms: i64, shards: u32) -> Self {
         Node {
             place,
             id,
@@ -206,10 +208,11 @@ impl Node {
             image: None,
             reserved: String::new(),
             backups: Vec::new(),
+            meanwhile: Meanwhile::default(),
         }
     }
 
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -245,11 +248,7 @@ impl Node {
     }
 
     pub fn open_app(&mut self) {
-        let app = Connection::open(&self.path).expect("open");
-        app.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF")
-            .expect("pragmas");
-        app.set_prepared_statement_cache_capacity(128);
-        self.app = Some(app);
+        self.app = Some(connect(&self.path));
     }
 
     pub fn start(&mut self, options: &Options, joins_by_snapshot: bool) -> Result<(), String> {
@@ -276,7 +275,9 @@ impl Node {
         db.wait_for_quiet(options.quiet);
         // Readers come and go: one write in eight is put off, some of them again.
         let mut random = Random::new(self.id ^ self.clock.time_ms() as u64);
-        db.fence().put_off_by(move || random.below(8) == 0);
+        let meanwhile = self.meanwhile.clone();
+        let writes = move || meanwhile.run();
+        db.fence().put_off_by(move || random.below(8) == 0, writes);
         self.id = db.node();
         self.noted = self.shadow.named.clone();
         self.gate = Some(Arc::new(Gate::new(db, options.shards).0));
@@ -380,20 +381,7 @@ impl Node {
 
     /// Runs `f` as a transaction of the application, at the time of the node's clock.
     pub fn transaction(&self, f: impl FnOnce(&Connection)) -> bool {
-        let app = self.app();
-        app.execute_batch("BEGIN IMMEDIATE").expect("begin");
-        f(app);
-        if app.is_autocommit() {
-            return false; // OR ROLLBACK did
-        }
-        app.prepare_cached(
-            "UPDATE __harmonylite___change_log_global SET created_at = ?1 WHERE created_at > ?2",
-        )
-        .expect("log")
-        .execute([self.clock.time_ms(), REAL_TIME])
-        .expect("log");
-        app.execute_batch("COMMIT").expect("commit");
-        true
+        transact(self.app(), self.clock.time_ms(), f)
     }
 
     /// Whether the publisher waits for an acknowledgement that will not come.
@@ -403,26 +391,10 @@ impl Node {
 
     /// All rows of a table.
     pub fn rows(&self, plan: &Plan, table: usize) -> BTreeMap<String, Row> {
-        let (spec, mut found) = (&plan.tables[table], BTreeMap::new());
-        let Some(columns) = &self.shadow.columns[table] else {
-            return found;
-        };
-        let names: Vec<&str> = columns
-            .iter()
-            .map(|c| spec.columns[*c].name.as_str())
-            .collect();
-        let text = format!("SELECT {} FROM {}", names.join(", "), quote(&spec.name));
-        let mut statement = self.app().prepare_cached(&text).expect("select");
-        let mut rows = statement.query([]).expect("select");
-        while let Some(row) = rows.next().expect("row") {
-            let mut all: Row = vec![None; spec.columns.len()];
-            for (i, column) in columns.iter().enumerate() {
-                all[*column] = Some(owned(row.get_ref(i).expect("column")));
-            }
-            let key: Vec<OwnedValue> = all[..spec.key.len()].iter().flatten().cloned().collect();
-            found.insert(spec.key_text(&key), all);
+        match &self.shadow.columns[table] {
+            Some(columns) => rows(self.app(), &plan.tables[table], columns),
+            None => BTreeMap::new(),
         }
-        found
     }
 
     pub fn rows_of(&self, plan: &Plan, tables: &[usize]) -> Vec<BTreeMap<String, Row>> {
@@ -437,30 +409,32 @@ impl Node {
         before: Vec<BTreeMap<String, Row>>,
     ) {
         for (table, before) in tables.iter().zip(before) {
-            let name = plan.tables[*table]
-                .name
-                .to_ascii_lowercase()
-                .replace('\'', "''");
-            let held = self.count(&format!("__harmonylite___held WHERE table_name = '{name}'"));
-            let triggers = self.count(&format!(
-                "sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = '{name}'
-                 AND name LIKE '\\_\\_harmonylite%' ESCAPE '\\'"
-            ));
-            if held > 0 || triggers == 0 {
-                self.shadow.contested.insert(*table);
+            let is_contested = is_contested(self.app(), &plan.tables[*table]);
+            let after = self.rows(plan, *table);
+            self.note_change(*table, is_contested, (before, after));
+        }
+    }
+
+    /// The same for one table. `is_contested`: see there.
+    pub fn note_change(
+        &mut self,
+        table: usize,
+        is_contested: bool,
+        (before, mut after): (BTreeMap<String, Row>, BTreeMap<String, Row>),
+    ) {
+        if is_contested {
+            self.shadow.contested.insert(table);
+        }
+        for (key, row) in before {
+            let now = after.remove(&key);
+            if now.as_ref() != Some(&row) {
+                self.name([(table, key.clone())]);
+                self.shadow.pending.insert((table, key), now);
             }
-            let mut after = self.rows(plan, *table);
-            for (key, row) in before {
-                let now = after.remove(&key);
-                if now.as_ref() != Some(&row) {
-                    self.name([(*table, key.clone())]);
-                    self.shadow.pending.insert((*table, key), now);
-                }
-            }
-            for (key, row) in after {
-                self.name([(*table, key.clone())]);
-                self.shadow.pending.insert((*table, key), Some(row));
-            }
+        }
+        for (key, row) in after {
+            self.name([(table, key.clone())]);
+            self.shadow.pending.insert((table, key), Some(row));
         }
     }
 
@@ -538,7 +512,72 @@ impl Node {
     }
 
     pub fn count(&self, what: &str) -> i64 {
-        let text = format!("SELECT count(*) FROM {what}");
-        self.app().query_row(&text, [], |r| r.get(0)).unwrap_or(0)
+        count(self.app(), what)
     }
+}
+
+fn count(app: &Connection, what: &str) -> i64 {
+    let text = format!("SELECT count(*) FROM {what}");
+    app.query_row(&text, [], |r| r.get(0)).unwrap_or(0)
+}
+
+/// Runs `f` as a transaction of the application. False if it was undone.
+pub fn transact(app: &Connection, time_ms: i64, f: impl FnOnce(&Connection)) -> bool {
+    app.execute_batch("BEGIN IMMEDIATE").expect("begin");
+    f(app);
+    if app.is_autocommit() {
+        return false; // OR ROLLBACK did
+    }
+    app.prepare_cached(
+        "UPDATE __harmonylite___change_log_global SET created_at = ?1 WHERE created_at > ?2",
+    )
+    .expect("log")
+    .execute([time_ms, REAL_TIME])
+    .expect("log");
+    app.execute_batch("COMMIT").expect("commit");
+    true
+}
+
+/// All rows of a table that has these columns here.
+pub fn rows(app: &Connection, spec: &Table, columns: &[usize]) -> BTreeMap<String, Row> {
+    let names: Vec<&str> = columns
+        .iter()
+        .map(|c| spec.columns[*c].name.as_str())
+        .collect();
+    let text = format!("SELECT {} FROM {}", names.join(", "), quote(&spec.name));
+    let mut statement = app.prepare_cached(&text).expect("select");
+    let mut rows = statement.query([]).expect("select");
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next().expect("row") {
+        let mut all: Row = vec![None; spec.columns.len()];
+        for (i, column) in columns.iter().enumerate() {
+            all[*column] = Some(owned(row.get_ref(i).expect("column")));
+        }
+        let key: Vec<OwnedValue> = all[..spec.key.len()].iter().flatten().cloned().collect();
+        found.insert(spec.key_text(&key), all);
+    }
+    found
+}
+
+/// Whether rows of others wait for a table, or its triggers are not there.
+pub fn is_contested(app: &Connection, spec: &Table) -> bool {
+    let name = spec.name.to_ascii_lowercase().replace('\'', "''");
+    let held = format!("__harmonylite___held WHERE table_name = '{name}'");
+    let triggers = format!(
+        "sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = '{name}'
+         AND name LIKE '\\_\\_harmonylite%' ESCAPE '\\'"
+    );
+    count(app, &held) > 0 || count(app, &triggers) == 0
+}
+
+/// An application's connection.
+pub fn connect(path: &Path) -> Connection {
+    let app = Connection::open(path).expect("open");
+    app.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA foreign_keys = ON;
+         PRAGMA trusted_schema = OFF",
+    )
+    .expect("pragmas");
+    app.set_prepared_statement_cache_capacity(128);
+    app
 }

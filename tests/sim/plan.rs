@@ -5,6 +5,7 @@ use harmonylite::model::value::OwnedValue;
 
 use crate::random::Random;
 
+#[derive(Clone)]
 pub struct Table {
     pub name: String,
     /// Those of the first day, then those added later. The key's first.
@@ -23,6 +24,7 @@ pub struct Table {
     pub parent: Option<usize>,
 }
 
+#[derive(Clone)]
 pub struct Column {
     pub name: String,
     pub declared: String,

@@ -389,6 +389,7 @@ impl World {
                 self.say(format!(
                     "node {place}: killed in the middle, look {looks:?}"
                 ));
+                self.note_draft(place);
                 self.nodes[place].crash();
                 self.look_after_sweep()?;
                 if kind == KEEP {
@@ -501,8 +502,10 @@ impl World {
     }
 
     pub fn capture(&mut self, place: usize) -> Result<(), String> {
-        let node = &mut self.nodes[place];
-        let captured = node.capture()?;
+        self.draft(place);
+        let captured = self.nodes[place].capture();
+        self.note_draft(place);
+        let (node, captured) = (&mut self.nodes[place], captured?);
         observe::frames(node, &self.plan, &mut self.model, &captured.frames)?;
         observe::captured(node, &self.plan, &mut self.model, !captured.more)?;
         let (changes, frames, more) = (captured.changes, captured.frames.len(), captured.more);
