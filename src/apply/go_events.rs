@@ -7,15 +7,16 @@
 //! still runs it is named.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::apply::{Arrived, Incoming, Place};
 use crate::capture::Frames;
-use crate::database::schema::Column;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::frame::ROWID;
 use crate::model::go_event::GoEvent;
+use crate::model::key::key_bytes;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{Version, hlc_within};
 
@@ -24,6 +25,10 @@ const RUNS_STILL: Duration = Duration::from_secs(600);
 
 /// Go nodes that are named: a peer may invent any number.
 const MAX_NAMED: usize = 16;
+
+/// Instead of a key's shape: an event does not say which of its columns are the key. So it is held
+/// under all of them, and joined by its key when the table is here.
+const SHAPE: &str = "as the Go version sends it";
 
 /// What was seen of Go nodes since this process started.
 #[derive(Debug, Default)]
@@ -34,7 +39,8 @@ pub(crate) struct GoNodes {
 }
 
 impl Database {
-    /// Joins the row of an event. What cannot be joined is kept in quarantine.
+    /// Joins the row of an event. What does not fit the schema here is held; what never will is kept
+    /// in quarantine.
     pub(super) fn apply_go_event(
         &mut self,
         stream: &str,
@@ -48,28 +54,51 @@ impl Database {
         if self.lets_go(&lower, &columns)? {
             return Ok(0);
         }
-        let found = match self.here_or_waiting(&lower)? {
-            Some(table) => key_of(&table, event).map(|key| (table, key)),
-            None => Err("there is no such table here"),
+        let incoming = incoming(event, version(message, event.from));
+        let at = Place::of_go(&lower, &incoming);
+        let Some(table) = self.here_or_waiting(&lower)? else {
+            self.hold(&at, &incoming, self.why_held(&lower))?;
+            self.let_go_if_too_much(&lower)?;
+            return Ok(0);
         };
-        let (table, key) = match found {
-            Ok(found) => found,
-            Err(why) => {
-                let reason = format!("of the Go version, of table {:?}: {why}", event.table);
-                self.quarantine(stream, message.seq, &reason, data)?;
-                return Ok(0);
-            }
-        };
-        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-        let key_bytes = table.key_bytes(key.iter().copied());
-        let incoming = incoming(&table, event, version(message, event.from));
-        if self.writable(&lower).is_none() {
-            let reason = self.why_held(&lower);
-            self.hold(&Place::of(&table, &key_bytes), &incoming, reason)?;
+        if is_keyless(&table, &incoming) {
+            let reason = format!(
+                "of the Go version, of table {:?}: a column of the key that the table has here is NULL",
+                event.table
+            );
+            self.quarantine(stream, message.seq, &reason, data)?;
             return Ok(0);
         }
-        let changed = self.join_with_held(&table, &key, &key_bytes, incoming, frames)?;
-        Ok(changed.into())
+        if self.writable(&lower).is_none() {
+            self.hold(&at, &incoming, self.why_held(&lower))?;
+            return Ok(0);
+        }
+        Ok(self.join_of_go(&table, &at, incoming, frames)?.into())
+    }
+
+    /// Joins what a Go node sent of a row, or holds it if columns of the table's key are not in it.
+    pub(crate) fn join_of_go(
+        &mut self,
+        table: &Arc<Table>,
+        at: &Place,
+        mut incoming: Incoming,
+        frames: &mut Frames,
+    ) -> Result<bool> {
+        let Some(key) = key_of(table, &incoming) else {
+            self.hold(at, &incoming, "the key of the table is another one here")?;
+            return Ok(false);
+        };
+        if table.schema.rowid.is_some()
+            && let Some((version, value)) = incoming.columns.remove(ROWID_IN_EVENT)
+        {
+            incoming.add_column(ROWID.to_owned(), version, value);
+        }
+        // Those of a delete are there for the key alone.
+        let floor = incoming.floor.unwrap_or(Version::NEVER);
+        incoming.columns.retain(|_, (version, _)| *version > floor);
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let key_bytes = table.key_bytes(key.iter().copied());
+        self.join_with_held(table, &key, &key_bytes, incoming, frames)
     }
 
     fn note_go_event(&mut self, stream: &str, from: u64, time_ms: i64) {
@@ -116,42 +145,66 @@ fn version(message: &Arrived<'_>, node: u64) -> Version {
     }
 }
 
-/// The column's name in an event.
-fn name_in_event(column: &Column) -> &str {
-    match &*column.lower {
-        ROWID => "rowid",
-        lower => lower,
+impl Place {
+    /// Where a row of a Go node's is held that cannot be joined yet.
+    fn of_go(table: &str, row: &Incoming) -> Place {
+        let values = row
+            .columns
+            .iter()
+            .flat_map(|(name, (_, value))| [Value::Text(name.as_bytes()), value.borrow()]);
+        let values: Vec<Value<'_>> = values.collect();
+        let text = key_bytes(values.iter().copied(), std::iter::repeat("BINARY"));
+        let hash = xxhash_rust::xxh3::xxh3_128(&text).to_be_bytes();
+        Place {
+            table: table.to_owned(),
+            shape: SHAPE.to_owned(),
+            key: key_bytes([Value::Blob(&hash)].into_iter(), ["BINARY"].into_iter()),
+        }
+    }
+
+    pub(crate) fn is_of_go(&self) -> bool {
+        self.shape == SHAPE
     }
 }
 
-fn key_of(
-    table: &Table,
-    event: &GoEvent<'_>,
-) -> std::result::Result<Vec<OwnedValue>, &'static str> {
+/// What the rowid of a table without a primary key is called in an event.
+const ROWID_IN_EVENT: &str = "rowid";
+
+/// The values of the table's key, as far as the row has them.
+fn key_values<'a>(
+    table: &'a Table,
+    row: &'a Incoming,
+) -> impl Iterator<Item = Option<&'a OwnedValue>> {
     let columns = table.schema.columns.iter().take(table.key_len());
-    let value = |column: &Column| {
-        let name = name_in_event(column);
-        let mut row = event.row.iter();
-        let found = row.find(|(n, _)| n.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.clone())
-    };
-    let key: Option<Vec<OwnedValue>> = columns.map(value).collect();
-    let key = key.filter(|key| !key.iter().any(|v| v.borrow().is_null()));
-    key.ok_or("it lacks the key that the table has here")
+    columns.map(|column| {
+        let name = match &*column.lower {
+            ROWID => ROWID_IN_EVENT,
+            lower => lower,
+        };
+        row.columns.get(name).map(|(_, value)| value)
+    })
 }
 
-fn incoming(table: &Table, event: &GoEvent<'_>, version: Version) -> Incoming {
+fn key_of(table: &Table, row: &Incoming) -> Option<Vec<OwnedValue>> {
+    key_values(table, row).map(|value| value.cloned()).collect()
+}
+
+/// Whether the row has NULL in the table's key.
+fn is_keyless(table: &Table, row: &Incoming) -> bool {
+    key_values(table, row)
+        .flatten()
+        .any(|value| value.borrow().is_null())
+}
+
+/// Columns under their names in the event, a delete's too.
+fn incoming(event: &GoEvent<'_>, version: Version) -> Incoming {
     let mut incoming = Incoming::default();
-    if event.deleted {
-        incoming.floor = Some(version);
-        return incoming;
+    match event.deleted {
+        true => incoming.floor = Some(version),
+        false => incoming.row = Some(version),
     }
-    incoming.row = Some(version);
     for (name, value) in &event.row {
-        let lower = name.to_ascii_lowercase();
-        let is_rowid = table.schema.rowid.is_some() && lower == "rowid";
-        let column = if is_rowid { ROWID.to_owned() } else { lower };
-        incoming.add_column(column, version, value.clone());
+        incoming.add_column(name.to_ascii_lowercase(), version, value.clone());
     }
     incoming
 }

@@ -299,6 +299,16 @@ impl Database {
         (is_told && self.settings.publish).then_some(newest)
     }
 
+    /// Takes what is held of a Go node's row; what does not fit yet is held again.
+    fn retry_of_go(&mut self, table: &Arc<Table>, at: &Place, frames: &mut Frames) -> Result<()> {
+        let mut incoming = Incoming::default();
+        self.add_held(&mut incoming, at)?;
+        self.conn
+            .prepare_cached(DROP_HELD)?
+            .execute(params![at.table, at.shape, at.key])?;
+        self.join_of_go(table, at, incoming, frames).map(drop)
+    }
+
     fn read_held(&self, at: &Place, into: &mut Incoming) -> Result<()> {
         read_held(&self.conn, &self.sites, at, into)
     }
@@ -382,6 +392,10 @@ impl Database {
             let Some(table) = self.writable(&at.table).cloned() else {
                 continue;
             };
+            if at.is_of_go() {
+                self.retry_of_go(&table, at, frames)?;
+                continue;
+            }
             let mut incoming = Incoming::default();
             if self.of_former(&at.table, &at.shape).is_some() {
                 self.add_held(&mut incoming, at)?;

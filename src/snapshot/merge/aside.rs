@@ -120,6 +120,10 @@ impl Database {
 
     fn take_held(&mut self, at: &Place, mut incoming: Incoming, frames: &mut Frames) -> Result<()> {
         let local = self.writable(&at.table).cloned();
+        if let Some(table) = local.as_ref().filter(|_| at.is_of_go()) {
+            incoming.unsent = incoming.unsent.max(self.told_again(&incoming));
+            return self.join_of_go(table, at, incoming, frames).map(drop);
+        }
         match local.filter(|t| shape_of_table(t) == at.shape) {
             Some(table) => {
                 let key = key_values(&at.key)?;
