@@ -75,6 +75,9 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         let text = format!("does not run for what arrives: {reason}");
         problems.insert(format!("trigger {name}"), text);
     }
+    for (table, text) in database.gone_lately() {
+        problems.insert(format!("table {table}"), text.to_owned());
+    }
     let with_go = database.nodes_with_go();
     if !with_go.is_empty() {
         let text = format!(
@@ -98,6 +101,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "triggers_left_out": triggers.left_out().len(),
         "trigger_failures": triggers.failures(),
         "dangling_rows_seen": database.dangling_seen(),
+        "rows_gone": database.rows_gone(),
         "tables": tables(database),
         "waiting_tables": waiting(database),
     }))

@@ -18,7 +18,7 @@ use crate::model::version::milliseconds;
 use crate::mutation::{self, Mutation};
 
 /// Keys looked at between two looks at the clock.
-const STEP: usize = 128;
+pub(super) const STEP: usize = 128;
 
 impl Database {
     /// Goes on with the comparisons under way, for one time box. Returns how many rows changed.
@@ -67,6 +67,16 @@ impl Database {
             return self.match_step(table, compare);
         }
         self.damage.look_at(table.id, &[]);
+        match compare.phase {
+            Phase::Versions if compare.after.is_none() => {
+                if !self.count_gone(table, &compare)? {
+                    self.damage.look_away();
+                    return Ok(0);
+                }
+            }
+            Phase::Versions => {}
+            Phase::Rows | Phase::Former => self.gone_rows.forget(table.id),
+        }
         let keys = self.next_keys(table, &compare)?;
         self.damage.look_away();
         let mut changes = 0;
@@ -86,7 +96,10 @@ impl Database {
                 after: None,
                 ..compare
             }),
-            (false, Phase::Versions) => None,
+            (false, Phase::Versions) => {
+                self.gone_rows.forget(table.id);
+                None
+            }
         };
         self.set_compare(table.id, next)?;
         Ok(changes)
@@ -288,7 +301,7 @@ impl Database {
     }
 
     /// The next keys of the phase, in key order. Rows with NULL in the key are passed over.
-    fn next_keys(&self, table: &Table, compare: &Compare) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn next_keys(&self, table: &Table, compare: &Compare) -> Result<Vec<Vec<u8>>> {
         let from_start = compare.after.is_none();
         let text = match compare.phase {
             Phase::Rows | Phase::Former => table.scan_keys(from_start, STEP),

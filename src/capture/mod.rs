@@ -22,6 +22,7 @@ mod again;
 mod backlog;
 mod compare;
 mod frames;
+mod gone_rows;
 mod raw_log;
 mod record;
 mod unsent;
@@ -31,6 +32,7 @@ pub mod walk;
 
 pub(crate) use frames::Frames;
 pub use frames::{MAX_QUEUED_BYTES, Outgoing};
+pub(crate) use gone_rows::GoneRows;
 pub(crate) use record::{Recorder, Why, is_late, unwritten};
 pub use unsent::Marks;
 pub(crate) use unsent::{has_mark, put_mark};

@@ -175,6 +175,7 @@ impl Database {
                 .keys()
                 .any(|n| !previous.by_name.contains_key(n))
         };
+        self.note_unindexed(&previous.by_name);
         self.is_news |=
             previous.by_name.len() != self.catalog.by_name.len() || others(&self.catalog);
         self.note_left_out()?;
@@ -194,6 +195,18 @@ impl Database {
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
         self.note_schema_hash()?;
         self.note_schema()
+    }
+
+    /// Notes which tables had UNIQUE indexes that are gone.
+    fn note_unindexed(&mut self, before: &HashMap<String, Arc<Table>>) {
+        let now = self.clock.uptime();
+        for (name, table) in &self.catalog.by_name {
+            let indexes = &table.schema.unique;
+            let old = before.get(name).map_or(&[][..], |old| &old.schema.unique);
+            if old.iter().any(|index| !indexes.contains(index)) {
+                self.catalog.quiet.note_unindexed(name, now);
+            }
+        }
     }
 
     /// Takes in the tables that can be replicated here. Returns the others, with reasons.

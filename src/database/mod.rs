@@ -106,6 +106,7 @@ pub struct Database {
     pub(crate) gave_way: crate::apply::GaveWay,
     /// Rows that refer to a deleted one, since the start.
     pub(crate) dangling_seen: u64,
+    pub(crate) gone_rows: crate::capture::GoneRows,
     pub(crate) ages: crate::apply::Ages,
     stop: Arc<AtomicBool>,
     /// Closed after `conn`.
@@ -193,6 +194,7 @@ impl Database {
             apply_triggers: Default::default(),
             gave_way: Default::default(),
             dangling_seen: 0,
+            gone_rows: Default::default(),
             ages,
             stop,
             files,

@@ -557,3 +557,81 @@ fn all_rows_of_a_large_table_keep_their_versions() {
     n[0].publish();
     n[0].check();
 }
+
+/// The other rows are deleted everywhere: that is said, with their number, before anything is sent.
+#[test]
+fn a_reset_with_seed_data_is_announced() {
+    let mut n = nodes();
+    n[0].run(
+        "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 1000)
+         INSERT INTO \"User\" SELECT 'u' || n, n || '@b' FROM i",
+    );
+    converge(&mut n);
+    assert_eq!(n[0].db.gone_lately().count(), 0);
+    n[0].run(&format!(
+        "DROP TABLE \"User\"; {SCHEMA}; INSERT INTO \"User\" VALUES ('u1', 'admin@b'), ('u2', '2@b')"
+    ));
+    calm(&mut n);
+    let said: Vec<_> = n[0].db.gone_lately().collect();
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].0, "User");
+    assert!(said[0].1.starts_with("998 of the 1000 rows"), "{said:?}");
+    let health = crate::health::report(&Default::default(), Some(&n[0].db)).unwrap();
+    assert_eq!(health["status"], "failing");
+    assert_eq!(health["rows_gone"], 998);
+    converge(&mut n);
+    assert_eq!(n[1].rows(&all("")), "t'u1' t'admin@b'\nt'u2' t'2@b'");
+    n[0].clock.advance(Duration::from_secs(601));
+    assert_eq!(n[0].db.gone_lately().count(), 0);
+}
+
+/// Rows that are all still there, and those that are displaced, are not gone.
+#[test]
+fn a_rebuild_that_keeps_its_rows_is_not_announced() {
+    for way in &WAYS {
+        let mut n = nodes();
+        n[0].run("INSERT INTO \"User\" VALUES ('a', 'same'), ('b', 'other')");
+        n[1].run("INSERT INTO \"User\" VALUES ('c', 'same')");
+        converge(&mut n);
+        for node in 0..2 {
+            migrate(&mut n, node, way);
+        }
+        calm(&mut n);
+        converge(&mut n);
+        assert!(
+            n.iter().all(|node| node.db.rows_gone() == 0),
+            "{}",
+            way.tool
+        );
+    }
+}
+
+/// Drop and make in transactions of their own, as many tools do: what collides comes no earlier.
+#[test]
+fn a_unique_index_that_is_made_anew_meets_no_row_that_was_displaced() {
+    let mut n = nodes();
+    n[0].run("INSERT INTO \"User\" VALUES ('a', 'same'), ('b', 'other')");
+    n[1].run("INSERT INTO \"User\" VALUES ('c', 'same')");
+    converge(&mut n);
+    let displaced = |n: &[Node]| [0, 1].map(|i| n[i].db.displaced().unwrap());
+    assert_eq!(displaced(&n), [1, 1]);
+    n[0].run("DROP INDEX uek");
+    n[0].capture();
+    n[1].run("INSERT INTO \"User\" VALUES ('d', 'another')");
+    let frames = n[1].publish();
+    n[0].apply(&frames);
+    n[0].run("CREATE UNIQUE INDEX uek2 ON \"User\"(email)");
+    calm(&mut n);
+    converge(&mut n);
+    assert_eq!(displaced(&n), [1, 1]);
+    assert_eq!(n[0].rows("SELECT count(*) FROM \"User\""), "i3");
+    // One that does not come back lets them in.
+    for node in &mut n {
+        node.run("DROP INDEX IF EXISTS uek2; DROP INDEX IF EXISTS uek");
+        node.capture();
+    }
+    calm(&mut n);
+    converge(&mut n);
+    assert_eq!(displaced(&n), [0, 0]);
+    assert_eq!(n[0].rows("SELECT count(*) FROM \"User\""), "i4");
+}

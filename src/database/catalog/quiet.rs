@@ -12,6 +12,8 @@
 //!   It is not taken in before it is renamed, and until then nothing is written into X, and X itself is
 //!   not taken in if it was made anew. After [`PATIENCE`] it is a table like any other.
 //! - While a new table has half of the columns of X, whatever its name, nothing is written into X.
+//! - A table that lost a UNIQUE index is not written to for [`QUIET`]: the index may be made anew in
+//!   a transaction of its own, which fails if rows that collide under it came meanwhile.
 //! - A table that was made anew and is empty, though its rows were not deleted, waits for its rows.
 //!   After [`PATIENCE`] it is taken in without them: that is no delete.
 //!
@@ -69,6 +71,8 @@ pub(crate) struct Quiet {
     tables: BTreeMap<String, Seen>,
     /// Replicated tables (lower case) that are not to be written to.
     guarded: HashSet<String>,
+    /// Tables (lower case) that lost a UNIQUE index lately, and when that was seen.
+    unindexed: BTreeMap<String, Duration>,
     /// When to look again.
     due: Option<Duration>,
 }
@@ -113,6 +117,7 @@ impl Default for Quiet {
             is_own: false,
             tables: BTreeMap::new(),
             guarded: HashSet::new(),
+            unindexed: BTreeMap::new(),
             due: None,
         }
     }
@@ -132,6 +137,21 @@ impl Quiet {
     /// The schema as it is after our own statements.
     pub fn note(&mut self, version: i64) {
         self.seen = Some(version);
+    }
+
+    /// A table (lower case) lost a UNIQUE index.
+    pub fn note_unindexed(&mut self, table: &str, now: Duration) {
+        self.unindexed.insert(table.to_owned(), now);
+        self.guard_unindexed(now);
+    }
+
+    fn guard_unindexed(&mut self, now: Duration) {
+        let (changed, time) = (self.changed, self.time);
+        let until = |seen: Duration| seen.max(changed) + time;
+        self.unindexed.retain(|_, seen| until(*seen) > now);
+        self.guarded.extend(self.unindexed.keys().cloned());
+        let next = self.unindexed.values().map(|seen| until(*seen)).min();
+        self.due = self.due.into_iter().chain(next).min();
     }
 
     /// Whether a table (lower case) is not to be written to.
@@ -234,6 +254,7 @@ impl Database {
         let quiet = &mut self.catalog.quiet;
         let times = waits.values().map(|w| w.until);
         quiet.due = times.filter(|u| *u > now).min();
+        quiet.guard_unindexed(now);
         let mut emptied = Vec::new();
         for (name, wait) in &waits {
             let Some(seen) = quiet.tables.get_mut(name) else {

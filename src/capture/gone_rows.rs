@@ -1,0 +1,106 @@
+//! Rows that a table lacks since it was made anew are deletes, for all nodes: resetting a database
+//! with seed data empties its tables everywhere. Before the first of them is recorded, and so before
+//! any is sent, they are counted, and named in the log and in health.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::database::rows::Rows;
+use crate::database::table::Table;
+use crate::database::{Compare, Database, Phase, Result};
+use crate::model::cbor;
+use crate::model::value::{OwnedValue, Value};
+
+/// How long health speaks of it.
+const IS_NEWS: Duration = Duration::from_secs(600);
+
+/// What is counted, and what was.
+#[derive(Debug, Default)]
+pub(crate) struct GoneRows {
+    /// By number of a table that is compared.
+    counts: BTreeMap<i64, Count>,
+    /// By name of a table: when it was said, by [`crate::clock::Clock::uptime`], and that.
+    said: BTreeMap<String, (Duration, String)>,
+    /// Since the start.
+    total: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Count {
+    /// Key up to which live versions were looked at.
+    after: Option<Vec<u8>>,
+    /// Live versions, and those without a row.
+    known: u64,
+    gone: u64,
+    is_done: bool,
+}
+
+impl GoneRows {
+    /// The comparison of a table (by number) begins, or is over.
+    pub(super) fn forget(&mut self, id: i64) {
+        self.counts.remove(&id);
+    }
+}
+
+impl Database {
+    /// Counts, for one step, the rows that a table lacks. True if all are counted.
+    pub(super) fn count_gone(&mut self, table: &Arc<Table>, compare: &Compare) -> Result<bool> {
+        let mut count = self.gone_rows.counts.remove(&table.id).unwrap_or_default();
+        if !count.is_done {
+            let step = Compare {
+                phase: Phase::Versions,
+                is_renamed: false,
+                after: count.after.take(),
+                ..compare.clone()
+            };
+            let keys = self.next_keys(table, &step)?;
+            count.known += keys.len() as u64;
+            for key in &keys {
+                count.gone += u64::from(self.is_gone(table, key)?);
+            }
+            count.is_done = keys.len() < super::compare::STEP;
+            count.after = keys.into_iter().next_back();
+            if count.is_done && count.gone > 0 && self.settings.publish {
+                self.say_gone(table.name(), &count);
+            }
+        }
+        let is_done = count.is_done;
+        self.gone_rows.counts.insert(table.id, count);
+        Ok(is_done)
+    }
+
+    fn is_gone(&self, table: &Arc<Table>, key_bytes: &[u8]) -> Result<bool> {
+        let key = cbor::key_values(key_bytes)?;
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let is_here = Rows::new(&self.conn, table)?.exists(&key)?;
+        Ok(!is_here && self.displaced_row(table, key_bytes)?.is_none())
+    }
+
+    fn say_gone(&mut self, table: &str, count: &Count) {
+        let text = format!(
+            "{} of the {} rows that it had are not in it any more since it was made anew: they are \
+             deleted on all nodes",
+            count.gone, count.known
+        );
+        log::warn!("table {table}: {text}");
+        let now = self.clock.uptime();
+        let GoneRows { said, total, .. } = &mut self.gone_rows;
+        said.retain(|_, (at, _)| now - *at < IS_NEWS);
+        said.insert(table.to_owned(), (now, text));
+        *total += count.gone;
+    }
+
+    /// Tables of which rows were found gone lately, with what is to be said of that.
+    pub(crate) fn gone_lately(&self) -> impl Iterator<Item = (&str, &str)> {
+        let now = self.clock.uptime();
+        let said = self.gone_rows.said.iter();
+        said.filter(move |(_, (at, _))| now - *at < IS_NEWS)
+            .map(|(table, (_, text))| (table.as_str(), text.as_str()))
+    }
+
+    /// Rows that were found gone since the start.
+    pub fn rows_gone(&self) -> u64 {
+        self.gone_rows.total
+    }
+}
