@@ -4,14 +4,20 @@
 #   scripts/apps.sh              those that CI runs
 #   scripts/apps.sh NAME...      others, too: every tests/apps/NAME.py
 #
-# One line of result each. What an application needs comes from PyPI, as tests/apps/NAME.txt says
-# (none: nothing), and stays in target/apps/. One that cannot be had is skipped, with a word, unless
+#   scripts/apps.sh all          all of them
+#
+# One line of result each. What an application needs comes from PyPI (tests/apps/NAME.txt) and from
+# the npm registry (NAME.npm), and stays in target/apps/; Debian's packages (NAME.apt) are installed
+# if this runs as root. One that cannot be had is skipped, with a word, unless
 # HARMONYLITE_REQUIRE_APPS is set. HARMONYLITE_BIN: another program than that of `cargo build`.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 names=("$@")
 [ $# -gt 0 ] || names=(django alembic litestream)
+if [ "${names[*]}" = all ]; then
+  mapfile -t names < <(basename -s .py tests/apps/*.py | grep -vx harness)
+fi
 store=$PWD/target/apps
 
 if [ -z "${HARMONYLITE_BIN-}" ]; then
@@ -21,14 +27,38 @@ fi
 HARMONYLITE_NATS_SERVER=${HARMONYLITE_NATS_SERVER:-$(scripts/nats-server.sh)}
 export HARMONYLITE_BIN HARMONYLITE_NATS_SERVER
 
-# fetch NAME: what it needs into $store/NAME.
+# Native parts of npm packages are built with the headers that came with node, where it has them.
+node_home=$(dirname "$(dirname "$(readlink -f "$(command -v node || echo /)")")")
+[ ! -d "$node_home/include/node" ] || export npm_config_nodedir=$node_home
+
+# install KIND LIST INTO: what a list names, one package a line.
+install() {
+  local packages
+  mapfile -t packages <"$2"
+  case $1 in
+    txt) python3 -m pip install --quiet --disable-pip-version-check --no-compile --upgrade \
+      --target "$3" "${packages[@]}" ;;
+    npm) npm install --silent --no-audit --no-fund --no-package-lock --prefix "$3" \
+      "${packages[@]}" ;;
+    apt) dpkg --status "${packages[@]}" >/dev/null 2>&1 || {
+      apt-get update --quiet=2 &&
+        apt-get install --quiet=2 --yes --no-install-recommends "${packages[@]}"
+    } ;;
+  esac
+}
+
+# fetch NAME: what it needs. Sets place to where that is; a list that is a link is shared.
 fetch() {
-  local into=$store/$1 list=tests/apps/$1.txt
-  [ -f "$list" ] || return 0
-  cmp -s "$list" "$into/list.txt" && return
-  rm -rf "$into" && mkdir -p "$store"
-  python3 -m pip install --quiet --disable-pip-version-check --no-compile --target "$into" \
-    --requirement "$list" >"$store/$1.log" 2>&1 && cp "$list" "$into/list.txt"
+  local kind list
+  for kind in apt txt npm; do
+    list=tests/apps/$1.$kind
+    [ -f "$list" ] || continue
+    place=$store/$(basename "$(readlink -f "$list")")
+    cmp -s "$list" "$place/list" && continue
+    mkdir -p "$place"
+    install "$kind" "$list" "$place" >"$store/$1.log" 2>&1 || return
+    cp "$list" "$place/list"
+  done
 }
 
 failed=0
@@ -37,17 +67,18 @@ for name in "${names[@]}"; do
     echo "$name: there is no tests/apps/$name.py" >&2
     exit 2
   fi
+  place=$store
   if ! fetch "$name"; then
     tail -n 3 "$store/$name.log" >&2 || true
     if [ -n "${HARMONYLITE_REQUIRE_APPS-}" ]; then
-      echo "$name: FAILED: it could not be had from PyPI" && failed=1
+      echo "$name: FAILED: it could not be had from its registry" && failed=1
     else
-      echo "$name: SKIPPED: it could not be had from PyPI"
+      echo "$name: SKIPPED: it could not be had from its registry"
     fi
     continue
   fi
   began=$SECONDS
-  if said=$(PYTHONPATH=$store/$name PYTHONDONTWRITEBYTECODE=1 APP_STORE=$store/$name \
+  if said=$(PYTHONPATH=$place PYTHONDONTWRITEBYTECODE=1 APP_STORE=$place \
     python3 "tests/apps/$name.py"); then
     echo "$name: ok, $said ($((SECONDS - began)) s)"
   else
