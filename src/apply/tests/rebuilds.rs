@@ -303,7 +303,7 @@ fn a_table_that_waits_for_its_rows_says_so_until_it_goes_on() {
         (500..=600).contains(&waiting["seconds_left"].as_u64().unwrap()),
         "{told}"
     );
-    assert_eq!(told["status"], "ok");
+    assert_eq!(told["status"], "healthy");
     n[0].run("INSERT INTO \"User\" VALUES ('b', 'b@b')");
     calm(&mut n);
     assert!(n[0].db.held_up().is_empty());
