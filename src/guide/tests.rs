@@ -4,15 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli;
-use crate::database::meta::Meta;
-use crate::database::own_tables;
-use crate::model::frame::{FrameBuilder, KeyColumn, TableHeader};
-use crate::model::value::Value;
-use crate::model::version::Version;
-
-const FORMAT: &str = include_str!("format.md");
-const OPERATIONS: &str = include_str!("operations.md");
+mod said;
+mod stored;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -121,135 +114,6 @@ fn every_block_names_its_language() {
             let has_language = line.trim() != "```";
             assert_eq!(has_language, is_code, "{path}, line {}", i + 1);
         }
-    }
-}
-
-/// The section of format.md under a heading that begins so.
-fn section(heading: &str) -> &'static str {
-    let start = FORMAT.find(&format!("\n### `{heading}`"));
-    let start = start.unwrap_or_else(|| panic!("format.md has no section ### `{heading}`"));
-    let rest = &FORMAT[start + 4..];
-    &rest[..rest.find("\n##").unwrap_or(rest.len())]
-}
-
-#[test]
-fn every_own_table_and_column_stands_in_the_format() {
-    let conn = rusqlite::Connection::open_in_memory().unwrap();
-    conn.execute_batch(own_tables::CREATE).unwrap();
-    for table in own_tables::names() {
-        let section = section(table.strip_prefix("__harmonylite").unwrap());
-        let mut columns = conn
-            .prepare("SELECT name FROM pragma_table_info(?1)")
-            .unwrap();
-        let columns = columns.query_map([table], |r| r.get::<_, String>(0));
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let words: BTreeSet<&str> = section.split(|c| !is_name(c)).collect();
-        for column in columns.unwrap().map(Result::unwrap) {
-            assert!(words.contains(&*column), "{table}: {column} is not in it");
-        }
-    }
-    let versions = section("__harmonylite__<table>_versions");
-    for column in ["k1", "hlc", "site", "deleted", "at", "hash", "exc"] {
-        assert!(versions.contains(&format!("| `{column}`")), "{column}");
-    }
-}
-
-/// With what it says of snapshots.
-#[test]
-fn every_meta_key_stands_in_the_format() {
-    let section = section("___meta");
-    for key in Meta::ALL {
-        let name = format!("`{}`", key.name());
-        let line = section.lines().find(|line| line.contains(&name));
-        let line = line.unwrap_or_else(|| panic!("{name} is missing in format.md"));
-        let says = line.ends_with("| travels |");
-        assert_eq!(says, key.travels(), "{name}: whether it travels");
-    }
-}
-
-#[test]
-fn every_key_in_nats_stands_in_the_format() {
-    let registry = include_str!("../cluster/registry.rs");
-    let named = registry.split("const ").skip(1);
-    let value = |rest: &'static str| rest.split_once(": &str = \"")?.1.split('"').next();
-    let keys: Vec<&str> = named.filter_map(value).collect();
-    assert!(keys.contains(&"founder"), "{keys:?}");
-    let section = FORMAT
-        .split("\n## ")
-        .find(|s| s.starts_with("Keys in NATS"));
-    for key in keys
-        .into_iter()
-        .chain(["settings", crate::status::entry::KEY])
-    {
-        assert!(section.unwrap().contains(&format!("`{key}")), "{key}");
-    }
-    let entry = crate::status::entry::Entry::default().to_bytes();
-    let entry: serde_json::Value = serde_json::from_slice(&entry).unwrap();
-    for field in entry.as_object().unwrap().keys() {
-        assert!(section.unwrap().contains(&format!("`{field}`")), "{field}");
-    }
-}
-
-/// The example of format.md, byte by byte.
-#[test]
-fn the_example_is_a_frame() {
-    let example = FORMAT.split("```text\n84 ").nth(1).unwrap();
-    let example = format!("84 {}", example.split("```").next().unwrap());
-    let is_byte = |word: &&str| word.len() == 2 && u8::from_str_radix(word, 16).is_ok();
-    let line = |line: &str| -> Vec<u8> {
-        let words = line.split_whitespace().take_while(|word| is_byte(word));
-        words.map(|w| u8::from_str_radix(w, 16).unwrap()).collect()
-    };
-    let written: Vec<u8> = example.lines().flat_map(line).collect();
-    let key = KeyColumn {
-        name: "id".into(),
-        affinity: "INTEGER",
-        collation: "BINARY".into(),
-    };
-    let header = TableHeader::new(1, "Books", &[key], &["id", "title"]);
-    let version = Version {
-        hlc: 1_700_000_000_000 << 16,
-        node: 7,
-    };
-    let mut frame = FrameBuilder::default();
-    let values = [Value::Integer(1), Value::Text(b"Dune")];
-    frame.upsert(&header, version, &[], values.into_iter());
-    assert_eq!(written, frame.finish());
-}
-
-#[test]
-fn every_word_of_the_command_line_is_explained() {
-    let commands = cli::HELP.lines().filter_map(|line| {
-        let usage = line.trim_start().strip_prefix("usage: ");
-        let words = usage.unwrap_or(line.trim_start());
-        let word = words.strip_prefix("harmonylite ")?.split(' ').next()?;
-        word.chars().all(|c| c.is_ascii_lowercase()).then_some(word)
-    });
-    let flags = cli::HELP.lines().filter_map(|line| {
-        let flag = line.strip_prefix("  ")?.split([' ', ',']).next()?;
-        flag.starts_with('-').then_some(flag)
-    });
-    let words: BTreeSet<&str> = commands.chain(flags).filter(|w| *w != "keeps").collect();
-    assert!(words.contains("conflicts") && words.contains("-cluster-peers"));
-    for word in words {
-        let at_start = OPERATIONS.contains(&format!("`{word}"));
-        let inside = OPERATIONS.contains(&format!("[{word}"));
-        assert!(at_start || inside, "operations.md lacks {word}");
-    }
-}
-
-#[test]
-fn every_field_of_health_is_explained() {
-    let code = include_str!("../health.rs");
-    let report = code.split("Ok(json!({\n").nth(1).unwrap();
-    let report = report.split("}))").next().unwrap();
-    let field = |line: &'static str| line.trim().strip_prefix('"')?.split('"').next();
-    let fields: Vec<&str> = report.lines().filter_map(field).collect();
-    assert!(fields.contains(&"held"), "{fields:?}");
-    for field in fields {
-        let (row, shown) = (format!("`{field}`"), format!("\"{field}\":"));
-        let is_explained = OPERATIONS.contains(&row) || OPERATIONS.contains(&shown);
-        assert!(is_explained, "operations.md lacks {field} of /health");
     }
 }
 
