@@ -24,8 +24,8 @@ mod opened;
 mod waiting;
 
 use opened::{Notice, Opened};
-use waiting::Looks;
 pub use waiting::is_waited_for;
+use waiting::{Alone, Looks};
 
 /// Files of a database: itself, and what SQLite puts beside it.
 const ENDS: [&str; 4] = ["", "-wal", "-journal", "-shm"];
@@ -164,7 +164,11 @@ impl Watch {
 
     /// Somebody seems to want the database for himself, or is looked for.
     fn notice(&mut self, notice: Notice) {
-        if notice == Notice::Doubt && !self.looks.is_waited_for(&self.path) {
+        let is_wanted = match notice {
+            Notice::Alone => waiting::who_is_alone(&self.path) != Alone::Reader,
+            Notice::Doubt => self.looks.is_waited_for(&self.path),
+        };
+        if !is_wanted {
             return;
         }
         self.is_wanted.store(true, Ordering::Relaxed);
@@ -282,14 +286,23 @@ mod tests {
     }
 
     #[test]
-    fn who_opens_both_or_reads_the_header_alone_is_not_noticed() {
+    fn who_opens_both_or_only_reads_the_database_is_not_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let [db, wal, shm] = ["a.db", "a.db-wal", "a.db-shm"].map(|name| dir.path().join(name));
         let _kept = [&db, &wal, &shm].map(|path| open(path));
         let (watcher, _ended) = watch(&db);
         drop(File::open(&db).unwrap());
         let _first = [&db, &db, &wal, &wal, &shm].map(|path| open(path));
+        // A backup, which takes its time.
+        let mut copies = std::process::Command::new("sleep");
+        let mut copies = copies
+            .arg("100")
+            .stdin(File::open(&db).unwrap())
+            .spawn()
+            .unwrap();
         let quiet = watcher.hints().recv_timeout(Duration::from_millis(300));
+        copies.kill().unwrap();
+        copies.wait().unwrap();
         assert!(quiet.is_err() && !watcher.is_wanted());
     }
 }

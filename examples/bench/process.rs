@@ -65,11 +65,14 @@ impl Process {
         let mut sum = Activity::default();
         for task in std::fs::read_dir(self.proc().join("task"))? {
             let task = task?.path();
+            // One that ended meanwhile is none.
+            let Ok(times) = std::fs::read_to_string(task.join("schedstat")) else {
+                continue;
+            };
             sum.threads += 1;
             for key in ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"] {
-                sum.switches += self.status(task.join("status"), key)?;
+                sum.switches += self.status(task.join("status"), key).unwrap_or(0);
             }
-            let times = std::fs::read_to_string(task.join("schedstat"))?;
             let cpu = times.split(' ').next().unwrap_or_default();
             sum.cpu_ns += cpu.parse::<u64>()?;
         }

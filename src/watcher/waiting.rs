@@ -1,7 +1,8 @@
 //! Looks in `/proc` for a process that waits to have the database for itself.
 //!
-//! It has the database open, and not the WAL. Processes of other users and of other containers are not
-//! seen, unless we are root: this is only asked where [`super::opened`] leaves a doubt.
+//! It has the database open for writing, and not the WAL. Processes of other users and of other
+//! containers are not seen, unless we are root: [`super::opened`] notices those, too, and this is asked
+//! where that leaves a doubt, and whether it is a backup that copies the file.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +16,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Looking takes one part of so many of the time, at the most.
 const PARTS: u32 = 200;
+
+/// A process that has the database open alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Alone {
+    /// None is seen.
+    Nobody,
+    /// It cannot write to it: a backup copies the file.
+    Reader,
+    Writer,
+}
 
 /// Looks that are made where there is a doubt.
 #[derive(Debug, Default)]
@@ -36,38 +47,53 @@ impl Looks {
     }
 }
 
-/// Whether another process has the database at `path` open and not its WAL.
+/// Whether another process has the database at `path` open for writing, and not its WAL.
 pub fn is_waited_for(path: &Path) -> bool {
+    who_is_alone(path) == Alone::Writer
+}
+
+/// Who has the database at `path` open, and not its WAL.
+pub(super) fn who_is_alone(path: &Path) -> Alone {
     let beside = |end| path.with_file_name(with_end(path.file_name().unwrap_or_default(), end));
     let Ok(database) = fs::metadata(path) else {
-        return false;
+        return Alone::Nobody;
     };
     let wal = fs::metadata(beside(ENDS[WAL])).ok();
     let own = std::process::id();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut others = numbers.filter(|process| *process != own);
-    others.any(|process| {
+    let others = numbers.filter(|process| *process != own);
+    let alone = others.map(|process| {
         let open = open_files(process, &beside(ENDS[DATABASE]), &beside(ENDS[WAL]));
-        let has = |file: &Metadata| open.iter().any(|o| is_same(o, file));
-        has(&database) && !wal.as_ref().is_some_and(has)
-    })
+        let has_wal = wal
+            .as_ref()
+            .is_some_and(|wal| open.iter().any(|o| is_same(&o.0, wal)));
+        let mine = open.iter().filter(|o| !has_wal && is_same(&o.0, &database));
+        let kind = |writes: bool| if writes { Alone::Writer } else { Alone::Reader };
+        mine.map(|o| kind(o.1)).max().unwrap_or(Alone::Nobody)
+    });
+    alone.max().unwrap_or(Alone::Nobody)
 }
 
-/// Those files of a process whose names end like one of two.
-fn open_files(process: u32, database: &Path, wal: &Path) -> Vec<Metadata> {
+/// Those files of a process whose names begin like one of two, and whether it can write to them.
+fn open_files(process: u32, database: &Path, wal: &Path) -> Vec<(Metadata, bool)> {
     let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else {
         return Vec::new();
     };
     let is_like = |link: &Path| {
         // The name of one that is removed has something behind it.
         let name = link.file_name().unwrap_or_default().to_string_lossy();
-        let mut ends = [database, wal].into_iter().filter_map(Path::file_name);
-        ends.any(|end| name.starts_with(&*end.to_string_lossy()))
+        let mut begins = [database, wal].into_iter().filter_map(Path::file_name);
+        begins.any(|begin| name.starts_with(&*begin.to_string_lossy()))
     };
     let files = files.flatten().map(|entry| entry.path());
     let files = files.filter(|file| fs::read_link(file).is_ok_and(|link| is_like(&link)));
-    files.flat_map(fs::metadata).collect()
+    // The rights of the link are those of the descriptor.
+    let look = |file: std::path::PathBuf| {
+        let writes = fs::symlink_metadata(&file).ok()?.mode() & 0o200 != 0;
+        Some((fs::metadata(file).ok()?, writes))
+    };
+    files.filter_map(look).collect()
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
@@ -76,16 +102,17 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
-    /// Reads standard input from one file and has another open, until it is killed.
-    fn holds(files: [&Path; 2]) -> std::process::Child {
-        let open = |path| fs::File::open(path).unwrap();
+    /// Has two files open until it is killed; `writes` to the first, or reads it.
+    fn holds(files: [&Path; 2], writes: bool) -> Child {
+        let open = |path| fs::File::options().read(true).write(writes).open(path);
         let mut command = Command::new("sleep");
-        command.arg("1000").stdin(open(files[0]));
-        command.stdout(Stdio::from(open(files[1]))).spawn().unwrap()
+        command.arg("1000").stdin(open(files[0]).unwrap());
+        let other = fs::File::open(files[1]).unwrap();
+        command.stdout(Stdio::from(other)).spawn().unwrap()
     }
 
     #[test]
@@ -96,13 +123,14 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         let mut holders = Vec::new();
-        for (files, expected) in [
-            ([&other, &wal], false),
-            ([&db, &wal], false),
-            ([&db, &other], true),
+        for (files, writes, expected) in [
+            ([&other, &wal], true, Alone::Nobody),
+            ([&db, &wal], true, Alone::Nobody),
+            ([&db, &other], false, Alone::Reader),
+            ([&db, &other], true, Alone::Writer),
         ] {
-            holders.push(holds(files.map(|path| path.as_path())));
-            assert_eq!(is_waited_for(&db), expected, "{files:?}");
+            holders.push(holds(files.map(|path| path.as_path()), writes));
+            assert_eq!(who_is_alone(&db), expected, "{files:?}");
         }
         for mut holder in holders {
             holder.kill().unwrap();
