@@ -23,7 +23,7 @@ usage: harmonylite [flags]
        harmonylite snapshots [-json] [flags]
        harmonylite restore [-o FILE] [flags]
 
-  conflicts            show which rows are kept aside because another has their UNIQUE values
+  conflicts            show which rows are displaced because another has their UNIQUE values
   held                 show which changes wait because they do not fit the tables here, and why
   inspect              say how each table of the database takes part, or why not, and what of
                        it is a danger (then it ends with 1); changes nothing, needs no daemon

@@ -166,7 +166,7 @@ impl Consumer {
                 Err(Pause::Fatal(text)) => return Err(text),
                 Err(Pause::TryAgain(text)) => {
                     failures += 1;
-                    self.gate.health.ails(&self.subject, &text);
+                    self.gate.health.report_failing(&self.subject, &text);
                     if let Some(most) = self.retries.filter(|&most| failures > most) {
                         return Err(format!(
                             "gave up after {failures} tries, the first and {most} \
@@ -193,7 +193,7 @@ impl Consumer {
             if from > state.last {
                 self.backoff.reset();
                 self.gate.set_at_end(self.shard, true);
-                self.gate.health.works(&self.subject);
+                self.gate.health.report_ok(&self.subject);
             }
             if from != self.gate.enter().database.position(&self.stream).seq + 1 {
                 // A snapshot brought what comes next, perhaps of a stream that was longer than this
@@ -207,7 +207,7 @@ impl Consumer {
                     // gets from now on would be taken for what was read already.
                     self.gate.set_at_end(self.shard, false);
                     let why = "the broker forgot where this node reads: looking where to go on";
-                    self.gate.health.ails(&self.subject, why);
+                    self.gate.health.report_failing(&self.subject, why);
                     state = self.state(reader)?;
                     from = self.place(reader, &state)?;
                     continue;
@@ -215,7 +215,7 @@ impl Consumer {
                 fetched => fetched?,
             };
             if let Some(text) = reader.other_streams() {
-                self.gate.health.ails(&self.one_stream, &text);
+                self.gate.health.report_failing(&self.one_stream, &text);
             }
             if !messages.is_empty() && !self.gate.may_read(&self.stop) {
                 return Err(Pause::Stopped);
@@ -231,7 +231,7 @@ impl Consumer {
                 self.gate.note_behind(self.shard, unread);
                 self.apply(&messages, state.last)?;
                 self.gate.note_behind(self.shard, remaining);
-                self.gate.health.works(&self.subject);
+                self.gate.health.report_ok(&self.subject);
                 from = last.sequence + 1;
                 self.gate.has_read(&messages);
             }
@@ -241,7 +241,7 @@ impl Consumer {
     fn state(&self, reader: &mut dyn Reader) -> Result<StreamState, Pause> {
         let state = reader.state()?;
         self.gate.heard_of(&state);
-        self.gate.health.works(&self.one_stream);
+        self.gate.health.report_ok(&self.one_stream);
         if let Some(now_ms) = state.now_ms {
             self.gate.enter().database.heard_broker_time(now_ms);
         }
@@ -273,7 +273,7 @@ impl Consumer {
             );
         }
         drop(inside);
-        self.gate.poke_keeper();
+        self.gate.notify_scheduler();
         Ok(())
     }
 

@@ -123,8 +123,8 @@ pub struct Gate {
     joined: AtomicBool,
     /// See [`Gate::publish_beside_gaps`].
     beside_gaps: AtomicBool,
-    /// Something changed that the keeper of snapshots should look at.
-    keeper: (Sender<()>, Receiver<()>),
+    /// Something changed that the scheduler of snapshots should look at.
+    scheduler: (Sender<()>, Receiver<()>),
     /// The publisher waits for the consumers to read on.
     waits: AtomicBool,
     sizes: Sizes,
@@ -176,7 +176,7 @@ impl Gate {
             caught_up: AtomicBool::new(shards == 0),
             joined: AtomicBool::new(joined),
             beside_gaps: AtomicBool::new(false),
-            keeper: bounded(1),
+            scheduler: bounded(1),
             waits: AtomicBool::new(false),
             sizes: Sizes::default(),
             changed: Mutex::new(now),
@@ -271,14 +271,14 @@ impl Gate {
         locked(&self.changed).elapsed()
     }
 
-    /// There may be something for the keeper of snapshots to do.
-    pub fn poke_keeper(&self) {
-        let _ = self.keeper.0.try_send(());
+    /// There may be something for the scheduler of snapshots to do.
+    pub fn notify_scheduler(&self) {
+        let _ = self.scheduler.0.try_send(());
     }
 
     /// Pokes arrive here.
-    pub fn keeper_pokes(&self) -> Receiver<()> {
-        self.keeper.1.clone()
+    pub fn scheduler_notifications(&self) -> Receiver<()> {
+        self.scheduler.1.clone()
     }
 
     /// This node may publish from now on.
@@ -315,7 +315,7 @@ impl Gate {
             self.caught_up
                 .fetch_or(self.all_at_end(), Ordering::Relaxed);
             self.wake_publisher();
-            self.poke_keeper();
+            self.notify_scheduler();
         }
     }
 

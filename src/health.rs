@@ -26,14 +26,14 @@ pub struct Health {
 
 impl Health {
     /// `subject` does not work, and why.
-    pub fn ails(&self, subject: &str, why: &str) {
+    pub fn report_failing(&self, subject: &str, why: &str) {
         self.with(|troubles| {
             troubles.insert(subject.to_owned(), why.to_owned());
         });
     }
 
     /// `subject` works.
-    pub fn works(&self, subject: &str) {
+    pub fn report_ok(&self, subject: &str) {
         self.with(|troubles| {
             troubles.remove(subject);
         });
@@ -94,7 +94,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "held": database.held_up_to(COUNTED)?,
         "passed_over": database.passed_over(),
         "displaced": database.displaced_up_to(COUNTED)?,
-        "rejected": database.set_aside(),
+        "rejected": database.rejected(),
         "quarantined": database.quarantined()?,
         "from_go": database.go_events(),
         "triggers_missed": database.missed_triggers(),

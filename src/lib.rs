@@ -4,7 +4,7 @@
 //! # What happens to a write
 //!
 //! ```text
-//!  application ──▶ SQLite ──triggers──▶ raw log
+//!  application ──▶ SQLite ──triggers──▶ change log
 //!                    ▲                     │ capture: stamp, version, mark, encode   publisher
 //!                    │                     ▼
 //!                    │                  outbox ──▶ writer ──▶ JetStream, a stream per shard
@@ -26,7 +26,7 @@
 //! - [`address`]: addresses of servers, and the secrets in them.
 //! - [`clock`]: the one place that reads clocks.
 //! - [`database`]: the user's file with our tables: schema, catalog, triggers, reservation of time.
-//! - [`capture`]: outgoing: raw log, comparison, versions, marks, frames.
+//! - [`capture`]: outgoing: change log, comparison, versions, marks, frames.
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
 //! - [`outbox`]: frames under way and which marks their acknowledgements cover.
 //! - [`health`]: what is wrong just now.
@@ -60,12 +60,12 @@
 //!   rows, their versions and the position. A crash leaves either before or after.
 //! - A mark goes when every frame of its transaction is acknowledged, never earlier
 //!   ([`outbox::Outbox`]), and what was acknowledged last goes to disk with it.
-//! - Apply runs only when the raw log is empty under its own lock: a local change that is not yet
+//! - Apply runs only when the change log is empty under its own lock: a local change that is not yet
 //!   stamped is never overwritten.
 //! - A stamp is above what the row had, and above everything this node ever used, even after a
 //!   power cut: time is reserved ahead, with an fsync, once a minute of use. What was written while
 //!   no daemon ran keeps its own time, but for those bounds, and its capture is synced
-//!   (`database::noted`).
+//!   (`database::offline_writes`).
 //! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
 //! - A write transaction of ours begins when no application reads, and keeps readers out until its
 //!   COMMIT ([`database::Fence`]): nothing is synced or checkpointed meanwhile. Beside readers that
@@ -74,7 +74,7 @@
 //!   are followed by a pause of half of what they took, all of it while the application writes; every
 //!   0.7 s of long work one is so long that whoever waits gets the lock. The pause of one thread is
 //!   one for all ([`gate::Gate::take_turn`]).
-//! - A snapshot is a view with an empty raw log: every row in it is what its version says. It is
+//! - A snapshot is a view with an empty change log: every row in it is what its version says. It is
 //!   merged by versions, and positions move with its last row, never earlier. What a stream dropped
 //!   unread is a gap ([`model::gap`]): durable, and handed on with the snapshots of who has it.
 //! - A node publishes once it has met the others: it founded the cluster, merged a snapshot, or

@@ -54,9 +54,9 @@ pub enum Mutation {
     RebootIsRestart,
     /// However far ahead time is reserved, a start reserves as much again.
     ReservationsAddUp,
-    /// What the raw log held at the start counts as written after it.
+    /// What the change log held at the start counts as written after it.
     NotedCountsAsNow,
-    /// What the node sent before a power cut counts as a twin's.
+    /// What the node sent before a power cut counts as a duplicate's.
     OwnTwin,
     /// The delete of a row that was never here leaves no tombstone.
     UnknownDeleteForgotten,

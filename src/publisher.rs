@@ -231,7 +231,7 @@ impl Publisher {
             match self.handle(event) {
                 Ok(()) if failing && !rests => {
                     failing = false;
-                    self.gate.health.works("database");
+                    self.gate.health.report_ok("database");
                 }
                 Ok(()) => {}
                 Err(DatabaseError::Stopped) => return Ok(()),
@@ -241,7 +241,7 @@ impl Publisher {
                         log::error!("database: {e}; trying again until it works");
                     }
                     failing = true;
-                    self.gate.health.ails("database", &e.to_string());
+                    self.gate.health.report_failing("database", &e.to_string());
                     self.rest_until = Instant::now() + Duration::from_secs(1);
                     self.look_at = Some(self.rest_until);
                 }
@@ -257,8 +257,8 @@ impl Publisher {
         self.rest(Instant::now());
         match made {
             Ok(()) => {
-                self.gate.health.works(OWN_TABLES);
-                self.gate.poke_keeper();
+                self.gate.health.report_ok(OWN_TABLES);
+                self.gate.notify_scheduler();
                 Ok(())
             }
             Err(DatabaseError::Stopped) => Ok(()),
@@ -268,7 +268,7 @@ impl Publisher {
                     "tables of HarmonyLite were dropped by another program, and cannot be made \
                      again: {e}; until then writes of the application fail"
                 );
-                self.gate.health.ails(OWN_TABLES, &text);
+                self.gate.health.report_failing(OWN_TABLES, &text);
                 log::error!("{text}; trying again");
                 self.rest(Instant::now() + Duration::from_secs(1));
                 Ok(())
@@ -344,8 +344,8 @@ impl Publisher {
                     true => log::info!("connected to NATS, publishing"),
                     false => log::debug!("connected to NATS, trying again"),
                 }
-                self.gate.health.works(CONNECTING);
-                self.gate.poke_keeper();
+                self.gate.health.report_ok(CONNECTING);
+                self.gate.notify_scheduler();
                 self.link = Some(Link::new(writer, now));
             }
             Event::LinkLost => self.drop_link("the connection is gone"),
@@ -406,7 +406,7 @@ impl Publisher {
         let captures =
             (changed || inside.database.has_more()) && inside.database.waits_for_capture()?;
         if inside.database.has_news() {
-            gate.poke_keeper(); // a capture is followed by another look
+            gate.notify_scheduler(); // a capture is followed by another look
         }
         let due = inside.database.next_look();
         drop(inside);
@@ -589,7 +589,7 @@ impl Publisher {
             self.refusal.clear();
             self.denial.clear();
             self.trouble.ends();
-            self.gate.health.works(PUBLISHING);
+            self.gate.health.report_ok(PUBLISHING);
         }
     }
 
@@ -597,7 +597,7 @@ impl Publisher {
     /// days, so it is said once, and the tries become rare.
     fn refused(&mut self, why: String) {
         let text = format!("a frame was not stored: {why}");
-        self.gate.health.ails(PUBLISHING, &text);
+        self.gate.health.report_failing(PUBLISHING, &text);
         let news = self.trouble.fails(&text, SystemClock.uptime());
         // A stream without a leader has one in a moment; what says no goes on saying so.
         let is_passing = ["jetstream is away", "temporarily unavailable"];
@@ -618,7 +618,7 @@ impl Publisher {
         self.refusal.clear();
         if let Some(link) = self.link.take() {
             let text = format!("{why}{}", link.writer.complaint());
-            self.gate.health.ails(PUBLISHING, &text);
+            self.gate.health.report_failing(PUBLISHING, &text);
             // A right that is missing stays so until a person grants it: it is said once, as a
             // warning.
             let is_denied = text.contains("Permissions Violation");
@@ -659,15 +659,15 @@ impl Publisher {
         drop(inside);
         // What could not be sent may have been overtaken: then no acknowledgement comes.
         if is_told && self.link.as_ref().is_some_and(Link::is_idle) {
-            self.gate.health.works(PUBLISHING);
+            self.gate.health.report_ok(PUBLISHING);
         }
         match self.link.as_ref().map(|link| link.writer.other_streams()) {
-            Some(Some(text)) => self.gate.health.ails(ONE_STREAM, &text),
-            Some(None) => self.gate.health.works(ONE_STREAM),
+            Some(Some(text)) => self.gate.health.report_failing(ONE_STREAM, &text),
+            Some(None) => self.gate.health.report_ok(ONE_STREAM),
             None => {}
         }
         if self.mirror.write(&sequences) {
-            self.gate.poke_keeper();
+            self.gate.notify_scheduler();
         }
         Ok(())
     }

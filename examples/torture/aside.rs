@@ -1,4 +1,4 @@
-//! Rows that HarmonyLite keeps aside, because another row of the table has their unique value.
+//! Rows that HarmonyLite displaces, because another row of the table has their unique value.
 
 use harmonylite::model::cbor::{self, Cursor};
 use harmonylite::model::key::key_bytes;

@@ -12,7 +12,7 @@ use crate::record::{Key, Record};
 use crate::schema::{self, Stamp, TABLES};
 use crate::{Result, aside};
 
-/// All rows of all tables, and whether a row is kept aside because another has its unique value.
+/// All rows of all tables, and whether a row is displaced because another has its unique value.
 pub type Content = BTreeMap<Key, (Stamp, bool)>;
 
 fn stamp(content: &Content, key: &Key) -> Option<Stamp> {
@@ -58,7 +58,7 @@ pub fn content(db: &Path) -> Result<Content> {
     Ok(content)
 }
 
-/// What this node has not handed over yet: raw log, marks, held columns, tables under comparison.
+/// What this node has not handed over yet: change log, marks, held columns, tables under comparison.
 pub fn pending(db: &Path) -> Result<u64> {
     let conn = open(db)?;
     let text = "SELECT (SELECT count(*) FROM __harmonylite___change_log_global)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, params};
 
-use crate::apply::aside::Aside;
+use crate::apply::displaced::DisplacedRows;
 use crate::apply::tuples::{create_probe, rows_with, tuples};
 use crate::database::read_only::ReadOnly;
 use crate::database::rows::Rows;
@@ -94,7 +94,7 @@ fn conflicts_of_table(
     let mut keys =
         conn.prepare("SELECT key FROM __harmonylite___displaced WHERE table_id = ?1 ORDER BY key")?;
     let mut keys = keys.query(params![id])?;
-    let aside = Aside {
+    let aside = DisplacedRows {
         conn,
         table: &table,
     };

@@ -208,7 +208,7 @@ impl Database {
     ) -> Result<bool> {
         let changed = self.join_with_held(table, key, key_bytes, incoming, frames)?;
         if changed && self.settings.publish {
-            self.mark_again(table, key_bytes, frames)?;
+            self.mark_republished(table, key_bytes, frames)?;
         }
         Ok(changed)
     }

@@ -295,7 +295,7 @@ impl Database {
     pub(crate) fn told_again(&self, held: &Incoming) -> Option<Version> {
         let newest = held.newest()?;
         let is_old = self.broker_time_ms().is_some() && self.is_old(newest.time_ms());
-        let is_told = self.publishes_held_again() || is_old;
+        let is_told = self.republishes_held() || is_old;
         (is_told && self.settings.publish).then_some(newest)
     }
 
@@ -416,7 +416,7 @@ impl Database {
         }
         if places.is_empty() {
             self.say_held_ended()?;
-            return self.all_held_is_again();
+            return self.all_held_is_republished();
         }
         self.catalog.retry_held = Some(places.into_iter().next_back());
         Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
-use crate::apply::gave_way;
+use crate::apply::demoted;
 use crate::apply::held::Place;
 use crate::apply::unique::is_collision;
 use crate::capture::{Frames, is_late};
@@ -77,7 +77,7 @@ impl Database {
             return Ok(false);
         }
         self.damage.look_at(table.id, key_bytes);
-        self.give_way(table, key)?;
+        self.demote_preexisting(table, key)?;
         let is_written = |joined: &Joined| !matches!(joined.next, Next::Hold(_));
         let written = self.guarded_rows(table, is_written, |db, table| {
             let mut joined = db.join_versions(table, key, key_bytes, &incoming, frames.at)?;
@@ -105,13 +105,13 @@ impl Database {
         let mut versions = after.exceptions.values().chain([&after.version]);
         let is_to_be_sent = versions.any(|v| incoming.is_to_be_sent(*v));
         if is_done && self.settings.publish && is_to_be_sent {
-            self.mark_again(table, key_bytes, frames)?;
+            self.mark_republished(table, key_bytes, frames)?;
         }
         if let Some(at) = joined.remains {
             self.mark_onwards(table, key_bytes, at, frames)?;
         }
         if joined.buried && self.settings.publish && !mutation::is(Mutation::BuriedInSilence) {
-            self.mark_again(table, key_bytes, frames)?;
+            self.mark_republished(table, key_bytes, frames)?;
         }
         Ok(joined.before.as_ref() != Some(&joined.after))
     }
@@ -148,7 +148,7 @@ impl Database {
 
     /// The version becomes nobody's, which is the lowest there is. Also for a row that comes by a
     /// stream: what lost against a row here could not come again when a snapshot brings a lower one.
-    fn give_way(&mut self, table: &Table, key: &[Value<'_>]) -> Result<()> {
+    fn demote_preexisting(&mut self, table: &Table, key: &[Value<'_>]) -> Result<()> {
         let Some(own) = self.gives_way() else {
             return Ok(());
         };
@@ -237,8 +237,8 @@ impl Database {
             hash,
         };
         rows.put_version(&mut self.sites, key, &stored)?;
-        gave_way::note(
-            &mut self.gave_way,
+        demoted::note(
+            &mut self.demoted,
             table,
             joined.before.as_ref(),
             old,

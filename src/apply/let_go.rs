@@ -193,7 +193,7 @@ impl Database {
         &self.let_go.awaited
     }
 
-    /// Whether there is something for the keeper of snapshots since this was asked last: other tables,
+    /// Whether there is something for the scheduler of snapshots since this was asked last: other tables,
     /// or a snapshot is awaited for some.
     pub(crate) fn has_news(&mut self) -> bool {
         std::mem::take(&mut self.is_news)

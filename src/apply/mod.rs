@@ -17,12 +17,13 @@ use crate::model::value::Value;
 use crate::mutation::{self, Mutation};
 
 mod affinity;
-mod aside;
 mod conflicts;
 mod dangling;
+mod demoted;
+mod displaced;
+mod duplicate_node;
 mod fast;
 mod former;
-mod gave_way;
 mod go_events;
 pub mod held;
 mod held_drop;
@@ -39,13 +40,12 @@ mod rekeyed;
 mod settling;
 pub(crate) mod tombstone_age;
 mod tuples;
-mod twin;
 mod unique;
 
 pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use dangling::References;
 pub use dangling::{Dangling, dangling};
-pub(crate) use gave_way::GaveWay;
+pub(crate) use demoted::Demoted;
 pub(crate) use go_events::GoNodes;
 pub(crate) use held::{Place, held_after, read_held, shape_of_table};
 pub use held_drop::{ask_to_drop_held, drop_held, is_asked_to_drop_held};
@@ -194,7 +194,7 @@ impl Database {
             let reason = format!("{} row(s) are not taken; {}", faults.rows, faults.first);
             self.quarantine(stream, seq, &reason, &faults.bytes)?;
         }
-        self.look_for_twin(nodes, tables)?;
+        self.look_for_duplicate_node(nodes, tables)?;
         self.apply_rows(nodes, tables, frames)
     }
 

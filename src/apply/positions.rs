@@ -105,7 +105,7 @@ impl Database {
         if left.is_empty() {
             return Ok(false);
         }
-        self.publish_all_again()?;
+        self.republish_all()?;
         self.write(|db| {
             for (stream, _) in &left {
                 db.positions.known.remove(stream);
@@ -199,7 +199,7 @@ impl Database {
     /// must not count as one that all others deleted. But to a broker that lost messages all is sent at
     /// once: else a snapshot that is further than its streams sends every node back again and again.
     pub fn awaits_snapshot(&self) -> bool {
-        self.settings.joins_by_snapshot && self.has_gap() && !self.publishes_again()
+        self.settings.joins_by_snapshot && self.has_gap() && !self.is_republishing()
     }
 
     /// How far each stream is in this database.
@@ -353,7 +353,7 @@ impl Database {
         }
         // Before that is stored: after a crash in between nobody would come here again.
         if !self.has_gap() {
-            self.tell_twin()?;
+            self.tell_duplicate_node()?;
             self.write(Database::end_awaiting)?;
         }
         self.flush()?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::Connection;
 
-use crate::apply::aside::Aside;
+use crate::apply::displaced::DisplacedRows;
 use crate::apply::tuples::colliding;
 use crate::apply::unique::is_collision;
 use crate::database::rows::Rows;
@@ -33,8 +33,8 @@ type Order = (Version, Vec<u8>);
 pub(super) struct Settling<'c> {
     sites: &'c Sites,
     pub rows: Rows<'c>,
-    pub aside: Aside<'c>,
-    /// Some rows may have changed without a trace in the raw log, and not have their versions yet.
+    pub displaced: DisplacedRows<'c>,
+    /// Some rows may have changed without a trace in the change log, and not have their versions yet.
     comparing: bool,
     /// Rows to look at, highest order first.
     todo: BTreeSet<Order>,
@@ -52,7 +52,7 @@ impl<'c> Settling<'c> {
         Ok(Settling {
             sites,
             rows,
-            aside: Aside { conn, table },
+            displaced: DisplacedRows { conn, table },
             comparing,
             todo: BTreeSet::new(),
             done: BTreeSet::new(),
@@ -63,8 +63,8 @@ impl<'c> Settling<'c> {
     /// looks at the UNIQUE indexes last.
     pub fn try_row(&mut self, values: &[OwnedValue]) -> Result<()> {
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
-        match savepoint(self.aside.conn, true, || self.rows.upsert(&values)) {
-            Err(e) if !is_collision(self.aside.table, &e) => Err(e.into()),
+        match savepoint(self.displaced.conn, true, || self.rows.upsert(&values)) {
+            Err(e) if !is_collision(self.displaced.table, &e) => Err(e.into()),
             _ => Ok(()),
         }
     }
@@ -76,7 +76,7 @@ impl<'c> Settling<'c> {
                 break;
             };
             if looks == MAX_LOOKS {
-                let table = self.aside.table.name();
+                let table = self.displaced.table.name();
                 log::error!(
                     "UNIQUE collisions of table {table} are not settled after {looks} steps"
                 );
@@ -96,18 +96,21 @@ impl<'c> Settling<'c> {
         let in_table = self.rows.owned_row(&key)?;
         let is_in_table = in_table.is_some();
         let Some(values) =
-            in_table.map_or_else(|| self.aside.row(&key_bytes), |values| Ok(Some(values)))?
+            in_table.map_or_else(|| self.displaced.row(&key_bytes), |values| Ok(Some(values)))?
         else {
             return Ok(());
         };
         if is_in_table && self.is_uncaptured(&key, &values)? {
             return Ok(()); // looked at when it has its version
         }
-        let rows_key = self.aside.table.key_len();
+        let rows_key = self.displaced.table.key_len();
         let mut others = Vec::new();
-        for (other, other_values) in
-            colliding(self.aside.conn, self.aside.table, &key_bytes, &values)?
-        {
+        for (other, other_values) in colliding(
+            self.displaced.conn,
+            self.displaced.table,
+            &key_bytes,
+            &values,
+        )? {
             let other_key: Vec<Value<'_>> = other_values[..rows_key]
                 .iter()
                 .map(OwnedValue::borrow)
@@ -129,24 +132,24 @@ impl<'c> Settling<'c> {
                 self.rows.delete(&key)?;
                 self.wake(&values)?;
             }
-            return self.aside.put(&key_bytes, &values, &by.1);
+            return self.displaced.put(&key_bytes, &values, &by.1);
         }
         for ((_, other), other_values) in others {
             let other_key = cbor::key_values(&other)?;
             let other_key: Vec<Value<'_>> = other_key.iter().map(OwnedValue::borrow).collect();
             self.rows.delete(&other_key)?;
-            self.aside.put(&other, &other_values, &key_bytes)?;
+            self.displaced.put(&other, &other_values, &key_bytes)?;
             self.wake(&other_values)?;
         }
         if !is_in_table {
             let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
             match self.rows.upsert(&values) {
-                Ok(()) => self.aside.forget(&key_bytes)?,
+                Ok(()) => self.displaced.forget(&key_bytes)?,
                 // Another constraint, newer than the row: it stays aside, and the reason is said.
-                Err(e) if is_unfit(&e) && !self.aside.table.fires => {
+                Err(e) if is_unfit(&e) && !self.displaced.table.fires => {
                     log::warn!(
                         "a row of table {} stays aside: {e}",
-                        self.aside.table.name()
+                        self.displaced.table.name()
                     );
                 }
                 Err(e) => return Err(e.into()),
@@ -160,7 +163,7 @@ impl<'c> Settling<'c> {
         if !self.comparing {
             return Ok(false);
         }
-        let table = self.aside.table;
+        let table = self.displaced.table;
         let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
         let stored = self.rows.version(self.sites, key)?;
         Ok(stored.is_none_or(|s| s.state.deleted || s.hash != hash))
@@ -185,7 +188,7 @@ impl<'c> Settling<'c> {
 
     /// Displaced rows that share a tuple with values which left the table are looked at.
     pub fn wake(&mut self, values: &[OwnedValue]) -> Result<()> {
-        for key in self.aside.waiting_on(values)? {
+        for key in self.displaced.waiting_on(values)? {
             if let Some(order) = self.order(&key)? {
                 self.done.remove(&order);
                 self.todo.insert(order);

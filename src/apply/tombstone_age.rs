@@ -77,7 +77,7 @@ impl Database {
             self.ages.since.pop_front();
         }
         self.ages.since.push_back((now_ms, next));
-        if self.publishes_again() {
+        if self.is_republishing() {
             return Ok(());
         }
         let unsent: Option<i64> =

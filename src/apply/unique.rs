@@ -3,7 +3,7 @@
 //! Two nodes may insert rows of different keys that share a value under a UNIQUE index; no node can
 //! hold both. Which one is in the table is a function of the set of versions alone, so that all
 //! nodes agree: rows are admitted from the highest order down, (hlc, node, key), and a row that
-//! collides with an admitted one is *displaced*: kept aside with its values, and back in the table
+//! collides with an admitted one is *displaced*: stored with its values, and back in the table
 //! as soon as nothing hides it. Each step here keeps that true ("settles"), so that rows may come
 //! one by one and in any order.
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use crate::apply::aside::Aside;
+use crate::apply::displaced::DisplacedRows;
 use crate::apply::settling::Settling;
 use crate::apply::tuples::colliding;
 use crate::database::rows::Rows;
@@ -75,13 +75,13 @@ impl Database {
     ) -> Result<()> {
         let mut settling = self.settling(table)?;
         settling.rows.delete(key)?;
-        settling.aside.forget(key_bytes)?;
+        settling.displaced.forget(key_bytes)?;
         if let Some(old) = in_table {
             settling.wake(&old)?;
         }
         if let Some(values) = arrived {
             settling.try_row(&values)?;
-            settling.aside.put(key_bytes, &values, &[])?;
+            settling.displaced.put(key_bytes, &values, &[])?;
             settling.add(key_bytes.to_vec())?;
         }
         settling.run()?;
@@ -92,8 +92,8 @@ impl Database {
     pub(crate) fn settle_local(&mut self, table: &Arc<Table>, keys: &[Vec<u8>]) -> Result<()> {
         let mut settling = self.settling(table)?;
         for key in keys {
-            settling.aside.forget(key)?;
-            for hidden in settling.aside.hidden_by(key)? {
+            settling.displaced.forget(key)?;
+            for hidden in settling.displaced.hidden_by(key)? {
                 settling.add(hidden)?;
             }
             settling.add(key.clone())?;
@@ -102,9 +102,9 @@ impl Database {
         self.note_displaced(table)
     }
 
-    /// The first row of a table is kept aside.
+    /// The first row of a table is displaced.
     fn say_displaced(&mut self, table: &Table) {
-        let text = "are kept aside: others have their values in a UNIQUE index; `harmonylite conflicts` \
+        let text = "are displaced: others have their values in a UNIQUE index; `harmonylite conflicts` \
                     shows them";
         match self.displaced_alarm.rings(self.clock.uptime()) {
             Some(0) => log::warn!("rows of table {} {text}", table.name()),
@@ -119,7 +119,7 @@ impl Database {
     /// Displaced rows that nothing but the row `key`, which the application deleted, kept out of
     /// the table: the user meant them, too.
     pub(crate) fn hidden_only_by(&self, table: &Arc<Table>, key: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let aside = Aside {
+        let aside = DisplacedRows {
             conn: &self.conn,
             table,
         };
@@ -136,17 +136,17 @@ impl Database {
     /// All displaced rows of the table anew: its UNIQUE indexes are others now.
     pub(crate) fn resettle(&mut self, table: &Arc<Table>) -> Result<()> {
         let mut settling = self.settling(table)?;
-        for (key, values) in settling.aside.take_all()? {
-            settling.aside.put(&key, &values, &[])?;
+        for (key, values) in settling.displaced.take_all()? {
+            settling.displaced.put(&key, &values, &[])?;
             settling.add(key)?;
         }
         settling.run()?;
         self.note_displaced(table)
     }
 
-    /// These rows have new versions: what was kept aside of them is void.
+    /// These rows have new versions: what was displaced of them is void.
     pub(crate) fn forget_displaced(&self, table: &Table, keys: &[Vec<u8>]) -> Result<()> {
-        let aside = Aside {
+        let aside = DisplacedRows {
             conn: &self.conn,
             table,
         };
@@ -159,7 +159,7 @@ impl Database {
     }
 
     fn note_displaced(&mut self, table: &Table) -> Result<()> {
-        let aside = Aside {
+        let aside = DisplacedRows {
             conn: &self.conn,
             table,
         };
@@ -183,7 +183,7 @@ pub(crate) fn displaced_row(
     table: &Table,
     key: &[u8],
 ) -> Result<Option<Vec<OwnedValue>>> {
-    Aside { conn, table }.row(key)
+    DisplacedRows { conn, table }.row(key)
 }
 
 /// The highest hlc among the displaced rows that a row with these values collides with: a local
@@ -196,7 +196,7 @@ pub(crate) fn highest_displaced(
 ) -> Result<i64> {
     let (conn, table) = (rows.conn, rows.table);
     let mut highest = 0;
-    let waiting = Aside { conn, table }.waiting_on(own_values)?;
+    let waiting = DisplacedRows { conn, table }.waiting_on(own_values)?;
     for key in waiting.into_iter().filter(|k| k != own_key) {
         let values = cbor::key_values(&key)?;
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();

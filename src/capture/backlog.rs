@@ -5,7 +5,7 @@ use crate::capture::unsent::Piece;
 use crate::capture::{Captured, Frames, Outgoing};
 use crate::database::rows::{Rows, Stored, row_values};
 use crate::database::table::Table;
-use crate::database::{Cause, Compare, Database, DatabaseError, Result, values};
+use crate::database::{Compare, CompareReason, Database, DatabaseError, Result, values};
 use crate::model::cbor;
 use crate::model::text::key_literal;
 use crate::model::value::{OwnedValue, Value};
@@ -33,7 +33,7 @@ impl Database {
             let mut frames = Frames::numbered(db, true);
             let last = match db.encode_marked(limit, &mut frames)? {
                 // No marks are left, so that none of them is cleared with these.
-                None if db.encode_again(limit, &mut frames)? => Some(frames.at),
+                None if db.encode_republished(limit, &mut frames)? => Some(frames.at),
                 last => last,
             };
             db.marks.live = last.is_none();
@@ -64,7 +64,7 @@ impl Database {
 
     /// Whether rows have the values of their versions, as far as the last capture saw.
     pub fn is_captured(&self) -> bool {
-        let unwatched = |c: &Compare| c.cause >= Cause::Unwatched;
+        let unwatched = |c: &Compare| c.cause >= CompareReason::Unwatched;
         !self.log_is_left && !self.catalog.comparing.values().any(unwatched)
     }
 
@@ -144,7 +144,7 @@ impl Database {
                 // It grew since it was marked, or by a join.
                 let e = DatabaseError::RowTooLarge(bytes, self.limits.row_bytes);
                 let reason = format!("{e}; its key is {}", key_literal(&key));
-                return self.set_aside_rows(table.name(), 1, &reason);
+                return self.reject_rows(table.name(), 1, &reason);
             }
             let exceptions = unsent_exceptions(table, &stored, |i| values::column(row, i));
             let values = row_values(row, count);

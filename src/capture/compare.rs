@@ -4,14 +4,14 @@
 //! <https://www.sqlite.org/lang_altertable.html#otheralter>), before installation, and in the moment
 //! between CREATE TABLE and our noticing. Row against version: without a version, or with another
 //! hash, it changed; a live version without a row was deleted. A large table is walked through in
-//! short steps; what happens to rows in the meantime is in the raw log as usual.
+//! short steps; what happens to rows in the meantime is in the change log as usual.
 
 use std::sync::Arc;
 
-use crate::capture::{Frames, Touched, Why};
+use crate::capture::{ChangeEvidence, Frames, Touched};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Cause, Compare, Database, FormerRow, Phase, Result, seen, values};
+use crate::database::{Compare, CompareReason, Database, FormerRow, Phase, Result, seen, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::milliseconds;
@@ -30,7 +30,7 @@ impl Database {
                 Some(table) => match self.guarded(|db| db.compare_step(&table, frames))? {
                     Ok(more) => changes += more,
                     Err(reason) => {
-                        self.set_aside_rows(table.name(), 1, &reason);
+                        self.reject_rows(table.name(), 1, &reason);
                         self.set_compare(id, None)?;
                     }
                 },
@@ -59,7 +59,7 @@ impl Database {
     fn compare_step(&mut self, table: &Arc<Table>, frames: &mut Frames) -> Result<usize> {
         let compare = self.catalog.comparing[&table.id].clone();
         if self.damage.is_known(table.id, &[]) {
-            self.set_aside_rows(table.name(), 1, "its pages are damaged");
+            self.reject_rows(table.name(), 1, "its pages are damaged");
             self.set_compare(table.id, None)?;
             return Ok(0);
         }
@@ -83,7 +83,7 @@ impl Database {
         for key in &keys {
             changes += usize::from(self.compare_key(table, key, compare.cause, frames)?);
             if compare.is_renamed && compare.phase == Phase::Versions && self.settings.publish {
-                self.mark_again(table, key, frames)?;
+                self.mark_republished(table, key, frames)?;
             }
         }
         let next = match (keys.len() == STEP, compare.phase) {
@@ -131,18 +131,20 @@ impl Database {
         &mut self,
         table: &Arc<Table>,
         key_bytes: &[u8],
-        cause: Cause,
+        cause: CompareReason,
         frames: &mut Frames,
     ) -> Result<bool> {
         let key = cbor::key_values(key_bytes)?;
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-        if matches!(cause, Cause::Added | Cause::Dropped | Cause::Rebuilt)
-            && let Some(is_sent) = self.rehash(table, (&key, key_bytes), cause, frames)?
+        if matches!(
+            cause,
+            CompareReason::Added | CompareReason::Dropped | CompareReason::Rebuilt
+        ) && let Some(is_sent) = self.rehash(table, (&key, key_bytes), cause, frames)?
         {
             return Ok(is_sent);
         }
         let counts_as_now = mutation::is(Mutation::RekeyedCountsAsNow);
-        if matches!(cause, Cause::Rekeyed(_) | Cause::Matched(_))
+        if matches!(cause, CompareReason::Rekeyed(_) | CompareReason::Matched(_))
             && !counts_as_now
             && let Some(changed) = self.compare_former(table, (&key, key_bytes), cause, frames)?
         {
@@ -152,12 +154,16 @@ impl Database {
         let mut rows = Rows::new(&self.conn, table)?;
         let stored = rows.version(&self.sites, &key)?;
         let is_live = stored.as_ref().is_some_and(|s| !s.state.deleted);
-        let mut why = Why::Compared;
+        let mut why = ChangeEvidence::Compared;
         match cause {
-            Cause::Before if stored.is_none() => why = Why::Before,
+            CompareReason::Before if stored.is_none() => why = ChangeEvidence::Before,
             // Newer than what it was, and older than any write since.
-            Cause::Rebuilt if is_live && rows.exists(&key)? => (why, time_ms) = (Why::Rebuilt, 0),
-            Cause::Rekeyed(hlc) if !counts_as_now => time_ms = milliseconds(hlc).min(time_ms),
+            CompareReason::Rebuilt if is_live && rows.exists(&key)? => {
+                (why, time_ms) = (ChangeEvidence::Rebuilt, 0)
+            }
+            CompareReason::Rekeyed(hlc) if !counts_as_now => {
+                time_ms = milliseconds(hlc).min(time_ms)
+            }
             _ => {}
         }
         drop(rows);
@@ -178,7 +184,7 @@ impl Database {
         &mut self,
         table: &Arc<Table>,
         (key, key_bytes): (&[Value<'_>], &[u8]),
-        cause: Cause,
+        cause: CompareReason,
         frames: &mut Frames,
     ) -> Result<Option<bool>> {
         if !self.catalog.former.contains_key(&table.id) {
@@ -189,7 +195,7 @@ impl Database {
             return Ok(None);
         };
         if rows.version(&self.sites, key)?.is_some() {
-            return Ok(Some(false)); // what happened to it since is in the raw log
+            return Ok(Some(false)); // what happened to it since is in the change log
         }
         let value = |name: &str| {
             let at = table.schema.columns.iter().position(|c| c.lower == name);
@@ -197,14 +203,14 @@ impl Database {
         };
         let mut touched = Touched {
             key: key_bytes.to_vec(),
-            why: Why::Before,
+            why: ChangeEvidence::Before,
             time_ms: 0,
         };
         drop(rows);
         let former = self.former_row(table, value, None)?;
-        if let (None, Cause::Matched(Some(time_ms))) = (&former, cause) {
+        if let (None, CompareReason::Matched(Some(time_ms))) = (&former, cause) {
             // It may be one of those that were written just before the migration.
-            touched.why = Why::Real;
+            touched.why = ChangeEvidence::Real;
             touched.time_ms = self.stamp_kept(time_ms)?;
         }
         if let Some(former) = former {
@@ -222,13 +228,13 @@ impl Database {
                 let mut rows = Rows::new(&self.conn, table)?;
                 rows.put_version(&mut self.sites, key, &stored)?;
                 drop(rows);
-                touched.why = Why::Rebuilt;
+                touched.why = ChangeEvidence::Rebuilt;
                 if mutation::is(Mutation::MigratedCountsAsNow) {
                     touched.time_ms = self.stamp_now()?;
                 }
             }
             if let Some(time_ms) = former.written_ms {
-                touched.why = Why::Real;
+                touched.why = ChangeEvidence::Real;
                 touched.time_ms = self.stamp_kept(time_ms)?;
             }
         } else {
@@ -237,7 +243,7 @@ impl Database {
         let changed = self.record_changes(table, &[touched], frames)? > 0;
         let is_sent = self.settings.publish && !mutation::is(Mutation::RekeyedNotSent);
         if !changed && is_sent {
-            self.mark_again(table, key_bytes, frames)?;
+            self.mark_republished(table, key_bytes, frames)?;
         }
         self.settle_captured()?;
         Ok(Some(changed))
@@ -271,16 +277,16 @@ impl Database {
         &mut self,
         table: &Table,
         (key, key_bytes): (&[Value<'_>], &[u8]),
-        cause: Cause,
+        cause: CompareReason,
         frames: &mut Frames,
     ) -> Result<Option<bool>> {
         let mut rows = Rows::new(&self.conn, table)?;
         let stored = rows.version(&self.sites, key)?;
         let Some(stored) = stored.filter(|s| !s.state.deleted) else {
-            return Ok((cause != Cause::Rebuilt).then_some(false)); // its change is in the raw log
+            return Ok((cause != CompareReason::Rebuilt).then_some(false)); // its change is in the change log
         };
         let values = match rows.owned_row(key)? {
-            Some(_) if cause == Cause::Rebuilt => return Ok(None),
+            Some(_) if cause == CompareReason::Rebuilt => return Ok(None),
             Some(values) => Some(values),
             None => self.displaced_row(table, key_bytes)?,
         };
@@ -292,10 +298,10 @@ impl Database {
             return Ok(Some(false));
         }
         rows.put_version(&mut self.sites, key, &Stored { hash, ..stored })?;
-        let is_sent = cause == Cause::Added && self.settings.publish;
+        let is_sent = cause == CompareReason::Added && self.settings.publish;
         if is_sent {
             drop(rows);
-            self.mark_again(table, key_bytes, frames)?;
+            self.mark_republished(table, key_bytes, frames)?;
         }
         Ok(Some(is_sent))
     }

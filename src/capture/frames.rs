@@ -35,7 +35,7 @@ pub(crate) struct Frames {
     /// Whether rows are encoded at all.
     pub encode: bool,
     /// Something of it may have been sent before: the broker must not take it for a repetition.
-    pub is_again: bool,
+    pub is_republished: bool,
     shards: Vec<FrameBuilder>,
     limit: usize,
     done: Vec<Outgoing>,
@@ -60,7 +60,7 @@ impl Frames {
         Frames {
             at: db.reservation.number(),
             encode,
-            is_again: false,
+            is_republished: false,
             shards: (0..db.settings.shards)
                 .map(|_| FrameBuilder::default())
                 .collect(),
@@ -134,7 +134,11 @@ impl Frames {
             self.done.push(Outgoing {
                 at: self.at,
                 shard: shard as u32 + 1,
-                salt: if self.is_again { self.at as u64 } else { 0 },
+                salt: if self.is_republished {
+                    self.at as u64
+                } else {
+                    0
+                },
                 raw,
             });
         }

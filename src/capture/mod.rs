@@ -1,6 +1,6 @@
 //! Outgoing: from what the application did to versions, marks and frames.
 //!
-//! The triggers note keys in the raw log. [`Database::capture`] reads them, reads what those rows
+//! The triggers note keys in the change log. [`Database::capture`] reads them, reads what those rows
 //! *are* by now, gives them versions, marks them unsent and empties the log, all in one
 //! transaction: a crash leaves either the log or the marks, never neither. The rows come out
 //! encoded, for the publisher; when nobody can send just now, marks alone are kept and
@@ -18,13 +18,13 @@ use crate::model::text::key_literal;
 use crate::model::value::Value;
 use crate::mutation::{self, Mutation};
 
-mod again;
 mod backlog;
+mod change_log;
 mod compare;
 mod frames;
 mod gone_rows;
-mod raw_log;
 mod record;
+mod republish;
 mod unsent;
 mod unsent_copy;
 mod waiting;
@@ -33,7 +33,7 @@ pub mod walk;
 pub(crate) use frames::Frames;
 pub use frames::{MAX_QUEUED_BYTES, Outgoing};
 pub(crate) use gone_rows::GoneRows;
-pub(crate) use record::{Recorder, Why, is_late, unwritten};
+pub(crate) use record::{ChangeEvidence, Recorder, is_late, unwritten};
 pub use unsent::Marks;
 pub(crate) use unsent::{has_mark, put_mark};
 pub(crate) use unsent_copy::{Unsent, UnsentCopy};
@@ -50,11 +50,11 @@ pub struct Captured {
     pub more: bool,
 }
 
-/// A key of the raw log, its newest entry.
+/// A key of the change log, its newest entry.
 #[derive(Clone)]
 struct Touched {
     key: Vec<u8>,
-    why: Why,
+    why: ChangeEvidence,
     time_ms: i64,
 }
 
@@ -73,7 +73,7 @@ impl Database {
         Ok(captured)
     }
 
-    /// The same inside a transaction. True if the raw log is empty now.
+    /// The same inside a transaction. True if the change log is empty now.
     pub(crate) fn capture_inside(&mut self, captured: &mut Captured) -> Result<bool> {
         let began = self.clock.uptime();
         self.note_data_version()?;
@@ -166,24 +166,24 @@ impl Database {
             let one = std::slice::from_ref(entry);
             match self.guarded(|db| db.record_changes(table, one, frames))? {
                 Ok(more) => changes += more,
-                Err(reason) => self.set_aside_rows(table.name(), 1, &reason),
+                Err(reason) => self.reject_rows(table.name(), 1, &reason),
             }
         }
         Ok(changes)
     }
 
     /// Says and counts what cannot be replicated.
-    pub(crate) fn set_aside_rows(&self, table: &str, count: u64, reason: &str) {
+    pub(crate) fn reject_rows(&self, table: &str, count: u64, reason: &str) {
         let now = self.clock.uptime();
-        match self.marks.set_aside_alarm.borrow_mut().rings(now) {
+        match self.marks.rejected_alarm.borrow_mut().rings(now) {
             Some(0) => log::warn!("set aside {count} change(s) of table {table}: {reason}"),
             Some(more) => log::warn!(
                 "set aside {count} change(s) of table {table}, after {more} others: {reason}"
             ),
             None => log::debug!("set aside {count} change(s) of table {table}: {reason}"),
         }
-        let before = self.marks.set_aside.get();
-        self.marks.set_aside.set(before + count);
+        let before = self.marks.rejected.get();
+        self.marks.rejected.set(before + count);
     }
 
     /// Versions for the touched rows of a table, and what that means for displaced ones.
@@ -206,7 +206,7 @@ impl Database {
         Ok(changes)
     }
 
-    /// Works out what captured rows mean for displaced ones. The raw log is empty: a row in it has
+    /// Works out what captured rows mean for displaced ones. The change log is empty: a row in it has
     /// no version yet, or an old one, and would have to give way to rows that it is above.
     pub(crate) fn settle_captured(&mut self) -> Result<()> {
         if mutation::is(Mutation::NoSettleOnCapture) {
@@ -290,10 +290,10 @@ impl Database {
         drop(rows);
         self.note_given(highest)?;
         for reason in too_large {
-            self.set_aside_rows(table.name(), 1, &reason);
+            self.reject_rows(table.name(), 1, &reason);
         }
         if damaged > 0 {
-            self.set_aside_rows(table.name(), damaged, "the row is damaged");
+            self.reject_rows(table.name(), damaged, "the row is damaged");
         }
         Ok(written)
     }
@@ -331,7 +331,7 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<Vec<Touched>> {
         let mut hidden = Vec::new();
-        for entry in written.iter().filter(|t| t.why == Why::Real) {
+        for entry in written.iter().filter(|t| t.why == ChangeEvidence::Real) {
             let key = cbor::key_values(&entry.key)?;
             let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
             if !Rows::new(&self.conn, table)?.exists(&key)? {

@@ -17,7 +17,7 @@ use crate::model::version::{HLC_BEFORE, Version, milliseconds, stamp};
 
 /// Why a row is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Why {
+pub(crate) enum ChangeEvidence {
     /// A REPLACE may have evicted it.
     Maybe,
     /// Found different from its version, or without one, by comparison.
@@ -48,7 +48,7 @@ pub(crate) struct Recorder<'a> {
     pub row_bytes: usize,
     /// The highest hlc given to a row.
     pub highest: i64,
-    /// Number of the first transaction since the raw log was empty.
+    /// Number of the first transaction since the change log was empty.
     pub log_run: i64,
 }
 
@@ -59,7 +59,7 @@ impl Recorder<'_> {
         rows: &mut Rows<'_>,
         key: &[Value<'_>],
         key_bytes: &[u8],
-        why: Why,
+        why: ChangeEvidence,
         time_ms: i64,
     ) -> Result<bool> {
         let stored = rows.version(self.sites, key)?;
@@ -72,7 +72,7 @@ impl Recorder<'_> {
             let hidden = apply::highest_displaced(rows, self.sites, &values, key_bytes)?;
             previous = previous.max(hidden);
         }
-        let hlc = if why == Why::Before {
+        let hlc = if why == ChangeEvidence::Before {
             HLC_BEFORE
         } else {
             stamp(time_ms, previous)
@@ -102,7 +102,7 @@ impl Recorder<'_> {
         rows: &mut Rows<'_>,
         key: &[Value<'_>],
         key_bytes: &[u8],
-        why: Why,
+        why: ChangeEvidence,
         version: Version,
         stored: Option<&Stored>,
     ) -> Result<Option<Stored>> {
@@ -115,10 +115,10 @@ impl Recorder<'_> {
             let hash = table.content_hash(values());
             let same = || live.is_some_and(|s| s.hash == hash);
             let unchanged = match why {
-                Why::Maybe => true,
-                Why::Compared | Why::Rebuilt => same(),
-                Why::Before => live.is_some(),
-                Why::Real => false,
+                ChangeEvidence::Maybe => true,
+                ChangeEvidence::Compared | ChangeEvidence::Rebuilt => same(),
+                ChangeEvidence::Before => live.is_some(),
+                ChangeEvidence::Real => false,
             };
             if unchanged {
                 return Ok(None);
@@ -128,7 +128,7 @@ impl Recorder<'_> {
                 return Err(DatabaseError::RowTooLarge(bytes, self.row_bytes));
             }
             let mut exceptions = exceptions(table, stored, |i| values::column(row, i));
-            if let (Why::Rebuilt, Some(stored)) = (why, stored) {
+            if let (ChangeEvidence::Rebuilt, Some(stored)) = (why, stored) {
                 fill_late(table, stored, self.node, &mut exceptions);
             }
             let state = State {
@@ -169,15 +169,15 @@ impl Recorder<'_> {
         &self,
         rows: &Rows<'_>,
         key_bytes: &[u8],
-        why: Why,
+        why: ChangeEvidence,
         version: Version,
         stored: Option<&Stored>,
     ) -> Result<bool> {
         match stored {
             Some(stored) if stored.state.deleted => {
-                Ok(why == Why::Real && self.is_earlier_part(stored, version))
+                Ok(why == ChangeEvidence::Real && self.is_earlier_part(stored, version))
             }
-            Some(_) if why != Why::Real && self.displaced => {
+            Some(_) if why != ChangeEvidence::Real && self.displaced => {
                 let mut displaced = rows.conn.prepare_cached(
                     "SELECT 1 FROM __harmonylite___displaced WHERE table_id = ?1 AND key = ?2",
                 )?;
@@ -186,7 +186,7 @@ impl Recorder<'_> {
             Some(_) => Ok(true),
             // Inserted and deleted since the last capture: nobody else knows the row. While the
             // rows that were there before have no versions yet, it may have been one of those.
-            None => Ok(self.comparing && why == Why::Real),
+            None => Ok(self.comparing && why == ChangeEvidence::Real),
         }
     }
 }

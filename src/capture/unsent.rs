@@ -11,8 +11,8 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 
 use crate::capture::Frames;
-use crate::capture::again::Again;
 use crate::capture::record::never_written;
+use crate::capture::republish::Republish;
 use crate::capture::unsent_copy::UnsentCopy;
 use crate::database::rows::Rows;
 use crate::database::table::Table;
@@ -36,13 +36,13 @@ pub struct Marks {
     /// A transaction under way in pieces: its number, and the mark up to which it is encoded.
     pub(super) piece: Option<Piece>,
     /// Rows to be published again, marked or not.
-    pub(super) again: Again,
+    pub(super) republish: Republish,
     pub(crate) copy: UnsentCopy,
     /// When marks were cleared last, by [`crate::clock::Clock::uptime`].
     cleared: Duration,
     /// Changes that could not be captured since the start.
-    pub set_aside: Cell<u64>,
-    pub set_aside_alarm: RefCell<Repeated>,
+    pub rejected: Cell<u64>,
+    pub rejected_alarm: RefCell<Repeated>,
 }
 
 /// Marks of one transaction, up to and with this one.
@@ -67,7 +67,7 @@ impl Database {
     pub fn stop_live(&mut self) {
         self.marks.live = false;
         self.marks.piece = None;
-        self.marks.again.interrupt();
+        self.marks.republish.interrupt();
     }
 
     pub fn is_live(&self) -> bool {
@@ -119,13 +119,13 @@ impl Database {
     }
 
     /// Changes that could not be captured since the start.
-    pub fn set_aside(&self) -> u64 {
-        self.marks.set_aside.get()
+    pub fn rejected(&self) -> u64 {
+        self.marks.rejected.get()
     }
 
     /// Whether a row may still be unsent that was learnt under `at`.
     pub(crate) fn is_marked(&self, table: &Table, key: &[u8], at: i64) -> Result<bool> {
-        if self.publishes_again() {
+        if self.is_republishing() {
             return Ok(true);
         }
         has_mark(&self.conn, table, key, at)
@@ -149,7 +149,7 @@ impl Database {
     }
 
     /// Marks a row, whoever's version it has, which counts as learnt by the transaction of `frames`.
-    pub(crate) fn mark_again(
+    pub(crate) fn mark_republished(
         &mut self,
         table: &Table,
         key_bytes: &[u8],
@@ -178,7 +178,7 @@ impl Database {
             rows.put_version(&mut self.sites, &key, &stored)?;
         }
         put_mark(&rows, key_bytes, frames.at)?;
-        frames.is_again = true;
+        frames.is_republished = true;
         if frames.encode {
             self.encode_row(&mut rows, key_bytes, frames.at, frames)?;
         }

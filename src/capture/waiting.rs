@@ -6,19 +6,19 @@
 
 use rusqlite::params;
 
-use crate::capture::{Batch, Frames, Touched, Why};
+use crate::capture::{Batch, ChangeEvidence, Frames, Touched};
 use crate::database::{Database, Result, triggers, values};
 use crate::model::key::key_bytes;
 use crate::model::value::Value;
 
-/// Kind of a mark, beside those of the raw log.
+/// Kind of a mark, beside those of the change log.
 pub(crate) const MARK: i64 = -1;
 
 /// Entries taken back at a time.
 const STEP: usize = 128;
 
 impl Database {
-    /// Keeps an entry of the raw log. False if its table is not known.
+    /// Keeps an entry of the change log. False if its table is not known.
     pub(super) fn keep_entry<'v>(
         &self,
         id: i64,
@@ -83,11 +83,11 @@ impl Database {
                     .execute(params![id, key, kind])?;
                 let why = match kind {
                     MARK => {
-                        self.mark_again(&table, &key, frames)?;
+                        self.mark_republished(&table, &key, frames)?;
                         continue;
                     }
-                    triggers::MAYBE => Why::Maybe,
-                    _ => Why::Real,
+                    triggers::MAYBE => ChangeEvidence::Maybe,
+                    _ => ChangeEvidence::Real,
                 };
                 let time_ms = self.stamp_kept(time_ms)?;
                 touched.push(Touched { key, why, time_ms });

@@ -3,7 +3,7 @@
 
 use crate::database::schema::quote;
 use crate::database::table::{Table, versions_table};
-use crate::database::{Cause, Compare, Database, Phase, Result, values};
+use crate::database::{Compare, CompareReason, Database, Phase, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 
@@ -36,7 +36,7 @@ impl Database {
         };
         Ok(Some(Walk {
             table: table.name().to_owned(),
-            is_new: compare.cause == Cause::Before,
+            is_new: compare.cause == CompareReason::Before,
             done: begins_at + (reached * (PARTS / 2) as f64) as u64,
         }))
     }
@@ -147,7 +147,7 @@ mod tests {
             let compare = Compare {
                 phase,
                 after: at.map(key),
-                ..Compare::start(Cause::Before)
+                ..Compare::start(CompareReason::Before)
             };
             node.db.set_compare(id, Some(compare)).unwrap();
             let table = "item".to_owned();

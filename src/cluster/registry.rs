@@ -24,9 +24,9 @@ pub trait Registry: Send {
     fn lease(&mut self) -> Result<bool, StreamError>;
     fn give_lease_back(&mut self);
     /// Whether some node has the lease.
-    fn is_led(&mut self) -> Result<bool, StreamError>;
+    fn lease_is_held(&mut self) -> Result<bool, StreamError>;
     /// Makes this node the founder, if there is none yet. True if it is.
-    fn found(&mut self, node: u64) -> Result<bool, StreamError>;
+    fn claim_founder(&mut self, node: u64) -> Result<bool, StreamError>;
     /// Makes a node known as one that publishes, and which tables it selects.
     fn register(&mut self, node: u64, selection: &str) -> Result<(), StreamError>;
     /// Every node that ever published, with its selection of tables.
@@ -40,12 +40,12 @@ pub trait Registry: Send {
     fn newest(&mut self) -> Result<Option<Entry>, StreamError>;
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
     /// Leaves only the places of `entry` in the newest, if that is still the same snapshot.
-    fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
+    fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError>;
     /// The newest is not there any more.
     fn forget_newest(&mut self) -> Result<(), StreamError>;
     /// Per stream, how far a snapshot is asked for.
-    fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError>;
-    fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError>;
+    fn requested(&mut self) -> Result<BTreeMap<String, Place>, StreamError>;
+    fn request(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError>;
     /// Whether the broker lost what was at this place of a stream, and holds another message there or
     /// none yet. No, if that cannot be told any more, or the stream was created anew.
     fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError>;
@@ -174,11 +174,11 @@ impl Registry for KeyValueRegistry {
         }
     }
 
-    fn is_led(&mut self) -> Result<bool, StreamError> {
+    fn lease_is_held(&mut self) -> Result<bool, StreamError> {
         Ok(self.leases().get(LEADER)?.is_some())
     }
 
-    fn found(&mut self, node: u64) -> Result<bool, StreamError> {
+    fn claim_founder(&mut self, node: u64) -> Result<bool, StreamError> {
         let name = node.to_string();
         if self.meta().create(FOUNDER, name.as_bytes())? {
             return Ok(true);
@@ -243,10 +243,10 @@ impl Registry for KeyValueRegistry {
         self.meta().put(NEWEST, &entry.to_bytes()).map(drop)
     }
 
-    fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+    fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError> {
         self.amend(NEWEST, |stored| {
             let mut newest = self.parse_newest(stored?)?;
-            newest.narrow(entry).then(|| newest.to_bytes())
+            newest.drop_unreliable(entry).then(|| newest.to_bytes())
         })
     }
 
@@ -254,14 +254,14 @@ impl Registry for KeyValueRegistry {
         self.meta().delete(NEWEST)
     }
 
-    fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+    fn requested(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
         let wanted = self.meta().get(WANTED)?;
-        Ok(wanted.map_or_else(BTreeMap::new, |(bytes, _)| parse_wanted(&bytes)))
+        Ok(wanted.map_or_else(BTreeMap::new, |(bytes, _)| parse_requested(&bytes)))
     }
 
-    fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+    fn request(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
         self.amend(WANTED, |stored| {
-            let before = stored.map_or_else(BTreeMap::new, parse_wanted);
+            let before = stored.map_or_else(BTreeMap::new, parse_requested);
             let mut wanted = before.clone();
             for (stream, place) in places {
                 let known = wanted.entry(stream.clone()).or_default();
@@ -288,6 +288,6 @@ impl Registry for KeyValueRegistry {
 }
 
 /// The places that are asked for, as the bucket has them. What cannot be read was not asked for.
-pub fn parse_wanted(bytes: &[u8]) -> BTreeMap<String, Place> {
+pub fn parse_requested(bytes: &[u8]) -> BTreeMap<String, Place> {
     serde_json::from_slice(bytes).unwrap_or_default()
 }

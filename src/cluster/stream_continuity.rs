@@ -33,7 +33,7 @@ pub fn look(
     // The broker is known to be set up like this node by now: before, it might be a slip of the pen.
     if gate.enter().database.leave_streams()? {
         gate.forget_own();
-        gate.poke_keeper();
+        gate.notify_scheduler();
         gate.wake_publisher();
     }
     let position = gate.enter().database.position(stream);
@@ -46,11 +46,11 @@ pub fn look(
     let is_new = position.created != state.created;
     if is_new && !position.created.is_empty() {
         inside.database.note_lost(stream, &position)?;
-        gate.poke_keeper();
+        gate.notify_scheduler();
     }
     if let Some(why) = difference {
         log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
-        inside.database.publish_all_again()?;
+        inside.database.republish_all()?;
         gate.forget_own();
         position = Position {
             // A stream that is new gets everything again, from every node.
@@ -67,7 +67,7 @@ pub fn look(
         );
         inside.database.note_gap(stream, state.first);
         inside.database.flush()?;
-        gate.poke_keeper();
+        gate.notify_scheduler();
         return Ok(state.first);
     }
     position.created.clone_from(&state.created);

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::snapshot::beside;
+use crate::snapshot::scratch;
 use crate::{database, lock, mirror, output};
 
 /// Removes all that is ours from the database, and our files beside it.
@@ -17,7 +17,7 @@ pub fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
         ));
     }
     let lock = lock::take_database(&config.db_path, Duration::ZERO, || false)?;
-    beside::remove_stale(&config.db_path);
+    scratch::remove_stale(&config.db_path);
     let removed = database::clean_up(&config.db_path, &AtomicBool::new(false))
         .map_err(|e| format!("cleaning up {}: {e}", config.db_path.display()))?;
     let mirror = mirror::place(&config.seq_map_path, &config.db_path)?;

@@ -26,9 +26,9 @@ pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), Strin
     crate::apply::conflicts(path, &mut aside).map_err(|e| failed(&e))?;
     if !as_json {
         let end = match list.count {
-            0 => "no row is kept aside\n".to_owned(),
-            1 => "1 row is kept aside\n".to_owned(),
-            count => format!("{count} rows are kept aside\n"),
+            0 => "no row is displaced\n".to_owned(),
+            1 => "1 row is displaced\n".to_owned(),
+            count => format!("{count} rows are displaced\n"),
         };
         list.write(&end);
         (list.count, list.table) = (0, String::new());

@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::database::own_tables;
 use crate::model::manifest::{Entry, Manifest};
 use crate::output;
-use crate::snapshot::beside;
 use crate::snapshot::error::{TransferError, disk};
+use crate::snapshot::scratch;
 use crate::snapshot::thread::Progress;
 use crate::snapshot::transfer;
 use crate::store::Store;
@@ -74,7 +74,7 @@ pub(super) fn restore_first(
                 let mut text = format!("{} is snapshot {}\n", to.display(), entry.name);
                 if aside > 0 {
                     text += &format!(
-                        "{aside} row(s) were kept aside and are not in it: see the README, Conflicts\n"
+                        "{aside} row(s) were displaced and are not in it: see the README, Conflicts\n"
                     );
                 }
                 return out.write_all(text.as_bytes()).map_err(output::failed);
@@ -94,7 +94,7 @@ pub(super) fn restore_first(
     Err(failure)
 }
 
-/// Returns how many rows were kept aside.
+/// Returns how many rows were displaced.
 fn restore_one(
     entry: &Entry,
     to: &Path,
@@ -107,7 +107,7 @@ fn restore_one(
         return Err(TransferError::Stopped);
     }
     require_free(to).map_err(|text| disk(to, text))?; // fetching took a while
-    beside::place(file.path(), to).map_err(|e| disk(to, e))?;
+    scratch::place(file.path(), to).map_err(|e| disk(to, e))?;
     Ok(aside)
 }
 
@@ -121,7 +121,7 @@ fn require_free(to: &Path) -> Result<(), String> {
     if to.symlink_metadata().is_ok() {
         return Err(format!("{} exists: nothing is overwritten", to.display()));
     }
-    let Some(leftover) = beside::leftover(to) else {
+    let Some(leftover) = scratch::leftover(to) else {
         return Ok(());
     };
     Err(format!(

@@ -14,7 +14,7 @@ use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::control::{Context, Doors};
 use crate::database::{Database, DatabaseError, Settings};
 use crate::model::backoff::Backoff;
-use crate::snapshot::beside;
+use crate::snapshot::scratch;
 use crate::snapshot::thread::Ask;
 use crate::stream::jetstream::stream_name;
 use crate::thread::{Exited, Outcome};
@@ -86,7 +86,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     let doors = (until == Until::Told).then(|| Doors::open(config));
     let doors = doors.transpose().map_err(Failure)?;
     let _socket = doors.and_then(|doors| doors.serve(&context, &exits));
-    beside::remove_stale(&config.db_path);
+    scratch::remove_stale(&config.db_path);
     let (mut net, mut began_with) = (None, None);
     if !config.db_path.exists() && snapshots::are_kept(config) {
         let node = *node_id.get_or_insert_with(snapshots::random_node_id);

@@ -17,7 +17,7 @@ use crate::model::backoff::Backoff;
 use crate::snapshot::error::TransferError;
 use crate::snapshot::thread::{Inputs, Places, Progress};
 use crate::snapshot::transfer;
-use crate::snapshot::{keeper, thread};
+use crate::snapshot::{scheduler, thread};
 use crate::store::{self, Store, StoreError};
 use crate::thread::Exited;
 
@@ -49,7 +49,7 @@ pub fn start(
     (stop, keeping): (Receiver<()>, Keeping),
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
-    let options = keeper::Options {
+    let options = scheduler::Options {
         cluster: config.shared.stream_prefix.clone(),
         max_entries: config.replication_log.max_entries as u64,
         interval: config.snapshot.interval,

@@ -58,7 +58,7 @@ pub struct Catalog {
     pub back: BTreeSet<i64>,
     /// By number of a table, the shape that it had under its former key, while that is remembered.
     pub former: HashMap<i64, Arc<Former>>,
-    /// Number of key columns that the raw log has room for.
+    /// Number of key columns that the change log has room for.
     pub log_keys: usize,
     /// What is held may fit now: to be tried again after this place, or from the start.
     pub retry_held: Option<Option<Place>>,
@@ -180,7 +180,7 @@ impl Database {
             previous.by_name.len() != self.catalog.by_name.len() || others(&self.catalog);
         self.note_left_out()?;
         self.note_away()?;
-        self.find_set_aside()?;
+        self.find_displaced_and_held()?;
         self.await_let_go(self.catalog.has_new)?;
         // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
         // Not before local changes are captured: a row without its version loses against any.
@@ -276,7 +276,7 @@ impl Database {
         self.catalog.text = Some(self.schema_text()?);
         self.catalog.is_unnoted = false;
         self.catalog.quiet.note(version);
-        self.witness.note_schema(version);
+        self.restore_detector.note_schema(version);
         Ok(())
     }
 
@@ -427,7 +427,7 @@ impl Database {
         self.keep_marks()
     }
 
-    pub(crate) fn find_set_aside(&mut self) -> Result<()> {
+    pub(crate) fn find_displaced_and_held(&mut self) -> Result<()> {
         let mut held = held_tables(&self.conn)?;
         self.tidy_held_size(&held)?;
         held.retain(|name| self.catalog.by_name.contains_key(name));

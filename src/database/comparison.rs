@@ -9,7 +9,7 @@ use crate::database::table::Shape;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compare {
     pub phase: Phase,
-    pub cause: Cause,
+    pub cause: CompareReason,
     /// Key (as [`crate::model::key::key_bytes`]) up to which the phase is done.
     pub after: Option<Vec<u8>>,
     /// The table has another name, under which nothing of it was ever sent, deletes included.
@@ -19,7 +19,7 @@ pub struct Compare {
 
 /// Why a table is compared, the weakest cause first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Cause {
+pub enum CompareReason {
     /// Columns are gone: the contents' hashes are others.
     Dropped,
     /// Columns are new. What a renamed one holds was never sent under its new name; it is sent with
@@ -49,7 +49,7 @@ pub enum Phase {
 }
 
 impl Compare {
-    pub fn start(cause: Cause) -> Self {
+    pub fn start(cause: CompareReason) -> Self {
         Compare {
             phase: Phase::Rows,
             cause,
@@ -62,12 +62,12 @@ impl Compare {
     pub fn matched(written_ms: Option<i64>) -> Self {
         Compare {
             phase: Phase::Former,
-            ..Compare::start(Cause::Matched(written_ms))
+            ..Compare::start(CompareReason::Matched(written_ms))
         }
     }
 
     /// From the start again, for another cause.
-    fn anew(under_way: Option<&Compare>, cause: Cause) -> Self {
+    fn anew(under_way: Option<&Compare>, cause: CompareReason) -> Self {
         let is_renamed = under_way.is_some_and(|c| c.is_renamed);
         match under_way {
             Some(under_way) if under_way.phase == Phase::Former => Compare {
@@ -83,7 +83,7 @@ impl Compare {
 
     /// The same comparison, of a table that has another name.
     pub fn renamed(under_way: Option<Compare>) -> Self {
-        let cause = under_way.map_or(Cause::Dropped, |c| c.cause);
+        let cause = under_way.map_or(CompareReason::Dropped, |c| c.cause);
         Compare {
             is_renamed: true,
             ..Compare::start(cause)
@@ -99,11 +99,11 @@ impl Shape {
         let dropped = known.columns.iter().any(|(c, _)| lacks(self, c));
         let cause = match (added, dropped) {
             (false, false) => return under_way,
-            (true, _) => Cause::Added,
-            (false, true) => Cause::Dropped,
+            (true, _) => CompareReason::Added,
+            (false, true) => CompareReason::Dropped,
         };
         let cause = match under_way.as_ref().map(|c| c.cause) {
-            Some(Cause::Unwatched) => Cause::Rebuilt,
+            Some(CompareReason::Unwatched) => CompareReason::Rebuilt,
             under_way => cause.max(under_way.unwrap_or(cause)),
         };
         Some(Compare::anew(under_way.as_ref(), cause))
@@ -121,14 +121,23 @@ impl Compare {
                 Some(compare) if compare.phase != Phase::Versions => Some(compare),
                 under_way => Some(Compare {
                     phase: Phase::Versions,
-                    ..Compare::anew(under_way.as_ref(), cause.unwrap_or(Cause::Unwatched))
+                    ..Compare::anew(
+                        under_way.as_ref(),
+                        cause.unwrap_or(CompareReason::Unwatched),
+                    )
                 }),
             },
             Missing::OfWrites => {
                 let cause = match cause {
-                    Some(Cause::Added | Cause::Dropped | Cause::Rebuilt) => Cause::Rebuilt,
-                    Some(cause @ (Cause::Before | Cause::Rekeyed(_) | Cause::Matched(_))) => cause,
-                    Some(Cause::Unwatched) | None => Cause::Unwatched,
+                    Some(
+                        CompareReason::Added | CompareReason::Dropped | CompareReason::Rebuilt,
+                    ) => CompareReason::Rebuilt,
+                    Some(
+                        cause @ (CompareReason::Before
+                        | CompareReason::Rekeyed(_)
+                        | CompareReason::Matched(_)),
+                    ) => cause,
+                    Some(CompareReason::Unwatched) | None => CompareReason::Unwatched,
                 };
                 Some(Compare::anew(under_way.as_ref(), cause))
             }

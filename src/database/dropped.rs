@@ -28,7 +28,7 @@ use crate::model::cbor;
 use crate::model::merge::{Exceptions, State};
 use crate::model::value::{OwnedValue, Value};
 
-/// Entries of the raw log that are taken over: a few milliseconds' worth.
+/// Entries of the change log that are taken over: a few milliseconds' worth.
 const MOST_UNCAPTURED: usize = 10_000;
 
 /// A tool drops all that it drops within this time.
@@ -66,7 +66,7 @@ impl Database {
 
     /// Who drops our tables may not be done yet.
     fn was_just_remade(&self) -> bool {
-        let remade = self.witness.remade;
+        let remade = self.restore_detector.remade;
         remade.is_some_and(|at| self.clock.uptime().saturating_sub(at) < DONE_WITHIN)
     }
 
@@ -96,7 +96,7 @@ impl Database {
         self.begin_at_once()?;
         // A copy from before we were there, put back, lacks them, too: it is left as it is.
         let checked = match self.check_not_put_back() {
-            Err(e @ DatabaseError::PutBack(_)) => Err(e),
+            Err(e @ DatabaseError::RestoredInPlace(_)) => Err(e),
             _ => Ok(()),
         };
         let made = checked
@@ -119,7 +119,7 @@ impl Database {
                     copy.rows().len()
                 );
                 self.marks.copy = copy;
-                self.witness.remade = Some(self.clock.uptime());
+                self.restore_detector.remade = Some(self.clock.uptime());
             }
             Err(e) => {
                 if !self.conn.is_autocommit() {
@@ -130,7 +130,7 @@ impl Database {
             }
         }
         self.reservation.is_stored();
-        self.load_again()?;
+        self.load_republish()?;
         self.seen_data_version = -1;
         self.forget_positions()
     }
@@ -162,7 +162,7 @@ impl Database {
         self.stop_live();
         self.marks.forget_acknowledged();
         self.parts_bytes = None;
-        self.witness.forget();
+        self.restore_detector.forget();
         self.catalog.first_time = true;
         self.catalog.forget();
         self.refresh_catalog()?;
@@ -183,7 +183,7 @@ impl Database {
         by_key.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
-    /// What the raw log has, if that is still there: by name of the table.
+    /// What the change log has, if that is still there: by name of the table.
     fn read_uncaptured(&self) -> Result<Vec<(String, Vec<SqlValue>)>> {
         let columns = log_columns(self.catalog.log_keys);
         let text = format!(
@@ -307,9 +307,7 @@ mod tests {
 
     /// As the streams, read from their start.
     fn read_again(nodes: &mut [Node]) -> String {
-        nodes
-            .iter_mut()
-            .for_each(|n| n.db.publish_all_again().unwrap());
+        nodes.iter_mut().for_each(|n| n.db.republish_all().unwrap());
         converge(nodes)
     }
 
@@ -363,7 +361,7 @@ mod tests {
         backup.run_to_completion(100, pause, None).unwrap();
         drop(backup);
         let ends = node.db.make_tables_again().unwrap_err();
-        assert!(matches!(ends, DatabaseError::PutBack(_)), "{ends}");
+        assert!(matches!(ends, DatabaseError::RestoredInPlace(_)), "{ends}");
         let count = "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'";
         assert_eq!(node.rows(count), "i0");
     }

@@ -50,7 +50,7 @@ pub enum DatabaseError {
         "db_path: the content of {0} was put back from a backup while harmonylite ran; start \
          harmonylite again, and it goes on from there"
     )]
-    PutBack(PathBuf),
+    RestoredInPlace(PathBuf),
     /// See [`super::Database::make_tables_again`].
     #[error(
         "tables of HarmonyLite in the database were dropped by another program: they are made again"

@@ -1,10 +1,10 @@
 //! A database that the Go version of HarmonyLite managed becomes one of ours.
 //!
 //! Go's triggers copy each row into a log of its table, `__harmonylite__<table>_change_log`, and
-//! note that in a log that has the name of our raw log. They go in the transaction that makes our
+//! note that in a log that has the name of our change log. They go in the transaction that makes our
 //! tables and triggers: there is no moment at which a write of the application fails or passes
 //! unseen. Go's logs follow in steps, before anything is captured. A change that Go had not
-//! published becomes an entry of our raw log, with the time at which it was made: capture reads
+//! published becomes an entry of our change log, with the time at which it was made: capture reads
 //! what the row is by then, and a row that is gone was deleted. A row that Go had published is a
 //! row from before HarmonyLite.
 
@@ -82,7 +82,7 @@ impl GoVersion {
         Ok((!is_absent).then_some(found))
     }
 
-    /// Makes room for our tables: Go's triggers go, and its table with the name of our raw log.
+    /// Makes room for our tables: Go's triggers go, and its table with the name of our change log.
     pub(super) fn make_way(&self, conn: &Connection) -> rusqlite::Result<()> {
         for name in &self.triggers {
             conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(name)))?;

@@ -92,7 +92,7 @@ meta! {
     /// Names of the snapshots that this node made last, with blanks between.
     SnapshotsMade = "snapshots_made", Text, travels: false;
     /// Set while a node with the same id may not know that this one has something to tell.
-    UnheardByTwin = "unheard_by_twin", Integer, travels: false;
+    UnheardByDuplicate = "unheard_by_twin", Integer, travels: false;
     /// How many messages were removed from the quarantine.
     QuarantineDropped = "quarantine_dropped", Integer, travels: false;
     /// Tables (lower case) whose held rows an operator gives up.

@@ -32,13 +32,14 @@ mod journal;
 mod lend;
 pub mod meta;
 mod missed_triggers;
-mod noted;
+mod offline_writes;
 mod own_shape;
 pub mod own_tables;
 mod plain_condition;
 pub(crate) mod read_only;
 mod replacing;
 mod reservation;
+mod restore_detector;
 pub mod rows;
 pub mod schema;
 pub(crate) mod schema_hash;
@@ -52,11 +53,10 @@ mod time;
 pub mod triggers;
 pub mod values;
 mod wal;
-mod witness;
 mod write;
 
 pub(crate) use catalog::{Catalog, Former, FormerRow, forget_table, is_one, note_local, seen};
-pub(crate) use comparison::{Cause, Compare, Missing, Phase};
+pub(crate) use comparison::{Compare, CompareReason, Missing, Phase};
 pub use error::{DatabaseError, Result};
 pub(crate) use error::{is_unfit, is_unique_violation};
 pub use fence::Fence;
@@ -103,7 +103,7 @@ pub struct Database {
     pub(crate) damage: damage::Damage,
     pub(crate) apply_triggers: apply_triggers::ApplyTriggers,
     /// What this node's rows lost while it joined.
-    pub(crate) gave_way: crate::apply::GaveWay,
+    pub(crate) demoted: crate::apply::Demoted,
     /// Rows that refer to a deleted one, since the start.
     pub(crate) dangling_seen: u64,
     pub(crate) gone_rows: crate::capture::GoneRows,
@@ -112,10 +112,10 @@ pub struct Database {
     /// Closed after `conn`.
     pub(crate) files: files::Files,
     /// What tells that the file is still the one that was written to.
-    pub(crate) witness: witness::Witness,
+    pub(crate) restore_detector: restore_detector::RestoreDetector,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
-    /// The last capture did not come to the end of the raw log.
+    /// The last capture did not come to the end of the change log.
     pub(crate) log_is_left: bool,
     /// Number of the first capture since it was empty.
     pub(crate) log_run: i64,
@@ -192,13 +192,13 @@ impl Database {
             syncs_commits: false,
             damage: damage::Damage::default(),
             apply_triggers: Default::default(),
-            gave_way: Default::default(),
+            demoted: Default::default(),
             dangling_seen: 0,
             gone_rows: Default::default(),
             ages,
             stop,
             files,
-            witness: witness::Witness::default(),
+            restore_detector: restore_detector::RestoreDetector::default(),
             seen_data_version: -1,
             log_is_left: true,
             log_run: 0,
@@ -229,7 +229,7 @@ impl Database {
         if !database.settings.joins_by_snapshot {
             database.read_let_go_again()?;
         }
-        database.load_again()?;
+        database.load_republish()?;
         Ok(database)
     }
 

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use crate::clock::Clock;
 use crate::database::meta::{Meta, get_meta, set_meta};
-use crate::database::noted::Noted;
+use crate::database::offline_writes::OfflineWrites;
 use crate::mutation::{self, Mutation};
 
 /// How far ahead of the machine's clock time is reserved.
@@ -37,7 +37,7 @@ pub struct Reservation {
     until_number: i64,
     /// What the file has as that for certain.
     stored_number: i64,
-    pub noted: Noted,
+    pub offline_writes: OfflineWrites,
 }
 
 impl Reservation {
@@ -57,14 +57,14 @@ impl Reservation {
             next_number,
             until_number: next_number,
             stored_number: next_number,
-            noted: Noted::load(conn, base_ms)?,
+            offline_writes: OfflineWrites::load(conn, base_ms)?,
         })
     }
 
-    /// Entries were put into the raw log that were written before this start, see [`Noted`].
+    /// Entries were put into the change log that were written before this start, see [`OfflineWrites`].
     pub fn look_at_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let base_ms = get_meta(conn, Meta::ClockBase)?.unwrap_or_default();
-        self.noted = Noted::load(conn, base_ms)?;
+        self.offline_writes = OfflineWrites::load(conn, base_ms)?;
         Ok(())
     }
 
@@ -73,9 +73,9 @@ impl Reservation {
         not_before(self.floor_ms, time_ms).unwrap_or(now_ms.max(self.floor_ms))
     }
 
-    /// The same for entry `id` of the raw log.
+    /// The same for entry `id` of the change log.
     pub fn believe_entry(&self, id: i64, time_ms: i64, now_ms: i64) -> i64 {
-        let base_ms = self.noted.base_ms(id);
+        let base_ms = self.offline_writes.base_ms(id);
         let base_ms = base_ms.filter(|_| !mutation::is(Mutation::NotedCountsAsNow));
         let noted = base_ms.and_then(|base_ms| not_before(base_ms, time_ms));
         noted.unwrap_or_else(|| self.believe(time_ms, now_ms))
@@ -120,7 +120,7 @@ impl Reservation {
         set_meta(conn, Meta::ClockUntil, until_ms)?;
         set_meta(conn, Meta::AtUntil, until_number)?;
         set_meta(conn, Meta::BootId, clock.boot_id())?;
-        self.noted.store(conn)?;
+        self.offline_writes.store(conn)?;
         (self.until_ms, self.until_number) = (until_ms, until_number);
         self.floor_ms = self.floor_ms.max(time_ms);
         Ok(())
@@ -165,7 +165,7 @@ impl Reservation {
     /// right, so they no longer bind.
     pub fn lower(&mut self, bound_ms: i64) {
         self.floor_ms = self.floor_ms.min(bound_ms);
-        self.noted.lower(bound_ms);
+        self.offline_writes.lower(bound_ms);
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Settings {
     pub shards: u32,
     /// Names of the streams that are read: what was known of others is left behind. Empty: all are.
     pub streams: BTreeSet<String>,
-    /// Entries of the raw log that are captured in one transaction, however long that takes.
+    /// Entries of the change log that are captured in one transaction, however long that takes.
     pub scan_max_changes: usize,
     /// Frames are cut when they reach this, in bytes before compression.
     pub max_transaction_bytes: usize,

@@ -1,6 +1,6 @@
 //! The triggers that note which rows the application touched.
 //!
-//! They append one small row per change to the raw log: table, kind, time, key. Values are read
+//! They append one small row per change to the change log: table, kind, time, key. Values are read
 //! later, by capture, as the rows then are. Nothing here calls a function that SQLite does not
 //! allow in triggers with `trusted_schema = OFF`.
 //!
@@ -26,7 +26,7 @@ pub const MAYBE: i64 = 1;
 /// Name of the table's rows in a trigger's statement.
 const ROW: &str = "__harmonylite__row";
 
-/// Name of the raw log.
+/// Name of the change log.
 pub const LOG: &str = "__harmonylite___change_log_global";
 
 /// Unix milliseconds, to half a millisecond: `unixepoch('subsec')` needs SQLite 3.42, and the

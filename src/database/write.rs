@@ -26,7 +26,7 @@ impl Database {
         loop {
             self.check_files(false)?;
             self.reserve(self.clock.now_ms())?;
-            let sync = sync || self.reservation.noted.waits();
+            let sync = sync || self.reservation.offline_writes.waits();
             self.sync_commits(sync && !self.fence.syncs())?;
             let gap = self.begin(since)?;
             let in_time = self.fence.guard(gap);
@@ -42,7 +42,7 @@ impl Database {
                     self.roll_back()?;
                     self.reserve(time_ms)?;
                 }
-                Err(e @ DatabaseError::PutBack(_)) => return Err(e),
+                Err(e @ DatabaseError::RestoredInPlace(_)) => return Err(e),
                 // There is little to read again, and what is left is as the publisher makes it.
                 Err(e @ DatabaseError::Dropped) => {
                     let _ = self.roll_back();
@@ -54,7 +54,7 @@ impl Database {
                 }
                 Ok(value) => {
                     self.settle(sync)?;
-                    self.reservation.noted.ended(true);
+                    self.reservation.offline_writes.ended(true);
                     return Ok(value);
                 }
             }
@@ -119,7 +119,7 @@ impl Database {
                 run(self, "RELEASE guarded")?;
                 self.sites = Sites::load(&self.conn)?;
                 self.let_go = crate::apply::LetGo::load(&self.conn)?;
-                self.find_set_aside()?;
+                self.find_displaced_and_held()?;
                 Ok(Err(e.to_string()))
             }
             Err(e) => Err(e),
@@ -128,8 +128,8 @@ impl Database {
 
     /// What was learnt inside the transaction is forgotten with it.
     fn roll_back(&mut self) -> Result<()> {
-        self.reservation.noted.ended(false);
-        self.witness.forget();
+        self.reservation.offline_writes.ended(false);
+        self.restore_detector.forget();
         self.catalog.forget();
         self.sites = Sites::load(&self.conn)?;
         if let Some(node) = meta::get_meta::<i64>(&self.conn, meta::Meta::NodeId)? {
@@ -141,7 +141,7 @@ impl Database {
         self.ages.roll_back(&self.conn)?;
         self.marks.forget_acknowledged();
         self.parts_bytes = None;
-        self.load_again()?;
+        self.load_republish()?;
         self.seen_data_version = -1;
         Ok(())
     }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn assert_put_back(ends: &DatabaseError) {
-        assert!(matches!(ends, DatabaseError::PutBack(_)), "{ends}");
+        assert!(matches!(ends, DatabaseError::RestoredInPlace(_)), "{ends}");
         assert!(!ends.is_temporary());
     }
 

@@ -150,7 +150,7 @@ impl Manifest {
 
 impl Entry {
     /// Leaves out the places that `other`, if it is the same snapshot, does not have. False if it has all.
-    pub fn narrow(&mut self, other: &Entry) -> bool {
+    pub fn drop_unreliable(&mut self, other: &Entry) -> bool {
         let before = self.streams.len();
         if self.name == other.name {
             self.streams

@@ -52,7 +52,7 @@ pub(super) fn connect_when_asked(
                 Err(e) => e.to_string(),
             };
             failures += 1;
-            gate.health.ails(CONNECTING, &text);
+            gate.health.report_failing(CONNECTING, &text);
             if let Some(most) = retries.filter(|&most| failures > most) {
                 return Err(format!(
                     "gave up after {failures} tries, the first and {most} (nats.connect_retries) \

@@ -1,6 +1,6 @@
 //! A copy of the database in which every row is what its version says.
 //!
-//! That holds only where no local change waits to be captured. So: capture until the raw log is
+//! That holds only where no local change waits to be captured. So: capture until the change log is
 //! empty, make sure under the write lock that it still is, open a read transaction on a second
 //! connection, let go of the lock, and copy what that one sees, for as long as it takes. The
 //! application writes on meanwhile; all that grows is its WAL file.

@@ -21,8 +21,8 @@ use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::source::{Source, SourceRow};
 
-mod aside;
 mod lacking;
+mod pending;
 mod schema;
 
 /// Rows read from the snapshot at a time.
@@ -147,7 +147,7 @@ impl Merge {
         let done = self.at == Progress::Done;
         if done && !db.joined {
             db.joined = true;
-            db.say_what_gave_way()?;
+            db.report_demoted()?;
         }
         Ok((done, captured))
     }
@@ -237,7 +237,7 @@ impl Merge {
             match taken {
                 Ok(taken) => rows.new += u64::from(taken),
                 Err(e @ DatabaseError::RowTooLarge(..)) => {
-                    db.set_aside_rows(table.name(), 1, &e.to_string());
+                    db.reject_rows(table.name(), 1, &e.to_string());
                 }
                 Err(e) => return Err(e),
             }
@@ -366,7 +366,7 @@ impl Database {
         let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
         let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
         match ours.is_some_and(|ours| ours.state.version == theirs.stored.state.version) {
-            true => self.mark_again(table, &theirs.key_bytes, frames),
+            true => self.mark_republished(table, &theirs.key_bytes, frames),
             false => Ok(()),
         }
     }
@@ -380,6 +380,6 @@ impl Database {
     pub fn found(&mut self) -> Result<()> {
         self.write(|db| Ok(set_meta(&db.conn, Meta::Joined, 1)?))?;
         self.joined = true;
-        self.say_what_gave_way()
+        self.report_demoted()
     }
 }

@@ -4,20 +4,20 @@
 //! ```text
 //! making    copy (a consistent view) ─▶ pack (zstd, SHA-256) ─▶ transfer ─▶ store ─▶ manifest
 //! merging   manifest ─▶ transfer (checked) ─▶ source (row by row) ─▶ merge (short transactions)
-//! keeper    what is to be done next, and which node does it (the lease of crate::cluster::registry)
+//! scheduler    what is to be done next, and which node does it (the lease of crate::cluster::registry)
 //! ```
 //!
 //! A snapshot is merged like any other bundle of changes, by version, so that nothing local is lost
 //! and nothing depends on which snapshot it was. It says how far each stream is in it: that is
 //! where reading goes on.
 
-pub mod beside;
 mod copy;
 pub mod error;
-pub mod keeper;
-mod lost;
+mod lost_streams;
 mod merge;
 pub(crate) mod pack;
+pub mod scheduler;
+pub mod scratch;
 mod source;
 pub mod thread;
 mod tombstones;

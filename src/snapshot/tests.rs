@@ -11,9 +11,9 @@ use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 use crate::model::manifest::{Entry, Place};
 
 mod copying;
+mod demoted;
 mod dropped;
 mod forgetting;
-mod gave_way;
 mod hostile;
 mod included;
 mod keeping;

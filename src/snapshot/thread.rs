@@ -17,7 +17,7 @@ use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
 use crate::progress::{Unit, Work};
 use crate::snapshot::error::TransferError;
-use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
+use crate::snapshot::scheduler::{Next, Options, Round, RoundError, Scheduler};
 use crate::snapshot::watch::{self, Watch};
 use crate::store::{Store, StoreError};
 use crate::stream::StreamError;
@@ -54,7 +54,7 @@ pub struct Inputs {
 
 struct Snapshots {
     gate: Arc<Gate>,
-    keeper: Keeper,
+    scheduler: Scheduler,
     places: Places,
     inputs: Inputs,
     pokes: Receiver<()>,
@@ -80,9 +80,9 @@ pub fn start(
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
     let snapshots = Snapshots {
-        pokes: gate.keeper_pokes(),
+        pokes: gate.scheduler_notifications(),
         gate,
-        keeper: Keeper::new(options),
+        scheduler: Scheduler::new(options),
         places,
         inputs,
         registry: None,
@@ -118,7 +118,7 @@ impl Snapshots {
                 Event::Word => is_word = true,
                 Event::Ask(ask) => {
                     self.owes_word = true;
-                    self.keeper.ask(ask.only_if_new);
+                    self.scheduler.ask(ask.only_if_new);
                     self.asked.push(ask);
                 }
                 Event::Timeout => is_word = true,
@@ -132,8 +132,8 @@ impl Snapshots {
                     failures = 0;
                     self.backoff.reset();
                     self.failure.ends();
-                    self.gate.health.works("snapshots");
-                    if self.keeper.is_asked() && self.owes_word {
+                    self.gate.health.report_ok("snapshots");
+                    if self.scheduler.is_asked() && self.owes_word {
                         log::info!("snapshot: one is asked for, and is made as soon as it may be");
                     }
                     self.owes_word = false;
@@ -200,19 +200,19 @@ impl Snapshots {
 
     fn work(&mut self, is_word: bool) -> Result<Next, RoundError> {
         self.drop_tombstones()?;
-        if !is_word && !self.keeper.has_work(&self.gate)? {
-            return Ok(self.keeper.rest(&self.gate));
+        if !is_word && !self.scheduler.has_work(&self.gate)? {
+            return Ok(self.scheduler.rest(&self.gate));
         }
         let registry = match &mut self.registry {
             Some(registry) => registry,
             none => {
-                self.keeper.connected();
+                self.scheduler.connected();
                 none.insert((self.places.registry)()?)
             }
         };
         while registry.changes().try_recv().is_ok() {}
         let mut watch = Progress::new(&self.inputs.stop, "snapshot");
-        self.keeper.round(&mut Round {
+        self.scheduler.round(&mut Round {
             gate: &self.gate,
             registry,
             open_store: &*self.places.store,
@@ -249,7 +249,7 @@ impl Snapshots {
 
     /// Tells whoever asked for a snapshot, once it is made or cannot be.
     fn answer(&mut self, failure: Option<&str>) {
-        if self.keeper.is_asked() && failure.is_none() {
+        if self.scheduler.is_asked() && failure.is_none() {
             return; // not yet
         }
         for ask in self.asked.drain(..) {
@@ -271,7 +271,7 @@ impl Snapshots {
             self.registry = None;
         }
         let text = e.to_string();
-        self.gate.health.ails("snapshots", &text);
+        self.gate.health.report_failing("snapshots", &text);
         let news = self
             .failure
             .fails(&without_names(&text), SystemClock.uptime());
@@ -364,9 +364,9 @@ mod tests {
             store: Box::new(|| unreachable!("without a registry")),
         };
         Snapshots {
-            pokes: gate.keeper_pokes(),
+            pokes: gate.scheduler_notifications(),
             gate: Arc::new(gate),
-            keeper: Keeper::new(options),
+            scheduler: Scheduler::new(options),
             places,
             inputs,
             registry: None,
@@ -392,7 +392,7 @@ mod tests {
         };
         let mut thread = snapshots(Gate::new(Node::new(1, "").db, 1).0, inputs);
         let soon = || Some(Instant::now() + Duration::from_millis(20));
-        thread.gate.poke_keeper();
+        thread.gate.notify_scheduler();
         thread.holds = true;
         assert!(matches!(thread.next_event(soon()), Event::Timeout));
         let (reply, only_if_new) = (crossbeam_channel::bounded(1).0, false);

@@ -43,7 +43,7 @@ impl Database {
         };
         let bound = self.learnt_before(now_ms - aged_ms)?;
         let swept = get_meta::<i64>(&self.conn, Meta::Swept)?.unwrap_or(0);
-        let is_due = bound > swept && !self.has_gap() && !self.publishes_again();
+        let is_due = bound > swept && !self.has_gap() && !self.is_republishing();
         Ok(is_due.then(|| Sweep {
             bound,
             ..Sweep::default()
@@ -124,7 +124,7 @@ impl Database {
                 continue;
             }
             Rows::new(&self.conn, table)?.forget_version(&key)?;
-            self.witness.forget();
+            self.restore_detector.forget();
             self.note_forgotten(stored.state.version)?;
             highest = highest.max(stored.state.version);
             dropped += 1;

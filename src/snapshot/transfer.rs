@@ -11,10 +11,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::database::meta::{Meta, set_meta};
 use crate::database::{is_unfit, schema, values};
 use crate::model::manifest::{self, Entry, Manifest, ManifestError, fresh_name};
-use crate::snapshot::beside::{Scratch, place, remove_leftovers, require_space};
 use crate::snapshot::copy::View;
 use crate::snapshot::error::{CopyError, TransferError, bad, disk};
 use crate::snapshot::pack::{Unpacker, pack};
+use crate::snapshot::scratch::{Scratch, place, remove_leftovers, require_space};
 use crate::snapshot::source::Source;
 use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
 use crate::store::{Store, StoreError};
@@ -118,7 +118,7 @@ pub fn announce(
     };
     if let Some(narrowed) = narrowed {
         for entry in &mut known.snapshots {
-            entry.narrow(narrowed); // what was found lost is remembered with it
+            entry.drop_unreliable(narrowed); // what was found lost is remembered with it
         }
     }
     let names = store.list()?;
@@ -156,7 +156,7 @@ fn is_left_behind(name: &str, before: &[Entry], manifest: &Manifest, newest: &En
 }
 
 /// Takes a snapshot that is no use out of the manifest, so that another one is made.
-pub fn strike(name: &str, cluster: &str, store: &mut dyn Store) -> Result<(), TransferError> {
+pub fn remove_entry(name: &str, cluster: &str, store: &mut dyn Store) -> Result<(), TransferError> {
     let Some(mut manifest) = read_manifest(store, cluster)? else {
         return Ok(());
     };

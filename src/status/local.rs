@@ -35,7 +35,7 @@ impl Facts {
         let problems = problems(gate, db)?;
         let mut entry = stored(&gate.status.about(), db)?;
         entry.unsent = db.unsent_up_to(COUNTED)?;
-        entry.rejected = db.set_aside();
+        entry.rejected = db.rejected();
         entry.problems = problems.len() as u64;
         entry.lag_ms = lag_ms.values().copied().max().unwrap_or(0);
         entry.time_ms = now_ms.unwrap_or(0);
@@ -121,7 +121,7 @@ mod tests {
             name: "box".into(),
             streams: vec!["s-1".into(), "s-2".into()],
         });
-        gate.health.ails("connecting", "no route");
+        gate.health.report_failing("connecting", "no route");
         let facts = Facts::gather(&gate, &gate.enter()).unwrap();
         assert_eq!((facts.node, &*facts.entry.name), (7, "box"));
         assert_eq!(facts.entry.positions, [5, 0]);

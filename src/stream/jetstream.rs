@@ -152,7 +152,7 @@ pub(super) fn create_stream(
     let mut config = Map::from_iter([("name".to_string(), json!(name))]);
     config.extend(fixed.as_object().cloned().unwrap_or_default());
     config.extend(wanted.clone());
-    // Again, if another node creates it between our look and our try. For a moment its subjects are
+    // Republish, if another node creates it between our look and our try. For a moment its subjects are
     // taken while it is not found yet.
     let mut waits = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     let deadline = Instant::now() + BEING_MADE;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use harmonylite::apply::{Arrived, Content};
 use harmonylite::clock::ManualClock;
-use harmonylite::cluster::registry::parse_wanted;
+use harmonylite::cluster::registry::parse_requested;
 use harmonylite::config::Config;
 use harmonylite::database::rows::decode_exceptions;
 use harmonylite::database::{Database, Settings};
@@ -269,7 +269,7 @@ pub fn manifest(bytes: &[u8]) {
         }
     }
     let _ = Entry::parse(bytes);
-    let _ = parse_wanted(bytes);
+    let _ = parse_requested(bytes);
 }
 
 /// CBOR that lies in the database, which another program may have written.

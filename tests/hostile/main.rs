@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use harmonylite::cluster::registry::parse_wanted;
+use harmonylite::cluster::registry::parse_requested;
 use harmonylite::config::Config;
 use harmonylite::database::rows::decode_exceptions;
 use harmonylite::model::cbor;
@@ -131,7 +131,7 @@ fn depth_is_an_error() {
         let bytes = text.as_bytes();
         assert!(Manifest::parse(bytes, "c").is_err(), "{text:.80}");
         assert!(Entry::parse(bytes).is_err(), "{text:.80}");
-        assert!(parse_wanted(bytes).is_empty(), "{text:.80}");
+        assert!(parse_requested(bytes).is_empty(), "{text:.80}");
     }
 }
 
@@ -147,7 +147,7 @@ fn seeds_are_sound() {
         assert_eq!(Manifest::parse(seed, "c").unwrap().snapshots.len(), i);
     }
     Entry::parse(&manifests[3]).unwrap();
-    assert_eq!(parse_wanted(&manifests[4]).len(), 1);
+    assert_eq!(parse_requested(&manifests[4]).len(), 1);
     let mut stored = (WAYS[4].seeds)();
     assert_eq!(decode_exceptions(&stored.pop().unwrap()).unwrap().len(), 2);
     for seed in stored {

@@ -19,7 +19,7 @@ fn both_nodes_show_the_same_row_that_gives_way() {
         node.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE, name)");
     });
     cluster.converge();
-    let nothing = (Some(0), "no row is kept aside\n".to_owned());
+    let nothing = (Some(0), "no row is displaced\n".to_owned());
     assert_eq!(words(&cluster.nodes[0].run(&["conflicts"])), nothing);
     for node in &mut cluster.nodes {
         node.stop();
@@ -43,7 +43,7 @@ fn both_nodes_show_the_same_row_that_gives_way() {
         assert!(lines[3].starts_with("    gives way to id = 2, written 20"));
         assert!(lines[3].ends_with(" on node 2"));
         assert_eq!(lines[4], "      which has email = 'ann@x.org' too");
-        assert_eq!(lines[5..], ["1 row is kept aside"]);
+        assert_eq!(lines[5..], ["1 row is displaced"]);
         let (code, while_running) = words(&node.run(&["--json", "conflicts"]));
         assert_eq!(code, Some(0), "{while_running}");
         let read: serde_json::Value = serde_json::from_str(&while_running).unwrap();

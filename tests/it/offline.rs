@@ -47,7 +47,7 @@ fn a_start_without_any_broker() {
     }
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
     cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
-    // Captured: the raw log is empty and the marks stand.
+    // Captured: the change log is empty and the marks stand.
     crate::node::until("the capture", || {
         let log = "SELECT count(*) FROM __harmonylite___change_log_global";
         (cluster.nodes[0].number(log) == 0).then_some(())

@@ -117,7 +117,7 @@ impl World {
         all
     }
 
-    /// Called when a keeper's round begins, on its way and when it ends.
+    /// Called when a scheduler's round begins, on its way and when it ends.
     pub fn note_unsent(&mut self, place: usize, begins: bool) {
         let (Some(snapshots), Some(ages)) = (&self.snapshots, &mut self.ages) else {
             return;
@@ -136,7 +136,7 @@ impl World {
 
     /// Days in which most are there and `place`, perhaps, is not.
     pub fn long_time(&mut self, place: usize) -> Step {
-        let is_at_work = |n: &Node| n.gate.is_some() && n.keeper.is_none();
+        let is_at_work = |n: &Node| n.gate.is_some() && n.scheduler.is_none();
         if self.ages.is_none() || self.nodes.iter().any(is_at_work) {
             return Ok(());
         }
@@ -267,7 +267,7 @@ impl Node {
     }
 
     /// Whether a row waits for others that collide with it.
-    pub fn is_kept_aside(&self, plan: &Plan, table: usize, key: &str) -> bool {
+    pub fn is_displaced(&self, plan: &Plan, table: usize, key: &str) -> bool {
         let text = "SELECT key FROM __harmonylite___displaced
                     JOIN __harmonylite___tables ON id = table_id WHERE name = ?1";
         let mut statement = self.app().prepare(text).expect("displaced");

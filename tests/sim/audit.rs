@@ -162,7 +162,8 @@ impl World {
     pub fn lacks_nothing(&self, place: usize) -> Step {
         let node = &self.nodes[place];
         // One of two nodes with one id may be heard for the other.
-        if self.model.twins || node.db().has_gap() || node.readers.iter().any(Option::is_none) {
+        if self.model.duplicates || node.db().has_gap() || node.readers.iter().any(Option::is_none)
+        {
             return Ok(()); // it has not looked yet whether the streams are what they were
         }
         let tables = 0..self.plan.tables.len();

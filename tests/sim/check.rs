@@ -157,7 +157,7 @@ impl World {
         Ok(found)
     }
 
-    /// True if the keeper had nothing to do.
+    /// True if the scheduler had nothing to do.
     fn keep_to_the_end(&mut self, place: usize) -> Result<bool, String> {
         let Some(snapshots) = self.snapshots.clone() else {
             return Ok(true);
@@ -177,7 +177,7 @@ impl World {
         node.gate().may_publish(&db) && (!db.has_gap() || self.lacks_somebody())
     }
 
-    /// A node that published under an id which nobody has any more: a twin took a fresh one.
+    /// A node that published under an id which nobody has any more: a duplicate took a fresh one.
     fn lacks_somebody(&self) -> bool {
         let publishers = self.snapshots.as_ref().map(|s| s.bulletin.publishers());
         let is_here = |id: &u64| self.nodes.iter().any(|n| n.id == *id);
@@ -370,7 +370,7 @@ impl World {
         Ok(())
     }
 
-    /// Rows that are kept aside.
+    /// Rows that are displaced.
     pub fn displaced(&self, node: &Node, table: usize) -> Result<BTreeMap<String, Row>, String> {
         let spec = &self.plan.tables[table];
         let mut statement = node

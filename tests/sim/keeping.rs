@@ -1,11 +1,11 @@
-//! Rounds of a node's keeper of snapshots, and all that happens in the midst of one.
+//! Rounds of a node's scheduler of snapshots, and all that happens in the midst of one.
 
 use std::io;
 use std::panic::resume_unwind;
 use std::time::Duration;
 
 use harmonylite::snapshot::error::TransferError;
-use harmonylite::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
+use harmonylite::snapshot::scheduler::{Next, Options, Round, RoundError, Scheduler};
 use harmonylite::snapshot::watch::{self, Watch};
 use harmonylite::store::StoreError;
 
@@ -56,8 +56,8 @@ impl Snapshots {
         self.depth > 0
     }
 
-    pub fn keeper(&self) -> Keeper {
-        Keeper::new(Options {
+    pub fn scheduler(&self) -> Scheduler {
+        Scheduler::new(Options {
             cluster: CLUSTER.into(),
             max_entries: self.max_entries,
             interval: self.interval,
@@ -114,7 +114,7 @@ impl Watch for Midst<'_> {
 }
 
 impl World {
-    /// A round of a node's keeper.
+    /// A round of a node's scheduler.
     pub fn keep(&mut self, place: usize) -> Step {
         let Some(snapshots) = &self.snapshots else {
             return Ok(());
@@ -122,7 +122,7 @@ impl World {
         let (bulletin, objects) = (snapshots.bulletin.clone(), snapshots.objects.clone());
         let calm = snapshots.calm;
         bulletin.see(&self.broker);
-        let Some(mut keeper) = self.nodes[place].keeper.take() else {
+        let Some(mut scheduler) = self.nodes[place].scheduler.take() else {
             return Ok(()); // in the midst of one
         };
         let gate = self.nodes[place].gate.clone().expect("the node is up");
@@ -134,7 +134,7 @@ impl World {
             self.capture_all(place)?;
         }
         if self.random.percent(5) {
-            keeper.ask(self.random.percent(50));
+            scheduler.ask(self.random.percent(50));
         }
         if self.random.percent(5) && !calm {
             self.capture_all(place)?;
@@ -155,7 +155,7 @@ impl World {
             last: ("", true),
             failure: None,
         };
-        let done = keeper.round(&mut Round {
+        let done = scheduler.round(&mut Round {
             gate: &gate,
             registry: &mut bulletin.of(place),
             open_store: &|| match bulletin.is_cut_off(place) {
@@ -167,7 +167,7 @@ impl World {
         if let Some(failure) = midst.failure {
             return Err(failure);
         }
-        self.nodes[place].keeper = Some(keeper);
+        self.nodes[place].scheduler = Some(scheduler);
         self.look_after_round(place)?;
         if lacked || joins {
             self.lacks_nothing(place)?;
@@ -201,7 +201,7 @@ impl World {
             return Ok(());
         }
         node.learn_schema(&self.plan);
-        node.learn_id(&self.model)?; // what is captured while a snapshot of a twin's is merged is by the new one
+        node.learn_id(&self.model)?; // what is captured while a snapshot of a duplicate's is merged is by the new one
         observe::captured(node, &self.plan, &mut self.model, false)?;
         observe::given_way(node, &self.plan, &mut self.model);
         self.note_unsent(place, false);
@@ -240,7 +240,7 @@ impl World {
         for _ in 0..count {
             let (kind, other) = self.next_step();
             let ends = matches!(kind, 11 | 12 | 15);
-            let is_at_work = |n: &Node| n.gate.is_some() && n.keeper.is_none();
+            let is_at_work = |n: &Node| n.gate.is_some() && n.scheduler.is_none();
             let another = other != place && is_at_work(&self.nodes[other]);
             let sweeps = kind == SWEEP && other == place; // both are the same thread's
             let nested = kind == KEEP && depth + 1 >= DEEPEST || kind == LONG_TIME;
@@ -304,9 +304,9 @@ fn is_broken(e: &RoundError) -> bool {
 }
 
 impl Node {
-    /// The keeper is a part of the process.
-    pub fn start_keeper(&mut self, snapshots: Option<&Snapshots>) {
+    /// The scheduler is a part of the process.
+    pub fn start_scheduler(&mut self, snapshots: Option<&Snapshots>) {
         self.rests = false;
-        self.keeper = snapshots.map(Snapshots::keeper);
+        self.scheduler = snapshots.map(Snapshots::scheduler);
     }
 }

@@ -59,7 +59,7 @@ pub struct Model {
     pub half_merged: BTreeSet<RowId>,
     /// Two nodes have one id. A write of one that changes nothing has a version like any other, but
     /// is not seen here if the other gave that version to something: then older values count, too.
-    pub twins: bool,
+    pub duplicates: bool,
 }
 
 fn compare(a: &OwnedValue, b: &OwnedValue) -> Ordering {
@@ -164,11 +164,11 @@ impl Model {
     }
 
     /// Whether that content is known under this version, or a write that cannot have been lost: a version
-    /// that was lost may be given again, to something else, and a twin may give it to anything.
+    /// that was lost may be given again, to something else, and a duplicate may give it to anything.
     pub fn explains(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
         let at = (table, key.to_owned());
         self.knows(table, key, version, row.is_none())
-            && (self.is_certain(&at, version) && !self.twins
+            && (self.is_certain(&at, version) && !self.duplicates
                 || self.holds(table, key, version, row)
                 || row.is_some_and(|row| self.mixes(&at, version, row)))
     }
@@ -265,7 +265,7 @@ impl Model {
     }
 
     /// A row from before lost against that of a snapshot.
-    pub fn give_way(&mut self, table: usize, key: &str, version: Version) {
+    pub fn demote_preexisting(&mut self, table: usize, key: &str, version: Version) {
         let writes = self.rows.get_mut(&(table, key.to_owned()));
         let same = |w: &&mut Write| w.version == version;
         let given = writes.into_iter().flatten().filter(same);
@@ -377,7 +377,7 @@ impl Model {
             // Of a row that is back some may know the delete yet, which such a column does not outlive.
             let is_sure = !is_late || value != default && !self.is_dropped(at);
             let is_sure = is_sure && !write.loose.contains(&column);
-            if write.certain && !self.twins && is_sure {
+            if write.certain && !self.duplicates && is_sure {
                 return accepted; // a smaller value of the same version loses
             }
         }

@@ -15,7 +15,7 @@ use harmonylite::model::merge::Exceptions;
 use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::Version;
 use harmonylite::snapshot::Sweep;
-use harmonylite::snapshot::keeper::Keeper;
+use harmonylite::snapshot::scheduler::Scheduler;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -80,7 +80,7 @@ pub struct Image {
     pub unsent: BTreeSet<(usize, String)>,
 }
 
-/// A power cut after which all that was not captured was in the raw log, with times that it counts as.
+/// A power cut after which all that was not captured was in the change log, with times that it counts as.
 pub struct Cut {
     /// The last entry's.
     pub last_ms: i64,
@@ -120,7 +120,7 @@ pub struct Reader {
 pub struct Node {
     /// Its place in the simulation.
     pub place: usize,
-    /// That of the core: another than the configured one once it met a twin.
+    /// That of the core: another than the configured one once it met a duplicate.
     pub id: u64,
     configured_id: u64,
     path: PathBuf,
@@ -128,9 +128,9 @@ pub struct Node {
     pub app: Option<Connection>,
     pub gate: Option<Arc<Gate>>,
     /// None while it is at work.
-    pub keeper: Option<Keeper>,
+    pub scheduler: Option<Scheduler>,
     pub sweep: Option<Sweep>,
-    /// The keeper's last round left nothing to do.
+    /// The scheduler's last round left nothing to do.
     pub rests: bool,
     pub link: Option<Link>,
     pub readers: Vec<Option<Reader>>,
@@ -195,7 +195,7 @@ impl Node {
             clock: Arc::new(SimClock::at(now_ms)),
             app: None,
             gate: None,
-            keeper: None,
+            scheduler: None,
             sweep: None,
             rests: false,
             link: None,
@@ -229,7 +229,7 @@ impl Node {
         Db(self.gate().enter())
     }
 
-    /// It may have met a twin, if there are any, or what it wrote before its file was put back; even if
+    /// It may have met a duplicate, if there are any, or what it wrote before its file was put back; even if
     /// it was killed since.
     pub fn learn_id(&mut self, model: &Model) -> Result<(), String> {
         let text = "SELECT value FROM __harmonylite___meta WHERE key = 'node_id'";
@@ -237,9 +237,9 @@ impl Node {
         let id: i64 = statement.query_row([], |r| r.get(0)).expect("node_id");
         let id = id as u64;
         drop(statement);
-        if id != self.id && !model.twins && !model.is_put_back(self.place) {
+        if id != self.id && !model.duplicates && !model.is_put_back(self.place) {
             return Err(format!(
-                "node {}: takes another id, and has no twin",
+                "node {}: takes another id, and has no duplicate",
                 self.place
             ));
         }
@@ -287,7 +287,7 @@ impl Node {
     /// kill -9: what was only in memory is gone.
     pub fn crash(&mut self) {
         self.gate = None;
-        self.keeper = None;
+        self.scheduler = None;
         self.sweep = None;
         self.link = None;
         self.readers.fill(None);
@@ -345,7 +345,7 @@ impl Node {
         self.clock.set(to_ms);
     }
 
-    /// The power was cut. What is in the raw log was written before `now_ms`, by a clock that counts
+    /// The power was cut. What is in the change log was written before `now_ms`, by a clock that counts
     /// if it was not ahead once, and not long before the file was synced at `synced_ms`.
     pub fn note_cut(&mut self, now_ms: i64, synced_ms: i64) {
         let (log, meta) = ("__harmonylite___change_log_global", "__harmonylite___meta");

@@ -93,7 +93,7 @@ pub fn frames(
             node.shadow.pending.remove(&seen.at);
         }
         if settles || !model.explains(seen.at.0, &seen.at.1, seen.version, seen.row.as_ref()) {
-            if seen.row.is_some() && !is_pending && !model.twins {
+            if seen.row.is_some() && !is_pending && !model.duplicates {
                 require_touched(node, plan, &seen.at, seen.version)?;
             }
             require_later(node, plan, model, &seen.at, seen.version)?;
@@ -136,7 +136,7 @@ fn require_later(
     version: Version,
 ) -> Result<(), String> {
     let given = model.given(at, node.place, MAX_CLOCK_DRIFT.as_millis() as i64);
-    let is_excused = model.twins
+    let is_excused = model.duplicates
         || node.noted.contains(at)
         || model.is_surpassed(at, version.time_ms(), node.place);
     if given <= Some(version) || is_excused {
@@ -148,7 +148,7 @@ fn require_later(
     ))
 }
 
-/// What a power cut left in the raw log, though its capture may have been sent, is no newer when it is
+/// What a power cut left in the change log, though its capture may have been sent, is no newer when it is
 /// captured again: somebody may have written over it since. Not so for what is found by comparison.
 fn require_same_again(
     node: &Node,
@@ -167,7 +167,7 @@ fn require_same_again(
     let is_alone = plan.tables[at.0].indexes.is_empty();
     // Entries of one moment that captures read apart count one up, each time.
     let is_newer = before.is_some_and(|v| v.time_ms() < write.version.time_ms());
-    if is_compared || model.twins || !is_alone || !is_newer {
+    if is_compared || model.duplicates || !is_alone || !is_newer {
         return Ok(());
     }
     Err(format!(
@@ -189,7 +189,7 @@ pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
         for (key, version) in before {
             let now = versions.get(&key).map(|s| s.version);
             if now.is_some_and(|now| now != version || is_put_back) {
-                model.give_way(table, &key, version);
+                model.demote_preexisting(table, &key, version);
             }
         }
     }
@@ -219,7 +219,7 @@ pub fn captured(
                     .insert((table, key.clone()), row.clone());
                 continue;
             }
-            // A twin's version is told from ours by what is in the row.
+            // A duplicate's version is told from ours by what is in the row.
             let lost = |s: &Stored| {
                 model.knows(table, key, s.version, s.deleted)
                     && (s.version.node != node.id
@@ -240,7 +240,7 @@ pub fn captured(
                     row.is_some() && versions.get(key).is_some_and(is_so)
                 };
                 let contested = node.shadow.contested.contains(&table);
-                if deleted && contested && (node.is_kept_aside(plan, table, key) || is_back()) {
+                if deleted && contested && (node.is_displaced(plan, table, key) || is_back()) {
                     continue;
                 }
                 return Err(format!(
@@ -288,9 +288,9 @@ pub fn captured(
         }
         let mut rows = None;
         for (key, stored) in versions {
-            // A twin may have written something else under the same version.
+            // A duplicate may have written something else under the same version.
             if stored.version.node != node.id
-                || !model.twins
+                || !model.duplicates
                     && model.is_certain(&(table, key.clone()), stored.version)
                     && model.knows(table, &key, stored.version, stored.deleted)
             {
@@ -312,7 +312,7 @@ pub fn captured(
                 continue;
             }
             let at = (table, key.clone());
-            if row.is_some() && !pending.contains_key(&at) && !model.twins {
+            if row.is_some() && !pending.contains_key(&at) && !model.duplicates {
                 require_touched(node, plan, &at, stored.version)?;
             }
             if row.is_some() || stored.deleted {

@@ -137,11 +137,11 @@ impl Registry for Seen {
         let _ = self.with(|b, _| b.leader = b.leader.filter(|(who, _)| *who != place));
     }
 
-    fn is_led(&mut self) -> Result<bool, StreamError> {
+    fn lease_is_held(&mut self) -> Result<bool, StreamError> {
         self.with(|b, now| b.leader.is_some_and(|(_, end)| end > now))
     }
 
-    fn found(&mut self, node: u64) -> Result<bool, StreamError> {
+    fn claim_founder(&mut self, node: u64) -> Result<bool, StreamError> {
         self.with(|b, _| *b.founder.get_or_insert(node) == node)
     }
 
@@ -173,8 +173,12 @@ impl Registry for Seen {
         self.with(|b, _| b.newest = Some(entry.clone()))
     }
 
-    fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
-        self.with(|b, _| b.newest.as_mut().map(|newest| newest.narrow(entry)))?;
+    fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError> {
+        self.with(|b, _| {
+            b.newest
+                .as_mut()
+                .map(|newest| newest.drop_unreliable(entry))
+        })?;
         Ok(())
     }
 
@@ -182,11 +186,11 @@ impl Registry for Seen {
         self.with(|b, _| b.newest = None)
     }
 
-    fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+    fn requested(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
         self.with(|b, _| b.wanted.clone())
     }
 
-    fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+    fn request(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
         self.with(|b, _| {
             for (stream, place) in places {
                 let known = b.wanted.entry(stream.clone()).or_default();

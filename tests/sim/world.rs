@@ -57,7 +57,7 @@ pub struct World {
     weights: Vec<usize>,
     watched: String,
     /// The first two nodes have one id: a cloned card.
-    twins: bool,
+    duplicates: bool,
     /// As on a good day: nodes are mostly up to date, so what is captured is sent at once; and a
     /// publisher learns late that an acknowledgement does not come.
     is_lively: bool,
@@ -66,7 +66,7 @@ pub struct World {
     folder: TempDir,
 }
 
-/// A round of the keeper.
+/// A round of the scheduler.
 pub const KEEP: usize = 18;
 
 /// A step of dropping tombstones.
@@ -159,28 +159,30 @@ impl World {
             owed: BTreeMap::new(),
             weights: Vec::new(),
             watched: String::new(),
-            twins: false,
+            duplicates: false,
             is_lively: seed & 32 != 0,
             loses_all: seed & DISASTERS == DISASTERS && !is_rekeyed,
             folder,
         };
-        world.twins = world.random.percent(10) && !is_rekeyed;
-        world.model.twins = world.twins;
+        world.duplicates = world.random.percent(10) && !is_rekeyed;
+        world.model.duplicates = world.duplicates;
         world.model.now_ms = BEGIN_MS;
         for place in 0..2 + world.random.below(3) {
-            world.found(place, world.twins)?;
+            world.found(place, world.duplicates)?;
         }
         Ok(world)
     }
 
     /// A node with an empty database, or one with rows from before.
-    fn found(&mut self, place: usize, twins: bool) -> Step {
+    fn found(&mut self, place: usize, duplicates: bool) -> Step {
         let skew = match self.random.below(4) {
-            0 if !twins && self.rekeyed.is_none() => self.random.between(-2 * DAY_MS, 2 * DAY_MS),
+            0 if !duplicates && self.rekeyed.is_none() => {
+                self.random.between(-2 * DAY_MS, 2 * DAY_MS)
+            }
             _ => 0,
         };
         // Ids with the highest bit set, too: they are compared unsigned.
-        let id = [7, u64::MAX - 3, 1 << 63, 40, 9][if twins {
+        let id = [7, u64::MAX - 3, 1 << 63, 40, 9][if duplicates {
             place.saturating_sub(1)
         } else {
             place
@@ -206,7 +208,7 @@ impl World {
     pub fn start(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
         node.start(&self.options, self.snapshots.is_some())?;
-        node.start_keeper(self.snapshots.as_ref());
+        node.start_scheduler(self.snapshots.as_ref());
         Ok(())
     }
 
@@ -432,7 +434,7 @@ impl World {
             0 if self.rekeyed.is_some() => self.write_rekeyed(place),
             0 => {
                 self.write(place);
-                if self.twins && place < 2 && self.random.percent(60) {
+                if self.duplicates && place < 2 && self.random.percent(60) {
                     self.write(1 - place); // in the same millisecond
                 }
             }

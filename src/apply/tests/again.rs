@@ -35,7 +35,7 @@ fn filled() -> Vec<Node> {
 fn all_rows_and_tombstones_go_out_again_in_chunks() {
     let mut n = filled();
     n[1].run("INSERT INTO t VALUES ('KEY7', 'older, and deleted elsewhere')");
-    n[0].db.publish_all_again().unwrap();
+    n[0].db.republish_all().unwrap();
     n[0].run("INSERT INTO t VALUES ('new', 'while it goes on')");
     n[0].capture();
     let mut chunks = 0;
@@ -57,7 +57,7 @@ fn all_rows_and_tombstones_go_out_again_in_chunks() {
 #[test]
 fn a_lost_chunk_and_a_restart_repeat_but_never_skip() {
     let mut n = filled();
-    n[0].db.publish_all_again().unwrap();
+    n[0].db.republish_all().unwrap();
     let frames = chunk(&mut n[0]);
     n[1].apply(&frames);
     let lost = n[0].db.backlog(2000).unwrap(); // the connection breaks before it is acknowledged
@@ -86,7 +86,7 @@ fn what_is_held_goes_out_again_when_it_is_taken_in() {
     n[1].apply(&lost);
     n[1].run("UPDATE t SET v = 2");
     n[1].publish();
-    n[1].db.publish_all_again().unwrap();
+    n[1].db.republish_all().unwrap();
     let again = n[1].send();
     n[1].restart();
     n[1].run(late);
@@ -141,11 +141,11 @@ fn streams_that_are_read_no_more_are_left_behind() {
     node.restart_with(streams);
     assert!(node.db.leave_streams().unwrap());
     assert_eq!(node.db.sequences(), [("new-1".to_owned(), 3)]);
-    assert!(node.db.publishes_again() && node.db.seeks_snapshot().unwrap());
+    assert!(node.db.is_republishing() && node.db.seeks_snapshot().unwrap());
     while !node.db.is_live() {
         chunk(node);
     }
     node.db.flush().unwrap();
     node.restart_with(streams);
-    assert!(!node.db.leave_streams().unwrap() && !node.db.publishes_again());
+    assert!(!node.db.leave_streams().unwrap() && !node.db.is_republishing());
 }

@@ -34,7 +34,7 @@ fn tables_are_created_renamed_and_dropped() {
     );
     n[1].clock.advance(std::time::Duration::from_secs(601));
     n[1].capture();
-    n[0].db.publish_all_again().unwrap(); // as a snapshot of it would bring them
+    n[0].db.republish_all().unwrap(); // as a snapshot of it would bring them
     converge(&mut n);
 }
 

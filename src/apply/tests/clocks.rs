@@ -111,7 +111,7 @@ fn a_backlog_keeps_its_times_through_a_crash_in_the_middle() {
     assert_eq!(n[0].rows(bounds), "i0");
 }
 
-/// Values are published as those of a version only when nothing newer waits in the raw log.
+/// Values are published as those of a version only when nothing newer waits in the change log.
 #[test]
 fn nothing_is_published_while_changes_wait_to_be_captured() {
     let mut n = one_writes_while_no_daemon_runs(

@@ -37,7 +37,7 @@ fn a_child_of_a_deleted_row_is_found_and_named_on_every_node() {
     n[0].run("INSERT INTO author VALUES (1, 'Ann'), (2, 'Bob')");
     converge(&mut n);
     assert!(found(&n[0]).is_empty());
-    assert_eq!(text(&n[0], false), "no row is kept aside\n");
+    assert_eq!(text(&n[0], false), "no row is displaced\n");
     assert_eq!(text(&n[0], true), "[]\n");
     n[0].run("DELETE FROM author WHERE id = 1");
     n[1].run("INSERT INTO book VALUES (5, 1), (6, 2)");
@@ -48,7 +48,7 @@ fn a_child_of_a_deleted_row_is_found_and_named_on_every_node() {
         assert_eq!(node.db.dangling_seen(), 1, "node {}", node.db.node());
         let text = text(node, false);
         assert!(
-            text.starts_with("no row is kept aside\ntable book\n  id = 5, written 20"),
+            text.starts_with("no row is displaced\ntable book\n  id = 5, written 20"),
             "{text}"
         );
         assert!(

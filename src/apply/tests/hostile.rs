@@ -95,7 +95,7 @@ fn constraints_of_one_node_hold_back_one_row() {
 }
 
 #[test]
-fn a_damaged_row_is_set_aside() {
+fn a_damaged_row_is_rejected() {
     let mut n = cluster(2, GOOD);
     n[0].run(
         "INSERT INTO good VALUES (1, 'a'), (2, replace(hex(zeroblob(30000)), '00', 'M')), (3, 'c')",
@@ -114,7 +114,7 @@ fn a_damaged_row_is_set_aside() {
     n[0].restart();
     n[0].run("INSERT INTO good VALUES (4, 'd')");
     exchange(&mut n);
-    assert!(n[0].db.set_aside() > 0);
+    assert!(n[0].db.rejected() > 0);
     assert_eq!(n[1].rows("SELECT id FROM good"), "i1\ni3\ni4");
     // Nor does it stop what arrives.
     n[1].run("INSERT INTO good VALUES (2, 'whole'), (5, 'e')");

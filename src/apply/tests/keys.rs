@@ -120,7 +120,7 @@ fn spellings_of_one_key_are_one_row_everywhere() {
 }
 
 #[test]
-fn null_in_a_key_is_set_aside_and_the_rest_goes_on() {
+fn null_in_a_key_is_rejected_and_the_rest_goes_on() {
     let mut n = cluster(
         2,
         "CREATE TABLE k(a TEXT, b INT, v, PRIMARY KEY(a, b)); CREATE TABLE t(k TEXT PRIMARY KEY)",
@@ -135,7 +135,7 @@ fn null_in_a_key_is_set_aside_and_the_rest_goes_on() {
         "t'a' i1 t'w'\nt'b' i1 t'w'"
     );
     assert_eq!(n[1].rows("SELECT k FROM t"), "t't'");
-    assert!(n[0].db.set_aside() >= 4);
+    assert!(n[0].db.rejected() >= 4);
     n[0].run("DELETE FROM k WHERE b IS NULL; DELETE FROM t WHERE k IS NULL");
     converge(&mut n);
 }

@@ -19,13 +19,13 @@ fn bytes(frames: &[Outgoing]) -> usize {
 }
 
 #[test]
-fn a_row_too_large_for_the_cluster_is_set_aside_and_named() {
+fn a_row_too_large_for_the_cluster_is_rejected_and_named() {
     let mut n = cluster(2, T);
     n[0].db.limits.row_bytes = 1000;
     n[0].capture(); // the first look is over
     n[0].run("INSERT INTO t VALUES (1, 'a'), (2, zeroblob(2000)), (3, 'c')");
     exchange(&mut n);
-    assert_eq!(n[0].db.set_aside(), 1);
+    assert_eq!(n[0].db.rejected(), 1);
     assert_eq!(n[1].rows("SELECT id FROM t"), "i1\ni3");
     // It grows after its version was taken, before the frame is encoded.
     n[0].run("UPDATE t SET v = 'soon larger' WHERE id = 1");
@@ -37,7 +37,7 @@ fn a_row_too_large_for_the_cluster_is_set_aside_and_named() {
     n[1].apply(&sent);
     assert_eq!(n[0].db.unsent().unwrap(), 0);
     exchange(&mut n);
-    assert_eq!(n[0].db.set_aside(), 3);
+    assert_eq!(n[0].db.rejected(), 3);
     n[0].run("UPDATE t SET v = 'small again'; DELETE FROM t WHERE id = 3");
     assert!(converge(&mut n).contains("small again"));
 }

@@ -29,7 +29,7 @@ fn a_row_of_the_old_key_is_nobody_elses_write() {
     n.iter().for_each(rebuild);
     exchange(&mut n);
     converge(&mut n);
-    assert_eq!(n[0].db.node(), id, "it has no twin");
+    assert_eq!(n[0].db.node(), id, "it has no duplicate");
     assert_eq!(n[1].rows("SELECT id, v FROM t"), "t'2' t'b'");
 }
 

@@ -112,7 +112,7 @@ fn a_displaced_row_is_told_under_the_new_name() {
     n[2].run(rename);
     n[2].capture();
     migrate(&mut n[..2], rename);
-    n[0].db.publish_all_again().unwrap();
+    n[0].db.republish_all().unwrap();
     converge(&mut n);
     let row = comes_back(&mut n[1..], "UPDATE t SET a = 'other'", "*");
     assert_eq!(row, "i1 t'same' t'first' i7");

@@ -14,7 +14,7 @@ use crate::capture::Outgoing;
 use crate::clock::{Clock, ManualClock};
 use crate::database::{Database, Settings};
 use crate::model::frame::Frame;
-use crate::snapshot::beside::Scratch;
+use crate::snapshot::scratch::Scratch;
 use crate::snapshot::transfer::put_in_place;
 
 /// A database with the daemon's core, and an application's connection to it.

@@ -98,7 +98,7 @@ fn marks_and_log_survive_a_crash() {
     assert_eq!(n[1].rows("SELECT count(*) FROM t"), "i2");
 }
 
-/// Simulation, seed 1701: marks were encoded while a later change waited in the raw log, so that
+/// Simulation, seed 1701: marks were encoded while a later change waited in the change log, so that
 /// its values went out under the earlier version, without the rest of its transaction.
 #[test]
 fn a_row_goes_out_with_the_values_of_its_version() {

@@ -109,7 +109,7 @@ pub(super) fn former_table(id: i64) -> String {
 }
 
 impl Database {
-    /// Keeps the versions of a table under the number that it has from now on, with what the raw log and
+    /// Keeps the versions of a table under the number that it has from now on, with what the change log and
     /// `___waiting` have of its rows.
     pub(super) fn keep_former(
         &mut self,

@@ -68,7 +68,7 @@ impl Database {
         match old.is_empty() {
             true => Ok(()),
             false => {
-                self.witness.forget();
+                self.restore_detector.forget();
                 self.note_schema()
             }
         }

@@ -11,7 +11,7 @@ use super::{from_cbor, to_cbor};
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
-use crate::database::{Cause, Compare, Database, Missing, Result, triggers, values};
+use crate::database::{Compare, CompareReason, Database, Missing, Result, triggers, values};
 use crate::model::frame::ROWID;
 
 /// What is known of a table before its triggers are looked at.
@@ -69,7 +69,7 @@ impl Database {
     }
 
     /// If the table had another name until now, what is known of it goes along: its versions, by number
-    /// its marks, displaced rows and what the raw log has, and what is held of it. That name, if so.
+    /// its marks, displaced rows and what the change log has, and what is held of it. That name, if so.
     fn take_over_renamed(&self, schema: &Schema) -> Result<Option<String>> {
         let number = "SELECT 1 FROM __harmonylite___tables WHERE name = ?1";
         let is_known = |name: &str| self.conn.prepare_cached(number)?.exists([name]);
@@ -248,11 +248,11 @@ impl Database {
             .contains(&schema.name.to_ascii_lowercase());
         let is_old = self.catalog.first_time || was_left_out || self.catalog.is_unmoved;
         let compare = match kept {
-            _ if is_old => Compare::start(Cause::Before),
+            _ if is_old => Compare::start(CompareReason::Before),
             Kept::ByContent(written_ms) => Compare::matched(written_ms),
             // Its rows may have been written and not captured: then they have no version yet.
-            Kept::Nothing if highest.is_none() => Compare::start(Cause::Unwatched),
-            _ => Compare::start(Cause::Rekeyed(highest.unwrap_or(0))),
+            Kept::Nothing if highest.is_none() => Compare::start(CompareReason::Unwatched),
+            _ => Compare::start(CompareReason::Rekeyed(highest.unwrap_or(0))),
         };
         Ok(Numbered {
             id,

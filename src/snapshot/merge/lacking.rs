@@ -125,7 +125,7 @@ impl Merge {
         if version > dropped && !hasty {
             // If it is not known, it is marked, or on its way through a stream.
             return match is_known && db.settings.publish {
-                true => db.mark_again(table, &key_bytes, frames),
+                true => db.mark_republished(table, &key_bytes, frames),
                 false => Ok(()),
             };
         }
@@ -140,12 +140,12 @@ impl Merge {
             // Unless it cannot be deleted here.
             if db.join_row(table, key, &key_bytes, gone, frames)? {
                 Rows::new(&db.conn, table)?.forget_version(key)?;
-                db.witness.forget();
+                db.restore_detector.forget();
                 db.note_forgotten(version)?;
                 db.note_dropped(dropped)?;
             }
         } else if db.settings.publish {
-            db.mark_again(table, &key_bytes, frames)?;
+            db.mark_republished(table, &key_bytes, frames)?;
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Database {
         };
         let is_more = version > known || (version == known && is_other());
         if is_more && !self.is_marked(table, &theirs.key_bytes, ours.at)? {
-            self.mark_again(table, &theirs.key_bytes, frames)?;
+            self.mark_republished(table, &theirs.key_bytes, frames)?;
         }
         Ok(())
     }

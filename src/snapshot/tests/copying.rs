@@ -136,7 +136,7 @@ fn a_default_that_is_another_by_now_is_known_to_who_comes_later() {
     let taken = snapshot(&mut n[0]);
     merge(&mut n[2], &taken);
     merge(&mut n[4], &early);
-    n[1].db.publish_all_again().unwrap();
+    n[1].db.republish_all().unwrap();
     n[1].run("INSERT INTO Books(id) VALUES (4); INSERT INTO Books VALUES (5, 'e', 5, 'shelf')");
     meet(&mut n);
     let places = "SELECT place FROM Books ORDER BY id";

@@ -31,7 +31,7 @@ fn what_is_published_again_does_not_age() {
     a.publish();
     assert_eq!(sweep(&mut a), 0);
     a.clock.advance(RETENTION);
-    a.db.publish_all_again().unwrap();
+    a.db.republish_all().unwrap();
     while !a.send().is_empty() {}
     assert_eq!(sweep(&mut a), 0);
     a.clock.advance(RETENTION);

@@ -103,7 +103,7 @@ fn a_table_that_is_not_what_it_was_is_still_damage() {
 
 /// Such as frames do not carry: named, counted and left out, without being read.
 #[test]
-fn rows_larger_than_can_be_sent_are_set_aside() {
+fn rows_larger_than_can_be_sent_are_rejected() {
     let extra = "CREATE TABLE extra(k TEXT PRIMARY KEY, v)";
     let mut a = Node::new(1, &format!("{BOOKS}; {extra}"));
     a.run("INSERT INTO Books VALUES (1, 'Dune', 'x'), (2, hex(zeroblob(600)), 'y')");
@@ -116,7 +116,7 @@ fn rows_larger_than_can_be_sent_are_set_aside() {
         b.db.limits.row_bytes = 1000;
         merge(&mut b, &taken);
         assert_eq!(b.rows("SELECT id FROM Books ORDER BY 1"), rows);
-        assert_eq!(b.db.set_aside(), 2);
+        assert_eq!(b.db.rejected(), 2);
         match schema {
             BOOKS => assert_eq!(b.db.held().unwrap(), 1),
             _ => assert_eq!(b.rows("SELECT k FROM extra"), "t'small'"),
@@ -134,7 +134,7 @@ fn what_is_held_of_a_row_is_bounded_as_well() {
     let mut b = Node::new(2, BOOKS);
     b.db.limits.row_bytes = 1000;
     merge(&mut b, &taken);
-    assert_eq!((b.db.held().unwrap(), b.db.set_aside()), (0, 1));
+    assert_eq!((b.db.held().unwrap(), b.db.rejected()), (0, 1));
     assert_eq!(b.rows("SELECT id FROM Books"), "i1");
 }
 

@@ -1,4 +1,4 @@
-//! The keeper, with a folder as store and a registry in memory.
+//! The scheduler, with a folder as store and a registry in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::config::snapshot::Store as Kind;
 use crate::gate::Gate;
 use crate::model::gap::Gap;
 use crate::model::manifest::{Entry, MAX_BYTES, NAME, Place};
-use crate::snapshot::keeper::{Keeper, Next, Options, Round, RoundError};
+use crate::snapshot::scheduler::{Next, Options, Round, RoundError, Scheduler};
 use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
@@ -54,11 +54,11 @@ impl Registry for Memory {
         self.0.lock().unwrap().leader = None;
     }
 
-    fn is_led(&mut self) -> Result<bool, StreamError> {
+    fn lease_is_held(&mut self) -> Result<bool, StreamError> {
         self.with(|s| s.leader.is_some())
     }
 
-    fn found(&mut self, node: u64) -> Result<bool, StreamError> {
+    fn claim_founder(&mut self, node: u64) -> Result<bool, StreamError> {
         self.with(|s| *s.founder.get_or_insert(node) == node)
     }
 
@@ -92,8 +92,12 @@ impl Registry for Memory {
         self.with(|s| s.newest = Some(entry.clone()))
     }
 
-    fn narrow_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
-        self.with(|s| s.newest.as_mut().map(|newest| newest.narrow(entry)))?;
+    fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError> {
+        self.with(|s| {
+            s.newest
+                .as_mut()
+                .map(|newest| newest.drop_unreliable(entry))
+        })?;
         Ok(())
     }
 
@@ -101,11 +105,11 @@ impl Registry for Memory {
         self.with(|s| s.newest = None)
     }
 
-    fn wanted(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+    fn requested(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
         self.with(|s| s.wanted.clone())
     }
 
-    fn want(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+    fn request(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
         self.with(|s| s.wanted.extend(places.clone()))
     }
 
@@ -114,12 +118,12 @@ impl Registry for Memory {
     }
 }
 
-/// A node with a keeper.
+/// A node with a scheduler.
 struct Kept {
     gate: Gate,
     app: rusqlite::Connection,
     clock: Arc<crate::clock::ManualClock>,
-    keeper: Keeper,
+    scheduler: Scheduler,
     registry: Memory,
     dir: tempfile::TempDir,
 }
@@ -150,7 +154,7 @@ impl Cluster {
         } = node;
         let (gate, _) = Gate::new(db, 1);
         gate.set_at_end(1, true);
-        let keeper = Keeper::new(Options {
+        let scheduler = Scheduler::new(Options {
             cluster: "c".into(),
             max_entries: 64,
             interval: None,
@@ -163,7 +167,7 @@ impl Cluster {
             gate,
             app,
             clock,
-            keeper,
+            scheduler,
             registry,
             dir,
         }
@@ -187,7 +191,7 @@ impl Cluster {
         node: &mut Kept,
         open_store: &dyn Fn() -> Result<Box<dyn Store>, StoreError>,
     ) -> Result<Next, RoundError> {
-        node.keeper.round(&mut Round {
+        node.scheduler.round(&mut Round {
             gate: &node.gate,
             registry: &mut node.registry,
             open_store,
@@ -242,7 +246,7 @@ fn the_first_founds_and_the_others_join() {
     a.app
         .execute_batch("INSERT INTO Books VALUES (1, 'a', 'x')")
         .unwrap();
-    assert!(a.keeper.has_work(&a.gate).unwrap());
+    assert!(a.scheduler.has_work(&a.gate).unwrap());
     cluster.round(&mut a).unwrap();
     assert!(a.gate.is_joined() && !b.gate.is_joined());
     assert_eq!(cluster.objects().len(), 2, "a manifest and a snapshot");
@@ -251,7 +255,7 @@ fn the_first_founds_and_the_others_join() {
     assert_eq!(titles(&b), ["a"]);
     for node in [&mut a, &mut b] {
         cluster.round(node).unwrap();
-        assert!(!node.keeper.has_work(&node.gate).unwrap(), "all is done");
+        assert!(!node.scheduler.has_work(&node.gate).unwrap(), "all is done");
     }
 }
 
@@ -295,11 +299,11 @@ fn made_at_half_of_the_entries_and_two_are_kept() {
     cluster.round(&mut a).unwrap();
     let first = cluster.newest().unwrap();
     move_on(&a, 33, None);
-    assert!(!a.keeper.has_work(&a.gate).unwrap());
+    assert!(!a.scheduler.has_work(&a.gate).unwrap());
     for (i, seq) in [34, 68, 102].into_iter().enumerate() {
         a.clock.advance(Duration::from_secs(1));
         move_on(&a, seq, None);
-        assert!(a.keeper.has_work(&a.gate).unwrap());
+        assert!(a.scheduler.has_work(&a.gate).unwrap());
         cluster.round(&mut a).unwrap();
         assert_eq!(cluster.newest().unwrap().streams["s"].seq, seq);
         assert_eq!(cluster.objects().len(), 3, "{i}");
@@ -340,7 +344,7 @@ fn what_was_missed_is_asked_for_and_merged() {
 fn found_lost(cluster: &Cluster) -> (Kept, Kept) {
     let (mut a, b) = cluster.two_that_met();
     move_on(&a, 20, None);
-    a.keeper.ask(false);
+    a.scheduler.ask(false);
     cluster.round(&mut a).unwrap();
     cluster.shared.lock().unwrap().lost_from = Some(18);
     a.gate.set_at_end(1, false); // or it would make another
@@ -384,13 +388,13 @@ fn a_node_that_lacks_something_makes_none() {
     let mut a = cluster.node(1, BOOKS);
     cluster.round(&mut a).unwrap();
     move_on(&a, 200, Some(100));
-    a.keeper.ask(false);
+    a.scheduler.ask(false);
     cluster.round(&mut a).unwrap();
     assert_eq!(cluster.newest().unwrap().streams["s"].seq, 1);
-    assert!(a.keeper.is_asked(), "once the gap is closed");
+    assert!(a.scheduler.is_asked(), "once the gap is closed");
     move_on(&a, 200, None);
     cluster.round(&mut a).unwrap();
-    assert!(!a.keeper.is_asked());
+    assert!(!a.scheduler.is_asked());
     assert_eq!(cluster.newest().unwrap().streams["s"].seq, 200);
 }
 
@@ -453,7 +457,8 @@ fn when_everybody_lacks_something_each_says_what_it_has() {
         for node in &mut nodes {
             cluster.round(node).unwrap();
             assert!(
-                node.keeper.has_work(&node.gate).unwrap() || !node.gate.enter().database.has_gap()
+                node.scheduler.has_work(&node.gate).unwrap()
+                    || !node.gate.enter().database.has_gap()
             );
         }
         nodes
@@ -495,7 +500,7 @@ fn of_twins_that_lack_something_one_takes_another_id_and_tells_all() {
         let count = "SELECT count(*) FROM Books";
         let found = node.app.query_row(count, [], |r| r.get::<_, u64>(0));
         assert_eq!(found.unwrap(), titles);
-        assert_eq!(inside.database.publishes_again(), id != 7);
+        assert_eq!(inside.database.is_republishing(), id != 7);
     }
 }
 
@@ -513,7 +518,7 @@ fn what_only_the_newest_snapshot_has_of_what_all_lack_is_merged() {
         .unwrap();
     gone.clock.advance(Duration::from_secs(1));
     move_on(&gone, 50, None);
-    gone.keeper.ask(false);
+    gone.scheduler.ask(false);
     cluster.round(&mut gone).unwrap();
     cluster.shared.lock().unwrap().publishers.remove(&3);
     nodes.iter().for_each(|n| move_on(n, 100, Some(90)));
@@ -591,7 +596,7 @@ fn a_store_that_went_back_gets_another() {
     let manifest = cluster.store.path().join(NAME);
     let before = std::fs::read(&manifest).unwrap();
     move_on(&nodes[0], 100, None);
-    nodes[0].keeper.ask(false);
+    nodes[0].scheduler.ask(false);
     cluster.round(&mut nodes[0]).unwrap();
     std::fs::write(&manifest, before).unwrap();
     nodes.iter().for_each(|n| move_on(n, 100, Some(90)));
@@ -649,13 +654,13 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
         .unwrap();
     a.clock.advance(Duration::from_secs(1));
     move_on(&b, 90, Some(90));
-    a.keeper.connected();
-    b.keeper.connected();
+    a.scheduler.connected();
+    b.scheduler.connected();
     cluster.round(&mut b).unwrap();
     assert!(b.gate.enter().database.has_gap());
     cluster.round(&mut a).unwrap();
     cluster.shared.lock().unwrap().lost_from = None; // the one made now
-    b.keeper.connected();
+    b.scheduler.connected();
     cluster.round(&mut b).unwrap();
     assert!(!b.gate.enter().database.has_gap());
     assert_eq!(titles(&b), ["missed"]);

@@ -134,7 +134,7 @@ fn names_that_nats_cannot_have() {
     kv.put("is/all.right_here-1=", b"").unwrap();
 }
 
-/// What the keeper of snapshots asks of the streams: is what a snapshot had read still there?
+/// What the scheduler of snapshots asks of the streams: is what a snapshot had read still there?
 #[test]
 fn a_place_that_the_broker_lost_is_known_as_such() {
     let node = Node::start();

@@ -38,7 +38,7 @@ fn messages_arrive_in_order_and_once_per_id() {
             "{now} {message:?}"
         );
     }
-    // Again, from the middle: the position is the caller's.
+    // Republish, from the middle: the position is the caller's.
     assert_eq!(read(&mut reader, 500, 1)[0].sequence, 500);
     let state = reader.state().unwrap();
     assert_eq!((state.first, state.last), (1, 1000));

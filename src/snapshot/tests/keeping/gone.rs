@@ -22,10 +22,10 @@ fn after_loss(read: u64) -> (Cluster, Kept) {
         .execute_batch("INSERT INTO Books VALUES (1, 'Dune', 'x')")
         .unwrap();
     move_on(&a, 10, None);
-    a.keeper.ask(false);
+    a.scheduler.ask(false);
     cluster.round(&mut a).unwrap();
     move_on(&b, read, None);
-    b.keeper.connected();
+    b.scheduler.connected();
     lose_stream(&b);
     (cluster, b)
 }
@@ -34,7 +34,7 @@ fn after_loss(read: u64) -> (Cluster, Kept) {
 #[test]
 fn what_only_a_snapshot_has_of_a_lost_stream_is_merged() {
     let (cluster, mut b) = after_loss(5);
-    assert!(b.keeper.has_work(&b.gate).unwrap());
+    assert!(b.scheduler.has_work(&b.gate).unwrap());
     let away = || {
         Err(StoreError::Failed {
             store: "file".into(),
@@ -147,13 +147,13 @@ fn what_nobody_can_take_in_does_not_keep_others_from_being_made() {
         .execute_batch("INSERT INTO Books VALUES (1, 'Dune', 'x')")
         .unwrap();
     move_on(&a, 10, None);
-    a.keeper.ask(false);
+    a.scheduler.ask(false);
     cluster.round(&mut a).unwrap();
     a.clock.advance(Duration::from_secs(1));
     a.app
         .execute_batch("UPDATE __harmonylite__Books_versions SET hlc = -5")
         .unwrap();
-    a.keeper.ask(false);
+    a.scheduler.ask(false);
     cluster.round(&mut a).unwrap();
     let spoiled = cluster.newest().unwrap().name;
     // Only that one.

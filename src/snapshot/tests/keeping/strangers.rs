@@ -32,7 +32,7 @@ fn another_application_does_not_join_and_is_told() {
     a.clock.advance(Duration::from_secs(31));
     cluster.round(&mut a).unwrap();
     assert_eq!(problems(&a), "{}", "who was there first is well");
-    assert!(a.keeper.strangers.ends(), "and said it");
+    assert!(a.scheduler.strangers.ends(), "and said it");
     // It was the same application before its migrations.
     b.app.execute_batch(BOOKS).unwrap();
     b.gate.enter().database.capture().unwrap();
@@ -132,7 +132,7 @@ fn who_let_go_of_a_table_leaves_others_the_time_to_make_a_snapshot() {
         ..Place::default()
     };
     b.registry
-        .want(&BTreeMap::from([("s".to_owned(), wanted)]))
+        .request(&BTreeMap::from([("s".to_owned(), wanted)]))
         .unwrap();
     for (seconds, is_made) in [(0, false), (31, false), (31, true)] {
         b.clock.advance(Duration::from_secs(seconds));

@@ -43,7 +43,7 @@ fn a_store_that_keeps_everything_is_not_filled_without_end() {
         move_on(&a, seq, None);
         cluster.round_with(&mut a, &keeps).unwrap();
         assert_eq!(cluster.newest().unwrap().streams["s"].seq, seq);
-        assert!(!a.keeper.has_work(&a.gate).unwrap());
+        assert!(!a.scheduler.has_work(&a.gate).unwrap());
     }
 }
 
@@ -69,7 +69,7 @@ fn a_snapshot_that_got_lost_or_torn_is_made_again() {
         let cluster = Cluster::new();
         let (mut a, mut b) = gap_and_snapshot(&cluster);
         a.clock.advance(Duration::from_secs(1));
-        a.keeper.ask(false);
+        a.scheduler.ask(false);
         cluster.round(&mut a).unwrap();
         // Both that there are.
         for name in cluster.objects().iter().filter(|n| n.ends_with(".zst")) {
@@ -104,7 +104,7 @@ fn a_snapshot_that_cannot_be_read_does_not_hide_the_one_before() {
         cluster.round(&mut a).unwrap();
         a.clock.advance(Duration::from_secs(1));
         a.app.execute_batch(spoil).unwrap();
-        a.keeper.ask(false);
+        a.scheduler.ask(false);
         cluster.round(&mut a).unwrap();
         assert_eq!(cluster.objects().len(), 3);
         let mut b = cluster.node(2, BOOKS);

@@ -10,12 +10,12 @@ use crate::model::value::OwnedValue;
 use crate::mutation::{self, Mutation};
 
 /// `___displaced` and `___displaced_by_tuple`, for one table.
-pub(super) struct Aside<'c> {
+pub(super) struct DisplacedRows<'c> {
     pub conn: &'c Connection,
     pub table: &'c Table,
 }
 
-impl Aside<'_> {
+impl DisplacedRows<'_> {
     pub fn row(&self, key: &[u8]) -> Result<Option<Vec<OwnedValue>>> {
         let row: Option<Vec<u8>> = self
             .conn

@@ -75,7 +75,7 @@ pub struct Round<'a> {
 }
 
 /// See the module's head.
-pub struct Keeper {
+pub struct Scheduler {
     options: Options,
     /// The newest snapshot that was heard of, without places that the broker lost.
     newest: Option<Entry>,
@@ -109,9 +109,9 @@ pub struct Keeper {
     made: u64,
 }
 
-impl Keeper {
-    pub fn new(options: Options) -> Keeper {
-        Keeper {
+impl Scheduler {
+    pub fn new(options: Options) -> Scheduler {
+        Scheduler {
             options,
             newest: None,
             placed: BTreeMap::new(),
@@ -184,7 +184,7 @@ impl Keeper {
             let newest = self.place(newest, round)?;
             if newest.streams.len() < streams {
                 // Told to all while it can be seen: who looks when the stream is emptied cannot.
-                round.registry.narrow_newest(&newest)?;
+                round.registry.drop_unreliable(&newest)?;
             }
             self.newest = Some(newest);
         }
@@ -201,9 +201,9 @@ impl Keeper {
             return Ok(next);
         }
         self.forgot = false; // nothing is needed of the store: the next loss is another one
-        let wanted = round.registry.wanted()?;
+        let wanted = round.registry.requested()?;
         let holds = round.gate.stream_holds(self.options.max_entries);
-        self.make_if(round, |keeper, db| keeper.due(db, &wanted, holds))
+        self.make_if(round, |scheduler, db| scheduler.due(db, &wanted, holds))
     }
 
     /// What waits to be sent waits until what was missed is here, but not for ever.

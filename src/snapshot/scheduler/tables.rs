@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Keeper, Round, RoundError};
+use super::{Round, RoundError, Scheduler};
 use crate::cluster::registry::Told;
 
 /// What is wrong, as [`crate::health`] calls it.
@@ -21,7 +21,7 @@ struct Strangers {
     are_few: bool,
 }
 
-impl Keeper {
+impl Scheduler {
     /// Tells which tables are here and looks at what the others told. True if this node is to wait with
     /// joining: it seems to be of another application.
     pub(super) fn compare_tables(&mut self, round: &mut Round<'_>) -> Result<bool, RoundError> {
@@ -93,7 +93,7 @@ impl Keeper {
                 if self.strangers.ends() {
                     log::info!("no node of another application is seen any more");
                 }
-                return round.gate.health.works(SUBJECT);
+                return round.gate.health.report_ok(SUBJECT);
             }
             Some(Strangers {
                 named: (node, tables),
@@ -105,8 +105,8 @@ impl Keeper {
                      applications seem to use the same streams. {prefixes}"
                 );
                 match are_few {
-                    true => round.gate.health.works(SUBJECT),
-                    false => round.gate.health.ails(SUBJECT, &text),
+                    true => round.gate.health.report_ok(SUBJECT),
+                    false => round.gate.health.report_failing(SUBJECT, &text),
                 }
                 text
             }

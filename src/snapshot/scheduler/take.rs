@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Keeper, Round, RoundError};
+use super::{Round, RoundError, Scheduler};
 use crate::database::{Database, DatabaseError};
 use crate::model::manifest::{Entry, Manifest};
 use crate::snapshot::error::TransferError;
@@ -10,7 +10,7 @@ use crate::snapshot::merge::Merge;
 use crate::snapshot::transfer;
 use crate::store::Store;
 
-impl Keeper {
+impl Scheduler {
     /// Merges the newest snapshot that will do. False if there is none.
     pub(super) fn merge_any(
         &mut self,
@@ -34,7 +34,7 @@ impl Keeper {
         let mut failure = None;
         for mut entry in manifest.into_iter().flat_map(|m| m.snapshots) {
             if let Some(newest) = &self.newest {
-                entry.narrow(newest); // somebody may have found places lost
+                entry.drop_unreliable(newest); // somebody may have found places lost
             }
             let entry = self.place(entry, round)?;
             if !will_do(&round.gate.enter().database, &entry) {
@@ -84,7 +84,7 @@ impl Keeper {
         if !round.registry.lease()? {
             return Ok(());
         }
-        let struck = transfer::strike(&name, &self.options.cluster, store);
+        let struck = transfer::remove_entry(&name, &self.options.cluster, store);
         let forgot = round.registry.forget_newest();
         round.registry.give_lease_back();
         struck?;

@@ -14,7 +14,7 @@ use crate::model::merge::State;
 use crate::model::version::{HLC_BEFORE, Version};
 
 /// By table: rows of before that got other values.
-pub(crate) type GaveWay = BTreeMap<String, u64>;
+pub(crate) type Demoted = BTreeMap<String, u64>;
 
 /// The version of a row that gave way.
 const NOBODYS: Version = Version {
@@ -24,7 +24,7 @@ const NOBODYS: Version = Version {
 
 /// Notes that a row of before became `after`, if it has other values by that.
 pub(super) fn note(
-    counts: &mut GaveWay,
+    counts: &mut Demoted,
     table: &Table,
     before: Option<&State>,
     old: i64,
@@ -38,8 +38,8 @@ pub(super) fn note(
 
 impl Database {
     /// This node has met the others: says what that changed of the rows that it brought along.
-    pub(crate) fn say_what_gave_way(&mut self) -> Result<()> {
-        for (table, count) in std::mem::take(&mut self.gave_way) {
+    pub(crate) fn report_demoted(&mut self) -> Result<()> {
+        for (table, count) in std::mem::take(&mut self.demoted) {
             log::warn!(
                 "table {table}: {count} row(s) that were here before this node joined have other \
                  values on the other nodes under the same keys, and were replaced; rows that refer \
@@ -55,7 +55,7 @@ impl Database {
         while let Some(row) = rows.next()? {
             let (table, count) = (values::lossy(row, 0)?, row.get::<_, i64>(1)?);
             log::warn!(
-                "table {table}: {count} row(s) are kept aside, since others have their values in a \
+                "table {table}: {count} row(s) are displaced, since others have their values in a \
                  UNIQUE index: see `harmonylite conflicts`"
             );
         }

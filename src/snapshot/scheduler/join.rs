@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::take::is_of_the_file;
-use super::{Keeper, LOOK_AGAIN, Next, Round, RoundError};
+use super::{LOOK_AGAIN, Next, Round, RoundError, Scheduler};
 use crate::database::Database;
 use crate::model::manifest::Entry;
 use crate::mutation::{self, Mutation};
 
-impl Keeper {
+impl Scheduler {
     /// A new node: merges the snapshot there is, or founds the cluster.
     pub(super) fn join(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         if self.newest.is_some() {
@@ -28,11 +28,11 @@ impl Keeper {
             };
         }
         let node = round.gate.enter().database.node();
-        if self.hindrance(round)?.is_none() && round.registry.found(node)? {
+        if self.hindrance(round)?.is_none() && round.registry.claim_founder(node)? {
             round.gate.enter().database.found()?;
             round.gate.set_joined();
             log::info!("founding the cluster: the others begin with what is here");
-        } else if round.registry.is_led()? {
+        } else if round.registry.lease_is_held()? {
             self.waiting = None; // the first snapshot is being made
         } else {
             self.join_without(round, "the founder has not made a snapshot")?;
@@ -102,7 +102,7 @@ impl Keeper {
             return Ok(Next::After(Duration::ZERO));
         }
         let missed = round.gate.enter().database.missed();
-        round.registry.want(&missed)?;
+        round.registry.request(&missed)?;
         let inside = round.gate.enter();
         let now = inside.database.clock.uptime();
         let since = *self.lacking.get_or_insert(now);

@@ -28,7 +28,7 @@ impl Merge {
                 }
                 Ok(_) => {}
                 Err(e @ DatabaseError::RowTooLarge(..)) => {
-                    db.set_aside_rows(&at.table, 1, &e.to_string());
+                    db.reject_rows(&at.table, 1, &e.to_string());
                 }
                 Err(e) => return Err(e),
             }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{A_NODE_LACKS, Keeper, LOOK_AGAIN, NEWEST_LACKS, Next, Round, RoundError};
+use super::{A_NODE_LACKS, LOOK_AGAIN, NEWEST_LACKS, Next, Round, RoundError, Scheduler};
 use crate::cluster::registry::Registry;
 use crate::config::Tables;
 use crate::database::Database;
@@ -13,14 +13,14 @@ use crate::snapshot::watch::{self, Watch};
 /// Pause between two looks whether a migration is done.
 const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
 
-impl Keeper {
+impl Scheduler {
     /// Makes a snapshot, if `why` still says so when this node has the lease.
     pub(super) fn make_if(
         &mut self,
         round: &mut Round<'_>,
-        why: impl Fn(&Keeper, &Database) -> Option<&'static str>,
+        why: impl Fn(&Scheduler, &Database) -> Option<&'static str>,
     ) -> Result<Next, RoundError> {
-        let ask = |keeper: &Keeper, gate: &Gate| why(keeper, &gate.enter().database);
+        let ask = |scheduler: &Scheduler, gate: &Gate| why(scheduler, &gate.enter().database);
         let Some(due) = ask(self, round.gate) else {
             (self.asked, self.defers) = (None, None); // only if there was something new
             return Ok(self.rest(round.gate));

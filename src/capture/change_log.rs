@@ -1,13 +1,13 @@
-//! Reading the raw log, which only triggers write.
+//! Reading the change log, which only triggers write.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::capture::{Batch, Touched, Why};
+use crate::capture::{Batch, ChangeEvidence, Touched};
 use crate::database::{Database, Result, triggers, values};
 use crate::mutation::{self, Mutation};
 
-/// Where a batch ends in the raw log.
+/// Where a batch ends in the change log.
 pub(super) struct LogEnd {
     pub id: i64,
     pub entries: usize,
@@ -60,9 +60,9 @@ impl Database {
                 continue;
             }
             let why = if maybe && !mutation::is(Mutation::MaybeIsReal) {
-                Why::Maybe
+                ChangeEvidence::Maybe
             } else {
-                Why::Real
+                ChangeEvidence::Real
             };
             let time_ms = self.stamp_entry(end.id, row.get(3).unwrap_or(0))?;
             let key = table.key_bytes(key);
@@ -90,7 +90,7 @@ impl Database {
         drop(rows);
         drop(statement);
         for ((table, reason), count) in aside {
-            self.set_aside_rows(&table, count, reason);
+            self.reject_rows(&table, count, reason);
         }
         Ok((end.entries > 0).then_some((batch, end)))
     }
@@ -99,7 +99,7 @@ impl Database {
     pub(super) fn drop_log(&mut self, last: i64, all: bool) -> Result<bool> {
         let delete = format!("DELETE FROM {} WHERE id <= ?1", triggers::LOG);
         self.conn.prepare_cached(&delete)?.execute([last])?;
-        self.reservation.noted.dropped(&self.conn, last)?;
+        self.reservation.offline_writes.dropped(&self.conn, last)?;
         Ok(all)
     }
 }

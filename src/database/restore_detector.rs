@@ -17,7 +17,7 @@ use crate::model::value::OwnedValue;
 
 /// What the file must have.
 #[derive(Debug, Default)]
-pub(crate) struct Witness {
+pub(crate) struct RestoreDetector {
     /// `PRAGMA schema_version` when the catalog was read last.
     schema_version: Option<i64>,
     captured: Option<Captured>,
@@ -33,7 +33,7 @@ struct Captured {
     at: i64,
 }
 
-impl Witness {
+impl RestoreDetector {
     /// Versions were removed, or what was captured was undone.
     pub fn forget(&mut self) {
         self.captured = None;
@@ -48,26 +48,26 @@ impl Witness {
 
 impl Database {
     pub(super) fn check_not_put_back(&self) -> Result<()> {
-        if self.has_dropped_tables(self.witness.schema_version)? {
+        if self.has_dropped_tables(self.restore_detector.schema_version)? {
             return Err(DatabaseError::Dropped);
         }
         let is_put_back =
             self.reservation.is_put_back(&self.conn)? || self.lacks_what_is_known()?;
         match is_put_back {
-            true => Err(DatabaseError::PutBack(self.settings.path.clone())),
+            true => Err(DatabaseError::RestoredInPlace(self.settings.path.clone())),
             false => Ok(()),
         }
     }
 
     fn lacks_what_is_known(&self) -> Result<bool> {
-        match self.witness.schema_version {
+        match self.restore_detector.schema_version {
             Some(known) if known != self.schema_version()? => {}
             _ => return Ok(false),
         }
         if !self.has_stored_positions()? {
             return Ok(true);
         }
-        let Some(captured) = &self.witness.captured else {
+        let Some(captured) = &self.restore_detector.captured else {
             return Ok(false);
         };
         // The application may have dropped a table of ours.
@@ -88,7 +88,7 @@ impl Database {
             .query_row(params_from_iter(key), |r| r.get("at"))
             .optional()?;
         if let Some(at) = at {
-            self.witness.captured = Some(Captured {
+            self.restore_detector.captured = Some(Captured {
                 get_version: table.sql.get_version.clone(),
                 key: key.to_vec(),
                 at,

@@ -18,14 +18,18 @@ const MADE_KEPT: usize = 64;
 
 impl Database {
     /// Looks for a row that was written under this node's id since it started, and not by it.
-    pub(super) fn look_for_twin(&mut self, nodes: &[u64], tables: &[TableRows<'_>]) -> Result<()> {
-        if nodes.contains(&self.node) && self.has_row_of_twin(nodes, tables)? {
+    pub(super) fn look_for_duplicate_node(
+        &mut self,
+        nodes: &[u64],
+        tables: &[TableRows<'_>],
+    ) -> Result<()> {
+        if nodes.contains(&self.node) && self.has_row_of_duplicate(nodes, tables)? {
             self.take_fresh_id("another node writes")?;
         }
         Ok(())
     }
 
-    fn has_row_of_twin(&self, nodes: &[u64], tables: &[TableRows<'_>]) -> Result<bool> {
+    fn has_row_of_duplicate(&self, nodes: &[u64], tables: &[TableRows<'_>]) -> Result<bool> {
         for incoming in tables {
             let name = incoming.name.to_ascii_lowercase();
             let known = self.catalog.by_name.get(&name);
@@ -71,7 +75,7 @@ impl Database {
     }
 
     /// This node made a snapshot, and others are about to hear of it. On the disk, or after a power cut
-    /// it would pass for a twin's.
+    /// it would pass for a duplicate's.
     pub(crate) fn note_made(&mut self, name: &str) -> Result<()> {
         let mut made = self.made()?;
         made.push(name.to_owned());
@@ -93,7 +97,7 @@ impl Database {
     }
 
     /// A snapshot is about to be merged because messages were missed. Made under this node's id and not
-    /// by it, it is a twin's; who in turn, should it lack messages as well, takes what it made itself
+    /// by it, it is a duplicate's; who in turn, should it lack messages as well, takes what it made itself
     /// for all that this id has to say.
     pub(crate) fn look_at_maker(&mut self, entry: &Entry) -> Result<()> {
         if entry.node != self.node || !self.has_gap() || self.made()?.contains(&entry.name) {
@@ -102,15 +106,15 @@ impl Database {
         self.write(|db| {
             // Or this one did, when its tables were others: then the fresh id costs nothing.
             db.take_fresh_id("another node, or a database that was here before, made a snapshot")?;
-            Ok(set_meta(&db.conn, Meta::UnheardByTwin, true)?)
+            Ok(set_meta(&db.conn, Meta::UnheardByDuplicate, true)?)
         })
     }
 
-    /// Nothing is lacking here any more: now the twin is told what it lacks.
-    pub(super) fn tell_twin(&mut self) -> Result<()> {
-        if get_meta(&self.conn, Meta::UnheardByTwin)?.unwrap_or(false) {
-            self.publish_all_again()?;
-            self.write(|db| Ok(set_meta(&db.conn, Meta::UnheardByTwin, false)?))?;
+    /// Nothing is lacking here any more: now the duplicate is told what it lacks.
+    pub(super) fn tell_duplicate_node(&mut self) -> Result<()> {
+        if get_meta(&self.conn, Meta::UnheardByDuplicate)?.unwrap_or(false) {
+            self.republish_all()?;
+            self.write(|db| Ok(set_meta(&db.conn, Meta::UnheardByDuplicate, false)?))?;
         }
         Ok(())
     }
@@ -140,7 +144,7 @@ impl Database {
         Ok(())
     }
 
-    /// Of this machine and this moment: the twin, which may look at the same time, gets another.
+    /// Of this machine and this moment: the duplicate, which may look at the same time, gets another.
     fn fresh_id(&self) -> i64 {
         let (boot, uptime) = (self.clock.boot_id(), self.clock.uptime().as_nanos());
         let seed = format!("{} {boot} {uptime} {}", self.node, self.clock.now_ms());

@@ -31,16 +31,16 @@ fn what_the_founder_has_is_everywhere_and_what_that_replaced_is_counted() {
     let taken = snapshot(&mut a);
     b.capture();
     let mut merging = crate::snapshot::Merge::open(&taken.0, &taken.1).unwrap();
-    while b.db.gave_way.is_empty() {
+    while b.db.demoted.is_empty() {
         merging.step(&mut b.db).unwrap();
     }
-    let counts: Vec<(&String, &u64)> = b.db.gave_way.iter().collect();
+    let counts: Vec<(&String, &u64)> = b.db.demoted.iter().collect();
     assert_eq!(counts, [(&"ct".to_owned(), &2)], "equal rows are no news");
     merge(&mut b, &taken);
-    assert!(b.db.gave_way.is_empty(), "it is said");
+    assert!(b.db.demoted.is_empty(), "it is said");
     let mut n = [a, b];
     exchange(&mut n);
-    // The same row under another key than the others have it: kept aside.
+    // The same row under another key than the others have it: displaced.
     n[1].run("INSERT INTO ct VALUES (3, 'c', 'z')");
     n[0].run("INSERT INTO ct VALUES (9, 'c', 'z')");
     exchange(&mut n);

@@ -19,7 +19,7 @@ const STEP: usize = 128;
 
 /// How far the walk has come.
 #[derive(Debug, Default)]
-pub(super) struct Again {
+pub(super) struct Republish {
     /// All before this is published and acknowledged; none if there is nothing to publish again.
     from: Option<Place>,
     /// Where the chunk that is under way ends; the outer none if none is.
@@ -35,7 +35,7 @@ struct Place {
     after: Option<Vec<u8>>,
 }
 
-impl Again {
+impl Republish {
     /// The chunk under way may not have arrived.
     pub(super) fn interrupt(&mut self) {
         self.chunk_end = None;
@@ -44,16 +44,16 @@ impl Again {
 
 impl Database {
     /// Everything is to be published again, in the calls of [`Database::backlog`].
-    pub fn publish_all_again(&mut self) -> Result<()> {
+    pub fn republish_all(&mut self) -> Result<()> {
         if !self.settings.publish {
             return Ok(());
         }
         self.stop_live();
         self.write(|db| {
             db.forget_ages()?;
-            let held = db.publishes_held_again() || db.held()? > 0;
-            db.set_held_again(held)?;
-            db.set_again(Some(Place {
+            let held = db.republishes_held() || db.held()? > 0;
+            db.set_republish_held(held)?;
+            db.set_republish(Some(Place {
                 table: 0,
                 after: None,
             }))
@@ -61,57 +61,58 @@ impl Database {
     }
 
     /// Whether not every row is published again yet.
-    pub(crate) fn publishes_again(&self) -> bool {
-        self.marks.again.from.is_some()
+    pub(crate) fn is_republishing(&self) -> bool {
+        self.marks.republish.from.is_some()
     }
 
     /// Whether what is held is published again when it is taken in.
-    pub(crate) fn publishes_held_again(&self) -> bool {
-        self.marks.again.held
+    pub(crate) fn republishes_held(&self) -> bool {
+        self.marks.republish.held
     }
 
     /// All that was held is taken in. Inside a transaction.
-    pub(crate) fn all_held_is_again(&mut self) -> Result<()> {
-        match self.publishes_held_again() && self.held()? == 0 {
-            true => self.set_held_again(false),
+    pub(crate) fn all_held_is_republished(&mut self) -> Result<()> {
+        match self.republishes_held() && self.held()? == 0 {
+            true => self.set_republish_held(false),
             false => Ok(()),
         }
     }
 
-    fn set_held_again(&mut self, again: bool) -> Result<()> {
+    fn set_republish_held(&mut self, again: bool) -> Result<()> {
         set_meta(&self.conn, Meta::PublishHeldAgain, again)?;
-        self.marks.again.held = again;
+        self.marks.republish.held = again;
         Ok(())
     }
 
     /// Reads at the start where an unfinished walk was.
-    pub(crate) fn load_again(&mut self) -> Result<()> {
-        self.marks.again.held = get_meta(&self.conn, Meta::PublishHeldAgain)?.unwrap_or_default();
+    pub(crate) fn load_republish(&mut self) -> Result<()> {
+        self.marks.republish.held =
+            get_meta(&self.conn, Meta::PublishHeldAgain)?.unwrap_or_default();
         let stored: Option<Vec<u8>> = get_meta(&self.conn, Meta::PublishAgain)?;
-        self.marks.again.from = stored
+        self.marks.republish.from = stored
             .filter(|s| !s.is_empty())
             .and_then(|s| ciborium::from_reader(&s[..]).ok());
         Ok(())
     }
 
-    fn set_again(&mut self, from: Option<Place>) -> Result<()> {
+    fn set_republish(&mut self, from: Option<Place>) -> Result<()> {
         let mut bytes = Vec::new();
         if let Some(from) = &from {
             ciborium::into_writer(from, &mut bytes).expect("writing to memory does not fail");
         }
         set_meta(&self.conn, Meta::PublishAgain, bytes)?;
-        self.marks.again.from = from;
-        self.marks.again.chunk_end = None;
+        self.marks.republish.from = from;
+        self.marks.republish.chunk_end = None;
         Ok(())
     }
 
     /// Encodes the next chunk; false if there is none. What the call before encoded is acknowledged,
     /// unless [`Database::stop_live`] said otherwise. Inside a transaction.
-    pub(super) fn encode_again(&mut self, limit: usize, frames: &mut Frames) -> Result<bool> {
-        if let Some(end) = self.marks.again.chunk_end.take() {
-            self.set_again(end)?;
+    pub(super) fn encode_republished(&mut self, limit: usize, frames: &mut Frames) -> Result<bool> {
+        if let Some(end) = self.marks.republish.chunk_end.take() {
+            self.set_republish(end)?;
         }
-        let Some(mut place) = self.marks.again.from.clone() else {
+        let Some(mut place) = self.marks.republish.from.clone() else {
             return Ok(false);
         };
         let mut next = None;
@@ -123,10 +124,10 @@ impl Database {
             }
         }
         if next.is_none() && frames.is_empty() {
-            self.set_again(None)?;
+            self.set_republish(None)?;
             return Ok(false);
         }
-        self.marks.again.chunk_end = Some(next);
+        self.marks.republish.chunk_end = Some(next);
         Ok(true)
     }
 

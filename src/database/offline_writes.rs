@@ -1,4 +1,4 @@
-//! What the raw log held when the daemon started: written while no daemon ran.
+//! What the change log held when the daemon started: written while no daemon ran.
 //!
 //! Such an entry keeps the time of its write, however late it is read: a start raises the floor of
 //! the [`super::reservation`], and a write is not newer for being read after that. Not even after a
@@ -17,7 +17,7 @@ use crate::database::meta::{Meta, delete_meta, get_meta, set_meta};
 use crate::database::triggers::LOG;
 
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Noted {
+pub struct OfflineWrites {
     /// The last entry that was there at the start; ids begin anew once the log is empty.
     last_id: i64,
     /// The last certain time of the life before.
@@ -27,7 +27,7 @@ pub struct Noted {
     is_done: bool,
 }
 
-impl Noted {
+impl OfflineWrites {
     /// `base_ms` is the last certain time of the life before.
     pub fn load(conn: &Connection, base_ms: i64) -> rusqlite::Result<Self> {
         let last_id = conn.query_row(&format!("SELECT max(id) FROM {LOG}"), [], |r| {
@@ -35,7 +35,7 @@ impl Noted {
         })?;
         let stored: Option<i64> = get_meta(conn, Meta::NotedBase)?;
         let stored = stored.filter(|_| last_id.is_some());
-        Ok(Noted {
+        Ok(OfflineWrites {
             last_id: last_id.unwrap_or_default(),
             base_ms: stored.unwrap_or(base_ms),
             is_stored: stored.is_some(),
@@ -77,7 +77,7 @@ impl Noted {
     /// The transaction ended.
     pub fn ended(&mut self, committed: bool) {
         if self.is_done && committed {
-            *self = Noted::default();
+            *self = OfflineWrites::default();
         }
         self.is_done = false;
     }
