@@ -46,10 +46,12 @@ fn every_field_of_health_is_explained() {
     }
 }
 
-/// Beginnings of messages that SQLite and applications write.
-const OF_OTHERS: [&str; 6] = [
+/// Beginnings of messages that SQLite and applications write. Add those of new rows.
+const OF_OTHERS: [&str; 8] = [
     "database is locked",
     "database disk image",
+    "file is not a database",
+    "btreeInitPage",
     "no such table",
     "error in trigger",
     "IntegrityError",
