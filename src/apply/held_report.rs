@@ -1,17 +1,18 @@
 //! What is held and why: for people, on a connection that only reads, so that it works beside a running
 //! daemon and changes nothing.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::apply::conflicts::open;
-use crate::apply::held::{FOR_COLUMN, shape_of_table};
+use crate::apply::held::{FOR_COLUMN, shape_of_known, shape_of_table};
 use crate::apply::held_size::ENTRY_BYTES;
 use crate::apply::let_go::{LetGo, held_tables};
 use crate::database::selection;
 use crate::database::table::Table;
-use crate::database::{DatabaseError, Result};
+use crate::database::{DatabaseError, Former, Result};
 use crate::model::merge::FLOOR;
 use crate::model::version::milliseconds;
 
@@ -36,6 +37,8 @@ pub struct HeldTable {
     /// Keys as the rows have them, where the table has another one here; and that.
     pub keys: Vec<String>,
     pub key_here: Option<String>,
+    /// Those of `keys` that a table had here before: the rows come from nodes that are not migrated.
+    pub former_keys: Vec<String>,
 }
 
 /// All that is held in a database.
@@ -103,6 +106,8 @@ fn held_table(conn: &Connection, table: String, here: &[Table]) -> Result<HeldTa
         Some(key) => other_keys(conn, &table, key)?,
         None => Vec::new(),
     };
+    let before = former_keys(conn)?;
+    let is_former = |key: &&String| before.contains(*key);
     Ok(HeldTable {
         is_here: local.is_some(),
         rows,
@@ -111,6 +116,7 @@ fn held_table(conn: &Connection, table: String, here: &[Table]) -> Result<HeldTa
         newest_ms: milliseconds(newest),
         reasons: reasons.collect::<rusqlite::Result<_>>()?,
         columns: missing_columns(conn, &table)?,
+        former_keys: keys.iter().filter(is_former).cloned().collect(),
         keys,
         key_here,
         table,
@@ -124,6 +130,19 @@ fn other_keys(conn: &Connection, table: &str, here: &str) -> Result<Vec<String>>
     )?;
     let keys = list.query_map(params![table, here, LISTED as i64], |r| r.get(0))?;
     Ok(keys.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Keys that tables had before, as far as that is remembered.
+fn former_keys(conn: &Connection) -> Result<BTreeSet<String>> {
+    let Ok(mut list) = conn.prepare("SELECT shape FROM __harmonylite___former") else {
+        return Ok(BTreeSet::new()); // of an earlier release
+    };
+    let shapes = list.query_map([], |r| r.get::<_, Vec<u8>>(0))?;
+    let shapes = shapes.collect::<rusqlite::Result<Vec<_>>>()?;
+    let known = shapes
+        .iter()
+        .filter_map(|shape| ciborium::from_reader::<Former, _>(&shape[..]).ok());
+    Ok(known.map(|former| shape_of_known(&former.shape)).collect())
 }
 
 fn missing_columns(conn: &Connection, table: &str) -> Result<Vec<(String, String)>> {

@@ -121,10 +121,24 @@ fn advice(held: &HeldTable) -> Vec<String> {
              out: [tables] exclude = [\"{table}\"]; or give the rows up: harmonylite held -drop {table}"
         ));
     }
-    if let (Some(here), false) = (&held.key_here, held.keys.is_empty()) {
+    let here = held.key_here.as_deref().unwrap_or_default();
+    let (before, others): (Vec<&str>, Vec<&str>) = held
+        .keys
+        .iter()
+        .map(String::as_str)
+        .partition(|key| held.former_keys.iter().any(|former| former == key));
+    if !others.is_empty() {
         lines.push(format!(
             "migrate the table: its key is ({here}) here and ({}) in the rows",
-            held.keys.join(") or (")
+            others.join(") or (")
+        ));
+    }
+    if !before.is_empty() {
+        lines.push(format!(
+            "run the migration that changed the key here, on the nodes that have not run it: their \
+             rows have the key ({}), come again under ({here}), and are held no more then; if no \
+             node has that key any more, give them up: harmonylite held -drop {table}",
+            before.join(") or (")
         ));
     }
     for (column, class) in &held.columns {
@@ -160,6 +174,7 @@ fn json(report: &HeldReport) -> Json {
             "missing_columns": columns.collect::<Vec<_>>(),
             "keys": held.keys,
             "key_here": held.key_here,
+            "former_keys": held.former_keys,
             "advice": advice(held),
         })
     };

@@ -493,14 +493,15 @@ impl Node {
             && self.count("__harmonylite___change_log_global") == 0
     }
 
-    /// Rows of a table that were known under the key that it had before.
-    pub fn recognized(&self, table: &str) -> i64 {
+    /// Whether the rows told how the migration made a table's new keys: `seen` is 1 in CBOR.
+    pub fn makes_keys(&self, table: &str) -> bool {
         let id = "SELECT id FROM __harmonylite___tables WHERE name = ?1";
         let id: Option<i64> = self.app().query_row(id, [table], |r| r.get(0)).ok();
-        self.count(&format!(
-            "__harmonylite___former_{} WHERE became NOT NULL AND written_ms IS NULL",
+        let former = format!(
+            "__harmonylite___former WHERE table_id = {} AND instr(shape, x'647365656E01') > 0",
             id.unwrap_or(0)
-        ))
+        );
+        self.count(&former) == 1
     }
 
     /// What is held, for people.

@@ -323,7 +323,7 @@ impl World {
             return Ok(());
         }
         for (node, progress) in self.nodes.iter().zip(&rekeyed.nodes) {
-            if progress.steps.is_none() || progress.is_blurred || node.recognized(TABLE) == 0 {
+            if progress.steps.is_none() || progress.is_blurred || !node.makes_keys(TABLE) {
                 continue;
             }
             let held = node.count("__harmonylite___held");

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::commands::held;
+
 use super::support::{Node, cluster, converge, exchange};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -122,6 +124,17 @@ fn a_row_that_lacks_a_key_column_waits_for_its_own_migration() {
     let query = "SELECT id, v, w FROM t ORDER BY 1";
     assert_eq!(n[0].rows(query), "i1 t'new' t'w1'");
     assert_eq!(n[0].db.held().unwrap(), 2);
+    let mut out = Vec::new();
+    held::show(&n[0].dir.path().join("app.db"), false, &mut out).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    for says in [
+        "2 row(s): it has the key that the table had here before",
+        "on the nodes that have not run it: their rows have the key (id INTEGER BINARY), come again \
+         under (id INTEGER BINARY, w TEXT BINARY)",
+    ] {
+        assert!(out.contains(says), "{says}: {out}");
+    }
+    assert!(!out.contains("migrate the table:"), "{out}");
     n[1].run("DELETE FROM t WHERE id = 4");
     exchange(&mut n);
     assert_eq!(n[0].db.held().unwrap(), 1, "a delete ends what is held");
