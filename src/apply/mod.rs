@@ -47,7 +47,7 @@ pub(crate) use dangling::References;
 pub use dangling::{Dangling, dangling};
 pub(crate) use demoted::Demoted;
 pub(crate) use go_events::GoNodes;
-pub(crate) use held::{Place, held_after, read_held, shape_of_table};
+pub(crate) use held::{Place, held_after, read_held, shape_of_known, shape_of_table};
 pub use held_drop::{ask_to_drop_held, drop_held, is_asked_to_drop_held};
 pub use held_report::{HeldReport, HeldTable, held_report};
 pub(crate) use held_size::HeldSize;

@@ -29,7 +29,7 @@ mod look;
 mod quiet;
 mod take_in;
 
-pub(crate) use former::{Former, FormerRow, is_one, seen};
+pub(crate) use former::{Former, FormerRow, former_table, is_one, seen};
 pub(crate) use left_out::{forget_table, note_local};
 use look::Text;
 use quiet::Quiet;

@@ -55,7 +55,9 @@ pub mod values;
 mod wal;
 mod write;
 
-pub(crate) use catalog::{Catalog, Former, FormerRow, forget_table, is_one, note_local, seen};
+pub(crate) use catalog::{
+    Catalog, Former, FormerRow, forget_table, former_table, is_one, note_local, seen,
+};
 pub(crate) use comparison::{Compare, CompareReason, Missing, Phase};
 pub use error::{DatabaseError, Result};
 pub(crate) use error::{is_unfit, is_unique_violation};

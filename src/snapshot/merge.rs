@@ -20,7 +20,9 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::source::{Source, SourceRow};
+use former::SourceFormer;
 
+mod former;
 mod lacking;
 mod pending;
 mod schema;
@@ -31,6 +33,7 @@ const STEP: usize = 128;
 /// A merge under way.
 pub struct Merge {
     source: Source,
+    former: Vec<SourceFormer>,
     entry: Entry,
     at: Progress,
     /// Rows so far, and those of the snapshot, for the log.
@@ -56,6 +59,8 @@ enum Progress {
     Rows(usize, Option<Vec<OwnedValue>>),
     /// Rows here that the snapshot's n-th table lacks.
     Lacking(usize, Option<Vec<OwnedValue>>),
+    /// Tombstones of the snapshot's n-th former key after a key.
+    Former(usize, Option<Vec<OwnedValue>>),
     Held(Option<Place>),
     Parts(Option<(Vec<u8>, i64)>),
     Marks(Option<(i64, i64, Vec<u8>)>),
@@ -87,6 +92,7 @@ impl Merge {
         let source = Source::open(file)?;
         Ok(Merge {
             total: source.count()?,
+            former: SourceFormer::all(&source)?,
             source,
             entry: entry.clone(),
             at: Progress::Schema,
@@ -175,8 +181,9 @@ impl Merge {
                         Progress::Rows(n, Some(key))
                     }))
                 }
-                None => Ok(Progress::Held(None)),
+                None => Ok(Progress::Former(0, None)),
             },
+            Progress::Former(n, after) => self.take_former(db, (n, after), frames, is_over),
             Progress::Held(after) => self.hold_some(db, after, frames),
             Progress::Parts(after) => self.take_parts(db, after, is_over),
             Progress::Marks(after) => self.mark_some(db, after),
@@ -278,6 +285,10 @@ impl Merge {
         };
         let Some(table) = local else {
             let at = Place::of(theirs, &row.key_bytes);
+            if let Some(table) = db.of_former(&at.table, &at.shape) {
+                db.take_former(&table, &at, incoming, frames)?;
+                return Ok(true);
+            }
             // Else it was asked before; but it may have become too much since.
             if !db.lets_go(&at.table, &[])? {
                 db.hold(&at, &incoming, db.why_held(&at.table))?;

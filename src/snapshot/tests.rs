@@ -14,6 +14,7 @@ mod copying;
 mod demoted;
 mod dropped;
 mod forgetting;
+mod former;
 mod hostile;
 mod included;
 mod keeping;

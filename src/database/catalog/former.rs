@@ -19,7 +19,7 @@ use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, parameters, versions_table};
 use crate::database::{Database, Result, triggers, values};
 use crate::model::cbor;
-use crate::model::key::key_bytes;
+use crate::model::key::{is_known_collation, key_bytes};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{Version, stamp};
 
@@ -46,6 +46,16 @@ pub(crate) mod seen {
 }
 
 impl Former {
+    /// Whether it can be one: it may come from elsewhere.
+    pub fn is_sound(&self) -> bool {
+        let known = ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"];
+        let is_known = |(affinity, collation): &(String, String)| {
+            known.contains(&affinity.as_str()) && is_known_collation(collation)
+        };
+        let (key, columns) = (&self.shape.key, &self.shape.columns);
+        !key.is_empty() && key.len() <= columns.len() && key.iter().all(is_known)
+    }
+
     /// Whether a row's columns of before make its key here, as far as the rows tell. Rows that are new
     /// beside rows that are lacking may be the same ones under keys that were worked out.
     pub fn makes_keys(&self) -> bool {
@@ -104,7 +114,7 @@ fn former_name(id: i64) -> String {
 }
 
 /// The same as SQL.
-pub(super) fn former_table(id: i64) -> String {
+pub(crate) fn former_table(id: i64) -> String {
     quote(&former_name(id))
 }
 
@@ -340,6 +350,35 @@ impl Database {
             .prepare_cached(&text)?
             .execute(params_from_iter(all))?;
         Ok(())
+    }
+
+    /// A table remembers a former key that it did not have here, and the deletes under that. Inside a
+    /// transaction.
+    pub(crate) fn adopt_former(&mut self, table: &Table, former: &Former) -> Result<()> {
+        let key = former.shape.key.iter().enumerate();
+        let columns = key.map(|(i, (affinity, collation))| {
+            format!("k{} {affinity} COLLATE {}", i + 1, quote(collation))
+        });
+        let names: Vec<String> = (1..=former.shape.key.len())
+            .map(|i| format!("k{i}"))
+            .collect();
+        self.conn.execute_batch(&format!(
+            "CREATE TABLE {}({}, hlc INTEGER, site INTEGER, deleted INTEGER, at INTEGER,
+             hash INTEGER, exc BLOB, written_ms, became, PRIMARY KEY({})) WITHOUT ROWID",
+            former_table(table.id),
+            columns.collect::<Vec<_>>().join(", "),
+            names.join(", ")
+        ))?;
+        let former = Former {
+            shape: former.shape.clone(),
+            seen: 0,
+        };
+        self.conn.execute(
+            "INSERT INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
+            params![table.id, self.reservation.peek_number(), to_cbor(&former)],
+        )?;
+        self.catalog.former.insert(table.id, Arc::new(former));
+        self.note_schema()
     }
 
     /// Notes what was seen of how a table's keys became others.

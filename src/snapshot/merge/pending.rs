@@ -132,7 +132,10 @@ impl Database {
                 self.join_with_held(&table, &key, &at.key, incoming, frames)?;
                 Ok(())
             }
-            None => self.hold(at, &incoming, self.why_held(&at.table)),
+            None => match self.of_former(&at.table, &at.shape) {
+                Some(table) => self.take_former(&table, at, incoming, frames).map(drop),
+                None => self.hold(at, &incoming, self.why_held(&at.table)),
+            },
         }
     }
 }

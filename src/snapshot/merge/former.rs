@@ -1,0 +1,187 @@
+//! Deletes under a key that a table had before: they are in none of the versions that it has now, and
+//! a node that takes a snapshot for what it missed of a stream hears of them in no other way.
+
+use std::sync::Arc;
+
+use rusqlite::params_from_iter;
+
+use super::{Merge, Progress, STEP};
+use crate::apply::{Incoming, Place, shape_of_known, shape_of_table};
+use crate::capture::Frames;
+use crate::database::table::Table;
+use crate::database::{Database, Former, Result, former_table, values};
+use crate::model::key::key_bytes;
+use crate::model::value::OwnedValue;
+use crate::model::version::{Version, stamp};
+use crate::snapshot::source::Source;
+
+/// A former key in a snapshot.
+pub(super) struct SourceFormer {
+    table: Arc<Table>,
+    former: Former,
+}
+
+/// What a snapshot says of a row under its former key.
+struct FormerKey {
+    key: Vec<OwnedValue>,
+    tombstone: Option<Version>,
+}
+
+impl SourceFormer {
+    /// The former keys of a snapshot's tables.
+    pub fn all(source: &Source) -> Result<Vec<SourceFormer>> {
+        let text = "SELECT table_id, shape FROM __harmonylite___former";
+        let Ok(mut list) = source.conn.prepare(text) else {
+            return Ok(Vec::new()); // of an earlier release
+        };
+        let mut rows = list.query([])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            let shape: Vec<u8> = row.get(1).unwrap_or_default();
+            let Some(table) = source.tables.iter().find(|t| t.id == id) else {
+                continue;
+            };
+            let Ok(former) = ciborium::from_reader::<Former, _>(&shape[..]) else {
+                continue;
+            };
+            let of = SourceFormer {
+                table: table.clone(),
+                former,
+            };
+            // An earlier build remembers less; what a peer makes up is not read.
+            if of.former.is_sound() && source.conn.prepare(&of.scan(false)).is_ok() {
+                all.push(of);
+            }
+        }
+        Ok(all)
+    }
+
+    fn scan(&self, from_start: bool) -> String {
+        let n = self.former.shape.key.len();
+        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let marks: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
+        let (names, marks) = (names.join(", "), marks.join(", "));
+        let from = match from_start {
+            true => String::new(),
+            false => format!("WHERE ({names}) > ({marks})"),
+        };
+        format!(
+            "SELECT hlc, site, deleted, written_ms, became, {names} FROM {} {from}
+             ORDER BY {names} LIMIT {STEP}",
+            former_table(self.table.id)
+        )
+    }
+
+    /// The next rows after a key. `maker`: the node that made the snapshot.
+    fn rows(
+        &self,
+        source: &Source,
+        after: Option<&[OwnedValue]>,
+        maker: u64,
+    ) -> Result<Vec<FormerKey>> {
+        let mut next = source.conn.prepare_cached(&self.scan(after.is_none()))?;
+        let mut rows = next.query(params_from_iter(after.unwrap_or_default()))?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let n = self.former.shape.key.len();
+            let (hlc, written_ms): (i64, Option<i64>) = (row.get(0)?, row.get(3)?);
+            let is_gone = values::column(row, 4).is_null();
+            let tombstone = match (written_ms, row.get(2)?) {
+                (Some(time_ms), _) if is_gone => Some(Version {
+                    hlc: stamp(time_ms, hlc),
+                    node: maker,
+                }),
+                (_, true) => Some(Version {
+                    hlc,
+                    node: source.sites.node(row.get(1)?)?,
+                }),
+                (_, false) => None,
+            };
+            all.push(FormerKey {
+                key: (0..n)
+                    .map(|i| values::column(row, 5 + i).to_owned())
+                    .collect(),
+                tombstone: tombstone.filter(|v| v.is_valid()),
+            });
+        }
+        Ok(all)
+    }
+
+    fn place(&self, key: &[OwnedValue]) -> Place {
+        let shape = &self.former.shape;
+        let collations = shape.key.iter().map(|(_, collation)| collation.as_str());
+        Place {
+            table: self.table.name().to_ascii_lowercase(),
+            shape: shape_of_known(shape),
+            key: key_bytes(key.iter().map(OwnedValue::borrow), collations),
+        }
+    }
+}
+
+impl Merge {
+    /// Takes in tombstones of the n-th former key after a row's key.
+    pub(super) fn take_former(
+        &self,
+        db: &mut Database,
+        (n, after): (usize, Option<Vec<OwnedValue>>),
+        frames: &mut Frames,
+        is_over: &dyn Fn(&Database) -> bool,
+    ) -> Result<Progress> {
+        let Some(of) = self.former.get(n) else {
+            return Ok(Progress::Held(None));
+        };
+        let mut last = None;
+        if !db.lets_go(&of.table.name().to_ascii_lowercase(), &[])? {
+            for row in of.rows(&self.source, after.as_deref(), self.entry.node)? {
+                if let Some(tombstone) = row.tombstone {
+                    db.take_former_tombstone(of, &row.key, tombstone, frames)?;
+                }
+                last = Some(row.key);
+                if is_over(db) {
+                    break;
+                }
+            }
+        }
+        Ok(match last {
+            Some(key) => Progress::Former(n, Some(key)),
+            None => Progress::Former(n + 1, None),
+        })
+    }
+}
+
+impl Database {
+    /// Deletes the row that has this key here, or had it before; held where neither is the table's.
+    fn take_former_tombstone(
+        &mut self,
+        of: &SourceFormer,
+        key: &[OwnedValue],
+        tombstone: Version,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let at = of.place(key);
+        let incoming = Incoming {
+            floor: Some(tombstone),
+            ..Incoming::default()
+        };
+        let local = self.writable(&at.table).cloned();
+        match local {
+            Some(local) if shape_of_table(&local) == at.shape => {
+                let key: Vec<_> = key.iter().map(OwnedValue::borrow).collect();
+                self.join_with_held(&local, &key, &at.key, incoming, frames)?;
+            }
+            Some(local) if shape_of_table(&local) == shape_of_table(&of.table) => {
+                // A table that was made with the key of now remembers the one from before, too.
+                if !self.catalog.former.contains_key(&local.id) {
+                    self.adopt_former(&local, &of.former)?;
+                }
+                match self.of_former(&at.table, &at.shape) {
+                    Some(table) => drop(self.take_former(&table, &at, incoming, frames)?),
+                    None => self.hold(&at, &incoming, self.why_held(&at.table))?,
+                }
+            }
+            _ => self.hold(&at, &incoming, self.why_held(&at.table))?,
+        }
+        Ok(())
+    }
+}
