@@ -1,4 +1,4 @@
-"""Rails' ActiveRecord: each node migrates by itself, up and down; its schema.rb begins a database."""
+"""Rails' ActiveRecord: each node migrates by itself, up and down; schema.rb begins a database."""
 
 from harness import Cluster, check, migrate_songs, run
 
