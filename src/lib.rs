@@ -96,8 +96,7 @@
 //!
 //! # Tests
 //!
-//! Beside the code; `tests/stream` and `tests/it` against a real nats-server, the latter with real
-//! daemons; `tests/store` every store against its real server; `tests/hostile` and `tests/fuzz` bytes
+//! Beside the code; `tests/it` against a real nats-server, most of it with real daemons; `tests/store` every store against its real server; `tests/hostile` and `tests/fuzz` bytes
 //! that mean ill; `tests/sim` the same core under a seeded simulation of crashes, clocks and brokers.
 //! `scripts/test.sh` runs all of it.
 
