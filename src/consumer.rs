@@ -152,9 +152,12 @@ impl Consumer {
         loop {
             let pause = match self.broker.reader(self.shard) {
                 Ok(mut reader) => {
+                    self.gate.measures.reads(worked);
                     (failures, worked) = (0, true);
                     failure.ends();
-                    self.read(&mut *reader)
+                    let read = self.read(&mut *reader);
+                    self.gate.measures.reads_no_more();
+                    read
                 }
                 // It may be changed just now where it was right before.
                 Err(StreamError::Denied(text)) if !worked => Err(Pause::Fatal(text)),
@@ -335,6 +338,7 @@ impl Consumer {
         let wake = inside.outbox.has_queued() || applied.captured.more;
         let held = inside.began.elapsed();
         drop(inside);
+        self.gate.measures.applied(held);
         if applied.captured.changes > 0 {
             self.gate.note_written();
         }

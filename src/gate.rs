@@ -13,6 +13,7 @@ use crate::apply::Position;
 use crate::capture::{Captured, Outgoing};
 use crate::database::{Database, DatabaseError, Fence};
 use crate::health::Health;
+use crate::measures::Measures;
 use crate::mutation::{self, Mutation};
 use crate::outbox::Outbox;
 use crate::status::board::Board;
@@ -138,6 +139,8 @@ pub struct Gate {
     reading: Mutex<Option<Held>>,
     /// What does not work, as the threads say.
     pub health: Health,
+    /// What the threads measure.
+    pub measures: Measures,
     /// Where the status is asked for.
     pub status: Board,
 }
@@ -184,6 +187,7 @@ impl Gate {
             written: Mutex::new(None),
             reading: Mutex::new(None),
             health: Health::default(),
+            measures: Measures::default(),
             status: Board::default(),
         };
         (gate, woken)
@@ -301,6 +305,11 @@ impl Gate {
         self.is_joined() && (beside_gaps || !database.awaits_snapshot())
     }
 
+    /// Whether this node has what the others have, or had it: its application can work.
+    pub fn is_ready(&self) -> bool {
+        self.is_joined() && self.has_caught_up()
+    }
+
     pub fn is_joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }
@@ -331,6 +340,13 @@ impl Gate {
     /// The shard's stream holds so many messages that are not applied here.
     pub fn note_behind(&self, shard: u32, messages: u64) {
         self.behind[shard as usize - 1].store(messages, Ordering::Relaxed);
+    }
+
+    /// Per shard, messages that the stream holds and that are not applied here, as far as the broker
+    /// told.
+    pub fn behind(&self) -> Vec<u64> {
+        let each = self.behind.iter();
+        each.map(|b| b.load(Ordering::Relaxed)).collect()
     }
 
     /// Whether every stream is read to its end, as far as the broker told.

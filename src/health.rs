@@ -6,30 +6,57 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::database::{Database, Result};
+use crate::model::text::shortened;
 
 /// Rows are counted up to here: who asks must not wait, nor must the node.
-const COUNTED: u64 = 10_000;
+pub const COUNTED: u64 = 10_000;
 
 /// The two values of `status`.
 pub const HEALTHY: &str = "healthy";
-const UNHEALTHY: &str = "unhealthy";
+pub const UNHEALTHY: &str = "unhealthy";
+
+/// A text that comes from elsewhere is told up to so many bytes.
+const TEXT_BYTES: usize = 1000;
 
 /// Troubles by their subject.
 #[derive(Debug, Default)]
 pub struct Health {
     troubles: Mutex<BTreeMap<String, String>>,
+    last: Mutex<Option<Trouble>>,
+}
+
+/// The last thing that did not work, whether it does by now or not.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    pub subject: String,
+    pub why: String,
+    pub at: Instant,
 }
 
 impl Health {
     /// `subject` does not work, and why.
     pub fn report_failing(&self, subject: &str, why: &str) {
+        let (subject, why) = (subject.to_owned(), shortened(why, TEXT_BYTES).into_owned());
+        let last = Trouble {
+            subject: subject.clone(),
+            why: why.clone(),
+            at: Instant::now(),
+        };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
         self.with(|troubles| {
-            troubles.insert(subject.to_owned(), why.to_owned());
+            troubles.insert(subject, why);
         });
+    }
+
+    /// None if nothing failed since the start.
+    pub fn last(&self) -> Option<Trouble> {
+        let last = self.last.lock();
+        last.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `subject` works.

@@ -30,6 +30,7 @@
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
 //! - [`outbox`]: frames under way and which marks their acknowledgements cover.
 //! - [`health`]: what is wrong just now.
+//! - [`measures`]: what threads measure; [`metrics`]: that and more in numbers, for Prometheus.
 //! - [`status`]: how this node and the others are doing: what each tells, and the JSON of it.
 //! - [`http`]: a small HTTP server and client; [`control`]: what the running daemon answers by it.
 //! - [`progress`]: how far long work is, for a terminal, health and metrics.
@@ -120,6 +121,8 @@ pub mod http;
 pub mod inspect;
 pub mod lock;
 pub mod logging;
+pub mod measures;
+pub mod metrics;
 pub mod mirror;
 pub mod model;
 pub mod mutation;

@@ -44,6 +44,11 @@ impl Outbox {
         Some(frame)
     }
 
+    /// Bytes of frames that wait to be sent.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
     pub fn has_queued(&self) -> bool {
         !self.queue.is_empty()
     }

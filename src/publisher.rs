@@ -345,6 +345,7 @@ impl Publisher {
                     false => log::debug!("connected to NATS, trying again"),
                 }
                 self.gate.health.report_ok(CONNECTING);
+                self.gate.measures.publishes(true);
                 self.gate.notify_scheduler();
                 self.link = Some(Link::new(writer, now));
             }
@@ -402,9 +403,11 @@ impl Publisher {
             Some(Ok(turn)) => Some(turn),
             None => None,
         };
+        let began = Instant::now();
         let changed = inside.database.is_changed()?;
         let captures =
             (changed || inside.database.has_more()) && inside.database.waits_for_capture()?;
+        gate.measures.looked(began.elapsed());
         if inside.database.has_news() {
             gate.notify_scheduler(); // a capture is followed by another look
         }
@@ -468,7 +471,9 @@ impl Publisher {
             gate.note_written();
             gate.note_change();
         }
-        Ok((captured.more, inside.began.elapsed()))
+        let took = inside.began.elapsed();
+        gate.measures.captured(took);
+        Ok((captured.more, took))
     }
 
     /// Where nobody writes and what is there is worth it. What does not work now is tried again after
@@ -579,6 +584,9 @@ impl Publisher {
         };
         let (stream, id) = (&message.stream, frame::id_text(&message.id));
         let mut inside = self.gate.enter();
+        let took = now.saturating_duration_since(message.sent);
+        let now_ms = inside.database.clock.now_ms();
+        self.gate.measures.acknowledged(took, now_ms);
         if !inside.acknowledged(stream, (seq, ack.duplicate), id, whole) {
             drop(inside);
             let why = format!("{stream} gave out number {seq} before: messages are lost there");
@@ -639,6 +647,7 @@ impl Publisher {
     }
 
     fn connect_anew(&mut self, ask: Ask) {
+        self.gate.measures.publishes(false);
         let mut inside = self.gate.enter();
         inside.outbox.clear();
         inside.database.stop_live();

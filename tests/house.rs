@@ -27,10 +27,11 @@ const ARROWS: &[(&str, &str)] = &[
     ("capture", "mutation model logging database"),
     ("apply", "mutation model config database capture"),
     ("outbox", "mutation capture"),
-    ("health", "database"),
+    ("measures", ""),
+    ("health", "model database"),
     (
         "gate",
-        "mutation stream database capture apply outbox health",
+        "mutation stream database capture apply outbox measures health",
     ),
     ("http", "thread address"),
     ("inspect", "config database"),
@@ -39,7 +40,11 @@ const ARROWS: &[(&str, &str)] = &[
         "status",
         "thread model logging stream database gate health cluster",
     ),
-    ("control", "thread address lock config gate health http"),
+    ("metrics", "database gate health progress status"),
+    (
+        "control",
+        "thread progress address lock config stream database gate health http status metrics",
+    ),
     (
         "snapshot",
         "mutation clock thread progress model config logging stream store database capture apply \

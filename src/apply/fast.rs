@@ -54,19 +54,22 @@ impl Database {
         let at = self.reservation.peek_number() - 1;
         let (gives_way, young_from) = (self.gives_way(), self.young_from());
         let mut ops = Rows::new(&self.conn, table)?;
-        let mut changed = 0;
-        loop {
+        let (mut changed, mut unchanged) = (0, 0);
+        let is_other = loop {
             match plain_row(&mut ops, &mut self.sites, row, at, gives_way, young_from) {
-                Ok(Plain::Unchanged) => {}
+                Ok(Plain::Unchanged) => unchanged += 1,
                 Ok(Plain::Changed) => changed += 1,
-                Ok(Plain::Other) => return Ok((changed, true)),
-                Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => return Ok((changed, true)),
+                Ok(Plain::Other) => break true,
+                Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => break true,
                 Err(e) => return Err(e),
             }
             if !rows.next(row).unwrap_or(false) {
-                return Ok((changed, false));
+                break false;
             }
-        }
+        };
+        self.counts.won += changed as u64;
+        self.counts.lost += unchanged;
+        Ok((changed, is_other))
     }
 }
 

@@ -152,6 +152,7 @@ impl Database {
                 &Incoming::from_frame(&row, &incoming.columns),
                 reason,
             )?;
+            self.counts.held += 1;
             if self.let_go_if_too_much(&table)? {
                 return Ok(());
             }
@@ -175,6 +176,7 @@ impl Database {
 
     /// Holds a row whole.
     pub(crate) fn hold(&mut self, at: &Place, incoming: &Incoming, reason: &str) -> Result<()> {
+        self.counts.holds += 1;
         self.say_held(&at.table, &shortened(reason, MAX_REASON_BYTES));
         let mut known = Incoming::default();
         self.read_held(at, &mut known)?;

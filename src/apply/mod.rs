@@ -280,7 +280,14 @@ impl Database {
         if self.catalog.held.contains(&name) {
             self.add_held(&mut incoming, &Place::of(table, key_bytes))?;
         }
-        self.join_row(table, key, key_bytes, incoming, frames)
+        let holds = self.counts.holds;
+        let changed = self.join_row(table, key, key_bytes, incoming, frames)?;
+        match (changed, self.counts.holds > holds) {
+            (true, _) => self.counts.won += 1,
+            (false, true) => self.counts.held += 1,
+            (false, false) => self.counts.lost += 1,
+        }
+        Ok(changed)
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Settling<'c> {
     /// Rows to look at, highest order first.
     todo: BTreeSet<Order>,
     done: BTreeSet<Order>,
+    /// Rows that were put aside because of another.
+    conflicts: u64,
 }
 
 impl<'c> Settling<'c> {
@@ -56,6 +58,7 @@ impl<'c> Settling<'c> {
             comparing,
             todo: BTreeSet::new(),
             done: BTreeSet::new(),
+            conflicts: 0,
         })
     }
 
@@ -69,8 +72,9 @@ impl<'c> Settling<'c> {
         }
     }
 
-    /// Looks at every row of `todo`, from the highest order down.
-    pub fn run(mut self) -> Result<()> {
+    /// Looks at every row of `todo`, from the highest order down. Returns how many rows were put
+    /// aside because of another.
+    pub fn run(mut self) -> Result<u64> {
         for looks in 0.. {
             let Some(next) = self.todo.pop_last() else {
                 break;
@@ -86,7 +90,7 @@ impl<'c> Settling<'c> {
                 self.look(next)?;
             }
         }
-        Ok(())
+        Ok(self.conflicts)
     }
 
     fn look(&mut self, order: Order) -> Result<()> {
@@ -132,12 +136,14 @@ impl<'c> Settling<'c> {
                 self.rows.delete(&key)?;
                 self.wake(&values)?;
             }
+            self.conflicts += 1;
             return self.displaced.put(&key_bytes, &values, &by.1);
         }
         for ((_, other), other_values) in others {
             let other_key = cbor::key_values(&other)?;
             let other_key: Vec<Value<'_>> = other_key.iter().map(OwnedValue::borrow).collect();
             self.rows.delete(&other_key)?;
+            self.conflicts += 1;
             self.displaced.put(&other, &other_values, &key_bytes)?;
             self.wake(&other_values)?;
         }

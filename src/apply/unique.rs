@@ -84,7 +84,7 @@ impl Database {
             settling.displaced.put(key_bytes, &values, &[])?;
             settling.add(key_bytes.to_vec())?;
         }
-        settling.run()?;
+        self.counts.conflicts += settling.run()?;
         self.note_displaced(table)
     }
 
@@ -98,7 +98,7 @@ impl Database {
             }
             settling.add(key.clone())?;
         }
-        settling.run()?;
+        self.counts.conflicts += settling.run()?;
         self.note_displaced(table)
     }
 
@@ -140,7 +140,7 @@ impl Database {
             settling.displaced.put(&key, &values, &[])?;
             settling.add(key)?;
         }
-        settling.run()?;
+        settling.run()?; // they were counted when they were put aside
         self.note_displaced(table)
     }
 

@@ -93,17 +93,20 @@ impl Database {
     /// forget it, that must be noticed even after a restart.
     pub(crate) fn clear_marks(&mut self) -> Result<()> {
         if let Some(at) = self.marks.acknowledged.take() {
-            self.conn
+            let mut cleared = self
+                .conn
                 .prepare_cached("DELETE FROM __harmonylite___unsent WHERE at <= ?1")?
                 .execute([at])?;
             if let Some(piece) = self.marks.piece.take_if(|p| p.is_acknowledged) {
-                self.conn
+                cleared += self
+                    .conn
                     .prepare_cached(
                         "DELETE FROM __harmonylite___unsent
                          WHERE at = ?1 AND (table_id, key) <= (?2, ?3)",
                     )?
                     .execute(params![piece.at, piece.table, piece.key])?;
             }
+            self.counts.published += cleared as u64;
             self.store_positions()?;
             self.marks.cleared = self.clock.uptime();
         }

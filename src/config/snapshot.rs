@@ -34,6 +34,19 @@ pub enum Store {
     File(PathBuf),
 }
 
+impl Store {
+    /// As `snapshot.store` names it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Store::Nats(_) => "nats",
+            Store::S3(_) => "s3",
+            Store::WebDav(_) => "webdav",
+            Store::Sftp(_) => "sftp",
+            Store::File(_) => "file",
+        }
+    }
+}
+
 /// `[snapshot.nats]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsStore {

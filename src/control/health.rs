@@ -1,28 +1,88 @@
 //! `/health`: is anything wrong; `/ready`: does this node have what the others have?
 
-use serde_json::json;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 
 use super::{Context, PATIENCE};
-use crate::health::{HEALTHY, report};
+use crate::database::{Database, Result};
+use crate::gate::Gate;
+use crate::health::{COUNTED, HEALTHY, UNHEALTHY, report};
 use crate::http::Response;
+use crate::progress;
+use crate::status::local::lag;
+use crate::stream::timestamp::rfc3339;
 
-/// 200 if all is well and 503 if not.
+/// 200 if all is well and 503 if not: the fields of the Go version, then ours.
 pub fn health(context: &Context) -> Response {
-    let Some(gate) = context.gate() else {
-        return Response::json(503, &json!({ "status": context.absence() }));
+    let told = match context.gate() {
+        Some(gate) => of_gate(&gate),
+        None => Ok(json!({ "status": UNHEALTHY, "stage": context.absence() })),
     };
-    let inside = gate.enter_within(PATIENCE);
-    match report(&gate.health, inside.as_ref().map(|i| &i.database)) {
-        Ok(report) => {
-            let status = if report["status"] == HEALTHY {
-                200
-            } else {
-                503
-            };
-            Response::json(status, &report)
+    match told {
+        Ok(mut told) => {
+            told["uptime_seconds"] = context.started.elapsed().as_secs().into();
+            told["version"] = env!("CARGO_PKG_VERSION").into();
+            let status = if told["status"] == HEALTHY { 200 } else { 503 };
+            Response::json(status, &told)
         }
         Err(e) => Response::text(503, format!("database: {e}\n")),
     }
+}
+
+fn of_gate(gate: &Gate) -> Result<Value> {
+    let inside = gate.enter_within(PATIENCE);
+    let database = inside.as_ref().map(|inside| &inside.database);
+    let mut told = report(&gate.health, database)?;
+    let measures = &gate.measures;
+    let is_connected = measures.is_connected();
+    if !is_connected && told["problems"]["connecting"].is_null() {
+        told["problems"]["connecting"] = "not connected to NATS".into();
+        told["status"] = UNHEALTHY.into();
+    }
+    told["progress"] = progress::as_json();
+    told["db_connected"] = database.is_some().into();
+    told["nats_connected"] = is_connected.into();
+    told["last_published_event_timestamp"] = moment(measures.last_published_ms());
+    told["last_error"] = gate.health.last().map_or(Value::Null, |last| {
+        let seconds = last.at.elapsed().as_secs();
+        json!({ "subject": last.subject, "text": last.why, "seconds_ago": seconds })
+    });
+    if let Some(database) = database {
+        add_database(&mut told, gate, database)?;
+    }
+    Ok(told)
+}
+
+/// What the open database knows.
+fn add_database(told: &mut Value, gate: &Gate, database: &Database) -> Result<()> {
+    let heard_ms: BTreeMap<u64, i64> = database.newest_by_origin().collect();
+    let is_at_end = gate.is_caught_up() || !gate.reads();
+    let lag_ms = lag(&heard_ms, database.broker_time_ms(), is_at_end);
+    let (hash, previous_hash) = database.schema_hashes()?;
+    let newest = gate.measures.newest_snapshot();
+    let age = newest.map(|(made_ms, _)| (database.clock().now_ms() - made_ms).max(0) / 1000);
+    told["cdc_installed"] = database.is_captured_by_triggers()?.into();
+    told["tables_tracked"] = database.tables().len().into();
+    told["last_replicated_event_timestamp"] = moment(heard_ms.values().max().copied());
+    told["schema"] = json!({
+        "hash": hash,
+        "previous_hash": previous_hash,
+        "paused": told["holds_rows"],
+    });
+    told["lag_seconds"] = lag_ms
+        .values()
+        .max()
+        .map_or(0.0, |ms| *ms as f64 / 1e3)
+        .into();
+    told["pending"] = database.unsent_up_to(COUNTED)?.into();
+    told["snapshot_age_seconds"] = age.into();
+    Ok(())
+}
+
+/// As RFC 3339; null if there is none.
+fn moment(unix_ms: Option<i64>) -> Value {
+    unix_ms.map_or(Value::Null, |ms| rfc3339(ms).into())
 }
 
 /// 200 once this node has met the others and has read what they published, from then on whatever
@@ -39,10 +99,8 @@ pub fn ready(context: &Context) -> Response {
     if !gate.has_caught_up() {
         waits_for.push("reading the streams to their end");
     }
-    let (is_ready, status) = match waits_for.is_empty() {
-        true => (true, 200),
-        false => (false, 503),
-    };
+    let is_ready = gate.is_ready();
+    let status = if is_ready { 200 } else { 503 };
     Response::json(
         status,
         &json!({ "ready": is_ready, "waits_for": waits_for }),

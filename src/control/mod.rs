@@ -13,9 +13,11 @@ use serde_json::json;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::http::{Method, Request, Response};
+use crate::metrics::Exporter;
 
 mod doors;
 mod health;
+mod metrics;
 
 pub use doors::Doors;
 
@@ -28,6 +30,8 @@ pub struct Context {
     pub started: Instant,
     /// Set when the database is open; it ends before the process does.
     gate: OnceLock<Weak<Gate>>,
+    /// Made when metrics are asked for first.
+    exporter: OnceLock<Exporter>,
 }
 
 /// Who may ask.
@@ -47,7 +51,13 @@ pub struct Route {
 }
 
 /// All of them.
-const ROUTES: [Route; 2] = [
+const ROUTES: [Route; 3] = [
+    Route {
+        method: Method::Get,
+        path: "/metrics",
+        reach: Reach::Anywhere,
+        answer: |context, _| metrics::metrics(context),
+    },
     Route {
         method: Method::Get,
         path: "/health",
@@ -68,6 +78,7 @@ impl Context {
             config,
             started: Instant::now(),
             gate: OnceLock::new(),
+            exporter: OnceLock::new(),
         })
     }
 

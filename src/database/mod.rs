@@ -21,6 +21,7 @@ use crate::database::table::Table;
 mod apply_triggers;
 mod catalog;
 mod comparison;
+mod counts;
 mod damage;
 mod dropped;
 mod error;
@@ -59,6 +60,7 @@ pub(crate) use catalog::{
     Catalog, Former, FormerRow, forget_table, former_table, is_one, note_local, seen,
 };
 pub(crate) use comparison::{Compare, CompareReason, Missing, Phase};
+pub use counts::Counts;
 pub use error::{DatabaseError, Result};
 pub(crate) use error::{is_unfit, is_unique_violation};
 pub use fence::Fence;
@@ -136,6 +138,9 @@ pub struct Database {
     pub(crate) go_nodes: crate::apply::GoNodes,
     /// How far each origin of changes is applied here.
     pub(crate) origins: crate::apply::Origins,
+    /// What happened since the start, and what of it is committed.
+    pub(crate) counts: Counts,
+    kept_counts: Counts,
     /// See [`Database::missed_triggers`].
     missed_triggers: std::collections::BTreeMap<String, String>,
     /// Of messages that are put in quarantine, and of tables whose rows are displaced.
@@ -212,6 +217,8 @@ impl Database {
             parts_bytes: None,
             go_nodes: Default::default(),
             origins: Default::default(),
+            counts: Counts::default(),
+            kept_counts: Counts::default(),
             missed_triggers: Default::default(),
             quarantine_alarm: Default::default(),
             displaced_alarm: Default::default(),
@@ -275,6 +282,11 @@ impl Database {
         !self.catalog.comparing.is_empty()
     }
 
+    /// How many tables those are.
+    pub fn comparing(&self) -> usize {
+        self.catalog.comparing.len()
+    }
+
     /// Whether the last capture left something to do.
     pub fn has_more(&self) -> bool {
         let catalog = &self.catalog;
@@ -308,6 +320,22 @@ impl Database {
             db.store_positions()?;
             Ok(db.reservation.give_back(&db.conn, now_ms)?)
         })
+    }
+
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// Whether triggers of ours are in place, or there is no table that needs any.
+    pub fn is_captured_by_triggers(&self) -> Result<bool> {
+        let text = "SELECT 1 FROM sqlite_schema
+                    WHERE type = 'trigger' AND name GLOB '__harmonylite_*' LIMIT 1";
+        Ok(self.tables().is_empty() || self.conn.prepare_cached(text)?.exists([])?)
+    }
+
+    /// What happened to rows since the start.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// The tables that are replicated, by lower-case name.

@@ -54,6 +54,7 @@ impl Database {
                 }
                 Ok(value) => {
                     self.settle(sync)?;
+                    self.kept_counts = self.counts;
                     self.reservation.offline_writes.ended(true);
                     return Ok(value);
                 }
@@ -128,6 +129,7 @@ impl Database {
 
     /// What was learnt inside the transaction is forgotten with it.
     fn roll_back(&mut self) -> Result<()> {
+        self.counts = self.kept_counts;
         self.reservation.offline_writes.ended(false);
         self.restore_detector.forget();
         self.catalog.forget();

@@ -43,7 +43,7 @@ pub(super) struct Message {
     pub stream: String,
     pub id: [u8; 16],
     bytes: usize,
-    sent: Instant,
+    pub sent: Instant,
 }
 
 /// A frame on its way into messages.

@@ -132,6 +132,13 @@ impl Scheduler {
         }
     }
 
+    /// When the newest snapshot that was heard of was made, unix milliseconds, and its bytes.
+    pub fn newest(&self) -> Option<(i64, u64)> {
+        self.newest
+            .as_ref()
+            .map(|entry| (entry.time_ms, entry.size))
+    }
+
     /// A snapshot is to be made whether it is due or not.
     pub fn ask(&mut self, only_if_new: bool) {
         let asked = match only_if_new {

@@ -124,6 +124,9 @@ impl Snapshots {
                 Event::Timeout => is_word = true,
             }
             let done = self.work(is_word);
+            self.gate
+                .measures
+                .heard_of_snapshot(self.scheduler.newest());
             self.gate.let_read();
             is_word = false;
             self.holds = matches!(done, Err(RoundError::Transfer(_)));
@@ -269,6 +272,9 @@ impl Snapshots {
         }
         if matches!(e, RoundError::Stream(_)) {
             self.registry = None;
+        }
+        if matches!(e, RoundError::Transfer(_)) {
+            self.gate.measures.snapshot_failed();
         }
         let text = e.to_string();
         self.gate.health.report_failing("snapshots", &text);

@@ -83,7 +83,11 @@ fn problems(gate: &Gate, db: &Database) -> Result<BTreeMap<String, String>> {
 
 /// Behind each origin: 0 at the end of all streams, else the age of its newest message that is
 /// here. By the broker's clock alone: an origin's clock may be wrong.
-fn lag(heard_ms: &BTreeMap<u64, i64>, now_ms: Option<i64>, is_at_end: bool) -> BTreeMap<u64, u64> {
+pub fn lag(
+    heard_ms: &BTreeMap<u64, i64>,
+    now_ms: Option<i64>,
+    is_at_end: bool,
+) -> BTreeMap<u64, u64> {
     let age = |heard: i64| match (is_at_end, now_ms) {
         (false, Some(now)) => now.saturating_sub(heard).max(0) as u64,
         _ => 0,

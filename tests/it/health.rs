@@ -58,6 +58,20 @@ fn what_does_not_work_is_said_until_it_does() {
     until_health(port, 503, &["\"snapshots\":", "is its disk mounted?"]);
     std::fs::create_dir_all(disk.join("snapshots")).unwrap();
     until_health(port, 200, &["\"status\":\"healthy\"", "\"node_id\":1"]);
+    // What the Go version tells, and what a monitor wants besides.
+    let fields = [
+        "nats_connected\":true",
+        "db_connected\":true",
+        "cdc_installed\":true",
+    ];
+    until_health(port, 200, &fields);
+    let fields = [
+        "\"lag_seconds\":0",
+        "\"pending\":0",
+        "\"last_error\":{",
+        "store",
+    ];
+    until_health(port, 200, &fields);
 
     cluster.broker.kill();
     let names = ["\"connecting\":", "\"reading harmonylite-changes-"];

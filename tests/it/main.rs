@@ -25,6 +25,7 @@ mod left_out;
 mod limits;
 mod login;
 mod logs;
+mod metrics;
 mod node;
 mod offline;
 mod rebuilds;

@@ -176,6 +176,7 @@ impl Scheduler {
             began.elapsed().as_millis(),
             store.address()
         );
+        round.gate.measures.saved_snapshot(began.elapsed());
         self.newest = Some(entry);
         self.defers = None;
         Ok(())

@@ -1,0 +1,178 @@
+//! Metrics for Prometheus: what the threads measure ([`crate::measures`]) and what the database knows, as
+//! text, when somebody asks. Nobody asks: nothing is kept but the measures.
+//!
+//! Names are those of the Go version where it has one, then ours. No label is per table, and those
+//! per origin of changes are bounded.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::{Counter, Gauge, GaugeVec, Opts, Registry, TextEncoder};
+
+use crate::gate::Gate;
+use facts::{Facts, Value};
+
+mod facts;
+mod process;
+
+/// Origins of changes that have a label of their own: those with the largest lags.
+const ORIGINS: usize = 32;
+
+/// What is chosen for this node.
+pub struct Options<'a> {
+    /// May be empty, like the subsystem.
+    pub namespace: &'a str,
+    pub subsystem: &'a str,
+    pub node: u64,
+    /// The kind of store for snapshots.
+    pub store: &'a str,
+}
+
+/// See the module's head.
+pub struct Exporter {
+    registry: Registry,
+    /// Who asks at the same time waits: each answer is of one moment.
+    known: Mutex<Known>,
+}
+
+/// Metrics that are set when somebody asks, in the order of [`facts::SIMPLE`].
+struct Known {
+    simple: Vec<Simple>,
+    failures: Counter,
+    lag: GaugeVec,
+    position: GaugeVec,
+    distance: GaugeVec,
+}
+
+enum Simple {
+    Gauge(Gauge),
+    Counter(Counter),
+}
+
+impl Exporter {
+    /// Errors say what is wrong with the names.
+    pub fn new(options: &Options<'_>, gate: &Gate) -> prometheus::Result<Exporter> {
+        let parts = [options.namespace, options.subsystem];
+        let prefix = parts.into_iter().filter(|part| !part.is_empty());
+        let prefix = prefix.collect::<Vec<_>>().join("_");
+        let labels = HashMap::from([("node_id".to_owned(), options.node.to_string())]);
+        let registry = Registry::new_custom(Some(prefix).filter(|p| !p.is_empty()), Some(labels))?;
+        for collector in gate.measures.collectors() {
+            registry.register(collector)?;
+        }
+        build_info(&registry)?;
+        let known = Known::register(&registry, options.store)?;
+        Ok(Exporter {
+            registry,
+            known: Mutex::new(known),
+        })
+    }
+
+    /// The text format of Prometheus. Where an application keeps the database locked, what the
+    /// database knows is as of the last time.
+    pub fn text(&self, gate: &Gate) -> prometheus::Result<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(facts) = Facts::gather(gate) {
+            known.set(&facts);
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn build_info(registry: &Registry) -> prometheus::Result<()> {
+    let help = "The release that runs, and the SQLite in it; always 1.";
+    let info = GaugeVec::new(Opts::new("build_info", help), &["version", "sqlite"])?;
+    let labels = [env!("CARGO_PKG_VERSION"), rusqlite::version()];
+    info.with_label_values(&labels).set(1.0);
+    registry.register(Box::new(info))
+}
+
+impl Known {
+    fn register(registry: &Registry, store: &str) -> prometheus::Result<Known> {
+        let mut simple = Vec::new();
+        for described in facts::SIMPLE {
+            let (name, help) = (described.name, described.help);
+            simple.push(match described.is_counter {
+                true => {
+                    let counter = Counter::new(name, help)?;
+                    registry.register(Box::new(counter.clone()))?;
+                    Simple::Counter(counter)
+                }
+                false => {
+                    let gauge = Gauge::new(name, help)?;
+                    registry.register(Box::new(gauge.clone()))?;
+                    Simple::Gauge(gauge)
+                }
+            });
+        }
+        let failures = Counter::with_opts(
+            Opts::new(
+                "snapshot_failures_total",
+                "Tries to save or fetch a snapshot that failed, by the kind of store.",
+            )
+            .const_label("store", store),
+        )?;
+        registry.register(Box::new(failures.clone()))?;
+        let by = |name: &str, help: &str, label: &str| {
+            let vec = GaugeVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        Ok(Known {
+            simple,
+            failures,
+            lag: by(
+                "lag_seconds",
+                "How far this node is behind the changes of an origin, by the broker's clock; 0 at \
+                 the end of all streams. Of 32 origins, those with the largest lags.",
+                "origin",
+            )?,
+            position: by(
+                "shard_position",
+                "Sequence of the last message that is applied here, by shard.",
+                "shard",
+            )?,
+            distance: by(
+                "shard_distance",
+                "Messages in the stream that are not applied here, as far as known, by shard.",
+                "shard",
+            )?,
+        })
+    }
+
+    fn set(&self, facts: &Facts) {
+        for (metric, described) in self.simple.iter().zip(facts::SIMPLE) {
+            let value: Option<f64> = (described.value as Value)(facts);
+            match (metric, value) {
+                (Simple::Gauge(gauge), Some(value)) => gauge.set(value),
+                (Simple::Counter(counter), Some(value)) => raise(counter, value),
+                (_, None) => {}
+            }
+        }
+        raise(&self.failures, facts.snapshot_failures as f64);
+        self.lag.reset();
+        let mut lags: Vec<_> = facts.lag_ms.iter().collect();
+        lags.sort_by_key(|(node, ms)| (std::cmp::Reverse(**ms), **node));
+        for (node, ms) in lags.into_iter().take(ORIGINS) {
+            let gauge = self.lag.with_label_values(&[node.to_string()]);
+            gauge.set(*ms as f64 / 1e3);
+        }
+        for (vec, values) in [
+            (&self.position, &facts.positions),
+            (&self.distance, &facts.behind),
+        ] {
+            for (at, value) in values.iter().enumerate() {
+                let gauge = vec.with_label_values(&[(at + 1).to_string()]);
+                gauge.set(*value as f64);
+            }
+        }
+    }
+}
+
+/// Counters are told what they are by now.
+fn raise(counter: &Counter, value: f64) {
+    counter.inc_by((value - counter.get()).max(0.0));
+}
+
+#[cfg(test)]
+mod tests;

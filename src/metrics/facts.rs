@@ -1,0 +1,280 @@
+//! What is known just now, and the metrics with one value each.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::process;
+use crate::database::{Counts, Database, Result};
+use crate::gate::{Gate, Inside};
+use crate::status::local::lag;
+use crate::{health, progress};
+
+/// Rows are counted up to here: neither the client nor the node is to wait.
+const COUNTED: u64 = 10_000;
+
+/// The same for rows to be published, which one look at an index counts.
+const BACKLOG_COUNTED: u64 = 100_000;
+
+/// A client waits so long for the database, which an application may have locked.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// As of one moment.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub counts: Counts,
+    pub backlog_rows: u64,
+    pub backlog_bytes: u64,
+    pub held: u64,
+    pub displaced: u64,
+    pub rejected: u64,
+    pub quarantined: u64,
+    pub tables: u64,
+    /// Bytes of files.
+    pub database: u64,
+    pub wal: u64,
+    /// Bytes written to disks by this process; none if the system does not say.
+    pub written: Option<u64>,
+    pub resident: Option<u64>,
+    /// By origin, milliseconds.
+    pub lag_ms: BTreeMap<u64, u64>,
+    /// By shard.
+    pub positions: Vec<u64>,
+    pub behind: Vec<u64>,
+    /// Seconds since the newest snapshot was made, and its bytes.
+    pub snapshot: Option<(f64, u64)>,
+    pub snapshot_failures: u64,
+    pub is_connected: bool,
+    pub is_healthy: bool,
+    pub is_ready: bool,
+    /// Subjects that do not work.
+    pub problems: u64,
+    /// Tables that are walked through.
+    pub comparing: u64,
+    /// How far long work is, 0 to 1: with a snapshot, and with tables.
+    pub restore: f64,
+    pub install: f64,
+}
+
+impl Facts {
+    /// None where the database is locked for long.
+    pub fn gather(gate: &Gate) -> Option<Facts> {
+        let inside = gate.enter_within(PATIENCE)?;
+        let of_database = Facts::of_database(gate, &inside).ok()?;
+        drop(inside);
+        let measures = &gate.measures;
+        Some(Facts {
+            written: process::written_bytes(),
+            resident: process::resident_bytes(),
+            behind: gate.behind(),
+            snapshot_failures: measures.snapshot_failures(),
+            is_connected: measures.is_connected(),
+            is_ready: gate.is_ready(),
+            restore: ratio(|what| !is_table(what)),
+            install: ratio(is_table),
+            ..of_database
+        })
+    }
+
+    fn of_database(gate: &Gate, inside: &Inside) -> Result<Facts> {
+        let db: &Database = &inside.database;
+        let heard_ms = db.newest_by_origin().collect();
+        let is_at_end = gate.is_caught_up() || !gate.reads();
+        let streams = gate.status.about().streams;
+        let report = health::report(&gate.health, Some(db))?;
+        let problems = report["problems"].as_object().map_or(0, |p| p.len() as u64);
+        let now_ms = db.clock.now_ms();
+        let age = |made_ms: i64| (now_ms - made_ms).max(0) as f64 / 1e3;
+        let newest = gate.measures.newest_snapshot();
+        Ok(Facts {
+            counts: db.counts(),
+            backlog_rows: db.unsent_up_to(BACKLOG_COUNTED)?,
+            backlog_bytes: inside.outbox.queued_bytes() as u64,
+            held: db.held_up_to(COUNTED)?,
+            displaced: db.displaced_up_to(COUNTED)?,
+            rejected: db.rejected(),
+            quarantined: db.quarantined()?,
+            tables: db.tables().len() as u64,
+            database: std::fs::metadata(db.path()).map_or(0, |data| data.len()),
+            wal: db.wal_bytes(),
+            lag_ms: lag(&heard_ms, db.broker_time_ms(), is_at_end),
+            positions: streams.iter().map(|s| db.position(s).seq).collect(),
+            snapshot: newest.map(|(made_ms, bytes)| (age(made_ms), bytes)),
+            is_healthy: problems == 0,
+            problems,
+            comparing: db.comparing() as u64,
+            ..Facts::default()
+        })
+    }
+}
+
+/// Of the long work that `is_meant` by its name.
+fn ratio(is_meant: impl Fn(&str) -> bool) -> f64 {
+    let works = progress::running();
+    let meant = works.iter().filter(|work| is_meant(&work.what));
+    let ratios = meant.map(|work| work.done as f64 / work.total.max(1) as f64);
+    ratios.fold(1.0, f64::min)
+}
+
+fn is_table(what: &str) -> bool {
+    what == "tables"
+}
+
+/// A value; none if it is not known, and stays what it was.
+pub(super) type Value = fn(&Facts) -> Option<f64>;
+
+/// A metric with one value.
+pub(super) struct Described {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub is_counter: bool,
+    pub value: Value,
+}
+
+const fn gauge(name: &'static str, help: &'static str, value: Value) -> Described {
+    Described {
+        name,
+        help,
+        is_counter: false,
+        value,
+    }
+}
+
+const fn counter(name: &'static str, help: &'static str, value: Value) -> Described {
+    Described {
+        is_counter: true,
+        ..gauge(name, help, value)
+    }
+}
+
+fn flag(is: bool) -> Option<f64> {
+    Some(if is { 1.0 } else { 0.0 })
+}
+
+/// All of them; those of the Go version first.
+pub(super) const SIMPLE: [Described; 29] = [
+    gauge(
+        "published",
+        "Rows published since the start (as in the Go version; published_rows_total is a counter).",
+        |f| Some(f.counts.published as f64),
+    ),
+    gauge(
+        "pending_publish",
+        "Rows that are not published yet, counted up to 100,000 (as in the Go version).",
+        |f| Some(f.backlog_rows as f64),
+    ),
+    gauge(
+        "schema_mismatch_paused",
+        "1 while changes wait because they do not fit the tables here; others go on.",
+        |f| flag(f.held > 0),
+    ),
+    counter(
+        "published_rows_total",
+        "Rows whose newest version the broker acknowledged.",
+        |f| Some(f.counts.published as f64),
+    ),
+    counter(
+        "applied_rows_total",
+        "Rows of others that changed what is here.",
+        |f| Some(f.counts.won as f64),
+    ),
+    counter(
+        "superseded_rows_total",
+        "Rows of others that changed nothing: what is here is as new, or newer.",
+        |f| Some(f.counts.lost as f64),
+    ),
+    counter(
+        "deferred_rows_total",
+        "Rows of others that had to wait, because they did not fit the tables here.",
+        |f| Some(f.counts.held as f64),
+    ),
+    counter(
+        "conflicts_total",
+        "Rows that are not in their table, or left it, for another has their UNIQUE values.",
+        |f| Some(f.counts.conflicts as f64),
+    ),
+    counter(
+        "rejected_rows_total",
+        "Changes here that cannot be replicated: too large, NULL in a key.",
+        |f| Some(f.rejected as f64),
+    ),
+    gauge(
+        "held_rows",
+        "Rows that wait until they fit the tables here, counted up to 10,000.",
+        |f| Some(f.held as f64),
+    ),
+    gauge(
+        "displaced_rows",
+        "Rows displaced by another under a UNIQUE index, counted up to 10,000.",
+        |f| Some(f.displaced as f64),
+    ),
+    gauge(
+        "quarantined_messages",
+        "Messages that this release cannot read.",
+        |f| Some(f.quarantined as f64),
+    ),
+    gauge(
+        "backlog_rows",
+        "Rows that are not published yet, counted up to 100,000.",
+        |f| Some(f.backlog_rows as f64),
+    ),
+    gauge(
+        "backlog_bytes",
+        "Bytes of frames in memory that wait to be sent; a longer backlog is encoded later.",
+        |f| Some(f.backlog_bytes as f64),
+    ),
+    gauge("lag_max_seconds", "The largest of lag_seconds.", |f| {
+        Some(f.lag_ms.values().max().map_or(0.0, |ms| *ms as f64 / 1e3))
+    }),
+    gauge("replicated_tables", "Tables that take part.", |f| {
+        Some(f.tables as f64)
+    }),
+    gauge(
+        "install_tables_left",
+        "Tables that are still walked through, as at the first start on a large database.",
+        |f| Some(f.comparing as f64),
+    ),
+    gauge("database_size_bytes", "Size of the database file.", |f| {
+        Some(f.database as f64)
+    }),
+    gauge("wal_size_bytes", "Size of the WAL file.", |f| {
+        Some(f.wal as f64)
+    }),
+    counter(
+        "written_bytes_total",
+        "Bytes that this process had written to disks, its nats-server not included.",
+        |f| f.written.map(|bytes| bytes as f64),
+    ),
+    gauge(
+        "resident_memory_bytes",
+        "Memory of this process, its nats-server not included.",
+        |f| f.resident.map(|bytes| bytes as f64),
+    ),
+    gauge(
+        "snapshot_age_seconds",
+        "Since the newest snapshot known here was made, by its maker's clock; -1: none is known.",
+        |f| Some(f.snapshot.map_or(-1.0, |(age, _)| age)),
+    ),
+    gauge(
+        "snapshot_size_bytes",
+        "Size of the newest snapshot known here.",
+        |f| Some(f.snapshot.map_or(0.0, |(_, bytes)| bytes as f64)),
+    ),
+    gauge("up", "1 while the broker is reached.", |f| {
+        flag(f.is_connected)
+    }),
+    gauge("healthy", "1 while /health is 200.", |f| flag(f.is_healthy)),
+    gauge("ready", "1 once /ready is 200.", |f| flag(f.is_ready)),
+    gauge("problems", "Subjects that /health names.", |f| {
+        Some(f.problems as f64)
+    }),
+    gauge(
+        "restore_progress_ratio",
+        "How far a snapshot that is fetched, merged or saved is in its step; 1 while none is.",
+        |f| Some(f.restore),
+    ),
+    gauge(
+        "install_progress_ratio",
+        "How far the walk through a table is, as at the first start; 1 while there is none.",
+        |f| Some(f.install),
+    ),
+];

@@ -1,0 +1,29 @@
+//! What the system says of this process.
+
+/// The number behind `name` in a file of /proc/self, such as `VmRSS:   1234 kB`.
+fn number(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().split(' ').next()?.parse().ok()
+}
+
+/// Bytes that were sent to disks, those of its threads that ended included.
+pub fn written_bytes() -> Option<u64> {
+    number("/proc/self/io", "write_bytes:")
+}
+
+/// Bytes of memory.
+pub fn resident_bytes() -> Option<u64> {
+    number("/proc/self/status", "VmRSS:").map(|kib| kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory() {
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 1 << 20));
+        assert_eq!(number("/proc/self/status", "NoSuchLine:"), None);
+    }
+}
