@@ -23,6 +23,10 @@ need pip3 python3-pip
 need shellcheck shellcheck
 need curl curl
 need busybox busybox-static
+# For the page and for examples/monitoring.
+need chromium-headless-shell chromium-headless-shell
+need promtool prometheus
+export HARMONYLITE_REQUIRE_MONITORING=1
 for tool in rustfmt clippy; do
   cargo "${tool#rust}" --version >/dev/null 2>&1 || rustup component add "$tool"
 done

@@ -43,7 +43,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("metrics", "database gate health progress status"),
     (
         "control",
-        "thread progress address lock config stream database gate health http status metrics",
+        "clock thread progress address lock model config logging stream database gate health http \
+         status metrics",
     ),
     (
         "snapshot",

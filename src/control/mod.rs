@@ -18,6 +18,8 @@ use crate::metrics::Exporter;
 mod doors;
 mod health;
 mod metrics;
+mod page;
+mod status;
 
 pub use doors::Doors;
 
@@ -51,7 +53,19 @@ pub struct Route {
 }
 
 /// All of them.
-const ROUTES: [Route; 3] = [
+const ROUTES: [Route; 5] = [
+    Route {
+        method: Method::Get,
+        path: "/",
+        reach: Reach::Anywhere,
+        answer: |_, _| page::page(),
+    },
+    Route {
+        method: Method::Get,
+        path: "/status",
+        reach: Reach::Anywhere,
+        answer: |context, _| status::status(context),
+    },
     Route {
         method: Method::Get,
         path: "/metrics",

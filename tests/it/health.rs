@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::node::{Node, free_port, until};
 
 /// Status and all that follows; empty while nobody listens.
-fn ask(port: u16, request: &str) -> String {
+pub fn ask(port: u16, request: &str) -> String {
     let mut answer = String::new();
     if let Ok(mut connection) = TcpStream::connect(("127.0.0.1", port)) {
         // What is refused early may be reset.
