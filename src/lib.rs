@@ -55,6 +55,43 @@
 //! Imports follow that order: `model` knows nobody, `commands` everybody. NATS is spoken in `stream`
 //! alone, TOML in `config::raw`, wire bytes in `model::frame`.
 //!
+//! # Glossary
+//!
+//! One word per thing, from module to log line and field of health. Names on disk and on the wire are
+//! older in places (`___unsent`, `at`, `heard`): the chapter [`guide::format`] has those.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | change log | table in which triggers note which keys the application wrote |
+//! | capture | read what the logged rows are by now, and give them versions |
+//! | version, hlc | (hybrid logical clock, node): of two versions of a row the higher one wins |
+//! | tombstone | version of a deleted row |
+//! | mark, unsent | note that a row's version is not acknowledged by its stream yet |
+//! | frame | encoded changes of one shard; part: a piece of a frame too large for one message |
+//! | shard | one stream of several; a row's key decides which |
+//! | outbox | frames under way, and the marks that their acknowledgements clear |
+//! | position | how far a node has read a stream |
+//! | gap | messages that the broker dropped before this node read them |
+//! | local_tx | number of a transaction of ours on this node (`at` in code and on disk) |
+//! | reservation | time and numbers that are synced ahead, so that none is used twice |
+//! | offline writes | entries of the change log from while no daemon ran |
+//! | held | stored for a table, column or key that this node does not have yet |
+//! | let go | not stored: the configuration excludes the table, or space ran out |
+//! | displaced | lost a UNIQUE value to another row: not in the table, comes back when it can |
+//! | dangling | refers by a foreign key to a row that is not there |
+//! | rejected | of the application, and cannot be replicated as it is |
+//! | quarantine | messages that no node can read; kept for people |
+//! | demoted | rows from before HarmonyLite that lost against those of the cluster |
+//! | settle | work out which of the rows that share a UNIQUE value is in the table |
+//! | republish | publish every row once more, after the broker lost something |
+//! | duplicate node | node with the same id: a copied disk |
+//! | restore detector | notices that a backup was restored under the open connection |
+//! | snapshot, manifest | a copy of the database in a store; the list of those |
+//! | scheduler, lease | decides when a snapshot is made or merged; who may make one |
+//! | pending | held rows, parts and marks of a snapshot that is being merged |
+//! | founder, joined | the node that began the cluster; a node that has met the others |
+//! | fence, courtesy | keeps readers out during our write; how long we wait for a moment without any |
+//!
 //! # Invariants
 //!
 //! - One transaction holds the emptied log, the new versions and the marks; another the applied

@@ -20,7 +20,7 @@ const DRAWN_EVERY: Duration = Duration::from_millis(100);
 const WIDTH: u64 = 24;
 
 /// Work of this process, as it is the process that has a terminal.
-static BOARD: Mutex<Board> = Mutex::new(Board::new());
+static BOARD: Mutex<ProgressBoard> = Mutex::new(ProgressBoard::new());
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +45,8 @@ pub struct Running {
     pub lasts: Duration,
 }
 
-struct Board {
-    works: Vec<Entry>,
+struct ProgressBoard {
+    works: Vec<ProgressEntry>,
     /// The next work's number.
     next: u64,
     /// Whether standard error is a terminal; asked once.
@@ -54,7 +54,7 @@ struct Board {
     drawn: Option<Instant>,
 }
 
-struct Entry {
+struct ProgressEntry {
     id: u64,
     what: String,
     step: String,
@@ -118,13 +118,13 @@ pub fn wipe() {
     board().wipe(&mut io::stderr());
 }
 
-fn board() -> MutexGuard<'static, Board> {
+fn board() -> MutexGuard<'static, ProgressBoard> {
     BOARD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Board {
-    const fn new() -> Board {
-        Board {
+impl ProgressBoard {
+    const fn new() -> ProgressBoard {
+        ProgressBoard {
             works: Vec::new(),
             next: 0,
             draws: None,
@@ -141,7 +141,7 @@ impl Board {
 
     fn begin(&mut self, what: &str, unit: Unit, now: Instant) -> u64 {
         self.next += 1;
-        self.works.push(Entry {
+        self.works.push(ProgressEntry {
             id: self.next,
             what: what.to_owned(),
             step: String::new(),
@@ -240,10 +240,10 @@ mod tests {
 
     #[test]
     fn what_takes_long_is_drawn_over_and_wiped() {
-        let mut board = Board::new();
+        let mut board = ProgressBoard::new();
         let began = Instant::now();
         let at = |millis| began + Duration::from_millis(millis);
-        let drawn = |board: &mut Board, millis| {
+        let drawn = |board: &mut ProgressBoard, millis| {
             let mut out = Vec::new();
             board.draw(at(millis), &mut out);
             String::from_utf8(out).unwrap()

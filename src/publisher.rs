@@ -33,8 +33,8 @@ use crate::watcher::{self, Watcher};
 mod connect;
 mod link;
 
-use connect::{Ask, connect_when_asked};
-use link::{Link, Sending};
+use connect::{ConnectRequest, connect_when_asked};
+use link::{PublisherLink, Sending};
 
 /// After a hint without a change the commit may still be under way (the fsync of a slow card, or
 /// another process on its core, comes between the write that hints and the moment the commit
@@ -82,7 +82,7 @@ const ONE_STREAM: &str = "publishing, to one stream for all";
 const COMPRESSION_LEVEL: i32 = 1;
 
 /// What is chosen for this node.
-pub struct Options {
+pub struct PublisherOptions {
     pub publish: bool,
     pub compress: bool,
     pub max_transaction_bytes: usize,
@@ -98,7 +98,7 @@ pub struct Options {
 }
 
 /// Channels of the thread.
-pub struct Inputs {
+pub struct PublisherInputs {
     /// Closed to end it.
     pub stop: Receiver<()>,
     /// From [`Gate::new`].
@@ -107,15 +107,15 @@ pub struct Inputs {
 
 struct Publisher {
     gate: Arc<Gate>,
-    options: Options,
-    inputs: Inputs,
+    options: PublisherOptions,
+    inputs: PublisherInputs,
     watcher: Option<Watcher>,
     /// New connections, from the link's thread; and where to ask for one.
     writers: Receiver<Box<dyn Writer>>,
     /// Keeps `writers` open: its thread may end, or never be, without this one ending.
     _offer: Sender<Box<dyn Writer>>,
-    ask_writer: Sender<Ask>,
-    link: Option<Link>,
+    ask_writer: Sender<ConnectRequest>,
+    link: Option<PublisherLink>,
     /// Why the broker did not store what was sent, until it does.
     refusal: String,
     /// Why the last connection was given up, until something is stored.
@@ -149,8 +149,8 @@ struct Publisher {
 pub fn start(
     gate: Arc<Gate>,
     broker: Arc<dyn Broker>,
-    options: Options,
-    inputs: Inputs,
+    options: PublisherOptions,
+    inputs: PublisherInputs,
     watcher: Option<Watcher>,
     mirror: Mirror,
     exits: &Sender<Exited>,
@@ -172,7 +172,7 @@ pub fn start(
     let streams = (1..=broker.shards())
         .map(|shard| broker.stream(shard))
         .collect();
-    let _ = ask_writer.try_send(Ask::default());
+    let _ = ask_writer.try_send(ConnectRequest::default());
     let compressor = options
         .compress
         .then(|| zstd::bulk::Compressor::new(COMPRESSION_LEVEL).ok())
@@ -315,7 +315,7 @@ impl Publisher {
     }
 
     fn deadline(&self) -> Instant {
-        let lost = self.link.as_ref().and_then(Link::deadline);
+        let lost = self.link.as_ref().and_then(PublisherLink::deadline);
         let look = self.look_at.map(|at| at.max(self.rest_until));
         [Some(self.tidy_at), look, lost, self.lend_at]
             .into_iter()
@@ -347,11 +347,11 @@ impl Publisher {
                 self.gate.health.report_ok(CONNECTING);
                 self.gate.measures.publishes(true);
                 self.gate.notify_scheduler();
-                self.link = Some(Link::new(writer, now));
+                self.link = Some(PublisherLink::new(writer, now));
             }
             Event::LinkLost => self.drop_link("the connection is gone"),
         }
-        let late = self.link.as_ref().and_then(Link::deadline);
+        let late = self.link.as_ref().and_then(PublisherLink::deadline);
         if late.is_some_and(|late| now > late) {
             self.drop_link("no acknowledgement in time");
         }
@@ -618,7 +618,7 @@ impl Publisher {
         self.refusal = text;
         let worked = self.link.take().is_some_and(|link| link.worked);
         let refused = true;
-        self.connect_anew(Ask { worked, refused });
+        self.connect_anew(ConnectRequest { worked, refused });
     }
 
     /// What is under way goes out again later, from the marks.
@@ -643,10 +643,10 @@ impl Publisher {
                 self.refusal.clone_from(&self.denial);
             }
         }
-        self.connect_anew(Ask::default());
+        self.connect_anew(ConnectRequest::default());
     }
 
-    fn connect_anew(&mut self, ask: Ask) {
+    fn connect_anew(&mut self, ask: ConnectRequest) {
         self.gate.measures.publishes(false);
         let mut inside = self.gate.enter();
         inside.outbox.clear();
@@ -667,7 +667,7 @@ impl Publisher {
         let is_told = inside.database.is_live() && inside.outbox.is_empty();
         drop(inside);
         // What could not be sent may have been overtaken: then no acknowledgement comes.
-        if is_told && self.link.as_ref().is_some_and(Link::is_idle) {
+        if is_told && self.link.as_ref().is_some_and(PublisherLink::is_idle) {
             self.gate.health.report_ok(PUBLISHING);
         }
         match self.link.as_ref().map(|link| link.writer.other_streams()) {

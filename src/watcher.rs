@@ -57,7 +57,7 @@ impl Watcher {
         // One hint says as much as ten.
         let (sender, hints) = bounded(1);
         let is_wanted = Arc::new(AtomicBool::new(false));
-        let mut watch = Watch {
+        let mut watch = InotifyWatch {
             path: path.to_owned(),
             names: ENDS.map(|end| with_end(path.file_name().unwrap_or_default(), end)),
             watches: watches.clone(),
@@ -125,7 +125,7 @@ fn events() -> WatchMask {
 }
 
 /// What the thread has.
-struct Watch {
+struct InotifyWatch {
     path: PathBuf,
     names: [OsString; ENDS.len()],
     watches: Watches,
@@ -137,7 +137,7 @@ struct Watch {
     is_wanted: Arc<AtomicBool>,
 }
 
-impl Watch {
+impl InotifyWatch {
     fn run(mut self, mut inotify: Inotify) -> Result<(), String> {
         let mut buffer = [0; 4096];
         loop {

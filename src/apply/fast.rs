@@ -48,7 +48,7 @@ impl Database {
     pub(super) fn apply_plain<'a>(
         &mut self,
         table: &Table,
-        rows: &mut frame::Rows<'a, '_>,
+        rows: &mut frame::FrameRows<'a, '_>,
         row: &mut Row<'a>,
     ) -> Result<(usize, bool)> {
         let at = self.reservation.peek_number() - 1;

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 
 use crate::database::{Database, Result};
 use crate::model::gap::{Gap, Reach, after_merge};
-use crate::model::manifest::{Entry, Place};
+use crate::model::manifest::{Entry, StreamPosition};
 use crate::mutation::{self, Mutation};
 
 /// A place in a stream, and what tells that the stream is still the same.
@@ -203,9 +203,9 @@ impl Database {
     }
 
     /// How far each stream is in this database.
-    pub(crate) fn places(&self) -> BTreeMap<String, Place> {
+    pub(crate) fn places(&self) -> BTreeMap<String, StreamPosition> {
         let place = |(stream, p): (&String, &Position)| {
-            let place = Place {
+            let place = StreamPosition {
                 seq: p.seq,
                 id: p.id.clone(),
                 created: p.created.clone(),
@@ -218,21 +218,25 @@ impl Database {
 
     /// Whether a snapshot that is this far holds all that was read from the streams here, or
     /// written to them.
-    pub(crate) fn is_covered(&self, places: &BTreeMap<String, Place>) -> bool {
+    pub(crate) fn is_covered(&self, places: &BTreeMap<String, StreamPosition>) -> bool {
         self.covered_up_to(places) == i64::MAX
     }
 
     /// The transaction up to which a snapshot that is this far holds all that was learnt here:
     /// all of them if it is as far as this node; if this node is beyond a gap that the snapshot
     /// closes, those before the gap was noticed.
-    pub(crate) fn covered_up_to(&self, places: &BTreeMap<String, Place>) -> i64 {
+    pub(crate) fn covered_up_to(&self, places: &BTreeMap<String, StreamPosition>) -> i64 {
         let streams = self.positions.known.keys();
         let each = streams.map(|stream| self.covered_in(stream, places));
         each.min().unwrap_or(i64::MAX)
     }
 
     /// The same for what comes by one stream.
-    pub(crate) fn covered_in(&self, stream: &str, places: &BTreeMap<String, Place>) -> i64 {
+    pub(crate) fn covered_in(
+        &self,
+        stream: &str,
+        places: &BTreeMap<String, StreamPosition>,
+    ) -> i64 {
         let known = self.position(stream);
         // What was acknowledged and not read back yet may be beyond it as well.
         let seq = known.seq.max(known.acked_seq);
@@ -247,7 +251,7 @@ impl Database {
     }
 
     /// Whether all up to a place was read here.
-    pub(crate) fn has_read(&self, stream: &str, place: &Place) -> bool {
+    pub(crate) fn has_read(&self, stream: &str, place: &StreamPosition) -> bool {
         let known = self.position(stream);
         known.created == place.created && known.gap.is_none() && known.seq >= place.seq
     }
@@ -265,7 +269,7 @@ impl Database {
     /// Whether a snapshot lacks what this node could say where it lacks something itself.
     pub(crate) fn is_unheard_in(&self, entry: &Entry) -> bool {
         let lacks = self.lacks_awaited(&entry.lacks);
-        let heard = |place: &Place, end: u64| {
+        let heard = |place: &StreamPosition, end: u64| {
             let gap = place.gap.as_ref();
             let in_gap = gap.map_or(!lacks, |g| g.heard.contains(&self.node));
             place.seq >= end && (in_gap || entry.node == self.node)
@@ -284,7 +288,7 @@ impl Database {
         self.positions.known.iter().any(unheard)
     }
 
-    fn lacks_after(&self, known: &Position, place: &Place, entry: &Entry) -> Option<Gap> {
+    fn lacks_after(&self, known: &Position, place: &StreamPosition, entry: &Entry) -> Option<Gap> {
         // Of a table that this node waits for, its maker has no more than this node.
         let lacks = self.lacks_awaited(&entry.lacks);
         let of_maker = place.gap.clone().or(lacks.then(|| Gap::new(place.seq)));
@@ -294,7 +298,7 @@ impl Database {
 
     /// Whether some of what was read here, once a snapshot is merged, was read by its maker alone.
     pub(crate) fn is_brought_on_by(&self, entry: &Entry) -> bool {
-        let brings = |(stream, place): (&String, &Place)| {
+        let brings = |(stream, place): (&String, &StreamPosition)| {
             let known = self.position(stream);
             known.gap.is_some() || place.seq > known.seq
         };
@@ -302,12 +306,12 @@ impl Database {
     }
 
     /// How far a snapshot must be to bring what was missed here.
-    pub(crate) fn missed(&self) -> BTreeMap<String, Place> {
+    pub(crate) fn missed(&self) -> BTreeMap<String, StreamPosition> {
         let missed = |(stream, p): (&String, &Position)| {
-            let place = Place {
+            let place = StreamPosition {
                 seq: p.gap.as_ref()?.end,
                 created: p.created.clone(),
-                ..Place::default()
+                ..StreamPosition::default()
             };
             Some((stream.clone(), place))
         };

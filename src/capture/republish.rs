@@ -21,16 +21,16 @@ const STEP: usize = 128;
 #[derive(Debug, Default)]
 pub(super) struct Republish {
     /// All before this is published and acknowledged; none if there is nothing to publish again.
-    from: Option<Place>,
+    from: Option<RepublishCursor>,
     /// Where the chunk that is under way ends; the outer none if none is.
-    chunk_end: Option<Option<Place>>,
+    chunk_end: Option<Option<RepublishCursor>>,
     /// What is held is to be published again as well, when it is taken in.
     held: bool,
 }
 
 /// After this key of this table, in the order of table numbers and keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Place {
+struct RepublishCursor {
     table: i64,
     after: Option<Vec<u8>>,
 }
@@ -53,7 +53,7 @@ impl Database {
             db.forget_ages()?;
             let held = db.republishes_held() || db.held()? > 0;
             db.set_republish_held(held)?;
-            db.set_republish(Some(Place {
+            db.set_republish(Some(RepublishCursor {
                 table: 0,
                 after: None,
             }))
@@ -95,7 +95,7 @@ impl Database {
         Ok(())
     }
 
-    fn set_republish(&mut self, from: Option<Place>) -> Result<()> {
+    fn set_republish(&mut self, from: Option<RepublishCursor>) -> Result<()> {
         let mut bytes = Vec::new();
         if let Some(from) = &from {
             ciborium::into_writer(from, &mut bytes).expect("writing to memory does not fail");
@@ -134,10 +134,10 @@ impl Database {
     /// Encodes a few rows behind `place`. None if there are none.
     fn encode_step(
         &self,
-        place: &Place,
+        place: &RepublishCursor,
         limit: usize,
         frames: &mut Frames,
-    ) -> Result<Option<Place>> {
+    ) -> Result<Option<RepublishCursor>> {
         let Some(table) = self
             .catalog
             .by_id
@@ -167,11 +167,11 @@ impl Database {
             }
         }
         Ok(Some(match last {
-            Some(key) => Place {
+            Some(key) => RepublishCursor {
                 table: table.id,
                 after: Some(key),
             },
-            None => Place {
+            None => RepublishCursor {
                 table: table.id + 1,
                 after: None,
             },

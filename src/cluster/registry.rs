@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use crate::cluster::broker::meta_bucket;
 use crate::cluster::stream_continuity;
-use crate::model::manifest::{Entry, Place};
+use crate::model::manifest::{Entry, StreamPosition};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
@@ -44,11 +44,11 @@ pub trait Registry: Send {
     /// The newest is not there any more.
     fn forget_newest(&mut self) -> Result<(), StreamError>;
     /// Per stream, how far a snapshot is asked for.
-    fn requested(&mut self) -> Result<BTreeMap<String, Place>, StreamError>;
-    fn request(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError>;
+    fn requested(&mut self) -> Result<BTreeMap<String, StreamPosition>, StreamError>;
+    fn request(&mut self, places: &BTreeMap<String, StreamPosition>) -> Result<(), StreamError>;
     /// Whether the broker lost what was at this place of a stream, and holds another message there or
     /// none yet. No, if that cannot be told any more, or the stream was created anew.
-    fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError>;
+    fn is_lost(&mut self, stream: &str, place: &StreamPosition) -> Result<bool, StreamError>;
 }
 
 /// In two buckets: `<stream_prefix>-meta`, and `<stream_prefix>-lease` whose values vanish.
@@ -254,12 +254,12 @@ impl Registry for KeyValueRegistry {
         self.meta().delete(NEWEST)
     }
 
-    fn requested(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+    fn requested(&mut self) -> Result<BTreeMap<String, StreamPosition>, StreamError> {
         let wanted = self.meta().get(WANTED)?;
         Ok(wanted.map_or_else(BTreeMap::new, |(bytes, _)| parse_requested(&bytes)))
     }
 
-    fn request(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+    fn request(&mut self, places: &BTreeMap<String, StreamPosition>) -> Result<(), StreamError> {
         self.amend(WANTED, |stored| {
             let before = stored.map_or_else(BTreeMap::new, parse_requested);
             let mut wanted = before.clone();
@@ -273,7 +273,7 @@ impl Registry for KeyValueRegistry {
         })
     }
 
-    fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError> {
+    fn is_lost(&mut self, stream: &str, place: &StreamPosition) -> Result<bool, StreamError> {
         // The name comes from a peer, and goes into a subject.
         if !is_stream_name(&self.prefix, stream) {
             return Ok(false);
@@ -288,6 +288,6 @@ impl Registry for KeyValueRegistry {
 }
 
 /// The places that are asked for, as the bucket has them. What cannot be read was not asked for.
-pub fn parse_requested(bytes: &[u8]) -> BTreeMap<String, Place> {
+pub fn parse_requested(bytes: &[u8]) -> BTreeMap<String, StreamPosition> {
     serde_json::from_slice(bytes).unwrap_or_default()
 }

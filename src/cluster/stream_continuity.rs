@@ -11,7 +11,7 @@
 use crate::apply::Position;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
-use crate::model::manifest::Place;
+use crate::model::manifest::StreamPosition;
 use crate::mutation::{self, Mutation};
 use crate::stream::{Reader, StreamError, StreamState};
 
@@ -122,7 +122,7 @@ fn is_at_edge(state: &StreamState, seq: u64, id: &str) -> bool {
 /// is further back, which closes none, and not if the stream was created anew.
 pub fn is_lost(
     state: &StreamState,
-    place: &Place,
+    place: &StreamPosition,
     look_up: impl FnOnce(u64) -> Result<Option<String>, StreamError>,
 ) -> Result<bool, StreamError> {
     let (seq, id) = (place.seq, &place.id);

@@ -49,7 +49,7 @@ pub fn start(
     (stop, keeping): (Receiver<()>, Keeping),
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
-    let options = scheduler::Options {
+    let options = scheduler::SchedulerOptions {
         cluster: config.shared.stream_prefix.clone(),
         max_entries: config.replication_log.max_entries as u64,
         interval: config.snapshot.interval,

@@ -78,7 +78,7 @@ impl Threads {
                 .collect(),
         });
         if let Some(interval) = config.status_interval {
-            let options = status::thread::Options {
+            let options = status::thread::StatusOptions {
                 stream_prefix: config.shared.stream_prefix.clone(),
                 interval,
             };
@@ -110,7 +110,7 @@ impl Threads {
             })
             .ok();
         let polling = config.polling_interval;
-        let options = publisher::Options {
+        let options = publisher::PublisherOptions {
             publish: config.publish,
             compress: config.shared.compress,
             max_transaction_bytes: config.replication_log.max_transaction_bytes,
@@ -120,7 +120,7 @@ impl Threads {
             backoff,
             retries,
         };
-        let inputs = publisher::Inputs {
+        let inputs = publisher::PublisherInputs {
             stop: stopped,
             woken,
         };

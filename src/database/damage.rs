@@ -14,13 +14,13 @@ use crate::database::{Database, DatabaseError, Result};
 const MAX_ROWS: usize = 1_000;
 
 /// Table id and key; an empty key stands for all rows.
-type Place = (i64, Vec<u8>);
+type DamagedRow = (i64, Vec<u8>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Damage {
-    known: HashSet<Place>,
+    known: HashSet<DamagedRow>,
     careful: bool,
-    looking_at: Option<Place>,
+    looking_at: Option<DamagedRow>,
 }
 
 impl Damage {

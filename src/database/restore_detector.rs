@@ -20,14 +20,14 @@ use crate::model::value::OwnedValue;
 pub(crate) struct RestoreDetector {
     /// `PRAGMA schema_version` when the catalog was read last.
     schema_version: Option<i64>,
-    captured: Option<Captured>,
+    captured: Option<LastCapture>,
     /// When tables of ours were made again, by [`crate::clock::Clock::uptime`].
     pub(super) remade: Option<Duration>,
 }
 
 /// The number of the transaction by which a row was captured: its version has that or a later one.
 #[derive(Debug)]
-struct Captured {
+struct LastCapture {
     get_version: String,
     key: Vec<OwnedValue>,
     at: i64,
@@ -88,7 +88,7 @@ impl Database {
             .query_row(params_from_iter(key), |r| r.get("at"))
             .optional()?;
         if let Some(at) = at {
-            self.restore_detector.captured = Some(Captured {
+            self.restore_detector.captured = Some(LastCapture {
                 get_version: table.sql.get_version.clone(),
                 key: key.to_vec(),
                 at,

@@ -57,7 +57,7 @@ pub fn serve(doors: Vec<Door>, exits: &Sender<Exited>) {
     }
     let told = exits.clone();
     spawn("http", exits, move || {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Slots::default());
         loop {
             for at in ready(&doors) {
                 let_in(&doors[at], &places, &told);
@@ -80,7 +80,7 @@ fn ready(doors: &[Door]) -> Vec<usize> {
     files.iter().enumerate().filter_map(with_event).collect()
 }
 
-fn let_in(door: &Door, places: &Arc<Places>, exits: &Sender<Exited>) {
+fn let_in(door: &Door, places: &Arc<Slots>, exits: &Sender<Exited>) {
     let connection = match door.listener.accept() {
         Ok(connection) => connection,
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return, // it is gone again
@@ -90,7 +90,7 @@ fn let_in(door: &Door, places: &Arc<Places>, exits: &Sender<Exited>) {
             return;
         }
     };
-    let Some(place) = Places::take(places, connection.is_local()) else {
+    let Some(place) = Slots::take(places, connection.is_local()) else {
         connection.turn_away();
         return;
     };
@@ -108,20 +108,20 @@ fn let_in(door: &Door, places: &Arc<Places>, exits: &Sender<Exited>) {
 
 /// Counts the connections.
 #[derive(Default)]
-struct Places {
+struct Slots {
     all: AtomicUsize,
     tcp: AtomicUsize,
 }
 
 /// Held by a connection.
-struct Place {
-    places: Arc<Places>,
+struct Slot {
+    places: Arc<Slots>,
     is_local: bool,
 }
 
-impl Places {
+impl Slots {
     /// None if there are enough. Called by one thread alone, so that looking first is enough.
-    fn take(places: &Arc<Places>, is_local: bool) -> Option<Place> {
+    fn take(places: &Arc<Slots>, is_local: bool) -> Option<Slot> {
         let tcp = places.tcp.load(Ordering::Relaxed);
         if places.all.load(Ordering::Relaxed) >= MOST || (!is_local && tcp >= MOST_TCP) {
             return None;
@@ -131,11 +131,11 @@ impl Places {
             .tcp
             .fetch_add(usize::from(!is_local), Ordering::Relaxed);
         let places = places.clone();
-        Some(Place { places, is_local })
+        Some(Slot { places, is_local })
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.places.all.fetch_sub(1, Ordering::Relaxed);
         let tcp = usize::from(!self.is_local);

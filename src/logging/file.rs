@@ -13,9 +13,9 @@ use crate::db_file::{Number, number};
 
 /// The file behind `logging.file`. Clones share it.
 #[derive(Clone)]
-pub struct LogFile(Arc<Mutex<Opened>>);
+pub struct LogFile(Arc<Mutex<OpenedFile>>);
 
-struct Opened {
+struct OpenedFile {
     path: PathBuf,
     file: File,
     /// Of `file`.
@@ -25,7 +25,7 @@ struct Opened {
 impl LogFile {
     /// Opens the file at `path` to append to it, and makes it where it is missing.
     pub fn open(path: &Path) -> io::Result<LogFile> {
-        Ok(LogFile(Arc::new(Mutex::new(Opened::open(path)?))))
+        Ok(LogFile(Arc::new(Mutex::new(OpenedFile::open(path)?))))
     }
 
     /// Opens the path anew if another file or none is there. True if so.
@@ -33,17 +33,17 @@ impl LogFile {
         self.opened().follow()
     }
 
-    fn opened(&self) -> MutexGuard<'_, Opened> {
+    fn opened(&self) -> MutexGuard<'_, OpenedFile> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Opened {
-    fn open(path: &Path) -> io::Result<Opened> {
+impl OpenedFile {
+    fn open(path: &Path) -> io::Result<OpenedFile> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let number = number(&file.metadata()?);
         let path = path.to_owned();
-        Ok(Opened { path, file, number })
+        Ok(OpenedFile { path, file, number })
     }
 
     fn follow(&mut self) -> io::Result<bool> {
@@ -52,7 +52,7 @@ impl Opened {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        *self = Opened::open(&self.path)?;
+        *self = OpenedFile::open(&self.path)?;
         Ok(true)
     }
 }

@@ -28,7 +28,7 @@ pub use pack::{
     message_id, pack, unpack,
 };
 use rows::bounded;
-pub use rows::{FrameKeyColumn, Row, Rows, TableRows};
+pub use rows::{FrameKeyColumn, FrameRows, Row, TableRows};
 
 /// Number of the format. Frames of another number are kept for a later release to read.
 pub const FORMAT: u64 = 1;
@@ -81,7 +81,7 @@ pub enum Frame<'a> {
     Rows {
         nodes: Vec<u64>,
         tables: Vec<TableRows<'a>>,
-        /// Rows that say what cannot be: they are passed over.
+        /// FrameRows that say what cannot be: they are passed over.
         faults: Faults,
     },
     Part(Part<'a>),

@@ -62,7 +62,7 @@ pub struct Entry {
     /// Hash of the schema, as [`crate::database::Database`] has it.
     pub schema: i64,
     /// How far each stream is in it.
-    pub streams: BTreeMap<String, Place>,
+    pub streams: BTreeMap<String, StreamPosition>,
     /// The newest tombstone that its maker ever dropped, as (hlc, node); none if it dropped none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<(i64, u64)>,
@@ -73,7 +73,7 @@ pub struct Entry {
 
 /// A place in a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct StreamPosition {
     /// Sequence of the last message that is in the snapshot, and its message id.
     pub seq: u64,
     pub id: String,
@@ -233,7 +233,7 @@ mod tests {
             node: 7,
             time_ms,
             schema: -5,
-            streams: BTreeMap::from([("s-1".into(), Place::default())]),
+            streams: BTreeMap::from([("s-1".into(), StreamPosition::default())]),
             dropped: Some((5 << 16, u64::MAX)),
             lacks: vec!["jobs".into()],
         }

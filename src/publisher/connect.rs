@@ -13,7 +13,7 @@ use crate::stream::{StreamError, Writer};
 
 /// Asks for a connection, and says what became of the one before.
 #[derive(Default)]
-pub(super) struct Ask {
+pub(super) struct ConnectRequest {
     /// All that was sent on it was stored, at some time.
     pub worked: bool,
     /// It ended because the broker did not store a message: it takes connections all the same.
@@ -26,7 +26,7 @@ pub(super) fn connect_when_asked(
     gate: &Gate,
     mut backoff: Backoff,
     retries: Option<u32>,
-    asked: &Receiver<Ask>,
+    asked: &Receiver<ConnectRequest>,
     offer: &Sender<Box<dyn Writer>>,
     stop: &Receiver<()>,
 ) -> Result<(), String> {

@@ -21,10 +21,10 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(5);
 
 /// A connection and what is under way on it.
-pub(super) struct Link {
+pub(super) struct PublisherLink {
     pub writer: Box<dyn Writer>,
     /// By their tokens: the first is the oldest.
-    messages: BTreeMap<u64, Message>,
+    messages: BTreeMap<u64, LinkMessage>,
     /// Frame -> transaction, and messages of it that are not acknowledged.
     frames: HashMap<u64, (i64, usize)>,
     /// What is not handed over yet of the last frame, which may be larger than what may be in flight.
@@ -38,7 +38,7 @@ pub(super) struct Link {
     pub worked: bool,
 }
 
-pub(super) struct Message {
+pub(super) struct LinkMessage {
     frame: u64,
     pub stream: String,
     pub id: [u8; 16],
@@ -62,10 +62,10 @@ struct Rest {
     messages: Peekable<Messages>,
 }
 
-impl Link {
+impl PublisherLink {
     pub fn new(writer: Box<dyn Writer>, now: Instant) -> Self {
         let (messages, frames) = (BTreeMap::new(), HashMap::new());
-        Link {
+        PublisherLink {
             window_bytes: FIRST_WINDOW.min(writer.window_bytes()),
             writer,
             messages,
@@ -151,7 +151,7 @@ impl Link {
             if self.messages.is_empty() {
                 self.oldest_since = now;
             }
-            let message = Message {
+            let message = LinkMessage {
                 frame: rest.frame,
                 stream: rest.stream.clone(),
                 id,
@@ -170,7 +170,7 @@ impl Link {
     }
 
     /// A message arrived, and the transaction of its frame, if that is complete with it.
-    pub fn acknowledged(&mut self, token: u64, now: Instant) -> Option<(Message, Option<i64>)> {
+    pub fn acknowledged(&mut self, token: u64, now: Instant) -> Option<(LinkMessage, Option<i64>)> {
         let oldest = self.messages.keys().next().copied();
         let message = self.messages.remove(&token)?;
         self.in_flight_bytes -= message.bytes;

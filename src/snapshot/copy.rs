@@ -18,7 +18,7 @@ use crate::database::meta::{Meta, get_meta, strip_meta};
 use crate::database::schema::quote;
 use crate::database::selection::Kind;
 use crate::database::{Database, Opened, Result, Viewing, forget_table, note_local};
-use crate::model::manifest::Place;
+use crate::model::manifest::StreamPosition;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::error::CopyError;
 
@@ -49,7 +49,7 @@ pub struct View {
     indexes: Vec<String>,
     /// Tables of which each node has its own, and a new one begins with these.
     local: Vec<String>,
-    pub streams: BTreeMap<String, Place>,
+    pub streams: BTreeMap<String, StreamPosition>,
     /// Tables of which rows were let go.
     pub lacks: Vec<String>,
     pub schema: i64,

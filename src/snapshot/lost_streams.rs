@@ -9,16 +9,16 @@ use std::collections::BTreeMap;
 use crate::apply::Position;
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::{Database, Result};
-use crate::model::manifest::{Entry, Place};
+use crate::model::manifest::{Entry, StreamPosition};
 use crate::mutation::{self, Mutation};
 
-type Lost = BTreeMap<String, Place>;
+type Lost = BTreeMap<String, StreamPosition>;
 
 impl Database {
     /// The stream is gone that was read up to `position`. To be called before that is forgotten. Of
     /// several under one name the first counts: what was read later says nothing of that one.
     pub(crate) fn note_lost(&mut self, stream: &str, position: &Position) -> Result<()> {
-        let place = Place {
+        let place = StreamPosition {
             // All before a gap was read at best.
             seq: if position.gap.is_none() {
                 position.seq
@@ -26,7 +26,7 @@ impl Database {
                 0
             },
             created: position.created.clone(),
-            ..Place::default()
+            ..StreamPosition::default()
         };
         let mut lost = self.lost_streams()?;
         lost.entry(stream.to_owned()).or_insert(place);
@@ -36,7 +36,7 @@ impl Database {
     /// A snapshot is to be merged whatever was read.
     pub(crate) fn lose_all_streams(&mut self) -> Result<()> {
         let streams = self.sequences().into_iter();
-        let lost = streams.map(|(stream, _)| (stream, Place::default()));
+        let lost = streams.map(|(stream, _)| (stream, StreamPosition::default()));
         let lost = lost.collect();
         self.write(|db| db.set_lost(&lost))
     }
@@ -48,11 +48,11 @@ impl Database {
 
     /// Whether all that a snapshot holds of lost streams was read here, or it was made here.
     pub(crate) fn had_read(&self, entry: &Entry) -> Result<bool> {
-        let had_read = |(stream, before): (&String, &Place)| {
+        let had_read = |(stream, before): (&String, &StreamPosition)| {
             let place = entry.streams.get(stream);
             place.is_some_and(|p| p.created == before.created && p.seq <= before.seq)
         };
-        let is_wanted = |before: &Place| before.created.is_empty();
+        let is_wanted = |before: &StreamPosition| before.created.is_empty();
         let lost = self.lost_streams()?;
         let is_ours = self.made()?.contains(&entry.name) && !lost.values().any(is_wanted);
         Ok(is_ours || lost.iter().all(had_read))

@@ -35,7 +35,7 @@ pub struct Merge {
     source: Source,
     former: Vec<SourceFormer>,
     entry: Entry,
-    at: Progress,
+    at: MergeProgress,
     /// Rows so far, and those of the snapshot, for the log.
     pub rows: Count,
     total: u64,
@@ -52,7 +52,7 @@ pub struct Count {
 
 /// How far a merge has come.
 #[derive(Clone, PartialEq)]
-enum Progress {
+enum MergeProgress {
     /// A database without any table gets those of the snapshot.
     Schema,
     /// Rows of the snapshot's n-th table after a key.
@@ -95,7 +95,7 @@ impl Merge {
             former: SourceFormer::all(&source)?,
             source,
             entry: entry.clone(),
-            at: Progress::Schema,
+            at: MergeProgress::Schema,
             rows: Count::default(),
             is_first: None,
         })
@@ -110,7 +110,7 @@ impl Merge {
 
     /// Whether the snapshot's tables are here, as far as they come from it.
     pub fn has_tables(&self) -> bool {
-        self.at != Progress::Schema
+        self.at != MergeProgress::Schema
     }
 
     /// One short transaction, which begins by capturing what the application did. True when all is
@@ -129,18 +129,18 @@ impl Merge {
             let began = db.clock.uptime();
             let mut frames = Frames::new(db);
             db.doubt_ages();
-            while at != Progress::Done {
+            while at != MergeProgress::Done {
                 let is_over = |db: &Database| db.clock.uptime() - began >= db.time_box();
-                let is_schema = at == Progress::Schema;
+                let is_schema = at == MergeProgress::Schema;
                 at = self.advance(db, at, &mut frames, &mut rows, &is_over)?;
                 // New tables are looked through before rows come, while they are empty: else every
                 // row is compared as well, and the look never catches up.
-                let is_indexed = at != Progress::Lacking(0, None);
+                let is_indexed = at != MergeProgress::Lacking(0, None);
                 if is_over(db) || !is_indexed || (is_schema && !db.catalog.comparing.is_empty()) {
                     break;
                 }
             }
-            if at == Progress::Done {
+            if at == MergeProgress::Done {
                 self.finish(db)?;
             }
             db.store_positions()?;
@@ -150,7 +150,7 @@ impl Merge {
         })?;
         self.at = at;
         self.rows = rows;
-        let done = self.at == Progress::Done;
+        let done = self.at == MergeProgress::Done;
         if done && !db.joined {
             db.joined = true;
             db.report_demoted()?;
@@ -161,42 +161,42 @@ impl Merge {
     fn advance(
         &self,
         db: &mut Database,
-        at: Progress,
+        at: MergeProgress,
         frames: &mut Frames,
         rows: &mut Count,
         is_over: &dyn Fn(&Database) -> bool,
-    ) -> Result<Progress> {
+    ) -> Result<MergeProgress> {
         match at {
-            Progress::Schema => {
+            MergeProgress::Schema => {
                 if mutation::is(Mutation::PositionsBeforeMerge) {
                     db.take_places(&self.entry);
                 }
                 self.bring_schema(db)?;
-                Ok(Progress::Rows(0, None))
+                Ok(MergeProgress::Rows(0, None))
             }
-            Progress::Rows(n, after) => match self.source.tables.get(n) {
+            MergeProgress::Rows(n, after) => match self.source.tables.get(n) {
                 Some(table) => {
                     let next = self.join_some(db, table, after, frames, rows, is_over)?;
-                    Ok(next.map_or(Progress::Rows(n + 1, None), |key| {
-                        Progress::Rows(n, Some(key))
+                    Ok(next.map_or(MergeProgress::Rows(n + 1, None), |key| {
+                        MergeProgress::Rows(n, Some(key))
                     }))
                 }
-                None => Ok(Progress::Former(0, None)),
+                None => Ok(MergeProgress::Former(0, None)),
             },
-            Progress::Former(n, after) => self.take_former(db, (n, after), frames, is_over),
-            Progress::Held(after) => self.hold_some(db, after, frames),
-            Progress::Parts(after) => self.take_parts(db, after, is_over),
-            Progress::Marks(after) => self.mark_some(db, after),
-            Progress::Lacking(n, after) => match self.source.tables.get(n) {
+            MergeProgress::Former(n, after) => self.take_former(db, (n, after), frames, is_over),
+            MergeProgress::Held(after) => self.hold_some(db, after, frames),
+            MergeProgress::Parts(after) => self.take_parts(db, after, is_over),
+            MergeProgress::Marks(after) => self.mark_some(db, after),
+            MergeProgress::Lacking(n, after) => match self.source.tables.get(n) {
                 Some(table) => {
                     let next = self.look_for_lacking(db, table, after, frames, is_over)?;
-                    Ok(next.map_or(Progress::Lacking(n + 1, None), |key| {
-                        Progress::Lacking(n, Some(key))
+                    Ok(next.map_or(MergeProgress::Lacking(n + 1, None), |key| {
+                        MergeProgress::Lacking(n, Some(key))
                     }))
                 }
-                None => Ok(Progress::Done),
+                None => Ok(MergeProgress::Done),
             },
-            Progress::Done => Ok(Progress::Done),
+            MergeProgress::Done => Ok(MergeProgress::Done),
         }
     }
 

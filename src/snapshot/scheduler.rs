@@ -15,7 +15,7 @@ use crate::cluster::registry::Registry;
 use crate::database::{Database, DatabaseError};
 use crate::gate::Gate;
 use crate::logging::Lasting;
-use crate::model::manifest::{Entry, KEPT, Place};
+use crate::model::manifest::{Entry, KEPT, StreamPosition};
 pub use crate::snapshot::error::RoundError;
 use crate::snapshot::transfer;
 use crate::snapshot::watch::Watch;
@@ -35,7 +35,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is chosen for this node.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct SchedulerOptions {
     /// The streams' prefix.
     pub cluster: String,
     pub max_entries: u64,
@@ -76,7 +76,7 @@ pub struct Round<'a> {
 
 /// See the module's head.
 pub struct Scheduler {
-    options: Options,
+    options: SchedulerOptions,
     /// The newest snapshot that was heard of, without places that the broker lost.
     newest: Option<Entry>,
     /// Snapshots by their names, and the streams of which the broker lost the place.
@@ -110,7 +110,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(options: Options) -> Scheduler {
+    pub fn new(options: SchedulerOptions) -> Scheduler {
         Scheduler {
             options,
             newest: None,
@@ -281,7 +281,7 @@ impl Scheduler {
     fn due(
         &self,
         db: &Database,
-        wanted: &BTreeMap<String, Place>,
+        wanted: &BTreeMap<String, StreamPosition>,
         holds: u64,
     ) -> Option<&'static str> {
         let places = db.places();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Merge, View};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
-use crate::model::manifest::{Entry, Place};
+use crate::model::manifest::{Entry, StreamPosition};
 
 mod copying;
 mod demoted;
@@ -373,7 +373,7 @@ fn what_is_new_to_the_others_is_not_taken_for_deleted() {
     let mut taken = snapshot(&mut first[0]);
     taken.1.streams = BTreeMap::from([(
         "s".to_owned(),
-        Place {
+        StreamPosition {
             seq: 9,
             id: String::new(),
             created: "2026-01-01T00:00:00Z".into(),

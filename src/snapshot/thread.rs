@@ -17,7 +17,7 @@ use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
 use crate::progress::{Unit, Work};
 use crate::snapshot::error::TransferError;
-use crate::snapshot::scheduler::{Next, Options, Round, RoundError, Scheduler};
+use crate::snapshot::scheduler::{Next, Round, RoundError, Scheduler, SchedulerOptions};
 use crate::snapshot::watch::{self, Watch};
 use crate::store::{Store, StoreError};
 use crate::stream::StreamError;
@@ -73,7 +73,7 @@ struct Snapshots {
 /// Starts the thread; it ends when `stop` is closed.
 pub fn start(
     gate: Arc<Gate>,
-    options: Options,
+    options: SchedulerOptions,
     places: Places,
     inputs: Inputs,
     backoff: Backoff,
@@ -97,7 +97,7 @@ pub fn start(
 }
 
 /// What woke the thread.
-enum Event {
+enum SnapshotEvent {
     Stop,
     Poke,
     /// A node left word.
@@ -113,15 +113,15 @@ impl Snapshots {
         let mut failures = 0;
         loop {
             match self.next_event(look_at) {
-                Event::Stop => return Ok(()),
-                Event::Poke => {}
-                Event::Word => is_word = true,
-                Event::Ask(ask) => {
+                SnapshotEvent::Stop => return Ok(()),
+                SnapshotEvent::Poke => {}
+                SnapshotEvent::Word => is_word = true,
+                SnapshotEvent::Ask(ask) => {
                     self.owes_word = true;
                     self.scheduler.ask(ask.only_if_new);
                     self.asked.push(ask);
                 }
-                Event::Timeout => is_word = true,
+                SnapshotEvent::Timeout => is_word = true,
             }
             let done = self.work(is_word);
             self.gate
@@ -162,7 +162,7 @@ impl Snapshots {
         }
     }
 
-    fn next_event(&self, look_at: Option<Instant>) -> Event {
+    fn next_event(&self, look_at: Option<Instant>) -> SnapshotEvent {
         let silence = never();
         let changes = self.registry.as_ref().map_or(&silence, |r| r.changes());
         let mut select = Select::new_biased();
@@ -176,27 +176,27 @@ impl Snapshots {
         let operation = match look_at {
             Some(at) => match select.select_deadline(at) {
                 Ok(operation) => operation,
-                Err(_) => return Event::Timeout,
+                Err(_) => return SnapshotEvent::Timeout,
             },
             None => select.select(),
         };
         match operation.index() {
             i if i == ask => operation
                 .recv(&self.inputs.asks)
-                .map_or(Event::Stop, Event::Ask),
+                .map_or(SnapshotEvent::Stop, SnapshotEvent::Ask),
             i if i == word => {
                 // Closed: the connection is gone, and the next round makes another.
                 let _ = operation.recv(changes);
-                Event::Word
+                SnapshotEvent::Word
             }
             i if i == poke => {
                 let _ = operation.recv(&self.pokes);
-                Event::Poke
+                SnapshotEvent::Poke
             }
             i => {
                 debug_assert_eq!(i, stop);
                 let _ = operation.recv(&self.inputs.stop);
-                Event::Stop
+                SnapshotEvent::Stop
             }
         }
     }
@@ -357,7 +357,7 @@ mod tests {
     use crate::apply::tests::support::Node;
 
     fn snapshots(gate: Gate, inputs: Inputs) -> Snapshots {
-        let options = Options {
+        let options = SchedulerOptions {
             cluster: "c".into(),
             max_entries: 100,
             interval: None,
@@ -400,12 +400,12 @@ mod tests {
         let soon = || Some(Instant::now() + Duration::from_millis(20));
         thread.gate.notify_scheduler();
         thread.holds = true;
-        assert!(matches!(thread.next_event(soon()), Event::Timeout));
+        assert!(matches!(thread.next_event(soon()), SnapshotEvent::Timeout));
         let (reply, only_if_new) = (crossbeam_channel::bounded(1).0, false);
         ask.send(Ask { reply, only_if_new }).unwrap();
-        assert!(matches!(thread.next_event(soon()), Event::Ask(_)));
+        assert!(matches!(thread.next_event(soon()), SnapshotEvent::Ask(_)));
         thread.holds = false;
-        assert!(matches!(thread.next_event(soon()), Event::Poke));
+        assert!(matches!(thread.next_event(soon()), SnapshotEvent::Poke));
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub fn status(facts: &Facts, streams: &[String], peers: Result<Peers, String>) -
         Ok(peers) => (peers, None),
         Err(why) => (Peers::default(), Some(why)),
     };
-    let view = View {
+    let view = PeerView {
         facts,
         streams,
         ends: &peers.ends,
@@ -122,13 +122,13 @@ fn lag_of((origin, ms): (&u64, &u64)) -> Lag {
 }
 
 /// What nodes are looked at beside.
-struct View<'a> {
+struct PeerView<'a> {
     facts: &'a Facts,
     streams: &'a [String],
     ends: &'a BTreeMap<String, u64>,
 }
 
-impl View<'_> {
+impl PeerView<'_> {
     fn this(&self) -> Node {
         let mut node = self.node(self.facts.node, &self.facts.entry);
         // Under way, unless something does not work.

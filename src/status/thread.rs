@@ -36,7 +36,7 @@ const GONE_AFTER: Duration = WRITTEN_EVERY;
 
 /// What is chosen for this node.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct StatusOptions {
     pub stream_prefix: String,
     /// The entry is written at most this often.
     pub interval: Duration,
@@ -45,7 +45,7 @@ pub struct Options {
 struct StatusThread {
     gate: Arc<Gate>,
     broker: Arc<JetStreamBroker>,
-    options: Options,
+    options: StatusOptions,
     stop: Receiver<()>,
     asks: Receiver<Ask>,
     client: Option<Client>,
@@ -64,7 +64,7 @@ struct StatusThread {
 pub fn start(
     gate: Arc<Gate>,
     broker: Arc<JetStreamBroker>,
-    options: Options,
+    options: StatusOptions,
     stop: Receiver<()>,
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
@@ -91,7 +91,7 @@ pub fn start(
 }
 
 /// What woke the thread.
-enum Event {
+enum StatusEvent {
     Stop,
     Ask(Ask),
     Change,
@@ -102,10 +102,10 @@ impl StatusThread {
     fn run(mut self) {
         loop {
             match self.next_event() {
-                Event::Stop => return,
-                Event::Change => self.is_changed = true,
-                Event::Ask(ask) => self.answer(ask),
-                Event::Due => self.tell(),
+                StatusEvent::Stop => return,
+                StatusEvent::Change => self.is_changed = true,
+                StatusEvent::Ask(ask) => self.answer(ask),
+                StatusEvent::Due => self.tell(),
             }
         }
     }
@@ -120,7 +120,7 @@ impl StatusThread {
         self.not_before.map_or(due, |at| at.max(due))
     }
 
-    fn next_event(&self) -> Event {
+    fn next_event(&self) -> StatusEvent {
         let changes = match self.is_changed {
             true => never(), // known already
             false => self.gate.status.changes(),
@@ -130,18 +130,20 @@ impl StatusThread {
         let ask = select.recv(&self.asks);
         let change = select.recv(&changes);
         let Ok(operation) = select.select_deadline(self.due()) else {
-            return Event::Due;
+            return StatusEvent::Due;
         };
         match operation.index() {
-            i if i == ask => operation.recv(&self.asks).map_or(Event::Stop, Event::Ask),
+            i if i == ask => operation
+                .recv(&self.asks)
+                .map_or(StatusEvent::Stop, StatusEvent::Ask),
             i if i == change => {
                 let _ = operation.recv(&changes);
-                Event::Change
+                StatusEvent::Change
             }
             i => {
                 debug_assert_eq!(i, stop);
                 let _ = operation.recv(&self.stop);
-                Event::Stop
+                StatusEvent::Stop
             }
         }
     }

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::part::part_name;
-use super::{Missing, Result, Store, StoreError};
+use super::{IfAbsent, Result, Store, StoreError};
 
 /// An application whose database is on the same disk waits at its own syncs until what is on its way
 /// there has arrived: that is never the whole snapshot.
@@ -20,9 +20,9 @@ struct Folder {
     address: String,
 }
 
-pub(super) fn open(path: &Path, missing: Missing) -> Result<impl Store + use<>> {
+pub(super) fn open(path: &Path, missing: IfAbsent) -> Result<impl Store + use<>> {
     let address = format!("file {}", path.display());
-    if missing == Missing::Refuse && is_missing(path) {
+    if missing == IfAbsent::Refuse && is_missing(path) {
         return Err(StoreError::no_place(
             &address,
             "folder",
@@ -157,12 +157,12 @@ mod tests {
     fn a_missing_folder_may_be_a_missing_disk() {
         let top = tempfile::tempdir().unwrap();
         let mount = top.path().join("mount");
-        let cause = |path: &Path| open(path, Missing::Make).err().unwrap().to_string();
+        let cause = |path: &Path| open(path, IfAbsent::Make).err().unwrap().to_string();
         assert!(cause(&mount.join("snapshots")).contains("is its disk mounted?"));
         fs::create_dir(&mount).unwrap();
         assert!(cause(&mount.join("snapshots")).contains("make the folder"));
         fs::write(mount.join("something"), "").unwrap();
-        assert!(open(&mount.join("snapshots"), Missing::Make).is_ok());
+        assert!(open(&mount.join("snapshots"), IfAbsent::Make).is_ok());
         assert!(cause(&mount.join("something")).contains("not a folder"));
     }
 }

@@ -136,7 +136,7 @@ pub trait Store: Send {
 
 /// What becomes of a bucket or folder that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Missing {
+enum IfAbsent {
     Make,
     Refuse,
 }
@@ -152,7 +152,7 @@ pub fn open(
     stream_prefix: &str,
     connect: Connect<'_>,
 ) -> Result<Box<dyn Store>> {
-    open_as(settings, stream_prefix, connect, Missing::Make)
+    open_as(settings, stream_prefix, connect, IfAbsent::Make)
 }
 
 /// As [`open`], for who only reads: makes nothing. A bucket or folder that is not there is
@@ -162,7 +162,7 @@ pub fn open_existing(
     stream_prefix: &str,
     connect: Connect<'_>,
 ) -> Result<Box<dyn Store>> {
-    open_as(settings, stream_prefix, connect, Missing::Refuse)
+    open_as(settings, stream_prefix, connect, IfAbsent::Refuse)
 }
 
 #[allow(unused_variables)] // in builds without all of them
@@ -170,7 +170,7 @@ fn open_as(
     settings: &Settings,
     stream_prefix: &str,
     connect: Connect<'_>,
-    missing: Missing,
+    missing: IfAbsent,
 ) -> Result<Box<dyn Store>> {
     let store: Result<Box<dyn Store>> = match settings {
         #[cfg(feature = "store-nats")]

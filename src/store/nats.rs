@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use super::{Missing, Result, Store, StoreError};
+use super::{IfAbsent, Result, Store, StoreError};
 use crate::config::snapshot::NatsStore;
 use crate::stream::StreamError;
 use crate::stream::client::Client;
@@ -17,7 +17,7 @@ pub(super) fn open(
     settings: &NatsStore,
     stream_prefix: &str,
     connect: &dyn Fn() -> std::result::Result<Client, StreamError>,
-    missing: Missing,
+    missing: IfAbsent,
 ) -> Result<impl Store + use<>> {
     let bucket = match &settings.bucket {
         Some(bucket) => bucket.clone(),
@@ -26,7 +26,7 @@ pub(super) fn open(
     let client = connect().map_err(|cause| StoreError::failed("nats", "connect", cause))?;
     let address = format!("nats {}/{bucket}", client.address());
     let failed = |cause| StoreError::failed(&address, "open bucket", cause);
-    if missing == Missing::Refuse && !ObjectStore::exists(&client, &bucket).map_err(failed)? {
+    if missing == IfAbsent::Refuse && !ObjectStore::exists(&client, &bucket).map_err(failed)? {
         return Err(StoreError::no_place(
             &address,
             "bucket",

@@ -11,7 +11,7 @@ use s3::serde_types::Part;
 use s3::{Bucket, BucketConfiguration, Region};
 
 use self::error::explain;
-use super::{Missing, Result, SILENCE, Store, StoreError};
+use super::{IfAbsent, Result, SILENCE, Store, StoreError};
 use crate::config::snapshot::S3Store;
 
 mod credentials;
@@ -34,7 +34,7 @@ struct S3 {
     address: String,
 }
 
-pub(super) fn open(settings: &S3Store, missing: Missing) -> Result<impl Store + use<>> {
+pub(super) fn open(settings: &S3Store, missing: IfAbsent) -> Result<impl Store + use<>> {
     // Retries are the owner's business, who waits longer than a second.
     s3::set_retries(0);
     let failed = |cause: String| StoreError::failed("s3", "open", cause);
@@ -56,10 +56,10 @@ pub(super) fn open(settings: &S3Store, missing: Missing) -> Result<impl Store + 
     let (bucket, is_there) = look_at(settings, endpoint.region).map_err(failed)?;
     match missing {
         _ if is_there => {}
-        Missing::Make => {
+        IfAbsent::Make => {
             make(settings, endpoint.creation_region, bucket.is_path_style()).map_err(failed)?;
         }
-        Missing::Refuse => {
+        IfAbsent::Refuse => {
             return Err(StoreError::no_place(
                 &address,
                 "bucket",

@@ -26,7 +26,7 @@ const EXPECTED_REVISION: &str = "Nats-Expected-Last-Subject-Sequence";
 const DELETION: (&str, &str) = ("KV-Operation", "DEL");
 
 /// The newest message of a key.
-struct Entry {
+struct StoredValue {
     value: Vec<u8>,
     revision: u64,
     deleted: bool,
@@ -191,7 +191,7 @@ impl<'a> KeyValue<'a> {
         each.collect()
     }
 
-    fn entry(&self, key: &str) -> Result<Option<Entry>, StreamError> {
+    fn entry(&self, key: &str) -> Result<Option<StoredValue>, StreamError> {
         let subject = self.subject(key)?;
         let call = format!("STREAM.MSG.GET.KV_{}", self.bucket);
         let reply = match self
@@ -211,7 +211,7 @@ impl<'a> KeyValue<'a> {
             );
             return Err(StreamError::Refused(text));
         };
-        Ok(Some(Entry {
+        Ok(Some(StoredValue {
             value,
             revision,
             deleted: is_deletion(message),

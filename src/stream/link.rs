@@ -41,7 +41,7 @@ impl Drop for Life {
 }
 
 /// Where a connection stands.
-enum State {
+enum LinkState {
     Opening,
     Open(Life),
     Ended,
@@ -50,7 +50,7 @@ enum State {
 /// The part of a connection that the crate's callbacks and helper threads share.
 #[derive(Clone)]
 pub(super) struct Link {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<LinkState>>,
     /// What the server last complained of: tells why it hung up.
     complaint: Arc<Mutex<Option<String>>>,
     /// For error texts.
@@ -60,7 +60,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(address: &Address) -> Link {
         Link {
-            state: Arc::new(Mutex::new(State::Opening)),
+            state: Arc::new(Mutex::new(LinkState::Opening)),
             complaint: Arc::default(),
             address: address.to_string().into(),
         }
@@ -76,18 +76,18 @@ impl Link {
         };
         let inbox = life.subscribe(wake).map_err(|_| self.lost())?;
         let mut state = lock(&self.state);
-        if let State::Ended = *state {
+        if let LinkState::Ended = *state {
             drop(state);
             return Err(self.lost());
         }
-        *state = State::Open(life);
+        *state = LinkState::Open(life);
         Ok(inbox)
     }
 
     /// One more inbox: a new one, or messages to what is below a subject.
     pub(super) fn inbox(&self, below: Option<&str>) -> Result<Inbox, StreamError> {
         let mut state = lock(&self.state);
-        if let State::Open(life) = &mut *state {
+        if let LinkState::Open(life) = &mut *state {
             let subject = below.map_or_else(|| life.connection.new_inbox(), str::to_owned);
             if let Ok(inbox) = life.subscribe(subject) {
                 return Ok(inbox);
@@ -118,14 +118,14 @@ impl Link {
 
     /// Ends the connection, from any thread, once and for all.
     pub(super) fn end(&self) {
-        let ended = std::mem::replace(&mut *lock(&self.state), State::Ended);
+        let ended = std::mem::replace(&mut *lock(&self.state), LinkState::Ended);
         drop(ended); // after the lock is released: dropping a life writes to the socket
     }
 
     /// The crate's connection. To be given back soon: it cannot end while a copy of it exists.
     pub(super) fn connection(&self) -> Result<nats::Connection, StreamError> {
         match &*lock(&self.state) {
-            State::Open(life) => Ok(life.connection.clone()),
+            LinkState::Open(life) => Ok(life.connection.clone()),
             _ => Err(self.lost()),
         }
     }

@@ -58,7 +58,7 @@ const TRIES: usize = 8;
 const NOWHERE: u64 = 0;
 
 /// The consumer in use and the pull outstanding on it.
-struct Consumer {
+struct PullConsumer {
     name: String,
     /// The next sequence expected.
     next: u64,
@@ -94,7 +94,7 @@ pub struct JetStreamReader {
     client: Client,
     stream: String,
     inbox: Inbox,
-    consumer: Option<Consumer>,
+    consumer: Option<PullConsumer>,
     pulls: u64,
     /// For the next pull.
     pull_bytes: usize,
@@ -156,7 +156,7 @@ impl JetStreamReader {
                 self.forget(&name)?;
                 continue;
             }
-            self.consumer = Some(Consumer {
+            self.consumer = Some(PullConsumer {
                 name,
                 next: from,
                 fresh: true,

@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use harmonylite::snapshot::error::TransferError;
-use harmonylite::snapshot::scheduler::{Next, Options, Round, RoundError, Scheduler};
+use harmonylite::snapshot::scheduler::{Next, Round, RoundError, Scheduler, SchedulerOptions};
 use harmonylite::snapshot::watch::{self, Watch};
 use harmonylite::store::StoreError;
 
@@ -57,7 +57,7 @@ impl Snapshots {
     }
 
     pub fn scheduler(&self) -> Scheduler {
-        Scheduler::new(Options {
+        Scheduler::new(SchedulerOptions {
             cluster: CLUSTER.into(),
             max_entries: self.max_entries,
             interval: self.interval,

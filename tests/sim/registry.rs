@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use harmonylite::cluster::registry::{Registry, Told};
 use harmonylite::cluster::stream_continuity;
-use harmonylite::model::manifest::{Entry, Place};
+use harmonylite::model::manifest::{Entry, StreamPosition};
 use harmonylite::stream::{StreamError, StreamState};
 
 use crate::broker::Broker;
@@ -18,7 +18,7 @@ pub const LEASE_MS: i64 = 30_000;
 struct Bucket {
     founder: Option<u64>,
     newest: Option<Entry>,
-    wanted: BTreeMap<String, Place>,
+    wanted: BTreeMap<String, StreamPosition>,
     publishers: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Told>,
     /// Which node's process has the lease, and until when.
@@ -186,11 +186,11 @@ impl Registry for Seen {
         self.with(|b, _| b.newest = None)
     }
 
-    fn requested(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+    fn requested(&mut self) -> Result<BTreeMap<String, StreamPosition>, StreamError> {
         self.with(|b, _| b.wanted.clone())
     }
 
-    fn request(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+    fn request(&mut self, places: &BTreeMap<String, StreamPosition>) -> Result<(), StreamError> {
         self.with(|b, _| {
             for (stream, place) in places {
                 let known = b.wanted.entry(stream.clone()).or_default();
@@ -201,7 +201,7 @@ impl Registry for Seen {
         })
     }
 
-    fn is_lost(&mut self, stream: &str, place: &Place) -> Result<bool, StreamError> {
+    fn is_lost(&mut self, stream: &str, place: &StreamPosition) -> Result<bool, StreamError> {
         self.with(|_, _| ())?;
         let shared = self.all.enter();
         let Some((state, ids)) = shared.streams.get(stream) else {

@@ -12,7 +12,7 @@ const IN_QUERY: [&str; 3] = ["dir", "login", "secret"];
 
 /// Where the server is: the key that says so, and what it says. None if there is none, or if it is
 /// of no use, which is noted.
-type Place<'a> = Option<(&'a str, Url)>;
+type StoreLocation<'a> = Option<(&'a str, Url)>;
 
 /// The store in use, which this program may have been built without.
 pub(super) fn is_built_in(section: &Section, store: &str) {
@@ -144,7 +144,11 @@ fn is_meant((_, text): &(&str, &str), used: bool) -> bool {
     used || !(text.contains('<') && text.contains('>'))
 }
 
-fn server<'a>(section: &Section, given: Option<(&'a str, &str)>, schemes: Schemes) -> Place<'a> {
+fn server<'a>(
+    section: &Section,
+    given: Option<(&'a str, &str)>,
+    schemes: Schemes,
+) -> StoreLocation<'a> {
     let (key, text) = given?;
     let (schemes, example) = schemes;
     match Url::parse(text, schemes[0]) {

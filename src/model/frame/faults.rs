@@ -1,4 +1,4 @@
-//! Rows of a well-formed frame that say what cannot be: each is left out by itself.
+//! FrameRows of a well-formed frame that say what cannot be: each is left out by itself.
 
 use super::Row;
 

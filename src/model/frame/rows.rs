@@ -5,7 +5,7 @@ use crate::model::cbor::{CborError, Cursor};
 use crate::model::value::Value;
 use crate::model::version::Version;
 
-/// Rows of one table in a frame.
+/// FrameRows of one table in a frame.
 #[derive(Debug)]
 pub struct TableRows<'a> {
     pub name: &'a str,
@@ -104,8 +104,8 @@ impl<'a> TableRows<'a> {
         self.count == 0
     }
 
-    pub fn rows<'n>(&self, nodes: &'n [u64]) -> Rows<'a, 'n> {
-        Rows {
+    pub fn rows<'n>(&self, nodes: &'n [u64]) -> FrameRows<'a, 'n> {
+        FrameRows {
             nodes,
             key: self.key.len(),
             columns: self.columns.len(),
@@ -133,7 +133,7 @@ fn short_text<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, CborError> {
 
 /// Decodes the rows of a table one after the other.
 #[derive(Debug)]
-pub struct Rows<'a, 'n> {
+pub struct FrameRows<'a, 'n> {
     nodes: &'n [u64],
     key: usize,
     columns: usize,
@@ -143,7 +143,7 @@ pub struct Rows<'a, 'n> {
     pub(super) faults: Option<Faults>,
 }
 
-impl<'a> Rows<'a, '_> {
+impl<'a> FrameRows<'a, '_> {
     /// Decodes the next row into `row`; false when there is none. One that says what cannot be is
     /// passed over.
     pub fn next(&mut self, row: &mut Row<'a>) -> Result<bool, FrameError> {

@@ -35,7 +35,7 @@ impl Writer for Kept {
 }
 
 struct Sent {
-    link: Link,
+    link: PublisherLink,
     gate: Gate,
     tokens: Arc<Mutex<Vec<u64>>>,
 }
@@ -49,7 +49,7 @@ impl Sent {
             tokens: tokens.clone(),
         };
         Sent {
-            link: Link::new(Box::new(writer), now),
+            link: PublisherLink::new(Box::new(writer), now),
             gate: Gate::new(Node::new(1, "").db, 1).0,
             tokens,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::params_from_iter;
 
-use super::{Merge, Progress, STEP};
+use super::{Merge, MergeProgress, STEP};
 use crate::apply::{Incoming, Place, shape_of_known, shape_of_table};
 use crate::capture::Frames;
 use crate::database::table::Table;
@@ -127,9 +127,9 @@ impl Merge {
         (n, after): (usize, Option<Vec<OwnedValue>>),
         frames: &mut Frames,
         is_over: &dyn Fn(&Database) -> bool,
-    ) -> Result<Progress> {
+    ) -> Result<MergeProgress> {
         let Some(of) = self.former.get(n) else {
-            return Ok(Progress::Held(None));
+            return Ok(MergeProgress::Held(None));
         };
         let mut last = None;
         if !db.lets_go(&of.table.name().to_ascii_lowercase(), &[])? {
@@ -144,8 +144,8 @@ impl Merge {
             }
         }
         Ok(match last {
-            Some(key) => Progress::Former(n, Some(key)),
-            None => Progress::Former(n + 1, None),
+            Some(key) => MergeProgress::Former(n, Some(key)),
+            None => MergeProgress::Former(n + 1, None),
         })
     }
 }

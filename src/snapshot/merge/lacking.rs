@@ -12,7 +12,7 @@ use crate::database::rows::{Rows, keys};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
 use crate::model::frame::MAX_ROW_BYTES;
-use crate::model::manifest::Place;
+use crate::model::manifest::StreamPosition;
 use crate::model::shard::shard;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
@@ -67,7 +67,12 @@ impl Merge {
     }
 
     /// The stream by which a row comes, and how far it is in the snapshot.
-    fn place_of(&self, db: &Database, table: &Table, key: &[u8]) -> Option<(&String, &Place)> {
+    fn place_of(
+        &self,
+        db: &Database,
+        table: &Table,
+        key: &[u8],
+    ) -> Option<(&String, &StreamPosition)> {
         let shard = shard(table.name(), key, db.settings.shards);
         let name = format!("-{shard}");
         let mut found = self

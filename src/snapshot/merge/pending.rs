@@ -3,7 +3,7 @@
 
 use rusqlite::params;
 
-use super::{Merge, Progress, STEP};
+use super::{Merge, MergeProgress, STEP};
 use crate::apply::{Incoming, Place, shape_of_table};
 use crate::capture::Frames;
 use crate::database::rows::KEY_BYTES;
@@ -19,7 +19,7 @@ impl Merge {
         db: &mut Database,
         after: Option<Place>,
         frames: &mut Frames,
-    ) -> Result<Progress> {
+    ) -> Result<MergeProgress> {
         let places = self.source.held_places(after.as_ref())?;
         for at in &places {
             match self.source.held(at, db.limits.row_bytes) {
@@ -34,8 +34,8 @@ impl Merge {
             }
         }
         Ok(match places.into_iter().next_back() {
-            Some(last) => Progress::Held(Some(last)),
-            None => Progress::Parts(None),
+            Some(last) => MergeProgress::Held(Some(last)),
+            None => MergeProgress::Parts(None),
         })
     }
 
@@ -45,7 +45,7 @@ impl Merge {
         db: &mut Database,
         after: Option<(Vec<u8>, i64)>,
         is_over: &dyn Fn(&Database) -> bool,
-    ) -> Result<Progress> {
+    ) -> Result<MergeProgress> {
         let mut list = self.source.conn.prepare_cached(
             "SELECT id, part, count, at_ms, bytes FROM __harmonylite___parts
              WHERE (id, part) > (?1, ?2) ORDER BY id, part",
@@ -62,10 +62,10 @@ impl Merge {
             let bytes = row.get_ref(4)?.as_blob().unwrap_or_default();
             put.execute(params![id, part, count, at_ms, bytes])?;
             if is_over(db) {
-                return Ok(Progress::Parts(Some((id, part))));
+                return Ok(MergeProgress::Parts(Some((id, part))));
             }
         }
-        Ok(Progress::Marks(None))
+        Ok(MergeProgress::Marks(None))
     }
 
     /// What the snapshot's maker had not sent of a table or a column that is unknown here is sent by us
@@ -74,7 +74,7 @@ impl Merge {
         &self,
         db: &mut Database,
         after: Option<(i64, i64, Vec<u8>)>,
-    ) -> Result<Progress> {
+    ) -> Result<MergeProgress> {
         let mut list = self.source.conn.prepare_cached(
             "SELECT at, table_id, key FROM __harmonylite___unsent
              WHERE (at, table_id, key) > (?1, ?2, ?3) ORDER BY at, table_id, key LIMIT ?4",
@@ -102,11 +102,11 @@ impl Merge {
             db.hold_mark(&Place::of(table, key_bytes), theirs.state.version)?;
         }
         Ok(match marks.into_iter().next_back() {
-            Some(last) => Progress::Marks(Some(last)),
+            Some(last) => MergeProgress::Marks(Some(last)),
             None if self.is_first == Some(true) && self.entry.dropped() == Version::NEVER => {
-                Progress::Done
+                MergeProgress::Done
             }
-            None => Progress::Lacking(0, None),
+            None => MergeProgress::Lacking(0, None),
         })
     }
 }

@@ -12,7 +12,7 @@ use crate::database::selection::{self, Kind};
 use crate::database::{Database, Result, values};
 
 /// An entry of the snapshot's schema. None: it is not UTF-8.
-struct Entry {
+struct SchemaEntry {
     table: Option<String>,
     text: Option<String>,
 }
@@ -25,7 +25,7 @@ impl Merge {
         }
         let entries = self.schema()?;
         let (mut made, mut tables) = (0, Vec::new());
-        for Entry { table, text } in &entries {
+        for SchemaEntry { table, text } in &entries {
             // One that is there is of a tool that works beside the application.
             if table
                 .as_ref()
@@ -56,7 +56,7 @@ impl Merge {
 
     /// What is made of the snapshot's schema, in an order in which it can be: all but tables that
     /// virtual tables make by themselves.
-    fn schema(&self) -> Result<Vec<Entry>> {
+    fn schema(&self) -> Result<Vec<SchemaEntry>> {
         let conn = &self.source.conn;
         let left_alone = selection::read(conn, &selection::all, true)?.left_alone;
         let storage = left_alone.into_iter().filter(|l| l.kind == Kind::Storage);
@@ -72,7 +72,7 @@ impl Merge {
         while let Some(row) = rows.next()? {
             let table = values::lossy(row, 0)?;
             if !storage.contains(&table) {
-                entries.push(Entry {
+                entries.push(SchemaEntry {
                     table: row.get::<_, bool>(1)?.then_some(table),
                     text: row.get(2).ok(),
                 });

@@ -15,7 +15,7 @@ const NAMED: usize = 3;
 /// Nodes that have no table in common with this one, not even by way of a third.
 #[derive(Debug, PartialEq, Eq)]
 struct Strangers {
-    /// Node and some of its tables.
+    /// NodeTables and some of its tables.
     named: (u64, String),
     /// Most nodes are on this node's side, or as many and the founder.
     are_few: bool,
@@ -158,10 +158,13 @@ fn strangers(
     })
 }
 
-type Node<'a> = (u64, &'a BTreeSet<String>);
+type NodeTables<'a> = (u64, &'a BTreeSet<String>);
 
 /// The nodes that have to do with these tables, and the others.
-fn side<'a>(tables: &BTreeSet<String>, nodes: Vec<Node<'a>>) -> (Vec<u64>, Vec<Node<'a>>) {
+fn side<'a>(
+    tables: &BTreeSet<String>,
+    nodes: Vec<NodeTables<'a>>,
+) -> (Vec<u64>, Vec<NodeTables<'a>>) {
     let (mut reached, mut on_it, mut rest) = (tables.clone(), Vec::new(), nodes);
     loop {
         let (near, far): (Vec<_>, Vec<_>) = rest

@@ -12,8 +12,8 @@ use crate::cluster::registry::{Registry, Told};
 use crate::config::snapshot::Store as Kind;
 use crate::gate::Gate;
 use crate::model::gap::Gap;
-use crate::model::manifest::{Entry, MAX_BYTES, NAME, Place};
-use crate::snapshot::scheduler::{Next, Options, Round, RoundError, Scheduler};
+use crate::model::manifest::{Entry, MAX_BYTES, NAME, StreamPosition};
+use crate::snapshot::scheduler::{Next, Round, RoundError, Scheduler, SchedulerOptions};
 use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
@@ -28,7 +28,7 @@ struct Shared {
     leader: Option<u64>,
     founder: Option<u64>,
     newest: Option<Entry>,
-    wanted: BTreeMap<String, Place>,
+    wanted: BTreeMap<String, StreamPosition>,
     publishers: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Told>,
     /// What the broker stored from here on in the stream, it lost.
@@ -105,15 +105,15 @@ impl Registry for Memory {
         self.with(|s| s.newest = None)
     }
 
-    fn requested(&mut self) -> Result<BTreeMap<String, Place>, StreamError> {
+    fn requested(&mut self) -> Result<BTreeMap<String, StreamPosition>, StreamError> {
         self.with(|s| s.wanted.clone())
     }
 
-    fn request(&mut self, places: &BTreeMap<String, Place>) -> Result<(), StreamError> {
+    fn request(&mut self, places: &BTreeMap<String, StreamPosition>) -> Result<(), StreamError> {
         self.with(|s| s.wanted.extend(places.clone()))
     }
 
-    fn is_lost(&mut self, _: &str, place: &Place) -> Result<bool, StreamError> {
+    fn is_lost(&mut self, _: &str, place: &StreamPosition) -> Result<bool, StreamError> {
         self.with(|s| s.lost_from.is_some_and(|lost| place.seq >= lost))
     }
 }
@@ -154,7 +154,7 @@ impl Cluster {
         } = node;
         let (gate, _) = Gate::new(db, 1);
         gate.set_at_end(1, true);
-        let scheduler = Scheduler::new(Options {
+        let scheduler = Scheduler::new(SchedulerOptions {
             cluster: "c".into(),
             max_entries: 64,
             interval: None,
@@ -676,7 +676,7 @@ fn who_lacks_one_stream_says_what_the_others_lack_of_another() {
     move_on(&a, 100, None);
     let newest = cluster.newest().unwrap();
     let is_unheard = |gap: Option<Gap>| {
-        let place = Place {
+        let place = StreamPosition {
             seq: 100,
             gap,
             ..newest.streams["s"].clone()

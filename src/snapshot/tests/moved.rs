@@ -15,7 +15,7 @@ use crate::consumer;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
 use crate::model::backoff::Backoff;
-use crate::model::manifest::Place;
+use crate::model::manifest::StreamPosition;
 use crate::stream::{Message, Reader, StreamError, StreamState, Writer};
 
 /// What happens during a fetch. If the broker forgot where we read: the last message it has by then.
@@ -236,11 +236,11 @@ fn a_number_that_is_given_out_again_is_noticed() {
 fn a_snapshot_that_ends_where_the_stream_begins_closes_no_gap() {
     let is_lost = |seq, first, last| {
         let created = "new".to_owned();
-        let place = Place {
+        let place = StreamPosition {
             seq,
             id: seq.to_string(),
             created: created.clone(),
-            ..Place::default()
+            ..StreamPosition::default()
         };
         let state = StreamState {
             first,

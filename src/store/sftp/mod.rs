@@ -11,7 +11,7 @@ use std::time::Duration;
 use ssh2::{ErrorCode, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
 use super::part::part_name;
-use super::{Missing, Result, SILENCE, Store, StoreError};
+use super::{IfAbsent, Result, SILENCE, Store, StoreError};
 use crate::address::secret::Secret;
 use crate::address::url::{Url, folders};
 use crate::config::snapshot::SftpStore;
@@ -36,7 +36,7 @@ struct SftpFolder {
     address: String,
 }
 
-pub(super) fn open(settings: &SftpStore, missing: Missing) -> Result<impl Store + use<>> {
+pub(super) fn open(settings: &SftpStore, missing: IfAbsent) -> Result<impl Store + use<>> {
     let failed = |cause: String| StoreError::failed("sftp", "open", cause);
     let text = settings.url.as_ref().map(Secret::reveal);
     let text = text.or(settings.endpoint.as_deref()).unwrap_or_default();
@@ -59,7 +59,7 @@ pub(super) fn open(settings: &SftpStore, missing: Missing) -> Result<impl Store 
     let mut folder = PathBuf::from(top);
     for name in names {
         folder.push(name);
-        if missing == Missing::Refuse {
+        if missing == IfAbsent::Refuse {
             continue;
         }
         make(&sftp, &folder).map_err(|cause| {
@@ -71,7 +71,7 @@ pub(super) fn open(settings: &SftpStore, missing: Missing) -> Result<impl Store 
     }
     // Also where there is nothing to make.
     match sftp.stat(&folder) {
-        Err(cause) if is_absent(&cause) && missing == Missing::Refuse => {
+        Err(cause) if is_absent(&cause) && missing == IfAbsent::Refuse => {
             return Err(StoreError::no_place(
                 &address,
                 "folder",

@@ -11,7 +11,7 @@ use ureq::SendBody;
 use self::http::Http;
 use self::multistatus::names_in;
 use super::part::part_name;
-use super::{Missing, Result, Store, StoreError};
+use super::{IfAbsent, Result, Store, StoreError};
 use crate::address::secret::Secret;
 use crate::address::server::encode;
 use crate::address::url::{Url, folders};
@@ -43,7 +43,7 @@ struct WebDav {
     address: String,
 }
 
-pub(super) fn open(settings: &WebDavStore, missing: Missing) -> Result<impl Store + use<>> {
+pub(super) fn open(settings: &WebDavStore, missing: IfAbsent) -> Result<impl Store + use<>> {
     let failed = |cause: String| StoreError::failed("webdav", "open", cause);
     let text = settings.url.as_ref().map(Secret::reveal);
     let text = text.or(settings.endpoint.as_deref()).unwrap_or_default();
@@ -80,8 +80,8 @@ pub(super) fn open(settings: &WebDavStore, missing: Missing) -> Result<impl Stor
         address,
     };
     let opened = match missing {
-        Missing::Make => store.ensure_folder().map(|()| true),
-        Missing::Refuse => store.has_folder(),
+        IfAbsent::Make => store.ensure_folder().map(|()| true),
+        IfAbsent::Refuse => store.has_folder(),
     };
     match opened {
         Ok(true) => Ok(store),

@@ -22,7 +22,7 @@ use super::{DOMAIN, ServerError, ServerOptions, user_config};
 /// setting and stays at two minutes.
 const SYNC_INTERVAL: &str = "10s";
 
-pub(super) struct Config {
+pub(super) struct ServerConfig {
     options: ServerOptions,
     run_dir: PathBuf,
     host: String,
@@ -37,8 +37,11 @@ pub(super) struct Config {
     store_dir: bool,
 }
 
-impl Config {
-    pub(super) fn new(options: &ServerOptions, run_dir: &Path) -> Result<Config, ServerError> {
+impl ServerConfig {
+    pub(super) fn new(
+        options: &ServerOptions,
+        run_dir: &Path,
+    ) -> Result<ServerConfig, ServerError> {
         let (host, port) = split_host_port(&options.bind_address).map_err(ServerError::Config)?;
         let given = match &options.user_config {
             None => BTreeSet::new(),
@@ -60,7 +63,7 @@ impl Config {
         }
         let (options, run_dir) = (options.clone(), run_dir.to_path_buf());
         let (sync_interval, store_dir) = (true, true);
-        Ok(Config {
+        Ok(ServerConfig {
             options,
             run_dir,
             host,
@@ -234,7 +237,7 @@ mod tests {
             leaf_servers: vec!["nats://u:p%20w@hub/?hub=true".into()],
             ..ServerOptions::default()
         };
-        let text = Config::new(&options, folder.path())
+        let text = ServerConfig::new(&options, folder.path())
             .unwrap()
             .text(&[])
             .unwrap();

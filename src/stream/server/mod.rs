@@ -27,7 +27,7 @@ use serde_json::Value;
 use super::client::ClientOptions;
 use crate::lock;
 use child::Child;
-use config::Config;
+use config::ServerConfig;
 use discover::Peers;
 
 mod binary;
@@ -214,7 +214,7 @@ impl Server {
 
         let peers = Peers::parse(&options.peers).map_err(ServerError::Config)?;
         let known = peers.first_look();
-        let mut config = Config::new(options, &run_dir)?;
+        let mut config = ServerConfig::new(options, &run_dir)?;
         if config.is_alone() && store.join(OF_CLUSTER).is_dir() {
             return Err(ServerError::OfCluster(store.clone()));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harmonylite::cluster::broker::meta_bucket;
 use harmonylite::cluster::registry::{KeyValueRegistry, Registry};
-use harmonylite::model::manifest::Place;
+use harmonylite::model::manifest::StreamPosition;
 use harmonylite::stream::client::Client;
 use harmonylite::stream::jetstream::stream_name;
 use harmonylite::stream::key_value::KeyValue;
@@ -151,7 +151,7 @@ fn a_place_that_the_broker_lost_is_known_as_such() {
     let created = reader.state().unwrap().created;
     let stream = stream_name(&options, 1);
     let mut is_lost = |stream: &str, seq: u64, id: &str, created: &str| {
-        let place = Place {
+        let place = StreamPosition {
             seq,
             id: id.into(),
             created: created.into(),

@@ -126,10 +126,10 @@ fn who_let_go_of_a_table_leaves_others_the_time_to_make_a_snapshot() {
         .unwrap();
     move_on(&b, 20, None);
     let created = b.gate.enter().database.position("s").created;
-    let wanted = Place {
+    let wanted = StreamPosition {
         seq: 20,
         created,
-        ..Place::default()
+        ..StreamPosition::default()
     };
     b.registry
         .request(&BTreeMap::from([("s".to_owned(), wanted)]))
