@@ -83,6 +83,7 @@ impl Database {
             return Ok(changed);
         }
         self.hold(at, &incoming, REASON)?;
+        self.counts.held += 1;
         self.let_go_if_too_much(&at.table)?;
         Ok(false)
     }
@@ -113,6 +114,9 @@ impl Database {
         let tombstone = known.as_ref().and_then(|k| k.tombstone(is_here, self.node));
         incoming.floor = incoming.floor.max(tombstone);
         let state = incoming.state();
+        if !state.version.is_valid() {
+            return Ok(None); // it says nothing
+        }
         let changed = match state.deleted {
             true => self.delete_former(table, &old, known, (state.version, frames))?,
             false => {

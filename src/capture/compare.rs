@@ -259,7 +259,12 @@ impl Database {
         values: &[OwnedValue],
     ) -> Result<bool> {
         self.claim(table, former)?;
-        self.note_became(table.id, former, key_bytes)?;
+        self.note_became(table.id, &former.key, key_bytes)?;
+        if let Some(like_it) = self.former_like(table, former)? {
+            // Either may be the one: what arrives under their former keys is held.
+            self.note_became(table.id, &former.key, &[])?;
+            self.note_became(table.id, &like_it, &[])?;
+        }
         if former.stored.state.deleted {
             return Ok(false);
         }

@@ -191,3 +191,22 @@ fn a_displaced_row_waits_where_its_new_key_cannot_be_told() {
     let all = "i1 t'same' t'first'\ni2 t'free' t'second'\ni5 t'other' t'x'";
     assert_eq!(n[1].rows("SELECT * FROM t ORDER BY 1"), all);
 }
+
+/// Of two rows that held the same nothing tells which became which.
+#[test]
+fn equal_rows_of_a_table_without_a_key_stay_two() {
+    let after = "k INTEGER PRIMARY KEY, a TEXT, v";
+    let rows = "('x', 'same'), ('x', 'same'), ('y', 'other')";
+    for changed in [1, 2] {
+        let mut n = one_is_migrated("a TEXT, v", rows, after, "rowid, a, v");
+        n[1].run(&format!("UPDATE t SET v = 'new' WHERE rowid = {changed}"));
+        n[1].run("UPDATE t SET v = 'new' WHERE rowid = 3");
+        exchange(&mut n);
+        let here = "SELECT v FROM t ORDER BY k";
+        assert_eq!(n[0].rows(here), "t'same'\nt'same'\nt'new'");
+        rebuild(&mut n[1], after, "rowid, a, v");
+        converge(&mut n);
+        let expected = ["t'new'\nt'same'\nt'new'", "t'same'\nt'new'\nt'new'"];
+        assert_eq!(n[0].rows(here), expected[changed - 1]);
+    }
+}

@@ -165,6 +165,30 @@ impl Database {
         }))
     }
 
+    /// The former key of another row that held the same as one which was found by its content.
+    pub(crate) fn former_like(
+        &self,
+        table: &Table,
+        former: &FormerRow,
+    ) -> Result<Option<Vec<OwnedValue>>> {
+        let Some(content) = former.content else {
+            return Ok(None);
+        };
+        let n = former.key.len();
+        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let mut found = self.conn.prepare_cached(&format!(
+            "SELECT {} FROM {} WHERE content = ?1 ORDER BY hlc LIMIT 1",
+            names.join(", "),
+            contents_table(table.id)
+        ))?;
+        let mut rows = found.query([content])?;
+        let row = rows.next()?;
+        Ok(row.map(|row| {
+            let key = (0..n).map(|i| values::column(row, i).to_owned());
+            key.collect()
+        }))
+    }
+
     /// No other row is matched with this one.
     pub(crate) fn claim(&self, table: &Table, former: &FormerRow) -> Result<()> {
         let Some(content) = former.content else {

@@ -300,15 +300,15 @@ impl Database {
     }
 
     /// Remembers which key a row has by now. If it became two rows, neither of them is it.
-    pub(crate) fn note_became(&self, id: i64, former: &FormerRow, key: &[u8]) -> Result<()> {
-        let is_key = (1..=former.key.len()).map(|i| format!("k{i} = ?{}", i + 1));
+    pub(crate) fn note_became(&self, id: i64, former: &[OwnedValue], key: &[u8]) -> Result<()> {
+        let is_key = (1..=former.len()).map(|i| format!("k{i} = ?{}", i + 1));
         let text = format!(
             "UPDATE {} SET became = iif(became IS NULL OR became = ?1, ?1, x'') WHERE {}",
             former_table(id),
             is_key.collect::<Vec<_>>().join(" AND ")
         );
         let key = OwnedValue::Blob(key.to_vec());
-        let of = std::iter::once(&key).chain(&former.key);
+        let of = std::iter::once(&key).chain(former);
         self.conn
             .prepare_cached(&text)?
             .execute(params_from_iter(of))?;

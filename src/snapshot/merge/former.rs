@@ -8,8 +8,10 @@ use rusqlite::params_from_iter;
 use super::{Merge, MergeProgress, STEP};
 use crate::apply::{Incoming, Place, shape_of_known, shape_of_table};
 use crate::capture::Frames;
+use crate::database::rows::KEY_BYTES;
 use crate::database::table::Table;
 use crate::database::{Database, Former, Result, former_table, values};
+use crate::model::cbor;
 use crate::model::key::key_bytes;
 use crate::model::value::OwnedValue;
 use crate::model::version::{Version, stamp};
@@ -82,8 +84,10 @@ impl SourceFormer {
     ) -> Result<Vec<FormerKey>> {
         let mut next = source.conn.prepare_cached(&self.scan(after.is_none()))?;
         let mut rows = next.query(params_from_iter(after.unwrap_or_default()))?;
-        let mut all = Vec::new();
-        while let Some(row) = rows.next()? {
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        while bytes < KEY_BYTES
+            && let Some(row) = rows.next()?
+        {
             let n = self.former.shape.key.len();
             let (hlc, written_ms): (i64, Option<i64>) = (row.get(0)?, row.get(3)?);
             let is_gone = values::column(row, 4).is_null();
@@ -98,10 +102,10 @@ impl SourceFormer {
                 }),
                 (_, false) => None,
             };
+            let key = (0..n).map(|i| values::column(row, 5 + i));
+            bytes += key.clone().map(cbor::value_bytes).sum::<usize>();
             all.push(FormerKey {
-                key: (0..n)
-                    .map(|i| values::column(row, 5 + i).to_owned())
-                    .collect(),
+                key: key.map(|value| value.to_owned()).collect(),
                 tombstone: tombstone.filter(|v| v.is_valid()),
             });
         }
