@@ -34,6 +34,7 @@
 //! - [`status`]: how this node and the others are doing: what each tells, and the JSON of it.
 //! - [`http`]: a small HTTP server and client; [`control`]: what the running daemon answers by it.
 //! - [`progress`]: how far long work is, for a terminal, health and metrics.
+//! - [`heartbeat`]: calls a URL while all is well; `trust`: whose certificates HTTP clients believe.
 //! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
@@ -125,12 +126,12 @@
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
 //! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
-//! (supervises ours), `status` (tells the others of this node), `http` unless it is turned off, and
-//! the `nats-…` threads of connections. They share
-//! the gate and little else; nobody waits for the network inside it. Every end is reported
-//! ([`thread::Exited`]): one that was not asked for stops the process with the cause. SIGTERM closes
-//! the `stop` channel: the publisher captures and waits a moment for acknowledgements, consumers
-//! finish the transaction in hand, then `closing` writes for the last time, and our nats-server ends.
+//! (supervises ours), `status` (tells the others of this node), `http` unless it is turned off,
+//! `heartbeat` if it is wanted, and the `nats-…` threads of connections. They share the gate and
+//! little else; nobody waits for the network inside it. Every end is reported ([`thread::Exited`]):
+//! one that was not asked for stops the process with the cause. SIGTERM closes the `stop` channel:
+//! the publisher captures and waits a moment for acknowledgements, consumers finish the transaction
+//! in hand, then `closing` writes for the last time, and our nats-server ends.
 //!
 //! # Tests
 //!
@@ -154,6 +155,8 @@ pub mod db_file;
 pub mod gate;
 pub mod guide;
 pub mod health;
+#[cfg(feature = "heartbeat")]
+pub mod heartbeat;
 pub mod http;
 pub mod inspect;
 pub mod lock;
@@ -172,6 +175,8 @@ pub mod status;
 pub mod store;
 pub mod stream;
 pub mod thread;
+#[cfg(any(feature = "heartbeat", feature = "store-webdav"))]
+mod trust;
 pub mod watcher;
 
 #[cfg(test)]

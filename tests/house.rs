@@ -20,7 +20,9 @@ const ARROWS: &[(&str, &str)] = &[
     ("cli", "address config"),
     ("stream", "lock model address"),
     ("logging", "clock progress db_file config stream"),
-    ("store", "clock model address config stream"),
+    ("trust", ""),
+    ("store", "clock trust model address config stream"),
+    ("heartbeat", "thread trust address logging"),
     ("watcher", "thread"),
     ("mirror", "logging"),
     ("database", "mutation clock db_file model config logging"),
@@ -62,7 +64,7 @@ const ARROWS: &[(&str, &str)] = &[
     (
         "daemon",
         "clock thread lock model config cli logging stream store watcher mirror database gate \
-         inspect cluster status control snapshot publisher consumer",
+         inspect cluster status heartbeat control snapshot publisher consumer",
     ),
     (
         "commands",

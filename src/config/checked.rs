@@ -15,6 +15,7 @@ use super::section::Section;
 use super::snapshot::Snapshot;
 use super::tables::Tables;
 use crate::address::configured::ListenAddress;
+use crate::address::secret::Secret;
 use crate::model::frame::MAX_MESSAGE_BYTES;
 
 /// Bytes that are held of tables that are not here, by default.
@@ -117,6 +118,10 @@ pub struct HealthCheck {
     pub path: String,
     /// False: the status alone is told.
     pub detailed: bool,
+    /// Called while all is well; it may hold a token.
+    pub heartbeat_url: Option<Secret>,
+    /// How often at most.
+    pub heartbeat_interval: Duration,
 }
 
 impl Config {
@@ -416,13 +421,38 @@ impl Prometheus {
     }
 }
 
+fn read_heartbeat_url(section: &Section) -> Option<Secret> {
+    let url = section.secret("heartbeat_url")?;
+    let is_http = ["http://", "https://"]
+        .iter()
+        .any(|s| url.reveal().starts_with(s));
+    if !is_http {
+        let text = "must be a URL that begins with https:// or http:// (and is not shown)";
+        section.note("heartbeat_url", text);
+    } else if !cfg!(feature = "heartbeat") {
+        section.note(
+            "heartbeat_url",
+            "is set, but this build is without heartbeat: leave it out",
+        );
+    }
+    Some(url)
+}
+
 impl HealthCheck {
     fn read(section: &Section) -> HealthCheck {
+        const FIVE_MINUTES: u64 = 300_000;
         HealthCheck {
             enable: section.bool("enable", false),
             bind: section.parsed("bind", "127.0.0.1:8090", http_address),
             path: section.parsed("path", "/health", url_path),
             detailed: section.bool("detailed", true),
+            heartbeat_url: read_heartbeat_url(section),
+            heartbeat_interval: section.millis(
+                "heartbeat_interval",
+                FIVE_MINUTES,
+                1_000,
+                "between two calls of heartbeat_url",
+            ),
         }
     }
 }

@@ -106,6 +106,11 @@ impl Context {
         self.gate.get()?.upgrade()
     }
 
+    /// Whether `/health` is 200 just now.
+    pub fn is_healthy(&self) -> bool {
+        health::health(self).status == 200
+    }
+
     /// Why there is no gate.
     pub fn absence(&self) -> &'static str {
         match self.gate.get() {

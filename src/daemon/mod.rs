@@ -127,6 +127,9 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     let keeping = threads::Keeping { asks, is_awaited };
     let threads = Threads::start(config, net, database, keeping, &exits);
     context.opened(threads.gate());
+    if until == Until::Told {
+        start_heartbeat(&context, &exits);
+    }
     let (reply, saved) = bounded(1);
     if until == Until::SnapshotSaved {
         let _ = ask.send(Ask {
@@ -187,6 +190,21 @@ fn require_something_to_save(config: &Config) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Where a monitor is to hear of this node.
+fn start_heartbeat(context: &Arc<Context>, exits: &Sender<Exited>) {
+    #[cfg(feature = "heartbeat")]
+    if let Some(url) = &context.config.health_check.heartbeat_url {
+        let options = crate::heartbeat::Options {
+            url: url.clone(),
+            interval: context.config.health_check.heartbeat_interval,
+        };
+        let context = context.clone();
+        crate::heartbeat::start(options, move || context.is_healthy(), exits);
+    }
+    #[cfg(not(feature = "heartbeat"))]
+    let _ = (context, exits); // the configuration was refused
 }
 
 /// Nothing changed for `sleep_timeout`.

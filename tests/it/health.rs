@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -277,6 +277,43 @@ fn a_socket_beside_the_database() {
     node.start();
     assert_eq!(node.wait().code(), Some(1));
     assert!(node.log().contains("control_socket is "), "{}", node.log());
+}
+
+/// A monitor that cannot reach the node is called by it while all is well.
+#[test]
+fn a_heartbeat_goes_out_while_all_is_well() {
+    let monitor = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = monitor.local_addr().unwrap();
+    let mut node = Node::new(1);
+    node.execute("CREATE TABLE item (id INTEGER PRIMARY KEY)");
+    node.set("nats.bind_address", "'127.0.0.1:-1'")
+        .set("logging.level", "'trace'")
+        .set("health_check.heartbeat_interval", "1000")
+        .set(
+            "health_check.heartbeat_url",
+            &format!("'http://{address}/hidden-token'"),
+        )
+        .start();
+    for _ in 0..2 {
+        let (mut client, _) = monitor.accept().unwrap();
+        let mut head = [0; 4096];
+        let read = client.read(&mut head).unwrap();
+        let head = String::from_utf8_lossy(&head[..read]).into_owned();
+        assert!(head.starts_with("GET /hidden-token HTTP/1.1\r\n"), "{head}");
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        client.write_all(answer).unwrap();
+    }
+    node.stop();
+    assert!(!node.log().contains("hidden-token"), "{}", node.log());
+    node.set("health_check.heartbeat_url", "'hidden-token'")
+        .start();
+    assert_eq!(node.wait().code(), Some(1));
+    let log = node.log();
+    assert!(
+        log.contains("health_check.heartbeat_url must be a URL"),
+        "{log}"
+    );
+    assert!(!log.contains("hidden-token"), "{log}");
 }
 
 /// As the Go version serves it.

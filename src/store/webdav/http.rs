@@ -4,12 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use ureq::http::{Request, Response};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::TlsConfig;
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
 use super::super::{CONNECT, SILENCE};
 use super::login::Login;
 use crate::address::secret::Secret;
+use crate::trust;
 
 /// How long a server may work on what it was sent whole: some look for viruses, or pass it on.
 const WORK: Duration = Duration::from_secs(300);
@@ -26,25 +27,6 @@ pub(super) struct Http {
     broken: bool,
 }
 
-/// Whom the system trusts (`SSL_CERT_FILE`, or where its distribution keeps them), as for NATS and
-/// S3; where it knows nobody, as on a small router, the public authorities.
-fn trusted(server: &str) -> RootCerts {
-    if !server.starts_with("https:") {
-        return RootCerts::WebPki;
-    }
-    let known = rustls_native_certs::load_native_certs().unwrap_or_else(|e| {
-        log::warn!("webdav: the system's certificates: {e}; going by the public ones");
-        Vec::new()
-    });
-    let known = known
-        .iter()
-        .map(|der| Certificate::from_der(der).to_owned());
-    match known.collect::<Vec<_>>() {
-        none if none.is_empty() => RootCerts::WebPki,
-        known => RootCerts::new_with_certs(&known),
-    }
-}
-
 impl Http {
     pub(super) fn new(server: String, login: Option<(String, Secret)>) -> Http {
         let agent = Agent::config_builder()
@@ -56,7 +38,11 @@ impl Http {
             .timeout_per_write(Some(SILENCE))
             // Each piece that is taken of what is written at a time has that time.
             .output_buffer_size(16 * 1024)
-            .tls_config(TlsConfig::builder().root_certs(trusted(&server)).build())
+            .tls_config(
+                TlsConfig::builder()
+                    .root_certs(trust::roots("webdav", &server))
+                    .build(),
+            )
             .build();
         Http {
             agent: agent.new_agent(),
