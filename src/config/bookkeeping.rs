@@ -1,5 +1,5 @@
 //! Tables in which known tools keep books about one file: which migrations it has had, who may run
-//! them now. Each node runs its own migrations, so each keeps its own books.
+//! them now, which tables it has. Each node runs its own migrations, so each keeps its own books.
 //!
 //! A table counts only if its name and its columns are those of the tool: other applications have
 //! tables called `migrations`, too.
@@ -64,6 +64,9 @@ const BOOKS: &[Book] = &[
     has("Payload", "payload_migrations", &["id", "name", "batch"]),
     is("Laravel", "*migrations", &["id", "migration", "batch"]),
     has("Directus", "directus_migrations", &["version", "name", "timestamp"]),
+    has("Directus", "directus_collections", &["collection", "icon", "note", "singleton"]),
+    has("Directus", "directus_fields", &["collection", "field", "special", "interface"]),
+    has("Directus", "directus_relations", &["many_collection", "many_field", "one_collection"]),
     has("goose", "goose_db_version", &["version_id", "is_applied"]),
     has("Flyway", "flyway_schema_history", &["installed_rank", "version", "script", "checksum"]),
     has("Liquibase", "databasechangelog", &["id", "author", "filename", "orderexecuted"]),
@@ -94,6 +97,23 @@ const BOOKS: &[Book] = &[
     has("Room", "room_master_table", &["id", "identity_hash"]),
     has("PocketBase", "_migrations", &["file", "applied"]),
     has("PocketBase", "_collections", &["name", "type", "listrule", "viewrule"]),
+    is("db-migrate", "migrations", &["id", "name", "run_on"]),
+    is("sqlite of npm", "migrations", &["id", "name", "up", "down"]),
+    has("Postgrator", "schemaversion", &["version", "name", "md5"]),
+    is("Piccolo", "migration", &["id", "name", "app_name", "ran_on"]),
+    has("SQLAlchemy-migrate", "migrate_version", &["repository_id", "repository_path", "version"]),
+    is("Yii", "*migration", &["version", "apply_time"]),
+    has("CodeIgniter", "*migrations", &["version", "class", "namespace", "batch"]),
+    is("sql-migrate", "gorp_migrations", &["id", "applied_at"]),
+    has("DbUp", "SchemaVersions", &["schemaversionid", "scriptname", "applied"]),
+    is("Mojo", "mojo_migrations", &["name", "version"]),
+    has("DBIx::Class", "dbix_class_schema_versions", &["version", "installed"]),
+    has("Play", "play_evolutions", &["id", "hash", "applied_at", "apply_script", "state"]),
+    is("Gitea", "version", &["id", "version"]),
+    is("Forgejo", "forgejo_version", &["id", "version"]),
+    is("ntfy", "schemaVersion", &["id", "version"]),
+    is("Memos", "migration_history", &["version", "created_ts"]),
+    has("Home Assistant", "schema_changes", &["change_id", "schema_version", "changed"]),
     has(LITESTREAM, "_litestream_*", &[]),
 ];
 
@@ -152,6 +172,11 @@ mod tests {
             ("Migrations", "ID Migration Batch", "Laravel"),
             ("directus_migrations", "version name timestamp", "Directus"),
             (
+                "directus_fields",
+                "id collection field special interface options display",
+                "Directus",
+            ),
+            (
                 "goose_db_version",
                 "id version_id is_applied tstamp",
                 "goose",
@@ -174,6 +199,27 @@ mod tests {
             ),
             ("_litestream_seq", "id seq", "Litestream"),
             ("_litestream_lock", "id", "Litestream"),
+            ("migrations", "id name run_on", "db-migrate"),
+            ("migrations", "id name up down", "sqlite of npm"),
+            ("schemaversion", "version name md5 run_at", "Postgrator"),
+            ("migration", "id name app_name ran_on", "Piccolo"),
+            ("tbl_migration", "version apply_time", "Yii"),
+            (
+                "migrations",
+                "id version class group namespace time batch",
+                "CodeIgniter",
+            ),
+            (
+                "SchemaVersions",
+                "SchemaVersionID ScriptName Applied",
+                "DbUp",
+            ),
+            ("version", "id version", "Gitea"),
+            (
+                "schema_changes",
+                "change_id schema_version changed",
+                "Home Assistant",
+            ),
         ] {
             let columns: Vec<&str> = columns.split_whitespace().collect();
             assert_eq!(tool_of(table, &columns), Some(tool), "{table} {columns:?}");
@@ -186,6 +232,9 @@ mod tests {
             ("migrations", "id bird from_country to_country"),
             ("migrations", "id timestamp name species"),
             ("schema_migrations", "version note"),
+            ("migration", "id name app_name ran_on distance_km"),
+            ("version", "id version document"),
+            ("schema_changes", "id changed"),
             ("django_migrations", "id bird"),
             ("_collections", "id name"),
             ("kysely_migration", "name"),

@@ -80,7 +80,8 @@ class Node:
 
     def inspect(self):
         """What `harmonylite inspect` says of the database."""
-        command = [os.environ["HARMONYLITE_BIN"], "inspect", "-json", self.database]
+        command = [os.environ["HARMONYLITE_BIN"], "inspect", "-json"]
+        command += ["-config", self.folder / "config.toml"]
         with open(os.devnull, "wb") as nowhere:
             said = subprocess.run(command, stdout=subprocess.PIPE, stderr=nowhere, check=False)
         return json.loads(said.stdout)
