@@ -3,13 +3,13 @@
 #
 #   scripts/apps.sh              those that CI runs
 #   scripts/apps.sh NAME...      others, too: every tests/apps/NAME.py
-#
 #   scripts/apps.sh all          all of them
 #
 # One line of result each. What an application needs comes from PyPI (tests/apps/NAME.txt) and from
-# the npm registry (NAME.npm), and stays in target/apps/; Debian's packages (NAME.apt) are installed
-# if this runs as root. One that cannot be had is skipped, with a word, unless
-# HARMONYLITE_REQUIRE_APPS is set. HARMONYLITE_BIN: another program than that of `cargo build`.
+# the npm registry (NAME.npm, or NAME.json as a package.json), and stays in target/apps/; Debian's
+# packages (NAME.apt) are installed if this runs as root. One that cannot be had is skipped, with a
+# word, unless HARMONYLITE_REQUIRE_APPS is set. HARMONYLITE_BIN: another program than that of
+# `cargo build`.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -40,6 +40,8 @@ install() {
       --target "$3" "${packages[@]}" ;;
     npm) npm install --silent --no-audit --no-fund --no-package-lock --prefix "$3" \
       "${packages[@]}" ;;
+    json) cp "$2" "$3/package.json" &&
+      npm install --silent --no-audit --no-fund --no-package-lock --prefix "$3" ;;
     apt) dpkg --status "${packages[@]}" >/dev/null 2>&1 || {
       apt-get update --quiet=2 &&
         apt-get install --quiet=2 --yes --no-install-recommends "${packages[@]}"
@@ -50,7 +52,7 @@ install() {
 # fetch NAME: what it needs. Sets place to where that is; a list that is a link is shared.
 fetch() {
   local kind list
-  for kind in apt txt npm; do
+  for kind in apt txt npm json; do
     list=tests/apps/$1.$kind
     [ -f "$list" ] || continue
     place=$store/$(basename "$(readlink -f "$list")")
