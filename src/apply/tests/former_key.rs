@@ -210,3 +210,29 @@ fn equal_rows_of_a_table_without_a_key_stay_two() {
         assert_eq!(n[0].rows(here), expected[changed - 1]);
     }
 }
+
+/// What a migration does to rows, it does on each node by itself.
+#[test]
+fn a_row_that_a_migration_leaves_out_is_no_delete() {
+    let (before, after) = ("id INTEGER PRIMARY KEY, v", "id TEXT PRIMARY KEY, v");
+    let leaves_out = |node: &mut Node| {
+        node.run(&format!(
+            "BEGIN; CREATE TABLE new_t({after}); INSERT INTO new_t SELECT * FROM t WHERE id <> 2;
+             DROP TABLE t; ALTER TABLE new_t RENAME TO t; COMMIT"
+        ));
+        node.capture();
+    };
+    for (both, expected) in [(true, "t'1' t'a'"), (false, "t'1' t'a'\nt'2' t'b'")] {
+        let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
+        n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+        converge(&mut n);
+        leaves_out(&mut n[0]);
+        exchange(&mut n);
+        match both {
+            true => leaves_out(&mut n[1]),
+            false => rebuild(&mut n[1], after, "id, v"),
+        }
+        converge(&mut n);
+        assert_eq!(n[0].rows("SELECT id, v FROM t ORDER BY 1"), expected);
+    }
+}

@@ -133,9 +133,10 @@ impl Database {
         let (key, others) = known.columns.split_at(n);
         let is_by_key = has_all(key);
         if schema.rowid.is_some() {
-            log::warn!(
-                "table {} has no primary key any more and goes by rowid: where another node's copy has \
-                 its rows in another order, rows take each other's place",
+            log::error!(
+                "table {} has no primary key any more and goes by rowid: where the copies of two \
+                 nodes have their rows in a different order, rows take each other's place; give it \
+                 a primary key",
                 schema.name
             );
         }
