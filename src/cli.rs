@@ -22,6 +22,11 @@ usage: harmonylite [flags]
        harmonylite inspect [-json] [-config FILE] [DATABASE]
        harmonylite snapshots [-json] [flags]
        harmonylite restore [-o FILE] [flags]
+       harmonylite status [-json] [-config FILE]
+       harmonylite schema status [-cluster] [-json] [-config FILE]
+       harmonylite verify [-repair [-dry-run]] [-json] [-config FILE]
+       harmonylite forget NODE [-dry-run] [-config FILE]
+       harmonylite diag [-o FILE] [-config FILE]
 
   conflicts            show which rows are displaced because another has their UNIQUE values
   held                 show which changes wait because they do not fit the tables here, and why
@@ -30,6 +35,14 @@ usage: harmonylite [flags]
   snapshots            list the snapshots in the store
   restore              write the newest snapshot to FILE (default: restored.db), as a plain
                        database without anything of ours
+  status               show this node and all others: how far behind, what waits, last seen
+  schema status        show the hash of the replicated tables' schema; with -cluster, which
+                       nodes have another one
+  verify               compare the rows of all nodes, and name those that differ; with -repair
+                       publish the newest version of those again (-dry-run: only say so)
+  forget               take NODE, which is gone for good, off the list of nodes
+  diag                 write what helps to find a fault to FILE (default: harmonylite-diag.txt),
+                       without secrets and without rows
 
   -config FILE         configuration, TOML (default: config.toml in the current directory)
   -node-id N           this node's id, from 1; goes before node_id of the configuration
@@ -39,7 +52,13 @@ usage: harmonylite [flags]
   -pid-file FILE       write the process id to FILE while the daemon runs, for init scripts
   -version             print the version, and stop
   -help, -h            print this text, and stop
-  -json                for conflicts, held, inspect and snapshots: as JSON
+  -json                for what shows something: as JSON
+  -schema-status       the same as schema status
+  -schema-status-cluster
+                       the same as schema status -cluster
+  -cluster             for schema status: compare with the other nodes
+  -repair              for verify: make rows that differ equal again
+  -dry-run             for verify -repair and forget: only say what would be done
   -drop TABLE          for held: give up what is held of TABLE on this node
   -o FILE              for restore: where to, a file that is not there yet
 
@@ -111,8 +130,29 @@ pub enum Command {
         json: bool,
         database: Option<PathBuf>,
     },
+    /// Ask the daemon that runs, or the file.
+    Look {
+        config: Option<PathBuf>,
+        json: bool,
+        what: Look,
+    },
     Version,
     Help,
+}
+
+/// What is asked of a daemon that runs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Look {
+    /// How this node and the others are.
+    Status,
+    /// Whether the tables are the same; everywhere, or what they are here.
+    Schema { cluster: bool },
+    /// Whether all nodes hold the same rows.
+    Verify { repair: bool, dry_run: bool },
+    /// Take a node that is gone off the list.
+    Forget { node: u64, dry_run: bool },
+    /// A bundle for who is to find a fault.
+    Diag { to: Option<PathBuf> },
 }
 
 /// The flags that stand beside the configuration file.
@@ -151,7 +191,18 @@ const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
 /// The words that may stand among the flags.
-const SUBCOMMANDS: [&str; 5] = ["conflicts", "held", "inspect", "restore", "snapshots"];
+const SUBCOMMANDS: [&str; 10] = [
+    "conflicts",
+    "diag",
+    "forget",
+    "held",
+    "inspect",
+    "restore",
+    "schema",
+    "snapshots",
+    "status",
+    "verify",
+];
 
 /// Flags whose value is the next word.
 const WITH_VALUE: [&str; 9] = [
@@ -167,7 +218,7 @@ const WITH_VALUE: [&str; 9] = [
 ];
 
 /// Flags with two dashes, as pico-args knows them.
-const FLAGS: [&str; 15] = [
+const FLAGS: [&str; 20] = [
     "--drop",
     "--save-snapshot",
     "--pid-file",
@@ -183,20 +234,15 @@ const FLAGS: [&str; 15] = [
     "--help",
     "--json",
     "--o",
+    "--cluster",
+    "--dry-run",
+    "--repair",
+    "--schema-status",
+    "--schema-status-cluster",
 ];
 
 /// Flags of the Go version without a counterpart, and what there is instead.
-const OF_GO: [(&str, &str); 3] = [
-    (
-        "schema-status",
-        "harmonylite inspect shows how each table takes part, harmonylite held what waits for one",
-    ),
-    (
-        "schema-status-cluster",
-        "nodes may differ in their tables; harmonylite held shows on each what waits for one",
-    ),
-    ("pprof", "leave it out; perf and gdb look into the process"),
-];
+const OF_GO: [(&str, &str); 1] = [("pprof", "leave it out; perf and gdb look into the process")];
 
 /// Reads the arguments, without the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
@@ -253,7 +299,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             )?;
             Ok(Command::Snapshots { options, json })
         }
-        Some(word) => Err(CliError(format!("unexpected argument {word:?}"))),
+        Some(word) => look::parse(word, args),
     }
 }
 
@@ -316,15 +362,21 @@ fn options(args: &mut Arguments) -> Result<Options, CliError> {
 fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
     let mut options = options(&mut args)?;
     options.pid_file = value(&mut args, "--pid-file")?.map(PathBuf::from);
+    let json = args.contains("--json");
+    if let Some(cluster) = look::schema_flag(&mut args) {
+        finish(args, "-schema-status takes -config and -json alone")?;
+        let (config, what) = (options.config, Look::Schema { cluster });
+        return Ok(Command::Look { config, json, what });
+    }
     let does = ["--check", "--cleanup", "--save-snapshot"].map(|flag| args.contains(flag));
     if options.pid_file.is_some() && (does[0] || does[1]) {
         return Err(CliError(
             "-pid-file does not go here: it is for the daemon".into(),
         ));
     }
-    if args.contains("--json") {
+    if json {
         return Err(CliError(
-            "-json does not go here: it is for conflicts, held, inspect and snapshots".into(),
+            "-json does not go here: it is for the commands that show something".into(),
         ));
     }
     if value(&mut args, "--o")?.is_some() {
@@ -474,5 +526,6 @@ fn unexpected(arg: &str) -> String {
     }
 }
 
+mod look;
 #[cfg(test)]
 mod tests;

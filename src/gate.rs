@@ -277,6 +277,7 @@ impl Gate {
 
     /// There may be something for the scheduler of snapshots to do.
     pub fn notify_scheduler(&self) {
+        self.status.note_change();
         let _ = self.scheduler.0.try_send(());
     }
 

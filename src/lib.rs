@@ -31,7 +31,8 @@
 //! - [`outbox`]: frames under way and which marks their acknowledgements cover.
 //! - [`health`]: what is wrong just now.
 //! - [`measures`]: what threads measure; [`metrics`]: that and more in numbers, for Prometheus.
-//! - [`status`]: how this node and the others are doing: what each tells, and the JSON of it.
+//! - [`status`]: how this node and the others are doing: what each tells, and the JSON of it;
+//!   whether all hold the same rows, and how they are made equal again.
 //! - [`http`]: a small HTTP server and client; [`control`]: what the running daemon answers by it.
 //! - [`progress`]: how far long work is, for a terminal, health and metrics.
 //! - [`heartbeat`]: calls a URL while all is well; `trust`: whose certificates HTTP clients believe.
@@ -126,12 +127,13 @@
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
 //! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
-//! (supervises ours), `status` (tells the others of this node), `http` unless it is turned off,
-//! `heartbeat` if it is wanted, and the `nats-…` threads of connections. They share the gate and
-//! little else; nobody waits for the network inside it. Every end is reported ([`thread::Exited`]):
-//! one that was not asked for stops the process with the cause. SIGTERM closes the `stop` channel:
-//! the publisher captures and waits a moment for acknowledgements, consumers finish the transaction
-//! in hand, then `closing` writes for the last time, and our nats-server ends.
+//! (supervises ours), `status` (tells the others of this node), `verify` (compares rows), `http`
+//! unless it is turned off, `heartbeat` if it is wanted, and the `nats-…` threads of connections.
+//! They share the gate and little else; nobody waits for the network inside it. Every end is
+//! reported ([`thread::Exited`]): one that was not asked for stops the process with the cause.
+//! SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
+//! acknowledgements, consumers finish the transaction in hand, then `closing` writes for the last
+//! time, and our nats-server ends.
 //!
 //! # Tests
 //!

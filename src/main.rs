@@ -1,9 +1,11 @@
-//! Words in, exit code out: 0 done, 1 failed, 2 called wrongly.
+//! Words in, exit code out: 0 done and all is well, 1 failed or not all is well, 2 called wrongly, 3 no
+//! daemon runs that could be asked.
 
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
 use harmonylite::cli::{self, Command, Options};
+use harmonylite::commands::look::{self, End};
 use harmonylite::commands::{check, cleanup, conflicts, held, inspect, restore, snapshots};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
@@ -21,8 +23,10 @@ fn main() -> ExitCode {
     };
     let mut out = output::Output::new(stdout());
     let done = carry_out(command, &mut out);
-    match done.and_then(|()| out.flush().map_err(output::failed)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match done.and_then(|end| out.flush().map(|()| end).map_err(output::failed)) {
+        Ok(End::Fine) => ExitCode::SUCCESS,
+        Ok(End::NotFine) => ExitCode::FAILURE,
+        Ok(End::NoDaemon) => ExitCode::from(3),
         Err(text) => {
             complain(&text);
             ExitCode::FAILURE
@@ -47,8 +51,17 @@ fn complain(text: &str) {
     let _ = writeln!(stderr(), "harmonylite: {text}");
 }
 
-fn carry_out(command: Command, out: &mut dyn Write) -> Result<(), String> {
+fn carry_out(command: Command, out: &mut dyn Write) -> Result<End, String> {
+    if let Command::Look { config, json, what } = command {
+        return look::run(&load(config)?, &what, json, out);
+    }
+    carry_out_alone(command, out).map(|()| End::Fine)
+}
+
+/// What needs no daemon, or is one.
+fn carry_out_alone(command: Command, out: &mut dyn Write) -> Result<(), String> {
     match command {
+        Command::Look { .. } => Ok(()), // done already
         Command::Help => write!(out, "{}", cli::HELP).map_err(output::failed),
         Command::Version => {
             writeln!(out, "harmonylite {}", env!("CARGO_PKG_VERSION")).map_err(output::failed)

@@ -1,6 +1,6 @@
 //! Standard output, for what a command has to say.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// Whatever a command says goes through this one, and its errors are the command's: `println!` would
 /// panic. A reader who left (`| head`) had enough, which is no error.
@@ -26,6 +26,11 @@ impl<W: Write> Write for Output<W> {
             flushed => flushed,
         }
     }
+}
+
+/// Whether a person sees what is said beside the output.
+pub fn is_watched() -> bool {
+    io::stderr().is_terminal()
 }
 
 /// The error in a user's words.

@@ -21,6 +21,7 @@ pub mod report;
 pub mod text;
 pub mod thread;
 pub mod unattended;
+pub mod verify;
 
 /// Who asks does not wait for as long as an application may hold the database's lock.
 const PATIENCE: Duration = Duration::from_secs(2);

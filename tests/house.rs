@@ -39,19 +39,19 @@ const ARROWS: &[(&str, &str)] = &[
     ("inspect", "config database"),
     ("cluster", "mutation model stream database apply gate"),
     (
+        "snapshot",
+        "mutation clock thread progress model config logging stream store database capture apply \
+         gate cluster",
+    ),
+    (
         "status",
-        "thread model logging stream database gate health cluster",
+        "thread model logging stream database capture gate health cluster snapshot",
     ),
     ("metrics", "database gate health progress status"),
     (
         "control",
         "clock thread progress address lock model config logging stream database gate health http \
          status metrics",
-    ),
-    (
-        "snapshot",
-        "mutation clock thread progress model config logging stream store database capture apply \
-         gate cluster",
     ),
     (
         "publisher",
@@ -68,8 +68,8 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "commands",
-        "thread output lock model config cli stream store mirror database apply inspect \
-         snapshot daemon",
+        "thread output lock model config cli stream store mirror database apply \
+         inspect http status snapshot daemon",
     ),
 ];
 

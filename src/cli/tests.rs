@@ -221,12 +221,7 @@ fn a_subcommand_stands_anywhere_among_the_flags() {
 
 #[test]
 fn flags_of_the_go_version_are_named() {
-    for words in [
-        "-schema-status",
-        "-schema-status-cluster",
-        "-pprof host:6060",
-        "--pprof=x",
-    ] {
+    for words in ["-pprof host:6060", "--pprof=x"] {
         check_error(
             words,
             &["a flag of the Go version that does not exist here"],

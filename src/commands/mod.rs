@@ -4,9 +4,12 @@
 pub mod check;
 pub mod cleanup;
 pub mod conflicts;
+mod diag;
 pub mod held;
 pub mod inspect;
+pub mod look;
 pub mod restore;
+mod schema;
 pub mod snapshots;
 mod store_access;
 

@@ -17,6 +17,7 @@ pub mod checked;
 pub mod nats;
 pub mod node_id;
 mod raw;
+mod secrets;
 mod section;
 pub mod snapshot;
 pub(crate) mod suggest;

@@ -53,7 +53,7 @@ pub struct Route {
 }
 
 /// All of them.
-const ROUTES: [Route; 5] = [
+const ROUTES: [Route; 8] = [
     Route {
         method: Method::Get,
         path: "/",
@@ -83,6 +83,24 @@ const ROUTES: [Route; 5] = [
         path: "/ready",
         reach: Reach::Anywhere,
         answer: |context, _| health::ready(context),
+    },
+    Route {
+        method: Method::Post,
+        path: "/forget",
+        reach: Reach::Socket,
+        answer: status::forget,
+    },
+    Route {
+        method: Method::Post,
+        path: "/verify",
+        reach: Reach::Socket,
+        answer: status::begin_verify,
+    },
+    Route {
+        method: Method::Get,
+        path: "/verify",
+        reach: Reach::Socket,
+        answer: |context, _| status::verify(context),
     },
 ];
 

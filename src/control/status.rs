@@ -1,9 +1,9 @@
-//! `/status`: how this node and the others are.
+//! `/status`: how this node and the others are; and what is asked about them by the socket alone.
 
 use serde_json::json;
 
 use super::{Context, page, unavailable};
-use crate::http::Response;
+use crate::http::{Request, Response};
 use crate::status;
 
 /// The JSON of [`crate::status::report`], and what the page says beside the nodes.
@@ -18,5 +18,50 @@ pub fn status(context: &Context) -> Response {
             Response::json(200, &status)
         }
         Err(e) => unavailable(&format!("database: {e}")),
+    }
+}
+
+/// Takes a node that is gone off the list: `node`, and `dry_run` if it is only to be said whether
+/// that would be done.
+pub fn forget(context: &Context, request: &Request) -> Response {
+    let Some(gate) = context.gate() else {
+        return unavailable(context.absence());
+    };
+    let node = request.query("node").and_then(|text| text.parse().ok());
+    let Some(node) = node else {
+        return Response::json(
+            400,
+            &json!({ "error": "node must be the number of a node" }),
+        );
+    };
+    match gate.status.forget(node, request.query("dry_run").is_some()) {
+        Ok(()) => Response::json(200, &json!({ "forgotten": node.to_string() })),
+        Err(why) => Response::json(409, &json!({ "error": why })),
+    }
+}
+
+/// Begins to compare rows: `repair` and `dry_run` as for the command.
+pub fn begin_verify(context: &Context, request: &Request) -> Response {
+    let Some(gate) = context.gate() else {
+        return unavailable(context.absence());
+    };
+    let is_given = |name| request.query(name).is_some();
+    match gate
+        .status
+        .begin_verify(is_given("repair"), is_given("dry_run"))
+    {
+        Ok(()) => Response::json(200, &json!({})),
+        Err(why) => Response::json(409, &json!({ "error": why })),
+    }
+}
+
+/// The JSON of [`crate::status::verify::report`], of the run under way or the last one.
+pub fn verify(context: &Context) -> Response {
+    let Some(gate) = context.gate() else {
+        return unavailable(context.absence());
+    };
+    match gate.status.verify_report() {
+        Some(report) => Response::json(200, &json!(report)),
+        None => Response::json(404, &json!({ "error": "no rows were compared yet" })),
     }
 }

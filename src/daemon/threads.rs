@@ -83,6 +83,11 @@ impl Threads {
                 interval,
             };
             let (gate, broker, stopped) = (gate.clone(), broker.clone(), stopped.clone());
+            threads.push(status::verify::worker::start(
+                gate.clone(),
+                stopped.clone(),
+                exits,
+            ));
             threads.push(status::thread::start(gate, broker, options, stopped, exits));
         }
         if snapshots::are_kept(config)

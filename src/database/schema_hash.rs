@@ -25,6 +25,7 @@ impl Database {
                 set_meta(&self.conn, Meta::SchemaSha256Before, known)?;
             }
             set_meta(&self.conn, Meta::SchemaSha256, hash)?;
+            self.is_news = true;
         }
         Ok(())
     }

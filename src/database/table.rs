@@ -252,6 +252,12 @@ impl Table {
         )
     }
 
+    /// All rows, with all columns, in any order.
+    pub fn scan_rows(&self) -> String {
+        let columns = column_list(&self.schema, 0..self.schema.columns.len());
+        format!("SELECT {columns} FROM {}", quote(self.name()))
+    }
+
     /// The same over the keys of live versions.
     pub fn scan_versions(&self, from_start: bool, limit: usize) -> String {
         self.scan_version_keys(from_start, "deleted = 0", limit)

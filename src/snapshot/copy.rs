@@ -126,6 +126,11 @@ impl Database {
 }
 
 impl View {
+    /// The connection that sees the view. It changes nothing.
+    pub fn connection(&self) -> &Connection {
+        &self.conn
+    }
+
     /// Copies it to a new file and takes out what is not for others. `watch` sees how many bytes are
     /// done, and can end it.
     pub fn copy(

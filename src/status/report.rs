@@ -77,6 +77,13 @@ pub struct Node {
     pub lacks: Vec<String>,
 }
 
+impl Node {
+    /// Whether the node was heard of lately, and is of a release that answers questions.
+    pub fn tells(&self) -> bool {
+        self.known_by == KnownBy::Entry && !self.silent
+    }
+}
+
 /// How another node is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

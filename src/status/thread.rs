@@ -19,9 +19,11 @@ use crate::cluster::registry::{PUBLISHER, TABLES};
 use crate::gate::Gate;
 use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
+use crate::status::verify::message::{MAX_BYTES, REQUEST, Request};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::key_value::KeyValue;
+use crate::stream::link::Inbox;
 use crate::thread::{Exited, spawn};
 
 /// What was asked a moment ago is not asked again: a page may be open on many screens.
@@ -49,6 +51,8 @@ struct StatusThread {
     stop: Receiver<()>,
     asks: Receiver<Ask>,
     client: Option<Client>,
+    /// Word that nodes leave in the bucket.
+    words: Option<Inbox>,
     /// What the others know of this node, and since when.
     told: Option<(Entry, Instant)>,
     /// Something changed since, or nothing is told yet.
@@ -77,6 +81,7 @@ pub fn start(
         stop,
         asks,
         client: None,
+        words: None,
         told: None,
         is_changed: true,
         not_before: Some(Instant::now() + FIRST_AFTER),
@@ -95,6 +100,8 @@ enum StatusEvent {
     Stop,
     Ask(Ask),
     Change,
+    /// A node left word under this subject; none: the connection is gone.
+    Word(Option<String>),
     Due,
 }
 
@@ -105,6 +112,8 @@ impl StatusThread {
                 StatusEvent::Stop => return,
                 StatusEvent::Change => self.is_changed = true,
                 StatusEvent::Ask(ask) => self.answer(ask),
+                StatusEvent::Word(Some(subject)) => self.look_at(&subject),
+                StatusEvent::Word(None) => (self.client, self.words) = (None, None),
                 StatusEvent::Due => self.tell(),
             }
         }
@@ -129,6 +138,9 @@ impl StatusThread {
         let stop = select.recv(&self.stop);
         let ask = select.recv(&self.asks);
         let change = select.recv(&changes);
+        let silence = never();
+        let words = self.words.as_ref().map_or(&silence, |w| &w.messages);
+        let word = select.recv(words);
         let Ok(operation) = select.select_deadline(self.due()) else {
             return StatusEvent::Due;
         };
@@ -140,6 +152,7 @@ impl StatusThread {
                 let _ = operation.recv(&changes);
                 StatusEvent::Change
             }
+            i if i == word => StatusEvent::Word(operation.recv(words).ok().map(|m| m.subject)),
             i => {
                 debug_assert_eq!(i, stop);
                 let _ = operation.recv(&self.stop);
@@ -187,11 +200,14 @@ impl StatusThread {
 
     fn answer(&mut self, ask: Ask) {
         match ask {
+            Ask::Bucket(query, reply) => {
+                let _ = reply.send(self.with_bucket(query));
+            }
             Ask::Peers(reply) => {
                 let _ = reply.send(self.peers());
             }
-            Ask::Forget(node, reply) => {
-                let _ = reply.send(self.forget(node));
+            Ask::Forget(node, dry_run, reply) => {
+                let _ = reply.send(self.forget(node, dry_run));
             }
         }
     }
@@ -210,13 +226,16 @@ impl StatusThread {
     }
 
     /// Takes all that the bucket says of a node out of it.
-    fn forget(&mut self, node: u64) -> Result<(), String> {
+    fn forget(&mut self, node: u64, dry_run: bool) -> Result<(), String> {
         self.known = None;
         let peers = self.peers()?;
         let inside = self.gate.enter();
         let (own, now_ms) = (inside.database.node(), inside.database.broker_time_ms());
         drop(inside);
         may_forget(node, own, &peers, now_ms)?;
+        if dry_run {
+            return Ok(());
+        }
         self.known = None;
         self.with_bucket(|bucket| {
             // The entry last: should it fail in between, the node is still listed.
@@ -234,6 +253,23 @@ impl StatusThread {
         self.with_client(|client| ask(&KeyValue::open(client, &bucket)))
     }
 
+    /// A request to compare rows is for every node.
+    fn look_at(&mut self, subject: &str) {
+        if !subject.ends_with(&format!(".{REQUEST}")) {
+            return;
+        }
+        let request = self.with_bucket(|bucket| bucket.get(REQUEST));
+        let Ok(Some((bytes, _))) = request else {
+            return; // its run is over
+        };
+        let request = (bytes.len() <= MAX_BYTES).then_some(bytes);
+        let request = request.and_then(|bytes| serde_json::from_slice::<Request>(&bytes).ok());
+        let own = self.gate.enter().database.node();
+        if let Some(request) = request.filter(|r| r.by != own) {
+            self.gate.status.answer(request);
+        }
+    }
+
     /// Asks on the connection there is, or on a new one. It is given up when that fails.
     fn with_client<T>(
         &mut self,
@@ -241,11 +277,20 @@ impl StatusThread {
     ) -> Result<T, String> {
         let client = match self.client.take() {
             Some(client) => client,
-            None => self.broker.beside().map_err(|e| e.to_string())?,
+            None => {
+                let client = self.broker.beside().map_err(|e| e.to_string())?;
+                let bucket = meta_bucket(&self.options.stream_prefix);
+                let words = KeyValue::watch(&client, &bucket);
+                self.words = Some(words.map_err(|e| e.to_string())?);
+                client
+            }
         };
-        let answer = ask(&client).map_err(|e| e.to_string())?;
-        self.client = Some(client);
-        Ok(answer)
+        let answer = ask(&client).map_err(|e| e.to_string());
+        match answer.is_ok() {
+            true => self.client = Some(client),
+            false => self.words = None,
+        }
+        answer
     }
 }
 

@@ -39,6 +39,7 @@ mod signals;
 mod slow;
 mod snapshots;
 mod standalone;
+mod status;
 mod stop;
 mod stream;
 mod tables;

@@ -1,0 +1,86 @@
+//! The secrets of a configuration, for whoever must keep them out of a text.
+
+use super::snapshot::Store;
+use super::{Config, Snapshot};
+use crate::address::secret::Secret;
+
+impl Config {
+    /// All keys that this process uses, with `***` for secrets.
+    pub fn described(&self) -> String {
+        format!("{self:#?}")
+    }
+
+    /// Every secret, as it is used and, of a URL, the login in it.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets: Vec<String> = Vec::new();
+        let urls = self.nats.urls.iter();
+        secrets.extend(urls.flat_map(|url| logins(url.reveal())));
+        secrets.extend(shown(&[&self.nats.user_password]));
+        secrets.extend(of_snapshots(&self.snapshot));
+        secrets.sort_unstable();
+        secrets.dedup();
+        secrets
+    }
+}
+
+fn of_snapshots(snapshot: &Snapshot) -> Vec<String> {
+    let url = |url: &Option<Secret>| {
+        let url = url.as_ref().map_or("", Secret::reveal);
+        logins(url)
+    };
+    match &snapshot.store {
+        Store::Nats(_) | Store::File(_) => Vec::new(),
+        Store::S3(s3) => shown(&[&s3.access_key, &s3.secret, &s3.session_token]),
+        Store::WebDav(dav) => [url(&dav.url), shown(&[&dav.password])].concat(),
+        Store::Sftp(sftp) => {
+            let secrets = shown(&[&sftp.password, &sftp.passphrase]);
+            [url(&sftp.url), secrets].concat()
+        }
+    }
+}
+
+fn shown(secrets: &[&Option<Secret>]) -> Vec<String> {
+    let secrets = secrets.iter().filter_map(|secret| secret.as_ref());
+    secrets.map(|secret| secret.reveal().to_owned()).collect()
+}
+
+/// Keys of a URL's query whose values are no secret.
+const HARMLESS: [&str; 2] = ["dir", "login"];
+
+/// What stands before the `@` of a URL: the whole login, and the password or, where there is none,
+/// the token. And the query, in which some put theirs.
+fn logins(url: &str) -> Vec<String> {
+    let Some((_, rest)) = url.split_once("://") else {
+        return Vec::new();
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let mut logins = Vec::new();
+    if let Some((login, _)) = authority.rsplit_once('@') {
+        let secret = login
+            .split_once(':')
+            .map_or(login, |(_, password)| password);
+        logins.extend([login.to_owned(), secret.to_owned()]);
+    }
+    let values = rest
+        .split_once('?')
+        .map_or("", |(_, query)| query)
+        .split('&');
+    let values = values.filter_map(|pair| pair.split_once('='));
+    let values = values.filter(|(key, _)| !HARMLESS.contains(key));
+    logins.extend(values.map(|(_, value)| value.to_owned()));
+    logins.retain(|secret| !secret.is_empty());
+    logins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_of_urls() {
+        assert_eq!(logins("nats://u:p%40@h:1"), ["u:p%40", "p%40"]);
+        assert_eq!(logins("nats://token@h"), ["token", "token"]);
+        assert_eq!(logins("https://h/?dir=/d&login=u&secret=abc"), ["abc"]);
+        assert!(logins("nats://h:1").is_empty());
+    }
+}

@@ -1,0 +1,315 @@
+//! What one node says: a view at known positions, walked in time boxes.
+//!
+//! The view is a read transaction on a second connection, as for a snapshot: the application writes
+//! on meanwhile. Half of the time at most is spent on reading, in slices of a few milliseconds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use rusqlite::Connection;
+
+use super::digest::{Digester, Key};
+use super::message::{Answer, MAX_LISTED, Part, Request, RowKey, State, Total, Want};
+use crate::database::rows::row_values;
+use crate::database::schema_hash::schema_hash;
+use crate::database::table::Table;
+use crate::database::{Database, DatabaseError};
+use crate::gate::Gate;
+use crate::model::text::hex;
+use crate::model::value::Value;
+use crate::snapshot::View;
+
+/// Reading goes on for so long, and rests for as long.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// Rows read between two looks at the clock.
+const STEP: usize = 64;
+
+/// A node that is not ready by then says why.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// Why there is no answer at all.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    #[error("stopped")]
+    Stopped,
+    #[error("database: {0}")]
+    Database(#[from] DatabaseError),
+}
+
+impl From<rusqlite::Error> for AnswerError {
+    fn from(e: rusqlite::Error) -> Self {
+        AnswerError::Database(e.into())
+    }
+}
+
+/// Answers a request that reads; [`Want::Repair`] is for [`super::repair`].
+pub fn answer(gate: &Gate, request: &Request, stop: &Receiver<()>) -> Result<Answer, AnswerError> {
+    let mut answer = Answer {
+        run: request.run.clone(),
+        step: request.step,
+        ..Answer::default()
+    };
+    let Some(key) = key(&request.key) else {
+        answer.not_ready = Some("the request is none that this release knows".into());
+        return Ok(answer);
+    };
+    let ready = match Ready::wait(gate, stop)? {
+        Ok(ready) => ready,
+        Err(why) => {
+            answer.not_ready = Some(why);
+            return Ok(answer);
+        }
+    };
+    answer.at.clone_from(&ready.at);
+    if let Want::States(rows) = &request.want {
+        drop(ready);
+        answer.states = states(gate, &key, rows)?;
+        return Ok(answer);
+    }
+    let mut walk = Walk {
+        conn: ready.view.connection(),
+        key,
+        began: Instant::now(),
+        stop,
+        listed: 0,
+    };
+    match &request.want {
+        Want::Totals => answer.tables = walk.totals(&ready)?,
+        Want::Parts(parts) => {
+            for part in parts {
+                answer
+                    .parts
+                    .push(walk.part(ready.table(&part.table), part)?);
+            }
+        }
+        Want::Rows(parts) => {
+            for part in parts {
+                answer.rows.push(walk.rows(ready.table(&part.table), part)?);
+            }
+        }
+        Want::States(_) | Want::Repair(_) => {}
+    }
+    answer.more = walk.listed > MAX_LISTED;
+    Ok(answer)
+}
+
+/// The bytes of a key that is written in hexadecimal.
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.map(byte).collect()
+}
+
+fn key(text: &str) -> Option<Key> {
+    unhex(text)?.try_into().ok().map(Key)
+}
+
+/// A view of a node on which nothing is under way.
+struct Ready {
+    view: View,
+    at: Vec<(u64, String)>,
+    tables: BTreeMap<String, Arc<Table>>,
+    waits: Vec<String>,
+}
+
+impl Ready {
+    /// Waits until there is one; the inner error: why there is none.
+    fn wait(gate: &Gate, stop: &Receiver<()>) -> Result<Result<Ready, String>, AnswerError> {
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let turn = gate.take_turn();
+            let mut inside = gate.enter_to_write();
+            let (view, mut captured) = inside.database.view()?;
+            inside.hand_over(&mut captured);
+            let held = inside.began.elapsed();
+            let hindrance = match view.is_some() {
+                true => hindrance(gate, &inside.database)?,
+                false => Some("local changes wait to be captured".to_owned()),
+            };
+            let streams = gate.status.about().streams;
+            let ready = match (view, hindrance) {
+                (Some(view), None) => Ok(Ready::of(view, &inside.database, &streams)),
+                (_, why) => Err(why.unwrap_or_default()),
+            };
+            drop(inside);
+            if captured.changes > 0 {
+                gate.note_written();
+                gate.wake_publisher();
+            }
+            if ready.is_ok() || Instant::now() > deadline {
+                return Ok(ready);
+            }
+            pause(stop, gate.rest(turn, held).max(TRY_AGAIN))?;
+        }
+    }
+
+    fn of(view: View, db: &Database, streams: &[String]) -> Ready {
+        let positions = streams.iter().map(|stream| db.position(stream));
+        let tables = db.tables().iter();
+        let waits = |(name, table): &(&String, &Arc<Table>)| db.waits_for(name, table.id);
+        Ready {
+            view,
+            at: positions.map(|p| (p.seq, p.id)).collect(),
+            waits: tables
+                .clone()
+                .filter(waits)
+                .map(|(name, _)| name.clone())
+                .collect(),
+            tables: tables
+                .map(|(name, table)| (name.clone(), table.clone()))
+                .collect(),
+        }
+    }
+
+    fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.get(name).map(|table| &**table)
+    }
+}
+
+/// Why what is here may differ from what others have that have read the same messages.
+fn hindrance(gate: &Gate, db: &Database) -> Result<Option<String>, DatabaseError> {
+    let streams = gate.status.about().streams;
+    let is_unread = streams.iter().any(|stream| db.unread(stream) > 0);
+    Ok(if !gate.reads() {
+        Some("replicate = false: it reads nothing of the others".into())
+    } else if !db.publishes() {
+        Some("publish = false: its own rows are not the others'".into())
+    } else if !gate.is_joined() {
+        Some("it has not met the others yet".into())
+    } else if db.has_gap() {
+        Some("it missed messages, and waits for a snapshot".into())
+    } else if !gate.is_caught_up() {
+        Some("it has not read its streams to their end".into())
+    } else if db.unsent_up_to(1)? > 0 || db.is_republishing() {
+        Some("rows wait to be sent".into())
+    } else if is_unread {
+        Some("it has not read back what it sent".into())
+    } else {
+        None
+    })
+}
+
+fn pause(stop: &Receiver<()>, time: Duration) -> Result<(), AnswerError> {
+    match stop.recv_timeout(time) {
+        Err(RecvTimeoutError::Timeout) => Ok(()),
+        _ => Err(AnswerError::Stopped),
+    }
+}
+
+/// Reads tables from end to end.
+struct Walk<'a> {
+    conn: &'a Connection,
+    key: Key,
+    began: Instant,
+    stop: &'a Receiver<()>,
+    /// Bytes of what is listed.
+    listed: usize,
+}
+
+impl Walk<'_> {
+    fn totals(&mut self, ready: &Ready) -> Result<Vec<Total>, AnswerError> {
+        let mut totals = Vec::new();
+        for (name, table) in &ready.tables {
+            let (mut rows, mut sum) = (0, 0_u128);
+            let mut digester = Digester::new(&self.key.clone(), table);
+            self.each_row(table, &mut |key, values| {
+                rows += 1;
+                sum = sum.wrapping_add(digester.row(key, values));
+            })?;
+            totals.push(Total {
+                table: name.clone(),
+                schema: schema_hash(std::iter::once(&table.schema)),
+                rows,
+                digest: format!("{sum:x}"),
+                waits: ready.waits.contains(name),
+            });
+        }
+        Ok(totals)
+    }
+
+    fn part(&mut self, table: Option<&Table>, part: &Part) -> Result<Vec<String>, AnswerError> {
+        let mut sums = vec![0_u128; 256];
+        let level = part.under.len();
+        if let Some(table) = table.filter(|_| level < 2) {
+            let mut digester = Digester::new(&self.key.clone(), table);
+            self.each_row(table, &mut |key, values| {
+                let place = digester.place(key);
+                if place.starts_with(&part.under) {
+                    let sum = &mut sums[usize::from(place[level])];
+                    *sum = sum.wrapping_add(digester.row(key, values));
+                }
+            })?;
+        }
+        Ok(sums.iter().map(|sum| format!("{sum:x}")).collect())
+    }
+
+    fn rows(
+        &mut self,
+        table: Option<&Table>,
+        part: &Part,
+    ) -> Result<Vec<(String, String)>, AnswerError> {
+        let mut rows = Vec::new();
+        let Some(table) = table else { return Ok(rows) };
+        let mut digester = Digester::new(&self.key.clone(), table);
+        let mut listed = self.listed;
+        self.each_row(table, &mut |key, values| {
+            if listed <= MAX_LISTED && digester.place(key).starts_with(&part.under) {
+                let row = (hex(key), format!("{:x}", digester.row(key, values)));
+                listed += row.0.len() + row.1.len();
+                if listed <= MAX_LISTED {
+                    rows.push(row);
+                }
+            }
+        })?;
+        self.listed = listed;
+        Ok(rows)
+    }
+
+    /// Every row of the table; those with NULL in the key have no versions, and are passed over.
+    fn each_row(
+        &mut self,
+        table: &Table,
+        each: &mut dyn FnMut(&[u8], &[Value<'_>]),
+    ) -> Result<(), AnswerError> {
+        let count = table.schema.columns.len();
+        let mut statement = self.conn.prepare(&table.scan_rows())?;
+        let mut found = statement.query([])?;
+        let mut since = 0;
+        while let Some(row) = found.next()? {
+            let values: Vec<Value<'_>> = row_values(row, count).collect();
+            let key = &values[..table.key_len()];
+            if !key.iter().any(Value::is_null) {
+                each(&table.key_bytes(key.iter().copied()), &values);
+            }
+            since += 1;
+            if since == STEP {
+                since = 0;
+                let worked = self.began.elapsed();
+                if worked >= SLICE {
+                    pause(self.stop, worked)?;
+                    self.began = Instant::now();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known of single rows, as they are now.
+fn states(gate: &Gate, key: &Key, rows: &[RowKey]) -> Result<Vec<State>, AnswerError> {
+    let mut states = Vec::new();
+    for some in rows.chunks(STEP) {
+        let inside = gate.enter();
+        for row in some {
+            let state = inside.database.verify_state(key, row)?;
+            states.push(state.unwrap_or_default());
+        }
+    }
+    Ok(states)
+}

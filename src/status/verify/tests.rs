@@ -1,0 +1,275 @@
+//! Three nodes in one process, which a test may spoil behind the triggers' back.
+
+use std::collections::BTreeMap;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::answer::answer;
+use super::message::{Answer, Request, Want};
+use super::report::Report;
+use super::run::{Nodes, verify};
+use crate::apply::tests::support::{Node, converge};
+use crate::apply::{Arrived, Content};
+use crate::capture::Outgoing;
+use crate::gate::Gate;
+use crate::model::frame::Frame;
+use crate::status::board::About;
+
+const SCHEMA: &str = "CREATE TABLE item(id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE, v);
+    CREATE TABLE pair(a TEXT, b REAL, c, PRIMARY KEY(a, b)) WITHOUT ROWID;
+    CREATE TABLE plain(x)";
+
+struct Cluster {
+    gates: Vec<Gate>,
+    apps: Vec<Connection>,
+    /// Messages of the one stream.
+    read: u64,
+    folders: Vec<tempfile::TempDir>,
+    stop: (Sender<()>, Receiver<()>),
+    step: u32,
+}
+
+impl Cluster {
+    fn new(rows: u32) -> Cluster {
+        let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(id, SCHEMA)).collect();
+        for id in 0..rows {
+            nodes[id as usize % 3].run(&format!(
+                "INSERT INTO item VALUES ({id}, 'name {id}', {id}.5);
+                 INSERT INTO pair VALUES ('k{id}', {id}, x'00');"
+            ));
+        }
+        converge(&mut nodes);
+        let read = nodes[0].db.position("s").seq;
+        let mut cluster = Cluster {
+            gates: Vec::new(),
+            apps: Vec::new(),
+            read,
+            folders: Vec::new(),
+            stop: bounded(0),
+            step: 0,
+        };
+        for node in nodes {
+            let Node { db, app, dir, .. } = node;
+            let gate = Gate::new(db, 1).0;
+            gate.set_at_end(1, true);
+            gate.status.introduce(About {
+                name: String::new(),
+                streams: vec!["s".into()],
+            });
+            app.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+                .unwrap();
+            cluster.gates.push(gate);
+            cluster.apps.push(app);
+            cluster.folders.push(dir);
+        }
+        cluster
+    }
+
+    /// Behind the triggers' back.
+    fn spoil(&self, node: usize, sql: &str) {
+        self.apps[node].execute_batch(sql).unwrap();
+    }
+
+    /// What is marked is sent, and read by all.
+    fn exchange(&mut self) {
+        let mut frames = Vec::new();
+        for gate in &self.gates {
+            let mut inside = gate.enter();
+            loop {
+                let some: Vec<Outgoing> = inside.database.backlog(1 << 20).unwrap();
+                match some.last() {
+                    Some(last) => inside.database.acknowledged(last.at),
+                    None => break,
+                }
+                frames.extend(some);
+            }
+            inside.database.stop_live();
+            inside.database.flush().unwrap();
+        }
+        for frame in &frames {
+            self.read += 1;
+            for gate in &self.gates {
+                let arrived = [Arrived {
+                    seq: self.read,
+                    id: "x",
+                    time_ms: 0,
+                    content: Content::Frame(Frame::decode(&frame.raw).unwrap()),
+                }];
+                let applied = gate.enter().database.apply("s", &arrived).unwrap();
+                assert_eq!(applied.messages, 1);
+            }
+        }
+    }
+
+    fn verify(&mut self) -> Report {
+        verify(self, false, false)
+    }
+
+    fn repair(&mut self) -> Report {
+        let report = verify(self, true, false);
+        self.exchange();
+        report
+    }
+
+    fn rows(&self, node: usize, sql: &str) -> Vec<String> {
+        let mut statement = self.apps[node].prepare(sql).unwrap();
+        let rows = statement.query_map([], |r| r.get(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+}
+
+impl Nodes for Cluster {
+    fn this(&self) -> u64 {
+        1
+    }
+
+    fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<Answer>>, String> {
+        self.step += 1;
+        let mut answers = BTreeMap::new();
+        for (i, gate) in self.gates.iter().enumerate() {
+            let request = Request {
+                run: "r".into(),
+                step: self.step,
+                by: 1,
+                key: "0f".repeat(32),
+                want: want.clone(),
+            };
+            let answer = match want {
+                Want::Repair(fixes) => {
+                    let (repaired, _) = gate.enter().database.repair(fixes).unwrap();
+                    Answer {
+                        repaired,
+                        ..Answer::default()
+                    }
+                }
+                _ => answer(gate, &request, &self.stop.1).unwrap(),
+            };
+            answers.insert(i as u64 + 1, Some(answer));
+        }
+        Ok(answers)
+    }
+
+    fn note(&mut self, _: &Report) {}
+}
+
+#[test]
+fn equal_nodes_are_fine_and_one_changed_byte_is_found_and_mended() {
+    let mut cluster = Cluster::new(90);
+    let report = cluster.verify();
+    assert!(report.fine, "{report:?}");
+    assert_eq!((report.tables, report.rows), (3, 180));
+
+    cluster.spoil(1, "UPDATE item SET name = 'name 1!' WHERE id = 17");
+    let report = cluster.verify();
+    assert!(!report.fine);
+    assert_eq!(report.differ, ["item"]);
+    let [row] = &report.different_rows[..] else {
+        panic!("{report:?}")
+    };
+    assert_eq!((&*row.table, &*row.key), ("item", "(17)"));
+    let intact: Vec<bool> = row.nodes.iter().map(|on| on.intact).collect();
+    assert_eq!(intact, [true, false, true]);
+
+    let report = cluster.repair();
+    assert_eq!(report.repaired, 1, "{report:?}");
+    assert!(cluster.verify().fine);
+    let name = "SELECT name FROM item WHERE id = 17";
+    assert_eq!(cluster.rows(1, name), ["name 17"]);
+}
+
+/// Also where the spoilt content would win against the other by its bytes.
+#[test]
+fn whatever_was_changed_behind_the_triggers_back_is_mended() {
+    for spoil in [
+        "UPDATE item SET v = 'zzz' WHERE id = 5",
+        "UPDATE item SET v = NULL WHERE id = 5",
+        "UPDATE item SET v = 5 WHERE id = 5",
+        "UPDATE item SET name = 'NAME 5' WHERE id = 5",
+        "DELETE FROM item WHERE id = 5",
+        "UPDATE pair SET c = x'01' WHERE a = 'k5'",
+        "DELETE FROM pair WHERE a = 'k5'",
+    ] {
+        for node in [0, 2] {
+            let mut cluster = Cluster::new(12);
+            let before: Vec<_> = [
+                "SELECT id || name || v FROM item",
+                "SELECT hex(c) FROM pair",
+            ]
+            .map(|sql| cluster.rows(1, sql))
+            .into();
+            cluster.spoil(node, spoil);
+            let report = cluster.repair();
+            assert_eq!(report.different_rows.len(), 1, "{spoil}: {report:?}");
+            let report = cluster.verify();
+            assert!(report.fine, "{spoil} on {node}: {report:?}");
+            for node in 0..3 {
+                let after: Vec<_> = [
+                    "SELECT id || name || v FROM item",
+                    "SELECT hex(c) FROM pair",
+                ]
+                .map(|sql| cluster.rows(node, sql))
+                .into();
+                assert_eq!(after, before, "{spoil}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_nobody_heard_of_is_published() {
+    let mut cluster = Cluster::new(3);
+    cluster.spoil(2, "INSERT INTO item VALUES (77, 'new', 1)");
+    assert_eq!(cluster.repair().different_rows.len(), 1);
+    cluster.exchange();
+    assert!(cluster.verify().fine);
+    assert_eq!(
+        cluster.rows(0, "SELECT name FROM item WHERE id = 77"),
+        ["new"]
+    );
+}
+
+#[test]
+fn a_row_that_is_back_behind_the_triggers_back_goes() {
+    let mut cluster = Cluster::new(6);
+    let on = |cluster: &Cluster, on| {
+        let app = &cluster.apps[0];
+        app.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on)
+            .unwrap();
+    };
+    on(&cluster, true);
+    cluster.spoil(0, "DELETE FROM item WHERE id = 4");
+    on(&cluster, false);
+    cluster.exchange();
+    assert!(cluster.verify().fine);
+    cluster.spoil(1, "INSERT INTO item VALUES (4, 'zombie', 1)");
+    assert_eq!(cluster.repair().different_rows.len(), 1);
+    let report = cluster.verify();
+    assert!(report.fine, "{report:?}");
+    assert!(
+        cluster
+            .rows(1, "SELECT name FROM item WHERE id = 4")
+            .is_empty()
+    );
+}
+
+#[test]
+fn nodes_that_do_not_stand_at_equal_positions_are_not_compared() {
+    let mut cluster = Cluster::new(6);
+    cluster.spoil(1, "DELETE FROM item");
+    cluster.gates[1].enter().database.read_up_to("s", 1000, "y");
+    let report = cluster.verify();
+    assert!(!report.fine && report.differ.is_empty(), "{report:?}");
+    assert!(!report.nodes[1].comparable && report.nodes[2].comparable);
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let mut cluster = Cluster::new(6);
+    cluster.spoil(1, "UPDATE item SET v = 0 WHERE id < 3");
+    let report = verify(&mut cluster, true, true);
+    assert_eq!((report.repaired, report.different_rows.len()), (3, 3));
+    cluster.exchange();
+    assert_eq!(cluster.verify().different_rows.len(), 3);
+}

@@ -1,0 +1,211 @@
+//! Thread: does what takes long, one after the other: a run that was asked for here, and answers to
+//! the runs of others. It waits for both without waking.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use rustix::rand::GetRandomFlags;
+
+use super::answer::{AnswerError, answer};
+use super::message::{ANSWER, Answer, MAX_BYTES, REQUEST, Request, Want};
+use super::report::Report;
+use super::run::{Nodes, verify};
+use crate::gate::Gate;
+use crate::model::text::hex;
+use crate::thread::{Exited, spawn};
+
+/// The others are waited for at least this long, and longer where this node takes longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks at whether they answered.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Job {
+    Run { repair: bool, dry_run: bool },
+    Answer(Request),
+}
+
+/// Starts the thread; it ends when `stop` is closed.
+pub fn start(gate: Arc<Gate>, stop: Receiver<()>, exits: &Sender<Exited>) -> JoinHandle<()> {
+    // One waits at most: who asks more gets no answer, and asks again.
+    let (sender, jobs) = bounded(1);
+    gate.status.employ(sender);
+    spawn("verify", exits, move || {
+        loop {
+            let job = select! {
+                recv(stop) -> _ => return Ok(()),
+                recv(jobs) -> job => match job {
+                    Ok(job) => job,
+                    Err(_) => return Ok(()),
+                },
+            };
+            match job {
+                Job::Run { repair, dry_run } => run(&gate, &stop, repair, dry_run),
+                Job::Answer(request) => {
+                    if let Err(why) = tell(&gate, &request, &stop) {
+                        log::debug!("verify: {why}");
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn run(gate: &Arc<Gate>, stop: &Receiver<()>, repair: bool, dry_run: bool) {
+    let mut random = [0; 40];
+    if rustix::rand::getrandom(&mut random[..], GetRandomFlags::empty()).is_err() {
+        gate.status.set_report(Report {
+            error: Some("the system gives no random numbers".into()),
+            ..Report::default()
+        });
+        return;
+    }
+    let mut over = OverBucket {
+        gate,
+        stop,
+        this: gate.enter().database.node(),
+        run: hex(&random[32..]),
+        key: hex(&random[..32]),
+        step: 0,
+        asked: Vec::new(),
+    };
+    let report = verify(&mut over, repair, dry_run);
+    over.tidy();
+    let (differ, left_out) = (report.differ.len(), report.left_out.len());
+    match &report.error {
+        Some(why) => log::warn!("verify: {why}"),
+        None if report.fine => log::info!("verify: all nodes hold the same rows"),
+        None => log::warn!("verify: {differ} table(s) differ, {left_out} were not compared"),
+    }
+    gate.status.set_report(report);
+}
+
+/// Answers another node's run.
+fn tell(gate: &Arc<Gate>, request: &Request, stop: &Receiver<()>) -> Result<(), String> {
+    let answer = own(gate, request, stop).map_err(|e| e.to_string())?;
+    let key = format!("{ANSWER}{}", gate.enter().database.node());
+    put(gate, key, serde_json::to_vec(&answer).unwrap_or_default())
+}
+
+/// What this node says.
+fn own(gate: &Arc<Gate>, request: &Request, stop: &Receiver<()>) -> Result<Answer, AnswerError> {
+    let Want::Repair(fixes) = &request.want else {
+        return answer(gate, request, stop);
+    };
+    let mut inside = gate.enter_to_write();
+    let (repaired, mut captured) = inside.database.repair(fixes)?;
+    inside.hand_over(&mut captured);
+    drop(inside);
+    gate.note_change();
+    gate.wake_publisher();
+    if repaired > 0 {
+        log::warn!("verify: {repaired} row(s) that differ between nodes are made equal again");
+    }
+    Ok(Answer {
+        run: request.run.clone(),
+        step: request.step,
+        repaired,
+        ..Answer::default()
+    })
+}
+
+fn put(gate: &Gate, key: String, bytes: Vec<u8>) -> Result<(), String> {
+    gate.status
+        .with_bucket(move |bucket| bucket.put(&key, &bytes).map(drop))
+}
+
+/// The nodes, by way of the broker's bucket.
+struct OverBucket<'a> {
+    gate: &'a Arc<Gate>,
+    stop: &'a Receiver<()>,
+    this: u64,
+    run: String,
+    key: String,
+    step: u32,
+    asked: Vec<u64>,
+}
+
+impl OverBucket<'_> {
+    fn answers(&self) -> Result<BTreeMap<u64, Answer>, String> {
+        let keys: Vec<String> = self
+            .asked
+            .iter()
+            .map(|id| format!("{ANSWER}{id}"))
+            .collect();
+        let found = self
+            .gate
+            .status
+            .with_bucket(move |bucket| bucket.get_all(&keys, MAX_BYTES))?;
+        let parsed = self.asked.iter().zip(found).filter_map(|(id, found)| {
+            let answer: Answer = serde_json::from_slice(&found?.value).ok()?;
+            let is_this = answer.run == self.run && answer.step == self.step;
+            is_this.then_some((*id, answer))
+        });
+        Ok(parsed.collect())
+    }
+
+    /// Takes out of the bucket what the run left there.
+    fn tidy(&self) {
+        let keys = self.asked.iter().map(|id| format!("{ANSWER}{id}"));
+        let keys: Vec<String> = keys.chain([REQUEST.to_owned()]).collect();
+        let tidied = self
+            .gate
+            .status
+            .with_bucket(move |bucket| keys.iter().try_for_each(|key| bucket.delete(key)));
+        if let Err(why) = tidied {
+            log::debug!("verify: {why}");
+        }
+    }
+}
+
+impl Nodes for OverBucket<'_> {
+    fn this(&self) -> u64 {
+        self.this
+    }
+
+    fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<Answer>>, String> {
+        let status = crate::status::now(self.gate).map_err(|e| e.to_string())?;
+        if let Some(why) = status.others_unknown {
+            return Err(format!("the other nodes are not known: {why}"));
+        }
+        let others = status.others.iter().filter(|n| n.tells());
+        self.asked = others.filter_map(|n| n.node.parse().ok()).collect();
+        self.step += 1;
+        let request = Request {
+            run: self.run.clone(),
+            step: self.step,
+            by: self.this,
+            key: self.key.clone(),
+            want: want.clone(),
+        };
+        let bytes = serde_json::to_vec(&request).unwrap_or_default();
+        put(self.gate, REQUEST.to_owned(), bytes)?;
+        let began = Instant::now();
+        let own = own(self.gate, &request, self.stop).map_err(|e| e.to_string())?;
+        let deadline = Instant::now() + PATIENCE.max(4 * began.elapsed());
+        loop {
+            let mut answers = self.answers()?;
+            if answers.len() == self.asked.len() || Instant::now() > deadline {
+                let asked = self.asked.iter();
+                let others = asked.map(|id| (*id, answers.remove(id)));
+                let mut all: BTreeMap<_, _> = others.collect();
+                all.insert(self.this, Some(own));
+                return Ok(all);
+            }
+            if self.stop.recv_timeout(LOOK_AGAIN)
+                != Err(crossbeam_channel::RecvTimeoutError::Timeout)
+            {
+                return Err("stopped".into());
+            }
+        }
+    }
+
+    fn note(&mut self, report: &Report) {
+        self.gate.status.set_report(report.clone());
+    }
+}
