@@ -397,6 +397,8 @@ impl Publisher {
         let mut inside = gate.enter();
         let turn = match inside.database.is_comparing().then(|| gate.try_turn()) {
             Some(Err(at)) => {
+                drop(inside);
+                self.tell_progress(); // the one whose turn it is compares, too
                 self.rest(at);
                 return Ok(());
             }
