@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 
-from harness import Cluster, check, npm_version, run, until
+from harness import Cluster, check, npm_version, run
 
 STORE = pathlib.Path(os.environ["APP_STORE"])
 CLI = STORE / "node_modules/n8n/bin/n8n"
@@ -39,9 +39,9 @@ def add_credential(node, identity):
 
 
 def names(node):
-    said = n8n(node, "export:workflow", "--all", f"--output={node.folder}/out.json")
+    n8n(node, "export:workflow", "--all", f"--output={node.folder}/out.json")
     flows = json.loads((node.folder / "out.json").read_text())
-    return sorted(flow["name"] for flow in flows), said
+    return sorted(flow["name"] for flow in flows)
 
 
 with Cluster(2) as cluster:
@@ -62,7 +62,7 @@ with Cluster(2) as cluster:
         add(two, "w3", "flow 3")
     rows = cluster.until_same()
     for node in cluster.nodes:
-        check(names(node)[0], ["flow 1", "flow 2, changed on one", "flow 3"], "workflows")
+        check(names(node), ["flow 1", "flow 2, changed on one", "flow 3"], "workflows")
         n8n(node, "export:credentials", "--all", "--decrypted", f"--output={node.folder}/c.json")
         found = json.loads((node.folder / "c.json").read_text())
         check(sorted(c["id"] for c in found), ["k1", "k2"], "credentials")
