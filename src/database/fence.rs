@@ -184,7 +184,7 @@ impl Fence {
             }
             match &way {
                 Way::Wal(wal) if !looks => {
-                    if index::wait(&wal.shm, &wal.passed, left.min(SLICE)) {
+                    if index::wait(&wal.shm, left.min(SLICE)) {
                         return gap;
                     }
                 }
@@ -196,7 +196,7 @@ impl Fence {
     /// Whether nobody reads just now: then nobody can until [`Self::let_go`]. Inside the gate.
     pub(super) fn try_gap(&self) -> bool {
         match self.way() {
-            Way::Wal(wal) if !self.is_viewing() => index::take(&wal.shm, &wal.passed),
+            Way::Wal(wal) if !self.is_viewing() => index::take(&wal.shm),
             way => !way.is_read(),
         }
     }

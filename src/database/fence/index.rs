@@ -3,13 +3,11 @@
 //! A reader in WAL mode shares one of five bytes, each of which stands for a place in the WAL up to
 //! which it reads (<https://www.sqlite.org/walformat.html>). One that reads up to an older place than
 //! the last commit cannot write any more, whoever does: it need not be waited for, however long it
-//! stays (a report, a backup, Litestream). But a writer that commits looks the same until it lets go of
-//! its byte, a moment later, and its next transaction comes in by just that byte.
+//! stays (a report, a backup, Litestream).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::locks::{self, Bytes};
 
@@ -20,27 +18,6 @@ const SLOTS: usize = 5;
 
 /// The head of the file: twice the same 48 bytes, then what checkpoints and readers note.
 const HEAD: usize = 48;
-
-/// Whoever reads up to an older place for so long is no writer that commits.
-const STAYS: Duration = Duration::from_millis(20);
-
-/// By slot: up to where its readers read, which is an older place, and since when that is seen.
-#[derive(Default)]
-pub(super) struct Passed(Mutex<[Option<(u32, Instant)>; SLOTS]>);
-
-impl Passed {
-    /// Whether readers that read up to `mark`, an older place, stay.
-    fn stay(&self, slot: usize, mark: u32) -> bool {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = all[slot].filter(|(before, _)| *before == mark);
-        let (_, since) = *all[slot].insert(known.unwrap_or((mark, Instant::now())));
-        since.elapsed() >= STAYS
-    }
-
-    fn forget(&self, slot: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[slot] = None;
-    }
-}
 
 /// What is noted in it.
 pub(super) struct Index {
@@ -77,14 +54,6 @@ impl Index {
             _ => self.frames == self.marks[slot],
         }
     }
-
-    /// Up to where readers of this slot read.
-    fn mark(&self, slot: usize) -> u32 {
-        match slot {
-            0 => self.backfilled,
-            _ => self.marks[slot],
-        }
-    }
 }
 
 fn byte(slot: usize) -> Bytes {
@@ -93,17 +62,11 @@ fn byte(slot: usize) -> Bytes {
 }
 
 /// The bytes of slots that others may not have while we write, those with readers first.
-fn wanted(shm: &File, passed: &Passed) -> Vec<Bytes> {
+fn wanted(shm: &File) -> Vec<Bytes> {
     let Some(index) = Index::read(shm) else {
         return vec![READERS];
     };
-    let is_passed = |slot| {
-        if index.is_current(slot) || !locks::is_taken(shm, &byte(slot)) {
-            passed.forget(slot);
-            return false;
-        }
-        passed.stay(slot, index.mark(slot))
-    };
+    let is_passed = |slot| !index.is_current(slot) && locks::is_taken(shm, &byte(slot));
     let mut runs: Vec<Bytes> = Vec::with_capacity(2);
     for slot in (0..SLOTS).filter(|slot| !is_passed(*slot)) {
         let byte = byte(slot);
@@ -117,16 +80,15 @@ fn wanted(shm: &File, passed: &Passed) -> Vec<Bytes> {
 }
 
 /// Waits until nobody reads what was committed last, and has the bytes then that tell so.
-pub(super) fn wait(shm: &File, passed: &Passed, patience: Duration) -> bool {
-    wanted(shm, passed)
+pub(super) fn wait(shm: &File, patience: Duration) -> bool {
+    wanted(shm)
         .first()
         .is_none_or(|run| locks::wait(shm, run, patience))
 }
 
 /// Takes all the bytes, inside a write transaction of ours. False: somebody reads, and none is ours.
-pub(super) fn take(shm: &File, passed: &Passed) -> bool {
-    let taken =
-        locks::take(shm, &READERS) || wanted(shm, passed).iter().all(|run| locks::take(shm, run));
+pub(super) fn take(shm: &File) -> bool {
+    let taken = locks::take(shm, &READERS) || wanted(shm).iter().all(|run| locks::take(shm, run));
     if !taken {
         locks::release(shm, &READERS);
     }
@@ -134,9 +96,6 @@ pub(super) fn take(shm: &File, passed: &Passed) -> bool {
 }
 
 /// Whether another process reads what was committed last.
-pub(super) fn is_read(shm: &File, passed: &Passed) -> bool {
-    locks::is_taken(shm, &READERS)
-        && wanted(shm, passed)
-            .iter()
-            .any(|run| locks::is_taken(shm, run))
+pub(super) fn is_read(shm: &File) -> bool {
+    locks::is_taken(shm, &READERS) && wanted(shm).iter().any(|run| locks::is_taken(shm, run))
 }

@@ -32,7 +32,6 @@ pub(super) enum Way {
 /// anew would look like a connection of somebody else's to [`crate::watcher`].
 pub(super) struct Wal {
     pub shm: File,
-    pub passed: index::Passed,
     file: File,
     path: PathBuf,
 }
@@ -47,12 +46,7 @@ impl Wal {
         let path = name("-wal");
         let (shm, file) = (open(&name("-shm"))?, open(&path)?);
         match locks::are_seen(&shm, &UNUSED) {
-            true => Ok(Wal {
-                shm,
-                passed: index::Passed::default(),
-                file,
-                path,
-            }),
+            true => Ok(Wal { shm, file, path }),
             false => {
                 std::mem::forget(shm); // closed, it would take the connection's locks with it
                 Err(io::Error::other("tried with a process of our own"))
@@ -98,7 +92,7 @@ impl Way {
     pub(super) fn is_read(&self) -> bool {
         match self {
             Way::Off => false,
-            Way::Wal(wal) => index::is_read(&wal.shm, &wal.passed),
+            Way::Wal(wal) => index::is_read(&wal.shm),
             Way::Journal(db) => locks::is_taken(db, &DATABASE_READERS),
         }
     }
