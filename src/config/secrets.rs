@@ -17,10 +17,21 @@ impl Config {
         secrets.extend(urls.flat_map(|url| logins(url.reveal())));
         secrets.extend(shown(&[&self.nats.user_password]));
         secrets.extend(of_snapshots(&self.snapshot));
+        let heartbeat = self.health_check.heartbeat_url.as_ref();
+        secrets.extend(of_monitor(heartbeat.map_or("", Secret::reveal)));
         secrets.sort_unstable();
         secrets.dedup();
         secrets
     }
+}
+
+/// Monitors know a caller by the path of the URL that they give out.
+fn of_monitor(url: &str) -> Vec<String> {
+    let path = url.splitn(4, '/').nth(3).filter(|path| !path.is_empty());
+    logins(url)
+        .into_iter()
+        .chain(path.map(str::to_owned))
+        .collect()
 }
 
 fn of_snapshots(snapshot: &Snapshot) -> Vec<String> {

@@ -230,15 +230,24 @@ fn a_bundle_holds_no_secret() {
         let config = format!(
             "db_path = '{}'\nnode_id = 1\n[logging]\nfile = '{}'\n\
              [nats]\nurls = [\"nats://5ecret-8@127.0.0.1:1\", \"nats://u:5ecret-9@127.0.0.1:1\"]\n\
-             user_name = \"u\"\nuser_password = {}\n[snapshot]\n{store}",
+             user_name = \"u\"\nuser_password = {}\n\
+             [health_check]\nheartbeat_url = \"https://u:5ecret-11@127.0.0.1:1/5ecret-12\"\n\
+             [snapshot]\n{store}",
             node.database().display(),
             log.display(),
             toml(10)
         );
         fs::write(&file, config).unwrap();
         // As a careless server may repeat them.
-        let said: Vec<String> = (1..=10).map(secret).collect();
-        fs::write(&log, format!("{}\nhttp://x:5ecret-9@h\n", said.join("\n"))).unwrap();
+        let said: Vec<String> = (1..=12).map(secret).collect();
+        fs::write(
+            &log,
+            format!(
+                "{}\nhttp://x:5ecret-9@h/5ecret-12 5ecret-11\n",
+                said.join("\n")
+            ),
+        )
+        .unwrap();
         let to = node.file("bundle.txt");
         let output = node.run(&["diag", "-o", to.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(3), "{}", text(&output));
@@ -248,7 +257,7 @@ fn a_bundle_holds_no_secret() {
         );
         let bundle = fs::read_to_string(&to).unwrap();
         let of_store: &[u32] = [&[1, 2, 3][..], &[4], &[5, 6], &[7]][i];
-        for n in of_store.iter().chain(&[8, 9, 10]) {
+        for n in of_store.iter().chain(&[8, 9, 10, 11, 12]) {
             assert!(!bundle.contains(&format!("5ecret-{n}")), "{n}: {bundle}");
         }
         let configuration = bundle.split("== /health").next().unwrap();
