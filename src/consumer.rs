@@ -319,8 +319,8 @@ impl Consumer {
         unpack(&message.data).map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)
     }
 
-    /// One transaction, or none for messages that are all our own. Returns how many messages are done,
-    /// and how long the database was held.
+    /// One transaction, or none for messages that are all our own. Returns how many messages are
+    /// done, and how long the database was held.
     fn apply_some(&self, arrived: &[Arrived<'_>]) -> Result<(usize, Duration), Pause> {
         let own = arrived
             .iter()

@@ -55,8 +55,8 @@ impl Inside {
         Some(frame)
     }
 
-    /// Whether what is sent now, beside `under_way` messages, could be pushed out of a stream before it
-    /// is read here: then it would be lacking here, too.
+    /// Whether what is sent now, beside `under_way` messages, could be pushed out of a stream
+    /// before it is read here: then it would be lacking here, too.
     pub fn is_ahead<'s>(
         &self,
         streams: impl Iterator<Item = &'s str>,
@@ -67,10 +67,10 @@ impl Inside {
         unread.unwrap_or(0) + under_way as u64 >= most
     }
 
-    /// The broker says that it stored our message `id` at `seq`, and `whole`: with it all of that frame.
-    /// False if it gave that number out before, and so lost messages. Nothing is noted then: what is
-    /// known of the stream before is the proof, and connecting looks at it. The mark stays, too:
-    /// nobody reads at a number that was read already.
+    /// The broker says that it stored our message `id` at `seq`, and `whole`: with it all of that
+    /// frame. False if it gave that number out before, and so lost messages. Nothing is noted then:
+    /// what is known of the stream before is the proof, and connecting looks at it. The mark stays,
+    /// too: nobody reads at a number that was read already.
     #[must_use]
     pub fn acknowledged(
         &mut self,
@@ -115,8 +115,8 @@ pub struct Gate {
     own: Mutex<OwnIds>,
     /// Per shard: read to the end since connecting.
     at_end: Vec<AtomicBool>,
-    /// Per shard: messages that the stream holds and that are not applied here, as far as the broker
-    /// told.
+    /// Per shard: messages that the stream holds and that are not applied here, as far as the
+    /// broker told.
     behind: Vec<AtomicU64>,
     /// All shards were, at some time since the start.
     caught_up: AtomicBool,
@@ -210,8 +210,9 @@ impl Gate {
         }
     }
 
-    /// A new node without tables is about to learn them from a snapshot: what is read before is held
-    /// row by row, and costs ten times as much as when it fits. Whoever calls this lets go again.
+    /// A new node without tables is about to learn them from a snapshot: what is read before is
+    /// held row by row, and costs ten times as much as when it fits. Whoever calls this lets go
+    /// again.
     pub fn hold_reading(&self) -> Result<(), DatabaseError> {
         if !self.is_joined() && self.enter().database.is_without_tables()? {
             locked(&self.reading).get_or_insert_with(|| bounded(0));
@@ -259,7 +260,8 @@ impl Gate {
         self.sizes.heard(stream);
     }
 
-    /// Messages that a stream holds, which keeps `max_entries` at the most and perhaps so many bytes.
+    /// Messages that a stream holds, which keeps `max_entries` at the most and perhaps so many
+    /// bytes.
     pub fn stream_holds(&self, max_entries: u64) -> u64 {
         self.sizes.holds(max_entries)
     }
@@ -292,8 +294,8 @@ impl Gate {
         self.wake_publisher();
     }
 
-    /// No snapshot brings what this node missed, for a long time already: what waits is sent all the
-    /// same. Or, with `false`, there is one again, or nothing is lacking.
+    /// No snapshot brings what this node missed, for a long time already: what waits is sent all
+    /// the same. Or, with `false`, there is one again, or nothing is lacking.
     pub fn publish_beside_gaps(&self, does: bool) {
         if self.beside_gaps.swap(does, Ordering::Relaxed) != does {
             self.wake_publisher();
@@ -343,8 +345,8 @@ impl Gate {
         self.behind[shard as usize - 1].store(messages, Ordering::Relaxed);
     }
 
-    /// Per shard, messages that the stream holds and that are not applied here, as far as the broker
-    /// told.
+    /// Per shard, messages that the stream holds and that are not applied here, as far as the
+    /// broker told.
     pub fn behind(&self) -> Vec<u64> {
         let each = self.behind.iter();
         each.map(|b| b.load(Ordering::Relaxed)).collect()

@@ -1,10 +1,11 @@
 //! The guide: what stands in `src/guide/` beside the code, one chapter per file.
 //!
-//! The README is for a first hour with HarmonyLite, these chapters for everything after it. A chapter
-//! names others by reference links (`[Format][format]`), which lead to a file where the chapter is read
-//! as a file, and to a module here.
+//! The README is for a first hour with HarmonyLite, these chapters for everything after it. A
+//! chapter names others by reference links (`[Format][format]`), which lead to a file where the
+//! chapter is read as a file, and to a module here.
 
-/// Makes a module of a chapter. Its links come first: of two definitions of one name the first counts.
+/// Makes a module of a chapter. Its links come first: of two definitions of one name the first
+/// counts.
 macro_rules! chapter {
     ($(#[doc = $about:literal])* $name:ident, $file:literal) => {
         $(#[doc = $about])*

@@ -71,8 +71,8 @@ impl Health {
     }
 }
 
-/// All that is known, as JSON: `status` is "healthy" as long as `problems` is empty. Without a database, which
-/// somebody may have locked, what the threads say.
+/// All that is known, as JSON: `status` is "healthy" as long as `problems` is empty. Without a
+/// database, which somebody may have locked, what the threads say.
 pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     let mut problems = health.with(|troubles| troubles.clone());
     let Some(database) = database else {

@@ -1,8 +1,8 @@
-//! Thread: calls `health_check.heartbeat_url` while all is well, for a monitor that cannot reach this
-//! node because it is behind NAT: the monitor raises the alarm when the calls stay away.
+//! Thread: calls `health_check.heartbeat_url` while all is well, for a monitor that cannot reach
+//! this node because it is behind NAT: the monitor raises the alarm when the calls stay away.
 //!
-//! A call that fails is no trouble of this node's and stands in the log alone. Neither log nor error
-//! shows more of the URL than its host: such URLs are secrets.
+//! A call that fails is no trouble of this node's and stands in the log alone. Neither log nor
+//! error shows more of the URL than its host: such URLs are secrets.
 
 use std::time::Duration;
 

@@ -35,13 +35,14 @@
 //!   whether all hold the same rows, and how they are made equal again.
 //! - [`http`]: a small HTTP server and client; [`control`]: what the running daemon answers by it.
 //! - [`progress`]: how far long work is, for a terminal, health and metrics.
-//! - [`heartbeat`]: calls a URL while all is well; `trust`: whose certificates HTTP clients believe.
+//! - [`heartbeat`]: calls a URL while all is well; `trust`: whose certificates HTTP clients
+//!   believe.
 //! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
 //! - [`stream`]: NATS: client, writer, reader, key-value, our own supervised server.
-//! - [`cluster`]: what a node and its cluster agree on: connections and shared settings, the registry
-//!   of snapshots, whether a stream is still the one that was read.
+//! - [`cluster`]: what a node and its cluster agree on: connections and shared settings, the
+//!   registry of snapshots, whether a stream is still the one that was read.
 //! - [`mutation`]: mistakes that tests switch on to prove that they would be caught.
 //! - [`thread`]: the one caller of `std::thread` for the threads below.
 //! - [`watcher`], [`mirror`], [`lock`]: the hint that files changed; `seq-map.cbor`; one daemon per
@@ -54,13 +55,13 @@
 //! - [`commands`]: what `harmonylite` does besides: conflicts, held, inspect, snapshots, restore,
 //!   check, cleanup.
 //!
-//! Imports follow that order: `model` knows nobody, `commands` everybody. NATS is spoken in `stream`
-//! alone, TOML in `config::raw`, wire bytes in `model::frame`.
+//! Imports follow that order: `model` knows nobody, `commands` everybody. NATS is spoken in
+//! `stream` alone, TOML in `config::raw`, wire bytes in `model::frame`.
 //!
 //! # Glossary
 //!
-//! One word per thing, from module to log line and field of health. Names on disk and on the wire are
-//! older in places (`___unsent`, `at`, `heard`): the chapter [`guide::format`] has those.
+//! One word per thing, from module to log line and field of health. Names on disk and on the wire
+//! are older in places (`___unsent`, `at`, `heard`): the chapter [`guide::format`] has those.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -92,7 +93,7 @@
 //! | scheduler, lease | decides when a snapshot is made or merged; who may make one |
 //! | pending | held rows, parts and marks of a snapshot that is being merged |
 //! | founder, joined | the node that began the cluster; a node that has met the others |
-//! | fence, courtesy | keeps readers out during our write; how long we wait for a moment without any |
+//! | fence, courtesy | keeps readers out during our write; the wait for a moment without any |
 //!
 //! # Invariants
 //!
@@ -100,8 +101,8 @@
 //!   rows, their versions and the position. A crash leaves either before or after.
 //! - A mark goes when every frame of its transaction is acknowledged, never earlier
 //!   ([`outbox::Outbox`]), and what was acknowledged last goes to disk with it.
-//! - Apply runs only when the change log is empty under its own lock: a local change that is not yet
-//!   stamped is never overwritten.
+//! - Apply runs only when the change log is empty under its own lock: a local change that is not
+//!   yet stamped is never overwritten.
 //! - A stamp is above what the row had, and above everything this node ever used, even after a
 //!   power cut: time is reserved ahead, with an fsync, once a minute of use. What was written while
 //!   no daemon ran keeps its own time, but for those bounds, and its capture is synced
@@ -110,10 +111,10 @@
 //! - A write transaction of ours begins when no application reads, and keeps readers out until its
 //!   COMMIT ([`database::Fence`]): nothing is synced or checkpointed meanwhile. Beside readers that
 //!   leave no gap it begins without one, once in `courtesy`.
-//! - Write transactions last about [`database::TIME_BOX`], less while an application is at work, and
-//!   are followed by a pause of half of what they took, all of it while the application writes; every
-//!   0.7 s of long work one is so long that whoever waits gets the lock. The pause of one thread is
-//!   one for all ([`gate::Gate::take_turn`]).
+//! - Write transactions last about [`database::TIME_BOX`], less while an application is at work,
+//!   and are followed by a pause of half of what they took, all of it while the application writes;
+//!   every 0.7 s of long work one is so long that whoever waits gets the lock. The pause of one
+//!   thread is one for all ([`gate::Gate::take_turn`]).
 //! - A snapshot is a view with an empty change log: every row in it is what its version says. It is
 //!   merged by versions, and positions move with its last row, never earlier. What a stream dropped
 //!   unread is a gap ([`model::gap`]): durable, and handed on with the snapshots of who has it.
@@ -137,8 +138,9 @@
 //!
 //! # Tests
 //!
-//! Beside the code; `tests/it` against a real nats-server, most of it with real daemons; `tests/store` every store against its real server; `tests/hostile` and `tests/fuzz` bytes
-//! that mean ill; `tests/sim` the same core under a seeded simulation of crashes, clocks and brokers.
+//! Beside the code; `tests/it` against a real nats-server, most of it with real daemons;
+//! `tests/store` every store against its real server; `tests/hostile` and `tests/fuzz` bytes that
+//! mean ill; `tests/sim` the same core under a seeded simulation of crashes, clocks and brokers.
 //! `scripts/test.sh` runs all of it.
 
 pub mod address;

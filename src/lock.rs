@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The file that a path stands for, also where that is not there yet: SQLite keeps what belongs to a
-/// database beside the file and not beside a link to it, and so do we.
+/// The file that a path stands for, also where that is not there yet: SQLite keeps what belongs to
+/// a database beside the file and not beside a link to it, and so do we.
 pub fn follow_links(path: PathBuf) -> PathBuf {
     const MOST: usize = 40; // as many as the system follows
     let mut at = path;
@@ -42,8 +42,9 @@ fn beside(path: &Path, end: &str) -> PathBuf {
 /// How long a daemon that was told to end may take, and so how long a start after it waits.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Takes the lock of the database at `path`, or says in a user's words why not. Where another process
-/// has it, asks again until `patience` is over or `is_stopped` says that nobody waits any more.
+/// Takes the lock of the database at `path`, or says in a user's words why not. Where another
+/// process has it, asks again until `patience` is over or `is_stopped` says that nobody waits any
+/// more.
 pub fn take_database(
     path: &Path,
     patience: Duration,

@@ -45,8 +45,8 @@ struct Logger {
     repeats: Mutex<Repeats>,
 }
 
-/// Starts logging as configured. Returns the log file, if one is configured; fails if that cannot be
-/// opened.
+/// Starts logging as configured. Returns the log file, if one is configured; fails if that cannot
+/// be opened.
 pub fn start(logging: &Logging, node: Option<u64>) -> Result<Option<LogFile>, String> {
     let open = |path: &PathBuf| {
         LogFile::open(path).map_err(|e| format!("logging.file {}: {e}", path.display()))

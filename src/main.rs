@@ -34,8 +34,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// glibc gives every thread a heap of its own, each of which stays as large as it ever was. Ours take
-/// turns, so that one serves them all: at full speed that is 33 MB after an hour, not 49 after minutes.
+/// glibc gives every thread a heap of its own, each of which stays as large as it ever was. Ours
+/// take turns, so that one serves them all: at full speed that is 33 MB after an hour, not 49 after
+/// minutes.
 #[cfg(target_env = "gnu")]
 fn keep_memory_small() {
     // SAFETY: it changes a setting of malloc, before another thread is there.

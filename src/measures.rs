@@ -22,7 +22,8 @@ const MICROSECONDS: [f64; 10] = [
     1_000_000.0,
 ];
 
-/// Upper bounds in seconds: a transaction of ours is to last 10 ms, a publication as long as the way.
+/// Upper bounds in seconds: a transaction of ours is to last 10 ms, a publication as long as the
+/// way.
 const SECONDS: [f64; 11] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 10.0,
 ];

@@ -1,5 +1,5 @@
-//! Metrics for Prometheus: what the threads measure ([`crate::measures`]) and what the database knows, as
-//! text, when somebody asks. Nobody asks: nothing is kept but the measures.
+//! Metrics for Prometheus: what the threads measure ([`crate::measures`]) and what the database
+//! knows, as text, when somebody asks. Nobody asks: nothing is kept but the measures.
 //!
 //! Names are those of the Go version where it has one, then ours. No label is per table, and those
 //! per origin of changes are bounded.

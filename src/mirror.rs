@@ -15,9 +15,9 @@ pub const NAME: &str = "seq-map.cbor";
 /// A map without entries.
 const EMPTY: [u8; 1] = [0xa0];
 
-/// Where the mirror of a database is whose configuration says `wanted`. Another daemon that runs may
-/// keep that of its own database there: where nobody chose the name, this one gets another; else that is
-/// an error, in a user's words.
+/// Where the mirror of a database is whose configuration says `wanted`. Another daemon that runs
+/// may keep that of its own database there: where nobody chose the name, this one gets another;
+/// else that is an error, in a user's words.
 pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
     let own = own_place(database);
     let is_default = wanted == database.with_file_name(NAME);
@@ -29,7 +29,8 @@ pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
     }
     if !is_default {
         return Err(format!(
-            "seq_map_path: another harmonylite keeps the positions of its database in {}: give each \
+            "seq_map_path: another harmonylite keeps the positions of its database in {}: give \
+             each \
              database a file of its own",
             wanted.display()
         ));

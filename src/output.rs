@@ -2,8 +2,8 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-/// Whatever a command says goes through this one, and its errors are the command's: `println!` would
-/// panic. A reader who left (`| head`) had enough, which is no error.
+/// Whatever a command says goes through this one, and its errors are the command's: `println!`
+/// would panic. A reader who left (`| head`) had enough, which is no error.
 pub struct Output<W>(W);
 
 impl<W: Write> Output<W> {

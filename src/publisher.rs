@@ -67,8 +67,8 @@ const CUT_EVERY: Duration = Duration::from_secs(60);
 /// Who wants the database for himself tries for about this long.
 const WANTS_IT: Duration = Duration::from_secs(10);
 
-/// Where it cannot be lent just now, since a snapshot is copied, it may be soon. Where it was lent and
-/// nobody took it, though somebody waits, it is lent again: later each time.
+/// Where it cannot be lent just now, since a snapshot is copied, it may be soon. Where it was lent
+/// and nobody took it, though somebody waits, it is lent again: later each time.
 const LEND_AGAIN: Duration = Duration::from_millis(50);
 const LATER: u32 = 4;
 
@@ -478,8 +478,8 @@ impl Publisher {
         Ok((captured.more, took))
     }
 
-    /// Where nobody writes and what is there is worth it. What does not work now is tried again after
-    /// the next [`Self::tidy`].
+    /// Where nobody writes and what is there is worth it. What does not work now is tried again
+    /// after the next [`Self::tidy`].
     fn cut_wal(&mut self, now: Instant) -> Result<(), DatabaseError> {
         if now < self.written_at + QUIET {
             return Ok(());
@@ -603,8 +603,8 @@ impl Publisher {
         }
     }
 
-    /// The broker does not store what it gets: its disk is full, or the stream is. That may last for
-    /// days, so it is said once, and the tries become rare.
+    /// The broker does not store what it gets: its disk is full, or the stream is. That may last
+    /// for days, so it is said once, and the tries become rare.
     fn refused(&mut self, why: String) {
         let text = format!("a frame was not stored: {why}");
         self.gate.health.report_failing(PUBLISHING, &text);

@@ -47,8 +47,8 @@ pub fn spawn(
     begin(name, body, end).expect("the system gives us a thread")
 }
 
-/// Runs `body` in a thread that ends when its work is done, which nobody waits for: `exits` hears of a
-/// panic alone. Fails where the system has no thread to give.
+/// Runs `body` in a thread that ends when its work is done, which nobody waits for: `exits` hears
+/// of a panic alone. Fails where the system has no thread to give.
 pub fn spawn_brief(
     name: &str,
     exits: &Sender<Exited>,
@@ -84,8 +84,8 @@ fn begin(
     })
 }
 
-/// Where a panic ends the process at once (profile `small`), it is reported first, in the same words,
-/// and the exit code is that of a failure. Elsewhere [`spawn`] sees it.
+/// Where a panic ends the process at once (profile `small`), it is reported first, in the same
+/// words, and the exit code is that of a failure. Elsewhere [`spawn`] sees it.
 pub fn report_panics() {
     if cfg!(panic = "abort") {
         std::panic::set_hook(Box::new(|info| {

@@ -2,10 +2,10 @@
 
 use ureq::tls::{Certificate, RootCerts};
 
-/// Those that the system trusts (`SSL_CERT_FILE`, or where its distribution keeps them), as for NATS
-/// and S3; where it knows none, as on a small router, the public authorities. `client` is named in
-/// the log.
-pub fn roots(client: &str, url: &str) -> RootCerts {
+/// Those that the system trusts (`SSL_CERT_FILE`, or where its distribution keeps them), as for
+/// NATS and S3; where it knows none, as on a small router, the public authorities. `client` is
+/// named in the log.
+pub(crate) fn roots(client: &str, url: &str) -> RootCerts {
     if !url.starts_with("https:") {
         return RootCerts::WebPki;
     }

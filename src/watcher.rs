@@ -3,9 +3,10 @@
 //! inotify on the folder, because SQLite's files come and go. Writes to the shared-memory file are
 //! ignored: they come from our own reads, too.
 //!
-//! inotify makes one of two equal events in a row, and so two programs that open the database one after
-//! the other would count as one. The database and its WAL are watched by themselves, too: of each time
-//! that one is opened there are two events then, which differ, and no two in a row are equal.
+//! inotify makes one of two equal events in a row, and so two programs that open the database one
+//! after the other would count as one. The database and its WAL are watched by themselves, too: of
+//! each time that one is opened there are two events then, which differ, and no two in a row are
+//! equal.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -43,8 +44,8 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches the files of the database at `path`. `strays` counts how often this process opened the
-    /// WAL beside a connection and no event told of it yet.
+    /// Watches the files of the database at `path`. `strays` counts how often this process opened
+    /// the WAL beside a connection and no event told of it yet.
     pub fn start(
         path: &Path,
         strays: Arc<AtomicUsize>,
@@ -80,7 +81,8 @@ impl Watcher {
         })
     }
 
-    /// Whether somebody seems to have opened the database to have it for himself, since the last call.
+    /// Whether somebody seems to have opened the database to have it for himself, since the last
+    /// call.
     pub fn is_wanted(&self) -> bool {
         self.is_wanted.swap(false, Ordering::Relaxed)
     }

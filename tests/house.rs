@@ -1,4 +1,4 @@
-//! The house rules that no compiler checks: which room may import which.
+//! The house rules that no compiler checks: which room may import which, and how wide lines are.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -93,6 +93,12 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "the gate keeps the board that others are read from",
     ),
 ];
+
+/// Most characters of a line.
+const WIDTH: usize = 100;
+
+/// The files that the Go version ships, as they are.
+const NOT_OURS: &str = "src/config/tests/go_version.rs";
 
 fn files(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder of the repository") {
@@ -206,8 +212,25 @@ fn rooms_import_only_what_they_may() {
 
 #[test]
 fn imports_are_found() {
-    let text = "//! crate::no\nuse crate::a::B;\nuse crate::{c, d::{self}};\nfn f() { crate::e::g() }\n\
+    let text = "//! crate::no\nuse crate::a::B;\nuse crate::{c, d::{self}};\nfn f() { \
+        crate::e::g() }\n\
                 #[cfg(test)]\nmod tests {\n use crate::no;";
     let found: Vec<String> = imports(text).into_iter().collect();
     assert_eq!(found, ["a", "c", "d", "e"]);
+}
+
+#[test]
+fn lines_are_not_too_wide() {
+    let mut wide = Vec::new();
+    for (path, text) in sources(&["src", "tests", "examples"]) {
+        let lines = text.lines().enumerate();
+        let lines = lines.filter(|(_, line)| line.chars().count() > WIDTH);
+        let places = lines.map(|(number, _)| format!("{}:{}", path.display(), number + 1));
+        wide.extend(places.filter(|place| !place.starts_with(NOT_OURS)));
+    }
+    let wide = wide.join(" ");
+    assert!(
+        wide.is_empty(),
+        "lines of more than {WIDTH} characters: {wide}"
+    );
 }

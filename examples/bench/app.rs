@@ -36,8 +36,8 @@ impl App {
         })
     }
 
-    /// Inserts rows `first..first + count` in one transaction. Returns when they were written, before
-    /// the commit.
+    /// Inserts rows `first..first + count` in one transaction. Returns when they were written,
+    /// before the commit.
     pub fn insert(&mut self, first: i64, count: i64) -> Result<Instant> {
         let transaction = self.conn.transaction()?;
         let mut statement =

@@ -137,7 +137,8 @@ fn start_node(dir: &Path, id: u32, address: &str) -> Result<Node> {
     Ok(Node { daemon, db })
 }
 
-/// A daemon for a database, with `log` and `config.toml` beside that. `more` ends the configuration.
+/// A daemon for a database, with `log` and `config.toml` beside that. `more` ends the
+/// configuration.
 pub fn start_daemon(db: &Path, id: u32, address: &str, more: &str) -> Result<Process> {
     let (config, log) = (db.with_file_name("config.toml"), db.with_file_name("log"));
     let text = format!(

@@ -4,6 +4,7 @@
 //! Each run has directories, a nats-server and two daemons of its own; what is printed is the
 //! median of the runs. Nothing here waits by the clock where it could wait for an event, except
 //! where a load is meant to have pauses.
+#![allow(unreachable_pub)] // no other crate uses any of it
 
 use std::time::Duration;
 

@@ -51,8 +51,9 @@ fn insert_all(app: &mut App, first: i64, count: i64) -> Result<()> {
 }
 
 /// One-row transactions of an application with SQLite's default, `synchronous = FULL`, whose fsync
-/// lies between the write that the daemon notices and the moment the commit counts; from the end of the commit until a reader at the other node sees the row;
-/// and messages of the same size through the same nats-server, core publish to receive.
+/// lies between the write that the daemon notices and the moment the commit counts; from the end of
+/// the commit until a reader at the other node sees the row; and messages of the same size through
+/// the same nats-server, core publish to receive.
 pub fn latency(cluster: &Cluster, report: &mut Report) -> Result<()> {
     let (mut writer, reader) = (cluster.app(0)?, cluster.app(1)?);
     writer.conn.pragma_update(None, "synchronous", "FULL")?;

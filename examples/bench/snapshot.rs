@@ -98,7 +98,8 @@ fn one_store(store: &str, template: &Path, plain: f64, last: i64) -> Result<()> 
         format!("{:.1} s, {:.2} ×", made.seconds, made.seconds / plain),
         "",
         &format!(
-            "`VACUUM INTO` and zstd: {plain:.1} s; the database is {size} MB with our tables, {packed} MB packed"
+            "`VACUUM INTO` and zstd: {plain:.1} s; the database is {size} MB with our tables, \
+             {packed} MB packed"
         ),
     );
     let calm = writing(&mut one, last + 1, |_| {

@@ -58,7 +58,8 @@ pub fn content(db: &Path) -> Result<Content> {
     Ok(content)
 }
 
-/// What this node has not handed over yet: change log, marks, held columns, tables under comparison.
+/// What this node has not handed over yet: change log, marks, held columns, tables under
+/// comparison.
 pub fn pending(db: &Path) -> Result<u64> {
     let conn = open(db)?;
     let text = "SELECT (SELECT count(*) FROM __harmonylite___change_log_global)

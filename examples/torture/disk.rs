@@ -15,8 +15,8 @@ use crate::{Options, Result};
 const PATIENCE: Duration = Duration::from_secs(60);
 const TROUBLE: Duration = Duration::from_secs(4);
 
-/// What SQLite cannot read with EIO it calls malformed, and the daemon ends: who starts it again may
-/// do that at once.
+/// What SQLite cannot read with EIO it calls malformed, and the daemon ends: who starts it again
+/// may do that at once.
 const READ_ERROR: &str = "pread64:error=EIO:when=1+3";
 
 /// System calls of the daemon that fail, as strace injects it.

@@ -1,8 +1,10 @@
 //! Breaks things under real processes and looks whether the promises hold: nothing that an
 //! application committed is lost unless something newer replaced it, and all nodes end equal.
 //!
-//! Called by scripts/crash.sh, power-cut.sh, partition.sh, disk-trouble.sh and soak.sh, which set up
-//! what needs a shell. Prints its seed; choices follow from it, the timing of processes does not.
+//! Called by scripts/crash.sh, power-cut.sh, partition.sh, disk-trouble.sh and soak.sh, which set
+//! up what needs a shell. Prints its seed; choices follow from it, the timing of processes does
+//! not.
+#![allow(unreachable_pub)] // no other crate uses any of it
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -202,7 +202,8 @@ fn huge_transaction(cluster: &mut Cluster, rows: u64) -> Result<()> {
         peak = peak.max(node.daemon.as_ref().map_or(0, |d| d.memory_kb("VmHWM")));
     }
     println!(
-        "a transaction of {rows} rows: written in {:.1} s, on all nodes {:.1} s later, peak RSS {:.1} MB",
+        "a transaction of {rows} rows: written in {:.1} s, on all nodes {:.1} s later, peak RSS \
+         {:.1} MB",
         wrote.as_secs_f64(),
         took.as_secs_f64(),
         peak as f64 / 1024.0

@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn everything_in_one() {
-        let text = "https://dav.example:8443/remote.php/dav/?dir=/my%20dir/a&login=me%40home&secret=p@s/s+w%2B";
+        let text = "https://dav.example:8443/remote.php/dav/\
+                    ?dir=/my%20dir/a&login=me%40home&secret=p@s/s+w%2B";
         let url = Url::parse(text, "http").unwrap();
         assert_eq!(url.server.to_string(), "https://dav.example:8443");
         assert_eq!(url.path, "/remote.php/dav");

@@ -16,7 +16,7 @@ pub(super) struct DisplacedRows<'c> {
 }
 
 impl DisplacedRows<'_> {
-    pub fn row(&self, key: &[u8]) -> Result<Option<Vec<OwnedValue>>> {
+    pub(super) fn row(&self, key: &[u8]) -> Result<Option<Vec<OwnedValue>>> {
         let row: Option<Vec<u8>> = self
             .conn
             .prepare_cached(
@@ -28,18 +28,20 @@ impl DisplacedRows<'_> {
     }
 
     /// Keeps a row, hidden by `by`.
-    pub fn put(&self, key: &[u8], values: &[OwnedValue], by: &[u8]) -> Result<()> {
+    pub(super) fn put(&self, key: &[u8], values: &[OwnedValue], by: &[u8]) -> Result<()> {
         self.forget(key)?;
         if mutation::is(Mutation::DisplacedDropped) && !by.is_empty() {
             return Ok(());
         }
         self.conn
             .prepare_cached(
-                "INSERT INTO __harmonylite___displaced(table_id, key, by, row) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO __harmonylite___displaced(table_id, key, by, row) VALUES (?1, ?2, ?3, \
+                 ?4)",
             )?
             .execute(params![self.table.id, key, by, encode(self.table, values)])?;
         let mut put = self.conn.prepare_cached(
-            "REPLACE INTO __harmonylite___displaced_by_tuple(table_id, tuple, key) VALUES (?1, ?2, ?3)",
+            "REPLACE INTO __harmonylite___displaced_by_tuple(table_id, tuple, key) VALUES (?1, ?2, \
+             ?3)",
         )?;
         for tuple in tuples(self.conn, self.table, values)? {
             put.execute(params![self.table.id, tuple.hash, key])?;
@@ -48,7 +50,7 @@ impl DisplacedRows<'_> {
     }
 
     /// The row is not displaced any more.
-    pub fn forget(&self, key: &[u8]) -> Result<()> {
+    pub(super) fn forget(&self, key: &[u8]) -> Result<()> {
         let Some(values) = self.row(key)? else {
             return Ok(());
         };
@@ -68,7 +70,7 @@ impl DisplacedRows<'_> {
     }
 
     /// Takes all out, for UNIQUE indexes that are others now: what the tuples were is not known.
-    pub fn take_all(&self) -> Result<Vec<(Vec<u8>, Vec<OwnedValue>)>> {
+    pub(super) fn take_all(&self) -> Result<Vec<(Vec<u8>, Vec<OwnedValue>)>> {
         let mut statement = self
             .conn
             .prepare_cached("SELECT key, row FROM __harmonylite___displaced WHERE table_id = ?1")?;
@@ -88,7 +90,7 @@ impl DisplacedRows<'_> {
     }
 
     /// Keys of rows that share a tuple with this row.
-    pub fn waiting_on(&self, values: &[OwnedValue]) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn waiting_on(&self, values: &[OwnedValue]) -> Result<Vec<Vec<u8>>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT key FROM __harmonylite___displaced_by_tuple WHERE table_id = ?1 AND tuple = ?2",
         )?;
@@ -103,7 +105,7 @@ impl DisplacedRows<'_> {
     }
 
     /// Keys of rows that this one hides.
-    pub fn hidden_by(&self, key: &[u8]) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn hidden_by(&self, key: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT key FROM __harmonylite___displaced WHERE table_id = ?1 AND by = ?2",
         )?;
@@ -111,7 +113,7 @@ impl DisplacedRows<'_> {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    pub fn is_empty(&self) -> Result<bool> {
+    pub(super) fn is_empty(&self) -> Result<bool> {
         let some = self
             .conn
             .prepare_cached("SELECT 1 FROM __harmonylite___displaced WHERE table_id = ?1 LIMIT 1")?

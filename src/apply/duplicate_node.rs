@@ -1,4 +1,5 @@
-//! Two nodes under one id: a copied SD card running beside its original, or one id configured twice.
+//! Two nodes under one id: a copied SD card running beside its original, or one id configured
+//! twice.
 //!
 //! Nothing is lost by that, since of two writes under one version the larger content wins
 //! everywhere. But it is luck which write that is, so whoever notices takes an id of its own.
@@ -74,8 +75,8 @@ impl Database {
         Ok(may_be_told || former.is_some_and(|f| f.stored.state.version >= row.version))
     }
 
-    /// This node made a snapshot, and others are about to hear of it. On the disk, or after a power cut
-    /// it would pass for a duplicate's.
+    /// This node made a snapshot, and others are about to hear of it. On the disk, or after a power
+    /// cut it would pass for a duplicate's.
     pub(crate) fn note_made(&mut self, name: &str) -> Result<()> {
         let mut made = self.made()?;
         made.push(name.to_owned());
@@ -96,9 +97,9 @@ impl Database {
         Ok(names.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// A snapshot is about to be merged because messages were missed. Made under this node's id and not
-    /// by it, it is a duplicate's; who in turn, should it lack messages as well, takes what it made itself
-    /// for all that this id has to say.
+    /// A snapshot is about to be merged because messages were missed. Made under this node's id and
+    /// not by it, it is a duplicate's; who in turn, should it lack messages as well, takes what it
+    /// made itself for all that this id has to say.
     pub(crate) fn look_at_maker(&mut self, entry: &Entry) -> Result<()> {
         if entry.node != self.node || !self.has_gap() || self.made()?.contains(&entry.name) {
             return Ok(());
@@ -119,8 +120,8 @@ impl Database {
         Ok(())
     }
 
-    /// What an earlier start sent may be unknown here after a power cut, and a delete may be forgotten.
-    /// A version that goes by the one it replaced says nothing of when it was made.
+    /// What an earlier start sent may be unknown here after a power cut, and a delete may be
+    /// forgotten. A version that goes by the one it replaced says nothing of when it was made.
     fn is_of_this_start(&self, version: Version) -> bool {
         if mutation::is(Mutation::OwnTwin) {
             return version.time_ms() >= self.clock.now_ms();
@@ -144,7 +145,8 @@ impl Database {
         Ok(())
     }
 
-    /// Of this machine and this moment: the duplicate, which may look at the same time, gets another.
+    /// Of this machine and this moment: the duplicate, which may look at the same time, gets
+    /// another.
     fn fresh_id(&self) -> i64 {
         let (boot, uptime) = (self.clock.boot_id(), self.clock.uptime().as_nanos());
         let seed = format!("{} {boot} {uptime} {}", self.node, self.clock.now_ms());

@@ -1,6 +1,7 @@
 //! The usual case of applying: same columns on both sides, no versions by column, nothing held, no
-//! further UNIQUE index and no trigger of the application to run. Decided with two look-ups and no allocation per row; whatever is not
-//! plain about a row is left to [`super::join`], which gives the same result for plain rows, too.
+//! further UNIQUE index and no trigger of the application to run. Decided with two look-ups and no
+//! allocation per row; whatever is not plain about a row is left to [`super::join`], which gives
+//! the same result for plain rows, too.
 
 use crate::apply::affinity::is_storable_key;
 use crate::database::rows::{Rows, Stored};
@@ -148,8 +149,8 @@ fn plain_row(
 }
 
 impl Database {
-    /// Takes a row from elsewhere if it is plain, in a table that is ([`Database::is_plain`]). False
-    /// if it is left to the general way.
+    /// Takes a row from elsewhere if it is plain, in a table that is ([`Database::is_plain`]).
+    /// False if it is left to the general way.
     pub(crate) fn take_plain(&mut self, table: &Table, row: &Row<'_>) -> Result<bool> {
         let (gives_way, young_from) = (self.gives_way(), self.young_from());
         let at = self.reservation.peek_number() - 1;

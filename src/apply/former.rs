@@ -2,10 +2,10 @@
 //! migrated.
 //!
 //! A row is joined under the key of the row that it became here. One that was not here is joined
-//! under the key that its columns make, if those of other rows did ([`Former::makes_keys`]). A value
-//! for a key column that it lacks is never made up: the row is held until it comes under its new key.
-//! What changes here by that is sent under the new key: should the migration of another node give the
-//! row a different one, all nodes have both.
+//! under the key that its columns make, if those of other rows did ([`Former::makes_keys`]). A
+//! value for a key column that it lacks is never made up: the row is held until it comes under its
+//! new key. What changes here by that is sent under the new key: should the migration of another
+//! node give the row a different one, all nodes have both.
 
 use std::sync::Arc;
 

@@ -39,8 +39,8 @@ pub(crate) struct GoNodes {
 }
 
 impl Database {
-    /// Joins the row of an event. What does not fit the schema here is held; what never will is kept
-    /// in quarantine.
+    /// Joins the row of an event. What does not fit the schema here is held; what never will is
+    /// kept in quarantine.
     pub(super) fn apply_go_event(
         &mut self,
         stream: &str,
@@ -63,7 +63,8 @@ impl Database {
         };
         if is_keyless(&table, &incoming) {
             let reason = format!(
-                "of the Go version, of table {:?}: a column of the key that the table has here is NULL",
+                "of the Go version, of table {:?}: a column of the key that the table has here is \
+                 NULL",
                 event.table
             );
             self.quarantine(stream, message.seq, &reason, data)?;

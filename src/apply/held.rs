@@ -54,7 +54,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub fn of(table: &Table, key: &[u8]) -> Self {
+    pub(crate) fn of(table: &Table, key: &[u8]) -> Self {
         let name = table.name().to_ascii_lowercase();
         Place {
             table: name,
@@ -261,7 +261,8 @@ impl Database {
         self.catalog.ending.remove(&at.table);
         self.conn
             .prepare_cached(
-                "REPLACE INTO __harmonylite___held(table_name, shape, key, column, hlc, site, value, reason)
+                "REPLACE INTO __harmonylite___held(table_name, shape, key, column, hlc, site, \
+                 value, reason)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![
@@ -291,9 +292,9 @@ impl Database {
         Ok(())
     }
 
-    /// What was held is told again when it is taken in, if the broker lost it; or if it is so old that
-    /// others may have had a delete of it and forgotten that, which came here with no snapshot: then all
-    /// are to have it, or none.
+    /// What was held is told again when it is taken in, if the broker lost it; or if it is so old
+    /// that others may have had a delete of it and forgotten that, which came here with no
+    /// snapshot: then all are to have it, or none.
     pub(crate) fn told_again(&self, held: &Incoming) -> Option<Version> {
         let newest = held.newest()?;
         let is_old = self.broker_time_ms().is_some() && self.is_old(newest.time_ms());
@@ -366,8 +367,9 @@ impl Database {
         Ok(is_done)
     }
 
-    /// The row's tombstone is about to be forgotten: what is held of it from before goes first, or a
-    /// column that is added later would bring back a part of it. False if something newer is held.
+    /// The row's tombstone is about to be forgotten: what is held of it from before goes first, or
+    /// a column that is added later would bring back a part of it. False if something newer is
+    /// held.
     pub(crate) fn drop_held(&mut self, at: &Place, tombstone: Version) -> Result<bool> {
         if !self.catalog.held.contains(&at.table) {
             return Ok(true);

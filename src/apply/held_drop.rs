@@ -1,6 +1,6 @@
-//! An operator gives up what is held of a table. The command asks, by a note in `___meta`; the daemon
-//! does it, in its own short transactions, since it knows in memory what is held. Where none runs, the
-//! command does it by itself.
+//! An operator gives up what is held of a table. The command asks, by a note in `___meta`; the
+//! daemon does it, in its own short transactions, since it knows in memory what is held. Where none
+//! runs, the command does it by itself.
 
 use std::path::Path;
 use std::time::Duration;

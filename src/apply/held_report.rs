@@ -1,5 +1,5 @@
-//! What is held and why: for people, on a connection that only reads, so that it works beside a running
-//! daemon and changes nothing.
+//! What is held and why: for people, on a connection that only reads, so that it works beside a
+//! running daemon and changes nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -37,7 +37,8 @@ pub struct HeldTable {
     /// Keys as the rows have them, where the table has another one here; and that.
     pub keys: Vec<String>,
     pub key_here: Option<String>,
-    /// Those of `keys` that a table had here before: the rows come from nodes that are not migrated.
+    /// Those of `keys` that a table had here before: the rows come from nodes that are not
+    /// migrated.
     pub former_keys: Vec<String>,
 }
 

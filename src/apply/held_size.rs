@@ -1,12 +1,12 @@
 //! How much is held of tables that are not here, and when something of them came last.
 //!
 //! Such tables may be those of another application, or invented: what is held of them is bounded.
-//! Beyond the bound the largest is let go ([`super::let_go`]): should it be here one day, a snapshot
-//! brings it. So the bound holds only where snapshots are kept.
+//! Beyond the bound the largest is let go ([`super::let_go`]): should it be here one day, a
+//! snapshot brings it. So the bound holds only where snapshots are kept.
 //!
 //! Sizes are added up as rows come, in the transactions that hold them. What took the place of
-//! something else counts twice until the sum is over the bound: then they are counted, which takes no
-//! lock that an application waits for.
+//! something else counts twice until the sum is over the bound: then they are counted, which takes
+//! no lock that an application waits for.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(crate) struct HeldSize {
 }
 
 impl HeldSize {
-    pub fn load(conn: &Connection) -> rusqlite::Result<HeldSize> {
+    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<HeldSize> {
         let text = "SELECT total(bytes) FROM __harmonylite___held_tables";
         let total: f64 = conn.query_row(text, [], |r| r.get(0))?;
         Ok(HeldSize {

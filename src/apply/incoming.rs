@@ -14,14 +14,15 @@ pub(crate) struct Incoming {
     pub floor: Option<Version>,
     /// Version of the row itself; none for columns that are held alone.
     pub row: Option<Version>,
-    /// Held: up to this version it is not sent, or to be sent again. It is ours to send once it fits.
+    /// Held: up to this version it is not sent, or to be sent again. It is ours to send once it
+    /// fits.
     pub unsent: Option<Version>,
     /// By lower-case name.
     pub columns: BTreeMap<String, (Version, OwnedValue)>,
 }
 
 impl Incoming {
-    pub fn from_frame(row: &Row<'_>, columns: &[&str]) -> Self {
+    pub(crate) fn from_frame(row: &Row<'_>, columns: &[&str]) -> Self {
         let mut incoming = Incoming::default();
         if row.deleted {
             incoming.floor = Some(row.version);
@@ -45,24 +46,24 @@ impl Incoming {
     }
 
     /// Whether it says anything.
-    pub fn is_some(&self) -> bool {
+    pub(crate) fn is_some(&self) -> bool {
         self.row.is_some() || self.floor.is_some() || !self.columns.is_empty()
     }
 
     /// The highest version in it.
-    pub fn newest(&self) -> Option<Version> {
+    pub(crate) fn newest(&self) -> Option<Version> {
         let columns = self.columns.values().map(|(version, _)| Some(*version));
         columns.chain([self.row, self.floor]).max().flatten()
     }
 
     /// Whether that version is one of those in it that are to be sent.
-    pub fn is_to_be_sent(&self, version: Version) -> bool {
+    pub(crate) fn is_to_be_sent(&self, version: Version) -> bool {
         let is_carried = || self.columns.values().any(|(v, _)| *v == version);
         self.unsent == Some(version) || self.unsent > Some(version) && is_carried()
     }
 
     /// The larger of two values of a column wins, as everywhere.
-    pub fn add_column(&mut self, lower: String, version: Version, value: OwnedValue) {
+    pub(crate) fn add_column(&mut self, lower: String, version: Version, value: OwnedValue) {
         let newer = |known: &(Version, OwnedValue)| {
             let order = version.cmp(&known.0);
             order
@@ -75,7 +76,7 @@ impl Incoming {
     }
 
     /// Takes in what else is known of the row.
-    pub fn absorb(&mut self, other: Incoming) {
+    pub(crate) fn absorb(&mut self, other: Incoming) {
         self.floor = self.floor.max(other.floor);
         self.row = self.row.max(other.row);
         self.unsent = self.unsent.max(other.unsent);
@@ -85,7 +86,7 @@ impl Incoming {
     }
 
     /// In the compact form.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         let newest = self.columns.values().map(|(v, _)| *v).max();
         let floor = self.floor.unwrap_or(Version::NEVER);
         let Some(version) = self.row.max(newest).filter(|v| *v > floor) else {

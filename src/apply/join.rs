@@ -116,8 +116,8 @@ impl Database {
         Ok(joined.before.as_ref() != Some(&joined.after))
     }
 
-    /// A row that was deleted under the former key of its table is not back for coming under the new one:
-    /// its tombstone is told under that, too.
+    /// A row that was deleted under the former key of its table is not back for coming under the
+    /// new one: its tombstone is told under that, too.
     fn add_former(&self, table: &Table, key: &[Value<'_>], incoming: &mut Incoming) -> Result<()> {
         if incoming.row.is_none() || !self.catalog.former.contains_key(&table.id) {
             return Ok(());
@@ -147,7 +147,8 @@ impl Database {
     }
 
     /// The version becomes nobody's, which is the lowest there is. Also for a row that comes by a
-    /// stream: what lost against a row here could not come again when a snapshot brings a lower one.
+    /// stream: what lost against a row here could not come again when a snapshot brings a lower
+    /// one.
     fn demote_preexisting(&mut self, table: &Table, key: &[Value<'_>]) -> Result<()> {
         let Some(own) = self.gives_way() else {
             return Ok(());

@@ -1,9 +1,9 @@
 //! Tables whose changes are let go instead of being held.
 //!
-//! Nothing is kept of a table that the configuration leaves out, nor of one that nobody can replicate
-//! (SQLite's own, ours). The name of the former is remembered: should the table be replicated here
-//! one day, this node lacks all that it let go. That is a gap in every stream ([`crate::model::gap`]),
-//! which a snapshot makes up for whose maker let nothing go of that table.
+//! Nothing is kept of a table that the configuration leaves out, nor of one that nobody can
+//! replicate (SQLite's own, ours). The name of the former is remembered: should the table be
+//! replicated here one day, this node lacks all that it let go. That is a gap in every stream
+//! ([`crate::model::gap`]), which a snapshot makes up for whose maker let nothing go of that table.
 
 use std::collections::BTreeSet;
 
@@ -42,25 +42,25 @@ pub(crate) struct LetGo {
 }
 
 impl LetGo {
-    pub fn load(conn: &Connection) -> rusqlite::Result<LetGo> {
+    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<LetGo> {
         let text: Option<String> = get_meta(conn, Meta::LetGo)?;
         let stored = text.and_then(|text| serde_json::from_str(&text).ok());
         Ok(stored.unwrap_or_default())
     }
 
     /// Tables of which this database lacks rows.
-    pub fn lacks(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn lacks(&self) -> impl Iterator<Item = &String> {
         self.names.union(&self.awaited)
     }
 
     /// The same, by name; and those for which a snapshot is awaited.
-    pub fn into_names(self) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn into_names(self) -> (Vec<String>, Vec<String>) {
         let [names, awaited] = [self.names, self.awaited].map(|n| n.into_iter().collect());
         (names, awaited)
     }
 
     /// Remembers a table, where no daemon runs. Inside a transaction.
-    pub fn note(conn: &Connection, name: &str) -> rusqlite::Result<()> {
+    pub(crate) fn note(conn: &Connection, name: &str) -> rusqlite::Result<()> {
         let mut let_go = LetGo::load(conn)?;
         let_go.add(name);
         let_go.store(conn)
@@ -138,8 +138,9 @@ impl Database {
         Ok(())
     }
 
-    /// Tables that were let go and are replicated by now: what was missed of them is a gap. `has_new`
-    /// says that a table is replicated since just now. Inside a transaction, with the catalog read.
+    /// Tables that were let go and are replicated by now: what was missed of them is a gap.
+    /// `has_new` says that a table is replicated since just now. Inside a transaction, with the
+    /// catalog read.
     pub(crate) fn await_let_go(&mut self, has_new: bool) -> Result<()> {
         let here = &self.catalog.by_name;
         let mut found: BTreeSet<String> = self.let_go.names.clone();
@@ -150,7 +151,8 @@ impl Database {
         }
         for name in &found {
             log::warn!(
-                "table {name} is replicated from now on: a snapshot brings what was passed over of it"
+                "table {name} is replicated from now on: a snapshot brings what was passed over of \
+                 it"
             );
             self.let_go.names.remove(name);
         }
@@ -193,8 +195,8 @@ impl Database {
         &self.let_go.awaited
     }
 
-    /// Whether there is something for the scheduler of snapshots since this was asked last: other tables,
-    /// or a snapshot is awaited for some.
+    /// Whether there is something for the scheduler of snapshots since this was asked last: other
+    /// tables, or a snapshot is awaited for some.
     pub(crate) fn has_news(&mut self) -> bool {
         std::mem::take(&mut self.is_news)
     }
@@ -213,8 +215,8 @@ impl Database {
         self.store_let_go()
     }
 
-    /// Whether rows were let go of tables that other nodes may have: by choice, or of tables that are
-    /// `selected` and unknown here.
+    /// Whether rows were let go of tables that other nodes may have: by choice, or of tables that
+    /// are `selected` and unknown here.
     pub(crate) fn has_let_go(&self, selected: bool) -> bool {
         let tables = &self.settings.tables;
         let mut names = self.let_go.names.iter();
@@ -246,9 +248,9 @@ impl Database {
         Ok(())
     }
 
-    /// What is held of tables that are not here, of which nothing came for as long as a tombstone is
-    /// kept and which no node `has`, is to be removed. True if there is some. To be called only when
-    /// all streams were read to their end.
+    /// What is held of tables that are not here, of which nothing came for as long as a tombstone
+    /// is kept and which no node `has`, is to be removed. True if there is some. To be called only
+    /// when all streams were read to their end.
     pub(crate) fn end_forgotten(&mut self, has: &dyn Fn(&str) -> bool) -> Result<bool> {
         let (Some(now_ms), false) = (self.broker_time_ms(), self.has_gap()) else {
             return Ok(false);

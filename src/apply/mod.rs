@@ -2,9 +2,10 @@
 //!
 //! [`Database::apply`] takes messages of one stream and, in one short transaction, captures what
 //! the application did so far, joins each row with what is here ([`crate::model::merge`]) and
-//! stores the position. Nothing stops it: what does not fit the schema is held
-//! ([`held`]) or, where nobody wants it, let go (`let_go`), what is no frame is put in quarantine, what collides in a UNIQUE index is displaced
-//! (`unique`), what is too large for one message is put together (`parts`).
+//! stores the position. Nothing stops it: what does not fit the schema is held ([`held`]) or, where
+//! nobody wants it, let go (`let_go`), what is no frame is put in quarantine, what collides in a
+//! UNIQUE index is displaced (`unique`), what is too large for one message is put together
+//! (`parts`).
 
 use std::sync::Arc;
 

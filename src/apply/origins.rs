@@ -14,7 +14,7 @@ pub(crate) struct Origins(BTreeMap<u64, i64>);
 
 impl Origins {
     /// A message of these nodes is applied, which the broker stored at `time_ms`.
-    pub fn note(&mut self, nodes: &[u64], time_ms: i64) {
+    pub(crate) fn note(&mut self, nodes: &[u64], time_ms: i64) {
         for node in nodes {
             let has_room = self.0.len() < MAX_ORIGINS;
             match self.0.get_mut(node) {

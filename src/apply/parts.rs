@@ -6,9 +6,9 @@ use crate::capture::Frames;
 use crate::database::{Database, Result};
 use crate::model::frame::{Frame, FrameError, MAX_FRAME_BYTES, Part, Parts};
 
-/// A part whose others never came goes when a part that the broker got so much later comes: its sender
-/// sent all of it again, as others. By the broker's time, since between two parts the clock here may be
-/// set, or this node be away for months.
+/// A part whose others never came goes when a part that the broker got so much later comes: its
+/// sender sent all of it again, as others. By the broker's time, since between two parts the clock
+/// here may be set, or this node be away for months.
 const KEEP_MS: i64 = 30 * 24 * 3600 * 1000;
 
 /// Parts of one row: a broker that takes messages of 4 KiB comes to that with the largest row.

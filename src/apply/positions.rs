@@ -37,8 +37,10 @@ pub struct Positions {
 
 impl Positions {
     pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Self> {
-        let mut statement =
-            conn.prepare("SELECT stream, seq, id, created, gap, acked_seq, acked_id FROM __harmonylite___seq_map")?;
+        let mut statement = conn.prepare(
+            "SELECT stream, seq, id, created, gap, acked_seq, acked_id FROM \
+                __harmonylite___seq_map",
+        )?;
         let read = |r: &rusqlite::Row<'_>| {
             let gap = r.get::<_, Option<String>>(4)?;
             let gap = gap.and_then(|text| serde_json::from_str(&text).ok());
@@ -91,9 +93,10 @@ impl Database {
         all
     }
 
-    /// Streams that are read no more: since the prefix, the compression or the number of shards is another
-    /// one, others have taken their place. As where a stream was created anew under its name, what they
-    /// held is published again by whoever has it, and looked for in a snapshot. False if there are none.
+    /// Streams that are read no more: since the prefix, the compression or the number of shards is
+    /// another one, others have taken their place. As where a stream was created anew under its
+    /// name, what they held is published again by whoever has it, and looked for in a snapshot.
+    /// False if there are none.
     pub(crate) fn leave_streams(&mut self) -> Result<bool> {
         let known = self.positions.known.iter();
         let left = known.filter(|(stream, _)| !self.is_read(stream));
@@ -157,7 +160,8 @@ impl Database {
     /// Messages before `first` are gone from the broker and were not read here.
     pub fn note_gap(&mut self, stream: &str, first: u64) {
         let known = self.position(stream);
-        // All that is here came from before the end of this gap, also what was read after an earlier one.
+        // All that is here came from before the end of this gap, also what was read after an
+        // earlier one.
         let gap = Gap {
             learnt: self.reservation.peek_number() - 1,
             acked: known.acked_seq,
@@ -195,9 +199,10 @@ impl Database {
         self.positions.known.values().any(|p| p.gap.is_some())
     }
 
-    /// Whether a snapshot is to be merged before what waits here is sent: a row that nobody else has
-    /// must not count as one that all others deleted. But to a broker that lost messages all is sent at
-    /// once: else a snapshot that is further than its streams sends every node back again and again.
+    /// Whether a snapshot is to be merged before what waits here is sent: a row that nobody else
+    /// has must not count as one that all others deleted. But to a broker that lost messages all is
+    /// sent at once: else a snapshot that is further than its streams sends every node back again
+    /// and again.
     pub fn awaits_snapshot(&self) -> bool {
         self.settings.joins_by_snapshot && self.has_gap() && !self.is_republishing()
     }
@@ -398,10 +403,10 @@ impl Database {
         }
     }
 
-    /// Reads every stream from its start again, and merges a snapshot first if there is one, which is
-    /// never wrong: an operator asks for it by removing the mirror of the positions. What was read so
-    /// far is kept as if it were acknowledged: a snapshot that is not as far does not have all that is
-    /// here.
+    /// Reads every stream from its start again, and merges a snapshot first if there is one, which
+    /// is never wrong: an operator asks for it by removing the mirror of the positions. What was
+    /// read so far is kept as if it were acknowledged: a snapshot that is not as far does not have
+    /// all that is here.
     pub fn forget_positions(&mut self) -> Result<()> {
         self.lose_all_streams()?;
         self.read_from_the_start();
@@ -440,7 +445,8 @@ impl Database {
     /// positions as they were before.
     pub(crate) fn store_positions(&mut self) -> Result<()> {
         let mut put = self.conn.prepare_cached(
-            "REPLACE INTO __harmonylite___seq_map(stream, seq, id, created, gap, acked_seq, acked_id)
+            "REPLACE INTO __harmonylite___seq_map(stream, seq, id, created, gap, acked_seq, \
+             acked_id)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
         for stream in std::mem::take(&mut self.positions.unsaved) {

@@ -1,5 +1,5 @@
-//! Messages that cannot be read, kept for a later release or a person to look at: as many as a small
-//! machine can keep. Beyond that the oldest go, counted.
+//! Messages that cannot be read, kept for a later release or a person to look at: as many as a
+//! small machine can keep. Beyond that the oldest go, counted.
 
 use rusqlite::params;
 

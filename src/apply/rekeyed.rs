@@ -1,8 +1,8 @@
 //! Displaced rows of a table whose key is of another kind now.
 //!
-//! The rows of the table get versions under the new key. What is displaced is not in the table, so that
-//! whoever rebuilt that has not given it such a key: it is held as a row of the old one, as what arrives
-//! from a node that still has the old key is, and is back when the table has it again.
+//! The rows of the table get versions under the new key. What is displaced is not in the table, so
+//! that whoever rebuilt that has not given it such a key: it is held as a row of the old one, as
+//! what arrives from a node that still has the old key is, and is back when the table has it again.
 
 use rusqlite::{OptionalExtension, params, params_from_iter};
 
@@ -16,8 +16,8 @@ use crate::model::merge::FLOOR;
 use crate::model::version::Version;
 
 impl Database {
-    /// Holds what is displaced of table number `id`, which was of shape `known`; its versions are still
-    /// those of that.
+    /// Holds what is displaced of table number `id`, which was of shape `known`; its versions are
+    /// still those of that.
     pub(crate) fn hold_displaced(&mut self, id: i64, name: &str, known: &Shape) -> Result<()> {
         let mut after = Vec::new();
         // One by one: memory need not be large enough for all.
@@ -50,7 +50,8 @@ impl Database {
         Ok(next.query_row(params![id, after], read).optional()?)
     }
 
-    /// A displaced row as a peer would send it. It may be marked unsent: it is to be sent when it fits.
+    /// A displaced row as a peer would send it. It may be marked unsent: it is to be sent when it
+    /// fits.
     fn incoming_of(
         &self,
         name: &str,

@@ -16,8 +16,8 @@ use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
-/// Of a row with NULL in its key, which no other node can know: it stays, whatever collides with it.
-/// And, for the moment, of one that the application wrote and that has no version for that yet.
+/// Of a row with NULL in its key, which no other node can know: it stays, whatever collides with
+/// it. And, for the moment, of one that the application wrote and that has no version for that yet.
 const UNMOVABLE: Version = Version {
     hlc: i64::MAX,
     node: u64::MAX,
@@ -34,7 +34,8 @@ pub(super) struct Settling<'c> {
     sites: &'c Sites,
     pub rows: Rows<'c>,
     pub displaced: DisplacedRows<'c>,
-    /// Some rows may have changed without a trace in the change log, and not have their versions yet.
+    /// Some rows may have changed without a trace in the change log, and not have their versions
+    /// yet.
     comparing: bool,
     /// Rows to look at, highest order first.
     todo: BTreeSet<Order>,
@@ -44,7 +45,7 @@ pub(super) struct Settling<'c> {
 }
 
 impl<'c> Settling<'c> {
-    pub fn new(
+    pub(super) fn new(
         conn: &'c Connection,
         sites: &'c Sites,
         table: &'c Table,
@@ -62,9 +63,9 @@ impl<'c> Settling<'c> {
         })
     }
 
-    /// Fails if the row, which is not in the table, could not be there whatever the others are. SQLite
-    /// looks at the UNIQUE indexes last.
-    pub fn try_row(&mut self, values: &[OwnedValue]) -> Result<()> {
+    /// Fails if the row, which is not in the table, could not be there whatever the others are.
+    /// SQLite looks at the UNIQUE indexes last.
+    pub(super) fn try_row(&mut self, values: &[OwnedValue]) -> Result<()> {
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
         match savepoint(self.displaced.conn, true, || self.rows.upsert(&values)) {
             Err(e) if !is_collision(self.displaced.table, &e) => Err(e.into()),
@@ -74,7 +75,7 @@ impl<'c> Settling<'c> {
 
     /// Looks at every row of `todo`, from the highest order down. Returns how many rows were put
     /// aside because of another.
-    pub fn run(mut self) -> Result<u64> {
+    pub(super) fn run(mut self) -> Result<u64> {
         for looks in 0.. {
             let Some(next) = self.todo.pop_last() else {
                 break;
@@ -185,7 +186,7 @@ impl<'c> Settling<'c> {
         Ok(stored.map(|s| (s.state.version, key_bytes.to_vec())))
     }
 
-    pub fn add(&mut self, key: Vec<u8>) -> Result<()> {
+    pub(super) fn add(&mut self, key: Vec<u8>) -> Result<()> {
         if let Some(order) = self.order(&key)?.filter(|o| !self.done.contains(o)) {
             self.todo.insert(order);
         }
@@ -193,7 +194,7 @@ impl<'c> Settling<'c> {
     }
 
     /// Displaced rows that share a tuple with values which left the table are looked at.
-    pub fn wake(&mut self, values: &[OwnedValue]) -> Result<()> {
+    pub(super) fn wake(&mut self, values: &[OwnedValue]) -> Result<()> {
         for key in self.displaced.waiting_on(values)? {
             if let Some(order) = self.order(&key)? {
                 self.done.remove(&order);

@@ -73,9 +73,11 @@ fn concurrent_writes_end_equal() {
         for node in &n {
             let id = node.db.node();
             node.run(&format!(
-                "INSERT INTO Books VALUES (1, 'a{id}', {round}) ON CONFLICT DO UPDATE SET title = excluded.title;
+                "INSERT INTO Books VALUES (1, 'a{id}', {round}) ON CONFLICT DO UPDATE SET title = \
+                 excluded.title;
                  INSERT OR REPLACE INTO Books VALUES (2 + {round} % 3, 'b{id}', {round});
-                 DELETE FROM Books WHERE id = 2 + {} % 3", round + id
+                 DELETE FROM Books WHERE id = 2 + {} % 3",
+                round + id
             ));
             node.clock.advance(Duration::from_millis(id * 7 % 5));
         }
@@ -93,11 +95,15 @@ fn unknown_columns_and_tables_are_held_until_they_are_known() {
     let mut n = vec![
         Node::new(
             1,
-            "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b DEFAULT 'x'); CREATE TABLE u(k TEXT PRIMARY KEY)",
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b DEFAULT 'x'); CREATE TABLE u(k TEXT \
+             PRIMARY KEY)",
         ),
         Node::new(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a)"),
     ];
-    n[0].run("INSERT INTO t VALUES (1, 'one', 'B'); INSERT INTO u VALUES ('k'), ('gone'); DELETE FROM u WHERE k = 'gone'");
+    n[0].run(
+        "INSERT INTO t VALUES (1, 'one', 'B'); INSERT INTO u VALUES ('k'), ('gone'); DELETE \
+        FROM u WHERE k = 'gone'",
+    );
     exchange(&mut n);
     assert_eq!(n[1].rows("SELECT a FROM t"), n[0].rows("SELECT a FROM t"));
     assert!(n[1].db.held().unwrap() > 0);

@@ -1,8 +1,8 @@
 //! How old tombstones are, as far as that can be proved.
 //!
 //! Numbers of transactions are noted now and then with the time, by the broker's clock: when all up
-//! to a number was told, which decides when a tombstone may be dropped here; and from which number on
-//! all was learnt later than that, which decides whether others still have it.
+//! to a number was told, which decides when a tombstone may be dropped here; and from which number
+//! on all was learnt later than that, which decides whether others still have it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,15 +20,16 @@ const NOTE_EVERY: Duration = Duration::from_secs(60);
 
 /// What is known of the age of tombstones.
 #[derive(Debug, Default)]
-pub struct Ages {
+pub(crate) struct Ages {
     /// Broker's time of the last note.
     noted_ms: Option<i64>,
-    /// Times within the last third of the retention, and the number from which on all was learnt later.
+    /// Times within the last third of the retention, and the number from which on all was learnt
+    /// later.
     since: VecDeque<(i64, i64)>,
     /// What was learnt before this number may be of any age.
     doubted: i64,
-    /// The highest hlc that this node may have given to a row that is forgotten by now: with a clock
-    /// that stands still the row would get it again, for something else.
+    /// The highest hlc that this node may have given to a row that is forgotten by now: with a
+    /// clock that stands still the row would get it again, for something else.
     forgotten: i64,
     /// No version of ours is of a later time than this.
     given_ms: i64,

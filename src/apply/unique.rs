@@ -63,8 +63,8 @@ impl Database {
     }
 
     /// A row was joined, its version is stored: `in_table` is what the table still holds of it,
-    /// `arrived` what it is now, none if deleted. Fails if that breaks another constraint: then it is
-    /// held, as it would be if nothing were displaced.
+    /// `arrived` what it is now, none if deleted. Fails if that breaks another constraint: then it
+    /// is held, as it would be if nothing were displaced.
     pub(super) fn settle_joined(
         &mut self,
         table: &Arc<Table>,
@@ -104,7 +104,8 @@ impl Database {
 
     /// The first row of a table is displaced.
     fn say_displaced(&mut self, table: &Table) {
-        let text = "are displaced: others have their values in a UNIQUE index; `harmonylite conflicts` \
+        let text = "are displaced: others have their values in a UNIQUE index; `harmonylite \
+            conflicts` \
                     shows them";
         match self.displaced_alarm.rings(self.clock.uptime()) {
             Some(0) => log::warn!("rows of table {} {text}", table.name()),

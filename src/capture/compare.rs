@@ -1,10 +1,10 @@
 //! Finds changes by comparison, for tables whose triggers were not in place for a while.
 //!
 //! Triggers go missing when a table is rebuilt (the 12 steps of
-//! <https://www.sqlite.org/lang_altertable.html#otheralter>), before installation, and in the moment
-//! between CREATE TABLE and our noticing. Row against version: without a version, or with another
-//! hash, it changed; a live version without a row was deleted. A large table is walked through in
-//! short steps; what happens to rows in the meantime is in the change log as usual.
+//! <https://www.sqlite.org/lang_altertable.html#otheralter>), before installation, and in the
+//! moment between CREATE TABLE and our noticing. Row against version: without a version, or with
+//! another hash, it changed; a live version without a row was deleted. A large table is walked
+//! through in short steps; what happens to rows in the meantime is in the change log as usual.
 
 use std::sync::Arc;
 
@@ -177,9 +177,10 @@ impl Database {
         Ok(changed)
     }
 
-    /// The table's key is another one: the row keeps the version that it had under the old one. It is sent
-    /// under the new one, with that: who migrated before may wait for it. True if it changed; none if it is
-    /// to be compared, as one that is known under the new key or whose old one cannot be told.
+    /// The table's key is another one: the row keeps the version that it had under the old one. It
+    /// is sent under the new one, with that: who migrated before may wait for it. True if it
+    /// changed; none if it is to be compared, as one that is known under the new key or whose old
+    /// one cannot be told.
     fn compare_former(
         &mut self,
         table: &Arc<Table>,
@@ -249,8 +250,8 @@ impl Database {
         Ok(Some(changed))
     }
 
-    /// The row is the one that had that key: no other is, and what arrives under that is of this one.
-    /// True if it is what it was.
+    /// The row is the one that had that key: no other is, and what arrives under that is of this
+    /// one. True if it is what it was.
     fn recognize(
         &mut self,
         table: &Table,
@@ -275,9 +276,9 @@ impl Database {
         Ok(is_same)
     }
 
-    /// The row's columns have other names. Its version stays, also while it is displaced; if some of its
-    /// content may never have been sent under the new name, it is marked. True if so; none if the row is
-    /// to be compared.
+    /// The row's columns have other names. Its version stays, also while it is displaced; if some
+    /// of its content may never have been sent under the new name, it is marked. True if so; none
+    /// if the row is to be compared.
     fn rehash(
         &mut self,
         table: &Table,
@@ -288,7 +289,8 @@ impl Database {
         let mut rows = Rows::new(&self.conn, table)?;
         let stored = rows.version(&self.sites, key)?;
         let Some(stored) = stored.filter(|s| !s.state.deleted) else {
-            return Ok((cause != CompareReason::Rebuilt).then_some(false)); // its change is in the change log
+            // Its change is in the change log.
+            return Ok((cause != CompareReason::Rebuilt).then_some(false));
         };
         let values = match rows.owned_row(key)? {
             Some(_) if cause == CompareReason::Rebuilt => return Ok(None),

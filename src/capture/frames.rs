@@ -48,7 +48,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// For a new transaction, which gets its number here.
-    pub fn new(db: &mut Database) -> Self {
+    pub(crate) fn new(db: &mut Database) -> Self {
         let encode = db.marks.live && db.settings.publish;
         Frames {
             is_live: true,
@@ -56,7 +56,7 @@ impl Frames {
         }
     }
 
-    pub fn numbered(db: &mut Database, encode: bool) -> Self {
+    pub(crate) fn numbered(db: &mut Database, encode: bool) -> Self {
         Frames {
             at: db.reservation.number(),
             encode,
@@ -72,7 +72,7 @@ impl Frames {
         }
     }
 
-    pub fn upsert<'v>(
+    pub(crate) fn upsert<'v>(
         &mut self,
         table: &Table,
         key: &[u8],
@@ -85,7 +85,7 @@ impl Frames {
         self.cut(shard);
     }
 
-    pub fn delete<'v>(
+    pub(crate) fn delete<'v>(
         &mut self,
         table: &Table,
         key: &[u8],
@@ -98,12 +98,12 @@ impl Frames {
     }
 
     /// Bytes collected in all shards and not yet cut.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.done_bytes + self.shards.iter().map(FrameBuilder::len).sum::<usize>()
     }
 
     /// Whether nothing was collected at all.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.done.is_empty() && self.shards.iter().all(FrameBuilder::is_empty)
     }
 
@@ -145,7 +145,7 @@ impl Frames {
     }
 
     /// None if there was more than may be kept in memory.
-    pub fn finish(mut self) -> Option<Vec<Outgoing>> {
+    pub(crate) fn finish(mut self) -> Option<Vec<Outgoing>> {
         (0..self.shards.len()).for_each(|s| self.close(s));
         (!self.overflowed).then_some(self.done)
     }

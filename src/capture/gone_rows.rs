@@ -1,6 +1,6 @@
 //! Rows that a table lacks since it was made anew are deletes, for all nodes: resetting a database
-//! with seed data empties its tables everywhere. Before the first of them is recorded, and so before
-//! any is sent, they are counted, and named in the log and in health.
+//! with seed data empties its tables everywhere. Before the first of them is recorded, and so
+//! before any is sent, they are counted, and named in the log and in health.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

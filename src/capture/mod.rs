@@ -1,7 +1,7 @@
 //! Outgoing: from what the application did to versions, marks and frames.
 //!
-//! The triggers note keys in the change log. [`Database::capture`] reads them, reads what those rows
-//! *are* by now, gives them versions, marks them unsent and empties the log, all in one
+//! The triggers note keys in the change log. [`Database::capture`] reads them, reads what those
+//! rows *are* by now, gives them versions, marks them unsent and empties the log, all in one
 //! transaction: a crash leaves either the log or the marks, never neither. The rows come out
 //! encoded, for the publisher; when nobody can send just now, marks alone are kept and
 //! [`Database::backlog`] encodes later.
@@ -206,8 +206,8 @@ impl Database {
         Ok(changes)
     }
 
-    /// Works out what captured rows mean for displaced ones. The change log is empty: a row in it has
-    /// no version yet, or an old one, and would have to give way to rows that it is above.
+    /// Works out what captured rows mean for displaced ones. The change log is empty: a row in it
+    /// has no version yet, or an old one, and would have to give way to rows that it is above.
     pub(crate) fn settle_captured(&mut self) -> Result<()> {
         if mutation::is(Mutation::NoSettleOnCapture) {
             self.catalog.to_settle.clear();

@@ -54,7 +54,7 @@ pub(crate) struct Recorder<'a> {
 
 impl Recorder<'_> {
     /// Looks at the row with this key and gives it a version if it changed. True if it did.
-    pub fn record(
+    pub(crate) fn record(
         &mut self,
         rows: &mut Rows<'_>,
         key: &[Value<'_>],
@@ -230,8 +230,8 @@ fn exceptions<'v>(
     exceptions
 }
 
-/// What a rebuild put into columns that are new is older than what others, who had them before, wrote
-/// there, though the row may have come from there since.
+/// What a rebuild put into columns that are new is older than what others, who had them before,
+/// wrote there, though the row may have come from there since.
 fn fill_late(table: &Table, stored: &Stored, node: u64, exceptions: &mut Exceptions) {
     let hlc = HLC_BEFORE.max(stored.state.floor().hlc + 1);
     let late = (0..table.schema.columns.len()).filter(|i| is_late(table, stored, *i));
@@ -262,9 +262,9 @@ pub(crate) fn is_late(table: &Table, stored: &Stored, column: usize) -> bool {
         || (!stored.state.deleted && stored.state.column(lower) == Version::NEVER)
 }
 
-/// The version under which a value is sent that a column has since it was added. None, as long as other
-/// nodes know it: it is the default. Where that is another one by now, who comes later has the value
-/// from such a row alone: `now` is what it has there.
+/// The version under which a value is sent that a column has since it was added. None, as long as
+/// other nodes know it: it is the default. Where that is another one by now, who comes later has
+/// the value from such a row alone: `now` is what it has there.
 pub(crate) fn unwritten(
     column: &Column,
     now: &OwnedValue,

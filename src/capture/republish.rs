@@ -3,8 +3,8 @@
 //! Rows carry their own versions, so it does not matter who publishes whose, and what others have
 //! already is nothing new to them. A walk through the versions, a chunk at a time, each published
 //! and acknowledged before the next: no marks, and no more memory than a chunk. How far it came is
-//! stored with the next chunk; a crash repeats one at most. What is held here for want of a table or a
-//! column may be nowhere else by now: it goes out once it is taken in.
+//! stored with the next chunk; a crash repeats one at most. What is held here for want of a table
+//! or a column may be nowhere else by now: it goes out once it is taken in.
 
 use serde::{Deserialize, Serialize};
 
@@ -106,8 +106,8 @@ impl Database {
         Ok(())
     }
 
-    /// Encodes the next chunk; false if there is none. What the call before encoded is acknowledged,
-    /// unless [`Database::stop_live`] said otherwise. Inside a transaction.
+    /// Encodes the next chunk; false if there is none. What the call before encoded is
+    /// acknowledged, unless [`Database::stop_live`] said otherwise. Inside a transaction.
     pub(super) fn encode_republished(&mut self, limit: usize, frames: &mut Frames) -> Result<bool> {
         if let Some(end) = self.marks.republish.chunk_end.take() {
             self.set_republish(end)?;

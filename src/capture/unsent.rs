@@ -1,9 +1,10 @@
 //! Marks: rows whose version no stream has acknowledged yet.
 //!
 //! A mark is (transaction number, table, key), and the number is the one under which the row's
-//! version was learnt: whoever marks a row that was known before learns it again. Acknowledged transactions are cleared all at once,
-//! and not before the next write that happens anyway or a pause: a mark that outlives its
-//! acknowledgement costs a repetition at worst, a write of its own costs flash every time.
+//! version was learnt: whoever marks a row that was known before learns it again. Acknowledged
+//! transactions are cleared all at once, and not before the next write that happens anyway or a
+//! pause: a mark that outlives its acknowledgement costs a repetition at worst, a write of its own
+//! costs flash every time.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -89,8 +90,8 @@ impl Database {
     }
 
     /// Clears acknowledged marks. Inside a transaction; if that fails, the marks are published once
-    /// more, which is harmless. With them goes to disk what was acknowledged last: should the broker
-    /// forget it, that must be noticed even after a restart.
+    /// more, which is harmless. With them goes to disk what was acknowledged last: should the
+    /// broker forget it, that must be noticed even after a restart.
     pub(crate) fn clear_marks(&mut self) -> Result<()> {
         if let Some(at) = self.marks.acknowledged.take() {
             let mut cleared = self
@@ -151,7 +152,8 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
-    /// Marks a row, whoever's version it has, which counts as learnt by the transaction of `frames`.
+    /// Marks a row, whoever's version it has, which counts as learnt by the transaction of
+    /// `frames`.
     pub(crate) fn mark_republished(
         &mut self,
         table: &Table,

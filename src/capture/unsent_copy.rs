@@ -1,5 +1,5 @@
-//! What is unsent, in memory too: should a tool of the application drop our tables, nothing else says
-//! which rows others have yet to learn of ([`crate::database`], `dropped`).
+//! What is unsent, in memory too: should a tool of the application drop our tables, nothing else
+//! says which rows others have yet to learn of ([`crate::database`], `dropped`).
 //!
 //! Only while rows do not go out directly: what is under way then is in the outbox.
 
@@ -17,7 +17,8 @@ use crate::model::version::Version;
 const MOST_ROWS: usize = 10_000;
 const MOST_BYTES: usize = 1 << 20;
 
-/// Rows that are looked up at a time: a few milliseconds' worth. What is left follows at the next call.
+/// Rows that are looked up at a time: a few milliseconds' worth. What is left follows at the next
+/// call.
 const STEP: usize = 1_000;
 
 /// A row whose version is unsent.
@@ -40,7 +41,7 @@ pub(crate) struct UnsentCopy {
 
 impl UnsentCopy {
     /// Every frame of the transactions up to `at` is acknowledged.
-    pub fn acknowledged(&mut self, at: i64) {
+    pub(crate) fn acknowledged(&mut self, at: i64) {
         let left = self.by_number.split_off(&(at + 1));
         for row in std::mem::replace(&mut self.by_number, left)
             .values()
@@ -60,7 +61,7 @@ impl UnsentCopy {
     }
 
     /// All of them, marked by transaction `at`.
-    pub fn marked_by(at: i64, rows: Vec<Unsent>) -> UnsentCopy {
+    pub(crate) fn marked_by(at: i64, rows: Vec<Unsent>) -> UnsentCopy {
         let mut copy = UnsentCopy {
             up_to: (at, i64::MAX, Vec::new()),
             ..UnsentCopy::default()
@@ -70,7 +71,7 @@ impl UnsentCopy {
     }
 
     /// The oldest first: a row may be there more than once, its newest version last.
-    pub fn rows(&self) -> Vec<Unsent> {
+    pub(crate) fn rows(&self) -> Vec<Unsent> {
         self.by_number.values().flatten().cloned().collect()
     }
 }

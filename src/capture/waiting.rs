@@ -1,8 +1,8 @@
 //! Log entries and marks of tables that are known and not here just now.
 //!
-//! Between two steps of a migration a table is gone for a moment, or is not taken in yet. What the raw
-//! log has of it, and what is marked of it, goes to a table of its own, so that the rest can go on, and
-//! comes back with the table. An entry that arrives there keeps the time that it counts as.
+//! Between two steps of a migration a table is gone for a moment, or is not taken in yet. What the
+//! raw log has of it, and what is marked of it, goes to a table of its own, so that the rest can go
+//! on, and comes back with the table. An entry that arrives there keeps the time that it counts as.
 
 use rusqlite::params;
 
@@ -44,7 +44,8 @@ impl Database {
         Ok(true)
     }
 
-    /// Keeps the marks of tables that are not here: the next acknowledgement would clear them unsent.
+    /// Keeps the marks of tables that are not here: the next acknowledgement would clear them
+    /// unsent.
     pub(crate) fn keep_marks(&self) -> Result<()> {
         for id in self.catalog.away.keys() {
             let kept = self

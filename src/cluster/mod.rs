@@ -1,7 +1,8 @@
 //! Agreements between a node and its cluster.
 //!
 //! - [`broker`]: makes connections, and checks the settings that all nodes must share.
-//! - [`registry`]: a bucket of the broker in which nodes tell each other about snapshots; the lease.
+//! - [`registry`]: a bucket of the broker in which nodes tell each other about snapshots; the
+//!   lease.
 //! - [`stream_continuity`]: notices a broker that was wiped, was set back or forgot messages.
 
 pub mod broker;

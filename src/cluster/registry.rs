@@ -46,8 +46,8 @@ pub trait Registry: Send {
     /// Per stream, how far a snapshot is asked for.
     fn requested(&mut self) -> Result<BTreeMap<String, StreamPosition>, StreamError>;
     fn request(&mut self, places: &BTreeMap<String, StreamPosition>) -> Result<(), StreamError>;
-    /// Whether the broker lost what was at this place of a stream, and holds another message there or
-    /// none yet. No, if that cannot be told any more, or the stream was created anew.
+    /// Whether the broker lost what was at this place of a stream, and holds another message there
+    /// or none yet. No, if that cannot be told any more, or the stream was created anew.
     fn is_lost(&mut self, stream: &str, place: &StreamPosition) -> Result<bool, StreamError>;
 }
 

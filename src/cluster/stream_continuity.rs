@@ -30,7 +30,8 @@ pub fn look(
     reader: &mut dyn Reader,
     state: &StreamState,
 ) -> Result<u64, LookError> {
-    // The broker is known to be set up like this node by now: before, it might be a slip of the pen.
+    // The broker is known to be set up like this node by now: before, it might be a slip of the
+    // pen.
     if gate.enter().database.leave_streams()? {
         gate.forget_own();
         gate.notify_scheduler();
@@ -61,7 +62,8 @@ pub fn look(
     }
     if is_uncertain(state, &position) {
         log::warn!(
-            "{stream}: message {} was read last, and is gone: whether it was the one that the broker \
+            "{stream}: message {} was read last, and is gone: whether it was the one that the \
+             broker \
              kept cannot be told, so a snapshot is asked for",
             position.seq
         );
@@ -106,9 +108,9 @@ fn difference(
     Ok(None)
 }
 
-/// Whether the last message read is the last that the stream dropped: had the broker lost it and what
-/// came before, and given their numbers out again, nothing would tell. Where more was dropped, that is
-/// missing here and a snapshot brings all of it.
+/// Whether the last message read is the last that the stream dropped: had the broker lost it and
+/// what came before, and given their numbers out again, nothing would tell. Where more was dropped,
+/// that is missing here and a snapshot brings all of it.
 fn is_uncertain(state: &StreamState, position: &Position) -> bool {
     is_at_edge(state, position.seq, &position.id) && position.created == state.created
 }
@@ -117,9 +119,9 @@ fn is_at_edge(state: &StreamState, seq: u64, id: &str) -> bool {
     seq + 1 == state.first && state.first <= state.last && !id.is_empty()
 }
 
-/// Whether the broker lost what was at this place of a stream, or may have: a snapshot that ends with the
-/// last message that the stream dropped would close a gap by what nobody can look up any more. Not what
-/// is further back, which closes none, and not if the stream was created anew.
+/// Whether the broker lost what was at this place of a stream, or may have: a snapshot that ends
+/// with the last message that the stream dropped would close a gap by what nobody can look up any
+/// more. Not what is further back, which closes none, and not if the stream was created anew.
 pub fn is_lost(
     state: &StreamState,
     place: &StreamPosition,
@@ -130,8 +132,9 @@ pub fn is_lost(
         && (is_at_edge(state, seq, id) || holds_another(state, seq, id, look_up)?))
 }
 
-/// Whether a message other than `id` is at `seq`, or none yet. What is older than the oldest message
-/// kept cannot be looked up, and need not be: others had the time of a whole stream to read it.
+/// Whether a message other than `id` is at `seq`, or none yet. What is older than the oldest
+/// message kept cannot be looked up, and need not be: others had the time of a whole stream to read
+/// it.
 fn holds_another(
     state: &StreamState,
     seq: u64,

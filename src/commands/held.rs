@@ -75,7 +75,8 @@ fn text(report: &HeldReport) -> String {
     let mut text: String = report.tables.iter().map(table_text).collect();
     for table in &report.let_go {
         text += &format!(
-            "table {table}: changes are passed over; a snapshot brings them once the table is here\n"
+            "table {table}: changes are passed over; a snapshot brings them once the table is \
+             here\n"
         );
     }
     for table in &report.awaited {
@@ -118,7 +119,8 @@ fn advice(held: &HeldTable) -> Vec<String> {
     if !held.is_here {
         lines.push(format!(
             "create the table here, by the migration that made it on the other nodes; or leave it \
-             out: [tables] exclude = [\"{table}\"]; or give the rows up: harmonylite held -drop {table}"
+             out: [tables] exclude = [\"{table}\"]; or give the rows up: harmonylite held -drop \
+             {table}"
         ));
     }
     let here = held.key_here.as_deref().unwrap_or_default();

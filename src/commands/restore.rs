@@ -74,7 +74,8 @@ pub(super) fn restore_first(
                 let mut text = format!("{} is snapshot {}\n", to.display(), entry.name);
                 if aside > 0 {
                     text += &format!(
-                        "{aside} row(s) were displaced and are not in it: see the README, Conflicts\n"
+                        "{aside} row(s) were displaced and are not in it: see the README, \
+                         Conflicts\n"
                     );
                 }
                 return out.write_all(text.as_bytes()).map_err(output::failed);

@@ -44,7 +44,7 @@ pub(super) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    pub fn parse(text: &'a str) -> Result<Document<'a>, SyntaxError> {
+    pub(super) fn parse(text: &'a str) -> Result<Document<'a>, SyntaxError> {
         let root = DeTable::parse(text).map_err(|error| {
             let span = error.span().unwrap_or_default();
             let line = line_at(text, span.start);
@@ -64,12 +64,12 @@ impl<'a> Document<'a> {
     }
 
     /// The keys outside every section.
-    pub fn top(&self) -> Section<'_> {
+    pub(super) fn top(&self) -> Section<'_> {
         Section::new(self, String::new(), Some(&self.root))
     }
 
     /// All problems, unknown keys included: ask for every key before.
-    pub fn finish(self) -> Vec<Problem> {
+    pub(super) fn finish(self) -> Vec<Problem> {
         self.note_unknown("", &self.root);
         let mut problems = self.problems.into_inner();
         problems.sort();
@@ -78,7 +78,7 @@ impl<'a> Document<'a> {
 
     /// The dotted names of all keys asked for so far, without sections.
     #[cfg(test)]
-    pub fn asked(&self) -> BTreeSet<String> {
+    pub(super) fn asked(&self) -> BTreeSet<String> {
         let asked = self.asked.borrow();
         let is_section = |name: &str| asked.iter().any(|k| k.starts_with(&format!("{name}.")));
         asked
@@ -114,12 +114,12 @@ impl<'a> Document<'a> {
     }
 
     /// Remembers that `name` is a key of ours.
-    pub fn ask(&self, name: &str) {
+    pub(super) fn ask(&self, name: &str) {
         self.asked.borrow_mut().insert(name.into());
     }
 
     /// Notes a problem with what stands `at` this byte of the text.
-    pub fn note(&self, at: Option<usize>, text: String) {
+    pub(super) fn note(&self, at: Option<usize>, text: String) {
         let line = at.map(|at| line_at(self.text, at));
         self.problems.borrow_mut().push(Problem { line, text });
     }

@@ -25,7 +25,11 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    pub fn new(document: &'a Document<'a>, name: String, table: Option<&'a DeTable<'a>>) -> Self {
+    pub(super) fn new(
+        document: &'a Document<'a>,
+        name: String,
+        table: Option<&'a DeTable<'a>>,
+    ) -> Self {
         Section {
             document,
             name,
@@ -33,18 +37,18 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub fn section(&self, key: &str) -> Section<'a> {
+    pub(super) fn section(&self, key: &str) -> Section<'a> {
         let table = self.take(key, DeValue::as_table, Quote::Kind, "a section");
         Section::new(self.document, dotted(&self.name, key), table)
     }
 
-    pub fn bool(&self, key: &str, default: bool) -> bool {
+    pub(super) fn bool(&self, key: &str, default: bool) -> bool {
         self.take(key, DeValue::as_bool, Quote::Value, "true or false")
             .unwrap_or(default)
     }
 
     /// True or false, or none for "auto", which is the default.
-    pub fn bool_or_auto(&self, key: &str) -> Option<bool> {
+    pub(super) fn bool_or_auto(&self, key: &str) -> Option<bool> {
         let convert = |value: &DeValue| match value.as_str() {
             Some("auto" | "") => Some(None),
             _ => value.as_bool().map(Some),
@@ -54,7 +58,7 @@ impl<'a> Section<'a> {
     }
 
     /// An integer; `what` says in a few words what it counts, or why the bounds are there.
-    pub fn int<T>(&self, key: &str, default: T, range: RangeInclusive<T>, what: &str) -> T
+    pub(super) fn int<T>(&self, key: &str, default: T, range: RangeInclusive<T>, what: &str) -> T
     where
         T: TryFrom<i64> + PartialOrd + Display,
     {
@@ -62,7 +66,7 @@ impl<'a> Section<'a> {
     }
 
     /// An integer without a default.
-    pub fn opt_int<T>(&self, key: &str, range: RangeInclusive<T>, what: &str) -> Option<T>
+    pub(super) fn opt_int<T>(&self, key: &str, range: RangeInclusive<T>, what: &str) -> Option<T>
     where
         T: TryFrom<i64> + PartialOrd + Display,
     {
@@ -82,13 +86,13 @@ impl<'a> Section<'a> {
         )
     }
 
-    pub fn millis(&self, key: &str, default: u64, least: u64, what: &str) -> Duration {
+    pub(super) fn millis(&self, key: &str, default: u64, least: u64, what: &str) -> Duration {
         let what = format!("milliseconds, {what}");
         Duration::from_millis(self.int(key, default, least..=LONGEST_MS, &what))
     }
 
     /// Milliseconds, where 0, which is the default, means off.
-    pub fn millis_or_off(&self, key: &str, least: u64, what: &str) -> Option<Duration> {
+    pub(super) fn millis_or_off(&self, key: &str, least: u64, what: &str) -> Option<Duration> {
         let millis = self.int(key, 0, 0..=LONGEST_MS, &format!("milliseconds, {what}"));
         if (1..least).contains(&millis) {
             self.note(
@@ -100,17 +104,22 @@ impl<'a> Section<'a> {
     }
 
     /// Text that may be shown; absent and empty are the same, here and in all that follows.
-    pub fn string(&self, key: &str) -> Option<String> {
+    pub(super) fn string(&self, key: &str) -> Option<String> {
         self.text(key, Quote::Value, "a string").map(str::to_owned)
     }
 
     /// Text that is never shown.
-    pub fn secret(&self, key: &str) -> Option<Secret> {
+    pub(super) fn secret(&self, key: &str) -> Option<Secret> {
         self.text(key, Quote::Kind, "a string").map(Secret::new)
     }
 
     /// Text with a form of its own; `parse` answers with what is allowed.
-    pub fn parsed<T>(&self, key: &str, default: &str, parse: fn(&str) -> Result<T, String>) -> T {
+    pub(super) fn parsed<T>(
+        &self,
+        key: &str,
+        default: &str,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> T {
         let given = self.string(key);
         let found = given.as_deref().unwrap_or(default);
         parse(found).unwrap_or_else(|allowed| {
@@ -123,7 +132,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of strings, never shown.
-    pub fn list(&self, key: &str) -> Option<Vec<String>> {
+    pub(super) fn list(&self, key: &str) -> Option<Vec<String>> {
         const ALLOWED: &str = "a list of strings, such as [\"one\", \"two\"]";
         let items = self.take(key, DeValue::as_array, Quote::Kind, ALLOWED)?;
         let mut strings = Vec::new();
@@ -145,18 +154,18 @@ impl<'a> Section<'a> {
     }
 
     /// A path, which may lead nowhere yet.
-    pub fn path(&self, key: &str) -> Option<PathBuf> {
+    pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
         self.text(key, Quote::Kind, "a path, as a string")
             .map(PathBuf::from)
     }
 
     /// Whether the key is there, were it an empty string.
-    pub fn is_given(&self, key: &str) -> bool {
+    pub(super) fn is_given(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
     /// A file that must be there and readable.
-    pub fn file(&self, key: &str) -> Option<PathBuf> {
+    pub(super) fn file(&self, key: &str) -> Option<PathBuf> {
         let path = self.path(key)?;
         let why = match std::fs::File::open(&path).and_then(|file| file.metadata()) {
             Ok(found) if found.is_dir() => "it is a directory".into(),
@@ -174,7 +183,7 @@ impl<'a> Section<'a> {
     }
 
     /// Notes what is wrong with `key`; `text` continues its name.
-    pub fn note(&self, key: &str, text: impl Display) {
+    pub(super) fn note(&self, key: &str, text: impl Display) {
         let entry = self.table.and_then(|table| table.get_key_value(key));
         let at = entry.map(|(key, _)| key.span().start);
         self.document

@@ -153,8 +153,8 @@ fn required(section: &Section, key: &str, used: bool) -> String {
     })
 }
 
-/// `url` and `endpoint`: exactly one if the store is `used`, never both. An endpoint may be shown, so
-/// it is none if it holds what may not.
+/// `url` and `endpoint`: exactly one if the store is `used`, never both. An endpoint may be shown,
+/// so it is none if it holds what may not.
 fn read_address(section: &Section, used: bool) -> (Option<Secret>, Option<String>) {
     let url = section.secret("url");
     let endpoint = section.string("endpoint");

@@ -14,7 +14,7 @@ use crate::status::local::lag;
 use crate::stream::timestamp::rfc3339;
 
 /// 200 if all is well and 503 if not: the fields of the Go version, then ours.
-pub fn health(context: &Context) -> Response {
+pub(super) fn health(context: &Context) -> Response {
     let told = match context.gate() {
         Some(gate) => of_gate(&gate),
         None => Ok(json!({ "status": UNHEALTHY, "stage": context.absence() })),
@@ -87,7 +87,7 @@ fn moment(unix_ms: Option<i64>) -> Value {
 
 /// 200 once this node has met the others and has read what they published, from then on whatever
 /// becomes of the broker: its application can work.
-pub fn ready(context: &Context) -> Response {
+pub(super) fn ready(context: &Context) -> Response {
     let Some(gate) = context.gate() else {
         let why = [context.absence()];
         return Response::json(503, &json!({ "ready": false, "waits_for": why }));

@@ -9,7 +9,7 @@ use crate::metrics::{Exporter, Options};
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Nothing while the daemon starts or stops: zeros would be taken for a restart.
-pub fn metrics(context: &Context) -> Response {
+pub(super) fn metrics(context: &Context) -> Response {
     let Some(gate) = context.gate() else {
         return Response::text(503, format!("{}\n", context.absence()));
     };

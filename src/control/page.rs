@@ -20,7 +20,7 @@ const PAGE: &str = include_str!("page.html");
 static POLICY: OnceLock<String> = OnceLock::new();
 
 /// The page itself; it is the same on every node.
-pub fn page() -> Response {
+pub(super) fn page() -> Response {
     let body = Body::Bytes(PAGE.as_bytes().to_vec());
     Response::new(200, "text/html; charset=utf-8", body)
         .with("Content-Security-Policy", POLICY.get_or_init(policy))
@@ -46,9 +46,9 @@ fn hash(tag: &str) -> String {
     format!("'sha256-{}'", base64::encode(&Sha256::digest(inner)))
 }
 
-/// Adds to `/status` what is of this process: its last warnings, long work under way, and the newest
-/// snapshot that is known here.
-pub fn add_beside(status: &mut Value, gate: &Gate) {
+/// Adds to `/status` what is of this process: its last warnings, long work under way, and the
+/// newest snapshot that is known here.
+pub(super) fn add_beside(status: &mut Value, gate: &Gate) {
     let warnings = logging::recent().into_iter().map(|recent| {
         json!({
             "time_ms": recent.time_ms,

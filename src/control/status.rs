@@ -7,7 +7,7 @@ use crate::http::{Request, Response};
 use crate::status;
 
 /// The JSON of [`crate::status::report`], and what the page says beside the nodes.
-pub fn status(context: &Context) -> Response {
+pub(super) fn status(context: &Context) -> Response {
     let Some(gate) = context.gate() else {
         return unavailable(context.absence());
     };

@@ -1,9 +1,9 @@
 //! With which servers our own nats-server formed a cluster last, remembered in its store.
 //!
 //! A store of a cluster that is opened alone loses the cluster's streams: the lone server makes new
-//! ones of the same names, and every node publishes all its rows again when it has joined the others
-//! once more. So a run that is given none of the flags (`-save-snapshot` by hand, a unit file that
-//! lacks them) goes by those that were given last.
+//! ones of the same names, and every node publishes all its rows again when it has joined the
+//! others once more. So a run that is given none of the flags (`-save-snapshot` by hand, a unit
+//! file that lacks them) goes by those that were given last.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -19,8 +19,9 @@ fn file_in(store: &Path) -> PathBuf {
     store.join("cluster.flags")
 }
 
-/// `options`, with the remembered servers if it names none itself. If it does, those are remembered.
-pub fn complete(options: &Options, store: &Path) -> Options {
+/// `options`, with the remembered servers if it names none itself. If it does, those are
+/// remembered.
+pub(super) fn complete(options: &Options, store: &Path) -> Options {
     let file = file_in(store);
     let mut complete = options.clone();
     if names_servers(options) {
@@ -32,7 +33,8 @@ pub fn complete(options: &Options, store: &Path) -> Options {
         }
     } else if let Some(known) = recall(&file) {
         log::warn!(
-            "no servers of other nodes are named: joining those of the last start, {} (flags in {}; \
+            "no servers of other nodes are named: joining those of the last start, {} (flags in \
+             {}; \
              delete it to run alone)",
             described(&known),
             file.display()

@@ -19,8 +19,8 @@ use crate::thread::{Exited, spawn};
 
 /// The wait between two tries to start our own server grows up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// A disk that our own server could not write to is looked at after this, then ever more rarely: a look
-/// wears it.
+/// A disk that our own server could not write to is looked at after this, then ever more rarely: a
+/// look wears it.
 const DISK_CHECK: Duration = Duration::from_secs(1);
 
 /// See the module's head.
@@ -144,8 +144,8 @@ pub(super) fn peer_url(peer: &Peer) -> String {
 }
 
 /// Keeps our own nats-server running. The thread that starts it must live as long as it does: the
-/// kernel ends the server with that thread, so that none is left behind. A message ends both in good
-/// order; when the sender is dropped, at once.
+/// kernel ends the server with that thread, so that none is left behind. A message ends both in
+/// good order; when the sender is dropped, at once.
 fn supervise(
     options: ServerOptions,
     broker: Arc<JetStreamBroker>,
@@ -184,8 +184,8 @@ fn supervise(
     (stop, thread)
 }
 
-/// Waits until the server ends, and says why; or until it has to be started anew, because a write of it
-/// failed and the disk is well again. Before that it may still be read. None: it shall stop.
+/// Waits until the server ends, and says why; or until it has to be started anew, because a write
+/// of it failed and the disk is well again. Before that it may still be read. None: it shall stop.
 fn attend(server: &Server, stopped: &Receiver<()>) -> Option<String> {
     select! {
         recv(stopped) -> _ => return None,

@@ -15,7 +15,7 @@ use crate::thread::{Exited, spawn};
 const SIGNALS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM];
 
 /// What signals act upon.
-pub struct Heard {
+pub(super) struct Heard {
     /// Opened anew on SIGHUP.
     pub log_file: Option<LogFile>,
     /// Where SIGUSR1 asks for a snapshot.
@@ -29,7 +29,7 @@ pub struct Heard {
 
 /// Starts the thread that hears signals. A message comes for each signal that asks for the end:
 /// SIGTERM, SIGINT, SIGQUIT.
-pub fn listen(heard: Heard, exits: &Sender<Exited>) -> std::io::Result<Receiver<()>> {
+pub(super) fn listen(heard: Heard, exits: &Sender<Exited>) -> std::io::Result<Receiver<()>> {
     let (sender, receiver) = unbounded();
     let mut signals = Signals::new(SIGNALS)?;
     spawn("signals", exits, move || {

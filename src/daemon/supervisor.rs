@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The supervisor that started this process, if it said so.
-pub struct Supervisor {
+pub(super) struct Supervisor {
     socket: Option<(UnixDatagram, SocketAddr)>,
     /// How often it is to hear of us.
     watchdog: Option<Duration>,
@@ -23,7 +23,7 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// The one that the environment names.
-    pub fn of_environment() -> Supervisor {
+    pub(super) fn of_environment() -> Supervisor {
         let read = |name: &str| std::env::var_os(name);
         Supervisor::named(
             read("NOTIFY_SOCKET"),
@@ -49,20 +49,20 @@ impl Supervisor {
     }
 
     /// How often [`Supervisor::is_alive`] is to be called; none if nobody waits for it.
-    pub fn watchdog(&self) -> Option<Duration> {
+    pub(super) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
     /// The database is open and watched.
-    pub fn is_ready(&self) {
+    pub(super) fn is_ready(&self) {
         self.tell("READY=1");
     }
 
-    pub fn is_alive(&self) {
+    pub(super) fn is_alive(&self) {
         self.tell("WATCHDOG=1");
     }
 
-    pub fn is_stopping(&self) {
+    pub(super) fn is_stopping(&self) {
         self.tell("STOPPING=1");
     }
 
@@ -84,11 +84,11 @@ fn connect(name: &OsString) -> Option<(UnixDatagram, SocketAddr)> {
 }
 
 /// The file of `-pid-file`, removed when dropped.
-pub struct PidFile(PathBuf);
+pub(super) struct PidFile(PathBuf);
 
 impl PidFile {
     /// Writes our process id and a line feed to `path`. What an earlier process left is replaced.
-    pub fn write(path: &Path) -> Result<PidFile, String> {
+    pub(super) fn write(path: &Path) -> Result<PidFile, String> {
         let failed = |e| format!("-pid-file {}: {e}", path.display());
         match fs::remove_file(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),

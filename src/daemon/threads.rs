@@ -34,7 +34,7 @@ const STOP_WAITING: Duration = Duration::from_millis(1500);
 const POLL_WITHOUT_HINTS: Duration = Duration::from_millis(250);
 
 /// The running threads, and what ends them.
-pub struct Threads {
+pub(super) struct Threads {
     gate: Arc<Gate>,
     /// Dropped to end all but the server.
     stop: Sender<()>,
@@ -52,7 +52,7 @@ pub struct Keeping {
 }
 
 impl Threads {
-    pub fn start(
+    pub(super) fn start(
         config: &Config,
         net: Net,
         database: Database,
@@ -150,18 +150,18 @@ impl Threads {
     }
 
     /// How long until nothing has changed for `timeout`; none if that is no matter.
-    pub fn sleeps_in(&self, timeout: Option<Duration>) -> Option<Duration> {
+    pub(super) fn sleeps_in(&self, timeout: Option<Duration>) -> Option<Duration> {
         Some(timeout?.saturating_sub(self.gate.quiet_for()))
     }
 
     /// For who looks on from outside.
-    pub fn gate(&self) -> Weak<Gate> {
+    pub(super) fn gate(&self) -> Weak<Gate> {
         Arc::downgrade(&self.gate)
     }
 
     /// Ends the threads that write, then closes the database, then ends the server. A second signal
     /// ends it at once.
-    pub fn stop(self, waiting_is_over: &AtomicBool, signals: &Receiver<()>) {
+    pub(super) fn stop(self, waiting_is_over: &AtomicBool, signals: &Receiver<()>) {
         let began = Instant::now();
         drop(self.stop);
         let mut threads = self.threads;

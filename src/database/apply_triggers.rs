@@ -39,18 +39,18 @@ struct Running {
 
 impl ApplyTriggers {
     /// Triggers that do not run for what arrives, and why.
-    pub fn left_out(&self) -> &BTreeMap<String, String> {
+    pub(crate) fn left_out(&self) -> &BTreeMap<String, String> {
         &self.left_out
     }
 
     /// Rows that were written without the triggers of their table since the start, because one
     /// failed.
-    pub fn failures(&self) -> u64 {
+    pub(crate) fn failures(&self) -> u64 {
         self.failures.values().sum()
     }
 
     /// Whether a trigger that runs writes to the table.
-    pub fn feeds(&self, table: &str) -> bool {
+    pub(crate) fn feeds(&self, table: &str) -> bool {
         self.feeds.contains(&table.to_ascii_lowercase())
     }
 }

@@ -36,7 +36,7 @@ use quiet::Quiet;
 
 /// What is known of the schema.
 #[derive(Debug, Default)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     /// By lower-case name.
     pub by_name: HashMap<String, Arc<Table>>,
     pub by_id: HashMap<i64, Arc<Table>>,
@@ -88,19 +88,19 @@ pub struct Catalog {
 
 impl Catalog {
     /// Whether displaced rows of a table (by id) may come back now, and it may be compared.
-    pub fn may_settle(&self, id: i64) -> bool {
+    pub(crate) fn may_settle(&self, id: i64) -> bool {
         let table = self.by_id.get(&id);
         !table.is_some_and(|t| self.quiet.guards(&t.name().to_ascii_lowercase()))
     }
 
     /// Whether what a table's rows (by id) were under its former key is still being worked out.
-    pub fn is_matching(&self, id: i64) -> bool {
+    pub(crate) fn is_matching(&self, id: i64) -> bool {
         let compare = self.comparing.get(&id);
         compare.is_some_and(|c| c.phase == Phase::Former)
     }
 
     /// To be read anew at the next occasion.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.schema_version = None;
         self.quiet.forget();
     }
@@ -182,8 +182,8 @@ impl Database {
         self.note_away()?;
         self.find_displaced_and_held()?;
         self.await_let_go(self.catalog.has_new)?;
-        // The UNIQUE indexes may be others now, or another constraint that kept a row aside is gone.
-        // Not before local changes are captured: a row without its version loses against any.
+        // The UNIQUE indexes may be others now, or another constraint that kept a row aside is
+        // gone. Not before local changes are captured: a row without its version loses against any.
         self.catalog.resettle = self.catalog.displaced.iter().copied().collect();
         if mutation::is(Mutation::SettleBeforeCapture) {
             for id in std::mem::take(&mut self.catalog.resettle) {
@@ -280,8 +280,8 @@ impl Database {
         Ok(())
     }
 
-    /// Whether there may have been a VACUUM: it moves the schema's version and leaves its text alone.
-    /// Where the version moved further than by one, it may have come with another change.
+    /// Whether there may have been a VACUUM: it moves the schema's version and leaves its text
+    /// alone. Where the version moved further than by one, it may have come with another change.
     fn may_be_vacuumed(&self, version: i64) -> Result<bool> {
         let hash: Option<i64> = get_meta(&self.conn, Meta::SchemaHash)?;
         let known = match self
@@ -321,9 +321,10 @@ impl Database {
         Ok(count.saturating_sub(4))
     }
 
-    /// Tables (lower case) where a trigger of the application fires before ours and may keep them from it by
-    /// RAISE(IGNORE): SQLite begins with the newest (its sources, trigger.c), and leaves out those that
-    /// come after (<https://www.sqlite.org/lang_createtrigger.html#the_raise_function>).
+    /// Tables (lower case) where a trigger of the application fires before ours and may keep them
+    /// from it by RAISE(IGNORE): SQLite begins with the newest (its sources, trigger.c), and leaves
+    /// out those that come after
+    /// (<https://www.sqlite.org/lang_createtrigger.html#the_raise_function>).
     fn kept_from_firing(&self) -> Result<HashSet<String>> {
         let mut statement = self.conn.prepare(
             "SELECT lower(tbl_name), name GLOB '__harmonylite__*', sql FROM sqlite_schema

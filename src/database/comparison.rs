@@ -33,8 +33,8 @@ pub enum CompareReason {
     Rebuilt,
     /// The key is of another kind, so the versions are gone. None of them had an hlc above this.
     Rekeyed(i64),
-    /// The same, and the old key is not in the new rows: they are matched by content. Unix milliseconds
-    /// when some were written last that were not captured, if there were such.
+    /// The same, and the old key is not in the new rows: they are matched by content. Unix
+    /// milliseconds when some were written last that were not captured, if there were such.
     Matched(Option<i64>),
 }
 

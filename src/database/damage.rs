@@ -25,21 +25,21 @@ pub(crate) struct Damage {
 
 impl Damage {
     /// Nothing damaged is known or looked for.
-    pub fn is_clear(&self) -> bool {
+    pub(crate) fn is_clear(&self) -> bool {
         self.known.is_empty() && !self.careful
     }
 
-    pub fn is_known(&self, table: i64, key: &[u8]) -> bool {
+    pub(crate) fn is_known(&self, table: i64, key: &[u8]) -> bool {
         !self.known.is_empty() && self.known.contains(&(table, key.to_vec()))
     }
 
-    pub fn look_at(&mut self, table: i64, key: &[u8]) {
+    pub(crate) fn look_at(&mut self, table: i64, key: &[u8]) {
         if self.careful {
             self.looking_at = Some((table, key.to_vec()));
         }
     }
 
-    pub fn look_away(&mut self) {
+    pub(crate) fn look_away(&mut self) {
         self.looking_at = None;
     }
 

@@ -39,9 +39,9 @@ const IMPATIENT: Duration = Duration::from_millis(500);
 const NAP: Duration = Duration::from_micros(20);
 
 impl Database {
-    /// Whether tables of ours are missing in a schema that is not the one we know. None of ours at all
-    /// is what a backup from before we were there looks like, which moves the schema's version by one;
-    /// who drops all moves it once for each.
+    /// Whether tables of ours are missing in a schema that is not the one we know. None of ours at
+    /// all is what a backup from before we were there looks like, which moves the schema's version
+    /// by one; who drops all moves it once for each.
     pub(super) fn has_dropped_tables(&self, known: Option<i64>) -> Result<bool> {
         let version = self.schema_version()?;
         let Some(known) = known.filter(|known| *known != version) else {
@@ -85,8 +85,8 @@ impl Database {
 
     /// Makes all of ours anew. What was sent is to be read again by the caller's readers, too.
     ///
-    /// A crash within leaves the tables dropped; one between its two transactions leaves positions at
-    /// the start, and a start that finds messages gone asks for a snapshot.
+    /// A crash within leaves the tables dropped; one between its two transactions leaves positions
+    /// at the start, and a start that finds messages gone asks for a snapshot.
     pub fn make_tables_again(&mut self) -> Result<()> {
         self.check_files(false)?;
         if self.is_away {
@@ -135,9 +135,10 @@ impl Database {
         self.forget_positions()
     }
 
-    /// With short naps at first: who drops one table after the other leaves gaps of microseconds, and the
-    /// sooner the log is back, the fewer writes of the application fail. A connection that dropped it,
-    /// or wrote in vain without it, does not see that it is back before it reads something.
+    /// With short naps at first: who drops one table after the other leaves gaps of microseconds,
+    /// and the sooner the log is back, the fewer writes of the application fail. A connection that
+    /// dropped it, or wrote in vain without it, does not see that it is back before it reads
+    /// something.
     fn begin_at_once(&self) -> Result<()> {
         let until = Instant::now() + IMPATIENT;
         loop {
@@ -319,7 +320,8 @@ mod tests {
             converge(&mut n);
             drop_tables(&n[0], |name| which.is_none_or(|which| name == which));
             make_again(&mut n[0]);
-            // SQLite looks for a newer schema when it reads, not when a trigger names what is unknown.
+            // SQLite looks for a newer schema when it reads, not when a trigger names what is
+            // unknown.
             n[0].rows("SELECT * FROM t");
             n[0].run("INSERT INTO t VALUES (3, 'd'); UPDATE t SET v = 'new' WHERE id = 1");
             n[0].run("DELETE FROM t WHERE id = 2");
@@ -366,7 +368,8 @@ mod tests {
         assert_eq!(node.rows(count), "i0");
     }
 
-    /// What others wrote meanwhile wins over what was sent, and what was not sent over what was before.
+    /// What others wrote meanwhile wins over what was sent, and what was not sent over what was
+    /// before.
     #[test]
     fn what_was_not_sent_is_kept() {
         let mut n = cluster(2, SCHEMA);

@@ -22,8 +22,10 @@ pub enum DatabaseError {
     #[error("{0} was written by a later release of HarmonyLite (format {1}): use that one")]
     LaterFormat(PathBuf, i64),
     #[error(
-        "{0} has a table {1} with rows that are not HarmonyLite's, though it has the name of one of \
-         its tables; nothing was changed. If nobody needs it, remove it: harmonylite -cleanup takes \
+        "{0} has a table {1} with rows that are not HarmonyLite's, though it has the name of one \
+         of \
+         its tables; nothing was changed. If nobody needs it, remove it: harmonylite -cleanup \
+         takes \
          everything whose name begins with __harmonylite__ out of a database"
     )]
     ForeignTable(PathBuf, String),
@@ -133,7 +135,8 @@ impl DatabaseError {
 pub type Result<T> = std::result::Result<T, DatabaseError>;
 
 /// Whether one row or one table is at fault, not the database: a constraint, the class of a STRICT
-/// column, a function that fails or is not known here, an index of the application's that is damaged.
+/// column, a function that fails or is not known here, an index of the application's that is
+/// damaged.
 pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
     use ErrorCode::*;
     let code = match e {

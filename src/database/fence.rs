@@ -2,22 +2,23 @@
 //!
 //! SQLite refuses a transaction that reads first and writes then, at once and whatever its timeout,
 //! if somebody else committed in between. So we wait until nobody reads, and keep the readers out
-//! while we write: one that begins then waits inside its first SELECT, for as long as our transaction
-//! takes, and sees what we wrote.
+//! while we write: one that begins then waits inside its first SELECT, for as long as our
+//! transaction takes, and sees what we wrote.
 //!
 //! ```text
 //!  wait ──▶ BEGIN IMMEDIATE ──▶ take the bytes ──▶ write, COMMIT ──▶ let go ──▶ fsync, checkpoint
 //!   ▲                                 │ somebody came in
 //!   └──────────── ROLLBACK ◀──────────┘
 //! ```
-//! The wait has an end ([`Settings::courtesy`](super::Settings)): beside readers that leave no gap we
-//! write all the same, once in that time. Waiting is done outside of the gate where that can be
+//! The wait has an end ([`Settings::courtesy`](super::Settings)): beside readers that leave no gap
+//! we write all the same, once in that time. Waiting is done outside of the gate where that can be
 //! ([`crate::gate::Gate::enter_to_write`]).
 //!
-//! The bytes are those that SQLite's own readers lock (`index.rs`), and locks belong to the process.
-//! So they are let go of inside the gate alone, where no statement of ours reads, and not taken at all
-//! while a second connection reads ([`Fence::begin_view`]): we look then whether somebody reads, and
-//! again once the transaction has begun. With a rollback journal we only look, too.
+//! The bytes are those that SQLite's own readers lock (`index.rs`), and locks belong to the
+//! process. So they are let go of inside the gate alone, where no statement of ours reads, and not
+//! taken at all while a second connection reads ([`Fence::begin_view`]): we look then whether
+//! somebody reads, and again once the transaction has begun. With a rollback journal we only look,
+//! too.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,14 +125,14 @@ impl Fence {
         }
     }
 
-    /// How often the WAL was opened here beside a connection, which [`crate::watcher`] would take for
-    /// a connection of somebody else's. It counts them down.
+    /// How often the WAL was opened here beside a connection, which [`crate::watcher`] would take
+    /// for a connection of somebody else's. It counts them down.
     pub fn strays(&self) -> Arc<AtomicUsize> {
         self.strays.clone()
     }
 
-    /// Finds out how readers of a connection's database are noticed. The connection is closed before
-    /// the fence goes.
+    /// Finds out how readers of a connection's database are noticed. The connection is closed
+    /// before the fence goes.
     pub(super) fn attach(&self, conn: &Connection) -> Result<()> {
         if self.courtesy.is_zero() {
             return Ok(());
@@ -207,7 +208,8 @@ impl Fence {
         (from + self.courtesy).saturating_duration_since(Instant::now())
     }
 
-    /// Begins a write transaction, in a gap if one comes in time. `waited` is one that was waited for.
+    /// Begins a write transaction, in a gap if one comes in time. `waited` is one that was waited
+    /// for.
     pub(super) fn begin(
         &self,
         conn: &Connection,
@@ -248,8 +250,8 @@ impl Fence {
         }
     }
 
-    /// A rollback journal that nobody lets go of may have become a WAL, whose users always look like
-    /// readers of a journal.
+    /// A rollback journal that nobody lets go of may have become a WAL, whose users always look
+    /// like readers of a journal.
     fn attach_again(&self, conn: &Connection) -> Result<()> {
         let Way::Journal(db) = self.way() else {
             return Ok(());
@@ -304,9 +306,9 @@ impl Fence {
         }
     }
 
-    /// From now on `decides` says of each transaction that has begun whether it is begun anew, as if
-    /// somebody had come to read, and `meanwhile` runs in between: for simulations, which have one
-    /// process.
+    /// From now on `decides` says of each transaction that has begun whether it is begun anew, as
+    /// if somebody had come to read, and `meanwhile` runs in between: for simulations, which have
+    /// one process.
     pub fn put_off_by(
         &self,
         decides: impl FnMut() -> bool + Send + 'static,
@@ -336,8 +338,8 @@ impl Fence {
         decides || (gap == Gap::Look && self.way().is_read())
     }
 
-    /// Where all of the WAL is in the database, SQLite begins the WAL anew with the first page that it
-    /// writes there, and lets go of all bytes for that: readers that wait come in. So a page is
+    /// Where all of the WAL is in the database, SQLite begins the WAL anew with the first page that
+    /// it writes there, and lets go of all bytes for that: readers that wait come in. So a page is
     /// written before anything else is, which is as it was. False if somebody came in.
     fn begin_wal_anew(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let Way::Wal(wal) = self.way() else {

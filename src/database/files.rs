@@ -49,7 +49,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Whether the files are still those that are open.
-    pub fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         !self.is_lost.load(Ordering::Relaxed) && self.names.iter().all(is_there)
     }
 }
@@ -113,7 +113,7 @@ impl Header {
 
 impl Files {
     /// Of the database at `path`, which is open.
-    pub fn open(path: &Path, conn: &Connection) -> Files {
+    pub(crate) fn open(path: &Path, conn: &Connection) -> Files {
         let mut files = Files {
             path: path.to_owned(),
             number: number_at(path),
@@ -129,12 +129,12 @@ impl Files {
     }
 
     /// The connection is closed, and another may put what it likes beside the database.
-    pub fn forget_beside(&mut self) {
+    pub(crate) fn forget_beside(&mut self) {
         (self.beside, self.seen) = (None, None);
     }
 
     /// The database file, which is not to be closed; fails if another one is in its place.
-    pub fn database(&self) -> Result<Option<&File>> {
+    pub(crate) fn database(&self) -> Result<Option<&File>> {
         match number_at(&self.path) {
             there if there.is_some() && there != self.number => {
                 Err(DatabaseError::Replaced(self.path.clone()))
@@ -144,7 +144,7 @@ impl Files {
     }
 
     /// For another connection of this process.
-    pub fn opened(&self) -> Opened {
+    pub(crate) fn opened(&self) -> Opened {
         let database = self.number.map(|number| (self.path.clone(), number));
         Opened {
             names: database
@@ -156,7 +156,7 @@ impl Files {
     }
 
     /// Bytes of the WAL file; 0 if there is none.
-    pub fn wal_bytes(&self) -> u64 {
+    pub(crate) fn wal_bytes(&self) -> u64 {
         let wal = self.beside.as_ref().map(|[(wal, _), _]| wal);
         let data = wal.and_then(|wal| std::fs::metadata(wal).ok());
         data.map_or(0, |data| data.len())
@@ -200,8 +200,8 @@ impl Files {
         })
     }
 
-    /// What others did, if anything. With `must_be` it counts if there is no database file, in the place
-    /// of which another may be on its way.
+    /// What others did, if anything. With `must_be` it counts if there is no database file, in the
+    /// place of which another may be on its way.
     fn look(&mut self, conn: &Connection, must_be: bool) -> Option<Found> {
         let there = std::fs::metadata(&self.path);
         let there = match (self.number, there) {
@@ -245,8 +245,8 @@ impl Files {
         None
     }
 
-    /// Takes a WAL away that belongs to what was there before, so that nobody takes it for that of the
-    /// database that is there now. Not while another process has it open.
+    /// Takes a WAL away that belongs to what was there before, so that nobody takes it for that of
+    /// the database that is there now. Not while another process has it open.
     fn take_wal_away(&mut self, conn: &Connection, found: &Found) -> io::Result<()> {
         // Those that are there may be others'.
         let beside = self.beside.as_ref();
@@ -288,8 +288,8 @@ fn is_all_taken_in(conn: &Connection) -> bool {
 }
 
 impl Database {
-    /// Fails if others handled the files that are open here, then and ever after. With `must_be` also
-    /// if there is no database file. A few microseconds.
+    /// Fails if others handled the files that are open here, then and ever after. With `must_be`
+    /// also if there is no database file. A few microseconds.
     pub fn check_files(&mut self, must_be: bool) -> Result<()> {
         if self.files.found.is_none()
             && let Some(found) = self.files.look(&self.conn, must_be)

@@ -1,8 +1,8 @@
 //! A database that the Go version of HarmonyLite managed becomes one of ours.
 //!
 //! Go's triggers copy each row into a log of its table, `__harmonylite__<table>_change_log`, and
-//! note that in a log that has the name of our change log. They go in the transaction that makes our
-//! tables and triggers: there is no moment at which a write of the application fails or passes
+//! note that in a log that has the name of our change log. They go in the transaction that makes
+//! our tables and triggers: there is no moment at which a write of the application fails or passes
 //! unseen. Go's logs follow in steps, before anything is captured. A change that Go had not
 //! published becomes an entry of our change log, with the time at which it was made: capture reads
 //! what the row is by then, and a row that is gone was deleted. A row that Go had published is a
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(3);
 
 /// What Go left in the database.
 #[derive(Debug, Default)]
-pub struct GoVersion {
+pub(super) struct GoVersion {
     triggers: Vec<String>,
     logs: Vec<Log>,
     /// Go's tables other than those.
@@ -50,7 +50,7 @@ struct Log {
 impl GoVersion {
     /// None if Go was never here. Go's tables are known by their columns, its triggers by the
     /// column that they write.
-    pub fn find(conn: &Connection) -> rusqlite::Result<Option<GoVersion>> {
+    pub(super) fn find(conn: &Connection) -> rusqlite::Result<Option<GoVersion>> {
         let mut found = GoVersion {
             triggers: go_triggers(conn)?,
             ..GoVersion::default()
@@ -95,7 +95,7 @@ impl GoVersion {
     }
 
     /// How many changes Go had not published.
-    pub fn unpublished(&self, conn: &Connection) -> rusqlite::Result<u64> {
+    pub(super) fn unpublished(&self, conn: &Connection) -> rusqlite::Result<u64> {
         let counts = self.logs.iter().map(|log| log.unpublished(conn));
         counts.sum()
     }

@@ -70,7 +70,8 @@ pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
     }
 }
 
-/// The configured id unless another node has it, else the one kept in the database, else a random one from now on.
+/// The configured id unless another node has it, else the one kept in the database, else a random
+/// one from now on.
 pub(super) fn node_id(conn: &Connection, configured: Option<u64>) -> Result<u64> {
     let kept: Option<i64> = get_meta(conn, Meta::NodeId)?;
     let taken: Option<i64> = get_meta(conn, Meta::NodeIdTaken)?;

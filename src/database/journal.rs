@@ -1,6 +1,6 @@
-//! The journal mode. WAL is set once: beside it readers and writers do not wait for each other, and a
-//! snapshot is copied while the application writes. An application that sets another mode afterwards
-//! wants it so; then that stays, and we work in it, too.
+//! The journal mode. WAL is set once: beside it readers and writers do not wait for each other, and
+//! a snapshot is copied while the application writes. An application that sets another mode
+//! afterwards wants it so; then that stays, and we work in it, too.
 
 use std::path::Path;
 
@@ -41,8 +41,8 @@ pub(super) fn note_mode(conn: &Connection, path: &Path) -> rusqlite::Result<()> 
     Ok(())
 }
 
-/// Whether it is the same file, and with the same schema: VACUUM INTO makes a file that is not in WAL
-/// mode, and moves that one's version.
+/// Whether it is the same file, and with the same schema: VACUUM INTO makes a file that is not in
+/// WAL mode, and moves that one's version.
 fn is_set_back(conn: &Connection, path: &Path) -> bool {
     let known = |key| get_meta::<i64>(conn, key).ok().flatten();
     let version = conn.query_row("PRAGMA schema_version", [], |r| r.get::<_, i64>(0));

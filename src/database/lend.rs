@@ -14,7 +14,8 @@ use super::{Database, DatabaseError, Result};
 /// Between two looks whether the database is free.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// An application that found the database locked tries again within 100 ms; on a busy machine later.
+/// An application that found the database locked tries again within 100 ms; on a busy machine
+/// later.
 const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// After so long it is said, and looked at more rarely.
@@ -33,8 +34,8 @@ pub enum Lent {
 
 impl Database {
     /// Closes the connection, waits until nobody has the database for himself, and opens it again.
-    /// Inside the gate: nothing can be done meanwhile. `is_over` waits as long as it is told, and is
-    /// true if all is to end: then this ends, and nothing can be written any more.
+    /// Inside the gate: nothing can be done meanwhile. `is_over` waits as long as it is told, and
+    /// is true if all is to end: then this ends, and nothing can be written any more.
     pub fn lend(&mut self, mut is_over: impl FnMut(Duration) -> bool) -> Result<Lent> {
         if self.fence.is_viewing() {
             return Ok(Lent::NotNow);

@@ -17,7 +17,10 @@ pub enum MetaType {
 
 /// Declares the keys: name in the database, type, and whether a copy for other nodes keeps it.
 macro_rules! meta {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $key:literal, $kind:ident, travels: $travels:literal;)+) => {
+    ($(
+        $(#[doc = $doc:literal])+
+        $variant:ident = $key:literal, $kind:ident, travels: $travels:literal;
+    )+) => {
         /// A key of `__harmonylite___meta`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Meta {
@@ -67,7 +70,8 @@ meta! {
     /// Transaction numbers reserved. It travels: the numbers under which rows were learnt mean
     /// something only below it.
     AtUntil = "at_until", Integer, travels: true;
-    /// Bound for the stamps of log entries that were written while no daemon ran, unix milliseconds.
+    /// Bound for the stamps of log entries that were written while no daemon ran, unix
+    /// milliseconds.
     NotedBase = "noted_base", Integer, travels: false;
     /// `PRAGMA schema_version` when the catalog was read last.
     SchemaVersion = "schema_version", Integer, travels: false;

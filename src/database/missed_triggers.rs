@@ -1,13 +1,14 @@
-//! Triggers of the application that fill a table which is not replicated (a full-text index, a table of
-//! `[tables] exclude`) and do not run for what arrives: on the other nodes that table lacks what they
-//! would write. Perhaps that is meant; else they belong into `apply_triggers`.
+//! Triggers of the application that fill a table which is not replicated (a full-text index, a
+//! table of `[tables] exclude`) and do not run for what arrives: on the other nodes that table
+//! lacks what they would write. Perhaps that is meant; else they belong into `apply_triggers`.
 
 use std::collections::{BTreeMap, HashSet};
 
 use crate::database::{Database, Result, sql_text, values};
 
 impl Database {
-    /// Finds them, and names those that were not known. Inside a transaction, with the catalog read.
+    /// Finds them, and names those that were not known. Inside a transaction, with the catalog
+    /// read.
     pub(super) fn look_for_missed_triggers(&mut self) -> Result<()> {
         let not_here = self.left_alone().iter();
         let not_here: HashSet<String> = not_here.map(|l| l.table.to_ascii_lowercase()).collect();
@@ -33,7 +34,8 @@ impl Database {
         for (name, table) in &found {
             if self.missed_triggers.get(name) != Some(table) {
                 log::warn!(
-                    "trigger {name} writes to {table}, which is not replicated, and does not run for \
+                    "trigger {name} writes to {table}, which is not replicated, and does not run \
+                     for \
                      changes that arrive: if it should, add it to apply_triggers"
                 );
             }
@@ -42,8 +44,8 @@ impl Database {
         Ok(())
     }
 
-    /// Triggers of the application and the table that is not replicated to which each writes, of those
-    /// that are not in `apply_triggers`.
+    /// Triggers of the application and the table that is not replicated to which each writes, of
+    /// those that are not in `apply_triggers`.
     pub fn missed_triggers(&self) -> &BTreeMap<String, String> {
         &self.missed_triggers
     }
@@ -87,7 +89,8 @@ mod tests {
                 INSERT INTO docs(docs, rowid, body) VALUES ('delete', OLD.id, OLD.body); END;
             CREATE TRIGGER \"drops\" AFTER UPDATE OF body ON t BEGIN
                 SELECT 1; DELETE FROM \"Docs\" WHERE rowid = OLD.id; END;
-            CREATE TRIGGER other AFTER UPDATE ON t BEGIN INSERT INTO u SELECT max(rowid) FROM docs; END";
+            CREATE TRIGGER other AFTER UPDATE ON t BEGIN INSERT INTO u SELECT max(rowid) FROM \
+            docs; END";
         let mut node = Node::with(1, schema, |s| s.apply_triggers = vec!["Chosen".into()]);
         let missed = |node: &Node| -> Vec<String> {
             let all = node.db.missed_triggers().iter();

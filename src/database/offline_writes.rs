@@ -17,7 +17,7 @@ use crate::database::meta::{Meta, delete_meta, get_meta, set_meta};
 use crate::database::triggers::LOG;
 
 #[derive(Debug, Clone, Copy, Default)]
-pub struct OfflineWrites {
+pub(crate) struct OfflineWrites {
     /// The last entry that was there at the start; ids begin anew once the log is empty.
     last_id: i64,
     /// The last certain time of the life before.
@@ -29,7 +29,7 @@ pub struct OfflineWrites {
 
 impl OfflineWrites {
     /// `base_ms` is the last certain time of the life before.
-    pub fn load(conn: &Connection, base_ms: i64) -> rusqlite::Result<Self> {
+    pub(crate) fn load(conn: &Connection, base_ms: i64) -> rusqlite::Result<Self> {
         let last_id = conn.query_row(&format!("SELECT max(id) FROM {LOG}"), [], |r| {
             r.get::<_, Option<i64>>(0)
         })?;
@@ -44,17 +44,17 @@ impl OfflineWrites {
     }
 
     /// What binds entry `id`, if it is one of these.
-    pub fn base_ms(&self, id: i64) -> Option<i64> {
+    pub(crate) fn base_ms(&self, id: i64) -> Option<i64> {
         (id <= self.last_id).then_some(self.base_ms)
     }
 
     /// Whether some of them are left.
-    pub fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.last_id > 0
     }
 
     /// Stores the bound if entries wait. Inside the transaction that moves that of the clock.
-    pub fn store(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn store(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         if self.waits() {
             set_meta(conn, Meta::NotedBase, self.base_ms)?;
             self.is_stored = true;
@@ -63,7 +63,7 @@ impl OfflineWrites {
     }
 
     /// The log is dropped up to `id`, if the transaction is not undone.
-    pub fn dropped(&mut self, conn: &Connection, id: i64) -> rusqlite::Result<()> {
+    pub(crate) fn dropped(&mut self, conn: &Connection, id: i64) -> rusqlite::Result<()> {
         if !self.waits() || id < self.last_id {
             return Ok(());
         }
@@ -75,14 +75,14 @@ impl OfflineWrites {
     }
 
     /// The transaction ended.
-    pub fn ended(&mut self, committed: bool) {
+    pub(crate) fn ended(&mut self, committed: bool) {
         if self.is_done && committed {
             *self = OfflineWrites::default();
         }
         self.is_done = false;
     }
 
-    pub fn lower(&mut self, bound_ms: i64) {
+    pub(crate) fn lower(&mut self, bound_ms: i64) {
         self.base_ms = self.base_ms.min(bound_ms);
     }
 }

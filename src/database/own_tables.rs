@@ -11,7 +11,8 @@ pub const FORMAT: i64 = 1;
 pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS __harmonylite___change_log_global(
     id INTEGER PRIMARY KEY, table_id, kind, created_at, k1);
-CREATE TABLE IF NOT EXISTS __harmonylite___replacing(id INTEGER PRIMARY KEY, table_id, created_at, k1);
+CREATE TABLE IF NOT EXISTS __harmonylite___replacing(id INTEGER PRIMARY KEY, table_id, created_at, \
+k1);
 CREATE TABLE IF NOT EXISTS __harmonylite___tables(
     id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE UNIQUE, shape BLOB, compare BLOB);
 CREATE TABLE IF NOT EXISTS __harmonylite___sites(site INTEGER PRIMARY KEY, node INTEGER UNIQUE);

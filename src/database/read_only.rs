@@ -38,13 +38,13 @@ enum Way {
     Shared,
     /// Nobody has it open, and all is in the file itself.
     Alone,
-    /// Nobody has it open, and a WAL lies beside it whose index would have to be made: it is kept in
-    /// memory, which SQLite does for a connection that locks the file.
+    /// Nobody has it open, and a WAL lies beside it whose index would have to be made: it is kept
+    /// in memory, which SQLite does for a connection that locks the file.
     Locked,
 }
 
 impl ReadOnly {
-    pub fn open(path: &Path) -> Result<ReadOnly> {
+    pub(crate) fn open(path: &Path) -> Result<ReadOnly> {
         let failed = |source| DatabaseError::Open {
             path: path.to_owned(),
             source,
@@ -61,7 +61,7 @@ impl ReadOnly {
 
     /// Whether what was read is as of one moment: without locks, somebody may have opened the
     /// database and written meanwhile.
-    pub fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         let now = || State::of(&self.path);
         self.before.as_ref().is_none_or(|before| *before == now())
     }

@@ -19,7 +19,7 @@ use crate::database::triggers::{LOG, MAYBE};
 use crate::database::{Database, Result, values};
 
 /// Holds one row, which every other meets.
-pub const TABLE: &str = "__harmonylite___replacing";
+pub(super) const TABLE: &str = "__harmonylite___replacing";
 
 /// The trigger of that table.
 const TRIGGER: &str = "__harmonylite___replaced";

@@ -17,19 +17,20 @@ use crate::mutation::{self, Mutation};
 /// How far ahead of the machine's clock time is reserved.
 const TIME_AHEAD_MS: i64 = 60_000;
 
-/// The same while that is behind: a row written over and over uses it up, 65536 times a millisecond.
+/// The same while that is behind: a row written over and over uses it up, 65536 times a
+/// millisecond.
 const STANDING_AHEAD_MS: i64 = 1000;
 
-/// How far back a clock that is set right may step. What is stamped within that of a bound counts as
-/// written then, whenever it is read: after a power cut, too. After several in a row the bound is ahead
-/// of such a clock by what was reserved, and by [`STANDING_AHEAD_MS`] for each.
+/// How far back a clock that is set right may step. What is stamped within that of a bound counts
+/// as written then, whenever it is read: after a power cut, too. After several in a row the bound
+/// is ahead of such a clock by what was reserved, and by [`STANDING_AHEAD_MS`] for each.
 const STEP_BACK_MS: i64 = 2 * TIME_AHEAD_MS;
 
 /// How many transaction numbers are reserved at a time.
 const NUMBERS_AHEAD: i64 = 1 << 16;
 
 #[derive(Debug, Default)]
-pub struct Reservation {
+pub(crate) struct Reservation {
     /// A time before this is not believed: the machine's clock was ahead of it before.
     floor_ms: i64,
     until_ms: i64,
@@ -41,7 +42,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    pub fn load(conn: &Connection, clock: &dyn Clock) -> rusqlite::Result<Self> {
+    pub(crate) fn load(conn: &Connection, clock: &dyn Clock) -> rusqlite::Result<Self> {
         let get = |key| get_meta::<i64>(conn, key).map(Option::unwrap_or_default);
         let boot = get_meta::<String>(conn, Meta::BootId)?.unwrap_or_default();
         let until_ms = get(Meta::ClockUntil)?;
@@ -61,20 +62,21 @@ impl Reservation {
         })
     }
 
-    /// Entries were put into the change log that were written before this start, see [`OfflineWrites`].
-    pub fn look_at_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+    /// Entries were put into the change log that were written before this start, see
+    /// [`OfflineWrites`].
+    pub(crate) fn look_at_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let base_ms = get_meta(conn, Meta::ClockBase)?.unwrap_or_default();
         self.offline_writes = OfflineWrites::load(conn, base_ms)?;
         Ok(())
     }
 
     /// The time that a local change of `time_ms` counts as, before the upper bound.
-    pub fn believe(&self, time_ms: i64, now_ms: i64) -> i64 {
+    pub(crate) fn believe(&self, time_ms: i64, now_ms: i64) -> i64 {
         not_before(self.floor_ms, time_ms).unwrap_or(now_ms.max(self.floor_ms))
     }
 
     /// The same for entry `id` of the change log.
-    pub fn believe_entry(&self, id: i64, time_ms: i64, now_ms: i64) -> i64 {
+    pub(crate) fn believe_entry(&self, id: i64, time_ms: i64, now_ms: i64) -> i64 {
         let base_ms = self.offline_writes.base_ms(id);
         let base_ms = base_ms.filter(|_| !mutation::is(Mutation::NotedCountsAsNow));
         let noted = base_ms.and_then(|base_ms| not_before(base_ms, time_ms));
@@ -82,28 +84,28 @@ impl Reservation {
     }
 
     /// All that was stamped up to now by the clock is before this.
-    pub fn until_ms(&self) -> i64 {
+    pub(crate) fn until_ms(&self) -> i64 {
         self.until_ms
     }
 
     /// Whether `time_ms` may be stamped and another transaction numbered.
-    pub fn covers(&self, time_ms: i64) -> bool {
+    pub(crate) fn covers(&self, time_ms: i64) -> bool {
         time_ms < self.until_ms && self.next_number < self.until_number
     }
 
     /// The next number. To be asked for only when covered.
-    pub fn number(&mut self) -> i64 {
+    pub(crate) fn number(&mut self) -> i64 {
         self.next_number += 1;
         self.next_number - 1
     }
 
     /// The number that the next call of [`Self::number`] gives.
-    pub fn peek_number(&self) -> i64 {
+    pub(crate) fn peek_number(&self) -> i64 {
         self.next_number
     }
 
     /// Stores bounds above `time_ms`. The caller syncs this to disk before it relies on it.
-    pub fn extend(
+    pub(crate) fn extend(
         &mut self,
         conn: &Connection,
         clock: &dyn Clock,
@@ -127,21 +129,21 @@ impl Reservation {
     }
 
     /// What [`Self::extend`] moves, to be put back should that fail.
-    pub fn bounds(&self) -> [i64; 3] {
+    pub(crate) fn bounds(&self) -> [i64; 3] {
         [self.floor_ms, self.until_ms, self.until_number]
     }
 
-    pub fn set_bounds(&mut self, bounds: [i64; 3]) {
+    pub(crate) fn set_bounds(&mut self, bounds: [i64; 3]) {
         [self.floor_ms, self.until_ms, self.until_number] = bounds;
     }
 
     /// What was extended is committed.
-    pub fn is_stored(&mut self) {
+    pub(crate) fn is_stored(&mut self) {
         self.stored_number = self.until_number;
     }
 
     /// Whether the file is an earlier one than this process wrote: a backup was put back into it.
-    pub fn is_put_back(&self, conn: &Connection) -> rusqlite::Result<bool> {
+    pub(crate) fn is_put_back(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let number = match get_meta::<i64>(conn, Meta::AtUntil) {
             // One from before we were there.
             Err(e) if e.to_string().contains("no such table") => None,
@@ -152,7 +154,7 @@ impl Reservation {
 
     /// At an orderly end: what was reserved and not used is free again. If a power cut takes this
     /// back, the bound from before holds.
-    pub fn give_back(&mut self, conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
+    pub(crate) fn give_back(&mut self, conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
         let until_ms = self.until_ms.min(now_ms.max(self.floor_ms) + 1);
         set_meta(conn, Meta::ClockUntil, until_ms)?;
         set_meta(conn, Meta::AtUntil, self.next_number)?;
@@ -163,7 +165,7 @@ impl Reservation {
 
     /// The broker's clock says that a reservation went astray: times above `bound_ms` were never
     /// right, so they no longer bind.
-    pub fn lower(&mut self, bound_ms: i64) {
+    pub(crate) fn lower(&mut self, bound_ms: i64) {
         self.floor_ms = self.floor_ms.min(bound_ms);
         self.offline_writes.lower(bound_ms);
     }

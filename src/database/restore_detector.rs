@@ -1,11 +1,11 @@
 //! Notices that a backup was put back into the file (as SQLite's backup API does, and the shell's
 //! `.restore`), under our open connection.
 //!
-//! Positions, sites and numbers in memory are those of the file that was lost: nothing may be written
-//! by them into one that was put back. Such a file lacks the last reservation of time. Within the
-//! same reservation, a minute, the schema's version tells: it moves when a backup is put back, and
-//! seldom otherwise. Then the file must have the positions that were stored last, and what was
-//! captured last.
+//! Positions, sites and numbers in memory are those of the file that was lost: nothing may be
+//! written by them into one that was put back. Such a file lacks the last reservation of time.
+//! Within the same reservation, a minute, the schema's version tells: it moves when a backup is put
+//! back, and seldom otherwise. Then the file must have the positions that were stored last, and
+//! what was captured last.
 
 use std::time::Duration;
 
@@ -35,12 +35,12 @@ struct LastCapture {
 
 impl RestoreDetector {
     /// Versions were removed, or what was captured was undone.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.captured = None;
     }
 
     /// The catalog was read anew; with it the versions of a table may have gone.
-    pub fn note_schema(&mut self, version: i64) {
+    pub(crate) fn note_schema(&mut self, version: i64) {
         self.schema_version = Some(version);
         self.forget();
     }

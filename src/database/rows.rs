@@ -193,8 +193,8 @@ impl<'c> Rows<'c> {
         written(self.table, statement.raw_execute()?)
     }
 
-    /// Writes the columns `which` of the row with this key, which is there. An upsert would fail where the
-    /// others must not be NULL: SQLite asks that of the row that it might insert.
+    /// Writes the columns `which` of the row with this key, which is there. An upsert would fail
+    /// where the others must not be NULL: SQLite asks that of the row that it might insert.
     pub fn update_some(
         &mut self,
         key: &[Value<'_>],
@@ -250,8 +250,8 @@ fn encode_exceptions(exceptions: &Exceptions) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A version as it is stored: (hlc, site, deleted, at, hash, exc). Columns go by the names that they
-/// had then.
+/// A version as it is stored: (hlc, site, deleted, at, hash, exc). Columns go by the names that
+/// they had then.
 pub(crate) fn stored(sites: &Sites, row: &Row<'_>) -> Result<Stored, DatabaseError> {
     let exceptions = match values::column(row, 5) {
         Value::Blob(bytes) => decode_exceptions(bytes)?,

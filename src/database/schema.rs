@@ -29,8 +29,8 @@ pub struct Schema {
     pub columns: Vec<Column>,
     /// Names of the generated columns: an index may be on them.
     pub generated: Vec<String>,
-    /// Names of the stored columns that those are made of, and the CHECK constraints: where a UNIQUE
-    /// index is more than stored columns.
+    /// Names of the stored columns that those are made of, and the CHECK constraints: where a
+    /// UNIQUE index is more than stored columns.
     pub generated_from: Vec<String>,
     pub checks: Vec<String>,
     pub key: Vec<KeyColumn>,
@@ -141,8 +141,8 @@ impl Schema {
         self.unique.iter().any(|u| u.columns.is_none())
     }
 
-    /// Whether what a statement says of conflicts tells if an INSERT may evict a row, and an INSERT that
-    /// says otherwise fails if it meets one.
+    /// Whether what a statement says of conflicts tells if an INSERT may evict a row, and an INSERT
+    /// that says otherwise fails if it meets one.
     pub fn tells_replacing(&self) -> bool {
         !self.has_conflict_clause && !self.has_before_insert
     }
@@ -191,7 +191,8 @@ pub(super) fn read_table(
     options: Options,
 ) -> rusqlite::Result<Result<Schema, String>> {
     let mut statement = conn.prepare_cached(
-        "SELECT name, type, dflt_value, pk, \"notnull\" FROM pragma_table_xinfo(?1) WHERE hidden = 0",
+        "SELECT name, type, dflt_value, pk, \"notnull\" FROM pragma_table_xinfo(?1) WHERE hidden = \
+         0",
     )?;
     let raw: Vec<RawColumn> = statement
         .query_map([name], |r| {
@@ -316,7 +317,8 @@ pub(super) fn read_table(
     }))
 }
 
-/// Whether the application has a BEFORE INSERT trigger on the table: BEFORE is what it is by default.
+/// Whether the application has a BEFORE INSERT trigger on the table: BEFORE is what it is by
+/// default.
 fn has_before_insert(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
     let mut list = conn.prepare_cached(
         "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger'
@@ -340,8 +342,8 @@ fn key_collations(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String
     statement.query_map([table], |r| r.get(0))?.collect()
 }
 
-/// What ADD COLUMN with the column's DEFAULT gives to rows that are there, asked of SQLite itself: it
-/// takes a constant alone. Anything else counts as NULL.
+/// What ADD COLUMN with the column's DEFAULT gives to rows that are there, asked of SQLite itself:
+/// it takes a constant alone. Anything else counts as NULL.
 fn default_value(column: &RawColumn, strict: bool) -> rusqlite::Result<OwnedValue> {
     let Some(text) = column.default.as_deref() else {
         return Ok(OwnedValue::Null);
@@ -368,8 +370,9 @@ fn default_value(column: &RawColumn, strict: bool) -> rusqlite::Result<OwnedValu
     })
 }
 
-/// A default that is no constant, if every SQLite that an application brings makes the same of it in
-/// one statement: a trigger that names a function which is unknown there would keep it from writing.
+/// A default that is no constant, if every SQLite that an application brings makes the same of it
+/// in one statement: a trigger that names a function which is unknown there would keep it from
+/// writing.
 fn default_by_time(column: &RawColumn) -> Option<String> {
     let text = column.default.as_ref();
     text.filter(|t| sql_text::is_of_time(t)).cloned()

@@ -38,7 +38,7 @@ impl Database {
 }
 
 /// In hexadecimal. The order of the tables does not matter.
-pub fn schema_hash<'s>(tables: impl Iterator<Item = &'s Schema>) -> String {
+pub(crate) fn schema_hash<'s>(tables: impl Iterator<Item = &'s Schema>) -> String {
     let mut texts: Vec<String> = tables.map(table_text).collect();
     texts.sort_unstable();
     let mut hash = Sha256::new();

@@ -3,14 +3,14 @@
 
 /// The text of an index's terms and of its WHERE.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct IndexText {
+pub(crate) struct IndexText {
     /// Without COLLATE, ASC and DESC.
     pub terms: Vec<String>,
     pub predicate: Option<String>,
 }
 
 /// Takes apart a CREATE INDEX statement as SQLite stores it. None if it is not one.
-pub fn parse(sql: &str) -> Option<IndexText> {
+pub(crate) fn parse(sql: &str) -> Option<IndexText> {
     let tokens = tokens(sql);
     // CREATE UNIQUE INDEX name ON table ( terms ) [WHERE predicate]: names may be any word, so the
     // ON that counts is the first at least one token after INDEX.
@@ -48,7 +48,7 @@ pub fn parse(sql: &str) -> Option<IndexText> {
 }
 
 /// The module of a CREATE VIRTUAL TABLE statement.
-pub fn virtual_module(sql: &str) -> Option<String> {
+pub(crate) fn virtual_module(sql: &str) -> Option<String> {
     let tokens = tokens(sql);
     let using = tokens.iter().position(|t| is_word(sql, t, "USING"))?;
     let module = &sql[tokens.get(using + 1)?.clone()];
@@ -56,7 +56,7 @@ pub fn virtual_module(sql: &str) -> Option<String> {
 }
 
 /// The arguments of the module in a CREATE VIRTUAL TABLE statement.
-pub fn virtual_arguments(sql: &str) -> Vec<String> {
+pub(crate) fn virtual_arguments(sql: &str) -> Vec<String> {
     let tokens = tokens(sql);
     let using = tokens.iter().position(|t| is_word(sql, t, "USING"));
     let Some(open) = using.map(|at| at + 2) else {
@@ -88,7 +88,7 @@ pub fn virtual_arguments(sql: &str) -> Vec<String> {
 }
 
 /// What follows the name in a CREATE TRIGGER statement as SQLite stores it.
-pub fn after_trigger_name(sql: &str) -> Option<&str> {
+pub(crate) fn after_trigger_name(sql: &str) -> Option<&str> {
     let tokens = tokens(sql);
     let qualified = tokens.get(3).is_some_and(|t| &sql[t.clone()] == ".");
     let name = tokens.get(if qualified { 4 } else { 2 })?;
@@ -96,7 +96,7 @@ pub fn after_trigger_name(sql: &str) -> Option<&str> {
 }
 
 /// The tables, in lower case, that the body of a CREATE TRIGGER statement writes to.
-pub fn written_tables(sql: &str) -> Vec<String> {
+pub(crate) fn written_tables(sql: &str) -> Vec<String> {
     let all = words(sql);
     let body = all.iter().position(|w| w == "begin").unwrap_or(all.len());
     let words = &all[body..];
@@ -115,13 +115,13 @@ pub fn written_tables(sql: &str) -> Vec<String> {
 }
 
 /// What follows the name in a CREATE TABLE statement as SQLite stores it.
-pub fn after_table_name(sql: &str) -> Option<&str> {
+pub(crate) fn after_table_name(sql: &str) -> Option<&str> {
     let name = tokens(sql).into_iter().nth(2)?;
     Some(&sql[name.end..])
 }
 
 /// Takes `table.` and `main.table.` before columns out: they can be read of it under another name.
-pub fn unqualified(sql: &str, table: &str) -> String {
+pub(crate) fn unqualified(sql: &str, table: &str) -> String {
     let tokens = tokens(sql);
     let is = |at: usize, name: &str| {
         let word = tokens.get(at).map(|t| unquoted(&sql[t.clone()]));
@@ -141,9 +141,10 @@ pub fn unqualified(sql: &str, table: &str) -> String {
     text
 }
 
-/// Gives single quotes to text in double quotes: an application may have those for names alone, and yet
-/// an index from before (<https://www.sqlite.org/quirks.html#double_quoted_string_literals_are_accepted>).
-pub fn with_quoted_text(sql: &str, columns: &[String]) -> String {
+/// Gives single quotes to text in double quotes: an application may have those for names alone, and
+/// yet an index from before
+/// (<https://www.sqlite.org/quirks.html#double_quoted_string_literals_are_accepted>).
+pub(crate) fn with_quoted_text(sql: &str, columns: &[String]) -> String {
     let tokens = tokens(sql);
     let (mut text, mut kept) = (String::with_capacity(sql.len()), 0);
     for (i, token) in tokens.iter().enumerate() {
@@ -163,7 +164,7 @@ pub fn with_quoted_text(sql: &str, columns: &[String]) -> String {
 }
 
 /// What stands in parentheses after such a word of a table's body, and not within others.
-pub fn in_parentheses_after(sql: &str, word: &str) -> Vec<String> {
+pub(crate) fn in_parentheses_after(sql: &str, word: &str) -> Vec<String> {
     let tokens = tokens(sql);
     let (mut depth, mut open, mut found) = (0, None, Vec::new());
     for (i, token) in tokens.iter().enumerate() {
@@ -190,14 +191,14 @@ pub fn in_parentheses_after(sql: &str, word: &str) -> Vec<String> {
 }
 
 /// The words and quoted names in a text, in lower case.
-pub fn words(sql: &str) -> Vec<String> {
+pub(crate) fn words(sql: &str) -> Vec<String> {
     let each = tokens(sql).into_iter();
     each.map(|t| unquoted(&sql[t]).to_ascii_lowercase())
         .collect()
 }
 
 /// A word without the quotes around it.
-pub fn unquoted(word: &str) -> String {
+pub(crate) fn unquoted(word: &str) -> String {
     match word.as_bytes().first() {
         Some(q @ (b'"' | b'`' | b'\'')) if word.len() > 1 => {
             let one = char::from(*q).to_string();
@@ -227,7 +228,7 @@ const WORDS_OF_TIME: [&str; 14] = [
 ];
 
 /// Whether an expression is made of constants and of the time alone.
-pub fn is_of_time(sql: &str) -> bool {
+pub(crate) fn is_of_time(sql: &str) -> bool {
     let is_known = |word: &str| match word.as_bytes()[0] {
         b'"' | b'`' | b'[' => false,
         b if is_word_byte(b) && !b.is_ascii_digit() => {

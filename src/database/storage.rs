@@ -1,9 +1,9 @@
 //! Tables in which the modules of virtual tables keep their data.
 //!
 //! SQLite calls a table *shadow* for its name alone, and only where it knows the module
-//! (<https://www.sqlite.org/vtab.html#xshadowname>). A table counts as storage only if the module makes one of
-//! that name: an application may call its own table `docs_content`, and index it by an FTS5 table
-//! `docs` with `content='docs_content'`.
+//! (<https://www.sqlite.org/vtab.html#xshadowname>). A table counts as storage only if the module
+//! makes one of that name: an application may call its own table `docs_content`, and index it by an
+//! FTS5 table `docs` with `content='docs_content'`.
 
 use rusqlite::Connection;
 
@@ -111,7 +111,7 @@ pub(crate) fn virtual_tables(conn: &Connection) -> rusqlite::Result<Vec<Virtual>
 impl Virtual {
     /// Whether the module keeps its data in a table of this name and these columns. `is_shadow` is
     /// whether SQLite says so.
-    pub fn keeps(&self, table: &str, columns: &[&str], is_shadow: bool) -> bool {
+    pub(crate) fn keeps(&self, table: &str, columns: &[&str], is_shadow: bool) -> bool {
         let Some(suffix) = self.suffix(table) else {
             return false;
         };
@@ -141,14 +141,14 @@ impl Virtual {
     }
 
     /// Whether a table may be storage by its name, and nobody here knows the module.
-    pub fn may_keep(&self, table: &str) -> bool {
+    pub(crate) fn may_keep(&self, table: &str) -> bool {
         let is_listed = |module: &str| MADE.iter().any(|made| made.module == module);
         let is_fts = ["fts3", "fts4", "geopoly", "rtree_i32"].contains(&self.module.as_str());
         !self.is_known && !is_listed(&self.module) && !is_fts && self.suffix(table).is_some()
     }
 
     /// The table or view whose rows an FTS index is over, without a copy of them.
-    pub fn content(&self) -> Option<String> {
+    pub(crate) fn content(&self) -> Option<String> {
         let content = match self.module.as_str() {
             "fts5" => self.fts5_option("content"),
             "fts4" => self.fts4_option("content"),

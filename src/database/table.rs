@@ -93,8 +93,8 @@ impl Shape {
     }
 
     /// Columns that have another name than in `known`, old and new. `listed` is what the columns of
-    /// `known` are called by now or were when they were dropped. A name that two of them have had one
-    /// after the other is nobody's.
+    /// `known` are called by now or were when they were dropped. A name that two of them have had
+    /// one after the other is nobody's.
     pub fn renamed_since(&self, known: &Shape, listed: &[String]) -> Vec<(String, String)> {
         let pairs = known.columns.iter().zip(listed);
         let names = pairs.map(|((old, _), new)| (old.clone(), new.clone()));
@@ -105,8 +105,9 @@ impl Shape {
         names.filter(is_renamed).collect()
     }
 
-    /// Whether a key stands for the same row as in `known`: it compares in the same way, and is of the
-    /// same columns, which may have other names by now. The rowid of a table without a key never has.
+    /// Whether a key stands for the same row as in `known`: it compares in the same way, and is of
+    /// the same columns, which may have other names by now. The rowid of a table without a key
+    /// never has.
     pub fn has_key_of(&self, known: &Shape) -> bool {
         let pairs = known.columns.iter().zip(&self.columns);
         let mut pairs = pairs.take(self.key.len());
@@ -117,8 +118,8 @@ impl Shape {
         self.key == known.key && pairs.all(|((old, _), (new, _))| is_same(old, new))
     }
 
-    /// Gives the columns what is `known` of them, the defaults that they had when they were first seen
-    /// and the names from before they were `renamed` (old and new), and takes in what is new.
+    /// Gives the columns what is `known` of them, the defaults that they had when they were first
+    /// seen and the names from before they were `renamed` (old and new), and takes in what is new.
     pub fn keep_known(
         &mut self,
         known: &Shape,
@@ -380,7 +381,8 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
 }
 
 /// A constraint of the table may evict or leave out rows behind our back, unless the statement says
-/// otherwise. Only there: what the statement says goes for the statements of a trigger that it fires, too.
+/// otherwise. Only there: what the statement says goes for the statements of a trigger that it
+/// fires, too.
 fn or_abort(schema: &Schema) -> &'static str {
     match schema.has_conflict_clause {
         true => " OR ABORT",

@@ -39,8 +39,8 @@ impl Database {
         self.reserved_time(self.reservation.believe(now_ms, now_ms))
     }
 
-    /// The time that entry `id` of the change log is stamped with, noted at `time_ms` by the machine's
-    /// clock.
+    /// The time that entry `id` of the change log is stamped with, noted at `time_ms` by the
+    /// machine's clock.
     pub(crate) fn stamp_entry(&self, id: i64, time_ms: i64) -> Result<i64> {
         self.reserved_time(self.entry_time(id, time_ms))
     }

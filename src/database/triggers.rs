@@ -4,9 +4,9 @@
 //! later, by capture, as the rows then are. Nothing here calls a function that SQLite does not
 //! allow in triggers with `trusted_schema = OFF`.
 //!
-//! One more never fires: it lists the columns. ALTER TABLE RENAME COLUMN puts the new name into that
-//! list and DROP COLUMN leaves it alone, so it tells a column that was renamed from one that came after
-//! another had gone.
+//! One more never fires: it lists the columns. ALTER TABLE RENAME COLUMN puts the new name into
+//! that list and DROP COLUMN leaves it alone, so it tells a column that was renamed from one that
+//! came after another had gone.
 
 use crate::database::Missing;
 use crate::database::plain_condition;
@@ -85,7 +85,8 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
     triggers
 }
 
-/// Statements that SQLite can compile if it can those of the triggers that ask for more than columns.
+/// Statements that SQLite can compile if it can those of the triggers that ask for more than
+/// columns.
 pub fn trials(schema: &Schema) -> Vec<String> {
     let (log, table) = (Log { table: 0, schema }, quote(&schema.name));
     let trial = |index| {
@@ -136,8 +137,8 @@ fn stored_columns(schema: &Schema) -> String {
     columns.join(", ")
 }
 
-/// An UPDATE that names no column of a UNIQUE index cannot evict. In the table's order, which a renamed
-/// column keeps.
+/// An UPDATE that names no column of a UNIQUE index cannot evict. In the table's order, which a
+/// renamed column keeps.
 fn of_columns(schema: &Schema) -> String {
     let names = schema.unique.iter().map(|u| u.columns.as_ref());
     let Some(names) = names.collect::<Option<Vec<_>>>() else {
@@ -220,10 +221,11 @@ impl Log<'_> {
     /// What an index's term is for the new row. An expression is worked out by giving it a row with
     /// the columns that it names, and no others: SQLite refuses to drop a column that we name.
     ///
-    /// Columns of such a row have no affinity, so a comparison inside of the expression may come out
-    /// otherwise than in the table. A CAST gives it to them, but alters a value that is not of the
-    /// column's class; so both ways are tried, but for blobs, which affinity leaves as they are. What a partial index or a CHECK leaves out is not worked
-    /// out: the expression may fail on it.
+    /// Columns of such a row have no affinity, so a comparison inside of the expression may come
+    /// out otherwise than in the table. A CAST gives it to them, but alters a value that is not of
+    /// the column's class; so both ways are tried, but for blobs, which affinity leaves as they
+    /// are. What a partial index or a CHECK leaves out is not worked out: the expression may fail
+    /// on it.
     fn of_new(&self, term: &str, predicate: Option<&str>) -> Vec<String> {
         let rowid = usize::from(self.schema.rowid.is_some());
         let stored = self.schema.columns.iter().skip(rowid).map(|c| &c.name);
@@ -277,8 +279,8 @@ impl Log<'_> {
         ways
     }
 
-    /// What the column will hold: a REPLACE puts the default in the place of a NULL that is not allowed,
-    /// after BEFORE triggers have run.
+    /// What the column will hold: a REPLACE puts the default in the place of a NULL that is not
+    /// allowed, after BEFORE triggers have run.
     fn new_value(&self, column: &str) -> String {
         let new = format!("NEW.{}", quote(column));
         let mut columns = self.schema.columns.iter();
@@ -310,8 +312,8 @@ impl Log<'_> {
         self.append_maybe(&self.shares(index, update))
     }
 
-    /// The condition that [`ROW`] keeps an INSERT of the new row from the table, if it tells neither more
-    /// nor less than that.
+    /// The condition that [`ROW`] keeps an INSERT of the new row from the table, if it tells
+    /// neither more nor less than that.
     fn exactly_shares(&self, index: &UniqueIndex) -> Option<String> {
         if !self.schema.tells_replacing() || !self.schema.is_of_columns(index) {
             return None;
@@ -354,7 +356,8 @@ impl Log<'_> {
         conditions.join(" AND ")
     }
 
-    /// The same as [`Log::append_maybe`], if the statement says OR REPLACE: see [`super::replacing`].
+    /// The same as [`Log::append_maybe`], if the statement says OR REPLACE: see
+    /// [`super::replacing`].
     fn replaced(&self, condition: &str) -> String {
         let keys = (1..=self.schema.key_len()).map(|i| format!(", k{i}"));
         format!(
@@ -389,7 +392,8 @@ mod tests {
     fn listed_columns_are_read_whatever_they_are_called() {
         let conn = Connection::open_in_memory().unwrap();
         for table in [
-            "CREATE TABLE \"of\"(\"on\" INTEGER PRIMARY KEY, [,] , \"a\"\"b\" UNIQUE, g AS (1), \"\", É)",
+            "CREATE TABLE \"of\"(\"on\" INTEGER PRIMARY KEY, [,] , \"a\"\"b\" UNIQUE, g AS \
+             (1), \"\", É)",
             "CREATE TABLE [update of]([c d], \"when\", `e`)",
         ] {
             conn.execute_batch(table).unwrap();

@@ -20,9 +20,9 @@ impl Database {
         self.files.wal_bytes()
     }
 
-    /// Takes in what the WAL has and cuts it to nothing. Does not wait for anybody: false if somebody
-    /// reads or writes just now. Nobody waits for us while what is in it is written to the database and
-    /// synced, and a writer for no longer than it takes to cut a file.
+    /// Takes in what the WAL has and cuts it to nothing. Does not wait for anybody: false if
+    /// somebody reads or writes just now. Nobody waits for us while what is in it is written to the
+    /// database and synced, and a writer for no longer than it takes to cut a file.
     pub fn cut_wal(&mut self) -> Result<bool> {
         self.check_files(false)?;
         if !checkpoint(&self.conn, "PASSIVE")? || !self.fence.try_gap() {

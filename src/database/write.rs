@@ -1,5 +1,5 @@
-//! Write transactions: begun when the lock is free, undone whole, and begun anew when more time must
-//! be reserved first.
+//! Write transactions: begun when the lock is free, undone whole, and begun anew when more time
+//! must be reserved first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -80,8 +80,8 @@ impl Database {
         Ok(undone?)
     }
 
-    /// After a commit. One that may not be on the disk counts as not made: what is in memory is read
-    /// anew, and what was to be sent is encoded from the marks.
+    /// After a commit. One that may not be on the disk counts as not made: what is in memory is
+    /// read anew, and what was to be sent is encoded from the marks.
     fn settle(&mut self, sync: bool) -> Result<()> {
         let settled = self.fence.settle(&self.conn, sync);
         if settled.is_err() {
@@ -102,8 +102,8 @@ impl Database {
         Ok(())
     }
 
-    /// Runs `f` inside a transaction; where one row or one table is at fault, undoes it and gives the
-    /// reason, so that the rest can go on.
+    /// Runs `f` inside a transaction; where one row or one table is at fault, undoes it and gives
+    /// the reason, so that the rest can go on.
     pub(crate) fn guarded<T>(
         &mut self,
         f: impl FnOnce(&mut Self) -> Result<T>,

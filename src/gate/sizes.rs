@@ -1,7 +1,7 @@
 //! How many messages a stream holds that keeps a number of bytes.
 //!
-//! How far a node may publish ahead, and when a snapshot is due, is reckoned in messages; where bytes
-//! are limited, by the size of those that were read lately.
+//! How far a node may publish ahead, and when a snapshot is due, is reckoned in messages; where
+//! bytes are limited, by the size of those that were read lately.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -9,12 +9,13 @@ use crate::database::TIME_BOX;
 /// An application that wrote within this time is likely to want the write lock now.
 const WRITES: Duration = Duration::from_secs(1);
 
-/// SQLite's busy handler sleeps no more than 100 ms: in such a pause whoever waits for the lock gets
-/// it, and a longer one is of no use.
+/// SQLite's busy handler sleeps no more than 100 ms: in such a pause whoever waits for the lock
+/// gets it, and a longer one is of no use.
 pub const SURE_PAUSE: Duration = Duration::from_millis(120);
 
 /// One pause in this time is a sure one. In the shorter ones the application gets the lock by luck,
-/// which fails it fifteen times in a row once in some 30,000 writes: it would have waited for a second.
+/// which fails it fifteen times in a row once in some 30,000 writes: it would have waited for a
+/// second.
 const SURE_EVERY: Duration = Duration::from_millis(700);
 
 /// See [`Gate::take_turn`].
@@ -42,8 +43,9 @@ impl Pauses {
 }
 
 impl Gate {
-    /// Held over a piece of long work, by all that do any: the pause of one in which another works is
-    /// none for the application. Before [`Gate::enter`]. Waits for the end of the pause under way.
+    /// Held over a piece of long work, by all that do any: the pause of one in which another works
+    /// is none for the application. Before [`Gate::enter`]. Waits for the end of the pause under
+    /// way.
     pub fn take_turn(&self) -> Turn<'_> {
         loop {
             let mut turn = locked(&self.turn);

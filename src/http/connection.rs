@@ -25,12 +25,12 @@ pub(super) enum Socket {
 
 impl Connection {
     /// Whether it comes by the Unix socket, which this machine's administrator alone can open.
-    pub fn is_local(&self) -> bool {
+    pub(super) fn is_local(&self) -> bool {
         self.host.is_none()
     }
 
     /// There are too many. Waits for nothing.
-    pub fn turn_away(self) {
+    pub(super) fn turn_away(self) {
         let text = "too many connections at a time; try again\n";
         let Ok(bytes) = Response::text(503, text).head_and_bytes() else {
             return;
@@ -46,8 +46,8 @@ impl Connection {
     }
 
     /// A page of another site can make a browser on this machine connect to us under that site's
-    /// name (DNS rebinding) and read the answer. What is served on loopback is for who asks by one of
-    /// this machine's own names.
+    /// name (DNS rebinding) and read the answer. What is served on loopback is for who asks by one
+    /// of this machine's own names.
     fn is_asked_by_own_name(&self, request: &Request) -> bool {
         let (Some(bound), Socket::Tcp(tcp)) = (&self.host, &self.socket) else {
             return true;
@@ -121,7 +121,7 @@ pub(super) struct Timed<'s> {
 }
 
 impl<'s> Timed<'s> {
-    pub fn new(socket: &'s Socket) -> Timed<'s> {
+    pub(super) fn new(socket: &'s Socket) -> Timed<'s> {
         Timed {
             socket,
             deadline: Instant::now() + PATIENCE,
@@ -129,7 +129,7 @@ impl<'s> Timed<'s> {
         }
     }
 
-    pub fn renew(&mut self) {
+    pub(super) fn renew(&mut self) {
         self.deadline = Instant::now() + PATIENCE;
     }
 

@@ -205,7 +205,7 @@ pub enum Body {
 }
 
 /// Writes a body.
-pub type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+pub(super) type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
 impl Response {
     /// With this `Content-Type`.

@@ -1,9 +1,9 @@
 //! A small HTTP server and client: one request a connection, over TCP and Unix sockets.
 //!
-//! One thread accepts on all doors and sleeps in `poll`; each connection gets a thread of its own for
-//! as long as it lasts, so that a slow client delays nobody. There are at most [`MOST`] of them at a
-//! time, and every read and write has a deadline. What is asked and answered is not known here: each
-//! [`Door`] brings its [`Handler`].
+//! One thread accepts on all doors and sleeps in `poll`; each connection gets a thread of its own
+//! for as long as it lasts, so that a slow client delays nobody. There are at most [`MOST`] of them
+//! at a time, and every read and write has a deadline. What is asked and answered is not known
+//! here: each [`Door`] brings its [`Handler`].
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -121,7 +121,8 @@ impl Report {
         if let Some(names) = named(&|table| table.numbers_itself) {
             let text = format!(
                 "SQLite numbers the rows: two nodes that insert before they hear of each other may \
-                 give two rows one number, and one is lost; keys that differ by node (UUIDs, random \
+                 give two rows one number, and one is lost; keys that differ by node (UUIDs, \
+                 random \
                  numbers, ranges) do not: {names}"
             );
             dangers.push(Danger {

@@ -10,7 +10,7 @@ use crate::config::LogFormat;
 use crate::stream::timestamp::rfc3339_ms;
 
 /// What a line says.
-pub struct Line<'l> {
+pub(super) struct Line<'l> {
     pub time_ms: i64,
     pub level: Level,
     pub node: Option<u64>,
@@ -21,7 +21,7 @@ pub struct Line<'l> {
 
 impl Line<'_> {
     /// With time and level, and a line feed at its end.
-    pub fn full(&self, format: LogFormat) -> String {
+    pub(super) fn full(&self, format: LogFormat) -> String {
         match format {
             LogFormat::Json => self.json() + "\n",
             LogFormat::Console => format!(
@@ -34,7 +34,7 @@ impl Line<'_> {
     }
 
     /// For a log that adds time and level by itself.
-    pub fn bare(&self, format: LogFormat) -> String {
+    pub(super) fn bare(&self, format: LogFormat) -> String {
         match format {
             LogFormat::Json => self.json(),
             LogFormat::Console => one_line(self.text).into_owned(),

@@ -1,4 +1,5 @@
-//! What happens again and again is said seldom: a log that repeats itself fills a disk and hides the rest.
+//! What happens again and again is said seldom: a log that repeats itself fills a disk and hides
+//! the rest.
 
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use log::Level;
 /// One line for all that comes within this time.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
 
-/// Events of one kind, each of which may be said: at most one a minute, with the number of those that
-/// were passed over.
+/// Events of one kind, each of which may be said: at most one a minute, with the number of those
+/// that were passed over.
 #[derive(Debug, Default)]
 pub struct Repeated {
     said: Option<Duration>,

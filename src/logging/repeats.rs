@@ -26,7 +26,7 @@ pub struct Recent {
 
 /// Which warnings were said when.
 #[derive(Default)]
-pub struct Repeats {
+pub(super) struct Repeats {
     said: VecDeque<Said>,
     recent: VecDeque<Recent>,
 }
@@ -40,7 +40,7 @@ struct Said {
 
 impl Repeats {
     /// A line comes at `now`. The lines to write: none if it was said within the last minute.
-    pub fn heard(
+    pub(super) fn heard(
         &mut self,
         level: Level,
         text: &str,
@@ -67,7 +67,7 @@ impl Repeats {
     }
 
     /// What is to be said at `now` of lines that were passed over: their minute is over.
-    pub fn overdue(&mut self, now: Duration) -> Vec<(Level, String)> {
+    pub(super) fn overdue(&mut self, now: Duration) -> Vec<(Level, String)> {
         let mut say = Vec::new();
         let is_over = |said: &Said| now.saturating_sub(said.at) >= EVERY;
         while self.said.front().is_some_and(is_over) {
@@ -85,12 +85,12 @@ impl Repeats {
     }
 
     /// The same of all lines: nothing more comes.
-    pub fn left(&mut self) -> Vec<(Level, String)> {
+    pub(super) fn left(&mut self) -> Vec<(Level, String)> {
         self.said.drain(..).filter_map(|said| said.left()).collect()
     }
 
     /// The last warnings and errors, oldest first.
-    pub fn recent(&self) -> Vec<Recent> {
+    pub(super) fn recent(&self) -> Vec<Recent> {
         self.recent.iter().cloned().collect()
     }
 

@@ -1,5 +1,5 @@
-//! The system's log: datagrams to the Unix socket of a syslog daemon or of systemd's journal
-//! (RFC 3164, `<priority>tag[pid]: text`). The time is left to the receiver, which knows the time zone.
+//! The system's log: datagrams to the Unix socket of a syslog daemon or of systemd's journal (RFC
+//! 3164, `<priority>tag[pid]: text`). The time is left to the receiver, which knows the time zone.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use log::Level;
 
 /// Where it listens on Linux.
-pub const PATH: &str = "/dev/log";
+pub(super) const PATH: &str = "/dev/log";
 
 /// "daemon", times eight as the priority has it.
 const FACILITY: u8 = 3 << 3;
@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 8 << 10;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The socket to it. Each line finds the receiver anew, which may start later and be started again.
-pub struct Syslog {
+pub(super) struct Syslog {
     socket: UnixDatagram,
     path: PathBuf,
     /// It did not take the last line.
@@ -33,7 +33,7 @@ pub struct Syslog {
 
 impl Syslog {
     /// For the receiver at `path`, which need not be there yet.
-    pub fn open(path: PathBuf) -> io::Result<Syslog> {
+    pub(super) fn open(path: PathBuf) -> io::Result<Syslog> {
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(Syslog {
@@ -44,7 +44,7 @@ impl Syslog {
     }
 
     /// True if the receiver took the line.
-    pub fn send(&self, level: Level, text: &str) -> bool {
+    pub(super) fn send(&self, level: Level, text: &str) -> bool {
         let mut end = text.len().min(MOST_BYTES);
         while !text.is_char_boundary(end) {
             end -= 1;

@@ -57,7 +57,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// None where the database is locked for long.
-    pub fn gather(gate: &Gate) -> Option<Facts> {
+    pub(super) fn gather(gate: &Gate) -> Option<Facts> {
         let inside = gate.enter_within(PATIENCE)?;
         let of_database = Facts::of_database(gate, &inside).ok()?;
         drop(inside);

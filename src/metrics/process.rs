@@ -8,12 +8,12 @@ fn number(file: &str, name: &str) -> Option<u64> {
 }
 
 /// Bytes that were sent to disks, those of its threads that ended included.
-pub fn written_bytes() -> Option<u64> {
+pub(super) fn written_bytes() -> Option<u64> {
     number("/proc/self/io", "write_bytes:")
 }
 
 /// Bytes of memory.
-pub fn resident_bytes() -> Option<u64> {
+pub(super) fn resident_bytes() -> Option<u64> {
     number("/proc/self/status", "VmRSS:").map(|kib| kib << 10)
 }
 

@@ -4,7 +4,7 @@
 const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The text for `bytes`, filled up with `=`.
-pub fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
         let mut bits = [0; 4];
@@ -20,7 +20,7 @@ pub fn encode(bytes: &[u8]) -> String {
 }
 
 /// The bytes, or nothing if `text` is not base64.
-pub fn decode(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut count) = (0u32, 0);
     for c in text.trim_end_matches('=').bytes() {
@@ -43,12 +43,13 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     (count < 6).then_some(bytes)
 }
 
-/// The same text with the signs that mean nothing in a URL, as subjects, digests and JWTs have them.
-pub fn to_url_signs(text: &str) -> String {
+/// The same text with the signs that mean nothing in a URL, as subjects, digests and JWTs have
+/// them.
+pub(crate) fn to_url_signs(text: &str) -> String {
     text.replace('+', "-").replace('/', "_")
 }
 
-pub fn from_url_signs(text: &str) -> String {
+pub(crate) fn from_url_signs(text: &str) -> String {
     text.replace('-', "+").replace('_', "/")
 }
 

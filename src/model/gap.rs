@@ -1,9 +1,9 @@
 //! What a node lacks of a stream, because the broker dropped it before it was read.
 //!
-//! Every message was published by a node that has its rows. So what is lacking comes with a snapshot
-//! of a node that read it all; or, should no node have done so, with snapshots of all nodes that
-//! ever published, each made after the messages in question. A gap remembers whose it has by now
-//! (its own rows a node has anyway), and travels with the snapshots of whoever has it.
+//! Every message was published by a node that has its rows. So what is lacking comes with a
+//! snapshot of a node that read it all; or, should no node have done so, with snapshots of all
+//! nodes that ever published, each made after the messages in question. A gap remembers whose it
+//! has by now (its own rows a node has anyway), and travels with the snapshots of whoever has it.
 
 use std::collections::BTreeSet;
 

@@ -19,8 +19,8 @@ pub const FORMAT: u32 = 1;
 /// How many snapshots are kept: the newest, and the one before it for whoever is reading that.
 pub const KEPT: usize = 2;
 
-/// A manifest of two snapshots of a cluster with 256 shards has some 60 KB; and each node that was heard
-/// in a gap some 40 bytes more per shard.
+/// A manifest of two snapshots of a cluster with 256 shards has some 60 KB; and each node that was
+/// heard in a gap some 40 bytes more per shard.
 pub const MAX_BYTES: usize = 1 << 20;
 
 /// No snapshot is larger (16 TiB): what says so is torn or was made up.
@@ -149,7 +149,8 @@ impl Manifest {
 }
 
 impl Entry {
-    /// Leaves out the places that `other`, if it is the same snapshot, does not have. False if it has all.
+    /// Leaves out the places that `other`, if it is the same snapshot, does not have. False if it
+    /// has all.
     pub fn drop_unreliable(&mut self, other: &Entry) -> bool {
         let before = self.streams.len();
         if self.name == other.name {

@@ -1,7 +1,7 @@
 //! A connection to the streams, and which message on it is part of which frame.
 //!
-//! A slow connection is told from a broken one by what is acknowledged on it. The longest wait is for
-//! what may be in flight, so that starts small, and grows where acknowledgements come at once.
+//! A slow connection is told from a broken one by what is acknowledged on it. The longest wait is
+//! for what may be in flight, so that starts small, and grows where acknowledgements come at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
@@ -27,7 +27,8 @@ pub(super) struct PublisherLink {
     messages: BTreeMap<u64, LinkMessage>,
     /// Frame -> transaction, and messages of it that are not acknowledged.
     frames: HashMap<u64, (i64, usize)>,
-    /// What is not handed over yet of the last frame, which may be larger than what may be in flight.
+    /// What is not handed over yet of the last frame, which may be larger than what may be in
+    /// flight.
     rest: Option<Rest>,
     in_flight_bytes: usize,
     window_bytes: usize,
@@ -63,7 +64,7 @@ struct Rest {
 }
 
 impl PublisherLink {
-    pub fn new(writer: Box<dyn Writer>, now: Instant) -> Self {
+    pub(super) fn new(writer: Box<dyn Writer>, now: Instant) -> Self {
         let (messages, frames) = (BTreeMap::new(), HashMap::new());
         PublisherLink {
             window_bytes: FIRST_WINDOW.min(writer.window_bytes()),
@@ -79,7 +80,7 @@ impl PublisherLink {
     }
 
     /// Whether another frame may be sent.
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.rest.is_none() && self.has_room_for(1)
     }
 
@@ -90,33 +91,34 @@ impl PublisherLink {
     }
 
     /// Messages that are not acknowledged.
-    pub fn in_flight(&self) -> usize {
+    pub(super) fn in_flight(&self) -> usize {
         self.messages.len()
     }
 
     /// How many messages were handed over.
-    pub fn handed_over(&self) -> u64 {
+    pub(super) fn handed_over(&self) -> u64 {
         self.next
     }
 
     /// Whether all that was sent is acknowledged.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.messages.is_empty() && self.rest.is_none()
     }
 
-    /// When the next acknowledgement is late. What is acknowledged out of turn says nothing of those
-    /// before it.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When the next acknowledgement is late. What is acknowledged out of turn says nothing of
+    /// those before it.
+    pub(super) fn deadline(&self) -> Option<Instant> {
         // A window that has grown says how fast the connection was.
         let faster = (self.window_bytes / FIRST_WINDOW).max(1);
         let (_, oldest) = self.messages.first_key_value()?;
-        // All that was sent before the oldest is there; what was sent since waits for it, not it for that.
+        // All that was sent before the oldest is there; what was sent since waits for it, not it
+        // for that.
         let before = self.in_flight_bytes.min(FIRST_WINDOW.max(oldest.bytes));
         Some(self.oldest_since + ACK_WAIT + at_slowest(before / faster))
     }
 
     /// Sends one frame, in parts if it is too large for one message. To be called if there is room.
-    pub fn send(
+    pub(super) fn send(
         &mut self,
         gate: &Gate,
         sending: &Sending<'_>,
@@ -139,7 +141,7 @@ impl PublisherLink {
     }
 
     /// Hands over as much as may be in flight of the frame that is being sent.
-    pub fn send_rest(&mut self, gate: &Gate, now: Instant) -> Result<(), StreamError> {
+    pub(super) fn send_rest(&mut self, gate: &Gate, now: Instant) -> Result<(), StreamError> {
         while let Some(mut rest) = self.rest.take() {
             let Some(bytes) = rest.messages.next_if(|next| self.has_room_for(next.len())) else {
                 self.rest = rest.messages.peek().is_some().then_some(rest);
@@ -170,7 +172,11 @@ impl PublisherLink {
     }
 
     /// A message arrived, and the transaction of its frame, if that is complete with it.
-    pub fn acknowledged(&mut self, token: u64, now: Instant) -> Option<(LinkMessage, Option<i64>)> {
+    pub(super) fn acknowledged(
+        &mut self,
+        token: u64,
+        now: Instant,
+    ) -> Option<(LinkMessage, Option<i64>)> {
         let oldest = self.messages.keys().next().copied();
         let message = self.messages.remove(&token)?;
         self.in_flight_bytes -= message.bytes;

@@ -1,8 +1,8 @@
 //! Streams that are gone: the broker lost its store, or an operator has all read anew.
 //!
-//! Whoever has what they held publishes it again. But the last one that read a message may be gone too,
-//! or be put back to what it was before, and a snapshot be all there is of it. So the newest is merged,
-//! unless this node had read of those streams all that is in it.
+//! Whoever has what they held publishes it again. But the last one that read a message may be gone
+//! too, or be put back to what it was before, and a snapshot be all there is of it. So the newest
+//! is merged, unless this node had read of those streams all that is in it.
 
 use std::collections::BTreeMap;
 

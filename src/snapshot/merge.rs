@@ -363,16 +363,16 @@ impl Database {
         })
     }
 
-    /// Whether a snapshot says of a row that lives here that it was deleted, so long ago that others
-    /// may have forgotten it: they may have been told of the row since.
+    /// Whether a snapshot says of a row that lives here that it was deleted, so long ago that
+    /// others may have forgotten it: they may have been told of the row since.
     fn is_news(&self, ours: &Ours, theirs: &State) -> bool {
         let lives = matches!(ours, Ours::Other(Some(ours)) if !ours.state.deleted);
         lives && theirs.deleted && self.is_old(theirs.version.time_ms())
     }
 
-    /// A row that was learnt from a snapshot just now, and that the others may lack, is sent by us: its
-    /// maker may never come back. One that was known before was sent, or marked when it was learnt; else
-    /// nodes that merge each other's snapshots would send it for ever.
+    /// A row that was learnt from a snapshot just now, and that the others may lack, is sent by us:
+    /// its maker may never come back. One that was known before was sent, or marked when it was
+    /// learnt; else nodes that merge each other's snapshots would send it for ever.
     fn carry_mark(&mut self, table: &Table, theirs: &SourceRow, frames: &mut Frames) -> Result<()> {
         let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
         let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;

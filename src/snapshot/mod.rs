@@ -4,7 +4,7 @@
 //! ```text
 //! making    copy (a consistent view) ─▶ pack (zstd, SHA-256) ─▶ transfer ─▶ store ─▶ manifest
 //! merging   manifest ─▶ transfer (checked) ─▶ source (row by row) ─▶ merge (short transactions)
-//! scheduler    what is to be done next, and which node does it (the lease of crate::cluster::registry)
+//! scheduler what is to be done next, and which node does it (the lease of cluster::registry)
 //! ```
 //!
 //! A snapshot is merged like any other bundle of changes, by version, so that nothing local is lost

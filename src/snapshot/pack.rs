@@ -15,7 +15,7 @@ const MAX_WINDOW_LOG: u32 = 23;
 
 /// What a packed file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packed {
+pub(crate) struct Packed {
     pub size: u64,
     /// In hexadecimal.
     pub sha256: String,
@@ -60,7 +60,7 @@ impl<W: Write> Write for Hashing<W> {
 }
 
 /// Compresses a file. `watch` sees how many bytes are done, and can end it.
-pub fn pack(
+pub(crate) fn pack(
     from: &Path,
     into: &Path,
     watch: &mut dyn FnMut(u64) -> io::Result<()>,
@@ -84,7 +84,7 @@ pub fn pack(
 
 /// Takes in a packed file from a store and writes the database. What is handed out is checked only
 /// by [`Unpacker::finish`].
-pub struct Unpacker {
+pub(crate) struct Unpacker {
     decoder: Hashing<zstd::stream::write::Decoder<'static, Limited>>,
 }
 
@@ -111,7 +111,7 @@ impl Write for Limited {
 
 impl Unpacker {
     /// Into a new file of `size` bytes.
-    pub fn new(into: &Path, size: u64) -> io::Result<Unpacker> {
+    pub(crate) fn new(into: &Path, size: u64) -> io::Result<Unpacker> {
         let file = File::create(into)?;
         let limited = Limited { file, left: size };
         let mut decoder = zstd::stream::write::Decoder::new(limited)?;
@@ -122,7 +122,7 @@ impl Unpacker {
     }
 
     /// The end: what was packed, and whether the database is as long as announced.
-    pub fn finish(mut self) -> io::Result<Packed> {
+    pub(crate) fn finish(mut self) -> io::Result<Packed> {
         self.decoder.flush()?;
         let Hashing { into, hash, size } = self.decoder;
         let limited = into.into_inner();

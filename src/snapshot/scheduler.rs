@@ -255,8 +255,8 @@ impl Scheduler {
         }
     }
 
-    /// Leaves out streams of which the broker lost what the snapshot had read. It gives the numbers out
-    /// again, and a snapshot that seems as far as this node lacks what came under them.
+    /// Leaves out streams of which the broker lost what the snapshot had read. It gives the numbers
+    /// out again, and a snapshot that seems as far as this node lacks what came under them.
     fn place(&mut self, mut entry: Entry, round: &mut Round<'_>) -> Result<Entry, RoundError> {
         if self.placed.len() > 2 * KEPT {
             self.placed.clear();

@@ -41,8 +41,8 @@ impl Scratch {
     }
 }
 
-/// Removes what a process that was killed left: files as large as the database. Only for who has the
-/// database's lock, since a live process may be working on them.
+/// Removes what a process that was killed left: files as large as the database. Only for who has
+/// the database's lock, since a live process may be working on them.
 pub fn remove_stale(database: &Path) {
     for what in ["copy", "packed", "fetched"] {
         let left = Scratch::named(database, what);
@@ -141,7 +141,8 @@ fn too_little(bytes: u64, free: u64) -> String {
     const MB: u64 = 1 << 20;
     let (needed, spare) = (bytes.div_ceil(MB), SPARE_BYTES / MB);
     format!(
-        "a snapshot needs {} MB here for a while ({needed} for itself, {spare} left to others), and \
+        "a snapshot needs {} MB here for a while ({needed} for itself, {spare} left to others), \
+         and \
          {} MB are free",
         needed + spare,
         free / MB

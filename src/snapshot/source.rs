@@ -24,7 +24,7 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
 /// See the module's head.
-pub struct Source {
+pub(super) struct Source {
     pub conn: Connection,
     pub sites: Sites,
     /// In the order of their numbers.
@@ -34,7 +34,7 @@ pub struct Source {
 }
 
 /// What a snapshot says of one row.
-pub struct SourceRow {
+pub(super) struct SourceRow {
     pub key: Vec<OwnedValue>,
     pub key_bytes: Vec<u8>,
     pub stored: Stored,
@@ -42,7 +42,7 @@ pub struct SourceRow {
 
 impl Source {
     /// Opens a file that was checked before; what it holds is still a peer's.
-    pub fn open(path: &Path) -> Result<Source> {
+    pub(super) fn open(path: &Path) -> Result<Source> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         // No value is longer than a row that can be sent: SQLite refuses it unread.
@@ -78,7 +78,7 @@ impl Source {
     }
 
     /// How many rows it has a version of.
-    pub fn count(&self) -> Result<u64> {
+    pub(super) fn count(&self) -> Result<u64> {
         let count = |table: &Arc<Table>| {
             let text = format!("SELECT count(*) FROM {}", versions_table(table.name()));
             self.conn.query_row(&text, [], |r| r.get::<_, u64>(0))
@@ -88,7 +88,7 @@ impl Source {
     }
 
     /// The next keys of a table after one, with their versions, tombstones included.
-    pub fn rows(
+    pub(super) fn rows(
         &self,
         table: &Table,
         after: Option<&[OwnedValue]>,
@@ -114,18 +114,18 @@ impl Source {
     }
 
     /// Whether the snapshot's maker had not sent that row.
-    pub fn is_marked(&self, table: &Table, row: &SourceRow) -> Result<bool> {
+    pub(super) fn is_marked(&self, table: &Table, row: &SourceRow) -> Result<bool> {
         has_mark(&self.conn, table, &row.key_bytes, row.stored.at)
     }
 
     /// The version of one row.
-    pub fn version(&self, table: &Table, key: &[Value<'_>]) -> Result<Option<Stored>> {
+    pub(super) fn version(&self, table: &Table, key: &[Value<'_>]) -> Result<Option<Stored>> {
         Rows::new(&self.conn, table)?.version(&self.sites, key)
     }
 
-    /// The row as a peer would send it to a node with this table of that name; none if the file lacks its
-    /// values.
-    pub fn incoming(
+    /// The row as a peer would send it to a node with this table of that name; none if the file
+    /// lacks its values.
+    pub(super) fn incoming(
         &self,
         table: &Table,
         row: &SourceRow,
@@ -158,7 +158,7 @@ impl Source {
 
     /// The row's values, if it is in its table. One that takes more than `most` bytes is not read,
     /// only measured.
-    pub fn values(
+    pub(super) fn values(
         &self,
         table: &Table,
         row: &SourceRow,
@@ -179,12 +179,12 @@ impl Source {
     }
 
     /// The next places of which something is held, after one.
-    pub fn held_places(&self, after: Option<&Place>) -> Result<Vec<Place>> {
+    pub(super) fn held_places(&self, after: Option<&Place>) -> Result<Vec<Place>> {
         held_after(&self.conn, after)
     }
 
     /// What is held of a place, if that is no more than `most` bytes.
-    pub fn held(&self, at: &Place, most: usize) -> Result<Incoming> {
+    pub(super) fn held(&self, at: &Place, most: usize) -> Result<Incoming> {
         let mut measure = self.conn.prepare_cached(
             "SELECT ifnull(sum(octet_length(value)), 0) FROM __harmonylite___held
              WHERE table_name = ?1 AND shape = ?2 AND key = ?3",
@@ -199,8 +199,8 @@ impl Source {
     }
 }
 
-/// SQLite knows the length of a text or a blob without reading it. It takes 2000 columns, but no sum
-/// of more than 1000.
+/// SQLite knows the length of a text or a blob without reading it. It takes 2000 columns, but no
+/// sum of more than 1000.
 fn measure(table: &Table) -> String {
     let columns = 0..table.schema.columns.len();
     let bytes: Vec<String> = columns
@@ -283,6 +283,6 @@ fn damaged(what: String) -> DatabaseError {
 }
 
 /// The values of a key that was kept as bytes.
-pub fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>> {
+pub(super) fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>> {
     Ok(cbor::key_values(bytes)?)
 }

@@ -23,7 +23,8 @@ mod local;
 mod moved;
 mod triggers;
 
-pub const BOOKS: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE)";
+pub(super) const BOOKS: &str =
+    "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE)";
 const ALL: &str = "SELECT * FROM Books ORDER BY 1";
 
 /// A view of all that the application has written so far.
@@ -147,8 +148,8 @@ fn local_writes_survive_and_are_published() {
     assert_eq!(meet(&mut n).lines().count(), 3);
 }
 
-/// Marked under a transaction that did not learn it, a row is sent all the same, also when something
-/// older joins it meanwhile.
+/// Marked under a transaction that did not learn it, a row is sent all the same, also when
+/// something older joins it meanwhile.
 #[test]
 fn what_a_snapshot_marks_again_is_sent() {
     let mut n = cluster(3, BOOKS);
@@ -417,7 +418,8 @@ fn an_old_tombstone_that_wins_is_told_again() {
     assert_eq!(n[0].rows("SELECT count(*) FROM Books"), "i0");
 }
 
-/// The row wins, but not the column that was added later, which has the version of before the delete.
+/// The row wins, but not the column that was added later, which has the version of before the
+/// delete.
 #[test]
 fn an_old_tombstone_that_wins_over_a_column_is_told_again() {
     let mut n = cluster(3, BOOKS);

@@ -64,8 +64,8 @@ struct Snapshots {
     failure: Trouble,
     /// Somebody asked for a snapshot and was told nothing yet.
     owes_word: bool,
-    /// The store failed: only a person's wish is a reason to try again before the wait is over. Each
-    /// try may copy the whole database, and where rows flow there is always another event.
+    /// The store failed: only a person's wish is a reason to try again before the wait is over.
+    /// Each try may copy the whole database, and where rows flow there is always another event.
     holds: bool,
     sweep: Option<super::Sweep>,
 }

@@ -1,9 +1,8 @@
 //! Forgetting deletes, when everybody has had the time to hear of them.
 //!
-//! A tombstone is dropped `tombstone_retention` after it *arrived* here, or the broker acknowledged it
-//! if it is ours, by the broker's clock ([`crate::apply::tombstone_age`]).
-//! A node that comes back later than that learns of the delete from a snapshot, see
-//! [`crate::snapshot::Merge`].
+//! A tombstone is dropped `tombstone_retention` after it *arrived* here, or the broker acknowledged
+//! it if it is ours, by the broker's clock ([`crate::apply::tombstone_age`]). A node that comes
+//! back later than that learns of the delete from a snapshot, see [`crate::snapshot::Merge`].
 
 use rusqlite::params;
 

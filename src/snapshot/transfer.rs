@@ -99,8 +99,8 @@ pub fn upload(
     Ok(entry)
 }
 
-/// Makes an uploaded snapshot the newest one, and removes what nobody needs any more. `narrowed` is the
-/// one before, without places that the broker lost.
+/// Makes an uploaded snapshot the newest one, and removes what nobody needs any more. `narrowed` is
+/// the one before, without places that the broker lost.
 pub fn announce(
     entry: Entry,
     narrowed: Option<&Entry>,
@@ -322,7 +322,8 @@ fn check_all(conn: &Connection) -> Result<(), String> {
 /// application may lack rows, or need a tokenizer that only the application has, and the file is
 /// sound all the same. The tables in which a module keeps its data are read like all others.
 fn forget_modules(conn: &Connection) {
-    // SAFETY: the connection is open, no statement of it is, and no list of modules to keep is valid.
+    // SAFETY: the connection is open, no statement of it is, and no list of modules to keep is
+    // valid.
     unsafe { rusqlite::ffi::sqlite3_drop_modules(conn.handle(), std::ptr::null_mut()) };
 }
 

@@ -96,7 +96,7 @@ impl<W: Write> Write for Watched<'_, W> {
 pub(super) struct Bounded(pub Vec<u8>, bool);
 
 impl Bounded {
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.1
     }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::part::part_name;
 use super::{IfAbsent, Result, Store, StoreError};
 
-/// An application whose database is on the same disk waits at its own syncs until what is on its way
-/// there has arrived: that is never the whole snapshot.
+/// An application whose database is on the same disk waits at its own syncs until what is on its
+/// way there has arrived: that is never the whole snapshot.
 const SYNC_EVERY: u64 = 4 << 20;
 
 struct Folder {
@@ -58,7 +58,8 @@ fn ensure(path: &Path) -> std::result::Result<(), String> {
     if is_empty(parent) && !is_mount_point(parent) {
         let parent = parent.display();
         return Err(format!(
-            "there is none, and {parent} is empty: if no disk is to be mounted there, make the folder"
+            "there is none, and {parent} is empty: if no disk is to be mounted there, make the \
+             folder"
         ));
     }
     fs::create_dir(path).map_err(|error| format!("it is missing and cannot be made: {error}"))?;

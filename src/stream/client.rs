@@ -29,8 +29,8 @@ use crate::address::server::Address;
 /// How long a request to the JetStream API may take. A cluster that elects a leader needs seconds.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A JetStream request may reach nobody while a cluster elects a leader, and is sent once more after
-/// this, then after twice the time, and so on.
+/// A JetStream request may reach nobody while a cluster elects a leader, and is sent once more
+/// after this, then after twice the time, and so on.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Calls of [`Client::api_many`] that are under way at once.
@@ -346,8 +346,8 @@ impl Client {
         self.read_reply(&subject, message)
     }
 
-    /// Several JetStream API calls that change nothing, under way at once. Answers are in the order of
-    /// `calls`.
+    /// Several JetStream API calls that change nothing, under way at once. Answers are in the order
+    /// of `calls`.
     pub fn api_many(
         &self,
         calls: &[(String, Value)],

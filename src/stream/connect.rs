@@ -24,7 +24,8 @@ const DEFAULT_PORT: u16 = 4222;
 /// What to do about a server that sends nothing before TLS stands: the `nats` crate reads the first
 /// line before it begins with TLS.
 const TLS_FIRST: &str = "the server wants TLS before its first line (handshake_first: true): set \
-     that to auto, or to a time such as \"300ms\", in the tls section of the server's configuration; \
+     that to auto, or to a time such as \"300ms\", in the tls section of the server's \
+     configuration; \
      or no nats-server listens there";
 
 /// The part of a server's first line (INFO) that matters here.

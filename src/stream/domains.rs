@@ -1,10 +1,10 @@
 //! Several streams that take one subject.
 //!
-//! Every JetStream domain has streams of its own. Where nodes are at leaf servers with a domain each,
-//! each node makes a stream there, and all of them take what any node publishes, as long as the
-//! servers are linked: it looks as if they were one. What is published while a link is down is in one
-//! of them alone, for ever. So messages name the domain of the stream that their writer uses, and an
-//! acknowledgement counts only if it is that stream's.
+//! Every JetStream domain has streams of its own. Where nodes are at leaf servers with a domain
+//! each, each node makes a stream there, and all of them take what any node publishes, as long as
+//! the servers are linked: it looks as if they were one. What is published while a link is down is
+//! in one of them alone, for ever. So messages name the domain of the stream that their writer
+//! uses, and an acknowledgement counts only if it is that stream's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,7 +51,8 @@ impl Foreign {
             None => "no domain".to_owned(),
         };
         let text = format!(
-            "the nodes use different streams {stream}: here the one in {}, elsewhere one in {}; rows \
+            "the nodes use different streams {stream}: here the one in {}, elsewhere one in {}; \
+             rows \
              that are written while their servers are not linked never reach the others. Keep one \
              of them, at the hub: set nats.jetstream_domain to its domain on every node and delete \
              the rest",

@@ -17,17 +17,17 @@ use crate::model::backoff::Backoff;
 
 /// Error codes of the JetStream API.
 pub(super) mod code {
-    pub const STREAM_NOT_FOUND: u32 = 10059;
+    pub(crate) const STREAM_NOT_FOUND: u32 = 10059;
     /// The name of another stream or its subjects: perhaps of the one we want, just being made.
-    pub const TAKEN: [u32; 2] = [10058, 10065];
-    pub const NO_MESSAGE_FOUND: u32 = 10037;
-    pub const WRONG_LAST_SEQUENCE: [u32; 2] = [10071, 10164];
+    pub(crate) const TAKEN: [u32; 2] = [10058, 10065];
+    pub(crate) const NO_MESSAGE_FOUND: u32 = 10037;
+    pub(crate) const WRONG_LAST_SEQUENCE: [u32; 2] = [10071, 10164];
     /// Invalid settings, subjects that overlap with another stream's, replicas without a cluster:
     /// no later try will see another answer.
-    pub const NEEDS_A_PERSON: [u32; 3] = [10052, 10065, 10074];
+    pub(crate) const NEEDS_A_PERSON: [u32; 3] = [10052, 10065, 10074];
     /// The account wants a size for every stream; or none so large.
-    pub const SIZE_WANTED: u32 = 10113;
-    pub const SIZE_TOO_LARGE: u32 = 10122;
+    pub(crate) const SIZE_WANTED: u32 = 10113;
+    pub(crate) const SIZE_TOO_LARGE: u32 = 10122;
 }
 
 /// How long the broker knows a `Nats-Msg-Id`: what is sent again after longer is stored again.
@@ -37,7 +37,8 @@ const DUPLICATE_WINDOW_NS: u64 = 120_000_000_000;
 /// then, on a slow card as well.
 const BEING_MADE: Duration = Duration::from_secs(5);
 
-/// How long the server keeps a consumer that looks a message up, should it not be told to forget it.
+/// How long the server keeps a consumer that looks a message up, should it not be told to forget
+/// it.
 const LOOKS_UP: Duration = Duration::from_secs(10);
 
 /// What the shards' streams are called and how much they keep.
@@ -50,8 +51,8 @@ pub struct StreamOptions {
     pub shards: u32,
     /// Messages kept per stream; 0 is no limit.
     pub max_entries: i64,
-    /// Bytes kept per stream; none is no limit, or where the account wants one, one that is reckoned
-    /// from `max_entries`.
+    /// Bytes kept per stream; none is no limit, or where the account wants one, one that is
+    /// reckoned from `max_entries`.
     pub max_bytes: Option<u64>,
     pub replicas: u32,
     /// Change streams that are set up otherwise, instead of keeping them so.
@@ -152,8 +153,8 @@ pub(super) fn create_stream(
     let mut config = Map::from_iter([("name".to_string(), json!(name))]);
     config.extend(fixed.as_object().cloned().unwrap_or_default());
     config.extend(wanted.clone());
-    // Republish, if another node creates it between our look and our try. For a moment its subjects are
-    // taken while it is not found yet.
+    // Republish, if another node creates it between our look and our try. For a moment its subjects
+    // are taken while it is not found yet.
     let mut waits = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     let deadline = Instant::now() + BEING_MADE;
     loop {

@@ -2,8 +2,8 @@
 //!
 //! Spoken directly, with a deadline on every call, in the layout of the official clients: stream
 //! `KV_<bucket>`, a key is the subject `$KV.<bucket>.<key>`, its value the newest message there,
-//! its revision that message's sequence, a deletion an empty message with the header `KV-Operation`.
-//! Reads go to the stream's leader, so they see every write that was acknowledged.
+//! its revision that message's sequence, a deletion an empty message with the header
+//! `KV-Operation`. Reads go to the stream's leader, so they see every write that was acknowledged.
 #![allow(deprecated)]
 
 use std::time::Duration;

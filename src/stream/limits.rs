@@ -1,5 +1,5 @@
-//! Limits of the account on the broker: sizes for streams where it wants them, and what a person must
-//! change where something does not fit.
+//! Limits of the account on the broker: sizes for streams where it wants them, and what a person
+//! must change where something does not fit.
 
 use serde_json::Value;
 
@@ -21,28 +21,33 @@ pub(super) fn advice(err_code: u32, description: &str) -> &'static str {
              replication_log.max_bytes or snapshot.nats.max_bytes, or have that limit raised"
         }
         10002 | 10023 | 10047 => {
-            "; the storage of the account (max_file) or of the server is used up or reserved: lower \
+            "; the storage of the account (max_file) or of the server is used up or reserved: \
+             lower \
              replication_log.max_bytes or snapshot.nats.max_bytes, or have it raised"
         }
         10026 => {
-            "; the account has all the consumers that it may (max_consumers): each node needs one per \
+            "; the account has all the consumers that it may (max_consumers): each node needs one \
+             per \
              shard and one more at times: have that limit raised"
         }
         10027 => {
-            "; the account has all the streams that it may (max_streams): needed are one per shard, \
-             two for keys and, while snapshot.store is \"nats\", one for snapshots: have that limit \
+            "; the account has all the streams that it may (max_streams): needed are one per \
+             shard, \
+             two for keys and, while snapshot.store is \"nats\", one for snapshots: have that \
+             limit \
              raised, or delete streams that nobody uses"
         }
         10035 | 10039 => "; have jetstream enabled for this account",
         _ if description.contains("maximum bytes exceeded") => {
-            "; the stream is full: have its max_bytes raised (of snapshots, snapshot.nats.max_bytes)"
+            "; the stream is full: have its max_bytes raised (of snapshots, \
+             snapshot.nats.max_bytes)"
         }
         _ => "",
     }
 }
 
-/// The size of a stream for an account that wants one: `bytes`, unless that is more than one stream may
-/// have, or than half of what the account has left for `replicas` copies.
+/// The size of a stream for an account that wants one: `bytes`, unless that is more than one stream
+/// may have, or than half of what the account has left for `replicas` copies.
 pub(super) fn size_within(client: &Client, bytes: u64, replicas: u64) -> Result<u64, StreamError> {
     // Whoever may not ask goes without: the next answer says what does not fit.
     let info = client.api("INFO", &Value::Null)?.unwrap_or_default();

@@ -46,8 +46,8 @@ pub(crate) const fn at_slowest(bytes: usize) -> Duration {
     Duration::from_millis(bytes as u64 * 1000 / SLOWEST)
 }
 
-/// How many bytes may be under way on a connection of which nothing is known yet. On a slow one they
-/// take seconds, behind which all else waits, and more would only fill the buffers on the way.
+/// How many bytes may be under way on a connection of which nothing is known yet. On a slow one
+/// they take seconds, behind which all else waits, and more would only fill the buffers on the way.
 pub(crate) const FIRST_WINDOW: usize = 128 * 1024;
 
 /// A window that passes within this time is no burden: a larger one is tried.
@@ -104,8 +104,8 @@ pub enum StreamError {
     /// A person must change something (a stream is set up otherwise).
     #[error("{0}")]
     Fatal(String),
-    /// The login, a certificate or a file for them is refused: wrong from the start, or, where it was
-    /// right before, perhaps only until a person is done with changing it.
+    /// The login, a certificate or a file for them is refused: wrong from the start, or, where it
+    /// was right before, perhaps only until a person is done with changing it.
     #[error("{0}")]
     Denied(String),
     /// From [`Reader::fetch`] alone: the broker forgot where we read, and so perhaps what it held.
@@ -130,7 +130,8 @@ pub trait Writer: Send {
     fn flush(&mut self);
     /// Where acknowledgements arrive. Closed when the connection is gone.
     fn acks(&self) -> &Receiver<Ack>;
-    /// What the broker complained of on this connection, to go behind an error's text; may be empty.
+    /// What the broker complained of on this connection, to go behind an error's text; may be
+    /// empty.
     fn complaint(&self) -> String {
         String::new()
     }
@@ -159,8 +160,8 @@ pub trait Reader: Send {
     fn other_streams(&self) -> Option<String> {
         None
     }
-    /// How many messages the stream held beyond the last one that `fetch` gave, when the broker sent
-    /// that one.
+    /// How many messages the stream held beyond the last one that `fetch` gave, when the broker
+    /// sent that one.
     fn remaining(&self) -> u64 {
         0
     }

@@ -51,8 +51,8 @@ pub enum ObjectError {
     Stream(#[from] StreamError),
 }
 
-/// The description of an object, as far as it matters here. One that cannot be read is of no upload:
-/// its `nuid` is empty.
+/// The description of an object, as far as it matters here. One that cannot be read is of no
+/// upload: its `nuid` is empty.
 #[derive(Default, serde::Deserialize)]
 struct Description {
     #[serde(default)]

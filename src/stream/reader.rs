@@ -9,16 +9,16 @@
 //! later may be a loss, and is asked again. Push consumers were tried and die silently.
 //!
 //! One pull is outstanding at all times, also while the owner applies what it got, so a message
-//! arrives when it is stored. It is limited in bytes, and so is then the memory behind it; and so is
-//! what may be under way on a slow connection, before which no answer arrives. It begins with little,
-//! and asks for more where that comes at once.
+//! arrives when it is stored. It is limited in bytes, and so is then the memory behind it; and so
+//! is what may be under way on a slow connection, before which no answer arrives. It begins with
+//! little, and asks for more where that comes at once.
 //!
 //! A server that is killed takes the consumers that it had along, without a word, also those of
 //! nodes that are connected elsewhere; and one that followed in a change of the stream's leader may
-//! show signs of life and deliver nothing. So an idle pull has the server say every few seconds that
-//! it is there. Where that stays out, and each time where several servers hold the stream, the stream
-//! is asked for its end (see `silence`): its answer comes behind all that is under way on a slow
-//! connection.
+//! show signs of life and deliver nothing. So an idle pull has the server say every few seconds
+//! that it is there. Where that stays out, and each time where several servers hold the stream, the
+//! stream is asked for its end (see `silence`): its answer comes behind all that is under way on a
+//! slow connection.
 #![allow(deprecated)]
 
 use std::time::{Duration, Instant};
@@ -98,8 +98,8 @@ pub struct JetStreamReader {
     pulls: u64,
     /// For the next pull.
     pull_bytes: usize,
-    /// The stream's domain and last message when its state was asked: what is older may be from when
-    /// the domain had another name.
+    /// The stream's domain and last message when its state was asked: what is older may be from
+    /// when the domain had another name.
     domain: Option<String>,
     old: u64,
     foreign: Foreign,
@@ -221,8 +221,8 @@ impl JetStreamReader {
 
     /// The next message is larger than the pull: for it alone.
     fn pull_large(&mut self) -> Result<(), StreamError> {
-        // Must have room for the largest message, or it would never come: also one from when the server
-        // took larger ones.
+        // Must have room for the largest message, or it would never come: also one from when the
+        // server took larger ones.
         let largest = self.client.max_payload().max(MAX_MESSAGE_BYTES);
         self.pull_up_to(1, largest + OVERHEAD)
     }

@@ -1,7 +1,7 @@
 //! The broker's times, RFC 3339 in UTC as Go writes them (`2026-01-02T03:04:05.678901234Z`).
 
 /// Unix milliseconds, or nothing if `text` is not such a time.
-pub fn unix_ms(text: &str) -> Option<i64> {
+pub(crate) fn unix_ms(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let mut date = date.splitn(3, '-').map(str::parse::<i64>);
     let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
@@ -17,7 +17,7 @@ pub fn unix_ms(text: &str) -> Option<i64> {
 }
 
 /// The same the other way, to the second.
-pub fn rfc3339(unix_ms: i64) -> String {
+pub(crate) fn rfc3339(unix_ms: i64) -> String {
     let seconds = unix_ms.div_euclid(1000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // The year that a day is in is found by trying: it is one of two.
@@ -35,7 +35,7 @@ pub fn rfc3339(unix_ms: i64) -> String {
 }
 
 /// The same with milliseconds.
-pub fn rfc3339_ms(unix_ms: i64) -> String {
+pub(crate) fn rfc3339_ms(unix_ms: i64) -> String {
     let seconds = rfc3339(unix_ms);
     let seconds = seconds.trim_end_matches('Z');
     format!("{seconds}.{:03}Z", unix_ms.rem_euclid(1000))

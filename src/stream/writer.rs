@@ -31,17 +31,18 @@ const PLAIN_WINDOW: usize = 8 * 1024 * 1024;
 /// Over TLS the crate loses the connection when the socket's send buffer fills (one 300 KB message
 /// on a slow link was enough), so that little may be on its way.
 const TLS_WINDOW: usize = 128 * 1024;
-/// A server drops whoever does not take in 10 s what it sends (`write_deadline`), and reading is where
-/// connections are slowest: 256 kbit/s take three times as much, so that connections may share them. It
-/// goes into the first window, with all that the server counts of a message.
+/// A server drops whoever does not take in 10 s what it sends (`write_deadline`), and reading is
+/// where connections are slowest: 256 kbit/s take three times as much, so that connections may
+/// share them. It goes into the first window, with all that the server counts of a message.
 const MESSAGE: usize = 100 * 1024;
-/// Into more parts a frame is cut only if they must be small: they are to fit into a stream together.
+/// Into more parts a frame is cut only if they must be small: they are to fit into a stream
+/// together.
 const PARTS: usize = 64;
 /// Jobs between owner and thread. The owner's byte window is the real limit; this bounds the count
 /// of small messages, and is about what a fast broker takes in the 5 ms between two flushes.
 const QUEUE: usize = 1024;
-/// How long a single write of a flush may take: the crate leaves this limit on the socket when it is
-/// exceeded, and a slow link takes half a minute to make room in a buffer that is full.
+/// How long a single write of a flush may take: the crate leaves this limit on the socket when it
+/// is exceeded, and a slow link takes half a minute to make room in a buffer that is full.
 const WRITE_WAIT: Duration = Duration::from_secs(120);
 /// How long a full queue may stay full before the broker counts as gone.
 const STUCK: Duration = Duration::from_millis(250);

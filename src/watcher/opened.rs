@@ -1,13 +1,13 @@
 //! Notices who opens the database to have it for himself.
 //!
-//! `PRAGMA locking_mode = EXCLUSIVE` (Prisma's migrations) needs that nobody else has the file open,
-//! and fails after its timeout where we do. SQLite's locks do not show that somebody tries: they are
-//! held for microseconds. But every ordinary connection opens the WAL right after the database, and
-//! that one the database alone.
+//! `PRAGMA locking_mode = EXCLUSIVE` (Prisma's migrations) needs that nobody else has the file
+//! open, and fails after its timeout where we do. SQLite's locks do not show that somebody tries:
+//! they are held for microseconds. But every ordinary connection opens the WAL right after the
+//! database, and that one the database alone.
 //!
-//! An ordinary connection that is the first of its process opens the shared memory, too. Where that is
-//! missing, the WAL may have been opened by somebody else (Litestream reads it), and hides one that is
-//! alone: that is a doubt, and [`super::waiting`] looks.
+//! An ordinary connection that is the first of its process opens the shared memory, too. Where that
+//! is missing, the WAL may have been opened by somebody else (Litestream reads it), and hides one
+//! that is alone: that is a doubt, and [`super::waiting`] looks.
 
 use std::time::{Duration, Instant};
 

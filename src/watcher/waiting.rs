@@ -1,8 +1,8 @@
 //! Looks in `/proc` for a process that waits to have the database for itself.
 //!
 //! It has the database open for writing, and not the WAL. Processes of other users and of other
-//! containers are not seen, unless we are root: [`super::opened`] notices those, too, and this is asked
-//! where that leaves a doubt, and whether it is a backup that copies the file.
+//! containers are not seen, unless we are root: [`super::opened`] notices those, too, and this is
+//! asked where that leaves a doubt, and whether it is a backup that copies the file.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;

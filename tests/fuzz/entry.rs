@@ -1,5 +1,5 @@
-//! Where bytes from elsewhere enter, each as a function of bytes alone. The fuzz targets beside this
-//! file and `tests/hostile` run the same. A panic is a failure; an error never is.
+//! Where bytes from elsewhere enter, each as a function of bytes alone. The fuzz targets beside
+//! this file and `tests/hostile` run the same. A panic is a failure; an error never is.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -120,7 +120,8 @@ fn open(path: &str) -> Database {
 /// Messages of a stream, applied to a database in order, and once more.
 pub fn apply(bytes: &[u8]) {
     let messages = split(bytes);
-    // Nothing but what is no frame, as most mutations are, is told from the rest by `frame` already.
+    // Nothing but what is no frame, as most mutations are, is told from the rest by `frame`
+    // already.
     let is_frame = |data: &&[u8]| unpack(data).is_ok_and(|raw| Frame::decode(&raw).is_ok());
     if !messages.iter().any(is_frame) {
         return;

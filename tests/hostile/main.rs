@@ -1,6 +1,7 @@
 //! Bytes that mean ill, on stable Rust and in seconds: seeds, what fuzzing found, and thousands of
 //! deterministic mutations of both, through the entries that `scripts/fuzz.sh` runs for hours. No
 //! panic, and never more memory than a message may take.
+#![allow(unreachable_pub)] // no other crate uses any of it
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -59,7 +59,8 @@ fn wiped_while_the_daemons_are_down() {
     assert_eq!(cluster.converge().len(), 30);
 }
 
-/// Other streams take the place of those that are gone, and a node was away: as if they were created anew.
+/// Other streams take the place of those that are gone, and a node was away: as if they were
+/// created anew.
 #[test]
 fn wiped_to_change_the_compression() {
     let mut cluster = Cluster::start(2, |_| {});
@@ -133,8 +134,8 @@ fn set_back_while_the_daemons_run() {
     assert_eq!(cluster.converge().len(), 65);
 }
 
-/// Deleted and made anew, or put back from a copy, on a server that the daemons are not connected to:
-/// their connections live on, and the numbers begin anew.
+/// Deleted and made anew, or put back from a copy, on a server that the daemons are not connected
+/// to: their connections live on, and the numbers begin anew.
 #[test]
 fn made_anew_behind_living_connections() {
     let cluster = Cluster::start(2, |_| {});

@@ -121,8 +121,8 @@ fn companions_that_are_removed() {
         for end in removed {
             fs::remove_file(node.file(&format!("app.db{end}"))).unwrap();
         }
-        // What is there now is all there is: our tables may have been in the WAL. Until the daemon ends,
-        // an application may get an I/O error.
+        // What is there now is all there is: our tables may have been in the WAL. Until the daemon
+        // ends, an application may get an I/O error.
         let write = "CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, value, writer);
                      INSERT INTO item VALUES (3, 'value 3', 0)";
         until("the application can write", || {
@@ -258,7 +258,8 @@ fn our_tables_are_dropped_one_by_one() {
     for name in texts(&app, list) {
         app.execute_batch(&format!("DROP TABLE {name}")).unwrap();
     }
-    // Each statement reads, too: a connection that writes in vain would not see the tables come back.
+    // Each statement reads, too: a connection that writes in vain would not see the tables come
+    // back.
     let write = "SELECT count(*) FROM item; INSERT INTO item(value) VALUES ('after')";
     for _ in 0..20 {
         until("the application can write", || {

@@ -9,7 +9,8 @@ fn nodes(limits: &str, change: impl Fn(&mut Node)) -> (Vec<Node>, Broker) {
     let broker = Broker::with(|broker| {
         let file = broker.folder.path().join("user.conf");
         let text = format!(
-            "accounts {{ APP {{ jetstream {{\n{limits}\n}}\nusers: [ {{ user: a, password: b }} ] }} }}"
+            "accounts {{ APP {{ jetstream {{\n{limits}\n}}\nusers: [ {{ user: a, password: b }} ] \
+             }} }}"
         );
         std::fs::write(&file, text).unwrap();
         broker.options.user_config = Some(file);

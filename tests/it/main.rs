@@ -3,6 +3,7 @@
 //!
 //! Which nats-server: `HARMONYLITE_NATS_SERVER`, else the one in PATH. Nothing is skipped without
 //! it: a test that did not run proves nothing.
+#![allow(unreachable_pub)] // no other crate uses any of it
 
 mod beside;
 mod certificates;

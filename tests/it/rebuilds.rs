@@ -66,8 +66,8 @@ fn rows_with(node: &Node, what: &str) -> Option<()> {
     (count.ok()? > 0).then_some(())
 }
 
-/// Twice, as the second time nothing may be left of the first; with a write in between on the node that
-/// is migrated and one on the node that is not.
+/// Twice, as the second time nothing may be left of the first; with a write in between on the node
+/// that is migrated and one on the node that is not.
 fn migrates_twice(tool: &str) {
     let cluster = Cluster::start(2, |node| node.execute(BEFORE));
     let nodes = &cluster.nodes;

@@ -35,8 +35,8 @@ fn cluster() -> Vec<Node> {
     (0..3).map(start).collect()
 }
 
-/// The reference's "save and restore a snapshot": one of three is killed, a snapshot is saved by its
-/// configuration alone, and it is started again with the flags.
+/// The reference's "save and restore a snapshot": one of three is killed, a snapshot is saved by
+/// its configuration alone, and it is started again with the flags.
 #[test]
 fn a_snapshot_is_saved_by_the_configuration_alone() {
     let mut nodes = cluster();

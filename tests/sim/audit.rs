@@ -1,5 +1,6 @@
-//! A look into every snapshot that is announced: each row is what its version says. Nodes that merge
-//! it take that on trust, and what is wrong in it is mostly put right by what comes through a stream.
+//! A look into every snapshot that is announced: each row is what its version says. Nodes that
+//! merge it take that on trust, and what is wrong in it is mostly put right by what comes through a
+//! stream.
 
 use std::collections::BTreeMap;
 
@@ -88,8 +89,8 @@ impl World {
         sent
     }
 
-    /// What the newest snapshot has of what the streams brought is to be everywhere in the end, even
-    /// if the broker lost all, and who had read it was put back to what he was before.
+    /// What the newest snapshot has of what the streams brought is to be everywhere in the end,
+    /// even if the broker lost all, and who had read it was put back to what he was before.
     pub fn note_owed(&mut self) {
         let Some(snapshots) = self.snapshots.as_ref().filter(|_| !self.broker.forgot) else {
             return; // who is put back does not see that, and nobody else may have it

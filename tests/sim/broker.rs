@@ -65,7 +65,8 @@ impl Broker {
         streams.for_each(|s| s.now_ms = Some(now_ms));
     }
 
-    /// Stores a message, unless its id is remembered. Returns its sequence, and whether it was there.
+    /// Stores a message, unless its id is remembered. Returns its sequence, and whether it was
+    /// there.
     pub fn publish(&mut self, shard: u32, message: Message) -> (u64, bool) {
         let ids = &self.streams[shard as usize - 1].ids;
         if let Some((_, seq)) = ids.iter().find(|(id, _)| *id == message.id) {

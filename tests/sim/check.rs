@@ -375,7 +375,10 @@ impl World {
         let spec = &self.plan.tables[table];
         let mut statement = node
             .app()
-            .prepare("SELECT row FROM __harmonylite___displaced JOIN __harmonylite___tables ON id = table_id WHERE name = ?1")
+            .prepare(
+                "SELECT row FROM __harmonylite___displaced JOIN __harmonylite___tables ON id \
+                = table_id WHERE name = ?1",
+            )
             .map_err(|e| e.to_string())?;
         let mut found = BTreeMap::new();
         let mut rows = statement.query([&spec.name]).map_err(|e| e.to_string())?;

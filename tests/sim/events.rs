@@ -85,8 +85,8 @@ impl World {
                     );
                 }
             }
-            // A table that is empty after a rebuild waits for its rows, and its deletes are none (R2):
-            // not in these worlds.
+            // A table that is empty after a rebuild waits for its rows, and its deletes are none
+            // (R2): not in these worlds.
             let is_emptied = !app.is_autocommit()
                 && tables.iter().zip(&before).any(|(table, rows)| {
                     let name = &self.plan.tables[*table].name;

@@ -138,7 +138,8 @@ impl World {
         }
         if self.random.percent(5) && !calm {
             self.capture_all(place)?;
-            // As the daemon does when it starts: the snapshot may be older than what is forgotten here.
+            // As the daemon does when it starts: the snapshot may be older than what is forgotten
+            // here.
             let node = &mut self.nodes[place];
             node.drop_link();
             node.db().forget_positions().map_err(|e| e.to_string())?;
@@ -201,7 +202,8 @@ impl World {
             return Ok(());
         }
         node.learn_schema(&self.plan);
-        node.learn_id(&self.model)?; // what is captured while a snapshot of a duplicate's is merged is by the new one
+        // A capture while a snapshot of a duplicate's is merged is by the new one.
+        node.learn_id(&self.model)?;
         observe::captured(node, &self.plan, &mut self.model, false)?;
         observe::given_way(node, &self.plan, &mut self.model);
         self.note_unsent(place, false);

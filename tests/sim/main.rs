@@ -4,6 +4,7 @@
 //! sent, acknowledged and read, what is cut, forgotten, taken back. In the end everybody can reach
 //! everybody, and every node must hold what an independent model says ([`model`]). See
 //! `scripts/sim.sh`.
+#![allow(unreachable_pub)] // no other crate uses any of it
 
 mod ages;
 mod arrivals;

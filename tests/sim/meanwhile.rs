@@ -1,4 +1,5 @@
-//! What the application writes between a transaction of the core's that is put off and its next try.
+//! What the application writes between a transaction of the core's that is put off and its next
+//! try.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -82,8 +83,8 @@ impl Draft {
 }
 
 impl World {
-    /// Something that is written if the next transaction of a node is put off. Drawn apart, so that the
-    /// rest stays what it is.
+    /// Something that is written if the next transaction of a node is put off. Drawn apart, so that
+    /// the rest stays what it is.
     pub fn draft(&mut self, place: usize) {
         let mut random = Random::new(self.trace.wrapping_add(place as u64));
         let tables = self.tables(place);

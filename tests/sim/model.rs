@@ -48,14 +48,14 @@ pub struct Model {
     put_back: BTreeMap<usize, usize>,
     dropped: BTreeMap<RowId, Vec<Drop>>,
     pub now_ms: i64,
-    /// The broker lost messages: whoever notices publishes all rows again, also one who was away for
-    /// so long that everybody has forgotten what was deleted meanwhile. A known limit.
+    /// The broker lost messages: whoever notices publishes all rows again, also one who was away
+    /// for so long that everybody has forgotten what was deleted meanwhile. A known limit.
     pub broker_lost: bool,
     /// A node that lacked something itself merged a snapshot: what that has and the node forgot may
     /// as well be among what it lacked.
     pub lacked: bool,
-    /// Rows that a merge may have brought before it was cut short. Once their delete is forgotten, the
-    /// next merge cannot tell them from what nobody else has. A known limit.
+    /// Rows that a merge may have brought before it was cut short. Once their delete is forgotten,
+    /// the next merge cannot tell them from what nobody else has. A known limit.
     pub half_merged: BTreeSet<RowId>,
     /// Two nodes have one id. A write of one that changes nothing has a version like any other, but
     /// is not seen here if the other gave that version to something: then older values count, too.
@@ -125,7 +125,8 @@ impl Model {
         drop.may_return || self.broker_lost || self.lacked || self.half_merged.contains(at)
     }
 
-    /// Whether what that tombstone deleted may be back: it, or a later one in its place, was dropped.
+    /// Whether what that tombstone deleted may be back: it, or a later one in its place, was
+    /// dropped.
     fn is_lawfully_forgotten(&self, at: &RowId, version: Version) -> bool {
         let mut drops = self.dropped.get(at).into_iter().flatten();
         drops.any(|d| version <= d.version && self.is_lawful(at, d))
@@ -163,8 +164,9 @@ impl Model {
         })
     }
 
-    /// Whether that content is known under this version, or a write that cannot have been lost: a version
-    /// that was lost may be given again, to something else, and a duplicate may give it to anything.
+    /// Whether that content is known under this version, or a write that cannot have been lost: a
+    /// version that was lost may be given again, to something else, and a duplicate may give it to
+    /// anything.
     pub fn explains(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
         let at = (table, key.to_owned());
         self.knows(table, key, version, row.is_none())
@@ -173,8 +175,8 @@ impl Model {
                 || row.is_some_and(|row| self.mixes(&at, version, row)))
     }
 
-    /// Whether each column is that of some write of this version: of those that were given twice, the
-    /// larger value of each column counts.
+    /// Whether each column is that of some write of this version: of those that were given twice,
+    /// the larger value of each column counts.
     fn mixes(&self, at: &RowId, version: Version, row: &Row) -> bool {
         let writes = self.rows.get(at).into_iter().flatten();
         let rows: Vec<&Row> = writes
@@ -228,10 +230,10 @@ impl Model {
         self.put_back.contains_key(&writer)
     }
 
-    /// The highest version that the node gave to the row. Not even a power cut makes it give a lower
-    /// one: what it sent before the cut would win over what was written after it. But for those of a
-    /// clock that was ahead by more than `drift_ms`, which count less once the node has heard the
-    /// broker's time.
+    /// The highest version that the node gave to the row. Not even a power cut makes it give a
+    /// lower one: what it sent before the cut would win over what was written after it. But for
+    /// those of a clock that was ahead by more than `drift_ms`, which count less once the node has
+    /// heard the broker's time.
     pub fn given(&self, at: &RowId, writer: usize, drift_ms: i64) -> Option<Version> {
         let writes = self.by_writer.get(&writer)?;
         let since = *self.put_back.get(&writer).unwrap_or(&0);
@@ -374,7 +376,8 @@ impl Model {
             }
             accepted.push(value.clone());
             // A column added later says nothing while it has its default: nobody may have set it.
-            // Of a row that is back some may know the delete yet, which such a column does not outlive.
+            // Of a row that is back some may know the delete yet, which such a column does not
+            // outlive.
             let is_sure = !is_late || value != default && !self.is_dropped(at);
             let is_sure = is_sure && !write.loose.contains(&column);
             if write.certain && !self.duplicates && is_sure {

@@ -1,4 +1,5 @@
-//! The simulation can fail: every mistake of [`harmonylite::mutation`] is found within so many seeds.
+//! The simulation can fail: every mistake of [`harmonylite::mutation`] is found within so many
+//! seeds.
 #![cfg(feature = "mutations")]
 
 use harmonylite::mutation::{self, Mutation};

@@ -58,11 +58,11 @@ pub struct Shadow {
     pub done: Vec<Migration>,
     /// Rows that the application changed and whose version was not seen yet: what they are now.
     pub pending: BTreeMap<(usize, String), Option<Row>>,
-    /// Tables that the application wrote to while rows of others waited for them, or may have before
-    /// the core sees the table: what it wrote may lose as soon as it is seen.
+    /// Tables that the application wrote to while rows of others waited for them, or may have
+    /// before the core sees the table: what it wrote may lose as soon as it is seen.
     pub contested: BTreeSet<usize>,
-    /// Rows that statements named or changed since all was seen: they may count as written though they
-    /// are what they were. No others may.
+    /// Rows that statements named or changed since all was seen: they may count as written though
+    /// they are what they were. No others may.
     pub named: BTreeSet<(usize, String)>,
 }
 
@@ -80,7 +80,8 @@ pub struct Image {
     pub unsent: BTreeSet<(usize, String)>,
 }
 
-/// A power cut after which all that was not captured was in the change log, with times that it counts as.
+/// A power cut after which all that was not captured was in the change log, with times that it
+/// counts as.
 pub struct Cut {
     /// The last entry's.
     pub last_ms: i64,
@@ -229,8 +230,8 @@ impl Node {
         Db(self.gate().enter())
     }
 
-    /// It may have met a duplicate, if there are any, or what it wrote before its file was put back; even if
-    /// it was killed since.
+    /// It may have met a duplicate, if there are any, or what it wrote before its file was put
+    /// back; even if it was killed since.
     pub fn learn_id(&mut self, model: &Model) -> Result<(), String> {
         let text = "SELECT value FROM __harmonylite___meta WHERE key = 'node_id'";
         let mut statement = self.app().prepare_cached(text).expect("meta");
@@ -324,8 +325,10 @@ impl Node {
 
     /// What is reserved ahead: it changes by an fsync alone.
     pub fn reservation(&self) -> String {
-        let text = "SELECT group_concat(key || value) FROM (SELECT key, value FROM __harmonylite___meta
-                    WHERE key IN ('clock_until', 'at_until', 'boot_id', 'noted_base', 'snapshots_made') ORDER BY key)";
+        let text = "SELECT group_concat(key || value) FROM (SELECT key, value FROM \
+            __harmonylite___meta
+                    WHERE key IN ('clock_until', 'at_until', 'boot_id', 'noted_base', \
+                    'snapshots_made') ORDER BY key)";
         let mut statement = self.app().prepare_cached(text).expect("meta");
         statement
             .query_row([], |r| r.get::<_, Option<String>>(0))
@@ -333,7 +336,8 @@ impl Node {
             .unwrap_or_default()
     }
 
-    /// When time was reserved last: what was written before and captured since counts as written then.
+    /// When time was reserved last: what was written before and captured since counts as written
+    /// then.
     pub fn reserved_at_ms(&self) -> i64 {
         let text = "SELECT value FROM __harmonylite___meta WHERE key = 'clock_base'";
         let base_ms = self.app().query_row(text, [], |r| r.get(0));
@@ -345,8 +349,8 @@ impl Node {
         self.clock.set(to_ms);
     }
 
-    /// The power was cut. What is in the change log was written before `now_ms`, by a clock that counts
-    /// if it was not ahead once, and not long before the file was synced at `synced_ms`.
+    /// The power was cut. What is in the change log was written before `now_ms`, by a clock that
+    /// counts if it was not ahead once, and not long before the file was synced at `synced_ms`.
     pub fn note_cut(&mut self, now_ms: i64, synced_ms: i64) {
         let (log, meta) = ("__harmonylite___change_log_global", "__harmonylite___meta");
         let base = format!("(SELECT value FROM {meta} WHERE key = 'clock_base')");
@@ -455,7 +459,8 @@ impl Node {
         };
         let keys: Vec<String> = order.iter().map(|i| format!("k{}", i + 1)).collect();
         let text = format!(
-            "SELECT {}, hlc, node, deleted, hash, exc FROM {} JOIN __harmonylite___sites USING (site)",
+            "SELECT {}, hlc, node, deleted, hash, exc FROM {} JOIN __harmonylite___sites USING \
+             (site)",
             keys.join(", "),
             quote(&format!("__harmonylite__{}_versions", spec.name))
         );
@@ -506,7 +511,9 @@ impl Node {
 
     /// What is held, for people.
     pub fn held_rows(&self) -> String {
-        let text = "SELECT group_concat(shape || ' ' || hex(key) || ' ' || quote(column) || ' ' || hlc || ' '
+        let text =
+            "SELECT group_concat(shape || ' ' || hex(key) || ' ' || quote(column) || ' ' || \
+            hlc || ' '
             || ifnull(value, 'NULL') || ' ' || reason, char(10)) FROM __harmonylite___held";
         let text = self.app().query_row(text, [], |r| r.get(0));
         text.unwrap_or_default()

@@ -148,8 +148,9 @@ fn require_later(
     ))
 }
 
-/// What a power cut left in the change log, though its capture may have been sent, is no newer when it is
-/// captured again: somebody may have written over it since. Not so for what is found by comparison.
+/// What a power cut left in the change log, though its capture may have been sent, is no newer when
+/// it is captured again: somebody may have written over it since. Not so for what is found by
+/// comparison.
 fn require_same_again(
     node: &Node,
     plan: &Plan,
@@ -163,7 +164,8 @@ fn require_same_again(
     // It may have been bounded by the broker's time, which lags while little is heard.
     let before = model.lost(at, write).filter(|v| v.time_ms() >= cut.last_ms);
     let is_compared = node.shadow.contested.contains(&at.0);
-    // A statement that collides with a row touches it, and a row that hides another goes by that, too.
+    // A statement that collides with a row touches it, and a row that hides another goes by that,
+    // too.
     let is_alone = plan.tables[at.0].indexes.is_empty();
     // Entries of one moment that captures read apart count one up, each time.
     let is_newer = before.is_some_and(|v| v.time_ms() < write.version.time_ms());
@@ -184,7 +186,8 @@ pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
             continue;
         }
         let versions = node.versions(plan, table);
-        // Where the file was put back, theirs may be what this node wrote under that version before.
+        // Where the file was put back, theirs may be what this node wrote under that version
+        // before.
         let is_put_back = model.is_put_back(node.place);
         for (key, version) in before {
             let now = versions.get(&key).map(|s| s.version);
@@ -195,7 +198,8 @@ pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
     }
 }
 
-/// After a capture. If it came to its end, every change of the application has a version of its own.
+/// After a capture. If it came to its end, every change of the application has a version of its
+/// own.
 pub fn captured(
     node: &mut Node,
     plan: &Plan,
@@ -233,7 +237,8 @@ pub fn captured(
                 if deleted && stored.is_none() {
                     continue; // came and went between two captures: nobody else knows it
                 }
-                // Came and went without a trigger: it waits aside as it did before, or what hid it is gone.
+                // Came and went without a trigger: it waits aside as it did before, or what hid it
+                // is gone.
                 let is_back = || {
                     let row = node.rows(plan, table).remove(key);
                     let is_so = |s: &Stored| model.holds(table, key, s.version, row.as_ref());
@@ -244,7 +249,8 @@ pub fn captured(
                     continue;
                 }
                 return Err(format!(
-                    "node {}: {} [{key}] was {} by the application, but after capture its version is {stored:?}\n{}",
+                    "node {}: {} [{key}] was {} by the application, but after capture its version \
+                     is {stored:?}\n{}",
                     node.place,
                     plan.tables[table].name,
                     if deleted { "deleted" } else { "written" },
@@ -262,7 +268,8 @@ pub fn captured(
             if stored.version.node != node.id || model.wrote(table, key, stored.version, node.place)
             {
                 return Err(format!(
-                    "node {}: {} [{key}] was written by the application ({row:?}), but its version is still {}\n{}",
+                    "node {}: {} [{key}] was written by the application ({row:?}), but its version \
+                     is still {}\n{}",
                     node.place,
                     plan.tables[table].name,
                     stored.version,

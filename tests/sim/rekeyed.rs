@@ -61,8 +61,8 @@ struct Progress {
     steps: Option<VecDeque<String>>,
     /// Rows that were inserted and may not be captured.
     fresh: BTreeSet<usize>,
-    /// Something was written while the rebuilt table had no triggers: the core may not tell by its rows
-    /// how keys became others.
+    /// Something was written while the rebuilt table had no triggers: the core may not tell by its
+    /// rows how keys became others.
     is_blurred: bool,
 }
 
@@ -314,8 +314,8 @@ impl World {
         }
     }
 
-    /// All was read, and some nodes are migrated: what the others wrote under the old key is there, if
-    /// that makes the new one.
+    /// All was read, and some nodes are migrated: what the others wrote under the old key is there,
+    /// if that makes the new one.
     pub fn check_former(&mut self) -> Step {
         let rekeyed = self.rekeyed.as_ref().expect("such a table");
         // Where the content changed, another spelling of the key may be the migration's.

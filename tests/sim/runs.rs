@@ -89,7 +89,8 @@ fn number<T: FromStr>(name: &str) -> Option<T> {
     Some(number.unwrap_or_else(|| panic!("{name} is {text:?}, but must be a number")))
 }
 
-/// What every seed of the fixed set came to when it was recorded last: `SEED TRACE WRITES MILLISECONDS`.
+/// What every seed of the fixed set came to when it was recorded last: `SEED TRACE WRITES
+/// MILLISECONDS`.
 const TRACES: &str = "tests/golden/traces.txt";
 
 /// The fixed set also proves that a change of the code changes no behaviour: all that happened in a
@@ -135,9 +136,11 @@ fn compare_with_recorded(traces: &BTreeMap<u64, String>) {
     let seeds: Vec<&str> = others.iter().filter_map(|l| l.split(' ').next()).collect();
     assert!(
         seeds.is_empty(),
-        "{} of {} worlds went another way than recorded, and all of them passed. A change that is to \
+        "{} of {} worlds went another way than recorded, and all of them passed. A change that is \
+         to \
          change no behaviour must leave every trace as it is: `scripts/sim.sh --seed N` before and \
-         after shows the first step that differs. Was the behaviour, or a world, changed on purpose, \
+         after shows the first step that differs. Was the behaviour, or a world, changed on \
+         purpose, \
          then record the traces anew with `scripts/sim.sh --traces` and say why in the commit. \
          Seeds: {}",
         seeds.len(),
@@ -159,8 +162,9 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// `scripts/sim.sh`: SIM_SEED (one), or SIM_FIRST and SIM_SEEDS, or SIM_MINUTES; SIM_BITS: only seeds
-/// with these bits. Asked for none of them it has nothing to do: the fixed seeds are a test of their own.
+/// `scripts/sim.sh`: SIM_SEED (one), or SIM_FIRST and SIM_SEEDS, or SIM_MINUTES; SIM_BITS: only
+/// seeds with these bits. Asked for none of them it has nothing to do: the fixed seeds are a test
+/// of their own.
 #[test]
 fn seeds() {
     let (seed, most, minutes) = (
@@ -206,8 +210,8 @@ struct Total {
 /// Seeds that fail before it is enough.
 const ENOUGH: usize = 20;
 
-/// Runs `most` seeds with these bits, or as many as there is time for, on all processors (SIM_JOBS), and hands
-/// each outcome to `each`.
+/// Runs `most` seeds with these bits, or as many as there is time for, on all processors
+/// (SIM_JOBS), and hands each outcome to `each`.
 fn run_many(
     first: u64,
     most: u64,

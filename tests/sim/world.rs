@@ -224,7 +224,11 @@ impl World {
     /// Rows from before HarmonyLite: there is no log to write to yet.
     pub fn write_before(&mut self, place: usize) {
         let app = self.nodes[place].app();
-        app.execute_batch("CREATE TABLE __harmonylite___change_log_global(id INTEGER PRIMARY KEY, table_id, kind, created_at, k1)").expect("log");
+        app.execute_batch(
+            "CREATE TABLE __harmonylite___change_log_global(id INTEGER PRIMARY KEY, \
+            table_id, kind, created_at, k1)",
+        )
+        .expect("log");
         for _ in 0..1 + self.random.below(3) {
             self.write(place);
         }
@@ -554,7 +558,8 @@ impl World {
             self.capture_all(place)?;
         }
         let node = &mut self.nodes[place];
-        // What is as its version says it is: deleted before, or written to and fro without triggers.
+        // What is as its version says it is: deleted before, or written to and fro without
+        // triggers.
         let is_so = |((table, key), row): (&RowId, &Option<Row>)| {
             let stored = node.versions(&self.plan, *table).remove(key);
             match (row, stored) {

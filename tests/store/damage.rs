@@ -1,5 +1,5 @@
-//! What a nats-server may have left of an object after a power cut: a description without all of the
-//! chunks, or other bytes. That is told from a server that is away, and can be replaced.
+//! What a nats-server may have left of an object after a power cut: a description without all of
+//! the chunks, or other bytes. That is told from a server that is away, and can be replaced.
 
 use std::fs;
 use std::io::{self, Write};
@@ -218,8 +218,8 @@ fn of_an_object_that_goes_while_it_is_read_the_cause_is_told() {
     });
 }
 
-/// Bytes on the disk, as a power cut or a dying card leaves them: of a server that was killed, and of
-/// one that had written down what it has.
+/// Bytes on the disk, as a power cut or a dying card leaves them: of a server that was killed, and
+/// of one that had written down what it has.
 #[test]
 fn a_damaged_file_of_the_server_does_not_count_as_a_server_that_is_away() {
     let ways = [
@@ -229,7 +229,8 @@ fn a_damaged_file_of_the_server_does_not_count_as_a_server_that_is_away() {
         ("a bit", false),
         ("the end", true),
         ("the end", false),
-        // Not the other way as well: nats-server 2.9 then drops what replaces it (later ones do not).
+        // Not the other way as well: nats-server 2.9 then drops what replaces it (later ones do
+        // not).
         ("the description", true),
     ];
     thread::scope(|scope| {

@@ -3,6 +3,7 @@
 //! Which programs: those in the folder `HARMONYLITE_STORE_SERVERS` (`scripts/store-servers.sh` gets
 //! them), else those in PATH; nats-server as everywhere. A kind of server that is not installed is
 //! skipped, and said so, unless `HARMONYLITE_REQUIRE_STORES` is set: then that is a failure.
+#![allow(unreachable_pub)] // no other crate uses any of it
 
 // Without all of the stores there is little to compare.
 #![cfg(all(

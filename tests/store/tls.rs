@@ -68,7 +68,8 @@ fn webdav() {
     let login = ["--user", USER, "--pass", SECRET].map(String::from);
     check("webdav", &login, |port| {
         format!(
-            "[snapshot]\nstore = 'webdav'\n[snapshot.webdav]\nendpoint = 'https://127.0.0.1:{port}'\n\
+            "[snapshot]\nstore = 'webdav'\n[snapshot.webdav]\nendpoint = \
+             'https://127.0.0.1:{port}'\n\
              path = 'a'\nusername = '{USER}'\npassword = '{SECRET}'"
         )
     });
@@ -79,7 +80,8 @@ fn s3() {
     let login = ["--auth-key".into(), format!("{KEY},{SECRET_KEY}")];
     check("s3", &login, |port| {
         format!(
-            "[snapshot]\nstore = 's3'\n[snapshot.s3]\nendpoint = '127.0.0.1:{port}'\nbucket = 'snapshots'\n\
+            "[snapshot]\nstore = 's3'\n[snapshot.s3]\nendpoint = '127.0.0.1:{port}'\nbucket = \
+             'snapshots'\n\
              use_ssl = true\naccess_key = '{KEY}'\nsecret = '{SECRET_KEY}'"
         )
     });

@@ -105,8 +105,8 @@ fn what_is_held_goes_out_again_when_it_is_taken_in() {
     assert_eq!(n[1].publish().len(), 0, "that is said already");
 }
 
-/// Simulation, seed 5017559: it was deleted elsewhere, and all had forgotten that before this node heard
-/// of it. It was back here alone.
+/// Simulation, seed 5017559: it was deleted elsewhere, and all had forgotten that before this node
+/// heard of it. It was back here alone.
 #[test]
 fn what_was_held_longer_than_deletes_are_sure_to_be_known_is_told_when_it_is_taken_in() {
     const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -124,7 +124,8 @@ fn what_was_held_longer_than_deletes_are_sure_to_be_known_is_told_when_it_is_tak
     }
 }
 
-/// An operator chose another prefix, or compression: what the old streams held may not be everywhere yet.
+/// An operator chose another prefix, or compression: what the old streams held may not be
+/// everywhere yet.
 #[test]
 fn streams_that_are_read_no_more_are_left_behind() {
     let mut n = filled();

@@ -43,7 +43,10 @@ fn columns_come_and_go() {
     let mut n = cluster(3, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
     n[0].run("INSERT INTO t VALUES (1, 'one'), (2, 'two')");
     converge(&mut n);
-    n[0].run("ALTER TABLE t ADD COLUMN w DEFAULT 7; UPDATE t SET w = 'w' WHERE id = 1; INSERT INTO t VALUES (3, 'x', 8)");
+    n[0].run(
+        "ALTER TABLE t ADD COLUMN w DEFAULT 7; UPDATE t SET w = 'w' WHERE id = 1; INSERT INTO \
+        t VALUES (3, 'x', 8)",
+    );
     exchange(&mut n);
     assert!(n[1].db.held().unwrap() > 0);
     n[2].run("UPDATE t SET v = 'by the node without w'");
@@ -106,8 +109,10 @@ fn a_table_is_rebuilt_in_twelve_steps() {
     everywhere(
         &n,
         "PRAGMA foreign_keys = OFF; BEGIN;
-         CREATE TABLE new(id INTEGER PRIMARY KEY, u UNIQUE, v TEXT NOT NULL DEFAULT '', w AS (u + 1));
-         INSERT INTO new(id, u, v) SELECT id, u, v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t;
+         CREATE TABLE new(id INTEGER PRIMARY KEY, u UNIQUE, v TEXT NOT NULL DEFAULT '', w AS (u + \
+         1));
+         INSERT INTO new(id, u, v) SELECT id, u, v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO \
+         t;
          DELETE FROM t WHERE id = 3; COMMIT",
     );
     n[0].run("INSERT INTO t(id, u) VALUES (4, 40)");
@@ -201,7 +206,10 @@ fn views_and_temporary_tables_are_left_alone() {
         "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE VIEW w AS SELECT * FROM t",
     );
     n[0].app
-        .execute_batch("CREATE TEMP TABLE x(a); INSERT INTO x VALUES (1); CREATE TEMP TABLE t(id); INSERT INTO temp.t VALUES (5)")
+        .execute_batch(
+            "CREATE TEMP TABLE x(a); INSERT INTO x VALUES (1); CREATE TEMP TABLE t(id); \
+            INSERT INTO temp.t VALUES (5)",
+        )
         .unwrap();
     n[0].run("INSERT INTO main.t VALUES (1, 'main')");
     exchange(&mut n);
@@ -222,8 +230,11 @@ fn a_crash_in_the_first_start_does_not_make_old_rows_new() {
         ),
     ];
     // As if killed right after our tables were made.
-    n[1].run("DELETE FROM __harmonylite___meta WHERE key = 'installed'; DELETE FROM __harmonylite___tables;
-              DROP TABLE __harmonylite__t_versions");
+    n[1].run(
+        "DELETE FROM __harmonylite___meta WHERE key = 'installed'; DELETE FROM \
+        __harmonylite___tables;
+              DROP TABLE __harmonylite__t_versions",
+    );
     n[1].restart();
     n[0].run("INSERT INTO t VALUES (1, 'written since')");
     n[1].clock.advance(std::time::Duration::from_secs(60));
@@ -244,7 +255,8 @@ fn a_vacuum_in_the_first_start_does_not_make_old_rows_new() {
     assert_eq!(all, "t'written since'\nt'from before'");
 }
 
-const REBUILT: &str = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, a UNIQUE, x); INSERT INTO new(id, a) SELECT id, a FROM t;
+const REBUILT: &str = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, a UNIQUE, x); INSERT INTO \
+    new(id, a) SELECT id, a FROM t;
     DROP TABLE t; ALTER TABLE new RENAME TO t;";
 
 #[test]

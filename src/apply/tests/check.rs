@@ -14,7 +14,7 @@ use crate::model::version::Version;
 
 impl Node {
     /// Rows of a query, a line each: class and bits of every value.
-    pub fn rows(&self, query: &str) -> String {
+    pub(crate) fn rows(&self, query: &str) -> String {
         let mut statement = self.app.prepare(query).unwrap();
         let count = statement.column_count();
         let mut rows = statement.query([]).unwrap();
@@ -33,7 +33,7 @@ impl Node {
     }
 
     /// Every user table, generated columns and the rowids of tables without a key included.
-    pub fn dump(&self) -> String {
+    pub(crate) fn dump(&self) -> String {
         let mut out = String::new();
         for table in self.texts(
             "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'
@@ -58,7 +58,7 @@ impl Node {
     }
 
     /// The versions of every row: what nodes must agree on beyond the rows.
-    pub fn versions(&self) -> String {
+    pub(crate) fn versions(&self) -> String {
         let mut out = String::new();
         for table in self.texts("SELECT name FROM __harmonylite___tables ORDER BY name") {
             let Some(known) = self.db.tables().get(&table.to_ascii_lowercase()) else {
@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// Rows and versions fit each other, and nothing is left over.
-    pub fn check(&mut self) {
+    pub(crate) fn check(&mut self) {
         assert_eq!(self.capture(), 0, "what was applied is taken for a change");
         assert_eq!(
             self.db.unsent().unwrap(),
@@ -171,7 +171,7 @@ fn show(value: ValueRef<'_>) -> String {
 }
 
 /// With the lines that differ, only.
-pub fn assert_same(left: &str, right: &str) {
+pub(super) fn assert_same(left: &str, right: &str) {
     let only = |a: &str, b: &str| -> Vec<String> {
         let of_b: Vec<&str> = b.lines().collect();
         a.lines()

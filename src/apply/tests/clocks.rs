@@ -168,7 +168,8 @@ fn after_some_cuts() -> Vec<Node> {
 }
 
 /// Found by scripts/power-cut.sh, the third cut within a minute; and by the simulation (seed
-/// 82976629503426): some within seconds, after which the bound is ahead by more than is reserved at once.
+/// 82976629503426): some within seconds, after which the bound is ahead by more than is reserved at
+/// once.
 #[test]
 fn after_cuts_in_a_row_a_write_is_not_newer_than_what_replaced_it() {
     let mut n = after_some_cuts();

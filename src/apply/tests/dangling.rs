@@ -76,7 +76,8 @@ fn a_child_of_a_deleted_row_is_found_and_named_on_every_node() {
 fn every_kind_of_foreign_key_is_looked_at() {
     let schema = "CREATE TABLE p(a, b TEXT COLLATE NOCASE, PRIMARY KEY(a, b)) WITHOUT ROWID;
         CREATE TABLE q(id INTEGER PRIMARY KEY, code TEXT UNIQUE);
-        CREATE TABLE c1(k TEXT PRIMARY KEY, y, x, FOREIGN KEY(y, x) REFERENCES p(b, a)) WITHOUT ROWID;
+        CREATE TABLE c1(k TEXT PRIMARY KEY, y, x, FOREIGN KEY(y, x) REFERENCES p(b, a)) WITHOUT \
+        ROWID;
         CREATE TABLE c2(code REFERENCES q(code), up INTEGER REFERENCES c2, part TEXT);
         CREATE TABLE c3(id INTEGER PRIMARY KEY REFERENCES q, gone REFERENCES nowhere);
         CREATE TABLE local(id INTEGER PRIMARY KEY, q REFERENCES q);";

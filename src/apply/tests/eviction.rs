@@ -6,8 +6,10 @@ use super::support::{Node, cluster, converge};
 fn replace_evicts_through_every_kind_of_index() {
     let mut n = cluster(
         3,
-        "CREATE TABLE u(id INTEGER PRIMARY KEY, a UNIQUE, b TEXT COLLATE NOCASE, c, d, UNIQUE(c, d));
-         CREATE UNIQUE INDEX b ON u(b); CREATE UNIQUE INDEX low ON u(lower(trim(b, '.'))) WHERE d > 10;
+        "CREATE TABLE u(id INTEGER PRIMARY KEY, a UNIQUE, b TEXT COLLATE NOCASE, c, d, UNIQUE(c, \
+         d));
+         CREATE UNIQUE INDEX b ON u(b); CREATE UNIQUE INDEX low ON u(lower(trim(b, '.'))) WHERE d \
+         > 10;
          CREATE UNIQUE INDEX part ON u(c) WHERE a IS NULL",
     );
     n[0].run(
@@ -97,7 +99,8 @@ fn what_changes_nothing_stamps_nothing() {
 fn a_constraint_may_replace_by_itself() {
     let mut n = cluster(
         2,
-        "CREATE TABLE u(k TEXT PRIMARY KEY ON CONFLICT REPLACE, a UNIQUE ON CONFLICT REPLACE, n) WITHOUT ROWID",
+        "CREATE TABLE u(k TEXT PRIMARY KEY ON CONFLICT REPLACE, a UNIQUE ON CONFLICT REPLACE, n) \
+         WITHOUT ROWID",
     );
     n[0].run("INSERT INTO u VALUES ('x', 1, 1), ('y', 2, 2), ('z', 3, 3)");
     converge(&mut n);
@@ -149,8 +152,10 @@ fn foreign_keys_act_where_the_write_was_and_arrive_everywhere() {
     let mut n = cluster(
         2,
         "CREATE TABLE p(id INTEGER PRIMARY KEY, name TEXT UNIQUE);
-         CREATE TABLE c1(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE ON UPDATE CASCADE);
-         CREATE TABLE c2(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE SET NULL ON UPDATE SET NULL);
+         CREATE TABLE c1(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE CASCADE ON UPDATE \
+         CASCADE);
+         CREATE TABLE c2(id INTEGER PRIMARY KEY, p REFERENCES p ON DELETE SET NULL ON UPDATE SET \
+         NULL);
          CREATE TABLE c3(id INTEGER PRIMARY KEY, p DEFAULT 3 REFERENCES p ON DELETE SET DEFAULT);
          CREATE TABLE c4(id INTEGER PRIMARY KEY, p REFERENCES c1 ON DELETE CASCADE)",
     );
@@ -177,16 +182,24 @@ fn foreign_keys_act_where_the_write_was_and_arrive_everywhere() {
 fn the_applications_own_triggers_fire_once() {
     let mut n = cluster(
         2,
-        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, changed DEFAULT 0); CREATE TABLE log(id INTEGER PRIMARY KEY, what);
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v, changed DEFAULT 0); CREATE TABLE log(id INTEGER \
+         PRIMARY KEY, what);
          CREATE TABLE sums(k PRIMARY KEY, total);
          CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO log(what) VALUES ('new ' || NEW.id);
-           INSERT INTO sums VALUES ('all', NEW.v) ON CONFLICT DO UPDATE SET total = total + NEW.v; END;
-         CREATE TRIGGER tu AFTER UPDATE OF v ON t BEGIN UPDATE t SET changed = changed + 1 WHERE id = NEW.id; END;
-         CREATE TRIGGER td BEFORE DELETE ON t BEGIN INSERT INTO log(what) VALUES ('gone ' || OLD.id); END;
+           INSERT INTO sums VALUES ('all', NEW.v) ON CONFLICT DO UPDATE SET total = total + NEW.v; \
+           END;
+         CREATE TRIGGER tu AFTER UPDATE OF v ON t BEGIN UPDATE t SET changed = changed + 1 WHERE \
+         id = NEW.id; END;
+         CREATE TRIGGER td BEFORE DELETE ON t BEGIN INSERT INTO log(what) VALUES ('gone ' || \
+         OLD.id); END;
          CREATE VIEW w AS SELECT id, v FROM t;
-         CREATE TRIGGER wi INSTEAD OF INSERT ON w BEGIN INSERT INTO t(id, v) VALUES (NEW.id, NEW.v); END",
+         CREATE TRIGGER wi INSTEAD OF INSERT ON w BEGIN INSERT INTO t(id, v) VALUES (NEW.id, \
+         NEW.v); END",
     );
-    n[0].run("INSERT INTO t(id, v) VALUES (1, 10), (2, 20); INSERT INTO w VALUES (3, 30); UPDATE t SET v = 11 WHERE id = 1; DELETE FROM t WHERE id = 2");
+    n[0].run(
+        "INSERT INTO t(id, v) VALUES (1, 10), (2, 20); INSERT INTO w VALUES (3, 30); UPDATE t \
+        SET v = 11 WHERE id = 1; DELETE FROM t WHERE id = 2",
+    );
     converge(&mut n);
     assert_eq!(n[1].rows("SELECT count(*) FROM log"), "i4");
     assert_eq!(n[1].rows("SELECT total FROM sums"), "i60");
@@ -197,7 +210,8 @@ fn the_applications_own_triggers_fire_once() {
 fn generated_columns_are_worked_out_by_every_node() {
     let mut n = cluster(
         2,
-        "CREATE TABLE g(id INTEGER PRIMARY KEY, a INT, v INT AS (a * 2), s TEXT AS ('<' || a || '>') STORED, b UNIQUE);
+        "CREATE TABLE g(id INTEGER PRIMARY KEY, a INT, v INT AS (a * 2), s TEXT AS ('<' || a || \
+         '>') STORED, b UNIQUE);
          CREATE UNIQUE INDEX gv ON g(v)",
     );
     n[0].run("INSERT INTO g(id, a, b) VALUES (1, 1, 'x'), (2, 2, 'y')");
@@ -276,7 +290,8 @@ fn a_default_with_control_characters_evicts() {
 fn replace_evicts_through_a_generated_column_of_columns_that_stay() {
     let mut n = cluster(
         2,
-        "CREATE TABLE g(id INTEGER PRIMARY KEY, a, b, c, h AS (a || '-' || b), g AS (h || '!') UNIQUE);
+        "CREATE TABLE g(id INTEGER PRIMARY KEY, a, b, c, h AS (a || '-' || b), g AS (h || '!') \
+         UNIQUE);
          CREATE UNIQUE INDEX i ON g(lower(h))",
     );
     n[0].run("INSERT INTO g(id, a, b) VALUES (1, 'x', 'y'), (2, 'z', 'y')");
@@ -307,7 +322,10 @@ fn an_expression_of_an_index_keeps_no_write_off() {
         n[1].rows("SELECT id FROM d ORDER BY 1"),
         "i1\ni2\ni3\ni10\ni11"
     );
-    n[1].run("REPLACE INTO d(id, data) VALUES (4, '{\"k\": 1}'); REPLACE INTO d(id, free) VALUES (12, x'31')");
+    n[1].run(
+        "REPLACE INTO d(id, data) VALUES (4, '{\"k\": 1}'); REPLACE INTO d(id, free) VALUES \
+        (12, x'31')",
+    );
     converge(&mut n);
     assert_eq!(
         n[0].rows("SELECT id FROM d ORDER BY 1"),
@@ -376,8 +394,10 @@ fn an_insert_that_is_left_out_writes_nothing() {
         "id TEXT PRIMARY KEY, email, n, UNIQUE(email, n)",
         "id INTEGER PRIMARY KEY, email, n); CREATE UNIQUE INDEX i ON u(email",
         "email TEXT UNIQUE, id, n",
-        "id INTEGER PRIMARY KEY, email, n NOT NULL); CREATE UNIQUE INDEX i ON u(email) WHERE n = 0; --",
-        "id INTEGER PRIMARY KEY, email, n, gone TEXT); CREATE UNIQUE INDEX i ON u(email) WHERE gone IS NULL; --",
+        "id INTEGER PRIMARY KEY, email, n NOT NULL); CREATE UNIQUE INDEX i ON u(email) WHERE n = \
+         0; --",
+        "id INTEGER PRIMARY KEY, email, n, gone TEXT); CREATE UNIQUE INDEX i ON u(email) WHERE \
+         gone IS NULL; --",
     ] {
         let mut n = cluster(2, &format!("CREATE TABLE u({table})"));
         n[0].run(
@@ -405,13 +425,19 @@ fn an_insert_that_is_left_out_writes_nothing() {
 fn replace_evicts_from_within_triggers() {
     let mut n = cluster(
         2,
-        "CREATE TABLE a(id INTEGER PRIMARY KEY, v); CREATE TABLE u(id INTEGER PRIMARY KEY, v UNIQUE, w);
-         CREATE TRIGGER i AFTER INSERT ON a WHEN NEW.id < 100 BEGIN INSERT OR IGNORE INTO u(v) VALUES (NEW.v); END;
-         CREATE TRIGGER j AFTER INSERT ON a WHEN NEW.id >= 100 BEGIN REPLACE INTO u(v) VALUES (NEW.v); END;
+        "CREATE TABLE a(id INTEGER PRIMARY KEY, v); CREATE TABLE u(id INTEGER PRIMARY KEY, v \
+         UNIQUE, w);
+         CREATE TRIGGER i AFTER INSERT ON a WHEN NEW.id < 100 BEGIN INSERT OR IGNORE INTO u(v) \
+         VALUES (NEW.v); END;
+         CREATE TRIGGER j AFTER INSERT ON a WHEN NEW.id >= 100 BEGIN REPLACE INTO u(v) VALUES \
+         (NEW.v); END;
          CREATE TRIGGER k AFTER UPDATE ON a BEGIN
            INSERT INTO u(id, v) VALUES (NEW.id, NEW.v) ON CONFLICT(id) DO UPDATE SET w = 1; END",
     );
-    n[0].run("INSERT INTO u(id, v) VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd'); INSERT INTO a VALUES (9, 'z')");
+    n[0].run(
+        "INSERT INTO u(id, v) VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd'); INSERT INTO a \
+        VALUES (9, 'z')",
+    );
     converge(&mut n);
     n[0].run("INSERT INTO a VALUES (1, 'a'); INSERT OR IGNORE INTO a VALUES (101, 'a')");
     assert_eq!(n[0].rows("SELECT count(*) FROM u WHERE id < 5"), "i4");
@@ -419,7 +445,10 @@ fn replace_evicts_from_within_triggers() {
     n[0].run("UPDATE OR REPLACE a SET v = 'd' WHERE id = 9");
     converge(&mut n);
     assert_eq!(n[1].rows("SELECT v FROM u WHERE id < 5"), "t'a'");
-    n[1].run("REPLACE INTO u(id, v) SELECT id + 1000, v FROM u; REPLACE INTO u(rowid, v) VALUES (1005, 'z')");
+    n[1].run(
+        "REPLACE INTO u(id, v) SELECT id + 1000, v FROM u; REPLACE INTO u(rowid, v) VALUES \
+        (1005, 'z')",
+    );
     converge(&mut n);
 }
 
@@ -430,12 +459,17 @@ fn no_insert_fails_for_what_it_may_evict() {
         2,
         "CREATE TABLE u(id INTEGER PRIMARY KEY, v UNIQUE, w UNIQUE, gone);
          CREATE UNIQUE INDEX part ON u(gone) WHERE w > 0;
-         CREATE TABLE soft(id INTEGER PRIMARY KEY, v TEXT, n INT NOT NULL DEFAULT 0, s TEXT COLLATE NOCASE);
-         CREATE UNIQUE INDEX soft_n ON soft(v) WHERE n = 0; CREATE UNIQUE INDEX soft_s ON soft(n) WHERE s = 'x';
+         CREATE TABLE soft(id INTEGER PRIMARY KEY, v TEXT, n INT NOT NULL DEFAULT 0, s TEXT \
+         COLLATE NOCASE);
+         CREATE UNIQUE INDEX soft_n ON soft(v) WHERE n = 0; CREATE UNIQUE INDEX soft_s ON soft(n) \
+         WHERE s = 'x';
          CREATE TABLE freed(id INTEGER PRIMARY KEY, v UNIQUE);
          CREATE TRIGGER frees BEFORE INSERT ON freed BEGIN DELETE FROM freed WHERE v = NEW.v; END",
     );
-    n[0].run("INSERT INTO u VALUES (1, 'a', 1, 'x'), (2, 'b', -2, 'x'); INSERT INTO freed VALUES (1, 'a')");
+    n[0].run(
+        "INSERT INTO u VALUES (1, 'a', 1, 'x'), (2, 'b', -2, 'x'); INSERT INTO freed VALUES \
+        (1, 'a')",
+    );
     n[0].run("INSERT INTO soft VALUES (1, 'a', 0, NULL), (2, 'b', 9, 'X')");
     converge(&mut n);
     for (i, policy) in (10..)

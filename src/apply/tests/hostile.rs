@@ -26,19 +26,26 @@ fn tables_that_need_the_application_are_left_alone() {
         node.run(
             "PRAGMA trusted_schema = ON; CREATE TABLE key_odd(k TEXT COLLATE ODD PRIMARY KEY, v);
              CREATE TABLE unique_odd(id INTEGER PRIMARY KEY, v TEXT COLLATE ODD UNIQUE);
-             CREATE TABLE index_odd(id INTEGER PRIMARY KEY, v); CREATE INDEX io ON index_odd(v COLLATE ODD);
-             CREATE TABLE by_function(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX bf ON by_function(mine(v));
-             CREATE TABLE plain_function(id INTEGER PRIMARY KEY, v); CREATE INDEX pf ON plain_function(mine(v));
-             CREATE TABLE partial(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX pp ON partial(v) WHERE mine(v) < 0;
+             CREATE TABLE index_odd(id INTEGER PRIMARY KEY, v); CREATE INDEX io ON index_odd(v \
+             COLLATE ODD);
+             CREATE TABLE by_function(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX bf ON \
+             by_function(mine(v));
+             CREATE TABLE plain_function(id INTEGER PRIMARY KEY, v); CREATE INDEX pf ON \
+             plain_function(mine(v));
+             CREATE TABLE partial(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX pp ON partial(v) \
+             WHERE mine(v) < 0;
              CREATE TABLE generated(id INTEGER PRIMARY KEY, v, g AS (mine(v)));
              CREATE TABLE stored(id INTEGER PRIMARY KEY, v, g AS (mine(v)) STORED UNIQUE);
              CREATE TABLE checked(id INTEGER PRIMARY KEY, v CHECK (mine(v) < 0))",
         );
     }
     n[0].run(
-        "INSERT INTO key_odd VALUES ('a', 1); INSERT INTO unique_odd VALUES (1, 'x'); INSERT INTO index_odd VALUES (1, 1);
-         INSERT INTO by_function VALUES (1, 1); INSERT INTO plain_function VALUES (1, 1); INSERT INTO partial VALUES (1, 1);
-         INSERT INTO generated(id, v) VALUES (1, 1); INSERT INTO stored(id, v) VALUES (1, 1); INSERT INTO checked VALUES (1, 1);
+        "INSERT INTO key_odd VALUES ('a', 1); INSERT INTO unique_odd VALUES (1, 'x'); INSERT INTO \
+         index_odd VALUES (1, 1);
+         INSERT INTO by_function VALUES (1, 1); INSERT INTO plain_function VALUES (1, 1); INSERT \
+         INTO partial VALUES (1, 1);
+         INSERT INTO generated(id, v) VALUES (1, 1); INSERT INTO stored(id, v) VALUES (1, 1); \
+         INSERT INTO checked VALUES (1, 1);
          INSERT INTO good VALUES (1, 'arrives')",
     );
     n[0].run(
@@ -56,11 +63,15 @@ fn a_row_on_which_an_index_fails_is_held() {
         Node::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u)"),
         Node::new(
             2,
-            "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u); CREATE INDEX j ON t(json_extract(v, '$.a'));
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, v, u); CREATE INDEX j ON t(json_extract(v, \
+             '$.a'));
              CREATE UNIQUE INDEX u ON t(json_extract(u, '$.a')) WHERE json_extract(v, '$.b')",
         ),
     ];
-    n[0].run("INSERT INTO t VALUES (1, '{\"a\": 1}', '{}'), (2, 'not json', '{}'), (3, '{}', 'not json'), (4, '{\"b\": 2}', 'nor this')");
+    n[0].run(
+        "INSERT INTO t VALUES (1, '{\"a\": 1}', '{}'), (2, 'not json', '{}'), (3, '{}', 'not \
+        json'), (4, '{\"b\": 2}', 'nor this')",
+    );
     exchange(&mut n);
     assert_eq!(n[1].rows("SELECT id FROM t ORDER BY id"), "i1\ni3");
     assert_eq!(n[1].db.held().unwrap(), 2);
@@ -88,7 +99,10 @@ fn constraints_of_one_node_hold_back_one_row() {
     );
     exchange(&mut n);
     assert_eq!(n[1].rows("SELECT id FROM t ORDER BY id"), "i1\ni5");
-    n[0].run("DELETE FROM t WHERE id = 2; UPDATE t SET v = 3 WHERE id = 3; UPDATE t SET w = 1 WHERE id = 4");
+    n[0].run(
+        "DELETE FROM t WHERE id = 2; UPDATE t SET v = 3 WHERE id = 3; UPDATE t SET w = 1 \
+        WHERE id = 4",
+    );
     exchange(&mut n);
     assert_eq!(n[1].rows("SELECT id FROM t ORDER BY id"), "i1\ni3\ni4\ni5");
     assert_eq!(n[1].db.held().unwrap(), 0);
@@ -134,7 +148,10 @@ fn lost_tables_of_ours_are_made_again() {
     converge(&mut n);
     n[0].run("DROP TABLE __harmonylite__good_versions; DROP TRIGGER __harmonylite__good_update");
     n[0].run("UPDATE good SET v = 'b'; INSERT INTO good VALUES (2, 'c')");
-    n[0].run("INSERT INTO __harmonylite___change_log_global(table_id, kind, created_at, k1) VALUES (99, 0, 0, 1), (NULL, 'x', NULL, NULL), (1, NULL, 'now', 3)");
+    n[0].run(
+        "INSERT INTO __harmonylite___change_log_global(table_id, kind, created_at, k1) VALUES \
+        (99, 0, 0, 1), (NULL, 'x', NULL, NULL), (1, NULL, 'now', 3)",
+    );
     converge(&mut n);
     assert_eq!(n[1].rows("SELECT v FROM good"), "t'b'\nt'c'");
 }
@@ -144,8 +161,10 @@ const FTS: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
     CREATE VIRTUAL TABLE r USING rtree(id, a, b);
     CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); END;
     CREATE TRIGGER tu AFTER UPDATE ON t BEGIN
-      INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, OLD.v); INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); END;
-    CREATE TRIGGER td AFTER DELETE ON t BEGIN INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, OLD.v); END";
+      INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, OLD.v); INSERT INTO f(rowid, v) VALUES \
+      (NEW.id, NEW.v); END;
+    CREATE TRIGGER td AFTER DELETE ON t BEGIN INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, \
+    OLD.v); END";
 
 #[test]
 fn an_index_for_search_is_fed_by_apply_triggers() {
@@ -200,9 +219,11 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
     ) {
-        let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b); CREATE TABLE u(k TEXT PRIMARY KEY COLLATE NOCASE, v)";
+        let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b); CREATE TABLE u(k TEXT \
+            PRIMARY KEY COLLATE NOCASE, v)";
         let mut n = cluster(2, schema);
-        n[0].run("INSERT INTO t VALUES (1, 'x', 1.5), (2, x'00', NULL); DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (2, 'again', 2);
+        n[0].run("INSERT INTO t VALUES (1, 'x', 1.5), (2, x'00', NULL); DELETE FROM t WHERE id = \
+            2; INSERT INTO t VALUES (2, 'again', 2);
                   INSERT INTO u VALUES ('k', 'v'); DELETE FROM u");
         let frames = n[0].publish();
         for frame in &frames {

@@ -80,7 +80,8 @@ fn keys_with_a_collation_of_their_own() {
             let mut n = cluster(
                 2,
                 &format!(
-                    "CREATE TABLE k(a TEXT COLLATE {column}, v, PRIMARY KEY(a COLLATE {key})){suffix}"
+                    "CREATE TABLE k(a TEXT COLLATE {column}, v, PRIMARY KEY(a COLLATE \
+                     {key})){suffix}"
                 ),
             );
             n[0].run("INSERT INTO k VALUES ('a', 1), ('b', 1)");
@@ -88,7 +89,10 @@ fn keys_with_a_collation_of_their_own() {
             n[0].run("UPDATE k SET a = upper(a) WHERE a = 'a'");
             converge(&mut n);
             assert_eq!(n[1].rows("SELECT a FROM k ORDER BY 1"), "t'A'\nt'b'");
-            n[1].run("UPDATE k SET v = 2; DELETE FROM k WHERE a = 'A'; INSERT OR REPLACE INTO k VALUES ('B', 9)");
+            n[1].run(
+                "UPDATE k SET v = 2; DELETE FROM k WHERE a = 'A'; INSERT OR REPLACE INTO k \
+                VALUES ('B', 9)",
+            );
             converge(&mut n);
         }
     }
@@ -126,7 +130,8 @@ fn null_in_a_key_is_rejected_and_the_rest_goes_on() {
         "CREATE TABLE k(a TEXT, b INT, v, PRIMARY KEY(a, b)); CREATE TABLE t(k TEXT PRIMARY KEY)",
     );
     n[0].run(
-        "INSERT INTO k VALUES (NULL, 1, 'x'), ('a', NULL, 'y'), ('a', 1, 'z'); INSERT INTO t VALUES (NULL), ('t');
+        "INSERT INTO k VALUES (NULL, 1, 'x'), ('a', NULL, 'y'), ('a', 1, 'z'); INSERT INTO t \
+         VALUES (NULL), ('t');
          UPDATE k SET a = 'b' WHERE a IS NULL; UPDATE k SET v = 'w'",
     );
     super::support::exchange(&mut n);
@@ -144,14 +149,18 @@ fn null_in_a_key_is_rejected_and_the_rest_goes_on() {
 fn tables_without_a_primary_key() {
     let mut n = cluster(
         2,
-        "CREATE TABLE r(a, b); CREATE TABLE s(rowid, x); CREATE TABLE a(id INTEGER PRIMARY KEY AUTOINCREMENT, v)",
+        "CREATE TABLE r(a, b); CREATE TABLE s(rowid, x); CREATE TABLE a(id INTEGER PRIMARY KEY \
+         AUTOINCREMENT, v)",
     );
     n[0].run(
         "INSERT INTO r VALUES (1, 'x'), (1, 'x'), (2, 'y'); INSERT INTO s VALUES ('mine', 1);
          INSERT INTO a(v) VALUES ('p'), ('q')",
     );
     converge(&mut n);
-    n[1].run("DELETE FROM r WHERE rowid = 1; UPDATE s SET rowid = 'yours'; UPDATE r SET a = 7; DELETE FROM a; INSERT INTO a(v) VALUES ('r')");
+    n[1].run(
+        "DELETE FROM r WHERE rowid = 1; UPDATE s SET rowid = 'yours'; UPDATE r SET a = 7; \
+        DELETE FROM a; INSERT INTO a(v) VALUES ('r')",
+    );
     converge(&mut n);
     assert_eq!(
         n[0].rows("SELECT id FROM a"),

@@ -167,7 +167,8 @@ fn quarantine_keeps_the_newest_and_counts_the_rest() {
         (n[0].db.limits.quarantined, n[0].db.limits.quarantined_bytes) = (10, 5000);
     }
     assert_eq!(n[0].db.quarantined().unwrap(), 25);
-    let kept = "SELECT min(seq), max(seq), count(*), sum(length(data)), min(seq) FILTER (WHERE data NOT NULL)
+    let kept = "SELECT min(seq), max(seq), count(*), sum(length(data)), min(seq) FILTER (WHERE \
+        data NOT NULL)
                 FROM __harmonylite___quarantine";
     assert_eq!(n[0].rows(kept), "i16 i25 i10 i5000 i21");
 }

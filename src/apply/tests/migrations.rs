@@ -8,8 +8,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const AWAY: &str = "a node that was away has nothing new to say";
 
-/// The first node migrates, and a user writes there; the second, where nobody wrote since, comes back
-/// a day later and is migrated as well.
+/// The first node migrates, and a user writes there; the second, where nobody wrote since, comes
+/// back a day later and is migrated as well.
 fn migrate_one_by_one(schema: &str, insert: &str, migration: &str) {
     let mut n = cluster(2, schema);
     n[0].run(insert);
@@ -41,7 +41,8 @@ fn a_unique_column_is_renamed() {
     }
 }
 
-/// Several statements at once may have been a VACUUM as well, which numbers rows without a key anew.
+/// Several statements at once may have been a VACUUM as well, which numbers rows without a key
+/// anew.
 #[test]
 fn columns_of_a_table_without_a_key_are_renamed() {
     let schema = "CREATE TABLE t(id INTEGER, v, a, b)";
@@ -61,8 +62,8 @@ fn a_column_is_dropped() {
     migrate_one_by_one(schema, insert, by_rebuild);
 }
 
-/// The new one comes where the old one was; with a DEFAULT of its own, and until it is known elsewhere,
-/// as before.
+/// The new one comes where the old one was; with a DEFAULT of its own, and until it is known
+/// elsewhere, as before.
 #[test]
 fn a_column_in_the_place_of_a_dropped_one_is_not_that_one_renamed() {
     let migration =
@@ -172,12 +173,14 @@ fn the_key_is_another_one_of_the_same_type() {
     }
 }
 
-/// The row itself has come from the node that was faster, the new column is held until it is known here.
+/// The row itself has come from the node that was faster, the new column is held until it is known
+/// here.
 #[test]
 fn what_a_rebuild_puts_into_a_new_column_is_no_newer_than_what_arrived_before() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
     let rebuild = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, v, c);
-        INSERT INTO new SELECT id, v, 'z ' || v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; COMMIT";
+        INSERT INTO new SELECT id, v, 'z ' || v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; \
+        COMMIT";
     for before in ["", "DELETE FROM t; INSERT INTO t VALUES (1, 'again')"] {
         let mut n = cluster(3, schema);
         n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");

@@ -155,7 +155,10 @@ fn values_of_other_classes_are_stored_as_sqlite_does_or_held() {
     for node in &mut n {
         node.apply(std::slice::from_ref(&frame));
         node.apply(std::slice::from_ref(&frame));
-        node.run("UPDATE texts SET v = 'local' WHERE rowid = (SELECT min(rowid) FROM texts); DELETE FROM numbers WHERE id = 1");
+        node.run(
+            "UPDATE texts SET v = 'local' WHERE rowid = (SELECT min(rowid) FROM texts); \
+            DELETE FROM numbers WHERE id = 1",
+        );
         check(node);
     }
     exchange(&mut n);

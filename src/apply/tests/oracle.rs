@@ -149,7 +149,8 @@ fn live_rows(node: &Node) -> BTreeMap<(i64, u64, Vec<u8>), Row> {
         rows.push(["id", "a", "b", "c"].map(|c| by_name[c].clone()).to_vec());
     }
     let version = format!(
-        "SELECT hlc, node FROM {} JOIN __harmonylite___sites USING (site) WHERE k1 = ?1 AND NOT deleted",
+        "SELECT hlc, node FROM {} JOIN __harmonylite___sites USING (site) WHERE k1 = ?1 AND NOT \
+         deleted",
         versions_table("u")
     );
     let order = |row: Row| {

@@ -25,7 +25,8 @@ const SCHEMAS: [(&str, &str); 8] = [
     ),
     (
         "CREATE TABLE t(c DEFAULT 5, a, id INTEGER PRIMARY KEY)",
-        "CREATE TABLE n(id INTEGER PRIMARY KEY, a, b, c DEFAULT 5); INSERT INTO n(id, a, c) SELECT id, a, c FROM t;
+        "CREATE TABLE n(id INTEGER PRIMARY KEY, a, b, c DEFAULT 5); INSERT INTO n(id, a, c) SELECT \
+         id, a, c FROM t;
          DROP TABLE t; ALTER TABLE n RENAME TO t",
     ),
     (

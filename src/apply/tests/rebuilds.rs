@@ -1,5 +1,5 @@
-//! Tables rebuilt as tools do it: step by step, each a transaction of its own, with the daemon and the
-//! other node at work between the steps.
+//! Tables rebuilt as tools do it: step by step, each a transaction of its own, with the daemon and
+//! the other node at work between the steps.
 
 use std::time::Duration;
 
@@ -104,7 +104,8 @@ const WAYS: [Way; 8] = [
             "BEGIN; CREATE TABLE neu(id TEXT PRIMARY KEY NOT NULL, email TEXT NOT NULL,
                 role TEXT NOT NULL DEFAULT 'user');
              INSERT INTO neu(id, email) SELECT id, email FROM \"User\"; DROP TABLE \"User\";
-             ALTER TABLE neu RENAME TO \"User\"; CREATE UNIQUE INDEX uek ON \"User\"(email); COMMIT",
+             ALTER TABLE neu RENAME TO \"User\"; CREATE UNIQUE INDEX uek ON \"User\"(email); \
+             COMMIT",
         ],
     },
 ];
@@ -210,7 +211,8 @@ fn a_table_is_rebuilt_step_by_step_on_one_node_after_the_other() {
     }
 }
 
-/// The only table with triggers is dropped on the way: that a daemon starts then makes no difference.
+/// The only table with triggers is dropped on the way: that a daemon starts then makes no
+/// difference.
 #[test]
 fn a_start_between_two_steps_deletes_and_sends_nothing_of_them() {
     for way in &WAYS {
@@ -309,8 +311,8 @@ fn a_table_that_waits_for_its_rows_says_so_until_it_goes_on() {
     assert!(n[0].db.held_up().is_empty());
 }
 
-/// Columns before and after, and what the new table is copied from; the old key can be told from the
-/// new row.
+/// Columns before and after, and what the new table is copied from; the old key can be told from
+/// the new row.
 const KEYS: [(&str, &str, &str, &str); 6] = [
     (
         "another order",
@@ -327,7 +329,8 @@ const KEYS: [(&str, &str, &str, &str); 6] = [
     (
         "a column more, which is computed, without rowid",
         "id INTEGER PRIMARY KEY, a TEXT, v",
-        "id INTEGER, a TEXT, v, w TEXT NOT NULL DEFAULT 'c0', PRIMARY KEY(w, id)) WITHOUT ROWID; --",
+        "id INTEGER, a TEXT, v, w TEXT NOT NULL DEFAULT 'c0', PRIMARY KEY(w, id)) WITHOUT ROWID; \
+         --",
         "id, a, v, 'c' || (id % 3)",
     ),
     (
@@ -371,7 +374,8 @@ fn rebuild(node: &mut Node, after: &str, from: &str, in_steps: bool) {
     node.capture();
 }
 
-/// Each node writes and deletes before the other has migrated, the last one also just before it does.
+/// Each node writes and deletes before the other has migrated, the last one also just before it
+/// does.
 #[test]
 fn a_key_is_another_one_on_one_node_after_the_other() {
     for (what, before, after, from) in KEYS {
@@ -415,8 +419,8 @@ fn a_key_is_another_one_on_one_node_after_the_other() {
     }
 }
 
-/// While a table was away its marks waited: with them the row counted as captured just now, and what
-/// had happened to it without our triggers was passed over.
+/// While a table was away its marks waited: with them the row counted as captured just now, and
+/// what had happened to it without our triggers was passed over.
 #[test]
 fn a_marked_row_that_is_deleted_in_a_rebuild_is_deleted() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -441,8 +445,8 @@ fn a_marked_row_that_is_deleted_in_a_rebuild_is_deleted() {
     );
 }
 
-/// The same, where the old key cannot be told from the new row. Rows are known by `a`, and come from one
-/// node, since two would give them one rowid.
+/// The same, where the old key cannot be told from the new row. Rows are known by `a`, and come
+/// from one node, since two would give them one rowid.
 const CONTENTS: [(&str, &str, &str, &str); 5] = [
     (
         "the old key is gone",
@@ -569,7 +573,8 @@ fn a_reset_with_seed_data_is_announced() {
     converge(&mut n);
     assert_eq!(n[0].db.gone_lately().count(), 0);
     n[0].run(&format!(
-        "DROP TABLE \"User\"; {SCHEMA}; INSERT INTO \"User\" VALUES ('u1', 'admin@b'), ('u2', '2@b')"
+        "DROP TABLE \"User\"; {SCHEMA}; INSERT INTO \"User\" VALUES ('u1', 'admin@b'), ('u2', \
+         '2@b')"
     ));
     calm(&mut n);
     let said: Vec<_> = n[0].db.gone_lately().collect();

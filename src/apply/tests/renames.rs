@@ -35,7 +35,8 @@ fn comes_back(n: &mut [Node], free: &str, columns: &str) -> String {
 fn a_displaced_row_keeps_what_it_has_in_a_column_that_is_renamed() {
     for schema in [
         "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)",
-        "CREATE TABLE t(id TEXT PRIMARY KEY, a, v); CREATE UNIQUE INDEX i ON t(lower(a)) WHERE a <> ''",
+        "CREATE TABLE t(id TEXT PRIMARY KEY, a, v); CREATE UNIQUE INDEX i ON t(lower(a)) WHERE a \
+         <> ''",
     ] {
         for (old, new) in [
             ("id", ["k", "a", "v"]),
@@ -102,7 +103,8 @@ fn a_column_is_renamed_while_no_trigger_lists_it() {
     assert_eq!(row, "i1 t'same' t'first'");
 }
 
-/// With other changes of the schema at once, and told to a node that did not hear of the row before.
+/// With other changes of the schema at once, and told to a node that did not hear of the row
+/// before.
 #[test]
 fn a_displaced_row_is_told_under_the_new_name() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)";
@@ -121,7 +123,8 @@ fn a_displaced_row_is_told_under_the_new_name() {
 #[test]
 fn a_displaced_row_outlives_columns_that_are_dropped() {
     let rebuild = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, a UNIQUE, x DEFAULT 7);
-        INSERT INTO new(id, a) SELECT id, a FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; COMMIT";
+        INSERT INTO new(id, a) SELECT id, a FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; \
+        COMMIT";
     for (migration, expected) in [
         ("ALTER TABLE t DROP COLUMN v", "i1 t'same'"),
         (rebuild, "i1 t'same' i7"),
@@ -200,7 +203,10 @@ fn a_table_is_renamed_on_one_node_after_the_other() {
     n[0].clock.advance(HOUR);
     n[0].run("UPDATE books SET v = 'after' WHERE id = 2; DELETE FROM books WHERE id = 3");
     n[1].clock.advance(2 * HOUR);
-    n[1].run("UPDATE t SET v = 'before' WHERE id = 4; DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (6, 'before')");
+    n[1].run(
+        "UPDATE t SET v = 'before' WHERE id = 4; DELETE FROM t WHERE id = 5; INSERT INTO t \
+        VALUES (6, 'before')",
+    );
     exchange(&mut n);
     for node in &n[1..] {
         node.clock.advance(24 * HOUR);
@@ -230,8 +236,8 @@ fn a_table_is_renamed_to_and_fro_with_rows_displaced_and_unsent() {
     assert_eq!(n[0].rows("SELECT id FROM t ORDER BY 1"), "i1\ni2\ni4\ni5");
 }
 
-/// The row is not in the table when that is rebuilt: it takes its new key as rows do that arrive under
-/// the old one.
+/// The row is not in the table when that is rebuilt: it takes its new key as rows do that arrive
+/// under the old one.
 #[test]
 fn a_displaced_row_outlives_a_key_of_another_kind() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)";

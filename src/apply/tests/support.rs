@@ -18,7 +18,7 @@ use crate::snapshot::scratch::Scratch;
 use crate::snapshot::transfer::put_in_place;
 
 /// A database with the daemon's core, and an application's connection to it.
-pub struct Node {
+pub(crate) struct Node {
     pub db: Database,
     pub app: Connection,
     pub clock: Arc<ManualClock>,
@@ -31,7 +31,7 @@ pub struct Node {
 const REAL_TIME: i64 = 1_750_000_000_000;
 
 /// What most nodes are started with.
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         path: "app.db".into(),
         node_id: None,
@@ -52,17 +52,17 @@ pub fn settings() -> Settings {
 }
 
 impl Node {
-    pub fn new(id: u64, schema: &str) -> Self {
+    pub(crate) fn new(id: u64, schema: &str) -> Self {
         Node::with(id, schema, |_| {})
     }
 
     /// A node that meets the others by a snapshot.
-    pub fn unmet(id: u64, schema: &str) -> Self {
+    pub(crate) fn unmet(id: u64, schema: &str) -> Self {
         Node::with(id, schema, |s| s.joins_by_snapshot = true)
     }
 
     /// With settings of its own. The path and the node's id are put in.
-    pub fn with(id: u64, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn with(id: u64, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let app = Connection::open(&path).unwrap();
@@ -96,7 +96,7 @@ impl Node {
     }
 
     /// A node whose database begins as a snapshot's file.
-    pub fn linked(id: u64, file: &Path, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn linked(id: u64, file: &Path, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let scratch = Scratch::beside(&path, "fetched");
@@ -106,11 +106,11 @@ impl Node {
     }
 
     /// As after kill -9: what was only in memory is gone.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.restart_with(|_| {});
     }
 
-    pub fn restart_with(&mut self, change: impl FnOnce(&mut Settings)) {
+    pub(crate) fn restart_with(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings = settings();
         (settings.path, settings.node_id) = (self.dir.path().join("app.db"), Some(self.id));
         change(&mut settings);
@@ -118,12 +118,12 @@ impl Node {
     }
 
     /// The database as a power cut may leave it.
-    pub fn image(&self) -> [Vec<u8>; 2] {
+    pub(crate) fn image(&self) -> [Vec<u8>; 2] {
         ["app.db", "app.db-wal"].map(|name| std::fs::read(self.dir.path().join(name)).unwrap())
     }
 
     /// The power is back after two seconds; what was written after the image is gone.
-    pub fn cut_power(&mut self, image: [Vec<u8>; 2]) {
+    pub(crate) fn cut_power(&mut self, image: [Vec<u8>; 2]) {
         let dir = tempfile::tempdir().unwrap();
         for (name, bytes) in ["app.db", "app.db-wal"].iter().zip(image) {
             std::fs::write(dir.path().join(name), bytes).unwrap();
@@ -137,25 +137,26 @@ impl Node {
     }
 
     /// Tables that are new or changed are left alone for a while, as in the daemon.
-    pub fn be_quiet(&mut self) {
+    pub(crate) fn be_quiet(&mut self) {
         self.db.wait_for_quiet(Duration::from_secs(2));
     }
 
     /// Writes as the application, at the time of the node's clock.
-    pub fn run(&self, sql: &str) {
+    pub(crate) fn run(&self, sql: &str) {
         self.app
             .execute_batch(sql)
             .unwrap_or_else(|e| panic!("{e}: {sql}"));
         self.app
             .execute(
-                "UPDATE __harmonylite___change_log_global SET created_at = ?1 WHERE created_at > ?2",
+                "UPDATE __harmonylite___change_log_global SET created_at = ?1 WHERE created_at > \
+                 ?2",
                 [self.clock.now_ms(), REAL_TIME],
             )
             .unwrap();
     }
 
     /// The same, if the constraints allow it.
-    pub fn try_run(&self, sql: &str) {
+    pub(crate) fn try_run(&self, sql: &str) {
         match self.app.prepare(sql).and_then(|mut s| s.execute([])) {
             Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::ConstraintViolation) => {
                 panic!("{e}: {sql}")
@@ -166,7 +167,7 @@ impl Node {
     }
 
     /// Captures all there is. Returns how many rows changed.
-    pub fn capture(&mut self) -> usize {
+    pub(crate) fn capture(&mut self) -> usize {
         let mut changes = 0;
         for _ in 0..10_000 {
             let captured = self.db.capture().unwrap();
@@ -179,13 +180,13 @@ impl Node {
     }
 
     /// Captures and encodes all there is.
-    pub fn publish(&mut self) -> Vec<Outgoing> {
+    pub(crate) fn publish(&mut self) -> Vec<Outgoing> {
         self.capture();
         self.send()
     }
 
     /// Encodes what is marked.
-    pub fn send(&mut self) -> Vec<Outgoing> {
+    pub(crate) fn send(&mut self) -> Vec<Outgoing> {
         let mut all = Vec::new();
         loop {
             let mut frames = self.db.backlog(1 << 20).unwrap();
@@ -200,7 +201,7 @@ impl Node {
         all
     }
 
-    pub fn apply(&mut self, frames: &[Outgoing]) {
+    pub(crate) fn apply(&mut self, frames: &[Outgoing]) {
         for frame in frames {
             self.read += 1;
             let content = match Frame::decode(&frame.raw) {
@@ -230,7 +231,7 @@ fn open(settings: Settings, clock: &Arc<ManualClock>) -> Database {
 }
 
 /// Properties over databases: some cases each time, more with PROPTEST_CASES.
-pub fn cases() -> ProptestConfig {
+pub(crate) fn cases() -> ProptestConfig {
     let chosen = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|n| n.parse().ok());
@@ -242,12 +243,12 @@ pub fn cases() -> ProptestConfig {
     }
 }
 
-pub fn cluster(count: u64, schema: &str) -> Vec<Node> {
+pub(crate) fn cluster(count: u64, schema: &str) -> Vec<Node> {
     (1..=count).map(|id| Node::new(id, schema)).collect()
 }
 
 /// Everybody reads what everybody publishes, in an order of each one's own.
-pub fn exchange(nodes: &mut [Node]) {
+pub(crate) fn exchange(nodes: &mut [Node]) {
     let all: Vec<Vec<Outgoing>> = nodes.iter_mut().map(Node::publish).collect();
     for (i, node) in nodes.iter_mut().enumerate() {
         for k in 0..all.len() {
@@ -257,7 +258,7 @@ pub fn exchange(nodes: &mut [Node]) {
 }
 
 /// Exchanges, and then all nodes are the same in every table, by class and bits.
-pub fn converge(nodes: &mut [Node]) -> String {
+pub(crate) fn converge(nodes: &mut [Node]) -> String {
     exchange(nodes);
     exchange(nodes); // tombstones that are told again: nobody here has heard what time it is
     nodes.iter_mut().for_each(Node::check);
@@ -270,7 +271,7 @@ pub fn converge(nodes: &mut [Node]) -> String {
 }
 
 /// The same rows for a query on all nodes.
-pub fn assert_equal(nodes: &[Node], query: &str) -> String {
+pub(crate) fn assert_equal(nodes: &[Node], query: &str) -> String {
     let first = nodes[0].rows(query);
     for node in nodes {
         assert_eq!(node.rows(query), first, "{query}");

@@ -9,7 +9,8 @@ const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 
 fn thousand(from: u32) -> String {
     format!(
-        "WITH RECURSIVE s(i) AS (VALUES({from}) UNION ALL SELECT i + 1 FROM s WHERE i < {from} + 999)
+        "WITH RECURSIVE s(i) AS (VALUES({from}) UNION ALL SELECT i + 1 FROM s WHERE i < {from} + \
+         999)
          INSERT INTO t SELECT i, 'row ' || i FROM s"
     )
 }
@@ -118,7 +119,8 @@ fn old_frames_in_any_order_change_nothing() {
     for round in 0..6 {
         for (i, node) in n.iter_mut().enumerate() {
             node.run(&format!(
-                "REPLACE INTO t VALUES ({round} % 3, 'n{i} r{round}'); DELETE FROM t WHERE id = ({round} + {i}) % 4"
+                "REPLACE INTO t VALUES ({round} % 3, 'n{i} r{round}'); DELETE FROM t WHERE id = \
+                 ({round} + {i}) % 4"
             ));
             node.clock
                 .advance(std::time::Duration::from_millis(3 + i as u64));

@@ -33,8 +33,10 @@ const AUDIT: &str = "CREATE TABLE pending(id INTEGER PRIMARY KEY);
     CREATE TRIGGER bi BEFORE INSERT ON dogs WHEN EXISTS(SELECT 1 FROM dogs WHERE id = NEW.id)
       BEGIN INSERT OR REPLACE INTO pending VALUES(NEW.id); END;
     CREATE TRIGGER ai AFTER INSERT ON dogs BEGIN
-      DELETE FROM pending WHERE id = NEW.id; INSERT INTO audit(what, id) VALUES('insert', NEW.id); END;
-    CREATE TRIGGER au AFTER UPDATE ON dogs BEGIN INSERT INTO audit(what, id) VALUES('update', NEW.id); END;
+      DELETE FROM pending WHERE id = NEW.id; INSERT INTO audit(what, id) VALUES('insert', NEW.id); \
+      END;
+    CREATE TRIGGER au AFTER UPDATE ON dogs BEGIN INSERT INTO audit(what, id) VALUES('update', \
+    NEW.id); END;
     CREATE TRIGGER ad AFTER DELETE ON dogs WHEN NOT EXISTS(SELECT 1 FROM pending WHERE id = OLD.id)
       BEGIN INSERT INTO audit(what, id) VALUES('delete', OLD.id); END";
 const ALL: [&str; 4] = ["bi", "ai", "au", "ad"];
@@ -105,8 +107,10 @@ fn what_a_trigger_says_of_conflicts_goes() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, tag UNIQUE);
         CREATE TABLE audit(what PRIMARY KEY, n);
         CREATE TRIGGER i AFTER INSERT ON t BEGIN
-          INSERT OR IGNORE INTO audit VALUES ('row', 1); INSERT OR REPLACE INTO audit VALUES ('last', NEW.id); END;
-        CREATE TRIGGER u AFTER UPDATE ON t BEGIN INSERT OR REPLACE INTO audit VALUES ('last', NEW.tag); END";
+          INSERT OR IGNORE INTO audit VALUES ('row', 1); INSERT OR REPLACE INTO audit VALUES \
+          ('last', NEW.id); END;
+        CREATE TRIGGER u AFTER UPDATE ON t BEGIN INSERT OR REPLACE INTO audit VALUES ('last', \
+        NEW.tag); END";
     let mut n = pair(schema, &["i", "u"]);
     n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
     exchange(&mut n);
@@ -207,7 +211,8 @@ const EXTENSION: &str = "PRAGMA writable_schema = 1;
 #[test]
 fn a_trigger_that_cannot_run_here_is_named_and_left_out() {
     const ITEMS: &str = "CREATE TABLE items(id INTEGER PRIMARY KEY, body TEXT);
-        CREATE VIRTUAL TABLE r USING rtree(id, a, b); CREATE TABLE undoes(x UNIQUE ON CONFLICT ROLLBACK);
+        CREATE VIRTUAL TABLE r USING rtree(id, a, b); CREATE TABLE undoes(x UNIQUE ON CONFLICT \
+        ROLLBACK);
         CREATE TABLE audit(id);
         CREATE TRIGGER fine AFTER INSERT ON items BEGIN INSERT INTO audit VALUES (NEW.id); END;";
     for (body, reason) in [
@@ -273,7 +278,8 @@ fn a_trigger_that_cannot_run_here_is_named_and_left_out() {
 #[test]
 fn what_a_trigger_needs_may_come_later_and_go() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE audit(id);
-        CREATE TRIGGER i AFTER INSERT ON t BEGIN INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); END";
+        CREATE TRIGGER i AFTER INSERT ON t BEGIN INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); \
+        END";
     let mut n = pair(schema, &["i"]);
     let mut id = 0;
     let mut arrive = |n: &mut Vec<Node>| {
@@ -306,7 +312,8 @@ fn what_a_trigger_needs_may_come_later_and_go() {
     assert_eq!(n[1].rows("SELECT rowid FROM g"), "i2\ni3\ni5");
     // The table is built anew, which drops its triggers.
     n[1].run(&format!(
-        "BEGIN; CREATE TABLE t2(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t2 SELECT * FROM t; DROP TABLE t;
+        "BEGIN; CREATE TABLE t2(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t2 SELECT * FROM t; \
+         DROP TABLE t;
          ALTER TABLE t2 RENAME TO t; CREATE TRIGGER i {trigger}; COMMIT"
     ));
     n[1].capture();
@@ -334,8 +341,10 @@ fn one_trigger_may_write_through_the_view_of_another() {
 fn an_index_that_is_damaged_keeps_no_row_out() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE audit(id);
         CREATE VIRTUAL TABLE f USING fts5(v, content = 't', content_rowid = 'id');
-        CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); END;
-        CREATE TRIGGER td AFTER DELETE ON t BEGIN INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, OLD.v); END";
+        CREATE TRIGGER ti AFTER INSERT ON t BEGIN INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); \
+        END;
+        CREATE TRIGGER td AFTER DELETE ON t BEGIN INSERT INTO f(f, rowid, v) VALUES ('delete', \
+        OLD.id, OLD.v); END";
     let mut n = pair(schema, &["ti", "td"]);
     n[0].run("INSERT INTO t VALUES (1, 'one'), (2, 'two')");
     exchange(&mut n);

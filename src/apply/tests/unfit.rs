@@ -17,7 +17,8 @@ fn rebuild(schema: &str) -> String {
     )
 }
 
-/// Nodes with one schema have the same rows, whether something was displaced when the row came or not.
+/// Nodes with one schema have the same rows, whether something was displaced when the row came or
+/// not.
 #[test]
 fn a_row_that_does_not_fit_is_held_whatever_is_displaced() {
     let mut n = cluster(3, FREE);
@@ -88,17 +89,21 @@ fn a_column_that_arrives_alone_fits_a_row_that_is_there() {
 #[test]
 fn what_is_not_utf_8_in_the_schema_leaves_that_table_alone() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
-                  CREATE TABLE named_X(id INTEGER PRIMARY KEY); CREATE TABLE c(id INTEGER PRIMARY KEY, column_X);
+                  CREATE TABLE named_X(id INTEGER PRIMARY KEY); CREATE TABLE c(id INTEGER PRIMARY \
+                  KEY, column_X);
                   CREATE TABLE d(id INTEGER PRIMARY KEY, v DEFAULT 'caf_X');
-                  CREATE TABLE e(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX i ON e(v) WHERE v <> 'caf_X';
-                  CREATE TABLE f(id INTEGER PRIMARY KEY, v CHECK (v <> 'caf_X')); CREATE UNIQUE INDEX j ON f(lower(v))";
+                  CREATE TABLE e(id INTEGER PRIMARY KEY, v); CREATE UNIQUE INDEX i ON e(v) WHERE v \
+                  <> 'caf_X';
+                  CREATE TABLE f(id INTEGER PRIMARY KEY, v CHECK (v <> 'caf_X')); CREATE UNIQUE \
+                  INDEX j ON f(lower(v))";
     let mut n = cluster(2, "CREATE TABLE other(id INTEGER PRIMARY KEY)");
     for node in &mut n {
         node.run(schema);
         node.app
             .execute_batch(
                 "PRAGMA writable_schema = ON;
-                 UPDATE sqlite_schema SET name = CAST(replace(CAST(name AS BLOB), x'5f58', x'e9') AS TEXT),
+                 UPDATE sqlite_schema SET name = CAST(replace(CAST(name AS BLOB), x'5f58', x'e9') \
+                 AS TEXT),
                      tbl_name = CAST(replace(CAST(tbl_name AS BLOB), x'5f58', x'e9') AS TEXT),
                      sql = CAST(replace(CAST(sql AS BLOB), x'5f58', x'e9') AS TEXT)
                  WHERE sql LIKE '%\\_X%' ESCAPE '\\'; PRAGMA writable_schema = RESET",

@@ -137,10 +137,12 @@ fn strict_tables_with_any() {
 fn dates_and_booleans_are_not_touched() {
     let mut n = cluster(
         2,
-        "CREATE TABLE v(id INTEGER PRIMARY KEY, d DATETIME, b BOOLEAN, n DECIMAL(10, 5), t TIMESTAMP DEFAULT CURRENT_TIMESTAMP)",
+        "CREATE TABLE v(id INTEGER PRIMARY KEY, d DATETIME, b BOOLEAN, n DECIMAL(10, 5), t \
+         TIMESTAMP DEFAULT CURRENT_TIMESTAMP)",
     );
     n[0].run(
-        "INSERT INTO v(d, b, n) VALUES ('2024-01-02 03:04:05', 2, '1.10'), (1704164645, TRUE, 1e400),
+        "INSERT INTO v(d, b, n) VALUES ('2024-01-02 03:04:05', 2, '1.10'), (1704164645, TRUE, \
+         1e400),
          ('2024-01-02T03:04:05Z', 'true', '12345678901234567890'), (1.5, 0.0, x'00')",
     );
     let all = converge(&mut n);
@@ -220,7 +222,8 @@ fn columns_named_like_words_of_sql() {
         let table = quote(name);
         n[1].run(&format!(
             "UPDATE {table} SET \"select\" = 'x', \"quo'te\" = coalesce(\"c-d\", 'n');
-             REPLACE INTO {table} SELECT * FROM {table}; UPDATE {table} SET {table} = {table} || 'y'"
+             REPLACE INTO {table} SELECT * FROM {table}; UPDATE {table} SET {table} = {table} || \
+             'y'"
         ));
     }
     converge(&mut n);

@@ -42,14 +42,16 @@ fn how_tables_take_part() {
             "replicated",
             "  author           key name; WITHOUT ROWID (SQLite 3.8.2)",
             "  book             key id; numbers itself; unique by isbn; generated columns \
-             (SQLite 3.31.0); an index over an expression (SQLite 3.9.0); a partial index (SQLite 3.8.0)",
+             (SQLite 3.31.0); an index over an expression (SQLite 3.9.0); a partial index (SQLite \
+             3.8.0)",
             "  event            by rowid",
             "  snow             key id",
             "  strict           key b, a; STRICT (SQLite 3.37.0)",
             "local: each node has its own; they are in snapshots",
             "  alembic_version  Alembic keeps its books in it, on each node its own",
             "virtual: each node's module keeps its own",
-            "  place            it is a virtual table of the module rtree, whose data each node keeps \
+            "  place            it is a virtual table of the module rtree, whose data each node \
+             keeps \
              for itself",
             "storage of virtual tables",
             "  place_node       the virtual table place keeps its data in it",

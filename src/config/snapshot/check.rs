@@ -139,7 +139,8 @@ type Schemes = (&'static [&'static str], &'static str);
 const HTTP: Schemes = (&["https", "http"], "https://host:443/root");
 const SFTP: Schemes = (&["sftp"], "sftp://host:22/snapshots");
 
-/// The Go version ships placeholders, such as `<user>`, in the sections of stores that are not used.
+/// The Go version ships placeholders, such as `<user>`, in the sections of stores that are not
+/// used.
 fn is_meant((_, text): &(&str, &str), used: bool) -> bool {
     used || !(text.contains('<') && text.contains('>'))
 }

@@ -41,7 +41,8 @@ fn what_is_documented_is_sound() {
     check_good("webdav", "url = \"https://me:p%2Fw@host/root/?dir=/a/b\"");
     check_good(
         "webdav",
-        "endpoint = \"https://webdav.example.com\"\npath = \"/a\"\nusername = \"u\"\npassword = \"p\"",
+        "endpoint = \"https://webdav.example.com\"\npath = \"/a\"\nusername = \"u\"\npassword \
+         = \"p\"",
     );
     check_good(
         "webdav",

@@ -1,10 +1,11 @@
 //! Rows whose old key cannot be told from the new row are found by what else they hold.
 //!
-//! The old rows are gone with the old table: of each only the hash of its content is left, which is a
-//! sum over the columns. The old key's values are known, so that their part can be taken out; the rest is
-//! compared with the same columns of the new row, and columns of the old key that are still there are
-//! compared as values. Two old rows with one rest change places without harm if they are equal; if they
-//! only have one hash, a row may keep the version of the other. No content is lost by that.
+//! The old rows are gone with the old table: of each only the hash of its content is left, which is
+//! a sum over the columns. The old key's values are known, so that their part can be taken out; the
+//! rest is compared with the same columns of the new row, and columns of the old key that are still
+//! there are compared as values. Two old rows with one rest change places without harm if they are
+//! equal; if they only have one hash, a row may keep the version of the other. No content is lost
+//! by that.
 //!
 //! The rests are worked out in short steps, before a row of the table is compared or written.
 
@@ -61,7 +62,8 @@ impl Database {
         Ok(())
     }
 
-    /// Works out some rests, from the old key `after` on. Returns the last key; none if all is done.
+    /// Works out some rests, from the old key `after` on. Returns the last key; none if all is
+    /// done.
     pub(crate) fn fill_contents(
         &self,
         table: &Table,
@@ -115,8 +117,8 @@ impl Database {
         Ok(last.filter(|_| count == STEP).map(key))
     }
 
-    /// The old row that nothing was matched with yet and that held what the row holds whose values `value`
-    /// gives; of equal ones the oldest, or the one of that `version`.
+    /// The old row that nothing was matched with yet and that held what the row holds whose values
+    /// `value` gives; of equal ones the oldest, or the one of that `version`.
     pub(super) fn former_by_content<'v>(
         &self,
         table: &Table,

@@ -10,8 +10,8 @@ use crate::database::{Database, Result};
 use crate::model::version::Version;
 
 impl Database {
-    /// Remembers since which transaction known tables are not in the database. `known`: number and name
-    /// of those that are not taken in.
+    /// Remembers since which transaction known tables are not in the database. `known`: number and
+    /// name of those that are not taken in.
     pub(super) fn note_gone(&mut self, known: &BTreeMap<i64, String>) -> Result<()> {
         let mut gone = BTreeSet::new();
         for (id, name) in known {
@@ -36,8 +36,8 @@ impl Database {
         Ok(())
     }
 
-    /// Forgets the tables that are gone since transaction `bound` or longer: number, versions, and what
-    /// waits for them. Inside a transaction.
+    /// Forgets the tables that are gone since transaction `bound` or longer: number, versions, and
+    /// what waits for them. Inside a transaction.
     pub(crate) fn forget_gone(&mut self, bound: i64) -> Result<()> {
         let old: Vec<(i64, String)> = {
             let mut old = self.conn.prepare(

@@ -1,8 +1,8 @@
 //! Whether there is anything to capture, seen by reading alone.
 //!
-//! Most of what hints at a change is none: our own writes, commits of tables that are not replicated,
-//! views that an application makes and drops. A write transaction for each would stand in the way of
-//! the application's own.
+//! Most of what hints at a change is none: our own writes, commits of tables that are not
+//! replicated, views that an application makes and drops. A write transaction for each would stand
+//! in the way of the application's own.
 
 use rusqlite::Connection;
 
@@ -62,8 +62,8 @@ impl Database {
     }
 
     /// Whether nothing but views came or went since the catalog was read. A VACUUM leaves the text
-    /// alone, too, and rows keyed by rowid are to be compared after one: with such tables a change of
-    /// one step that the views explain is sure to be none.
+    /// alone, too, and rows keyed by rowid are to be compared after one: with such tables a change
+    /// of one step that the views explain is sure to be none.
     fn is_about_views(&self, version: i64) -> Result<bool> {
         let (Some(known), Some(text)) = (self.catalog.schema_version, self.catalog.text) else {
             return Ok(false);
@@ -116,7 +116,10 @@ mod tests {
     fn what_changes_nothing_of_ours_is_read_and_not_written() {
         let mut node = Node::new(1, SCHEMA);
         node.capture();
-        node.run("CREATE TABLE __harmonylite__none(x)"); // is left alone, but a change of the schema
+        node.run(
+            "CREATE TABLE \
+            __harmonylite__none(x)",
+        ); // is left alone, but a change of the schema
         node.capture();
         node.run("INSERT INTO __harmonylite__none VALUES (1)");
         node.app.execute_batch("BEGIN IMMEDIATE").unwrap();

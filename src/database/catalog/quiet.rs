@@ -1,25 +1,26 @@
 //! Tables that are left alone for a while, because a migration may be at work on them.
 //!
-//! Many tools rebuild a table in steps that are transactions of their own: a new table is made, rows
-//! are copied, the old table is dropped, the new one gets its name. A row that arrives and is written
-//! into one of the two between these steps is lost with the old table, or collides with the tool's own
-//! copy in the new one. So:
+//! Many tools rebuild a table in steps that are transactions of their own: a new table is made,
+//! rows are copied, the old table is dropped, the new one gets its name. A row that arrives and is
+//! written into one of the two between these steps is lost with the old table, or collides with the
+//! tool's own copy in the new one. So:
 //!
 //! - A table whose triggers are not in place (it is new, was made anew or has another name) is not
-//!   taken in before nobody has changed the schema for [`QUIET`], and its first rows are as old. What
-//!   arrives for it is held; what it gets meanwhile is found by comparison.
-//! - A table that by its name is one step of a rebuild of X (`new_X`, `X_backup`, …) is a *stand-in*.
-//!   It is not taken in before it is renamed, and until then nothing is written into X, and X itself is
-//!   not taken in if it was made anew. After [`PATIENCE`] it is a table like any other.
+//!   taken in before nobody has changed the schema for [`QUIET`], and its first rows are as old.
+//!   What arrives for it is held; what it gets meanwhile is found by comparison.
+//! - A table that by its name is one step of a rebuild of X (`new_X`, `X_backup`, …) is a
+//!   *stand-in*. It is not taken in before it is renamed, and until then nothing is written into X,
+//!   and X itself is not taken in if it was made anew. After [`PATIENCE`] it is a table like any
+//!   other.
 //! - While a new table has half of the columns of X, whatever its name, nothing is written into X.
-//! - A table that lost a UNIQUE index is not written to for [`QUIET`]: the index may be made anew in
-//!   a transaction of its own, which fails if rows that collide under it came meanwhile.
+//! - A table that lost a UNIQUE index is not written to for [`QUIET`]: the index may be made anew
+//!   in a transaction of its own, which fails if rows that collide under it came meanwhile.
 //! - A table that was made anew and is empty, though its rows were not deleted, waits for its rows.
 //!   After [`PATIENCE`] it is taken in without them: that is no delete.
 //!
-//! What the application writes to X is captured as always, as long as X has its triggers. It gets them
-//! back at once where it was made anew with the same key, is not empty, and nothing stands in for it;
-//! only the comparison, and what arrives, wait.
+//! What the application writes to X is captured as always, as long as X has its triggers. It gets
+//! them back at once where it was made anew with the same key, is not empty, and nothing stands in
+//! for it; only the comparison, and what arrives, wait.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -125,22 +126,22 @@ impl Default for Quiet {
 
 impl Quiet {
     /// The schema was changed by our own hand.
-    pub fn trust(&mut self) {
+    pub(crate) fn trust(&mut self) {
         self.is_own = true;
     }
 
     /// Our own statements may have been undone.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.seen = None;
     }
 
     /// The schema as it is after our own statements.
-    pub fn note(&mut self, version: i64) {
+    pub(crate) fn note(&mut self, version: i64) {
         self.seen = Some(version);
     }
 
     /// A table (lower case) lost a UNIQUE index.
-    pub fn note_unindexed(&mut self, table: &str, now: Duration) {
+    pub(crate) fn note_unindexed(&mut self, table: &str, now: Duration) {
         self.unindexed.insert(table.to_owned(), now);
         self.guard_unindexed(now);
     }
@@ -155,12 +156,12 @@ impl Quiet {
     }
 
     /// Whether a table (lower case) is not to be written to.
-    pub fn guards(&self, table: &str) -> bool {
+    pub(crate) fn guards(&self, table: &str) -> bool {
         self.guarded.contains(table)
     }
 
     /// Whether a table (lower case) is not taken in yet.
-    pub fn waits(&self, table: &str) -> bool {
+    pub(crate) fn waits(&self, table: &str) -> bool {
         self.tables.get(table).is_some_and(|seen| seen.waits)
     }
 
@@ -169,12 +170,12 @@ impl Quiet {
     }
 
     /// Names of tables that are new and not taken in yet.
-    pub fn young(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn young(&self) -> impl Iterator<Item = &String> {
         self.waiting().filter(|s| !s.is_known).map(|s| &s.name)
     }
 
     /// Whether a table whose versions are known is not taken in yet.
-    pub fn has_rebuilt(&self) -> bool {
+    pub(crate) fn has_rebuilt(&self) -> bool {
         self.waiting().any(|seen| seen.is_known)
     }
 
@@ -192,8 +193,8 @@ impl Database {
         Some(due.saturating_sub(self.clock.uptime()))
     }
 
-    /// Tables that changed wait for this long, for simulations and tests of other things. The catalog is
-    /// read anew.
+    /// Tables that changed wait for this long, for simulations and tests of other things. The
+    /// catalog is read anew.
     pub fn wait_for_quiet(&mut self, time: Duration) {
         self.catalog.quiet.time = time;
         self.catalog.forget();
@@ -238,8 +239,8 @@ impl Database {
         quiet.guarded.clear();
         quiet.due = None;
         let is_own = std::mem::take(&mut quiet.is_own);
-        // A database that begins as a copy of another has none of our triggers. So has one whose only
-        // table is being rebuilt.
+        // A database that begins as a copy of another has none of our triggers. So has one whose
+        // only table is being rebuilt.
         let is_copy = is_fresh
             && watching.is_empty()
             && get_meta::<i64>(&self.conn, Meta::SchemaVersion)?.is_none();
@@ -389,8 +390,8 @@ impl Database {
         }
     }
 
-    /// Tables that were made anew with the same key and have their rows, and for which nothing stands in,
-    /// get triggers at once.
+    /// Tables that were made anew with the same key and have their rows, and for which nothing
+    /// stands in, get triggers at once.
     fn let_in_early(&self, schemas: &[Schema], waits: &mut BTreeMap<String, Wait>) -> Result<()> {
         let now = self.clock.uptime();
         let quiet = &self.catalog.quiet;
@@ -406,7 +407,8 @@ impl Database {
         Ok(())
     }
 
-    /// The rows of a table are gone without having been deleted: what others have of it is to come back.
+    /// The rows of a table are gone without having been deleted: what others have of it is to come
+    /// back.
     fn forget_rows(&mut self, table: &str) -> Result<()> {
         let text = format!("DELETE FROM {} WHERE deleted = 0", versions_table(table));
         self.conn.execute(&text, [])?;
@@ -452,8 +454,8 @@ impl Database {
             .unwrap_or(false)
     }
 
-    /// Whether rows of a table that is empty were not deleted, by what was captured or waits to be. A
-    /// mark that waits is of a row that is there, and tells of no delete.
+    /// Whether rows of a table that is empty were not deleted, by what was captured or waits to be.
+    /// A mark that waits is of a row that is there, and tells of no delete.
     fn lacks_its_rows(&self, table: &str) -> Result<bool> {
         let text = format!(
             "SELECT (SELECT count(*) FROM (SELECT 1 FROM {versions} WHERE deleted = 0 LIMIT 1000))
@@ -488,7 +490,8 @@ impl Wait {
                  meanwhile; drop it if it was left by a migration that failed"
             ));
         }
-        let text = "it was made anew and is empty: a migration may copy its rows yet. It goes on 2 s \
+        let text = "it was made anew and is empty: a migration may copy its rows yet. It goes on 2 \
+            s \
                     after its first row, or without any when the time is over: its rows are not \
                     deleted on other nodes, and come back";
         self.is_emptied.then(|| text.to_owned())
@@ -499,8 +502,10 @@ impl Wait {
         let minutes = PATIENCE.as_secs() / 60;
         if let Some(of) = &self.stands_for {
             log::error!(
-                "table {name} looks like a step of a migration of table {of}, and is there for {minutes} \
-                 minutes: it is replicated from now on; drop it if it was left by a migration that failed"
+                "table {name} looks like a step of a migration of table {of}, and is there for \
+                 {minutes} \
+                 minutes: it is replicated from now on; drop it if it was left by a migration that \
+                 failed"
             );
         } else if self.is_emptied {
             log::error!(
@@ -517,7 +522,8 @@ impl Seen {
         let why = wait.why().filter(|_| self.waits);
         if let Some(why) = why.as_ref().filter(|_| self.held_up.is_none()) {
             log::warn!(
-                "table {} waits for up to {} minutes, and so do its changes and new snapshots: {why}",
+                "table {} waits for up to {} minutes, and so do its changes and new snapshots: \
+                 {why}",
                 self.name,
                 PATIENCE.as_secs() / 60
             );

@@ -68,8 +68,9 @@ impl Database {
         Ok(())
     }
 
-    /// If the table had another name until now, what is known of it goes along: its versions, by number
-    /// its marks, displaced rows and what the change log has, and what is held of it. That name, if so.
+    /// If the table had another name until now, what is known of it goes along: its versions, by
+    /// number its marks, displaced rows and what the change log has, and what is held of it. That
+    /// name, if so.
     fn take_over_renamed(&self, schema: &Schema) -> Result<Option<String>> {
         let number = "SELECT 1 FROM __harmonylite___tables WHERE name = ?1";
         let is_known = |name: &str| self.conn.prepare_cached(number)?.exists([name]);
@@ -95,8 +96,9 @@ impl Database {
         Ok(Some(old))
     }
 
-    /// What the columns that were known of a table under the name given are called by now. If no trigger
-    /// lists them, as an earlier HarmonyLite had none: ALTER TABLE RENAME leaves a column in its place.
+    /// What the columns that were known of a table under the name given are called by now. If no
+    /// trigger lists them, as an earlier HarmonyLite had none: ALTER TABLE RENAME leaves a column
+    /// in its place.
     fn listed_columns(&self, schema: &Schema, name: &str) -> Result<Vec<String>> {
         let text: Option<String> = self
             .conn
@@ -132,8 +134,8 @@ impl Database {
             .map(str::to_owned))
     }
 
-    /// Finds or makes the table's number and versions table. Where triggers of ours are on it, which go
-    /// by the name that it is `watched_as`, it is the one that was known, if any.
+    /// Finds or makes the table's number and versions table. Where triggers of ours are on it,
+    /// which go by the name that it is `watched_as`, it is the one that was known, if any.
     fn table_number(&mut self, schema: &mut Schema, watched_as: Option<&str>) -> Result<Numbered> {
         let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
             .conn
@@ -261,7 +263,8 @@ impl Database {
         })
     }
 
-    /// The highest hlc that the table's rows had under another key. None if they had none: it is new.
+    /// The highest hlc that the table's rows had under another key. None if they had none: it is
+    /// new.
     fn highest_before(&self, schema: &Schema) -> Result<Option<i64>> {
         if !self.has_table(&format!("{PREFIX}{}_versions", schema.name))? {
             return Ok(None);
@@ -273,7 +276,10 @@ impl Database {
     pub(crate) fn has_table(&self, name: &str) -> Result<bool> {
         Ok(self
             .conn
-            .prepare_cached("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE")?
+            .prepare_cached(
+                "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 \
+                COLLATE NOCASE",
+            )?
             .exists([name])?)
     }
 
@@ -316,7 +322,10 @@ impl Database {
     /// Stores how far a comparison has come; none when it is done.
     pub(crate) fn set_compare(&mut self, id: i64, compare: Option<Compare>) -> Result<()> {
         self.conn
-            .prepare_cached("UPDATE __harmonylite___tables SET compare = ?2 WHERE id = ?1 AND compare IS NOT ?2")?
+            .prepare_cached(
+                "UPDATE __harmonylite___tables SET compare = ?2 WHERE id = ?1 AND \
+                compare IS NOT ?2",
+            )?
             .execute(params![id, compare.as_ref().map(to_cbor)])?;
         let was_under_way = match compare {
             Some(compare) => {

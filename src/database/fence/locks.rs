@@ -1,8 +1,8 @@
 //! POSIX locks on bytes of a file, and a timer that ends a wait for them.
 //!
 //! SQLite's own locks are of this kind, and so must ours be: a process has each byte once, however
-//! many descriptors it has, and closing any of these drops them all. So a file is opened once, after
-//! SQLite did, and closed after SQLite did.
+//! many descriptors it has, and closing any of these drops them all. So a file is opened once,
+//! after SQLite did, and closed after SQLite did.
 
 use std::fs::File;
 use std::io;
@@ -111,8 +111,8 @@ fn read_end(pipe: &io::PipeReader) {
     }
 }
 
-/// A timer of this thread whose signal ends a system call under way, again and again; with a file it
-/// lets go of the readers' bytes as well. Stops when it is dropped.
+/// A timer of this thread whose signal ends a system call under way, again and again; with a file
+/// it lets go of the readers' bytes as well. Stops when it is dropped.
 pub(super) struct Alarm(libc::timer_t);
 
 /// By default ignored, as in Go's runtime, which uses it likewise.
@@ -126,8 +126,8 @@ impl Alarm {
     pub(super) fn start(after: Duration, lets_go: Option<&File>) -> Option<Alarm> {
         listen();
         let fd = lets_go.map_or(-1, |file| file.as_raw_fd() as isize);
-        // SAFETY: structs of integers and pointers, for which all zeros are valid; the timer's id is
-        // written before it is used.
+        // SAFETY: structs of integers and pointers, for which all zeros are valid; the timer's id
+        // is written before it is used.
         unsafe {
             let mut event: libc::sigevent = std::mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;

@@ -1,4 +1,5 @@
-//! Applications are processes here, this program again: what a process locks it does not see itself.
+//! Applications are processes here, this program again: what a process locks it does not see
+//! itself.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 /// What Go makes of a table with these columns (name, type), in our own words; `time` is the
 /// expression of a change's time.
-pub fn go_log(table: &str, columns: &[(&str, &str)], time: &str) -> String {
+pub(crate) fn go_log(table: &str, columns: &[(&str, &str)], time: &str) -> String {
     let log = format!("\"__harmonylite__{table}_change_log\"");
     let declared: Vec<String> = columns
         .iter()
@@ -50,7 +50,7 @@ pub fn go_log(table: &str, columns: &[(&str, &str)], time: &str) -> String {
 }
 
 /// A value as Go publishes it.
-pub enum Cell<'a> {
+pub(crate) enum Cell<'a> {
     Null,
     Integer(i64),
     Text(&'a str),
@@ -61,7 +61,7 @@ pub enum Cell<'a> {
 }
 
 /// The message that a Go node publishes of one row, before compression: CBOR, item by item.
-pub fn event(from: u64, kind: &str, table: &str, row: &[(&str, Cell<'_>)]) -> Vec<u8> {
+pub(crate) fn event(from: u64, kind: &str, table: &str, row: &[(&str, Cell<'_>)]) -> Vec<u8> {
     let mut out = vec![0xa2];
     text(&mut out, "FromNodeId");
     head(&mut out, 0, from);

@@ -1,8 +1,8 @@
 //! Between frames and messages: compression, parts, ids, and how large any of it may be.
 //!
-//! What a peer sends decides nothing about our memory: a message unpacks to [`MAX_MESSAGE_BYTES`] at
-//! most. A frame that is larger, or a message that the broker would refuse, travels in parts, which
-//! wait on disk and are unpacked piece by piece into [`MAX_FRAME_BYTES`] at most.
+//! What a peer sends decides nothing about our memory: a message unpacks to [`MAX_MESSAGE_BYTES`]
+//! at most. A frame that is larger, or a message that the broker would refuse, travels in parts,
+//! which wait on disk and are unpacked piece by piece into [`MAX_FRAME_BYTES`] at most.
 
 use std::borrow::Cow;
 use std::io::Read;

@@ -1,5 +1,5 @@
-//! Virtual tables whose content is not for others: an index that is left out itself, or that is over
-//! a table whose rows are. A module alone can empty what it keeps, so it makes them anew.
+//! Virtual tables whose content is not for others: an index that is left out itself, or that is
+//! over a table whose rows are. A module alone can empty what it keeps, so it makes them anew.
 
 use rusqlite::Connection;
 
@@ -45,7 +45,8 @@ fn is_over(conn: &Connection, index: &Virtual, tables: &[String]) -> rusqlite::R
 pub(super) fn empty(copy: &Connection, index: &str) -> rusqlite::Result<()> {
     let text = "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1";
     let create: String = copy.query_row(text, [index], |r| r.get(0))?;
-    // Without a journal nothing can be undone: an unknown module is an error before anything is done.
+    // Without a journal nothing can be undone: an unknown module is an error before anything is
+    // done.
     let made = copy.execute_batch(&format!(
         "PRAGMA secure_delete = ON; DROP TABLE {}; {create}",
         quote(index)

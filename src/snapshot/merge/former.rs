@@ -1,5 +1,5 @@
-//! Deletes under a key that a table had before: they are in none of the versions that it has now, and
-//! a node that takes a snapshot for what it missed of a stream hears of them in no other way.
+//! Deletes under a key that a table had before: they are in none of the versions that it has now,
+//! and a node that takes a snapshot for what it missed of a stream hears of them in no other way.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ struct FormerKey {
 
 impl SourceFormer {
     /// The former keys of a snapshot's tables.
-    pub fn all(source: &Source) -> Result<Vec<SourceFormer>> {
+    pub(super) fn all(source: &Source) -> Result<Vec<SourceFormer>> {
         let text = "SELECT table_id, shape FROM __harmonylite___former";
         let Ok(mut list) = source.conn.prepare(text) else {
             return Ok(Vec::new()); // of an earlier release

@@ -1,5 +1,5 @@
-//! Rows here that a snapshot lacks: deleted, and its maker has forgotten that; on their way; or lost by
-//! the broker.
+//! Rows here that a snapshot lacks: deleted, and its maker has forgotten that; on their way; or
+//! lost by the broker.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::mutation::{self, Mutation};
 use crate::snapshot::source::SourceRow;
 
 impl Merge {
-    /// Rows here that the snapshot lacks: were they deleted, or are they new to the others? Returns the
-    /// last key looked at, none at the end.
+    /// Rows here that the snapshot lacks: were they deleted, or are they new to the others? Returns
+    /// the last key looked at, none at the end.
     pub(super) fn look_for_lacking(
         &self,
         db: &mut Database,
@@ -48,8 +48,8 @@ impl Merge {
         Ok(last)
     }
 
-    /// Whether a row of the snapshot that is unknown here was deleted, and that is forgotten: all that
-    /// the maker had read of its stream was read here, and it is old enough.
+    /// Whether a row of the snapshot that is unknown here was deleted, and that is forgotten: all
+    /// that the maker had read of its stream was read here, and it is old enough.
     pub(super) fn is_forgotten_here(
         &self,
         db: &Database,
@@ -106,8 +106,8 @@ impl Merge {
 
     /// A row here that the snapshot lacks, whose maker dropped tombstones up to a version. It was
     /// deleted if all that was read here is in the snapshot and the row is old enough for its
-    /// tombstone to be gone; else the others lack it. If it should be in the snapshot and is too new
-    /// to have been forgotten, the broker lost it.
+    /// tombstone to be gone; else the others lack it. If it should be in the snapshot and is too
+    /// new to have been forgotten, the broker lost it.
     fn settle_lacking(
         &self,
         db: &mut Database,
@@ -157,8 +157,8 @@ impl Merge {
 }
 
 impl Database {
-    /// A row here that should be in the snapshot, is there as `theirs`, and is more than that by now:
-    /// the broker lost what came after it. Whoever still has it tells it again.
+    /// A row here that should be in the snapshot, is there as `theirs`, and is more than that by
+    /// now: the broker lost what came after it. Whoever still has it tells it again.
     pub(super) fn tell_unheard(
         &mut self,
         table: &Table,

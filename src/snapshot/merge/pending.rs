@@ -68,8 +68,8 @@ impl Merge {
         Ok(MergeProgress::Marks(None))
     }
 
-    /// What the snapshot's maker had not sent of a table or a column that is unknown here is sent by us
-    /// once it is known.
+    /// What the snapshot's maker had not sent of a table or a column that is unknown here is sent
+    /// by us once it is known.
     pub(super) fn mark_some(
         &self,
         db: &mut Database,

@@ -60,7 +60,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Streams are gone: merges the newest snapshot, if it may hold something of them that is not here.
+    /// Streams are gone: merges the newest snapshot, if it may hold something of them that is not
+    /// here.
     pub(super) fn look_for_lost(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
         let mut inside = round.gate.enter();
         if !inside.database.seeks_snapshot()? {
@@ -119,8 +120,8 @@ impl Scheduler {
         Ok(Next::After(self.options.leader_ttl)) // or when a node leaves word
     }
 
-    /// The newest snapshot closes no gap, but may have some of what all lack: the one made next takes its
-    /// place, and is to have that, too.
+    /// The newest snapshot closes no gap, but may have some of what all lack: the one made next
+    /// takes its place, and is to have that, too.
     fn take_in_newest(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
         let Some(newest) = self.newest.as_ref().map(|e| e.name.clone()) else {
             return Ok(());

@@ -59,8 +59,8 @@ impl Scheduler {
         Ok(self.rest(round.gate))
     }
 
-    /// Whether others are left the time to make a snapshot first: this node let go of tables that they
-    /// may have.
+    /// Whether others are left the time to make a snapshot first: this node let go of tables that
+    /// they may have.
     fn defers(&mut self, gate: &Gate, why: &str) -> bool {
         let inside = gate.enter();
         let db = &inside.database;

@@ -1,5 +1,5 @@
-//! Which tables the nodes replicate, as each tells the others: whether two applications use the same
-//! streams by mistake, and which held rows are of tables that nobody has any more.
+//! Which tables the nodes replicate, as each tells the others: whether two applications use the
+//! same streams by mistake, and which held rows are of tables that nobody has any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +22,8 @@ struct Strangers {
 }
 
 impl Scheduler {
-    /// Tells which tables are here and looks at what the others told. True if this node is to wait with
-    /// joining: it seems to be of another application.
+    /// Tells which tables are here and looks at what the others told. True if this node is to wait
+    /// with joining: it seems to be of another application.
     pub(super) fn compare_tables(&mut self, round: &mut Round<'_>) -> Result<bool, RoundError> {
         let inside = round.gate.enter();
         let db = &inside.database;
@@ -126,8 +126,8 @@ fn named(tables: &BTreeSet<String>) -> String {
     format!("{}{more}", some.join(", "))
 }
 
-/// Who has none of the tables here, nor any of a node that has one of them, and so on. None if nobody,
-/// or if that cannot be told.
+/// Who has none of the tables here, nor any of a node that has one of them, and so on. None if
+/// nobody, or if that cannot be told.
 fn strangers(
     (node, own): (u64, &BTreeSet<String>),
     others: &BTreeMap<u64, Told>,

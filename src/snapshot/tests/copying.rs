@@ -92,7 +92,8 @@ fn a_table_that_is_left_out_and_taken_in_again_is_not_emptied() {
     }
 }
 
-/// What a row has in a column that was added later is what the default was then, and nobody's write.
+/// What a row has in a column that was added later is what the default was then, and nobody's
+/// write.
 #[test]
 fn a_default_that_is_another_by_now_is_no_write() {
     let mut a = Node::new(1, BOOKS);

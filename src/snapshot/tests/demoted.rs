@@ -5,8 +5,10 @@ use crate::apply::conflicts;
 use crate::apply::tests::support::{Node, assert_equal, exchange};
 
 /// As Django has them.
-const TYPES: &str = "CREATE TABLE ct(id INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT, model TEXT, UNIQUE(app, model));
-    CREATE TABLE perm(id INTEGER PRIMARY KEY AUTOINCREMENT, ct_id INTEGER NOT NULL REFERENCES ct(id), code TEXT,
+const TYPES: &str = "CREATE TABLE ct(id INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT, model TEXT, \
+    UNIQUE(app, model));
+    CREATE TABLE perm(id INTEGER PRIMARY KEY AUTOINCREMENT, ct_id INTEGER NOT NULL REFERENCES \
+    ct(id), code TEXT,
                       UNIQUE(ct_id, code));
     CREATE TABLE same(id INTEGER PRIMARY KEY, v); INSERT INTO same VALUES (1, 'x');";
 

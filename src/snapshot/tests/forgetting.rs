@@ -78,7 +78,8 @@ fn a_version_is_not_given_again_to_a_row_that_is_forgotten() {
     }
 }
 
-/// A version that follows another node's, whose clock is ahead, is beyond what the own clock reserved.
+/// A version that follows another node's, whose clock is ahead, is beyond what the own clock
+/// reserved.
 #[test]
 fn a_version_beyond_the_own_clock_is_not_given_again() {
     let mut n = cluster(2, BOOKS);

@@ -18,8 +18,8 @@ fn rebuild(node: &mut Node) {
     node.capture();
 }
 
-/// All have three rows. The first deletes one, captured, and another one, not captured, before it is
-/// migrated; the others hear nothing of that.
+/// All have three rows. The first deletes one, captured, and another one, not captured, before it
+/// is migrated; the others hear nothing of that.
 fn one_deletes() -> Vec<Node> {
     let mut n = cluster(3, BEFORE);
     n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')");

@@ -339,8 +339,8 @@ fn what_was_missed_is_asked_for_and_merged() {
     assert_eq!(b.gate.enter().database.position("s").seq, 20);
 }
 
-/// The first node found the place lost with which its snapshot ends. The numbers were given out again, and
-/// are gone again: nothing shows it any more.
+/// The first node found the place lost with which its snapshot ends. The numbers were given out
+/// again, and are gone again: nothing shows it any more.
 fn found_lost(cluster: &Cluster) -> (Kept, Kept) {
     let (mut a, b) = cluster.two_that_met();
     move_on(&a, 20, None);
@@ -646,7 +646,8 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
     cluster.round(&mut b).unwrap();
     move_on(&a, 100, None);
     cluster.round(&mut a).unwrap();
-    // All from 60 on is lost, and 60 to 95 are other messages by now, of which 90 and before are gone.
+    // All from 60 on is lost, and 60 to 95 are other messages by now, of which 90 and before are
+    // gone.
     cluster.shared.lock().unwrap().lost_from = Some(60);
     move_on(&a, 95, None);
     a.app
@@ -666,8 +667,8 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
     assert_eq!(titles(&b), ["missed"]);
 }
 
-/// Simulation, seed 117302402879453: whoever lacks something in one stream did not say what it has of the
-/// others, and all waited for it.
+/// Simulation, seed 117302402879453: whoever lacks something in one stream did not say what it has
+/// of the others, and all waited for it.
 #[test]
 fn who_lacks_one_stream_says_what_the_others_lack_of_another() {
     let cluster = Cluster::new();

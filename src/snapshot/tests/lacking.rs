@@ -103,7 +103,8 @@ fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
     assert!(meet(&mut n).contains("written long ago"));
 }
 
-/// Simulation, seed 907543: a node that lacked something was away again before a snapshot helped it.
+/// Simulation, seed 907543: a node that lacked something was away again before a snapshot helped
+/// it.
 #[test]
 fn what_was_read_between_two_gaps_is_from_before_the_second() {
     let mut n = cluster(2, BOOKS);

@@ -18,7 +18,8 @@ use crate::model::backoff::Backoff;
 use crate::model::manifest::StreamPosition;
 use crate::stream::{Message, Reader, StreamError, StreamState, Writer};
 
-/// What happens during a fetch. If the broker forgot where we read: the last message it has by then.
+/// What happens during a fetch. If the broker forgot where we read: the last message it has by
+/// then.
 type Move = Box<dyn FnOnce(&Gate) -> Option<u64> + Send>;
 
 /// A stream whose messages have ids of their numbers, and what happens during each fetch.
@@ -143,8 +144,8 @@ fn that_a_stream_is_another_is_not_forgotten() {
     }
 }
 
-/// Simulation, seed 1107292: the broker lost what this node had read last, gave the numbers out again
-/// and dropped those as well.
+/// Simulation, seed 1107292: the broker lost what this node had read last, gave the numbers out
+/// again and dropped those as well.
 #[test]
 fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
     for (first, is_missing) in [(50, false), (51, true), (61, false)] {

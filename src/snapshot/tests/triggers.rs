@@ -10,14 +10,19 @@ const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, x);
     CREATE VIRTUAL TABLE f USING fts5(v, content = 't', content_rowid = 'id');
     CREATE VIRTUAL TABLE g USING fts5(v); CREATE VIRTUAL TABLE r USING rtree(id, a, b);
     CREATE TRIGGER ti AFTER INSERT ON t BEGIN
-      INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); INSERT INTO g(rowid, v) VALUES (NEW.id, NEW.v);
-      INSERT INTO r VALUES (NEW.id, NEW.x, NEW.x + 1); INSERT INTO words VALUES (NEW.id, NEW.v); END;
+      INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); INSERT INTO g(rowid, v) VALUES (NEW.id, \
+      NEW.v);
+      INSERT INTO r VALUES (NEW.id, NEW.x, NEW.x + 1); INSERT INTO words VALUES (NEW.id, NEW.v); \
+      END;
     CREATE TRIGGER tu AFTER UPDATE ON t BEGIN
-      INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, OLD.v); INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v);
-      UPDATE g SET v = NEW.v WHERE rowid = NEW.id; UPDATE r SET a = NEW.x, b = NEW.x + 1 WHERE id = NEW.id;
+      INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, OLD.v); INSERT INTO f(rowid, v) VALUES \
+      (NEW.id, NEW.v);
+      UPDATE g SET v = NEW.v WHERE rowid = NEW.id; UPDATE r SET a = NEW.x, b = NEW.x + 1 WHERE id \
+      = NEW.id;
       UPDATE words SET v = NEW.v WHERE id = NEW.id; END;
     CREATE TRIGGER td AFTER DELETE ON t BEGIN
-      INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, OLD.v); DELETE FROM g WHERE rowid = OLD.id;
+      INSERT INTO f(f, rowid, v) VALUES ('delete', OLD.id, OLD.v); DELETE FROM g WHERE rowid = \
+      OLD.id;
       DELETE FROM r WHERE id = OLD.id; DELETE FROM words WHERE id = OLD.id; END;";
 
 fn feeding(settings: &mut Settings) {
@@ -50,7 +55,10 @@ fn check(node: &Node) {
 #[test]
 fn what_triggers_feed_comes_right_on_every_node() {
     let mut maker = Node::with(1, SCHEMA, feeding);
-    maker.run("INSERT INTO sessions VALUES (1, 'secret'); INSERT INTO t VALUES (1, 'old', 1), (2, 'gone', 1)");
+    maker.run(
+        "INSERT INTO sessions VALUES (1, 'secret'); INSERT INTO t VALUES (1, 'old', 1), (2, \
+        'gone', 1)",
+    );
     maker.publish();
     let taken = snapshot(&mut maker);
     let linked = Node::linked(2, &taken.0, feeding);
@@ -65,7 +73,10 @@ fn what_triggers_feed_comes_right_on_every_node() {
         assert_eq!(node.rows("SELECT count(*) FROM sessions"), "i0");
     }
     let mut n = vec![maker, linked, empty, merging];
-    n[0].run("UPDATE t SET v = 'new', x = 5 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (3, 'new', 6)");
+    n[0].run(
+        "UPDATE t SET v = 'new', x = 5 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO \
+        t VALUES (3, 'new', 6)",
+    );
     n[3].run("DELETE FROM t WHERE id = 7");
     exchange(&mut n);
     exchange(&mut n);

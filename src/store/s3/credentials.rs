@@ -33,7 +33,8 @@ pub(super) fn hint(settings: &S3Store) -> &'static str {
     if configured || env("AWS_ACCESS_KEY_ID").is_some() {
         return "";
     }
-    " (no login: neither access_key and secret nor AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set)"
+    " (no login: neither access_key and secret nor AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are \
+     set)"
 }
 
 fn env(name: &str) -> Option<String> {

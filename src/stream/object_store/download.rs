@@ -14,8 +14,8 @@ use super::super::delivery::{Origin, status};
 use super::super::{QUICK, StreamError};
 use super::{Description, ObjectError, ObjectStore, digest_text, is_id};
 
-/// Chunks asked for at a time, at the most: 4 MiB, and so much memory. It begins with one, since the
-/// server drops whoever does not take in 10 s all that was asked for.
+/// Chunks asked for at a time, at the most: 4 MiB, and so much memory. It begins with one, since
+/// the server drops whoever does not take in 10 s all that was asked for.
 const BATCH: u64 = 32;
 /// How long the next chunk may take.
 const SILENCE: Duration = Duration::from_secs(15);

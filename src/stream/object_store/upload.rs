@@ -16,8 +16,8 @@ use super::super::writer::{acknowledgement, start};
 use super::super::{QUICK, StreamError, at_slowest};
 use super::{CHUNK, ObjectStore};
 
-/// Chunks without an acknowledgement, at the most: enough for a fast network. It begins with one, which a
-/// slow network has in its buffers for seconds.
+/// Chunks without an acknowledgement, at the most: enough for a fast network. It begins with one,
+/// which a slow network has in its buffers for seconds.
 const PLAIN_WINDOW: u64 = 8;
 /// Over TLS the crate loses the connection when the socket's send buffer fills.
 const TLS_WINDOW: u64 = 1;

@@ -6,8 +6,8 @@
 
 use serde_json::Value;
 
-/// Whether the consumer's server lags behind, as the stream's leader sees it. `consumer` and `stream`
-/// are what the API answers; a lone server's answers name no leader.
+/// Whether the consumer's server lags behind, as the stream's leader sees it. `consumer` and
+/// `stream` are what the API answers; a lone server's answers name no leader.
 pub(super) fn lags(consumer: &Value, stream: &Value) -> bool {
     let Some(host) = consumer["cluster"]["leader"].as_str() else {
         return false;

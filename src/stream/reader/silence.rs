@@ -1,8 +1,8 @@
 //! A pull that brings no messages: is there none, is the server late, or is the consumer dead?
 //!
 //! The stream is asked for its end. A consumer that brings nothing although there is more, at two
-//! answers, is dead; so is one that shows no life between two answers. Only an answer that stays out
-//! as well says that the connection is of no use.
+//! answers, is dead; so is one that shows no life between two answers. Only an answer that stays
+//! out as well says that the connection is of no use.
 
 use std::time::Duration;
 

@@ -21,8 +21,9 @@ use super::ServerError;
 
 /// How many of its last lines a death notice quotes.
 const LAST_WORDS: usize = 5;
-/// In the line that says that a write to a stream failed, as on a full disk. From then on nats-server
-/// refuses every message to the stream, however well the disk is again, until it is started anew.
+/// In the line that says that a write to a stream failed, as on a full disk. From then on
+/// nats-server refuses every message to the stream, however well the disk is again, until it is
+/// started anew.
 const WRITE_FAILED: &str = "Critical write error";
 /// A longer line would be cut; the server's own are short.
 const LINE_BYTES: u64 = 64 * 1024;

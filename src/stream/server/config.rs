@@ -143,7 +143,8 @@ impl ServerConfig {
                 return Ok(());
             }
             if output.status.code().is_none() {
-                // By whoever needs memory, or ends all servers: that says nothing of the configuration.
+                // By whoever needs memory, or ends all servers: that says nothing of the
+                // configuration.
                 let text = format!("while it read its configuration: {}", output.status);
                 return Err(ServerError::Failed(text));
             }

@@ -110,14 +110,17 @@ pub enum ServerError {
     )]
     NoBinary(String),
     #[error(
-        "store {0} is in use by another nats-server or daemon: stop that one, or wait for it to end; if \
-         it is that of another database in the same directory, set nats.store_dir to a directory of \
+        "store {0} is in use by another nats-server or daemon: stop that one, or wait for it to \
+         end; if \
+         it is that of another database in the same directory, set nats.store_dir to a directory \
+         of \
          its own for each"
     )]
     StoreInUse(PathBuf),
     #[error(
         "store {0} belongs to a cluster, whose streams a lone server would lose: start with the \
-         flags -cluster-addr and -cluster-peers, as before; or, if this node is to be alone from now \
+         flags -cluster-addr and -cluster-peers, as before; or, if this node is to be alone from \
+         now \
          on, move {0} away: all rows are published again then"
     )]
     OfCluster(PathBuf),
@@ -297,8 +300,8 @@ impl Server {
         written.is_ok()
     }
 
-    /// Ends it in good order: its state is on disk afterwards, as far as the system writes it. Or at
-    /// once, when something arrives in `hurry` or that is closed: true then.
+    /// Ends it in good order: its state is on disk afterwards, as far as the system writes it. Or
+    /// at once, when something arrives in `hurry` or that is closed: true then.
     pub fn stop(self, hurry: &Receiver<()>) -> bool {
         self.child.stop(hurry, STOP_TIMEOUT)
     }

@@ -94,8 +94,8 @@ fn a_cloned_card_beside_its_original() {
     write(&cluster.nodes[0], 0..50, "a");
     cluster.converge();
     cluster.nodes[0].stop();
-    // Whoever wrote after the end, such as a snapshot under way, would have reserved time again, and
-    // within that two nodes do not tell each other from their own past.
+    // Whoever wrote after the end, such as a snapshot under way, would have reserved time again,
+    // and within that two nodes do not tell each other from their own past.
     let reserved =
         "SELECT value - unixepoch() * 1000 FROM __harmonylite___meta WHERE key = 'clock_until'";
     assert!(cluster.nodes[0].number(reserved) <= 1000);

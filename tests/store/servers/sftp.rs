@@ -57,7 +57,8 @@ pub fn sshd(data: Option<&Path>) -> Option<Bench> {
     fs::set_permissions(&authorized, fs::Permissions::from_mode(0o600)).unwrap();
     // Not the kind that would be chosen otherwise, nor the only line.
     let known = format!(
-        "# hosts\n@cert-authority *.example ssh-ed25519 AAAA\nodd line\nother {}[127.0.0.1]:{port} {}",
+        "# hosts\n@cert-authority *.example ssh-ed25519 AAAA\nodd line\nother {}[127.0.0.1]:{port} \
+         {}",
         public(&path("ed25519")),
         public(&path("rsa"))
     );

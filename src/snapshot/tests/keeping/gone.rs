@@ -14,7 +14,8 @@ fn lose_stream(node: &Kept) {
     inside.database.flush().unwrap();
 }
 
-/// Node 1 made a snapshot at 10 and ended; node 2 had read up to `read` when the broker's store was lost.
+/// Node 1 made a snapshot at 10 and ended; node 2 had read up to `read` when the broker's store was
+/// lost.
 fn after_loss(read: u64) -> (Cluster, Kept) {
     let cluster = Cluster::new();
     let (mut a, mut b) = cluster.two_that_met();
