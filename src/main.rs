@@ -1,5 +1,5 @@
-//! Words in, exit code out: 0 done and all is well, 1 failed or not all is well, 2 called wrongly, 3 no
-//! daemon runs that could be asked.
+//! Words in, exit code out: 0 done and all is well, 1 failed or not all is well, 2 called wrongly,
+//! 3 no daemon runs that could be asked.
 
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;

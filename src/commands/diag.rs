@@ -1,8 +1,9 @@
-//! `harmonylite diag`: what helps to find a fault, in one text file, without secrets and without rows.
+//! `harmonylite diag`: what helps to find a fault, in one text file, without secrets and without
+//! rows.
 //!
 //! The configuration is written key by key from a list of those that hold no secret; a key that is
-//! not on the list is named alone. Texts of the log and of the daemon may repeat what a server said:
-//! every secret that the configuration knows is taken out of them.
+//! not on the list is named alone. Texts of the log and of the daemon may repeat what a server
+//! said: every secret that the configuration knows is taken out of them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -23,7 +24,11 @@ const ANSWER_BYTES: u64 = 4 << 20;
 const DEFAULT: &str = "harmonylite-diag.txt";
 
 /// Writes the bundle to a file that is not there yet, which nobody else may read.
-pub fn write(config: &Config, to: Option<&Path>, out: &mut dyn Write) -> Result<End, String> {
+pub(crate) fn write(
+    config: &Config,
+    to: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<End, String> {
     let path = to.unwrap_or(Path::new(DEFAULT));
     let (text, is_running) = bundle(config);
     let failed = |e: std::io::Error| format!("writing {}: {e}", path.display());
@@ -111,8 +116,8 @@ fn log_tail(config: &Config) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The text without any of the secrets, also as they stand in a URL or in JSON, and without the login
-/// of any URL.
+/// The text without any of the secrets, also as they stand in a URL or in JSON, and without the
+/// login of any URL.
 fn without(text: &str, secrets: &[String]) -> String {
     let mut forms: Vec<String> = Vec::new();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {

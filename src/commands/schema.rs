@@ -8,7 +8,7 @@ use crate::status::report::{Node, Status};
 const VERSION: u32 = 1;
 
 /// What is to be said, and whether the tables are the same.
-pub fn shown(status: &Status, cluster: bool, as_json: bool) -> (String, bool) {
+pub(crate) fn shown(status: &Status, cluster: bool, as_json: bool) -> (String, bool) {
     let others: &[Node] = match cluster {
         true => &status.others,
         false => &[],

@@ -23,7 +23,7 @@ pub(super) fn status(context: &Context) -> Response {
 
 /// Takes a node that is gone off the list: `node`, and `dry_run` if it is only to be said whether
 /// that would be done.
-pub fn forget(context: &Context, request: &Request) -> Response {
+pub(crate) fn forget(context: &Context, request: &Request) -> Response {
     let Some(gate) = context.gate() else {
         return unavailable(context.absence());
     };
@@ -41,7 +41,7 @@ pub fn forget(context: &Context, request: &Request) -> Response {
 }
 
 /// Begins to compare rows: `repair` and `dry_run` as for the command.
-pub fn begin_verify(context: &Context, request: &Request) -> Response {
+pub(crate) fn begin_verify(context: &Context, request: &Request) -> Response {
     let Some(gate) = context.gate() else {
         return unavailable(context.absence());
     };
@@ -56,7 +56,7 @@ pub fn begin_verify(context: &Context, request: &Request) -> Response {
 }
 
 /// The JSON of [`crate::status::verify::report`], of the run under way or the last one.
-pub fn verify(context: &Context) -> Response {
+pub(crate) fn verify(context: &Context) -> Response {
     let Some(gate) = context.gate() else {
         return unavailable(context.absence());
     };

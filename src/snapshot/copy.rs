@@ -40,9 +40,9 @@ DELETE FROM __harmonylite___replacing;";
 pub struct View {
     conn: Connection,
     reads: Viewing,
-    /// Tables whose rows are not for others, unless `apply_triggers` feed them: those rows stem from
-    /// rows that are, and a node that begins with the copy fires no trigger. New tables, too, whose
-    /// rows have no versions yet.
+    /// Tables whose rows are not for others, unless `apply_triggers` feed them: those rows stem
+    /// from rows that are, and a node that begins with the copy fires no trigger. New tables, too,
+    /// whose rows have no versions yet.
     excluded: Vec<String>,
     fed: Vec<String>,
     /// Virtual tables whose content is that of such tables.
@@ -131,8 +131,8 @@ impl View {
         &self.conn
     }
 
-    /// Copies it to a new file and takes out what is not for others. `watch` sees how many bytes are
-    /// done, and can end it.
+    /// Copies it to a new file and takes out what is not for others. `watch` sees how many bytes
+    /// are done, and can end it.
     pub fn copy(
         self,
         to: &Path,

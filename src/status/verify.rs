@@ -1,14 +1,14 @@
 //! Whether all nodes hold the same rows, and if not, which differ.
 //!
 //! ```text
-//! harmonylite verify ─▶ run: totals of all tables ─▶ 256 parts ─▶ their 256 parts ─▶ rows ─▶ versions
+//! harmonylite verify ─▶ run: totals of tables ─▶ 256 parts ─▶ their 256 parts ─▶ rows ─▶ versions
 //!                              │ a request in the bucket (message)            ▲
 //!                              ▼                                              │
 //!                       every node: a view at known positions, walked in time boxes (answer)
 //! ```
 //!
-//! A digest is a sum of keyed SHA-256 over rows, so that the order of rows does not matter; the key is
-//! drawn for each run, so that nobody can make up two rows of one digest beforehand. Nodes are
+//! A digest is a sum of keyed SHA-256 over rows, so that the order of rows does not matter; the key
+//! is drawn for each run, so that nobody can make up two rows of one digest beforehand. Nodes are
 //! compared only where each has read the same messages, nothing waits to be captured or sent, and
 //! every message of its own was read back: anything else is "not comparable yet".
 

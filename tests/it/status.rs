@@ -211,7 +211,8 @@ fn a_bundle_holds_no_secret() {
             toml(2),
             toml(3)
         ),
-        "store = \"webdav\"\n[snapshot.webdav]\nurl = \"https://127.0.0.1:1/?dir=/d&login=u&secret=5ecret-4\"\n"
+        "store = \"webdav\"\n[snapshot.webdav]\nurl \
+         = \"https://127.0.0.1:1/?dir=/d&login=u&secret=5ecret-4\"\n"
             .to_owned(),
         format!(
             "store = \"sftp\"\n[snapshot.sftp]\nendpoint = \"127.0.0.1:1\"\npath = \"/d\"\n\

@@ -1,10 +1,10 @@
 //! What is known of a table's rows from before its key became another one.
 //!
-//! A migration that changes the key leaves the rows what they were: each keeps the version that it had
-//! under its old key, if the columns of that are all still there, or all others: then it is found by its
-//! content. So the versions table of the old key
-//! stays, as the *former* one, for as long as a deleted row is remembered: its tombstones are those of
-//! rows that may still come under the new key.
+//! A migration that changes the key leaves the rows what they were: each keeps the version that it
+//! had under its old key, if the columns of that are all still there, or all others: then it is
+//! found by its content. So the versions table of the old key stays, as the *former* one, for as
+//! long as a deleted row is remembered: its tombstones are those of rows that may still come under
+//! the new key.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::model::version::{Version, stamp};
 
 /// The key that a table had before, as `___former` keeps it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Former {
+pub(crate) struct Former {
     #[serde(flatten)]
     pub shape: Shape,
     /// How the migration made new keys of old ones, see [`seen`].
@@ -36,18 +36,18 @@ pub struct Former {
 /// What the comparison saw of the keys that a migration gave to rows.
 pub(crate) mod seen {
     /// A row has the key that its columns of before make here.
-    pub const COMPUTED: u8 = 1;
+    pub(crate) const COMPUTED: u8 = 1;
     /// A row has another one.
-    pub const OTHER: u8 = 2;
+    pub(crate) const OTHER: u8 = 2;
     /// A row is none of those from before.
-    pub const NEW: u8 = 4;
+    pub(crate) const NEW: u8 = 4;
     /// A row from before is not there.
-    pub const LACKING: u8 = 8;
+    pub(crate) const LACKING: u8 = 8;
 }
 
 impl Former {
     /// Whether it can be one: it may come from elsewhere.
-    pub fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         let known = ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"];
         let is_known = |(affinity, collation): &(String, String)| {
             known.contains(&affinity.as_str()) && is_known_collation(collation)
@@ -56,9 +56,9 @@ impl Former {
         !key.is_empty() && key.len() <= columns.len() && key.iter().all(is_known)
     }
 
-    /// Whether a row's columns of before make its key here, as far as the rows tell. Rows that are new
-    /// beside rows that are lacking may be the same ones under keys that were worked out.
-    pub fn makes_keys(&self) -> bool {
+    /// Whether a row's columns of before make its key here, as far as the rows tell. Rows that are
+    /// new beside rows that are lacking may be the same ones under keys that were worked out.
+    pub(crate) fn makes_keys(&self) -> bool {
         let both = seen::NEW | seen::LACKING;
         self.seen & (seen::COMPUTED | seen::OTHER) == seen::COMPUTED && self.seen & both != both
     }
@@ -77,10 +77,10 @@ pub(crate) struct FormerRow {
 }
 
 impl FormerRow {
-    /// The tombstone that the row has, `is_here` saying whether there is a row that it became. One that
-    /// was written just before the migration and is not here was deleted by that, which counts as by
-    /// this `node`.
-    pub fn tombstone(&self, is_here: bool, node: u64) -> Option<Version> {
+    /// The tombstone that the row has, `is_here` saying whether there is a row that it became. One
+    /// that was written just before the migration and is not here was deleted by that, which counts
+    /// as by this `node`.
+    pub(crate) fn tombstone(&self, is_here: bool, node: u64) -> Option<Version> {
         let state = &self.stored.state;
         match self.written_ms {
             Some(time_ms) if !is_here => Some(Version {
@@ -97,8 +97,8 @@ pub(super) enum Kept {
     /// No: too little of the old rows is left.
     Nothing,
     ByKey,
-    /// The old key is not in the new rows. With the time, in unix milliseconds, of the last write that
-    /// was not captured.
+    /// The old key is not in the new rows. With the time, in unix milliseconds, of the last write
+    /// that was not captured.
     ByContent(Option<i64>),
 }
 
@@ -119,8 +119,8 @@ pub(crate) fn former_table(id: i64) -> String {
 }
 
 impl Database {
-    /// Keeps the versions of a table under the number that it has from now on, with what the change log and
-    /// `___waiting` have of its rows.
+    /// Keeps the versions of a table under the number that it has from now on, with what the change
+    /// log and `___waiting` have of its rows.
     pub(super) fn keep_former(
         &mut self,
         (old, new): (i64, i64),
@@ -215,7 +215,8 @@ impl Database {
         let text = format!(
             "INSERT INTO {former}({}, hlc, site, deleted, at, hash, written_ms)
              VALUES ({}, 0, {site}, 1, 0, 0, {time_ms})
-             ON CONFLICT DO UPDATE SET written_ms = max(ifnull(written_ms, 0), excluded.written_ms)",
+             ON CONFLICT DO UPDATE SET written_ms = max(ifnull(written_ms, 0), \
+             excluded.written_ms)",
             names.join(", "),
             marks.join(", "),
         );
@@ -245,8 +246,9 @@ impl Database {
         Ok(())
     }
 
-    /// What is known of a row under its table's former key, by its values as `value` gives them for a
-    /// column (lower case); where its old key is not among them, by its content, and `version` if given.
+    /// What is known of a row under its table's former key, by its values as `value` gives them for
+    /// a column (lower case); where its old key is not among them, by its content, and `version` if
+    /// given.
     pub(crate) fn former_row<'v>(
         &self,
         table: &Table,
@@ -316,8 +318,8 @@ impl Database {
         Ok(())
     }
 
-    /// Stores what arrived of a row under its former key: its version, unless one that is known is newer,
-    /// and the key of the row that it is here; none if that stays.
+    /// Stores what arrived of a row under its former key: its version, unless one that is known is
+    /// newer, and the key of the row that it is here; none if that stays.
     pub(crate) fn put_former(
         &mut self,
         id: i64,
@@ -353,8 +355,8 @@ impl Database {
         Ok(())
     }
 
-    /// A table remembers a former key that it did not have here, and the deletes under that. Inside a
-    /// transaction.
+    /// A table remembers a former key that it did not have here, and the deletes under that. Inside
+    /// a transaction.
     pub(crate) fn adopt_former(&mut self, table: &Table, former: &Former) -> Result<()> {
         let key = former.shape.key.iter().enumerate();
         let columns = key.map(|(i, (affinity, collation))| {
@@ -439,8 +441,8 @@ impl Database {
         table.content_hash((0..values.len()).map(of)) == former.stored.hash
     }
 
-    /// Forgets former versions that are older than transaction `bound`, and the tables that were dropped
-    /// before that. Inside a transaction.
+    /// Forgets former versions that are older than transaction `bound`, and the tables that were
+    /// dropped before that. Inside a transaction.
     pub(crate) fn forget_former(&mut self, bound: i64) -> Result<()> {
         let old: Vec<i64> = {
             let text = "SELECT table_id FROM __harmonylite___former WHERE at <= ?1";

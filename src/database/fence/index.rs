@@ -1,9 +1,9 @@
 //! Who reads just now, by the database's `-shm` file.
 //!
 //! A reader in WAL mode shares one of five bytes, each of which stands for a place in the WAL up to
-//! which it reads (<https://www.sqlite.org/walformat.html>). One that reads up to an older place than
-//! the last commit cannot write any more, whoever does: it need not be waited for, however long it
-//! stays (a report, a backup, Litestream).
+//! which it reads (<https://www.sqlite.org/walformat.html>). One that reads up to an older place
+//! than the last commit cannot write any more, whoever does: it need not be waited for, however
+//! long it stays (a report, a backup, Litestream).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -86,7 +86,8 @@ pub(super) fn wait(shm: &File, patience: Duration) -> bool {
         .is_none_or(|run| locks::wait(shm, run, patience))
 }
 
-/// Takes all the bytes, inside a write transaction of ours. False: somebody reads, and none is ours.
+/// Takes all the bytes, inside a write transaction of ours. False: somebody reads, and none is
+/// ours.
 pub(super) fn take(shm: &File) -> bool {
     let taken = locks::take(shm, &READERS) || wanted(shm).iter().all(|run| locks::take(shm, run));
     if !taken {

@@ -68,7 +68,8 @@ pub struct Fix {
     pub newest: (i64, u64),
     /// Who publishes it once more.
     pub from: Vec<u64>,
-    /// A node that has this version, and another content than it recorded with it, gives its own up.
+    /// A node that has this version, and another content than it recorded with it, gives its own
+    /// up.
     pub gives_up: bool,
 }
 
@@ -115,7 +116,8 @@ pub struct State {
     pub deleted: bool,
     /// Whether the row is in the table.
     pub present: bool,
-    /// It is what was recorded when its version was. If not, it was changed behind the triggers' back.
+    /// It is what was recorded when its version was. If not, it was changed behind the triggers'
+    /// back.
     pub intact: bool,
     pub digest: String,
 }

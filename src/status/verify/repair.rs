@@ -2,8 +2,8 @@
 //!
 //! The newest version of a row is published once more by a node that holds it. That is enough where
 //! others have an older one. A row that was changed behind the back of the triggers has the newest
-//! version already, and another content: it is given the lowest version there is for it, so that what
-//! is published wins. A crash in between leaves it so, and the next run finds it again.
+//! version already, and another content: it is given the lowest version there is for it, so that
+//! what is published wins. A crash in between leaves it so, and the next run finds it again.
 
 use super::digest::{Digester, Key};
 use super::message::{Fix, RowKey, State};
@@ -133,8 +133,8 @@ impl Database {
     }
 }
 
-/// Below what it was, and below every column of it. A row that should be deleted has no tombstone any
-/// more, or what it is would be above that.
+/// Below what it was, and below every column of it. A row that should be deleted has no tombstone
+/// any more, or what it is would be above that.
 fn lowest(state: &Versions) -> Versions {
     let before = Version {
         hlc: HLC_BEFORE,
