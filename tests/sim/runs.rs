@@ -127,10 +127,7 @@ fn compare_with_recorded(traces: &BTreeMap<u64, String>) {
         std::fs::write(&path, text).expect("the file is written");
         return;
     }
-    let Ok(recorded) = std::fs::read_to_string(&path) else {
-        println!("nothing to compare with: scripts/sim.sh --traces records {TRACES}");
-        return;
-    };
+    let recorded = std::fs::read_to_string(&path).expect("traces are recorded");
     let recorded: BTreeSet<&str> = recorded.lines().collect();
     let others: Vec<&str> = text.lines().filter(|l| !recorded.contains(l)).collect();
     let seeds: Vec<&str> = others.iter().filter_map(|l| l.split(' ').next()).collect();
