@@ -30,8 +30,7 @@ pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
     if !is_default {
         return Err(format!(
             "seq_map_path: another harmonylite keeps the positions of its database in {}: give \
-             each \
-             database a file of its own",
+             each database a file of its own",
             wanted.display()
         ));
     }

@@ -62,8 +62,7 @@ pub fn run(folder: &Path, limit: &Path, seed: u64, rows: u64, time: Duration) ->
         .map_or(0, |d| d.memory_kb("VmHWM"));
     println!(
         "a table of {rows} rows: {writes} writes beside the installation, none saw SQLITE_BUSY, \
-         they \
-         took p99 {} ms, longest {} ms; all sent {:.1} s after the last; peak RSS {:.1} MB",
+         they took p99 {} ms, longest {} ms; all sent {:.1} s after the last; peak RSS {:.1} MB",
         wait(waits.len() * 99 / 100),
         wait(waits.len() - 1),
         sent.as_secs_f64(),

@@ -105,8 +105,7 @@ impl Database {
     /// The first row of a table is displaced.
     fn say_displaced(&mut self, table: &Table) {
         let text = "are displaced: others have their values in a UNIQUE index; `harmonylite \
-            conflicts` \
-                    shows them";
+            conflicts` shows them";
         match self.displaced_alarm.rings(self.clock.uptime()) {
             Some(0) => log::warn!("rows of table {} {text}", table.name()),
             Some(more) => log::warn!(

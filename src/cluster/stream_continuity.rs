@@ -63,8 +63,7 @@ pub fn look(
     if is_uncertain(state, &position) {
         log::warn!(
             "{stream}: message {} was read last, and is gone: whether it was the one that the \
-             broker \
-             kept cannot be told, so a snapshot is asked for",
+             broker kept cannot be told, so a snapshot is asked for",
             position.seq
         );
         inside.database.note_gap(stream, state.first);

@@ -34,8 +34,7 @@ pub(super) fn complete(options: &Options, store: &Path) -> Options {
     } else if let Some(known) = recall(&file) {
         log::warn!(
             "no servers of other nodes are named: joining those of the last start, {} (flags in \
-             {}; \
-             delete it to run alone)",
+             {}; delete it to run alone)",
             described(&known),
             file.display()
         );

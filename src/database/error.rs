@@ -23,10 +23,8 @@ pub enum DatabaseError {
     LaterFormat(PathBuf, i64),
     #[error(
         "{0} has a table {1} with rows that are not HarmonyLite's, though it has the name of one \
-         of \
-         its tables; nothing was changed. If nobody needs it, remove it: harmonylite -cleanup \
-         takes \
-         everything whose name begins with __harmonylite__ out of a database"
+         of its tables; nothing was changed. If nobody needs it, remove it: harmonylite -cleanup \
+         takes everything whose name begins with __harmonylite__ out of a database"
     )]
     ForeignTable(PathBuf, String),
     #[error("apply_triggers names {0}, but the database has no such trigger")]

@@ -35,8 +35,7 @@ impl Database {
             if self.missed_triggers.get(name) != Some(table) {
                 log::warn!(
                     "trigger {name} writes to {table}, which is not replicated, and does not run \
-                     for \
-                     changes that arrive: if it should, add it to apply_triggers"
+                     for changes that arrive: if it should, add it to apply_triggers"
                 );
             }
         }

@@ -122,8 +122,7 @@ impl Report {
             let text = format!(
                 "SQLite numbers the rows: two nodes that insert before they hear of each other may \
                  give two rows one number, and one is lost; keys that differ by node (UUIDs, \
-                 random \
-                 numbers, ranges) do not: {names}"
+                 random numbers, ranges) do not: {names}"
             );
             dangers.push(Danger {
                 level: Level::Info,

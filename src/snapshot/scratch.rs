@@ -142,8 +142,7 @@ fn too_little(bytes: u64, free: u64) -> String {
     let (needed, spare) = (bytes.div_ceil(MB), SPARE_BYTES / MB);
     format!(
         "a snapshot needs {} MB here for a while ({needed} for itself, {spare} left to others), \
-         and \
-         {} MB are free",
+         and {} MB are free",
         needed + spare,
         free / MB
     )

@@ -25,8 +25,7 @@ const DEFAULT_PORT: u16 = 4222;
 /// line before it begins with TLS.
 const TLS_FIRST: &str = "the server wants TLS before its first line (handshake_first: true): set \
      that to auto, or to a time such as \"300ms\", in the tls section of the server's \
-     configuration; \
-     or no nats-server listens there";
+     configuration; or no nats-server listens there";
 
 /// The part of a server's first line (INFO) that matters here.
 #[derive(Debug, Clone, serde::Deserialize)]

@@ -52,10 +52,9 @@ impl Foreign {
         };
         let text = format!(
             "the nodes use different streams {stream}: here the one in {}, elsewhere one in {}; \
-             rows \
-             that are written while their servers are not linked never reach the others. Keep one \
-             of them, at the hub: set nats.jetstream_domain to its domain on every node and delete \
-             the rest",
+             rows that are written while their servers are not linked never reach the others. Keep \
+             one of them, at the hub: set nats.jetstream_domain to its domain on every node and \
+             delete the rest",
             name(ours),
             name(theirs)
         );

@@ -22,20 +22,16 @@ pub(super) fn advice(err_code: u32, description: &str) -> &'static str {
         }
         10002 | 10023 | 10047 => {
             "; the storage of the account (max_file) or of the server is used up or reserved: \
-             lower \
-             replication_log.max_bytes or snapshot.nats.max_bytes, or have it raised"
+             lower replication_log.max_bytes or snapshot.nats.max_bytes, or have it raised"
         }
         10026 => {
             "; the account has all the consumers that it may (max_consumers): each node needs one \
-             per \
-             shard and one more at times: have that limit raised"
+             per shard and one more at times: have that limit raised"
         }
         10027 => {
             "; the account has all the streams that it may (max_streams): needed are one per \
-             shard, \
-             two for keys and, while snapshot.store is \"nats\", one for snapshots: have that \
-             limit \
-             raised, or delete streams that nobody uses"
+             shard, two for keys and, while snapshot.store is \"nats\", one for snapshots: have \
+             that limit raised, or delete streams that nobody uses"
         }
         10035 | 10039 => "; have jetstream enabled for this account",
         _ if description.contains("maximum bytes exceeded") => {

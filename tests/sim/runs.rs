@@ -134,12 +134,10 @@ fn compare_with_recorded(traces: &BTreeMap<u64, String>) {
     assert!(
         seeds.is_empty(),
         "{} of {} worlds went another way than recorded, and all of them passed. A change that is \
-         to \
-         change no behaviour must leave every trace as it is: `scripts/sim.sh --seed N` before and \
-         after shows the first step that differs. Was the behaviour, or a world, changed on \
-         purpose, \
-         then record the traces anew with `scripts/sim.sh --traces` and say why in the commit. \
-         Seeds: {}",
+         to change no behaviour must leave every trace as it is: `scripts/sim.sh --seed N` before \
+         and after shows the first step that differs. Was the behaviour, or a world, changed on \
+         purpose, then record the traces anew with `scripts/sim.sh --traces` and say why in the \
+         commit. Seeds: {}",
         seeds.len(),
         traces.len(),
         seeds.join(" ")

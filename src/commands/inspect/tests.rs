@@ -51,8 +51,7 @@ fn how_tables_take_part() {
             "  alembic_version  Alembic keeps its books in it, on each node its own",
             "virtual: each node's module keeps its own",
             "  place            it is a virtual table of the module rtree, whose data each node \
-             keeps \
-             for itself",
+             keeps for itself",
             "storage of virtual tables",
             "  place_node       the virtual table place keeps its data in it",
         ]

@@ -491,9 +491,8 @@ impl Wait {
             ));
         }
         let text = "it was made anew and is empty: a migration may copy its rows yet. It goes on 2 \
-            s \
-                    after its first row, or without any when the time is over: its rows are not \
-                    deleted on other nodes, and come back";
+            s after its first row, or without any when the time is over: its rows are not deleted \
+            on other nodes, and come back";
         self.is_emptied.then(|| text.to_owned())
     }
 
@@ -503,9 +502,8 @@ impl Wait {
         if let Some(of) = &self.stands_for {
             log::error!(
                 "table {name} looks like a step of a migration of table {of}, and is there for \
-                 {minutes} \
-                 minutes: it is replicated from now on; drop it if it was left by a migration that \
-                 failed"
+                 {minutes} minutes: it is replicated from now on; drop it if it was left by a \
+                 migration that failed"
             );
         } else if self.is_emptied {
             log::error!(

@@ -111,17 +111,14 @@ pub enum ServerError {
     NoBinary(String),
     #[error(
         "store {0} is in use by another nats-server or daemon: stop that one, or wait for it to \
-         end; if \
-         it is that of another database in the same directory, set nats.store_dir to a directory \
-         of \
-         its own for each"
+         end; if it is that of another database in the same directory, set nats.store_dir to a \
+         directory of its own for each"
     )]
     StoreInUse(PathBuf),
     #[error(
         "store {0} belongs to a cluster, whose streams a lone server would lose: start with the \
          flags -cluster-addr and -cluster-peers, as before; or, if this node is to be alone from \
-         now \
-         on, move {0} away: all rows are published again then"
+         now on, move {0} away: all rows are published again then"
     )]
     OfCluster(PathBuf),
     /// The configuration, generated or the user's, was refused.
