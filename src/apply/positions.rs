@@ -13,7 +13,7 @@ use crate::model::gap::{Gap, Reach, after_merge};
 use crate::model::manifest::{Entry, StreamPosition};
 use crate::mutation::{self, Mutation};
 
-/// A place in a stream, and the marks by which the node recognizes the stream.
+/// A place in a stream, and how the node recognizes the stream again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Position {
     /// Sequence of the last message read; 0 before the first.
