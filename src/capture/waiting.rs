@@ -98,8 +98,8 @@ impl Database {
         Ok(None)
     }
 
-    /// Key, kind and time of some kept entries of one table, in the order of keys and kinds: a mark,
-    /// a real write, a possible eviction.
+    /// Key, kind and time of some kept entries of one table, in the order of keys and kinds: first
+    /// a mark, then a real write, then a possible eviction.
     fn kept_of(&self, id: i64) -> Result<Vec<(Vec<u8>, i64, i64)>> {
         let mut kept = self.conn.prepare_cached(
             "SELECT key, kind, time_ms FROM __harmonylite___waiting WHERE table_id = ?1
