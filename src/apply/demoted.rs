@@ -37,7 +37,7 @@ pub(super) fn note(
 }
 
 impl Database {
-    /// Logs, now that this node has met the others, what that changed in the rows it brought along.
+    /// Logs the demoted and displaced rows, once this node has met the others.
     pub(crate) fn report_demoted(&mut self) -> Result<()> {
         for (table, count) in std::mem::take(&mut self.demoted) {
             log::warn!(

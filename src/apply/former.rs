@@ -360,8 +360,8 @@ fn converted(column: &Column, value: &OwnedValue) -> Option<OwnedValue> {
     convert(column.affinity.name(), value)
 }
 
-/// What a value becomes in a column of that affinity; none if it is NULL, or what SQLite would make
-/// of it is not known here.
+/// The value that a column of this affinity stores for `value`; none if `value` is NULL, or if
+/// SQLite's conversion of it is not reproduced here.
 fn convert(affinity: &str, value: &OwnedValue) -> Option<OwnedValue> {
     let is_text = affinity == Affinity::Text.name();
     let is_number = !is_text && affinity != Affinity::Blob.name();

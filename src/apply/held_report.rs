@@ -19,7 +19,7 @@ use crate::model::version::milliseconds;
 /// Bound of the reasons, and of the columns, that are listed per table.
 const LISTED: usize = 20;
 
-/// What is held of one table.
+/// The held rows of one table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HeldTable {
     /// Name of the table in lower case.
@@ -48,7 +48,7 @@ pub struct HeldTable {
     pub former_keys: Vec<String>,
 }
 
-/// All that is held in a database.
+/// Everything that is held in a database.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct HeldReport {
     /// Tables with held rows, sorted by name.

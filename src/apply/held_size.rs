@@ -1,4 +1,4 @@
-//! How much is held of tables that are not here, and when something of them came last.
+//! Size of the held rows of tables that are not here, and the time when the last one came.
 //!
 //! Such tables may belong to another application, or be invented, so the amount held is bounded.
 //! Beyond the bound the largest table is let go ([`super::let_go`]): if it is here one day, a

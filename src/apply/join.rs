@@ -193,7 +193,7 @@ impl Database {
             .as_ref()
             .filter(|s| s.state.deleted && self.may_be_dropped_elsewhere(s));
         let is_told_again = theirs.deleted && in_doubt.is_some_and(is_tie);
-        // This holds even if the row wins: its columns from before the tombstone do not.
+        // The tombstone counts even if the row wins: columns from before the tombstone lose to it.
         let is_unheard = |s: &Stored| theirs.floor() < s.state.version;
         let mut joined = Joined {
             remains: stored.as_ref().filter(survives).map(|s| s.at),

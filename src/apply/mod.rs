@@ -106,7 +106,7 @@ impl<'a> Content<'a> {
     }
 }
 
-/// What [`Database::apply`] did.
+/// Result of one call of [`Database::apply`].
 #[derive(Debug, Default)]
 pub struct Applied {
     /// How many of the messages are done, counted from the first.

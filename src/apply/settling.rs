@@ -24,7 +24,7 @@ const UNMOVABLE: Version = Version {
     node: u64::MAX,
 };
 
-/// Steps of one settling; only a damaged index makes it endless.
+/// Bound of the steps of one settling: only a damaged index makes it endless.
 const MAX_LOOKS: u32 = 1_000_000;
 
 /// Decides between colliding rows: the one with the larger order is in the table.

@@ -39,7 +39,7 @@ pub(crate) use unsent::{has_mark, put_mark};
 pub(crate) use unsent_copy::{Unsent, UnsentCopy};
 pub(crate) use waiting::MARK;
 
-/// What one capture found.
+/// Result of one capture.
 #[derive(Debug, Default)]
 pub struct Captured {
     /// Frames to be published; empty while the publisher is not live.
@@ -189,8 +189,8 @@ impl Database {
         self.marks.rejected.set(before + count);
     }
 
-    /// Gives the touched rows of a table their versions, and notes which displaced rows are
-    /// concerned.
+    /// Gives the touched rows of a table their versions, and notes which displaced rows must be
+    /// settled.
     fn record_changes(
         &mut self,
         table: &Arc<Table>,

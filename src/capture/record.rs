@@ -232,8 +232,9 @@ fn exceptions<'v>(
     exceptions
 }
 
-/// Gives values that a rebuild put into new columns the lowest version. They are older than the
-/// writes of nodes that had these columns before, even if the row came from such a node since.
+/// Gives values that a rebuild put into new columns the lowest version above the row's floor. They
+/// are older than the writes of nodes that had these columns before, even if the row came from such
+/// a node since.
 fn fill_late(table: &Table, stored: &Stored, node: u64, exceptions: &mut Exceptions) {
     let hlc = HLC_BEFORE.max(stored.state.floor().hlc + 1);
     let late = (0..table.schema.columns.len()).filter(|i| is_late(table, stored, *i));

@@ -26,7 +26,7 @@ use crate::mutation::{self, Mutation};
 /// While changes are captured all the time, acknowledged marks are cleared this often.
 const CLEAR_EVERY: Duration = Duration::from_secs(1);
 
-/// What memory knows about marks, besides their table.
+/// The state of marks in memory, besides their table.
 #[derive(Debug, Default)]
 pub struct Marks {
     /// Whether captured rows are encoded for the publisher at once.

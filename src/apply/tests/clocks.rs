@@ -12,7 +12,7 @@ const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 const MINUTE: Duration = Duration::from_secs(60);
 const TIMES: &str = "SELECT hlc >> 16 FROM __harmonylite__t_versions ORDER BY k1";
 
-/// Each reading advances the clock by more than a transaction may take: a capture takes one batch.
+/// Each reading of the uptime adds more than a transaction may take: a capture takes one batch.
 struct SlowClock {
     clock: Arc<ManualClock>,
     looks: AtomicU64,
