@@ -1,13 +1,13 @@
-//! What SQLite makes of a key whose class is not the one that its column stores.
+//! Keys whose storage class is not the one that their column stores.
 //!
-//! '1' in an INTEGER column is stored as 1: marks, held and displaced rows would go by another key
-//! than the row does. No node stores such a key, so only a peer that is wrong sends one.
+//! SQLite stores '1' in an INTEGER column as 1: marks, held rows and displaced rows would then have
+//! a different key than the row. No node stores such a key, so only a faulty peer sends one.
 
 use crate::database::schema::Affinity;
 use crate::database::table::Table;
 use crate::model::value::Value;
 
-/// Whether the key is one that the table can hold as it is (1 and 1.0 are the same key).
+/// Whether the table can store the key unchanged (1 and 1.0 are the same key).
 pub(super) fn is_storable_key(table: &Table, key: &[Value<'_>]) -> bool {
     let columns = key.iter().zip(&table.schema.columns);
     columns.into_iter().all(|(value, column)| match value {
@@ -21,7 +21,7 @@ pub(super) fn is_storable_key(table: &Table, key: &[Value<'_>]) -> bool {
     })
 }
 
-/// Whether SQLite takes the text for a number when it is stored in a numeric column
+/// Whether SQLite converts the text to a number when it stores it in a numeric column
 /// (<https://www.sqlite.org/datatype3.html>, 3.1).
 fn is_number(text: &[u8]) -> bool {
     let is_space = |b: &u8| matches!(b, b' ' | b'\t'..=b'\r');
@@ -51,7 +51,7 @@ fn without_sign(text: &[u8]) -> &[u8] {
     }
 }
 
-/// How many digits there are, and what follows.
+/// The number of leading digits, and the rest of the text.
 fn digits(text: &[u8]) -> (usize, &[u8]) {
     let count = text.iter().take_while(|b| b.is_ascii_digit()).count();
     (count, &text[count..])
@@ -61,7 +61,7 @@ fn digits(text: &[u8]) -> (usize, &[u8]) {
 mod tests {
     use super::*;
 
-    /// Asked of SQLite itself.
+    /// SQLite itself gives the expected answers.
     #[test]
     fn numbers_are_those_that_sqlite_sees() {
         let conn = rusqlite::Connection::open_in_memory().unwrap();

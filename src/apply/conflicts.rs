@@ -1,5 +1,5 @@
-//! Which rows are displaced, and by what: for people, on a connection that only reads, so that it
-//! works beside a running daemon and changes nothing.
+//! Lists displaced rows and the rows that displace them, for people. The connection only reads, so
+//! it works beside a running daemon and changes nothing.
 
 use std::path::Path;
 
@@ -21,35 +21,41 @@ use crate::model::version::Version;
 /// A displaced row.
 #[derive(Debug, PartialEq)]
 pub struct Conflict {
+    /// Name of the table.
     pub table: String,
-    /// Names of the columns, the key's first, and the values.
+    /// Names and values of all columns, the key's first.
     pub row: Vec<(String, OwnedValue)>,
+    /// Number of key columns at the head of `row`.
     pub key_len: usize,
-    /// None if its version is gone.
+    /// The row's version; none if it is gone.
     pub version: Option<Version>,
-    /// Per UNIQUE index in which it collides with a row of the table. None do for a moment after
-    /// the other row went, or while another constraint keeps it out.
+    /// One per UNIQUE index and row of the table with which this row collides. Empty for a moment
+    /// after the other row went, and while another constraint keeps this row out.
     pub collisions: Vec<Collision>,
 }
 
-/// What keeps a row out.
+/// A row of the table that keeps a displaced row out.
 #[derive(Debug, PartialEq)]
 pub struct Collision {
+    /// Name of the UNIQUE index.
     pub index: String,
     /// Columns or expressions of the index, and the values that both rows have there.
     pub tuple: Vec<(String, OwnedValue)>,
+    /// Names and values of the key of the row that is in the table.
     pub winner_key: Vec<(String, OwnedValue)>,
-    /// None if the row was written just now and has no version yet.
+    /// Version of that row; none if it was written just now and has no version yet.
     pub winner_version: Option<Version>,
 }
 
 impl Conflict {
+    /// Names and values of the displaced row's key columns.
     pub fn key(&self) -> &[(String, OwnedValue)] {
         &self.row[..self.key_len]
     }
 }
 
-/// Gives every displaced row of the database to `show`, by table and key, as of one moment.
+/// Gives every displaced row of the database to `show`, by table and key, as of one moment. Fails
+/// if the file cannot be read, or if HarmonyLite was never started on it.
 pub fn conflicts(path: &Path, show: &mut dyn FnMut(Conflict)) -> Result<()> {
     let conn = ReadOnly::open(path)?.conn;
     conn.execute_batch("BEGIN")?;
@@ -126,7 +132,7 @@ fn conflicts_of_table(
     Ok(())
 }
 
-/// Values by the names of their columns, as the user writes them.
+/// Values with the names of their columns, as the user writes them.
 pub(super) fn named(table: &Table, values: &[OwnedValue]) -> Vec<(String, OwnedValue)> {
     let name = |(i, value): (usize, &OwnedValue)| {
         let name = match (i, table.schema.rowid) {
@@ -138,7 +144,7 @@ pub(super) fn named(table: &Table, values: &[OwnedValue]) -> Vec<(String, OwnedV
     values.iter().enumerate().map(name).collect()
 }
 
-/// The version of a live row.
+/// The version of a live row; none if the row has none or is deleted.
 pub(super) fn version(
     rows: &mut Rows<'_>,
     sites: &Sites,
@@ -149,7 +155,7 @@ pub(super) fn version(
     Ok(stored.map(|s| s.state.version))
 }
 
-/// A column's plain name, or an expression without the parentheses around it.
+/// The plain name of a quoted column, or an expression without its outer parentheses.
 fn unquoted(term: &str) -> String {
     let between = |a: char, b: char| term.strip_prefix(a).and_then(|t| t.strip_suffix(b));
     match (between('"', '"'), between('(', ')')) {

@@ -1,8 +1,8 @@
-//! Rows that refer by a foreign key to a row that is not there.
+//! Rows that refer by a foreign key to a row that does not exist.
 //!
-//! Foreign keys are not checked between nodes: one deletes a row, another writes one that refers to
-//! it, and both is kept. Migration tools check all foreign keys and refuse to go on, so such rows
-//! can be found ([`dangling`]), and are named in the log when they come to be.
+//! Foreign keys are not checked between nodes: if one node deletes a row while another writes a row
+//! that refers to it, both changes are kept. Migration tools check all foreign keys and refuse to
+//! go on. That is why such rows can be listed ([`dangling`]), and are logged when they arise.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,20 +22,23 @@ use crate::model::text::key_literal;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
-/// A row that refers to none.
+/// A row with a foreign key that refers to no row.
 #[derive(Debug, PartialEq)]
 pub struct Dangling {
+    /// Name of the row's table.
     pub table: String,
+    /// Names and values of the row's key columns.
     pub key: Vec<(String, OwnedValue)>,
-    /// None if it has none.
+    /// The row's version; none if it has none.
     pub version: Option<Version>,
     /// The columns of the foreign key and the values that the row has there.
     pub columns: Vec<(String, OwnedValue)>,
+    /// Name of the table that the foreign key refers to.
     pub parent: String,
-    /// Columns of the parent to which those refer, in the same order; none if there is no such
-    /// table.
+    /// Columns of the parent that the foreign key refers to, in the order of `columns`; empty if
+    /// there is no such table.
     pub parent_columns: Vec<String>,
-    /// The version by which the parent's row was deleted, if that is known.
+    /// The version by which the parent's row was deleted; none if that is unknown.
     pub deleted: Option<Version>,
 }
 
@@ -84,7 +87,8 @@ fn references(conn: &Connection, child: &str) -> rusqlite::Result<Vec<Reference>
 }
 
 impl Reference {
-    /// Where in the foreign key the columns of the parent's key are; none if it refers to others.
+    /// Positions of the parent's key columns in the foreign key; none if it refers to other
+    /// columns.
     fn key_order(&self, parent: &Schema) -> Option<Vec<usize>> {
         let place = |name: &str| {
             let mut columns = self.parent_columns.iter();
@@ -94,7 +98,7 @@ impl Reference {
         order.filter(|order| order.len() == self.columns.len())
     }
 
-    /// `c."a" IS NOT NULL AND …`: the columns of the foreign key.
+    /// SQL condition `c."a" IS NOT NULL AND …` for all columns of the foreign key.
     fn is_given(&self) -> String {
         let each = self
             .columns
@@ -103,7 +107,7 @@ impl Reference {
         each.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// Keys of the rows that refer to none, and what they refer to.
+    /// SQL that selects the key and the foreign key of every row that refers to no row.
     fn scan(&self, schema: &Schema) -> String {
         let key = (0..schema.key_len()).map(|i| format!("c.{}", schema.column_sql(i)));
         let own = self.columns.iter().map(|c| format!("c.{}", quote(c)));
@@ -126,8 +130,8 @@ impl Reference {
     }
 }
 
-/// Gives every row of the database that refers to none to `show`. Looks at all rows of all tables
-/// with foreign keys.
+/// Gives every row of the database that refers to no row to `show`. Reads all rows of all tables
+/// with foreign keys. Fails if the file cannot be opened or read.
 pub fn dangling(path: &Path, show: &mut dyn FnMut(Dangling)) -> Result<()> {
     let conn = open(path)?;
     conn.execute_batch("BEGIN")?;
@@ -198,7 +202,7 @@ fn dangling_of(
     Ok(())
 }
 
-/// The versions of a table, if it is replicated.
+/// The versions of a table; none if it is not replicated.
 fn versions_of<'c>(conn: &'c Connection, table: &'c Table) -> Result<Option<Rows<'c>>> {
     let text = format!("SELECT 1 FROM {} LIMIT 0", versions_table(table.name()));
     Ok(match conn.prepare(&text) {
@@ -207,11 +211,11 @@ fn versions_of<'c>(conn: &'c Connection, table: &'c Table) -> Result<Option<Rows
     })
 }
 
-/// The foreign keys that what arrives is looked at for.
+/// The foreign keys by which incoming rows are checked.
 #[derive(Debug, Default)]
 pub(crate) struct References {
     of_child: HashMap<i64, Vec<Reference>>,
-    /// Where an index finds the rows that refer to one.
+    /// By number of the parent, if an index finds the referring rows.
     to_parent: HashMap<i64, Vec<Reference>>,
 }
 
@@ -258,7 +262,7 @@ impl Database {
         Ok(false)
     }
 
-    /// Names rows that refer to one which was deleted, now that `incoming` was applied.
+    /// Logs rows that refer to a deleted row, after `incoming` was applied.
     pub(super) fn note_dangling(
         &mut self,
         table: &Table,
@@ -356,7 +360,7 @@ impl Database {
         Ok(())
     }
 
-    /// Names the first ones, then the hundredth, the thousandth and so on.
+    /// Logs the first ten, then the hundredth, the thousandth and so on.
     fn say_dangling(&mut self, text: &str) {
         self.dangling_seen += 1;
         let count = self.dangling_seen;
@@ -367,7 +371,8 @@ impl Database {
         }
     }
 
-    /// Rows that were found since the start to refer to a deleted one, when either arrived.
+    /// How many rows that refer to a deleted row were found since the start, when either one
+    /// arrived.
     pub fn dangling_seen(&self) -> u64 {
         self.dangling_seen
     }

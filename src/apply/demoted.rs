@@ -1,9 +1,9 @@
-//! Rows that were in the file before its node joined the others, and lost against theirs.
+//! Counts rows that were in the file before its node joined the others, and lost to theirs.
 //!
 //! Two nodes that were set up apart, each by its own migrations, give one key to different rows:
 //! content types and permissions of Django, settings, users. The founder's rows win, and rows that
-//! refer to the others' by key mean different ones from then on. Nobody but a person can mend that,
-//! so it is said.
+//! refer to the losing rows by key refer to different ones from then on. Only a person can mend
+//! that, so the log says it.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,16 @@ use crate::database::{Database, Result, values};
 use crate::model::merge::State;
 use crate::model::version::{HLC_BEFORE, Version};
 
-/// By table: rows of before that got other values.
+/// Number of rows from before that got different values, by table name.
 pub(crate) type Demoted = BTreeMap<String, u64>;
 
-/// The version of a row that gave way.
+/// The version of a demoted row.
 const NOBODYS: Version = Version {
     hlc: HLC_BEFORE,
     node: 0,
 };
 
-/// Notes that a row of before became `after`, if it has other values by that.
+/// Counts a row from before that became `after`, if its values differ by that.
 pub(super) fn note(
     counts: &mut Demoted,
     table: &Table,
@@ -37,7 +37,7 @@ pub(super) fn note(
 }
 
 impl Database {
-    /// This node has met the others: says what that changed of the rows that it brought along.
+    /// Logs the demoted and displaced rows, once this node has met the others.
     pub(crate) fn report_demoted(&mut self) -> Result<()> {
         for (table, count) in std::mem::take(&mut self.demoted) {
             log::warn!(

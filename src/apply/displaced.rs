@@ -1,4 +1,4 @@
-//! Where displaced rows are kept: their values, what hides them, and the tuples they wait for.
+//! Storage of displaced rows: their values, the row that hides each, and the tuples they wait for.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -9,7 +9,7 @@ use crate::model::cbor::{self, Cursor};
 use crate::model::value::OwnedValue;
 use crate::mutation::{self, Mutation};
 
-/// `___displaced` and `___displaced_by_tuple`, for one table.
+/// The rows of one table in `___displaced` and `___displaced_by_tuple`.
 pub(super) struct DisplacedRows<'c> {
     pub conn: &'c Connection,
     pub table: &'c Table,
@@ -27,7 +27,7 @@ impl DisplacedRows<'_> {
         row.map(|bytes| decode(self.table, key, &bytes)).transpose()
     }
 
-    /// Keeps a row, hidden by `by`.
+    /// Stores a row as displaced; `by` is the key of the row that hides it.
     pub(super) fn put(&self, key: &[u8], values: &[OwnedValue], by: &[u8]) -> Result<()> {
         self.forget(key)?;
         if mutation::is(Mutation::DisplacedDropped) && !by.is_empty() {
@@ -49,7 +49,7 @@ impl DisplacedRows<'_> {
         Ok(())
     }
 
-    /// The row is not displaced any more.
+    /// Removes a row that is not displaced any more.
     pub(super) fn forget(&self, key: &[u8]) -> Result<()> {
         let Some(values) = self.row(key)? else {
             return Ok(());
@@ -69,7 +69,7 @@ impl DisplacedRows<'_> {
         Ok(())
     }
 
-    /// Takes all out, for UNIQUE indexes that are others now: what the tuples were is not known.
+    /// Removes and returns all rows, after the UNIQUE indexes changed: the old tuples are unknown.
     pub(super) fn take_all(&self) -> Result<Vec<(Vec<u8>, Vec<OwnedValue>)>> {
         let mut statement = self
             .conn
@@ -89,7 +89,7 @@ impl DisplacedRows<'_> {
         Ok(all)
     }
 
-    /// Keys of rows that share a tuple with this row.
+    /// Keys of displaced rows that share a tuple with a row of these values.
     pub(super) fn waiting_on(&self, values: &[OwnedValue]) -> Result<Vec<Vec<u8>>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT key FROM __harmonylite___displaced_by_tuple WHERE table_id = ?1 AND tuple = ?2",
@@ -104,7 +104,7 @@ impl DisplacedRows<'_> {
         Ok(keys)
     }
 
-    /// Keys of rows that this one hides.
+    /// Keys of the displaced rows that row `key` hides.
     pub(super) fn hidden_by(&self, key: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT key FROM __harmonylite___displaced WHERE table_id = ?1 AND by = ?2",
@@ -122,7 +122,7 @@ impl DisplacedRows<'_> {
     }
 }
 
-/// By column name, because the schema may change while the row is aside.
+/// By column name, because the schema may change while the row is displaced.
 fn encode(table: &Table, values: &[OwnedValue]) -> Vec<u8> {
     let mut out = Vec::new();
     cbor::write_array(&mut out, 2 * values.len());

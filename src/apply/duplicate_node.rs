@@ -1,8 +1,8 @@
-//! Two nodes under one id: a copied SD card running beside its original, or one id configured
-//! twice.
+//! Detects two nodes with one id: a copied SD card that runs beside its original, or one id that is
+//! configured twice.
 //!
-//! Nothing is lost by that, since of two writes under one version the larger content wins
-//! everywhere. But it is luck which write that is, so whoever notices takes an id of its own.
+//! No write is lost by that: of two writes under one version the larger content wins everywhere.
+//! But chance decides which write that is, so the first node that notices takes a fresh id.
 
 use crate::apply::held;
 use crate::database::meta::{Meta, get_meta, set_meta};
@@ -14,11 +14,12 @@ use crate::model::manifest::Entry;
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
-/// Many may come to nothing in the store before one replaces that which is listed there.
+/// Names of own snapshots that are remembered. Many may fail in the store before one replaces the
+/// snapshot that is listed there.
 const MADE_KEPT: usize = 64;
 
 impl Database {
-    /// Looks for a row that was written under this node's id since it started, and not by it.
+    /// Takes a fresh id if a row was written under this node's id since it started, and not by it.
     pub(super) fn look_for_duplicate_node(
         &mut self,
         nodes: &[u64],
@@ -56,7 +57,7 @@ impl Database {
         Ok(false)
     }
 
-    /// Whether the row was written under the former key of its table, at that version or later.
+    /// Whether the row was written here under the former key of its table, at its version or later.
     fn is_known_as_former(
         &self,
         table: &Table,
@@ -69,14 +70,14 @@ impl Database {
             row.values.get(at).copied()
         };
         let former = self.former_row(table, value, Some(row.version))?;
-        // What was deleted, or has another key, under the former one may be told by others, with no
-        // more than the key that it had with them.
+        // Other nodes may publish the tombstone of a row that was deleted, or got a different key,
+        // under its former key; it carries only the key that the row had with them.
         let may_be_told = row.deleted && self.catalog.former.contains_key(&table.id);
         Ok(may_be_told || former.is_some_and(|f| f.stored.state.version >= row.version))
     }
 
-    /// This node made a snapshot, and others are about to hear of it. On the disk, or after a power
-    /// cut it would pass for a duplicate's.
+    /// Remembers a snapshot that this node made, before others hear of it. The write is synced:
+    /// after a power cut the snapshot would otherwise pass for a duplicate's.
     pub(crate) fn note_made(&mut self, name: &str) -> Result<()> {
         let mut made = self.made()?;
         made.push(name.to_owned());
@@ -90,28 +91,31 @@ impl Database {
         })
     }
 
-    /// Names of snapshots that this node made.
+    /// Names of the snapshots that this node made.
     pub(crate) fn made(&self) -> Result<Vec<String>> {
         let names: Option<String> = get_meta(&self.conn, Meta::SnapshotsMade)?;
         let names = names.unwrap_or_default();
         Ok(names.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// A snapshot is about to be merged because messages were missed. Made under this node's id and
-    /// not by it, it is a duplicate's; who in turn, should it lack messages as well, takes what it
-    /// made itself for all that this id has to say.
+    /// Checks the maker of a snapshot that is about to be merged because messages were missed. A
+    /// snapshot that was made under this node's id, and not by this node, is a duplicate's. The
+    /// duplicate, if it lacks messages as well, takes its own snapshot for all that this id has to
+    /// say.
     pub(crate) fn look_at_maker(&mut self, entry: &Entry) -> Result<()> {
         if entry.node != self.node || !self.has_gap() || self.made()?.contains(&entry.name) {
             return Ok(());
         }
         self.write(|db| {
-            // Or this one did, when its tables were others: then the fresh id costs nothing.
+            // This node may have made it when its tables were others: then the fresh id does no
+            // harm.
             db.take_fresh_id("another node, or a database that was here before, made a snapshot")?;
             Ok(set_meta(&db.conn, Meta::UnheardByDuplicate, true)?)
         })
     }
 
-    /// Nothing is lacking here any more: now the duplicate is told what it lacks.
+    /// Once nothing is lacking here any more: publishes all rows, so that the duplicate gets what
+    /// it lacks.
     pub(super) fn tell_duplicate_node(&mut self) -> Result<()> {
         if get_meta(&self.conn, Meta::UnheardByDuplicate)?.unwrap_or(false) {
             self.republish_all()?;
@@ -120,8 +124,9 @@ impl Database {
         Ok(())
     }
 
-    /// What an earlier start sent may be unknown here after a power cut, and a delete may be
-    /// forgotten. A version that goes by the one it replaced says nothing of when it was made.
+    /// Whether a version under this node's id can only be of this start. An earlier start may have
+    /// published rows that are unknown here after a power cut, and a delete may be forgotten. A
+    /// version that is derived from the one it replaced does not tell when it was made.
     fn is_of_this_start(&self, version: Version) -> bool {
         if mutation::is(Mutation::OwnTwin) {
             return version.time_ms() >= self.clock.now_ms();
@@ -131,7 +136,7 @@ impl Database {
             && version.hlc > self.ages.forgotten()
     }
 
-    /// From now on this node is another one. What it wrote so far stays what it was.
+    /// Gives this node a fresh id from now on. Its earlier versions keep the old one.
     fn take_fresh_id(&mut self, why: &str) -> Result<()> {
         let fresh = self.fresh_id();
         log::error!(
@@ -145,8 +150,8 @@ impl Database {
         Ok(())
     }
 
-    /// Of this machine and this moment: the duplicate, which may look at the same time, gets
-    /// another.
+    /// An id derived from this machine and this moment: a duplicate that looks at the same time
+    /// gets a different one.
     fn fresh_id(&self) -> i64 {
         let (boot, uptime) = (self.clock.boot_id(), self.clock.uptime().as_nanos());
         let seed = format!("{} {boot} {uptime} {}", self.node, self.clock.now_ms());

@@ -1,7 +1,7 @@
-//! The usual case of applying: same columns on both sides, no versions by column, nothing held, no
-//! further UNIQUE index and no trigger of the application to run. Decided with two look-ups and no
-//! allocation per row; whatever is not plain about a row is left to [`super::join`], which gives
-//! the same result for plain rows, too.
+//! The usual case of applying: both sides have the same columns, no column has a version of its
+//! own, nothing is held, the table has no further UNIQUE index, and no trigger of the application
+//! must run. It takes two look-ups and no allocation per row. A row that is not plain in this sense
+//! is left to [`super::join`], which gives the same result for plain rows, too.
 
 use crate::apply::affinity::is_storable_key;
 use crate::database::rows::{Rows, Stored};
@@ -15,16 +15,16 @@ use crate::model::value::Value;
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
-/// What became of one row.
+/// Result of applying one row.
 enum Plain {
     Unchanged,
     Changed,
-    /// Not plain after all.
+    /// The row is not plain after all.
     Other,
 }
 
 impl Database {
-    /// Whether rows of the table can be plain at all.
+    /// Whether rows of this table can be plain at all.
     pub(crate) fn is_plain(&self, table: &Table, columns: &[&str]) -> bool {
         let here = &table.schema.columns;
         columns.len() == here.len()
@@ -44,8 +44,8 @@ impl Database {
                 .contains(&table.name().to_ascii_lowercase())
     }
 
-    /// Applies `row` and those after it while they are plain. Returns how many changed, and whether
-    /// `row` now holds one that is not.
+    /// Applies `row` and the rows after it while they are plain. Returns how many changed, and
+    /// whether `row` now holds a row that is not plain.
     pub(super) fn apply_plain<'a>(
         &mut self,
         table: &Table,
@@ -104,8 +104,8 @@ fn plain_row(
             return Ok(Plain::Other);
         }
         if here.version >= there && !mutation::is(Mutation::NoVersionCompare) {
-            // A tie is settled by content. An older tombstone matters to columns that are not here
-            // yet: the row must remember it.
+            // The content decides a tie. An older tombstone matters to columns that are not here
+            // yet, so the row must remember it.
             let differs = !mutation::is(Mutation::NoTieBreak)
                 && here.version == there
                 && (here.deleted, stored.hash) != (row.deleted, hash);
@@ -149,8 +149,8 @@ fn plain_row(
 }
 
 impl Database {
-    /// Takes a row from elsewhere if it is plain, in a table that is ([`Database::is_plain`]).
-    /// False if it is left to the general way.
+    /// Applies a plain row of a table for which [`Database::is_plain`] holds. False if the general
+    /// way must apply the row.
     pub(crate) fn take_plain(&mut self, table: &Table, row: &Row<'_>) -> Result<bool> {
         let (gives_way, young_from) = (self.gives_way(), self.young_from());
         let at = self.reservation.peek_number() - 1;
@@ -164,8 +164,9 @@ impl Database {
     }
 }
 
-/// Whether storing the value in a column of this affinity may change it
-/// (<https://www.sqlite.org/datatype3.html>, 3.1). Not when the other node's column has the same.
+/// Whether a column of this affinity may change the value when it stores it
+/// (<https://www.sqlite.org/datatype3.html>, 3.1). A value from a column of the same affinity
+/// stays.
 pub(super) fn may_alter(affinity: Affinity, value: &Value<'_>) -> bool {
     match (affinity, value) {
         (_, Value::Null | Value::Blob(_)) | (Affinity::Blob, _) => false,

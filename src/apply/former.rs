@@ -1,11 +1,11 @@
-//! Rows that arrive under the key that their table had here before: from a node that is not yet
-//! migrated.
+//! Applies rows that arrive under the key that their table had here before. They come from a node
+//! that has not migrated yet.
 //!
-//! A row is joined under the key of the row that it became here. One that was not here is joined
-//! under the key that its columns make, if those of other rows did ([`Former::makes_keys`]). A
-//! value for a key column that it lacks is never made up: the row is held until it comes under its
-//! new key. What changes here by that is sent under the new key: should the migration of another
-//! node give the row a different one, all nodes have both.
+//! Such a row is joined under the key of the row that it became here. A row that was not here is
+//! joined under the key that its columns make, if the keys of other rows were made so
+//! ([`Former::makes_keys`]). A value for a missing key column is never made up: the row is held
+//! until it comes under its new key. Resulting changes are published under the new key. If the
+//! migration of another node gives the row a different key, all nodes have both rows.
 
 use std::sync::Arc;
 
@@ -25,25 +25,26 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
 
-/// Why a row is held that cannot be taken in under its former key.
+/// Reason for holding a row that cannot be applied under its former key.
 const REASON: &str =
     "it has the key that the table had here before, and its new key cannot be told";
 
-/// The keys of one row: those that it has and had here, if any, and that it is to have.
+/// Keys of one row: `became` is its key here, if it must be deleted there; `new` is the key that it
+/// gets.
 struct Keys {
     became: Option<Vec<OwnedValue>>,
     new: Vec<OwnedValue>,
 }
 
 impl Database {
-    /// The table of this name (lower case) if that is the shape of the key that it had before.
+    /// The table of this name (lower case), if the key that it had before has this shape.
     pub(crate) fn of_former(&self, name: &str, shape: &str) -> Option<Arc<Table>> {
         let table = self.writable(name)?;
         let former = self.catalog.former.get(&table.id)?;
         (shape_of_known(&former.shape) == shape).then(|| table.clone())
     }
 
-    /// Rows of a frame.
+    /// Applies the rows of a frame. Returns how many changed something.
     pub(super) fn apply_former(
         &mut self,
         table: &Arc<Table>,
@@ -67,7 +68,7 @@ impl Database {
         Ok(changed)
     }
 
-    /// Takes a row in with what is held of it, or holds it. True if something changed.
+    /// Joins a row together with what is held of it, or holds it. True if something changed.
     pub(crate) fn take_former(
         &mut self,
         table: &Arc<Table>,
@@ -88,8 +89,8 @@ impl Database {
         Ok(false)
     }
 
-    /// Takes in what arrived or is held at a place of the former key, and ends what is held there.
-    /// None if it is to be held; else whether something changed.
+    /// Joins a row that arrived, or is held, at a place of the former key, and ends what is held
+    /// there. Returns whether something changed; none if the row must be held.
     pub(super) fn join_former(
         &mut self,
         table: &Arc<Table>,
@@ -102,7 +103,7 @@ impl Database {
         };
         let old = cbor::key_values(&at.key)?;
         let is_sound = old.len() == former.shape.key.len();
-        // While it is compared it is not known which row became which.
+        // During the comparison it is not known yet which row became which.
         if self.catalog.comparing.contains_key(&table.id)
             || !is_sound
             || mutation::is(Mutation::FormerKeyHeld)
@@ -133,7 +134,7 @@ impl Database {
         Ok(Some(changed))
     }
 
-    /// The row is deleted that this one became.
+    /// Deletes the row that this one became.
     fn delete_former(
         &mut self,
         table: &Arc<Table>,
@@ -158,7 +159,7 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<bool> {
         let version = incoming.state().version;
-        // What the migration dropped is not awaited.
+        // Columns that the migration dropped are not waited for.
         let is_here = |name: &str| table.schema.columns.iter().any(|c| c.is_or_was(name));
         for (name, _) in former.shape.columns.iter().filter(|(c, _)| !is_here(c)) {
             incoming.columns.remove(name);
@@ -183,8 +184,9 @@ impl Database {
         Ok(changed)
     }
 
-    /// A row that was deleted, or has another key, under its former one. The tombstone's version is
-    /// the one below: the same transaction may have given the new key to a different row.
+    /// Deletes a row that was deleted, or got a different key, under its former key. The
+    /// tombstone's version is one below: the same transaction may have given the new key to a
+    /// different row.
     fn join_deleted(
         &mut self,
         table: &Arc<Table>,
@@ -217,8 +219,8 @@ impl Database {
         Ok(changed)
     }
 
-    /// Notes whether the key that a row has now is the one that its columns of before make.
-    /// `is_same`: those outside of the key are what they were.
+    /// Notes whether a row's present key is the one that its former columns make. `is_same` says
+    /// that the columns outside of the key are unchanged.
     pub(crate) fn see_key(
         &mut self,
         table: &Table,
@@ -236,7 +238,7 @@ impl Database {
                 Some(at) if at < n => {
                     let (old, new) = (&former.key[at], key[i].to_owned());
                     let is_new = |v| is_one(collation(table, i), &v, &new);
-                    // It may be kept in another spelling, which goes into the content.
+                    // The key may be stored in a different spelling, which goes into the content.
                     let is_spelled = || is_same && is_one(&shape.key[at].1, old, &new);
                     converted(column, old).is_some_and(is_new) || is_spelled()
                 }
@@ -251,7 +253,8 @@ impl Database {
         self.note_seen(table.id, what)
     }
 
-    /// A row came under its new key: what is held of it under the former one and is no newer ends.
+    /// Ends what is held of a row under its former key, if it is no newer than `version`: the row
+    /// came under its new key.
     pub(super) fn end_held_of_former(
         &self,
         table: &Table,
@@ -286,7 +289,7 @@ impl Database {
     }
 }
 
-/// The keys of a row that arrives; none if they cannot be told.
+/// The keys of a row that arrives; none if they cannot be determined.
 fn keys(
     table: &Table,
     former: &Former,
@@ -304,7 +307,7 @@ fn keys(
     let became = cbor::key_values(became)?;
     let old_key = &former.shape.columns[..old.len()];
     let columns = table.schema.columns[..became.len()].iter().enumerate();
-    // Of the columns that were outside of the old key.
+    // Columns that were outside of the old key.
     let mut others = columns.filter(|(_, c)| !old_key.iter().any(|(name, _)| *name == c.lower));
     let is_moved = others.any(|(i, column)| {
         let value = incoming.columns.get(&column.lower);
@@ -323,7 +326,7 @@ fn keys(
     })
 }
 
-/// The key that the columns of before make here, if all of it is there and can be stored.
+/// The key that the former columns make here, if all of them are there and the table can store it.
 fn computed_key(
     table: &Table,
     former: &Former,
@@ -335,7 +338,7 @@ fn computed_key(
         let at = shape.columns[..old.len()]
             .iter()
             .position(|(c, _)| c == name)?;
-        // Else it is the key as it compares, not as it is spelled.
+        // With other collations the bytes are the key as it compares, not as it is spelled.
         (shape.key[at].1 == "BINARY").then(|| &old[at])
     };
     let columns = table.schema.columns[..table.key_len()].iter();
@@ -348,7 +351,7 @@ fn computed_key(
     is_storable_key(table, &borrowed).then_some(key)
 }
 
-/// Of a column of the key.
+/// Collation of a key column.
 fn collation(table: &Table, i: usize) -> &str {
     &table.schema.key[i].collation
 }
@@ -357,8 +360,8 @@ fn converted(column: &Column, value: &OwnedValue) -> Option<OwnedValue> {
     convert(column.affinity.name(), value)
 }
 
-/// What a value becomes in a column of that affinity; none if it is NULL, or what SQLite would make
-/// of it is not known here.
+/// The value that a column of this affinity stores for `value`; none if `value` is NULL, or if
+/// SQLite's conversion of it is not reproduced here.
 fn convert(affinity: &str, value: &OwnedValue) -> Option<OwnedValue> {
     let is_text = affinity == Affinity::Text.name();
     let is_number = !is_text && affinity != Affinity::Blob.name();

@@ -1,10 +1,10 @@
-//! Changes that nodes of the Go version published, in a stream that they and we share.
+//! Changes that nodes of the Go version published, in a stream shared with this version.
 //!
-//! They count like changes of ours: their version is the time at which the broker stored them, and
-//! the node that sent them, so that every node makes the same of them and a later write wins. All
-//! that the stream still holds is read, since Go's own position says less than it seems to: there a
-//! message of one's own moves it past those of others. Go cannot read what we publish; a node that
-//! still runs it is named.
+//! They count like changes of this version. Their version is the time at which the broker stored
+//! them and the node that sent them, so every node computes the same one and a later write wins.
+//! All that the stream still holds is read. Go's own position says less than it seems to: there, a
+//! node's own message moves the position past messages of other nodes. Go cannot read what this
+//! version publishes, so a node that still runs Go is named in the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,27 +20,27 @@ use crate::model::key::key_bytes;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{Version, hlc_within};
 
-/// A Go node that published so long ago may be replaced by now.
+/// A Go node that published nothing for this long may have been replaced.
 const RUNS_STILL: Duration = Duration::from_secs(600);
 
-/// Go nodes that are named: a peer may invent any number.
+/// Go nodes that the log names: a peer may invent any number.
 const MAX_NAMED: usize = 16;
 
-/// Instead of a key's shape: an event does not say which of its columns are the key. So it is held
-/// under all of them, and joined by its key when the table is here.
+/// Stands in place of a key's shape: an event does not say which of its columns are the key. Its
+/// row is held under all of its columns, and joined by its key once the table is here.
 const SHAPE: &str = "as the Go version sends it";
 
-/// What was seen of Go nodes since this process started.
+/// Events of Go nodes that this process has read since it started.
 #[derive(Debug, Default)]
 pub(crate) struct GoNodes {
     events: u64,
-    /// Nodes that published meanwhile, and our uptime when they did so last.
+    /// Nodes that published since this database was opened, with the uptime at their last message.
     publishing: BTreeMap<u64, Duration>,
 }
 
 impl Database {
-    /// Joins the row of an event. What does not fit the schema here is held; what never will is
-    /// kept in quarantine.
+    /// Joins the row of an event. A row that does not fit the schema here is held; one that never
+    /// will fit goes to the quarantine.
     pub(super) fn apply_go_event(
         &mut self,
         stream: &str,
@@ -77,7 +77,7 @@ impl Database {
         Ok(self.join_of_go(&table, &at, incoming, frames)?.into())
     }
 
-    /// Joins what a Go node sent of a row, or holds it if columns of the table's key are not in it.
+    /// Joins a row of a Go node, or holds it if it lacks columns of the table's key.
     pub(crate) fn join_of_go(
         &mut self,
         table: &Arc<Table>,
@@ -94,7 +94,7 @@ impl Database {
         {
             incoming.add_column(ROWID.to_owned(), version, value);
         }
-        // Those of a delete are there for the key alone.
+        // The columns of a delete serve only to find its key.
         let floor = incoming.floor.unwrap_or(Version::NEVER);
         incoming.columns.retain(|_, (version, _)| *version > floor);
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
@@ -129,7 +129,7 @@ impl Database {
         self.go_nodes.events
     }
 
-    /// Nodes that still run the Go version, as far as they published lately.
+    /// Nodes that run the Go version, as far as they published lately.
     pub(crate) fn nodes_with_go(&self) -> Vec<u64> {
         let now = self.clock.uptime();
         let nodes = self.go_nodes.publishing.iter();
@@ -138,7 +138,7 @@ impl Database {
     }
 }
 
-/// Of two messages of one millisecond the later one is newer.
+/// The version of a message's row: of two messages of one millisecond the later one is newer.
 fn version(message: &Arrived<'_>, node: u64) -> Version {
     Version {
         hlc: hlc_within(message.time_ms, message.seq),
@@ -147,7 +147,7 @@ fn version(message: &Arrived<'_>, node: u64) -> Version {
 }
 
 impl Place {
-    /// Where a row of a Go node's is held that cannot be joined yet.
+    /// Where a row of a Go node is held that cannot be joined yet.
     fn of_go(table: &str, row: &Incoming) -> Place {
         let values = row
             .columns
@@ -168,10 +168,10 @@ impl Place {
     }
 }
 
-/// What the rowid of a table without a primary key is called in an event.
+/// Name, in an event, of the rowid of a table without a primary key.
 const ROWID_IN_EVENT: &str = "rowid";
 
-/// The values of the table's key, as far as the row has them.
+/// The values of the table's key columns; none for a column that the row lacks.
 fn key_values<'a>(
     table: &'a Table,
     row: &'a Incoming,
@@ -190,14 +190,14 @@ fn key_of(table: &Table, row: &Incoming) -> Option<Vec<OwnedValue>> {
     key_values(table, row).map(|value| value.cloned()).collect()
 }
 
-/// Whether the row has NULL in the table's key.
+/// Whether one of the row's key columns is NULL.
 fn is_keyless(table: &Table, row: &Incoming) -> bool {
     key_values(table, row)
         .flatten()
         .any(|value| value.borrow().is_null())
 }
 
-/// Columns under their names in the event, a delete's too.
+/// The row under the column names of the event. A delete has columns, too.
 fn incoming(event: &GoEvent<'_>, version: Version) -> Incoming {
     let mut incoming = Incoming::default();
     match event.deleted {

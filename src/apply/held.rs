@@ -1,8 +1,9 @@
-//! What arrived and does not fit the schema here: kept, merged, and taken in when it fits.
+//! Incoming rows that do not fit the schema here: they are held, merged, and applied once they fit.
 //!
-//! Unknown tables and columns, keys of another shape, rows that break a constraint. Of each row and
-//! column only the newest version is kept, so that what is held is bounded by the data. When the
-//! schema changes, everything held for a table that is known now is tried again.
+//! Rows are held for unknown tables and columns, for keys of a different shape, and because they
+//! break a constraint. Of each row and column only the newest version is kept, so the amount held
+//! is bounded by the data. When the schema changes, every held row of a table that is known now is
+//! tried again.
 
 use std::sync::Arc;
 
@@ -24,31 +25,31 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
-/// Stands among the held columns for the version of the row itself.
+/// Stands in the column `column` for the version of the row itself.
 const ROW: &str = "\0row";
 
-/// Stands among the held columns for [`Incoming::unsent`].
+/// Stands in the column `column` for [`Incoming::unsent`].
 const UNSENT: &str = "\0unsent";
 
-/// Why a column is held that is unknown here.
+/// Reason that is stored with a held column that is unknown here.
 pub(super) const FOR_COLUMN: &str = "there is no such column here";
 
-/// A reason is kept with every row, and may quote the row.
+/// Each held entry stores its reason, and SQLite's message may quote the row.
 const MAX_REASON_BYTES: usize = 200;
 
-/// What is held of a row.
+/// Deletes everything held of one row.
 pub(super) const DROP_HELD: &str = "DELETE FROM __harmonylite___held
                          WHERE table_name = ?1 AND shape = ?2 AND key = ?3";
 
-/// Rows tried again in one transaction.
+/// Rows that one transaction tries again.
 pub(crate) const STEP: usize = 128;
 
-/// Where something is held.
+/// The row that a held entry belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Lower case.
+    /// Name in lower case.
     pub table: String,
-    /// The key's shape: keys of another one are other rows.
+    /// The key's shape: the same key under a different shape is a different row.
     pub shape: String,
     pub key: Vec<u8>,
 }
@@ -64,13 +65,13 @@ impl Place {
     }
 }
 
-/// A longer shape is kept as its hash: it is stored with every row.
+/// A longer shape is replaced by its hash, because every held entry stores its shape.
 const MAX_SHAPE_BYTES: usize = 256;
 
-/// Unknown tables that are named in the log: a peer may invent any number.
+/// Unknown tables that the log names: a peer may invent any number.
 const MAX_NAMED: usize = 64;
 
-/// A key's shape as text.
+/// A key's shape as text: name, affinity and collation of each column.
 fn shape<'a>(columns: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> String {
     let each = columns.map(|(name, affinity, collation)| {
         format!("{} {affinity} {collation}", name.to_ascii_lowercase())
@@ -94,7 +95,7 @@ pub(crate) fn shape_of_table(table: &Table) -> String {
     )
 }
 
-/// Of a table that is no more as it was.
+/// Shape of the key that a table had before.
 pub(crate) fn shape_of_known(known: &Shape) -> String {
     let names = known.columns.iter().map(|(name, _)| name.as_str());
     let key = names.zip(&known.key);
@@ -102,7 +103,7 @@ pub(crate) fn shape_of_known(known: &Shape) -> String {
 }
 
 impl Database {
-    /// Whether anything waits for the schema: what is about to be removed does not.
+    /// Whether rows wait for the schema. Rows that are about to be removed do not count.
     pub fn holds_rows(&self) -> Result<bool> {
         let held = held_tables(&self.conn)?;
         Ok(held
@@ -110,7 +111,7 @@ impl Database {
             .any(|table| !self.catalog.ending.contains(table)))
     }
 
-    /// Rows of which something waits for the schema, counted up to a bound.
+    /// Number of rows of which something is held, counted up to `most`.
     pub fn held_up_to(&self, most: u64) -> Result<u64> {
         let text = "SELECT count(*) FROM (
                         SELECT DISTINCT table_name, shape, key FROM __harmonylite___held LIMIT ?1)";
@@ -118,7 +119,7 @@ impl Database {
         Ok(statement.query_row([most as i64], |r| r.get(0))?)
     }
 
-    /// Rows of which something waits for the schema.
+    /// Number of rows of which something is held. Reads every held entry.
     pub fn held(&self) -> Result<u64> {
         let text = "SELECT count(*) FROM (
                         SELECT DISTINCT table_name, shape, key FROM __harmonylite___held)";
@@ -126,7 +127,7 @@ impl Database {
         Ok(statement.query_row([], |r| r.get(0))?)
     }
 
-    /// Holds rows of a table that is not known here in this shape.
+    /// Holds the rows of a frame whose table is not here, or has a key of a different shape here.
     pub(super) fn hold_rows(
         &mut self,
         nodes: &[u64],
@@ -160,7 +161,7 @@ impl Database {
         Ok(())
     }
 
-    /// Why rows of a table (lower case) are not taken.
+    /// The reason why rows of this table (lower case) are held.
     pub(crate) fn why_held(&self, table: &str) -> &'static str {
         let quiet = &self.catalog.quiet;
         let known = self.catalog.by_name.get(table);
@@ -174,7 +175,7 @@ impl Database {
         }
     }
 
-    /// Holds a row whole.
+    /// Holds a whole row: its tombstone, its version and its columns.
     pub(crate) fn hold(&mut self, at: &Place, incoming: &Incoming, reason: &str) -> Result<()> {
         self.counts.holds += 1;
         self.say_held(&at.table, &shortened(reason, MAX_REASON_BYTES));
@@ -196,7 +197,7 @@ impl Database {
         Ok(())
     }
 
-    /// Notes that something of a table is held, and names it once.
+    /// Remembers that something of this table is held, and logs it once.
     fn say_held(&mut self, table: &str, reason: &str) {
         let is_here = self.catalog.by_name.contains_key(table);
         if is_here {
@@ -213,7 +214,7 @@ impl Database {
         }
     }
 
-    /// Names the tables of which nothing is held any more. Inside a transaction.
+    /// Logs the tables of which nothing is held any more. Inside a transaction.
     pub(super) fn say_held_ended(&mut self) -> Result<()> {
         if self.said_held.is_empty() {
             return Ok(());
@@ -229,7 +230,7 @@ impl Database {
         Ok(())
     }
 
-    /// Holds one column, unless what is `known` of it is newer.
+    /// Holds one column, unless the `known` one is newer.
     fn hold_one(
         &mut self,
         at: &Place,
@@ -278,8 +279,8 @@ impl Database {
         Ok(())
     }
 
-    /// Adds to a row that is about to be joined what is held of it. A delete that was held may have
-    /// been told long ago.
+    /// Adds the held part of a row to the incoming row that is about to be joined. A held tombstone
+    /// may have been published long ago, so it makes the ages of tombstones doubtful.
     pub(crate) fn add_held(&mut self, incoming: &mut Incoming, at: &Place) -> Result<()> {
         let mut held = Incoming::default();
         self.read_held(at, &mut held)?;
@@ -292,9 +293,10 @@ impl Database {
         Ok(())
     }
 
-    /// What was held is told again when it is taken in, if the broker lost it; or if it is so old
-    /// that others may have had a delete of it and forgotten that, which came here with no
-    /// snapshot: then all are to have it, or none.
+    /// The version up to which a held row is published again when it is applied; none if it need
+    /// not be. It is published again if the broker lost it. It is also published again if it is so
+    /// old that other nodes may have had a tombstone of the row and forgotten it, while none came
+    /// here with a snapshot: then either all nodes get the row, or none does.
     pub(crate) fn told_again(&self, held: &Incoming) -> Option<Version> {
         let newest = held.newest()?;
         let is_old = self.broker_time_ms().is_some() && self.is_old(newest.time_ms());
@@ -302,7 +304,7 @@ impl Database {
         (is_told && self.settings.publish).then_some(newest)
     }
 
-    /// Takes what is held of a Go node's row; what does not fit yet is held again.
+    /// Applies a held row of a Go node; what does not fit yet is held again.
     fn retry_of_go(&mut self, table: &Arc<Table>, at: &Place, frames: &mut Frames) -> Result<()> {
         let mut incoming = Incoming::default();
         self.add_held(&mut incoming, at)?;
@@ -316,7 +318,7 @@ impl Database {
         read_held(&self.conn, &self.sites, at, into)
     }
 
-    /// Holds that a version is unsent, if something is held where it belongs.
+    /// Stores that `version` is unsent, if something is held at this place.
     pub(crate) fn hold_mark(&mut self, at: &Place, version: Version) -> Result<()> {
         let mut known = Incoming::default();
         self.read_held(at, &mut known)?;
@@ -326,8 +328,8 @@ impl Database {
         }
     }
 
-    /// The row was joined: what was held of it is done with, but for columns unknown here. Those
-    /// that just came are held, unless the tombstone `floor` covers them. True if none is.
+    /// Ends the held entries of a row that was joined. Columns that are unknown here and came with
+    /// this join are held, unless the tombstone `floor` covers them. True if no column is held.
     pub(super) fn settle_held(
         &mut self,
         table: &Arc<Table>,
@@ -367,9 +369,9 @@ impl Database {
         Ok(is_done)
     }
 
-    /// The row's tombstone is about to be forgotten: what is held of it from before goes first, or
-    /// a column that is added later would bring back a part of it. False if something newer is
-    /// held.
+    /// Removes what is held of a row whose tombstone is about to be forgotten: a column that is
+    /// added later would otherwise bring back a part of the deleted row. False if something newer
+    /// than the tombstone is held.
     pub(crate) fn drop_held(&mut self, at: &Place, tombstone: Version) -> Result<bool> {
         if !self.catalog.held.contains(&at.table) {
             return Ok(true);
@@ -386,7 +388,7 @@ impl Database {
         Ok(true)
     }
 
-    /// Tries again some of what is held. Inside a transaction.
+    /// Tries some of the held rows again. Inside a transaction.
     pub(crate) fn retry_held(&mut self, frames: &mut Frames) -> Result<()> {
         let Some(after) = self.catalog.retry_held.take() else {
             return Ok(());
@@ -427,7 +429,7 @@ impl Database {
     }
 }
 
-/// Adds to a row what is held of it in this database.
+/// Adds what this database holds of a row to `into`.
 pub(crate) fn read_held(
     conn: &Connection,
     sites: &Sites,
@@ -455,7 +457,7 @@ pub(crate) fn read_held(
     Ok(())
 }
 
-/// The next places of which something is held, after one.
+/// The next places with held entries, after `after` in the order of table, shape and key.
 pub(crate) fn held_after(conn: &Connection, after: Option<&Place>) -> Result<Vec<Place>> {
     let mut statement = conn.prepare_cached(
         "SELECT DISTINCT lower(table_name), shape, key FROM __harmonylite___held

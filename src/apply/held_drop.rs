@@ -1,6 +1,6 @@
-//! An operator gives up what is held of a table. The command asks, by a note in `___meta`; the
-//! daemon does it, in its own short transactions, since it knows in memory what is held. Where none
-//! runs, the command does it by itself.
+//! Drops what is held of a table because an operator gives it up. The command leaves a request in
+//! `___meta`. The daemon carries it out in its own short transactions, since it knows in memory
+//! what is held. If no daemon runs, the command does it itself.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::database::meta::{Meta, delete_meta, get_meta, set_meta};
 use crate::database::selection;
 use crate::database::{Database, DatabaseError, Result};
 
-/// Entries that are removed in one transaction where no daemon runs.
+/// Entries that one transaction removes if no daemon runs.
 const STEP: usize = 512;
 
 fn asked(conn: &Connection) -> rusqlite::Result<Vec<String>> {
@@ -32,7 +32,7 @@ fn store_asked(conn: &Connection, tables: &[String]) -> rusqlite::Result<()> {
 }
 
 impl Database {
-    /// Begins with what an operator asked for. Inside a transaction, with the catalog read.
+    /// Starts to carry out the requests of operators. Inside a transaction, with the catalog read.
     pub(crate) fn take_drop_requests(&mut self) -> Result<()> {
         for table in asked(&self.conn)? {
             if self.catalog.ending.contains(&table) {
@@ -47,12 +47,12 @@ impl Database {
         Ok(())
     }
 
-    /// Whether an operator asks for something to be dropped.
+    /// Whether a request of an operator is stored.
     pub(crate) fn is_asked_to_drop(&self) -> Result<bool> {
         Ok(get_meta::<String>(&self.conn, Meta::DropHeld)?.is_some())
     }
 
-    /// Nothing is held of a table any more. Inside a transaction.
+    /// Ends the request for a table of which nothing is held any more. Inside a transaction.
     pub(crate) fn drop_request_is_done(&mut self, table: &str) -> Result<()> {
         self.catalog.held.remove(table);
         let mut tables = asked(&self.conn)?;
@@ -64,7 +64,8 @@ impl Database {
     }
 }
 
-/// Asks for the rows that are held of a table (lower case) to be dropped. False if there are none.
+/// Asks the daemon to drop the held rows of a table (lower case). False if there are none. Fails if
+/// the file cannot be opened or stays locked for 5 s.
 pub fn ask_to_drop_held(path: &Path, table: &str) -> Result<bool> {
     let conn = open(path)?;
     let conn = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate)?;
@@ -78,13 +79,14 @@ pub fn ask_to_drop_held(path: &Path, table: &str) -> Result<bool> {
     Ok(is_held)
 }
 
-/// Whether a request is still to be carried out.
+/// Whether the request for a table is still to be carried out.
 pub fn is_asked_to_drop_held(path: &Path, table: &str) -> Result<bool> {
     let conn = super::conflicts::open(path)?;
     Ok(asked(&conn)?.iter().any(|t| t == table))
 }
 
-/// Carries out what was asked for, where no daemon runs: the caller holds its lock.
+/// Drops the held rows of a table itself, if no daemon runs: the caller holds the daemon's lock.
+/// Fails if the file cannot be opened or stays locked for 5 s.
 pub fn drop_held(path: &Path, table: &str) -> Result<()> {
     let conn = open(path)?;
     while !drop_some(&conn, table)? {

@@ -1,4 +1,4 @@
-//! What is held and why: for people, on a connection that only reads, so that it works beside a
+//! What is held and why, for people. The connection only reads, so the report works beside a
 //! running daemon and changes nothing.
 
 use std::collections::BTreeSet;
@@ -16,43 +16,51 @@ use crate::database::{DatabaseError, Former, Result};
 use crate::model::merge::FLOOR;
 use crate::model::version::milliseconds;
 
-/// Reasons and columns that are listed of a table.
+/// Bound of the reasons, and of the columns, that are listed per table.
 const LISTED: usize = 20;
 
-/// What is held of one table.
+/// The held rows of one table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HeldTable {
-    /// Lower case.
+    /// Name of the table in lower case.
     pub table: String,
+    /// Whether this database has the table, and it can be replicated.
     pub is_here: bool,
+    /// Rows of which something is held.
     pub rows: u64,
+    /// Bytes of the held entries.
     pub bytes: u64,
-    /// When the oldest and the newest of it was written, unix milliseconds.
+    /// When the oldest held version was written, in unix milliseconds.
     pub oldest_ms: i64,
+    /// When the newest held version was written, in unix milliseconds.
     pub newest_ms: i64,
-    /// Why, with the number of rows, the most frequent first.
+    /// Reasons with the number of rows of each, the most frequent first; at most 20.
     pub reasons: Vec<(String, u64)>,
-    /// Columns that are not here, with the storage class of what they hold.
+    /// Columns that the table lacks here, with the storage class of a held value; at most 20.
     pub columns: Vec<(String, String)>,
-    /// Keys as the rows have them, where the table has another one here; and that.
+    /// Shapes of the held rows' keys that differ from the table's key here; at most 20, and empty
+    /// if the table is not here.
     pub keys: Vec<String>,
+    /// Shape of the table's key here; none if the table is not here.
     pub key_here: Option<String>,
-    /// Those of `keys` that a table had here before: the rows come from nodes that are not
+    /// Those of `keys` that a table had here before: the rows come from nodes that have not
     /// migrated.
     pub former_keys: Vec<String>,
 }
 
-/// All that is held in a database.
+/// Everything that is held in a database.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct HeldReport {
+    /// Tables with held rows, sorted by name.
     pub tables: Vec<HeldTable>,
-    /// Tables of which nothing is held any more: a snapshot brings them once they are here.
+    /// Names of tables that were let go: a snapshot brings their rows once the tables are here.
     pub let_go: Vec<String>,
-    /// Tables for which a snapshot is awaited.
+    /// Names of tables for which a snapshot is awaited.
     pub awaited: Vec<String>,
 }
 
-/// Reads what is held, as of one moment.
+/// Reads what is held, as of one moment. Fails if the file cannot be read, or if HarmonyLite was
+/// never started on it.
 pub fn held_report(path: &Path) -> Result<HeldReport> {
     let conn = open(path)?;
     conn.execute_batch("BEGIN")?;
@@ -133,7 +141,7 @@ fn other_keys(conn: &Connection, table: &str, here: &str) -> Result<Vec<String>>
     Ok(keys.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Keys that tables had before, as far as that is remembered.
+/// Shapes of the keys that tables had before, as far as the database remembers them.
 fn former_keys(conn: &Connection) -> Result<BTreeSet<String>> {
     let Ok(mut list) = conn.prepare("SELECT shape FROM __harmonylite___former") else {
         return Ok(BTreeSet::new()); // of an earlier release

@@ -1,12 +1,12 @@
-//! How much is held of tables that are not here, and when something of them came last.
+//! Size of the held rows of tables that are not here, and the time when the last one came.
 //!
-//! Such tables may be those of another application, or invented: what is held of them is bounded.
-//! Beyond the bound the largest is let go ([`super::let_go`]): should it be here one day, a
-//! snapshot brings it. So the bound holds only where snapshots are kept.
+//! Such tables may belong to another application, or be invented, so the amount held is bounded.
+//! Beyond the bound the largest table is let go ([`super::let_go`]): if it is here one day, a
+//! snapshot brings it. That is why the bound holds only where snapshots are kept.
 //!
-//! Sizes are added up as rows come, in the transactions that hold them. What took the place of
-//! something else counts twice until the sum is over the bound: then they are counted, which takes
-//! no lock that an application waits for.
+//! Sizes are added up as rows come, in the transactions that hold them. An entry that replaces
+//! another one counts twice until the sum exceeds the bound. Then the entries are counted, which
+//! takes no lock that an application waits for.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::let_go::held_tables;
 use crate::database::{Database, Result};
 
-/// What an entry of `___held` takes besides its texts and its value.
+/// Bytes that an entry of `___held` takes besides its texts and its value.
 pub(super) const ENTRY_BYTES: u64 = 32;
 
-/// See the module's head.
+/// Bytes held of tables that are not here; see the module's head.
 #[derive(Debug, Default)]
 pub(crate) struct HeldSize {
-    /// At most so many bytes are held.
+    /// Upper bound of the stored bytes.
     stored: u64,
     /// Bytes by table (lower case) that the transaction under way added.
     grown: BTreeMap<String, u64>,
@@ -39,7 +39,7 @@ impl HeldSize {
 }
 
 impl Database {
-    /// An entry of `___held` is written whose texts and value have so many bytes.
+    /// Adds a new entry of `___held`; `bytes` are those of its texts and its value.
     pub(super) fn note_held_entry(&mut self, table: &str, bytes: usize) {
         if !self.catalog.by_name.contains_key(table) {
             let grown = self.held_size.grown.entry(table.to_owned()).or_default();
@@ -47,8 +47,8 @@ impl Database {
         }
     }
 
-    /// Whether a single transaction brings so much of a table that is not here that it is let go at
-    /// once; and does that.
+    /// Lets a table that is not here go if the transaction under way alone brings more than half of
+    /// the bound. True if it did.
     pub(crate) fn let_go_if_too_much(&mut self, table: &str) -> Result<bool> {
         let grown = self.held_size.grown.get(table);
         let is_too_much = grown.is_some_and(|bytes| *bytes > self.limits.held_bytes / 2);
@@ -67,7 +67,7 @@ impl Database {
         self.note_let_go(table)
     }
 
-    /// Stores what was added. Inside the transaction that did.
+    /// Stores the added sizes. Inside the transaction that added them.
     pub(crate) fn store_held_size(&mut self) -> Result<()> {
         let at = self.reservation.peek_number() - 1; // that of this transaction
         for (table, bytes) in std::mem::take(&mut self.held_size.grown) {
@@ -83,7 +83,7 @@ impl Database {
         Ok(())
     }
 
-    /// Lets go of the largest tables if more is held than may be. Outside a transaction.
+    /// Lets the largest tables go if more is held than allowed. Outside a transaction.
     pub(crate) fn bound_held(&mut self) -> Result<()> {
         if self.held_size.stored <= self.limits.held_bytes || !self.settings.joins_by_snapshot {
             return Ok(());
@@ -91,7 +91,7 @@ impl Database {
         let mut sizes = self.count_held()?;
         let mut total: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
         sizes.sort_unstable();
-        // Counting each time something comes would cost more than it keeps.
+        // Goes down to 7/8 of the bound: counting at every new entry would cost more than it saves.
         let mut go = Vec::new();
         while total > self.limits.held_bytes / 8 * 7
             && let Some((bytes, table)) = sizes.pop()
@@ -117,7 +117,7 @@ impl Database {
         Ok(())
     }
 
-    /// Bytes by table, of those that are not here.
+    /// Bytes held of each table that is not here.
     fn count_held(&self) -> Result<Vec<(u64, String)>> {
         let mut count = self.conn.prepare_cached(
             "SELECT sum(?2 + length(shape) + length(key) + length(column) + length(reason)
@@ -137,8 +137,9 @@ impl Database {
         Ok(sizes)
     }
 
-    /// Notes are there of the tables of which something is held, and no others: an earlier release
-    /// made none. Inside a transaction, with the catalog read.
+    /// Makes `___held_tables` list exactly the tables that are not here and of which something is
+    /// held: an earlier release listed none. `held` is sorted. Inside a transaction, with the
+    /// catalog read.
     pub(crate) fn tidy_held_size(&mut self, held: &[String]) -> Result<()> {
         let mut list = self
             .conn
@@ -164,14 +165,14 @@ impl Database {
         Ok(())
     }
 
-    /// Nothing is held of a table any more. Inside a transaction.
+    /// Removes the size of a table of which nothing is held any more. Inside a transaction.
     pub(crate) fn forget_held_size(&self, table: &str) -> Result<()> {
         let text = "DELETE FROM __harmonylite___held_tables WHERE table_name = ?1";
         self.conn.prepare_cached(text)?.execute([table])?;
         Ok(())
     }
 
-    /// The transaction that held something of a table last.
+    /// The last transaction that held something of a table; none if that is not noted.
     pub(crate) fn held_at(&self, table: &str) -> Result<Option<i64>> {
         let text = "SELECT at FROM __harmonylite___held_tables WHERE table_name = ?1";
         let mut statement = self.conn.prepare_cached(text)?;

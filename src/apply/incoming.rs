@@ -7,17 +7,17 @@ use crate::model::merge::{Exceptions, FLOOR, State};
 use crate::model::value::OwnedValue;
 use crate::model::version::Version;
 
-/// A row from elsewhere: from a frame, from what is held, or both; as the merge sees it.
+/// A row from another node as the merge sees it: from a frame, from held entries, or both.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Incoming {
-    /// Newest tombstone.
+    /// Version of the newest tombstone.
     pub floor: Option<Version>,
-    /// Version of the row itself; none for columns that are held alone.
+    /// Version of the row itself; none if only columns are held.
     pub row: Option<Version>,
-    /// Held: up to this version it is not sent, or to be sent again. It is ours to send once it
-    /// fits.
+    /// A held row is unsent, or must be published again, up to this version. This node publishes it
+    /// once it fits.
     pub unsent: Option<Version>,
-    /// By lower-case name.
+    /// Version and value by column name (lower case).
     pub columns: BTreeMap<String, (Version, OwnedValue)>,
 }
 
@@ -45,7 +45,7 @@ impl Incoming {
         incoming
     }
 
-    /// Whether it says anything.
+    /// Whether it contains anything.
     pub(crate) fn is_some(&self) -> bool {
         self.row.is_some() || self.floor.is_some() || !self.columns.is_empty()
     }
@@ -56,13 +56,13 @@ impl Incoming {
         columns.chain([self.row, self.floor]).max().flatten()
     }
 
-    /// Whether that version is one of those in it that are to be sent.
+    /// Whether `version` is one of the versions in it that this node must publish.
     pub(crate) fn is_to_be_sent(&self, version: Version) -> bool {
         let is_carried = || self.columns.values().any(|(v, _)| *v == version);
         self.unsent == Some(version) || self.unsent > Some(version) && is_carried()
     }
 
-    /// The larger of two values of a column wins, as everywhere.
+    /// Adds a column, unless a newer version of it is there; of one version the larger value wins.
     pub(crate) fn add_column(&mut self, lower: String, version: Version, value: OwnedValue) {
         let newer = |known: &(Version, OwnedValue)| {
             let order = version.cmp(&known.0);
@@ -75,7 +75,7 @@ impl Incoming {
         }
     }
 
-    /// Takes in what else is known of the row.
+    /// Merges another incoming form of the same row into this one.
     pub(crate) fn absorb(&mut self, other: Incoming) {
         self.floor = self.floor.max(other.floor);
         self.row = self.row.max(other.row);
@@ -85,7 +85,7 @@ impl Incoming {
         }
     }
 
-    /// In the compact form.
+    /// The same in the compact form that the merge takes.
     pub(crate) fn state(&self) -> State {
         let newest = self.columns.values().map(|(v, _)| *v).max();
         let floor = self.floor.unwrap_or(Version::NEVER);

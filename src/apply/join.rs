@@ -1,4 +1,4 @@
-//! One row that arrives, joined with what is here, column by column.
+//! Joins one incoming row with the row here, column by column.
 
 use std::sync::Arc;
 
@@ -16,40 +16,43 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
 
-/// What one attempt to write a row came to.
+/// Result of one attempt to write a row.
 enum Attempt {
     Done,
-    /// It collides in a UNIQUE index.
+    /// The row collides in a UNIQUE index.
     Collides,
-    /// It breaks a constraint of the table here.
+    /// The row breaks a constraint that the table has here.
     Unfit(String),
 }
 
-/// What is to be done after the row's version is stored.
+/// What follows after the row's version is stored.
 enum Next {
     Nothing,
     Hold(String),
-    /// Which of the rows that collide is in the table? `arrived` is the row now, if it lives.
+    /// Work out which of the colliding rows is in the table. `arrived` is the row as it is now;
+    /// none if it is deleted.
     Settle {
         in_table: Option<Vec<OwnedValue>>,
         arrived: Option<Vec<OwnedValue>>,
     },
 }
 
-/// What a join came to.
+/// Result of a join.
 struct Joined {
     before: Option<State>,
     after: State,
     next: Next,
-    /// Something of the row here survives in what it is now: if it was marked unsent, under this
-    /// transaction, it still is.
+    /// The transaction under which the row was learnt before, if a part of that content survives in
+    /// the joined row: if the row was marked unsent under it, the mark must stay.
     remains: Option<i64>,
-    /// The row lives on a tombstone, or lost against it, that whoever sent it may have forgotten.
+    /// The row lives on although a tombstone is known that its sender may have forgotten, or the
+    /// row lost against such a tombstone.
     buried: bool,
 }
 
 impl Database {
-    /// Joins one row; columns of it that are unknown here are held. True if something changed.
+    /// Joins one row, and holds those of its columns that are unknown here. True if something
+    /// changed.
     pub(crate) fn join_row(
         &mut self,
         table: &Arc<Table>,
@@ -63,7 +66,7 @@ impl Database {
             self.hold(&Place::of(table, key_bytes), &incoming, reason)?;
             return Ok(false);
         }
-        // What the application did while the triggers were away comes before what arrives.
+        // Writes that the application made while the triggers were missing come before this row.
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
@@ -116,8 +119,8 @@ impl Database {
         Ok(joined.before.as_ref() != Some(&joined.after))
     }
 
-    /// A row that was deleted under the former key of its table is not back for coming under the
-    /// new one: its tombstone is told under that, too.
+    /// Adds the tombstone that a row has under the former key of its table. A row that was deleted
+    /// under the former key must not come back because it arrives under the new key.
     fn add_former(&self, table: &Table, key: &[Value<'_>], incoming: &mut Incoming) -> Result<()> {
         if incoming.row.is_none() || !self.catalog.former.contains_key(&table.id) {
             return Ok(());
@@ -137,8 +140,8 @@ impl Database {
         Ok(())
     }
 
-    /// The version of rows that were here before HarmonyLite, until this node has met the others:
-    /// such a row loses against theirs.
+    /// The version of rows that were in the file before HarmonyLite, until this node has met the
+    /// others: such a row loses against theirs. None afterwards.
     pub(super) fn gives_way(&self) -> Option<Version> {
         (!self.joined).then_some(Version {
             hlc: HLC_BEFORE,
@@ -146,9 +149,9 @@ impl Database {
         })
     }
 
-    /// The version becomes nobody's, which is the lowest there is. Also for a row that comes by a
-    /// stream: what lost against a row here could not come again when a snapshot brings a lower
-    /// one.
+    /// Gives a row from before HarmonyLite the version of node 0, the lowest there is. Rows that
+    /// come by a stream need this too: a row that lost against this node's own row would not come
+    /// again when a snapshot later brings a lower version.
     fn demote_preexisting(&mut self, table: &Table, key: &[Value<'_>]) -> Result<()> {
         let Some(own) = self.gives_way() else {
             return Ok(());
@@ -163,7 +166,7 @@ impl Database {
         Ok(())
     }
 
-    /// Merges, writes the row as far as it goes and stores the version.
+    /// Merges the versions, writes the row as far as possible and stores the version.
     fn join_versions(
         &mut self,
         table: &Table,
@@ -190,7 +193,7 @@ impl Database {
             .as_ref()
             .filter(|s| s.state.deleted && self.may_be_dropped_elsewhere(s));
         let is_told_again = theirs.deleted && in_doubt.is_some_and(is_tie);
-        // Even if the row wins: columns that were written before the tombstone do not.
+        // The tombstone counts even if the row wins: columns from before the tombstone lose to it.
         let is_unheard = |s: &Stored| theirs.floor() < s.state.version;
         let mut joined = Joined {
             remains: stored.as_ref().filter(survives).map(|s| s.at),
@@ -201,14 +204,15 @@ impl Database {
         };
         let state = &joined.after;
         let attempt = match &action {
-            // A tombstone that is told again is kept as long as by those who hear of it now.
+            // A tombstone that is published again is kept as long here as on nodes that learn it
+            // only now.
             Action::Nothing if is_told_again => Attempt::Done,
             Action::Nothing => {
                 joined.remains = None; // as it was, mark and all
                 return Ok(joined);
             }
             Action::VersionOnly => Attempt::Done,
-            // Something waits in this table: what a change means for it must be worked out.
+            // Displaced rows wait in this table: the change may decide which of them is in it.
             _ if self.catalog.displaced.contains(&table.id) => Attempt::Collides,
             action => write(&mut rows, key, action, &columns, local)?,
         };
@@ -249,7 +253,7 @@ impl Database {
     }
 }
 
-/// The table's columns as both sides have them.
+/// The table's columns with the values of both sides.
 fn columns<'a>(
     table: &'a Table,
     stored: Option<&Stored>,
@@ -258,7 +262,7 @@ fn columns<'a>(
 ) -> Vec<Column<'a>> {
     let each = table.schema.columns.iter().enumerate().map(|(i, column)| {
         let own = local.map(|values| values[i].borrow());
-        // A column added later that still has its default holds no write of anybody.
+        // A column that was added later and still has its default: nobody wrote it.
         let is_default = own.is_some_and(|v| v.same(&column.default.borrow()));
         let unwritten = is_default && stored.is_some_and(|s| is_late(table, s, i));
         Column {
@@ -270,7 +274,7 @@ fn columns<'a>(
     each.collect()
 }
 
-/// Writes what `action` says, or leaves the row as it was.
+/// Writes the row as `action` says; on a collision or a broken constraint the row stays as it was.
 fn write(
     rows: &mut Rows<'_>,
     key: &[Value<'_>],
@@ -288,7 +292,8 @@ fn write(
                 let (old, new) = (local.map(|l| l[*i].borrow()), columns[*i].incoming);
                 !old.zip(new).is_some_and(|(old, new)| old.same(&new))
             };
-            // As an application does it: a trigger may be on some columns alone.
+            // Writes only changed columns, as an application does: a trigger may watch single
+            // columns.
             let which: Vec<usize> = which.iter().copied().filter(differs).collect();
             rows.update_some(key, &which, &incoming(&which))
         }
@@ -308,7 +313,7 @@ fn write(
     match result {
         Ok(()) => Ok(Attempt::Done),
         Err(e) if is_collision(rows.table, &e) => Ok(Attempt::Collides),
-        // Where a trigger may be at fault, it is done without first.
+        // A trigger may be at fault: the caller tries again without triggers.
         Err(e) if is_unfit(&e) && !rows.table.fires => Ok(Attempt::Unfit(e.to_string())),
         Err(e) => Err(e.into()),
     }

@@ -1,9 +1,10 @@
 //! Tables whose changes are let go instead of being held.
 //!
-//! Nothing is kept of a table that the configuration leaves out, nor of one that nobody can
-//! replicate (SQLite's own, ours). The name of the former is remembered: should the table be
-//! replicated here one day, this node lacks all that it let go. That is a gap in every stream
-//! ([`crate::model::gap`]), which a snapshot makes up for whose maker let nothing go of that table.
+//! Nothing is stored of a table that the configuration excludes, nor of one that nobody can
+//! replicate (SQLite's own tables, ours). The names of excluded tables are remembered, and those of
+//! tables that were let go for want of space (`held_size`): if such a table is replicated here one
+//! day, this node lacks everything that it let go. That is a gap in every stream
+//! ([`crate::model::gap`]). A snapshot closes the gap if its maker let nothing of that table go.
 
 use std::collections::BTreeSet;
 
@@ -16,27 +17,27 @@ use crate::database::schema::PREFIX;
 use crate::database::selection;
 use crate::database::{Database, DatabaseError, Result, TIME_BOX};
 
-/// Names that are remembered, and bytes of them: a peer may invent any number.
+/// Bounds of the remembered names, in number and bytes: a peer may invent any number.
 const MAX_NAMES: usize = 1000;
 const MAX_BYTES: usize = 32 << 10;
 
-/// Entries of `___held` that are removed between two looks at the clock.
+/// Entries of `___held` that are removed before the clock is read again.
 const STEP: usize = 64;
 
-/// Removes entries of a table, at most so many.
+/// Removes entries of table `?1`, at most `?2`.
 pub(super) const DELETE_SOME: &str =
     "DELETE FROM __harmonylite___held WHERE (table_name, shape, key, column) IN (
          SELECT table_name, shape, key, column FROM __harmonylite___held
          WHERE table_name = ?1 LIMIT ?2)";
 
-/// See the module's head. Names are in lower case.
+/// The tables of which rows were let go; see the module's head. Names are in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LetGo {
     /// Tables of which rows were let go.
     names: BTreeSet<String>,
-    /// Of these, the ones that are replicated here by now: a snapshot is awaited for them.
+    /// Tables that are replicated here by now: a snapshot is awaited for them.
     awaited: BTreeSet<String>,
-    /// There were more names than are remembered.
+    /// Whether there were more names than are remembered.
     #[serde(default)]
     is_more: bool,
 }
@@ -53,13 +54,13 @@ impl LetGo {
         self.names.union(&self.awaited)
     }
 
-    /// The same, by name; and those for which a snapshot is awaited.
+    /// The tables of which rows were let go, and those for which a snapshot is awaited.
     pub(crate) fn into_names(self) -> (Vec<String>, Vec<String>) {
         let [names, awaited] = [self.names, self.awaited].map(|n| n.into_iter().collect());
         (names, awaited)
     }
 
-    /// Remembers a table, where no daemon runs. Inside a transaction.
+    /// Remembers a table, in a process that is not the daemon. Inside a transaction.
     pub(crate) fn note(conn: &Connection, name: &str) -> rusqlite::Result<()> {
         let mut let_go = LetGo::load(conn)?;
         let_go.add(name);
@@ -87,14 +88,15 @@ impl LetGo {
     }
 }
 
-/// Whether a name (lower case) is one that no application's table has.
+/// Whether a name (lower case) cannot be that of an application's table.
 pub(crate) fn is_reserved(lower: &str) -> bool {
     lower.starts_with("sqlite_") || lower.starts_with(PREFIX)
 }
 
 impl Database {
-    /// Whether what arrives of a table (lower case) that is not replicated here, and has these
-    /// columns elsewhere, is let go, not held; and remembers its name. Inside a transaction.
+    /// Whether changes of a table (lower case) are let go instead of being held. The table is not
+    /// replicated here, and has these columns on the sending node. Remembers its name. Inside a
+    /// transaction.
     pub(crate) fn lets_go(&mut self, lower: &str, columns: &[&str]) -> Result<bool> {
         if self.catalog.by_name.contains_key(lower) {
             return Ok(false);
@@ -122,7 +124,7 @@ impl Database {
         Ok(self.let_go.store(&self.conn)?)
     }
 
-    /// A snapshot brought rows, but none of the tables that its maker let go. Inside a transaction.
+    /// Takes over the tables that the maker of a merged snapshot let go. Inside a transaction.
     pub(crate) fn inherit_let_go(&mut self, of_maker: &LetGo) -> Result<()> {
         let before = self.let_go.clone();
         for name in of_maker.lacks() {
@@ -138,9 +140,8 @@ impl Database {
         Ok(())
     }
 
-    /// Tables that were let go and are replicated by now: what was missed of them is a gap.
-    /// `has_new` says that a table is replicated since just now. Inside a transaction, with the
-    /// catalog read.
+    /// Records a gap if a table that was let go is replicated by now. `has_new` says that a table
+    /// became replicated just now. Inside a transaction, with the catalog read.
     pub(crate) fn await_let_go(&mut self, has_new: bool) -> Result<()> {
         let here = &self.catalog.by_name;
         let mut found: BTreeSet<String> = self.let_go.names.clone();
@@ -166,8 +167,8 @@ impl Database {
         self.store_positions()
     }
 
-    /// The same where no snapshots are kept: what the streams still have is read again. At a start,
-    /// before anything is read.
+    /// Does the same where no snapshots are kept: reads again what the streams still have. At a
+    /// start, before anything is read.
     pub(crate) fn read_let_go_again(&mut self) -> Result<()> {
         let here = &self.catalog.by_name;
         if !self.let_go.names.iter().any(|n| here.contains_key(n)) {
@@ -185,7 +186,7 @@ impl Database {
         })
     }
 
-    /// Tables of which changes are let go, and which others have.
+    /// Names of the tables of which changes are let go; other nodes may have them.
     pub fn passed_over(&self) -> Vec<&str> {
         self.let_go.names.iter().map(String::as_str).collect()
     }
@@ -195,18 +196,18 @@ impl Database {
         &self.let_go.awaited
     }
 
-    /// Whether there is something for the scheduler of snapshots since this was asked last: other
-    /// tables, or a snapshot is awaited for some.
+    /// Whether, since the last call, the snapshot scheduler got something to do: other tables, or
+    /// tables for which a snapshot is awaited.
     pub(crate) fn has_news(&mut self) -> bool {
         std::mem::take(&mut self.is_news)
     }
 
-    /// Whether the maker of a snapshot let go of a table for which one is awaited.
+    /// Whether the maker of a snapshot let go of a table for which this node awaits one.
     pub(crate) fn lacks_awaited(&self, lacks: &[String]) -> bool {
         lacks.iter().any(|name| self.let_go.awaited.contains(name))
     }
 
-    /// No gap is left: what was awaited is here. Inside a transaction.
+    /// Ends the waiting for a snapshot once no gap is left. Inside a transaction.
     pub(crate) fn end_awaiting(&mut self) -> Result<()> {
         if self.has_gap() || self.let_go.awaited.is_empty() {
             return Ok(());
@@ -215,22 +216,23 @@ impl Database {
         self.store_let_go()
     }
 
-    /// Whether rows were let go of tables that other nodes may have: by choice, or of tables that
-    /// are `selected` and unknown here.
+    /// Whether rows were let go of tables that other nodes may have. Without `selected`: of tables
+    /// that the configuration excludes. With it: of tables that it selects and that are unknown
+    /// here.
     pub(crate) fn has_let_go(&self, selected: bool) -> bool {
         let tables = &self.settings.tables;
         let mut names = self.let_go.names.iter();
         names.any(|name| tables.replicates(name) == selected)
     }
 
-    /// Names of tables of which rows were let go by choice.
+    /// Names of tables of which rows were let go because the configuration excludes them.
     pub(crate) fn let_go_by_choice(&self) -> impl Iterator<Item = &String> {
         let tables = &self.settings.tables;
         let names = self.let_go.names.iter();
         names.filter(|name| !tables.replicates(name))
     }
 
-    /// Tables with something in `___held` of which nothing is to be held.
+    /// Finds the tables whose entries in `___held` must be removed, because they are let go now.
     pub(crate) fn find_ending(&mut self) -> Result<()> {
         let mut ending = BTreeSet::new();
         for table in held_tables(&self.conn)? {
@@ -248,9 +250,9 @@ impl Database {
         Ok(())
     }
 
-    /// What is held of tables that are not here, of which nothing came for as long as a tombstone
-    /// is kept and which no node `has`, is to be removed. True if there is some. To be called only
-    /// when all streams were read to their end.
+    /// Finds held tables that nobody needs any more, and has their entries removed. Such a table is
+    /// not here, nothing came of it for as long as a tombstone is kept, and no node `has` it. True
+    /// if entries are to be removed. Must be called only when all streams were read to their end.
     pub(crate) fn end_forgotten(&mut self, has: &dyn Fn(&str) -> bool) -> Result<bool> {
         let (Some(now_ms), false) = (self.broker_time_ms(), self.has_gap()) else {
             return Ok(false);
@@ -268,7 +270,7 @@ impl Database {
         Ok(!self.catalog.ending.is_empty())
     }
 
-    /// Removes some of what is held of those. Inside a transaction.
+    /// Removes some held entries of the tables that were found. Inside a transaction.
     pub(crate) fn end_held(&mut self) -> Result<()> {
         let began = self.clock.uptime();
         while let Some(table) = self.catalog.ending.first().cloned() {
@@ -289,7 +291,7 @@ impl Database {
     }
 }
 
-/// Names of the columns of one row that is held of a table.
+/// Names of the columns of one held row of a table.
 fn held_columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
     let text = "SELECT column FROM __harmonylite___held WHERE table_name = ?1 AND (shape, key) =
                 (SELECT shape, key FROM __harmonylite___held WHERE table_name = ?1 LIMIT 1)
@@ -298,7 +300,7 @@ fn held_columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>>
     columns.query_map([table], |r| r.get(0))?.collect()
 }
 
-/// Names of the tables of which something is held, found without reading all of it.
+/// Names of the tables of which something is held, sorted; found without reading all entries.
 pub(crate) fn held_tables(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let text = "SELECT table_name FROM __harmonylite___held
                 WHERE table_name > ?1 ORDER BY table_name LIMIT 1";

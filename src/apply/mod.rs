@@ -1,11 +1,11 @@
-//! Incoming: from frames to rows, by versions alone.
+//! Incoming changes: frames become rows, and versions alone decide.
 //!
-//! [`Database::apply`] takes messages of one stream and, in one short transaction, captures what
-//! the application did so far, joins each row with what is here ([`crate::model::merge`]) and
-//! stores the position. Nothing stops it: what does not fit the schema is held ([`held`]) or, where
-//! nobody wants it, let go (`let_go`), what is no frame is put in quarantine, what collides in a
-//! UNIQUE index is displaced (`unique`), what is too large for one message is put together
-//! (`parts`).
+//! [`Database::apply`] takes messages of one stream. In one short transaction it captures what the
+//! application did so far, joins each row with the one here ([`crate::model::merge`]) and stores
+//! the position. No message stops it. A row that does not fit the schema is held ([`held`]); if the
+//! configuration excludes its table, it is let go (`let_go`). Bytes that are no frame go to the
+//! quarantine. A row that collides in a UNIQUE index is displaced (`unique`). The parts of a row
+//! too large for one message are put together (`parts`).
 
 use std::sync::Arc;
 
@@ -63,30 +63,36 @@ pub(crate) use unique::{displaced_row, highest_displaced};
 /// A message of a stream, decoded.
 #[derive(Debug)]
 pub struct Arrived<'a> {
+    /// Sequence number in the stream.
     pub seq: u64,
     /// `Nats-Msg-Id`.
     pub id: &'a str,
-    /// When the broker stored it, by its clock.
+    /// When the broker stored it: unix milliseconds of the broker's clock.
     pub time_ms: i64,
+    /// The decoded message.
     pub content: Content<'a>,
 }
 
+/// What a message of a stream contains.
 #[derive(Debug)]
 pub enum Content<'a> {
-    /// Published by this process from this database: every row of it is here.
+    /// A frame that this process published from this database: every row of it is here.
     Own,
+    /// A frame: rows, or a part of a frame that is too large for one message.
     Frame(Frame<'a>),
-    /// Published by a node of the Go version; and the message as it came.
+    /// An event from a node of the Go version, and the message as it came.
     Go(GoEvent<'a>, &'a [u8]),
-    /// Not a frame that this release knows.
+    /// Bytes that this release cannot read as a frame.
     Bad {
+        /// Why they cannot be read; stored with the quarantined message.
         reason: String,
+        /// The message as it came.
         data: &'a [u8],
     },
 }
 
 impl<'a> Content<'a> {
-    /// Of a message's unpacked bytes; `data` is the message as it came.
+    /// Decodes a message's unpacked bytes `raw`; `data` is the message as it came.
     pub fn decode(raw: &'a [u8], data: &'a [u8]) -> Content<'a> {
         let bad = |reason: String| Content::Bad { reason, data };
         if GoEvent::is_like(raw) {
@@ -100,21 +106,21 @@ impl<'a> Content<'a> {
     }
 }
 
-/// What [`Database::apply`] did.
+/// Result of one call of [`Database::apply`].
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// How many of the messages are done.
+    /// How many of the messages are done, counted from the first.
     pub messages: usize,
     /// Rows whose content or version changed here.
     pub rows: usize,
-    /// Local changes found on the way.
+    /// Local changes that were captured first.
     pub captured: Captured,
 }
 
 impl Database {
-    /// Applies messages of `stream`, in order, as many as fit in one short transaction but at least
-    /// one, unless local changes take all the time: then none is done, and the call is to be
-    /// repeated.
+    /// Applies messages of `stream`, in order: as many as fit in one short transaction, but at
+    /// least one. If local changes take up the whole transaction, no message is applied and the
+    /// caller repeats the call. An error undoes the transaction.
     pub fn apply(&mut self, stream: &str, arrived: &[Arrived<'_>]) -> Result<Applied> {
         self.bound_held()?;
         self.write_past_damage(|db| {
@@ -175,7 +181,7 @@ impl Database {
         }
     }
 
-    /// What is wrong with single rows is kept in quarantine, the others are applied.
+    /// Applies the rows of a frame. Rows that cannot be read go to the quarantine.
     fn apply_frame(
         &mut self,
         stream: &str,
@@ -235,7 +241,7 @@ impl Database {
         let plain = self.is_plain(table, &incoming.columns);
         let (mut rows, mut row) = (incoming.rows(nodes), Row::default());
         let mut changed = 0;
-        // Decoded from end to end before: an error here is the end of the rows.
+        // `Frame::decode` has read all rows once: an error here is the end of the rows.
         let mut more = rows.next(&mut row).unwrap_or(false);
         while more {
             if plain {
@@ -254,7 +260,7 @@ impl Database {
         Ok(changed)
     }
 
-    /// One row, the general way.
+    /// Joins one row by the general way, column by column.
     fn apply_joined(
         &mut self,
         table: &Arc<Table>,
@@ -268,7 +274,8 @@ impl Database {
         self.join_with_held(table, key, &key_bytes, incoming, frames)
     }
 
-    /// Joins one row and what is held of it, which a join ends and which may be newer.
+    /// Joins one row together with what is held of it: the held part may be newer, and the join
+    /// ends it.
     pub(crate) fn join_with_held(
         &mut self,
         table: &Arc<Table>,

@@ -1,19 +1,19 @@
-//! How far this node is behind each of the nodes whose changes it applies, by the broker's clock.
+//! How far this node is behind each node whose changes it applies, by the broker's clock.
 
 use std::collections::BTreeMap;
 
 use crate::database::Database;
 
-/// Origins that are remembered: a peer may invent any number of nodes.
+/// Bound of the origins that are remembered: a peer may invent any number of nodes.
 const MAX_ORIGINS: usize = 1024;
 
-/// When the newest message of each origin that is applied here was stored by the broker, in unix
-/// milliseconds. Since this process started.
+/// For each origin the time at which the broker stored its newest message that was applied here, in
+/// unix milliseconds. Starts empty with the process.
 #[derive(Debug, Default)]
 pub(crate) struct Origins(BTreeMap<u64, i64>);
 
 impl Origins {
-    /// A message of these nodes is applied, which the broker stored at `time_ms`.
+    /// Records that a message of these nodes is applied; the broker stored it at `time_ms`.
     pub(crate) fn note(&mut self, nodes: &[u64], time_ms: i64) {
         for node in nodes {
             let has_room = self.0.len() < MAX_ORIGINS;
@@ -29,8 +29,8 @@ impl Origins {
 }
 
 impl Database {
-    /// Per other node, when the newest message of its changes that is applied here was stored, in
-    /// unix milliseconds of the broker's clock.
+    /// For each other node the time at which the broker stored its newest message that was applied
+    /// here, in unix milliseconds of the broker's clock.
     pub fn newest_by_origin(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
         let others = self
             .origins

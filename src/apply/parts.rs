@@ -1,4 +1,4 @@
-//! Rows too large for one message: their parts wait in the database until all are there.
+//! Frames too large for one message: their parts wait in the database until all are there.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -6,19 +6,20 @@ use crate::capture::Frames;
 use crate::database::{Database, Result};
 use crate::model::frame::{Frame, FrameError, MAX_FRAME_BYTES, Part, Parts};
 
-/// A part whose others never came goes when a part that the broker got so much later comes: its
-/// sender sent all of it again, as others. By the broker's time, since between two parts the clock
-/// here may be set, or this node be away for months.
+/// Age at which the parts of an incomplete frame are removed: when another part arrives that the
+/// broker stored so much later. Their sender has sent the whole frame again, as other parts. The
+/// broker's time counts, because between two parts the clock here may be set, or this node may be
+/// away for months.
 const KEEP_MS: i64 = 30 * 24 * 3600 * 1000;
 
-/// Parts of one row: a broker that takes messages of 4 KiB comes to that with the largest row.
+/// Bound of the parts of one frame: the largest row comes to that with messages of 4 KiB.
 const MAX_PARTS: u32 = 1 << 16;
 
-/// What a part takes on disk besides its bytes.
+/// Bytes that a part takes on disk besides its content.
 const PART_ON_DISK: u64 = 64;
 
 impl Database {
-    /// Stores a part; with the last one, applies the whole.
+    /// Stores a part; with the last one, applies the whole frame. Returns how many rows changed.
     pub(super) fn take_part(
         &mut self,
         stream: &str,
@@ -78,8 +79,8 @@ impl Database {
         }
     }
 
-    /// The oldest rows of which parts are missing go when all of them take too much: their sender
-    /// went away for good, or means ill.
+    /// Removes the oldest incomplete frames if all parts together take too much: their sender went
+    /// away for good, or means ill.
     fn make_room_for_parts(&mut self, stream: &str, seq: u64, part: &Part<'_>) -> Result<()> {
         let added = part.bytes.len() as u64 + PART_ON_DISK;
         let known = self.parts_bytes.map(|bytes| bytes + added);
@@ -120,7 +121,7 @@ impl Database {
         Ok(0)
     }
 
-    /// The frame that the parts are of, unpacked one after the other.
+    /// Puts the parts together and unpacks them, one after the other.
     fn join_parts(&self, part: &Part<'_>) -> Result<std::result::Result<Vec<u8>, FrameError>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT bytes FROM __harmonylite___parts WHERE id = ?1 AND count = ?2 ORDER BY part",

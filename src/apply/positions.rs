@@ -1,7 +1,8 @@
-//! How far each stream has been read.
+//! Positions: how far this node has read each stream.
 //!
-//! Stored in the transaction of the rows it covers. Frames of our own change no row, so they move
-//! the position in memory only, until the next write or a pause: reading them again is harmless.
+//! A position is stored in the transaction of the rows that it covers. Frames of this node change
+//! no row, so they move the position in memory only; it is stored at the next write or pause.
+//! Reading those frames again is harmless.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,19 +13,21 @@ use crate::model::gap::{Gap, Reach, after_merge};
 use crate::model::manifest::{Entry, StreamPosition};
 use crate::mutation::{self, Mutation};
 
-/// A place in a stream, and what tells that the stream is still the same.
+/// A place in a stream, and how the node recognizes the stream again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Position {
     /// Sequence of the last message read; 0 before the first.
     pub seq: u64,
-    /// Its message id.
+    /// Message id (`Nats-Msg-Id`) of that message; empty if it is unknown.
     pub id: String,
     /// When the stream was created, as the broker writes it.
     pub created: String,
-    /// The newest message of ours that the broker acknowledged: it may forget it all the same.
+    /// Sequence of this node's newest message that the broker acknowledged; 0 if there is none. The
+    /// broker may lose that message nevertheless.
     pub acked_seq: u64,
+    /// Message id of that message.
     pub acked_id: String,
-    /// What was missed because the broker no longer had it; none if nothing was.
+    /// Messages that the broker dropped before this node read them; none if it missed none.
     pub gap: Option<Gap>,
 }
 
@@ -73,6 +76,7 @@ fn reach(seq: u64, gap: &Option<Gap>) -> Reach<'_> {
 }
 
 impl Database {
+    /// Position of this node in a stream; the default (`seq` 0) if the stream is unknown.
     pub fn position(&self, stream: &str) -> Position {
         self.positions
             .known
@@ -81,7 +85,7 @@ impl Database {
             .unwrap_or_default()
     }
 
-    /// Stream name -> last sequence read, for the mirror file.
+    /// Stream name and last sequence read of every stream, sorted by name, for the mirror file.
     pub fn sequences(&self) -> Vec<(String, u64)> {
         let mut all: Vec<_> = self
             .positions
@@ -93,10 +97,10 @@ impl Database {
         all
     }
 
-    /// Streams that are read no more: since the prefix, the compression or the number of shards is
-    /// another one, others have taken their place. As where a stream was created anew under its
-    /// name, what they held is published again by whoever has it, and looked for in a snapshot.
-    /// False if there are none.
+    /// Leaves the streams that this node no longer reads, because the prefix, the compression or
+    /// the number of shards changed and other streams have taken their place. As with a stream that
+    /// was created anew under its name, every node publishes again the rows it has, and looks for a
+    /// snapshot. False if there are no such streams.
     pub(crate) fn leave_streams(&mut self) -> Result<bool> {
         let known = self.positions.known.iter();
         let left = known.filter(|(stream, _)| !self.is_read(stream));
@@ -124,7 +128,7 @@ impl Database {
         streams.is_empty() || streams.contains(stream)
     }
 
-    /// Moves a position; stored at the next write.
+    /// Moves a position in memory; the next write stores it.
     pub fn move_position(&mut self, stream: &str, position: Position) {
         if self.positions.known.get(stream) != Some(&position) {
             self.positions.known.insert(stream.to_owned(), position);
@@ -132,7 +136,8 @@ impl Database {
         }
     }
 
-    /// The message is applied, and all before it. A snapshot may have come further meanwhile.
+    /// Records that this message and all before it are applied. Does nothing if a snapshot has
+    /// brought the position further meanwhile.
     pub fn read_up_to(&mut self, stream: &str, seq: u64, id: &str) {
         let known = self.position(stream);
         if seq > known.seq {
@@ -141,8 +146,9 @@ impl Database {
         }
     }
 
-    /// Messages before `first` are gone from the broker. False: a snapshot brought them meanwhile,
-    /// or the Go version had read them before the database became ours.
+    /// Records that the broker no longer has the messages before `first`. False if nothing was
+    /// missed: a snapshot brought them meanwhile, or the Go version had read them before
+    /// HarmonyLite took over the database. Fails if the position cannot be stored.
     pub fn miss(&mut self, stream: &str, first: u64) -> Result<bool> {
         let seq = self.position(stream).seq;
         let is_missing = seq + 1 < first;
@@ -157,11 +163,12 @@ impl Database {
         Ok(is_missing && !was_read)
     }
 
-    /// Messages before `first` are gone from the broker and were not read here.
+    /// Records a gap: the broker no longer has the messages before `first`, and this node did not
+    /// read them.
     pub fn note_gap(&mut self, stream: &str, first: u64) {
         let known = self.position(stream);
-        // All that is here came from before the end of this gap, also what was read after an
-        // earlier one.
+        // Everything here was learnt before the end of this gap, also what came after an earlier
+        // gap.
         let gap = Gap {
             learnt: self.reservation.peek_number() - 1,
             acked: known.acked_seq,
@@ -176,7 +183,8 @@ impl Database {
         self.move_position(stream, gapped);
     }
 
-    /// Rows were passed over in all that was read so far.
+    /// Records a gap that ends at this node's position in every stream: rows were let go in all
+    /// that was read so far.
     pub(crate) fn note_gaps_here(&mut self) {
         let learnt = self.reservation.peek_number() - 1;
         for (stream, seq) in self.sequences() {
@@ -194,20 +202,20 @@ impl Database {
         }
     }
 
-    /// Whether changes were missed that only a snapshot can bring.
+    /// Whether this node missed changes that only a snapshot can bring.
     pub fn has_gap(&self) -> bool {
         self.positions.known.values().any(|p| p.gap.is_some())
     }
 
-    /// Whether a snapshot is to be merged before what waits here is sent: a row that nobody else
-    /// has must not count as one that all others deleted. But to a broker that lost messages all is
-    /// sent at once: else a snapshot that is further than its streams sends every node back again
-    /// and again.
+    /// Whether a snapshot must be merged before unsent rows are published: a row that no other node
+    /// has must not count as one that all others deleted. After the broker lost messages, rows are
+    /// published at once. Otherwise a snapshot that is further than the streams would send every
+    /// node back again and again.
     pub fn awaits_snapshot(&self) -> bool {
         self.settings.joins_by_snapshot && self.has_gap() && !self.is_republishing()
     }
 
-    /// How far each stream is in this database.
+    /// Position of each stream in this database, as a manifest lists it.
     pub(crate) fn places(&self) -> BTreeMap<String, StreamPosition> {
         let place = |(stream, p): (&String, &Position)| {
             let place = StreamPosition {
@@ -221,29 +229,30 @@ impl Database {
         self.positions.known.iter().map(place).collect()
     }
 
-    /// Whether a snapshot that is this far holds all that was read from the streams here, or
-    /// written to them.
+    /// Whether a snapshot with these positions holds everything that this node read from the
+    /// streams or wrote to them.
     pub(crate) fn is_covered(&self, places: &BTreeMap<String, StreamPosition>) -> bool {
         self.covered_up_to(places) == i64::MAX
     }
 
-    /// The transaction up to which a snapshot that is this far holds all that was learnt here:
-    /// all of them if it is as far as this node; if this node is beyond a gap that the snapshot
-    /// closes, those before the gap was noticed.
+    /// The transaction up to which a snapshot with these positions holds all that this node learnt.
+    /// If the snapshot is as far as this node, that is every transaction (`i64::MAX`). If this node
+    /// is beyond a gap that the snapshot closes, it is the last transaction before the gap was
+    /// noticed.
     pub(crate) fn covered_up_to(&self, places: &BTreeMap<String, StreamPosition>) -> i64 {
         let streams = self.positions.known.keys();
         let each = streams.map(|stream| self.covered_in(stream, places));
         each.min().unwrap_or(i64::MAX)
     }
 
-    /// The same for what comes by one stream.
+    /// The same for one stream.
     pub(crate) fn covered_in(
         &self,
         stream: &str,
         places: &BTreeMap<String, StreamPosition>,
     ) -> i64 {
         let known = self.position(stream);
-        // What was acknowledged and not read back yet may be beyond it as well.
+        // An acknowledged message that this node has not read back may lie beyond its position.
         let seq = known.seq.max(known.acked_seq);
         let place = places.get(stream);
         let whole = place.filter(|p| p.created == known.created && p.gap.is_none());
@@ -255,13 +264,13 @@ impl Database {
         }
     }
 
-    /// Whether all up to a place was read here.
+    /// Whether this node has read a stream, without a gap, up to this place.
     pub(crate) fn has_read(&self, stream: &str, place: &StreamPosition) -> bool {
         let known = self.position(stream);
         known.created == place.created && known.gap.is_none() && known.seq >= place.seq
     }
 
-    /// Whether a snapshot brings some of what was missed here.
+    /// Whether a snapshot brings some of the changes that this node missed.
     pub(crate) fn is_helped_by(&self, entry: &Entry) -> bool {
         let helps = |(stream, known): (&String, &Position)| {
             entry.streams.get(stream).is_some_and(|place| {
@@ -271,7 +280,8 @@ impl Database {
         self.positions.known.iter().any(helps)
     }
 
-    /// Whether a snapshot lacks what this node could say where it lacks something itself.
+    /// Whether a snapshot lacks this node's state where that counts: at a gap of this node, or at a
+    /// gap of the maker that this node has read.
     pub(crate) fn is_unheard_in(&self, entry: &Entry) -> bool {
         let lacks = self.lacks_awaited(&entry.lacks);
         let heard = |place: &StreamPosition, end: u64| {
@@ -283,7 +293,7 @@ impl Database {
             let place = entry.streams.get(stream);
             let place = place.filter(|p| p.created == known.created);
             let Some(gap) = &known.gap else {
-                // What others lack of it was read here.
+                // This node has read the messages that the snapshot's maker lacks.
                 let theirs = place.and_then(|p| p.gap.as_ref());
                 let is_known = theirs.is_some_and(|gap| known.seq >= gap.end);
                 return is_known && !mutation::is(Mutation::OthersGapsIgnored);
@@ -294,14 +304,16 @@ impl Database {
     }
 
     fn lacks_after(&self, known: &Position, place: &StreamPosition, entry: &Entry) -> Option<Gap> {
-        // Of a table that this node waits for, its maker has no more than this node.
+        // For a table whose snapshot this node awaits, the snapshot's maker has no more than this
+        // node.
         let lacks = self.lacks_awaited(&entry.lacks);
         let of_maker = place.gap.clone().or(lacks.then(|| Gap::new(place.seq)));
         let (here, there) = (reach(known.seq, &known.gap), reach(place.seq, &of_maker));
         after_merge(here, there, entry.node)
     }
 
-    /// Whether some of what was read here, once a snapshot is merged, was read by its maker alone.
+    /// Whether messages count as read here, once a snapshot is merged, that only its maker has
+    /// read.
     pub(crate) fn is_brought_on_by(&self, entry: &Entry) -> bool {
         let brings = |(stream, place): (&String, &StreamPosition)| {
             let known = self.position(stream);
@@ -310,7 +322,7 @@ impl Database {
         !self.joined || entry.streams.iter().any(brings)
     }
 
-    /// How far a snapshot must be to bring what was missed here.
+    /// The positions that a snapshot must reach to bring what this node missed.
     pub(crate) fn missed(&self) -> BTreeMap<String, StreamPosition> {
         let missed = |(stream, p): (&String, &Position)| {
             let place = StreamPosition {
@@ -323,8 +335,9 @@ impl Database {
         self.positions.known.iter().filter_map(missed).collect()
     }
 
-    /// A snapshot is merged: what it holds need not be read any more, and what it lacks is lacking
-    /// here unless it was read.
+    /// Moves the positions after a snapshot was merged. Messages that the snapshot covers need not
+    /// be read any more; messages that it lacks are a gap here, too, unless this node has read
+    /// them.
     pub(crate) fn take_places(&mut self, entry: &Entry) {
         for (stream, place) in &entry.streams {
             let mut known = self.position(stream);
@@ -345,7 +358,8 @@ impl Database {
         }
     }
 
-    /// Gaps are closed for which every node that ever published was heard. True if there were any.
+    /// Closes the gaps for which the state of every node that ever published is here. True if there
+    /// were any.
     pub(crate) fn close_gaps(&mut self, publishers: &BTreeSet<u64>) -> Result<bool> {
         let mut closed = false;
         for (stream, _) in self.sequences() {
@@ -360,7 +374,8 @@ impl Database {
                 self.move_position(&stream, known);
             }
         }
-        // Before that is stored: after a crash in between nobody would come here again.
+        // This comes before the closed gaps are stored: after a crash in between nobody would do
+        // it.
         if !self.has_gap() {
             self.tell_duplicate_node()?;
             self.write(Database::end_awaiting)?;
@@ -369,26 +384,30 @@ impl Database {
         Ok(closed)
     }
 
-    /// Messages of ours that the broker has and that were not read back yet.
+    /// Upper bound of the messages that this node published to a stream, the broker acknowledged
+    /// and the node has not read back.
     pub fn unread(&self, stream: &str) -> u64 {
         let known = self.positions.known.get(stream);
         known.map_or(0, |p| p.acked_seq.saturating_sub(p.seq))
     }
 
-    /// Whether the broker had given out `seq` before it stored our message `id` there: it lost what
-    /// it had. Not to be asked of a message that it had already.
+    /// Whether the broker had given out `seq` before it stored this node's message `id` there: then
+    /// it lost messages. Must not be asked about a message that the broker recognized as a
+    /// repetition.
     pub fn was_given_out(&self, stream: &str, seq: u64, id: &str) -> bool {
         let known = self.position(stream);
-        // What is read may be further than what is acknowledged: our message may be among it.
+        // The position may be further than the acknowledgements, and this message may be the one
+        // read.
         let is_another = seq == known.seq && !known.id.is_empty() && id != known.id;
         is_another || seq <= known.acked_seq
     }
 
-    /// The broker says that it stored our message `id` at `seq`.
+    /// Records that the broker stored this node's message `id` at `seq`.
     pub fn note_acknowledged(&mut self, stream: &str, seq: u64, id: String) {
         let mut known = self.position(stream);
         if seq > known.acked_seq {
-            // It may be of a transaction from before the gap: a snapshot must have it, too.
+            // The message may belong to a transaction from before the gap: a snapshot must cover
+            // it, too.
             if let Some(gap) = known.gap.as_mut() {
                 gap.acked = seq;
             }
@@ -403,17 +422,17 @@ impl Database {
         }
     }
 
-    /// Reads every stream from its start again, and merges a snapshot first if there is one, which
-    /// is never wrong: an operator asks for it by removing the mirror of the positions. What was
-    /// read so far is kept as if it were acknowledged: a snapshot that is not as far does not have
-    /// all that is here.
+    /// Starts to read every stream from its beginning, and merges a snapshot first if there is one.
+    /// This is never wrong; an operator asks for it by removing the mirror of the positions. The
+    /// positions so far are kept as if they were acknowledged: a snapshot that is not as far does
+    /// not hold everything that is here.
     pub fn forget_positions(&mut self) -> Result<()> {
         self.lose_all_streams()?;
         self.read_from_the_start();
         self.flush() // a transaction that is undone would bring them back
     }
 
-    /// What was read so far counts as acknowledged.
+    /// Sets every position to 0. The positions so far count as acknowledged.
     pub(crate) fn read_from_the_start(&mut self) {
         for (stream, _) in self.sequences() {
             let mut known = self.position(&stream);
@@ -426,11 +445,12 @@ impl Database {
         }
     }
 
+    /// Whether a position has moved since positions were last stored.
     pub fn has_unsaved_positions(&self) -> bool {
         !self.positions.unsaved.is_empty()
     }
 
-    /// Whether the file has the positions that were stored in it.
+    /// Whether the file still has the positions that this process stored in it.
     pub(crate) fn has_stored_positions(&self) -> Result<bool> {
         let there = Positions::load(&self.conn)?;
         let same = |(stream, p): (&String, &Position)| {
@@ -441,8 +461,8 @@ impl Database {
         Ok(self.positions.known.iter().all(same))
     }
 
-    /// Stores what moved since the last write. Inside a transaction; undoing that loads the
-    /// positions as they were before.
+    /// Stores the positions that moved since the last write. Inside a transaction; a rollback loads
+    /// the positions as they were before.
     pub(crate) fn store_positions(&mut self) -> Result<()> {
         let mut put = self.conn.prepare_cached(
             "REPLACE INTO __harmonylite___seq_map(stream, seq, id, created, gap, acked_seq, \

@@ -1,5 +1,5 @@
-//! Messages that cannot be read, kept for a later release or a person to look at: as many as a
-//! small machine can keep. Beyond that the oldest go, counted.
+//! Keeps messages that cannot be read, for a person to look at; no code reads them again. It keeps
+//! as many as a small machine can store, and beyond that removes and counts the oldest.
 
 use rusqlite::params;
 
@@ -8,7 +8,7 @@ use crate::database::{Database, Result};
 use crate::model::text::shortened;
 
 impl Database {
-    /// Keeps a message that cannot be read.
+    /// Puts a message that cannot be read into the quarantine.
     pub(super) fn quarantine(
         &mut self,
         stream: &str,
@@ -40,7 +40,8 @@ impl Database {
         self.make_room_in_quarantine()
     }
 
-    /// The oldest messages go where there are too many, and the oldest bytes where these are.
+    /// Removes the oldest messages if there are too many, and the bytes of the oldest if these are
+    /// too many.
     fn make_room_in_quarantine(&mut self) -> Result<()> {
         let (count, bytes): (u64, u64) = self
             .conn
@@ -86,7 +87,7 @@ impl Database {
         )?)
     }
 
-    /// Messages that could not be read, those that are no longer kept included.
+    /// Number of messages that could not be read, including those that were removed.
     pub fn quarantined(&self) -> Result<u64> {
         let kept: u64 = self
             .conn

@@ -1,8 +1,9 @@
-//! Displaced rows of a table whose key is of another kind now.
+//! Displaced rows of a table whose key definition changed.
 //!
-//! The rows of the table get versions under the new key. What is displaced is not in the table, so
-//! that whoever rebuilt that has not given it such a key: it is held as a row of the old one, as
-//! what arrives from a node that still has the old key is, and is back when the table has it again.
+//! The rows in the table get versions under the new key. A displaced row is not in the table, so
+//! the migration gave it no new key. It is stored as held under the old key shape, like a change
+//! from a node that has not migrated yet, and is applied if the table ever has that key shape
+//! again.
 
 use rusqlite::{OptionalExtension, params, params_from_iter};
 
@@ -16,11 +17,11 @@ use crate::model::merge::FLOOR;
 use crate::model::version::Version;
 
 impl Database {
-    /// Holds what is displaced of table number `id`, which was of shape `known`; its versions are
-    /// still those of that.
+    /// Holds the displaced rows of table number `id`, whose key had the shape `known`. Its versions
+    /// are still those of that shape.
     pub(crate) fn hold_displaced(&mut self, id: i64, name: &str, known: &Shape) -> Result<()> {
         let mut after = Vec::new();
-        // One by one: memory need not be large enough for all.
+        // One by one, because all of them may not fit into memory.
         while let Some((key, row)) = self.next_displaced(id, &after)? {
             after.clone_from(&key);
             if let Some(incoming) = self.incoming_of(name, known, &key, &row)? {
@@ -40,7 +41,7 @@ impl Database {
         Ok(())
     }
 
-    /// The key and the row that come after `after`.
+    /// The next displaced row after key `after`: its key and its encoded values.
     fn next_displaced(&self, id: i64, after: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         let mut next = self.conn.prepare_cached(
             "SELECT key, row FROM __harmonylite___displaced
@@ -50,7 +51,7 @@ impl Database {
         Ok(next.query_row(params![id, after], read).optional()?)
     }
 
-    /// A displaced row as a peer would send it. It may be marked unsent: it is to be sent when it
+    /// A displaced row as a peer would send it. It counts as unsent, so it is published once it
     /// fits.
     fn incoming_of(
         &self,

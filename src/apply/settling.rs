@@ -1,5 +1,5 @@
-//! The algorithm of [`super::unique`]: from the highest order down, every row that may have to move
-//! is looked at, and those that its move may concern after it.
+//! The algorithm of [`super::unique`]. It takes the rows that may have to move from the highest
+//! order down, and after each move the rows that it may concern.
 
 use std::collections::BTreeSet;
 
@@ -16,17 +16,18 @@ use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
-/// Of a row with NULL in its key, which no other node can know: it stays, whatever collides with
-/// it. And, for the moment, of one that the application wrote and that has no version for that yet.
+/// Version of a row with NULL in its key: no other node can know that row, so it stays, whatever
+/// collides with it. For the moment it is also the version of a row that the application wrote and
+/// that is not captured yet.
 const UNMOVABLE: Version = Version {
     hlc: i64::MAX,
     node: u64::MAX,
 };
 
-/// Steps of one settling: a bound for what has no end only if an index is damaged.
+/// Bound of the steps of one settling: only a damaged index makes it endless.
 const MAX_LOOKS: u32 = 1_000_000;
 
-/// What decides between rows that collide: the larger is in the table.
+/// Decides between colliding rows: the one with the larger order is in the table.
 type Order = (Version, Vec<u8>);
 
 /// One run of the algorithm over one table.
@@ -34,13 +35,12 @@ pub(super) struct Settling<'c> {
     sites: &'c Sites,
     pub rows: Rows<'c>,
     pub displaced: DisplacedRows<'c>,
-    /// Some rows may have changed without a trace in the change log, and not have their versions
-    /// yet.
+    /// Some rows may have changed without an entry in the change log, and lack their new versions.
     comparing: bool,
-    /// Rows to look at, highest order first.
+    /// Rows to decide on, highest order last.
     todo: BTreeSet<Order>,
     done: BTreeSet<Order>,
-    /// Rows that were put aside because of another.
+    /// How many rows were displaced by another one.
     conflicts: u64,
 }
 
@@ -63,8 +63,8 @@ impl<'c> Settling<'c> {
         })
     }
 
-    /// Fails if the row, which is not in the table, could not be there whatever the others are.
-    /// SQLite looks at the UNIQUE indexes last.
+    /// Fails if the row, which is not in the table, breaks a constraint whatever the other rows
+    /// are. SQLite checks UNIQUE indexes last, so a collision means that the rest is fine.
     pub(super) fn try_row(&mut self, values: &[OwnedValue]) -> Result<()> {
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
         match savepoint(self.displaced.conn, true, || self.rows.upsert(&values)) {
@@ -73,8 +73,8 @@ impl<'c> Settling<'c> {
         }
     }
 
-    /// Looks at every row of `todo`, from the highest order down. Returns how many rows were put
-    /// aside because of another.
+    /// Decides on every row of `todo`, from the highest order down. Returns how many rows were
+    /// displaced by another one.
     pub(super) fn run(mut self) -> Result<u64> {
         for looks in 0.. {
             let Some(next) = self.todo.pop_last() else {
@@ -152,7 +152,7 @@ impl<'c> Settling<'c> {
             let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
             match self.rows.upsert(&values) {
                 Ok(()) => self.displaced.forget(&key_bytes)?,
-                // Another constraint, newer than the row: it stays aside, and the reason is said.
+                // Another constraint, newer than the row: it stays displaced, and the log says why.
                 Err(e) if is_unfit(&e) && !self.displaced.table.fires => {
                     log::warn!(
                         "a row of table {} stays aside: {e}",
@@ -165,7 +165,7 @@ impl<'c> Settling<'c> {
         Ok(())
     }
 
-    /// Whether a row of the table is not what its version says: the comparison will come to it.
+    /// Whether a row of the table differs from its version: the comparison has not come to it yet.
     fn is_uncaptured(&mut self, key: &[Value<'_>], values: &[OwnedValue]) -> Result<bool> {
         if !self.comparing {
             return Ok(false);
@@ -193,7 +193,7 @@ impl<'c> Settling<'c> {
         Ok(())
     }
 
-    /// Displaced rows that share a tuple with values which left the table are looked at.
+    /// Adds the displaced rows that share a tuple with a row that left the table.
     pub(super) fn wake(&mut self, values: &[OwnedValue]) -> Result<()> {
         for key in self.displaced.waiting_on(values)? {
             if let Some(order) = self.order(&key)? {

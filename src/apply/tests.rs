@@ -1,4 +1,4 @@
-//! Nodes that exchange frames by hand.
+//! Tests of nodes that exchange frames by hand.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn rows_from_before_are_joined() {
         Node::new(1, &with("(1, 'Dune', 1), (2, 'only on 1', 1)")),
         Node::new(2, &with("(1, 'Dune', 2), (3, 'only on 2', 1)")),
     ];
-    // A write since wins over what was there before, whoever's id is higher.
+    // A write wins over rows that were there before HarmonyLite, whichever node id is higher.
     n[0].run("UPDATE Books SET year = 9 WHERE id = 1");
     exchange(&mut n);
     let all = assert_equal(&n, ALL);
@@ -107,7 +107,7 @@ fn unknown_columns_and_tables_are_held_until_they_are_known() {
     exchange(&mut n);
     assert_eq!(n[1].rows("SELECT a FROM t"), n[0].rows("SELECT a FROM t"));
     assert!(n[1].db.held().unwrap() > 0);
-    // The node without the column writes the row; the other's column must survive that.
+    // The node without the column writes the row; the other node's column must survive that.
     n[1].run("UPDATE t SET a = 'two'");
     exchange(&mut n);
     assert_eq!(n[0].rows("SELECT a, b FROM t"), "t'two' t'B'");

@@ -1,8 +1,9 @@
-//! How old tombstones are, as far as that can be proved.
+//! Ages of tombstones, as far as they can be proved.
 //!
-//! Numbers of transactions are noted now and then with the time, by the broker's clock: when all up
-//! to a number was told, which decides when a tombstone may be dropped here; and from which number
-//! on all was learnt later than that, which decides whether others still have it.
+//! Now and then transaction numbers are noted with the time, by the broker's clock. A note in
+//! `___ages` says that everything up to a number was published by then: this decides when a
+//! tombstone may be dropped here. A note in memory says that everything from a number on was learnt
+//! after a time: this decides whether other nodes still have the tombstone.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,23 +16,25 @@ use crate::database::{Database, Result};
 use crate::model::version::{Version, milliseconds, stamp};
 use crate::mutation::{self, Mutation};
 
-/// Numbers are noted this often, or a thousand times per retention if that is less often.
+/// Interval of the notes; a thousandth of the retention if that is longer, a quarter of it at the
+/// most.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 
-/// What is known of the age of tombstones.
+/// Bounds of the ages of tombstones.
 #[derive(Debug, Default)]
 pub(crate) struct Ages {
-    /// Broker's time of the last note.
+    /// Broker's time of the last note, unix milliseconds.
     noted_ms: Option<i64>,
-    /// Times within the last third of the retention, and the number from which on all was learnt
-    /// later.
+    /// Notes (unix milliseconds, number) of the last third of the retention: from that number on
+    /// everything was learnt after that time.
     since: VecDeque<(i64, i64)>,
-    /// What was learnt before this number may be of any age.
+    /// Whatever was learnt before this number may be of any age.
     doubted: i64,
-    /// The highest hlc that this node may have given to a row that is forgotten by now: with a
-    /// clock that stands still the row would get it again, for something else.
+    /// The highest hlc that this node may have given to a row whose version is forgotten by now.
+    /// While its clock stands still, the node could otherwise give that hlc to the row again, with
+    /// different content.
     forgotten: i64,
-    /// No version of ours is of a later time than this.
+    /// Upper bound, in unix milliseconds, of the times of all versions that this node gave.
     given_ms: i64,
 }
 
@@ -46,7 +49,7 @@ impl Ages {
         })
     }
 
-    /// A transaction was undone, and what it stored with it.
+    /// Restores the values that are in the database, after a rollback.
     pub(crate) fn roll_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let stored = Ages::load(conn)?;
         (self.forgotten, self.given_ms) = (stored.forgotten, stored.given_ms);
@@ -59,7 +62,8 @@ impl Ages {
 }
 
 impl Database {
-    /// Notes how old transaction numbers are. Called now and then.
+    /// Notes the next transaction number with the broker's time. The daemon calls this now and
+    /// then. Does nothing while the broker's time is unknown.
     pub fn note_age(&mut self) -> Result<()> {
         let Some(now_ms) = self.broker_time_ms() else {
             return Ok(());
@@ -86,7 +90,7 @@ impl Database {
                 .query_row("SELECT min(at) FROM __harmonylite___unsent", [], |r| {
                     r.get(0)
                 })?;
-        // What waits here was told to nobody, however long it waits.
+        // Marked rows were published to nobody, however long they wait here.
         let at = match mutation::is(Mutation::MarkedTombstonesDropped) {
             true => next - 1,
             false => unsent.unwrap_or(next) - 1,
@@ -97,7 +101,7 @@ impl Database {
         if last.is_none_or(|last| last < at) {
             let retention_ms = retention.as_millis() as i64;
             self.write(|db| {
-                // One note is kept that is older than the retention: the bound of the next sweep.
+                // One note older than the retention stays: it is the bound of the next sweep.
                 db.conn.execute(
                     "DELETE FROM __harmonylite___ages WHERE at < (
                          SELECT max(at) FROM __harmonylite___ages WHERE ms <= ?1)",
@@ -117,16 +121,18 @@ impl Database {
         self.settings.tombstone_retention.as_millis() as i64 / 3
     }
 
-    /// Whether others may have dropped a tombstone that is still here.
+    /// Whether other nodes may have dropped a tombstone that is still here.
     ///
-    /// Not if it was learnt within a third of the retention, from a message that was not older than
-    /// that: whoever read that message keeps the tombstone for two thirds at least, since one that
-    /// may be dropped elsewhere counts as learnt anew when it is told again.
+    /// They have not if the tombstone was learnt within a third of the retention, from a message
+    /// that was not older than that. A node that read that message keeps the tombstone for two
+    /// thirds at least: a tombstone that may be dropped elsewhere counts as learnt anew when it is
+    /// published again.
     pub(crate) fn may_be_dropped_elsewhere(&self, tombstone: &Stored) -> bool {
         tombstone.at < self.young_from()
     }
 
-    /// What was learnt from this number on is young in that sense.
+    /// The first transaction number from which on everything was learnt within a third of the
+    /// retention.
     pub(crate) fn young_from(&self) -> i64 {
         let Some(now_ms) = self.broker_time_ms() else {
             return i64::MAX;
@@ -136,25 +142,26 @@ impl Database {
         young.map_or(i64::MAX, |(_, from)| self.ages.doubted.max(*from))
     }
 
-    /// Whatever was learnt up to now may have been told long ago.
+    /// From now on, everything learnt so far counts as being of any age.
     pub(crate) fn doubt_ages(&mut self) {
         self.ages.doubted = self.reservation.peek_number();
     }
 
-    /// The same, if the message that is about to be applied, of `time_ms`, is an old one.
+    /// The same, if the message about to be applied, which the broker stored at `time_ms`, is old.
     pub(crate) fn doubt_old(&mut self, time_ms: i64) {
         if self.is_old(time_ms) {
             self.doubt_ages();
         }
     }
 
-    /// Whether a third of the retention is over since then, or may be.
+    /// Whether a third of the retention has passed since `time_ms`, or may have passed.
     pub(crate) fn is_old(&self, time_ms: i64) -> bool {
         let now_ms = self.broker_time_ms();
         now_ms.is_none_or(|now| now - time_ms > self.third_ms())
     }
 
-    /// What the broker was told counts as told from now on. Inside a transaction.
+    /// Forgets when rows were published: the count of their ages starts again. Inside a
+    /// transaction.
     pub(crate) fn forget_ages(&mut self) -> Result<()> {
         self.ages.noted_ms = None;
         self.doubt_ages();
@@ -162,7 +169,8 @@ impl Database {
         Ok(())
     }
 
-    /// The last transaction number that was given out by `time_ms`, as far as noted; else 0.
+    /// The last transaction number up to which everything was published by `time_ms` (unix
+    /// milliseconds), as far as noted; 0 if there is no such note.
     pub(crate) fn learnt_before(&self, time_ms: i64) -> Result<i64> {
         let at: Option<i64> = self
             .conn
@@ -171,7 +179,7 @@ impl Database {
         Ok(at.unwrap_or(0))
     }
 
-    /// A local change got this hlc. Inside its transaction.
+    /// Raises the bound of given times: a local change got this hlc. Inside its transaction.
     pub(crate) fn note_given(&mut self, hlc: i64) -> Result<()> {
         if milliseconds(hlc) > self.ages.given_ms {
             self.ages.given_ms = milliseconds(hlc) + GIVEN_AHEAD_MS;
@@ -180,8 +188,8 @@ impl Database {
         Ok(())
     }
 
-    /// No version of ours is known any more, and none is of a later time than `now_ms`. Inside a
-    /// transaction.
+    /// Records that no version of this node is known any more, and that none is of a later time
+    /// than `now_ms`. Inside a transaction.
     pub(crate) fn all_given_is_forgotten(&mut self, now_ms: i64) -> Result<()> {
         self.ages.forgotten = stamp(now_ms, self.ages.forgotten);
         set_meta(&self.conn, Meta::Forgotten, self.ages.forgotten)?;
@@ -189,8 +197,8 @@ impl Database {
         self.forget_ages()
     }
 
-    /// The version of a row is not known any more; an earlier one may have been ours. Inside a
-    /// transaction.
+    /// Records that a row's version is forgotten; an earlier version of the row may have been this
+    /// node's. Inside a transaction.
     pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
         let given = stamp(self.ages.given_ms + 1, self.ages.forgotten);
         let hlc = match version.node == self.node {

@@ -1,8 +1,9 @@
-//! What a row is under each UNIQUE index of its table, and which rows are the same there.
+//! A row's tuples under the UNIQUE indexes of its table, and the rows that share one.
 //!
-//! For an index of stored columns that is the columns' values. Where there are expressions, a WHERE
-//! or generated columns, SQLite is asked: the row is put into an empty temporary copy of the table,
-//! the *probe*, so that affinities and generated columns count as they do in the table itself.
+//! Under an index of stored columns the tuple is the columns' values. If the index has expressions,
+//! a WHERE or generated columns, SQLite computes the tuple: the row is inserted into an empty
+//! temporary copy of the table, the *probe*, so that affinities and generated columns count as they
+//! do in the table itself.
 
 use rusqlite::{Connection, params_from_iter};
 
@@ -13,12 +14,12 @@ use crate::database::{Result, values};
 use crate::model::key::fold;
 use crate::model::value::{OwnedValue, Value};
 
-/// A row's values under one index. Rows with NULL there, or outside of a partial index, have none:
-/// they collide with nobody.
+/// A row's values under one index. A row with NULL there, or outside of a partial index, has none
+/// and collides with no row.
 pub(super) struct Tuple<'t> {
     pub index: &'t UniqueIndex,
     pub values: Vec<OwnedValue>,
-    /// The same for tuples that are equal.
+    /// Equal tuples have equal hashes.
     pub hash: i64,
 }
 
@@ -54,7 +55,7 @@ pub(super) fn tuples<'t>(
     Ok(all)
 }
 
-/// Rows of the table that share one of the tuples, but for the row `key`: (key, values).
+/// Rows of the table, except row `key`, that share a tuple with `row`: (key, values).
 pub(super) fn colliding(
     conn: &Connection,
     table: &Table,
@@ -73,7 +74,7 @@ pub(super) fn colliding(
     Ok(found)
 }
 
-/// Rows of the table that have this tuple.
+/// Values of the rows of the table that have this tuple.
 pub(super) fn rows_with(
     conn: &Connection,
     table: &Table,
@@ -113,7 +114,7 @@ fn colliding_sql(table: &Table, index: &UniqueIndex) -> String {
     )
 }
 
-/// The tuple under an index of stored columns.
+/// The tuple under an index of stored columns; none for other indexes.
 fn plain(table: &Table, index: &UniqueIndex, row: &[OwnedValue]) -> Option<Vec<OwnedValue>> {
     let columns = &table.schema.columns;
     let value = |name: &String| {
@@ -127,7 +128,7 @@ fn probe_name(table: &str) -> String {
     format!("temp.{}", quote(&format!("{PREFIX}probe_{table}")))
 }
 
-/// Makes the temporary copy of a table, without its rows, if it needs one.
+/// Creates the probe, an empty temporary copy of a table, if the table needs one.
 pub(crate) fn create_probe(conn: &Connection, schema: &Schema) -> rusqlite::Result<()> {
     let name = probe_name(&schema.name);
     conn.execute_batch(&format!("DROP TABLE IF EXISTS {name}"))?;
@@ -144,7 +145,7 @@ pub(crate) fn create_probe(conn: &Connection, schema: &Schema) -> rusqlite::Resu
     conn.execute_batch(&format!("CREATE TABLE {name}{body}"))
 }
 
-/// False if the row cannot be in the table at all.
+/// Inserts the row into the probe. False if the row breaks a constraint of the table.
 fn fill_probe(conn: &Connection, table: &Table, row: &[OwnedValue]) -> Result<bool> {
     let name = probe_name(table.name());
     conn.prepare_cached(&format!("DELETE FROM {name}"))?
@@ -164,7 +165,7 @@ fn fill_probe(conn: &Connection, table: &Table, row: &[OwnedValue]) -> Result<bo
     }
 }
 
-/// The tuple of the row in the probe.
+/// The tuple of the row in the probe; none if a partial index leaves it out.
 fn probe(conn: &Connection, table: &Table, index: &UniqueIndex) -> Result<Option<Vec<OwnedValue>>> {
     let terms: Vec<&str> = index.terms.iter().map(|(t, _)| t.as_str()).collect();
     let text = format!(

@@ -1,11 +1,11 @@
-//! UNIQUE indexes: which of two rows that collide is in the table.
+//! UNIQUE indexes: decides which of two colliding rows is in the table.
 //!
-//! Two nodes may insert rows of different keys that share a value under a UNIQUE index; no node can
-//! hold both. Which one is in the table is a function of the set of versions alone, so that all
-//! nodes agree: rows are admitted from the highest order down, (hlc, node, key), and a row that
-//! collides with an admitted one is *displaced*: stored with its values, and back in the table
-//! as soon as nothing hides it. Each step here keeps that true ("settles"), so that rows may come
-//! one by one and in any order.
+//! Two nodes may insert rows with different keys that share a value under a UNIQUE index. No table
+//! can hold both. The set of versions alone decides which one is in the table, so all nodes agree.
+//! Rows are admitted from the highest order (hlc, node, key) down. A row that collides with an
+//! admitted one is *displaced*: it is stored with its values, and returns to the table as soon as
+//! nothing hides it. Each step here keeps that true ("settles"), so rows may come one by one and in
+//! any order.
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ use crate::database::{Database, Result, is_unique_violation};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 
-/// Whether it is one of a UNIQUE index of the table, not of one to which a trigger writes.
+/// Whether the error is a collision in a UNIQUE index of this table, and not in a table that one of
+/// its triggers writes.
 pub(super) fn is_collision(table: &Table, e: &rusqlite::Error) -> bool {
     let names_it = || {
         let text = e.to_string();
@@ -35,7 +36,7 @@ pub(super) fn is_collision(table: &Table, e: &rusqlite::Error) -> bool {
 }
 
 impl Database {
-    /// The values of a displaced row.
+    /// The values of a displaced row; none if the row is not displaced.
     pub(crate) fn displaced_row(
         &self,
         table: &Table,
@@ -47,7 +48,7 @@ impl Database {
         displaced_row(&self.conn, table, key)
     }
 
-    /// Rows that are displaced.
+    /// Number of displaced rows.
     pub fn displaced(&self) -> Result<u64> {
         Ok(self
             .conn
@@ -55,16 +56,16 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
-    /// Rows that are displaced, counted up to a bound.
+    /// Number of displaced rows, counted up to `most`.
     pub fn displaced_up_to(&self, most: u64) -> Result<u64> {
         let text = "SELECT count(*) FROM (SELECT 1 FROM __harmonylite___displaced LIMIT ?1)";
         let mut statement = self.conn.prepare_cached(text)?;
         Ok(statement.query_row([most as i64], |r| r.get(0))?)
     }
 
-    /// A row was joined, its version is stored: `in_table` is what the table still holds of it,
-    /// `arrived` what it is now, none if deleted. Fails if that breaks another constraint: then it
-    /// is held, as it would be if nothing were displaced.
+    /// Settles a row that was joined and whose version is stored. `in_table` is the row that the
+    /// table still holds; `arrived` is the row as it is now, none if it is deleted. Fails if the
+    /// row breaks another constraint: then it is held, as it would be without displaced rows.
     pub(super) fn settle_joined(
         &mut self,
         table: &Arc<Table>,
@@ -88,7 +89,7 @@ impl Database {
         self.note_displaced(table)
     }
 
-    /// The application changed these rows; what they were before is not known.
+    /// Settles rows that the application changed. Their previous values are not known.
     pub(crate) fn settle_local(&mut self, table: &Arc<Table>, keys: &[Vec<u8>]) -> Result<()> {
         let mut settling = self.settling(table)?;
         for key in keys {
@@ -102,7 +103,7 @@ impl Database {
         self.note_displaced(table)
     }
 
-    /// The first row of a table is displaced.
+    /// Logs that rows of a table are displaced, now that the first one is.
     fn say_displaced(&mut self, table: &Table) {
         let text = "are displaced: others have their values in a UNIQUE index; `harmonylite \
             conflicts` shows them";
@@ -116,8 +117,8 @@ impl Database {
         }
     }
 
-    /// Displaced rows that nothing but the row `key`, which the application deleted, kept out of
-    /// the table: the user meant them, too.
+    /// Displaced rows that only the row `key` kept out of the table, which the application deleted:
+    /// the user meant to delete them, too.
     pub(crate) fn hidden_only_by(&self, table: &Arc<Table>, key: &[u8]) -> Result<Vec<Vec<u8>>> {
         let aside = DisplacedRows {
             conn: &self.conn,
@@ -133,7 +134,7 @@ impl Database {
         Ok(only)
     }
 
-    /// All displaced rows of the table anew: its UNIQUE indexes are others now.
+    /// Settles all displaced rows of a table anew, because its UNIQUE indexes changed.
     pub(crate) fn resettle(&mut self, table: &Arc<Table>) -> Result<()> {
         let mut settling = self.settling(table)?;
         for (key, values) in settling.displaced.take_all()? {
@@ -144,7 +145,7 @@ impl Database {
         self.note_displaced(table)
     }
 
-    /// These rows have new versions: what was displaced of them is void.
+    /// Removes these rows from the displaced ones: they have new versions.
     pub(crate) fn forget_displaced(&self, table: &Table, keys: &[Vec<u8>]) -> Result<()> {
         let aside = DisplacedRows {
             conn: &self.conn,
@@ -177,7 +178,7 @@ impl Database {
     }
 }
 
-/// The values of a row that is displaced in this database.
+/// The values of a displaced row in this database; none if the row is not displaced.
 pub(crate) fn displaced_row(
     conn: &Connection,
     table: &Table,
@@ -186,8 +187,8 @@ pub(crate) fn displaced_row(
     DisplacedRows { conn, table }.row(key)
 }
 
-/// The highest hlc among the displaced rows that a row with these values collides with: a local
-/// write of it must be above, or it would be displaced itself.
+/// The highest hlc among the displaced rows that collide with a row of these values; 0 if there are
+/// none. A local write must have a higher one, or it would be displaced itself.
 pub(crate) fn highest_displaced(
     rows: &mut Rows<'_>,
     sites: &Sites,

@@ -1,4 +1,4 @@
-//! Marked rows become frames again: after a start, a broken connection, an outbox that ran full.
+//! Encodes marked rows again: after a start, a broken connection, or an outbox that ran full.
 
 use crate::capture::record::{for_others, never_written, row_bytes};
 use crate::capture::unsent::Piece;
@@ -14,14 +14,15 @@ use crate::mutation::{self, Mutation};
 
 impl Database {
     /// Encodes marked rows as they are now, in the order of their transactions, up to about `limit`
-    /// bytes: a transaction of up to that is never split, a larger one is at twice that. With
-    /// nothing left to encode, captures are live from here on.
+    /// bytes. A transaction of up to `limit` bytes is never split; a larger one is split at twice
+    /// that. Once nothing is left to encode, captures are live from here on.
     ///
-    /// What the application wrote meanwhile is captured first: a row that it changed has no longer
+    /// What the application wrote meanwhile is captured first: a row that it changed no longer has
     /// the values of its version. While there is more of that than fits in one transaction, nothing
     /// is encoded ([`Database::is_captured`]).
     ///
-    /// To be called only while nothing is in flight. Frames carry the last transaction they cover.
+    /// Must be called only while nothing is in flight. `at` of the frames is the last transaction
+    /// that they cover. An error undoes the transaction.
     pub fn backlog(&mut self, limit: usize) -> Result<Vec<Outgoing>> {
         self.write(|db| {
             let early = mutation::is(Mutation::NoCaptureBeforeBacklog);
@@ -32,7 +33,7 @@ impl Database {
             db.clear_marks()?;
             let mut frames = Frames::numbered(db, true);
             let last = match db.encode_marked(limit, &mut frames)? {
-                // No marks are left, so that none of them is cleared with these.
+                // No marks are left, so the acknowledgement of these frames clears none.
                 None if db.encode_republished(limit, &mut frames)? => Some(frames.at),
                 last => last,
             };
@@ -45,7 +46,7 @@ impl Database {
                 frame.at = last.unwrap_or_default();
             }
             if let (Some(last), true) = (last, out.is_empty()) {
-                // All of it was superseded or is gone: nothing to wait for.
+                // Every marked row was superseded or is gone: there is nothing to wait for.
                 db.acknowledged(last);
                 db.clear_marks()?;
                 db.marks.live = false;
@@ -62,14 +63,14 @@ impl Database {
         Ok(self.is_captured())
     }
 
-    /// Whether rows have the values of their versions, as far as the last capture saw.
+    /// Whether rows had the values of their versions at the end of the last capture.
     pub fn is_captured(&self) -> bool {
         let unwatched = |c: &Compare| c.cause >= CompareReason::Unwatched;
         !self.log_is_left && !self.catalog.comparing.values().any(unwatched)
     }
 
-    /// Encodes transactions until `limit`; returns the last one that is complete with that, none if
-    /// there was no mark. The next one may be begun: see `Marks::piece`.
+    /// Encodes transactions up to `limit` bytes. Returns the last one that is complete; none if
+    /// there was no mark. The next one may be encoded in part: see `Marks::piece`.
     fn encode_marked(&mut self, limit: usize, frames: &mut Frames) -> Result<Option<i64>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT at, table_id, key FROM __harmonylite___unsent ORDER BY at, table_id, key",
@@ -115,8 +116,8 @@ impl Database {
         Ok(Some(at - 1))
     }
 
-    /// Encodes one row marked by transaction `at` with the version it has. If it learnt that one
-    /// later, there is another mark for it, or it came from a stream.
+    /// Encodes one row, marked by transaction `at`, with the version it has. Skips a row that
+    /// learnt its version later: that one has a mark of its own, or it came from a stream.
     pub(super) fn encode_row(
         &self,
         rows: &mut Rows<'_>,
@@ -141,7 +142,7 @@ impl Database {
         let written = rows.row(&key, |row| {
             let bytes = row_bytes(row_values(row, count));
             if bytes > self.limits.row_bytes {
-                // It grew since it was marked, or by a join.
+                // The row grew since it was marked, or by a join.
                 let e = DatabaseError::RowTooLarge(bytes, self.limits.row_bytes);
                 let reason = format!("{e}; its key is {}", key_literal(&key));
                 return self.reject_rows(table.name(), 1, &reason);
@@ -161,8 +162,8 @@ impl Database {
     }
 }
 
-/// Versions of columns that differ from the row's. A column that was added after the row's version
-/// was learnt and still has its default was never written under that version.
+/// Versions of the columns that differ from the row's version. A column that was added after the
+/// row's version was learnt, and still has its default, was never written under that version.
 fn unsent_exceptions<'v>(
     table: &Table,
     stored: &Stored,

@@ -1,4 +1,4 @@
-//! Reading the change log, which only triggers write.
+//! Reads the change log, which only triggers write.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -7,14 +7,14 @@ use crate::capture::{Batch, ChangeEvidence, Touched};
 use crate::database::{Database, Result, triggers, values};
 use crate::mutation::{self, Mutation};
 
-/// Where a batch ends in the change log.
+/// End of a batch in the change log: its last id, and the number of its entries.
 pub(super) struct LogEnd {
     pub id: i64,
     pub entries: usize,
 }
 
 impl Database {
-    /// The next entries of the log, newest per key. None if there are none.
+    /// Reads the next entries of the log, merged per key. None if the log is empty.
     pub(super) fn read_log(&mut self) -> Result<Option<(Batch, LogEnd)>> {
         let keys: Vec<String> = (1..=self.catalog.log_keys)
             .map(|i| format!("k{i}"))
@@ -95,7 +95,7 @@ impl Database {
         Ok((end.entries > 0).then_some((batch, end)))
     }
 
-    /// Deletes captured entries. True if the log is empty now.
+    /// Deletes captured entries up to id `last`. True if the log is empty now.
     pub(super) fn drop_log(&mut self, last: i64, all: bool) -> Result<bool> {
         let delete = format!("DELETE FROM {} WHERE id <= ?1", triggers::LOG);
         self.conn.prepare_cached(&delete)?.execute([last])?;

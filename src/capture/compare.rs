@@ -1,10 +1,11 @@
-//! Finds changes by comparison, for tables whose triggers were not in place for a while.
+//! Finds changes by comparison, in tables whose triggers were missing for a while.
 //!
-//! Triggers go missing when a table is rebuilt (the 12 steps of
+//! Triggers are missing when a table is rebuilt (the 12 steps of
 //! <https://www.sqlite.org/lang_altertable.html#otheralter>), before installation, and in the
-//! moment between CREATE TABLE and our noticing. Row against version: without a version, or with
-//! another hash, it changed; a live version without a row was deleted. A large table is walked
-//! through in short steps; what happens to rows in the meantime is in the change log as usual.
+//! moment between a CREATE TABLE and our noticing it. The comparison reads each row with its
+//! version. A row without a version, or with a different hash, changed; a live version without a
+//! row means a delete. A large table is compared in short steps; changes in the meantime are in the
+//! change log as usual.
 
 use std::sync::Arc;
 
@@ -17,11 +18,11 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::milliseconds;
 use crate::mutation::{self, Mutation};
 
-/// Keys looked at between two looks at the clock.
+/// Keys that one step compares before the clock is read again.
 pub(super) const STEP: usize = 128;
 
 impl Database {
-    /// Goes on with the comparisons under way, for one time box. Returns how many rows changed.
+    /// Continues the comparisons under way, for one time box. Returns how many rows changed.
     pub(crate) fn compare_some(&mut self, frames: &mut Frames) -> Result<usize> {
         let began = self.clock.uptime();
         let mut changes = 0;
@@ -43,13 +44,13 @@ impl Database {
         Ok(changes)
     }
 
-    /// The table that is compared now, by number; it may be gone.
+    /// Number of the table that is compared now; the table may be gone.
     fn next_compared(&self) -> Option<i64> {
         let may = |id: &&i64| self.catalog.may_settle(**id);
         self.catalog.comparing.keys().filter(may).min().copied()
     }
 
-    /// The same with how far that has come.
+    /// The table that is compared now, and how far its comparison has come.
     pub(super) fn under_comparison(&self) -> Option<(&Arc<Table>, &Compare)> {
         let id = self.next_compared()?;
         let table = self.catalog.by_id.get(&id)?;
@@ -105,7 +106,8 @@ impl Database {
         Ok(changes)
     }
 
-    /// One step on the way to matching rows by content. What waited for the last may be taken in.
+    /// One step of indexing rows by their content (`Phase::Former`). After the last step held rows
+    /// are tried again: some waited for it.
     fn match_step(&mut self, table: &Table, compare: Compare) -> Result<usize> {
         let after = self.fill_contents(table, compare.after.as_deref())?;
         let phase = match after {
@@ -126,7 +128,7 @@ impl Database {
         Ok(0)
     }
 
-    /// Compares one row, as the walk would.
+    /// Compares one row with its version.
     pub(crate) fn compare_key(
         &mut self,
         table: &Arc<Table>,
@@ -157,7 +159,7 @@ impl Database {
         let mut why = ChangeEvidence::Compared;
         match cause {
             CompareReason::Before if stored.is_none() => why = ChangeEvidence::Before,
-            // Newer than what it was, and older than any write since.
+            // The new version is above the old one, and below any write since.
             CompareReason::Rebuilt if is_live && rows.exists(&key)? => {
                 (why, time_ms) = (ChangeEvidence::Rebuilt, 0)
             }
@@ -177,10 +179,10 @@ impl Database {
         Ok(changed)
     }
 
-    /// The table's key is another one: the row keeps the version that it had under the old one. It
-    /// is sent under the new one, with that: who migrated before may wait for it. True if it
-    /// changed; none if it is to be compared, as one that is known under the new key or whose old
-    /// one cannot be told.
+    /// Compares a row of a table whose key changed. The row keeps the version that it had under the
+    /// old key. It is published under the new key with that version, because a node that migrated
+    /// earlier may wait for it. True if the row changed. None if the row is gone or the table has
+    /// no former key: then it is compared in the usual way.
     fn compare_former(
         &mut self,
         table: &Arc<Table>,
@@ -210,7 +212,7 @@ impl Database {
         drop(rows);
         let former = self.former_row(table, value, None)?;
         if let (None, CompareReason::Matched(Some(time_ms))) = (&former, cause) {
-            // It may be one of those that were written just before the migration.
+            // The row may be one of those that were written just before the migration.
             touched.why = ChangeEvidence::Real;
             touched.time_ms = self.stamp_kept(time_ms)?;
         }
@@ -250,8 +252,8 @@ impl Database {
         Ok(Some(changed))
     }
 
-    /// The row is the one that had that key: no other is, and what arrives under that is of this
-    /// one. True if it is what it was.
+    /// Notes that this row is the one that had the former key: no other row is, and rows that
+    /// arrive under the former key are this one. True if its content is as before.
     fn recognize(
         &mut self,
         table: &Table,
@@ -262,7 +264,7 @@ impl Database {
         self.claim(table, former)?;
         self.note_became(table.id, &former.key, key_bytes)?;
         if let Some(like_it) = self.former_like(table, former)? {
-            // Either may be the one: what arrives under their former keys is held.
+            // Either row may be the one: rows that arrive under their former keys are held.
             self.note_became(table.id, &former.key, &[])?;
             self.note_became(table.id, &like_it, &[])?;
         }
@@ -276,9 +278,9 @@ impl Database {
         Ok(is_same)
     }
 
-    /// The row's columns have other names. Its version stays, also while it is displaced; if some
-    /// of its content may never have been sent under the new name, it is marked. True if so; none
-    /// if the row is to be compared.
+    /// Gives a row whose columns were renamed its new hash; its version stays, also while the row
+    /// is displaced. If part of its content may never have been published under the new names, the
+    /// row is marked. True if so; none if the row must be compared.
     fn rehash(
         &mut self,
         table: &Table,
@@ -289,7 +291,7 @@ impl Database {
         let mut rows = Rows::new(&self.conn, table)?;
         let stored = rows.version(&self.sites, key)?;
         let Some(stored) = stored.filter(|s| !s.state.deleted) else {
-            // Its change is in the change log.
+            // The change of this row is in the change log.
             return Ok((cause != CompareReason::Rebuilt).then_some(false));
         };
         let values = match rows.owned_row(key)? {
@@ -313,7 +315,8 @@ impl Database {
         Ok(Some(is_sent))
     }
 
-    /// The next keys of the phase, in key order. Rows with NULL in the key are passed over.
+    /// The next keys of the phase, in key order, at most `STEP`.
+    /// Rows with NULL in the key are skipped.
     pub(super) fn next_keys(&self, table: &Table, compare: &Compare) -> Result<Vec<Vec<u8>>> {
         let from_start = compare.after.is_none();
         let text = match compare.phase {

@@ -7,41 +7,42 @@ use crate::model::shard::shard;
 use crate::model::value::Value;
 use crate::model::version::Version;
 
-/// Bytes of frames that wait in memory for the publisher; beyond, marks alone are kept and encoded
-/// later. A few of the largest frames, and small against the 64 MB of the machines this runs on.
+/// Bytes of frames that wait in memory for the publisher. Beyond that, only the marks are kept, and
+/// the rows are encoded later. This holds a few of the largest frames, and is small against the 64
+/// MB of the machines this runs on.
 pub const MAX_QUEUED_BYTES: usize = 4 << 20;
 
-/// Bytes of one capture that are kept in memory for the publisher, or one row that is larger.
+/// Bytes of one capture that are kept in memory for the publisher.
 const MAX_LIVE_BYTES: usize = 2 * MAX_QUEUED_BYTES;
 
 /// A frame to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
-    /// The transaction whose marks it covers.
+    /// Number of the transaction whose marks the frame covers.
     pub at: i64,
-    /// From 1.
+    /// Number of the shard, from 1.
     pub shard: u32,
-    /// Goes into the message id: other than 0 if the broker must not take the frame for a
-    /// repetition of one that it had, and lost or has dropped.
+    /// Part of the message id. It differs from 0 if the frame may repeat one that the broker had
+    /// and lost, or dropped: the broker must not discard it as a repetition.
     pub salt: u64,
     /// The frame, not yet compressed.
     pub raw: Vec<u8>,
 }
 
-/// Rows on their way into frames.
+/// Rows of one transaction that are being encoded into frames.
 pub(crate) struct Frames {
     /// Number of the transaction.
     pub at: i64,
     /// Whether rows are encoded at all.
     pub encode: bool,
-    /// Something of it may have been sent before: the broker must not take it for a repetition.
+    /// Some rows may have been published before: the broker must not discard them as a repetition.
     pub is_republished: bool,
     shards: Vec<FrameBuilder>,
     limit: usize,
     done: Vec<Outgoing>,
     /// Bytes of `done`.
     done_bytes: usize,
-    /// Encoded as it was captured: what is more than the outbox keeps is left to the marks.
+    /// Rows are encoded as they are captured: beyond `MAX_LIVE_BYTES` only their marks are kept.
     is_live: bool,
     overflowed: bool,
 }
@@ -97,12 +98,12 @@ impl Frames {
         self.cut(shard);
     }
 
-    /// Bytes collected in all shards and not yet cut.
+    /// Bytes encoded in all shards, in closed and open frames.
     pub(crate) fn bytes(&self) -> usize {
         self.done_bytes + self.shards.iter().map(FrameBuilder::len).sum::<usize>()
     }
 
-    /// Whether nothing was collected at all.
+    /// Whether no row was collected.
     pub(crate) fn is_empty(&self) -> bool {
         self.done.is_empty() && self.shards.iter().all(FrameBuilder::is_empty)
     }
@@ -144,7 +145,7 @@ impl Frames {
         }
     }
 
-    /// None if there was more than may be kept in memory.
+    /// The frames; none if there were more than may be kept in memory.
     pub(crate) fn finish(mut self) -> Option<Vec<Outgoing>> {
         (0..self.shards.len()).for_each(|s| self.close(s));
         (!self.overflowed).then_some(self.done)

@@ -1,6 +1,6 @@
-//! Rows that a table lacks since it was made anew are deletes, for all nodes: resetting a database
-//! with seed data empties its tables everywhere. Before the first of them is recorded, and so
-//! before any is sent, they are counted, and named in the log and in health.
+//! Counts the rows that are missing in a table since it was made anew. They are deletes for all
+//! nodes: resetting a database with seed data empties its tables everywhere. The count is logged
+//! and shown in health before the first of these deletes is recorded, and so before any is sent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,39 +12,40 @@ use crate::database::{Compare, Database, Phase, Result};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 
-/// How long health speaks of it.
+/// How long health reports the count.
 const IS_NEWS: Duration = Duration::from_secs(600);
 
-/// What is counted, and what was.
+/// Counts under way, and counts reported.
 #[derive(Debug, Default)]
 pub(crate) struct GoneRows {
-    /// By number of a table that is compared.
+    /// By number of the table that is compared.
     counts: BTreeMap<i64, Count>,
-    /// By name of a table: when it was said, by [`crate::clock::Clock::uptime`], and that.
+    /// By name of the table: the time of the report by [`crate::clock::Clock::uptime`], and its
+    /// text.
     said: BTreeMap<String, (Duration, String)>,
-    /// Since the start.
+    /// Rows found gone since the start.
     total: u64,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Count {
-    /// Key up to which live versions were looked at.
+    /// Key of the last live version that was counted.
     after: Option<Vec<u8>>,
-    /// Live versions, and those without a row.
+    /// Live versions; `gone` counts those without a row.
     known: u64,
     gone: u64,
     is_done: bool,
 }
 
 impl GoneRows {
-    /// The comparison of a table (by number) begins, or is over.
+    /// Forgets the count of a table (by number): its comparison begins, or is over.
     pub(super) fn forget(&mut self, id: i64) {
         self.counts.remove(&id);
     }
 }
 
 impl Database {
-    /// Counts, for one step, the rows that a table lacks. True if all are counted.
+    /// Counts, for one step, the rows that a table lacks. True once all are counted.
     pub(super) fn count_gone(&mut self, table: &Arc<Table>, compare: &Compare) -> Result<bool> {
         let mut count = self.gone_rows.counts.remove(&table.id).unwrap_or_default();
         if !count.is_done {
@@ -91,7 +92,7 @@ impl Database {
         *total += count.gone;
     }
 
-    /// Tables of which rows were found gone lately, with what is to be said of that.
+    /// Tables in which rows were found gone lately, with the text of the report.
     pub(crate) fn gone_lately(&self) -> impl Iterator<Item = (&str, &str)> {
         let now = self.clock.uptime();
         let said = self.gone_rows.said.iter();
@@ -99,7 +100,7 @@ impl Database {
             .map(|(table, (_, text))| (table.as_str(), text.as_str()))
     }
 
-    /// Rows that were found gone since the start.
+    /// Number of rows that were found gone since the start.
     pub fn rows_gone(&self) -> u64 {
         self.gone_rows.total
     }

@@ -1,12 +1,12 @@
-//! Outgoing: from what the application did to versions, marks and frames.
+//! Outgoing changes: the application's writes become versions, marks and frames.
 //!
-//! The triggers note keys in the change log. [`Database::capture`] reads them, reads what those
+//! The triggers note keys in the change log. [`Database::capture`] reads those keys, reads what the
 //! rows *are* by now, gives them versions, marks them unsent and empties the log, all in one
-//! transaction: a crash leaves either the log or the marks, never neither. The rows come out
-//! encoded, for the publisher; when nobody can send just now, marks alone are kept and
-//! [`Database::backlog`] encodes later.
+//! transaction: a crash leaves either the log or the marks, never neither. It hands the encoded
+//! rows to the publisher. While nobody can send, it keeps the marks alone, and
+//! [`Database::backlog`] encodes the rows later.
 //!
-//! An entry that cannot be handled is set aside, counted and named; the rest goes on.
+//! An entry that cannot be captured is rejected: it is counted and logged, and the rest goes on.
 
 use std::sync::Arc;
 
@@ -39,18 +39,18 @@ pub(crate) use unsent::{has_mark, put_mark};
 pub(crate) use unsent_copy::{Unsent, UnsentCopy};
 pub(crate) use waiting::MARK;
 
-/// What one capture found.
+/// Result of one capture.
 #[derive(Debug, Default)]
 pub struct Captured {
-    /// To be published; empty while the publisher is not live.
+    /// Frames to be published; empty while the publisher is not live.
     pub frames: Vec<Outgoing>,
     /// Rows that got a version.
     pub changes: usize,
-    /// There is more to do: call again.
+    /// There is more to capture: the caller repeats the call.
     pub more: bool,
 }
 
-/// A key of the change log, its newest entry.
+/// A key of the change log, with what its entries say together.
 #[derive(Clone)]
 struct Touched {
     key: Vec<u8>,
@@ -58,11 +58,12 @@ struct Touched {
     time_ms: i64,
 }
 
-/// Touched keys, by table.
+/// Keys of the change log, by table.
 type Batch = Vec<(Arc<Table>, Vec<Touched>)>;
 
 impl Database {
-    /// Captures what was committed, as much as fits in one short transaction.
+    /// Captures what the application committed, as much as fits in one short transaction. An error
+    /// undoes that transaction.
     pub fn capture(&mut self) -> Result<Captured> {
         let captured = self.write_past_damage(|db| {
             let mut captured = Captured::default();
@@ -114,7 +115,8 @@ impl Database {
             let unsettled = std::mem::take(&mut self.catalog.to_settle);
             self.catalog.resettle.extend(unsettled.into_keys());
         }
-        // With a time box of its own: on a slow machine the log may take all of the first, always.
+        // The comparison has a time box of its own: on a slow machine the log may use up all of the
+        // first one, each time.
         if emptied && !self.catalog.comparing.is_empty() {
             captured.changes += self.compare_some(&mut frames)?;
             self.settle_captured()?;
@@ -135,7 +137,7 @@ impl Database {
         Ok(emptied)
     }
 
-    /// Frames go to the publisher, unless they were more than it keeps in memory.
+    /// Hands the frames to the publisher, unless they are more than it keeps in memory.
     pub(crate) fn take_captured(&mut self, frames: Frames, captured: &mut Captured) {
         match frames.finish() {
             Some(mut frames) => captured.frames.append(&mut frames),
@@ -154,7 +156,8 @@ impl Database {
         Ok(changes)
     }
 
-    /// One of the rows is at fault: it is set aside, the others are not.
+    /// Captures the entries one by one after their batch failed: the one at fault is rejected, the
+    /// others are not.
     fn record_one_by_one(
         &mut self,
         table: &Arc<Table>,
@@ -172,7 +175,7 @@ impl Database {
         Ok(changes)
     }
 
-    /// Says and counts what cannot be replicated.
+    /// Counts and logs changes that cannot be replicated.
     pub(crate) fn reject_rows(&self, table: &str, count: u64, reason: &str) {
         let now = self.clock.uptime();
         match self.marks.rejected_alarm.borrow_mut().rings(now) {
@@ -186,7 +189,8 @@ impl Database {
         self.marks.rejected.set(before + count);
     }
 
-    /// Versions for the touched rows of a table, and what that means for displaced ones.
+    /// Gives the touched rows of a table their versions, and notes which displaced rows must be
+    /// settled.
     fn record_changes(
         &mut self,
         table: &Arc<Table>,
@@ -206,8 +210,8 @@ impl Database {
         Ok(changes)
     }
 
-    /// Works out what captured rows mean for displaced ones. The change log is empty: a row in it
-    /// has no version yet, or an old one, and would have to give way to rows that it is above.
+    /// Settles the captured rows with the displaced ones. The change log must be empty: a row in it
+    /// has no version yet, or an old one, and would lose to rows that it is to displace.
     pub(crate) fn settle_captured(&mut self) -> Result<()> {
         if mutation::is(Mutation::NoSettleOnCapture) {
             self.catalog.to_settle.clear();
@@ -239,7 +243,7 @@ impl Database {
         Ok(())
     }
 
-    /// Gives the touched rows of a table their versions; returns those that changed.
+    /// Gives the touched rows of a table their versions. Returns the rows that changed.
     fn record_table(
         &mut self,
         table: &Table,
@@ -298,8 +302,8 @@ impl Database {
         Ok(written)
     }
 
-    /// Of each row the hlc at which it was deleted under the former key of its table, else 0; empty
-    /// where there is none: a row that is written again must be above that.
+    /// Per row the hlc at which it was deleted under the former key of its table, or 0; empty if
+    /// the table has no former key. The new version of a row must be above that hlc.
     fn former_tombstones(&self, table: &Table, touched: &[Touched]) -> Result<Vec<i64>> {
         if !self.catalog.former.contains_key(&table.id) {
             return Ok(Vec::new());
@@ -322,8 +326,9 @@ impl Database {
         touched.iter().map(&mut tombstone).collect()
     }
 
-    /// Rows that only a row now deleted by the application kept out of the table are deleted, too:
-    /// for the user they were the same thing. An eviction by REPLACE means nothing of the kind.
+    /// Deletes the displaced rows that only a row now deleted by the application kept out of the
+    /// table: the user meant the same thing by them. A row that a REPLACE evicted has no such
+    /// effect.
     fn delete_hidden(
         &mut self,
         table: &Arc<Table>,

@@ -15,22 +15,22 @@ use crate::model::merge::{Exceptions, FLOOR, State};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version, milliseconds, stamp};
 
-/// Why a row is looked at.
+/// Why capture reads a row, weakest evidence first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ChangeEvidence {
-    /// A REPLACE may have evicted it.
+    /// A REPLACE may have evicted the row.
     Maybe,
-    /// Found different from its version, or without one, by comparison.
+    /// The comparison reads the row: it changed if its version has a different hash or is missing.
     Compared,
-    /// The same, in a table that was rebuilt with other columns.
+    /// Like `Compared`, in a table that was rebuilt with different columns.
     Rebuilt,
-    /// It was there before HarmonyLite was.
+    /// The row was in the file before HarmonyLite was.
     Before,
-    /// A trigger saw it change.
+    /// A trigger saw the row change.
     Real,
 }
 
-/// Writes versions, marks and frames of local changes.
+/// Writes the versions, marks and frames of local changes.
 pub(crate) struct Recorder<'a> {
     pub sites: &'a mut Sites,
     pub frames: &'a mut Frames,
@@ -40,20 +40,20 @@ pub(crate) struct Recorder<'a> {
     /// Some rows of the table may be displaced: live by version, but not in the table.
     pub displaced: bool,
     pub publish: bool,
-    /// A row may have had a version of ours up to this that is forgotten.
+    /// A forgotten version of this node may have been as high as this hlc.
     pub forgotten: i64,
-    /// The next row was deleted under the former key of its table at this hlc.
+    /// hlc at which the next row was deleted under the former key of its table; 0 if it was not.
     pub former: i64,
-    /// Bytes of a row that can be sent.
+    /// Bytes of the largest row that can be published.
     pub row_bytes: usize,
-    /// The highest hlc given to a row.
+    /// The highest hlc given to a row so far.
     pub highest: i64,
-    /// Number of the first transaction since the change log was empty.
+    /// Number of the first transaction after the change log was last empty.
     pub log_run: i64,
 }
 
 impl Recorder<'_> {
-    /// Looks at the row with this key and gives it a version if it changed. True if it did.
+    /// Reads the row with this key and gives it a version if it changed. True if it did.
     pub(crate) fn record(
         &mut self,
         rows: &mut Rows<'_>,
@@ -64,7 +64,7 @@ impl Recorder<'_> {
     ) -> Result<bool> {
         let stored = rows.version(self.sites, key)?;
         let known = stored.as_ref().map_or(0, |s| s.state.version.hlc);
-        // One that is known may have been forgotten and learnt again.
+        // A known row may have been forgotten and learnt again.
         let mut previous = known.max(self.forgotten).max(self.former);
         if self.displaced
             && let Some(values) = rows.owned_row(key)?
@@ -96,7 +96,8 @@ impl Recorder<'_> {
         Ok(true)
     }
 
-    /// What is to be stored about the row now; none if nothing changed. Encodes it, too.
+    /// Encodes the row if it changed, and returns what is to be stored of it; none if it did not
+    /// change.
     fn look(
         &mut self,
         rows: &mut Rows<'_>,
@@ -164,7 +165,7 @@ impl Recorder<'_> {
         }
     }
 
-    /// The row is not in the table: was it deleted?
+    /// Whether a row that is not in the table was deleted.
     fn is_deletion(
         &self,
         rows: &Rows<'_>,
@@ -184,16 +185,16 @@ impl Recorder<'_> {
                 Ok(!displaced.exists(params![rows.table.id, key_bytes])?)
             }
             Some(_) => Ok(true),
-            // Inserted and deleted since the last capture: nobody else knows the row. While the
-            // rows that were there before have no versions yet, it may have been one of those.
+            // The row was inserted and deleted since the last capture: no other node knows it.
+            // While rows from before have no versions yet, it may have been one of them.
             None => Ok(self.comparing && why == ChangeEvidence::Real),
         }
     }
 }
 
 impl Recorder<'_> {
-    /// Whether a row was found deleted by an entry that is not the last one of it: of a log that is
-    /// taken in parts, the delete itself may come with a later one.
+    /// Whether a row was found deleted because of an entry that is not its last one: the change log
+    /// is taken in parts, and the delete itself may come with a later part.
     fn is_earlier_part(&self, stored: &Stored, version: Version) -> bool {
         let before = stored.state.version;
         before.node == self.node
@@ -202,14 +203,15 @@ impl Recorder<'_> {
     }
 }
 
-/// Bytes that a row with these values takes in a frame, at the most.
+/// Upper bound of the bytes that a row with these values takes in a frame.
 pub(super) fn row_bytes<'v>(values: impl Iterator<Item = Value<'v>>) -> usize {
     const HEAD: usize = 64;
     values.map(value_bytes).fold(HEAD, usize::saturating_add)
 }
 
-/// A local write is a write of the whole row, but for columns that were added since and still have
-/// their default: what others wrote there must not be overwritten by it.
+/// Exceptions of a local write. It counts as a write of the whole row, except for columns that were
+/// added since and still have their default: the write must not overwrite what other nodes wrote
+/// there.
 fn exceptions<'v>(
     table: &Table,
     stored: Option<&Stored>,
@@ -230,8 +232,9 @@ fn exceptions<'v>(
     exceptions
 }
 
-/// What a rebuild put into columns that are new is older than what others, who had them before,
-/// wrote there, though the row may have come from there since.
+/// Gives values that a rebuild put into new columns the lowest version above the row's floor. They
+/// are older than the writes of nodes that had these columns before, even if the row came from such
+/// a node since.
 fn fill_late(table: &Table, stored: &Stored, node: u64, exceptions: &mut Exceptions) {
     let hlc = HLC_BEFORE.max(stored.state.floor().hlc + 1);
     let late = (0..table.schema.columns.len()).filter(|i| is_late(table, stored, *i));
@@ -241,7 +244,7 @@ fn fill_late(table: &Table, stored: &Stored, node: u64, exceptions: &mut Excepti
     }
 }
 
-/// Columns that have no version in this row and still have their default.
+/// Columns of this row that have no version and still have their default.
 pub(super) fn never_written<'v>(
     table: &Table,
     stored: &Stored,
@@ -255,16 +258,16 @@ pub(super) fn never_written<'v>(
 }
 
 /// Whether the column has no version in this row: it was added after the row's version was learnt,
-/// or no version that is known carried it.
+/// or no known version carried it.
 pub(crate) fn is_late(table: &Table, stored: &Stored, column: usize) -> bool {
     let lower = &table.schema.columns[column].lower;
     stored.at < table.born[column]
         || (!stored.state.deleted && stored.state.column(lower) == Version::NEVER)
 }
 
-/// The version under which a value is sent that a column has since it was added. None, as long as
-/// other nodes know it: it is the default. Where that is another one by now, who comes later has
-/// the value from such a row alone: `now` is what it has there.
+/// The version under which the default of an added column is published. It is `NEVER`, as long as
+/// other nodes know the default. If the default is a different one by now (`now`), a node that
+/// joins later gets the old value from such a row alone: then it is the lowest version of the row.
 pub(crate) fn unwritten(
     column: &Column,
     now: &OwnedValue,
@@ -277,7 +280,7 @@ pub(crate) fn unwritten(
     }
 }
 
-/// Exceptions as they are sent.
+/// Exceptions as frames carry them.
 pub(super) fn for_others<'v>(
     table: &Table,
     state: &State,
@@ -297,7 +300,7 @@ pub(super) fn for_others<'v>(
     exceptions
 }
 
-/// Exceptions by column index, as frames name them.
+/// Exceptions by column index, as frames name them. The index after the last column is the floor.
 pub(crate) fn indexed(table: &Table, exceptions: &Exceptions) -> Vec<(usize, Version)> {
     let columns = &table.schema.columns;
     let index = |name: &String| match name.as_str() {

@@ -1,10 +1,11 @@
-//! Publishes every row once more, for a broker that lost what it had acknowledged.
+//! Publishes every row once more, after the broker lost messages that it had acknowledged.
 //!
-//! Rows carry their own versions, so it does not matter who publishes whose, and what others have
-//! already is nothing new to them. A walk through the versions, a chunk at a time, each published
-//! and acknowledged before the next: no marks, and no more memory than a chunk. How far it came is
-//! stored with the next chunk; a crash repeats one at most. What is held here for want of a table
-//! or a column may be nowhere else by now: it goes out once it is taken in.
+//! Rows carry their own versions, so any node may publish any row, and nodes that know a row
+//! already lose nothing. This is a walk through the versions, chunk by chunk: each chunk is
+//! published and acknowledged before the next. It needs no marks and no more memory than a chunk.
+//! Its cursor is stored with the next chunk, so a crash repeats one chunk at most. A row that is
+//! held here for want of a table or a column may be nowhere else by now: it is published once it is
+//! applied.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,21 +15,22 @@ use crate::database::rows::{Rows, row_values};
 use crate::database::{Database, Result};
 use crate::model::cbor;
 
-/// Rows looked up between two looks at how much it is by now.
+/// Rows that one step looks up before the size of the chunk is checked.
 const STEP: usize = 128;
 
 /// How far the walk has come.
 #[derive(Debug, Default)]
 pub(super) struct Republish {
-    /// All before this is published and acknowledged; none if there is nothing to publish again.
+    /// Every row before this is published and acknowledged; none if no walk is under way.
     from: Option<RepublishCursor>,
-    /// Where the chunk that is under way ends; the outer none if none is.
+    /// End of the chunk under way: the outer option is none without a chunk, the inner one at the
+    /// end of the walk.
     chunk_end: Option<Option<RepublishCursor>>,
-    /// What is held is to be published again as well, when it is taken in.
+    /// Held rows are to be published again as well, when they are applied.
     held: bool,
 }
 
-/// After this key of this table, in the order of table numbers and keys.
+/// A place in the walk, in the order of table numbers and keys: after this key of this table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct RepublishCursor {
     table: i64,
@@ -36,14 +38,15 @@ struct RepublishCursor {
 }
 
 impl Republish {
-    /// The chunk under way may not have arrived.
+    /// Forgets the end of the chunk under way, which may not have arrived.
     pub(super) fn interrupt(&mut self) {
         self.chunk_end = None;
     }
 }
 
 impl Database {
-    /// Everything is to be published again, in the calls of [`Database::backlog`].
+    /// Starts to publish every row again; the calls of [`Database::backlog`] encode the rows. Does
+    /// nothing on a node that does not publish.
     pub fn republish_all(&mut self) -> Result<()> {
         if !self.settings.publish {
             return Ok(());
@@ -60,17 +63,17 @@ impl Database {
         })
     }
 
-    /// Whether not every row is published again yet.
+    /// Whether rows are still to be published again.
     pub(crate) fn is_republishing(&self) -> bool {
         self.marks.republish.from.is_some()
     }
 
-    /// Whether what is held is published again when it is taken in.
+    /// Whether held rows are published again when they are applied.
     pub(crate) fn republishes_held(&self) -> bool {
         self.marks.republish.held
     }
 
-    /// All that was held is taken in. Inside a transaction.
+    /// Once no row is held any more, none is to be published again. Inside a transaction.
     pub(crate) fn all_held_is_republished(&mut self) -> Result<()> {
         match self.republishes_held() && self.held()? == 0 {
             true => self.set_republish_held(false),
@@ -84,7 +87,7 @@ impl Database {
         Ok(())
     }
 
-    /// Reads at the start where an unfinished walk was.
+    /// Reads, at the start, where an unfinished walk stopped.
     pub(crate) fn load_republish(&mut self) -> Result<()> {
         self.marks.republish.held =
             get_meta(&self.conn, Meta::PublishHeldAgain)?.unwrap_or_default();
@@ -106,8 +109,8 @@ impl Database {
         Ok(())
     }
 
-    /// Encodes the next chunk; false if there is none. What the call before encoded is
-    /// acknowledged, unless [`Database::stop_live`] said otherwise. Inside a transaction.
+    /// Encodes the next chunk; false if there is none. The chunk of the call before counts as
+    /// acknowledged, unless [`Database::stop_live`] was called since. Inside a transaction.
     pub(super) fn encode_republished(&mut self, limit: usize, frames: &mut Frames) -> Result<bool> {
         if let Some(end) = self.marks.republish.chunk_end.take() {
             self.set_republish(end)?;
@@ -131,7 +134,7 @@ impl Database {
         Ok(true)
     }
 
-    /// Encodes a few rows behind `place`. None if there are none.
+    /// Encodes a few rows after `place`. None if there are none.
     fn encode_step(
         &self,
         place: &RepublishCursor,

@@ -1,10 +1,9 @@
-//! Marks: rows whose version no stream has acknowledged yet.
+//! Marks: rows whose version their stream has not acknowledged yet.
 //!
-//! A mark is (transaction number, table, key), and the number is the one under which the row's
-//! version was learnt: whoever marks a row that was known before learns it again. Acknowledged
-//! transactions are cleared all at once, and not before the next write that happens anyway or a
-//! pause: a mark that outlives its acknowledgement costs a repetition at worst, a write of its own
-//! costs flash every time.
+//! A mark is (transaction number, table, key). The number is the one under which the row's version
+//! was learnt, so marking a known row means learning it again. Acknowledged transactions are
+//! cleared together, at the next write that happens anyway or in a pause. A mark that outlives its
+//! acknowledgement costs a repetition at worst; a write of its own would cost flash every time.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -27,26 +26,27 @@ use crate::mutation::{self, Mutation};
 /// While changes are captured all the time, acknowledged marks are cleared this often.
 const CLEAR_EVERY: Duration = Duration::from_secs(1);
 
-/// What is known about marks beyond the table.
+/// The state of marks in memory, besides their table.
 #[derive(Debug, Default)]
 pub struct Marks {
     /// Whether captured rows are encoded for the publisher at once.
     pub(crate) live: bool,
-    /// Every transaction up to here is acknowledged; marks not yet cleared.
+    /// Every transaction up to this number is acknowledged; the marks are not cleared yet.
     acknowledged: Option<i64>,
-    /// A transaction under way in pieces: its number, and the mark up to which it is encoded.
+    /// A transaction that is published in pieces: its number, and the last mark that is encoded.
     pub(super) piece: Option<Piece>,
-    /// Rows to be published again, marked or not.
+    /// Walk that publishes rows again, marked or not.
     pub(super) republish: Republish,
     pub(crate) copy: UnsentCopy,
     /// When marks were cleared last, by [`crate::clock::Clock::uptime`].
     cleared: Duration,
-    /// Changes that could not be captured since the start.
+    /// Changes that were rejected since the start.
     pub rejected: Cell<u64>,
+    /// Limits how often rejected changes are logged.
     pub rejected_alarm: RefCell<Repeated>,
 }
 
-/// Marks of one transaction, up to and with this one.
+/// The marks of transaction `at`, up to and including this one.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     pub at: i64,
@@ -56,7 +56,7 @@ pub(super) struct Piece {
 }
 
 impl Marks {
-    /// What was acknowledged last is no longer known: the marks stay until the next one is.
+    /// Forgets the last acknowledgement: the marks stay until the next one.
     pub(crate) fn forget_acknowledged(&mut self) {
         self.acknowledged = None;
         self.piece = None;
@@ -64,18 +64,19 @@ impl Marks {
 }
 
 impl Database {
-    /// The publisher does not want rows any more; it will come for the marks.
+    /// The publisher takes no more captured rows; it will call [`Database::backlog`] for the marks.
     pub fn stop_live(&mut self) {
         self.marks.live = false;
         self.marks.piece = None;
         self.marks.republish.interrupt();
     }
 
+    /// Whether captured rows are encoded for the publisher at once.
     pub fn is_live(&self) -> bool {
         self.marks.live
     }
 
-    /// Every frame of the transactions up to `at` is acknowledged.
+    /// Records that every frame of the transactions up to `at` is acknowledged.
     pub fn acknowledged(&mut self, at: i64) {
         self.marks.acknowledged = self.marks.acknowledged.max(Some(at));
         self.marks.copy.acknowledged(at);
@@ -84,14 +85,14 @@ impl Database {
         }
     }
 
-    /// Whether marks wait to be cleared.
+    /// Whether acknowledged marks wait to be cleared.
     pub fn has_acknowledged(&self) -> bool {
         self.marks.acknowledged.is_some()
     }
 
-    /// Clears acknowledged marks. Inside a transaction; if that fails, the marks are published once
-    /// more, which is harmless. With them goes to disk what was acknowledged last: should the
-    /// broker forget it, that must be noticed even after a restart.
+    /// Clears acknowledged marks. Inside a transaction; if that fails, the rows are published once
+    /// more, which is harmless. The last acknowledged positions are stored with it: if the broker
+    /// loses those messages, the node must notice that even after a restart.
     pub(crate) fn clear_marks(&mut self) -> Result<()> {
         if let Some(at) = self.marks.acknowledged.take() {
             let mut cleared = self
@@ -114,7 +115,7 @@ impl Database {
         Ok(())
     }
 
-    /// The same by the way of a capture, but not at each one: it would write two pages more.
+    /// The same during a capture, but at most once per `CLEAR_EVERY`: it writes two more pages.
     pub(crate) fn clear_marks_now_and_then(&mut self) -> Result<()> {
         match self.clock.uptime() - self.marks.cleared >= CLEAR_EVERY {
             true => self.clear_marks(),
@@ -122,12 +123,12 @@ impl Database {
         }
     }
 
-    /// Changes that could not be captured since the start.
+    /// Changes that were rejected since the start.
     pub fn rejected(&self) -> u64 {
         self.marks.rejected.get()
     }
 
-    /// Whether a row may still be unsent that was learnt under `at`.
+    /// Whether a row that was learnt under `at` may still be unsent.
     pub(crate) fn is_marked(&self, table: &Table, key: &[u8], at: i64) -> Result<bool> {
         if self.is_republishing() {
             return Ok(true);
@@ -135,7 +136,7 @@ impl Database {
         has_mark(&self.conn, table, key, at)
     }
 
-    /// Marks that no stream has acknowledged, counted up to a bound.
+    /// Number of marks that no stream has acknowledged, counted up to `most`.
     pub fn unsent_up_to(&self, most: u64) -> Result<u64> {
         let text = "SELECT count(*) FROM (
                         SELECT 1 FROM __harmonylite___unsent WHERE at > ?1 LIMIT ?2)";
@@ -144,7 +145,7 @@ impl Database {
         Ok(statement.query_row(params![acknowledged, most as i64], |r| r.get(0))?)
     }
 
-    /// Number of marks.
+    /// Number of marks, acknowledged ones that are not cleared yet included.
     pub fn unsent(&self) -> Result<u64> {
         Ok(self
             .conn
@@ -152,8 +153,8 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
-    /// Marks a row, whoever's version it has, which counts as learnt by the transaction of
-    /// `frames`.
+    /// Marks a row, whichever node its version is of. The version counts as learnt by the
+    /// transaction of `frames` from now on.
     pub(crate) fn mark_republished(
         &mut self,
         table: &Table,
@@ -172,7 +173,7 @@ impl Database {
                     Some(values) => Some(values),
                     None => self.displaced_row(table, key_bytes)?,
                 };
-                // By its number the transaction would now seem to have written these, too.
+                // By the new number the transaction would seem to have written these columns, too.
                 if let Some(values) = values.filter(|_| !stored.state.deleted) {
                     let late = never_written(table, &stored, |i| values[i].borrow());
                     let late: Vec<_> = late.map(|name| (name, Version::NEVER)).collect();
@@ -190,8 +191,8 @@ impl Database {
         Ok(())
     }
 
-    /// The version of a row was learnt again by the transaction of `frames`, but a part of it is
-    /// still what transaction `at` learnt: if that part is marked unsent, the mark moves along.
+    /// Moves a mark to the transaction of `frames`, if there is one under `at`: that transaction
+    /// learnt the row's version again, but a part of the row is still what transaction `at` learnt.
     pub(crate) fn mark_onwards(
         &self,
         table: &Table,
@@ -217,7 +218,7 @@ impl Database {
     }
 }
 
-/// Whether a row is marked under transaction `at`, in this database or a copy of one.
+/// Whether a row is marked under transaction `at`, in this database or in a copy of one.
 pub(crate) fn has_mark(conn: &Connection, table: &Table, key: &[u8], at: i64) -> Result<bool> {
     let mut mark = conn.prepare_cached(
         "SELECT 1 FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
@@ -235,7 +236,7 @@ pub(crate) fn put_mark(rows: &Rows<'_>, key: &[u8], at: i64) -> Result<()> {
     Ok(())
 }
 
-/// Takes back a mark of transaction `at`, if there is one.
+/// Removes the row's mark of transaction `at`, if there is one.
 pub(super) fn unmark(rows: &Rows<'_>, key: &[u8], at: i64) -> Result<()> {
     rows.conn
         .prepare_cached(

@@ -1,7 +1,7 @@
-//! What is unsent, in memory too: should a tool of the application drop our tables, nothing else
-//! says which rows others have yet to learn of ([`crate::database`], `dropped`).
+//! A copy of the marks in memory: if a tool of the application drops our tables, only this copy
+//! tells which rows other nodes do not have yet ([`crate::database`], `dropped`).
 //!
-//! Only while rows do not go out directly: what is under way then is in the outbox.
+//! It is kept only while captures are not live. Otherwise the outbox holds the frames under way.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +13,14 @@ use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
-/// Rows that are remembered, and bytes of their keys.
+/// Bounds of the copy: rows, and bytes of their keys.
 const MOST_ROWS: usize = 10_000;
 const MOST_BYTES: usize = 1 << 20;
 
-/// Rows that are looked up at a time: a few milliseconds' worth. What is left follows at the next
-/// call.
+/// Rows that one call looks up: a few milliseconds of work. The next call continues.
 const STEP: usize = 1_000;
 
-/// A row whose version is unsent.
+/// A row whose version is unsent. `key` is encoded as in the mark.
 #[derive(Debug, Clone)]
 pub(crate) struct Unsent {
     pub table: String,
@@ -33,14 +32,14 @@ pub(crate) struct Unsent {
 pub(crate) struct UnsentCopy {
     /// By the number of the transaction that marked them.
     by_number: BTreeMap<i64, Vec<Unsent>>,
-    /// The last mark that was looked at: transaction, table, key.
+    /// The last mark that was read: transaction, table, key.
     up_to: (i64, i64, Vec<u8>),
     rows: usize,
     bytes: usize,
 }
 
 impl UnsentCopy {
-    /// Every frame of the transactions up to `at` is acknowledged.
+    /// Records that every frame of the transactions up to `at` is acknowledged.
     pub(crate) fn acknowledged(&mut self, at: i64) {
         let left = self.by_number.split_off(&(at + 1));
         for row in std::mem::replace(&mut self.by_number, left)
@@ -60,7 +59,7 @@ impl UnsentCopy {
         self.by_number.entry(at).or_default().push(row);
     }
 
-    /// All of them, marked by transaction `at`.
+    /// A copy in which transaction `at` marked all of these rows.
     pub(crate) fn marked_by(at: i64, rows: Vec<Unsent>) -> UnsentCopy {
         let mut copy = UnsentCopy {
             up_to: (at, i64::MAX, Vec::new()),
@@ -70,14 +69,15 @@ impl UnsentCopy {
         copy
     }
 
-    /// The oldest first: a row may be there more than once, its newest version last.
+    /// The rows, oldest mark first. A row may be listed more than once, with its newest version
+    /// last.
     pub(crate) fn rows(&self) -> Vec<Unsent> {
         self.by_number.values().flatten().cloned().collect()
     }
 }
 
 impl Database {
-    /// Copies the marks that came since, up to what fits.
+    /// Copies the marks that were added since the last call, as many as fit.
     pub(crate) fn copy_unsent(&mut self) -> Result<()> {
         if self.marks.live {
             self.marks.copy = UnsentCopy::default();
@@ -87,7 +87,7 @@ impl Database {
         if !copy.has_room() {
             return Ok(());
         }
-        // One for all look-ups, which would lock the file anew each.
+        // One read transaction for all look-ups, which would lock the file one by one otherwise.
         let _snapshot = self.conn.unchecked_transaction()?;
         let mut marks = self.conn.prepare_cached(
             "SELECT at, table_id, key FROM __harmonylite___unsent

@@ -1,8 +1,8 @@
-//! Log entries and marks of tables that are known and not here just now.
+//! Keeps change log entries and marks of known tables that are not here just now.
 //!
-//! Between two steps of a migration a table is gone for a moment, or is not taken in yet. What the
-//! raw log has of it, and what is marked of it, goes to a table of its own, so that the rest can go
-//! on, and comes back with the table. An entry that arrives there keeps the time that it counts as.
+//! Between two steps of a migration a table is gone for a moment, or is not adopted yet. Its change
+//! log entries and marks move to a table of their own, so that capture can go on with the rest;
+//! they come back with the table. An entry keeps the time that it counts as.
 
 use rusqlite::params;
 
@@ -11,14 +11,14 @@ use crate::database::{Database, Result, triggers, values};
 use crate::model::key::key_bytes;
 use crate::model::value::Value;
 
-/// Kind of a mark, beside those of the change log.
+/// Kind of a mark in `___waiting`, beside the kinds of the change log.
 pub(crate) const MARK: i64 = -1;
 
-/// Entries taken back at a time.
+/// Entries that one step takes back.
 const STEP: usize = 128;
 
 impl Database {
-    /// Keeps an entry of the change log. False if its table is not known.
+    /// Keeps an entry of the change log. False if its table is not known, or its key contains NULL.
     pub(super) fn keep_entry<'v>(
         &self,
         id: i64,
@@ -44,8 +44,8 @@ impl Database {
         Ok(true)
     }
 
-    /// Keeps the marks of tables that are not here: the next acknowledgement would clear them
-    /// unsent.
+    /// Keeps the marks of tables that are not here. The next acknowledgement would otherwise clear
+    /// them, although the rows were not sent.
     pub(crate) fn keep_marks(&self) -> Result<()> {
         for id in self.catalog.away.keys() {
             let kept = self
@@ -64,8 +64,8 @@ impl Database {
         Ok(())
     }
 
-    /// Takes back some of what was kept of tables that are here. None if nothing is left of them;
-    /// entries come out, marks are put back.
+    /// Takes back some of the entries of tables that are here again. Returns change log entries as
+    /// a batch and puts marks back. None if nothing is left.
     pub(super) fn take_back(&mut self, frames: &mut Frames) -> Result<Option<Batch>> {
         while let Some(id) = self.catalog.back.first().copied() {
             let kept = self.kept_of(id)?;
@@ -98,7 +98,8 @@ impl Database {
         Ok(None)
     }
 
-    /// Of one table: key, kind and time. What was written comes after what may have been evicted.
+    /// Key, kind and time of some kept entries of one table, in the order of keys and kinds: first
+    /// a mark, then a real write, then a possible eviction.
     fn kept_of(&self, id: i64) -> Result<Vec<(Vec<u8>, i64, i64)>> {
         let mut kept = self.conn.prepare_cached(
             "SELECT key, kind, time_ms FROM __harmonylite___waiting WHERE table_id = ?1

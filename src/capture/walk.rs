@@ -1,4 +1,4 @@
-//! How far the comparison of a table has come, told from the key that it has reached: nothing is
+//! How far the comparison of a table has come. The key that it has reached tells that: no row is
 //! counted, and a few index look-ups answer.
 
 use crate::database::schema::quote;
@@ -7,21 +7,22 @@ use crate::database::{Compare, CompareReason, Database, Phase, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 
-/// What [`Walk::done`] counts in.
+/// Unit of [`Walk::done`]: a whole comparison has this many parts.
 pub const PARTS: u64 = 1000;
 
-/// A table that is walked through.
+/// A table whose rows are compared with their versions.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Walk {
+    /// Name as in the schema.
     pub table: String,
-    /// Its rows were there before HarmonyLite was.
+    /// Whether its rows were in the file before HarmonyLite was.
     pub is_new: bool,
-    /// Of [`PARTS`]: rows are the first half, versions the second.
+    /// Progress in [`PARTS`]: the rows are the first half, the versions the second.
     pub done: u64,
 }
 
 impl Database {
-    /// The table that is compared now, if there is one.
+    /// The table that is compared now; none if no comparison is under way.
     pub fn walk(&self) -> Result<Option<Walk>> {
         let Some((table, compare)) = self.under_comparison() else {
             return Ok(None);
@@ -41,7 +42,7 @@ impl Database {
         }))
     }
 
-    /// Where a key lies between the first and the last of its phase, from 0 to 1.
+    /// Where a key lies between the first and the last one of its phase, from 0 to 1.
     fn reached(&self, table: &Table, compare: &Compare, key: &[u8]) -> Result<f64> {
         let (from, column) = match compare.phase {
             Phase::Versions => (versions_table(table.name()), "k1".to_owned()),
@@ -68,14 +69,15 @@ impl Database {
     }
 }
 
-/// 0 where it cannot be told, as of values of several types.
+/// Where `value` lies between the two ends; 0 if that is unknown, as with values of different
+/// types.
 fn between((first, last): (Value<'_>, Value<'_>), value: Value<'_>) -> f64 {
     let (from, to, at) = match (first, last, value) {
         (Value::Integer(a), Value::Integer(b), Value::Integer(v)) => (a as f64, b as f64, v as f64),
         (Value::Real(a), Value::Real(b), Value::Real(v)) => (a, b, v),
         (Value::Text(a), Value::Text(b), Value::Text(v))
         | (Value::Blob(a), Value::Blob(b), Value::Blob(v)) => {
-            // Behind what they all begin with.
+            // Compares the bytes after the prefix that both ends share.
             let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
             let number = |text: &[u8]| {
                 let rest = text.iter().skip(same).chain(std::iter::repeat(&0));

@@ -1,4 +1,4 @@
-//! A broker that lost what it had acknowledged: everything is published once more.
+//! A broker lost messages that it had acknowledged: every row is published once more.
 
 use super::support::{Node, cluster};
 use crate::apply::Position;
@@ -9,7 +9,7 @@ use crate::database::Settings;
 const SCHEMA: &str = "CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, v);
     CREATE TABLE u(a, b, PRIMARY KEY(a, b)) WITHOUT ROWID";
 
-/// One call of the publisher's, all of it acknowledged.
+/// One call of the publisher, with all its frames acknowledged.
 fn chunk(node: &mut Node) -> Vec<Outgoing> {
     let frames = node.db.backlog(2000).unwrap();
     if let Some(last) = frames.last() {
@@ -75,7 +75,7 @@ fn a_lost_chunk_and_a_restart_repeat_but_never_skip() {
     assert_eq!(n[0].dump(), n[1].dump());
 }
 
-/// Whoever wrote it lost it as well: those who wait for the table and the column have it alone.
+/// The writer lost the row as well: only nodes that hold it for want of a table or column have it.
 #[test]
 fn what_is_held_goes_out_again_when_it_is_taken_in() {
     let late = "ALTER TABLE t ADD COLUMN w; CREATE TABLE late(k PRIMARY KEY, v)";
@@ -105,8 +105,8 @@ fn what_is_held_goes_out_again_when_it_is_taken_in() {
     assert_eq!(n[1].publish().len(), 0, "that is said already");
 }
 
-/// Simulation, seed 5017559: it was deleted elsewhere, and all had forgotten that before this node
-/// heard of it. It was back here alone.
+/// Simulation, seed 5017559: other nodes deleted the row and forgot the tombstone before this node
+/// heard of it. The row was back on this node alone.
 #[test]
 fn what_was_held_longer_than_deletes_are_sure_to_be_known_is_told_when_it_is_taken_in() {
     const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -124,7 +124,7 @@ fn what_was_held_longer_than_deletes_are_sure_to_be_known_is_told_when_it_is_tak
     }
 }
 
-/// An operator chose another prefix, or compression: what the old streams held may not be
+/// An operator chose a different prefix or compression: rows of the old streams may not be
 /// everywhere yet.
 #[test]
 fn streams_that_are_read_no_more_are_left_behind() {

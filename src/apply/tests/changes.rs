@@ -16,7 +16,7 @@ fn tables_are_created_renamed_and_dropped() {
     n[1].run("INSERT INTO c VALUES (2, 'after'); UPDATE c SET v = 'changed' WHERE id = 1");
     converge(&mut n);
     assert_eq!(n[0].rows("SELECT v FROM c WHERE id = 1"), "t'changed'");
-    // One node drops a table; the others keep theirs, and it comes back.
+    // One node drops a table and creates it again later; the others keep theirs.
     n[0].run("DROP TABLE c");
     n[1].run("INSERT INTO c VALUES (3, 'meanwhile')");
     exchange(&mut n);
@@ -69,7 +69,7 @@ fn a_column_is_renamed() {
     converge(&mut n);
     n[1].run("UPDATE t SET name = 'zwei' WHERE id = 2");
     converge(&mut n);
-    // Written under the old name, read under the new one.
+    // Rows that were written under the old name are read under the new one.
     n[0].run("INSERT INTO t VALUES (3, 'three', 'z')");
     let frames = n[0].publish();
     n[1].run("ALTER TABLE t RENAME COLUMN w TO kind");
@@ -149,7 +149,7 @@ fn unique_indexes_come_and_go() {
     converge(&mut n);
     n[0].run("UPDATE t SET a = id");
     converge(&mut n);
-    // An eviction before the new index has its triggers.
+    // An eviction happens before the new index has its triggers.
     everywhere(&n, "CREATE UNIQUE INDEX b ON t(lower(b), a) WHERE b > 0");
     n[0].run("REPLACE INTO t VALUES (7, 1, 1)");
     converge(&mut n);
@@ -229,7 +229,7 @@ fn a_crash_in_the_first_start_does_not_make_old_rows_new() {
             &format!("{schema}; INSERT INTO t VALUES (1, 'from before')"),
         ),
     ];
-    // As if killed right after our tables were made.
+    // The state after a kill right after our tables were created.
     n[1].run(
         "DELETE FROM __harmonylite___meta WHERE key = 'installed'; DELETE FROM \
         __harmonylite___tables;
@@ -286,7 +286,7 @@ fn what_a_rebuild_changed_comes_before_what_is_held() {
     assert_eq!(n[0].rows("SELECT a, x FROM t"), "t'changed' t'X'");
 }
 
-/// SQLite fires the newest trigger first, and RAISE(IGNORE) there leaves out those that come after.
+/// SQLite fires the newest trigger first, and RAISE(IGNORE) in it skips the others.
 #[test]
 fn what_a_newer_trigger_ignores_is_noted() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");

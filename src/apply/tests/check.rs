@@ -1,4 +1,4 @@
-//! What a node holds, as text to compare, and what must be true of it.
+//! The content of a node as text to compare, and its invariants.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
 impl Node {
-    /// Rows of a query, a line each: class and bits of every value.
+    /// The rows of a query, one per line: class and bits of every value.
     pub(crate) fn rows(&self, query: &str) -> String {
         let mut statement = self.app.prepare(query).unwrap();
         let count = statement.column_count();
@@ -32,7 +32,7 @@ impl Node {
         rows.collect::<rusqlite::Result<_>>().unwrap()
     }
 
-    /// Every user table, generated columns and the rowids of tables without a key included.
+    /// The rows of every user table, with generated columns, and with rowids where there is no key.
     pub(crate) fn dump(&self) -> String {
         let mut out = String::new();
         for table in self.texts(
@@ -57,7 +57,7 @@ impl Node {
         out
     }
 
-    /// The versions of every row: what nodes must agree on beyond the rows.
+    /// The versions of every row: nodes must agree on them, too.
     pub(crate) fn versions(&self) -> String {
         let mut out = String::new();
         for table in self.texts("SELECT name FROM __harmonylite___tables ORDER BY name") {
@@ -80,7 +80,8 @@ impl Node {
                 let values: Vec<Value<'_>> = (0..n).map(|i| values::column(row, i)).collect();
                 let stored = rows.version(&self.db.sites, &values).unwrap().unwrap();
                 let mut own = stored.state.exceptions;
-                // A column that was never written may be noted as such, or simply be younger.
+                // A column that was never written may be stored as such, or may just be younger
+                // than the row.
                 own.retain(|_, version| *version != Version::NEVER);
                 Ok(format!("{} {rest:?} {own:?}", key.escape_ascii()))
             };
@@ -92,7 +93,7 @@ impl Node {
         out
     }
 
-    /// Rows and versions fit each other, and nothing is left over.
+    /// Asserts that rows and versions fit each other, and that nothing is left over.
     pub(crate) fn check(&mut self) {
         assert_eq!(self.capture(), 0, "what was applied is taken for a change");
         assert_eq!(
@@ -170,7 +171,7 @@ fn show(value: ValueRef<'_>) -> String {
     }
 }
 
-/// With the lines that differ, only.
+/// Asserts equality; on failure shows only the lines that differ.
 pub(super) fn assert_same(left: &str, right: &str) {
     let only = |a: &str, b: &str| -> Vec<String> {
         let of_b: Vec<&str> = b.lines().collect();

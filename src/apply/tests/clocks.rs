@@ -1,4 +1,4 @@
-//! What time a write counts as.
+//! The time that a write counts as.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ const T: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 const MINUTE: Duration = Duration::from_secs(60);
 const TIMES: &str = "SELECT hlc >> 16 FROM __harmonylite__t_versions ORDER BY k1";
 
-/// Every look at it takes longer than a transaction may: captures take one batch each.
+/// Each reading of the uptime adds more than a transaction may take: a capture takes one batch.
 struct SlowClock {
     clock: Arc<ManualClock>,
     looks: AtomicU64,
@@ -33,7 +33,7 @@ impl Clock for SlowClock {
 }
 
 impl Node {
-    /// As after kill -9, on a machine so slow that it captures entry by entry.
+    /// Restarts as after kill -9, on a machine so slow that it captures entry by entry.
     fn restart_slowly(&mut self) {
         let settings = Settings {
             path: self.db.path().to_owned(),
@@ -50,7 +50,7 @@ impl Node {
     }
 }
 
-/// Both know row 1; then the first node's daemon is gone, and 'early' is written there.
+/// Both nodes know row 1; then the first node's daemon stops, and `sql` writes 'early' there.
 fn one_writes_while_no_daemon_runs(sql: &str) -> Vec<Node> {
     let mut n = cluster(2, T);
     n[0].run("INSERT INTO t VALUES (1, 'first')");
@@ -70,7 +70,7 @@ fn a_write_is_not_newer_for_being_read_late() {
     n[0].clock.advance(60 * MINUTE);
     n[0].restart();
     assert!(converge(&mut n).contains("t'later'"));
-    // Nor after a reboot: what was reserved is long over.
+    // The same after a reboot, long after the reserved time.
     n[0].clock.advance(10 * MINUTE);
     n[0].run("UPDATE t SET v = 'early'");
     n[1].clock.set(n[0].clock.now_ms() + 1);
@@ -111,7 +111,7 @@ fn a_backlog_keeps_its_times_through_a_crash_in_the_middle() {
     assert_eq!(n[0].rows(bounds), "i0");
 }
 
-/// Values are published as those of a version only when nothing newer waits in the change log.
+/// Values are published under a version only while the change log holds nothing newer.
 #[test]
 fn nothing_is_published_while_changes_wait_to_be_captured() {
     let mut n = one_writes_while_no_daemon_runs(
@@ -138,8 +138,8 @@ fn a_machine_that_boots_in_1970_writes_now() {
     assert!(converge(&mut n).contains("early by its clock"));
 }
 
-/// A power cut may take back a capture that was sent, and leave the entry: read once more, it must
-/// not win over what another node wrote over it since (found by scripts/power-cut.sh).
+/// A power cut may undo a capture that was published, and leave its entry. The entry is captured
+/// once more and must not win over a later write of another node (found by scripts/power-cut.sh).
 #[test]
 fn after_a_power_cut_a_write_is_not_newer_than_what_replaced_it() {
     let mut n = one_writes_while_no_daemon_runs("UPDATE t SET v = 'early'");
@@ -153,7 +153,7 @@ fn after_a_power_cut_a_write_is_not_newer_than_what_replaced_it() {
     assert!(converge(&mut n).contains("t'after the cut'"));
 }
 
-/// Power that comes and goes: the first node's time is ahead of the machine's by what was reserved.
+/// After some power cuts: the first node's time is ahead of its machine's by the reserved time.
 fn after_some_cuts() -> Vec<Node> {
     let mut n = cluster(2, T);
     n[0].run("INSERT INTO t VALUES (1, 'first')");
@@ -167,9 +167,9 @@ fn after_some_cuts() -> Vec<Node> {
     n
 }
 
-/// Found by scripts/power-cut.sh, the third cut within a minute; and by the simulation (seed
-/// 82976629503426): some within seconds, after which the bound is ahead by more than is reserved at
-/// once.
+/// Found by scripts/power-cut.sh (the third cut within a minute) and by the simulation (seed
+/// 82976629503426: some cuts within seconds, after which the bound is ahead by more than one
+/// reservation).
 #[test]
 fn after_cuts_in_a_row_a_write_is_not_newer_than_what_replaced_it() {
     let mut n = after_some_cuts();
@@ -206,7 +206,7 @@ fn a_backlog_keeps_its_times_through_a_power_cut_in_the_middle() {
     assert!(converge(&mut n).contains("t'later'"));
 }
 
-/// What an earlier start has sent and forgotten is its own.
+/// Rows that an earlier start published and forgot are this node's own.
 #[test]
 fn after_a_power_cut_a_node_is_not_its_own_twin() {
     let mut n = after_some_cuts();
@@ -216,7 +216,7 @@ fn after_a_power_cut_a_node_is_not_its_own_twin() {
     n[0].cut_power(image);
     n.iter_mut().for_each(|node| node.apply(&sent));
     assert_eq!(n[0].db.node(), 1);
-    // Written over what another one with a clock ahead wrote.
+    // The row replaces one that a node with a clock ahead wrote.
     n[1].clock.advance(10 * MINUTE);
     n[1].run("INSERT INTO t VALUES (3, 'ahead')");
     converge(&mut n);

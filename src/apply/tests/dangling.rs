@@ -3,7 +3,7 @@
 use super::support::{Node, cluster, converge, exchange};
 use crate::apply::dangling;
 
-/// All that is found, as `child key -> parent values, time of the deletion`.
+/// All dangling rows, as `child key -> parent values, time of the deletion`.
 fn found(node: &Node) -> Vec<String> {
     let mut all = Vec::new();
     let mut show = |d: crate::apply::Dangling| {
@@ -25,7 +25,7 @@ fn text(node: &Node, as_json: bool) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Django makes its foreign keys so.
+/// Django declares its foreign keys like this.
 const BOOKS: &str = "CREATE TABLE author(id INTEGER PRIMARY KEY, n);
     CREATE TABLE book(id INTEGER PRIMARY KEY, author_id INTEGER NOT NULL
       REFERENCES author(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED)";
@@ -115,7 +115,7 @@ fn every_kind_of_foreign_key_is_looked_at() {
     );
 }
 
-/// Such a table has no versions, and may refer to what others delete.
+/// An excluded table has no versions, and may refer to rows that other nodes delete.
 #[test]
 fn rows_of_tables_that_are_left_out_are_found() {
     let with =

@@ -1,4 +1,4 @@
-//! What a column's DEFAULT gives to rows that say nothing of it.
+//! A column's DEFAULT in rows that give no value for it.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use super::support::{Node, cluster, converge, exchange};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A column comes on one node, and a user writes it there; another node writes the row and gets the
-/// column later: what it has there by default is no write.
+/// One node adds a column, and a user writes it there. Another node writes the row and adds the
+/// column later: the default that it then has there is no write.
 fn a_column_comes_late(default: &str, options: &str) {
     let schema = format!("CREATE TABLE t(id INTEGER PRIMARY KEY, v ANY) {options}");
     let add = format!("ALTER TABLE t ADD COLUMN c ANY DEFAULT {default}");
@@ -48,7 +48,7 @@ fn every_constant_is_a_default() {
     }
 }
 
-/// 0 is stored as 0.0 there.
+/// SQLite stores 0 as 0.0 there.
 #[test]
 fn the_default_of_a_real_column_is_real() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
@@ -83,7 +83,7 @@ fn a_default_with_parentheses_evicts_in_the_place_of_null() {
     assert_eq!(n[1].rows("SELECT * FROM t"), "i2 t'(none)'");
 }
 
-/// The same where the default is worked out for each row.
+/// The same with a default that SQLite computes for each row.
 #[test]
 fn a_default_that_is_no_constant_evicts_in_the_place_of_null() {
     for (class, default) in [
@@ -112,7 +112,7 @@ fn a_default_that_is_no_constant_evicts_in_the_place_of_null() {
     }
 }
 
-/// No node knows what another made of it, and which one is right would never be settled.
+/// Each node would compute a different value, and no version would decide between them.
 #[test]
 fn a_default_that_is_no_constant_is_not_worked_out_for_what_arrives() {
     for default in ["(hex(randomblob(8)))", "CURRENT_TIMESTAMP"] {

@@ -109,7 +109,7 @@ fn a_constraint_may_replace_by_itself() {
     assert_eq!(n[0].rows("SELECT k, a FROM u"), "t'x' i3");
 }
 
-/// What arrives is settled by versions, whatever the table says of collisions.
+/// Versions alone settle incoming rows, whatever the table's ON CONFLICT clause says.
 #[test]
 fn a_constraint_has_no_say_in_what_arrives() {
     for clause in ["REPLACE", "IGNORE", "FAIL", "ROLLBACK", "ABORT"] {
@@ -128,7 +128,7 @@ fn a_constraint_has_no_say_in_what_arrives() {
     }
 }
 
-/// A NULL that is not allowed here alone is held, not left out.
+/// A row with a NULL that only this node forbids is held; no ON CONFLICT clause drops it.
 #[test]
 fn a_constraint_of_one_node_leaves_out_no_row() {
     for clause in ["IGNORE", "ROLLBACK", "FAIL", "REPLACE"] {
@@ -173,7 +173,7 @@ fn foreign_keys_act_where_the_write_was_and_arrive_everywhere() {
         n[0].rows("SELECT p FROM c2 ORDER BY id"),
         "null\nnull\nnull"
     );
-    // Children that come before or without their parents are no error.
+    // Child rows that come before their parents, or without them, are no error.
     n[0].run("PRAGMA foreign_keys = OFF; INSERT INTO c1 VALUES (77, 777)");
     converge(&mut n);
 }
@@ -224,19 +224,19 @@ fn generated_columns_are_worked_out_by_every_node() {
     converge(&mut n);
 }
 
-/// A long backlog is read in pieces: what a later piece says about a row must count already when an
-/// earlier one lets displaced rows come back.
+/// A long backlog is read in pieces. When an earlier piece lets displaced rows come back, a later
+/// piece's changes of these rows must count already.
 #[test]
 fn displaced_rows_stay_aside_until_the_backlog_is_read() {
     let schema = "CREATE TABLE u(id INTEGER PRIMARY KEY, a UNIQUE, n)";
     let one_by_one = |id| Node::with(id, schema, |settings| settings.scan_max_changes = 1);
     for (then, expected) in [
-        // Written again and deleted: it must not come back.
+        // The displaced row is written again and deleted: it must not come back.
         (
             "INSERT INTO u VALUES (1, 'z', 'new'); DELETE FROM u WHERE id = 1",
             "i2 t'y' t'high'",
         ),
-        // Another row took the place: it was written last, and stays.
+        // A different row took the place: it was written last, and stays.
         (
             "INSERT INTO u VALUES (7, 'x', 'new')",
             "i2 t'y' t'high'\ni7 t'x' t'new'",
@@ -255,7 +255,8 @@ fn displaced_rows_stay_aside_until_the_backlog_is_read() {
     }
 }
 
-/// SQLite allows it in a WHERE and a CHECK, and triggers and probe know the table by another name.
+/// SQLite allows the name in a WHERE and a CHECK; triggers and the probe know the table by a
+/// different name.
 #[test]
 fn an_index_may_name_its_table() {
     let mut n = cluster(
@@ -285,7 +286,7 @@ fn a_default_with_control_characters_evicts() {
     assert_eq!(n[0].rows("SELECT id FROM t"), "t'y'");
 }
 
-/// SQLite knows only those columns of NEW that the trigger names.
+/// In a trigger SQLite knows only those columns of NEW that the trigger names.
 #[test]
 fn replace_evicts_through_a_generated_column_of_columns_that_stay() {
     let mut n = cluster(
@@ -304,7 +305,8 @@ fn replace_evicts_through_a_generated_column_of_columns_that_stay() {
     assert_eq!(n[1].rows("SELECT id FROM g"), "i2");
 }
 
-/// Also where a value is of another class, or CHECK or the WHERE of an index leaves it out.
+/// The same holds for a value of a different class, and for rows that a CHECK or the index's WHERE
+/// excludes.
 #[test]
 fn an_expression_of_an_index_keeps_no_write_off() {
     let mut n = cluster(
@@ -333,7 +335,7 @@ fn an_expression_of_an_index_keeps_no_write_off() {
     );
 }
 
-/// An index may be from a time when text could be in double quotes.
+/// The index may come from a time when SQLite took double quotes for text.
 #[test]
 fn an_application_that_takes_double_quotes_for_names_writes() {
     let mut n = cluster(
@@ -369,7 +371,7 @@ fn replace_evicts_where_a_check_goes_by_a_collation() {
     assert_eq!(n[0].rows("SELECT id FROM t"), "i3");
 }
 
-/// Bytes of the WAL, rows changed and entries of the log that statements leave.
+/// What the statements cost: bytes of the WAL, rows changed and entries of the change log.
 fn cost(node: &Node, statements: &[String]) -> (u64, u64, String) {
     let wal = node.dir.path().join("app.db-wal");
     let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -385,7 +387,7 @@ fn cost(node: &Node, statements: &[String]) -> (u64, u64, String) {
     )
 }
 
-/// Feed readers and importers work that way all day.
+/// Feed readers and importers insert known rows all day.
 #[test]
 fn an_insert_that_is_left_out_writes_nothing() {
     for table in [
@@ -420,7 +422,7 @@ fn an_insert_that_is_left_out_writes_nothing() {
     }
 }
 
-/// SQLite lets the outermost statement decide what becomes of a conflict.
+/// In SQLite the outermost statement decides how a conflict is resolved.
 #[test]
 fn replace_evicts_from_within_triggers() {
     let mut n = cluster(
@@ -452,7 +454,7 @@ fn replace_evicts_from_within_triggers() {
     converge(&mut n);
 }
 
-/// An INSERT fails where it fails without our triggers, and no other does.
+/// An INSERT fails exactly if it fails without our triggers.
 #[test]
 fn no_insert_fails_for_what_it_may_evict() {
     let mut n = cluster(
@@ -476,7 +478,7 @@ fn no_insert_fails_for_what_it_may_evict() {
         .step_by(10)
         .zip(["ABORT", "FAIL", "ROLLBACK", "REPLACE", "IGNORE"])
     {
-        // Not within the index, or not of the same value there.
+        // The first row is outside of the index, the second has a different value there.
         n[0].run(&format!(
             "INSERT OR {policy} INTO soft VALUES ({i}, 'a', '{i}', 'y')"
         ));
@@ -512,7 +514,8 @@ fn no_insert_fails_for_what_it_may_evict() {
     assert_eq!(n[1].rows("SELECT count(*) FROM freed"), "i1");
 }
 
-/// Whatever is lost of ours, and whatever keys a table has that comes later.
+/// This must hold whichever of our tables or triggers is lost, and for tables that come later with
+/// keys of any width.
 #[test]
 fn evictions_are_seen_after_our_tables_were_made_anew() {
     let schema = "CREATE TABLE u(id INTEGER PRIMARY KEY, v UNIQUE)";

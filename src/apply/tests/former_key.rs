@@ -1,4 +1,4 @@
-//! Nodes that are migrated take in what others send under the key from before.
+//! Migrated nodes apply rows that other nodes publish under the former key.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn rebuild(node: &mut Node, after: &str, from: &str) {
     node.capture();
 }
 
-/// Both have the rows; the first is migrated.
+/// Two nodes with these rows; the first one has migrated.
 fn one_is_migrated(before: &str, rows: &str, after: &str, from: &str) -> Vec<Node> {
     let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
     n[0].run(&format!("INSERT INTO t VALUES {rows}"));
@@ -27,7 +27,7 @@ fn one_is_migrated(before: &str, rows: &str, after: &str, from: &str) -> Vec<Nod
     n
 }
 
-/// The first has these rows, and after the migration of the second both have.
+/// The first node has these rows; after the migration of the second node both have them.
 fn both_have(n: &mut [Node], after: &str, from: &str, query: &str, expected: &str) {
     exchange(n);
     assert_eq!(n[0].rows(query), expected, "before the migration");
@@ -42,7 +42,7 @@ fn both_have(n: &mut [Node], after: &str, from: &str, query: &str, expected: &st
 const BY_ID: &str = "id INTEGER PRIMARY KEY, a TEXT UNIQUE, v";
 const BY_A: &str = "a TEXT PRIMARY KEY, v";
 
-/// All in one transaction, so at one time.
+/// All keys change in one transaction, so at one time.
 #[test]
 fn new_keys_that_change_hands_at_one_time_lose_no_row() {
     let rows = "(1, 'x', 'one'), (2, 'y', 'two'), (3, 'z', 'three')";
@@ -72,7 +72,8 @@ fn new_keys_that_change_hands_at_one_time_lose_no_row() {
     }
 }
 
-/// The migration makes other keys of the old ones, as which no row of the old key is taken in.
+/// The migration computes new keys from the old ones. Rows under the old key must not be applied
+/// with a made-up key.
 #[test]
 fn keys_that_a_migration_works_out_are_not_made_up() {
     let before = "id INTEGER PRIMARY KEY, v";
@@ -109,7 +110,7 @@ fn a_row_keeps_its_spelling() {
     }
 }
 
-/// No value is made up for a column that came into the key: a row that was not here waits.
+/// No value is made up for a column that was added to the key: a row that was not here is held.
 #[test]
 fn a_row_that_lacks_a_key_column_waits_for_its_own_migration() {
     let before = "id INTEGER PRIMARY KEY, v";
@@ -145,7 +146,7 @@ fn a_row_that_lacks_a_key_column_waits_for_its_own_migration() {
     assert_eq!(n[0].db.held().unwrap(), 0);
 }
 
-/// The clock of the node that deleted the row is ahead.
+/// The clock of the deleting node is ahead.
 #[test]
 fn a_row_that_is_written_again_is_above_its_former_tombstone() {
     let before = "id INTEGER PRIMARY KEY, v";
@@ -166,7 +167,7 @@ fn a_row_that_is_written_again_is_above_its_former_tombstone() {
     );
 }
 
-/// Displaced rows are not in the table when that is rebuilt.
+/// A displaced row is not in the table during the rebuild.
 #[test]
 fn a_displaced_row_waits_where_its_new_key_cannot_be_told() {
     let mut n = cluster(2, &format!("CREATE TABLE t({BY_ID})"));
@@ -192,7 +193,7 @@ fn a_displaced_row_waits_where_its_new_key_cannot_be_told() {
     assert_eq!(n[1].rows("SELECT * FROM t ORDER BY 1"), all);
 }
 
-/// Of two rows that held the same nothing tells which became which.
+/// Nothing tells which of two rows with equal content became which.
 #[test]
 fn equal_rows_of_a_table_without_a_key_stay_two() {
     let after = "k INTEGER PRIMARY KEY, a TEXT, v";
@@ -211,7 +212,7 @@ fn equal_rows_of_a_table_without_a_key_stay_two() {
     }
 }
 
-/// What a migration does to rows, it does on each node by itself.
+/// Each node does for itself what a migration does to rows.
 #[test]
 fn a_row_that_a_migration_leaves_out_is_no_delete() {
     let (before, after) = ("id INTEGER PRIMARY KEY, v", "id TEXT PRIMARY KEY, v");

@@ -1,4 +1,4 @@
-//! What nodes of the Go version published.
+//! Tests of changes that nodes of the Go version published.
 
 use super::support::{Node, converge, exchange};
 use crate::apply::{Arrived, Content};
@@ -36,7 +36,7 @@ fn book<'a>(id: i64, title: &'a str) -> [(&'a str, Cell<'a>); 4] {
     ]
 }
 
-/// As Go's compressor does it: small frames come without their size.
+/// Packs like Go's compressor: small frames come without their size.
 fn packed(raw: &[u8]) -> Vec<u8> {
     let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
     zstd.include_contentsize(raw.len() >= 256).unwrap();
@@ -70,7 +70,7 @@ fn they_become_rows_on_every_node_alike() {
     ];
     for node in &mut nodes {
         for (seq, message) in (1..).zip(&messages) {
-            // All in one millisecond: the order of the stream counts.
+            // All messages are of one millisecond: the order of the stream decides.
             read(node, (seq, 1_690_000_000_000), &packed(message));
         }
         assert_eq!(node.db.go_events(), 6);
@@ -110,7 +110,8 @@ fn what_is_newer_wins_wherever_it_comes_from() {
     assert_eq!(titles, "t'ours'\nt'newer'");
 }
 
-/// Unpublished by Go here, published by Go elsewhere: the later write wins.
+/// A change that Go had not published here meets changes that Go published elsewhere: the later
+/// write wins.
 #[test]
 fn they_meet_what_go_had_not_published() {
     let made = 1_690_000_000_000_i64;
@@ -170,7 +171,7 @@ fn what_cannot_be_taken_in_is_kept_or_passed_over() {
         "t'nowhere' t'there is no such table here'\n\
          t'word' t'the key of the table is another one here'"
     );
-    // Left out by the configuration, or a column that is not here yet.
+    // One table is excluded by the configuration, one event has a column that is not here yet.
     read(&mut node, (4, 1000), &event(2, "insert", "out", &id()));
     let more = [
         ("x", Cell::Integer(2)),
@@ -198,7 +199,7 @@ fn nodes_that_still_run_go_are_named_for_a_while() {
     assert!(node.db.nodes_with_go().is_empty());
 }
 
-/// What arrives for a table that a migration may be at work on waits, like what we publish.
+/// Events for a table that a migration may be changing are held, as its own changes wait.
 #[test]
 fn a_table_that_is_left_alone_for_a_moment_gets_them_afterwards() {
     let mut node = Node::new(1, &format!("{TABLES}{ROWS}"));
@@ -217,7 +218,7 @@ fn a_table_that_is_left_alone_for_a_moment_gets_them_afterwards() {
     assert_eq!(node.rows("SELECT v FROM fresh"), "t'x'\nt'by Go'");
 }
 
-/// Which columns are the key shows when the table is made here; a later write wins as ever.
+/// Creating the table shows which columns are the key; a later write wins as usual.
 #[test]
 fn a_table_that_is_made_later_has_them() {
     let pair = |a, b, v| {

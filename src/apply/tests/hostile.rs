@@ -9,7 +9,7 @@ use crate::capture::Outgoing;
 
 const GOOD: &str = "CREATE TABLE good(id INTEGER PRIMARY KEY, v)";
 
-/// The application knows a function and a collation that nobody else does.
+/// Gives the application a function and a collation that no other connection has.
 fn teach(app: &Connection) {
     let flags = FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_UTF8;
     app.create_scalar_function("mine", 1, flags, |c| c.get::<i64>(0).map(|i| -i))
@@ -130,7 +130,7 @@ fn a_damaged_row_is_rejected() {
     exchange(&mut n);
     assert!(n[0].db.rejected() > 0);
     assert_eq!(n[1].rows("SELECT id FROM good"), "i1\ni3\ni4");
-    // Nor does it stop what arrives.
+    // A bad table does not stop incoming rows either.
     n[1].run("INSERT INTO good VALUES (2, 'whole'), (5, 'e')");
     exchange(&mut n);
     assert_eq!(n[0].rows("SELECT v FROM good WHERE id = 5"), "t'e'");
@@ -189,7 +189,7 @@ fn an_index_for_search_is_fed_by_apply_triggers() {
         "rtree is left alone"
     );
     n[0].run("INSERT INTO f(f, rank) VALUES ('integrity-check', 1)");
-    // The index goes away: changes come all the same.
+    // After the index is dropped changes still arrive.
     n[1].run("DROP TABLE f");
     n[0].run("INSERT INTO t VALUES (3, 'plum')");
     exchange(&mut n);

@@ -72,7 +72,7 @@ fn keys_that_are_spelled_anew() {
     }
 }
 
-/// The key's index may compare in another way than the column itself.
+/// The key's index may have a different collation than the column itself.
 #[test]
 fn keys_with_a_collation_of_their_own() {
     for suffix in ["", " WITHOUT ROWID"] {
@@ -98,8 +98,8 @@ fn keys_with_a_collation_of_their_own() {
     }
 }
 
-/// 1 and 1.0 are one key, in a column without type, and so are the spellings that NOCASE ignores:
-/// also while such a row is displaced, held or marked.
+/// 1 and 1.0 are one key in a column without type, and so are spellings that differ only in what
+/// NOCASE ignores. This also holds while such a row is displaced, held or marked.
 #[test]
 fn spellings_of_one_key_are_one_row_everywhere() {
     for (declared, one, other) in [
@@ -112,7 +112,7 @@ fn spellings_of_one_key_are_one_row_everywhere() {
         n[1].clock.advance(std::time::Duration::from_millis(5));
         n[1].run("INSERT INTO k VALUES ('other', 'u', 2)");
         converge(&mut n);
-        // Wherever it is displaced, a newer version under another spelling takes its place.
+        // Wherever the row is displaced, a newer version under a different spelling replaces it.
         n[0].clock.advance(std::time::Duration::from_millis(9));
         n[0].run(&format!("REPLACE INTO k VALUES ({other}, 'w', 3)"));
         converge(&mut n);

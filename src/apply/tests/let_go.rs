@@ -1,4 +1,4 @@
-//! Changes of tables that are left out: nothing of them is kept.
+//! Changes of excluded tables: nothing of them is stored.
 
 use super::support::{Node, exchange};
 use crate::capture::Outgoing;
@@ -17,7 +17,7 @@ fn held(node: &Node) -> String {
     node.rows("SELECT count(*) FROM __harmonylite___held")
 }
 
-/// Case 11: with the table here or without it.
+/// Case 11: with the table here, and without it.
 #[test]
 fn nothing_is_held_of_a_table_that_is_left_out() {
     for theirs in [SCHEMA, "CREATE TABLE u(id INTEGER PRIMARY KEY, v)"] {
@@ -36,7 +36,7 @@ fn nothing_is_held_of_a_table_that_is_left_out() {
     }
 }
 
-/// Rows too large for one message wait as parts until the last is here.
+/// Frames too large for one message wait as parts until the last part is here.
 #[test]
 fn nothing_is_left_of_parts_of_such_a_table() {
     let mut n = [Node::new(1, SCHEMA), Node::with(2, SCHEMA, without_logs)];
@@ -55,7 +55,7 @@ fn nothing_is_left_of_parts_of_such_a_table() {
     assert_eq!(held(&n[1]), "i0");
 }
 
-/// What an earlier release held goes at the start, some at a time.
+/// At the start a node removes what an earlier release held, a few entries at a time.
 #[test]
 fn what_was_held_of_such_a_table_goes() {
     let mut n = [Node::new(1, SCHEMA), Node::new(2, "")];
@@ -78,7 +78,7 @@ fn what_was_held_of_such_a_table_goes() {
     assert!(!n[1].db.has_more());
 }
 
-/// Case 12: tables of another application, without end.
+/// Case 12: tables of another application, in endless number.
 #[test]
 fn what_is_held_of_tables_that_are_not_here_is_bounded() {
     let mut n = [Node::new(1, SCHEMA), Node::unmet(2, "")];
@@ -86,7 +86,7 @@ fn what_is_held_of_tables_that_are_not_here_is_bounded() {
     n[1].db.limits.held_bytes = 30_000;
     n[0].run("INSERT INTO u VALUES (1, 'small')");
     for i in 0..500 {
-        // The same rows again and again take no more than once.
+        // The same rows, held repeatedly, take no more space than once.
         let row = i % 10;
         n[0].run(&format!(
             "INSERT OR REPLACE INTO u VALUES ({row}, 'small {i}')"
@@ -114,7 +114,7 @@ fn what_is_held_of_tables_that_are_not_here_is_bounded() {
     assert_eq!(n[1].rows(noted), "");
 }
 
-/// One message may bring more than all that is held.
+/// One message may bring more bytes than may be held.
 #[test]
 fn a_single_message_does_not_fill_the_disk() {
     let mut n = [Node::new(1, SCHEMA), Node::unmet(2, "")];
@@ -132,7 +132,7 @@ fn a_single_message_does_not_fill_the_disk() {
     assert_eq!(held(&n[1]), "i0");
 }
 
-/// Without snapshots nothing would bring it back.
+/// Without snapshots nothing would bring the rows back.
 #[test]
 fn nothing_is_let_go_where_no_snapshots_are_kept() {
     let mut n = [Node::new(1, SCHEMA), Node::new(2, "")];

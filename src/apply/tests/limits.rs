@@ -1,4 +1,4 @@
-//! What others send without end takes no memory or disk without end.
+//! Endless messages of peers take only bounded memory and disk.
 
 use super::support::{Node, cluster, converge, exchange};
 use crate::capture::Outgoing;
@@ -27,7 +27,7 @@ fn a_row_too_large_for_the_cluster_is_rejected_and_named() {
     exchange(&mut n);
     assert_eq!(n[0].db.rejected(), 1);
     assert_eq!(n[1].rows("SELECT id FROM t"), "i1\ni3");
-    // It grows after its version was taken, before the frame is encoded.
+    // The row grows after it got its version, before its frame is encoded.
     n[0].run("UPDATE t SET v = 'soon larger' WHERE id = 1");
     n[0].capture();
     n[0].app
@@ -57,13 +57,13 @@ fn a_transaction_of_large_rows_is_sent_in_pieces() {
         n[1].apply(&piece);
         pieces += 1;
         match pieces {
-            // The process ends, or the connection, before the acknowledgement.
+            // The process ends, or the connection breaks, before the acknowledgement.
             3 => n[0].restart(),
             5 => n[0].db.stop_live(),
             _ => n[0].db.acknowledged(last.at),
         }
         if pieces == 7 {
-            // A row of a later piece, and one of an earlier, change on both sides.
+            // A row of a later piece and one of an earlier piece change on both nodes.
             n[0].run("UPDATE t SET v = 'here' WHERE id IN (2, 38)");
             n[1].run("UPDATE t SET v = 'there' WHERE id IN (3, 39)");
             let there = n[1].publish();
@@ -87,7 +87,7 @@ fn more_than_fits_in_memory_is_left_to_the_marks() {
     converge(&mut n);
 }
 
-/// Frames of one row each, cut into parts.
+/// Frames of one row each, split into parts.
 fn parts(node: &mut Node, ids: std::ops::Range<u32>) -> Vec<Vec<Outgoing>> {
     let mut all = Vec::new();
     for id in ids {
@@ -120,7 +120,7 @@ fn parts_whose_others_never_come_make_room() {
     assert_eq!(n[1].rows("SELECT id FROM t"), "i18\ni19");
 }
 
-/// Their sender was cut off in the middle, and sent all of it again.
+/// The sender was cut off in the middle, and published the whole frame again.
 #[test]
 fn parts_whose_others_do_not_come_for_a_month_go() {
     let mut n = cluster(2, T);
@@ -137,7 +137,7 @@ fn parts_whose_others_do_not_come_for_a_month_go() {
     assert_eq!(n[1].rows(stored), "i1");
 }
 
-/// It was off between them, or it booted without knowing the time.
+/// The node was off between the parts, or booted without knowing the time.
 #[test]
 fn parts_wait_for_the_others_however_long() {
     let mut n = cluster(2, T);
@@ -173,7 +173,7 @@ fn quarantine_keeps_the_newest_and_counts_the_rest() {
     assert_eq!(n[0].rows(kept), "i16 i25 i10 i5000 i21");
 }
 
-/// What one message can make of itself in memory is bounded by its bytes.
+/// The memory that one message can take is bounded by its bytes.
 #[test]
 fn absurd_counts_and_deep_nesting_are_refused_at_once() {
     let array = |count: u64| [&[0x9b][..], &count.to_be_bytes()].concat();

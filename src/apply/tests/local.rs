@@ -1,5 +1,5 @@
-//! Tables of which each node has its own: what is sent of them is left out, and a node that once
-//! replicated them forgets that.
+//! Local tables: each node has its own. Incoming changes of them are let go, and a node that once
+//! replicated such a table forgets that.
 
 use super::support::{Node, converge, exchange};
 use crate::database::Settings;
@@ -12,7 +12,7 @@ const SCHEMA: &str = "
 
 const BOOK: &str = "SELECT id, app, name FROM django_migrations ORDER BY 1";
 
-/// As an earlier release did by itself.
+/// Settings under which a node replicates these tables, as an earlier release did.
 fn replicates_all(settings: &mut Settings) {
     let plain = ["*", "django_migrations", "log"];
     settings.tables.include = plain.map(str::to_owned).into();
@@ -49,7 +49,7 @@ fn books_are_each_nodes_own() {
     }
 }
 
-/// The triggers of an earlier release go, and all that it knew of the rows.
+/// The triggers of an earlier release are dropped, and everything it knew of the rows goes.
 #[test]
 fn an_upgrade_leaves_nothing_behind() {
     let mut n = [
@@ -59,7 +59,7 @@ fn an_upgrade_leaves_nothing_behind() {
     n[0].run("INSERT INTO django_migrations VALUES (1, 'a', '0001', 'now')");
     exchange(&mut n);
     assert_eq!(n[1].rows(BOOK), "i1 t'a' t'0001'");
-    // Sent by nobody yet, in the log, and held.
+    // One row is unsent, one is in the change log, and one is held.
     n[0].run("INSERT INTO django_migrations VALUES (2, 'a', '0002', 'now')");
     n[0].capture();
     n[0].run("INSERT INTO django_migrations VALUES (3, 'a', '0003', 'now')");
@@ -89,7 +89,7 @@ fn what_others_send_is_left_out_and_read_again_when_it_is_wanted() {
     );
     let frames = n[0].publish();
     n[1].apply(&frames);
-    // It came before the table was there: known by its columns all the same.
+    // The change came before the table was there: its columns identify it nevertheless.
     assert_eq!(n[1].rows("SELECT * FROM t"), "i1 i2");
     assert_eq!(traces(&n[1]), "i0 i0 i0 i0");
     n[1].run(
@@ -101,13 +101,13 @@ fn what_others_send_is_left_out_and_read_again_when_it_is_wanted() {
     assert_eq!(n[1].db.position("s").seq, 0);
     n[1].apply(&frames);
     converge(&mut n);
-    // Of what was here when it was left out, what another wrote is newer.
+    // Another node's write is newer than the rows that were here when the table was excluded.
     assert_eq!(n[1].rows(BOOK), "i1 t'a' t'0001'");
     n[1].restart_with(replicates_all);
     assert_ne!(n[1].db.position("s").seq, 0, "it is read again once");
 }
 
-/// Another table of that name is not the tool's.
+/// A table of that name with other columns is not the tool's.
 #[test]
 fn a_table_of_other_columns_is_held() {
     let mut n = [

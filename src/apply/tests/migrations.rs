@@ -8,8 +8,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const AWAY: &str = "a node that was away has nothing new to say";
 
-/// The first node migrates, and a user writes there; the second, where nobody wrote since, comes
-/// back a day later and is migrated as well.
+/// The first node migrates, and a user writes there. The second node, where nobody wrote since,
+/// comes back a day later and migrates as well.
 fn migrate_one_by_one(schema: &str, insert: &str, migration: &str) {
     let mut n = cluster(2, schema);
     n[0].run(insert);
@@ -41,8 +41,8 @@ fn a_unique_column_is_renamed() {
     }
 }
 
-/// Several statements at once may have been a VACUUM as well, which numbers rows without a key
-/// anew.
+/// Several statements at once may have included a VACUUM, which renumbers the rows of a table
+/// without a key.
 #[test]
 fn columns_of_a_table_without_a_key_are_renamed() {
     let schema = "CREATE TABLE t(id INTEGER, v, a, b)";
@@ -62,8 +62,8 @@ fn a_column_is_dropped() {
     migrate_one_by_one(schema, insert, by_rebuild);
 }
 
-/// The new one comes where the old one was; with a DEFAULT of its own, and until it is known
-/// elsewhere, as before.
+/// The new column takes the position of the dropped one. It has a DEFAULT of its own, and the other
+/// node learns of it late.
 #[test]
 fn a_column_in_the_place_of_a_dropped_one_is_not_that_one_renamed() {
     let migration =
@@ -97,7 +97,7 @@ fn a_column_in_the_place_of_a_dropped_one_is_not_that_one_renamed() {
     }
 }
 
-/// The same in a table that has another name since, and in one without a key.
+/// The same in a table that is renamed as well, and in one without a key.
 #[test]
 fn a_column_in_the_place_of_a_dropped_one_in_a_table_that_is_renamed() {
     let migration = "BEGIN; ALTER TABLE t DROP COLUMN w; ALTER TABLE t RENAME TO u;
@@ -119,7 +119,7 @@ fn a_column_in_the_place_of_a_dropped_one_in_a_table_that_is_renamed() {
     }
 }
 
-/// Names that go round are no new columns, whatever was done to the table before.
+/// Columns that swap their names are no new columns.
 #[test]
 fn two_columns_swap_their_names() {
     let mut n = cluster(
@@ -173,8 +173,7 @@ fn the_key_is_another_one_of_the_same_type() {
     }
 }
 
-/// The row itself has come from the node that was faster, the new column is held until it is known
-/// here.
+/// The row itself came from the faster node; the new column is held until this node has it.
 #[test]
 fn what_a_rebuild_puts_into_a_new_column_is_no_newer_than_what_arrived_before() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -202,7 +201,7 @@ fn what_a_rebuild_puts_into_a_new_column_is_no_newer_than_what_arrived_before() 
     }
 }
 
-/// The same of a column that has another name, the old value being the larger one.
+/// The same for a renamed column whose old value is the larger one.
 #[test]
 fn what_a_renamed_column_held_is_no_newer_than_what_arrived_before() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, a)");
@@ -219,7 +218,7 @@ fn what_a_renamed_column_held_is_no_newer_than_what_arrived_before() {
     assert_eq!(n[1].rows("SELECT c FROM t"), "t'by a user'");
 }
 
-/// What a rebuild makes of the rows counts, too, and new rows and deletes are of now.
+/// Changes of rows in the rebuild count, too; its new rows and its deletes are as of now.
 #[test]
 fn a_rebuild_that_also_writes() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, d)");
@@ -235,7 +234,7 @@ fn a_rebuild_that_also_writes() {
     assert_eq!(n[1].rows("SELECT * FROM t"), "i1 t'A'\ni3 t'new'");
 }
 
-/// By the way of another name: SQLite knows no shorter one.
+/// SQLite changes the case of a table's name only by way of a different name.
 #[test]
 fn a_table_is_renamed_to_another_case() {
     let mut n = cluster(2, "CREATE TABLE Books(id INTEGER PRIMARY KEY, v)");
@@ -252,7 +251,7 @@ fn a_table_is_renamed_to_another_case() {
     }
 }
 
-/// A UNIQUE index comes with a column that is renamed, and what a REPLACE evicts then is seen.
+/// A UNIQUE index follows its renamed column, and evictions by REPLACE are noticed afterwards.
 #[test]
 fn evictions_are_seen_after_a_rename() {
     let mut n = cluster(
@@ -278,7 +277,7 @@ fn after_replace(schema: &str, insert: &str, replace: &str) -> Vec<Node> {
     n
 }
 
-/// A rowid evicts, too, where it is not the key.
+/// A given rowid also evicts in a table where the rowid is not the key.
 #[test]
 fn a_rowid_that_is_given_evicts() {
     let (schema, insert) = (
@@ -296,7 +295,7 @@ fn a_rowid_that_is_given_evicts() {
     assert_eq!(n[1].rows("SELECT p FROM t"), "t'x'");
 }
 
-/// REPLACE puts the default in the place of NULL, behind the back of the BEFORE trigger.
+/// REPLACE puts the default in place of NULL after the BEFORE trigger has run.
 #[test]
 fn a_default_in_the_place_of_null_evicts() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, e TEXT NOT NULL DEFAULT 'it''s' UNIQUE)";
@@ -322,7 +321,7 @@ fn a_table_may_be_called_excluded() {
     assert_eq!(n[1].rows("SELECT v FROM excluded"), "t'b'");
 }
 
-/// The index does not hold rows that are no JSON: the trigger must not choke on them.
+/// The index excludes rows that are not JSON: the trigger must not fail on them.
 #[test]
 fn an_expression_is_not_worked_out_for_what_its_index_leaves_out() {
     let mut n = cluster(

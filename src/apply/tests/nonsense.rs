@@ -1,4 +1,4 @@
-//! A peer that sends well-formed frames which say what cannot be harms nothing else.
+//! A peer that sends well-formed frames with impossible contents harms nothing else.
 
 use super::support::{Node, cluster, converge, exchange};
 use crate::capture::Outgoing;
@@ -33,7 +33,7 @@ fn outgoing(frame: FrameBuilder) -> Outgoing {
     }
 }
 
-/// A frame with a good row before, between and after what `add` puts into it.
+/// A frame with a good row before, between and after the rows that `add` puts into it.
 fn among_good(add: impl Fn(&mut FrameBuilder, usize)) -> Outgoing {
     let good = header(1, "good", "INTEGER", &["id", "v"]);
     let mut frame = FrameBuilder::default();
@@ -45,7 +45,7 @@ fn among_good(add: impl Fn(&mut FrameBuilder, usize)) -> Outgoing {
     outgoing(frame)
 }
 
-/// The good rows are there, and everything goes on.
+/// Asserts that the good rows are there and the node still works.
 fn check(node: &mut Node) {
     assert_eq!(
         node.rows("SELECT id FROM good WHERE v = 'fine'"),
@@ -118,7 +118,7 @@ fn unknown_tables_and_columns_and_other_keys_are_held_by_themselves() {
     check(&mut n[0]);
 }
 
-/// The classes of values are not those of the columns.
+/// The storage classes of values are not those of their columns.
 #[test]
 fn values_of_other_classes_are_stored_as_sqlite_does_or_held() {
     let schema = format!(
@@ -165,7 +165,7 @@ fn values_of_other_classes_are_stored_as_sqlite_does_or_held() {
     converge(&mut n);
 }
 
-/// The highest version there is: nobody can go above, but the rest goes on.
+/// No version is above the highest one: its row is blocked, the rest goes on.
 #[test]
 fn a_version_at_the_bound_blocks_its_own_row_alone() {
     let good = header(1, "good", "INTEGER", &["id", "v"]);
@@ -188,7 +188,8 @@ fn a_version_at_the_bound_blocks_its_own_row_alone() {
     assert_eq!(n[1].rows("SELECT v FROM good WHERE id = 1"), "t'new'");
 }
 
-/// Thousands of tables that nobody has: named in the log a few times, bounded by what was sent.
+/// Thousands of tables that no node has: the log names a few, and the bytes sent bound the bytes
+/// held.
 #[test]
 fn tables_without_number_are_held_and_not_all_named() {
     let mut n = cluster(1, GOOD);

@@ -1,5 +1,6 @@
-//! UNIQUE indexes against the rule itself: over the versions known to all nodes, rows are admitted
-//! from the highest (hlc, node, key) down, skipping those that collide with an admitted one.
+//! Checks UNIQUE indexes against the rule itself: over the versions known to all nodes, rows are
+//! admitted from the highest (hlc, node, key) down, and a row that collides with an admitted one is
+//! skipped.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::database::values;
 use crate::model::cbor::Cursor;
 use crate::model::value::OwnedValue;
 
-/// The table, and the order of `COLUMNS`.
+/// Schemas of the table, with the columns in the order of `COLUMNS`.
 const SCHEMAS: [&str; 4] = [
     "CREATE TABLE u(id INTEGER PRIMARY KEY, a, b, c)",
     "CREATE TABLE u(id TEXT PRIMARY KEY COLLATE NOCASE, a INT, b TEXT, c NUMERIC) WITHOUT ROWID",
@@ -45,9 +46,9 @@ enum Op {
     Rekey(u8, u8),
     Delete(u8),
     Wait(u8),
-    /// The node sends what it has.
+    /// The node publishes its changes.
     Publish,
-    /// The node reads the n-th frame that was ever sent.
+    /// The node reads the n-th of all frames that were published.
     Read(prop::sample::Index),
 }
 
@@ -68,7 +69,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Values that are the same under some index, and NULL.
+/// Literals that are equal under some index, and NULL.
 fn literal(v: u8) -> &'static str {
     ["NULL", "1", "'x'", "'X'"][v as usize]
 }
@@ -117,7 +118,7 @@ fn step(node: &mut Node, op: &Op, sent: &mut Vec<Outgoing>) {
 
 type Row = Vec<OwnedValue>;
 
-/// Every live row by its order, lowest first: in the table or displaced, as one node has it.
+/// Every live row of one node by its order, lowest first: in the table or displaced.
 fn live_rows(node: &Node) -> BTreeMap<(i64, u64, Vec<u8>), Row> {
     let table = &node.db.tables()["u"];
     let count = table.schema.columns.len();
@@ -169,7 +170,7 @@ fn live_rows(node: &Node) -> BTreeMap<(i64, u64, Vec<u8>), Row> {
     by_order
 }
 
-/// Which rows are in the table, by the rule.
+/// The rows that are in the table by the rule.
 fn admitted(schema: &str, rows: BTreeMap<(i64, u64, Vec<u8>), Row>) -> Vec<String> {
     let oracle = Connection::open_in_memory().unwrap();
     oracle.execute_batch(schema).unwrap();

@@ -1,4 +1,4 @@
-//! Nodes whose schemas differ for a while, and grow to be the same, in any order of events.
+//! Nodes whose schemas differ for a while and end up equal, under any order of events.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::support::{Node, converge, exchange};
 use crate::capture::Outgoing;
 
-/// How a node begins, and how it gets to have all columns.
+/// The schema that a node begins with, and the migration that gives it all columns.
 const SCHEMAS: [(&str, &str); 8] = [
     ("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c DEFAULT 5)", ""),
     (
@@ -72,7 +72,7 @@ fn value(v: u8) -> &'static str {
     ["NULL", "5", "'x'", "'y'"][v as usize]
 }
 
-/// A node, and what is left of its migration.
+/// A node, and the rest of its migration.
 type Growing = (Node, &'static str);
 
 fn step((node, migration): &mut Growing, op: &Op, sent: &mut Vec<Outgoing>) {
@@ -136,7 +136,7 @@ proptest! {
         let mut nodes: Vec<Node> = nodes.into_iter().map(|(n, _)| n).collect();
         exchange(&mut nodes);
         converge(&mut nodes);
-        // What came under a key of another shape waits for a node that has it.
+        // A row under a key of a different shape is held for a node that has that shape.
         if schemas.iter().all(|s| SCHEMAS[*s].0.contains("INTEGER")) {
             for node in &nodes {
                 prop_assert_eq!(node.db.held().unwrap(), 0);

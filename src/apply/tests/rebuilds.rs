@@ -1,5 +1,5 @@
-//! Tables rebuilt as tools do it: step by step, each a transaction of its own, with the daemon and
-//! the other node at work between the steps.
+//! Tables that are rebuilt as tools do it: step by step, each in a transaction of its own. The
+//! daemon and the other node work between the steps.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::health::{self, Health};
 const SCHEMA: &str = "CREATE TABLE \"User\"(id TEXT NOT NULL PRIMARY KEY, email TEXT NOT NULL);
     CREATE UNIQUE INDEX uek ON \"User\"(email)";
 
-/// What a tool does to `User`: statements, a transaction each.
+/// How a tool rebuilds `User`: statements, a transaction each.
 struct Way {
     tool: &'static str,
     steps: &'static [&'static str],
@@ -125,7 +125,7 @@ fn pass(n: &mut [Node], time: Duration) {
     }
 }
 
-/// Time enough for all that waits.
+/// Passes enough time for every waiting table.
 fn calm(n: &mut [Node]) {
     (0..3).for_each(|_| pass(n, QUIET));
 }
@@ -134,7 +134,8 @@ fn all(sql: &str) -> String {
     format!("SELECT id, email{sql} FROM \"User\" ORDER BY id")
 }
 
-/// Before each step the other node sends something, and the daemon looks after each.
+/// Runs the steps. The other node publishes something before each step, and the daemon captures
+/// after each.
 fn migrate(n: &mut [Node], node: usize, way: &Way) {
     for (i, step) in way.steps.iter().enumerate() {
         let other = 1 - node;
@@ -211,8 +212,8 @@ fn a_table_is_rebuilt_step_by_step_on_one_node_after_the_other() {
     }
 }
 
-/// The only table with triggers is dropped on the way: that a daemon starts then makes no
-/// difference.
+/// The only table with triggers is dropped on the way. A daemon that starts then must not take that
+/// for a first start.
 #[test]
 fn a_start_between_two_steps_deletes_and_sends_nothing_of_them() {
     for way in &WAYS {
@@ -243,7 +244,7 @@ fn a_start_between_two_steps_deletes_and_sends_nothing_of_them() {
     }
 }
 
-/// A marked row waits with its table, and was not deleted.
+/// A marked row waits with its table; nobody deleted it.
 #[test]
 fn rows_that_were_not_sent_yet_are_no_deletes_of_a_table_made_anew() {
     for rows in [1, 50] {
@@ -266,7 +267,7 @@ fn rows_that_were_not_sent_yet_are_no_deletes_of_a_table_made_anew() {
     }
 }
 
-/// As `migrate reset` does beside a daemon that is stopped.
+/// `migrate reset` does this beside a stopped daemon.
 #[test]
 fn all_tables_made_anew_without_rows_before_a_start_are_no_delete() {
     let mut n = nodes();
@@ -311,8 +312,8 @@ fn a_table_that_waits_for_its_rows_says_so_until_it_goes_on() {
     assert!(n[0].db.held_up().is_empty());
 }
 
-/// Columns before and after, and what the new table is copied from; the old key can be told from
-/// the new row.
+/// Columns before, columns after, and the expressions that fill the new table. The old key can be
+/// computed from the new row.
 const KEYS: [(&str, &str, &str, &str); 6] = [
     (
         "another order",
@@ -374,8 +375,8 @@ fn rebuild(node: &mut Node, after: &str, from: &str, in_steps: bool) {
     node.capture();
 }
 
-/// Each node writes and deletes before the other has migrated, the last one also just before it
-/// does.
+/// Each node writes and deletes before the other one has migrated; the last one also does so just
+/// before its own migration.
 #[test]
 fn a_key_is_another_one_on_one_node_after_the_other() {
     for (what, before, after, from) in KEYS {
@@ -419,8 +420,8 @@ fn a_key_is_another_one_on_one_node_after_the_other() {
     }
 }
 
-/// While a table was away its marks waited: with them the row counted as captured just now, and
-/// what had happened to it without our triggers was passed over.
+/// While a table was away its marks waited. When they came back, the row counted as captured just
+/// now, and changes that no trigger of ours had seen were skipped.
 #[test]
 fn a_marked_row_that_is_deleted_in_a_rebuild_is_deleted() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -445,8 +446,8 @@ fn a_marked_row_that_is_deleted_in_a_rebuild_is_deleted() {
     );
 }
 
-/// The same, where the old key cannot be told from the new row. Rows are known by `a`, and come
-/// from one node, since two would give them one rowid.
+/// The same where the old key cannot be computed from the new row. Column `a` identifies the rows,
+/// and one node inserts them all, since two nodes would give them the same rowid.
 const CONTENTS: [(&str, &str, &str, &str); 5] = [
     (
         "the old key is gone",
@@ -480,7 +481,7 @@ const CONTENTS: [(&str, &str, &str, &str); 5] = [
     ),
 ];
 
-/// Writes a row whatever its table looks like.
+/// Inserts a row, whatever columns its table has.
 fn insert(node: &Node, i: usize, v: &str) {
     let columns = node.rows("SELECT name FROM pragma_table_info('t')");
     let has = |column: &str| columns.lines().any(|c| c == format!("t'{column}'"));
@@ -518,7 +519,7 @@ fn rows_are_known_by_their_content_where_the_old_key_is_gone() {
             n[last].clock.advance(Duration::from_secs(3600));
             let early = n[first].rows("SELECT a, v FROM t WHERE a IN ('a1', 'a2')");
             assert_eq!(early, "t'a1' t'last'", "{what}: not held until then");
-            // The newest version of the table is the last node's, of another row.
+            // The newest version of the table is the last node's, and of a different row.
             n[last].run("UPDATE t SET v = 'newest' WHERE a = 'a0'");
             super::support::exchange(&mut n);
             n[last]
@@ -537,7 +538,7 @@ fn rows_are_known_by_their_content_where_the_old_key_is_gone() {
     }
 }
 
-/// More rows than one step matches, some of them equal: none is new.
+/// There are more rows than one step matches, and some of them are equal: none of them is new.
 #[test]
 fn all_rows_of_a_large_table_keep_their_versions() {
     let mut n = cluster(1, "CREATE TABLE t(a TEXT, v)");
@@ -562,7 +563,7 @@ fn all_rows_of_a_large_table_keep_their_versions() {
     n[0].check();
 }
 
-/// The other rows are deleted everywhere: that is said, with their number, before anything is sent.
+/// The other rows are deleted everywhere. Their number is announced before anything is sent.
 #[test]
 fn a_reset_with_seed_data_is_announced() {
     let mut n = nodes();
@@ -591,7 +592,7 @@ fn a_reset_with_seed_data_is_announced() {
     assert_eq!(n[0].db.gone_lately().count(), 0);
 }
 
-/// Rows that are all still there, and those that are displaced, are not gone.
+/// Rows that are still in the table, and displaced rows, are not gone.
 #[test]
 fn a_rebuild_that_keeps_its_rows_is_not_announced() {
     for way in &WAYS {
@@ -612,7 +613,8 @@ fn a_rebuild_that_keeps_its_rows_is_not_announced() {
     }
 }
 
-/// Drop and make in transactions of their own, as many tools do: what collides comes no earlier.
+/// Many tools drop and create the index in separate transactions: the colliding row must not return
+/// in between.
 #[test]
 fn a_unique_index_that_is_made_anew_meets_no_row_that_was_displaced() {
     let mut n = nodes();
@@ -631,7 +633,7 @@ fn a_unique_index_that_is_made_anew_meets_no_row_that_was_displaced() {
     converge(&mut n);
     assert_eq!(displaced(&n), [1, 1]);
     assert_eq!(n[0].rows("SELECT count(*) FROM \"User\""), "i3");
-    // One that does not come back lets them in.
+    // An index that stays away lets the displaced rows in.
     for node in &mut n {
         node.run("DROP INDEX IF EXISTS uek2; DROP INDEX IF EXISTS uek");
         node.capture();

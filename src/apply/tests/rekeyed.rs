@@ -1,4 +1,4 @@
-//! Tables whose key becomes another one, as the simulation found it to go wrong.
+//! Tables whose key changes, in cases that the simulation found to fail.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn rebuild(node: &Node) {
     node.run(&format!("BEGIN; {}; COMMIT", STEPS.join(";")));
 }
 
-/// What a node deleted under the old key it wrote itself, though it comes under the new one.
+/// A node itself deleted a row under the old key: its tombstone under the new key is its own.
 #[test]
 fn a_row_of_the_old_key_is_nobody_elses_write() {
     let mut n = cluster(2, BEFORE);
@@ -33,7 +33,7 @@ fn a_row_of_the_old_key_is_nobody_elses_write() {
     assert_eq!(n[1].rows("SELECT id, v FROM t"), "t'2' t'b'");
 }
 
-/// No row of the table had a version when it was rebuilt: what was written counts by its own time.
+/// No row of the table had a version at the rebuild: each write counts by its own time.
 #[test]
 fn what_was_written_before_the_first_capture_counts_as_written_then() {
     let mut n = cluster(2, BEFORE);
@@ -49,7 +49,7 @@ fn what_was_written_before_the_first_capture_counts_as_written_then() {
     assert_eq!(n[0].rows("SELECT v FROM t"), "t'late'");
 }
 
-/// The database's only table is gone for a moment, and with it all triggers of ours.
+/// The only table of the database is gone for a moment, and all our triggers with it.
 #[test]
 fn a_start_between_two_steps_is_no_first_one() {
     let mut node = Node::new(1, BEFORE);

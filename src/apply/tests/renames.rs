@@ -1,4 +1,4 @@
-//! Columns and tables that get other names.
+//! Columns and tables that are renamed.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::support::{Node, cluster, converge, exchange};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Row 1 is displaced by row 2.
+/// Two nodes on which row 2 displaces row 1.
 fn one_is_displaced(schema: &str) -> Vec<Node> {
     let mut n = cluster(2, schema);
     n[0].run("INSERT INTO t(id, a, v) VALUES (1, 'same', 'first')");
@@ -23,7 +23,7 @@ fn migrate(n: &mut [Node], migration: &str) {
     converge(n);
 }
 
-/// What is in `columns` of row 1 when it is back.
+/// The values in `columns` of row 1 after it came back.
 fn comes_back(n: &mut [Node], free: &str, columns: &str) -> String {
     assert_eq!(n[0].db.displaced().unwrap(), 1, "nothing let it come back");
     n[1].run(free);
@@ -67,7 +67,7 @@ fn a_displaced_row_has_nothing_in_a_column_that_came_after_another_had_gone() {
     }
 }
 
-/// Several at once, under either way of ALTER TABLE, in tables of every kind.
+/// Several changes at once, under both kinds of ALTER TABLE, in tables of every kind.
 #[test]
 fn a_displaced_row_keeps_what_it_has_whatever_else_is_renamed_dropped_and_added() {
     for schema in [
@@ -90,7 +90,8 @@ fn a_displaced_row_keeps_what_it_has_whatever_else_is_renamed_dropped_and_added(
     }
 }
 
-/// As an earlier HarmonyLite left it: columns go by their places, and are listed from then on.
+/// An earlier HarmonyLite left no such trigger: columns are identified by their positions, and are
+/// listed from then on.
 #[test]
 fn a_column_is_renamed_while_no_trigger_lists_it() {
     let mut n = one_is_displaced("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)");
@@ -103,8 +104,7 @@ fn a_column_is_renamed_while_no_trigger_lists_it() {
     assert_eq!(row, "i1 t'same' t'first'");
 }
 
-/// With other changes of the schema at once, and told to a node that did not hear of the row
-/// before.
+/// With other schema changes at once, and published to a node that did not know the row.
 #[test]
 fn a_displaced_row_is_told_under_the_new_name() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)";
@@ -136,7 +136,8 @@ fn a_displaced_row_outlives_columns_that_are_dropped() {
     }
 }
 
-/// Rebuilt with another key of the same type, a displaced row has that key, and no garbage comes.
+/// After a rebuild in which the key has a different name and the same type, a displaced row has
+/// that key, and no row with a NULL key appears.
 #[test]
 fn a_displaced_row_has_its_key_whatever_that_is_called() {
     let mut n = one_is_displaced("CREATE TABLE t(id TEXT PRIMARY KEY, a UNIQUE, v)");
@@ -147,8 +148,8 @@ fn a_displaced_row_has_its_key_whatever_that_is_called() {
     assert_eq!(n[0].rows("SELECT count(*) FROM t WHERE k IS NULL"), "i0");
 }
 
-/// A column has the version of the row, or its own: that stays, whatever the column is called. The
-/// second node did not know it when it wrote the row.
+/// A column has the row's version or its own one, and keeps it when it is renamed. The second node
+/// did not know the column when it wrote the row.
 #[test]
 fn a_column_that_is_renamed_keeps_its_version() {
     let mut n = cluster(3, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
@@ -184,7 +185,7 @@ fn a_column_that_is_renamed_keeps_its_version() {
     assert_eq!(n[0].rows("SELECT v, e FROM t"), "t'b' t'last'");
 }
 
-/// Whatever was written to it under either name, and whoever is first.
+/// This holds for writes under either name, whichever node renames first.
 #[test]
 fn a_table_is_renamed_on_one_node_after_the_other() {
     let mut n = cluster(
@@ -236,8 +237,8 @@ fn a_table_is_renamed_to_and_fro_with_rows_displaced_and_unsent() {
     assert_eq!(n[0].rows("SELECT id FROM t ORDER BY 1"), "i1\ni2\ni4\ni5");
 }
 
-/// The row is not in the table when that is rebuilt: it takes its new key as rows do that arrive
-/// under the old one.
+/// The displaced row is not in the table during the rebuild. It gets its new key in the way of rows
+/// that arrive under the old one.
 #[test]
 fn a_displaced_row_outlives_a_key_of_another_kind() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, v)";

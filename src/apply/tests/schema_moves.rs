@@ -1,4 +1,4 @@
-//! What a change of the schema or of the configuration must not do to versions.
+//! What changes of the schema or the configuration must not do to versions.
 
 use super::support::{cluster, converge, exchange};
 
@@ -29,7 +29,7 @@ fn another_default_stamps_no_row() {
     n[0].run("INSERT INTO t(id) VALUES (4)");
     exchange(&mut n);
     assert_eq!(n[1].rows("SELECT v FROM t WHERE id = 4"), "t'b'");
-    // Triggers gone once more: only what changed meanwhile is stamped.
+    // The triggers are missing once more: only rows that changed meanwhile get a new version.
     n[0].run("DROP TRIGGER __harmonylite__t_update; UPDATE t SET v = 'a' WHERE id = 3");
     assert_eq!(n[0].capture(), 1);
     converge(&mut n);
@@ -59,7 +59,7 @@ fn a_table_included_later_is_older_than_what_others_wrote() {
         all.contains("t'replicated'") && all.contains("t'here alone'"),
         "{all}"
     );
-    // One that is new counts as written now.
+    // A new table counts as written now.
     n[1].run("CREATE TABLE fresh(id INTEGER PRIMARY KEY); INSERT INTO fresh VALUES (1)");
     n[1].capture();
     let stamped = "SELECT hlc > 1 FROM __harmonylite__fresh_versions";

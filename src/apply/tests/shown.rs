@@ -1,4 +1,4 @@
-//! What `harmonylite conflicts` finds.
+//! The output of `harmonylite conflicts`.
 
 use super::support::{Node, cluster, converge, exchange};
 use crate::apply::{Conflict, conflicts};

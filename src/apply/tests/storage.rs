@@ -1,4 +1,4 @@
-//! Tables that merely have the name of an index's storage.
+//! Tables that only have the name of an index's storage.
 
 use super::support::{Node, assert_equal, converge, exchange};
 use crate::database::selection::Kind;
@@ -32,8 +32,8 @@ fn the_applications_table_is_replicated() {
     assert!(named("docs_content").is_none());
 }
 
-/// A release that did not know it for the application's left no word of it: its rows are older than
-/// what was written since.
+/// A release that did not replicate such a table left no note of it: its rows are older than later
+/// writes.
 #[test]
 fn one_that_an_earlier_release_left_alone_is_not_written_just_now() {
     let mut node = Node::new(1, SCHEMA);

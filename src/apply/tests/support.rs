@@ -1,4 +1,4 @@
-//! Nodes that exchange frames by hand, and what must hold for all of them.
+//! Nodes that exchange frames by hand, and the checks that hold for all of them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::model::frame::Frame;
 use crate::snapshot::scratch::Scratch;
 use crate::snapshot::transfer::put_in_place;
 
-/// A database with the daemon's core, and an application's connection to it.
+/// A database with the daemon's core, and a connection of an application to it.
 pub(crate) struct Node {
     pub db: Database,
     pub app: Connection,
@@ -27,10 +27,11 @@ pub(crate) struct Node {
     pub dir: tempfile::TempDir,
 }
 
-/// Nodes begin in 2023: what the machine's clock gave the triggers is later than this.
+/// The manual clocks begin in 2023; times that triggers took from the machine's clock are later
+/// than this.
 const REAL_TIME: i64 = 1_750_000_000_000;
 
-/// What most nodes are started with.
+/// Settings of most nodes.
 pub(crate) fn settings() -> Settings {
     Settings {
         path: "app.db".into(),
@@ -56,12 +57,12 @@ impl Node {
         Node::with(id, schema, |_| {})
     }
 
-    /// A node that meets the others by a snapshot.
+    /// A node that joins the others by a snapshot.
     pub(crate) fn unmet(id: u64, schema: &str) -> Self {
         Node::with(id, schema, |s| s.joins_by_snapshot = true)
     }
 
-    /// With settings of its own. The path and the node's id are put in.
+    /// A node with changed settings. Its path and id are filled in.
     pub(crate) fn with(id: u64, schema: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
@@ -72,7 +73,7 @@ impl Node {
         Node::open(id, dir, Some(app), change)
     }
 
-    /// The daemon, on the database in `dir`, which an application may have open already.
+    /// Opens the database in `dir` as the daemon does; an application may have it open already.
     fn open(
         id: u64,
         dir: tempfile::TempDir,
@@ -95,7 +96,7 @@ impl Node {
         }
     }
 
-    /// A node whose database begins as a snapshot's file.
+    /// A node whose database starts as a snapshot's file.
     pub(crate) fn linked(id: u64, file: &Path, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
@@ -105,7 +106,7 @@ impl Node {
         Node::open(id, dir, None, change)
     }
 
-    /// As after kill -9: what was only in memory is gone.
+    /// Restarts the daemon as after kill -9: the state in memory is gone.
     pub(crate) fn restart(&mut self) {
         self.restart_with(|_| {});
     }
@@ -117,12 +118,12 @@ impl Node {
         self.db = open(settings, &self.clock);
     }
 
-    /// The database as a power cut may leave it.
+    /// The files of the database, as a power cut may leave them.
     pub(crate) fn image(&self) -> [Vec<u8>; 2] {
         ["app.db", "app.db-wal"].map(|name| std::fs::read(self.dir.path().join(name)).unwrap())
     }
 
-    /// The power is back after two seconds; what was written after the image is gone.
+    /// Restarts from an image two seconds after a power cut: later writes are gone.
     pub(crate) fn cut_power(&mut self, image: [Vec<u8>; 2]) {
         let dir = tempfile::tempdir().unwrap();
         for (name, bytes) in ["app.db", "app.db-wal"].iter().zip(image) {
@@ -136,12 +137,12 @@ impl Node {
         drop(old);
     }
 
-    /// Tables that are new or changed are left alone for a while, as in the daemon.
+    /// Leaves new and changed tables alone for a while, as the daemon does.
     pub(crate) fn be_quiet(&mut self) {
         self.db.wait_for_quiet(Duration::from_secs(2));
     }
 
-    /// Writes as the application, at the time of the node's clock.
+    /// Runs SQL as the application, at the time of the node's clock.
     pub(crate) fn run(&self, sql: &str) {
         self.app
             .execute_batch(sql)
@@ -155,7 +156,7 @@ impl Node {
             .unwrap();
     }
 
-    /// The same, if the constraints allow it.
+    /// Runs it if the constraints allow it.
     pub(crate) fn try_run(&self, sql: &str) {
         match self.app.prepare(sql).and_then(|mut s| s.execute([])) {
             Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::ConstraintViolation) => {
@@ -166,7 +167,7 @@ impl Node {
         self.run("");
     }
 
-    /// Captures all there is. Returns how many rows changed.
+    /// Captures every change. Returns how many rows changed.
     pub(crate) fn capture(&mut self) -> usize {
         let mut changes = 0;
         for _ in 0..10_000 {
@@ -179,13 +180,13 @@ impl Node {
         panic!("capture never comes to an end");
     }
 
-    /// Captures and encodes all there is.
+    /// Captures every change and encodes it.
     pub(crate) fn publish(&mut self) -> Vec<Outgoing> {
         self.capture();
         self.send()
     }
 
-    /// Encodes what is marked.
+    /// Encodes every marked row.
     pub(crate) fn send(&mut self) -> Vec<Outgoing> {
         let mut all = Vec::new();
         loop {
@@ -230,7 +231,7 @@ fn open(settings: Settings, clock: &Arc<ManualClock>) -> Database {
     db
 }
 
-/// Properties over databases: some cases each time, more with PROPTEST_CASES.
+/// Configuration of properties over databases: some cases each, more with PROPTEST_CASES.
 pub(crate) fn cases() -> ProptestConfig {
     let chosen = std::env::var("PROPTEST_CASES")
         .ok()
@@ -247,7 +248,7 @@ pub(crate) fn cluster(count: u64, schema: &str) -> Vec<Node> {
     (1..=count).map(|id| Node::new(id, schema)).collect()
 }
 
-/// Everybody reads what everybody publishes, in an order of each one's own.
+/// Every node reads every node's frames, each in an order of its own.
 pub(crate) fn exchange(nodes: &mut [Node]) {
     let all: Vec<Vec<Outgoing>> = nodes.iter_mut().map(Node::publish).collect();
     for (i, node) in nodes.iter_mut().enumerate() {
@@ -257,7 +258,7 @@ pub(crate) fn exchange(nodes: &mut [Node]) {
     }
 }
 
-/// Exchanges, and then all nodes are the same in every table, by class and bits.
+/// Exchanges, then asserts that all nodes have the same tables, by class and bits.
 pub(crate) fn converge(nodes: &mut [Node]) -> String {
     exchange(nodes);
     exchange(nodes); // tombstones that are told again: nobody here has heard what time it is
@@ -270,7 +271,7 @@ pub(crate) fn converge(nodes: &mut [Node]) -> String {
     first
 }
 
-/// The same rows for a query on all nodes.
+/// Asserts that a query gives the same rows on all nodes; returns them.
 pub(crate) fn assert_equal(nodes: &[Node], query: &str) -> String {
     let first = nodes[0].rows(query);
     for node in nodes {

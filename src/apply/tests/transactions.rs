@@ -99,8 +99,8 @@ fn marks_and_log_survive_a_crash() {
     assert_eq!(n[1].rows("SELECT count(*) FROM t"), "i2");
 }
 
-/// Simulation, seed 1701: marks were encoded while a later change waited in the change log, so that
-/// its values went out under the earlier version, without the rest of its transaction.
+/// Simulation, seed 1701: marks were encoded while a later change waited in the change log. Its
+/// values were published under the earlier version, without the rest of their transaction.
 #[test]
 fn a_row_goes_out_with_the_values_of_its_version() {
     let mut n = cluster(2, T);
@@ -147,7 +147,7 @@ fn nothing_is_published_with_publish_off() {
     exchange(&mut n);
     assert_eq!(n[0].rows("SELECT id FROM t"), "i3");
     assert_eq!(n[1].rows("SELECT count(*) FROM t"), "i3");
-    // Switched on, what is written from then on goes out.
+    // After publishing is switched on, later writes are published.
     n[1].restart();
     n[1].run("UPDATE t SET v = 'out' WHERE id = 2");
     exchange(&mut n);
@@ -236,7 +236,7 @@ fn an_older_tombstone_takes_no_mark_away() {
     assert_eq!(n[1].rows("SELECT v FROM t"), "t'newer'");
 }
 
-/// The entry by which the row is found to be gone is not the one of the delete.
+/// The entry by which capture finds the row gone is not the entry of the delete.
 #[test]
 fn a_delete_has_its_own_time_where_the_log_is_taken_in_parts() {
     for (changes, is_restarted) in [(1, false), (2, false), (512, false), (1, true)] {

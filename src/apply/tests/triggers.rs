@@ -1,9 +1,9 @@
-//! The application's triggers that run for changes that arrive, too.
+//! Triggers of the application that also fire for incoming changes.
 
 use super::support::{Node, exchange};
 use crate::database::Settings;
 
-/// Two nodes; the second runs these triggers, and does not replicate what they feed.
+/// Two nodes. The second one runs these triggers, and does not replicate the tables they feed.
 fn pair(schema: &str, names: &[&str]) -> Vec<Node> {
     let with = |s: &mut Settings| feeding(s, names);
     vec![
@@ -27,7 +27,7 @@ fn left_out(node: &Node) -> String {
     each.join("\n")
 }
 
-/// sqlite-chronicle has such triggers.
+/// The triggers of sqlite-chronicle are like these.
 const AUDIT: &str = "CREATE TABLE pending(id INTEGER PRIMARY KEY);
     CREATE TABLE audit(n INTEGER PRIMARY KEY, what TEXT, id);
     CREATE TRIGGER bi BEFORE INSERT ON dogs WHEN EXISTS(SELECT 1 FROM dogs WHERE id = NEW.id)
@@ -101,7 +101,7 @@ fn what_fires_for_some_columns_fires_for_those_that_differ() {
     n[1].check();
 }
 
-/// SQLite lets the statement that fires a trigger overrule what is said in it.
+/// In SQLite the statement that fires a trigger overrides the conflict clauses inside it.
 #[test]
 fn what_a_trigger_says_of_conflicts_goes() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, tag UNIQUE);
@@ -120,7 +120,7 @@ fn what_a_trigger_says_of_conflicts_goes() {
     assert_eq!(failures(&n[1]), 0);
 }
 
-/// What arrives has happened elsewhere: it cannot be refused.
+/// An incoming change has happened elsewhere: a trigger cannot refuse it.
 #[test]
 fn a_trigger_that_fails_keeps_no_row_out() {
     let fails = [
@@ -162,7 +162,8 @@ fn a_trigger_that_fails_keeps_no_row_out() {
     }
 }
 
-/// Rows that no trigger is at fault for are held as ever, and no failure is counted.
+/// Rows that break a constraint without any trigger's fault are held as usual, and no failure is
+/// counted.
 #[test]
 fn a_constraint_is_not_taken_for_a_trigger() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE TABLE audit(id)";
@@ -201,8 +202,8 @@ fn a_displaced_row_comes_back_whatever_a_trigger_says() {
     assert!(failures(&n[1]) > 0);
 }
 
-/// The virtual table of an extension that only the application has; written by hand, as the
-/// extension would have it in the file.
+/// The virtual table of an extension that only the application has, written by hand as the
+/// extension would store it in the file.
 const EXTENSION: &str = "PRAGMA writable_schema = 1;
     INSERT INTO sqlite_master VALUES('table', 'vec_items', 'vec_items', 0,
       'CREATE VIRTUAL TABLE vec_items USING vec0(emb float[4])');
@@ -262,7 +263,7 @@ fn a_trigger_that_cannot_run_here_is_named_and_left_out() {
             let problem = health["problems"]["trigger bad"].as_str().unwrap();
             assert!(problem.contains(reason), "{health}");
             assert_eq!(health["triggers_left_out"], 1);
-            // The migration that mends it.
+            // This migration mends the trigger.
             n[1].run(
                 "DROP TRIGGER bad; CREATE TRIGGER bad AFTER INSERT ON items BEGIN
                       INSERT INTO audit VALUES ('mended'); END",
@@ -298,7 +299,7 @@ fn what_a_trigger_needs_may_come_later_and_go() {
     n[1].run("ALTER TABLE f RENAME TO g");
     arrive(&mut n);
     assert_eq!(n[1].rows("SELECT count(*) FROM g"), "i2");
-    // The trigger goes and comes by another name, and then by its own.
+    // The trigger is dropped and created under a different name, and then under its own.
     let trigger = "AFTER INSERT ON t BEGIN INSERT INTO g(rowid, v) VALUES (NEW.id, NEW.v); END";
     n[1].run(&format!("DROP TRIGGER i; CREATE TRIGGER j {trigger}"));
     arrive(&mut n);
@@ -310,7 +311,7 @@ fn what_a_trigger_needs_may_come_later_and_go() {
     n[1].run(&format!("DROP TRIGGER j; CREATE TRIGGER i {trigger}"));
     arrive(&mut n);
     assert_eq!(n[1].rows("SELECT rowid FROM g"), "i2\ni3\ni5");
-    // The table is built anew, which drops its triggers.
+    // The rebuild of the table drops its triggers.
     n[1].run(&format!(
         "BEGIN; CREATE TABLE t2(id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t2 SELECT * FROM t; \
          DROP TABLE t;
@@ -322,7 +323,7 @@ fn what_a_trigger_needs_may_come_later_and_go() {
     assert_eq!(failures(&n[1]), 0);
 }
 
-/// A trigger on a view stands in for what is written to it.
+/// An INSTEAD OF trigger on a view receives what is written to the view.
 #[test]
 fn one_trigger_may_write_through_the_view_of_another() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE audit(id);
@@ -336,7 +337,7 @@ fn one_trigger_may_write_through_the_view_of_another() {
     assert_eq!(left_out(&n[1]), "");
 }
 
-/// The index has lost its content: its own, not the database's, is damaged.
+/// The index has lost its content: the index is damaged, not the database.
 #[test]
 fn an_index_that_is_damaged_keeps_no_row_out() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE audit(id);

@@ -17,8 +17,8 @@ fn rebuild(schema: &str) -> String {
     )
 }
 
-/// Nodes with one schema have the same rows, whether something was displaced when the row came or
-/// not.
+/// Nodes with one schema have the same rows, whether or not another row was displaced when the row
+/// came.
 #[test]
 fn a_row_that_does_not_fit_is_held_whatever_is_displaced() {
     let mut n = cluster(3, FREE);
@@ -61,7 +61,7 @@ fn a_row_that_does_not_fit_is_held_whatever_is_displaced() {
     assert_eq!(n[3].rows("SELECT w FROM t WHERE id = 1"), "i99", "{all}");
 }
 
-/// What arrives says nothing of the other columns, and need not: the row has them.
+/// The incoming change carries one column only; the row here has the others.
 #[test]
 fn a_column_that_arrives_alone_fits_a_row_that_is_there() {
     for key in [
@@ -119,7 +119,7 @@ fn what_is_not_utf_8_in_the_schema_leaves_that_table_alone() {
     assert_eq!(n[1].rows("SELECT count(*) FROM d"), "i0");
 }
 
-/// The triggers that name the column have that name as well; and it may be gone by the next look.
+/// Our triggers contain the column's new name, too; and the name may be gone at the next look.
 #[test]
 fn a_column_that_is_renamed_to_what_is_not_utf_8_leaves_its_table_alone() {
     let mut n = cluster(

@@ -1,4 +1,4 @@
-//! Every value arrives with its class and bits.
+//! Every value arrives with its class and its bits.
 
 use super::support::{cluster, converge};
 
@@ -100,7 +100,7 @@ fn every_value_as_a_key() {
                 2,
                 &format!("CREATE TABLE v({column}, x NOT NULL DEFAULT 0){suffix}"),
             );
-            // Some are the same key: 0, 0.0 and -0.0, or '12' and 12.
+            // Some values are the same key: 0, 0.0 and -0.0, or '12' and 12.
             let rows = VALUES[1..].iter();
             for (i, row) in rows.enumerate() {
                 n[i % 2].run(&format!("INSERT OR REPLACE INTO v VALUES ({row}, {i})"));
@@ -192,7 +192,7 @@ fn columns_named_like_words_of_sql() {
     let columns: Vec<String> = names.iter().map(|n| quote(n)).collect();
     let mut schema = String::new();
     for name in names.iter().filter(|n| !n.starts_with("__")) {
-        // The name as table, as key, as column, and in a UNIQUE index.
+        // The name of a table, a key and a column, also in a UNIQUE index.
         let (table, columns) = (quote(name), columns.join(", "));
         schema += &format!(
             "CREATE TABLE {table}({columns}, PRIMARY KEY({table}, \"group\" ));
