@@ -7,7 +7,9 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 /// How a value is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaType {
+    /// An INTEGER.
     Integer,
+    /// A TEXT.
     Text,
     /// Text: JSON.
     Json,
@@ -15,7 +17,8 @@ pub enum MetaType {
     Cbor,
 }
 
-/// Declares the keys: name in the database, type, and whether a copy for other nodes keeps it.
+/// Declares the keys: the name in the database, the type, and whether a copy for other nodes keeps
+/// it.
 macro_rules! meta {
     ($(
         $(#[doc = $doc:literal])+
@@ -31,18 +34,18 @@ macro_rules! meta {
             /// Every key.
             pub const ALL: &[Meta] = &[$(Meta::$variant,)+];
 
-            /// Its name in the database.
+            /// Name of the key in the database.
             pub const fn name(self) -> &'static str {
                 match self { $(Meta::$variant => $key,)+ }
             }
 
-            /// How its value is stored.
+            /// How the value of the key is stored.
             pub const fn kind(self) -> MetaType {
                 match self { $(Meta::$variant => MetaType::$kind,)+ }
             }
 
-            /// Whether a snapshot keeps it. A key that does not travel says something of this node
-            /// or this file alone, and would be wrong in a node that begins with the copy.
+            /// Whether a snapshot keeps the key. A key that does not travel describes this node or
+            /// this file alone, and would be wrong in a node that begins with the copy.
             pub const fn travels(self) -> bool {
                 match self { $(Meta::$variant => $travels,)+ }
             }
