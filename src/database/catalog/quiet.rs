@@ -6,18 +6,17 @@
 //! the new one. So:
 //!
 //! - A table whose triggers are missing (it is new, was made anew or was renamed) is adopted only
-//! when nobody has changed the schema for [`QUIET`], and its first rows are as old. Arriving rows
-//! for it are held; the comparison finds its local changes of that time.
+//!   when nobody has changed the schema for [`QUIET`], and its first rows are as old. Arriving rows
+//!   for it are held; the comparison finds its local changes of that time.
 //! - A table whose name looks like a step of a rebuild of X (`new_X`, `X_backup`, …) is a
-//!   *stand-in*.
-//! It is not adopted before it is renamed. Until then nothing is written into X, and X itself is
-//! not adopted if it was made anew. After [`PATIENCE`] the stand-in is a table like any other.
+//!   *stand-in*. It is not adopted before it is renamed. Until then nothing is written into X, and
+//!   X itself is not adopted if it was made anew. After [`PATIENCE`] the stand-in is a table like
+//!   any other.
 //! - While a new table has half of the columns of X, whatever its name, nothing is written into X.
 //! - A table that lost a UNIQUE index is not written to for [`QUIET`]: the index may be made anew
-//!   in a
-//! transaction of its own, which would fail if colliding rows arrived meanwhile.
+//!   in a transaction of its own, which would fail if colliding rows arrived meanwhile.
 //! - A table that was made anew and is empty, though its rows were not deleted, waits for its rows.
-//! After [`PATIENCE`] it is adopted without them, which does not count as a delete.
+//!   After [`PATIENCE`] it is adopted without them, which does not count as a delete.
 //!
 //! Writes of the application to X are captured as always, as long as X has its triggers. If X was
 //! made anew with the same key, has rows, and has no stand-in, it gets its triggers back at once.
