@@ -256,8 +256,8 @@ impl Fence {
         }
     }
 
-    /// Checks whether a database with a rollback journal that always looks read has become a WAL
-    /// database, whose users always look like readers of a journal.
+    /// Attaches the fence again if a rollback journal has become a WAL. Users of a WAL look like
+    /// readers of a journal that never go away.
     fn attach_again(&self, conn: &Connection) -> Result<()> {
         let Way::Journal(db) = self.way() else {
             return Ok(());

@@ -25,7 +25,8 @@ const LONG: Duration = Duration::from_secs(5);
 /// Outcome of lending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lent {
-    /// A process had the database exclusively, or need not have it: the mode is not WAL.
+    /// A process had the database exclusively; or there is nothing to lend, because the mode is not
+    /// WAL or the files are lost.
     Taken,
     /// No process was seen to have it.
     Untaken,

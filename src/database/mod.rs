@@ -109,7 +109,7 @@ pub struct Database {
     syncs_commits: bool,
     pub(crate) damage: damage::Damage,
     pub(crate) apply_triggers: apply_triggers::ApplyTriggers,
-    /// What the rows of this node lost while it joined.
+    /// Rows of this node that were demoted while it joined, as numbers by table.
     pub(crate) demoted: crate::apply::Demoted,
     /// Number of rows since the start that refer to a deleted row.
     pub(crate) dangling_seen: u64,

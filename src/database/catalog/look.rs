@@ -161,7 +161,8 @@ mod tests {
         }
     }
 
-    /// What was not stored at the time is, with the next write, and is no VACUUM later.
+    /// A schema version that was not stored at the time is stored with the next write, and does not
+    /// look like a VACUUM later.
     #[test]
     fn a_view_is_noted_with_the_next_capture() {
         let mut node = Node::new(1, KEYLESS);

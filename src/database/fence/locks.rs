@@ -104,7 +104,7 @@ pub(super) fn are_seen(file: &File, byte: &Bytes) -> bool {
 fn read_end(pipe: &io::PipeReader) {
     let mut byte = 0u8;
     loop {
-        // SAFETY: one byte into a variable.
+        // SAFETY: the call writes one byte into a variable of one byte.
         let read = unsafe { libc::read(pipe.as_raw_fd(), (&raw mut byte).cast(), 1) };
         if read == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return;
