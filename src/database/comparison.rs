@@ -60,7 +60,8 @@ impl Compare {
         }
     }
 
-    /// Comparison of a table whose rows are matched by content, once the rests are computed.
+    /// The comparison of a table whose rows are matched by content: its first phase computes the
+    /// rests.
     pub fn matched(written_ms: Option<i64>) -> Self {
         Compare {
             phase: Phase::Former,

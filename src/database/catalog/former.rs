@@ -202,8 +202,8 @@ impl Database {
         Ok(found)
     }
 
-    /// Notes the time of such a write. A row without a version gets a tombstone older than any
-    /// other version.
+    /// Notes the time of a write that was not captured. A row without a version gets a tombstone
+    /// that is older than any other version.
     fn note_written_before(
         &mut self,
         former: &str,
@@ -357,8 +357,8 @@ impl Database {
         Ok(())
     }
 
-    /// Makes a table remember a former key that it did not have on this node, and deletes under
-    /// that key. Inside a transaction.
+    /// Makes a table remember a former key that it did not have on this node, so that the deletes
+    /// under that key can be stored. Inside a transaction.
     pub(crate) fn adopt_former(&mut self, table: &Table, former: &Former) -> Result<()> {
         let key = former.shape.key.iter().enumerate();
         let columns = key.map(|(i, (affinity, collation))| {
