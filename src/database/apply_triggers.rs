@@ -1,9 +1,10 @@
-//! The application's triggers that run for changes that arrive, too: `apply_triggers`.
+//! Triggers of the application that also run for arriving changes: the setting `apply_triggers`.
 //!
-//! Triggers are off on our connection, but those of the temporary schema fire all the same: the
-//! ones that are chosen are copied there, and tried. What arrives has happened elsewhere and cannot
-//! be refused here: a trigger that cannot run is left out, and a row for which it fails is written
-//! without it. Both are said and counted.
+//! Triggers are off on HarmonyLite's connection, but triggers of the temporary schema fire all the
+//! same. So the chosen triggers are copied there, and tried. An arriving change has already
+//! happened on a different node and cannot be refused here. Therefore a trigger that cannot run is
+//! left out, and a row for which a trigger fails is written without it. Both cases are logged and
+//! counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -15,49 +16,49 @@ use crate::database::schema::quote;
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result, sql_text, values};
 
-/// What is known of the triggers in `apply_triggers`.
+/// State of the triggers named in `apply_triggers`.
 #[derive(Debug, Default)]
 pub(crate) struct ApplyTriggers {
-    /// In place, in the order in which they were made.
+    /// Copies in place, in the order in which they were made.
     running: Vec<Running>,
-    /// Not in place, and why.
+    /// Triggers without a copy, each with the reason.
     left_out: BTreeMap<String, String>,
-    /// Tables (lower case) that those in place write to.
+    /// Tables (lower case) that the copies write to.
     feeds: BTreeSet<String>,
-    /// Rows that were written without them since the start, by table.
+    /// Number of rows since the start that were written without the triggers, by table.
     failures: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone)]
 struct Running {
     name: String,
-    /// Lower case.
+    /// In lower case.
     table: String,
-    /// Statement that makes the copy.
+    /// The statement that makes the copy.
     create: String,
 }
 
 impl ApplyTriggers {
-    /// Triggers that do not run for what arrives, and why.
+    /// Triggers that do not run for arriving changes, each with the reason.
     pub(crate) fn left_out(&self) -> &BTreeMap<String, String> {
         &self.left_out
     }
 
-    /// Rows that were written without the triggers of their table since the start, because one
-    /// failed.
+    /// Number of rows since the start that were written without the triggers of their table,
+    /// because one of these failed.
     pub(crate) fn failures(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// Whether a trigger that runs writes to the table.
+    /// Whether a trigger that runs here writes to the table.
     pub(crate) fn feeds(&self, table: &str) -> bool {
         self.feeds.contains(&table.to_ascii_lowercase())
     }
 }
 
 impl Database {
-    /// Copies those that can run here. The others are named, once, and looked at again when the
-    /// schema changes: what they need may be there then.
+    /// Copies the triggers that can run here. The log names each of the others once. They are tried
+    /// again when the schema changes, because a table that they need may exist then.
     pub(crate) fn copy_apply_triggers(&mut self) -> Result<()> {
         let mut waiting: Vec<String> = Vec::new();
         for name in &self.settings.apply_triggers {
@@ -67,7 +68,8 @@ impl Database {
         }
         let (mut running, mut feeds) = (Vec::new(), BTreeSet::new());
         let mut left_out = BTreeMap::new();
-        // One may write to a view for which another one stands: more run when that is in place.
+        // A trigger may write to a view that has a trigger of its own: it can run only when that
+        // trigger is in place. So the rest is tried again as long as a round brings one more.
         loop {
             let before = waiting.len();
             let mut later = Vec::new();
@@ -108,8 +110,8 @@ impl Database {
         Ok(())
     }
 
-    /// Copies a trigger if a statement that fires it can be compiled: SQLite looks at its body no
-    /// sooner.
+    /// Copies a trigger, if a statement that fires it can be compiled. SQLite does not check the
+    /// body of a trigger before that.
     fn copy_trigger(&mut self, name: &str, feeds: &mut BTreeSet<String>) -> Result<Running> {
         let missing = || DatabaseError::NoSuchTrigger(name.to_owned());
         let (table, text) = self.find_trigger(name)?.ok_or_else(missing)?;
@@ -130,8 +132,8 @@ impl Database {
         })
     }
 
-    /// Tries the trigger of a table that is in place, whose text after the name is `rest`. Returns
-    /// the tables (lower case) that it writes to.
+    /// Tries a trigger on `table` whose copy is in place; `rest` is its text after the name.
+    /// Returns the tables (lower case) that it writes to.
     fn try_trigger(&mut self, table: &str, rest: &str) -> Result<BTreeSet<String>> {
         let statement = self.firing_statement(table, rest)?;
         let fed = self.tables_written_by_triggers(&statement)?;
@@ -145,7 +147,8 @@ impl Database {
                     .optional()?,
             );
         }
-        // A transaction of ours holds rows of many writes.
+        // A transaction of HarmonyLite holds rows of many writes, and ROLLBACK would undo all of
+        // them.
         if texts.iter().any(|text| may_roll_back(text)) {
             let reason =
                 "ROLLBACK in it would undo what arrives beside; ABORT undoes one statement";
@@ -154,8 +157,8 @@ impl Database {
         Ok(fed)
     }
 
-    /// A statement on a table or view that fires a trigger of it, by the trigger's text after its
-    /// name.
+    /// A statement on a table or view that fires a trigger, derived from the trigger's text after
+    /// its name.
     fn firing_statement(&self, table: &str, rest: &str) -> Result<String> {
         let mut columns = self
             .conn
@@ -176,8 +179,8 @@ impl Database {
         })
     }
 
-    /// The tables (lower case) to which triggers write that a statement would fire. Fails if it
-    /// cannot be compiled with them.
+    /// The tables (lower case) that the triggers fired by `statement` would write to. Fails if the
+    /// statement cannot be compiled with these triggers.
     fn tables_written_by_triggers(&mut self, statement: &str) -> Result<BTreeSet<String>> {
         let (sender, written) = mpsc::channel();
         let note = move |context: AuthContext<'_>| {
@@ -211,7 +214,7 @@ impl Database {
         Ok(self.conn.execute_batch(&text)?)
     }
 
-    /// Whether some of them are on the table.
+    /// Whether the table has a trigger that `apply_triggers` names.
     pub(super) fn has_apply_triggers(&self, table: &str) -> Result<bool> {
         for name in &self.settings.apply_triggers {
             let found = self.find_trigger(name)?;
@@ -222,9 +225,9 @@ impl Database {
         Ok(false)
     }
 
-    /// As [`Database::guarded`], for what writes rows of a table: where that fails with its
-    /// triggers, and does not without them, it is done without them. `f` is given the table as it
-    /// is then, and `is_written` says of what it came to whether the rows are there.
+    /// Like [`Database::guarded`], for writing rows of a table. If `f` fails with the copied
+    /// triggers of the table, it runs again without them. `f` is given the table as it is in that
+    /// run, and `is_written` says of a result of `f` whether the rows were written.
     pub(crate) fn guarded_rows<T>(
         &mut self,
         table: &Arc<Table>,
@@ -257,7 +260,7 @@ impl Database {
         Ok(again)
     }
 
-    /// Says so for the first row of a table, the tenth, the hundredth and so on.
+    /// Logs the failure for the first row of a table, the tenth, the hundredth and so on.
     fn note_failure(&mut self, table: &str, reason: &str) {
         let failures = self
             .apply_triggers
@@ -274,9 +277,9 @@ impl Database {
         }
     }
 
-    /// At the start every trigger in `apply_triggers` must be there: a name may be misspelled.
-    /// Where the schema is still to come, from the application or with a snapshot, they come with
-    /// it.
+    /// Fails if a trigger in `apply_triggers` is missing at the start: its name may be misspelled.
+    /// If the schema is still to come, from the application or with a snapshot, the triggers come
+    /// with it, and nothing is checked.
     pub(crate) fn require_apply_triggers(&self) -> Result<()> {
         if self.awaits_schema()? {
             return Ok(());
@@ -289,7 +292,7 @@ impl Database {
         Ok(())
     }
 
-    /// Whether there is no table of the application yet, or a snapshot may bring some.
+    /// Whether the database has no table of the application yet, or a snapshot may bring some.
     fn awaits_schema(&self) -> Result<bool> {
         if self.settings.joins_by_snapshot && !self.joined {
             return Ok(true);
@@ -302,7 +305,7 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
-    /// The trigger's table, in lower case, and its text.
+    /// The table of the trigger, in lower case, and the trigger's text.
     fn find_trigger(&self, name: &str) -> Result<Option<(String, String)>> {
         let text = "SELECT lower(tbl_name), sql FROM main.sqlite_schema
              WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE";
@@ -312,12 +315,12 @@ impl Database {
     }
 }
 
-/// Name of the copy.
+/// SQL name of the copy of a trigger.
 fn own_name(name: &str) -> String {
     quote(&format!("apply_{name}"))
 }
 
-/// Whether a trigger with this text, or that writes to a table with this text, may roll back.
+/// Whether a trigger may roll back, by its own text or the text of a table that it writes to.
 fn may_roll_back(text: &str) -> bool {
     let words = sql_text::words(text);
     let ends = |before: &[&str]| {

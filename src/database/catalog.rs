@@ -1,9 +1,9 @@
 //! The replicated tables, kept in step with the database's schema.
 //!
-//! Read anew, inside a write transaction, whenever `PRAGMA schema_version` differs from the last
-//! time: new tables get their versions table and triggers, changed ones new triggers. A table whose
-//! triggers were not in place for a while is *compared* with its versions, see
-//! [`crate::capture`]; so is every rowid-keyed table after a VACUUM, which renumbers its rows.
+//! The catalog is read again, inside a write transaction, whenever `PRAGMA schema_version` differs
+//! from the last time: new tables get their versions table and triggers, changed tables get new
+//! triggers. A table whose triggers were missing for a while is *compared* with its versions, see
+//! [`crate::capture`]. So is every rowid-keyed table after a VACUUM, which renumbers its rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -34,72 +34,75 @@ pub(crate) use left_out::{forget_table, note_local};
 use look::Text;
 use quiet::Quiet;
 
-/// What is known of the schema.
+/// The schema as it was read last, and the work that is left for its tables.
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
-    /// By lower-case name.
+    /// Replicated tables, by lower-case name.
     pub by_name: HashMap<String, Arc<Table>>,
     pub by_id: HashMap<i64, Arc<Table>>,
     /// Comparisons under way, by table id.
     pub comparing: HashMap<i64, Compare>,
-    /// Tables (lower case) that are replicated and have something in `___held`.
+    /// Replicated tables (lower case) that have entries in `___held`.
     pub held: HashSet<String>,
-    /// Tables with something in `___held` that is to be removed.
+    /// Tables with entries in `___held` that are to be removed.
     pub ending: BTreeSet<String>,
-    /// Tables (by id) with something in `___displaced`.
+    /// Tables (by id) that have entries in `___displaced`.
     pub displaced: HashSet<i64>,
-    /// Whether this database is seen for the first time.
+    /// Whether HarmonyLite sees this database for the first time.
     pub first_time: bool,
-    /// Tables that are not taken in yet.
+    /// Tables that are not adopted yet.
     pub quiet: Quiet,
-    /// Tables (by id) that are known and not taken in just now, with the collations of their keys.
+    /// Tables (by id) that are known but not replicated at present, with the collations of their
+    /// keys.
     pub away: HashMap<i64, Vec<String>>,
-    /// Tables (by id) that are here, and of which something waits in `___waiting`.
+    /// Replicated tables (by id) that have entries in `___waiting`.
     pub back: BTreeSet<i64>,
-    /// By number of a table, the shape that it had under its former key, while that is remembered.
+    /// By table id, the shape that the table had under its former key, while that is remembered.
     pub former: HashMap<i64, Arc<Former>>,
-    /// Number of key columns that the change log has room for.
+    /// Number of key columns for which the change log has room.
     pub log_keys: usize,
-    /// What is held may fit now: to be tried again after this place, or from the start.
+    /// Held rows may fit now: they are tried again from after this place, or from the start.
     pub retry_held: Option<Option<Place>>,
-    /// Rows captured by the transaction under way, by table id: what they mean for displaced rows
-    /// is worked out when all local changes have their versions.
+    /// Keys of the rows that the transaction under way captured, by table id. Their effect on
+    /// displaced rows is worked out once all local changes have their versions.
     pub to_settle: BTreeMap<i64, Vec<Vec<u8>>>,
-    /// Tables (by id) whose displaced rows are all to be looked at anew, then.
+    /// Tables (by id) whose displaced rows are all to be settled again at that point.
     pub resettle: BTreeSet<i64>,
-    /// A table is replicated that was not before.
+    /// A table is replicated that was not replicated before.
     has_new: bool,
     kept_from_firing: HashSet<String>,
     pub references: crate::apply::References,
-    /// Whether evictions were noted where that goes by [`super::replacing`].
+    /// Whether evictions were noted in tables that depend on [`super::replacing`] for that.
     pub(super) saw_replacing: bool,
     pub left_alone: Vec<LeftAlone>,
     doubts: Vec<Doubt>,
-    /// Nobody changed the schema since a release looked at it that left alone what has the name of
-    /// storage ([`Database::knows_storage`]): each table was there.
+    /// Nobody changed the schema since it was read by a release that did not yet know the storage
+    /// of virtual tables, and left alone every table with such a name
+    /// ([`Database::knows_storage`]). So each table existed already.
     is_unmoved: bool,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
-    /// What the schema reads like at that version, see [`look`].
+    /// Hash of the schema's text at that version, see [`look`].
     text: Option<Text>,
-    /// The version is not stored yet.
+    /// The version is not stored in `___meta` yet.
     is_unnoted: bool,
 }
 
 impl Catalog {
-    /// Whether displaced rows of a table (by id) may come back now, and it may be compared.
+    /// Whether displaced rows of a table (by id) may come back now, and the table may be compared.
     pub(crate) fn may_settle(&self, id: i64) -> bool {
         let table = self.by_id.get(&id);
         !table.is_some_and(|t| self.quiet.guards(&t.name().to_ascii_lowercase()))
     }
 
-    /// Whether what a table's rows (by id) were under its former key is still being worked out.
+    /// Whether the rows of a table (by id) are still being matched with its rows under the former
+    /// key.
     pub(crate) fn is_matching(&self, id: i64) -> bool {
         let compare = self.comparing.get(&id);
         compare.is_some_and(|c| c.phase == Phase::Former)
     }
 
-    /// To be read anew at the next occasion.
+    /// Makes the next [`Database::refresh_catalog`] read the schema again.
     pub(crate) fn forget(&mut self) {
         self.schema_version = None;
         self.quiet.forget();
@@ -107,8 +110,8 @@ impl Catalog {
 }
 
 impl Database {
-    /// Brings the catalog, our tables and the triggers in step with the schema, if that changed.
-    /// Inside a write transaction.
+    /// Brings the catalog, the own tables and the triggers in step with the schema, if that
+    /// changed. Inside a write transaction.
     pub(crate) fn refresh_catalog(&mut self) -> Result<()> {
         let version = self.schema_version()?;
         let is_read = self.catalog.schema_version == Some(version);
@@ -182,8 +185,9 @@ impl Database {
         self.note_away()?;
         self.find_displaced_and_held()?;
         self.await_let_go(self.catalog.has_new)?;
-        // The UNIQUE indexes may be others now, or another constraint that kept a row aside is
-        // gone. Not before local changes are captured: a row without its version loses against any.
+        // The UNIQUE indexes may have changed, or a constraint that kept a row displaced may be
+        // gone. Rows are settled only after local changes are captured: a row without its version
+        // loses against any other row.
         self.catalog.resettle = self.catalog.displaced.iter().copied().collect();
         if mutation::is(Mutation::SettleBeforeCapture) {
             for id in std::mem::take(&mut self.catalog.resettle) {
@@ -197,7 +201,7 @@ impl Database {
         self.note_schema()
     }
 
-    /// Notes which tables had UNIQUE indexes that are gone.
+    /// Notes which tables lost a UNIQUE index.
     fn note_unindexed(&mut self, before: &HashMap<String, Arc<Table>>) {
         let now = self.clock.uptime();
         for (name, table) in &self.catalog.by_name {
@@ -209,7 +213,7 @@ impl Database {
         }
     }
 
-    /// Takes in the tables that can be replicated here. Returns the others, with reasons.
+    /// Adopts the tables that can be replicated here. Returns the others, with reasons.
     fn take_in_all(
         &mut self,
         schemas: Vec<Schema>,
@@ -237,7 +241,7 @@ impl Database {
         Ok(left_alone)
     }
 
-    /// Looks anew at all displaced rows of a table.
+    /// Settles all displaced rows of a table again.
     pub(crate) fn resettle_guarded(&mut self, id: i64) -> Result<()> {
         if let Some(table) = self.catalog.by_id.get(&id).cloned()
             && let Err(reason) = self.guarded_rows(&table, |()| true, |db, t| db.resettle(t))?
@@ -247,12 +251,12 @@ impl Database {
         Ok(())
     }
 
-    /// The schema's version that the catalog is of.
+    /// The schema version to which the catalog belongs.
     pub(crate) fn catalog_version(&self) -> Option<i64> {
         self.catalog.schema_version
     }
 
-    /// Whether the catalog is that of the schema as it stands.
+    /// Whether the catalog belongs to the present schema.
     pub(crate) fn catalog_is_current(&self) -> Result<bool> {
         Ok(self.catalog.schema_version == Some(self.schema_version()?))
     }
@@ -264,7 +268,7 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
-    /// Remembers the schema as it is now, after our own statements.
+    /// Remembers the present schema, after HarmonyLite's own statements changed it.
     pub(super) fn note_schema(&mut self) -> Result<()> {
         let version = self.schema_version()?;
         let hash = self.schema_hash()?;
@@ -280,8 +284,8 @@ impl Database {
         Ok(())
     }
 
-    /// Whether there may have been a VACUUM: it moves the schema's version and leaves its text
-    /// alone. Where the version moved further than by one, it may have come with another change.
+    /// Whether a VACUUM may have run: it changes the version of the schema and keeps its text. If
+    /// the version moved by more than one, a VACUUM may have come with a change of the text.
     fn may_be_vacuumed(&self, version: i64) -> Result<bool> {
         let hash: Option<i64> = get_meta(&self.conn, Meta::SchemaHash)?;
         let known = match self
@@ -321,9 +325,9 @@ impl Database {
         Ok(count.saturating_sub(4))
     }
 
-    /// Tables (lower case) where a trigger of the application fires before ours and may keep them
-    /// from it by RAISE(IGNORE): SQLite begins with the newest (its sources, trigger.c), and leaves
-    /// out those that come after
+    /// Tables (lower case) on which a trigger of the application fires before HarmonyLite's
+    /// triggers and may skip them by RAISE(IGNORE). SQLite fires the newest trigger first (its
+    /// source, trigger.c), and RAISE(IGNORE) skips those that come after
     /// (<https://www.sqlite.org/lang_createtrigger.html#the_raise_function>).
     fn kept_from_firing(&self) -> Result<HashSet<String>> {
         let mut statement = self.conn.prepare(
@@ -346,7 +350,8 @@ impl Database {
         Ok(found)
     }
 
-    /// Name in lower case -> SQL text, but for those of tables that wait.
+    /// HarmonyLite's triggers, by lower-case name, with their SQL text; without the triggers of
+    /// tables that wait to be adopted.
     pub(super) fn installed_triggers(&self) -> Result<HashMap<String, String>> {
         let mut statement = self.conn.prepare(
             "SELECT lower(name), sql, lower(tbl_name) FROM sqlite_schema
@@ -356,21 +361,21 @@ impl Database {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             if !self.catalog.quiet.waits(&values::lossy(row, 2)?) {
-                // A column may have been given a name that is not UTF-8.
+                // A column may have a name that is not UTF-8.
                 all.insert(row.get(0)?, values::lossy(row, 1)?);
             }
         }
         Ok(all)
     }
 
-    /// The table (by its name in lower case) that rows may be written to, if it is here and no
+    /// The table with this lower-case name, if its rows may be written: it is replicated, and no
     /// migration is at work on it.
     pub(crate) fn writable(&self, lower: &str) -> Option<&Arc<Table>> {
         let table = self.catalog.by_name.get(lower)?;
         (!self.catalog.quiet.guards(lower) && !self.catalog.is_matching(table.id)).then_some(table)
     }
 
-    /// The table (by its name in lower case), also while it waits to be taken in.
+    /// The table with this lower-case name, even if it still waits to be adopted.
     pub(crate) fn here_or_waiting(&self, lower: &str) -> Result<Option<Arc<Table>>> {
         if let Some(table) = self.catalog.by_name.get(lower) {
             return Ok(Some(table.clone()));
@@ -396,7 +401,8 @@ impl Database {
         Ok(read.map(|schema| Arc::new(Table::new(0, schema, Vec::new()))))
     }
 
-    /// Finds tables that are known and not here, and of which something waits.
+    /// Finds known tables that are not in the catalog, and tables that have entries in
+    /// `___waiting`.
     fn note_away(&mut self) -> Result<()> {
         let mut known = self
             .conn
@@ -444,7 +450,7 @@ impl Database {
     }
 }
 
-/// Says which tables are left alone that were not `before`, or for another reason.
+/// Logs which tables are left alone that were not left alone `before`, or for a different reason.
 fn say_left_alone(now: &[LeftAlone], before: &[LeftAlone]) {
     for left in now.iter().filter(|left| !before.contains(left)) {
         let (table, kind, reason) = (&left.table, left.kind.name(), &left.reason);

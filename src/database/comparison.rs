@@ -1,50 +1,52 @@
-//! That a table is to be compared with its versions, why, and how far that has come. The comparing
-//! itself is done by [`crate::capture`].
+//! Notes that a table is to be compared with its versions, why, and how far that has come.
+//! [`crate::capture`] does the comparison itself.
 
 use serde::{Deserialize, Serialize};
 
 use crate::database::table::Shape;
 
-/// How far the comparison of a table with its versions has come.
+/// Progress of the comparison of a table with its versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compare {
     pub phase: Phase,
     pub cause: CompareReason,
     /// Key (as [`crate::model::key::key_bytes`]) up to which the phase is done.
     pub after: Option<Vec<u8>>,
-    /// The table has another name, under which nothing of it was ever sent, deletes included.
+    /// The table was renamed. Nothing of it was ever sent under its new name, not even deletes.
     #[serde(default)]
     pub is_renamed: bool,
 }
 
-/// Why a table is compared, the weakest cause first.
+/// Reasons for comparing a table, the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum CompareReason {
-    /// Columns are gone: the contents' hashes are others.
+    /// Columns were removed, so the hashes of the contents are different.
     Dropped,
-    /// Columns are new. What a renamed one holds was never sent under its new name; it is sent with
-    /// the versions that the rows have.
+    /// Columns were added. The content of a renamed column was never sent under its new name; it is
+    /// sent with the versions that the rows have.
     Added,
-    /// The rows were there before HarmonyLite was: they are given the lowest version.
+    /// The rows are older than HarmonyLite in this database: they get the lowest version.
     Before,
     /// Triggers were not in place.
     Unwatched,
-    /// The same, and columns came or went: a row that differs need not have been written.
+    /// Triggers were not in place, and columns came or went: a row that differs was not necessarily
+    /// written.
     Rebuilt,
-    /// The key is of another kind, so the versions are gone. None of them had an hlc above this.
+    /// The key changed, so the versions are gone. None of them had an hlc above this.
     Rekeyed(i64),
-    /// The same, and the old key is not in the new rows: they are matched by content. Unix
-    /// milliseconds when some were written last that were not captured, if there were such.
+    /// The key changed, and the new rows lack the old key: they are matched by content. The value
+    /// is the time, in unix milliseconds, of the last write that was not captured, if there was
+    /// one.
     Matched(Option<i64>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// Working out by what the rows are to be matched with what they were.
+    /// Computing the rests by which rows are matched with former rows.
     Former,
-    /// Looking at rows: are their versions right?
+    /// Checking for each row whether its version is right.
     Rows,
-    /// Looking at live versions: are their rows there?
+    /// Checking for each live version whether its row exists.
     Versions,
 }
 
@@ -58,7 +60,8 @@ impl Compare {
         }
     }
 
-    /// Of a table whose rows are matched by content, once it is known by what.
+    /// The comparison of a table whose rows are matched by content: its first phase computes the
+    /// rests.
     pub fn matched(written_ms: Option<i64>) -> Self {
         Compare {
             phase: Phase::Former,
@@ -66,7 +69,7 @@ impl Compare {
         }
     }
 
-    /// From the start again, for another cause.
+    /// Starts again for a different cause.
     fn anew(under_way: Option<&Compare>, cause: CompareReason) -> Self {
         let is_renamed = under_way.is_some_and(|c| c.is_renamed);
         match under_way {
@@ -81,7 +84,7 @@ impl Compare {
         }
     }
 
-    /// The same comparison, of a table that has another name.
+    /// The same comparison, of a table that was renamed.
     pub fn renamed(under_way: Option<Compare>) -> Self {
         let cause = under_way.map_or(CompareReason::Dropped, |c| c.cause);
         Compare {
@@ -92,7 +95,7 @@ impl Compare {
 }
 
 impl Shape {
-    /// A comparison under way begins anew when columns came or went.
+    /// Starts a comparison, or the one under way again, if columns came or went.
     pub fn compare_anew(&self, known: &Shape, under_way: Option<Compare>) -> Option<Compare> {
         let lacks = |shape: &Shape, name: &str| !shape.columns.iter().any(|(c, _)| c == name);
         let added = self.columns.iter().any(|(c, _)| lacks(known, c));
@@ -111,12 +114,12 @@ impl Shape {
 }
 
 impl Compare {
-    /// The same comparison, now that triggers were found that were not in place.
+    /// The same comparison, after triggers were found missing.
     pub fn after(under_way: Option<Compare>, missing: Missing) -> Option<Compare> {
         let cause = under_way.as_ref().map(|c| c.cause);
         match missing {
             Missing::None => under_way,
-            // Every write was seen, but evictions may not have been: rows that are gone.
+            // Every write was seen, but rows may have been evicted unseen: they are missing.
             Missing::OfEvictions => match under_way {
                 Some(compare) if compare.phase != Phase::Versions => Some(compare),
                 under_way => Some(Compare {
@@ -145,7 +148,7 @@ impl Compare {
     }
 }
 
-/// Triggers that were not in place.
+/// Kind of triggers that were not in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Missing {
     None,

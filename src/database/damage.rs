@@ -1,8 +1,9 @@
 //! Rows that cannot be read because a page of the file is damaged.
 //!
-//! SQLite lets a transaction that met one write no more, so the row cannot be passed over inside of
-//! it. It is begun anew instead, first *carefully*, noting which row is looked at, and then without
-//! the row that was found so. Nothing is kept of this beyond the process.
+//! SQLite allows no further write in a transaction that met damage, so the row cannot be skipped
+//! inside it. The transaction begins again instead: first *carefully*, noting which row is being
+//! read, then without the row that was found in this way. The list of rows lives only as long as
+//! the process.
 
 use std::collections::HashSet;
 
@@ -10,10 +11,10 @@ use rusqlite::ErrorCode;
 
 use crate::database::{Database, DatabaseError, Result};
 
-/// With more damaged rows than this the file is what needs help.
+/// With more damaged rows than this the file itself needs repair.
 const MAX_ROWS: usize = 1_000;
 
-/// Table id and key; an empty key stands for all rows.
+/// Table id and key; an empty key stands for all rows of the table.
 type DamagedRow = (i64, Vec<u8>);
 
 #[derive(Debug, Default)]
@@ -24,7 +25,7 @@ pub(crate) struct Damage {
 }
 
 impl Damage {
-    /// Nothing damaged is known or looked for.
+    /// Whether no damaged row is known, and none is being searched for.
     pub(crate) fn is_clear(&self) -> bool {
         self.known.is_empty() && !self.careful
     }
@@ -43,7 +44,7 @@ impl Damage {
         self.looking_at = None;
     }
 
-    /// A transaction met damage. Whether to try again.
+    /// Notes that a transaction met damage. Returns whether to try again.
     fn learn(&mut self) -> bool {
         if !std::mem::replace(&mut self.careful, true) {
             return true;
@@ -54,7 +55,7 @@ impl Damage {
 }
 
 impl Database {
-    /// As [`Database::write`], passing over damaged rows.
+    /// Like [`Database::write`], but skips damaged rows.
     pub(crate) fn write_past_damage<T>(
         &mut self,
         mut f: impl FnMut(&mut Self) -> Result<T>,

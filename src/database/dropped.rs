@@ -1,11 +1,11 @@
-//! Tables of ours that others dropped are made again: schema tools drop what they do not know.
+//! Makes own tables again that another program dropped: schema tools drop tables they do not know.
 //!
-//! Our triggers go with a table of the application, not with ours: until the tables are back, every
-//! write of the application fails. So they are made again at once and under our open connection.
-//! With them went the versions of all rows. Those that others know come back with the newest
-//! snapshot and the streams, which are read again: until then the rows count as from before
-//! HarmonyLite and lose against what comes. What others do not know is what was unsent, and that is
-//! in memory, with its versions.
+//! HarmonyLite's triggers disappear with a table of the application, not with an own table. So
+//! until the own tables are back, every write of the application fails. They are made again at
+//! once, under the open connection. The versions of all rows are lost with them. The versions that
+//! other nodes know come back with the newest snapshot and the streams, which are read again. Until
+//! then the rows count as from before HarmonyLite and lose against arriving versions. Only the
+//! unsent changes are unknown to other nodes, and these are in memory, with their versions.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,20 +28,20 @@ use crate::model::cbor;
 use crate::model::merge::{Exceptions, State};
 use crate::model::value::{OwnedValue, Value};
 
-/// Entries of the change log that are taken over: a few milliseconds' worth.
+/// Most entries of the change log that are taken over: they take a few milliseconds.
 const MOST_UNCAPTURED: usize = 10_000;
 
-/// A tool drops all that it drops within this time.
+/// A tool drops all its tables within this time.
 const DONE_WITHIN: Duration = Duration::from_secs(10);
 
-/// See [`Database::begin_at_once`].
+/// How long [`Database::begin_at_once`] tries with short naps, and the length of a nap.
 const IMPATIENT: Duration = Duration::from_millis(500);
 const NAP: Duration = Duration::from_micros(20);
 
 impl Database {
-    /// Whether tables of ours are missing in a schema that is not the one we know. None of ours at
-    /// all is what a backup from before we were there looks like, which moves the schema's version
-    /// by one; who drops all moves it once for each.
+    /// Whether own tables are missing, in a schema with a different version than `known`. A backup
+    /// from before HarmonyLite has no own tables at all, and restoring it moves the version of the
+    /// schema by one. A tool that drops all own tables moves it by one for each.
     pub(super) fn has_dropped_tables(&self, known: Option<i64>) -> Result<bool> {
         let version = self.schema_version()?;
         let Some(known) = known.filter(|known| *known != version) else {
@@ -64,13 +64,13 @@ impl Database {
         })
     }
 
-    /// Who drops our tables may not be done yet.
+    /// Whether the tables were made again so lately that the tool may still be dropping.
     fn was_just_remade(&self) -> bool {
         let remade = self.restore_detector.remade;
         remade.is_some_and(|at| self.clock.uptime().saturating_sub(at) < DONE_WITHIN)
     }
 
-    /// Whether a table that is still there has lost its versions.
+    /// Whether a replicated table that still exists has lost its versions table.
     fn lacks_versions(&self) -> Result<bool> {
         let mut lacks = self.conn.prepare(
             "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE
@@ -83,10 +83,11 @@ impl Database {
         })?)
     }
 
-    /// Makes all of ours anew. What was sent is to be read again by the caller's readers, too.
+    /// Makes all own tables and triggers again. The caller must make its readers read the streams
+    /// again, too.
     ///
-    /// A crash within leaves the tables dropped; one between its two transactions leaves positions
-    /// at the start, and a start that finds messages gone asks for a snapshot.
+    /// A crash inside leaves the tables dropped. A crash between the two transactions leaves the
+    /// positions at the start, and a start that finds messages gone asks for a snapshot.
     pub fn make_tables_again(&mut self) -> Result<()> {
         self.check_files(false)?;
         if self.is_away {
@@ -94,7 +95,7 @@ impl Database {
         }
         self.sync_commits(true)?;
         self.begin_at_once()?;
-        // A copy from before we were there, put back, lacks them, too: it is left as it is.
+        // A restored copy from before HarmonyLite lacks them, too, and is left as it is.
         let checked = match self.check_not_put_back() {
             Err(e @ DatabaseError::RestoredInPlace(_)) => Err(e),
             _ => Ok(()),
@@ -135,10 +136,10 @@ impl Database {
         self.forget_positions()
     }
 
-    /// With short naps at first: who drops one table after the other leaves gaps of microseconds,
-    /// and the sooner the log is back, the fewer writes of the application fail. A connection that
-    /// dropped it, or wrote in vain without it, does not see that it is back before it reads
-    /// something.
+    /// Begins a write transaction, at first with short naps between the tries. A tool that drops
+    /// one table after the other leaves gaps of microseconds, and the sooner the change log is
+    /// back, the fewer writes of the application fail. A connection that dropped it, or failed to
+    /// write without it, notices that it is back only when it reads something.
     fn begin_at_once(&self) -> Result<()> {
         let until = Instant::now() + IMPATIENT;
         loop {
@@ -152,7 +153,7 @@ impl Database {
         retry_while_busy(&self.stop, || self.conn.execute_batch("BEGIN IMMEDIATE"))
     }
 
-    /// Returns what is marked unsent.
+    /// Makes the tables, inside a transaction. Returns the changes that are marked unsent.
     fn make_tables_inside(&mut self) -> Result<UnsentCopy> {
         let unsent = self.newest_unsent();
         let uncaptured = self.read_uncaptured()?;
@@ -184,7 +185,8 @@ impl Database {
         by_key.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
-    /// What the change log has, if that is still there: by name of the table.
+    /// The entries of the change log, with the lower-case name of their table; none if the change
+    /// log is gone.
     fn read_uncaptured(&self) -> Result<Vec<(String, Vec<SqlValue>)>> {
         let columns = log_columns(self.catalog.log_keys);
         let text = format!(
@@ -252,7 +254,7 @@ fn log_columns(keys: usize) -> String {
         .collect()
 }
 
-/// The version that the row had before its table of versions was dropped, and its mark.
+/// Stores again the version that a row had before its versions table was dropped, and its mark.
 fn put_unsent(
     conn: &Connection,
     sites: &mut Sites,
@@ -306,7 +308,7 @@ mod tests {
         node.db.make_tables_again().unwrap();
     }
 
-    /// As the streams, read from their start.
+    /// Republishes all rows, as if the streams were read from their start.
     fn read_again(nodes: &mut [Node]) -> String {
         nodes.iter_mut().for_each(|n| n.db.republish_all().unwrap());
         converge(nodes)
@@ -320,8 +322,8 @@ mod tests {
             converge(&mut n);
             drop_tables(&n[0], |name| which.is_none_or(|which| name == which));
             make_again(&mut n[0]);
-            // SQLite looks for a newer schema when it reads, not when a trigger names what is
-            // unknown.
+            // SQLite checks for a newer schema when it reads, not when a trigger names an unknown
+            // table.
             n[0].rows("SELECT * FROM t");
             n[0].run("INSERT INTO t VALUES (3, 'd'); UPDATE t SET v = 'new' WHERE id = 1");
             n[0].run("DELETE FROM t WHERE id = 2");
@@ -334,7 +336,7 @@ mod tests {
         }
     }
 
-    /// By a thread that only reads, which comes upon it first.
+    /// A thread that only reads may be the first to notice.
     #[test]
     fn who_reads_a_table_that_was_dropped_is_told_so() {
         let mut node = Node::new(1, SCHEMA);
@@ -345,12 +347,12 @@ mod tests {
         assert!(refused.is_temporary());
         node.db.make_tables_again().unwrap();
         node.db.note_age().unwrap();
-        // A table of the application's with such a name is none of ours.
+        // A table of the application with such a name is no own table.
         let other = node.db.conn.prepare("SELECT * FROM __harmonylite___metal");
         assert!(!matches!(other.unwrap_err().into(), DatabaseError::Dropped));
     }
 
-    /// A copy from before HarmonyLite, put back, lacks them as well.
+    /// A restored copy from before HarmonyLite lacks own tables as well.
     #[test]
     fn nothing_is_made_in_a_file_that_was_put_back() {
         let mut node = Node::new(1, SCHEMA);
@@ -368,8 +370,8 @@ mod tests {
         assert_eq!(node.rows(count), "i0");
     }
 
-    /// What others wrote meanwhile wins over what was sent, and what was not sent over what was
-    /// before.
+    /// Changes that other nodes made meanwhile win over sent changes, and unsent changes win over
+    /// the state before them.
     #[test]
     fn what_was_not_sent_is_kept() {
         let mut n = cluster(2, SCHEMA);

@@ -1,4 +1,4 @@
-//! Why something did not work with the database, and whether waiting or leaving out may help.
+//! Errors of the database, and whether waiting or leaving a row out may help.
 
 use std::path::{Path, PathBuf};
 
@@ -7,67 +7,84 @@ use rusqlite::ErrorCode;
 use crate::database::own_tables;
 use crate::model::cbor::CborError;
 
-/// Why the database could not be used.
+/// Reason why the database could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     #[error("{0}")]
+    /// SQLite returned an error.
     Sqlite(#[source] rusqlite::Error),
     #[error("opening {path}: {source}")]
+    /// SQLite returned an error for the file named here.
     Open {
+        /// The file that SQLite was to open or use.
         path: PathBuf,
+        /// The error that SQLite returned.
         source: rusqlite::Error,
     },
     #[error("our tables in the database are damaged: {0}")]
+    /// HarmonyLite's own tables hold something that they cannot hold.
     Damaged(String),
     #[error("{0} was written by a later release of HarmonyLite (format {1}): use that one")]
+    /// A later release wrote the file: its path, and the number of its format.
     LaterFormat(PathBuf, i64),
     #[error(
         "{0} has a table {1} with rows that are not HarmonyLite's, though it has the name of one \
          of its tables; nothing was changed. If nobody needs it, remove it: harmonylite -cleanup \
          takes everything whose name begins with __harmonylite__ out of a database"
     )]
+    /// The file (its path) has a table of the application with the name of an own table.
     ForeignTable(PathBuf, String),
     #[error("apply_triggers names {0}, but the database has no such trigger")]
+    /// `apply_triggers` names this trigger, which the database does not have.
     NoSuchTrigger(String),
     #[error("{0}")]
+    /// The configuration or the schema asks for something that cannot be done; the text says why.
     Unusable(String),
     #[error(
         "db_path: {0} is not the file any more that was opened: it was removed or replaced while \
          harmonylite ran; start harmonylite again, and what is there now is taken as put back"
     )]
+    /// The file at this path was removed or replaced while it was open here.
     Replaced(PathBuf),
     #[error(
         "db_path: another file was copied over {0} while harmonylite ran; start harmonylite again, \
          and what is there now is taken as put back"
     )]
+    /// Another file was copied over the file at this path while it was open here.
     Overwritten(PathBuf),
     #[error(
         "{0} was removed or replaced while harmonylite had the database open; what was in it alone \
          is gone. Start harmonylite again, and it goes on from what is there"
     )]
+    /// The file at this path, a `-wal` or `-shm`, was removed or replaced while it was open here.
     Removed(PathBuf),
     #[error(
         "db_path: the content of {0} was put back from a backup while harmonylite ran; start \
          harmonylite again, and it goes on from there"
     )]
+    /// A backup was restored into the file at this path while it was open here.
     RestoredInPlace(PathBuf),
-    /// See [`super::Database::make_tables_again`].
+    /// Another program dropped own tables, see [`super::Database::make_tables_again`].
     #[error(
         "tables of HarmonyLite in the database were dropped by another program: they are made again"
     )]
     Dropped,
     #[error("sync {0}: {1}")]
+    /// Syncing the file at this path to the disk failed.
     Sync(PathBuf, std::io::Error),
     #[error("the row takes {0} bytes, but no more than {1} can be sent")]
+    /// A row is too large to be sent: its bytes, and the most that can be sent.
     RowTooLarge(usize, usize),
     #[error("stopped")]
+    /// The daemon is being stopped, so the work was given up.
     Stopped,
-    /// Inside only: the transaction is begun anew once this time is reserved.
+    /// Used inside this crate only: the transaction begins anew once this time, in unix
+    /// milliseconds, is reserved.
     #[error("time {0} is not reserved")]
     NotReserved(i64),
 }
 
-/// Whether it is a table of ours that is not there, other than the versions of a table.
+/// Whether SQLite misses an own table, other than the versions of a replicated table.
 fn is_without_ours(e: &rusqlite::Error) -> bool {
     let text = e.to_string();
     let name = text
@@ -94,7 +111,7 @@ impl From<CborError> for DatabaseError {
 }
 
 impl DatabaseError {
-    /// Names the file to which it happened, before anybody has heard of that.
+    /// Names the file in an error of SQLite; for use before the error is reported.
     pub fn of_file(self, path: &Path) -> Self {
         match self {
             DatabaseError::Sqlite(source) => DatabaseError::Open {
@@ -105,7 +122,8 @@ impl DatabaseError {
         }
     }
 
-    /// Whether waiting may help: a full disk, an error of the device, somebody else's lock.
+    /// Whether waiting may help: after a full disk, an error of the device, or a lock that another
+    /// connection holds.
     pub fn is_temporary(&self) -> bool {
         let code = match self {
             DatabaseError::Sync(..) => return true,
@@ -130,11 +148,11 @@ impl DatabaseError {
     }
 }
 
+/// Result of an operation on the database.
 pub type Result<T> = std::result::Result<T, DatabaseError>;
 
 /// Whether one row or one table is at fault, not the database: a constraint, the class of a STRICT
-/// column, a function that fails or is not known here, an index of the application's that is
-/// damaged.
+/// column, a function that fails or is not known here, a damaged index of the application.
 pub(crate) fn is_unfit(e: &rusqlite::Error) -> bool {
     use ErrorCode::*;
     let code = match e {
@@ -156,7 +174,7 @@ pub(crate) fn is_unique_violation(e: &rusqlite::Error) -> bool {
 /// SQLITE_CONSTRAINT_UNIQUE, <https://www.sqlite.org/rescode.html>.
 const UNIQUE_VIOLATION: i32 = 2067;
 
-/// SQLITE_CORRUPT_VTAB: the content of a virtual table does not fit together.
+/// SQLITE_CORRUPT_VTAB: the content of a virtual table is inconsistent.
 const CORRUPT_VTAB: i32 = 267;
 
 pub(super) fn is_busy(e: &rusqlite::Error) -> bool {

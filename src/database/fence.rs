@@ -1,24 +1,25 @@
-//! The read fence: our write transactions never meet a transaction of the application that reads.
+//! The read fence: a write transaction of HarmonyLite never meets a transaction of the application
+//! that reads.
 //!
-//! SQLite refuses a transaction that reads first and writes then, at once and whatever its timeout,
-//! if somebody else committed in between. So we wait until nobody reads, and keep the readers out
-//! while we write: one that begins then waits inside its first SELECT, for as long as our
-//! transaction takes, and sees what we wrote.
+//! SQLite refuses a transaction that reads first and then writes if another connection committed in
+//! between. It refuses at once, whatever the timeout is. So the fence waits until nobody reads, and
+//! keeps readers out during the write: a reader that begins meanwhile waits inside its first SELECT
+//! for as long as the write transaction takes, and then sees its result.
 //!
 //! ```text
 //!  wait ──▶ BEGIN IMMEDIATE ──▶ take the bytes ──▶ write, COMMIT ──▶ let go ──▶ fsync, checkpoint
 //!   ▲                                 │ somebody came in
 //!   └──────────── ROLLBACK ◀──────────┘
 //! ```
-//! The wait has an end ([`Settings::courtesy`](super::Settings)): beside readers that leave no gap
-//! we write all the same, once in that time. Waiting is done outside of the gate where that can be
-//! ([`crate::gate::Gate::enter_to_write`]).
+//! The wait has an end ([`Settings::courtesy`](super::Settings)): beside readers that leave no gap,
+//! HarmonyLite writes all the same, once in that time. A thread waits outside of the gate where it
+//! can ([`crate::gate::Gate::enter_to_write`]).
 //!
 //! The bytes are those that SQLite's own readers lock (`index.rs`), and locks belong to the
-//! process. So they are let go of inside the gate alone, where no statement of ours reads, and not
-//! taken at all while a second connection reads ([`Fence::begin_view`]): we look then whether
-//! somebody reads, and again once the transaction has begun. With a rollback journal we only look,
-//! too.
+//! process. So the fence releases them only inside the gate, where no statement of this process
+//! reads. It does not take them at all while a second connection of this process reads
+//! ([`Fence::begin_view`]): it then checks for readers before the transaction begins, and again
+//! once it has begun. With a rollback journal it only checks, too.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,45 +39,47 @@ use locks::{Alarm, POLL};
 use way::Way;
 pub(super) use way::is_written;
 
-/// A write transaction is ended after about this long while an application is at work.
+/// While an application is at work, a write transaction ends after about this long.
 const SMALL_BOX: Duration = Duration::from_millis(2);
 
-/// An application that was met or wrote within this time is at work.
+/// An application counts as at work for this long after it was met or wrote.
 const AT_WORK: Duration = Duration::from_secs(1);
 
-/// The fence is given up after this long, whatever we do: readers that are kept out for ten seconds
-/// fail ("locking protocol").
+/// The fence is given up after this long, even inside a transaction: readers that are kept out for
+/// ten seconds fail ("locking protocol").
 const KEEPS_OUT: Duration = Duration::from_millis(100);
 
-/// A wait is looked after this often: who has passed by meanwhile, whether it is to end.
+/// Longest single sleep of a wait. In between, the wait checks which readers it can pass by now,
+/// and whether it has to end.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// As SQLite's own default: the WAL is taken in when it has this many pages.
+/// The WAL is checkpointed when it has this many pages, as by SQLite's own default.
 const CHECKPOINT_PAGES: u32 = 1000;
 
-/// What the next write transaction goes by.
+/// Kind of gap between readers in which the next write transaction begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gap {
-    /// Nobody reads, and the bytes are ours, to be taken again once it has begun.
+    /// Nobody reads, and the process holds the bytes. They are taken again once the transaction has
+    /// begun.
     Fence,
-    /// Nobody read: look again once it has begun.
+    /// Nobody read. The check is repeated once the transaction has begun.
     Look,
-    /// Nobody was asked, or no gap came.
+    /// No check was made, or no gap came in time.
     None,
 }
 
-/// See the module's head.
+/// The read fence, see the head of this module.
 pub struct Fence {
     courtesy: Duration,
     stop: Arc<AtomicBool>,
     way: Mutex<Way>,
-    /// Held by who waits.
+    /// The thread that waits holds this.
     waiting: Mutex<()>,
-    /// Connections of ours that read beside the one that writes.
+    /// Number of connections of this process that read beside the one that writes.
     views: AtomicUsize,
-    /// The last write without a gap.
+    /// Time of the last write without a gap.
     forced: Mutex<Option<Instant>>,
-    /// When an application was seen at work.
+    /// Time when an application was last seen at work.
     seen: Mutex<Option<Instant>>,
     /// See [`Fence::put_off_by`].
     puts_off: Mutex<Option<PutOff>>,
@@ -84,18 +87,18 @@ pub struct Fence {
     strays: Arc<AtomicUsize>,
 }
 
-/// For simulations.
+/// Lets a simulation put transactions off.
 struct PutOff {
-    /// Whether a transaction that has begun is put off.
+    /// Decides whether a transaction that has begun is put off.
     decides: Box<dyn FnMut() -> bool + Send>,
-    /// What happens between that and the next try.
+    /// Runs between the put-off transaction and the next try.
     meanwhile: Box<dyn FnMut() + Send>,
 }
 
-/// While it lives, the bytes are not taken: a connection of ours reads.
+/// While it lives, a connection of this process reads, and the fence does not take the bytes.
 pub(crate) struct Viewing {
     fence: Arc<Fence>,
-    /// Not closed before the connection is.
+    /// Keeps the files open until the connection is closed.
     _way: Way,
 }
 
@@ -110,7 +113,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fence {
-    /// `courtesy` is how long a write waits for a gap, 0 = not at all.
+    /// `courtesy` is how long a write waits for a gap; 0 = it does not wait.
     pub(super) fn new(courtesy: Duration, stop: Arc<AtomicBool>) -> Fence {
         Fence {
             courtesy,
@@ -125,14 +128,15 @@ impl Fence {
         }
     }
 
-    /// How often the WAL was opened here beside a connection, which [`crate::watcher`] would take
-    /// for a connection of somebody else's. It counts them down.
+    /// Number of times that this process opened the WAL beside a connection and [`crate::watcher`]
+    /// has not yet counted down. The watcher would take such an opening for a connection of another
+    /// process.
     pub fn strays(&self) -> Arc<AtomicUsize> {
         self.strays.clone()
     }
 
-    /// Finds out how readers of a connection's database are noticed. The connection is closed
-    /// before the fence goes.
+    /// Finds out how the fence notices readers of the connection's database. The connection must be
+    /// closed before the fence is dropped.
     pub(super) fn attach(&self, conn: &Connection) -> Result<()> {
         if self.courtesy.is_zero() {
             return Ok(());
@@ -145,13 +149,13 @@ impl Fence {
         Ok(())
     }
 
-    /// The connection is closed, and no other is there.
+    /// Releases the files, after the connection was closed and while no other is open.
     pub(super) fn detach(&self) {
         let _nobody_waits = locked(&self.waiting);
         *locked(&self.way) = Way::Off;
     }
 
-    /// Whether a second connection of ours reads.
+    /// Whether a second connection of this process reads.
     pub(super) fn is_viewing(&self) -> bool {
         self.views.load(Ordering::SeqCst) > 0
     }
@@ -160,7 +164,8 @@ impl Fence {
         locked(&self.way).clone()
     }
 
-    /// Waits for a gap between readers, from `since` on for as long as a write may be put off.
+    /// Waits for a gap between readers, for as long as a write may be put off, counted from
+    /// `since`.
     pub(crate) fn wait(&self, since: Instant) -> Gap {
         let way = self.way();
         if matches!(way, Way::Off) {
@@ -194,7 +199,8 @@ impl Fence {
         }
     }
 
-    /// Whether nobody reads just now: then nobody can until [`Self::let_go`]. Inside the gate.
+    /// Whether nobody reads at this moment. In WAL mode, unless a view is open, it then holds the
+    /// bytes, and nobody can read until [`Self::let_go`]. Called inside the gate.
     pub(super) fn try_gap(&self) -> bool {
         match self.way() {
             Way::Wal(wal) if !self.is_viewing() => index::take(&wal.shm),
@@ -202,14 +208,14 @@ impl Fence {
         }
     }
 
-    /// Until a write is due without a gap; one in each such time.
+    /// Time left until a write is due without a gap. There is one such write in each `courtesy`.
     fn left(&self, since: Instant) -> Duration {
         let from = locked(&self.forced).map_or(since, |forced| since.max(forced));
         (from + self.courtesy).saturating_duration_since(Instant::now())
     }
 
-    /// Begins a write transaction, in a gap if one comes in time. `waited` is one that was waited
-    /// for.
+    /// Begins a write transaction, in a gap if one comes in time. `waited` is a gap that the caller
+    /// has already waited for.
     pub(super) fn begin(
         &self,
         conn: &Connection,
@@ -243,15 +249,15 @@ impl Fence {
                     std::thread::sleep(wait);
                     wait = (wait * 2).min(Duration::from_millis(5));
                 }
-                // Our tables may have been dropped: the transaction is to find that out.
+                // Own tables may have been dropped: the transaction itself is to find that out.
                 Err(_) if gap == Gap::Fence => waited = Some(Gap::None),
                 Err(e) => return Err(e.into()),
             }
         }
     }
 
-    /// A rollback journal that nobody lets go of may have become a WAL, whose users always look
-    /// like readers of a journal.
+    /// Attaches the fence again if a rollback journal has become a WAL. Users of a WAL look like
+    /// readers of a journal that never go away.
     fn attach_again(&self, conn: &Connection) -> Result<()> {
         let Way::Journal(db) = self.way() else {
             return Ok(());
@@ -264,7 +270,7 @@ impl Fence {
         Ok(())
     }
 
-    /// The same before our tables are there: nobody reads when it begins.
+    /// Begins a write transaction before the own tables exist. Nobody reads when it begins.
     pub(super) fn begin_without_tables(&self, conn: &Connection) -> Result<()> {
         let gap = match self.wait(Instant::now()) {
             Gap::Fence => Gap::Look,
@@ -273,9 +279,10 @@ impl Fence {
         self.begin(conn, Some(gap), Instant::now()).map(drop)
     }
 
-    /// Reads first, which makes a hole in the fence where SQLite locks a byte of its own, and mends
-    /// that. The write lock is taken only then: while we had it, whoever came in through the hole
-    /// would be refused. False if somebody did.
+    /// Begins a transaction inside the fence; returns false if a reader came in. It reads first:
+    /// SQLite locks a byte of its own for that, which makes a hole in the fence, and `try_gap`
+    /// closes the hole. The write lock is taken only after that. If it were held meanwhile, SQLite
+    /// would refuse a reader that came in through the hole and then writes.
     fn begin_fenced(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let run = |text| conn.prepare_cached(text)?.execute([]);
         run("BEGIN")?;
@@ -283,7 +290,7 @@ impl Fence {
             .prepare_cached("SELECT 1 FROM sqlite_schema LIMIT 1")?
             .exists([])
             .and_then(|_| match self.try_gap() {
-                // Changes nothing, but is a write.
+                // Changes nothing, but takes the write lock.
                 true => run("UPDATE __harmonylite___meta SET value = 0 WHERE 0").map(|_| true),
                 false => Ok(false),
             })
@@ -295,7 +302,8 @@ impl Fence {
         begun
     }
 
-    /// Gives the fence up in time, should the transaction take long.
+    /// Gives the fence up in time if the transaction takes long. The guard must live as long as the
+    /// transaction.
     pub(super) fn guard(&self, gap: Gap) -> Option<impl Sized + use<>> {
         match self.way() {
             Way::Wal(wal) if gap == Gap::Fence => {
@@ -307,8 +315,8 @@ impl Fence {
     }
 
     /// From now on `decides` says of each transaction that has begun whether it is begun anew, as
-    /// if somebody had come to read, and `meanwhile` runs in between: for simulations, which have
-    /// one process.
+    /// if somebody had come to read, and `meanwhile` runs in between. Simulations need this,
+    /// because they have one process.
     pub fn put_off_by(
         &self,
         decides: impl FnMut() -> bool + Send + 'static,
@@ -320,7 +328,7 @@ impl Fence {
         });
     }
 
-    /// Undoes a transaction that did nothing yet, and lets readers in.
+    /// Undoes a transaction that has done nothing yet, and lets readers in.
     fn put_off(&self, conn: &Connection) -> Result<()> {
         conn.execute_batch("ROLLBACK")?;
         self.let_go();
@@ -330,7 +338,8 @@ impl Fence {
         Ok(())
     }
 
-    /// Whether a transaction that has begun in a gap, and done nothing yet, is to wait for another.
+    /// Whether a transaction that has begun, and has done nothing yet, is to wait for a different
+    /// gap.
     fn is_put_off(&self, gap: Gap) -> bool {
         let decides = locked(&self.puts_off)
             .as_mut()
@@ -338,9 +347,10 @@ impl Fence {
         decides || (gap == Gap::Look && self.way().is_read())
     }
 
-    /// Where all of the WAL is in the database, SQLite begins the WAL anew with the first page that
-    /// it writes there, and lets go of all bytes for that: readers that wait come in. So a page is
-    /// written before anything else is, which is as it was. False if somebody came in.
+    /// Makes SQLite begin the WAL anew now if it would do so during the transaction; returns false
+    /// if a reader came in. When all of the WAL is in the database, SQLite begins the WAL anew with
+    /// the first page that it writes, and releases all bytes for that: readers that wait come in.
+    /// So this writes one page, unchanged, before anything else is written.
     fn begin_wal_anew(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let Way::Wal(wal) = self.way() else {
             return Ok(true);
@@ -354,7 +364,7 @@ impl Fence {
         Ok(self.try_gap())
     }
 
-    /// Lets readers in. Inside the gate, while no statement of ours reads.
+    /// Lets readers in. Called inside the gate, while no statement of this process reads.
     pub(crate) fn let_go(&self) {
         if let Way::Wal(wal) = self.way()
             && !self.is_viewing()
@@ -363,8 +373,8 @@ impl Fence {
         }
     }
 
-    /// What a commit is not to wait for while readers are kept out: brings the WAL to the disk, if
-    /// `sync`, and takes it in, if it is long.
+    /// Does after a commit what need not keep readers out: syncs the WAL to the disk, if `sync`,
+    /// and checkpoints it, if it is long.
     pub(super) fn settle(&self, conn: &Connection, sync: bool) -> Result<()> {
         let Way::Wal(wal) = self.way() else {
             return Ok(());
@@ -374,18 +384,20 @@ impl Fence {
         }
         let due = |i: &Index| i.frames >= CHECKPOINT_PAGES && i.backfilled < i.frames;
         if Index::read(&wal.shm).is_some_and(|index| due(&index)) {
-            // As SQLite's own, of use to all: if it fails, it fails for a while.
+            // All connections profit from it, as from SQLite's own checkpoints. An error will recur
+            // for a while, so nothing is done about it here.
             let _ = conn.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
         }
         Ok(())
     }
 
-    /// Whether [`Self::settle`] brings commits to the disk; else the COMMIT has to.
+    /// Whether [`Self::settle`] syncs commits to the disk. If not, the COMMIT itself has to.
     pub(super) fn syncs(&self) -> bool {
         matches!(self.way(), Way::Wal(_))
     }
 
-    /// A second connection of ours is about to read. Inside the gate, outside of any transaction.
+    /// Notes that a second connection of this process is about to read. Called inside the gate,
+    /// outside of any transaction.
     pub(crate) fn begin_view(self: &Arc<Self>) -> Viewing {
         self.views.fetch_add(1, Ordering::SeqCst);
         let _nobody_waits = locked(&self.waiting);
@@ -401,12 +413,12 @@ impl Fence {
         }
     }
 
-    /// An application was seen at work.
+    /// Notes that an application was seen at work.
     pub(crate) fn note_application(&self) {
         *locked(&self.seen) = Some(Instant::now());
     }
 
-    /// How long a write transaction may take.
+    /// How long a write transaction may take at this moment.
     pub(crate) fn time_box(&self) -> Duration {
         let is_at_work = locked(&self.seen).is_some_and(|seen| seen.elapsed() < AT_WORK);
         match is_at_work && !matches!(self.way(), Way::Off) {

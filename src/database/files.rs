@@ -1,9 +1,9 @@
-//! Notices that others handled the database's files while they are open here: put another file in
-//! the place of one, removed `-wal` or `-shm`, or copied something over the database itself.
+//! Notices changes to the database's files while they are open here: another program replaced a
+//! file, removed `-wal` or `-shm`, or copied a file over the database itself.
 //!
-//! From that moment on this process writes nothing any more. SQLite does not look at the names
-//! again: it would go on in a file that is gone, and at the last close copy a WAL of before over
-//! what is there by now. (<https://www.sqlite.org/howtocorrupt.html>, 1 and 2.)
+//! From that moment on this process writes nothing more. SQLite does not check the file names
+//! again. It would go on in a deleted file, and at the last close copy the old WAL over the new
+//! database (<https://www.sqlite.org/howtocorrupt.html>, 1 and 2).
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -20,22 +20,22 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 use super::{Database, DatabaseError, Result};
 use crate::db_file::{Number, number, number_at};
 
-/// A header that looks foreign is read again after this: it may just be written.
+/// A header that looks foreign is read again after this time: a write may be under way.
 const READ_AGAIN: Duration = Duration::from_millis(2);
 
-/// What is open here.
+/// The files that are open here.
 pub(crate) struct Files {
     path: PathBuf,
-    /// Of the database file; none if it cannot be had.
+    /// Device and inode of the database file; `None` if they are not available.
     number: Option<Number>,
-    /// `-wal` and `-shm`; none unless the database is in WAL mode.
+    /// `-wal` and `-shm`; `None` unless the database is in WAL mode.
     beside: Option<[(PathBuf, Number); 2]>,
-    /// The database file, to read its header beside SQLite. To close it drops the locks that SQLite
-    /// has on the file in this process, so it is closed after the connection.
+    /// The database file, for reading its header without SQLite. Closing it drops the locks that
+    /// SQLite has on the file in this process, so it is closed after the connection.
     header: Option<File>,
     seen: Option<Seen>,
     found: Option<Found>,
-    /// Something was found.
+    /// A change by another program was found.
     is_lost: Arc<AtomicBool>,
     /// `-shm`, locked so that nobody uses a WAL that is being moved away.
     locked: Option<File>,
@@ -54,7 +54,7 @@ impl Opened {
     }
 }
 
-/// A disk that fails is no reason to think that a file is gone.
+/// An error of the disk other than `NotFound` does not count as a missing file.
 fn is_there((name, open): &(PathBuf, Number)) -> bool {
     match std::fs::metadata(name) {
         Ok(there) => number(&there) == *open,
@@ -62,18 +62,18 @@ fn is_there((name, open): &(PathBuf, Number)) -> bool {
     }
 }
 
-/// What others did.
+/// A change that another program made to the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Found {
-    /// Another database file is in the place, or none.
+    /// A different database file is in the place, or none.
     Replaced,
-    /// The database file is the same, and its content is from elsewhere.
+    /// The database file is the same, but its content is foreign.
     Overwritten,
-    /// `-wal` or `-shm` is gone, or another one.
+    /// `-wal` or `-shm` is gone or was replaced.
     Removed(PathBuf),
 }
 
-/// The database file when it was looked at last.
+/// State of the database file at the last check.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     size: u64,
@@ -81,7 +81,7 @@ struct Seen {
     header: Option<Header>,
 }
 
-/// Of the first 100 bytes (<https://www.sqlite.org/fileformat2.html#the_database_header>).
+/// Fields of the first 100 bytes (<https://www.sqlite.org/fileformat2.html#the_database_header>).
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
     page_size: [u8; 2],
@@ -100,8 +100,9 @@ impl Header {
         })
     }
 
-    /// Whether no checkpoint makes `now` of this. In WAL mode nothing else writes to the file, the
-    /// mode cannot change while it is open here, and the counter never goes back.
+    /// Whether no checkpoint can turn this header into `now`. In WAL mode only checkpoints write to
+    /// the file, the mode cannot change while the file is open here, and the counter never
+    /// decreases.
     fn is_foreign(&self, now: Option<&Header>) -> bool {
         now.is_none_or(|now| {
             let behind = self.change_counter.wrapping_sub(now.change_counter);
@@ -112,7 +113,7 @@ impl Header {
 }
 
 impl Files {
-    /// Of the database at `path`, which is open.
+    /// The files of the database at `path`, which is open.
     pub(crate) fn open(path: &Path, conn: &Connection) -> Files {
         let mut files = Files {
             path: path.to_owned(),
@@ -128,12 +129,13 @@ impl Files {
         files
     }
 
-    /// The connection is closed, and another may put what it likes beside the database.
+    /// Forgets `-wal` and `-shm`: the connection is closed, so another program may replace them.
     pub(crate) fn forget_beside(&mut self) {
         (self.beside, self.seen) = (None, None);
     }
 
-    /// The database file, which is not to be closed; fails if another one is in its place.
+    /// The database file, which the caller must not close. Fails if a different file is in its
+    /// place.
     pub(crate) fn database(&self) -> Result<Option<&File>> {
         match number_at(&self.path) {
             there if there.is_some() && there != self.number => {
@@ -143,7 +145,7 @@ impl Files {
         }
     }
 
-    /// For another connection of this process.
+    /// The files to check for a second connection of this process.
     pub(crate) fn opened(&self) -> Opened {
         let database = self.number.map(|number| (self.path.clone(), number));
         Opened {
@@ -155,20 +157,21 @@ impl Files {
         }
     }
 
-    /// Bytes of the WAL file; 0 if there is none.
+    /// Size of the WAL file in bytes; 0 if there is none.
     pub(crate) fn wal_bytes(&self) -> u64 {
         let wal = self.beside.as_ref().map(|[(wal, _), _]| wal);
         let data = wal.and_then(|wal| std::fs::metadata(wal).ok());
         data.map_or(0, |data| data.len())
     }
 
-    /// In WAL mode from now on, perhaps: the application can change that.
+    /// Notes `-wal` and `-shm`, if the database is in WAL mode. The application can change the mode
+    /// at any time.
     fn note_beside(&mut self, conn: &Connection) {
         let names = ["-wal", "-shm"].map(|end| with_end(&self.path, end));
         if number_at(&names[1]).is_none() {
             return;
         }
-        // Only a look at the content makes SQLite open them.
+        // SQLite opens them only when it reads the content.
         let get_mode = || -> rusqlite::Result<String> {
             let first = "SELECT count(*) FROM (SELECT 1 FROM sqlite_schema LIMIT 1)";
             conn.query_row(first, [], |r| r.get::<_, i64>(0))?;
@@ -200,8 +203,8 @@ impl Files {
         })
     }
 
-    /// What others did, if anything. With `must_be` it counts if there is no database file, in the
-    /// place of which another may be on its way.
+    /// Returns the change by another program, if there is one. A missing database file counts only
+    /// with `must_be`, because a different file may be about to take its place.
     fn look(&mut self, conn: &Connection, must_be: bool) -> Option<Found> {
         let there = std::fs::metadata(&self.path);
         let there = match (self.number, there) {
@@ -239,16 +242,17 @@ impl Files {
                 return Some(Found::Overwritten);
             }
         }
-        // By a checkpoint, or a copy whose header is the same: no page of before may count then.
+        // A checkpoint changed the file, or a copy with the same header did: no cached page may be
+        // used after this.
         let _ = conn.release_memory();
         self.seen = Some(now);
         None
     }
 
-    /// Takes a WAL away that belongs to what was there before, so that nobody takes it for that of
-    /// the database that is there now. Not while another process has it open.
+    /// Removes a WAL that belongs to the previous database file, so that no program uses it with
+    /// the new file. Does nothing while another process has it open.
     fn take_wal_away(&mut self, conn: &Connection, found: &Found) -> io::Result<()> {
-        // Those that are there may be others'.
+        // If one of them was replaced, they may belong to another program.
         let beside = self.beside.as_ref();
         let Some([(wal, _), (shm, _)]) = beside.filter(|files| files.iter().all(is_there)) else {
             return Ok(());
@@ -264,7 +268,8 @@ impl Files {
             return Ok(());
         }
         std::fs::remove_file(shm)?;
-        // The file of before is open here: under another name, it is whole by that.
+        // The previous database file is still open here under another name, and the checkpoint
+        // makes it complete.
         if *found == Found::Replaced && is_all_taken_in(conn) || std::fs::metadata(wal)?.len() == 0
         {
             return std::fs::remove_file(wal);
@@ -280,7 +285,7 @@ impl Files {
     }
 }
 
-/// Whether a checkpoint took in all that is in the WAL.
+/// Whether a checkpoint copied the whole WAL into the database.
 fn is_all_taken_in(conn: &Connection) -> bool {
     let counts = |r: &rusqlite::Row<'_>| Ok((r.get::<_, i64>(1)?, r.get::<_, i64>(2)?));
     let done = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], counts);
@@ -288,8 +293,8 @@ fn is_all_taken_in(conn: &Connection) -> bool {
 }
 
 impl Database {
-    /// Fails if others handled the files that are open here, then and ever after. With `must_be`
-    /// also if there is no database file. A few microseconds.
+    /// Fails if another program changed the files that are open here, and from then on always. With
+    /// `must_be` it also fails if there is no database file. Takes a few microseconds.
     pub fn check_files(&mut self, must_be: bool) -> Result<()> {
         if self.files.found.is_none()
             && let Some(found) = self.files.look(&self.conn, must_be)
@@ -305,12 +310,12 @@ impl Database {
         }
     }
 
-    /// Whether the files that are open here are not the database any more.
+    /// Whether the files that are open here are no longer the database.
     pub(crate) fn is_lost(&self) -> bool {
         self.files.found.is_some()
     }
 
-    /// Nothing is written from here on, also not when the connection is closed.
+    /// Makes sure that nothing is written from here on, not even when the connection is closed.
     fn let_go(&mut self, found: Found) {
         self.files.is_lost.store(true, Ordering::Relaxed);
         let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;

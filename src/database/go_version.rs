@@ -1,12 +1,12 @@
-//! A database that the Go version of HarmonyLite managed becomes one of ours.
+//! Takes a database over that the Go version of HarmonyLite managed.
 //!
 //! Go's triggers copy each row into a log of its table, `__harmonylite__<table>_change_log`, and
-//! note that in a log that has the name of our change log. They go in the transaction that makes
-//! our tables and triggers: there is no moment at which a write of the application fails or passes
-//! unseen. Go's logs follow in steps, before anything is captured. A change that Go had not
-//! published becomes an entry of our change log, with the time at which it was made: capture reads
-//! what the row is by then, and a row that is gone was deleted. A row that Go had published is a
-//! row from before HarmonyLite.
+//! note that in a table with the name of this release's change log. The transaction that makes the
+//! own tables and triggers also drops Go's triggers: at no moment a write of the application fails
+//! or passes unseen. Go's logs are taken over in steps, before anything is captured. A change that
+//! Go had not published becomes an entry of the change log, with the time at which it was made.
+//! Capture reads the row as it is by then; a missing row was deleted. A row that Go had published
+//! counts as a row from before HarmonyLite.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,21 +21,21 @@ use super::write::retry_while_busy;
 use super::{Database, Result, triggers, values};
 use crate::model::frame::ROWID;
 
-/// A time before this, the first moment of 2020, is that of a clock that was not set.
+/// A time before this, the first moment of 2020, comes from a clock that was not set.
 const EARLIEST_MS: i64 = 1_577_836_800_000;
 
-/// Entries that are taken over in one transaction: a few milliseconds on a small machine.
+/// Number of entries that one transaction takes over: a few milliseconds on a small machine.
 const STEP: usize = 500;
 
-/// For the application, between two of these.
+/// Pause between two such transactions, for the application.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// What Go left in the database.
+/// Objects that Go left in the database.
 #[derive(Debug, Default)]
 pub(super) struct GoVersion {
     triggers: Vec<String>,
     logs: Vec<Log>,
-    /// Go's tables other than those.
+    /// Other tables of Go.
     others: Vec<String>,
 }
 
@@ -43,13 +43,13 @@ pub(super) struct GoVersion {
 #[derive(Debug)]
 struct Log {
     name: String,
-    /// The application's table.
+    /// Name of the application's table.
     of: String,
 }
 
 impl GoVersion {
-    /// None if Go was never here. Go's tables are known by their columns, its triggers by the
-    /// column that they write.
+    /// Returns `None` if Go was never here. Go's tables are recognised by their columns, its
+    /// triggers by the column that they write.
     pub(super) fn find(conn: &Connection) -> rusqlite::Result<Option<GoVersion>> {
         let mut found = GoVersion {
             triggers: go_triggers(conn)?,
@@ -77,12 +77,13 @@ impl GoVersion {
         }
         let is_absent =
             found.triggers.is_empty() && found.logs.is_empty() && found.others.is_empty();
-        // What else begins with the prefix is Go's where Go was, as for its own clean-up.
+        // Where Go was, other tables with the prefix count as Go's, too, as in Go's own clean-up.
         found.others.append(&mut left);
         Ok((!is_absent).then_some(found))
     }
 
-    /// Makes room for our tables: Go's triggers go, and its table with the name of our change log.
+    /// Makes room for the own tables: drops Go's triggers, and its table with the name of the
+    /// change log.
     pub(super) fn make_way(&self, conn: &Connection) -> rusqlite::Result<()> {
         for name in &self.triggers {
             conn.execute_batch(&format!("DROP TRIGGER main.{}", quote(name)))?;
@@ -94,7 +95,7 @@ impl GoVersion {
         self.others.iter().any(|n| n == name)
     }
 
-    /// How many changes Go had not published.
+    /// Number of changes that Go had not published.
     pub(super) fn unpublished(&self, conn: &Connection) -> rusqlite::Result<u64> {
         let counts = self.logs.iter().map(|log| log.unpublished(conn));
         counts.sum()
@@ -109,7 +110,7 @@ impl Log {
     }
 }
 
-/// Whether that is the text of a trigger of Go's. Ours write `table_id`.
+/// Whether this text belongs to a trigger of Go. HarmonyLite's triggers write `table_id`.
 pub(super) fn is_of_go(trigger: &str) -> bool {
     trigger.to_ascii_lowercase().contains("change_table_id")
 }
@@ -127,7 +128,8 @@ fn go_triggers(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(of_go.map(|(name, _)| name).collect())
 }
 
-/// Stream -> the last message read, from a file of Go's, whose bytes beyond the map mean nothing.
+/// Last message read of each stream, from a file of Go. Bytes after the map in the file mean
+/// nothing.
 fn read_seq_map(path: &Path) -> BTreeMap<String, u64> {
     let Ok(file) = std::fs::File::open(path) else {
         return BTreeMap::new();
@@ -136,20 +138,21 @@ fn read_seq_map(path: &Path) -> BTreeMap<String, u64> {
     ciborium::from_reader(std::io::BufReader::new(bounded)).unwrap_or_default()
 }
 
-/// How the entries of one log become entries of ours. Each statement takes the number after which
-/// it begins, and that with which it ends.
+/// Statements that turn the entries of one log of Go into entries of the change log. Each takes the
+/// number after which it begins, and `insert` and `delete` that with which they end.
 struct Adoption {
     table: i64,
-    /// The last of the next entries.
+    /// Query for the last number of the next entries.
     last: String,
     insert: String,
     delete: String,
 }
 
 impl Database {
-    /// Takes in what Go had not published, and removes the rest of what it made. Once our tables
-    /// and triggers are in place: in short transactions, between which the application writes. A
-    /// start after a crash goes on where this one ended, and nothing is captured before it is done.
+    /// Takes over the changes that Go had not published, and removes the rest of Go's tables. Runs
+    /// once the own tables and triggers are in place, in short transactions, so that the
+    /// application can write in between. A start after a crash continues here, and nothing is
+    /// captured before it is done.
     pub(super) fn take_over(&mut self, go: &GoVersion) -> Result<()> {
         let mut taken = 0;
         for log in &go.logs {
@@ -179,7 +182,7 @@ impl Database {
         Ok(())
     }
 
-    /// One short transaction of the opening: nothing is stamped in it.
+    /// Runs one short transaction of the opening, in which nothing is stamped.
     fn shortly<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let run =
             |db: &Self, text: &str| retry_while_busy(&db.stop, || db.conn.execute_batch(text));
@@ -189,7 +192,8 @@ impl Database {
         Ok(done)
     }
 
-    /// None if there is nothing to adopt, or it cannot be told of which rows it is.
+    /// Returns `None` if there is nothing to adopt, or the rows of the changes cannot be
+    /// identified.
     fn adoption(&self, log: &Log) -> Result<Option<Adoption>> {
         let count = log.unpublished(&self.conn)?;
         if count == 0 {
@@ -236,7 +240,7 @@ impl Database {
         }))
     }
 
-    /// Returns how many entries there were.
+    /// Returns the number of entries that it took over.
     fn adopt(&mut self, adoption: &Adoption) -> Result<u64> {
         let (mut after, mut taken) = (i64::MIN, 0);
         loop {
@@ -264,7 +268,8 @@ impl Database {
         }
     }
 
-    /// The last message of a stream that Go had read before the database became ours; 0 if none.
+    /// Last message of a stream that Go had read before this release took the database over; 0 if
+    /// none.
     pub(crate) fn read_by_go(&self, stream: &str) -> Result<u64> {
         let text: Option<String> = get_meta(&self.conn, Meta::GoRead)?;
         let read: Option<BTreeMap<String, u64>> =

@@ -1,4 +1,4 @@
-//! Opening the file, our tables in it, and their removal.
+//! Opens the file, creates the own tables in it, and removes them.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -13,7 +13,7 @@ use super::wal::JOURNAL_SIZE_LIMIT;
 use super::write::retry_while_busy;
 use super::{DatabaseError, GoVersion, Result, Settings, journal, own_shape, own_tables};
 
-/// The table that tells that HarmonyLite is at home in a database.
+/// The table that shows that HarmonyLite manages a database.
 const META: &str = "__harmonylite___meta";
 
 pub(super) fn connect(path: &Path) -> Result<Connection> {
@@ -26,7 +26,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
         journal::set_wal(&conn, path)?;
         conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY")?;
         conn.execute_batch(JOURNAL_SIZE_LIMIT)?;
-        // Tables of ours are renamed whatever is wrong with the application's views.
+        // Own tables can be renamed even if views of the application are broken.
         conn.execute_batch("PRAGMA legacy_alter_table = ON")?;
         conn.busy_timeout(Duration::ZERO)?; // from here on `retry_while_busy` waits
         Ok(conn)
@@ -37,8 +37,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
     })
 }
 
-/// Creates our tables. True if HarmonyLite was never here before. Tables with our names that are
-/// not ours go if they hold nothing; else the database is refused, unchanged.
+/// Creates the own tables. Returns true if HarmonyLite was never here before. Foreign tables with
+/// such names are dropped if they are empty; otherwise the database is refused, unchanged.
 pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
     let names = own_shape::look(conn)?;
     let is_here = |table: &str| names.ours.iter().any(|n| n.eq_ignore_ascii_case(table));
@@ -57,7 +57,7 @@ pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
     }
     own_shape::drop_tables(conn, &names.others)?;
     if format.is_none() {
-        // From a schema file, perhaps: their table numbers are those of another database.
+        // They may come from a schema file: their table numbers are those of a different database.
         own_shape::drop_tables(conn, &names.ours)?;
     }
     conn.execute_batch(own_tables::CREATE)?;
@@ -70,8 +70,8 @@ pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
     }
 }
 
-/// The configured id unless another node has it, else the one kept in the database, else a random
-/// one from now on.
+/// The configured id unless another node has it; otherwise the id stored in the database; otherwise
+/// a random id, which is stored.
 pub(super) fn node_id(conn: &Connection, configured: Option<u64>) -> Result<u64> {
     let kept: Option<i64> = get_meta(conn, Meta::NodeId)?;
     let taken: Option<i64> = get_meta(conn, Meta::NodeIdTaken)?;
@@ -89,17 +89,18 @@ pub(super) fn node_id(conn: &Connection, configured: Option<u64>) -> Result<u64>
     Ok(node)
 }
 
-/// What [`clean_up`] did.
+/// Result of [`clean_up`].
 #[derive(Debug)]
 pub struct Removed {
-    /// Tables and triggers.
+    /// Number of tables and triggers removed.
     pub count: usize,
-    /// Changes that the Go version had not published: they are in the tables, but nobody is told.
+    /// Number of changes that the Go version had not published: the rows are in the tables, but no
+    /// other node gets them.
     pub unpublished_by_go: u64,
 }
 
-/// Removes all that is ours from a database, and all that is the Go version's, also while an
-/// application has it open.
+/// Removes all objects of HarmonyLite from a database, and all of the Go version, even while an
+/// application has it open. Waits for the write lock until `stop` is set.
 pub fn clean_up(path: &Path, stop: &AtomicBool) -> Result<Removed> {
     let conn = connect(path)?;
     retry_while_busy(stop, || conn.execute_batch("BEGIN IMMEDIATE"))?;
@@ -113,8 +114,8 @@ pub fn clean_up(path: &Path, stop: &AtomicBool) -> Result<Removed> {
     })
 }
 
-/// Looks at a database before it is taken over, and changes nothing: what is to be known about it,
-/// if anything. An error if a start would refuse it.
+/// Checks a database before it is taken over, and changes nothing. Returns a text for people if the
+/// Go version managed it. Fails if a start would refuse it.
 pub fn examine(path: &Path) -> Result<Option<String>> {
     let open = |source| DatabaseError::Open {
         path: path.to_owned(),

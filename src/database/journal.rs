@@ -1,6 +1,6 @@
-//! The journal mode. WAL is set once: beside it readers and writers do not wait for each other, and
-//! a snapshot is copied while the application writes. An application that sets another mode
-//! afterwards wants it so; then that stays, and we work in it, too.
+//! The journal mode. HarmonyLite sets WAL once: with WAL, readers and writers do not wait for each
+//! other, and a snapshot is copied while the application writes. If the application sets a
+//! different mode later, that mode stays, and HarmonyLite works in it, too.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use super::meta::{Meta, get_meta, set_meta};
 use crate::db_file::number_at;
 
-/// Sets WAL, unless it was set before and somebody went back from it.
+/// Sets WAL, unless it was set before and somebody set a different mode later.
 pub(super) fn set_wal(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
     let mode = get_mode(conn)?;
     if mode == "wal" {
@@ -23,7 +23,8 @@ pub(super) fn set_wal(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
         );
         return Ok(());
     }
-    // Fails while the application is inside a transaction: works without, only slower.
+    // It fails while the application is inside a transaction. HarmonyLite works without WAL, only
+    // slower.
     let set: rusqlite::Result<String> =
         conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0));
     if set.as_deref() != Ok("wal") {
@@ -32,7 +33,7 @@ pub(super) fn set_wal(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Remembers that the file was in WAL mode, if it is. Inside a transaction.
+/// Remembers that the file is in WAL mode, if it is. Inside a transaction.
 pub(super) fn note_mode(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
     let inode = inode(path);
     if get_mode(conn)? == "wal" && inode.is_some() && get_meta(conn, Meta::WalFile)? != inode {
@@ -41,8 +42,9 @@ pub(super) fn note_mode(conn: &Connection, path: &Path) -> rusqlite::Result<()> 
     Ok(())
 }
 
-/// Whether it is the same file, and with the same schema: VACUUM INTO makes a file that is not in
-/// WAL mode, and moves that one's version.
+/// Whether the file was in WAL mode before, by its inode and schema version. The version must be
+/// equal because VACUUM INTO makes a file that is not in WAL mode and has a different schema
+/// version.
 fn is_set_back(conn: &Connection, path: &Path) -> bool {
     let known = |key| get_meta::<i64>(conn, key).ok().flatten();
     let version = conn.query_row("PRAGMA schema_version", [], |r| r.get::<_, i64>(0));
@@ -67,7 +69,7 @@ mod tests {
 
     const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 
-    /// Nobody has the file open while `change` works on it.
+    /// Restarts a node; nobody has the file open while `change` works on it.
     fn restarted_after(change: impl Fn(&std::path::Path)) -> String {
         let mut node = Node::new(1, SCHEMA);
         node.run("INSERT INTO t VALUES (1, 'a')");

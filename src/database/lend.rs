@@ -1,8 +1,9 @@
-//! Closes the database for an application that wants it for itself, until that is done with it.
+//! Closes the database for an application that needs it exclusively, until it is done.
 //!
-//! With `PRAGMA locking_mode = EXCLUSIVE` SQLite needs that no other connection is there, and keeps
-//! the file locked until it closes (Prisma's migrations do so). Ours would stand in its way for as
-//! long as it tries. What it writes is noted by our triggers meanwhile, as it always is.
+//! With `PRAGMA locking_mode = EXCLUSIVE` SQLite requires that no other connection exists, and
+//! keeps the file locked until the connection is closed (Prisma's migrations use it). HarmonyLite's
+//! connection would block it for as long as it tries. The triggers note the application's writes
+//! meanwhile, as always.
 
 use std::time::{Duration, Instant};
 
@@ -11,36 +12,38 @@ use rusqlite::Connection;
 use super::install::connect;
 use super::{Database, DatabaseError, Result};
 
-/// Between two looks whether the database is free.
+/// Time between two checks whether the database is free.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// An application that found the database locked tries again within 100 ms; on a busy machine
-/// later.
+/// Shortest time for which the database is lent. An application that found the database locked
+/// tries again within 100 ms; on a busy machine later.
 const AT_LEAST: Duration = Duration::from_millis(500);
 
-/// After so long it is said, and looked at more rarely.
+/// After this time the log says that the database is lent, and the checks become rarer.
 const LONG: Duration = Duration::from_secs(5);
 
-/// What became of it.
+/// Outcome of lending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lent {
-    /// Somebody had the database for himself, or needs it not.
+    /// A process had the database exclusively; or there is nothing to lend, because the mode is not
+    /// WAL or the files are lost.
     Taken,
-    /// Nobody was seen to have it.
+    /// No process was seen to have it.
     Untaken,
-    /// Another connection of ours is open just now.
+    /// A second connection of this process is open at the moment.
     NotNow,
 }
 
 impl Database {
-    /// Closes the connection, waits until nobody has the database for himself, and opens it again.
-    /// Inside the gate: nothing can be done meanwhile. `is_over` waits as long as it is told, and
-    /// is true if all is to end: then this ends, and nothing can be written any more.
+    /// Closes the connection, waits until no process has the database exclusively, and opens it
+    /// again. Called inside the gate: no other thread can use the database meanwhile. `is_over`
+    /// sleeps for the time that it is given, and returns true if the daemon is to stop. Then this
+    /// fails with [`DatabaseError::Stopped`], and nothing can be written any more.
     pub fn lend(&mut self, mut is_over: impl FnMut(Duration) -> bool) -> Result<Lent> {
         if self.fence.is_viewing() {
             return Ok(Lent::NotNow);
         }
-        // With a rollback journal ours is in nobody's way.
+        // With a rollback journal this connection is in nobody's way.
         let mode: String = self
             .conn
             .query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
@@ -48,7 +51,7 @@ impl Database {
             return Ok(Lent::Taken);
         }
         let began = Instant::now();
-        // Transactions, statements and locks end with it.
+        // Transactions, statements and locks end with the old connection.
         self.conn = Connection::open_in_memory()?;
         self.is_away = true;
         self.fence.detach();
@@ -80,7 +83,7 @@ impl Database {
         Ok(file.is_some_and(super::fence::is_written))
     }
 
-    /// False if somebody was faster.
+    /// Opens the database again. Returns false if another process was faster.
     fn come_back(&mut self) -> Result<bool> {
         let conn = match connect(&self.settings.path) {
             Err(e) if e.is_temporary() => return Ok(false),
@@ -92,7 +95,7 @@ impl Database {
         }
         self.conn = conn;
         self.is_away = false;
-        // What belongs to the connection, or may have changed.
+        // Resets what belonged to the connection, or may have changed.
         (self.syncs_commits, self.seen_data_version) = (false, -1);
         self.catalog.forget();
         Ok(true)
@@ -111,7 +114,7 @@ mod tests {
 
     const SCHEMA: &str = "PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 
-    /// What Prisma does. It has the database until the connection is closed.
+    /// Does what Prisma does: has the database exclusively until the connection is closed.
     fn migrate(path: &Path) -> rusqlite::Result<Connection> {
         let conn = Connection::open(path)?;
         conn.busy_timeout(Duration::ZERO)?;
@@ -143,7 +146,7 @@ mod tests {
                 false
             })
         };
-        // The locks of this process it does not see itself.
+        // A process does not see its own locks.
         assert_eq!(lend(true).unwrap(), Lent::Untaken);
         node.app = Connection::open(&path).unwrap();
         assert_eq!(node.capture(), 1);

@@ -1,5 +1,5 @@
-//! The keys of `__harmonylite___meta`, one variant each: the only place that knows their names, the
-//! type of their values, and whether a snapshot hands them on.
+//! The keys of `__harmonylite___meta`, one variant each. This is the only place that knows their
+//! names, the type of their values, and whether a snapshot passes them on.
 
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
@@ -7,7 +7,9 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params};
 /// How a value is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaType {
+    /// An INTEGER.
     Integer,
+    /// A TEXT.
     Text,
     /// Text: JSON.
     Json,
@@ -15,7 +17,8 @@ pub enum MetaType {
     Cbor,
 }
 
-/// Declares the keys: name in the database, type, and whether a copy for other nodes keeps it.
+/// Declares the keys: the name in the database, the type, and whether a copy for other nodes keeps
+/// it.
 macro_rules! meta {
     ($(
         $(#[doc = $doc:literal])+
@@ -31,18 +34,18 @@ macro_rules! meta {
             /// Every key.
             pub const ALL: &[Meta] = &[$(Meta::$variant,)+];
 
-            /// Its name in the database.
+            /// Name of the key in the database.
             pub const fn name(self) -> &'static str {
                 match self { $(Meta::$variant => $key,)+ }
             }
 
-            /// How its value is stored.
+            /// How the value of the key is stored.
             pub const fn kind(self) -> MetaType {
                 match self { $(Meta::$variant => MetaType::$kind,)+ }
             }
 
-            /// Whether a snapshot keeps it. A key that does not travel says something of this node
-            /// or this file alone, and would be wrong in a node that begins with the copy.
+            /// Whether a snapshot keeps the key. A key that does not travel describes this node or
+            /// this file alone, and would be wrong in a node that begins with the copy.
             pub const fn travels(self) -> bool {
                 match self { $(Meta::$variant => $travels,)+ }
             }
@@ -51,27 +54,26 @@ macro_rules! meta {
 }
 
 meta! {
-    /// Number of the layout of our tables ([`super::own_tables::FORMAT`]).
+    /// Number of the layout of the own tables ([`super::own_tables::FORMAT`]).
     Format = "format", Integer, travels: true;
-    /// Set once the first start has versions for all rows.
+    /// Set once the first start has given versions to all rows.
     Installed = "installed", Integer, travels: true;
     /// Id of this node.
     NodeId = "node_id", Integer, travels: false;
-    /// A configured id that another node turned out to have.
+    /// A configured id that belongs to a different node, as this node found out.
     NodeIdTaken = "node_id_taken", Integer, travels: false;
     /// Set once this node has met the others, and so publishes.
     Joined = "joined", Integer, travels: false;
-    /// Boot of the machine in which time was reserved last.
+    /// Boot of the machine during which time was reserved last.
     BootId = "boot_id", Text, travels: false;
-    /// Last certain time, unix milliseconds.
+    /// Last time that was certain, unix milliseconds.
     ClockBase = "clock_base", Integer, travels: false;
-    /// Time reserved for stamps, unix milliseconds.
+    /// Upper end of the time reserved for stamps, unix milliseconds.
     ClockUntil = "clock_until", Integer, travels: false;
-    /// Transaction numbers reserved. It travels: the numbers under which rows were learnt mean
-    /// something only below it.
+    /// Upper end of the reserved transaction numbers. It travels: the numbers under which rows were
+    /// learnt mean something only below it.
     AtUntil = "at_until", Integer, travels: true;
-    /// Bound for the stamps of log entries that were written while no daemon ran, unix
-    /// milliseconds.
+    /// Bound for the stamps of offline writes, unix milliseconds.
     NotedBase = "noted_base", Integer, travels: false;
     /// `PRAGMA schema_version` when the catalog was read last.
     SchemaVersion = "schema_version", Integer, travels: false;
@@ -79,33 +81,33 @@ meta! {
     SchemaHash = "schema_hash", Integer, travels: true;
     /// SHA-256 over the definitions of the replicated tables, in hexadecimal.
     SchemaSha256 = "schema_sha256", Text, travels: false;
-    /// The same before the definitions changed last.
+    /// The same hash before the definitions changed last.
     SchemaSha256Before = "schema_sha256_before", Text, travels: false;
-    /// Number of the newest replicated table. It travels with the tables that are numbered.
+    /// Number of the newest replicated table. It travels with the tables that have such numbers.
     LastTable = "last_table", Integer, travels: true;
-    /// Tables (lower case) that were here and not replicated. A copy gets a list of its own.
+    /// Tables (lower case) that were in the database and not replicated. A copy gets its own list.
     LeftOut = "left_out", Cbor, travels: false;
     /// Set once a release that knows the storage of virtual tables has read the catalog.
     KnowsStorage = "knows_storage", Integer, travels: true;
-    /// Inode of the file when it was in WAL mode.
+    /// Inode of the file while it was in WAL mode.
     WalFile = "wal_file", Integer, travels: false;
-    /// Stream to the last message that the Go version had read. It travels with those rows.
+    /// Last message of each stream that the Go version had read. It travels with the rows.
     GoRead = "go_read", Json, travels: true;
     /// Name of the snapshot that was merged last, or that the file began with.
     MergedSnapshot = "merged_snapshot", Text, travels: false;
-    /// Names of the snapshots that this node made last, with blanks between.
+    /// Names of the snapshots that this node made last, separated by blanks.
     SnapshotsMade = "snapshots_made", Text, travels: false;
-    /// Set while a node with the same id may not know that this one has something to tell.
+    /// Set while a duplicate node may not know that this node has something to tell.
     UnheardByDuplicate = "unheard_by_twin", Integer, travels: false;
-    /// How many messages were removed from the quarantine.
+    /// Number of messages that were removed from the quarantine.
     QuarantineDropped = "quarantine_dropped", Integer, travels: false;
-    /// Tables (lower case) whose held rows an operator gives up.
+    /// Tables (lower case) whose held rows an operator gave up.
     DropHeld = "drop_held", Json, travels: false;
     /// Tables of which rows were let go. It travels: the copy lacks those rows.
     LetGo = "let_go", Json, travels: true;
-    /// How far the publishing of everything once more has come.
+    /// Progress of republishing all rows.
     PublishAgain = "publish_again", Cbor, travels: false;
-    /// Set while held rows are to be published once more.
+    /// Set while held rows are to be republished.
     PublishHeldAgain = "publish_held_again", Integer, travels: false;
     /// Tombstones learnt up to this transaction number were dropped.
     Swept = "swept", Integer, travels: false;
@@ -115,34 +117,34 @@ meta! {
     DroppedNode = "dropped_node", Integer, travels: true;
     /// Highest hlc that this node may have given to a row that is forgotten by now.
     Forgotten = "forgotten", Integer, travels: false;
-    /// No version of this node is of a later time, unix milliseconds.
+    /// No version of this node has a later time than this, unix milliseconds.
     GivenMs = "given_ms", Integer, travels: false;
     /// Streams that the broker lost, and how far this node had read them.
     LostStreams = "lost_streams", Json, travels: false;
 }
 
-/// The value of a key; none if it is not set.
+/// Reads the value of a key; `None` if it is not set. Fails if the value has a different type.
 pub fn get_meta<T: FromSql>(conn: &Connection, key: Meta) -> rusqlite::Result<Option<T>> {
     conn.prepare_cached("SELECT value FROM __harmonylite___meta WHERE key = ?1")?
         .query_row([key.name()], |r| r.get(0))
         .optional()
 }
 
-/// Sets the value of a key.
+/// Sets the value of a key, in the transaction of the caller if there is one.
 pub fn set_meta(conn: &Connection, key: Meta, value: impl ToSql) -> rusqlite::Result<()> {
     conn.prepare_cached("REPLACE INTO __harmonylite___meta(key, value) VALUES (?1, ?2)")?
         .execute(params![key.name(), value])?;
     Ok(())
 }
 
-/// Leaves a key without a value.
+/// Removes the value of a key.
 pub fn delete_meta(conn: &Connection, key: Meta) -> rusqlite::Result<()> {
     conn.prepare_cached("DELETE FROM __harmonylite___meta WHERE key = ?1")?
         .execute([key.name()])?;
     Ok(())
 }
 
-/// Takes out of a copy what does not travel.
+/// Removes from a copy the keys that do not travel.
 pub(crate) fn strip_meta(copy: &Connection) -> rusqlite::Result<()> {
     let stays = Meta::ALL.iter().filter(|key| !key.travels());
     stays.copied().try_for_each(|key| delete_meta(copy, key))

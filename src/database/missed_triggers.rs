@@ -1,14 +1,15 @@
-//! Triggers of the application that fill a table which is not replicated (a full-text index, a
-//! table of `[tables] exclude`) and do not run for what arrives: on the other nodes that table
-//! lacks what they would write. Perhaps that is meant; else they belong into `apply_triggers`.
+//! Finds triggers of the application that fill a table which is not replicated (a full-text index,
+//! a table of `[tables] exclude`) and do not run for arriving changes. On other nodes that table
+//! lacks the rows that these triggers would write. That may be intended; if not, the triggers
+//! belong into `apply_triggers`.
 
 use std::collections::{BTreeMap, HashSet};
 
 use crate::database::{Database, Result, sql_text, values};
 
 impl Database {
-    /// Finds them, and names those that were not known. Inside a transaction, with the catalog
-    /// read.
+    /// Finds such triggers, and logs those that are new. Inside a transaction, with the catalog up
+    /// to date.
     pub(super) fn look_for_missed_triggers(&mut self) -> Result<()> {
         let not_here = self.left_alone().iter();
         let not_here: HashSet<String> = not_here.map(|l| l.table.to_ascii_lowercase()).collect();
@@ -43,8 +44,8 @@ impl Database {
         Ok(())
     }
 
-    /// Triggers of the application and the table that is not replicated to which each writes, of
-    /// those that are not in `apply_triggers`.
+    /// Triggers of the application that write to a table that is not replicated and are not in
+    /// `apply_triggers`, by name, each with one such table.
     pub fn missed_triggers(&self) -> &BTreeMap<String, String> {
         &self.missed_triggers
     }
@@ -52,7 +53,7 @@ impl Database {
 
 /// The first of the tables to which the statements of a trigger write.
 fn written(words: &[String], tables: &HashSet<String>) -> Option<String> {
-    // What comes before is the trigger's own event: DELETE ON, UPDATE OF.
+    // The words before `begin` are the trigger's own event: DELETE ON, UPDATE OF.
     let begin = words.iter().position(|w| w == "begin")?;
     let mut rest = &words[begin..];
     while let Some((word, after)) = rest.split_first() {

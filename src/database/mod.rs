@@ -1,9 +1,11 @@
-//! The user's database, with our tables in it: opening, the gate, what both capture and apply use.
+//! The user's database with HarmonyLite's tables in it: how it is opened, and what both capture and
+//! apply use.
 //!
-//! One connection does all that this process writes, and whoever holds the [`Database`] holds the
-//! gate: SQLite has one writer at a time anyway. Triggers and foreign keys are off on it: what is
-//! applied is not captured again, and the application's triggers have already fired where the
-//! change was made. The application is never starved: transactions are short and spaced.
+//! One connection makes all writes of this process. A thread that holds the [`Database`] holds the
+//! gate: SQLite has one writer at a time anyway. Triggers and foreign keys are off on this
+//! connection. So applied changes are not captured again, and the application's triggers, which
+//! have already fired on the node that made the change, do not fire a second time. Transactions are
+//! short and spaced, so that the application is never starved.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -77,11 +79,11 @@ pub use settings::Settings;
 use write::retry_while_busy;
 pub(crate) use write::savepoint;
 
-/// A write transaction of ours is ended after about this long, so that an application with
-/// busy_timeout 0 can write too.
+/// HarmonyLite ends each of its write transactions after about this long, so that an application
+/// with busy_timeout 0 can write too.
 pub const TIME_BOX: Duration = Duration::from_millis(10);
 
-/// The user's database, open. See the module's head.
+/// The user's database, open. See the head of this module.
 pub struct Database {
     pub(crate) conn: Connection,
     pub(crate) clock: Arc<dyn Clock>,
@@ -94,11 +96,12 @@ pub struct Database {
     pub(crate) node: u64,
     /// This node has met the others, see [`Database::is_joined`].
     pub(crate) joined: bool,
-    /// What earlier starts of this node stamped by the clock is before this, unix milliseconds.
+    /// Earlier starts of this node took stamps from the clock only before this time, in unix
+    /// milliseconds.
     pub(crate) opened_ms: i64,
-    /// See [`fence`]. After the connection, which is closed first.
+    /// See [`fence`]. It stands after the connection, which is closed first.
     pub(crate) fence: Arc<Fence>,
-    /// What was waited for before the gate was entered.
+    /// The gap that was waited for before the gate was entered.
     pub(crate) gap: Option<Gap>,
     /// The connection is closed, see [`Database::lend`].
     is_away: bool,
@@ -106,22 +109,22 @@ pub struct Database {
     syncs_commits: bool,
     pub(crate) damage: damage::Damage,
     pub(crate) apply_triggers: apply_triggers::ApplyTriggers,
-    /// What this node's rows lost while it joined.
+    /// Rows of this node that were demoted while it joined, as numbers by table.
     pub(crate) demoted: crate::apply::Demoted,
-    /// Rows that refer to a deleted one, since the start.
+    /// Number of rows since the start that refer to a deleted row.
     pub(crate) dangling_seen: u64,
     pub(crate) gone_rows: crate::capture::GoneRows,
     pub(crate) ages: crate::apply::Ages,
     stop: Arc<AtomicBool>,
     /// Closed after `conn`.
     pub(crate) files: files::Files,
-    /// What tells that the file is still the one that was written to.
+    /// Tells whether the file is still the one that was written to.
     pub(crate) restore_detector: restore_detector::RestoreDetector,
     /// `PRAGMA data_version` up to which all changes are captured.
     seen_data_version: i64,
     /// The last capture did not come to the end of the change log.
     pub(crate) log_is_left: bool,
-    /// Number of the first capture since it was empty.
+    /// Number of the first capture since the change log was empty.
     pub(crate) log_run: i64,
     /// Bounds for what peers and applications may send, see [`Limits`].
     pub(crate) limits: Limits,
@@ -130,35 +133,37 @@ pub struct Database {
     pub(crate) held_size: crate::apply::HeldSize,
     /// See [`Database::has_news`].
     pub(crate) is_news: bool,
-    /// Tables (lower case) of which the log says that something is held.
+    /// Tables (lower case) for which a log message has said that rows are held.
     pub(crate) said_held: std::collections::BTreeSet<String>,
-    /// Bytes of parts that wait, if counted.
+    /// Bytes of the parts that wait for the rest of their frame; `None` until they are counted.
     pub(crate) parts_bytes: Option<u64>,
     /// Nodes that run the Go version.
     pub(crate) go_nodes: crate::apply::GoNodes,
     /// How far each origin of changes is applied here.
     pub(crate) origins: crate::apply::Origins,
-    /// What happened since the start, and what of it is committed.
+    /// Events since the start; `kept_counts` has those that are committed.
     pub(crate) counts: Counts,
     kept_counts: Counts,
     /// See [`Database::missed_triggers`].
     missed_triggers: std::collections::BTreeMap<String, String>,
-    /// Of messages that are put in quarantine, and of tables whose rows are displaced.
+    /// These two report messages put in quarantine, and tables whose rows are displaced.
     pub(crate) quarantine_alarm: crate::logging::Repeated,
     pub(crate) displaced_alarm: crate::logging::Repeated,
-    /// Largest (broker time - our uptime) seen, in milliseconds.
+    /// Largest difference between broker time and this machine's uptime seen so far, in
+    /// milliseconds.
     broker_offset_ms: Option<i64>,
 }
 
 impl Database {
-    /// Opens the database and puts triggers and tables of ours in place. Blocks while others hold
-    /// the write lock, until `stop`.
+    /// Opens the database, and puts HarmonyLite's triggers and tables in place. Blocks while others
+    /// hold the write lock, until `stop` is set.
     pub fn open(settings: Settings, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) -> Result<Self> {
         let conn = connect(&settings.path)?;
         let fence = Arc::new(Fence::new(settings.courtesy, stop.clone()));
         fence.attach(&conn)?;
-        // One transaction, from what was there to all that is ours: no write of the application
-        // passes unseen in between, and what fails has changed nothing.
+        // One transaction leads from the state that was found to complete tables and triggers: no
+        // write of the application passes unseen in between, and a failed start has changed
+        // nothing.
         fence.begin_without_tables(&conn)?;
         let in_time = fence.guard(Gap::Fence);
         let go = GoVersion::find(&conn)?;
@@ -242,19 +247,22 @@ impl Database {
         Ok(database)
     }
 
+    /// The fence that keeps readers out during write transactions.
     pub fn fence(&self) -> &Fence {
         &self.fence
     }
 
+    /// Id of this node.
     pub fn node(&self) -> u64 {
         self.node
     }
 
+    /// Path of the database file.
     pub fn path(&self) -> &Path {
         &self.settings.path
     }
 
-    /// Whether somebody else wrote since the last capture. A few microseconds.
+    /// Whether another connection wrote since the last capture. Takes a few microseconds.
     pub fn is_changed(&self) -> Result<bool> {
         Ok(self.data_version()? != self.seen_data_version)
     }
@@ -266,23 +274,23 @@ impl Database {
             .query_row([], |r| r.get(0))?)
     }
 
-    /// Everything committed up to here is about to be captured. Under the write lock.
+    /// Notes that everything committed so far is about to be captured. Runs under the write lock.
     pub(crate) fn note_data_version(&mut self) -> Result<()> {
         self.seen_data_version = self.data_version()?;
         Ok(())
     }
 
-    /// How long a write transaction may take just now.
+    /// How long a write transaction may take at this moment.
     pub(crate) fn time_box(&self) -> Duration {
         self.fence.time_box()
     }
 
-    /// Whether tables are walked through, which may take minutes.
+    /// Whether tables are being compared with their versions, which may take minutes.
     pub fn is_comparing(&self) -> bool {
         !self.catalog.comparing.is_empty()
     }
 
-    /// How many tables those are.
+    /// Number of the tables being compared.
     pub fn comparing(&self) -> usize {
         self.catalog.comparing.len()
     }
@@ -298,7 +306,7 @@ impl Database {
             || !catalog.ending.is_empty()
     }
 
-    /// Stores marks and positions that wait for a write, if there are any.
+    /// Stores the marks and positions that wait for a write, if there are any.
     pub fn flush(&mut self) -> Result<()> {
         if self.has_acknowledged() || self.has_unsaved_positions() {
             self.write(|db| {
@@ -309,7 +317,7 @@ impl Database {
         self.copy_unsent()
     }
 
-    /// The orderly end: the next start goes on where this one ends.
+    /// Ends the work in order: the next start continues where this one ended.
     pub fn close(&mut self) -> Result<()> {
         if self.is_lost() {
             return Ok(()); // which was said
@@ -322,23 +330,24 @@ impl Database {
         })
     }
 
+    /// The clock that this database uses.
     pub fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
 
-    /// Whether triggers of ours are in place, or there is no table that needs any.
+    /// Whether triggers of HarmonyLite are in place, or no table needs any.
     pub fn is_captured_by_triggers(&self) -> Result<bool> {
         let text = "SELECT 1 FROM sqlite_schema
                     WHERE type = 'trigger' AND name GLOB '__harmonylite_*' LIMIT 1";
         Ok(self.tables().is_empty() || self.conn.prepare_cached(text)?.exists([])?)
     }
 
-    /// What happened to rows since the start.
+    /// Counts of what happened to rows since the start.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// The tables that are replicated, by lower-case name.
+    /// The replicated tables, by lower-case name.
     pub fn tables(&self) -> &HashMap<String, Arc<Table>> {
         &self.catalog.by_name
     }

@@ -1,31 +1,32 @@
-//! Whether the tables that bear our names are ours. A dump of another program, a framework's schema
-//! file or an earlier HarmonyLite may have made some with other columns: triggers that write into
-//! such a table keep the application from writing, so this is asked before any trigger is made.
+//! Checks whether tables with own names are really own tables. A dump of another program, a
+//! framework's schema file or an earlier HarmonyLite may have made such tables with other columns.
+//! A trigger that writes into such a table makes the application's writes fail. So the check comes
+//! before any trigger is made.
 
 use rusqlite::Connection;
 
 use super::schema::{PREFIX, quote};
 use super::{own_tables, values};
 
-/// A versions table as far as all of them are the same: they differ in the types of their keys.
+/// A versions table, as far as all of them are equal: they differ in the types of their keys.
 const VERSIONS: &str = "CREATE TABLE versions(k1, hlc INTEGER, site INTEGER, deleted INTEGER, \
                         at INTEGER, hash INTEGER, exc BLOB, PRIMARY KEY(k1)) WITHOUT ROWID";
 
-/// The tables whose names are ours.
+/// Tables whose names begin with the prefix of own tables.
 #[derive(Debug, Default)]
 pub(super) struct OwnNames {
-    /// With the columns that they need.
+    /// Tables with an own name, and with all columns that they need.
     pub ours: Vec<String>,
-    /// With other columns.
+    /// Tables with an own name, and with other columns.
     pub others: Vec<String>,
-    /// Tables that begin with our prefix and have no name of ours.
+    /// Tables that begin with the prefix, but have no own name.
     pub unknown: Vec<String>,
 }
 
 /// A column: name, declared type, place in the primary key.
 type Column = (String, String, i64);
 
-/// Looks at every table whose name begins with our prefix.
+/// Classifies every table whose name begins with the prefix.
 pub(super) fn look(conn: &Connection) -> rusqlite::Result<OwnNames> {
     let model = Connection::open_in_memory()?;
     model.execute_batch(own_tables::CREATE)?;
@@ -52,13 +53,13 @@ pub(super) fn look(conn: &Connection) -> rusqlite::Result<OwnNames> {
     Ok(found)
 }
 
-/// Whether the table holds anything.
+/// Whether the table has any row.
 pub(super) fn has_rows(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
     let text = format!("SELECT EXISTS (SELECT 1 FROM main.{})", quote(table));
     conn.query_row(&text, [], |r| r.get(0))
 }
 
-/// Whether the table has a column of that name.
+/// Whether the table has a column with that name.
 pub(super) fn has_column(conn: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
     conn.prepare("SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2 COLLATE NOCASE")?
         .exists([table, column])

@@ -1,13 +1,13 @@
-//! The tables of ours in the user's database, other than the versions.
+//! HarmonyLite's own tables in the user's database, other than the versions tables.
 
 use rusqlite::Connection;
 
-/// Number of this layout, in `___meta` under `format`.
+/// Number of this layout, stored in `___meta` under `format`.
 pub const FORMAT: i64 = 1;
 
-/// Created when missing; names and columns as the design's "Tables" gives them. A table that lacks
-/// one of these columns counts as none of ours (`own_shape`): a release that adds one adds it to
-/// files of earlier releases before that is asked.
+/// Statements that create the missing own tables. The guide's chapter on formats describes them. A
+/// table that lacks one of these columns does not count as an own table (`own_shape`). So a release
+/// that adds a column must add it to files of earlier releases before that check.
 pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS __harmonylite___change_log_global(
     id INTEGER PRIMARY KEY, table_id, kind, created_at, k1);
@@ -53,7 +53,8 @@ pub(crate) fn names() -> Vec<&'static str> {
     tables.filter_map(|text| text.split('(').next()).collect()
 }
 
-/// Removes every trigger and table of ours. Inside a transaction of the caller.
+/// Removes every own trigger and table, and returns their number. Runs inside a transaction of the
+/// caller.
 pub fn drop_all(conn: &Connection) -> rusqlite::Result<usize> {
     let mut list = conn.prepare(
         "SELECT type, name FROM sqlite_schema WHERE name GLOB '__harmonylite__*'

@@ -1,13 +1,13 @@
-//! Rows whose old key cannot be told from the new row are found by what else they hold.
+//! Finds the former row of a new row by content, where the new row does not tell the old key.
 //!
-//! The old rows are gone with the old table: of each only the hash of its content is left, which is
-//! a sum over the columns. The old key's values are known, so that their part can be taken out; the
-//! rest is compared with the same columns of the new row, and columns of the old key that are still
-//! there are compared as values. Two old rows with one rest change places without harm if they are
-//! equal; if they only have one hash, a row may keep the version of the other. No content is lost
-//! by that.
+//! The old rows are gone with the old table. Of each old row only the hash of its content is left,
+//! which is a sum over the columns. The values of the old key are known, so their part can be
+//! subtracted. The remainder, called the rest, is compared with the same columns of the new row.
+//! Columns of the old key that still exist are compared as values. If two equal old rows have the
+//! same rest, it does no harm to confuse them. If two different rows have the same hash, a row may
+//! keep the version of the other row. No content is lost by that.
 //!
-//! The rests are worked out in short steps, before a row of the table is compared or written.
+//! The rests are computed in short steps, before a row of the table is compared or written.
 
 use rusqlite::params_from_iter;
 
@@ -19,16 +19,16 @@ use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
-/// Rows whose rest is worked out between two looks at the clock.
+/// Number of rests computed in one step.
 const STEP: usize = 128;
 
-/// SQL name of the rests of table number `id`, each with the version and the key of its row.
+/// SQL name of the table of rests for table number `id`. It has the version and key of each row.
 pub(super) fn contents_table(id: i64) -> String {
     quote(&format!("{PREFIX}_former_{id}_contents"))
 }
 
 impl Shape {
-    /// What a column adds to the hash of a row's content.
+    /// The part of a column in the hash of a row's content.
     fn part(&self, column: &str, value: Value<'_>) -> u64 {
         match self.defaults.get(column) == Some(&exactly(value)) {
             true => 0,
@@ -45,7 +45,7 @@ impl Shape {
 }
 
 impl Database {
-    /// Makes room for the rests.
+    /// Creates the table of rests.
     pub(super) fn begin_contents(&self, id: i64, known: &Shape) -> Result<()> {
         let key = known.key.iter().enumerate();
         let columns = key.map(|(i, (affinity, collation))| {
@@ -62,8 +62,8 @@ impl Database {
         Ok(())
     }
 
-    /// Works out some rests, from the old key `after` on. Returns the last key; none if all is
-    /// done.
+    /// Computes some rests, beginning after the old key `after`. Returns the last key; `None` if
+    /// all are done.
     pub(crate) fn fill_contents(
         &self,
         table: &Table,
@@ -117,8 +117,8 @@ impl Database {
         Ok(last.filter(|_| count == STEP).map(key))
     }
 
-    /// The old row that nothing was matched with yet and that held what the row holds whose values
-    /// `value` gives; of equal ones the oldest, or the one of that `version`.
+    /// The old row that is not matched yet and had the content of the new row whose values `value`
+    /// returns. Of several such rows it is the oldest, or the one with the given `version`.
     pub(super) fn former_by_content<'v>(
         &self,
         table: &Table,
@@ -167,7 +167,8 @@ impl Database {
         }))
     }
 
-    /// The former key of another row that held the same as one which was found by its content.
+    /// The former key of a different row with the same content as a row that was found by its
+    /// content.
     pub(crate) fn former_like(
         &self,
         table: &Table,
@@ -191,7 +192,7 @@ impl Database {
         }))
     }
 
-    /// No other row is matched with this one.
+    /// Makes sure that no other new row is matched with this old row.
     pub(crate) fn claim(&self, table: &Table, former: &FormerRow) -> Result<()> {
         let Some(content) = former.content else {
             return Ok(());

@@ -1,10 +1,10 @@
-//! What is known of a table's rows from before its key became another one.
+//! The versions that a table's rows had before its key changed.
 //!
-//! A migration that changes the key leaves the rows what they were: each keeps the version that it
-//! had under its old key, if the columns of that are all still there, or all others: then it is
-//! found by its content. So the versions table of the old key stays, as the *former* one, for as
-//! long as a deleted row is remembered: its tombstones are those of rows that may still come under
-//! the new key.
+//! A migration that changes the key does not change the rows. So each row keeps the version that it
+//! had under its old key, if all columns of the old key still exist. If all other columns still
+//! exist, the old row is found by its content. The versions table of the old key stays, as the
+//! *former* table, for as long as a deleted row is remembered. Its tombstones belong to rows that
+//! may still arrive under the new key.
 
 use std::sync::Arc;
 
@@ -23,30 +23,30 @@ use crate::model::key::{is_known_collation, key_bytes};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{Version, stamp};
 
-/// The key that a table had before, as `___former` keeps it.
+/// The former key of a table, as `___former` stores it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Former {
     #[serde(flatten)]
     pub shape: Shape,
-    /// How the migration made new keys of old ones, see [`seen`].
+    /// Bits of [`seen`]: how the migration derived new keys from old keys.
     #[serde(default)]
     pub seen: u8,
 }
 
-/// What the comparison saw of the keys that a migration gave to rows.
+/// Bits for what the comparison observed about the keys that a migration gave to rows.
 pub(crate) mod seen {
-    /// A row has the key that its columns of before make here.
+    /// A row has the key that its former columns give here.
     pub(crate) const COMPUTED: u8 = 1;
-    /// A row has another one.
+    /// A row has a different key.
     pub(crate) const OTHER: u8 = 2;
-    /// A row is none of those from before.
+    /// A row is new: it matches no row from before.
     pub(crate) const NEW: u8 = 4;
-    /// A row from before is not there.
+    /// A row from before is missing.
     pub(crate) const LACKING: u8 = 8;
 }
 
 impl Former {
-    /// Whether it can be one: it may come from elsewhere.
+    /// Whether the content is plausible: it may come from a different node.
     pub(crate) fn is_sound(&self) -> bool {
         let known = ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"];
         let is_known = |(affinity, collation): &(String, String)| {
@@ -56,8 +56,8 @@ impl Former {
         !key.is_empty() && key.len() <= columns.len() && key.iter().all(is_known)
     }
 
-    /// Whether a row's columns of before make its key here, as far as the rows tell. Rows that are
-    /// new beside rows that are lacking may be the same ones under keys that were worked out.
+    /// Whether the former columns of a row give its key here, as far as the rows show. Rows that
+    /// are new beside rows that are missing may be the same rows, under computed keys.
     pub(crate) fn makes_keys(&self) -> bool {
         let both = seen::NEW | seen::LACKING;
         self.seen & (seen::COMPUTED | seen::OTHER) == seen::COMPUTED && self.seen & both != both
@@ -68,18 +68,18 @@ impl Former {
 pub(crate) struct FormerRow {
     pub key: Vec<OwnedValue>,
     pub stored: Stored,
-    /// Unix milliseconds: it was written then, after what is stored of it.
+    /// Unix milliseconds of a write that came after the stored version and was not captured.
     pub written_ms: Option<i64>,
-    /// Found by this, see [`super::by_content`].
+    /// The rest by which the row was found, see [`super::by_content`].
     pub content: Option<i64>,
-    /// The key, as bytes, of the row that it became; none if it became none, or several.
+    /// Key, as bytes, of the row that this row became; `None` if it became no row, or several.
     pub became: Option<Vec<u8>>,
 }
 
 impl FormerRow {
-    /// The tombstone that the row has, `is_here` saying whether there is a row that it became. One
-    /// that was written just before the migration and is not here was deleted by that, which counts
-    /// as by this `node`.
+    /// The tombstone of the row, if it has one. `is_here` says whether the row that it became
+    /// exists. A row that was written just before the migration and does not exist was deleted by
+    /// the migration, which counts as a delete by this `node`.
     pub(crate) fn tombstone(&self, is_here: bool, node: u64) -> Option<Version> {
         let state = &self.stored.state;
         match self.written_ms {
@@ -92,35 +92,35 @@ impl FormerRow {
     }
 }
 
-/// Whether what was known under the old key is kept.
+/// How the versions of the old key are kept.
 pub(super) enum Kept {
-    /// No: too little of the old rows is left.
+    /// They are not kept: the new table lacks too many of the old columns.
     Nothing,
     ByKey,
-    /// The old key is not in the new rows. With the time, in unix milliseconds, of the last write
-    /// that was not captured.
+    /// The new rows lack the old key. The value is the time, in unix milliseconds, of the last
+    /// write that was not captured.
     ByContent(Option<i64>),
 }
 
-/// Whether two values of a key are one under the collation.
+/// Whether two values of a key are equal under the collation.
 pub(crate) fn is_one(collation: &str, a: &OwnedValue, b: &OwnedValue) -> bool {
     let bytes = |v: &OwnedValue| key_bytes([v.borrow()].into_iter(), [collation].into_iter());
     bytes(a) == bytes(b)
 }
 
-/// Name of the versions that table number `id` had under its former key.
+/// Name of the table with the versions of table number `id` under its former key.
 fn former_name(id: i64) -> String {
     format!("{PREFIX}_former_{id}")
 }
 
-/// The same as SQL.
+/// The same name, quoted for SQL.
 pub(crate) fn former_table(id: i64) -> String {
     quote(&former_name(id))
 }
 
 impl Database {
-    /// Keeps the versions of a table under the number that it has from now on, with what the change
-    /// log and `___waiting` have of its rows.
+    /// Keeps the versions of a table under its number `new`, with the writes to its rows that the
+    /// change log and `___waiting` have under its number `old`.
     pub(super) fn keep_former(
         &mut self,
         (old, new): (i64, i64),
@@ -175,7 +175,8 @@ impl Database {
         Ok(Kept::ByContent(written_ms))
     }
 
-    /// Keys that were written and not captured yet, with the time that counts.
+    /// Keys that were written and not captured yet, each with the time of the write in unix
+    /// milliseconds.
     fn uncaptured(&self, id: i64, keys: usize) -> Result<Vec<(Vec<OwnedValue>, i64)>> {
         let mut found = Vec::new();
         let mut waiting = self.conn.prepare_cached(
@@ -201,7 +202,8 @@ impl Database {
         Ok(found)
     }
 
-    /// A row without a version gets a tombstone that nothing is older than.
+    /// Notes the time of a write that was not captured. A row without a version gets a tombstone
+    /// that is older than any other version.
     fn note_written_before(
         &mut self,
         former: &str,
@@ -232,7 +234,7 @@ impl Database {
         let mut rows = all.query([])?;
         while let Some(row) = rows.next()? {
             let id = row.get(0)?;
-            // Another program may have dropped it.
+            // Another program may have dropped the table.
             if self.has_table(&former_name(id))? {
                 if !has_column(&self.conn, &former_name(id), "became")? {
                     let table = former_table(id); // of an earlier build
@@ -246,9 +248,9 @@ impl Database {
         Ok(())
     }
 
-    /// What is known of a row under its table's former key, by its values as `value` gives them for
-    /// a column (lower case); where its old key is not among them, by its content, and `version` if
-    /// given.
+    /// The row's versions under the former key of its table. `value` returns the row's value of a
+    /// column (lower case). If the new row lacks the old key, the former row is found by its
+    /// content, and by `version` if given.
     pub(crate) fn former_row<'v>(
         &self,
         table: &Table,
@@ -272,7 +274,7 @@ impl Database {
         }
     }
 
-    /// What is known of a row of table number `id` by its former key.
+    /// The former row of table number `id` with this former key.
     pub(crate) fn former_by_key(&self, id: i64, key: &[OwnedValue]) -> Result<Option<FormerRow>> {
         let n = key.len();
         let is_key: Vec<String> = (1..=n).map(|i| format!("k{i} = ?{i}")).collect();
@@ -302,7 +304,7 @@ impl Database {
         }))
     }
 
-    /// Remembers which key a row has by now. If it became two rows, neither of them is it.
+    /// Remembers which key a row has now. If it became two rows, neither of them counts.
     pub(crate) fn note_became(&self, id: i64, former: &[OwnedValue], key: &[u8]) -> Result<()> {
         let is_key = (1..=former.len()).map(|i| format!("k{i} = ?{}", i + 1));
         let text = format!(
@@ -318,8 +320,8 @@ impl Database {
         Ok(())
     }
 
-    /// Stores what arrived of a row under its former key: its version, unless one that is known is
-    /// newer, and the key of the row that it is here; none if that stays.
+    /// Stores an arrived version of a row under its former key, unless a known version is newer,
+    /// and the key of the row that it became here. With `became` `None` the stored key stays.
     pub(crate) fn put_former(
         &mut self,
         id: i64,
@@ -355,8 +357,8 @@ impl Database {
         Ok(())
     }
 
-    /// A table remembers a former key that it did not have here, and the deletes under that. Inside
-    /// a transaction.
+    /// Makes a table remember a former key that it did not have on this node, so that the deletes
+    /// under that key can be stored. Inside a transaction.
     pub(crate) fn adopt_former(&mut self, table: &Table, former: &Former) -> Result<()> {
         let key = former.shape.key.iter().enumerate();
         let columns = key.map(|(i, (affinity, collation))| {
@@ -384,7 +386,7 @@ impl Database {
         self.note_schema()
     }
 
-    /// Notes what was seen of how a table's keys became others.
+    /// Adds bits of [`seen`] to those noted for a table.
     pub(crate) fn note_seen(&mut self, id: i64, what: u8) -> Result<()> {
         let Some(former) = self.catalog.former.get_mut(&id) else {
             return Ok(());
@@ -402,7 +404,7 @@ impl Database {
         Ok(())
     }
 
-    /// Whether a live row from before became none that is here.
+    /// Whether a live row from before became no row here.
     pub(crate) fn lacks_former(&self, id: i64) -> Result<bool> {
         let text = format!(
             "SELECT 1 FROM {} WHERE deleted = 0 AND became IS NULL LIMIT 1",
@@ -412,7 +414,7 @@ impl Database {
         Ok(found.is_some())
     }
 
-    /// Whether the row is what it was, as far as the columns of before are concerned.
+    /// Whether the row is unchanged, as far as the former columns are concerned.
     pub(crate) fn is_as_before(
         &self,
         table: &Table,
@@ -430,7 +432,7 @@ impl Database {
         let of = |i: usize| {
             let column = &table.schema.columns[i];
             match shape.columns.iter().position(|(c, _)| *c == column.lower) {
-                // It may have been kept in another spelling.
+                // The key may have been stored in a different spelling.
                 Some(at) if at < n && !is_one(&shape.key[at].1, &former.key[at], &values[i]) => {
                     former.key[at].borrow()
                 }
@@ -441,8 +443,8 @@ impl Database {
         table.content_hash((0..values.len()).map(of)) == former.stored.hash
     }
 
-    /// Forgets former versions that are older than transaction `bound`, and the tables that were
-    /// dropped before that. Inside a transaction.
+    /// Forgets former versions that are older than transaction `bound`, with their tables. Inside a
+    /// transaction.
     pub(crate) fn forget_former(&mut self, bound: i64) -> Result<()> {
         let old: Vec<i64> = {
             let text = "SELECT table_id FROM __harmonylite___former WHERE at <= ?1";

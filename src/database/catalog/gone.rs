@@ -1,4 +1,5 @@
-//! Tables that the application dropped leave nothing behind once a deleted row is forgotten.
+//! Removes all traces of tables that the application dropped, once a deleted row would be
+//! forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +11,8 @@ use crate::database::{Database, Result};
 use crate::model::version::Version;
 
 impl Database {
-    /// Remembers since which transaction known tables are not in the database. `known`: number and
-    /// name of those that are not taken in.
+    /// Remembers since which transaction known tables are missing in the database. `known` has the
+    /// number and name of those that are not replicated at present.
     pub(super) fn note_gone(&mut self, known: &BTreeMap<i64, String>) -> Result<()> {
         let mut gone = BTreeSet::new();
         for (id, name) in known {
@@ -36,8 +37,8 @@ impl Database {
         Ok(())
     }
 
-    /// Forgets the tables that are gone since transaction `bound` or longer: number, versions, and
-    /// what waits for them. Inside a transaction.
+    /// Forgets the tables that have been gone since transaction `bound` or longer: their number,
+    /// versions, and entries in `___waiting`. Inside a transaction.
     pub(crate) fn forget_gone(&mut self, bound: i64) -> Result<()> {
         let old: Vec<(i64, String)> = {
             let mut old = self.conn.prepare(
@@ -49,7 +50,7 @@ impl Database {
         };
         for (id, name) in &old {
             let text = format!("SELECT max(hlc) FROM {}", versions_table(name));
-            // Another program may have dropped it.
+            // Another program may have dropped the versions table.
             let highest = self
                 .conn
                 .query_row(&text, [], |r| r.get::<_, Option<i64>>(0));

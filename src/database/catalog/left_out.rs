@@ -13,7 +13,7 @@ use crate::database::table::versions_table;
 use crate::database::{Database, Result, triggers, values};
 
 impl Database {
-    /// Whether there is no table of the application.
+    /// Whether the database has no table of the application.
     pub(crate) fn is_without_tables(&self) -> Result<bool> {
         let mut list = self.conn.prepare_cached(
             "SELECT name FROM pragma_table_list WHERE schema = 'main'
@@ -39,7 +39,7 @@ impl Database {
         all.map(|left| left.table.clone()).collect()
     }
 
-    /// Whether some table is not replicated here, by choice, that a node with this selection
+    /// Whether this node excludes some table, by choice, that a node with the selection `others`
     /// replicates.
     pub fn lacks_tables_of(&self, others: &Tables) -> Result<bool> {
         if self.let_go_by_choice().any(|name| others.replicates(name)) {
@@ -60,8 +60,8 @@ impl Database {
         self.left_alone().iter().any(|left| left.kind.is_chosen())
     }
 
-    /// Local tables leave nothing behind of the time when they were replicated.
-    /// Should they be one day again, a snapshot brings what the others have.
+    /// Removes all that is left from the time when local tables were replicated. If such a table is
+    /// replicated again, a snapshot brings the rows of the other nodes.
     pub(super) fn forget_local(&mut self) -> Result<()> {
         for table in self.left_alone_as(Kind::Local) {
             if forget_table(&self.conn, &table)? {
@@ -71,14 +71,15 @@ impl Database {
         Ok(())
     }
 
-    /// Tables (lower case) that were in the database and not replicated when it was looked at last:
-    /// when one is included, what it holds by then does not count as written just now.
+    /// Tables (lower case) that were in the database and not replicated when the catalog was read
+    /// last. If one of them is included later, its rows do not count as written at that moment.
     pub(super) fn known_left_out(&self) -> Result<BTreeSet<String>> {
         let stored: Option<Vec<u8>> = get_meta(&self.conn, Meta::LeftOut)?;
         stored.map_or(Ok(BTreeSet::new()), |bytes| from_cbor(&bytes))
     }
 
-    /// Whether a release has looked at the tables that tells storage from what merely has its name.
+    /// Whether the catalog was once read by a release that distinguishes the storage of virtual
+    /// tables from tables that only have such a name.
     pub(super) fn knows_storage(&self) -> Result<bool> {
         Ok(get_meta::<i64>(&self.conn, Meta::KnowsStorage)?.is_some())
     }
@@ -97,15 +98,16 @@ impl Database {
     }
 }
 
-/// Says in a copy which tables are its maker's own: a node that begins with it, and replicates one
-/// of them, has not written its rows just now.
+/// Notes in a copy which tables are local to the node that made it. If a node that begins with the
+/// copy replicates one of them, its rows do not count as written at that moment.
 pub(crate) fn note_local(copy: &Connection, local: &[String]) -> rusqlite::Result<()> {
     let lower: BTreeSet<String> = local.iter().map(|t| t.to_ascii_lowercase()).collect();
     set_meta(copy, Meta::LeftOut, to_cbor(&lower))
 }
 
-/// Takes out what is known of a table's rows if it was once replicated: versions without rows read
-/// like deletes. What is held of it stays. False if there is nothing of it.
+/// Removes the versions, marks and displaced rows of a table that was once replicated: versions
+/// without rows would look like deletes. Its held rows stay. Returns false if the table had no
+/// number.
 pub(crate) fn forget_table(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
     let text = "SELECT id FROM __harmonylite___tables WHERE name = ?1";
     let mut list = conn.prepare_cached(text)?;

@@ -1,31 +1,31 @@
-//! Whether there is anything to capture, seen by reading alone.
+//! Checks by reading alone whether there is anything to capture.
 //!
-//! Most of what hints at a change is none: our own writes, commits of tables that are not
-//! replicated, views that an application makes and drops. A write transaction for each would stand
-//! in the way of the application's own.
+//! Most hints of a change are false: HarmonyLite's own writes, commits to tables that are not
+//! replicated, views that an application makes and drops. A write transaction for each of them
+//! would block those of the application.
 
 use rusqlite::Connection;
 
 use crate::database::{Database, Result, triggers};
 
-/// The schema's text, hashed.
+/// Hashes of the schema's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Text {
     views: u64,
-    /// Tables, indexes and triggers, ours too.
+    /// Tables, indexes and triggers, including HarmonyLite's own.
     others: u64,
 }
 
-/// What a look came to.
+/// Result of a check.
 enum Look {
     Waits,
-    /// As of these versions of the data and of the schema.
+    /// Nothing to do, at these versions of the data and of the schema.
     Nothing(i64, i64),
 }
 
 impl Database {
-    /// Whether a capture would find something to do. Takes no write lock, and notes what is read in
-    /// memory alone.
+    /// Whether a capture would find something to do. Takes no write lock, and notes what it read in
+    /// memory only.
     pub fn waits_for_capture(&mut self) -> Result<bool> {
         if self.has_more() || self.has_first_rows() {
             return Ok(true);
@@ -61,9 +61,9 @@ impl Database {
         })
     }
 
-    /// Whether nothing but views came or went since the catalog was read. A VACUUM leaves the text
-    /// alone, too, and rows keyed by rowid are to be compared after one: with such tables a change
-    /// of one step that the views explain is sure to be none.
+    /// Whether only views came or went since the catalog was read. A VACUUM does not change the
+    /// text, either, and rows keyed by rowid must be compared after a VACUUM. So with such tables
+    /// the answer is true only for a change by one step that the views explain.
     fn is_about_views(&self, version: i64) -> Result<bool> {
         let (Some(known), Some(text)) = (self.catalog.schema_version, self.catalog.text) else {
             return Ok(false);
@@ -161,7 +161,8 @@ mod tests {
         }
     }
 
-    /// What was not stored at the time is, with the next write, and is no VACUUM later.
+    /// A schema version that was not stored at the time is stored with the next write, and does not
+    /// look like a VACUUM later.
     #[test]
     fn a_view_is_noted_with_the_next_capture() {
         let mut node = Node::new(1, KEYLESS);

@@ -1,26 +1,26 @@
-//! Tables that are left alone for a while, because a migration may be at work on them.
+//! Leaves tables alone for a while when a migration may be at work on them.
 //!
-//! Many tools rebuild a table in steps that are transactions of their own: a new table is made,
-//! rows are copied, the old table is dropped, the new one gets its name. A row that arrives and is
-//! written into one of the two between these steps is lost with the old table, or collides with the
-//! tool's own copy in the new one. So:
+//! Many tools rebuild a table in several transactions: they make a new table, copy the rows, drop
+//! the old table, and rename the new one. An arriving row that is written into one of the two
+//! tables between these steps is lost with the old table, or collides with the tool's own copy in
+//! the new one. So:
 //!
-//! - A table whose triggers are not in place (it is new, was made anew or has another name) is not
-//!   taken in before nobody has changed the schema for [`QUIET`], and its first rows are as old.
-//!   What arrives for it is held; what it gets meanwhile is found by comparison.
-//! - A table that by its name is one step of a rebuild of X (`new_X`, `X_backup`, …) is a
-//!   *stand-in*. It is not taken in before it is renamed, and until then nothing is written into X,
-//!   and X itself is not taken in if it was made anew. After [`PATIENCE`] it is a table like any
-//!   other.
+//! - A table whose triggers are missing (it is new, was made anew or was renamed) is adopted only
+//!   when nobody has changed the schema for [`QUIET`], and its first rows are as old. Arriving rows
+//!   for it are held; the comparison finds its local changes of that time.
+//! - A table whose name looks like a step of a rebuild of X (`new_X`, `X_backup`, …) is a
+//!   *stand-in*. It is not adopted before it is renamed. Until then nothing is written into X, and
+//!   X itself is not adopted if it was made anew. After [`PATIENCE`] the stand-in is a table like
+//!   any other.
 //! - While a new table has half of the columns of X, whatever its name, nothing is written into X.
 //! - A table that lost a UNIQUE index is not written to for [`QUIET`]: the index may be made anew
-//!   in a transaction of its own, which fails if rows that collide under it came meanwhile.
+//!   in a transaction of its own, which would fail if colliding rows arrived meanwhile.
 //! - A table that was made anew and is empty, though its rows were not deleted, waits for its rows.
-//!   After [`PATIENCE`] it is taken in without them: that is no delete.
+//!   After [`PATIENCE`] it is adopted without them, which does not count as a delete.
 //!
-//! What the application writes to X is captured as always, as long as X has its triggers. It gets
-//! them back at once where it was made anew with the same key, is not empty, and nothing stands in
-//! for it; only the comparison, and what arrives, wait.
+//! Writes of the application to X are captured as always, as long as X has its triggers. If X was
+//! made anew with the same key, has rows, and has no stand-in, it gets its triggers back at once.
+//! Only the comparison and arriving rows wait then.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -32,13 +32,13 @@ use crate::database::table::versions_table;
 use crate::database::{Database, Result, values};
 use crate::mutation::{self, Mutation};
 
-/// How long the schema must be left alone before a table that changed is taken in.
+/// How long the schema must stay unchanged before a changed table is adopted.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// How long a stand-in may stay.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Names that tools give to a stand-in: what comes before and after the table's own.
+/// Names that tools give to a stand-in: the text before and after the table's own name.
 const STAND_INS: [(&str, &str); 14] = [
     ("new_", ""),        // Prisma
     ("new__", ""),       // Django
@@ -56,56 +56,56 @@ const STAND_INS: [(&str, &str); 14] = [
     ("tmp_", ""),
 ];
 
-/// Tables that wait, and what that means for others. Times are those of
+/// Tables that wait, and the effect on other tables. Times are those of
 /// [`crate::clock::Clock::uptime`].
 #[derive(Debug)]
 pub(crate) struct Quiet {
-    /// [`QUIET`], but in tests.
+    /// Equals [`QUIET`], except in tests.
     pub time: Duration,
-    /// `PRAGMA schema_version` as it was seen last; none if that may have been undone since.
+    /// The `PRAGMA schema_version` seen last; `None` if that change may have been undone since.
     seen: Option<i64>,
-    /// When somebody else's change of the schema was seen last.
+    /// Time when another connection's change of the schema was seen last.
     changed: Duration,
-    /// The schema is by our own hand: nothing waits.
+    /// HarmonyLite itself changed the schema: no table waits.
     is_own: bool,
-    /// By name in lower case.
+    /// Tables whose triggers are missing, by lower-case name.
     tables: BTreeMap<String, Seen>,
-    /// Replicated tables (lower case) that are not to be written to.
+    /// Replicated tables (lower case) that must not be written to.
     guarded: HashSet<String>,
-    /// Tables (lower case) that lost a UNIQUE index lately, and when that was seen.
+    /// Tables (lower case) that lost a UNIQUE index lately, with the time when that was seen.
     unindexed: BTreeMap<String, Duration>,
-    /// When to look again.
+    /// Time of the next check.
     due: Option<Duration>,
 }
 
-/// A table whose triggers are not in place.
+/// A table whose triggers are missing, or were until lately.
 #[derive(Debug)]
 struct Seen {
     name: String,
-    /// When it was seen first like this.
+    /// Time when it was first seen in this state.
     since: Duration,
-    /// When a row of it was seen first.
+    /// Time when a row of it was first seen.
     rows: Option<Duration>,
     waits: bool,
-    /// It has triggers again and is not to be written to yet.
+    /// It has its triggers again, and must not be written to yet.
     is_early: bool,
-    /// Its versions are known: it is not a new one.
+    /// Its versions are known: the table is not new.
     is_known: bool,
-    /// Why it waits for long, for people, and until when.
+    /// The reason for a long wait, as text for people, and the end of the wait.
     held_up: Option<(String, Duration)>,
 }
 
-/// Why a table waits.
+/// Reason for the wait of a table.
 #[derive(Default)]
 struct Wait {
     until: Duration,
-    /// The table (lower case) that it stands in for.
+    /// The table (lower case) for which it is a stand-in.
     stands_for: Option<String>,
-    /// Its rows are gone.
+    /// Its rows are gone, but were not deleted.
     is_emptied: bool,
-    /// It has triggers, or gets them at once.
+    /// It has its triggers, or gets them at once.
     is_early: bool,
-    /// Its rows are those of a table that was known.
+    /// Its rows are those of a known table.
     may_be_early: bool,
 }
 
@@ -125,22 +125,22 @@ impl Default for Quiet {
 }
 
 impl Quiet {
-    /// The schema was changed by our own hand.
+    /// Notes that HarmonyLite itself changed the schema.
     pub(crate) fn trust(&mut self) {
         self.is_own = true;
     }
 
-    /// Our own statements may have been undone.
+    /// Notes that HarmonyLite's own statements may have been undone.
     pub(crate) fn forget(&mut self) {
         self.seen = None;
     }
 
-    /// The schema as it is after our own statements.
+    /// Notes the version of the schema after HarmonyLite's own statements.
     pub(crate) fn note(&mut self, version: i64) {
         self.seen = Some(version);
     }
 
-    /// A table (lower case) lost a UNIQUE index.
+    /// Notes that a table (lower case) lost a UNIQUE index.
     pub(crate) fn note_unindexed(&mut self, table: &str, now: Duration) {
         self.unindexed.insert(table.to_owned(), now);
         self.guard_unindexed(now);
@@ -155,12 +155,12 @@ impl Quiet {
         self.due = self.due.into_iter().chain(next).min();
     }
 
-    /// Whether a table (lower case) is not to be written to.
+    /// Whether a table (lower case) must not be written to.
     pub(crate) fn guards(&self, table: &str) -> bool {
         self.guarded.contains(table)
     }
 
-    /// Whether a table (lower case) is not taken in yet.
+    /// Whether a table (lower case) waits to be adopted.
     pub(crate) fn waits(&self, table: &str) -> bool {
         self.tables.get(table).is_some_and(|seen| seen.waits)
     }
@@ -169,17 +169,17 @@ impl Quiet {
         self.tables.values().filter(|seen| seen.waits)
     }
 
-    /// Names of tables that are new and not taken in yet.
+    /// Names of new tables that are not adopted yet.
     pub(crate) fn young(&self) -> impl Iterator<Item = &String> {
         self.waiting().filter(|s| !s.is_known).map(|s| &s.name)
     }
 
-    /// Whether a table whose versions are known is not taken in yet.
+    /// Whether a table whose versions are known is not adopted yet.
     pub(crate) fn has_rebuilt(&self) -> bool {
         self.waiting().any(|seen| seen.is_known)
     }
 
-    /// When a table that waits is taken in, if nothing stands in the way of that.
+    /// Time when a waiting table is adopted, if nothing prevents that.
     fn calm(&self, seen: &Seen) -> Duration {
         let rows = seen.rows.unwrap_or_default();
         seen.since.max(self.changed).max(rows) + self.time
@@ -187,14 +187,14 @@ impl Quiet {
 }
 
 impl Database {
-    /// Time until a table that waits is to be looked at again; none if none waits.
+    /// Time until a waiting table must be checked again; `None` if no table waits.
     pub fn next_look(&self) -> Option<Duration> {
         let due = self.catalog.quiet.due?;
         Some(due.saturating_sub(self.clock.uptime()))
     }
 
-    /// Tables that changed wait for this long, for simulations and tests of other things. The
-    /// catalog is read anew.
+    /// Sets how long changed tables wait, for simulations and for tests of other things. The
+    /// catalog is read again.
     pub fn wait_for_quiet(&mut self, time: Duration) {
         self.catalog.quiet.time = time;
         self.catalog.forget();
@@ -215,13 +215,13 @@ impl Database {
             .collect()
     }
 
-    /// Whether a table that waits was empty, and has a row now.
+    /// Whether a waiting table was empty, and has a row now.
     pub(super) fn has_first_rows(&self) -> bool {
         let mut empty = self.catalog.quiet.waiting().filter(|s| s.rows.is_none());
         empty.any(|seen| self.has_row(&seen.name))
     }
 
-    /// Of the tables that are in the schema, those that are to be taken in now.
+    /// Returns those of `schemas` that are to be adopted now.
     pub(super) fn settled(
         &mut self,
         schemas: Vec<Schema>,
@@ -239,8 +239,8 @@ impl Database {
         quiet.guarded.clear();
         quiet.due = None;
         let is_own = std::mem::take(&mut quiet.is_own);
-        // A database that begins as a copy of another has none of our triggers. So has one whose
-        // only table is being rebuilt.
+        // A database that begins as a copy of a different one has none of HarmonyLite's triggers.
+        // Neither has a database whose only table is being rebuilt.
         let is_copy = is_fresh
             && watching.is_empty()
             && get_meta::<i64>(&self.conn, Meta::SchemaVersion)?.is_none();
@@ -280,7 +280,7 @@ impl Database {
         Ok(schemas.into_iter().filter(is_settled).collect())
     }
 
-    /// By name in lower case, the tables whose triggers are not in place.
+    /// The tables whose triggers are missing or were until lately, by lower-case name.
     fn waits_of(
         &mut self,
         schemas: &[Schema],
@@ -307,7 +307,7 @@ impl Database {
             let wait = self.wait_of(schema, schemas, triggers, known)?;
             waits.insert(lower, wait);
         }
-        // A table that was made anew waits for what stands in for it.
+        // A table that was made anew waits as long as its stand-in.
         let stand_ins: Vec<(String, Duration)> = waits
             .values()
             .filter_map(|wait: &Wait| Some((wait.stands_for.clone()?, wait.until)))
@@ -320,7 +320,7 @@ impl Database {
         Ok(waits)
     }
 
-    /// Until when a table waits whose triggers are not in place.
+    /// How long a table whose triggers are missing waits, and why.
     fn wait_of(
         &mut self,
         schema: &Schema,
@@ -369,7 +369,7 @@ impl Database {
         })
     }
 
-    /// Tables that are not to be written to while others wait.
+    /// Finds the tables that must not be written to while others wait.
     fn guard(&mut self, schemas: &[Schema], waits: &BTreeMap<String, Wait>) {
         if mutation::is(Mutation::TableAtWorkFilled) {
             return;
@@ -390,8 +390,8 @@ impl Database {
         }
     }
 
-    /// Tables that were made anew with the same key and have their rows, and for which nothing
-    /// stands in, get triggers at once.
+    /// Gives triggers at once to tables that were made anew with the same key, have rows, and have
+    /// no stand-in.
     fn let_in_early(&self, schemas: &[Schema], waits: &mut BTreeMap<String, Wait>) -> Result<()> {
         let now = self.clock.uptime();
         let quiet = &self.catalog.quiet;
@@ -407,15 +407,15 @@ impl Database {
         Ok(())
     }
 
-    /// The rows of a table are gone without having been deleted: what others have of it is to come
-    /// back.
+    /// Notes that the rows of a table are gone without having been deleted, so that the rows of
+    /// other nodes come back.
     fn forget_rows(&mut self, table: &str) -> Result<()> {
         let text = format!("DELETE FROM {} WHERE deleted = 0", versions_table(table));
         self.conn.execute(&text, [])?;
         self.note_let_go(&table.to_ascii_lowercase())
     }
 
-    /// Names of the tables that have a number, in lower case.
+    /// Names, in lower case, of the tables that have a number.
     fn known_names(&self) -> Result<HashSet<String>> {
         let mut names = self
             .conn
@@ -424,7 +424,8 @@ impl Database {
         Ok(names.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// By table, in lower case: the tables by whose name it has triggers of ours.
+    /// By lower-case table name, the table names that occur in the names of its HarmonyLite
+    /// triggers.
     fn watching(&self) -> Result<HashMap<String, HashSet<String>>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT lower(tbl_name), lower(name) FROM sqlite_schema
@@ -454,8 +455,9 @@ impl Database {
             .unwrap_or(false)
     }
 
-    /// Whether rows of a table that is empty were not deleted, by what was captured or waits to be.
-    /// A mark that waits is of a row that is there, and tells of no delete.
+    /// Whether rows of an empty table were not deleted, by the captured changes and those that
+    /// wait. A waiting entry of kind `MARK` belongs to a row that exists, and does not mean a
+    /// delete.
     fn lacks_its_rows(&self, table: &str) -> Result<bool> {
         let text = format!(
             "SELECT (SELECT count(*) FROM (SELECT 1 FROM {versions} WHERE deleted = 0 LIMIT 1000))
@@ -482,7 +484,7 @@ impl Wait {
         }
     }
 
-    /// Why it waits for longer than a moment, if it does.
+    /// The reason why it waits for longer than a moment, if it does.
     fn why(&self) -> Option<String> {
         if let Some(of) = &self.stands_for {
             return Some(format!(
@@ -496,7 +498,7 @@ impl Wait {
         self.is_emptied.then(|| text.to_owned())
     }
 
-    /// The table is taken in after all.
+    /// Logs that the table is adopted after all.
     fn say_over(&self, name: &str) {
         let minutes = PATIENCE.as_secs() / 60;
         if let Some(of) = &self.stands_for {
@@ -515,7 +517,7 @@ impl Wait {
 }
 
 impl Seen {
-    /// Says once why a table waits for long.
+    /// Logs once why a table waits for long.
     fn hold_up(&mut self, wait: &Wait) {
         let why = wait.why().filter(|_| self.waits);
         if let Some(why) = why.as_ref().filter(|_| self.held_up.is_none()) {
@@ -530,7 +532,7 @@ impl Seen {
     }
 }
 
-/// Whether a table, by its name, is a step of a rebuild of another. Both in lower case.
+/// Whether a table, by its name, is a step of a rebuild of table `of`. Both are in lower case.
 fn is_stand_in(name: &str, of: &str) -> bool {
     let is_one = |(before, after): &(&str, &str)| {
         let rest = name
@@ -541,7 +543,7 @@ fn is_stand_in(name: &str, of: &str) -> bool {
     STAND_INS.iter().any(is_one)
 }
 
-/// Whether a table has half of the columns of another.
+/// Whether the table `new` has half of the columns of `known`.
 fn is_alike(new: &Schema, known: &Schema) -> bool {
     let has = |lower: &String| new.columns.iter().any(|c| c.lower == *lower);
     let shared = known.columns.iter().filter(|c| has(&c.lower)).count();

@@ -1,5 +1,5 @@
-//! One table becomes a replicated one, or goes on being one: its number, its versions table, its
-//! triggers, and whether it has to be compared with its versions first.
+//! Adopts one table, new or known: its number, its versions table, its triggers, and whether it has
+//! to be compared with its versions first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::database::table::{Shape, Table, create_versions, versions_table};
 use crate::database::{Compare, CompareReason, Database, Missing, Result, triggers, values};
 use crate::model::frame::ROWID;
 
-/// What is known of a table before its triggers are looked at.
+/// State of a table before its triggers are checked.
 struct Numbered {
     id: i64,
     /// See [`Table::born`].
@@ -23,7 +23,8 @@ struct Numbered {
 }
 
 impl Database {
-    /// One table: number, versions table, triggers. Takes what is right out of `triggers`.
+    /// Adopts one table: number, versions table, triggers. Removes from `triggers` those that
+    /// belong to it.
     pub(super) fn take_in(
         &mut self,
         mut schema: Schema,
@@ -68,9 +69,9 @@ impl Database {
         Ok(())
     }
 
-    /// If the table had another name until now, what is known of it goes along: its versions, by
-    /// number its marks, displaced rows and what the change log has, and what is held of it. That
-    /// name, if so.
+    /// If the table had a different name until now, moves its state to the new name: its versions,
+    /// and its held rows. Its marks, displaced rows and entries of the change log go along by its
+    /// number. Returns the old name in that case.
     fn take_over_renamed(&self, schema: &Schema) -> Result<Option<String>> {
         let number = "SELECT 1 FROM __harmonylite___tables WHERE name = ?1";
         let is_known = |name: &str| self.conn.prepare_cached(number)?.exists([name]);
@@ -96,9 +97,9 @@ impl Database {
         Ok(Some(old))
     }
 
-    /// What the columns that were known of a table under the name given are called by now. If no
-    /// trigger lists them, as an earlier HarmonyLite had none: ALTER TABLE RENAME leaves a column
-    /// in its place.
+    /// The present names of the columns that were known of the table under `name`. If no trigger
+    /// lists them, because an earlier HarmonyLite made none, the columns of `schema` are returned:
+    /// ALTER TABLE RENAME keeps the position of a column.
     fn listed_columns(&self, schema: &Schema, name: &str) -> Result<Vec<String>> {
         let text: Option<String> = self
             .conn
@@ -117,7 +118,7 @@ impl Database {
         })
     }
 
-    /// The name by which the table has triggers of ours, if that is not its own.
+    /// The table name in the names of its HarmonyLite triggers, if that differs from its own.
     fn name_before(&self, name: &str) -> Result<Option<String>> {
         let trigger: Option<String> = self
             .conn
@@ -134,8 +135,8 @@ impl Database {
             .map(str::to_owned))
     }
 
-    /// Finds or makes the table's number and versions table. Where triggers of ours are on it,
-    /// which go by the name that it is `watched_as`, it is the one that was known, if any.
+    /// Finds or makes the number and versions table of the table. `watched_as` is the name in its
+    /// HarmonyLite triggers, if it has any; a table with such triggers is the known one.
     fn table_number(&mut self, schema: &mut Schema, watched_as: Option<&str>) -> Result<Numbered> {
         let stored: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
             .conn
@@ -168,7 +169,7 @@ impl Database {
         self.new_number(schema, None)
     }
 
-    /// Whether the table has a number and the key that it had.
+    /// Whether the table has a number, and the same key as before.
     pub(super) fn has_known_key(&self, schema: &Schema) -> Result<bool> {
         let shape: Option<Vec<u8>> = self
             .conn
@@ -180,7 +181,7 @@ impl Database {
         Ok(known.is_some_and(|known| now.has_key_of(&known)))
     }
 
-    /// Of a table that was known before, as which its columns may be others.
+    /// Number of a table that was known before; its columns may have changed.
     fn known_number(
         &self,
         id: i64,
@@ -189,7 +190,7 @@ impl Database {
         compare: Option<Compare>,
         watched_as: Option<&str>,
     ) -> Result<Numbered> {
-        // A column that was not here before has no version in rows learnt until now.
+        // A column that did not exist before has no version in rows learnt until now.
         let at = self.reservation.peek_number();
         let born_of = |lower: &String| {
             let found = known.columns.iter().find(|(c, _)| c == lower);
@@ -214,14 +215,14 @@ impl Database {
         })
     }
 
-    /// Of a table that is new, or whose key is: its versions begin anew.
-    /// `before`: its number and shape until now.
+    /// Number of a table that is new, or has a new key: its versions begin anew. `before` has the
+    /// number and shape that it had until now.
     fn new_number(
         &mut self,
         schema: &mut Schema,
         before: Option<(i64, &Shape)>,
     ) -> Result<Numbered> {
-        // Counted by ourselves: AUTOINCREMENT would leave sqlite_sequence behind for good.
+        // HarmonyLite counts itself: AUTOINCREMENT would leave sqlite_sequence behind for good.
         let id = get_meta::<i64>(&self.conn, Meta::LastTable)?.unwrap_or(0) + 1;
         set_meta(&self.conn, Meta::LastTable, id)?;
         self.catalog.has_new = true;
@@ -252,7 +253,7 @@ impl Database {
         let compare = match kept {
             _ if is_old => Compare::start(CompareReason::Before),
             Kept::ByContent(written_ms) => Compare::matched(written_ms),
-            // Its rows may have been written and not captured: then they have no version yet.
+            // Its rows may have been written and not captured: such rows have no version yet.
             Kept::Nothing if highest.is_none() => Compare::start(CompareReason::Unwatched),
             _ => Compare::start(CompareReason::Rekeyed(highest.unwrap_or(0))),
         };
@@ -263,8 +264,8 @@ impl Database {
         })
     }
 
-    /// The highest hlc that the table's rows had under another key. None if they had none: it is
-    /// new.
+    /// The highest hlc that the table's rows had under their former key; `None` if they had no
+    /// versions, because the table is new.
     fn highest_before(&self, schema: &Schema) -> Result<Option<i64>> {
         if !self.has_table(&format!("{PREFIX}{}_versions", schema.name))? {
             return Ok(None);
@@ -291,7 +292,7 @@ impl Database {
         Ok(())
     }
 
-    /// Creates the triggers that are missing or differ, or come too late.
+    /// Creates the triggers that are missing, differ, or fire too late. Returns which were missing.
     fn set_triggers(
         &self,
         id: i64,
@@ -319,7 +320,7 @@ impl Database {
         Ok(missing)
     }
 
-    /// Stores how far a comparison has come; none when it is done.
+    /// Stores the progress of a comparison; `None` when it is done.
     pub(crate) fn set_compare(&mut self, id: i64, compare: Option<Compare>) -> Result<()> {
         self.conn
             .prepare_cached(

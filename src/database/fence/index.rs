@@ -1,9 +1,9 @@
-//! Who reads just now, by the database's `-shm` file.
+//! Reads from the database's `-shm` file which readers are active.
 //!
-//! A reader in WAL mode shares one of five bytes, each of which stands for a place in the WAL up to
-//! which it reads (<https://www.sqlite.org/walformat.html>). One that reads up to an older place
-//! than the last commit cannot write any more, whoever does: it need not be waited for, however
-//! long it stays (a report, a backup, Litestream).
+//! A reader in WAL mode holds a shared lock on one of five bytes. Each byte stands for a place in
+//! the WAL up to which its readers read (<https://www.sqlite.org/walformat.html>). A reader of an
+//! older place than the last commit cannot write any more, whether HarmonyLite writes or not. So
+//! the fence need not wait for it, however long it stays (a report, a backup, Litestream).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,25 +11,26 @@ use std::time::Duration;
 
 use super::locks::{self, Bytes};
 
-/// The readers' bytes.
+/// The bytes that readers lock.
 pub(super) const READERS: Bytes = 123..128;
 
 const SLOTS: usize = 5;
 
-/// The head of the file: twice the same 48 bytes, then what checkpoints and readers note.
+/// Bytes of one copy of the head. The file has two equal copies, and after them the notes of
+/// checkpoints and readers.
 const HEAD: usize = 48;
 
-/// What is noted in it.
+/// The fields of the `-shm` that the fence needs.
 pub(super) struct Index {
-    /// Frames in the WAL that are committed.
+    /// Number of committed frames in the WAL.
     pub frames: u32,
-    /// How many of these are in the database already.
+    /// Number of these frames that are already in the database.
     pub backfilled: u32,
     marks: [u32; SLOTS],
 }
 
 impl Index {
-    /// None while it is being written.
+    /// Returns `None` while another process writes the head.
     pub(super) fn read(shm: &File) -> Option<Index> {
         let mut bytes = [0; 2 * HEAD + 24];
         shm.read_exact_at(&mut bytes, 0).ok()?;
@@ -47,7 +48,8 @@ impl Index {
         })
     }
 
-    /// Whether readers of this slot see the last commit. Those of the first see the database alone.
+    /// Whether readers of this slot see the last commit. Readers of the first slot see the database
+    /// alone, without the WAL.
     fn is_current(&self, slot: usize) -> bool {
         match slot {
             0 => self.frames == self.backfilled,
@@ -61,7 +63,8 @@ fn byte(slot: usize) -> Bytes {
     at..at + 1
 }
 
-/// The bytes of slots that others may not have while we write, those with readers first.
+/// The bytes that must be free of other processes while HarmonyLite writes; those with readers come
+/// first.
 fn wanted(shm: &File) -> Vec<Bytes> {
     let Some(index) = Index::read(shm) else {
         return vec![READERS];
@@ -79,15 +82,16 @@ fn wanted(shm: &File) -> Vec<Bytes> {
     runs
 }
 
-/// Waits until nobody reads what was committed last, and has the bytes then that tell so.
+/// Waits, at most for `patience`, until nobody reads the last commit. If it returns true, the
+/// process holds the bytes that were waited for.
 pub(super) fn wait(shm: &File, patience: Duration) -> bool {
     wanted(shm)
         .first()
         .is_none_or(|run| locks::wait(shm, run, patience))
 }
 
-/// Takes all the bytes, inside a write transaction of ours. False: somebody reads, and none is
-/// ours.
+/// Takes all the bytes, inside a write transaction of HarmonyLite. Returns false, and holds none of
+/// them, if somebody reads.
 pub(super) fn take(shm: &File) -> bool {
     let taken = locks::take(shm, &READERS) || wanted(shm).iter().all(|run| locks::take(shm, run));
     if !taken {
@@ -96,7 +100,7 @@ pub(super) fn take(shm: &File) -> bool {
     taken
 }
 
-/// Whether another process reads what was committed last.
+/// Whether another process reads the last commit.
 pub(super) fn is_read(shm: &File) -> bool {
     locks::is_taken(shm, &READERS) && wanted(shm).iter().any(|run| locks::is_taken(shm, run))
 }

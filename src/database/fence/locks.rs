@@ -1,8 +1,8 @@
 //! POSIX locks on bytes of a file, and a timer that ends a wait for them.
 //!
-//! SQLite's own locks are of this kind, and so must ours be: a process has each byte once, however
-//! many descriptors it has, and closing any of these drops them all. So a file is opened once,
-//! after SQLite did, and closed after SQLite did.
+//! SQLite's own locks are of this kind, so these must be, too. A process has each byte once,
+//! however many descriptors it has, and closing any of the descriptors drops all its locks on the
+//! file. So a file is opened once, after SQLite opened it, and closed after SQLite closed it.
 
 use std::fs::File;
 use std::io;
@@ -34,7 +34,8 @@ pub(super) fn take(file: &File, bytes: &Bytes) -> bool {
     call(file, libc::F_SETLK, libc::F_WRLCK, bytes).is_ok()
 }
 
-/// The same, asleep until they are free, for no longer than `patience`.
+/// Sleeps until the bytes are free, for no longer than `patience`, and takes them. Returns whether
+/// it did.
 pub(super) fn wait(file: &File, bytes: &Bytes, patience: Duration) -> bool {
     let Some(_alarm) = Alarm::start(patience, None) else {
         std::thread::sleep(patience.min(POLL));
@@ -49,10 +50,10 @@ pub(super) fn wait(file: &File, bytes: &Bytes, patience: Duration) -> bool {
     taken.is_ok()
 }
 
-/// Between two tries where waiting does not work.
+/// Pause between two tries where sleeping on the lock does not work.
 pub(super) const POLL: Duration = Duration::from_millis(1);
 
-/// Lets go of bytes, also of what SQLite has of them.
+/// Releases the bytes, including the locks that SQLite has on them.
 pub(super) fn release(file: &File, bytes: &Bytes) {
     let _ = call(file, libc::F_SETLK, libc::F_UNLCK, bytes);
 }
@@ -69,8 +70,8 @@ pub(super) fn is_written(file: &File, bytes: &Bytes) -> bool {
         .is_ok_and(|lock| c_int::from(lock.l_type) != libc::F_UNLCK)
 }
 
-/// Whether this process sees what another locks: not over some network file systems and in some
-/// sandboxes. Tried with a child, and a byte that nobody else uses.
+/// Whether this process sees the locks of another process. It does not on some network file systems
+/// and in some sandboxes. A child process locks `byte`, which nobody else uses, as a test.
 pub(super) fn are_seen(file: &File, byte: &Bytes) -> bool {
     let (Ok((locked, tell_locked)), Ok((looked, tell_looked))) = (io::pipe(), io::pipe()) else {
         return false;
@@ -99,11 +100,11 @@ pub(super) fn are_seen(file: &File, byte: &Bytes) -> bool {
     is_seen
 }
 
-/// Until the other end is closed.
+/// Waits until the other end is closed.
 fn read_end(pipe: &io::PipeReader) {
     let mut byte = 0u8;
     loop {
-        // SAFETY: one byte into a variable.
+        // SAFETY: the call writes one byte into a variable of one byte.
         let read = unsafe { libc::read(pipe.as_raw_fd(), (&raw mut byte).cast(), 1) };
         if read == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return;
@@ -111,23 +112,24 @@ fn read_end(pipe: &io::PipeReader) {
     }
 }
 
-/// A timer of this thread whose signal ends a system call under way, again and again; with a file
-/// it lets go of the readers' bytes as well. Stops when it is dropped.
+/// A timer of this thread. Its signal interrupts the system call under way, again and again; with a
+/// file, its signal comes once and also releases the readers' bytes. It stops when it is dropped.
 pub(super) struct Alarm(libc::timer_t);
 
-/// By default ignored, as in Go's runtime, which uses it likewise.
+/// A signal that is ignored by default. Go's runtime uses it in the same way.
 const SIGNAL: c_int = libc::SIGURG;
 
-/// A signal that comes before the system call begins ends nothing: so there are more.
+/// Nanoseconds between two signals. A signal that comes before the system call begins interrupts
+/// nothing, so one would not be enough.
 const AGAIN: libc::c_long = 1_000_000;
 
 impl Alarm {
-    /// None if there is no timer to be had.
+    /// Returns `None` if the system has no timer left.
     pub(super) fn start(after: Duration, lets_go: Option<&File>) -> Option<Alarm> {
         listen();
         let fd = lets_go.map_or(-1, |file| file.as_raw_fd() as isize);
-        // SAFETY: structs of integers and pointers, for which all zeros are valid; the timer's id
-        // is written before it is used.
+        // SAFETY: all zeros are valid for these structs of integers and pointers; the timer's id is
+        // written before it is used.
         unsafe {
             let mut event: libc::sigevent = std::mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -151,15 +153,16 @@ impl Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // SAFETY: it was created, and is deleted once.
+        // SAFETY: the timer was created, and is deleted once.
         unsafe { libc::timer_delete(self.0) };
     }
 }
 
-/// Once per process; and in this thread, whatever was blocked when we were started.
+/// Installs the handler, once per process, and unblocks the signal in this thread: it may have been
+/// blocked when the process was started.
 fn listen() {
     static ONCE: Once = Once::new();
-    // SAFETY: the handler makes one system call that may be made in a handler.
+    // SAFETY: the handler makes one system call, which is allowed in a handler.
     unsafe {
         ONCE.call_once(|| {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -176,7 +179,8 @@ fn listen() {
 }
 
 extern "C" fn on_alarm(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
-    // SAFETY: the kernel gives both, and errno is what the interrupted code left there.
+    // SAFETY: the kernel passes valid pointers, and the handler restores `errno` for the
+    // interrupted code.
     unsafe {
         if (*info).si_code != libc::SI_TIMER {
             return;

@@ -1,5 +1,5 @@
-//! Applications are processes here, this program again: what a process locks it does not see
-//! itself.
+//! Applications are separate processes here, further runs of this program: a process does not see
+//! its own locks.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ struct Application {
 }
 
 impl Application {
-    /// Returns when it is where it will wait, or at work.
+    /// Returns when the process has come to the point where it waits, or is at work.
     fn start(node: &Node, part: &str) -> Application {
         Application::start_by(Command::new(std::env::current_exe().unwrap()), node, part)
     }
@@ -71,7 +71,7 @@ impl Application {
         application
     }
 
-    /// What it says next.
+    /// The next line that the process says.
     fn said(&mut self) -> String {
         let mut line = String::new();
         loop {
@@ -83,13 +83,13 @@ impl Application {
         }
     }
 
-    /// Tells it to go on, and what it says then.
+    /// Tells the process to go on, and returns the next line that it says.
     fn goes_on(&mut self) -> String {
         self.hears.write_all(b"\n").unwrap();
         self.said()
     }
 
-    /// States of its threads, as `ps` has them.
+    /// States of the threads of the process, in the letters of `ps`.
     fn states(&self) -> String {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
         let stats = tasks
@@ -99,7 +99,8 @@ impl Application {
         stats.flatten().filter_map(state).collect()
     }
 
-    /// Whether it has the fence. No other process of these tests has the bytes with this id.
+    /// Whether the process has the fence. No other process of these tests has the bytes with this
+    /// id.
     fn has_fence(&self) -> bool {
         let locks = std::fs::read_to_string("/proc/locks").unwrap();
         locks.lines().any(|line| {
@@ -112,7 +113,7 @@ impl Application {
         })
     }
 
-    /// Stops it while it has the fence.
+    /// Stops the process while it has the fence.
     fn stop_inside(&self) {
         let pid = Pid::from_child(&self.process);
         let until = Instant::now() + Duration::from_secs(30);
@@ -146,7 +147,7 @@ fn wait_for_word() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
-/// Another daemon, more or less.
+/// Acts roughly like a second daemon.
 fn write_on(path: PathBuf, to_disk: bool) {
     let mut settings = crate::apply::tests::support::settings();
     (settings.path, settings.courtesy) = (path, COURTESY);
@@ -165,7 +166,7 @@ fn write_on(path: PathBuf, to_disk: bool) {
     }
 }
 
-/// Not a test but what those start.
+/// Not a test: the program that [`Application::start`] runs.
 #[test]
 fn plays_an_application() {
     let (Ok(part), Some(path)) = (
@@ -228,8 +229,8 @@ fn plays_an_application() {
     }
 }
 
-/// How many of the 300 transactions of an application were refused, beside `least` of ours or more.
-/// Between two of these `between` is run.
+/// Number of refused transactions, of the 300 of an application. Meanwhile HarmonyLite runs at
+/// least `least` captures, and `between` after each.
 fn refused(node: &mut Node, least: u32, between: impl Fn(&mut Node)) -> u32 {
     let mut app = Application::start(node, "loops");
     let mut writes = 0;
@@ -249,7 +250,7 @@ fn a_transaction_that_reads_and_then_writes_is_not_refused() {
     assert!(refused <= 3, "{refused} of 300");
 }
 
-/// Which lets go of the readers' bytes.
+/// Beginning the WAL anew makes SQLite release the readers' bytes.
 #[test]
 fn nor_is_it_where_the_wal_is_begun_anew_each_time() {
     let refused = refused(&mut node(FOR_EVER), 10, |node| {
@@ -259,7 +260,8 @@ fn nor_is_it_where_the_wal_is_begun_anew_each_time() {
     assert!(refused <= 3, "{refused} of 300");
 }
 
-/// A snapshot's copy keeps the fence from being taken: it is looked who reads, before and after.
+/// A snapshot's copy keeps the fence from being taken. Instead the fence checks for readers, before
+/// and after the begin.
 #[test]
 fn a_snapshot_is_copied_beside_an_application_at_work() {
     let mut node = node(FOR_EVER);
@@ -340,7 +342,7 @@ fn a_wait_ends_when_all_is_to_end() {
     });
 }
 
-/// Health, acknowledgements, reading.
+/// Health, acknowledgements and reading must not wait for it.
 #[test]
 fn who_waits_is_not_inside() {
     let node = node(FOR_EVER);
@@ -358,7 +360,7 @@ fn who_waits_is_not_inside() {
     drop(dir);
 }
 
-/// A checkpoint that resets the WAL would take away what the view reads.
+/// A checkpoint that resets the WAL would remove frames that the view reads.
 #[test]
 fn a_view_keeps_its_lock_while_we_write() {
     let mut node = node(COURTESY);
@@ -373,7 +375,7 @@ fn a_view_keeps_its_lock_while_we_write() {
         write(&mut node.db);
     }
     assert_eq!(app.goes_on(), "1", "somebody reads");
-    // While it reads, others are looked for, and those are in the way.
+    // While the view reads, the fence only checks for readers, and this reader is in the way.
     let mut reader = Application::start(&node, "reads");
     let since = Instant::now();
     write(&mut node.db);
@@ -408,7 +410,7 @@ fn what_was_held_by_a_process_that_was_killed_is_free() {
     assert_eq!(node.capture(), 1);
 }
 
-/// What is found then is for the transaction to say.
+/// The transaction itself reports the missing table.
 #[test]
 fn a_transaction_begins_without_our_tables() {
     let mut node = node(COURTESY);
@@ -419,7 +421,7 @@ fn a_transaction_begins_without_our_tables() {
     assert!(node.db.conn.is_autocommit());
 }
 
-/// Its locks stay, and readers wait for it as for any lock.
+/// The locks of a stopped process stay, and readers wait for them as for any lock.
 #[test]
 fn what_was_held_by_a_process_that_was_stopped_is_free_when_that_goes_on() {
     let node = node(COURTESY);
@@ -464,7 +466,8 @@ fn no_sync_is_waited_for_inside_the_fence() {
     let mut command = Command::new("strace");
     command.args(trace).args(slow);
     let other = Application::start_by(command_for(command), &node, "writes to the disk");
-    // Stopped by the tracer: it is in a sync, or for a moment in another system call.
+    // The tracer has stopped the process: it is in a sync, or for a moment in a different system
+    // call.
     let is_in_sync = || other.states().contains('t');
     let (mut in_sync, mut with_fence) = (0, 0);
     let until = Instant::now() + Duration::from_secs(30);
@@ -484,7 +487,7 @@ fn no_sync_is_waited_for_inside_the_fence() {
     );
 }
 
-/// This program, run by another.
+/// Makes `runner` run this program.
 fn command_for(mut runner: Command) -> Command {
     runner.arg(std::env::current_exe().unwrap());
     runner
@@ -494,7 +497,7 @@ fn command_for(mut runner: Command) -> Command {
 fn readers_of_a_rollback_journal_are_waited_for() {
     let mut node = node(FOR_EVER);
     let conn = &node.db.conn;
-    // Nobody else has the file open.
+    // No other connection has the file open now.
     node.app = Connection::open_in_memory().unwrap();
     let mode: String = conn
         .query_row("PRAGMA journal_mode = DELETE", [], |r| r.get(0))

@@ -1,4 +1,4 @@
-//! How readers of a database are noticed, by its journal mode.
+//! How the fence notices readers of a database; this depends on the journal mode.
 
 use std::fs::File;
 use std::io;
@@ -13,23 +13,23 @@ use super::index;
 use super::locks::{self, Bytes};
 use crate::database::{DatabaseError, Result};
 
-/// Bytes of the database that readers lock in rollback mode, and an application that has the
-/// database for itself in any.
+/// Bytes of the database file. Readers lock one of them in rollback mode; an application that has
+/// the database for itself locks them in any mode.
 const DATABASE_READERS: Bytes = 0x4000_0002..0x4000_0002 + 510;
 
-/// A byte of the `-shm` that nobody uses.
+/// A byte of the `-shm` that nobody uses. [`locks::are_seen`] tests with it.
 const UNUSED: Bytes = 200..201;
 
 #[derive(Clone)]
 pub(super) enum Way {
     Off,
     Wal(Arc<Wal>),
-    /// By locks on this database.
+    /// Readers are noticed by their locks on this database file.
     Journal(Arc<File>),
 }
 
-/// What lies beside a database in WAL mode. Open for as long as the connection: to open the WAL
-/// anew would look like a connection of somebody else's to [`crate::watcher`].
+/// The files beside a database in WAL mode. They stay open for as long as the connection does: to
+/// [`crate::watcher`], opening the WAL anew would look like a connection of another process.
 pub(super) struct Wal {
     pub shm: File,
     file: File,
@@ -54,7 +54,7 @@ impl Wal {
         }
     }
 
-    /// Brings to the disk what is committed.
+    /// Syncs the committed frames to the disk.
     pub(super) fn sync(&self) -> Result<()> {
         let synced = self.file.sync_data();
         synced.map_err(|e| DatabaseError::Sync(self.path.clone(), e))
@@ -62,14 +62,14 @@ impl Wal {
 }
 
 impl Way {
-    /// That of the database that a connection has open, outside of transactions.
-    /// `strays` counts up when the WAL is opened.
+    /// Determines the way for the database of `conn`, outside of transactions. `strays` is
+    /// incremented when the WAL is opened.
     pub(super) fn of(conn: &Connection, strays: &AtomicUsize) -> Result<Way> {
         let Some(path) = conn.path().filter(|path| !path.is_empty()).map(Path::new) else {
             return Ok(Way::Off);
         };
         let mode: String = conn.query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
-        // The first read makes the `-shm`.
+        // SQLite makes the `-shm` at the first read.
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         let way = match mode == "wal" {
             true => {
@@ -88,7 +88,7 @@ impl Way {
         }))
     }
 
-    /// Whether another process reads what was committed last.
+    /// Whether another process reads the last commit.
     pub(super) fn is_read(&self) -> bool {
         match self {
             Way::Off => false,
@@ -98,7 +98,7 @@ impl Way {
     }
 }
 
-/// Whether another process has a database file for itself.
+/// Whether another process has the database file for itself.
 pub(in crate::database) fn is_written(db: &File) -> bool {
     locks::is_written(db, &DATABASE_READERS)
 }

@@ -1,7 +1,8 @@
-//! What the Go version makes in a database, for tests; those with real daemons include this file.
+//! Objects of the Go version in a database, for tests; the tests with real daemons include this
+//! file.
 
-/// What Go makes of a table with these columns (name, type), in our own words; `time` is the
-/// expression of a change's time.
+/// The log and triggers that Go makes for a table with these columns (name, type), written anew;
+/// `time` is the SQL expression for the time of a change.
 pub(crate) fn go_log(table: &str, columns: &[(&str, &str)], time: &str) -> String {
     let log = format!("\"__harmonylite__{table}_change_log\"");
     let declared: Vec<String> = columns
@@ -30,7 +31,7 @@ pub(crate) fn go_log(table: &str, columns: &[(&str, &str)], time: &str) -> Strin
             values.join(", "),
         )
     };
-    // Go's triggers ask which functions there are, which an application may forbid.
+    // Go's triggers query the list of functions, which an application may forbid.
     format!(
         "PRAGMA trusted_schema = ON;
          CREATE TABLE IF NOT EXISTS __harmonylite___change_log_global(
@@ -98,7 +99,7 @@ pub(crate) fn event(from: u64, kind: &str, table: &str, row: &[(&str, Cell<'_>)]
     out
 }
 
-/// Major type and number, in the shortest form.
+/// Head of a CBOR item: major type and number, in the shortest form.
 fn head(out: &mut Vec<u8>, major: u8, number: u64) {
     let major = major << 5;
     let bytes = number.to_be_bytes();

@@ -1,4 +1,4 @@
-//! Databases as the Go version leaves them.
+//! Databases in the state in which the Go version leaves them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +10,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::database::made_by_go::go_log;
 use crate::database::{Database, DatabaseError, clean_up, examine};
 
-/// When the changes were made that Go had not published.
+/// Time of the changes that Go had not published.
 const MADE: i64 = 1_690_000_000_000;
 
 /// Tables with keys of every kind, and rows that all nodes have.
@@ -23,7 +23,7 @@ const TABLES: &str = "
     INSERT INTO \"of\" VALUES ('A', x'00ff', 1), ('b', x'01', 2);
     INSERT INTO plain VALUES (1, 1), (2, 2);";
 
-/// What Go has made of those.
+/// The state of these tables after Go managed them.
 fn go() -> String {
     let made = MADE.to_string();
     [
@@ -101,7 +101,8 @@ fn a_later_write_elsewhere_wins_and_a_row_from_before_loses() {
     assert_eq!(nodes[0].rows(title), "t'later'\nt'by Go'\nt'by Go'");
 }
 
-/// More than one step, published ones in between, and a crash on the way: nothing was captured yet.
+/// The log takes more than one step, has published entries in between, and a crash interrupts:
+/// nothing was captured before it.
 #[test]
 fn a_long_log_is_taken_over_in_steps() {
     let many = "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 1600)
@@ -116,7 +117,7 @@ fn a_long_log_is_taken_over_in_steps() {
         nodes[0].rows("SELECT min(id) FROM __harmonylite___change_log_global"),
         "i1"
     );
-    // As if it had come no further than that.
+    // Restores a state as if the work had ended early.
     let log = "SELECT created_at, table_id FROM __harmonylite___change_log_global LIMIT 1";
     assert!(nodes[0].rows(log).starts_with(&format!("i{MADE}")));
     let again = go_log("books", &[("id", "INTEGER"), ("title", "TEXT")], "0");
@@ -154,7 +155,7 @@ fn a_clock_that_was_not_set_counts_as_now() {
     assert_eq!(hlc, format!("i{now}"));
 }
 
-/// A table that Go had watched is gone, has another key, or is left out here.
+/// A table that Go had watched was dropped, has a different key, or is excluded here.
 #[test]
 fn what_cannot_be_taken_over_is_left_out() {
     let change = "UPDATE books SET title = 'x'; DELETE FROM plain WHERE x = 1;
@@ -171,7 +172,7 @@ fn what_cannot_be_taken_over_is_left_out() {
     );
 }
 
-/// An earlier release made its triggers and fell over Go's log, to which it had added a column.
+/// An earlier release made its triggers and failed at Go's log, to which it had added a column.
 #[test]
 fn a_take_over_that_failed_halfway_is_completed() {
     let mut node = Node::new(1, TABLES);
@@ -186,14 +187,15 @@ fn a_take_over_that_failed_halfway_is_completed() {
     let write = "UPDATE books SET title = 'now' WHERE id = 1";
     node.app.execute_batch(write).unwrap_err();
     node.restart();
-    // SQLite compiles triggers by the schema that it read last, and looks again when it reads.
+    // SQLite compiles triggers by the schema that it read last, and checks it again when it reads.
     node.rows("SELECT count(*) FROM books");
     node.run(write);
     assert!(node.capture() > 0);
     assert_eq!(own(&node, "trigger"), "null");
 }
 
-/// Its triggers write a column that our log does not have: no write gets through until they go.
+/// Go's triggers write a column that this release's change log lacks: every write fails until they
+/// are dropped.
 #[test]
 fn a_go_daemon_that_is_started_beside_us_is_undone() {
     let mut node = Node::new(1, TABLES);
@@ -209,7 +211,7 @@ fn a_go_daemon_that_is_started_beside_us_is_undone() {
     assert_eq!(own(&node, "table"), "t'__harmonylite___change_log_global'");
 }
 
-/// From a framework's schema file, or a dump: our names with other columns.
+/// A framework's schema file, or a dump, has own names with other columns.
 #[test]
 fn tables_with_our_names_that_are_not_ours_go_if_they_are_empty() {
     for schema in [
@@ -266,7 +268,7 @@ fn with_rows_they_are_refused_and_nothing_is_changed() {
     assert_eq!(examine(&path).unwrap(), None);
 }
 
-/// Our own tables and triggers in a schema file: the numbers of its tables are those of elsewhere.
+/// A schema file has own tables and triggers with the table numbers of a different database.
 #[test]
 fn entries_under_numbers_of_another_database_are_no_deletes() {
     let donated = "CREATE TABLE b(id INTEGER PRIMARY KEY, v);
@@ -275,7 +277,7 @@ fn entries_under_numbers_of_another_database_are_no_deletes() {
     let text = "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_schema
                 WHERE sql NOT NULL ORDER BY type = 'trigger')";
     let schema: String = donor.app.query_row(text, [], |r| r.get(0)).unwrap();
-    // Numbers there: a is 1, b is 2. Here a table comes before them.
+    // There, table a has number 1 and b has 2. Here, a new table comes before them.
     let aa = "CREATE TABLE aa(id INTEGER PRIMARY KEY, v)";
     let seed = format!("{aa}; INSERT INTO b VALUES (7, 7); INSERT INTO a VALUES (1, 1)");
     let rows = "INSERT INTO aa VALUES (7, 'x'), (1, 'y')";
@@ -295,7 +297,7 @@ fn entries_under_numbers_of_another_database_are_no_deletes() {
 fn what_go_had_read_is_no_gap() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("seq-map.cbor");
-    // Go writes over the old map: what is behind the new one is a rest of that.
+    // Go overwrites the old map in place: the bytes after the new map are a rest of it.
     std::fs::write(&path, b"\xa2\x61s\x0a\x61t\x18\x64\x18\x65").unwrap();
     let open = |id, of_go: &str| {
         let path = path.clone();
@@ -308,7 +310,7 @@ fn what_go_had_read_is_no_gap() {
     assert!(node.db.miss("t", 102).unwrap());
     assert!(node.db.miss("u", 2).unwrap());
     assert_eq!(node.db.position("s").seq, 10);
-    // Of a database that was never Go's, such a file says nothing.
+    // For a database that Go never managed, such a file means nothing.
     assert!(open(2, "").db.miss("s", 11).unwrap());
 }
 
