@@ -86,8 +86,8 @@ impl Column {
 
 /// A UNIQUE index besides the key.
 #[derive(Debug, Clone, PartialEq)]
-/// Name of the index.
 pub struct UniqueIndex {
+    /// Name of the index.
     pub name: String,
     /// Per term: the quoted column name, or the expression in parentheses; and its collation (upper
     /// case).

@@ -163,7 +163,7 @@ pub(crate) fn with_quoted_text(sql: &str, columns: &[String]) -> String {
     text
 }
 
-/// The texts in parentheses after each such `word` of a table's body, nested ones not included.
+/// The texts in parentheses after each `word` that stands directly in a table's body.
 pub(crate) fn in_parentheses_after(sql: &str, word: &str) -> Vec<String> {
     let tokens = tokens(sql);
     let (mut depth, mut open, mut found) = (0, None, Vec::new());

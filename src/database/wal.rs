@@ -28,7 +28,7 @@ impl Database {
         if !checkpoint(&self.conn, "PASSIVE")? || !self.fence.try_gap() {
             return Ok(false);
         }
-        // As after a commit of ours, a reader that began now could not write.
+        // As after a commit of ours, a transaction that reads now could not write afterwards.
         let cut = checkpoint(&self.conn, "TRUNCATE");
         self.fence.let_go();
         cut

@@ -44,8 +44,8 @@ impl Database {
                     self.reserve(time_ms)?;
                 }
                 Err(e @ DatabaseError::RestoredInPlace(_)) => return Err(e),
-                // Nothing needs to be read again but the database, and the publisher handles the
-                // rest.
+                // Our tables were dropped, so reading the state anew may fail. The publisher makes
+                // the tables again.
                 Err(e @ DatabaseError::Dropped) => {
                     let _ = self.roll_back();
                     return Err(e);
