@@ -1,7 +1,7 @@
 //! Time and transaction numbers, reserved ahead.
 //!
 //! A power cut may take back commits of the last seconds (SQLite in WAL mode with
-//! synchronous=NORMAL), but not the frames that were sent. So that no stamp is used twice, times
+//! synchronous=NORMAL), but not the frames that were sent. So that no stamp is given twice, times
 //! and transaction numbers are used only below a bound that was stored with an fsync first. A start
 //! that cannot be sure of the last moments continues from the bound. While the machine's clock is
 //! behind the bound, every stamp has the bound's time, and no more time is reserved: however often

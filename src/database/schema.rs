@@ -77,8 +77,9 @@ impl Column {
         self.lower == lower || self.former.iter().any(|f| f == lower)
     }
 
-    /// Whether a row that arrives without this column gets NULL here. The default is NULL then, or
-    /// not constant: SQLite would compute a value that no other node knows.
+    /// Whether a row that arrives without this column gets NULL here: the column allows NULL, and
+    /// its default is NULL or not constant. SQLite would compute from the latter a value that no
+    /// other node knows.
     pub fn begins_as_null(&self) -> bool {
         self.default_now == OwnedValue::Null && !self.not_null
     }

@@ -99,7 +99,7 @@ pub fn trials(schema: &Schema) -> Vec<String> {
     schema.unique.iter().map(trial).collect()
 }
 
-/// The events that nobody noted while the trigger with this name was missing.
+/// The events that went unnoted while the trigger with this name was missing.
 pub fn missing_without(name: &str) -> Missing {
     let ends = |with: &[&str]| with.iter().any(|end| name.ends_with(end));
     if ends(&["_columns"]) {

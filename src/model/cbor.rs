@@ -14,14 +14,14 @@ pub const RAW_TEXT_TAG: u64 = 41_000;
 /// The reason why bytes are not CBOR of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CborError {
-    #[error("ends in the middle of an item")]
     /// The bytes end before the item does, or a length exceeds them.
+    #[error("ends in the middle of an item")]
     Truncated,
-    #[error("expected {0}")]
     /// An item of a different kind than this one came.
+    #[error("expected {0}")]
     Expected(&'static str),
-    #[error("{0} is out of bounds")]
     /// A number, named by this text, is above its limit.
+    #[error("{0} is out of bounds")]
     OutOfBounds(&'static str),
 }
 

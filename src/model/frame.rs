@@ -57,14 +57,14 @@ pub enum FrameError {
     /// The frame has a format number that this release does not know.
     #[error("frame format {0} is not known here (this release knows {FORMAT})")]
     UnknownFormat(u64),
-    #[error("malformed frame: {0}")]
     /// The bytes are not CBOR of ours.
-    Malformed(#[from] CborError),
     #[error("malformed frame: {0}")]
+    Malformed(#[from] CborError),
     /// The zstd frame cannot be unpacked.
+    #[error("malformed frame: {0}")]
     Zstd(String),
-    #[error("frame of {0} bytes is larger than {1}")]
     /// Size in bytes, and the limit that it exceeds.
+    #[error("frame of {0} bytes is larger than {1}")]
     TooLarge(usize, usize),
 }
 

@@ -40,7 +40,7 @@ impl Gap {
         }
     }
 
-    /// The gap in the form that other nodes are sent.
+    /// The gap in the form in which it is sent to other nodes.
     pub fn told(&self) -> Gap {
         Gap {
             learnt: 0,

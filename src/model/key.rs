@@ -34,7 +34,8 @@ pub fn fold<T>(value: Value<'_>, collation: &str, f: impl FnOnce(Value<'_>) -> T
             let spaces = t.iter().rev().take_while(|b| **b == b' ').count();
             f(Value::Text(&t[..t.len() - spaces]))
         }
-        // An integral real equals the integer. Of the bounds, a real can be -2^63 alone.
+        // An integral real equals the integer. Of the two bounds of an i64, only -2^63 is exactly a
+        // real.
         Value::Real(r) if r.fract() == 0.0 && (-TWO_63..TWO_63).contains(&r) => {
             f(Value::Integer(r as i64))
         }

@@ -68,7 +68,8 @@ pub struct Entry {
     /// dropped none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<(i64, u64)>,
-    /// Tables (lower case) of which that node let rows go: they are missing in the snapshot.
+    /// Tables (lower case) of which the node that made it let rows go: the snapshot lacks those
+    /// rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<String>,
 }
@@ -100,7 +101,8 @@ pub enum ManifestError {
 
 impl Manifest {
     /// Reads and checks a manifest, which must be of the cluster with this stream prefix. A later
-    /// layout and a different prefix are [`ManifestError::NotOurs`]; everything else is torn.
+    /// layout and a different prefix are [`ManifestError::NotOurs`]; any other fault is
+    /// [`ManifestError::Torn`].
     pub fn parse(bytes: &[u8], cluster: &str) -> Result<Manifest, ManifestError> {
         #[derive(Deserialize)]
         struct Format {

@@ -61,7 +61,8 @@ impl fmt::Display for Version {
 }
 
 /// hlc of a local change at `time_ms` to a row whose present version has the hlc `previous` (0 if
-/// none). The result is above `previous`, whatever the clock shows.
+/// none). The result is above `previous`, whatever the clock shows, unless that is the highest hlc
+/// there is.
 pub fn stamp(time_ms: i64, previous: i64) -> i64 {
     if mutation::is(Mutation::StampByClockAlone) {
         return (time_ms.clamp(0, MAX_MS) << COUNTER_BITS).max(HLC_BEFORE + 1);
