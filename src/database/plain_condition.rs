@@ -1,8 +1,9 @@
-//! The WHERE of a partial index, asked of NEW in a trigger.
+//! The WHERE of a partial index, evaluated on NEW in a trigger.
 //!
-//! NEW's columns have the collation of the table's, but no affinity, so that a comparison may come
-//! out otherwise. A condition is taken only where that cannot be: columns of one affinity, compared
-//! with each other or with literals of its class, by operators and AND, OR, NOT alone.
+//! The columns of NEW have the collations of the table's columns, but no affinity, so a comparison
+//! may have a different result. A condition is accepted only if that is impossible: it compares
+//! columns of one affinity with each other or with literals of its class, by operators and AND, OR,
+//! NOT alone.
 
 use crate::database::schema::{Affinity, Column, Schema, quote};
 use crate::database::sql_text;
@@ -11,8 +12,8 @@ const WORDS: [&str; 11] = [
     "and", "or", "not", "is", "null", "isnull", "notnull", "in", "between", "true", "false",
 ];
 
-/// The condition for NEW, true also where NEW lacks a value that it must have: then the row is not
-/// stored as it is. None if the condition is not plain.
+/// The condition on NEW. It is also true if NEW lacks a value for a NOT NULL column, because the
+/// row is not stored like that. None if the condition is not plain.
 pub(super) fn of_new(condition: &str, schema: &Schema) -> Option<String> {
     let tokens = sql_text::tokens(condition);
     let word = |at: usize| tokens.get(at).map(|t| &condition[t.clone()]);

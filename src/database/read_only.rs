@@ -1,5 +1,5 @@
-//! A connection that looks at a database and leaves everything on disk as it is: no `-wal` and no
-//! `-shm` is made, no frame of the WAL is moved, whether somebody has the database open or not.
+//! A connection that reads a database and leaves everything on disk as it is, whether the database
+//! is open elsewhere or not: it makes no `-wal` and no `-shm`, and moves no frame of the WAL.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::database::{DatabaseError, Result};
 
-/// Where the header says how the file is written: 2 stands for WAL.
+/// Offset of the write format in the file's header: 2 stands for WAL.
 const FORMAT_AT: usize = 18;
 const WAL: u8 = 2;
 
@@ -21,7 +21,7 @@ const WAL: u8 = 2;
 pub(crate) struct ReadOnly {
     pub conn: Connection,
     path: PathBuf,
-    /// What the file was like, if it is read without locks.
+    /// State of the file before it was read; none if it is read with locks.
     before: Option<State>,
 }
 
@@ -34,12 +34,13 @@ struct State {
 
 /// How to read the file.
 enum Way {
-    /// With locks, as anybody does. The files beside it are there already, or none is needed.
+    /// With locks, like any connection. The `-wal` and `-shm` files exist already, or none is
+    /// needed.
     Shared,
-    /// Nobody has it open, and all is in the file itself.
+    /// Without locks: no process has the database open, and the file itself has all content.
     Alone,
-    /// Nobody has it open, and a WAL lies beside it whose index would have to be made: it is kept
-    /// in memory, which SQLite does for a connection that locks the file.
+    /// With an exclusive lock. No process has the database open, but there is a WAL without its
+    /// index. For a connection that locks the file SQLite keeps that index in memory.
     Locked,
 }
 
@@ -59,8 +60,8 @@ impl ReadOnly {
         })
     }
 
-    /// Whether what was read is as of one moment: without locks, somebody may have opened the
-    /// database and written meanwhile.
+    /// Whether the content was read as of one moment. Without locks, another process may have
+    /// opened the database and written meanwhile.
     pub(crate) fn is_sound(&self) -> bool {
         let now = || State::of(&self.path);
         self.before.as_ref().is_none_or(|before| *before == now())
@@ -121,7 +122,7 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// <https://www.sqlite.org/uri.html>
+/// The URI of a file that SQLite reads without locks, see <https://www.sqlite.org/uri.html>.
 fn immutable(path: &Path) -> OsString {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut uri = b"file://".to_vec();
@@ -140,7 +141,7 @@ fn immutable(path: &Path) -> OsString {
 mod tests {
     use super::*;
 
-    /// Names and contents of what is in a folder.
+    /// Names and contents of the files in a folder.
     fn files(folder: &Path) -> Vec<(OsString, Vec<u8>)> {
         let list = std::fs::read_dir(folder).unwrap().map(|entry| {
             let entry = entry.unwrap();
@@ -184,7 +185,7 @@ mod tests {
         }
     }
 
-    /// As after a crash, and as copied without its -shm, or without its -wal.
+    /// Cases: as after a crash, and copied without the -shm, or without the -wal.
     #[test]
     fn what_a_crash_leaves_is_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
@@ -205,7 +206,7 @@ mod tests {
             let mut before = files(copy.path());
             assert_eq!(count(&to), rows, "{ends:?}");
             let mut after = files(copy.path());
-            // The index of the WAL is a cache, whose locks are noted in it.
+            // The index of the WAL is a cache that also holds its locks.
             before
                 .iter_mut()
                 .chain(&mut after)

@@ -1,16 +1,17 @@
-//! How our triggers see that a statement may replace rows, and cost nothing where it may not.
+//! Lets our triggers detect that a statement may replace rows, at no cost for one that may not.
 //!
-//! A BEFORE INSERT trigger of ours must name the rows that the new one may evict: afterwards they
+//! A BEFORE INSERT trigger of ours must name the rows that the new row may evict: afterwards they
 //! are gone. Most statements that meet such a row evict none: OR IGNORE and ON CONFLICT DO NOTHING
-//! leave the new row out, and that must not write a page. No function tells what a statement says
-//! of conflicts, but it overrules what is said in the statements of a trigger
+//! leave the new row out, and that must not write a page. No SQL function shows the conflict clause
+//! of the running statement, but that clause overrules those of the statements in a trigger
 //! (<https://www.sqlite.org/lang_createtrigger.html>). So the trigger says INSERT OR IGNORE into a
-//! table where the new row always meets another: nothing happens, unless the statement says OR
-//! REPLACE. Then the row there is replaced, and the trigger of that table notes the key in the raw
-//! log.
+//! table where the new row always conflicts with the one that is there. Nothing happens unless the
+//! statement says OR REPLACE. In that case the row there is replaced, and the trigger of that table
+//! notes the key in the change log.
 //!
-//! What says OR ABORT, OR FAIL or OR ROLLBACK fails here already, where it would fail in the table.
-//! That must be certain: see [`super::triggers`] for where this way is taken.
+//! A statement that says OR ABORT, OR FAIL or OR ROLLBACK fails in the trigger already, and would
+//! fail in the table, too. That must be certain: [`super::triggers`] takes this way only where it
+//! is.
 
 use std::collections::HashMap;
 
@@ -18,13 +19,13 @@ use crate::database::schema::quote;
 use crate::database::triggers::{LOG, MAYBE};
 use crate::database::{Database, Result, values};
 
-/// Holds one row, which every other meets.
+/// Table with one row, with which every new row conflicts.
 pub(super) const TABLE: &str = "__harmonylite___replacing";
 
 /// The trigger of that table.
 const TRIGGER: &str = "__harmonylite___replaced";
 
-/// The table and its trigger as `sqlite_schema` has them, for keys of so many columns.
+/// The table and its trigger as `sqlite_schema` has them, for keys of up to `keys` columns.
 fn wanted(keys: usize) -> [String; 2] {
     let columns = |prefix: &str| {
         let each = (1..=keys).map(|i| format!(", {prefix}k{i}"));
@@ -46,8 +47,8 @@ fn wanted(keys: usize) -> [String; 2] {
 }
 
 impl Database {
-    /// Whether both are in place for the log as it is. Takes the trigger out of those of the
-    /// tables.
+    /// Whether the table and its trigger are in place for the change log as it is. Removes that
+    /// trigger from `triggers`, which leaves those of the user's tables.
     pub(super) fn sees_replacing(&self, triggers: &mut HashMap<String, String>) -> Result<bool> {
         let trigger = triggers.remove(TRIGGER);
         let [table, text] = wanted(self.catalog.log_keys);
@@ -62,7 +63,7 @@ impl Database {
         Ok(found.next().transpose()?.is_some_and(|sql| sql == text))
     }
 
-    /// Puts both in place where some table needs them.
+    /// Creates the table and its trigger if some table of the user needs them.
     pub(super) fn set_replacing(&self) -> Result<()> {
         let mut tables = self.catalog.by_id.values();
         if !tables.any(|table| table.schema.notes_replacing()) {

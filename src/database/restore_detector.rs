@@ -1,11 +1,11 @@
-//! Notices that a backup was put back into the file (as SQLite's backup API does, and the shell's
-//! `.restore`), under our open connection.
+//! Notices that a backup was restored into the file under our open connection, as SQLite's backup
+//! API and the shell's `.restore` do.
 //!
-//! Positions, sites and numbers in memory are those of the file that was lost: nothing may be
-//! written by them into one that was put back. Such a file lacks the last reservation of time.
-//! Within the same reservation, a minute, the schema's version tells: it moves when a backup is put
-//! back, and seldom otherwise. Then the file must have the positions that were stored last, and
-//! what was captured last.
+//! Positions, sites and numbers in memory belong to the file that was lost: they must not be
+//! written into a restored file. Such a file lacks the last reservation of time. Within one
+//! reservation, a minute, the schema's version shows the restore: it changes with one, and seldom
+//! otherwise. After a change the file must have the positions that were stored last, and the row
+//! that was captured last.
 
 use std::time::Duration;
 
@@ -15,17 +15,18 @@ use super::table::Table;
 use super::{Database, DatabaseError, Result};
 use crate::model::value::OwnedValue;
 
-/// What the file must have.
+/// The facts that the file must agree with.
 #[derive(Debug, Default)]
 pub(crate) struct RestoreDetector {
     /// `PRAGMA schema_version` when the catalog was read last.
     schema_version: Option<i64>,
     captured: Option<LastCapture>,
-    /// When tables of ours were made again, by [`crate::clock::Clock::uptime`].
+    /// When tables of ours were created again, by [`crate::clock::Clock::uptime`].
     pub(super) remade: Option<Duration>,
 }
 
-/// The number of the transaction by which a row was captured: its version has that or a later one.
+/// The row that was captured last. The file must have a version of it from transaction `at` or a
+/// later one.
 #[derive(Debug)]
 struct LastCapture {
     get_version: String,
@@ -34,12 +35,12 @@ struct LastCapture {
 }
 
 impl RestoreDetector {
-    /// Versions were removed, or what was captured was undone.
+    /// To be called when versions were removed, or a capture was undone.
     pub(crate) fn forget(&mut self) {
         self.captured = None;
     }
 
-    /// The catalog was read anew; with it the versions of a table may have gone.
+    /// To be called when the catalog was read anew: the versions of a table may be gone with it.
     pub(crate) fn note_schema(&mut self, version: i64) {
         self.schema_version = Some(version);
         self.forget();
@@ -80,7 +81,7 @@ impl Database {
         Ok(at.is_none_or(|at| at < captured.at))
     }
 
-    /// Of a row that was captured just now.
+    /// Remembers a row that was captured just now.
     pub(crate) fn note_captured(&mut self, table: &Table, key: &[OwnedValue]) -> Result<()> {
         let at: Option<i64> = self
             .conn

@@ -1,4 +1,4 @@
-//! Versions and rows of one table: the statements that run for every row, prepared once per run.
+//! Versions and rows of one table, and the statements that run for every row, prepared once.
 
 use rusqlite::{CachedStatement, Connection, Row, Statement};
 
@@ -11,11 +11,12 @@ use crate::model::merge::{Exceptions, State};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
-/// What is stored about a row.
+/// The version of a row as the versions table stores it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
+    /// The row's version, and those of columns that differ.
     pub state: State,
-    /// This node's own transaction counter when it learnt the version.
+    /// This node's local transaction number when it learnt the version.
     pub at: i64,
     /// Hash of the content, see [`Table::content_hash`]; 0 for a deleted row.
     pub hash: i64,
@@ -23,7 +24,9 @@ pub struct Stored {
 
 /// Prepared statements on one table.
 pub struct Rows<'c> {
+    /// The connection on which the statements are prepared.
     pub conn: &'c Connection,
+    /// The table that they read and write.
     pub table: &'c Table,
     get_version: CachedStatement<'c>,
     put_version: CachedStatement<'c>,
@@ -45,11 +48,11 @@ pub fn row_values<'r>(row: &'r Row<'_>, count: usize) -> impl ExactSizeIterator<
     (0..count).map(|i| values::column(row, i))
 }
 
-/// Keys are read a few at a time, and no more once they take so many bytes.
+/// [`keys`] reads no further once the keys take this many bytes.
 pub const KEY_BYTES: usize = 1 << 20;
 
-/// The keys that `scan`, one of the table's texts for that, finds after a key; fewer if they are
-/// long, but one if there is one.
+/// The keys that `scan`, one of the table's texts for that, finds after a key. It returns fewer
+/// than the limit of `scan` if they are long, but at least one if there is one.
 pub fn keys(
     conn: &Connection,
     table: &Table,
@@ -71,6 +74,7 @@ pub fn keys(
 }
 
 impl<'c> Rows<'c> {
+    /// Prepares the statements on `table`; fails if SQLite cannot compile one.
     pub fn new(conn: &'c Connection, table: &'c Table) -> rusqlite::Result<Self> {
         Ok(Rows {
             conn,
@@ -99,6 +103,7 @@ impl<'c> Rows<'c> {
         Ok(Some(stored))
     }
 
+    /// Stores the version of the row with this key, and replaces an earlier one.
     pub fn put_version(
         &mut self,
         sites: &mut Sites,
@@ -120,7 +125,7 @@ impl<'c> Rows<'c> {
         Ok(())
     }
 
-    /// Forgets that there ever was a row with this key.
+    /// Deletes the version of this key, tombstones included.
     pub fn forget_version(&mut self, key: &[Value<'_>]) -> rusqlite::Result<()> {
         let mut statement = self.conn.prepare_cached(&self.table.sql.forget_version)?;
         bind(&mut statement, key)?;
@@ -128,7 +133,7 @@ impl<'c> Rows<'c> {
         Ok(())
     }
 
-    /// What `read` makes of the row with this key, if it is there.
+    /// The result of `read` on the row with this key; none if there is no such row.
     pub fn row<T>(
         &mut self,
         key: &[Value<'_>],
@@ -139,16 +144,18 @@ impl<'c> Rows<'c> {
         Ok(rows.next()?.map(read))
     }
 
+    /// Values of all columns of the row with this key; none if there is no such row.
     pub fn owned_row(&mut self, key: &[Value<'_>]) -> rusqlite::Result<Option<Vec<OwnedValue>>> {
         let count = self.table.schema.columns.len();
         self.row(key, |r| row_values(r, count).map(Value::to_owned).collect())
     }
 
+    /// Whether the table has a row with this key.
     pub fn exists(&mut self, key: &[Value<'_>]) -> rusqlite::Result<bool> {
         Ok(self.row(key, |_| ())?.is_some())
     }
 
-    /// Hash of the row's content as it is stored.
+    /// Hash of the content of the row with this key; 0 if there is no such row.
     pub fn stored_hash(&mut self, key: &[Value<'_>]) -> rusqlite::Result<i64> {
         let table = self.table;
         let count = table.schema.columns.len();
@@ -156,7 +163,7 @@ impl<'c> Rows<'c> {
         Ok(hash.unwrap_or(0))
     }
 
-    /// Writes a whole row, one value per column.
+    /// Inserts or updates a whole row, one value per column.
     pub fn upsert(&mut self, values: &[Value<'_>]) -> rusqlite::Result<()> {
         if self.upsert.is_none() {
             self.upsert = Some(self.conn.prepare_cached(&self.table.sql.upsert)?);
@@ -166,8 +173,8 @@ impl<'c> Rows<'c> {
         written(self.table, statement.raw_execute()?)
     }
 
-    /// Writes the columns `which` of the row with this key; a row that is missing gets its
-    /// defaults in the others.
+    /// Writes the columns `which` of the row with this key. A row that is missing is inserted with
+    /// the defaults of the other columns.
     pub fn upsert_some(
         &mut self,
         key: &[Value<'_>],
@@ -176,7 +183,7 @@ impl<'c> Rows<'c> {
     ) -> rusqlite::Result<()> {
         let mut statement = self.conn.prepare_cached(&self.table.upsert_some(which))?;
         let n = key.len();
-        // Where the key's own spelling is written it must be the one that arrives.
+        // If the key's columns are written, the row gets the spelling that arrives.
         let key_values = (0..n).map(|i| {
             which
                 .iter()
@@ -193,8 +200,8 @@ impl<'c> Rows<'c> {
         written(self.table, statement.raw_execute()?)
     }
 
-    /// Writes the columns `which` of the row with this key, which is there. An upsert would fail
-    /// where the others must not be NULL: SQLite asks that of the row that it might insert.
+    /// Writes the columns `which` of a row that exists. An upsert would fail if other columns are
+    /// NOT NULL: SQLite checks that on the row that it might insert.
     pub fn update_some(
         &mut self,
         key: &[Value<'_>],
@@ -212,6 +219,7 @@ impl<'c> Rows<'c> {
         written(self.table, statement.raw_execute()?)
     }
 
+    /// Deletes the row with this key, if it exists. Fails if a trigger of the application keeps it.
     pub fn delete(&mut self, key: &[Value<'_>]) -> rusqlite::Result<()> {
         if self.delete.is_none() {
             self.delete = Some(self.conn.prepare_cached(&self.table.sql.delete_row)?);
@@ -226,7 +234,8 @@ impl<'c> Rows<'c> {
     }
 }
 
-/// A trigger of the application may pass over the row by RAISE(IGNORE), without an error.
+/// Turns a write that changed no row into an error: a trigger of the application may skip the row
+/// by RAISE(IGNORE), without an error of its own.
 fn written(table: &Table, rows: usize) -> rusqlite::Result<()> {
     if rows > 0 || !table.fires {
         return Ok(());
@@ -250,8 +259,8 @@ fn encode_exceptions(exceptions: &Exceptions) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A version as it is stored: (hlc, site, deleted, at, hash, exc). Columns go by the names that
-/// they had then.
+/// Reads a version as it is stored: (hlc, site, deleted, at, hash, exc). Its exceptions have the
+/// names that the columns had then.
 pub(crate) fn stored(sites: &Sites, row: &Row<'_>) -> Result<Stored, DatabaseError> {
     let exceptions = match values::column(row, 5) {
         Value::Blob(bytes) => decode_exceptions(bytes)?,
@@ -272,7 +281,7 @@ pub(crate) fn stored(sites: &Sites, row: &Row<'_>) -> Result<Stored, DatabaseErr
     })
 }
 
-/// As they are stored with a version.
+/// Decodes the exceptions of a stored version. Fails if they are not valid CBOR.
 pub fn decode_exceptions(bytes: &[u8]) -> Result<Exceptions, DatabaseError> {
     let mut cursor = Cursor::new(bytes);
     let count = cursor.array()? / 3;

@@ -1,8 +1,7 @@
-//! The user's tables as replication sees them: which there are, what their key is, what their
-//! columns and UNIQUE indexes are.
+//! The user's tables as replication sees them: their keys, columns and UNIQUE indexes.
 //!
-//! Read from SQLite's own pragmas (<https://www.sqlite.org/pragma.html>: table_list, table_xinfo,
-//! index_list, index_xinfo). Which tables these are says [`super::selection`].
+//! This module reads SQLite's own pragmas (<https://www.sqlite.org/pragma.html>: table_list,
+//! table_xinfo, index_list, index_xinfo). [`super::selection`] decides which tables it reads.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -11,91 +10,112 @@ use crate::database::values;
 use crate::model::frame::{KeyColumn, MAX_NAME_BYTES, ROWID};
 use crate::model::value::OwnedValue;
 
-/// Everything of ours in the user's database begins with this.
+/// Prefix of the name of every object of ours in the user's database.
 pub const PREFIX: &str = "__harmonylite__";
 
 /// A table to replicate, as SQLite describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schema {
+    /// Name as the user spells it.
     pub name: String,
-    /// How the rowid is spelled, for a table without a primary key: its key.
+    /// Spelling of the rowid in a table without a primary key, whose key it is.
     pub rowid: Option<&'static str>,
     /// Whether the key is the rowid, under its own name or as INTEGER PRIMARY KEY.
     pub key_is_rowid: bool,
-    /// How the rowid is spelled where it is not the key: a REPLACE may evict a row by it.
+    /// Spelling of the rowid where it is not the key, and the table has one: a REPLACE may evict a
+    /// row by it.
     pub other_rowid: Option<&'static str>,
     /// Stored columns, the key's first. With `rowid`, the first is the rowid under the name
     /// [`ROWID`]. Generated columns are left out: every node computes them itself.
     pub columns: Vec<Column>,
-    /// Names of the generated columns: an index may be on them.
+    /// Names of the generated columns; an index may contain them.
     pub generated: Vec<String>,
-    /// Names of the stored columns that those are made of, and the CHECK constraints: where a
+    /// Names of the stored columns from which generated columns are computed. Filled only if a
     /// UNIQUE index is more than stored columns.
     pub generated_from: Vec<String>,
+    /// Expressions of the CHECK constraints. Filled only if a UNIQUE index is more than stored
+    /// columns.
     pub checks: Vec<String>,
+    /// Key columns, in the order of the primary key.
     pub key: Vec<KeyColumn>,
     /// UNIQUE indexes besides the key.
     pub unique: Vec<UniqueIndex>,
-    /// Whether a constraint says by ON CONFLICT what becomes of a row that breaks it.
+    /// Whether a constraint has an ON CONFLICT clause, which decides about a row that breaks it.
     pub has_conflict_clause: bool,
-    /// Whether a trigger of the application may change what an INSERT finds.
+    /// Whether the application has a BEFORE INSERT trigger: it may change the rows that an INSERT
+    /// meets.
     pub has_before_insert: bool,
 }
 
+/// A stored column of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
+    /// Name as the user spells it; [`ROWID`] for the rowid of a table without a primary key.
     pub name: String,
-    /// The name as columns are compared: SQLite ignores the case of ASCII letters.
+    /// Name in lower case: SQLite ignores the case of ASCII letters when it compares column names.
     pub lower: String,
-    /// The names, in lower case, that it had before ALTER TABLE gave it this one: what is noted by
-    /// column may still go by them.
+    /// Names, in lower case, that the column had before ALTER TABLE renamed it. Records that name
+    /// columns may still use them.
     pub former: Vec<String>,
+    /// Type affinity of the declared type.
     pub affinity: Affinity,
-    /// What an ADD COLUMN gave the rows that were there: NULL if it has no constant default. It is
-    /// that of the moment when the column was first seen, see [`super::table::Shape::defaults`].
+    /// Value that ADD COLUMN gave to the rows that were there: NULL if the column has no constant
+    /// default. It is the default from when the column was first seen, see
+    /// [`super::table::Shape::defaults`].
     pub default: OwnedValue,
-    /// The default of rows that are inserted now.
+    /// Default of rows that are inserted now.
     pub default_now: OwnedValue,
-    /// Text of a default that is the time of the write, or made of that.
+    /// Text of a default that is computed from the time of the write.
     pub default_by_time: Option<String>,
+    /// Whether the column is declared NOT NULL.
     pub not_null: bool,
 }
 
 impl Column {
-    /// Whether that is its name, or was.
+    /// Whether the column has, or had, this name (lower case).
     pub fn is_or_was(&self, lower: &str) -> bool {
         self.lower == lower || self.former.iter().any(|f| f == lower)
     }
 
-    /// Whether a row from elsewhere that says nothing of the column has NULL there: its default is
-    /// that, or no constant, and what SQLite would make of it here no other node knows.
+    /// Whether a row that arrives without this column gets NULL here: the column allows NULL, and
+    /// its default is NULL or not constant. SQLite would compute from the latter a value that no
+    /// other node knows.
     pub fn begins_as_null(&self) -> bool {
         self.default_now == OwnedValue::Null && !self.not_null
     }
 }
 
+/// A UNIQUE index besides the key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UniqueIndex {
+    /// Name of the index.
     pub name: String,
-    /// Column name quoted, or expression in parentheses; and collation.
+    /// Per term: the quoted column name, or the expression in parentheses; and its collation (upper
+    /// case).
     pub terms: Vec<(String, String)>,
     /// WHERE of a partial index.
     pub predicate: Option<String>,
-    /// Names of the columns, if it is one of stored columns alone.
+    /// Names of the columns, if the index consists of stored columns alone and has no WHERE.
     pub columns: Option<Vec<String>>,
 }
 
 /// Type affinity: <https://www.sqlite.org/datatype3.html#determination_of_column_affinity>.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Affinity {
+    /// INTEGER affinity.
     Integer,
+    /// TEXT affinity.
     Text,
+    /// BLOB affinity, which converts nothing.
     Blob,
+    /// REAL affinity.
     Real,
+    /// NUMERIC affinity.
     Numeric,
 }
 
 impl Affinity {
+    /// The affinity of a `declared` type. In a `strict` table, ANY converts nothing.
     pub fn of(declared: &str, strict: bool) -> Self {
         let declared = declared.to_ascii_uppercase();
         let has = |part: &str| declared.contains(part);
@@ -132,6 +152,7 @@ pub fn quote(name: &str) -> String {
 }
 
 impl Schema {
+    /// Number of key columns.
     pub fn key_len(&self) -> usize {
         self.key.len()
     }
@@ -141,13 +162,14 @@ impl Schema {
         self.unique.iter().any(|u| u.columns.is_none())
     }
 
-    /// Whether what a statement says of conflicts tells if an INSERT may evict a row, and an INSERT
-    /// that says otherwise fails if it meets one.
+    /// Whether the statement alone decides if an INSERT may evict a row. No constraint has an ON
+    /// CONFLICT clause then, and no trigger of the application runs before an INSERT: only OR
+    /// REPLACE evicts.
     pub fn tells_replacing(&self) -> bool {
         !self.has_conflict_clause && !self.has_before_insert
     }
 
-    /// Whether what an INSERT evicts is noted by [`super::replacing`].
+    /// Whether [`super::replacing`] notes the rows that an INSERT evicts.
     pub fn notes_replacing(&self) -> bool {
         let mut unique = self.unique.iter();
         let evicts = self.other_rowid.is_some() || unique.any(|u| self.is_of_columns(u));
@@ -169,7 +191,7 @@ impl Schema {
     }
 }
 
-/// Of CREATE TABLE.
+/// Table options of CREATE TABLE.
 #[derive(Clone, Copy)]
 pub(super) struct Options {
     pub strict: bool,
@@ -184,7 +206,7 @@ struct RawColumn {
     not_null: bool,
 }
 
-/// Reads one table. An error of its own: why it cannot be replicated.
+/// Reads one table. The inner error says why the table cannot be replicated.
 pub(super) fn read_table(
     conn: &Connection,
     name: &str,
@@ -317,8 +339,8 @@ pub(super) fn read_table(
     }))
 }
 
-/// Whether the application has a BEFORE INSERT trigger on the table: BEFORE is what it is by
-/// default.
+/// Whether the application has a BEFORE INSERT trigger on the table. A CREATE TRIGGER that names no
+/// time makes a BEFORE trigger.
 fn has_before_insert(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
     let mut list = conn.prepare_cached(
         "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger'
@@ -333,7 +355,7 @@ fn has_before_insert(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
     }))
 }
 
-/// Collations of the primary key's columns, if it has an index of its own.
+/// Collations of the primary key's columns; empty if the primary key has no index of its own.
 fn key_collations(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = conn.prepare_cached(
         "SELECT upper(x.coll) FROM pragma_index_list(?1) l, pragma_index_xinfo(l.name) x
@@ -342,8 +364,8 @@ fn key_collations(conn: &Connection, table: &str) -> rusqlite::Result<Vec<String
     statement.query_map([table], |r| r.get(0))?.collect()
 }
 
-/// What ADD COLUMN with the column's DEFAULT gives to rows that are there, asked of SQLite itself:
-/// it takes a constant alone. Anything else counts as NULL.
+/// Asks SQLite which value ADD COLUMN with the column's DEFAULT gives to existing rows. ADD COLUMN
+/// accepts constants alone; any other default counts as NULL.
 fn default_value(column: &RawColumn, strict: bool) -> rusqlite::Result<OwnedValue> {
     let Some(text) = column.default.as_deref() else {
         return Ok(OwnedValue::Null);
@@ -360,7 +382,7 @@ fn default_value(column: &RawColumn, strict: bool) -> rusqlite::Result<OwnedValu
         );
         memory.execute_batch(&text).is_ok()
     };
-    // A name that stands for text may not be in parentheses, all else but a single word must.
+    // A name that stands for text must not be in parentheses; all else but a single word must be.
     let is_added = add(&format!("({text})")) || (sql_text::words(text).len() == 1 && add(text));
     if !is_added {
         return Ok(OwnedValue::Null);
@@ -370,15 +392,16 @@ fn default_value(column: &RawColumn, strict: bool) -> rusqlite::Result<OwnedValu
     })
 }
 
-/// A default that is no constant, if every SQLite that an application brings makes the same of it
-/// in one statement: a trigger that names a function which is unknown there would keep it from
-/// writing.
+/// Text of a default that is not constant, if every SQLite that an application may bring computes
+/// the same value from it within one statement. Our triggers contain that text: a function unknown
+/// to the application's SQLite would keep the application from writing.
 fn default_by_time(column: &RawColumn) -> Option<String> {
     let text = column.default.as_ref();
     text.filter(|t| sql_text::is_of_time(t)).cloned()
 }
 
-/// `portable` makes an expression one that can stand in our triggers.
+/// Reads the UNIQUE indexes besides the key's. `portable` rewrites an expression so that it can
+/// stand in our triggers. The inner error names an index that cannot be understood.
 fn unique_indexes(
     conn: &Connection,
     table: &str,

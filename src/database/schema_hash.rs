@@ -1,9 +1,10 @@
 //! A hash that tells whether two nodes have the same tables.
 //!
-//! SHA-256 over the replicated tables, by what SQLite makes of their definitions: upper and lower
-//! case, spaces, quotes, the order of columns, names of indexes and types of the same affinity make
-//! no difference. What counts: names of tables and columns, key with affinity and collation, NOT
-//! NULL, DEFAULT, UNIQUE with its condition. The hash and the one before are kept in `___meta`.
+//! The hash is SHA-256 over the replicated tables as SQLite understands their definitions. Upper
+//! and lower case, spaces, quotes, the order of columns, names of indexes and types of the same
+//! affinity make no difference. These count: names of tables and columns, key with affinity and
+//! collation, NOT NULL, DEFAULT, UNIQUE with its condition. `___meta` keeps the hash and the one
+//! before.
 
 use sha2::{Digest, Sha256};
 
@@ -15,7 +16,8 @@ use super::{Database, Result};
 use crate::model::text::hex;
 
 impl Database {
-    /// Stores the hash of the tables as they are, and keeps the one before. Inside a transaction.
+    /// Stores the hash of the present tables and keeps the one before. Call it inside a
+    /// transaction.
     pub(super) fn note_schema_hash(&mut self) -> Result<()> {
         let tables = self.catalog.by_name.values();
         let hash = schema_hash(tables.map(|table| &table.schema));
@@ -30,14 +32,15 @@ impl Database {
         Ok(())
     }
 
-    /// The hash of the tables, and the one before they changed last.
+    /// The hash of the tables, and the one from before they changed last. None if there is none
+    /// yet.
     pub fn schema_hashes(&self) -> Result<(Option<String>, Option<String>)> {
         let read = |key| get_meta(&self.conn, key);
         Ok((read(Meta::SchemaSha256)?, read(Meta::SchemaSha256Before)?))
     }
 }
 
-/// In hexadecimal. The order of the tables does not matter.
+/// The hash of the tables in hexadecimal. Their order does not matter.
 pub(crate) fn schema_hash<'s>(tables: impl Iterator<Item = &'s Schema>) -> String {
     let mut texts: Vec<String> = tables.map(table_text).collect();
     texts.sort_unstable();
@@ -49,8 +52,8 @@ pub(crate) fn schema_hash<'s>(tables: impl Iterator<Item = &'s Schema>) -> Strin
     hex(&hash.finalize())
 }
 
-/// A table's definition in a form of its own, one fact a line. Names cannot hold a line break here:
-/// they are written with escapes.
+/// A table's definition in a form of its own, one fact a line. Names are written with escapes, so
+/// they contain no line break.
 fn table_text(schema: &Schema) -> String {
     let mut lines = vec![format!("table {:?}", schema.name.to_lowercase())];
     for key in &schema.key {

@@ -1,8 +1,8 @@
 //! Which tables of the database are replicated, and why the others are not.
 //!
-//! A table is left alone by choice (`[tables]` and the books of known tools), because a module
-//! keeps its data in it ([`super::storage`]), or because it cannot be replicated. Each of those is
-//! named, with the reason. Views and temporary tables are no tables here.
+//! A table is left alone by choice (`[tables]` and the list of known tools), because a module keeps
+//! its data in it ([`super::storage`]), or because it cannot be replicated. Each such table is
+//! reported by name, with the reason. Views and temporary tables do not count as tables here.
 
 use rusqlite::Connection;
 
@@ -17,27 +17,31 @@ use crate::model::key::is_known_collation;
 /// Why a table is not replicated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftAlone {
+    /// Name of the table.
     pub table: String,
+    /// Kind of the reason.
     pub kind: Kind,
+    /// The reason, as the rest of a sentence about the table.
     pub reason: String,
 }
 
-/// What kind of reason that is.
+/// The kind of reason for which a table is not replicated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Each node has its own; its rows are in snapshots.
+    /// Each node has rows of its own; snapshots contain them.
     Local,
-    /// The configuration leaves it out, of snapshots, too.
+    /// The configuration excludes the table, from snapshots, too.
     Excluded,
-    /// A module decides what it holds.
+    /// It is a virtual table: a module decides what it holds.
     Virtual,
     /// A module keeps the data of a virtual table in it.
     Storage,
-    /// It has no key, or needs what only the application has.
+    /// The table has no key, or needs a function or collation that only the application has.
     Unsupported,
 }
 
 impl LeftAlone {
+    /// A table that cannot be replicated, for this `reason`.
     pub fn unsupported(table: String, reason: String) -> Self {
         let kind = Kind::Unsupported;
         LeftAlone {
@@ -49,12 +53,12 @@ impl LeftAlone {
 }
 
 impl Kind {
-    /// Whether the table could be replicated.
+    /// Whether the table is left alone by choice alone, and could be replicated.
     pub fn is_chosen(self) -> bool {
         matches!(self, Kind::Local | Kind::Excluded)
     }
 
-    /// As it is said in logs and JSON.
+    /// The name of the kind in logs and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Local => "local",
@@ -69,16 +73,22 @@ impl Kind {
 /// The tables of the application, by name.
 #[derive(Debug, Default)]
 pub struct Selection {
+    /// Tables that are replicated.
     pub replicated: Vec<Schema>,
+    /// Tables that are not, with the reasons.
     pub left_alone: Vec<LeftAlone>,
+    /// Replicated tables that may be storage of an unknown module.
     pub doubts: Vec<Doubt>,
 }
 
-/// A replicated table that may be storage of a virtual table, whose module nobody here knows.
+/// A replicated table that may be storage of a virtual table with an unknown module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubt {
+    /// Name of the replicated table.
     pub table: String,
+    /// Name of the virtual table.
     pub virtual_table: String,
+    /// Module of the virtual table.
     pub module: String,
 }
 
@@ -93,10 +103,10 @@ impl std::fmt::Display for Doubt {
     }
 }
 
-/// How a table of some name and columns takes part, as [`crate::config::Tables::choose`] says.
+/// Decides by a table's name and columns how it takes part, like [`crate::config::Tables::choose`].
 pub type Choose<'a> = dyn Fn(&str, &[&str]) -> Choice + 'a;
 
-/// Every table, whatever the configuration says.
+/// Chooses every table for replication, whatever the configuration says.
 pub fn all(_: &str, _: &[&str]) -> Choice {
     Choice::Replicated
 }
@@ -216,7 +226,7 @@ fn read_one(
     }
 }
 
-/// Why a table is not usable, without the statement of ours that could not be compiled.
+/// The reason why a table is not usable, without the text of our statement that failed to compile.
 pub(crate) fn why_unusable(e: &DatabaseError) -> String {
     match e {
         DatabaseError::Sqlite(rusqlite::Error::SqlInputError { msg, .. }) => msg.clone(),
@@ -224,8 +234,8 @@ pub(crate) fn why_unusable(e: &DatabaseError) -> String {
     }
 }
 
-/// Whether SQLite as it is here can read and write the table: an index may need a function or a
-/// collation that only the application has.
+/// Checks that this SQLite can read and write the table. An index may need a function or a
+/// collation that only the application has; the error says so.
 pub(crate) fn is_usable(conn: &Connection, schema: &Schema) -> crate::database::Result<()> {
     let mut key = schema.key.iter();
     if let Some(key) = key.find(|k| !is_known_collation(&k.collation)) {
@@ -240,8 +250,8 @@ pub(crate) fn is_usable(conn: &Connection, schema: &Schema) -> crate::database::
     for text in [&sql.get_row, &sql.upsert, &sql.delete_row, &scan] {
         conn.prepare(text)?;
     }
-    // SQLite looks at a trigger's body when it fires: one that fails keeps the application from
-    // writing.
+    // SQLite compiles a trigger's body only when the trigger fires. A body that fails to compile
+    // would keep the application from writing.
     for text in triggers::trials(schema) {
         conn.prepare(&text)?;
     }

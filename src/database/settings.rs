@@ -1,4 +1,4 @@
-//! What is chosen for this node, and how much it takes of others.
+//! The settings of this node's database, and limits on what peers may send.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,48 +7,54 @@ use std::time::Duration;
 use crate::config::{MAX_HELD_BYTES, Tables};
 use crate::model::frame::{MAX_FRAME_BYTES, MAX_ROW_BYTES};
 
-/// What is chosen for this node.
+/// The settings of this node's database.
 pub struct Settings {
+    /// The database file.
     pub path: PathBuf,
-    /// From the configuration or the machine; if none, one is drawn and kept in the database.
+    /// From the configuration or the machine. If none, a random id is drawn and kept in the
+    /// database.
     pub node_id: Option<u64>,
     /// Whether local changes are published.
     pub publish: bool,
+    /// Number of shards, that is of streams for changes.
     pub shards: u32,
-    /// Names of the streams that are read: what was known of others is left behind. Empty: all are.
+    /// Names of the streams that this node reads; it forgets positions in others. Empty: all
+    /// streams.
     pub streams: BTreeSet<String>,
-    /// Entries of the change log that are captured in one transaction, however long that takes.
+    /// Entries of the change log that one transaction captures, however long that takes.
     pub scan_max_changes: usize,
-    /// Frames are cut when they reach this, in bytes before compression.
+    /// A frame is complete when it reaches this size, in bytes before compression.
     pub max_transaction_bytes: usize,
     /// How far ahead of the broker's time a local write may be stamped.
     pub max_clock_drift: Duration,
-    /// How long a write of ours is put off until no application reads; 0 = not at all.
+    /// How long a write of ours waits for a moment in which no application reads; 0: not at all.
     pub courtesy: Duration,
-    /// How long a deleted row is remembered.
+    /// How long the tombstone of a deleted row is kept.
     pub tombstone_retention: Duration,
+    /// Whether tables without a primary key are replicated, by their rowid.
     pub allow_rowid_tables: bool,
-    /// Snapshots are kept: until this node has met the others by one, it does not publish, and rows
-    /// from before HarmonyLite give way to theirs. Without, it counts as joined.
+    /// Whether snapshots are kept. If so, this node does not publish until it has met the others by
+    /// one, and rows from before HarmonyLite are demoted against theirs. Otherwise the node counts
+    /// as joined.
     pub joins_by_snapshot: bool,
-    /// Where the positions are mirrored, and the Go version kept its own; none in most tests.
+    /// File that mirrors the positions, where the Go version kept its own; none in most tests.
     pub seq_map_path: Option<PathBuf>,
-    /// Which tables take part.
+    /// How each table takes part.
     pub tables: Tables,
-    /// Triggers of the application that run for changes that arrive, too.
+    /// Names of the triggers of the application that also run for changes that arrive.
     pub apply_triggers: Vec<String>,
 }
 
-/// How much is taken of what others may send without end.
+/// How much this node accepts of input that peers could send without end.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    /// Bytes of a row that is sent.
+    /// Largest row that is sent, in bytes.
     pub row_bytes: usize,
-    /// Bytes of parts that wait for others.
+    /// Bytes of parts that wait for the rest of their frame.
     pub parts_bytes: u64,
-    /// Bytes that are held of tables that are not here.
+    /// Bytes of rows that are held for tables that this node does not have.
     pub held_bytes: u64,
-    /// Messages in quarantine, and bytes of them.
+    /// Messages in quarantine, and their bytes.
     pub quarantined: u64,
     pub quarantined_bytes: u64,
 }

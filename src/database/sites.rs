@@ -1,4 +1,4 @@
-//! Node ids as small numbers: versions name them by the million, and an id takes eight bytes.
+//! Maps node ids to small numbers: millions of versions name a node, and an id takes eight bytes.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use crate::database::DatabaseError;
 
-/// `__harmonylite___sites`, kept in memory. The numbers mean nothing outside this file.
+/// The table `__harmonylite___sites` in memory. The numbers have no meaning outside this file.
 #[derive(Debug, Default)]
 pub struct Sites {
     by_node: HashMap<u64, i64>,
@@ -14,6 +14,7 @@ pub struct Sites {
 }
 
 impl Sites {
+    /// Reads the table.
     pub fn load(conn: &Connection) -> rusqlite::Result<Self> {
         let mut sites = Sites::default();
         let mut statement = conn.prepare("SELECT site, node FROM __harmonylite___sites")?;
@@ -29,12 +30,13 @@ impl Sites {
         self.by_site.insert(site, node);
     }
 
+    /// The node with this number. Fails with [`DatabaseError::Damaged`] if the table lacks it.
     pub fn node(&self, site: i64) -> Result<u64, DatabaseError> {
         let unknown = || DatabaseError::Damaged(format!("site {site} is not in ___sites"));
         self.by_site.get(&site).copied().ok_or_else(unknown)
     }
 
-    /// The number of a node, a new one if need be.
+    /// The number of a node. A node without one gets the next, which is stored.
     pub fn site(&mut self, conn: &Connection, node: u64) -> rusqlite::Result<i64> {
         if let Some(site) = self.by_node.get(&node) {
             return Ok(*site);

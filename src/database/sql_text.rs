@@ -1,5 +1,5 @@
-//! Just enough of SQL's text to take out what no pragma shows: the expressions of an index, the
-//! module of a virtual table, the body of a trigger.
+//! Parses just enough of SQL's text to extract parts that no pragma shows: the expressions of an
+//! index, the module of a virtual table, the body of a trigger.
 
 /// The text of an index's terms and of its WHERE.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(crate) struct IndexText {
 pub(crate) fn parse(sql: &str) -> Option<IndexText> {
     let tokens = tokens(sql);
     // CREATE UNIQUE INDEX name ON table ( terms ) [WHERE predicate]: names may be any word, so the
-    // ON that counts is the first at least one token after INDEX.
+    // right ON is the first at least one token after INDEX.
     let index = tokens.iter().position(|t| is_word(sql, t, "INDEX"))?;
     let on = index
         + 2
@@ -87,7 +87,7 @@ pub(crate) fn virtual_arguments(sql: &str) -> Vec<String> {
     found
 }
 
-/// What follows the name in a CREATE TRIGGER statement as SQLite stores it.
+/// The text after the name in a CREATE TRIGGER statement as SQLite stores it.
 pub(crate) fn after_trigger_name(sql: &str) -> Option<&str> {
     let tokens = tokens(sql);
     let qualified = tokens.get(3).is_some_and(|t| &sql[t.clone()] == ".");
@@ -114,13 +114,13 @@ pub(crate) fn written_tables(sql: &str) -> Vec<String> {
     (0..words.len()).filter_map(name_after).collect()
 }
 
-/// What follows the name in a CREATE TABLE statement as SQLite stores it.
+/// The text after the name in a CREATE TABLE statement as SQLite stores it.
 pub(crate) fn after_table_name(sql: &str) -> Option<&str> {
     let name = tokens(sql).into_iter().nth(2)?;
     Some(&sql[name.end..])
 }
 
-/// Takes `table.` and `main.table.` before columns out: they can be read of it under another name.
+/// Removes `table.` and `main.table.` before columns, so that the text works under an alias, too.
 pub(crate) fn unqualified(sql: &str, table: &str) -> String {
     let tokens = tokens(sql);
     let is = |at: usize, name: &str| {
@@ -141,8 +141,8 @@ pub(crate) fn unqualified(sql: &str, table: &str) -> String {
     text
 }
 
-/// Gives single quotes to text in double quotes: an application may have those for names alone, and
-/// yet an index from before
+/// Puts text that is in double quotes into single quotes. An application may allow double quotes
+/// for names alone, and yet have an index from before it did
 /// (<https://www.sqlite.org/quirks.html#double_quoted_string_literals_are_accepted>).
 pub(crate) fn with_quoted_text(sql: &str, columns: &[String]) -> String {
     let tokens = tokens(sql);
@@ -163,7 +163,7 @@ pub(crate) fn with_quoted_text(sql: &str, columns: &[String]) -> String {
     text
 }
 
-/// What stands in parentheses after such a word of a table's body, and not within others.
+/// The texts in parentheses after each `word` that stands directly in a table's body.
 pub(crate) fn in_parentheses_after(sql: &str, word: &str) -> Vec<String> {
     let tokens = tokens(sql);
     let (mut depth, mut open, mut found) = (0, None, Vec::new());
@@ -209,7 +209,7 @@ pub(crate) fn unquoted(word: &str) -> String {
     }
 }
 
-/// Words of an expression that is made of constants and of the time.
+/// Words of an expression that consists of constants and of the time.
 const WORDS_OF_TIME: [&str; 14] = [
     "current_date",
     "current_time",
@@ -227,7 +227,7 @@ const WORDS_OF_TIME: [&str; 14] = [
     "text",
 ];
 
-/// Whether an expression is made of constants and of the time alone.
+/// Whether an expression consists of constants and of the time alone.
 pub(crate) fn is_of_time(sql: &str) -> bool {
     let is_known = |word: &str| match word.as_bytes()[0] {
         b'"' | b'`' | b'[' => false,
@@ -236,7 +236,7 @@ pub(crate) fn is_of_time(sql: &str) -> bool {
         }
         _ => true,
     };
-    // A comment would end what it is put into.
+    // A comment would end the statement into which the text is put.
     !sql.contains("--") && tokens(sql).into_iter().all(|t| is_known(&sql[t]))
 }
 
@@ -265,7 +265,8 @@ fn text(sql: &str, tokens: &[Span]) -> Option<String> {
     Some(sql[tokens.first()?.start..tokens.last()?.end].to_owned())
 }
 
-/// Words, numbers, quoted things and single signs; no white space, no comments.
+/// Splits text into words, numbers, quoted texts and single signs, without white space and
+/// comments.
 pub(super) fn tokens(sql: &str) -> Vec<Span> {
     let bytes = sql.as_bytes();
     let (mut tokens, mut at) = (Vec::new(), 0);
@@ -300,7 +301,7 @@ fn is_word_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'_' || b == b'$' || b >= 0x80
 }
 
-/// A doubled quote stands for itself.
+/// Offset after the closing quote; a doubled quote stands for itself.
 fn end_of_quoted(bytes: &[u8], start: usize, quote: u8) -> usize {
     let mut at = start + 1;
     while at < bytes.len() {

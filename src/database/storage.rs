@@ -1,9 +1,9 @@
 //! Tables in which the modules of virtual tables keep their data.
 //!
-//! SQLite calls a table *shadow* for its name alone, and only where it knows the module
-//! (<https://www.sqlite.org/vtab.html#xshadowname>). A table counts as storage only if the module
-//! makes one of that name: an application may call its own table `docs_content`, and index it by an
-//! FTS5 table `docs` with `content='docs_content'`.
+//! SQLite calls a table *shadow* for its name alone, and only if it knows the module
+//! (<https://www.sqlite.org/vtab.html#xshadowname>). Here a table counts as storage only if the
+//! module makes a table of that name: an application may call its own table `docs_content`, and
+//! index it by an FTS5 table `docs` with `content='docs_content'`.
 
 use rusqlite::Connection;
 
@@ -12,21 +12,21 @@ use crate::database::{sql_text, values};
 /// A virtual table.
 pub(crate) struct Virtual {
     pub name: String,
-    /// In lower case.
+    /// Name of the module in lower case.
     pub module: String,
     arguments: Vec<String>,
-    /// Whether SQLite has the module here.
+    /// Whether this SQLite has the module.
     pub is_known: bool,
 }
 
-/// A table that a module keeps.
+/// A table that a module makes for each virtual table, or for some.
 struct Made {
     module: &'static str,
-    /// What follows the virtual table's name and `_`; `##` at its end stands for two digits.
+    /// The name after the virtual table's name and `_`; `##` at its end stands for two digits.
     suffix: &'static str,
     /// Some of its columns.
     columns: &'static [&'static str],
-    /// Every virtual table of the module has it, so that no other table can have its name.
+    /// Whether every virtual table of the module has it, so that no other table can have its name.
     always: bool,
 }
 
@@ -58,7 +58,8 @@ const fn some(
     }
 }
 
-/// Besides those of FTS3, 4 and 5, whose arguments say which they have.
+/// Tables that modules make. FTS3, 4 and 5 are not looked up here, because their arguments decide
+/// which tables they have; the entries of fts5 help to recognise the tables of unknown modules.
 #[rustfmt::skip]
 const MADE: &[Made] = &[
     always("rtree", "node", &["nodeno", "data"]),
@@ -109,8 +110,8 @@ pub(crate) fn virtual_tables(conn: &Connection) -> rusqlite::Result<Vec<Virtual>
 }
 
 impl Virtual {
-    /// Whether the module keeps its data in a table of this name and these columns. `is_shadow` is
-    /// whether SQLite says so.
+    /// Whether the module keeps its data in a table of this name and these columns. `is_shadow`:
+    /// whether SQLite calls the table shadow.
     pub(crate) fn keeps(&self, table: &str, columns: &[&str], is_shadow: bool) -> bool {
         let Some(suffix) = self.suffix(table) else {
             return false;
@@ -130,7 +131,8 @@ impl Virtual {
                         made.fits(&suffix) && (made.always || made.has_columns(columns))
                     }),
                     false if self.is_known => is_shadow,
-                    // Nobody here knows the module: a table just like that of another counts.
+                    // Neither SQLite nor the list knows the module: a table just like that of a
+                    // listed module counts.
                     false => {
                         let is_like = |made: &Made| made.fits(&suffix) && made.has_columns(columns);
                         MADE.iter().any(is_like)
@@ -140,14 +142,14 @@ impl Virtual {
         }
     }
 
-    /// Whether a table may be storage by its name, and nobody here knows the module.
+    /// Whether a table may be storage by its name, if neither SQLite nor the list knows the module.
     pub(crate) fn may_keep(&self, table: &str) -> bool {
         let is_listed = |module: &str| MADE.iter().any(|made| made.module == module);
         let is_fts = ["fts3", "fts4", "geopoly", "rtree_i32"].contains(&self.module.as_str());
         !self.is_known && !is_listed(&self.module) && !is_fts && self.suffix(table).is_some()
     }
 
-    /// The table or view whose rows an FTS index is over, without a copy of them.
+    /// The table or view that an FTS index covers without a copy of its rows.
     pub(crate) fn content(&self) -> Option<String> {
         let content = match self.module.as_str() {
             "fts5" => self.fts5_option("content"),
@@ -157,7 +159,7 @@ impl Virtual {
         content.filter(|name| !name.is_empty())
     }
 
-    /// What follows the name and `_` in a table's name, in lower case.
+    /// The part of a table's name after the virtual table's name and `_`, in lower case.
     fn suffix(&self, table: &str) -> Option<String> {
         let (table, name) = (table.to_ascii_lowercase(), self.name.to_ascii_lowercase());
         let suffix = table.strip_prefix(&name)?.strip_prefix('_')?;
@@ -198,7 +200,7 @@ impl Virtual {
         }
     }
 
-    /// The value of an option. FTS5 takes the first letters of its name for it.
+    /// The value of an option. FTS5 accepts the first letters of an option's name for the whole.
     fn fts5_option(&self, name: &str) -> Option<String> {
         const OPTIONS: [&str; 10] = [
             "prefix",
@@ -285,7 +287,7 @@ mod tests {
         found
     }
 
-    /// Whatever a module makes counts, and nothing that it does not make.
+    /// Every table that a module makes counts, and no other table.
     #[test]
     fn what_modules_make_and_no_more() {
         for (create, applications) in [

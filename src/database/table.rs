@@ -1,4 +1,4 @@
-//! A replicated table with all that is worked out once per schema: SQL texts, the frame header.
+//! A replicated table with everything that is computed once per schema: SQL texts, frame header.
 
 use std::collections::BTreeMap;
 
@@ -18,38 +18,50 @@ use crate::model::value::Value;
 pub struct Table {
     /// Number in `__harmonylite___tables`, never reused.
     pub id: i64,
+    /// The table as SQLite describes it.
     pub schema: Schema,
-    /// Per column: the transaction counter at which it appeared; 0 for those there from the start.
+    /// Per column: the local transaction number at which the column appeared; 0 if it was there
+    /// from the start.
     pub born: Vec<i64>,
+    /// The table's header in frames.
     pub header: TableHeader,
+    /// The statements that run for every row.
     pub sql: TableSql,
-    /// Whether triggers of the application are to run for rows that arrive, see `apply_triggers`.
+    /// Whether triggers of the application run for rows that arrive, see `apply_triggers`.
     pub fires: bool,
-    /// Seeds of the content hash, per column.
+    /// Per column: seed of the content hash.
     seeds: Vec<u64>,
 }
 
 /// The statements that run for every row.
 #[derive(Debug, Clone)]
 pub struct TableSql {
+    /// Reads the version of a key; `?1`, … are the key.
     pub get_version: String,
+    /// Writes a version: the key, then hlc, site, deleted, at, hash, exceptions.
     pub put_version: String,
+    /// Deletes the version of a key.
     pub forget_version: String,
+    /// Reads all columns of the row with a key.
     pub get_row: String,
+    /// Inserts or updates a whole row, one parameter per column.
     pub upsert: String,
+    /// Deletes the row with a key.
     pub delete_row: String,
     key_match: String,
 }
 
-/// What is kept about a table in `__harmonylite___tables.shape`.
+/// The shape of a table as `__harmonylite___tables.shape` stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Affinity and collation of each key column: when these change, stored keys lose their sense.
+    /// Affinity and collation of each key column. When these change, stored keys are no longer
+    /// valid.
     pub key: Vec<(String, String)>,
-    /// Lower-case column names and when they appeared.
+    /// Lower-case column names, and the local transaction number at which each column appeared.
     pub columns: Vec<(String, i64)>,
-    /// By lower-case column name, see [`exactly`]: the default when the column was first
-    /// seen. Content hashes leave columns out that have it, so it must not change with the schema.
+    /// By lower-case column name, encoded by [`exactly`]: the default from when the column was
+    /// first seen. Content hashes leave out columns that have it, so it must not change with the
+    /// schema.
     #[serde(default)]
     pub defaults: BTreeMap<String, Vec<u8>>,
     /// By lower-case column name, see [`Column::former`].
@@ -58,7 +70,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Of columns that appeared when `born` says.
+    /// The shape of `schema`, whose columns appeared when `born` says; without defaults and former
+    /// names.
     pub fn of(schema: &Schema, born: &[i64]) -> Self {
         let key = schema.key.iter();
         let columns = schema.columns.iter().map(|c| c.lower.clone());
@@ -76,14 +89,15 @@ impl Shape {
         self.columns.iter().any(|(c, _)| c == column)
     }
 
-    /// The name that the column called `name` now or once has.
+    /// The present name of the column that has, or once had, the name `name`.
     pub fn named_now<'a>(&'a self, name: &'a str) -> &'a str {
         let is_former = |(_, former): &(&String, &Vec<String>)| former.iter().any(|f| f == name);
         let now = self.former.iter().find(is_former);
         now.map_or(name, |(now, _)| now)
     }
 
-    /// Whether a value is that of a column which a row learnt by transaction `at` did not have yet.
+    /// Whether nobody wrote the value: the row's version is from local transaction `at`, before the
+    /// column appeared, and the value is the column's default.
     pub fn is_unwritten(&self, column: &str, at: i64, value: Value<'_>) -> bool {
         let is_late = self
             .columns
@@ -92,9 +106,9 @@ impl Shape {
         is_late && self.defaults.get(column) == Some(&exactly(value))
     }
 
-    /// Columns that have another name than in `known`, old and new. `listed` is what the columns of
-    /// `known` are called by now or were when they were dropped. A name that two of them have had
-    /// one after the other is nobody's.
+    /// Columns that were renamed since `known`, as (old, new). `listed` has for each column of
+    /// `known` the name that it has now, or had when it was dropped. A name that occurs twice in
+    /// `listed` is left out: two columns had it, one after the other.
     pub fn renamed_since(&self, known: &Shape, listed: &[String]) -> Vec<(String, String)> {
         let pairs = known.columns.iter().zip(listed);
         let names = pairs.map(|((old, _), new)| (old.clone(), new.clone()));
@@ -105,9 +119,9 @@ impl Shape {
         names.filter(is_renamed).collect()
     }
 
-    /// Whether a key stands for the same row as in `known`: it compares in the same way, and is of
-    /// the same columns, which may have other names by now. The rowid of a table without a key
-    /// never has.
+    /// Whether a key stands for the same row as under `known`: the keys compare in the same way and
+    /// consist of the same columns, renamed or not. The rowid of a table without a primary key is
+    /// never a renamed column.
     pub fn has_key_of(&self, known: &Shape) -> bool {
         let pairs = known.columns.iter().zip(&self.columns);
         let mut pairs = pairs.take(self.key.len());
@@ -118,8 +132,9 @@ impl Shape {
         self.key == known.key && pairs.all(|((old, _), (new, _))| is_same(old, new))
     }
 
-    /// Gives the columns what is `known` of them, the defaults that they had when they were first
-    /// seen and the names from before they were `renamed` (old and new), and takes in what is new.
+    /// Takes over from `known` the defaults that the columns had when they were first seen, and
+    /// their names from before they were `renamed` (old and new). A column that is not in `known`
+    /// keeps its present default. Fails if a stored default is not valid CBOR.
     pub fn keep_known(
         &mut self,
         known: &Shape,
@@ -147,7 +162,7 @@ impl Shape {
     }
 }
 
-/// A value as a key of one, but with its class: 1.0 is not 1.
+/// A value, encoded like a key of one column, but with its storage class: 1.0 is not 1.
 pub(crate) fn exactly(value: Value<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     cbor::write_array(&mut out, 1);
@@ -155,13 +170,14 @@ pub(crate) fn exactly(value: Value<'_>) -> Vec<u8> {
     out
 }
 
-/// The parameters `?first`, `?first+1`, …
+/// The parameters `?first`, `?first+1`, …, `count` of them.
 pub fn parameters(first: usize, count: usize) -> String {
     let each: Vec<String> = (first..first + count).map(|i| format!("?{i}")).collect();
     each.join(", ")
 }
 
 impl Table {
+    /// Computes header, statements and hash seeds of a table; `born` is as in [`Table::born`].
     pub fn new(id: i64, schema: Schema, born: Vec<i64>) -> Self {
         let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
         let header = TableHeader::new(id, &schema.name, &schema.key, &names);
@@ -179,10 +195,12 @@ impl Table {
         }
     }
 
+    /// The table's name as the user spells it.
     pub fn name(&self) -> &str {
         &self.schema.name
     }
 
+    /// Number of key columns.
     pub fn key_len(&self) -> usize {
         self.schema.key.len()
     }
@@ -192,7 +210,7 @@ impl Table {
         self.born.iter().any(|b| *b > 0)
     }
 
-    /// The versions by the names that columns have now.
+    /// The `exceptions` under the names that the columns have now.
     pub fn named_now(&self, exceptions: Exceptions) -> Exceptions {
         let columns = &self.schema.columns;
         let now = |name: String| {
@@ -203,8 +221,8 @@ impl Table {
         each.map(|(name, version)| (now(name), version)).collect()
     }
 
-    /// Hash of a row's content, one value per column. It does not depend on the columns' order, and
-    /// columns with their default do not count, so that ADD COLUMN changes no row.
+    /// Hash of a row's content, one value per column. It does not depend on the order of the
+    /// columns. A column that has its default does not count, so ADD COLUMN changes no hash.
     pub fn content_hash<'v>(&self, values: impl Iterator<Item = Value<'v>>) -> i64 {
         let columns = self.schema.columns.iter().zip(&self.seeds).zip(values);
         let each = columns.map(|((column, seed), value)| {
@@ -217,12 +235,13 @@ impl Table {
         each.fold(0u64, u64::wrapping_add) as i64
     }
 
-    /// Inserts or updates the columns `which` of the row with the key given.
+    /// SQL that inserts the row with the given key, or updates its columns `which`.
     pub fn upsert_some(&self, which: &[usize]) -> String {
         upsert(&self.schema, which)
     }
 
-    /// Sets the columns `which` of the row with the key given; their values follow the key's.
+    /// SQL that sets the columns `which` of the row with the given key; their values follow the
+    /// key's.
     pub fn update_some(&self, which: &[usize]) -> String {
         let first = self.key_len() + 1;
         let set = which.iter().enumerate();
@@ -236,7 +255,8 @@ impl Table {
         )
     }
 
-    /// The next keys of rows after a key, in key order. Keys with NULL in them are passed over.
+    /// SQL that reads at most `limit` keys of rows in key order, from the start or after a given
+    /// key. It passes over keys with NULL in them.
     pub fn scan_keys(&self, from_start: bool, limit: usize) -> String {
         let key: Vec<String> = (0..self.key_len())
             .map(|i| self.schema.column_sql(i))
@@ -253,18 +273,18 @@ impl Table {
         )
     }
 
-    /// All rows, with all columns, in any order.
+    /// SQL that reads all rows, with all columns, in any order.
     pub fn scan_rows(&self) -> String {
         let columns = column_list(&self.schema, 0..self.schema.columns.len());
         format!("SELECT {columns} FROM {}", quote(self.name()))
     }
 
-    /// The same over the keys of live versions.
+    /// As [`Self::scan_keys`], but over the keys of live versions.
     pub fn scan_versions(&self, from_start: bool, limit: usize) -> String {
         self.scan_version_keys(from_start, "deleted = 0", limit)
     }
 
-    /// The same over the keys of all versions, tombstones included.
+    /// As [`Self::scan_keys`], but over the keys of all versions, tombstones included.
     pub fn scan_all_versions(&self, from_start: bool, limit: usize) -> String {
         self.scan_version_keys(from_start, "1", limit)
     }
@@ -282,7 +302,8 @@ impl Table {
         )
     }
 
-    /// Bytes that stand for a key of this table, however it is spelled.
+    /// Canonical bytes of a key of this table: equal keys have equal bytes, however they are
+    /// spelled.
     pub fn key_bytes<'v>(&self, values: impl ExactSizeIterator<Item = Value<'v>>) -> Vec<u8> {
         key_bytes(values, self.collations())
     }
@@ -324,8 +345,8 @@ pub fn versions_table(table: &str) -> String {
     quote(&format!("{PREFIX}{table}_versions"))
 }
 
-/// CREATE TABLE of the versions. Keys compare as in the user's table; they need its affinity and
-/// collation for that, not its declared type.
+/// CREATE TABLE of the versions. Keys compare as in the user's table, so they need its affinity and
+/// collation, but not its declared type.
 pub fn create_versions(schema: &Schema) -> String {
     let columns: Vec<String> = schema
         .key
@@ -352,7 +373,8 @@ fn column_list(schema: &Schema, which: impl Iterator<Item = usize>) -> String {
 
 fn upsert(schema: &Schema, which: &[usize]) -> String {
     let n = schema.key.len();
-    // The key's values are always given, to find the row; they are only set if they are in `which`.
+    // The key's values are always given, to find the row; `which` decides whether they are set,
+    // too.
     let others = which.iter().copied().filter(|i| *i >= n);
     let given: Vec<usize> = (0..n).chain(others).collect();
     let unknown: Vec<usize> = (n..schema.columns.len())
@@ -369,7 +391,7 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
         false => format!("UPDATE SET {}", set.join(", ")),
     };
     format!(
-        // By another name: a table may be called "excluded".
+        // The alias is needed because a table may be called "excluded".
         "INSERT{} INTO {} AS __harmonylite__row({}) VALUES ({}{}) ON CONFLICT ({}) DO {action}",
         or_abort(schema),
         quote(&schema.name),
@@ -380,9 +402,9 @@ fn upsert(schema: &Schema, which: &[usize]) -> String {
     )
 }
 
-/// A constraint of the table may evict or leave out rows behind our back, unless the statement says
-/// otherwise. Only there: what the statement says goes for the statements of a trigger that it
-/// fires, too.
+/// OR ABORT for a table with an ON CONFLICT clause: that would evict or leave out rows unnoticed,
+/// unless the statement says otherwise. A table without such a clause gets none, because the
+/// statement's clause also applies to the statements of a trigger that it fires.
 fn or_abort(schema: &Schema) -> &'static str {
     match schema.has_conflict_clause {
         true => " OR ABORT",

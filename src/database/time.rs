@@ -1,12 +1,12 @@
-//! What time local changes are stamped with: the machine's, bounded by the broker's and by what is
-//! reserved on disk.
+//! The time with which local changes are stamped: the machine's, bounded by the broker's and by the
+//! reservation on disk.
 
 use std::time::Instant;
 
 use super::{Database, DatabaseError, Result};
 
 impl Database {
-    /// Makes sure that `time_ms` may be stamped, with an fsync about once a minute.
+    /// Makes sure that `time_ms` may be stamped; that takes an fsync about once a minute.
     pub(super) fn reserve(&mut self, time_ms: i64) -> Result<()> {
         let time_ms = self.bounded_time(self.reservation.believe(time_ms, self.clock.now_ms()));
         if self.reservation.covers(time_ms) {
@@ -33,26 +33,26 @@ impl Database {
         Ok(())
     }
 
-    /// The time that a change found just now is stamped with.
+    /// The stamp of a change that is found just now, in unix milliseconds.
     pub(crate) fn stamp_now(&self) -> Result<i64> {
         let now_ms = self.clock.now_ms();
         self.reserved_time(self.reservation.believe(now_ms, now_ms))
     }
 
-    /// The time that entry `id` of the change log is stamped with, noted at `time_ms` by the
-    /// machine's clock.
+    /// The stamp of entry `id` of the change log, which the machine's clock dated `time_ms`.
     pub(crate) fn stamp_entry(&self, id: i64, time_ms: i64) -> Result<i64> {
         self.reserved_time(self.entry_time(id, time_ms))
     }
 
-    /// The same for an entry that is kept for now: [`Self::stamp_kept`] reserves it.
+    /// As [`Self::stamp_entry`], for an entry that is kept for now: [`Self::stamp_kept`] checks the
+    /// reservation later.
     pub(crate) fn entry_time(&self, id: i64, time_ms: i64) -> i64 {
         let now_ms = self.clock.now_ms();
         let time_ms = self.reservation.believe_entry(id, time_ms, now_ms);
         self.bounded_time(time_ms)
     }
 
-    /// The time that an entry is stamped with which was given one before, and was kept since.
+    /// The stamp of an entry that [`Self::entry_time`] dated and that was kept since.
     pub(crate) fn stamp_kept(&self, time_ms: i64) -> Result<i64> {
         self.reserved_time(time_ms)
     }
@@ -74,13 +74,14 @@ impl Database {
         time_ms.min(bound).min(crate::model::version::MAX_MS)
     }
 
-    /// The broker's clock now, if it has been heard of.
+    /// The broker's clock now, in unix milliseconds; none if this node has not heard of it.
     pub fn broker_time_ms(&self) -> Option<i64> {
         self.broker_offset_ms
             .map(|offset| offset + self.clock.uptime().as_millis() as i64)
     }
 
-    /// By the broker's clock it is `time_ms`, or was a moment ago: it cannot be earlier now.
+    /// Notes that the broker's clock showed `time_ms` now or a moment ago: it cannot be earlier
+    /// now.
     pub fn heard_broker_time(&mut self, time_ms: i64) {
         let offset = time_ms - self.clock.uptime().as_millis() as i64;
         if self.broker_offset_ms.is_none_or(|known| offset > known) {

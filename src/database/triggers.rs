@@ -1,12 +1,12 @@
 //! The triggers that note which rows the application touched.
 //!
-//! They append one small row per change to the change log: table, kind, time, key. Values are read
-//! later, by capture, as the rows then are. Nothing here calls a function that SQLite does not
+//! The triggers append one small row per change to the change log: table, kind, time, key. Capture
+//! reads the values later, as the rows then are. Nothing here calls a function that SQLite does not
 //! allow in triggers with `trusted_schema = OFF`.
 //!
-//! One more never fires: it lists the columns. ALTER TABLE RENAME COLUMN puts the new name into
-//! that list and DROP COLUMN leaves it alone, so it tells a column that was renamed from one that
-//! came after another had gone.
+//! One further trigger never fires: it lists the columns. ALTER TABLE RENAME COLUMN puts the new
+//! name into that list, and DROP COLUMN leaves the list alone. So the list tells a renamed column
+//! from a column that was added after a different one had been dropped.
 
 use crate::database::Missing;
 use crate::database::plain_condition;
@@ -17,23 +17,23 @@ use crate::model::text::sql_literal;
 use crate::model::value::OwnedValue;
 use crate::mutation::{self, Mutation};
 
-/// The row was written or deleted.
+/// Kind of a log entry: the application wrote or deleted the row.
 pub const REAL: i64 = 0;
-/// The row may have been evicted by a REPLACE through one of its UNIQUE indexes, which fires no
-/// delete trigger.
+/// Kind of a log entry: a REPLACE may have evicted the row through one of its UNIQUE indexes, which
+/// fires no delete trigger.
 pub const MAYBE: i64 = 1;
 
-/// Name of the table's rows in a trigger's statement.
+/// Alias of the table's rows in a trigger's statement.
 const ROW: &str = "__harmonylite__row";
 
 /// Name of the change log.
 pub const LOG: &str = "__harmonylite___change_log_global";
 
-/// Unix milliseconds, to half a millisecond: `unixepoch('subsec')` needs SQLite 3.42, and the
-/// application brings its own.
+/// Unix milliseconds, exact to half a millisecond. `unixepoch('subsec')` would need SQLite 3.42,
+/// and the application brings its own SQLite.
 const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER)";
 
-/// Names and texts of the triggers that a table needs, as `sqlite_schema` keeps them.
+/// Names and texts of the triggers that a table needs, as `sqlite_schema` stores them.
 pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
     let log = Log { table, schema };
     let new = [log.append("NEW"), log.append_old_key()];
@@ -68,7 +68,7 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
         triggers.push(log.trigger("update_before", &event, "", &updates));
     }
     if let Some(rowid) = schema.other_rowid {
-        // NEW's is -1 unless it is given.
+        // NEW's rowid is -1 unless the statement gives one.
         let (given, moved) = (
             format!(" WHEN NEW.{rowid} IS NOT -1"),
             format!(" WHEN NEW.{rowid} IS NOT OLD.{rowid}"),
@@ -85,8 +85,8 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
     triggers
 }
 
-/// Statements that SQLite can compile if it can those of the triggers that ask for more than
-/// columns.
+/// Statements for a trial compilation. If SQLite can compile them, it can compile the triggers
+/// whose conditions use more than columns.
 pub fn trials(schema: &Schema) -> Vec<String> {
     let (log, table) = (Log { table: 0, schema }, quote(&schema.name));
     let trial = |index| {
@@ -99,7 +99,7 @@ pub fn trials(schema: &Schema) -> Vec<String> {
     schema.unique.iter().map(trial).collect()
 }
 
-/// What was not noted while a trigger with this name was not in place.
+/// The events that went unnoted while the trigger with this name was missing.
 pub fn missing_without(name: &str) -> Missing {
     let ends = |with: &[&str]| with.iter().any(|end| name.ends_with(end));
     if ends(&["_columns"]) {
@@ -116,12 +116,12 @@ pub fn list_name(table: &str) -> String {
     format!("{PREFIX}{table}_columns")
 }
 
-/// The columns in the text of that trigger, in lower case.
+/// The columns in the text of the trigger that lists them, in lower case.
 pub fn listed(text: &str) -> Vec<String> {
     let after_name = sql_text::after_trigger_name(text).unwrap_or_default();
     let mut words = sql_text::words(after_name).into_iter();
     let mut columns = Vec::new();
-    // AFTER UPDATE OF, then a comma before every further one.
+    // AFTER UPDATE OF, then a comma before every further column.
     let mut before = words.nth(2);
     while before.is_some_and(|word| columns.is_empty() || word == ",") {
         columns.extend(words.next());
@@ -137,8 +137,9 @@ fn stored_columns(schema: &Schema) -> String {
     columns.join(", ")
 }
 
-/// An UPDATE that names no column of a UNIQUE index cannot evict. In the table's order, which a
-/// renamed column keeps.
+/// The OF clause of the BEFORE UPDATE trigger: an UPDATE that names no column of a UNIQUE index
+/// cannot evict. The columns stand in the table's order, which a renamed column keeps. The clause
+/// is empty if an index is more than stored columns.
 fn of_columns(schema: &Schema) -> String {
     let names = schema.unique.iter().map(|u| u.columns.as_ref());
     let Some(names) = names.collect::<Option<Vec<_>>>() else {
@@ -198,14 +199,15 @@ impl Log<'_> {
         )
     }
 
-    /// Whether a key column is the same as OLD's, as the key's own index compares.
+    /// The condition that a key column of `row` equals OLD's, compared as the key's own index
+    /// compares.
     fn same_key_column(&self, i: usize, row: &str) -> String {
         let column = self.schema.column_sql(i);
         let collation = quote(&self.schema.key[i].collation);
         format!("({row}.{column} IS OLD.{column} COLLATE {collation})")
     }
 
-    /// An UPDATE of the key deletes the row under the old one.
+    /// Notes the old key if an UPDATE changed it: that UPDATE deletes the row under the old key.
     fn append_old_key(&self) -> String {
         let changed: Vec<String> = (0..self.schema.key_len())
             .map(|i| format!("NOT {}", self.same_key_column(i, "NEW")))
@@ -218,14 +220,15 @@ impl Log<'_> {
         )
     }
 
-    /// What an index's term is for the new row. An expression is worked out by giving it a row with
-    /// the columns that it names, and no others: SQLite refuses to drop a column that we name.
+    /// Expressions for the value that a term of an index has in the new row. Each evaluates the
+    /// term over a row with the columns that the term names, and no others: SQLite refuses to drop
+    /// a column that we name.
     ///
-    /// Columns of such a row have no affinity, so a comparison inside of the expression may come
-    /// out otherwise than in the table. A CAST gives it to them, but alters a value that is not of
-    /// the column's class; so both ways are tried, but for blobs, which affinity leaves as they
-    /// are. What a partial index or a CHECK leaves out is not worked out: the expression may fail
-    /// on it.
+    /// The columns of such a row have no affinity, so a comparison inside the expression may have a
+    /// different result than in the table. A CAST gives them the affinity, but alters a value that
+    /// is not of the column's class. So both ways are tried; blobs get no CAST, because affinity
+    /// leaves them as they are. Rows that a partial index or a CHECK leaves out are not evaluated:
+    /// the expression may fail on them.
     fn of_new(&self, term: &str, predicate: Option<&str>) -> Vec<String> {
         let rowid = usize::from(self.schema.rowid.is_some());
         let stored = self.schema.columns.iter().skip(rowid).map(|c| &c.name);
@@ -268,7 +271,7 @@ impl Log<'_> {
         let not_blobs = not_blobs.map(|c| format!("typeof({}) <> 'blob'", plain(c)));
         let not_blobs: Vec<String> = not_blobs.chain(conditions.iter().cloned()).collect();
         let mut ways = vec![of_row(&plain, &conditions)];
-        // What takes the place of a NULL has no collation, which a condition may go by.
+        // The default that replaces a NULL has no collation, and a condition may depend on that.
         let given = |column: &String| format!("NEW.{}", quote(column));
         if named.iter().any(|c| plain(c) != given(c)) {
             ways.push(of_row(&given, &conditions));
@@ -279,8 +282,8 @@ impl Log<'_> {
         ways
     }
 
-    /// What the column will hold: a REPLACE puts the default in the place of a NULL that is not
-    /// allowed, after BEFORE triggers have run.
+    /// The value that the column will hold. A REPLACE puts the default in the place of a NULL that
+    /// is not allowed, but only after BEFORE triggers have run.
     fn new_value(&self, column: &str) -> String {
         let new = format!("NEW.{}", quote(column));
         let mut columns = self.schema.columns.iter();
@@ -296,7 +299,8 @@ impl Log<'_> {
         format!("coalesce({new}, {default})")
     }
 
-    /// The CAST that leaves what the column stores as it is and gives it the column's affinity.
+    /// The type to CAST to: the CAST gives values the column's affinity, and leaves stored values
+    /// as they are. None if the column needs no CAST.
     fn cast_to(&self, column: &str) -> Option<&'static str> {
         let found = self.schema.columns.iter().find(|c| c.name == *column)?;
         match found.affinity {
@@ -307,13 +311,13 @@ impl Log<'_> {
         }
     }
 
-    /// Rows that share the new row's values in a UNIQUE index.
+    /// The statement that notes the rows which share the new row's values in a UNIQUE index.
     fn evicted(&self, index: &UniqueIndex, update: bool) -> String {
         self.append_maybe(&self.shares(index, update))
     }
 
-    /// The condition that [`ROW`] keeps an INSERT of the new row from the table, if it tells
-    /// neither more nor less than that.
+    /// The condition that [`ROW`] conflicts with an INSERT of the new row. None if no exact
+    /// condition can be written.
     fn exactly_shares(&self, index: &UniqueIndex) -> Option<String> {
         if !self.schema.tells_replacing() || !self.schema.is_of_columns(index) {
             return None;
@@ -328,10 +332,11 @@ impl Log<'_> {
         }
     }
 
-    /// Whether [`ROW`] shares the new row's values in a UNIQUE index.
+    /// The condition that [`ROW`] shares the new row's values in a UNIQUE index.
     fn shares(&self, index: &UniqueIndex, update: bool) -> String {
         let predicate = index.predicate.as_deref();
-        // Whether the new row is within a partial index is not asked: a row too many does no harm.
+        // The condition does not test whether the new row is in a partial index: a superfluous log
+        // entry does no harm.
         let mut conditions: Vec<String> = predicate.map(|p| format!("({p})")).into_iter().collect();
         for (term, collation) in &index.terms {
             let collation = quote(collation);
@@ -347,7 +352,7 @@ impl Log<'_> {
             conditions.push(format!("NOT ({})", same.join(" AND ")));
         }
         if update && index.columns.is_none() && !self.schema.generated_from.is_empty() {
-            // Before an UPDATE, SQLite works out generated columns of NEW from those alone that the
+            // Before an UPDATE, SQLite computes generated columns of NEW only from columns that the
             // trigger names.
             let from = self.schema.generated_from.iter();
             let named: Vec<String> = from.map(|c| format!("NEW.{} IS NULL", quote(c))).collect();
@@ -356,7 +361,7 @@ impl Log<'_> {
         conditions.join(" AND ")
     }
 
-    /// The same as [`Log::append_maybe`], if the statement says OR REPLACE: see
+    /// As [`Log::append_maybe`], but takes effect only if the statement says OR REPLACE: see
     /// [`super::replacing`].
     fn replaced(&self, condition: &str) -> String {
         let keys = (1..=self.schema.key_len()).map(|i| format!(", k{i}"));

@@ -1,11 +1,11 @@
-//! Between SQLite's values and ours.
+//! Conversions between SQLite's values and ours.
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Row, ToSql};
 
 use crate::model::value::{OwnedValue, Value};
 
-/// What SQLite handed out.
+/// The value that SQLite returned.
 pub fn value(value: ValueRef<'_>) -> Value<'_> {
     match value {
         ValueRef::Null => Value::Null,
@@ -16,12 +16,13 @@ pub fn value(value: ValueRef<'_>) -> Value<'_> {
     }
 }
 
-/// Column `index` of a row. The statements here are ours, so the column is there.
+/// Column `index` of a row, which must exist: the statements are ours.
 pub fn column<'r>(row: &'r Row<'_>, index: usize) -> Value<'r> {
     value(row.get_ref_unwrap(index))
 }
 
-/// Text for people, or for comparing with text that is UTF-8.
+/// Column `index` as text, for people or for comparison with UTF-8. Bytes that are not UTF-8 are
+/// replaced.
 pub fn lossy(row: &Row<'_>, index: usize) -> rusqlite::Result<String> {
     let bytes = row.get_ref(index)?.as_bytes().unwrap_or_default();
     Ok(String::from_utf8_lossy(bytes).into_owned())

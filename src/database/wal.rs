@@ -1,17 +1,17 @@
-//! The WAL file is cut when nobody works on the database.
+//! Cuts the WAL file when no application works on the database.
 //!
-//! SQLite writes over what a WAL file has once that is taken into the database, and never makes it
-//! smaller: it keeps the size of the largest transaction, or of the longest reader. Without us the
-//! last one to close removes it; with us nobody is the last. And a WAL that is empty cannot be
-//! mixed with a backup that is copied over the database.
+//! SQLite reuses a WAL file once its content is checkpointed, but never shrinks it: the file keeps
+//! the size of the largest transaction, or of the longest reader. Without us the last connection to
+//! close removes the file; with us no application's connection is the last. An empty WAL, besides,
+//! cannot be mixed with a backup that is copied over the database.
 
 use rusqlite::Connection;
 
 use super::error::is_busy;
 use super::{Database, Result};
 
-/// Where our connection starts the WAL anew it cuts it to this, in bytes: what 1000 pages of 4 KiB
-/// need, after which it is taken in.
+/// When our connection starts the WAL anew, it cuts the file to this many bytes: those of 1000
+/// pages of 4 KiB, after which SQLite checkpoints.
 pub(super) const JOURNAL_SIZE_LIMIT: &str = "PRAGMA journal_size_limit = 4194304";
 
 impl Database {
@@ -20,22 +20,22 @@ impl Database {
         self.files.wal_bytes()
     }
 
-    /// Takes in what the WAL has and cuts it to nothing. Does not wait for anybody: false if
-    /// somebody reads or writes just now. Nobody waits for us while what is in it is written to the
-    /// database and synced, and a writer for no longer than it takes to cut a file.
+    /// Checkpoints the WAL and cuts it to nothing. Waits for no application: returns false if one
+    /// reads or writes just now. No application waits while the content is written to the database
+    /// and synced, and a writer waits only as long as it takes to cut a file.
     pub fn cut_wal(&mut self) -> Result<bool> {
         self.check_files(false)?;
         if !checkpoint(&self.conn, "PASSIVE")? || !self.fence.try_gap() {
             return Ok(false);
         }
-        // A reader could not write after it, as after a commit of ours.
+        // As after a commit of ours, a transaction that reads now could not write afterwards.
         let cut = checkpoint(&self.conn, "TRUNCATE");
         self.fence.let_go();
         cut
     }
 }
 
-/// Whether it was done to its end.
+/// Whether the checkpoint was complete.
 fn checkpoint(conn: &Connection, mode: &str) -> Result<bool> {
     let counts = |r: &rusqlite::Row<'_>| {
         let [busy, frames, taken_in] = [r.get::<_, i64>(0)?, r.get(1)?, r.get(2)?];

@@ -1,5 +1,5 @@
-//! Write transactions: begun when the lock is free, undone whole, and begun anew when more time
-//! must be reserved first.
+//! Write transactions. One begins when the lock is free, and is undone whole if it fails. If it
+//! needs more time than is reserved, it is undone, and begins anew with a larger reservation.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,12 +11,13 @@ use super::sites::Sites;
 use super::{Database, DatabaseError, Gap, Result, meta};
 
 impl Database {
-    /// Runs `f` in a write transaction; undone if it fails. Takes as long as others hold the lock.
+    /// Runs `f` in a write transaction, which is undone if `f` fails. Waits for as long as others
+    /// hold the lock. `f` may run more than once.
     pub(crate) fn write<T>(&mut self, f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         self.transact(false, f)
     }
 
-    /// The same, and no power cut takes it back.
+    /// As [`Self::write`], but synced: no power cut takes the commit back.
     pub(crate) fn write_synced<T>(&mut self, f: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         self.transact(true, f)
     }
@@ -43,7 +44,8 @@ impl Database {
                     self.reserve(time_ms)?;
                 }
                 Err(e @ DatabaseError::RestoredInPlace(_)) => return Err(e),
-                // There is little to read again, and what is left is as the publisher makes it.
+                // Our tables were dropped, so reading the state anew may fail. The publisher makes
+                // the tables again.
                 Err(e @ DatabaseError::Dropped) => {
                     let _ = self.roll_back();
                     return Err(e);
@@ -80,8 +82,8 @@ impl Database {
         Ok(undone?)
     }
 
-    /// After a commit. One that may not be on the disk counts as not made: what is in memory is
-    /// read anew, and what was to be sent is encoded from the marks.
+    /// Ends a commit. If the commit may not be on the disk, it counts as not made: the state in
+    /// memory is read anew, and unsent changes are encoded from the marks.
     fn settle(&mut self, sync: bool) -> Result<()> {
         let settled = self.fence.settle(&self.conn, sync);
         if settled.is_err() {
@@ -91,7 +93,7 @@ impl Database {
         settled
     }
 
-    /// Whether what is committed from now on is on the disk when it is.
+    /// Sets whether a later COMMIT returns only when it is on the disk.
     pub(super) fn sync_commits(&mut self, sync: bool) -> Result<()> {
         if self.syncs_commits != sync {
             let level = if sync { "FULL" } else { "NORMAL" };
@@ -102,8 +104,8 @@ impl Database {
         Ok(())
     }
 
-    /// Runs `f` inside a transaction; where one row or one table is at fault, undoes it and gives
-    /// the reason, so that the rest can go on.
+    /// Runs `f` in a savepoint. If one row or one table is at fault, undoes what `f` did and
+    /// returns the reason as the inner error, so that the caller can go on with the rest.
     pub(crate) fn guarded<T>(
         &mut self,
         f: impl FnOnce(&mut Self) -> Result<T>,
@@ -127,7 +129,7 @@ impl Database {
         }
     }
 
-    /// What was learnt inside the transaction is forgotten with it.
+    /// Reads the state in memory anew: whatever the transaction put there is undone with it.
     fn roll_back(&mut self) -> Result<()> {
         self.counts = self.kept_counts;
         self.reservation.offline_writes.ended(false);
@@ -149,7 +151,7 @@ impl Database {
     }
 }
 
-/// Runs `f` inside a transaction. What it writes is undone if it fails, or is only a `trial`.
+/// Runs `f` inside a transaction. Undoes its writes if it fails, or if this is only a `trial`.
 pub(crate) fn savepoint<T>(
     conn: &Connection,
     trial: bool,
@@ -157,7 +159,7 @@ pub(crate) fn savepoint<T>(
 ) -> rusqlite::Result<T> {
     conn.execute_batch("SAVEPOINT attempt")?;
     let done = f();
-    // A full disk undoes the transaction itself.
+    // On a full disk SQLite undoes the whole transaction by itself.
     if !conn.is_autocommit() {
         if trial || done.is_err() {
             conn.execute_batch("ROLLBACK TO attempt")?;
@@ -167,8 +169,8 @@ pub(crate) fn savepoint<T>(
     done
 }
 
-/// Tries again for as long as somebody else holds the lock. SQLite's own busy handler sleeps up to
-/// 100 ms between tries, which would be most of the latency.
+/// Repeats `attempt` for as long as another connection holds the lock. SQLite's own busy handler
+/// sleeps up to 100 ms between tries, which would be most of the latency.
 pub(super) fn retry_while_busy(
     stop: &AtomicBool,
     mut attempt: impl FnMut() -> rusqlite::Result<()>,
@@ -219,7 +221,7 @@ mod tests {
 
     const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 
-    /// Of a copy with our tables and of one from before; of long ago and of just now.
+    /// Cases: a copy with our tables and one from before; one of long ago and one of just now.
     #[test]
     fn a_backup_that_is_put_back_under_an_open_connection_ends_it_unwritten() {
         for (is_ours, age) in [(true, 600), (false, 600), (true, 0), (false, 0)] {
@@ -243,7 +245,7 @@ mod tests {
         }
     }
 
-    /// What was read from a stream since would never be read again.
+    /// Without the check, messages that were read since the backup would never be read again.
     #[test]
     fn a_backup_from_before_the_last_message_is_noticed() {
         let mut node = Node::new(1, SCHEMA);
@@ -256,7 +258,7 @@ mod tests {
         assert_put_back(&node.db.capture().unwrap_err());
     }
 
-    /// They move the schema's version like a backup that is put back does.
+    /// These statements change the schema's version, like a restored backup does.
     #[test]
     fn neither_vacuum_nor_other_changes_of_the_schema_count_as_put_back() {
         let mut node = Node::new(1, SCHEMA);

@@ -1,9 +1,10 @@
-//! How long to wait before the next try.
+//! The wait before the next try.
 
 use std::time::Duration;
 
-/// Doubles from `first` to `longest`; no randomness, because what is retried here (a broker that
-/// is away, a full disk) does not suffer from a herd of a few dozen nodes.
+/// A wait that doubles from `first` to `longest`. There is no randomness, because the things that
+/// are retried here (a broker that is away, a full disk) do not suffer from a few dozen nodes at
+/// once.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -12,6 +13,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// Waits of `first`, then of twice as much each time, up to `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Backoff {
             first,
@@ -20,14 +22,14 @@ impl Backoff {
         }
     }
 
-    /// The wait before the coming try.
+    /// The wait before the next try.
     pub fn wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (self.next * 2).min(self.longest);
         wait
     }
 
-    /// It worked: begin anew.
+    /// To be called after a success: the next wait is the first again.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

@@ -1,5 +1,5 @@
-//! Standard base64: the JetStream API wraps stored messages in it, names of objects and logins are
-//! written in it.
+//! Standard base64: the JetStream API encodes stored messages in it, and names of objects and
+//! logins are written in it.
 
 const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -39,12 +39,11 @@ pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
             bytes.push((bits >> count) as u8);
         }
     }
-    // Six bits left over are no byte: the text was cut.
+    // Six bits left over are not a whole byte: the text was cut.
     (count < 6).then_some(bytes)
 }
 
-/// The same text with the signs that mean nothing in a URL, as subjects, digests and JWTs have
-/// them.
+/// The same text with "-" and "_" for "+" and "/", which subjects, digests and JWTs need.
 pub(crate) fn to_url_signs(text: &str) -> String {
     text.replace('+', "-").replace('/', "_")
 }

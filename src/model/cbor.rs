@@ -1,23 +1,26 @@
 //! CBOR (RFC 8949) as frames and stored keys use it: definite lengths, shortest integers.
 //!
-//! SQLite's classes map to null, integer, float, text and bytes. Text that is not UTF-8 travels as
-//! bytes under [`RAW_TEXT_TAG`]. Reading borrows from the input and trusts nothing in it: a length
-//! is compared with what is left before it is used.
+//! SQLite's storage classes map to null, integer, float, text and bytes. Text that is not UTF-8
+//! travels as bytes under [`RAW_TEXT_TAG`]. The reader borrows from the input and trusts nothing in
+//! it: it compares every length with the number of bytes left before it uses the length.
 
 use ciborium_ll::{Decoder, Encoder, Header, simple};
 
 use crate::model::value::{OwnedValue, Value};
 
-/// Tag (of the range that RFC 8949 leaves to first come, first served) of text that is not UTF-8.
+/// Tag of text that is not UTF-8, from the range that RFC 8949 leaves to first come, first served.
 pub const RAW_TEXT_TAG: u64 = 41_000;
 
-/// What is wrong with bytes that should be CBOR of ours.
+/// The reason why bytes are not CBOR of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CborError {
+    /// The bytes end before the item does, or a length exceeds them.
     #[error("ends in the middle of an item")]
     Truncated,
+    /// An item of a different kind than this one came.
     #[error("expected {0}")]
     Expected(&'static str),
+    /// A number, named by this text, is above its limit.
     #[error("{0} is out of bounds")]
     OutOfBounds(&'static str),
 }
@@ -28,14 +31,17 @@ fn push(out: &mut Vec<u8>, header: Header) {
         .expect("writing to memory does not fail");
 }
 
+/// Appends the start of an array of `length` items, which the caller appends next.
 pub fn write_array(out: &mut Vec<u8>, length: usize) {
     push(out, Header::Array(Some(length)));
 }
 
+/// Appends an unsigned integer.
 pub fn write_unsigned(out: &mut Vec<u8>, value: u64) {
     push(out, Header::Positive(value));
 }
 
+/// Appends a signed integer.
 pub fn write_integer(out: &mut Vec<u8>, value: i64) {
     // CBOR's negative n stands for -1 - n, which is the complement.
     push(
@@ -48,16 +54,19 @@ pub fn write_integer(out: &mut Vec<u8>, value: i64) {
     );
 }
 
+/// Appends UTF-8 text.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
     push(out, Header::Text(Some(text.len())));
     out.extend_from_slice(text.as_bytes());
 }
 
+/// Appends a byte string.
 pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     push(out, Header::Bytes(Some(bytes.len())));
     out.extend_from_slice(bytes);
 }
 
+/// Appends a value in its storage class; text that is not UTF-8 under [`RAW_TEXT_TAG`].
 pub fn write_value(out: &mut Vec<u8>, value: Value<'_>) {
     match value {
         Value::Null => push(out, Header::Simple(simple::NULL)),
@@ -74,7 +83,7 @@ pub fn write_value(out: &mut Vec<u8>, value: Value<'_>) {
     }
 }
 
-/// Upper bound of what [`write_value`] writes.
+/// Upper bound of the bytes that [`write_value`] appends.
 pub fn value_bytes(value: Value<'_>) -> usize {
     const TAG_AND_LENGTH: usize = 3 + 9;
     match value {
@@ -83,7 +92,8 @@ pub fn value_bytes(value: Value<'_>) -> usize {
     }
 }
 
-/// The values of a key written by [`crate::model::key::key_bytes`].
+/// The values of a key that [`crate::model::key::key_bytes`] wrote. Fails if the bytes are not such
+/// a key.
 pub fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>, CborError> {
     let mut cursor = Cursor::new(bytes);
     let length = cursor.array()?;
@@ -94,13 +104,15 @@ pub fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>, CborError> {
     Ok(values)
 }
 
-/// Reads items one after the other, without copying.
+/// Reads items one after the other, without copying. A method that returns a [`Result`] fails on an
+/// item of a different kind, and at the end of the bytes.
 #[derive(Debug, Clone)]
 pub struct Cursor<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
+    /// A cursor at the start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
         Cursor { rest: bytes }
     }
@@ -125,7 +137,7 @@ impl<'a> Cursor<'a> {
         Ok(taken)
     }
 
-    /// Length of an array whose items, at least a byte each, can still follow.
+    /// Number of items of an array. Fails if fewer bytes than items are left.
     pub fn array(&mut self) -> Result<usize, CborError> {
         match self.header()? {
             Header::Array(Some(n)) if n <= self.rest.len() => Ok(n),
@@ -134,7 +146,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Entries of a map, each at least two bytes, that can still follow.
+    /// Number of entries of a map. Fails if fewer than two bytes per entry are left.
     pub fn map(&mut self) -> Result<usize, CborError> {
         match self.header()? {
             Header::Map(Some(n)) if n <= self.rest.len() / 2 => Ok(n),
@@ -143,7 +155,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The tag that comes next; none if something else does, which stays.
+    /// The next item's tag. None if the next item has no tag; the cursor does not move then.
     pub fn tag(&mut self) -> Option<u64> {
         let mut ahead = self.clone();
         let Ok(Header::Tag(tag)) = ahead.header() else {
@@ -153,7 +165,7 @@ impl<'a> Cursor<'a> {
         Some(tag)
     }
 
-    /// The truth value that comes next; none if something else does, which stays.
+    /// The next truth value. None if the next item is none; the cursor does not move then.
     pub fn boolean(&mut self) -> Option<bool> {
         let mut ahead = self.clone();
         let is_true = match ahead.header() {
@@ -165,6 +177,7 @@ impl<'a> Cursor<'a> {
         Some(is_true)
     }
 
+    /// The next item, an unsigned integer.
     pub fn unsigned(&mut self) -> Result<u64, CborError> {
         match self.header()? {
             Header::Positive(n) => Ok(n),
@@ -172,7 +185,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// An index or a count that must be below `limit`.
+    /// The next item, an index or a count below `limit`; `what` names it in the error.
     pub fn below(&mut self, limit: usize, what: &'static str) -> Result<usize, CborError> {
         let n = self.unsigned()?;
         usize::try_from(n)
@@ -181,6 +194,7 @@ impl<'a> Cursor<'a> {
             .ok_or(CborError::OutOfBounds(what))
     }
 
+    /// The next item, a signed integer.
     pub fn integer(&mut self) -> Result<i64, CborError> {
         match self.value()? {
             Value::Integer(i) => Ok(i),
@@ -188,6 +202,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The next item, UTF-8 text.
     pub fn text(&mut self) -> Result<&'a str, CborError> {
         match self.value()? {
             Value::Text(t) => std::str::from_utf8(t).map_err(|_| CborError::Expected("UTF-8")),
@@ -195,6 +210,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The next item, a byte string.
     pub fn bytes(&mut self) -> Result<&'a [u8], CborError> {
         match self.value()? {
             Value::Blob(b) => Ok(b),
@@ -202,6 +218,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// The next item as a value of SQLite. Bytes under [`RAW_TEXT_TAG`] become text, NaN becomes
+    /// NULL.
     pub fn value(&mut self) -> Result<Value<'a>, CborError> {
         let out_of_range = CborError::OutOfBounds("an integer");
         Ok(match self.header()? {
@@ -221,12 +239,12 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// The bytes between here and where a later state of the same cursor stands.
+    /// The bytes between this cursor and a `later` state of it.
     pub fn up_to(&self, later: &Cursor<'a>) -> &'a [u8] {
         &self.rest[..self.rest.len() - later.rest.len()]
     }
 
-    /// There must be nothing left.
+    /// Fails if bytes are left.
     pub fn end(&self) -> Result<(), CborError> {
         if self.rest.is_empty() {
             Ok(())
@@ -235,7 +253,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Bytes not yet read.
+    /// Number of bytes not yet read.
     pub fn remaining(&self) -> usize {
         self.rest.len()
     }

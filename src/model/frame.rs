@@ -1,4 +1,4 @@
-//! Frames: what one message of a stream holds, as bytes.
+//! Frames: the content of one message of a stream, as bytes.
 //!
 //! ```text
 //! [1, 0, [node, …], [table, …]]           rows; nodes are named by their index from here on
@@ -30,19 +30,19 @@ pub use pack::{
 use rows::bounded;
 pub use rows::{FrameKeyColumn, FrameRows, Row, TableRows};
 
-/// Number of the format. Frames of another number are kept for a later release to read.
+/// Number of the format. Frames with a different number are kept for a later release to read.
 pub const FORMAT: u64 = 1;
 
 /// Name of the key column of a table that goes by rowid. SQLite's names hold no NUL.
 pub const ROWID: &str = "\0rowid";
 
-/// Nodes, tables and columns that a frame may name: each takes more memory than bytes.
+/// Limit of the nodes, tables and columns that a frame may name: each takes more memory than bytes.
 const MAX_NAMES: usize = 1 << 17;
 
-/// A frame that names so many is complete: one more table leaves it below [`MAX_NAMES`].
+/// A frame with this many names is complete: one more table leaves it below [`MAX_NAMES`].
 const MANY_NAMES: usize = 1 << 15;
 
-/// Longest name of a table or column. It is kept with every row that is held.
+/// Longest name of a table or column, in bytes. Every held row is stored with its names.
 pub const MAX_NAME_BYTES: usize = 255;
 
 const ROWS: u64 = 0;
@@ -51,54 +51,68 @@ const DELETE: u64 = 0;
 const UPSERT: u64 = 1;
 const UPSERT_WITH_VERSIONS: u64 = 2;
 
-/// Why bytes from the network are not taken for a frame.
+/// The reason why bytes from the network are not accepted as a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
+    /// The frame has a format number that this release does not know.
     #[error("frame format {0} is not known here (this release knows {FORMAT})")]
     UnknownFormat(u64),
+    /// The bytes are not CBOR of ours.
     #[error("malformed frame: {0}")]
     Malformed(#[from] CborError),
+    /// The zstd frame cannot be unpacked.
     #[error("malformed frame: {0}")]
     Zstd(String),
+    /// Size in bytes, and the limit that it exceeds.
     #[error("frame of {0} bytes is larger than {1}")]
     TooLarge(usize, usize),
 }
 
-/// How a key column compares and stores: two nodes whose keys differ in this cannot exchange rows.
+/// How a key column compares and stores values. Nodes whose keys differ in this cannot exchange
+/// rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyColumn {
+    /// Name of the column; [`ROWID`] for a table that goes by rowid.
     pub name: String,
-    /// SQLite's type affinity, by its name.
+    /// SQLite's name of the type affinity.
     pub affinity: &'static str,
-    /// Collating sequence of the key's index, upper case.
+    /// Collating sequence of the key's index, in upper case.
     pub collation: String,
 }
 
-/// A frame that was checked from end to end; rows are decoded as they are asked for, so that a
-/// frame costs no more memory than its bytes.
+/// A frame that was checked from end to end. Its rows are decoded only when they are read, so that
+/// a frame takes no more memory than its bytes.
 #[derive(Debug)]
 pub enum Frame<'a> {
+    /// Changes of rows.
     Rows {
+        /// Node ids, which rows name by index.
         nodes: Vec<u64>,
+        /// The tables, each with its rows.
         tables: Vec<TableRows<'a>>,
-        /// FrameRows that say what cannot be: they are passed over.
+        /// Rows that are well-formed but impossible; reading passes over them.
         faults: Faults,
     },
+    /// A piece of a frame that is too large for one message.
     Part(Part<'a>),
 }
 
 /// A piece of a packed rows frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part<'a> {
-    /// Message id of the whole.
+    /// Message id of the whole frame, 16 bytes.
     pub id: &'a [u8],
+    /// Number of this part, from 0.
     pub index: u32,
+    /// Number of parts, above `index`.
     pub count: u32,
+    /// The piece of the packed frame.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Frame<'a> {
-    /// Decodes and checks the whole of an uncompressed frame.
+    /// Decodes and checks a whole uncompressed frame. Fails if a format, a length or a count is
+    /// wrong; single impossible rows are left out, see [`Faults`].
     pub fn decode(bytes: &'a [u8]) -> Result<Frame<'a>, FrameError> {
         let mut cursor = Cursor::new(bytes);
         let items = cursor.array()?;
@@ -158,6 +172,7 @@ impl<'a> Part<'a> {
         })
     }
 
+    /// The uncompressed frame that carries this part.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.bytes.len() + pack::PART_OVERHEAD);
         cbor::write_array(&mut out, 6);

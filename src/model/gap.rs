@@ -1,26 +1,28 @@
-//! What a node lacks of a stream, because the broker dropped it before it was read.
+//! A gap: messages of a stream that the broker dropped before this node read them.
 //!
-//! Every message was published by a node that has its rows. So what is lacking comes with a
-//! snapshot of a node that read it all; or, should no node have done so, with snapshots of all
-//! nodes that ever published, each made after the messages in question. A gap remembers whose it
-//! has by now (its own rows a node has anyway), and travels with the snapshots of whoever has it.
+//! Every message was published by a node that has its rows. So the missing rows come with a
+//! snapshot of a node that read all of the messages. If no node did, they come with snapshots of
+//! all nodes that ever published, each made after the missing messages. A gap remembers the nodes
+//! whose state has arrived by now (a node has its own rows anyway), and travels with the snapshots
+//! of the node that has the gap.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-/// See the module's head.
+/// The missing messages of one stream, and the nodes whose state makes up for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// The last message that was missed.
+    /// Sequence of the last message that was missed.
     pub end: u64,
-    /// Nodes whose state, as of some time after that message, is here.
+    /// Nodes whose state, from some time after that message, is here.
     pub heard: BTreeSet<u64>,
-    /// The last transaction number here before it was noticed: what was learnt until then came from
-    /// before the gap. 0 if that is not known. This and the next are of this node alone.
+    /// The last local transaction number before this node noticed the gap: everything it learnt up
+    /// to then is from before the gap. 0 if that is not known. Only the node itself uses this field
+    /// and the next.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub learnt: i64,
-    /// The last message of ours that was acknowledged before it was noticed.
+    /// Sequence of the last message of ours that was acknowledged before this node noticed the gap.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub acked: u64,
 }
@@ -30,6 +32,7 @@ fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
 }
 
 impl Gap {
+    /// A gap up to the message `end`, with no state of any node yet.
     pub fn new(end: u64) -> Gap {
         Gap {
             end,
@@ -37,7 +40,7 @@ impl Gap {
         }
     }
 
-    /// As others are told of it.
+    /// The gap in the form in which it is sent to other nodes.
     pub fn told(&self) -> Gap {
         Gap {
             learnt: 0,
@@ -46,7 +49,7 @@ impl Gap {
         }
     }
 
-    /// Whether nothing is lacking any more, at `node`.
+    /// Whether nothing is missing any more at `node`: the state of all other `publishers` is here.
     pub fn is_made_up(&self, node: u64, publishers: &BTreeSet<u64>) -> bool {
         publishers
             .iter()
@@ -54,14 +57,16 @@ impl Gap {
     }
 }
 
-/// How far a stream was read, and what is lacking on the way there.
+/// How far a stream was read, and what is missing up to there.
 #[derive(Debug, Clone, Copy)]
 pub struct Reach<'a> {
+    /// Sequence of the last message that was read.
     pub seq: u64,
+    /// The gap up to there, if there is one.
     pub gap: Option<&'a Gap>,
 }
 
-/// What is lacking once a snapshot by `maker` is merged.
+/// The gap that is left after a snapshot by `maker` is merged; none if nothing is missing.
 pub fn after_merge(here: Reach<'_>, there: Reach<'_>, maker: u64) -> Option<Gap> {
     let and_maker = |gap: &Gap| {
         let mut gap = gap.told();
@@ -73,13 +78,13 @@ pub fn after_merge(here: Reach<'_>, there: Reach<'_>, maker: u64) -> Option<Gap>
     };
     match (here.gap, there.gap) {
         (None, None) => None,
-        // Read here, all of it.
+        // This node read all the messages that the snapshot lacks.
         (None, Some(theirs)) if here.seq >= theirs.end.min(there.seq) => None,
         (None, Some(theirs)) => Some(and_maker(theirs)),
-        // Made too early to be of help.
+        // The snapshot is too old to help.
         (Some(ours), _) if there.seq < ours.end => Some(ours.clone()),
         (Some(_), None) => None,
-        // What lies between the two was read nowhere.
+        // Neither node read the messages between the two.
         (Some(ours), Some(theirs)) if here.seq < theirs.end && ours.end < theirs.end => {
             Some(and_maker(theirs))
         }
@@ -142,14 +147,14 @@ mod tests {
         assert!(!gap(40, &[9]).is_made_up(2, &publishers));
     }
 
-    /// Messages 51 to 60 were read neither here nor there.
+    /// Neither node read the messages 51 to 60.
     #[test]
     fn what_nobody_of_the_two_read_stays_lacking() {
         let after = merged((50, Some(gap(40, &[3]))), (80, Some(gap(60, &[4]))));
         assert_eq!(after, Some(gap(60, &[4, 9])), "3 was heard too early");
         let after = merged((60, Some(gap(40, &[3]))), (80, Some(gap(60, &[4]))));
         assert_eq!(after, Some(gap(40, &[3, 4, 9])));
-        // An operator had it begin anew.
+        // An operator had this node begin again from the start.
         let after = merged((0, Some(gap(40, &[]))), (80, Some(gap(60, &[]))));
         assert_eq!(after, Some(gap(60, &[9])));
     }

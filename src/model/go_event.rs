@@ -1,39 +1,46 @@
-//! A change as the Go version of HarmonyLite publishes it: read, never written.
+//! A change as the Go version of HarmonyLite publishes it. We read such changes and never write
+//! them.
 //!
-//! A message is one row, as a CBOR map, in a zstd frame or not:
+//! A message holds one row as a CBOR map, with or without a zstd frame around it:
 //! ```text
 //! {"FromNodeId": node, "Payload": {"Id": number, "Type": "insert" | "update" | "delete",
 //!                                  "TableName": name, "Row": {column: value, …}, "sh": hash}}
 //! ```
-//! A column that is declared as a time comes as tag 32 of {1: unix seconds}, one that is declared
-//! BOOLEAN as true or false. Go's nodes store those as the text and the integer that they are here.
+//! The value of a column that is declared as a time is tag 32 of {1: unix seconds}; that of a
+//! BOOLEAN column is true or false. Nodes of the Go version store these as the text and the integer
+//! that [`GoEvent::decode`] returns.
 
 use crate::model::cbor::{CborError, Cursor};
 use crate::model::frame::MAX_NAME_BYTES;
 use crate::model::value::OwnedValue;
 
-/// Tag of a time.
+/// CBOR tag of a time.
 const TIME: u64 = 32;
 
-/// Columns that an event may have: SQLite has no more.
+/// Limit of the columns of an event: SQLite allows no more.
 const MAX_COLUMNS: usize = 32_767;
 
 /// One row that a Go node wrote or deleted.
 #[derive(Debug)]
 pub struct GoEvent<'a> {
+    /// Id of the Go node that published it.
     pub from: u64,
+    /// Name of the table.
     pub table: &'a str,
+    /// Whether the row was deleted.
     pub deleted: bool,
-    /// Column names and values. A table without a primary key has one that is called `rowid`.
+    /// Column names and values. For a table without a primary key one column is called `rowid`.
     pub row: Vec<(&'a str, OwnedValue)>,
 }
 
 impl<'a> GoEvent<'a> {
-    /// Whether these unpacked bytes may be one: our own messages begin with an array.
+    /// Whether these unpacked bytes may be such an event: our own messages begin with an array
+    /// instead.
     pub fn is_like(raw: &[u8]) -> bool {
         raw.first().is_some_and(|byte| byte >> 5 == 5)
     }
 
+    /// Decodes an event. Fails if the bytes are malformed, or lack the node, the table or the type.
     pub fn decode(raw: &'a [u8]) -> Result<GoEvent<'a>, CborError> {
         let mut cursor = Cursor::new(raw);
         let (mut from, mut payload) = (None, None);
@@ -111,7 +118,8 @@ fn value(cursor: &mut Cursor<'_>) -> Result<OwnedValue, CborError> {
     }
 }
 
-/// As Go's nodes store it; those whose time zone is not UTC write the same moment in that one.
+/// The text that Go nodes store for a time. Go nodes with a time zone other than UTC write the same
+/// moment in that zone.
 fn time(cursor: &mut Cursor<'_>) -> Result<OwnedValue, CborError> {
     match cursor.map()? {
         0 => return Ok(OwnedValue::Null),
@@ -125,7 +133,8 @@ fn time(cursor: &mut Cursor<'_>) -> Result<OwnedValue, CborError> {
     })
 }
 
-/// Days of the civil calendar: <https://howardhinnant.github.io/date_algorithms.html>.
+/// The text of a moment. The calendar follows
+/// <https://howardhinnant.github.io/date_algorithms.html>.
 fn moment(seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let shifted = days + 719_468; // from 0000-03-01
@@ -163,7 +172,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever is changed in it, reading ends, and takes no more than there is.
+        /// Whatever byte is changed, decoding ends, and returns no more columns than the input has
+        /// bytes.
         #[test]
         fn bytes_that_mean_ill_are_refused_or_read(
             at in 0..150usize, byte: u8, cut in 0..150usize,

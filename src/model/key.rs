@@ -1,18 +1,19 @@
 //! The canonical bytes of a row's key.
 //!
 //! One key can be spelled in several ways: 1 and 1.0 are equal to SQLite, and so are 'a' and 'A'
-//! under NOCASE. What is kept outside of the user's table by key (marks, displaced rows, held ones)
-//! needs one spelling, or a row would be there twice. Equal keys have equal bytes, others differ.
+//! under NOCASE. The tables that store things by key outside of the user's table (marks, displaced
+//! and held rows) need one spelling, or a row would be in them twice. Equal keys have equal bytes,
+//! and different keys have different bytes.
 
 use crate::model::cbor::{write_array, write_value};
 use crate::model::value::Value;
 
-/// Whether equality under the collation is known here: the three that SQLite brings.
+/// Whether equality under the collation is known here: it is for the three that SQLite brings.
 pub fn is_known_collation(name: &str) -> bool {
     matches!(name, "BINARY" | "NOCASE" | "RTRIM")
 }
 
-/// The bytes of a key whose columns compare by these collations (upper case).
+/// The canonical bytes of a key whose columns compare by these collations (upper case).
 pub fn key_bytes<'v, 'c>(
     values: impl ExactSizeIterator<Item = Value<'v>>,
     collations: impl Iterator<Item = &'c str>,
@@ -25,7 +26,7 @@ pub fn key_bytes<'v, 'c>(
     out
 }
 
-/// Gives `f` what stands for all values that equal this one, as SQLite compares.
+/// Calls `f` with the one value that represents all values equal to this one, as SQLite compares.
 pub fn fold<T>(value: Value<'_>, collation: &str, f: impl FnOnce(Value<'_>) -> T) -> T {
     match value {
         Value::Text(t) if collation == "NOCASE" => f(Value::Text(&no_case(t))),
@@ -33,7 +34,8 @@ pub fn fold<T>(value: Value<'_>, collation: &str, f: impl FnOnce(Value<'_>) -> T
             let spaces = t.iter().rev().take_while(|b| **b == b' ').count();
             f(Value::Text(&t[..t.len() - spaces]))
         }
-        // An integral real equals the integer; -2^63 is the only bound that a real can be.
+        // An integral real equals the integer. Of the two bounds of an i64, only -2^63 is exactly a
+        // real.
         Value::Real(r) if r.fract() == 0.0 && (-TWO_63..TWO_63).contains(&r) => {
             f(Value::Integer(r as i64))
         }
@@ -43,7 +45,7 @@ pub fn fold<T>(value: Value<'_>, collation: &str, f: impl FnOnce(Value<'_>) -> T
 
 const TWO_63: f64 = 9_223_372_036_854_775_808.0;
 
-/// SQLite's NOCASE folds ASCII letters and stops at a NUL; behind that only the length counts.
+/// SQLite's NOCASE folds ASCII letters and stops at a NUL; after that only the length counts.
 fn no_case(text: &[u8]) -> Vec<u8> {
     let mut folded = text.to_ascii_lowercase();
     if let Some(end) = folded.iter().position(|b| *b == 0) {
@@ -57,7 +59,7 @@ mod tests {
     use super::*;
     use rusqlite::Connection;
 
-    /// Asked of SQLite itself, every value against every other.
+    /// SQLite itself compares every value with every other.
     #[test]
     fn keys_are_equal_exactly_when_sqlite_says_so() {
         let texts = [

@@ -1,7 +1,7 @@
-//! The manifest: the one object of a store that is replaced, and what it says of each snapshot.
+//! The manifest: the one object of a store that is replaced, and its entries, one per snapshot.
 //!
-//! JSON, for people to read. It comes from a server that others can write to, so nothing in it is
-//! believed before it is checked.
+//! It is JSON, so that people can read it. It comes from a server that others can write to, so
+//! every entry is checked before it is used.
 
 use std::collections::BTreeMap;
 
@@ -13,41 +13,42 @@ use crate::model::version::Version;
 /// Name of the object.
 pub const NAME: &str = "manifest.json";
 
-/// Number of this layout.
+/// Number of the layout of manifests that this release writes.
 pub const FORMAT: u32 = 1;
 
-/// How many snapshots are kept: the newest, and the one before it for whoever is reading that.
+/// How many snapshots are kept: the newest, and the one before it for nodes that still read that.
 pub const KEPT: usize = 2;
 
-/// A manifest of two snapshots of a cluster with 256 shards has some 60 KB; and each node that was
-/// heard in a gap some 40 bytes more per shard.
+/// Largest manifest that is read. One of two snapshots of a cluster with 256 shards has some 60 KB,
+/// and some 40 bytes more per shard and node that is heard in a gap.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// No snapshot is larger (16 TiB): what says so is torn or was made up.
+/// No snapshot is larger (16 TiB): an entry with a larger size is torn or was made up.
 const MAX_DATABASE_BYTES: u64 = 1 << 44;
 
 const MAX_STREAMS: usize = 1024;
 
-/// Names of tables that a snapshot lacks.
+/// Bytes of the names of tables that a snapshot lacks.
 const MAX_LACKS_BYTES: usize = 64 << 10;
 
 /// No stream has as many messages; SQLite's integers are signed.
 const MAX_SEQ: u64 = 1 << 62;
 
-/// What a store holds.
+/// The list of the snapshots in a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
+    /// Number of the layout, see [`FORMAT`].
     pub format: u32,
-    /// The streams' prefix: tells one cluster from another that was given the same place.
+    /// The streams' prefix, which tells this cluster from a different one that uses the same store.
     pub cluster: String,
-    /// The newest first.
+    /// The snapshots, the newest first, at most [`KEPT`].
     pub snapshots: Vec<Entry>,
 }
 
 /// One snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Of the object: a database, compressed with zstd.
+    /// Name of the object: a database, compressed with zstd.
     pub name: String,
     /// Bytes of the object.
     pub size: u64,
@@ -55,47 +56,53 @@ pub struct Entry {
     pub sha256: String,
     /// Bytes of the database.
     pub database_size: u64,
-    /// Who made it.
+    /// Id of the node that made it.
     pub node: u64,
-    /// When, unix milliseconds of that node's clock.
+    /// When it was made, in unix milliseconds by that node's clock.
     pub time_ms: i64,
     /// Hash of the schema, as [`crate::database::Database`] has it.
     pub schema: i64,
-    /// How far each stream is in it.
+    /// Per stream: the position up to which the snapshot has its changes.
     pub streams: BTreeMap<String, StreamPosition>,
-    /// The newest tombstone that its maker ever dropped, as (hlc, node); none if it dropped none.
+    /// The newest tombstone that the node which made it ever dropped, as (hlc, node); none if it
+    /// dropped none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<(i64, u64)>,
-    /// Tables (lower case) of which its maker let rows go: they are not in it.
+    /// Tables (lower case) of which the node that made it let rows go: the snapshot lacks those
+    /// rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<String>,
 }
 
-/// A place in a stream.
+/// A position in a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamPosition {
-    /// Sequence of the last message that is in the snapshot, and its message id.
+    /// Sequence of the last message whose changes are in the snapshot.
     pub seq: u64,
+    /// Message id of that message.
     pub id: String,
-    /// When the stream was created, as the broker writes it.
+    /// When the stream was created, in the broker's spelling.
     pub created: String,
-    /// What its maker lacked on the way there.
+    /// The messages before the position that the snapshot lacks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<Gap>,
 }
 
-/// Why a manifest is not read.
+/// The reason why a manifest is not used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// It is no use to anybody, and may be replaced.
+    /// It is of no use to any node, and may be replaced.
     #[error("{0}")]
     Torn(String),
-    /// To others it is of use.
+    /// It is of use to others: a later release or a different cluster wrote it.
     #[error("{0}")]
     NotOurs(String),
 }
 
 impl Manifest {
+    /// Reads and checks a manifest, which must be of the cluster with this stream prefix. A later
+    /// layout and a different prefix are [`ManifestError::NotOurs`]; any other fault is
+    /// [`ManifestError::Torn`].
     pub fn parse(bytes: &[u8], cluster: &str) -> Result<Manifest, ManifestError> {
         #[derive(Deserialize)]
         struct Format {
@@ -127,11 +134,12 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The newest snapshot, if there is one.
     pub fn newest(&self) -> Option<&Entry> {
         self.snapshots.first()
     }
 
-    /// With `entry` as the newest.
+    /// The manifest with `entry` as the newest snapshot, without those beyond [`KEPT`].
     pub fn with(mut self, cluster: &str, entry: Entry) -> Manifest {
         self.snapshots.retain(|known| known.name != entry.name);
         self.snapshots.insert(0, entry);
@@ -143,14 +151,15 @@ impl Manifest {
         }
     }
 
+    /// The manifest as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("writing to memory does not fail")
     }
 }
 
 impl Entry {
-    /// Leaves out the places that `other`, if it is the same snapshot, does not have. False if it
-    /// has all.
+    /// Removes the positions that `other`, if it is the same snapshot, does not have. Returns
+    /// whether it removed any.
     pub fn drop_unreliable(&mut self, other: &Entry) -> bool {
         let before = self.streams.len();
         if self.name == other.name {
@@ -160,24 +169,27 @@ impl Entry {
         self.streams.len() < before
     }
 
-    /// Reads one entry alone, as it stands in the broker's bucket.
+    /// Reads and checks a single entry, as the broker's bucket holds it. The error is a text for
+    /// people.
     pub fn parse(bytes: &[u8]) -> Result<Entry, String> {
         let entry: Entry = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         entry.check()?;
         Ok(entry)
     }
 
+    /// The entry alone as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("writing to memory does not fail")
     }
 
-    /// The newest tombstone that its maker ever dropped.
+    /// The newest tombstone that the snapshot's node ever dropped; [`Version::NEVER`] if it dropped
+    /// none.
     pub fn dropped(&self) -> Version {
         self.dropped
             .map_or(Version::NEVER, |(hlc, node)| Version { hlc, node })
     }
 
-    /// Whether its maker lacked nothing.
+    /// Whether the snapshot has no gap in any stream.
     pub fn is_whole(&self) -> bool {
         self.streams.values().all(|p| p.gap.is_none())
     }
@@ -204,18 +216,18 @@ impl Entry {
     }
 }
 
-/// Name of a new snapshot: fresh each time.
+/// Name of a new snapshot. `random` makes it unique.
 pub fn fresh_name(time_ms: i64, node: u64, random: u64) -> String {
     format!("snapshot-{time_ms}-{node}-{random:08x}.db.zst")
 }
 
-/// Whether an object is a snapshot by its name, or what is left of one that was being written.
+/// Whether an object's name is that of a snapshot, complete or interrupted while it was written.
 pub fn is_snapshot(name: &str) -> bool {
     let sign = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     name.starts_with("snapshot-") && name.len() < 128 && name.chars().all(sign)
 }
 
-/// Time and node of a snapshot's name.
+/// Time (unix milliseconds) and node in a snapshot's name; none if it is no such name.
 pub fn made(name: &str) -> Option<(i64, u64)> {
     let mut parts = name.strip_prefix("snapshot-")?.split('-');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))

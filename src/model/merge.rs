@@ -1,4 +1,4 @@
-//! The merge: what two states of one row become.
+//! The merge: how two states of one row become one.
 //!
 //! A row's state is the newest tombstone it has seen (the *floor*) and, per column, a version and
 //! a value. Joining takes the larger floor and, column by column, the larger version; columns at
@@ -6,9 +6,9 @@
 //! idempotent (a join-semilattice, Shapiro et al., "Conflict-free Replicated Data Types", 2011):
 //! any order and any repetition of changes gives the same state.
 //!
-//! Stored is the compact form [`State`]: one version for the row, and exceptions where a column
-//! differs. Two writes may carry one version after a power cut or on a cloned SD card; then the
-//! larger value wins, everywhere the same.
+//! Nodes store the compact form [`State`]: one version for the row, and exceptions for columns that
+//! differ. After a power cut or on a cloned SD card two writes may carry one version; then the
+//! larger value wins, the same on all nodes.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::model::value::Value;
 use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
 
-/// Key of the floor among the exceptions: SQLite's names hold no NUL.
+/// Key of the floor among the exceptions. It has a NUL, which SQLite's names cannot contain.
 pub const FLOOR: &str = "\0floor";
 
-/// Column (lower case) -> version, where it differs from the row's.
+/// Versions of the columns, by name in lower case, that differ from the row's version.
 pub type Exceptions = BTreeMap<String, Version>;
 
 /// The versions of one row.
@@ -27,7 +27,9 @@ pub type Exceptions = BTreeMap<String, Version>;
 pub struct State {
     /// The highest version in the row: the tombstone's if it is deleted.
     pub version: Version,
+    /// Whether the row is deleted, so that `version` is its tombstone.
     pub deleted: bool,
+    /// Versions of columns that differ from the row's, and the floor under [`FLOOR`].
     pub exceptions: Exceptions,
 }
 
@@ -43,14 +45,14 @@ impl State {
             .unwrap_or(Version::NEVER)
     }
 
-    /// Below every write of a live row's columns, but above its tombstone.
+    /// A version above the tombstone of a live row, and not above any write of its columns.
     pub fn lowest(&self) -> Version {
         let floor = self.floor();
         let above = Version {
             node: floor.node.saturating_add(1),
             ..floor
         };
-        // Node 0 is that of rows which gave way.
+        // Node 0 is that of demoted rows.
         above.max(Version {
             hlc: HLC_BEFORE,
             node: 1,
@@ -63,38 +65,41 @@ impl State {
     }
 }
 
-/// One column of the table here, as both sides have it.
+/// One column of the table here, with the values on both sides.
 #[derive(Debug, Clone, Copy)]
 pub struct Column<'a> {
-    /// Lower case.
+    /// Name in lower case.
     pub name: &'a str,
-    /// Value of the row here; none if there is no row, or the column was added after the row's
-    /// version was learnt and still has its default.
+    /// The value of the row here. None if there is no row, or if the column was added after the
+    /// row's version was learnt and still has its default.
     pub local: Option<Value<'a>>,
-    /// Value that arrives; none if not carried.
+    /// The value that arrives; none if the change does not carry the column.
     pub incoming: Option<Value<'a>>,
 }
 
-/// What to do with the row here.
+/// The action that brings the row here to the joined state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// The state is as it was.
+    /// The state has not changed.
     Nothing,
     /// Only the versions change.
     VersionOnly,
+    /// Delete the row.
     Delete,
-    /// Write these columns (indexes) with their incoming values; a row that is missing begins with
-    /// its columns' defaults.
+    /// Write these columns (indexes) with their incoming values. A row that is missing begins with
+    /// the defaults of its columns.
     Write(Vec<usize>),
-    /// As `Write`, on a row whose other columns begin anew from their defaults, but for those in
-    /// `keep`, which keep their value.
+    /// Like `Write`, but the other columns begin again from their defaults, except those in `keep`.
     Rebuild {
+        /// Columns (indexes) that get their incoming values.
         write: Vec<usize>,
+        /// Columns (indexes) that keep their values.
         keep: Vec<usize>,
     },
 }
 
-/// Joins `incoming` into what is here.
+/// Joins the state `incoming` into the `local` one, if there is one. Returns the joined state, and
+/// the action that brings the row here to it.
 pub fn join(local: Option<&State>, incoming: &State, columns: &[Column<'_>]) -> (State, Action) {
     let floor = incoming
         .floor()

@@ -1,6 +1,6 @@
-//! What a change is, independent of SQLite and of NATS: values, versions, the merge, frames.
+//! The parts of a change, independent of SQLite and of NATS: values, versions, the merge, frames.
 //!
-//! Nothing in here does input or output or reads a clock; everything can be run by a simulation.
+//! Nothing in this room does input or output or reads a clock, so a simulation can run all of it.
 
 pub mod backoff;
 pub(crate) mod base64;

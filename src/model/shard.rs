@@ -1,9 +1,10 @@
-//! Which stream a row's changes go to.
+//! The shard, and with it the stream, of a row's changes.
 
 use xxhash_rust::xxh3::Xxh3;
 
-/// Shard, from 1, of the row with this canonical key. All changes of a row meet in one stream, so
-/// that its newest one is the last one there; another shard would be harmless, versions decide.
+/// Shard, from 1 to `shards`, of the row with this canonical key. All changes of a row go to one
+/// stream, so that its newest change is the last one there. A different shard would do no harm,
+/// because versions decide.
 pub fn shard(table: &str, key: &[u8], shards: u32) -> u32 {
     if shards <= 1 {
         return 1;

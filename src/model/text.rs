@@ -1,8 +1,8 @@
-//! Words for people: values and texts that came from elsewhere, short and on one line.
+//! Texts for people: values and texts from elsewhere, shortened and on one line.
 
 use crate::model::value::Value;
 
-/// At most `limit` bytes of a text, cut between characters.
+/// At most `limit` bytes of a text, cut between characters; a cut text ends in "…".
 pub fn shortened(text: &str, limit: usize) -> std::borrow::Cow<'_, str> {
     if text.len() <= limit {
         return text.into();
@@ -28,7 +28,7 @@ pub fn literal(value: Value<'_>) -> String {
     }
 }
 
-/// A value for SQL that is stored, with every character as it is.
+/// A value as a literal for SQL that is stored, with every character as it is.
 pub fn sql_literal(value: Value<'_>) -> String {
     let text = match value {
         Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
@@ -53,11 +53,12 @@ fn escaped(c: char) -> String {
     }
 }
 
+/// The bytes in lower-case hexadecimal, two digits each.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A key for a log line: `(1, 'x')`, however large it is.
+/// A key for a log line: `(1, 'x')`, shortened if it is large.
 pub fn key_literal(key: &[Value<'_>]) -> String {
     const EACH: usize = 60;
     let short = |value: &Value<'_>| match value {
@@ -71,10 +72,11 @@ pub fn key_literal(key: &[Value<'_>]) -> String {
     shortened(&format!("({})", each.join(", ")), 4 * EACH).into_owned()
 }
 
-/// Most characters of a text that [`printable`] leaves.
+/// Limit of the characters that [`printable`] leaves.
 pub const MAX_PRINTED: usize = 64;
 
-/// `text` as a terminal may show it: without control characters, and not longer than a line.
+/// `text` as a terminal may show it: without control characters, [`MAX_PRINTED`] characters at
+/// most.
 pub fn printable(text: &str) -> String {
     let plain = text.chars().filter(|c| !c.is_control());
     plain.take(MAX_PRINTED).collect()

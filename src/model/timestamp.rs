@@ -1,8 +1,8 @@
-//! A moment as people read it, in UTC.
+//! A moment in UTC, in the form that people read.
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
-/// `2026-01-02 03:04:05.678`, for unix milliseconds.
+/// `2026-01-02 03:04:05.678`, from unix milliseconds.
 pub fn shown(unix_ms: i64) -> String {
     let (days, ms) = (unix_ms.div_euclid(DAY_MS), unix_ms.rem_euclid(DAY_MS));
     let (year, month, day) = civil_from_days(days);
@@ -11,8 +11,8 @@ pub fn shown(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{ms:03}")
 }
 
-/// Year, month and day, from days since 1970-01-01. Years are counted from March, so that the leap
-/// day is the last of one; 400 of them have 146,097 days.
+/// Year, month and day, from days since 1970-01-01. Years begin in March, so that the leap day is
+/// the last day of one; 400 years have 146,097 days.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -31,7 +31,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 mod tests {
     use super::*;
 
-    /// Asked of SQLite, for days far apart and next to leap days.
+    /// SQLite confirms the moments, for days far apart and next to leap days.
     #[test]
     fn moments_are_those_of_sqlite() {
         let conn = rusqlite::Connection::open_in_memory().unwrap();

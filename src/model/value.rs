@@ -7,32 +7,43 @@ use std::cmp::Ordering;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// A borrowed value.
+/// A borrowed value of SQLite.
 #[derive(Debug, Clone, Copy)]
 pub enum Value<'a> {
+    /// NULL.
     Null,
+    /// A 64-bit signed integer.
     Integer(i64),
+    /// A 64-bit float; SQLite stores no NaN.
     Real(f64),
+    /// Text as bytes, UTF-8 or not.
     Text(&'a [u8]),
+    /// Bytes.
     Blob(&'a [u8]),
 }
 
-/// A value that stands by itself.
+/// A value that owns its text or bytes.
 #[derive(Debug, Clone)]
 pub enum OwnedValue {
+    /// NULL.
     Null,
+    /// A 64-bit signed integer.
     Integer(i64),
+    /// A 64-bit float; SQLite stores no NaN.
     Real(f64),
+    /// Text as bytes, UTF-8 or not.
     Text(Vec<u8>),
+    /// Bytes.
     Blob(Vec<u8>),
 }
 
 impl Value<'_> {
+    /// Whether the value is NULL.
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
     }
 
-    /// Length of a text or a blob, 8 for a number.
+    /// Size in bytes: the length of a text or a blob, 8 for a number, 0 for NULL.
     pub fn bytes(&self) -> usize {
         match self {
             Value::Null => 0,
@@ -41,6 +52,7 @@ impl Value<'_> {
         }
     }
 
+    /// A copy that owns its text or bytes.
     pub fn to_owned(self) -> OwnedValue {
         match self {
             Value::Null => OwnedValue::Null,
@@ -51,7 +63,7 @@ impl Value<'_> {
         }
     }
 
-    /// Rank of the storage class, for a total order.
+    /// Rank of the storage class in the total order.
     fn class(&self) -> u64 {
         match self {
             Value::Null => 0,
@@ -62,8 +74,8 @@ impl Value<'_> {
         }
     }
 
-    /// A total order that tells all values apart that SQLite's `typeof` and bytes tell apart. It
-    /// decides between two contents that carry one version; it means nothing else.
+    /// A total order that distinguishes all values that SQLite's `typeof` and bytes distinguish. It
+    /// decides between two contents with one version, and has no other meaning.
     pub fn total_cmp(&self, other: &Value<'_>) -> Ordering {
         match (self, other) {
             (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
@@ -78,7 +90,7 @@ impl Value<'_> {
         self.total_cmp(other) == Ordering::Equal
     }
 
-    /// 64-bit hash of class and bits.
+    /// 64-bit hash of storage class and bits.
     pub fn hash(&self, seed: u64) -> u64 {
         let seed = seed.wrapping_add(self.class());
         match self {
@@ -92,6 +104,7 @@ impl Value<'_> {
 }
 
 impl OwnedValue {
+    /// The value, borrowed from this one.
     pub fn borrow(&self) -> Value<'_> {
         match self {
             OwnedValue::Null => Value::Null,

@@ -1,4 +1,4 @@
-//! The version of a row: who wrote it, and when by a hybrid logical clock.
+//! The version of a row: the node that wrote it, and the time by a hybrid logical clock.
 //!
 //! Hybrid logical clocks: Kulkarni et al., "Logical Physical Clocks and Consistent Snapshots in
 //! Globally Distributed Databases", 2014. Here the logical part only grows per row, see [`stamp`].
@@ -6,39 +6,39 @@
 use crate::mutation::{self, Mutation};
 use std::fmt;
 
-/// Lowest hlc that is out of bounds: a frame that carries it is malformed.
+/// Lowest hlc that is out of bounds: a row that carries it is left out of its frame.
 pub const HLC_LIMIT: i64 = 1 << 62;
 
-/// hlc of rows that were there before HarmonyLite: below everything ever stamped, so that a row
-/// written since wins whoever wrote it.
+/// hlc of rows from before HarmonyLite. It is below every stamp, so a row that was written since
+/// wins, whichever node wrote it.
 pub const HLC_BEFORE: i64 = 1;
 
-/// Bits of an hlc below the milliseconds.
+/// Number of bits of an hlc below the milliseconds.
 const COUNTER_BITS: u32 = 16;
 
-/// Largest time a stamp may carry, unix milliseconds (the year 4199 is 2^46): the counter above it
-/// must stay below [`HLC_LIMIT`].
+/// Largest time that a stamp may carry, in unix milliseconds (the year 4199 is 2^46). With it, the
+/// hlc stays below [`HLC_LIMIT`] whatever the counter is.
 pub const MAX_MS: i64 = (1 << 46) - 2;
 
-/// Version of a row or of one column. Ordered by hlc, then by node *unsigned*.
+/// Version of a row or of one column. Versions are ordered by hlc, then by node *unsigned*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     /// Unix milliseconds << 16 | counter.
     pub hlc: i64,
-    /// The node that wrote it.
+    /// Id of the node that wrote it.
     pub node: u64,
 }
 
 impl Version {
-    /// Below every real version: "not known here".
+    /// Below every real version: stands for "not known here".
     pub const NEVER: Version = Version { hlc: 0, node: 0 };
 
-    /// When it was written, as far as a clock said so: unix milliseconds.
+    /// The time of the write in unix milliseconds, as far as a clock gave it.
     pub fn time_ms(self) -> i64 {
         self.hlc >> COUNTER_BITS
     }
 
-    /// Whether its time is that of a clock, not the one of the version that it replaced.
+    /// Whether the time is a clock's, and not that of the version that this one replaced.
     pub fn is_by_clock(self) -> bool {
         self.counter() == 0
     }
@@ -48,7 +48,7 @@ impl Version {
         self.hlc & ((1 << COUNTER_BITS) - 1)
     }
 
-    /// Whether a peer may send this.
+    /// Whether a peer may send this version.
     pub fn is_valid(self) -> bool {
         (1..HLC_LIMIT).contains(&self.hlc)
     }
@@ -60,28 +60,30 @@ impl fmt::Display for Version {
     }
 }
 
-/// hlc of a local change at `time_ms` to a row whose version so far has `previous` as hlc
-/// (0 if none): never at or below what the row already has, whatever the clock says.
+/// hlc of a local change at `time_ms` to a row whose present version has the hlc `previous` (0 if
+/// none). The result is above `previous`, whatever the clock shows, unless that is the highest hlc
+/// there is.
 pub fn stamp(time_ms: i64, previous: i64) -> i64 {
     if mutation::is(Mutation::StampByClockAlone) {
         return (time_ms.clamp(0, MAX_MS) << COUNTER_BITS).max(HLC_BEFORE + 1);
     }
     let by_time = time_ms.clamp(0, MAX_MS) << COUNTER_BITS;
-    // A peer may have sent the highest version there is: nobody can go above that, and a frame that
-    // tried would be refused whole.
+    // A peer may have sent the highest version there is. No version can be above that, and nodes
+    // would not accept a row with one.
     by_time
         .max(previous.saturating_add(1))
         .clamp(HLC_BEFORE + 1, HLC_LIMIT - 1)
 }
 
-/// hlc of the change with this number among those of its millisecond. Never that of a clock alone.
+/// hlc of the change with this `number` among those of its millisecond. It never equals an hlc that
+/// the clock alone gives.
 pub fn hlc_within(time_ms: i64, number: u64) -> i64 {
     let most = (1 << COUNTER_BITS) - 1;
     let counter = 1 + (number % most) as i64;
     time_ms.clamp(0, MAX_MS) << COUNTER_BITS | counter
 }
 
-/// The milliseconds of an hlc.
+/// The unix milliseconds of an hlc.
 pub fn milliseconds(hlc: i64) -> i64 {
     hlc >> COUNTER_BITS
 }

@@ -5,16 +5,17 @@ use crate::model::cbor;
 use crate::model::value::Value;
 use crate::model::version::Version;
 
-/// The part of a table's rows that repeats: encoded once, when the schema is read.
+/// The part of a table's rows that repeats, encoded once when the schema is read.
 #[derive(Debug, Clone)]
 pub struct TableHeader {
-    /// Tells tables apart within this process.
+    /// Number that tells tables apart within this process.
     pub table: i64,
     bytes: Vec<u8>,
     names: usize,
 }
 
 impl TableHeader {
+    /// Encodes the header of a table whose `columns` begin with those of the `key`.
     pub fn new(table: i64, name: &str, key: &[KeyColumn], columns: &[&str]) -> Self {
         let mut bytes = Vec::new();
         cbor::write_array(&mut bytes, 4);
@@ -43,7 +44,7 @@ pub struct FrameBuilder {
     nodes: Vec<u64>,
     tables: Vec<TableBuilder>,
     pub(super) bytes: usize,
-    /// Of tables and columns.
+    /// Number of the names of tables, key columns and columns.
     names: usize,
 }
 
@@ -55,20 +56,22 @@ struct TableBuilder {
 }
 
 impl FrameBuilder {
+    /// Whether no row was added yet.
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
 
-    /// Whether it holds as much as a frame may, however small that is.
+    /// Whether the frame has as many names as it may, however few bytes it has.
     pub fn is_full(&self) -> bool {
         self.nodes.len() + self.names >= MANY_NAMES
     }
 
-    /// Size of the frame so far, a few bytes too high.
+    /// Size of the uncompressed frame so far in bytes, a few too high.
     pub fn len(&self) -> usize {
         self.bytes + 16 + 9 * self.nodes.len()
     }
 
+    /// Adds the tombstone of a row: its version and key.
     pub fn delete<'v>(
         &mut self,
         header: &TableHeader,
@@ -78,8 +81,8 @@ impl FrameBuilder {
         self.row(header, version, DELETE, &[], key);
     }
 
-    /// `values`: one per column of the header. `exceptions`: (column index or their count for the
-    /// floor, version).
+    /// Adds a row with one value per column of the header. `exceptions` are (column index, or the
+    /// number of columns for the floor; version).
     pub fn upsert<'v>(
         &mut self,
         header: &TableHeader,
@@ -138,7 +141,7 @@ impl FrameBuilder {
     }
 
     fn table(&mut self, header: &TableHeader) -> usize {
-        // The last one first: rows of a table come in runs.
+        // Search from the end: rows of a table come in runs.
         if let Some(i) = self
             .tables
             .iter()
@@ -156,7 +159,7 @@ impl FrameBuilder {
         self.tables.len() - 1
     }
 
-    /// The frame, uncompressed.
+    /// The uncompressed frame.
     pub fn finish(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len());
         cbor::write_array(&mut out, 4);

@@ -1,17 +1,18 @@
-//! FrameRows of a well-formed frame that say what cannot be: each is left out by itself.
+//! Impossible rows of a well-formed frame: each is left out by itself.
 
 use super::Row;
 
-/// Bytes of such rows that are kept for a person to look at.
+/// Limit of the bytes of such rows that are kept for people.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// What was left out of a frame.
+/// The rows that were left out of a frame.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults {
+    /// Number of rows left out.
     pub rows: usize,
-    /// What is wrong with the first of them.
+    /// The fault of the first of them, for people.
     pub first: String,
-    /// Some of them as they came.
+    /// The bytes of some of them as they came.
     pub bytes: Vec<u8>,
     is_named: bool,
 }
@@ -29,7 +30,7 @@ impl Faults {
         }
     }
 
-    /// The rows added since the call before are of this table.
+    /// Names the table of the rows that were added since the previous call.
     pub(super) fn name_table(&mut self, table: &str) {
         if self.rows > 0 && !self.is_named {
             self.first = format!("table {table:?}: {}", self.first);

@@ -1,8 +1,8 @@
-//! Between frames and messages: compression, parts, ids, and how large any of it may be.
+//! The way from frames to messages and back: compression, parts, ids, and limits of size.
 //!
-//! What a peer sends decides nothing about our memory: a message unpacks to [`MAX_MESSAGE_BYTES`]
-//! at most. A frame that is larger, or a message that the broker would refuse, travels in parts,
-//! which wait on disk and are unpacked piece by piece into [`MAX_FRAME_BYTES`] at most.
+//! A peer's bytes do not decide how much memory we use: a message unpacks to at most
+//! [`MAX_MESSAGE_BYTES`]. A larger frame, or a message that the broker would refuse, travels in
+//! parts. These wait on disk and are unpacked piece by piece into at most [`MAX_FRAME_BYTES`].
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -12,37 +12,38 @@ use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
 
 use super::{FrameError, Part};
 
-/// Largest message, unpacked: small against the 64 MB of the machines this runs on.
+/// Largest message, in bytes after unpacking: small against the 64 MB of the machines this runs on.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
-/// Largest frame, unpacked, that is put together from parts.
+/// Largest frame that is assembled from parts, in bytes after unpacking.
 pub const MAX_FRAME_BYTES: usize = 256 << 20;
 
-/// Largest row that can be sent: its frame may hold half a message of other rows before it.
+/// Largest row that can be sent, in bytes: up to half a message of other rows may precede it.
 pub const MAX_ROW_BYTES: usize = MAX_FRAME_BYTES - MAX_MESSAGE_BYTES;
 
-/// Magic number of a zstd frame (RFC 8878). CBOR of ours begins with an array.
+/// Magic number of a zstd frame (RFC 8878). CBOR of ours begins with an array instead.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Below this many bytes compression costs more than it saves.
+/// Smallest frame that is compressed, in bytes: below that, compression costs more than it saves.
 const COMPRESS_FROM: usize = 256;
 
-/// Largest window that parts may ask for, as a power of 2: our level takes 2^19, the highest 2^27.
+/// Largest window that parts may require, as a power of 2. Our level uses 2^19, the highest level
+/// 2^27.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// Upper bound of what [`Part::encode`] adds to the bytes.
+/// Upper bound of the bytes that [`Part::encode`] adds.
 pub(super) const PART_OVERHEAD: usize = 64;
 
-/// A frame as messages carry it.
+/// A frame in the form in which messages carry it.
 #[derive(Debug, Clone)]
 pub struct Packed {
     bytes: Vec<u8>,
-    /// It unpacks to more than one message may.
+    /// Whether it unpacks to more than one message may.
     is_large: bool,
 }
 
-/// A compressor is kept between calls, because setting one up costs more than compressing a small
-/// frame.
+/// Packs a frame; without a `compressor`, uncompressed. The caller keeps the compressor between
+/// calls, because setting one up costs more than compressing a small frame.
 pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -> Packed {
     let is_large = raw.len() > MAX_MESSAGE_BYTES;
     let bytes = match compressor {
@@ -56,14 +57,14 @@ pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -
 }
 
 impl Packed {
-    /// In bytes.
+    /// Size in bytes.
     #[allow(clippy::len_without_is_empty)] // no frame is
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The messages, of at most `limit` bytes each: the whole, or parts, which are made as they are
-    /// asked for.
+    /// The messages of this frame, of at most `limit` bytes each: one with the whole frame, or
+    /// parts. The iterator makes parts one at a time.
     pub fn messages(self, salt: u64, limit: usize) -> Messages {
         let limit = limit.min(MAX_MESSAGE_BYTES);
         let is_whole = !self.is_large && self.bytes.len() <= limit;
@@ -83,17 +84,17 @@ impl Packed {
     }
 }
 
-/// The messages of one frame that are left.
+/// The messages of one frame that have not been made yet.
 #[derive(Debug)]
 pub struct Messages {
     bytes: Vec<u8>,
     is_whole: bool,
-    /// Of the frame.
+    /// Message id of the frame.
     id: [u8; 16],
     /// Bytes of each part but the last.
     piece: usize,
     count: u32,
-    /// Of the next part.
+    /// Index of the next part.
     index: u32,
 }
 
@@ -125,7 +126,8 @@ impl Iterator for Messages {
 
 impl ExactSizeIterator for Messages {}
 
-/// The uncompressed bytes of a message, at most [`MAX_MESSAGE_BYTES`].
+/// The uncompressed bytes of a message, at most [`MAX_MESSAGE_BYTES`]. A larger message or a broken
+/// zstd frame is an error.
 pub fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
     let fits = |size| match size > MAX_MESSAGE_BYTES {
         true => Err(FrameError::TooLarge(size, MAX_MESSAGE_BYTES)),
@@ -140,13 +142,13 @@ pub fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
         Ok(None) => return unpack_unsized(bytes).map(Cow::Owned),
         Err(_) => return Err(FrameError::Zstd("zstd frame with a broken header".into())),
     };
-    // At once into memory of that size, which is its own window.
+    // zstd decompresses at once into memory of that size, which serves as the window.
     let raw = zstd::bulk::decompress(bytes, size).map_err(|e| FrameError::Zstd(e.to_string()))?;
     Ok(Cow::Owned(raw))
 }
 
-/// Without its size, as the Go version's compressor leaves small ones. Grows as it comes, up to
-/// [`MAX_MESSAGE_BYTES`].
+/// Unpacks a zstd frame without a size, as the Go version's compressor writes small ones. The
+/// memory grows with the content, up to [`MAX_MESSAGE_BYTES`].
 fn unpack_unsized(bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
     let mut zstd = zstd::stream::read::Decoder::with_buffer(bytes).map_err(broken)?;
     zstd.window_log_max(MAX_WINDOW_LOG).map_err(broken)?;
@@ -159,17 +161,18 @@ fn unpack_unsized(bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
     }
 }
 
-/// Puts a frame together from its parts, unpacking as they come.
+/// Assembles a frame from its parts, and unpacks them as they come.
 pub struct Parts {
     raw: Vec<u8>,
-    /// None if the frame is not compressed.
+    /// The decompressor; none if the frame is not compressed.
     zstd: Option<zstd::stream::raw::Decoder<'static>>,
     limit: usize,
     at_end: bool,
 }
 
 impl Parts {
-    /// `first`: the first part's bytes, which are to be added like the others.
+    /// Begins a frame. `first` is the content of the first part, which tells whether the frame is
+    /// compressed; the caller adds it by [`Self::add`] like the others.
     pub fn new(first: &[u8]) -> Result<Self, FrameError> {
         Self::bounded(first, MAX_FRAME_BYTES)
     }
@@ -192,6 +195,8 @@ impl Parts {
         })
     }
 
+    /// Appends the content of the next part. Fails if the frame grows above the limit or the zstd
+    /// frame is broken.
     pub fn add(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
         let Some(zstd) = &mut self.zstd else {
             if self.raw.len() + bytes.len() > self.limit {
@@ -225,7 +230,7 @@ impl Parts {
         }
     }
 
-    /// The frame, uncompressed.
+    /// The uncompressed frame. Fails if the zstd frame has not ended.
     pub fn finish(self) -> Result<Vec<u8>, FrameError> {
         match self.zstd.is_none() || self.at_end {
             true => Ok(self.raw),
@@ -238,8 +243,9 @@ fn broken(e: std::io::Error) -> FrameError {
     FrameError::Zstd(e.to_string())
 }
 
-/// Message id of a packed frame: 128 bits, so that two frames never share one by chance. `salt`
-/// is 0, or chosen anew when the broker must not take a re-publication for a repetition.
+/// Message id of a packed frame. It has 128 bits, so that two frames never share one by chance.
+/// `salt` is 0, or a new number when the broker must not take a repeated publication for a
+/// duplicate.
 pub fn message_id(packed: &[u8], salt: u64) -> [u8; 16] {
     xxh3_128_with_seed(packed, salt).to_be_bytes()
 }
@@ -258,7 +264,7 @@ mod tests {
         zstd::bulk::Compressor::new(1).unwrap()
     }
 
-    /// What a reader makes of the messages.
+    /// The frame that a reader assembles from the messages.
     fn read(messages: &[Vec<u8>], limit: usize) -> Result<Vec<u8>, FrameError> {
         let mut parts: Option<Parts> = None;
         for (i, message) in messages.iter().enumerate() {
@@ -314,7 +320,7 @@ mod tests {
         }
     }
 
-    /// A row of zeros is small on its way and large where it arrives.
+    /// A row of zeros is small in the message and large after unpacking.
     #[test]
     fn what_unpacks_to_more_than_a_message_may_goes_in_parts() {
         let whole = vec![0; MAX_MESSAGE_BYTES + 1];

@@ -1,16 +1,18 @@
-//! Reads the rows of a frame, which is not trusted.
+//! Reads the rows of a frame. Nothing in a frame is trusted.
 
 use super::{DELETE, Faults, FrameError, MAX_NAME_BYTES, ROWID, UPSERT, UPSERT_WITH_VERSIONS};
 use crate::model::cbor::{CborError, Cursor};
 use crate::model::value::Value;
 use crate::model::version::Version;
 
-/// FrameRows of one table in a frame.
+/// The rows of one table in a frame.
 #[derive(Debug)]
 pub struct TableRows<'a> {
+    /// Name of the table.
     pub name: &'a str,
+    /// The key columns, in the order of the key.
     pub key: Vec<FrameKeyColumn<'a>>,
-    /// Key columns first.
+    /// Names of all columns, the key's first.
     pub columns: Vec<&'a str>,
     count: usize,
     body: Cursor<'a>,
@@ -19,19 +21,24 @@ pub struct TableRows<'a> {
 /// A key column as a frame names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameKeyColumn<'a> {
+    /// Name of the column.
     pub name: &'a str,
+    /// SQLite's name of the type affinity.
     pub affinity: &'a str,
+    /// Collating sequence in upper case.
     pub collation: &'a str,
 }
 
-/// One decoded row; reused from row to row.
+/// One decoded row. The caller reuses it from row to row.
 #[derive(Debug)]
 pub struct Row<'a> {
+    /// Version of the row.
     pub version: Version,
+    /// Whether the row is deleted.
     pub deleted: bool,
-    /// (Column index, or the number of columns for the floor; version).
+    /// Versions of columns: (column index, or the number of columns for the floor; version).
     pub exceptions: Vec<(usize, Version)>,
-    /// The key's values for a delete, else one per column.
+    /// For a delete one value per key column, otherwise one per column.
     pub values: Vec<Value<'a>>,
 }
 
@@ -47,7 +54,7 @@ impl Default for Row<'_> {
 }
 
 impl<'a> TableRows<'a> {
-    /// `names`: how many more the frame may hold.
+    /// Decodes a table up to its rows. `names` is how many more names the frame may hold.
     pub(super) fn decode_header(
         cursor: &mut Cursor<'a>,
         names: &mut usize,
@@ -76,7 +83,7 @@ impl<'a> TableRows<'a> {
         if key.is_empty() || key.len() > columns.len() || !key_first {
             return Err(CborError::Expected("the key's columns first").into());
         }
-        // NUL is in no name of SQLite's; here it marks what is not a column.
+        // SQLite's names contain no NUL; a frame uses it to mark names that are no column.
         let marked = columns.iter().filter(|c| c.contains('\0'));
         if name.contains('\0') || marked.clone().any(|c| *c != ROWID || columns[0] != ROWID) {
             return Err(CborError::Expected("names without NUL").into());
@@ -96,14 +103,17 @@ impl<'a> TableRows<'a> {
         })
     }
 
+    /// Number of rows, including impossible ones.
     pub fn len(&self) -> usize {
         self.count
     }
 
+    /// Whether the table has no rows.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
+    /// A reader of the rows. `nodes` are the node ids of the frame.
     pub fn rows<'n>(&self, nodes: &'n [u64]) -> FrameRows<'a, 'n> {
         FrameRows {
             nodes,
@@ -116,7 +126,7 @@ impl<'a> TableRows<'a> {
     }
 }
 
-/// A count of names, of which a frame holds `left` more at most.
+/// Checks a count of names: the frame may hold at most `left` more, which is lowered.
 pub(super) fn bounded(count: usize, left: &mut usize) -> Result<usize, CborError> {
     let too_many = CborError::OutOfBounds("the number of names");
     *left = left.checked_sub(count).ok_or(too_many)?;
@@ -139,13 +149,13 @@ pub struct FrameRows<'a, 'n> {
     columns: usize,
     left: usize,
     pub(super) cursor: Cursor<'a>,
-    /// Where rows that are passed over are noted; they are once, when the frame is decoded.
+    /// Collects the impossible rows. That happens once, when the frame is decoded.
     pub(super) faults: Option<Faults>,
 }
 
 impl<'a> FrameRows<'a, '_> {
-    /// Decodes the next row into `row`; false when there is none. One that says what cannot be is
-    /// passed over.
+    /// Decodes the next row into `row`; returns false when there is none. Passes over impossible
+    /// rows, and fails on malformed ones.
     pub fn next(&mut self, row: &mut Row<'a>) -> Result<bool, FrameError> {
         while self.left > 0 {
             self.left -= 1;
@@ -160,7 +170,7 @@ impl<'a> FrameRows<'a, '_> {
         Ok(false)
     }
 
-    /// Decodes a row; with the reason, if it must not be taken.
+    /// Decodes a row. Returns the reason if the row must not be applied.
     fn decode(&mut self, row: &mut Row<'a>) -> Result<Option<&'static str>, FrameError> {
         let items = self.cursor.array()?;
         row.version = self.version()?;
@@ -200,8 +210,8 @@ impl<'a> FrameRows<'a, '_> {
         })
     }
 
-    /// A column's own version is below the row's: the row's is the highest among them. False if one
-    /// is not.
+    /// Decodes the versions of columns. The row's version is the highest among them; returns false
+    /// if a column's version is above it.
     fn exceptions(&mut self, row: &mut Row<'a>) -> Result<bool, FrameError> {
         let items = self.cursor.array()?;
         if items / 3 > self.columns + 1 {

@@ -5,7 +5,7 @@ use crate::model::value::OwnedValue;
 
 const COLUMNS: [&str; 3] = ["a", "b", "c"];
 
-/// A row as a node holds it: the versions, and the values of a live row.
+/// A row as a node holds it: its versions, and the values if it is live.
 #[derive(Debug, Clone, PartialEq)]
 struct Replica {
     state: Option<State>,
