@@ -98,8 +98,8 @@ impl JetStreamBroker {
         )
     }
 
-    /// A connection for occasional requests: the registry's if it is open, else a new one. Each
-    /// connection costs memory and wakes up from time to time.
+    /// A connection for occasional requests: the registry's if it is open and no earlier call took
+    /// it, else a new one. Each connection costs memory and wakes up from time to time.
     pub fn beside(&self) -> Result<Client, StreamError> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = shared.take().filter(Client::is_open);

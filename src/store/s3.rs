@@ -30,7 +30,7 @@ struct S3 {
     bucket: Box<Bucket>,
     /// Prefix of the objects' names: empty, or `path/`.
     prefix: String,
-    /// Bytes of a part; also the largest object that goes in one request.
+    /// Least size of a part in bytes; also the largest object that goes in one request.
     part_size: u64,
     address: String,
 }

@@ -135,8 +135,9 @@ impl Client {
     /// Connects to the first server that accepts this client, within `timeout` in total.
     ///
     /// Returns `Denied` if every server was reached, and a server refused the login (wrong
-    /// password) or this client refused a server (bad certificate). Returns `Fatal` if the options
-    /// are invalid, and `Disconnected` if another attempt may succeed.
+    /// password) or this client refused a server (bad certificate), or if a file of `options`
+    /// cannot be read. Returns `Fatal` if the options are invalid, and `Disconnected` if another
+    /// attempt may succeed.
     pub fn connect(options: &ClientOptions, timeout: Duration) -> Result<Client, StreamError> {
         connect::connect(options, timeout)
     }

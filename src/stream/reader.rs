@@ -17,8 +17,8 @@
 //! are connected to other servers. A consumer that survives a change of the stream's leader may
 //! send heartbeats and deliver nothing. So an idle pull asks the server for a heartbeat every few
 //! seconds. If a heartbeat is late, the reader asks the stream for its last sequence (see
-//! `silence`). In a clustered stream it asks at every heartbeat. The answer arrives behind all
-//! bytes that are under way on a slow connection.
+//! `silence`). On a server of a cluster it asks at every heartbeat as well. The answer arrives
+//! behind all bytes that are under way on a slow connection.
 #![allow(deprecated)]
 
 use std::time::{Duration, Instant};

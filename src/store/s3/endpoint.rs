@@ -32,7 +32,7 @@ pub(super) fn parse(settings: &S3Store) -> Result<Endpoint, String> {
         endpoint: address.clone(),
     };
     // For its first region, AWS refuses a request that names the region of a new bucket. The
-    // library names it for any `Region` but this one.
+    // library names it for any `Region` but `UsEast1`.
     let in_first = region == "us-east-1" && server.host.ends_with(".amazonaws.com");
     Ok(Endpoint {
         creation_region: if in_first {

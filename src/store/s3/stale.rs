@@ -9,7 +9,7 @@ use super::error::{explain, tag};
 use crate::clock::{Clock, SystemClock};
 use crate::stream::timestamp::unix_ms;
 
-/// An upload that is older than this is unfinished: no upload of a snapshot takes as long.
+/// An upload that began longer ago counts as abandoned: no upload of a snapshot takes as long.
 const STALE_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Aborts earlier uploads to `key`, and old ones below `prefix`. Without a prefix the bucket may

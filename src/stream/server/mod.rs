@@ -68,7 +68,8 @@ pub struct ServerOptions {
     pub store_dir: PathBuf,
     /// `HOST:PORT` for clients; port -1 means any free port.
     pub bind_address: String,
-    /// Name and password of clients; none means a random password per start.
+    /// Name and password of clients. None means a random password per start, unless `user_config`
+    /// defines logins.
     pub user: Option<(String, String)>,
     /// `HOST:PORT` for the other servers of the cluster; none if it is not in a cluster.
     pub cluster_addr: Option<String>,
@@ -180,8 +181,8 @@ fn leave_word(
         .map_err(ServerError::io("write", &path))
 }
 
-/// How to connect to the server that a different process runs on this store. None if no server left
-/// word there. `name` is the connection's name.
+/// How to connect to the server that a different process runs on this store. None if no server has
+/// run there; the server may have ended since. `name` is the connection's name.
 pub fn running(store: &Path, name: &str) -> Option<ClientOptions> {
     #[derive(serde::Deserialize)]
     struct Reach {
