@@ -1,6 +1,7 @@
-//! Addresses as people write them: `HOST:PORT` to listen on, URLs of NATS servers to connect to.
+//! Addresses as people write them: `HOST:PORT` to listen on, and URLs of NATS servers to connect
+//! to.
 //!
-//! Errors say what is allowed and never repeat the text, since a URL may carry a password.
+//! Errors name the allowed forms and never quote the text, since a URL may contain a password.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,19 +10,20 @@ use super::host;
 use super::secret::Secret;
 use super::server::ENCODE;
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {
-    /// Name or address, an IPv6 address without its brackets.
+    /// Name or IP address; an IPv6 address without its brackets.
     pub host: String,
-    /// None for any free port, written `-1`.
+    /// Port from 1 to 65535. None means any free port, written `-1`.
     pub port: Option<u16>,
 }
 
 impl FromStr for ListenAddress {
     type Err = String;
 
-    /// `HOST:PORT`, where an empty host means all IPv4 interfaces.
+    /// Parses `HOST:PORT`. An empty host means all IPv4 interfaces. The error names the allowed
+    /// form.
     fn from_str(text: &str) -> Result<ListenAddress, String> {
         let parts = host::split(text).ok().and_then(|(host, port)| match port? {
             "-1" => Some((host, None)),
@@ -51,14 +53,17 @@ impl fmt::Display for ListenAddress {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl {
     url: Secret,
+    /// As written, for example `nats`; one of the allowed schemes.
     pub scheme: String,
-    /// Name or address, an IPv6 address without its brackets.
+    /// Name or IP address; an IPv6 address without its brackets.
     pub host: String,
+    /// Port from 1 to 65535; None if the URL has none.
     pub port: Option<u16>,
 }
 
 impl ServerUrl {
-    /// Reads `text`, whose scheme must be one of `schemes`.
+    /// Parses `text`, whose scheme must be one of `schemes`. The error names the allowed form and
+    /// quotes nothing.
     pub fn parse(text: &str, schemes: &[&str]) -> Result<ServerUrl, String> {
         let allowed = || {
             let (example, all) = (schemes[0], schemes.join(", "));
@@ -90,12 +95,12 @@ impl ServerUrl {
         })
     }
 
-    /// The whole URL as written, with its password.
+    /// The whole URL as written, including its password.
     pub fn reveal(&self) -> &str {
         self.url.reveal()
     }
 
-    /// A value in the query part, such as that of `min` in `dns://host:4222/?min=3`.
+    /// A value of the query part, such as that of `min` in `dns://host:4222/?min=3`, not decoded.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.reveal().split_once('?')?;
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -115,7 +120,7 @@ impl fmt::Debug for ServerUrl {
     }
 }
 
-/// `url`, well-formed or not, with `***` for whatever may be its login.
+/// `url`, well-formed or not, with `***` in place of anything that may be its login.
 pub fn redacted(url: &str) -> String {
     let Some((before, address)) = url.rsplit_once('@') else {
         return url.into();

@@ -1,17 +1,18 @@
-//! `HOST`, `HOST:PORT` or `[IPV6]:PORT`: the part that every address has.
+//! `HOST`, `HOST:PORT` or `[IPV6]:PORT`, the part that every address has.
 
-/// Why a text is no host with a port.
+/// Why a text is not a host with an optional port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HostError {
-    /// It begins with a bracket and has no other.
+    /// It has an opening bracket and no closing one.
     Unclosed,
-    /// Between the closing bracket and the end is no `:PORT`.
+    /// The text after the closing bracket is not `:PORT`.
     BehindBracket,
-    /// More than one colon, and no brackets.
+    /// It has more than one colon, and no brackets.
     Colons,
 }
 
-/// Host (an IPv6 address without its brackets) and port, both as written; neither is checked.
+/// Splits a text into host (an IPv6 address without its brackets) and port. Both are as written;
+/// neither is checked.
 pub(crate) fn split(text: &str) -> Result<(&str, Option<&str>), HostError> {
     let (host, rest) = match text.strip_prefix('[') {
         Some(v6) => v6.split_once(']').ok_or(HostError::Unclosed)?,
@@ -25,12 +26,12 @@ pub(crate) fn split(text: &str) -> Result<(&str, Option<&str>), HostError> {
     }
 }
 
-/// A port to connect to: 1 to 65535.
+/// Parses a port to connect to, from 1 to 65535.
 pub(crate) fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port| port != 0)
 }
 
-/// `HOST:PORT`, with the brackets that IPv6 needs.
+/// Joins to `HOST:PORT`, with the brackets that IPv6 requires.
 pub(crate) fn joined(host: &str, port: impl std::fmt::Display) -> String {
     match host.contains(':') {
         true => format!("[{host}]:{port}"),

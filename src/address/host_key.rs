@@ -1,8 +1,8 @@
-//! The public key of an SSH server, as `host_key` and `known_hosts` write it.
+//! The public key of an SSH server, in the form of `host_key` and `known_hosts`.
 
 use crate::model::base64;
 
-/// The kind and the key in `[host] ssh-ed25519 AAAA… [comment]`.
+/// The kind and the key of `[host] ssh-ed25519 AAAA… [comment]`; None for any other text.
 pub(crate) fn pinned(line: &str) -> Option<(String, Vec<u8>)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let place = words.iter().position(|word| word.starts_with("AAAA"))?;

@@ -1,11 +1,11 @@
-//! Addresses as people write them, and the secrets that may stand in them.
+//! Addresses as people write them, and the secrets in them.
 //!
 //! ```text
 //! host       HOST:PORT, the part that all of them have
-//! server     [SCHEME://][LOGIN@]HOST[:PORT][?QUERY]: a server, shown without its login
-//! url        the same with a path: where a store is
-//! configured what config.toml and the command line take: where to listen, servers of one scheme
-//! secret     text that is not shown          host_key   an SSH server's public key
+//! server     [SCHEME://][LOGIN@]HOST[:PORT][?QUERY]: a server, printed without its login
+//! url        the same with a path: the address of a store
+//! configured addresses in config.toml and flags: where to listen, servers of given schemes
+//! secret     text that is never printed      host_key   an SSH server's public key
 //! ```
 
 pub mod configured;

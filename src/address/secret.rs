@@ -7,11 +7,12 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
+    /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for whoever must send it.
+    /// The text itself, for code that must send it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

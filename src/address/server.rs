@@ -1,7 +1,7 @@
 //! Addresses of servers, as the configuration and the command line write them.
 //!
-//! `nats://user:password@host:port/?min=3`: the user part is percent-decoded here, because the
-//! `nats` crate does not. An address prints and debugs without the user part, so that it can stand
+//! In `nats://user:password@host:port/?min=3`, the credentials are percent-decoded here, because
+//! the `nats` crate does not decode them. `Display` and `Debug` omit them, so an address can stand
 //! in any error or log line.
 
 use std::fmt;
@@ -9,38 +9,42 @@ use std::str::FromStr;
 
 use super::host::{self, HostError};
 
-/// What to do if a login may be the trouble.
+/// Advice for an address whose login may contain unencoded characters.
 pub(crate) const ENCODE: &str =
     "in a login, write @ as %40, / as %2F, ? as %3F, # as %23, : as %3A and % as %25";
 
-/// One server (or, for `dns://`, a name that stands for several).
+/// One server, or for `dns://` a name that stands for several.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
-    /// `nats` where none is written.
+    /// In lower case; `nats` if the text has none.
     pub scheme: String,
-    /// User, or a token when there is no password.
+    /// User name, or a token if there is no password; decoded.
     pub user: Option<String>,
+    /// Password, decoded.
     pub password: Option<String>,
-    /// Name or IP address, an IPv6 one without its brackets.
+    /// Name or IP address; an IPv6 address without its brackets.
     pub host: String,
+    /// Port from 1 to 65535; None if the text has none.
     pub port: Option<u16>,
     query: String,
 }
 
 impl Address {
-    /// The value of `?name=value`, if it is given.
+    /// The value of `?name=value` as written; None if it is absent.
     pub fn query(&self, name: &str) -> Option<&str> {
         self.query
             .split('&')
             .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// `host:port`, with the brackets that IPv6 needs.
+    /// `host:port`, with the brackets that IPv6 requires. `default_port` applies if the address has
+    /// no port.
     pub fn host_port(&self, default_port: u16) -> String {
         host::joined(&self.host, self.port.unwrap_or(default_port))
     }
 
-    /// The same address under another scheme and host, user part included and encoded: a route.
+    /// A URL with the given scheme and host, and with the encoded credentials of this address: a
+    /// route.
     pub fn to_url(&self, scheme: &str, host_port: &str) -> String {
         let user = match (&self.user, &self.password) {
             (Some(user), Some(password)) => format!("{}:{}@", encode(user), encode(password)),
@@ -54,8 +58,8 @@ impl Address {
 impl FromStr for Address {
     type Err = String;
 
-    /// The error names what is wrong and quotes nothing: where a login is written wrongly, any part
-    /// of the text may belong to it.
+    /// The error names the problem and quotes nothing: in a malformed login, any part of the text
+    /// may belong to the password.
     fn from_str(text: &str) -> Result<Address, String> {
         let bad = |why: &str| match text.contains('@') {
             true => format!("the address is not sound: {why}; {ENCODE}"),
@@ -70,7 +74,7 @@ impl FromStr for Address {
             return Err(bad("its scheme, before ://, is no word"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        // The last '@' ends the user part: an unencoded one in a password is forgiven.
+        // The last '@' ends the credentials, so an unencoded '@' in a password is accepted.
         let (login, place) = match rest.rsplit_once('@') {
             Some((login, place)) => (Some(login), place),
             None => (None, rest),
@@ -134,7 +138,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Without the `%` sequences of a URL; nothing if one is broken.
+/// Decodes the `%` sequences of a URL; None if one is malformed.
 pub(crate) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -151,7 +155,7 @@ pub(crate) fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// With `%` sequences for all that could mean something in a URL.
+/// Encodes as `%` sequences all bytes that could have a meaning in a URL.
 pub(crate) fn encode(text: &str) -> String {
     let keep = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes()

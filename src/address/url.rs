@@ -1,21 +1,22 @@
-//! Addresses of servers, as `url` and `endpoint` write them.
+//! URLs of stores, as `url` and `endpoint` of the configuration contain them.
 
 use super::server::{Address, ENCODE, decode};
 
-/// A server, with what stands behind its name.
+/// A server with a path and a query.
 pub(crate) struct Url {
     pub(crate) server: Address,
-    /// From the first `/` on, as written, without it at the end: `/root/my%20folder`.
+    /// From the first `/` on, as written, without a `/` at the end: `/root/my%20folder`.
     pub(crate) path: String,
-    /// Behind the `?`, as written.
+    /// The text after the `?`, as written.
     query: String,
 }
 
 impl Url {
-    /// `scheme` goes for a text that has none. The error quotes nothing that may be of a login.
+    /// Parses `text`; `scheme` applies if it has none. The error quotes nothing that may belong to
+    /// a login.
     ///
-    /// An `@` behind the host is refused: the `/` before it is likely to be one in a password, and
-    /// the half of that would be taken for the path, which is shown.
+    /// An `@` after the host is refused. The `/` before it is probably part of a password, and the
+    /// rest of the password would be taken for the path, which is printed.
     pub(crate) fn parse(text: &str, scheme: &str) -> Result<Url, String> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or((scheme, text));
@@ -26,7 +27,7 @@ impl Url {
                 "the address has an @ behind a /: {ENCODE}; in a path, write @ as %40"
             ));
         }
-        // The whole query goes along for the sake of its @, which tells of a login.
+        // The whole query is passed on, because an `@` in it indicates a login.
         let server: Address = format!("{scheme}://{authority}?{query}").parse()?;
         if path.contains(|c: char| !c.is_ascii_graphic() || c == '#') {
             return Err(format!(
@@ -46,7 +47,7 @@ impl Url {
         pairs.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
     }
 
-    /// The decoded value of `?name=value`. A `+` is a space, as forms write it.
+    /// The decoded value of `?name=value`. A `+` is a space, as in HTML forms.
     pub(crate) fn query(&self, name: &str) -> Result<Option<String>, String> {
         let Some(value) = self.server.query(name) else {
             return Ok(None);
@@ -56,13 +57,13 @@ impl Url {
         Ok(Some(value))
     }
 
-    /// The path without its `%` sequences.
+    /// The path with its `%` sequences decoded.
     pub(crate) fn decoded_path(&self) -> Result<String, String> {
         decode(&self.path).ok_or_else(|| format!("address {}: bad % sequence", self.server))
     }
 }
 
-/// The folders that lead to `path`, each a name.
+/// The names of the folders that lead to `path`. A `..` is an error.
 pub(crate) fn folders(path: &str) -> Result<Vec<&str>, String> {
     let names = path.split('/').filter(|name| !matches!(*name, "" | "."));
     let names: Vec<&str> = names.collect();
@@ -122,7 +123,7 @@ mod tests {
         }
         let cause = Url::parse("AK:p/x@host", "https").err().unwrap();
         assert!(cause.contains("/ as %2F"), "{cause}");
-        // Of these, an @ at the right place ends the login.
+        // In these texts, an @ at the right place ends the login.
         for text in ["https://me:p@q#r@host/a", "https://me:p%3F%2F@host/a"] {
             assert_eq!(Url::parse(text, "").unwrap().server.host, "host");
         }

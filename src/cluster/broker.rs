@@ -1,7 +1,7 @@
-//! Connections to the broker, as the threads need them: each its own, made anew when it broke.
+//! Connections to the broker. Each thread has its own and makes a new one after a failure.
 //!
-//! What all nodes must share stands in a bucket of the broker; a node that is set up otherwise is
-//! told so by name instead of writing into the wrong streams.
+//! A bucket of the broker stores the settings that all nodes must share. A node with different
+//! settings gets an error that names them, instead of writing to the wrong streams.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,37 +16,41 @@ use crate::stream::reader::JetStreamReader;
 use crate::stream::writer::JetStreamWriter;
 use crate::stream::{Reader, StreamError, Writer};
 
-/// A try to connect that takes longer has failed.
+/// Deadline of an attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the nodes of a cluster leave word for each other.
+/// Name of the bucket in which the nodes of a cluster leave information for each other.
 pub fn meta_bucket(stream_prefix: &str) -> String {
     format!("{stream_prefix}-meta")
 }
 
-/// Makes connections.
+/// Makes connections to the streams. Simulations bring their own.
 pub trait Broker: Send + Sync {
+    /// A new writer to all shards. Returns `Disconnected` if the broker cannot be reached, `Fatal`
+    /// if this node's settings differ from the cluster's.
     fn writer(&self) -> Result<Box<dyn Writer>, StreamError>;
-    /// For one shard, from 1.
+    /// A new reader of one shard, counted from 1. Fails like `writer`.
     fn reader(&self, shard: u32) -> Result<Box<dyn Reader>, StreamError>;
     /// How many shards there are.
     fn shards(&self) -> u32;
-    /// Name of a shard's stream.
+    /// Name of a shard's stream; shards count from 1.
     fn stream(&self, shard: u32) -> String;
 }
 
-/// The real one.
+/// The [`Broker`] that speaks to NATS JetStream.
 pub struct JetStreamBroker {
     /// None while our own server is not up.
     client: Mutex<Option<ClientOptions>>,
     streams: StreamOptions,
-    /// Who publishes here.
+    /// Id of this node, which publishes here.
     node: AtomicU64,
-    /// The newest connection of [`Self::registry`], for whoever needs one now and then.
+    /// A second client on the newest connection of [`Self::registry`], for [`Self::beside`].
     shared: Mutex<Option<Client>>,
 }
 
 impl JetStreamBroker {
+    /// Connects to nothing yet. `client` is None while our own server is not up; `node` is the id
+    /// of this node.
     pub fn new(client: Option<ClientOptions>, streams: StreamOptions, node: u64) -> Self {
         JetStreamBroker {
             node: AtomicU64::new(node),
@@ -56,12 +60,13 @@ impl JetStreamBroker {
         }
     }
 
-    /// Our own server is up, at another address each time; or it is gone.
+    /// Sets the address after our own server has started, which changes with each start; or None
+    /// when the server is gone.
     pub fn set_client(&self, options: Option<ClientOptions>) {
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = options;
     }
 
-    /// A connection to a broker that has the streams, set up as here.
+    /// A connection to a broker that has the streams, after a check of the shared settings.
     fn prepared(&self) -> Result<Client, StreamError> {
         let client = self.connect()?;
         self.check_shared_settings(&client)?;
@@ -69,12 +74,13 @@ impl JetStreamBroker {
         Ok(client)
     }
 
-    /// How many servers keep a copy of each stream.
+    /// Number of servers that keep a copy of each stream.
     pub fn replicas(&self) -> u8 {
         self.streams.replicas as u8
     }
 
-    /// What the nodes tell each other about snapshots.
+    /// Opens the registry through which nodes share information about snapshots. The lease expires
+    /// `leader_ttl` after its last renewal, and `token` identifies this process in it.
     pub fn registry(
         &self,
         leader_ttl: Duration,
@@ -92,15 +98,15 @@ impl JetStreamBroker {
         )
     }
 
-    /// A connection for a few words now and then: that of the registry if there is one, else a new
-    /// one. Each connection costs memory and wakes up now and then.
+    /// A connection for occasional requests: the registry's if it is open and no earlier call took
+    /// it, else a new one. Each connection costs memory and wakes up from time to time.
     pub fn beside(&self) -> Result<Client, StreamError> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = shared.take().filter(Client::is_open);
         shared.map_or_else(|| self.prepared(), Ok)
     }
 
-    /// A connection.
+    /// A new connection, without any check. Returns `Disconnected` while our own server is not up.
     pub fn connect(&self) -> Result<Client, StreamError> {
         let options = self
             .client
@@ -115,7 +121,8 @@ impl JetStreamBroker {
         Client::connect(&options, CONNECT_TIMEOUT)
     }
 
-    /// Every node of a cluster must agree on these.
+    /// Compares this node's settings with those that the cluster shares, or stores them if there
+    /// are none.
     fn check_shared_settings(&self, client: &Client) -> Result<(), StreamError> {
         let bucket = meta_bucket(&self.streams.stream_prefix);
         let kv = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
@@ -149,7 +156,7 @@ impl JetStreamBroker {
         if differences.is_empty() {
             return Ok(());
         }
-        // Streams with and without compression have different names, but one set of subjects.
+        // Streams with and without compression have different names, but the same subjects.
         let compress = "replication_log.compress";
         let same_streams = theirs.get(compress) == ours.get(compress);
         let known = theirs["replication_log.shards"].as_u64();
@@ -164,7 +171,8 @@ impl JetStreamBroker {
         }
         let otherwise = match (same_streams, is_fewer) {
             (false, _) => "; compress cannot be changed while the streams exist",
-            // Nobody would read what is in the others for those who are away.
+            // Nodes that are away have not read the other streams to the end, and would never read
+            // the rest.
             (_, true) => "; shards can be raised, not lowered",
             _ => ", or set replication_log.update_existing on this one to change it for all",
         };
@@ -178,7 +186,8 @@ impl JetStreamBroker {
 impl Broker for JetStreamBroker {
     fn writer(&self) -> Result<Box<dyn Writer>, StreamError> {
         let client = self.prepared()?;
-        // Known before the first message: whoever misses some asks whose they may have been.
+        // Registered before the first message: a node that misses messages looks up which nodes may
+        // have published them.
         let bucket = meta_bucket(&self.streams.stream_prefix);
         let name = format!("{PUBLISHER}{}", self.node.load(Ordering::Relaxed));
         KeyValue::open(&client, &bucket).create(&name, b"")?;

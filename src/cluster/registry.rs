@@ -1,5 +1,5 @@
-//! What nodes tell each other about snapshots: who founded the cluster, which is the newest, which
-//! one is asked for, and who is making one just now.
+//! Information that nodes share about snapshots: the cluster's founder, the newest snapshot, the
+//! requested one, and the lease of the node that is making one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,63 +15,72 @@ use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
 use crate::stream::key_value::KeyValue;
 use crate::stream::link::Inbox;
 
-/// The tables that a node has; none: it may be any.
+/// The tables that a node has, in lower case. None: it may have any.
 pub type Told = Option<BTreeSet<String>>;
 
-/// The broker's part in snapshots. A simulation brings its own.
+/// The broker's part in snapshots. Simulations bring their own. Methods return an error if the
+/// broker cannot be reached or refuses the request.
 pub trait Registry: Send {
-    /// Takes the lease, or keeps it. False: another node has it.
+    /// Takes or renews the lease. Returns false if a different node has it.
     fn lease(&mut self) -> Result<bool, StreamError>;
+    /// Gives the lease back, if this node has it. A failure is ignored: the lease then expires.
     fn give_lease_back(&mut self);
     /// Whether some node has the lease.
     fn lease_is_held(&mut self) -> Result<bool, StreamError>;
-    /// Makes this node the founder, if there is none yet. True if it is.
+    /// Makes this node the founder if there is none yet. Returns true if it is the founder.
     fn claim_founder(&mut self, node: u64) -> Result<bool, StreamError>;
-    /// Makes a node known as one that publishes, and which tables it selects.
+    /// Registers a node as a publisher, with its selection of tables.
     fn register(&mut self, node: u64, selection: &str) -> Result<(), StreamError>;
-    /// Every node that ever published, with its selection of tables.
+    /// Every node that has ever published, with its selection of tables.
     fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError>;
-    /// Tells the others which tables (lower case) a node replicates.
+    /// Publishes the tables (in lower case) that a node replicates.
     fn tell_tables(&mut self, node: u64, tables: &BTreeSet<String>) -> Result<(), StreamError>;
-    /// What every node told that did.
+    /// The tables that each node has published; nodes that published none are absent.
     fn tables(&mut self) -> Result<BTreeMap<u64, Told>, StreamError>;
-    /// The node that founded the cluster.
+    /// The node that founded the cluster; none if there is none yet.
     fn founder(&mut self) -> Result<Option<u64>, StreamError>;
+    /// The newest snapshot; none if there is none, or if its entry cannot be read.
     fn newest(&mut self) -> Result<Option<Entry>, StreamError>;
+    /// Publishes `entry` as the newest snapshot.
     fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
-    /// Leaves only the places of `entry` in the newest, if that is still the same snapshot.
+    /// Reduces the positions of the newest snapshot to those of `entry`, if it is still the same
+    /// snapshot.
     fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError>;
-    /// The newest is not there any more.
+    /// Removes the entry of the newest snapshot, which no longer exists.
     fn forget_newest(&mut self) -> Result<(), StreamError>;
-    /// Per stream, how far a snapshot is asked for.
+    /// The position up to which a snapshot is requested, per stream.
     fn requested(&mut self) -> Result<BTreeMap<String, StreamPosition>, StreamError>;
+    /// Requests a snapshot that reaches these positions. A higher position that is already
+    /// requested in the same stream remains.
     fn request(&mut self, places: &BTreeMap<String, StreamPosition>) -> Result<(), StreamError>;
-    /// Whether the broker lost what was at this place of a stream, and holds another message there
-    /// or none yet. No, if that cannot be told any more, or the stream was created anew.
+    /// Whether the broker lost the message at this position of a stream, or may have lost it (see
+    /// [`stream_continuity::is_lost`]). False if the position is too old to tell, or if the stream
+    /// does not exist or was created anew.
     fn is_lost(&mut self, stream: &str, place: &StreamPosition) -> Result<bool, StreamError>;
 }
 
-/// In two buckets: `<stream_prefix>-meta`, and `<stream_prefix>-lease` whose values vanish.
+/// The registry in two buckets: `<stream_prefix>-meta`, and `<stream_prefix>-lease`, whose values
+/// expire.
 pub struct KeyValueRegistry {
     client: Client,
-    /// Of the streams.
+    /// Prefix of the streams' names.
     prefix: String,
     meta: String,
     lease: String,
-    /// Tells this process from others with the same node id.
+    /// Distinguishes this process from others with the same node id.
     token: Vec<u8>,
-    /// Revision of the lease, while it is ours.
+    /// Revision of the lease while this node holds it.
     held: Option<u64>,
     inbox: Inbox,
 }
 
-/// Before the id of a node that publishes.
+/// Prefix of a key: the id of a publishing node follows.
 pub const PUBLISHER: &str = "publisher-";
 
-/// Before the id of a node that tells its tables.
+/// Prefix of a key: the id of a node that publishes its tables follows.
 pub const TABLES: &str = "tables-";
 
-/// Bytes of names that a node tells: more may not fit in a message.
+/// Most bytes of table names that a node publishes; more may not fit into a message.
 const MAX_TOLD: usize = 64 << 10;
 
 const FOUNDER: &str = "founder";
@@ -79,11 +88,12 @@ const NEWEST: &str = "snapshot";
 const WANTED: &str = "wanted";
 const LEADER: &str = "leader";
 
-/// Tries to add to a value that others add to as well.
+/// Attempts to change a value that other nodes change as well.
 const TRIES: usize = 8;
 
 impl KeyValueRegistry {
-    /// `client` is connected to a broker that has the streams already.
+    /// Opens both buckets. The broker of `client` must have the streams already. The lease expires
+    /// `leader_ttl` after its last renewal; `token` identifies this process in it.
     pub fn open(
         client: Client,
         stream_prefix: &str,
@@ -105,7 +115,7 @@ impl KeyValueRegistry {
         })
     }
 
-    /// Something was written to the bucket; closed when the connection is gone.
+    /// Receives a message for every write to the meta bucket; closed when the connection is gone.
     pub fn changes(&self) -> &Receiver<nats::Message> {
         &self.inbox.messages
     }
@@ -125,7 +135,7 @@ impl KeyValueRegistry {
             .ok()
     }
 
-    /// Changes a value that others change as well; none: it stays as it is.
+    /// Changes a value that other nodes change as well. It stays as it is if `change` returns None.
     fn amend(
         &self,
         key: &str,
@@ -157,7 +167,8 @@ impl Registry for KeyValueRegistry {
         } else if !self.leases().create(LEADER, &self.token)? {
             return Ok(false);
         }
-        // Read back: the revision is what keeps it, and a value may have vanished meanwhile.
+        // Read back, because the revision is needed to renew the lease, and the value may have
+        // expired meanwhile.
         match self.leases().get(LEADER)? {
             Some((value, revision)) if value == self.token => {
                 self.held = Some(revision);
@@ -169,7 +180,8 @@ impl Registry for KeyValueRegistry {
 
     fn give_lease_back(&mut self) {
         if let Some(revision) = self.held.take() {
-            // Only ours: it may be over, and another node's by now. Or it vanishes by itself.
+            // Deletes only this node's revision: the lease may have expired and belong to a
+            // different node. If this fails, the lease expires by itself.
             let _ = self.leases().delete_revision(LEADER, revision);
         }
     }
@@ -274,7 +286,7 @@ impl Registry for KeyValueRegistry {
     }
 
     fn is_lost(&mut self, stream: &str, place: &StreamPosition) -> Result<bool, StreamError> {
-        // The name comes from a peer, and goes into a subject.
+        // The name comes from a peer, and becomes part of a subject.
         if !is_stream_name(&self.prefix, stream) {
             return Ok(false);
         }
@@ -287,7 +299,7 @@ impl Registry for KeyValueRegistry {
     }
 }
 
-/// The places that are asked for, as the bucket has them. What cannot be read was not asked for.
+/// Parses the requested positions as the bucket stores them. Unreadable bytes count as no request.
 pub fn parse_requested(bytes: &[u8]) -> BTreeMap<String, StreamPosition> {
     serde_json::from_slice(bytes).unwrap_or_default()
 }

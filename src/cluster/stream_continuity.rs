@@ -1,12 +1,12 @@
-//! Is the stream still the one that was read and written before?
+//! Verifies that the stream is still the one that this node read and wrote before.
 //!
-//! An acknowledgement is not an fsync: a broker that lost power may have forgotten what it
-//! acknowledged, a store may have been wiped or put back from a copy, and its numbers given to
-//! other messages since. So the last message read and the last one acknowledged are looked up by
-//! their ids on every connection, before anything is published. If one is missing or another, the
-//! stream is read again from its start, and every row is marked to be published again: rows carry
-//! their own versions, so what others have already is nothing new to them, and nothing is lost that
-//! any node still has; or any snapshot ([`crate::snapshot`], lost streams).
+//! An acknowledgement is not an fsync. A broker that lost power may have forgotten messages that it
+//! acknowledged. A store may have been wiped or restored from a copy, and its sequences given to
+//! other messages since. So on every connection, before anything is published, the last message
+//! read and the last one acknowledged are looked up by their ids. If one is missing or has a
+//! different id, the stream is read again from its start, and every row is marked to be published
+//! again. Rows carry their own versions, so nodes ignore rows that they have already. Nothing is
+//! lost that any node or any snapshot still has ([`crate::snapshot`], lost streams).
 
 use crate::apply::Position;
 use crate::database::DatabaseError;
@@ -15,23 +15,26 @@ use crate::model::manifest::StreamPosition;
 use crate::mutation::{self, Mutation};
 use crate::stream::{Reader, StreamError, StreamState};
 
+/// Why a stream could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
+    /// The broker failed or could not be reached.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// Our own database failed.
     #[error("database: {0}")]
     Database(#[from] DatabaseError),
 }
 
-/// Looks, and does what is to be done about it. Returns the sequence to read next.
+/// Verifies the stream and handles any difference. Returns the sequence to read next.
 pub fn look(
     gate: &Gate,
     stream: &str,
     reader: &mut dyn Reader,
     state: &StreamState,
 ) -> Result<u64, LookError> {
-    // The broker is known to be set up like this node by now: before, it might be a slip of the
-    // pen.
+    // The cluster's shared settings match this node's by now. Before that check, changed settings
+    // might have been a typing error.
     if gate.enter().database.leave_streams()? {
         gate.forget_own();
         gate.notify_scheduler();
@@ -54,7 +57,7 @@ pub fn look(
         inside.database.republish_all()?;
         gate.forget_own();
         position = Position {
-            // A stream that is new gets everything again, from every node.
+            // A newly created stream gets all rows again, from every node.
             gap: position.gap.filter(|_| !is_new),
             ..Position::default()
         };
@@ -75,15 +78,15 @@ pub fn look(
     let next = position.seq + 1;
     inside.database.move_position(stream, position);
     if difference.is_some() || is_new {
-        // At once: a transaction that is undone would bring the old position back. What the stream
-        // holds up to there would never be read, and what is read from now on would count for
-        // another stream.
+        // Flushed at once, because an undone transaction would bring the old position back. Then
+        // the messages of the stream up to that position would never be read, and messages read
+        // from now on would count for the old stream.
         inside.database.flush()?;
     }
     Ok(next)
 }
 
-/// What tells that the stream is another one.
+/// How the stream differs from the one known before; none if it does not.
 fn difference(
     reader: &mut dyn Reader,
     state: &StreamState,
@@ -107,9 +110,9 @@ fn difference(
     Ok(None)
 }
 
-/// Whether the last message read is the last that the stream dropped: had the broker lost it and
-/// what came before, and given their numbers out again, nothing would tell. Where more was dropped,
-/// that is missing here and a snapshot brings all of it.
+/// Whether the last message read is also the last one that the stream dropped. If the broker had
+/// lost it and earlier messages, and given their sequences out again, nothing would show that. If
+/// the stream dropped later messages too, this node lacks them, and a snapshot brings all of them.
 fn is_uncertain(state: &StreamState, position: &Position) -> bool {
     is_at_edge(state, position.seq, &position.id) && position.created == state.created
 }
@@ -118,9 +121,10 @@ fn is_at_edge(state: &StreamState, seq: u64, id: &str) -> bool {
     seq + 1 == state.first && state.first <= state.last && !id.is_empty()
 }
 
-/// Whether the broker lost what was at this place of a stream, or may have: a snapshot that ends
-/// with the last message that the stream dropped would close a gap by what nobody can look up any
-/// more. Not what is further back, which closes none, and not if the stream was created anew.
+/// Whether the broker lost the message at this position of a stream, or may have lost it. A
+/// snapshot that ends with the last message that the stream dropped would close a gap with a
+/// message that nobody can look up any more, so that counts as lost. An earlier position closes no
+/// gap and is not lost, and neither is one of a stream that was created anew.
 pub fn is_lost(
     state: &StreamState,
     place: &StreamPosition,
@@ -131,8 +135,8 @@ pub fn is_lost(
         && (is_at_edge(state, seq, id) || holds_another(state, seq, id, look_up)?))
 }
 
-/// Whether a message other than `id` is at `seq`, or none yet. What is older than the oldest
-/// message kept cannot be looked up, and need not be: others had the time of a whole stream to read
+/// Whether `seq` holds a different message than `id`, or none yet. A message older than the oldest
+/// one kept cannot be looked up. It need not be: other nodes had the time of a whole stream to read
 /// it.
 fn holds_another(
     state: &StreamState,

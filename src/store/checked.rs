@@ -1,4 +1,4 @@
-//! What is the same for every store: names are looked at, sizes kept to, causes told apart.
+//! Checks that are the same for every store: names, sizes, and whose error ended a transfer.
 
 use std::io::{self, Read, Write};
 
@@ -6,7 +6,7 @@ use super::{Result, Store, StoreError};
 
 const NAME_BYTES: usize = 200;
 
-/// A store that is only asked for what it can do.
+/// Wraps a store and passes on valid requests only.
 pub(super) struct Checked(Box<dyn Store>);
 
 impl Checked {
@@ -66,7 +66,7 @@ impl Store for Checked {
     }
 }
 
-/// If our own end failed, that is the cause, whatever the transfer made of it.
+/// If the caller's reader or writer failed, its error is the cause, whatever the transfer reported.
 fn blame(error: StoreError, ours: &str, own: Option<String>) -> StoreError {
     match (error, own) {
         (StoreError::Failed { store, doing, .. }, Some(cause)) => StoreError::Failed {
@@ -78,7 +78,7 @@ fn blame(error: StoreError, ours: &str, own: Option<String>) -> StoreError {
     }
 }
 
-/// Exactly the promised bytes, or an error that is remembered.
+/// Reads exactly the promised bytes, or fails and remembers the error.
 struct Source<'a> {
     from: &'a mut dyn Read,
     size: u64,
@@ -109,7 +109,7 @@ impl Read for Source<'_> {
     }
 }
 
-/// Remembers why it could not be written.
+/// Writes, and remembers the error of a failed write.
 struct Sink<'a> {
     into: &'a mut (dyn Write + Send),
     error: Option<String>,

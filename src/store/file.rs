@@ -1,7 +1,7 @@
 //! A folder: a mounted disk, a USB stick, a network file system.
 //!
-//! An object is written beside its name, brought to the disk, and moved over it, which a file
-//! system does at once or not at all.
+//! An object is written under a temporary name and synced, then renamed. A file system does a
+//! rename completely or not at all.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use super::part::part_name;
 use super::{IfAbsent, Result, Store, StoreError};
 
-/// An application whose database is on the same disk waits at its own syncs until what is on its
-/// way there has arrived: that is never the whole snapshot.
+/// Bytes between two syncs. An application with its database on the same disk waits in its own
+/// syncs for all bytes that are on their way to the disk. This keeps them to a small part of the
+/// snapshot.
 const SYNC_EVERY: u64 = 4 << 20;
 
 struct Folder {
@@ -38,8 +39,8 @@ fn is_missing(path: &Path) -> bool {
     fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The folder may be made, but not the place of a disk that is not there: filling the disk below
-/// with snapshots, unseen, is worse than asking a person once.
+/// Creates the folder, but not the mount point of a disk that is absent. Asking a person once is
+/// better than filling the disk below with snapshots that nobody sees.
 fn ensure(path: &Path) -> std::result::Result<(), String> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => return Ok(()),
@@ -89,7 +90,7 @@ impl Folder {
     }
 }
 
-/// Some file systems cannot, and keep names safe in other ways or not at all.
+/// Syncs a folder. Some file systems cannot; they protect names in other ways or not at all.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match File::open(path)?.sync_all() {
         Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),

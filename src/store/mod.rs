@@ -1,9 +1,9 @@
-//! Where snapshots are kept: a flat folder of objects, on one of five kinds of server.
+//! The stores of snapshots: a flat folder of objects, on one of five kinds of server.
 //!
-//! An object is written once, under a fresh name, and then named by the manifest, the one small
-//! object that is replaced. So a store needs no more than four verbs, and no locks.
+//! An object is written once under a new name. The manifest, one small object that is replaced,
+//! then names it. So a store needs only four operations and no locks.
 //!
-//! | kind | where, and what stands for it when it is not configured |
+//! | kind | place, and its default |
 //! |---|---|
 //! | nats | object-store bucket `bucket`, or `<stream_prefix>-snapshot-store` |
 //! | s3 | folder `path` of the bucket, or its top; region from the endpoint's name or `us-east-1` |
@@ -11,12 +11,12 @@
 //! | sftp | folder `path` (in `url`: the path), or the one that the login starts in |
 //! | file | folder `path` |
 //!
-//! What is missing on the way is made: bucket, folders; of the file store's folder only the last
-//! part, because a disk that is not mounted looks like a missing folder. Who only reads opens what
-//! is there ([`open_existing`]) and makes nothing.
+//! A missing bucket or folder is created. Of the file store's folder only the last part is created,
+//! because an unmounted disk looks like a missing folder. A caller that only reads uses
+//! [`open_existing`], which creates nothing.
 //!
-//! [`open`] hands out every store inside a [`checked`] one, which looks at names and sizes once for
-//! all of them. Nothing waits for ever: connecting ends within [`CONNECT`], and a server that is
+//! [`open`] wraps every store in a [`checked`] one, which checks names and sizes for all of them.
+//! Nothing waits for ever: an attempt to connect ends within [`CONNECT`], and a server that is
 //! silent for about [`SILENCE`] counts as gone.
 
 use std::fmt;
@@ -45,31 +45,38 @@ mod sftp;
 #[cfg(feature = "store-webdav")]
 mod webdav;
 
-/// How long a connection may take to come about.
+/// Deadline of an attempt to connect.
 pub const CONNECT: Duration = Duration::from_secs(10);
-/// How long a server that should be sending or taking bytes may do neither. (Where a library counts
-/// pieces that are taken in part, a broken connection shows after three times as long.)
+/// How long a server that should be sending or taking bytes may do neither. If a library counts
+/// partly accepted pieces, it detects a broken connection after three times as long.
 pub const SILENCE: Duration = Duration::from_secs(15);
 
-/// Why a store did not do what it was asked for.
+/// Why a store operation failed. No text in it contains a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// The object does not exist in the store; or, when a store is opened, the bucket or folder
+    /// that `name` describes.
     #[error("{store}: there is no {name}")]
     NotFound { store: String, name: String },
-    /// From [`Store::get`] alone: the server answers, and lost what it had of the object. Another
-    /// try would find the same.
+    /// Returned by [`Store::get`] only. The server answers, but lost data of the object. Another
+    /// attempt would find the same.
     #[error("{store}: {name} is damaged: {cause}")]
     Damaged {
+        /// Kind and address of the store.
         store: String,
+        /// Name of the object.
         name: String,
+        /// Result of the check that failed.
         cause: String,
     },
-    /// `store` is its kind and address, `doing` what was tried, `cause` what came of it and, where
-    /// that is known, what to do. Never a secret.
+    /// Any other failure. Another attempt may succeed.
     #[error("{store}: {doing}: {cause}")]
     Failed {
+        /// Kind and address, or only the kind if the address is not known yet.
         store: String,
+        /// The operation that failed.
         doing: String,
+        /// Reason of the failure and, if known, advice.
         cause: String,
     },
 }
@@ -99,42 +106,45 @@ impl StoreError {
         }
     }
 
-    /// The bucket or folder is not there; `key` of the configuration names it.
+    /// The bucket or folder does not exist; `key` of the configuration names it.
     fn no_place(store: &str, what: &str, key: &str) -> StoreError {
         let name = format!("such {what}: no snapshot was saved there yet, or {key} is wrong");
         StoreError::not_found(store, &name)
     }
 }
 
+/// Result of an operation on a store.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// A connection to a store. What breaks is not mended: the owner drops it and opens another.
+/// A connection to a store. After a failure, the owner drops it and opens a new one.
 ///
-/// Names are of letters, digits, `-`, `_` and `.`, begin with a letter and are at most 200 bytes
-/// long; others are refused, since a peer may have chosen them. An error of the reader or writer
-/// that is handed in ends the transfer (that is how a stop or a limit of bytes gets in).
+/// Names consist of letters, digits, `-`, `_` and `.`, begin with a letter, and are at most 200
+/// bytes long. All others are refused, since a peer may have chosen them. An error of the given
+/// reader or writer ends the transfer: this is how the caller stops it or limits its bytes.
 pub trait Store: Send {
-    /// Kind and address for people, never a secret: `s3 http://127.0.0.1:9000/bucket/path`.
+    /// Kind and address for people, without secrets: `s3 http://127.0.0.1:9000/bucket/path`.
     fn address(&self) -> &str;
 
-    /// Writes the object, or replaces it, with exactly `size` bytes of `from`, in memory that does
-    /// not depend on `size`. Only after Ok does `get` find it whole; after an error `get` finds
-    /// what was there before, or nothing, or (where a server cannot do better) something torn, and
-    /// what was begun is cleaned up as far as the server can be reached.
+    /// Writes or replaces the object with exactly `size` bytes of `from`. The memory used does not
+    /// depend on `size`.
+    ///
+    /// Only after `Ok` is `get` sure to find the whole object. After an error, `get` finds the
+    /// previous object, or none, or a torn one if the server cannot do better. The store removes
+    /// the unfinished object if it can reach the server.
     fn put(&mut self, name: &str, size: u64, from: &mut dyn Read) -> Result<()>;
 
-    /// Writes the object's bytes to `into`. After an error, `into` may have got some of them.
+    /// Writes the object's bytes to `into`. After an error, `into` may have received some of them.
     fn get(&mut self, name: &str, into: &mut (dyn Write + Send)) -> Result<()>;
 
-    /// Names of all objects, in any order; of other things in the same place as well, such as what
-    /// a broken `put` left behind (`<name>.part-…`), which `remove` can take away.
+    /// Names of all objects, in any order. The list also has other files in the same place, such as
+    /// the remains of a broken `put` (`<name>.part-…`), which `remove` can delete.
     fn list(&mut self) -> Result<Vec<String>>;
 
-    /// Removes the object; it is no error if there is none.
+    /// Removes the object. A missing object is no error.
     fn remove(&mut self, name: &str) -> Result<()>;
 }
 
-/// What becomes of a bucket or folder that is not there.
+/// What to do about a missing bucket or folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum IfAbsent {
     Make,
@@ -143,10 +153,11 @@ enum IfAbsent {
 
 type Connect<'a> = &'a dyn Fn() -> std::result::Result<Client, StreamError>;
 
-/// Connects to the configured store, logs in, and makes what is missing (see the table above).
+/// Connects to the configured store, logs in, and creates a missing bucket or folder (see the table
+/// above).
 ///
-/// `stream_prefix` is `nats.stream_prefix`; `connect` makes a connection to the broker, for the
-/// nats store alone. An error names the store and its address; the next try may fare better.
+/// `stream_prefix` is `nats.stream_prefix`. `connect` connects to the broker, for the nats store
+/// only. An error names the store and its address; a later attempt may succeed.
 pub fn open(
     settings: &Settings,
     stream_prefix: &str,
@@ -155,7 +166,7 @@ pub fn open(
     open_as(settings, stream_prefix, connect, IfAbsent::Make)
 }
 
-/// As [`open`], for who only reads: makes nothing. A bucket or folder that is not there is
+/// Like [`open`], for callers that only read: it creates nothing. A missing bucket or folder is
 /// [`StoreError::NotFound`].
 pub fn open_existing(
     settings: &Settings,
@@ -194,7 +205,7 @@ fn open_as(
     Ok(Box::new(checked::Checked::new(store?)))
 }
 
-/// The error for a store that this program was built without.
+/// The error for a kind of store that this program was built without.
 fn absent(settings: &Settings) -> StoreError {
     let kind = match settings {
         Settings::Nats(_) => "nats",

@@ -1,8 +1,8 @@
-//! Names for what is not whole yet.
+//! Names of unfinished objects.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// `<name>.part-<random>`: under it the bytes arrive, before they are moved to `name`.
+/// `<name>.part-<random>`: the name of an object during its upload, before it is moved to `name`.
 pub(super) fn part_name(name: &str) -> String {
     format!("{name}.part-{:016x}", RandomState::new().hash_one(name))
 }

@@ -1,7 +1,7 @@
 //! A bucket of S3, or of a server that speaks its protocol.
 //!
-//! Small objects go in one request, large ones as a multipart upload, which S3 shows to nobody
-//! before it is complete, and charges for until it is aborted.
+//! Small objects go in one request, large ones as a multipart upload. S3 hides an unfinished
+//! multipart upload from readers, and charges for it until it is aborted.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -19,23 +19,24 @@ mod endpoint;
 mod error;
 mod stale;
 
-/// S3 takes no more parts.
+/// S3 accepts at most this many parts.
 const MAX_PARTS: u64 = 10_000;
-/// A slower network than this many bytes a second counts as a broken one. (The library has no limit
-/// for a pause in sending, only for a request as a whole.)
+/// A network slower than this many bytes per second counts as broken. The library cannot limit a
+/// pause in sending, only a whole request.
 const SLOWEST: u64 = 8 * 1024;
 const CONTENT_TYPE: &str = "application/octet-stream";
 
 struct S3 {
     bucket: Box<Bucket>,
-    /// What goes before the names: empty, or `path/`.
+    /// Prefix of the objects' names: empty, or `path/`.
     prefix: String,
+    /// Least size of a part in bytes; also the largest object that goes in one request.
     part_size: u64,
     address: String,
 }
 
 pub(super) fn open(settings: &S3Store, missing: IfAbsent) -> Result<impl Store + use<>> {
-    // Retries are the owner's business, who waits longer than a second.
+    // The owner retries, with waits longer than a second.
     s3::set_retries(0);
     let failed = |cause: String| StoreError::failed("s3", "open", cause);
     let endpoint = endpoint::parse(settings).map_err(failed)?;
@@ -75,7 +76,8 @@ pub(super) fn open(settings: &S3Store, missing: IfAbsent) -> Result<impl Store +
     })
 }
 
-/// The bucket, and whether it is there. A server that wants its name elsewhere is asked there.
+/// The bucket, and whether it exists. If the server requires the bucket's name in the host name, it
+/// is asked that way.
 fn look_at(
     settings: &S3Store,
     region: Region,
@@ -117,7 +119,7 @@ fn make(settings: &S3Store, region: Region, path_style: bool) -> std::result::Re
         false => Bucket::create(name, region, credentials, config),
     };
     match made {
-        // Another node was faster.
+        // A different node was faster.
         Err(error) if error::code(&error) == Some("BucketAlreadyOwnedByYou") => {}
         Err(error) => return Err(error),
         Ok(_) => log::info!("made the bucket {name} for snapshots"),
@@ -200,7 +202,7 @@ impl S3 {
     fn read(&self, key: &str, into: &mut (dyn Write + Send)) -> std::result::Result<(), S3Error> {
         let (head, _) = self.bucket.head_object(key)?;
         let size = head.content_length.unwrap_or(0).max(0) as u64;
-        // No limit for the whole, which may be long: each read has one of its own.
+        // The whole request has no limit, since it may take long; each read has one.
         let mut bucket = self.bucket.clone();
         bucket.set_request_timeout(None);
         let mut counted = Counted { into, count: 0 };
@@ -218,7 +220,7 @@ impl S3 {
     }
 }
 
-/// Exactly `size` bytes, which a part or a small object has.
+/// Reads exactly `size` bytes: the size of a part or of a small object.
 fn read_into(buffer: &mut Vec<u8>, from: &mut dyn Read, size: u64) -> io::Result<()> {
     buffer.clear();
     buffer.reserve_exact(size.try_into().unwrap_or(usize::MAX));

@@ -1,12 +1,12 @@
-//! One connection to a NATS server, for one life.
+//! One connection to a NATS server, used until it ends.
 //!
-//! It does not reconnect (see `link`): when it is lost, every call returns
-//! [`StreamError::Disconnected`] and every [`Inbox`] is closed, and the owner opens a new `Client`
-//! after a wait of its own.
+//! A `Client` does not reconnect (see `link`). When the connection is lost, every call returns
+//! [`StreamError::Disconnected`] and every [`Inbox`] is closed. The owner waits for a while and
+//! opens a new `Client`.
 //!
-//! A `Client` belongs to one thread (it is `Send`, not `Sync`): publisher, each reader, leases and
-//! objects have their own. Requests have deadlines. `publish` can block for as long as the server
-//! takes no bytes, when more is in flight than the socket buffers hold.
+//! A `Client` belongs to one thread (it is `Send`, not `Sync`): the publisher, each reader, leases
+//! and object stores have one each. Requests have deadlines. `publish` blocks while the server
+//! takes no bytes and the socket buffers are full.
 #![allow(deprecated)] // the whole crate is: its authors prefer their asynchronous one
 
 use std::cell::Cell;
@@ -26,42 +26,47 @@ pub use super::link::Inbox;
 use super::link::Link;
 use crate::address::server::Address;
 
-/// How long a request to the JetStream API may take. A cluster that elects a leader needs seconds.
+/// Deadline of a request to the JetStream API. A cluster needs seconds to elect a leader.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A JetStream request may reach nobody while a cluster elects a leader, and is sent once more
-/// after this, then after twice the time, and so on.
+/// A JetStream request may reach no server while a cluster elects a leader. It is sent again after
+/// this time, then after twice as long, and so on.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Calls of [`Client::api_many`] that are under way at once.
+/// Number of calls of [`Client::api_many`] that are under way at once.
 const AT_ONCE: usize = 64;
 
-/// What answers a request.
+/// Kind of message that answers a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Answer<'a> {
     /// A reply.
     Reply,
-    /// A reply; the request does no harm when it is carried out twice.
+    /// A reply. The request may be carried out twice without harm.
     ReplyOrAskAgain,
-    /// A reply, or what this consumer delivers: that bears the subject it was published to.
+    /// A reply, or a message that the named consumer delivers. A delivered message carries the
+    /// subject it was published to.
     From(&'a str),
 }
 
-/// How to reach the broker, and as whom.
+/// Addresses of the broker and credentials for it.
 #[derive(Clone, Default)]
 pub struct ClientOptions {
     /// Shown in the server's connection list.
     pub name: String,
-    /// Tried in turn, from a random one on. A user part in a URL goes before `user`.
+    /// Tried in turn, beginning with a random one. Credentials in a URL take precedence over
+    /// `user`.
     pub urls: Vec<String>,
+    /// Name and password.
     pub user: Option<(String, String)>,
-    /// nkey seed, as `nk -gen user` writes it.
+    /// File with an nkey seed as `nk -gen user` writes it, or a `.creds` file with a JWT as well.
     pub seed_file: Option<PathBuf>,
-    /// PEM; when given, only these authorities count and TLS is demanded.
+    /// PEM file. When given, only its authorities are trusted, and TLS is required.
     pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate; requires `key_file`.
     pub cert_file: Option<PathBuf>,
+    /// PEM file of the private key of `cert_file`.
     pub key_file: Option<PathBuf>,
-    /// The JetStream domain to use, where that is not the server's own.
+    /// JetStream domain to use, if it is not the server's own.
     pub domain: Option<String>,
 }
 
@@ -84,17 +89,20 @@ impl fmt::Debug for ClientOptions {
 /// An error reply of the JetStream API.
 #[derive(Debug, serde::Deserialize)]
 pub struct ApiError {
+    /// HTTP-like class of the error, such as 404 or 503.
     #[serde(default)]
     pub code: u16,
-    /// The exact reason: 10059 is "stream not found", for one.
+    /// Exact reason, for example 10059 for "stream not found"; 0 if the server gave none.
     #[serde(default)]
     pub err_code: u32,
+    /// The server's text.
     #[serde(default)]
     pub description: String,
 }
 
 impl ApiError {
-    /// The error of a caller for whom no reply but success will do.
+    /// Turns this error into [`StreamError::Refused`], for callers that need success. `tried` names
+    /// the request.
     pub fn refused(&self, tried: impl fmt::Display) -> StreamError {
         StreamError::Refused(format!("{tried}: {self}"))
     }
@@ -111,7 +119,7 @@ impl fmt::Display for ApiError {
     }
 }
 
-/// A connection, and requests on it.
+/// A connection, with requests and replies.
 pub struct Client {
     link: Link,
     greeting: Greeting,
@@ -119,20 +127,22 @@ pub struct Client {
     next_request: Cell<u64>,
     /// See [`ClientOptions::domain`].
     domain: Option<String>,
-    /// Another client ends the connection.
+    /// A different `Client` owns the connection and ends it.
     is_guest: bool,
 }
 
 impl Client {
-    /// Connects to the first of the servers that takes us, within `timeout` altogether.
+    /// Connects to the first server that accepts this client, within `timeout` in total.
     ///
-    /// `Denied` if every server was reached and refused us, or we it (wrong password, bad
-    /// certificate), `Disconnected` if another try may work.
+    /// Returns `Denied` if every server was reached, and a server refused the login (wrong
+    /// password) or this client refused a server (bad certificate), or if a file of `options`
+    /// cannot be read. Returns `Fatal` if the options are invalid, and `Disconnected` if another
+    /// attempt may succeed.
     pub fn connect(options: &ClientOptions, timeout: Duration) -> Result<Client, StreamError> {
         connect::connect(options, timeout)
     }
 
-    /// Takes over a connection that was just made.
+    /// Takes over a new connection.
     pub(super) fn open(
         link: Link,
         connection: nats::Connection,
@@ -158,7 +168,7 @@ impl Client {
         }
     }
 
-    /// How to publish to a subject below `$KV`, which does not pass between domains.
+    /// Subject for a write to `subject`, which is below `$KV`. That prefix does not cross domains.
     pub(super) fn key_subject(&self, subject: &str) -> String {
         match self.domain {
             Some(_) => self.api_subject(subject),
@@ -166,26 +176,28 @@ impl Client {
         }
     }
 
-    /// Whether another domain than the server's own is used.
+    /// Whether this client uses a different domain than the server's own.
     pub(super) fn is_elsewhere(&self) -> bool {
         self.domain.is_some()
     }
 
-    /// Largest message the server takes, headers included, in bytes.
+    /// Largest message that the server accepts, in bytes, headers included.
     pub fn max_payload(&self) -> usize {
         self.greeting.max_payload
     }
 
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.greeting.tls_required
     }
 
-    /// Address without secrets, for error texts.
+    /// Server address without secrets, for error texts.
     pub fn address(&self) -> &str {
         &self.link.address
     }
 
-    /// For helper threads: it flushes and sees the end, and does not keep the connection alive.
+    /// For helper threads: a link can flush and notices the end, but does not keep the connection
+    /// alive.
     pub(super) fn link(&self) -> &Link {
         &self.link
     }
@@ -195,22 +207,24 @@ impl Client {
         self.link.connection().is_ok()
     }
 
-    /// The error to return when an [`Inbox`] is found closed.
+    /// The error to return when an [`Inbox`] is closed.
     pub fn lost(&self) -> StreamError {
         self.link.lost()
     }
 
-    /// A new inbox; it lasts as long as the connection.
+    /// Creates an inbox, which lasts as long as the connection. Returns `Disconnected` if it has
+    /// ended.
     pub fn inbox(&self) -> Result<Inbox, StreamError> {
         self.link.inbox(None)
     }
 
-    /// Everything that is published to `<subject>.<one word>` from now on.
+    /// Receives every message that is published to `<subject>.<one word>` from now on.
     pub fn watch(&self, subject: &str) -> Result<Inbox, StreamError> {
         self.link.inbox(Some(subject))
     }
 
-    /// Hands a message to the crate, which writes it out within 5 ms. No word on its delivery.
+    /// Passes a message to the crate, which writes it to the socket within 5 ms. Nothing reports
+    /// its delivery. Returns `Refused` if it is larger than [`max_payload`](Client::max_payload).
     pub fn publish(
         &self,
         subject: &str,
@@ -218,7 +232,7 @@ impl Client {
         headers: &[(&str, &str)],
         data: &[u8],
     ) -> Result<(), StreamError> {
-        // The server would answer a message that is too large by hanging up.
+        // The server would close the connection on a message that is too large.
         let overhead: usize = headers
             .iter()
             .map(|(name, value)| name.len() + value.len() + 4)
@@ -237,7 +251,8 @@ impl Client {
             .map_err(|error| self.failed(format_args!("publish to {subject}"), &error))
     }
 
-    /// Publishes and waits for the one answer. A status reply such as 503 is a reply.
+    /// Publishes a message and waits for one answer. A status reply such as 503 counts as an
+    /// answer. Returns `Disconnected` if none arrives within `timeout`.
     pub fn request_message(
         &self,
         subject: &str,
@@ -283,7 +298,7 @@ impl Client {
         }
     }
 
-    /// As `request_message`, for replies in JSON: an error in it is the inner `Err`.
+    /// Like `request_message`, for JSON replies. An error in the reply is the inner `Err`.
     pub fn ask(
         &self,
         subject: &str,
@@ -322,7 +337,7 @@ impl Client {
         }
     }
 
-    /// A request whose error replies are of no interest beyond their text.
+    /// A request whose error replies matter only as text: they become `Refused`.
     pub fn request(
         &self,
         subject: &str,
@@ -333,8 +348,8 @@ impl Client {
             .map_err(|error| error.refused(subject))
     }
 
-    /// A JetStream API call, e.g. `STREAM.INFO.x`, within [`API_TIMEOUT`]. It may be carried out
-    /// twice: what it makes is there then as well.
+    /// Calls the JetStream API, for example `STREAM.INFO.x`, within [`API_TIMEOUT`]. The call may
+    /// be carried out twice, so it must be harmless when repeated.
     pub fn api(&self, call: &str, body: &Value) -> Result<Result<Value, ApiError>, StreamError> {
         let body = if body.is_null() {
             String::new()
@@ -346,8 +361,8 @@ impl Client {
         self.read_reply(&subject, message)
     }
 
-    /// Several JetStream API calls that change nothing, under way at once. Answers are in the order
-    /// of `calls`.
+    /// Makes several JetStream API calls that change nothing, at most 64 at once. The answers are
+    /// in the order of `calls`.
     pub fn api_many(
         &self,
         calls: &[(String, Value)],
@@ -394,7 +409,7 @@ impl Client {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// The same connection for one more thread. It ends with this client.
+    /// The same connection for one more thread. It ends when this client is dropped.
     pub fn beside(&self) -> Result<Client, StreamError> {
         Ok(Client {
             link: self.link.clone(),
@@ -412,7 +427,8 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// On a thread of its own: a server that stopped reading must not hold up its client's owner.
+    /// Ends the connection on a separate thread: a server that stopped reading must not block the
+    /// owner.
     fn drop(&mut self) {
         if self.is_guest {
             return;
@@ -433,5 +449,5 @@ impl fmt::Debug for Client {
     }
 }
 
-/// `NATS/1.0`, and the line ends around the headers.
+/// `NATS/1.0` and the line ends around the headers.
 const HEADER_LINE_BYTES: usize = 12;

@@ -1,8 +1,9 @@
-//! Opening a [`Client`]: whom to try, what to present, how long to wait, what a failure means.
+//! Opens a [`Client`]: the order of servers, the deadlines, and the meaning of a failure.
 //!
 //! The `nats` crate waits without limit for a connection and for the server's first line. So each
-//! attempt runs on a helper thread, and begins with a connection of our own that has time limits
-//! and only reads that first line: a silent listener costs no thread that hangs for ever.
+//! attempt runs on a helper thread and begins with our own connection, which has time limits and
+//! only reads that first line. A listener that stays silent therefore leaves no hanging thread
+//! behind.
 #![allow(deprecated)]
 
 use std::hash::{BuildHasher, RandomState};
@@ -21,8 +22,8 @@ use crate::address::server::Address;
 
 const DEFAULT_PORT: u16 = 4222;
 
-/// What to do about a server that sends nothing before TLS stands: the `nats` crate reads the first
-/// line before it begins with TLS.
+/// Advice about a server that sends nothing before TLS is established: the `nats` crate reads the
+/// first line before it starts TLS.
 const TLS_FIRST: &str = "the server wants TLS before its first line (handshake_first: true): set \
      that to auto, or to a time such as \"300ms\", in the tls section of the server's \
      configuration; or no nats-server listens there";
@@ -46,7 +47,7 @@ pub(super) fn connect(options: &ClientOptions, timeout: Duration) -> Result<Clie
         ));
     }
     check_files(options)?;
-    // A random start spreads many nodes over the servers.
+    // A random start distributes many nodes over the servers.
     let start = RandomState::new().hash_one(0) as usize % addresses.len();
     let share = timeout / addresses.len() as u32;
     let (mut causes, mut fatal, mut denied) = (Vec::new(), true, false);
@@ -68,7 +69,8 @@ pub(super) fn connect(options: &ClientOptions, timeout: Duration) -> Result<Clie
     })
 }
 
-/// One server, within `timeout`. A helper that is late finds nobody and drops what it opened.
+/// Tries one server, within `timeout`. A helper thread that is late finds no receiver and drops its
+/// connection.
 fn attempt(
     options: &ClientOptions,
     address: &Address,
@@ -105,8 +107,8 @@ fn open(
     let (ended, closed, complained) = (link.clone(), link.clone(), link.clone());
     let mut settings = credentials::present(options, address)?
         .with_name(&options.name)
-        // One attempt to reconnect is the least that lets the first connection through; it comes to
-        // nothing, because the link ends first.
+        // The crate needs at least one reconnect to make the first connection. That reconnect never
+        // happens, because the link ends first.
         .max_reconnects(Some(1))
         .reconnect_buffer_size(0)
         .reconnect_delay_callback(|_| Duration::ZERO)
@@ -117,19 +119,20 @@ fn open(
     if let Some(ca) = &options.ca_file {
         settings = settings.add_root_certificate(ca);
     } else if !greeting.tls_required {
-        // With none given, the crate reads and keeps all the machine's authorities, also for a
-        // connection that needs none: some 140 certificates parsed, half a megabyte each time.
+        // Without this, the crate reads and keeps all of the system's certificate authorities, even
+        // for a connection without TLS: about 140 certificates to parse and half a megabyte each
+        // time.
         settings = settings.add_root_certificate("/dev/null");
     }
     if let (Some(cert), Some(key)) = (&options.cert_file, &options.key_file) {
         settings = settings.client_cert(cert, key);
     }
-    // Without the user part, which the crate would take undecoded.
+    // Without credentials, which the crate would use undecoded.
     let scheme = if greeting.tls_required { "tls" } else { "nats" };
     let connection = settings
         .connect(format!("{scheme}://{}", address.host_port(DEFAULT_PORT)))
         .map_err(|error| match failure(options, address, &error) {
-            // It has begun to demand TLS since we knocked: the next try will know.
+            // The server has begun to require TLS since `knock`: the next attempt will see that.
             StreamError::Denied(text) if !greeting.tls_required && text.contains("certificate") => {
                 StreamError::Disconnected(text)
             }
@@ -138,7 +141,7 @@ fn open(
     Client::open(link, connection, greeting, options.domain.clone())
 }
 
-/// Reads the server's first line on a connection of its own.
+/// Reads the server's first line on a separate connection.
 fn knock(address: &Address, timeout: Duration) -> io::Result<Greeting> {
     let mut last = io::Error::other("the name has no address");
     let port = address.port.unwrap_or(DEFAULT_PORT);
@@ -157,7 +160,7 @@ fn greeting(socket: &TcpStream, place: SocketAddr, timeout: Duration) -> io::Res
     let mut line = String::new();
     socket.set_read_timeout(Some(moment))?;
     let mut read = reader.read_line(&mut line);
-    // A server that waits for TLS is as silent as one that is slow: only the latter is waited for.
+    // A server that waits for TLS is as silent as a slow one. Only a slow one is worth waiting for.
     if line.is_empty() && speaks_tls_first(place, moment) {
         return Err(io::Error::other(TLS_FIRST));
     }
@@ -172,8 +175,8 @@ fn greeting(socket: &TcpStream, place: SocketAddr, timeout: Duration) -> io::Res
     Ok(serde_json::from_str(info)?)
 }
 
-/// Whether the server there answers a TLS handshake that nothing went before. The handshake goes no
-/// further than its first answer.
+/// Whether the server answers a TLS handshake before any other data. The handshake stops at its
+/// first answer.
 fn speaks_tls_first(place: SocketAddr, timeout: Duration) -> bool {
     use nats::rustls::{ClientConfig, ClientConnection, RootCertStore};
     const HANDSHAKE: u8 = 22;
@@ -192,7 +195,7 @@ fn speaks_tls_first(place: SocketAddr, timeout: Duration) -> bool {
     ask() == Some(HANDSHAKE)
 }
 
-/// The crate's own error would not say which file it could not read.
+/// Opens each file once, because the crate's errors do not name the file.
 fn check_files(options: &ClientOptions) -> Result<(), StreamError> {
     let files = [
         &options.seed_file,
@@ -210,7 +213,7 @@ fn check_files(options: &ClientOptions) -> Result<(), StreamError> {
     Ok(())
 }
 
-/// Sorts a failed attempt: is it worth another without a person's help?
+/// Classifies a failed attempt: whether another one may succeed without a person's help.
 fn failure(options: &ClientOptions, address: &Address, error: &io::Error) -> StreamError {
     let cause = error.to_string();
     let text = format!("connect to {address}: {cause}");
@@ -220,8 +223,8 @@ fn failure(options: &ClientOptions, address: &Address, error: &io::Error) -> Str
             credentials::advice(options, address)
         ));
     }
-    // A box without a clock sees every certificate as not yet valid until it knows the time, and an
-    // expired one is renewed at the server: both pass without us.
+    // A device without a clock sees every certificate as not yet valid until it knows the time. An
+    // expired certificate is renewed at the server. Neither needs a change on this node.
     let passes = cause.contains("NotValidYet") || cause.contains("Expired");
     let refused = [
         "invalid peer certificate",

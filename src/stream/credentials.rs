@@ -1,6 +1,6 @@
-//! What a client presents: login, token, NKEY or JWT.
+//! Credentials of a client: login, token, NKEY or JWT.
 //!
-//! A file is read anew for each connection, so a renewed one counts from the next connection on.
+//! The file is read for each connection, so a renewed one takes effect at the next connection.
 #![allow(deprecated)]
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::{StreamError, timestamp};
 use crate::address::server::Address;
 use crate::model::base64;
 
-/// The URL's user part, else the configured user, else the file, else nothing.
+/// Uses the URL's credentials, or else the configured user, or else the file, or else nothing.
 pub(super) fn present(
     options: &ClientOptions,
     address: &Address,
@@ -29,7 +29,8 @@ pub(super) fn present(
     Ok(settings)
 }
 
-/// A seed alone is an NKEY. With a JWT beside it (a `.creds` file) both are presented.
+/// Reads a seed file. A seed alone is an NKEY. If the file also has a JWT (a `.creds` file), both
+/// are presented.
 fn from_file(file: &Path) -> Result<nats::Options, StreamError> {
     let text = fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
     let jwt = jwt_in(&text);
@@ -43,7 +44,7 @@ fn from_file(file: &Path) -> Result<nats::Options, StreamError> {
         return Err(StreamError::Denied(text));
     };
     let public = key.public_key();
-    // Signing with a key that has its seed cannot fail; an empty signature would be refused.
+    // A key that has its seed always signs. The server would refuse an empty signature.
     let sign = move |nonce: &[u8]| key.sign(nonce).unwrap_or_default();
     Ok(match jwt.map(str::to_owned) {
         Some(jwt) => nats::Options::with_jwt(move || Ok(jwt.clone()), sign),
@@ -51,7 +52,7 @@ fn from_file(file: &Path) -> Result<nats::Options, StreamError> {
     })
 }
 
-/// A plain seed stands alone on a line; a decorated one between lines of dashes.
+/// Finds the seed: a plain one is alone on its line, a decorated one is between lines of dashes.
 fn seed_in(text: &str) -> Option<&str> {
     text.lines()
         .map(str::trim)
@@ -64,8 +65,8 @@ fn jwt_in(text: &str) -> Option<&str> {
     text.lines().map(str::trim).find(is_jwt)
 }
 
-/// Why the server may refuse what is presented, as far as that can be told from here: what to look
-/// at, or that the JWT has expired.
+/// Likely cause of a refused login, as far as this node can tell: the settings to check, or an
+/// expired JWT.
 pub(super) fn advice(options: &ClientOptions, address: &Address) -> String {
     let file = options.seed_file.as_deref();
     let file = file.filter(|_| address.user.is_none() && options.user.is_none());
@@ -80,7 +81,7 @@ pub(super) fn advice(options: &ClientOptions, address: &Address) -> String {
     }
 }
 
-/// When the JWT in `text` expired, if it has.
+/// When the JWT in `text` expired, if it has expired.
 fn expired(text: &str) -> Option<String> {
     let claims = jwt_in(text)?.split('.').nth(1)?;
     let claims = base64::decode(&base64::from_url_signs(claims))?;

@@ -1,11 +1,11 @@
-//! What messages from JetStream say of themselves: status, origin, headers.
+//! Metadata of messages from JetStream: status, origin, headers.
 #![allow(deprecated)]
 
 use serde_json::Value;
 
 use crate::model::base64;
 
-/// Code and text of a message that is only a status line.
+/// Code and text of a message that consists of a status line only.
 pub(super) fn status(message: &nats::Message) -> Option<(u16, String)> {
     let headers = message.headers.as_ref()?;
     let code = headers.get("Status")?;
@@ -16,18 +16,18 @@ pub(super) fn status(message: &nats::Message) -> Option<(u16, String)> {
     ))
 }
 
-/// Whether that consumer delivers it.
+/// Whether the consumer named `consumer` delivered the message.
 pub(super) fn is_of(consumer: &str, message: &nats::Message) -> bool {
     let origin = message.reply.as_deref().and_then(Origin::parse);
     origin.is_some_and(|o| o.consumer == consumer)
 }
 
-/// `Nats-Msg-Id` of a message as a consumer delivers it.
+/// `Nats-Msg-Id` of a message that a consumer delivered.
 pub(super) fn id(message: &nats::Message) -> Option<String> {
     text(message, "Nats-Msg-Id").map(str::to_owned)
 }
 
-/// A header of a message as a consumer delivers it.
+/// A header of a message that a consumer delivered.
 pub(super) fn text<'m>(message: &'m nats::Message, name: &str) -> Option<&'m str> {
     message.headers.as_ref()?.get(name).map(String::as_str)
 }
@@ -42,18 +42,19 @@ pub(super) fn header(message: &Value, name: &str) -> Option<String> {
     value.map(|value| value.trim().to_string())
 }
 
-/// Where a delivered message comes from, as its reply subject says.
+/// Origin of a delivered message, from its reply subject.
 pub(super) struct Origin<'a> {
     pub(super) consumer: &'a str,
     pub(super) sequence: u64,
     pub(super) time_ms: i64,
-    /// Messages that the consumer had still to deliver then.
+    /// Messages that the consumer still had to deliver at that time.
     pub(super) pending: u64,
 }
 
 impl Origin<'_> {
-    /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<delivered>.<time ns>.<pending>`, or
-    /// longer, with `<domain>.<account>` before the stream and a token at the end.
+    /// Parses `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<delivered>.<time
+    /// ns>.<pending>`, or the longer form with `<domain>.<account>` before the stream and a token
+    /// at the end.
     pub(super) fn parse(reply: &str) -> Option<Origin<'_>> {
         let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
         let stream = if tokens.len() >= 9 { 2 } else { 0 };

@@ -1,10 +1,10 @@
-//! Several streams that take one subject.
+//! Detects several streams that take one subject.
 //!
-//! Every JetStream domain has streams of its own. Where nodes are at leaf servers with a domain
-//! each, each node makes a stream there, and all of them take what any node publishes, as long as
-//! the servers are linked: it looks as if they were one. What is published while a link is down is
-//! in one of them alone, for ever. So messages name the domain of the stream that their writer
-//! uses, and an acknowledgement counts only if it is that stream's.
+//! Every JetStream domain has streams of its own. If nodes use leaf servers with a domain each,
+//! each node creates a stream in its own domain. While the servers are linked, all of these streams
+//! take the messages of every node, and look like one stream. A message published while a link is
+//! down stays in one of them only, for ever. So each message names the domain of its writer's
+//! stream, and an acknowledgement counts only if that stream sent it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,32 +12,34 @@ use serde_json::Value;
 
 use super::server::DOMAIN;
 
-/// The header with the writer's domain; none where it has none, or our own servers' one.
+/// The header with the writer's domain. Absent if the writer has none, or has the one of our own
+/// servers.
 pub(super) const HEADER: &str = "Harmonylite-Domain";
 
-/// A longer name is not told, in bytes; and of what a peer tells, no more is shown, in characters.
+/// Longest domain name to send, in bytes, and most characters of a peer's domain to show.
 const LONGEST: usize = 100;
 
-/// Acknowledgements that are remembered, by which a second one is known: more than are under way.
+/// Acknowledgements remembered in order to detect a second one: more than are in flight.
 const REMEMBERED: usize = 1024;
 
-/// The domain that an answer of the API names, or an acknowledgement.
+/// The domain that an answer of the API or an acknowledgement names.
 pub(super) fn named(answer: &Value) -> Option<String> {
     let domain = answer["domain"].as_str().filter(|name| !name.is_empty());
     domain.map(str::to_owned)
 }
 
-/// As a writer tells it: nothing where all are alike, or where it would not fit into a header.
+/// The domain to send in a message: none if it is the default, or if it is too long for a header.
 pub(super) fn told(domain: Option<&str>) -> Option<&str> {
     domain.filter(|name| *name != DOMAIN && name.len() <= LONGEST)
 }
 
-/// What is wrong with the streams of others, for log and health.
+/// The problem with other nodes' streams, for log and health.
 #[derive(Clone, Default)]
 pub(super) struct Foreign(Arc<Mutex<Option<String>>>);
 
 impl Foreign {
-    /// Another stream was heard of, in the domain `theirs`; `ours` is the one in use here.
+    /// Records that a different stream is in use, in the domain `theirs`. `ours` is the domain used
+    /// here.
     pub(super) fn note(&self, stream: &str, ours: Option<&str>, theirs: Option<&str>) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if noted.is_some() {
@@ -68,7 +70,7 @@ impl Foreign {
     }
 }
 
-/// Which acknowledgements came already, and how many came twice.
+/// Acknowledged tokens, and how many were acknowledged twice.
 pub(super) struct Seen(Vec<u64>, usize);
 
 impl Default for Seen {
@@ -78,7 +80,7 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Whether this message was acknowledged before. Each is sent once on a connection.
+    /// Whether this message was acknowledged before. Each message is sent once on a connection.
     pub(super) fn is_second(&mut self, token: u64) -> bool {
         let place = &mut self.0[token as usize % REMEMBERED];
         let is_second = std::mem::replace(place, token) == token;
@@ -86,7 +88,7 @@ impl Seen {
         is_second
     }
 
-    /// Whether that is no accident of a change of leaders.
+    /// Whether more were acknowledged twice than a change of leaders explains.
     pub(super) fn has_many(&self) -> bool {
         self.1 > 2
     }

@@ -1,7 +1,7 @@
-//! The shards' streams on JetStream: their names, their settings, what they hold.
+//! The shards' streams on JetStream: their names, settings and state.
 //!
-//! The `nats` crate's own JetStream layer waits without limit and resets settings it does not know,
-//! so the API is spoken here as what it is: JSON requests to `$JS.API.…`.
+//! The `nats` crate's own JetStream layer waits without limit and resets settings it does not know.
+//! So this module speaks the API directly: JSON requests to `$JS.API.…`.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -18,54 +18,61 @@ use crate::model::backoff::Backoff;
 /// Error codes of the JetStream API.
 pub(super) mod code {
     pub(crate) const STREAM_NOT_FOUND: u32 = 10059;
-    /// The name of another stream or its subjects: perhaps of the one we want, just being made.
+    /// The stream name or the subjects belong to an existing stream. It may be the wanted one,
+    /// which is just being created.
     pub(crate) const TAKEN: [u32; 2] = [10058, 10065];
     pub(crate) const NO_MESSAGE_FOUND: u32 = 10037;
     pub(crate) const WRONG_LAST_SEQUENCE: [u32; 2] = [10071, 10164];
-    /// Invalid settings, subjects that overlap with another stream's, replicas without a cluster:
-    /// no later try will see another answer.
+    /// Invalid settings, subjects that overlap with those of a different stream, or replicas
+    /// without a cluster: a later attempt gets the same answer.
     pub(crate) const NEEDS_A_PERSON: [u32; 3] = [10052, 10065, 10074];
-    /// The account wants a size for every stream; or none so large.
+    /// The account requires a size limit for every stream, or refuses one as large as this.
     pub(crate) const SIZE_WANTED: u32 = 10113;
     pub(crate) const SIZE_TOO_LARGE: u32 = 10122;
 }
 
-/// How long the broker knows a `Nats-Msg-Id`: what is sent again after longer is stored again.
+/// How long the broker remembers a `Nats-Msg-Id`. A message that is sent again later is stored
+/// again.
 const DUPLICATE_WINDOW_NS: u64 = 120_000_000_000;
 
-/// How long a stream that is being made may be taken and yet not be found: its store is written by
-/// then, on a slow card as well.
+/// How long a stream that is being created may have its name taken and not be found. Its store is
+/// written by then, also on a slow card.
 const BEING_MADE: Duration = Duration::from_secs(5);
 
-/// How long the server keeps a consumer that looks a message up, should it not be told to forget
-/// it.
+/// How long the server keeps a consumer that looks up a message, if the request to delete it gets
+/// lost.
 const LOOKS_UP: Duration = Duration::from_secs(10);
 
-/// What the shards' streams are called and how much they keep.
+/// Names, number and limits of the shards' streams.
 #[derive(Debug, Clone)]
 pub struct StreamOptions {
+    /// Stream names begin with it; letters, digits, `-` and `_` only.
     pub stream_prefix: String,
+    /// Subjects begin with it; letters, digits, `-` and `_` only.
     pub subject_prefix: String,
-    /// Whether frames are compressed: part of the name, so that both kinds never mix.
+    /// Whether frames are compressed. It is part of the name, so compressed and plain frames never
+    /// mix.
     pub compress: bool,
+    /// Number of streams.
     pub shards: u32,
-    /// Messages kept per stream; 0 is no limit.
+    /// Messages kept per stream; 0 means no limit.
     pub max_entries: i64,
-    /// Bytes kept per stream; none is no limit, or where the account wants one, one that is
-    /// reckoned from `max_entries`.
+    /// Bytes kept per stream. None means no limit, or a limit calculated from `max_entries` if the
+    /// account requires one.
     pub max_bytes: Option<u64>,
+    /// Number of servers that keep a copy of each stream.
     pub replicas: u32,
-    /// Change streams that are set up otherwise, instead of keeping them so.
+    /// Change streams whose settings differ, instead of leaving them as they are.
     pub update_existing: bool,
 }
 
-/// `<stream_prefix>[-c]-<shard>`, shards from 1.
+/// Stream name `<stream_prefix>[-c]-<shard>`; shards count from 1.
 pub fn stream_name(options: &StreamOptions, shard: u32) -> String {
     let compressed = if options.compress { "-c" } else { "" };
     format!("{}{compressed}-{shard}", options.stream_prefix)
 }
 
-/// Whether a stream of that prefix can have this name, compressed or not.
+/// Whether `name` can be a stream of that prefix, compressed or not.
 pub fn is_stream_name(stream_prefix: &str, name: &str) -> bool {
     let rest = name.strip_prefix(stream_prefix);
     let rest = rest.map(|rest| rest.strip_prefix("-c").unwrap_or(rest));
@@ -73,17 +80,19 @@ pub fn is_stream_name(stream_prefix: &str, name: &str) -> bool {
     shard.is_some_and(|n| n.len() < 10 && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// `<subject_prefix>-<shard>`.
+/// Subject `<subject_prefix>-<shard>`; shards count from 1.
 pub fn subject(options: &StreamOptions, shard: u32) -> String {
     format!("{}-{shard}", options.subject_prefix)
 }
 
-/// Creates the streams that are missing and looks at those that exist.
+/// Creates missing streams and checks the existing ones.
 ///
-/// `Refused` while the cluster cannot hold them yet (too few servers up): to be tried again, never
-/// with fewer replicas. `Fatal` if a stream exists with other subjects, or cannot be.
+/// Returns `Refused` while the cluster cannot hold them yet (too few servers are up). The caller
+/// tries again, never with fewer replicas. Returns `Fatal` if a prefix is invalid, a stream exists
+/// with different subjects, or the broker cannot create it.
 pub fn ensure_streams(client: &Client, options: &StreamOptions) -> Result<(), StreamError> {
-    // A space in a subject would break the connection, a dot in a name the API's subjects.
+    // A space in a subject would break the connection; a dot in a name would break the API's
+    // subjects.
     for prefix in [&options.stream_prefix, &options.subject_prefix] {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if prefix.is_empty() || !prefix.chars().all(allowed) {
@@ -98,7 +107,7 @@ fn ensure_stream(client: &Client, options: &StreamOptions, shard: u32) -> Result
     let name = stream_name(options, shard);
     let mut wanted = json!({
         "subjects": [subject(options, shard)],
-        // The server's word for "no limit".
+        // The server uses -1 for "no limit".
         "max_msgs": if options.max_entries > 0 { options.max_entries } else { -1 },
         "num_replicas": options.replicas,
     });
@@ -118,7 +127,7 @@ fn ensure_stream(client: &Client, options: &StreamOptions, shard: u32) -> Result
     let differences = differences.join(", ");
     if options.update_existing {
         log::info!("stream {name}: updating {differences}");
-        // On top of what the server says, so that settings unknown here stay as they are.
+        // Extends the server's settings, so that settings unknown here keep their values.
         config.extend(wanted);
         let call = format!("STREAM.UPDATE.{name}");
         let updated = client.api(&call, &Value::Object(config))?;
@@ -141,8 +150,8 @@ fn fixed_settings() -> Value {
     })
 }
 
-/// Creates a stream, or returns the settings of the one that exists. Where the account wants a size
-/// for it and none is given, that is `reckoned`, in bytes, or what there is room for.
+/// Creates a stream, or returns the settings of the existing one. If the account requires a size
+/// and none is given, the size is `reckoned` bytes, or less if the account has less room.
 pub(super) fn create_stream(
     client: &Client,
     name: &str,
@@ -153,8 +162,8 @@ pub(super) fn create_stream(
     let mut config = Map::from_iter([("name".to_string(), json!(name))]);
     config.extend(fixed.as_object().cloned().unwrap_or_default());
     config.extend(wanted.clone());
-    // Republish, if another node creates it between our look and our try. For a moment its subjects
-    // are taken while it is not found yet.
+    // Repeat, if a different node creates the stream between our query and our attempt. For a
+    // moment its subjects are taken and it is not found yet.
     let mut waits = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     let deadline = Instant::now() + BEING_MADE;
     loop {
@@ -194,7 +203,7 @@ fn rejected(verb: &str, name: &str, error: &ApiError) -> StreamError {
     }
 }
 
-/// Each setting that is not as wanted, with both values.
+/// The settings that differ, each with both values.
 pub(super) fn differences(have: &Map<String, Value>, wanted: &Map<String, Value>) -> Vec<String> {
     let differs = |(key, want): (&String, &Value)| match have.get(key).unwrap_or(&Value::Null) {
         have if have == want => None,
@@ -203,13 +212,12 @@ pub(super) fn differences(have: &Map<String, Value>, wanted: &Map<String, Value>
     wanted.iter().filter_map(differs).collect()
 }
 
-/// What the stream `name` holds now.
+/// Reads the current state of the stream `name`. Returns `Refused` if there is none.
 pub fn stream_state(client: &Client, name: &str) -> Result<StreamState, StreamError> {
     Ok(state_in(&stream_info(client, name)?))
 }
 
-/// The same, as the API answers it.
-/// Per stream, the sequence of its last message; streams that are not there are left out.
+/// Sequence of the last message of each stream. Streams that do not exist are left out.
 pub fn last_sequences(
     client: &Client,
     streams: &[String],
@@ -228,7 +236,7 @@ pub fn last_sequences(
 pub(super) fn state_in(info: &Value) -> StreamState {
     let number = |key: &str| info["state"][key].as_u64().unwrap_or(0);
     let last = number("last_seq");
-    // A stream that never held a message says 0 for both.
+    // A stream that never held a message reports 0 for both.
     let first = if number("messages") == 0 {
         last + 1
     } else {
@@ -246,7 +254,8 @@ pub(super) fn state_in(info: &Value) -> StreamState {
     }
 }
 
-/// `Nats-Msg-Id` of the message at `sequence`: `Ok(None)` if there is no such message.
+/// Looks up the `Nats-Msg-Id` of the message at `sequence`. Returns `Ok(None)` if there is no such
+/// message, or if it has no id.
 pub fn message_id(
     client: &Client,
     stream: &str,
@@ -255,8 +264,8 @@ pub fn message_id(
     if let Ok(Some(id)) = id_without_body(client, stream, sequence) {
         return Ok(Some(id));
     }
-    // A consumer is silent about what is not there, and may be given to a server that is away. Only
-    // this is the stream's word.
+    // A consumer does not report missing messages, and may run on a server that is down. Only this
+    // request asks the stream itself.
     let call = format!("STREAM.MSG.GET.{stream}");
     match client.api(&call, &json!({ "seq": sequence }))? {
         Ok(reply) => Ok(header(&reply["message"], "Nats-Msg-Id")),
@@ -268,8 +277,8 @@ pub fn message_id(
     }
 }
 
-/// The same, without the message itself, which takes minutes on a slow connection. None if that
-/// tells nothing.
+/// Looks the id up without the message's body, which takes minutes on a slow connection. `Ok(None)`
+/// means that the answer is not known.
 fn id_without_body(
     client: &Client,
     stream: &str,
@@ -288,7 +297,7 @@ fn id_without_body(
     let call = client.api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{name}"));
     let body = br#"{"batch":1,"no_wait":true}"#;
     let next = client.request_message(&call, &[], body, API_TIMEOUT, Answer::From(name))?;
-    // Sparing the server to keep it; whether it arrives does not matter.
+    // Spares the server keeping the consumer; the request may get lost.
     let call = client.api_subject(&format!("CONSUMER.DELETE.{stream}.{name}"));
     client.publish(&call, None, &[], b"")?;
     let origin = next.reply.as_deref().and_then(Origin::parse);
@@ -296,18 +305,20 @@ fn id_without_body(
     Ok(is_it.then(|| delivery::id(&next)).flatten())
 }
 
+/// Information about the stream `name`, as the API returns it.
 pub(super) fn stream_info(client: &Client, name: &str) -> Result<Value, StreamError> {
     client
         .api(&format!("STREAM.INFO.{name}"), &Value::Null)?
         .map_err(|error| error.refused(format_args!("look at stream {name}")))
 }
 
-/// The broker's clock, in unix milliseconds, give or take the way there.
+/// The broker's clock in unix milliseconds, except for the time that the answer takes.
 pub fn server_time_ms(client: &Client, stream: &str) -> Result<i64, StreamError> {
     let info = stream_info(client, stream)?;
     let time = match info["ts"].as_str() {
         Some(time) => time.to_string(),
-        // A server before 2.10 does not say, but dates a consumer, which it forgets at once.
+        // A server before 2.10 does not report its time, but dates a consumer, which it soon
+        // deletes.
         None => {
             let config = json!({
                 "ack_policy": "none", "deliver_policy": "new", "mem_storage": true,

@@ -1,9 +1,10 @@
-//! A NATS key-value bucket: shared settings, leases, the founder's name.
+//! A NATS key-value bucket, which holds shared settings, leases and the founder's name.
 //!
-//! Spoken directly, with a deadline on every call, in the layout of the official clients: stream
-//! `KV_<bucket>`, a key is the subject `$KV.<bucket>.<key>`, its value the newest message there,
-//! its revision that message's sequence, a deletion an empty message with the header
-//! `KV-Operation`. Reads go to the stream's leader, so they see every write that was acknowledged.
+//! The module speaks the API directly, with a deadline on every call. It uses the layout of the
+//! official clients: the bucket is the stream `KV_<bucket>`, and a key is the subject
+//! `$KV.<bucket>.<key>`. The value of a key is the newest message there, and its revision is that
+//! message's sequence. A deletion is an empty message with the header `KV-Operation`. Reads go to
+//! the stream's leader, so they see every acknowledged write.
 #![allow(deprecated)]
 
 use std::time::Duration;
@@ -18,10 +19,10 @@ use crate::model::base64;
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-/// For an account that wants to know: one value per key, of a few KB.
+/// Size in bytes for an account that requires one: one value of a few KB per key.
 const SIZE: u64 = 16 << 20;
 
-/// The header by which a write counts only if nobody wrote the key in between.
+/// The header that makes the broker refuse a write if the key has changed since.
 const EXPECTED_REVISION: &str = "Nats-Expected-Last-Subject-Sequence";
 const DELETION: (&str, &str) = ("KV-Operation", "DEL");
 
@@ -32,14 +33,16 @@ struct StoredValue {
     deleted: bool,
 }
 
-/// A value and when the broker stored it, in unix milliseconds of its clock.
+/// A value with the time of its write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timed {
+    /// Bytes of the value.
     pub value: Vec<u8>,
+    /// When the broker stored it, in unix milliseconds of the broker's clock.
     pub time_ms: i64,
 }
 
-/// A bucket, spoken to over `client`.
+/// A bucket, accessed over `client`.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyValue<'a> {
     client: &'a Client,
@@ -48,8 +51,8 @@ pub struct KeyValue<'a> {
 
 impl<'a> KeyValue<'a> {
     /// Opens `bucket` and creates it if it is missing, with one value per key. Values vanish
-    /// `max_age` after they were written. A bucket that exists keeps its settings; what differs is
-    /// logged.
+    /// `max_age` after they were written; `None` keeps them. An existing bucket keeps its settings,
+    /// and differences are logged. Returns `Fatal` if the name is invalid for NATS.
     pub fn ensure_bucket(
         client: &'a Client,
         bucket: &'a str,
@@ -81,13 +84,14 @@ impl<'a> KeyValue<'a> {
         Ok(KeyValue { client, bucket })
     }
 
-    /// A bucket that was ensured before.
+    /// Opens a bucket that was ensured before, without a request.
     pub fn open(client: &'a Client, bucket: &'a str) -> KeyValue<'a> {
         KeyValue { client, bucket }
     }
 
-    /// Something for every write to `bucket` from now on. What is written to a bucket of another
-    /// domain does not pass to where this client is: its writers leave word beside it.
+    /// Receives a message for every write to `bucket` from now on. Writes to a bucket of a
+    /// different domain do not pass to this client's server, so their writers publish a notice
+    /// beside the bucket.
     pub fn watch(client: &Client, bucket: &str) -> Result<Inbox, StreamError> {
         match client.is_elsewhere() {
             true => client.watch(bucket),
@@ -95,33 +99,33 @@ impl<'a> KeyValue<'a> {
         }
     }
 
-    /// Value and revision of `key`, if there is one.
+    /// Value and revision of `key`; none if it has no value.
     pub fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, StreamError> {
         let entry = self.entry(key)?.filter(|entry| !entry.deleted);
         Ok(entry.map(|entry| (entry.value, entry.revision)))
     }
 
-    /// Writes `key` only if it has no value. `false`: somebody was there first.
+    /// Writes `key` only if it has no value. Returns `false` if it has one.
     pub fn create(&self, key: &str, value: &[u8]) -> Result<bool, StreamError> {
         if self.update(key, value, 0)? {
             return Ok(true);
         }
-        // A deletion is a message too, with a revision to be replaced.
+        // A deletion is a message too, so its revision must be replaced.
         match self.entry(key)? {
             Some(entry) if entry.deleted => self.update(key, value, entry.revision),
             _ => Ok(false),
         }
     }
 
-    /// Writes `key` only if its revision is still `revision`. `false`: somebody was faster.
+    /// Writes `key` only if its revision is still `revision`. Returns `false` if it has changed.
     ///
-    /// After `Disconnected` it may or may not have been written: read it again.
+    /// After `Disconnected` the value may or may not have been written: read it again.
     pub fn update(&self, key: &str, value: &[u8], revision: u64) -> Result<bool, StreamError> {
         let headers = [(EXPECTED_REVISION, &*revision.to_string())];
         self.replaced("update", key, self.publish(key, &headers, value)?)
     }
 
-    /// Removes `key` only if its revision is still `revision`. `false`: somebody was faster.
+    /// Removes `key` only if its revision is still `revision`. Returns `false` if it has changed.
     pub fn delete_revision(&self, key: &str, revision: u64) -> Result<bool, StreamError> {
         let revision = revision.to_string();
         let headers = [(EXPECTED_REVISION, &*revision), DELETION];
@@ -141,14 +145,14 @@ impl<'a> KeyValue<'a> {
         }
     }
 
-    /// Writes `key` whatever it held, and returns its new revision.
+    /// Writes `key` unconditionally, and returns its new revision.
     pub fn put(&self, key: &str, value: &[u8]) -> Result<u64, StreamError> {
         let reply = self.publish(key, &[], value)?;
         let reply = reply.map_err(|error| self.refused("write", key, &error))?;
         Ok(reply["seq"].as_u64().unwrap_or(0))
     }
 
-    /// Removes `key`; no error if it has no value.
+    /// Removes `key`. A missing value is no error.
     pub fn delete(&self, key: &str) -> Result<(), StreamError> {
         let reply = self.publish(key, &[DELETION], b"")?;
         reply
@@ -156,7 +160,7 @@ impl<'a> KeyValue<'a> {
             .map_err(|error| self.refused("delete", key, &error))
     }
 
-    /// Keys that begin with `prefix`, deleted ones as well. For buckets of few keys.
+    /// Keys that begin with `prefix`, including deleted ones. Meant for buckets with few keys.
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>, StreamError> {
         let call = format!("STREAM.INFO.KV_{}", self.bucket);
         let ask = json!({ "subjects_filter": format!("$KV.{}.>", self.bucket) });
@@ -172,8 +176,8 @@ impl<'a> KeyValue<'a> {
             .collect())
     }
 
-    /// The values of `keys`, in that order; none where there is no value. Bodies larger than `most`
-    /// bytes count as none.
+    /// The values of `keys`, in the same order; none where a key has no value. A value larger than
+    /// `most` bytes counts as none.
     pub fn get_all(&self, keys: &[String], most: usize) -> Result<Vec<Option<Timed>>, StreamError> {
         let call = format!("STREAM.MSG.GET.KV_{}", self.bucket);
         let ask = |key: &String| {
@@ -227,7 +231,7 @@ impl<'a> KeyValue<'a> {
         let subject = self.client.key_subject(&self.subject(key)?);
         let written = self.client.ask(&subject, headers, value, API_TIMEOUT)?;
         if written.is_ok() && self.client.is_elsewhere() {
-            // For those who watch; a loss costs them time, and nothing else.
+            // A notice for watchers. Losing it costs them time, nothing else.
             let word = format!("{}.{key}", self.bucket);
             self.client.publish(&word, None, &[], b"")?;
         }
@@ -244,7 +248,8 @@ impl<'a> KeyValue<'a> {
     }
 }
 
-/// DEL and PURGE by clients; newer servers mark an expired value with another header.
+/// Whether the message is a deletion: clients write DEL or PURGE, and newer servers mark an expired
+/// value with a different header.
 fn is_deletion(message: &Value) -> bool {
     header(message, "KV-Operation").is_some() || header(message, "Nats-Marker-Reason").is_some()
 }
@@ -256,7 +261,8 @@ fn timed(message: &Value, most: usize) -> Option<Timed> {
     Some(Timed { value, time_ms })
 }
 
-/// A space or wildcard in a subject would break the connection or write elsewhere.
+/// Checks a name. A space or wildcard in a subject would break the connection or write to a
+/// different key.
 fn check(name: &str, what: &str, signs: &str) -> Result<(), StreamError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || signs.contains(c);
     let empty_part = name.split('.').any(str::is_empty);

@@ -1,5 +1,5 @@
-//! Limits of the account on the broker: sizes for streams where it wants them, and what a person
-//! must change where something does not fit.
+//! Limits of the broker's account: sizes for streams if it requires them, and advice to a person
+//! when a limit is exceeded.
 
 use serde_json::Value;
 
@@ -7,10 +7,11 @@ use super::StreamError;
 use super::client::Client;
 use super::jetstream::code;
 
-/// Of a message, for sizes reckoned from numbers: larger frames travel in several.
+/// Bytes per message when a size is calculated from a number of messages. Larger frames travel in
+/// several messages.
 pub(crate) const MESSAGE_BYTES: u64 = 100 * 1024;
 
-/// What is to be done about an error of the JetStream API; nothing where its text says all.
+/// Advice about an error of the JetStream API; empty if the error's text is sufficient.
 pub(super) fn advice(err_code: u32, description: &str) -> &'static str {
     match err_code {
         code::SIZE_WANTED => {
@@ -42,16 +43,17 @@ pub(super) fn advice(err_code: u32, description: &str) -> &'static str {
     }
 }
 
-/// The size of a stream for an account that wants one: `bytes`, unless that is more than one stream
-/// may have, or than half of what the account has left for `replicas` copies.
+/// Size in bytes of a stream for an account that requires one: `bytes`, but at most the account's
+/// limit per stream, and at most half of the account's free storage divided by `replicas`.
 pub(super) fn size_within(client: &Client, bytes: u64, replicas: u64) -> Result<u64, StreamError> {
-    // Whoever may not ask goes without: the next answer says what does not fit.
+    // If the account may not read its limits, `bytes` is used; the server's next answer names what
+    // does not fit.
     let info = client.api("INFO", &Value::Null)?.unwrap_or_default();
     Ok(fit(&info, bytes, replicas))
 }
 
 fn fit(info: &Value, bytes: u64, replicas: u64) -> u64 {
-    // -1 and 0 are no limit.
+    // Values of -1 and 0 mean no limit.
     let limit = |key: &str| info["limits"][key].as_u64().filter(|&limit| limit > 0);
     let taken = ["reserved_storage", "storage"].map(|key| info[key].as_u64().unwrap_or(0));
     let taken = taken[0].max(taken[1]);

@@ -1,8 +1,9 @@
-//! The one life of a connection: it opens, and it ends once.
+//! The life of a connection: it opens and ends once.
 //!
-//! The `nats` crate would reconnect by itself, and then nobody knows which messages were lost in
-//! between. So the crate's disconnect callback, and whoever has had enough, [`end`](Link::end)s it:
-//! that stops the crate's threads and closes every [`Inbox`], which all who wait notice at once.
+//! The `nats` crate would reconnect by itself, and nobody would know which messages were lost in
+//! between. So the crate's disconnect callback and any user of the connection can
+//! [`end`](Link::end) it. This stops the crate's threads and closes every [`Inbox`], so all waiting
+//! threads notice at once.
 #![allow(deprecated)]
 
 use std::collections::VecDeque;
@@ -14,7 +15,7 @@ use crossbeam_channel::Receiver;
 use super::StreamError;
 use crate::address::server::Address;
 
-/// The crate's connection with everything that hangs on it.
+/// The crate's connection and everything that depends on it.
 struct Life {
     wake: String,
     // The order of these two matters, see `drop`.
@@ -32,15 +33,16 @@ impl Life {
 }
 
 impl Drop for Life {
-    /// The crate's `close` waits for the server, which may be gone. Instead: dropping `connection`
-    /// only raises the crate's stop flag; dropping a subscription then wakes its flush thread, and
-    /// the message to ourselves, flushed by it, wakes its reader thread. Both see the flag and end.
+    /// The crate's `close` waits for the server, which may be gone. Dropping `connection` only sets
+    /// the crate's stop flag. Dropping a subscription then wakes the crate's flush thread, which
+    /// flushes the message to ourselves, and that message wakes the crate's reader thread. Both
+    /// threads see the flag and end.
     fn drop(&mut self) {
         let _ = self.connection.publish(&self.wake, b"");
     }
 }
 
-/// Where a connection stands.
+/// State of a connection.
 enum LinkState {
     Opening,
     Open(Life),
@@ -51,7 +53,7 @@ enum LinkState {
 #[derive(Clone)]
 pub(super) struct Link {
     state: Arc<Mutex<LinkState>>,
-    /// What the server last complained of: tells why it hung up.
+    /// The server's last complaint, which tells why it closed the connection.
     complaint: Arc<Mutex<Option<String>>>,
     /// For error texts.
     pub(super) address: Arc<str>,
@@ -66,7 +68,7 @@ impl Link {
         }
     }
 
-    /// Takes over a connection that was just made, and gives its first inbox.
+    /// Takes over a new connection and returns its first inbox.
     pub(super) fn begin(&self, connection: nats::Connection) -> Result<Inbox, StreamError> {
         let wake = connection.new_inbox();
         let mut life = Life {
@@ -84,7 +86,7 @@ impl Link {
         Ok(inbox)
     }
 
-    /// One more inbox: a new one, or messages to what is below a subject.
+    /// Creates an inbox: with a new subject, or for all messages below the given subject.
     pub(super) fn inbox(&self, below: Option<&str>) -> Result<Inbox, StreamError> {
         let mut state = lock(&self.state);
         if let LinkState::Open(life) = &mut *state {
@@ -97,7 +99,7 @@ impl Link {
         Err(self.lost())
     }
 
-    /// Runs on the crate's reader thread: may take no part in a conversation with the server.
+    /// Runs on the crate's reader thread, so it must not wait for the server.
     pub(super) fn complain(&self, error: &io::Error) {
         let text = error.to_string();
         let level = match is_new(&text) {
@@ -108,7 +110,7 @@ impl Link {
         *lock(&self.complaint) = Some(text);
     }
 
-    /// For the text of an error, what the server complained of, if it did.
+    /// The server's complaint as a suffix for an error text; empty if it made none.
     pub(super) fn complaint(&self) -> String {
         match &*lock(&self.complaint) {
             Some(complaint) => format!(", the server said: {complaint}"),
@@ -116,13 +118,14 @@ impl Link {
         }
     }
 
-    /// Ends the connection, from any thread, once and for all.
+    /// Ends the connection for good, from any thread.
     pub(super) fn end(&self) {
         let ended = std::mem::replace(&mut *lock(&self.state), LinkState::Ended);
         drop(ended); // after the lock is released: dropping a life writes to the socket
     }
 
-    /// The crate's connection. To be given back soon: it cannot end while a copy of it exists.
+    /// The crate's connection. Callers must drop it soon: the connection cannot end while a copy
+    /// exists.
     pub(super) fn connection(&self) -> Result<nats::Connection, StreamError> {
         match &*lock(&self.state) {
             LinkState::Open(life) => Ok(life.connection.clone()),
@@ -130,28 +133,29 @@ impl Link {
         }
     }
 
-    /// The error of everyone who waits on a connection that ended.
+    /// The error for every thread that waits on a connection that has ended.
     pub(super) fn lost(&self) -> StreamError {
         let why = self.complaint();
         StreamError::Disconnected(format!("connection to {} lost{why}", self.address))
     }
 }
 
-/// A subject of our own with its messages; closed when the connection ends.
+/// A subject of this process with its messages; closed when the connection ends.
 pub struct Inbox {
-    /// Replies are asked for at `<subject>.<anything>`.
+    /// Replies are requested at `<subject>.<anything>`.
     pub subject: String,
+    /// The messages that arrive at it.
     pub messages: Receiver<nats::Message>,
 }
 
-/// So many complaints are remembered.
+/// Number of complaints remembered.
 const REMEMBERED: usize = 64;
 
-/// Whether no connection of this process has heard that yet. A right that is missing would else be
-/// named at every try.
+/// Whether no connection of this process has received this complaint yet. Otherwise a missing
+/// permission would be logged at every attempt.
 fn is_new(complaint: &str) -> bool {
     static SAID: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
-    // Consumers and inboxes have names of their own each time.
+    // Consumers and inboxes have new names each time.
     let kind = complaint
         .split_once("_INBOX.")
         .map_or(complaint, |(kind, _)| kind);
@@ -168,7 +172,8 @@ fn is_new(complaint: &str) -> bool {
     true
 }
 
-/// The mutexes here guard plain values, whole at any time: a panic elsewhere spoils nothing.
+/// The mutexes here guard plain values that are always consistent, so a panic in a different thread
+/// does no harm.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

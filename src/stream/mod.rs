@@ -1,8 +1,9 @@
 //! The streams that carry frames between nodes.
 //!
-//! A shard is one stream: an append-only sequence of messages, numbered from 1, old ones dropped by
-//! the broker. [`Writer`] appends and reports acknowledgements, [`Reader`] reads one shard in order
-//! from a given sequence. Simulations bring their own; the real one is here, bottom up:
+//! A shard is one stream: an append-only sequence of messages, numbered from 1, from which the
+//! broker drops old messages. [`Writer`] appends messages and reports acknowledgements. [`Reader`]
+//! reads one shard in order from a given sequence. Simulations implement both on their own. The
+//! JetStream implementation is here, bottom up:
 //!
 //! ```text
 //! timestamp    RFC 3339                                 delivery   headers of messages
@@ -16,7 +17,7 @@
 //! ```
 //!
 //! Nothing here reconnects. When a connection ends, every call on it returns
-//! [`StreamError::Disconnected`] at once, and its owner builds a new one after a wait of its own.
+//! [`StreamError::Disconnected`] at once. Its owner waits for a while and builds a new one.
 
 use std::time::Duration;
 
@@ -37,20 +38,20 @@ pub mod server;
 pub(crate) mod timestamp;
 pub mod writer;
 
-/// Bytes per second of the slowest connection that counts as working. The uplink of a gadget, 256
-/// kbit/s, has a multiple of it, which its connections share.
+/// Bytes per second of the slowest connection that counts as working. The 256 kbit/s uplink of a
+/// small device is several times as fast, but its connections share it.
 const SLOWEST: u64 = 9_000;
 
-/// How long so many bytes take at most, once those before them are through.
+/// The longest that `bytes` may take, once all bytes before them have arrived.
 pub(crate) const fn at_slowest(bytes: usize) -> Duration {
     Duration::from_millis(bytes as u64 * 1000 / SLOWEST)
 }
 
-/// How many bytes may be under way on a connection of which nothing is known yet. On a slow one
-/// they take seconds, behind which all else waits, and more would only fill the buffers on the way.
+/// Bytes that may be under way on a connection of unknown speed. On a slow connection they take
+/// seconds and delay everything behind them. More would only fill the buffers on the way.
 pub(crate) const FIRST_WINDOW: usize = 128 * 1024;
 
-/// A window that passes within this time is no burden: a larger one is tried.
+/// A window that passes within this time is small enough: the next one may be larger.
 pub(crate) const QUICK: Duration = Duration::from_secs(1);
 
 /// A message as it stands in a shard's stream.
@@ -60,56 +61,58 @@ pub struct Message {
     pub sequence: u64,
     /// `Nats-Msg-Id`, if the message has one.
     pub id: Option<String>,
-    /// When the broker stored it, unix milliseconds on the broker's clock.
+    /// When the broker stored it, in unix milliseconds of the broker's clock.
     pub time_ms: i64,
-    /// The frame.
+    /// The frame, or a part of one.
     pub data: Vec<u8>,
 }
 
-/// What a stream holds at the moment of asking.
+/// State of a stream at the moment of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamState {
     /// Sequence of the oldest message kept (`last + 1` when the stream is empty).
     pub first: u64,
     /// Sequence of the newest message ever stored, 0 if none.
     pub last: u64,
-    /// When the stream was created, as the broker writes it (RFC 3339): tells a wiped stream.
+    /// When the stream was created, as the broker writes it (RFC 3339). A different value shows
+    /// that the stream was deleted and created again.
     pub created: String,
-    /// The broker's clock, unix milliseconds; none from a server before 2.10.
+    /// The broker's clock in unix milliseconds; none from a server before 2.10.
     pub now_ms: Option<i64>,
-    /// How many bytes the stream keeps; none if they are not limited.
+    /// Size limit of the stream in bytes; none if it is unlimited.
     pub max_bytes: Option<u64>,
 }
 
-/// What became of one message handed to [`Writer::send`].
+/// Result of one message passed to [`Writer::send`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ack {
     /// The token given to `send`.
     pub token: u64,
-    /// Sequence in the stream, or why it was not stored.
+    /// Sequence in the stream, or the reason why it was not stored.
     pub result: Result<u64, String>,
-    /// The stream had the message already, and the sequence is the one that it got then.
+    /// The stream had the message already; the sequence is that of the earlier copy.
     pub duplicate: bool,
 }
 
-/// Why the broker could not be asked or did not do it.
+/// Why a request to the broker failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The connection is gone or the broker silent: build a new one, after a wait.
+    /// The connection is gone or the broker is silent: build a new connection, after a wait.
     #[error("{0}")]
     Disconnected(String),
-    /// The broker answered with an error that another try may not see.
+    /// The broker answered with an error that another attempt may not see.
     #[error("{0}")]
     Refused(String),
-    /// A person must change something (a stream is set up otherwise).
+    /// A person must change something, for example because the stream exists with different
+    /// subjects.
     #[error("{0}")]
     Fatal(String),
-    /// The login, a certificate or a file for them is refused: wrong from the start, or, where it
-    /// was right before, perhaps only until a person is done with changing it.
+    /// The login, a certificate or one of their files was refused. It was wrong from the start, or
+    /// a person is changing it and it will be accepted again.
     #[error("{0}")]
     Denied(String),
-    /// From [`Reader::fetch`] alone: the broker forgot where we read, and so perhaps what it held.
-    /// The reader is ready to go on, once its owner looked whether the stream is still the same.
+    /// Returned by [`Reader::fetch`] only. The broker lost our consumer, and so perhaps messages
+    /// too. The owner verifies that the stream is still the same; then the reader can continue.
     #[error("the broker forgot where we read")]
     LookAgain,
     /// `stop` was closed while waiting.
@@ -117,50 +120,54 @@ pub enum StreamError {
     Stopped,
 }
 
-/// Appends frames to the shards' streams, many in flight.
+/// Appends frames to the shards' streams, with many in flight.
 pub trait Writer: Send {
-    /// How large the messages of a frame of `bytes` are to be at the most, in bytes.
+    /// Largest message to use for a frame of `bytes`, in bytes.
     fn max_message_bytes(&self, bytes: usize) -> usize;
-    /// How many bytes may be unacknowledged at a time (one message is always allowed).
+    /// Limit of unacknowledged bytes. One message is always allowed.
     fn window_bytes(&self) -> usize;
-    /// Hands over a message for `shard` (from 1) under `id` (`Nats-Msg-Id`). Does not wait for the
-    /// acknowledgement; `token` names the message in its [`Ack`].
+    /// Sends a message to `shard` (from 1) under `id` (`Nats-Msg-Id`), without waiting for the
+    /// acknowledgement. `token` identifies the message in its [`Ack`]. Returns `Disconnected` if
+    /// the connection ended or takes no more data.
     fn send(&mut self, shard: u32, id: &str, data: &[u8], token: u64) -> Result<(), StreamError>;
-    /// Gets what was sent onto the wire, now. Does not block.
+    /// Puts queued messages on the wire now. Does not block.
     fn flush(&mut self);
-    /// Where acknowledgements arrive. Closed when the connection is gone.
+    /// Delivers acknowledgements. Closed when the connection is gone.
     fn acks(&self) -> &Receiver<Ack>;
-    /// What the broker complained of on this connection, to go behind an error's text; may be
+    /// The broker's last complaint on this connection, as a suffix for an error's text. May be
     /// empty.
     fn complaint(&self) -> String {
         String::new()
     }
-    /// What is wrong if other streams take the same messages as well; nothing if none was heard of.
+    /// What is wrong if other streams take the same messages as well; none if no such stream is
+    /// known.
     fn other_streams(&self) -> Option<String> {
         None
     }
 }
 
-/// Reads one shard's stream in order. Does not acknowledge: the position is the reader's own.
+/// Reads one shard's stream in order. It does not acknowledge messages: the reader keeps the
+/// position itself.
 pub trait Reader: Send {
-    /// What the stream holds now.
+    /// Reads the current state of the stream.
     fn state(&mut self) -> Result<StreamState, StreamError>;
-    /// Messages from sequence `from` on, in order, at most a few hundred and at most about 8 MiB
-    /// of data. Blocks until there is at least one, `wait` has passed (then empty) or `stop` is
-    /// closed.
-    /// The first sequence may be above `from` when the stream no longer holds it. After
-    /// [`StreamError::LookAgain`] the next call goes on.
+    /// Returns messages from sequence `from` on, in order: at most a few hundred, and at most about
+    /// 8 MiB of data. Blocks until there is at least one, until `wait` has passed (then the result
+    /// is empty), or until `stop` is closed (then `Stopped`).
+    ///
+    /// The first sequence is above `from` if the stream no longer holds `from`. After
+    /// [`StreamError::LookAgain`] the next call continues.
     fn fetch(
         &mut self,
         from: u64,
         wait: Duration,
         stop: &Receiver<()>,
     ) -> Result<Vec<Message>, StreamError>;
-    /// As [`Writer::other_streams`], from messages that came since the last look at the state.
+    /// Like [`Writer::other_streams`], from messages that arrived since the last call of `state`.
     fn other_streams(&self) -> Option<String> {
         None
     }
-    /// How many messages the stream held beyond the last one that `fetch` gave, when the broker
+    /// How many messages the stream held after the last one that `fetch` returned, when the broker
     /// sent that one.
     fn remaining(&self) -> u64 {
         0

@@ -1,13 +1,15 @@
-//! A NATS object-store bucket: snapshots.
+//! A NATS object-store bucket, which holds snapshots.
 //!
-//! Spoken directly, with a deadline on every wait, in the layout of the official clients, so that
-//! `nats object ls` shows what is here: stream `OBJ_<bucket>`, a description at
-//! `$O.<bucket>.M.<base64 of the name>` and the bytes as chunks at `$O.<bucket>.C.<id of the
-//! upload>`. An object is its description, which is written last and in one message. What is
-//! replaced or removed is purged at once; what a broken upload left is purged by the next one.
+//! The module speaks the API directly, with a deadline on every wait. It uses the layout of the
+//! official clients, so `nats object ls` shows the objects: stream `OBJ_<bucket>`, a description at
+//! `$O.<bucket>.M.<base64 of the name>`, and the bytes as chunks at `$O.<bucket>.C.<id of the
+//! upload>`. An object exists once its description does, which is written last and in one message.
+//! The chunks of a replaced or removed object are purged at once. The next upload purges the chunks
+//! of a broken one.
 //!
-//! A server that lost power may have kept one without the other. Such an object is told from a
-//! server that is away or slow ([`ObjectError::Damaged`]), and can be replaced, listed and removed.
+//! A server that lost power may have kept only the description or only the chunks.
+//! [`ObjectError::Damaged`] distinguishes such an object from a server that is down or slow. It can
+//! be replaced, listed and removed.
 #![allow(deprecated)]
 
 use std::hash::{BuildHasher, RandomState};
@@ -24,34 +26,37 @@ use crate::model::base64;
 mod download;
 mod upload;
 
-/// What the official clients use, and what is safe over TLS when it goes alone.
+/// Bytes per chunk: the size that the official clients use, and safe over TLS when one chunk is
+/// sent at a time.
 const CHUNK: usize = 128 * 1024;
-/// For an account that wants to know: the snapshots of most applications.
+/// Size in bytes for an account that requires one: enough for the snapshots of most applications.
 const SIZE: u64 = 1 << 30;
-/// An upload whose newest chunk is older, and which nobody described, was given up.
+/// An upload without a description counts as given up when its newest chunk is older than this.
 const ABANDONED_MS: i64 = 10 * 60 * 1000;
 
-/// A bucket with a connection of its own.
+/// A bucket with its own connection.
 pub struct ObjectStore {
     client: Client,
     bucket: String,
-    /// For acknowledgements and chunks.
+    /// Receives acknowledgements and chunks.
     inbox: Inbox,
-    /// The last number given to a chunk: what comes late for an earlier upload is known by it.
+    /// The last number given to a chunk. It identifies late acknowledgements of an earlier upload.
     token: u64,
 }
 
-/// Why an object was not read.
+/// Why an object could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
-    /// The server answers, and does not have what is described: another try would find the same.
+    /// The server answers, but does not have what the description says. Another attempt would find
+    /// the same.
     #[error("damaged: {0}")]
     Damaged(String),
+    /// The request failed, or the object changed while it was read: another attempt may succeed.
     #[error(transparent)]
     Stream(#[from] StreamError),
 }
 
-/// The description of an object, as far as it matters here. One that cannot be read is of no
+/// The part of an object's description that matters here. An unreadable description belongs to no
 /// upload: its `nuid` is empty.
 #[derive(Default, serde::Deserialize)]
 struct Description {
@@ -68,7 +73,7 @@ struct Description {
 }
 
 impl ObjectStore {
-    /// Whether there is a bucket of this name.
+    /// Whether a bucket of this name exists.
     pub fn exists(client: &Client, bucket: &str) -> Result<bool, StreamError> {
         let name = format!("OBJ_{bucket}");
         match client.api(&format!("STREAM.INFO.{name}"), &Value::Null)? {
@@ -78,8 +83,9 @@ impl ObjectStore {
         }
     }
 
-    /// Opens `bucket` and creates it if it is missing, with room for `max_bytes`, where that is
-    /// limited. One that exists keeps its settings; what differs is logged.
+    /// Opens `bucket` and creates it if it is missing, with a limit of `max_bytes` if one is given.
+    /// An existing bucket keeps its settings, and differences are logged. Returns `Fatal` if the
+    /// name is invalid for NATS.
     pub fn ensure_bucket(
         client: Client,
         bucket: &str,
@@ -117,7 +123,7 @@ impl ObjectStore {
         })
     }
 
-    /// Writes the object, or replaces it. It is there, whole, when this returns Ok.
+    /// Writes or replaces the object. When this returns `Ok`, the whole object is in the bucket.
     pub fn put(&mut self, name: &str, from: &mut dyn Read) -> Result<(), StreamError> {
         self.purge_abandoned()?;
         let replaced = self.description(name)?;
@@ -127,7 +133,7 @@ impl ObjectStore {
             .upload(&id, from)
             .and_then(|sent| self.describe(name, &id, &sent));
         if let Err(error) = result {
-            // Where the connection is stuck, even asking could block.
+            // On a stuck connection, even the purge could block.
             if !matches!(error, StreamError::Disconnected(_)) {
                 let _ = self.purge(&self.chunks_subject(&id));
             }
@@ -139,14 +145,16 @@ impl ObjectStore {
         }
     }
 
-    /// Writes the object's bytes to `into`; `false` if there is none.
+    /// Writes the object's bytes to `into`. Returns `false` if there is no such object, and
+    /// `Damaged` if its chunks do not match its description.
     pub fn get(&mut self, name: &str, into: &mut dyn Write) -> Result<bool, ObjectError> {
         let Some(described) = self.description(name)? else {
             return Ok(false);
         };
         let result = self.download(&described, into);
         if matches!(result, Err(ObjectError::Damaged(_))) {
-            // Who replaces or removes an object changes the description first, then the chunks go.
+            // A replacement or removal changes the description first and purges the chunks
+            // afterwards.
             let now = self.description(name)?;
             if now.is_none_or(|now| now.nuid != described.nuid) {
                 let text = "it was replaced or removed while it was read";
@@ -165,7 +173,7 @@ impl ObjectStore {
             .collect())
     }
 
-    /// Removes the object; no error if there is none.
+    /// Removes the object. A missing object is no error.
     pub fn remove(&mut self, name: &str) -> Result<(), StreamError> {
         let described = self.description(name)?;
         self.purge(&self.description_subject(name))?;
@@ -195,7 +203,7 @@ impl ObjectStore {
         self.message(&json!({ "last_by_subj": subject }))
     }
 
-    /// The message that the stream's leader has at `place`.
+    /// The message at `place`, as the stream's leader has it.
     fn message(&self, place: &Value) -> Result<Option<Value>, StreamError> {
         let call = format!("STREAM.MSG.GET.{}", self.stream());
         match self.client.api(&call, place)? {
@@ -215,7 +223,7 @@ impl ObjectStore {
         Ok(Some(described).filter(|described| !described.deleted))
     }
 
-    /// Makes what was uploaded as `id` the object `name`.
+    /// Makes the upload `id` the object `name`, by writing its description.
     fn describe(&self, name: &str, id: &str, sent: &upload::Sent) -> Result<(), StreamError> {
         let described = json!({
             "name": name, "bucket": self.bucket, "nuid": id, "size": sent.size,
@@ -250,7 +258,7 @@ impl ObjectStore {
             .collect())
     }
 
-    /// How many messages the stream's leader has at each subject that `filter` matches.
+    /// Number of messages at each subject that matches `filter`, as the stream's leader has them.
     fn counts(&self, filter: &str) -> Result<Map<String, Value>, StreamError> {
         let body = json!({ "subjects_filter": filter });
         let mut info = self
@@ -277,13 +285,13 @@ impl ObjectStore {
         Ok(all)
     }
 
-    /// Frees what uploads left that came to no end: their sender died, or lost its connection.
+    /// Purges the chunks of unfinished uploads, whose sender died or lost its connection.
     fn purge_abandoned(&self) -> Result<(), StreamError> {
         let uploads = self.subjects('C')?;
         if uploads.is_empty() {
             return Ok(());
         }
-        // In this order: one that is described in between is found here.
+        // In this order: the description of an upload that finishes in between is found here.
         let described = self.described()?;
         let now = server_time_ms(&self.client, &self.stream())?;
         for id in uploads {
@@ -302,7 +310,8 @@ impl ObjectStore {
     }
 }
 
-/// A token of a subject: a peer's word in a purge could otherwise match more than one upload.
+/// Whether `text` is a single token of a subject. An id from a peer could otherwise match several
+/// uploads in a purge.
 fn is_id(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric())
 }

@@ -1,24 +1,24 @@
 //! Reads one shard's stream in order.
 //!
-//! A pull consumer without acknowledgements: the position is ours alone, and the consumer is
-//! throwaway. Whenever anything about it is odd (an unknown status, silence, a jump in the
-//! sequence), a new one is made from the next sequence on; and because what made it odd may have
-//! taken messages along, whose numbers then go to others, the owner is told to look at the stream
-//! before that one is read. What a *new* consumer delivers first is
-//! what the stream really holds there, so a jump at its start is a purge and is passed on; a jump
-//! later may be a loss, and is asked again. Push consumers were tried and die silently.
+//! The reader uses a pull consumer without acknowledgements: the reader keeps its position itself,
+//! and the consumer is disposable. After an unknown status, silence or a jump in the sequence, the
+//! reader creates a new consumer at the next sequence. The event behind that may also have lost
+//! messages, and the broker may give their sequences to other messages. So the owner is told to
+//! verify the stream before it reads from the new consumer. The first message of a *new* consumer
+//! shows what the stream holds there: a jump before it is a purge and is passed on. A later jump
+//! may be a loss, so the reader asks again. Push consumers were tried; they die silently.
 //!
-//! One pull is outstanding at all times, also while the owner applies what it got, so a message
-//! arrives when it is stored. It is limited in bytes, and so is then the memory behind it; and so
-//! is what may be under way on a slow connection, before which no answer arrives. It begins with
-//! little, and asks for more where that comes at once.
+//! One pull is outstanding at all times, also while the owner applies the last batch, so a message
+//! arrives as soon as it is stored. A pull is limited in bytes. This bounds the memory behind it,
+//! and the bytes under way on a slow connection, which delay every answer. The limit starts small
+//! and doubles when a full pull arrives quickly.
 //!
-//! A server that is killed takes the consumers that it had along, without a word, also those of
-//! nodes that are connected elsewhere; and one that followed in a change of the stream's leader may
-//! show signs of life and deliver nothing. So an idle pull has the server say every few seconds
-//! that it is there. Where that stays out, and each time where several servers hold the stream, the
-//! stream is asked for its end (see `silence`): its answer comes behind all that is under way on a
-//! slow connection.
+//! When a server is killed, the consumers on it vanish without a message, also those of nodes that
+//! are connected to other servers. A consumer that survives a change of the stream's leader may
+//! send heartbeats and deliver nothing. So an idle pull asks the server for a heartbeat every few
+//! seconds. If a heartbeat is late, the reader asks the stream for its last sequence (see
+//! `silence`). On a server of a cluster it asks at every heartbeat as well. The answer arrives
+//! behind all bytes that are under way on a slow connection.
 #![allow(deprecated)]
 
 use std::time::{Duration, Instant};
@@ -37,83 +37,87 @@ use silence::{HEARTBEAT, Silence};
 mod placement;
 mod silence;
 
-/// Messages per fetch. It ends at `PULL_BYTES`, too, and the message that goes beyond.
+/// Messages per fetch. A fetch also ends once it holds `PULL_BYTES`, with the message that crosses
+/// that limit.
 const FETCH: usize = 256;
-/// Messages per pull. The crate may hold a request back for 5 ms, so it is this many in 5 ms.
+/// Messages per pull. The crate may hold a request back for 5 ms, so this also limits the messages
+/// per 5 ms.
 const PULL: usize = 1024;
-/// Bytes per pull, at the most; one more pull may wait behind a fetch that is being applied.
+/// Largest size of a pull, in bytes. One more pull may wait while the owner applies a fetch.
 const PULL_BYTES: usize = 4 * 1024 * 1024;
-/// What the server counts of a message besides its payload: subjects, at the most.
+/// Upper bound of the bytes that the server counts for a message besides its payload: the subjects.
 const OVERHEAD: usize = 64 * 1024;
-/// An idle reader asks again this often.
+/// Lifetime of a pull: an idle reader sends a new one this often.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// The server forgets a consumer that nobody pulls from for so long: longer than an apply takes.
+/// The server deletes a consumer without pulls after this time. An apply takes less.
 const INACTIVE: Duration = Duration::from_secs(300);
 
-/// So many servers are tried for one that has all that the stream has. Which one it will be is
-/// theirs to say, at random.
+/// Attempts to get a consumer on a server that is up to date with the stream. The broker picks the
+/// server at random.
 const TRIES: usize = 8;
 
-/// Not a sequence: a consumer that stands there is not to be trusted any more.
+/// In `next`, instead of a sequence: the consumer is no longer trusted.
 const NOWHERE: u64 = 0;
 
 /// The consumer in use and the pull outstanding on it.
 struct PullConsumer {
+    /// Name that the broker gave the consumer.
     name: String,
     /// The next sequence expected.
     next: u64,
-    /// Nothing has come yet: the first message may have any sequence from `next` on.
+    /// Nothing has arrived yet: the first message may have any sequence from `next` on.
     fresh: bool,
-    /// The server is one of several, and another may lead the stream.
+    /// The server is part of a cluster, so a different server may lead the stream.
     is_clustered: bool,
-    /// The pull outstanding; none yet where the owner is to look at the stream first.
+    /// The outstanding pull. None until the owner has verified the stream.
     pull: Option<Pull>,
 }
 
 struct Pull {
-    /// The end of its reply subject.
+    /// Last token of its reply subject.
     number: u64,
-    /// How many messages it may bring, and may still bring.
+    /// How many messages it may bring in total, and how many of those are still to come.
     batch: usize,
     remaining: usize,
     began: Instant,
-    /// How long what is under way may take to pass.
+    /// How long the bytes already under way may take to arrive, on the slowest connection.
     passes: Duration,
 }
 
 enum Arrival {
     Message(Message),
-    /// Left over from an earlier pull or consumer, or the orderly end of a pull.
+    /// A leftover of an earlier pull or consumer, or the regular end of a pull.
     Nothing,
-    /// The consumer is not to be trusted any more, for this reason.
+    /// The consumer is no longer trusted, for this reason.
     Odd(String),
 }
 
-/// [`Reader`] on JetStream; has a connection of its own.
+/// [`Reader`] on JetStream, with its own connection.
 pub struct JetStreamReader {
     client: Client,
     stream: String,
     inbox: Inbox,
     consumer: Option<PullConsumer>,
     pulls: u64,
-    /// For the next pull.
+    /// Byte limit of the next pull.
     pull_bytes: usize,
-    /// The stream's domain and last message when its state was asked: what is older may be from
-    /// when the domain had another name.
+    /// Domain and last sequence of the stream when its state was read. Messages up to that sequence
+    /// may date from before the domain was renamed.
     domain: Option<String>,
     old: u64,
     foreign: Foreign,
-    /// Messages that the stream held beyond the last that came.
+    /// Messages that the stream held after the last one received.
     remaining: u64,
     /// Consumers given up since the last message.
     oddities: usize,
     silence: Silence,
-    /// Fires when that is to be looked at.
+    /// Fires when `silence` is to be checked.
     silent: Receiver<Instant>,
 }
 
 impl JetStreamReader {
-    /// Takes over `client` to read `stream`, see [`stream_name`](super::jetstream::stream_name).
+    /// Takes over `client` to read `stream` (see [`stream_name`](super::jetstream::stream_name)).
+    /// Returns `Disconnected` if the connection has ended.
     pub fn new(client: Client, stream: String) -> Result<JetStreamReader, StreamError> {
         let inbox = client.inbox()?;
         Ok(JetStreamReader {
@@ -133,12 +137,12 @@ impl JetStreamReader {
         })
     }
 
-    /// The connection, for further questions about the stream.
+    /// The connection, for other requests about the stream.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// A new consumer that begins at `from`, on a server that has what the stream has.
+    /// Creates a consumer that begins at `from`, on a server that is up to date with the stream.
     fn start(&mut self, from: u64) -> Result<(), StreamError> {
         if let Some(old) = self.consumer.take() {
             self.forget(&old.name)?;
@@ -168,23 +172,25 @@ impl JetStreamReader {
         }
     }
 
-    /// Spares the server five minutes of keeping a consumer; whether that arrives does not matter.
+    /// Deletes the consumer, so that the server does not keep it for five minutes. The request may
+    /// get lost.
     fn forget(&self, consumer: &str) -> Result<(), StreamError> {
         let call = format!("CONSUMER.DELETE.{}.{consumer}", self.stream);
         let subject = self.client.api_subject(&call);
         self.client.publish(&subject, None, &[], b"")
     }
 
-    /// The same in place of one that failed. Made first and looked at the stream then: what happens
-    /// to the stream after the look happens to this consumer, too.
+    /// Creates a consumer in place of a failed one and returns `LookAgain`. The consumer is created
+    /// before the owner verifies the stream, so whatever happens to the stream afterwards also
+    /// happens to this consumer.
     fn replace(&mut self, from: u64) -> Result<Vec<Message>, StreamError> {
         self.start(from)?;
         Err(StreamError::LookAgain)
     }
 
-    /// Has the broker make a consumer that begins at `from`, on one server that answers. Servers up
-    /// to 2.9 may give it to one that is away: spread over all the stream's servers, those that are
-    /// there answer.
+    /// Creates a consumer that begins at `from`, on a server that answers. nats-server up to 2.9
+    /// may place it on a server that is down. Then the consumer is spread over all servers of the
+    /// stream, and a server that is up answers.
     fn create_somewhere(&self, from: u64) -> Result<Value, StreamError> {
         match self.create(from, 1) {
             Err(silence @ StreamError::Disconnected(_)) => {
@@ -198,13 +204,13 @@ impl JetStreamReader {
         }
     }
 
-    /// Has the broker make a consumer that begins at `from`.
+    /// Creates a consumer that begins at `from`.
     fn create(&self, from: u64, replicas: u64) -> Result<Value, StreamError> {
         let stream = &self.stream;
         let config = json!({
             "deliver_policy": "by_start_sequence", "opt_start_seq": from.max(1),
             "ack_policy": "none", "replay_policy": "instant",
-            // In memory, on one server: it is made anew sooner than it would be recovered.
+            // In memory on one server: a new consumer is faster than the recovery of an old one.
             "mem_storage": true, "num_replicas": replicas,
             "inactive_threshold": INACTIVE.as_nanos() as u64,
         });
@@ -214,15 +220,15 @@ impl JetStreamReader {
             .map_err(|error| error.refused(format_args!("read stream {stream} from {from}")))
     }
 
-    /// Asks the consumer for the next batch.
+    /// Requests the next batch.
     fn pull(&mut self) -> Result<(), StreamError> {
         self.pull_up_to(PULL, self.pull_bytes)
     }
 
-    /// The next message is larger than the pull: for it alone.
+    /// Requests one message that is larger than a usual pull.
     fn pull_large(&mut self) -> Result<(), StreamError> {
-        // Must have room for the largest message, or it would never come: also one from when the
-        // server took larger ones.
+        // The largest message must fit, or it would never arrive. It may date from a time when the
+        // server accepted larger messages.
         let largest = self.client.max_payload().max(MAX_MESSAGE_BYTES);
         self.pull_up_to(1, largest + OVERHEAD)
     }
@@ -232,7 +238,7 @@ impl JetStreamReader {
             return Ok(());
         };
         self.pulls += 1;
-        // A window that has grown says how fast the connection was.
+        // A window that has grown shows how fast the connection was.
         let largest = bytes.min(self.client.max_payload().min(MAX_MESSAGE_BYTES) + OVERHEAD);
         let faster = (self.pull_bytes / FIRST_WINDOW).max(1);
         consumer.pull = Some(Pull {
@@ -255,7 +261,7 @@ impl JetStreamReader {
             .publish(&subject, Some(&reply), &[], body.to_string().as_bytes())
     }
 
-    /// The pull brought all that it may.
+    /// Requests more after a pull that was used up, with twice the bytes if that pull was quick.
     fn pull_again(&mut self, began: Instant) -> Result<(), StreamError> {
         if began.elapsed() < QUICK {
             self.pull_bytes = (2 * self.pull_bytes).min(PULL_BYTES);
@@ -263,8 +269,8 @@ impl JetStreamReader {
         self.pull()
     }
 
-    /// Takes `first` and whatever else has arrived, without waiting. The second value says why the
-    /// consumer had to be given up, if it had.
+    /// Takes `first` and all other messages that have arrived, without waiting. The second value is
+    /// the reason why the consumer was given up, if it was.
     fn drain(
         &mut self,
         first: nats::Message,
@@ -296,7 +302,7 @@ impl JetStreamReader {
         Ok((batch, None))
     }
 
-    /// Sorts one message from the inbox, and asks for more when it was the last of its pull.
+    /// Classifies one message from the inbox, and requests more when it was the last of its pull.
     fn take(&mut self, message: nats::Message) -> Result<Arrival, StreamError> {
         let Some(consumer) = &mut self.consumer else {
             return Ok(Arrival::Nothing);
@@ -413,7 +419,8 @@ impl Reader for JetStreamReader {
                         self.oddities = 0;
                         return Ok(batch);
                     }
-                    // Twice without a message between is a fault of the broker, not of a consumer.
+                    // Two failures without a message in between are the broker's fault, not a
+                    // consumer's.
                     self.oddities += usize::from(odd.is_some());
                     if let (2.., Some(why)) = (self.oddities, odd) {
                         let text = format!("read stream {} from {from}: {why}", self.stream);

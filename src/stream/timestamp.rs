@@ -1,6 +1,6 @@
 //! The broker's times, RFC 3339 in UTC as Go writes them (`2026-01-02T03:04:05.678901234Z`).
 
-/// Unix milliseconds, or nothing if `text` is not such a time.
+/// Parses a time to unix milliseconds; None if `text` is not such a time.
 pub(crate) fn unix_ms(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let mut date = date.splitn(3, '-').map(str::parse::<i64>);
@@ -16,11 +16,11 @@ pub(crate) fn unix_ms(text: &str) -> Option<i64> {
     Some(seconds * 1000 + millis)
 }
 
-/// The same the other way, to the second.
+/// Formats unix milliseconds, cut to the second.
 pub(crate) fn rfc3339(unix_ms: i64) -> String {
     let seconds = unix_ms.div_euclid(1000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // The year that a day is in is found by trying: it is one of two.
+    // This estimate is at most the right year; the loop advances it.
     let mut year = 1970 + days.div_euclid(366).min(days.div_euclid(365));
     while days_from_civil(year + 1, 1, 1) <= days {
         year += 1;
@@ -34,14 +34,14 @@ pub(crate) fn rfc3339(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// The same with milliseconds.
+/// Formats unix milliseconds with three digits of the second's fraction.
 pub(crate) fn rfc3339_ms(unix_ms: i64) -> String {
     let seconds = rfc3339(unix_ms);
     let seconds = seconds.trim_end_matches('Z');
     format!("{seconds}.{:03}Z", unix_ms.rem_euclid(1000))
 }
 
-/// Days since 1970-01-01. Years are counted from March, so that the leap day is the last of one.
+/// Days since 1970-01-01. A year begins in March here, so the leap day is its last day.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;

@@ -6,11 +6,11 @@
 //!                          nats-writer -- wake --> nats-flush
 //! ```
 //!
-//! The owner never touches the socket, so a server that stopped reading cannot hold it up. The
-//! second thread is there because the crate's `flush` waits for the server's answer. The reply
-//! subject of a message carries its token: nothing is kept per message in flight, and a lost
-//! acknowledgement is for the owner's timeout to find. When the connection ends, `nats-writer`
-//! ends, and with it the channel of acknowledgements. Dropping the writer ends both threads.
+//! The owner never touches the socket, so a server that stopped reading cannot block it. The second
+//! thread exists because the crate's `flush` waits for the server's answer. The reply subject of a
+//! message carries its token, so nothing is stored per message in flight. The owner's timeout
+//! detects a lost acknowledgement. When the connection ends, `nats-writer` ends and closes the
+//! channel of acknowledgements. Dropping the writer ends both threads.
 #![allow(deprecated)]
 
 use std::thread;
@@ -25,26 +25,29 @@ use super::jetstream::{self, StreamOptions};
 use super::link::Link;
 use super::{Ack, StreamError, Writer};
 
-/// Room for `Nats-Msg-Id` and the header line: ids are some 40 bytes long.
+/// Bytes reserved for `Nats-Msg-Id` and the header line; ids are about 40 bytes long.
 const HEADER_ROOM: usize = 256;
 const PLAIN_WINDOW: usize = 8 * 1024 * 1024;
-/// Over TLS the crate loses the connection when the socket's send buffer fills (one 300 KB message
-/// on a slow link was enough), so that little may be on its way.
+/// Over TLS the crate loses the connection when the socket's send buffer fills: one 300 KB message
+/// on a slow link was enough. So few bytes may be under way.
 const TLS_WINDOW: usize = 128 * 1024;
-/// A server drops whoever does not take in 10 s what it sends (`write_deadline`), and reading is
-/// where connections are slowest: 256 kbit/s take three times as much, so that connections may
-/// share them. It goes into the first window, with all that the server counts of a message.
+/// Usual limit of a message in bytes. A server drops a client that does not read within 10 s what
+/// the server sends (`write_deadline`), and connections are slowest in the direction of reading. A
+/// link of 256 kbit/s carries three times as much in that time, so several connections may share
+/// it. A message of this size also fits into the first window, with all bytes that the server
+/// counts for it.
 const MESSAGE: usize = 100 * 1024;
-/// Into more parts a frame is cut only if they must be small: they are to fit into a stream
-/// together.
+/// Most parts of a frame, unless its parts must be smaller to be accepted. All parts must fit into
+/// a stream together.
 const PARTS: usize = 64;
-/// Jobs between owner and thread. The owner's byte window is the real limit; this bounds the count
-/// of small messages, and is about what a fast broker takes in the 5 ms between two flushes.
+/// Jobs queued between owner and thread. The owner's byte window is the real limit. This one bounds
+/// the number of small messages: about as many as a fast broker takes in the 5 ms between two
+/// flushes.
 const QUEUE: usize = 1024;
-/// How long a single write of a flush may take: the crate leaves this limit on the socket when it
-/// is exceeded, and a slow link takes half a minute to make room in a buffer that is full.
+/// How long one write of a flush may take. When it is exceeded, the crate leaves this limit on the
+/// socket. A slow link takes half a minute to make room in a full buffer.
 const WRITE_WAIT: Duration = Duration::from_secs(120);
-/// How long a full queue may stay full before the broker counts as gone.
+/// How long the queue may stay full before the broker counts as gone.
 const STUCK: Duration = Duration::from_millis(250);
 
 enum Job {
@@ -57,7 +60,7 @@ enum Job {
     Flush,
 }
 
-/// [`Writer`] on JetStream; has a connection of its own.
+/// [`Writer`] on JetStream, with its own connection.
 pub struct JetStreamWriter {
     jobs: Sender<Job>,
     acks: Receiver<Ack>,
@@ -70,7 +73,8 @@ pub struct JetStreamWriter {
 }
 
 impl JetStreamWriter {
-    /// Takes over `client` to publish to the streams of `options`, which must exist.
+    /// Takes over `client` to publish to the streams of `options`, which must exist. Returns an
+    /// error if the connection ends meanwhile.
     pub fn new(client: Client, options: &StreamOptions) -> Result<JetStreamWriter, StreamError> {
         let limit = client.max_payload().saturating_sub(HEADER_ROOM);
         let (max_message_bytes, window_bytes) = match client.is_tls() {
@@ -81,7 +85,8 @@ impl JetStreamWriter {
         let stream = jetstream::stream_name(options, 1);
         let domain = match jetstream::stream_info(&client, &stream) {
             Ok(info) => Some(domains::named(&info)),
-            // It is gone: nothing will be acknowledged, or by one that is made anew.
+            // The stream is gone: no stream acknowledges messages, or only a newly created one
+            // does.
             Err(StreamError::Refused(_)) => None,
             Err(error) => return Err(error),
         };
@@ -96,9 +101,9 @@ impl JetStreamWriter {
         let link = client.link().clone();
         let ours = link.clone();
         let (jobs, todo) = bounded(QUEUE);
-        // As many as the owner has messages in flight: it bounds that itself.
+        // Holds as many as the owner has messages in flight, which the owner bounds itself.
         let (done, acks) = unbounded();
-        // One wake-up waiting is enough for all that was published before it.
+        // One waiting wake-up covers all messages published before it.
         let (wake, woken) = bounded(1);
         start("nats-flush", move || flush_when_woken(&link, &woken))?;
         start("nats-writer", move || {
@@ -148,7 +153,7 @@ impl Writer for JetStreamWriter {
     }
 
     fn flush(&mut self) {
-        // A queue that is full gets flushed by the crate's own clock, 5 ms at most from here.
+        // If the queue is full, the crate's own clock flushes it within 5 ms.
         let _ = self.jobs.try_send(Job::Flush);
     }
 
@@ -175,7 +180,7 @@ pub(super) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
 /// Body of `nats-flush`.
 fn flush_when_woken(link: &Link, woken: &Receiver<()>) {
     for () in woken {
-        // A failure here shows as missing acknowledgements, which is where it is looked for.
+        // A failure shows as missing acknowledgements, which the owner's timeout detects.
         let Ok(connection) = link.connection() else {
             return;
         };
@@ -183,7 +188,7 @@ fn flush_when_woken(link: &Link, woken: &Receiver<()>) {
     }
 }
 
-/// Body of `nats-writer`: returns, closing `done`, when the owner or the connection is gone.
+/// Body of `nats-writer`. It returns and closes `done` when the owner or the connection is gone.
 fn write(
     client: &Client,
     inbox: &Inbox,
@@ -202,7 +207,7 @@ fn write(
                         .collect();
                     match client.publish(&subject, Some(&reply), &headers, &data) {
                         Ok(()) => {}
-                        // Too large: the connection is none the worse for it.
+                        // Too large: the connection is not affected.
                         Err(StreamError::Refused(text)) => {
                             let (result, duplicate) = (Err(text), false);
                             let _ = done.send(Ack { token, result, duplicate });
@@ -223,11 +228,12 @@ fn write(
     }
 }
 
-/// Whose acknowledgements count.
+/// The streams whose acknowledgements count.
 struct Streams {
-    /// Of the streams in use, which may have none; none if that is not known.
+    /// Domain of the streams in use. The inner None: they have no domain; the outer None: not
+    /// known.
     domain: Option<Option<String>>,
-    /// The first, for texts.
+    /// Name of the first stream, for texts.
     stream: String,
     foreign: Foreign,
     seen: Seen,
@@ -238,7 +244,8 @@ impl Streams {
         domains::told(self.domain.as_ref()?.as_deref())
     }
 
-    /// The acknowledgement, if it is of the stream in use. Another one's says nothing of that.
+    /// The acknowledgement, if it comes from the stream in use. A different stream's
+    /// acknowledgement proves nothing about that one.
     fn own(&mut self, message: &nats::Message) -> Option<Ack> {
         let (ack, theirs) = read_acknowledgement(message)?;
         if ack.result.is_err() {
@@ -254,7 +261,7 @@ impl Streams {
     }
 }
 
-/// What the stream answers to a publication.
+/// The stream's reply to a publication.
 #[derive(serde::Deserialize)]
 struct PublishReply {
     #[serde(default)]
@@ -265,12 +272,12 @@ struct PublishReply {
     error: Option<ApiError>,
 }
 
-/// What an answer to a reply subject `<inbox>.<token>` says.
+/// Reads an acknowledgement, which arrives at the reply subject `<inbox>.<token>`.
 pub(super) fn acknowledgement(message: &nats::Message) -> Option<Ack> {
     read_acknowledgement(message).map(|(ack, _)| ack)
 }
 
-/// The same, and the domain of the stream that answers.
+/// Reads an acknowledgement, and the domain of the stream that sent it.
 fn read_acknowledgement(message: &nats::Message) -> Option<(Ack, Option<String>)> {
     let token = message.subject.rsplit('.').next()?.parse().ok()?;
     let (mut duplicate, mut domain) = (false, None);

@@ -1,4 +1,4 @@
-//! Who we are to S3: as configured, else as the environment says, else nobody.
+//! Credentials for S3: those of the configuration, or else of the environment, or else none.
 
 use s3::creds::Credentials;
 use s3::error::S3Error;
@@ -27,7 +27,7 @@ pub(super) fn find(settings: &S3Store) -> Result<Credentials, S3Error> {
     Ok(credentials?)
 }
 
-/// What to add to an error that may come from there being no login.
+/// Addition to an error that may be caused by a missing login.
 pub(super) fn hint(settings: &S3Store) -> &'static str {
     let configured = settings.access_key.is_some() || settings.secret.is_some();
     if configured || env("AWS_ACCESS_KEY_ID").is_some() {

@@ -1,4 +1,4 @@
-//! Where S3 is: host, scheme, region.
+//! Address of the S3 server: host, scheme, region.
 
 use s3::Region;
 
@@ -7,12 +7,12 @@ use crate::config::snapshot::S3Store;
 
 pub(super) struct Endpoint {
     pub(super) region: Region,
-    /// The same for making a bucket.
+    /// The region to use when a bucket is created.
     pub(super) creation_region: Region,
     pub(super) address: String,
 }
 
-/// A scheme in `endpoint` goes before `use_ssl`.
+/// Parses the endpoint. A scheme in `endpoint` takes precedence over `use_ssl`.
 pub(super) fn parse(settings: &S3Store) -> Result<Endpoint, String> {
     let scheme = if settings.use_ssl { "https" } else { "http" };
     let server = Url::parse(&settings.endpoint, scheme)?.server;
@@ -31,8 +31,8 @@ pub(super) fn parse(settings: &S3Store) -> Result<Endpoint, String> {
         region: region.clone(),
         endpoint: address.clone(),
     };
-    // AWS refuses a bucket that is explicitly to be there, and the library says it for any other
-    // kind of region.
+    // For its first region, AWS refuses a request that names the region of a new bucket. The
+    // library names it for any `Region` but `UsEast1`.
     let in_first = region == "us-east-1" && server.host.ends_with(".amazonaws.com");
     Ok(Endpoint {
         creation_region: if in_first {
@@ -45,7 +45,8 @@ pub(super) fn parse(settings: &S3Store) -> Result<Endpoint, String> {
     })
 }
 
-/// `s3.eu-central-1.amazonaws.com`, and others who name their hosts like that.
+/// The region in `s3.eu-central-1.amazonaws.com` and in the host names of other providers that use
+/// the same form.
 fn region_in(host: &str) -> Option<String> {
     let (label, rest) = host.strip_prefix("s3.")?.split_once('.')?;
     let region = label.contains('-') && label.contains(|c: char| c.is_ascii_digit());

@@ -1,8 +1,8 @@
-//! The library's errors, in a person's words.
+//! The library's errors, in words for people.
 
 use s3::error::S3Error;
 
-/// What S3 says was wrong, or what became of the connection.
+/// The server's error, or the failure of the connection, with advice.
 pub(super) fn explain(error: &S3Error) -> String {
     format!("{}{}", said(error), hint(error))
 }
@@ -15,7 +15,7 @@ fn said(error: &S3Error) -> String {
                     format!("{code}: {}", plain(message))
                 }
                 (Some(code), _) => format!("{code} (HTTP {status})"),
-                // The answer to a HEAD has no body.
+                // The answer to a HEAD request has no body.
                 _ if *status == 403 => "HTTP 403: no access, or a wrong login".into(),
                 _ => format!("HTTP {status}"),
             }
@@ -45,7 +45,7 @@ pub(super) fn status(error: &S3Error) -> Option<u16> {
     }
 }
 
-/// S3's own name for the error.
+/// S3's name for the error.
 pub(super) fn code(error: &S3Error) -> Option<&str> {
     match error {
         S3Error::HttpFailWithBody(_, body) => tag(body, "Code"),
@@ -53,8 +53,8 @@ pub(super) fn code(error: &S3Error) -> Option<&str> {
     }
 }
 
-/// Whether the server refuses requests with the bucket's name behind the host's. The names of the
-/// error are those of Alibaba, Tencent and Volcengine; others say it in words.
+/// Whether the server refuses requests that have the bucket's name in the path. `CODES` are the
+/// error names of Alibaba, Tencent and Volcengine; other servers say it in words.
 pub(super) fn wants_bucket_in_host(error: &S3Error) -> bool {
     const CODES: [&str; 3] = [
         "SecondLevelDomainForbidden",
@@ -70,7 +70,7 @@ pub(super) fn wants_bucket_in_host(error: &S3Error) -> bool {
     CODES.iter().chain(&words).any(says)
 }
 
-/// What is to be done about an answer; empty where its text says all.
+/// Advice about an answer; empty if its text is sufficient.
 fn hint(error: &S3Error) -> &'static str {
     match error {
         error if wants_bucket_in_host(error) => {
@@ -87,7 +87,7 @@ fn hint(error: &S3Error) -> &'static str {
     }
 }
 
-/// The library reports failures by itself; this is for what it lets through.
+/// Checks a status that the library did not report as a failure.
 pub(super) fn check_status(status: u16) -> Result<(), S3Error> {
     match status {
         200..=299 => Ok(()),
@@ -95,7 +95,7 @@ pub(super) fn check_status(status: u16) -> Result<(), S3Error> {
     }
 }
 
-/// Without the entities of XML.
+/// Replaces the entities of XML.
 fn plain(text: &str) -> String {
     let entities = [
         ("&lt;", "<"),
@@ -110,7 +110,7 @@ fn plain(text: &str) -> String {
     entities.into_iter().fold(text.to_string(), replace)
 }
 
-/// The text of the first element of this name.
+/// The text of the first element with this name.
 pub(super) fn tag<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;

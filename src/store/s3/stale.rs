@@ -1,4 +1,4 @@
-//! Uploads that came to no end keep costing money until somebody aborts them.
+//! Aborts unfinished uploads, which cost money until then.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,12 @@ use super::error::{explain, tag};
 use crate::clock::{Clock, SystemClock};
 use crate::stream::timestamp::unix_ms;
 
-/// Nobody uploads a snapshot for so long.
+/// An upload that began longer ago counts as abandoned: no upload of a snapshot takes as long.
 const STALE_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Aborts what earlier uploads to `key` left, and those below `prefix` that are old. Without a
-/// prefix the bucket may hold other people's uploads: then only old ones whose keys are like ours.
-/// Not all servers can list uploads, and none of it must keep us from this one.
+/// Aborts earlier uploads to `key`, and old ones below `prefix`. Without a prefix the bucket may
+/// also hold uploads of other applications. Then only old uploads are aborted whose keys have the
+/// form of ours. Some servers cannot list uploads; no failure here prevents the new upload.
 pub(super) fn abort(bucket: &Bucket, prefix: &str, key: &str) {
     let under = match prefix {
         "" => family(key),
@@ -40,17 +40,19 @@ pub(super) fn abort(bucket: &Bucket, prefix: &str, key: &str) {
     }
 }
 
-/// What all keys like this begin with: `snapshot-`.
+/// The beginning that all keys of this kind share: `snapshot-`.
 fn family(key: &str) -> &str {
     key.find('-').map_or(key, |at| &key[..=at])
 }
 
-/// Whether the keys are like `snapshot-<time>-<node>-<random>.db.zst` and differ in numbers alone.
+/// Whether both keys have the form `snapshot-<time>-<node>-<random>.db.zst` and differ only in
+/// their numbers.
 fn is_like(one: &str, other: &str) -> bool {
     shape(one).is_some_and(|one| Some(one) == shape(other))
 }
 
-/// A key without its numbers: times are of one length for centuries, and random ones always are.
+/// The form of a key without its numbers. Times keep their length for centuries, and random numbers
+/// always do.
 fn shape(key: &str) -> Option<(&str, usize, usize, &str)> {
     let (words, end) = key.split_once('.')?;
     let parts: Vec<&str> = words.split('-').collect();
@@ -62,8 +64,8 @@ fn shape(key: &str) -> Option<(&str, usize, usize, &str)> {
     numbers.then_some((first, time.len(), random.len(), end))
 }
 
-/// The library's own listing insists on fields that some servers leave out. The first thousand, in
-/// one answer, will do.
+/// Lists uploads without the library's function, which requires fields that some servers omit. One
+/// answer with the first thousand is sufficient.
 fn list(bucket: &Bucket, under: &str) -> Result<String, S3Error> {
     let query = [("uploads", ""), ("prefix", under)];
     let query: HashMap<_, _> = query.map(|(k, v)| (k.into(), v.into())).into();
@@ -119,7 +121,7 @@ mod tests {
         ] {
             assert!(!is_like(other, ours), "{other}");
         }
-        // Names without a number are like none but themselves.
+        // Keys without numbers match no key, not even themselves.
         assert!(!is_like("manifest.json", "manifest.json"));
     }
 

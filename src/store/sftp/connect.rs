@@ -1,4 +1,4 @@
-//! Getting in: the connection, the server's identity, the login.
+//! Connects to the server, verifies its identity and logs in.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::config::snapshot::SftpStore;
 
 pub(super) const PORT: u16 = 22;
 
-/// A session that is logged in at a server that is the right one.
+/// Returns a session that is logged in, at a server whose identity was verified.
 pub(super) fn connect(settings: &SftpStore, server: &Address) -> Result<Session, String> {
     let port = server.port.unwrap_or(PORT);
-    // Before the first packet: a mistake in what is configured needs no server.
+    // Before the first packet: an error in the configuration is found without a server.
     let identity = Identity::configured(settings, &server.host, port)?;
     let mut session = Session::new().map_err(|error| explain(&error))?;
     session.set_timeout(CONNECT.as_millis() as u32);
@@ -84,7 +84,7 @@ fn by_key(settings: &SftpStore, user: &str, file: &Path, session: &Session) -> R
     session
         .userauth_pubkey_memory(user, None, &key, passphrase)
         .map_err(|error| match error.message() {
-            // All the library says of a locked key is that it cannot read it.
+            // For a locked key, the library reports only that it cannot read the key.
             text if text.contains("extract public key") => {
                 failed(format!("{text} (or a wrong passphrase)"))
             }
@@ -92,7 +92,7 @@ fn by_key(settings: &SftpStore, user: &str, file: &Path, session: &Session) -> R
         })
 }
 
-/// Some servers take a password only as the answer to a question.
+/// Logs in by password. Some servers accept a password only as the answer to a question.
 fn by_password(user: &str, password: &str, session: &Session) -> Result<(), String> {
     let methods = session.auth_methods(user).unwrap_or("password").to_string();
     let offers = |method: &str| methods.split(',').any(|offered| offered == method);

@@ -1,7 +1,7 @@
-//! Is it the right server that answers?
+//! Verifies that the right server answers.
 //!
-//! Its key must be the one that is pinned, or stand in a `known_hosts` file. A server has several
-//! keys, of different kinds; it is asked for one of those that are known.
+//! The server's key must be the pinned one, or be in a `known_hosts` file. A server has several
+//! keys of different kinds, so it is asked for a kind that is known.
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -20,7 +20,7 @@ pub(super) struct Identity {
 }
 
 enum Proof {
-    /// Its kind, as SSH names it, and the key itself.
+    /// The kind of the key, as SSH names it, and the key itself.
     Pinned(String, Vec<u8>),
     Known {
         file: PathBuf,
@@ -61,7 +61,7 @@ impl Identity {
         Ok(Identity { host, port, proof })
     }
 
-    /// The kinds of key to ask the server for, if that matters.
+    /// The kinds of key to request from the server; None if any will do.
     pub(super) fn kinds(&self, session: &Session) -> Result<Option<String>, String> {
         let kinds = match &self.proof {
             Proof::Ignored => return Ok(None),
@@ -77,12 +77,12 @@ impl Identity {
             }
         };
         let kinds: Vec<&str> = kinds.into_iter().map(with_newer_hashes).collect();
-        // None known: any will do for the error that follows.
+        // Without a known kind, any key will do, since the check then fails.
         Ok((!kinds.is_empty()).then(|| kinds.join(",")))
     }
 
-    /// Asks the library, since names can be patterns or hashes: a line that speaks of this host has
-    /// another key than this.
+    /// Whether a line names this host. The library decides that, since names can be patterns or
+    /// hashes: such a line yields a mismatch for a key that is not real.
     fn is_named_in(&self, session: &Session, line: &str) -> Result<bool, String> {
         let mut one = known_hosts(session)?;
         let readable = one.read_str(line, KnownHostFileKind::OpenSSH).is_ok();
@@ -90,7 +90,7 @@ impl Identity {
         Ok(readable && matches!(found, CheckResult::Mismatch))
     }
 
-    /// To be asked before anything secret is sent.
+    /// Verifies the server's key. Must be called before any secret is sent.
     pub(super) fn check(&self, session: &Session) -> Result<(), String> {
         let (key, _) = session.host_key().ok_or("the server shows no host key")?;
         let shown = fingerprint(session);
@@ -103,7 +103,7 @@ impl Identity {
             Proof::Known { file, lines } => {
                 let mut known = known_hosts(session)?;
                 for line in lines {
-                    // Lines of kinds that the library does not know are for others.
+                    // The library does not know some kinds of lines; they are skipped.
                     let _ = known.read_str(line, KnownHostFileKind::OpenSSH);
                 }
                 let file = file.display();
@@ -142,7 +142,7 @@ fn read(file: &Path) -> Result<Vec<String>, String> {
     Ok(lines.map(|line| format!("{line}\n")).collect())
 }
 
-/// An RSA key signs in newer ways than its own name says.
+/// An RSA key can sign with newer hashes than its kind names.
 fn with_newer_hashes(kind: &str) -> &str {
     match kind {
         "ssh-rsa" => "rsa-sha2-512,rsa-sha2-256,ssh-rsa",
@@ -150,7 +150,7 @@ fn with_newer_hashes(kind: &str) -> &str {
     }
 }
 
-/// As `ssh` shows it.
+/// The fingerprint of the server's key, in the form that `ssh` shows.
 fn fingerprint(session: &Session) -> String {
     let hash = session
         .host_key_hash(ssh2::HashType::Sha256)

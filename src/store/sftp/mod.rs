@@ -1,8 +1,8 @@
 //! A folder on a server that is reached by SSH.
 //!
-//! An object is uploaded beside its name, brought to the server's disk where the server can do
-//! that, and moved over the name. OpenSSH does not move onto a file that exists (not by the means
-//! the library has): it is removed first, so that for a moment there is none.
+//! An object is uploaded under a temporary name, synced if the server supports it, and renamed.
+//! With the means of the library, OpenSSH does not rename onto an existing file. So that file is
+//! removed first, and for a moment the object does not exist.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,17 +19,18 @@ use crate::config::snapshot::SftpStore;
 mod connect;
 mod host_key;
 
-/// Bytes on their way at a time; a slower network than this in `SILENCE` counts as broken.
+/// Bytes under way at a time. A network that is slower than this many bytes in `SILENCE` counts as
+/// broken.
 const BUFFER: usize = 128 * 1024;
-/// SFTP's numbers for why not.
+/// SFTP's error numbers.
 const NO_SUCH_FILE: ErrorCode = ErrorCode::SFTP(2);
 const UNSUPPORTED: ErrorCode = ErrorCode::SFTP(8);
 const NO_SUCH_PATH: ErrorCode = ErrorCode::SFTP(10);
-/// How long each last word to a server may take once something went wrong.
+/// How long each cleanup request may take after a failure.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 struct SftpFolder {
-    // Their order matters: the library speaks to the server when `sftp` is dropped.
+    // Their order matters: the library sends a request over the session when `sftp` is dropped.
     sftp: Sftp,
     session: Session,
     folder: PathBuf,
@@ -46,7 +47,7 @@ pub(super) fn open(settings: &SftpStore, missing: IfAbsent) -> Result<impl Store
         _ => settings.path.clone().unwrap_or_default(),
     };
     let names = folders(&path).map_err(failed)?;
-    // What does not begin with / is below the folder that the login starts in.
+    // A path without a leading `/` is relative to the folder in which the login starts.
     let top = if path.starts_with('/') { "/" } else { "." };
     let shown = format!("sftp {}/{}", url.server.host_port(connect::PORT), path);
     let address = shown.trim_end_matches('/').to_string();
@@ -69,7 +70,7 @@ pub(super) fn open(settings: &SftpStore, missing: IfAbsent) -> Result<impl Store
             )
         })?;
     }
-    // Also where there is nothing to make.
+    // This also applies if there was nothing to create.
     match sftp.stat(&folder) {
         Err(cause) if is_absent(&cause) && missing == IfAbsent::Refuse => {
             return Err(StoreError::no_place(
@@ -93,7 +94,7 @@ fn make(sftp: &Sftp, folder: &Path) -> std::result::Result<(), ssh2::Error> {
         return Ok(());
     }
     sftp.mkdir(folder, 0o700).or_else(|error| {
-        // Another node may have been faster.
+        // A different node may have been faster.
         sftp.stat(folder).map(drop).map_err(|_| error)
     })?;
     log::info!("made the folder {} on the sftp server", folder.display());
@@ -112,13 +113,13 @@ impl SftpFolder {
         }
     }
 
-    /// What became of the connection, if it is of no use any more.
+    /// How the connection failed, if it is unusable.
     fn lost(&self) -> Option<&'static str> {
         lost(&ssh2::Error::last_session_error(&self.session)?)
     }
 
-    /// How long the server may be silent from now on. The library closes what it drops, and waits
-    /// for the answer to that as well, even on a connection that it knows is gone.
+    /// Sets how long the server may be silent from now on. When the library drops a file it closes
+    /// it and waits for the answer, even on a connection that it knows is gone.
     fn allow_silence(&self, silence: Duration) {
         let silence = match self.lost() {
             Some(_) => Duration::from_millis(50),
@@ -165,7 +166,7 @@ impl SftpFolder {
     }
 }
 
-/// As `io::copy`, with a buffer that keeps a slow line busy.
+/// Like `io::copy`, with a buffer large enough to keep a slow connection busy.
 fn copy(from: &mut dyn Read, into: &mut (dyn Write + Send)) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -182,7 +183,7 @@ fn is_absent(error: &ssh2::Error) -> bool {
     matches!(error.code(), NO_SUCH_FILE | NO_SUCH_PATH)
 }
 
-/// The library knows by itself that the server has no such extension.
+/// Whether the library itself reports that the server lacks the extension.
 fn is_unknown_extension(error: &ssh2::Error) -> bool {
     const METHOD_NOT_SUPPORTED: ErrorCode = ErrorCode::Session(-33);
     error.code() == METHOD_NOT_SUPPORTED
@@ -196,10 +197,10 @@ fn lost(error: &ssh2::Error) -> Option<&'static str> {
     }
 }
 
-/// Without the library's number in front.
+/// The error's text without the library's number.
 fn explain(error: &ssh2::Error) -> String {
     match error.code() {
-        // OpenSSH says no more than that, whatever happened.
+        // OpenSSH reports this number for any failure.
         ErrorCode::SFTP(4) => "the server failed to do it (disk full, or no right to?)".into(),
         _ => error.message().to_string(),
     }
@@ -210,7 +211,7 @@ fn plain(error: &ssh2::Error) -> io::Error {
 }
 
 impl Drop for SftpFolder {
-    /// The library takes leave of the server next.
+    /// The library closes the session with the server next.
     fn drop(&mut self) {
         self.allow_silence(LAST_WORDS);
     }

@@ -1,4 +1,4 @@
-//! Requests, with a login when the server asks for one.
+//! HTTP requests, with a login if the server asks for one.
 
 use std::io;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use super::login::Login;
 use crate::address::secret::Secret;
 use crate::trust;
 
-/// How long a server may work on what it was sent whole: some look for viruses, or pass it on.
+/// How long a server may process a complete upload: some scan it for viruses or forward it.
 const WORK: Duration = Duration::from_secs(300);
-/// How long it may take to clean up after a request that came to no end.
+/// How long the cleanup after a failed request may take.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
-/// One server, on behalf of one user.
+/// Connection to one server, with the login of one user.
 pub(super) struct Http {
     agent: Agent,
     /// `https://host:port`
     server: String,
     login: Option<Login>,
-    /// The last request came to no end.
+    /// The last request failed.
     broken: bool,
 }
 
@@ -32,11 +32,11 @@ impl Http {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
-            // A login is for this server, and a folder that moved is for a person to look at.
+            // The login is for this server only, and a person must look at a folder that has moved.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .timeout_per_write(Some(SILENCE))
-            // Each piece that is taken of what is written at a time has that time.
+            // The time limit applies to each piece accepted from one such buffer.
             .output_buffer_size(16 * 1024)
             .tls_config(
                 TlsConfig::builder()
@@ -56,7 +56,7 @@ impl Http {
         &self.server
     }
 
-    /// A request without a body. If the server wants to know who asks, it is told.
+    /// Sends a request without a body. If the server asks for a login, sends it again with one.
     pub(super) fn ask(
         &mut self,
         method: &str,
@@ -76,8 +76,8 @@ impl Http {
         self.run(method, path, headers, ())
     }
 
-    /// PUT. To be preceded by a question: the body can be sent only once, so the server should have
-    /// nothing left to ask.
+    /// Sends a PUT. The caller must send a request without a body first, so that the login is
+    /// settled: the body can be sent only once.
     pub(super) fn send(
         &mut self,
         path: &str,
@@ -130,7 +130,7 @@ impl Http {
     }
 }
 
-/// Of an answer's body; a time-out is hidden in it.
+/// Text of an error in reading an answer's body, which may hide a time-out.
 pub(super) fn explain(error: &io::Error) -> String {
     match error.to_string() {
         text if text.contains("timeout: ") => "the server is silent".into(),
@@ -138,7 +138,7 @@ pub(super) fn explain(error: &io::Error) -> String {
     }
 }
 
-/// What an answer that is no success says.
+/// Describes an answer that is not a success.
 pub(super) fn complaint(answer: &Response<Body>) -> String {
     let status = answer.status();
     let words = status.canonical_reason().unwrap_or_default();

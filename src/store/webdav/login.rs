@@ -1,4 +1,4 @@
-//! The two ways to say who one is: Basic and Digest.
+//! The two kinds of HTTP login: Basic and Digest.
 
 use digest_auth::{AuthContext, WwwAuthenticateHeader};
 use ureq::http::HeaderMap;
@@ -14,7 +14,7 @@ enum Scheme {
 pub(super) struct Login {
     user: String,
     password: Secret,
-    /// None until the server asked: a password goes to nobody unasked.
+    /// None until the server has asked: the password is never sent unasked.
     scheme: Option<Scheme>,
 }
 
@@ -27,8 +27,8 @@ impl Login {
         }
     }
 
-    /// Takes up the server's question; `false` if it cannot be answered. Digest goes first: it does
-    /// not show the password.
+    /// Takes up the server's challenge; `false` if no kind in it is known. Digest takes precedence,
+    /// since it does not show the password.
     pub(super) fn take_up(&mut self, headers: &HeaderMap) -> bool {
         let questions = headers.get_all("WWW-Authenticate").iter();
         let questions: Vec<&str> = questions.filter_map(|value| value.to_str().ok()).collect();
@@ -46,7 +46,7 @@ impl Login {
         self.scheme.is_some()
     }
 
-    /// The value of `Authorization` for a request.
+    /// The value of `Authorization` for a request; None before a challenge.
     pub(super) fn answer(&mut self, method: &str, path: &str) -> Option<String> {
         let (user, password) = (self.user.as_str(), self.password.reveal());
         match self.scheme.as_mut()? {

@@ -1,8 +1,8 @@
 //! A folder on a WebDAV server.
 //!
-//! An object is uploaded beside its name and then moved over it. Some servers, or proxies before
-//! them, refuse to move: that is tried out, with an empty file, before the first upload of a
-//! connection, and where it must be, objects are uploaded under their names.
+//! An object is uploaded under a temporary name and then moved. Some servers, or proxies in front
+//! of them, refuse to move files. The first upload of a connection tests that with an empty file.
+//! If the server refuses, objects are uploaded under their final names.
 
 use std::io::{self, Read, Write};
 
@@ -21,24 +21,26 @@ mod http;
 mod login;
 mod multistatus;
 
-/// A listing that is longer is no folder of snapshots.
+/// Largest accepted listing in bytes; a folder of snapshots has a shorter one.
 const LISTING_BYTES: u64 = 4 << 20;
 
-/// How the server wants to be told where to move a file.
+/// The form of the destination in a request to move a file.
 #[derive(Clone, Copy, PartialEq)]
 enum Move {
     ToUrl,
-    /// A proxy that takes TLS off makes the server take our URL for another server's.
+    /// A path. Behind a proxy that terminates TLS, the server takes our URL for one of a different
+    /// server.
     ToPath,
     Refused,
 }
 
 struct WebDav {
     http: Http,
-    /// Of the server's root, as it stands in URLs: empty or `/a/b`.
+    /// Path of the server's root, as in URLs: empty or `/a/b`.
     root: String,
-    /// Of our folder, which ends with `/`.
+    /// Path of our folder, ending with `/`.
     folder: String,
+    /// None until the first upload has tested it.
     moves: Option<Move>,
     address: String,
 }
@@ -105,7 +107,7 @@ impl WebDav {
         format!("{}{name}", self.folder)
     }
 
-    /// Also settles the login, before anything large is sent.
+    /// Whether the folder exists. This also settles the login before anything large is sent.
     fn has_folder(&mut self) -> Tried<bool> {
         let answer = self.http.ask("PROPFIND", &self.folder, &[("Depth", "0")])?;
         match answer.status().as_u16() {
@@ -179,7 +181,7 @@ impl WebDav {
         }
     }
 
-    /// How to move files here, found out once.
+    /// Finds out once per connection how to move files.
     fn try_moving(&mut self, name: &str) -> Tried<Move> {
         if let Some(known) = self.moves {
             return Ok(known);

@@ -1,10 +1,10 @@
 //! The names in an answer to PROPFIND.
 //!
-//! Of its XML only the `href` elements matter, whatever prefix their namespace has.
+//! Only the `href` elements of its XML matter, with any namespace prefix.
 
 use crate::address::server::decode;
 
-/// The last parts of all paths that are not of collections (which end with `/`).
+/// The last part of every path, except those of collections, which end with `/`.
 pub(super) fn names_in(xml: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut rest = xml;

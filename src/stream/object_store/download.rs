@@ -1,7 +1,7 @@
-//! Fetches the chunks of an object, a batch at a time, through a throwaway pull consumer.
+//! Fetches the chunks of an object in batches, through a disposable pull consumer.
 //!
-//! A consumer is silent about chunks that are not there. So they are counted before, and where one
-//! does not come, the stream is asked for it: only its word makes an object a damaged one.
+//! A consumer does not report missing chunks. So the chunks are counted first. If a chunk does not
+//! arrive, the stream is asked for it: only its answer makes the object a damaged one.
 #![allow(deprecated)]
 
 use std::io::Write;
@@ -14,16 +14,16 @@ use super::super::delivery::{Origin, status};
 use super::super::{QUICK, StreamError};
 use super::{Description, ObjectError, ObjectStore, digest_text, is_id};
 
-/// Chunks asked for at a time, at the most: 4 MiB, and so much memory. It begins with one, since
-/// the server drops whoever does not take in 10 s all that was asked for.
+/// Most chunks requested at a time: 4 MiB, which also bounds the memory. A download starts with
+/// one, because the server drops a client that does not take all requested bytes within 10 s.
 const BATCH: u64 = 32;
 /// How long the next chunk may take.
 const SILENCE: Duration = Duration::from_secs(15);
-/// The server forgets the consumer when nobody asked for so long: longer than `into` takes.
+/// The server deletes a consumer without requests after this time. A write to `into` takes less.
 const INACTIVE: Duration = Duration::from_secs(300);
 
 impl ObjectStore {
-    /// Writes the bytes of `described` to `into`, and finds out whether they are the right ones.
+    /// Writes the bytes of `described` to `into`, and verifies their size and digest.
     pub(super) fn download(
         &self,
         described: &Description,
@@ -100,14 +100,14 @@ impl ObjectStore {
                 most = (2 * most).min(BATCH);
             }
         }
-        // Sparing the server minutes of keeping it; whether it arrives does not matter.
+        // Spares the server minutes of keeping the consumer; the request may get lost.
         let call = self
             .client
             .api_subject(&format!("CONSUMER.DELETE.{stream}.{consumer}"));
         Ok(self.client.publish(&call, None, &[], b"")?)
     }
 
-    /// Why the chunk after the one at sequence `last` does not come.
+    /// The reason why the chunk after sequence `last` does not arrive.
     fn look_for_chunk(&self, subject: &str, last: u64) -> Result<ObjectError, StreamError> {
         let next = json!({ "next_by_subj": subject, "seq": last.saturating_add(1) });
         if self.message(&next)?.is_none() {
@@ -118,8 +118,8 @@ impl ObjectStore {
         Ok(StreamError::Disconnected(text).into())
     }
 
-    /// The next one that `consumer` delivers, and its sequence; what else arrives was meant for an
-    /// earlier one. None if it does not come.
+    /// The next chunk that `consumer` delivers, with its sequence; None if it does not arrive.
+    /// Other messages belong to an earlier consumer and are skipped.
     fn chunk(&self, consumer: &str) -> Result<Option<(u64, Vec<u8>)>, StreamError> {
         loop {
             let message = match self.inbox.messages.recv_timeout(SILENCE) {

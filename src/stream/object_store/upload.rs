@@ -1,7 +1,8 @@
 //! Sends chunks, a few ahead of their acknowledgements.
 //!
-//! A thread of its own writes to the socket, since a server that stopped reading would hold up
-//! whoever does (see `writer`). It ends with the upload, or, stuck, with the connection.
+//! A separate thread writes to the socket, since a server that stopped reading would block the
+//! writing thread (see `writer`). That thread ends with the upload or, when stuck, with the
+//! connection.
 #![allow(deprecated)]
 
 use std::collections::VecDeque;
@@ -16,17 +17,17 @@ use super::super::writer::{acknowledgement, start};
 use super::super::{QUICK, StreamError, at_slowest};
 use super::{CHUNK, ObjectStore};
 
-/// Chunks without an acknowledgement, at the most: enough for a fast network. It begins with one,
-/// which a slow network has in its buffers for seconds.
+/// Most chunks without an acknowledgement, enough for a fast network. An upload starts with one,
+/// which takes seconds to leave the buffers of a slow network.
 const PLAIN_WINDOW: u64 = 8;
 /// Over TLS the crate loses the connection when the socket's send buffer fills.
 const TLS_WINDOW: u64 = 1;
-/// Room in a message for what is not data.
+/// Bytes of a message that are reserved for everything but the data.
 const OVERHEAD: usize = 1024;
-/// How long the server may take for a chunk: a slower network counts as broken.
+/// How long the server may take for a chunk. A slower network counts as broken.
 const SILENCE: Duration = at_slowest(CHUNK);
 
-/// What was sent, for the description.
+/// Totals of an upload, for the description.
 pub(super) struct Sent {
     pub(super) size: u64,
     pub(super) chunks: u64,
@@ -39,7 +40,7 @@ struct Chunk {
 }
 
 impl ObjectStore {
-    /// All of `from`, acknowledged, as chunks of the upload `id`.
+    /// Uploads all of `from` as chunks of the upload `id`, and waits until all are acknowledged.
     pub(super) fn upload(&mut self, id: &str, from: &mut dyn Read) -> Result<Sent, StreamError> {
         let (jobs, todo) = bounded(0);
         let (link, subject) = (self.client.link().clone(), self.chunks_subject(id));
@@ -98,7 +99,8 @@ impl ObjectStore {
         })
     }
 
-    /// Chunks, numbered from `first`, are acknowledged in any order, but every one once.
+    /// Waits for one acknowledgement. Chunks, numbered from `first`, are acknowledged in any order,
+    /// each exactly once.
     fn await_ack(&self, first: u64) -> Result<(), StreamError> {
         loop {
             let message = self
@@ -134,7 +136,7 @@ fn feed(link: &Link, subject: &str, todo: &Receiver<Chunk>) {
     }
 }
 
-/// Full unless it is the last.
+/// The next chunk of `from`: full unless it is the last.
 fn read_chunk(from: &mut dyn Read, room: usize) -> io::Result<Vec<u8>> {
     let mut data = Vec::with_capacity(room);
     from.take(room as u64).read_to_end(&mut data)?;

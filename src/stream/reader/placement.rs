@@ -1,13 +1,13 @@
-//! On which server a consumer is.
+//! The server on which a consumer runs.
 //!
-//! The servers that hold a stream get its messages from the one that leads it. One that was just
-//! started lags behind for seconds, and so does a consumer that is on it by chance, also for nodes
-//! that are connected elsewhere.
+//! The leader of a stream sends its messages to the stream's other servers. A server that has just
+//! started lags behind for seconds. A consumer that the broker placed on it lags too, also for
+//! nodes that are connected to other servers.
 
 use serde_json::Value;
 
-/// Whether the consumer's server lags behind, as the stream's leader sees it. `consumer` and
-/// `stream` are what the API answers; a lone server's answers name no leader.
+/// Whether the consumer's server lags behind, according to the stream's leader. `consumer` and
+/// `stream` are answers of the API; a server outside a cluster names no leader in them.
 pub(super) fn lags(consumer: &Value, stream: &Value) -> bool {
     let Some(host) = consumer["cluster"]["leader"].as_str() else {
         return false;

@@ -1,8 +1,9 @@
-//! A pull that brings no messages: is there none, is the server late, or is the consumer dead?
+//! A pull brings no messages: the stream holds none, the server is late, or the consumer is dead.
 //!
-//! The stream is asked for its end. A consumer that brings nothing although there is more, at two
-//! answers, is dead; so is one that shows no life between two answers. Only an answer that stays
-//! out as well says that the connection is of no use.
+//! The reader asks the stream for its last sequence. A consumer is dead if two answers show that
+//! the stream holds more and it delivers nothing. It is also dead if it sends no sign of life
+//! between two answers. The reader gives up the connection only if the stream does not answer
+//! either.
 
 use std::time::Duration;
 
@@ -13,48 +14,52 @@ use super::super::StreamError;
 use super::super::client::API_TIMEOUT;
 use super::{Arrival, JetStreamReader, NOWHERE};
 
-/// The server sends a sign of life this often while it has no messages.
+/// Interval at which the server sends a heartbeat while it has no messages.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
-/// How late that may be before the stream is asked.
+/// How late a heartbeat may be before the reader asks the stream.
 const LATE: Duration = Duration::from_secs(1);
-/// The end of the reply subject of such a question.
+/// Last token of the reply subject of such a request.
 pub(super) const ANSWER: &str = ".end-of-stream";
 
-/// After an answer that there is more, so long for it to arrive.
+/// After an answer that shows more messages, how long they may take to arrive.
 const MORE: Duration = Duration::from_secs(1);
 
-/// Questions and answers since the last sign of life.
+/// Requests and answers since the last sign of life.
 #[derive(Default)]
 pub(super) struct Silence {
-    /// Questions without an answer.
+    /// Requests without an answer.
     asked: u32,
+    /// Answers that showed more messages than were read.
     more: u32,
+    /// Answers that showed no more messages.
     nothing: u32,
 }
 
-/// What an answer means.
+/// Conclusion from an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Ask again after this time.
     Wait(Duration),
-    /// The consumer is dead, and messages wait.
+    /// The consumer is dead, and messages are waiting.
     Missing,
-    /// It is dead, and there was nothing to bring.
+    /// The consumer is dead, and there is nothing to deliver.
     Gone,
-    /// An answer to an earlier question.
+    /// The answer to an earlier request.
     Late,
 }
 
 impl Silence {
-    /// The time is over. True: ask the stream, once more if it was asked before `each`: a question
-    /// may have met a server that was just started. False: it does not answer for `patience`.
+    /// Called when the time is over. True: ask the stream, again if needed, since an earlier
+    /// request may have reached a server that had just started. `each` is the time between two
+    /// requests. False: the stream has not answered for `patience`.
     pub(super) fn asks(&mut self, each: Duration, patience: Duration) -> bool {
         let asks = self.asked == 0 || each * self.asked < patience;
         self.asked += 1;
         asks
     }
 
-    /// The stream says whether it has more than was read; a sign of life is due within `heartbeat`.
+    /// Records an answer. `has_more`: the stream holds messages after the last one read. The next
+    /// sign of life is due within `heartbeat`.
     pub(super) fn answered(&mut self, has_more: bool, heartbeat: Duration) -> Verdict {
         if std::mem::take(&mut self.asked) == 0 {
             return Verdict::Late;
@@ -73,13 +78,13 @@ impl Silence {
 }
 
 impl JetStreamReader {
-    /// A sign of life of the consumer.
+    /// Records a sign of life of the consumer.
     pub(super) fn heard(&mut self) {
         self.silence = Silence::default();
         self.silent = after(HEARTBEAT + LATE);
     }
 
-    /// Asks the stream for its end. False: it was asked before, and does not answer.
+    /// Asks the stream for its last sequence. False: earlier requests got no answer.
     pub(super) fn look_at_silence(&mut self) -> Result<bool, StreamError> {
         let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
         let patience = API_TIMEOUT + pull.map_or(Duration::ZERO, |pull| pull.passes);
@@ -95,7 +100,7 @@ impl JetStreamReader {
         Ok(true)
     }
 
-    /// The stream's answer to that, where `next` is the sequence that is due.
+    /// Handles the stream's answer; `next` is the sequence that is due.
     pub(super) fn told_of_the_end(&mut self, next: u64, answer: &[u8]) -> Arrival {
         let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
         let last = answer["state"]["last_seq"].as_u64().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Where `nats-server` is.
+//! Finds the `nats-server` program.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -7,8 +7,9 @@ use super::ServerError;
 
 const NAME: &str = "nats-server";
 
-/// The configured program; if none is, the one beside our own executable, then the one in PATH.
-/// (Debian has it in /usr/sbin, which is not in everybody's PATH: looked at last.)
+/// Returns the configured program, or else the first one found beside this executable, in PATH, or
+/// in /usr/sbin. Debian installs it in /usr/sbin, which is not in every user's PATH. Returns
+/// `NoBinary` if none is found.
 pub fn find_binary(configured: Option<&Path>) -> Result<PathBuf, ServerError> {
     if let Some(path) = configured {
         let found = is_program(path).then(|| path.to_path_buf());

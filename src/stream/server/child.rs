@@ -1,8 +1,8 @@
-//! The process: spawned, listened to and reaped by one thread.
+//! The nats-server process: one thread spawns it, reads its log and reaps it.
 //!
-//! It must be one thread for all of the child's life: the signal that ends the child when we die
-//! (PR_SET_PDEATHSIG) comes when the *thread* that spawned it ends. The thread's work in between is
-//! to pass the server's log lines on.
+//! The same thread must do this for the whole life of the child. The signal that ends the child
+//! when the daemon dies (PR_SET_PDEATHSIG) is sent when the *thread* that spawned it ends. In
+//! between, the thread passes on the server's log lines.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,20 +19,20 @@ use rustix::process::{Pid, Signal};
 
 use super::ServerError;
 
-/// How many of its last lines a death notice quotes.
+/// Number of log lines that the report of an exit quotes.
 const LAST_WORDS: usize = 5;
-/// In the line that says that a write to a stream failed, as on a full disk. From then on
-/// nats-server refuses every message to the stream, however well the disk is again, until it is
-/// started anew.
+/// Part of the line that reports a failed write to a stream, for example on a full disk. After it,
+/// nats-server refuses every message to the stream until it is restarted, even if the disk works
+/// again.
 const WRITE_FAILED: &str = "Critical write error";
-/// A longer line would be cut; the server's own are short.
+/// Longer lines are split; the server's own lines are short.
 const LINE_BYTES: u64 = 64 * 1024;
 
-/// The process by number, as long as it is the same one.
+/// The process id, valid while the process has not been reaped.
 #[derive(Clone)]
 pub(super) struct Process {
     pid: u32,
-    /// Nothing is ever sent: the thread drops the other end when the child is reaped.
+    /// Nothing is ever sent. The thread drops the sender when it has reaped the child.
     end: Receiver<()>,
 }
 
@@ -43,10 +43,11 @@ impl Process {
             .is_err_and(|error| error.is_disconnected())
     }
 
-    /// Not after the end: the number may be another process's by then.
+    /// Sends a signal, unless the process has ended: its number may belong to a different process
+    /// then.
     pub(super) fn signal(&self, which: Signal) {
         if let (false, Ok(pid)) = (self.has_ended(), i32::try_from(self.pid)) {
-            // It may just have ended and not be reaped yet.
+            // The process may have ended and not be reaped yet.
             let _ = Pid::from_raw(pid).map(|pid| rustix::process::kill_process(pid, which));
         }
     }
@@ -59,7 +60,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// `stdin` carries the lock of the store.
+    /// Starts the process. `stdin` carries the lock of the store.
     pub(super) fn spawn(
         binary: &Path,
         arguments: &[String],
@@ -72,14 +73,15 @@ impl Child {
             .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        // The terminal's Ctrl-C is for us: the child is stopped in its turn.
+        // Ctrl-C in the terminal is for the daemon, which then stops the child.
         command.process_group(0);
         let parent = rustix::process::getpid();
-        // SAFETY: between fork and exec only system calls are made, no memory is allocated.
+        // SAFETY: between fork and exec the closure only makes system calls and allocates no
+        // memory.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-                // We may have died before that call.
+                // The daemon may have died before that call.
                 if rustix::process::getppid() != Some(parent) {
                     return Err(rustix::io::Errno::SRCH.into());
                 }
@@ -135,7 +137,8 @@ impl Child {
         self.process.has_ended().then(|| self.last_words())
     }
 
-    /// SIGTERM, then SIGKILL if it does not heed it within `timeout`, or when it is to `hurry`.
+    /// Sends SIGTERM. Sends SIGKILL if the process does not end within `timeout`, or when `hurry`
+    /// fires; returns true in the latter case.
     pub(super) fn stop(self, hurry: &Receiver<()>, timeout: Duration) -> bool {
         self.process.signal(Signal::TERM);
         let hurried = select! {
@@ -156,7 +159,7 @@ impl Drop for Child {
     }
 }
 
-/// Body of the thread. `ended` is dropped last: it is how the others learn of the end.
+/// Body of the thread. It drops `ended` last, which reports the end to the other threads.
 fn attend(
     mut command: Command,
     started: &Sender<std::io::Result<u32>>,
@@ -168,7 +171,7 @@ fn attend(
         Ok(child) => child,
         Err(error) => return drop(started.send(Err(error))),
     };
-    // With it goes the copy of the lock that became the child's stdin.
+    // This also closes the parent's copy of the lock that is the child's stdin.
     drop(command);
     let stderr = child.stderr.take();
     let _ = started.send(Ok(child.id()));
@@ -186,7 +189,7 @@ fn attend(
     drop(ended);
 }
 
-/// Logs the server's lines until it closes its end, and keeps the last ones.
+/// Logs the server's lines until it closes stderr, and keeps the last ones.
 fn pass_on(stderr: impl Read, words: &Mutex<VecDeque<String>>, refused: &Sender<()>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
@@ -217,9 +220,9 @@ fn keep(words: &Mutex<VecDeque<String>>, text: String) {
     words.push_back(text);
 }
 
-/// The level at which a line of the server's is logged. It reports each connection and its banner,
-/// and warns while servers find each other and elect leaders: all of that is normal for us, and
-/// what does not work is said by the threads that need it.
+/// The level at which to log a line of the server. The server reports each connection and prints a
+/// banner, and it warns while servers find each other and elect leaders. All of that is normal
+/// here. The threads that need the server report what does not work.
 fn as_ours(level: log::Level, text: &str) -> log::Level {
     use log::Level::{Debug, Error, Info, Warn};
     match level {
@@ -230,9 +233,10 @@ fn as_ours(level: log::Level, text: &str) -> log::Level {
     }
 }
 
-/// `[pid] [INF] text`: its level and text. Lines without such a head are complaints at start.
+/// Splits `[pid] [INF] text` into level and text. Lines without such a head are complaints at the
+/// start.
 fn sort(line: &str) -> (log::Level, &str) {
-    // Meant for people who write the file: ours is generated and for nobody's eyes.
+    // Addresses people who write the file by hand; this one is generated.
     if line.contains("Plaintext passwords detected") {
         return (log::Level::Debug, line);
     }

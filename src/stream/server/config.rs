@@ -1,8 +1,8 @@
 //! The configuration that the supervised nats-server runs with.
 //!
-//! Ours first, the operator's file included last: of two equal keys the later one counts, and whole
-//! blocks are replaced. Only the client address is passed by flags, which beat both. The file holds
-//! a password, so nobody else may read it.
+//! Generated settings come first and the operator's file is included last: of two equal keys the
+//! later one counts, and whole blocks are replaced. Only the client address is passed by flags,
+//! which take precedence over both. The file holds a password, so only its owner can read it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -14,12 +14,12 @@ use std::process::{Command, Stdio};
 use super::sections::{self, quote, split_host_port};
 use super::{DOMAIN, ServerError, ServerOptions, user_config};
 
-/// How long an acknowledged message may be only in the system's memory, which a power cut takes.
+/// How long an acknowledged message may stay in memory only, where a power cut loses it.
 ///
-/// `always` costs one fsync per batch (5,000 messages/s instead of 120,000, and a worn-out flash);
-/// the server's default of two minutes means much to send again. What ten seconds lose is found by
-/// its missing sequence and sent again by the nodes that have it. nats-server 2.9 has no such
-/// setting and stays at two minutes.
+/// `always` costs one fsync per batch: 5,000 messages/s instead of 120,000, and a worn-out flash.
+/// With the server's default of two minutes, nodes would have to send much again. Messages lost
+/// within ten seconds are detected by their missing sequences, and the nodes that have them send
+/// them again. nats-server 2.9 has no such setting and stays at two minutes.
 const SYNC_INTERVAL: &str = "10s";
 
 pub(super) struct ServerConfig {
@@ -27,12 +27,13 @@ pub(super) struct ServerConfig {
     run_dir: PathBuf,
     host: String,
     port: String,
-    /// Who may connect, unless the operator's file decides that.
+    /// Login for clients, unless the operator's file defines logins.
     user: Option<(String, String)>,
-    /// The operator's file brings its own.
+    /// The operator's file defines logins.
     users_given: bool,
+    /// The operator's file has a `cluster` block.
     cluster_given: bool,
-    /// Settings that not every server and not every operator's file goes with: see `probe`.
+    /// Settings that some servers or some operators' files do not accept (see `probe`).
     sync_interval: bool,
     store_dir: bool,
 }
@@ -76,7 +77,7 @@ impl ServerConfig {
         })
     }
 
-    /// Whether the server is to use its store without any other.
+    /// Whether the server uses its store without any other server.
     pub(super) fn is_alone(&self) -> bool {
         self.options.cluster_addr.is_none() && !self.cluster_given && !self.is_leaf()
     }
@@ -85,7 +86,7 @@ impl ServerConfig {
         !self.options.leaf_servers.is_empty() && self.options.cluster_addr.is_none()
     }
 
-    /// Whom clients connect as.
+    /// The login that clients use.
     pub(super) fn user(&self) -> Option<(String, String)> {
         self.user.clone()
     }
@@ -129,8 +130,8 @@ impl ServerConfig {
         write().map_err(ServerError::io("write", &path))
     }
 
-    /// Lets the server check the file, and takes back what this server or this operator's file does
-    /// not go with. What is refused then is the operator's to mend.
+    /// Lets the server check the file, and removes settings that this server or the operator's file
+    /// does not accept. Any other complaint returns `Config`: the operator must fix it.
     pub(super) fn probe(&mut self, binary: &Path, routes: &[String]) -> Result<(), ServerError> {
         loop {
             let mut command = Command::new(binary);
@@ -143,8 +144,8 @@ impl ServerConfig {
                 return Ok(());
             }
             if output.status.code().is_none() {
-                // By whoever needs memory, or ends all servers: that says nothing of the
-                // configuration.
+                // A signal ended it, for example when memory ran out or all servers were stopped.
+                // That says nothing about the configuration.
                 let text = format!("while it read its configuration: {}", output.status);
                 return Err(ServerError::Failed(text));
             }
@@ -165,7 +166,8 @@ impl ServerConfig {
             format!("server_name: {}", quote(&self.options.node_name)?),
             "logtime: false".to_string(),
         ];
-        // A leaf has no streams of its own: requests for them go to the hub, by the hub's domain.
+        // A leaf has no streams of its own: it sends requests for them to the hub, using the hub's
+        // domain.
         lines.extend(match (self.is_leaf(), self.sync_interval) {
             (true, _) => vec![
                 "jetstream: disabled".to_string(),
@@ -177,7 +179,8 @@ impl ServerConfig {
             (false, false) => vec![format!("jetstream {{ domain: {DOMAIN} }}")],
         });
         if self.store_dir {
-            // Outside jetstream{}, so that an operator's jetstream{} without one keeps it.
+            // Outside `jetstream {}`, so that an operator's `jetstream {}` without a store keeps
+            // it.
             let store = std::path::absolute(&self.options.store_dir);
             let store = store.map_err(ServerError::io("find", &self.options.store_dir))?;
             lines.push(format!("store_dir: {}", quote(&store.to_string_lossy())?));
@@ -201,7 +204,7 @@ impl ServerConfig {
         Ok(lines.join("\n"))
     }
 
-    /// An include is found only by its path from the including file.
+    /// The server resolves an include only relative to the including file.
     fn relative(&self, file: &Path) -> Result<String, ServerError> {
         let here =
             fs::canonicalize(&self.run_dir).map_err(ServerError::io("find", &self.run_dir))?;

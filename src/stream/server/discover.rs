@@ -1,10 +1,11 @@
-//! The other servers of the cluster: given one by one, or found behind a name.
+//! The other servers of the cluster: listed one by one, or found behind a name.
 //!
 //! `dns://name:port/?min=3&interval_ms=1000` stands for all A and AAAA addresses of the name. The
-//! server starts with those that the first answer has, so that a name service that is down or slow
-//! holds nobody up for more than two seconds. As long as there are fewer than `min`, the name is
-//! asked again, and the server is told what is new. Addresses are only ever added: a node that is
-//! away for a while has none, and belongs to the cluster nevertheless.
+//! server starts with the addresses of the first answer and waits at most two seconds for it, so a
+//! name service that is down or slow delays nobody for longer. As long as fewer than `min`
+//! addresses are known, the name is looked up again, and the server is told the new addresses.
+//! Addresses are only ever added: a node that is away for a while has none, and still belongs to
+//! the cluster.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -70,8 +71,8 @@ impl Peers {
         found.unwrap_or_else(|| self.fixed.clone())
     }
 
-    /// Asks until every name has enough addresses, and passes on the routes when there are more.
-    /// Ends when the sender returned is dropped.
+    /// Looks names up until each has enough addresses, and passes all routes to `tell` when there
+    /// are new ones. Ends when the returned sender is dropped.
     pub(super) fn keep_asking(
         self,
         known: Vec<String>,
@@ -114,7 +115,7 @@ impl Peers {
         }
     }
 
-    /// All routes, and whether there are as many as wanted. Blocks for the name service.
+    /// All routes, and whether every name has at least `min` addresses. Blocks on the name service.
     fn look(&self) -> (Vec<String>, bool) {
         let mut routes = self.fixed.clone();
         let mut enough = true;
@@ -140,7 +141,7 @@ impl Name {
         }
         let min = number(&address, "min", DEFAULT_MIN)?;
         let interval = number(&address, "interval_ms", DEFAULT_INTERVAL_MS)?;
-        // Not a busy loop, whatever is configured.
+        // At least 10 ms, so that no setting makes this a busy loop.
         Ok(Name {
             address,
             min,
@@ -208,7 +209,7 @@ mod tests {
                 .is_err_and(|e| e.is_timeout())
         );
         drop(going);
-        // The closure goes with the thread.
+        // The thread drops the closure when it ends.
         assert!(
             news.recv_timeout(Duration::from_secs(10))
                 .is_err_and(|e| e.is_disconnected())

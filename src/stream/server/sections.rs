@@ -1,16 +1,16 @@
-//! The parts of the configuration that name other servers, and how values are written in it.
+//! Configuration sections that name other servers, and the quoting of values.
 
 use super::ServerError;
 use crate::address::server::Address;
 
-/// The name the Go implementation used: a cluster may be replaced node by node.
+/// The name that the Go implementation used, so that a cluster can be replaced node by node.
 const CLUSTER_NAME: &str = "e-harmonylite";
 pub(super) const ROUTE_PORT: u16 = 6222;
 const LEAF_PORT: u16 = 7422;
 
-/// The cluster, with `routes` to the other servers; a user part in `peers` is what all ask for.
-/// `no_advertise`, because clients would learn the other servers' addresses, which for them may
-/// be loopback ones.
+/// The cluster section, with `routes` to the other servers. All servers ask for the credentials
+/// that a URL of `peers` carries. `no_advertise` is set because clients would otherwise learn the
+/// other servers' addresses, which may be loopback addresses to them.
 pub(super) fn cluster(
     listen: &str,
     peers: &[String],
@@ -20,7 +20,7 @@ pub(super) fn cluster(
     let login = peers.iter().find(|peer| peer.password.is_some());
     let mut routes = routes.to_vec();
     if routes.is_empty() {
-        // Without any route the server refuses to start; its own is ignored by it.
+        // The server refuses to start without a route, and ignores a route to itself.
         let listen = listen
             .replace("0.0.0.0:", "127.0.0.1:")
             .replace("[::]:", "[::1]:");
@@ -47,10 +47,10 @@ pub(super) fn cluster(
     ))
 }
 
-/// A leaf node's connections to its hubs.
+/// The section with a leaf node's connections to its hubs.
 pub(super) fn leaf(hubs: &[String]) -> Result<String, ServerError> {
     let remotes = parse(hubs)?.into_iter().map(|hub| {
-        // The server asks the name service itself: a leaf needs only one of the hubs.
+        // The server resolves the name itself: a leaf needs only one of the hubs.
         let plain = ["nats", "dns"].contains(&hub.scheme.as_str());
         let scheme = if plain { "nats-leaf" } else { &hub.scheme };
         let url = quote(&hub.to_url(scheme, &hub.host_port(LEAF_PORT)))?;
@@ -65,7 +65,7 @@ pub(super) fn leaf(hubs: &[String]) -> Result<String, ServerError> {
     Ok(format!("leafnodes {{ remotes: [ {remotes} ] }}"))
 }
 
-/// A peer's address as a route, user part included.
+/// A peer's address as a route, with its credentials.
 pub(super) fn route(peer: &Address) -> String {
     peer.to_url("nats", &peer.host_port(ROUTE_PORT))
 }
@@ -77,7 +77,8 @@ fn parse(urls: &[String]) -> Result<Vec<Address>, ServerError> {
         .map_err(ServerError::Config)
 }
 
-/// `HOST:PORT`, the host perhaps in brackets, the port perhaps -1.
+/// Splits `HOST:PORT`. The host may be in brackets or empty (all IPv4 interfaces), the port may be
+/// -1.
 pub(super) fn split_host_port(address: &str) -> Result<(String, String), String> {
     let bad = || format!("address {address:?}: not of the form HOST:PORT");
     let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
@@ -90,7 +91,7 @@ pub(super) fn split_host_port(address: &str) -> Result<(String, String), String>
     Ok((host.to_string(), port.to_string()))
 }
 
-/// A string of the configuration format.
+/// Quotes a string for the configuration. Control characters are an error.
 pub(super) fn quote(text: &str) -> Result<String, ServerError> {
     if text.chars().any(char::is_control) {
         return Err(ServerError::Config(

@@ -1,13 +1,14 @@
-//! A look into the operator's own nats-server configuration: which settings does it bring?
+//! Finds which settings the operator's own nats-server configuration contains.
 //!
-//! Not a parser of the format, only enough of one to see the keys outside all braces. What the file
-//! means is the server's business.
+//! This is no parser of the format: it only finds the keys outside all braces. The server
+//! interprets the file.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// Names of the top-level settings, in lower case as the server compares them, includes and all.
+/// Names of the top-level settings in the file and its includes, in lower case as the server
+/// compares them.
 pub(super) fn top_level_keys(file: &Path) -> io::Result<BTreeSet<String>> {
     let mut keys = BTreeSet::new();
     let mut files = vec![file.to_path_buf()];
@@ -27,7 +28,7 @@ pub(super) fn top_level_keys(file: &Path) -> io::Result<BTreeSet<String>> {
     Ok(keys)
 }
 
-/// The words outside braces and comments, each with whether it begins a setting.
+/// The words outside braces and comments, each with a flag: whether it begins a setting.
 fn words(text: &str) -> Vec<(bool, String)> {
     let mut words = Vec::new();
     let (mut depth, mut fresh) = (0u32, true);
