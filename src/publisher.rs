@@ -90,7 +90,8 @@ pub struct PublisherOptions {
     pub publish: bool,
     /// Whether frames are compressed with zstd.
     pub compress: bool,
-    /// Size limit of the frames that one piece of the backlog is encoded into, in bytes.
+    /// A transaction of up to this many bytes is never split when the backlog is encoded; a larger
+    /// one is split at twice that.
     pub max_transaction_bytes: usize,
     /// Number of messages that a stream keeps. The publisher stops sending while half as many
     /// messages wait to be read by this node.
