@@ -11,22 +11,22 @@ use crate::stream::StreamError;
 /// Why the database was not copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    #[error("{0}")]
     /// SQLite failed, here or on the copy.
-    Sqlite(#[from] rusqlite::Error),
     #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
     /// The disk failed, or the watch ended the work.
+    #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 /// Why a snapshot was not made or not fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    #[error(transparent)]
     /// The store failed or could not be reached.
+    #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("database: {0}")]
     /// The database here failed.
+    #[error("database: {0}")]
     Database(#[from] DatabaseError),
     /// The object in the store is of no use.
     #[error("{store}: {name}: {cause}")]
@@ -51,31 +51,31 @@ pub enum TransferError {
     /// The disk here failed, or has too little room.
     #[error("{}: {cause}", path.display())]
     Disk { path: PathBuf, cause: String },
-    #[error("stopped")]
     /// The process ends.
+    #[error("stopped")]
     Stopped,
 }
 
 /// Why a round came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum RoundError {
-    #[error(transparent)]
     /// The broker failed or could not be reached.
-    Stream(#[from] StreamError),
     #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The snapshot was not made or not fetched.
+    #[error(transparent)]
     Transfer(#[from] TransferError),
-    #[error("database: {0}")]
     /// The database here failed.
+    #[error("database: {0}")]
     Database(#[from] DatabaseError),
-    #[error("another node took over the lease: the snapshot is given up")]
     /// A different node took over the lease meanwhile.
+    #[error("another node took over the lease: the snapshot is given up")]
     LeaseLost,
-    #[error("{0}")]
     /// This node may not make snapshots; the text says why.
+    #[error("{0}")]
     Refused(String),
-    #[error("stopped")]
     /// The process ends.
+    #[error("stopped")]
     Stopped,
 }
 
