@@ -31,7 +31,7 @@ type Query = Box<dyn FnOnce(&KeyValue<'_>) -> Result<(), StreamError> + Send>;
 
 /// A question to the thread.
 pub enum Ask {
-    /// Something of the bucket.
+    /// Runs a query on the bucket.
     Bucket(Query, Sender<Result<(), String>>),
     /// Asks for the known facts about the other nodes.
     Peers(Sender<Result<Peers, String>>),

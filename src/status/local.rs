@@ -30,7 +30,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads them; `inside` is the gate's.
+    /// Reads the facts; `inside` is that of `gate`. Fails if the database does.
     pub fn gather(gate: &Gate, inside: &Inside) -> Result<Facts> {
         let db = &inside.database;
         let heard_ms: BTreeMap<u64, i64> = db.newest_by_origin().collect();

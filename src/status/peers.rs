@@ -30,7 +30,7 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
     /// Every known node by its id, with its entry and the time at which the broker stored that, in
-    /// unix milliseconds. `None` if the node keeps no entry.
+    /// unix milliseconds. `None` if it keeps no valid entry.
     pub nodes: BTreeMap<u64, Option<(Entry, i64)>>,
     /// Number of entries beyond the 1000 that are read.
     pub left_out: u64,

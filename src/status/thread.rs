@@ -52,7 +52,7 @@ struct StatusThread {
     stop: Receiver<()>,
     asks: Receiver<Ask>,
     client: Option<Client>,
-    /// Word that nodes leave in the bucket.
+    /// Changes of the bucket, which other nodes write.
     words: Option<Inbox>,
     /// The entry that the others have of this node, and when it was written.
     told: Option<(Entry, Instant)>,

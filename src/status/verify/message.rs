@@ -108,9 +108,9 @@ pub struct Answer {
 }
 
 /// Totals of one table.
-/// Name of the table in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Total {
+    /// Name of the table in lower case.
     pub table: String,
     /// Hash of the table's definition.
     pub schema: String,
