@@ -30,7 +30,7 @@ const FETCH_WAIT: Duration = Duration::from_secs(20);
 /// Unpacked frames are kept in memory up to about this many bytes, or one frame that is larger.
 const UNPACKED_BYTES: usize = 4 << 20;
 
-/// A consumer's thread. Dropping the handle's `stop` ends it.
+/// State of a consumer's thread. The thread ends when `stop` is closed.
 pub struct Consumer {
     gate: Arc<Gate>,
     broker: Arc<dyn Broker>,

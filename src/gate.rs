@@ -1,4 +1,4 @@
-//! What the threads share: the database behind one lock, and little signals around it.
+//! The state that all threads share: the database behind one lock, and small signals around it.
 //!
 //! A thread that holds the lock may write. No thread waits for the network while holding it.
 
@@ -71,9 +71,9 @@ impl Inside {
 
     /// Notes that the broker stored our message `id` at `seq`; `whole` is the transaction of its
     /// frame, if all messages of that frame are stored by now. Returns false, and notes nothing, if
-    /// the broker gave that number out before and so lost messages: what this node knows of the
-    /// stream before is the proof of that, and the next connection checks it. The mark stays, too,
-    /// because no node reads again at a number that it has read.
+    /// the broker gave that number out before and so lost messages: the earlier knowledge of the
+    /// stream is the proof of that, and the next connection checks it. The mark stays, too, because
+    /// no node reads again at a number that it has read.
     #[must_use]
     pub fn acknowledged(
         &mut self,
@@ -142,7 +142,7 @@ pub struct Gate {
     reading: Mutex<Option<Held>>,
     /// Everything that the threads report as failing.
     pub health: Health,
-    /// What the threads measure.
+    /// Measurements of the threads.
     pub measures: Measures,
     /// Where the status is asked for, and its thread is told of changes.
     pub status: Board,
@@ -366,7 +366,7 @@ impl Gate {
         self.all_at_end() && self.behind.iter().all(|b| b.load(Ordering::Relaxed) == 0)
     }
 
-    /// A message with this id is about to be sent.
+    /// Notes that a message with this id is about to be sent.
     pub fn remember_own(&self, id: &[u8; 16]) {
         let id = u128::from_be_bytes(*id);
         let mut own = locked(&self.own);
@@ -380,7 +380,8 @@ impl Gate {
         }
     }
 
-    /// What was sent is read again: rows of it may be gone by now, as deletes that are forgotten.
+    /// Forgets the ids of own messages, so that these are applied when they are read again: their
+    /// rows may be gone by now, like deletes that are forgotten.
     pub fn forget_own(&self) {
         *locked(&self.own) = OwnIds::default();
     }

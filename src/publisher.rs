@@ -121,7 +121,7 @@ struct Publisher {
     watcher: Option<Watcher>,
     /// New connections, made by the link's thread.
     writers: Receiver<Box<dyn Writer>>,
-    /// Keeps `writers` open: its thread may end, or never be, without this one ending.
+    /// Keeps `writers` open. The link's thread may end, or never exist, while this one lives on.
     _offer: Sender<Box<dyn Writer>>,
     ask_writer: Sender<ConnectRequest>,
     link: Option<PublisherLink>,
@@ -219,7 +219,7 @@ pub fn start(
     threads
 }
 
-/// What woke the publisher.
+/// An event that wakes the publisher.
 enum Event {
     Stop,
     Hint,
@@ -402,7 +402,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Captures if somebody wrote.
+    /// Captures if the application wrote.
     fn look(&mut self, now: Instant) -> Result<(), DatabaseError> {
         let gate = self.gate.clone();
         let mut inside = gate.enter();
@@ -622,7 +622,7 @@ impl Publisher {
         let text = format!("a frame was not stored: {why}");
         self.gate.health.report_failing(PUBLISHING, &text);
         let news = self.trouble.fails(&text, SystemClock.uptime());
-        // A stream without a leader has one in a moment. Other refusals go on until somebody acts.
+        // A stream without a leader has one in a moment. A broker that refuses goes on refusing.
         let is_passing = ["jetstream is away", "temporarily unavailable"];
         let level = match is_passing.iter().any(|part| why.contains(part)) {
             true => news.unwrap_or(log::Level::Debug),

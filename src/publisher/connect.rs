@@ -11,7 +11,7 @@ use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
 use crate::stream::{StreamError, Writer};
 
-/// Asks for a connection, and says what became of the one before.
+/// Asks for a connection, and tells how the last one ended.
 #[derive(Default)]
 pub(super) struct ConnectRequest {
     /// Whether at some time everything sent on the last connection was stored.

@@ -20,7 +20,7 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 /// An acknowledgement that takes longer than this says that too much is in flight.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// A connection and what is under way on it.
+/// A connection and the messages under way on it.
 pub(super) struct PublisherLink {
     pub writer: Box<dyn Writer>,
     /// Messages in flight by their tokens: the first is the oldest.
@@ -47,7 +47,7 @@ pub(super) struct LinkMessage {
     pub sent: Instant,
 }
 
-/// A frame on its way into messages.
+/// Properties of a frame that is about to become messages.
 pub(super) struct Sending<'a> {
     pub at: i64,
     pub shard: u32,
@@ -95,7 +95,7 @@ impl PublisherLink {
         self.messages.len()
     }
 
-    /// How many messages were handed over.
+    /// Number of messages handed over so far.
     pub(super) fn handed_over(&self) -> u64 {
         self.next
     }

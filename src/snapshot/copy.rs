@@ -37,7 +37,7 @@ DELETE FROM __harmonylite___waiting;
 DELETE FROM __harmonylite___change_log_global;
 DELETE FROM __harmonylite___replacing;";
 
-/// A read transaction, and what is in it.
+/// A read transaction, and facts about the state that it sees.
 pub struct View {
     conn: Connection,
     reads: Viewing,

@@ -4,7 +4,7 @@
 //! ```text
 //! making    copy (a consistent view) ─▶ pack (zstd, SHA-256) ─▶ transfer ─▶ store ─▶ manifest
 //! merging   manifest ─▶ transfer (checked) ─▶ source (row by row) ─▶ merge (short transactions)
-//! scheduler what is to be done next, and which node does it (the lease of cluster::registry)
+//! scheduler decides what to do next, and which node does it (the lease of cluster::registry)
 //! ```
 //!
 //! A snapshot is merged by version, like any other bundle of changes, so that no local write is

@@ -101,7 +101,7 @@ pub fn start(
     spawn("snapshots", exits, move || snapshots.run())
 }
 
-/// What woke the thread.
+/// An event that wakes the thread.
 enum SnapshotEvent {
     Stop,
     Poke,

@@ -1,8 +1,8 @@
 //! The JSON of `/status` and of `harmonylite status --json`: a contract.
 //!
-//! Fields may be added; [`VERSION`] rises when one goes or changes its meaning. Numbers of nodes
-//! are text, because not every reader of JSON takes 64 bits for a number. Times are unix
-//! milliseconds by the broker's clock.
+//! Fields may be added; [`VERSION`] rises when one goes or changes its meaning. Ids of nodes are
+//! text, because not every reader of JSON takes 64 bits for a number. Times are unix milliseconds
+//! by the broker's clock.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct Status {
     pub lag: Vec<Lag>,
     /// Failing subjects of this node and their texts, as in `/health`.
     pub problems: BTreeMap<String, String>,
-    /// The other nodes, by their numbers.
+    /// The other nodes, in the order of their ids.
     pub others: Vec<Node>,
     /// Number of known nodes that are not listed in `others`, because there are too many.
     pub others_left_out: u64,
@@ -39,7 +39,7 @@ pub struct Status {
 /// One node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Node {
-    /// The number of the node.
+    /// The node's id.
     pub node: String,
     /// `node_name`, by default the host's name. Empty if the node told none.
     pub name: String,

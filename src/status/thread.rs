@@ -96,7 +96,7 @@ pub fn start(
     })
 }
 
-/// What woke the thread.
+/// An event that wakes the thread.
 enum StatusEvent {
     Stop,
     Ask(Ask),

@@ -102,7 +102,7 @@ pub(super) fn is_of_the_file(e: &DatabaseError) -> bool {
     !is_ours && !e.is_temporary()
 }
 
-/// Fetches a snapshot and joins it with what is here.
+/// Fetches a snapshot and merges it into the database.
 fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<(), RoundError> {
     let began = Instant::now();
     let path = round.gate.enter().database.path().to_owned();
