@@ -46,7 +46,7 @@ pub struct View {
     /// trigger). New tables, too, whose rows have no versions yet.
     excluded: Vec<String>,
     fed: Vec<String>,
-    /// Virtual tables whose content is that of excluded tables.
+    /// Virtual tables that are excluded, or whose content is that of excluded tables.
     indexes: Vec<String>,
     /// Tables that each node has for itself; a new node begins with the rows of this one.
     local: Vec<String>,

@@ -245,8 +245,8 @@ pub fn fetch(
     }
 }
 
-/// Makes a fetched snapshot the database. Returns false, and changes nothing, if a database
-/// appeared meanwhile.
+/// Makes a fetched snapshot the database. Returns false if a database appeared meanwhile: that one
+/// stays.
 pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferError> {
     let prepare = || -> rusqlite::Result<()> {
         let conn = Connection::open(file.path())?;
