@@ -1,8 +1,9 @@
-//! Thread, one per shard: from a stream into the database.
+//! Thread, one per shard: applies the messages of a stream to the database.
 //!
-//! Pulls messages from the position on, decodes them outside of the gate and applies them inside,
-//! in transactions of a few milliseconds with pauses between, so that an application that writes at
-//! the same time gets its turn. Nothing is acknowledged to the broker: the position is our own.
+//! The consumer pulls messages from its position on, decodes them outside of the gate and applies
+//! them inside, in transactions of a few milliseconds with pauses between, so that an application
+//! that writes at the same time gets its turn. Nothing is acknowledged to the broker: the node
+//! stores the position itself.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -29,18 +30,19 @@ const FETCH_WAIT: Duration = Duration::from_secs(20);
 /// Unpacked frames are kept in memory up to about this many bytes, or one frame that is larger.
 const UNPACKED_BYTES: usize = 4 << 20;
 
-/// A consumer's thread. Dropping the handle's `stop` ends it.
+/// State of a consumer's thread. The thread ends when `stop` is closed.
 pub struct Consumer {
     gate: Arc<Gate>,
     broker: Arc<dyn Broker>,
     shard: u32,
     stream: String,
-    /// As [`crate::health`] calls what is done here, and that all nodes read this stream.
+    /// Name of the reading in [`crate::health`]; `one_stream` names the state in which all nodes
+    /// read one stream.
     subject: String,
     one_stream: String,
     stop: Receiver<()>,
     backoff: Backoff,
-    /// Tries to connect that may fail in a row; none = for ever.
+    /// Number of attempts to connect that may fail in a row; `None`: no limit.
     retries: Option<u32>,
 }
 
@@ -73,7 +75,7 @@ pub fn start(
     })
 }
 
-/// A message's content, which a decoded frame borrows from.
+/// A message's unpacked bytes, from which a decoded frame borrows.
 enum Unpacked<'m> {
     Own,
     Frame(Cow<'m, [u8]>),
@@ -110,7 +112,7 @@ impl Unpacked<'_> {
 /// Why reading stopped for now.
 enum Pause {
     Stopped,
-    /// The connection, or the database for a while.
+    /// The connection failed, or the database did for a while.
     TryAgain(String),
     Fatal(String),
 }
@@ -159,7 +161,7 @@ impl Consumer {
                     self.gate.measures.reads_no_more();
                     read
                 }
-                // It may be changed just now where it was right before.
+                // The permissions may be changing right now, if the connection worked before.
                 Err(StreamError::Denied(text)) if !worked => Err(Pause::Fatal(text)),
                 Err(e) => Err(e.into()),
             };
@@ -188,7 +190,7 @@ impl Consumer {
         }
     }
 
-    /// Reads until something breaks. Returns only by an error.
+    /// Reads until something breaks: it always ends with an error.
     fn read(&mut self, reader: &mut dyn Reader) -> Result<(), Pause> {
         let mut state = self.state(reader)?;
         let mut from = self.place(reader, &state)?;
@@ -199,15 +201,15 @@ impl Consumer {
                 self.gate.health.report_ok(&self.subject);
             }
             if from != self.gate.enter().database.position(&self.stream).seq + 1 {
-                // A snapshot brought what comes next, perhaps of a stream that was longer than this
-                // one is; or somebody found that the stream is another one.
+                // A snapshot moved the position, perhaps beyond the end of this stream, or another
+                // thread found that the stream is a different one.
                 state = self.state(reader)?;
                 from = self.place(reader, &state)?;
             }
             let messages = match reader.fetch(from, FETCH_WAIT, &self.stop) {
                 Err(StreamError::LookAgain) => {
-                    // A server that lost its memory may have lost the end of the stream: what it
-                    // gets from now on would be taken for what was read already.
+                    // A server that lost its memory may have lost the end of the stream. This node
+                    // would then take the next messages there for ones that it read already.
                     self.gate.set_at_end(self.shard, false);
                     let why = "the broker forgot where this node reads: looking where to go on";
                     self.gate.health.report_failing(&self.subject, why);
@@ -251,7 +253,8 @@ impl Consumer {
         Ok(state)
     }
 
-    /// Where to read on, after a look at whether the stream is still the one that was read.
+    /// Returns where to read on, after checking that the stream is still the one that was read
+    /// before.
     fn place(&self, reader: &mut dyn Reader, state: &StreamState) -> Result<u64, Pause> {
         let next = stream_continuity::look(&self.gate, &self.stream, reader, state)?;
         if state.first > next {
@@ -260,7 +263,7 @@ impl Consumer {
         Ok(next.max(state.first))
     }
 
-    /// Messages that the broker no longer holds were never seen here.
+    /// Notes a gap: the broker dropped the messages from `from` to before `first` unread.
     fn note_gap(&self, from: u64, first: u64) -> Result<(), Pause> {
         let mut inside = self.gate.enter();
         let is_new = from <= 1 && inside.database.position(&self.stream).seq == 0;
@@ -280,8 +283,9 @@ impl Consumer {
         Ok(())
     }
 
-    /// Applies all messages, in as many transactions as it takes. Those up to `old` were there
-    /// before this connection and say nothing about the time now: it may be months later.
+    /// Applies all messages, in as many transactions as it takes. Messages up to `old` were in the
+    /// stream before this connection, so their times say nothing about the time now: they may be
+    /// months old.
     fn apply(&self, messages: &[Message], old: u64) -> Result<(), Pause> {
         let new = messages.iter().filter(|m| m.sequence > old);
         if let Some(newest) = new.map(|m| m.time_ms).max() {
@@ -319,8 +323,8 @@ impl Consumer {
         unpack(&message.data).map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)
     }
 
-    /// One transaction, or none for messages that are all our own. Returns how many messages are
-    /// done, and how long the database was held.
+    /// Applies one transaction; messages that are all our own need none. Returns the number of
+    /// messages done, and how long the database was held.
     fn apply_some(&self, arrived: &[Arrived<'_>]) -> Result<(usize, Duration), Pause> {
         let own = arrived
             .iter()
@@ -351,8 +355,8 @@ impl Consumer {
         Ok((applied.messages, held))
     }
 
-    /// Leaves the write lock to others: an application that waits for it sleeps between its tries,
-    /// and must find it free at one of them.
+    /// Leaves the write lock to others. An application that waits for the lock sleeps between its
+    /// attempts, and must find it free at one of them.
     fn pause(&self, time: Duration) -> Result<(), Pause> {
         match self.stop.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => Ok(()),

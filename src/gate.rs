@@ -1,6 +1,6 @@
-//! What the threads share: the database behind one lock, and little signals around it.
+//! The state that all threads share: the database behind one lock, and small signals around it.
 //!
-//! Whoever holds the lock may write; nobody waits for the network while holding it.
+//! A thread that holds the lock may write. No thread waits for the network while holding it.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,18 +28,20 @@ use turns::Pauses;
 pub use turns::{SURE_PAUSE, Turn};
 pub use writing::Writing;
 
-/// Ids of own messages that are remembered until they are read back: more than can be under way,
-/// and only a saving when forgotten.
+/// Ids of own messages that are remembered until they are read back. That is more than can be under
+/// way; a forgotten id only costs applying our own message once.
 const OWN_IDS: usize = 16 * 1024;
 
-/// The database and what was captured from it, always together.
+/// The database and the outbox of frames captured from it: both change under one lock.
 pub struct Inside {
+    /// The application's database, with our tables.
     pub database: Database,
+    /// Frames captured from `database` that are not acknowledged yet.
     pub outbox: Outbox,
 }
 
 impl Inside {
-    /// Hands captured frames to the publisher. To be called before the lock is released.
+    /// Hands captured frames to the publisher. Must be called before the lock is released.
     pub fn hand_over(&mut self, captured: &mut Captured) {
         if !self.outbox.push(std::mem::take(&mut captured.frames)) {
             self.database.stop_live();
@@ -55,8 +57,8 @@ impl Inside {
         Some(frame)
     }
 
-    /// Whether what is sent now, beside `under_way` messages, could be pushed out of a stream
-    /// before it is read here: then it would be lacking here, too.
+    /// Whether a message sent now, beside `under_way` messages, could be pushed out of a stream
+    /// before this node reads it: then this node would lack it, too.
     pub fn is_ahead<'s>(
         &self,
         streams: impl Iterator<Item = &'s str>,
@@ -67,10 +69,11 @@ impl Inside {
         unread.unwrap_or(0) + under_way as u64 >= most
     }
 
-    /// The broker says that it stored our message `id` at `seq`, and `whole`: with it all of that
-    /// frame. False if it gave that number out before, and so lost messages. Nothing is noted then:
-    /// what is known of the stream before is the proof, and connecting looks at it. The mark stays,
-    /// too: nobody reads at a number that was read already.
+    /// Notes that the broker stored our message `id` at `seq`; `whole` is the transaction of its
+    /// frame, if all messages of that frame are stored by now. Returns false, and notes nothing, if
+    /// the broker gave that number out before and so lost messages: the earlier knowledge of the
+    /// stream is the proof of that, and the next connection checks it. The mark stays, too, because
+    /// no node reads again at a number that it has read.
     #[must_use]
     pub fn acknowledged(
         &mut self,
@@ -95,7 +98,7 @@ impl Inside {
         true
     }
 
-    /// A frame of transaction `at` is in its stream.
+    /// Notes that a frame of transaction `at` is in its stream.
     fn is_stored(&mut self, at: i64) {
         if let Some(up_to) = self.outbox.acknowledged(at) {
             self.database.acknowledged(up_to);
@@ -106,30 +109,30 @@ impl Inside {
 /// See the module's head.
 pub struct Gate {
     inside: Mutex<Inside>,
-    /// The database's.
+    /// The fence of the database.
     fence: Arc<Fence>,
-    /// Held by who is about to write, from the wait for a gap on.
+    /// Held by a thread that is about to write, from its wait for a gap on.
     writing: Mutex<()>,
     wake: Sender<()>,
-    /// Messages sent by this process and not yet read back: their rows are all here.
+    /// Messages that this process sent and has not read back yet: all their rows are here.
     own: Mutex<OwnIds>,
-    /// Per shard: read to the end since connecting.
+    /// Per shard, whether its stream was read to the end since connecting.
     at_end: Vec<AtomicBool>,
-    /// Per shard: messages that the stream holds and that are not applied here, as far as the
-    /// broker told.
+    /// Per shard, the number of messages that the stream holds and this node has not applied, as
+    /// far as the broker told.
     behind: Vec<AtomicU64>,
-    /// All shards were, at some time since the start.
+    /// Whether all shards were read to their end at some time since the start.
     caught_up: AtomicBool,
-    /// This node has met the others, or need not: it may publish.
+    /// Whether this node has met the others, or need not: then it may publish.
     joined: AtomicBool,
     /// See [`Gate::publish_beside_gaps`].
     beside_gaps: AtomicBool,
-    /// Something changed that the scheduler of snapshots should look at.
+    /// Tells the scheduler of snapshots that something changed which it should look at.
     scheduler: (Sender<()>, Receiver<()>),
-    /// The publisher waits for the consumers to read on.
+    /// Whether the publisher waits for the consumers to read on.
     waits: AtomicBool,
     sizes: Sizes,
-    /// When something changed last, here or in what arrived.
+    /// When a row last changed, here or by an applied message.
     changed: Mutex<Instant>,
     /// See [`Gate::take_turn`].
     turn: Mutex<Pauses>,
@@ -137,15 +140,15 @@ pub struct Gate {
     written: Mutex<Option<Instant>>,
     /// See [`Gate::hold_reading`].
     reading: Mutex<Option<Held>>,
-    /// What does not work, as the threads say.
+    /// Everything that the threads report as failing.
     pub health: Health,
-    /// What the threads measure.
+    /// Measurements of the threads.
     pub measures: Measures,
-    /// Where the status is asked for.
+    /// Where the status is asked for, and its thread is told of changes.
     pub status: Board,
 }
 
-/// Closed when reading may go on.
+/// A channel that is closed when reading may go on.
 type Held = (Sender<()>, Receiver<()>);
 
 #[derive(Default)]
@@ -155,12 +158,12 @@ struct OwnIds {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked takes the process down; until then the others may finish.
+    // A panic in one thread takes the process down; until then the others may finish.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Gate {
-    /// The receiver wakes the publisher; one waiting message is enough.
+    /// Returns the gate and the receiver that wakes the publisher. One waiting message is enough.
     pub fn new(database: Database, shards: u32) -> (Gate, Receiver<()>) {
         let (wake, woken) = bounded(1);
         let (joined, now) = (database.is_joined(), Instant::now());
@@ -193,11 +196,13 @@ impl Gate {
         (gate, woken)
     }
 
+    /// Waits for the lock.
     pub fn enter(&self) -> MutexGuard<'_, Inside> {
         locked(&self.inside)
     }
 
-    /// For who cannot wait for as long as an application holds the database's lock.
+    /// As [`Gate::enter`], but gives up after about `patience`: for callers that cannot wait for as
+    /// long as an application holds the database's lock. `None` if the lock was not free by then.
     pub fn enter_within(&self, patience: Duration) -> Option<MutexGuard<'_, Inside>> {
         let deadline = Instant::now() + patience;
         loop {
@@ -210,9 +215,9 @@ impl Gate {
         }
     }
 
-    /// A new node without tables is about to learn them from a snapshot: what is read before is
-    /// held row by row, and costs ten times as much as when it fits. Whoever calls this lets go
-    /// again.
+    /// Holds reading on a new node without tables, which is about to learn them from a snapshot. A
+    /// message read before that is held row by row, which costs ten times as much as applying it to
+    /// its table. The caller must call [`Gate::let_read`] later.
     pub fn hold_reading(&self) -> Result<(), DatabaseError> {
         if !self.is_joined() && self.enter().database.is_without_tables()? {
             locked(&self.reading).get_or_insert_with(|| bounded(0));
@@ -220,7 +225,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Reading goes on.
+    /// Lets reading go on after [`Gate::hold_reading`].
     pub fn let_read(&self) {
         *locked(&self.reading) = None;
     }
@@ -231,22 +236,22 @@ impl Gate {
         held.is_none_or(|held| select! { recv(stop) -> _ => false, recv(held) -> _ => true })
     }
 
-    /// There is something for the publisher to do.
+    /// Tells the publisher that there is something to do.
     pub fn wake_publisher(&self) {
         let _ = self.wake.try_send(());
     }
 
-    /// Whether streams are read here at all.
+    /// Whether this node reads streams at all.
     pub fn reads(&self) -> bool {
         !self.at_end.is_empty()
     }
 
-    /// The publisher is to be woken when something was read.
+    /// Asks that the publisher is woken when something was read.
     pub fn wait_for_readers(&self) {
         self.waits.store(true, Ordering::Relaxed);
     }
 
-    /// These were read.
+    /// Notes that a consumer has read and applied these messages.
     pub fn has_read(&self, messages: &[Message]) {
         self.sizes.read(messages);
         self.status.note_change();
@@ -255,47 +260,48 @@ impl Gate {
         }
     }
 
-    /// What the broker says of a stream.
+    /// Notes the state of a stream, as the broker told it.
     pub fn heard_of(&self, stream: &StreamState) {
         self.sizes.heard(stream);
     }
 
-    /// Messages that a stream holds, which keeps `max_entries` at the most and perhaps so many
-    /// bytes.
+    /// Number of messages that a stream can hold: at most `max_entries`, and fewer if its bytes are
+    /// limited.
     pub fn stream_holds(&self, max_entries: u64) -> u64 {
         self.sizes.holds(max_entries)
     }
 
-    /// Rows changed just now.
+    /// Notes that rows changed just now.
     pub fn note_change(&self) {
         *locked(&self.changed) = Instant::now();
         self.status.note_change();
     }
 
-    /// How long no row has changed.
+    /// How long ago a row last changed.
     pub fn quiet_for(&self) -> Duration {
         locked(&self.changed).elapsed()
     }
 
-    /// There may be something for the scheduler of snapshots to do.
+    /// Tells the scheduler of snapshots that there may be something to do.
     pub fn notify_scheduler(&self) {
         self.status.note_change();
         let _ = self.scheduler.0.try_send(());
     }
 
-    /// Pokes arrive here.
+    /// Receives a message for each [`Gate::notify_scheduler`]; several in a row may count as one.
     pub fn scheduler_notifications(&self) -> Receiver<()> {
         self.scheduler.1.clone()
     }
 
-    /// This node may publish from now on.
+    /// Notes that this node may publish from now on.
     pub fn set_joined(&self) {
         self.joined.store(true, Ordering::Relaxed);
         self.wake_publisher();
     }
 
-    /// No snapshot brings what this node missed, for a long time already: what waits is sent all
-    /// the same. Or, with `false`, there is one again, or nothing is lacking.
+    /// Lets this node publish in spite of its gaps (`true`): for a long time no snapshot has
+    /// brought the missing changes. `false` when there is such a snapshot again, or nothing is
+    /// missing.
     pub fn publish_beside_gaps(&self, does: bool) {
         if self.beside_gaps.swap(does, Ordering::Relaxed) != does {
             self.wake_publisher();
@@ -308,16 +314,18 @@ impl Gate {
         self.is_joined() && (beside_gaps || !database.awaits_snapshot())
     }
 
-    /// Whether this node has what the others have, or had it: its application can work.
+    /// Whether this node has all rows that the others have, or had them once since the start: its
+    /// application can work.
     pub fn is_ready(&self) -> bool {
         self.is_joined() && self.has_caught_up()
     }
 
+    /// Whether this node has met the others, or need not.
     pub fn is_joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }
 
-    /// The shard's stream is read to its end, or not any more.
+    /// Notes that the shard's stream is read to its end, or not any more.
     pub fn set_at_end(&self, shard: u32, at_end: bool) {
         let before = self.at_end[shard as usize - 1].swap(at_end, Ordering::Relaxed);
         if at_end != before {
@@ -336,11 +344,12 @@ impl Gate {
         self.caught_up.load(Ordering::Relaxed)
     }
 
+    /// Whether all streams are read to their end now.
     pub fn all_at_end(&self) -> bool {
         self.at_end.iter().all(|a| a.load(Ordering::Relaxed))
     }
 
-    /// The shard's stream holds so many messages that are not applied here.
+    /// Notes how many messages the shard's stream holds that are not applied here.
     pub fn note_behind(&self, shard: u32, messages: u64) {
         self.behind[shard as usize - 1].store(messages, Ordering::Relaxed);
     }
@@ -357,7 +366,7 @@ impl Gate {
         self.all_at_end() && self.behind.iter().all(|b| b.load(Ordering::Relaxed) == 0)
     }
 
-    /// A message with this id is about to be sent.
+    /// Notes that a message with this id is about to be sent.
     pub fn remember_own(&self, id: &[u8; 16]) {
         let id = u128::from_be_bytes(*id);
         let mut own = locked(&self.own);
@@ -371,7 +380,8 @@ impl Gate {
         }
     }
 
-    /// What was sent is read again: rows of it may be gone by now, as deletes that are forgotten.
+    /// Forgets the ids of own messages, so that these are applied when they are read again: their
+    /// rows may be gone by now, like deletes that are forgotten.
     pub fn forget_own(&self) {
         *locked(&self.own) = OwnIds::default();
     }

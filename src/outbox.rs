@@ -1,7 +1,7 @@
 //! Frames between capture and their acknowledgements, and which marks those cover.
 //!
-//! Frames enter in the order of their transactions and under the same lock as the capture that
-//! made them, so that "everything up to transaction n is acknowledged" is never said too early.
+//! Frames enter in the order of their transactions and under the same lock as the capture that made
+//! them. So the outbox never reports "everything up to transaction n is acknowledged" too early.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,15 +13,15 @@ use crate::mutation::{self, Mutation};
 pub struct Outbox {
     queue: VecDeque<Outgoing>,
     queued_bytes: usize,
-    /// Transaction -> frames of it not yet acknowledged, queued ones included.
+    /// Transaction -> number of its frames that are not acknowledged yet, queued ones included.
     outstanding: BTreeMap<i64, usize>,
-    /// The last transaction that entered.
+    /// The last transaction whose frames entered.
     last: i64,
 }
 
 impl Outbox {
-    /// Takes captured frames in. False if there are too many of them now: capture is to keep marks
-    /// alone until the outbox is empty.
+    /// Adds captured frames. Returns false if too many bytes are queued now: then capture must only
+    /// mark rows until the outbox is empty.
     #[must_use]
     pub fn push(&mut self, frames: Vec<Outgoing>) -> bool {
         for frame in frames {
@@ -49,17 +49,18 @@ impl Outbox {
         self.queued_bytes
     }
 
+    /// Whether any frame waits to be sent.
     pub fn has_queued(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    /// Nothing is queued or in flight.
+    /// Whether nothing is queued or in flight.
     pub fn is_empty(&self) -> bool {
         self.outstanding.is_empty()
     }
 
-    /// A frame of transaction `at` is acknowledged. Returns up to which transaction everything is,
-    /// if that moved.
+    /// Notes that a frame of transaction `at` is acknowledged. Returns the transaction up to which
+    /// everything is acknowledged, if that moved.
     pub fn acknowledged(&mut self, at: i64) -> Option<i64> {
         let first = self.outstanding.keys().next().copied();
         let left = self.outstanding.get_mut(&at)?;
@@ -79,8 +80,9 @@ impl Outbox {
         )
     }
 
-    /// Forgets everything: the marks still say what is to be published. What comes next may be of
-    /// earlier transactions again, so their acknowledgement must not cover what was here.
+    /// Forgets all frames: the marks still say which rows are to be published. The next frames may
+    /// belong to earlier transactions again, so their acknowledgement must not cover the forgotten
+    /// ones.
     pub fn clear(&mut self) {
         let last = self.last;
         *self = Outbox::default();

@@ -5,10 +5,11 @@
 //! consumers ─wake▶│ publisher │ ◀──acks──
 //! link ──writer──▶└───────────┘
 //! ```
-//! Capture never waits for the broker. Frames wait in the outbox; their marks are cleared by
-//! acknowledgements alone. When the connection breaks, what is under way is forgotten: the marks
-//! still say it all, and after the next connection, once the streams are read to their end, what
-//! is still current is encoded from them. Only then captured rows go out directly again.
+//! Capture never waits for the broker. Frames wait in the outbox; acknowledgements alone clear
+//! their marks. When the connection breaks, the publisher forgets the frames under way, because the
+//! marks still name all their rows. After the next connection, once the streams are read to their
+//! end, the publisher encodes the marked rows as they are by then. Captured rows go out directly
+//! again only after that.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -36,9 +37,10 @@ mod link;
 use connect::{ConnectRequest, connect_when_asked};
 use link::{PublisherLink, Sending};
 
-/// After a hint without a change the commit may still be under way (the fsync of a slow card, or
-/// another process on its core, comes between the write that hints and the moment the commit
-/// counts): look again after these. Doubling, so that what waited is noticed after little more.
+/// Waits before the looks that follow a hint without a change. The commit may still be under way:
+/// the fsync of a slow card, or another process on the same core, can come between the write that
+/// causes the hint and the moment at which the commit counts. The waits double, so that the delay
+/// adds little to the time that the commit itself took.
 const LOOK_AGAIN: [Duration; 12] = [
     Duration::from_micros(100),
     Duration::from_micros(200),
@@ -54,25 +56,26 @@ const LOOK_AGAIN: [Duration; 12] = [
     Duration::from_millis(1600),
 ];
 
-/// The WAL is cut after so long without a write.
+/// The WAL is cut after this long without a write.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// A WAL that is smaller than this many bytes is cut more rarely: each time costs two syncs, and
-/// writes once more what would be written over a few times otherwise.
+/// A WAL with fewer bytes than this is cut at most once in [`CUT_EVERY`]: each cut costs two syncs,
+/// and writes pages that the application may soon write again.
 const LARGE_WAL: u64 = 1 << 20;
 
-/// How rarely.
+/// Shortest time between two cuts of a small WAL.
 const CUT_EVERY: Duration = Duration::from_secs(60);
 
-/// Who wants the database for himself tries for about this long.
+/// A program that wants the database for itself tries for about this long.
 const WANTS_IT: Duration = Duration::from_secs(10);
 
-/// Where it cannot be lent just now, since a snapshot is copied, it may be soon. Where it was lent
-/// and nobody took it, though somebody waits, it is lent again: later each time.
+/// First pause before the database is lent again: a snapshot was being copied, so that it could not
+/// be lent, or nobody took it although somebody waits. In the second case each pause is [`LATER`]
+/// times the one before.
 const LEND_AGAIN: Duration = Duration::from_millis(50);
 const LATER: u32 = 4;
 
-/// As [`crate::health`] calls what is done here.
+/// Names of these activities in [`crate::health`].
 const CONNECTING: &str = "connecting";
 const PUBLISHING: &str = "publishing";
 const OWN_TABLES: &str = "tables of HarmonyLite";
@@ -81,25 +84,31 @@ const ONE_STREAM: &str = "publishing, to one stream for all";
 /// zstd's fastest level: frames are small and latency counts.
 const COMPRESSION_LEVEL: i32 = 1;
 
-/// What is chosen for this node.
+/// Settings of the publisher.
 pub struct PublisherOptions {
+    /// Whether this node sends anything; false: it only captures.
     pub publish: bool,
+    /// Whether frames are compressed with zstd.
     pub compress: bool,
+    /// A transaction of up to this many bytes is never split when the backlog is encoded; a larger
+    /// one is split at twice that.
     pub max_transaction_bytes: usize,
-    /// Messages that a stream keeps: half as many of ours may be there that were not read back yet.
+    /// Number of messages that a stream keeps. The publisher stops sending while half as many
+    /// messages wait to be read by this node.
     pub max_entries: u64,
     /// How often marks and positions are stored when nothing else is written.
     pub cleanup_interval: Duration,
-    /// How often to look without a hint, if the hints cannot be relied on.
+    /// How often to look without a hint; set where hints cannot be relied on.
     pub polling_interval: Option<Duration>,
+    /// Pauses between attempts to connect.
     pub backoff: Backoff,
-    /// Tries to connect that may fail in a row; none = for ever.
+    /// Number of attempts to connect that may fail in a row; `None`: no limit.
     pub retries: Option<u32>,
 }
 
 /// Channels of the thread.
 pub struct PublisherInputs {
-    /// Closed to end it.
+    /// Closed to end the thread.
     pub stop: Receiver<()>,
     /// From [`Gate::new`].
     pub woken: Receiver<()>,
@@ -110,38 +119,40 @@ struct Publisher {
     options: PublisherOptions,
     inputs: PublisherInputs,
     watcher: Option<Watcher>,
-    /// New connections, from the link's thread; and where to ask for one.
+    /// New connections, made by the link's thread.
     writers: Receiver<Box<dyn Writer>>,
-    /// Keeps `writers` open: its thread may end, or never be, without this one ending.
+    /// Keeps `writers` open. The link's thread may end, or never exist, while this one lives on.
     _offer: Sender<Box<dyn Writer>>,
     ask_writer: Sender<ConnectRequest>,
     link: Option<PublisherLink>,
-    /// Why the broker did not store what was sent, until it does.
+    /// Why the broker refused the last frame; empty once it stores frames again.
     refusal: String,
-    /// Why the last connection was given up, until something is stored.
+    /// Why the last connection was given up; empty once something is stored.
     denial: String,
-    /// Publishing fails, and since when.
+    /// Whether publishing fails, and since when.
     trouble: Trouble,
-    /// A table is compared with its versions, as a large one is for a while.
+    /// Progress of comparing a table with its versions, which takes a while for a large table.
     comparing: Option<Work>,
     /// Names of the shards' streams.
     streams: Vec<String>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
     mirror: Mirror,
-    /// When to look at the database next, and the how many-th look after a hint that is.
+    /// Deadline of the next look at the database. `looks` counts the looks since the last hint: it
+    /// is the index into [`LOOK_AGAIN`].
     look_at: Option<Instant>,
     looks: usize,
-    /// Capture rests until then, so that the application gets the write lock.
+    /// Capture rests until this time, so that the application gets the write lock.
     rest_until: Instant,
     tidy_at: Instant,
-    /// When to lend the database to who wanted it, and since when that is so.
+    /// When to lend the database to a program that wants it. `wanted_at` is when that program was
+    /// noticed.
     lend_at: Option<Instant>,
     wanted_at: Instant,
-    /// From when it came back until it is lent again.
+    /// Pause between the end of one loan and the next.
     lend_pause: Duration,
-    /// When somebody was seen to write last, we or others.
+    /// When a write was last seen, ours or another program's.
     written_at: Instant,
-    /// A small WAL is not cut before.
+    /// A small WAL is not cut before this time.
     cut_at: Instant,
 }
 
@@ -208,7 +219,7 @@ pub fn start(
     threads
 }
 
-/// What woke the publisher.
+/// An event that wakes the publisher.
 enum Event {
     Stop,
     Hint,
@@ -250,7 +261,7 @@ impl Publisher {
         }
     }
 
-    /// The application does not wait: its writes fail until then.
+    /// Makes the dropped tables again at once: until they exist, the application's writes fail.
     fn make_tables_again(&mut self) -> Result<(), String> {
         let made = self.gate.enter().database.make_tables_again();
         self.gate.forget_own();
@@ -262,7 +273,7 @@ impl Publisher {
                 Ok(())
             }
             Err(DatabaseError::Stopped) => Ok(()),
-            // The next look finds what is missing still.
+            // The next look finds the tables still missing, and tries again.
             Err(e) if e.is_temporary() => {
                 let text = format!(
                     "tables of HarmonyLite were dropped by another program, and cannot be made \
@@ -277,7 +288,7 @@ impl Publisher {
         }
     }
 
-    /// The one place that waits.
+    /// Waits for the next event. No other function of this thread waits, except at its end.
     fn next_event(&self) -> Event {
         let no_hints = never();
         let no_acks = never();
@@ -324,7 +335,7 @@ impl Publisher {
             .unwrap_or(self.tidy_at)
     }
 
-    /// The one place that changes state.
+    /// Handles one event and all that is due by now.
     fn handle(&mut self, event: Event) -> Result<(), DatabaseError> {
         let now = Instant::now();
         match event {
@@ -370,7 +381,7 @@ impl Publisher {
         self.send()
     }
 
-    /// Somebody seems to want the database for himself.
+    /// Lends the database to a program that seems to want it for itself.
     fn lend(&mut self, now: Instant) -> Result<(), DatabaseError> {
         let stop = &self.inputs.stop;
         let is_over = |time| !matches!(stop.recv_timeout(time), Err(RecvTimeoutError::Timeout));
@@ -391,7 +402,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Captures if somebody wrote.
+    /// Captures if the application wrote.
     fn look(&mut self, now: Instant) -> Result<(), DatabaseError> {
         let gate = self.gate.clone();
         let mut inside = gate.enter();
@@ -423,7 +434,7 @@ impl Publisher {
         if captures {
             let (more, held) = self.capture()?;
             self.tell_progress();
-            // As the consumers do: the application gets the lock for half as long as we had it.
+            // As in the consumers, the application gets the lock for half as long as we held it.
             let pause = match turn {
                 Some(turn) => gate.rest(turn, held),
                 None => (held / 2).min(SURE_PAUSE),
@@ -446,9 +457,9 @@ impl Publisher {
         Ok(())
     }
 
-    /// How far a table is that is compared.
+    /// Reports how far the comparison of a table is.
     fn tell_progress(&mut self) {
-        // Where pages are damaged, the comparison itself finds and says so.
+        // If pages are damaged, the comparison itself finds that and says so.
         let walk = self.gate.enter().database.walk();
         let Ok(Some(walk)) = walk else {
             self.comparing = None;
@@ -463,7 +474,8 @@ impl Publisher {
         work.at(&step, walk.done, PARTS);
     }
 
-    /// One transaction of it. Returns whether there is more, and how long the database was held.
+    /// Captures one transaction of the change log. Returns whether more is left, and how long the
+    /// database was held.
     fn capture(&self) -> Result<(bool, Duration), DatabaseError> {
         let gate = &self.gate;
         let mut inside = gate.enter_to_write();
@@ -478,8 +490,8 @@ impl Publisher {
         Ok((captured.more, took))
     }
 
-    /// Where nobody writes and what is there is worth it. What does not work now is tried again
-    /// after the next [`Self::tidy`].
+    /// Cuts the WAL if nobody writes and it is large or old enough. A cut that does not work now is
+    /// tried again after the next [`Self::tidy`].
     fn cut_wal(&mut self, now: Instant) -> Result<(), DatabaseError> {
         if now < self.written_at + QUIET {
             return Ok(());
@@ -498,7 +510,7 @@ impl Publisher {
         (self.rest_until, self.look_at, self.looks) = (until, Some(until), 0);
     }
 
-    /// With nothing under way and captures that only mark: the next piece of the backlog.
+    /// Encodes the next piece of the backlog, if nothing is under way and captures only mark rows.
     fn fetch_backlog(&mut self) -> Result<(), DatabaseError> {
         if self.link.is_none() || !self.gate.all_at_end() {
             return Ok(()); // we are woken when that is so
@@ -523,7 +535,8 @@ impl Publisher {
             }
         };
         drop(inside);
-        // Nobody else fills the outbox or goes live.
+        // No other thread fills the outbox or makes the database live, so the checks above still
+        // hold.
         let mut inside = gate.enter_to_write();
         let frames = inside
             .database
@@ -536,7 +549,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sends what the outbox holds, as much as may be in flight.
+    /// Sends frames from the outbox, as many as may be in flight.
     fn send(&mut self) -> Result<(), DatabaseError> {
         let Some(link) = &mut self.link else {
             return Ok(());
@@ -603,13 +616,13 @@ impl Publisher {
         }
     }
 
-    /// The broker does not store what it gets: its disk is full, or the stream is. That may last
-    /// for days, so it is said once, and the tries become rare.
+    /// Handles a refusal: the broker did not store a message, because its disk or the stream is
+    /// full. That may last for days, so it is logged once and the attempts become rare.
     fn refused(&mut self, why: String) {
         let text = format!("a frame was not stored: {why}");
         self.gate.health.report_failing(PUBLISHING, &text);
         let news = self.trouble.fails(&text, SystemClock.uptime());
-        // A stream without a leader has one in a moment; what says no goes on saying so.
+        // A stream without a leader has one in a moment. A broker that refuses goes on refusing.
         let is_passing = ["jetstream is away", "temporarily unavailable"];
         let level = match is_passing.iter().any(|part| why.contains(part)) {
             true => news.unwrap_or(log::Level::Debug),
@@ -623,14 +636,14 @@ impl Publisher {
         self.connect_anew(ConnectRequest { worked, refused });
     }
 
-    /// What is under way goes out again later, from the marks.
+    /// Gives up the connection. The frames under way are sent again later, from the marks.
     fn drop_link(&mut self, why: &str) {
         self.refusal.clear();
         if let Some(link) = self.link.take() {
             let text = format!("{why}{}", link.writer.complaint());
             self.gate.health.report_failing(PUBLISHING, &text);
-            // A right that is missing stays so until a person grants it: it is said once, as a
-            // warning.
+            // A missing permission stays missing until a person grants it, so it is logged once, as
+            // a warning.
             let is_denied = text.contains("Permissions Violation");
             let is_said = is_denied && text == self.denial;
             let news = self.trouble.fails(&text, SystemClock.uptime());
@@ -657,7 +670,8 @@ impl Publisher {
         let _ = self.ask_writer.try_send(ask);
     }
 
-    /// Stores what would otherwise wait for the next write, and the mirror of the positions.
+    /// Stores marks and positions that would otherwise wait for the next write, and the mirror of
+    /// the positions.
     fn tidy(&mut self, now: Instant) -> Result<(), DatabaseError> {
         self.tidy_at = now + self.options.cleanup_interval;
         self.look_at = self.look_at.or(Some(now)); // in case a hint was missed
@@ -668,7 +682,7 @@ impl Publisher {
         let sequences = inside.database.sequences();
         let is_told = inside.database.is_live() && inside.outbox.is_empty();
         drop(inside);
-        // What could not be sent may have been overtaken: then no acknowledgement comes.
+        // Frames that could not be sent may have been overtaken: then no acknowledgement comes.
         if is_told && self.link.as_ref().is_some_and(PublisherLink::is_idle) {
             self.gate.health.report_ok(PUBLISHING);
         }
@@ -683,8 +697,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// The end: what was written until now is captured, and what is sent may still be acknowledged
-    /// for a moment.
+    /// Ends the thread: captures all writes until now, and waits up to one second for
+    /// acknowledgements.
     fn finish(mut self) -> Result<(), String> {
         let patience = Instant::now() + Duration::from_millis(1000);
         let mut more = true;
@@ -694,7 +708,7 @@ impl Publisher {
                 break;
             };
             inside.hand_over(&mut captured);
-            // The next start compares tables from where this one got to.
+            // The next start continues the comparison of tables from where this one got to.
             more = captured.more && !inside.database.is_comparing();
         }
         while Instant::now() < patience {

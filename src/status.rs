@@ -1,8 +1,8 @@
 //! How this node and the others are doing: the JSON of `/status`, and what it is made from.
 //!
-//! Each node keeps one entry in the broker's bucket ([`entry`]), written by a thread of its own
-//! ([`thread`]) when something in it changed. Whoever asks for the status ([`board`]) gets the
-//! facts of this node ([`local`]) beside what the bucket says of the others ([`peers`]), as one
+//! Each node keeps one entry in the broker's bucket ([`entry`]); a thread of its own ([`thread`])
+//! writes it when something in it changed. A request for the status ([`board`]) returns the facts
+//! of this node ([`local`]) beside the entries of the others ([`peers`]), as one
 //! [`report::Status`].
 
 use std::time::Duration;
@@ -23,11 +23,11 @@ pub mod thread;
 pub mod unattended;
 pub mod verify;
 
-/// Who asks does not wait for as long as an application may hold the database's lock.
+/// How long a request waits for the gate: less than an application may hold the database's lock.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The status as of now. The broker is asked for the other nodes; where it does not answer, this
-/// node is told alone.
+/// The status as of now. Asks the broker for the other nodes; if it does not answer, the status has
+/// this node alone. Fails if the database does.
 pub fn now(gate: &Gate) -> Result<Status> {
     let peers = gate.status.peers();
     let Some(inside) = gate.enter_within(PATIENCE) else {

@@ -1,12 +1,12 @@
-//! Tells that the database's files were written: a hint to look, never the truth.
+//! Tells that the database's files were written. That is a hint to look, never the truth.
 //!
-//! inotify on the folder, because SQLite's files come and go. Writes to the shared-memory file are
-//! ignored: they come from our own reads, too.
+//! inotify watches the folder, because SQLite's files come and go. Writes to the shared-memory file
+//! are ignored, because our own reads cause them, too.
 //!
-//! inotify makes one of two equal events in a row, and so two programs that open the database one
-//! after the other would count as one. The database and its WAL are watched by themselves, too: of
-//! each time that one is opened there are two events then, which differ, and no two in a row are
-//! equal.
+//! inotify merges two equal events in a row into one, so two programs that open the database one
+//! after the other would count as one. The database and its WAL are therefore watched by
+//! themselves, too. Each time that one of them is opened causes two different events then, so that
+//! no two in a row are equal.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,8 @@ use opened::{Notice, Opened};
 pub use waiting::is_waited_for;
 use waiting::{Alone, Looks};
 
-/// Files of a database: itself, and what SQLite puts beside it.
+/// Suffixes of the files of a database: the database itself, and the files that SQLite puts beside
+/// it.
 const ENDS: [&str; 4] = ["", "-wal", "-journal", "-shm"];
 const DATABASE: usize = 0;
 const WAL: usize = 1;
@@ -45,7 +46,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// Watches the files of the database at `path`. `strays` counts how often this process opened
-    /// the WAL beside a connection and no event told of it yet.
+    /// the WAL beside a connection without an event about it yet. An error comes from inotify.
     pub fn start(
         path: &Path,
         strays: Arc<AtomicUsize>,
@@ -55,7 +56,7 @@ impl Watcher {
         let mut watches = inotify.watches();
         strays.store(0, Ordering::SeqCst);
         let folder = watches.add(folder_of(path), events())?;
-        // One hint says as much as ten.
+        // One hint says as much as ten, so the channel holds one.
         let (sender, hints) = bounded(1);
         let is_wanted = Arc::new(AtomicBool::new(false));
         let mut watch = InotifyWatch {
@@ -81,13 +82,13 @@ impl Watcher {
         })
     }
 
-    /// Whether somebody seems to have opened the database to have it for himself, since the last
-    /// call.
+    /// Whether, since the last call, a program seems to have opened the database to have it for
+    /// itself.
     pub fn is_wanted(&self) -> bool {
         self.is_wanted.swap(false, Ordering::Relaxed)
     }
 
-    /// A message per burst of writes.
+    /// Receives a message per burst of writes.
     pub fn hints(&self) -> &Receiver<()> {
         &self.hints
     }
@@ -126,7 +127,7 @@ fn events() -> WatchMask {
         | WatchMask::MOVED_TO
 }
 
-/// What the thread has.
+/// State of the thread.
 struct InotifyWatch {
     path: PathBuf,
     names: [OsString; ENDS.len()],
@@ -164,7 +165,8 @@ impl InotifyWatch {
         }
     }
 
-    /// Somebody seems to want the database for himself, or is looked for.
+    /// Handles a notice: a program has the database open alone, or may have. Sends a hint if that
+    /// program seems to want the database for itself.
     fn notice(&mut self, notice: Notice) {
         let is_wanted = match notice {
             Notice::Alone => waiting::who_is_alone(&self.path) != Alone::Reader,
@@ -177,7 +179,7 @@ impl InotifyWatch {
         let _ = self.sender.try_send(());
     }
 
-    /// Whether the event tells of a write to one of our files. Takes note of those that are opened.
+    /// Whether the event tells of a write to one of our files. Counts the files that are opened.
     fn is_hint(&mut self, event: &Event<&OsStr>) -> bool {
         let has = |mask| event.mask.contains(mask);
         if has(EventMask::Q_OVERFLOW) {
@@ -201,7 +203,8 @@ impl InotifyWatch {
         let take = |n: usize| n.checked_sub(1);
         match file {
             DATABASE if is_open => self.opened.database(Instant::now()),
-            // Who only read its beginning, as SQLite's shell does before it opens it.
+            // A program that only read the beginning, as SQLite's shell does before it opens the
+            // database.
             DATABASE => self.opened.closed(),
             WAL if is_open => {
                 let (set, fetch) = (Ordering::SeqCst, Ordering::SeqCst);
@@ -214,7 +217,7 @@ impl InotifyWatch {
         }
     }
 
-    /// Keeps the events of a file that is opened twice apart, see the module's head.
+    /// Keeps two openings of the file apart as events; see the module's head.
     fn separate(&mut self, file: usize) {
         let path = self.path.with_file_name(&self.names[file]);
         if let Err(e) = self.watches.add(&path, WatchMask::OPEN) {
@@ -223,7 +226,7 @@ impl InotifyWatch {
     }
 }
 
-/// Until there are events, or somebody is to be noticed.
+/// Waits until there are events, or a notice is due.
 fn wait(inotify: &Inotify, opened: &Opened) {
     let Some(left) = opened.noticed_in(Instant::now()) else {
         return;
@@ -268,7 +271,7 @@ mod tests {
         );
     }
 
-    /// Where another connection is opened in the same moment. The shell reads the header first.
+    /// The second connection is opened at the same moment. The shell reads the header first.
     #[test]
     fn who_opens_the_database_alone_is_noticed_beside_any_that_open_both() {
         let dir = tempfile::tempdir().unwrap();
@@ -295,7 +298,7 @@ mod tests {
         let (watcher, _ended) = watch(&db);
         drop(File::open(&db).unwrap());
         let _first = [&db, &db, &wal, &wal, &shm].map(|path| open(path));
-        // A backup, which takes its time.
+        // A backup, which takes a while.
         let mut copies = std::process::Command::new("sleep");
         let mut copies = copies
             .arg("100")

@@ -1,4 +1,4 @@
-//! `harmonylite -check`: whether the configuration is valid, and what the database is like.
+//! `harmonylite -check`: shows that the configuration is valid, and how the database takes part.
 
 use std::io::Write;
 
@@ -6,7 +6,8 @@ use crate::commands::inspect;
 use crate::config::Config;
 use crate::{database, output};
 
-/// Writes to `out` what is notable about the database that a valid configuration names.
+/// Writes to `out` notable facts about the database that a valid configuration names. Fails if the
+/// database cannot be read.
 pub fn show(config: &Config, out: &mut dyn Write) -> Result<(), String> {
     if config.db_path.exists() {
         let found = database::examine(&config.db_path);

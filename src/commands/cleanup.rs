@@ -1,4 +1,4 @@
-//! `harmonylite -cleanup`: takes everything of ours out of a database and its folder.
+//! `harmonylite -cleanup`: removes everything of ours from a database and its folder.
 
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::snapshot::scratch;
 use crate::{database, lock, mirror, output};
 
-/// Removes all that is ours from the database, and our files beside it.
+/// Removes everything of ours from the database, and our files beside it. Fails if there is no
+/// database, or if a daemon works on it.
 pub fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
     if !config.db_path.exists() {
         return Err(format!(

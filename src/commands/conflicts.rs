@@ -1,5 +1,5 @@
-//! `harmonylite conflicts`: what [`crate::apply::conflicts`] and [`crate::apply::dangling`] find,
-//! as text or as JSON.
+//! `harmonylite conflicts`: shows the rows that [`crate::apply::conflicts`] and
+//! [`crate::apply::dangling`] find, as text or as JSON.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,7 +12,8 @@ use crate::model::timestamp::shown;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
-/// Writes the displaced rows of the database to `out`, and those that refer to none.
+/// Writes to `out` the displaced rows of the database, and the rows with dangling references. Fails
+/// if the database cannot be read or `out` not be written.
 pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| format!("conflicts in {}: {e}", path.display());
     let mut list = List {
@@ -49,11 +50,11 @@ pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), Strin
     written.map_err(|e| format!("writing the conflicts: {e}"))
 }
 
-/// What is written, row by row.
+/// The output, which is written row by row.
 struct List<'o> {
     out: &'o mut dyn Write,
     as_json: bool,
-    /// That of the last row.
+    /// Table of the last row.
     table: String,
     count: u64,
     written: io::Result<()>,
@@ -140,7 +141,7 @@ fn json(conflict: &Conflict) -> Json {
     })
 }
 
-/// A node's id is text: not every reader of JSON takes 64 bits for a number.
+/// A node's id is text, because not every reader of JSON takes 64 bits for a number.
 fn version_json(version: Option<Version>) -> Json {
     match version {
         None => Json::Null,
@@ -158,7 +159,7 @@ fn object(values: &[(String, OwnedValue)]) -> Json {
     Json::Object(values.iter().map(pair).collect())
 }
 
-/// What JSON does not have is an object that says what it is.
+/// A value that JSON does not have becomes an object that names its type.
 fn value_json(value: Value<'_>) -> Json {
     match value {
         Value::Null => Json::Null,

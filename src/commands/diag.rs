@@ -1,9 +1,9 @@
-//! `harmonylite diag`: what helps to find a fault, in one text file, without secrets and without
+//! `harmonylite diag`: writes a text file that helps to find a fault, without secrets and without
 //! rows.
 //!
-//! The configuration is written key by key from a list of those that hold no secret; a key that is
-//! not on the list is named alone. Texts of the log and of the daemon may repeat what a server
-//! said: every secret that the configuration knows is taken out of them.
+//! The configuration is written key by key, from a list of the keys that hold no secret. Of a key
+//! that is not on the list only the name is written. Texts of the log and of the daemon may repeat
+//! what a server said, so every secret that the configuration knows is removed from them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -15,15 +15,15 @@ use crate::config::Config;
 use crate::database::read_only::ReadOnly;
 use crate::output;
 
-/// Bytes of the log that are taken.
+/// Number of bytes taken from the end of the log.
 const LOG_BYTES: u64 = 256 << 10;
 
-/// Bytes of an answer of the daemon.
+/// Largest answer of the daemon that is taken, in bytes.
 const ANSWER_BYTES: u64 = 4 << 20;
 
 const DEFAULT: &str = "harmonylite-diag.txt";
 
-/// Writes the bundle to a file that is not there yet, which nobody else may read.
+/// Writes the file, which must not exist yet and which only its owner may read.
 pub(crate) fn write(
     config: &Config,
     to: Option<&Path>,
@@ -43,7 +43,7 @@ pub(crate) fn write(
     })
 }
 
-/// The text, and whether a daemon answered.
+/// Returns the text, and whether a daemon answered.
 fn bundle(config: &Config) -> (String, bool) {
     let mut text = String::new();
     let mut section = |title: &str, body: &str| {
@@ -77,7 +77,7 @@ fn versions() -> String {
     )
 }
 
-/// How many rows each table of ours has.
+/// The number of rows in each table of ours.
 fn own_tables(config: &Config) -> Result<String, String> {
     let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", config.db_path.display());
     let file = ReadOnly::open(&config.db_path).map_err(|e| failed(&e))?;
@@ -116,8 +116,8 @@ fn log_tail(config: &Config) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The text without any of the secrets, also as they stand in a URL or in JSON, and without the
-/// login of any URL.
+/// Removes all secrets from the text, also in the forms that they have in a URL or in JSON, and the
+/// login of every URL.
 fn without(text: &str, secrets: &[String]) -> String {
     let mut forms: Vec<String> = Vec::new();
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
@@ -131,7 +131,7 @@ fn without(text: &str, secrets: &[String]) -> String {
                 .to_owned(),
         );
     }
-    // The longest first: one may be part of another.
+    // The longest goes first, because one may be part of another.
     forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
     let hidden = |text: String, form: &String| text.replace(form, "<removed>");
     without_logins(&forms.iter().fold(text.to_owned(), hidden))

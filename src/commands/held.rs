@@ -1,4 +1,5 @@
-//! `harmonylite held`: what [`crate::apply::held_report`] finds, as text or as JSON; and drops it.
+//! `harmonylite held`: shows the rows that [`crate::apply::held_report`] finds, as text or as JSON;
+//! and drops them.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,13 +16,13 @@ use crate::model::timestamp::shown;
 /// Number of the JSON's layout.
 const VERSION: u32 = 1;
 
-/// A daemon that runs has dropped it by then, or says why not.
+/// A running daemon has dropped the rows within this time, or says why not.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks at whether it has.
+/// Pause between two looks whether it has.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Writes what is held to `out`.
+/// Writes to `out` which rows are held.
 pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), String> {
     let report =
         held_report(path).map_err(|e| format!("what is held in {}: {e}", path.display()))?;
@@ -33,7 +34,8 @@ pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), Strin
         .map_err(|e| format!("writing what is held: {e}"))
 }
 
-/// Drops what is held of a table, by the daemon if one runs.
+/// Drops the held rows of a table, through the daemon if one runs. Fails if none are held, or if a
+/// running daemon has not dropped them within 30 s.
 pub fn drop(path: &Path, table: &str, as_json: bool, out: &mut dyn Write) -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| format!("-drop {table}: {}: {e}", path.display());
     let lower = table.to_ascii_lowercase();
@@ -49,7 +51,7 @@ pub fn drop(path: &Path, table: &str, as_json: bool, out: &mut dyn Write) -> Res
     };
     let deadline = Instant::now() + PATIENCE;
     while is_asked_to_drop_held(path, &lower).map_err(|e| failed(&e))? {
-        // It may begin or end meanwhile.
+        // A daemon may begin or end meanwhile.
         if let Ok(_lock) = lock::take_database(path, Duration::ZERO, || false) {
             drop_held(path, &lower).map_err(|e| failed(&e))?;
         } else if Instant::now() > deadline {
@@ -112,7 +114,7 @@ fn table_text(held: &HeldTable) -> String {
     text
 }
 
-/// What an operator can do.
+/// Lists the actions that an operator can take.
 fn advice(held: &HeldTable) -> Vec<String> {
     let table = &held.table;
     let mut lines = Vec::new();

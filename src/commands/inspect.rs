@@ -1,5 +1,5 @@
-//! `harmonylite inspect`: how each table of a database takes part, and what of it is a danger, as
-//! text or as JSON. Needs no daemon and changes nothing on disk.
+//! `harmonylite inspect`: shows how each table of a database takes part, and which dangers it has,
+//! as text or as JSON. It needs no daemon and changes nothing on disk.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,14 +13,14 @@ use crate::output;
 
 mod text;
 
-/// Of the JSON. It is raised when something in it gets another meaning.
+/// Number of the JSON's layout. It is raised when something in it gets a different meaning.
 const VERSION: u32 = 1;
 
-/// Without locks, the file may change while it is read: it is read again, so many times.
+/// Number of attempts to read the file. It is read without locks, so it may change meanwhile.
 const TRIES: usize = 5;
 
-/// Writes what there is to say of a database. An error if there is a danger, or it cannot be read.
-/// Without a configuration, as with one that has defaults alone.
+/// Writes the report about a database. Returns an error if there is a danger, or if the database
+/// cannot be read. No configuration counts as one with defaults alone.
 pub fn show(
     path: &Path,
     config: Option<&Config>,
@@ -48,7 +48,7 @@ pub fn show(
     }
 }
 
-/// The same for `-check`, whatever the dangers are.
+/// Writes the same report for `-check`. Dangers are no error here.
 pub fn show_beside_check(config: &Config, out: &mut dyn Write) -> Result<(), String> {
     if !config.db_path.exists() {
         return Ok(());

@@ -15,17 +15,20 @@ use crate::status::report::Status;
 use crate::status::verify::report::Report;
 use crate::status::{text, unattended};
 
-/// An answer is no longer.
+/// Largest answer that is read, in bytes.
 const MOST: u64 = 64 << 20;
 
-/// Between two looks at how far a comparison is.
+/// Pause between two looks at the progress of a comparison.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What an exit code says, beside errors.
+/// Outcome of a command that did not fail, for its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
+    /// All is well.
     Fine,
+    /// Something is wrong, or nodes differ.
     NotFine,
+    /// No daemon answers.
     NoDaemon,
 }
 
@@ -38,7 +41,7 @@ impl From<bool> for End {
     }
 }
 
-/// Carries it out; an error: why that cannot be.
+/// Runs the command and writes its output to `out`. An error says why it cannot be run.
 pub fn run(config: &Config, what: &Look, json: bool, out: &mut dyn Write) -> Result<End, String> {
     match what {
         Look::Status => status(config, json, out),
@@ -49,7 +52,7 @@ pub fn run(config: &Config, what: &Look, json: bool, out: &mut dyn Write) -> Res
     }
 }
 
-/// What the daemon answers to a `GET`; none: none runs.
+/// The daemon's answer to a `GET`; `None` if no daemon runs.
 pub(super) fn get(config: &Config, target: &str) -> Result<Option<Answer>, String> {
     ask(config, |socket| client::get(socket, target))
 }
@@ -72,7 +75,8 @@ fn ask(
     }
 }
 
-/// The answer in JSON; an error is what the daemon says is wrong.
+/// Parses the answer as JSON. An error is the daemon's own text, or says that the answer is not
+/// valid.
 fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, String> {
     let status = answer.status;
     let body = answer.text(MOST).map_err(|e| format!("the answer: {e}"))?;
@@ -94,7 +98,7 @@ fn write(out: &mut dyn Write, text: &str) -> Result<(), String> {
     out.write_all(text.as_bytes()).map_err(output::failed)
 }
 
-/// The status by the daemon, or else by the file.
+/// The status from the daemon, or else from the file.
 fn find_status(config: &Config) -> Result<Status, String> {
     match get(config, "/status")? {
         Some(answer) => read(answer),

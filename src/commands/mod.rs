@@ -1,5 +1,5 @@
-//! The subcommands and flags that do one thing and end. They stand above [`crate::daemon`]: some
-//! start a part of it.
+//! Subcommands and flags that do one thing and end. They stand above [`crate::daemon`], because
+//! some start a part of it.
 
 pub mod check;
 pub mod cleanup;

@@ -21,7 +21,8 @@ use crate::snapshot::transfer;
 use crate::store::Store;
 use crate::thread::spawn;
 
-/// Writes the newest snapshot to a new file, as a plain database.
+/// Writes the newest sound snapshot to a new file, as a plain database. Fails if the file exists,
+/// or if no snapshot can be had.
 pub fn restore(
     config: &Config,
     options: &Options,
@@ -39,7 +40,8 @@ pub fn restore(
     restore_first(&manifest, to, &mut *access.store, &stop, out)
 }
 
-/// SIGTERM and SIGINT from now on. (Before there is a file to remove, they may end us at once.)
+/// Receives SIGTERM and SIGINT from now on. (Before there is a file to remove, they may end us at
+/// once.)
 fn stop_signals() -> Result<Receiver<()>, String> {
     let signals = Signals::new([SIGTERM, SIGINT]);
     let mut signals = signals.map_err(|e| format!("signals: {e}"))?;
@@ -53,7 +55,7 @@ fn stop_signals() -> Result<Receiver<()>, String> {
     Ok(receiver)
 }
 
-/// Writes the newest of the snapshots that is sound, unless told to `stop`.
+/// Writes the newest sound snapshot, unless `stop` receives a signal.
 pub(super) fn restore_first(
     manifest: &Manifest,
     to: &Path,
@@ -81,7 +83,7 @@ pub(super) fn restore_first(
                 return out.write_all(text.as_bytes()).map_err(output::failed);
             }
             Err(e) => {
-                // A signal to all of a terminal's processes ends our server, too.
+                // A signal to all processes of a terminal ends our server, too.
                 if matches!(e, TransferError::Stopped) || is_told(stop) {
                     return Err(format!("stopped: {} was not written", to.display()));
                 }
@@ -95,7 +97,7 @@ pub(super) fn restore_first(
     Err(failure)
 }
 
-/// Returns how many rows were displaced.
+/// Returns the number of rows that were displaced or held.
 fn restore_one(
     entry: &Entry,
     to: &Path,
@@ -116,8 +118,8 @@ fn is_told(stop: &Receiver<()>) -> bool {
     stop.try_recv() != Err(TryRecvError::Empty)
 }
 
-/// Neither the file is there nor what SQLite would take for its unfinished business, and write over
-/// what was restored.
+/// Makes sure that neither the file exists, nor a file that SQLite would take for its unfinished
+/// work and write over the restored database.
 fn require_free(to: &Path) -> Result<(), String> {
     if to.symlink_metadata().is_ok() {
         return Err(format!("{} exists: nothing is overwritten", to.display()));
@@ -133,7 +135,7 @@ fn require_free(to: &Path) -> Result<(), String> {
     ))
 }
 
-/// Takes everything of ours out. Returns how many displaced and held rows went with it.
+/// Removes everything of ours. Returns the number of displaced and held rows that went with it.
 fn clean(file: &Path) -> rusqlite::Result<i64> {
     let conn = Connection::open(file)?;
     let aside = conn.query_row(

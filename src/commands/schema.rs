@@ -1,4 +1,4 @@
-//! `harmonylite schema status`: whether nodes have the same tables, from the status.
+//! `harmonylite schema status`: shows from the status whether nodes have the same tables.
 
 use serde_json::{Value as Json, json};
 
@@ -7,7 +7,7 @@ use crate::status::report::{Node, Status};
 /// Number of the JSON's layout.
 const VERSION: u32 = 1;
 
-/// What is to be said, and whether the tables are the same.
+/// Returns the output, and whether the tables are the same.
 pub(crate) fn shown(status: &Status, cluster: bool, as_json: bool) -> (String, bool) {
     let others: &[Node] = match cluster {
         true => &status.others,
@@ -22,7 +22,7 @@ pub(crate) fn shown(status: &Status, cluster: bool, as_json: bool) -> (String, b
     (text, is_same && is_known)
 }
 
-/// A node that told nothing of its tables may have any.
+/// A node that told nothing of its tables may have any, so it does not count as different.
 fn differs(node: &Node, this: &Node) -> bool {
     node.schema.hash.is_some() && node.schema.hash != this.schema.hash
 }

@@ -1,4 +1,4 @@
-//! `harmonylite snapshots`: what the store holds.
+//! `harmonylite snapshots`: lists the snapshots in the store.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::model::manifest::{Entry, Manifest};
 use crate::output;
 
-/// Says what the store holds.
+/// Writes to `out` which snapshots the store holds. Fails if the store cannot be read.
 pub fn list(
     config: &Config,
     options: &Options,

@@ -1,4 +1,4 @@
-//! The way to the store of snapshots for a command that runs beside a daemon, or without one.
+//! Access to the store of snapshots for a command that runs beside a daemon, or without one.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -23,10 +23,10 @@ use crate::stream::client::{Client, ClientOptions};
 use crate::stream::server;
 use crate::thread::Exited;
 
-/// Our own server is up by then, or cannot be had.
+/// Our own server is up within this time, or cannot be had.
 const SERVER_WITHIN: Duration = Duration::from_secs(20);
 
-/// A way to the store, and what must stay for as long as it is used.
+/// A store, and everything that must live for as long as it is used.
 pub(super) struct Access {
     pub store: Box<dyn Store>,
     _server: Option<(Net, Receiver<Exited>, std::fs::File)>,
@@ -55,7 +55,7 @@ pub(super) fn open(config: &Config, options: &Options) -> Result<Access, String>
             _server: None,
         });
     }
-    // The snapshots are on our own server: the one that a daemon runs now, or one of our own.
+    // The snapshots are on our own server: the one that a running daemon has, or one that we start.
     match lock::take(&lock::of_database(&config.db_path)) {
         Ok(Some(lock)) => own_server(config, options, node, lock),
         Ok(None) => {
@@ -72,7 +72,7 @@ pub(super) fn open(config: &Config, options: &Options) -> Result<Access, String>
     }
 }
 
-/// What the daemon's log says of the store when it opens it.
+/// The warning about the store that the daemon logs when it opens it.
 pub(super) fn warning(place: &Kind) -> Option<&'static str> {
     match place {
         Kind::Sftp(sftp) if sftp.trusts_anybody() => Some(
@@ -118,7 +118,7 @@ fn connect(client: &ClientOptions) -> Result<Client, StreamError> {
     Client::connect(client, store::CONNECT)
 }
 
-/// The id that the daemon would run under: its server's folder has the name.
+/// The id under which the daemon would run: its server's folder is named by it.
 fn node(config: &Config, options: &Options) -> u64 {
     let kept = || {
         let conn = Connection::open(&config.db_path).ok()?;

@@ -17,7 +17,7 @@ use crate::snapshot::pack::pack;
 use crate::store;
 use crate::stream::StreamError;
 
-/// With its store in a folder that is not there: who looks at it fails otherwise.
+/// A configuration whose store is a folder that does not exist: looking at it fails.
 fn configured(folder: &Path) -> Config {
     let folder = folder.display();
     let text = format!(
@@ -71,7 +71,7 @@ fn who_reads_makes_no_folder() {
     );
 }
 
-/// A manifest that names one snapshot of no database, which lies in `store`.
+/// A manifest that names one snapshot, which lies in `store` and is no database.
 fn one_snapshot(store: &Path) -> Manifest {
     let name = fresh_name(1, 1, 1);
     let plain = store.with_file_name("plain");
@@ -107,7 +107,7 @@ fn a_signal_leaves_nothing_behind() {
     let text = restore_first(&manifest, &to, &mut *store, &stop, &mut Vec::new()).unwrap_err();
     assert!(text.starts_with("stopped: "), "{text}");
     assert_eq!(names(folder.path()), before);
-    // Without one, what is no database is not put anywhere either.
+    // Without a signal, a file that is no database is not put into place either.
     let text = restore_first(&manifest, &to, &mut *store, &stop, &mut Vec::new()).unwrap_err();
     assert!(text.contains("quick_check"), "{text}");
     assert_eq!(names(folder.path()), before);

@@ -1,24 +1,25 @@
-//! How many messages a stream holds that keeps a number of bytes.
+//! Converts a limit in bytes to a number of messages.
 //!
-//! How far a node may publish ahead, and when a snapshot is due, is reckoned in messages; where
-//! bytes are limited, by the size of those that were read lately.
+//! How far a node may publish ahead, and when a snapshot is due, is counted in messages. Where a
+//! stream is limited in bytes, the limit is divided by the average size of the messages read
+//! lately.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::stream::limits::MESSAGE_BYTES;
 use crate::stream::{Message, StreamState};
 
-/// Subject, headers and what the broker keeps of a message besides.
+/// Bytes that the broker keeps per message besides its data: subject, headers and its own record.
 const OVERHEAD: u64 = 200;
-/// Of so many parts that the average consists of, the newest batch is one.
+/// The newest batch of messages is one part in this many of the average.
 const PARTS: u64 = 8;
 
-/// Of all shards together: they share the load.
+/// Sizes of all shards together, because they share the load.
 #[derive(Debug)]
 pub(super) struct Sizes {
-    /// The smallest of their limits, in bytes.
+    /// The smallest limit of any stream, in bytes.
     limit: AtomicU64,
-    /// Of a message, in bytes: before any was read, the largest that is usual.
+    /// Average size of a message in bytes; the usual maximum until the first message is read.
     average: AtomicU64,
 }
 
@@ -32,7 +33,7 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    /// What the broker says of a stream.
+    /// Notes the limit that the broker tells of a stream.
     pub(super) fn heard(&self, state: &StreamState) {
         let limit = state.max_bytes.unwrap_or(u64::MAX);
         self.limit.fetch_min(limit, Ordering::Relaxed);
@@ -49,7 +50,7 @@ impl Sizes {
         self.average.store(average, Ordering::Relaxed);
     }
 
-    /// Messages that a stream holds, which keeps `max_entries` at the most.
+    /// Number of messages that a stream can hold, at most `max_entries`.
     pub(super) fn holds(&self, max_entries: u64) -> u64 {
         let by_bytes = self.limit.load(Ordering::Relaxed) / self.average.load(Ordering::Relaxed);
         max_entries.min(by_bytes.max(1))

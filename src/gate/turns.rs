@@ -1,4 +1,5 @@
-//! Turns: long work gives the application the write lock in between, all of it together.
+//! Turns: between pieces of long work, all threads together leave the write lock to the
+//! application.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -9,13 +10,13 @@ use crate::database::TIME_BOX;
 /// An application that wrote within this time is likely to want the write lock now.
 const WRITES: Duration = Duration::from_secs(1);
 
-/// SQLite's busy handler sleeps no more than 100 ms: in such a pause whoever waits for the lock
-/// gets it, and a longer one is of no use.
+/// SQLite's busy handler sleeps at most 100 ms, so every waiting application gets the lock in a
+/// pause of this length, and a longer one is of no use.
 pub const SURE_PAUSE: Duration = Duration::from_millis(120);
 
-/// One pause in this time is a sure one. In the shorter ones the application gets the lock by luck,
-/// which fails it fifteen times in a row once in some 30,000 writes: it would have waited for a
-/// second.
+/// One pause in this time is a sure one. In the shorter pauses the application gets the lock by
+/// luck. Once in some 30,000 writes that luck fails fifteen times in a row, and the application
+/// would have waited for a second.
 const SURE_EVERY: Duration = Duration::from_millis(700);
 
 /// See [`Gate::take_turn`].
@@ -23,9 +24,9 @@ pub type Turn<'a> = MutexGuard<'a, Pauses>;
 
 #[derive(Debug)]
 pub struct Pauses {
-    /// The last one ends.
+    /// When the last pause ends.
     end: Instant,
-    /// The last sure one ended.
+    /// When the last sure pause ended.
     sure: Instant,
 }
 
@@ -43,9 +44,9 @@ impl Pauses {
 }
 
 impl Gate {
-    /// Held over a piece of long work, by all that do any: the pause of one in which another works
-    /// is none for the application. Before [`Gate::enter`]. Waits for the end of the pause under
-    /// way.
+    /// Held over a piece of long work by every thread that does any: a pause of one thread is of no
+    /// use to the application while another works. Waits for the end of the pause under way. Call
+    /// it before [`Gate::enter`].
     pub fn take_turn(&self) -> Turn<'_> {
         loop {
             let mut turn = locked(&self.turn);
@@ -60,7 +61,8 @@ impl Gate {
         }
     }
 
-    /// The same without waiting, also inside; else when to try again.
+    /// As [`Gate::take_turn`] without waiting, so it may be called inside the gate, too. An error
+    /// gives the time to try again.
     pub fn try_turn(&self) -> Result<Turn<'_>, Instant> {
         let now = Instant::now();
         match self.turn.try_lock() {
@@ -73,7 +75,7 @@ impl Gate {
         }
     }
 
-    /// Ends a turn that `held` the lock: how long nobody has the next one.
+    /// Ends a turn in which the lock was held for `held`. Returns the pause before the next turn.
     pub fn rest(&self, mut turn: Turn<'_>, held: Duration) -> Duration {
         let now = Instant::now();
         let is_sure = now.saturating_duration_since(turn.sure) >= SURE_EVERY;
@@ -88,14 +90,14 @@ impl Gate {
         pause
     }
 
-    /// The application wrote just now.
+    /// Notes that the application wrote just now.
     pub fn note_written(&self) {
         *locked(&self.written) = Some(Instant::now());
     }
 
-    /// What the pause after `held` goes by. An application that waits for the lock tries more and
-    /// more seldom: one that writes gets it for half of the time, where a third would leave one
-    /// write in a hundred waiting for 200 ms.
+    /// The time that counts for the pause after `held`. An application that waits for the lock
+    /// tries more and more seldom. If it writes, it gets the lock for half of the time: with a
+    /// third, one write in a hundred would wait for 200 ms.
     fn counted(&self, held: Duration) -> Duration {
         match *locked(&self.written) {
             Some(at) if at.elapsed() < WRITES => held * 2,
@@ -140,7 +142,7 @@ mod tests {
         turn.sure -= SURE_EVERY;
         assert_eq!(gate.rest(turn, held), SURE_PAUSE);
         assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
-        // Nobody worked meanwhile.
+        // No thread worked meanwhile.
         let mut turn = gate.take_turn();
         (turn.end, turn.sure) = (turn.end - SURE_PAUSE, turn.sure - SURE_EVERY);
         drop(turn);

@@ -1,4 +1,5 @@
-//! Entering to write: the wait for a gap between the application's readers is outside of the gate.
+//! Entering to write: the wait for a gap between the application's readers happens outside of the
+//! gate.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::MutexGuard;
@@ -6,17 +7,17 @@ use std::time::Instant;
 
 use super::{Gate, Inside, locked};
 
-/// The inside, by whom it will be written.
+/// The inside of the gate, entered by a thread that will write.
 pub struct Writing<'g> {
     inside: MutexGuard<'g, Inside>,
     _alone: MutexGuard<'g, ()>,
-    /// When it was entered.
+    /// When the gate was entered.
     pub began: Instant,
 }
 
 impl Gate {
-    /// As [`Gate::enter`], for long enough work to be worth it: who need not write is not held up
-    /// while the first write transaction waits for its turn.
+    /// As [`Gate::enter`], for work that is long enough to be worth it: threads that do not write
+    /// are not held up while the first write transaction waits for its turn.
     pub fn enter_to_write(&self) -> Writing<'_> {
         let alone = locked(&self.writing);
         let gap = self.fence.wait(Instant::now());

@@ -1,5 +1,5 @@
-//! Triggers of the application that write to tables which are not replicated: for changes that
-//! arrive they run only if `apply_triggers` names them.
+//! Triggers of the application that write to tables which are not replicated. For changes that
+//! arrive, they run only if `apply_triggers` names them.
 
 use rusqlite::Connection;
 
@@ -7,7 +7,7 @@ use super::TableReport;
 use crate::database::schema::PREFIX;
 use crate::database::{sql_text, values};
 
-/// Such a trigger.
+/// A trigger on a replicated table that writes to tables which are not.
 pub(crate) struct Feeding {
     pub name: String,
     pub table: String,
@@ -17,7 +17,7 @@ pub(crate) struct Feeding {
     pub is_applied: bool,
 }
 
-/// The triggers on replicated tables that write to others.
+/// The triggers on replicated tables that write to tables which are not.
 pub(super) fn feeding(
     conn: &Connection,
     tables: &[TableReport],
@@ -53,7 +53,7 @@ pub(super) fn feeding(
     Ok(found)
 }
 
-/// Those of `names` that are no trigger.
+/// Names in `names` that belong to no trigger.
 pub(super) fn missing(conn: &Connection, names: &[String]) -> rusqlite::Result<Vec<String>> {
     let known = triggers(conn)?;
     let is_known = |name: &str| known.iter().any(|(k, ..)| k.eq_ignore_ascii_case(name));

@@ -1,4 +1,4 @@
-//! How each table of a database takes part, and what of it is a danger: for `harmonylite inspect`,
+//! How each table of a database takes part, and which dangers it has: for `harmonylite inspect`,
 //! `-check` and the log of a start. Changes nothing.
 
 use log::Level;
@@ -13,10 +13,13 @@ mod fed;
 
 pub(crate) use fed::Feeding;
 
-/// What the configuration says of tables.
+/// The part of the configuration that concerns tables.
 pub struct Chosen<'a> {
+    /// The rules by which tables are replicated, local or excluded.
     pub tables: &'a Tables,
+    /// Names of the application's triggers that run for changes that arrive.
     pub apply_triggers: &'a [String],
+    /// Whether tables without a primary key are replicated, by rowid.
     pub allow_rowid_tables: bool,
 }
 
@@ -32,47 +35,52 @@ impl<'a> From<&'a Config> for Chosen<'a> {
 
 /// See the module's head.
 pub struct Report {
-    /// By name, those that are replicated first.
+    /// All tables by name, replicated ones first.
     pub tables: Vec<TableReport>,
     pub(crate) feeding: Vec<Feeding>,
     pub(crate) dangers: Vec<Danger>,
-    /// Lines for the configuration.
+    /// Lines that the configuration should have.
     pub lines: Vec<String>,
 }
 
 /// How a table takes part.
 pub struct TableReport {
+    /// The table's name, as the schema has it.
     pub name: String,
-    /// None: it is replicated.
+    /// Why the table is not replicated; `None` if it is.
     pub left_alone: Option<LeftAlone>,
-    /// Columns of the key by which its rows go. Empty if it is not replicated, or has none.
+    /// Columns of the primary key. Empty if the table is not replicated, or has no primary key.
     pub key: Vec<String>,
     /// NOT NULL columns of a UNIQUE index, besides the key.
     pub natural_key: Option<Vec<String>>,
-    /// SQLite chooses the key of a row that is inserted without.
+    /// Whether SQLite chooses the key of a row that is inserted without one.
     pub numbers_itself: bool,
+    /// Features of the table that not every SQLite has.
     pub needs: Vec<Need>,
 }
 
-/// Something in the schema that not every SQLite has.
+/// A feature of the schema that not every SQLite has.
 pub struct Need {
+    /// Name of the feature in SQL.
     pub feature: &'static str,
+    /// The first SQLite that has it, such as 3.37.0.
     pub version: &'static str,
 }
 
-/// Something that makes nodes differ or rows get lost.
+/// Something that can make nodes differ or lose rows.
 pub(crate) struct Danger {
     pub text: String,
-    /// A daemon says it when it reads the catalog.
+    /// Whether a daemon logs it when it reads the catalog.
     pub is_in_catalog: bool,
-    /// Of the daemon's line: what most schemas have is no warning at each start.
+    /// Level of the daemon's log line: a danger that most schemas have is no warning at each start.
     pub level: Level,
 }
 
-/// The application gives its rows numbers of its own, if one is as large as this.
+/// If one number of a table is as large as this, the application numbers its rows itself.
 const OWN_NUMBERS: i64 = 1 << 40;
 
 impl Report {
+    /// Reads the schema and builds the report. Fails if the database cannot be read.
     pub fn read(conn: &Connection, chosen: &Chosen<'_>) -> Result<Report> {
         let choose = |table: &str, columns: &[&str]| chosen.tables.choose(table, columns);
         let selection = selection::read(conn, &choose, chosen.allow_rowid_tables)?;
@@ -210,13 +218,13 @@ impl TableReport {
         })
     }
 
-    /// As it is said in JSON and as the heading of a list.
+    /// Name of the way in which the table takes part, in JSON and as the heading of a list.
     pub fn part(&self) -> &'static str {
         let left = self.left_alone.as_ref();
         left.map_or("replicated", |left| left.kind.name())
     }
 
-    /// What the rows go by.
+    /// How rows are identified: by "rowid" or "primary key"; `None` if the table is not replicated.
     pub fn goes_by(&self) -> Option<&'static str> {
         match (&self.left_alone, self.key.is_empty()) {
             (Some(_), _) => None,
@@ -231,7 +239,7 @@ impl TableReport {
     }
 }
 
-/// The columns of the first UNIQUE index over NOT NULL columns alone.
+/// The columns of the first UNIQUE index that has only NOT NULL columns.
 fn natural_key(schema: &Schema) -> Option<Vec<String>> {
     let is_not_null = |name: &String| {
         let mut columns = schema.columns.iter();
@@ -279,12 +287,12 @@ fn needs(conn: &Connection, schema: &Schema) -> Result<Vec<Need>> {
         .collect())
 }
 
-/// A version's numbers, to be compared.
+/// The numbers of a version, for comparing.
 pub(crate) fn order(version: &str) -> Vec<u32> {
     version.split('.').filter_map(|n| n.parse().ok()).collect()
 }
 
-/// What to write into the configuration: triggers that feed what HarmonyLite can write to.
+/// Lines for the configuration: triggers that write to virtual tables whose module is known here.
 fn lines(
     conn: &Connection,
     feeding: &[Feeding],
@@ -307,7 +315,7 @@ fn lines(
     Ok(vec![format!("apply_triggers = {all:?}")])
 }
 
-/// Says at a daemon's start what of its database is a danger, as far as the catalog did not.
+/// Logs the dangers of the database at a daemon's start, except those that the catalog logged.
 pub fn warn(database: &Database) {
     let settings = &database.settings;
     let chosen = Chosen {

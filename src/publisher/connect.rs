@@ -11,16 +11,18 @@ use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
 use crate::stream::{StreamError, Writer};
 
-/// Asks for a connection, and says what became of the one before.
+/// Asks for a connection, and tells how the last one ended.
 #[derive(Default)]
 pub(super) struct ConnectRequest {
-    /// All that was sent on it was stored, at some time.
+    /// Whether at some time everything sent on the last connection was stored.
     pub worked: bool,
-    /// It ended because the broker did not store a message: it takes connections all the same.
+    /// Whether that connection ended because the broker did not store a message. Such a broker
+    /// still accepts connections.
     pub refused: bool,
 }
 
-/// Connecting may take seconds, during which capture goes on: it has a thread of its own.
+/// Connects for the publisher, on a thread of its own: connecting may take seconds, and capture
+/// goes on meanwhile.
 pub(super) fn connect_when_asked(
     broker: &dyn Broker,
     gate: &Gate,
@@ -71,7 +73,7 @@ pub(super) fn connect_when_asked(
     Ok(())
 }
 
-/// A connection to streams that are still what they were.
+/// Connects, after checking that the streams are still the ones that were read before.
 fn connect(broker: &dyn Broker, gate: &Gate) -> Result<Box<dyn Writer>, StreamError> {
     let writer = broker.writer()?;
     for shard in 1..=broker.shards() {

@@ -1,7 +1,7 @@
-//! A connection to the streams, and which message on it is part of which frame.
+//! A connection to the streams, and which message on it belongs to which frame.
 //!
-//! A slow connection is told from a broken one by what is acknowledged on it. The longest wait is
-//! for what may be in flight, so that starts small, and grows where acknowledgements come at once.
+//! Acknowledgements tell a slow connection from a broken one. The longest wait is proportional to
+//! the bytes in flight, so the window starts small and grows while acknowledgements come quickly.
 
 use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
@@ -11,31 +11,31 @@ use crate::gate::Gate;
 use crate::model::frame::{self, Messages, Packed};
 use crate::stream::{FIRST_WINDOW, QUICK, StreamError, Writer, at_slowest};
 
-/// Messages in flight: enough to hide the broker's latency.
+/// Largest number of messages in flight: enough to hide the broker's latency.
 const MAX_IN_FLIGHT: usize = 512;
 
-/// An acknowledgement that takes longer, once its message is through, is lost.
+/// An acknowledgement counts as lost after this long, once its message had time to get through.
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
-/// Acknowledgements that take so long say that too much is in flight.
+/// An acknowledgement that takes longer than this says that too much is in flight.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// A connection and what is under way on it.
+/// A connection and the messages under way on it.
 pub(super) struct PublisherLink {
     pub writer: Box<dyn Writer>,
-    /// By their tokens: the first is the oldest.
+    /// Messages in flight by their tokens: the first is the oldest.
     messages: BTreeMap<u64, LinkMessage>,
-    /// Frame -> transaction, and messages of it that are not acknowledged.
+    /// Frame -> its transaction, and the number of its messages that are not acknowledged.
     frames: HashMap<u64, (i64, usize)>,
-    /// What is not handed over yet of the last frame, which may be larger than what may be in
-    /// flight.
+    /// Messages of the last frame that are not handed over yet: a frame may be larger than the
+    /// window.
     rest: Option<Rest>,
     in_flight_bytes: usize,
     window_bytes: usize,
     next: u64,
-    /// Since when the oldest message is the oldest: all that was sent before it has arrived.
+    /// Since when the oldest message is the oldest: every message sent before it has arrived.
     oldest_since: Instant,
-    /// All that was sent was stored, at some time.
+    /// Whether at some time everything sent on this connection was stored.
     pub worked: bool,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct LinkMessage {
     pub sent: Instant,
 }
 
-/// A frame on its way into messages.
+/// Properties of a frame that is about to become messages.
 pub(super) struct Sending<'a> {
     pub at: i64,
     pub shard: u32,
@@ -90,34 +90,34 @@ impl PublisherLink {
                 && self.in_flight_bytes + bytes <= self.window_bytes)
     }
 
-    /// Messages that are not acknowledged.
+    /// Number of messages that are not acknowledged.
     pub(super) fn in_flight(&self) -> usize {
         self.messages.len()
     }
 
-    /// How many messages were handed over.
+    /// Number of messages handed over so far.
     pub(super) fn handed_over(&self) -> u64 {
         self.next
     }
 
-    /// Whether all that was sent is acknowledged.
+    /// Whether every message sent is acknowledged.
     pub(super) fn is_idle(&self) -> bool {
         self.messages.is_empty() && self.rest.is_none()
     }
 
-    /// When the next acknowledgement is late. What is acknowledged out of turn says nothing of
-    /// those before it.
+    /// When the next acknowledgement is late. An acknowledgement out of turn says nothing about the
+    /// messages before it.
     pub(super) fn deadline(&self) -> Option<Instant> {
         // A window that has grown says how fast the connection was.
         let faster = (self.window_bytes / FIRST_WINDOW).max(1);
         let (_, oldest) = self.messages.first_key_value()?;
-        // All that was sent before the oldest is there; what was sent since waits for it, not it
-        // for that.
+        // All messages sent before the oldest have arrived. Messages sent since wait for the
+        // oldest; it does not wait for them.
         let before = self.in_flight_bytes.min(FIRST_WINDOW.max(oldest.bytes));
         Some(self.oldest_since + ACK_WAIT + at_slowest(before / faster))
     }
 
-    /// Sends one frame, in parts if it is too large for one message. To be called if there is room.
+    /// Sends one frame, in parts if it is too large for one message. Call it only if there is room.
     pub(super) fn send(
         &mut self,
         gate: &Gate,
@@ -140,7 +140,7 @@ impl PublisherLink {
         self.send_rest(gate, now)
     }
 
-    /// Hands over as much as may be in flight of the frame that is being sent.
+    /// Hands over as many messages of the current frame as may be in flight.
     pub(super) fn send_rest(&mut self, gate: &Gate, now: Instant) -> Result<(), StreamError> {
         while let Some(mut rest) = self.rest.take() {
             let Some(bytes) = rest.messages.next_if(|next| self.has_room_for(next.len())) else {
@@ -171,7 +171,8 @@ impl PublisherLink {
         Ok(())
     }
 
-    /// A message arrived, and the transaction of its frame, if that is complete with it.
+    /// Removes an acknowledged message and returns it. If that completes its frame, returns the
+    /// frame's transaction, too.
     pub(super) fn acknowledged(
         &mut self,
         token: u64,

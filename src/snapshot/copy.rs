@@ -1,9 +1,10 @@
 //! A copy of the database in which every row is what its version says.
 //!
-//! That holds only where no local change waits to be captured. So: capture until the change log is
-//! empty, make sure under the write lock that it still is, open a read transaction on a second
-//! connection, let go of the lock, and copy what that one sees, for as long as it takes. The
-//! application writes on meanwhile; all that grows is its WAL file.
+//! That holds only while no local change waits to be captured. So the view is made in steps:
+//! capture until the change log is empty, make sure under the write lock that it still is, open a
+//! read transaction on a second connection, and release the lock. Then the copy reads that
+//! transaction for as long as it takes. The application writes on meanwhile; only its WAL file
+//! grows.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,10 +25,10 @@ use crate::snapshot::error::CopyError;
 
 mod indexes;
 
-/// Pages copied between two looks at whether to go on: 1 MB.
+/// Number of pages copied between two checks whether to go on: 1 MB.
 const PAGES: i32 = 256;
 
-/// Own tables whose rows are this node's own, or of no use to another.
+/// Empties own tables whose rows belong to this node alone, or are of no use to another.
 const STRIP: &str = "
 DELETE FROM __harmonylite___ages;
 DELETE FROM __harmonylite___held_tables;
@@ -36,31 +37,33 @@ DELETE FROM __harmonylite___waiting;
 DELETE FROM __harmonylite___change_log_global;
 DELETE FROM __harmonylite___replacing;";
 
-/// A read transaction, and what is in it.
+/// A read transaction, and facts about the state that it sees.
 pub struct View {
     conn: Connection,
     reads: Viewing,
-    /// Tables whose rows are not for others, unless `apply_triggers` feed them: those rows stem
-    /// from rows that are, and a node that begins with the copy fires no trigger. New tables, too,
-    /// whose rows have no versions yet.
+    /// Tables whose rows are not for others, unless `apply_triggers` feed them (those are in `fed`,
+    /// because their rows stem from replicated rows, and a node that begins with the copy fires no
+    /// trigger). New tables, too, whose rows have no versions yet.
     excluded: Vec<String>,
     fed: Vec<String>,
-    /// Virtual tables whose content is that of such tables.
+    /// Virtual tables that are excluded, or whose content is that of excluded tables.
     indexes: Vec<String>,
-    /// Tables of which each node has its own, and a new one begins with these.
+    /// Tables that each node has for itself; a new node begins with the rows of this one.
     local: Vec<String>,
+    /// Per stream, the position up to which the view holds its messages.
     pub streams: BTreeMap<String, StreamPosition>,
     /// Tables of which rows were let go.
     pub lacks: Vec<String>,
+    /// Hash of the schema, as the database records it.
     pub schema: i64,
-    /// Bytes of the database.
+    /// Size of the database in bytes.
     pub size: u64,
     opened: Opened,
 }
 
 impl Database {
-    /// One try to open a view. None: there are changes to capture first; call again, after a pause
-    /// for the application.
+    /// Tries once to open a view. `None` if there are changes to capture first: call it again,
+    /// after a pause for the application.
     pub fn view(&mut self) -> Result<(Option<View>, Captured)> {
         let captured = self.write_past_damage(|db| {
             let mut captured = Captured::default();
@@ -74,7 +77,7 @@ impl Database {
         if captured.more || self.is_comparing() || self.catalog.quiet.has_rebuilt() {
             return Ok((None, captured));
         }
-        // Nothing is written in here: it keeps the application out for a moment.
+        // Nothing is written in here: the transaction keeps the application out for a moment.
         let _reads = self.fence.begin_view();
         let view = self.write(|db| {
             let schema_is_known = db.catalog_is_current()?;
@@ -131,18 +134,18 @@ impl View {
         &self.conn
     }
 
-    /// Copies it to a new file and takes out what is not for others. `watch` sees how many bytes
-    /// are done, and can end it.
+    /// Copies the view to a new file and removes everything that is not for others. `watch` is told
+    /// how many bytes are done, and can end the copy.
     pub fn copy(
         self,
         to: &Path,
         watch: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> std::result::Result<(), CopyError> {
         let mut copy = Connection::open(to)?;
-        // Nobody reads the file before it is whole: neither a journal nor a sync is of use.
+        // Nobody reads the file before it is whole, so neither a journal nor a sync is of use.
         copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
         copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-        // What refers to a table that is emptied stays.
+        // Rows that refer to an emptied table stay.
         copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         watch(0)?;
         {
@@ -154,8 +157,9 @@ impl View {
                 watch(pages(progress) * page)?;
             }
         }
-        // From here on the WAL that grew meanwhile can be taken in: by us, or whoever commits next
-        // does. It is no harm if that is the application, or if it fails.
+        // From here on the WAL that grew meanwhile can be checkpointed, by us or by the next
+        // program that commits. It is no harm if that is the application, or if our checkpoint
+        // fails.
         let _ = self.conn.execute_batch("COMMIT");
         if self.opened.is_there() {
             let _ = self.conn.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
@@ -180,14 +184,14 @@ impl View {
     }
 }
 
-/// Takes out what a table holds, and what is known of its rows.
+/// Deletes the rows of a table, and everything that is known of them.
 fn empty(conn: &Connection, table: &str) -> rusqlite::Result<()> {
     let text = format!("PRAGMA secure_delete = ON; DELETE FROM {}", quote(table));
     conn.execute_batch(&text)?;
     forget_table(conn, table).map(drop)
 }
 
-/// Takes our triggers out: where the copy is put into place, the catalog makes them anew.
+/// Drops our triggers. Where the copy is put into place, the catalog creates them again.
 fn drop_triggers(conn: &Connection) -> rusqlite::Result<()> {
     let mut list = conn.prepare(
         "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND name GLOB '__harmonylite__*'",

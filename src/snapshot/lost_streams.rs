@@ -1,8 +1,8 @@
-//! Streams that are gone: the broker lost its store, or an operator has all read anew.
+//! Streams that are gone: the broker lost its store, or an operator has everything read anew.
 //!
-//! Whoever has what they held publishes it again. But the last one that read a message may be gone
-//! too, or be put back to what it was before, and a snapshot be all there is of it. So the newest
-//! is merged, unless this node had read of those streams all that is in it.
+//! A node that has rows of them publishes those again. But the last node that read a message may be
+//! gone too, or be put back to an earlier state, so that only a snapshot has its rows. So the
+//! newest snapshot is merged, unless this node had read everything of those streams that is in it.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,12 @@ use crate::mutation::{self, Mutation};
 type Lost = BTreeMap<String, StreamPosition>;
 
 impl Database {
-    /// The stream is gone that was read up to `position`. To be called before that is forgotten. Of
-    /// several under one name the first counts: what was read later says nothing of that one.
+    /// Notes that the stream is gone which was read up to `position`. Must be called before the
+    /// position is forgotten. Of several lost streams of one name the first counts: positions in a
+    /// later one say nothing about it.
     pub(crate) fn note_lost(&mut self, stream: &str, position: &Position) -> Result<()> {
         let place = StreamPosition {
-            // All before a gap was read at best.
+            // At best everything before a gap was read.
             seq: if position.gap.is_none() {
                 position.seq
             } else {
@@ -33,7 +34,7 @@ impl Database {
         self.write(|db| db.set_lost(&lost))
     }
 
-    /// A snapshot is to be merged whatever was read.
+    /// Notes that a snapshot is to be merged whatever was read.
     pub(crate) fn lose_all_streams(&mut self) -> Result<()> {
         let streams = self.sequences().into_iter();
         let lost = streams.map(|(stream, _)| (stream, StreamPosition::default()));
@@ -41,12 +42,13 @@ impl Database {
         self.write(|db| db.set_lost(&lost))
     }
 
-    /// Whether a snapshot may hold what nobody publishes again.
+    /// Whether a snapshot may hold rows that no node publishes again.
     pub fn seeks_snapshot(&self) -> Result<bool> {
         Ok(!self.lost_streams()?.is_empty() && !mutation::is(Mutation::LostStreamsForgotten))
     }
 
-    /// Whether all that a snapshot holds of lost streams was read here, or it was made here.
+    /// Whether everything that a snapshot holds of lost streams was read here, or the snapshot was
+    /// made here.
     pub(crate) fn had_read(&self, entry: &Entry) -> Result<bool> {
         let had_read = |(stream, before): (&String, &StreamPosition)| {
             let place = entry.streams.get(stream);
@@ -58,7 +60,8 @@ impl Database {
         Ok(is_ours || lost.iter().all(had_read))
     }
 
-    /// A snapshot is merged, or there is nothing to be had. Inside a transaction.
+    /// Forgets the lost streams: a snapshot is merged, or there is none. Must be called inside a
+    /// transaction.
     pub(crate) fn forget_lost(&self) -> Result<()> {
         self.set_lost(&Lost::new())
     }

@@ -1,8 +1,8 @@
 //! Merges a snapshot into a database that is in use, in short transactions.
 //!
-//! A snapshot is a bundle of changes like any other: each row joins by its version, whatever order
-//! and however often. So local writes survive, and a crash on the way costs nothing but the time to
-//! begin anew. Only when all is joined do the positions move.
+//! A snapshot is a bundle of changes like any other: each row joins by its version, in any order
+//! and any number of times. So local writes survive, and after a crash on the way the merge only
+//! has to begin anew. The positions move when all rows are joined, never earlier.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ mod lacking;
 mod pending;
 mod schema;
 
-/// Rows read from the snapshot at a time.
+/// Number of rows read from the snapshot at a time.
 const STEP: usize = 128;
 
 /// A merge under way.
@@ -36,30 +36,32 @@ pub struct Merge {
     former: Vec<SourceFormer>,
     entry: Entry,
     at: MergeProgress,
-    /// Rows so far, and those of the snapshot, for the log.
+    /// Number of rows joined so far. `total` is the number in the snapshot.
     pub rows: Count,
     total: u64,
-    /// Whether there was no row here when it began; none while that is not known.
+    /// Whether there was no row here when the merge began; `None` until that is known.
     is_first: Option<bool>,
 }
 
-/// Rows of the snapshot that were looked at, and those that were new here.
+/// Counts rows of the snapshot.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Count {
+    /// Rows read from the snapshot so far.
     pub seen: u64,
+    /// Rows of those that were new here.
     pub new: u64,
 }
 
 /// How far a merge has come.
 #[derive(Clone, PartialEq)]
 enum MergeProgress {
-    /// A database without any table gets those of the snapshot.
+    /// Creating the snapshot's tables, if the database has none.
     Schema,
-    /// Rows of the snapshot's n-th table after a key.
+    /// Joining the rows of the snapshot's n-th table after a key.
     Rows(usize, Option<Vec<OwnedValue>>),
-    /// Rows here that the snapshot's n-th table lacks.
+    /// Judging the rows here that the snapshot's n-th table lacks.
     Lacking(usize, Option<Vec<OwnedValue>>),
-    /// Tombstones of the snapshot's n-th former key after a key.
+    /// Applying the tombstones of the snapshot's n-th former key after a key.
     Former(usize, Option<Vec<OwnedValue>>),
     Held(Option<Place>),
     Parts(Option<(Vec<u8>, i64)>),
@@ -67,12 +69,12 @@ enum MergeProgress {
     Done,
 }
 
-/// A row of the snapshot, as it is here.
+/// The state here of a row of the snapshot.
 enum Ours {
-    /// Unknown.
+    /// No version is known here.
     None,
     Same,
-    /// Another version of it; or none is known before the table is compared with its versions.
+    /// A different version; or `None` while the table is not yet compared with its versions.
     Other(Option<Stored>),
 }
 
@@ -87,7 +89,7 @@ impl Ours {
 }
 
 impl Merge {
-    /// Opens a snapshot's file, which belongs to the merge from here on.
+    /// Opens a snapshot's file. The file belongs to the merge from here on.
     pub fn open(file: &Path, entry: &Entry) -> Result<Merge> {
         let source = Source::open(file)?;
         Ok(Merge {
@@ -101,20 +103,20 @@ impl Merge {
         })
     }
 
-    /// How far it is, in bytes of the snapshot's database, and how many these are.
+    /// Progress in bytes of the snapshot's database: done, and all.
     pub fn progress(&self) -> (u64, u64) {
         let size = self.entry.database_size;
         let done = u128::from(size) * u128::from(self.rows.seen) / u128::from(self.total.max(1));
         (size.min(done as u64), size)
     }
 
-    /// Whether the snapshot's tables are here, as far as they come from it.
+    /// Whether the snapshot's tables were created, if the database had none.
     pub fn has_tables(&self) -> bool {
         self.at != MergeProgress::Schema
     }
 
-    /// One short transaction, which begins by capturing what the application did. True when all is
-    /// done.
+    /// Runs one short transaction, which begins by capturing what the application wrote. Returns
+    /// true when the merge is done.
     pub fn step(&mut self, db: &mut Database) -> Result<(bool, Captured)> {
         db.bound_held()?;
         if self.is_first.is_none() {
@@ -133,8 +135,8 @@ impl Merge {
                 let is_over = |db: &Database| db.clock.uptime() - began >= db.time_box();
                 let is_schema = at == MergeProgress::Schema;
                 at = self.advance(db, at, &mut frames, &mut rows, &is_over)?;
-                // New tables are looked through before rows come, while they are empty: else every
-                // row is compared as well, and the look never catches up.
+                // New tables are compared before rows come, while they are empty. Otherwise every
+                // row is compared as well, and the comparison never catches up.
                 let is_indexed = at != MergeProgress::Lacking(0, None);
                 if is_over(db) || !is_indexed || (is_schema && !db.catalog.comparing.is_empty()) {
                     break;
@@ -200,7 +202,8 @@ impl Merge {
         }
     }
 
-    /// Joins rows of one table after a key; returns the last one, none at the end.
+    /// Joins rows of one table after a key. Returns the last key, or `None` at the end of the
+    /// table.
     fn join_some(
         &self,
         db: &mut Database,
@@ -267,7 +270,7 @@ impl Merge {
         Ok(last)
     }
 
-    /// Joins a row, or holds it. False if the file lacks its values.
+    /// Joins a row, or holds it. Returns false if the file lacks its values.
     fn take_row(
         &self,
         db: &mut Database,
@@ -289,7 +292,8 @@ impl Merge {
                 db.take_former(&table, &at, incoming, frames)?;
                 return Ok(true);
             }
-            // Else it was asked before; but it may have become too much since.
+            // With a table here `join_some` asked this already. The held rows may have become too
+            // many since.
             if !db.lets_go(&at.table, &[])? {
                 db.hold(&at, &incoming, db.why_held(&at.table))?;
                 db.let_go_if_too_much(&at.table)?;
@@ -301,7 +305,7 @@ impl Merge {
         Ok(true)
     }
 
-    /// Takes a row that is new here, if it is a plain one.
+    /// Applies a row that is new here, if it is a plain one.
     fn take_plain(
         &self,
         db: &mut Database,
@@ -344,7 +348,7 @@ impl Merge {
 }
 
 impl Database {
-    /// The table here that a snapshot's table is, if its key is the same.
+    /// The table here with the name of the snapshot's table, if its key is the same.
     fn table_like(&self, theirs: &Table) -> Option<Arc<Table>> {
         let local = self.writable(&theirs.name().to_ascii_lowercase());
         let same = |local: &&Arc<Table>| shape_of_table(local) == shape_of_table(theirs);
@@ -363,16 +367,17 @@ impl Database {
         })
     }
 
-    /// Whether a snapshot says of a row that lives here that it was deleted, so long ago that
-    /// others may have forgotten it: they may have been told of the row since.
+    /// Whether the snapshot has a tombstone for a row that lives here, so old that others may have
+    /// forgotten the delete: they may have been sent the row since.
     fn is_news(&self, ours: &Ours, theirs: &State) -> bool {
         let lives = matches!(ours, Ours::Other(Some(ours)) if !ours.state.deleted);
         lives && theirs.deleted && self.is_old(theirs.version.time_ms())
     }
 
-    /// A row that was learnt from a snapshot just now, and that the others may lack, is sent by us:
-    /// its maker may never come back. One that was known before was sent, or marked when it was
-    /// learnt; else nodes that merge each other's snapshots would send it for ever.
+    /// Marks a row that was learnt from a snapshot just now and that the others may lack, so that
+    /// this node sends it: its maker may never come back. A row that was known before was sent, or
+    /// marked when it was learnt. Otherwise nodes that merge each other's snapshots would send it
+    /// for ever.
     fn carry_mark(&mut self, table: &Table, theirs: &SourceRow, frames: &mut Frames) -> Result<()> {
         let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
         let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
@@ -387,7 +392,7 @@ impl Database {
         self.joined
     }
 
-    /// This node founds the cluster.
+    /// Notes that this node founds the cluster.
     pub fn found(&mut self) -> Result<()> {
         self.write(|db| Ok(set_meta(&db.conn, Meta::Joined, 1)?))?;
         self.joined = true;

@@ -1,15 +1,15 @@
-//! Copies of the whole database, for new nodes and for those that were away longer than the streams
+//! Copies of the whole database, for new nodes and for nodes that were away longer than the streams
 //! reach back.
 //!
 //! ```text
 //! making    copy (a consistent view) ─▶ pack (zstd, SHA-256) ─▶ transfer ─▶ store ─▶ manifest
 //! merging   manifest ─▶ transfer (checked) ─▶ source (row by row) ─▶ merge (short transactions)
-//! scheduler what is to be done next, and which node does it (the lease of cluster::registry)
+//! scheduler decides what to do next, and which node does it (the lease of cluster::registry)
 //! ```
 //!
-//! A snapshot is merged like any other bundle of changes, by version, so that nothing local is lost
-//! and nothing depends on which snapshot it was. It says how far each stream is in it: that is
-//! where reading goes on.
+//! A snapshot is merged by version, like any other bundle of changes, so that no local write is
+//! lost and nothing depends on which snapshot it was. Its manifest entry says how far each stream
+//! is in it: reading goes on from there.
 
 mod copy;
 pub mod error;

@@ -1,4 +1,4 @@
-//! A database file and its compressed form, streamed: memory does not grow with the size.
+//! Compresses a database file and unpacks it, streamed: memory does not grow with the size.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -6,14 +6,15 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// zstd's own default: 400 MB/s and more on a server, some 20 MB/s on ARMv6.
+/// Compression level: zstd's own default. It packs 400 MB/s and more on a server, some 20 MB/s on
+/// ARMv6.
 const LEVEL: i32 = 3;
 
-/// Largest window that is unpacked, as a power of two: what others compressed must not fill the
-/// memory here. 2 MB is what level 3 uses.
+/// Largest window that is unpacked, as a power of two in bytes: a file that another node compressed
+/// must not fill the memory here. Level 3 uses 2 MB.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// What a packed file is.
+/// Size and hash of a packed file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Packed {
     pub size: u64,
@@ -59,7 +60,7 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-/// Compresses a file. `watch` sees how many bytes are done, and can end it.
+/// Compresses a file. `watch` is told how many bytes are done, and can end the work.
 pub(crate) fn pack(
     from: &Path,
     into: &Path,
@@ -82,13 +83,13 @@ pub(crate) fn pack(
     Ok(encoder.finish()?.packed())
 }
 
-/// Takes in a packed file from a store and writes the database. What is handed out is checked only
-/// by [`Unpacker::finish`].
+/// Receives a packed file from a store and writes the database. Only [`Unpacker::finish`] checks
+/// what was written.
 pub(crate) struct Unpacker {
     decoder: Hashing<zstd::stream::write::Decoder<'static, Limited>>,
 }
 
-/// A file that does not grow beyond what was announced.
+/// A file that does not grow beyond its announced size.
 struct Limited {
     file: File,
     left: u64,
@@ -110,7 +111,7 @@ impl Write for Limited {
 }
 
 impl Unpacker {
-    /// Into a new file of `size` bytes.
+    /// Unpacks into a new file of `size` bytes.
     pub(crate) fn new(into: &Path, size: u64) -> io::Result<Unpacker> {
         let file = File::create(into)?;
         let limited = Limited { file, left: size };
@@ -121,7 +122,8 @@ impl Unpacker {
         })
     }
 
-    /// The end: what was packed, and whether the database is as long as announced.
+    /// Ends unpacking. Returns size and hash of the packed bytes. Fails if the database is shorter
+    /// than announced.
     pub(crate) fn finish(mut self) -> io::Result<Packed> {
         self.decoder.flush()?;
         let Hashing { into, hash, size } = self.decoder;

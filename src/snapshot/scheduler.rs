@@ -1,4 +1,4 @@
-//! What is to be done about snapshots next, and the doing of it.
+//! Decides what to do about snapshots next, and does it.
 //!
 //! ```text
 //! new here ──▶ is there a snapshot? ──yes──▶ merge it ─────────────▶ joined: may publish
@@ -6,7 +6,7 @@
 //! lacks messages ──▶ is there one that has them? ─yes─▶ merge it      └─no─▶ ask for one
 //! half a stream written, interval over, asked for ──▶ lease ──▶ make one
 //! ```
-//! Whatever goes wrong, replication goes on and the next round tries again.
+//! Whatever goes wrong, replication goes on, and the next round tries again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,32 +26,37 @@ mod make;
 mod tables;
 mod take;
 
-/// Why a snapshot is due for which somebody waits.
+/// Reasons for a snapshot that another node waits for.
 const NEWEST_LACKS: &str = "the newest lacks changes that are here";
 const A_NODE_LACKS: &str = "a node lacks changes";
 
-/// While something is awaited of others, it is looked for this often.
+/// How often to look for something that other nodes are to do.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What is chosen for this node.
+/// Settings of the scheduler.
 #[derive(Debug, Clone)]
 pub struct SchedulerOptions {
     /// The streams' prefix.
     pub cluster: String,
+    /// Number of messages that a stream keeps.
     pub max_entries: u64,
-    /// None: only when half of what a stream keeps was written.
+    /// Longest time between two snapshots while rows change. `None`: one is made only when half of
+    /// the messages that a stream keeps are newer than the last.
     pub interval: Option<Duration>,
+    /// How long a lease lasts unless it is renewed. Joining without a snapshot, publishing beside
+    /// gaps and similar fallbacks wait for as long, too.
     pub leader_ttl: Duration,
-    /// What is here is what all nodes have: this one sends all and takes all.
+    /// Whether this node's rows are those of all nodes, because it sends all of its own and applies
+    /// all others. Only such a node may make snapshots.
     pub may_make: bool,
-    /// Which tables take part, as text that is the same on nodes that choose the same.
+    /// Describes which tables take part; nodes with the same choice have the same text.
     pub selection: String,
 }
 
-/// Somebody waits for a snapshot.
+/// How a snapshot was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Asked {
-    /// The newest will do if nothing was written since.
+    /// The newest snapshot will do if nothing was written since.
     OnlyIfNew,
     Always,
 }
@@ -59,57 +64,65 @@ enum Asked {
 /// When to look again, if nothing happens before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
+    /// Not before an event.
     Rest,
+    /// After this time.
     After(Duration),
 }
 
-/// Opens the store anew.
+/// Opens a new connection to the store.
 pub type OpenStore<'a> = dyn Fn() -> Result<Box<dyn Store>, StoreError> + 'a;
 
-/// What a round works with.
+/// Everything that a round of the scheduler works with.
 pub struct Round<'a> {
+    /// The database, the outbox and the signals.
     pub gate: &'a Gate,
+    /// What the cluster knows about snapshots and nodes.
     pub registry: &'a mut dyn Registry,
+    /// Opens the store, once it is needed.
     pub open_store: &'a OpenStore<'a>,
+    /// Told of progress; it can end the work.
     pub watch: &'a mut dyn Watch,
 }
 
 /// See the module's head.
 pub struct Scheduler {
     options: SchedulerOptions,
-    /// The newest snapshot that was heard of, without places that the broker lost.
+    /// The newest snapshot that this node knows of, without the streams whose position the broker
+    /// lost.
     newest: Option<Entry>,
-    /// Snapshots by their names, and the streams of which the broker lost the place.
+    /// Per snapshot, the streams whose position in it the broker lost.
     placed: BTreeMap<String, BTreeSet<String>>,
     asked: Option<Asked>,
     /// Since when this node waits to be joined.
     waiting: Option<Duration>,
-    /// Since when this node lacks something that no snapshot brings.
+    /// Since when this node lacks changes that no snapshot brings.
     lacking: Option<Duration>,
-    /// Since when it lacks anything.
+    /// Since when this node has gaps.
     gapped: Option<Duration>,
-    /// Since when a snapshot is due that another node would make better.
+    /// Since when a snapshot is due that a different node would make better.
     defers: Option<Duration>,
-    /// The tables that this node told the others it has, and under which id.
+    /// The tables that this node told the others, and the node id under which it did.
     told: Option<(u64, BTreeSet<String>)>,
-    /// The schema's version then.
+    /// The schema's version at that time.
     told_schema: Option<i64>,
-    /// When it looked at what the others told.
+    /// When this node last read which tables the others told.
     compared: Option<Duration>,
-    /// What was said of nodes that have other tables.
+    /// Messages about nodes that have other tables, so that each is logged once.
     pub(super) strangers: Lasting,
-    /// Under which id this node is known as one that publishes.
+    /// The node id under which this node is registered as a publisher.
     registered: Option<u64>,
-    /// That the newest snapshot is gone was told to the others.
+    /// Whether this node told the others that the newest snapshot is gone.
     forgot: bool,
-    /// Snapshots that were lost or torn when they were fetched last.
+    /// Snapshots that were lost or torn when they were last fetched.
     lost: BTreeSet<String>,
-    /// The one that was merged last.
+    /// Name of the snapshot that was merged last.
     merged: Option<String>,
     made: u64,
 }
 
 impl Scheduler {
+    /// A scheduler that knows of no snapshot yet.
     pub fn new(options: SchedulerOptions) -> Scheduler {
         Scheduler {
             options,
@@ -132,14 +145,15 @@ impl Scheduler {
         }
     }
 
-    /// When the newest snapshot that was heard of was made, unix milliseconds, and its bytes.
+    /// When the newest known snapshot was made, in unix milliseconds, and its packed size in bytes.
     pub fn newest(&self) -> Option<(i64, u64)> {
         self.newest
             .as_ref()
             .map(|entry| (entry.time_ms, entry.size))
     }
 
-    /// A snapshot is to be made whether it is due or not.
+    /// Asks for a snapshot although none is due; with `only_if_new` only if rows changed since the
+    /// newest.
     pub fn ask(&mut self, only_if_new: bool) {
         let asked = match only_if_new {
             true => Asked::OnlyIfNew,
@@ -148,7 +162,8 @@ impl Scheduler {
         self.asked = self.asked.max(Some(asked));
     }
 
-    /// The broker may be another one: what it was told, it is told again.
+    /// Notes a new connection. The broker may be a different one, so this node tells it everything
+    /// again.
     pub fn connected(&mut self) {
         self.registered = None;
         (self.told, self.compared) = (None, None);
@@ -160,7 +175,7 @@ impl Scheduler {
         self.asked.is_some()
     }
 
-    /// Whether a round may have something to do, as far as can be told without the broker.
+    /// Whether a round may have something to do, as far as this node can tell without the broker.
     pub fn has_work(&self, gate: &Gate) -> Result<bool, DatabaseError> {
         let holds = gate.stream_holds(self.options.max_entries);
         let mut inside = gate.enter();
@@ -171,7 +186,7 @@ impl Scheduler {
         Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new(), holds).is_some())
     }
 
-    /// Does what is to be done. The caller lets the streams be read again after it.
+    /// Runs one round. The caller must let reading go on after it ([`Gate::let_read`]).
     pub fn round(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         if self.waiting.is_none() {
             round.gate.hold_reading()?;
@@ -190,7 +205,8 @@ impl Scheduler {
             let streams = newest.streams.len();
             let newest = self.place(newest, round)?;
             if newest.streams.len() < streams {
-                // Told to all while it can be seen: who looks when the stream is emptied cannot.
+                // All nodes are told while this can be seen: once the stream is emptied, nobody can
+                // see it.
                 round.registry.drop_unreliable(&newest)?;
             }
             self.newest = Some(newest);
@@ -213,7 +229,8 @@ impl Scheduler {
         self.make_if(round, |scheduler, db| scheduler.due(db, &wanted, holds))
     }
 
-    /// What waits to be sent waits until what was missed is here, but not for ever.
+    /// Marked rows wait to be sent until the missed changes are here, but no longer than
+    /// `leader_ttl`.
     fn look_at_gaps(&mut self, gate: &Gate) {
         let inside = gate.enter();
         let now = inside.database.clock.uptime();
@@ -230,7 +247,7 @@ impl Scheduler {
         if let Some(entry) = round.registry.newest()? {
             return Ok(Some(entry));
         }
-        // The broker is new, or lost what it knew; the store may not be.
+        // The broker is new, or lost its data; the store may still have a manifest.
         let store = (round.open_store)();
         let manifest = store
             .map_err(RoundError::from)
@@ -243,7 +260,7 @@ impl Scheduler {
                 }
                 Ok(newest)
             }
-            // There is none then, and making one replaces the manifest.
+            // A torn manifest lists no snapshot, and the next snapshot replaces it.
             Err(RoundError::Transfer(e)) if round.gate.is_joined() && transfer::is_torn(&e) => {
                 Ok(None)
             }
@@ -255,15 +272,16 @@ impl Scheduler {
         }
     }
 
-    /// Leaves out streams of which the broker lost what the snapshot had read. It gives the numbers
-    /// out again, and a snapshot that seems as far as this node lacks what came under them.
+    /// Drops from an entry the streams in which the broker lost the message with which the snapshot
+    /// ends. The broker gives such numbers out again, so a snapshot that seems to reach as far as
+    /// this node lacks the messages that came under them.
     fn place(&mut self, mut entry: Entry, round: &mut Round<'_>) -> Result<Entry, RoundError> {
         if self.placed.len() > 2 * KEPT {
             self.placed.clear();
         }
         let lost = self.placed.entry(entry.name.clone()).or_default();
         for (stream, place) in &entry.streams {
-            // Asked again each time: a server may lose messages behind a connection that lives on.
+            // Asked each time: a server may lose messages while the connection lives on.
             if !lost.contains(stream) && round.registry.is_lost(stream, place)? {
                 log::info!(
                     "snapshot {} is not relied on for {stream}: the broker lost the message with \
@@ -277,7 +295,8 @@ impl Scheduler {
         Ok(entry)
     }
 
-    /// Why a snapshot is due; none if it is not. A stream holds so many messages.
+    /// Returns why a snapshot is due, or `None`. `holds` is the number of messages that a stream
+    /// holds.
     fn due(
         &self,
         db: &Database,
@@ -325,7 +344,7 @@ impl Scheduler {
     }
 
     /// When to look again, if nothing happens before: when the interval is over, unless nothing was
-    /// written since.
+    /// written since the newest snapshot.
     pub fn rest(&self, gate: &Gate) -> Next {
         let (Some(every), Some(newest)) = (self.options.interval, &self.newest) else {
             return Next::Rest;

@@ -1,4 +1,4 @@
-//! Files beside the database: scratch ones, what a lost database left, and room for them.
+//! Files beside the database: scratch files, files that a lost database left, and room on the disk.
 
 use std::fs;
 use std::io;
@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use crate::snapshot::error::{TransferError, disk};
 
-/// What lies beside a database that is not there belongs to nobody when it is this old.
+/// A file beside a missing database belongs to nobody when it is this old.
 const LEFTOVER_AGE: Duration = Duration::from_secs(10);
 
-/// Beyond what a snapshot needs, this much of the disk is left to others.
+/// Bytes of the disk that are left to others, beyond the need of a snapshot.
 const SPARE_BYTES: u64 = 16 << 20;
 
-/// Files that go with the value, whatever happens in between.
+/// A scratch file and its companions, which are removed when the value is dropped.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Beside the database, so that it can be put into its place.
+    /// A file beside the database, so that it can be put into its place. Removes one of the same
+    /// name.
     pub fn beside(database: &Path, what: &str) -> Scratch {
         let scratch = Scratch::named(database, what);
         scratch.remove(); // of a process that was killed
@@ -30,6 +31,7 @@ impl Scratch {
         Scratch(database.with_file_name(name))
     }
 
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -41,8 +43,8 @@ impl Scratch {
     }
 }
 
-/// Removes what a process that was killed left: files as large as the database. Only for who has
-/// the database's lock, since a live process may be working on them.
+/// Removes the files that a killed process left, which may be as large as the database. The caller
+/// must have the database's lock, because a live process may be working on them.
 pub fn remove_stale(database: &Path) {
     for what in ["copy", "packed", "fetched"] {
         let left = Scratch::named(database, what);
@@ -58,18 +60,18 @@ impl Drop for Scratch {
     }
 }
 
-/// Gives a file its name, durably, unless that is taken.
+/// Gives a file its name, durably. Fails with `AlreadyExists` if the name is taken.
 pub fn place(file: &Path, name: &Path) -> io::Result<()> {
     fs::File::open(file)?.sync_all()?;
     fs::hard_link(file, name).or_else(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => Err(e),
-        // A file system without hard links, as that of an SD card made elsewhere.
+        // The file system has no hard links, like that of an SD card made elsewhere.
         _ => rename_into(file, name),
     })?;
     sync_folder(name)
 }
 
-/// What SQLite keeps beside a database while it works on it.
+/// Suffixes of the files that SQLite keeps beside a database while it works on it.
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 fn companions(database: &Path) -> impl Iterator<Item = PathBuf> + '_ {
@@ -80,14 +82,14 @@ fn companions(database: &Path) -> impl Iterator<Item = PathBuf> + '_ {
     })
 }
 
-/// What a database that is gone left beside it. Nobody may take a file of somebody else's away, and
-/// nobody may put a database beside one.
+/// A file that a missing database left beside it. It may belong to somebody, so it is not removed,
+/// and no database may be put beside it.
 pub(crate) fn leftover(database: &Path) -> Option<PathBuf> {
     companions(database).find(|file| fs::symlink_metadata(file).is_ok())
 }
 
-/// Removes what a database that is gone left beside it: SQLite would take that for the new one's.
-/// If it is not old, somebody is about to make a database.
+/// Removes the files that a missing database left beside it: SQLite would take them for files of
+/// the new one. Fails if such a file is not old, because then somebody is about to make a database.
 pub(super) fn remove_leftovers(database: &Path) -> io::Result<()> {
     for name in companions(database) {
         let Ok(found) = fs::metadata(&name) else {
@@ -102,7 +104,7 @@ pub(super) fn remove_leftovers(database: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Fails like a link if the name is taken.
+/// Renames a file; fails as a link does if the name is taken.
 fn rename_into(file: &Path, database: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     Ok(renameat_with(
@@ -125,7 +127,7 @@ fn folder_of(file: &Path) -> &Path {
     }
 }
 
-/// Refuses to begin what the disk has no room for.
+/// Fails if the disk has too little room for `bytes`.
 pub(super) fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError> {
     let folder = folder_of(path);
     let disk_state = rustix::fs::statvfs(folder).map_err(|e| disk(folder, e))?;

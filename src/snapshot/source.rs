@@ -27,13 +27,13 @@ use crate::model::version::Version;
 pub(super) struct Source {
     pub conn: Connection,
     pub sites: Sites,
-    /// In the order of their numbers.
+    /// In the order of their ids.
     pub tables: Vec<Arc<Table>>,
-    /// By the tables' numbers: the query for the bytes of a row.
+    /// Per table id, the query for the number of bytes in a row.
     measure: HashMap<i64, String>,
 }
 
-/// What a snapshot says of one row.
+/// A row of the snapshot: its key and its version.
 pub(super) struct SourceRow {
     pub key: Vec<OwnedValue>,
     pub key_bytes: Vec<u8>,
@@ -41,15 +41,16 @@ pub(super) struct SourceRow {
 }
 
 impl Source {
-    /// Opens a file that was checked before; what it holds is still a peer's.
+    /// Opens a file that was checked before. Its content still comes from a peer, and is not
+    /// trusted.
     pub(super) fn open(path: &Path) -> Result<Source> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
-        // No value is longer than a row that can be sent: SQLite refuses it unread.
+        // No value may be longer than a row that can be sent: SQLite refuses it without reading it.
         conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_ROW_BYTES as i32)?;
-        // One transaction for all that is read, or every look-up locks the file anew.
+        // One transaction for everything that is read, or every look-up locks the file anew.
         conn.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; BEGIN")?;
-        // A view in the place of a table may take for ever to be read.
+        // A view in place of a table may take for ever to read.
         let made_up =
             "SELECT 1 FROM sqlite_schema WHERE name LIKE '\\_\\_harmonylite\\_\\_%' ESCAPE '\\'
              AND (type = 'view' OR (type = 'table' AND rootpage = 0))";
@@ -77,7 +78,7 @@ impl Source {
         })
     }
 
-    /// How many rows it has a version of.
+    /// Number of rows of which it has a version.
     pub(super) fn count(&self) -> Result<u64> {
         let count = |table: &Arc<Table>| {
             let text = format!("SELECT count(*) FROM {}", versions_table(table.name()));
@@ -87,7 +88,7 @@ impl Source {
         Ok(each?.into_iter().sum())
     }
 
-    /// The next keys of a table after one, with their versions, tombstones included.
+    /// The next keys of a table after a given one, with their versions, tombstones included.
     pub(super) fn rows(
         &self,
         table: &Table,
@@ -123,8 +124,8 @@ impl Source {
         Rows::new(&self.conn, table)?.version(&self.sites, key)
     }
 
-    /// The row as a peer would send it to a node with this table of that name; none if the file
-    /// lacks its values.
+    /// The row as a peer would send it to a node that has `local` as its table of that name. `None`
+    /// if the file lacks the row's values.
     pub(super) fn incoming(
         &self,
         table: &Table,
@@ -156,8 +157,8 @@ impl Source {
         Ok(Some(incoming))
     }
 
-    /// The row's values, if it is in its table. One that takes more than `most` bytes is not read,
-    /// only measured.
+    /// The row's values, if it is in its table. A row of more than `most` bytes is only measured:
+    /// it is an error.
     pub(super) fn values(
         &self,
         table: &Table,
@@ -178,12 +179,12 @@ impl Source {
         }
     }
 
-    /// The next places of which something is held, after one.
+    /// The next places after a given one of which something is held.
     pub(super) fn held_places(&self, after: Option<&Place>) -> Result<Vec<Place>> {
         held_after(&self.conn, after)
     }
 
-    /// What is held of a place, if that is no more than `most` bytes.
+    /// The held row of a place, if it has no more than `most` bytes.
     pub(super) fn held(&self, at: &Place, most: usize) -> Result<Incoming> {
         let mut measure = self.conn.prepare_cached(
             "SELECT ifnull(sum(octet_length(value)), 0) FROM __harmonylite___held
@@ -199,8 +200,8 @@ impl Source {
     }
 }
 
-/// SQLite knows the length of a text or a blob without reading it. It takes 2000 columns, but no
-/// sum of more than 1000.
+/// The query for a row's bytes. SQLite knows the length of a text or a blob without reading it. It
+/// accepts 2000 columns, but no sum of more than 1000 terms.
 fn measure(table: &Table) -> String {
     let columns = 0..table.schema.columns.len();
     let bytes: Vec<String> = columns
@@ -217,8 +218,8 @@ fn measure(table: &Table) -> String {
     )
 }
 
-/// The version that a column of a live row has; none if the value is not of that version: the
-/// column was added later and still has its default.
+/// The version of a column of a live row. `None` if the value belongs to no version: the column was
+/// added later and still has its default.
 fn version_of(
     table: &Table,
     stored: &Stored,
@@ -265,7 +266,7 @@ fn tables(conn: &Connection) -> Result<Vec<Arc<Table>>> {
             continue;
         };
         let shape: Shape = ciborium::from_reader(&shape[..]).map_err(|e| damaged(e.to_string()))?;
-        // What rows that are older than a column have in it is not what its default is by now.
+        // Rows older than a column have the default of that time in it, not the present one.
         shape.clone().keep_known(&shape, &[], &mut schema.columns)?;
         let born = |lower: &String| {
             let mut columns = shape.columns.iter();
@@ -282,7 +283,7 @@ fn damaged(what: String) -> DatabaseError {
     DatabaseError::Damaged(format!("the snapshot: {what}"))
 }
 
-/// The values of a key that was kept as bytes.
+/// The values of a key that is stored as bytes.
 pub(super) fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>> {
     Ok(cbor::key_values(bytes)?)
 }

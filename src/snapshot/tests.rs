@@ -27,7 +27,7 @@ pub(super) const BOOKS: &str =
     "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT, isbn TEXT UNIQUE)";
 const ALL: &str = "SELECT * FROM Books ORDER BY 1";
 
-/// A view of all that the application has written so far.
+/// A view after everything that the application has written so far is captured.
 fn view(node: &mut Node) -> View {
     for _ in 0..10_000 {
         if let (Some(view), _) = node.db.view().unwrap() {
@@ -37,7 +37,7 @@ fn view(node: &mut Node) -> View {
     panic!("there are always changes left");
 }
 
-/// A copy in a file beside the database, and what the manifest would say of it.
+/// A copy in a file beside the database, and its entry for the manifest.
 fn snapshot(node: &mut Node) -> (PathBuf, Entry) {
     let view = view(node);
     copy(node, view)
@@ -89,7 +89,7 @@ fn at_in(node: &mut Node, stream: &str, seq: u64) {
     node.db.flush().unwrap();
 }
 
-/// Both nodes read what the other has to say, and are the same then.
+/// Both nodes read all frames of the other; then they are equal.
 fn meet(nodes: &mut [Node]) -> String {
     exchange(nodes);
     exchange(nodes);
@@ -133,7 +133,7 @@ fn local_writes_survive_and_are_published() {
     exchange(&mut n);
     n.iter_mut()
         .for_each(|node| node.clock.advance(Duration::from_secs(1)));
-    // Long apart: the streams forget what was said.
+    // The nodes are apart for long, and the streams no longer have the messages.
     n[0].run("UPDATE Books SET title = 'a0' WHERE id = 1; DELETE FROM Books WHERE id = 2");
     n[0].publish();
     n.iter_mut()
@@ -148,7 +148,7 @@ fn local_writes_survive_and_are_published() {
     assert_eq!(meet(&mut n).lines().count(), 3);
 }
 
-/// Marked under a transaction that did not learn it, a row is sent all the same, also when
+/// A row that was marked under a transaction which did not learn it is sent all the same, even if
 /// something older joins it meanwhile.
 #[test]
 fn what_a_snapshot_marks_again_is_sent() {
@@ -215,7 +215,7 @@ fn displaced_held_and_unsent_rows_come_along() {
     n[1].run("INSERT INTO Books VALUES (2, 'b', 'same')");
     exchange(&mut n);
     assert_eq!(n[0].db.displaced().unwrap(), 1);
-    // A table that only one has is held by the other.
+    // The other node holds the rows of a table that only one has.
     n[1].run("CREATE TABLE extra(k TEXT PRIMARY KEY, v); INSERT INTO extra VALUES ('k', 7)");
     exchange(&mut n);
     n[0].run("INSERT INTO Books VALUES (9, 'not sent', 'z')");
@@ -226,19 +226,20 @@ fn displaced_held_and_unsent_rows_come_along() {
     merge(&mut c, &snapshot(&mut n[0]));
     assert_eq!(c.rows("SELECT v FROM extra"), "i7");
     assert_eq!(c.db.displaced().unwrap(), 1);
-    // The maker is lost for ever; what it had not sent is sent by the one that took it over.
+    // The maker is lost for ever. The node that merged its snapshot sends the rows that it had not
+    // sent.
     let mut left = [n.pop().unwrap(), c];
     meet(&mut left);
     assert_eq!(
         left[0].rows("SELECT title FROM Books WHERE id = 9"),
         "t'not sent'"
     );
-    // The winner goes, the displaced row comes back on both.
+    // The winner goes, and the displaced row comes back on both nodes.
     left[0].run("UPDATE Books SET isbn = 'other' WHERE isbn = 'same'");
     assert!(meet(&mut left).contains("same"));
 }
 
-/// The maker is lost, and who merged its snapshot learns the table or the column later.
+/// The maker is lost, and the node that merged its snapshot learns the table or the column later.
 #[test]
 fn what_the_maker_had_not_sent_is_sent_once_it_fits() {
     let full = "CREATE TABLE t(k INTEGER PRIMARY KEY, v, w)";
@@ -306,10 +307,10 @@ fn rows_from_before_give_way_to_what_a_stream_brings_before_the_snapshot_comes()
     assert_eq!(n[2].rows("SELECT title FROM Books"), "t'joined without'");
 }
 
-/// The time after which tombstones go, with some to spare.
+/// The time after which tombstones are dropped, with some to spare.
 const RETENTION: Duration = Duration::from_secs(31 * 24 * 3600);
 
-/// Everybody hears the broker's time, notes it, and drops what is due.
+/// The node hears and notes the broker's time, and drops tombstones that are due.
 fn sweep(node: &mut Node) -> u64 {
     note(node);
     let Some(mut sweep) = node.db.sweep().unwrap() else {
@@ -345,12 +346,12 @@ fn a_delete_is_forgotten_and_still_reaches_who_comes_back() {
         assert_eq!(sweep(node), 2);
         assert_eq!(node.db.tombstones("Books").unwrap(), 0);
     }
-    // Row 1 was deleted while it was away; the write of row 3 nobody else knows.
+    // Row 1 was deleted while the node was away. No other node knows its write of row 3.
     merge(&mut away, &snapshot(&mut n[0]));
     assert_eq!(away.rows("SELECT id FROM Books ORDER BY 1"), "i2\ni3");
     n.push(away);
     assert_eq!(meet(&mut n).lines().count(), 2);
-    // Nobody remembers anything of row 1: it may be there again.
+    // No node remembers anything of row 1, so it may be inserted again.
     n[1].run("INSERT INTO Books VALUES (1, 'again', 'x')");
     assert_eq!(meet(&mut n).lines().count(), 3);
 }
@@ -361,7 +362,7 @@ fn what_is_new_to_the_others_is_not_taken_for_deleted() {
     n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y')");
     exchange(&mut n);
     n.iter_mut().for_each(|node| at(node, 10));
-    // Written after the snapshot's place in the stream, and read here already.
+    // Written after the snapshot's position in the stream, and read here already.
     n[1].run("INSERT INTO Books VALUES (5, 'newer', 'n')");
     n[0].clock.advance(Duration::from_secs(5));
     n[0].run("DELETE FROM Books WHERE id = 1");
@@ -386,7 +387,7 @@ fn what_is_new_to_the_others_is_not_taken_for_deleted() {
     meet(&mut n);
 }
 
-/// The broker's time is heard and noted.
+/// The node hears and notes the broker's time.
 fn note(node: &mut Node) {
     let now_ms = crate::clock::Clock::now_ms(&*node.clock);
     node.db.heard_broker_time(now_ms);
@@ -418,8 +419,8 @@ fn an_old_tombstone_that_wins_is_told_again() {
     assert_eq!(n[0].rows("SELECT count(*) FROM Books"), "i0");
 }
 
-/// The row wins, but not the column that was added later, which has the version of before the
-/// delete.
+/// The row wins over the tombstone. The column that was added later does not: it has the version
+/// from before the delete.
 #[test]
 fn an_old_tombstone_that_wins_over_a_column_is_told_again() {
     let mut n = cluster(3, BOOKS);
@@ -440,7 +441,7 @@ fn an_old_tombstone_that_wins_over_a_column_is_told_again() {
     assert_eq!(meet(&mut n), "i1 t'is back' t'x' i7");
 }
 
-/// What came with a snapshot may be old, whenever that was.
+/// Tombstones that came with a snapshot may be old, whenever that was.
 #[test]
 fn a_merged_tombstone_that_wins_is_told_again() {
     let mut n = cluster(3, BOOKS);
@@ -459,7 +460,7 @@ fn a_merged_tombstone_that_wins_is_told_again() {
     assert_eq!(n[0].rows("SELECT count(*) FROM Books"), "i0");
 }
 
-/// Who hears an old tombstone again keeps it as long as those who hear of it now.
+/// A node that hears an old tombstone again keeps it as long as nodes that hear of it now.
 #[test]
 fn a_tombstone_told_again_is_kept_longer() {
     let mut n = cluster(2, BOOKS);
@@ -495,7 +496,7 @@ fn a_copy_can_be_ended() {
     assert_eq!(ended.unwrap_err().to_string(), "stopped");
 }
 
-/// SQLite takes 2000 columns, and expressions of 1000 terms.
+/// SQLite accepts 2000 columns, and expressions of 1000 terms.
 #[test]
 fn a_table_of_many_columns_is_merged() {
     let columns: String = (0..1500).map(|i| format!(", c{i}")).collect();

@@ -1,5 +1,5 @@
-//! Thread: keeps snapshots. Wakes when somebody pokes it, when a node leaves word in the broker's
-//! bucket, and when the interval is over; an idle node's does not wake at all.
+//! Thread: keeps snapshots. It wakes when another thread notifies it, when a node leaves word in
+//! the broker's bucket, and when the interval is over; on an idle node it does not wake at all.
 
 use std::io;
 use std::sync::Arc;
@@ -23,32 +23,36 @@ use crate::store::{Store, StoreError};
 use crate::stream::StreamError;
 use crate::thread::{Exited, spawn};
 
-/// While something takes long, the log hears of it this often.
+/// How often the log tells how far long work is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Somebody who waits for a snapshot is told after so many failures in a row: a quarter of
-/// a minute, and what each try takes.
+/// After this many failures in a row, a person who waits for a snapshot is told: a quarter of a
+/// minute, and the time that each attempt takes.
 const TRIES: u32 = 6;
 
-/// Where things are.
+/// How to reach the registry and the store.
 pub struct Places {
+    /// Connects to the registry of snapshots; fails while the broker is away.
     pub registry: Box<dyn Fn() -> Result<KeyValueRegistry, StreamError> + Send>,
+    /// Connects to the store of snapshots.
     pub store: Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>,
 }
 
-/// Asks for a snapshot.
+/// A person's request for a snapshot.
 pub struct Ask {
-    /// What became of it.
+    /// Receives the result: `Ok` once the snapshot is made, else why it cannot be.
     pub reply: Sender<Result<(), String>>,
-    /// The newest will do if nothing was written since.
+    /// The newest snapshot will do if nothing was written since.
     pub only_if_new: bool,
 }
 
-/// What the thread listens to.
+/// Channels and conditions of the thread.
 pub struct Inputs {
+    /// Closed to end the thread.
     pub stop: Receiver<()>,
+    /// Requests for a snapshot.
     pub asks: Receiver<Ask>,
-    /// Whether a person waits for a snapshot: the tries have an end.
+    /// Whether a person waits for a snapshot: then the number of attempts is limited.
     pub is_awaited: bool,
 }
 
@@ -62,10 +66,11 @@ struct Snapshots {
     backoff: Backoff,
     asked: Vec<Ask>,
     failure: Trouble,
-    /// Somebody asked for a snapshot and was told nothing yet.
+    /// Whether a person asked for a snapshot and was told nothing yet.
     owes_word: bool,
-    /// The store failed: only a person's wish is a reason to try again before the wait is over.
-    /// Each try may copy the whole database, and where rows flow there is always another event.
+    /// Whether the store failed. Then only a person's request is a reason to try again before the
+    /// wait is over: each attempt may copy the whole database, and while rows change there is
+    /// always an event.
     holds: bool,
     sweep: Option<super::Sweep>,
 }
@@ -96,11 +101,11 @@ pub fn start(
     spawn("snapshots", exits, move || snapshots.run())
 }
 
-/// What woke the thread.
+/// An event that wakes the thread.
 enum SnapshotEvent {
     Stop,
     Poke,
-    /// A node left word.
+    /// A node wrote to the broker's bucket.
     Word,
     Ask(Ask),
     Timeout,
@@ -169,7 +174,7 @@ impl Snapshots {
         let stop = select.recv(&self.inputs.stop);
         let ask = select.recv(&self.inputs.asks);
         let (word, poke) = match self.holds {
-            // What is told meanwhile is looked at with the next try.
+            // Events in between are handled with the next attempt.
             true => (usize::MAX, usize::MAX),
             false => (select.recv(changes), select.recv(&self.pokes)),
         };
@@ -185,7 +190,8 @@ impl Snapshots {
                 .recv(&self.inputs.asks)
                 .map_or(SnapshotEvent::Stop, SnapshotEvent::Ask),
             i if i == word => {
-                // Closed: the connection is gone, and the next round makes another.
+                // A closed channel means that the connection is gone; the next round makes a new
+                // one.
                 let _ = operation.recv(changes);
                 SnapshotEvent::Word
             }
@@ -223,7 +229,7 @@ impl Snapshots {
         })
     }
 
-    /// Some of the tombstones whose time is over, in short steps.
+    /// Drops tombstones whose time is over, in short steps.
     fn drop_tombstones(&mut self) -> Result<(), RoundError> {
         self.gate.enter().database.note_age()?;
         if self.sweep.is_none() && self.gate.all_at_end() {
@@ -250,7 +256,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Tells whoever asked for a snapshot, once it is made or cannot be.
+    /// Answers the requests for a snapshot, once it is made or cannot be.
     fn answer(&mut self, failure: Option<&str>) {
         if self.scheduler.is_asked() && failure.is_none() {
             return; // not yet
@@ -293,7 +299,7 @@ impl Snapshots {
                 self.owes_word = false;
                 return self.answer(Some(text));
             }
-            // While the broker is away that is said by those who need it more.
+            // While the broker is away, the threads that need it more say so.
             (RoundError::Stream(StreamError::Disconnected(_)), _) if !self.owes_word => {
                 log::debug!("snapshot: {text}");
             }
@@ -304,7 +310,7 @@ impl Snapshots {
     }
 }
 
-/// What is left of an error when the names of objects are not: each try has others.
+/// Removes the names of objects from an error, because each attempt has different ones.
 fn without_names(text: &str) -> String {
     let is_name = |word: &&str| word.len() >= 8 && word.contains(|c: char| c.is_ascii_digit());
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
@@ -312,7 +318,7 @@ fn without_names(text: &str) -> String {
     words.join(" ")
 }
 
-/// Looks whether the process ends, and says how far the work is.
+/// Ends long work when the process ends, and reports how far the work is.
 pub struct Progress<'a> {
     stop: &'a Receiver<()>,
     work: Work,
@@ -320,7 +326,7 @@ pub struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// `what` is worked at: "snapshot", "restore".
+    /// `what` names the work: "snapshot", "restore".
     pub fn new(stop: &'a Receiver<()>, what: &str) -> Self {
         Progress {
             stop,

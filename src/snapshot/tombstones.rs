@@ -1,8 +1,9 @@
-//! Forgetting deletes, when everybody has had the time to hear of them.
+//! Forgets deletes when every node has had the time to hear of them.
 //!
-//! A tombstone is dropped `tombstone_retention` after it *arrived* here, or the broker acknowledged
-//! it if it is ours, by the broker's clock ([`crate::apply::tombstone_age`]). A node that comes
-//! back later than that learns of the delete from a snapshot, see [`crate::snapshot::Merge`].
+//! A tombstone is dropped `tombstone_retention` after it *arrived* here, or, if it is our own,
+//! after the broker acknowledged it. The time is that of the broker's clock
+//! ([`crate::apply::tombstone_age`]). A node that comes back later than that learns of the delete
+//! from a snapshot, see [`crate::snapshot::Merge`].
 
 use rusqlite::params;
 
@@ -15,22 +16,23 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
-/// Versions looked at in one step.
+/// Number of versions examined in one step.
 const STEP: usize = 512;
 
-/// A walk over all versions.
+/// A walk over all versions, which drops old tombstones.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    /// Tombstones learnt up to here are dropped.
+    /// The walk drops tombstones learnt in local transactions up to this one.
     bound: i64,
     table: i64,
     after: Option<Vec<OwnedValue>>,
+    /// Number of tombstones dropped so far.
     pub dropped: u64,
 }
 
 impl Database {
-    /// A walk that drops tombstones past their time; none if there cannot be any. To be asked for
-    /// only when all streams were read to their end: what is in them may be older.
+    /// Begins a walk that drops tombstones past their time; `None` if there cannot be any. Call it
+    /// only when all streams were read to their end: messages in them may be older.
     pub fn sweep(&self) -> Result<Option<Sweep>> {
         let Some(now_ms) = self.broker_time_ms() else {
             return Ok(None);
@@ -49,7 +51,7 @@ impl Database {
         }))
     }
 
-    /// One short step of it. True when it is done.
+    /// Runs one short step of the walk. Returns true when the walk is done.
     pub fn sweep_step(&mut self, sweep: &mut Sweep) -> Result<bool> {
         let began = self.clock.uptime();
         loop {
@@ -80,7 +82,7 @@ impl Database {
         }
     }
 
-    /// Keys among the next versions that are tombstones of that age, and the last key looked at.
+    /// The keys among the next versions that are old tombstones, and the last key examined.
     #[allow(clippy::type_complexity)] // a list of keys and a key
     fn old_tombstones(
         &self,
@@ -132,7 +134,7 @@ impl Database {
         Ok(dropped)
     }
 
-    /// Tombstones kept, for tests and operators.
+    /// Number of tombstones of a table, for tests and operators.
     pub fn tombstones(&self, table: &str) -> Result<u64> {
         let text = format!(
             "SELECT count(*) FROM {} WHERE deleted = 1",

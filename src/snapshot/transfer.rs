@@ -1,4 +1,4 @@
-//! Between the database's folder and a store: making a snapshot and fetching one.
+//! Makes and fetches snapshots: transfers between the database's folder and a store.
 
 use std::fs;
 use std::io;
@@ -20,24 +20,30 @@ use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
 use crate::store::{Store, StoreError};
 use crate::thread::{Outcome, spawn};
 
-/// While a database is checked, it is looked this often whether to go on.
+/// While a database is checked, the time between two checks whether to go on.
 const CHECK_TICK: Duration = Duration::from_millis(100);
 
-/// What another node left and the manifest does not name is removed when it is this much older than
-/// the newest: nobody is still writing it.
+/// An object that another node left and the manifest does not name is removed when it is this much
+/// older than the newest snapshot: by then no node is still writing it.
 const LEFT_BEHIND_MS: i64 = 24 * 3600 * 1000;
 
-/// Who makes a snapshot, and what of it is not in the copy.
+/// The maker of a snapshot, and the facts about it that are not in the copy.
 pub struct Maker<'a> {
+    /// Path of the database that is copied.
     pub database: &'a Path,
+    /// Prefix of the cluster's streams.
     pub cluster: &'a str,
+    /// Id of the node that makes the snapshot.
     pub node: u64,
+    /// When it is made, in unix milliseconds.
     pub time_ms: i64,
+    /// Makes the name of the snapshot unique.
     pub random: u64,
+    /// Newest tombstone dropped on this node, as (hlc, node).
     pub dropped: Option<(i64, u64)>,
 }
 
-/// Copies what the view sees, packs it and uploads it. The manifest does not know of it yet.
+/// Copies what the view sees, packs it and uploads it. The manifest does not list the snapshot yet.
 pub fn upload(
     view: View,
     maker: &Maker<'_>,
@@ -59,7 +65,7 @@ pub fn upload(
         e => disk(copy.path(), e),
     })?;
     let database_size = length(copy.path())?;
-    // Else two of a damaged file would take the place of the sound ones that are kept.
+    // Otherwise two copies of a damaged file would replace the sound snapshots that are kept.
     check(copy.path(), watch).map_err(|e| match e {
         Unchecked::Stopped => TransferError::Stopped,
         Unchecked::Damaged(cause) => damaged(maker, cause),
@@ -99,8 +105,8 @@ pub fn upload(
     Ok(entry)
 }
 
-/// Makes an uploaded snapshot the newest one, and removes what nobody needs any more. `narrowed` is
-/// the one before, without places that the broker lost.
+/// Makes an uploaded snapshot the newest one, and removes snapshots that no node needs any more.
+/// `narrowed` is the snapshot before, without the streams whose position the broker lost.
 pub fn announce(
     entry: Entry,
     narrowed: Option<&Entry>,
@@ -109,7 +115,8 @@ pub fn announce(
 ) -> Result<Manifest, TransferError> {
     let mut known = match read_manifest(store, cluster) {
         Ok(known) => known.unwrap_or_default(),
-        // Torn by a crash, on a store that cannot replace an object whole: begun anew.
+        // A crash tore the manifest, on a store that cannot replace an object as a whole. Begin a
+        // new one.
         Err(e) if is_torn(&e) => {
             log::warn!("{e}; replacing it");
             Manifest::default()
@@ -141,8 +148,8 @@ pub fn announce(
     Ok(manifest)
 }
 
-/// Whether an object is a snapshot, whole or not, that nobody needs: it just fell out of the
-/// manifest, or was left behind when a process ended.
+/// Whether an object is a snapshot, whole or not, that no node needs: it just fell out of the
+/// manifest, or a process left it behind when it ended.
 fn is_left_behind(name: &str, before: &[Entry], manifest: &Manifest, newest: &Entry) -> bool {
     let listed = |entries: &[Entry]| entries.iter().any(|e| e.name == name);
     if !manifest::is_snapshot(name) || listed(&manifest.snapshots) {
@@ -155,7 +162,7 @@ fn is_left_behind(name: &str, before: &[Entry], manifest: &Manifest, newest: &En
     listed(before) || made.is_some_and(is_old)
 }
 
-/// Takes a snapshot that is no use out of the manifest, so that another one is made.
+/// Removes a snapshot that is of no use from the manifest, so that a new one is made.
 pub fn remove_entry(name: &str, cluster: &str, store: &mut dyn Store) -> Result<(), TransferError> {
     let Some(mut manifest) = read_manifest(store, cluster)? else {
         return Ok(());
@@ -165,12 +172,13 @@ pub fn remove_entry(name: &str, cluster: &str, store: &mut dyn Store) -> Result<
     Ok(store.put(manifest::NAME, bytes.len() as u64, &mut &bytes[..])?)
 }
 
-/// Whether the manifest is no use, and may be replaced.
+/// Whether the manifest is of no use, and may be replaced.
 pub fn is_torn(e: &TransferError) -> bool {
     matches!(e, TransferError::Bad { name, .. } if name == manifest::NAME)
 }
 
-/// What the store holds; none if nothing yet.
+/// Reads the manifest. `None` if the store has none yet. Fails if the manifest is torn, belongs to
+/// a different cluster or a later release, or if the store cannot be read.
 pub fn read_manifest(
     store: &mut dyn Store,
     cluster: &str,
@@ -193,7 +201,8 @@ pub fn read_manifest(
     }
 }
 
-/// Fetches a snapshot into a file beside the database, and checks it.
+/// Fetches a snapshot into a file beside the database, and checks it. Fails if the disk has no room
+/// for it, if the object is gone or damaged, or if the watch ends the work.
 pub fn fetch(
     entry: &Entry,
     database: &Path,
@@ -236,7 +245,8 @@ pub fn fetch(
     }
 }
 
-/// Makes a fetched snapshot the database. False if one appeared meanwhile: it stays.
+/// Makes a fetched snapshot the database. Returns false if a database appeared meanwhile: that one
+/// stays.
 pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferError> {
     let prepare = || -> rusqlite::Result<()> {
         let conn = Connection::open(file.path())?;
@@ -252,14 +262,14 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferErro
     }
 }
 
-/// Why a database is not known to be sound.
+/// Why a check of a database did not find it sound.
 #[derive(Debug)]
 pub(crate) enum Unchecked {
     Damaged(String),
     Stopped,
 }
 
-/// `quick_check` of a file, which takes as long as to read it: `watch` can end it.
+/// Runs `quick_check` on a file, which takes as long as reading it; `watch` can end it.
 pub(crate) fn check(path: &Path, watch: &mut dyn Watch) -> Result<(), Unchecked> {
     let damage = |e: rusqlite::Error| Unchecked::Damaged(format!("quick_check: {e}"));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -290,8 +300,9 @@ pub(crate) fn check(path: &Path, watch: &mut dyn Watch) -> Result<(), Unchecked>
     }
 }
 
-/// <https://www.sqlite.org/pragma.html#pragma_quick_check>, of the file and not of what the
-/// application wants: a constraint or a collation may need a function that only it has.
+/// Runs <https://www.sqlite.org/pragma.html#pragma_quick_check>. It checks the file and not the
+/// application's constraints: a constraint or a collation may need a function that only the
+/// application has.
 fn check_all(conn: &Connection) -> Result<(), String> {
     forget_modules(conn);
     let check = || -> rusqlite::Result<Option<String>> {
@@ -318,9 +329,9 @@ fn check_all(conn: &Connection) -> Result<(), String> {
     damage.map_or(Ok(()), Err)
 }
 
-/// The check leaves out what modules say of their virtual tables: an index over a table of the
-/// application may lack rows, or need a tokenizer that only the application has, and the file is
-/// sound all the same. The tables in which a module keeps its data are read like all others.
+/// Leaves the modules of virtual tables out of the check. An index over a table of the application
+/// may lack rows, or need a tokenizer that only the application has, and the file is sound all the
+/// same. The tables in which a module keeps its data are read like all others.
 fn forget_modules(conn: &Connection) {
     // SAFETY: the connection is open, no statement of it is, and no list of modules to keep is
     // valid.
@@ -342,7 +353,7 @@ fn damaged(maker: &Maker<'_>, cause: impl ToString) -> TransferError {
     }
 }
 
-/// What is damaged; none if all is well.
+/// Returns the damage that `quick_check` finds; `None` if all is well.
 fn quick_check(conn: &Connection, what: &str) -> rusqlite::Result<Option<String>> {
     let text = format!("PRAGMA quick_check({what})");
     let found: String = conn.query_row(&text, [], |r| r.get(0))?;

@@ -1,20 +1,20 @@
-//! What long work with a snapshot tells of itself while bytes move, and what bounds them.
+//! How long work with a snapshot reports its progress and is ended, and limits on its bytes.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::model::manifest;
 
-/// What long work tells of itself, and asks. An error ends the work.
+/// Told of the progress of long work. An error of it ends the work.
 pub trait Watch: Send {
-    /// `done` of `total` bytes of this step.
+    /// Reports that `done` of `total` bytes of this step are done.
     fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()>;
 
-    /// The application has the write lock to itself for so long.
+    /// Leaves the write lock to the application for this long.
     fn pause(&mut self, time: Duration) -> io::Result<()>;
 }
 
-/// A watch for work that nobody waits for and that gives way to nobody.
+/// A watch for work that nobody waits for and that leaves no pauses.
 pub struct Nobody;
 
 impl Watch for Nobody {
@@ -27,7 +27,7 @@ impl Watch for Nobody {
     }
 }
 
-/// How a [`Watch`] says that the process ends.
+/// The error by which a [`Watch`] says that the process ends.
 pub fn stop() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "stopped")
 }
@@ -36,16 +36,16 @@ pub(super) fn is_stop(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::ConnectionAborted
 }
 
-/// A file on its way, seen by a [`Watch`].
+/// A file in transfer, whose bytes are reported to a [`Watch`].
 pub(super) struct Watched<'w, T> {
     pub inner: T,
     pub watch: &'w mut dyn Watch,
     pub step: &'static str,
     pub done: u64,
     pub total: u64,
-    /// The watch ended it.
+    /// Whether the watch ended the transfer.
     pub ended: bool,
-    /// What was read cannot be unpacked or written.
+    /// Why bytes could not be unpacked or written.
     pub failed: Option<io::Error>,
 }
 
@@ -91,7 +91,7 @@ impl<W: Write> Write for Watched<'_, W> {
     }
 }
 
-/// A manifest and no more.
+/// A buffer for a manifest, which refuses more bytes than a manifest may have.
 #[derive(Default)]
 pub(super) struct Bounded(pub Vec<u8>, bool);
 

@@ -1,4 +1,4 @@
-//! Where threads that answer somebody meet the thread that speaks with the broker.
+//! Connects threads that answer requests with the thread that speaks with the broker.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -12,30 +12,30 @@ use crate::status::verify::worker::Job;
 use crate::stream::StreamError;
 use crate::stream::key_value::KeyValue;
 
-/// Who asks is answered within this time, with or without the broker.
+/// A request is answered within this time, with or without the broker.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 const OFF: &str = "status_interval = 0: this node neither tells of itself nor asks for others";
 
-/// What does not change while the process runs.
+/// Facts that do not change while the process runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
     /// `node_name`.
     pub name: String,
-    /// The streams that are read, by shard.
+    /// The streams that this node reads, by shard.
     pub streams: Vec<String>,
 }
 
-/// Something to be asked of the bucket in which nodes leave word.
+/// A query to the bucket in which nodes leave word.
 type Query = Box<dyn FnOnce(&KeyValue<'_>) -> Result<(), StreamError> + Send>;
 
 /// A question to the thread.
 pub enum Ask {
-    /// Something of the bucket.
+    /// Runs a query on the bucket.
     Bucket(Query, Sender<Result<(), String>>),
-    /// What is known of the other nodes.
+    /// Asks for the known facts about the other nodes.
     Peers(Sender<Result<Peers, String>>),
-    /// Forget a node that is gone; or, with `true`, say whether that would be done.
+    /// Forgets a node that is gone; with `true`, only checks whether it may be forgotten.
     Forget(u64, bool, Sender<Result<(), String>>),
 }
 
@@ -45,7 +45,7 @@ pub struct Board {
     asks: OnceLock<Sender<Ask>>,
     changed: (Sender<()>, Receiver<()>),
     jobs: OnceLock<Sender<Job>>,
-    /// Of the run under way, or the last one.
+    /// Report of the run under way, or of the last one.
     report: Mutex<Option<Report>>,
 }
 
@@ -62,21 +62,22 @@ impl Default for Board {
 }
 
 impl Board {
-    /// What this node says of itself. Once.
+    /// Sets the facts that this node tells of itself. Only the first call counts.
     pub fn introduce(&self, about: About) {
         let _ = self.about.set(about);
     }
 
-    /// A thread answers from now on. Once.
+    /// Notes the channel on which a thread answers from now on. Only the first call counts.
     pub(super) fn open(&self, asks: Sender<Ask>) {
         let _ = self.asks.set(asks);
     }
 
+    /// The facts set by [`Board::introduce`]; empty before.
     pub fn about(&self) -> About {
         self.about.get().cloned().unwrap_or_default()
     }
 
-    /// Something that the node tells of itself may have changed.
+    /// Notes that something which the node tells of itself may have changed.
     pub fn note_change(&self) {
         let _ = self.changed.0.try_send(());
     }
@@ -85,17 +86,19 @@ impl Board {
         self.changed.1.clone()
     }
 
-    /// What the broker knows of the other nodes; an error: why that cannot be told.
+    /// The other nodes, as the broker's bucket has them. An error says why they are not known.
     pub fn peers(&self) -> Result<Peers, String> {
         self.ask(Ask::Peers)
     }
 
-    /// Takes a node off the list. An error: why not.
+    /// Takes a node off the list; with `dry_run`, only checks whether that is allowed. An error
+    /// says why not.
     pub fn forget(&self, node: u64, dry_run: bool) -> Result<(), String> {
         self.ask(|reply| Ask::Forget(node, dry_run, reply))
     }
 
-    /// Asks the bucket, on the thread that has the connection.
+    /// Runs a query on the bucket, on the thread that has the connection. An error says why there
+    /// is no answer: the broker fails, does not answer within 4 s, or `status_interval` is 0.
     pub fn with_bucket<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&KeyValue<'_>) -> Result<T, StreamError> + Send + 'static,
@@ -109,19 +112,20 @@ impl Board {
         found.try_recv().map_err(|e| e.to_string())
     }
 
-    /// A thread does the work from now on. Once.
+    /// Notes the channel on which a thread takes jobs from now on. Only the first call counts.
     pub(crate) fn employ(&self, jobs: Sender<Job>) {
         let _ = self.jobs.set(jobs);
     }
 
-    /// Another node compares rows.
+    /// Hands over another node's request to compare rows. It is dropped if the thread has a job
+    /// waiting.
     pub(super) fn answer(&self, request: Request) {
         if let Some(jobs) = self.jobs.get() {
             let _ = jobs.try_send(Job::Answer(request));
         }
     }
 
-    /// Begins to compare the rows of all nodes. An error: why not.
+    /// Begins to compare the rows of all nodes. An error says why that is not possible now.
     pub fn begin_verify(&self, repair: bool, dry_run: bool) -> Result<(), String> {
         let jobs = self.jobs.get().ok_or(OFF)?;
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +141,7 @@ impl Board {
         Ok(())
     }
 
-    /// What the run under way, or the last one, found.
+    /// The report of the run under way, or of the last one.
     pub fn verify_report(&self) -> Option<Report> {
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.clone()

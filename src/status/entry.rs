@@ -1,47 +1,58 @@
-//! What a node tells the others of itself: one value in the broker's bucket, under `node.<id>`.
+//! The entry of a node: one value in the broker's bucket, under `node.<id>`.
 //!
-//! The key has two parts on purpose: nobody who watches the bucket (`$KV.<bucket>.*`) is woken by
-//! it. Entries of others are not trusted: their size, their number and their texts are bounded, and
-//! control characters are taken out before anything is shown.
+//! The key has two parts on purpose: it wakes nobody who watches the bucket (`$KV.<bucket>.*`).
+//! Entries of others are not trusted: their size, number and texts are bounded, and control
+//! characters are removed before anything is shown.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::text::printable;
 
-/// Before the number of a node.
+/// Prefix of the key; the node's id follows.
 pub const KEY: &str = "node.";
 
-/// Bytes of an entry of another node that is read at all.
+/// Largest entry of another node that is read, in bytes.
 pub const MAX_BYTES: usize = 16 << 10;
 
-/// Streams of an entry: there are no more shards.
+/// Largest number of streams that is read from an entry: there are no more shards.
 const MAX_STREAMS: usize = 256;
 
 /// See the module's head.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Entry {
+    /// `node_name`; empty if the node told none.
     pub name: String,
+    /// Version of HarmonyLite.
     pub release: String,
-    /// See [`crate::status::report::Schema`].
+    /// Hash of the tables, see [`crate::status::report::Schema`].
     pub schema: String,
+    /// Hash before the tables last changed.
     pub previous: String,
     /// By shard, the sequence of the last message read.
     pub positions: Vec<u64>,
-    /// By shard, whether messages were missed. Left out if none were.
+    /// By shard, whether messages were missed. Empty if none were.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<bool>,
+    /// Rows that the broker has not acknowledged, counted up to 10,000.
     pub unsent: u64,
+    /// Rows that are held, counted up to 10,000.
     pub held: u64,
+    /// Rows that are displaced, counted up to 10,000.
     pub displaced: u64,
+    /// Changes that could not be replicated, since the daemon started.
     pub rejected: u64,
+    /// Messages in quarantine.
     pub quarantined: u64,
+    /// Number of subjects that health reports as failing.
     pub problems: u64,
-    /// The largest lag, in milliseconds.
+    /// The largest lag behind any origin, in milliseconds.
     pub lag_ms: u64,
+    /// Name of the snapshot that the node merged last, or began with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
-    /// By the broker's clock, when it was written, in unix milliseconds.
+    /// When the entry was written, in unix milliseconds by the broker's clock; 0 if that is not
+    /// known.
     pub time_ms: i64,
 }
 
@@ -51,7 +62,7 @@ impl Entry {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// An entry of another node. None: it is too large or no entry.
+    /// Parses an entry of another node. `None` if it is too large or is no entry.
     pub fn parse(bytes: &[u8]) -> Option<Entry> {
         if bytes.len() > MAX_BYTES {
             return None;
@@ -71,7 +82,7 @@ impl Entry {
         Some(entry)
     }
 
-    /// Whether it says something else than `other`, apart from the time that passed.
+    /// Whether the entry says something different from `other`, apart from the time that passed.
     pub fn differs(&self, other: &Entry) -> bool {
         let timeless = |entry: &Entry| Entry {
             time_ms: 0,

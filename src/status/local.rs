@@ -8,25 +8,29 @@ use crate::database::{Database, Result};
 use crate::gate::{Gate, Inside};
 use crate::health;
 
-/// Rows are counted up to here: who asks must not wait, nor must the node.
+/// Rows are counted up to this number, so that neither the caller nor the node has to wait.
 pub const COUNTED: u64 = 10_000;
 
-/// What a node knows of itself.
+/// Everything that a node knows of itself.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
+    /// The node's id.
     pub node: u64,
+    /// What the node tells the others.
     pub entry: Entry,
-    /// Per origin, milliseconds that its changes are behind here.
+    /// Per origin, by how many milliseconds this node is behind its changes.
     pub lag_ms: BTreeMap<u64, u64>,
-    /// Per other node, when the broker stored the newest message of it that is applied here.
+    /// Per other node, when the broker stored the newest of its messages that is applied here, in
+    /// unix milliseconds.
     pub heard_ms: BTreeMap<u64, i64>,
+    /// Failing subjects and their texts, as `/health` has them.
     pub problems: BTreeMap<String, String>,
-    /// The broker's clock.
+    /// The broker's clock in unix milliseconds; `None` before this node heard of it.
     pub now_ms: Option<i64>,
 }
 
 impl Facts {
-    /// Reads them; `inside` is the gate's.
+    /// Reads the facts; `inside` is that of `gate`. Fails if the database does.
     pub fn gather(gate: &Gate, inside: &Inside) -> Result<Facts> {
         let db = &inside.database;
         let heard_ms: BTreeMap<u64, i64> = db.newest_by_origin().collect();
@@ -50,7 +54,7 @@ impl Facts {
     }
 }
 
-/// What the database says by itself.
+/// The facts that the database alone has.
 fn stored(about: &About, db: &Database) -> Result<Entry> {
     let positions = about.streams.iter().map(|stream| db.position(stream));
     let (positions, gaps): (Vec<u64>, Vec<bool>) =
@@ -81,8 +85,9 @@ fn problems(gate: &Gate, db: &Database) -> Result<BTreeMap<String, String>> {
     Ok(problems.map(|(k, v)| (k.clone(), text(v))).collect())
 }
 
-/// Behind each origin: 0 at the end of all streams, else the age of its newest message that is
-/// here. By the broker's clock alone: an origin's clock may be wrong.
+/// The lag behind each origin in milliseconds: 0 at the end of all streams, else the age of its
+/// newest message that is applied here. Only the broker's clock counts, because an origin's may be
+/// wrong.
 pub fn lag(
     heard_ms: &BTreeMap<u64, i64>,
     now_ms: Option<i64>,

@@ -1,10 +1,10 @@
-//! Which snapshot a node merged last, or began with.
+//! The snapshot that a node merged last, or began with.
 
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::{Database, Result};
 
 impl Database {
-    /// A snapshot is merged, or the file is one.
+    /// Notes that a snapshot was merged, or that the file is one.
     pub fn note_merged_snapshot(&mut self, name: &str) -> Result<()> {
         self.write(|db| Ok(set_meta(&db.conn, Meta::MergedSnapshot, name)?))
     }

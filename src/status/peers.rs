@@ -1,4 +1,4 @@
-//! What the broker's bucket says of the other nodes, and what that means just now.
+//! The entries of the other nodes in the broker's bucket, and what they mean just now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,30 +13,33 @@ use crate::stream::client::Client;
 use crate::stream::jetstream::last_sequences;
 use crate::stream::key_value::KeyValue;
 
-/// Other nodes that are listed: anybody may write any number of entries.
+/// Largest number of other nodes that is listed: anybody may write any number of entries.
 const MAX_NODES: usize = 1000;
 
 /// A running node writes its entry at least this often.
 pub const WRITTEN_EVERY: Duration = Duration::from_secs(600);
 
-/// A node that was not heard of for longer is silent.
+/// A node is silent if it was last heard of longer ago than this.
 const SILENT_AFTER: Duration = Duration::from_secs(900);
 
-/// A node that has everything says so within this time: what an older entry lacks, the node lacks.
+/// A node that has everything says so within this time. If an older entry says that something is
+/// lacking, the node lacks it.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
-/// What the broker says, as of one moment.
+/// The state of the bucket and the streams, as of one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
-    /// Every node that is known, by its number, with its entry and when the broker stored that.
+    /// Every known node by its id, with its entry and the time at which the broker stored that, in
+    /// unix milliseconds. `None` if it keeps no valid entry.
     pub nodes: BTreeMap<u64, Option<(Entry, i64)>>,
+    /// Number of entries beyond the 1000 that are read.
     pub left_out: u64,
     /// Per stream, the sequence of its last message.
     pub ends: BTreeMap<String, u64>,
 }
 
 impl Peers {
-    /// Asks the broker.
+    /// Reads the bucket and the ends of the streams.
     pub fn fetch(
         client: &Client,
         stream_prefix: &str,
@@ -58,8 +61,8 @@ impl Peers {
                 nodes.insert(*id, entry);
             }
         }
-        // A release that keeps no entry; or a node that was forgotten, of which the bucket still
-        // lists the keys without a value.
+        // The node's release keeps no entry, or the node was forgotten, and the bucket still lists
+        // its keys without a value.
         let others: Vec<u64> = older.difference(&ids).copied().take(MAX_NODES).collect();
         let keys: Vec<String> = others.iter().map(|id| format!("{PUBLISHER}{id}")).collect();
         for (id, found) in others.iter().zip(bucket.get_all(&keys, MAX_BYTES)?) {
@@ -75,13 +78,13 @@ impl Peers {
     }
 }
 
-/// Numbers of the keys that are `prefix` and a number.
+/// Ids in the keys that consist of `prefix` and a number.
 fn with_number(keys: &[String], prefix: &str) -> BTreeSet<u64> {
     let number = |key: &String| key.strip_prefix(prefix)?.parse().ok();
     keys.iter().filter_map(number).collect()
 }
 
-/// The status, from what this node and the broker know.
+/// Builds the status from the facts of this node and the entries of the others.
 pub fn status(facts: &Facts, streams: &[String], peers: Result<Peers, String>) -> Status {
     let (peers, others_unknown) = match peers {
         Ok(peers) => (peers, None),
@@ -121,7 +124,7 @@ fn lag_of((origin, ms): (&u64, &u64)) -> Lag {
     }
 }
 
-/// What nodes are looked at beside.
+/// The facts with which nodes are compared.
 struct PeerView<'a> {
     facts: &'a Facts,
     streams: &'a [String],
@@ -131,7 +134,7 @@ struct PeerView<'a> {
 impl PeerView<'_> {
     fn this(&self) -> Node {
         let mut node = self.node(self.facts.node, &self.facts.entry);
-        // Under way, unless something does not work.
+        // Changes are only under way, unless something fails.
         let is_stuck = !self.facts.problems.is_empty();
         node.lacks = lacks(&node, is_stuck);
         node.seen_ms = self.facts.now_ms;
@@ -148,7 +151,7 @@ impl PeerView<'_> {
                 ..Node::default()
             };
             self.date(&mut node, heard);
-            // Such a node says nothing while nothing is written there.
+            // Such a node sends nothing while nothing is written there.
             node.silent = false;
             return node;
         };
@@ -202,8 +205,8 @@ impl PeerView<'_> {
     }
 }
 
-/// In a few words each, what a node lacks or what waits there; `is_settled`: what is under way
-/// would be there by now.
+/// What a node lacks and what waits there, in a few words each. With `is_settled`, changes that
+/// were under way would have arrived by now.
 fn lacks(node: &Node, is_settled: bool) -> Vec<String> {
     let mut lacks = Vec::new();
     for stream in &node.streams {

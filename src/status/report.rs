@@ -1,8 +1,8 @@
 //! The JSON of `/status` and of `harmonylite status --json`: a contract.
 //!
-//! Fields may be added; [`VERSION`] rises when one goes or changes its meaning. Numbers of nodes
-//! are text, because not every reader of JSON takes 64 bits for a number. Times are unix
-//! milliseconds by the broker's clock.
+//! Fields may be added; [`VERSION`] rises when one goes or changes its meaning. Ids of nodes are
+//! text, because not every reader of JSON takes 64 bits for a number. Times are unix milliseconds
+//! by the broker's clock.
 
 use std::collections::BTreeMap;
 
@@ -11,43 +11,44 @@ use serde::{Deserialize, Serialize};
 /// Number of the JSON's layout.
 pub const VERSION: u32 = 1;
 
-/// What one node knows of itself and of all others.
+/// Everything that one node knows of itself and of all others.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// See [`VERSION`].
     pub version: u32,
-    /// Nothing is wrong here, and every node has everything, as far as this node knows.
+    /// Whether nothing is wrong here and every node has everything, as far as this node knows.
     pub fine: bool,
-    /// Whether a daemon answered. If not, `this` is what the file says, and `others` is empty.
+    /// Whether a daemon answered. If not, `this` comes from the file, and `others` is empty.
     pub running: bool,
-    /// The broker's clock; none before this node heard of it.
+    /// The broker's clock; `null` before this node heard of it.
     pub time_ms: Option<i64>,
     /// This node.
     pub this: Node,
     /// Per origin of changes, how far this node is behind it. The largest lag first.
     pub lag: Vec<Lag>,
-    /// What does not work here, by its subject, as `/health` has it.
+    /// Failing subjects of this node and their texts, as in `/health`.
     pub problems: BTreeMap<String, String>,
-    /// The other nodes, by their numbers.
+    /// The other nodes, in the order of their ids.
     pub others: Vec<Node>,
-    /// Nodes that are known and not listed in `others`: there are too many.
+    /// Number of known nodes that are not listed in `others`, because there are too many.
     pub others_left_out: u64,
-    /// Why `others` may be old or empty; none if the broker was asked just now.
+    /// Why `others` may be old or empty; `null` if the broker was asked just now.
     pub others_unknown: Option<String>,
 }
 
 /// One node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Node {
-    /// The number of the node.
+    /// The node's id.
     pub node: String,
     /// `node_name`, by default the host's name. Empty if the node told none.
     pub name: String,
-    /// How the node is known: by the `entry` that it keeps, or, of a release that keeps none or
-    /// with `status_interval = 0`, by its `messages`.
+    /// How the node is known: by the `entry` that it keeps, or by its `messages`, if its release
+    /// keeps none or its `status_interval` is 0.
     pub known_by: KnownBy,
     /// Version of HarmonyLite.
     pub release: Option<String>,
+    /// The tables of the node.
     pub schema: Schema,
     /// Per stream, how far the node has read.
     pub streams: Vec<Stream>,
@@ -61,7 +62,7 @@ pub struct Node {
     pub rejected: Option<u64>,
     /// Messages that the node could not read.
     pub quarantined: Option<u64>,
-    /// Subjects that do not work there. None if they are not known.
+    /// Number of failing subjects there; `null` if that is not known.
     pub problems: Option<u64>,
     /// The largest lag of the node, in seconds, when it was last heard of.
     pub lag_seconds: Option<f64>,
@@ -71,9 +72,9 @@ pub struct Node {
     pub seen_ms: Option<i64>,
     /// How many seconds ago that was.
     pub seen_seconds_ago: Option<f64>,
-    /// Nothing was heard of the node for longer than a running node is silent.
+    /// Whether nothing was heard of the node for longer than a running node is silent.
     pub silent: bool,
-    /// In a few words each, what the node lacks or what waits there. Empty: it has everything.
+    /// What the node lacks and what waits there, in a few words each. Empty if it has everything.
     pub lacks: Vec<String>,
 }
 
@@ -88,36 +89,39 @@ impl Node {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KnownBy {
+    /// By the entry that it keeps in the broker's bucket.
     #[default]
     Entry,
+    /// By its messages alone.
     Messages,
 }
 
-/// What tables a node has, as a hash over their definitions.
+/// The tables of a node, as a hash over their definitions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schema {
-    /// SHA-256, in hexadecimal: equal hashes, equal tables.
+    /// SHA-256 in hexadecimal. Nodes with equal hashes have equal tables.
     pub hash: Option<String>,
     /// The hash before the last change of the tables.
     pub previous: Option<String>,
 }
 
-/// How far one stream is read.
+/// How far a node has read one stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stream {
+    /// Name of the stream.
     pub stream: String,
     /// Sequence of the last message read.
     pub position: u64,
-    /// Messages that the stream holds beyond that; none if that is not known.
+    /// Messages that the stream holds beyond that; `null` if that is not known.
     pub behind: Option<u64>,
-    /// Messages were missed here that only a snapshot brings.
+    /// Whether the node missed messages that only a snapshot brings.
     pub gap: bool,
 }
 
 /// How far this node is behind the changes of one origin.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lag {
-    /// The number of the node that wrote.
+    /// The id of the node that wrote.
     pub origin: String,
     /// Seconds since the broker stored the newest message of that origin that is applied here; 0
     /// when all streams are read to their end.

@@ -3,13 +3,13 @@
 use super::report::{KnownBy, Lag, Node, Status};
 use crate::model::timestamp::shown;
 
-/// Characters of a hash that are shown: enough to tell a few schemas apart.
+/// Number of characters shown of a hash: enough to tell a few schemas apart.
 const HASH: usize = 12;
 
-/// Origins that are listed with their lag.
+/// Number of origins that are listed with their lag.
 const ORIGINS: usize = 10;
 
-/// Several lines, the most important first.
+/// The status in several lines, the most important first.
 pub fn text(status: &Status) -> String {
     let mut lines = vec![verdict(status).to_owned()];
     for (subject, why) in &status.problems {

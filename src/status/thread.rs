@@ -1,7 +1,7 @@
-//! Thread: tells the others how this node is, and asks the broker about them.
+//! Thread: tells the others how this node is doing, and asks the broker about them.
 //!
-//! It sleeps until something changed, until its entry is ten minutes old, or until somebody asks.
-//! An entry is written at most once an interval, so that a busy node wakes it once in that time,
+//! It sleeps until something changes, until its entry is ten minutes old, or until a request comes.
+//! It writes the entry at most once per interval, so that a busy node wakes it once in that time,
 //! and an idle one every ten minutes.
 
 use std::sync::Arc;
@@ -26,21 +26,22 @@ use crate::stream::key_value::KeyValue;
 use crate::stream::link::Inbox;
 use crate::thread::{Exited, spawn};
 
-/// What was asked a moment ago is not asked again: a page may be open on many screens.
+/// An answer that is younger than this is given again: a page may be open on many screens.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// The first entry is written so long after the start: the connection of the registry, which is
+/// The first entry is written this long after the start. The connection of the registry, which is
 /// used here as well, is there by then.
 const FIRST_AFTER: Duration = Duration::from_secs(2);
 
-/// A node that was heard of more recently may be running.
+/// A node that was heard of more recently than this may be running.
 const GONE_AFTER: Duration = WRITTEN_EVERY;
 
-/// What is chosen for this node.
+/// Settings of the status thread.
 #[derive(Debug, Clone)]
 pub struct StatusOptions {
+    /// Prefix of the cluster's streams and buckets.
     pub stream_prefix: String,
-    /// The entry is written at most this often.
+    /// Shortest time between two writes of the entry.
     pub interval: Duration,
 }
 
@@ -51,13 +52,13 @@ struct StatusThread {
     stop: Receiver<()>,
     asks: Receiver<Ask>,
     client: Option<Client>,
-    /// Word that nodes leave in the bucket.
+    /// Changes of the bucket, which other nodes write.
     words: Option<Inbox>,
-    /// What the others know of this node, and since when.
+    /// The entry that the others have of this node, and when it was written.
     told: Option<(Entry, Instant)>,
-    /// Something changed since, or nothing is told yet.
+    /// Whether something changed since, or no entry is written yet.
     is_changed: bool,
-    /// Not before, after a failure.
+    /// No entry is written before this time, after a failure.
     not_before: Option<Instant>,
     backoff: Backoff,
     failure: Lasting,
@@ -95,12 +96,12 @@ pub fn start(
     })
 }
 
-/// What woke the thread.
+/// An event that wakes the thread.
 enum StatusEvent {
     Stop,
     Ask(Ask),
     Change,
-    /// A node left word under this subject; none: the connection is gone.
+    /// A node wrote under this subject. `None`: the connection is gone.
     Word(Option<String>),
     Due,
 }
@@ -119,7 +120,7 @@ impl StatusThread {
         }
     }
 
-    /// When the entry is to be written next.
+    /// When the entry must be written next.
     fn due(&self) -> Instant {
         let due = match &self.told {
             Some((_, at)) if self.is_changed => *at + self.options.interval,
@@ -161,7 +162,7 @@ impl StatusThread {
         }
     }
 
-    /// Writes the entry, if it says something new or is old.
+    /// Writes the entry, if something in it is new or it is old.
     fn tell(&mut self) {
         match self.write_entry() {
             Ok(()) => {
@@ -170,7 +171,7 @@ impl StatusThread {
                 self.failure.ends();
             }
             Err(text) => {
-                // The broker's absence is said by those who need it more.
+                // The threads that need the broker more report its absence.
                 if self.failure.is_news(&text) {
                     log::debug!("status: {text}");
                 }
@@ -225,7 +226,7 @@ impl StatusThread {
         Ok(peers)
     }
 
-    /// Takes all that the bucket says of a node out of it.
+    /// Deletes everything that the bucket has of a node.
     fn forget(&mut self, node: u64, dry_run: bool) -> Result<(), String> {
         self.known = None;
         let peers = self.peers()?;
@@ -238,7 +239,7 @@ impl StatusThread {
         }
         self.known = None;
         self.with_bucket(|bucket| {
-            // The entry last: should it fail in between, the node is still listed.
+            // The entry goes last: if this fails in between, the node is still listed.
             [PUBLISHER, TABLES, KEY]
                 .iter()
                 .try_for_each(|prefix| bucket.delete(&format!("{prefix}{node}")))
@@ -253,7 +254,7 @@ impl StatusThread {
         self.with_client(|client| ask(&KeyValue::open(client, &bucket)))
     }
 
-    /// A request to compare rows is for every node.
+    /// Takes up a request to compare rows, which is for every node.
     fn look_at(&mut self, subject: &str) {
         if !subject.ends_with(&format!(".{REQUEST}")) {
             return;
@@ -270,7 +271,8 @@ impl StatusThread {
         }
     }
 
-    /// Asks on the connection there is, or on a new one. It is given up when that fails.
+    /// Runs a query on the present connection, or on a new one. Gives the connection up if that
+    /// fails.
     fn with_client<T>(
         &mut self,
         ask: impl FnOnce(&Client) -> Result<T, StreamError>,
@@ -294,7 +296,7 @@ impl StatusThread {
     }
 }
 
-/// Whether a node may be forgotten; an error: why not.
+/// Whether a node may be forgotten. An error says why not.
 fn may_forget(node: u64, own: u64, peers: &Peers, now_ms: Option<i64>) -> Result<(), String> {
     if node == own {
         return Err(format!("node {node} is this node"));

@@ -1,4 +1,4 @@
-//! The status of a database of which no daemon runs: what the file says of this node.
+//! The status of a database without a running daemon, from the file alone.
 
 use std::path::Path;
 
@@ -12,7 +12,8 @@ use crate::database::meta::{Meta, get_meta};
 use crate::database::read_only::ReadOnly;
 use crate::database::{DatabaseError, Result};
 
-/// Reads it on a connection that changes nothing.
+/// Reads the status on a connection that changes nothing. Fails if the file cannot be read, or if
+/// HarmonyLite was never started on it.
 pub fn status(path: &Path, name: &str) -> Result<Status> {
     let file = ReadOnly::open(path)?;
     let conn = &file.conn;

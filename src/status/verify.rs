@@ -7,10 +7,10 @@
 //!                       every node: a view at known positions, walked in time boxes (answer)
 //! ```
 //!
-//! A digest is a sum of keyed SHA-256 over rows, so that the order of rows does not matter; the key
-//! is drawn for each run, so that nobody can make up two rows of one digest beforehand. Nodes are
-//! compared only where each has read the same messages, nothing waits to be captured or sent, and
-//! every message of its own was read back: anything else is "not comparable yet".
+//! A digest is a sum of keyed SHA-256 over rows, so that the order of rows does not matter. The key
+//! is drawn for each run, so that nobody can make up two rows with one digest beforehand. Nodes are
+//! compared only if each has read the same messages, no row waits to be captured or sent, and each
+//! has read back every message of its own. Otherwise they are "not comparable yet".
 
 pub mod answer;
 pub mod digest;

@@ -1,37 +1,38 @@
-//! Notices who opens the database to have it for himself.
+//! Notices programs that open the database to have it for themselves.
 //!
 //! `PRAGMA locking_mode = EXCLUSIVE` (Prisma's migrations) needs that nobody else has the file
-//! open, and fails after its timeout where we do. SQLite's locks do not show that somebody tries:
-//! they are held for microseconds. But every ordinary connection opens the WAL right after the
-//! database, and that one the database alone.
+//! open, and fails after its timeout while we have it open. SQLite's locks do not show that a
+//! program tries: it holds them for microseconds. But an ordinary connection opens the WAL right
+//! after the database, and such a program opens the database alone.
 //!
-//! An ordinary connection that is the first of its process opens the shared memory, too. Where that
-//! is missing, the WAL may have been opened by somebody else (Litestream reads it), and hides one
-//! that is alone: that is a doubt, and [`super::waiting`] looks.
+//! An ordinary connection that is the first of its process opens the shared memory, too. If that
+//! event is missing, a different program may have opened the WAL (Litestream reads it), and its
+//! event hides a program that opened the database alone. That is a doubt, and [`super::waiting`]
+//! resolves it.
 
 use std::time::{Duration, Instant};
 
 /// An ordinary connection opens the WAL within this time, if it reads at all.
 const OPENS_BOTH: Duration = Duration::from_millis(50);
 
-/// Connections that opened the database and not yet its WAL.
+/// Counts connections that opened the database and not yet its WAL.
 #[derive(Debug, Default)]
 pub(super) struct Opened {
     alone: usize,
-    /// When the first of them did.
+    /// When the first of them opened the database.
     since: Option<Instant>,
-    /// Opened both, and not yet the shared memory.
+    /// Number of connections that opened both, and not yet the shared memory.
     doubted: usize,
-    /// When the first of these did.
+    /// When the first of these opened the WAL.
     doubt: Option<Instant>,
 }
 
-/// What is noticed.
+/// Kinds of notices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// Somebody has the database open alone.
+    /// A program has the database open alone.
     Alone,
-    /// Somebody may.
+    /// A program may have it open alone.
     Doubt,
 }
 
@@ -41,7 +42,7 @@ impl Opened {
         self.since.get_or_insert(now);
     }
 
-    /// The database was closed by somebody who cannot write to it.
+    /// Notes that a program which cannot write to the database closed it.
     pub(super) fn closed(&mut self) {
         self.alone = self.alone.saturating_sub(1);
         if self.alone == 0 {
@@ -64,13 +65,13 @@ impl Opened {
         }
     }
 
-    /// How long until something is noticed, if there is anything.
+    /// How long until a notice is due; `None` if none is expected.
     pub(super) fn noticed_in(&self, now: Instant) -> Option<Duration> {
         let first = self.since.into_iter().chain(self.doubt).min()?;
         Some((first + OPENS_BOTH).saturating_duration_since(now))
     }
 
-    /// What is to be noticed, once.
+    /// Returns a notice that is due, once.
     pub(super) fn take(&mut self, now: Instant) -> Option<Notice> {
         let is_due = |since: Option<Instant>| since.is_some_and(|at| at + OPENS_BOTH <= now);
         if is_due(self.since) {

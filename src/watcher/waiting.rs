@@ -1,8 +1,9 @@
 //! Looks in `/proc` for a process that waits to have the database for itself.
 //!
-//! It has the database open for writing, and not the WAL. Processes of other users and of other
-//! containers are not seen, unless we are root: [`super::opened`] notices those, too, and this is
-//! asked where that leaves a doubt, and whether it is a backup that copies the file.
+//! Such a process has the database open for writing, and not the WAL. Processes of other users and
+//! of other containers are not seen, unless we are root. [`super::opened`] notices those, too. This
+//! search runs where that leaves a doubt, and to find out whether the process is a backup that
+//! copies the file.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -11,31 +12,31 @@ use std::time::{Duration, Instant};
 
 use super::{DATABASE, ENDS, WAL, with_end};
 
-/// Between two looks.
+/// Shortest pause between two searches.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Looking takes one part of so many of the time, at the most.
+/// A search takes at most one part in this many of the time.
 const PARTS: u32 = 200;
 
 /// A process that has the database open alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Alone {
-    /// None is seen.
+    /// No process is seen.
     Nobody,
-    /// It cannot write to it: a backup copies the file.
+    /// The process cannot write to the database: a backup copies the file.
     Reader,
     Writer,
 }
 
-/// Looks that are made where there is a doubt.
+/// Searches that a doubt causes.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// Not before.
+    /// No search before this time.
     next: Option<Instant>,
 }
 
 impl Looks {
-    /// As [`is_waited_for`]; false if that was asked a moment ago.
+    /// As [`is_waited_for`]; false if the last search was a moment ago.
     pub(super) fn is_waited_for(&mut self, database: &Path) -> bool {
         let began = Instant::now();
         if self.next.is_some_and(|next| began < next) {
@@ -52,7 +53,7 @@ pub fn is_waited_for(path: &Path) -> bool {
     who_is_alone(path) == Alone::Writer
 }
 
-/// Who has the database at `path` open, and not its WAL.
+/// Which kind of process has the database at `path` open, and not its WAL.
 pub(super) fn who_is_alone(path: &Path) -> Alone {
     let beside = |end| path.with_file_name(with_end(path.file_name().unwrap_or_default(), end));
     let Ok(database) = fs::metadata(path) else {
@@ -75,20 +76,21 @@ pub(super) fn who_is_alone(path: &Path) -> Alone {
     alone.max().unwrap_or(Alone::Nobody)
 }
 
-/// Those files of a process whose names begin like one of two, and whether it can write to them.
+/// Those files of a process whose names begin like one of the two, and whether it can write to
+/// them.
 fn open_files(process: u32, database: &Path, wal: &Path) -> Vec<(Metadata, bool)> {
     let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else {
         return Vec::new();
     };
     let is_like = |link: &Path| {
-        // The name of one that is removed has something behind it.
+        // The kernel appends a suffix to the name of a removed file.
         let name = link.file_name().unwrap_or_default().to_string_lossy();
         let mut begins = [database, wal].into_iter().filter_map(Path::file_name);
         begins.any(|begin| name.starts_with(&*begin.to_string_lossy()))
     };
     let files = files.flatten().map(|entry| entry.path());
     let files = files.filter(|file| fs::read_link(file).is_ok_and(|link| is_like(&link)));
-    // The rights of the link are those of the descriptor.
+    // The permissions of the link are those of the descriptor.
     let look = |file: std::path::PathBuf| {
         let writes = fs::symlink_metadata(&file).ok()?.mode() & 0o200 != 0;
         Some((fs::metadata(file).ok()?, writes))
@@ -106,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// Has two files open until it is killed; `writes` to the first, or reads it.
+    /// Keeps two files open until it is killed; `writes` to the first, or reads it.
     fn holds(files: [&Path; 2], writes: bool) -> Child {
         let open = |path| fs::File::options().read(true).write(writes).open(path);
         let mut command = Command::new("sleep");

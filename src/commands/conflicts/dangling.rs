@@ -1,4 +1,4 @@
-//! A row that refers by a foreign key to one that is not there, as text and as JSON.
+//! A row with a dangling reference, as text and as JSON.
 
 use serde_json::{Value as Json, json};
 

@@ -1,4 +1,4 @@
-//! What is said of schemas as they come.
+//! Reports about schemas as they occur.
 
 use rusqlite::Connection;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::inspect::{Report, TableReport};
 
-/// The parts, in the order in which they are listed, and what is said of each.
+/// The kinds of tables in the order in which they are listed, each with its heading.
 const PARTS: [(&str, &str); 6] = [
     ("replicated", "replicated"),
     (
@@ -20,7 +20,7 @@ const PARTS: [(&str, &str); 6] = [
     ),
 ];
 
-/// Names are padded to the longest, but not beyond this.
+/// Names are padded to the longest of them, but to no more characters than this.
 const WIDEST: usize = 40;
 
 pub(super) fn text(path: &Path, report: &Report) -> String {

@@ -6,7 +6,7 @@ use super::*;
 use crate::apply::tests::support::Node;
 use crate::stream::Ack;
 
-/// Keeps the tokens of what it is given.
+/// Keeps the tokens of the messages that it is given.
 struct Kept {
     window: usize,
     acks: Receiver<Ack>,
@@ -66,7 +66,8 @@ impl Sent {
         self.link.send(&self.gate, &sending, packed, now).unwrap();
     }
 
-    /// The transaction that is complete with this acknowledgement; and the next parts are sent.
+    /// Acknowledges a message and sends the next parts. Returns the transaction that is complete by
+    /// that.
     fn acknowledge(&mut self, token: u64, now: Instant) -> Option<i64> {
         let (message, whole) = self.link.acknowledged(token, now).unwrap();
         assert!(self.gate.is_own(&frame::id_text(&message.id)));
@@ -123,14 +124,14 @@ fn the_deadline_moves_with_those_that_came_before() {
     }
     let wait = |sent: &Sent, from| sent.link.deadline().unwrap() - from;
     assert!(wait(&sent, now) > seconds(19));
-    // Out of turn: the first may be lost.
+    // An acknowledgement out of turn: the first message may be lost.
     assert_eq!(sent.acknowledge(1, now + seconds(4)), Some(1));
     assert!(wait(&sent, now) < seconds(17));
     assert_eq!(sent.acknowledge(0, now + seconds(8)), Some(0));
     assert!(wait(&sent, now + seconds(8)) > seconds(13));
     assert_eq!(sent.acknowledge(2, now + seconds(20)), Some(2));
     assert_eq!(sent.link.deadline(), None);
-    // The next one is on its way since it was sent.
+    // The time of the next message counts from its sending.
     sent.send(4, 100, now + seconds(100));
     assert!(wait(&sent, now + seconds(100)) > seconds(10));
 }
@@ -164,7 +165,7 @@ fn the_window_grows_where_acknowledgements_come_at_once() {
     assert_eq!(round(&mut sent, 2), 13);
 }
 
-/// A connection that was fast and is slow by now, and then silent.
+/// A connection that was fast, becomes slow, and then falls silent.
 #[test]
 fn a_window_that_shrank_makes_no_long_deadline() {
     let now = Instant::now();

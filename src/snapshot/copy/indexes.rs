@@ -1,5 +1,5 @@
-//! Virtual tables whose content is not for others: an index that is left out itself, or that is
-//! over a table whose rows are. A module alone can empty what it keeps, so it makes them anew.
+//! Virtual tables whose content is not for others: an index that is excluded itself, or one over an
+//! excluded table. Only its module can empty such a table, so it is dropped and created again.
 
 use rusqlite::Connection;
 
@@ -9,7 +9,7 @@ use crate::database::storage::{self, Virtual};
 use crate::database::{Database, sql_text, values};
 
 impl Database {
-    /// The virtual tables that a copy is to have empty if these tables are empty in it.
+    /// The virtual tables that must be empty in a copy in which the tables `empty` are.
     pub(super) fn indexes_to_empty(&self, empty: &[String]) -> rusqlite::Result<Vec<String>> {
         let mut found = Vec::new();
         for index in storage::virtual_tables(&self.conn)? {
@@ -24,7 +24,7 @@ impl Database {
     }
 }
 
-/// Whether an index reads the content of one of the tables, by way of a view or itself.
+/// Whether an index reads the content of one of the tables, directly or through a view.
 fn is_over(conn: &Connection, index: &Virtual, tables: &[String]) -> rusqlite::Result<bool> {
     let Some(content) = index.content() else {
         return Ok(false);
@@ -41,11 +41,12 @@ fn is_over(conn: &Connection, index: &Virtual, tables: &[String]) -> rusqlite::R
     Ok(tables.iter().any(is_named))
 }
 
-/// Makes a virtual table anew. One whose module is unknown here stays as it is, and is named.
+/// Drops and creates a virtual table. A table whose module is unknown here stays as it is, and the
+/// log names it.
 pub(super) fn empty(copy: &Connection, index: &str) -> rusqlite::Result<()> {
     let text = "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1";
     let create: String = copy.query_row(text, [index], |r| r.get(0))?;
-    // Without a journal nothing can be undone: an unknown module is an error before anything is
+    // Without a journal nothing can be undone, but an unknown module is an error before anything is
     // done.
     let made = copy.execute_batch(&format!(
         "PRAGMA secure_delete = ON; DROP TABLE {}; {create}",

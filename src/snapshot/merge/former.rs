@@ -1,5 +1,5 @@
-//! Deletes under a key that a table had before: they are in none of the versions that it has now,
-//! and a node that takes a snapshot for what it missed of a stream hears of them in no other way.
+//! Deletes under a key that a table had before. No version that the table has now tells of them, so
+//! a node that merges a snapshot for missed messages learns of them only here.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::model::value::OwnedValue;
 use crate::model::version::{Version, stamp};
 use crate::snapshot::source::Source;
 
-/// A former key in a snapshot.
+/// A former key of a table in a snapshot.
 pub(super) struct SourceFormer {
     table: Arc<Table>,
     former: Former,
 }
 
-/// What a snapshot says of a row under its former key.
+/// A row of the snapshot under its former key, and its tombstone if it was deleted.
 struct FormerKey {
     key: Vec<OwnedValue>,
     tombstone: Option<Version>,
@@ -51,7 +51,7 @@ impl SourceFormer {
                 table: table.clone(),
                 former,
             };
-            // An earlier build remembers less; what a peer makes up is not read.
+            // An earlier build remembers less. Former keys that a peer made up are not read.
             if of.former.is_sound() && source.conn.prepare(&of.scan(false)).is_ok() {
                 all.push(of);
             }
@@ -75,7 +75,7 @@ impl SourceFormer {
         )
     }
 
-    /// The next rows after a key. `maker`: the node that made the snapshot.
+    /// The next rows after a key. `maker` is the node that made the snapshot.
     fn rows(
         &self,
         source: &Source,
@@ -124,7 +124,7 @@ impl SourceFormer {
 }
 
 impl Merge {
-    /// Takes in tombstones of the n-th former key after a row's key.
+    /// Applies tombstones of the n-th former key after a row's key.
     pub(super) fn take_former(
         &self,
         db: &mut Database,
@@ -155,7 +155,8 @@ impl Merge {
 }
 
 impl Database {
-    /// Deletes the row that has this key here, or had it before; held where neither is the table's.
+    /// Deletes the row that has this key here, or had it before. Holds the tombstone if the table
+    /// never had such a key.
     fn take_former_tombstone(
         &mut self,
         of: &SourceFormer,
@@ -175,7 +176,7 @@ impl Database {
                 self.join_with_held(&local, &key, &at.key, incoming, frames)?;
             }
             Some(local) if shape_of_table(&local) == shape_of_table(&of.table) => {
-                // A table that was made with the key of now remembers the one from before, too.
+                // A table that was created with its present key must remember the former one, too.
                 if !self.catalog.former.contains_key(&local.id) {
                     self.adopt_former(&local, &of.former)?;
                 }

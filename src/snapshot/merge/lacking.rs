@@ -1,5 +1,5 @@
-//! Rows here that a snapshot lacks: deleted, and its maker has forgotten that; on their way; or
-//! lost by the broker.
+//! Judges rows here that a snapshot lacks. Such a row was deleted and the snapshot's maker has
+//! forgotten that, or it is on its way, or the broker lost it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::mutation::{self, Mutation};
 use crate::snapshot::source::SourceRow;
 
 impl Merge {
-    /// Rows here that the snapshot lacks: were they deleted, or are they new to the others? Returns
-    /// the last key looked at, none at the end.
+    /// Judges rows here that the snapshot lacks: they were deleted, or they are new to the others.
+    /// Returns the last key looked at, or `None` at the end.
     pub(super) fn look_for_lacking(
         &self,
         db: &mut Database,
@@ -48,8 +48,9 @@ impl Merge {
         Ok(last)
     }
 
-    /// Whether a row of the snapshot that is unknown here was deleted, and that is forgotten: all
-    /// that the maker had read of its stream was read here, and it is old enough.
+    /// Whether a row of the snapshot that is unknown here was deleted and the delete is forgotten:
+    /// this node has read all that the maker had read of the row's stream, and the row is old
+    /// enough.
     pub(super) fn is_forgotten_here(
         &self,
         db: &Database,
@@ -66,7 +67,7 @@ impl Merge {
         Ok(is_read && !self.source.is_marked(table, row)?)
     }
 
-    /// The stream by which a row comes, and how far it is in the snapshot.
+    /// The stream by which a row comes, and the snapshot's position in it.
     fn place_of(
         &self,
         db: &Database,
@@ -80,11 +81,13 @@ impl Merge {
             .streams
             .iter()
             .filter(|(s, _)| s.ends_with(&name));
-        // Of streams that had another name before, it is not known by which it came.
+        // If several streams match, some had a different name before, and the row may have come by
+        // any.
         found.next().filter(|_| found.next().is_none())
     }
 
-    /// The transaction up to which the snapshot holds what was learnt here of a row.
+    /// The local transaction up to which the snapshot holds everything that was learnt here of a
+    /// row.
     pub(super) fn covered(&self, db: &Database, table: &Table, key: &[u8]) -> i64 {
         let places = &self.entry.streams;
         match self.place_of(db, table, key) {
@@ -93,7 +96,7 @@ impl Merge {
         }
     }
 
-    /// Whether the snapshot's maker has the row, only not in its table.
+    /// Whether the snapshot's maker holds the row, so that it is not in its table.
     fn is_held(&self, table: &Table, key_bytes: &[u8]) -> Result<bool> {
         match self
             .source
@@ -104,10 +107,10 @@ impl Merge {
         }
     }
 
-    /// A row here that the snapshot lacks, whose maker dropped tombstones up to a version. It was
-    /// deleted if all that was read here is in the snapshot and the row is old enough for its
-    /// tombstone to be gone; else the others lack it. If it should be in the snapshot and is too
-    /// new to have been forgotten, the broker lost it.
+    /// Judges a row here that the snapshot lacks; its maker dropped tombstones up to a version. The
+    /// row was deleted if the snapshot covers everything that was read here and the row is old
+    /// enough for its tombstone to be gone. Otherwise the others lack it. If the row should be in
+    /// the snapshot and is too new for its delete to be forgotten, the broker lost it.
     fn settle_lacking(
         &self,
         db: &mut Database,
@@ -128,7 +131,7 @@ impl Merge {
         let is_known = stored.at <= self.covered(db, table, &key_bytes)
             && !db.is_marked(table, &key_bytes, stored.at)?;
         if version > dropped && !hasty {
-            // If it is not known, it is marked, or on its way through a stream.
+            // A row that the snapshot does not cover is marked, or on its way through a stream.
             return match is_known && db.settings.publish {
                 true => db.mark_republished(table, &key_bytes, frames),
                 false => Ok(()),
@@ -142,7 +145,7 @@ impl Merge {
                 floor: Some(version),
                 ..Incoming::default()
             };
-            // Unless it cannot be deleted here.
+            // A row that cannot be deleted here keeps its version.
             if db.join_row(table, key, &key_bytes, gone, frames)? {
                 Rows::new(&db.conn, table)?.forget_version(key)?;
                 db.restore_detector.forget();
@@ -157,8 +160,8 @@ impl Merge {
 }
 
 impl Database {
-    /// A row here that should be in the snapshot, is there as `theirs`, and is more than that by
-    /// now: the broker lost what came after it. Whoever still has it tells it again.
+    /// Marks a row that the snapshot covers, has as `theirs`, and that is newer here: the broker
+    /// lost the messages after `theirs`, so this node sends the row again.
     pub(super) fn tell_unheard(
         &mut self,
         table: &Table,
@@ -206,7 +209,7 @@ impl Database {
         })
     }
 
-    /// Inside a transaction.
+    /// Notes that a tombstone was dropped. Must be called inside a transaction.
     pub(crate) fn note_dropped(&mut self, version: Version) -> Result<()> {
         if version > self.dropped()? {
             set_meta(&self.conn, Meta::DroppedHlc, version.hlc)?;

@@ -1,5 +1,5 @@
-//! What a snapshot has besides rows: what its maker held, parts of large rows, and what it had not
-//! sent.
+//! Takes over what a snapshot has besides rows: the rows that its maker held, parts of large rows,
+//! and the marks of rows that its maker had not sent.
 
 use rusqlite::params;
 
@@ -39,7 +39,7 @@ impl Merge {
         })
     }
 
-    /// Parts of rows whose others are still to come.
+    /// Takes over parts of rows whose other parts are still to come.
     pub(super) fn take_parts(
         &self,
         db: &mut Database,
@@ -68,8 +68,8 @@ impl Merge {
         Ok(MergeProgress::Marks(None))
     }
 
-    /// What the snapshot's maker had not sent of a table or a column that is unknown here is sent
-    /// by us once it is known.
+    /// Takes over marks on tables or columns that are unknown here: the snapshot's maker had not
+    /// sent those rows, and this node sends them once it knows the table or column.
     pub(super) fn mark_some(
         &self,
         db: &mut Database,
@@ -112,7 +112,7 @@ impl Merge {
 }
 
 impl Database {
-    /// Whether what another node holds is of a table that takes part here, now or one day.
+    /// Whether rows that another node holds belong to a table that takes part here, now or one day.
     fn wants_held(&mut self, at: &Place, incoming: &Incoming) -> Result<bool> {
         let columns: Vec<&str> = incoming.columns.keys().map(String::as_str).collect();
         Ok(!self.lets_go(&at.table, &columns)?)

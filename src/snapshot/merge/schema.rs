@@ -1,5 +1,6 @@
-//! A database without tables gets those of the snapshot, and the rows of those that are local: the
-//! books that say which migrations the schema has had come with it, in one transaction.
+//! Creates the tables of the snapshot in a database without tables, and copies the rows of local
+//! tables. The table that records which migrations the schema has had comes with it, in one
+//! transaction.
 
 use std::collections::HashSet;
 
@@ -11,14 +12,15 @@ use crate::database::schema::quote;
 use crate::database::selection::{self, Kind};
 use crate::database::{Database, Result, values};
 
-/// An entry of the snapshot's schema. None: it is not UTF-8.
+/// An entry of the snapshot's schema. `text` is `None` if it is not UTF-8.
 struct SchemaEntry {
     table: Option<String>,
     text: Option<String>,
 }
 
 impl Merge {
-    /// A database without tables gets those of the snapshot, with indexes, views and triggers.
+    /// Creates the snapshot's tables, with indexes, views and triggers, in a database without
+    /// tables.
     pub(super) fn bring_schema(&self, db: &mut Database) -> Result<()> {
         if !db.is_without_tables()? {
             return Ok(());
@@ -26,7 +28,7 @@ impl Merge {
         let entries = self.schema()?;
         let (mut made, mut tables) = (0, Vec::new());
         for SchemaEntry { table, text } in &entries {
-            // One that is there is of a tool that works beside the application.
+            // A table that is there already belongs to a tool that works beside the application.
             if table
                 .as_ref()
                 .is_some_and(|t| matches!(db.has_table(t), Ok(true)))
@@ -54,8 +56,8 @@ impl Merge {
         db.refresh_catalog()
     }
 
-    /// What is made of the snapshot's schema, in an order in which it can be: all but tables that
-    /// virtual tables make by themselves.
+    /// The entries of the snapshot's schema in an order in which they can be created. Tables that
+    /// virtual tables create by themselves are left out.
     fn schema(&self) -> Result<Vec<SchemaEntry>> {
         let conn = &self.source.conn;
         let left_alone = selection::read(conn, &selection::all, true)?.left_alone;
@@ -81,7 +83,8 @@ impl Merge {
         Ok(entries)
     }
 
-    /// The rows of a table that was made just now, if it is one of which each node has its own.
+    /// Copies the rows of a table that was created just now, if each node has that table for
+    /// itself.
     fn bring_local_rows(&self, db: &mut Database, table: &str) -> Result<()> {
         let mut list = self
             .source
@@ -114,7 +117,8 @@ impl Merge {
         Ok(())
     }
 
-    /// By these an application knows its file, and which of its migrations have run.
+    /// Copies the pragmas by which an application knows its file, and which of its migrations have
+    /// run.
     fn bring_pragmas(&self, db: &Database) -> Result<()> {
         for pragma in ["user_version", "application_id"] {
             let value = |conn: &rusqlite::Connection| -> rusqlite::Result<i32> {

@@ -1,4 +1,4 @@
-//! A node that does not have what the others have: it is new, or missed messages.
+//! A node that lacks what the others have: it is new, or it missed messages.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::model::manifest::Entry;
 use crate::mutation::{self, Mutation};
 
 impl Scheduler {
-    /// A new node: merges the snapshot there is, or founds the cluster.
+    /// Joins a new node: merges the newest snapshot, or founds the cluster if there is none.
     pub(super) fn join(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         if self.newest.is_some() {
             if mutation::is(Mutation::JoinedBeforeMerging) {
@@ -40,8 +40,8 @@ impl Scheduler {
         Ok(Next::After(LOOK_AGAIN))
     }
 
-    /// A snapshot is not to be had for a while: the streams are read to their end, and what others
-    /// need to know of this node must not wait for ever.
+    /// Joins without a snapshot, if none can be had for `leader_ttl` and the streams are read to
+    /// their end: changes of this node that others need must not wait for ever.
     pub(super) fn join_without(
         &mut self,
         round: &mut Round<'_>,
@@ -60,14 +60,15 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Streams are gone: merges the newest snapshot, if it may hold something of them that is not
+    /// Merges the newest snapshot after streams were lost, if it may hold rows of them that are not
     /// here.
     pub(super) fn look_for_lost(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
         let mut inside = round.gate.enter();
         if !inside.database.seeks_snapshot()? {
             return Ok(());
         }
-        // None may mean that the manifest is torn, and there is one all the same.
+        // No newest snapshot may mean that the manifest is torn, and the store has one all the
+        // same.
         let Some(newest) = &self.newest else {
             return Ok(());
         };
@@ -81,13 +82,13 @@ impl Scheduler {
                 let mut inside = round.gate.enter();
                 Ok(inside.database.write(|db| db.forget_lost())?)
             }
-            // It is said, and nobody can take it in: let there be another.
+            // The error is logged, and no node can merge that snapshot: a new one may be made.
             Err(RoundError::Database(e)) if is_of_the_file(&e) => Ok(()),
             Err(e) => Err(e),
         }
     }
 
-    /// Messages were missed: merges a snapshot that has them, or asks for one.
+    /// Closes gaps: merges a snapshot that has the missed messages, or asks for one.
     pub(super) fn make_up(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         let helps = |db: &Database, entry: &Entry| db.is_helped_by(entry);
         let newest = self.newest.as_ref();
@@ -110,7 +111,7 @@ impl Scheduler {
         let newest = self.newest.as_ref();
         let is_unheard = newest.is_none_or(|e| inside.database.is_unheard_in(e));
         drop(inside);
-        // Perhaps everybody lacks something: then each says what it has, in turn.
+        // Perhaps every node lacks something: then each makes a snapshot of what it has, in turn.
         if now - since >= self.options.leader_ttl && is_unheard {
             self.take_in_newest(round)?;
             return self.make_if(round, |_, _| {
@@ -120,8 +121,8 @@ impl Scheduler {
         Ok(Next::After(self.options.leader_ttl)) // or when a node leaves word
     }
 
-    /// The newest snapshot closes no gap, but may have some of what all lack: the one made next
-    /// takes its place, and is to have that, too.
+    /// Merges the newest snapshot although it closes no gap. It may have some of the changes that
+    /// all other nodes lack, and the next snapshot, which takes its place, must have those, too.
     fn take_in_newest(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
         let Some(newest) = self.newest.as_ref().map(|e| e.name.clone()) else {
             return Ok(());

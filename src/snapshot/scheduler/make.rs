@@ -1,4 +1,4 @@
-//! Makes a snapshot, by whoever has the lease.
+//! Makes a snapshot on the node that holds the lease.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use crate::gate::Gate;
 use crate::snapshot::transfer::{self, Maker};
 use crate::snapshot::watch::{self, Watch};
 
-/// Pause between two looks whether a migration is done.
+/// Pause between two checks whether a migration is done.
 const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
 
 impl Scheduler {
-    /// Makes a snapshot, if `why` still says so when this node has the lease.
+    /// Makes a snapshot, if `why` still gives a reason once this node holds the lease.
     pub(super) fn make_if(
         &mut self,
         round: &mut Round<'_>,
@@ -38,7 +38,7 @@ impl Scheduler {
             return Ok(Next::After(LOOK_AGAIN));
         }
         if !round.registry.lease()? {
-            // Another node is at it. If that one fails, we come back.
+            // Another node makes a snapshot. If it fails, this node tries again.
             return Ok(Next::After(self.options.leader_ttl.max(LOOK_AGAIN) / 4));
         }
         let known = self.newest.take();
@@ -59,8 +59,8 @@ impl Scheduler {
         Ok(self.rest(round.gate))
     }
 
-    /// Whether others are left the time to make a snapshot first: this node let go of tables that
-    /// they may have.
+    /// Whether to leave other nodes the time to make a snapshot first, because this node let go of
+    /// rows that they may have.
     fn defers(&mut self, gate: &Gate, why: &str) -> bool {
         let inside = gate.enter();
         let db = &inside.database;
@@ -72,7 +72,7 @@ impl Scheduler {
         now - *self.defers.get_or_insert(now) < 2 * self.options.leader_ttl
     }
 
-    /// Why this node cannot make snapshots at all.
+    /// Returns why this node cannot make snapshots at all.
     pub(super) fn hindrance(
         &self,
         round: &mut Round<'_>,
@@ -106,7 +106,7 @@ impl Scheduler {
     fn make(&mut self, round: &mut Round<'_>, why: &str) -> Result<(), RoundError> {
         let began = Instant::now();
         let mut store = (round.open_store)()?;
-        // From here on: capturing all that waits takes minutes where a large database is new.
+        // The lease is renewed from here on: capturing a large new database takes minutes.
         let mut watch = Leased {
             registry: round.registry,
             watch: round.watch,
@@ -120,7 +120,7 @@ impl Scheduler {
             let (view, mut captured) = inside.database.view()?;
             inside.hand_over(&mut captured);
             let held = inside.began.elapsed();
-            // A table that a migration is at work on is waited for.
+            // While a migration is at work on a table, wait for it.
             let waits = inside.database.next_look().filter(|_| !captured.more);
             drop(inside);
             if captured.changes > 0 {
@@ -196,7 +196,7 @@ impl Leased<'_> {
     fn keep(&mut self) -> std::io::Result<()> {
         if self.renewed.elapsed() >= self.renew {
             self.renewed = Instant::now();
-            // With the broker away, nobody else can take it either.
+            // While the broker is away, no other node can take the lease either.
             if let Ok(false) = self.registry.lease() {
                 self.lost = true;
                 return Err(watch::stop());

@@ -1,29 +1,31 @@
-//! Which tables the nodes replicate, as each tells the others: whether two applications use the
-//! same streams by mistake, and which held rows are of tables that nobody has any more.
+//! Compares the tables that the nodes replicate, as each tells the others. That shows whether two
+//! applications use the same streams by mistake, and which held rows belong to tables that no node
+//! has any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Round, RoundError, Scheduler};
 use crate::cluster::registry::Told;
 
-/// What is wrong, as [`crate::health`] calls it.
+/// Name of this fault in [`crate::health`].
 const SUBJECT: &str = "another application";
 
-/// Tables that are named of each side.
+/// Number of tables that are named of each side.
 const NAMED: usize = 3;
 
 /// Nodes that have no table in common with this one, not even by way of a third.
 #[derive(Debug, PartialEq, Eq)]
 struct Strangers {
-    /// NodeTables and some of its tables.
+    /// One such node and some of its tables.
     named: (u64, String),
-    /// Most nodes are on this node's side, or as many and the founder.
+    /// Whether most nodes are on this node's side, or as many and the founder.
     are_few: bool,
 }
 
 impl Scheduler {
-    /// Tells which tables are here and looks at what the others told. True if this node is to wait
-    /// with joining: it seems to be of another application.
+    /// Tells the others which tables are here, and compares them with the tables that the others
+    /// told. Returns true if this node must wait with joining, because it seems to belong to a
+    /// different application.
     pub(super) fn compare_tables(&mut self, round: &mut Round<'_>) -> Result<bool, RoundError> {
         let inside = round.gate.enter();
         let db = &inside.database;
@@ -32,7 +34,7 @@ impl Scheduler {
         let now = db.clock.uptime();
         drop(inside);
         let is_told = self.told.as_ref() == Some(&(node, own.clone()));
-        // Each look asks the broker once per node.
+        // Each comparison asks the broker once per node.
         let is_new = |at| now - at < self.options.leader_ttl;
         if is_told && round.gate.is_joined() && self.compared.is_some_and(is_new) {
             self.told_schema = schema;
@@ -50,7 +52,8 @@ impl Scheduler {
         if all_told {
             self.end_forgotten(round, &told)?;
         }
-        // A clone that does not know yet that it is one tells under the same id.
+        // A copied node that does not know yet that it is a duplicate tells its tables under the
+        // same id.
         let here = told.remove(&node).flatten();
         if here.is_some_and(|tables| !own.is_subset(&tables)) {
             round.registry.tell_tables(node, &own)?;
@@ -61,7 +64,7 @@ impl Scheduler {
         Ok(all_told && strangers.is_some_and(|s| !s.are_few))
     }
 
-    /// What is held of tables that nobody has had for long.
+    /// Ends holding rows of tables that no node has had for long.
     fn end_forgotten(
         &self,
         round: &mut Round<'_>,
@@ -126,8 +129,8 @@ fn named(tables: &BTreeSet<String>) -> String {
     format!("{}{more}", some.join(", "))
 }
 
-/// Who has none of the tables here, nor any of a node that has one of them, and so on. None if
-/// nobody, or if that cannot be told.
+/// Nodes that have none of the tables here, nor any table of a node that has one of them, and so
+/// on. `None` if there are none, or if a node's tables are not known.
 fn strangers(
     (node, own): (u64, &BTreeSet<String>),
     others: &BTreeMap<u64, Told>,
@@ -160,7 +163,7 @@ fn strangers(
 
 type NodeTables<'a> = (u64, &'a BTreeSet<String>);
 
-/// The nodes that have to do with these tables, and the others.
+/// The nodes that share tables with these, directly or by way of others, and the rest.
 fn side<'a>(
     tables: &BTreeSet<String>,
     nodes: Vec<NodeTables<'a>>,
@@ -210,7 +213,7 @@ mod tests {
         );
         let four = (4, &["users"][..]);
         assert_eq!(found(&["users"], &[two, three, four], 1), Some(true));
-        // Sites whose tables only the centre has all of.
+        // Sites with different tables, and a centre that has the tables of all.
         let centre = (5, &["users", "jobs"][..]);
         assert_eq!(found(&["users"], &[two, three, centre], 2), None);
     }

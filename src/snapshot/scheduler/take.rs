@@ -1,4 +1,4 @@
-//! Takes a snapshot in: the newest that can be had and will do.
+//! Merges a snapshot: the newest one that can be had and is suitable.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::snapshot::transfer;
 use crate::store::Store;
 
 impl Scheduler {
-    /// Merges the newest snapshot that will do. False if there is none.
+    /// Merges the newest suitable snapshot. Returns false if there is none.
     pub(super) fn merge_any(
         &mut self,
         round: &mut Round<'_>,
@@ -24,8 +24,9 @@ impl Scheduler {
             Err(e) => transfer::is_torn(e),
         };
         if is_missing && !self.forgot {
-            // Somebody emptied the store, or it went back to what it was: let there be a new one.
-            // Once, lest two nodes with different stores keep each other busy.
+            // An operator emptied the store, or put it back to an earlier state: a new snapshot is
+            // needed. This is told once, or two nodes with different stores would keep each other
+            // busy.
             self.forgot = true;
             round.registry.forget_newest()?;
         }
@@ -48,7 +49,7 @@ impl Scheduler {
                     self.merged = Some(entry.name);
                     return Ok(true);
                 }
-                // Perhaps the one before is sound.
+                // The snapshot before may be sound.
                 Err(RoundError::Transfer(e @ TransferError::Bad { .. })) => {
                     log::error!("snapshot: {e}");
                     self.note_lost(round, entry.name, &mut *store)?;
@@ -64,14 +65,14 @@ impl Scheduler {
         failure.map_or(Ok(false), Err)
     }
 
-    /// Whether the store does not list what is said to be the newest.
+    /// Whether the store does not list the snapshot that the registry calls the newest.
     fn is_missing(&self, manifest: &Manifest) -> bool {
         let lists = |newest: &Entry| manifest.snapshots.iter().any(|e| e.name == newest.name);
         manifest.newest().is_none() || !self.newest.as_ref().is_none_or(lists)
     }
 
-    /// A snapshot cannot be had. The second time it is taken out of the manifest: until then nobody
-    /// would make another.
+    /// Notes that a snapshot cannot be had. The second time it is removed from the manifest,
+    /// because no node would make a new one until then.
     fn note_lost(
         &mut self,
         round: &mut Round<'_>,
@@ -101,7 +102,7 @@ pub(super) fn is_of_the_file(e: &DatabaseError) -> bool {
     !is_ours && !e.is_temporary()
 }
 
-/// Fetches a snapshot and joins it with what is here.
+/// Fetches a snapshot and merges it into the database.
 fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<(), RoundError> {
     let began = Instant::now();
     let path = round.gate.enter().database.path().to_owned();

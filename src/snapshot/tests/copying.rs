@@ -1,5 +1,5 @@
-//! What a snapshot's file holds of tables that its maker leaves out, and what becomes of a database
-//! that begins as such a file.
+//! The tables that its maker excludes, in a snapshot's file; and a database that begins as such a
+//! file.
 
 use rusqlite::Connection;
 
@@ -40,7 +40,7 @@ fn nothing_is_left_of_a_table_that_is_left_out() {
     assert!(!bytes.windows(secret.len()).any(|w| w == secret));
 }
 
-/// Neither in an index over it, nor in one that is left out itself.
+/// No rows stay in an index over an excluded table, nor in an index that is excluded itself.
 #[test]
 fn nothing_is_left_in_indexes() {
     let schema = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
@@ -74,7 +74,7 @@ fn nothing_is_left_in_indexes() {
     }
 }
 
-/// A table that once was replicated has versions: without its rows they read like deletes.
+/// A table that once was replicated has versions. Without its rows they would read like deletes.
 #[test]
 fn a_table_that_is_left_out_and_taken_in_again_is_not_emptied() {
     let mut a = Node::new(1, &format!("{BOOKS}; {USERS}"));
@@ -92,8 +92,7 @@ fn a_table_that_is_left_out_and_taken_in_again_is_not_emptied() {
     }
 }
 
-/// What a row has in a column that was added later is what the default was then, and nobody's
-/// write.
+/// A row that is older than a column has the default of that time in it, which no node wrote.
 #[test]
 fn a_default_that_is_another_by_now_is_no_write() {
     let mut a = Node::new(1, BOOKS);
@@ -113,7 +112,7 @@ fn a_default_that_is_another_by_now_is_no_write() {
     assert_eq!(by_frame.versions(), by_file.versions());
 }
 
-/// The rows that are older have the old one, on every node and on those that come later.
+/// Older rows have the old default, on every node and on nodes that come later.
 #[test]
 fn a_default_that_is_another_by_now_is_known_to_who_comes_later() {
     let now = BOOKS.replace("UNIQUE", "UNIQUE, place TEXT DEFAULT 'box'");
@@ -151,7 +150,7 @@ fn is_set(conn: &Connection, key: Meta) -> bool {
     conn.prepare(text).unwrap().exists([key.name()]).unwrap()
 }
 
-/// What a node knows of itself and its file alone stays with it.
+/// Values that concern only a node and its file stay with it.
 #[test]
 fn a_copy_has_the_meta_keys_that_travel() {
     let mut a = Node::new(1, BOOKS);
@@ -170,13 +169,13 @@ fn a_copy_has_the_meta_keys_that_travel() {
     let (file, _) = snapshot(&mut a);
     let copy = Connection::open(file).unwrap();
     for key in Meta::ALL {
-        // A copy has a list of its own of the tables that are left out.
+        // A copy has its own list of the excluded tables.
         let expected = key.travels() || *key == Meta::LeftOut;
         assert_eq!(is_set(&copy, *key), expected, "{}", key.name());
     }
 }
 
-/// What a node has stored by itself is of the type that the key says.
+/// Every value that a node has stored has the type of its key.
 #[test]
 fn meta_values_have_their_types() {
     let mut a = Node::new(1, BOOKS);

@@ -4,7 +4,7 @@ use super::{merge, snapshot};
 use crate::apply::conflicts;
 use crate::apply::tests::support::{Node, assert_equal, exchange};
 
-/// As Django has them.
+/// Such tables as Django has.
 const TYPES: &str = "CREATE TABLE ct(id INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT, model TEXT, \
     UNIQUE(app, model));
     CREATE TABLE perm(id INTEGER PRIMARY KEY AUTOINCREMENT, ct_id INTEGER NOT NULL REFERENCES \
@@ -42,7 +42,7 @@ fn what_the_founder_has_is_everywhere_and_what_that_replaced_is_counted() {
     assert!(b.db.demoted.is_empty(), "it is said");
     let mut n = [a, b];
     exchange(&mut n);
-    // The same row under another key than the others have it: displaced.
+    // The same row under a different key than on the other nodes is displaced.
     n[1].run("INSERT INTO ct VALUES (3, 'c', 'z')");
     n[0].run("INSERT INTO ct VALUES (9, 'c', 'z')");
     exchange(&mut n);

@@ -46,7 +46,7 @@ fn tables_that_come_and_go_leave_nothing_behind() {
     );
 }
 
-/// One that is back in time has its versions.
+/// A table that is created again in time has its versions.
 #[test]
 fn a_table_that_is_back_in_time_is_the_one_that_it_was() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");

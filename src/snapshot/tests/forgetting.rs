@@ -1,9 +1,9 @@
-//! What is left of a row whose delete was forgotten.
+//! Traces of a row whose delete was forgotten.
 
 use super::{BOOKS, RETENTION, sweep};
 use crate::apply::tests::support::{Node, cluster, exchange};
 
-/// A delete that waited to be sent for longer than that is remembered from then on.
+/// A delete that waited to be sent for longer than the retention is remembered from its sending on.
 #[test]
 fn what_waits_to_be_sent_does_not_age() {
     let mut a = Node::new(1, BOOKS);
@@ -22,7 +22,7 @@ fn what_waits_to_be_sent_does_not_age() {
     assert_eq!(sweep(&mut a), 1);
 }
 
-/// What all streams are told again is told now.
+/// A delete that is published again to all streams counts as new.
 #[test]
 fn what_is_published_again_does_not_age() {
     let mut a = Node::new(1, BOOKS);
@@ -38,7 +38,7 @@ fn what_is_published_again_does_not_age() {
     assert_eq!(sweep(&mut a), 1);
 }
 
-/// Columns that were not known when they came do not make a row of themselves.
+/// Columns that were not known when they came do not make a row by themselves.
 #[test]
 fn what_is_held_of_a_row_goes_with_its_tombstone() {
     let old = "CREATE TABLE t(k INTEGER PRIMARY KEY, v)";
@@ -59,7 +59,7 @@ fn what_is_held_of_a_row_goes_with_its_tombstone() {
     assert_eq!(n[1].rows("SELECT * FROM t"), "i2 t'c' t'd'");
 }
 
-/// The clock stands still, as that of a box without a battery whose time was ahead before.
+/// The clock stands still, like that of a box without a battery whose time was ahead before.
 #[test]
 fn a_version_is_not_given_again_to_a_row_that_is_forgotten() {
     let mut n = cluster(2, BOOKS);
@@ -78,7 +78,7 @@ fn a_version_is_not_given_again_to_a_row_that_is_forgotten() {
     }
 }
 
-/// A version that follows another node's, whose clock is ahead, is beyond what the own clock
+/// A version that follows one of a node whose clock is ahead is beyond the time that the own clock
 /// reserved.
 #[test]
 fn a_version_beyond_the_own_clock_is_not_given_again() {

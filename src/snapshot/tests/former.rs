@@ -1,4 +1,4 @@
-//! A snapshot says what was deleted under a key that its tables do not have any more.
+//! A snapshot tells of deletes under a key that its tables do not have any more.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ fn rebuild(node: &mut Node) {
     node.capture();
 }
 
-/// All have three rows. The first deletes one, captured, and another one, not captured, before it
-/// is migrated; the others hear nothing of that.
+/// All nodes have three rows. The first node deletes one, captured, and a different one, not
+/// captured, before it is migrated. The others hear nothing of that.
 fn one_deletes() -> Vec<Node> {
     let mut n = cluster(3, BEFORE);
     n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')");
@@ -58,7 +58,8 @@ fn a_snapshot_brings_deletes_of_the_former_key() {
     }
 }
 
-/// A node whose table had no other key takes over what its maker knows of the former one.
+/// A node whose table never had a different key takes over the former key from the snapshot's
+/// maker.
 #[test]
 fn a_node_that_had_no_other_key_learns_what_was_deleted_under_it() {
     let mut n = one_deletes();
@@ -76,7 +77,7 @@ fn a_node_that_had_no_other_key_learns_what_was_deleted_under_it() {
     converge(&mut n);
 }
 
-/// Its maker is not migrated, and this node is.
+/// The snapshot's maker is not migrated, and this node is.
 #[test]
 fn rows_of_a_snapshot_are_taken_in_under_the_key_of_now() {
     let mut n = cluster(2, BEFORE);

@@ -1,4 +1,4 @@
-//! Files and manifests that were made to do harm, and such that merely look so.
+//! Files and manifests that were made to do harm, and some that merely look so.
 
 use rusqlite::Connection;
 
@@ -26,7 +26,7 @@ fn check(path: &std::path::Path) -> Result<(), String> {
     })
 }
 
-/// SQLite itself says so.
+/// SQLite itself reports it.
 #[test]
 fn a_schema_of_more_than_one_statement_is_refused() {
     let (_a, taken) = forged(
@@ -47,7 +47,7 @@ fn views_in_place_of_our_tables_are_refused() {
     assert!(Merge::open(&taken.0, &taken.1).is_err());
 }
 
-/// A node whose triggers do not run for what arrives has such indexes all the time.
+/// A node whose triggers do not run for changes that arrive has such indexes all the time.
 #[test]
 fn an_index_that_lags_or_needs_the_application_is_no_damage() {
     let (_a, taken) = forged(
@@ -68,8 +68,8 @@ fn an_index_that_lags_or_needs_the_application_is_no_damage() {
     assert_eq!(b.rows("SELECT id FROM Books"), "i1");
 }
 
-/// SQLite as it is here lacks the function: such a table is left alone, and no reason to refuse
-/// the others.
+/// SQLite lacks the function here. Such a table is left unchecked, and is no reason to refuse the
+/// others.
 #[test]
 fn functions_of_the_application_are_no_damage() {
     let (_a, taken) = forged(
@@ -101,7 +101,7 @@ fn a_table_that_is_not_what_it_was_is_still_damage() {
     assert!(check(&taken.0).is_err());
 }
 
-/// Such as frames do not carry: named, counted and left out, without being read.
+/// Rows that no frame can carry are named, counted and left out, without being read.
 #[test]
 fn rows_larger_than_can_be_sent_are_rejected() {
     let extra = "CREATE TABLE extra(k TEXT PRIMARY KEY, v)";
@@ -109,7 +109,7 @@ fn rows_larger_than_can_be_sent_are_rejected() {
     a.run("INSERT INTO Books VALUES (1, 'Dune', 'x'), (2, hex(zeroblob(600)), 'y')");
     a.run("INSERT INTO extra VALUES ('small', 1), ('large', zeroblob(1200))");
     let taken = snapshot(&mut a);
-    // Where it is a plain row, where it joins another, and where it is held.
+    // In the first case the row is plain, in the second it joins another, in the third it is held.
     let full = format!("{BOOKS}; {extra}; INSERT INTO Books VALUES (2, 'before', 'z')");
     for (schema, rows) in [("", "i1"), (&full[..], "i1\ni2"), (BOOKS, "i1")] {
         let mut b = Node::new(2, schema);
@@ -138,7 +138,7 @@ fn what_is_held_of_a_row_is_bounded_as_well() {
     assert_eq!(b.rows("SELECT id FROM Books"), "i1");
 }
 
-/// Keys are read in small numbers if they are long.
+/// Long keys are read in small numbers.
 #[test]
 fn long_keys_take_their_turns() {
     let schema = "CREATE TABLE long(k BLOB PRIMARY KEY) WITHOUT ROWID";
@@ -160,7 +160,7 @@ fn long_keys_take_their_turns() {
     }
 }
 
-/// To read a large one from a card takes minutes: nobody waits for that when the process ends.
+/// Reading a large file from a card takes minutes; the process does not wait for that when it ends.
 #[test]
 fn a_check_can_be_ended() {
     struct Ended;

@@ -1,4 +1,5 @@
-//! Tables that were left out and are replicated now: a snapshot brings what was passed over.
+//! Tables that were excluded and are replicated now: a snapshot brings the changes that were passed
+//! over.
 
 use super::{BOOKS, at, merge, snapshot};
 use crate::apply::tests::support::{Node, exchange};
@@ -16,7 +17,7 @@ fn with_logs(settings: &mut Settings) {
     settings.joins_by_snapshot = true;
 }
 
-/// Two nodes that read all that the other had to say, the second without the logs.
+/// Two nodes that have read all messages of each other, the second without the table `logs`.
 fn met(schema: &str) -> [Node; 2] {
     let mut n = [Node::new(1, SCHEMA), Node::with(2, schema, without_logs)];
     n[1].db.found().unwrap();
@@ -49,7 +50,7 @@ fn a_table_that_is_included_later_comes_with_a_snapshot() {
     assert!(!n[1].db.has_gap(), "once");
 }
 
-/// It is not here yet, and the configuration no longer leaves it out.
+/// The table is not here yet, and the configuration no longer excludes it.
 #[test]
 fn a_table_that_is_made_later_comes_with_a_snapshot() {
     let mut n = met(BOOKS);
@@ -67,7 +68,7 @@ fn a_table_that_is_made_later_comes_with_a_snapshot() {
     assert_eq!(logs(&n[1]), "i1 t'goes'\ni2 t'stays'\ni3 t'later'");
 }
 
-/// It was replicated here, left out for a while, and is again.
+/// The table was replicated here, excluded for a while, and is replicated again.
 #[test]
 fn a_delete_that_was_passed_over_is_done() {
     let mut n = [Node::new(1, SCHEMA), Node::with(2, SCHEMA, with_logs)];
@@ -91,7 +92,7 @@ fn a_delete_that_was_passed_over_is_done() {
     assert_eq!(logs(&n[0]), "i2 t'stays'");
 }
 
-/// Its maker let go of the same table: it has no more of it than this node.
+/// The snapshot's maker let go of the same table, so it has no more of it than this node.
 #[test]
 fn a_snapshot_that_lacks_the_table_does_not_make_up_for_it() {
     let mut n = met(SCHEMA);
@@ -114,7 +115,7 @@ fn a_snapshot_that_lacks_the_table_does_not_make_up_for_it() {
     assert!(n[1].db.is_helped_by(&taken.1));
     merge(&mut n[1], &taken);
     assert!(!n[1].db.has_gap());
-    // Who begins with such a snapshot lacks the table as well.
+    // A node that begins with such a snapshot lacks the table as well.
     let mut fourth = Node::unmet(4, SCHEMA);
     merge(&mut fourth, &lacking);
     assert!(fourth.db.has_gap());

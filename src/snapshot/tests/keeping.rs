@@ -31,7 +31,7 @@ struct Shared {
     wanted: BTreeMap<String, StreamPosition>,
     publishers: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Told>,
-    /// What the broker stored from here on in the stream, it lost.
+    /// The broker lost its messages of the stream from this number on.
     lost_from: Option<u64>,
 }
 
@@ -339,8 +339,8 @@ fn what_was_missed_is_asked_for_and_merged() {
     assert_eq!(b.gate.enter().database.position("s").seq, 20);
 }
 
-/// The first node found the place lost with which its snapshot ends. The numbers were given out
-/// again, and are gone again: nothing shows it any more.
+/// The first node found that the broker lost the position with which its snapshot ends. The numbers
+/// were given out again and are gone again, so nothing shows the loss any more.
 fn found_lost(cluster: &Cluster) -> (Kept, Kept) {
     let (mut a, b) = cluster.two_that_met();
     move_on(&a, 20, None);
@@ -472,7 +472,7 @@ fn when_everybody_lacks_something_each_says_what_it_has() {
     assert!(cluster.newest().unwrap().is_whole());
 }
 
-/// To each, the other's snapshots seem to be of this very node: what it has itself.
+/// To each node, the snapshots of the other seem to be its own, with nothing new in them.
 #[test]
 fn of_twins_that_lack_something_one_takes_another_id_and_tells_all() {
     let cluster = Cluster::new();
@@ -504,7 +504,7 @@ fn of_twins_that_lack_something_one_takes_another_id_and_tells_all() {
     }
 }
 
-/// Simulation, seed 221717829828117: its maker was put back to what it was before.
+/// Simulation, seed 221717829828117: the snapshot's maker was put back to an earlier state.
 #[test]
 fn what_only_the_newest_snapshot_has_of_what_all_lack_is_merged() {
     let cluster = Cluster::new();
@@ -557,7 +557,7 @@ fn what_a_node_that_is_away_published_stays_lacking() {
             .for_each(|n| n.clock.advance(Duration::from_secs(31)));
     }
     assert!(nodes.iter().all(|n| n.gate.enter().database.has_gap()));
-    // It is said to whoever joins, too.
+    // A node that joins learns of the gap, too.
     let mut late = cluster.node(3, BOOKS);
     late.gate.enter().database.forget_positions().unwrap();
     cluster.round(&mut late).unwrap();
@@ -584,8 +584,7 @@ fn an_emptied_store_gets_another() {
     assert_eq!(titles(&b), ["a"]);
 }
 
-/// On a store that cannot replace an object whole, and whoever wrote it is gone.
-/// The newest that all have heard of would help, but the store does not list it any more.
+/// The newest snapshot that all nodes know of would help, but the store does not list it any more.
 #[test]
 fn a_store_that_went_back_gets_another() {
     let cluster = Cluster::new();
@@ -609,6 +608,7 @@ fn a_store_that_went_back_gets_another() {
     assert!(!nodes.iter().any(|n| n.gate.enter().database.has_gap()));
 }
 
+/// On a store that cannot replace an object as a whole, when the node that wrote it is gone.
 #[test]
 fn a_torn_manifest_is_replaced() {
     let torn = |whole: &[u8]| whole[..whole.len() / 2].to_vec();
@@ -635,8 +635,8 @@ fn a_torn_manifest_is_replaced() {
     assert!(!is_replaced(&later), "a later release's is left alone");
 }
 
-/// The broker lost messages and gave their numbers to others: a snapshot from before seems to be as
-/// far as the gap here, and has nothing of what is lacking.
+/// The broker lost messages and gave their numbers to others. A snapshot from before seems to reach
+/// as far as the gap here, and has none of the missing messages.
 #[test]
 fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
     let cluster = Cluster::new();
@@ -646,8 +646,8 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
     cluster.round(&mut b).unwrap();
     move_on(&a, 100, None);
     cluster.round(&mut a).unwrap();
-    // All from 60 on is lost, and 60 to 95 are other messages by now, of which 90 and before are
-    // gone.
+    // All messages from 60 on are lost. The numbers 60 to 95 are different messages by now, of
+    // which those up to 90 are gone.
     cluster.shared.lock().unwrap().lost_from = Some(60);
     move_on(&a, 95, None);
     a.app
@@ -667,8 +667,8 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
     assert_eq!(titles(&b), ["missed"]);
 }
 
-/// Simulation, seed 117302402879453: whoever lacks something in one stream did not say what it has
-/// of the others, and all waited for it.
+/// Simulation, seed 117302402879453: a node with a gap in one stream did not make a snapshot of
+/// what it has of the others, and all nodes waited for it.
 #[test]
 fn who_lacks_one_stream_says_what_the_others_lack_of_another() {
     let cluster = Cluster::new();

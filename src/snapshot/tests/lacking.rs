@@ -14,7 +14,7 @@ use crate::model::value::Value;
 const STRICT: &str = "CREATE TABLE Books(id INTEGER PRIMARY KEY, title TEXT CHECK(title <> 'odd'),
     isbn TEXT UNIQUE)";
 
-/// Row 1 is deleted by the first node, which forgets that; `write` was done by the second before.
+/// The first node deletes row 1 and forgets the delete; the second did `write` before.
 fn forgetful(mut n: Vec<Node>, write: &str) -> Vec<Node> {
     n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y')");
     exchange(&mut n);
@@ -37,7 +37,7 @@ fn forgotten(node: &mut Node) -> (PathBuf, Entry) {
     snapshot(node)
 }
 
-/// What a node tells of a row that it inserts, and later deletes.
+/// The frames of a node that inserts a row, and of its later delete.
 fn come_and_gone(node: &mut Node) -> [Vec<Outgoing>; 2] {
     node.run("INSERT INTO Books VALUES (1, 'goes', 'x')");
     let inserted = node.publish();
@@ -66,7 +66,7 @@ fn what_was_acknowledged_behind_the_snapshot_is_not_taken_for_deleted() {
         "INSERT INTO Books VALUES (5, 'slow clock', 'z')",
     );
     let taken = forgotten(&mut n[0]);
-    // Stored by the broker, and not read back yet.
+    // The broker stored them, and the node has not read them back yet.
     let under_way = n[1].publish();
     at(&mut n[1], 10);
     let position = n[1].db.position("s");
@@ -84,7 +84,8 @@ fn what_was_acknowledged_behind_the_snapshot_is_not_taken_for_deleted() {
     assert!(meet(&mut n).contains("slow clock"));
 }
 
-/// As above, by a node that was away for long: its rows are old enough to be forgotten by all.
+/// As above, by a node that was away for long: its rows are old enough for all to have forgotten
+/// them.
 #[test]
 fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
     let mut n = forgetful(
@@ -103,8 +104,7 @@ fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
     assert!(meet(&mut n).contains("written long ago"));
 }
 
-/// Simulation, seed 907543: a node that lacked something was away again before a snapshot helped
-/// it.
+/// Simulation, seed 907543: a node with a gap was away again before a snapshot helped it.
 #[test]
 fn what_was_read_between_two_gaps_is_from_before_the_second() {
     let mut n = cluster(2, BOOKS);
@@ -120,7 +120,7 @@ fn what_was_read_between_two_gaps_is_from_before_the_second() {
     assert_eq!(n[1].rows("SELECT id FROM Books"), "i2");
 }
 
-/// The row was deleted elsewhere, long ago: that cannot be refused here.
+/// The row was deleted elsewhere, long ago, so this node cannot refuse that.
 #[test]
 fn a_trigger_does_not_keep_a_row_that_is_lacking() {
     let refuses = format!(
@@ -138,7 +138,7 @@ fn a_trigger_does_not_keep_a_row_that_is_lacking() {
     n[1].check();
 }
 
-/// The power goes between the removal of the row and the end of the merge.
+/// The power fails between the removal of the row and the end of the merge.
 #[test]
 fn who_removed_a_row_says_so_at_once() {
     let mut n = forgetful(cluster(2, BOOKS), "");
@@ -158,7 +158,7 @@ fn who_removed_a_row_says_so_at_once() {
     assert_eq!(n[1].db.dropped().unwrap(), n[0].db.dropped().unwrap());
 }
 
-/// Nobody else ever heard of what a node wrote that does not publish.
+/// No other node ever heard of the rows of a node that does not publish.
 #[test]
 fn what_is_never_published_is_not_taken_for_deleted() {
     let quiet = Node::with(2, BOOKS, |s| s.publish = false);
@@ -172,7 +172,7 @@ fn what_is_never_published_is_not_taken_for_deleted() {
     assert_eq!(n[1].rows("SELECT id FROM Books ORDER BY 1"), "i2\ni5");
 }
 
-/// The second heard of the delete late: its tombstone outlives the first's.
+/// The second node heard of the delete late, so its tombstone outlives that of the first.
 #[test]
 fn a_tombstone_that_arrived_late_is_told_again_as_well() {
     let mut n = cluster(3, BOOKS);
@@ -226,7 +226,7 @@ fn an_older_tombstone_does_not_make_a_newer_one_young() {
     assert_eq!(n[1].rows("SELECT id FROM Books"), "");
 }
 
-/// The second had no such table until the first had forgotten the delete.
+/// The second node had no such table until the first had forgotten the delete.
 #[test]
 fn a_delete_that_was_held_for_long_is_not_young() {
     let mut n = [Node::new(1, BOOKS), Node::new(2, "CREATE TABLE other(x)")];
@@ -244,7 +244,7 @@ fn a_delete_that_was_held_for_long_is_not_young() {
     assert_eq!(n[0].rows("SELECT id FROM Books"), "");
 }
 
-/// The first was told of the row once more when it had forgotten its delete.
+/// The first node received the row once more when it had forgotten its delete.
 #[test]
 fn a_delete_that_only_a_snapshot_remembers_is_told_again() {
     let mut n = cluster(2, BOOKS);
@@ -262,7 +262,7 @@ fn a_delete_that_only_a_snapshot_remembers_is_told_again() {
     assert_eq!(n[1].rows("SELECT id FROM Books"), "");
 }
 
-/// The usual return: the streams are read on behind the gap while the snapshot is still on its way.
+/// The usual return: the node reads on behind the gap while the snapshot is still on its way.
 #[test]
 fn who_comes_back_late_brings_no_deleted_row_back() {
     let mut n = cluster(3, BOOKS);
@@ -293,21 +293,21 @@ fn who_comes_back_late_brings_no_deleted_row_back() {
     assert_eq!(away.db.tombstones("Books").unwrap(), 0);
 }
 
-/// A broker that lost messages, and whose numbers were given out again, looks like one that dropped
-/// the oldest. But then a snapshot as far as this node lacks what was read here.
+/// A broker that lost messages and gave their numbers out again looks like one that dropped the
+/// oldest. But then a snapshot that reaches as far as this node lacks rows that were read here.
 #[test]
 fn what_a_broker_lost_and_a_snapshot_lacks_is_told_again() {
     let mut n = after_the_broker_lost();
     let again = n[1].publish();
     n[2].apply(&again);
     assert_eq!(n[2].rows("SELECT title FROM Books"), "t'new'\nt'lost'");
-    // Once is enough.
+    // Republishing once is enough.
     let taken = snapshot(&mut n[2]);
     merge(&mut n[1], &taken);
     assert_eq!(n[1].db.unsent().unwrap(), 0);
 }
 
-/// The second node has two rows to tell again, as the third does not have them.
+/// The second node has two rows to publish again, because the third does not have them.
 fn after_the_broker_lost() -> Vec<Node> {
     let mut n = cluster(3, BOOKS);
     n[0].run("INSERT INTO Books VALUES (1, 'old', 'x')");
@@ -325,7 +325,7 @@ fn after_the_broker_lost() -> Vec<Node> {
     n
 }
 
-/// Then the next snapshot that lacks it does not take it for deleted.
+/// Then the next snapshot that lacks the row does not count it as deleted.
 #[test]
 fn what_is_told_again_counts_as_unsent() {
     let mut n = after_the_broker_lost();
@@ -356,7 +356,7 @@ fn what_was_read_behind_the_snapshot_counts_after_the_positions_are_forgotten() 
     assert_eq!(n[1].rows("SELECT id FROM Books WHERE id = 5"), "i5");
 }
 
-/// A store that could not be reached for long, and a snapshot from before.
+/// The store could not be reached for long, and the snapshot is from before.
 #[test]
 fn a_snapshot_older_than_what_is_forgotten_brings_nothing_back() {
     let mut n = cluster(2, BOOKS);
@@ -377,14 +377,14 @@ fn a_snapshot_older_than_what_is_forgotten_brings_nothing_back() {
     assert_eq!(sweep(&mut n[1]), 2);
     merge(&mut n[1], &taken);
     assert_eq!(n[1].rows("SELECT id FROM Books"), "i2");
-    // Of a node that is further, a row that is unknown here is new.
+    // If the snapshot's maker has read further, a row that is unknown here is new.
     at_both(&mut n[0], 30);
     let taken = snapshot(&mut n[0]);
     merge(&mut n[1], &taken);
     assert_eq!(n[1].rows("SELECT count(*) FROM Books"), "i3");
 }
 
-/// Each row comes by one stream: that this node is further in another one says nothing of it.
+/// Each row comes by one stream: a further position in a different stream says nothing about it.
 #[test]
 fn what_a_snapshot_covers_is_told_stream_by_stream() {
     let mut n = cluster(2, BOOKS);
@@ -417,7 +417,7 @@ fn what_a_snapshot_covers_is_told_stream_by_stream() {
     assert_eq!(n[1].db.unsent().unwrap(), stays.len() as u64);
 }
 
-/// The streams have other names since `compress` was changed; the old ones are known everywhere.
+/// The streams have different names since `compress` was changed. All nodes know the old ones.
 #[test]
 fn streams_of_before_cover_nothing() {
     let mut n = forgetful(

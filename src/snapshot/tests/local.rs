@@ -1,5 +1,5 @@
-//! What a snapshot holds of tables of which each node has its own, and of tables that merely have
-//! the name of an index's storage.
+//! Tables that each node has for itself, and tables that merely have the name of an index's
+//! storage, in a snapshot.
 
 use super::{merge, snapshot};
 use crate::apply::tests::support::{Node, assert_equal, exchange};
@@ -80,7 +80,7 @@ fn a_file_with_tables_keeps_its_own() {
     assert_equal(&n, DOCS);
 }
 
-/// Of a release, or a configuration, that replicates them.
+/// The maker's release or configuration replicates them.
 #[test]
 fn of_a_maker_that_replicates_them() {
     let all = |s: &mut Settings| {
@@ -107,7 +107,7 @@ fn of_a_maker_that_replicates_them() {
     }
 }
 
-/// The other way round: what came with the file was not written just now by the node.
+/// The other way round: the node did not write just now the rows that came with the file.
 #[test]
 fn a_node_that_replicates_them_begins_with_a_file() {
     let mut a = maker();

@@ -18,11 +18,11 @@ use crate::model::backoff::Backoff;
 use crate::model::manifest::StreamPosition;
 use crate::stream::{Message, Reader, StreamError, StreamState, Writer};
 
-/// What happens during a fetch. If the broker forgot where we read: the last message it has by
-/// then.
+/// An event during a fetch. If the broker forgot this node's position, it returns the last message
+/// that the broker has by then.
 type Move = Box<dyn FnOnce(&Gate) -> Option<u64> + Send>;
 
-/// A stream whose messages have ids of their numbers, and what happens during each fetch.
+/// A stream whose messages have their numbers as ids, and the events during each fetch.
 #[derive(Clone)]
 struct Stream {
     state: StreamState,
@@ -111,7 +111,7 @@ fn gate(position: Position) -> (Arc<Gate>, tempfile::TempDir) {
     (Arc::new(Gate::new(db, 1).0), dir)
 }
 
-/// A transaction that fails: what was not stored is forgotten.
+/// Runs a transaction that fails, so that changes which were not stored are forgotten.
 fn fail(gate: &Gate) {
     let failed: Result<(), _> = gate
         .enter()
@@ -144,8 +144,8 @@ fn that_a_stream_is_another_is_not_forgotten() {
     }
 }
 
-/// Simulation, seed 1107292: the broker lost what this node had read last, gave the numbers out
-/// again and dropped those as well.
+/// Simulation, seed 1107292: the broker lost the last message that this node had read, gave the
+/// numbers out again and dropped those messages as well.
 #[test]
 fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
     for (first, is_missing) in [(50, false), (51, true), (61, false)] {
@@ -159,7 +159,7 @@ fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
         assert_eq!((next, gate.enter().database.has_gap()), (51, is_missing));
         fail(&gate);
         assert_eq!(gate.enter().database.has_gap(), is_missing);
-        // A snapshot helps once; then there is nothing to look up.
+        // After a snapshot helped once, there is nothing to look up.
         let known = gate.enter().database.position("s");
         let helped = Position { gap: None, ..known };
         gate.enter().database.move_position("s", helped);
@@ -176,7 +176,7 @@ fn that_all_is_to_be_read_again_is_not_forgotten() {
     assert_eq!(gate.enter().database.position("s").seq, 0);
 }
 
-/// Runs a consumer from position 50 of 60; returns from where it fetched.
+/// Runs a consumer from position 50 of 60. Returns the positions from which it fetched.
 fn consume(happens: Vec<Move>) -> Vec<u64> {
     let (gate, _dir) = gate(position(50, "new"));
     let stream = Stream::new(&gate, 60);
@@ -200,7 +200,7 @@ fn moves(to: Position) -> Move {
 #[test]
 fn a_snapshot_from_beyond_the_end_does_not_make_deaf() {
     assert_eq!(consume(vec![moves(position(55, "new"))]), [51, 56]);
-    // The broker was set back: what comes next has numbers that the snapshot thinks are past.
+    // The broker was set back: the next messages have numbers that the snapshot counts as past.
     assert_eq!(consume(vec![moves(position(500, "new"))]), [51, 1]);
 }
 
@@ -232,7 +232,8 @@ fn a_number_that_is_given_out_again_is_noticed() {
     assert!(!again(45, "x") && !again(50, "50") && !again(51, "x"));
 }
 
-/// What cannot be looked up any more may be what the broker lost and gave out again.
+/// The broker may have lost a message that cannot be looked up any more, and given its number out
+/// again.
 #[test]
 fn a_snapshot_that_ends_where_the_stream_begins_closes_no_gap() {
     let is_lost = |seq, first, last| {

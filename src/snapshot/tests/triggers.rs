@@ -1,10 +1,11 @@
-//! What the application's triggers feed, on nodes that get their rows with a snapshot.
+//! Tables that the application's triggers feed, on nodes that get their rows with a snapshot.
 
 use super::{merge, snapshot};
 use crate::apply::tests::support::{Node, exchange};
 use crate::database::Settings;
 
-/// Every index that SQLite brings, one kept in a table, and one over the rows of a table left out.
+/// Every kind of index that SQLite has, one kept in a table, and one over the rows of an excluded
+/// table.
 const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, x);
     CREATE TABLE words(id INTEGER PRIMARY KEY, v); CREATE TABLE sessions(id INTEGER PRIMARY KEY, v);
     CREATE VIRTUAL TABLE f USING fts5(v, content = 't', content_rowid = 'id');
@@ -30,7 +31,7 @@ fn feeding(settings: &mut Settings) {
     settings.tables.exclude = ["words", "sessions"].map(str::to_owned).into();
 }
 
-/// All of the index is what the table says, and nothing else.
+/// The index holds exactly the rows of the table.
 fn check(node: &Node) {
     let fresh = rusqlite::Connection::open(node.dir.path().join("app.db")).unwrap();
     for index in ["f", "g"] {

@@ -1,7 +1,7 @@
-//! What one node says: a view at known positions, walked in time boxes.
+//! The answer of one node: it opens a view at known positions and walks it in time boxes.
 //!
 //! The view is a read transaction on a second connection, as for a snapshot: the application writes
-//! on meanwhile. Half of the time at most is spent on reading, in slices of a few milliseconds.
+//! on meanwhile. Reading takes at most half of the time, in slices of a few milliseconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,23 +21,25 @@ use crate::model::text::hex;
 use crate::model::value::Value;
 use crate::snapshot::View;
 
-/// Reading goes on for so long, and rests for as long.
+/// Length of a slice of reading; the pause after it is as long as the slice took.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// Rows read between two looks at the clock.
+/// Number of rows read between two looks at the clock.
 const STEP: usize = 64;
 
-/// A node that is not ready by then says why.
+/// A node that is not ready within this time answers why.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// Between two tries.
+/// Pause between two attempts to be ready.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
-/// Why there is no answer at all.
+/// Why a node gives no answer at all.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
+    /// The process ends.
     #[error("stopped")]
     Stopped,
+    /// The database failed.
     #[error("database: {0}")]
     Database(#[from] DatabaseError),
 }
@@ -48,7 +50,8 @@ impl From<rusqlite::Error> for AnswerError {
     }
 }
 
-/// Answers a request that reads; [`Want::Repair`] is for [`super::repair`].
+/// Answers a request that reads; [`Want::Repair`] is for [`super::repair`]. A node that is not
+/// ready says so in the answer. Fails if the database does, or when `stop` is closed.
 pub fn answer(gate: &Gate, request: &Request, stop: &Receiver<()>) -> Result<Answer, AnswerError> {
     let mut answer = Answer {
         run: request.run.clone(),
@@ -99,7 +102,7 @@ pub fn answer(gate: &Gate, request: &Request, stop: &Receiver<()>) -> Result<Ans
     Ok(answer)
 }
 
-/// The bytes of a key that is written in hexadecimal.
+/// The bytes of a key that is given in hexadecimal; `None` if it is not.
 pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes().chunks(2);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
@@ -110,7 +113,7 @@ fn key(text: &str) -> Option<Key> {
     unhex(text)?.try_into().ok().map(Key)
 }
 
-/// A view of a node on which nothing is under way.
+/// A view of a node with nothing under way.
 struct Ready {
     view: View,
     at: Vec<(u64, String)>,
@@ -119,7 +122,7 @@ struct Ready {
 }
 
 impl Ready {
-    /// Waits until there is one; the inner error: why there is none.
+    /// Waits until the node is ready. The inner error says why it is not.
     fn wait(gate: &Gate, stop: &Receiver<()>) -> Result<Result<Ready, String>, AnswerError> {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
@@ -172,7 +175,7 @@ impl Ready {
     }
 }
 
-/// Why what is here may differ from what others have that have read the same messages.
+/// Why this node's rows may differ from those of others that have read the same messages.
 fn hindrance(gate: &Gate, db: &Database) -> Result<Option<String>, DatabaseError> {
     let streams = gate.status.about().streams;
     let is_unread = streams.iter().any(|stream| db.unread(stream) > 0);
@@ -202,13 +205,13 @@ fn pause(stop: &Receiver<()>, time: Duration) -> Result<(), AnswerError> {
     }
 }
 
-/// Reads tables from end to end.
+/// Reads tables from end to end, with pauses.
 struct Walk<'a> {
     conn: &'a Connection,
     key: Key,
     began: Instant,
     stop: &'a Receiver<()>,
-    /// Bytes of what is listed.
+    /// Bytes of the keys and digests listed so far.
     listed: usize,
 }
 
@@ -271,7 +274,8 @@ impl Walk<'_> {
         Ok(rows)
     }
 
-    /// Every row of the table; those with NULL in the key have no versions, and are passed over.
+    /// Calls `each` with every row of the table. Rows with NULL in the key have no versions, and
+    /// are passed over.
     fn each_row(
         &mut self,
         table: &Table,
@@ -301,7 +305,7 @@ impl Walk<'_> {
     }
 }
 
-/// What is known of single rows, as they are now.
+/// The versions of single rows, as they are now.
 fn states(gate: &Gate, key: &Key, rows: &[RowKey]) -> Result<Vec<State>, AnswerError> {
     let mut states = Vec::new();
     for some in rows.chunks(STEP) {

@@ -6,20 +6,21 @@ use crate::database::table::Table;
 use crate::model::cbor;
 use crate::model::value::Value;
 
-/// Of one run, drawn by the node that began it.
+/// The key of one run, drawn by the node that began it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key(pub [u8; 32]);
 
-/// How the rows of one table are digested.
+/// Digests the rows of one table.
 pub struct Digester<'t> {
     start: Sha256,
     table: &'t Table,
-    /// Columns by their lower-case names, in the order of these: nodes may have another order.
+    /// Indexes of the columns, sorted by lower-case name: nodes may have them in a different order.
     order: Vec<usize>,
     buffer: Vec<u8>,
 }
 
 impl<'t> Digester<'t> {
+    /// A digester for `table` in the run with this key.
     pub fn new(key: &Key, table: &'t Table) -> Self {
         let mut start = Sha256::new();
         start.update(key.0);
@@ -36,7 +37,8 @@ impl<'t> Digester<'t> {
         }
     }
 
-    /// In which of 65,536 parts of its table a row is: the same on every node.
+    /// The place of a row: which of 65,536 parts of its table it is in. It is the same on every
+    /// node.
     pub fn place(&self, key_bytes: &[u8]) -> [u8; 2] {
         let mut hash = self.start.clone();
         hash.update(b"place");
@@ -45,7 +47,7 @@ impl<'t> Digester<'t> {
         [hash[0], hash[1]]
     }
 
-    /// Of a whole row: class and bits of every value, and its name.
+    /// Digest of a whole row: name, class and bits of every value.
     pub fn row(&mut self, key_bytes: &[u8], values: &[Value<'_>]) -> u128 {
         self.buffer.clear();
         cbor::write_bytes(&mut self.buffer, key_bytes);

@@ -1,36 +1,38 @@
-//! What the nodes say to each other, as JSON in the broker's bucket. Nothing of it is trusted.
+//! Messages between the nodes, as JSON in the broker's bucket. None of them is trusted.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the request of a run is. One word: every node that watches the bucket hears of it.
+/// Key of a run's request. It is one word, so that every node that watches the bucket hears of it.
 pub const REQUEST: &str = "verify";
 
-/// Before the number of the node that answers.
+/// Prefix of the key of an answer; the id of the node that answers follows.
 pub const ANSWER: &str = "digest.";
 
-/// Bytes of a request or an answer that is read.
+/// Largest request or answer that is read, in bytes.
 pub const MAX_BYTES: usize = 600 << 10;
 
-/// Bytes of keys and digests in an answer.
+/// Largest number of bytes of keys and digests in an answer.
 pub const MAX_LISTED: usize = 256 << 10;
 
-/// Parts or rows that are asked for at once.
+/// Largest number of parts or rows in one request.
 pub const MAX_WANTED: usize = 1000;
 
-/// What a node is asked for.
+/// A request to all nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Of the run, drawn at its beginning.
+    /// Id of the run, drawn at its beginning.
     pub run: String,
     /// Counts the requests of a run.
     pub step: u32,
-    /// The node that asks.
+    /// Id of the node that asks.
     pub by: u64,
-    /// 32 bytes, hexadecimal.
+    /// Key of the run's digests: 32 bytes in hexadecimal.
     pub key: String,
+    /// What is asked for.
     pub want: Want,
 }
 
+/// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Want {
@@ -46,78 +48,93 @@ pub enum Want {
     Repair(Vec<Fix>),
 }
 
-/// Rows of a table whose place begins with these bytes: none, one or two.
+/// The rows of a table whose place begins with the bytes `under`: none, one or two bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Part {
+    /// Name of the table in lower case.
     pub table: String,
+    /// The first bytes of the rows' places.
     pub under: Vec<u8>,
 }
 
-/// One row, by the name of its table in lower case and the bytes of its key in hexadecimal.
+/// One row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RowKey {
+    /// Name of the table in lower case.
     pub table: String,
+    /// Bytes of the key in hexadecimal.
     pub key: String,
 }
 
 /// How one row is made equal again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fix {
+    /// The row.
     pub row: RowKey,
-    /// The newest version that a node has: time and node.
+    /// The newest version that a node has: hlc and node.
     pub newest: (i64, u64),
-    /// Who publishes it once more.
+    /// Ids of the nodes that publish the row once more.
     pub from: Vec<u64>,
-    /// A node that has this version, and another content than it recorded with it, gives its own
-    /// up.
+    /// Whether a node gives its version up, if it has the newest one but different content from
+    /// what it recorded with it.
     pub gives_up: bool,
 }
 
-/// What a node says.
+/// The answer of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Answer {
+    /// Id of the run, from the request.
     pub run: String,
+    /// Step of the run, from the request.
     pub step: u32,
-    /// Why the node cannot say now; then the rest is empty.
+    /// Why the node cannot answer now; then the rest is empty.
     pub not_ready: Option<String>,
-    /// Per stream, the last message that was read: its number and its id.
+    /// Per stream, number and id of the last message that the node has read.
     pub at: Vec<(u64, String)>,
+    /// For [`Want::Totals`]: the node's tables.
     pub tables: Vec<Total>,
-    /// As wanted, in that order: 256 digests in hexadecimal; none if all are 0.
+    /// For [`Want::Parts`], in its order: 256 digests each, in hexadecimal; 0 for a part without
+    /// rows.
     pub parts: Vec<Vec<String>>,
-    /// As wanted, in that order: keys and digests.
+    /// For [`Want::Rows`], in its order: keys and digests, in hexadecimal.
     pub rows: Vec<Vec<(String, String)>>,
+    /// For [`Want::States`], in its order.
     pub states: Vec<State>,
-    /// Not all fitted in.
+    /// Whether some rows did not fit in.
     pub more: bool,
-    /// Rows that were repaired.
+    /// For [`Want::Repair`]: number of rows that the node repaired.
     pub repaired: u64,
 }
 
-/// One table.
+/// Totals of one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Total {
+    /// Name of the table in lower case.
     pub table: String,
-    /// Hash of its definition.
+    /// Hash of the table's definition.
     pub schema: String,
+    /// Number of rows.
     pub rows: u64,
+    /// Sum of the digests of all rows, in hexadecimal.
     pub digest: String,
-    /// Something waits for this table, which is no difference.
+    /// Whether changes wait for this table, so that a difference would mean nothing.
     pub waits: bool,
 }
 
-/// What a node knows of one row.
+/// The state of one row on a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
-    /// Time and node of its version; none if it was never heard of.
+    /// Hlc and node of the row's version; `None` if the node never heard of the row.
     pub version: Option<(i64, u64)>,
+    /// Whether the version is a tombstone.
     pub deleted: bool,
     /// Whether the row is in the table.
     pub present: bool,
-    /// It is what was recorded when its version was. If not, it was changed behind the triggers'
-    /// back.
+    /// Whether the content is what was recorded with the version. If not, it was changed behind the
+    /// triggers' back.
     pub intact: bool,
+    /// Digest of the content in hexadecimal; empty if the row is not in the table.
     pub digest: String,
 }

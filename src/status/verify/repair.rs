@@ -1,9 +1,9 @@
-//! Single rows: what is known of them, and how they are made equal again.
+//! Single rows: their state, and how they are made equal again.
 //!
-//! The newest version of a row is published once more by a node that holds it. That is enough where
-//! others have an older one. A row that was changed behind the back of the triggers has the newest
-//! version already, and another content: it is given the lowest version there is for it, so that
-//! what is published wins. A crash in between leaves it so, and the next run finds it again.
+//! A node that has the newest version of a row publishes it once more. That is enough if others
+//! have an older version. A row that was changed behind the triggers' back has the newest version
+//! already, but different content. It gets the lowest version there is for it, so that the
+//! published one wins. A crash in between leaves it so, and the next run finds it again.
 
 use super::digest::{Digester, Key};
 use super::message::{Fix, RowKey, State};
@@ -18,7 +18,7 @@ use crate::model::version::{HLC_BEFORE, Version};
 use super::answer::unhex;
 
 impl Database {
-    /// What is known of a row. None: there is no such table, or that is no key.
+    /// The state of a row. `None` if there is no such table, or the key is not valid.
     pub(super) fn verify_state(&self, key: &Key, row: &RowKey) -> Result<Option<State>> {
         let Some((table, key_bytes)) = self.verify_row(row) else {
             return Ok(None);
@@ -52,7 +52,8 @@ impl Database {
         Ok(Some(state))
     }
 
-    /// Something waits for rows of a table, by its name in lower case and its number.
+    /// Whether changes wait for a table, or it is being compared with its versions. `lower` is its
+    /// name in lower case, `id` its id.
     pub(super) fn waits_for(&self, lower: &str, id: i64) -> bool {
         let catalog = &self.catalog;
         catalog.held.contains(lower) || catalog.comparing.contains_key(&id)
@@ -63,8 +64,8 @@ impl Database {
         self.settings.publish
     }
 
-    /// Does this node's part of repairs. Returns how many rows it had to do with, and what is to be
-    /// published.
+    /// Does this node's part of repairs. Returns the number of rows it changed or marked, and the
+    /// frames to publish.
     pub(super) fn repair(&mut self, fixes: &[Fix]) -> Result<(u64, Captured)> {
         self.write(|db| {
             let (mut captured, mut repaired) = (Captured::default(), 0);
@@ -90,7 +91,7 @@ impl Database {
         };
         let is_newest = state.version == Some(fix.newest);
         if state.version.is_none() && state.present {
-            // Nobody heard of it: it counts as written now.
+            // No node has heard of the row: it counts as written now.
             return self.compare_key(&table, &key_bytes, CompareReason::Unwatched, frames);
         }
         if is_newest && fix.from.contains(&self.node) {
@@ -104,7 +105,7 @@ impl Database {
         Ok(gives_up)
     }
 
-    /// The row gets the lowest version that it may have: any that arrives is above it.
+    /// Gives the row the lowest version that it may have: any version that arrives is above it.
     fn give_up_version(&mut self, table: &crate::database::table::Table, key: &[u8]) -> Result<()> {
         let values = cbor::key_values(key)?;
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
@@ -133,8 +134,8 @@ impl Database {
     }
 }
 
-/// Below what it was, and below every column of it. A row that should be deleted has no tombstone
-/// any more, or what it is would be above that.
+/// A state below the present one, and below each of its columns. A row that should be deleted has
+/// no tombstone in it any more, or its content would be above that.
 fn lowest(state: &Versions) -> Versions {
     let before = Version {
         hlc: HLC_BEFORE,

@@ -1,4 +1,4 @@
-//! What a run found: the JSON of `harmonylite verify --json`.
+//! The report of a run: the JSON of `harmonylite verify --json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,17 +8,21 @@ pub const VERSION: u32 = 1;
 /// See the module's head.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
+    /// See [`VERSION`].
     pub version: u32,
-    /// All nodes were compared, and hold the same rows.
+    /// Whether all nodes were compared and hold the same rows.
     pub fine: bool,
-    /// Whether the run is still under way, and what it does.
+    /// Whether the run is still under way.
     pub running: bool,
+    /// What the run is doing; empty at its end.
     pub doing: String,
-    /// Why there is no result.
+    /// Why the run has no result.
     pub error: Option<String>,
-    /// Tables and rows of this node that were compared.
+    /// Number of tables of this node that were compared.
     pub tables: u64,
+    /// Number of rows in these tables.
     pub rows: u64,
+    /// Every node that was asked.
     pub nodes: Vec<Compared>,
     /// Tables that were not compared, each with the reason.
     pub left_out: Vec<(String, String)>,
@@ -26,43 +30,51 @@ pub struct Report {
     pub differ: Vec<String>,
     /// Rows that differ.
     pub different_rows: Vec<Row>,
-    /// More rows differ than are listed.
+    /// Whether more rows differ than are listed.
     pub more: bool,
-    /// Rows that were published again; with `dry_run`, rows that would be.
+    /// Number of rows that were published again; with `dry_run`, of rows that would be.
     pub repaired: u64,
+    /// Whether the run only counts what it would repair.
     pub dry_run: bool,
 }
 
 /// A node that was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compared {
+    /// The node's id.
     pub node: String,
+    /// Whether its rows could be compared.
     pub comparable: bool,
-    /// Why it is not comparable yet.
+    /// Why they could not yet.
     pub why: Option<String>,
 }
 
 /// A row that differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
+    /// Name of the table in lower case.
     pub table: String,
     /// The key as SQL literals.
     pub key: String,
+    /// The row on each node that was compared.
     pub nodes: Vec<RowOn>,
 }
 
 /// A row as one node has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowOn {
+    /// The node's id.
     pub node: String,
-    /// When and on which node its version was written; none if the row was never heard of.
+    /// When the row's version was written, in unix milliseconds; `null` if the node never heard of
+    /// the row.
     pub written_ms: Option<i64>,
+    /// Id of the node that wrote it.
     pub written_by: Option<String>,
     /// Whether the row is in the table.
     pub present: bool,
-    /// Whether it is what was recorded with its version: if not, it was changed behind the back of
-    /// the triggers.
+    /// Whether the content is what was recorded with its version. If not, it was changed behind the
+    /// triggers' back.
     pub intact: bool,
-    /// Equal on nodes that hold the same.
+    /// Digest of the content in hexadecimal, equal on nodes with the same content.
     pub digest: String,
 }

@@ -1,4 +1,5 @@
-//! One run, from the node that was asked: finds what differs step by step, and has it repaired.
+//! One run, on the node that was asked for it: finds the rows that differ step by step, and has
+//! them repaired.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,31 +11,32 @@ use crate::model::text::key_literal;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::milliseconds;
 
-/// Parts whose digests are asked for at once: an answer must fit in a message.
+/// Largest number of parts whose digests are asked for at once: an answer must fit in a message.
 const PARTS: usize = 24;
 
-/// Parts whose rows are asked for at once.
+/// Largest number of parts whose rows are asked for at once.
 const ROW_PARTS: usize = 64;
 
-/// Rows that are named in a run.
+/// Largest number of rows that a run lists.
 const MAX_ROWS: usize = MAX_WANTED;
 
-/// Where nodes do not stand at equal positions, they are asked again so often.
+/// How often nodes are asked until they stand at equal positions.
 const TRIES: usize = 5;
 
 /// The nodes of the cluster, this one included.
 pub trait Nodes {
     /// This node.
     fn this(&self) -> u64;
-    /// Asks all nodes; of some there may be no answer.
+    /// Asks all nodes. A node that does not answer has `None`. An error ends the run.
     fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<Answer>>, String>;
-    /// What is done just now, for who waits.
+    /// Publishes the progress of the run for the person who waits.
     fn note(&mut self, report: &Report);
 }
 
 type Answers = BTreeMap<u64, Answer>;
 
-/// Runs to the end. With `repair`, rows that differ are made equal; with `dry_run`, only counted.
+/// Runs to the end. With `repair`, rows that differ are made equal; with `dry_run`, they are only
+/// counted.
 pub fn verify(nodes: &mut dyn Nodes, repair: bool, dry_run: bool) -> Report {
     let mut run = Run {
         nodes,
@@ -91,7 +93,7 @@ impl Run<'_> {
         self.nodes.note(&self.report);
     }
 
-    /// Compares whole tables. Returns those that differ.
+    /// Compares whole tables. Returns the names of tables that differ.
     fn totals(&mut self) -> Result<Vec<String>, String> {
         let mut answers = Answers::new();
         for tries in 1..=TRIES {
@@ -120,7 +122,7 @@ impl Run<'_> {
         Ok(differing)
     }
 
-    /// Asks all nodes, and keeps the answers of those that stand where this one does.
+    /// Asks all nodes, and keeps the answers of those that are at this node's positions.
     fn comparable(&mut self, want: &Want) -> Result<Answers, String> {
         let this = self.nodes.this();
         let answers = self.nodes.ask(want)?;
@@ -152,7 +154,7 @@ impl Run<'_> {
         Ok(answers.filter(|(_, answer)| is_same(answer)).collect())
     }
 
-    /// The same from all nodes that were compared first.
+    /// As [`Self::comparable`], until all nodes have answered that were compared first.
     fn of_members(&mut self, want: &Want) -> Result<Answers, String> {
         for _ in 0..TRIES {
             let answers = self.comparable(want)?;
@@ -229,7 +231,7 @@ impl Run<'_> {
         Ok(states.map(|(node, answer)| (node, answer.states)).collect())
     }
 
-    /// Lists the rows, and works out how each is made equal.
+    /// Lists the rows that differ, and decides how each is made equal.
     fn name_rows(&mut self, keys: &[RowKey], states: &BTreeMap<u64, Vec<State>>) -> Vec<Fix> {
         let mut fixes = Vec::new();
         for (i, key) in keys.iter().enumerate() {
@@ -251,7 +253,7 @@ impl Run<'_> {
         }
         self.doing("publishing rows again");
         self.report.repaired = fixes.len() as u64;
-        // What is published must find every version given up that it is to be above.
+        // A published version must find every version given up that it is to replace.
         let mut first = fixes.clone();
         first.iter_mut().for_each(|fix| fix.from.clear());
         self.nodes.ask(&Want::Repair(first))?;
@@ -261,7 +263,7 @@ impl Run<'_> {
     }
 }
 
-/// Why a table cannot be compared; none if it can.
+/// Why a table cannot be compared; `None` if it can.
 fn unlike(totals: &[Option<Total>]) -> Option<&'static str> {
     let present: Vec<&Total> = totals.iter().flatten().collect();
     if present.len() < totals.len() {
@@ -293,8 +295,8 @@ fn row(key: &RowKey, here: &BTreeMap<u64, State>) -> Row {
     }
 }
 
-/// The newest version is published by a node that has it unspoilt; if none has, by one for each
-/// content, of which the larger wins everywhere.
+/// Decides who publishes a row. A node that has the newest version intact publishes it. If none
+/// has, one node for each content does, and the larger content wins everywhere.
 fn fix(key: &RowKey, here: &BTreeMap<u64, State>) -> Fix {
     let newest = here.values().filter_map(|s| s.version).max();
     let has_newest = |s: &&State| s.version == newest;

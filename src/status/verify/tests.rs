@@ -1,4 +1,4 @@
-//! Three nodes in one process, which a test may spoil behind the triggers' back.
+//! Three nodes in one process, which a test may change behind the triggers' back.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ const SCHEMA: &str = "CREATE TABLE item(id INTEGER PRIMARY KEY, name TEXT COLLAT
 struct Cluster {
     gates: Vec<Gate>,
     apps: Vec<Connection>,
-    /// Messages of the one stream.
+    /// Number of messages in the one stream.
     read: u64,
     folders: Vec<tempfile::TempDir>,
     stop: (Sender<()>, Receiver<()>),
@@ -67,12 +67,12 @@ impl Cluster {
         cluster
     }
 
-    /// Behind the triggers' back.
+    /// Writes behind the triggers' back.
     fn spoil(&self, node: usize, sql: &str) {
         self.apps[node].execute_batch(sql).unwrap();
     }
 
-    /// What is marked is sent, and read by all.
+    /// Sends all marked rows, and lets all nodes read them.
     fn exchange(&mut self) {
         let mut frames = Vec::new();
         for gate in &self.gates {
@@ -179,7 +179,7 @@ fn equal_nodes_are_fine_and_one_changed_byte_is_found_and_mended() {
     assert_eq!(cluster.rows(1, name), ["name 17"]);
 }
 
-/// Also where the spoilt content would win against the other by its bytes.
+/// Also if the spoilt content would win against the other by its bytes.
 #[test]
 fn whatever_was_changed_behind_the_triggers_back_is_mended() {
     for spoil in [

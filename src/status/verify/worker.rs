@@ -1,5 +1,5 @@
-//! Thread: does what takes long, one after the other: a run that was asked for here, and answers to
-//! the runs of others. It waits for both without waking.
+//! Thread: does long work one after the other: a run that was asked for here, and answers to the
+//! runs of other nodes. It waits for both without waking.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,22 +17,24 @@ use crate::gate::Gate;
 use crate::model::text::hex;
 use crate::thread::{Exited, spawn};
 
-/// The others are waited for at least this long, and longer where this node takes longer.
+/// Shortest time to wait for the other nodes. The wait is longer if this node took longer itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks at whether they answered.
+/// Pause between two looks whether they answered.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
-/// What is to be done.
+/// A job of the thread.
 #[derive(Debug)]
 pub enum Job {
+    /// Compare the rows of all nodes, and make them equal if that is wanted.
     Run { repair: bool, dry_run: bool },
+    /// Answer another node's run.
     Answer(Request),
 }
 
 /// Starts the thread; it ends when `stop` is closed.
 pub fn start(gate: Arc<Gate>, stop: Receiver<()>, exits: &Sender<Exited>) -> JoinHandle<()> {
-    // One waits at most: who asks more gets no answer, and asks again.
+    // At most one job waits. A node that asks meanwhile gets no answer, and asks again.
     let (sender, jobs) = bounded(1);
     gate.status.employ(sender);
     spawn("verify", exits, move || {
@@ -85,14 +87,14 @@ fn run(gate: &Arc<Gate>, stop: &Receiver<()>, repair: bool, dry_run: bool) {
     gate.status.set_report(report);
 }
 
-/// Answers another node's run.
+/// Answers another node's run by way of the bucket.
 fn tell(gate: &Arc<Gate>, request: &Request, stop: &Receiver<()>) -> Result<(), String> {
     let answer = own(gate, request, stop).map_err(|e| e.to_string())?;
     let key = format!("{ANSWER}{}", gate.enter().database.node());
     put(gate, key, serde_json::to_vec(&answer).unwrap_or_default())
 }
 
-/// What this node says.
+/// The answer of this node.
 fn own(gate: &Arc<Gate>, request: &Request, stop: &Receiver<()>) -> Result<Answer, AnswerError> {
     let Want::Repair(fixes) = &request.want else {
         return answer(gate, request, stop);
@@ -119,7 +121,7 @@ fn put(gate: &Gate, key: String, bytes: Vec<u8>) -> Result<(), String> {
         .with_bucket(move |bucket| bucket.put(&key, &bytes).map(drop))
 }
 
-/// The nodes, by way of the broker's bucket.
+/// The nodes, reached by way of the broker's bucket.
 struct OverBucket<'a> {
     gate: &'a Arc<Gate>,
     stop: &'a Receiver<()>,
@@ -149,7 +151,7 @@ impl OverBucket<'_> {
         Ok(parsed.collect())
     }
 
-    /// Takes out of the bucket what the run left there.
+    /// Deletes the keys that the run left in the bucket.
     fn tidy(&self) {
         let keys = self.asked.iter().map(|id| format!("{ANSWER}{id}"));
         let keys: Vec<String> = keys.chain([REQUEST.to_owned()]).collect();

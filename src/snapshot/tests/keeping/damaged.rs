@@ -1,10 +1,11 @@
-//! A database that is no use any more: what was saved of it before is.
+//! A database that is of no use any more. The snapshots made of it before still are.
 
 use std::os::unix::fs::FileExt;
 
 use super::*;
 
-/// Two of it would take the place of the sound ones, and there would be none left to begin with.
+/// Two snapshots of it would take the place of the sound ones, and none would be left to begin
+/// with.
 #[test]
 fn no_snapshot_is_made_of_a_damaged_database() {
     let cluster = Cluster::new();

@@ -1,4 +1,4 @@
-//! Streams that are gone, and what only a snapshot has of them.
+//! Streams that are gone, and rows of them that only a snapshot has.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn after_loss(read: u64) -> (Cluster, Kept) {
     (cluster, b)
 }
 
-/// Simulation, seed 4032597: nobody else was left who had read it.
+/// Simulation, seed 4032597: no node was left that had read the rows.
 #[test]
 fn what_only_a_snapshot_has_of_a_lost_stream_is_merged() {
     let (cluster, mut b) = after_loss(5);
@@ -52,7 +52,7 @@ fn what_only_a_snapshot_has_of_a_lost_stream_is_merged() {
     assert!(!inside.database.seeks_snapshot().unwrap(), "once");
 }
 
-/// It would be fetched for nothing, and bring rows back that are deleted and forgotten.
+/// The snapshot would be fetched for nothing, and bring back rows that are deleted and forgotten.
 #[test]
 fn what_was_read_before_a_stream_was_lost_is_not_merged_again() {
     let (cluster, mut b) = after_loss(10);
@@ -61,7 +61,7 @@ fn what_was_read_before_a_stream_was_lost_is_not_merged_again() {
     assert!(!b.gate.enter().database.seeks_snapshot().unwrap());
 }
 
-/// Where replacing it takes two steps, a manifest can be read between them.
+/// Where replacing the manifest takes two steps, it can be read between them.
 #[test]
 fn a_torn_manifest_does_not_mean_that_there_is_no_snapshot() {
     let (cluster, mut b) = after_loss(5);
@@ -78,7 +78,7 @@ fn a_torn_manifest_does_not_mean_that_there_is_no_snapshot() {
     assert_eq!(titles(&b), ["Dune"]);
 }
 
-/// All that is in it is here, and it would be fetched for nothing.
+/// Everything in the snapshot is here, so it would be fetched for nothing.
 #[test]
 fn who_makes_the_first_after_a_loss_does_not_merge_it() {
     let (cluster, mut b) = after_loss(5);
@@ -92,7 +92,7 @@ fn who_makes_the_first_after_a_loss_does_not_merge_it() {
     assert!(!b.gate.enter().database.seeks_snapshot().unwrap());
 }
 
-/// An operator wants it, who may know of damage that the node does not.
+/// The operator wants it, and may know of damage that the node does not.
 #[test]
 fn who_removes_the_mirror_gets_also_what_this_node_made_merged() {
     let cluster = Cluster::new();
@@ -105,7 +105,7 @@ fn who_removes_the_mirror_gets_also_what_this_node_made_merged() {
     cluster.round(&mut a).unwrap_err();
 }
 
-/// Each time is another loss.
+/// Each time is a different loss.
 #[test]
 fn a_store_that_is_emptied_again_gets_another_again() {
     let cluster = Cluster::new();
@@ -139,7 +139,7 @@ fn a_store_that_is_emptied_again_gets_another_again() {
     assert!(!b.gate.enter().database.has_gap());
 }
 
-/// Its file is sound, but what it says is not.
+/// The snapshot's file is sound, but its content is not.
 #[test]
 fn what_nobody_can_take_in_does_not_keep_others_from_being_made() {
     let cluster = Cluster::new();
@@ -157,7 +157,7 @@ fn what_nobody_can_take_in_does_not_keep_others_from_being_made() {
     a.scheduler.ask(false);
     cluster.round(&mut a).unwrap();
     let spoiled = cluster.newest().unwrap().name;
-    // Only that one.
+    // The manifest lists only that snapshot.
     let manifest = cluster.store.path().join(NAME);
     let text = std::fs::read(&manifest).unwrap();
     let mut m = crate::model::manifest::Manifest::parse(&text, "c").unwrap();

@@ -33,7 +33,7 @@ fn another_application_does_not_join_and_is_told() {
     cluster.round(&mut a).unwrap();
     assert_eq!(problems(&a), "{}", "who was there first is well");
     assert!(a.scheduler.strangers.ends(), "and said it");
-    // It was the same application before its migrations.
+    // The node turns out to be of the same application, before its migrations.
     b.app.execute_batch(BOOKS).unwrap();
     b.gate.enter().database.capture().unwrap();
     assert!(b.gate.enter().database.has_news());
@@ -113,7 +113,7 @@ fn what_is_held_of_a_table_that_nobody_has_ends() {
     assert_eq!(held(&b), 0);
 }
 
-/// It let go of a table that others may have: theirs is the better snapshot.
+/// The node let go of a table that others may have, so their snapshot is the better one.
 #[test]
 fn who_let_go_of_a_table_leaves_others_the_time_to_make_a_snapshot() {
     let cluster = Cluster::new();

@@ -1,10 +1,10 @@
-//! Stores that lie or refuse: nobody is stuck with that, and nobody works without end.
+//! Stores that lie or refuse: no node is stuck with one, and none works without end.
 
 use std::io::{Read, Write};
 
 use super::*;
 
-/// A folder in which nothing may be removed.
+/// A folder from which nothing may be removed.
 struct Keeps(Box<dyn Store>);
 
 impl Store for Keeps {
@@ -71,7 +71,7 @@ fn a_snapshot_that_got_lost_or_torn_is_made_again() {
         a.clock.advance(Duration::from_secs(1));
         a.scheduler.ask(false);
         cluster.round(&mut a).unwrap();
-        // Both that there are.
+        // Spoils both snapshots.
         for name in cluster.objects().iter().filter(|n| n.ends_with(".zst")) {
             let file = cluster.store.path().join(name);
             match torn {
@@ -89,7 +89,7 @@ fn a_snapshot_that_got_lost_or_torn_is_made_again() {
     }
 }
 
-/// What the file holds makes no sense here, or a later release made it: the one before may do.
+/// The file makes no sense here, or a later release made it; the snapshot before may do.
 #[test]
 fn a_snapshot_that_cannot_be_read_does_not_hide_the_one_before() {
     for spoil in [
@@ -114,7 +114,7 @@ fn a_snapshot_that_cannot_be_read_does_not_hide_the_one_before() {
     }
 }
 
-/// What the nats store says after a power cut of its server, of one object until it is replaced.
+/// A nats store after a power cut of its server: one object is damaged until it is replaced.
 struct Damages(Box<dyn Store>, Arc<Mutex<String>>);
 
 impl Store for Damages {
@@ -171,7 +171,7 @@ fn of_a_damaged_object_the_one_before_is_taken_and_another_is_made() {
     cluster.round_with(&mut c, &damages).unwrap();
     assert!(c.gate.is_joined());
     assert_eq!(c.gate.enter().database.position("s").seq, 1);
-    // The one before does not close this gap.
+    // The snapshot before does not close this gap.
     let error = cluster.round_with(&mut b, &damages).unwrap_err();
     assert!(error.to_string().contains("1 of 2 chunks"), "{error}");
     assert!(lists(), "perhaps it is only this once");
@@ -234,7 +234,7 @@ fn what_waits_is_sent_though_no_snapshot_can_be_had() {
     a.clock.advance(Duration::from_secs(30));
     let _ = cluster.round_with(&mut a, &broken);
     assert!(may_publish(&a) && a.gate.enter().database.has_gap());
-    // The next one may be had at once.
+    // The next snapshot may be had at once.
     move_on(&a, 20, None);
     let _ = cluster.round_with(&mut a, &broken);
     move_on(&a, 40, Some(35));
