@@ -1,4 +1,4 @@
-//! `/`: a page for people, which asks `/status` every few seconds while it is open.
+//! `/`: a page for people, which asks `/status` every few seconds while it is visible.
 //!
 //! The page is one file that loads nothing. Its policy lets the browser run only the page's own
 //! script and style (by their hashes) and connect only to this node. The page shows names of other
