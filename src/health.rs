@@ -36,7 +36,7 @@ pub struct Health {
 pub struct Trouble {
     /// What fails, such as "connecting".
     pub subject: String,
-    /// The cause, at most 1000 bytes.
+    /// The cause, cut after 1000 bytes.
     pub why: String,
     /// When it was reported.
     pub at: Instant,

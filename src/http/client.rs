@@ -15,8 +15,8 @@ const HEAD_BYTES: u64 = 16 << 10;
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
-/// No process listens at the socket, or it cannot be opened.
 pub enum ClientError {
+    /// No process listens at the socket, or it cannot be opened.
     #[error("no harmonylite answers at {}: {cause}", socket.display())]
     NoDaemon { socket: PathBuf, cause: io::Error },
     /// The connection failed, or the answer is no HTTP.
