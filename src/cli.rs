@@ -108,7 +108,7 @@ pub enum Command {
     Restore {
         /// The configuration file and flags for the server.
         options: Options,
-        /// The file to write; none: the default name.
+        /// The file to write; none: `restored.db`.
         to: Option<PathBuf>,
     },
     /// List what the store of snapshots holds.
@@ -165,9 +165,10 @@ pub enum Look {
     Status,
     /// The hash of the replicated tables' schema; with `cluster`, compared with all nodes.
     Schema { cluster: bool },
-    /// Whether all nodes hold the same rows; with `repair`, rows that differ are published again.
+    /// Whether all nodes hold the same rows; with `repair`, the newest version of a row that
+    /// differs is published again, unless `dry_run`.
     Verify { repair: bool, dry_run: bool },
-    /// Takes `node`, which is gone for good, off the list of nodes.
+    /// Takes `node`, which is gone for good, off the list of nodes; not with `dry_run`.
     Forget { node: u64, dry_run: bool },
     /// Writes a text file that helps to find a fault, without secrets and without rows.
     Diag { to: Option<PathBuf> },

@@ -116,12 +116,12 @@ pub struct Logging {
     pub format: LogFormat,
     /// None: standard output, or the system's log if `syslog`.
     pub file: Option<PathBuf>,
-    /// Whether lines go to the system's log, in place of standard output.
+    /// Whether lines go to the system's log, in place of standard output; with `file`, to both.
     pub syslog: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 /// The form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text for people.
     Console,

@@ -127,7 +127,7 @@ impl Context {
         let _ = self.gate.set(gate);
     }
 
-    /// The gate; none while the daemon starts or stops. Do not keep it: it would stay open.
+    /// The gate; none while the daemon starts or stops. Do not keep it: it holds the database open.
     pub fn gate(&self) -> Option<Arc<Gate>> {
         self.gate.get()?.upgrade()
     }

@@ -146,8 +146,8 @@ pub(super) fn peer_url(peer: &Peer) -> String {
 }
 
 /// Keeps our own nats-server running. The kernel ends the server with the thread that started it,
-/// so that none is left behind; that thread must live as long as the server. A message to the
-/// sender ends both in good order; a dropped sender ends both at once.
+/// so that none is left behind; that thread must live as long as the server. A message ends both
+/// in good order; dropping the sender ends both at once.
 fn supervise(
     options: ServerOptions,
     broker: Arc<JetStreamBroker>,
