@@ -13,6 +13,7 @@ use pico_args::Arguments;
 use crate::address::configured::{ListenAddress, ServerUrl, redacted};
 use crate::config::suggest::closest;
 
+/// The text of `-help`: usage, commands, flags and examples.
 pub const HELP: &str = "\
 harmonylite keeps the SQLite databases of many machines the same, over NATS JetStream.
 
@@ -92,97 +93,123 @@ examples:
     harmonylite -config /etc/harmonylite.toml -cleanup
 ";
 
-/// What the process is to do.
+/// The task that the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Replicate until told to stop.
     Run(Options),
     /// Check the configuration.
     Check(Options),
-    /// Remove triggers and tables of ours from the database.
+    /// Remove our triggers and tables from the database.
     Cleanup(Options),
     /// Save a snapshot, then stop.
     SaveSnapshot(Options),
     /// Write the newest snapshot to a file, as a plain database.
     Restore {
+        /// The configuration file and flags for the server.
         options: Options,
+        /// The file to write; none: `restored.db`.
         to: Option<PathBuf>,
     },
     /// List what the store of snapshots holds.
     Snapshots {
+        /// The configuration file and flags for the server.
         options: Options,
+        /// Print JSON instead of text.
         json: bool,
     },
-    /// Show which rows are displaced by which.
+    /// Show the displaced rows, each with the row that displaced it.
     Conflicts {
+        /// None: see [`crate::config::Config::find`].
         config: Option<PathBuf>,
+        /// Print JSON instead of text.
         json: bool,
     },
-    /// Show what is held, or drop what is held of a table.
+    /// Show the held changes, or drop those of one table.
     Held {
+        /// None: see [`crate::config::Config::find`].
         config: Option<PathBuf>,
+        /// Print JSON instead of text.
         json: bool,
+        /// The table whose held changes this node gives up; none: only show them.
         drop: Option<String>,
     },
-    /// Say how tables take part: of the database given, or of the configuration's.
+    /// Say how each table of a database takes part.
     Inspect {
+        /// None: see [`crate::config::Config::find`], unless `database` is given.
         config: Option<PathBuf>,
+        /// Print JSON instead of text.
         json: bool,
+        /// The database file; none: the one that the configuration names.
         database: Option<PathBuf>,
     },
-    /// Ask the daemon that runs, or the file.
+    /// Ask the running daemon, or read its database if none runs.
     Look {
+        /// None: see [`crate::config::Config::find`].
         config: Option<PathBuf>,
+        /// Print JSON instead of text.
         json: bool,
+        /// The question to answer.
         what: Look,
     },
+    /// Print the version of this release.
     Version,
+    /// Print [`HELP`].
     Help,
 }
 
-/// What is asked of a daemon that runs.
+/// A question for the running daemon.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Look {
-    /// How this node and the others are.
+    /// The state of this node and of the others.
     Status,
-    /// Whether the tables are the same; everywhere, or what they are here.
+    /// The hash of the replicated tables' schema; with `cluster`, compared with all nodes.
     Schema { cluster: bool },
-    /// Whether all nodes hold the same rows.
+    /// Whether all nodes hold the same rows; with `repair`, the newest version of a row that
+    /// differs is published again, unless `dry_run`.
     Verify { repair: bool, dry_run: bool },
-    /// Take a node that is gone off the list.
+    /// Takes `node`, which is gone for good, off the list of nodes; not with `dry_run`.
     Forget { node: u64, dry_run: bool },
-    /// A bundle for who is to find a fault.
+    /// Writes a text file that helps to find a fault, without secrets and without rows.
     Diag { to: Option<PathBuf> },
 }
 
 /// The flags that stand beside the configuration file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Options {
+    /// None: see [`crate::config::Config::find`].
     pub config: Option<PathBuf>,
     /// Never 0.
     pub node_id: Option<u64>,
+    /// Where our own nats-server listens for the servers of other nodes; none: nowhere.
     pub cluster_addr: Option<ListenAddress>,
+    /// Servers of other nodes that form a cluster with our own.
     pub cluster_peers: Vec<Peer>,
+    /// Servers that our own joins as a leaf node.
     pub leaf_servers: Vec<Peer>,
-    /// Holds the process id while the daemon runs.
+    /// A file that holds the process id while the daemon runs.
     pub pid_file: Option<PathBuf>,
 }
 
-/// Where other servers are.
+/// The address of another server, or a name under which several servers are found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// One server; its URL has host and port.
     Direct(ServerUrl),
-    /// All addresses that `host` has in DNS, asked every `interval` until there are `min`.
+    /// All addresses that `host` has in DNS, resolved every `interval` until there are `min`.
     Dns {
+        /// The name to resolve.
         host: String,
+        /// The port of every server found.
         port: u16,
+        /// How many addresses to wait for.
         min: u32,
+        /// Time between two queries, at least 10 ms.
         interval: Duration,
     },
 }
 
-/// What is wrong with the command line.
+/// A mistake in the command line; its text names the flag and what is allowed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}; harmonylite -help lists the flags")]
 pub struct CliError(String);
@@ -190,7 +217,7 @@ pub struct CliError(String);
 const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
-/// The words that may stand among the flags.
+/// Words that are commands. They may stand among the flags.
 const SUBCOMMANDS: [&str; 10] = [
     "conflicts",
     "diag",
@@ -241,10 +268,10 @@ const FLAGS: [&str; 20] = [
     "--schema-status-cluster",
 ];
 
-/// Flags of the Go version without a counterpart, and what there is instead.
+/// Flags of the Go version without a counterpart, each with the replacement.
 const OF_GO: [(&str, &str); 1] = [("pprof", "leave it out; perf and gdb look into the process")];
 
-/// Reads the arguments, without the program's name.
+/// Reads the arguments, without the program's name. A mistake in any of them is an error.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
     let mut words: Vec<OsString> = args.into_iter().flat_map(normalised).collect();
     let subcommand = take_subcommand(&mut words);
@@ -303,7 +330,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
     }
 }
 
-/// Takes out the first word that is neither a flag nor a flag's value, if we know it.
+/// Takes out the first word that is neither a flag nor a flag's value, if it is a known command.
 fn take_subcommand(words: &mut Vec<OsString>) -> Option<String> {
     let mut is_value = false;
     let at = words.iter().position(|word| {
@@ -317,7 +344,7 @@ fn take_subcommand(words: &mut Vec<OsString>) -> Option<String> {
     Some(word)
 }
 
-/// The next word, if it is no flag. To be asked for when all flags were taken.
+/// The next word, if it is not a flag. Call it after all flags are taken.
 fn free_word(args: &mut Arguments) -> Option<OsString> {
     let next = args.clone().finish().into_iter().next()?;
     if next.as_encoded_bytes().starts_with(b"-") {
@@ -331,7 +358,7 @@ fn config(args: &mut Arguments) -> Result<Option<PathBuf>, CliError> {
     Ok(value(args, "--config")?.map(PathBuf::from))
 }
 
-/// All arguments must have been taken; `takes` says which ones the command knows.
+/// Fails if an argument is left over; `takes` names the flags of the command.
 fn finish(args: Arguments, takes: &str) -> Result<(), CliError> {
     let Some(left) = args.finish().into_iter().next() else {
         return Ok(());
@@ -358,7 +385,7 @@ fn options(args: &mut Arguments) -> Result<Options, CliError> {
     })
 }
 
-/// The command without a subcommand: flags only.
+/// The command line without a subcommand: flags only.
 fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
     let mut options = options(&mut args)?;
     options.pid_file = value(&mut args, "--pid-file")?.map(PathBuf::from);
@@ -397,8 +424,8 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
     }
 }
 
-/// `-flag=VALUE` becomes `--flag VALUE`, for flags of ours; all else stays as it is, so that it can
-/// be named as it was written.
+/// Turns `-flag=VALUE` into `--flag VALUE` for known flags. All else stays as it is, so that an
+/// error can quote it.
 fn normalised(arg: OsString) -> Vec<OsString> {
     let Some(text) = arg.to_str() else {
         return vec![arg];
@@ -418,7 +445,7 @@ fn normalised(arg: OsString) -> Vec<OsString> {
         .collect()
 }
 
-/// The value after `flag`. One that begins with a dash is a flag whose predecessor lacks its value.
+/// The value after `flag`. A value that begins with a dash is the next flag: the value is missing.
 fn value(args: &mut Arguments, flag: &'static str) -> Result<Option<OsString>, CliError> {
     let missing = || CliError(format!("{} needs a value", shown(flag)));
     let found = args
@@ -430,7 +457,7 @@ fn value(args: &mut Arguments, flag: &'static str) -> Result<Option<OsString>, C
     }
 }
 
-/// The value after `flag` as `parse` reads it, which answers with what is allowed.
+/// The value after `flag`, read by `parse`, whose error says what is allowed.
 fn parsed<T>(
     args: &mut Arguments,
     flag: &'static str,
@@ -449,7 +476,7 @@ fn parsed<T>(
     })
 }
 
-/// The documentation of the Go implementation writes it without its last letter, too.
+/// `-leaf-servers`, or `-leaf-server`, as the documentation of the Go version also writes it.
 fn leaf_servers(args: &mut Arguments) -> Result<Vec<Peer>, CliError> {
     let read = |list: &str| peers(list, &LEAF_SCHEMES);
     let servers = parsed(args, "--leaf-servers", read)?;
@@ -462,7 +489,7 @@ fn node_id(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| format!("an integer from 1 to {}", u64::MAX))
 }
 
-/// URLs with commas between them, the last of which may be followed by one.
+/// A list of URLs separated by commas; a comma at the end is allowed.
 fn peers(list: &str, schemes: &[&str]) -> Result<Vec<Peer>, String> {
     let urls = list.split(',').map(str::trim).filter(|url| !url.is_empty());
     let read = |(index, url)| {
@@ -487,7 +514,7 @@ fn peer(text: &str, schemes: &[&str]) -> Result<Peer, String> {
             .map_err(|_| format!("a URL whose {name} is a whole number")),
     };
     let min = number("min", 2)?;
-    // Asking more often than this would only load the name server.
+    // Shorter intervals would only load the name server.
     let interval_ms = number("interval_ms", 1000)?.max(10);
     let interval = Duration::from_millis(interval_ms.into());
     Ok(Peer::Dns {
@@ -518,7 +545,7 @@ fn unexpected(arg: &str) -> String {
         return format!("{flag} is a flag of the Go version that does not exist here: {instead}");
     }
     let known = FLAGS.map(|flag| flag.trim_start_matches('-'));
-    // To one letter, any other is near.
+    // Any letter is near a flag of one letter, so such flags are never suggested.
     let known = known.into_iter().filter(|flag| flag.len() > 1);
     match closest(flag.trim_start_matches('-'), known) {
         Some(known) => format!("unknown flag {flag}, did you mean -{known}?"),

@@ -1,18 +1,19 @@
-//! The one place where clocks are read.
+//! The only place that reads clocks.
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What the rest may know about time. A simulation brings its own.
+/// The times that the other modules may use. The simulation has its own.
 pub trait Clock: Send + Sync {
     /// Unix milliseconds; may jump in both directions, and be wrong.
     fn now_ms(&self) -> i64;
-    /// Time since some moment; never goes back, and goes on while the machine is suspended.
+    /// Time since an unspecified moment. It never goes back, and includes suspension of the
+    /// machine.
     fn uptime(&self) -> Duration;
-    /// Differs after every start of the operating system: when it is the same, nothing that was
-    /// committed can have been lost to a power cut since. Empty if unknown.
+    /// Differs after every start of the operating system; empty if unknown. While it is the same,
+    /// no committed data can have been lost to a power cut.
     fn boot_id(&self) -> String;
 }
 
@@ -30,7 +31,7 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
-        // As `Instant`, but that stops in a suspended machine: the broker's time would lag behind.
+        // `Instant` stops while the machine is suspended, so the broker's time would lag behind.
         let since_boot = clock_gettime(ClockId::Boottime);
         Duration::new(since_boot.tv_sec as u64, since_boot.tv_nsec as u32)
     }
@@ -41,7 +42,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that is set by hand.
+/// A clock for tests that is set by hand.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     state: Mutex<ManualState>,
@@ -55,6 +56,7 @@ struct ManualState {
 }
 
 impl ManualClock {
+    /// A clock at these Unix milliseconds, with an uptime of zero.
     pub fn at(now_ms: i64) -> Self {
         ManualClock {
             state: Mutex::new(ManualState {
@@ -68,7 +70,7 @@ impl ManualClock {
         f(&mut self.state.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
-    /// Time passes.
+    /// Advances the wall clock and the uptime.
     pub fn advance(&self, by: Duration) {
         self.with(|s| {
             s.now_ms += by.as_millis() as i64;
@@ -76,12 +78,12 @@ impl ManualClock {
         });
     }
 
-    /// The wall clock jumps.
+    /// Sets the wall clock alone.
     pub fn set(&self, now_ms: i64) {
         self.with(|s| s.now_ms = now_ms);
     }
 
-    /// The machine starts anew.
+    /// Changes the boot id.
     pub fn reboot(&self) {
         self.with(|s| s.boot += 1);
     }

@@ -1,8 +1,8 @@
-//! Where the database file lies, as far as that decides whether SQLite is safe there.
+//! Whether SQLite can safely work on the database file where it lies.
 //!
-//! SQLite keeps `-wal`, `-shm` and `-journal` beside the *name* by which a file is opened. Under
-//! two names, by a mount of the single file or by a hard link, there are two of each, and what one
-//! process writes damages what the other has. (<https://www.sqlite.org/howtocorrupt.html>, 2.5.)
+//! SQLite keeps `-wal`, `-shm` and `-journal` beside the *name* by which a file is opened. A file
+//! with two names, by a mount of the single file or by a hard link, has two of each, and the writes
+//! of one process damage those of another. (<https://www.sqlite.org/howtocorrupt.html>, 2.5.)
 
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -13,20 +13,21 @@ use std::path::{Path, PathBuf};
 /// All mounts that this process sees, one a line; see proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// Device and inode: whatever its name, a file keeps them.
+/// Device and inode, which a file keeps under any name.
 pub type Number = (u64, u64);
 
+/// Device and inode in a file's metadata.
 pub fn number(data: &Metadata) -> Number {
     (data.dev(), data.ino())
 }
 
-/// Of the file at `path`, links followed; none if there is none.
+/// Device and inode of the file at `path`, links followed; none if there is no file.
 pub fn number_at(path: &Path) -> Option<Number> {
     std::fs::metadata(path).ok().map(|data| number(&data))
 }
 
-/// Why no SQLite may work on the file at `path`, in words that continue the key's name; none if
-/// there is no reason, or no file.
+/// Why SQLite must not work on the file at `path`, in words that continue the key's name. None if
+/// it may, or if there is no file.
 pub fn unfit(path: &Path) -> Option<String> {
     let data = std::fs::metadata(path).ok()?;
     let shown = path.display();
@@ -46,7 +47,7 @@ pub fn unfit(path: &Path) -> Option<String> {
     })
 }
 
-/// How many names the file has, without those that a killed process of ours left of it.
+/// The number of the file's names, without those that a killed process of ours left.
 fn names(path: &Path, data: &Metadata) -> u64 {
     if data.nlink() < 2 {
         return 1;
@@ -67,13 +68,13 @@ fn is_mount_point(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else {
         return false;
     };
-    // Where it cannot be read, nothing can be said.
+    // If the list of mounts cannot be read, the file counts as safe.
     let mounts = std::fs::read(MOUNTS).unwrap_or_default();
     let mut points = mounts.split(|byte| *byte == b'\n').filter_map(mount_point);
     points.any(|point| point == path)
 }
 
-/// The fifth field, in which spaces and the like are octal numbers.
+/// The mount point, the line's fifth field, with its octal escapes decoded.
 fn mount_point(line: &[u8]) -> Option<PathBuf> {
     let mut rest = line.split(|byte| *byte == b' ').nth(4)?;
     let mut name = Vec::new();

@@ -1,11 +1,11 @@
-//! The guide: what stands in `src/guide/` beside the code, one chapter per file.
+//! The guide: the documents in `src/guide/`, one chapter per file.
 //!
 //! The README is for a first hour with HarmonyLite, these chapters for everything after it. A
 //! chapter names others by reference links (`[Format][format]`), which lead to a file where the
 //! chapter is read as a file, and to a module here.
 
-/// Makes a module of a chapter. Its links come first: of two definitions of one name the first
-/// counts.
+/// Makes a module of a chapter. The links come before the text, because of two definitions of one
+/// name the first counts.
 macro_rules! chapter {
     ($(#[doc = $about:literal])* $name:ident, $file:literal) => {
         $(#[doc = $about])*
@@ -26,7 +26,7 @@ macro_rules! chapter {
 }
 
 chapter! {
-    /// Which applications work, what each needs, migrations, and what is not promised.
+    /// Which applications work, the needs of each, migrations, and promises that are not made.
     applications, "guide/applications.md"
 }
 chapter! {
@@ -34,7 +34,7 @@ chapter! {
     operations, "guide/operations.md"
 }
 chapter! {
-    /// By what you see: what it means and what to do.
+    /// Symptoms, with their meaning and remedy.
     troubleshooting, "guide/troubleshooting.md"
 }
 chapter! {
@@ -46,15 +46,15 @@ chapter! {
     format, "guide/format.md"
 }
 chapter! {
-    /// Which command shows which promise, and how to read a failure.
+    /// Which command proves which promise, and how to read a failure.
     testing, "guide/testing.md"
 }
 chapter! {
-    /// What HarmonyLite costs, with the commands that print the numbers.
+    /// The costs of HarmonyLite, with the commands that print the numbers.
     performance, "guide/performance.md"
 }
 chapter! {
-    /// What changed from release to release.
+    /// The changes from release to release.
     changelog, "guide/changelog.md"
 }
 

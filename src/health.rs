@@ -1,8 +1,8 @@
-//! What is wrong just now, for whoever watches many nodes.
+//! The problems of this moment, for people or programs that watch many nodes.
 //!
-//! Threads that try again and again say here why, and take it back when it works ([`Health`]). What
-//! lasts (messages that were missed) is asked of the database when
-//! somebody wants to know ([`report`]), so that a healthy, idle node does nothing for it.
+//! A thread that retries reports a failing subject here with its cause, and reports it ok once it
+//! works ([`Health`]). Lasting problems (such as missed messages) are read from the database on a
+//! request ([`report`]), so that a healthy, idle node does no work for this.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,33 +13,37 @@ use serde_json::{Value, json};
 use crate::database::{Database, Result};
 use crate::model::text::shortened;
 
-/// Rows are counted up to here: who asks must not wait, nor must the node.
+/// Rows are counted up to this number, so that neither the client nor the node waits.
 pub const COUNTED: u64 = 10_000;
 
-/// The two values of `status`.
+/// The value of `status` while there are no problems.
 pub const HEALTHY: &str = "healthy";
+/// The value of `status` while there are problems.
 pub const UNHEALTHY: &str = "unhealthy";
 
-/// A text that comes from elsewhere is told up to so many bytes.
+/// Most bytes of a cause, which may come from another program.
 const TEXT_BYTES: usize = 1000;
 
-/// Troubles by their subject.
+/// Problems by their subject.
 #[derive(Debug, Default)]
 pub struct Health {
     troubles: Mutex<BTreeMap<String, String>>,
     last: Mutex<Option<Trouble>>,
 }
 
-/// The last thing that did not work, whether it does by now or not.
+/// The last reported failure, whether it lasts or not.
 #[derive(Debug, Clone)]
 pub struct Trouble {
+    /// What fails, such as "connecting".
     pub subject: String,
+    /// The cause, cut after 1000 bytes.
     pub why: String,
+    /// When it was reported.
     pub at: Instant,
 }
 
 impl Health {
-    /// `subject` does not work, and why.
+    /// Reports that `subject` fails, with its cause.
     pub fn report_failing(&self, subject: &str, why: &str) {
         let (subject, why) = (subject.to_owned(), shortened(why, TEXT_BYTES).into_owned());
         let last = Trouble {
@@ -53,13 +57,13 @@ impl Health {
         });
     }
 
-    /// None if nothing failed since the start.
+    /// The last failure; none if nothing failed since the start.
     pub fn last(&self) -> Option<Trouble> {
         let last = self.last.lock();
         last.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// `subject` works.
+    /// Reports that `subject` works.
     pub fn report_ok(&self, subject: &str) {
         self.with(|troubles| {
             troubles.remove(subject);
@@ -71,8 +75,9 @@ impl Health {
     }
 }
 
-/// All that is known, as JSON: `status` is "healthy" as long as `problems` is empty. Without a
-/// database, which somebody may have locked, what the threads say.
+/// All problems and counts as JSON; `status` is "healthy" while `problems` is empty. Without a
+/// database, which an application may have locked, the threads' problems alone. Fails if the
+/// database cannot be read.
 pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     let mut problems = health.with(|troubles| troubles.clone());
     let Some(database) = database else {
@@ -134,7 +139,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     }))
 }
 
-/// The tables that a migration seems to be at work on.
+/// The tables that a migration probably works on, each with the longest time left to wait.
 fn waiting(database: &Database) -> Vec<Value> {
     let each = database.held_up().into_iter();
     let each = each.map(|(table, why, left)| {

@@ -1,8 +1,8 @@
 //! Thread: calls `health_check.heartbeat_url` while all is well, for a monitor that cannot reach
-//! this node because it is behind NAT: the monitor raises the alarm when the calls stay away.
+//! this node because it is behind NAT. The monitor raises the alarm when the calls stay away.
 //!
-//! A call that fails is no trouble of this node's and stands in the log alone. Neither log nor
-//! error shows more of the URL than its host: such URLs are secrets.
+//! A failed call is only logged; it is no problem of this node. Logs and errors show only the host
+//! of the URL, because such URLs are secrets.
 
 use std::time::Duration;
 
@@ -15,19 +15,21 @@ use crate::logging::Lasting;
 use crate::thread::{Exited, spawn};
 use crate::trust;
 
-/// A call takes no longer.
+/// Longest duration of a call.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// While something is wrong, here or with the monitor, it is looked at again after this.
+/// Longest wait for the next check or call, while this node is not well or a call failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// What is called, and how often at most.
+/// The URL to call, and the pace.
 pub struct Options {
+    /// The URL; secret as a whole, because its path identifies this node.
     pub url: Secret,
+    /// Time between two calls that succeed.
     pub interval: Duration,
 }
 
-/// Calls until the process ends, whenever `is_well` and the interval is over.
+/// Starts the thread, which calls at every interval at which `is_well`, until the process ends.
 pub fn start(
     options: Options,
     is_well: impl Fn() -> bool + Send + 'static,
@@ -47,7 +49,7 @@ pub fn start(
 }
 
 impl Options {
-    /// Calls once. Returns how long to wait.
+    /// Calls once. Returns the time to wait.
     fn beat(&self, failure: &mut Lasting) -> Duration {
         let Err(why) = self.call() else {
             if failure.ends() {
@@ -64,7 +66,7 @@ impl Options {
     fn call(&self) -> Result<(), String> {
         let url = self.url.reveal();
         let roots = trust::roots("heartbeat", url);
-        // One for each call, so that no connection and no buffer stays meanwhile.
+        // A new agent for each call, so that no connection and no buffer stays in between.
         let agent: Agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -73,7 +75,7 @@ impl Options {
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build()
             .into();
-        // Texts of errors may repeat what was asked for.
+        // Messages of errors may repeat the URL.
         let told = |e: ureq::Error| match e {
             ureq::Error::BadUri(_) => "the URL cannot be used".to_owned(),
             e => e.to_string().replace(url, "the URL"),

@@ -1,5 +1,5 @@
-//! HarmonyLite keeps SQLite databases on many machines the same. This is the map of the code; the
-//! README is for users, and the [`guide`] holds the design, the formats and the rest.
+//! HarmonyLite keeps SQLite databases on many machines the same. This page is the map of the code.
+//! The README is for users; the [`guide`] holds the design, the formats and the rest.
 //!
 //! # What happens to a write
 //!
@@ -12,12 +12,13 @@
 //!                    └── apply: join by version ◀── reader ◀────────┘                consumer-NN
 //! ```
 //!
-//! Triggers note *keys* only. [`capture`] reads what those rows are by now, gives them a version
-//! (hlc, node) and marks them unsent; [`publisher`] sends frames and clears marks when, and only
-//! when, the stream acknowledged them. [`consumer`] reads each stream in order and hands frames to
-//! [`apply`], which takes a row if its version is higher. That is a join ([`model::merge`]), so
-//! order, repetition and resume points do not matter. Two promises carry everything: every row's
-//! newest version reaches every node at least once, and every node decides by versions alone.
+//! Triggers note *keys* only. [`capture`] reads the current state of those rows, gives them a
+//! version (hlc, node) and marks them unsent. [`publisher`] sends frames, and clears a mark only
+//! when the stream has acknowledged the frame. [`consumer`] reads each stream in order and hands
+//! frames to [`apply`], which takes a row if its version is higher. That rule is a join
+//! ([`model::merge`]), so order, repetition and resume points do not matter. Everything rests on
+//! two promises: every row's newest version reaches every node at least once, and every node
+//! decides by versions alone.
 //!
 //! # The rooms, in reading order
 //!
@@ -28,61 +29,62 @@
 //! - [`database`]: the user's file with our tables: schema, catalog, triggers, reservation of time.
 //! - [`capture`]: outgoing: change log, comparison, versions, marks, frames.
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
-//! - [`outbox`]: frames under way and which marks their acknowledgements cover.
-//! - [`health`]: what is wrong just now.
-//! - [`measures`]: what threads measure; [`metrics`]: that and more in numbers, for Prometheus.
-//! - [`status`]: how this node and the others are doing: what each tells, and the JSON of it;
-//!   whether all hold the same rows, and how they are made equal again.
-//! - [`http`]: a small HTTP server and client; [`control`]: what the running daemon answers by it.
-//! - [`progress`]: how far long work is, for a terminal, health and metrics.
-//! - [`heartbeat`]: calls a URL while all is well; `trust`: whose certificates HTTP clients
+//! - [`outbox`]: frames under way, and the marks that their acknowledgements cover.
+//! - [`health`]: problems that exist just now.
+//! - [`measures`]: measurements by threads; [`metrics`]: these and more in numbers, for Prometheus.
+//! - [`status`]: the state of this node and of the others, which they tell each other; its JSON;
+//!   the comparison and the repair of rows.
+//! - [`http`]: a small HTTP server and client; [`control`]: the running daemon's answers over it.
+//! - [`progress`]: how far long work has come, for a terminal, health and metrics.
+//! - [`heartbeat`]: calls a URL while all is well; `trust`: the certificates that HTTP clients
 //!   believe.
-//! - [`gate`]: what threads share: [`database::Database`] and [`outbox::Outbox`] behind one lock.
+//! - [`gate`]: state that threads share: [`database::Database`] and [`outbox::Outbox`] behind one
+//!   lock.
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
-//! - [`store`]: where snapshots are kept: nats, s3, webdav, sftp, file.
+//! - [`store`]: places for snapshots: nats, s3, webdav, sftp, file.
 //! - [`stream`]: NATS: client, writer, reader, key-value, our own supervised server.
-//! - [`cluster`]: what a node and its cluster agree on: connections and shared settings, the
+//! - [`cluster`]: agreement between a node and its cluster: connections and shared settings, the
 //!   registry of snapshots, whether a stream is still the one that was read.
-//! - [`mutation`]: mistakes that tests switch on to prove that they would be caught.
+//! - [`mutation`]: mistakes that tests switch on, to prove that the tests would catch them.
 //! - [`thread`]: the one caller of `std::thread` for the threads below.
-//! - [`watcher`], [`mirror`], [`lock`]: the hint that files changed; `seq-map.cbor`; one daemon per
+//! - [`watcher`], [`mirror`], [`lock`]: hints that files changed; `seq-map.cbor`; one daemon per
 //!   database.
-//! - [`db_file`]: which file is meant, and whether SQLite is safe where it lies.
+//! - [`db_file`]: the file that a path means, and whether SQLite is safe where it lies.
 //! - [`publisher`], [`consumer`]: the threads.
-//! - [`inspect`]: how each table takes part, and what of it is a danger.
-//! - [`config`], [`cli`], [`logging`], [`output`], [`daemon`]: words in, threads and words out.
+//! - [`inspect`]: how each table takes part, and its dangers.
+//! - [`config`], [`cli`], [`logging`], [`output`], [`daemon`]: input, running threads, output.
 //! - [`guide`]: the documents beside the code, and tests that they are true.
-//! - [`commands`]: what `harmonylite` does besides: conflicts, held, inspect, snapshots, restore,
+//! - [`commands`]: the other tasks of `harmonylite`: conflicts, held, inspect, snapshots, restore,
 //!   check, cleanup.
 //!
-//! Imports follow that order: `model` knows nobody, `commands` everybody. NATS is spoken in
-//! `stream` alone, TOML in `config::raw`, wire bytes in `model::frame`.
+//! Imports follow that order: `model` imports nothing, `commands` everything. Only `stream` speaks
+//! NATS, only `config::raw` reads TOML, and only `model::frame` knows the bytes on the wire.
 //!
 //! # Glossary
 //!
 //! One word per thing, from module to log line and field of health. Names on disk and on the wire
-//! are older in places (`___unsent`, `at`, `heard`): the chapter [`guide::format`] has those.
+//! are older in places (`___unsent`, `at`, `heard`): the chapter [`guide::format`] lists those.
 //!
 //! | word | meaning |
 //! |---|---|
 //! | change log | table in which triggers note which keys the application wrote |
-//! | capture | read what the logged rows are by now, and give them versions |
+//! | capture | read the current state of the logged rows, and give them versions |
 //! | version, hlc | (hybrid logical clock, node): of two versions of a row the higher one wins |
 //! | tombstone | version of a deleted row |
 //! | mark, unsent | note that a row's version is not acknowledged by its stream yet |
 //! | frame | encoded changes of one shard; part: a piece of a frame too large for one message |
-//! | shard | one stream of several; a row's key decides which |
+//! | shard | one of several streams; a row's key decides which |
 //! | outbox | frames under way, and the marks that their acknowledgements clear |
 //! | position | how far a node has read a stream |
 //! | gap | messages that the broker dropped before this node read them |
-//! | local_tx | number of a transaction of ours on this node (`at` in code and on disk) |
+//! | local_tx | number of a transaction of this node (`at` in code and on disk) |
 //! | reservation | time and numbers that are synced ahead, so that none is used twice |
-//! | offline writes | entries of the change log from while no daemon ran |
+//! | offline writes | entries of the change log that were written while no daemon ran |
 //! | held | stored for a table, column or key that this node does not have yet |
 //! | let go | not stored: the configuration excludes the table, or space ran out |
 //! | displaced | lost a UNIQUE value to another row: not in the table, comes back when it can |
 //! | dangling | refers by a foreign key to a row that is not there |
-//! | rejected | of the application, and cannot be replicated as it is |
+//! | rejected | written by the application, and cannot be replicated as it is |
 //! | quarantine | messages that no node can read; kept for people |
 //! | demoted | rows from before HarmonyLite that lost against those of the cluster |
 //! | settle | work out which of the rows that share a UNIQUE value is in the table |
@@ -97,51 +99,53 @@
 //!
 //! # Invariants
 //!
-//! - One transaction holds the emptied log, the new versions and the marks; another the applied
-//!   rows, their versions and the position. A crash leaves either before or after.
-//! - A mark goes when every frame of its transaction is acknowledged, never earlier
-//!   ([`outbox::Outbox`]), and what was acknowledged last goes to disk with it.
-//! - Apply runs only when the change log is empty under its own lock: a local change that is not
-//!   yet stamped is never overwritten.
-//! - A stamp is above what the row had, and above everything this node ever used, even after a
-//!   power cut: time is reserved ahead, with an fsync, once a minute of use. What was written while
-//!   no daemon ran keeps its own time, but for those bounds, and its capture is synced
+//! - One transaction holds the emptied log, the new versions and the marks. Another holds the
+//!   applied rows, their versions and the position. A crash leaves the state before or after.
+//! - A mark is cleared when every frame of its transaction is acknowledged, never earlier
+//!   ([`outbox::Outbox`]). The transaction that clears it also stores the last acknowledgement.
+//! - Apply runs only when the change log is empty under its own lock, so that it never overwrites
+//!   a local change that is not yet stamped.
+//! - A stamp is above the row's former version, and above everything this node ever used, even
+//!   after a power cut: time is reserved ahead, with an fsync, once a minute of use. Offline writes
+//!   keep their own time within those bounds, and their capture is synced
 //!   (`database::offline_writes`).
-//! - Our connection has triggers and foreign keys off: nothing is captured twice or fires twice.
+//! - Our connection has triggers and foreign keys off, so nothing is captured or fires again.
 //! - A write transaction of ours begins when no application reads, and keeps readers out until its
-//!   COMMIT ([`database::Fence`]): nothing is synced or checkpointed meanwhile. Beside readers that
-//!   leave no gap it begins without one, once in `courtesy`.
-//! - Write transactions last about [`database::TIME_BOX`], less while an application is at work,
-//!   and are followed by a pause of half of what they took, all of it while the application writes;
-//!   every 0.7 s of long work one is so long that whoever waits gets the lock. The pause of one
+//!   COMMIT ([`database::Fence`]); nothing is synced or checkpointed meanwhile. If readers leave no
+//!   gap, it begins without one, once in `courtesy`.
+//! - Write transactions last about [`database::TIME_BOX`], less while an application is at work. A
+//!   pause follows that is half as long, or just as long while the application writes. Every 0.7 s
+//!   of long work, one pause is so long that any waiting process gets the lock. The pause of one
 //!   thread is one for all ([`gate::Gate::take_turn`]).
-//! - A snapshot is a view with an empty change log: every row in it is what its version says. It is
-//!   merged by versions, and positions move with its last row, never earlier. What a stream dropped
-//!   unread is a gap ([`model::gap`]): durable, and handed on with the snapshots of who has it.
+//! - A snapshot is a view with an empty change log, so every row in it is as its version says. It
+//!   is merged by versions, and positions move with its last row, never earlier. Messages that a
+//!   stream dropped unread are a gap ([`model::gap`]). A gap is durable, and the node's snapshots
+//!   hand it on.
 //! - A node publishes once it has met the others: it founded the cluster, merged a snapshot, or
-//!   waited for one in vain; and no further ahead of its own reading than half a stream.
-//! - Nothing that a peer sends panics or stops: it is applied, held, displaced or in quarantine.
-//! - Absent on purpose: a leader, an async runtime, acknowledgements of what was read, reconnecting
+//!   waited for one in vain. It publishes no further ahead of its own reading than half a stream.
+//! - No message of a peer causes a panic or a stop: it is applied, held, displaced or quarantined.
+//! - Absent on purpose: a leader, an async runtime, acknowledgements of read messages, reconnecting
 //!   connections (each has one life and its owner makes a new one), clamping of received versions.
 //!
 //! # Threads, shutdown, failure
 //!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
 //! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
-//! (supervises ours), `status` (tells the others of this node), `verify` (compares rows), `http`
-//! unless it is turned off, `heartbeat` if it is wanted, and the `nats-…` threads of connections.
-//! They share the gate and little else; nobody waits for the network inside it. Every end is
-//! reported ([`thread::Exited`]): one that was not asked for stops the process with the cause.
-//! SIGTERM closes the `stop` channel: the publisher captures and waits a moment for
-//! acknowledgements, consumers finish the transaction in hand, then `closing` writes for the last
-//! time, and our nats-server ends.
+//! (supervises our own server), `status` (tells the others of this node), `verify` (compares rows),
+//! `http` unless it is turned off, `heartbeat` if configured, and the `nats-…` threads of
+//! connections.
+//! They share the gate and little else; none waits for the network while it holds the gate. Every
+//! end of a thread is reported ([`thread::Exited`]); an end that nobody asked for stops the process
+//! with its cause. SIGTERM closes the `stop` channel. The publisher then captures and waits a
+//! moment for acknowledgements, consumers finish the transaction in hand, `closing` writes for the
+//! last time, and our nats-server ends.
 //!
 //! # Tests
 //!
-//! Beside the code; `tests/it` against a real nats-server, most of it with real daemons;
-//! `tests/store` every store against its real server; `tests/hostile` and `tests/fuzz` bytes that
-//! mean ill; `tests/sim` the same core under a seeded simulation of crashes, clocks and brokers.
-//! `scripts/test.sh` runs all of it.
+//! Unit tests stand beside the code. `tests/it` runs against a real nats-server, most of it with
+//! real daemons; `tests/store` tests every store against its real server; `tests/hostile` and
+//! `tests/fuzz` feed malicious bytes; `tests/sim` runs the same core under a seeded simulation of
+//! crashes, clocks and brokers. `scripts/test.sh` runs all of it.
 
 pub mod address;
 pub mod apply;
@@ -185,8 +189,7 @@ pub mod watcher;
 
 #[cfg(test)]
 mod tests {
-    /// The map above names every module, and no module that is gone: rustdoc's links check the
-    /// latter, this the former.
+    /// The map above names every module. That it names no other, rustdoc checks by its links.
     #[test]
     fn every_room_is_on_the_map() {
         let text = include_str!("lib.rs");

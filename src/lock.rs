@@ -1,12 +1,12 @@
-//! A file that one process at a time holds locked: it is let go of however that process ends.
+//! A lock file that only one process at a time holds. However the process ends, the lock ends too.
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The file that a path stands for, also where that is not there yet: SQLite keeps what belongs to
-/// a database beside the file and not beside a link to it, and so do we.
+/// The file that a path leads to, even if it does not exist yet. SQLite keeps a database's other
+/// files beside the file and not beside a link to it, and so do we.
 pub fn follow_links(path: PathBuf) -> PathBuf {
     const MOST: usize = 40; // as many as the system follows
     let mut at = path;
@@ -19,15 +19,14 @@ pub fn follow_links(path: PathBuf) -> PathBuf {
     at
 }
 
-/// Beside the database, because two processes that capture from one database would clear each
-/// other's marks; and none in the database itself, because closing the file again would drop the
-/// locks that SQLite has on it.
+/// The lock file of a database. Two processes that capture from one database would clear each
+/// other's marks. The lock is on a file beside the database: closing the database file itself would
+/// drop the locks that SQLite has on it.
 pub fn of_database(path: &Path) -> PathBuf {
     beside(path, "-harmonylite.lock")
 }
 
-/// Where commands reach the daemon that works on the database, unless the configuration says
-/// otherwise: a Unix socket.
+/// The default Unix socket of the database's daemon, at which commands reach it.
 pub fn socket_of_database(path: &Path) -> PathBuf {
     beside(path, "-harmonylite.sock")
 }
@@ -39,12 +38,11 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// How long a daemon that was told to end may take, and so how long a start after it waits.
+/// Time that a daemon may need to end, and so the time that its successor waits.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Takes the lock of the database at `path`, or says in a user's words why not. Where another
-/// process has it, asks again until `patience` is over or `is_stopped` says that nobody waits any
-/// more.
+/// Takes the lock of the database at `path`. If another process holds it, retries every 20 ms until
+/// `patience` is over or `is_stopped`. The error is in a user's words.
 pub fn take_database(
     path: &Path,
     patience: Duration,
@@ -68,7 +66,7 @@ pub fn take_database(
     }
 }
 
-/// Takes the lock at `path`, which is held as long as the file is open. None if somebody has it.
+/// Takes the lock at `path`; it lasts until the file is closed. None if another process has it.
 pub fn take(path: &Path) -> io::Result<Option<File>> {
     let file = File::options()
         .read(true)

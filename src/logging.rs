@@ -28,16 +28,16 @@ pub use repeats::Recent;
 use repeats::Repeats;
 use syslog::Syslog;
 
-/// Libraries are heard from this level on, whatever is configured.
+/// Level from which lines of libraries are logged, whatever is configured.
 const OF_LIBRARIES: LevelFilter = LevelFilter::Warn;
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Where lines go, and what was said.
+/// Where lines go, and which were logged lately.
 struct Logger {
     level: LevelFilter,
     format: LogFormat,
-    /// 0: not known yet.
+    /// The node's id; 0: not known yet.
     node: AtomicU64,
     file: Option<LogFile>,
     syslog: Option<Syslog>,
@@ -70,14 +70,14 @@ pub fn start(logging: &Logging, node: Option<u64>) -> Result<Option<LogFile>, St
     Ok(file)
 }
 
-/// The node's number, where it was not known when logging started.
+/// Sets the node's id, if it was not known when logging started.
 pub fn node_is(node: u64) {
     if let Some(logger) = LOGGER.get() {
         logger.node.store(node, Ordering::Relaxed);
     }
 }
 
-/// The last warnings and errors, oldest first; a few.
+/// The last warnings and errors, at most 20, oldest first.
 pub fn recent() -> Vec<Recent> {
     let logger = LOGGER.get();
     logger.map_or(Vec::new(), |logger| logger.repeats().recent())
@@ -115,7 +115,7 @@ impl Log for Logger {
         }
     }
 
-    /// Says how often lines came that were passed over since.
+    /// Logs how often each repeated warning came since its last line.
     fn flush(&self) {
         let left = self.repeats().left();
         for (level, text) in left {
@@ -138,7 +138,7 @@ impl Logger {
             text,
         };
         let full = line.full(self.format);
-        // Nobody can be told where the log itself fails.
+        // A failure of the log itself cannot be reported anywhere.
         if let Some(mut file) = self.file.as_ref().cloned() {
             let _ = file.write_all(full.as_bytes());
         }

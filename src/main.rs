@@ -1,5 +1,5 @@
-//! Words in, exit code out: 0 done and all is well, 1 failed or not all is well, 2 called wrongly,
-//! 3 no daemon runs that could be asked.
+//! The program. Exit codes: 0 done and all is well, 1 failed or not all is well, 2 wrong call, 3 no
+//! daemon runs to answer.
 
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
@@ -34,20 +34,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// glibc gives every thread a heap of its own, each of which stays as large as it ever was. Ours
-/// take turns, so that one serves them all: at full speed that is 33 MB after an hour, not 49 after
-/// minutes.
+/// Lets all threads share one heap. By default, glibc gives every thread its own, and each stays as
+/// large as it ever was. Our threads take turns, so one heap serves them all: at full speed it is
+/// 33 MB after an hour, not 49 after minutes.
 #[cfg(target_env = "gnu")]
 fn keep_memory_small() {
-    // SAFETY: it changes a setting of malloc, before another thread is there.
+    // SAFETY: it changes a setting of malloc, before any other thread exists.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// musl has one heap.
+/// musl has only one heap.
 #[cfg(not(target_env = "gnu"))]
 fn keep_memory_small() {}
 
-/// Where nobody can read it, the exit code must do.
+/// Writes to standard error. If that fails, only the exit code tells of the failure.
 fn complain(text: &str) {
     let _ = writeln!(stderr(), "harmonylite: {text}");
 }
@@ -59,7 +59,7 @@ fn carry_out(command: Command, out: &mut dyn Write) -> Result<End, String> {
     carry_out_alone(command, out).map(|()| End::Fine)
 }
 
-/// What needs no daemon, or is one.
+/// Carries out the commands that need no running daemon, or are the daemon.
 fn carry_out_alone(command: Command, out: &mut dyn Write) -> Result<(), String> {
     match command {
         Command::Look { .. } => Ok(()), // done already

@@ -1,5 +1,5 @@
-//! What the threads measure as they work: the part of the metrics that the database does not know.
-//! It lies in the gate, and what is kept costs nothing while nobody works.
+//! The threads' measurements: the part of the metrics that the database does not know. They lie in
+//! the gate, and cost nothing while no thread works.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter};
 
-/// Upper bounds in microseconds, as the Go version measures: from a look at nothing to a stall.
+/// Upper bounds in microseconds, as in the Go version: from a poll without changes to a stall.
 const MICROSECONDS: [f64; 10] = [
     20.0,
     50.0,
@@ -22,13 +22,13 @@ const MICROSECONDS: [f64; 10] = [
     1_000_000.0,
 ];
 
-/// Upper bounds in seconds: a transaction of ours is to last 10 ms, a publication as long as the
-/// way.
+/// Upper bounds in seconds: our transactions should last 10 ms, a publication lasts as long as the
+/// way to the broker and back.
 const SECONDS: [f64; 11] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 10.0,
 ];
 
-/// See the module's head. Names are without the namespace, which the registry adds.
+/// The measurements. Names lack the namespace, which the registry adds.
 pub struct Measures {
     count_changes: Histogram,
     scan_changes: Histogram,
@@ -37,14 +37,14 @@ pub struct Measures {
     reconnects: IntCounter,
     snapshot_seconds: Gauge,
     snapshot_failures: AtomicU64,
-    /// Of the newest snapshot: when it was made, unix milliseconds, and its bytes.
+    /// Of the newest known snapshot: Unix milliseconds when it was made, and its bytes.
     newest_snapshot: Mutex<Option<(i64, u64)>>,
-    /// The publisher has a connection; and had one.
+    /// Whether the publisher has a connection, and whether it had one before.
     publishes: AtomicBool,
     published_before: AtomicBool,
     /// Consumers that have a connection.
     readers: AtomicUsize,
-    /// When the broker last acknowledged something, unix milliseconds; 0: not yet.
+    /// Unix milliseconds of the broker's last acknowledgement; 0: none yet.
     last_published_ms: AtomicI64,
 }
 
@@ -97,7 +97,7 @@ impl Default for Measures {
 }
 
 impl Measures {
-    /// All that can be collected as it is.
+    /// The metrics that need no conversion, for a registry.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let histograms = [
             &self.count_changes,
@@ -112,12 +112,12 @@ impl Measures {
         all
     }
 
-    /// The publisher looked for changes.
+    /// The publisher polled the database for changes.
     pub fn looked(&self, took: Duration) {
         self.count_changes.observe(took.as_micros() as f64);
     }
 
-    /// The publisher captured.
+    /// The publisher captured changes.
     pub fn captured(&self, took: Duration) {
         self.scan_changes.observe(took.as_micros() as f64);
     }
@@ -133,7 +133,7 @@ impl Measures {
         self.last_published_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// The publisher has a connection, or lost it.
+    /// The publisher has a connection (true) or lost it.
     pub fn publishes(&self, does: bool) {
         self.publishes.store(does, Ordering::Relaxed);
         if does && self.published_before.swap(true, Ordering::Relaxed) {
@@ -141,7 +141,7 @@ impl Measures {
         }
     }
 
-    /// A consumer has a connection.
+    /// A consumer has a connection; `is_again`: in place of a broken one.
     pub fn reads(&self, is_again: bool) {
         self.readers.fetch_add(1, Ordering::Relaxed);
         if is_again {
@@ -149,16 +149,17 @@ impl Measures {
         }
     }
 
-    /// It lost that connection.
+    /// A consumer lost its connection.
     pub fn reads_no_more(&self) {
         self.readers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether the broker is reached at all.
+    /// Whether any thread has a connection to the broker.
     pub fn is_connected(&self) -> bool {
         self.publishes.load(Ordering::Relaxed) || self.readers.load(Ordering::Relaxed) > 0
     }
 
+    /// Unix milliseconds of the broker's last acknowledgement; none if there was none.
     pub fn last_published_ms(&self) -> Option<i64> {
         Some(self.last_published_ms.load(Ordering::Relaxed)).filter(|ms| *ms != 0)
     }
@@ -173,17 +174,18 @@ impl Measures {
         self.snapshot_failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often that was so since the start.
+    /// Snapshots since the start that could not be saved or fetched.
     pub fn snapshot_failures(&self) -> u64 {
         self.snapshot_failures.load(Ordering::Relaxed)
     }
 
-    /// The newest snapshot that this node heard of: when it was made, and its bytes.
+    /// Stores the newest snapshot in the store: Unix milliseconds when it was made, and its bytes.
     pub fn heard_of_snapshot(&self, newest: Option<(i64, u64)>) {
         let mut known = self.newest();
         *known = newest.or(*known); // it is not looked up while the store fails
     }
 
+    /// The newest known snapshot: Unix milliseconds when it was made, and its bytes.
     pub fn newest_snapshot(&self) -> Option<(i64, u64)> {
         *self.newest()
     }

@@ -1,8 +1,8 @@
-//! Metrics for Prometheus: what the threads measure ([`crate::measures`]) and what the database
-//! knows, as text, when somebody asks. Nobody asks: nothing is kept but the measures.
+//! Metrics for Prometheus as text: the threads' measurements ([`crate::measures`]) and facts of the
+//! database. Facts are read only on a request; without requests only the measurements are kept.
 //!
-//! Names are those of the Go version where it has one, then ours. No label is per table, and those
-//! per origin of changes are bounded.
+//! Metrics that the Go version has come first, under its names. No metric has a label per table,
+//! and labels per origin of changes are limited in number.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,27 +15,29 @@ use facts::{Facts, Value};
 mod facts;
 mod process;
 
-/// Origins of changes that have a label of their own: those with the largest lags.
+/// Most origins of changes with a label of their own: those with the largest lags.
 const ORIGINS: usize = 32;
 
-/// What is chosen for this node.
+/// The configuration of the metrics.
 pub struct Options<'a> {
-    /// May be empty, like the subsystem.
+    /// First part of every name; may be empty.
     pub namespace: &'a str,
+    /// Second part of every name; may be empty.
     pub subsystem: &'a str,
+    /// This node's id, a label of every metric.
     pub node: u64,
-    /// The kind of store for snapshots.
+    /// The kind of the snapshot store.
     pub store: &'a str,
 }
 
-/// See the module's head.
+/// The metrics of this process.
 pub struct Exporter {
     registry: Registry,
-    /// Who asks at the same time waits: each answer is of one moment.
+    /// Locked over a whole answer, so that each answer is of one moment.
     known: Mutex<Known>,
 }
 
-/// Metrics that are set when somebody asks, in the order of [`facts::SIMPLE`].
+/// Metrics that are set on each request; `simple` is in the order of [`facts::SIMPLE`].
 struct Known {
     simple: Vec<Simple>,
     failures: Counter,
@@ -50,7 +52,7 @@ enum Simple {
 }
 
 impl Exporter {
-    /// Errors say what is wrong with the names.
+    /// Registers all metrics. Fails if the configured names are not allowed.
     pub fn new(options: &Options<'_>, gate: &Gate) -> prometheus::Result<Exporter> {
         let parts = [options.namespace, options.subsystem];
         let prefix = parts.into_iter().filter(|part| !part.is_empty());
@@ -68,8 +70,8 @@ impl Exporter {
         })
     }
 
-    /// The text format of Prometheus. Where an application keeps the database locked, what the
-    /// database knows is as of the last time.
+    /// The text format of Prometheus. If an application keeps the database locked, facts of the
+    /// database are those of the last request.
     pub fn text(&self, gate: &Gate) -> prometheus::Result<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(facts) = Facts::gather(gate) {
@@ -169,7 +171,7 @@ impl Known {
     }
 }
 
-/// Counters are told what they are by now.
+/// Raises a counter to `value`.
 fn raise(counter: &Counter, value: f64) {
     counter.inc_by((value - counter.get()).max(0.0));
 }

@@ -1,7 +1,7 @@
-//! `seq-map.cbor`: how far each stream was read, for operators and tools to see.
+//! `seq-map.cbor`: how far each stream was read, for operators and tools.
 //!
-//! A mirror of the table in the database, which is the truth: a file can be ahead of a database
-//! that lost its last moments to a power cut.
+//! The file mirrors a table of the database, and the table counts: after a power cut the file can
+//! be ahead of a database that lost its last moments.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 
 use crate::logging::Lasting;
 
-/// Its name beside the database.
+/// The file's default name, beside the database.
 pub const NAME: &str = "seq-map.cbor";
 
 /// A map without entries.
 const EMPTY: [u8; 1] = [0xa0];
 
-/// Where the mirror of a database is whose configuration says `wanted`. Another daemon that runs
-/// may keep that of its own database there: where nobody chose the name, this one gets another;
-/// else that is an error, in a user's words.
+/// The file for a database whose configuration names `wanted`. With the default name, a database
+/// gets `<database>-seq-map.cbor` if that file exists, or if another running daemon uses `wanted`.
+/// With a configured name, use by another daemon is an error, in a user's words.
 pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
     let own = own_place(database);
     let is_default = wanted == database.with_file_name(NAME);
@@ -39,7 +39,7 @@ pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
         wanted.display(),
         own.display()
     );
-    // That it is missing would mean that an operator removed it.
+    // If the file were missing, it would count as removed by an operator.
     fs::write(&own, EMPTY).map_err(|e| format!("seq_map_path: {}: {e}", own.display()))?;
     Ok(own)
 }
@@ -52,24 +52,25 @@ fn own_place(database: &Path) -> PathBuf {
     database.with_file_name(name)
 }
 
-/// Whether a process that runs keeps its positions there.
+/// Whether a running process keeps its positions there.
 fn is_taken(path: &Path) -> bool {
     let locked = File::open(path).map(|file| file.try_lock());
     matches!(locked, Ok(Err(TryLockError::WouldBlock)))
 }
 
-/// Writes the file when something in it changed.
+/// Writes the file when its content changed.
 #[derive(Debug)]
 pub struct Mirror {
     path: PathBuf,
     written: Option<Vec<(String, u64)>>,
-    /// The file that was written last: it stays locked, to tell others that it is in use.
+    /// The file written last. It stays locked, to show other processes that it is in use.
     held: Option<File>,
-    /// Why it cannot be written.
+    /// Why the file cannot be written.
     failure: Lasting,
 }
 
 impl Mirror {
+    /// A mirror at `path`; writes nothing yet.
     pub fn new(path: PathBuf) -> Self {
         Mirror {
             path,
@@ -79,8 +80,8 @@ impl Mirror {
         }
     }
 
-    /// Stream name -> last sequence read, as a CBOR map; replaced as a whole. A failure is logged:
-    /// replication does not need the file. True if there was something new.
+    /// Writes the last sequence read by stream name, as a CBOR map, and replaces the whole file.
+    /// False if nothing changed. A failure is only logged: replication does not need the file.
     pub fn write(&mut self, sequences: &[(String, u64)]) -> bool {
         if self.written.as_deref() == Some(sequences) {
             return false;
@@ -90,7 +91,7 @@ impl Mirror {
                 self.written = Some(sequences.to_vec());
                 self.failure.ends();
             }
-            // Said with every clean-up it would fill a disk.
+            // Logged only when it is new: one line at every clean-up would fill a disk.
             Err(e) if self.failure.is_news(&e.to_string()) => log::warn!(
                 "writing {}: {e}; replication goes on, and it is tried again",
                 self.path.display()
@@ -178,11 +179,11 @@ mod tests {
             refused.starts_with("seq_map_path: another harmonylite"),
             "{refused}"
         );
-        // Who comes first after a boot does not matter any more.
+        // The order of the starts after a boot no longer matters.
         drop(of_a);
         assert_eq!(place(&default, &b), Ok(own));
         assert_eq!(place(&default, &a), Ok(default.clone()));
-        // They began at the same moment.
+        // Both daemons start at the same moment.
         let mut of_a = Mirror::new(default.clone());
         of_a.write(&[("s".into(), 3)]);
         Mirror::new(default.clone()).write(&[("s".into(), 4)]);

@@ -1,8 +1,8 @@
-//! Mistakes on purpose, to prove that the simulation finds them (`scripts/sim.sh --mutations`).
+//! Deliberate mistakes, to prove that the simulation finds them (`scripts/sim.sh --mutations`).
 //!
-//! Without the feature `mutations` every question is answered `false` at compile time.
+//! Without the feature `mutations`, [`is`] is `false` at compile time.
 
-/// A mistake.
+/// A mistake that the code makes if told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mutation {
@@ -10,19 +10,19 @@ pub enum Mutation {
     MarksClearedOnSend = 1,
     /// The acknowledged sequence counts as read.
     AckMovesPosition,
-    /// The streams are taken to be what they were before a reconnect.
+    /// After a reconnect, the streams are not looked up: they count as unchanged.
     NoLookUp,
-    /// What arrives is taken whatever its version.
+    /// An arriving row is taken whatever its version.
     NoVersionCompare,
-    /// Of two contents with one version, the one that is here stays.
+    /// Of two contents with one version, the local one stays.
     NoTieBreak,
     /// Rows that a REPLACE may have evicted count as touched.
     MaybeIsReal,
-    /// Rows that a REPLACE may have evicted are not looked at.
+    /// Rows that a REPLACE may have evicted are ignored.
     MaybeIsNothing,
-    /// The position covers messages that the transaction did not come to.
+    /// The position covers messages that the transaction did not reach.
     PositionAhead,
-    /// A captured row does not settle what it hides or frees.
+    /// A captured row does not settle the rows that it displaces or frees.
     NoSettleOnCapture,
     /// A stamp is the clock's time, whatever the row's version.
     StampByClockAlone,
@@ -32,45 +32,45 @@ pub enum Mutation {
     HeldColumnsDropped,
     /// A tombstone loses against a row of the same version.
     TombstoneLosesTies,
-    /// What arrives is applied before local changes are captured.
+    /// Arriving changes are applied before local changes are captured.
     NoCaptureBeforeApply,
     /// Rows are published from their marks before local changes are captured.
     NoCaptureBeforeBacklog,
-    /// A row that is sent from its mark carries the default of a column added since.
+    /// A row that is sent from its mark carries the default of a column that was added since.
     LateDefaultsSent,
-    /// A row that was marked is not any more when something arrives for it.
+    /// A marked row loses its mark when a change arrives for it.
     MarkLostOnJoin,
-    /// What the outbox forgot counts as acknowledged with what comes next.
+    /// Frames that the outbox forgot count as acknowledged with the next acknowledgement.
     OutboxRemembers,
     /// An acknowledgement covers the transactions before it.
     AckCoversEarlier,
-    /// Displaced rows are settled while local rows have no versions yet.
+    /// Displaced rows are settled before local rows have versions.
     SettleBeforeCapture,
     /// Displaced rows are not kept.
     DisplacedDropped,
-    /// What is published again has the message id that it had before.
+    /// A republished frame has its former message id.
     MessageIdReused,
-    /// After a power cut the clock goes on from where the disk says it was.
+    /// After a power cut the clock continues from the time on disk.
     RebootIsRestart,
-    /// However far ahead time is reserved, a start reserves as much again.
+    /// A start reserves more time, however much is reserved already.
     ReservationsAddUp,
-    /// What the change log held at the start counts as written after it.
+    /// Offline writes count as written after the start.
     NotedCountsAsNow,
-    /// What the node sent before a power cut counts as a duplicate's.
+    /// Frames that the node sent before a power cut count as a duplicate node's.
     OwnTwin,
     /// The delete of a row that was never here leaves no tombstone.
     UnknownDeleteForgotten,
-    /// What this node wrote itself is not read from a stream.
+    /// Frames that this node wrote are not read from a stream.
     OwnWritesSkipped,
     /// A snapshot is taken while local changes wait to be captured.
     SnapshotOfUncaptured,
     /// A merge moves the positions when it begins.
     PositionsBeforeMerge,
-    /// What a snapshot's maker lacked is not lacking here.
+    /// Gaps of a snapshot's maker are forgotten in the merge.
     GapForgottenOnMerge,
-    /// Every row that a snapshot lacks is deleted.
+    /// Every row that is absent from a snapshot is deleted.
     LackingRowsDeleted,
-    /// What a snapshot's maker had not sent stays its own matter.
+    /// Marks of a snapshot's maker are not taken over.
     MarksNotCarried,
     /// A node publishes before it merged the snapshot.
     JoinedBeforeMerging,
@@ -80,27 +80,28 @@ pub enum Mutation {
     TombstonesDroppedEarly,
     /// A row without a version is stamped by the clock alone.
     ForgottenStampedAgain,
-    /// A tombstone that wins is not told again, however old.
+    /// A tombstone that wins is not published again, however old.
     BuriedInSilence,
-    /// What others lack of a stream that this node read whole is not said.
+    /// Gaps of other nodes in a stream that this node read whole are not reported.
     OthersGapsIgnored,
-    /// No snapshot is merged for a stream that is gone.
+    /// No snapshot is merged for a stream that the broker lost.
     LostStreamsForgotten,
-    /// Rows of a table whose key is another one now count as written when it was.
+    /// After a change of the key definition, rows count as written at that moment.
     RekeyedCountsAsNow,
-    /// What a migration changed in a row counts as written when it did.
+    /// Changes that a migration makes to a row count as written at that moment.
     MigratedCountsAsNow,
-    /// Rows are not sent again under the new key.
+    /// After a change of the key definition, rows are not sent under the new key.
     RekeyedNotSent,
-    /// A table that a migration is at work on is taken in at once.
+    /// A table that a migration works on is adopted at once.
     TableAtWorkTaken,
-    /// What arrives is written into a table that a migration is at work on.
+    /// Arriving rows are written into a table that a migration works on.
     TableAtWorkFilled,
-    /// What arrives under the key that a table had before is held.
+    /// Rows that arrive under a table's former key are held.
     FormerKeyHeld,
 }
 
 impl Mutation {
+    /// All mistakes, in the order of their numbers.
     pub const ALL: [Mutation; 46] = {
         use Mutation::*;
         [
@@ -157,19 +158,20 @@ impl Mutation {
 #[cfg(feature = "mutations")]
 static CURRENT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
-/// Makes the mistake from now on; none with `None`.
+/// Makes this mistake from now on, or none.
 #[cfg(feature = "mutations")]
 pub fn set(mutation: Option<Mutation>) {
     let number = mutation.map_or(0, |m| m as u8);
     CURRENT.store(number, std::sync::atomic::Ordering::Relaxed);
 }
 
-/// Whether the mistake is to be made.
+/// Whether to make this mistake now.
 #[cfg(feature = "mutations")]
 pub fn is(mutation: Mutation) -> bool {
     CURRENT.load(std::sync::atomic::Ordering::Relaxed) == mutation as u8
 }
 
+/// Always `false`: this build makes no mistakes on purpose.
 #[cfg(not(feature = "mutations"))]
 #[inline(always)]
 pub const fn is(_: Mutation) -> bool {

@@ -1,12 +1,13 @@
-//! Standard output, for what a command has to say.
+//! Standard output of commands.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-/// Whatever a command says goes through this one, and its errors are the command's: `println!`
-/// would panic. A reader who left (`| head`) had enough, which is no error.
+/// The output of a command. Its errors are the command's errors, while `println!` would panic. A
+/// reader that has closed the pipe (`| head`) is no error.
 pub struct Output<W>(W);
 
 impl<W: Write> Output<W> {
+    /// Writes to `out`.
     pub fn new(out: W) -> Output<W> {
         Output(out)
     }
@@ -28,12 +29,12 @@ impl<W: Write> Write for Output<W> {
     }
 }
 
-/// Whether a person sees what is said beside the output.
+/// Whether standard error is a terminal, where a person sees messages beside the output.
 pub fn is_watched() -> bool {
     io::stderr().is_terminal()
 }
 
-/// The error in a user's words.
+/// Describes the error in a user's words.
 pub fn failed(e: io::Error) -> String {
     format!("writing to standard output: {e}")
 }

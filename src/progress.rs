@@ -1,8 +1,8 @@
-//! How far long work is: a snapshot, a restore, a large table that is taken in.
+//! How far long work has come: a snapshot, a restore, a large table that becomes replicated.
 //!
-//! Whoever works long says so on one board ([`Work`]). On a terminal the board draws a line on
-//! standard error and draws over it; without one the work stands in health, `/status` and metrics
-//! ([`running`]). What is done within two seconds is shown nowhere.
+//! Each long work reports to one board ([`Work`]). On a terminal the board draws one line on
+//! standard error, again and again. Health, `/status` and metrics show the work too ([`running`]).
+//! Work that ends within two seconds is shown nowhere.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,46 +10,49 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// Shorter work is not worth a word.
+/// Shorter work is not shown.
 const SHOWN_AFTER: Duration = Duration::from_secs(2);
 
-/// The line on a terminal is drawn again no sooner than this.
+/// Shortest time between two drawings of the line on a terminal.
 const DRAWN_EVERY: Duration = Duration::from_millis(100);
 
 /// Characters of the bar.
 const WIDTH: u64 = 24;
 
-/// Work of this process, as it is the process that has a terminal.
+/// The work of this process; global, because the process has one terminal.
 static BOARD: Mutex<ProgressBoard> = Mutex::new(ProgressBoard::new());
 
-/// What is counted.
+/// The unit of `done` and `total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
+    /// Bytes, shown as KB or MB.
     Bytes,
-    /// Parts of a whole whose size is not known otherwise.
+    /// Parts of a whole that has no other size.
     Parts,
 }
 
-/// Work under way.
+/// Work that is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// "snapshot", "restore", "table item".
+    /// The subject: "snapshot", "restore", "table item".
     pub what: String,
-    /// "copying", "merging".
+    /// The present step: "copying", "merging".
     pub step: String,
+    /// Units done in this step.
     pub done: u64,
-    /// 0: not known.
+    /// Units of this step; 0: not known.
     pub total: u64,
+    /// The unit of both.
     pub unit: Unit,
-    /// Since it began.
+    /// Time since its first report.
     pub lasts: Duration,
 }
 
 struct ProgressBoard {
     works: Vec<ProgressEntry>,
-    /// The next work's number.
+    /// Number of the last work.
     next: u64,
-    /// Whether standard error is a terminal; asked once.
+    /// Whether standard error is a terminal; determined once.
     draws: Option<bool>,
     drawn: Option<Instant>,
 }
@@ -64,15 +67,16 @@ struct ProgressEntry {
     began: Instant,
 }
 
-/// Work that may take long; it is over when this is dropped.
+/// A long work's entry on the board; dropping it ends the entry.
 pub struct Work(u64);
 
 impl Work {
+    /// Begins an entry for `what`. Nothing is shown before the first [`Work::at`].
     pub fn begin(what: &str, unit: Unit) -> Work {
         Work(board().begin(what, unit, Instant::now()))
     }
 
-    /// `done` of `total` of the work's unit; 0 of them where that is not known.
+    /// Reports `done` of `total` units in this step; a `total` of 0 means that it is not known.
     pub fn at(&self, step: &str, done: u64, total: u64) {
         let mut board = board();
         board.note(self.0, step, (done, total), Instant::now());
@@ -81,7 +85,7 @@ impl Work {
         }
     }
 
-    /// Whether a person sees it at a terminal.
+    /// Whether progress is drawn on a terminal.
     pub fn is_drawn(&self) -> bool {
         board().draws()
     }
@@ -95,12 +99,12 @@ impl Drop for Work {
     }
 }
 
-/// Work that has taken longer than two seconds.
+/// Work that has lasted two seconds or longer.
 pub fn running() -> Vec<Running> {
     board().running(Instant::now())
 }
 
-/// The same for health and `/status`.
+/// [`running`] as JSON, for health and `/status`.
 pub fn as_json() -> Value {
     let each = running().into_iter().map(|work| {
         json!({
@@ -113,7 +117,7 @@ pub fn as_json() -> Value {
     each.collect()
 }
 
-/// Takes the line off the terminal, so that another can be written there.
+/// Erases the line on the terminal, so that other text can be written there.
 pub fn wipe() {
     board().wipe(&mut io::stderr());
 }
@@ -178,7 +182,7 @@ impl ProgressBoard {
         works.filter(|work| work.lasts >= SHOWN_AFTER).collect()
     }
 
-    /// One line over the one before, of the work that began last.
+    /// Draws the line of the work that began last over the former line.
     fn draw(&mut self, now: Instant, out: &mut dyn Write) {
         let is_due = |at: Instant| now.saturating_duration_since(at) >= DRAWN_EVERY;
         if !self.drawn.is_none_or(is_due) {
@@ -200,14 +204,14 @@ impl ProgressBoard {
 }
 
 impl Running {
-    /// None where that is not known.
+    /// Percent done, 0 to 100; none if it is not known.
     pub fn percent(&self) -> Option<u64> {
         let is_known = self.total > 0 && self.done > 0;
         let percent = || u128::from(self.done) * 100 / u128::from(self.total);
         is_known.then(|| percent().min(100) as u64)
     }
 
-    /// For a terminal, less than 80 characters wide.
+    /// The line for a terminal, at most 79 characters.
     fn line(&self) -> String {
         let lasts = self.lasts.as_secs();
         let text = match self.percent() {

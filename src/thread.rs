@@ -1,4 +1,4 @@
-//! The one caller of `std::thread`: every thread has a name, and none ends unseen.
+//! The only caller of `std::thread`: every thread has a name, and every end is reported.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,18 +9,20 @@ use crossbeam_channel::Sender;
 /// How a thread ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was asked to.
+    /// It ended without an error.
     Stopped,
-    /// It cannot go on, and why.
+    /// It could not go on; the cause.
     Failed(String),
-    /// It has a bug, and what it said.
+    /// It has a bug; the panic's message.
     Panicked(String),
 }
 
-/// Sent by a thread as its last act.
+/// A thread's last message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exited {
+    /// The thread's name.
     pub name: String,
+    /// How it ended.
     pub outcome: Outcome,
 }
 
@@ -35,8 +37,9 @@ impl fmt::Display for Exited {
     }
 }
 
-/// Runs `body` in a thread of this name (15 bytes at most, as Linux shows it). However it ends,
-/// even by a panic, `exits` hears of it; that channel is unbounded, so that it never blocks.
+/// Runs `body` in a thread of this name (15 bytes at most, as Linux shows it). The thread reports
+/// its end to `exits`, even a panic. That channel is unbounded, so the report never blocks. Panics
+/// if the system gives no thread.
 pub fn spawn(
     name: &str,
     exits: &Sender<Exited>,
@@ -47,8 +50,8 @@ pub fn spawn(
     begin(name, body, end).expect("the system gives us a thread")
 }
 
-/// Runs `body` in a thread that ends when its work is done, which nobody waits for: `exits` hears
-/// of a panic alone. Fails where the system has no thread to give.
+/// Runs `body` in a short-lived thread that is never joined; it reports only a panic to `exits`.
+/// Fails if the system gives no thread.
 pub fn spawn_brief(
     name: &str,
     exits: &Sender<Exited>,
@@ -67,7 +70,7 @@ pub fn spawn_brief(
     .map(drop)
 }
 
-/// Nobody may listen to `end` any more when the process is on its way out.
+/// Starts a thread. A failed `end` is ignored: the process may be ending, without a listener.
 fn begin(
     name: &str,
     body: impl FnOnce() -> Result<(), String> + Send + 'static,
@@ -84,8 +87,8 @@ fn begin(
     })
 }
 
-/// Where a panic ends the process at once (profile `small`), it is reported first, in the same
-/// words, and the exit code is that of a failure. Elsewhere [`spawn`] sees it.
+/// Reports panics in builds where a panic ends the process at once (profile `small`): with the same
+/// words as elsewhere, where [`spawn`] reports them, and with the exit code of a failure.
 pub fn report_panics() {
     if cfg!(panic = "abort") {
         std::panic::set_hook(Box::new(|info| {

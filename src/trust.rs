@@ -1,10 +1,10 @@
-//! Whose certificates our HTTP clients believe.
+//! The certificates that our HTTP clients trust.
 
 use ureq::tls::{Certificate, RootCerts};
 
-/// Those that the system trusts (`SSL_CERT_FILE`, or where its distribution keeps them), as for
-/// NATS and S3; where it knows none, as on a small router, the public authorities. `client` is
-/// named in the log.
+/// The root certificates for `url`: those of the system (`SSL_CERT_FILE`, or its distribution's
+/// place), as for NATS and S3. If the system has none, as on a small router, those of the public
+/// authorities. Log lines begin with `client`.
 pub(crate) fn roots(client: &str, url: &str) -> RootCerts {
     if !url.starts_with("https:") {
         return RootCerts::WebPki;

@@ -1,4 +1,4 @@
-//! Commands that ask the daemon that runs.
+//! Commands that ask the running daemon.
 
 use pico_args::Arguments;
 
@@ -44,8 +44,8 @@ pub(super) fn parse(word: &str, mut args: Arguments) -> Result<Command, CliError
     Ok(Command::Look { config, json, what })
 }
 
-/// `schema status` in the form of the Go version: whether of all nodes. None: neither flag is
-/// given.
+/// `schema status` in the form of the Go version: true if all nodes are asked; none if neither flag
+/// is given.
 pub(super) fn schema_flag(args: &mut Arguments) -> Option<bool> {
     let cluster = args.contains("--schema-status-cluster");
     (args.contains("--schema-status") || cluster).then_some(cluster)

@@ -147,7 +147,7 @@ fn the_file_to_restore_to_is_a_flag_like_others() {
         };
         assert_eq!(to, Some("r.db".into()), "{line}");
     }
-    // A value, even if it is the name of a command.
+    // A file may have the name of a command.
     let Ok(Command::Restore { to, .. }) = read("restore -o snapshots") else {
         panic!("a file that is called snapshots")
     };
@@ -212,7 +212,7 @@ fn a_subcommand_stands_anywhere_among_the_flags() {
         assert_eq!(read(line), expected(json), "{line}");
     }
     assert_eq!(read("conflicts -help"), Ok(Command::Help));
-    // A flag's value is no subcommand, whatever it is called.
+    // The value of a flag is never a subcommand.
     let Ok(Command::Run(options)) = read("-config conflicts") else {
         panic!("a file that is called conflicts")
     };

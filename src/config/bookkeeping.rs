@@ -1,19 +1,20 @@
-//! Tables in which known tools keep books about one file: which migrations it has had, who may run
-//! them now, which tables it has. Each node runs its own migrations, so each keeps its own books.
+//! Tables in which known tools record facts about one file: which migrations it has had, who may
+//! run them now, which tables it has. Each node runs its own migrations, so each node keeps its own
+//! such tables.
 //!
-//! A table counts only if its name and its columns are those of the tool: other applications have
-//! tables called `migrations`, too.
+//! Only a table with both the name and the columns of the tool counts, because other applications
+//! have tables called `migrations`, too.
 
 use super::tables::matches;
 
-/// A table of a tool's.
+/// A table of a tool.
 struct Book {
     tool: &'static str,
-    /// Glob.
+    /// Glob on the table's name.
     name: &'static str,
-    /// Columns that it has at least.
+    /// Columns that the table must have.
     columns: &'static [&'static str],
-    /// Whether it has those alone.
+    /// Whether it must have no other columns.
     only: bool,
 }
 
@@ -117,10 +118,10 @@ const BOOKS: &[Book] = &[
     has(LITESTREAM, "_litestream_*", &[]),
 ];
 
-/// Makes its tables in any database that it copies, an empty one too.
+/// Litestream makes its tables in any database that it copies, even in an empty one.
 const LITESTREAM: &str = "Litestream";
 
-/// The tool whose books the table is.
+/// The tool that owns a table of this name with these columns.
 pub fn tool_of(table: &str, columns: &[&str]) -> Option<&'static str> {
     let has = |column: &&str| columns.iter().any(|c| c.eq_ignore_ascii_case(column));
     let is_of = |book: &&Book| {
@@ -131,12 +132,12 @@ pub fn tool_of(table: &str, columns: &[&str]) -> Option<&'static str> {
     BOOKS.iter().find(is_of).map(|book| book.tool)
 }
 
-/// Whether a table of that name is a tool's if it has the right columns.
+/// Whether a table of that name belongs to a tool if it has the right columns.
 pub fn may_be_a_book(table: &str) -> bool {
     BOOKS.iter().any(|book| matches(book.name, table))
 }
 
-/// Whether the table says nothing of whether an application has been here.
+/// Whether the table's presence does not show that an application has used the database.
 pub fn is_of_a_companion(table: &str) -> bool {
     tool_of(table, &[]) == Some(LITESTREAM)
 }

@@ -1,7 +1,7 @@
 //! The configuration as the rest of the program sees it: within bounds, with units, files present.
 //!
 //! Each struct reads its own section; `[nats]`, `[snapshot]` and `[tables]` have their own files.
-//! `config.toml` explains the keys to operators, so only what it cannot say is said here.
+//! `config.toml` explains the keys to operators, so the docs here add only types and units.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,66 +18,92 @@ use crate::address::configured::ListenAddress;
 use crate::address::secret::Secret;
 use crate::model::frame::MAX_MESSAGE_BYTES;
 
-/// Bytes that are held of tables that are not here, by default.
+/// Default of `max_held_bytes`, in bytes.
 pub(crate) const MAX_HELD_BYTES: u64 = 64 << 20;
 
-/// Everything that can be configured. What all nodes must have in common is in `shared`; the rest
-/// is this node's own.
+/// Everything that can be configured. `shared` holds the settings that all nodes must have in
+/// common; the rest is this node's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Settings that all nodes of the cluster must have in common.
     pub shared: Shared,
+    /// The database file, with symbolic links followed; its folder exists.
     pub db_path: PathBuf,
     /// As configured, never 0; if absent see [`super::node_id::derive`].
     pub node_id: Option<u64>,
-    /// How people call this node: as configured, else the host's name.
+    /// The name of this node for people: as configured, else the host's name.
     pub node_name: String,
-    /// How often this node tells the others of itself at most; none: never.
+    /// Shortest time between two status messages to the other nodes; none: no messages.
     pub status_interval: Option<Duration>,
+    /// The file that shows how far each stream was read; its folder exists.
     pub seq_map_path: PathBuf,
     /// The Unix socket at which the running daemon answers; none: it has none.
     pub control_socket: Option<PathBuf>,
+    /// Whether changes of this database are sent to the other nodes.
     pub publish: bool,
+    /// Whether changes of the other nodes are applied here.
     pub replicate: bool,
+    /// Changed rows that a capture reads at a time, 1 to 1,000,000.
     pub scan_max_changes: usize,
+    /// Time between two clean-ups of our own tables.
     pub cleanup_interval: Duration,
-    /// None: never sleep.
+    /// How long nothing may change before the daemon saves a snapshot and ends; none: never.
     pub sleep_timeout: Option<Duration>,
-    /// None: rely on the file system's hints.
+    /// Time between two checks of the database; none: rely on the file system's hints.
     pub polling_interval: Option<Duration>,
+    /// Whether tables without a primary key are replicated, by rowid.
     pub allow_rowid_tables: bool,
+    /// Names of the application's triggers that also run for rows that arrive.
     pub apply_triggers: Vec<String>,
+    /// How far a local version may be ahead of the broker's clock.
     pub max_clock_drift: Duration,
-    /// 0: writes are not put off.
+    /// How long a write waits for the application's readers; 0: it does not wait.
     pub courtesy: Duration,
+    /// How long a tombstone is kept, by the broker's clock.
     pub tombstone_retention: Duration,
-    /// Bytes that are held of tables that are not here.
+    /// Most bytes of held changes of tables that are not in the database.
     pub max_held_bytes: u64,
+    /// The tables that take part.
     pub tables: Tables,
+    /// The streams in which changes travel.
     pub replication_log: ReplicationLog,
+    /// When snapshots are made, and where they are kept.
     pub snapshot: Snapshot,
+    /// The servers, and how to log in to them.
     pub nats: Nats,
+    /// The log.
     pub logging: Logging,
+    /// The metrics and their address.
     pub prometheus: Prometheus,
+    /// The address of `/health`, and the heartbeat.
     pub health_check: HealthCheck,
 }
 
-/// What all nodes of a cluster must have in common: compared with the others' at connect.
+/// Settings that all nodes of a cluster must have in common. A connecting node compares them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared {
+    /// Number of streams, 1 to 256.
     pub shards: u32,
+    /// Whether messages are compressed with zstd.
     pub compress: bool,
+    /// Start of every subject's name; the shard follows.
     pub subject_prefix: String,
+    /// Start of every stream's name; the shard follows.
     pub stream_prefix: String,
 }
 
-/// `[replication_log]`, without what is [`Shared`].
+/// `[replication_log]`, without the keys in [`Shared`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationLog {
+    /// Most messages in a stream, at least 1.
     pub max_entries: i64,
-    /// None: not limited.
+    /// Most bytes in a stream; none: no limit.
     pub max_bytes: Option<u64>,
+    /// Servers that keep a copy of each stream, 1 to 5.
     pub replicas: u8,
+    /// Whether the settings of existing streams are changed to these.
     pub update_existing: bool,
+    /// Bytes up to which a transaction travels as one frame.
     pub max_transaction_bytes: usize,
 }
 
@@ -86,46 +112,55 @@ pub struct ReplicationLog {
 pub struct Logging {
     /// `level`, or debug if `verbose` and `level` would show less.
     pub level: LevelFilter,
+    /// The form of a line.
     pub format: LogFormat,
-    /// None: standard output.
+    /// None: standard output, or the system's log if `syslog`.
     pub file: Option<PathBuf>,
-    /// To the system's log, in place of standard output.
+    /// Whether lines go to the system's log, in place of standard output; with `file`, to both.
     pub syslog: bool,
 }
 
+/// The form of a line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
+    /// Text for people.
     Console,
+    /// One JSON object a line.
     Json,
 }
 
 /// `[prometheus]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prometheus {
+    /// Whether the address is served.
     pub enable: bool,
+    /// The address to listen on.
     pub bind: ListenAddress,
+    /// First part of every metric's name; may be empty.
     pub namespace: String,
-    /// May be empty.
+    /// Second part of every metric's name; may be empty.
     pub subsystem: String,
 }
 
 /// `[health_check]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
+    /// Whether the address is served.
     pub enable: bool,
+    /// The address to listen on.
     pub bind: ListenAddress,
     /// Begins with a slash.
     pub path: String,
-    /// False: the status alone is told.
+    /// False: answers have the HTTP status and no body.
     pub detailed: bool,
-    /// Called while all is well; it may hold a token.
+    /// The URL to call while all is well; it may hold a token.
     pub heartbeat_url: Option<Secret>,
-    /// How often at most.
+    /// Shortest time between two calls.
     pub heartbeat_interval: Duration,
 }
 
 impl Config {
-    /// Reads every key; what is wrong is noted in `document`, and a stand-in takes its place.
+    /// Reads every key. A mistake is noted in `document`, and a stand-in takes the value's place.
     pub(super) fn read(document: &Document) -> Config {
         let top = document.top();
         let log = top.section("replication_log");
@@ -175,7 +210,7 @@ impl Config {
     }
 }
 
-/// A name for people; without one, that of the host.
+/// A name for people; if `text` is empty, the host's name.
 fn node_name(text: &str) -> Result<String, String> {
     const LONGEST: usize = 64;
     if text.chars().any(char::is_control) || text.chars().count() > LONGEST {
@@ -271,7 +306,7 @@ fn read_db_path(top: &Section) -> PathBuf {
     path
 }
 
-/// Something is there that no database can be: a device, a pipe, links that lead in a circle.
+/// Whether the path leads to anything but a regular file: a device, a pipe, a circle of links.
 fn is_special(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|data| !data.is_file())
 }
@@ -286,7 +321,7 @@ fn read_seq_map_path(top: &Section, db_path: &Path) -> PathBuf {
     }
 }
 
-/// The file itself may be made later, by us or by the application; its folder is for the operator.
+/// Notes a missing folder. The operator makes it; we or the application may make the file later.
 fn check_folder(section: &Section, key: &str, file: &Path) {
     let folder = folder_of(file);
     if !folder.is_dir() {
@@ -306,7 +341,7 @@ fn folder_of(file: &Path) -> &Path {
     }
 }
 
-/// That the file is not one of those that are `taken`, each with its key: we would write over it.
+/// Notes a file that is one of `taken`, given with their keys: we would write over that one.
 fn check_own(section: &Section, key: &str, file: &Path, taken: &[(&str, &Path)]) {
     let place = |path: &Path| {
         let folder = folder_of(path).canonicalize().ok()?;
@@ -324,7 +359,7 @@ fn check_own(section: &Section, key: &str, file: &Path, taken: &[(&str, &Path)])
     }
 }
 
-/// Whether two names lead to one file, by links.
+/// Whether both names lead to the same file through links.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path: &Path| {
         let found = std::fs::metadata(path).ok()?;
@@ -457,7 +492,7 @@ impl HealthCheck {
     }
 }
 
-/// Where no host is named, these listen on IPv6, too, as in the Go version.
+/// Without a host, the address is IPv6 and IPv4 on all interfaces, as in the Go version.
 fn http_address(text: &str) -> Result<ListenAddress, String> {
     let address: ListenAddress = text.parse()?;
     let host = match text.starts_with(':') {

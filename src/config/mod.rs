@@ -1,13 +1,13 @@
-//! Configuration: what the operator wrote, made into values the rest can rely on.
+//! Configuration: the operator's TOML, turned into checked values.
 //!
 //! Two steps. `raw` and `section` hand out the TOML text key by key and note every problem with its
 //! line; the structs of [`checked`], [`nats`], [`snapshot`] and [`tables`] read their keys there,
 //! with bounds, units and defaults. `config.toml` at the top of the repository explains every key
 //! to operators, and a test keeps it and this code in step.
 //!
-//! Promise: a [`Config`] that exists is within its bounds, and the files it names were readable.
-//! All problems of a file are reported at once, each with key, line, what was found and what is
-//! allowed; values of secrets appear neither there nor in `Debug`.
+//! Promise: every value in a [`Config`] is within its bounds, and the files it names were readable.
+//! All problems of a file are reported at once, each with its key and line, the value found and the
+//! values allowed. Values of secrets appear neither there nor in `Debug`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,26 +38,35 @@ pub const DEFAULT_FILE: &str = "config.toml";
 /// Why there is no configuration to run with.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The command line names no file, and the current directory has no [`DEFAULT_FILE`].
     #[error(
         "no configuration: there is no {DEFAULT_FILE} in the current directory; name a file with \
          -config FILE, or copy the {DEFAULT_FILE} that comes with harmonylite, or write one \
          that holds a single line: db_path = \"/path/to/app.db\""
     )]
     Missing,
+    /// The file cannot be read.
     #[error(
         "cannot read {}, the configuration: {cause}; name it with -config FILE",
         file.display()
     )]
     Unreadable { file: PathBuf, cause: io::Error },
+    /// The text is not TOML.
     #[error("{} line {line}: not valid TOML: {message}", file.display())]
     Syntax {
+        /// The file as it was named.
         file: PathBuf,
+        /// Line of the mistake, from 1.
         line: usize,
+        /// The parser's message, which quotes no line of the file.
         message: String,
     },
+    /// Keys are unknown, or values do not fit.
     #[error("{}", listed(file, problems))]
     Invalid {
+        /// The file as it was named.
         file: PathBuf,
+        /// All problems, in the order of the file; at least one.
         problems: Vec<Problem>,
     },
 }
@@ -72,7 +81,7 @@ fn listed(file: &Path, problems: &[Problem]) -> String {
 }
 
 impl Config {
-    /// The file to load: the one `given` on the command line, else [`DEFAULT_FILE`] if it exists.
+    /// The file to load: the `given` one, else [`DEFAULT_FILE`]. Fails only if that does not exist.
     pub fn find(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
         match given {
             Some(file) => Ok(file),
@@ -81,7 +90,7 @@ impl Config {
         }
     }
 
-    /// Reads and checks `file`. Relative paths in it count from the current directory.
+    /// Reads and checks `file`. Relative paths in it start at the current directory.
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(file).map_err(|cause| ConfigError::Unreadable {
             file: file.into(),
@@ -90,7 +99,7 @@ impl Config {
         Config::parse(file, &text)
     }
 
-    /// Checks `text` as if it were the content of `file`, which is named in errors only.
+    /// Checks `text` as the content of `file`, whose name appears in errors only.
     pub fn parse(file: &Path, text: &str) -> Result<Config, ConfigError> {
         let syntax = |error: raw::SyntaxError| ConfigError::Syntax {
             file: file.into(),

@@ -7,39 +7,44 @@ use super::section::Section;
 use crate::address::configured::{ListenAddress, ServerUrl};
 use crate::address::secret::Secret;
 
-/// For every `replicas` key.
+/// The meaning of every `replicas` key, for error messages.
 pub(super) const REPLICAS: &str = "servers that keep a copy";
 
-/// A stream that holds less could not hold a row of 1 MB.
+/// Smallest limit of a stream: below it, the stream could not hold a row of 1 MB.
 const LEAST_BYTES: u64 = 4 << 20;
 
-/// Schemes a client connects with; WebSocket is not among them.
+/// Schemes of a client's URL; WebSocket is not supported.
 const SCHEMES: [&str; 2] = ["nats", "tls"];
 
-/// `[nats]`, without the prefixes, which are [`super::Shared`].
+/// `[nats]`, without the prefixes, which are in [`super::Shared`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nats {
     /// Empty: run a server beside us.
     pub urls: Vec<ServerUrl>,
-    /// Included in the configuration of the server that we run.
+    /// A file that the configuration of our own server includes.
     pub server_config: Option<PathBuf>,
     /// None: look beside our executable, then in PATH.
     pub server_binary: Option<PathBuf>,
-    /// Where the server that we run keeps its streams, a folder per node; none: `nats` beside the
-    /// database.
+    /// The folder where our own server keeps its streams, with a subfolder per node; none: `nats`
+    /// beside the database.
     pub store_dir: Option<PathBuf>,
-    /// Where the server that we run listens for clients.
+    /// The address where our own server listens for clients.
     pub bind_address: ListenAddress,
+    /// A seed, or a JWT with its seed, for the login; read for every connection.
     pub seed_file: Option<PathBuf>,
+    /// Login by name and password.
     pub user_name: Option<String>,
+    /// None: the password is empty. Never set without `user_name`.
     pub user_password: Option<Secret>,
+    /// PEM file of the authority that signed the servers' certificates; none: the system's.
     pub ca_file: Option<PathBuf>,
-    /// Certificate and key of this client.
+    /// PEM files of this client's certificate and key.
     pub client_cert: Option<(PathBuf, PathBuf)>,
     /// The JetStream domain to use on `urls`; none: the server's own.
     pub jetstream_domain: Option<String>,
     /// Attempts after the first before giving up; none: try for ever.
     pub connect_retries: Option<u32>,
+    /// Longest wait between two attempts, 1 s to 3600 s.
     pub reconnect_wait: Duration,
 }
 
@@ -74,7 +79,7 @@ impl Nats {
     }
 }
 
-/// Entries that do not fit are named by their number: they may hold a password.
+/// An entry that does not fit is named by its number, because it may hold a password.
 fn read_urls(section: &Section) -> Vec<ServerUrl> {
     let mut urls = Vec::new();
     for (index, text) in section.list("urls").unwrap_or_default().iter().enumerate() {
@@ -92,7 +97,7 @@ fn read_urls(section: &Section) -> Vec<ServerUrl> {
     urls
 }
 
-/// Certificate and key are of use only together.
+/// The client's certificate and key, which must be set together.
 fn read_client_cert(section: &Section) -> Option<(PathBuf, PathBuf)> {
     match (
         file_or_alias(section, "cert_file"),
@@ -111,7 +116,7 @@ fn read_client_cert(section: &Section) -> Option<(PathBuf, PathBuf)> {
     }
 }
 
-/// The documentation has always written `tls_ca_file` where the program read `ca_file`.
+/// A file key under either name: the Go documentation says `tls_ca_file`, its code reads `ca_file`.
 fn file_or_alias(section: &Section, key: &str) -> Option<PathBuf> {
     let alias = format!("tls_{key}");
     let (file, aliased) = (section.file(key), section.file(&alias));
@@ -124,7 +129,7 @@ fn file_or_alias(section: &Section, key: &str) -> Option<PathBuf> {
     file.or(aliased)
 }
 
-/// 0 would be a busy loop, so it stands for the default.
+/// Seconds; 0 would be a busy loop, so it stands for the default.
 fn read_reconnect_wait(section: &Section) -> Duration {
     const DEFAULT: u64 = 2;
     let seconds = section.int(
@@ -136,7 +141,7 @@ fn read_reconnect_wait(section: &Section) -> Duration {
     Duration::from_secs(if seconds == 0 { DEFAULT } else { seconds })
 }
 
-/// For every `max_bytes` key; none: not limited.
+/// The value of a `max_bytes` key; none: no limit.
 pub(super) fn max_bytes(section: &Section) -> Option<u64> {
     const WHAT: &str = "bytes that a stream keeps, 0 for no limit";
     let bytes = section.int("max_bytes", 0, 0..=i64::MAX as u64, WHAT);
@@ -147,7 +152,7 @@ pub(super) fn max_bytes(section: &Section) -> Option<u64> {
     (bytes > 0).then_some(bytes)
 }
 
-/// A token of a subject; absent and empty are the same.
+/// A token of a subject; none if empty.
 fn domain(text: &str) -> Result<Option<String>, String> {
     match text {
         "" => Ok(None),
@@ -164,7 +169,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     Err("1 to 128 ASCII letters, digits, - and _".into())
 }
 
-/// Names with dots between them.
+/// A subject: one or more names separated by dots.
 pub(super) fn subject(text: &str) -> Result<String, String> {
     match text.split('.').try_for_each(|token| name(token).map(drop)) {
         Ok(()) => Ok(text.into()),

@@ -1,18 +1,18 @@
-//! A node's id, when `node_id` is not configured: made from the machine's own id.
+//! A node's id when `node_id` is not configured: derived from the machine's own id.
 //!
-//! The same recipe as the Go implementation, so that a box that changes over keeps its id: FNV-1
-//! (not FNV-1a), 64 bits, of the trimmed text. On a box without a machine id (OpenWrt) there is
-//! none, and the daemon draws one and keeps it in the database.
+//! The recipe is that of the Go version, so that a machine that changes over keeps its id: FNV-1
+//! (not FNV-1a), 64 bits, of the trimmed text. A machine without a machine id (OpenWrt) has no such
+//! node id; the daemon then draws one and keeps it in the database.
 
 use std::path::Path;
 
-/// Where Linux keeps the machine id; the first that holds one counts.
+/// Files in which Linux keeps the machine id; the first that holds one counts.
 pub const MACHINE_ID_FILES: [&str; 2] = ["/var/lib/dbus/machine-id", "/etc/machine-id"];
 
-/// The id derived from the first of `files` that holds a machine id.
+/// The id derived from the first of `files` that holds a machine id; never 0.
 ///
-/// An empty file, or systemd's `uninitialized` in an image that was never booted, holds none: all
-/// boxes made from that image would share the id.
+/// An empty file, or systemd's `uninitialized` in an image that was never booted, holds no machine
+/// id: all machines made from that image would share the node id.
 pub fn derive(files: &[impl AsRef<Path>]) -> Option<u64> {
     files.iter().find_map(|file| {
         let text = std::fs::read_to_string(file).ok()?;

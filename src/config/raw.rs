@@ -1,10 +1,10 @@
-//! TOML as written: with `section.rs`, the one place that knows the format.
+//! The TOML text. Only this file and `section.rs` know the format.
 //!
-//! [`Document`] is the parsed text, [`Section`] hands out one key at a time. Problems are noted as
-//! they are met and told together by [`Document::finish`], in the order of the file: who edits a
-//! file on a distant box should not learn of the mistakes one restart at a time.
+//! [`Document`] is the parsed text, and a [`Section`] hands out one key at a time. Problems are
+//! noted as they are found, and [`Document::finish`] returns all of them in the order of the file:
+//! an operator of a distant box should not learn of the mistakes one restart at a time.
 //!
-//! There is no second list of keys: what was asked for is known, the rest is not.
+//! There is no second list of keys: a key that was asked for is known, any other is not.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,23 +14,23 @@ use toml::de::{DeTable, DeValue};
 use super::section::Section;
 use super::suggest::closest;
 
-/// Keys that the documentation of the Go implementation shows and its code ignores.
+/// Keys in the documentation of the Go version that its code ignores.
 const WITHOUT_EFFECT: [&str; 3] = [
     "snapshot.min_changes",
     "snapshot.max_age",
     "snapshot.s3.server_side_encryption",
 ];
 
-/// Something in the file that a person must change.
+/// A mistake in the file that the operator must correct.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Line in the file, from 1; none if something is missing.
+    /// Line in the file, from 1; none if a key is missing.
     pub line: Option<usize>,
-    /// Key, what was found and what is allowed.
+    /// The key, the value found and the values allowed.
     pub text: String,
 }
 
-/// The text is not TOML at all.
+/// Why the text is not TOML.
 pub(super) struct SyntaxError {
     pub line: usize,
     pub message: String,
@@ -48,7 +48,7 @@ impl<'a> Document<'a> {
         let root = DeTable::parse(text).map_err(|error| {
             let span = error.span().unwrap_or_default();
             let line = line_at(text, span.start);
-            // Only the message: toml's own display quotes the line, which may hold a password.
+            // The message alone: toml's `Display` quotes the line, which may hold a password.
             let mut message = error.message().replace('\n', ", ");
             if message == "duplicate key" {
                 message = format!("{message} {}", text.get(span).unwrap_or_default());
@@ -68,7 +68,7 @@ impl<'a> Document<'a> {
         Section::new(self, String::new(), Some(&self.root))
     }
 
-    /// All problems, unknown keys included: ask for every key before.
+    /// All problems, unknown keys included. Call it after every key was asked for.
     pub(super) fn finish(self) -> Vec<Problem> {
         self.note_unknown("", &self.root);
         let mut problems = self.problems.into_inner();
@@ -113,12 +113,12 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Remembers that `name` is a key of ours.
+    /// Remembers that `name` is a known key.
     pub(super) fn ask(&self, name: &str) {
         self.asked.borrow_mut().insert(name.into());
     }
 
-    /// Notes a problem with what stands `at` this byte of the text.
+    /// Notes a problem; `at` is the byte of the text where the key stands.
     pub(super) fn note(&self, at: Option<usize>, text: String) {
         let line = at.map(|at| line_at(self.text, at));
         self.problems.borrow_mut().push(Problem { line, text });

@@ -1,16 +1,16 @@
-//! The secrets of a configuration, for whoever must keep them out of a text.
+//! The secrets of a configuration, for callers that must keep them out of a text.
 
 use super::snapshot::Store;
 use super::{Config, Snapshot};
 use crate::address::secret::Secret;
 
 impl Config {
-    /// All keys that this process uses, with `***` for secrets.
+    /// All keys, one a line in the form of `Debug`, with `***` in place of secrets.
     pub fn described(&self) -> String {
         format!("{self:#?}")
     }
 
-    /// Every secret, as it is used and, of a URL, the login in it.
+    /// Every secret in use, sorted, without empty ones; of a URL, its login and its query's values.
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets: Vec<String> = Vec::new();
         let urls = self.nats.urls.iter();
@@ -25,7 +25,7 @@ impl Config {
     }
 }
 
-/// Monitors know a caller by the path of the URL that they give out.
+/// The path of a monitor's URL identifies the caller, so the path counts as a secret.
 fn of_monitor(url: &str) -> Vec<String> {
     let path = url.splitn(4, '/').nth(3).filter(|path| !path.is_empty());
     logins(url)
@@ -55,11 +55,11 @@ fn shown(secrets: &[&Option<Secret>]) -> Vec<String> {
     secrets.map(|secret| secret.reveal().to_owned()).collect()
 }
 
-/// Keys of a URL's query whose values are no secret.
+/// Keys of a URL's query whose values are not secret.
 const HARMLESS: [&str; 2] = ["dir", "login"];
 
-/// What stands before the `@` of a URL: the whole login, and the password or, where there is none,
-/// the token. And the query, in which some put theirs.
+/// The secrets in a URL: the text before `@`, the password or token in that, and the query's
+/// values, which may be passwords or tokens too.
 fn logins(url: &str) -> Vec<String> {
     let Some((_, rest)) = url.split_once("://") else {
         return Vec::new();

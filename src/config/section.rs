@@ -14,10 +14,10 @@ use super::raw::{Document, dotted};
 use crate::address::configured::redacted;
 use crate::address::secret::Secret;
 
-/// A hundred years: long enough for anybody, and no sum of times overflows.
+/// Upper bound of every time: a hundred years, so that no sum of times overflows.
 const LONGEST_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
 
-/// A section of the file, or what stands for one that is not there.
+/// A section of the file. If the file lacks it, all its keys have their defaults.
 pub(super) struct Section<'a> {
     document: &'a Document<'a>,
     name: String,
@@ -57,7 +57,7 @@ impl<'a> Section<'a> {
         self.take(key, convert, Quote::Value, allowed).flatten()
     }
 
-    /// An integer; `what` says in a few words what it counts, or why the bounds are there.
+    /// An integer. `what` names in a few words the unit, or the reason of the bounds.
     pub(super) fn int<T>(&self, key: &str, default: T, range: RangeInclusive<T>, what: &str) -> T
     where
         T: TryFrom<i64> + PartialOrd + Display,
@@ -91,7 +91,7 @@ impl<'a> Section<'a> {
         Duration::from_millis(self.int(key, default, least..=LONGEST_MS, &what))
     }
 
-    /// Milliseconds, where 0, which is the default, means off.
+    /// Milliseconds; none if 0, which is the default and means off.
     pub(super) fn millis_or_off(&self, key: &str, least: u64, what: &str) -> Option<Duration> {
         let millis = self.int(key, 0, 0..=LONGEST_MS, &format!("milliseconds, {what}"));
         if (1..least).contains(&millis) {
@@ -103,7 +103,7 @@ impl<'a> Section<'a> {
         (millis > 0).then(|| Duration::from_millis(millis))
     }
 
-    /// Text that may be shown; absent and empty are the same, here and in all that follows.
+    /// Text that may be shown; none if absent or empty, as for all kinds of text that follow.
     pub(super) fn string(&self, key: &str) -> Option<String> {
         self.text(key, Quote::Value, "a string").map(str::to_owned)
     }
@@ -113,7 +113,7 @@ impl<'a> Section<'a> {
         self.text(key, Quote::Kind, "a string").map(Secret::new)
     }
 
-    /// Text with a form of its own; `parse` answers with what is allowed.
+    /// Text with a form of its own; the error of `parse` says what is allowed.
     pub(super) fn parsed<T>(
         &self,
         key: &str,
@@ -131,7 +131,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A list of strings, never shown.
+    /// A list of strings, which no message quotes.
     pub(super) fn list(&self, key: &str) -> Option<Vec<String>> {
         const ALLOWED: &str = "a list of strings, such as [\"one\", \"two\"]";
         let items = self.take(key, DeValue::as_array, Quote::Kind, ALLOWED)?;
@@ -153,18 +153,18 @@ impl<'a> Section<'a> {
         (strings.len() == items.len()).then_some(strings)
     }
 
-    /// A path, which may lead nowhere yet.
+    /// A path; nothing need exist there.
     pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
         self.text(key, Quote::Kind, "a path, as a string")
             .map(PathBuf::from)
     }
 
-    /// Whether the key is there, were it an empty string.
+    /// Whether the file has the key, even with an empty string.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// A file that must be there and readable.
+    /// A file that must exist and be readable.
     pub(super) fn file(&self, key: &str) -> Option<PathBuf> {
         let path = self.path(key)?;
         let why = match std::fs::File::open(&path).and_then(|file| file.metadata()) {
@@ -182,7 +182,7 @@ impl<'a> Section<'a> {
         Some(path)
     }
 
-    /// Notes what is wrong with `key`; `text` continues its name.
+    /// Notes a problem with `key`. `text` continues the sentence that begins with the key's name.
     pub(super) fn note(&self, key: &str, text: impl Display) {
         let entry = self.table.and_then(|table| table.get_key_value(key));
         let at = entry.map(|(key, _)| key.span().start);
@@ -195,7 +195,7 @@ impl<'a> Section<'a> {
             .filter(|text| !text.is_empty())
     }
 
-    /// The value of `key` as `convert` sees it; if it sees none there, that is a problem.
+    /// The value of `key`, converted. A value that `convert` rejects is noted as a problem.
     fn take<T>(
         &self,
         key: &str,
@@ -216,7 +216,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// How a problem tells what it found: secrets by their kind only.
+/// How a problem describes the value found: of a possible secret it shows only the type.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Quote {
     Value,
@@ -236,7 +236,7 @@ fn described(value: &DeValue, quote: Quote) -> String {
     }
 }
 
-/// A path to show. Who pastes a key where the path of its file belongs should not find it in a log.
+/// A path for a message. A key that was pasted in place of a path must not appear in a log.
 fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     let pasted = text.contains('\n') || (text.len() > 40 && !text.contains(['/', '.']));

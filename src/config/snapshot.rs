@@ -1,7 +1,7 @@
-//! `[snapshot]`: when snapshots are taken and where they are kept.
+//! `[snapshot]`: when snapshots are made and where they are kept.
 //!
-//! The sections of all stores are checked, so that a mistake shows before the day one switches;
-//! what a store cannot do without is asked for only if it is the one in use.
+//! The sections of all stores are checked, so that a mistake shows before the day of a switch. Keys
+//! that a store cannot do without are required only if that store is in use.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,27 +15,33 @@ mod check;
 /// `[snapshot]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// False: neither taken nor restored.
+    /// False: this node neither makes nor merges snapshots.
     pub enabled: bool,
+    /// Where snapshots are kept.
     pub store: Store,
-    /// None: only when the replication log fills.
+    /// Time between two snapshots; none: only when half of the replication log was written anew.
     pub interval: Option<Duration>,
+    /// How long the node with the lease may be silent before another takes over; at least 1 s.
     pub leader_ttl: Duration,
 }
 
 /// The store in use, with its section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Store {
+    /// The object store of the NATS servers.
     Nats(NatsStore),
+    /// S3, or a server that speaks its protocol.
     S3(S3Store),
+    /// A WebDAV server.
     WebDav(WebDavStore),
+    /// A server reached by SFTP.
     Sftp(SftpStore),
     /// A directory, such as a mounted disk.
     File(PathBuf),
 }
 
 impl Store {
-    /// As `snapshot.store` names it.
+    /// The name that `snapshot.store` uses for it.
     pub fn kind(&self) -> &'static str {
         match self {
             Store::Nats(_) => "nats",
@@ -50,54 +56,77 @@ impl Store {
 /// `[snapshot.nats]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsStore {
+    /// Servers that keep a copy, 1 to 5.
     pub replicas: u8,
-    /// None: not limited.
+    /// Most bytes of a new bucket; none: no limit.
     pub max_bytes: Option<u64>,
+    /// None: a name of our choice.
     pub bucket: Option<String>,
 }
 
 /// `[snapshot.s3]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3Store {
+    /// Host, and port if needed; empty only if the store is not in use.
     pub endpoint: String,
+    /// Name of the bucket; empty only if the store is not in use.
     pub bucket: String,
-    /// Put before the names of objects.
+    /// A directory in the bucket, put before the names of objects.
     pub path: Option<String>,
+    /// False: http in place of https.
     pub use_ssl: bool,
-    /// Where the bucket's name goes: true behind the host, false before it; none: what the server
-    /// takes.
+    /// Where the bucket's name stands: true behind the host, false before it; none: as the server
+    /// demands.
     pub path_style: Option<bool>,
+    /// Access key; set exactly if `secret` is.
     pub access_key: Option<Secret>,
+    /// Secret key.
     pub secret: Option<Secret>,
+    /// Token of a temporary login.
     pub session_token: Option<Secret>,
+    /// None: the endpoint says it.
     pub region: Option<String>,
-    /// Bytes.
+    /// Bytes sent in one piece, 5 MiB to 5 GiB.
     pub part_size: u64,
 }
 
 /// `[snapshot.webdav]`: either `url`, which holds everything, or `endpoint` and the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebDavStore {
+    /// Address, directory and login in one.
     pub url: Option<Secret>,
+    /// The server's root; never set beside `url`.
     pub endpoint: Option<String>,
+    /// The directory on the server.
     pub path: Option<String>,
+    /// Login, unless `url` has it.
     pub username: Option<String>,
+    /// Password, unless `url` has it.
     pub password: Option<Secret>,
 }
 
 /// `[snapshot.sftp]`: either `url`, with address, login and path, or `endpoint` and the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SftpStore {
+    /// Address, login and directory in one.
     pub url: Option<Secret>,
+    /// Host, and port if needed; never set beside `url`.
     pub endpoint: Option<String>,
+    /// The directory on the server.
     pub path: Option<String>,
+    /// Login, unless `url` has it.
     pub username: Option<String>,
+    /// Password, unless `url` has it or `key_file` is used.
     pub password: Option<Secret>,
+    /// The file of a private key.
     pub key_file: Option<PathBuf>,
+    /// The passphrase of `key_file`.
     pub passphrase: Option<Secret>,
+    /// The file of known servers' keys; none: `~/.ssh/known_hosts`.
     pub known_hosts: Option<PathBuf>,
     /// The server's public key, as a line of a `known_hosts` file has it.
     pub host_key: Option<String>,
+    /// Trust any server, unless `host_key` is set.
     pub insecure_ignore_host_key: bool,
 }
 
@@ -153,8 +182,8 @@ fn required(section: &Section, key: &str, used: bool) -> String {
     })
 }
 
-/// `url` and `endpoint`: exactly one if the store is `used`, never both. An endpoint may be shown,
-/// so it is none if it holds what may not.
+/// `url` and `endpoint`: never both, and at least one if the store is `used`. An endpoint may be
+/// shown, so one that holds a login or a query is noted and left out.
 fn read_address(section: &Section, used: bool) -> (Option<Secret>, Option<String>) {
     let url = section.secret("url");
     let endpoint = section.string("endpoint");
@@ -231,7 +260,7 @@ impl WebDavStore {
 }
 
 impl SftpStore {
-    /// A pinned key goes before the word that none is to be looked at.
+    /// Whether any server is trusted: `insecure_ignore_host_key` counts only without `host_key`.
     pub fn trusts_anybody(&self) -> bool {
         self.insecure_ignore_host_key && self.host_key.is_none()
     }

@@ -1,8 +1,8 @@
-//! "Did you mean": the known name nearest to one that was mistyped.
+//! "Did you mean": the known name nearest to a mistyped one.
 
-/// The nearest of `known`, if it is near enough to be what was meant. Names may be dotted; the
-/// same name in another section is near, since a key that slipped below the wrong `[section]` is
-/// the commonest mistake in TOML.
+/// The nearest of `known`, if it is within one edit and a quarter of the name's length. Names may
+/// be dotted. The same key in a different section counts as one edit: a key below the wrong
+/// `[section]` is the commonest mistake in TOML.
 pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let (section, key) = split(name);
     let distance = |other: &str| {

@@ -1,25 +1,28 @@
-//! Which tables take part: `[tables] include`, `exclude` and `local`.
+//! Which tables are replicated: `[tables] include`, `exclude` and `local`.
 
 use super::bookkeeping::{self, tool_of};
 use super::section::Section;
 
 /// Globs on table names. `exclude` counts first, then a plain name in `include`, then `local` and
-/// the books of known tools ([`super::bookkeeping`]), then the other globs of `include`.
+/// the tables of known tools ([`super::bookkeeping`]), then the other globs of `include`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
+    /// Tables to replicate; the default is `*`.
     pub include: Vec<String>,
+    /// Tables to leave out.
     pub exclude: Vec<String>,
-    /// Besides the books of known tools.
+    /// Tables of which each node has its own, besides those of known tools.
     pub local: Vec<String>,
 }
 
-/// How a table takes part, by the configuration and by what it is.
+/// How a table takes part, by the configuration and by its name and columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
+    /// Its rows travel to all nodes.
     Replicated,
-    /// Each node has its own; its rows are in snapshots. With the reason.
+    /// Each node has its own rows, which snapshots contain. The text gives the reason.
     Local(String),
-    /// Its rows leave the node in no way. With the reason.
+    /// Its rows never leave the node. The text gives the reason.
     Excluded(String),
 }
 
@@ -55,7 +58,7 @@ impl Tables {
         }
     }
 
-    /// Text that is the same for nodes that were configured the same.
+    /// A text of the globs that is equal on nodes with equal configurations.
     pub fn described(&self) -> String {
         let sorted = |globs: &[String]| {
             let mut globs: Vec<String> = globs.iter().map(|g| g.to_ascii_lowercase()).collect();
@@ -70,7 +73,7 @@ impl Tables {
         text
     }
 
-    /// The opposite of [`Tables::described`]. None if it is of a release that says it otherwise.
+    /// Parses the text of [`Tables::described`]; none if a different release wrote it differently.
     pub fn of_description(text: &str) -> Option<Tables> {
         let (include, rest) = text.split_once(WITHOUT)?;
         let (exclude, local) = rest.split_once(LOCAL).unwrap_or((rest, "[]"));
@@ -82,7 +85,7 @@ impl Tables {
         })
     }
 
-    /// Whether a table is replicated of which the name alone is known, whatever its columns are.
+    /// Whether a table is replicated whatever its columns are, for callers that know only its name.
     pub fn replicates(&self, table: &str) -> bool {
         let is_plain = self
             .include
@@ -92,7 +95,7 @@ impl Tables {
         is_chosen && (is_plain || !bookkeeping::may_be_a_book(table))
     }
 
-    /// How a table takes part that has these columns, all of them.
+    /// How a table takes part; `columns` are all of its columns.
     pub fn choose(&self, table: &str, columns: &[&str]) -> Choice {
         let find = |globs: &[String]| globs.iter().find(|glob| matches(glob, table)).cloned();
         if let Some(glob) = find(&self.exclude) {
@@ -120,23 +123,23 @@ impl Tables {
     }
 }
 
-/// Between the parts of a description.
+/// Separators between the parts of a description.
 const WITHOUT: &str = " without ";
 const LOCAL: &str = " local ";
 
-/// Whether it names one table.
+/// Whether the glob names exactly one table.
 fn is_plain(glob: &str) -> bool {
     !glob.contains(['*', '?'])
 }
 
-/// Whether they are one table's name.
+/// Whether both are names of one table for SQLite.
 fn same(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
-/// `*` stands for any run of characters, `?` for one. Case counts as it does for SQLite's table
-/// names: not at all for ASCII letters, exactly for others. Several stars cost time that grows with
-/// their number; names are short and the patterns the operator's own.
+/// Whether `name` matches: `*` stands for any run of characters, `?` for one. Case counts as in
+/// SQLite's table names: not for ASCII letters, but for others. Each further star multiplies the
+/// time; names are short and the patterns are the operator's own.
 pub(super) fn matches(glob: &str, name: &str) -> bool {
     let mut rest = glob.chars();
     let Some(wanted) = rest.next() else {
@@ -188,7 +191,7 @@ mod tests {
         }
     }
 
-    /// As text that begins with what it is.
+    /// The choice as text: its kind, then the reason.
     fn chosen(tables: &Tables, table: &str, columns: &str) -> String {
         let columns: Vec<&str> = columns.split_whitespace().collect();
         match tables.choose(table, &columns) {

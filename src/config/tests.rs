@@ -23,7 +23,7 @@ fn sound(rest: &str) -> Config {
     parse(&format!("db_path = \"/tmp/a.db\"\n{rest}")).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// That a file with a database and `rest` is refused with one line that has all of `parts`.
+/// Asserts that a file with a database and `rest` is refused by one line that has all of `parts`.
 #[track_caller]
 fn check_refused(rest: &str, parts: &[&str]) {
     let error = parse(&format!("db_path = \"/tmp/a.db\"\n{rest}"))
@@ -71,7 +71,7 @@ fn defaults() {
     assert_eq!(config.tables, Tables::default());
 }
 
-/// `config.toml` with the defaults that it documents taken out of their comments.
+/// `config.toml` with its documented defaults uncommented.
 fn uncommented() -> String {
     let is_key = |line: &&str| {
         let name = line
@@ -380,7 +380,7 @@ fn values_with_a_meaning_of_their_own() {
     );
 }
 
-/// In every place where a secret may stand, well-formed or not.
+/// A secret in any place, well-formed or not, appears in no error and not in `Debug`.
 #[test]
 fn secrets_are_not_shown() {
     let kept = "[nats]\nurls = [\"nats://ann:hunter2@host:4222\"]\n\

@@ -1,4 +1,4 @@
-//! Which doors there are, and which of the routes each of them has.
+//! The doors that the configuration opens, and the routes of each.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,24 +12,25 @@ use crate::http::{self, Body, Door, Handler, Listener, Request, Response, Socket
 use crate::lock;
 use crate::thread::Exited;
 
-/// Bound addresses, not served yet. The Unix socket's file goes with the value.
+/// Bound addresses that are not served yet. Dropping it removes the Unix socket's file.
 pub struct Doors {
     doors: Vec<(Listener, Serves)>,
     file: Option<SocketFile>,
 }
 
-/// What a door serves.
+/// The routes of a door.
 #[derive(Clone)]
 struct Serves {
-    /// All routes.
+    /// Whether it has all routes.
     all: bool,
-    /// The path of `[health_check]`, and whether its answer has a body.
+    /// The path of `[health_check]`, and whether its answers have a body.
     check: Option<(String, bool)>,
 }
 
 impl Doors {
-    /// Binds what is configured. The caller holds the database's lock: no other daemon listens at
-    /// its socket.
+    /// Binds the configured addresses. The caller holds the database's lock, so that no other
+    /// daemon listens at its socket. Fails if an address that the configuration names cannot be
+    /// bound.
     pub fn open(config: &Config) -> Result<Doors, String> {
         let (prometheus, check) = (&config.prometheus, &config.health_check);
         let mut doors = Vec::new();
@@ -53,7 +54,7 @@ impl Doors {
         Ok(Doors { doors, file })
     }
 
-    /// Answers until the process ends. What is returned removes the socket's file when dropped.
+    /// Answers until the process ends. Dropping the returned value removes the socket's file.
     pub fn serve(self, context: &Arc<Context>, exits: &Sender<Exited>) -> Option<SocketFile> {
         let doors = self.doors.into_iter().map(|(listener, serves)| {
             if let Some(address) = listener.address() {
@@ -70,7 +71,8 @@ fn bind(key: &str, bind: &ListenAddress) -> Result<Listener, String> {
     http::listen_tcp(bind).map_err(|e| format!("{key}: listen on {bind}: {e}"))
 }
 
-/// Where it was not asked for, nobody need miss it: some file systems have no sockets.
+/// Binds the Unix socket. A failure at the default path is only a warning, because some file
+/// systems have no sockets.
 fn bind_socket(
     config: &Config,
     path: &Path,
@@ -116,7 +118,7 @@ impl Serves {
     }
 }
 
-/// The status alone, unless the body is for this door, too.
+/// The response as this door gives it: without a body unless `detailed`.
 fn told(mut response: Response, detailed: bool) -> Response {
     if !detailed {
         response.body = Body::Bytes(Vec::new());

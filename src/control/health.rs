@@ -1,4 +1,4 @@
-//! `/health`: is anything wrong; `/ready`: does this node have what the others have?
+//! `/health`: whether anything is wrong. `/ready`: whether this node has the data of the others.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::progress;
 use crate::status::local::lag;
 use crate::stream::timestamp::rfc3339;
 
-/// 200 if all is well and 503 if not: the fields of the Go version, then ours.
+/// 200 if all is well and 503 if not; the fields of the Go version, then ours.
 pub(super) fn health(context: &Context) -> Response {
     let told = match context.gate() {
         Some(gate) => of_gate(&gate),
@@ -54,7 +54,7 @@ fn of_gate(gate: &Gate) -> Result<Value> {
     Ok(told)
 }
 
-/// What the open database knows.
+/// Adds the fields that need the open database.
 fn add_database(told: &mut Value, gate: &Gate, database: &Database) -> Result<()> {
     let heard_ms: BTreeMap<u64, i64> = database.newest_by_origin().collect();
     let is_at_end = gate.is_caught_up() || !gate.reads();
@@ -80,13 +80,13 @@ fn add_database(told: &mut Value, gate: &Gate, database: &Database) -> Result<()
     Ok(())
 }
 
-/// As RFC 3339; null if there is none.
+/// A time in RFC 3339; null if there is none.
 fn moment(unix_ms: Option<i64>) -> Value {
     unix_ms.map_or(Value::Null, |ms| rfc3339(ms).into())
 }
 
-/// 200 once this node has met the others and has read what they published, from then on whatever
-/// becomes of the broker: its application can work.
+/// 200 once this node has met the others and has read all that they published: its application can
+/// work. From then on it stays 200, even without a broker.
 pub(super) fn ready(context: &Context) -> Response {
     let Some(gate) = context.gate() else {
         let why = [context.absence()];

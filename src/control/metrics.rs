@@ -1,14 +1,14 @@
-//! `/metrics`: the text that Prometheus scrapes.
+//! `/metrics`: the text for Prometheus.
 
 use super::Context;
 use crate::gate::Gate;
 use crate::http::{Body, Response};
 use crate::metrics::{Exporter, Options};
 
-/// With the version of the format.
+/// Content type, with the version of the format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Nothing while the daemon starts or stops: zeros would be taken for a restart.
+/// 503 while the daemon starts or stops: Prometheus would take zeros for a restart.
 pub(super) fn metrics(context: &Context) -> Response {
     let Some(gate) = context.gate() else {
         return Response::text(503, format!("{}\n", context.absence()));

@@ -1,8 +1,8 @@
-//! What the door to the running daemon answers: [`ROUTES`], on the Unix socket beside the database
-//! and, where the configuration says so, on TCP.
+//! The running daemon's HTTP interface: [`ROUTES`], on the Unix socket beside the database and, if
+//! configured, on TCP.
 //!
 //! To add a route, add a line to [`ROUTES`] whose `answer` is a function of [`Context`] and
-//! [`Request`]. It runs in a thread of its own and may wait; what changes something has
+//! [`Request`]. It runs in a thread of its own and may wait. A route that changes anything has
 //! [`Reach::Socket`].
 
 use std::sync::{Arc, OnceLock, Weak};
@@ -23,36 +23,43 @@ mod status;
 
 pub use doors::Doors;
 
-/// A client waits so long for the database, which an application may have locked.
+/// How long a client waits for the database, which an application may have locked.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What answers are made of.
+/// The daemon's state, from which handlers make their answers.
 pub struct Context {
+    /// The configuration in use.
     pub config: Config,
+    /// When the process started.
     pub started: Instant,
-    /// Set when the database is open; it ends before the process does.
+    /// Set when the database is open. The gate ends before the process does.
     gate: OnceLock<Weak<Gate>>,
-    /// Made when metrics are asked for first.
+    /// Made on the first request for metrics.
     exporter: OnceLock<Exporter>,
 }
 
-/// Who may ask.
+/// The clients that may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
+    /// Any client that can connect.
     Anywhere,
-    /// This machine's administrator, by the Unix socket.
+    /// This machine's administrator alone, by the Unix socket.
     Socket,
 }
 
-/// A path, and what answers there. `HEAD` is allowed wherever `GET` is.
+/// A path and its handler. `HEAD` is allowed wherever `GET` is.
 pub struct Route {
+    /// The method that the handler answers.
     pub method: Method,
+    /// The path, which must match as a whole.
     pub path: &'static str,
+    /// The clients that may use it.
     pub reach: Reach,
+    /// The handler.
     pub answer: fn(&Context, &Request) -> Response,
 }
 
-/// All of them.
+/// All routes. Two may share a path with different methods.
 const ROUTES: [Route; 8] = [
     Route {
         method: Method::Get,
@@ -105,6 +112,7 @@ const ROUTES: [Route; 8] = [
 ];
 
 impl Context {
+    /// The context while the daemon starts; without a gate.
     pub fn new(config: Config) -> Arc<Context> {
         Arc::new(Context {
             config,
@@ -114,22 +122,22 @@ impl Context {
         })
     }
 
-    /// The database is open.
+    /// Stores the gate, once the database is open.
     pub fn opened(&self, gate: Weak<Gate>) {
         let _ = self.gate.set(gate);
     }
 
-    /// None while the daemon starts or stops. Not to be kept.
+    /// The gate; none while the daemon starts or stops. Do not keep it: it holds the database open.
     pub fn gate(&self) -> Option<Arc<Gate>> {
         self.gate.get()?.upgrade()
     }
 
-    /// Whether `/health` is 200 just now.
+    /// Whether `/health` answers 200 just now.
     pub fn is_healthy(&self) -> bool {
         health::health(self).status == 200
     }
 
-    /// Why there is no gate.
+    /// Why there is no gate: "starting" or "stopping".
     pub fn absence(&self) -> &'static str {
         match self.gate.get() {
             None => "starting",
@@ -137,7 +145,7 @@ impl Context {
         }
     }
 
-    /// Answers what is asked at a path of [`ROUTES`].
+    /// Answers a request for a path of [`ROUTES`].
     fn answer(&self, request: &Request) -> Response {
         let method = match request.method {
             Method::Head => Method::Get,
@@ -156,13 +164,13 @@ impl Context {
     }
 }
 
-/// With the paths that are there.
+/// 404, with the paths that the client may use.
 fn not_found<'p>(paths: impl Iterator<Item = &'p str>) -> Response {
     let paths: Vec<&str> = paths.collect();
     Response::text(404, format!("there is {} here\n", paths.join(", ")))
 }
 
-/// For handlers whose answer needs the database.
+/// 503, for handlers whose answer needs the database.
 pub fn unavailable(why: &str) -> Response {
     Response::json(503, &json!({ "error": why }))
 }

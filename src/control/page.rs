@@ -1,8 +1,8 @@
-//! `/`: a page for a person, which asks `/status` every few seconds while somebody looks at it.
+//! `/`: a page for people, which asks `/status` every few seconds while it is visible.
 //!
-//! The page is one file without anything from elsewhere. The browser is told to run its script and
-//! its style alone (by their hashes), to load nothing, and to talk to this node alone: what other
-//! nodes call themselves and what errors say is only ever text.
+//! The page is one file that loads nothing. Its policy lets the browser run only the page's own
+//! script and style (by their hashes) and connect only to this node. The page shows names of other
+//! nodes and messages of errors as text, never as HTML.
 
 use std::sync::OnceLock;
 
@@ -19,7 +19,7 @@ const PAGE: &str = include_str!("page.html");
 
 static POLICY: OnceLock<String> = OnceLock::new();
 
-/// The page itself; it is the same on every node.
+/// The page; it is the same on every node.
 pub(super) fn page() -> Response {
     let body = Body::Bytes(PAGE.as_bytes().to_vec());
     Response::new(200, "text/html; charset=utf-8", body)
@@ -36,7 +36,7 @@ fn policy() -> String {
     )
 }
 
-/// As the browser counts it: of all between the tags.
+/// The hash as a browser computes it: over the text between the tags.
 fn hash(tag: &str) -> String {
     let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
     let inner = PAGE
@@ -46,8 +46,8 @@ fn hash(tag: &str) -> String {
     format!("'sha256-{}'", base64::encode(&Sha256::digest(inner)))
 }
 
-/// Adds to `/status` what is of this process: its last warnings, long work under way, and the
-/// newest snapshot that is known here.
+/// Adds facts of this process to `/status`: its last warnings, long work under way, and the newest
+/// snapshot that it knows of.
 pub(super) fn add_beside(status: &mut Value, gate: &Gate) {
     let warnings = logging::recent().into_iter().map(|recent| {
         json!({

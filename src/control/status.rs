@@ -1,4 +1,5 @@
-//! `/status`: how this node and the others are; and what is asked about them by the socket alone.
+//! `/status`: the state of this node and of the others. `/forget` and `/verify`, by the socket
+//! alone.
 
 use serde_json::json;
 
@@ -6,7 +7,7 @@ use super::{Context, page, unavailable};
 use crate::http::{Request, Response};
 use crate::status;
 
-/// The JSON of [`crate::status::report`], and what the page says beside the nodes.
+/// The JSON of [`crate::status::report`], with the page's additions.
 pub(super) fn status(context: &Context) -> Response {
     let Some(gate) = context.gate() else {
         return unavailable(context.absence());
@@ -21,8 +22,8 @@ pub(super) fn status(context: &Context) -> Response {
     }
 }
 
-/// Takes a node that is gone off the list: `node`, and `dry_run` if it is only to be said whether
-/// that would be done.
+/// Takes a node that is gone off the list. The query has `node`, and `dry_run` to learn only
+/// whether that would work.
 pub(crate) fn forget(context: &Context, request: &Request) -> Response {
     let Some(gate) = context.gate() else {
         return unavailable(context.absence());
@@ -40,7 +41,7 @@ pub(crate) fn forget(context: &Context, request: &Request) -> Response {
     }
 }
 
-/// Begins to compare rows: `repair` and `dry_run` as for the command.
+/// Begins to compare rows; the query has `repair` and `dry_run` as for the command.
 pub(crate) fn begin_verify(context: &Context, request: &Request) -> Response {
     let Some(gate) = context.gate() else {
         return unavailable(context.absence());
@@ -55,7 +56,7 @@ pub(crate) fn begin_verify(context: &Context, request: &Request) -> Response {
     }
 }
 
-/// The JSON of [`crate::status::verify::report`], of the run under way or the last one.
+/// The JSON of [`crate::status::verify::report`], of the run under way, else of the last one.
 pub(crate) fn verify(context: &Context) -> Response {
     let Some(gate) = context.gate() else {
         return unavailable(context.absence());

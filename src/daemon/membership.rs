@@ -1,9 +1,9 @@
-//! With which servers our own nats-server formed a cluster last, remembered in its store.
+//! Remembers in the store of our own nats-server with which servers it formed a cluster last.
 //!
-//! A store of a cluster that is opened alone loses the cluster's streams: the lone server makes new
-//! ones of the same names, and every node publishes all its rows again when it has joined the
-//! others once more. So a run that is given none of the flags (`-save-snapshot` by hand, a unit
-//! file that lacks them) goes by those that were given last.
+//! If the store of a clustered server is opened alone, the cluster's streams are lost: the lone
+//! server makes new streams of the same names, and every node publishes all its rows again once it
+//! has rejoined the others. So a run without any of the flags (`-save-snapshot` by hand, a unit
+//! file that lacks them) uses the remembered ones.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use super::net::peer_url;
 use crate::cli::{self, Command, Options, Peer};
 
-/// The flags as they would be written, one a line. It may hold the servers' passwords.
+/// The file of the flags, written as on the command line, one a line. It may hold passwords.
 fn file_in(store: &Path) -> PathBuf {
     store.join("cluster.flags")
 }
 
-/// `options`, with the remembered servers if it names none itself. If it does, those are
-/// remembered.
+/// Returns `options`, with the remembered servers if it names none. If it names some, remembers
+/// them.
 pub(super) fn complete(options: &Options, store: &Path) -> Options {
     let file = file_in(store);
     let mut complete = options.clone();
@@ -95,7 +95,7 @@ fn recall(file: &Path) -> Option<Options> {
     }
 }
 
-/// The servers without their logins.
+/// The servers, without their logins.
 fn described(options: &Options) -> String {
     let peers = options.cluster_peers.iter().chain(&options.leaf_servers);
     let peers = peers.map(|peer| match peer {

@@ -1,4 +1,4 @@
-//! Wires the threads together, watches them and stops them in order.
+//! Starts the threads, watches them and stops them in order.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -33,26 +33,26 @@ use snapshots::Brought;
 use supervisor::{PidFile, Supervisor};
 use threads::Threads;
 
-/// A thread that ended the others has said why by then.
+/// If one failed thread ended the others, its cause arrives within this time.
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
 
-/// A snapshot before sleep takes no longer: a broker that is away must not keep us awake.
+/// Longest wait for a snapshot before sleep: a broker that is away must not keep us awake.
 const LAST_SNAPSHOT: Duration = Duration::from_secs(60);
 
-/// Why the daemon ended other than by request.
+/// The cause of an end that nobody requested.
 #[derive(Debug)]
 pub struct Failure(pub String);
 
-/// What ends the daemon besides a signal.
+/// An event, besides a signal, that ends the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// Nothing, or `sleep_timeout`.
+    /// No event; or `sleep_timeout`, if configured.
     Told,
-    /// A snapshot is made.
+    /// A snapshot is saved.
     SnapshotSaved,
 }
 
-/// Runs until SIGTERM, SIGINT or SIGQUIT, until a thread fails, or until what `until` says.
+/// Runs until SIGTERM, SIGINT or SIGQUIT, until a thread fails, or until the event of `until`.
 pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failure> {
     let mut node_id = options
         .node_id
@@ -162,7 +162,8 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
 }
 
-/// A supervisor that restarts us starts the next process while the last one still ends.
+/// Takes the database's lock. A supervisor may start us while our predecessor still ends, so the
+/// daemon waits for the lock.
 fn take_lock(config: &Config, until: Until, stop: &AtomicBool) -> Result<File, Failure> {
     let patience = match until {
         Until::Told => lock::PATIENCE,
@@ -182,7 +183,7 @@ fn require_something_to_save(config: &Config) -> Result<(), String> {
         let text = "-save-snapshot: snapshot.enabled or replicate is false in the configuration";
         return Err(text.into());
     }
-    // Or an empty one would be made, saved, and taken for the cluster's beginning.
+    // Otherwise an empty database would be made, saved, and taken for the cluster's beginning.
     if !config.db_path.exists() {
         let path = config.db_path.display();
         return Err(format!(
@@ -192,7 +193,7 @@ fn require_something_to_save(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Where a monitor is to hear of this node.
+/// Starts the heartbeat if the configuration has a URL for it.
 fn start_heartbeat(context: &Arc<Context>, exits: &Sender<Exited>) {
     #[cfg(feature = "heartbeat")]
     if let Some(url) = &context.config.health_check.heartbeat_url {
@@ -207,7 +208,7 @@ fn start_heartbeat(context: &Arc<Context>, exits: &Sender<Exited>) {
     let _ = (context, exits); // the configuration was refused
 }
 
-/// Nothing changed for `sleep_timeout`.
+/// Nothing changed for `sleep_timeout`: saves a snapshot if there is anything new.
 fn save_before_sleep(ask: &Sender<Ask>, exited: &Receiver<Exited>, signals: &Receiver<()>) -> End {
     log::info!("nothing changed for sleep_timeout: saving a snapshot, then ending");
     let (reply, saved) = bounded(1);
@@ -230,14 +231,14 @@ fn save_before_sleep(ask: &Sender<Ask>, exited: &Receiver<Exited>, signals: &Rec
     }
 }
 
-/// Why the daemon ends.
+/// The reason why the daemon ends.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Signal,
-    /// A thread ended unasked.
+    /// A thread ended, and nobody asked it to.
     Thread(Exited),
     Saved(Result<(), String>),
-    /// Nothing happened for the time given.
+    /// Nothing happened for the given time.
     Quiet,
 }
 
@@ -251,7 +252,7 @@ impl End {
     }
 }
 
-/// Opens the database, for as long as that takes. None if a signal came first.
+/// Opens the database and retries while an error is temporary. None if a signal came first.
 fn open(
     config: &Config,
     node_id: Option<u64>,
@@ -305,8 +306,8 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
     }
 }
 
-/// A thread that merely stops may have followed another, whose cause is told a moment later and
-/// counts.
+/// Waits for an end. A thread that merely stopped may have followed a failed one, whose cause
+/// arrives a moment later and counts.
 fn wait_for_the_end(
     exited: &Receiver<Exited>,
     signals: &Receiver<()>,
@@ -358,7 +359,7 @@ mod tests {
         Exited { name, outcome }
     }
 
-    /// A publisher that panics takes its watcher along, whose end is told first.
+    /// A publisher that panics ends its watcher, whose end is reported first.
     #[test]
     fn the_cause_counts_not_who_followed() {
         let ((exits, ends), (_signals, signalled)) = (unbounded(), unbounded());

@@ -1,4 +1,4 @@
-//! The way to the broker: an outer one, or our own nats-server, kept running.
+//! The connection to the broker: an external one, or our own nats-server, kept running.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,20 +17,22 @@ use crate::stream::jetstream::StreamOptions;
 use crate::stream::server::{Server, ServerError, ServerOptions};
 use crate::thread::{Exited, spawn};
 
-/// The wait between two tries to start our own server grows up to this.
+/// Longest wait between two attempts to start our own server.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// A disk that our own server could not write to is looked at after this, then ever more rarely: a
-/// look wears it.
+/// First wait before a failed disk is checked again. The wait grows, because each check wears the
+/// disk.
 const DISK_CHECK: Duration = Duration::from_secs(1);
 
-/// See the module's head.
+/// The broker, and our own nats-server's thread if no URL is configured.
 pub struct Net {
+    /// The broker that all threads share.
     pub broker: Arc<JetStreamBroker>,
-    /// Our own nats-server's thread: dropping the sender ends it.
+    /// Our own nats-server's thread. A message ends it in good order, a dropped sender at once.
     pub server: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Net {
+    /// Prepares the broker. Starts our own nats-server if `nats.urls` is empty.
     pub fn start(config: &Config, options: &Options, node: u64, exits: &Sender<Exited>) -> Net {
         let name = format!("harmonylite-node-{node}");
         let embedded = config.nats.urls.is_empty();
@@ -50,7 +52,7 @@ impl Net {
     }
 }
 
-/// As the configuration says, for an outer broker.
+/// Options of a client of an external broker, as configured.
 pub fn client_options(nats: &Nats, name: &str) -> ClientOptions {
     let password = nats
         .user_password
@@ -70,8 +72,8 @@ pub fn client_options(nats: &Nats, name: &str) -> ClientOptions {
     }
 }
 
-/// With a cluster of our own servers, fewer replicas than servers would put a stream on one node,
-/// without which nobody could publish; three are enough.
+/// Options of the streams, in a cluster of `servers` servers of our own. Fewer replicas than
+/// servers would put a stream on one node, without which no node could publish. Three are enough.
 pub fn stream_options(config: &Config, servers: u32) -> StreamOptions {
     StreamOptions {
         stream_prefix: config.shared.stream_prefix.clone(),
@@ -85,7 +87,7 @@ pub fn stream_options(config: &Config, servers: u32) -> StreamOptions {
     }
 }
 
-/// Servers of the cluster as the command line names them, this one included.
+/// The number of servers that the command line names, this one included.
 fn server_count(options: &Options) -> u32 {
     let own = options.cluster_addr.as_ref().map(ToString::to_string);
     let others = options.cluster_peers.iter().map(|peer| match peer {
@@ -119,7 +121,7 @@ fn server_options(config: &Config, options: &Options, node_name: String) -> Serv
     }
 }
 
-/// Where our own server keeps what is in it.
+/// The folder where our own server keeps its streams.
 pub fn server_store(config: &Config, node_name: &str) -> PathBuf {
     let beside = || config.db_path.with_file_name("nats");
     let folder = config.nats.store_dir.clone().unwrap_or_else(beside);
@@ -143,9 +145,9 @@ pub(super) fn peer_url(peer: &Peer) -> String {
     }
 }
 
-/// Keeps our own nats-server running. The thread that starts it must live as long as it does: the
-/// kernel ends the server with that thread, so that none is left behind. A message ends both in
-/// good order; when the sender is dropped, at once.
+/// Keeps our own nats-server running. The kernel ends the server with the thread that started it,
+/// so that none is left behind; that thread must live as long as the server. A message ends both
+/// in good order; dropping the sender ends both at once.
 fn supervise(
     options: ServerOptions,
     broker: Arc<JetStreamBroker>,
@@ -184,8 +186,9 @@ fn supervise(
     (stop, thread)
 }
 
-/// Waits until the server ends, and says why; or until it has to be started anew, because a write
-/// of it failed and the disk is well again. Before that it may still be read. None: it shall stop.
+/// Waits until the server ends, and returns the cause. Also returns once a write of the server has
+/// failed and the disk is well again: the server must then be restarted, and until then it can
+/// still be read. None: it shall stop.
 fn attend(server: &Server, stopped: &Receiver<()>) -> Option<String> {
     select! {
         recv(stopped) -> _ => return None,

@@ -1,4 +1,4 @@
-//! Signals as messages. None of those that a terminal, logrotate or a hand sends ends the daemon
+//! Signals as messages. No signal that a terminal, logrotate or an operator sends ends the daemon
 //! unasked: SIGHUP opens the log file anew, and SIGUSR2 and SIGALRM mean nothing here.
 
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use crate::thread::{Exited, spawn};
 
 const SIGNALS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM];
 
-/// What signals act upon.
+/// The recipients of signals.
 pub(super) struct Heard {
     /// Opened anew on SIGHUP.
     pub log_file: Option<LogFile>,
-    /// Where SIGUSR1 asks for a snapshot.
+    /// Receives a request for a snapshot on SIGUSR1.
     pub ask: Sender<Ask>,
-    /// The database is being opened: nobody reads the messages yet, and a signal that ends the
-    /// daemon sets `waiting_is_over` instead.
+    /// True while the database is being opened. No thread reads the messages then, so a signal that
+    /// asks for the end also sets `waiting_is_over`.
     pub opening: Arc<AtomicBool>,
-    /// The wait for an application's lock ends at once.
+    /// Ends the wait for an application's lock at once.
     pub waiting_is_over: Arc<AtomicBool>,
 }
 
-/// Starts the thread that hears signals. A message comes for each signal that asks for the end:
-/// SIGTERM, SIGINT, SIGQUIT.
+/// Starts the thread that handles signals. A message arrives for each of SIGTERM, SIGINT and
+/// SIGQUIT. Fails if the handlers cannot be installed.
 pub(super) fn listen(heard: Heard, exits: &Sender<Exited>) -> std::io::Result<Receiver<()>> {
     let (sender, receiver) = unbounded();
     let mut signals = Signals::new(SIGNALS)?;

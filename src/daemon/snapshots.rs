@@ -1,4 +1,4 @@
-//! Where snapshots come in: the thread that keeps them, and a database that is not there yet.
+//! The daemon's part in snapshots: starts their thread, and fetches a database that is missing.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -21,27 +21,27 @@ use crate::snapshot::{scheduler, thread};
 use crate::store::{self, Store, StoreError};
 use crate::thread::Exited;
 
-/// A new node waits so long for the broker or the store to say whether there is a snapshot, before
-/// it begins with an empty database (which takes in a snapshot later).
+/// How long a new node waits for the broker or the store to say whether there is a snapshot. Then
+/// it begins with an empty database, which merges a snapshot later.
 const BRING_WITHIN: Duration = Duration::from_secs(10);
 
-/// A snapshot that is damaged stays so, until somebody uploads another: fetched again this often.
+/// Wait before a damaged snapshot is fetched again: it stays damaged until a new one is uploaded.
 const DAMAGED_AGAIN: Duration = Duration::from_secs(4);
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Whether this node has to do with snapshots at all.
+/// Whether this node makes or merges snapshots at all.
 pub fn are_kept(config: &Config) -> bool {
     config.snapshot.enabled && config.replicate
 }
 
-/// For a node that has none and no database to keep it in yet.
+/// A random id for a node that has neither an id nor a database to keep it in.
 pub fn random_node_id() -> u64 {
     let random = RandomState::new().hash_one(Instant::now());
     random >> 1 | 1
 }
 
-/// Starts the thread.
+/// Starts the thread that makes and merges snapshots.
 pub fn start(
     config: &Config,
     gate: &Arc<Gate>,
@@ -77,18 +77,18 @@ pub fn start(
     thread::start(gate.clone(), options, places, inputs, backoff, exits)
 }
 
-/// What came of the wait for a database.
+/// Result of the wait for a database.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Brought {
-    /// The file is there, or may be made.
+    /// The file exists, or may be created.
     GoOn,
-    /// The snapshot of that name is the file now.
+    /// The snapshot of that name is now the database.
     Snapshot(String),
-    /// A signal came.
+    /// A signal asked for the end.
     Stopped,
 }
 
-/// There is no database file: puts the newest snapshot in its place, if there is one.
+/// Puts the newest snapshot in place of the missing database file, if there is one.
 pub fn bring_database(
     config: &Config,
     broker: &JetStreamBroker,
@@ -128,7 +128,7 @@ pub fn bring_database(
     }
 }
 
-/// Name of the snapshot that was put in place; none if there is none, or a file appeared.
+/// Name of the snapshot put in place; none if there is no snapshot, or if a file appeared.
 fn bring(
     config: &Config,
     broker: &JetStreamBroker,
@@ -175,8 +175,8 @@ fn open_store(config: &Config, broker: &JetStreamBroker) -> Result<Box<dyn Store
     store::open(&place(config, broker), prefix, &|| broker.connect())
 }
 
-/// Where snapshots are kept. On a cluster of our own servers with as many copies as the streams
-/// have: with one alone, a server that is away would take all snapshots with it.
+/// The store of snapshots. In a cluster of our own servers it has as many copies as the streams:
+/// with one copy, a server that is away would take all snapshots with it.
 pub fn place(config: &Config, broker: &JetStreamBroker) -> Kind {
     let mut place = config.snapshot.store.clone();
     if let (Kind::Nats(nats), true) = (&mut place, config.nats.urls.is_empty()) {

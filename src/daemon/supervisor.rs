@@ -1,5 +1,5 @@
-//! What a supervisor is told: systemd by its notification socket, init scripts by a file with our
-//! process id.
+//! Messages to a supervisor: to systemd by its notification socket, to init scripts by a file with
+//! our process id.
 //!
 //! systemd (`Type=notify`) waits for `READY=1` before it starts units that come after us, and with
 //! `WatchdogSec=` ends a daemon whose `WATCHDOG=1` stays away
@@ -14,15 +14,15 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The supervisor that started this process, if it said so.
+/// The supervisor that started this process, if the environment names one.
 pub(super) struct Supervisor {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it is to hear of us.
+    /// Time between two messages that we are alive; none if the supervisor expects none.
     watchdog: Option<Duration>,
 }
 
 impl Supervisor {
-    /// The one that the environment names.
+    /// The supervisor that the environment names.
     pub(super) fn of_environment() -> Supervisor {
         let read = |name: &str| std::env::var_os(name);
         Supervisor::named(
@@ -40,7 +40,7 @@ impl Supervisor {
         let number = |text: Option<OsString>| text?.to_str()?.parse::<u64>().ok();
         let is_ours = number(pid).is_none_or(|pid| pid == u64::from(std::process::id()));
         let socket = socket.and_then(|name| connect(&name));
-        // Half of the time after which it loses patience, as systemd's manual advises.
+        // Half of the supervisor's limit, as systemd's manual advises.
         let usec = number(usec).filter(|usec| *usec > 1 && is_ours && socket.is_some());
         Supervisor {
             socket,
@@ -48,12 +48,12 @@ impl Supervisor {
         }
     }
 
-    /// How often [`Supervisor::is_alive`] is to be called; none if nobody waits for it.
+    /// Time between two calls of [`Supervisor::is_alive`]; none if the supervisor expects none.
     pub(super) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// The database is open and watched.
+    /// Says that the database is open and watched.
     pub(super) fn is_ready(&self) {
         self.tell("READY=1");
     }
@@ -87,7 +87,7 @@ fn connect(name: &OsString) -> Option<(UnixDatagram, SocketAddr)> {
 pub(super) struct PidFile(PathBuf);
 
 impl PidFile {
-    /// Writes our process id and a line feed to `path`. What an earlier process left is replaced.
+    /// Writes our process id and a line feed to `path`. Replaces the file of an earlier process.
     pub(super) fn write(path: &Path) -> Result<PidFile, String> {
         let failed = |e| format!("-pid-file {}: {e}", path.display());
         match fs::remove_file(path) {
@@ -95,7 +95,7 @@ impl PidFile {
             _ => {}
         }
         let pid = format!("{}\n", std::process::id());
-        // Never through a link that somebody else put there.
+        // A new file, so that we never write through another user's link.
         let mut file = fs::File::create_new(path).map_err(failed)?;
         std::io::Write::write_all(&mut file, pid.as_bytes()).map_err(failed)?;
         Ok(PidFile(path.to_owned()))

@@ -21,22 +21,22 @@ use crate::status::board::About;
 use crate::thread::{Exited, spawn};
 use crate::{consumer, publisher, status, watcher};
 
-/// The end takes no longer than this, whatever hangs.
+/// Longest time that the end of the daemon takes.
 const STOP_WITHIN: Duration = Duration::from_millis(2800);
 
-/// What it takes to kill our nats-server.
+/// Time that killing our nats-server takes.
 const KILL_WITHIN: Duration = Duration::from_millis(50);
 
-/// From then on nobody waits for the application's lock any more.
+/// After this part of the end, no thread waits for the application's lock any more.
 const STOP_WAITING: Duration = Duration::from_millis(1500);
 
-/// Where hints cannot be had, the database is looked at this often.
+/// Interval of polls of the database if the file system gives no hints.
 const POLL_WITHOUT_HINTS: Duration = Duration::from_millis(250);
 
-/// The running threads, and what ends them.
+/// The running threads, and the handles that end them.
 pub(super) struct Threads {
     gate: Arc<Gate>,
-    /// Dropped to end all but the server.
+    /// Dropping it ends all threads but the server's.
     stop: Sender<()>,
     threads: Vec<JoinHandle<()>>,
     exits: Sender<Exited>,
@@ -45,9 +45,11 @@ pub(super) struct Threads {
     server: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
-/// What the thread for snapshots is told.
+/// Input of the thread for snapshots.
 pub struct Keeping {
+    /// Requests for a snapshot, from a signal or the daemon.
     pub asks: Receiver<Ask>,
+    /// Whether the daemon waits for a snapshot and ends after it.
     pub is_awaited: bool,
 }
 
@@ -149,18 +151,18 @@ impl Threads {
         }
     }
 
-    /// How long until nothing has changed for `timeout`; none if that is no matter.
+    /// Time until nothing has changed for `timeout`; none if `timeout` is none.
     pub(super) fn sleeps_in(&self, timeout: Option<Duration>) -> Option<Duration> {
         Some(timeout?.saturating_sub(self.gate.quiet_for()))
     }
 
-    /// For who looks on from outside.
+    /// The gate for threads that do not take part in the orderly end, such as HTTP.
     pub(super) fn gate(&self) -> Weak<Gate> {
         Arc::downgrade(&self.gate)
     }
 
     /// Ends the threads that write, then closes the database, then ends the server. A second signal
-    /// ends it at once.
+    /// ends the daemon at once.
     pub(super) fn stop(self, waiting_is_over: &AtomicBool, signals: &Receiver<()>) {
         let began = Instant::now();
         drop(self.stop);
@@ -189,7 +191,7 @@ impl Threads {
                 waiting_is_over.store(true, Ordering::Relaxed);
             }
             if passed >= STOP_WITHIN || signals.recv_timeout(Duration::from_millis(5)).is_ok() {
-                // As the last of a cluster does whose other nodes are gone: no server answers it.
+                // The last node of a cluster comes here, because no server answers it any more.
                 log::info!("ending without waiting any longer; nothing is lost by that");
                 let servers: Vec<JoinHandle<()>> = end_server().into_iter().collect();
                 wait_for(&servers);
@@ -202,7 +204,7 @@ impl Threads {
     }
 }
 
-/// Until they have ended, for no longer than [`KILL_WITHIN`].
+/// Waits until the threads have ended, at most [`KILL_WITHIN`].
 fn wait_for(threads: &[JoinHandle<()>]) {
     let deadline = Instant::now() + KILL_WITHIN;
     while threads.iter().any(|t| !t.is_finished()) && Instant::now() < deadline {
@@ -210,8 +212,8 @@ fn wait_for(threads: &[JoinHandle<()>]) {
     }
 }
 
-/// The last write of all: whoever wrote after it would reserve time again, and the next start would
-/// take that for time that is used.
+/// Makes the last write of all. A later write would reserve time again, and the next start would
+/// take that time for used.
 fn close(gate: &Gate, mut mirror: Mirror) -> Result<(), String> {
     let mut inside = gate.enter();
     if let Err(e) = inside.database.close() {

@@ -7,29 +7,32 @@ use std::time::Duration;
 
 use super::listen::with_short_name;
 
-/// A daemon that says nothing for so long hangs. What takes longer says how far it is.
+/// Longest silence of a daemon; a longer one means that it hangs. Long work reports its progress.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// An answer's head is no longer.
+/// Most bytes of an answer's head.
 const HEAD_BYTES: u64 = 16 << 10;
 
-/// Why there is no answer.
+/// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// No process listens at the socket, or it cannot be opened.
     #[error("no harmonylite answers at {}: {cause}", socket.display())]
     NoDaemon { socket: PathBuf, cause: io::Error },
+    /// The connection failed, or the answer is no HTTP.
     #[error("asking the harmonylite at {}: {cause}", socket.display())]
     Broken { socket: PathBuf, cause: io::Error },
 }
 
-/// What the daemon answers; the body is read as it comes.
+/// The daemon's answer. Reading it reads the body as it arrives.
 pub struct Answer {
+    /// HTTP status code.
     pub status: u16,
     body: BufReader<UnixStream>,
 }
 
 impl Answer {
-    /// The whole body, of at most `most` bytes.
+    /// The whole body, cut after `most` bytes. Fails if it is not UTF-8 or the connection breaks.
     pub fn text(self, most: u64) -> io::Result<String> {
         let mut text = String::new();
         self.body.take(most).read_to_string(&mut text)?;
@@ -43,12 +46,12 @@ impl Read for Answer {
     }
 }
 
-/// `GET` of a path, with its query.
+/// Sends `GET` for `target`, a path with its query. Fails if the daemon is silent for 30 s.
 pub fn get(socket: &Path, target: &str) -> Result<Answer, ClientError> {
     ask(socket, "GET", target, &[])
 }
 
-/// `POST` of a path, with its query.
+/// Sends `POST` for `target`, a path with its query. Fails if the daemon is silent for 30 s.
 pub fn post(socket: &Path, target: &str, body: &[u8]) -> Result<Answer, ClientError> {
     ask(socket, "POST", target, body)
 }
@@ -88,7 +91,7 @@ fn exchange(mut stream: UnixStream, method: &str, target: &str, body: &[u8]) -> 
     Ok(Answer { status, body })
 }
 
-/// A value as it may stand in a query.
+/// The value with every byte escaped that a query does not allow.
 pub fn encoded(value: &str) -> String {
     let byte = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {

@@ -1,4 +1,4 @@
-//! A connection: its deadlines, and the conversation on it.
+//! A connection: its deadlines, its request and its answer.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use super::Handler;
 use super::message::{Body, Method, ReadError, Request, Response};
 
-/// A client that has not asked by then, or does not take the answer, is given up.
+/// Time for a client to send its whole request, and to take an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who is connected.
+/// A client's connection.
 pub(super) struct Connection {
     pub socket: Socket,
     /// The host that the listener was told to bind; none for the Unix socket.
@@ -24,12 +24,12 @@ pub(super) enum Socket {
 }
 
 impl Connection {
-    /// Whether it comes by the Unix socket, which this machine's administrator alone can open.
+    /// Whether it uses the Unix socket, which only this machine's administrator can open.
     pub(super) fn is_local(&self) -> bool {
         self.host.is_none()
     }
 
-    /// There are too many. Waits for nothing.
+    /// Refuses a connection above the limit, without waiting.
     pub(super) fn turn_away(self) {
         let text = "too many connections at a time; try again\n";
         let Ok(bytes) = Response::text(503, text).head_and_bytes() else {
@@ -45,9 +45,9 @@ impl Connection {
         };
     }
 
-    /// A page of another site can make a browser on this machine connect to us under that site's
-    /// name (DNS rebinding) and read the answer. What is served on loopback is for who asks by one
-    /// of this machine's own names.
+    /// Whether the Host header names this machine, if that is required: on loopback. A page of
+    /// another site can make a browser on this machine connect to us under that site's name (DNS
+    /// rebinding) and read the answer.
     fn is_asked_by_own_name(&self, request: &Request) -> bool {
         let (Some(bound), Socket::Tcp(tcp)) = (&self.host, &self.socket) else {
             return true;
@@ -71,7 +71,7 @@ fn is_own_name(name: &str, bound: &str) -> bool {
             .is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
 }
 
-/// Reads a request and answers it.
+/// Reads a request and answers it. Fails if the client leaves or a deadline passes.
 pub(super) fn converse(connection: &Connection, handler: &Handler) -> io::Result<()> {
     let mut timed = Timed::new(&connection.socket);
     let request = match Request::read(&mut timed) {
@@ -112,11 +112,11 @@ fn answer(out: &mut Timed<'_>, response: Response, method: Method) -> io::Result
     }
 }
 
-/// A socket whose reads and writes end at a deadline, all of them together.
+/// A socket with one deadline for all reads and writes together.
 pub(super) struct Timed<'s> {
     socket: &'s Socket,
     deadline: Instant,
-    /// Each write has the whole time.
+    /// Whether each write begins the time anew.
     renews: bool,
 }
 
@@ -133,7 +133,7 @@ impl<'s> Timed<'s> {
         self.deadline = Instant::now() + PATIENCE;
     }
 
-    /// Never zero, which a socket takes for no limit.
+    /// Time left; never zero, which would mean no limit to a socket.
     fn left(&self) -> io::Result<Option<Duration>> {
         match self.deadline.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(ErrorKind::TimedOut.into()),

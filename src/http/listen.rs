@@ -1,4 +1,4 @@
-//! Where to listen: TCP addresses, and the Unix socket beside the database.
+//! The listeners: TCP addresses, and the Unix socket beside the database.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -16,21 +16,22 @@ use rustix::net::{
 use super::connection::{Connection, Socket};
 use crate::address::configured::ListenAddress;
 
-/// The length of a socket's name that the system knows, without the zero behind it.
+/// Most bytes of a socket's name in the kernel, without the zero behind it.
 const LONGEST_NAME: usize = 107;
 
-/// Connections that wait to be accepted.
+/// Connections that may wait to be accepted.
 const WAITING: i32 = 32;
 
-/// A bound address. It never blocks.
+/// A listener on a bound address. It never blocks.
 pub enum Listener {
-    /// With the host that it was told to bind.
+    /// On TCP, with the host as it was configured.
     Tcp(TcpListener, String),
+    /// On a Unix socket.
     Unix(UnixListener),
 }
 
 impl Listener {
-    /// Where TCP clients connect to.
+    /// The address of a TCP listener, with its real port; none for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Listener::Tcp(listener, _) => listener.local_addr().ok(),
@@ -61,7 +62,7 @@ impl AsFd for Listener {
     }
 }
 
-/// Listens on TCP. `::` is all interfaces, IPv4 and IPv6, or IPv4 alone where there is no other.
+/// Listens on TCP. `::` means all interfaces, IPv4 and IPv6, or IPv4 alone if there is no IPv6.
 pub fn listen_tcp(address: &ListenAddress) -> io::Result<Listener> {
     let port = address.port.unwrap_or(0);
     let host = address.host.as_str();
@@ -78,7 +79,7 @@ fn is_without_ipv6(e: &io::Error) -> bool {
     e.kind() == ErrorKind::AddrNotAvailable || error == Some(rustix::io::Errno::AFNOSUPPORT)
 }
 
-/// The file of a Unix socket, removed when dropped.
+/// The file of a Unix socket; dropping it removes the file.
 pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
@@ -87,8 +88,9 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on a Unix socket that nobody but this user can open. The file that an earlier process
-/// left is replaced, so the caller must know that no other process listens there.
+/// Listens on a Unix socket that only this user and root can open. Replaces the socket of an
+/// earlier process, so the caller must know that no other process listens there. Fails if a file of
+/// a different kind has that name.
 pub fn listen_unix(path: &Path) -> io::Result<(Listener, SocketFile)> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
@@ -97,7 +99,7 @@ pub fn listen_unix(path: &Path) -> io::Result<(Listener, SocketFile)> {
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Linux gives the file the mode of the socket, so that it never has another one.
+    // Linux gives the file the mode of the socket, so the file never has a wider one.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     with_short_name(path, |name| Ok(bind(&socket, &SocketAddrUnix::new(name)?)?))?;
     listen(&socket, WAITING)?;
@@ -105,8 +107,8 @@ pub fn listen_unix(path: &Path) -> io::Result<(Listener, SocketFile)> {
     Ok((Listener::Unix(UnixListener::from(socket)), file))
 }
 
-/// Names of sockets are short in the kernel, paths of databases are not always: a longer one is
-/// reached by way of its open directory.
+/// Calls `f` with a name of `path` that is short enough for a socket. A path that is too long is
+/// replaced by one through its open directory in `/proc`.
 pub(super) fn with_short_name<T>(
     path: &Path,
     f: impl FnOnce(&Path) -> io::Result<T>,

@@ -1,39 +1,45 @@
-//! A request, and an answer to it.
+//! A request, and the response to it.
 
 use std::io::{self, Read, Write};
 
 use serde_json::Value;
 
-/// A request's head is no longer.
+/// Most bytes of a request's head.
 const HEAD_BYTES: usize = 8 << 10;
-/// Nor is its body.
+/// Most bytes of a request's body.
 const BODY_BYTES: usize = 64 << 10;
 const HEADERS: usize = 64;
 
+/// A method of HTTP; other methods are refused with 405.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
+    /// Asks for a resource.
     Get,
+    /// Asks for the head of a `GET`'s response.
     Head,
+    /// Asks for a change.
     Post,
 }
 
-/// What a client wants.
+/// A client's request.
 #[derive(Debug)]
 pub struct Request {
+    /// The method of the request line.
     pub method: Method,
-    /// Without the query; begins with a slash.
+    /// The path without the query; begins with a slash.
     pub path: String,
     query: String,
     host: Option<String>,
+    /// At most 64 KiB; empty unless the method is `POST`.
     pub body: Vec<u8>,
-    /// It came by the Unix socket.
+    /// Whether it came by the Unix socket.
     pub is_local: bool,
 }
 
-/// Why there is no request.
+/// Why a request cannot be read.
 pub(super) enum ReadError {
     Gone(io::Error),
-    /// And what the client is told.
+    /// The request is not accepted; the client gets the response.
     Refused(Response),
 }
 
@@ -48,7 +54,7 @@ fn refused<T>(status: u16, text: &str) -> Result<T, ReadError> {
 }
 
 impl Request {
-    /// A request as the tests of a handler need it.
+    /// A `GET` for the tests of a handler.
     #[cfg(test)]
     pub fn get(target: &str, is_local: bool) -> Request {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -62,7 +68,8 @@ impl Request {
         }
     }
 
-    /// The value of `name` in the query, decoded; empty for a name without a value.
+    /// The decoded value of `name` in the query; empty if the name has no value, none if it is
+    /// absent.
     pub fn query(&self, name: &str) -> Option<String> {
         let mut pairs = self.query.split('&');
         let value = pairs.find_map(|pair| {
@@ -72,7 +79,7 @@ impl Request {
         value.map(decoded)
     }
 
-    /// The name in the Host header, without a port.
+    /// The name in the Host header, without the port.
     pub(super) fn host_name(&self) -> Option<&str> {
         let host = self.host.as_deref()?;
         match host.rsplit_once(':') {
@@ -94,7 +101,7 @@ impl Request {
         }
     }
 
-    /// Request, bytes of its body and of its head; none if the head is not whole yet.
+    /// The request, the bytes of its body and those of its head; none if the head is incomplete.
     fn parse(bytes: &[u8]) -> Result<Option<(Request, usize, usize)>, ReadError> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut parsed = httparse::Request::new(&mut headers);
@@ -159,7 +166,7 @@ impl Request {
     }
 }
 
-/// Appends what comes next, up to `most` bytes in all.
+/// Appends the bytes that arrive next, up to `most` bytes in all.
 fn read_more(from: &mut impl Read, bytes: &mut Vec<u8>, most: usize) -> io::Result<()> {
     let mut buffer = [0; 1024];
     let room = (most - bytes.len()).min(buffer.len());
@@ -172,7 +179,7 @@ fn read_more(from: &mut impl Read, bytes: &mut Vec<u8>, most: usize) -> io::Resu
     }
 }
 
-/// `%41` and `+` as the characters they stand for.
+/// Decodes `%41` and `+`.
 fn decoded(text: &str) -> String {
     let (bytes, mut at) = (text.as_bytes(), 0);
     let mut out = Vec::new();
@@ -190,25 +197,29 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What a client is told.
+/// The response to a request.
 pub struct Response {
+    /// HTTP status code.
     pub status: u16,
+    /// Names and values, besides those that every response has.
     pub headers: Vec<(&'static str, &'static str)>,
+    /// The body; a response to `HEAD` is sent without it.
     pub body: Body,
 }
 
-/// The body of an answer.
+/// The body of a response.
 pub enum Body {
+    /// Bytes of known length.
     Bytes(Vec<u8>),
-    /// Written bit by bit, for as long as it takes and the client reads on.
+    /// Written piece by piece, as long as the client reads on.
     Stream(Stream),
 }
 
-/// Writes a body.
+/// A function that writes a body.
 pub(super) type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
 impl Response {
-    /// With this `Content-Type`.
+    /// A response with `kind` as its `Content-Type`.
     pub fn new(status: u16, kind: &'static str, body: Body) -> Response {
         let headers = vec![("Content-Type", kind)];
         Response {
@@ -218,25 +229,26 @@ impl Response {
         }
     }
 
-    /// One line of JSON.
+    /// A response of one line of JSON.
     pub fn json(status: u16, value: &Value) -> Response {
         let body = Body::Bytes(format!("{value}\n").into_bytes());
         Response::new(status, "application/json", body)
     }
 
+    /// A response of plain text in UTF-8.
     pub fn text(status: u16, text: impl Into<String>) -> Response {
         let body = Body::Bytes(text.into().into_bytes());
         Response::new(status, "text/plain; charset=utf-8", body)
     }
 
-    /// The same with another header.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: &'static str) -> Response {
         self.headers.push((name, value));
         self
     }
 
-    /// Up to the empty line. Nothing is kept by a browser or read as anything but what it is.
+    /// The head with its empty line. Browsers must not store the response, nor guess its type.
     pub(super) fn head(&self) -> Vec<u8> {
         let (status, reason) = (self.status, reason(self.status));
         let mut head = format!("HTTP/1.1 {status} {reason}\r\n");
@@ -253,7 +265,7 @@ impl Response {
         head.into_bytes()
     }
 
-    /// Head and body; an error for a body that is a stream.
+    /// Head and body. Fails if the body is a stream.
     pub(super) fn head_and_bytes(&self) -> io::Result<Vec<u8>> {
         let Body::Bytes(body) = &self.body else {
             return Err(io::ErrorKind::InvalidInput.into());

@@ -1,9 +1,9 @@
 //! A small HTTP server and client: one request a connection, over TCP and Unix sockets.
 //!
-//! One thread accepts on all doors and sleeps in `poll`; each connection gets a thread of its own
-//! for as long as it lasts, so that a slow client delays nobody. There are at most [`MOST`] of them
-//! at a time, and every read and write has a deadline. What is asked and answered is not known
-//! here: each [`Door`] brings its [`Handler`].
+//! One thread accepts at all doors and sleeps in `poll`. Each connection gets a thread of its own
+//! while it lasts, so that a slow client delays no other. There are at most [`MOST`] connections at
+//! a time, and every read and write has a deadline. This module does not know the contents of
+//! requests: each [`Door`] brings its [`Handler`].
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,31 +26,32 @@ pub use message::{Body, Method, Request, Response};
 
 use connection::converse;
 
-/// Connections at a time.
+/// Most connections at a time.
 const MOST: usize = 16;
 
-/// Of which so many may come by TCP: strangers there cannot shut out the commands of this machine.
+/// Most of them that come by TCP, so that strangers cannot shut out the commands of this machine.
 const MOST_TCP: usize = 12;
 
-/// A listener that fails (no file descriptor is free) is asked again after this.
+/// Wait after a listener failed, as when no file descriptor is free.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Answers one request.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
-/// Where connections come in, and what answers them.
+/// A listener and the handler that answers its requests.
 pub struct Door {
     listener: Listener,
     handler: Handler,
 }
 
 impl Door {
+    /// A door that is not open until [`serve`] gets it.
     pub fn new(listener: Listener, handler: Handler) -> Door {
         Door { listener, handler }
     }
 }
 
-/// Answers at all `doors` until the process ends. Without any there is no thread.
+/// Answers at all `doors` until the process ends. Without any, it starts no thread.
 pub fn serve(doors: Vec<Door>, exits: &Sender<Exited>) {
     if doors.is_empty() {
         return;
@@ -66,7 +67,7 @@ pub fn serve(doors: Vec<Door>, exits: &Sender<Exited>) {
     });
 }
 
-/// Waits until somebody stands at a door, and says at which.
+/// Waits for connections, and returns the indexes of the doors that have some.
 fn ready(doors: &[Door]) -> Vec<usize> {
     let files: Vec<BorrowedFd<'_>> = doors.iter().map(|d| d.listener.as_fd()).collect();
     let mut files: Vec<_> = files
@@ -106,21 +107,21 @@ fn let_in(door: &Door, places: &Arc<Slots>, exits: &Sender<Exited>) {
     }
 }
 
-/// Counts the connections.
+/// Numbers of connections at present.
 #[derive(Default)]
 struct Slots {
     all: AtomicUsize,
     tcp: AtomicUsize,
 }
 
-/// Held by a connection.
+/// Counts one connection until it is dropped.
 struct Slot {
     places: Arc<Slots>,
     is_local: bool,
 }
 
 impl Slots {
-    /// None if there are enough. Called by one thread alone, so that looking first is enough.
+    /// None if there are too many. Only one thread calls it, so the check needs no lock.
     fn take(places: &Arc<Slots>, is_local: bool) -> Option<Slot> {
         let tcp = places.tcp.load(Ordering::Relaxed);
         if places.all.load(Ordering::Relaxed) >= MOST || (!is_local && tcp >= MOST_TCP) {

@@ -1,4 +1,4 @@
-//! A real server, asked over TCP and its Unix socket.
+//! A real server, reached over TCP and its Unix socket.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -123,20 +123,20 @@ fn requests_that_make_no_sense() {
     ] {
         assert_eq!(server.status(&request), expected, "{request:?}");
     }
-    // What is not read to its end is reset, perhaps before the answer is seen.
+    // The system resets a connection with unread bytes, perhaps before the client sees the answer.
     let endless = server.status(&format!("GET / HTTP/1.1\r\nX: {long}"));
     assert!(["431", ""].contains(&&*endless), "{endless}");
 }
 
-/// Neither those who say nothing nor those who do not read delay others, and all that TCP may have
-/// leaves the socket free.
+/// Clients that say nothing or do not read delay no others, and TCP clients in any number leave the
+/// Unix socket free.
 #[test]
 fn slow_clients_are_in_nobodys_way() {
     let server = server();
     let silent: Vec<TcpStream> = (0..MOST_TCP)
         .map(|_| TcpStream::connect(server.tcp).unwrap())
         .collect();
-    // Accepted in turn: the next one finds all places taken.
+    // The server accepts in turn, so the next client finds all places taken.
     assert_eq!(server.status("GET / HTTP/1.1\r\n\r\n"), "503");
     assert_eq!(get(&server.socket, "/").0, 200);
     let began = std::time::Instant::now();

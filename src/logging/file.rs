@@ -1,8 +1,8 @@
-//! The log file, which others may rename, compress or remove at any time (logrotate and its like).
+//! The log file, which logrotate or another program may rename, compress or remove at any time.
 //!
 //! Before each line the file is compared with the one at its path, by device and inode: one
-//! `stat` a line. Where another file or none is there, the path is opened anew, so that a rotation
-//! needs no signal.
+//! `stat` a line. If they differ, or no file is there, the path is opened anew. So a rotation needs
+//! no signal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,17 +18,17 @@ pub struct LogFile(Arc<Mutex<OpenedFile>>);
 struct OpenedFile {
     path: PathBuf,
     file: File,
-    /// Of `file`.
+    /// Device and inode of `file`.
     number: Number,
 }
 
 impl LogFile {
-    /// Opens the file at `path` to append to it, and makes it where it is missing.
+    /// Opens the file at `path` for appending, and creates it if it is missing.
     pub fn open(path: &Path) -> io::Result<LogFile> {
         Ok(LogFile(Arc::new(Mutex::new(OpenedFile::open(path)?))))
     }
 
-    /// Opens the path anew if another file or none is there. True if so.
+    /// Opens the path anew if a different file, or none, is there; then true.
     pub fn follow(&self) -> io::Result<bool> {
         self.opened().follow()
     }
@@ -58,10 +58,10 @@ impl OpenedFile {
 }
 
 impl Write for LogFile {
-    /// Writes all of it, so that no line is spread over two files.
+    /// Writes the whole line, so that no line is spread over two files.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut opened = self.opened();
-        // Where the path cannot be opened, the line is better in the old file than nowhere.
+        // If the path cannot be opened, the line is better in the old file than nowhere.
         let _ = opened.follow();
         opened.file.write_all(bytes)?;
         Ok(bytes.len())
@@ -96,7 +96,7 @@ mod tests {
         assert!(!log.follow().unwrap(), "it is the same file by now");
         log.write_all(b"4\n").unwrap();
         assert_eq!(read("log"), "made by logrotate\n4\n");
-        // As `copytruncate` does.
+        // `copytruncate` empties the file in place.
         File::create(path("log")).unwrap();
         log.write_all(b"5\n").unwrap();
         assert_eq!(read("log"), "5\n");

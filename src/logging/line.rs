@@ -1,4 +1,4 @@
-//! How a line reads.
+//! The form of a line.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -9,18 +9,18 @@ use serde_json::json;
 use crate::config::LogFormat;
 use crate::stream::timestamp::rfc3339_ms;
 
-/// What a line says.
+/// The parts of a line.
 pub(super) struct Line<'l> {
     pub time_ms: i64,
     pub level: Level,
     pub node: Option<u64>,
-    /// The module that speaks.
+    /// The module that logs it.
     pub from: &'l str,
     pub text: &'l str,
 }
 
 impl Line<'_> {
-    /// With time and level, and a line feed at its end.
+    /// The line with time and level, and with a line feed at its end.
     pub(super) fn full(&self, format: LogFormat) -> String {
         match format {
             LogFormat::Json => self.json() + "\n",
@@ -33,7 +33,7 @@ impl Line<'_> {
         }
     }
 
-    /// For a log that adds time and level by itself.
+    /// The line for a log that adds time and level by itself.
     pub(super) fn bare(&self, format: LogFormat) -> String {
         match format {
             LogFormat::Json => self.json(),
@@ -57,8 +57,8 @@ impl Line<'_> {
     }
 }
 
-/// Names of tables and texts of other programs may hold line feeds, and whatever a terminal obeys:
-/// in the log they stand as `\n`, `\u{1b}` and the like, so that nobody writes a line but us.
+/// Escapes control characters as `\n`, `\u{1b}` and the like. Names of tables and texts of other
+/// programs may hold them; in the log they must not begin a line or control a terminal.
 fn one_line(text: &str) -> Cow<'_, str> {
     let is_plain = |c: char| !c.is_control() || c == '\t';
     if text.chars().all(is_plain) {

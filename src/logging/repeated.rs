@@ -1,15 +1,13 @@
-//! What happens again and again is said seldom: a log that repeats itself fills a disk and hides
-//! the rest.
+//! Limits repeated messages: a log that repeats itself fills a disk and hides other lines.
 
 use std::time::Duration;
 
 use log::Level;
 
-/// One line for all that comes within this time.
+/// Repeated events get one line in this time.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
 
-/// Events of one kind, each of which may be said: at most one a minute, with the number of those
-/// that were passed over.
+/// Events of one kind: at most one a minute is logged, with the number of those passed over.
 #[derive(Debug, Default)]
 pub struct Repeated {
     said: Option<Duration>,
@@ -17,7 +15,8 @@ pub struct Repeated {
 }
 
 impl Repeated {
-    /// Whether to speak of an event at `now`, and of how many that were passed over.
+    /// Whether to log an event at `now`: the number of events passed over, or none to pass it over,
+    /// too.
     pub fn rings(&mut self, now: Duration) -> Option<u64> {
         if self.said.is_some_and(|said| now - said < EVERY) {
             self.hushed += 1;
@@ -28,14 +27,14 @@ impl Repeated {
     }
 }
 
-/// A state that lasts, each change of which is said.
+/// A state that lasts. Each change of its text is logged.
 #[derive(Debug, Default)]
 pub struct Lasting {
     said: String,
 }
 
 impl Lasting {
-    /// Whether this was not what was said last.
+    /// Whether `text` differs from the last one; remembers it.
     pub fn is_news(&mut self, text: &str) -> bool {
         let is_news = self.said != text;
         if is_news {
@@ -44,16 +43,16 @@ impl Lasting {
         is_news
     }
 
-    /// It is over. True if something was said of it.
+    /// Ends the state. True if it had begun.
     pub fn ends(&mut self) -> bool {
         !std::mem::take(&mut self.said).is_empty()
     }
 }
 
-/// A try that fails and is made again.
+/// An attempt that fails and is repeated.
 ///
-/// At first that is no more than what a start looks like: our own server or the others' is not up
-/// yet, or its servers elect a leader. It is news; only what lasts is worth a warning.
+/// A short failure is normal at a start: our own server or the others' is not up yet, or servers
+/// elect a leader. It is logged as information; only a lasting failure is worth a warning.
 #[derive(Debug, Default)]
 pub struct Trouble {
     since: Option<Duration>,
@@ -61,12 +60,13 @@ pub struct Trouble {
     warned: Lasting,
 }
 
-/// A cluster whose leader went away has another by then, on slow machines too. Health says at once
-/// that something fails.
+/// After this time, a failure is worth a warning: a cluster that lost its leader has a new one by
+/// then, on slow machines too. Health reports a failure at once.
 const NORMAL: Duration = Duration::from_secs(30);
 
 impl Trouble {
-    /// It failed at `now` with this text. The level at which to say so, unless it is said already.
+    /// Reports a failure at `now`. The level at which to log it; none if that text was logged
+    /// already.
     pub fn fails(&mut self, text: &str, now: Duration) -> Option<Level> {
         let since = *self.since.get_or_insert(now);
         let is_news = self.news.is_news(text);
@@ -76,7 +76,7 @@ impl Trouble {
         is_news.then_some(Level::Info)
     }
 
-    /// It works.
+    /// Reports a success.
     pub fn ends(&mut self) {
         *self = Trouble::default();
     }

@@ -1,4 +1,4 @@
-//! A warning that repeats itself is one line a minute, with the number of those passed over.
+//! A repeated warning is one line a minute, with the number of those passed over.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,24 +7,26 @@ use log::Level;
 
 use super::repeated::EVERY;
 
-/// So many different lines are told apart; the one said longest ago makes room.
+/// Most different lines that are tracked; a new one replaces the one logged longest ago.
 const MOST_LINES: usize = 64;
 
-/// So many are kept for whoever asks what went wrong lately.
+/// Most warnings and errors that are kept for `/status`.
 const MOST_RECENT: usize = 20;
 
 /// A warning or an error that was logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recent {
-    /// Unix milliseconds by this machine's clock, of the last time.
+    /// Time of the last occurrence, Unix milliseconds by this machine's clock.
     pub time_ms: i64,
+    /// Warning or error.
     pub level: Level,
+    /// The message, without time and level.
     pub text: String,
-    /// How often it came.
+    /// Number of occurrences since the start, or since the entry was dropped from this list.
     pub count: u64,
 }
 
-/// Which warnings were said when.
+/// When each warning was logged.
 #[derive(Default)]
 pub(super) struct Repeats {
     said: VecDeque<Said>,
@@ -39,7 +41,8 @@ struct Said {
 }
 
 impl Repeats {
-    /// A line comes at `now`. The lines to write: none if it was said within the last minute.
+    /// Notes a line at `now`. Returns the lines to write; none if it was logged within the last
+    /// minute.
     pub(super) fn heard(
         &mut self,
         level: Level,
@@ -66,7 +69,7 @@ impl Repeats {
         say
     }
 
-    /// What is to be said at `now` of lines that were passed over: their minute is over.
+    /// Lines to write at `now` for repeated warnings whose minute is over.
     pub(super) fn overdue(&mut self, now: Duration) -> Vec<(Level, String)> {
         let mut say = Vec::new();
         let is_over = |said: &Said| now.saturating_sub(said.at) >= EVERY;
@@ -76,7 +79,7 @@ impl Repeats {
             };
             if let Some(left) = said.left() {
                 say.push(left);
-                // Its next minute begins: what goes on is one line a minute.
+                // The next minute begins, so that a lasting repetition is one line a minute.
                 (said.at, said.hushed) = (now, 0);
                 self.said.push_back(said);
             }
@@ -84,7 +87,7 @@ impl Repeats {
         say
     }
 
-    /// The same of all lines: nothing more comes.
+    /// Lines to write for all repeated warnings, at the end.
     pub(super) fn left(&mut self) -> Vec<(Level, String)> {
         self.said.drain(..).filter_map(|said| said.left()).collect()
     }
@@ -112,7 +115,7 @@ impl Repeats {
 }
 
 impl Said {
-    /// The line with the number of times it came since it was said.
+    /// The line with the number of its repetitions since it was written; none if there are none.
     fn left(&self) -> Option<(Level, String)> {
         let times = match self.hushed {
             0 => return None,

@@ -1,5 +1,5 @@
 //! The system's log: datagrams to the Unix socket of a syslog daemon or of systemd's journal (RFC
-//! 3164, `<priority>tag[pid]: text`). The time is left to the receiver, which knows the time zone.
+//! 3164, `<priority>tag[pid]: text`). The receiver adds the time, because it knows the time zone.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -10,29 +10,29 @@ use std::time::Duration;
 
 use log::Level;
 
-/// Where it listens on Linux.
+/// The receiver's socket on Linux.
 pub(super) const PATH: &str = "/dev/log";
 
-/// "daemon", times eight as the priority has it.
+/// Facility "daemon", times eight as in the priority.
 const FACILITY: u8 = 3 << 3;
 
-/// Receivers cut what is longer, at 1 to 8 KiB.
+/// Most bytes of a text; receivers cut at 1 to 8 KiB.
 const MOST_BYTES: usize = 8 << 10;
 
-/// A receiver whose queue is full is waited for so long, once: after that, lines go elsewhere until
-/// it takes one again.
+/// Longest wait for a receiver whose queue is full. After one such wait, lines go elsewhere until
+/// the receiver takes a line again.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The socket to it. Each line finds the receiver anew, which may start later and be started again.
+/// A socket for sending. Each line looks the receiver up, which may start later, or restart.
 pub(super) struct Syslog {
     socket: UnixDatagram,
     path: PathBuf,
-    /// It did not take the last line.
+    /// Whether the receiver's queue was full at the last line.
     hangs: AtomicBool,
 }
 
 impl Syslog {
-    /// For the receiver at `path`, which need not be there yet.
+    /// A socket for the receiver at `path`, which need not exist yet.
     pub(super) fn open(path: PathBuf) -> io::Result<Syslog> {
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
@@ -43,7 +43,7 @@ impl Syslog {
         })
     }
 
-    /// True if the receiver took the line.
+    /// Sends a line. True if the receiver took it.
     pub(super) fn send(&self, level: Level, text: &str) -> bool {
         let mut end = text.len().min(MOST_BYTES);
         while !text.is_char_boundary(end) {
@@ -117,7 +117,7 @@ mod tests {
         let path = folder.path().join("log");
         let syslog = Syslog::open(path.clone()).unwrap();
         let receiver = UnixDatagram::bind(&path).unwrap();
-        // Until its queue is full.
+        // Lines are taken until the queue is full.
         while syslog.send(Level::Info, "text") {}
         let began = Instant::now();
         for _ in 0..1000 {

@@ -1,4 +1,4 @@
-//! What is known just now, and the metrics with one value each.
+//! The facts of one moment, and the metrics with one value each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use crate::gate::{Gate, Inside};
 use crate::status::local::lag;
 use crate::{health, progress};
 
-/// Rows are counted up to here: neither the client nor the node is to wait.
+/// Rows are counted up to this number, so that neither the client nor the node waits.
 const COUNTED: u64 = 10_000;
 
-/// The same for rows to be published, which one look at an index counts.
+/// The same for unpublished rows, which one read of an index counts.
 const BACKLOG_COUNTED: u64 = 100_000;
 
-/// A client waits so long for the database, which an application may have locked.
+/// How long a client waits for the database, which an application may have locked.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// As of one moment.
+/// Facts of one moment.
 #[derive(Default)]
 pub(super) struct Facts {
     pub counts: Counts,
@@ -29,34 +29,34 @@ pub(super) struct Facts {
     pub rejected: u64,
     pub quarantined: u64,
     pub tables: u64,
-    /// Bytes of files.
+    /// Bytes of the database file and of its WAL.
     pub database: u64,
     pub wal: u64,
-    /// Bytes written to disks by this process; none if the system does not say.
+    /// Bytes that this process wrote to disks; none if the system does not say.
     pub written: Option<u64>,
     pub resident: Option<u64>,
-    /// By origin, milliseconds.
+    /// Lag by origin, in milliseconds.
     pub lag_ms: BTreeMap<u64, u64>,
-    /// By shard.
+    /// Sequence of the last applied message, and the messages not applied yet, by shard.
     pub positions: Vec<u64>,
     pub behind: Vec<u64>,
-    /// Seconds since the newest snapshot was made, and its bytes.
+    /// Age of the newest snapshot in seconds, and its bytes.
     pub snapshot: Option<(f64, u64)>,
     pub snapshot_failures: u64,
     pub is_connected: bool,
     pub is_healthy: bool,
     pub is_ready: bool,
-    /// Subjects that do not work.
+    /// Number of failing subjects in `/health`.
     pub problems: u64,
-    /// Tables that are walked through.
+    /// Tables whose rows are still being compared.
     pub comparing: u64,
-    /// How far long work is, 0 to 1: with a snapshot, and with tables.
+    /// How far long work has come, 0 to 1: with a snapshot, and with tables.
     pub restore: f64,
     pub install: f64,
 }
 
 impl Facts {
-    /// None where the database is locked for long.
+    /// None if the database stays locked for two seconds.
     pub(super) fn gather(gate: &Gate) -> Option<Facts> {
         let inside = gate.enter_within(PATIENCE)?;
         let of_database = Facts::of_database(gate, &inside).ok()?;
@@ -107,7 +107,7 @@ impl Facts {
     }
 }
 
-/// Of the long work that `is_meant` by its name.
+/// How far the slowest long work has come whose name `is_meant`; 1 if there is none.
 fn ratio(is_meant: impl Fn(&str) -> bool) -> f64 {
     let works = progress::running();
     let meant = works.iter().filter(|work| is_meant(&work.what));
@@ -119,7 +119,7 @@ fn is_table(what: &str) -> bool {
     what == "tables"
 }
 
-/// A value; none if it is not known, and stays what it was.
+/// A metric's value. None if it is unknown: the metric then keeps its last value.
 pub(super) type Value = fn(&Facts) -> Option<f64>;
 
 /// A metric with one value.

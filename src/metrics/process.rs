@@ -1,4 +1,4 @@
-//! What the system says of this process.
+//! Facts of the system about this process.
 
 /// The number behind `name` in a file of /proc/self, such as `VmRSS:   1234 kB`.
 fn number(file: &str, name: &str) -> Option<u64> {
@@ -7,12 +7,12 @@ fn number(file: &str, name: &str) -> Option<u64> {
     line.trim().split(' ').next()?.parse().ok()
 }
 
-/// Bytes that were sent to disks, those of its threads that ended included.
+/// Bytes written to disks by this process, with its ended threads.
 pub(super) fn written_bytes() -> Option<u64> {
     number("/proc/self/io", "write_bytes:")
 }
 
-/// Bytes of memory.
+/// Resident memory in bytes.
 pub(super) fn resident_bytes() -> Option<u64> {
     number("/proc/self/status", "VmRSS:").map(|kib| kib << 10)
 }

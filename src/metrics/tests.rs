@@ -1,11 +1,11 @@
-//! The text that is exported: as promtool wants it, and what it says.
+//! The exported text: its form, as promtool checks it, and its values.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::apply::tests::support::Node;
 
-/// The lines of the text, by the metric's name.
+/// The exported text of a node.
 fn exported(gate: &Gate, namespace: &str) -> String {
     let options = Options {
         namespace,
@@ -16,7 +16,7 @@ fn exported(gate: &Gate, namespace: &str) -> String {
     Exporter::new(&options, gate).unwrap().text(gate).unwrap()
 }
 
-/// What `promtool check metrics` looks at.
+/// The mistakes that `promtool check metrics` would report.
 fn complaints(text: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut complain = |name: &str, what: &str| complaints.push(format!("{name}: {what}"));
@@ -61,7 +61,7 @@ fn complaints(text: &str) -> Vec<String> {
     complaints
 }
 
-/// Values by what stands before them.
+/// Values by the name and labels in front of them.
 fn values(text: &str) -> BTreeMap<&str, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.map(|line| line.rsplit_once(' ').unwrap());
@@ -118,7 +118,7 @@ fn what_happened_is_counted_once_and_only_what_is_committed() {
     assert_eq!(values["h_displaced_rows{node_id=\"1\"}"], 1.0);
 }
 
-/// A cluster of a thousand nodes has thirty-two labels, and counters never fall.
+/// A cluster of a thousand nodes has 32 labels, and counters never fall.
 #[test]
 fn labels_are_bounded_and_counters_rise() {
     let gate = Gate::new(Node::new(1, "").db, 1).0;

@@ -1,5 +1,5 @@
-//! Whether the settings of a store are sound, as far as that can be told without its server: here,
-//! so that `-check` tells it, and not the first snapshot.
+//! Checks the settings of a store without its server, so that `-check` reports a mistake before the
+//! first snapshot does.
 
 use crate::address::url::{Url, folders};
 use crate::config::section::Section;
@@ -7,14 +7,14 @@ use crate::config::suggest::closest;
 
 use super::{S3Store, SftpStore, WebDavStore};
 
-/// What a URL of a WebDAV store may have behind its `?`.
+/// Names that the query of a WebDAV store's URL may have.
 const IN_QUERY: [&str; 3] = ["dir", "login", "secret"];
 
-/// Where the server is: the key that says so, and what it says. None if there is none, or if it is
-/// of no use, which is noted.
+/// The server's address: the key that gives it, and the parsed value. None if there is no address,
+/// or if it cannot be used, which is noted.
 type StoreLocation<'a> = Option<(&'a str, Url)>;
 
-/// The store in use, which this program may have been built without.
+/// Notes a store in use that this program was built without.
 pub(super) fn is_built_in(section: &Section, store: &str) {
     let built_in = match store {
         "nats" => cfg!(feature = "store-nats"),
@@ -123,7 +123,7 @@ pub(super) fn sftp(section: &Section, store: &SftpStore, used: bool) {
     }
 }
 
-/// A folder that is not there yet is made later.
+/// Notes a path that is a file. A missing folder is no mistake: it is made later.
 pub(super) fn file(section: &Section, folder: &str) {
     let path = std::path::Path::new(folder);
     if path.exists() && !path.is_dir() {
@@ -134,13 +134,13 @@ pub(super) fn file(section: &Section, folder: &str) {
     }
 }
 
-/// Schemes, the first of which goes for an address without one, and an example.
+/// The allowed schemes, the first of which is the default, and an example.
 type Schemes = (&'static [&'static str], &'static str);
 const HTTP: Schemes = (&["https", "http"], "https://host:443/root");
 const SFTP: Schemes = (&["sftp"], "sftp://host:22/snapshots");
 
-/// The Go version ships placeholders, such as `<user>`, in the sections of stores that are not
-/// used.
+/// Whether the address is to be checked. The Go version ships placeholders, such as `<user>`, in
+/// the sections of unused stores.
 fn is_meant((_, text): &(&str, &str), used: bool) -> bool {
     used || !(text.contains('<') && text.contains('>'))
 }
@@ -161,13 +161,13 @@ fn server<'a>(
                 schemes.join(" or ")
             ),
         ),
-        // The text itself may be a password that was put into the wrong line.
+        // The text is not quoted: it may be a password in the wrong line.
         Err(cause) => section.note(key, format!("must be like {example}, but {cause}")),
     }
     None
 }
 
-/// An unknown name is shown only if it is nearly a known one: it may be half of a password.
+/// Notes unknown names. One is shown only if it nearly is a known one: it may be half a password.
 fn query(section: &Section, key: &str, url: &Url) {
     for name in url.names().filter(|name| !IN_QUERY.contains(name)) {
         let meant = closest(name, IN_QUERY);
@@ -182,7 +182,7 @@ fn query(section: &Section, key: &str, url: &Url) {
     }
 }
 
-/// Who writes a thing twice may change the one that does not count.
+/// Notes a value that is given twice: an operator may change the one that does not count.
 fn only_once(section: &Section, address: &str, key: &str, both: bool) {
     if both {
         section.note(
@@ -192,7 +192,7 @@ fn only_once(section: &Section, address: &str, key: &str, both: bool) {
     }
 }
 
-/// What the address says of user and password, and what the keys say.
+/// Checks the login: each pair is the address's value and the key's value.
 fn logins<T, U>(
     section: &Section,
     key: &str,

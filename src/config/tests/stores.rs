@@ -1,10 +1,10 @@
-//! Settings of stores that cannot work are told by `-check`, and those that are documented are not.
+//! `-check` reports settings of stores that cannot work, and accepts those that are documented.
 
 use super::*;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ";
 
-/// That a section of a store, chosen or not, is refused; nothing of it that may be a login is told.
+/// Asserts that the section is refused, whether its store is in use or not, and quotes no login.
 #[track_caller]
 fn check_bad(store: &str, keys: &str, parts: &[&str]) {
     for chosen in ["nats", store] {
