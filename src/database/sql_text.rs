@@ -197,12 +197,15 @@ pub(crate) fn words(sql: &str) -> Vec<String> {
         .collect()
 }
 
-/// A word without the quotes around it.
+/// A word without the quotes around it. Text behind the closing quote is left out, as FTS4 leaves it
+/// out of an option's value.
 pub(crate) fn unquoted(word: &str) -> String {
     match word.as_bytes().first() {
         Some(q @ (b'"' | b'`' | b'\'')) if word.len() > 1 => {
             let one = char::from(*q).to_string();
-            word[1..word.len() - 1].replace(&one.repeat(2), &one)
+            let quoted = &word[1..end_of_quoted(word.as_bytes(), 0, *q)];
+            let inner = quoted.strip_suffix(&one).unwrap_or(quoted);
+            inner.replace(&one.repeat(2), &one)
         }
         Some(b'[') => word.trim_matches(['[', ']']).to_owned(),
         _ => word.to_owned(),
@@ -282,7 +285,8 @@ pub(super) fn tokens(sql: &str) -> Vec<Span> {
                 continue;
             }
             b'/' if bytes.get(at + 1) == Some(&b'*') => {
-                at += sql[at..].find("*/").map_or(sql.len() - at, |n| n + 2);
+                let end = sql[at + 2..].find("*/");
+                at = end.map_or(sql.len(), |n| at + n + 4);
                 continue;
             }
             quote @ (b'\'' | b'"' | b'`') => end_of_quoted(bytes, at, quote),
@@ -336,6 +340,24 @@ mod tests {
             None
         );
         assert_eq!(parse("CREATE UNIQUE INDEX i ON t(a"), None);
+    }
+
+    #[test]
+    fn quotes_end_at_the_closing_one() {
+        for (word, expected) in [
+            ("'it''s'", "it's"),
+            ("'a' \u{e9}", "a"),
+            ("\"open \u{e9}", "open \u{e9}"),
+            ("[t]", "t"),
+            ("'", "'"),
+        ] {
+            assert_eq!(unquoted(word), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_comment_does_not_end_where_it_begins() {
+        assert_eq!(words("a /*/ b */ c /* d"), ["a", "c"]);
     }
 
     #[test]
