@@ -104,8 +104,10 @@ fn held_table(conn: &Connection, table: String, here: &[Table]) -> Result<HeldTa
         params![table, (ENTRY_BYTES + table.len() as u64) as i64],
         |r| Ok((r.get::<_, i64>(0)?, r.get(1)?, r.get(2)?)),
     )?;
-    let reasons = "SELECT reason, count(DISTINCT key) FROM __harmonylite___held
-                   WHERE table_name = ?1 GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?2";
+    let reasons = "SELECT reason, count(*)
+                   FROM (SELECT DISTINCT reason, shape, key FROM __harmonylite___held
+                         WHERE table_name = ?1)
+                   GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?2";
     let mut reasons = conn.prepare(reasons)?;
     let reasons = reasons.query_map(params![table, LISTED as i64], |r| {
         Ok((r.get(0)?, r.get(1)?))

@@ -224,7 +224,7 @@ impl Database {
                 && let Err(reason) =
                     self.guarded_rows(&table, |()| true, |db, t| db.settle_local(t, &keys))?
             {
-                log::warn!("rows of table {} stay aside: {reason}", table.name());
+                log::warn!("rows of table {} stay displaced: {reason}", table.name());
             }
         }
         let catalog = &self.catalog;

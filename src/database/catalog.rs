@@ -246,7 +246,7 @@ impl Database {
         if let Some(table) = self.catalog.by_id.get(&id).cloned()
             && let Err(reason) = self.guarded_rows(&table, |()| true, |db, t| db.resettle(t))?
         {
-            log::warn!("rows of table {} stay aside: {reason}", table.name());
+            log::warn!("rows of table {} stay displaced: {reason}", table.name());
         }
         Ok(())
     }

@@ -197,8 +197,8 @@ pub(crate) fn words(sql: &str) -> Vec<String> {
         .collect()
 }
 
-/// A word without the quotes around it. Text behind the closing quote is left out, as FTS4 leaves it
-/// out of an option's value.
+/// A word without the quotes around it. Text behind the closing quote is left out, as FTS4 leaves
+/// it out of an option's value.
 pub(crate) fn unquoted(word: &str) -> String {
     match word.as_bytes().first() {
         Some(q @ (b'"' | b'`' | b'\'')) if word.len() > 1 => {
