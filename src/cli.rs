@@ -164,14 +164,30 @@ pub enum Look {
     /// The state of this node and of the others.
     Status,
     /// The hash of the replicated tables' schema; with `cluster`, compared with all nodes.
-    Schema { cluster: bool },
+    Schema {
+        /// Of all nodes, not of this one alone.
+        cluster: bool,
+    },
     /// Whether all nodes hold the same rows; with `repair`, the newest version of a row that
     /// differs is published again, unless `dry_run`.
-    Verify { repair: bool, dry_run: bool },
+    Verify {
+        /// Publish the newest version of each row that differs.
+        repair: bool,
+        /// Name what a repair would publish, and publish nothing.
+        dry_run: bool,
+    },
     /// Takes `node`, which is gone for good, off the list of nodes; not with `dry_run`.
-    Forget { node: u64, dry_run: bool },
+    Forget {
+        /// The id of the node.
+        node: u64,
+        /// Say what would be removed, and remove nothing.
+        dry_run: bool,
+    },
     /// Writes a text file that helps to find a fault, without secrets and without rows.
-    Diag { to: Option<PathBuf> },
+    Diag {
+        /// The file to write; none: standard output.
+        to: Option<PathBuf>,
+    },
 }
 
 /// The flags that stand beside the configuration file.

@@ -147,6 +147,8 @@
 //! `tests/fuzz` feed malicious bytes; `tests/sim` runs the same core under a seeded simulation of
 //! crashes, clocks and brokers. `scripts/test.sh` runs all of it.
 
+#![warn(missing_docs)]
+
 pub mod address;
 pub mod apply;
 pub mod capture;

@@ -50,7 +50,12 @@ pub enum ConfigError {
         "cannot read {}, the configuration: {cause}; name it with -config FILE",
         file.display()
     )]
-    Unreadable { file: PathBuf, cause: io::Error },
+    Unreadable {
+        /// The file as it was named.
+        file: PathBuf,
+        /// The system's reason.
+        cause: io::Error,
+    },
     /// The text is not TOML.
     #[error("{} line {line}: not valid TOML: {message}", file.display())]
     Syntax {

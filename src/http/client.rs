@@ -18,10 +18,20 @@ const HEAD_BYTES: u64 = 16 << 10;
 pub enum ClientError {
     /// No process listens at the socket, or it cannot be opened.
     #[error("no harmonylite answers at {}: {cause}", socket.display())]
-    NoDaemon { socket: PathBuf, cause: io::Error },
+    NoDaemon {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// Why the connection failed.
+        cause: io::Error,
+    },
     /// The connection failed, or the answer is no HTTP.
     #[error("asking the harmonylite at {}: {cause}", socket.display())]
-    Broken { socket: PathBuf, cause: io::Error },
+    Broken {
+        /// The socket that was connected to.
+        socket: PathBuf,
+        /// What ended the exchange.
+        cause: io::Error,
+    },
 }
 
 /// The daemon's answer. Reading it reads the body as it arrives.

@@ -40,17 +40,32 @@ pub enum TransferError {
     },
     /// The store belongs to a different cluster, or to a later release.
     #[error("{store}: {}: {cause}", manifest::NAME)]
-    NotOurs { store: String, cause: String },
+    NotOurs {
+        /// The store, as the configuration names it.
+        store: String,
+        /// To whom it belongs instead.
+        cause: String,
+    },
     /// The database here is damaged, and so would be copies of it.
     #[error(
         "{} is damaged, and no snapshot is made of it: {cause}. Move it away while HarmonyLite is \
          stopped: it begins anew with the newest snapshot; or put a backup in its place",
         path.display()
     )]
-    Damaged { path: PathBuf, cause: String },
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says of it.
+        cause: String,
+    },
     /// The disk here failed, or has too little room.
     #[error("{}: {cause}", path.display())]
-    Disk { path: PathBuf, cause: String },
+    Disk {
+        /// The file or folder that was read or written.
+        path: PathBuf,
+        /// The system's reason.
+        cause: String,
+    },
     /// The process ends.
     #[error("stopped")]
     Stopped,

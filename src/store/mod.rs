@@ -57,7 +57,12 @@ pub enum StoreError {
     /// The object does not exist in the store; or, when a store is opened, the bucket or folder
     /// that `name` describes.
     #[error("{store}: there is no {name}")]
-    NotFound { store: String, name: String },
+    NotFound {
+        /// The store, as the configuration names it.
+        store: String,
+        /// The object that is not there.
+        name: String,
+    },
     /// Returned by [`Store::get`] only. The server answers, but lost data of the object. Another
     /// attempt would find the same.
     #[error("{store}: {name} is damaged: {cause}")]

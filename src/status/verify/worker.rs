@@ -27,7 +27,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub enum Job {
     /// Compare the rows of all nodes, and make them equal if that is wanted.
-    Run { repair: bool, dry_run: bool },
+    Run {
+        /// Publish the newest version of each row that differs.
+        repair: bool,
+        /// Name what a repair would publish, and publish nothing.
+        dry_run: bool,
+    },
     /// Answer another node's run.
     Answer(Request),
 }
