@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::Level;
 
 use crate::apply::{Arrived, Content};
 use crate::clock::{Clock, SystemClock};
@@ -18,7 +19,7 @@ use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity;
 use crate::database::DatabaseError;
 use crate::gate::Gate;
-use crate::logging::Trouble;
+use crate::logging::{Repeated, Trouble};
 use crate::model::backoff::Backoff;
 use crate::model::frame::unpack;
 use crate::stream::{Message, Reader, StreamError, StreamState};
@@ -112,8 +113,10 @@ impl Unpacked<'_> {
 /// Why reading stopped for now.
 enum Pause {
     Stopped,
-    /// The connection failed, or the database did for a while.
+    /// The connection failed, or the database was locked.
     TryAgain(String),
+    /// The disk or the memory here failed.
+    Machine(String),
     Fatal(String),
 }
 
@@ -140,6 +143,7 @@ impl From<DatabaseError> for Pause {
     fn from(e: DatabaseError) -> Self {
         match e {
             DatabaseError::Stopped => Pause::Stopped,
+            e if e.is_of_machine() => Pause::Machine(format!("database: {e}")),
             e if e.is_temporary() => Pause::TryAgain(format!("database: {e}")),
             e => Pause::Fatal(format!("database: {e}")),
         }
@@ -150,6 +154,7 @@ impl Consumer {
     fn run(mut self) -> Result<(), String> {
         let mut failures = 0;
         let mut failure = Trouble::default();
+        let mut of_machine = Repeated::default();
         let mut worked = false;
         loop {
             let pause = match self.broker.reader(self.shard) {
@@ -166,22 +171,26 @@ impl Consumer {
                 Err(e) => Err(e.into()),
             };
             self.gate.set_at_end(self.shard, false);
-            match pause {
+            let now = SystemClock.uptime();
+            let (text, level) = match pause {
                 Ok(()) | Err(Pause::Stopped) => return Ok(()),
                 Err(Pause::Fatal(text)) => return Err(text),
                 Err(Pause::TryAgain(text)) => {
-                    failures += 1;
-                    self.gate.health.report_failing(&self.subject, &text);
-                    if let Some(most) = self.retries.filter(|&most| failures > most) {
-                        return Err(format!(
-                            "gave up after {failures} tries, the first and {most} \
-                             (nats.connect_retries) more: {text}"
-                        ));
-                    }
-                    if let Some(level) = failure.fails(&text, SystemClock.uptime()) {
-                        log::log!(level, "{}: {text}; trying again", self.subject);
-                    }
+                    let level = failure.fails(&text, now);
+                    (text, level)
                 }
+                Err(Pause::Machine(text)) => (text, of_machine.rings(now).map(|_| Level::Warn)),
+            };
+            failures += 1;
+            self.gate.health.report_failing(&self.subject, &text);
+            if let Some(most) = self.retries.filter(|&most| failures > most) {
+                return Err(format!(
+                    "gave up after {failures} tries, the first and {most} (nats.connect_retries) \
+                     more: {text}"
+                ));
+            }
+            if let Some(level) = level {
+                log::log!(level, "{}: {text}; trying again", self.subject);
             }
             match self.stop.recv_timeout(self.backoff.wait()) {
                 Err(RecvTimeoutError::Timeout) => {}

@@ -146,6 +146,15 @@ impl DatabaseError {
             )
         )
     }
+
+    /// Whether the disk or the memory here failed. Waiting may help, but a person has to know.
+    pub fn is_of_machine(&self) -> bool {
+        match self {
+            DatabaseError::Dropped => false,
+            DatabaseError::Sqlite(e) | DatabaseError::Open { source: e, .. } if is_busy(e) => false,
+            other => other.is_temporary(),
+        }
+    }
 }
 
 /// Result of an operation on the database.

@@ -303,6 +303,9 @@ impl Snapshots {
             (RoundError::Stream(StreamError::Disconnected(_)), _) if !self.owes_word => {
                 log::debug!("snapshot: {text}");
             }
+            (RoundError::Database(e), Some(_)) if e.is_of_machine() => {
+                log::warn!("snapshot: {text}; trying again");
+            }
             (_, Some(level)) => log::log!(level, "snapshot: {text}; trying again"),
             (_, None) => log::debug!("snapshot: {text}"),
         }
