@@ -1,7 +1,7 @@
 //! Thread, one per shard: applies the messages of a stream to the database.
 //!
-//! The consumer pulls messages from its position on, decodes them outside of the gate and applies
-//! them inside, in transactions of a few milliseconds with pauses between, so that an application
+//! The consumer pulls messages from its position on, decodes them without the lock and applies
+//! them under it, in transactions of a few milliseconds with pauses between, so that an application
 //! that writes at the same time gets its turn. Nothing is acknowledged to the broker: the node
 //! stores the position itself.
 
@@ -18,10 +18,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity;
 use crate::database::DatabaseError;
-use crate::gate::Gate;
 use crate::logging::{Repeated, Trouble};
 use crate::model::backoff::Backoff;
 use crate::model::frame::unpack;
+use crate::shared::Shared;
 use crate::stream::{Message, Reader, StreamError, StreamState};
 use crate::thread::{Exited, spawn};
 
@@ -33,7 +33,7 @@ const UNPACKED_BYTES: usize = 4 << 20;
 
 /// State of a consumer's thread. The thread ends when `stop` is closed.
 pub struct Consumer {
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     broker: Arc<dyn Broker>,
     shard: u32,
     stream: String,
@@ -49,7 +49,7 @@ pub struct Consumer {
 
 /// Starts the consumer of `shard`; it ends when `stop` is closed.
 pub fn start(
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     broker: Arc<dyn Broker>,
     shard: u32,
     stop: Receiver<()>,
@@ -61,7 +61,7 @@ pub fn start(
     let subject = format!("reading {stream}");
     let one_stream = format!("{stream}, one for all");
     let consumer = Consumer {
-        gate,
+        shared,
         broker,
         shard,
         stream,
@@ -159,18 +159,18 @@ impl Consumer {
         loop {
             let pause = match self.broker.reader(self.shard) {
                 Ok(mut reader) => {
-                    self.gate.measures.reads(worked);
+                    self.shared.measures.reads(worked);
                     (failures, worked) = (0, true);
                     failure.ends();
                     let read = self.read(&mut *reader);
-                    self.gate.measures.reads_no_more();
+                    self.shared.measures.reads_no_more();
                     read
                 }
                 // The permissions may be changing right now, if the connection worked before.
                 Err(StreamError::Denied(text)) if !worked => Err(Pause::Fatal(text)),
                 Err(e) => Err(e.into()),
             };
-            self.gate.set_at_end(self.shard, false);
+            self.shared.set_at_end(self.shard, false);
             let now = SystemClock.uptime();
             let (text, level) = match pause {
                 Ok(()) | Err(Pause::Stopped) => return Ok(()),
@@ -182,7 +182,7 @@ impl Consumer {
                 Err(Pause::Machine(text)) => (text, of_machine.rings(now).map(|_| Level::Warn)),
             };
             failures += 1;
-            self.gate.health.report_failing(&self.subject, &text);
+            self.shared.health.report_failing(&self.subject, &text);
             if let Some(most) = self.retries.filter(|&most| failures > most) {
                 return Err(format!(
                     "gave up after {failures} tries, the first and {most} (nats.connect_retries) \
@@ -206,10 +206,10 @@ impl Consumer {
         loop {
             if from > state.last {
                 self.backoff.reset();
-                self.gate.set_at_end(self.shard, true);
-                self.gate.health.report_ok(&self.subject);
+                self.shared.set_at_end(self.shard, true);
+                self.shared.health.report_ok(&self.subject);
             }
-            if from != self.gate.enter().database.position(&self.stream).seq + 1 {
+            if from != self.shared.lock().database.position(&self.stream).seq + 1 {
                 // A snapshot moved the position, perhaps beyond the end of this stream, or another
                 // thread found that the stream is a different one.
                 state = self.state(reader)?;
@@ -219,9 +219,9 @@ impl Consumer {
                 Err(StreamError::LookAgain) => {
                     // A server that lost its memory may have lost the end of the stream. This node
                     // would then take the next messages there for ones that it read already.
-                    self.gate.set_at_end(self.shard, false);
+                    self.shared.set_at_end(self.shard, false);
                     let why = "the broker forgot where this node reads: looking where to go on";
-                    self.gate.health.report_failing(&self.subject, why);
+                    self.shared.health.report_failing(&self.subject, why);
                     state = self.state(reader)?;
                     from = self.place(reader, &state)?;
                     continue;
@@ -229,9 +229,9 @@ impl Consumer {
                 fetched => fetched?,
             };
             if let Some(text) = reader.other_streams() {
-                self.gate.health.report_failing(&self.one_stream, &text);
+                self.shared.health.report_failing(&self.one_stream, &text);
             }
-            if !messages.is_empty() && !self.gate.may_read(&self.stop) {
+            if !messages.is_empty() && !self.shared.may_read(&self.stop) {
                 return Err(Pause::Stopped);
             }
             if let Some(first) = messages.first()
@@ -242,22 +242,22 @@ impl Consumer {
             if let Some(last) = messages.last() {
                 let remaining = reader.remaining();
                 let unread = messages.len() as u64 + remaining;
-                self.gate.note_behind(self.shard, unread);
+                self.shared.note_behind(self.shard, unread);
                 self.apply(&messages, state.last)?;
-                self.gate.note_behind(self.shard, remaining);
-                self.gate.health.report_ok(&self.subject);
+                self.shared.note_behind(self.shard, remaining);
+                self.shared.health.report_ok(&self.subject);
                 from = last.sequence + 1;
-                self.gate.has_read(&messages);
+                self.shared.has_read(&messages);
             }
         }
     }
 
     fn state(&self, reader: &mut dyn Reader) -> Result<StreamState, Pause> {
         let state = reader.state()?;
-        self.gate.heard_of(&state);
-        self.gate.health.report_ok(&self.one_stream);
+        self.shared.heard_of(&state);
+        self.shared.health.report_ok(&self.one_stream);
         if let Some(now_ms) = state.now_ms {
-            self.gate.enter().database.heard_broker_time(now_ms);
+            self.shared.lock().database.heard_broker_time(now_ms);
         }
         Ok(state)
     }
@@ -265,7 +265,7 @@ impl Consumer {
     /// Returns where to read on, after checking that the stream is still the one that was read
     /// before.
     fn place(&self, reader: &mut dyn Reader, state: &StreamState) -> Result<u64, Pause> {
-        let next = stream_continuity::look(&self.gate, &self.stream, reader, state)?;
+        let next = stream_continuity::look(&self.shared, &self.stream, reader, state)?;
         if state.first > next {
             self.note_gap(next, state.first)?;
         }
@@ -274,9 +274,9 @@ impl Consumer {
 
     /// Notes a gap: the broker dropped the messages from `from` to before `first` unread.
     fn note_gap(&self, from: u64, first: u64) -> Result<(), Pause> {
-        let mut inside = self.gate.enter();
-        let is_new = from <= 1 && inside.database.position(&self.stream).seq == 0;
-        if !inside.database.miss(&self.stream, first)? {
+        let mut locked = self.shared.lock();
+        let is_new = from <= 1 && locked.database.position(&self.stream).seq == 0;
+        if !locked.database.miss(&self.stream, first)? {
             return Ok(());
         }
         if !is_new {
@@ -287,8 +287,8 @@ impl Consumer {
                 first - 1
             );
         }
-        drop(inside);
-        self.gate.notify_scheduler();
+        drop(locked);
+        self.shared.notify_scheduler();
         Ok(())
     }
 
@@ -298,7 +298,7 @@ impl Consumer {
     fn apply(&self, messages: &[Message], old: u64) -> Result<(), Pause> {
         let new = messages.iter().filter(|m| m.sequence > old);
         if let Some(newest) = new.map(|m| m.time_ms).max() {
-            self.gate.enter().database.heard_broker_time(newest);
+            self.shared.lock().database.heard_broker_time(newest);
         }
         let mut rest = messages;
         while !rest.is_empty() {
@@ -314,11 +314,11 @@ impl Consumer {
             let arrived: Vec<_> = unpacked.iter().map(|(m, u)| u.arrived(m)).collect();
             let mut left = &arrived[..];
             while !left.is_empty() {
-                let turn = self.gate.take_turn();
+                let turn = self.shared.take_turn();
                 let (done, held) = self.apply_some(left)?;
                 left = &left[done..];
                 if !left.is_empty() || !rest.is_empty() {
-                    self.pause(self.gate.rest(turn, held))?;
+                    self.pause(self.shared.rest(turn, held))?;
                 }
             }
         }
@@ -326,7 +326,10 @@ impl Consumer {
     }
 
     fn unpack<'m>(&self, message: &'m Message) -> Unpacked<'m> {
-        if self.gate.is_own(message.id.as_deref().unwrap_or_default()) {
+        if self
+            .shared
+            .is_own(message.id.as_deref().unwrap_or_default())
+        {
             return Unpacked::Own;
         }
         unpack(&message.data).map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)
@@ -341,25 +344,25 @@ impl Consumer {
             .count();
         if own > 0 {
             let last = &arrived[own - 1];
-            let mut inside = self.gate.enter();
-            inside.database.read_up_to(&self.stream, last.seq, last.id);
+            let mut locked = self.shared.lock();
+            locked.database.read_up_to(&self.stream, last.seq, last.id);
             return Ok((own, Duration::ZERO));
         }
-        let mut inside = self.gate.enter_to_write();
-        let mut applied = inside.database.apply(&self.stream, arrived)?;
-        inside.hand_over(&mut applied.captured);
-        let wake = inside.outbox.has_queued() || applied.captured.more;
-        let held = inside.began.elapsed();
-        drop(inside);
-        self.gate.measures.applied(held);
+        let mut locked = self.shared.lock_to_write();
+        let mut applied = locked.database.apply(&self.stream, arrived)?;
+        locked.hand_over(&mut applied.captured);
+        let wake = locked.outbox.has_queued() || applied.captured.more;
+        let held = locked.began.elapsed();
+        drop(locked);
+        self.shared.measures.applied(held);
         if applied.captured.changes > 0 {
-            self.gate.note_written();
+            self.shared.note_written();
         }
         if applied.rows > 0 {
-            self.gate.note_change();
+            self.shared.note_change();
         }
         if wake {
-            self.gate.wake_publisher();
+            self.shared.wake_publisher();
         }
         Ok((applied.messages, held))
     }

@@ -38,7 +38,7 @@
 //! - [`progress`]: how far long work has come, for a terminal, health and metrics.
 //! - [`heartbeat`]: calls a URL while all is well; `trust`: the certificates that HTTP clients
 //!   believe.
-//! - [`gate`]: state that threads share: [`database::Database`] and [`outbox::Outbox`] behind one
+//! - [`shared`]: state that threads share: [`database::Database`] and [`outbox::Outbox`] behind one
 //!   lock.
 //! - [`snapshot`]: copies of the whole database: made, kept in a store, merged.
 //! - [`store`]: places for snapshots: nats, s3, webdav, sftp, file.
@@ -116,7 +116,7 @@
 //! - Write transactions last about [`database::TIME_BOX`], less while an application is at work. A
 //!   pause follows that is half as long, or just as long while the application writes. Every 0.7 s
 //!   of long work, one pause is so long that any waiting process gets the lock. The pause of one
-//!   thread is one for all ([`gate::Gate::take_turn`]).
+//!   thread is one for all ([`shared::Shared::take_turn`]).
 //! - A snapshot is a view with an empty change log, so every row in it is as its version says. It
 //!   is merged by versions, and positions move with its last row, never earlier. Messages that a
 //!   stream dropped unread are a gap ([`model::gap`]). A gap is durable, and the node's snapshots
@@ -134,9 +134,9 @@
 //! (supervises our own server), `status` (tells the others of this node), `verify` (compares rows),
 //! `http` unless it is turned off, `heartbeat` if configured, and the `nats-…` threads of
 //! connections.
-//! They share the gate and little else; none waits for the network while it holds the gate. Every
-//! end of a thread is reported ([`thread::Exited`]); an end that nobody asked for stops the process
-//! with its cause. SIGTERM closes the `stop` channel. The publisher then captures and waits a
+//! They share [`shared::Shared`] and little else; none waits for the network while it holds the
+//! lock. Every end of a thread is reported ([`thread::Exited`]); an end that nobody asked for stops
+//! the process with its cause. SIGTERM closes the `stop` channel. The publisher then captures and waits a
 //! moment for acknowledgements, consumers finish the transaction in hand, `closing` writes for the
 //! last time, and our nats-server ends.
 //!
@@ -162,7 +162,6 @@ pub mod control;
 pub mod daemon;
 pub mod database;
 pub mod db_file;
-pub mod gate;
 pub mod guide;
 pub mod health;
 #[cfg(feature = "heartbeat")]
@@ -180,6 +179,7 @@ pub mod outbox;
 pub mod output;
 pub mod progress;
 pub mod publisher;
+pub mod shared;
 pub mod snapshot;
 pub mod status;
 pub mod store;

@@ -1,5 +1,5 @@
 //! The threads' measurements: the part of the metrics that the database does not know. They lie in
-//! the gate, and cost nothing while no thread works.
+//! [`crate::shared::Shared`], and cost nothing while no thread works.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use prometheus::{Counter, Gauge, GaugeVec, Opts, Registry, TextEncoder};
 
-use crate::gate::Gate;
+use crate::shared::Shared;
 use facts::{Facts, Value};
 
 mod facts;
@@ -53,13 +53,13 @@ enum Simple {
 
 impl Exporter {
     /// Registers all metrics. Fails if the configured names are not allowed.
-    pub fn new(options: &Options<'_>, gate: &Gate) -> prometheus::Result<Exporter> {
+    pub fn new(options: &Options<'_>, shared: &Shared) -> prometheus::Result<Exporter> {
         let parts = [options.namespace, options.subsystem];
         let prefix = parts.into_iter().filter(|part| !part.is_empty());
         let prefix = prefix.collect::<Vec<_>>().join("_");
         let labels = HashMap::from([("node_id".to_owned(), options.node.to_string())]);
         let registry = Registry::new_custom(Some(prefix).filter(|p| !p.is_empty()), Some(labels))?;
-        for collector in gate.measures.collectors() {
+        for collector in shared.measures.collectors() {
             registry.register(collector)?;
         }
         build_info(&registry)?;
@@ -72,9 +72,9 @@ impl Exporter {
 
     /// The text format of Prometheus. If an application keeps the database locked, facts of the
     /// database are those of the last request.
-    pub fn text(&self, gate: &Gate) -> prometheus::Result<String> {
+    pub fn text(&self, shared: &Shared) -> prometheus::Result<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(facts) = Facts::gather(gate) {
+        if let Some(facts) = Facts::gather(shared) {
             known.set(&facts);
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())

@@ -21,12 +21,12 @@ use crate::capture::walk::PARTS;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::database::{DatabaseError, Lent};
-use crate::gate::{Gate, SURE_PAUSE};
 use crate::logging::Trouble;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
 use crate::progress::{Unit, Work};
+use crate::shared::{SURE_PAUSE, Shared};
 use crate::stream::{Ack, Writer};
 use crate::thread::{Exited, spawn};
 use crate::watcher::{self, Watcher};
@@ -110,12 +110,12 @@ pub struct PublisherOptions {
 pub struct PublisherInputs {
     /// Closed to end the thread.
     pub stop: Receiver<()>,
-    /// From [`Gate::new`].
+    /// From [`Shared::new`].
     pub woken: Receiver<()>,
 }
 
 struct Publisher {
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     options: PublisherOptions,
     inputs: PublisherInputs,
     watcher: Option<Watcher>,
@@ -158,7 +158,7 @@ struct Publisher {
 
 /// Starts the publisher and the thread that connects for it.
 pub fn start(
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     broker: Arc<dyn Broker>,
     options: PublisherOptions,
     inputs: PublisherInputs,
@@ -169,14 +169,20 @@ pub fn start(
     let (ask_writer, asked) = bounded(1);
     let (offer, writers) = bounded(1);
     let _offer = offer.clone();
-    let (stop, link_gate) = (inputs.stop.clone(), gate.clone());
+    let (stop, link_shared) = (inputs.stop.clone(), shared.clone());
     let mut threads = Vec::new();
     if options.publish {
         let (backoff, retries) = (options.backoff.clone(), options.retries);
         let broker = broker.clone();
         threads.push(spawn("publisher-link", exits, move || {
             connect_when_asked(
-                &*broker, &link_gate, backoff, retries, &asked, &offer, &stop,
+                &*broker,
+                &link_shared,
+                backoff,
+                retries,
+                &asked,
+                &offer,
+                &stop,
             )
         }));
     }
@@ -190,7 +196,7 @@ pub fn start(
         .flatten();
     let now = Instant::now();
     let publisher = Publisher {
-        gate,
+        shared,
         inputs,
         watcher,
         writers,
@@ -242,7 +248,7 @@ impl Publisher {
             match self.handle(event) {
                 Ok(()) if failing && !rests => {
                     failing = false;
-                    self.gate.health.report_ok("database");
+                    self.shared.health.report_ok("database");
                 }
                 Ok(()) => {}
                 Err(DatabaseError::Stopped) => return Ok(()),
@@ -252,7 +258,9 @@ impl Publisher {
                         log::error!("database: {e}; trying again until it works");
                     }
                     failing = true;
-                    self.gate.health.report_failing("database", &e.to_string());
+                    self.shared
+                        .health
+                        .report_failing("database", &e.to_string());
                     self.rest_until = Instant::now() + Duration::from_secs(1);
                     self.look_at = Some(self.rest_until);
                 }
@@ -263,13 +271,13 @@ impl Publisher {
 
     /// Makes the dropped tables again at once: until they exist, the application's writes fail.
     fn make_tables_again(&mut self) -> Result<(), String> {
-        let made = self.gate.enter().database.make_tables_again();
-        self.gate.forget_own();
+        let made = self.shared.lock().database.make_tables_again();
+        self.shared.forget_own();
         self.rest(Instant::now());
         match made {
             Ok(()) => {
-                self.gate.health.report_ok(OWN_TABLES);
-                self.gate.notify_scheduler();
+                self.shared.health.report_ok(OWN_TABLES);
+                self.shared.notify_scheduler();
                 Ok(())
             }
             Err(DatabaseError::Stopped) => Ok(()),
@@ -279,7 +287,7 @@ impl Publisher {
                     "tables of HarmonyLite were dropped by another program, and cannot be made \
                      again: {e}; until then writes of the application fail"
                 );
-                self.gate.health.report_failing(OWN_TABLES, &text);
+                self.shared.health.report_failing(OWN_TABLES, &text);
                 log::error!("{text}; trying again");
                 self.rest(Instant::now() + Duration::from_secs(1));
                 Ok(())
@@ -345,7 +353,7 @@ impl Publisher {
                     (self.lend_at, self.wanted_at) = (Some(now), now);
                     self.lend_pause = LEND_AGAIN;
                 }
-                self.gate.enter().database.check_files(false)?;
+                self.shared.lock().database.check_files(false)?;
                 (self.look_at, self.looks, self.written_at) = (Some(now), 0, now);
             }
             Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
@@ -355,9 +363,9 @@ impl Publisher {
                     true => log::info!("connected to NATS, publishing"),
                     false => log::debug!("connected to NATS, trying again"),
                 }
-                self.gate.health.report_ok(CONNECTING);
-                self.gate.measures.publishes(true);
-                self.gate.notify_scheduler();
+                self.shared.health.report_ok(CONNECTING);
+                self.shared.measures.publishes(true);
+                self.shared.notify_scheduler();
                 self.link = Some(PublisherLink::new(writer, now));
             }
             Event::LinkLost => self.drop_link("the connection is gone"),
@@ -385,10 +393,10 @@ impl Publisher {
     fn lend(&mut self, now: Instant) -> Result<(), DatabaseError> {
         let stop = &self.inputs.stop;
         let is_over = |time| !matches!(stop.recv_timeout(time), Err(RecvTimeoutError::Timeout));
-        let mut inside = self.gate.enter();
-        let lent = inside.database.lend(is_over)?;
-        let path = inside.database.path().to_owned();
-        drop(inside);
+        let mut locked = self.shared.lock();
+        let lent = locked.database.lend(is_over)?;
+        let path = locked.database.path().to_owned();
+        drop(locked);
         let waits = match lent {
             Lent::Taken => false,
             Lent::Untaken => watcher::is_waited_for(&path),
@@ -404,11 +412,11 @@ impl Publisher {
 
     /// Captures if the application wrote.
     fn look(&mut self, now: Instant) -> Result<(), DatabaseError> {
-        let gate = self.gate.clone();
-        let mut inside = gate.enter();
-        let turn = match inside.database.is_comparing().then(|| gate.try_turn()) {
+        let shared = self.shared.clone();
+        let mut locked = shared.lock();
+        let turn = match locked.database.is_comparing().then(|| shared.try_turn()) {
             Some(Err(at)) => {
-                drop(inside);
+                drop(locked);
                 self.tell_progress(); // the one whose turn it is compares, too
                 self.rest(at);
                 return Ok(());
@@ -417,15 +425,15 @@ impl Publisher {
             None => None,
         };
         let began = Instant::now();
-        let changed = inside.database.is_changed()?;
+        let changed = locked.database.is_changed()?;
         let captures =
-            (changed || inside.database.has_more()) && inside.database.waits_for_capture()?;
-        gate.measures.looked(began.elapsed());
-        if inside.database.has_news() {
-            gate.notify_scheduler(); // a capture is followed by another look
+            (changed || locked.database.has_more()) && locked.database.waits_for_capture()?;
+        shared.measures.looked(began.elapsed());
+        if locked.database.has_news() {
+            shared.notify_scheduler(); // a capture is followed by another look
         }
-        let due = inside.database.next_look();
-        drop(inside);
+        let due = locked.database.next_look();
+        drop(locked);
         if changed || captures {
             self.written_at = now;
         } else {
@@ -436,7 +444,7 @@ impl Publisher {
             self.tell_progress();
             // As in the consumers, the application gets the lock for half as long as we held it.
             let pause = match turn {
-                Some(turn) => gate.rest(turn, held),
+                Some(turn) => shared.rest(turn, held),
                 None => (held / 2).min(SURE_PAUSE),
             };
             self.rest(Instant::now() + pause);
@@ -460,7 +468,7 @@ impl Publisher {
     /// Reports how far the comparison of a table is.
     fn tell_progress(&mut self) {
         // If pages are damaged, the comparison itself finds that and says so.
-        let walk = self.gate.enter().database.walk();
+        let walk = self.shared.lock().database.walk();
         let Ok(Some(walk)) = walk else {
             self.comparing = None;
             return;
@@ -477,16 +485,16 @@ impl Publisher {
     /// Captures one transaction of the change log. Returns whether more is left, and how long the
     /// database was held.
     fn capture(&self) -> Result<(bool, Duration), DatabaseError> {
-        let gate = &self.gate;
-        let mut inside = gate.enter_to_write();
-        let mut captured = inside.database.capture()?;
-        inside.hand_over(&mut captured);
+        let shared = &self.shared;
+        let mut locked = shared.lock_to_write();
+        let mut captured = locked.database.capture()?;
+        locked.hand_over(&mut captured);
         if captured.changes > 0 {
-            gate.note_written();
-            gate.note_change();
+            shared.note_written();
+            shared.note_change();
         }
-        let took = inside.began.elapsed();
-        gate.measures.captured(took);
+        let took = locked.began.elapsed();
+        shared.measures.captured(took);
         Ok((captured.more, took))
     }
 
@@ -496,10 +504,10 @@ impl Publisher {
         if now < self.written_at + QUIET {
             return Ok(());
         }
-        let mut inside = self.gate.enter();
-        let bytes = inside.database.wal_bytes();
+        let mut locked = self.shared.lock();
+        let bytes = locked.database.wal_bytes();
         if bytes >= LARGE_WAL || (bytes > 0 && now >= self.cut_at) {
-            let is_cut = inside.database.cut_wal()?;
+            let is_cut = locked.database.cut_wal()?;
             log::debug!("cutting a WAL of {} KB: {is_cut}", bytes >> 10);
             self.cut_at = Instant::now() + CUT_EVERY;
         }
@@ -512,39 +520,39 @@ impl Publisher {
 
     /// Encodes the next piece of the backlog, if nothing is under way and captures only mark rows.
     fn fetch_backlog(&mut self) -> Result<(), DatabaseError> {
-        if self.link.is_none() || !self.gate.all_at_end() {
+        if self.link.is_none() || !self.shared.all_at_end() {
             return Ok(()); // we are woken when that is so
         }
-        let gate = self.gate.clone();
-        let inside = gate.enter();
-        if !inside.outbox.is_empty() || inside.database.is_live() {
+        let shared = self.shared.clone();
+        let locked = shared.lock();
+        if !locked.outbox.is_empty() || locked.database.is_live() {
             return Ok(());
         }
-        if !gate.may_publish(&inside.database) {
+        if !shared.may_publish(&locked.database) {
             return Ok(()); // likewise
         }
-        if !inside.database.is_captured() {
+        if !locked.database.is_captured() {
             self.look_at = self.look_at.or(Some(Instant::now()));
             return Ok(()); // it comes to an end there, with pauses
         }
-        let turn = match gate.try_turn() {
+        let turn = match shared.try_turn() {
             Ok(turn) => turn,
             Err(at) => {
                 self.rest(at);
                 return Ok(());
             }
         };
-        drop(inside);
+        drop(locked);
         // No other thread fills the outbox or makes the database live, so the checks above still
         // hold.
-        let mut inside = gate.enter_to_write();
-        let frames = inside
+        let mut locked = shared.lock_to_write();
+        let frames = locked
             .database
             .backlog(self.options.max_transaction_bytes)?;
-        let _ = inside.outbox.push(frames);
-        let held = inside.began.elapsed();
-        drop(inside);
-        let pause = gate.rest(turn, held);
+        let _ = locked.outbox.push(frames);
+        let held = locked.began.elapsed();
+        drop(locked);
+        let pause = shared.rest(turn, held);
         self.rest(Instant::now() + pause);
         Ok(())
     }
@@ -555,20 +563,20 @@ impl Publisher {
             return Ok(());
         };
         let before = link.handed_over();
-        let mut sent = link.send_rest(&self.gate, Instant::now());
+        let mut sent = link.send_rest(&self.shared, Instant::now());
         while sent.is_ok() && link.has_room() {
-            let mut inside = self.gate.enter();
+            let mut locked = self.shared.lock();
             let streams = self.streams.iter().map(|s| &s[..]);
             let under_way = link.in_flight();
-            let most = (self.gate.stream_holds(self.options.max_entries) / 2).max(1);
-            if self.gate.reads() && inside.is_ahead(streams, under_way, most) {
-                self.gate.wait_for_readers();
+            let most = (self.shared.stream_holds(self.options.max_entries) / 2).max(1);
+            if self.shared.reads() && locked.is_ahead(streams, under_way, most) {
+                self.shared.wait_for_readers();
                 break;
             }
-            let Some(frame) = inside.pop() else {
+            let Some(frame) = locked.pop() else {
                 break;
             };
-            drop(inside);
+            drop(locked);
             let packed = frame::pack(frame.raw, self.compressor.as_mut());
             let (at, shard, salt) = (frame.at, frame.shard, frame.salt);
             let stream = &self.streams[shard as usize - 1];
@@ -578,7 +586,7 @@ impl Publisher {
                 stream,
                 salt,
             };
-            sent = link.send(&self.gate, &sending, packed, Instant::now());
+            sent = link.send(&self.shared, &sending, packed, Instant::now());
         }
         if let Err(e) = sent {
             self.drop_link(&e.to_string());
@@ -598,21 +606,21 @@ impl Publisher {
             return;
         };
         let (stream, id) = (&message.stream, frame::id_text(&message.id));
-        let mut inside = self.gate.enter();
+        let mut locked = self.shared.lock();
         let took = now.saturating_duration_since(message.sent);
-        let now_ms = inside.database.clock.now_ms();
-        self.gate.measures.acknowledged(took, now_ms);
-        if !inside.acknowledged(stream, (seq, ack.duplicate), id, whole) {
-            drop(inside);
+        let now_ms = locked.database.clock.now_ms();
+        self.shared.measures.acknowledged(took, now_ms);
+        if !locked.acknowledged(stream, (seq, ack.duplicate), id, whole) {
+            drop(locked);
             let why = format!("{stream} gave out number {seq} before: messages are lost there");
             return self.drop_link(&why);
         }
-        if link.is_idle() && inside.outbox.is_empty() {
+        if link.is_idle() && locked.outbox.is_empty() {
             link.worked = true;
             self.refusal.clear();
             self.denial.clear();
             self.trouble.ends();
-            self.gate.health.report_ok(PUBLISHING);
+            self.shared.health.report_ok(PUBLISHING);
         }
     }
 
@@ -620,7 +628,7 @@ impl Publisher {
     /// full. That may last for days, so it is logged once and the attempts become rare.
     fn refused(&mut self, why: String) {
         let text = format!("a frame was not stored: {why}");
-        self.gate.health.report_failing(PUBLISHING, &text);
+        self.shared.health.report_failing(PUBLISHING, &text);
         let news = self.trouble.fails(&text, SystemClock.uptime());
         // A stream without a leader has one in a moment. A broker that refuses goes on refusing.
         let is_passing = ["jetstream is away", "temporarily unavailable"];
@@ -641,7 +649,7 @@ impl Publisher {
         self.refusal.clear();
         if let Some(link) = self.link.take() {
             let text = format!("{why}{}", link.writer.complaint());
-            self.gate.health.report_failing(PUBLISHING, &text);
+            self.shared.health.report_failing(PUBLISHING, &text);
             // A missing permission stays missing until a person grants it, so it is logged once, as
             // a warning.
             let is_denied = text.contains("Permissions Violation");
@@ -662,11 +670,11 @@ impl Publisher {
     }
 
     fn connect_anew(&mut self, ask: ConnectRequest) {
-        self.gate.measures.publishes(false);
-        let mut inside = self.gate.enter();
-        inside.outbox.clear();
-        inside.database.stop_live();
-        drop(inside);
+        self.shared.measures.publishes(false);
+        let mut locked = self.shared.lock();
+        locked.outbox.clear();
+        locked.database.stop_live();
+        drop(locked);
         let _ = self.ask_writer.try_send(ask);
     }
 
@@ -676,23 +684,23 @@ impl Publisher {
         self.tidy_at = now + self.options.cleanup_interval;
         self.look_at = self.look_at.or(Some(now)); // in case a hint was missed
         self.looks = LOOK_AGAIN.len();
-        let mut inside = self.gate.enter();
-        inside.database.check_files(true)?;
-        inside.database.flush()?;
-        let sequences = inside.database.sequences();
-        let is_told = inside.database.is_live() && inside.outbox.is_empty();
-        drop(inside);
+        let mut locked = self.shared.lock();
+        locked.database.check_files(true)?;
+        locked.database.flush()?;
+        let sequences = locked.database.sequences();
+        let is_told = locked.database.is_live() && locked.outbox.is_empty();
+        drop(locked);
         // Frames that could not be sent may have been overtaken: then no acknowledgement comes.
         if is_told && self.link.as_ref().is_some_and(PublisherLink::is_idle) {
-            self.gate.health.report_ok(PUBLISHING);
+            self.shared.health.report_ok(PUBLISHING);
         }
         match self.link.as_ref().map(|link| link.writer.other_streams()) {
-            Some(Some(text)) => self.gate.health.report_failing(ONE_STREAM, &text),
-            Some(None) => self.gate.health.report_ok(ONE_STREAM),
+            Some(Some(text)) => self.shared.health.report_failing(ONE_STREAM, &text),
+            Some(None) => self.shared.health.report_ok(ONE_STREAM),
             None => {}
         }
         if self.mirror.write(&sequences) {
-            self.gate.notify_scheduler();
+            self.shared.notify_scheduler();
         }
         Ok(())
     }
@@ -703,13 +711,13 @@ impl Publisher {
         let patience = Instant::now() + Duration::from_millis(1000);
         let mut more = true;
         while more && Instant::now() < patience {
-            let mut inside = self.gate.enter();
-            let Ok(mut captured) = inside.database.capture() else {
+            let mut locked = self.shared.lock();
+            let Ok(mut captured) = locked.database.capture() else {
                 break;
             };
-            inside.hand_over(&mut captured);
+            locked.hand_over(&mut captured);
             // The next start continues the comparison of tables from where this one got to.
-            more = captured.more && !inside.database.is_comparing();
+            more = captured.more && !locked.database.is_comparing();
         }
         while Instant::now() < patience {
             let _ = self.send();

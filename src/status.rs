@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::database::Result;
-use crate::gate::Gate;
+use crate::shared::Shared;
 use local::Facts;
 use report::{Status, VERSION};
 
@@ -23,14 +23,14 @@ pub mod thread;
 pub mod unattended;
 pub mod verify;
 
-/// How long a request waits for the gate: less than an application may hold the database's lock.
+/// How long a request waits for the lock: less than an application may hold the database's lock.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The status as of now. Asks the broker for the other nodes; if it does not answer, the status has
 /// this node alone. Fails if the database does.
-pub fn now(gate: &Gate) -> Result<Status> {
-    let peers = gate.status.peers();
-    let Some(inside) = gate.enter_within(PATIENCE) else {
+pub fn now(shared: &Shared) -> Result<Status> {
+    let peers = shared.status.peers();
+    let Some(locked) = shared.lock_within(PATIENCE) else {
         let busy = "it is busy: perhaps an application holds its write lock";
         return Ok(Status {
             version: VERSION,
@@ -39,7 +39,7 @@ pub fn now(gate: &Gate) -> Result<Status> {
             ..Status::default()
         });
     };
-    let facts = Facts::gather(gate, &inside)?;
-    drop(inside);
-    Ok(peers::status(&facts, &gate.status.about().streams, peers))
+    let facts = Facts::gather(shared, &locked)?;
+    drop(locked);
+    Ok(peers::status(&facts, &shared.status.about().streams, peers))
 }

@@ -32,38 +32,38 @@ const ARROWS: &[(&str, &str)] = &[
     ("measures", ""),
     ("health", "model database"),
     (
-        "gate",
+        "shared",
         "mutation stream database capture apply outbox measures health",
     ),
     ("http", "thread address"),
     ("inspect", "config database"),
-    ("cluster", "mutation model stream database apply gate"),
+    ("cluster", "mutation model stream database apply shared"),
     (
         "snapshot",
         "mutation clock thread progress model config logging stream store database capture apply \
-         gate cluster",
+         shared cluster",
     ),
     (
         "status",
-        "thread model logging stream database capture gate health cluster snapshot",
+        "thread model logging stream database capture shared health cluster snapshot",
     ),
-    ("metrics", "database gate health progress status"),
+    ("metrics", "database shared health progress status"),
     (
         "control",
-        "clock thread progress address lock model config logging stream database gate health http \
+        "clock thread progress address lock model config logging stream database shared health http \
          status metrics",
     ),
     (
         "publisher",
-        "clock thread progress model logging stream watcher mirror database capture gate cluster",
+        "clock thread progress model logging stream watcher mirror database capture shared cluster",
     ),
     (
         "consumer",
-        "clock thread model logging stream database apply gate cluster",
+        "clock thread model logging stream database apply shared cluster",
     ),
     (
         "daemon",
-        "clock thread lock model config cli logging stream store watcher mirror database gate \
+        "clock thread lock model config cli logging stream store watcher mirror database shared \
          inspect cluster status heartbeat control snapshot publisher consumer",
     ),
     (
@@ -88,9 +88,9 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "a record asks whether its row is displaced",
     ),
     (
-        "gate",
+        "shared",
         "status",
-        "the gate keeps the board that others are read from",
+        "the shared state keeps the board that others are read from",
     ),
 ];
 

@@ -126,7 +126,7 @@ impl Database {
         self.write_past_damage(|db| {
             let mut applied = Applied::default();
             let early = mutation::is(Mutation::NoCaptureBeforeApply);
-            if !early && !db.capture_inside(&mut applied.captured)? {
+            if !early && !db.capture_locked(&mut applied.captured)? {
                 return Ok(applied);
             }
             let began = db.clock.uptime();

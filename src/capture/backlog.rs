@@ -58,7 +58,7 @@ impl Database {
 
     fn capture_before_backlog(&mut self) -> Result<bool> {
         let mut captured = Captured::default();
-        self.capture_inside(&mut captured)?;
+        self.capture_locked(&mut captured)?;
         debug_assert!(captured.frames.is_empty(), "nobody is live");
         Ok(self.is_captured())
     }

@@ -67,7 +67,7 @@ impl Database {
     pub fn capture(&mut self) -> Result<Captured> {
         let captured = self.write_past_damage(|db| {
             let mut captured = Captured::default();
-            db.capture_inside(&mut captured)?;
+            db.capture_locked(&mut captured)?;
             Ok(captured)
         })?;
         self.copy_unsent()?;
@@ -75,7 +75,7 @@ impl Database {
     }
 
     /// The same inside a transaction. True if the change log is empty now.
-    pub(crate) fn capture_inside(&mut self, captured: &mut Captured) -> Result<bool> {
+    pub(crate) fn capture_locked(&mut self, captured: &mut Captured) -> Result<bool> {
         let began = self.clock.uptime();
         self.note_data_version()?;
         self.refresh_catalog()?;

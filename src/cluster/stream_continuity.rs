@@ -10,9 +10,9 @@
 
 use crate::apply::Position;
 use crate::database::DatabaseError;
-use crate::gate::Gate;
 use crate::model::manifest::StreamPosition;
 use crate::mutation::{self, Mutation};
+use crate::shared::Shared;
 use crate::stream::{Reader, StreamError, StreamState};
 
 /// Why a stream could not be verified.
@@ -28,40 +28,40 @@ pub enum LookError {
 
 /// Verifies the stream and handles any difference. Returns the sequence to read next.
 pub fn look(
-    gate: &Gate,
+    shared: &Shared,
     stream: &str,
     reader: &mut dyn Reader,
     state: &StreamState,
 ) -> Result<u64, LookError> {
     // The cluster's shared settings match this node's by now. Before that check, changed settings
     // might have been a typing error.
-    if gate.enter().database.leave_streams()? {
-        gate.forget_own();
-        gate.notify_scheduler();
-        gate.wake_publisher();
+    if shared.lock().database.leave_streams()? {
+        shared.forget_own();
+        shared.notify_scheduler();
+        shared.wake_publisher();
     }
-    let position = gate.enter().database.position(stream);
+    let position = shared.lock().database.position(stream);
     if mutation::is(Mutation::NoLookUp) {
         return Ok(position.seq + 1);
     }
     let difference = difference(reader, state, &position)?;
-    let mut inside = gate.enter();
-    let mut position = inside.database.position(stream);
+    let mut locked = shared.lock();
+    let mut position = locked.database.position(stream);
     let is_new = position.created != state.created;
     if is_new && !position.created.is_empty() {
-        inside.database.note_lost(stream, &position)?;
-        gate.notify_scheduler();
+        locked.database.note_lost(stream, &position)?;
+        shared.notify_scheduler();
     }
     if let Some(why) = difference {
         log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
-        inside.database.republish_all()?;
-        gate.forget_own();
+        locked.database.republish_all()?;
+        shared.forget_own();
         position = Position {
             // A newly created stream gets all rows again, from every node.
             gap: position.gap.filter(|_| !is_new),
             ..Position::default()
         };
-        gate.wake_publisher();
+        shared.wake_publisher();
     }
     if is_uncertain(state, &position) {
         log::warn!(
@@ -69,19 +69,19 @@ pub fn look(
              broker kept cannot be told, so a snapshot is asked for",
             position.seq
         );
-        inside.database.note_gap(stream, state.first);
-        inside.database.flush()?;
-        gate.notify_scheduler();
+        locked.database.note_gap(stream, state.first);
+        locked.database.flush()?;
+        shared.notify_scheduler();
         return Ok(state.first);
     }
     position.created.clone_from(&state.created);
     let next = position.seq + 1;
-    inside.database.move_position(stream, position);
+    locked.database.move_position(stream, position);
     if difference.is_some() || is_new {
         // Flushed at once, because an undone transaction would bring the old position back. Then
         // the messages of the stream up to that position would never be read, and messages read
         // from now on would count for the old stream.
-        inside.database.flush()?;
+        locked.database.flush()?;
     }
     Ok(next)
 }

@@ -33,13 +33,13 @@ pub(super) struct Access {
 }
 
 pub(super) fn read(config: &Config, store: &mut dyn Store) -> Result<Manifest, String> {
-    let manifest = transfer::read_manifest(store, &config.shared.stream_prefix);
+    let manifest = transfer::read_manifest(store, &config.common.stream_prefix);
     Ok(manifest.map_err(|e| e.to_string())?.unwrap_or_default())
 }
 
 pub(super) fn open(config: &Config, options: &Options) -> Result<Access, String> {
     let embedded = config.nats.urls.is_empty();
-    let prefix = &config.shared.stream_prefix;
+    let prefix = &config.common.stream_prefix;
     let place = &config.snapshot.store;
     if let Some(warning) = warning(place) {
         let _ = writeln!(io::stderr(), "harmonylite: {warning}");
@@ -94,7 +94,7 @@ fn own_server(
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let deadline = Instant::now() + SERVER_WITHIN;
     loop {
-        let prefix = &config.shared.stream_prefix;
+        let prefix = &config.common.stream_prefix;
         let place = place(config, &net.broker);
         let opened = store::open_existing(&place, prefix, &|| net.broker.connect());
         match opened {

@@ -21,12 +21,12 @@ use crate::model::frame::MAX_MESSAGE_BYTES;
 /// Default of `max_held_bytes`, in bytes.
 pub(crate) const MAX_HELD_BYTES: u64 = 64 << 20;
 
-/// Everything that can be configured. `shared` holds the settings that all nodes must have in
+/// Everything that can be configured. `common` holds the settings that all nodes must have in
 /// common; the rest is this node's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Settings that all nodes of the cluster must have in common.
-    pub shared: Shared,
+    pub common: Common,
     /// The database file, with symbolic links followed; its folder exists.
     pub db_path: PathBuf,
     /// As configured, never 0; if absent see [`super::node_id::derive`].
@@ -81,7 +81,7 @@ pub struct Config {
 
 /// Settings that all nodes of a cluster must have in common. A connecting node compares them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shared {
+pub struct Common {
     /// Number of streams, 1 to 256.
     pub shards: u32,
     /// Whether messages are compressed with zstd.
@@ -92,7 +92,7 @@ pub struct Shared {
     pub stream_prefix: String,
 }
 
-/// `[replication_log]`, without the keys in [`Shared`].
+/// `[replication_log]`, without the keys in [`Common`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationLog {
     /// Most messages in a stream, at least 1.
@@ -171,7 +171,7 @@ impl Config {
         check_own(&top, "seq_map_path", &seq_map_path, &taken[..1]);
         let logging = Logging::read(&top.section("logging"), &taken);
         Config {
-            shared: Shared::read(&log, &nats),
+            common: Common::read(&log, &nats),
             control_socket: read_control_socket(&top, &db_path),
             seq_map_path,
             db_path,
@@ -368,11 +368,11 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     identity(one).is_some_and(|one| Some(one) == identity(other))
 }
 
-impl Shared {
-    fn read(log: &Section, nats: &Section) -> Shared {
+impl Common {
+    fn read(log: &Section, nats: &Section) -> Common {
         let subject = "harmonylite-change-log";
         let stream = "harmonylite-changes";
-        Shared {
+        Common {
             shards: log.int(
                 "shards",
                 1,

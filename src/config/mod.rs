@@ -26,7 +26,7 @@ pub mod tables;
 mod tests;
 
 pub(crate) use checked::MAX_HELD_BYTES;
-pub use checked::{Config, HealthCheck, LogFormat, Logging, Prometheus, ReplicationLog, Shared};
+pub use checked::{Common, Config, HealthCheck, LogFormat, Logging, Prometheus, ReplicationLog};
 pub use nats::Nats;
 pub use raw::Problem;
 pub use snapshot::Snapshot;

@@ -16,7 +16,7 @@ const LEAST_BYTES: u64 = 4 << 20;
 /// Schemes of a client's URL; WebSocket is not supported.
 const SCHEMES: [&str; 2] = ["nats", "tls"];
 
-/// `[nats]`, without the prefixes, which are in [`super::Shared`].
+/// `[nats]`, without the prefixes, which are in [`super::Common`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nats {
     /// Empty: run a server beside us.

@@ -38,8 +38,8 @@ fn check_refused(rest: &str, parts: &[&str]) {
 #[test]
 fn defaults() {
     let config = sound("");
-    assert_eq!((config.shared.shards, config.shared.compress), (1, true));
-    assert_eq!(config.shared.stream_prefix, "harmonylite-changes");
+    assert_eq!((config.common.shards, config.common.compress), (1, true));
+    assert_eq!(config.common.stream_prefix, "harmonylite-changes");
     assert_eq!(config.seq_map_path, Path::new("/tmp/seq-map.cbor"));
     let socket = Some(Path::new("/tmp/a.db-harmonylite.sock"));
     assert_eq!(config.control_socket.as_deref(), socket);
@@ -374,7 +374,7 @@ fn values_with_a_meaning_of_their_own() {
     assert_eq!(trace.logging.level, LevelFilter::Trace);
     assert_eq!(
         sound("[nats]\nsubject_prefix = \"a.b\"")
-            .shared
+            .common
             .subject_prefix,
         "a.b"
     );

@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 
 use super::{Context, PATIENCE};
 use crate::database::{Database, Result};
-use crate::gate::Gate;
 use crate::health::{COUNTED, HEALTHY, UNHEALTHY, report};
 use crate::http::Response;
 use crate::progress;
+use crate::shared::Shared;
 use crate::status::local::lag;
 use crate::stream::timestamp::rfc3339;
 
 /// 200 if all is well and 503 if not; the fields of the Go version, then ours.
 pub(super) fn health(context: &Context) -> Response {
-    let told = match context.gate() {
-        Some(gate) => of_gate(&gate),
+    let told = match context.shared() {
+        Some(shared) => of_shared(&shared),
         None => Ok(json!({ "status": UNHEALTHY, "stage": context.absence() })),
     };
     match told {
@@ -30,11 +30,11 @@ pub(super) fn health(context: &Context) -> Response {
     }
 }
 
-fn of_gate(gate: &Gate) -> Result<Value> {
-    let inside = gate.enter_within(PATIENCE);
-    let database = inside.as_ref().map(|inside| &inside.database);
-    let mut told = report(&gate.health, database)?;
-    let measures = &gate.measures;
+fn of_shared(shared: &Shared) -> Result<Value> {
+    let locked = shared.lock_within(PATIENCE);
+    let database = locked.as_ref().map(|locked| &locked.database);
+    let mut told = report(&shared.health, database)?;
+    let measures = &shared.measures;
     let is_connected = measures.is_connected();
     if !is_connected && told["problems"]["connecting"].is_null() {
         told["problems"]["connecting"] = "not connected to NATS".into();
@@ -44,23 +44,23 @@ fn of_gate(gate: &Gate) -> Result<Value> {
     told["db_connected"] = database.is_some().into();
     told["nats_connected"] = is_connected.into();
     told["last_published_event_timestamp"] = moment(measures.last_published_ms());
-    told["last_error"] = gate.health.last().map_or(Value::Null, |last| {
+    told["last_error"] = shared.health.last().map_or(Value::Null, |last| {
         let seconds = last.at.elapsed().as_secs();
         json!({ "subject": last.subject, "text": last.why, "seconds_ago": seconds })
     });
     if let Some(database) = database {
-        add_database(&mut told, gate, database)?;
+        add_database(&mut told, shared, database)?;
     }
     Ok(told)
 }
 
 /// Adds the fields that need the open database.
-fn add_database(told: &mut Value, gate: &Gate, database: &Database) -> Result<()> {
+fn add_database(told: &mut Value, shared: &Shared, database: &Database) -> Result<()> {
     let heard_ms: BTreeMap<u64, i64> = database.newest_by_origin().collect();
-    let is_at_end = gate.is_caught_up() || !gate.reads();
+    let is_at_end = shared.is_caught_up() || !shared.reads();
     let lag_ms = lag(&heard_ms, database.broker_time_ms(), is_at_end);
     let (hash, previous_hash) = database.schema_hashes()?;
-    let newest = gate.measures.newest_snapshot();
+    let newest = shared.measures.newest_snapshot();
     let age = newest.map(|(made_ms, _)| (database.clock().now_ms() - made_ms).max(0) / 1000);
     told["cdc_installed"] = database.is_captured_by_triggers()?.into();
     told["tables_tracked"] = database.tables().len().into();
@@ -88,18 +88,18 @@ fn moment(unix_ms: Option<i64>) -> Value {
 /// 200 once this node has met the others and has read all that they published: its application can
 /// work. From then on it stays 200, even without a broker.
 pub(super) fn ready(context: &Context) -> Response {
-    let Some(gate) = context.gate() else {
+    let Some(shared) = context.shared() else {
         let why = [context.absence()];
         return Response::json(503, &json!({ "ready": false, "waits_for": why }));
     };
     let mut waits_for = Vec::new();
-    if !gate.is_joined() {
+    if !shared.is_joined() {
         waits_for.push("meeting the other nodes");
     }
-    if !gate.has_caught_up() {
+    if !shared.has_caught_up() {
         waits_for.push("reading the streams to their end");
     }
-    let is_ready = gate.is_ready();
+    let is_ready = shared.is_ready();
     let status = if is_ready { 200 } else { 503 };
     Response::json(
         status,

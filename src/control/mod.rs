@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::config::Config;
-use crate::gate::Gate;
 use crate::http::{Method, Request, Response};
 use crate::metrics::Exporter;
+use crate::shared::Shared;
 
 mod doors;
 mod health;
@@ -32,8 +32,8 @@ pub struct Context {
     pub config: Config,
     /// When the process started.
     pub started: Instant,
-    /// Set when the database is open. The gate ends before the process does.
-    gate: OnceLock<Weak<Gate>>,
+    /// Set when the database is open. It ends before the process does.
+    shared: OnceLock<Weak<Shared>>,
     /// Made on the first request for metrics.
     exporter: OnceLock<Exporter>,
 }
@@ -112,24 +112,24 @@ const ROUTES: [Route; 8] = [
 ];
 
 impl Context {
-    /// The context while the daemon starts; without a gate.
+    /// The context while the daemon starts; without the shared state.
     pub fn new(config: Config) -> Arc<Context> {
         Arc::new(Context {
             config,
             started: Instant::now(),
-            gate: OnceLock::new(),
+            shared: OnceLock::new(),
             exporter: OnceLock::new(),
         })
     }
 
-    /// Stores the gate, once the database is open.
-    pub fn opened(&self, gate: Weak<Gate>) {
-        let _ = self.gate.set(gate);
+    /// Stores the shared state, once the database is open.
+    pub fn opened(&self, shared: Weak<Shared>) {
+        let _ = self.shared.set(shared);
     }
 
-    /// The gate; none while the daemon starts or stops. Do not keep it: it holds the database open.
-    pub fn gate(&self) -> Option<Arc<Gate>> {
-        self.gate.get()?.upgrade()
+    /// The shared state; none while the daemon starts or stops. Do not keep it: it holds the database open.
+    pub fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.get()?.upgrade()
     }
 
     /// Whether `/health` answers 200 just now.
@@ -137,9 +137,9 @@ impl Context {
         health::health(self).status == 200
     }
 
-    /// Why there is no gate: "starting" or "stopping".
+    /// Why there is no shared state: "starting" or "stopping".
     pub fn absence(&self) -> &'static str {
-        match self.gate.get() {
+        match self.shared.get() {
             None => "starting",
             Some(_) => "stopping",
         }

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, SystemClock};
-use crate::gate::Gate;
 use crate::http::{Body, Response};
 use crate::model::base64;
+use crate::shared::Shared;
 use crate::{logging, progress};
 
 const PAGE: &str = include_str!("page.html");
@@ -48,7 +48,7 @@ fn hash(tag: &str) -> String {
 
 /// Adds facts of this process to `/status`: its last warnings, long work under way, and the newest
 /// snapshot that it knows of.
-pub(super) fn add_beside(status: &mut Value, gate: &Gate) {
+pub(super) fn add_beside(status: &mut Value, shared: &Shared) {
     let warnings = logging::recent().into_iter().map(|recent| {
         json!({
             "time_ms": recent.time_ms,
@@ -57,7 +57,7 @@ pub(super) fn add_beside(status: &mut Value, gate: &Gate) {
             "count": recent.count,
         })
     });
-    let newest = gate.measures.newest_snapshot().map(|(made_ms, bytes)| {
+    let newest = shared.measures.newest_snapshot().map(|(made_ms, bytes)| {
         let age_ms = (SystemClock.now_ms() - made_ms).max(0);
         json!({ "made_ms": made_ms, "age_seconds": age_ms / 1000, "size": bytes })
     });

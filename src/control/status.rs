@@ -9,13 +9,13 @@ use crate::status;
 
 /// The JSON of [`crate::status::report`], with the page's additions.
 pub(super) fn status(context: &Context) -> Response {
-    let Some(gate) = context.gate() else {
+    let Some(shared) = context.shared() else {
         return unavailable(context.absence());
     };
-    match status::now(&gate) {
+    match status::now(&shared) {
         Ok(status) => {
             let mut status = json!(status);
-            page::add_beside(&mut status, &gate);
+            page::add_beside(&mut status, &shared);
             Response::json(200, &status)
         }
         Err(e) => unavailable(&format!("database: {e}")),
@@ -25,7 +25,7 @@ pub(super) fn status(context: &Context) -> Response {
 /// Takes a node that is gone off the list. The query has `node`, and `dry_run` to learn only
 /// whether that would work.
 pub(crate) fn forget(context: &Context, request: &Request) -> Response {
-    let Some(gate) = context.gate() else {
+    let Some(shared) = context.shared() else {
         return unavailable(context.absence());
     };
     let node = request.query("node").and_then(|text| text.parse().ok());
@@ -35,7 +35,10 @@ pub(crate) fn forget(context: &Context, request: &Request) -> Response {
             &json!({ "error": "node must be the number of a node" }),
         );
     };
-    match gate.status.forget(node, request.query("dry_run").is_some()) {
+    match shared
+        .status
+        .forget(node, request.query("dry_run").is_some())
+    {
         Ok(()) => Response::json(200, &json!({ "forgotten": node.to_string() })),
         Err(why) => Response::json(409, &json!({ "error": why })),
     }
@@ -43,11 +46,11 @@ pub(crate) fn forget(context: &Context, request: &Request) -> Response {
 
 /// Begins to compare rows; the query has `repair` and `dry_run` as for the command.
 pub(crate) fn begin_verify(context: &Context, request: &Request) -> Response {
-    let Some(gate) = context.gate() else {
+    let Some(shared) = context.shared() else {
         return unavailable(context.absence());
     };
     let is_given = |name| request.query(name).is_some();
-    match gate
+    match shared
         .status
         .begin_verify(is_given("repair"), is_given("dry_run"))
     {
@@ -58,10 +61,10 @@ pub(crate) fn begin_verify(context: &Context, request: &Request) -> Response {
 
 /// The JSON of [`crate::status::verify::report`], of the run under way, else of the last one.
 pub(crate) fn verify(context: &Context) -> Response {
-    let Some(gate) = context.gate() else {
+    let Some(shared) = context.shared() else {
         return unavailable(context.absence());
     };
-    match gate.status.verify_report() {
+    match shared.status.verify_report() {
         Some(report) => Response::json(200, &json!(report)),
         None => Response::json(404, &json!({ "error": "no rows were compared yet" })),
     }

@@ -126,7 +126,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     let is_awaited = until == Until::SnapshotSaved;
     let keeping = threads::Keeping { asks, is_awaited };
     let threads = Threads::start(config, net, database, keeping, &exits);
-    context.opened(threads.gate());
+    context.opened(threads.shared());
     if until == Until::Told {
         start_heartbeat(&context, &exits);
     }
@@ -289,8 +289,8 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
         path: config.db_path.clone(),
         node_id,
         publish: config.publish,
-        shards: config.shared.shards,
-        streams: (1..=config.shared.shards)
+        shards: config.common.shards,
+        streams: (1..=config.common.shards)
             .map(|shard| stream_name(&streams, shard))
             .collect(),
         scan_max_changes: config.scan_max_changes,

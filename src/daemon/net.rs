@@ -76,10 +76,10 @@ pub fn client_options(nats: &Nats, name: &str) -> ClientOptions {
 /// servers would put a stream on one node, without which no node could publish. Three are enough.
 pub fn stream_options(config: &Config, servers: u32) -> StreamOptions {
     StreamOptions {
-        stream_prefix: config.shared.stream_prefix.clone(),
-        subject_prefix: config.shared.subject_prefix.clone(),
-        compress: config.shared.compress,
-        shards: config.shared.shards,
+        stream_prefix: config.common.stream_prefix.clone(),
+        subject_prefix: config.common.subject_prefix.clone(),
+        compress: config.common.compress,
+        shards: config.common.shards,
         max_entries: config.replication_log.max_entries,
         max_bytes: config.replication_log.max_bytes,
         replicas: u32::from(config.replication_log.replicas).max(servers.min(3)),

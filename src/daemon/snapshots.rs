@@ -11,9 +11,9 @@ use super::threads::Keeping;
 use crate::cluster::broker::JetStreamBroker;
 use crate::config::Config;
 use crate::config::snapshot::Store as Kind;
-use crate::gate::Gate;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
+use crate::shared::Shared;
 use crate::snapshot::error::TransferError;
 use crate::snapshot::thread::{Inputs, Places, Progress};
 use crate::snapshot::transfer;
@@ -44,13 +44,13 @@ pub fn random_node_id() -> u64 {
 /// Starts the thread that makes and merges snapshots.
 pub fn start(
     config: &Config,
-    gate: &Arc<Gate>,
+    shared: &Arc<Shared>,
     broker: &Arc<JetStreamBroker>,
     (stop, keeping): (Receiver<()>, Keeping),
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
     let options = scheduler::SchedulerOptions {
-        cluster: config.shared.stream_prefix.clone(),
+        cluster: config.common.stream_prefix.clone(),
         max_entries: config.replication_log.max_entries as u64,
         interval: config.snapshot.interval,
         leader_ttl: config.snapshot.leader_ttl,
@@ -61,7 +61,7 @@ pub fn start(
     let (ttl, place, prefix) = (
         config.snapshot.leader_ttl,
         place(config, broker),
-        config.shared.stream_prefix.clone(),
+        config.common.stream_prefix.clone(),
     );
     let (to_registry, to_store) = (broker.clone(), broker.clone());
     let places = Places {
@@ -74,7 +74,7 @@ pub fn start(
         is_awaited: keeping.is_awaited,
     };
     let backoff = Backoff::new(Duration::from_millis(500), LONGEST_BACKOFF);
-    thread::start(gate.clone(), options, places, inputs, backoff, exits)
+    thread::start(shared.clone(), options, places, inputs, backoff, exits)
 }
 
 /// Result of the wait for a database.
@@ -135,7 +135,7 @@ fn bring(
     progress: &mut Progress<'_>,
 ) -> Result<Option<String>, TransferError> {
     let mut store = open_store(config, broker)?;
-    let manifest = transfer::read_manifest(&mut *store, &config.shared.stream_prefix)?;
+    let manifest = transfer::read_manifest(&mut *store, &config.common.stream_prefix)?;
     let mut last = Ok(None);
     for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
         let fetched = transfer::fetch(&entry, &config.db_path, &mut *store, progress)
@@ -171,7 +171,7 @@ fn bring(
 }
 
 fn open_store(config: &Config, broker: &JetStreamBroker) -> Result<Box<dyn Store>, StoreError> {
-    let prefix = &config.shared.stream_prefix;
+    let prefix = &config.common.stream_prefix;
     store::open(&place(config, broker), prefix, &|| broker.connect())
 }
 

@@ -1,4 +1,4 @@
-//! The threads that share the gate, and their orderly end.
+//! The threads, their shared state, and their orderly end.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,9 +13,9 @@ use super::snapshots;
 use crate::cluster::broker::Broker;
 use crate::config::Config;
 use crate::database::Database;
-use crate::gate::Gate;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
+use crate::shared::Shared;
 use crate::snapshot::thread::Ask;
 use crate::status::board::About;
 use crate::thread::{Exited, spawn};
@@ -35,7 +35,7 @@ const POLL_WITHOUT_HINTS: Duration = Duration::from_millis(250);
 
 /// The running threads, and the handles that end them.
 pub(super) struct Threads {
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     /// Dropping it ends all threads but the server's.
     stop: Sender<()>,
     threads: Vec<JoinHandle<()>>,
@@ -63,50 +63,52 @@ impl Threads {
     ) -> Threads {
         let Net { broker, server } = net;
         let shards = match config.replicate {
-            true => config.shared.shards,
+            true => config.common.shards,
             false => 0,
         };
         let strays = database.fence().strays();
-        let (gate, woken) = Gate::new(database, shards);
-        let gate = Arc::new(gate);
+        let (shared, woken) = Shared::new(database, shards);
+        let shared = Arc::new(shared);
         let (stop, stopped) = bounded(0);
         let backoff = Backoff::new(config.nats.reconnect_wait / 4, config.nats.reconnect_wait);
         let retries = config.nats.connect_retries;
         let mut threads = Vec::new();
-        gate.status.introduce(About {
+        shared.status.introduce(About {
             name: config.node_name.clone(),
-            streams: (1..=config.shared.shards)
+            streams: (1..=config.common.shards)
                 .map(|s| broker.stream(s))
                 .collect(),
         });
         if let Some(interval) = config.status_interval {
             let options = status::thread::StatusOptions {
-                stream_prefix: config.shared.stream_prefix.clone(),
+                stream_prefix: config.common.stream_prefix.clone(),
                 interval,
             };
-            let (gate, broker, stopped) = (gate.clone(), broker.clone(), stopped.clone());
+            let (shared, broker, stopped) = (shared.clone(), broker.clone(), stopped.clone());
             threads.push(status::verify::worker::start(
-                gate.clone(),
+                shared.clone(),
                 stopped.clone(),
                 exits,
             ));
-            threads.push(status::thread::start(gate, broker, options, stopped, exits));
+            threads.push(status::thread::start(
+                shared, broker, options, stopped, exits,
+            ));
         }
         if snapshots::are_kept(config)
-            && let Err(e) = gate.hold_reading()
+            && let Err(e) = shared.hold_reading()
         {
             log::debug!("reading is not held: {e}"); // held or not, it comes to the same
         }
         for shard in 1..=shards {
-            let (gate, broker) = (gate.clone(), broker.clone() as Arc<dyn Broker>);
+            let (shared, broker) = (shared.clone(), broker.clone() as Arc<dyn Broker>);
             let (stopped, backoff) = (stopped.clone(), backoff.clone());
             threads.push(consumer::start(
-                gate, broker, shard, stopped, backoff, retries, exits,
+                shared, broker, shard, stopped, backoff, retries, exits,
             ));
         }
         if snapshots::are_kept(config) {
             let inputs = (stopped.clone(), keeping);
-            threads.push(snapshots::start(config, &gate, &broker, inputs, exits));
+            threads.push(snapshots::start(config, &shared, &broker, inputs, exits));
         }
         let watcher = watcher::Watcher::start(&config.db_path, strays, exits)
             .map_err(|e| {
@@ -119,7 +121,7 @@ impl Threads {
         let polling = config.polling_interval;
         let options = publisher::PublisherOptions {
             publish: config.publish,
-            compress: config.shared.compress,
+            compress: config.common.compress,
             max_transaction_bytes: config.replication_log.max_transaction_bytes,
             max_entries: config.replication_log.max_entries as u64,
             cleanup_interval: config.cleanup_interval,
@@ -133,7 +135,7 @@ impl Threads {
         };
         let mirror = Mirror::new(config.seq_map_path.clone());
         threads.extend(publisher::start(
-            gate.clone(),
+            shared.clone(),
             broker,
             options,
             inputs,
@@ -142,7 +144,7 @@ impl Threads {
             exits,
         ));
         Threads {
-            gate,
+            shared,
             stop,
             threads,
             exits: exits.clone(),
@@ -153,12 +155,12 @@ impl Threads {
 
     /// Time until nothing has changed for `timeout`; none if `timeout` is none.
     pub(super) fn sleeps_in(&self, timeout: Option<Duration>) -> Option<Duration> {
-        Some(timeout?.saturating_sub(self.gate.quiet_for()))
+        Some(timeout?.saturating_sub(self.shared.quiet_for()))
     }
 
-    /// The gate for threads that do not take part in the orderly end, such as HTTP.
-    pub(super) fn gate(&self) -> Weak<Gate> {
-        Arc::downgrade(&self.gate)
+    /// The shared state for threads that do not take part in the orderly end, such as HTTP.
+    pub(super) fn shared(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
     }
 
     /// Ends the threads that write, then closes the database, then ends the server. A second signal
@@ -167,7 +169,7 @@ impl Threads {
         let began = Instant::now();
         drop(self.stop);
         let mut threads = self.threads;
-        let mut open = Some((self.gate, Mirror::new(self.mirror_path)));
+        let mut open = Some((self.shared, Mirror::new(self.mirror_path)));
         let (mut server, mut asked) = (self.server, None);
         let mut end_server = || {
             let (stop, thread) = server.take()?;
@@ -178,8 +180,8 @@ impl Threads {
         loop {
             threads.retain(|t| !t.is_finished());
             if threads.is_empty() {
-                let close = open.take().map(|(gate, mirror)| {
-                    spawn("closing", &self.exits, move || close(&gate, mirror))
+                let close = open.take().map(|(shared, mirror)| {
+                    spawn("closing", &self.exits, move || close(&shared, mirror))
                 });
                 match close.or_else(&mut end_server) {
                     Some(thread) => threads.push(thread),
@@ -214,11 +216,11 @@ fn wait_for(threads: &[JoinHandle<()>]) {
 
 /// Makes the last write of all. A later write would reserve time again, and the next start would
 /// take that time for used.
-fn close(gate: &Gate, mut mirror: Mirror) -> Result<(), String> {
-    let mut inside = gate.enter();
-    if let Err(e) = inside.database.close() {
+fn close(shared: &Shared, mut mirror: Mirror) -> Result<(), String> {
+    let mut locked = shared.lock();
+    if let Err(e) = locked.database.close() {
         log::warn!("closing the database: {e}; nothing is lost by that");
     }
-    mirror.write(&inside.database.sequences());
+    mirror.write(&locked.database.sequences());
     Ok(())
 }

@@ -12,11 +12,11 @@
 //!   └──────────── ROLLBACK ◀──────────┘
 //! ```
 //! The wait has an end ([`Settings::courtesy`](super::Settings)): beside readers that leave no gap,
-//! HarmonyLite writes all the same, once in that time. A thread waits outside of the gate where it
-//! can ([`crate::gate::Gate::enter_to_write`]).
+//! HarmonyLite writes all the same, once in that time. A thread waits without the lock where it
+//! can ([`crate::shared::Shared::lock_to_write`]).
 //!
 //! The bytes are those that SQLite's own readers lock (`index.rs`), and locks belong to the
-//! process. So the fence releases them only inside the gate, where no statement of this process
+//! process. So the fence releases them only under the lock, where no statement of this process
 //! reads. It does not take them at all while a second connection of this process reads
 //! ([`Fence::begin_view`]): it then checks for readers before the transaction begins, and again
 //! once it has begun. With a rollback journal it only checks, too.
@@ -200,7 +200,7 @@ impl Fence {
     }
 
     /// Whether nobody reads at this moment. In WAL mode, unless a view is open, it then holds the
-    /// bytes, and nobody can read until [`Self::let_go`]. Called inside the gate.
+    /// bytes, and nobody can read until [`Self::let_go`]. Called under the lock.
     pub(super) fn try_gap(&self) -> bool {
         match self.way() {
             Way::Wal(wal) if !self.is_viewing() => index::take(&wal.shm),
@@ -364,7 +364,7 @@ impl Fence {
         Ok(self.try_gap())
     }
 
-    /// Lets readers in. Called inside the gate, while no statement of this process reads.
+    /// Lets readers in. Called under the lock, while no statement of this process reads.
     pub(crate) fn let_go(&self) {
         if let Way::Wal(wal) = self.way()
             && !self.is_viewing()
@@ -396,7 +396,7 @@ impl Fence {
         matches!(self.way(), Way::Wal(_))
     }
 
-    /// Notes that a second connection of this process is about to read. Called inside the gate,
+    /// Notes that a second connection of this process is about to read. Called under the lock,
     /// outside of any transaction.
     pub(crate) fn begin_view(self: &Arc<Self>) -> Viewing {
         self.views.fetch_add(1, Ordering::SeqCst);

@@ -222,10 +222,10 @@ impl Files {
         if let Some((gone, _)) = beside.iter().find(|open| !is_there(open)) {
             return Some(Found::Removed(gone.clone()));
         }
-        self.look_inside(&there, conn)
+        self.look_locked(&there, conn)
     }
 
-    fn look_inside(&mut self, there: &Metadata, conn: &Connection) -> Option<Found> {
+    fn look_locked(&mut self, there: &Metadata, conn: &Connection) -> Option<Found> {
         let before = self.seen.as_ref()?;
         if before.size == there.size() && before.modified == there.modified().ok() {
             return None;

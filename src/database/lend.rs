@@ -36,7 +36,7 @@ pub enum Lent {
 
 impl Database {
     /// Closes the connection, waits until no process has the database exclusively, and opens it
-    /// again. Called inside the gate: no other thread can use the database meanwhile. `is_over`
+    /// again. Called under the lock: no other thread can use the database meanwhile. `is_over`
     /// sleeps for the time that it is given, and returns true if the daemon is to stop. Then this
     /// fails with [`DatabaseError::Stopped`], and nothing can be written any more.
     pub fn lend(&mut self, mut is_over: impl FnMut(Duration) -> bool) -> Result<Lent> {

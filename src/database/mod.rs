@@ -2,7 +2,7 @@
 //! apply use.
 //!
 //! One connection makes all writes of this process. A thread that holds the [`Database`] holds the
-//! gate: SQLite has one writer at a time anyway. Triggers and foreign keys are off on this
+//! lock of [`crate::shared::Shared`]: SQLite has one writer at a time anyway. Triggers and foreign keys are off on this
 //! connection. So applied changes are not captured again, and the application's triggers, which
 //! have already fired on the node that made the change, do not fire a second time. Transactions are
 //! short and spaced, so that the application is never starved.
@@ -101,7 +101,7 @@ pub struct Database {
     pub(crate) opened_ms: i64,
     /// See [`fence`]. It stands after the connection, which is closed first.
     pub(crate) fence: Arc<Fence>,
-    /// The gap that was waited for before the gate was entered.
+    /// The gap that was waited for before the lock was taken.
     pub(crate) gap: Option<Gap>,
     /// The connection is closed, see [`Database::lend`].
     is_away: bool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::process;
 use crate::database::{Counts, Database, Result};
-use crate::gate::{Gate, Inside};
+use crate::shared::{Locked, Shared};
 use crate::status::local::lag;
 use crate::{health, progress};
 
@@ -57,38 +57,38 @@ pub(super) struct Facts {
 
 impl Facts {
     /// None if the database stays locked for two seconds.
-    pub(super) fn gather(gate: &Gate) -> Option<Facts> {
-        let inside = gate.enter_within(PATIENCE)?;
-        let of_database = Facts::of_database(gate, &inside).ok()?;
-        drop(inside);
-        let measures = &gate.measures;
+    pub(super) fn gather(shared: &Shared) -> Option<Facts> {
+        let locked = shared.lock_within(PATIENCE)?;
+        let of_database = Facts::of_database(shared, &locked).ok()?;
+        drop(locked);
+        let measures = &shared.measures;
         Some(Facts {
             written: process::written_bytes(),
             resident: process::resident_bytes(),
-            behind: gate.behind(),
+            behind: shared.behind(),
             snapshot_failures: measures.snapshot_failures(),
             is_connected: measures.is_connected(),
-            is_ready: gate.is_ready(),
+            is_ready: shared.is_ready(),
             restore: ratio(|what| !is_table(what)),
             install: ratio(is_table),
             ..of_database
         })
     }
 
-    fn of_database(gate: &Gate, inside: &Inside) -> Result<Facts> {
-        let db: &Database = &inside.database;
+    fn of_database(shared: &Shared, locked: &Locked) -> Result<Facts> {
+        let db: &Database = &locked.database;
         let heard_ms = db.newest_by_origin().collect();
-        let is_at_end = gate.is_caught_up() || !gate.reads();
-        let streams = gate.status.about().streams;
-        let report = health::report(&gate.health, Some(db))?;
+        let is_at_end = shared.is_caught_up() || !shared.reads();
+        let streams = shared.status.about().streams;
+        let report = health::report(&shared.health, Some(db))?;
         let problems = report["problems"].as_object().map_or(0, |p| p.len() as u64);
         let now_ms = db.clock.now_ms();
         let age = |made_ms: i64| (now_ms - made_ms).max(0) as f64 / 1e3;
-        let newest = gate.measures.newest_snapshot();
+        let newest = shared.measures.newest_snapshot();
         Ok(Facts {
             counts: db.counts(),
             backlog_rows: db.unsent_up_to(BACKLOG_COUNTED)?,
-            backlog_bytes: inside.outbox.queued_bytes() as u64,
+            backlog_bytes: locked.outbox.queued_bytes() as u64,
             held: db.held_up_to(COUNTED)?,
             displaced: db.displaced_up_to(COUNTED)?,
             rejected: db.rejected(),

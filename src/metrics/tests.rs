@@ -6,14 +6,17 @@ use super::*;
 use crate::apply::tests::support::Node;
 
 /// The exported text of a node.
-fn exported(gate: &Gate, namespace: &str) -> String {
+fn exported(shared: &Shared, namespace: &str) -> String {
     let options = Options {
         namespace,
         subsystem: "",
         node: 1,
         store: "nats",
     };
-    Exporter::new(&options, gate).unwrap().text(gate).unwrap()
+    Exporter::new(&options, shared)
+        .unwrap()
+        .text(shared)
+        .unwrap()
 }
 
 /// The mistakes that `promtool check metrics` would report.
@@ -72,15 +75,15 @@ fn values(text: &str) -> BTreeMap<&str, f64> {
 
 #[test]
 fn names_and_texts_are_sound() {
-    let gate = Gate::new(Node::new(1, "").db, 2).0;
-    let text = exported(&gate, "harmonylite");
+    let shared = Shared::new(Node::new(1, "").db, 2).0;
+    let text = exported(&shared, "harmonylite");
     assert_eq!(complaints(&text), Vec::<String>::new());
     let with_labels = text.lines().filter(|line| !line.starts_with('#'));
     for line in with_labels {
         assert!(line.starts_with("harmonylite_"), "{line}");
         assert!(line.contains("node_id=\"1\""), "{line}");
     }
-    assert!(exported(&gate, "").contains("\npublished{node_id=\"1\"} 0\n"));
+    assert!(exported(&shared, "").contains("\npublished{node_id=\"1\"} 0\n"));
 }
 
 #[test]
@@ -109,8 +112,8 @@ fn what_happened_is_counted_once_and_only_what_is_committed() {
     assert!(undone.is_err());
     assert_eq!(b.db.counts(), before);
 
-    let gate = Gate::new(b.db, 1).0;
-    let text = exported(&gate, "h");
+    let shared = Shared::new(b.db, 1).0;
+    let text = exported(&shared, "h");
     let values = values(&text);
     assert_eq!(values["h_applied_rows_total{node_id=\"1\"}"], 3.0);
     assert_eq!(values["h_held_rows{node_id=\"1\"}"], 1.0);
@@ -121,14 +124,14 @@ fn what_happened_is_counted_once_and_only_what_is_committed() {
 /// A cluster of a thousand nodes has 32 labels, and counters never fall.
 #[test]
 fn labels_are_bounded_and_counters_rise() {
-    let gate = Gate::new(Node::new(1, "").db, 1).0;
+    let shared = Shared::new(Node::new(1, "").db, 1).0;
     let options = Options {
         namespace: "h",
         subsystem: "s",
         node: 1,
         store: "file",
     };
-    let exporter = Exporter::new(&options, &gate).unwrap();
+    let exporter = Exporter::new(&options, &shared).unwrap();
     let mut facts = Facts {
         lag_ms: (0..1000).map(|node| (node, node)).collect(),
         snapshot_failures: 2,

@@ -6,9 +6,9 @@ use super::CONNECTING;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity::{self, LookError};
-use crate::gate::Gate;
 use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
+use crate::shared::Shared;
 use crate::stream::{StreamError, Writer};
 
 /// Asks for a connection, and tells how the last one ended.
@@ -25,7 +25,7 @@ pub(super) struct ConnectRequest {
 /// goes on meanwhile.
 pub(super) fn connect_when_asked(
     broker: &dyn Broker,
-    gate: &Gate,
+    shared: &Shared,
     mut backoff: Backoff,
     retries: Option<u32>,
     asked: &Receiver<ConnectRequest>,
@@ -42,7 +42,7 @@ pub(super) fn connect_when_asked(
         }
         let (mut failures, mut failure) = (0, Trouble::default());
         loop {
-            let text = match connect(broker, gate) {
+            let text = match connect(broker, shared) {
                 Ok(writer) => {
                     worked = true;
                     let _ = offer.send(writer);
@@ -54,7 +54,7 @@ pub(super) fn connect_when_asked(
                 Err(e) => e.to_string(),
             };
             failures += 1;
-            gate.health.report_failing(CONNECTING, &text);
+            shared.health.report_failing(CONNECTING, &text);
             if let Some(most) = retries.filter(|&most| failures > most) {
                 return Err(format!(
                     "gave up after {failures} tries, the first and {most} (nats.connect_retries) \
@@ -74,12 +74,12 @@ pub(super) fn connect_when_asked(
 }
 
 /// Connects, after checking that the streams are still the ones that were read before.
-fn connect(broker: &dyn Broker, gate: &Gate) -> Result<Box<dyn Writer>, StreamError> {
+fn connect(broker: &dyn Broker, shared: &Shared) -> Result<Box<dyn Writer>, StreamError> {
     let writer = broker.writer()?;
     for shard in 1..=broker.shards() {
         let mut reader = broker.reader(shard)?;
         let state = reader.state()?;
-        stream_continuity::look(gate, &broker.stream(shard), &mut *reader, &state).map_err(
+        stream_continuity::look(shared, &broker.stream(shard), &mut *reader, &state).map_err(
             |e| match e {
                 LookError::Stream(e) => e,
                 LookError::Database(e) => StreamError::Disconnected(format!("database: {e}")),

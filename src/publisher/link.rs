@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
-use crate::gate::Gate;
 use crate::model::frame::{self, Messages, Packed};
+use crate::shared::Shared;
 use crate::stream::{FIRST_WINDOW, QUICK, StreamError, Writer, at_slowest};
 
 /// Largest number of messages in flight: enough to hide the broker's latency.
@@ -120,7 +120,7 @@ impl PublisherLink {
     /// Sends one frame, in parts if it is too large for one message. Call it only if there is room.
     pub(super) fn send(
         &mut self,
-        gate: &Gate,
+        shared: &Shared,
         sending: &Sending<'_>,
         packed: Packed,
         now: Instant,
@@ -137,11 +137,11 @@ impl PublisherLink {
             salt: sending.salt,
             messages: messages.peekable(),
         });
-        self.send_rest(gate, now)
+        self.send_rest(shared, now)
     }
 
     /// Hands over as many messages of the current frame as may be in flight.
-    pub(super) fn send_rest(&mut self, gate: &Gate, now: Instant) -> Result<(), StreamError> {
+    pub(super) fn send_rest(&mut self, shared: &Shared, now: Instant) -> Result<(), StreamError> {
         while let Some(mut rest) = self.rest.take() {
             let Some(bytes) = rest.messages.next_if(|next| self.has_room_for(next.len())) else {
                 self.rest = rest.messages.peek().is_some().then_some(rest);
@@ -162,7 +162,7 @@ impl PublisherLink {
             };
             self.messages.insert(token, message);
             self.in_flight_bytes += bytes.len();
-            gate.remember_own(&id);
+            shared.remember_own(&id);
             let shard = rest.shard;
             self.rest = Some(rest);
             self.writer

@@ -68,7 +68,7 @@ impl Database {
         let captured = self.write_past_damage(|db| {
             let mut captured = Captured::default();
             if !mutation::is(Mutation::SnapshotOfUncaptured) {
-                db.capture_inside(&mut captured)?;
+                db.capture_locked(&mut captured)?;
             }
             db.clear_marks()?;
             db.store_positions()?;

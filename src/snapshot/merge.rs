@@ -125,7 +125,7 @@ impl Merge {
         let (at, rows, captured) = db.write_past_damage(|db| {
             let (mut captured, mut at, mut rows) =
                 (Captured::default(), self.at.clone(), self.rows);
-            if !db.capture_inside(&mut captured)? {
+            if !db.capture_locked(&mut captured)? {
                 return Ok((at, rows, captured));
             }
             let began = db.clock.uptime();

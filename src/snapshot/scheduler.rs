@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use crate::cluster::registry::Registry;
 use crate::database::{Database, DatabaseError};
-use crate::gate::Gate;
 use crate::logging::Lasting;
 use crate::model::manifest::{Entry, KEPT, StreamPosition};
+use crate::shared::Shared;
 pub use crate::snapshot::error::RoundError;
 use crate::snapshot::transfer;
 use crate::snapshot::watch::Watch;
@@ -76,7 +76,7 @@ pub type OpenStore<'a> = dyn Fn() -> Result<Box<dyn Store>, StoreError> + 'a;
 /// Everything that a round of the scheduler works with.
 pub struct Round<'a> {
     /// The database, the outbox and the signals.
-    pub gate: &'a Gate,
+    pub shared: &'a Shared,
     /// What the cluster knows about snapshots and nodes.
     pub registry: &'a mut dyn Registry,
     /// Opens the store, once it is needed.
@@ -176,28 +176,28 @@ impl Scheduler {
     }
 
     /// Whether a round may have something to do, as far as this node can tell without the broker.
-    pub fn has_work(&self, gate: &Gate) -> Result<bool, DatabaseError> {
-        let holds = gate.stream_holds(self.options.max_entries);
-        let mut inside = gate.enter();
-        let db = &mut inside.database;
+    pub fn has_work(&self, shared: &Shared) -> Result<bool, DatabaseError> {
+        let holds = shared.stream_holds(self.options.max_entries);
+        let mut locked = shared.lock();
+        let db = &mut locked.database;
         let is_told = self.told.is_some() && self.told_schema == db.catalog_version();
-        let needs = !gate.is_joined() || db.has_gap() || self.is_asked() || !is_told;
+        let needs = !shared.is_joined() || db.has_gap() || self.is_asked() || !is_told;
         let needs = needs || db.seeks_snapshot()?;
         Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new(), holds).is_some())
     }
 
-    /// Runs one round. The caller must let reading go on after it ([`Gate::let_read`]).
+    /// Runs one round. The caller must let reading go on after it ([`Shared::let_read`]).
     pub fn round(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         if self.waiting.is_none() {
-            round.gate.hold_reading()?;
+            round.shared.hold_reading()?;
         }
-        self.look_at_gaps(round.gate);
-        let node = round.gate.enter().database.node();
+        self.look_at_gaps(round.shared);
+        let node = round.shared.lock().database.node();
         if self.registered != Some(node) {
             round.registry.register(node, &self.options.selection)?;
             self.registered = Some(node);
         }
-        if self.compare_tables(round)? && !round.gate.is_joined() {
+        if self.compare_tables(round)? && !round.shared.is_joined() {
             return Ok(Next::After(self.options.leader_ttl)); // or when tables are made here
         }
         self.newest = self.find_newest(round)?;
@@ -211,36 +211,36 @@ impl Scheduler {
             }
             self.newest = Some(newest);
         }
-        if !round.gate.is_joined() {
+        if !round.shared.is_joined() {
             let next = self.join(round)?;
-            if !round.gate.is_joined() {
+            if !round.shared.is_joined() {
                 return Ok(next);
             }
         }
         self.look_for_lost(round)?;
-        if round.gate.enter().database.has_gap() {
+        if round.shared.lock().database.has_gap() {
             let next = self.make_up(round)?;
-            self.look_at_gaps(round.gate);
+            self.look_at_gaps(round.shared);
             return Ok(next);
         }
         self.forgot = false; // nothing is needed of the store: the next loss is another one
         let wanted = round.registry.requested()?;
-        let holds = round.gate.stream_holds(self.options.max_entries);
+        let holds = round.shared.stream_holds(self.options.max_entries);
         self.make_if(round, |scheduler, db| scheduler.due(db, &wanted, holds))
     }
 
     /// Marked rows wait to be sent until the missed changes are here, but no longer than
     /// `leader_ttl`.
-    fn look_at_gaps(&mut self, gate: &Gate) {
-        let inside = gate.enter();
-        let now = inside.database.clock.uptime();
-        self.gapped = match inside.database.has_gap() {
+    fn look_at_gaps(&mut self, shared: &Shared) {
+        let locked = shared.lock();
+        let now = locked.database.clock.uptime();
+        self.gapped = match locked.database.has_gap() {
             true => self.gapped.or(Some(now)),
             false => None,
         };
-        drop(inside);
+        drop(locked);
         let is_long = |since| now - since >= self.options.leader_ttl;
-        gate.publish_beside_gaps(self.gapped.is_some_and(is_long));
+        shared.publish_beside_gaps(self.gapped.is_some_and(is_long));
     }
 
     fn find_newest(&mut self, round: &mut Round<'_>) -> Result<Option<Entry>, RoundError> {
@@ -261,10 +261,10 @@ impl Scheduler {
                 Ok(newest)
             }
             // A torn manifest lists no snapshot, and the next snapshot replaces it.
-            Err(RoundError::Transfer(e)) if round.gate.is_joined() && transfer::is_torn(&e) => {
+            Err(RoundError::Transfer(e)) if round.shared.is_joined() && transfer::is_torn(&e) => {
                 Ok(None)
             }
-            Err(e) if round.gate.is_joined() => Err(e),
+            Err(e) if round.shared.is_joined() => Err(e),
             Err(e) => {
                 self.join_without(round, &e.to_string())?;
                 Err(e)
@@ -345,15 +345,15 @@ impl Scheduler {
 
     /// When to look again, if nothing happens before: when the interval is over, unless nothing was
     /// written since the newest snapshot.
-    pub fn rest(&self, gate: &Gate) -> Next {
+    pub fn rest(&self, shared: &Shared) -> Next {
         let (Some(every), Some(newest)) = (self.options.interval, &self.newest) else {
             return Next::Rest;
         };
-        let inside = gate.enter();
-        if inside.database.is_covered(&newest.streams) {
+        let locked = shared.lock();
+        if locked.database.is_covered(&newest.streams) {
             return Next::Rest;
         }
-        let age = inside.database.clock.now_ms() - newest.time_ms;
+        let age = locked.database.clock.now_ms() - newest.time_ms;
         let age = Duration::from_millis(age.max(0) as u64);
         Next::After(every.saturating_sub(age).max(LOOK_AGAIN))
     }

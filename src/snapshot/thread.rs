@@ -12,10 +12,10 @@ use log::Level;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::registry::KeyValueRegistry;
 use crate::database::DatabaseError;
-use crate::gate::Gate;
 use crate::logging::Trouble;
 use crate::model::backoff::Backoff;
 use crate::progress::{Unit, Work};
+use crate::shared::Shared;
 use crate::snapshot::error::TransferError;
 use crate::snapshot::scheduler::{Next, Round, RoundError, Scheduler, SchedulerOptions};
 use crate::snapshot::watch::{self, Watch};
@@ -57,7 +57,7 @@ pub struct Inputs {
 }
 
 struct Snapshots {
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     scheduler: Scheduler,
     places: Places,
     inputs: Inputs,
@@ -77,7 +77,7 @@ struct Snapshots {
 
 /// Starts the thread; it ends when `stop` is closed.
 pub fn start(
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     options: SchedulerOptions,
     places: Places,
     inputs: Inputs,
@@ -85,8 +85,8 @@ pub fn start(
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
     let snapshots = Snapshots {
-        pokes: gate.scheduler_notifications(),
-        gate,
+        pokes: shared.scheduler_notifications(),
+        shared,
         scheduler: Scheduler::new(options),
         places,
         inputs,
@@ -129,10 +129,10 @@ impl Snapshots {
                 SnapshotEvent::Timeout => is_word = true,
             }
             let done = self.work(is_word);
-            self.gate
+            self.shared
                 .measures
                 .heard_of_snapshot(self.scheduler.newest());
-            self.gate.let_read();
+            self.shared.let_read();
             is_word = false;
             self.holds = matches!(done, Err(RoundError::Transfer(_)));
             look_at = match done {
@@ -140,7 +140,7 @@ impl Snapshots {
                     failures = 0;
                     self.backoff.reset();
                     self.failure.ends();
-                    self.gate.health.report_ok("snapshots");
+                    self.shared.health.report_ok("snapshots");
                     if self.scheduler.is_asked() && self.owes_word {
                         log::info!("snapshot: one is asked for, and is made as soon as it may be");
                     }
@@ -209,8 +209,8 @@ impl Snapshots {
 
     fn work(&mut self, is_word: bool) -> Result<Next, RoundError> {
         self.drop_tombstones()?;
-        if !is_word && !self.scheduler.has_work(&self.gate)? {
-            return Ok(self.scheduler.rest(&self.gate));
+        if !is_word && !self.scheduler.has_work(&self.shared)? {
+            return Ok(self.scheduler.rest(&self.shared));
         }
         let registry = match &mut self.registry {
             Some(registry) => registry,
@@ -222,7 +222,7 @@ impl Snapshots {
         while registry.changes().try_recv().is_ok() {}
         let mut watch = Progress::new(&self.inputs.stop, "snapshot");
         self.scheduler.round(&mut Round {
-            gate: &self.gate,
+            shared: &self.shared,
             registry,
             open_store: &*self.places.store,
             watch: &mut watch,
@@ -231,16 +231,16 @@ impl Snapshots {
 
     /// Drops tombstones whose time is over, in short steps.
     fn drop_tombstones(&mut self) -> Result<(), RoundError> {
-        self.gate.enter().database.note_age()?;
-        if self.sweep.is_none() && self.gate.all_at_end() {
-            self.sweep = self.gate.enter().database.sweep()?;
+        self.shared.lock().database.note_age()?;
+        if self.sweep.is_none() && self.shared.all_at_end() {
+            self.sweep = self.shared.lock().database.sweep()?;
         }
         while let Some(sweep) = &mut self.sweep {
-            let turn = self.gate.take_turn();
-            let mut inside = self.gate.enter_to_write();
-            let done = inside.database.sweep_step(sweep)?;
-            let held = inside.began.elapsed();
-            drop(inside);
+            let turn = self.shared.take_turn();
+            let mut locked = self.shared.lock_to_write();
+            let done = locked.database.sweep_step(sweep)?;
+            let held = locked.began.elapsed();
+            drop(locked);
             if done {
                 if sweep.dropped > 0 {
                     log::info!("forgot {} deleted row(s)", sweep.dropped);
@@ -248,7 +248,7 @@ impl Snapshots {
                 self.sweep = None;
                 break;
             }
-            let pause = self.gate.rest(turn, held);
+            let pause = self.shared.rest(turn, held);
             if self.inputs.stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return Err(RoundError::Stopped);
             }
@@ -274,16 +274,16 @@ impl Snapshots {
             RoundError::Database(DatabaseError::Dropped | DatabaseError::Stopped)
         ) {
             log::debug!("snapshot: {e}"); // the publisher makes them again, and says so
-            return self.gate.wake_publisher();
+            return self.shared.wake_publisher();
         }
         if matches!(e, RoundError::Stream(_)) {
             self.registry = None;
         }
         if matches!(e, RoundError::Transfer(_)) {
-            self.gate.measures.snapshot_failed();
+            self.shared.measures.snapshot_failed();
         }
         let text = e.to_string();
-        self.gate.health.report_failing("snapshots", &text);
+        self.shared.health.report_failing("snapshots", &text);
         let news = self
             .failure
             .fails(&without_names(&text), SystemClock.uptime());
@@ -365,7 +365,7 @@ mod tests {
     use super::*;
     use crate::apply::tests::support::Node;
 
-    fn snapshots(gate: Gate, inputs: Inputs) -> Snapshots {
+    fn snapshots(shared: Shared, inputs: Inputs) -> Snapshots {
         let options = SchedulerOptions {
             cluster: "c".into(),
             max_entries: 100,
@@ -379,8 +379,8 @@ mod tests {
             store: Box::new(|| unreachable!("without a registry")),
         };
         Snapshots {
-            pokes: gate.scheduler_notifications(),
-            gate: Arc::new(gate),
+            pokes: shared.scheduler_notifications(),
+            shared: Arc::new(shared),
             scheduler: Scheduler::new(options),
             places,
             inputs,
@@ -405,9 +405,9 @@ mod tests {
             asks,
             is_awaited: false,
         };
-        let mut thread = snapshots(Gate::new(Node::new(1, "").db, 1).0, inputs);
+        let mut thread = snapshots(Shared::new(Node::new(1, "").db, 1).0, inputs);
         let soon = || Some(Instant::now() + Duration::from_millis(20));
-        thread.gate.notify_scheduler();
+        thread.shared.notify_scheduler();
         thread.holds = true;
         assert!(matches!(thread.next_event(soon()), SnapshotEvent::Timeout));
         let (reply, only_if_new) = (crossbeam_channel::bounded(1).0, false);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::board::About;
 use super::entry::Entry;
 use crate::database::{Database, Result};
-use crate::gate::{Gate, Inside};
 use crate::health;
+use crate::shared::{Locked, Shared};
 
 /// Rows are counted up to this number, so that neither the caller nor the node has to wait.
 pub const COUNTED: u64 = 10_000;
@@ -30,14 +30,14 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads the facts; `inside` is that of `gate`. Fails if the database does.
-    pub fn gather(gate: &Gate, inside: &Inside) -> Result<Facts> {
-        let db = &inside.database;
+    /// Reads the facts; `locked` is that of `shared`. Fails if the database does.
+    pub fn gather(shared: &Shared, locked: &Locked) -> Result<Facts> {
+        let db = &locked.database;
         let heard_ms: BTreeMap<u64, i64> = db.newest_by_origin().collect();
         let now_ms = db.broker_time_ms();
-        let lag_ms = lag(&heard_ms, now_ms, gate.is_caught_up() || !gate.reads());
-        let problems = problems(gate, db)?;
-        let mut entry = stored(&gate.status.about(), db)?;
+        let lag_ms = lag(&heard_ms, now_ms, shared.is_caught_up() || !shared.reads());
+        let problems = problems(shared, db)?;
+        let mut entry = stored(&shared.status.about(), db)?;
         entry.unsent = db.unsent_up_to(COUNTED)?;
         entry.rejected = db.rejected();
         entry.problems = problems.len() as u64;
@@ -78,8 +78,8 @@ fn stored(about: &About, db: &Database) -> Result<Entry> {
     })
 }
 
-fn problems(gate: &Gate, db: &Database) -> Result<BTreeMap<String, String>> {
-    let report = health::report(&gate.health, Some(db))?;
+fn problems(shared: &Shared, db: &Database) -> Result<BTreeMap<String, String>> {
+    let report = health::report(&shared.health, Some(db))?;
     let problems = report["problems"].as_object().into_iter().flatten();
     let text = |text: &serde_json::Value| text.as_str().unwrap_or_default().to_owned();
     Ok(problems.map(|(k, v)| (k.clone(), text(v))).collect())
@@ -125,13 +125,13 @@ mod tests {
         node.run("INSERT INTO t VALUES (1), (2)");
         node.capture();
         node.db.read_up_to("s-1", 5, "a");
-        let gate = Gate::new(node.db, 1).0;
-        gate.status.introduce(About {
+        let shared = Shared::new(node.db, 1).0;
+        shared.status.introduce(About {
             name: "box".into(),
             streams: vec!["s-1".into(), "s-2".into()],
         });
-        gate.health.report_failing("connecting", "no route");
-        let facts = Facts::gather(&gate, &gate.enter()).unwrap();
+        shared.health.report_failing("connecting", "no route");
+        let facts = Facts::gather(&shared, &shared.lock()).unwrap();
         assert_eq!((facts.node, &*facts.entry.name), (7, "box"));
         assert_eq!(facts.entry.positions, [5, 0]);
         assert_eq!((facts.entry.unsent, facts.entry.problems), (2, 1));

@@ -16,9 +16,9 @@ use super::local::Facts;
 use super::peers::{Peers, WRITTEN_EVERY};
 use crate::cluster::broker::{JetStreamBroker, meta_bucket};
 use crate::cluster::registry::{PUBLISHER, TABLES};
-use crate::gate::Gate;
 use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
+use crate::shared::Shared;
 use crate::status::verify::message::{MAX_BYTES, REQUEST, Request};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
@@ -46,7 +46,7 @@ pub struct StatusOptions {
 }
 
 struct StatusThread {
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     broker: Arc<JetStreamBroker>,
     options: StatusOptions,
     stop: Receiver<()>,
@@ -67,16 +67,16 @@ struct StatusThread {
 
 /// Starts the thread; it ends when `stop` is closed.
 pub fn start(
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     broker: Arc<JetStreamBroker>,
     options: StatusOptions,
     stop: Receiver<()>,
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
     let (asker, asks) = unbounded();
-    gate.status.open(asker);
+    shared.status.open(asker);
     let thread = StatusThread {
-        gate,
+        shared,
         broker,
         options,
         stop,
@@ -133,7 +133,7 @@ impl StatusThread {
     fn next_event(&self) -> StatusEvent {
         let changes = match self.is_changed {
             true => never(), // known already
-            false => self.gate.status.changes(),
+            false => self.shared.status.changes(),
         };
         let mut select = Select::new_biased();
         let stop = select.recv(&self.stop);
@@ -181,10 +181,10 @@ impl StatusThread {
     }
 
     fn write_entry(&mut self) -> Result<(), String> {
-        while self.gate.status.changes().try_recv().is_ok() {}
-        let inside = self.gate.enter();
-        let facts = Facts::gather(&self.gate, &inside).map_err(|e| format!("database: {e}"))?;
-        drop(inside);
+        while self.shared.status.changes().try_recv().is_ok() {}
+        let locked = self.shared.lock();
+        let facts = Facts::gather(&self.shared, &locked).map_err(|e| format!("database: {e}"))?;
+        drop(locked);
         let is_news = self
             .told
             .as_ref()
@@ -219,7 +219,7 @@ impl StatusThread {
         {
             return Ok(peers.clone());
         }
-        let streams = self.gate.status.about().streams;
+        let streams = self.shared.status.about().streams;
         let prefix = self.options.stream_prefix.clone();
         let peers = self.with_client(|client| Peers::fetch(client, &prefix, &streams))?;
         self.known = Some((peers.clone(), Instant::now()));
@@ -230,9 +230,9 @@ impl StatusThread {
     fn forget(&mut self, node: u64, dry_run: bool) -> Result<(), String> {
         self.known = None;
         let peers = self.peers()?;
-        let inside = self.gate.enter();
-        let (own, now_ms) = (inside.database.node(), inside.database.broker_time_ms());
-        drop(inside);
+        let locked = self.shared.lock();
+        let (own, now_ms) = (locked.database.node(), locked.database.broker_time_ms());
+        drop(locked);
         may_forget(node, own, &peers, now_ms)?;
         if dry_run {
             return Ok(());
@@ -265,9 +265,9 @@ impl StatusThread {
         };
         let request = (bytes.len() <= MAX_BYTES).then_some(bytes);
         let request = request.and_then(|bytes| serde_json::from_slice::<Request>(&bytes).ok());
-        let own = self.gate.enter().database.node();
+        let own = self.shared.lock().database.node();
         if let Some(request) = request.filter(|r| r.by != own) {
-            self.gate.status.answer(request);
+            self.shared.status.answer(request);
         }
     }
 

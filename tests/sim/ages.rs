@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use harmonylite::gate::Gate;
 use harmonylite::model::cbor;
 use harmonylite::model::version::Version;
+use harmonylite::shared::Shared;
 
 use crate::model::RowId;
 use crate::node::Node;
@@ -47,7 +47,7 @@ impl World {
         }
         let failed = |e: harmonylite::database::DatabaseError| format!("sweep: {e}");
         self.nodes[place].db().note_age().map_err(failed)?;
-        if self.nodes[place].sweep.is_none() && self.nodes[place].gate().all_at_end() {
+        if self.nodes[place].sweep.is_none() && self.nodes[place].shared().all_at_end() {
             let sweep = self.nodes[place].db().sweep().map_err(failed)?;
             self.nodes[place].sweep = sweep;
         }
@@ -136,7 +136,7 @@ impl World {
 
     /// Days in which most are there and `place`, perhaps, is not.
     pub fn long_time(&mut self, place: usize) -> Step {
-        let is_at_work = |n: &Node| n.gate.is_some() && n.scheduler.is_none();
+        let is_at_work = |n: &Node| n.shared.is_some() && n.scheduler.is_none();
         if self.ages.is_none() || self.nodes.iter().any(is_at_work) {
             return Ok(());
         }
@@ -155,7 +155,7 @@ impl World {
             if self.nodes[other].is_cut_off != is_away {
                 self.cut_off(other);
             }
-            match (part, self.nodes[other].gate.is_some()) {
+            match (part, self.nodes[other].shared.is_some()) {
                 (Down, true) => self.nodes[other].crash(),
                 (There | Mute, false) => self.start(other)?,
                 _ => {}
@@ -226,7 +226,7 @@ impl World {
     }
 
     fn is_there(&self, place: usize) -> bool {
-        self.nodes[place].gate.is_some() && !self.nodes[place].is_cut_off
+        self.nodes[place].shared.is_some() && !self.nodes[place].is_cut_off
     }
 
     /// What is under way does not outlive that, and what is written is on the disk.
@@ -234,8 +234,8 @@ impl World {
         for place in 0..self.nodes.len() {
             let node = &mut self.nodes[place];
             let is_on_its_way = node.link.as_ref().is_some_and(|l| !l.wire.is_empty());
-            let waits = |gate: &Arc<Gate>| !gate.enter().outbox.is_empty();
-            if is_on_its_way || node.gate.as_ref().is_some_and(waits) {
+            let waits = |shared: &Arc<Shared>| !shared.lock().outbox.is_empty();
+            if is_on_its_way || node.shared.as_ref().is_some_and(waits) {
                 node.drop_link();
             }
             self.sync(place);

@@ -35,7 +35,7 @@ impl World {
             if self.nodes[place].is_cut_off {
                 self.cut_off(place);
             }
-            if self.nodes[place].gate.is_none() {
+            if self.nodes[place].shared.is_none() {
                 self.start(place)?;
             }
             if self.nodes[place].waits_in_vain() {
@@ -119,7 +119,7 @@ impl World {
             quiet &= self.keep_to_the_end(place)?;
             self.nodes[place].db().flush().map_err(|e| e.to_string())?;
         }
-        let is_empty = |n: &crate::node::Node| n.gate().enter().outbox.is_empty();
+        let is_empty = |n: &crate::node::Node| n.shared().lock().outbox.is_empty();
         quiet &= self.nodes.iter().all(is_empty);
         Ok(quiet && before == (stored(self), self.model.total()))
     }
@@ -174,7 +174,7 @@ impl World {
     fn is_in_order(&self, place: usize) -> bool {
         let node = &self.nodes[place];
         let db = node.db();
-        node.gate().may_publish(&db) && (!db.has_gap() || self.lacks_somebody())
+        node.shared().may_publish(&db) && (!db.has_gap() || self.lacks_somebody())
     }
 
     /// A node that published under an id which nobody has any more: a duplicate took a fresh one.

@@ -30,62 +30,63 @@ pub struct Read {
 impl Node {
     /// `Publisher::look`.
     pub fn capture(&self) -> Step<Captured> {
-        let mut inside = self.gate().enter();
-        let db = &mut inside.database;
+        let mut locked = self.shared().lock();
+        let db = &mut locked.database;
         let is_hint = db.is_changed().map_err(failed)? || db.has_more();
         if !(is_hint && db.waits_for_capture().map_err(failed)?) {
             return Ok(Captured::default());
         }
         let mut captured = db.capture().map_err(failed)?;
         let copy = copy_of(&captured);
-        inside.hand_over(&mut captured);
+        locked.hand_over(&mut captured);
         Ok(copy)
     }
 
     /// What keeps the publisher from sending, for people.
     pub fn publisher_state(&self, broker: &Broker) -> String {
-        let inside = self.gate().enter();
-        let unread = |s: &Stream| inside.database.unread(&s.name);
+        let locked = self.shared().lock();
+        let unread = |s: &Stream| locked.database.unread(&s.name);
         let unread: Vec<u64> = broker.streams.iter().map(unread).collect();
         format!(
             "live {}, at end {}, may publish {}, outbox empty {}, unread {unread:?}",
-            inside.database.is_live(),
-            self.gate().all_at_end(),
-            self.gate().may_publish(&inside.database),
-            inside.outbox.is_empty()
+            locked.database.is_live(),
+            self.shared().all_at_end(),
+            self.shared().may_publish(&locked.database),
+            locked.outbox.is_empty()
         )
     }
 
     /// Whether the next turn of [`Self::send`] begins with a capture.
     pub fn sends_backlog(&self) -> bool {
-        let inside = self.gate().enter();
-        inside.outbox.is_empty() && !inside.database.is_live()
+        let locked = self.shared().lock();
+        locked.outbox.is_empty() && !locked.database.is_live()
     }
 
     /// One turn of `Publisher::send`. True if something was done.
     pub fn send(&mut self, options: &Options, broker: &Broker) -> Step<bool> {
         let room = |link: &Link| link.messages.len() < options.in_flight;
-        let (Some(gate), Some(link)) = (&self.gate, self.link.as_mut().filter(|l| room(l))) else {
+        let (Some(shared), Some(link)) = (&self.shared, self.link.as_mut().filter(|l| room(l)))
+        else {
             return Ok(false);
         };
-        let mut inside = gate.enter();
+        let mut locked = shared.lock();
         let streams = broker.streams.iter().map(|s| &s.name[..]);
-        if inside.is_ahead(streams, link.messages.len(), options.most_ahead()) {
+        if locked.is_ahead(streams, link.messages.len(), options.most_ahead()) {
             return Ok(false);
         }
-        if inside.outbox.is_empty() && !inside.database.is_live() {
-            let may_publish = gate.all_at_end() && gate.may_publish(&inside.database);
-            if !may_publish || !inside.database.is_captured() {
+        if locked.outbox.is_empty() && !locked.database.is_live() {
+            let may_publish = shared.all_at_end() && shared.may_publish(&locked.database);
+            if !may_publish || !locked.database.is_captured() {
                 return Ok(false);
             }
             let limit = options.max_transaction_bytes;
-            let frames = inside.database.backlog(limit).map_err(failed)?;
+            let frames = locked.database.backlog(limit).map_err(failed)?;
             if frames.is_empty() {
-                return Ok(inside.database.is_captured());
+                return Ok(locked.database.is_captured());
             }
-            let _ = inside.outbox.push(frames);
+            let _ = locked.outbox.push(frames);
         }
-        let Some(out) = inside.pop() else {
+        let Some(out) = locked.pop() else {
             return Ok(false);
         };
         let mut compressor = options
@@ -97,7 +98,7 @@ impl Node {
         link.frames.insert(number, (out.at, parts.len()));
         for data in parts {
             let id = frame::message_id(&data, out.salt);
-            gate.remember_own(&id);
+            shared.remember_own(&id);
             let (token, shard, id) = (link.next, out.shard, frame::id_text(&id));
             link.messages.insert(token, (number, shard, id.clone()));
             link.wire.push_back(Packet {
@@ -113,7 +114,7 @@ impl Node {
 
     /// `Publisher::acknowledged`, for one of the acknowledgements on their way.
     pub fn take_ack(&mut self, which: usize, broker: &Broker) -> bool {
-        let (Some(gate), Some(link)) = (&self.gate, &mut self.link) else {
+        let (Some(shared), Some(link)) = (&self.shared, &mut self.link) else {
             return false;
         };
         let Some((token, seq, is_duplicate)) = link.acks.remove(which) else {
@@ -129,9 +130,9 @@ impl Node {
             link.frames.remove(&number);
         }
         let stream = &broker.streams[shard as usize - 1].name;
-        let mut inside = gate.enter();
-        if !inside.acknowledged(stream, (seq, is_duplicate), id, whole) {
-            drop(inside);
+        let mut locked = shared.lock();
+        if !locked.acknowledged(stream, (seq, is_duplicate), id, whole) {
+            drop(locked);
             self.drop_link();
         }
         true
@@ -140,10 +141,10 @@ impl Node {
     /// `Publisher::drop_link`.
     pub fn drop_link(&mut self) {
         self.link = None;
-        if let Some(gate) = &self.gate {
-            let mut inside = gate.enter();
-            inside.outbox.clear();
-            inside.database.stop_live();
+        if let Some(shared) = &self.shared {
+            let mut locked = shared.lock();
+            locked.outbox.clear();
+            locked.database.stop_live();
         }
     }
 
@@ -163,7 +164,7 @@ impl Node {
         if let Some(now_ms) = state.now_ms {
             self.db().heard_broker_time(now_ms);
         }
-        stream_continuity::look(self.gate(), &stream.name, &mut reader, &state)
+        stream_continuity::look(self.shared(), &stream.name, &mut reader, &state)
             .map_err(|e| e.to_string())
     }
 
@@ -177,20 +178,20 @@ impl Node {
         }
         let (from, end) = (next.max(stream.first()), stream.last());
         self.readers[shard] = Some(Reader { from, end });
-        self.gate().set_at_end(shard as u32 + 1, from > end);
+        self.shared().set_at_end(shard as u32 + 1, from > end);
         Ok(())
     }
 
     pub fn drop_reader(&mut self, shard: usize) {
         self.readers[shard] = None;
-        if let Some(gate) = &self.gate {
-            gate.set_at_end(shard as u32 + 1, false);
+        if let Some(shared) = &self.shared {
+            shared.set_at_end(shard as u32 + 1, false);
         }
     }
 
     /// One fetch of up to `limit` messages, and one transaction for them.
     pub fn read(&mut self, shard: usize, limit: usize, broker: &Broker) -> Step<Option<Read>> {
-        let (Some(gate), Some(mut reader)) = (self.gate.clone(), self.readers[shard]) else {
+        let (Some(shared), Some(mut reader)) = (self.shared.clone(), self.readers[shard]) else {
             return Ok(None);
         };
         let stream = &broker.streams[shard];
@@ -201,7 +202,7 @@ impl Node {
         }
         let from = reader.from;
         if from > reader.end {
-            gate.set_at_end(shard as u32 + 1, true);
+            shared.set_at_end(shard as u32 + 1, true);
         }
         let fetched: Vec<(u64, &Message)> = stream.from(from).take(limit).collect();
         let Some((last, newest)) = fetched.last().map(|(seq, m)| (*seq, m.time_ms)) else {
@@ -215,7 +216,7 @@ impl Node {
         let mut arrived = Vec::new();
         for ((seq, message), raw) in fetched.iter().zip(&unpacked) {
             let content = match raw {
-                _ if gate.is_own(&message.id) => Content::Own,
+                _ if shared.is_own(&message.id) => Content::Own,
                 Ok(raw) => Content::Frame(Frame::decode(raw).map_err(|e| e.to_string())?),
                 Err(e) => return Err(e.to_string()),
             };
@@ -226,25 +227,25 @@ impl Node {
                 content,
             });
         }
-        let mut inside = gate.enter();
+        let mut locked = shared.lock();
         if last > reader.end {
-            inside.database.heard_broker_time(newest);
+            locked.database.heard_broker_time(newest);
         }
         let is_own = |a: &&Arrived<'_>| matches!(a.content, Content::Own);
         let own = arrived.iter().take_while(is_own).count();
         let read = if own > 0 {
             let last = &arrived[own - 1];
-            inside.database.read_up_to(&stream.name, last.seq, last.id);
+            locked.database.read_up_to(&stream.name, last.seq, last.id);
             Read {
                 messages: own,
                 captured: Captured::default(),
                 applied: false,
             }
         } else {
-            let applied = inside.database.apply(&stream.name, &arrived);
+            let applied = locked.database.apply(&stream.name, &arrived);
             let mut applied = applied.map_err(failed)?;
             let captured = copy_of(&applied.captured);
-            inside.hand_over(&mut applied.captured);
+            locked.hand_over(&mut applied.captured);
             Read {
                 applied: applied.messages > 0,
                 messages: applied.messages,
@@ -254,7 +255,7 @@ impl Node {
         let from = first + read.messages as u64;
         self.readers[shard] = Some(Reader { from, ..reader });
         if from > reader.end {
-            gate.set_at_end(shard as u32 + 1, true);
+            shared.set_at_end(shard as u32 + 1, true);
         }
         Ok(Some(read))
     }

@@ -125,10 +125,10 @@ impl World {
         let Some(mut scheduler) = self.nodes[place].scheduler.take() else {
             return Ok(()); // in the midst of one
         };
-        let gate = self.nodes[place].gate.clone().expect("the node is up");
+        let shared = self.nodes[place].shared.clone().expect("the node is up");
         self.sweep(place, true)?;
         self.note_unsent(place, true);
-        let was_joined = gate.is_joined();
+        let was_joined = shared.is_joined();
         self.model.lacked |= was_joined && self.nodes[place].db().has_gap();
         if !was_joined || self.nodes[place].db().has_gap() {
             self.capture_all(place)?;
@@ -143,7 +143,7 @@ impl World {
             let node = &mut self.nodes[place];
             node.drop_link();
             node.db().forget_positions().map_err(|e| e.to_string())?;
-            node.gate().forget_own();
+            node.shared().forget_own();
             (0..node.readers.len()).for_each(|s| node.drop_reader(s));
         }
         let lacked = self.nodes[place].db().has_gap();
@@ -157,7 +157,7 @@ impl World {
             failure: None,
         };
         let done = scheduler.round(&mut Round {
-            gate: &gate,
+            shared: &shared,
             registry: &mut bulletin.of(place),
             open_store: &|| match bulletin.is_cut_off(place) {
                 true => Err(cut_off()),
@@ -182,7 +182,7 @@ impl World {
         };
         let node = &self.nodes[place];
         let gap = node.db().has_gap();
-        let joined = (was_joined, node.gate().is_joined());
+        let joined = (was_joined, node.shared().is_joined());
         self.nodes[place].rests = rests;
         let text = format!("node {place}: keeper: {text}; joined {joined:?}, gap {gap}");
         self.say_also(text, &words);
@@ -242,7 +242,7 @@ impl World {
         for _ in 0..count {
             let (kind, other) = self.next_step();
             let ends = matches!(kind, 11 | 12 | 15);
-            let is_at_work = |n: &Node| n.gate.is_some() && n.scheduler.is_none();
+            let is_at_work = |n: &Node| n.shared.is_some() && n.scheduler.is_none();
             let another = other != place && is_at_work(&self.nodes[other]);
             let sweeps = kind == SWEEP && other == place; // both are the same thread's
             let nested = kind == KEEP && depth + 1 >= DEEPEST || kind == LONG_TIME;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use harmonylite::database::rows::decode_exceptions;
 use harmonylite::database::schema::quote;
 use harmonylite::database::{Database, Settings};
-use harmonylite::gate::{Gate, Inside};
 use harmonylite::model::merge::Exceptions;
 use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::Version;
+use harmonylite::shared::{Locked, Shared};
 use harmonylite::snapshot::Sweep;
 use harmonylite::snapshot::scheduler::Scheduler;
 use rusqlite::Connection;
@@ -127,7 +127,7 @@ pub struct Node {
     path: PathBuf,
     pub clock: Arc<SimClock>,
     pub app: Option<Connection>,
-    pub gate: Option<Arc<Gate>>,
+    pub shared: Option<Arc<Shared>>,
     /// None while it is at work.
     pub scheduler: Option<Scheduler>,
     pub sweep: Option<Sweep>,
@@ -159,8 +159,8 @@ pub struct Stored {
     pub others: Exceptions,
 }
 
-/// The database inside of the gate.
-pub struct Db<'g>(MutexGuard<'g, Inside>);
+/// The database behind the lock.
+pub struct Db<'g>(MutexGuard<'g, Locked>);
 
 impl Deref for Db<'_> {
     type Target = Database;
@@ -195,7 +195,7 @@ impl Node {
             path: folder.join(format!("{place}.db")),
             clock: Arc::new(SimClock::at(now_ms)),
             app: None,
-            gate: None,
+            shared: None,
             scheduler: None,
             sweep: None,
             rests: false,
@@ -221,13 +221,13 @@ impl Node {
         self.app.as_ref().expect("the application is there")
     }
 
-    pub fn gate(&self) -> &Gate {
-        self.gate.as_ref().expect("the node is up")
+    pub fn shared(&self) -> &Shared {
+        self.shared.as_ref().expect("the node is up")
     }
 
     /// The database, until the end of the statement.
     pub fn db(&self) -> Db<'_> {
-        Db(self.gate().enter())
+        Db(self.shared().lock())
     }
 
     /// It may have met a duplicate, if there are any, or what it wrote before its file was put
@@ -281,13 +281,13 @@ impl Node {
         db.fence().put_off_by(move || random.below(8) == 0, writes);
         self.id = db.node();
         self.noted = self.shadow.named.clone();
-        self.gate = Some(Arc::new(Gate::new(db, options.shards).0));
+        self.shared = Some(Arc::new(Shared::new(db, options.shards).0));
         Ok(())
     }
 
     /// kill -9: what was only in memory is gone.
     pub fn crash(&mut self) {
-        self.gate = None;
+        self.shared = None;
         self.scheduler = None;
         self.sweep = None;
         self.link = None;

@@ -12,7 +12,7 @@ use crate::random::Random;
 /// What goes over the line at once.
 const PIECE: usize = 4096;
 
-struct Shared {
+struct Inner {
     objects: BTreeMap<String, Vec<u8>>,
     /// Manifests that were replaced.
     old_manifests: Vec<Vec<u8>>,
@@ -24,11 +24,11 @@ struct Shared {
 
 /// One for all nodes.
 #[derive(Clone)]
-pub struct Objects(Arc<Mutex<Shared>>);
+pub struct Objects(Arc<Mutex<Inner>>);
 
 impl Objects {
     pub fn new(seed: u64, fails: usize) -> Self {
-        Objects(Arc::new(Mutex::new(Shared {
+        Objects(Arc::new(Mutex::new(Inner {
             objects: BTreeMap::new(),
             old_manifests: Vec::new(),
             random: Random::new(!seed),
@@ -37,39 +37,39 @@ impl Objects {
         })))
     }
 
-    fn enter(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// From now on every call works.
     pub fn heal(&self) {
-        self.enter().fails = 0;
+        self.lock().fails = 0;
     }
 
     /// What `f` does with the store works, and leaves no trace in what happens later.
     pub fn quietly<T>(&self, f: impl FnOnce(&mut dyn Store) -> T) -> T {
         let (random, fails) = {
-            let mut shared = self.enter();
+            let mut shared = self.lock();
             (shared.random.clone(), std::mem::take(&mut shared.fails))
         };
         let done = f(&mut self.clone());
-        let mut shared = self.enter();
+        let mut shared = self.lock();
         (shared.random, shared.fails) = (random, fails);
         done
     }
 
     /// Objects written so far.
     pub fn written(&self) -> u64 {
-        self.enter().written
+        self.lock().written
     }
 
     pub fn names(&self) -> Vec<String> {
-        self.enter().objects.keys().cloned().collect()
+        self.lock().objects.keys().cloned().collect()
     }
 
     /// An object vanishes, or loses its second half, or is what it was before. What became of what.
     pub fn spoil(&self) -> String {
-        let mut shared = self.enter();
+        let mut shared = self.lock();
         let names: Vec<String> = shared.objects.keys().cloned().collect();
         if names.is_empty() {
             return "nothing to spoil".into();
@@ -102,12 +102,12 @@ impl Objects {
     }
 
     pub fn open(&self) -> Result<Box<dyn Store>, StoreError> {
-        self.enter().may_fail("open")?;
+        self.lock().may_fail("open")?;
         Ok(Box::new(self.clone()))
     }
 }
 
-impl Shared {
+impl Inner {
     fn may_fail(&mut self, doing: &str) -> Result<(), StoreError> {
         let fails = self.fails;
         match self.random.percent(fails) {
@@ -131,7 +131,7 @@ impl Store for Objects {
     }
 
     fn put(&mut self, name: &str, _: u64, from: &mut dyn Read) -> Result<(), StoreError> {
-        self.enter().may_fail("put")?;
+        self.lock().may_fail("put")?;
         let (mut bytes, mut piece) = (Vec::new(), [0; PIECE]);
         loop {
             match from.read(&mut piece).map_err(|_| failure("read"))? {
@@ -139,7 +139,7 @@ impl Store for Objects {
                 count => bytes.extend_from_slice(&piece[..count]),
             }
         }
-        let mut shared = self.enter();
+        let mut shared = self.lock();
         if let Err(e) = shared.may_fail("put the end") {
             if shared.random.percent(50) {
                 bytes.truncate(bytes.len() / 2); // it cannot do better than something torn
@@ -157,25 +157,25 @@ impl Store for Objects {
     }
 
     fn get(&mut self, name: &str, into: &mut (dyn Write + Send)) -> Result<(), StoreError> {
-        self.enter().may_fail("get")?;
-        let Some(bytes) = self.enter().objects.get(name).cloned() else {
+        self.lock().may_fail("get")?;
+        let Some(bytes) = self.lock().objects.get(name).cloned() else {
             let (store, name) = ("sim".to_owned(), name.to_owned());
             return Err(StoreError::NotFound { store, name });
         };
         for piece in bytes.chunks(PIECE) {
             into.write_all(piece).map_err(|_| failure("write"))?;
         }
-        self.enter().may_fail("get the end")
+        self.lock().may_fail("get the end")
     }
 
     fn list(&mut self) -> Result<Vec<String>, StoreError> {
-        let mut shared = self.enter();
+        let mut shared = self.lock();
         shared.may_fail("list")?;
         Ok(shared.objects.keys().cloned().collect())
     }
 
     fn remove(&mut self, name: &str) -> Result<(), StoreError> {
-        let mut shared = self.enter();
+        let mut shared = self.lock();
         shared.may_fail("remove")?;
         shared.objects.remove(name);
         Ok(())

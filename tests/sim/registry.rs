@@ -26,7 +26,7 @@ struct Bucket {
 }
 
 #[derive(Default)]
-struct Shared {
+struct Inner {
     bucket: Bucket,
     now_ms: i64,
     /// Nodes that do not reach the broker.
@@ -37,23 +37,23 @@ struct Shared {
 
 /// One for all nodes.
 #[derive(Clone, Default)]
-pub struct Bulletin(Arc<Mutex<Shared>>);
+pub struct Bulletin(Arc<Mutex<Inner>>);
 
 impl Bulletin {
-    fn enter(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     pub fn wipe(&self) {
-        self.enter().bucket = Bucket::default();
+        self.lock().bucket = Bucket::default();
     }
 
     pub fn pass(&self, now_ms: i64) {
-        self.enter().now_ms = now_ms;
+        self.lock().now_ms = now_ms;
     }
 
     pub fn cut_off(&self, place: usize, is_cut_off: bool) {
-        let cut_off = &mut self.enter().cut_off;
+        let cut_off = &mut self.lock().cut_off;
         match is_cut_off {
             true => cut_off.insert(place),
             false => cut_off.remove(&place),
@@ -61,7 +61,7 @@ impl Bulletin {
     }
 
     pub fn is_cut_off(&self, place: usize) -> bool {
-        self.enter().cut_off.contains(&place)
+        self.lock().cut_off.contains(&place)
     }
 
     pub fn see(&self, broker: &Broker) {
@@ -76,25 +76,25 @@ impl Bulletin {
             let ids = stream.from(0).map(|(_, message)| message.id.clone());
             (stream.name.clone(), (state, ids.collect()))
         });
-        self.enter().streams = seen.collect();
+        self.lock().streams = seen.collect();
     }
 
     /// The lease of a process that was killed vanishes in time; or somebody else is faster.
     pub fn expire_lease(&self) {
-        self.enter().bucket.leader = None;
+        self.lock().bucket.leader = None;
     }
 
     pub fn will_publish(&self, node: u64) {
-        let publishers = &mut self.enter().bucket.publishers;
+        let publishers = &mut self.lock().bucket.publishers;
         publishers.entry(node).or_default();
     }
 
     pub fn publishers(&self) -> BTreeSet<u64> {
-        self.enter().bucket.publishers.keys().copied().collect()
+        self.lock().bucket.publishers.keys().copied().collect()
     }
 
     pub fn announced(&self) -> Option<Entry> {
-        self.enter().bucket.newest.clone()
+        self.lock().bucket.newest.clone()
     }
 
     pub fn of(&self, place: usize) -> Seen {
@@ -111,7 +111,7 @@ pub struct Seen {
 
 impl Seen {
     fn with<T>(&self, f: impl FnOnce(&mut Bucket, i64) -> T) -> Result<T, StreamError> {
-        let mut shared = self.all.enter();
+        let mut shared = self.all.lock();
         if shared.cut_off.contains(&self.place) {
             return Err(StreamError::Disconnected("cut off".into()));
         }
@@ -203,7 +203,7 @@ impl Registry for Seen {
 
     fn is_lost(&mut self, stream: &str, place: &StreamPosition) -> Result<bool, StreamError> {
         self.with(|_, _| ())?;
-        let shared = self.all.enter();
+        let shared = self.all.lock();
         let Some((state, ids)) = shared.streams.get(stream) else {
             return Ok(false);
         };

@@ -292,7 +292,7 @@ impl World {
         }
         if passes_ms >= CAPTURE_MS {
             for place in 0..self.nodes.len() {
-                if self.nodes[place].gate.is_some() {
+                if self.nodes[place].shared.is_some() {
                     self.capture_all(place)?;
                     let node = &self.nodes[place];
                     let rekeyed = self.rekeyed.as_mut().expect("such a table");

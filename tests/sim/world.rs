@@ -294,7 +294,7 @@ impl World {
     /// What was fsynced by a step cannot be lost any more.
     pub fn after(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
-        if node.app.is_none() || (node.gate.is_none() && node.image.is_none()) {
+        if node.app.is_none() || (node.shared.is_none() && node.image.is_none()) {
             return Ok(());
         }
         let synced = node.image.is_none() || self.has_synced(place);
@@ -431,7 +431,7 @@ impl World {
 
     pub fn step(&mut self, kind: usize, place: usize) -> Step {
         let (up, connected) = (
-            self.nodes[place].gate.is_some(),
+            self.nodes[place].shared.is_some(),
             !self.nodes[place].is_cut_off,
         );
         match kind {
@@ -465,7 +465,7 @@ impl World {
             }
             12 => {
                 self.power_loss(place);
-                if self.nodes[place].gate.is_none() && self.random.percent(25) {
+                if self.nodes[place].shared.is_none() && self.random.percent(25) {
                     return self.flicker(place);
                 }
             }

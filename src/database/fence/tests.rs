@@ -15,7 +15,7 @@ use crate::apply::tests::support::Node;
 use crate::clock::SystemClock;
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::{Database, Result};
-use crate::gate::Gate;
+use crate::shared::Shared;
 
 const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 const COURTESY: Duration = Duration::from_millis(250);
@@ -114,7 +114,7 @@ impl Application {
     }
 
     /// Stops the process while it has the fence.
-    fn stop_inside(&self) {
+    fn stop_locked(&self) {
         let pid = Pid::from_child(&self.process);
         let until = Instant::now() + Duration::from_secs(30);
         while Instant::now() < until {
@@ -347,11 +347,11 @@ fn a_wait_ends_when_all_is_to_end() {
 fn who_waits_is_not_inside() {
     let node = node(FOR_EVER);
     let mut app = Application::start(&node, "reads");
-    let (dir, gate) = (node.dir, Gate::new(node.db, 1).0);
+    let (dir, shared) = (node.dir, Shared::new(node.db, 1).0);
     std::thread::scope(|scope| {
-        let writes = scope.spawn(|| write(&mut gate.enter_to_write().database));
+        let writes = scope.spawn(|| write(&mut shared.lock_to_write().database));
         for _ in 0..5 {
-            drop(gate.enter());
+            drop(shared.lock());
             std::thread::sleep(Duration::from_millis(10));
         }
         assert!(!writes.is_finished());
@@ -403,7 +403,7 @@ fn a_transaction_that_takes_long_lets_readers_in() {
 fn what_was_held_by_a_process_that_was_killed_is_free() {
     let mut node = node(COURTESY);
     let other = Application::start(&node, "writes");
-    other.stop_inside();
+    other.stop_locked();
     drop(other); // by SIGKILL
     node.capture();
     node.run("INSERT INTO t(v) VALUES (1)");
@@ -427,7 +427,7 @@ fn what_was_held_by_a_process_that_was_stopped_is_free_when_that_goes_on() {
     let node = node(COURTESY);
     let mut app = Application::start(&node, "looks");
     let other = Application::start(&node, "writes");
-    other.stop_inside();
+    other.stop_locked();
     std::thread::scope(|scope| {
         let looks = scope.spawn(|| app.goes_on().parse::<u128>().unwrap());
         std::thread::sleep(2 * KEEPS_OUT);

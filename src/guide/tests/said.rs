@@ -26,8 +26,8 @@ fn every_word_of_the_command_line_is_explained() {
     assert!(words.contains("conflicts") && words.contains("-cluster-peers"));
     for word in words {
         let at_start = OPERATIONS.contains(&format!("`{word}"));
-        let inside = OPERATIONS.contains(&format!("[{word}"));
-        assert!(at_start || inside, "operations.md lacks {word}");
+        let locked = OPERATIONS.contains(&format!("[{word}"));
+        assert!(at_start || locked, "operations.md lacks {word}");
     }
 }
 

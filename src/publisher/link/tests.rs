@@ -36,7 +36,7 @@ impl Writer for Kept {
 
 struct Sent {
     link: PublisherLink,
-    gate: Gate,
+    shared: Shared,
     tokens: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -50,7 +50,7 @@ impl Sent {
         };
         Sent {
             link: PublisherLink::new(Box::new(writer), now),
-            gate: Gate::new(Node::new(1, "").db, 1).0,
+            shared: Shared::new(Node::new(1, "").db, 1).0,
             tokens,
         }
     }
@@ -63,15 +63,15 @@ impl Sent {
             salt: 0,
         };
         let packed = frame::pack(vec![7; bytes], None);
-        self.link.send(&self.gate, &sending, packed, now).unwrap();
+        self.link.send(&self.shared, &sending, packed, now).unwrap();
     }
 
     /// Acknowledges a message and sends the next parts. Returns the transaction that is complete by
     /// that.
     fn acknowledge(&mut self, token: u64, now: Instant) -> Option<i64> {
         let (message, whole) = self.link.acknowledged(token, now).unwrap();
-        assert!(self.gate.is_own(&frame::id_text(&message.id)));
-        self.link.send_rest(&self.gate, now).unwrap();
+        assert!(self.shared.is_own(&frame::id_text(&message.id)));
+        self.link.send_rest(&self.shared, now).unwrap();
         whole
     }
 

@@ -13,7 +13,7 @@ impl Scheduler {
     pub(super) fn join(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         if self.newest.is_some() {
             if mutation::is(Mutation::JoinedBeforeMerging) {
-                round.gate.set_joined();
+                round.shared.set_joined();
             }
             return match self.merge_any(round, |_, _| true) {
                 Ok(true) => Ok(Next::Rest),
@@ -27,10 +27,10 @@ impl Scheduler {
                 }
             };
         }
-        let node = round.gate.enter().database.node();
+        let node = round.shared.lock().database.node();
         if self.hindrance(round)?.is_none() && round.registry.claim_founder(node)? {
-            round.gate.enter().database.found()?;
-            round.gate.set_joined();
+            round.shared.lock().database.found()?;
+            round.shared.set_joined();
             log::info!("founding the cluster: the others begin with what is here");
         } else if round.registry.lease_is_held()? {
             self.waiting = None; // the first snapshot is being made
@@ -47,15 +47,15 @@ impl Scheduler {
         round: &mut Round<'_>,
         why: &str,
     ) -> Result<(), RoundError> {
-        let mut inside = round.gate.enter();
-        let now = inside.database.clock.uptime();
+        let mut locked = round.shared.lock();
+        let now = locked.database.clock.uptime();
         let since = *self.waiting.get_or_insert(now);
-        if now - since < self.options.leader_ttl || !round.gate.all_at_end() {
+        if now - since < self.options.leader_ttl || !round.shared.all_at_end() {
             return Ok(());
         }
-        inside.database.found()?;
-        drop(inside);
-        round.gate.set_joined();
+        locked.database.found()?;
+        drop(locked);
+        round.shared.set_joined();
         log::warn!("joining without a snapshot: {why}");
         Ok(())
     }
@@ -63,8 +63,8 @@ impl Scheduler {
     /// Merges the newest snapshot after streams were lost, if it may hold rows of them that are not
     /// here.
     pub(super) fn look_for_lost(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
-        let mut inside = round.gate.enter();
-        if !inside.database.seeks_snapshot()? {
+        let mut locked = round.shared.lock();
+        if !locked.database.seeks_snapshot()? {
             return Ok(());
         }
         // No newest snapshot may mean that the manifest is torn, and the store has one all the
@@ -72,15 +72,15 @@ impl Scheduler {
         let Some(newest) = &self.newest else {
             return Ok(());
         };
-        if inside.database.had_read(newest)? {
-            return Ok(inside.database.write(|db| db.forget_lost())?);
+        if locked.database.had_read(newest)? {
+            return Ok(locked.database.write(|db| db.forget_lost())?);
         }
-        drop(inside);
+        drop(locked);
         match self.merge_any(round, |_, _| true) {
             Ok(true) => Ok(()),
             Ok(false) => {
-                let mut inside = round.gate.enter();
-                Ok(inside.database.write(|db| db.forget_lost())?)
+                let mut locked = round.shared.lock();
+                Ok(locked.database.write(|db| db.forget_lost())?)
             }
             // The error is logged, and no node can merge that snapshot: a new one may be made.
             Err(RoundError::Database(e)) if is_of_the_file(&e) => Ok(()),
@@ -92,25 +92,25 @@ impl Scheduler {
     pub(super) fn make_up(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
         let helps = |db: &Database, entry: &Entry| db.is_helped_by(entry);
         let newest = self.newest.as_ref();
-        let is_there = newest.is_some_and(|e| helps(&round.gate.enter().database, e));
+        let is_there = newest.is_some_and(|e| helps(&round.shared.lock().database, e));
         if is_there && self.merge_any(round, helps)? {
             let publishers = round.registry.publishers()?.into_keys().collect();
-            let mut inside = round.gate.enter();
-            inside.database.close_gaps(&publishers)?;
-            if !inside.database.has_gap() {
+            let mut locked = round.shared.lock();
+            locked.database.close_gaps(&publishers)?;
+            if !locked.database.has_gap() {
                 self.lacking = None;
-                round.gate.wake_publisher(); // which waited for that
+                round.shared.wake_publisher(); // which waited for that
             }
             return Ok(Next::After(Duration::ZERO));
         }
-        let missed = round.gate.enter().database.missed();
+        let missed = round.shared.lock().database.missed();
         round.registry.request(&missed)?;
-        let inside = round.gate.enter();
-        let now = inside.database.clock.uptime();
+        let locked = round.shared.lock();
+        let now = locked.database.clock.uptime();
         let since = *self.lacking.get_or_insert(now);
         let newest = self.newest.as_ref();
-        let is_unheard = newest.is_none_or(|e| inside.database.is_unheard_in(e));
-        drop(inside);
+        let is_unheard = newest.is_none_or(|e| locked.database.is_unheard_in(e));
+        drop(locked);
         // Perhaps every node lacks something: then each makes a snapshot of what it has, in turn.
         if now - since >= self.options.leader_ttl && is_unheard {
             self.take_in_newest(round)?;
@@ -127,7 +127,7 @@ impl Scheduler {
         let Some(newest) = self.newest.as_ref().map(|e| e.name.clone()) else {
             return Ok(());
         };
-        let is_here = round.gate.enter().database.made()?.contains(&newest);
+        let is_here = round.shared.lock().database.made()?.contains(&newest);
         if !is_here && self.merged.as_ref() != Some(&newest) {
             self.merge_any(round, |_, entry| entry.name == newest)?;
         }

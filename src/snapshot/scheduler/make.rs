@@ -6,7 +6,7 @@ use super::{A_NODE_LACKS, LOOK_AGAIN, NEWEST_LACKS, Next, Round, RoundError, Sch
 use crate::cluster::registry::Registry;
 use crate::config::Tables;
 use crate::database::Database;
-use crate::gate::Gate;
+use crate::shared::Shared;
 use crate::snapshot::transfer::{self, Maker};
 use crate::snapshot::watch::{self, Watch};
 
@@ -20,12 +20,12 @@ impl Scheduler {
         round: &mut Round<'_>,
         why: impl Fn(&Scheduler, &Database) -> Option<&'static str>,
     ) -> Result<Next, RoundError> {
-        let ask = |scheduler: &Scheduler, gate: &Gate| why(scheduler, &gate.enter().database);
-        let Some(due) = ask(self, round.gate) else {
+        let ask = |scheduler: &Scheduler, shared: &Shared| why(scheduler, &shared.lock().database);
+        let Some(due) = ask(self, round.shared) else {
             (self.asked, self.defers) = (None, None); // only if there was something new
-            return Ok(self.rest(round.gate));
+            return Ok(self.rest(round.shared));
         };
-        if self.defers(round.gate, due) {
+        if self.defers(round.shared, due) {
             return Ok(Next::After(self.options.leader_ttl));
         }
         if let Some(why) = self.hindrance(round)? {
@@ -34,7 +34,7 @@ impl Scheduler {
                 None => Ok(Next::Rest),
             };
         }
-        if !round.gate.all_at_end() {
+        if !round.shared.all_at_end() {
             return Ok(Next::After(LOOK_AGAIN));
         }
         if !round.registry.lease()? {
@@ -48,7 +48,7 @@ impl Scheduler {
                 Some(newest) => Some(self.place(newest, round)?),
                 None => known,
             };
-            match ask(self, round.gate) {
+            match ask(self, round.shared) {
                 Some(why) => self.make(round, why),
                 None => Ok(()),
             }
@@ -56,14 +56,14 @@ impl Scheduler {
         round.registry.give_lease_back();
         made?;
         self.asked = None;
-        Ok(self.rest(round.gate))
+        Ok(self.rest(round.shared))
     }
 
     /// Whether to leave other nodes the time to make a snapshot first, because this node let go of
     /// rows that they may have.
-    fn defers(&mut self, gate: &Gate, why: &str) -> bool {
-        let inside = gate.enter();
-        let db = &inside.database;
+    fn defers(&mut self, shared: &Shared, why: &str) -> bool {
+        let locked = shared.lock();
+        let db = &locked.database;
         let is_awaited = [NEWEST_LACKS, A_NODE_LACKS].contains(&why);
         if !is_awaited || self.asked.is_some() || !db.has_let_go(true) {
             return false;
@@ -81,21 +81,21 @@ impl Scheduler {
             let text = "a node with publish = false or replicate = false makes no snapshots";
             return Ok(Some(text));
         }
-        let inside = round.gate.enter();
-        let db = &inside.database;
+        let locked = round.shared.lock();
+        let db = &locked.database;
         if !db.chooses_tables() && !db.has_let_go(false) {
             return Ok(None);
         }
-        drop(inside);
+        drop(locked);
         let publishers = round.registry.publishers()?;
-        let inside = round.gate.enter();
+        let locked = round.shared.lock();
         let mut differs = false;
         for other in publishers
             .values()
             .filter(|s| **s != self.options.selection)
         {
             differs |= match Tables::of_description(other) {
-                Some(others) => inside.database.lacks_tables_of(&others)?,
+                Some(others) => locked.database.lacks_tables_of(&others)?,
                 None => true,
             };
         }
@@ -115,30 +115,30 @@ impl Scheduler {
             lost: false,
         };
         let view = loop {
-            let turn = round.gate.take_turn();
-            let mut inside = round.gate.enter_to_write();
-            let (view, mut captured) = inside.database.view()?;
-            inside.hand_over(&mut captured);
-            let held = inside.began.elapsed();
+            let turn = round.shared.take_turn();
+            let mut locked = round.shared.lock_to_write();
+            let (view, mut captured) = locked.database.view()?;
+            locked.hand_over(&mut captured);
+            let held = locked.began.elapsed();
             // While a migration is at work on a table, wait for it.
-            let waits = inside.database.next_look().filter(|_| !captured.more);
-            drop(inside);
+            let waits = locked.database.next_look().filter(|_| !captured.more);
+            drop(locked);
             if captured.changes > 0 {
-                round.gate.note_written();
+                round.shared.note_written();
             }
-            round.gate.wake_publisher();
+            round.shared.wake_publisher();
             if let Some(view) = view {
                 break view;
             }
-            let pause = round.gate.rest(turn, held);
+            let pause = round.shared.rest(turn, held);
             let pause = pause.max(waits.unwrap_or_default().min(MIGRATION_PAUSE));
             watch.pause(pause).map_err(|_| match watch.lost {
                 true => RoundError::LeaseLost,
                 false => RoundError::Stopped,
             })?;
         };
-        let inside = round.gate.enter();
-        let db = &inside.database;
+        let locked = round.shared.lock();
+        let db = &locked.database;
         self.made += 1;
         let dropped = db.dropped()?;
         let path = db.path().to_owned();
@@ -150,7 +150,7 @@ impl Scheduler {
             random: self.made ^ (db.clock.uptime().as_nanos() as u64) << 8,
             dropped: dropped.is_valid().then_some((dropped.hlc, dropped.node)),
         };
-        drop(inside);
+        drop(locked);
         let uploaded = transfer::upload(view, &maker, &mut *store, &mut watch);
         if watch.lost {
             return Err(RoundError::LeaseLost);
@@ -160,7 +160,7 @@ impl Scheduler {
             store.remove(&entry.name)?;
             return Err(RoundError::LeaseLost);
         }
-        round.gate.enter().database.note_made(&entry.name)?;
+        round.shared.lock().database.note_made(&entry.name)?;
         transfer::announce(
             entry.clone(),
             self.newest.as_ref(),
@@ -176,7 +176,7 @@ impl Scheduler {
             began.elapsed().as_millis(),
             store.address()
         );
-        round.gate.measures.saved_snapshot(began.elapsed());
+        round.shared.measures.saved_snapshot(began.elapsed());
         self.newest = Some(entry);
         self.defers = None;
         Ok(())

@@ -27,16 +27,16 @@ impl Scheduler {
     /// told. Returns true if this node must wait with joining, because it seems to belong to a
     /// different application.
     pub(super) fn compare_tables(&mut self, round: &mut Round<'_>) -> Result<bool, RoundError> {
-        let inside = round.gate.enter();
-        let db = &inside.database;
+        let locked = round.shared.lock();
+        let db = &locked.database;
         let (node, schema) = (db.node(), db.catalog_version());
         let own: BTreeSet<String> = db.tables().keys().cloned().collect();
         let now = db.clock.uptime();
-        drop(inside);
+        drop(locked);
         let is_told = self.told.as_ref() == Some(&(node, own.clone()));
         // Each comparison asks the broker once per node.
         let is_new = |at| now - at < self.options.leader_ttl;
-        if is_told && round.gate.is_joined() && self.compared.is_some_and(is_new) {
+        if is_told && round.shared.is_joined() && self.compared.is_some_and(is_new) {
             self.told_schema = schema;
             return Ok(false);
         }
@@ -70,15 +70,15 @@ impl Scheduler {
         round: &mut Round<'_>,
         told: &BTreeMap<u64, Told>,
     ) -> Result<(), RoundError> {
-        if !round.gate.all_at_end() {
+        if !round.shared.all_at_end() {
             return Ok(());
         }
         let has = |table: &str| {
             let mut all = told.values();
             all.any(|t| t.as_ref().is_none_or(|t| t.contains(table)))
         };
-        if round.gate.enter().database.end_forgotten(&has)? {
-            round.gate.wake_publisher();
+        if round.shared.lock().database.end_forgotten(&has)? {
+            round.shared.wake_publisher();
         }
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Scheduler {
                 if self.strangers.ends() {
                     log::info!("no node of another application is seen any more");
                 }
-                return round.gate.health.report_ok(SUBJECT);
+                return round.shared.health.report_ok(SUBJECT);
             }
             Some(Strangers {
                 named: (node, tables),
@@ -108,8 +108,8 @@ impl Scheduler {
                      applications seem to use the same streams. {prefixes}"
                 );
                 match are_few {
-                    true => round.gate.health.report_ok(SUBJECT),
-                    false => round.gate.health.report_failing(SUBJECT, &text),
+                    true => round.shared.health.report_ok(SUBJECT),
+                    false => round.shared.health.report_failing(SUBJECT, &text),
                 }
                 text
             }

@@ -38,14 +38,14 @@ impl Scheduler {
                 entry.drop_unreliable(newest); // somebody may have found places lost
             }
             let entry = self.place(entry, round)?;
-            if !will_do(&round.gate.enter().database, &entry) {
+            if !will_do(&round.shared.lock().database, &entry) {
                 continue;
             }
             match merge(round, &entry, &mut *store) {
                 Ok(()) => {
-                    let mut inside = round.gate.enter();
-                    inside.database.note_merged_snapshot(&entry.name)?;
-                    drop(inside);
+                    let mut locked = round.shared.lock();
+                    locked.database.note_merged_snapshot(&entry.name)?;
+                    drop(locked);
                     self.merged = Some(entry.name);
                     return Ok(true);
                 }
@@ -105,20 +105,20 @@ pub(super) fn is_of_the_file(e: &DatabaseError) -> bool {
 /// Fetches a snapshot and merges it into the database.
 fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<(), RoundError> {
     let began = Instant::now();
-    let path = round.gate.enter().database.path().to_owned();
+    let path = round.shared.lock().database.path().to_owned();
     let file = transfer::fetch(entry, &path, store, round.watch)?;
     let mut merge = Merge::open(file.path(), entry)?;
-    round.gate.enter().database.look_at_maker(entry)?;
+    round.shared.lock().database.look_at_maker(entry)?;
     loop {
-        let turn = round.gate.take_turn();
-        let mut inside = round.gate.enter_to_write();
-        let (done, mut captured) = merge.step(&mut inside.database)?;
-        inside.hand_over(&mut captured);
-        let held = inside.began.elapsed();
-        drop(inside);
-        round.gate.wake_publisher();
+        let turn = round.shared.take_turn();
+        let mut locked = round.shared.lock_to_write();
+        let (done, mut captured) = merge.step(&mut locked.database)?;
+        locked.hand_over(&mut captured);
+        let held = locked.began.elapsed();
+        drop(locked);
+        round.shared.wake_publisher();
         if merge.has_tables() {
-            round.gate.let_read();
+            round.shared.let_read();
         }
         if done {
             break;
@@ -126,7 +126,7 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         let (seen, all) = merge.progress();
         let seen = round.watch.progress("merging", seen, all);
         seen.map_err(|_| RoundError::Stopped)?;
-        let pause = round.watch.pause(round.gate.rest(turn, held));
+        let pause = round.watch.pause(round.shared.rest(turn, held));
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(
@@ -135,6 +135,6 @@ fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<
         merge.rows.new,
         began.elapsed().as_millis()
     );
-    round.gate.set_joined();
+    round.shared.set_joined();
     Ok(())
 }

@@ -10,9 +10,9 @@ use crate::apply::Position;
 use crate::apply::tests::support::Node;
 use crate::cluster::registry::{Registry, Told};
 use crate::config::snapshot::Store as Kind;
-use crate::gate::Gate;
 use crate::model::gap::Gap;
 use crate::model::manifest::{Entry, MAX_BYTES, NAME, StreamPosition};
+use crate::shared::Shared;
 use crate::snapshot::scheduler::{Next, Round, RoundError, Scheduler, SchedulerOptions};
 use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
@@ -24,7 +24,7 @@ mod strangers;
 mod stuck;
 
 #[derive(Default)]
-struct Shared {
+struct Inner {
     leader: Option<u64>,
     founder: Option<u64>,
     newest: Option<Entry>,
@@ -36,10 +36,10 @@ struct Shared {
 }
 
 #[derive(Clone)]
-struct Memory(Arc<Mutex<Shared>>, u64);
+struct Memory(Arc<Mutex<Inner>>, u64);
 
 impl Memory {
-    fn with<T>(&self, f: impl FnOnce(&mut Shared) -> T) -> Result<T, StreamError> {
+    fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> Result<T, StreamError> {
         Ok(f(&mut self.0.lock().unwrap()))
     }
 }
@@ -120,7 +120,7 @@ impl Registry for Memory {
 
 /// A node with a scheduler.
 struct Kept {
-    gate: Gate,
+    shared: Shared,
     app: rusqlite::Connection,
     clock: Arc<crate::clock::ManualClock>,
     scheduler: Scheduler,
@@ -129,7 +129,7 @@ struct Kept {
 }
 
 struct Cluster {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<Inner>>,
     store: tempfile::TempDir,
 }
 
@@ -152,8 +152,8 @@ impl Cluster {
             dir,
             ..
         } = node;
-        let (gate, _) = Gate::new(db, 1);
-        gate.set_at_end(1, true);
+        let (shared, _) = Shared::new(db, 1);
+        shared.set_at_end(1, true);
         let scheduler = Scheduler::new(SchedulerOptions {
             cluster: "c".into(),
             max_entries: 64,
@@ -164,7 +164,7 @@ impl Cluster {
         });
         let registry = Memory(self.shared.clone(), id);
         Kept {
-            gate,
+            shared,
             app,
             clock,
             scheduler,
@@ -192,7 +192,7 @@ impl Cluster {
         open_store: &dyn Fn() -> Result<Box<dyn Store>, StoreError>,
     ) -> Result<Next, RoundError> {
         node.scheduler.round(&mut Round {
-            gate: &node.gate,
+            shared: &node.shared,
             registry: &mut node.registry,
             open_store,
             watch: &mut Nobody,
@@ -225,17 +225,17 @@ fn titles(node: &Kept) -> Vec<String> {
 }
 
 fn may_publish(node: &Kept) -> bool {
-    node.gate.may_publish(&node.gate.enter().database)
+    node.shared.may_publish(&node.shared.lock().database)
 }
 
 fn move_on(node: &Kept, seq: u64, gap: Option<u64>) {
     let gap = gap.map(Gap::new);
-    let mut inside = node.gate.enter();
-    let known = inside.database.position("s");
-    inside
+    let mut locked = node.shared.lock();
+    let known = locked.database.position("s");
+    locked
         .database
         .move_position("s", Position { seq, gap, ..known });
-    inside.database.flush().unwrap();
+    locked.database.flush().unwrap();
 }
 
 #[test]
@@ -246,16 +246,19 @@ fn the_first_founds_and_the_others_join() {
     a.app
         .execute_batch("INSERT INTO Books VALUES (1, 'a', 'x')")
         .unwrap();
-    assert!(a.scheduler.has_work(&a.gate).unwrap());
+    assert!(a.scheduler.has_work(&a.shared).unwrap());
     cluster.round(&mut a).unwrap();
-    assert!(a.gate.is_joined() && !b.gate.is_joined());
+    assert!(a.shared.is_joined() && !b.shared.is_joined());
     assert_eq!(cluster.objects().len(), 2, "a manifest and a snapshot");
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.is_joined());
+    assert!(b.shared.is_joined());
     assert_eq!(titles(&b), ["a"]);
     for node in [&mut a, &mut b] {
         cluster.round(node).unwrap();
-        assert!(!node.scheduler.has_work(&node.gate).unwrap(), "all is done");
+        assert!(
+            !node.scheduler.has_work(&node.shared).unwrap(),
+            "all is done"
+        );
     }
 }
 
@@ -268,13 +271,13 @@ fn who_waits_for_the_founder_waits_as_long_as_there_is_hope() {
     cluster.round(&mut b).unwrap();
     b.clock.advance(Duration::from_secs(100));
     cluster.round(&mut b).unwrap();
-    assert!(!b.gate.is_joined(), "the founder is at it");
+    assert!(!b.shared.is_joined(), "the founder is at it");
     cluster.shared.lock().unwrap().leader = None;
     cluster.round(&mut b).unwrap();
-    assert!(!b.gate.is_joined(), "it may come back");
+    assert!(!b.shared.is_joined(), "it may come back");
     b.clock.advance(Duration::from_secs(31));
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.is_joined(), "nobody waits for ever");
+    assert!(b.shared.is_joined(), "nobody waits for ever");
     assert!(cluster.newest().is_some(), "and somebody makes the first");
 }
 
@@ -284,10 +287,10 @@ fn a_broken_store_stops_nobody() {
     let mut a = cluster.node(1, BOOKS);
     let broken = || open(Path::new("/no/such/folder"));
     assert!(cluster.round_with(&mut a, &broken).is_err());
-    assert!(!a.gate.is_joined());
+    assert!(!a.shared.is_joined());
     a.clock.advance(Duration::from_secs(31));
     assert!(cluster.round_with(&mut a, &broken).is_err());
-    assert!(a.gate.is_joined());
+    assert!(a.shared.is_joined());
     cluster.round(&mut a).unwrap();
     assert!(cluster.newest().is_some(), "later it is there again");
 }
@@ -299,11 +302,11 @@ fn made_at_half_of_the_entries_and_two_are_kept() {
     cluster.round(&mut a).unwrap();
     let first = cluster.newest().unwrap();
     move_on(&a, 33, None);
-    assert!(!a.scheduler.has_work(&a.gate).unwrap());
+    assert!(!a.scheduler.has_work(&a.shared).unwrap());
     for (i, seq) in [34, 68, 102].into_iter().enumerate() {
         a.clock.advance(Duration::from_secs(1));
         move_on(&a, seq, None);
-        assert!(a.scheduler.has_work(&a.gate).unwrap());
+        assert!(a.scheduler.has_work(&a.shared).unwrap());
         cluster.round(&mut a).unwrap();
         assert_eq!(cluster.newest().unwrap().streams["s"].seq, seq);
         assert_eq!(cluster.objects().len(), 3, "{i}");
@@ -329,14 +332,14 @@ fn what_was_missed_is_asked_for_and_merged() {
         .execute_batch("INSERT INTO Books VALUES (2, 'local', 'y')")
         .unwrap();
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.enter().database.has_gap() && titles(&b) == ["local"]);
+    assert!(b.shared.lock().database.has_gap() && titles(&b) == ["local"]);
     assert!(!may_publish(&b), "what it wrote could count as deleted");
     cluster.round(&mut a).unwrap();
     assert_eq!(cluster.newest().unwrap().streams["s"].seq, 20);
     cluster.round(&mut b).unwrap();
-    assert!(!b.gate.enter().database.has_gap() && may_publish(&b));
+    assert!(!b.shared.lock().database.has_gap() && may_publish(&b));
     assert_eq!(titles(&b), ["local", "missed"]);
-    assert_eq!(b.gate.enter().database.position("s").seq, 20);
+    assert_eq!(b.shared.lock().database.position("s").seq, 20);
 }
 
 /// The first node found that the broker lost the position with which its snapshot ends. The numbers
@@ -347,7 +350,7 @@ fn found_lost(cluster: &Cluster) -> (Kept, Kept) {
     a.scheduler.ask(false);
     cluster.round(&mut a).unwrap();
     cluster.shared.lock().unwrap().lost_from = Some(18);
-    a.gate.set_at_end(1, false); // or it would make another
+    a.shared.set_at_end(1, false); // or it would make another
     cluster.round(&mut a).unwrap();
     assert!(cluster.newest().unwrap().streams.is_empty());
     cluster.shared.lock().unwrap().lost_from = None;
@@ -361,14 +364,14 @@ fn a_place_that_another_node_found_lost_closes_no_gap() {
     let cluster = Cluster::new();
     let (_, mut b) = found_lost(&cluster);
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.enter().database.has_gap());
+    assert!(b.shared.lock().database.has_gap());
 }
 
 #[test]
 fn a_place_that_was_found_lost_stays_so_when_there_is_a_newer_snapshot() {
     let cluster = Cluster::new();
     let (mut a, mut b) = found_lost(&cluster);
-    a.gate.set_at_end(1, true);
+    a.shared.set_at_end(1, true);
     a.app
         .execute_batch("INSERT INTO Books VALUES (1, 'missed', 'x')")
         .unwrap();
@@ -379,7 +382,7 @@ fn a_place_that_was_found_lost_stays_so_when_there_is_a_newer_snapshot() {
     assert_eq!(second.streams["s"].seq, 25);
     std::fs::write(cluster.store.path().join(&second.name), b"torn").unwrap();
     let _ = cluster.round(&mut b);
-    assert!(b.gate.enter().database.has_gap() || titles(&b) == ["missed"]);
+    assert!(b.shared.lock().database.has_gap() || titles(&b) == ["missed"]);
 }
 
 #[test]
@@ -421,7 +424,7 @@ fn a_damaged_snapshot_is_not_merged_but_the_one_before_is() {
     cluster.round(&mut b).unwrap();
     assert_eq!(titles(&b), ["old"]);
     assert_eq!(
-        b.gate.enter().database.position("s").seq,
+        b.shared.lock().database.position("s").seq,
         1,
         "the rest is in the stream"
     );
@@ -457,8 +460,8 @@ fn when_everybody_lacks_something_each_says_what_it_has() {
         for node in &mut nodes {
             cluster.round(node).unwrap();
             assert!(
-                node.scheduler.has_work(&node.gate).unwrap()
-                    || !node.gate.enter().database.has_gap()
+                node.scheduler.has_work(&node.shared).unwrap()
+                    || !node.shared.lock().database.has_gap()
             );
         }
         nodes
@@ -467,7 +470,7 @@ fn when_everybody_lacks_something_each_says_what_it_has() {
     }
     for node in &nodes {
         assert_eq!(titles(node), ["of 0", "of 1", "of 2"]);
-        assert!(!node.gate.enter().database.has_gap());
+        assert!(!node.shared.lock().database.has_gap());
     }
     assert!(cluster.newest().unwrap().is_whole());
 }
@@ -490,17 +493,17 @@ fn of_twins_that_lack_something_one_takes_another_id_and_tells_all() {
             node.clock.advance(Duration::from_secs(31));
         }
     }
-    let ids = nodes.iter().map(|n| n.gate.enter().database.node());
+    let ids = nodes.iter().map(|n| n.shared.lock().database.node());
     let ids: Vec<u64> = ids.collect();
     assert!(ids.contains(&7) && ids[0] != ids[1], "{ids:?}");
     for (node, id) in nodes.iter().zip(ids) {
-        let inside = node.gate.enter();
-        assert!(!inside.database.has_gap());
+        let locked = node.shared.lock();
+        assert!(!locked.database.has_gap());
         let titles = if id == 7 { 1 } else { 2 };
         let count = "SELECT count(*) FROM Books";
         let found = node.app.query_row(count, [], |r| r.get::<_, u64>(0));
         assert_eq!(found.unwrap(), titles);
-        assert_eq!(inside.database.is_republishing(), id != 7);
+        assert_eq!(locked.database.is_republishing(), id != 7);
     }
 }
 
@@ -530,7 +533,7 @@ fn what_only_the_newest_snapshot_has_of_what_all_lack_is_merged() {
     }
     for node in &nodes {
         assert_eq!(titles(node), ["Dune"]);
-        assert!(!node.gate.enter().database.has_gap());
+        assert!(!node.shared.lock().database.has_gap());
     }
 }
 
@@ -556,12 +559,12 @@ fn what_a_node_that_is_away_published_stays_lacking() {
             .iter()
             .for_each(|n| n.clock.advance(Duration::from_secs(31)));
     }
-    assert!(nodes.iter().all(|n| n.gate.enter().database.has_gap()));
+    assert!(nodes.iter().all(|n| n.shared.lock().database.has_gap()));
     // A node that joins learns of the gap, too.
     let mut late = cluster.node(3, BOOKS);
-    late.gate.enter().database.forget_positions().unwrap();
+    late.shared.lock().database.forget_positions().unwrap();
     cluster.round(&mut late).unwrap();
-    assert!(late.gate.is_joined() && late.gate.enter().database.has_gap());
+    assert!(late.shared.is_joined() && late.shared.lock().database.has_gap());
 }
 
 #[test]
@@ -577,10 +580,10 @@ fn an_emptied_store_gets_another() {
     }
     let mut b = cluster.node(2, BOOKS);
     cluster.round(&mut b).unwrap();
-    assert!(!b.gate.is_joined());
+    assert!(!b.shared.is_joined());
     cluster.round(&mut a).unwrap();
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.is_joined());
+    assert!(b.shared.is_joined());
     assert_eq!(titles(&b), ["a"]);
 }
 
@@ -605,7 +608,7 @@ fn a_store_that_went_back_gets_another() {
             node.clock.advance(Duration::from_secs(31));
         }
     }
-    assert!(!nodes.iter().any(|n| n.gate.enter().database.has_gap()));
+    assert!(!nodes.iter().any(|n| n.shared.lock().database.has_gap()));
 }
 
 /// On a store that cannot replace an object as a whole, when the node that wrote it is gone.
@@ -625,7 +628,7 @@ fn a_torn_manifest_is_replaced() {
         a.clock.advance(Duration::from_secs(1));
         let _ = cluster.round(&mut a);
         let _ = cluster.round(&mut b);
-        b.gate.is_joined()
+        b.shared.is_joined()
     };
     assert!(is_replaced(&torn) && is_replaced(&too_large));
     let later = |whole: &[u8]| {
@@ -658,12 +661,12 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
     a.scheduler.connected();
     b.scheduler.connected();
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.enter().database.has_gap());
+    assert!(b.shared.lock().database.has_gap());
     cluster.round(&mut a).unwrap();
     cluster.shared.lock().unwrap().lost_from = None; // the one made now
     b.scheduler.connected();
     cluster.round(&mut b).unwrap();
-    assert!(!b.gate.enter().database.has_gap());
+    assert!(!b.shared.lock().database.has_gap());
     assert_eq!(titles(&b), ["missed"]);
 }
 
@@ -687,7 +690,7 @@ fn who_lacks_one_stream_says_what_the_others_lack_of_another() {
             streams: BTreeMap::from([("s".to_owned(), place)]),
             ..newest.clone()
         };
-        a.gate.enter().database.is_unheard_in(&entry)
+        a.shared.lock().database.is_unheard_in(&entry)
     };
     assert!(is_unheard(Some(Gap::new(90))));
     assert!(!is_unheard(Some(Gap::new(110))), "nor has this node that");

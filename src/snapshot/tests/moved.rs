@@ -13,26 +13,26 @@ use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity;
 use crate::consumer;
 use crate::database::DatabaseError;
-use crate::gate::Gate;
 use crate::model::backoff::Backoff;
 use crate::model::manifest::StreamPosition;
+use crate::shared::Shared;
 use crate::stream::{Message, Reader, StreamError, StreamState, Writer};
 
 /// An event during a fetch. If the broker forgot this node's position, it returns the last message
 /// that the broker has by then.
-type Move = Box<dyn FnOnce(&Gate) -> Option<u64> + Send>;
+type Move = Box<dyn FnOnce(&Shared) -> Option<u64> + Send>;
 
 /// A stream whose messages have their numbers as ids, and the events during each fetch.
 #[derive(Clone)]
 struct Stream {
     state: StreamState,
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     happens: Arc<Mutex<VecDeque<Move>>>,
     fetched: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Stream {
-    fn new(gate: &Arc<Gate>, last: u64) -> Stream {
+    fn new(shared: &Arc<Shared>, last: u64) -> Stream {
         Stream {
             state: StreamState {
                 first: 1,
@@ -41,7 +41,7 @@ impl Stream {
                 now_ms: None,
                 max_bytes: None,
             },
-            gate: gate.clone(),
+            shared: shared.clone(),
             happens: Arc::default(),
             fetched: Arc::default(),
         }
@@ -61,7 +61,7 @@ impl Reader for Stream {
     ) -> Result<Vec<Message>, StreamError> {
         self.fetched.lock().unwrap().push(from);
         match self.happens.lock().unwrap().pop_front() {
-            Some(happens) => match happens(&self.gate) {
+            Some(happens) => match happens(&self.shared) {
                 None => Ok(Vec::new()),
                 Some(last) => {
                     self.state.last = last;
@@ -104,17 +104,17 @@ fn position(seq: u64, created: &str) -> Position {
     }
 }
 
-fn gate(position: Position) -> (Arc<Gate>, tempfile::TempDir) {
+fn shared(position: Position) -> (Arc<Shared>, tempfile::TempDir) {
     let Node { mut db, dir, .. } = Node::new(1, BOOKS);
     db.move_position("s", position);
     db.flush().unwrap();
-    (Arc::new(Gate::new(db, 1).0), dir)
+    (Arc::new(Shared::new(db, 1).0), dir)
 }
 
 /// Runs a transaction that fails, so that changes which were not stored are forgotten.
-fn fail(gate: &Gate) {
-    let failed: Result<(), _> = gate
-        .enter()
+fn fail(shared: &Shared) {
+    let failed: Result<(), _> = shared
+        .lock()
         .database
         .write(|_| Err(DatabaseError::Unusable("the disk is full".into())));
     assert!(failed.is_err());
@@ -132,15 +132,15 @@ fn that_a_stream_is_another_is_not_forgotten() {
         (unknown, 60),
     ] {
         let is_gone = known.created == "old";
-        let (gate, _dir) = gate(known);
-        let mut stream = Stream::new(&gate, last);
+        let (shared, _dir) = shared(known);
+        let mut stream = Stream::new(&shared, last);
         let state = stream.state.clone();
-        let next = stream_continuity::look(&gate, "s", &mut stream, &state).unwrap();
+        let next = stream_continuity::look(&shared, "s", &mut stream, &state).unwrap();
         assert_eq!(next, 1);
-        fail(&gate);
-        assert_eq!(gate.enter().database.position("s").seq, 0);
-        assert_eq!(gate.enter().database.position("s").created, "new");
-        assert_eq!(gate.enter().database.seeks_snapshot().unwrap(), is_gone);
+        fail(&shared);
+        assert_eq!(shared.lock().database.position("s").seq, 0);
+        assert_eq!(shared.lock().database.position("s").created, "new");
+        assert_eq!(shared.lock().database.seeks_snapshot().unwrap(), is_gone);
     }
 }
 
@@ -149,50 +149,50 @@ fn that_a_stream_is_another_is_not_forgotten() {
 #[test]
 fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
     for (first, is_missing) in [(50, false), (51, true), (61, false)] {
-        let (gate, _dir) = gate(position(50, "new"));
-        let mut stream = Stream::new(&gate, 60);
+        let (shared, _dir) = shared(position(50, "new"));
+        let mut stream = Stream::new(&shared, 60);
         let state = StreamState {
             first,
             ..stream.state.clone()
         };
-        let next = stream_continuity::look(&gate, "s", &mut stream, &state).unwrap();
-        assert_eq!((next, gate.enter().database.has_gap()), (51, is_missing));
-        fail(&gate);
-        assert_eq!(gate.enter().database.has_gap(), is_missing);
+        let next = stream_continuity::look(&shared, "s", &mut stream, &state).unwrap();
+        assert_eq!((next, shared.lock().database.has_gap()), (51, is_missing));
+        fail(&shared);
+        assert_eq!(shared.lock().database.has_gap(), is_missing);
         // After a snapshot helped once, there is nothing to look up.
-        let known = gate.enter().database.position("s");
+        let known = shared.lock().database.position("s");
         let helped = Position { gap: None, ..known };
-        gate.enter().database.move_position("s", helped);
-        stream_continuity::look(&gate, "s", &mut stream, &state).unwrap();
-        assert!(!is_missing || !gate.enter().database.has_gap());
+        shared.lock().database.move_position("s", helped);
+        stream_continuity::look(&shared, "s", &mut stream, &state).unwrap();
+        assert!(!is_missing || !shared.lock().database.has_gap());
     }
 }
 
 #[test]
 fn that_all_is_to_be_read_again_is_not_forgotten() {
-    let (gate, _dir) = gate(position(50, "new"));
-    gate.enter().database.forget_positions().unwrap();
-    fail(&gate);
-    assert_eq!(gate.enter().database.position("s").seq, 0);
+    let (shared, _dir) = shared(position(50, "new"));
+    shared.lock().database.forget_positions().unwrap();
+    fail(&shared);
+    assert_eq!(shared.lock().database.position("s").seq, 0);
 }
 
 /// Runs a consumer from position 50 of 60. Returns the positions from which it fetched.
 fn consume(happens: Vec<Move>) -> Vec<u64> {
-    let (gate, _dir) = gate(position(50, "new"));
-    let stream = Stream::new(&gate, 60);
+    let (shared, _dir) = shared(position(50, "new"));
+    let stream = Stream::new(&shared, 60);
     stream.happens.lock().unwrap().extend(happens);
     let (exits, exited) = unbounded();
     let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
     let broker = Arc::new(stream.clone());
-    let thread = consumer::start(gate, broker, 1, never(), backoff, None, &exits);
+    let thread = consumer::start(shared, broker, 1, never(), backoff, None, &exits);
     thread.join().unwrap();
     drop(exited);
     stream.fetched.lock().unwrap().clone()
 }
 
 fn moves(to: Position) -> Move {
-    Box::new(move |gate| {
-        gate.enter().database.move_position("s", to);
+    Box::new(move |shared| {
+        shared.lock().database.move_position("s", to);
         None
     })
 }
@@ -211,22 +211,22 @@ fn a_consumer_goes_back_with_the_position() {
 
 #[test]
 fn a_stream_that_got_shorter_behind_a_living_connection_is_read_from_its_start() {
-    let shrinks = |to: u64| Box::new(move |_: &Gate| Some(to)) as Move;
+    let shrinks = |to: u64| Box::new(move |_: &Shared| Some(to)) as Move;
     assert_eq!(consume(vec![shrinks(40)]), [51, 1]);
     assert_eq!(consume(vec![shrinks(60)]), [51, 51], "it is as it was");
 }
 
 #[test]
 fn a_number_that_is_given_out_again_is_noticed() {
-    let (gate, _dir) = gate(position(50, "new"));
-    let mut inside = gate.enter();
+    let (shared, _dir) = shared(position(50, "new"));
+    let mut locked = shared.lock();
     let known = Position {
         acked_seq: 40,
         acked_id: "ours".into(),
-        ..inside.database.position("s")
+        ..locked.database.position("s")
     };
-    inside.database.move_position("s", known);
-    let again = |seq, id| inside.database.was_given_out("s", seq, id);
+    locked.database.move_position("s", known);
+    let again = |seq, id| locked.database.was_given_out("s", seq, id);
     assert!(again(39, "x") && again(40, "x") && again(50, "x"));
     // The reader was faster than the acknowledgement.
     assert!(!again(45, "x") && !again(50, "50") && !again(51, "x"));

@@ -16,9 +16,9 @@ use crate::database::rows::row_values;
 use crate::database::schema_hash::schema_hash;
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError};
-use crate::gate::Gate;
 use crate::model::text::hex;
 use crate::model::value::Value;
+use crate::shared::Shared;
 use crate::snapshot::View;
 
 /// Length of a slice of reading; the pause after it is as long as the slice took.
@@ -52,7 +52,11 @@ impl From<rusqlite::Error> for AnswerError {
 
 /// Answers a request that reads; [`Want::Repair`] is for [`super::repair`]. A node that is not
 /// ready says so in the answer. Fails if the database does, or when `stop` is closed.
-pub fn answer(gate: &Gate, request: &Request, stop: &Receiver<()>) -> Result<Answer, AnswerError> {
+pub fn answer(
+    shared: &Shared,
+    request: &Request,
+    stop: &Receiver<()>,
+) -> Result<Answer, AnswerError> {
     let mut answer = Answer {
         run: request.run.clone(),
         step: request.step,
@@ -62,7 +66,7 @@ pub fn answer(gate: &Gate, request: &Request, stop: &Receiver<()>) -> Result<Ans
         answer.not_ready = Some("the request is none that this release knows".into());
         return Ok(answer);
     };
-    let ready = match Ready::wait(gate, stop)? {
+    let ready = match Ready::wait(shared, stop)? {
         Ok(ready) => ready,
         Err(why) => {
             answer.not_ready = Some(why);
@@ -72,7 +76,7 @@ pub fn answer(gate: &Gate, request: &Request, stop: &Receiver<()>) -> Result<Ans
     answer.at.clone_from(&ready.at);
     if let Want::States(rows) = &request.want {
         drop(ready);
-        answer.states = states(gate, &key, rows)?;
+        answer.states = states(shared, &key, rows)?;
         return Ok(answer);
     }
     let mut walk = Walk {
@@ -123,32 +127,32 @@ struct Ready {
 
 impl Ready {
     /// Waits until the node is ready. The inner error says why it is not.
-    fn wait(gate: &Gate, stop: &Receiver<()>) -> Result<Result<Ready, String>, AnswerError> {
+    fn wait(shared: &Shared, stop: &Receiver<()>) -> Result<Result<Ready, String>, AnswerError> {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
-            let turn = gate.take_turn();
-            let mut inside = gate.enter_to_write();
-            let (view, mut captured) = inside.database.view()?;
-            inside.hand_over(&mut captured);
-            let held = inside.began.elapsed();
+            let turn = shared.take_turn();
+            let mut locked = shared.lock_to_write();
+            let (view, mut captured) = locked.database.view()?;
+            locked.hand_over(&mut captured);
+            let held = locked.began.elapsed();
             let hindrance = match view.is_some() {
-                true => hindrance(gate, &inside.database)?,
+                true => hindrance(shared, &locked.database)?,
                 false => Some("local changes wait to be captured".to_owned()),
             };
-            let streams = gate.status.about().streams;
+            let streams = shared.status.about().streams;
             let ready = match (view, hindrance) {
-                (Some(view), None) => Ok(Ready::of(view, &inside.database, &streams)),
+                (Some(view), None) => Ok(Ready::of(view, &locked.database, &streams)),
                 (_, why) => Err(why.unwrap_or_default()),
             };
-            drop(inside);
+            drop(locked);
             if captured.changes > 0 {
-                gate.note_written();
-                gate.wake_publisher();
+                shared.note_written();
+                shared.wake_publisher();
             }
             if ready.is_ok() || Instant::now() > deadline {
                 return Ok(ready);
             }
-            pause(stop, gate.rest(turn, held).max(TRY_AGAIN))?;
+            pause(stop, shared.rest(turn, held).max(TRY_AGAIN))?;
         }
     }
 
@@ -176,18 +180,18 @@ impl Ready {
 }
 
 /// Why this node's rows may differ from those of others that have read the same messages.
-fn hindrance(gate: &Gate, db: &Database) -> Result<Option<String>, DatabaseError> {
-    let streams = gate.status.about().streams;
+fn hindrance(shared: &Shared, db: &Database) -> Result<Option<String>, DatabaseError> {
+    let streams = shared.status.about().streams;
     let is_unread = streams.iter().any(|stream| db.unread(stream) > 0);
-    Ok(if !gate.reads() {
+    Ok(if !shared.reads() {
         Some("replicate = false: it reads nothing of the others".into())
     } else if !db.publishes() {
         Some("publish = false: its own rows are not the others'".into())
-    } else if !gate.is_joined() {
+    } else if !shared.is_joined() {
         Some("it has not met the others yet".into())
     } else if db.has_gap() {
         Some("it missed messages, and waits for a snapshot".into())
-    } else if !gate.is_caught_up() {
+    } else if !shared.is_caught_up() {
         Some("it has not read its streams to their end".into())
     } else if db.unsent_up_to(1)? > 0 || db.is_republishing() {
         Some("rows wait to be sent".into())
@@ -306,12 +310,12 @@ impl Walk<'_> {
 }
 
 /// The versions of single rows, as they are now.
-fn states(gate: &Gate, key: &Key, rows: &[RowKey]) -> Result<Vec<State>, AnswerError> {
+fn states(shared: &Shared, key: &Key, rows: &[RowKey]) -> Result<Vec<State>, AnswerError> {
     let mut states = Vec::new();
     for some in rows.chunks(STEP) {
-        let inside = gate.enter();
+        let locked = shared.lock();
         for row in some {
-            let state = inside.database.verify_state(key, row)?;
+            let state = locked.database.verify_state(key, row)?;
             states.push(state.unwrap_or_default());
         }
     }

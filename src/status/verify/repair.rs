@@ -69,7 +69,7 @@ impl Database {
     pub(super) fn repair(&mut self, fixes: &[Fix]) -> Result<(u64, Captured)> {
         self.write(|db| {
             let (mut captured, mut repaired) = (Captured::default(), 0);
-            if !db.capture_inside(&mut captured)? {
+            if !db.capture_locked(&mut captured)? {
                 return Ok((0, captured));
             }
             let mut frames = Frames::new(db);

@@ -13,8 +13,8 @@ use super::run::{Nodes, verify};
 use crate::apply::tests::support::{Node, converge};
 use crate::apply::{Arrived, Content};
 use crate::capture::Outgoing;
-use crate::gate::Gate;
 use crate::model::frame::Frame;
+use crate::shared::Shared;
 use crate::status::board::About;
 
 const SCHEMA: &str = "CREATE TABLE item(id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE, v);
@@ -22,7 +22,7 @@ const SCHEMA: &str = "CREATE TABLE item(id INTEGER PRIMARY KEY, name TEXT COLLAT
     CREATE TABLE plain(x)";
 
 struct Cluster {
-    gates: Vec<Gate>,
+    shareds: Vec<Shared>,
     apps: Vec<Connection>,
     /// Number of messages in the one stream.
     read: u64,
@@ -43,7 +43,7 @@ impl Cluster {
         converge(&mut nodes);
         let read = nodes[0].db.position("s").seq;
         let mut cluster = Cluster {
-            gates: Vec::new(),
+            shareds: Vec::new(),
             apps: Vec::new(),
             read,
             folders: Vec::new(),
@@ -52,15 +52,15 @@ impl Cluster {
         };
         for node in nodes {
             let Node { db, app, dir, .. } = node;
-            let gate = Gate::new(db, 1).0;
-            gate.set_at_end(1, true);
-            gate.status.introduce(About {
+            let shared = Shared::new(db, 1).0;
+            shared.set_at_end(1, true);
+            shared.status.introduce(About {
                 name: String::new(),
                 streams: vec!["s".into()],
             });
             app.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
                 .unwrap();
-            cluster.gates.push(gate);
+            cluster.shareds.push(shared);
             cluster.apps.push(app);
             cluster.folders.push(dir);
         }
@@ -75,29 +75,29 @@ impl Cluster {
     /// Sends all marked rows, and lets all nodes read them.
     fn exchange(&mut self) {
         let mut frames = Vec::new();
-        for gate in &self.gates {
-            let mut inside = gate.enter();
+        for shared in &self.shareds {
+            let mut locked = shared.lock();
             loop {
-                let some: Vec<Outgoing> = inside.database.backlog(1 << 20).unwrap();
+                let some: Vec<Outgoing> = locked.database.backlog(1 << 20).unwrap();
                 match some.last() {
-                    Some(last) => inside.database.acknowledged(last.at),
+                    Some(last) => locked.database.acknowledged(last.at),
                     None => break,
                 }
                 frames.extend(some);
             }
-            inside.database.stop_live();
-            inside.database.flush().unwrap();
+            locked.database.stop_live();
+            locked.database.flush().unwrap();
         }
         for frame in &frames {
             self.read += 1;
-            for gate in &self.gates {
+            for shared in &self.shareds {
                 let arrived = [Arrived {
                     seq: self.read,
                     id: "x",
                     time_ms: 0,
                     content: Content::Frame(Frame::decode(&frame.raw).unwrap()),
                 }];
-                let applied = gate.enter().database.apply("s", &arrived).unwrap();
+                let applied = shared.lock().database.apply("s", &arrived).unwrap();
                 assert_eq!(applied.messages, 1);
             }
         }
@@ -128,7 +128,7 @@ impl Nodes for Cluster {
     fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<Answer>>, String> {
         self.step += 1;
         let mut answers = BTreeMap::new();
-        for (i, gate) in self.gates.iter().enumerate() {
+        for (i, shared) in self.shareds.iter().enumerate() {
             let request = Request {
                 run: "r".into(),
                 step: self.step,
@@ -138,13 +138,13 @@ impl Nodes for Cluster {
             };
             let answer = match want {
                 Want::Repair(fixes) => {
-                    let (repaired, _) = gate.enter().database.repair(fixes).unwrap();
+                    let (repaired, _) = shared.lock().database.repair(fixes).unwrap();
                     Answer {
                         repaired,
                         ..Answer::default()
                     }
                 }
-                _ => answer(gate, &request, &self.stop.1).unwrap(),
+                _ => answer(shared, &request, &self.stop.1).unwrap(),
             };
             answers.insert(i as u64 + 1, Some(answer));
         }
@@ -258,7 +258,10 @@ fn a_row_that_is_back_behind_the_triggers_back_goes() {
 fn nodes_that_do_not_stand_at_equal_positions_are_not_compared() {
     let mut cluster = Cluster::new(6);
     cluster.spoil(1, "DELETE FROM item");
-    cluster.gates[1].enter().database.read_up_to("s", 1000, "y");
+    cluster.shareds[1]
+        .lock()
+        .database
+        .read_up_to("s", 1000, "y");
     let report = cluster.verify();
     assert!(!report.fine && report.differ.is_empty(), "{report:?}");
     assert!(!report.nodes[1].comparable && report.nodes[2].comparable);

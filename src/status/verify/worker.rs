@@ -13,8 +13,8 @@ use super::answer::{AnswerError, answer};
 use super::message::{ANSWER, Answer, MAX_BYTES, REQUEST, Request, Want};
 use super::report::Report;
 use super::run::{Nodes, verify};
-use crate::gate::Gate;
 use crate::model::text::hex;
+use crate::shared::Shared;
 use crate::thread::{Exited, spawn};
 
 /// Shortest time to wait for the other nodes. The wait is longer if this node took longer itself.
@@ -38,10 +38,10 @@ pub enum Job {
 }
 
 /// Starts the thread; it ends when `stop` is closed.
-pub fn start(gate: Arc<Gate>, stop: Receiver<()>, exits: &Sender<Exited>) -> JoinHandle<()> {
+pub fn start(shared: Arc<Shared>, stop: Receiver<()>, exits: &Sender<Exited>) -> JoinHandle<()> {
     // At most one job waits. A node that asks meanwhile gets no answer, and asks again.
     let (sender, jobs) = bounded(1);
-    gate.status.employ(sender);
+    shared.status.employ(sender);
     spawn("verify", exits, move || {
         loop {
             let job = select! {
@@ -52,9 +52,9 @@ pub fn start(gate: Arc<Gate>, stop: Receiver<()>, exits: &Sender<Exited>) -> Joi
                 },
             };
             match job {
-                Job::Run { repair, dry_run } => run(&gate, &stop, repair, dry_run),
+                Job::Run { repair, dry_run } => run(&shared, &stop, repair, dry_run),
                 Job::Answer(request) => {
-                    if let Err(why) = tell(&gate, &request, &stop) {
+                    if let Err(why) = tell(&shared, &request, &stop) {
                         log::debug!("verify: {why}");
                     }
                 }
@@ -63,19 +63,19 @@ pub fn start(gate: Arc<Gate>, stop: Receiver<()>, exits: &Sender<Exited>) -> Joi
     })
 }
 
-fn run(gate: &Arc<Gate>, stop: &Receiver<()>, repair: bool, dry_run: bool) {
+fn run(shared: &Arc<Shared>, stop: &Receiver<()>, repair: bool, dry_run: bool) {
     let mut random = [0; 40];
     if rustix::rand::getrandom(&mut random[..], GetRandomFlags::empty()).is_err() {
-        gate.status.set_report(Report {
+        shared.status.set_report(Report {
             error: Some("the system gives no random numbers".into()),
             ..Report::default()
         });
         return;
     }
     let mut over = OverBucket {
-        gate,
+        shared,
         stop,
-        this: gate.enter().database.node(),
+        this: shared.lock().database.node(),
         run: hex(&random[32..]),
         key: hex(&random[..32]),
         step: 0,
@@ -89,27 +89,31 @@ fn run(gate: &Arc<Gate>, stop: &Receiver<()>, repair: bool, dry_run: bool) {
         None if report.fine => log::info!("verify: all nodes hold the same rows"),
         None => log::warn!("verify: {differ} table(s) differ, {left_out} were not compared"),
     }
-    gate.status.set_report(report);
+    shared.status.set_report(report);
 }
 
 /// Answers another node's run by way of the bucket.
-fn tell(gate: &Arc<Gate>, request: &Request, stop: &Receiver<()>) -> Result<(), String> {
-    let answer = own(gate, request, stop).map_err(|e| e.to_string())?;
-    let key = format!("{ANSWER}{}", gate.enter().database.node());
-    put(gate, key, serde_json::to_vec(&answer).unwrap_or_default())
+fn tell(shared: &Arc<Shared>, request: &Request, stop: &Receiver<()>) -> Result<(), String> {
+    let answer = own(shared, request, stop).map_err(|e| e.to_string())?;
+    let key = format!("{ANSWER}{}", shared.lock().database.node());
+    put(shared, key, serde_json::to_vec(&answer).unwrap_or_default())
 }
 
 /// The answer of this node.
-fn own(gate: &Arc<Gate>, request: &Request, stop: &Receiver<()>) -> Result<Answer, AnswerError> {
+fn own(
+    shared: &Arc<Shared>,
+    request: &Request,
+    stop: &Receiver<()>,
+) -> Result<Answer, AnswerError> {
     let Want::Repair(fixes) = &request.want else {
-        return answer(gate, request, stop);
+        return answer(shared, request, stop);
     };
-    let mut inside = gate.enter_to_write();
-    let (repaired, mut captured) = inside.database.repair(fixes)?;
-    inside.hand_over(&mut captured);
-    drop(inside);
-    gate.note_change();
-    gate.wake_publisher();
+    let mut locked = shared.lock_to_write();
+    let (repaired, mut captured) = locked.database.repair(fixes)?;
+    locked.hand_over(&mut captured);
+    drop(locked);
+    shared.note_change();
+    shared.wake_publisher();
     if repaired > 0 {
         log::warn!("verify: {repaired} row(s) that differ between nodes are made equal again");
     }
@@ -121,14 +125,15 @@ fn own(gate: &Arc<Gate>, request: &Request, stop: &Receiver<()>) -> Result<Answe
     })
 }
 
-fn put(gate: &Gate, key: String, bytes: Vec<u8>) -> Result<(), String> {
-    gate.status
+fn put(shared: &Shared, key: String, bytes: Vec<u8>) -> Result<(), String> {
+    shared
+        .status
         .with_bucket(move |bucket| bucket.put(&key, &bytes).map(drop))
 }
 
 /// The nodes, reached by way of the broker's bucket.
 struct OverBucket<'a> {
-    gate: &'a Arc<Gate>,
+    shared: &'a Arc<Shared>,
     stop: &'a Receiver<()>,
     this: u64,
     run: String,
@@ -145,7 +150,7 @@ impl OverBucket<'_> {
             .map(|id| format!("{ANSWER}{id}"))
             .collect();
         let found = self
-            .gate
+            .shared
             .status
             .with_bucket(move |bucket| bucket.get_all(&keys, MAX_BYTES))?;
         let parsed = self.asked.iter().zip(found).filter_map(|(id, found)| {
@@ -161,7 +166,7 @@ impl OverBucket<'_> {
         let keys = self.asked.iter().map(|id| format!("{ANSWER}{id}"));
         let keys: Vec<String> = keys.chain([REQUEST.to_owned()]).collect();
         let tidied = self
-            .gate
+            .shared
             .status
             .with_bucket(move |bucket| keys.iter().try_for_each(|key| bucket.delete(key)));
         if let Err(why) = tidied {
@@ -176,7 +181,7 @@ impl Nodes for OverBucket<'_> {
     }
 
     fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<Answer>>, String> {
-        let status = crate::status::now(self.gate).map_err(|e| e.to_string())?;
+        let status = crate::status::now(self.shared).map_err(|e| e.to_string())?;
         if let Some(why) = status.others_unknown {
             return Err(format!("the other nodes are not known: {why}"));
         }
@@ -191,9 +196,9 @@ impl Nodes for OverBucket<'_> {
             want: want.clone(),
         };
         let bytes = serde_json::to_vec(&request).unwrap_or_default();
-        put(self.gate, REQUEST.to_owned(), bytes)?;
+        put(self.shared, REQUEST.to_owned(), bytes)?;
         let began = Instant::now();
-        let own = own(self.gate, &request, self.stop).map_err(|e| e.to_string())?;
+        let own = own(self.shared, &request, self.stop).map_err(|e| e.to_string())?;
         let deadline = Instant::now() + PATIENCE.max(4 * began.elapsed());
         loop {
             let mut answers = self.answers()?;
@@ -213,6 +218,6 @@ impl Nodes for OverBucket<'_> {
     }
 
     fn note(&mut self, report: &Report) {
-        self.gate.status.set_report(report.clone());
+        self.shared.status.set_report(report.clone());
     }
 }

@@ -44,7 +44,7 @@ fn damage(node: &Kept) {
     node.app
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         .unwrap();
-    let path = node.gate.enter().database.path().to_owned();
+    let path = node.shared.lock().database.path().to_owned();
     let file = std::fs::File::options().write(true).open(path).unwrap();
     file.write_all_at(&[0xff; 4096], (page - 1) * 4096).unwrap();
 }

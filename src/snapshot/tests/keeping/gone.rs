@@ -3,15 +3,15 @@
 use super::*;
 
 fn lose_stream(node: &Kept) {
-    let mut inside = node.gate.enter();
-    let known = inside.database.position("s");
-    inside.database.note_lost("s", &known).unwrap();
+    let mut locked = node.shared.lock();
+    let known = locked.database.position("s");
+    locked.database.note_lost("s", &known).unwrap();
     let anew = Position {
         created: "anew".into(),
         ..Position::default()
     };
-    inside.database.move_position("s", anew);
-    inside.database.flush().unwrap();
+    locked.database.move_position("s", anew);
+    locked.database.flush().unwrap();
 }
 
 /// Node 1 made a snapshot at 10 and ended; node 2 had read up to `read` when the broker's store was
@@ -35,7 +35,7 @@ fn after_loss(read: u64) -> (Cluster, Kept) {
 #[test]
 fn what_only_a_snapshot_has_of_a_lost_stream_is_merged() {
     let (cluster, mut b) = after_loss(5);
-    assert!(b.scheduler.has_work(&b.gate).unwrap());
+    assert!(b.scheduler.has_work(&b.shared).unwrap());
     let away = || {
         Err(StoreError::Failed {
             store: "file".into(),
@@ -47,9 +47,9 @@ fn what_only_a_snapshot_has_of_a_lost_stream_is_merged() {
     assert!(titles(&b).is_empty());
     cluster.round(&mut b).unwrap();
     assert_eq!(titles(&b), ["Dune"], "also after a failure");
-    let inside = b.gate.enter();
-    assert_eq!(inside.database.position("s").created, "anew");
-    assert!(!inside.database.seeks_snapshot().unwrap(), "once");
+    let locked = b.shared.lock();
+    assert_eq!(locked.database.position("s").created, "anew");
+    assert!(!locked.database.seeks_snapshot().unwrap(), "once");
 }
 
 /// The snapshot would be fetched for nothing, and bring back rows that are deleted and forgotten.
@@ -58,7 +58,7 @@ fn what_was_read_before_a_stream_was_lost_is_not_merged_again() {
     let (cluster, mut b) = after_loss(10);
     cluster.round(&mut b).unwrap();
     assert!(titles(&b).is_empty());
-    assert!(!b.gate.enter().database.seeks_snapshot().unwrap());
+    assert!(!b.shared.lock().database.seeks_snapshot().unwrap());
 }
 
 /// Where replacing the manifest takes two steps, it can be read between them.
@@ -89,7 +89,7 @@ fn who_makes_the_first_after_a_loss_does_not_merge_it() {
     assert_eq!(made.node, 2);
     std::fs::remove_file(cluster.store.path().join(&made.name)).unwrap();
     cluster.round(&mut b).unwrap();
-    assert!(!b.gate.enter().database.seeks_snapshot().unwrap());
+    assert!(!b.shared.lock().database.seeks_snapshot().unwrap());
 }
 
 /// The operator wants it, and may know of damage that the node does not.
@@ -101,7 +101,7 @@ fn who_removes_the_mirror_gets_also_what_this_node_made_merged() {
     let made = cluster.store.path().join(cluster.newest().unwrap().name);
     std::fs::remove_file(&made).unwrap();
     cluster.round(&mut a).unwrap();
-    a.gate.enter().database.forget_positions().unwrap();
+    a.shared.lock().database.forget_positions().unwrap();
     cluster.round(&mut a).unwrap_err();
 }
 
@@ -116,7 +116,7 @@ fn a_store_that_is_emptied_again_gets_another_again() {
         }
     };
     empty();
-    b.gate.enter().database.forget_positions().unwrap();
+    b.shared.lock().database.forget_positions().unwrap();
     cluster.round(&mut b).unwrap();
     cluster.round(&mut a).unwrap();
     assert_eq!(cluster.objects().len(), 2);
@@ -136,7 +136,7 @@ fn a_store_that_is_emptied_again_gets_another_again() {
         let _ = cluster.round(&mut b);
         cluster.round(&mut a).unwrap();
     }
-    assert!(!b.gate.enter().database.has_gap());
+    assert!(!b.shared.lock().database.has_gap());
 }
 
 /// The snapshot's file is sound, but its content is not.

@@ -8,8 +8,8 @@ use crate::model::frame::Frame;
 const JOBS: &str = "CREATE TABLE jobs(id INTEGER PRIMARY KEY, payload)";
 
 fn problems(node: &Kept) -> String {
-    let inside = node.gate.enter();
-    let report = crate::health::report(&node.gate.health, Some(&inside.database));
+    let locked = node.shared.lock();
+    let report = crate::health::report(&node.shared.health, Some(&locked.database));
     report.unwrap()["problems"].to_string()
 }
 
@@ -20,7 +20,7 @@ fn another_application_does_not_join_and_is_told() {
     let mut b = cluster.node(2, JOBS);
     cluster.round(&mut a).unwrap();
     cluster.round(&mut b).unwrap();
-    assert!(!b.gate.is_joined());
+    assert!(!b.shared.is_joined());
     let told = problems(&b);
     for says in [
         "node 1 replicates books",
@@ -35,10 +35,10 @@ fn another_application_does_not_join_and_is_told() {
     assert!(a.scheduler.strangers.ends(), "and said it");
     // The node turns out to be of the same application, before its migrations.
     b.app.execute_batch(BOOKS).unwrap();
-    b.gate.enter().database.capture().unwrap();
-    assert!(b.gate.enter().database.has_news());
+    b.shared.lock().database.capture().unwrap();
+    assert!(b.shared.lock().database.has_news());
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.is_joined());
+    assert!(b.shared.is_joined());
     assert_eq!(problems(&b), "{}");
 }
 
@@ -48,7 +48,7 @@ fn who_has_no_table_yet_joins() {
     let (mut a, mut b) = (cluster.node(1, BOOKS), cluster.node(2, ""));
     cluster.round(&mut a).unwrap();
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.is_joined());
+    assert!(b.shared.is_joined());
 }
 
 /// A node of an earlier release does not say which tables it has.
@@ -64,12 +64,12 @@ fn beside_one_that_does_not_tell_its_tables_it_joins_and_is_told() {
         .publishers
         .insert(3, String::new());
     cluster.round(&mut b).unwrap();
-    assert!(b.gate.is_joined());
+    assert!(b.shared.is_joined());
     assert!(problems(&b).contains("another application"));
 }
 
 fn held(node: &Kept) -> u64 {
-    node.gate.enter().database.held().unwrap()
+    node.shared.lock().database.held().unwrap()
 }
 
 /// Case 14, on the other nodes: a table that lived for two seconds.
@@ -81,26 +81,26 @@ fn what_is_held_of_a_table_that_nobody_has_ends() {
     third.run("INSERT INTO import_1 VALUES (1), (2), (3)");
     for frame in third.publish() {
         let content = Content::Frame(Frame::decode(&frame.raw).unwrap());
-        let mut inside = b.gate.enter();
-        let seq = inside.database.position("s").seq + 1;
+        let mut locked = b.shared.lock();
+        let seq = locked.database.position("s").seq + 1;
         let arrived = Arrived {
             seq,
             id: "x",
             time_ms: b.clock.now_ms(),
             content,
         };
-        inside.database.apply("s", &[arrived]).unwrap();
+        locked.database.apply("s", &[arrived]).unwrap();
     }
     assert_eq!(held(&b), 3);
     let later = |b: &mut Kept, days: u64| {
         b.clock.advance(Duration::from_secs(days * 24 * 3600));
         let now_ms = b.clock.now_ms();
-        let mut inside = b.gate.enter();
-        inside.database.heard_broker_time(now_ms);
-        inside.database.note_age().unwrap();
-        drop(inside);
+        let mut locked = b.shared.lock();
+        locked.database.heard_broker_time(now_ms);
+        locked.database.note_age().unwrap();
+        drop(locked);
         cluster.round(b).unwrap();
-        while b.gate.enter().database.capture().unwrap().more {}
+        while b.shared.lock().database.capture().unwrap().more {}
     };
     later(&mut b, 1);
     cluster.shared.lock().unwrap().tables.insert(1, None);
@@ -119,13 +119,13 @@ fn who_let_go_of_a_table_leaves_others_the_time_to_make_a_snapshot() {
     let cluster = Cluster::new();
     let (_a, mut b) = cluster.two_that_met();
     let made = cluster.newest().unwrap().name;
-    b.gate
-        .enter()
+    b.shared
+        .lock()
         .database
         .write(|db| db.note_let_go("jobs"))
         .unwrap();
     move_on(&b, 20, None);
-    let created = b.gate.enter().database.position("s").created;
+    let created = b.shared.lock().database.position("s").created;
     let wanted = StreamPosition {
         seq: 20,
         created,

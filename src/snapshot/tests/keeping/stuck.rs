@@ -43,7 +43,7 @@ fn a_store_that_keeps_everything_is_not_filled_without_end() {
         move_on(&a, seq, None);
         cluster.round_with(&mut a, &keeps).unwrap();
         assert_eq!(cluster.newest().unwrap().streams["s"].seq, seq);
-        assert!(!a.scheduler.has_work(&a.gate).unwrap());
+        assert!(!a.scheduler.has_work(&a.shared).unwrap());
     }
 }
 
@@ -84,7 +84,7 @@ fn a_snapshot_that_got_lost_or_torn_is_made_again() {
             let _ = cluster.round(&mut b);
             cluster.round(&mut a).unwrap();
         }
-        assert!(!b.gate.enter().database.has_gap(), "torn: {torn}");
+        assert!(!b.shared.lock().database.has_gap(), "torn: {torn}");
         assert_eq!(titles(&b), ["missed"]);
     }
 }
@@ -109,7 +109,7 @@ fn a_snapshot_that_cannot_be_read_does_not_hide_the_one_before() {
         assert_eq!(cluster.objects().len(), 3);
         let mut b = cluster.node(2, BOOKS);
         cluster.round(&mut b).unwrap();
-        assert!(b.gate.is_joined(), "{spoil}");
+        assert!(b.shared.is_joined(), "{spoil}");
         assert_eq!(titles(&b), ["old"], "{spoil}");
     }
 }
@@ -169,8 +169,8 @@ fn of_a_damaged_object_the_one_before_is_taken_and_another_is_made() {
     };
     let mut c = cluster.node(3, BOOKS);
     cluster.round_with(&mut c, &damages).unwrap();
-    assert!(c.gate.is_joined());
-    assert_eq!(c.gate.enter().database.position("s").seq, 1);
+    assert!(c.shared.is_joined());
+    assert_eq!(c.shared.lock().database.position("s").seq, 1);
     // The snapshot before does not close this gap.
     let error = cluster.round_with(&mut b, &damages).unwrap_err();
     assert!(error.to_string().contains("1 of 2 chunks"), "{error}");
@@ -182,7 +182,7 @@ fn of_a_damaged_object_the_one_before_is_taken_and_another_is_made() {
         let _ = cluster.round_with(&mut b, &damages);
         cluster.round_with(&mut a, &damages).unwrap();
     }
-    assert!(!b.gate.enter().database.has_gap());
+    assert!(!b.shared.lock().database.has_gap());
     assert_eq!(titles(&b), ["missed"]);
 }
 
@@ -212,7 +212,7 @@ fn a_damaged_manifest_is_replaced_but_not_while_the_store_is_away() {
     }
     assert_eq!(*damaged.lock().unwrap(), "", "it was replaced");
     assert_ne!(cluster.newest().unwrap().name, newest);
-    assert!(!b.gate.enter().database.has_gap());
+    assert!(!b.shared.lock().database.has_gap());
     assert_eq!(titles(&b), ["missed"]);
 }
 
@@ -233,7 +233,7 @@ fn what_waits_is_sent_though_no_snapshot_can_be_had() {
     assert!(!may_publish(&a));
     a.clock.advance(Duration::from_secs(30));
     let _ = cluster.round_with(&mut a, &broken);
-    assert!(may_publish(&a) && a.gate.enter().database.has_gap());
+    assert!(may_publish(&a) && a.shared.lock().database.has_gap());
     // The next snapshot may be had at once.
     move_on(&a, 20, None);
     let _ = cluster.round_with(&mut a, &broken);

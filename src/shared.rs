@@ -33,14 +33,14 @@ pub use writing::Writing;
 const OWN_IDS: usize = 16 * 1024;
 
 /// The database and the outbox of frames captured from it: both change under one lock.
-pub struct Inside {
+pub struct Locked {
     /// The application's database, with our tables.
     pub database: Database,
     /// Frames captured from `database` that are not acknowledged yet.
     pub outbox: Outbox,
 }
 
-impl Inside {
+impl Locked {
     /// Hands captured frames to the publisher. Must be called before the lock is released.
     pub fn hand_over(&mut self, captured: &mut Captured) {
         if !self.outbox.push(std::mem::take(&mut captured.frames)) {
@@ -107,8 +107,8 @@ impl Inside {
 }
 
 /// See the module's head.
-pub struct Gate {
-    inside: Mutex<Inside>,
+pub struct Shared {
+    locked: Mutex<Locked>,
     /// The fence of the database.
     fence: Arc<Fence>,
     /// Held by a thread that is about to write, from its wait for a gap on.
@@ -125,7 +125,7 @@ pub struct Gate {
     caught_up: AtomicBool,
     /// Whether this node has met the others, or need not: then it may publish.
     joined: AtomicBool,
-    /// See [`Gate::publish_beside_gaps`].
+    /// See [`Shared::publish_beside_gaps`].
     beside_gaps: AtomicBool,
     /// Tells the scheduler of snapshots that something changed which it should look at.
     scheduler: (Sender<()>, Receiver<()>),
@@ -134,11 +134,11 @@ pub struct Gate {
     sizes: Sizes,
     /// When a row last changed, here or by an applied message.
     changed: Mutex<Instant>,
-    /// See [`Gate::take_turn`].
+    /// See [`Shared::take_turn`].
     turn: Mutex<Pauses>,
     /// When the application was last seen to write.
     written: Mutex<Option<Instant>>,
-    /// See [`Gate::hold_reading`].
+    /// See [`Shared::hold_reading`].
     reading: Mutex<Option<Held>>,
     /// Everything that the threads report as failing.
     pub health: Health,
@@ -162,14 +162,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Gate {
-    /// Returns the gate and the receiver that wakes the publisher. One waiting message is enough.
-    pub fn new(database: Database, shards: u32) -> (Gate, Receiver<()>) {
+impl Shared {
+    /// Returns the shared state and the receiver that wakes the publisher. One waiting message is enough.
+    pub fn new(database: Database, shards: u32) -> (Shared, Receiver<()>) {
         let (wake, woken) = bounded(1);
         let (joined, now) = (database.is_joined(), Instant::now());
         let fence = database.fence.clone();
-        let gate = Gate {
-            inside: Mutex::new(Inside {
+        let shared = Shared {
+            locked: Mutex::new(Locked {
                 database,
                 outbox: Outbox::default(),
             }),
@@ -193,21 +193,21 @@ impl Gate {
             measures: Measures::default(),
             status: Board::default(),
         };
-        (gate, woken)
+        (shared, woken)
     }
 
     /// Waits for the lock.
-    pub fn enter(&self) -> MutexGuard<'_, Inside> {
-        locked(&self.inside)
+    pub fn lock(&self) -> MutexGuard<'_, Locked> {
+        locked(&self.locked)
     }
 
-    /// As [`Gate::enter`], but gives up after about `patience`: for callers that cannot wait for as
+    /// As [`Shared::lock`], but gives up after about `patience`: for callers that cannot wait for as
     /// long as an application holds the database's lock. `None` if the lock was not free by then.
-    pub fn enter_within(&self, patience: Duration) -> Option<MutexGuard<'_, Inside>> {
+    pub fn lock_within(&self, patience: Duration) -> Option<MutexGuard<'_, Locked>> {
         let deadline = Instant::now() + patience;
         loop {
-            match self.inside.try_lock() {
-                Ok(inside) => return Some(inside),
+            match self.locked.try_lock() {
+                Ok(locked) => return Some(locked),
                 Err(TryLockError::Poisoned(e)) => return Some(e.into_inner()),
                 Err(TryLockError::WouldBlock) if Instant::now() > deadline => return None,
                 Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
@@ -217,15 +217,15 @@ impl Gate {
 
     /// Holds reading on a new node without tables, which is about to learn them from a snapshot. A
     /// message read before that is held row by row, which costs ten times as much as applying it to
-    /// its table. The caller must call [`Gate::let_read`] later.
+    /// its table. The caller must call [`Shared::let_read`] later.
     pub fn hold_reading(&self) -> Result<(), DatabaseError> {
-        if !self.is_joined() && self.enter().database.is_without_tables()? {
+        if !self.is_joined() && self.lock().database.is_without_tables()? {
             locked(&self.reading).get_or_insert_with(|| bounded(0));
         }
         Ok(())
     }
 
-    /// Lets reading go on after [`Gate::hold_reading`].
+    /// Lets reading go on after [`Shared::hold_reading`].
     pub fn let_read(&self) {
         *locked(&self.reading) = None;
     }
@@ -288,7 +288,7 @@ impl Gate {
         let _ = self.scheduler.0.try_send(());
     }
 
-    /// Receives a message for each [`Gate::notify_scheduler`]; several in a row may count as one.
+    /// Receives a message for each [`Shared::notify_scheduler`]; several in a row may count as one.
     pub fn scheduler_notifications(&self) -> Receiver<()> {
         self.scheduler.1.clone()
     }
@@ -402,31 +402,31 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_read_when_all_is_read_again() {
-        let gate = Gate::new(Node::new(1, "").db, 1).0;
+        let shared = Shared::new(Node::new(1, "").db, 1).0;
         let (id, text) = ([7; 16], format!("{:032x}", u128::from_be_bytes([7; 16])));
-        gate.remember_own(&id);
-        assert!(gate.is_own(&text));
-        gate.forget_own();
-        assert!(!gate.is_own(&text));
+        shared.remember_own(&id);
+        assert!(shared.is_own(&text));
+        shared.forget_own();
+        assert!(!shared.is_own(&text));
     }
 
     #[test]
     fn only_a_node_that_knows_no_table_waits_to_read() {
         let (stop, stopped) = bounded(0);
-        let may_read = |gate: &Gate| gate.may_read(&stopped);
-        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
-        assert!(may_read(&gate));
-        gate.hold_reading().unwrap();
+        let may_read = |shared: &Shared| shared.may_read(&stopped);
+        let shared = Shared::new(Node::unmet(1, "").db, 1).0;
+        assert!(may_read(&shared));
+        shared.hold_reading().unwrap();
         let ends = std::thread::scope(|scope| {
-            let waits = scope.spawn(|| may_read(&gate));
-            gate.let_read();
+            let waits = scope.spawn(|| may_read(&shared));
+            shared.let_read();
             waits.join().unwrap()
         });
         assert!(ends);
-        let knows = Gate::new(Node::unmet(2, "CREATE TABLE t(x)").db, 1).0;
-        gate.hold_reading().unwrap();
+        let knows = Shared::new(Node::unmet(2, "CREATE TABLE t(x)").db, 1).0;
+        shared.hold_reading().unwrap();
         knows.hold_reading().unwrap();
         drop(stop);
-        assert!(!may_read(&gate) && may_read(&knows));
+        assert!(!may_read(&shared) && may_read(&knows));
     }
 }

@@ -1,30 +1,29 @@
-//! Entering to write: the wait for a gap between the application's readers happens outside of the
-//! gate.
+//! The lock for a write: the wait for a gap between the application's readers comes before it.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::MutexGuard;
 use std::time::Instant;
 
-use super::{Gate, Inside, locked};
+use super::{Locked, Shared, locked};
 
-/// The inside of the gate, entered by a thread that will write.
+/// The locked state, for a thread that will write.
 pub struct Writing<'g> {
-    inside: MutexGuard<'g, Inside>,
+    locked: MutexGuard<'g, Locked>,
     _alone: MutexGuard<'g, ()>,
-    /// When the gate was entered.
+    /// When the lock was taken.
     pub began: Instant,
 }
 
-impl Gate {
-    /// As [`Gate::enter`], for work that is long enough to be worth it: threads that do not write
+impl Shared {
+    /// As [`Shared::lock`], for work that is long enough to be worth it: threads that do not write
     /// are not held up while the first write transaction waits for its turn.
-    pub fn enter_to_write(&self) -> Writing<'_> {
+    pub fn lock_to_write(&self) -> Writing<'_> {
         let alone = locked(&self.writing);
         let gap = self.fence.wait(Instant::now());
-        let mut inside = self.enter();
-        inside.database.gap = Some(gap);
+        let mut locked = self.lock();
+        locked.database.gap = Some(gap);
         Writing {
-            inside,
+            locked,
             _alone: alone,
             began: Instant::now(),
         }
@@ -32,16 +31,16 @@ impl Gate {
 }
 
 impl Deref for Writing<'_> {
-    type Target = Inside;
+    type Target = Locked;
 
-    fn deref(&self) -> &Inside {
-        &self.inside
+    fn deref(&self) -> &Locked {
+        &self.locked
     }
 }
 
 impl DerefMut for Writing<'_> {
-    fn deref_mut(&mut self) -> &mut Inside {
-        &mut self.inside
+    fn deref_mut(&mut self) -> &mut Locked {
+        &mut self.locked
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use super::{Gate, locked};
+use super::{Shared, locked};
 use crate::database::TIME_BOX;
 
 /// An application that wrote within this time is likely to want the write lock now.
@@ -19,7 +19,7 @@ pub const SURE_PAUSE: Duration = Duration::from_millis(120);
 /// would have waited for a second.
 const SURE_EVERY: Duration = Duration::from_millis(700);
 
-/// See [`Gate::take_turn`].
+/// See [`Shared::take_turn`].
 pub type Turn<'a> = MutexGuard<'a, Pauses>;
 
 #[derive(Debug)]
@@ -43,10 +43,10 @@ impl Pauses {
     }
 }
 
-impl Gate {
+impl Shared {
     /// Held over a piece of long work by every thread that does any: a pause of one thread is of no
     /// use to the application while another works. Waits for the end of the pause under way. Call
-    /// it before [`Gate::enter`].
+    /// it before [`Shared::lock`].
     pub fn take_turn(&self) -> Turn<'_> {
         loop {
             let mut turn = locked(&self.turn);
@@ -61,7 +61,7 @@ impl Gate {
         }
     }
 
-    /// As [`Gate::take_turn`] without waiting, so it may be called inside the gate, too. An error
+    /// As [`Shared::take_turn`] without waiting, so it may be called under the lock, too. An error
     /// gives the time to try again.
     pub fn try_turn(&self) -> Result<Turn<'_>, Instant> {
         let now = Instant::now();
@@ -113,39 +113,41 @@ mod tests {
 
     #[test]
     fn nobody_has_the_next_turn_before_the_pause_is_over() {
-        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
-        let turn = gate.take_turn();
-        assert!(gate.try_turn().is_err(), "somebody works");
-        let pause = gate.rest(turn, Duration::from_secs(60));
+        let shared = Shared::new(Node::unmet(1, "").db, 1).0;
+        let turn = shared.take_turn();
+        assert!(shared.try_turn().is_err(), "somebody works");
+        let pause = shared.rest(turn, Duration::from_secs(60));
         assert_eq!(pause, SURE_PAUSE);
-        let over = gate.try_turn().expect_err("the application has its pause");
-        drop(gate.take_turn());
-        assert!(Instant::now() >= over && gate.try_turn().is_ok());
+        let over = shared
+            .try_turn()
+            .expect_err("the application has its pause");
+        drop(shared.take_turn());
+        assert!(Instant::now() >= over && shared.try_turn().is_ok());
     }
 
     #[test]
     fn an_application_that_writes_has_the_lock_for_as_long_as_we_had_it() {
-        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
+        let shared = Shared::new(Node::unmet(1, "").db, 1).0;
         let held = Duration::from_millis(2);
-        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
-        gate.note_written();
-        assert_eq!(gate.rest(gate.take_turn(), held), held);
+        assert_eq!(shared.rest(shared.take_turn(), held), held / 2);
+        shared.note_written();
+        assert_eq!(shared.rest(shared.take_turn(), held), held);
     }
 
     #[test]
     fn long_work_has_pauses_that_nobody_can_miss() {
-        let gate = Gate::new(Node::unmet(1, "").db, 1).0;
+        let shared = Shared::new(Node::unmet(1, "").db, 1).0;
         let held = Duration::from_millis(2);
-        let turn = gate.take_turn();
-        gate.rest(turn, held);
-        let mut turn = gate.take_turn();
+        let turn = shared.take_turn();
+        shared.rest(turn, held);
+        let mut turn = shared.take_turn();
         turn.sure -= SURE_EVERY;
-        assert_eq!(gate.rest(turn, held), SURE_PAUSE);
-        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
+        assert_eq!(shared.rest(turn, held), SURE_PAUSE);
+        assert_eq!(shared.rest(shared.take_turn(), held), held / 2);
         // No thread worked meanwhile.
-        let mut turn = gate.take_turn();
+        let mut turn = shared.take_turn();
         (turn.end, turn.sure) = (turn.end - SURE_PAUSE, turn.sure - SURE_EVERY);
         drop(turn);
-        assert_eq!(gate.rest(gate.take_turn(), held), held / 2);
+        assert_eq!(shared.rest(shared.take_turn(), held), held / 2);
     }
 }
