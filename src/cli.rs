@@ -97,24 +97,24 @@ examples:
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Replicate until told to stop.
-    Run(Options),
+    Run(Flags),
     /// Check the configuration.
-    Check(Options),
+    Check(Flags),
     /// Remove our triggers and tables from the database.
-    Cleanup(Options),
+    Cleanup(Flags),
     /// Save a snapshot, then stop.
-    SaveSnapshot(Options),
+    SaveSnapshot(Flags),
     /// Write the newest snapshot to a file, as a plain database.
     Restore {
         /// The configuration file and flags for the server.
-        options: Options,
+        options: Flags,
         /// The file to write; none: `restored.db`.
         to: Option<PathBuf>,
     },
     /// List what the store of snapshots holds.
     Snapshots {
         /// The configuration file and flags for the server.
-        options: Options,
+        options: Flags,
         /// Print JSON instead of text.
         json: bool,
     },
@@ -144,13 +144,13 @@ pub enum Command {
         database: Option<PathBuf>,
     },
     /// Ask the running daemon, or read its database if none runs.
-    Look {
+    Query {
         /// None: see [`crate::config::Config::find`].
         config: Option<PathBuf>,
         /// Print JSON instead of text.
         json: bool,
         /// The question to answer.
-        what: Look,
+        what: DaemonQuery,
     },
     /// Print the version of this release.
     Version,
@@ -160,7 +160,7 @@ pub enum Command {
 
 /// A question for the running daemon.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum DaemonQuery {
     /// The state of this node and of the others.
     Status,
     /// The hash of the replicated tables' schema; with `cluster`, compared with all nodes.
@@ -192,7 +192,7 @@ pub enum Look {
 
 /// The flags that stand beside the configuration file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct Flags {
     /// None: see [`crate::config::Config::find`].
     pub config: Option<PathBuf>,
     /// Never 0.
@@ -342,7 +342,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             )?;
             Ok(Command::Snapshots { options, json })
         }
-        Some(word) => look::parse(word, args),
+        Some(word) => query::parse(word, args),
     }
 }
 
@@ -387,8 +387,8 @@ fn finish(args: Arguments, takes: &str) -> Result<(), CliError> {
     }))
 }
 
-fn options(args: &mut Arguments) -> Result<Options, CliError> {
-    Ok(Options {
+fn options(args: &mut Arguments) -> Result<Flags, CliError> {
+    Ok(Flags {
         config: config(args)?,
         node_id: parsed(args, "--node-id", node_id)?,
         cluster_addr: parsed(args, "--cluster-addr", str::parse)?,
@@ -406,10 +406,10 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
     let mut options = options(&mut args)?;
     options.pid_file = value(&mut args, "--pid-file")?.map(PathBuf::from);
     let json = args.contains("--json");
-    if let Some(cluster) = look::schema_flag(&mut args) {
+    if let Some(cluster) = query::schema_flag(&mut args) {
         finish(args, "-schema-status takes -config and -json alone")?;
-        let (config, what) = (options.config, Look::Schema { cluster });
-        return Ok(Command::Look { config, json, what });
+        let (config, what) = (options.config, DaemonQuery::Schema { cluster });
+        return Ok(Command::Query { config, json, what });
     }
     let does = ["--check", "--cleanup", "--save-snapshot"].map(|flag| args.contains(flag));
     if options.pid_file.is_some() && (does[0] || does[1]) {
@@ -569,6 +569,6 @@ fn unexpected(arg: &str) -> String {
     }
 }
 
-mod look;
+mod query;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity;
 use crate::database::DatabaseError;
-use crate::logging::{Repeated, Trouble};
+use crate::logging::{Repeated, RepeatedFailure};
 use crate::model::backoff::Backoff;
 use crate::model::frame::unpack;
 use crate::shared::Shared;
@@ -120,11 +120,11 @@ enum Pause {
     Fatal(String),
 }
 
-impl From<stream_continuity::LookError> for Pause {
-    fn from(e: stream_continuity::LookError) -> Self {
+impl From<stream_continuity::ContinuityError> for Pause {
+    fn from(e: stream_continuity::ContinuityError) -> Self {
         match e {
-            stream_continuity::LookError::Stream(e) => e.into(),
-            stream_continuity::LookError::Database(e) => e.into(),
+            stream_continuity::ContinuityError::Stream(e) => e.into(),
+            stream_continuity::ContinuityError::Database(e) => e.into(),
         }
     }
 }
@@ -153,7 +153,7 @@ impl From<DatabaseError> for Pause {
 impl Consumer {
     fn run(mut self) -> Result<(), String> {
         let mut failures = 0;
-        let mut failure = Trouble::default();
+        let mut failure = RepeatedFailure::default();
         let mut of_machine = Repeated::default();
         let mut worked = false;
         loop {
@@ -202,7 +202,7 @@ impl Consumer {
     /// Reads until something breaks: it always ends with an error.
     fn read(&mut self, reader: &mut dyn Reader) -> Result<(), Pause> {
         let mut state = self.state(reader)?;
-        let mut from = self.place(reader, &state)?;
+        let mut from = self.resume_from(reader, &state)?;
         loop {
             if from > state.last {
                 self.backoff.reset();
@@ -213,17 +213,17 @@ impl Consumer {
                 // A snapshot moved the position, perhaps beyond the end of this stream, or another
                 // thread found that the stream is a different one.
                 state = self.state(reader)?;
-                from = self.place(reader, &state)?;
+                from = self.resume_from(reader, &state)?;
             }
             let messages = match reader.fetch(from, FETCH_WAIT, &self.stop) {
-                Err(StreamError::LookAgain) => {
+                Err(StreamError::ConsumerForgotten) => {
                     // A server that lost its memory may have lost the end of the stream. This node
                     // would then take the next messages there for ones that it read already.
                     self.shared.set_at_end(self.shard, false);
                     let why = "the broker forgot where this node reads: looking where to go on";
                     self.shared.health.report_failing(&self.subject, why);
                     state = self.state(reader)?;
-                    from = self.place(reader, &state)?;
+                    from = self.resume_from(reader, &state)?;
                     continue;
                 }
                 fetched => fetched?,
@@ -264,8 +264,8 @@ impl Consumer {
 
     /// Returns where to read on, after checking that the stream is still the one that was read
     /// before.
-    fn place(&self, reader: &mut dyn Reader, state: &StreamState) -> Result<u64, Pause> {
-        let next = stream_continuity::look(&self.shared, &self.stream, reader, state)?;
+    fn resume_from(&self, reader: &mut dyn Reader, state: &StreamState) -> Result<u64, Pause> {
+        let next = stream_continuity::verify_position(&self.shared, &self.stream, reader, state)?;
         if state.first > next {
             self.note_gap(next, state.first)?;
         }

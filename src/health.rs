@@ -28,12 +28,12 @@ const TEXT_BYTES: usize = 1000;
 #[derive(Debug, Default)]
 pub struct Health {
     troubles: Mutex<BTreeMap<String, String>>,
-    last: Mutex<Option<Trouble>>,
+    last: Mutex<Option<LastFailure>>,
 }
 
 /// The last reported failure, whether it lasts or not.
 #[derive(Debug, Clone)]
-pub struct Trouble {
+pub struct LastFailure {
     /// What fails, such as "connecting".
     pub subject: String,
     /// The cause, cut after 1000 bytes.
@@ -46,7 +46,7 @@ impl Health {
     /// Reports that `subject` fails, with its cause.
     pub fn report_failing(&self, subject: &str, why: &str) {
         let (subject, why) = (subject.to_owned(), shortened(why, TEXT_BYTES).into_owned());
-        let last = Trouble {
+        let last = LastFailure {
             subject: subject.clone(),
             why: why.clone(),
             at: Instant::now(),
@@ -58,7 +58,7 @@ impl Health {
     }
 
     /// The last failure; none if nothing failed since the start.
-    pub fn last(&self) -> Option<Trouble> {
+    pub fn last(&self) -> Option<LastFailure> {
         let last = self.last.lock();
         last.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -70,8 +70,8 @@ impl Health {
         });
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
-        look(&mut self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
+        change(&mut self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -103,7 +103,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         problems.insert(format!("gap in {stream}"), text);
     }
     let triggers = &database.apply_triggers;
-    for (name, reason) in triggers.left_out() {
+    for (name, reason) in triggers.unsupported() {
         let text = format!("does not run for what arrives: {reason}");
         problems.insert(format!("trigger {name}"), text);
     }
@@ -130,7 +130,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "quarantined": database.quarantined()?,
         "from_go": database.go_events(),
         "triggers_missed": database.missed_triggers(),
-        "triggers_left_out": triggers.left_out().len(),
+        "triggers_left_out": triggers.unsupported().len(),
         "trigger_failures": triggers.failures(),
         "dangling_rows_seen": database.dangling_seen(),
         "rows_gone": database.rows_gone(),
@@ -150,7 +150,7 @@ fn waiting(database: &Database) -> Vec<Value> {
 
 /// The tables that are not replicated, each with the reason.
 fn tables(database: &Database) -> Vec<Value> {
-    let each = database.left_alone().iter();
+    let each = database.not_replicated().iter();
     let each = each.map(
         |left| json!({ "table": left.table, "part": left.kind.name(), "reason": left.reason }),
     );

@@ -19,10 +19,10 @@ use crate::trust;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest wait for the next check or call, while this node is not well or a call failed.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// The URL to call, and the pace.
-pub struct Options {
+pub struct HeartbeatOptions {
     /// The URL; secret as a whole, because its path identifies this node.
     pub url: Secret,
     /// Time between two calls that succeed.
@@ -31,24 +31,24 @@ pub struct Options {
 
 /// Starts the thread, which calls at every interval at which `is_well`, until the process ends.
 pub fn start(
-    options: Options,
+    options: HeartbeatOptions,
     is_well: impl Fn() -> bool + Send + 'static,
     exits: &Sender<Exited>,
 ) {
     spawn("heartbeat", exits, move || {
         let mut failure = Lasting::default();
-        let mut wait = options.interval.min(LOOK_AGAIN);
+        let mut wait = options.interval.min(RETRY_PAUSE);
         loop {
             std::thread::sleep(wait);
             wait = match is_well() {
                 true => options.beat(&mut failure),
-                false => options.interval.min(LOOK_AGAIN),
+                false => options.interval.min(RETRY_PAUSE),
             };
         }
     });
 }
 
-impl Options {
+impl HeartbeatOptions {
     /// Calls once. Returns the time to wait.
     fn beat(&self, failure: &mut Lasting) -> Duration {
         let Err(why) = self.call() else {
@@ -60,7 +60,7 @@ impl Options {
         if failure.is_news(&why) {
             log::warn!("heartbeat: {}: {why}; trying again", self.host());
         }
-        self.interval.min(LOOK_AGAIN)
+        self.interval.min(RETRY_PAUSE)
     }
 
     fn call(&self) -> Result<(), String> {
@@ -102,8 +102,8 @@ mod tests {
 
     use super::*;
 
-    fn options(url: &str) -> Options {
-        Options {
+    fn options(url: &str) -> HeartbeatOptions {
+        HeartbeatOptions {
             url: Secret::new(url),
             interval: Duration::from_secs(60),
         }
@@ -127,7 +127,7 @@ mod tests {
         let options = options(&format!("http://{address}/ping/secret-token"));
         let mut failure = Lasting::default();
         let waits = answers.map(|_| options.beat(&mut failure));
-        assert_eq!(waits, [options.interval, LOOK_AGAIN, options.interval]);
+        assert_eq!(waits, [options.interval, RETRY_PAUSE, options.interval]);
         for request in server.join().unwrap() {
             assert!(request.starts_with("GET /ping/secret-token "), "{request}");
         }

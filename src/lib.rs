@@ -77,11 +77,12 @@
 //! | outbox | frames under way, and the marks that their acknowledgements clear |
 //! | position | how far a node has read a stream |
 //! | gap | messages that the broker dropped before this node read them |
-//! | local_tx | number of a transaction of this node (`at` in code and on disk) |
+//! | local_tx | number of a transaction of this node (`at` on disk) |
 //! | reservation | time and numbers that are synced ahead, so that none is used twice |
 //! | offline writes | entries of the change log that were written while no daemon ran |
 //! | held | stored for a table, column or key that this node does not have yet |
 //! | let go | not stored: the configuration excludes the table, or space ran out |
+//! | excluded, unsupported | not replicated: by choice; because the table cannot be |
 //! | displaced | lost a UNIQUE value to another row: not in the table, comes back when it can |
 //! | dangling | refers by a foreign key to a row that is not there |
 //! | rejected | written by the application, and cannot be replicated as it is |

@@ -23,7 +23,7 @@ mod syslog;
 
 pub use file::LogFile;
 use line::Line;
-pub use repeated::{Lasting, Repeated, Trouble};
+pub use repeated::{Lasting, Repeated, RepeatedFailure};
 pub use repeats::Recent;
 use repeats::Repeats;
 use syslog::Syslog;

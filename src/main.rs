@@ -4,8 +4,8 @@
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
-use harmonylite::cli::{self, Command, Options};
-use harmonylite::commands::look::{self, End};
+use harmonylite::cli::{self, Command, Flags};
+use harmonylite::commands::query::{self, CommandOutcome};
 use harmonylite::commands::{check, cleanup, conflicts, held, inspect, restore, snapshots};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
@@ -24,9 +24,9 @@ fn main() -> ExitCode {
     let mut out = output::Output::new(stdout());
     let done = carry_out(command, &mut out);
     match done.and_then(|end| out.flush().map(|()| end).map_err(output::failed)) {
-        Ok(End::Fine) => ExitCode::SUCCESS,
-        Ok(End::NotFine) => ExitCode::FAILURE,
-        Ok(End::NoDaemon) => ExitCode::from(3),
+        Ok(CommandOutcome::Fine) => ExitCode::SUCCESS,
+        Ok(CommandOutcome::NotFine) => ExitCode::FAILURE,
+        Ok(CommandOutcome::NoDaemon) => ExitCode::from(3),
         Err(text) => {
             complain(&text);
             ExitCode::FAILURE
@@ -52,17 +52,17 @@ fn complain(text: &str) {
     let _ = writeln!(stderr(), "harmonylite: {text}");
 }
 
-fn carry_out(command: Command, out: &mut dyn Write) -> Result<End, String> {
-    if let Command::Look { config, json, what } = command {
-        return look::run(&load(config)?, &what, json, out);
+fn carry_out(command: Command, out: &mut dyn Write) -> Result<CommandOutcome, String> {
+    if let Command::Query { config, json, what } = command {
+        return query::run(&load(config)?, &what, json, out);
     }
-    carry_out_alone(command, out).map(|()| End::Fine)
+    carry_out_alone(command, out).map(|()| CommandOutcome::Fine)
 }
 
 /// Carries out the commands that need no running daemon, or are the daemon.
 fn carry_out_alone(command: Command, out: &mut dyn Write) -> Result<(), String> {
     match command {
-        Command::Look { .. } => Ok(()), // done already
+        Command::Query { .. } => Ok(()), // done already
         Command::Help => write!(out, "{}", cli::HELP).map_err(output::failed),
         Command::Version => {
             writeln!(out, "harmonylite {}", env!("CARGO_PKG_VERSION")).map_err(output::failed)
@@ -109,7 +109,7 @@ fn load(given: Option<std::path::PathBuf>) -> Result<Config, String> {
         .map_err(|e| e.to_string())
 }
 
-fn run(mut options: Options, until: Until) -> Result<(), String> {
+fn run(mut options: Flags, until: Until) -> Result<(), String> {
     let config = load(options.config.take())?;
     daemon::run(&config, &options, until).map_err(|daemon::Failure(cause)| cause)
 }

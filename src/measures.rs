@@ -113,7 +113,7 @@ impl Measures {
     }
 
     /// The publisher polled the database for changes.
-    pub fn looked(&self, took: Duration) {
+    pub fn polled(&self, took: Duration) {
         self.count_changes.observe(took.as_micros() as f64);
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use prometheus::{Counter, Gauge, GaugeVec, Opts, Registry, TextEncoder};
 
 use crate::shared::Shared;
-use facts::{Facts, Value};
+use facts::{MetricFacts, Reading};
 
 mod facts;
 mod process;
@@ -19,7 +19,7 @@ mod process;
 const ORIGINS: usize = 32;
 
 /// The configuration of the metrics.
-pub struct Options<'a> {
+pub struct MetricsOptions<'a> {
     /// First part of every name; may be empty.
     pub namespace: &'a str,
     /// Second part of every name; may be empty.
@@ -53,7 +53,7 @@ enum Simple {
 
 impl Exporter {
     /// Registers all metrics. Fails if the configured names are not allowed.
-    pub fn new(options: &Options<'_>, shared: &Shared) -> prometheus::Result<Exporter> {
+    pub fn new(options: &MetricsOptions<'_>, shared: &Shared) -> prometheus::Result<Exporter> {
         let parts = [options.namespace, options.subsystem];
         let prefix = parts.into_iter().filter(|part| !part.is_empty());
         let prefix = prefix.collect::<Vec<_>>().join("_");
@@ -74,7 +74,7 @@ impl Exporter {
     /// database are those of the last request.
     pub fn text(&self, shared: &Shared) -> prometheus::Result<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(facts) = Facts::gather(shared) {
+        if let Some(facts) = MetricFacts::gather(shared) {
             known.set(&facts);
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -142,9 +142,9 @@ impl Known {
         })
     }
 
-    fn set(&self, facts: &Facts) {
+    fn set(&self, facts: &MetricFacts) {
         for (metric, described) in self.simple.iter().zip(facts::SIMPLE) {
-            let value: Option<f64> = (described.value as Value)(facts);
+            let value: Option<f64> = (described.value as Reading)(facts);
             match (metric, value) {
                 (Simple::Gauge(gauge), Some(value)) => gauge.set(value),
                 (Simple::Counter(counter), Some(value)) => raise(counter, value),

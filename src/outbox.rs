@@ -26,11 +26,11 @@ impl Outbox {
     pub fn push(&mut self, frames: Vec<Outgoing>) -> bool {
         for frame in frames {
             debug_assert!(
-                frame.at >= self.last || mutation::is(Mutation::OutboxRemembers),
+                frame.local_tx >= self.last || mutation::is(Mutation::OutboxRemembers),
                 "frames enter in order"
             );
-            self.last = self.last.max(frame.at);
-            *self.outstanding.entry(frame.at).or_default() += 1;
+            self.last = self.last.max(frame.local_tx);
+            *self.outstanding.entry(frame.local_tx).or_default() += 1;
             self.queued_bytes += frame.raw.len();
             self.queue.push_back(frame);
         }
@@ -59,18 +59,18 @@ impl Outbox {
         self.outstanding.is_empty()
     }
 
-    /// Notes that a frame of transaction `at` is acknowledged. Returns the transaction up to which
-    /// everything is acknowledged, if that moved.
-    pub fn acknowledged(&mut self, at: i64) -> Option<i64> {
+    /// Notes that a frame of transaction `local_tx` is acknowledged. Returns the transaction up to
+    /// which everything is acknowledged, if that moved.
+    pub fn acknowledged(&mut self, local_tx: i64) -> Option<i64> {
         let first = self.outstanding.keys().next().copied();
-        let left = self.outstanding.get_mut(&at)?;
+        let left = self.outstanding.get_mut(&local_tx)?;
         *left -= 1;
         if *left > 0 {
             return None;
         }
-        self.outstanding.remove(&at);
-        if first != Some(at) {
-            return mutation::is(Mutation::AckCoversEarlier).then_some(at);
+        self.outstanding.remove(&local_tx);
+        if first != Some(local_tx) {
+            return mutation::is(Mutation::AckCoversEarlier).then_some(local_tx);
         }
         Some(
             self.outstanding
@@ -96,9 +96,9 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn frame(at: i64) -> Outgoing {
+    fn frame(local_tx: i64) -> Outgoing {
         Outgoing {
-            at,
+            local_tx,
             shard: 1,
             salt: 0,
             raw: vec![0; 10],
@@ -131,7 +131,7 @@ mod tests {
     fn a_full_outbox_says_so() {
         let mut outbox = Outbox::default();
         let large = Outgoing {
-            at: 1,
+            local_tx: 1,
             shard: 1,
             salt: 0,
             raw: vec![0; MAX_QUEUED_BYTES],

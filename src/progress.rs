@@ -33,7 +33,7 @@ pub enum Unit {
 
 /// Work that is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Running {
+pub struct RunningWork {
     /// The subject: "snapshot", "restore", "table item".
     pub what: String,
     /// The present step: "copying", "merging".
@@ -100,7 +100,7 @@ impl Drop for Work {
 }
 
 /// Work that has lasted two seconds or longer.
-pub fn running() -> Vec<Running> {
+pub fn running() -> Vec<RunningWork> {
     board().running(Instant::now())
 }
 
@@ -169,9 +169,9 @@ impl ProgressBoard {
         }
     }
 
-    fn running(&self, now: Instant) -> Vec<Running> {
+    fn running(&self, now: Instant) -> Vec<RunningWork> {
         let begun = self.works.iter().filter(|work| !work.step.is_empty());
-        let works = begun.map(|work| Running {
+        let works = begun.map(|work| RunningWork {
             what: work.what.clone(),
             step: work.step.clone(),
             done: work.done,
@@ -203,7 +203,7 @@ impl ProgressBoard {
     }
 }
 
-impl Running {
+impl RunningWork {
     /// Percent done, 0 to 100; none if it is not known.
     pub fn percent(&self) -> Option<u64> {
         let is_known = self.total > 0 && self.done > 0;
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_fill_the_line_or_steer_the_terminal() {
-        let work = Running {
+        let work = RunningWork {
             what: "tables".into(),
             step: format!("taking in \x1b[2J{}", "x".repeat(100)),
             done: u64::MAX,

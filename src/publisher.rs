@@ -21,7 +21,7 @@ use crate::capture::walk::PARTS;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::database::{DatabaseError, Lent};
-use crate::logging::Trouble;
+use crate::logging::RepeatedFailure;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
@@ -37,11 +37,11 @@ mod link;
 use connect::{ConnectRequest, connect_when_asked};
 use link::{PublisherLink, Sending};
 
-/// Waits before the looks that follow a hint without a change. The commit may still be under way:
+/// Waits before the polls that follow a hint without a change. The commit may still be under way:
 /// the fsync of a slow card, or another process on the same core, can come between the write that
 /// causes the hint and the moment at which the commit counts. The waits double, so that the delay
 /// adds little to the time that the commit itself took.
-const LOOK_AGAIN: [Duration; 12] = [
+const POLL_AFTER: [Duration; 12] = [
     Duration::from_micros(100),
     Duration::from_micros(200),
     Duration::from_micros(400),
@@ -98,7 +98,7 @@ pub struct PublisherOptions {
     pub max_entries: u64,
     /// How often marks and positions are stored when nothing else is written.
     pub cleanup_interval: Duration,
-    /// How often to look without a hint; set where hints cannot be relied on.
+    /// How often to poll without a hint; set where hints cannot be relied on.
     pub polling_interval: Option<Duration>,
     /// Pauses between attempts to connect.
     pub backoff: Backoff,
@@ -130,17 +130,17 @@ struct Publisher {
     /// Why the last connection was given up; empty once something is stored.
     denial: String,
     /// Whether publishing fails, and since when.
-    trouble: Trouble,
+    trouble: RepeatedFailure,
     /// Progress of comparing a table with its versions, which takes a while for a large table.
     comparing: Option<Work>,
     /// Names of the shards' streams.
     streams: Vec<String>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
     mirror: Mirror,
-    /// Deadline of the next look at the database. `looks` counts the looks since the last hint: it
-    /// is the index into [`LOOK_AGAIN`].
-    look_at: Option<Instant>,
-    looks: usize,
+    /// Deadline of the next poll of the database. `polls` counts those since the last hint: it is
+    /// the index into [`POLL_AFTER`].
+    poll_at: Option<Instant>,
+    polls: usize,
     /// Capture rests until this time, so that the application gets the write lock.
     rest_until: Instant,
     tidy_at: Instant,
@@ -205,13 +205,13 @@ pub fn start(
         link: None,
         refusal: String::new(),
         denial: String::new(),
-        trouble: Trouble::default(),
+        trouble: RepeatedFailure::default(),
         comparing: None,
         streams,
         compressor,
         mirror,
-        look_at: Some(now),
-        looks: 0,
+        poll_at: Some(now),
+        polls: 0,
         rest_until: now,
         tidy_at: now + options.cleanup_interval,
         lend_at: None,
@@ -262,7 +262,7 @@ impl Publisher {
                         .health
                         .report_failing("database", &e.to_string());
                     self.rest_until = Instant::now() + Duration::from_secs(1);
-                    self.look_at = Some(self.rest_until);
+                    self.poll_at = Some(self.rest_until);
                 }
                 Err(e) => return Err(format!("database: {e}")),
             }
@@ -281,7 +281,7 @@ impl Publisher {
                 Ok(())
             }
             Err(DatabaseError::Stopped) => Ok(()),
-            // The next look finds the tables still missing, and tries again.
+            // The next poll finds the tables still missing, and tries again.
             Err(e) if e.is_temporary() => {
                 let text = format!(
                     "tables of HarmonyLite were dropped by another program, and cannot be made \
@@ -335,8 +335,8 @@ impl Publisher {
 
     fn deadline(&self) -> Instant {
         let lost = self.link.as_ref().and_then(PublisherLink::deadline);
-        let look = self.look_at.map(|at| at.max(self.rest_until));
-        [Some(self.tidy_at), look, lost, self.lend_at]
+        let poll = self.poll_at.map(|at| at.max(self.rest_until));
+        [Some(self.tidy_at), poll, lost, self.lend_at]
             .into_iter()
             .flatten()
             .min()
@@ -354,9 +354,9 @@ impl Publisher {
                     self.lend_pause = LEND_AGAIN;
                 }
                 self.shared.lock().database.check_files(false)?;
-                (self.look_at, self.looks, self.written_at) = (Some(now), 0, now);
+                (self.poll_at, self.polls, self.written_at) = (Some(now), 0, now);
             }
-            Event::Wake => (self.look_at, self.looks) = (Some(now), 0),
+            Event::Wake => (self.poll_at, self.polls) = (Some(now), 0),
             Event::Ack(ack) => self.acknowledged(ack, now),
             Event::Writer(writer) => {
                 match self.refusal.is_empty() {
@@ -380,8 +380,8 @@ impl Publisher {
         if self.rest_until <= now {
             self.fetch_backlog()?; // which captures, too
         }
-        if self.look_at.is_some_and(|at| at <= now) && self.rest_until <= now {
-            self.look(now)?;
+        if self.poll_at.is_some_and(|at| at <= now) && self.rest_until <= now {
+            self.poll(now)?;
         }
         if self.tidy_at <= now {
             self.tidy(now)?;
@@ -411,7 +411,7 @@ impl Publisher {
     }
 
     /// Captures if the application wrote.
-    fn look(&mut self, now: Instant) -> Result<(), DatabaseError> {
+    fn poll(&mut self, now: Instant) -> Result<(), DatabaseError> {
         let shared = self.shared.clone();
         let mut locked = shared.lock();
         let turn = match locked.database.is_comparing().then(|| shared.try_turn()) {
@@ -428,11 +428,11 @@ impl Publisher {
         let changed = locked.database.is_changed()?;
         let captures =
             (changed || locked.database.has_more()) && locked.database.waits_for_capture()?;
-        shared.measures.looked(began.elapsed());
+        shared.measures.polled(began.elapsed());
         if locked.database.has_news() {
-            shared.notify_scheduler(); // a capture is followed by another look
+            shared.notify_scheduler(); // a capture is followed by another poll
         }
-        let due = locked.database.next_look();
+        let due = locked.database.next_check();
         drop(locked);
         if changed || captures {
             self.written_at = now;
@@ -452,16 +452,16 @@ impl Publisher {
                 return Ok(());
             }
         }
-        self.look_at = LOOK_AGAIN
-            .get(self.looks)
+        self.poll_at = POLL_AFTER
+            .get(self.polls)
             .map(|wait| Instant::now() + *wait);
-        self.looks += 1;
+        self.polls += 1;
         let poll = self
             .options
             .polling_interval
             .map(|every| Instant::now() + every);
         let due = due.map(|wait| Instant::now() + wait);
-        self.look_at = [self.look_at.or(poll), due].into_iter().flatten().min();
+        self.poll_at = [self.poll_at.or(poll), due].into_iter().flatten().min();
         Ok(())
     }
 
@@ -515,7 +515,7 @@ impl Publisher {
     }
 
     fn rest(&mut self, until: Instant) {
-        (self.rest_until, self.look_at, self.looks) = (until, Some(until), 0);
+        (self.rest_until, self.poll_at, self.polls) = (until, Some(until), 0);
     }
 
     /// Encodes the next piece of the backlog, if nothing is under way and captures only mark rows.
@@ -532,7 +532,7 @@ impl Publisher {
             return Ok(()); // likewise
         }
         if !locked.database.is_captured() {
-            self.look_at = self.look_at.or(Some(Instant::now()));
+            self.poll_at = self.poll_at.or(Some(Instant::now()));
             return Ok(()); // it comes to an end there, with pauses
         }
         let turn = match shared.try_turn() {
@@ -578,10 +578,10 @@ impl Publisher {
             };
             drop(locked);
             let packed = frame::pack(frame.raw, self.compressor.as_mut());
-            let (at, shard, salt) = (frame.at, frame.shard, frame.salt);
+            let (local_tx, shard, salt) = (frame.local_tx, frame.shard, frame.salt);
             let stream = &self.streams[shard as usize - 1];
             let sending = Sending {
-                at,
+                local_tx,
                 shard,
                 stream,
                 salt,
@@ -682,8 +682,8 @@ impl Publisher {
     /// the positions.
     fn tidy(&mut self, now: Instant) -> Result<(), DatabaseError> {
         self.tidy_at = now + self.options.cleanup_interval;
-        self.look_at = self.look_at.or(Some(now)); // in case a hint was missed
-        self.looks = LOOK_AGAIN.len();
+        self.poll_at = self.poll_at.or(Some(now)); // in case a hint was missed
+        self.polls = POLL_AFTER.len();
         let mut locked = self.shared.lock();
         locked.database.check_files(true)?;
         locked.database.flush()?;

@@ -52,7 +52,7 @@ impl Locked {
     pub fn pop(&mut self) -> Option<Outgoing> {
         let frame = self.outbox.pop()?;
         if mutation::is(Mutation::MarksClearedOnSend) {
-            self.is_stored(frame.at);
+            self.is_stored(frame.local_tx);
         }
         Some(frame)
     }
@@ -92,15 +92,15 @@ impl Locked {
             self.database.move_position(stream, moved);
         }
         self.database.note_acknowledged(stream, seq, id);
-        if let Some(at) = whole {
-            self.is_stored(at);
+        if let Some(local_tx) = whole {
+            self.is_stored(local_tx);
         }
         true
     }
 
-    /// Notes that a frame of transaction `at` is in its stream.
-    fn is_stored(&mut self, at: i64) {
-        if let Some(up_to) = self.outbox.acknowledged(at) {
+    /// Notes that a frame of transaction `local_tx` is in its stream.
+    fn is_stored(&mut self, local_tx: i64) {
+        if let Some(up_to) = self.outbox.acknowledged(local_tx) {
             self.database.acknowledged(up_to);
         }
     }
@@ -127,7 +127,7 @@ pub struct Shared {
     joined: AtomicBool,
     /// See [`Shared::publish_beside_gaps`].
     beside_gaps: AtomicBool,
-    /// Tells the scheduler of snapshots that something changed which it should look at.
+    /// Tells the scheduler of snapshots that something changed.
     scheduler: (Sender<()>, Receiver<()>),
     /// Whether the publisher waits for the consumers to read on.
     waits: AtomicBool,

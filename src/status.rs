@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::database::Result;
 use crate::shared::Shared;
-use local::Facts;
+use local::NodeFacts;
 use report::{Status, VERSION};
 
 pub mod board;
@@ -39,7 +39,7 @@ pub fn now(shared: &Shared) -> Result<Status> {
             ..Status::default()
         });
     };
-    let facts = Facts::gather(shared, &locked)?;
+    let facts = NodeFacts::gather(shared, &locked)?;
     drop(locked);
     Ok(peers::status(&facts, &shared.status.about().streams, peers))
 }

@@ -1,4 +1,4 @@
-//! Tells that the database's files were written. That is a hint to look, never the truth.
+//! Tells that the database's files were written. That is a hint to poll, never the truth.
 //!
 //! inotify watches the folder, because SQLite's files come and go. Writes to the shared-memory file
 //! are ignored, because our own reads cause them, too.
@@ -24,9 +24,9 @@ use crate::thread::{Exited, spawn};
 mod opened;
 mod waiting;
 
-use opened::{Notice, Opened};
+use opened::{Notice, OpenCounts};
 pub use waiting::is_waited_for;
-use waiting::{Alone, Looks};
+use waiting::{Alone, Searches};
 
 /// Suffixes of the files of a database: the database itself, and the files that SQLite puts beside
 /// it.
@@ -65,8 +65,8 @@ impl Watcher {
             watches: watches.clone(),
             folder: folder.clone(),
             strays,
-            opened: Opened::default(),
-            looks: Looks::default(),
+            opened: OpenCounts::default(),
+            searches: Searches::default(),
             sender,
             is_wanted: is_wanted.clone(),
         };
@@ -134,8 +134,8 @@ struct InotifyWatch {
     watches: Watches,
     folder: WatchDescriptor,
     strays: Arc<AtomicUsize>,
-    opened: Opened,
-    looks: Looks,
+    opened: OpenCounts,
+    searches: Searches,
     sender: Sender<()>,
     is_wanted: Arc<AtomicBool>,
 }
@@ -170,7 +170,7 @@ impl InotifyWatch {
     fn notice(&mut self, notice: Notice) {
         let is_wanted = match notice {
             Notice::Alone => waiting::who_is_alone(&self.path) != Alone::Reader,
-            Notice::Doubt => self.looks.is_waited_for(&self.path),
+            Notice::Doubt => self.searches.is_waited_for(&self.path),
         };
         if !is_wanted {
             return;
@@ -227,7 +227,7 @@ impl InotifyWatch {
 }
 
 /// Waits until there are events, or a notice is due.
-fn wait(inotify: &Inotify, opened: &Opened) {
+fn wait(inotify: &Inotify, opened: &OpenCounts) {
     let Some(left) = opened.noticed_in(Instant::now()) else {
         return;
     };

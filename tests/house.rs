@@ -1,6 +1,6 @@
 //! The house rules that no compiler checks: which room may import which, and how wide lines are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -127,14 +127,18 @@ fn sources(folders: &[&str]) -> Vec<(PathBuf, String)> {
     paths.into_iter().map(read).collect()
 }
 
+/// Whether a file of src is compiled for tests only.
+fn is_test(path: &Path) -> bool {
+    let parts = path.iter().filter_map(|part| part.to_str());
+    parts
+        .map(|part| part.trim_end_matches(".rs"))
+        .any(|part| part == "tests")
+}
+
 /// The room of a file of src; none for lib.rs, main.rs and what only tests compile.
 fn room(path: &Path) -> Option<String> {
-    let parts: Vec<&str> = path.iter().filter_map(|p| p.to_str()).skip(1).collect();
-    let is_test = parts
-        .iter()
-        .any(|p| matches!(p.trim_end_matches(".rs"), "tests"));
-    let room = parts.first()?.trim_end_matches(".rs");
-    (!is_test && !matches!(room, "lib" | "main")).then(|| room.to_owned())
+    let first = path.iter().nth(1)?.to_str()?.trim_end_matches(".rs");
+    (!is_test(path) && !matches!(first, "lib" | "main")).then(|| first.to_owned())
 }
 
 /// The rooms that a text names by `crate::`, outside of comments and of its module of tests.
@@ -217,6 +221,78 @@ fn imports_are_found() {
                 #[cfg(test)]\nmod tests {\n use crate::no;";
     let found: Vec<String> = imports(text).into_iter().collect();
     assert_eq!(found, ["a", "c", "d", "e"]);
+}
+
+/// Names of types that may stand twice: the aliases of `Result` are an idiom of Rust.
+const SHARED_NAMES: &[&str] = &["Result"];
+
+/// The names of the types that a text defines at the level of a module, without its tests.
+fn types(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next();
+    let mut names = Vec::new();
+    let mut inside_impl = false;
+    for line in code.unwrap_or_default().lines() {
+        if line.starts_with(|c: char| !c.is_whitespace()) {
+            let is_opened = [
+                "impl",
+                "unsafe impl",
+                "trait",
+                "pub trait",
+                "pub(crate) trait",
+            ];
+            inside_impl = is_opened.iter().any(|start| line.starts_with(start));
+        }
+        let words = line.split_whitespace();
+        let mut words = words.skip_while(|word| word.starts_with("pub"));
+        let (kind, name) = (words.next().unwrap_or_default(), words.next());
+        let is_type = match kind {
+            "struct" | "enum" | "union" | "trait" => true,
+            "type" => !inside_impl, // an associated type otherwise
+            _ => false,
+        };
+        let end = |c: char| !c.is_alphanumeric() && c != '_';
+        if let (true, Some(name)) = (is_type, name.and_then(|name| name.split(end).next())) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn no_type_name_stands_twice() {
+    let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut twice = Vec::new();
+    for (path, text) in sources(&["src"]) {
+        if is_test(&path) {
+            continue;
+        }
+        for name in types(&text) {
+            let is_shared = SHARED_NAMES.contains(&name.as_str());
+            if let Some(first) = seen.insert(name.clone(), path.clone())
+                && !is_shared
+            {
+                twice.push(format!(
+                    "{name} in {} and {}",
+                    first.display(),
+                    path.display()
+                ));
+            }
+        }
+    }
+    assert!(
+        twice.is_empty(),
+        "one name, one meaning; rename one of these types: {}",
+        twice.join(", ")
+    );
+    let lacking = SHARED_NAMES.iter().find(|name| !seen.contains_key(**name));
+    assert_eq!(lacking, None, "not needed in SHARED_NAMES any more");
+}
+
+#[test]
+fn types_are_found() {
+    let text = "pub struct A {\n}\nimpl B for A {\n    type Err = ();\n}\nfn f() {\n    enum C {}\n\
+                }\npub(crate) type D<T> = T;\n#[cfg(test)]\nmod tests {\nstruct E;";
+    assert_eq!(types(text), ["A", "C", "D"]);
 }
 
 #[test]

@@ -100,13 +100,13 @@ fn conflicts_of_table(
     let mut keys =
         conn.prepare("SELECT key FROM __harmonylite___displaced WHERE table_id = ?1 ORDER BY key")?;
     let mut keys = keys.query(params![id])?;
-    let aside = DisplacedRows {
+    let displaced = DisplacedRows {
         conn,
         table: &table,
     };
     while let Some(row) = keys.next()? {
         let key_bytes: Vec<u8> = row.get(0)?;
-        let values = aside.row(&key_bytes)?.unwrap_or_default();
+        let values = displaced.row(&key_bytes)?.unwrap_or_default();
         let mut collisions = Vec::new();
         for tuple in tuples(conn, &table, &values)? {
             for winner in rows_with(conn, &table, &tuple)? {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::database::rows::Stored;
 use crate::database::table::Table;
 use crate::database::{Database, Result, values};
-use crate::model::merge::State;
+use crate::model::merge::RowState;
 use crate::model::version::{HLC_BEFORE, Version};
 
 /// Number of rows from before that got different values, by table name.
@@ -26,7 +26,7 @@ const NOBODYS: Version = Version {
 pub(super) fn note(
     counts: &mut Demoted,
     table: &Table,
-    before: Option<&State>,
+    before: Option<&RowState>,
     old: i64,
     after: &Stored,
 ) {
@@ -47,11 +47,11 @@ impl Database {
                  \"Adding a node\""
             );
         }
-        let mut aside = self.conn.prepare_cached(
+        let mut displaced = self.conn.prepare_cached(
             "SELECT t.name, count(*) FROM __harmonylite___displaced d
              JOIN __harmonylite___tables t ON t.id = d.table_id GROUP BY 1",
         )?;
-        let mut rows = aside.query([])?;
+        let mut rows = displaced.query([])?;
         while let Some(row) = rows.next()? {
             let (table, count) = (values::lossy(row, 0)?, row.get::<_, i64>(1)?);
             log::warn!(

@@ -10,7 +10,7 @@ use crate::database::rows::Rows;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::frame::{Row, TableRows};
-use crate::model::manifest::Entry;
+use crate::model::manifest::SnapshotEntry;
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
@@ -20,7 +20,7 @@ const MADE_KEPT: usize = 64;
 
 impl Database {
     /// Takes a fresh id if a row was written under this node's id since it started, and not by it.
-    pub(super) fn look_for_duplicate_node(
+    pub(super) fn detect_duplicate_node(
         &mut self,
         nodes: &[u64],
         tables: &[TableRows<'_>],
@@ -102,7 +102,7 @@ impl Database {
     /// snapshot that was made under this node's id, and not by this node, is a duplicate's. The
     /// duplicate, if it lacks messages as well, takes its own snapshot for all that this id has to
     /// say.
-    pub(crate) fn look_at_maker(&mut self, entry: &Entry) -> Result<()> {
+    pub(crate) fn check_maker(&mut self, entry: &SnapshotEntry) -> Result<()> {
         if entry.node != self.node || !self.has_gap() || self.made()?.contains(&entry.name) {
             return Ok(());
         }
@@ -133,7 +133,7 @@ impl Database {
         }
         version.is_by_clock()
             && version.time_ms() >= self.opened_ms
-            && version.hlc > self.ages.forgotten()
+            && version.hlc > self.tombstone_age.forgotten()
     }
 
     /// Gives this node a fresh id from now on. Its earlier versions keep the old one.

@@ -10,7 +10,7 @@ use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result, is_unfit};
 use crate::model::frame::{self, Row};
-use crate::model::merge::{Exceptions, State};
+use crate::model::merge::{Exceptions, RowState};
 use crate::model::value::Value;
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
@@ -52,12 +52,19 @@ impl Database {
         rows: &mut frame::FrameRows<'a, '_>,
         row: &mut Row<'a>,
     ) -> Result<(usize, bool)> {
-        let at = self.reservation.peek_number() - 1;
+        let local_tx = self.reservation.peek_number() - 1;
         let (gives_way, young_from) = (self.gives_way(), self.young_from());
         let mut ops = Rows::new(&self.conn, table)?;
         let (mut changed, mut unchanged) = (0, 0);
         let is_other = loop {
-            match plain_row(&mut ops, &mut self.sites, row, at, gives_way, young_from) {
+            match plain_row(
+                &mut ops,
+                &mut self.sites,
+                row,
+                local_tx,
+                gives_way,
+                young_from,
+            ) {
                 Ok(Plain::Unchanged) => unchanged += 1,
                 Ok(Plain::Changed) => changed += 1,
                 Ok(Plain::Other) => break true,
@@ -78,7 +85,7 @@ fn plain_row(
     ops: &mut Rows<'_>,
     sites: &mut Sites,
     row: &Row<'_>,
-    at: i64,
+    local_tx: i64,
     gives_way: Option<Version>,
     young_from: i64,
 ) -> Result<Plain> {
@@ -109,7 +116,7 @@ fn plain_row(
             let differs = !mutation::is(Mutation::NoTieBreak)
                 && here.version == there
                 && (here.deleted, stored.hash) != (row.deleted, hash);
-            let is_told_again = here.deleted && stored.at < young_from;
+            let is_told_again = here.deleted && stored.local_tx < young_from;
             return Ok(
                 if differs || (row.deleted && (!here.deleted || is_told_again)) {
                     Plain::Other
@@ -139,12 +146,20 @@ fn plain_row(
             hash = ops.stored_hash(key)?;
         }
     }
-    let state = State {
+    let state = RowState {
         version: row.version,
         deleted: row.deleted,
         exceptions: Exceptions::new(),
     };
-    ops.put_version(sites, key, &Stored { state, at, hash })?;
+    ops.put_version(
+        sites,
+        key,
+        &Stored {
+            state,
+            local_tx,
+            hash,
+        },
+    )?;
     Ok(Plain::Changed)
 }
 
@@ -153,9 +168,16 @@ impl Database {
     /// way must apply the row.
     pub(crate) fn take_plain(&mut self, table: &Table, row: &Row<'_>) -> Result<bool> {
         let (gives_way, young_from) = (self.gives_way(), self.young_from());
-        let at = self.reservation.peek_number() - 1;
+        let local_tx = self.reservation.peek_number() - 1;
         let mut ops = Rows::new(&self.conn, table)?;
-        match plain_row(&mut ops, &mut self.sites, row, at, gives_way, young_from) {
+        match plain_row(
+            &mut ops,
+            &mut self.sites,
+            row,
+            local_tx,
+            gives_way,
+            young_from,
+        ) {
             Ok(Plain::Unchanged | Plain::Changed) => Ok(true),
             Ok(Plain::Other) => Ok(false),
             Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => Ok(false),

@@ -142,7 +142,7 @@ impl Database {
         known: Option<FormerRow>,
         (version, frames): (Version, &mut Frames),
     ) -> Result<bool> {
-        self.put_former(table.id, old, (version, true, frames.at), None)?;
+        self.put_former(table.id, old, (version, true, frames.local_tx), None)?;
         match known.and_then(|k| k.became) {
             Some(key) => self.join_deleted(table, &cbor::key_values(&key)?, version, frames),
             None => Ok(false),
@@ -180,7 +180,7 @@ impl Database {
         let new: Vec<Value<'_>> = new.iter().map(OwnedValue::borrow).collect();
         let key = table.key_bytes(new.iter().copied());
         changed |= self.join_and_tell(table, &new, &key, incoming, frames)?;
-        self.put_former(table.id, old, (version, false, frames.at), Some(&key))?;
+        self.put_former(table.id, old, (version, false, frames.local_tx), Some(&key))?;
         Ok(changed)
     }
 

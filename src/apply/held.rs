@@ -285,7 +285,7 @@ impl Database {
         let mut held = Incoming::default();
         self.read_held(at, &mut held)?;
         if held.floor > incoming.floor {
-            self.doubt_ages();
+            self.doubt_tombstone_age();
         }
         let told_again = self.told_again(&held);
         incoming.absorb(held);

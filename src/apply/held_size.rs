@@ -69,7 +69,7 @@ impl Database {
 
     /// Stores the added sizes. Inside the transaction that added them.
     pub(crate) fn store_held_size(&mut self) -> Result<()> {
-        let at = self.reservation.peek_number() - 1; // that of this transaction
+        let local_tx = self.reservation.peek_number() - 1; // that of this transaction
         for (table, bytes) in std::mem::take(&mut self.held_size.grown) {
             self.held_size.stored += bytes;
             self.conn
@@ -78,7 +78,7 @@ impl Database {
                      VALUES (?1, ?2, ?3)
                      ON CONFLICT DO UPDATE SET at = ?2, bytes = bytes + ?3",
                 )?
-                .execute(params![table, at, bytes as i64])?;
+                .execute(params![table, local_tx, bytes as i64])?;
         }
         Ok(())
     }
@@ -155,11 +155,11 @@ impl Database {
         {
             self.forget_held_size(name)?;
         }
-        let (at, unknown) = (self.reservation.peek_number(), self.limits.held_bytes + 1);
+        let (local_tx, unknown) = (self.reservation.peek_number(), self.limits.held_bytes + 1);
         for name in held.iter().filter(|n| !by_name.contains_key(*n)) {
             let text = "INSERT OR IGNORE INTO __harmonylite___held_tables VALUES (?1, ?2, ?3)";
             let mut put = self.conn.prepare_cached(text)?;
-            put.execute(params![name, at, unknown as i64])?; // so that it is counted
+            put.execute(params![name, local_tx, unknown as i64])?; // so that it is counted
         }
         self.held_size.stored = HeldSize::load(&self.conn)?.stored;
         Ok(())

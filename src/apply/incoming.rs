@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::frame::Row;
-use crate::model::merge::{Exceptions, FLOOR, State};
+use crate::model::merge::{Exceptions, FLOOR, RowState};
 use crate::model::value::OwnedValue;
 use crate::model::version::Version;
 
@@ -86,11 +86,11 @@ impl Incoming {
     }
 
     /// The same in the compact form that the merge takes.
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> RowState {
         let newest = self.columns.values().map(|(v, _)| *v).max();
         let floor = self.floor.unwrap_or(Version::NEVER);
         let Some(version) = self.row.max(newest).filter(|v| *v > floor) else {
-            return State {
+            return RowState {
                 version: floor,
                 deleted: true,
                 exceptions: Exceptions::new(),
@@ -99,7 +99,7 @@ impl Incoming {
         let own = self.columns.iter().filter(|(_, (v, _))| *v != version);
         let mut exceptions: Exceptions = own.map(|(c, (v, _))| (c.clone(), *v)).collect();
         exceptions.extend(self.floor.map(|f| (FLOOR.to_owned(), f)));
-        State {
+        RowState {
             version,
             deleted: false,
             exceptions,

@@ -11,7 +11,7 @@ use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Database, Result, is_unfit, savepoint};
-use crate::model::merge::{self, Action, Column, State};
+use crate::model::merge::{self, Action, MergeColumn, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
@@ -26,7 +26,7 @@ enum Attempt {
 }
 
 /// What follows after the row's version is stored.
-enum Next {
+enum JoinOutcome {
     Nothing,
     Hold(String),
     /// Work out which of the colliding rows is in the table. `arrived` is the row as it is now;
@@ -39,9 +39,9 @@ enum Next {
 
 /// Result of a join.
 struct Joined {
-    before: Option<State>,
-    after: State,
-    next: Next,
+    before: Option<RowState>,
+    after: RowState,
+    next: JoinOutcome,
     /// The transaction under which the row was learnt before, if a part of that content survives in
     /// the joined row: if the row was marked unsent under it, the mark must stay.
     remains: Option<i64>,
@@ -79,21 +79,21 @@ impl Database {
             )?;
             return Ok(false);
         }
-        self.damage.look_at(table.id, key_bytes);
+        self.damage.begin_row(table.id, key_bytes);
         self.demote_preexisting(table, key)?;
-        let is_written = |joined: &Joined| !matches!(joined.next, Next::Hold(_));
+        let is_written = |joined: &Joined| !matches!(joined.next, JoinOutcome::Hold(_));
         let written = self.guarded_rows(table, is_written, |db, table| {
-            let mut joined = db.join_versions(table, key, key_bytes, &incoming, frames.at)?;
-            if let Next::Settle { in_table, arrived } = &mut joined.next {
+            let mut joined = db.join_versions(table, key, key_bytes, &incoming, frames.local_tx)?;
+            if let JoinOutcome::Settle { in_table, arrived } = &mut joined.next {
                 let (in_table, arrived) = (in_table.take(), arrived.take());
                 db.settle_joined(table, key, key_bytes, in_table, arrived)?;
             }
             Ok(joined)
         })?;
-        self.damage.look_away();
+        self.damage.end_row();
         let joined = match written {
             Ok(Joined {
-                next: Next::Hold(reason),
+                next: JoinOutcome::Hold(reason),
                 ..
             })
             | Err(reason) => {
@@ -110,8 +110,8 @@ impl Database {
         if is_done && self.settings.publish && is_to_be_sent {
             self.mark_republished(table, key_bytes, frames)?;
         }
-        if let Some(at) = joined.remains {
-            self.mark_onwards(table, key_bytes, at, frames)?;
+        if let Some(local_tx) = joined.remains {
+            self.mark_onwards(table, key_bytes, local_tx, frames)?;
         }
         if joined.buried && self.settings.publish && !mutation::is(Mutation::BuriedInSilence) {
             self.mark_republished(table, key_bytes, frames)?;
@@ -173,16 +173,16 @@ impl Database {
         key: &[Value<'_>],
         key_bytes: &[u8],
         incoming: &Incoming,
-        at: i64,
+        local_tx: i64,
     ) -> Result<Joined> {
         let mut rows = Rows::new(&self.conn, table)?;
         let stored = rows.version(&self.sites, key)?;
         let in_table = rows.owned_row(key)?;
-        let aside = match in_table {
+        let displaced = match in_table {
             Some(_) => None,
             None => self.displaced_row(table, key_bytes)?,
         };
-        let local = in_table.as_deref().or(aside.as_deref());
+        let local = in_table.as_deref().or(displaced.as_deref());
         let columns = columns(table, stored.as_ref(), local, incoming);
         let before = stored.as_ref().map(|s| s.state.clone());
         let theirs = incoming.state();
@@ -196,11 +196,11 @@ impl Database {
         // The tombstone counts even if the row wins: columns from before the tombstone lose to it.
         let is_unheard = |s: &Stored| theirs.floor() < s.state.version;
         let mut joined = Joined {
-            remains: stored.as_ref().filter(survives).map(|s| s.at),
+            remains: stored.as_ref().filter(survives).map(|s| s.local_tx),
             buried: !theirs.deleted && in_doubt.is_some_and(is_unheard),
             before,
             after: state,
-            next: Next::Nothing,
+            next: JoinOutcome::Nothing,
         };
         let state = &joined.after;
         let attempt = match &action {
@@ -218,17 +218,17 @@ impl Database {
         };
         let hash = match attempt {
             Attempt::Unfit(reason) => {
-                joined.next = Next::Hold(reason);
+                joined.next = JoinOutcome::Hold(reason);
                 return Ok(joined);
             }
             _ if state.deleted && matches!(attempt, Attempt::Done) => 0,
-            Attempt::Done if aside.is_some() => stored.as_ref().map_or(0, |s| s.hash),
+            Attempt::Done if displaced.is_some() => stored.as_ref().map_or(0, |s| s.hash),
             Attempt::Done => rows.stored_hash(key)?,
             Attempt::Collides => {
                 let values = final_values(table, &action, &columns, local);
                 let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
                 let arrived = (!state.deleted).then_some(values);
-                joined.next = Next::Settle {
+                joined.next = JoinOutcome::Settle {
                     arrived,
                     in_table: in_table.clone(),
                 };
@@ -238,7 +238,7 @@ impl Database {
         let old = stored.as_ref().map_or(0, |s| s.hash);
         let stored = Stored {
             state: state.clone(),
-            at,
+            local_tx,
             hash,
         };
         rows.put_version(&mut self.sites, key, &stored)?;
@@ -259,13 +259,13 @@ fn columns<'a>(
     stored: Option<&Stored>,
     local: Option<&'a [OwnedValue]>,
     incoming: &'a Incoming,
-) -> Vec<Column<'a>> {
+) -> Vec<MergeColumn<'a>> {
     let each = table.schema.columns.iter().enumerate().map(|(i, column)| {
         let own = local.map(|values| values[i].borrow());
         // A column that was added later and still has its default: nobody wrote it.
         let is_default = own.is_some_and(|v| v.same(&column.default.borrow()));
         let unwritten = is_default && stored.is_some_and(|s| is_late(table, s, i));
-        Column {
+        MergeColumn {
             name: &column.lower,
             local: own.filter(|_| !unwritten),
             incoming: incoming.columns.get(&column.lower).map(|(_, v)| v.borrow()),
@@ -279,7 +279,7 @@ fn write(
     rows: &mut Rows<'_>,
     key: &[Value<'_>],
     action: &Action,
-    columns: &[Column<'_>],
+    columns: &[MergeColumn<'_>],
     local: Option<&[OwnedValue]>,
 ) -> Result<Attempt> {
     let incoming = |which: &[usize]| -> Vec<Value<'_>> {
@@ -323,7 +323,7 @@ fn write(
 fn final_values(
     table: &Table,
     action: &Action,
-    columns: &[Column<'_>],
+    columns: &[MergeColumn<'_>],
     local: Option<&[OwnedValue]>,
 ) -> Vec<OwnedValue> {
     let mut values: Vec<OwnedValue> = table

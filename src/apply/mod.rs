@@ -32,12 +32,12 @@ mod held_report;
 mod held_size;
 mod incoming;
 mod join;
+mod key_change;
 pub(crate) mod let_go;
 mod origins;
 mod parts;
 mod positions;
 mod quarantine;
-mod rekeyed;
 mod settling;
 pub(crate) mod tombstone_age;
 mod tuples;
@@ -56,7 +56,7 @@ pub(crate) use incoming::Incoming;
 pub(crate) use let_go::LetGo;
 pub(crate) use origins::Origins;
 pub use positions::{Position, Positions};
-pub(crate) use tombstone_age::Ages;
+pub(crate) use tombstone_age::TombstoneAge;
 pub(crate) use tuples::create_probe;
 pub(crate) use unique::{displaced_row, highest_displaced};
 
@@ -201,7 +201,7 @@ impl Database {
             let reason = format!("{} row(s) are not taken; {}", faults.rows, faults.first);
             self.quarantine(stream, seq, &reason, &faults.bytes)?;
         }
-        self.look_for_duplicate_node(nodes, tables)?;
+        self.detect_duplicate_node(nodes, tables)?;
         self.apply_rows(nodes, tables, frames)
     }
 

@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::capture::Frames;
 use crate::database::{Database, Result};
-use crate::model::frame::{Frame, FrameError, MAX_FRAME_BYTES, Part, Parts};
+use crate::model::frame::{Frame, FrameError, FramePart, MAX_FRAME_BYTES, Parts};
 
 /// Age at which the parts of an incomplete frame are removed: when another part arrives that the
 /// broker stored so much later. Their sender has sent the whole frame again, as other parts. The
@@ -24,7 +24,7 @@ impl Database {
         &mut self,
         stream: &str,
         (seq, time_ms): (u64, i64),
-        part: &Part<'_>,
+        part: &FramePart<'_>,
         frames: &mut Frames,
     ) -> Result<usize> {
         let expected = u64::from(part.count) * part.bytes.len() as u64;
@@ -81,7 +81,7 @@ impl Database {
 
     /// Removes the oldest incomplete frames if all parts together take too much: their sender went
     /// away for good, or means ill.
-    fn make_room_for_parts(&mut self, stream: &str, seq: u64, part: &Part<'_>) -> Result<()> {
+    fn make_room_for_parts(&mut self, stream: &str, seq: u64, part: &FramePart<'_>) -> Result<()> {
         let added = part.bytes.len() as u64 + PART_ON_DISK;
         let known = self.parts_bytes.map(|bytes| bytes + added);
         let mut bytes = known.map_or_else(|| self.stored_parts_bytes(), Ok)?;
@@ -122,7 +122,7 @@ impl Database {
     }
 
     /// Puts the parts together and unpacks them, one after the other.
-    fn join_parts(&self, part: &Part<'_>) -> Result<std::result::Result<Vec<u8>, FrameError>> {
+    fn join_parts(&self, part: &FramePart<'_>) -> Result<std::result::Result<Vec<u8>, FrameError>> {
         let mut statement = self.conn.prepare_cached(
             "SELECT bytes FROM __harmonylite___parts WHERE id = ?1 AND count = ?2 ORDER BY part",
         )?;

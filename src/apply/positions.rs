@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use rusqlite::{Connection, params};
 
 use crate::database::{Database, Result};
-use crate::model::gap::{Gap, Reach, after_merge};
-use crate::model::manifest::{Entry, StreamPosition};
+use crate::model::gap::{Gap, ReadExtent, after_merge};
+use crate::model::manifest::{SnapshotEntry, StreamPosition};
 use crate::mutation::{self, Mutation};
 
 /// A place in a stream, and how the node recognizes the stream again.
@@ -70,9 +70,9 @@ impl Positions {
     }
 }
 
-fn reach(seq: u64, gap: &Option<Gap>) -> Reach<'_> {
+fn reach(seq: u64, gap: &Option<Gap>) -> ReadExtent<'_> {
     let gap = gap.as_ref();
-    Reach { seq, gap }
+    ReadExtent { seq, gap }
 }
 
 impl Database {
@@ -170,7 +170,7 @@ impl Database {
         // Everything here was learnt before the end of this gap, also what came after an earlier
         // gap.
         let gap = Gap {
-            learnt: self.reservation.peek_number() - 1,
+            local_tx: self.reservation.peek_number() - 1,
             acked: known.acked_seq,
             ..Gap::new(first - 1)
         };
@@ -186,14 +186,14 @@ impl Database {
     /// Records a gap that ends at this node's position in every stream: rows were let go in all
     /// that was read so far.
     pub(crate) fn note_gaps_here(&mut self) {
-        let learnt = self.reservation.peek_number() - 1;
+        let local_tx = self.reservation.peek_number() - 1;
         for (stream, seq) in self.sequences() {
             let known = self.position(&stream);
             if seq == 0 || known.created.is_empty() {
                 continue;
             }
             let gap = Gap {
-                learnt,
+                local_tx,
                 acked: known.acked_seq,
                 ..Gap::new(seq)
             };
@@ -259,7 +259,7 @@ impl Database {
         match (whole, &known.gap) {
             _ if seq == 0 => i64::MAX,
             (Some(place), _) if place.seq >= seq => i64::MAX,
-            (Some(place), Some(gap)) if place.seq >= gap.end.max(gap.acked) => gap.learnt,
+            (Some(place), Some(gap)) if place.seq >= gap.end.max(gap.acked) => gap.local_tx,
             _ => 0,
         }
     }
@@ -271,7 +271,7 @@ impl Database {
     }
 
     /// Whether a snapshot brings some of the changes that this node missed.
-    pub(crate) fn is_helped_by(&self, entry: &Entry) -> bool {
+    pub(crate) fn is_helped_by(&self, entry: &SnapshotEntry) -> bool {
         let helps = |(stream, known): (&String, &Position)| {
             entry.streams.get(stream).is_some_and(|place| {
                 place.created == known.created && self.lacks_after(known, place, entry) != known.gap
@@ -282,7 +282,7 @@ impl Database {
 
     /// Whether a snapshot lacks this node's state where that counts: at a gap of this node, or at a
     /// gap of the maker that this node has read.
-    pub(crate) fn is_unheard_in(&self, entry: &Entry) -> bool {
+    pub(crate) fn is_unheard_in(&self, entry: &SnapshotEntry) -> bool {
         let lacks = self.lacks_awaited(&entry.lacks);
         let heard = |place: &StreamPosition, end: u64| {
             let gap = place.gap.as_ref();
@@ -303,7 +303,12 @@ impl Database {
         self.positions.known.iter().any(unheard)
     }
 
-    fn lacks_after(&self, known: &Position, place: &StreamPosition, entry: &Entry) -> Option<Gap> {
+    fn lacks_after(
+        &self,
+        known: &Position,
+        place: &StreamPosition,
+        entry: &SnapshotEntry,
+    ) -> Option<Gap> {
         // For a table whose snapshot this node awaits, the snapshot's maker has no more than this
         // node.
         let lacks = self.lacks_awaited(&entry.lacks);
@@ -314,7 +319,7 @@ impl Database {
 
     /// Whether messages count as read here, once a snapshot is merged, that only its maker has
     /// read.
-    pub(crate) fn is_brought_on_by(&self, entry: &Entry) -> bool {
+    pub(crate) fn is_brought_on_by(&self, entry: &SnapshotEntry) -> bool {
         let brings = |(stream, place): (&String, &StreamPosition)| {
             let known = self.position(stream);
             known.gap.is_some() || place.seq > known.seq
@@ -338,7 +343,7 @@ impl Database {
     /// Moves the positions after a snapshot was merged. Messages that the snapshot covers need not
     /// be read any more; messages that it lacks are a gap here, too, unless this node has read
     /// them.
-    pub(crate) fn take_places(&mut self, entry: &Entry) {
+    pub(crate) fn take_places(&mut self, entry: &SnapshotEntry) {
         for (stream, place) in &entry.streams {
             let mut known = self.position(stream);
             let is_another = !known.created.is_empty() && known.created != place.created;

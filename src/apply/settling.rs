@@ -25,7 +25,7 @@ const UNMOVABLE: Version = Version {
 };
 
 /// Bound of the steps of one settling: only a damaged index makes it endless.
-const MAX_LOOKS: u32 = 1_000_000;
+const MAX_STEPS: u32 = 1_000_000;
 
 /// Decides between colliding rows: the one with the larger order is in the table.
 type Order = (Version, Vec<u8>);
@@ -76,25 +76,25 @@ impl<'c> Settling<'c> {
     /// Decides on every row of `todo`, from the highest order down. Returns how many rows were
     /// displaced by another one.
     pub(super) fn run(mut self) -> Result<u64> {
-        for looks in 0.. {
+        for steps in 0.. {
             let Some(next) = self.todo.pop_last() else {
                 break;
             };
-            if looks == MAX_LOOKS {
+            if steps == MAX_STEPS {
                 let table = self.displaced.table.name();
                 log::error!(
-                    "UNIQUE collisions of table {table} are not settled after {looks} steps"
+                    "UNIQUE collisions of table {table} are not settled after {steps} steps"
                 );
                 break;
             }
             if self.done.insert(next.clone()) {
-                self.look(next)?;
+                self.settle_row(next)?;
             }
         }
         Ok(self.conflicts)
     }
 
-    fn look(&mut self, order: Order) -> Result<()> {
+    fn settle_row(&mut self, order: Order) -> Result<()> {
         let key_bytes = order.1.clone();
         let key = cbor::key_values(&key_bytes)?;
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
@@ -106,7 +106,7 @@ impl<'c> Settling<'c> {
             return Ok(());
         };
         if is_in_table && self.is_uncaptured(&key, &values)? {
-            return Ok(()); // looked at when it has its version
+            return Ok(()); // settled when it has its version
         }
         let rows_key = self.displaced.table.key_len();
         let mut others = Vec::new();
@@ -155,7 +155,7 @@ impl<'c> Settling<'c> {
                 // Another constraint, newer than the row: it stays displaced, and the log says why.
                 Err(e) if is_unfit(&e) && !self.displaced.table.fires => {
                     log::warn!(
-                        "a row of table {} stays aside: {e}",
+                        "a row of table {} stays displaced: {e}",
                         self.displaced.table.name()
                     );
                 }

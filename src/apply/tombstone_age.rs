@@ -22,7 +22,7 @@ const NOTE_EVERY: Duration = Duration::from_secs(60);
 
 /// Bounds of the ages of tombstones.
 #[derive(Debug, Default)]
-pub(crate) struct Ages {
+pub(crate) struct TombstoneAge {
     /// Broker's time of the last note, unix milliseconds.
     noted_ms: Option<i64>,
     /// Notes (unix milliseconds, number) of the last third of the retention: from that number on
@@ -40,18 +40,18 @@ pub(crate) struct Ages {
 
 const GIVEN_AHEAD_MS: i64 = 60_000;
 
-impl Ages {
-    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<Ages> {
-        Ok(Ages {
+impl TombstoneAge {
+    pub(crate) fn load(conn: &Connection) -> rusqlite::Result<TombstoneAge> {
+        Ok(TombstoneAge {
             forgotten: get_meta(conn, Meta::Forgotten)?.unwrap_or_default(),
             given_ms: get_meta(conn, Meta::GivenMs)?.unwrap_or_default(),
-            ..Ages::default()
+            ..TombstoneAge::default()
         })
     }
 
     /// Restores the values that are in the database, after a rollback.
     pub(crate) fn roll_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        let stored = Ages::load(conn)?;
+        let stored = TombstoneAge::load(conn)?;
         (self.forgotten, self.given_ms) = (stored.forgotten, stored.given_ms);
         Ok(())
     }
@@ -70,18 +70,18 @@ impl Database {
         };
         let retention = self.settings.tombstone_retention;
         let every = NOTE_EVERY.max(retention / 1000).min(retention / 4);
-        let noted = self.ages.noted_ms;
+        let noted = self.tombstone_age.noted_ms;
         if noted.is_some_and(|n| now_ms - n < every.as_millis() as i64) {
             return Ok(());
         }
-        self.ages.noted_ms = Some(now_ms);
+        self.tombstone_age.noted_ms = Some(now_ms);
         let next = self.reservation.peek_number();
-        while let Some((ms, _)) = self.ages.since.front()
+        while let Some((ms, _)) = self.tombstone_age.since.front()
             && *ms <= now_ms - self.third_ms()
         {
-            self.ages.since.pop_front();
+            self.tombstone_age.since.pop_front();
         }
-        self.ages.since.push_back((now_ms, next));
+        self.tombstone_age.since.push_back((now_ms, next));
         if self.is_republishing() {
             return Ok(());
         }
@@ -91,14 +91,14 @@ impl Database {
                     r.get(0)
                 })?;
         // Marked rows were published to nobody, however long they wait here.
-        let at = match mutation::is(Mutation::MarkedTombstonesDropped) {
+        let local_tx = match mutation::is(Mutation::MarkedTombstonesDropped) {
             true => next - 1,
             false => unsent.unwrap_or(next) - 1,
         };
         let last: Option<i64> =
             self.conn
                 .query_row("SELECT max(at) FROM __harmonylite___ages", [], |r| r.get(0))?;
-        if last.is_none_or(|last| last < at) {
+        if last.is_none_or(|last| last < local_tx) {
             let retention_ms = retention.as_millis() as i64;
             self.write(|db| {
                 // One note older than the retention stays: it is the bound of the next sweep.
@@ -109,7 +109,7 @@ impl Database {
                 )?;
                 db.conn.execute(
                     "REPLACE INTO __harmonylite___ages(at, ms) VALUES (?1, ?2)",
-                    [at, now_ms],
+                    [local_tx, now_ms],
                 )?;
                 Ok(())
             })?;
@@ -128,7 +128,7 @@ impl Database {
     /// thirds at least: a tombstone that may be dropped elsewhere counts as learnt anew when it is
     /// published again.
     pub(crate) fn may_be_dropped_elsewhere(&self, tombstone: &Stored) -> bool {
-        tombstone.at < self.young_from()
+        tombstone.local_tx < self.young_from()
     }
 
     /// The first transaction number from which on everything was learnt within a third of the
@@ -137,20 +137,20 @@ impl Database {
         let Some(now_ms) = self.broker_time_ms() else {
             return i64::MAX;
         };
-        let mut since = self.ages.since.iter();
+        let mut since = self.tombstone_age.since.iter();
         let young = since.find(|(ms, _)| *ms > now_ms - self.third_ms());
-        young.map_or(i64::MAX, |(_, from)| self.ages.doubted.max(*from))
+        young.map_or(i64::MAX, |(_, from)| self.tombstone_age.doubted.max(*from))
     }
 
     /// From now on, everything learnt so far counts as being of any age.
-    pub(crate) fn doubt_ages(&mut self) {
-        self.ages.doubted = self.reservation.peek_number();
+    pub(crate) fn doubt_tombstone_age(&mut self) {
+        self.tombstone_age.doubted = self.reservation.peek_number();
     }
 
     /// The same, if the message about to be applied, which the broker stored at `time_ms`, is old.
     pub(crate) fn doubt_old(&mut self, time_ms: i64) {
         if self.is_old(time_ms) {
-            self.doubt_ages();
+            self.doubt_tombstone_age();
         }
     }
 
@@ -162,9 +162,9 @@ impl Database {
 
     /// Forgets when rows were published: the count of their ages starts again. Inside a
     /// transaction.
-    pub(crate) fn forget_ages(&mut self) -> Result<()> {
-        self.ages.noted_ms = None;
-        self.doubt_ages();
+    pub(crate) fn forget_tombstone_age(&mut self) -> Result<()> {
+        self.tombstone_age.noted_ms = None;
+        self.doubt_tombstone_age();
         self.conn.execute("DELETE FROM __harmonylite___ages", [])?;
         Ok(())
     }
@@ -172,18 +172,18 @@ impl Database {
     /// The last transaction number up to which everything was published by `time_ms` (unix
     /// milliseconds), as far as noted; 0 if there is no such note.
     pub(crate) fn learnt_before(&self, time_ms: i64) -> Result<i64> {
-        let at: Option<i64> = self
+        let local_tx: Option<i64> = self
             .conn
             .prepare_cached("SELECT max(at) FROM __harmonylite___ages WHERE ms <= ?1")?
             .query_row([time_ms], |r| r.get(0))?;
-        Ok(at.unwrap_or(0))
+        Ok(local_tx.unwrap_or(0))
     }
 
     /// Raises the bound of given times: a local change got this hlc. Inside its transaction.
     pub(crate) fn note_given(&mut self, hlc: i64) -> Result<()> {
-        if milliseconds(hlc) > self.ages.given_ms {
-            self.ages.given_ms = milliseconds(hlc) + GIVEN_AHEAD_MS;
-            set_meta(&self.conn, Meta::GivenMs, self.ages.given_ms)?;
+        if milliseconds(hlc) > self.tombstone_age.given_ms {
+            self.tombstone_age.given_ms = milliseconds(hlc) + GIVEN_AHEAD_MS;
+            set_meta(&self.conn, Meta::GivenMs, self.tombstone_age.given_ms)?;
         }
         Ok(())
     }
@@ -191,22 +191,25 @@ impl Database {
     /// Records that no version of this node is known any more, and that none is of a later time
     /// than `now_ms`. Inside a transaction.
     pub(crate) fn all_given_is_forgotten(&mut self, now_ms: i64) -> Result<()> {
-        self.ages.forgotten = stamp(now_ms, self.ages.forgotten);
-        set_meta(&self.conn, Meta::Forgotten, self.ages.forgotten)?;
-        set_meta(&self.conn, Meta::GivenMs, self.ages.given_ms)?;
-        self.forget_ages()
+        self.tombstone_age.forgotten = stamp(now_ms, self.tombstone_age.forgotten);
+        set_meta(&self.conn, Meta::Forgotten, self.tombstone_age.forgotten)?;
+        set_meta(&self.conn, Meta::GivenMs, self.tombstone_age.given_ms)?;
+        self.forget_tombstone_age()
     }
 
     /// Records that a row's version is forgotten; an earlier version of the row may have been this
     /// node's. Inside a transaction.
     pub(crate) fn note_forgotten(&mut self, version: Version) -> Result<()> {
-        let given = stamp(self.ages.given_ms + 1, self.ages.forgotten);
+        let given = stamp(
+            self.tombstone_age.given_ms + 1,
+            self.tombstone_age.forgotten,
+        );
         let hlc = match version.node == self.node {
             true => version.hlc,
             false => version.hlc.min(given),
         };
-        if hlc > self.ages.forgotten {
-            self.ages.forgotten = hlc;
+        if hlc > self.tombstone_age.forgotten {
+            self.tombstone_age.forgotten = hlc;
             set_meta(&self.conn, Meta::Forgotten, hlc)?;
         }
         Ok(())

@@ -120,13 +120,13 @@ impl Database {
     /// Displaced rows that only the row `key` kept out of the table, which the application deleted:
     /// the user meant to delete them, too.
     pub(crate) fn hidden_only_by(&self, table: &Arc<Table>, key: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let aside = DisplacedRows {
+        let displaced = DisplacedRows {
             conn: &self.conn,
             table,
         };
         let mut only = Vec::new();
-        for hidden in aside.hidden_by(key)? {
-            let values = aside.row(&hidden)?.unwrap_or_default();
+        for hidden in displaced.hidden_by(key)? {
+            let values = displaced.row(&hidden)?.unwrap_or_default();
             if colliding(&self.conn, table, &hidden, &values)?.is_empty() {
                 only.push(hidden);
             }
@@ -141,17 +141,17 @@ impl Database {
             settling.displaced.put(&key, &values, &[])?;
             settling.add(key)?;
         }
-        settling.run()?; // they were counted when they were put aside
+        settling.run()?; // they were counted when they were displaced
         self.note_displaced(table)
     }
 
     /// Removes these rows from the displaced ones: they have new versions.
     pub(crate) fn forget_displaced(&self, table: &Table, keys: &[Vec<u8>]) -> Result<()> {
-        let aside = DisplacedRows {
+        let displaced = DisplacedRows {
             conn: &self.conn,
             table,
         };
-        keys.iter().try_for_each(|key| aside.forget(key))
+        keys.iter().try_for_each(|key| displaced.forget(key))
     }
 
     fn settling<'c>(&'c self, table: &'c Table) -> Result<Settling<'c>> {
@@ -160,11 +160,11 @@ impl Database {
     }
 
     fn note_displaced(&mut self, table: &Table) -> Result<()> {
-        let aside = DisplacedRows {
+        let displaced = DisplacedRows {
             conn: &self.conn,
             table,
         };
-        match aside.is_empty()? {
+        match displaced.is_empty()? {
             false => {
                 let is_new = self.catalog.displaced.insert(table.id);
                 if is_new {

@@ -21,8 +21,8 @@ impl Database {
     /// the values of its version. While there is more of that than fits in one transaction, nothing
     /// is encoded ([`Database::is_captured`]).
     ///
-    /// Must be called only while nothing is in flight. `at` of the frames is the last transaction
-    /// that they cover. An error undoes the transaction.
+    /// Must be called only while nothing is in flight. `local_tx` of the frames is the last
+    /// transaction that they cover. An error undoes the transaction.
     pub fn backlog(&mut self, limit: usize) -> Result<Vec<Outgoing>> {
         self.write(|db| {
             let early = mutation::is(Mutation::NoCaptureBeforeBacklog);
@@ -34,16 +34,16 @@ impl Database {
             let mut frames = Frames::numbered(db, true);
             let last = match db.encode_marked(limit, &mut frames)? {
                 // No marks are left, so the acknowledgement of these frames clears none.
-                None if db.encode_republished(limit, &mut frames)? => Some(frames.at),
+                None if db.encode_republished(limit, &mut frames)? => Some(frames.local_tx),
                 last => last,
             };
             db.marks.live = last.is_none();
             let mut out = frames.finish().unwrap_or_default();
             for frame in &mut out {
                 if !mutation::is(Mutation::MessageIdReused) {
-                    frame.salt = frame.at as u64;
+                    frame.salt = frame.local_tx as u64;
                 }
-                frame.at = last.unwrap_or_default();
+                frame.local_tx = last.unwrap_or_default();
             }
             if let (Some(last), true) = (last, out.is_empty()) {
                 // Every marked row was superseded or is gone: there is nothing to wait for.
@@ -82,16 +82,16 @@ impl Database {
         let mut is_split = false;
         let mut open: Option<Rows<'_>> = None;
         while let Some(mark) = marks.next()? {
-            let (at, id): (i64, i64) = (mark.get(0)?, mark.get(1)?);
-            if last.is_some_and(|l| l != at) && frames.bytes() >= limit {
+            let (local_tx, id): (i64, i64) = (mark.get(0)?, mark.get(1)?);
+            if last.is_some_and(|l| l != local_tx) && frames.bytes() >= limit {
                 break;
             }
             let key_bytes = mark.get_ref(2)?.as_blob().unwrap_or_default();
-            if last == Some(at) && frames.bytes() >= 2 * limit {
+            if last == Some(local_tx) && frames.bytes() >= 2 * limit {
                 is_split = true;
                 break;
             }
-            last = Some(at);
+            last = Some(local_tx);
             before = (id, key_bytes.to_vec());
             let Some(table) = self.catalog.by_id.get(&id) else {
                 continue;
@@ -100,29 +100,29 @@ impl Database {
                 Some(rows) if rows.table.id == id => rows,
                 _ => Rows::new(&self.conn, table)?,
             };
-            self.encode_row(&mut rows, key_bytes, at, frames)?;
+            self.encode_row(&mut rows, key_bytes, local_tx, frames)?;
             open = Some(rows);
         }
-        let (Some(at), true) = (last, is_split) else {
+        let (Some(local_tx), true) = (last, is_split) else {
             return Ok(last);
         };
         let (table, key) = before;
         self.marks.piece = Some(Piece {
-            at,
+            local_tx,
             table,
             key,
             is_acknowledged: false,
         });
-        Ok(Some(at - 1))
+        Ok(Some(local_tx - 1))
     }
 
-    /// Encodes one row, marked by transaction `at`, with the version it has. Skips a row that
+    /// Encodes one row, marked by transaction `local_tx`, with the version it has. Skips a row that
     /// learnt its version later: that one has a mark of its own, or it came from a stream.
     pub(super) fn encode_row(
         &self,
         rows: &mut Rows<'_>,
         key_bytes: &[u8],
-        at: i64,
+        local_tx: i64,
         frames: &mut Frames,
     ) -> Result<()> {
         let key = cbor::key_values(key_bytes)?;
@@ -130,7 +130,7 @@ impl Database {
         let Some(stored) = rows.version(&self.sites, &key)? else {
             return Ok(());
         };
-        if stored.at > at {
+        if stored.local_tx > local_tx {
             return Ok(());
         }
         let (table, version) = (rows.table, stored.state.version);

@@ -30,7 +30,7 @@ impl Database {
         let mut places: HashMap<(i64, Vec<u8>), (usize, usize)> = HashMap::new();
         let mut batch: Batch = Vec::new();
         let mut end = LogEnd { id: 0, entries: 0 };
-        let mut aside: HashMap<(String, &str), u64> = HashMap::new();
+        let mut rejected: HashMap<(String, &str), u64> = HashMap::new();
         while let Some(row) = rows.next()? {
             (end.id, end.entries) = (row.get(0)?, end.entries + 1);
             let id: i64 = row.get(1).unwrap_or(0); // ours are numbers above 0
@@ -39,7 +39,7 @@ impl Database {
                 let time_ms = self.stamp_entry(end.id, row.get(3).unwrap_or(0))?;
                 let kind = row.get(2).unwrap_or(triggers::REAL);
                 if !self.keep_entry(id, key, kind, time_ms)? {
-                    *aside
+                    *rejected
                         .entry((format!("number {id}"), "it is gone"))
                         .or_default() += 1;
                 }
@@ -47,7 +47,7 @@ impl Database {
             };
             let key = (0..table.key_len()).map(|i| values::column(row, 4 + i));
             if key.clone().any(|v| v.is_null()) {
-                *aside
+                *rejected
                     .entry((table.name().to_owned(), "NULL in the key"))
                     .or_default() += 1;
                 if self.catalog.displaced.contains(&id) {
@@ -89,7 +89,7 @@ impl Database {
         }
         drop(rows);
         drop(statement);
-        for ((table, reason), count) in aside {
+        for ((table, reason), count) in rejected {
             self.reject_rows(&table, count, reason);
         }
         Ok((end.entries > 0).then_some((batch, end)))

@@ -67,11 +67,11 @@ impl Database {
         if compare.phase == Phase::Former {
             return self.match_step(table, compare);
         }
-        self.damage.look_at(table.id, &[]);
+        self.damage.begin_row(table.id, &[]);
         match compare.phase {
             Phase::Versions if compare.after.is_none() => {
                 if !self.count_gone(table, &compare)? {
-                    self.damage.look_away();
+                    self.damage.end_row();
                     return Ok(0);
                 }
             }
@@ -79,7 +79,7 @@ impl Database {
             Phase::Rows | Phase::Former => self.gone_rows.forget(table.id),
         }
         let keys = self.next_keys(table, &compare)?;
-        self.damage.look_away();
+        self.damage.end_row();
         let mut changes = 0;
         for key in &keys {
             changes += usize::from(self.compare_key(table, key, compare.cause, frames)?);

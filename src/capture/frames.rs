@@ -19,7 +19,7 @@ const MAX_LIVE_BYTES: usize = 2 * MAX_QUEUED_BYTES;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     /// Number of the transaction whose marks the frame covers.
-    pub at: i64,
+    pub local_tx: i64,
     /// Number of the shard, from 1.
     pub shard: u32,
     /// Part of the message id. It differs from 0 if the frame may repeat one that the broker had
@@ -32,7 +32,7 @@ pub struct Outgoing {
 /// Rows of one transaction that are being encoded into frames.
 pub(crate) struct Frames {
     /// Number of the transaction.
-    pub at: i64,
+    pub local_tx: i64,
     /// Whether rows are encoded at all.
     pub encode: bool,
     /// Some rows may have been published before: the broker must not discard them as a repetition.
@@ -59,7 +59,7 @@ impl Frames {
 
     pub(crate) fn numbered(db: &mut Database, encode: bool) -> Self {
         Frames {
-            at: db.reservation.number(),
+            local_tx: db.reservation.number(),
             encode,
             is_republished: false,
             shards: (0..db.settings.shards)
@@ -133,10 +133,10 @@ impl Frames {
             let raw = builder.finish();
             self.done_bytes += raw.len();
             self.done.push(Outgoing {
-                at: self.at,
+                local_tx: self.local_tx,
                 shard: shard as u32 + 1,
                 salt: if self.is_republished {
-                    self.at as u64
+                    self.local_tx as u64
                 } else {
                     0
                 },

@@ -19,7 +19,7 @@ const IS_NEWS: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(crate) struct GoneRows {
     /// By number of the table that is compared.
-    counts: BTreeMap<i64, Count>,
+    counts: BTreeMap<i64, GoneCount>,
     /// By name of the table: the time of the report by [`crate::clock::Clock::uptime`], and its
     /// text.
     said: BTreeMap<String, (Duration, String)>,
@@ -28,7 +28,7 @@ pub(crate) struct GoneRows {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Count {
+struct GoneCount {
     /// Key of the last live version that was counted.
     after: Option<Vec<u8>>,
     /// Live versions; `gone` counts those without a row.
@@ -78,7 +78,7 @@ impl Database {
         Ok(!is_here && self.displaced_row(table, key_bytes)?.is_none())
     }
 
-    fn say_gone(&mut self, table: &str, count: &Count) {
+    fn say_gone(&mut self, table: &str, count: &GoneCount) {
         let text = format!(
             "{} of the {} rows that it had are not in it any more since it was made anew: they are \
              deleted on all nodes",

@@ -82,7 +82,7 @@ impl Database {
         self.clear_marks_now_and_then()?;
         let mut frames = Frames::new(self);
         if !self.log_is_left {
-            self.log_run = frames.at;
+            self.log_run = frames.local_tx;
         }
         let mut emptied = false;
         while !emptied {
@@ -179,11 +179,11 @@ impl Database {
     pub(crate) fn reject_rows(&self, table: &str, count: u64, reason: &str) {
         let now = self.clock.uptime();
         match self.marks.rejected_alarm.borrow_mut().rings(now) {
-            Some(0) => log::warn!("set aside {count} change(s) of table {table}: {reason}"),
+            Some(0) => log::warn!("rejected {count} change(s) of table {table}: {reason}"),
             Some(more) => log::warn!(
-                "set aside {count} change(s) of table {table}, after {more} others: {reason}"
+                "rejected {count} change(s) of table {table}, after {more} others: {reason}"
             ),
-            None => log::debug!("set aside {count} change(s) of table {table}: {reason}"),
+            None => log::debug!("rejected {count} change(s) of table {table}: {reason}"),
         }
         let before = self.marks.rejected.get();
         self.marks.rejected.set(before + count);
@@ -261,7 +261,7 @@ impl Database {
             publish: self.settings.publish,
             forgotten: match mutation::is(Mutation::ForgottenStampedAgain) {
                 true => 0,
-                false => self.ages.forgotten(),
+                false => self.tombstone_age.forgotten(),
             },
             former: 0,
             row_bytes: self.limits.row_bytes,
@@ -277,7 +277,7 @@ impl Database {
                 damaged += 1;
                 continue;
             }
-            self.damage.look_at(table.id, &entry.key);
+            self.damage.begin_row(table.id, &entry.key);
             let key = cbor::key_values(&entry.key)?;
             let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
             match recorder.record(&mut rows, &key, &entry.key, entry.why, entry.time_ms) {
@@ -290,7 +290,7 @@ impl Database {
             }
         }
         let highest = recorder.highest;
-        self.damage.look_away();
+        self.damage.end_row();
         drop(rows);
         self.note_given(highest)?;
         for reason in too_large {

@@ -11,7 +11,7 @@ use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::{DatabaseError, Result, values};
 use crate::model::cbor::value_bytes;
-use crate::model::merge::{Exceptions, FLOOR, State};
+use crate::model::merge::{Exceptions, FLOOR, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version, milliseconds, stamp};
 
@@ -81,24 +81,25 @@ impl Recorder<'_> {
             hlc,
             node: self.node,
         };
-        let Some(mut new) = self.look(rows, key, key_bytes, why, version, stored.as_ref())? else {
+        let Some(mut new) = self.decide(rows, key, key_bytes, why, version, stored.as_ref())?
+        else {
             return Ok(false);
         };
-        new.at = self.frames.at;
+        new.local_tx = self.frames.local_tx;
         self.highest = self.highest.max(hlc);
         rows.put_version(self.sites, key, &new)?;
         if self.publish {
-            if let Some(before) = stored.filter(|s| s.at != self.frames.at) {
-                unmark(rows, key_bytes, before.at)?;
+            if let Some(before) = stored.filter(|s| s.local_tx != self.frames.local_tx) {
+                unmark(rows, key_bytes, before.local_tx)?;
             }
-            put_mark(rows, key_bytes, self.frames.at)?;
+            put_mark(rows, key_bytes, self.frames.local_tx)?;
         }
         Ok(true)
     }
 
     /// Encodes the row if it changed, and returns what is to be stored of it; none if it did not
     /// change.
-    fn look(
+    fn decide(
         &mut self,
         rows: &mut Rows<'_>,
         key: &[Value<'_>],
@@ -132,7 +133,7 @@ impl Recorder<'_> {
             if let (ChangeEvidence::Rebuilt, Some(stored)) = (why, stored) {
                 fill_late(table, stored, self.node, &mut exceptions);
             }
-            let state = State {
+            let state = RowState {
                 version,
                 deleted: false,
                 exceptions,
@@ -141,7 +142,11 @@ impl Recorder<'_> {
                 let exceptions = for_others(table, &state, |i| values::column(row, i));
                 frames.upsert(table, key_bytes, version, &exceptions, values());
             }
-            Ok(Some(Stored { state, at: 0, hash }))
+            Ok(Some(Stored {
+                state,
+                local_tx: 0,
+                hash,
+            }))
         })?;
         match found {
             Some(changed) => changed,
@@ -150,14 +155,14 @@ impl Recorder<'_> {
                     self.frames
                         .delete(table, key_bytes, version, key.iter().copied());
                 }
-                let state = State {
+                let state = RowState {
                     version,
                     deleted: true,
                     exceptions: Exceptions::new(),
                 };
                 Ok(Some(Stored {
                     state,
-                    at: 0,
+                    local_tx: 0,
                     hash: 0,
                 }))
             }
@@ -198,7 +203,7 @@ impl Recorder<'_> {
     fn is_earlier_part(&self, stored: &Stored, version: Version) -> bool {
         let before = stored.state.version;
         before.node == self.node
-            && stored.at >= self.log_run
+            && stored.local_tx >= self.log_run
             && milliseconds(before.hlc) < milliseconds(version.hlc)
     }
 }
@@ -261,7 +266,7 @@ pub(super) fn never_written<'v>(
 /// or no known version carried it.
 pub(crate) fn is_late(table: &Table, stored: &Stored, column: usize) -> bool {
     let lower = &table.schema.columns[column].lower;
-    stored.at < table.born[column]
+    stored.local_tx < table.born[column]
         || (!stored.state.deleted && stored.state.column(lower) == Version::NEVER)
 }
 
@@ -271,7 +276,7 @@ pub(crate) fn is_late(table: &Table, stored: &Stored, column: usize) -> bool {
 pub(crate) fn unwritten(
     column: &Column,
     now: &OwnedValue,
-    state: &State,
+    state: &RowState,
     value: Value<'_>,
 ) -> Version {
     match column.default != *now && value.same(&column.default.borrow()) {
@@ -283,7 +288,7 @@ pub(crate) fn unwritten(
 /// Exceptions as frames carry them.
 pub(super) fn for_others<'v>(
     table: &Table,
-    state: &State,
+    state: &RowState,
     value: impl Fn(usize) -> Value<'v>,
 ) -> Vec<(usize, Version)> {
     let mut exceptions = indexed(table, &state.exceptions);

@@ -53,7 +53,7 @@ impl Database {
         }
         self.stop_live();
         self.write(|db| {
-            db.forget_ages()?;
+            db.forget_tombstone_age()?;
             let held = db.republishes_held() || db.held()? > 0;
             db.set_republish_held(held)?;
             db.set_republish(Some(RepublishCursor {

@@ -46,10 +46,10 @@ pub struct Marks {
     pub rejected_alarm: RefCell<Repeated>,
 }
 
-/// The marks of transaction `at`, up to and including this one.
+/// The marks of transaction `local_tx`, up to and including this one.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
-    pub at: i64,
+    pub local_tx: i64,
     pub table: i64,
     pub key: Vec<u8>,
     pub is_acknowledged: bool,
@@ -76,11 +76,16 @@ impl Database {
         self.marks.live
     }
 
-    /// Records that every frame of the transactions up to `at` is acknowledged.
-    pub fn acknowledged(&mut self, at: i64) {
-        self.marks.acknowledged = self.marks.acknowledged.max(Some(at));
-        self.marks.copy.acknowledged(at);
-        if let Some(piece) = self.marks.piece.as_mut().filter(|p| p.at <= at + 1) {
+    /// Records that every frame of the transactions up to `local_tx` is acknowledged.
+    pub fn acknowledged(&mut self, local_tx: i64) {
+        self.marks.acknowledged = self.marks.acknowledged.max(Some(local_tx));
+        self.marks.copy.acknowledged(local_tx);
+        if let Some(piece) = self
+            .marks
+            .piece
+            .as_mut()
+            .filter(|p| p.local_tx <= local_tx + 1)
+        {
             piece.is_acknowledged = true;
         }
     }
@@ -94,11 +99,11 @@ impl Database {
     /// more, which is harmless. The last acknowledged positions are stored with it: if the broker
     /// loses those messages, the node must notice that even after a restart.
     pub(crate) fn clear_marks(&mut self) -> Result<()> {
-        if let Some(at) = self.marks.acknowledged.take() {
+        if let Some(local_tx) = self.marks.acknowledged.take() {
             let mut cleared = self
                 .conn
                 .prepare_cached("DELETE FROM __harmonylite___unsent WHERE at <= ?1")?
-                .execute([at])?;
+                .execute([local_tx])?;
             if let Some(piece) = self.marks.piece.take_if(|p| p.is_acknowledged) {
                 cleared += self
                     .conn
@@ -106,7 +111,7 @@ impl Database {
                         "DELETE FROM __harmonylite___unsent
                          WHERE at = ?1 AND (table_id, key) <= (?2, ?3)",
                     )?
-                    .execute(params![piece.at, piece.table, piece.key])?;
+                    .execute(params![piece.local_tx, piece.table, piece.key])?;
             }
             self.counts.published += cleared as u64;
             self.store_positions()?;
@@ -128,12 +133,12 @@ impl Database {
         self.marks.rejected.get()
     }
 
-    /// Whether a row that was learnt under `at` may still be unsent.
-    pub(crate) fn is_marked(&self, table: &Table, key: &[u8], at: i64) -> Result<bool> {
+    /// Whether a row that was learnt under `local_tx` may still be unsent.
+    pub(crate) fn is_marked(&self, table: &Table, key: &[u8], local_tx: i64) -> Result<bool> {
         if self.is_republishing() {
             return Ok(true);
         }
-        has_mark(&self.conn, table, key, at)
+        has_mark(&self.conn, table, key, local_tx)
     }
 
     /// Number of marks that no stream has acknowledged, counted up to `most`.
@@ -165,9 +170,9 @@ impl Database {
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
         let mut rows = Rows::new(&self.conn, table)?;
         if let Some(mut stored) = rows.version(&self.sites, &key)?
-            && stored.at != frames.at
+            && stored.local_tx != frames.local_tx
         {
-            unmark(&rows, key_bytes, stored.at)?;
+            unmark(&rows, key_bytes, stored.local_tx)?;
             if table.has_late_columns() {
                 let values = match rows.owned_row(&key)? {
                     Some(values) => Some(values),
@@ -180,24 +185,25 @@ impl Database {
                     stored.state.exceptions.extend(late);
                 }
             }
-            stored.at = frames.at;
+            stored.local_tx = frames.local_tx;
             rows.put_version(&mut self.sites, &key, &stored)?;
         }
-        put_mark(&rows, key_bytes, frames.at)?;
+        put_mark(&rows, key_bytes, frames.local_tx)?;
         frames.is_republished = true;
         if frames.encode {
-            self.encode_row(&mut rows, key_bytes, frames.at, frames)?;
+            self.encode_row(&mut rows, key_bytes, frames.local_tx, frames)?;
         }
         Ok(())
     }
 
-    /// Moves a mark to the transaction of `frames`, if there is one under `at`: that transaction
-    /// learnt the row's version again, but a part of the row is still what transaction `at` learnt.
+    /// Moves a mark to the transaction of `frames`, if there is one under `local_tx`: that
+    /// transaction learnt the row's version again, but a part of the row is still as transaction
+    /// `local_tx` learnt it.
     pub(crate) fn mark_onwards(
         &self,
         table: &Table,
         key: &[u8],
-        at: i64,
+        local_tx: i64,
         frames: &mut Frames,
     ) -> Result<()> {
         if mutation::is(Mutation::MarkLostOnJoin) {
@@ -209,39 +215,44 @@ impl Database {
                 "UPDATE OR REPLACE __harmonylite___unsent SET at = ?4
                  WHERE at = ?1 AND table_id = ?2 AND key = ?3",
             )?
-            .execute(params![at, table.id, key, frames.at])?;
+            .execute(params![local_tx, table.id, key, frames.local_tx])?;
         if moved > 0 && frames.encode {
             let mut rows = Rows::new(&self.conn, table)?;
-            self.encode_row(&mut rows, key, frames.at, frames)?;
+            self.encode_row(&mut rows, key, frames.local_tx, frames)?;
         }
         Ok(())
     }
 }
 
-/// Whether a row is marked under transaction `at`, in this database or in a copy of one.
-pub(crate) fn has_mark(conn: &Connection, table: &Table, key: &[u8], at: i64) -> Result<bool> {
+/// Whether a row is marked under transaction `local_tx`, in this database or in a copy of one.
+pub(crate) fn has_mark(
+    conn: &Connection,
+    table: &Table,
+    key: &[u8],
+    local_tx: i64,
+) -> Result<bool> {
     let mut mark = conn.prepare_cached(
         "SELECT 1 FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
     )?;
-    Ok(mark.exists(params![at, table.id, key])?)
+    Ok(mark.exists(params![local_tx, table.id, key])?)
 }
 
-/// Marks a row under transaction `at`.
-pub(crate) fn put_mark(rows: &Rows<'_>, key: &[u8], at: i64) -> Result<()> {
+/// Marks a row under transaction `local_tx`.
+pub(crate) fn put_mark(rows: &Rows<'_>, key: &[u8], local_tx: i64) -> Result<()> {
     rows.conn
         .prepare_cached(
             "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)",
         )?
-        .execute(params![at, rows.table.id, key])?;
+        .execute(params![local_tx, rows.table.id, key])?;
     Ok(())
 }
 
-/// Removes the row's mark of transaction `at`, if there is one.
-pub(super) fn unmark(rows: &Rows<'_>, key: &[u8], at: i64) -> Result<()> {
+/// Removes the row's mark of transaction `local_tx`, if there is one.
+pub(super) fn unmark(rows: &Rows<'_>, key: &[u8], local_tx: i64) -> Result<()> {
     rows.conn
         .prepare_cached(
             "DELETE FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",
         )?
-        .execute(params![at, rows.table.id, key])?;
+        .execute(params![local_tx, rows.table.id, key])?;
     Ok(())
 }

@@ -39,9 +39,9 @@ pub(crate) struct UnsentCopy {
 }
 
 impl UnsentCopy {
-    /// Records that every frame of the transactions up to `at` is acknowledged.
-    pub(crate) fn acknowledged(&mut self, at: i64) {
-        let left = self.by_number.split_off(&(at + 1));
+    /// Records that every frame of the transactions up to `local_tx` is acknowledged.
+    pub(crate) fn acknowledged(&mut self, local_tx: i64) {
+        let left = self.by_number.split_off(&(local_tx + 1));
         for row in std::mem::replace(&mut self.by_number, left)
             .values()
             .flatten()
@@ -54,18 +54,18 @@ impl UnsentCopy {
         self.rows < MOST_ROWS && self.bytes < MOST_BYTES
     }
 
-    fn add(&mut self, at: i64, row: Unsent) {
+    fn add(&mut self, local_tx: i64, row: Unsent) {
         (self.rows, self.bytes) = (self.rows + 1, self.bytes + row.key.len());
-        self.by_number.entry(at).or_default().push(row);
+        self.by_number.entry(local_tx).or_default().push(row);
     }
 
-    /// A copy in which transaction `at` marked all of these rows.
-    pub(crate) fn marked_by(at: i64, rows: Vec<Unsent>) -> UnsentCopy {
+    /// A copy in which transaction `local_tx` marked all of these rows.
+    pub(crate) fn marked_by(local_tx: i64, rows: Vec<Unsent>) -> UnsentCopy {
         let mut copy = UnsentCopy {
-            up_to: (at, i64::MAX, Vec::new()),
+            up_to: (local_tx, i64::MAX, Vec::new()),
             ..UnsentCopy::default()
         };
-        rows.into_iter().for_each(|row| copy.add(at, row));
+        rows.into_iter().for_each(|row| copy.add(local_tx, row));
         copy
     }
 
@@ -93,12 +93,13 @@ impl Database {
             "SELECT at, table_id, key FROM __harmonylite___unsent
              WHERE (at, table_id, key) > (?1, ?2, ?3) ORDER BY at, table_id, key LIMIT ?4",
         )?;
-        let (at, table, key) = &copy.up_to;
+        let (local_tx, table, key) = &copy.up_to;
         let room = STEP.min(MOST_ROWS - copy.rows);
-        let mut found = marks.query(params![at, table, key, room])?;
+        let mut found = marks.query(params![local_tx, table, key, room])?;
         while let Some(mark) = found.next()? {
-            let (at, id, key): (i64, i64, Vec<u8>) = (mark.get(0)?, mark.get(1)?, mark.get(2)?);
-            copy.up_to = (at, id, key.clone());
+            let (local_tx, id, key): (i64, i64, Vec<u8>) =
+                (mark.get(0)?, mark.get(1)?, mark.get(2)?);
+            copy.up_to = (local_tx, id, key.clone());
             let Some(table) = self.catalog.by_id.get(&id) else {
                 continue;
             };
@@ -108,7 +109,7 @@ impl Database {
             if let Some(stored) = stored {
                 let (table, version) = (table.name().to_owned(), stored.state.version);
                 copy.add(
-                    at,
+                    local_tx,
                     Unsent {
                         table,
                         key,

@@ -7,12 +7,12 @@ use crate::database::{Compare, CompareReason, Database, Phase, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
 
-/// Unit of [`Walk::done`]: a whole comparison has this many parts.
+/// Unit of [`WalkProgress::done`]: a whole comparison has this many parts.
 pub const PARTS: u64 = 1000;
 
 /// A table whose rows are compared with their versions.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Walk {
+pub struct WalkProgress {
     /// Name as in the schema.
     pub table: String,
     /// Whether its rows were in the file before HarmonyLite was.
@@ -23,7 +23,7 @@ pub struct Walk {
 
 impl Database {
     /// The table that is compared now; none if no comparison is under way.
-    pub fn walk(&self) -> Result<Option<Walk>> {
+    pub fn walk(&self) -> Result<Option<WalkProgress>> {
         let Some((table, compare)) = self.under_comparison() else {
             return Ok(None);
         };
@@ -35,7 +35,7 @@ impl Database {
             Some(key) if compare.phase != Phase::Former => self.reached(table, compare, key)?,
             _ => 0.0,
         };
-        Ok(Some(Walk {
+        Ok(Some(WalkProgress {
             table: table.name().to_owned(),
             is_new: compare.cause == CompareReason::Before,
             done: begins_at + (reached * (PARTS / 2) as f64) as u64,
@@ -153,7 +153,7 @@ mod tests {
             };
             node.db.set_compare(id, Some(compare)).unwrap();
             let table = "item".to_owned();
-            let expected = Walk {
+            let expected = WalkProgress {
                 table,
                 is_new: true,
                 done,

@@ -14,14 +14,14 @@ fn check_error(line: &str, expected: &[&str]) {
 
 #[test]
 fn nothing_means_run() {
-    assert_eq!(read(""), Ok(Command::Run(Options::default())));
+    assert_eq!(read(""), Ok(Command::Run(Flags::default())));
 }
 
 #[test]
 fn every_form_of_a_flag() {
-    let expected = || Options {
+    let expected = || Flags {
         config: Some("a=b.toml".into()),
-        ..Options::default()
+        ..Flags::default()
     };
     for line in [
         "-config a=b.toml",

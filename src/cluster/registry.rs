@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use crate::cluster::broker::meta_bucket;
 use crate::cluster::stream_continuity;
-use crate::model::manifest::{Entry, StreamPosition};
+use crate::model::manifest::{SnapshotEntry, StreamPosition};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
@@ -40,12 +40,12 @@ pub trait Registry: Send {
     /// The node that founded the cluster; none if there is none yet.
     fn founder(&mut self) -> Result<Option<u64>, StreamError>;
     /// The newest snapshot; none if there is none, or if its entry cannot be read.
-    fn newest(&mut self) -> Result<Option<Entry>, StreamError>;
+    fn newest(&mut self) -> Result<Option<SnapshotEntry>, StreamError>;
     /// Publishes `entry` as the newest snapshot.
-    fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError>;
+    fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError>;
     /// Reduces the positions of the newest snapshot to those of `entry`, if it is still the same
     /// snapshot.
-    fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError>;
+    fn drop_unreliable(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError>;
     /// Removes the entry of the newest snapshot, which no longer exists.
     fn forget_newest(&mut self) -> Result<(), StreamError>;
     /// The position up to which a snapshot is requested, per stream.
@@ -128,8 +128,8 @@ impl KeyValueRegistry {
         KeyValue::open(&self.client, &self.lease)
     }
 
-    fn parse_newest(&self, bytes: &[u8]) -> Option<Entry> {
-        let parsed = Entry::parse(bytes);
+    fn parse_newest(&self, bytes: &[u8]) -> Option<SnapshotEntry> {
+        let parsed = SnapshotEntry::parse(bytes);
         parsed
             .map_err(|e| log::warn!("bucket {}, key {NEWEST}: {e}; left out", self.meta))
             .ok()
@@ -246,16 +246,16 @@ impl Registry for KeyValueRegistry {
         Ok(text.and_then(|text| text.parse().ok()))
     }
 
-    fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
+    fn newest(&mut self) -> Result<Option<SnapshotEntry>, StreamError> {
         let stored = self.meta().get(NEWEST)?;
         Ok(stored.and_then(|(bytes, _)| self.parse_newest(&bytes)))
     }
 
-    fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+    fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
         self.meta().put(NEWEST, &entry.to_bytes()).map(drop)
     }
 
-    fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError> {
+    fn drop_unreliable(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
         self.amend(NEWEST, |stored| {
             let mut newest = self.parse_newest(stored?)?;
             newest.drop_unreliable(entry).then(|| newest.to_bytes())

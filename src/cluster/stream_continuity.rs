@@ -17,7 +17,7 @@ use crate::stream::{Reader, StreamError, StreamState};
 
 /// Why a stream could not be verified.
 #[derive(Debug, thiserror::Error)]
-pub enum LookError {
+pub enum ContinuityError {
     /// The broker failed or could not be reached.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -27,12 +27,12 @@ pub enum LookError {
 }
 
 /// Verifies the stream and handles any difference. Returns the sequence to read next.
-pub fn look(
+pub fn verify_position(
     shared: &Shared,
     stream: &str,
     reader: &mut dyn Reader,
     state: &StreamState,
-) -> Result<u64, LookError> {
+) -> Result<u64, ContinuityError> {
     // The cluster's shared settings match this node's by now. Before that check, changed settings
     // might have been a typing error.
     if shared.lock().database.leave_streams()? {

@@ -23,8 +23,8 @@ pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), Strin
         count: 0,
         written: Ok(()),
     };
-    let mut aside = |c: Conflict| list.add(&c.table, &|| json(&c), &|| text(&c));
-    crate::apply::conflicts(path, &mut aside).map_err(|e| failed(&e))?;
+    let mut displaced = |c: Conflict| list.add(&c.table, &|| json(&c), &|| text(&c));
+    crate::apply::conflicts(path, &mut displaced).map_err(|e| failed(&e))?;
     if !as_json {
         let end = match list.count {
             0 => "no row is displaced\n".to_owned(),

@@ -10,7 +10,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::look::{self, End};
+use super::query::{self, CommandOutcome};
 use crate::config::Config;
 use crate::database::read_only::ReadOnly;
 use crate::output;
@@ -28,7 +28,7 @@ pub(crate) fn write(
     config: &Config,
     to: Option<&Path>,
     out: &mut dyn Write,
-) -> Result<End, String> {
+) -> Result<CommandOutcome, String> {
     let path = to.unwrap_or(Path::new(DEFAULT));
     let (text, is_running) = bundle(config);
     let failed = |e: std::io::Error| format!("writing {}: {e}", path.display());
@@ -38,8 +38,8 @@ pub(crate) fn write(
         .map_err(failed)?;
     writeln!(out, "wrote {}", path.display()).map_err(output::failed)?;
     Ok(match is_running {
-        true => End::Fine,
-        false => End::NoDaemon,
+        true => CommandOutcome::Fine,
+        false => CommandOutcome::NoDaemon,
     })
 }
 
@@ -53,7 +53,7 @@ fn bundle(config: &Config) -> (String, bool) {
     section("configuration", &config.described());
     let mut is_running = false;
     for path in ["/health", "/status", "/verify"] {
-        let answer = look::get(config, path).and_then(|answer| match answer {
+        let answer = query::get(config, path).and_then(|answer| match answer {
             Some(answer) => answer.text(ANSWER_BYTES).map_err(|e| e.to_string()),
             None => Ok("no daemon answers".into()),
         });

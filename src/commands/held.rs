@@ -19,8 +19,8 @@ const VERSION: u32 = 1;
 /// A running daemon has dropped the rows within this time, or says why not.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Pause between two looks whether it has.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Pause between two checks whether it has.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Writes to `out` which rows are held.
 pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), String> {
@@ -59,7 +59,7 @@ pub fn drop(path: &Path, table: &str, as_json: bool, out: &mut dyn Write) -> Res
                 &"the daemon has not done it yet, and goes on: see its log",
             ));
         } else {
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_PAUSE);
         }
     }
     let text = match as_json {

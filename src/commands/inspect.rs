@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::config::{Config, Tables};
 use crate::database::read_only::ReadOnly;
-use crate::inspect::{Chosen, Feeding, Report, TableReport, order};
+use crate::inspect::{Chosen, Feeding, InspectReport, TableReport, order};
 use crate::output;
 
 mod text;
@@ -36,7 +36,7 @@ pub fn show(
         },
         Chosen::from,
     );
-    let report = look(path, &chosen)?;
+    let report = read_report(path, &chosen)?;
     let said = match as_json {
         true => format!("{:#}\n", json(path, &report)),
         false => text::text(path, &report),
@@ -53,16 +53,16 @@ pub fn show_beside_check(config: &Config, out: &mut dyn Write) -> Result<(), Str
     if !config.db_path.exists() {
         return Ok(());
     }
-    let report = look(&config.db_path, &Chosen::from(config))?;
+    let report = read_report(&config.db_path, &Chosen::from(config))?;
     let said = text::text(&config.db_path, &report);
     out.write_all(said.as_bytes()).map_err(output::failed)
 }
 
-fn look(path: &Path, chosen: &Chosen<'_>) -> Result<Report, String> {
+fn read_report(path: &Path, chosen: &Chosen<'_>) -> Result<InspectReport, String> {
     let failed = |e: &dyn std::fmt::Display| format!("inspecting {}: {e}", path.display());
     for _ in 0..TRIES {
         let read = ReadOnly::open(path).map_err(|e| failed(&e))?;
-        let report = Report::read(&read.conn, chosen);
+        let report = InspectReport::read(&read.conn, chosen);
         if read.is_sound() {
             return report.map_err(|e| failed(&e));
         }
@@ -70,12 +70,12 @@ fn look(path: &Path, chosen: &Chosen<'_>) -> Result<Report, String> {
     Err(failed(&"it is written all the time: try again"))
 }
 
-fn json(path: &Path, report: &Report) -> Json {
+fn json(path: &Path, report: &InspectReport) -> Json {
     let table = |table: &TableReport| {
         json!({
             "table": table.name,
             "part": table.part(),
-            "reason": table.left_alone.as_ref().map(|left| &left.reason),
+            "reason": table.not_replicated.as_ref().map(|left| &left.reason),
             "key": table.key,
             "goes_by": table.goes_by(),
             "natural_key": table.natural_key,

@@ -7,7 +7,7 @@ pub mod conflicts;
 mod diag;
 pub mod held;
 pub mod inspect;
-pub mod look;
+pub mod query;
 pub mod restore;
 mod schema;
 pub mod snapshots;

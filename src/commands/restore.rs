@@ -9,10 +9,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::store_access::{open, read};
-use crate::cli::Options;
+use crate::cli::Flags;
 use crate::config::Config;
 use crate::database::own_tables;
-use crate::model::manifest::{Entry, Manifest};
+use crate::model::manifest::{Manifest, SnapshotEntry};
 use crate::output;
 use crate::snapshot::error::{TransferError, disk};
 use crate::snapshot::scratch;
@@ -25,7 +25,7 @@ use crate::thread::spawn;
 /// or if no snapshot can be had.
 pub fn restore(
     config: &Config,
-    options: &Options,
+    options: &Flags,
     to: Option<&Path>,
     out: &mut dyn Write,
 ) -> Result<(), String> {
@@ -72,11 +72,11 @@ pub(super) fn restore_first(
             );
         }
         match restore_one(entry, to, store, stop) {
-            Ok(aside) => {
+            Ok(displaced) => {
                 let mut text = format!("{} is snapshot {}\n", to.display(), entry.name);
-                if aside > 0 {
+                if displaced > 0 {
                     text += &format!(
-                        "{aside} row(s) were displaced and are not in it: see the README, \
+                        "{displaced} row(s) were displaced and are not in it: see the README, \
                          Conflicts\n"
                     );
                 }
@@ -99,19 +99,19 @@ pub(super) fn restore_first(
 
 /// Returns the number of rows that were displaced or held.
 fn restore_one(
-    entry: &Entry,
+    entry: &SnapshotEntry,
     to: &Path,
     store: &mut dyn Store,
     stop: &Receiver<()>,
 ) -> Result<i64, TransferError> {
     let file = transfer::fetch(entry, to, store, &mut Progress::new(stop, "restore"))?;
-    let aside = clean(file.path()).map_err(|e| disk(to, format!("{}: {e}", entry.name)))?;
+    let displaced = clean(file.path()).map_err(|e| disk(to, format!("{}: {e}", entry.name)))?;
     if is_told(stop) {
         return Err(TransferError::Stopped);
     }
     require_free(to).map_err(|text| disk(to, text))?; // fetching took a while
     scratch::place(file.path(), to).map_err(|e| disk(to, e))?;
-    Ok(aside)
+    Ok(displaced)
 }
 
 fn is_told(stop: &Receiver<()>) -> bool {
@@ -138,7 +138,7 @@ fn require_free(to: &Path) -> Result<(), String> {
 /// Removes everything of ours. Returns the number of displaced and held rows that went with it.
 fn clean(file: &Path) -> rusqlite::Result<i64> {
     let conn = Connection::open(file)?;
-    let aside = conn.query_row(
+    let displaced = conn.query_row(
         "SELECT (SELECT count(*) FROM __harmonylite___displaced)
               + (SELECT count(*) FROM (SELECT DISTINCT table_name, shape, key
                                  FROM __harmonylite___held))",
@@ -147,5 +147,5 @@ fn clean(file: &Path) -> rusqlite::Result<i64> {
     )?;
     own_tables::drop_all(&conn)?;
     conn.close().map_err(|(_, e)| e)?;
-    Ok(aside)
+    Ok(displaced)
 }

@@ -79,12 +79,12 @@ fn json(status: &Status, others: &[Node], is_same: bool) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::report::Schema;
+    use crate::status::report::SchemaHash;
 
     fn node(id: &str, hash: Option<&str>) -> Node {
         Node {
             node: id.into(),
-            schema: Schema {
+            schema: SchemaHash {
                 hash: hash.map(str::to_owned),
                 previous: Some("old".into()),
             },

@@ -3,15 +3,15 @@
 use std::io::Write;
 
 use super::store_access::{open, read};
-use crate::cli::Options;
+use crate::cli::Flags;
 use crate::config::Config;
-use crate::model::manifest::{Entry, Manifest};
+use crate::model::manifest::{Manifest, SnapshotEntry};
 use crate::output;
 
 /// Writes to `out` which snapshots the store holds. Fails if the store cannot be read.
 pub fn list(
     config: &Config,
-    options: &Options,
+    options: &Flags,
     json: bool,
     out: &mut dyn Write,
 ) -> Result<(), String> {
@@ -33,7 +33,7 @@ fn listed(address: &str, manifest: &Manifest) -> String {
     lines.join("\n")
 }
 
-fn described(entry: &Entry) -> String {
+fn described(entry: &SnapshotEntry) -> String {
     let time = crate::stream::timestamp::rfc3339(entry.time_ms);
     let streams = entry.streams.iter();
     let streams: Vec<String> = streams

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use rusqlite::Connection;
 
-use crate::cli::Options;
+use crate::cli::Flags;
 use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
-use crate::config::snapshot::Store as Kind;
+use crate::config::snapshot::StoreSettings as Kind;
 use crate::daemon::net::{Net, client_options, server_store};
 use crate::daemon::snapshots::place;
 use crate::database::meta::{Meta, get_meta};
@@ -37,7 +37,7 @@ pub(super) fn read(config: &Config, store: &mut dyn Store) -> Result<Manifest, S
     Ok(manifest.map_err(|e| e.to_string())?.unwrap_or_default())
 }
 
-pub(super) fn open(config: &Config, options: &Options) -> Result<Access, String> {
+pub(super) fn open(config: &Config, options: &Flags) -> Result<Access, String> {
     let embedded = config.nats.urls.is_empty();
     let prefix = &config.common.stream_prefix;
     let place = &config.snapshot.store;
@@ -85,7 +85,7 @@ pub(super) fn warning(place: &Kind) -> Option<&'static str> {
 
 fn own_server(
     config: &Config,
-    options: &Options,
+    options: &Flags,
     node: u64,
     lock: std::fs::File,
 ) -> Result<Access, String> {
@@ -119,7 +119,7 @@ fn connect(client: &ClientOptions) -> Result<Client, StreamError> {
 }
 
 /// The id under which the daemon would run: its server's folder is named by it.
-fn node(config: &Config, options: &Options) -> u64 {
+fn node(config: &Config, options: &Flags) -> u64 {
     let kept = || {
         let conn = Connection::open(&config.db_path).ok()?;
         let id: Option<i64> = get_meta(&conn, Meta::NodeId).ok()?;

@@ -9,10 +9,10 @@ use crossbeam_channel::unbounded;
 use super::restore::{restore, restore_first};
 use super::snapshots::list;
 use super::store_access::warning;
-use crate::cli::Options;
+use crate::cli::Flags;
 use crate::config::Config;
-use crate::config::snapshot::Store as Kind;
-use crate::model::manifest::{Entry, Manifest, fresh_name};
+use crate::config::snapshot::StoreSettings as Kind;
+use crate::model::manifest::{Manifest, SnapshotEntry, fresh_name};
 use crate::snapshot::pack::pack;
 use crate::store;
 use crate::stream::StreamError;
@@ -35,7 +35,7 @@ fn nothing_is_restored_beside_what_another_database_left() {
     for end in ["-wal", "-shm", "-journal"] {
         let leftover = folder.path().join(format!("r.db{end}"));
         fs::write(&leftover, "old").unwrap();
-        let text = restore(&config, &Options::default(), Some(&to), &mut Vec::new()).unwrap_err();
+        let text = restore(&config, &Flags::default(), Some(&to), &mut Vec::new()).unwrap_err();
         assert!(
             text.contains(&format!("r.db{end} is left over")) && text.contains("move it away"),
             "{text}"
@@ -53,9 +53,8 @@ fn who_reads_makes_no_folder() {
     let store = folder.path().join("none/store");
     let to = folder.path().join("r.db");
     let missing = |is: &str| {
-        let listed = list(&config, &Options::default(), false, &mut Vec::new()).unwrap_err();
-        let restored =
-            restore(&config, &Options::default(), Some(&to), &mut Vec::new()).unwrap_err();
+        let listed = list(&config, &Flags::default(), false, &mut Vec::new()).unwrap_err();
+        let restored = restore(&config, &Flags::default(), Some(&to), &mut Vec::new()).unwrap_err();
         for text in [listed, restored] {
             assert!(text.contains(is), "no {is:?} in {text:?}");
         }
@@ -66,7 +65,7 @@ fn who_reads_makes_no_folder() {
     assert!(!store.exists());
     fs::create_dir(&store).unwrap();
     assert_eq!(
-        list(&config, &Options::default(), false, &mut Vec::new()),
+        list(&config, &Flags::default(), false, &mut Vec::new()),
         Ok(())
     );
 }
@@ -77,7 +76,7 @@ fn one_snapshot(store: &Path) -> Manifest {
     let plain = store.with_file_name("plain");
     fs::write(&plain, vec![7; 100_000]).unwrap();
     let packed = pack(&plain, &store.join(&name), &mut |_| Ok(())).unwrap();
-    let entry = Entry {
+    let entry = SnapshotEntry {
         name,
         size: packed.size,
         sha256: packed.sha256,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::nats::{self, Nats};
+use super::nats::{self, NatsSettings};
 use super::raw::Document;
 use super::section::Section;
 use super::snapshot::Snapshot;
@@ -70,7 +70,7 @@ pub struct Config {
     /// When snapshots are made, and where they are kept.
     pub snapshot: Snapshot,
     /// The servers, and how to log in to them.
-    pub nats: Nats,
+    pub nats: NatsSettings,
     /// The log.
     pub logging: Logging,
     /// The metrics and their address.
@@ -202,7 +202,7 @@ impl Config {
             tables: Tables::read(&top.section("tables")),
             replication_log: ReplicationLog::read(&log),
             snapshot: Snapshot::read(&top.section("snapshot")),
-            nats: Nats::read(&nats),
+            nats: NatsSettings::read(&nats),
             logging,
             prometheus: Prometheus::read(&top.section("prometheus")),
             health_check: HealthCheck::read(&top.section("health_check")),

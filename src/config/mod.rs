@@ -27,7 +27,7 @@ mod tests;
 
 pub(crate) use checked::MAX_HELD_BYTES;
 pub use checked::{Common, Config, HealthCheck, LogFormat, Logging, Prometheus, ReplicationLog};
-pub use nats::Nats;
+pub use nats::NatsSettings;
 pub use raw::Problem;
 pub use snapshot::Snapshot;
 pub use tables::{Choice, Tables};

@@ -18,7 +18,7 @@ const SCHEMES: [&str; 2] = ["nats", "tls"];
 
 /// `[nats]`, without the prefixes, which are in [`super::Common`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nats {
+pub struct NatsSettings {
     /// Empty: run a server beside us.
     pub urls: Vec<ServerUrl>,
     /// A file that the configuration of our own server includes.
@@ -48,8 +48,8 @@ pub struct Nats {
     pub reconnect_wait: Duration,
 }
 
-impl Nats {
-    pub(super) fn read(section: &Section) -> Nats {
+impl NatsSettings {
+    pub(super) fn read(section: &Section) -> NatsSettings {
         let user_name = section.string("user_name");
         let user_password = section.secret("user_password");
         if user_password.is_some() && user_name.is_none() {
@@ -61,7 +61,7 @@ impl Nats {
             0..=u32::MAX,
             "more attempts, 0 for ever",
         );
-        Nats {
+        NatsSettings {
             urls: read_urls(section),
             server_config: section.file("server_config"),
             server_binary: section.file("server_binary"),

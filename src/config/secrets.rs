@@ -1,6 +1,6 @@
 //! The secrets of a configuration, for callers that must keep them out of a text.
 
-use super::snapshot::Store;
+use super::snapshot::StoreSettings;
 use super::{Config, Snapshot};
 use crate::address::secret::Secret;
 
@@ -40,10 +40,10 @@ fn of_snapshots(snapshot: &Snapshot) -> Vec<String> {
         logins(url)
     };
     match &snapshot.store {
-        Store::Nats(_) | Store::File(_) => Vec::new(),
-        Store::S3(s3) => shown(&[&s3.access_key, &s3.secret, &s3.session_token]),
-        Store::WebDav(dav) => [url(&dav.url), shown(&[&dav.password])].concat(),
-        Store::Sftp(sftp) => {
+        StoreSettings::Nats(_) | StoreSettings::File(_) => Vec::new(),
+        StoreSettings::S3(s3) => shown(&[&s3.access_key, &s3.secret, &s3.session_token]),
+        StoreSettings::WebDav(dav) => [url(&dav.url), shown(&[&dav.password])].concat(),
+        StoreSettings::Sftp(sftp) => {
             let secrets = shown(&[&sftp.password, &sftp.passphrase]);
             [url(&sftp.url), secrets].concat()
         }

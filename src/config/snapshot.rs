@@ -18,7 +18,7 @@ pub struct Snapshot {
     /// False: this node neither makes nor merges snapshots.
     pub enabled: bool,
     /// Where snapshots are kept.
-    pub store: Store,
+    pub store: StoreSettings,
     /// Time between two snapshots; none: only when half of the replication log was written anew.
     pub interval: Option<Duration>,
     /// How long the node with the lease may be silent before another takes over; at least 1 s.
@@ -27,7 +27,7 @@ pub struct Snapshot {
 
 /// The store in use, with its section.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Store {
+pub enum StoreSettings {
     /// The object store of the NATS servers.
     Nats(NatsStore),
     /// S3, or a server that speaks its protocol.
@@ -40,15 +40,15 @@ pub enum Store {
     File(PathBuf),
 }
 
-impl Store {
+impl StoreSettings {
     /// The name that `snapshot.store` uses for it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Store::Nats(_) => "nats",
-            Store::S3(_) => "s3",
-            Store::WebDav(_) => "webdav",
-            Store::Sftp(_) => "sftp",
-            Store::File(_) => "file",
+            StoreSettings::Nats(_) => "nats",
+            StoreSettings::S3(_) => "s3",
+            StoreSettings::WebDav(_) => "webdav",
+            StoreSettings::Sftp(_) => "sftp",
+            StoreSettings::File(_) => "file",
         }
     }
 }
@@ -146,11 +146,11 @@ impl Snapshot {
         Snapshot {
             enabled,
             store: match chosen {
-                "s3" => Store::S3(s3),
-                "webdav" => Store::WebDav(webdav),
-                "sftp" => Store::Sftp(sftp),
-                "file" => Store::File(file.into()),
-                _ => Store::Nats(nats),
+                "s3" => StoreSettings::S3(s3),
+                "webdav" => StoreSettings::WebDav(webdav),
+                "sftp" => StoreSettings::Sftp(sftp),
+                "file" => StoreSettings::File(file.into()),
+                _ => StoreSettings::Nats(nats),
             },
             interval: section.millis_or_off("interval", 1_000, "between two snapshots"),
             leader_ttl: section.millis("leader_ttl", 30_000, 1_000, "until another takes over"),

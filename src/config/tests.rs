@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::snapshot::Store;
+use super::snapshot::StoreSettings;
 use super::*;
 
 mod go_version;
@@ -67,7 +67,7 @@ fn defaults() {
         (None, &None)
     );
     assert_eq!(config.logging.level, LevelFilter::Info);
-    assert!(matches!(config.snapshot.store, Store::Nats(_)));
+    assert!(matches!(config.snapshot.store, StoreSettings::Nats(_)));
     assert_eq!(config.tables, Tables::default());
 }
 
@@ -349,7 +349,7 @@ fn what_a_store_needs() {
         &["holds a login"],
     );
     let config = sound("[snapshot]\nstore = \"file\"\nfile.path = \"/mnt/x\"");
-    assert_eq!(config.snapshot.store, Store::File("/mnt/x".into()));
+    assert_eq!(config.snapshot.store, StoreSettings::File("/mnt/x".into()));
     sound("[snapshot]\nstore = \"s3\"\nenabled = false");
 }
 

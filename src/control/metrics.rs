@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::http::{Body, Response};
-use crate::metrics::{Exporter, Options};
+use crate::metrics::{Exporter, MetricsOptions};
 use crate::shared::Shared;
 
 /// Content type, with the version of the format.
@@ -23,7 +23,7 @@ pub(super) fn metrics(context: &Context) -> Response {
 fn exporter<'c>(context: &'c Context, shared: &Shared) -> prometheus::Result<&'c Exporter> {
     if context.exporter.get().is_none() {
         let prometheus = &context.config.prometheus;
-        let options = Options {
+        let options = MetricsOptions {
             namespace: &prometheus.namespace,
             subsystem: &prometheus.subsystem,
             node: shared.lock().database.node(),

@@ -3,7 +3,7 @@
 //!
 //! To add a route, add a line to [`ROUTES`] whose `answer` is a function of [`Context`] and
 //! [`Request`]. It runs in a thread of its own and may wait. A route that changes anything has
-//! [`Reach::Socket`].
+//! [`AllowedClients::Socket`].
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub struct Context {
 
 /// The clients that may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum AllowedClients {
     /// Any client that can connect.
     Anywhere,
     /// This machine's administrator alone, by the Unix socket.
@@ -54,7 +54,7 @@ pub struct Route {
     /// The path, which must match as a whole.
     pub path: &'static str,
     /// The clients that may use it.
-    pub reach: Reach,
+    pub reach: AllowedClients,
     /// The handler.
     pub answer: fn(&Context, &Request) -> Response,
 }
@@ -64,49 +64,49 @@ const ROUTES: [Route; 8] = [
     Route {
         method: Method::Get,
         path: "/",
-        reach: Reach::Anywhere,
+        reach: AllowedClients::Anywhere,
         answer: |_, _| page::page(),
     },
     Route {
         method: Method::Get,
         path: "/status",
-        reach: Reach::Anywhere,
+        reach: AllowedClients::Anywhere,
         answer: |context, _| status::status(context),
     },
     Route {
         method: Method::Get,
         path: "/metrics",
-        reach: Reach::Anywhere,
+        reach: AllowedClients::Anywhere,
         answer: |context, _| metrics::metrics(context),
     },
     Route {
         method: Method::Get,
         path: "/health",
-        reach: Reach::Anywhere,
+        reach: AllowedClients::Anywhere,
         answer: |context, _| health::health(context),
     },
     Route {
         method: Method::Get,
         path: "/ready",
-        reach: Reach::Anywhere,
+        reach: AllowedClients::Anywhere,
         answer: |context, _| health::ready(context),
     },
     Route {
         method: Method::Post,
         path: "/forget",
-        reach: Reach::Socket,
+        reach: AllowedClients::Socket,
         answer: status::forget,
     },
     Route {
         method: Method::Post,
         path: "/verify",
-        reach: Reach::Socket,
+        reach: AllowedClients::Socket,
         answer: status::begin_verify,
     },
     Route {
         method: Method::Get,
         path: "/verify",
-        reach: Reach::Socket,
+        reach: AllowedClients::Socket,
         answer: |context, _| status::verify(context),
     },
 ];
@@ -152,7 +152,7 @@ impl Context {
             method => method,
         };
         let fits = |route: &&Route| route.path == request.path;
-        let is_open = |route: &&Route| request.is_local || route.reach == Reach::Anywhere;
+        let is_open = |route: &&Route| request.is_local || route.reach == AllowedClients::Anywhere;
         let mut routes = ROUTES.iter().filter(fits).filter(is_open).peekable();
         if routes.peek().is_none() {
             return not_found(ROUTES.iter().filter(is_open).map(|route| route.path));

@@ -12,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::net::peer_url;
-use crate::cli::{self, Command, Options, Peer};
+use crate::cli::{self, Command, Flags, Peer};
 
 /// The file of the flags, written as on the command line, one a line. It may hold passwords.
 fn file_in(store: &Path) -> PathBuf {
@@ -21,7 +21,7 @@ fn file_in(store: &Path) -> PathBuf {
 
 /// Returns `options`, with the remembered servers if it names none. If it names some, remembers
 /// them.
-pub(super) fn complete(options: &Options, store: &Path) -> Options {
+pub(super) fn complete(options: &Flags, store: &Path) -> Flags {
     let file = file_in(store);
     let mut complete = options.clone();
     if names_servers(options) {
@@ -45,12 +45,12 @@ pub(super) fn complete(options: &Options, store: &Path) -> Options {
     complete
 }
 
-fn names_servers(options: &Options) -> bool {
+fn names_servers(options: &Flags) -> bool {
     let peers = options.cluster_peers.iter().chain(&options.leaf_servers);
     options.cluster_addr.is_some() || peers.count() > 0
 }
 
-fn remember(options: &Options, file: &Path) -> io::Result<()> {
+fn remember(options: &Flags, file: &Path) -> io::Result<()> {
     let list = |peers: &[Peer]| peers.iter().map(peer_url).collect::<Vec<_>>().join(",");
     let own = options.cluster_addr.as_ref();
     let text: String = [
@@ -84,7 +84,7 @@ fn remember(options: &Options, file: &Path) -> io::Result<()> {
     fs::rename(new, file)
 }
 
-fn recall(file: &Path) -> Option<Options> {
+fn recall(file: &Path) -> Option<Flags> {
     let text = fs::read_to_string(file).ok()?;
     match cli::parse(text.split_whitespace().map(OsString::from)) {
         Ok(Command::Run(options)) if names_servers(&options) => Some(options),
@@ -96,7 +96,7 @@ fn recall(file: &Path) -> Option<Options> {
 }
 
 /// The servers, without their logins.
-fn described(options: &Options) -> String {
+fn described(options: &Flags) -> String {
     let peers = options.cluster_peers.iter().chain(&options.leaf_servers);
     let peers = peers.map(|peer| match peer {
         Peer::Direct(url) => url.to_string(),
@@ -110,7 +110,7 @@ fn described(options: &Options) -> String {
 mod tests {
     use super::*;
 
-    fn options(words: &[&str]) -> Options {
+    fn options(words: &[&str]) -> Flags {
         match cli::parse(words.iter().map(OsString::from)) {
             Ok(Command::Run(options)) => options,
             other => panic!("{other:?}"),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 
-use crate::cli::Options;
+use crate::cli::Flags;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
@@ -15,7 +15,7 @@ use crate::control::{Context, Doors};
 use crate::database::{Database, DatabaseError, Settings};
 use crate::model::backoff::Backoff;
 use crate::snapshot::scratch;
-use crate::snapshot::thread::Ask;
+use crate::snapshot::thread::SnapshotRequest;
 use crate::stream::jetstream::stream_name;
 use crate::thread::{Exited, Outcome};
 use crate::{inspect, lock, logging, mirror};
@@ -53,7 +53,7 @@ pub enum Until {
 }
 
 /// Runs until SIGTERM, SIGINT or SIGQUIT, until a thread fails, or until the event of `until`.
-pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failure> {
+pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure> {
     let mut node_id = options
         .node_id
         .or(config.node_id)
@@ -132,7 +132,7 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
     }
     let (reply, saved) = bounded(1);
     if until == Until::SnapshotSaved {
-        let _ = ask.send(Ask {
+        let _ = ask.send(SnapshotRequest {
             reply,
             only_if_new: false,
         });
@@ -145,10 +145,10 @@ pub fn run(config: &Config, options: &Options, until: Until) -> Result<(), Failu
         };
         let wait = [quiet, supervisor.watchdog()].into_iter().flatten().min();
         match wait_for_the_end(&exited, &signals, &saved, wait) {
-            End::Quiet if threads.sleeps_in(config.sleep_timeout) == Some(Duration::ZERO) => {
+            EndReason::Quiet if threads.sleeps_in(config.sleep_timeout) == Some(Duration::ZERO) => {
                 break save_before_sleep(&ask, &exited, &signals);
             }
-            End::Quiet => supervisor.is_alive(),
+            EndReason::Quiet => supervisor.is_alive(),
             end => break end,
         }
     };
@@ -197,7 +197,7 @@ fn require_something_to_save(config: &Config) -> Result<(), String> {
 fn start_heartbeat(context: &Arc<Context>, exits: &Sender<Exited>) {
     #[cfg(feature = "heartbeat")]
     if let Some(url) = &context.config.health_check.heartbeat_url {
-        let options = crate::heartbeat::Options {
+        let options = crate::heartbeat::HeartbeatOptions {
             url: url.clone(),
             interval: context.config.health_check.heartbeat_interval,
         };
@@ -209,23 +209,27 @@ fn start_heartbeat(context: &Arc<Context>, exits: &Sender<Exited>) {
 }
 
 /// Nothing changed for `sleep_timeout`: saves a snapshot if there is anything new.
-fn save_before_sleep(ask: &Sender<Ask>, exited: &Receiver<Exited>, signals: &Receiver<()>) -> End {
+fn save_before_sleep(
+    ask: &Sender<SnapshotRequest>,
+    exited: &Receiver<Exited>,
+    signals: &Receiver<()>,
+) -> EndReason {
     log::info!("nothing changed for sleep_timeout: saving a snapshot, then ending");
     let (reply, saved) = bounded(1);
-    let _ = ask.send(Ask {
+    let _ = ask.send(SnapshotRequest {
         reply,
         only_if_new: true,
     });
     match wait_for_the_end(exited, signals, &saved, Some(LAST_SNAPSHOT)) {
-        End::Quiet => {
+        EndReason::Quiet => {
             log::warn!("no snapshot could be saved; nothing is lost by that");
-            End::Signal
+            EndReason::Signal
         }
-        End::Saved(saved) => {
+        EndReason::Saved(saved) => {
             if let Err(text) = saved {
                 log::warn!("no snapshot was saved: {text}");
             }
-            End::Signal
+            EndReason::Signal
         }
         end => end,
     }
@@ -233,7 +237,7 @@ fn save_before_sleep(ask: &Sender<Ask>, exited: &Receiver<Exited>, signals: &Rec
 
 /// The reason why the daemon ends.
 #[derive(Debug, PartialEq, Eq)]
-enum End {
+enum EndReason {
     Signal,
     /// A thread ended, and nobody asked it to.
     Thread(Exited),
@@ -242,12 +246,12 @@ enum End {
     Quiet,
 }
 
-impl End {
+impl EndReason {
     fn failure(self) -> Option<String> {
         match self {
-            End::Signal | End::Quiet | End::Saved(Ok(())) => None,
-            End::Saved(Err(text)) => Some(format!("no snapshot was saved: {text}")),
-            End::Thread(exited) => Some(exited.to_string()),
+            EndReason::Signal | EndReason::Quiet | EndReason::Saved(Ok(())) => None,
+            EndReason::Saved(Err(text)) => Some(format!("no snapshot was saved: {text}")),
+            EndReason::Thread(exited) => Some(exited.to_string()),
         }
     }
 }
@@ -313,29 +317,30 @@ fn wait_for_the_end(
     signals: &Receiver<()>,
     saved: &Receiver<Result<(), String>>,
     quiet: Option<Duration>,
-) -> End {
+) -> EndReason {
     let timeout = quiet.map_or_else(never, crossbeam_channel::after);
     let first = select! {
         recv(exited) -> exit => match exit {
             Ok(exit) => exit,
-            Err(_) => return End::Signal,
+            Err(_) => return EndReason::Signal,
         },
         recv(signals) -> _ => {
             log::info!("stopping");
-            return End::Signal;
+            return EndReason::Signal;
         }
         recv(saved) -> saved => {
-            return End::Saved(saved.unwrap_or_else(|_| Err("the thread for it ended".into())));
+            let saved = saved.unwrap_or_else(|_| Err("the thread for it ended".into()));
+            return EndReason::Saved(saved);
         }
-        recv(timeout) -> _ => return End::Quiet,
+        recv(timeout) -> _ => return EndReason::Quiet,
     };
     let stopped = |exit: &Exited| exit.outcome == Outcome::Stopped;
     if !stopped(&first) {
-        return End::Thread(first);
+        return EndReason::Thread(first);
     }
     let deadline = Instant::now() + CAUSE_WITHIN;
     let mut later = std::iter::from_fn(|| exited.recv_deadline(deadline).ok());
-    End::Thread(later.find(|exit| !stopped(exit)).unwrap_or(first))
+    EndReason::Thread(later.find(|exit| !stopped(exit)).unwrap_or(first))
 }
 
 #[cfg(test)]
@@ -367,9 +372,9 @@ mod tests {
         let cause = exited("publisher", Outcome::Panicked("bug".into()));
         exits.send(cause.clone()).unwrap();
         let wait = || wait_for_the_end(&ends, &signalled, &never(), None);
-        assert_eq!(wait(), End::Thread(cause));
+        assert_eq!(wait(), EndReason::Thread(cause));
         let alone = exited("watcher", Outcome::Stopped);
         exits.send(alone.clone()).unwrap();
-        assert_eq!(wait(), End::Thread(alone));
+        assert_eq!(wait(), EndReason::Thread(alone));
     }
 }

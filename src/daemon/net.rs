@@ -8,9 +8,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::membership;
-use crate::cli::{Options, Peer};
+use crate::cli::{Flags, Peer};
 use crate::cluster::broker::JetStreamBroker;
-use crate::config::{Config, Nats};
+use crate::config::{Config, NatsSettings};
 use crate::model::backoff::Backoff;
 use crate::stream::client::ClientOptions;
 use crate::stream::jetstream::StreamOptions;
@@ -33,7 +33,7 @@ pub struct Net {
 
 impl Net {
     /// Prepares the broker. Starts our own nats-server if `nats.urls` is empty.
-    pub fn start(config: &Config, options: &Options, node: u64, exits: &Sender<Exited>) -> Net {
+    pub fn start(config: &Config, options: &Flags, node: u64, exits: &Sender<Exited>) -> Net {
         let name = format!("harmonylite-node-{node}");
         let embedded = config.nats.urls.is_empty();
         let options = &match embedded {
@@ -53,7 +53,7 @@ impl Net {
 }
 
 /// Options of a client of an external broker, as configured.
-pub fn client_options(nats: &Nats, name: &str) -> ClientOptions {
+pub fn client_options(nats: &NatsSettings, name: &str) -> ClientOptions {
     let password = nats
         .user_password
         .as_ref()
@@ -88,7 +88,7 @@ pub fn stream_options(config: &Config, servers: u32) -> StreamOptions {
 }
 
 /// The number of servers that the command line names, this one included.
-fn server_count(options: &Options) -> u32 {
+fn server_count(options: &Flags) -> u32 {
     let own = options.cluster_addr.as_ref().map(ToString::to_string);
     let others = options.cluster_peers.iter().map(|peer| match peer {
         Peer::Dns { min, .. } => min.saturating_sub(1),
@@ -100,7 +100,7 @@ fn server_count(options: &Options) -> u32 {
     1 + others.sum::<u32>()
 }
 
-fn server_options(config: &Config, options: &Options, node_name: String) -> ServerOptions {
+fn server_options(config: &Config, options: &Flags, node_name: String) -> ServerOptions {
     let urls = |peers: &[Peer]| -> Vec<String> { peers.iter().map(peer_url).collect() };
     let password = config
         .nats

@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::iterator::Signals;
 
 use crate::logging::LogFile;
-use crate::snapshot::thread::Ask;
+use crate::snapshot::thread::SnapshotRequest;
 use crate::thread::{Exited, spawn};
 
 const SIGNALS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM];
@@ -19,7 +19,7 @@ pub(super) struct Heard {
     /// Opened anew on SIGHUP.
     pub log_file: Option<LogFile>,
     /// Receives a request for a snapshot on SIGUSR1.
-    pub ask: Sender<Ask>,
+    pub ask: Sender<SnapshotRequest>,
     /// True while the database is being opened. No thread reads the messages then, so a signal that
     /// asks for the end also sets `waiting_is_over`.
     pub opening: Arc<AtomicBool>,
@@ -66,7 +66,11 @@ impl Heard {
 
     fn ask_for_snapshot(&self) {
         let (reply, only_if_new) = (bounded(1).0, false); // the log tells
-        if self.ask.send(Ask { reply, only_if_new }).is_err() {
+        if self
+            .ask
+            .send(SnapshotRequest { reply, only_if_new })
+            .is_err()
+        {
             log::info!("SIGUSR1: no snapshot: snapshot.enabled or replicate is false");
         }
     }

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::threads::Keeping;
 use crate::cluster::broker::JetStreamBroker;
 use crate::config::Config;
-use crate::config::snapshot::Store as Kind;
+use crate::config::snapshot::StoreSettings as Kind;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::shared::Shared;

@@ -16,7 +16,7 @@ use crate::database::Database;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::shared::Shared;
-use crate::snapshot::thread::Ask;
+use crate::snapshot::thread::SnapshotRequest;
 use crate::status::board::About;
 use crate::thread::{Exited, spawn};
 use crate::{consumer, publisher, status, watcher};
@@ -48,7 +48,7 @@ pub(super) struct Threads {
 /// Input of the thread for snapshots.
 pub struct Keeping {
     /// Requests for a snapshot, from a signal or the daemon.
-    pub asks: Receiver<Ask>,
+    pub asks: Receiver<SnapshotRequest>,
     /// Whether the daemon waits for a snapshot and ends after it.
     pub is_awaited: bool,
 }

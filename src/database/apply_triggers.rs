@@ -20,9 +20,9 @@ use crate::database::{Database, DatabaseError, Result, sql_text, values};
 #[derive(Debug, Default)]
 pub(crate) struct ApplyTriggers {
     /// Copies in place, in the order in which they were made.
-    running: Vec<Running>,
+    running: Vec<TriggerCopy>,
     /// Triggers without a copy, each with the reason.
-    left_out: BTreeMap<String, String>,
+    unsupported: BTreeMap<String, String>,
     /// Tables (lower case) that the copies write to.
     feeds: BTreeSet<String>,
     /// Number of rows since the start that were written without the triggers, by table.
@@ -30,7 +30,7 @@ pub(crate) struct ApplyTriggers {
 }
 
 #[derive(Debug, Clone)]
-struct Running {
+struct TriggerCopy {
     name: String,
     /// In lower case.
     table: String,
@@ -40,8 +40,8 @@ struct Running {
 
 impl ApplyTriggers {
     /// Triggers that do not run for arriving changes, each with the reason.
-    pub(crate) fn left_out(&self) -> &BTreeMap<String, String> {
-        &self.left_out
+    pub(crate) fn unsupported(&self) -> &BTreeMap<String, String> {
+        &self.unsupported
     }
 
     /// Number of rows since the start that were written without the triggers of their table,
@@ -67,7 +67,7 @@ impl Database {
             }
         }
         let (mut running, mut feeds) = (Vec::new(), BTreeSet::new());
-        let mut left_out = BTreeMap::new();
+        let mut unsupported = BTreeMap::new();
         // A trigger may write to a view that has a trigger of its own: it can run only when that
         // trigger is in place. So the rest is tried again as long as a round brings one more.
         loop {
@@ -78,7 +78,7 @@ impl Database {
                     Ok(trigger) => running.push(trigger),
                     Err(e) if e.is_temporary() => return Err(e),
                     Err(e) => {
-                        left_out.insert(name.clone(), e.to_string());
+                        unsupported.insert(name.clone(), e.to_string());
                         later.push(name);
                     }
                 }
@@ -88,17 +88,17 @@ impl Database {
                 break;
             }
         }
-        left_out.retain(|name, _| waiting.contains(name));
-        self.name_left_out(&left_out)?;
+        unsupported.retain(|name, _| waiting.contains(name));
+        self.warn_unsupported(&unsupported)?;
         let known = &mut self.apply_triggers;
-        (known.running, known.left_out, known.feeds) = (running, left_out, feeds);
+        (known.running, known.unsupported, known.feeds) = (running, unsupported, feeds);
         Ok(())
     }
 
-    fn name_left_out(&self, left_out: &BTreeMap<String, String>) -> Result<()> {
+    fn warn_unsupported(&self, unsupported: &BTreeMap<String, String>) -> Result<()> {
         let awaits_schema = self.awaits_schema()?;
-        for (name, reason) in left_out {
-            if self.apply_triggers.left_out.get(name) == Some(reason) {
+        for (name, reason) in unsupported {
+            if self.apply_triggers.unsupported.get(name) == Some(reason) {
                 continue;
             }
             if awaits_schema && self.find_trigger(name)?.is_none() {
@@ -112,7 +112,7 @@ impl Database {
 
     /// Copies a trigger, if a statement that fires it can be compiled. SQLite does not check the
     /// body of a trigger before that.
-    fn copy_trigger(&mut self, name: &str, feeds: &mut BTreeSet<String>) -> Result<Running> {
+    fn copy_trigger(&mut self, name: &str, feeds: &mut BTreeSet<String>) -> Result<TriggerCopy> {
         let missing = || DatabaseError::NoSuchTrigger(name.to_owned());
         let (table, text) = self.find_trigger(name)?.ok_or_else(missing)?;
         let rest = sql_text::after_trigger_name(&text).ok_or_else(missing)?;
@@ -125,7 +125,7 @@ impl Database {
                 return Err(e);
             }
         }
-        Ok(Running {
+        Ok(TriggerCopy {
             name: name.to_owned(),
             table,
             create,
@@ -243,7 +243,7 @@ impl Database {
         }
         let name = table.name().to_ascii_lowercase();
         let running = self.apply_triggers.running.iter();
-        let own: Vec<Running> = running.filter(|t| t.table == name).cloned().collect();
+        let own: Vec<TriggerCopy> = running.filter(|t| t.table == name).cloned().collect();
         for trigger in &own {
             self.drop_apply_trigger(&trigger.name)?;
         }

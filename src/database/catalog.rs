@@ -16,22 +16,22 @@ use crate::apply::let_go::held_tables;
 use crate::database::go_version::is_of_go;
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::{self, Schema, quote};
-use crate::database::selection::{self, Doubt, Kind, LeftAlone};
+use crate::database::selection::{self, Doubt, Kind, NotReplicated};
 use crate::database::table::{Shape, Table};
 use crate::database::{Compare, Database, DatabaseError, Phase, Result, sql_text, values};
 use crate::mutation::{self, Mutation};
 
+mod adopt_table;
 mod by_content;
+mod capture_check;
 mod former;
 mod gone;
-mod left_out;
-mod look;
+mod not_replicated;
 mod quiet;
-mod take_in;
 
+use capture_check::Text;
 pub(crate) use former::{Former, FormerRow, former_table, is_one, seen};
-pub(crate) use left_out::{forget_table, note_local};
-use look::Text;
+pub(crate) use not_replicated::{forget_table, note_local};
 use quiet::Quiet;
 
 /// The schema as it was read last, and the work that is left for its tables.
@@ -74,15 +74,15 @@ pub(crate) struct Catalog {
     pub references: crate::apply::References,
     /// Whether evictions were noted in tables that depend on [`super::replacing`] for that.
     pub(super) saw_replacing: bool,
-    pub left_alone: Vec<LeftAlone>,
+    pub not_replicated: Vec<NotReplicated>,
     doubts: Vec<Doubt>,
     /// Nobody changed the schema since it was read by a release that did not yet know the storage
-    /// of virtual tables, and left alone every table with such a name
+    /// of virtual tables, and did not replicate any table with such a name
     /// ([`Database::knows_storage`]). So each table existed already.
     is_unmoved: bool,
     warned_rowid: HashSet<String>,
     schema_version: Option<i64>,
-    /// Hash of the schema's text at that version, see [`look`].
+    /// Hash of the schema's text at that version, see [`capture_check`].
     text: Option<Text>,
     /// The version is not stored in `___meta` yet.
     is_unnoted: bool,
@@ -115,7 +115,7 @@ impl Database {
     pub(crate) fn refresh_catalog(&mut self) -> Result<()> {
         let version = self.schema_version()?;
         let is_read = self.catalog.schema_version == Some(version);
-        if is_read && !self.is_look_due() && !self.has_first_rows() {
+        if is_read && !self.is_check_due() && !self.has_first_rows() {
             return match self.catalog.is_unnoted {
                 true => self.note_schema(),
                 false => Ok(()),
@@ -123,7 +123,7 @@ impl Database {
         }
         let selection::Selection {
             replicated,
-            mut left_alone,
+            mut not_replicated,
             doubts,
         } = selection::read(
             &self.conn,
@@ -138,7 +138,7 @@ impl Database {
             first_time: previous.first_time,
             quiet: previous.quiet,
             warned_rowid: previous.warned_rowid,
-            left_alone: previous.left_alone,
+            not_replicated: previous.not_replicated,
             doubts: previous.doubts,
             log_keys: self.log_keys()?,
             is_unmoved: is_fresh
@@ -150,9 +150,9 @@ impl Database {
         let replicated = self.settled(replicated, version, is_fresh)?;
         let mut triggers = self.installed_triggers()?;
         self.catalog.saw_replacing = self.sees_replacing(&mut triggers)?;
-        left_alone.extend(self.take_in_all(replicated, renumbered, &mut triggers)?);
-        say_left_alone(&left_alone, &self.catalog.left_alone);
-        self.catalog.left_alone = left_alone;
+        not_replicated.extend(self.adopt_all(replicated, renumbered, &mut triggers)?);
+        say_not_replicated(&not_replicated, &self.catalog.not_replicated);
+        self.catalog.not_replicated = not_replicated;
         let before = std::mem::replace(&mut self.catalog.doubts, doubts);
         let is_new = |doubt: &&Doubt| !before.contains(doubt);
         self.catalog
@@ -181,7 +181,7 @@ impl Database {
         self.note_unindexed(&previous.by_name);
         self.is_news |=
             previous.by_name.len() != self.catalog.by_name.len() || others(&self.catalog);
-        self.note_left_out()?;
+        self.note_not_replicated()?;
         self.note_away()?;
         self.find_displaced_and_held()?;
         self.await_let_go(self.catalog.has_new)?;
@@ -195,7 +195,7 @@ impl Database {
             }
         }
         self.copy_apply_triggers()?;
-        self.look_for_missed_triggers()?;
+        self.find_missed_triggers()?;
         self.catalog.retry_held = (!self.catalog.held.is_empty()).then_some(None);
         self.note_schema_hash()?;
         self.note_schema()
@@ -214,31 +214,31 @@ impl Database {
     }
 
     /// Adopts the tables that can be replicated here. Returns the others, with reasons.
-    fn take_in_all(
+    fn adopt_all(
         &mut self,
         schemas: Vec<Schema>,
         renumbered: bool,
         triggers: &mut HashMap<String, String>,
-    ) -> Result<Vec<LeftAlone>> {
-        let mut left_alone = Vec::new();
+    ) -> Result<Vec<NotReplicated>> {
+        let mut not_replicated = Vec::new();
         for schema in schemas {
             match selection::is_usable(&self.conn, &schema) {
                 Ok(()) => {
                     let table = schema.name.clone();
-                    let taken = self.guarded(|db| db.take_in(schema, renumbered, triggers))?;
+                    let taken = self.guarded(|db| db.adopt_table(schema, renumbered, triggers))?;
                     if let Err(reason) = taken {
                         self.catalog.log_keys = self.log_keys()?;
-                        left_alone.push(LeftAlone::unsupported(table, reason));
+                        not_replicated.push(NotReplicated::unsupported(table, reason));
                     }
                 }
                 Err(e) if e.is_temporary() => return Err(e),
-                Err(e) => left_alone.push(LeftAlone::unsupported(
+                Err(e) => not_replicated.push(NotReplicated::unsupported(
                     schema.name,
                     selection::why_unusable(&e),
                 )),
             }
         }
-        Ok(left_alone)
+        Ok(not_replicated)
     }
 
     /// Settles all displaced rows of a table again.
@@ -389,7 +389,7 @@ impl Database {
         )?;
         let options = |r: &rusqlite::Row<'_>| {
             let (strict, without_rowid) = (r.get(0)?, r.get(1)?);
-            Ok(schema::Options {
+            Ok(schema::TableOptions {
                 strict,
                 without_rowid,
             })
@@ -450,8 +450,8 @@ impl Database {
     }
 }
 
-/// Logs which tables are left alone that were not left alone `before`, or for a different reason.
-fn say_left_alone(now: &[LeftAlone], before: &[LeftAlone]) {
+/// Logs which tables are not replicated, except those of which `before` says so with the reason.
+fn say_not_replicated(now: &[NotReplicated], before: &[NotReplicated]) {
     for left in now.iter().filter(|left| !before.contains(left)) {
         let (table, kind, reason) = (&left.table, left.kind.name(), &left.reason);
         match left.kind {

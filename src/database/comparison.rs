@@ -115,12 +115,12 @@ impl Shape {
 
 impl Compare {
     /// The same comparison, after triggers were found missing.
-    pub fn after(under_way: Option<Compare>, missing: Missing) -> Option<Compare> {
+    pub fn after(under_way: Option<Compare>, missing: MissedEvents) -> Option<Compare> {
         let cause = under_way.as_ref().map(|c| c.cause);
         match missing {
-            Missing::None => under_way,
+            MissedEvents::None => under_way,
             // Every write was seen, but rows may have been evicted unseen: they are missing.
-            Missing::OfEvictions => match under_way {
+            MissedEvents::OfEvictions => match under_way {
                 Some(compare) if compare.phase != Phase::Versions => Some(compare),
                 under_way => Some(Compare {
                     phase: Phase::Versions,
@@ -130,7 +130,7 @@ impl Compare {
                     )
                 }),
             },
-            Missing::OfWrites => {
+            MissedEvents::OfWrites => {
                 let cause = match cause {
                     Some(
                         CompareReason::Added | CompareReason::Dropped | CompareReason::Rebuilt,
@@ -150,7 +150,7 @@ impl Compare {
 
 /// Kind of triggers that were not in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Missing {
+pub enum MissedEvents {
     None,
     OfEvictions,
     OfWrites,

@@ -21,7 +21,7 @@ type DamagedRow = (i64, Vec<u8>);
 pub(crate) struct Damage {
     known: HashSet<DamagedRow>,
     careful: bool,
-    looking_at: Option<DamagedRow>,
+    current: Option<DamagedRow>,
 }
 
 impl Damage {
@@ -34,14 +34,14 @@ impl Damage {
         !self.known.is_empty() && self.known.contains(&(table, key.to_vec()))
     }
 
-    pub(crate) fn look_at(&mut self, table: i64, key: &[u8]) {
+    pub(crate) fn begin_row(&mut self, table: i64, key: &[u8]) {
         if self.careful {
-            self.looking_at = Some((table, key.to_vec()));
+            self.current = Some((table, key.to_vec()));
         }
     }
 
-    pub(crate) fn look_away(&mut self) {
-        self.looking_at = None;
+    pub(crate) fn end_row(&mut self) {
+        self.current = None;
     }
 
     /// Notes that a transaction met damage. Returns whether to try again.
@@ -49,7 +49,7 @@ impl Damage {
         if !std::mem::replace(&mut self.careful, true) {
             return true;
         }
-        let found = self.looking_at.take();
+        let found = self.current.take();
         self.known.len() < MAX_ROWS && found.is_some_and(|place| self.known.insert(place))
     }
 }

@@ -25,7 +25,7 @@ use super::{Database, DatabaseError, Result, journal, triggers};
 use crate::capture::{Frames, Unsent, UnsentCopy, put_mark};
 use crate::database::rows::Stored;
 use crate::model::cbor;
-use crate::model::merge::{Exceptions, State};
+use crate::model::merge::{Exceptions, RowState};
 use crate::model::value::{OwnedValue, Value};
 
 /// Most entries of the change log that are taken over: they take a few milliseconds.
@@ -170,13 +170,13 @@ impl Database {
         self.refresh_catalog()?;
         set_meta(&self.conn, Meta::Installed, 1)?;
         self.log_again(&uncaptured)?;
-        let at = Frames::new(self).at;
+        let local_tx = Frames::new(self).local_tx;
         for row in &unsent {
             if let Some(table) = self.catalog.by_name.get(&row.table.to_ascii_lowercase()) {
-                put_unsent(&self.conn, &mut self.sites, table, row, at)?;
+                put_unsent(&self.conn, &mut self.sites, table, row, local_tx)?;
             }
         }
-        Ok(UnsentCopy::marked_by(at, unsent))
+        Ok(UnsentCopy::marked_by(local_tx, unsent))
     }
 
     fn newest_unsent(&self) -> Vec<Unsent> {
@@ -260,7 +260,7 @@ fn put_unsent(
     sites: &mut Sites,
     table: &Table,
     row: &Unsent,
-    at: i64,
+    local_tx: i64,
 ) -> Result<()> {
     let key = cbor::key_values(&row.key)?;
     let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
@@ -270,13 +270,21 @@ fn put_unsent(
         true => 0,
         false => rows.stored_hash(&key)?,
     };
-    let state = State {
+    let state = RowState {
         version: row.version,
         deleted,
         exceptions: Exceptions::new(),
     };
-    rows.put_version(sites, &key, &Stored { state, at, hash })?;
-    put_mark(&rows, &row.key, at)
+    rows.put_version(
+        sites,
+        &key,
+        &Stored {
+            state,
+            local_tx,
+            hash,
+        },
+    )?;
+    put_mark(&rows, &row.key, local_tx)
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ mod way;
 
 use index::{Index, READERS};
 use locks::{Alarm, POLL};
-use way::Way;
+use way::FenceKind;
 pub(super) use way::is_written;
 
 /// While an application is at work, a write transaction ends after about this long.
@@ -58,12 +58,12 @@ const CHECKPOINT_PAGES: u32 = 1000;
 
 /// Kind of gap between readers in which the next write transaction begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gap {
+pub(crate) enum ReaderGap {
     /// Nobody reads, and the process holds the bytes. They are taken again once the transaction has
     /// begun.
     Fence,
     /// Nobody read. The check is repeated once the transaction has begun.
-    Look,
+    Checked,
     /// No check was made, or no gap came in time.
     None,
 }
@@ -72,7 +72,7 @@ pub(crate) enum Gap {
 pub struct Fence {
     courtesy: Duration,
     stop: Arc<AtomicBool>,
-    way: Mutex<Way>,
+    way: Mutex<FenceKind>,
     /// The thread that waits holds this.
     waiting: Mutex<()>,
     /// Number of connections of this process that read beside the one that writes.
@@ -99,7 +99,7 @@ struct PutOff {
 pub(crate) struct Viewing {
     fence: Arc<Fence>,
     /// Keeps the files open until the connection is closed.
-    _way: Way,
+    _way: FenceKind,
 }
 
 impl Drop for Viewing {
@@ -118,7 +118,7 @@ impl Fence {
         Fence {
             courtesy,
             stop,
-            way: Mutex::new(Way::Off),
+            way: Mutex::new(FenceKind::Off),
             waiting: Mutex::new(()),
             views: AtomicUsize::new(0),
             forced: Mutex::new(None),
@@ -141,8 +141,8 @@ impl Fence {
         if self.courtesy.is_zero() {
             return Ok(());
         }
-        let way = Way::of(conn, &self.strays)?;
-        if matches!(way, Way::Wal(_)) {
+        let way = FenceKind::of(conn, &self.strays)?;
+        if matches!(way, FenceKind::Wal(_)) {
             conn.execute_batch("PRAGMA wal_autocheckpoint = 0")?; // see `settle`
         }
         *locked(&self.way) = way;
@@ -152,7 +152,7 @@ impl Fence {
     /// Releases the files, after the connection was closed and while no other is open.
     pub(super) fn detach(&self) {
         let _nobody_waits = locked(&self.waiting);
-        *locked(&self.way) = Way::Off;
+        *locked(&self.way) = FenceKind::Off;
     }
 
     /// Whether a second connection of this process reads.
@@ -160,23 +160,25 @@ impl Fence {
         self.views.load(Ordering::SeqCst) > 0
     }
 
-    fn way(&self) -> Way {
+    fn way(&self) -> FenceKind {
         locked(&self.way).clone()
     }
 
     /// Waits for a gap between readers, for as long as a write may be put off, counted from
     /// `since`.
-    pub(crate) fn wait(&self, since: Instant) -> Gap {
+    pub(crate) fn wait(&self, since: Instant) -> ReaderGap {
         let way = self.way();
-        if matches!(way, Way::Off) {
-            return Gap::None;
+        if matches!(way, FenceKind::Off) {
+            return ReaderGap::None;
         }
         let _alone = locked(&self.waiting);
         loop {
-            let looks = self.is_viewing();
+            let is_viewing = self.is_viewing();
             let (is_free, gap) = match &way {
-                Way::Wal(wal) if !looks => (locks::take(&wal.shm, &READERS), Gap::Fence),
-                _ => (!way.is_read(), Gap::Look),
+                FenceKind::Wal(wal) if !is_viewing => {
+                    (locks::take(&wal.shm, &READERS), ReaderGap::Fence)
+                }
+                _ => (!way.is_read(), ReaderGap::Checked),
             };
             if is_free {
                 return gap;
@@ -186,10 +188,10 @@ impl Fence {
             if left.is_zero() || self.stop.load(Ordering::Relaxed) {
                 log::debug!("courtesy: no gap between readers in time");
                 *locked(&self.forced) = Some(Instant::now());
-                return Gap::None;
+                return ReaderGap::None;
             }
             match &way {
-                Way::Wal(wal) if !looks => {
+                FenceKind::Wal(wal) if !is_viewing => {
                     if index::wait(&wal.shm, left.min(SLICE)) {
                         return gap;
                     }
@@ -203,7 +205,7 @@ impl Fence {
     /// bytes, and nobody can read until [`Self::let_go`]. Called under the lock.
     pub(super) fn try_gap(&self) -> bool {
         match self.way() {
-            Way::Wal(wal) if !self.is_viewing() => index::take(&wal.shm),
+            FenceKind::Wal(wal) if !self.is_viewing() => index::take(&wal.shm),
             way => !way.is_read(),
         }
     }
@@ -219,13 +221,13 @@ impl Fence {
     pub(super) fn begin(
         &self,
         conn: &Connection,
-        mut waited: Option<Gap>,
+        mut waited: Option<ReaderGap>,
         since: Instant,
-    ) -> Result<Gap> {
+    ) -> Result<ReaderGap> {
         let mut wait = Duration::from_micros(100);
         loop {
             let gap = waited.take().unwrap_or_else(|| self.wait(since));
-            if gap == Gap::None {
+            if gap == ReaderGap::None {
                 self.attach_again(conn)?;
                 super::write::retry_while_busy(&self.stop, || begin(conn))?;
                 if !self.is_put_off(gap) {
@@ -235,7 +237,7 @@ impl Fence {
                 continue;
             }
             let begun = match gap {
-                Gap::Fence => self.begin_fenced(conn),
+                ReaderGap::Fence => self.begin_fenced(conn),
                 _ => begin(conn).map(|()| true),
             };
             match begun {
@@ -250,7 +252,7 @@ impl Fence {
                     wait = (wait * 2).min(Duration::from_millis(5));
                 }
                 // Own tables may have been dropped: the transaction itself is to find that out.
-                Err(_) if gap == Gap::Fence => waited = Some(Gap::None),
+                Err(_) if gap == ReaderGap::Fence => waited = Some(ReaderGap::None),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -259,7 +261,7 @@ impl Fence {
     /// Attaches the fence again if a rollback journal has become a WAL. Users of a WAL look like
     /// readers of a journal that never go away.
     fn attach_again(&self, conn: &Connection) -> Result<()> {
-        let Way::Journal(db) = self.way() else {
+        let FenceKind::Journal(db) = self.way() else {
             return Ok(());
         };
         let mode: String = conn.query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
@@ -273,7 +275,7 @@ impl Fence {
     /// Begins a write transaction before the own tables exist. Nobody reads when it begins.
     pub(super) fn begin_without_tables(&self, conn: &Connection) -> Result<()> {
         let gap = match self.wait(Instant::now()) {
-            Gap::Fence => Gap::Look,
+            ReaderGap::Fence => ReaderGap::Checked,
             gap => gap,
         };
         self.begin(conn, Some(gap), Instant::now()).map(drop)
@@ -304,9 +306,9 @@ impl Fence {
 
     /// Gives the fence up in time if the transaction takes long. The guard must live as long as the
     /// transaction.
-    pub(super) fn guard(&self, gap: Gap) -> Option<impl Sized + use<>> {
+    pub(super) fn guard(&self, gap: ReaderGap) -> Option<impl Sized + use<>> {
         match self.way() {
-            Way::Wal(wal) if gap == Gap::Fence => {
+            FenceKind::Wal(wal) if gap == ReaderGap::Fence => {
                 let alarm = Alarm::start(KEEPS_OUT, Some(&wal.shm))?;
                 Some((alarm, wal))
             }
@@ -340,11 +342,11 @@ impl Fence {
 
     /// Whether a transaction that has begun, and has done nothing yet, is to wait for a different
     /// gap.
-    fn is_put_off(&self, gap: Gap) -> bool {
+    fn is_put_off(&self, gap: ReaderGap) -> bool {
         let decides = locked(&self.puts_off)
             .as_mut()
             .is_some_and(|put_off| (put_off.decides)());
-        decides || (gap == Gap::Look && self.way().is_read())
+        decides || (gap == ReaderGap::Checked && self.way().is_read())
     }
 
     /// Makes SQLite begin the WAL anew now if it would do so during the transaction; returns false
@@ -352,7 +354,7 @@ impl Fence {
     /// the first page that it writes, and releases all bytes for that: readers that wait come in.
     /// So this writes one page, unchanged, before anything else is written.
     fn begin_wal_anew(&self, conn: &Connection) -> rusqlite::Result<bool> {
-        let Way::Wal(wal) = self.way() else {
+        let FenceKind::Wal(wal) = self.way() else {
             return Ok(true);
         };
         if Index::read(&wal.shm).is_some_and(|i| i.frames != i.backfilled) {
@@ -366,7 +368,7 @@ impl Fence {
 
     /// Lets readers in. Called under the lock, while no statement of this process reads.
     pub(crate) fn let_go(&self) {
-        if let Way::Wal(wal) = self.way()
+        if let FenceKind::Wal(wal) = self.way()
             && !self.is_viewing()
         {
             locks::release(&wal.shm, &READERS);
@@ -376,7 +378,7 @@ impl Fence {
     /// Does after a commit what need not keep readers out: syncs the WAL to the disk, if `sync`,
     /// and checkpoints it, if it is long.
     pub(super) fn settle(&self, conn: &Connection, sync: bool) -> Result<()> {
-        let Way::Wal(wal) = self.way() else {
+        let FenceKind::Wal(wal) = self.way() else {
             return Ok(());
         };
         if sync {
@@ -393,7 +395,7 @@ impl Fence {
 
     /// Whether [`Self::settle`] syncs commits to the disk. If not, the COMMIT itself has to.
     pub(super) fn syncs(&self) -> bool {
-        matches!(self.way(), Way::Wal(_))
+        matches!(self.way(), FenceKind::Wal(_))
     }
 
     /// Notes that a second connection of this process is about to read. Called under the lock,
@@ -402,7 +404,7 @@ impl Fence {
         self.views.fetch_add(1, Ordering::SeqCst);
         let _nobody_waits = locked(&self.waiting);
         let way = self.way();
-        if let Way::Wal(wal) = &way
+        if let FenceKind::Wal(wal) = &way
             && self.views.load(Ordering::SeqCst) == 1
         {
             locks::release(&wal.shm, &READERS);
@@ -421,7 +423,7 @@ impl Fence {
     /// How long a write transaction may take at this moment.
     pub(crate) fn time_box(&self) -> Duration {
         let is_at_work = locked(&self.seen).is_some_and(|seen| seen.elapsed() < AT_WORK);
-        match is_at_work && !matches!(self.way(), Way::Off) {
+        match is_at_work && !matches!(self.way(), FenceKind::Off) {
             true => SMALL_BOX,
             false => TIME_BOX,
         }

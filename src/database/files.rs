@@ -33,7 +33,7 @@ pub(crate) struct Files {
     /// The database file, for reading its header without SQLite. Closing it drops the locks that
     /// SQLite has on the file in this process, so it is closed after the connection.
     header: Option<File>,
-    seen: Option<Seen>,
+    seen: Option<FileState>,
     found: Option<Found>,
     /// A change by another program was found.
     is_lost: Arc<AtomicBool>,
@@ -42,12 +42,12 @@ pub(crate) struct Files {
 }
 
 /// Tells a connection beside the main one whether it may checkpoint.
-pub(crate) struct Opened {
+pub(crate) struct OpenedFiles {
     names: Vec<(PathBuf, Number)>,
     is_lost: Arc<AtomicBool>,
 }
 
-impl Opened {
+impl OpenedFiles {
     /// Whether the files are still those that are open.
     pub(crate) fn is_there(&self) -> bool {
         !self.is_lost.load(Ordering::Relaxed) && self.names.iter().all(is_there)
@@ -75,7 +75,7 @@ enum Found {
 
 /// State of the database file at the last check.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct FileState {
     size: u64,
     modified: Option<SystemTime>,
     header: Option<Header>,
@@ -146,9 +146,9 @@ impl Files {
     }
 
     /// The files to check for a second connection of this process.
-    pub(crate) fn opened(&self) -> Opened {
+    pub(crate) fn opened(&self) -> OpenedFiles {
         let database = self.number.map(|number| (self.path.clone(), number));
-        Opened {
+        OpenedFiles {
             names: database
                 .into_iter()
                 .chain(self.beside.clone().into_iter().flatten())
@@ -188,7 +188,7 @@ impl Files {
         self.seen = self.see().ok();
     }
 
-    fn see(&self) -> io::Result<Seen> {
+    fn see(&self) -> io::Result<FileState> {
         let data = std::fs::metadata(&self.path)?;
         let mut bytes = [0; 100];
         let file = self.header.as_ref().ok_or(io::ErrorKind::NotFound)?;
@@ -196,7 +196,7 @@ impl Files {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
             read => read.map(|()| Header::parse(&bytes))?,
         };
-        Ok(Seen {
+        Ok(FileState {
             size: data.size(),
             modified: data.modified().ok(),
             header,
@@ -205,7 +205,7 @@ impl Files {
 
     /// Returns the change by another program, if there is one. A missing database file counts only
     /// with `must_be`, because a different file may be about to take its place.
-    fn look(&mut self, conn: &Connection, must_be: bool) -> Option<Found> {
+    fn check(&mut self, conn: &Connection, must_be: bool) -> Option<Found> {
         let there = std::fs::metadata(&self.path);
         let there = match (self.number, there) {
             (_, Err(e)) => {
@@ -230,7 +230,7 @@ impl Files {
         if before.size == there.size() && before.modified == there.modified().ok() {
             return None;
         }
-        let is_foreign = |now: &Seen| {
+        let is_foreign = |now: &FileState| {
             let header = before.header.as_ref();
             header.is_some_and(|header| header.is_foreign(now.header.as_ref()))
         };
@@ -297,7 +297,7 @@ impl Database {
     /// `must_be` it also fails if there is no database file. Takes a few microseconds.
     pub fn check_files(&mut self, must_be: bool) -> Result<()> {
         if self.files.found.is_none()
-            && let Some(found) = self.files.look(&self.conn, must_be)
+            && let Some(found) = self.files.check(&self.conn, must_be)
         {
             self.let_go(found);
         }

@@ -34,14 +34,14 @@ const PAUSE: Duration = Duration::from_millis(3);
 #[derive(Debug, Default)]
 pub(super) struct GoVersion {
     triggers: Vec<String>,
-    logs: Vec<Log>,
+    logs: Vec<GoLog>,
     /// Other tables of Go.
     others: Vec<String>,
 }
 
 /// Go's log of the changes of one table.
 #[derive(Debug)]
-struct Log {
+struct GoLog {
     name: String,
     /// Name of the application's table.
     of: String,
@@ -55,14 +55,14 @@ impl GoVersion {
             triggers: go_triggers(conn)?,
             ..GoVersion::default()
         };
-        let names = own_shape::look(conn)?;
+        let names = own_shape::classify(conn)?;
         let mut left = Vec::new();
         for name in names.unknown {
             let has = |column| has_column(conn, &name, column);
             let of = name.get(PREFIX.len()..).unwrap_or_default();
             let is_log = has("type")? && has("created_at")? && has("state")?;
             match of.strip_suffix("_change_log").filter(|_| is_log) {
-                Some(of) => found.logs.push(Log {
+                Some(of) => found.logs.push(GoLog {
                     of: of.to_owned(),
                     name,
                 }),
@@ -102,7 +102,7 @@ impl GoVersion {
     }
 }
 
-impl Log {
+impl GoLog {
     fn unpublished(&self, conn: &Connection) -> rusqlite::Result<u64> {
         let name = quote(&self.name);
         let text = format!("SELECT count(*) FROM main.{name} WHERE state IS NOT 1");
@@ -174,7 +174,7 @@ impl Database {
                 serde_json::to_string(&read).ok(),
             )?)
         })?;
-        self.reservation.look_at_log(&self.conn)?;
+        self.reservation.reload_offline_writes(&self.conn)?;
         log::warn!(
             "the database was managed by the Go version: its triggers and tables are removed, and \
              {taken} change(s) that it had not published are taken over"
@@ -194,7 +194,7 @@ impl Database {
 
     /// Returns `None` if there is nothing to adopt, or the rows of the changes cannot be
     /// identified.
-    fn adoption(&self, log: &Log) -> Result<Option<Adoption>> {
+    fn adoption(&self, log: &GoLog) -> Result<Option<Adoption>> {
         let count = log.unpublished(&self.conn)?;
         if count == 0 {
             return Ok(None);

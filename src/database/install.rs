@@ -40,7 +40,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
 /// Creates the own tables. Returns true if HarmonyLite was never here before. Foreign tables with
 /// such names are dropped if they are empty; otherwise the database is refused, unchanged.
 pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
-    let names = own_shape::look(conn)?;
+    let names = own_shape::classify(conn)?;
     let is_here = |table: &str| names.ours.iter().any(|n| n.eq_ignore_ascii_case(table));
     let format: Option<i64> = match is_here(META) {
         true => get_meta(conn, Meta::Format)?,
@@ -124,7 +124,7 @@ pub fn examine(path: &Path) -> Result<Option<String>> {
     let conn = ReadOnly::open(path)?.conn;
     let go = GoVersion::find(&conn).map_err(open)?;
     let of_go = go.as_ref().map(|go| go.unpublished(&conn)).transpose();
-    let names = own_shape::look(&conn).map_err(open)?;
+    let names = own_shape::classify(&conn).map_err(open)?;
     let is_go = |name: &String| go.as_ref().is_some_and(|go| go.has_table(name));
     for name in names.others.iter().filter(|name| !is_go(name)) {
         if own_shape::has_rows(&conn, name).map_err(open)? {

@@ -13,7 +13,7 @@ use super::install::connect;
 use super::{Database, DatabaseError, Result};
 
 /// Time between two checks whether the database is free.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Shortest time for which the database is lent. An application that found the database locked
 /// tries again within 100 ms; on a busy machine later.
@@ -59,7 +59,7 @@ impl Database {
         let (mut lent, mut is_said) = (Lent::Untaken, false);
         loop {
             let is_long = began.elapsed() >= LONG;
-            if is_over(if is_long { LOOK * 10 } else { LOOK }) {
+            if is_over(if is_long { POLL * 10 } else { POLL }) {
                 return Err(DatabaseError::Stopped);
             }
             if self.is_taken()? {
@@ -133,12 +133,12 @@ mod tests {
         node.app = Connection::open_in_memory().unwrap();
         let path = node.dir.path().join("app.db");
         assert!(migrate(&path).is_err(), "we are there");
-        let (mut has_it, mut looks) = (None, 0);
+        let (mut has_it, mut polls) = (None, 0);
         let mut lend = |takes: bool| {
             node.db.lend(|time| {
                 std::thread::sleep(time);
-                looks += 1;
-                match looks {
+                polls += 1;
+                match polls {
                     1 if takes => has_it = Some(migrate(&path).unwrap()),
                     3 => drop(has_it.take()),
                     _ => {}

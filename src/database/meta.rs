@@ -86,7 +86,7 @@ meta! {
     /// Number of the newest replicated table. It travels with the tables that have such numbers.
     LastTable = "last_table", Integer, travels: true;
     /// Tables (lower case) that were in the database and not replicated. A copy gets its own list.
-    LeftOut = "left_out", Cbor, travels: false;
+    NotReplicated = "left_out", Cbor, travels: false;
     /// Set once a release that knows the storage of virtual tables has read the catalog.
     KnowsStorage = "knows_storage", Integer, travels: true;
     /// Inode of the file while it was in WAL mode.

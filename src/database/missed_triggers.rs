@@ -10,8 +10,8 @@ use crate::database::{Database, Result, sql_text, values};
 impl Database {
     /// Finds such triggers, and logs those that are new. Inside a transaction, with the catalog up
     /// to date.
-    pub(super) fn look_for_missed_triggers(&mut self) -> Result<()> {
-        let not_here = self.left_alone().iter();
+    pub(super) fn find_missed_triggers(&mut self) -> Result<()> {
+        let not_here = self.not_replicated().iter();
         let not_here: HashSet<String> = not_here.map(|l| l.table.to_ascii_lowercase()).collect();
         let mut found = BTreeMap::new();
         if !not_here.is_empty() {

@@ -61,13 +61,13 @@ mod write;
 pub(crate) use catalog::{
     Catalog, Former, FormerRow, forget_table, former_table, is_one, note_local, seen,
 };
-pub(crate) use comparison::{Compare, CompareReason, Missing, Phase};
+pub(crate) use comparison::{Compare, CompareReason, MissedEvents, Phase};
 pub use counts::Counts;
 pub use error::{DatabaseError, Result};
 pub(crate) use error::{is_unfit, is_unique_violation};
 pub use fence::Fence;
-pub(crate) use fence::{Gap, Viewing};
-pub(crate) use files::Opened;
+pub(crate) use fence::{ReaderGap, Viewing};
+pub(crate) use files::OpenedFiles;
 use go_version::GoVersion;
 #[cfg(test)]
 pub(crate) use go_version::made_by_go;
@@ -102,7 +102,7 @@ pub struct Database {
     /// See [`fence`]. It stands after the connection, which is closed first.
     pub(crate) fence: Arc<Fence>,
     /// The gap that was waited for before the lock was taken.
-    pub(crate) gap: Option<Gap>,
+    pub(crate) gap: Option<ReaderGap>,
     /// The connection is closed, see [`Database::lend`].
     is_away: bool,
     /// `PRAGMA synchronous` is FULL.
@@ -114,7 +114,7 @@ pub struct Database {
     /// Number of rows since the start that refer to a deleted row.
     pub(crate) dangling_seen: u64,
     pub(crate) gone_rows: crate::capture::GoneRows,
-    pub(crate) ages: crate::apply::Ages,
+    pub(crate) tombstone_age: crate::apply::TombstoneAge,
     stop: Arc<AtomicBool>,
     /// Closed after `conn`.
     pub(crate) files: files::Files,
@@ -165,7 +165,7 @@ impl Database {
         // write of the application passes unseen in between, and a failed start has changed
         // nothing.
         fence.begin_without_tables(&conn)?;
-        let in_time = fence.guard(Gap::Fence);
+        let in_time = fence.guard(ReaderGap::Fence);
         let go = GoVersion::find(&conn)?;
         if let Some(go) = &go {
             go.make_way(&conn)?;
@@ -182,7 +182,7 @@ impl Database {
         let reservation = Reservation::load(&conn, &*clock)?;
         let positions = crate::apply::Positions::load(&conn)?;
         let opened_ms = clock.now_ms().max(reservation.until_ms());
-        let ages = crate::apply::Ages::load(&conn)?;
+        let tombstone_age = crate::apply::TombstoneAge::load(&conn)?;
         let let_go = crate::apply::LetGo::load(&conn)?;
         let files = files::Files::open(&settings.path, &conn);
         let held_size = crate::apply::HeldSize::load(&conn)?;
@@ -207,7 +207,7 @@ impl Database {
             demoted: Default::default(),
             dangling_seen: 0,
             gone_rows: Default::default(),
-            ages,
+            tombstone_age,
             stop,
             files,
             restore_detector: restore_detector::RestoreDetector::default(),
@@ -299,7 +299,7 @@ impl Database {
     pub fn has_more(&self) -> bool {
         let catalog = &self.catalog;
         self.log_is_left
-            || self.is_look_due()
+            || self.is_check_due()
             || catalog.comparing.keys().any(|id| catalog.may_settle(*id))
             || catalog.resettle.iter().any(|id| catalog.may_settle(*id))
             || catalog.retry_held.is_some()

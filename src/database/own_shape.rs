@@ -24,10 +24,10 @@ pub(super) struct OwnNames {
 }
 
 /// A column: name, declared type, place in the primary key.
-type Column = (String, String, i64);
+type ColumnShape = (String, String, i64);
 
 /// Classifies every table whose name begins with the prefix.
-pub(super) fn look(conn: &Connection) -> rusqlite::Result<OwnNames> {
+pub(super) fn classify(conn: &Connection) -> rusqlite::Result<OwnNames> {
     let model = Connection::open_in_memory()?;
     model.execute_batch(own_tables::CREATE)?;
     model.execute_batch(VERSIONS)?;
@@ -40,7 +40,7 @@ pub(super) fn look(conn: &Connection) -> rusqlite::Result<OwnNames> {
             false => columns(&model, &lower)?,
         };
         let there = columns(conn, &name)?;
-        let has = |c: &Column| there.contains(c) || is_versions && c.0 == "k1";
+        let has = |c: &ColumnShape| there.contains(c) || is_versions && c.0 == "k1";
         let of_model = if is_versions { "versions" } else { &lower };
         let is_ours = wanted.iter().all(has)
             && is_without_rowid(conn, &name)? == is_without_rowid(&model, of_model)?;
@@ -84,7 +84,7 @@ fn with_prefix(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     names.collect()
 }
 
-fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
+fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<ColumnShape>> {
     let mut list =
         conn.prepare("SELECT lower(name), upper(type), pk FROM pragma_table_info(?1)")?;
     let columns = list.query_map([table], |r| {

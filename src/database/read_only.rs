@@ -22,18 +22,18 @@ pub(crate) struct ReadOnly {
     pub conn: Connection,
     path: PathBuf,
     /// State of the file before it was read; none if it is read with locks.
-    before: Option<State>,
+    before: Option<FileStat>,
 }
 
 #[derive(PartialEq, Eq)]
-struct State {
+struct FileStat {
     length: u64,
     modified: Option<SystemTime>,
     is_open_elsewhere: bool,
 }
 
 /// How to read the file.
-enum Way {
+enum ReadMode {
     /// With locks, like any connection. The `-wal` and `-shm` files exist already, or none is
     /// needed.
     Shared,
@@ -50,28 +50,28 @@ impl ReadOnly {
             path: path.to_owned(),
             source,
         };
-        let before = State::of(path);
+        let before = FileStat::of(path);
         let way = way(path);
         let conn = connect(path, &way).map_err(failed)?;
         Ok(ReadOnly {
             conn,
             path: path.to_owned(),
-            before: matches!(way, Way::Alone).then_some(before),
+            before: matches!(way, ReadMode::Alone).then_some(before),
         })
     }
 
     /// Whether the content was read as of one moment. Without locks, another process may have
     /// opened the database and written meanwhile.
     pub(crate) fn is_sound(&self) -> bool {
-        let now = || State::of(&self.path);
+        let now = || FileStat::of(&self.path);
         self.before.as_ref().is_none_or(|before| *before == now())
     }
 }
 
-impl State {
-    fn of(path: &Path) -> State {
+impl FileStat {
+    fn of(path: &Path) -> FileStat {
         let data = std::fs::metadata(path).ok();
-        State {
+        FileStat {
             length: data.as_ref().map_or(0, |d| d.len()),
             modified: data.and_then(|d| d.modified().ok()),
             is_open_elsewhere: beside(path, "-shm").exists(),
@@ -79,30 +79,30 @@ impl State {
     }
 }
 
-fn way(path: &Path) -> Way {
+fn way(path: &Path) -> ReadMode {
     let mut header = [0; 100];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
     if read.is_err() || header[FORMAT_AT] != WAL {
-        return Way::Shared;
+        return ReadMode::Shared;
     }
     let wal = std::fs::metadata(beside(path, "-wal")).ok();
     let frames = wal.as_ref().is_some_and(|data| data.len() > 0);
     match (wal.is_some() && beside(path, "-shm").exists(), frames) {
-        (true, _) => Way::Shared,
-        (false, false) => Way::Alone,
-        (false, true) => Way::Locked,
+        (true, _) => ReadMode::Shared,
+        (false, false) => ReadMode::Alone,
+        (false, true) => ReadMode::Locked,
     }
 }
 
-fn connect(path: &Path, way: &Way) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, way: &ReadMode) -> rusqlite::Result<Connection> {
     let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = match way {
-        Way::Shared => Connection::open_with_flags(path, read_only),
-        Way::Alone => {
+        ReadMode::Shared => Connection::open_with_flags(path, read_only),
+        ReadMode::Alone => {
             let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
             Connection::open_with_flags(immutable(path), flags)
         }
-        Way::Locked => {
+        ReadMode::Locked => {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let conn = Connection::open_with_flags(path, flags)?;
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;

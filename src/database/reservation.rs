@@ -66,7 +66,7 @@ impl Reservation {
 
     /// To be called after entries from before this start were put into the change log, see
     /// [`OfflineWrites`].
-    pub(crate) fn look_at_log(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn reload_offline_writes(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let base_ms = get_meta(conn, Meta::ClockBase)?.unwrap_or_default();
         self.offline_writes = OfflineWrites::load(conn, base_ms)?;
         Ok(())

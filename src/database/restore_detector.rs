@@ -25,13 +25,13 @@ pub(crate) struct RestoreDetector {
     pub(super) remade: Option<Duration>,
 }
 
-/// The row that was captured last. The file must have a version of it from transaction `at` or a
-/// later one.
+/// The row that was captured last. The file must have a version of it from transaction `local_tx`
+/// or a later one.
 #[derive(Debug)]
 struct LastCapture {
     get_version: String,
     key: Vec<OwnedValue>,
-    at: i64,
+    local_tx: i64,
 }
 
 impl RestoreDetector {
@@ -75,24 +75,24 @@ impl Database {
         let Ok(mut statement) = self.conn.prepare(&captured.get_version) else {
             return Ok(false);
         };
-        let at: Option<i64> = statement
+        let local_tx: Option<i64> = statement
             .query_row(params_from_iter(&captured.key), |r| r.get("at"))
             .optional()?;
-        Ok(at.is_none_or(|at| at < captured.at))
+        Ok(local_tx.is_none_or(|local_tx| local_tx < captured.local_tx))
     }
 
     /// Remembers a row that was captured just now.
     pub(crate) fn note_captured(&mut self, table: &Table, key: &[OwnedValue]) -> Result<()> {
-        let at: Option<i64> = self
+        let local_tx: Option<i64> = self
             .conn
             .prepare_cached(&table.sql.get_version)?
             .query_row(params_from_iter(key), |r| r.get("at"))
             .optional()?;
-        if let Some(at) = at {
+        if let Some(local_tx) = local_tx {
             self.restore_detector.captured = Some(LastCapture {
                 get_version: table.sql.get_version.clone(),
                 key: key.to_vec(),
-                at,
+                local_tx,
             });
         }
         Ok(())

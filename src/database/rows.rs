@@ -7,7 +7,7 @@ use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::values;
 use crate::model::cbor::{self, Cursor};
-use crate::model::merge::{Exceptions, State};
+use crate::model::merge::{Exceptions, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
@@ -15,9 +15,9 @@ use crate::model::version::Version;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     /// The row's version, and those of columns that differ.
-    pub state: State,
+    pub state: RowState,
     /// This node's local transaction number when it learnt the version.
-    pub at: i64,
+    pub local_tx: i64,
     /// Hash of the content, see [`Table::content_hash`]; 0 for a deleted row.
     pub hash: i64,
 }
@@ -117,7 +117,7 @@ impl<'c> Rows<'c> {
         statement.raw_bind_parameter(n + 1, stored.state.version.hlc)?;
         statement.raw_bind_parameter(n + 2, site)?;
         statement.raw_bind_parameter(n + 3, stored.state.deleted)?;
-        statement.raw_bind_parameter(n + 4, stored.at)?;
+        statement.raw_bind_parameter(n + 4, stored.local_tx)?;
         statement.raw_bind_parameter(n + 5, stored.hash)?;
         let exceptions = encode_exceptions(&stored.state.exceptions);
         statement.raw_bind_parameter(n + 6, exceptions)?;
@@ -271,12 +271,12 @@ pub(crate) fn stored(sites: &Sites, row: &Row<'_>) -> Result<Stored, DatabaseErr
         node: sites.node(row.get(1)?)?,
     };
     Ok(Stored {
-        state: State {
+        state: RowState {
             version,
             deleted: row.get(2)?,
             exceptions,
         },
-        at: row.get(3)?,
+        local_tx: row.get(3)?,
         hash: row.get(4)?,
     })
 }

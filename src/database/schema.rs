@@ -193,7 +193,7 @@ impl Schema {
 
 /// Table options of CREATE TABLE.
 #[derive(Clone, Copy)]
-pub(super) struct Options {
+pub(super) struct TableOptions {
     pub strict: bool,
     pub without_rowid: bool,
 }
@@ -210,7 +210,7 @@ struct RawColumn {
 pub(super) fn read_table(
     conn: &Connection,
     name: &str,
-    options: Options,
+    options: TableOptions,
 ) -> rusqlite::Result<Result<Schema, String>> {
     let mut statement = conn.prepare_cached(
         "SELECT name, type, dflt_value, pk, \"notnull\" FROM pragma_table_xinfo(?1) WHERE hidden = \

@@ -1,6 +1,6 @@
 //! Which tables of the database are replicated, and why the others are not.
 //!
-//! A table is left alone by choice (`[tables]` and the list of known tools), because a module keeps
+//! A table is not replicated by choice (`[tables]` and the list of known tools), because a module keeps
 //! its data in it ([`super::storage`]), or because it cannot be replicated. Each such table is
 //! reported by name, with the reason. Views and temporary tables do not count as tables here.
 
@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::apply::create_probe;
 use crate::config::Choice;
-use crate::database::schema::{self, Options, Schema};
+use crate::database::schema::{self, Schema, TableOptions};
 use crate::database::storage::{self, Virtual};
 use crate::database::table::Table;
 use crate::database::{DatabaseError, triggers, values};
@@ -16,7 +16,7 @@ use crate::model::key::is_known_collation;
 
 /// Why a table is not replicated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftAlone {
+pub struct NotReplicated {
     /// Name of the table.
     pub table: String,
     /// Kind of the reason.
@@ -40,11 +40,11 @@ pub enum Kind {
     Unsupported,
 }
 
-impl LeftAlone {
+impl NotReplicated {
     /// A table that cannot be replicated, for this `reason`.
     pub fn unsupported(table: String, reason: String) -> Self {
         let kind = Kind::Unsupported;
-        LeftAlone {
+        NotReplicated {
             table,
             kind,
             reason,
@@ -53,7 +53,7 @@ impl LeftAlone {
 }
 
 impl Kind {
-    /// Whether the table is left alone by choice alone, and could be replicated.
+    /// Whether the table is excluded by choice alone, and could be replicated.
     pub fn is_chosen(self) -> bool {
         matches!(self, Kind::Local | Kind::Excluded)
     }
@@ -76,7 +76,7 @@ pub struct Selection {
     /// Tables that are replicated.
     pub replicated: Vec<Schema>,
     /// Tables that are not, with the reasons.
-    pub left_alone: Vec<LeftAlone>,
+    pub not_replicated: Vec<NotReplicated>,
     /// Replicated tables that may be storage of an unknown module.
     pub doubts: Vec<Doubt>,
 }
@@ -116,7 +116,7 @@ struct Listed {
     name: String,
     is_utf8: bool,
     kind: String,
-    options: Options,
+    options: TableOptions,
 }
 
 /// Reads all tables of the application.
@@ -128,7 +128,7 @@ pub fn read(
     let virtuals = storage::virtual_tables(conn)?;
     let mut selection = Selection::default();
     for table in list(conn)? {
-        let found = match why_left_alone(conn, &table, &virtuals, choose)? {
+        let found = match why_not_replicated(conn, &table, &virtuals, choose)? {
             Some(left) => Err(left),
             None => read_one(conn, &table, allow_rowid_tables)?
                 .map_err(|reason| (Kind::Unsupported, reason)),
@@ -143,7 +143,7 @@ pub fn read(
                 }));
                 selection.replicated.push(schema);
             }
-            Err((kind, reason)) => selection.left_alone.push(LeftAlone {
+            Err((kind, reason)) => selection.not_replicated.push(NotReplicated {
                 table: table.name,
                 kind,
                 reason,
@@ -164,7 +164,7 @@ fn list(conn: &Connection) -> rusqlite::Result<Vec<Listed>> {
             name: values::lossy(r, 0)?,
             is_utf8: r.get::<_, String>(0).is_ok(),
             kind: r.get(1)?,
-            options: Options {
+            options: TableOptions {
                 strict: r.get(2)?,
                 without_rowid: r.get(3)?,
             },
@@ -179,7 +179,7 @@ pub(crate) fn column_names(conn: &Connection, table: &str) -> rusqlite::Result<V
     names.query_map([table], |r| values::lossy(r, 0))?.collect()
 }
 
-fn why_left_alone(
+fn why_not_replicated(
     conn: &Connection,
     table: &Listed,
     virtuals: &[Virtual],

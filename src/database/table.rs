@@ -98,11 +98,11 @@ impl Shape {
 
     /// Whether nobody wrote the value: the row's version is from local transaction `at`, before the
     /// column appeared, and the value is the column's default.
-    pub fn is_unwritten(&self, column: &str, at: i64, value: Value<'_>) -> bool {
+    pub fn is_unwritten(&self, column: &str, local_tx: i64, value: Value<'_>) -> bool {
         let is_late = self
             .columns
             .iter()
-            .any(|(c, born)| c == column && at < *born);
+            .any(|(c, born)| c == column && local_tx < *born);
         is_late && self.defaults.get(column) == Some(&exactly(value))
     }
 

@@ -8,7 +8,7 @@
 //! name into that list, and DROP COLUMN leaves the list alone. So the list tells a renamed column
 //! from a column that was added after a different one had been dropped.
 
-use crate::database::Missing;
+use crate::database::MissedEvents;
 use crate::database::plain_condition;
 use crate::database::replacing::TABLE;
 use crate::database::schema::{Affinity, Column, PREFIX, Schema, UniqueIndex, quote};
@@ -35,7 +35,7 @@ const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INT
 
 /// Names and texts of the triggers that a table needs, as `sqlite_schema` stores them.
 pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
-    let log = Log { table, schema };
+    let log = LogSql { table, schema };
     let new = [log.append("NEW"), log.append_old_key()];
     let mut triggers = vec![
         log.trigger("insert", "AFTER INSERT", "", &[log.append("NEW")]),
@@ -88,7 +88,7 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
 /// Statements for a trial compilation. If SQLite can compile them, it can compile the triggers
 /// whose conditions use more than columns.
 pub fn trials(schema: &Schema) -> Vec<String> {
-    let (log, table) = (Log { table: 0, schema }, quote(&schema.name));
+    let (log, table) = (LogSql { table: 0, schema }, quote(&schema.name));
     let trial = |index| {
         let shares = log.shares(index, true);
         format!(
@@ -100,14 +100,14 @@ pub fn trials(schema: &Schema) -> Vec<String> {
 }
 
 /// The events that went unnoted while the trigger with this name was missing.
-pub fn missing_without(name: &str) -> Missing {
+pub fn missing_without(name: &str) -> MissedEvents {
     let ends = |with: &[&str]| with.iter().any(|end| name.ends_with(end));
     if ends(&["_columns"]) {
-        Missing::None
+        MissedEvents::None
     } else if ends(&["_before", "_rowid"]) {
-        Missing::OfEvictions
+        MissedEvents::OfEvictions
     } else {
-        Missing::OfWrites
+        MissedEvents::OfWrites
     }
 }
 
@@ -151,12 +151,12 @@ fn of_columns(schema: &Schema) -> String {
     format!(" OF {}", columns.join(", "))
 }
 
-struct Log<'a> {
+struct LogSql<'a> {
     table: i64,
     schema: &'a Schema,
 }
 
-impl Log<'_> {
+impl LogSql<'_> {
     fn trigger(
         &self,
         suffix: &str,
@@ -361,7 +361,7 @@ impl Log<'_> {
         conditions.join(" AND ")
     }
 
-    /// As [`Log::append_maybe`], but takes effect only if the statement says OR REPLACE: see
+    /// As [`LogSql::append_maybe`], but takes effect only if the statement says OR REPLACE: see
     /// [`super::replacing`].
     fn replaced(&self, condition: &str) -> String {
         let keys = (1..=self.schema.key_len()).map(|i| format!(", k{i}"));

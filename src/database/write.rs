@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::error::{is_busy, is_unfit};
 use super::sites::Sites;
-use super::{Database, DatabaseError, Gap, Result, meta};
+use super::{Database, DatabaseError, ReaderGap, Result, meta};
 
 impl Database {
     /// Runs `f` in a write transaction, which is undone if `f` fails. Waits for as long as others
@@ -65,7 +65,7 @@ impl Database {
     }
 
     /// Begins a write transaction, see [`super::fence`].
-    pub(super) fn begin(&mut self, since: Instant) -> Result<Gap> {
+    pub(super) fn begin(&mut self, since: Instant) -> Result<ReaderGap> {
         if self.is_away {
             return Err(DatabaseError::Stopped);
         }
@@ -142,7 +142,7 @@ impl Database {
         self.positions = crate::apply::Positions::load(&self.conn)?;
         self.let_go = crate::apply::LetGo::load(&self.conn)?;
         self.held_size = crate::apply::HeldSize::load(&self.conn)?;
-        self.ages.roll_back(&self.conn)?;
+        self.tombstone_age.roll_back(&self.conn)?;
         self.marks.forget_acknowledged();
         self.parts_bytes = None;
         self.load_republish()?;

@@ -35,13 +35,13 @@ pub enum ClientError {
 }
 
 /// The daemon's answer. Reading it reads the body as it arrives.
-pub struct Answer {
+pub struct ClientResponse {
     /// HTTP status code.
     pub status: u16,
     body: BufReader<UnixStream>,
 }
 
-impl Answer {
+impl ClientResponse {
     /// The whole body, cut after `most` bytes. Fails if it is not UTF-8 or the connection breaks.
     pub fn text(self, most: u64) -> io::Result<String> {
         let mut text = String::new();
@@ -50,23 +50,28 @@ impl Answer {
     }
 }
 
-impl Read for Answer {
+impl Read for ClientResponse {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.body.read(bytes)
     }
 }
 
 /// Sends `GET` for `target`, a path with its query. Fails if the daemon is silent for 30 s.
-pub fn get(socket: &Path, target: &str) -> Result<Answer, ClientError> {
+pub fn get(socket: &Path, target: &str) -> Result<ClientResponse, ClientError> {
     ask(socket, "GET", target, &[])
 }
 
 /// Sends `POST` for `target`, a path with its query. Fails if the daemon is silent for 30 s.
-pub fn post(socket: &Path, target: &str, body: &[u8]) -> Result<Answer, ClientError> {
+pub fn post(socket: &Path, target: &str, body: &[u8]) -> Result<ClientResponse, ClientError> {
     ask(socket, "POST", target, body)
 }
 
-fn ask(socket: &Path, method: &str, target: &str, body: &[u8]) -> Result<Answer, ClientError> {
+fn ask(
+    socket: &Path,
+    method: &str,
+    target: &str,
+    body: &[u8],
+) -> Result<ClientResponse, ClientError> {
     let stream = with_short_name(socket, |name| UnixStream::connect(name));
     let stream = stream.map_err(|cause| ClientError::NoDaemon {
         socket: socket.to_owned(),
@@ -78,7 +83,12 @@ fn ask(socket: &Path, method: &str, target: &str, body: &[u8]) -> Result<Answer,
     })
 }
 
-fn exchange(mut stream: UnixStream, method: &str, target: &str, body: &[u8]) -> io::Result<Answer> {
+fn exchange(
+    mut stream: UnixStream,
+    method: &str,
+    target: &str,
+    body: &[u8],
+) -> io::Result<ClientResponse> {
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     let length = body.len();
@@ -98,7 +108,7 @@ fn exchange(mut stream: UnixStream, method: &str, target: &str, body: &[u8]) -> 
         }
     }
     let body = head.into_inner();
-    Ok(Answer { status, body })
+    Ok(ClientResponse { status, body })
 }
 
 /// The value with every byte escaped that a query does not allow.

@@ -73,7 +73,7 @@ fn is_own_name(name: &str, bound: &str) -> bool {
 
 /// Reads a request and answers it. Fails if the client leaves or a deadline passes.
 pub(super) fn converse(connection: &Connection, handler: &Handler) -> io::Result<()> {
-    let mut timed = Timed::new(&connection.socket);
+    let mut timed = TimedSocket::new(&connection.socket);
     let request = match Request::read(&mut timed) {
         Ok(mut request) => {
             request.is_local = connection.is_local();
@@ -95,7 +95,7 @@ pub(super) fn converse(connection: &Connection, handler: &Handler) -> io::Result
     answer(&mut timed, response, method)
 }
 
-fn answer(out: &mut Timed<'_>, response: Response, method: Method) -> io::Result<()> {
+fn answer(out: &mut TimedSocket<'_>, response: Response, method: Method) -> io::Result<()> {
     if method == Method::Head {
         return out.write_all(&response.head());
     }
@@ -113,16 +113,16 @@ fn answer(out: &mut Timed<'_>, response: Response, method: Method) -> io::Result
 }
 
 /// A socket with one deadline for all reads and writes together.
-pub(super) struct Timed<'s> {
+pub(super) struct TimedSocket<'s> {
     socket: &'s Socket,
     deadline: Instant,
     /// Whether each write begins the time anew.
     renews: bool,
 }
 
-impl<'s> Timed<'s> {
-    pub(super) fn new(socket: &'s Socket) -> Timed<'s> {
-        Timed {
+impl<'s> TimedSocket<'s> {
+    pub(super) fn new(socket: &'s Socket) -> TimedSocket<'s> {
+        TimedSocket {
             socket,
             deadline: Instant::now() + PATIENCE,
             renews: false,
@@ -142,7 +142,7 @@ impl<'s> Timed<'s> {
     }
 }
 
-impl Read for Timed<'_> {
+impl Read for TimedSocket<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             let left = self.left()?;
@@ -162,7 +162,7 @@ impl Read for Timed<'_> {
     }
 }
 
-impl Write for Timed<'_> {
+impl Write for TimedSocket<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.renews {
             self.renew();

@@ -212,11 +212,11 @@ pub enum Body {
     /// Bytes of known length.
     Bytes(Vec<u8>),
     /// Written piece by piece, as long as the client reads on.
-    Stream(Stream),
+    Stream(BodyWriter),
 }
 
 /// A function that writes a body.
-pub(super) type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+pub(super) type BodyWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
 impl Response {
     /// A response with `kind` as its `Content-Type`.

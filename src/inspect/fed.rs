@@ -29,13 +29,13 @@ pub(super) fn feeding(
     };
     let mut found = Vec::new();
     for (name, table, text) in triggers(conn)? {
-        if find(&table).is_none_or(|table| table.left_alone.is_some()) {
+        if find(&table).is_none_or(|table| table.not_replicated.is_some()) {
             continue;
         }
         let written = sql_text::written_tables(&text).into_iter();
         let written = written.filter_map(|name| find(&name));
         let mut feeds: Vec<String> = written
-            .filter(|table| table.left_alone.is_some())
+            .filter(|table| table.not_replicated.is_some())
             .map(|table| table.name.clone())
             .collect();
         feeds.sort();

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use crate::config::{Config, Tables};
 use crate::database::schema::{Schema, quote};
-use crate::database::selection::{self, Kind, LeftAlone};
+use crate::database::selection::{self, Kind, NotReplicated};
 use crate::database::{Database, Result, storage};
 
 mod fed;
@@ -34,7 +34,7 @@ impl<'a> From<&'a Config> for Chosen<'a> {
 }
 
 /// See the module's head.
-pub struct Report {
+pub struct InspectReport {
     /// All tables by name, replicated ones first.
     pub tables: Vec<TableReport>,
     pub(crate) feeding: Vec<Feeding>,
@@ -48,7 +48,7 @@ pub struct TableReport {
     /// The table's name, as the schema has it.
     pub name: String,
     /// Why the table is not replicated; `None` if it is.
-    pub left_alone: Option<LeftAlone>,
+    pub not_replicated: Option<NotReplicated>,
     /// Columns of the primary key. Empty if the table is not replicated, or has no primary key.
     pub key: Vec<String>,
     /// NOT NULL columns of a UNIQUE index, besides the key.
@@ -79,26 +79,26 @@ pub(crate) struct Danger {
 /// If one number of a table is as large as this, the application numbers its rows itself.
 const OWN_NUMBERS: i64 = 1 << 40;
 
-impl Report {
+impl InspectReport {
     /// Reads the schema and builds the report. Fails if the database cannot be read.
-    pub fn read(conn: &Connection, chosen: &Chosen<'_>) -> Result<Report> {
+    pub fn read(conn: &Connection, chosen: &Chosen<'_>) -> Result<InspectReport> {
         let choose = |table: &str, columns: &[&str]| chosen.tables.choose(table, columns);
         let selection = selection::read(conn, &choose, chosen.allow_rowid_tables)?;
-        let (mut tables, mut left_alone) = (Vec::new(), selection.left_alone);
+        let (mut tables, mut not_replicated) = (Vec::new(), selection.not_replicated);
         for schema in selection.replicated {
             match selection::is_usable(conn, &schema) {
                 Ok(()) => tables.push(TableReport::replicated(conn, &schema)?),
                 Err(e) if e.is_temporary() => return Err(e),
-                Err(e) => left_alone.push(LeftAlone::unsupported(
+                Err(e) => not_replicated.push(NotReplicated::unsupported(
                     schema.name,
                     selection::why_unusable(&e),
                 )),
             }
         }
-        tables.extend(left_alone.into_iter().map(TableReport::left_alone));
+        tables.extend(not_replicated.into_iter().map(TableReport::not_replicated));
         let feeding = fed::feeding(conn, &tables, chosen.apply_triggers)?;
         let missing = fed::missing(conn, chosen.apply_triggers)?;
-        let mut report = Report {
+        let mut report = InspectReport {
             lines: lines(conn, &feeding, chosen)?,
             dangers: Vec::new(),
             tables,
@@ -120,7 +120,7 @@ impl Report {
             (!names.is_empty()).then(|| names.join(", "))
         };
         let mut dangers = Vec::new();
-        if let Some(names) = named(&|t| t.left_alone.is_none() && t.key.is_empty()) {
+        if let Some(names) = named(&|t| t.not_replicated.is_none() && t.key.is_empty()) {
             dangers.push(Danger::said(format!(
                 "without a primary key, rows go by rowid: two that two nodes insert before they \
                  hear of each other take each other's place: {names}"
@@ -139,7 +139,7 @@ impl Report {
         }
         for table in &self.tables {
             if let Some(left) = table
-                .left_alone
+                .not_replicated
                 .as_ref()
                 .filter(|l| l.kind == Kind::Unsupported)
             {
@@ -191,10 +191,10 @@ impl Danger {
 }
 
 impl TableReport {
-    fn left_alone(left: LeftAlone) -> TableReport {
+    fn not_replicated(left: NotReplicated) -> TableReport {
         TableReport {
             name: left.table.clone(),
-            left_alone: Some(left),
+            not_replicated: Some(left),
             key: Vec::new(),
             natural_key: None,
             numbers_itself: false,
@@ -212,7 +212,7 @@ impl TableReport {
             natural_key: natural_key(schema),
             numbers_itself: is_rowid && !has_own_numbers(conn, schema)?,
             needs: needs(conn, schema)?,
-            left_alone: None,
+            not_replicated: None,
             name: schema.name.clone(),
             key,
         })
@@ -220,13 +220,13 @@ impl TableReport {
 
     /// Name of the way in which the table takes part, in JSON and as the heading of a list.
     pub fn part(&self) -> &'static str {
-        let left = self.left_alone.as_ref();
+        let left = self.not_replicated.as_ref();
         left.map_or("replicated", |left| left.kind.name())
     }
 
     /// How rows are identified: by "rowid" or "primary key"; `None` if the table is not replicated.
     pub fn goes_by(&self) -> Option<&'static str> {
-        match (&self.left_alone, self.key.is_empty()) {
+        match (&self.not_replicated, self.key.is_empty()) {
             (Some(_), _) => None,
             (None, true) => Some("rowid"),
             (None, false) => Some("primary key"),
@@ -234,7 +234,7 @@ impl TableReport {
     }
 
     fn is_virtual(&self) -> bool {
-        let left = self.left_alone.as_ref();
+        let left = self.not_replicated.as_ref();
         left.is_some_and(|left| left.kind == Kind::Virtual)
     }
 }
@@ -323,7 +323,7 @@ pub fn warn(database: &Database) {
         apply_triggers: &settings.apply_triggers,
         allow_rowid_tables: settings.allow_rowid_tables,
     };
-    match Report::read(&database.conn, &chosen) {
+    match InspectReport::read(&database.conn, &chosen) {
         Ok(report) => {
             let unsaid = report.dangers.iter().filter(|danger| !danger.is_in_catalog);
             unsaid.for_each(|danger| log::log!(danger.level, "{}", danger.text));

@@ -54,7 +54,7 @@ impl Lasting {
 /// A short failure is normal at a start: our own server or the others' is not up yet, or servers
 /// elect a leader. It is logged as information; only a lasting failure is worth a warning.
 #[derive(Debug, Default)]
-pub struct Trouble {
+pub struct RepeatedFailure {
     since: Option<Duration>,
     news: Lasting,
     warned: Lasting,
@@ -64,7 +64,7 @@ pub struct Trouble {
 /// then, on slow machines too. Health reports a failure at once.
 const NORMAL: Duration = Duration::from_secs(30);
 
-impl Trouble {
+impl RepeatedFailure {
     /// Reports a failure at `now`. The level at which to log it; none if that text was logged
     /// already.
     pub fn fails(&mut self, text: &str, now: Duration) -> Option<Level> {
@@ -78,7 +78,7 @@ impl Trouble {
 
     /// Reports a success.
     pub fn ends(&mut self) {
-        *self = Trouble::default();
+        *self = RepeatedFailure::default();
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_lasts_is_a_warning() {
-        let mut trouble = Trouble::default();
+        let mut trouble = RepeatedFailure::default();
         let mut fails = |text, second| trouble.fails(text, Duration::from_secs(second));
         assert_eq!(fails("refused", 100), Some(Level::Info));
         assert_eq!(fails("refused", 101), None);

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Facts of one moment.
 #[derive(Default)]
-pub(super) struct Facts {
+pub(super) struct MetricFacts {
     pub counts: Counts,
     pub backlog_rows: u64,
     pub backlog_bytes: u64,
@@ -55,14 +55,14 @@ pub(super) struct Facts {
     pub install: f64,
 }
 
-impl Facts {
+impl MetricFacts {
     /// None if the database stays locked for two seconds.
-    pub(super) fn gather(shared: &Shared) -> Option<Facts> {
+    pub(super) fn gather(shared: &Shared) -> Option<MetricFacts> {
         let locked = shared.lock_within(PATIENCE)?;
-        let of_database = Facts::of_database(shared, &locked).ok()?;
+        let of_database = MetricFacts::of_database(shared, &locked).ok()?;
         drop(locked);
         let measures = &shared.measures;
-        Some(Facts {
+        Some(MetricFacts {
             written: process::written_bytes(),
             resident: process::resident_bytes(),
             behind: shared.behind(),
@@ -75,7 +75,7 @@ impl Facts {
         })
     }
 
-    fn of_database(shared: &Shared, locked: &Locked) -> Result<Facts> {
+    fn of_database(shared: &Shared, locked: &Locked) -> Result<MetricFacts> {
         let db: &Database = &locked.database;
         let heard_ms = db.newest_by_origin().collect();
         let is_at_end = shared.is_caught_up() || !shared.reads();
@@ -85,7 +85,7 @@ impl Facts {
         let now_ms = db.clock.now_ms();
         let age = |made_ms: i64| (now_ms - made_ms).max(0) as f64 / 1e3;
         let newest = shared.measures.newest_snapshot();
-        Ok(Facts {
+        Ok(MetricFacts {
             counts: db.counts(),
             backlog_rows: db.unsent_up_to(BACKLOG_COUNTED)?,
             backlog_bytes: locked.outbox.queued_bytes() as u64,
@@ -102,7 +102,7 @@ impl Facts {
             is_healthy: problems == 0,
             problems,
             comparing: db.comparing() as u64,
-            ..Facts::default()
+            ..MetricFacts::default()
         })
     }
 }
@@ -120,17 +120,17 @@ fn is_table(what: &str) -> bool {
 }
 
 /// A metric's value. None if it is unknown: the metric then keeps its last value.
-pub(super) type Value = fn(&Facts) -> Option<f64>;
+pub(super) type Reading = fn(&MetricFacts) -> Option<f64>;
 
 /// A metric with one value.
 pub(super) struct Described {
     pub name: &'static str,
     pub help: &'static str,
     pub is_counter: bool,
-    pub value: Value,
+    pub value: Reading,
 }
 
-const fn gauge(name: &'static str, help: &'static str, value: Value) -> Described {
+const fn gauge(name: &'static str, help: &'static str, value: Reading) -> Described {
     Described {
         name,
         help,
@@ -139,7 +139,7 @@ const fn gauge(name: &'static str, help: &'static str, value: Value) -> Describe
     }
 }
 
-const fn counter(name: &'static str, help: &'static str, value: Value) -> Described {
+const fn counter(name: &'static str, help: &'static str, value: Reading) -> Described {
     Described {
         is_counter: true,
         ..gauge(name, help, value)

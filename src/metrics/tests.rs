@@ -7,7 +7,7 @@ use crate::apply::tests::support::Node;
 
 /// The exported text of a node.
 fn exported(shared: &Shared, namespace: &str) -> String {
-    let options = Options {
+    let options = MetricsOptions {
         namespace,
         subsystem: "",
         node: 1,
@@ -125,19 +125,19 @@ fn what_happened_is_counted_once_and_only_what_is_committed() {
 #[test]
 fn labels_are_bounded_and_counters_rise() {
     let shared = Shared::new(Node::new(1, "").db, 1).0;
-    let options = Options {
+    let options = MetricsOptions {
         namespace: "h",
         subsystem: "s",
         node: 1,
         store: "file",
     };
     let exporter = Exporter::new(&options, &shared).unwrap();
-    let mut facts = Facts {
+    let mut facts = MetricFacts {
         lag_ms: (0..1000).map(|node| (node, node)).collect(),
         snapshot_failures: 2,
-        ..Facts::default()
+        ..MetricFacts::default()
     };
-    let set = |facts: &Facts| {
+    let set = |facts: &MetricFacts| {
         exporter.known.lock().unwrap().set(facts);
         TextEncoder::new()
             .encode_to_string(&exporter.registry.gather())

@@ -24,7 +24,7 @@ mod rows;
 pub use builder::{FrameBuilder, TableHeader};
 pub use faults::Faults;
 pub use pack::{
-    MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Messages, Packed, Parts, id_text,
+    MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Messages, PackedFrame, Parts, id_text,
     message_id, pack, unpack,
 };
 use rows::bounded;
@@ -94,12 +94,12 @@ pub enum Frame<'a> {
         faults: Faults,
     },
     /// A piece of a frame that is too large for one message.
-    Part(Part<'a>),
+    Part(FramePart<'a>),
 }
 
 /// A piece of a packed rows frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part<'a> {
+pub struct FramePart<'a> {
     /// Message id of the whole frame, 16 bytes.
     pub id: &'a [u8],
     /// Number of this part, from 0.
@@ -122,7 +122,7 @@ impl<'a> Frame<'a> {
         }
         let frame = match (cursor.unsigned()?, items) {
             (ROWS, 4) => Self::decode_rows(&mut cursor)?,
-            (PART, 6) => Frame::Part(Part::decode(&mut cursor)?),
+            (PART, 6) => Frame::Part(FramePart::decode(&mut cursor)?),
             _ => return Err(CborError::Expected("a kind of frame that is known").into()),
         };
         cursor.end()?;
@@ -155,7 +155,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-impl<'a> Part<'a> {
+impl<'a> FramePart<'a> {
     fn decode(cursor: &mut Cursor<'a>) -> Result<Self, FrameError> {
         let id = cursor.bytes()?;
         let index = cursor.below(MAX_FRAME_BYTES, "part index")? as u32;
@@ -164,7 +164,7 @@ impl<'a> Part<'a> {
         if id.len() != 16 || index >= count {
             return Err(CborError::Expected("a part's id and index").into());
         }
-        Ok(Part {
+        Ok(FramePart {
             id,
             index,
             count,

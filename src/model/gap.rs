@@ -20,8 +20,8 @@ pub struct Gap {
     /// The last local transaction number before this node noticed the gap: everything it learnt up
     /// to then is from before the gap. 0 if that is not known. Only the node itself uses this field
     /// and the next.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub learnt: i64,
+    #[serde(rename = "learnt", default, skip_serializing_if = "is_zero")]
+    pub local_tx: i64,
     /// Sequence of the last message of ours that was acknowledged before this node noticed the gap.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub acked: u64,
@@ -43,7 +43,7 @@ impl Gap {
     /// The gap in the form in which it is sent to other nodes.
     pub fn told(&self) -> Gap {
         Gap {
-            learnt: 0,
+            local_tx: 0,
             acked: 0,
             ..self.clone()
         }
@@ -59,7 +59,7 @@ impl Gap {
 
 /// How far a stream was read, and what is missing up to there.
 #[derive(Debug, Clone, Copy)]
-pub struct Reach<'a> {
+pub struct ReadExtent<'a> {
     /// Sequence of the last message that was read.
     pub seq: u64,
     /// The gap up to there, if there is one.
@@ -67,12 +67,12 @@ pub struct Reach<'a> {
 }
 
 /// The gap that is left after a snapshot by `maker` is merged; none if nothing is missing.
-pub fn after_merge(here: Reach<'_>, there: Reach<'_>, maker: u64) -> Option<Gap> {
+pub fn after_merge(here: ReadExtent<'_>, there: ReadExtent<'_>, maker: u64) -> Option<Gap> {
     let and_maker = |gap: &Gap| {
         let mut gap = gap.told();
         gap.heard.insert(maker);
         if let Some(ours) = here.gap {
-            (gap.learnt, gap.acked) = (ours.learnt, ours.acked);
+            (gap.local_tx, gap.acked) = (ours.local_tx, ours.acked);
         }
         gap
     };
@@ -113,11 +113,11 @@ mod tests {
         let reach = |(seq, gap): &(u64, Option<Gap>)| (*seq, gap.clone());
         let ((a, b), (c, d)) = (reach(&here), reach(&there));
         let (here, there) = (
-            Reach {
+            ReadExtent {
                 seq: a,
                 gap: b.as_ref(),
             },
-            Reach {
+            ReadExtent {
                 seq: c,
                 gap: d.as_ref(),
             },

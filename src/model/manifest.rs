@@ -42,12 +42,12 @@ pub struct Manifest {
     /// The streams' prefix, which tells this cluster from a different one that uses the same store.
     pub cluster: String,
     /// The snapshots, the newest first, at most [`KEPT`].
-    pub snapshots: Vec<Entry>,
+    pub snapshots: Vec<SnapshotEntry>,
 }
 
 /// One snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct SnapshotEntry {
     /// Name of the object: a database, compressed with zstd.
     pub name: String,
     /// Bytes of the object.
@@ -129,18 +129,18 @@ impl Manifest {
         }
         let mut entries = manifest.snapshots.iter();
         entries
-            .try_for_each(Entry::check)
+            .try_for_each(SnapshotEntry::check)
             .map_err(ManifestError::Torn)?;
         Ok(manifest)
     }
 
     /// The newest snapshot, if there is one.
-    pub fn newest(&self) -> Option<&Entry> {
+    pub fn newest(&self) -> Option<&SnapshotEntry> {
         self.snapshots.first()
     }
 
     /// The manifest with `entry` as the newest snapshot, without those beyond [`KEPT`].
-    pub fn with(mut self, cluster: &str, entry: Entry) -> Manifest {
+    pub fn with(mut self, cluster: &str, entry: SnapshotEntry) -> Manifest {
         self.snapshots.retain(|known| known.name != entry.name);
         self.snapshots.insert(0, entry);
         self.snapshots.truncate(KEPT);
@@ -157,10 +157,10 @@ impl Manifest {
     }
 }
 
-impl Entry {
+impl SnapshotEntry {
     /// Removes the positions that `other`, if it is the same snapshot, does not have. Returns
     /// whether it removed any.
-    pub fn drop_unreliable(&mut self, other: &Entry) -> bool {
+    pub fn drop_unreliable(&mut self, other: &SnapshotEntry) -> bool {
         let before = self.streams.len();
         if self.name == other.name {
             self.streams
@@ -171,8 +171,8 @@ impl Entry {
 
     /// Reads and checks a single entry, as the broker's bucket holds it. The error is a text for
     /// people.
-    pub fn parse(bytes: &[u8]) -> Result<Entry, String> {
-        let entry: Entry = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    pub fn parse(bytes: &[u8]) -> Result<SnapshotEntry, String> {
+        let entry: SnapshotEntry = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         entry.check()?;
         Ok(entry)
     }
@@ -237,8 +237,8 @@ pub fn made(name: &str) -> Option<(i64, u64)> {
 mod tests {
     use super::*;
 
-    fn entry(time_ms: i64) -> Entry {
-        Entry {
+    fn entry(time_ms: i64) -> SnapshotEntry {
+        SnapshotEntry {
             name: fresh_name(time_ms, 7, 0xabc),
             size: 10,
             sha256: "0".repeat(64),
@@ -259,7 +259,7 @@ mod tests {
         let read = Manifest::parse(&manifest.to_bytes(), "c").unwrap();
         assert_eq!(read, manifest);
         assert_eq!(read.snapshots, [entry(3), entry(2)]);
-        assert_eq!(Entry::parse(&entry(4).to_bytes()), Ok(entry(4)));
+        assert_eq!(SnapshotEntry::parse(&entry(4).to_bytes()), Ok(entry(4)));
         assert_eq!(made(&entry(3).name), Some((3, 7)));
     }
 

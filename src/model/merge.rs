@@ -6,8 +6,8 @@
 //! idempotent (a join-semilattice, Shapiro et al., "Conflict-free Replicated Data Types", 2011):
 //! any order and any repetition of changes gives the same state.
 //!
-//! Nodes store the compact form [`State`]: one version for the row, and exceptions for columns that
-//! differ. After a power cut or on a cloned SD card two writes may carry one version; then the
+//! Nodes store the compact form [`RowState`]: one version for the row, and exceptions for columns
+//! that differ. After a power cut or on a cloned SD card two writes may carry one version; then the
 //! larger value wins, the same on all nodes.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub type Exceptions = BTreeMap<String, Version>;
 
 /// The versions of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct RowState {
     /// The highest version in the row: the tombstone's if it is deleted.
     pub version: Version,
     /// Whether the row is deleted, so that `version` is its tombstone.
@@ -33,7 +33,7 @@ pub struct State {
     pub exceptions: Exceptions,
 }
 
-impl State {
+impl RowState {
     /// The newest tombstone this state knows of.
     pub fn floor(&self) -> Version {
         if self.deleted {
@@ -67,7 +67,7 @@ impl State {
 
 /// One column of the table here, with the values on both sides.
 #[derive(Debug, Clone, Copy)]
-pub struct Column<'a> {
+pub struct MergeColumn<'a> {
     /// Name in lower case.
     pub name: &'a str,
     /// The value of the row here. None if there is no row, or if the column was added after the
@@ -100,18 +100,22 @@ pub enum Action {
 
 /// Joins the state `incoming` into the `local` one, if there is one. Returns the joined state, and
 /// the action that brings the row here to it.
-pub fn join(local: Option<&State>, incoming: &State, columns: &[Column<'_>]) -> (State, Action) {
+pub fn join(
+    local: Option<&RowState>,
+    incoming: &RowState,
+    columns: &[MergeColumn<'_>],
+) -> (RowState, Action) {
     let floor = incoming
         .floor()
-        .max(local.map_or(Version::NEVER, State::floor));
-    let lives = |s: &&State| {
+        .max(local.map_or(Version::NEVER, RowState::floor));
+    let lives = |s: &&RowState| {
         let tied = s.version == floor && mutation::is(Mutation::TombstoneLosesTies);
         !s.deleted && (s.version > floor || tied)
     };
     let (here, there) = (local.filter(lives), Some(incoming).filter(lives));
     let row_is_here = local.is_some_and(|s| !s.deleted);
     let Some(version) = here.map(|s| s.version).max(there.map(|s| s.version)) else {
-        let state = State {
+        let state = RowState {
             version: floor,
             deleted: true,
             exceptions: Exceptions::new(),
@@ -126,7 +130,7 @@ pub fn join(local: Option<&State>, incoming: &State, columns: &[Column<'_>]) -> 
     let mut exceptions = Exceptions::new();
     let (mut write, mut keep, mut reset) = (Vec::new(), Vec::new(), false);
     for (i, column) in columns.iter().enumerate() {
-        let alive = |s: Option<&State>, value: Option<Value<'_>>| {
+        let alive = |s: Option<&RowState>, value: Option<Value<'_>>| {
             s.filter(|_| value.is_some())
                 .map(|s| s.column(column.name))
                 .filter(|v| *v > floor)
@@ -155,7 +159,7 @@ pub fn join(local: Option<&State>, incoming: &State, columns: &[Column<'_>]) -> 
     if floor != Version::NEVER {
         exceptions.insert(FLOOR.to_owned(), floor);
     }
-    let state = State {
+    let state = RowState {
         version,
         deleted: false,
         exceptions,

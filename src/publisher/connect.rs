@@ -5,8 +5,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use super::CONNECTING;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
-use crate::cluster::stream_continuity::{self, LookError};
-use crate::logging::Trouble;
+use crate::cluster::stream_continuity::{self, ContinuityError};
+use crate::logging::RepeatedFailure;
 use crate::model::backoff::Backoff;
 use crate::shared::Shared;
 use crate::stream::{StreamError, Writer};
@@ -40,7 +40,7 @@ pub(super) fn connect_when_asked(
         if ask.refused && stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
             return Ok(());
         }
-        let (mut failures, mut failure) = (0, Trouble::default());
+        let (mut failures, mut failure) = (0, RepeatedFailure::default());
         loop {
             let text = match connect(broker, shared) {
                 Ok(writer) => {
@@ -79,12 +79,11 @@ fn connect(broker: &dyn Broker, shared: &Shared) -> Result<Box<dyn Writer>, Stre
     for shard in 1..=broker.shards() {
         let mut reader = broker.reader(shard)?;
         let state = reader.state()?;
-        stream_continuity::look(shared, &broker.stream(shard), &mut *reader, &state).map_err(
-            |e| match e {
-                LookError::Stream(e) => e,
-                LookError::Database(e) => StreamError::Disconnected(format!("database: {e}")),
-            },
-        )?;
+        stream_continuity::verify_position(shared, &broker.stream(shard), &mut *reader, &state)
+            .map_err(|e| match e {
+                ContinuityError::Stream(e) => e,
+                ContinuityError::Database(e) => StreamError::Disconnected(format!("database: {e}")),
+            })?;
     }
     Ok(writer)
 }

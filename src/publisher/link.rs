@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
 use std::time::{Duration, Instant};
 
-use crate::model::frame::{self, Messages, Packed};
+use crate::model::frame::{self, Messages, PackedFrame};
 use crate::shared::Shared;
 use crate::stream::{FIRST_WINDOW, QUICK, StreamError, Writer, at_slowest};
 
@@ -49,7 +49,7 @@ pub(super) struct LinkMessage {
 
 /// Properties of a frame that is about to become messages.
 pub(super) struct Sending<'a> {
-    pub at: i64,
+    pub local_tx: i64,
     pub shard: u32,
     pub stream: &'a str,
     pub salt: u64,
@@ -122,14 +122,15 @@ impl PublisherLink {
         &mut self,
         shared: &Shared,
         sending: &Sending<'_>,
-        packed: Packed,
+        packed: PackedFrame,
         now: Instant,
     ) -> Result<(), StreamError> {
         debug_assert!(self.rest.is_none());
         let most = self.writer.max_message_bytes(packed.len());
         let messages = packed.messages(sending.salt, most);
         let frame = self.next;
-        self.frames.insert(frame, (sending.at, messages.len()));
+        self.frames
+            .insert(frame, (sending.local_tx, messages.len()));
         self.rest = Some(Rest {
             frame,
             shard: sending.shard,
@@ -190,14 +191,14 @@ impl PublisherLink {
             _ => self.window_bytes,
         }
         .min(self.writer.window_bytes());
-        let (at, left) = self.frames.get_mut(&message.frame)?;
-        let at = *at;
+        let (local_tx, left) = self.frames.get_mut(&message.frame)?;
+        let local_tx = *local_tx;
         *left -= 1;
         if *left > 0 {
             return Some((message, None));
         }
         self.frames.remove(&message.frame);
-        Some((message, Some(at)))
+        Some((message, Some(local_tx)))
     }
 }
 

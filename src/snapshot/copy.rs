@@ -18,7 +18,7 @@ use crate::capture::Captured;
 use crate::database::meta::{Meta, get_meta, strip_meta};
 use crate::database::schema::quote;
 use crate::database::selection::Kind;
-use crate::database::{Database, Opened, Result, Viewing, forget_table, note_local};
+use crate::database::{Database, OpenedFiles, Result, Viewing, forget_table, note_local};
 use crate::model::manifest::StreamPosition;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::error::CopyError;
@@ -58,7 +58,7 @@ pub struct View {
     pub schema: i64,
     /// Size of the database in bytes.
     pub size: u64,
-    opened: Opened,
+    opened: OpenedFiles,
 }
 
 impl Database {
@@ -107,7 +107,7 @@ impl Database {
         let schema = get_meta(&conn, Meta::SchemaHash)?.unwrap_or_default();
         let streams = self.places();
         let is_fed = |name: &String| self.apply_triggers.feeds(name);
-        let excluded = self.left_alone_as(Kind::Excluded).into_iter();
+        let excluded = self.not_replicated_as(Kind::Excluded).into_iter();
         let (fed, excluded): (_, Vec<String>) = excluded.partition(is_fed);
         let young = self.catalog.quiet.young().cloned();
         let excluded: Vec<String> = excluded.into_iter().chain(young).collect();
@@ -118,7 +118,7 @@ impl Database {
             indexes,
             excluded,
             fed,
-            local: self.left_alone_as(Kind::Local),
+            local: self.not_replicated_as(Kind::Local),
             lacks: self.let_go.lacks().cloned().collect(),
             streams,
             schema,

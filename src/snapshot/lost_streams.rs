@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::apply::Position;
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::{Database, Result};
-use crate::model::manifest::{Entry, StreamPosition};
+use crate::model::manifest::{SnapshotEntry, StreamPosition};
 use crate::mutation::{self, Mutation};
 
 type Lost = BTreeMap<String, StreamPosition>;
@@ -49,7 +49,7 @@ impl Database {
 
     /// Whether everything that a snapshot holds of lost streams was read here, or the snapshot was
     /// made here.
-    pub(crate) fn had_read(&self, entry: &Entry) -> Result<bool> {
+    pub(crate) fn had_read(&self, entry: &SnapshotEntry) -> Result<bool> {
         let had_read = |(stream, before): (&String, &StreamPosition)| {
             let place = entry.streams.get(stream);
             place.is_some_and(|p| p.created == before.created && p.seq <= before.seq)

@@ -14,12 +14,12 @@ use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
 use crate::model::frame::Row;
-use crate::model::manifest::Entry;
-use crate::model::merge::State;
+use crate::model::manifest::SnapshotEntry;
+use crate::model::merge::RowState;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
-use crate::snapshot::source::{Source, SourceRow};
+use crate::snapshot::source::{SnapshotSource, SourceRow};
 use former::SourceFormer;
 
 mod former;
@@ -32,12 +32,12 @@ const STEP: usize = 128;
 
 /// A merge under way.
 pub struct Merge {
-    source: Source,
+    source: SnapshotSource,
     former: Vec<SourceFormer>,
-    entry: Entry,
+    entry: SnapshotEntry,
     at: MergeProgress,
     /// Number of rows joined so far. `total` is the number in the snapshot.
-    pub rows: Count,
+    pub rows: RowCount,
     total: u64,
     /// Whether there was no row here when the merge began; `None` until that is known.
     is_first: Option<bool>,
@@ -45,7 +45,7 @@ pub struct Merge {
 
 /// Counts rows of the snapshot.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Count {
+pub struct RowCount {
     /// Rows read from the snapshot so far.
     pub seen: u64,
     /// Rows of those that were new here.
@@ -90,15 +90,15 @@ impl Ours {
 
 impl Merge {
     /// Opens a snapshot's file. The file belongs to the merge from here on.
-    pub fn open(file: &Path, entry: &Entry) -> Result<Merge> {
-        let source = Source::open(file)?;
+    pub fn open(file: &Path, entry: &SnapshotEntry) -> Result<Merge> {
+        let source = SnapshotSource::open(file)?;
         Ok(Merge {
             total: source.count()?,
             former: SourceFormer::all(&source)?,
             source,
             entry: entry.clone(),
             at: MergeProgress::Schema,
-            rows: Count::default(),
+            rows: RowCount::default(),
             is_first: None,
         })
     }
@@ -130,7 +130,7 @@ impl Merge {
             }
             let began = db.clock.uptime();
             let mut frames = Frames::new(db);
-            db.doubt_ages();
+            db.doubt_tombstone_age();
             while at != MergeProgress::Done {
                 let is_over = |db: &Database| db.clock.uptime() - began >= db.time_box();
                 let is_schema = at == MergeProgress::Schema;
@@ -165,7 +165,7 @@ impl Merge {
         db: &mut Database,
         at: MergeProgress,
         frames: &mut Frames,
-        rows: &mut Count,
+        rows: &mut RowCount,
         is_over: &dyn Fn(&Database) -> bool,
     ) -> Result<MergeProgress> {
         match at {
@@ -191,7 +191,7 @@ impl Merge {
             MergeProgress::Marks(after) => self.mark_some(db, after),
             MergeProgress::Lacking(n, after) => match self.source.tables.get(n) {
                 Some(table) => {
-                    let next = self.look_for_lacking(db, table, after, frames, is_over)?;
+                    let next = self.find_lacking(db, table, after, frames, is_over)?;
                     Ok(next.map_or(MergeProgress::Lacking(n + 1, None), |key| {
                         MergeProgress::Lacking(n, Some(key))
                     }))
@@ -210,14 +210,14 @@ impl Merge {
         table: &Arc<Table>,
         after: Option<Vec<OwnedValue>>,
         frames: &mut Frames,
-        rows: &mut Count,
+        rows: &mut RowCount,
         is_over: &dyn Fn(&Database) -> bool,
     ) -> Result<Option<Vec<OwnedValue>>> {
         let local = db.table_like(table);
         let columns = table.schema.columns.iter();
         let columns: Vec<&str> = columns.map(|c| c.lower.as_str()).collect();
-        let found = self.source.rows(table, after.as_deref(), STEP)?;
-        if !found.is_empty() && db.lets_go(&table.name().to_ascii_lowercase(), &columns)? {
+        let become_founder = self.source.rows(table, after.as_deref(), STEP)?;
+        if !become_founder.is_empty() && db.lets_go(&table.name().to_ascii_lowercase(), &columns)? {
             return Ok(None);
         }
         let dropped = db.dropped()?;
@@ -226,7 +226,7 @@ impl Merge {
             |local: &Arc<Table>| !table.has_late_columns() && db.is_plain(local, &columns);
         let plain = local.as_ref().is_some_and(is_plain);
         let mut last = None;
-        for row in found {
+        for row in become_founder {
             rows.seen += 1;
             let ours = match &local {
                 Some(local) => db.compared(local, &row)?,
@@ -252,7 +252,7 @@ impl Merge {
                 Err(e) => return Err(e),
             }
             if let (Ours::Other(Some(ours)), Some(local)) = (&ours, &local)
-                && ours.at <= self.covered(db, table, &row.key_bytes)
+                && ours.local_tx <= self.covered(db, table, &row.key_bytes)
             {
                 db.tell_unheard(local, table, &row, frames)?;
             }
@@ -369,7 +369,7 @@ impl Database {
 
     /// Whether the snapshot has a tombstone for a row that lives here, so old that others may have
     /// forgotten the delete: they may have been sent the row since.
-    fn is_news(&self, ours: &Ours, theirs: &State) -> bool {
+    fn is_news(&self, ours: &Ours, theirs: &RowState) -> bool {
         let lives = matches!(ours, Ours::Other(Some(ours)) if !ours.state.deleted);
         lives && theirs.deleted && self.is_old(theirs.version.time_ms())
     }
@@ -393,7 +393,7 @@ impl Database {
     }
 
     /// Notes that this node founds the cluster.
-    pub fn found(&mut self) -> Result<()> {
+    pub fn become_founder(&mut self) -> Result<()> {
         self.write(|db| Ok(set_meta(&db.conn, Meta::Joined, 1)?))?;
         self.joined = true;
         self.report_demoted()

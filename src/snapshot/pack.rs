@@ -16,7 +16,7 @@ const MAX_WINDOW_LOG: u32 = 23;
 
 /// Size and hash of a packed file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Packed {
+pub(crate) struct PackedFile {
     pub size: u64,
     /// In hexadecimal.
     pub sha256: String,
@@ -38,9 +38,9 @@ impl<W: Write> Hashing<W> {
         }
     }
 
-    fn packed(self) -> Packed {
+    fn packed(self) -> PackedFile {
         let hash = self.hash.finalize();
-        Packed {
+        PackedFile {
             size: self.size,
             sha256: hash.iter().map(|b| format!("{b:02x}")).collect(),
         }
@@ -65,7 +65,7 @@ pub(crate) fn pack(
     from: &Path,
     into: &Path,
     watch: &mut dyn FnMut(u64) -> io::Result<()>,
-) -> io::Result<Packed> {
+) -> io::Result<PackedFile> {
     let mut encoder = zstd::Encoder::new(Hashing::new(File::create(into)?), LEVEL)?;
     encoder.include_checksum(true)?;
     let mut from = BufReader::with_capacity(128 << 10, File::open(from)?);
@@ -124,7 +124,7 @@ impl Unpacker {
 
     /// Ends unpacking. Returns size and hash of the packed bytes. Fails if the database is shorter
     /// than announced.
-    pub(crate) fn finish(mut self) -> io::Result<Packed> {
+    pub(crate) fn finish(mut self) -> io::Result<PackedFile> {
         self.decoder.flush()?;
         let Hashing { into, hash, size } = self.decoder;
         let limited = into.into_inner();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::cluster::registry::Registry;
 use crate::database::{Database, DatabaseError};
 use crate::logging::Lasting;
-use crate::model::manifest::{Entry, KEPT, StreamPosition};
+use crate::model::manifest::{KEPT, SnapshotEntry, StreamPosition};
 use crate::shared::Shared;
 pub use crate::snapshot::error::RoundError;
 use crate::snapshot::transfer;
@@ -30,8 +30,8 @@ mod take;
 const NEWEST_LACKS: &str = "the newest lacks changes that are here";
 const A_NODE_LACKS: &str = "a node lacks changes";
 
-/// How often to look for something that other nodes are to do.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Pause between two rounds while other nodes have something to do.
+const ROUND_PAUSE: Duration = Duration::from_millis(500);
 
 /// Settings of the scheduler.
 #[derive(Debug, Clone)]
@@ -61,9 +61,9 @@ enum Asked {
     Always,
 }
 
-/// When to look again, if nothing happens before.
+/// Time of the next round, if nothing happens before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextRound {
     /// Not before an event.
     Rest,
     /// After this time.
@@ -90,9 +90,9 @@ pub struct Scheduler {
     options: SchedulerOptions,
     /// The newest snapshot that this node knows of, without the streams whose position the broker
     /// lost.
-    newest: Option<Entry>,
+    newest: Option<SnapshotEntry>,
     /// Per snapshot, the streams whose position in it the broker lost.
-    placed: BTreeMap<String, BTreeSet<String>>,
+    lost_positions: BTreeMap<String, BTreeSet<String>>,
     asked: Option<Asked>,
     /// Since when this node waits to be joined.
     waiting: Option<Duration>,
@@ -127,7 +127,7 @@ impl Scheduler {
         Scheduler {
             options,
             newest: None,
-            placed: BTreeMap::new(),
+            lost_positions: BTreeMap::new(),
             asked: None,
             waiting: None,
             lacking: None,
@@ -167,7 +167,7 @@ impl Scheduler {
     pub fn connected(&mut self) {
         self.registered = None;
         (self.told, self.compared) = (None, None);
-        self.placed.clear();
+        self.lost_positions.clear();
     }
 
     /// Whether the snapshot that was asked for is still to be made.
@@ -187,23 +187,23 @@ impl Scheduler {
     }
 
     /// Runs one round. The caller must let reading go on after it ([`Shared::let_read`]).
-    pub fn round(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
+    pub fn round(&mut self, round: &mut Round<'_>) -> Result<NextRound, RoundError> {
         if self.waiting.is_none() {
             round.shared.hold_reading()?;
         }
-        self.look_at_gaps(round.shared);
+        self.note_gaps(round.shared);
         let node = round.shared.lock().database.node();
         if self.registered != Some(node) {
             round.registry.register(node, &self.options.selection)?;
             self.registered = Some(node);
         }
         if self.compare_tables(round)? && !round.shared.is_joined() {
-            return Ok(Next::After(self.options.leader_ttl)); // or when tables are made here
+            return Ok(NextRound::After(self.options.leader_ttl)); // or when tables are made here
         }
         self.newest = self.find_newest(round)?;
         if let Some(newest) = self.newest.take() {
             let streams = newest.streams.len();
-            let newest = self.place(newest, round)?;
+            let newest = self.verify_positions(newest, round)?;
             if newest.streams.len() < streams {
                 // All nodes are told while this can be seen: once the stream is emptied, nobody can
                 // see it.
@@ -217,10 +217,10 @@ impl Scheduler {
                 return Ok(next);
             }
         }
-        self.look_for_lost(round)?;
+        self.merge_for_lost_streams(round)?;
         if round.shared.lock().database.has_gap() {
             let next = self.make_up(round)?;
-            self.look_at_gaps(round.shared);
+            self.note_gaps(round.shared);
             return Ok(next);
         }
         self.forgot = false; // nothing is needed of the store: the next loss is another one
@@ -231,7 +231,7 @@ impl Scheduler {
 
     /// Marked rows wait to be sent until the missed changes are here, but no longer than
     /// `leader_ttl`.
-    fn look_at_gaps(&mut self, shared: &Shared) {
+    fn note_gaps(&mut self, shared: &Shared) {
         let locked = shared.lock();
         let now = locked.database.clock.uptime();
         self.gapped = match locked.database.has_gap() {
@@ -243,7 +243,7 @@ impl Scheduler {
         shared.publish_beside_gaps(self.gapped.is_some_and(is_long));
     }
 
-    fn find_newest(&mut self, round: &mut Round<'_>) -> Result<Option<Entry>, RoundError> {
+    fn find_newest(&mut self, round: &mut Round<'_>) -> Result<Option<SnapshotEntry>, RoundError> {
         if let Some(entry) = round.registry.newest()? {
             return Ok(Some(entry));
         }
@@ -275,11 +275,15 @@ impl Scheduler {
     /// Drops from an entry the streams in which the broker lost the message with which the snapshot
     /// ends. The broker gives such numbers out again, so a snapshot that seems to reach as far as
     /// this node lacks the messages that came under them.
-    fn place(&mut self, mut entry: Entry, round: &mut Round<'_>) -> Result<Entry, RoundError> {
-        if self.placed.len() > 2 * KEPT {
-            self.placed.clear();
+    fn verify_positions(
+        &mut self,
+        mut entry: SnapshotEntry,
+        round: &mut Round<'_>,
+    ) -> Result<SnapshotEntry, RoundError> {
+        if self.lost_positions.len() > 2 * KEPT {
+            self.lost_positions.clear();
         }
-        let lost = self.placed.entry(entry.name.clone()).or_default();
+        let lost = self.lost_positions.entry(entry.name.clone()).or_default();
         for (stream, place) in &entry.streams {
             // Asked each time: a server may lose messages while the connection lives on.
             if !lost.contains(stream) && round.registry.is_lost(stream, place)? {
@@ -343,18 +347,18 @@ impl Scheduler {
         }
     }
 
-    /// When to look again, if nothing happens before: when the interval is over, unless nothing was
+    /// Time of the next round, if nothing happens before: when the interval is over, unless nothing was
     /// written since the newest snapshot.
-    pub fn rest(&self, shared: &Shared) -> Next {
+    pub fn rest(&self, shared: &Shared) -> NextRound {
         let (Some(every), Some(newest)) = (self.options.interval, &self.newest) else {
-            return Next::Rest;
+            return NextRound::Rest;
         };
         let locked = shared.lock();
         if locked.database.is_covered(&newest.streams) {
-            return Next::Rest;
+            return NextRound::Rest;
         }
         let age = locked.database.clock.now_ms() - newest.time_ms;
         let age = Duration::from_millis(age.max(0) as u64);
-        Next::After(every.saturating_sub(age).max(LOOK_AGAIN))
+        NextRound::After(every.saturating_sub(age).max(ROUND_PAUSE))
     }
 }

@@ -19,12 +19,12 @@ use crate::database::table::{Shape, Table, versions_table};
 use crate::database::{DatabaseError, Result};
 use crate::model::cbor;
 use crate::model::frame::MAX_ROW_BYTES;
-use crate::model::merge::{FLOOR, State};
+use crate::model::merge::{FLOOR, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
 /// See the module's head.
-pub(super) struct Source {
+pub(super) struct SnapshotSource {
     pub conn: Connection,
     pub sites: Sites,
     /// In the order of their ids.
@@ -40,10 +40,10 @@ pub(super) struct SourceRow {
     pub stored: Stored,
 }
 
-impl Source {
+impl SnapshotSource {
     /// Opens a file that was checked before. Its content still comes from a peer, and is not
     /// trusted.
-    pub(super) fn open(path: &Path) -> Result<Source> {
+    pub(super) fn open(path: &Path) -> Result<SnapshotSource> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         // No value may be longer than a row that can be sent: SQLite refuses it without reading it.
@@ -70,7 +70,7 @@ impl Source {
         let sites = Sites::load(&conn)?;
         let tables = tables(&conn)?;
         let measure = tables.iter().map(|t| (t.id, measure(t))).collect();
-        Ok(Source {
+        Ok(SnapshotSource {
             conn,
             sites,
             tables,
@@ -116,7 +116,7 @@ impl Source {
 
     /// Whether the snapshot's maker had not sent that row.
     pub(super) fn is_marked(&self, table: &Table, row: &SourceRow) -> Result<bool> {
-        has_mark(&self.conn, table, &row.key_bytes, row.stored.at)
+        has_mark(&self.conn, table, &row.key_bytes, row.stored.local_tx)
     }
 
     /// The version of one row.
@@ -234,7 +234,7 @@ fn version_of(
     let local = local.filter(|_| schema.default == schema.default_now);
     let now = &local.unwrap_or(schema).default_now;
     let own = stored.state.exceptions.get(&schema.lower).copied();
-    let is_late = stored.at < table.born[column] && *value == schema.default;
+    let is_late = stored.local_tx < table.born[column] && *value == schema.default;
     let version = match own {
         Some(version) if version != Version::NEVER => version,
         None if !is_late => stored.state.version,
@@ -244,7 +244,7 @@ fn version_of(
 }
 
 fn is_sound(stored: &Stored) -> bool {
-    let State {
+    let RowState {
         version,
         exceptions,
         ..

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Merge, View};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
-use crate::model::manifest::{Entry, StreamPosition};
+use crate::model::manifest::{SnapshotEntry, StreamPosition};
 
 mod copying;
 mod demoted;
@@ -38,17 +38,17 @@ fn view(node: &mut Node) -> View {
 }
 
 /// A copy in a file beside the database, and its entry for the manifest.
-fn snapshot(node: &mut Node) -> (PathBuf, Entry) {
+fn snapshot(node: &mut Node) -> (PathBuf, SnapshotEntry) {
     let view = view(node);
     copy(node, view)
 }
 
-fn copy(node: &Node, view: View) -> (PathBuf, Entry) {
+fn copy(node: &Node, view: View) -> (PathBuf, SnapshotEntry) {
     let file = node.dir.path().join(format!("copy-{}", rand(node)));
     let (streams, lacks) = (view.streams.clone(), view.lacks.clone());
     view.copy(&file, &mut |_| Ok(())).unwrap();
     let dropped = node.db.dropped().unwrap();
-    let entry = Entry {
+    let entry = SnapshotEntry {
         name: "snapshot-1-1-0.db.zst".into(),
         size: 1,
         sha256: "0".repeat(64),
@@ -67,7 +67,7 @@ fn rand(node: &Node) -> usize {
     std::fs::read_dir(node.dir.path()).unwrap().count()
 }
 
-fn merge(node: &mut Node, (file, entry): &(PathBuf, Entry)) {
+fn merge(node: &mut Node, (file, entry): &(PathBuf, SnapshotEntry)) {
     let mut merge = Merge::open(file, entry).unwrap();
     let ended = (0..100_000).any(|_| merge.step(&mut node.db).unwrap().0);
     assert!(ended, "the merge never ends");
@@ -274,7 +274,7 @@ fn rows_from_before_give_way_to_the_founders() {
             &with("(1, 'founder', 'x'), (2, 'only there', 'y')"),
         );
         let mut b = Node::unmet(joining, &with("(1, 'joining', 'x'), (3, 'only here', 'z')"));
-        a.db.found().unwrap();
+        a.db.become_founder().unwrap();
         a.capture();
         b.capture();
         merge(&mut b, &snapshot(&mut a));
@@ -294,7 +294,7 @@ fn rows_from_before_give_way_to_what_a_stream_brings_before_the_snapshot_comes()
     let mut b = Node::unmet(2, &with("joined without"));
     let mut c = Node::unmet(3, &with("joining"));
     for joined in [&mut a, &mut b] {
-        joined.db.found().unwrap();
+        joined.db.become_founder().unwrap();
         joined.capture();
     }
     let old = snapshot(&mut a);

@@ -12,12 +12,12 @@ use log::Level;
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::registry::KeyValueRegistry;
 use crate::database::DatabaseError;
-use crate::logging::Trouble;
+use crate::logging::RepeatedFailure;
 use crate::model::backoff::Backoff;
 use crate::progress::{Unit, Work};
 use crate::shared::Shared;
 use crate::snapshot::error::TransferError;
-use crate::snapshot::scheduler::{Next, Round, RoundError, Scheduler, SchedulerOptions};
+use crate::snapshot::scheduler::{NextRound, Round, RoundError, Scheduler, SchedulerOptions};
 use crate::snapshot::watch::{self, Watch};
 use crate::store::{Store, StoreError};
 use crate::stream::StreamError;
@@ -39,7 +39,7 @@ pub struct Places {
 }
 
 /// A person's request for a snapshot.
-pub struct Ask {
+pub struct SnapshotRequest {
     /// Receives the result: `Ok` once the snapshot is made, else why it cannot be.
     pub reply: Sender<Result<(), String>>,
     /// The newest snapshot will do if nothing was written since.
@@ -51,7 +51,7 @@ pub struct Inputs {
     /// Closed to end the thread.
     pub stop: Receiver<()>,
     /// Requests for a snapshot.
-    pub asks: Receiver<Ask>,
+    pub asks: Receiver<SnapshotRequest>,
     /// Whether a person waits for a snapshot: then the number of attempts is limited.
     pub is_awaited: bool,
 }
@@ -64,8 +64,8 @@ struct Snapshots {
     pokes: Receiver<()>,
     registry: Option<KeyValueRegistry>,
     backoff: Backoff,
-    asked: Vec<Ask>,
-    failure: Trouble,
+    asked: Vec<SnapshotRequest>,
+    failure: RepeatedFailure,
     /// Whether a person asked for a snapshot and was told nothing yet.
     owes_word: bool,
     /// Whether the store failed. Then only a person's request is a reason to try again before the
@@ -93,7 +93,7 @@ pub fn start(
         registry: None,
         backoff,
         asked: Vec::new(),
-        failure: Trouble::default(),
+        failure: RepeatedFailure::default(),
         owes_word: false,
         holds: false,
         sweep: None,
@@ -107,17 +107,17 @@ enum SnapshotEvent {
     Poke,
     /// A node wrote to the broker's bucket.
     Word,
-    Ask(Ask),
+    Ask(SnapshotRequest),
     Timeout,
 }
 
 impl Snapshots {
     fn run(mut self) -> Result<(), String> {
-        let mut look_at = Some(Instant::now());
+        let mut next_round_at = Some(Instant::now());
         let mut is_word = true;
         let mut failures = 0;
         loop {
-            match self.next_event(look_at) {
+            match self.next_event(next_round_at) {
                 SnapshotEvent::Stop => return Ok(()),
                 SnapshotEvent::Poke => {}
                 SnapshotEvent::Word => is_word = true,
@@ -135,7 +135,7 @@ impl Snapshots {
             self.shared.let_read();
             is_word = false;
             self.holds = matches!(done, Err(RoundError::Transfer(_)));
-            look_at = match done {
+            next_round_at = match done {
                 Ok(next) => {
                     failures = 0;
                     self.backoff.reset();
@@ -147,8 +147,8 @@ impl Snapshots {
                     self.owes_word = false;
                     self.answer(None);
                     match next {
-                        Next::Rest => None,
-                        Next::After(wait) => Some(Instant::now() + wait),
+                        NextRound::Rest => None,
+                        NextRound::After(wait) => Some(Instant::now() + wait),
                     }
                 }
                 Err(RoundError::Stopped | RoundError::Transfer(TransferError::Stopped)) => {
@@ -167,7 +167,7 @@ impl Snapshots {
         }
     }
 
-    fn next_event(&self, look_at: Option<Instant>) -> SnapshotEvent {
+    fn next_event(&self, next_round_at: Option<Instant>) -> SnapshotEvent {
         let silence = never();
         let changes = self.registry.as_ref().map_or(&silence, |r| r.changes());
         let mut select = Select::new_biased();
@@ -178,7 +178,7 @@ impl Snapshots {
             true => (usize::MAX, usize::MAX),
             false => (select.recv(changes), select.recv(&self.pokes)),
         };
-        let operation = match look_at {
+        let operation = match next_round_at {
             Some(at) => match select.select_deadline(at) {
                 Ok(operation) => operation,
                 Err(_) => return SnapshotEvent::Timeout,
@@ -207,7 +207,7 @@ impl Snapshots {
         }
     }
 
-    fn work(&mut self, is_word: bool) -> Result<Next, RoundError> {
+    fn work(&mut self, is_word: bool) -> Result<NextRound, RoundError> {
         self.drop_tombstones()?;
         if !is_word && !self.scheduler.has_work(&self.shared)? {
             return Ok(self.scheduler.rest(&self.shared));
@@ -387,7 +387,7 @@ mod tests {
             registry: None,
             backoff: Backoff::new(Duration::ZERO, Duration::ZERO),
             asked: Vec::new(),
-            failure: Trouble::default(),
+            failure: RepeatedFailure::default(),
             owes_word: false,
             holds: false,
             sweep: None,
@@ -411,7 +411,7 @@ mod tests {
         thread.holds = true;
         assert!(matches!(thread.next_event(soon()), SnapshotEvent::Timeout));
         let (reply, only_if_new) = (crossbeam_channel::bounded(1).0, false);
-        ask.send(Ask { reply, only_if_new }).unwrap();
+        ask.send(SnapshotRequest { reply, only_if_new }).unwrap();
         assert!(matches!(thread.next_event(soon()), SnapshotEvent::Ask(_)));
         thread.holds = false;
         assert!(matches!(thread.next_event(soon()), SnapshotEvent::Poke));

@@ -95,7 +95,7 @@ impl Database {
         for key in keys(&self.conn, table, &scan, sweep.after.as_deref())? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
             let stored = rows.version(&self.sites, &borrowed)?;
-            if stored.is_some_and(|s| s.state.deleted && s.at <= sweep.bound) {
+            if stored.is_some_and(|s| s.state.deleted && s.local_tx <= sweep.bound) {
                 old.push(key.clone());
             }
             last = Some(key);
@@ -115,7 +115,7 @@ impl Database {
             };
             let key_bytes = table.key_bytes(key.iter().copied());
             let is_unsent = !mutation::is(Mutation::MarkedTombstonesDropped)
-                && self.is_marked(table, &key_bytes, stored.at)?;
+                && self.is_marked(table, &key_bytes, stored.local_tx)?;
             if rows.exists(&key)? || is_unsent {
                 continue;
             }

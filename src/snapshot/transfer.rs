@@ -10,12 +10,12 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::database::meta::{Meta, set_meta};
 use crate::database::{is_unfit, schema, values};
-use crate::model::manifest::{self, Entry, Manifest, ManifestError, fresh_name};
+use crate::model::manifest::{self, Manifest, ManifestError, SnapshotEntry, fresh_name};
 use crate::snapshot::copy::View;
 use crate::snapshot::error::{CopyError, TransferError, bad, disk};
 use crate::snapshot::pack::{Unpacker, pack};
 use crate::snapshot::scratch::{Scratch, place, remove_leftovers, require_space};
-use crate::snapshot::source::Source;
+use crate::snapshot::source::SnapshotSource;
 use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
 use crate::store::{Store, StoreError};
 use crate::thread::{Outcome, spawn};
@@ -49,7 +49,7 @@ pub fn upload(
     maker: &Maker<'_>,
     store: &mut dyn Store,
     watch: &mut dyn Watch,
-) -> Result<Entry, TransferError> {
+) -> Result<SnapshotEntry, TransferError> {
     let copy = Scratch::beside(maker.database, "copy");
     let packed_file = Scratch::beside(maker.database, "packed");
     let database_size = view.size;
@@ -75,7 +75,7 @@ pub fn upload(
     })
     .map_err(|e| stopped_or(e, packed_file.path()))?;
     drop(copy);
-    let entry = Entry {
+    let entry = SnapshotEntry {
         name: fresh_name(maker.time_ms, maker.node, maker.random),
         size: packed.size,
         sha256: packed.sha256,
@@ -108,8 +108,8 @@ pub fn upload(
 /// Makes an uploaded snapshot the newest one, and removes snapshots that no node needs any more.
 /// `narrowed` is the snapshot before, without the streams whose position the broker lost.
 pub fn announce(
-    entry: Entry,
-    narrowed: Option<&Entry>,
+    entry: SnapshotEntry,
+    narrowed: Option<&SnapshotEntry>,
     cluster: &str,
     store: &mut dyn Store,
 ) -> Result<Manifest, TransferError> {
@@ -150,8 +150,13 @@ pub fn announce(
 
 /// Whether an object is a snapshot, whole or not, that no node needs: it just fell out of the
 /// manifest, or a process left it behind when it ended.
-fn is_left_behind(name: &str, before: &[Entry], manifest: &Manifest, newest: &Entry) -> bool {
-    let listed = |entries: &[Entry]| entries.iter().any(|e| e.name == name);
+fn is_left_behind(
+    name: &str,
+    before: &[SnapshotEntry],
+    manifest: &Manifest,
+    newest: &SnapshotEntry,
+) -> bool {
+    let listed = |entries: &[SnapshotEntry]| entries.iter().any(|e| e.name == name);
     if !manifest::is_snapshot(name) || listed(&manifest.snapshots) {
         return false;
     }
@@ -204,7 +209,7 @@ pub fn read_manifest(
 /// Fetches a snapshot into a file beside the database, and checks it. Fails if the disk has no room
 /// for it, if the object is gone or damaged, or if the watch ends the work.
 pub fn fetch(
-    entry: &Entry,
+    entry: &SnapshotEntry,
     database: &Path,
     store: &mut dyn Store,
     watch: &mut dyn Watch,
@@ -253,7 +258,7 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferErro
         set_meta(&conn, Meta::Joined, 1)?; // there is nothing to merge it with
         conn.close().map_err(|(_, e)| e)
     };
-    Source::open(file.path())?; // or the daemon could not open it, now and ever after
+    SnapshotSource::open(file.path())?; // or the daemon could not open it, now and ever after
     prepare().map_err(|e| disk(file.path(), e))?;
     let placed = remove_leftovers(database).and_then(|()| place(file.path(), database));
     match placed {

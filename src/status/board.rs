@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::peers::Peers;
-use crate::status::verify::message::Request;
-use crate::status::verify::report::Report;
-use crate::status::verify::worker::Job;
+use super::peers::PeerStates;
+use crate::status::verify::message::VerifyRequest;
+use crate::status::verify::report::VerifyReport;
+use crate::status::verify::worker::VerifyJob;
 use crate::stream::StreamError;
 use crate::stream::key_value::KeyValue;
 
@@ -30,11 +30,11 @@ pub struct About {
 type Query = Box<dyn FnOnce(&KeyValue<'_>) -> Result<(), StreamError> + Send>;
 
 /// A question to the thread.
-pub enum Ask {
+pub enum StatusRequest {
     /// Runs a query on the bucket.
     Bucket(Query, Sender<Result<(), String>>),
     /// Asks for the known facts about the other nodes.
-    Peers(Sender<Result<Peers, String>>),
+    Peers(Sender<Result<PeerStates, String>>),
     /// Forgets a node that is gone; with `true`, only checks whether it may be forgotten.
     Forget(u64, bool, Sender<Result<(), String>>),
 }
@@ -42,11 +42,11 @@ pub enum Ask {
 /// See the module's head.
 pub struct Board {
     about: OnceLock<About>,
-    asks: OnceLock<Sender<Ask>>,
+    asks: OnceLock<Sender<StatusRequest>>,
     changed: (Sender<()>, Receiver<()>),
-    jobs: OnceLock<Sender<Job>>,
+    jobs: OnceLock<Sender<VerifyJob>>,
     /// Report of the run under way, or of the last one.
-    report: Mutex<Option<Report>>,
+    report: Mutex<Option<VerifyReport>>,
 }
 
 impl Default for Board {
@@ -68,7 +68,7 @@ impl Board {
     }
 
     /// Notes the channel on which a thread answers from now on. Only the first call counts.
-    pub(super) fn open(&self, asks: Sender<Ask>) {
+    pub(super) fn open(&self, asks: Sender<StatusRequest>) {
         let _ = self.asks.set(asks);
     }
 
@@ -87,14 +87,14 @@ impl Board {
     }
 
     /// The other nodes, as the broker's bucket has them. An error says why they are not known.
-    pub fn peers(&self) -> Result<Peers, String> {
-        self.ask(Ask::Peers)
+    pub fn peers(&self) -> Result<PeerStates, String> {
+        self.ask(StatusRequest::Peers)
     }
 
     /// Takes a node off the list; with `dry_run`, only checks whether that is allowed. An error
     /// says why not.
     pub fn forget(&self, node: u64, dry_run: bool) -> Result<(), String> {
-        self.ask(|reply| Ask::Forget(node, dry_run, reply))
+        self.ask(|reply| StatusRequest::Forget(node, dry_run, reply))
     }
 
     /// Runs a query on the bucket, on the thread that has the connection. An error says why there
@@ -108,20 +108,20 @@ impl Board {
             let _ = result.send(ask(bucket)?);
             Ok(())
         });
-        self.ask(|reply| Ask::Bucket(query, reply))?;
+        self.ask(|reply| StatusRequest::Bucket(query, reply))?;
         found.try_recv().map_err(|e| e.to_string())
     }
 
     /// Notes the channel on which a thread takes jobs from now on. Only the first call counts.
-    pub(crate) fn employ(&self, jobs: Sender<Job>) {
+    pub(crate) fn employ(&self, jobs: Sender<VerifyJob>) {
         let _ = self.jobs.set(jobs);
     }
 
     /// Hands over another node's request to compare rows. It is dropped if the thread has a job
     /// waiting.
-    pub(super) fn answer(&self, request: Request) {
+    pub(super) fn answer(&self, request: VerifyRequest) {
         if let Some(jobs) = self.jobs.get() {
-            let _ = jobs.try_send(Job::Answer(request));
+            let _ = jobs.try_send(VerifyJob::Answer(request));
         }
     }
 
@@ -132,26 +132,29 @@ impl Board {
         if report.as_ref().is_some_and(|report| report.running) {
             return Err("rows are being compared already".into());
         }
-        let sent = jobs.try_send(Job::Run { repair, dry_run });
+        let sent = jobs.try_send(VerifyJob::Run { repair, dry_run });
         sent.map_err(|_| "this node answers another node just now: try again")?;
-        *report = Some(Report {
+        *report = Some(VerifyReport {
             running: true,
-            ..Report::default()
+            ..VerifyReport::default()
         });
         Ok(())
     }
 
     /// The report of the run under way, or of the last one.
-    pub fn verify_report(&self) -> Option<Report> {
+    pub fn verify_report(&self) -> Option<VerifyReport> {
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.clone()
     }
 
-    pub(crate) fn set_report(&self, report: Report) {
+    pub(crate) fn set_report(&self, report: VerifyReport) {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
     }
 
-    fn ask<T>(&self, ask: impl FnOnce(Sender<Result<T, String>>) -> Ask) -> Result<T, String> {
+    fn ask<T>(
+        &self,
+        ask: impl FnOnce(Sender<Result<T, String>>) -> StatusRequest,
+    ) -> Result<T, String> {
         let asks = self.asks.get().ok_or(OFF)?;
         let (reply, answer) = bounded(1);
         let gone = |_| "the daemon is stopping".to_owned();

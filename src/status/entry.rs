@@ -20,12 +20,12 @@ const MAX_STREAMS: usize = 256;
 /// See the module's head.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Entry {
+pub struct NodeEntry {
     /// `node_name`; empty if the node told none.
     pub name: String,
     /// Version of HarmonyLite.
     pub release: String,
-    /// Hash of the tables, see [`crate::status::report::Schema`].
+    /// Hash of the tables, see [`crate::status::report::SchemaHash`].
     pub schema: String,
     /// Hash before the tables last changed.
     pub previous: String,
@@ -56,18 +56,18 @@ pub struct Entry {
     pub time_ms: i64,
 }
 
-impl Entry {
+impl NodeEntry {
     /// The entry as it is stored.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// Parses an entry of another node. `None` if it is too large or is no entry.
-    pub fn parse(bytes: &[u8]) -> Option<Entry> {
+    pub fn parse(bytes: &[u8]) -> Option<NodeEntry> {
         if bytes.len() > MAX_BYTES {
             return None;
         }
-        let mut entry: Entry = serde_json::from_slice(bytes).ok()?;
+        let mut entry: NodeEntry = serde_json::from_slice(bytes).ok()?;
         let texts = [
             &mut entry.name,
             &mut entry.release,
@@ -83,8 +83,8 @@ impl Entry {
     }
 
     /// Whether the entry says something different from `other`, apart from the time that passed.
-    pub fn differs(&self, other: &Entry) -> bool {
-        let timeless = |entry: &Entry| Entry {
+    pub fn differs(&self, other: &NodeEntry) -> bool {
+        let timeless = |entry: &NodeEntry| NodeEntry {
             time_ms: 0,
             lag_ms: 0,
             ..entry.clone()
@@ -100,49 +100,49 @@ mod tests {
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
-        let entry = Entry {
+        let entry = NodeEntry {
             name: "box".into(),
             positions: vec![1, 2],
             snapshot: Some("s".into()),
-            ..Entry::default()
+            ..NodeEntry::default()
         };
-        assert_eq!(Entry::parse(&entry.to_bytes()), Some(entry));
+        assert_eq!(NodeEntry::parse(&entry.to_bytes()), Some(entry));
     }
 
     #[test]
     fn an_entry_of_a_later_release_is_read_as_far_as_it_is_known() {
-        let entry = Entry::parse(br#"{"name":"box","mood":[1]}"#).unwrap();
+        let entry = NodeEntry::parse(br#"{"name":"box","mood":[1]}"#).unwrap();
         assert_eq!(entry.name, "box");
     }
 
     #[test]
     fn entries_that_mean_ill() {
         let name = format!("\u{1b}[31m\n{}", "x".repeat(1000));
-        let entry = Entry {
+        let entry = NodeEntry {
             name,
             positions: vec![u64::MAX; 300],
-            ..Entry::default()
+            ..NodeEntry::default()
         };
-        let read = Entry::parse(&entry.to_bytes()).unwrap();
+        let read = NodeEntry::parse(&entry.to_bytes()).unwrap();
         assert!(read.name.starts_with("[31mxxx") && read.name.len() == MAX_PRINTED);
         assert_eq!(read.positions.len(), MAX_STREAMS);
         for bytes in [&b""[..], b"{\"positions\":-1}", b"\xff"] {
-            assert_eq!(Entry::parse(bytes), None, "{bytes:?}");
+            assert_eq!(NodeEntry::parse(bytes), None, "{bytes:?}");
         }
         let large = format!("{{\"name\":\"{}\"}}", "x".repeat(MAX_BYTES));
-        assert_eq!(Entry::parse(large.as_bytes()), None);
+        assert_eq!(NodeEntry::parse(large.as_bytes()), None);
     }
 
     #[test]
     fn time_alone_is_no_change() {
-        let before = Entry::default();
-        let later = Entry {
+        let before = NodeEntry::default();
+        let later = NodeEntry {
             time_ms: 5,
             lag_ms: 7,
-            ..Entry::default()
+            ..NodeEntry::default()
         };
         assert!(!later.differs(&before));
-        let moved = Entry {
+        let moved = NodeEntry {
             positions: vec![1],
             ..later
         };

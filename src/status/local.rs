@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::board::About;
-use super::entry::Entry;
+use super::entry::NodeEntry;
 use crate::database::{Database, Result};
 use crate::health;
 use crate::shared::{Locked, Shared};
@@ -13,11 +13,11 @@ pub const COUNTED: u64 = 10_000;
 
 /// Everything that a node knows of itself.
 #[derive(Debug, Clone, Default)]
-pub struct Facts {
+pub struct NodeFacts {
     /// The node's id.
     pub node: u64,
     /// What the node tells the others.
-    pub entry: Entry,
+    pub entry: NodeEntry,
     /// Per origin, by how many milliseconds this node is behind its changes.
     pub lag_ms: BTreeMap<u64, u64>,
     /// Per other node, when the broker stored the newest of its messages that is applied here, in
@@ -29,9 +29,9 @@ pub struct Facts {
     pub now_ms: Option<i64>,
 }
 
-impl Facts {
+impl NodeFacts {
     /// Reads the facts; `locked` is that of `shared`. Fails if the database does.
-    pub fn gather(shared: &Shared, locked: &Locked) -> Result<Facts> {
+    pub fn gather(shared: &Shared, locked: &Locked) -> Result<NodeFacts> {
         let db = &locked.database;
         let heard_ms: BTreeMap<u64, i64> = db.newest_by_origin().collect();
         let now_ms = db.broker_time_ms();
@@ -43,7 +43,7 @@ impl Facts {
         entry.problems = problems.len() as u64;
         entry.lag_ms = lag_ms.values().copied().max().unwrap_or(0);
         entry.time_ms = now_ms.unwrap_or(0);
-        Ok(Facts {
+        Ok(NodeFacts {
             node: db.node(),
             entry,
             lag_ms,
@@ -55,12 +55,12 @@ impl Facts {
 }
 
 /// The facts that the database alone has.
-fn stored(about: &About, db: &Database) -> Result<Entry> {
+fn stored(about: &About, db: &Database) -> Result<NodeEntry> {
     let positions = about.streams.iter().map(|stream| db.position(stream));
     let (positions, gaps): (Vec<u64>, Vec<bool>) =
         positions.map(|p| (p.seq, p.gap.is_some())).unzip();
     let (schema, previous) = db.schema_hashes()?;
-    Ok(Entry {
+    Ok(NodeEntry {
         name: about.name.clone(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         schema: schema.unwrap_or_default(),
@@ -74,7 +74,7 @@ fn stored(about: &About, db: &Database) -> Result<Entry> {
         displaced: db.displaced_up_to(COUNTED)?,
         quarantined: db.quarantined()?,
         snapshot: db.merged_snapshot()?,
-        ..Entry::default()
+        ..NodeEntry::default()
     })
 }
 
@@ -131,12 +131,12 @@ mod tests {
             streams: vec!["s-1".into(), "s-2".into()],
         });
         shared.health.report_failing("connecting", "no route");
-        let facts = Facts::gather(&shared, &shared.lock()).unwrap();
+        let facts = NodeFacts::gather(&shared, &shared.lock()).unwrap();
         assert_eq!((facts.node, &*facts.entry.name), (7, "box"));
         assert_eq!(facts.entry.positions, [5, 0]);
         assert_eq!((facts.entry.unsent, facts.entry.problems), (2, 1));
         assert_eq!(facts.problems["connecting"], "no route");
         assert_eq!(facts.entry.schema.len(), 64);
-        assert_eq!(Entry::parse(&facts.entry.to_bytes()), Some(facts.entry));
+        assert_eq!(NodeEntry::parse(&facts.entry.to_bytes()), Some(facts.entry));
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::entry::{Entry, KEY, MAX_BYTES};
-use super::local::Facts;
-use super::report::{KnownBy, Lag, Node, Schema, Status, Stream, VERSION};
+use super::entry::{KEY, MAX_BYTES, NodeEntry};
+use super::local::NodeFacts;
+use super::report::{KnownBy, Lag, Node, SchemaHash, Status, StreamProgress, VERSION};
 use crate::cluster::broker::meta_bucket;
 use crate::cluster::registry::{PUBLISHER, TABLES};
 use crate::stream::StreamError;
@@ -28,36 +28,36 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
 /// The state of the bucket and the streams, as of one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Peers {
+pub struct PeerStates {
     /// Every known node by its id, with its entry and the time at which the broker stored that, in
     /// unix milliseconds. `None` if it keeps no valid entry.
-    pub nodes: BTreeMap<u64, Option<(Entry, i64)>>,
+    pub nodes: BTreeMap<u64, Option<(NodeEntry, i64)>>,
     /// Number of entries beyond the 1000 that are read.
-    pub left_out: u64,
+    pub omitted: u64,
     /// Per stream, the sequence of its last message.
     pub ends: BTreeMap<String, u64>,
 }
 
-impl Peers {
+impl PeerStates {
     /// Reads the bucket and the ends of the streams.
     pub fn fetch(
         client: &Client,
         stream_prefix: &str,
         streams: &[String],
-    ) -> Result<Peers, StreamError> {
+    ) -> Result<PeerStates, StreamError> {
         let bucket = meta_bucket(stream_prefix);
         let bucket = KeyValue::open(client, &bucket);
         let keys = bucket.keys("")?;
         let mut ids = with_number(&keys, KEY);
         let older = |prefix| with_number(&keys, prefix);
         let older: BTreeSet<u64> = older(PUBLISHER).union(&older(TABLES)).copied().collect();
-        let left_out = ids.len().saturating_sub(MAX_NODES) as u64;
+        let omitted = ids.len().saturating_sub(MAX_NODES) as u64;
         ids = ids.into_iter().take(MAX_NODES).collect();
         let mut nodes = BTreeMap::new();
         let keys: Vec<String> = ids.iter().map(|id| format!("{KEY}{id}")).collect();
         for (id, found) in ids.iter().zip(bucket.get_all(&keys, MAX_BYTES)?) {
             if let Some(timed) = found {
-                let entry = Entry::parse(&timed.value).map(|entry| (entry, timed.time_ms));
+                let entry = NodeEntry::parse(&timed.value).map(|entry| (entry, timed.time_ms));
                 nodes.insert(*id, entry);
             }
         }
@@ -70,9 +70,9 @@ impl Peers {
                 nodes.insert(*id, None);
             }
         }
-        Ok(Peers {
+        Ok(PeerStates {
             nodes,
-            left_out,
+            omitted,
             ends: last_sequences(client, streams)?,
         })
     }
@@ -85,10 +85,10 @@ fn with_number(keys: &[String], prefix: &str) -> BTreeSet<u64> {
 }
 
 /// Builds the status from the facts of this node and the entries of the others.
-pub fn status(facts: &Facts, streams: &[String], peers: Result<Peers, String>) -> Status {
+pub fn status(facts: &NodeFacts, streams: &[String], peers: Result<PeerStates, String>) -> Status {
     let (peers, others_unknown) = match peers {
         Ok(peers) => (peers, None),
-        Err(why) => (Peers::default(), Some(why)),
+        Err(why) => (PeerStates::default(), Some(why)),
     };
     let view = PeerView {
         facts,
@@ -112,7 +112,7 @@ pub fn status(facts: &Facts, streams: &[String], peers: Result<Peers, String>) -
         lag,
         problems: facts.problems.clone(),
         others,
-        others_left_out: peers.left_out,
+        others_left_out: peers.omitted,
         others_unknown,
     }
 }
@@ -126,7 +126,7 @@ fn lag_of((origin, ms): (&u64, &u64)) -> Lag {
 
 /// The facts with which nodes are compared.
 struct PeerView<'a> {
-    facts: &'a Facts,
+    facts: &'a NodeFacts,
     streams: &'a [String],
     ends: &'a BTreeMap<String, u64>,
 }
@@ -142,7 +142,7 @@ impl PeerView<'_> {
         node
     }
 
-    fn other(&self, id: u64, known: Option<&(Entry, i64)>) -> Node {
+    fn other(&self, id: u64, known: Option<&(NodeEntry, i64)>) -> Node {
         let heard = self.facts.heard_ms.get(&id).copied();
         let Some((entry, stored_ms)) = known else {
             let mut node = Node {
@@ -170,10 +170,10 @@ impl PeerView<'_> {
         node.silent = ago > SILENT_AFTER.as_secs_f64();
     }
 
-    fn node(&self, id: u64, entry: &Entry) -> Node {
+    fn node(&self, id: u64, entry: &NodeEntry) -> Node {
         let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         let streams = self.streams.iter().zip(&entry.positions).enumerate();
-        let streams = streams.map(|(i, (stream, position))| Stream {
+        let streams = streams.map(|(i, (stream, position))| StreamProgress {
             stream: stream.clone(),
             position: *position,
             behind: self
@@ -187,7 +187,7 @@ impl PeerView<'_> {
             name: entry.name.clone(),
             known_by: KnownBy::Entry,
             release: some(&entry.release),
-            schema: Schema {
+            schema: SchemaHash {
                 hash: some(&entry.schema),
                 previous: some(&entry.previous),
             },
@@ -247,35 +247,35 @@ mod tests {
         vec!["c-1".into()]
     }
 
-    fn facts() -> Facts {
-        Facts {
+    fn facts() -> NodeFacts {
+        NodeFacts {
             node: 1,
-            entry: Entry {
+            entry: NodeEntry {
                 positions: vec![50],
-                ..Entry::default()
+                ..NodeEntry::default()
             },
             now_ms: Some(NOW),
-            ..Facts::default()
+            ..NodeFacts::default()
         }
     }
 
-    fn peers(entry: Entry, seconds_ago: i64) -> Peers {
+    fn peers(entry: NodeEntry, seconds_ago: i64) -> PeerStates {
         let known = Some((entry, NOW - seconds_ago * 1000));
-        Peers {
+        PeerStates {
             nodes: BTreeMap::from([(2, known)]),
             ends: BTreeMap::from([("c-1".into(), 50)]),
-            left_out: 0,
+            omitted: 0,
         }
     }
 
-    fn of(entry: Entry, seconds_ago: i64) -> Status {
+    fn of(entry: NodeEntry, seconds_ago: i64) -> Status {
         status(&facts(), &streams(), Ok(peers(entry, seconds_ago)))
     }
 
-    fn at(position: u64) -> Entry {
-        Entry {
+    fn at(position: u64) -> NodeEntry {
+        NodeEntry {
             positions: vec![position],
-            ..Entry::default()
+            ..NodeEntry::default()
         }
     }
 
@@ -287,7 +287,7 @@ mod tests {
         assert!(!late.fine);
         assert_eq!(late.others[0].lacks, ["10 message(s) behind in c-1"]);
         assert_eq!(late.others[0].streams[0].behind, Some(10));
-        let unsent = Entry {
+        let unsent = NodeEntry {
             unsent: 3,
             ..at(50)
         };
@@ -307,9 +307,9 @@ mod tests {
     fn an_older_release_is_listed_as_far_as_it_is_known() {
         let mut facts = facts();
         facts.heard_ms.insert(2, NOW - 5000);
-        let peers = Peers {
+        let peers = PeerStates {
             nodes: BTreeMap::from([(2, None), (3, None)]),
-            ..Peers::default()
+            ..PeerStates::default()
         };
         let status = status(&facts, &streams(), Ok(peers));
         let [heard, unheard] = &status.others[..] else {

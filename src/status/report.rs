@@ -49,9 +49,9 @@ pub struct Node {
     /// Version of HarmonyLite.
     pub release: Option<String>,
     /// The tables of the node.
-    pub schema: Schema,
+    pub schema: SchemaHash,
     /// Per stream, how far the node has read.
-    pub streams: Vec<Stream>,
+    pub streams: Vec<StreamProgress>,
     /// Rows written there that the broker has not acknowledged yet.
     pub unsent: Option<u64>,
     /// Rows that wait for a table, a column or another constraint there.
@@ -98,7 +98,7 @@ pub enum KnownBy {
 
 /// The tables of a node, as a hash over their definitions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Schema {
+pub struct SchemaHash {
     /// SHA-256 in hexadecimal. Nodes with equal hashes have equal tables.
     pub hash: Option<String>,
     /// The hash before the last change of the tables.
@@ -107,7 +107,7 @@ pub struct Schema {
 
 /// How far a node has read one stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stream {
+pub struct StreamProgress {
     /// Name of the stream.
     pub stream: String,
     /// Sequence of the last message read.

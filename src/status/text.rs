@@ -119,7 +119,7 @@ fn details(node: &Node) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{Schema, Stream};
+    use super::super::report::{SchemaHash, StreamProgress};
     use super::*;
 
     #[test]
@@ -128,11 +128,11 @@ mod tests {
             node: id.into(),
             name: "a\u{1b}[31m".into(),
             release: Some("1.0".into()),
-            schema: Schema {
+            schema: SchemaHash {
                 hash: Some("0123456789abcdef".into()),
                 previous: None,
             },
-            streams: vec![Stream {
+            streams: vec![StreamProgress {
                 stream: "c-1".into(),
                 position: 7,
                 behind: Some(3),

@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, Sender, never, unbounded};
 
-use super::board::Ask;
-use super::entry::{Entry, KEY};
-use super::local::Facts;
-use super::peers::{Peers, WRITTEN_EVERY};
+use super::board::StatusRequest;
+use super::entry::{KEY, NodeEntry};
+use super::local::NodeFacts;
+use super::peers::{PeerStates, WRITTEN_EVERY};
 use crate::cluster::broker::{JetStreamBroker, meta_bucket};
 use crate::cluster::registry::{PUBLISHER, TABLES};
 use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
 use crate::shared::Shared;
-use crate::status::verify::message::{MAX_BYTES, REQUEST, Request};
+use crate::status::verify::message::{MAX_BYTES, REQUEST, VerifyRequest};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::key_value::KeyValue;
@@ -50,19 +50,19 @@ struct StatusThread {
     broker: Arc<JetStreamBroker>,
     options: StatusOptions,
     stop: Receiver<()>,
-    asks: Receiver<Ask>,
+    asks: Receiver<StatusRequest>,
     client: Option<Client>,
     /// Changes of the bucket, which other nodes write.
     words: Option<Inbox>,
     /// The entry that the others have of this node, and when it was written.
-    told: Option<(Entry, Instant)>,
+    told: Option<(NodeEntry, Instant)>,
     /// Whether something changed since, or no entry is written yet.
     is_changed: bool,
     /// No entry is written before this time, after a failure.
     not_before: Option<Instant>,
     backoff: Backoff,
     failure: Lasting,
-    known: Option<(Peers, Instant)>,
+    known: Option<(PeerStates, Instant)>,
 }
 
 /// Starts the thread; it ends when `stop` is closed.
@@ -99,7 +99,7 @@ pub fn start(
 /// An event that wakes the thread.
 enum StatusEvent {
     Stop,
-    Ask(Ask),
+    Ask(StatusRequest),
     Change,
     /// A node wrote under this subject. `None`: the connection is gone.
     Word(Option<String>),
@@ -113,7 +113,7 @@ impl StatusThread {
                 StatusEvent::Stop => return,
                 StatusEvent::Change => self.is_changed = true,
                 StatusEvent::Ask(ask) => self.answer(ask),
-                StatusEvent::Word(Some(subject)) => self.look_at(&subject),
+                StatusEvent::Word(Some(subject)) => self.answer_if_request(&subject),
                 StatusEvent::Word(None) => (self.client, self.words) = (None, None),
                 StatusEvent::Due => self.tell(),
             }
@@ -183,7 +183,8 @@ impl StatusThread {
     fn write_entry(&mut self) -> Result<(), String> {
         while self.shared.status.changes().try_recv().is_ok() {}
         let locked = self.shared.lock();
-        let facts = Facts::gather(&self.shared, &locked).map_err(|e| format!("database: {e}"))?;
+        let facts =
+            NodeFacts::gather(&self.shared, &locked).map_err(|e| format!("database: {e}"))?;
         drop(locked);
         let is_news = self
             .told
@@ -199,21 +200,21 @@ impl StatusThread {
         Ok(())
     }
 
-    fn answer(&mut self, ask: Ask) {
+    fn answer(&mut self, ask: StatusRequest) {
         match ask {
-            Ask::Bucket(query, reply) => {
+            StatusRequest::Bucket(query, reply) => {
                 let _ = reply.send(self.with_bucket(query));
             }
-            Ask::Peers(reply) => {
+            StatusRequest::Peers(reply) => {
                 let _ = reply.send(self.peers());
             }
-            Ask::Forget(node, dry_run, reply) => {
+            StatusRequest::Forget(node, dry_run, reply) => {
                 let _ = reply.send(self.forget(node, dry_run));
             }
         }
     }
 
-    fn peers(&mut self) -> Result<Peers, String> {
+    fn peers(&mut self) -> Result<PeerStates, String> {
         if let Some((peers, at)) = &self.known
             && at.elapsed() < FRESH
         {
@@ -221,7 +222,7 @@ impl StatusThread {
         }
         let streams = self.shared.status.about().streams;
         let prefix = self.options.stream_prefix.clone();
-        let peers = self.with_client(|client| Peers::fetch(client, &prefix, &streams))?;
+        let peers = self.with_client(|client| PeerStates::fetch(client, &prefix, &streams))?;
         self.known = Some((peers.clone(), Instant::now()));
         Ok(peers)
     }
@@ -255,7 +256,7 @@ impl StatusThread {
     }
 
     /// Takes up a request to compare rows, which is for every node.
-    fn look_at(&mut self, subject: &str) {
+    fn answer_if_request(&mut self, subject: &str) {
         if !subject.ends_with(&format!(".{REQUEST}")) {
             return;
         }
@@ -264,7 +265,8 @@ impl StatusThread {
             return; // its run is over
         };
         let request = (bytes.len() <= MAX_BYTES).then_some(bytes);
-        let request = request.and_then(|bytes| serde_json::from_slice::<Request>(&bytes).ok());
+        let request =
+            request.and_then(|bytes| serde_json::from_slice::<VerifyRequest>(&bytes).ok());
         let own = self.shared.lock().database.node();
         if let Some(request) = request.filter(|r| r.by != own) {
             self.shared.status.answer(request);
@@ -297,7 +299,7 @@ impl StatusThread {
 }
 
 /// Whether a node may be forgotten. An error says why not.
-fn may_forget(node: u64, own: u64, peers: &Peers, now_ms: Option<i64>) -> Result<(), String> {
+fn may_forget(node: u64, own: u64, peers: &PeerStates, now_ms: Option<i64>) -> Result<(), String> {
     if node == own {
         return Err(format!("node {node} is this node"));
     }
@@ -325,10 +327,10 @@ mod tests {
 
     #[test]
     fn only_a_node_that_is_gone_is_forgotten() {
-        let known = |time_ms| Some((Entry::default(), time_ms));
-        let peers = Peers {
+        let known = |time_ms| Some((NodeEntry::default(), time_ms));
+        let peers = PeerStates {
             nodes: BTreeMap::from([(2, known(1_000_000)), (3, known(0)), (4, None)]),
-            ..Peers::default()
+            ..PeerStates::default()
         };
         let may = |node| may_forget(node, 1, &peers, Some(1_200_000));
         assert_eq!(may(3), Ok(()));

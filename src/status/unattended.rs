@@ -4,8 +4,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::entry::Entry;
-use super::local::{COUNTED, Facts};
+use super::entry::NodeEntry;
+use super::local::{COUNTED, NodeFacts};
 use super::peers;
 use super::report::Status;
 use crate::database::meta::{Meta, get_meta};
@@ -33,7 +33,7 @@ pub fn status(path: &Path, name: &str) -> Result<Status> {
     })
 }
 
-fn facts(conn: &Connection, name: &str) -> Result<(Facts, Vec<String>)> {
+fn facts(conn: &Connection, name: &str) -> Result<(NodeFacts, Vec<String>)> {
     let mut places =
         conn.prepare("SELECT stream, seq, gap IS NOT NULL FROM __harmonylite___seq_map")?;
     let places = places.query_map([], |r| Ok((r.get(0)?, r.get::<_, i64>(1)?, r.get(2)?)))?;
@@ -42,7 +42,7 @@ fn facts(conn: &Connection, name: &str) -> Result<(Facts, Vec<String>)> {
         let text = format!("SELECT count(*) FROM (SELECT {what} LIMIT {COUNTED})");
         conn.query_row(&text, [], |r| r.get::<_, u64>(0))
     };
-    let entry = Entry {
+    let entry = NodeEntry {
         name: name.to_owned(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         schema: get_meta(conn, Meta::SchemaSha256)?.unwrap_or_default(),
@@ -55,13 +55,13 @@ fn facts(conn: &Connection, name: &str) -> Result<(Facts, Vec<String>)> {
         displaced: count("1 FROM __harmonylite___displaced")?,
         quarantined: count("1 FROM __harmonylite___quarantine")?,
         snapshot: get_meta(conn, Meta::MergedSnapshot)?,
-        ..Entry::default()
+        ..NodeEntry::default()
     };
     let node: Option<i64> = get_meta(conn, Meta::NodeId)?;
-    let facts = Facts {
+    let facts = NodeFacts {
         node: node.unwrap_or_default() as u64,
         entry,
-        ..Facts::default()
+        ..NodeFacts::default()
     };
     let streams = places.into_iter().map(|(stream, ..)| stream).collect();
     Ok((facts, streams))

@@ -39,7 +39,7 @@ impl Store for Checked {
 
     fn put(&mut self, name: &str, size: u64, from: &mut dyn Read) -> Result<()> {
         self.check("put", name)?;
-        let mut source = Source {
+        let mut source = ExactReader {
             from,
             size,
             left: size,
@@ -79,14 +79,14 @@ fn blame(error: StoreError, ours: &str, own: Option<String>) -> StoreError {
 }
 
 /// Reads exactly the promised bytes, or fails and remembers the error.
-struct Source<'a> {
+struct ExactReader<'a> {
     from: &'a mut dyn Read,
     size: u64,
     left: u64,
     error: Option<String>,
 }
 
-impl Read for Source<'_> {
+impl Read for ExactReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let room = buffer.len().min(self.left.try_into().unwrap_or(usize::MAX));
         if room == 0 {
@@ -156,8 +156,8 @@ mod tests {
         }
     }
 
-    fn source(from: &mut dyn Read, size: u64) -> Source<'_> {
-        Source {
+    fn source(from: &mut dyn Read, size: u64) -> ExactReader<'_> {
+        ExactReader {
             from,
             size,
             left: size,

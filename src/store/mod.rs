@@ -23,7 +23,7 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use crate::config::snapshot::Store as Settings;
+use crate::config::snapshot::StoreSettings as Settings;
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 

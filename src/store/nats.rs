@@ -8,7 +8,7 @@ use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::object_store::{ObjectError, ObjectStore};
 
-struct Nats {
+struct NatsBucket {
     objects: ObjectStore,
     address: String,
 }
@@ -40,16 +40,16 @@ pub(super) fn open(
         settings.max_bytes,
     );
     let objects = objects.map_err(failed)?;
-    Ok(Nats { objects, address })
+    Ok(NatsBucket { objects, address })
 }
 
-impl Nats {
+impl NatsBucket {
     fn failed(&self, doing: &str, name: &str, cause: &StreamError) -> StoreError {
         StoreError::failed(&self.address, format_args!("{doing} {name}"), cause)
     }
 }
 
-impl Store for Nats {
+impl Store for NatsBucket {
     fn address(&self) -> &str {
         &self.address
     }

@@ -54,7 +54,7 @@ pub(super) fn open(settings: &S3Store, missing: IfAbsent) -> Result<impl Store +
         let cause = format!("{}{}", explain(&cause), credentials::hint(settings));
         StoreError::failed(&address, "open the bucket", cause)
     };
-    let (bucket, is_there) = look_at(settings, endpoint.region).map_err(failed)?;
+    let (bucket, is_there) = find_bucket(settings, endpoint.region).map_err(failed)?;
     match missing {
         _ if is_there => {}
         IfAbsent::Make => {
@@ -78,21 +78,21 @@ pub(super) fn open(settings: &S3Store, missing: IfAbsent) -> Result<impl Store +
 
 /// The bucket, and whether it exists. If the server requires the bucket's name in the host name, it
 /// is asked that way.
-fn look_at(
+fn find_bucket(
     settings: &S3Store,
     region: Region,
 ) -> std::result::Result<(Box<Bucket>, bool), S3Error> {
     let path_style = settings.path_style.unwrap_or(true);
-    match look_with(settings, region.clone(), path_style) {
+    match find_bucket_with(settings, region.clone(), path_style) {
         Err(error) if settings.path_style.is_none() && error::wants_bucket_in_host(&error) => {
             log::info!("s3: the server wants the bucket's name in the host's: asking it there");
-            look_with(settings, region, false)
+            find_bucket_with(settings, region, false)
         }
-        looked => looked,
+        found => found,
     }
 }
 
-fn look_with(
+fn find_bucket_with(
     settings: &S3Store,
     region: Region,
     path_style: bool,

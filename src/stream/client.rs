@@ -38,7 +38,7 @@ const AT_ONCE: usize = 64;
 
 /// Kind of message that answers a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Answer<'a> {
+pub enum AnswerKind<'a> {
     /// A reply.
     Reply,
     /// A reply. The request may be carried out twice without harm.
@@ -46,6 +46,12 @@ pub enum Answer<'a> {
     /// A reply, or a message that the named consumer delivers. A delivered message carries the
     /// subject it was published to.
     From(&'a str),
+}
+
+impl AnswerKind<'_> {
+    fn is_delivery(self, message: &nats::Message) -> bool {
+        matches!(self, AnswerKind::From(consumer) if delivery::is_of(consumer, message))
+    }
 }
 
 /// Addresses of the broker and credentials for it.
@@ -259,7 +265,7 @@ impl Client {
         headers: &[(&str, &str)],
         data: &[u8],
         timeout: Duration,
-        answer: Answer<'_>,
+        answer: AnswerKind<'_>,
     ) -> Result<nats::Message, StreamError> {
         self.next_request.set(self.next_request.get() + 1);
         let reply = format!("{}.{}", self.replies.subject, self.next_request.get());
@@ -267,16 +273,13 @@ impl Client {
         let deadline = after(timeout);
         let mut wait = ASK_AGAIN;
         let mut again = match answer {
-            Answer::ReplyOrAskAgain => after(wait),
-            Answer::Reply | Answer::From(_) => never(),
+            AnswerKind::ReplyOrAskAgain => after(wait),
+            AnswerKind::Reply | AnswerKind::From(_) => never(),
         };
         loop {
             select! {
                 recv(self.replies.messages) -> message => match message {
-                    Ok(message)
-                        if message.subject == reply
-                            || matches!(answer, Answer::From(c) if delivery::is_of(c, &message)) =>
-                    {
+                    Ok(message) if message.subject == reply || answer.is_delivery(&message) => {
                         return Ok(message);
                     }
                     Ok(_) => {} // the answer to an earlier request, after its deadline
@@ -306,7 +309,7 @@ impl Client {
         data: &[u8],
         timeout: Duration,
     ) -> Result<Result<Value, ApiError>, StreamError> {
-        let message = self.request_message(subject, headers, data, timeout, Answer::Reply)?;
+        let message = self.request_message(subject, headers, data, timeout, AnswerKind::Reply)?;
         self.read_reply(subject, message)
     }
 
@@ -356,7 +359,7 @@ impl Client {
         } else {
             body.to_string()
         };
-        let (subject, answer) = (self.api_subject(call), Answer::ReplyOrAskAgain);
+        let (subject, answer) = (self.api_subject(call), AnswerKind::ReplyOrAskAgain);
         let message = self.request_message(&subject, &[], body.as_bytes(), API_TIMEOUT, answer)?;
         self.read_reply(&subject, message)
     }

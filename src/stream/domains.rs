@@ -71,15 +71,15 @@ impl Foreign {
 }
 
 /// Acknowledged tokens, and how many were acknowledged twice.
-pub(super) struct Seen(Vec<u64>, usize);
+pub(super) struct AckedTokens(Vec<u64>, usize);
 
-impl Default for Seen {
-    fn default() -> Seen {
-        Seen(vec![u64::MAX; REMEMBERED], 0)
+impl Default for AckedTokens {
+    fn default() -> AckedTokens {
+        AckedTokens(vec![u64::MAX; REMEMBERED], 0)
     }
 }
 
-impl Seen {
+impl AckedTokens {
     /// Whether this message was acknowledged before. Each message is sent once on a connection.
     pub(super) fn is_second(&mut self, token: u64) -> bool {
         let place = &mut self.0[token as usize % REMEMBERED];
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_second_acknowledgement_is_known() {
-        let mut seen = Seen::default();
+        let mut seen = AckedTokens::default();
         assert!(!seen.is_second(0) && !seen.is_second(7));
         assert!(seen.is_second(7));
         assert!(!seen.is_second(7 + REMEMBERED as u64));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::client::{API_TIMEOUT, Answer, ApiError, Client};
+use super::client::{API_TIMEOUT, AnswerKind, ApiError, Client};
 use super::delivery::{self, Origin, header};
 use super::limits::{MESSAGE_BYTES, size_within};
 use super::{StreamError, StreamState, timestamp};
@@ -41,7 +41,7 @@ const BEING_MADE: Duration = Duration::from_secs(5);
 
 /// How long the server keeps a consumer that looks up a message, if the request to delete it gets
 /// lost.
-const LOOKS_UP: Duration = Duration::from_secs(10);
+const LOOKUP_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Names, number and limits of the shards' streams.
 #[derive(Debug, Clone)]
@@ -287,7 +287,8 @@ fn id_without_body(
     let config = json!({
         "deliver_policy": "by_start_sequence", "opt_start_seq": sequence.max(1),
         "ack_policy": "none", "replay_policy": "instant", "headers_only": true,
-        "mem_storage": true, "num_replicas": 1, "inactive_threshold": LOOKS_UP.as_nanos() as u64,
+        "mem_storage": true, "num_replicas": 1,
+        "inactive_threshold": LOOKUP_LIFETIME.as_nanos() as u64,
     });
     let body = json!({ "stream_name": stream, "config": config });
     let Ok(created) = client.api(&format!("CONSUMER.CREATE.{stream}"), &body)? else {
@@ -296,7 +297,7 @@ fn id_without_body(
     let name = created["name"].as_str().unwrap_or_default();
     let call = client.api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{name}"));
     let body = br#"{"batch":1,"no_wait":true}"#;
-    let next = client.request_message(&call, &[], body, API_TIMEOUT, Answer::From(name))?;
+    let next = client.request_message(&call, &[], body, API_TIMEOUT, AnswerKind::From(name))?;
     // Spares the server keeping the consumer; the request may get lost.
     let call = client.api_subject(&format!("CONSUMER.DELETE.{stream}.{name}"));
     client.publish(&call, None, &[], b"")?;

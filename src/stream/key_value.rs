@@ -35,7 +35,7 @@ struct StoredValue {
 
 /// A value with the time of its write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timed {
+pub struct TimedValue {
     /// Bytes of the value.
     pub value: Vec<u8>,
     /// When the broker stored it, in unix milliseconds of the broker's clock.
@@ -178,7 +178,11 @@ impl<'a> KeyValue<'a> {
 
     /// The values of `keys`, in the same order; none where a key has no value. A value larger than
     /// `most` bytes counts as none.
-    pub fn get_all(&self, keys: &[String], most: usize) -> Result<Vec<Option<Timed>>, StreamError> {
+    pub fn get_all(
+        &self,
+        keys: &[String],
+        most: usize,
+    ) -> Result<Vec<Option<TimedValue>>, StreamError> {
         let call = format!("STREAM.MSG.GET.KV_{}", self.bucket);
         let ask = |key: &String| {
             let subject = self.subject(key)?;
@@ -254,11 +258,11 @@ fn is_deletion(message: &Value) -> bool {
     header(message, "KV-Operation").is_some() || header(message, "Nats-Marker-Reason").is_some()
 }
 
-fn timed(message: &Value, most: usize) -> Option<Timed> {
+fn timed(message: &Value, most: usize) -> Option<TimedValue> {
     let data = message["data"].as_str().unwrap_or_default();
     let value = base64::decode(data).filter(|value| value.len() <= most)?;
     let time_ms = timestamp::unix_ms(message["time"].as_str()?)?;
-    Some(Timed { value, time_ms })
+    Some(TimedValue { value, time_ms })
 }
 
 /// Checks a name. A space or wildcard in a subject would break the connection or write to a

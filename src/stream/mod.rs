@@ -114,7 +114,7 @@ pub enum StreamError {
     /// Returned by [`Reader::fetch`] only. The broker lost our consumer, and so perhaps messages
     /// too. The owner verifies that the stream is still the same; then the reader can continue.
     #[error("the broker forgot where we read")]
-    LookAgain,
+    ConsumerForgotten,
     /// `stop` was closed while waiting.
     #[error("stopped")]
     Stopped,
@@ -156,7 +156,7 @@ pub trait Reader: Send {
     /// is empty), or until `stop` is closed (then `Stopped`).
     ///
     /// The first sequence is above `from` if the stream no longer holds `from`. After
-    /// [`StreamError::LookAgain`] the next call continues.
+    /// [`StreamError::ConsumerForgotten`] the next call continues.
     fn fetch(
         &mut self,
         from: u64,

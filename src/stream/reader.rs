@@ -180,12 +180,12 @@ impl JetStreamReader {
         self.client.publish(&subject, None, &[], b"")
     }
 
-    /// Creates a consumer in place of a failed one and returns `LookAgain`. The consumer is created
-    /// before the owner verifies the stream, so whatever happens to the stream afterwards also
-    /// happens to this consumer.
+    /// Creates a consumer in place of a failed one and returns `ConsumerForgotten`. The consumer is
+    /// created before the owner verifies the stream, so whatever happens to the stream afterwards
+    /// also happens to this consumer.
     fn replace(&mut self, from: u64) -> Result<Vec<Message>, StreamError> {
         self.start(from)?;
-        Err(StreamError::LookAgain)
+        Err(StreamError::ConsumerForgotten)
     }
 
     /// Creates a consumer that begins at `from`, on a server that answers. nats-server up to 2.9
@@ -327,7 +327,7 @@ impl JetStreamReader {
                 let asks = consumer.is_clustered;
                 self.heard();
                 if asks {
-                    self.look_at_silence()?;
+                    self.check_silence()?;
                 }
                 return Ok(Arrival::Nothing);
             }
@@ -427,7 +427,7 @@ impl Reader for JetStreamReader {
                         return Err(StreamError::Refused(text));
                     }
                 }
-                recv(self.silent) -> _ => if !self.look_at_silence()? {
+                recv(self.silent) -> _ => if !self.check_silence()? {
                     return self.replace(from);
                 },
                 recv(deadline) -> _ => return Ok(Vec::new()),

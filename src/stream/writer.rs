@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
 use super::client::{ApiError, Client, Inbox};
 use super::delivery::status;
-use super::domains::{self, Foreign, HEADER, Seen};
+use super::domains::{self, AckedTokens, Foreign, HEADER};
 use super::jetstream::{self, StreamOptions};
 use super::link::Link;
 use super::{Ack, StreamError, Writer};
@@ -50,7 +50,7 @@ const WRITE_WAIT: Duration = Duration::from_secs(120);
 /// How long the queue may stay full before the broker counts as gone.
 const STUCK: Duration = Duration::from_millis(250);
 
-enum Job {
+enum WriterJob {
     Publish {
         subject: String,
         id: String,
@@ -62,7 +62,7 @@ enum Job {
 
 /// [`Writer`] on JetStream, with its own connection.
 pub struct JetStreamWriter {
-    jobs: Sender<Job>,
+    jobs: Sender<WriterJob>,
     acks: Receiver<Ack>,
     subjects: StreamOptions,
     address: String,
@@ -95,7 +95,7 @@ impl JetStreamWriter {
             domain,
             stream,
             foreign: foreign.clone(),
-            seen: Seen::default(),
+            seen: AckedTokens::default(),
         };
         let inbox = client.inbox()?;
         let link = client.link().clone();
@@ -136,7 +136,7 @@ impl Writer for JetStreamWriter {
 
     fn send(&mut self, shard: u32, id: &str, data: &[u8], token: u64) -> Result<(), StreamError> {
         let subject = jetstream::subject(&self.subjects, shard);
-        let job = Job::Publish {
+        let job = WriterJob::Publish {
             subject,
             id: id.to_string(),
             data: data.to_vec(),
@@ -154,7 +154,7 @@ impl Writer for JetStreamWriter {
 
     fn flush(&mut self) {
         // If the queue is full, the crate's own clock flushes it within 5 ms.
-        let _ = self.jobs.try_send(Job::Flush);
+        let _ = self.jobs.try_send(WriterJob::Flush);
     }
 
     fn acks(&self) -> &Receiver<Ack> {
@@ -193,12 +193,12 @@ fn write(
     client: &Client,
     inbox: &Inbox,
     mut streams: Streams,
-    (todo, done, wake): (&Receiver<Job>, &Sender<Ack>, &Sender<()>),
+    (todo, done, wake): (&Receiver<WriterJob>, &Sender<Ack>, &Sender<()>),
 ) {
     loop {
         select! {
             recv(todo) -> job => match job {
-                Ok(Job::Publish { subject, id, data, token }) => {
+                Ok(WriterJob::Publish { subject, id, data, token }) => {
                     let reply = format!("{}.{token}", inbox.subject);
                     let headers = [("Nats-Msg-Id", Some(id.as_str())), (HEADER, streams.told())];
                     let headers: Vec<_> = headers
@@ -215,7 +215,7 @@ fn write(
                         Err(error) => return log::debug!("nats-writer: {error}"),
                     }
                 }
-                Ok(Job::Flush) => drop(wake.try_send(())),
+                Ok(WriterJob::Flush) => drop(wake.try_send(())),
                 Err(_) => return,
             },
             recv(inbox.messages) -> message => match message {
@@ -236,7 +236,7 @@ struct Streams {
     /// Name of the first stream, for texts.
     stream: String,
     foreign: Foreign,
-    seen: Seen,
+    seen: AckedTokens,
 }
 
 impl Streams {

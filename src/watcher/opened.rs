@@ -17,7 +17,7 @@ const OPENS_BOTH: Duration = Duration::from_millis(50);
 
 /// Counts connections that opened the database and not yet its WAL.
 #[derive(Debug, Default)]
-pub(super) struct Opened {
+pub(super) struct OpenCounts {
     alone: usize,
     /// When the first of them opened the database.
     since: Option<Instant>,
@@ -36,7 +36,7 @@ pub(super) enum Notice {
     Doubt,
 }
 
-impl Opened {
+impl OpenCounts {
     pub(super) fn database(&mut self, now: Instant) {
         self.alone += 1;
         self.since.get_or_insert(now);
@@ -75,7 +75,7 @@ impl Opened {
     pub(super) fn take(&mut self, now: Instant) -> Option<Notice> {
         let is_due = |since: Option<Instant>| since.is_some_and(|at| at + OPENS_BOTH <= now);
         if is_due(self.since) {
-            *self = Opened::default();
+            *self = OpenCounts::default();
             return Some(Notice::Alone);
         }
         is_due(self.doubt).then(|| {
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn who_opens_the_database_alone_is_noticed_among_others() {
-        let (mut opened, begin) = (Opened::default(), Instant::now());
+        let (mut opened, begin) = (OpenCounts::default(), Instant::now());
         let after = |ms| begin + Duration::from_millis(ms);
         opened.database(after(0));
         opened.wal(after(0));
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_wal_that_another_opens_leaves_a_doubt() {
-        let (mut opened, begin) = (Opened::default(), Instant::now());
+        let (mut opened, begin) = (OpenCounts::default(), Instant::now());
         let after = |ms| begin + Duration::from_millis(ms);
         opened.wal(after(0));
         assert_eq!(opened.noticed_in(after(0)), None, "nobody is hidden");

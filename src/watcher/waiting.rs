@@ -30,12 +30,12 @@ pub(super) enum Alone {
 
 /// Searches that a doubt causes.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct Searches {
     /// No search before this time.
     next: Option<Instant>,
 }
 
-impl Looks {
+impl Searches {
     /// As [`is_waited_for`]; false if the last search was a moment ago.
     pub(super) fn is_waited_for(&mut self, database: &Path) -> bool {
         let began = Instant::now();
@@ -91,11 +91,11 @@ fn open_files(process: u32, database: &Path, wal: &Path) -> Vec<(Metadata, bool)
     let files = files.flatten().map(|entry| entry.path());
     let files = files.filter(|file| fs::read_link(file).is_ok_and(|link| is_like(&link)));
     // The permissions of the link are those of the descriptor.
-    let look = |file: std::path::PathBuf| {
+    let of_file = |file: std::path::PathBuf| {
         let writes = fs::symlink_metadata(&file).ok()?.mode() & 0o200 != 0;
         Some((fs::metadata(file).ok()?, writes))
     };
-    files.filter_map(look).collect()
+    files.filter_map(of_file).collect()
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {

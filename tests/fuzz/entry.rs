@@ -15,7 +15,7 @@ use harmonylite::database::{Database, Settings};
 use harmonylite::model::cbor;
 use harmonylite::model::frame::{Frame, FrameBuilder, KeyColumn, Parts, Row, TableHeader, unpack};
 use harmonylite::model::key::key_bytes;
-use harmonylite::model::manifest::{Entry, Manifest};
+use harmonylite::model::manifest::{Manifest, SnapshotEntry};
 use harmonylite::model::value::Value;
 use harmonylite::model::version::Version;
 use rusqlite::Connection;
@@ -266,10 +266,10 @@ pub fn manifest(bytes: &[u8]) {
         let written = manifest.to_bytes();
         assert_eq!(Manifest::parse(&written, "c").as_ref(), Ok(&manifest));
         for entry in &manifest.snapshots {
-            assert_eq!(Entry::parse(&entry.to_bytes()).as_ref(), Ok(entry));
+            assert_eq!(SnapshotEntry::parse(&entry.to_bytes()).as_ref(), Ok(entry));
         }
     }
-    let _ = Entry::parse(bytes);
+    let _ = SnapshotEntry::parse(bytes);
     let _ = parse_requested(bytes);
 }
 

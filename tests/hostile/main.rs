@@ -13,7 +13,7 @@ use harmonylite::cluster::registry::parse_requested;
 use harmonylite::config::Config;
 use harmonylite::database::rows::decode_exceptions;
 use harmonylite::model::cbor;
-use harmonylite::model::manifest::{Entry, Manifest};
+use harmonylite::model::manifest::{Manifest, SnapshotEntry};
 
 #[path = "../fuzz/entry.rs"]
 mod entry;
@@ -131,7 +131,7 @@ fn depth_is_an_error() {
     for text in mutate::deep("manifest") {
         let bytes = text.as_bytes();
         assert!(Manifest::parse(bytes, "c").is_err(), "{text:.80}");
-        assert!(Entry::parse(bytes).is_err(), "{text:.80}");
+        assert!(SnapshotEntry::parse(bytes).is_err(), "{text:.80}");
         assert!(parse_requested(bytes).is_empty(), "{text:.80}");
     }
 }
@@ -147,7 +147,7 @@ fn seeds_are_sound() {
     for (i, seed) in manifests[..3].iter().enumerate() {
         assert_eq!(Manifest::parse(seed, "c").unwrap().snapshots.len(), i);
     }
-    Entry::parse(&manifests[3]).unwrap();
+    SnapshotEntry::parse(&manifests[3]).unwrap();
     assert_eq!(parse_requested(&manifests[4]).len(), 1);
     let mut stored = (WAYS[4].seeds)();
     assert_eq!(decode_exceptions(&stored.pop().unwrap()).unwrap().len(), 2);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use harmonylite::database::table::Table;
 use harmonylite::model::frame::{self, Frame};
-use harmonylite::model::manifest::Entry;
+use harmonylite::model::manifest::SnapshotEntry;
 use harmonylite::model::version::{HLC_BEFORE, Version};
 use harmonylite::snapshot::transfer;
 use harmonylite::snapshot::watch::Nobody;
@@ -78,7 +78,7 @@ impl World {
     }
 
     /// The rows that streams brought up to where the snapshot begins.
-    fn sent_before(&self, entry: &Entry) -> Vec<(RowId, Version)> {
+    fn sent_before(&self, entry: &SnapshotEntry) -> Vec<(RowId, Version)> {
         let mut sent = Vec::new();
         for stream in &self.broker.streams {
             let place = entry.streams.get(&stream.name);
@@ -99,7 +99,7 @@ impl World {
             .objects
             .quietly(|store| transfer::read_manifest(store, CLUSTER));
         let newest = manifest.ok().flatten().and_then(|m| m.newest().cloned());
-        let is_sound = |entry: &Entry| {
+        let is_sound = |entry: &SnapshotEntry| {
             let fetched = snapshots.objects.quietly(|store| {
                 let path = self.folder().join("owed");
                 transfer::fetch(entry, &path, store, &mut Nobody).map(drop)

@@ -72,7 +72,7 @@ impl World {
         let mut quiet = 0;
         for _ in 0..ROUNDS {
             quiet = if self.round()? { quiet + 1 } else { 0 };
-            if let Some(wait) = self.nodes.iter().filter_map(|n| n.db().next_look()).max() {
+            if let Some(wait) = self.nodes.iter().filter_map(|n| n.db().next_check()).max() {
                 self.pass(wait.as_millis() as i64 + 1);
                 quiet = 0;
             }

@@ -28,7 +28,7 @@ pub struct Read {
 }
 
 impl Node {
-    /// `Publisher::look`.
+    /// `Publisher::verify_position`.
     pub fn capture(&self) -> Step<Captured> {
         let mut locked = self.shared().lock();
         let db = &mut locked.database;
@@ -95,7 +95,7 @@ impl Node {
         let packed = frame::pack(out.raw, compressor.as_mut());
         let parts = packed.messages(out.salt, options.max_message_bytes);
         let number = link.next;
-        link.frames.insert(number, (out.at, parts.len()));
+        link.frames.insert(number, (out.local_tx, parts.len()));
         for data in parts {
             let id = frame::message_id(&data, out.salt);
             shared.remember_own(&id);
@@ -151,26 +151,26 @@ impl Node {
     /// `connect` of the publisher.
     pub fn connect_link(&mut self, broker: &Broker) -> Step<()> {
         for shard in 0..broker.streams.len() {
-            self.look(shard, broker)?;
+            self.verify_position(shard, broker)?;
         }
         self.link.get_or_insert_default();
         Ok(())
     }
 
-    fn look(&self, shard: usize, broker: &Broker) -> Step<u64> {
+    fn verify_position(&self, shard: usize, broker: &Broker) -> Step<u64> {
         let stream = &broker.streams[shard];
         let mut reader = StreamReader(stream);
         let state = reader.state().expect("there is always an answer");
         if let Some(now_ms) = state.now_ms {
             self.db().heard_broker_time(now_ms);
         }
-        stream_continuity::look(self.shared(), &stream.name, &mut reader, &state)
+        stream_continuity::verify_position(self.shared(), &stream.name, &mut reader, &state)
             .map_err(|e| e.to_string())
     }
 
     /// `Consumer::read` up to its loop.
     pub fn connect_reader(&mut self, shard: usize, broker: &Broker) -> Step<()> {
-        let (stream, next) = (&broker.streams[shard], self.look(shard, broker)?);
+        let (stream, next) = (&broker.streams[shard], self.verify_position(shard, broker)?);
         if stream.first() > next {
             self.db()
                 .miss(&stream.name, stream.first())

@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use harmonylite::snapshot::error::TransferError;
-use harmonylite::snapshot::scheduler::{Next, Round, RoundError, Scheduler, SchedulerOptions};
+use harmonylite::snapshot::scheduler::{NextRound, Round, RoundError, Scheduler, SchedulerOptions};
 use harmonylite::snapshot::watch::{self, Watch};
 use harmonylite::store::StoreError;
 
@@ -173,10 +173,10 @@ impl World {
         if lacked || joins {
             self.lacks_nothing(place)?;
         }
-        let rests = matches!(done, Ok(Next::Rest));
+        let rests = matches!(done, Ok(NextRound::Rest));
         let (text, words) = match done {
-            Ok(Next::Rest) => ("rests".to_owned(), String::new()),
-            Ok(Next::After(wait)) => (format!("goes on after {wait:?}"), String::new()),
+            Ok(NextRound::Rest) => ("rests".to_owned(), String::new()),
+            Ok(NextRound::After(wait)) => (format!("goes on after {wait:?}"), String::new()),
             Err(e) if is_broken(&e) => return Err(format!("node {place}: keeper: {e}")),
             Err(e) => ("fails".to_owned(), format!(": {e}")),
         };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use harmonylite::cluster::registry::{Registry, Told};
 use harmonylite::cluster::stream_continuity;
-use harmonylite::model::manifest::{Entry, StreamPosition};
+use harmonylite::model::manifest::{SnapshotEntry, StreamPosition};
 use harmonylite::stream::{StreamError, StreamState};
 
 use crate::broker::Broker;
@@ -17,7 +17,7 @@ pub const LEASE_MS: i64 = 30_000;
 #[derive(Default)]
 struct Bucket {
     founder: Option<u64>,
-    newest: Option<Entry>,
+    newest: Option<SnapshotEntry>,
     wanted: BTreeMap<String, StreamPosition>,
     publishers: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Told>,
@@ -93,7 +93,7 @@ impl Bulletin {
         self.lock().bucket.publishers.keys().copied().collect()
     }
 
-    pub fn announced(&self) -> Option<Entry> {
+    pub fn announced(&self) -> Option<SnapshotEntry> {
         self.lock().bucket.newest.clone()
     }
 
@@ -165,15 +165,15 @@ impl Registry for Seen {
         self.with(|b, _| b.founder)
     }
 
-    fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
+    fn newest(&mut self) -> Result<Option<SnapshotEntry>, StreamError> {
         self.with(|b, _| b.newest.clone())
     }
 
-    fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+    fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
         self.with(|b, _| b.newest = Some(entry.clone()))
     }
 
-    fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError> {
+    fn drop_unreliable(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
         self.with(|b, _| {
             b.newest
                 .as_mut()

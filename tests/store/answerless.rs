@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harmonylite::config::snapshot::Store as Settings;
+use harmonylite::config::snapshot::StoreSettings as Settings;
 use harmonylite::store::{CONNECT, SILENCE};
 
 use crate::bench::{Bench, Way};

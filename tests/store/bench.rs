@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use harmonylite::config::snapshot::Store as Settings;
+use harmonylite::config::snapshot::StoreSettings as Settings;
 use harmonylite::store::{Result, Store, StoreError, open, open_existing};
 use harmonylite::stream::StreamError;
 use harmonylite::stream::client::{Client, ClientOptions};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use harmonylite::config::snapshot::Store as Settings;
+use harmonylite::config::snapshot::StoreSettings as Settings;
 use tempfile::TempDir;
 
 use crate::bench::Bench;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 
-use harmonylite::config::snapshot::Store as Settings;
+use harmonylite::config::snapshot::StoreSettings as Settings;
 use s3::creds::Credentials;
 use s3::{Bucket, Region};
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use harmonylite::address::secret::Secret;
-use harmonylite::config::snapshot::{S3Store, SftpStore, Store as Settings, WebDavStore};
+use harmonylite::config::snapshot::{S3Store, SftpStore, StoreSettings as Settings, WebDavStore};
 use harmonylite::store::{Result, Store, open};
 use harmonylite::stream::StreamError;
 

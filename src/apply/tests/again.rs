@@ -13,7 +13,7 @@ const SCHEMA: &str = "CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, v);
 fn chunk(node: &mut Node) -> Vec<Outgoing> {
     let frames = node.db.backlog(2000).unwrap();
     if let Some(last) = frames.last() {
-        node.db.acknowledged(last.at);
+        node.db.acknowledged(last.local_tx);
     }
     frames
 }

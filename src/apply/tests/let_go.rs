@@ -82,7 +82,7 @@ fn what_was_held_of_such_a_table_goes() {
 #[test]
 fn what_is_held_of_tables_that_are_not_here_is_bounded() {
     let mut n = [Node::new(1, SCHEMA), Node::unmet(2, "")];
-    n[1].db.found().unwrap();
+    n[1].db.become_founder().unwrap();
     n[1].db.limits.held_bytes = 30_000;
     n[0].run("INSERT INTO u VALUES (1, 'small')");
     for i in 0..500 {
@@ -118,7 +118,7 @@ fn what_is_held_of_tables_that_are_not_here_is_bounded() {
 #[test]
 fn a_single_message_does_not_fill_the_disk() {
     let mut n = [Node::new(1, SCHEMA), Node::unmet(2, "")];
-    n[1].db.found().unwrap();
+    n[1].db.become_founder().unwrap();
     n[1].db.limits.held_bytes = 100_000;
     n[0].run(
         "WITH RECURSIVE s(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM s WHERE i < 2000)

@@ -22,7 +22,7 @@ fn bytes(frames: &[Outgoing]) -> usize {
 fn a_row_too_large_for_the_cluster_is_rejected_and_named() {
     let mut n = cluster(2, T);
     n[0].db.limits.row_bytes = 1000;
-    n[0].capture(); // the first look is over
+    n[0].capture(); // the first comparison is over
     n[0].run("INSERT INTO t VALUES (1, 'a'), (2, zeroblob(2000)), (3, 'c')");
     exchange(&mut n);
     assert_eq!(n[0].db.rejected(), 1);
@@ -60,7 +60,7 @@ fn a_transaction_of_large_rows_is_sent_in_pieces() {
             // The process ends, or the connection breaks, before the acknowledgement.
             3 => n[0].restart(),
             5 => n[0].db.stop_live(),
-            _ => n[0].db.acknowledged(last.at),
+            _ => n[0].db.acknowledged(last.local_tx),
         }
         if pieces == 7 {
             // A row of a later piece and one of an earlier piece change on both nodes.
@@ -155,7 +155,7 @@ fn quarantine_keeps_the_newest_and_counts_the_rest() {
     let mut n = cluster(1, T);
     (n[0].db.limits.quarantined, n[0].db.limits.quarantined_bytes) = (10, 5000);
     let garbage = |i: u8| Outgoing {
-        at: 0,
+        local_tx: 0,
         shard: 1,
         salt: 0,
         raw: vec![0xff - i; 1000],

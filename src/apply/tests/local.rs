@@ -43,7 +43,7 @@ fn books_are_each_nodes_own() {
         );
         assert_eq!(node.rows("SELECT * FROM t"), "i7 t'x'");
         assert_eq!(traces(node), "i0 i0 i0 i0");
-        let left = node.db.left_alone();
+        let left = node.db.not_replicated();
         assert_eq!((left.len(), left[0].kind), (1, Kind::Local));
         assert!(left[0].reason.contains("Django"), "{}", left[0].reason);
     }

@@ -26,7 +26,7 @@ fn version(ms: i64) -> Version {
 
 fn outgoing(frame: FrameBuilder) -> Outgoing {
     Outgoing {
-        at: 0,
+        local_tx: 0,
         shard: 1,
         salt: 0,
         raw: frame.finish(),

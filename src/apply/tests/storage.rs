@@ -24,10 +24,15 @@ fn the_applications_table_is_replicated() {
         n[1].rows("SELECT * FROM docs_content, mail"),
         "i1 t'hello' i2 t'hi'"
     );
-    let mut kinds: Vec<&str> = n[0].db.left_alone().iter().map(|l| l.kind.name()).collect();
+    let mut kinds: Vec<&str> = n[0]
+        .db
+        .not_replicated()
+        .iter()
+        .map(|l| l.kind.name())
+        .collect();
     kinds.dedup();
     assert_eq!(kinds, ["virtual", "storage"].repeat(3));
-    let named = |name: &str| n[0].db.left_alone().iter().find(|l| l.table == name);
+    let named = |name: &str| n[0].db.not_replicated().iter().find(|l| l.table == name);
     assert_eq!(named("notes_content").map(|l| l.kind), Some(Kind::Storage));
     assert!(named("docs_content").is_none());
 }

@@ -192,7 +192,7 @@ impl Node {
         loop {
             let mut frames = self.db.backlog(1 << 20).unwrap();
             if let Some(last) = frames.last() {
-                self.db.acknowledged(last.at);
+                self.db.acknowledged(last.local_tx);
             } else if self.db.is_live() || !self.db.is_captured() {
                 break;
             }

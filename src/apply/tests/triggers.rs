@@ -21,8 +21,8 @@ fn failures(node: &Node) -> u64 {
     node.db.apply_triggers.failures()
 }
 
-fn left_out(node: &Node) -> String {
-    let all = node.db.apply_triggers.left_out();
+fn unsupported(node: &Node) -> String {
+    let all = node.db.apply_triggers.unsupported();
     let each: Vec<String> = all.iter().map(|(n, why)| format!("{n}: {why}")).collect();
     each.join("\n")
 }
@@ -78,7 +78,7 @@ fn an_update_fires_what_an_update_fires() {
             assert_eq!(n[1].rows("SELECT count(*) FROM pending"), "i0");
         }
         assert_eq!(
-            (failures(&n[1]), left_out(&n[1])),
+            (failures(&n[1]), unsupported(&n[1])),
             (0, String::new()),
             "{table}"
         );
@@ -257,7 +257,7 @@ fn a_trigger_that_cannot_run_here_is_named_and_left_out() {
             exchange(&mut n);
             assert_eq!(n[1].rows("SELECT * FROM items"), "i1 t'b'", "{bad}");
             assert_eq!(n[1].rows("SELECT id FROM audit"), "i1\ni2", "{bad}");
-            let left = left_out(&n[1]);
+            let left = unsupported(&n[1]);
             assert!(left.starts_with("bad: ") && left.contains(reason), "{left}");
             let health = crate::health::report(&Default::default(), Some(&n[1].db)).unwrap();
             let problem = health["problems"]["trigger bad"].as_str().unwrap();
@@ -271,7 +271,7 @@ fn a_trigger_that_cannot_run_here_is_named_and_left_out() {
             n[0].run("INSERT INTO items VALUES (3, 'c')");
             exchange(&mut n);
             assert!(n[1].rows("SELECT id FROM audit").contains("mended"));
-            assert_eq!(left_out(&n[1]), "");
+            assert_eq!(unsupported(&n[1]), "");
         }
     }
 }
@@ -292,7 +292,7 @@ fn what_a_trigger_needs_may_come_later_and_go() {
     };
     n[0].run("DROP TRIGGER i");
     arrive(&mut n);
-    assert_eq!(left_out(&n[1]), "i: no such table: f");
+    assert_eq!(unsupported(&n[1]), "i: no such table: f");
     n[1].run("CREATE VIRTUAL TABLE f USING fts5(v)");
     arrive(&mut n);
     assert_eq!(n[1].rows("SELECT rowid FROM f WHERE f MATCH 'word2'"), "i2");
@@ -304,9 +304,9 @@ fn what_a_trigger_needs_may_come_later_and_go() {
     n[1].run(&format!("DROP TRIGGER i; CREATE TRIGGER j {trigger}"));
     arrive(&mut n);
     assert!(
-        left_out(&n[1]).starts_with("i: apply_triggers names i"),
+        unsupported(&n[1]).starts_with("i: apply_triggers names i"),
         "{}",
-        left_out(&n[1])
+        unsupported(&n[1])
     );
     n[1].run(&format!("DROP TRIGGER j; CREATE TRIGGER i {trigger}"));
     arrive(&mut n);
@@ -334,7 +334,7 @@ fn one_trigger_may_write_through_the_view_of_another() {
     n[0].run("INSERT INTO t VALUES (1, 'a')");
     exchange(&mut n);
     assert_eq!(n[1].rows("SELECT id FROM audit"), "i1");
-    assert_eq!(left_out(&n[1]), "");
+    assert_eq!(unsupported(&n[1]), "");
 }
 
 /// The index has lost its content: the index is damaged, not the database.

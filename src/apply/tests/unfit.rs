@@ -119,7 +119,7 @@ fn what_is_not_utf_8_in_the_schema_leaves_that_table_alone() {
     assert_eq!(n[1].rows("SELECT count(*) FROM d"), "i0");
 }
 
-/// Our triggers contain the column's new name, too; and the name may be gone at the next look.
+/// Our triggers contain the column's new name, too; and the name may be gone at the next check.
 #[test]
 fn a_column_that_is_renamed_to_what_is_not_utf_8_leaves_its_table_alone() {
     let mut n = cluster(

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::*;
 
-fn report(schema: &str, apply_triggers: &[&str]) -> Report {
+fn report(schema: &str, apply_triggers: &[&str]) -> InspectReport {
     let conn = Connection::open_in_memory().unwrap();
     conn.execute_batch(schema).unwrap();
     let apply_triggers: Vec<String> = apply_triggers.iter().map(|t| (*t).to_owned()).collect();
@@ -13,7 +13,7 @@ fn report(schema: &str, apply_triggers: &[&str]) -> Report {
         apply_triggers: &apply_triggers,
         allow_rowid_tables: true,
     };
-    Report::read(&conn, &chosen).unwrap()
+    InspectReport::read(&conn, &chosen).unwrap()
 }
 
 fn said(schema: &str, apply_triggers: &[&str]) -> String {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::inspect::{Report, TableReport};
+use crate::inspect::{InspectReport, TableReport};
 
 /// The kinds of tables in the order in which they are listed, each with its heading.
 const PARTS: [(&str, &str); 6] = [
@@ -23,7 +23,7 @@ const PARTS: [(&str, &str); 6] = [
 /// Names are padded to the longest of them, but to no more characters than this.
 const WIDEST: usize = 40;
 
-pub(super) fn text(path: &Path, report: &Report) -> String {
+pub(super) fn text(path: &Path, report: &InspectReport) -> String {
     let mut lines = vec![match report.tables.len() {
         0 => format!("{}: no tables", path.display()),
         count => format!("{}: {count} table(s)", path.display()),
@@ -63,7 +63,7 @@ pub(super) fn text(path: &Path, report: &Report) -> String {
 }
 
 fn described(table: &TableReport) -> String {
-    if let Some(left) = &table.left_alone {
+    if let Some(left) = &table.not_replicated {
         return left.reason.clone();
     }
     let mut said = vec![match table.key.is_empty() {

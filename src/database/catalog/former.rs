@@ -326,7 +326,7 @@ impl Database {
         &mut self,
         id: i64,
         key: &[OwnedValue],
-        (version, deleted, at): (Version, bool, i64),
+        (version, deleted, local_tx): (Version, bool, i64),
         became: Option<&[u8]>,
     ) -> Result<()> {
         let known = self.former_by_key(id, key)?;
@@ -348,7 +348,7 @@ impl Database {
             parameters(1, 5),
             parameters(6, key.len())
         );
-        let numbers = [version.hlc, site, i64::from(deleted), at].map(OwnedValue::Integer);
+        let numbers = [version.hlc, site, i64::from(deleted), local_tx].map(OwnedValue::Integer);
         let became = became.map_or(OwnedValue::Null, |b| OwnedValue::Blob(b.to_vec()));
         let all = numbers.iter().chain([&became]).chain(key);
         self.conn

@@ -69,7 +69,7 @@ pub(crate) struct Quiet {
     /// HarmonyLite itself changed the schema: no table waits.
     is_own: bool,
     /// Tables whose triggers are missing, by lower-case name.
-    tables: BTreeMap<String, Seen>,
+    tables: BTreeMap<String, TriggerlessTable>,
     /// Replicated tables (lower case) that must not be written to.
     guarded: HashSet<String>,
     /// Tables (lower case) that lost a UNIQUE index lately, with the time when that was seen.
@@ -80,7 +80,7 @@ pub(crate) struct Quiet {
 
 /// A table whose triggers are missing, or were until lately.
 #[derive(Debug)]
-struct Seen {
+struct TriggerlessTable {
     name: String,
     /// Time when it was first seen in this state.
     since: Duration,
@@ -165,7 +165,7 @@ impl Quiet {
         self.tables.get(table).is_some_and(|seen| seen.waits)
     }
 
-    fn waiting(&self) -> impl Iterator<Item = &Seen> {
+    fn waiting(&self) -> impl Iterator<Item = &TriggerlessTable> {
         self.tables.values().filter(|seen| seen.waits)
     }
 
@@ -180,7 +180,7 @@ impl Quiet {
     }
 
     /// Time when a waiting table is adopted, if nothing prevents that.
-    fn calm(&self, seen: &Seen) -> Duration {
+    fn calm(&self, seen: &TriggerlessTable) -> Duration {
         let rows = seen.rows.unwrap_or_default();
         seen.since.max(self.changed).max(rows) + self.time
     }
@@ -188,7 +188,7 @@ impl Quiet {
 
 impl Database {
     /// Time until a waiting table must be checked again; `None` if no table waits.
-    pub fn next_look(&self) -> Option<Duration> {
+    pub fn next_check(&self) -> Option<Duration> {
         let due = self.catalog.quiet.due?;
         Some(due.saturating_sub(self.clock.uptime()))
     }
@@ -200,7 +200,7 @@ impl Database {
         self.catalog.forget();
     }
 
-    pub(crate) fn is_look_due(&self) -> bool {
+    pub(crate) fn is_check_due(&self) -> bool {
         let due = self.catalog.quiet.due;
         due.is_some_and(|due| due <= self.clock.uptime())
     }
@@ -288,7 +288,7 @@ impl Database {
         known: &HashSet<String>,
     ) -> Result<BTreeMap<String, Wait>> {
         let now = self.clock.uptime();
-        let left_out = self.known_left_out()?;
+        let left_out = self.known_not_replicated()?;
         let mut waits = BTreeMap::new();
         for schema in schemas {
             let lower = schema.name.to_ascii_lowercase();
@@ -342,7 +342,7 @@ impl Database {
             .quiet
             .tables
             .entry(lower.clone())
-            .or_insert_with(|| Seen {
+            .or_insert_with(|| TriggerlessTable {
                 name: schema.name.clone(),
                 since: now,
                 rows: None,
@@ -516,7 +516,7 @@ impl Wait {
     }
 }
 
-impl Seen {
+impl TriggerlessTable {
     /// Logs once why a table waits for long.
     fn hold_up(&mut self, wait: &Wait) {
         let why = wait.why().filter(|_| self.waits);

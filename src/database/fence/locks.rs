@@ -73,7 +73,7 @@ pub(super) fn is_written(file: &File, bytes: &Bytes) -> bool {
 /// Whether this process sees the locks of another process. It does not on some network file systems
 /// and in some sandboxes. A child process locks `byte`, which nobody else uses, as a test.
 pub(super) fn are_seen(file: &File, byte: &Bytes) -> bool {
-    let (Ok((locked, tell_locked)), Ok((looked, tell_looked))) = (io::pipe(), io::pipe()) else {
+    let (Ok((locked, tell_locked)), Ok((checked, tell_checked))) = (io::pipe(), io::pipe()) else {
         return false;
     };
     // SAFETY: the child makes system calls and nothing else, then ends without clean-up.
@@ -82,19 +82,19 @@ pub(super) fn are_seen(file: &File, byte: &Bytes) -> bool {
         let locks = call(file, libc::F_SETLK, libc::F_RDLCK, byte).is_ok();
         if locks {
             drop(tell_locked);
-            drop(tell_looked);
-            read_end(&looked);
+            drop(tell_checked);
+            read_end(&checked);
         }
         // SAFETY: ends the child.
         unsafe { libc::_exit(0) }
     }
-    drop((tell_locked, looked));
+    drop((tell_locked, checked));
     if child < 0 {
         return false;
     }
     read_end(&locked);
     let is_seen = is_taken(file, byte);
-    drop(tell_looked);
+    drop(tell_checked);
     // SAFETY: waits for our own child.
     unsafe { libc::waitpid(child, ptr::null_mut(), 0) };
     is_seen

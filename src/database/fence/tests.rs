@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Gap, KEEPS_OUT, READERS};
+use super::{KEEPS_OUT, READERS, ReaderGap};
 use crate::apply::tests::support::Node;
 use crate::clock::SystemClock;
 use crate::database::meta::{Meta, get_meta, set_meta};
@@ -290,7 +290,7 @@ fn a_snapshot_is_copied_beside_an_application_at_work() {
     let copy = Connection::open(&to).unwrap();
     let copied: i64 = copy.query_row(count, [], |r| r.get(0)).unwrap();
     assert_eq!(copied, 1, "as of its begin");
-    assert_eq!(node.db.fence.wait(Instant::now()), Gap::Fence);
+    assert_eq!(node.db.fence.wait(Instant::now()), ReaderGap::Fence);
     node.db.fence.let_go();
 }
 
@@ -302,7 +302,11 @@ fn a_reader_that_never_ends_is_waited_for_once() {
     write(&mut node.db);
     assert!(began.elapsed() >= COURTESY);
     let since = Instant::now();
-    assert_eq!(node.db.fence.wait(since), Gap::Fence, "it has passed by");
+    assert_eq!(
+        node.db.fence.wait(since),
+        ReaderGap::Fence,
+        "it has passed by"
+    );
     node.db.fence.let_go();
     for _ in 0..20 {
         write(&mut node.db);
@@ -338,7 +342,7 @@ fn a_wait_ends_when_all_is_to_end() {
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| fence.wait(Instant::now()));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(waits.join().unwrap(), Gap::None);
+        assert_eq!(waits.join().unwrap(), ReaderGap::None);
     });
 }
 
@@ -382,7 +386,7 @@ fn a_view_keeps_its_lock_while_we_write() {
     assert!(since.elapsed() >= COURTESY / 2);
     assert_eq!(reader.goes_on(), "refused");
     drop(view);
-    assert_eq!(node.db.fence.wait(Instant::now()), Gap::Fence);
+    assert_eq!(node.db.fence.wait(Instant::now()), ReaderGap::Fence);
     node.db.fence.let_go();
 }
 

@@ -21,7 +21,7 @@ const DATABASE_READERS: Bytes = 0x4000_0002..0x4000_0002 + 510;
 const UNUSED: Bytes = 200..201;
 
 #[derive(Clone)]
-pub(super) enum Way {
+pub(super) enum FenceKind {
     Off,
     Wal(Arc<Wal>),
     /// Readers are noticed by their locks on this database file.
@@ -61,12 +61,12 @@ impl Wal {
     }
 }
 
-impl Way {
+impl FenceKind {
     /// Determines the way for the database of `conn`, outside of transactions. `strays` is
     /// incremented when the WAL is opened.
-    pub(super) fn of(conn: &Connection, strays: &AtomicUsize) -> Result<Way> {
+    pub(super) fn of(conn: &Connection, strays: &AtomicUsize) -> Result<FenceKind> {
         let Some(path) = conn.path().filter(|path| !path.is_empty()).map(Path::new) else {
-            return Ok(Way::Off);
+            return Ok(FenceKind::Off);
         };
         let mode: String = conn.query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
         // SQLite makes the `-shm` at the first read.
@@ -74,9 +74,9 @@ impl Way {
         let way = match mode == "wal" {
             true => {
                 strays.fetch_add(1, Ordering::SeqCst); // before the event can come
-                Wal::open(path).map(|wal| Way::Wal(Arc::new(wal)))
+                Wal::open(path).map(|wal| FenceKind::Wal(Arc::new(wal)))
             }
-            false => open(path).map(|db| Way::Journal(Arc::new(db))),
+            false => open(path).map(|db| FenceKind::Journal(Arc::new(db))),
         };
         Ok(way.unwrap_or_else(|e| {
             log::warn!(
@@ -84,16 +84,16 @@ impl Way {
                  the application that read before they write may be refused as busy",
                 path.display()
             );
-            Way::Off
+            FenceKind::Off
         }))
     }
 
     /// Whether another process reads the last commit.
     pub(super) fn is_read(&self) -> bool {
         match self {
-            Way::Off => false,
-            Way::Wal(wal) => index::is_read(&wal.shm),
-            Way::Journal(db) => locks::is_taken(db, &DATABASE_READERS),
+            FenceKind::Off => false,
+            FenceKind::Wal(wal) => index::is_read(&wal.shm),
+            FenceKind::Journal(db) => locks::is_taken(db, &DATABASE_READERS),
         }
     }
 }

@@ -69,7 +69,7 @@ fn every_key_in_nats_stands_in_the_format() {
     {
         assert!(section.unwrap().contains(&format!("`{key}")), "{key}");
     }
-    let entry = crate::status::entry::Entry::default().to_bytes();
+    let entry = crate::status::entry::NodeEntry::default().to_bytes();
     let entry: serde_json::Value = serde_json::from_slice(&entry).unwrap();
     for field in entry.as_object().unwrap().keys() {
         assert!(section.unwrap().contains(&format!("`{field}`")), "{field}");

@@ -10,7 +10,7 @@ use std::io::Read;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
 
-use super::{FrameError, Part};
+use super::{FrameError, FramePart};
 
 /// Largest message, in bytes after unpacking: small against the 64 MB of the machines this runs on.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
@@ -31,12 +31,12 @@ const COMPRESS_FROM: usize = 256;
 /// 2^27.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// Upper bound of the bytes that [`Part::encode`] adds.
+/// Upper bound of the bytes that [`FramePart::encode`] adds.
 pub(super) const PART_OVERHEAD: usize = 64;
 
 /// A frame in the form in which messages carry it.
 #[derive(Debug, Clone)]
-pub struct Packed {
+pub struct PackedFrame {
     bytes: Vec<u8>,
     /// Whether it unpacks to more than one message may.
     is_large: bool,
@@ -44,7 +44,7 @@ pub struct Packed {
 
 /// Packs a frame; without a `compressor`, uncompressed. The caller keeps the compressor between
 /// calls, because setting one up costs more than compressing a small frame.
-pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -> Packed {
+pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -> PackedFrame {
     let is_large = raw.len() > MAX_MESSAGE_BYTES;
     let bytes = match compressor {
         Some(zstd) if raw.len() >= COMPRESS_FROM => match zstd.compress(&raw) {
@@ -53,10 +53,10 @@ pub fn pack(raw: Vec<u8>, compressor: Option<&mut zstd::bulk::Compressor<'_>>) -
         },
         _ => raw,
     };
-    Packed { bytes, is_large }
+    PackedFrame { bytes, is_large }
 }
 
-impl Packed {
+impl PackedFrame {
     /// Size in bytes.
     #[allow(clippy::len_without_is_empty)] // no frame is
     pub fn len(&self) -> usize {
@@ -109,7 +109,7 @@ impl Iterator for Messages {
         }
         let (id, count) = (&self.id, self.count);
         let bytes = self.bytes.chunks(self.piece).nth(index as usize)?;
-        let part = Part {
+        let part = FramePart {
             id,
             index,
             count,

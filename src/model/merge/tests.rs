@@ -8,13 +8,13 @@ const COLUMNS: [&str; 3] = ["a", "b", "c"];
 /// A row as a node holds it: its versions, and the values if it is live.
 #[derive(Debug, Clone, PartialEq)]
 struct Replica {
-    state: Option<State>,
+    state: Option<RowState>,
     values: [OwnedValue; 3],
 }
 
 #[derive(Debug, Clone)]
 struct Change {
-    state: State,
+    state: RowState,
     values: [Option<OwnedValue>; 3],
 }
 
@@ -30,8 +30,8 @@ impl Replica {
 
     fn apply(&mut self, change: &Change) {
         let live = self.state.as_ref().is_some_and(|s| !s.deleted);
-        let columns: Vec<Column> = (0..3)
-            .map(|i| Column {
+        let columns: Vec<MergeColumn> = (0..3)
+            .map(|i| MergeColumn {
                 name: COLUMNS[i],
                 local: live.then(|| self.values[i].borrow()),
                 incoming: change.values[i].as_ref().map(OwnedValue::borrow),
@@ -102,7 +102,7 @@ fn change() -> impl Strategy<Value = Change> {
                 );
             }
             Change {
-                state: State {
+                state: RowState {
                     version,
                     deleted,
                     exceptions,
@@ -135,12 +135,12 @@ proptest! {
 
 #[test]
 fn the_later_write_wins_and_a_delete_wins_a_tie() {
-    let at = |hlc, deleted| State {
+    let at = |hlc, deleted| RowState {
         version: Version { hlc, node: 1 },
         deleted,
         exceptions: Exceptions::new(),
     };
-    let value = |i| Column {
+    let value = |i| MergeColumn {
         name: "a",
         local: Some(Value::Integer(1)),
         incoming: Some(Value::Integer(i)),
@@ -161,7 +161,7 @@ fn the_later_write_wins_and_a_delete_wins_a_tie() {
         join(Some(&at(5, false)), &at(5, false), &[value(2)]).1,
         Action::Write(vec![0])
     );
-    let none = Column {
+    let none = MergeColumn {
         incoming: None,
         ..value(0)
     };

@@ -55,9 +55,9 @@ impl Sent {
         }
     }
 
-    fn send(&mut self, at: i64, bytes: usize, now: Instant) {
+    fn send(&mut self, local_tx: i64, bytes: usize, now: Instant) {
         let sending = Sending {
-            at,
+            local_tx,
             shard: 1,
             stream: "s",
             salt: 0,
@@ -119,8 +119,8 @@ fn a_large_message_has_the_time_that_it_needs() {
 fn the_deadline_moves_with_those_that_came_before() {
     let now = Instant::now();
     let mut sent = Sent::new(8 << 20, now);
-    for at in 0..3 {
-        sent.send(at, 30_000, now);
+    for local_tx in 0..3 {
+        sent.send(local_tx, 30_000, now);
     }
     let wait = |sent: &Sent, from| sent.link.deadline().unwrap() - from;
     assert!(wait(&sent, now) > seconds(19));
@@ -171,8 +171,8 @@ fn a_window_that_shrank_makes_no_long_deadline() {
     let now = Instant::now();
     let mut sent = Sent::new(8 << 20, now);
     sent.link.window_bytes = 8 << 20;
-    for at in 0..80 {
-        sent.send(at, 100_000, now);
+    for local_tx in 0..80 {
+        sent.send(local_tx, 100_000, now);
     }
     for token in 0..8 {
         sent.acknowledge(token, now + seconds(6));

@@ -15,7 +15,7 @@ use crate::model::cbor;
 use crate::model::key::key_bytes;
 use crate::model::value::OwnedValue;
 use crate::model::version::{Version, stamp};
-use crate::snapshot::source::Source;
+use crate::snapshot::source::SnapshotSource;
 
 /// A former key of a table in a snapshot.
 pub(super) struct SourceFormer {
@@ -31,7 +31,7 @@ struct FormerKey {
 
 impl SourceFormer {
     /// The former keys of a snapshot's tables.
-    pub(super) fn all(source: &Source) -> Result<Vec<SourceFormer>> {
+    pub(super) fn all(source: &SnapshotSource) -> Result<Vec<SourceFormer>> {
         let text = "SELECT table_id, shape FROM __harmonylite___former";
         let Ok(mut list) = source.conn.prepare(text) else {
             return Ok(Vec::new()); // of an earlier release
@@ -78,7 +78,7 @@ impl SourceFormer {
     /// The next rows after a key. `maker` is the node that made the snapshot.
     fn rows(
         &self,
-        source: &Source,
+        source: &SnapshotSource,
         after: Option<&[OwnedValue]>,
         maker: u64,
     ) -> Result<Vec<FormerKey>> {

@@ -21,8 +21,8 @@ use crate::snapshot::source::SourceRow;
 
 impl Merge {
     /// Judges rows here that the snapshot lacks: they were deleted, or they are new to the others.
-    /// Returns the last key looked at, or `None` at the end.
-    pub(super) fn look_for_lacking(
+    /// Returns the last key compared, or `None` at the end.
+    pub(super) fn find_lacking(
         &self,
         db: &mut Database,
         table: &Arc<Table>,
@@ -128,8 +128,8 @@ impl Merge {
         }
         let (version, dropped) = (stored.state.version, self.entry.dropped());
         let hasty = mutation::is(Mutation::LackingRowsDeleted);
-        let is_known = stored.at <= self.covered(db, table, &key_bytes)
-            && !db.is_marked(table, &key_bytes, stored.at)?;
+        let is_known = stored.local_tx <= self.covered(db, table, &key_bytes)
+            && !db.is_marked(table, &key_bytes, stored.local_tx)?;
         if version > dropped && !hasty {
             // A row that the snapshot does not cover is marked, or on its way through a stream.
             return match is_known && db.settings.publish {
@@ -183,7 +183,7 @@ impl Database {
             ours.hash != theirs.stored.hash && names(table) == names(their_table)
         };
         let is_more = version > known || (version == known && is_other());
-        if is_more && !self.is_marked(table, &theirs.key_bytes, ours.at)? {
+        if is_more && !self.is_marked(table, &theirs.key_bytes, ours.local_tx)? {
             self.mark_republished(table, &theirs.key_bytes, frames)?;
         }
         Ok(())

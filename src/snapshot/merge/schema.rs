@@ -60,8 +60,10 @@ impl Merge {
     /// virtual tables create by themselves are left out.
     fn schema(&self) -> Result<Vec<SchemaEntry>> {
         let conn = &self.source.conn;
-        let left_alone = selection::read(conn, &selection::all, true)?.left_alone;
-        let storage = left_alone.into_iter().filter(|l| l.kind == Kind::Storage);
+        let not_replicated = selection::read(conn, &selection::all, true)?.not_replicated;
+        let storage = not_replicated
+            .into_iter()
+            .filter(|l| l.kind == Kind::Storage);
         let storage: HashSet<String> = storage.map(|left| left.table).collect();
         let mut list = conn.prepare(
             "SELECT tbl_name, type = 'table', sql FROM sqlite_schema WHERE sql IS NOT NULL

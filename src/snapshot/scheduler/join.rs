@@ -3,23 +3,23 @@
 use std::time::Duration;
 
 use super::take::is_of_the_file;
-use super::{LOOK_AGAIN, Next, Round, RoundError, Scheduler};
+use super::{NextRound, ROUND_PAUSE, Round, RoundError, Scheduler};
 use crate::database::Database;
-use crate::model::manifest::Entry;
+use crate::model::manifest::SnapshotEntry;
 use crate::mutation::{self, Mutation};
 
 impl Scheduler {
     /// Joins a new node: merges the newest snapshot, or founds the cluster if there is none.
-    pub(super) fn join(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
+    pub(super) fn join(&mut self, round: &mut Round<'_>) -> Result<NextRound, RoundError> {
         if self.newest.is_some() {
             if mutation::is(Mutation::JoinedBeforeMerging) {
                 round.shared.set_joined();
             }
             return match self.merge_any(round, |_, _| true) {
-                Ok(true) => Ok(Next::Rest),
+                Ok(true) => Ok(NextRound::Rest),
                 Ok(false) => {
                     self.join_without(round, "the store is empty")?;
-                    Ok(Next::After(LOOK_AGAIN))
+                    Ok(NextRound::After(ROUND_PAUSE))
                 }
                 Err(e) => {
                     self.join_without(round, &e.to_string())?;
@@ -29,7 +29,7 @@ impl Scheduler {
         }
         let node = round.shared.lock().database.node();
         if self.hindrance(round)?.is_none() && round.registry.claim_founder(node)? {
-            round.shared.lock().database.found()?;
+            round.shared.lock().database.become_founder()?;
             round.shared.set_joined();
             log::info!("founding the cluster: the others begin with what is here");
         } else if round.registry.lease_is_held()? {
@@ -37,7 +37,7 @@ impl Scheduler {
         } else {
             self.join_without(round, "the founder has not made a snapshot")?;
         }
-        Ok(Next::After(LOOK_AGAIN))
+        Ok(NextRound::After(ROUND_PAUSE))
     }
 
     /// Joins without a snapshot, if none can be had for `leader_ttl` and the streams are read to
@@ -53,7 +53,7 @@ impl Scheduler {
         if now - since < self.options.leader_ttl || !round.shared.all_at_end() {
             return Ok(());
         }
-        locked.database.found()?;
+        locked.database.become_founder()?;
         drop(locked);
         round.shared.set_joined();
         log::warn!("joining without a snapshot: {why}");
@@ -62,7 +62,10 @@ impl Scheduler {
 
     /// Merges the newest snapshot after streams were lost, if it may hold rows of them that are not
     /// here.
-    pub(super) fn look_for_lost(&mut self, round: &mut Round<'_>) -> Result<(), RoundError> {
+    pub(super) fn merge_for_lost_streams(
+        &mut self,
+        round: &mut Round<'_>,
+    ) -> Result<(), RoundError> {
         let mut locked = round.shared.lock();
         if !locked.database.seeks_snapshot()? {
             return Ok(());
@@ -89,8 +92,8 @@ impl Scheduler {
     }
 
     /// Closes gaps: merges a snapshot that has the missed messages, or asks for one.
-    pub(super) fn make_up(&mut self, round: &mut Round<'_>) -> Result<Next, RoundError> {
-        let helps = |db: &Database, entry: &Entry| db.is_helped_by(entry);
+    pub(super) fn make_up(&mut self, round: &mut Round<'_>) -> Result<NextRound, RoundError> {
+        let helps = |db: &Database, entry: &SnapshotEntry| db.is_helped_by(entry);
         let newest = self.newest.as_ref();
         let is_there = newest.is_some_and(|e| helps(&round.shared.lock().database, e));
         if is_there && self.merge_any(round, helps)? {
@@ -101,7 +104,7 @@ impl Scheduler {
                 self.lacking = None;
                 round.shared.wake_publisher(); // which waited for that
             }
-            return Ok(Next::After(Duration::ZERO));
+            return Ok(NextRound::After(Duration::ZERO));
         }
         let missed = round.shared.lock().database.missed();
         round.registry.request(&missed)?;
@@ -118,7 +121,7 @@ impl Scheduler {
                 Some("this node lacks changes, and so may the others")
             });
         }
-        Ok(Next::After(self.options.leader_ttl)) // or when a node leaves word
+        Ok(NextRound::After(self.options.leader_ttl)) // or when a node leaves word
     }
 
     /// Merges the newest snapshot although it closes no gap. It may have some of the changes that

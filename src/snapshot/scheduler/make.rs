@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{A_NODE_LACKS, LOOK_AGAIN, NEWEST_LACKS, Next, Round, RoundError, Scheduler};
+use super::{A_NODE_LACKS, NEWEST_LACKS, NextRound, ROUND_PAUSE, Round, RoundError, Scheduler};
 use crate::cluster::registry::Registry;
 use crate::config::Tables;
 use crate::database::Database;
@@ -19,33 +19,35 @@ impl Scheduler {
         &mut self,
         round: &mut Round<'_>,
         why: impl Fn(&Scheduler, &Database) -> Option<&'static str>,
-    ) -> Result<Next, RoundError> {
+    ) -> Result<NextRound, RoundError> {
         let ask = |scheduler: &Scheduler, shared: &Shared| why(scheduler, &shared.lock().database);
         let Some(due) = ask(self, round.shared) else {
             (self.asked, self.defers) = (None, None); // only if there was something new
             return Ok(self.rest(round.shared));
         };
         if self.defers(round.shared, due) {
-            return Ok(Next::After(self.options.leader_ttl));
+            return Ok(NextRound::After(self.options.leader_ttl));
         }
         if let Some(why) = self.hindrance(round)? {
             return match self.asked.take() {
                 Some(_) => Err(RoundError::Refused(why.to_owned())),
-                None => Ok(Next::Rest),
+                None => Ok(NextRound::Rest),
             };
         }
         if !round.shared.all_at_end() {
-            return Ok(Next::After(LOOK_AGAIN));
+            return Ok(NextRound::After(ROUND_PAUSE));
         }
         if !round.registry.lease()? {
             // Another node makes a snapshot. If it fails, this node tries again.
-            return Ok(Next::After(self.options.leader_ttl.max(LOOK_AGAIN) / 4));
+            return Ok(NextRound::After(
+                self.options.leader_ttl.max(ROUND_PAUSE) / 4,
+            ));
         }
         let known = self.newest.take();
         let newest = round.registry.newest();
         let made = newest.map_err(RoundError::from).and_then(|newest| {
             self.newest = match newest {
-                Some(newest) => Some(self.place(newest, round)?),
+                Some(newest) => Some(self.verify_positions(newest, round)?),
                 None => known,
             };
             match ask(self, round.shared) {
@@ -121,7 +123,7 @@ impl Scheduler {
             locked.hand_over(&mut captured);
             let held = locked.began.elapsed();
             // While a migration is at work on a table, wait for it.
-            let waits = locked.database.next_look().filter(|_| !captured.more);
+            let waits = locked.database.next_check().filter(|_| !captured.more);
             drop(locked);
             if captured.changes > 0 {
                 round.shared.note_written();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Round, RoundError, Scheduler};
 use crate::database::{Database, DatabaseError};
-use crate::model::manifest::{Entry, Manifest};
+use crate::model::manifest::{Manifest, SnapshotEntry};
 use crate::snapshot::error::TransferError;
 use crate::snapshot::merge::Merge;
 use crate::snapshot::transfer;
@@ -15,7 +15,7 @@ impl Scheduler {
     pub(super) fn merge_any(
         &mut self,
         round: &mut Round<'_>,
-        will_do: impl Fn(&Database, &Entry) -> bool,
+        will_do: impl Fn(&Database, &SnapshotEntry) -> bool,
     ) -> Result<bool, RoundError> {
         let mut store = (round.open_store)()?;
         let manifest = transfer::read_manifest(&mut *store, &self.options.cluster);
@@ -37,7 +37,7 @@ impl Scheduler {
             if let Some(newest) = &self.newest {
                 entry.drop_unreliable(newest); // somebody may have found places lost
             }
-            let entry = self.place(entry, round)?;
+            let entry = self.verify_positions(entry, round)?;
             if !will_do(&round.shared.lock().database, &entry) {
                 continue;
             }
@@ -67,7 +67,8 @@ impl Scheduler {
 
     /// Whether the store does not list the snapshot that the registry calls the newest.
     fn is_missing(&self, manifest: &Manifest) -> bool {
-        let lists = |newest: &Entry| manifest.snapshots.iter().any(|e| e.name == newest.name);
+        let lists =
+            |newest: &SnapshotEntry| manifest.snapshots.iter().any(|e| e.name == newest.name);
         manifest.newest().is_none() || !self.newest.as_ref().is_none_or(lists)
     }
 
@@ -103,12 +104,16 @@ pub(super) fn is_of_the_file(e: &DatabaseError) -> bool {
 }
 
 /// Fetches a snapshot and merges it into the database.
-fn merge(round: &mut Round<'_>, entry: &Entry, store: &mut dyn Store) -> Result<(), RoundError> {
+fn merge(
+    round: &mut Round<'_>,
+    entry: &SnapshotEntry,
+    store: &mut dyn Store,
+) -> Result<(), RoundError> {
     let began = Instant::now();
     let path = round.shared.lock().database.path().to_owned();
     let file = transfer::fetch(entry, &path, store, round.watch)?;
     let mut merge = Merge::open(file.path(), entry)?;
-    round.shared.lock().database.look_at_maker(entry)?;
+    round.shared.lock().database.check_maker(entry)?;
     loop {
         let turn = round.shared.take_turn();
         let mut locked = round.shared.lock_to_write();

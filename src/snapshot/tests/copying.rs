@@ -170,7 +170,7 @@ fn a_copy_has_the_meta_keys_that_travel() {
     let copy = Connection::open(file).unwrap();
     for key in Meta::ALL {
         // A copy has its own list of the excluded tables.
-        let expected = key.travels() || *key == Meta::LeftOut;
+        let expected = key.travels() || *key == Meta::NotReplicated;
         assert_eq!(is_set(&copy, *key), expected, "{}", key.name());
     }
 }

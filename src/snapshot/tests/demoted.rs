@@ -28,7 +28,7 @@ fn what_the_founder_has_is_everywhere_and_what_that_replaced_is_counted() {
                   INSERT INTO perm VALUES (1, 1, 'add'), (2, 2, 'add'), (3, 4, 'add')"
         ),
     );
-    a.db.found().unwrap();
+    a.db.become_founder().unwrap();
     a.capture();
     let taken = snapshot(&mut a);
     b.capture();

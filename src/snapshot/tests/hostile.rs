@@ -9,7 +9,7 @@ use crate::snapshot::transfer::{self, Unchecked};
 use crate::snapshot::watch::{self, Nobody, Watch};
 
 /// A snapshot of a few books, changed by SQL.
-fn forged(sql: &str) -> (Node, (std::path::PathBuf, super::Entry)) {
+fn forged(sql: &str) -> (Node, (std::path::PathBuf, super::SnapshotEntry)) {
     let mut a = Node::new(1, BOOKS);
     a.run("INSERT INTO Books VALUES (1, 'Dune', 'x')");
     let taken = snapshot(&mut a);

@@ -20,7 +20,7 @@ fn with_logs(settings: &mut Settings) {
 /// Two nodes that have read all messages of each other, the second without the table `logs`.
 fn met(schema: &str) -> [Node; 2] {
     let mut n = [Node::new(1, SCHEMA), Node::with(2, schema, without_logs)];
-    n[1].db.found().unwrap();
+    n[1].db.become_founder().unwrap();
     n[0].run("INSERT INTO logs VALUES (1, 'goes'), (2, 'stays')");
     n[0].run("INSERT INTO Books VALUES (1, 'Emma', 'x')");
     exchange(&mut n);
@@ -72,7 +72,7 @@ fn a_table_that_is_made_later_comes_with_a_snapshot() {
 #[test]
 fn a_delete_that_was_passed_over_is_done() {
     let mut n = [Node::new(1, SCHEMA), Node::with(2, SCHEMA, with_logs)];
-    n[1].db.found().unwrap();
+    n[1].db.become_founder().unwrap();
     n[0].run("INSERT INTO logs VALUES (1, 'goes'), (2, 'stays')");
     exchange(&mut n);
     at(&mut n[1], 20);
@@ -97,7 +97,7 @@ fn a_delete_that_was_passed_over_is_done() {
 fn a_snapshot_that_lacks_the_table_does_not_make_up_for_it() {
     let mut n = met(SCHEMA);
     let mut third = Node::with(3, BOOKS, without_logs);
-    third.db.found().unwrap();
+    third.db.become_founder().unwrap();
     n[0].run("INSERT INTO logs VALUES (4, 'more')");
     let more = n[0].publish();
     third.apply(&more);

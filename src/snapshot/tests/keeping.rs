@@ -9,11 +9,11 @@ use super::{BOOKS, at};
 use crate::apply::Position;
 use crate::apply::tests::support::Node;
 use crate::cluster::registry::{Registry, Told};
-use crate::config::snapshot::Store as Kind;
+use crate::config::snapshot::StoreSettings as Kind;
 use crate::model::gap::Gap;
-use crate::model::manifest::{Entry, MAX_BYTES, NAME, StreamPosition};
+use crate::model::manifest::{MAX_BYTES, NAME, SnapshotEntry, StreamPosition};
 use crate::shared::Shared;
-use crate::snapshot::scheduler::{Next, Round, RoundError, Scheduler, SchedulerOptions};
+use crate::snapshot::scheduler::{NextRound, Round, RoundError, Scheduler, SchedulerOptions};
 use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
@@ -27,7 +27,7 @@ mod stuck;
 struct Inner {
     leader: Option<u64>,
     founder: Option<u64>,
-    newest: Option<Entry>,
+    newest: Option<SnapshotEntry>,
     wanted: BTreeMap<String, StreamPosition>,
     publishers: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Told>,
@@ -84,15 +84,15 @@ impl Registry for Memory {
         self.with(|s| s.founder)
     }
 
-    fn newest(&mut self) -> Result<Option<Entry>, StreamError> {
+    fn newest(&mut self) -> Result<Option<SnapshotEntry>, StreamError> {
         self.with(|s| s.newest.clone())
     }
 
-    fn set_newest(&mut self, entry: &Entry) -> Result<(), StreamError> {
+    fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
         self.with(|s| s.newest = Some(entry.clone()))
     }
 
-    fn drop_unreliable(&mut self, entry: &Entry) -> Result<(), StreamError> {
+    fn drop_unreliable(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
         self.with(|s| {
             s.newest
                 .as_mut()
@@ -182,7 +182,7 @@ impl Cluster {
         (a, b)
     }
 
-    fn round(&self, node: &mut Kept) -> Result<Next, RoundError> {
+    fn round(&self, node: &mut Kept) -> Result<NextRound, RoundError> {
         self.round_with(node, &|| open(self.store.path()))
     }
 
@@ -190,7 +190,7 @@ impl Cluster {
         &self,
         node: &mut Kept,
         open_store: &dyn Fn() -> Result<Box<dyn Store>, StoreError>,
-    ) -> Result<Next, RoundError> {
+    ) -> Result<NextRound, RoundError> {
         node.scheduler.round(&mut Round {
             shared: &node.shared,
             registry: &mut node.registry,
@@ -205,7 +205,7 @@ impl Cluster {
         names
     }
 
-    fn newest(&self) -> Option<Entry> {
+    fn newest(&self) -> Option<SnapshotEntry> {
         self.shared.lock().unwrap().newest.clone()
     }
 }
@@ -685,7 +685,7 @@ fn who_lacks_one_stream_says_what_the_others_lack_of_another() {
             gap,
             ..newest.streams["s"].clone()
         };
-        let entry = Entry {
+        let entry = SnapshotEntry {
             node: 2,
             streams: BTreeMap::from([("s".to_owned(), place)]),
             ..newest.clone()

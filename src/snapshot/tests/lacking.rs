@@ -7,7 +7,7 @@ use super::{BOOKS, RETENTION, at, at_in, forget_all, meet, merge, note, snapshot
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, cluster, exchange};
 use crate::capture::Outgoing;
-use crate::model::manifest::Entry;
+use crate::model::manifest::SnapshotEntry;
 use crate::model::shard::shard;
 use crate::model::value::Value;
 
@@ -30,7 +30,7 @@ fn forget(node: &mut Node) {
 }
 
 /// A snapshot of the first node, which read up to message 20 and forgot its delete.
-fn forgotten(node: &mut Node) -> (PathBuf, Entry) {
+fn forgotten(node: &mut Node) -> (PathBuf, SnapshotEntry) {
     node.publish();
     at(node, 20);
     forget(node);

@@ -65,7 +65,7 @@ impl Reader for Stream {
                 None => Ok(Vec::new()),
                 Some(last) => {
                     self.state.last = last;
-                    Err(StreamError::LookAgain)
+                    Err(StreamError::ConsumerForgotten)
                 }
             },
             None => Err(StreamError::Stopped),
@@ -135,7 +135,7 @@ fn that_a_stream_is_another_is_not_forgotten() {
         let (shared, _dir) = shared(known);
         let mut stream = Stream::new(&shared, last);
         let state = stream.state.clone();
-        let next = stream_continuity::look(&shared, "s", &mut stream, &state).unwrap();
+        let next = stream_continuity::verify_position(&shared, "s", &mut stream, &state).unwrap();
         assert_eq!(next, 1);
         fail(&shared);
         assert_eq!(shared.lock().database.position("s").seq, 0);
@@ -155,7 +155,7 @@ fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
             first,
             ..stream.state.clone()
         };
-        let next = stream_continuity::look(&shared, "s", &mut stream, &state).unwrap();
+        let next = stream_continuity::verify_position(&shared, "s", &mut stream, &state).unwrap();
         assert_eq!((next, shared.lock().database.has_gap()), (51, is_missing));
         fail(&shared);
         assert_eq!(shared.lock().database.has_gap(), is_missing);
@@ -163,7 +163,7 @@ fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
         let known = shared.lock().database.position("s");
         let helped = Position { gap: None, ..known };
         shared.lock().database.move_position("s", helped);
-        stream_continuity::look(&shared, "s", &mut stream, &state).unwrap();
+        stream_continuity::verify_position(&shared, "s", &mut stream, &state).unwrap();
         assert!(!is_missing || !shared.lock().database.has_gap());
     }
 }

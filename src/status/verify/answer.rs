@@ -11,7 +11,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rusqlite::Connection;
 
 use super::digest::{Digester, Key};
-use super::message::{Answer, MAX_LISTED, Part, Request, RowKey, State, Total, Want};
+use super::message::{
+    MAX_LISTED, RowAnswer, RowKey, TablePart, Total, VerifyAnswer, VerifyRequest, Want,
+};
 use crate::database::rows::row_values;
 use crate::database::schema_hash::schema_hash;
 use crate::database::table::Table;
@@ -24,7 +26,7 @@ use crate::snapshot::View;
 /// Length of a slice of reading; the pause after it is as long as the slice took.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// Number of rows read between two looks at the clock.
+/// Number of rows read between two readings of the clock.
 const STEP: usize = 64;
 
 /// A node that is not ready within this time answers why.
@@ -54,13 +56,13 @@ impl From<rusqlite::Error> for AnswerError {
 /// ready says so in the answer. Fails if the database does, or when `stop` is closed.
 pub fn answer(
     shared: &Shared,
-    request: &Request,
+    request: &VerifyRequest,
     stop: &Receiver<()>,
-) -> Result<Answer, AnswerError> {
-    let mut answer = Answer {
+) -> Result<VerifyAnswer, AnswerError> {
+    let mut answer = VerifyAnswer {
         run: request.run.clone(),
         step: request.step,
-        ..Answer::default()
+        ..VerifyAnswer::default()
     };
     let Some(key) = key(&request.key) else {
         answer.not_ready = Some("the request is none that this release knows".into());
@@ -79,7 +81,7 @@ pub fn answer(
         answer.states = states(shared, &key, rows)?;
         return Ok(answer);
     }
-    let mut walk = Walk {
+    let mut walk = RowScan {
         conn: ready.view.connection(),
         key,
         began: Instant::now(),
@@ -210,7 +212,7 @@ fn pause(stop: &Receiver<()>, time: Duration) -> Result<(), AnswerError> {
 }
 
 /// Reads tables from end to end, with pauses.
-struct Walk<'a> {
+struct RowScan<'a> {
     conn: &'a Connection,
     key: Key,
     began: Instant,
@@ -219,7 +221,7 @@ struct Walk<'a> {
     listed: usize,
 }
 
-impl Walk<'_> {
+impl RowScan<'_> {
     fn totals(&mut self, ready: &Ready) -> Result<Vec<Total>, AnswerError> {
         let mut totals = Vec::new();
         for (name, table) in &ready.tables {
@@ -240,7 +242,11 @@ impl Walk<'_> {
         Ok(totals)
     }
 
-    fn part(&mut self, table: Option<&Table>, part: &Part) -> Result<Vec<String>, AnswerError> {
+    fn part(
+        &mut self,
+        table: Option<&Table>,
+        part: &TablePart,
+    ) -> Result<Vec<String>, AnswerError> {
         let mut sums = vec![0_u128; 256];
         let level = part.under.len();
         if let Some(table) = table.filter(|_| level < 2) {
@@ -259,7 +265,7 @@ impl Walk<'_> {
     fn rows(
         &mut self,
         table: Option<&Table>,
-        part: &Part,
+        part: &TablePart,
     ) -> Result<Vec<(String, String)>, AnswerError> {
         let mut rows = Vec::new();
         let Some(table) = table else { return Ok(rows) };
@@ -310,7 +316,7 @@ impl Walk<'_> {
 }
 
 /// The versions of single rows, as they are now.
-fn states(shared: &Shared, key: &Key, rows: &[RowKey]) -> Result<Vec<State>, AnswerError> {
+fn states(shared: &Shared, key: &Key, rows: &[RowKey]) -> Result<Vec<RowAnswer>, AnswerError> {
     let mut states = Vec::new();
     for some in rows.chunks(STEP) {
         let locked = shared.lock();

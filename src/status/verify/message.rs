@@ -19,7 +19,7 @@ pub const MAX_WANTED: usize = 1000;
 
 /// A request to all nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+pub struct VerifyRequest {
     /// Id of the run, drawn at its beginning.
     pub run: String,
     /// Counts the requests of a run.
@@ -39,9 +39,9 @@ pub enum Want {
     /// One digest of each table.
     Totals,
     /// The digests of the 256 parts below each of these.
-    Parts(Vec<Part>),
+    Parts(Vec<TablePart>),
     /// Keys and digests of the rows in each of these.
-    Rows(Vec<Part>),
+    Rows(Vec<TablePart>),
     /// Versions of these rows.
     States(Vec<RowKey>),
     /// Make these rows equal again.
@@ -50,7 +50,7 @@ pub enum Want {
 
 /// The rows of a table whose place begins with the bytes `under`: none, one or two bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Part {
+pub struct TablePart {
     /// Name of the table in lower case.
     pub table: String,
     /// The first bytes of the rows' places.
@@ -83,7 +83,7 @@ pub struct Fix {
 /// The answer of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Answer {
+pub struct VerifyAnswer {
     /// Id of the run, from the request.
     pub run: String,
     /// Step of the run, from the request.
@@ -100,7 +100,7 @@ pub struct Answer {
     /// For [`Want::Rows`], in its order: keys and digests, in hexadecimal.
     pub rows: Vec<Vec<(String, String)>>,
     /// For [`Want::States`], in its order.
-    pub states: Vec<State>,
+    pub states: Vec<RowAnswer>,
     /// Whether some rows did not fit in.
     pub more: bool,
     /// For [`Want::Repair`]: number of rows that the node repaired.
@@ -125,7 +125,7 @@ pub struct Total {
 /// The state of one row on a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct State {
+pub struct RowAnswer {
     /// Hlc and node of the row's version; `None` if the node never heard of the row.
     pub version: Option<(i64, u64)>,
     /// Whether the version is a tombstone.

@@ -6,12 +6,12 @@
 //! published one wins. A crash in between leaves it so, and the next run finds it again.
 
 use super::digest::{Digester, Key};
-use super::message::{Fix, RowKey, State};
+use super::message::{Fix, RowAnswer, RowKey};
 use crate::capture::{Captured, Frames};
 use crate::database::rows::{Rows, Stored};
 use crate::database::{CompareReason, Database, Result};
 use crate::model::cbor;
-use crate::model::merge::{Exceptions, FLOOR, State as Versions};
+use crate::model::merge::{Exceptions, FLOOR, RowState as Versions};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
 
@@ -19,7 +19,7 @@ use super::answer::unhex;
 
 impl Database {
     /// The state of a row. `None` if there is no such table, or the key is not valid.
-    pub(super) fn verify_state(&self, key: &Key, row: &RowKey) -> Result<Option<State>> {
+    pub(super) fn verify_state(&self, key: &Key, row: &RowKey) -> Result<Option<RowAnswer>> {
         let Some((table, key_bytes)) = self.verify_row(row) else {
             return Ok(None);
         };
@@ -29,9 +29,9 @@ impl Database {
         let stored = rows.version(&self.sites, &values)?;
         let content = rows.owned_row(&values)?;
         let hash = rows.stored_hash(&values)?;
-        let mut state = State {
+        let mut state = RowAnswer {
             present: content.is_some(),
-            ..State::default()
+            ..RowAnswer::default()
         };
         if let Some(content) = &content {
             let content: Vec<Value<'_>> = content.iter().map(OwnedValue::borrow).collect();
@@ -117,7 +117,7 @@ impl Database {
         let lowered = Stored {
             state: lowest(&stored.state),
             hash,
-            at: stored.at,
+            local_tx: stored.local_tx,
         };
         rows.put_version(&mut self.sites, &values, &lowered)
     }

@@ -7,7 +7,7 @@ pub const VERSION: u32 = 1;
 
 /// See the module's head.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct VerifyReport {
     /// See [`VERSION`].
     pub version: u32,
     /// Whether all nodes were compared and hold the same rows.
@@ -29,7 +29,7 @@ pub struct Report {
     /// Tables whose rows differ.
     pub differ: Vec<String>,
     /// Rows that differ.
-    pub different_rows: Vec<Row>,
+    pub different_rows: Vec<RowDifference>,
     /// Whether more rows differ than are listed.
     pub more: bool,
     /// Number of rows that were published again; with `dry_run`, of rows that would be.
@@ -51,7 +51,7 @@ pub struct Compared {
 
 /// A row that differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
+pub struct RowDifference {
     /// Name of the table in lower case.
     pub table: String,
     /// The key as SQL literals.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::answer::unhex;
-use super::message::{Answer, Fix, MAX_WANTED, Part, RowKey, State, Total, Want};
-use super::report::{Compared, Report, Row, RowOn, VERSION};
+use super::message::{Fix, MAX_WANTED, RowAnswer, RowKey, TablePart, Total, VerifyAnswer, Want};
+use super::report::{Compared, RowDifference, RowOn, VERSION, VerifyReport};
 use crate::model::cbor;
 use crate::model::text::key_literal;
 use crate::model::value::{OwnedValue, Value};
@@ -28,23 +28,23 @@ pub trait Nodes {
     /// This node.
     fn this(&self) -> u64;
     /// Asks all nodes. A node that does not answer has `None`. An error ends the run.
-    fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<Answer>>, String>;
+    fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<VerifyAnswer>>, String>;
     /// Publishes the progress of the run for the person who waits.
-    fn note(&mut self, report: &Report);
+    fn note(&mut self, report: &VerifyReport);
 }
 
-type Answers = BTreeMap<u64, Answer>;
+type Answers = BTreeMap<u64, VerifyAnswer>;
 
 /// Runs to the end. With `repair`, rows that differ are made equal; with `dry_run`, they are only
 /// counted.
-pub fn verify(nodes: &mut dyn Nodes, repair: bool, dry_run: bool) -> Report {
+pub fn verify(nodes: &mut dyn Nodes, repair: bool, dry_run: bool) -> VerifyReport {
     let mut run = Run {
         nodes,
-        report: Report {
+        report: VerifyReport {
             version: VERSION,
             running: true,
             dry_run,
-            ..Report::default()
+            ..VerifyReport::default()
         },
         members: BTreeSet::new(),
     };
@@ -60,7 +60,7 @@ pub fn verify(nodes: &mut dyn Nodes, repair: bool, dry_run: bool) -> Report {
 
 struct Run<'n> {
     nodes: &'n mut dyn Nodes,
-    report: Report,
+    report: VerifyReport,
     /// The nodes that are compared.
     members: BTreeSet<u64>,
 }
@@ -72,11 +72,11 @@ impl Run<'_> {
             return Ok(());
         }
         self.report.differ.clone_from(&differing);
-        let whole = |table: String| Part {
+        let whole = |table: String| TablePart {
             table,
             under: vec![],
         };
-        let tables: Vec<Part> = differing.into_iter().map(whole).collect();
+        let tables: Vec<TablePart> = differing.into_iter().map(whole).collect();
         let parts = self.differing_parts("comparing parts of tables", &tables, PARTS)?;
         let parts = self.differing_parts("comparing smaller parts", &parts, ROW_PARTS)?;
         let keys = self.differing_rows(&parts)?;
@@ -111,7 +111,7 @@ impl Run<'_> {
         let names: BTreeSet<&String> = names.map(|total| &total.table).collect();
         let mut differing = Vec::new();
         for name in names {
-            let of = |a: &'_ Answer| a.tables.iter().find(|t| t.table == *name).cloned();
+            let of = |a: &'_ VerifyAnswer| a.tables.iter().find(|t| t.table == *name).cloned();
             let totals: Vec<Option<Total>> = answers.values().map(of).collect();
             match unlike(&totals) {
                 Some(why) => self.report.left_out.push((name.clone(), why.into())),
@@ -148,7 +148,7 @@ impl Run<'_> {
                 }
             })
             .collect();
-        let is_same = |answer: &Answer| answer.not_ready.is_none() && answer.at == own.at;
+        let is_same = |answer: &VerifyAnswer| answer.not_ready.is_none() && answer.at == own.at;
         let answers = answers.into_iter();
         let answers = answers.filter_map(|(node, answer)| Some((node, answer?)));
         Ok(answers.filter(|(_, answer)| is_same(answer)).collect())
@@ -170,9 +170,9 @@ impl Run<'_> {
     fn differing_parts(
         &mut self,
         doing: &str,
-        parts: &[Part],
+        parts: &[TablePart],
         most: usize,
-    ) -> Result<Vec<Part>, String> {
+    ) -> Result<Vec<TablePart>, String> {
         let mut differing = Vec::new();
         for some in parts.chunks(PARTS) {
             if differing.len() >= most {
@@ -182,13 +182,13 @@ impl Run<'_> {
             let answers = self.of_members(&Want::Parts(some.to_vec()))?;
             for (i, part) in some.iter().enumerate() {
                 for byte in 0..=255_u8 {
-                    let of = |a: &Answer| a.parts.get(i)?.get(usize::from(byte)).cloned();
+                    let of = |a: &VerifyAnswer| a.parts.get(i)?.get(usize::from(byte)).cloned();
                     let sums: BTreeSet<_> = answers.values().map(of).collect();
                     if sums.len() > 1 {
                         let mut under = part.under.clone();
                         under.push(byte);
                         let table = part.table.clone();
-                        differing.push(Part { table, under });
+                        differing.push(TablePart { table, under });
                     }
                 }
             }
@@ -198,7 +198,7 @@ impl Run<'_> {
         Ok(differing)
     }
 
-    fn differing_rows(&mut self, parts: &[Part]) -> Result<Vec<RowKey>, String> {
+    fn differing_rows(&mut self, parts: &[TablePart]) -> Result<Vec<RowKey>, String> {
         self.doing("comparing rows");
         let answers = self.of_members(&Want::Rows(parts.to_vec()))?;
         self.report.more |= answers.values().any(|a| a.more);
@@ -224,7 +224,7 @@ impl Run<'_> {
         Ok(keys)
     }
 
-    fn states(&mut self, keys: &[RowKey]) -> Result<BTreeMap<u64, Vec<State>>, String> {
+    fn states(&mut self, keys: &[RowKey]) -> Result<BTreeMap<u64, Vec<RowAnswer>>, String> {
         self.doing("comparing versions");
         let answers = self.of_members(&Want::States(keys.to_vec()))?;
         let states = answers.into_iter();
@@ -232,11 +232,12 @@ impl Run<'_> {
     }
 
     /// Lists the rows that differ, and decides how each is made equal.
-    fn name_rows(&mut self, keys: &[RowKey], states: &BTreeMap<u64, Vec<State>>) -> Vec<Fix> {
+    fn name_rows(&mut self, keys: &[RowKey], states: &BTreeMap<u64, Vec<RowAnswer>>) -> Vec<Fix> {
         let mut fixes = Vec::new();
         for (i, key) in keys.iter().enumerate() {
-            let of = |(node, states): (&u64, &Vec<State>)| Some((*node, states.get(i)?.clone()));
-            let here: BTreeMap<u64, State> = states.iter().filter_map(of).collect();
+            let of =
+                |(node, states): (&u64, &Vec<RowAnswer>)| Some((*node, states.get(i)?.clone()));
+            let here: BTreeMap<u64, RowAnswer> = states.iter().filter_map(of).collect();
             if here.values().all(|s| Some(s) == here.values().next()) {
                 continue; // it was written meanwhile
             }
@@ -276,11 +277,11 @@ fn unlike(totals: &[Option<Total>]) -> Option<&'static str> {
     waits.then_some("changes of it wait on some node, see harmonylite held")
 }
 
-fn row(key: &RowKey, here: &BTreeMap<u64, State>) -> Row {
+fn row(key: &RowKey, here: &BTreeMap<u64, RowAnswer>) -> RowDifference {
     let bytes = unhex(&key.key).unwrap_or_default();
     let values = cbor::key_values(&bytes).unwrap_or_default();
     let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
-    let on = |(node, state): (&u64, &State)| RowOn {
+    let on = |(node, state): (&u64, &RowAnswer)| RowOn {
         node: node.to_string(),
         written_ms: state.version.map(|(hlc, _)| milliseconds(hlc)),
         written_by: state.version.map(|(_, node)| node.to_string()),
@@ -288,7 +289,7 @@ fn row(key: &RowKey, here: &BTreeMap<u64, State>) -> Row {
         intact: state.intact,
         digest: state.digest.clone(),
     };
-    Row {
+    RowDifference {
         table: key.table.clone(),
         key: key_literal(&values),
         nodes: here.iter().map(on).collect(),
@@ -297,9 +298,9 @@ fn row(key: &RowKey, here: &BTreeMap<u64, State>) -> Row {
 
 /// Decides who publishes a row. A node that has the newest version intact publishes it. If none
 /// has, one node for each content does, and the larger content wins everywhere.
-fn fix(key: &RowKey, here: &BTreeMap<u64, State>) -> Fix {
+fn fix(key: &RowKey, here: &BTreeMap<u64, RowAnswer>) -> Fix {
     let newest = here.values().filter_map(|s| s.version).max();
-    let has_newest = |s: &&State| s.version == newest;
+    let has_newest = |s: &&RowAnswer| s.version == newest;
     let intact = here.values().filter(has_newest).any(|s| s.intact);
     let mut from: BTreeMap<&String, u64> = BTreeMap::new();
     for (node, state) in here {

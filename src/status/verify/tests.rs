@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::answer::answer;
-use super::message::{Answer, Request, Want};
-use super::report::Report;
+use super::message::{VerifyAnswer, VerifyRequest, Want};
+use super::report::VerifyReport;
 use super::run::{Nodes, verify};
 use crate::apply::tests::support::{Node, converge};
 use crate::apply::{Arrived, Content};
@@ -80,7 +80,7 @@ impl Cluster {
             loop {
                 let some: Vec<Outgoing> = locked.database.backlog(1 << 20).unwrap();
                 match some.last() {
-                    Some(last) => locked.database.acknowledged(last.at),
+                    Some(last) => locked.database.acknowledged(last.local_tx),
                     None => break,
                 }
                 frames.extend(some);
@@ -103,11 +103,11 @@ impl Cluster {
         }
     }
 
-    fn verify(&mut self) -> Report {
+    fn verify(&mut self) -> VerifyReport {
         verify(self, false, false)
     }
 
-    fn repair(&mut self) -> Report {
+    fn repair(&mut self) -> VerifyReport {
         let report = verify(self, true, false);
         self.exchange();
         report
@@ -125,11 +125,11 @@ impl Nodes for Cluster {
         1
     }
 
-    fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<Answer>>, String> {
+    fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<VerifyAnswer>>, String> {
         self.step += 1;
         let mut answers = BTreeMap::new();
         for (i, shared) in self.shareds.iter().enumerate() {
-            let request = Request {
+            let request = VerifyRequest {
                 run: "r".into(),
                 step: self.step,
                 by: 1,
@@ -139,9 +139,9 @@ impl Nodes for Cluster {
             let answer = match want {
                 Want::Repair(fixes) => {
                     let (repaired, _) = shared.lock().database.repair(fixes).unwrap();
-                    Answer {
+                    VerifyAnswer {
                         repaired,
-                        ..Answer::default()
+                        ..VerifyAnswer::default()
                     }
                 }
                 _ => answer(shared, &request, &self.stop.1).unwrap(),
@@ -151,7 +151,7 @@ impl Nodes for Cluster {
         Ok(answers)
     }
 
-    fn note(&mut self, _: &Report) {}
+    fn note(&mut self, _: &VerifyReport) {}
 }
 
 #[test]

@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rustix::rand::GetRandomFlags;
 
 use super::answer::{AnswerError, answer};
-use super::message::{ANSWER, Answer, MAX_BYTES, REQUEST, Request, Want};
-use super::report::Report;
+use super::message::{ANSWER, MAX_BYTES, REQUEST, VerifyAnswer, VerifyRequest, Want};
+use super::report::VerifyReport;
 use super::run::{Nodes, verify};
 use crate::model::text::hex;
 use crate::shared::Shared;
@@ -20,12 +20,12 @@ use crate::thread::{Exited, spawn};
 /// Shortest time to wait for the other nodes. The wait is longer if this node took longer itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Pause between two looks whether they answered.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
+/// Pause between two checks whether they answered.
+const POLL_PAUSE: Duration = Duration::from_millis(300);
 
 /// A job of the thread.
 #[derive(Debug)]
-pub enum Job {
+pub enum VerifyJob {
     /// Compare the rows of all nodes, and make them equal if that is wanted.
     Run {
         /// Publish the newest version of each row that differs.
@@ -34,7 +34,7 @@ pub enum Job {
         dry_run: bool,
     },
     /// Answer another node's run.
-    Answer(Request),
+    Answer(VerifyRequest),
 }
 
 /// Starts the thread; it ends when `stop` is closed.
@@ -52,8 +52,8 @@ pub fn start(shared: Arc<Shared>, stop: Receiver<()>, exits: &Sender<Exited>) ->
                 },
             };
             match job {
-                Job::Run { repair, dry_run } => run(&shared, &stop, repair, dry_run),
-                Job::Answer(request) => {
+                VerifyJob::Run { repair, dry_run } => run(&shared, &stop, repair, dry_run),
+                VerifyJob::Answer(request) => {
                     if let Err(why) = tell(&shared, &request, &stop) {
                         log::debug!("verify: {why}");
                     }
@@ -66,9 +66,9 @@ pub fn start(shared: Arc<Shared>, stop: Receiver<()>, exits: &Sender<Exited>) ->
 fn run(shared: &Arc<Shared>, stop: &Receiver<()>, repair: bool, dry_run: bool) {
     let mut random = [0; 40];
     if rustix::rand::getrandom(&mut random[..], GetRandomFlags::empty()).is_err() {
-        shared.status.set_report(Report {
+        shared.status.set_report(VerifyReport {
             error: Some("the system gives no random numbers".into()),
-            ..Report::default()
+            ..VerifyReport::default()
         });
         return;
     }
@@ -93,7 +93,7 @@ fn run(shared: &Arc<Shared>, stop: &Receiver<()>, repair: bool, dry_run: bool) {
 }
 
 /// Answers another node's run by way of the bucket.
-fn tell(shared: &Arc<Shared>, request: &Request, stop: &Receiver<()>) -> Result<(), String> {
+fn tell(shared: &Arc<Shared>, request: &VerifyRequest, stop: &Receiver<()>) -> Result<(), String> {
     let answer = own(shared, request, stop).map_err(|e| e.to_string())?;
     let key = format!("{ANSWER}{}", shared.lock().database.node());
     put(shared, key, serde_json::to_vec(&answer).unwrap_or_default())
@@ -102,9 +102,9 @@ fn tell(shared: &Arc<Shared>, request: &Request, stop: &Receiver<()>) -> Result<
 /// The answer of this node.
 fn own(
     shared: &Arc<Shared>,
-    request: &Request,
+    request: &VerifyRequest,
     stop: &Receiver<()>,
-) -> Result<Answer, AnswerError> {
+) -> Result<VerifyAnswer, AnswerError> {
     let Want::Repair(fixes) = &request.want else {
         return answer(shared, request, stop);
     };
@@ -117,11 +117,11 @@ fn own(
     if repaired > 0 {
         log::warn!("verify: {repaired} row(s) that differ between nodes are made equal again");
     }
-    Ok(Answer {
+    Ok(VerifyAnswer {
         run: request.run.clone(),
         step: request.step,
         repaired,
-        ..Answer::default()
+        ..VerifyAnswer::default()
     })
 }
 
@@ -143,7 +143,7 @@ struct OverBucket<'a> {
 }
 
 impl OverBucket<'_> {
-    fn answers(&self) -> Result<BTreeMap<u64, Answer>, String> {
+    fn answers(&self) -> Result<BTreeMap<u64, VerifyAnswer>, String> {
         let keys: Vec<String> = self
             .asked
             .iter()
@@ -154,7 +154,7 @@ impl OverBucket<'_> {
             .status
             .with_bucket(move |bucket| bucket.get_all(&keys, MAX_BYTES))?;
         let parsed = self.asked.iter().zip(found).filter_map(|(id, found)| {
-            let answer: Answer = serde_json::from_slice(&found?.value).ok()?;
+            let answer: VerifyAnswer = serde_json::from_slice(&found?.value).ok()?;
             let is_this = answer.run == self.run && answer.step == self.step;
             is_this.then_some((*id, answer))
         });
@@ -180,7 +180,7 @@ impl Nodes for OverBucket<'_> {
         self.this
     }
 
-    fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<Answer>>, String> {
+    fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<VerifyAnswer>>, String> {
         let status = crate::status::now(self.shared).map_err(|e| e.to_string())?;
         if let Some(why) = status.others_unknown {
             return Err(format!("the other nodes are not known: {why}"));
@@ -188,7 +188,7 @@ impl Nodes for OverBucket<'_> {
         let others = status.others.iter().filter(|n| n.tells());
         self.asked = others.filter_map(|n| n.node.parse().ok()).collect();
         self.step += 1;
-        let request = Request {
+        let request = VerifyRequest {
             run: self.run.clone(),
             step: self.step,
             by: self.this,
@@ -209,7 +209,7 @@ impl Nodes for OverBucket<'_> {
                 all.insert(self.this, Some(own));
                 return Ok(all);
             }
-            if self.stop.recv_timeout(LOOK_AGAIN)
+            if self.stop.recv_timeout(POLL_PAUSE)
                 != Err(crossbeam_channel::RecvTimeoutError::Timeout)
             {
                 return Err("stopped".into());
@@ -217,7 +217,7 @@ impl Nodes for OverBucket<'_> {
         }
     }
 
-    fn note(&mut self, report: &Report) {
+    fn note(&mut self, report: &VerifyReport) {
         self.shared.status.set_report(report.clone());
     }
 }

@@ -99,14 +99,14 @@ fn by_password(user: &str, password: &str, session: &Session) -> Result<(), Stri
     let result = if offers("password") || !offers("keyboard-interactive") {
         session.userauth_password(user, password)
     } else {
-        session.userauth_keyboard_interactive(user, &mut Answer(password))
+        session.userauth_keyboard_interactive(user, &mut PasswordPrompt(password))
     };
     result.map_err(|error| explain(&error))
 }
 
-struct Answer<'a>(&'a str);
+struct PasswordPrompt<'a>(&'a str);
 
-impl KeyboardInteractivePrompt for Answer<'_> {
+impl KeyboardInteractivePrompt for PasswordPrompt<'_> {
     fn prompt(&mut self, _user: &str, _text: &str, questions: &[Prompt<'_>]) -> Vec<String> {
         questions.iter().map(|_| self.0.to_string()).collect()
     }

@@ -90,7 +90,7 @@ impl ObjectStore {
             for _ in 0..batch {
                 let (sequence, data) = match self.chunk(&consumer)? {
                     Some(chunk) => chunk,
-                    None => return Err(self.look_for_chunk(&subject, last)?),
+                    None => return Err(self.find_chunk(&subject, last)?),
                 };
                 write(&data)?;
                 last = sequence;
@@ -108,7 +108,7 @@ impl ObjectStore {
     }
 
     /// The reason why the chunk after sequence `last` does not arrive.
-    fn look_for_chunk(&self, subject: &str, last: u64) -> Result<ObjectError, StreamError> {
+    fn find_chunk(&self, subject: &str, last: u64) -> Result<ObjectError, StreamError> {
         let next = json!({ "next_by_subj": subject, "seq": last.saturating_add(1) });
         if self.message(&next)?.is_none() {
             return Ok(ObjectError::Damaged("a chunk cannot be read".into()));

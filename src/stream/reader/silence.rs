@@ -85,7 +85,7 @@ impl JetStreamReader {
     }
 
     /// Asks the stream for its last sequence. False: earlier requests got no answer.
-    pub(super) fn look_at_silence(&mut self) -> Result<bool, StreamError> {
+    pub(super) fn check_silence(&mut self) -> Result<bool, StreamError> {
         let pull = self.consumer.as_ref().and_then(|c| c.pull.as_ref());
         let patience = API_TIMEOUT + pull.map_or(Duration::ZERO, |pull| pull.passes);
         if !self.silence.asks(API_TIMEOUT, patience) {

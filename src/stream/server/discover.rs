@@ -17,7 +17,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::sections;
 use crate::address::server::Address;
 
-const FIRST_LOOK: Duration = Duration::from_secs(2);
+const FIRST_RESOLVE: Duration = Duration::from_secs(2);
 const DEFAULT_MIN: usize = 2;
 const DEFAULT_INTERVAL_MS: u64 = 1000;
 
@@ -29,14 +29,14 @@ struct Name {
 }
 
 #[derive(Clone)]
-pub(super) struct Peers {
+pub(super) struct ServerPeers {
     fixed: Vec<String>,
     names: Vec<Name>,
 }
 
-impl Peers {
-    pub(super) fn parse(urls: &[String]) -> Result<Peers, String> {
-        let mut peers = Peers {
+impl ServerPeers {
+    pub(super) fn parse(urls: &[String]) -> Result<ServerPeers, String> {
+        let mut peers = ServerPeers {
             fixed: Vec::new(),
             names: Vec::new(),
         };
@@ -52,19 +52,19 @@ impl Peers {
     }
 
     /// The routes known after at most two seconds.
-    pub(super) fn first_look(&self) -> Vec<String> {
+    pub(super) fn resolve_first(&self) -> Vec<String> {
         if self.names.is_empty() {
             return self.fixed.clone();
         }
         let (result, found) = bounded(1);
         let peers = self.clone();
-        let look = move || drop(result.send(peers.look().0));
+        let resolve_all = move || drop(result.send(peers.resolve_all().0));
         let started = thread::Builder::new()
-            .name("nats-look".into())
-            .spawn(look)
+            .name("nats-resolve".into())
+            .spawn(resolve_all)
             .is_ok();
         let found = if started {
-            found.recv_timeout(FIRST_LOOK).ok()
+            found.recv_timeout(FIRST_RESOLVE).ok()
         } else {
             None
         };
@@ -83,7 +83,7 @@ impl Peers {
         let mut known = BTreeSet::from_iter(known);
         let ask = move || {
             loop {
-                let (found, enough) = self.look();
+                let (found, enough) = self.resolve_all();
                 let before = known.len();
                 known.extend(found);
                 if stop
@@ -116,7 +116,7 @@ impl Peers {
     }
 
     /// All routes, and whether every name has at least `min` addresses. Blocks on the name service.
-    fn look(&self) -> (Vec<String>, bool) {
+    fn resolve_all(&self) -> (Vec<String>, bool) {
         let mut routes = self.fixed.clone();
         let mut enough = true;
         for name in &self.names {
@@ -170,8 +170,8 @@ impl Name {
 mod tests {
     use super::*;
 
-    fn peers(urls: &[&str]) -> Peers {
-        Peers::parse(&urls.iter().map(|url| url.to_string()).collect::<Vec<_>>()).unwrap()
+    fn peers(urls: &[&str]) -> ServerPeers {
+        ServerPeers::parse(&urls.iter().map(|url| url.to_string()).collect::<Vec<_>>()).unwrap()
     }
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
             "nats://u:p@10.0.0.1:7000/",
             "dns://u:p@localhost:7001/?min=1",
         ]);
-        let (routes, enough) = peers.look();
+        let (routes, enough) = peers.resolve_all();
         assert!(enough);
         assert!(
             routes.contains(&"nats://u:p@10.0.0.1:7000".to_string()),
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn asks_on_until_stopped_and_tells_only_what_is_new() {
         let peers = peers(&["dns://localhost:7001/?min=99&interval_ms=10"]);
-        assert!(!peers.look().1);
+        assert!(!peers.resolve_all().1);
         let (told, news) = bounded(10);
         let going = peers.keep_asking(Vec::new(), move |routes| drop(told.send(routes.to_vec())));
         assert!(
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_bad_number_is_an_error() {
-        let error = Peers::parse(&["dns://h:1/?min=x".to_string()])
+        let error = ServerPeers::parse(&["dns://h:1/?min=x".to_string()])
             .err()
             .unwrap();
         assert!(error.contains("min"), "{error}");

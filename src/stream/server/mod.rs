@@ -29,7 +29,7 @@ use super::client::ClientOptions;
 use crate::lock;
 use child::Child;
 use config::ServerConfig;
-use discover::Peers;
+use discover::ServerPeers;
 
 mod binary;
 mod child;
@@ -182,12 +182,12 @@ fn leave_word(
 /// run there; the server may have ended since. `name` is the connection's name.
 pub fn running(store: &Path, name: &str) -> Option<ClientOptions> {
     #[derive(serde::Deserialize)]
-    struct Reach {
+    struct ServerAccess {
         url: String,
         user: Option<(String, String)>,
     }
     let text = fs::read(beside(store, "run").join(REACH)).ok()?;
-    let Reach { url, user } = serde_json::from_slice(&text).ok()?;
+    let ServerAccess { url, user } = serde_json::from_slice(&text).ok()?;
     Some(ClientOptions {
         name: name.to_owned(),
         urls: vec![url],
@@ -221,8 +221,8 @@ impl Server {
         let _ = fs::remove_dir_all(&run_dir);
         fs::create_dir_all(&run_dir).map_err(ServerError::io("create", &run_dir))?;
 
-        let peers = Peers::parse(&options.peers).map_err(ServerError::Config)?;
-        let known = peers.first_look();
+        let peers = ServerPeers::parse(&options.peers).map_err(ServerError::Config)?;
+        let known = peers.resolve_first();
         let mut config = ServerConfig::new(options, &run_dir)?;
         if config.is_alone() && store.join(OF_CLUSTER).is_dir() {
             return Err(ServerError::OfCluster(store.clone()));

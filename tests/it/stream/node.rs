@@ -157,7 +157,7 @@ pub fn read(reader: &mut JetStreamReader, mut from: u64, count: usize) -> Vec<Me
     let mut messages = Vec::new();
     while messages.len() < count {
         let batch = match reader.fetch(from, PATIENCE, &stop) {
-            Err(StreamError::LookAgain) => continue,
+            Err(StreamError::ConsumerForgotten) => continue,
             batch => batch.unwrap(),
         };
         assert!(

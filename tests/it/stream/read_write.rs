@@ -222,7 +222,7 @@ fn what_was_discarded_meanwhile_is_a_jump() {
     let (mut from, mut jumps) = (1, 0);
     while from <= 5000 {
         let messages = match reader.fetch(from, PATIENCE, &never()) {
-            Err(StreamError::LookAgain) => continue,
+            Err(StreamError::ConsumerForgotten) => continue,
             messages => messages.unwrap(),
         };
         for message in messages {

@@ -101,7 +101,10 @@ fn a_consumer_that_vanished_is_made_anew() {
     }
     publish(&mut writer, 3..4);
     let told = reader.fetch(3, PATIENCE, &never());
-    assert!(matches!(told, Err(StreamError::LookAgain)), "{told:?}");
+    assert!(
+        matches!(told, Err(StreamError::ConsumerForgotten)),
+        "{told:?}"
+    );
     let messages = reader.fetch(3, PATIENCE, &never()).unwrap();
     assert_eq!(messages[0].data, b"3");
 }

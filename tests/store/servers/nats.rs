@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
-use harmonylite::config::snapshot::{NatsStore, Store};
+use harmonylite::config::snapshot::{NatsStore, StoreSettings};
 use harmonylite::stream::server::find_binary;
 
 use super::free_ports;
@@ -35,7 +35,7 @@ pub fn start(limit: &str) -> Bench {
         kind: "nats",
         port,
         settings: Box::new(|way| {
-            Store::Nats(NatsStore {
+            StoreSettings::Nats(NatsStore {
                 max_bytes: None,
                 replicas: 1,
                 bucket: Some(way.place.clone()),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use harmonylite::address::secret::Secret;
-use harmonylite::config::snapshot::{S3Store, Store};
+use harmonylite::config::snapshot::{S3Store, StoreSettings};
 use tempfile::TempDir;
 
 use super::process::{Process, until};
@@ -42,7 +42,7 @@ fn bench(name: &'static str, port: u16, process: Process) -> Bench {
         name,
         kind: "s3",
         port,
-        settings: Box::new(|way| Store::S3(settings(way))),
+        settings: Box::new(|way| StoreSettings::S3(settings(way))),
         process: Some(process),
     }
 }

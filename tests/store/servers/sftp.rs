@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use harmonylite::address::secret::Secret;
-use harmonylite::config::snapshot::{SftpStore, Store};
+use harmonylite::config::snapshot::{SftpStore, StoreSettings};
 
 use super::process::Process;
 use super::s3::rclone_command;
@@ -95,7 +95,7 @@ pub fn sshd(data: Option<&Path>) -> Option<Bench> {
             true => settings.known_hosts = Some(known.clone()),
             false => settings.host_key = Some(pin.clone()),
         }
-        Store::Sftp(settings)
+        StoreSettings::Sftp(settings)
     };
     Some(Bench {
         name: "sftp sshd",
@@ -125,7 +125,7 @@ pub fn rclone() -> Option<Bench> {
         .arg(&data);
     let pin = public(&key);
     let settings = move |way: &crate::bench::Way| {
-        Store::Sftp(SftpStore {
+        StoreSettings::Sftp(SftpStore {
             path: Some(format!("/{}", way.place)),
             password: Some(Secret::new(&way.password)),
             host_key: Some(pin.clone()),

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use digest_auth::{Algorithm, AlgorithmType};
 use harmonylite::address::secret::Secret;
-use harmonylite::config::snapshot::{Store, WebDavStore};
+use harmonylite::config::snapshot::{StoreSettings, WebDavStore};
 
 use super::process::Process;
 use super::{USER, fetched, find, free_ports, is_root, open_to_all, run};
@@ -89,7 +89,7 @@ fn start(login: Login, data: Option<&Path>, more: &str) -> Option<Bench> {
         name,
         kind: "webdav",
         port,
-        settings: Box::new(|way| Store::WebDav(settings(way))),
+        settings: Box::new(|way| StoreSettings::WebDav(settings(way))),
         process: Some(Process::start(command, folder, port)),
     })
 }

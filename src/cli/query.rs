@@ -2,14 +2,14 @@
 
 use pico_args::Arguments;
 
-use super::{CliError, Command, Look, config, finish, free_word, node_id, value};
+use super::{CliError, Command, DaemonQuery, config, finish, free_word, node_id, value};
 
 /// The command `word`, one of [`super::SUBCOMMANDS`], with its flags.
 pub(super) fn parse(word: &str, mut args: Arguments) -> Result<Command, CliError> {
     let config = config(&mut args)?;
     let json = word != "diag" && args.contains("--json");
     let (what, takes) = match word {
-        "status" => (Look::Status, "status takes -config and -json alone"),
+        "status" => (DaemonQuery::Status, "status takes -config and -json alone"),
         "schema" => {
             let cluster = args.contains("--cluster");
             match free_word(&mut args) {
@@ -17,12 +17,12 @@ pub(super) fn parse(word: &str, mut args: Arguments) -> Result<Command, CliError
                 _ => return Err(CliError("schema needs the word status behind it".into())),
             }
             let takes = "schema status takes -config, -json and -cluster";
-            (Look::Schema { cluster }, takes)
+            (DaemonQuery::Schema { cluster }, takes)
         }
         "verify" => {
             let (repair, dry_run) = (args.contains("--repair"), args.contains("--dry-run"));
             let takes = "verify takes -config, -json, -repair and -dry-run";
-            (Look::Verify { repair, dry_run }, takes)
+            (DaemonQuery::Verify { repair, dry_run }, takes)
         }
         "forget" => {
             let dry_run = args.contains("--dry-run");
@@ -32,16 +32,16 @@ pub(super) fn parse(word: &str, mut args: Arguments) -> Result<Command, CliError
                 CliError(format!("forget needs the number of a node, {allowed}"))
             })?;
             let takes = "forget takes a node, -config, -json and -dry-run";
-            (Look::Forget { node, dry_run }, takes)
+            (DaemonQuery::Forget { node, dry_run }, takes)
         }
         "diag" => {
             let to = value(&mut args, "--o")?.map(Into::into);
-            (Look::Diag { to }, "diag takes -config and -o FILE")
+            (DaemonQuery::Diag { to }, "diag takes -config and -o FILE")
         }
         word => return Err(CliError(format!("unexpected argument {word:?}"))),
     };
     finish(args, takes)?;
-    Ok(Command::Look { config, json, what })
+    Ok(Command::Query { config, json, what })
 }
 
 /// `schema status` in the form of the Go version: true if all nodes are asked; none if neither flag
@@ -58,9 +58,9 @@ mod tests {
     use super::super::parse;
     use super::*;
 
-    fn read(line: &str) -> Result<Look, String> {
+    fn read(line: &str) -> Result<DaemonQuery, String> {
         match parse(line.split(' ').map(OsString::from)) {
-            Ok(Command::Look { what, .. }) => Ok(what),
+            Ok(Command::Query { what, .. }) => Ok(what),
             other => Err(format!("{other:?}")),
         }
     }
@@ -68,32 +68,35 @@ mod tests {
     #[test]
     fn commands_and_their_flags() {
         for (line, what) in [
-            ("status", Look::Status),
-            ("-config a.toml status -json", Look::Status),
-            ("schema status", Look::Schema { cluster: false }),
-            ("-cluster schema status", Look::Schema { cluster: true }),
-            ("-schema-status", Look::Schema { cluster: false }),
+            ("status", DaemonQuery::Status),
+            ("-config a.toml status -json", DaemonQuery::Status),
+            ("schema status", DaemonQuery::Schema { cluster: false }),
+            (
+                "-cluster schema status",
+                DaemonQuery::Schema { cluster: true },
+            ),
+            ("-schema-status", DaemonQuery::Schema { cluster: false }),
             (
                 "-schema-status-cluster -json",
-                Look::Schema { cluster: true },
+                DaemonQuery::Schema { cluster: true },
             ),
             (
                 "verify -repair",
-                Look::Verify {
+                DaemonQuery::Verify {
                     repair: true,
                     dry_run: false,
                 },
             ),
             (
                 "forget 18446744073709551615 --dry-run",
-                Look::Forget {
+                DaemonQuery::Forget {
                     node: u64::MAX,
                     dry_run: true,
                 },
             ),
             (
                 "diag -o x.txt",
-                Look::Diag {
+                DaemonQuery::Diag {
                     to: Some("x.txt".into()),
                 },
             ),

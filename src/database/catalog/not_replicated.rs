@@ -8,7 +8,7 @@ use super::{from_cbor, to_cbor};
 use crate::config::{Choice, Tables, bookkeeping};
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::PREFIX;
-use crate::database::selection::{self, Kind, LeftAlone};
+use crate::database::selection::{self, Kind, NotReplicated};
 use crate::database::table::versions_table;
 use crate::database::{Database, Result, triggers, values};
 
@@ -29,13 +29,16 @@ impl Database {
     }
 
     /// Tables of the application that are not replicated, each with the reason.
-    pub fn left_alone(&self) -> &[LeftAlone] {
-        &self.catalog.left_alone
+    pub fn not_replicated(&self) -> &[NotReplicated] {
+        &self.catalog.not_replicated
     }
 
     /// Names of the tables that are not replicated for a reason of that kind.
-    pub(crate) fn left_alone_as(&self, kind: Kind) -> Vec<String> {
-        let all = self.left_alone().iter().filter(|left| left.kind == kind);
+    pub(crate) fn not_replicated_as(&self, kind: Kind) -> Vec<String> {
+        let all = self
+            .not_replicated()
+            .iter()
+            .filter(|left| left.kind == kind);
         all.map(|left| left.table.clone()).collect()
     }
 
@@ -45,7 +48,7 @@ impl Database {
         if self.let_go_by_choice().any(|name| others.replicates(name)) {
             return Ok(true);
         }
-        for left in self.left_alone().iter().filter(|l| l.kind.is_chosen()) {
+        for left in self.not_replicated().iter().filter(|l| l.kind.is_chosen()) {
             let columns = selection::column_names(&self.conn, &left.table)?;
             let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
             if others.choose(&left.table, &columns) == Choice::Replicated {
@@ -57,13 +60,15 @@ impl Database {
 
     /// Whether some table is not replicated by choice.
     pub fn chooses_tables(&self) -> bool {
-        self.left_alone().iter().any(|left| left.kind.is_chosen())
+        self.not_replicated()
+            .iter()
+            .any(|left| left.kind.is_chosen())
     }
 
     /// Removes all that is left from the time when local tables were replicated. If such a table is
     /// replicated again, a snapshot brings the rows of the other nodes.
     pub(super) fn forget_local(&mut self) -> Result<()> {
-        for table in self.left_alone_as(Kind::Local) {
+        for table in self.not_replicated_as(Kind::Local) {
             if forget_table(&self.conn, &table)? {
                 self.note_let_go(&table.to_ascii_lowercase())?;
             }
@@ -73,8 +78,8 @@ impl Database {
 
     /// Tables (lower case) that were in the database and not replicated when the catalog was read
     /// last. If one of them is included later, its rows do not count as written at that moment.
-    pub(super) fn known_left_out(&self) -> Result<BTreeSet<String>> {
-        let stored: Option<Vec<u8>> = get_meta(&self.conn, Meta::LeftOut)?;
+    pub(super) fn known_not_replicated(&self) -> Result<BTreeSet<String>> {
+        let stored: Option<Vec<u8>> = get_meta(&self.conn, Meta::NotReplicated)?;
         stored.map_or(Ok(BTreeSet::new()), |bytes| from_cbor(&bytes))
     }
 
@@ -84,15 +89,16 @@ impl Database {
         Ok(get_meta::<i64>(&self.conn, Meta::KnowsStorage)?.is_some())
     }
 
-    pub(super) fn note_left_out(&self) -> Result<()> {
+    pub(super) fn note_not_replicated(&self) -> Result<()> {
         if !self.knows_storage()? {
             set_meta(&self.conn, Meta::KnowsStorage, 1)?;
         }
-        let is_table = |left: &&LeftAlone| !matches!(left.kind, Kind::Virtual | Kind::Storage);
-        let tables = self.left_alone().iter().filter(is_table);
-        let left_out: BTreeSet<String> = tables.map(|l| l.table.to_ascii_lowercase()).collect();
-        if left_out != self.known_left_out()? {
-            set_meta(&self.conn, Meta::LeftOut, to_cbor(&left_out))?;
+        let is_table = |left: &&NotReplicated| !matches!(left.kind, Kind::Virtual | Kind::Storage);
+        let tables = self.not_replicated().iter().filter(is_table);
+        let not_replicated: BTreeSet<String> =
+            tables.map(|l| l.table.to_ascii_lowercase()).collect();
+        if not_replicated != self.known_not_replicated()? {
+            set_meta(&self.conn, Meta::NotReplicated, to_cbor(&not_replicated))?;
         }
         Ok(())
     }
@@ -102,7 +108,7 @@ impl Database {
 /// copy replicates one of them, its rows do not count as written at that moment.
 pub(crate) fn note_local(copy: &Connection, local: &[String]) -> rusqlite::Result<()> {
     let lower: BTreeSet<String> = local.iter().map(|t| t.to_ascii_lowercase()).collect();
-    set_meta(copy, Meta::LeftOut, to_cbor(&lower))
+    set_meta(copy, Meta::NotReplicated, to_cbor(&lower))
 }
 
 /// Removes the versions, marks and displaced rows of a table that was once replicated: versions

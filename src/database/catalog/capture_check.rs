@@ -17,7 +17,7 @@ pub(super) struct Text {
 }
 
 /// Result of a check.
-enum Look {
+enum CaptureCheck {
     Waits,
     /// Nothing to do, at these versions of the data and of the schema.
     Nothing(i64, i64),
@@ -30,11 +30,11 @@ impl Database {
         if self.has_more() || self.has_first_rows() {
             return Ok(true);
         }
-        let look = {
+        let check_for_capture = {
             let _snapshot = self.conn.unchecked_transaction()?;
-            self.look()?
+            self.check_for_capture()?
         };
-        let Look::Nothing(data, schema) = look else {
+        let CaptureCheck::Nothing(data, schema) = check_for_capture else {
             return Ok(true);
         };
         self.seen_data_version = data;
@@ -46,18 +46,18 @@ impl Database {
         Ok(false)
     }
 
-    fn look(&self) -> Result<Look> {
+    fn check_for_capture(&self) -> Result<CaptureCheck> {
         let (data, schema) = (self.data_version()?, self.schema_version()?);
         if self.catalog.schema_version != Some(schema) {
             self.check_not_put_back()?;
             if !self.is_about_views(schema)? {
-                return Ok(Look::Waits);
+                return Ok(CaptureCheck::Waits);
             }
         }
         let is_idle = is_log_empty(&self.conn)? && !self.is_asked_to_drop()?;
         Ok(match is_idle {
-            true => Look::Nothing(data, schema),
-            false => Look::Waits,
+            true => CaptureCheck::Nothing(data, schema),
+            false => CaptureCheck::Waits,
         })
     }
 
@@ -119,7 +119,7 @@ mod tests {
         node.run(
             "CREATE TABLE \
             __harmonylite__none(x)",
-        ); // is left alone, but a change of the schema
+        ); // is not replicated, but a change of the schema
         node.capture();
         node.run("INSERT INTO __harmonylite__none VALUES (1)");
         node.app.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -78,7 +78,7 @@ impl Database {
         for _ in 0..cursor.array()? / 2 {
             let (name, value) = (known.named_now(cursor.text()?), cursor.value()?);
             let version = match own(name) {
-                None if known.is_unwritten(name, of.at, value) => Version::NEVER,
+                None if known.is_unwritten(name, of.local_tx, value) => Version::NEVER,
                 own => own.unwrap_or(of.state.version),
             };
             if version != Version::NEVER {

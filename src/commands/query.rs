@@ -7,23 +7,23 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::{diag, schema};
-use crate::cli::Look;
+use crate::cli::DaemonQuery;
 use crate::config::Config;
-use crate::http::client::{self, Answer, ClientError};
+use crate::http::client::{self, ClientError, ClientResponse};
 use crate::output;
 use crate::status::report::Status;
-use crate::status::verify::report::Report;
+use crate::status::verify::report::VerifyReport;
 use crate::status::{text, unattended};
 
 /// Largest answer that is read, in bytes.
 const MOST: u64 = 64 << 20;
 
-/// Pause between two looks at the progress of a comparison.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Pause between two reports of the progress of a comparison.
+const POLL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Outcome of a command that did not fail, for its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum CommandOutcome {
     /// All is well.
     Fine,
     /// Something is wrong, or nodes differ.
@@ -32,39 +32,44 @@ pub enum End {
     NoDaemon,
 }
 
-impl From<bool> for End {
-    fn from(fine: bool) -> End {
+impl From<bool> for CommandOutcome {
+    fn from(fine: bool) -> CommandOutcome {
         match fine {
-            true => End::Fine,
-            false => End::NotFine,
+            true => CommandOutcome::Fine,
+            false => CommandOutcome::NotFine,
         }
     }
 }
 
 /// Runs the command and writes its output to `out`. An error says why it cannot be run.
-pub fn run(config: &Config, what: &Look, json: bool, out: &mut dyn Write) -> Result<End, String> {
+pub fn run(
+    config: &Config,
+    what: &DaemonQuery,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<CommandOutcome, String> {
     match what {
-        Look::Status => status(config, json, out),
-        Look::Schema { cluster } => schema_status(config, *cluster, json, out),
-        Look::Verify { repair, dry_run } => verify(config, (*repair, *dry_run), json, out),
-        Look::Forget { node, dry_run } => forget(config, *node, *dry_run, json, out),
-        Look::Diag { to } => diag::write(config, to.as_deref(), out),
+        DaemonQuery::Status => status(config, json, out),
+        DaemonQuery::Schema { cluster } => schema_status(config, *cluster, json, out),
+        DaemonQuery::Verify { repair, dry_run } => verify(config, (*repair, *dry_run), json, out),
+        DaemonQuery::Forget { node, dry_run } => forget(config, *node, *dry_run, json, out),
+        DaemonQuery::Diag { to } => diag::write(config, to.as_deref(), out),
     }
 }
 
 /// The daemon's answer to a `GET`; `None` if no daemon runs.
-pub(super) fn get(config: &Config, target: &str) -> Result<Option<Answer>, String> {
+pub(super) fn get(config: &Config, target: &str) -> Result<Option<ClientResponse>, String> {
     ask(config, |socket| client::get(socket, target))
 }
 
-fn post(config: &Config, target: &str) -> Result<Option<Answer>, String> {
+fn post(config: &Config, target: &str) -> Result<Option<ClientResponse>, String> {
     ask(config, |socket| client::post(socket, target, b""))
 }
 
 fn ask(
     config: &Config,
-    ask: impl FnOnce(&std::path::Path) -> Result<Answer, ClientError>,
-) -> Result<Option<Answer>, String> {
+    ask: impl FnOnce(&std::path::Path) -> Result<ClientResponse, ClientError>,
+) -> Result<Option<ClientResponse>, String> {
     let Some(socket) = &config.control_socket else {
         return Ok(None);
     };
@@ -77,7 +82,7 @@ fn ask(
 
 /// Parses the answer as JSON. An error is the daemon's own text, or says that the answer is not
 /// valid.
-fn read<T: DeserializeOwned>(answer: Answer) -> Result<T, String> {
+fn read<T: DeserializeOwned>(answer: ClientResponse) -> Result<T, String> {
     let status = answer.status;
     let body = answer.text(MOST).map_err(|e| format!("the answer: {e}"))?;
     if status != 200 {
@@ -107,7 +112,7 @@ fn find_status(config: &Config) -> Result<Status, String> {
     }
 }
 
-fn status(config: &Config, json: bool, out: &mut dyn Write) -> Result<End, String> {
+fn status(config: &Config, json: bool, out: &mut dyn Write) -> Result<CommandOutcome, String> {
     let status = find_status(config)?;
     let text = match json {
         true => serde_json::to_string(&status).unwrap_or_default() + "\n",
@@ -115,8 +120,8 @@ fn status(config: &Config, json: bool, out: &mut dyn Write) -> Result<End, Strin
     };
     write(out, &text)?;
     Ok(match status.running {
-        true => End::from(status.fine),
-        false => End::NoDaemon,
+        true => CommandOutcome::from(status.fine),
+        false => CommandOutcome::NoDaemon,
     })
 }
 
@@ -125,13 +130,13 @@ fn schema_status(
     cluster: bool,
     json: bool,
     out: &mut dyn Write,
-) -> Result<End, String> {
+) -> Result<CommandOutcome, String> {
     let status = find_status(config)?;
     let (text, is_same) = schema::shown(&status, cluster, json);
     write(out, &text)?;
     Ok(match status.running {
-        true => End::from(is_same),
-        false => End::NoDaemon,
+        true => CommandOutcome::from(is_same),
+        false => CommandOutcome::NoDaemon,
     })
 }
 
@@ -141,11 +146,11 @@ fn forget(
     dry_run: bool,
     json: bool,
     out: &mut dyn Write,
-) -> Result<End, String> {
+) -> Result<CommandOutcome, String> {
     let dry = if dry_run { "&dry_run" } else { "" };
     let Some(answer) = post(config, &format!("/forget?node={node}{dry}"))? else {
         write(out, &(no_daemon(config) + "\n"))?;
-        return Ok(End::NoDaemon);
+        return Ok(CommandOutcome::NoDaemon);
     };
     let done: Json = read(answer)?;
     let text = match (json, dry_run) {
@@ -154,7 +159,7 @@ fn forget(
         (_, false) => format!("node {node} is forgotten\n"),
     };
     write(out, &text)?;
-    Ok(End::Fine)
+    Ok(CommandOutcome::Fine)
 }
 
 fn verify(
@@ -162,21 +167,21 @@ fn verify(
     (repair, dry_run): (bool, bool),
     json: bool,
     out: &mut dyn Write,
-) -> Result<End, String> {
+) -> Result<CommandOutcome, String> {
     let flags = [(repair, "repair"), (dry_run, "dry_run")];
     let flags: Vec<_> = flags.iter().filter(|f| f.0).map(|f| f.1).collect();
     let Some(answer) = post(config, &format!("/verify?{}", flags.join("&")))? else {
         write(out, &(no_daemon(config) + "\n"))?;
-        return Ok(End::NoDaemon);
+        return Ok(CommandOutcome::NoDaemon);
     };
     let _: Json = read(answer)?;
     let mut said = String::new();
     let report = loop {
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_PAUSE);
         let Some(answer) = get(config, "/verify")? else {
             return Err("the daemon ended meanwhile".into());
         };
-        let report: Report = read(answer)?;
+        let report: VerifyReport = read(answer)?;
         if !report.running {
             break report;
         }
@@ -190,10 +195,10 @@ fn verify(
         false => verdict(&report),
     };
     write(out, &text)?;
-    Ok(End::from(report.fine))
+    Ok(CommandOutcome::from(report.fine))
 }
 
-fn verdict(report: &Report) -> String {
+fn verdict(report: &VerifyReport) -> String {
     let mut lines = Vec::new();
     if let Some(error) = &report.error {
         lines.push(error.clone());
@@ -250,7 +255,7 @@ fn verdict(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::verify::report::{Compared, Row, RowOn};
+    use crate::status::verify::report::{Compared, RowDifference, RowOn};
 
     #[test]
     fn a_row_that_differs_is_named_with_its_nodes() {
@@ -262,9 +267,9 @@ mod tests {
             intact,
             digest: String::new(),
         };
-        let report = Report {
+        let report = VerifyReport {
             differ: vec!["item".into()],
-            different_rows: vec![Row {
+            different_rows: vec![RowDifference {
                 table: "item".into(),
                 key: "17".into(),
                 nodes: vec![on("1", true), on("2", false)],
@@ -274,7 +279,7 @@ mod tests {
                 comparable: false,
                 why: Some("away".into()),
             }],
-            ..Report::default()
+            ..VerifyReport::default()
         };
         let text = verdict(&report);
         for says in [

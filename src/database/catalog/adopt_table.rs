@@ -11,7 +11,7 @@ use super::{from_cbor, to_cbor};
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
-use crate::database::{Compare, CompareReason, Database, Missing, Result, triggers, values};
+use crate::database::{Compare, CompareReason, Database, MissedEvents, Result, triggers, values};
 use crate::model::frame::ROWID;
 
 /// State of a table before its triggers are checked.
@@ -25,7 +25,7 @@ struct Numbered {
 impl Database {
     /// Adopts one table: number, versions table, triggers. Removes from `triggers` those that
     /// belong to it.
-    pub(super) fn take_in(
+    pub(super) fn adopt_table(
         &mut self,
         mut schema: Schema,
         renumbered: bool,
@@ -40,7 +40,7 @@ impl Database {
             );
         }
         let old_name = self.take_over_renamed(&schema)?;
-        self.catalog.has_new |= self.known_left_out()?.contains(&name);
+        self.catalog.has_new |= self.known_not_replicated()?.contains(&name);
         let is_renamed = old_name.is_some();
         let is_watched = is_renamed || triggers.contains_key(&format!("{PREFIX}{name}_insert"));
         let watched_as = is_watched.then(|| old_name.unwrap_or_else(|| schema.name.clone()));
@@ -53,11 +53,11 @@ impl Database {
         }
         let mut missing = self.set_triggers(id, &schema, triggers)?;
         if is_renamed {
-            missing = Missing::None; // they were in place, under the old name
+            missing = MissedEvents::None; // they were in place, under the old name
             compare = Some(Compare::renamed(compare));
         }
         if renumbered && schema.rowid.is_some() {
-            missing = Missing::OfWrites; // as good as
+            missing = MissedEvents::OfWrites; // as good as
         }
         compare = Compare::after(compare, missing);
         let mut table = Table::new(id, schema, number.born);
@@ -247,7 +247,7 @@ impl Database {
         }
         self.conn.execute_batch(&create_versions(schema))?;
         let was_left_out = self
-            .known_left_out()?
+            .known_not_replicated()?
             .contains(&schema.name.to_ascii_lowercase());
         let is_old = self.catalog.first_time || was_left_out || self.catalog.is_unmoved;
         let compare = match kept {
@@ -298,11 +298,11 @@ impl Database {
         id: i64,
         schema: &Schema,
         installed: &mut HashMap<String, String>,
-    ) -> Result<Missing> {
+    ) -> Result<MissedEvents> {
         let saw_all = self.catalog.saw_replacing || !schema.notes_replacing();
         let mut missing = match saw_all {
-            true => Missing::None,
-            false => Missing::OfEvictions,
+            true => MissedEvents::None,
+            false => MissedEvents::OfEvictions,
         };
         let lower = schema.name.to_ascii_lowercase();
         let is_kept_from_firing = self.catalog.kept_from_firing.contains(&lower);
