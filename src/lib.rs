@@ -137,9 +137,9 @@
 //! connections.
 //! They share [`shared::Shared`] and little else; none waits for the network while it holds the
 //! lock. Every end of a thread is reported ([`thread::Exited`]); an end that nobody asked for stops
-//! the process with its cause. SIGTERM closes the `stop` channel. The publisher then captures and waits a
-//! moment for acknowledgements, consumers finish the transaction in hand, `closing` writes for the
-//! last time, and our nats-server ends.
+//! the process with its cause. SIGTERM closes the `stop` channel. The publisher then captures and
+//! waits a moment for acknowledgements, consumers finish the transaction in hand, `closing` writes
+//! for the last time, and our nats-server ends.
 //!
 //! # Tests
 //!

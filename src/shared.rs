@@ -163,7 +163,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Returns the shared state and the receiver that wakes the publisher. One waiting message is enough.
+    /// Returns the shared state and the receiver that wakes the publisher. One waiting message is
+    /// enough.
     pub fn new(database: Database, shards: u32) -> (Shared, Receiver<()>) {
         let (wake, woken) = bounded(1);
         let (joined, now) = (database.is_joined(), Instant::now());
@@ -201,8 +202,9 @@ impl Shared {
         locked(&self.locked)
     }
 
-    /// As [`Shared::lock`], but gives up after about `patience`: for callers that cannot wait for as
-    /// long as an application holds the database's lock. `None` if the lock was not free by then.
+    /// As [`Shared::lock`], but gives up after about `patience`: for callers that cannot wait for
+    /// as long as an application holds the database's lock. `None` if the lock was not free by
+    /// then.
     pub fn lock_within(&self, patience: Duration) -> Option<MutexGuard<'_, Locked>> {
         let deadline = Instant::now() + patience;
         loop {

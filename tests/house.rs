@@ -50,8 +50,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("metrics", "database shared health progress status"),
     (
         "control",
-        "clock thread progress address lock model config logging stream database shared health http \
-         status metrics",
+        "clock thread progress address lock model config logging stream database shared health \
+         http status metrics",
     ),
     (
         "publisher",

@@ -127,7 +127,8 @@ impl Context {
         let _ = self.shared.set(shared);
     }
 
-    /// The shared state; none while the daemon starts or stops. Do not keep it: it holds the database open.
+    /// The shared state; none while the daemon starts or stops. Do not keep it: it holds the
+    /// database open.
     pub fn shared(&self) -> Option<Arc<Shared>> {
         self.shared.get()?.upgrade()
     }

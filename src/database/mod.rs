@@ -2,10 +2,10 @@
 //! apply use.
 //!
 //! One connection makes all writes of this process. A thread that holds the [`Database`] holds the
-//! lock of [`crate::shared::Shared`]: SQLite has one writer at a time anyway. Triggers and foreign keys are off on this
-//! connection. So applied changes are not captured again, and the application's triggers, which
-//! have already fired on the node that made the change, do not fire a second time. Transactions are
-//! short and spaced, so that the application is never starved.
+//! lock of [`crate::shared::Shared`]: SQLite has one writer at a time anyway. Triggers and foreign
+//! keys are off on this connection. So applied changes are not captured again, and the
+//! application's triggers, which have already fired on the node that made the change, do not fire a
+//! second time. Transactions are short and spaced, so that the application is never starved.
 
 use std::collections::HashMap;
 use std::path::Path;

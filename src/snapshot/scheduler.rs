@@ -347,8 +347,8 @@ impl Scheduler {
         }
     }
 
-    /// Time of the next round, if nothing happens before: when the interval is over, unless nothing was
-    /// written since the newest snapshot.
+    /// Time of the next round, if nothing happens before: when the interval is over, unless nothing
+    /// was written since the newest snapshot.
     pub fn rest(&self, shared: &Shared) -> NextRound {
         let (Some(every), Some(newest)) = (self.options.interval, &self.newest) else {
             return NextRound::Rest;
