@@ -125,6 +125,8 @@ pub struct Shared {
     caught_up: AtomicBool,
     /// Whether this node has met the others, or need not: then it may publish.
     joined: AtomicBool,
+    /// See [`Shared::set_begins_empty`].
+    begins_empty: AtomicBool,
     /// See [`Shared::publish_beside_gaps`].
     beside_gaps: AtomicBool,
     /// Tells the scheduler of snapshots that something changed.
@@ -182,6 +184,7 @@ impl Shared {
             behind: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             caught_up: AtomicBool::new(shards == 0),
             joined: AtomicBool::new(joined),
+            begins_empty: AtomicBool::new(false),
             beside_gaps: AtomicBool::new(false),
             scheduler: bounded(1),
             waits: AtomicBool::new(false),
@@ -301,6 +304,13 @@ impl Shared {
         self.wake_publisher();
     }
 
+    /// Notes that this node has no tables, and that no snapshot is to be expected that would bring
+    /// some: they will be those that its application makes.
+    pub fn set_begins_empty(&self) {
+        self.begins_empty.store(true, Ordering::Relaxed);
+        self.status.note_change();
+    }
+
     /// Lets this node publish in spite of its gaps (`true`): for a long time no snapshot has
     /// brought the missing changes. `false` when there is such a snapshot again, or nothing is
     /// missing.
@@ -319,7 +329,12 @@ impl Shared {
     /// Whether this node has all rows that the others have, or had them once since the start: its
     /// application can work.
     pub fn is_ready(&self) -> bool {
-        self.is_joined() && self.has_caught_up()
+        self.has_begun() && self.has_caught_up()
+    }
+
+    /// Whether this node has met the others, or there is nothing for it to begin with.
+    pub fn has_begun(&self) -> bool {
+        self.is_joined() || self.begins_empty.load(Ordering::Relaxed)
     }
 
     /// Whether this node has met the others, or need not.

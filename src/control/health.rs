@@ -93,7 +93,7 @@ pub(super) fn ready(context: &Context) -> Response {
         return Response::json(503, &json!({ "ready": false, "waits_for": why }));
     };
     let mut waits_for = Vec::new();
-    if !shared.is_joined() {
+    if !shared.has_begun() {
         waits_for.push("meeting the other nodes");
     }
     if !shared.has_caught_up() {

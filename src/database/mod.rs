@@ -96,6 +96,8 @@ pub struct Database {
     pub(crate) node: u64,
     /// This node has met the others, see [`Database::is_joined`].
     pub(crate) joined: bool,
+    /// The application had no tables in the file when it was opened.
+    pub(crate) began_empty: bool,
     /// Earlier starts of this node took stamps from the clock only before this time, in unix
     /// milliseconds.
     pub(crate) opened_ms: i64,
@@ -197,6 +199,7 @@ impl Database {
             positions,
             node,
             joined,
+            began_empty: false,
             opened_ms,
             fence,
             gap: None,
@@ -231,6 +234,7 @@ impl Database {
         };
         database.require_apply_triggers()?;
         database.catalog.first_time = first_time;
+        database.began_empty = database.is_without_tables()?;
         database.refresh_catalog()?;
         meta::set_meta(&database.conn, meta::Meta::Installed, 1)?;
         retry_while_busy(&database.stop, || database.conn.execute_batch("COMMIT"))?;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! new here ──▶ is there a snapshot? ──yes──▶ merge it ─────────────▶ joined: may publish
-//!                       └─no─▶ first to ask? ─yes─▶ found the cluster ─▶ joined, make the first
+//!                       └─no─▶ has tables, first to ask? ─yes─▶ found the cluster ─▶ joined, make
+//!                                                                                  the first
 //! lacks messages ──▶ is there one that has them? ─yes─▶ merge it      └─no─▶ ask for one
 //! half a stream written, interval over, asked for ──▶ lease ──▶ make one
 //! ```
@@ -94,6 +95,8 @@ pub struct Scheduler {
     /// Per snapshot, the streams whose position in it the broker lost.
     lost_positions: BTreeMap<String, BTreeSet<String>>,
     asked: Option<Asked>,
+    /// When this node looked for a founder first.
+    met_broker: Option<Duration>,
     /// Since when this node waits to be joined.
     waiting: Option<Duration>,
     /// Since when this node lacks changes that no snapshot brings.
@@ -129,6 +132,7 @@ impl Scheduler {
             newest: None,
             lost_positions: BTreeMap::new(),
             asked: None,
+            met_broker: None,
             waiting: None,
             lacking: None,
             gapped: None,

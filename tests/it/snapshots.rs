@@ -99,6 +99,39 @@ fn a_new_node_with_an_empty_file() {
     assert_eq!(cluster.converge().len(), 201);
 }
 
+/// It has no data, and must not found the cluster with nothing.
+#[test]
+fn a_node_without_a_file_that_comes_first() {
+    let mut cluster = Cluster::stopped(1, small);
+    write(&cluster.nodes[0], 0..50, "early");
+    add(&mut cluster, small);
+    cluster.nodes[1].start();
+    cluster.nodes[1].until_log("there are no tables here");
+    cluster.nodes[0].start();
+    assert_eq!(cluster.converge().len(), 50);
+    assert!(cluster.nodes[0].log().contains("founding the cluster"));
+    // Both at the same time.
+    let mut cluster = Cluster::stopped(1, small);
+    write(&cluster.nodes[0], 0..50, "early");
+    add(&mut cluster, small);
+    cluster.nodes.iter_mut().rev().for_each(Node::start);
+    assert_eq!(cluster.converge().len(), 50);
+}
+
+/// Nobody else will ever come.
+#[test]
+fn a_lone_node_without_a_file_founds_once_its_application_has_tables() {
+    let mut cluster = Cluster::stopped(0, small);
+    add(&mut cluster, small);
+    let node = &mut cluster.nodes[0];
+    node.start();
+    node.until_log("there are no tables here");
+    node.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)");
+    node.until_log("founding the cluster");
+    write(node, 0..5, "a");
+    assert_eq!(cluster.converge().len(), 5);
+}
+
 #[test]
 fn two_found_at_once_with_other_rows() {
     let cluster = {

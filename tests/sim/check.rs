@@ -170,11 +170,12 @@ impl World {
         Ok(was_done && self.is_in_order(place) && !written)
     }
 
-    /// Joined, nothing lacks, and nothing waits for that.
+    /// Joined unless it has no tables, nothing lacks, and nothing waits for that.
     fn is_in_order(&self, place: usize) -> bool {
         let node = &self.nodes[place];
         let db = node.db();
-        node.shared().may_publish(&db) && (!db.has_gap() || self.lacks_somebody())
+        let may_publish = node.shared().may_publish(&db) || db.tables().is_empty();
+        may_publish && (!db.has_gap() || self.lacks_somebody())
     }
 
     /// A node that published under an id which nobody has any more: a duplicate took a fresh one.

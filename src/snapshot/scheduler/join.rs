@@ -7,9 +7,18 @@ use super::{NextRound, ROUND_PAUSE, Round, RoundError, Scheduler};
 use crate::database::Database;
 use crate::model::manifest::SnapshotEntry;
 use crate::mutation::{self, Mutation};
+use crate::shared::Shared;
+
+/// How long a database that began without tables leaves founding to others, after it has asked the
+/// broker for the first time.
+const FOUNDER_WITHIN: Duration = Duration::from_secs(5);
 
 impl Scheduler {
     /// Joins a new node: merges the newest snapshot, or founds the cluster if there is none.
+    ///
+    /// A node without tables founds nothing: it has nothing for the others to begin with, and would
+    /// never get the tables of the node that has the data. It waits for that node's snapshot, or
+    /// for tables of its own application.
     pub(super) fn join(&mut self, round: &mut Round<'_>) -> Result<NextRound, RoundError> {
         if self.newest.is_some() {
             if mutation::is(Mutation::JoinedBeforeMerging) {
@@ -27,21 +36,44 @@ impl Scheduler {
                 }
             };
         }
-        let node = round.shared.lock().database.node();
-        if self.hindrance(round)?.is_none() && round.registry.claim_founder(node)? {
+        let (node, is_empty) = {
+            let locked = round.shared.lock();
+            (locked.database.node(), locked.database.is_without_tables()?)
+        };
+        if is_empty && self.asked.take().is_some() {
+            let text = "the database has no tables, so there is nothing to save";
+            return Err(RoundError::Refused(text.to_owned()));
+        }
+        let may_found = !is_empty && !self.waits_for_founder(round.shared);
+        if may_found && self.hindrance(round)?.is_none() && round.registry.claim_founder(node)? {
             round.shared.lock().database.become_founder()?;
             round.shared.set_joined();
             log::info!("founding the cluster: the others begin with what is here");
         } else if round.registry.lease_is_held()? {
             self.waiting = None; // the first snapshot is being made
+        } else if !may_found && round.registry.founder()?.is_none_or(|f| f == node) {
+            if !self.waits_for_founder(round.shared) {
+                begin_empty(round.shared);
+                return Ok(NextRound::Rest); // until there are tables here, or a snapshot
+            }
         } else {
             self.join_without(round, "the founder has not made a snapshot")?;
         }
         Ok(NextRound::After(ROUND_PAUSE))
     }
 
+    /// Whether this node leaves founding to a node that has data and starts at the same time:
+    /// its own database had no tables when it was opened.
+    fn waits_for_founder(&mut self, shared: &Shared) -> bool {
+        let locked = shared.lock();
+        let now = locked.database.clock.uptime();
+        let since = *self.met_broker.get_or_insert(now);
+        locked.database.began_empty && now - since < FOUNDER_WITHIN
+    }
+
     /// Joins without a snapshot, if none can be had for `leader_ttl` and the streams are read to
-    /// their end: changes of this node that others need must not wait for ever.
+    /// their end: changes of this node that others need must not wait for ever. A node without
+    /// tables has none; it goes on waiting, and its application can work.
     pub(super) fn join_without(
         &mut self,
         round: &mut Round<'_>,
@@ -51,6 +83,11 @@ impl Scheduler {
         let now = locked.database.clock.uptime();
         let since = *self.waiting.get_or_insert(now);
         if now - since < self.options.leader_ttl || !round.shared.all_at_end() {
+            return Ok(());
+        }
+        if locked.database.is_without_tables()? {
+            drop(locked);
+            begin_empty(round.shared);
             return Ok(());
         }
         locked.database.become_founder()?;
@@ -135,5 +172,15 @@ impl Scheduler {
             self.merge_any(round, |_, entry| entry.name == newest)?;
         }
         Ok(())
+    }
+}
+
+fn begin_empty(shared: &Shared) {
+    if !shared.has_begun() {
+        log::info!(
+            "there are no tables here: waiting for the snapshot of a node that has some, or until \
+             an application makes them here"
+        );
+        shared.set_begins_empty();
     }
 }

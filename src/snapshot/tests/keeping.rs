@@ -19,6 +19,7 @@ use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 
 mod damaged;
+mod empty;
 mod gone;
 mod strangers;
 mod stuck;
