@@ -382,15 +382,12 @@ impl Client {
         calls: &[(String, Value)],
     ) -> Result<Vec<Result<Value, ApiError>>, StreamError> {
         let first = self.next_request.get() + 1;
-        for (call, body) in calls {
-            self.next_request.set(self.next_request.get() + 1);
-            let reply = format!("{}.{}", self.replies.subject, self.next_request.get());
-            let (subject, body) = (self.api_subject(call), body.to_string());
-            self.publish(&subject, Some(&reply), &[], body.as_bytes())?;
-        }
+        self.next_request.set(first - 1 + calls.len() as u64);
         let mut answers: Vec<Option<Result<Value, ApiError>>> = Vec::new();
         answers.resize_with(calls.len(), || None);
+        self.send_unanswered(calls, &answers, first)?;
         let deadline = after(API_TIMEOUT);
+        let (mut wait, mut again) = (ASK_AGAIN, after(ASK_AGAIN));
         let number = |subject: &str| subject.rsplit('.').next()?.parse::<u64>().ok();
         while answers.iter().any(Option::is_none) {
             select! {
@@ -402,6 +399,11 @@ impl Client {
                         *answer = Some(self.read_reply(call, message)?);
                     }
                 }
+                recv(again) -> _ => {
+                    self.send_unanswered(calls, &answers, first)?;
+                    wait *= 2;
+                    again = after(wait);
+                }
                 recv(deadline) -> _ => {
                     let (address, waited) = (self.address(), API_TIMEOUT.as_millis());
                     let text = format!("no answer from {address} within {waited} ms");
@@ -410,6 +412,22 @@ impl Client {
             }
         }
         Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Sends those of `calls` that have no answer yet. The number of the first is `first`.
+    fn send_unanswered(
+        &self,
+        calls: &[(String, Value)],
+        answers: &[Option<Result<Value, ApiError>>],
+        first: u64,
+    ) -> Result<(), StreamError> {
+        let numbered = (first..).zip(calls).zip(answers);
+        for ((number, (call, body)), _) in numbered.filter(|(_, answer)| answer.is_none()) {
+            let reply = format!("{}.{number}", self.replies.subject);
+            let (subject, body) = (self.api_subject(call), body.to_string());
+            self.publish(&subject, Some(&reply), &[], body.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// The same connection for one more thread. It ends when this client is dropped.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crossbeam_channel::never;
-use harmonylite::stream::client::Client;
-use harmonylite::stream::jetstream::{ensure_streams, stream_name};
+use harmonylite::stream::client::{Client, ClientOptions};
+use harmonylite::stream::jetstream::{ensure_streams, last_sequences, stream_name};
 use harmonylite::stream::{Reader, StreamError, Writer};
 use rustix::process::Signal;
 use serde_json::json;
@@ -144,4 +144,39 @@ fn without_jetstream_everything_is_refused() {
             .is_err_and(|text| text.contains("jetstream")),
         "{ack:?}"
     );
+}
+
+/// While a cluster elects a leader, requests reach no server.
+#[test]
+fn calls_without_an_answer_are_made_again_and_no_others() {
+    let node = Node::start();
+    let cluster = node.client();
+    let asked = cluster.watch("$JS.elects.API.STREAM.INFO").unwrap();
+    let options = ClientOptions {
+        domain: Some("elects".into()),
+        ..node.client_options()
+    };
+    let client = Client::connect(&options, PATIENCE).unwrap();
+    let told = std::thread::spawn(move || {
+        let streams = ["a", "b", "c"].map(String::from);
+        last_sequences(&client, &streams)
+    });
+    // The stream that is asked for, and where the answer is wanted.
+    let next = || {
+        let message = asked.messages.recv_timeout(PATIENCE).unwrap();
+        let (_, stream) = message.subject.rsplit_once('.').unwrap();
+        (stream.to_owned(), message.reply.unwrap())
+    };
+    let answer = |(_, reply): &(String, String)| {
+        let last = br#"{"state":{"last_seq":7}}"#;
+        cluster.publish(reply, None, &[], last).unwrap();
+    };
+    let first = [next(), next(), next()];
+    answer(&first[1]);
+    let again = [next(), next()];
+    let streams = again.each_ref().map(|(stream, _)| stream);
+    assert_eq!(streams, ["a", "c"], "b is answered");
+    again.iter().for_each(answer);
+    let told = told.join().unwrap().unwrap();
+    assert_eq!(told.values().collect::<Vec<_>>(), [&7, &7, &7]);
 }
