@@ -30,6 +30,11 @@ const KILL_WITHIN: Duration = Duration::from_millis(50);
 /// After this part of the end, no thread waits for the application's lock any more.
 const STOP_WAITING: Duration = Duration::from_millis(1500);
 
+/// After this part of the end, our nats-server is told to end, although threads still use it. That
+/// ends their waits for it (no server answers the last node of a cluster), and it has the time to
+/// write its state. What is not sent by now is sent at the next start.
+const STOP_SERVER: Duration = Duration::from_millis(2000);
+
 /// Interval of polls of the database if the file system gives no hints.
 const POLL_WITHOUT_HINTS: Duration = Duration::from_millis(250);
 
@@ -170,7 +175,7 @@ impl Threads {
         drop(self.stop);
         let mut threads = self.threads;
         let mut open = Some((self.shared, Mirror::new(self.mirror_path)));
-        let (mut server, mut asked) = (self.server, None);
+        let (mut server, mut asked, mut ends_early) = (self.server, None, None);
         let mut end_server = || {
             let (stop, thread) = server.take()?;
             let _ = stop.try_send(());
@@ -183,7 +188,8 @@ impl Threads {
                 let close = open.take().map(|(shared, mirror)| {
                     spawn("closing", &self.exits, move || close(&shared, mirror))
                 });
-                match close.or_else(&mut end_server) {
+                let server = || end_server().or_else(|| ends_early.take());
+                match close.or_else(server) {
                     Some(thread) => threads.push(thread),
                     None => return,
                 }
@@ -192,10 +198,13 @@ impl Threads {
             if passed >= STOP_WAITING {
                 waiting_is_over.store(true, Ordering::Relaxed);
             }
+            if passed >= STOP_SERVER && ends_early.is_none() {
+                ends_early = end_server();
+            }
             if passed >= STOP_WITHIN || signals.recv_timeout(Duration::from_millis(5)).is_ok() {
-                // The last node of a cluster comes here, because no server answers it any more.
                 log::info!("ending without waiting any longer; nothing is lost by that");
-                let servers: Vec<JoinHandle<()>> = end_server().into_iter().collect();
+                let servers = end_server().into_iter().chain(ends_early);
+                let servers: Vec<JoinHandle<()>> = servers.collect();
                 wait_for(&servers);
                 drop(asked); // if our nats-server hangs, it is killed now
                 wait_for(&servers);

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::converge;
-use crate::node::{Node, free_port, until};
+use crate::node::{Node, free_port, pause, until};
 
 fn node(id: u64) -> Node {
     let node = Node::new(id);
@@ -96,6 +96,25 @@ fn three_find_each_other() {
     nodes[1].execute("INSERT INTO item VALUES (21, 'c', 1)");
     assert_eq!(converge(&nodes).len(), 8);
     assert!(nodes.iter().all(|node| !node.log().contains("among-us")));
+}
+
+/// No server answers it any more. It ends its own early, and with that all waits for it.
+#[test]
+fn the_last_of_three_ends_in_order() {
+    let mut nodes = three();
+    Node::start_all(&mut nodes);
+    nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    assert_eq!(converge(&nodes).len(), 1);
+    for node in &mut nodes[..2] {
+        node.stop();
+    }
+    // A question that nobody answers is under way when the end comes.
+    nodes[2].signal(Signal::USR1);
+    pause(300);
+    assert!(nodes[2].stop().as_secs() < 3);
+    for bad in ["ending without waiting any longer", "killing it"] {
+        assert!(!nodes[2].log().contains(bad), "{bad}");
+    }
 }
 
 #[test]
