@@ -44,6 +44,14 @@ impl SnapshotSource {
     /// Opens a file that was checked before. Its content still comes from a peer, and is not
     /// trusted.
     pub(super) fn open(path: &Path) -> Result<SnapshotSource> {
+        SnapshotSource::read(path).map_err(|e| match e {
+            // Those of the snapshot: the database here has them.
+            DatabaseError::Dropped => damaged("it lacks tables of HarmonyLite".to_owned()),
+            e => e,
+        })
+    }
+
+    fn read(path: &Path) -> Result<SnapshotSource> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         // No value may be longer than a row that can be sent: SQLite refuses it without reading it.

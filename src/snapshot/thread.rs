@@ -269,10 +269,11 @@ impl Snapshots {
     }
 
     fn report(&mut self, e: &RoundError) {
-        if matches!(
-            e,
-            RoundError::Database(DatabaseError::Dropped | DatabaseError::Stopped)
-        ) {
+        if let RoundError::Database(DatabaseError::Dropped | DatabaseError::Stopped)
+        | RoundError::Transfer(TransferError::Database(
+            DatabaseError::Dropped | DatabaseError::Stopped,
+        )) = e
+        {
             log::debug!("snapshot: {e}"); // the publisher makes them again, and says so
             return self.shared.wake_publisher();
         }

@@ -9,7 +9,7 @@ use crossbeam_channel::{RecvTimeoutError, unbounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::database::meta::{Meta, set_meta};
-use crate::database::{is_unfit, schema, values};
+use crate::database::{DatabaseError, is_unfit, schema, values};
 use crate::model::manifest::{self, Manifest, ManifestError, SnapshotEntry, fresh_name};
 use crate::snapshot::copy::View;
 use crate::snapshot::error::{CopyError, TransferError, bad, disk};
@@ -62,6 +62,10 @@ pub fn upload(
     .map_err(|e| match e {
         CopyError::Io(e) if is_stop(&e) => TransferError::Stopped,
         CopyError::Sqlite(e) if is_damage(&e) => damaged(maker, e),
+        CopyError::Sqlite(e) => match DatabaseError::from(e) {
+            dropped @ DatabaseError::Dropped => dropped.into(),
+            e => disk(copy.path(), e),
+        },
         e => disk(copy.path(), e),
     })?;
     let database_size = length(copy.path())?;

@@ -47,6 +47,19 @@ fn views_in_place_of_our_tables_are_refused() {
     assert!(Merge::open(&taken.0, &taken.1).is_err());
 }
 
+/// Waiting for them to come back, as for those of the database here, would be in vain.
+#[test]
+fn a_snapshot_without_our_tables_is_damaged() {
+    for table in ["meta", "sites", "tables"] {
+        let (_a, taken) = forged(&format!("DROP TABLE __harmonylite___{table}"));
+        let Err(refused) = Merge::open(&taken.0, &taken.1) else {
+            panic!("{table} is not missed");
+        };
+        let text = refused.to_string();
+        assert!(text.contains("the snapshot: it lacks tables"), "{text}");
+    }
+}
+
 /// A node whose triggers do not run for changes that arrive has such indexes all the time.
 #[test]
 fn an_index_that_lags_or_needs_the_application_is_no_damage() {
