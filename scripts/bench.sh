@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Measures HarmonyLite beside plain SQLite and plain NATS and prints one table.
+# Measures HarmonyLite beside plain SQLite and plain NATS and prints a table.
 #   scripts/bench.sh [--runs N] [--idle SECONDS] [--only throughput,latency,app,wal,idle]
 #   scripts/bench.sh --only snapshot [--mb 1000] [--stores file,nats]
 #   scripts/bench.sh --only courtesy [--seconds 4]
+#   scripts/bench.sh --all           every number of the guide's chapter on performance
 # "snapshot" has a table of its own: a snapshot of a large database, nodes that join with it, and how
-# long an application waits meanwhile. Some ten minutes and 10 GB in target/. "courtesy" has one, too:
-# how many transactions that read before they write are refused, beside two daemons and without; seven
-# minutes. Both are asked for by name only.
+# long an application waits meanwhile. Some ten minutes and 10 GB in target/. "courtesy" has some,
+# too: how many transactions that read before they write are refused, beside two daemons and without;
+# seven minutes. --all makes these as well, the snapshots in a folder alone; half an hour.
 # What is built and which nats-server runs: scripts/build.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -102,8 +102,12 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(release.join(name))
 }
 
+pub fn server_program() -> std::ffi::OsString {
+    std::env::var_os("HARMONYLITE_NATS_SERVER").unwrap_or("nats-server".into())
+}
+
 pub fn start_server(dir: &Path) -> Result<(Process, String)> {
-    let program = std::env::var_os("HARMONYLITE_NATS_SERVER").unwrap_or("nats-server".into());
+    let program = server_program();
     let (store, ports) = (dir.join("nats"), dir.join("ports"));
     fs::create_dir_all(&ports)?;
     // The server names the file like this.

@@ -1,5 +1,5 @@
 //! Measures what HarmonyLite costs and does, beside plain SQLite and plain NATS in the same run,
-//! and prints one markdown table. `scripts/bench.sh` builds everything and starts this.
+//! and prints markdown tables. `scripts/bench.sh` builds everything and starts this.
 //!
 //! Each run has directories, a nats-server and two daemons of its own; what is printed is the
 //! median of the runs. Nothing here waits by the clock where it could wait for an event, except
@@ -23,6 +23,12 @@ use report::Report;
 /// Any error ends the measurement.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
+/// The parts of the table that is printed unless something else is asked for.
+const PARTS: &str = "throughput,latency,app,wal,idle";
+
+/// Parts that take long, with a table of their own.
+const OWN_TABLES: &str = "snapshot,courtesy";
+
 struct Options {
     runs: usize,
     idle: Duration,
@@ -43,17 +49,27 @@ impl Options {
         let seconds: Option<u64> = args.opt_value_from_str("--seconds")?;
         let mb: Option<u64> = args.opt_value_from_str("--mb")?;
         let stores: Option<String> = args.opt_value_from_str("--stores")?;
+        let all = args.contains("--all");
         if let [unknown, ..] = &args.finish()[..] {
             return Err(format!("unknown argument {}", unknown.display()).into());
         }
-        let only = only.unwrap_or("throughput,latency,app,wal,idle".into());
+        let (mut parts, mut usual_stores) = (list(PARTS), "file,nats");
+        if all {
+            parts.extend(list(OWN_TABLES));
+            usual_stores = "file";
+        }
+        let only = only.map_or(parts, |only| list(&only));
+        let known = format!("{PARTS},{OWN_TABLES}");
+        if let Some(unknown) = only.iter().find(|part| !list(&known).contains(part)) {
+            return Err(format!("--only {unknown}: the parts are {known}").into());
+        }
         Ok(Options {
             runs: runs.unwrap_or(3).max(1),
             idle: Duration::from_secs(idle.unwrap_or(60)),
-            only: list(&only),
+            only,
             seconds: seconds.unwrap_or(4).max(1),
             mb: mb.unwrap_or(1000).max(1),
-            stores: list(&stores.unwrap_or("file,nats".into())),
+            stores: list(stores.as_deref().unwrap_or(usual_stores)),
         })
     }
 
@@ -74,24 +90,39 @@ fn main() -> Result<()> {
         return courtesy::application(rest);
     }
     let options = Options::parse()?;
+    println!("{}\n", machine()?);
+    if list(PARTS).iter().any(|part| options.has(part)) {
+        let mut report = Report::default();
+        for run in 1..=options.runs {
+            eprintln!("run {run} of {}", options.runs);
+            let last = run == options.runs;
+            one_run(&options, last, &mut report)?;
+        }
+        report.print(options.runs, options.idle);
+        println!();
+    }
     if options.has("snapshot") {
         snapshot::measure(options.mb, &options.stores)?;
+        println!();
     }
     if options.has("courtesy") {
         courtesy::measure(options.seconds)?;
     }
-    let has_own_table = |only: &String| only == "snapshot" || only == "courtesy";
-    if options.only.iter().all(has_own_table) {
-        return Ok(());
-    }
-    let mut report = Report::default();
-    for run in 1..=options.runs {
-        eprintln!("run {run} of {}", options.runs);
-        let last = run == options.runs;
-        one_run(&options, last, &mut report)?;
-    }
-    report.print(options.runs, options.idle);
     Ok(())
+}
+
+/// What was measured, and where.
+fn machine() -> Result<String> {
+    let server = std::process::Command::new(cluster::server_program())
+        .arg("--version")
+        .output()?;
+    Ok(format!(
+        "harmonylite {}, {}, {} processor(s), Linux {}",
+        env!("CARGO_PKG_VERSION"),
+        String::from_utf8_lossy(&server.stdout).trim(),
+        std::thread::available_parallelism()?,
+        std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
+    ))
 }
 
 fn one_run(options: &Options, last: bool, report: &mut Report) -> Result<()> {
