@@ -27,6 +27,7 @@ usage: harmonylite [flags]
        harmonylite schema status [-cluster] [-json] [-config FILE]
        harmonylite verify [-repair [-dry-run]] [-json] [-config FILE]
        harmonylite forget NODE [-dry-run] [-config FILE]
+       harmonylite pause|resume [-json] [-config FILE]
        harmonylite diag [-o FILE] [-config FILE]
 
   conflicts            show which rows are displaced because another has their UNIQUE values
@@ -42,6 +43,7 @@ usage: harmonylite [flags]
   verify               compare the rows of all nodes, and name those that differ; with -repair
                        publish the newest version of those again (-dry-run: only say so)
   forget               take NODE, which is gone for good, off the list of nodes
+  pause, resume        go offline: capture and do not connect, also after a restart; and back
   diag                 write what helps to find a fault to FILE (default: harmonylite-diag.txt),
                        without secrets and without rows
 
@@ -183,6 +185,11 @@ pub enum DaemonQuery {
         /// Say what would be removed, and remove nothing.
         dry_run: bool,
     },
+    /// Pauses the daemon, or ends its pause.
+    Pause {
+        /// Go offline; false: come back.
+        pauses: bool,
+    },
     /// Writes a text file that helps to find a fault, without secrets and without rows.
     Diag {
         /// The file to write; none: standard output.
@@ -234,13 +241,15 @@ const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
 /// Words that are commands. They may stand among the flags.
-const SUBCOMMANDS: [&str; 10] = [
+const SUBCOMMANDS: [&str; 12] = [
     "conflicts",
     "diag",
     "forget",
     "held",
     "inspect",
+    "pause",
     "restore",
+    "resume",
     "schema",
     "snapshots",
     "status",

@@ -42,6 +42,18 @@ impl Clock for SystemClock {
     }
 }
 
+/// Seconds since midnight, by the local time of this machine (`TZ`, or /etc/localtime).
+pub fn local_second_of_day() -> u32 {
+    let now = SystemClock.now_ms().div_euclid(1000);
+    // SAFETY: both are plain values of ours; all bytes zero is a valid `tm`.
+    let local = unsafe {
+        let (now, mut local) = (now as libc::time_t, std::mem::zeroed::<libc::tm>());
+        libc::localtime_r(&now, &mut local);
+        local
+    };
+    (local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec).clamp(0, 86_399) as u32
+}
+
 /// A clock for tests that is set by hand.
 #[derive(Debug, Default)]
 pub struct ManualClock {

@@ -181,6 +181,13 @@ impl Consumer {
                 }
                 Err(Pause::Machine(text)) => (text, of_machine.rings(now).map(|_| Level::Warn)),
             };
+            if self.shared.health.offline().is_some() {
+                self.backoff.reset();
+                if !self.broker.pause(self.backoff.wait(), &self.stop) {
+                    return Ok(());
+                }
+                continue;
+            }
             failures += 1;
             self.shared.health.report_failing(&self.subject, &text);
             if let Some(most) = self.retries.filter(|&most| failures > most) {
@@ -192,9 +199,8 @@ impl Consumer {
             if let Some(level) = level {
                 log::log!(level, "{}: {text}; trying again", self.subject);
             }
-            match self.stop.recv_timeout(self.backoff.wait()) {
-                Err(RecvTimeoutError::Timeout) => {}
-                _ => return Ok(()),
+            if !self.broker.pause(self.backoff.wait(), &self.stop) {
+                return Ok(());
             }
         }
     }

@@ -29,6 +29,8 @@ const TEXT_BYTES: usize = 1000;
 pub struct Health {
     troubles: Mutex<BTreeMap<String, String>>,
     last: Mutex<Option<LastFailure>>,
+    /// Why this node is offline on purpose.
+    offline: Mutex<Option<String>>,
 }
 
 /// The last reported failure, whether it lasts or not.
@@ -43,8 +45,12 @@ pub struct LastFailure {
 }
 
 impl Health {
-    /// Reports that `subject` fails, with its cause.
+    /// Reports that `subject` fails, with its cause. What only lacks the broker does not fail while
+    /// this node is offline on purpose.
     pub fn report_failing(&self, subject: &str, why: &str) {
+        if needs_broker(subject) && self.offline().is_some() {
+            return;
+        }
         let (subject, why) = (subject.to_owned(), shortened(why, TEXT_BYTES).into_owned());
         let last = LastFailure {
             subject: subject.clone(),
@@ -55,6 +61,21 @@ impl Health {
         self.with(|troubles| {
             troubles.insert(subject, why);
         });
+    }
+
+    /// Notes why this node is offline on purpose; `None`: it is not.
+    pub fn set_offline(&self, why: Option<String>) {
+        let is_offline = why.is_some();
+        *self.offline.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        if is_offline {
+            self.with(|troubles| troubles.retain(|subject, _| !needs_broker(subject)));
+        }
+    }
+
+    /// Why this node is offline on purpose; `None` if it is not.
+    pub fn offline(&self) -> Option<String> {
+        let offline = self.offline.lock();
+        offline.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The last failure; none if nothing failed since the start.
@@ -73,6 +94,11 @@ impl Health {
     fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
         change(&mut self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Whether a subject is of threads that do nothing without the broker.
+fn needs_broker(subject: &str) -> bool {
+    matches!(subject, "connecting" | "publishing" | "snapshots") || subject.starts_with("reading ")
 }
 
 /// All problems and counts as JSON; `status` is "healthy" while `problems` is empty. Without a

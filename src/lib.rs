@@ -130,6 +130,8 @@
 //!
 //! # Threads, shutdown, failure
 //!
+//! Threads connect when [`cluster::dialer`] lets them.
+//!
 //! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
 //! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
 //! (supervises our own server), `status` (tells the others of this node), `verify` (compares rows),

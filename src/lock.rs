@@ -31,6 +31,11 @@ pub fn socket_of_database(path: &Path) -> PathBuf {
     beside(path, "-harmonylite.sock")
 }
 
+/// The file that stands for a pause of the database's daemon.
+pub fn pause_of_database(path: &Path) -> PathBuf {
+    beside(path, "-harmonylite.paused")
+}
+
 fn beside(path: &Path, end: &str) -> PathBuf {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| follow_links(path.to_owned()));
     let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -100,8 +100,18 @@ pub struct PublisherOptions {
     pub cleanup_interval: Duration,
     /// How often to poll without a hint; set where hints cannot be relied on.
     pub polling_interval: Option<Duration>,
-    /// Pauses between attempts to connect.
+    /// Pauses between attempts to connect, and their number.
+    pub pauses: ConnectPauses,
+}
+
+/// Pauses between attempts to connect. [`Broker::pause`] makes them longer while the broker is
+/// away.
+#[derive(Debug, Clone)]
+pub struct ConnectPauses {
+    /// After an attempt in vain.
     pub backoff: Backoff,
+    /// After a connection on which the broker did not store what was sent.
+    pub refused: Backoff,
     /// Number of attempts to connect that may fail in a row; `None`: no limit.
     pub retries: Option<u32>,
 }
@@ -172,18 +182,9 @@ pub fn start(
     let (stop, link_shared) = (inputs.stop.clone(), shared.clone());
     let mut threads = Vec::new();
     if options.publish {
-        let (backoff, retries) = (options.backoff.clone(), options.retries);
-        let broker = broker.clone();
+        let (broker, pauses) = (broker.clone(), options.pauses.clone());
         threads.push(spawn("publisher-link", exits, move || {
-            connect_when_asked(
-                &*broker,
-                &link_shared,
-                backoff,
-                retries,
-                &asked,
-                &offer,
-                &stop,
-            )
+            connect_when_asked(&*broker, &link_shared, pauses, &asked, &offer, &stop)
         }));
     }
     let streams = (1..=broker.shards())
@@ -656,6 +657,7 @@ impl Publisher {
             let is_said = is_denied && text == self.denial;
             let news = self.trouble.fails(&text, SystemClock.uptime());
             let level = match is_denied {
+                _ if self.shared.health.offline().is_some() => log::Level::Debug,
                 true if is_said => log::Level::Debug,
                 true => log::Level::Warn,
                 false => news.unwrap_or(log::Level::Debug),

@@ -51,7 +51,7 @@ const ARROWS: &[(&str, &str)] = &[
     (
         "control",
         "clock thread progress address lock model config logging stream database shared health \
-         http status metrics",
+         http cluster status metrics",
     ),
     (
         "publisher",

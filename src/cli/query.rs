@@ -34,6 +34,13 @@ pub(super) fn parse(word: &str, mut args: Arguments) -> Result<Command, CliError
             let takes = "forget takes a node, -config, -json and -dry-run";
             (DaemonQuery::Forget { node, dry_run }, takes)
         }
+        "pause" | "resume" => {
+            let pauses = word == "pause";
+            (
+                DaemonQuery::Pause { pauses },
+                "pause and resume take -config and -json alone",
+            )
+        }
         "diag" => {
             let to = value(&mut args, "--o")?.map(Into::into);
             (DaemonQuery::Diag { to }, "diag takes -config and -o FILE")
@@ -69,6 +76,11 @@ mod tests {
     fn commands_and_their_flags() {
         for (line, what) in [
             ("status", DaemonQuery::Status),
+            ("pause -json", DaemonQuery::Pause { pauses: true }),
+            (
+                "-config a.toml resume",
+                DaemonQuery::Pause { pauses: false },
+            ),
             ("-config a.toml status -json", DaemonQuery::Status),
             ("schema status", DaemonQuery::Schema { cluster: false }),
             (
@@ -115,6 +127,7 @@ mod tests {
             ("forget x", "the number of a node"),
             ("status -repair", "-repair does not go here"),
             ("status now", "unexpected argument"),
+            ("pause now", "unexpected argument"),
             ("diag -json", "-json does not go here"),
         ] {
             let error = read(line).unwrap_err();

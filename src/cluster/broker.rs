@@ -4,11 +4,15 @@
 //! settings gets an error that names them, instead of writing to the wrong streams.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::cluster::dialer::Dialer;
 use crate::cluster::registry::{KeyValueRegistry, PUBLISHER};
 use crate::model::frame;
+use crate::stream::bandwidth::Bandwidth;
 use crate::stream::client::{Client, ClientOptions};
 use crate::stream::jetstream::{StreamOptions, ensure_streams, stream_name};
 use crate::stream::key_value::KeyValue;
@@ -35,6 +39,11 @@ pub trait Broker: Send + Sync {
     fn shards(&self) -> u32;
     /// Name of a shard's stream; shards count from 1.
     fn stream(&self, shard: u32) -> String;
+    /// Waits before the next attempt to connect, for about `least` or longer. Returns false if
+    /// `stop` is closed first.
+    fn pause(&self, least: Duration, stop: &Receiver<()>) -> bool {
+        stop.recv_timeout(least) == Err(RecvTimeoutError::Timeout)
+    }
 }
 
 /// The [`Broker`] that speaks to NATS JetStream.
@@ -46,13 +55,21 @@ pub struct JetStreamBroker {
     node: AtomicU64,
     /// A second client on the newest connection of [`Self::registry`], for [`Self::beside`].
     shared: Mutex<Option<Client>>,
+    /// When a connection may be tried.
+    pub dialer: Arc<Dialer>,
 }
 
 impl JetStreamBroker {
     /// Connects to nothing yet. `client` is None while our own server is not up; `node` is the id
     /// of this node.
-    pub fn new(client: Option<ClientOptions>, streams: StreamOptions, node: u64) -> Self {
+    pub fn new(
+        client: Option<ClientOptions>,
+        streams: StreamOptions,
+        node: u64,
+        dialer: Arc<Dialer>,
+    ) -> Self {
         JetStreamBroker {
+            dialer,
             node: AtomicU64::new(node),
             shared: Mutex::new(None),
             client: Mutex::new(client),
@@ -63,15 +80,27 @@ impl JetStreamBroker {
     /// Sets the address after our own server has started, which changes with each start; or None
     /// when the server is gone.
     pub fn set_client(&self, options: Option<ClientOptions>) {
+        let is_up = options.is_some();
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = options;
+        if is_up {
+            self.dialer.try_now();
+        }
+    }
+
+    /// The limit of bytes a second for connections; none: no limit.
+    pub fn bandwidth(&self) -> Option<Arc<Bandwidth>> {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        client.as_ref()?.bandwidth.clone()
     }
 
     /// A connection to a broker that has the streams, after a check of the shared settings.
     fn prepared(&self) -> Result<Client, StreamError> {
-        let client = self.connect()?;
-        self.check_shared_settings(&client)?;
-        ensure_streams(&client, &self.streams)?;
-        Ok(client)
+        self.dialer.attempt(|| {
+            let client = self.dial()?;
+            self.check_shared_settings(&client)?;
+            ensure_streams(&client, &self.streams)?;
+            Ok(client)
+        })
     }
 
     /// Number of servers that keep a copy of each stream.
@@ -106,8 +135,14 @@ impl JetStreamBroker {
         shared.map_or_else(|| self.prepared(), Ok)
     }
 
-    /// A new connection, without any check. Returns `Disconnected` while our own server is not up.
+    /// A new connection, without any check. Returns `Disconnected` while our own server is not up,
+    /// and between two attempts to reach a broker that is away.
     pub fn connect(&self) -> Result<Client, StreamError> {
+        self.dialer.permit()?;
+        self.dial()
+    }
+
+    fn dial(&self) -> Result<Client, StreamError> {
         let options = self
             .client
             .lock()
@@ -118,7 +153,9 @@ impl JetStreamBroker {
                 "our nats-server is not up yet".into(),
             ));
         };
-        Client::connect(&options, CONNECT_TIMEOUT)
+        let client = Client::connect(&options, CONNECT_TIMEOUT)?;
+        self.dialer.keep(client.closer())?;
+        Ok(client)
     }
 
     /// Compares this node's settings with those that the cluster shares, or stores them if there
@@ -207,5 +244,9 @@ impl Broker for JetStreamBroker {
 
     fn stream(&self, shard: u32) -> String {
         stream_name(&self.streams, shard)
+    }
+
+    fn pause(&self, least: Duration, stop: &Receiver<()>) -> bool {
+        self.dialer.wait(least, stop)
     }
 }

@@ -1,10 +1,14 @@
 //! Agreements between a node and its cluster.
 //!
 //! - [`broker`]: makes connections, and checks the settings that all nodes must share.
+//! - [`dialer`]: decides when a thread may try to connect.
+//! - [`offline`]: whether this node is offline on purpose.
 //! - [`registry`]: a bucket of the broker in which nodes tell each other about snapshots; the
 //!   lease.
 //! - [`stream_continuity`]: notices a broker that was wiped, was set back or forgot messages.
 
 pub mod broker;
+pub mod dialer;
+pub mod offline;
 pub mod registry;
 pub mod stream_continuity;

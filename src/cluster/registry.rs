@@ -2,7 +2,7 @@
 //! requested one, and the lease of the node that is making one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
@@ -72,6 +72,31 @@ pub struct KeyValueRegistry {
     /// Revision of the lease while this node holds it.
     held: Option<u64>,
     inbox: Inbox,
+    nodes: NodeKeys,
+}
+
+/// The keys that nodes keep of themselves, [`PUBLISHER`] and [`TABLES`], as they were last read: to
+/// read those of a thousand nodes takes a megabyte.
+#[derive(Default)]
+struct NodeKeys {
+    values: BTreeMap<String, Vec<u8>>,
+    /// Keys that were written since.
+    stale: BTreeSet<String>,
+    /// When all were read.
+    read_at: Option<Instant>,
+}
+
+impl NodeKeys {
+    fn is_one(key: &str) -> bool {
+        key.starts_with(PUBLISHER) || key.starts_with(TABLES)
+    }
+
+    /// Notes a write to this key.
+    fn note(&mut self, key: &str) {
+        if NodeKeys::is_one(key) {
+            self.stale.insert(key.to_owned());
+        }
+    }
 }
 
 /// Prefix of a key: the id of a publishing node follows.
@@ -82,6 +107,12 @@ pub const TABLES: &str = "tables-";
 
 /// Most bytes of table names that a node publishes; more may not fit into a message.
 const MAX_TOLD: usize = 64 << 10;
+
+/// Most bytes of such a value: the names of the tables and, at worst, four bytes of JSON for each.
+const MAX_VALUE: usize = 5 * MAX_TOLD;
+
+/// All keys of nodes are read again after this time, although each write to one is told.
+const READ_ALL_AGAIN: Duration = Duration::from_secs(3600);
 
 const FOUNDER: &str = "founder";
 const NEWEST: &str = "snapshot";
@@ -112,12 +143,69 @@ impl KeyValueRegistry {
             token: token.into_bytes(),
             held: None,
             inbox,
+            nodes: NodeKeys::default(),
         })
     }
 
     /// Receives a message for every write to the meta bucket; closed when the connection is gone.
+    /// Each must be passed to [`KeyValueRegistry::note`].
     pub fn changes(&self) -> &Receiver<nats::Message> {
         &self.inbox.messages
+    }
+
+    /// Notes which key a message of [`KeyValueRegistry::changes`] is about.
+    pub fn note(&mut self, message: &nats::Message) {
+        if let Some(key) = message.subject.rsplit('.').next() {
+            self.nodes.note(key);
+        }
+    }
+
+    /// Notes the messages that have arrived.
+    pub fn note_all(&mut self) {
+        while let Ok(message) = self.inbox.messages.try_recv() {
+            self.note(&message);
+        }
+    }
+
+    /// The values of all nodes under keys with this prefix. Reads only those that changed, unless
+    /// changes are told less surely because the bucket is in a different domain.
+    fn of_nodes(&mut self, prefix: &str) -> Result<Vec<(u64, Vec<u8>)>, StreamError> {
+        self.note_all();
+        let read_at = self.nodes.read_at.filter(|_| !self.client.is_elsewhere());
+        if read_at.is_none_or(|at| at.elapsed() >= READ_ALL_AGAIN) {
+            let keys = self.meta().keys("")?;
+            self.nodes.values.clear();
+            self.nodes.stale = keys.into_iter().filter(|k| NodeKeys::is_one(k)).collect();
+            self.nodes.read_at = Some(Instant::now());
+        }
+        let stale: Vec<String> = self.nodes.stale.iter().cloned().collect();
+        let values = self.meta().get_all(&stale, MAX_VALUE)?;
+        for (key, value) in stale.into_iter().zip(values) {
+            self.nodes.stale.remove(&key);
+            match value {
+                Some(timed) => self.nodes.values.insert(key, timed.value),
+                None => self.nodes.values.remove(&key),
+            };
+        }
+        let id = |key: &str| key.strip_prefix(prefix)?.parse().ok();
+        let all = self.nodes.values.iter();
+        Ok(all
+            .filter_map(|(key, value)| Some((id(key)?, value.clone())))
+            .collect())
+    }
+
+    /// Writes the value of a node's key, if it is a different one.
+    fn put_of_node(&mut self, key: &str, value: &[u8]) -> Result<(), StreamError> {
+        if self
+            .meta()
+            .get(key)?
+            .is_some_and(|(known, _)| known == value)
+        {
+            return Ok(());
+        }
+        self.meta().put(key, value)?;
+        self.nodes.note(key);
+        Ok(())
     }
 
     fn meta(&self) -> KeyValue<'_> {
@@ -200,44 +288,28 @@ impl Registry for KeyValueRegistry {
     }
 
     fn register(&mut self, node: u64, selection: &str) -> Result<(), StreamError> {
-        let (key, selection) = (format!("{PUBLISHER}{node}"), selection.as_bytes());
-        match self.meta().get(&key)? {
-            Some((known, _)) if known == selection => Ok(()),
-            _ => self.meta().put(&key, selection).map(drop),
-        }
+        self.put_of_node(&format!("{PUBLISHER}{node}"), selection.as_bytes())
     }
 
     fn publishers(&mut self) -> Result<BTreeMap<u64, String>, StreamError> {
-        let mut publishers = BTreeMap::new();
-        for key in self.meta().keys(PUBLISHER)? {
-            let id = key.strip_prefix(PUBLISHER).and_then(|id| id.parse().ok());
-            if let (Some(id), Some((selection, _))) = (id, self.meta().get(&key)?) {
-                publishers.insert(id, String::from_utf8_lossy(&selection).into_owned());
-            }
-        }
-        Ok(publishers)
+        let all = self.of_nodes(PUBLISHER)?.into_iter();
+        Ok(all
+            .map(|(id, selection)| (id, String::from_utf8_lossy(&selection).into_owned()))
+            .collect())
     }
 
     fn tell_tables(&mut self, node: u64, tables: &BTreeSet<String>) -> Result<(), StreamError> {
         let bytes: usize = tables.iter().map(String::len).sum();
         let told: Told = (bytes <= MAX_TOLD).then(|| tables.clone());
         let text = serde_json::to_vec(&told).expect("names are JSON");
-        let key = format!("{TABLES}{node}");
-        match self.meta().get(&key)? {
-            Some((known, _)) if known == text => Ok(()),
-            _ => self.meta().put(&key, &text).map(drop),
-        }
+        self.put_of_node(&format!("{TABLES}{node}"), &text)
     }
 
     fn tables(&mut self) -> Result<BTreeMap<u64, Told>, StreamError> {
-        let mut all = BTreeMap::new();
-        for key in self.meta().keys(TABLES)? {
-            let id = key.strip_prefix(TABLES).and_then(|id| id.parse().ok());
-            if let (Some(id), Some((told, _))) = (id, self.meta().get(&key)?) {
-                all.insert(id, serde_json::from_slice(&told).unwrap_or_default());
-            }
-        }
-        Ok(all)
+        let all = self.of_nodes(TABLES)?.into_iter();
+        Ok(all
+            .map(|(id, told)| (id, serde_json::from_slice(&told).unwrap_or_default()))
+            .collect())
     }
 
     fn founder(&mut self) -> Result<Option<u64>, StreamError> {

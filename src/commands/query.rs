@@ -1,4 +1,5 @@
-//! Commands that ask the daemon of a database: `status`, `schema status`, `verify`, `forget`.
+//! Commands that ask the daemon of a database: `status`, `schema status`, `verify`, `forget`,
+//! `pause`, `resume`.
 
 use std::io::Write;
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub fn run(
         DaemonQuery::Schema { cluster } => schema_status(config, *cluster, json, out),
         DaemonQuery::Verify { repair, dry_run } => verify(config, (*repair, *dry_run), json, out),
         DaemonQuery::Forget { node, dry_run } => forget(config, *node, *dry_run, json, out),
+        DaemonQuery::Pause { pauses } => pause(config, *pauses, json, out),
         DaemonQuery::Diag { to } => diag::write(config, to.as_deref(), out),
     }
 }
@@ -157,6 +159,27 @@ fn forget(
         (true, _) => format!("{done}\n"),
         (_, true) => format!("node {node} would be forgotten\n"),
         (_, false) => format!("node {node} is forgotten\n"),
+    };
+    write(out, &text)?;
+    Ok(CommandOutcome::Fine)
+}
+
+fn pause(
+    config: &Config,
+    pauses: bool,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<CommandOutcome, String> {
+    let target = if pauses { "/pause" } else { "/resume" };
+    let Some(answer) = post(config, target)? else {
+        write(out, &(no_daemon(config) + "\n"))?;
+        return Ok(CommandOutcome::NoDaemon);
+    };
+    let done: Json = read(answer)?;
+    let text = match (json, pauses) {
+        (true, _) => format!("{done}\n"),
+        (_, true) => "paused: it captures and does not connect, until harmonylite resume\n".into(),
+        (_, false) => "resumed\n".into(),
     };
     write(out, &text)?;
     Ok(CommandOutcome::Fine)

@@ -1,6 +1,7 @@
 //! Access to the store of snapshots for a command that runs beside a daemon, or without one.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
@@ -10,7 +11,7 @@ use crate::cli::Flags;
 use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::config::snapshot::StoreSettings as Kind;
-use crate::daemon::net::{Net, client_options, server_store};
+use crate::daemon::net::{self, Net, client_options, server_store};
 use crate::daemon::snapshots::place;
 use crate::database::meta::{Meta, get_meta};
 use crate::lock;
@@ -90,7 +91,8 @@ fn own_server(
     lock: std::fs::File,
 ) -> Result<Access, String> {
     let (exits, exited) = unbounded();
-    let net = Net::start(config, options, node, &exits);
+    let dialer = Arc::new(net::dialer(config));
+    let net = Net::start(config, options, node, (&dialer, None), &exits);
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let deadline = Instant::now() + SERVER_WITHIN;
     loop {

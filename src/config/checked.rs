@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::edge::EdgeSettings;
 use super::nats::{self, NatsSettings};
 use super::raw::Document;
 use super::section::Section;
@@ -39,6 +40,8 @@ pub struct Config {
     pub seq_map_path: PathBuf,
     /// The Unix socket at which the running daemon answers; none: it has none.
     pub control_socket: Option<PathBuf>,
+    /// `[edge]`
+    pub edge: EdgeSettings,
     /// Whether changes of this database are sent to the other nodes.
     pub publish: bool,
     /// Whether changes of the other nodes are applied here.
@@ -170,7 +173,9 @@ impl Config {
         let taken = [("db_path", &*db_path), ("seq_map_path", &*seq_map_path)];
         check_own(&top, "seq_map_path", &seq_map_path, &taken[..1]);
         let logging = Logging::read(&top.section("logging"), &taken);
+        let nats_read = NatsSettings::read(&nats);
         Config {
+            edge: EdgeSettings::read(&top.section("edge"), nats_read.urls.is_empty()),
             common: Common::read(&log, &nats),
             control_socket: read_control_socket(&top, &db_path),
             seq_map_path,
@@ -202,7 +207,7 @@ impl Config {
             tables: Tables::read(&top.section("tables")),
             replication_log: ReplicationLog::read(&log),
             snapshot: Snapshot::read(&top.section("snapshot")),
-            nats: NatsSettings::read(&nats),
+            nats: nats_read,
             logging,
             prometheus: Prometheus::read(&top.section("prometheus")),
             health_check: HealthCheck::read(&top.section("health_check")),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub mod bookkeeping;
 pub mod checked;
+pub mod edge;
 pub mod nats;
 pub mod node_id;
 mod raw;
@@ -27,6 +28,7 @@ mod tests;
 
 pub(crate) use checked::MAX_HELD_BYTES;
 pub use checked::{Common, Config, HealthCheck, LogFormat, Logging, Prometheus, ReplicationLog};
+pub use edge::EdgeSettings;
 pub use nats::NatsSettings;
 pub use raw::Problem;
 pub use snapshot::Snapshot;

@@ -44,8 +44,10 @@ pub struct NatsSettings {
     pub jetstream_domain: Option<String>,
     /// Attempts after the first before giving up; none: try for ever.
     pub connect_retries: Option<u32>,
-    /// Longest wait between two attempts, 1 s to 3600 s.
+    /// Wait between two attempts at first, 1 s to 3600 s.
     pub reconnect_wait: Duration,
+    /// Longest wait between two attempts, 1 s to a day.
+    pub reconnect_max_wait: Duration,
 }
 
 impl NatsSettings {
@@ -75,6 +77,12 @@ impl NatsSettings {
             jetstream_domain: section.parsed("jetstream_domain", "", domain),
             connect_retries: (retries > 0).then_some(retries),
             reconnect_wait: read_reconnect_wait(section),
+            reconnect_max_wait: Duration::from_secs(section.int(
+                "reconnect_max_wait_seconds",
+                300,
+                1..=86_400,
+                "longest time between two attempts",
+            )),
         }
     }
 }

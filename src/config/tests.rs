@@ -354,6 +354,42 @@ fn what_a_store_needs() {
 }
 
 #[test]
+fn a_slow_or_rare_connection() {
+    for (rest, says) in [
+        (
+            "heartbeat = 500",
+            "edge.heartbeat is 500, but must be an integer from 1000 to 300000",
+        ),
+        (
+            "max_bandwidth = 1000",
+            "must be 0 (no limit) or at least 32768",
+        ),
+        (
+            "sync_window = \"2-5\"",
+            "edge.sync_window is \"2-5\", but must be two different times",
+        ),
+        (
+            "sync_window = \"02:00-05:00\"",
+            "so nats.urls must be set too",
+        ),
+    ] {
+        check_refused(&format!("[edge]\n{rest}"), &[says]);
+    }
+    let urls = "[nats]\nurls = [\"nats://a\"]\n";
+    let config = sound(&format!(
+        "{urls}reconnect_max_wait_seconds = 60\n[edge]\nmax_bandwidth = 32768\nsync_window = \
+         \"02:00-05:00\""
+    ));
+    assert_eq!(config.nats.reconnect_max_wait.as_secs(), 60);
+    assert_eq!(config.edge.max_bandwidth, Some(32_768));
+    assert!(config.edge.sync_window.is_some());
+    check_refused(
+        "[nats]\nreconnect_max_wait_seconds = 0",
+        &["an integer from 1 to 86400: longest time between two attempts"],
+    );
+}
+
+#[test]
 fn values_with_a_meaning_of_their_own() {
     assert_eq!(
         sound("[nats]\nreconnect_wait_seconds = 0")

@@ -36,10 +36,12 @@ fn of_shared(shared: &Shared) -> Result<Value> {
     let mut told = report(&shared.health, database)?;
     let measures = &shared.measures;
     let is_connected = measures.is_connected();
-    if !is_connected && told["problems"]["connecting"].is_null() {
+    let offline = shared.health.offline();
+    if !is_connected && offline.is_none() && told["problems"]["connecting"].is_null() {
         told["problems"]["connecting"] = "not connected to NATS".into();
         told["status"] = UNHEALTHY.into();
     }
+    told["offline"] = offline.into();
     told["progress"] = progress::as_json();
     told["db_connected"] = database.is_some().into();
     told["nats_connected"] = is_connected.into();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::cluster::offline::Offline;
 use crate::config::Config;
 use crate::http::{Method, Request, Response};
 use crate::metrics::Exporter;
@@ -19,6 +20,7 @@ mod doors;
 mod health;
 mod metrics;
 mod page;
+mod pause;
 mod status;
 
 pub use doors::Doors;
@@ -34,6 +36,8 @@ pub struct Context {
     pub started: Instant,
     /// Set when the database is open. It ends before the process does.
     shared: OnceLock<Weak<Shared>>,
+    /// Pauses and resumes; not set while the daemon starts.
+    offline: OnceLock<Arc<Offline>>,
     /// Made on the first request for metrics.
     exporter: OnceLock<Exporter>,
 }
@@ -60,7 +64,7 @@ pub struct Route {
 }
 
 /// All routes. Two may share a path with different methods.
-const ROUTES: [Route; 8] = [
+const ROUTES: [Route; 10] = [
     Route {
         method: Method::Get,
         path: "/",
@@ -109,6 +113,18 @@ const ROUTES: [Route; 8] = [
         reach: AllowedClients::Socket,
         answer: |context, _| status::verify(context),
     },
+    Route {
+        method: Method::Post,
+        path: "/pause",
+        reach: AllowedClients::Socket,
+        answer: |context, _| pause::pause(context, true),
+    },
+    Route {
+        method: Method::Post,
+        path: "/resume",
+        reach: AllowedClients::Socket,
+        answer: |context, _| pause::pause(context, false),
+    },
 ];
 
 impl Context {
@@ -118,6 +134,7 @@ impl Context {
             config,
             started: Instant::now(),
             shared: OnceLock::new(),
+            offline: OnceLock::new(),
             exporter: OnceLock::new(),
         })
     }
@@ -131,6 +148,11 @@ impl Context {
     /// database open.
     pub fn shared(&self) -> Option<Arc<Shared>> {
         self.shared.get()?.upgrade()
+    }
+
+    /// Stores what pauses and resumes.
+    pub fn goes_offline(&self, offline: Arc<Offline>) {
+        let _ = self.offline.set(offline);
     }
 
     /// Whether `/health` answers 200 just now.

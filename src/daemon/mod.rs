@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 
 use crate::cli::Flags;
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, local_second_of_day};
+use crate::cluster::offline::Offline;
 use crate::config::Config;
 use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::control::{Context, Doors};
@@ -16,18 +17,21 @@ use crate::database::{Database, DatabaseError, Settings};
 use crate::model::backoff::Backoff;
 use crate::snapshot::scratch;
 use crate::snapshot::thread::SnapshotRequest;
+use crate::stream::bandwidth::Bandwidth;
 use crate::stream::jetstream::stream_name;
 use crate::thread::{Exited, Outcome};
 use crate::{inspect, lock, logging, mirror};
 
 mod membership;
 pub mod net;
+mod network;
 mod signals;
 pub mod snapshots;
 mod supervisor;
 mod threads;
 
 use net::Net;
+use network::Network;
 use signals::Heard;
 use snapshots::Brought;
 use supervisor::{PidFile, Supervisor};
@@ -38,6 +42,9 @@ const CAUSE_WITHIN: Duration = Duration::from_millis(200);
 
 /// Longest wait for a snapshot before sleep: a broker that is away must not keep us awake.
 const LAST_SNAPSHOT: Duration = Duration::from_secs(60);
+
+/// Longest time between two looks at the clock for `sync_window`.
+const LOOK_AT_WINDOW: Duration = Duration::from_secs(600);
 
 /// The cause of an end that nobody requested.
 #[derive(Debug)]
@@ -63,8 +70,10 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     let (ask, asks) = unbounded();
     let waiting_is_over = Arc::new(AtomicBool::new(false));
     let opening = Arc::new(AtomicBool::new(true));
+    let dialer = Arc::new(net::dialer(config));
     let heard = Heard {
         log_file,
+        network: Network::watch(dialer.clone()),
         ask: ask.clone(),
         opening: opening.clone(),
         waiting_is_over: waiting_is_over.clone(),
@@ -83,6 +92,12 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     let _pid_file = pid_file.transpose().map_err(Failure)?;
     let supervisor = Supervisor::of_environment();
     let context = Context::new(config.clone());
+    let mark = lock::pause_of_database(&config.db_path);
+    let offline = (until == Until::Told).then(|| Arc::new(Offline::new(dialer.clone(), mark)));
+    let offline = offline.inspect(|offline| context.goes_offline(offline.clone()));
+    look_at_window(config, offline.as_deref());
+    let bandwidth = config.edge.max_bandwidth.map(Bandwidth::new).map(Arc::new);
+    let connects = (&dialer, bandwidth.as_ref());
     let doors = (until == Until::Told).then(|| Doors::open(config));
     let doors = doors.transpose().map_err(Failure)?;
     let _socket = doors.and_then(|doors| doors.serve(&context, &exits));
@@ -90,7 +105,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     let (mut net, mut began_with) = (None, None);
     if !config.db_path.exists() && snapshots::are_kept(config) {
         let node = *node_id.get_or_insert_with(snapshots::random_node_id);
-        let begun = net.insert(Net::start(config, options, node, &exits));
+        let begun = net.insert(Net::start(config, options, node, connects, &exits));
         match snapshots::bring_database(config, &begun.broker, &signals) {
             Brought::Stopped => return Ok(()),
             Brought::Snapshot(name) => began_with = Some(name),
@@ -122,11 +137,14 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
         database.tables().len()
     );
     inspect::warn(&database);
-    let net = net.unwrap_or_else(|| Net::start(config, options, node, &exits));
+    let net = net.unwrap_or_else(|| Net::start(config, options, node, connects, &exits));
     let is_awaited = until == Until::SnapshotSaved;
     let keeping = threads::Keeping { asks, is_awaited };
     let threads = Threads::start(config, net, database, keeping, &exits);
     context.opened(threads.shared());
+    if let Some(offline) = &offline {
+        offline.opened(threads.shared());
+    }
     if until == Until::Told {
         start_heartbeat(&context, &exits);
     }
@@ -143,7 +161,9 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
             Until::Told => threads.sleeps_in(config.sleep_timeout),
             Until::SnapshotSaved => None,
         };
-        let wait = [quiet, supervisor.watchdog()].into_iter().flatten().min();
+        let window = look_at_window(config, offline.as_deref());
+        let waits = [quiet, supervisor.watchdog(), window];
+        let wait = waits.into_iter().flatten().min();
         match wait_for_the_end(&exited, &signals, &saved, wait) {
             EndReason::Quiet if threads.sleeps_in(config.sleep_timeout) == Some(Duration::ZERO) => {
                 break save_before_sleep(&ask, &exited, &signals);
@@ -160,6 +180,16 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     threads.stop(&waiting_is_over, &signals);
     log::logger().flush();
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
+}
+
+/// Goes offline if `sync_window` is closed now, and online if it is open. Returns when to look
+/// again: when that changes, or after a while, because the clock may be set.
+fn look_at_window(config: &Config, offline: Option<&Offline>) -> Option<Duration> {
+    let (window, offline) = (config.edge.sync_window.as_ref()?, offline?);
+    let (is_open, seconds) = window.at(local_second_of_day());
+    let why = || format!("outside of sync_window {}", window.text);
+    offline.set_window((!is_open).then(why));
+    Some(Duration::from_secs(u64::from(seconds)).min(LOOK_AT_WINDOW))
 }
 
 /// Takes the database's lock. A supervisor may start us while our predecessor still ends, so the

@@ -10,8 +10,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use super::membership;
 use crate::cli::{Flags, Peer};
 use crate::cluster::broker::JetStreamBroker;
+use crate::cluster::dialer::Dialer;
 use crate::config::{Config, NatsSettings};
 use crate::model::backoff::Backoff;
+use crate::stream::bandwidth::Bandwidth;
 use crate::stream::client::ClientOptions;
 use crate::stream::jetstream::StreamOptions;
 use crate::stream::server::{Server, ServerError, ServerOptions};
@@ -33,7 +35,13 @@ pub struct Net {
 
 impl Net {
     /// Prepares the broker. Starts our own nats-server if `nats.urls` is empty.
-    pub fn start(config: &Config, options: &Flags, node: u64, exits: &Sender<Exited>) -> Net {
+    pub fn start(
+        config: &Config,
+        options: &Flags,
+        node: u64,
+        (dialer, bandwidth): (&Arc<Dialer>, Option<&Arc<Bandwidth>>),
+        exits: &Sender<Exited>,
+    ) -> Net {
         let name = format!("harmonylite-node-{node}");
         let embedded = config.nats.urls.is_empty();
         let options = &match embedded {
@@ -42,13 +50,37 @@ impl Net {
         };
         let servers = if embedded { server_count(options) } else { 1 };
         let streams = stream_options(config, servers);
-        let client = (!embedded).then(|| client_options(&config.nats, &name));
-        let broker = Arc::new(JetStreamBroker::new(client, streams, node));
+        let edge = EdgeOptions {
+            heartbeat: config.edge.heartbeat,
+            bandwidth: bandwidth.cloned(),
+        };
+        let client = (!embedded).then(|| edge.with(client_options(&config.nats, &name)));
+        let broker = Arc::new(JetStreamBroker::new(client, streams, node, dialer.clone()));
         let server = embedded.then(|| {
             let server = server_options(config, options, name);
-            supervise(server, broker.clone(), config.nats.reconnect_wait, exits)
+            supervise(
+                server,
+                broker.clone(),
+                (edge, config.nats.reconnect_wait),
+                exits,
+            )
         });
         Net { broker, server }
+    }
+}
+
+/// Decides when the threads connect.
+pub fn dialer(config: &Config) -> Dialer {
+    Dialer::new(config.nats.reconnect_wait / 4, longest_wait(config))
+}
+
+/// Longest wait between two attempts to connect. Our own server is on this machine: to try it costs
+/// no traffic, and it may wait for the servers of other nodes.
+pub(super) fn longest_wait(config: &Config) -> Duration {
+    let nats = &config.nats;
+    match nats.urls.is_empty() {
+        true => nats.reconnect_wait,
+        false => nats.reconnect_wait.max(nats.reconnect_max_wait),
     }
 }
 
@@ -69,6 +101,24 @@ pub fn client_options(nats: &NatsSettings, name: &str) -> ClientOptions {
         cert_file,
         key_file,
         domain: nats.jetstream_domain.clone(),
+        ..ClientOptions::default()
+    }
+}
+
+/// What `[edge]` adds to the options of a client.
+#[derive(Clone)]
+struct EdgeOptions {
+    heartbeat: Duration,
+    bandwidth: Option<Arc<Bandwidth>>,
+}
+
+impl EdgeOptions {
+    fn with(&self, options: ClientOptions) -> ClientOptions {
+        ClientOptions {
+            heartbeat: Some(self.heartbeat),
+            bandwidth: self.bandwidth.clone(),
+            ..options
+        }
     }
 }
 
@@ -151,7 +201,7 @@ pub(super) fn peer_url(peer: &Peer) -> String {
 fn supervise(
     options: ServerOptions,
     broker: Arc<JetStreamBroker>,
-    wait: Duration,
+    (edge, wait): (EdgeOptions, Duration),
     exits: &Sender<Exited>,
 ) -> (Sender<()>, JoinHandle<()>) {
     let (stop, stopped) = bounded(1);
@@ -160,7 +210,7 @@ fn supervise(
         loop {
             let cause = match Server::start(&options, &stopped) {
                 Ok(server) => {
-                    broker.set_client(Some(server.client_options(&options.node_name)));
+                    broker.set_client(Some(edge.with(server.client_options(&options.node_name))));
                     backoff.reset();
                     let cause = attend(&server, &stopped);
                     if cause.is_some() {

@@ -1,23 +1,29 @@
 //! Signals as messages. No signal that a terminal, logrotate or an operator sends ends the daemon
-//! unasked: SIGHUP opens the log file anew, and SIGUSR2 and SIGALRM mean nothing here.
+//! unasked: SIGHUP opens the log file anew and tries a broker that is away, and SIGUSR2 and SIGALRM
+//! mean nothing here. SIGIO comes from the kernel when the network of this machine changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGIO, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::network::Network;
 use crate::logging::LogFile;
 use crate::snapshot::thread::SnapshotRequest;
 use crate::thread::{Exited, spawn};
 
-const SIGNALS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM];
+const SIGNALS: [i32; 8] = [
+    SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGIO,
+];
 
 /// The recipients of signals.
 pub(super) struct Heard {
     /// Opened anew on SIGHUP.
     pub log_file: Option<LogFile>,
+    /// Read on SIGIO.
+    pub network: Network,
     /// Receives a request for a snapshot on SIGUSR1.
     pub ask: Sender<SnapshotRequest>,
     /// True while the database is being opened. No thread reads the messages then, so a signal that
@@ -29,9 +35,10 @@ pub(super) struct Heard {
 
 /// Starts the thread that handles signals. A message arrives for each of SIGTERM, SIGINT and
 /// SIGQUIT. Fails if the handlers cannot be installed.
-pub(super) fn listen(heard: Heard, exits: &Sender<Exited>) -> std::io::Result<Receiver<()>> {
+pub(super) fn listen(mut heard: Heard, exits: &Sender<Exited>) -> std::io::Result<Receiver<()>> {
     let (sender, receiver) = unbounded();
     let mut signals = Signals::new(SIGNALS)?;
+    heard.network.signal();
     spawn("signals", exits, move || {
         signals
             .forever()
@@ -42,9 +49,13 @@ pub(super) fn listen(heard: Heard, exits: &Sender<Exited>) -> std::io::Result<Re
 }
 
 impl Heard {
-    fn handle(&self, signal: i32, end: &Sender<()>) {
+    fn handle(&mut self, signal: i32, end: &Sender<()>) {
         match signal {
-            SIGHUP => self.follow_log_file(),
+            SIGHUP => {
+                self.follow_log_file();
+                self.network.try_now();
+            }
+            SIGIO => self.network.read(),
             SIGUSR1 => self.ask_for_snapshot(),
             SIGUSR2 | SIGALRM => log::debug!("signal {signal} has no meaning here"),
             _ => {

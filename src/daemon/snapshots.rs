@@ -66,7 +66,11 @@ pub fn start(
     let (to_registry, to_store) = (broker.clone(), broker.clone());
     let places = Places {
         registry: Box::new(move || to_registry.registry(ttl, &token)),
-        store: Box::new(move || store::open(&place, &prefix, &|| to_store.connect())),
+        store: Box::new(move || {
+            let store = store::open(&place, &prefix, &|| to_store.connect())?;
+            Ok(store::limited(store, to_store.bandwidth().as_ref()))
+        }),
+        dialer: broker.dialer.clone(),
     };
     let inputs = Inputs {
         stop,
@@ -172,7 +176,8 @@ fn bring(
 
 fn open_store(config: &Config, broker: &JetStreamBroker) -> Result<Box<dyn Store>, StoreError> {
     let prefix = &config.common.stream_prefix;
-    store::open(&place(config, broker), prefix, &|| broker.connect())
+    let store = store::open(&place(config, broker), prefix, &|| broker.connect())?;
+    Ok(store::limited(store, broker.bandwidth().as_ref()))
 }
 
 /// The store of snapshots. In a cluster of our own servers it has as many copies as the streams:

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::net::Net;
+use super::net::{self, Net};
 use super::snapshots;
 use crate::cluster::broker::Broker;
 use crate::config::Config;
@@ -131,8 +131,11 @@ impl Threads {
             max_entries: config.replication_log.max_entries as u64,
             cleanup_interval: config.cleanup_interval,
             polling_interval: polling.or(watcher.is_none().then_some(POLL_WITHOUT_HINTS)),
-            backoff,
-            retries,
+            pauses: publisher::ConnectPauses {
+                backoff,
+                refused: Backoff::new(config.nats.reconnect_wait / 4, net::longest_wait(config)),
+                retries,
+            },
         };
         let inputs = publisher::PublisherInputs {
             stop: stopped,

@@ -1,13 +1,12 @@
 //! The thread that connects for the publisher.
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 
-use super::CONNECTING;
+use super::{CONNECTING, ConnectPauses};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity::{self, ContinuityError};
 use crate::logging::RepeatedFailure;
-use crate::model::backoff::Backoff;
 use crate::shared::Shared;
 use crate::stream::{StreamError, Writer};
 
@@ -26,18 +25,18 @@ pub(super) struct ConnectRequest {
 pub(super) fn connect_when_asked(
     broker: &dyn Broker,
     shared: &Shared,
-    mut backoff: Backoff,
-    retries: Option<u32>,
+    mut pauses: ConnectPauses,
     asked: &Receiver<ConnectRequest>,
     offer: &Sender<Box<dyn Writer>>,
     stop: &Receiver<()>,
 ) -> Result<(), String> {
     let mut worked = false;
     while let Ok(ask) = asked.recv() {
+        pauses.backoff.reset();
         if ask.worked || !ask.refused {
-            backoff.reset();
+            pauses.refused.reset();
         }
-        if ask.refused && stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
+        if ask.refused && !broker.pause(pauses.refused.wait(), stop) {
             return Ok(());
         }
         let (mut failures, mut failure) = (0, RepeatedFailure::default());
@@ -51,11 +50,19 @@ pub(super) fn connect_when_asked(
                 Err(StreamError::Fatal(text)) => return Err(text),
                 Err(StreamError::Denied(text)) if !worked => return Err(text),
                 Err(StreamError::Stopped) => return Ok(()),
+                Err(StreamError::Offline(_)) => {
+                    pauses.backoff.reset();
+                    if !broker.pause(pauses.backoff.wait(), stop) {
+                        return Ok(());
+                    }
+                    pauses.backoff.reset();
+                    continue;
+                }
                 Err(e) => e.to_string(),
             };
             failures += 1;
             shared.health.report_failing(CONNECTING, &text);
-            if let Some(most) = retries.filter(|&most| failures > most) {
+            if let Some(most) = pauses.retries.filter(|&most| failures > most) {
                 return Err(format!(
                     "gave up after {failures} tries, the first and {most} (nats.connect_retries) \
                      more: {text}"
@@ -65,7 +72,7 @@ pub(super) fn connect_when_asked(
                 let text = format!("connecting to NATS: {text}");
                 log::log!(level, "{text}; changes are captured and kept meanwhile");
             }
-            if stop.recv_timeout(backoff.wait()) != Err(RecvTimeoutError::Timeout) {
+            if !broker.pause(pauses.backoff.wait(), stop) {
                 return Ok(());
             }
         }

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, never};
 use log::Level;
 
 use crate::clock::{Clock, SystemClock};
+use crate::cluster::dialer::Dialer;
 use crate::cluster::registry::KeyValueRegistry;
 use crate::database::DatabaseError;
 use crate::logging::RepeatedFailure;
@@ -36,6 +37,8 @@ pub struct Places {
     pub registry: Box<dyn Fn() -> Result<KeyValueRegistry, StreamError> + Send>,
     /// Connects to the store of snapshots.
     pub store: Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>,
+    /// When the broker may be tried.
+    pub dialer: Arc<Dialer>,
 }
 
 /// A person's request for a snapshot.
@@ -64,6 +67,8 @@ struct Snapshots {
     pokes: Receiver<()>,
     registry: Option<KeyValueRegistry>,
     backoff: Backoff,
+    /// Closed when an attempt may succeed earlier than expected.
+    called: Receiver<()>,
     asked: Vec<SnapshotRequest>,
     failure: RepeatedFailure,
     /// Whether a person asked for a snapshot and was told nothing yet.
@@ -92,6 +97,7 @@ pub fn start(
         inputs,
         registry: None,
         backoff,
+        called: never(),
         asked: Vec::new(),
         failure: RepeatedFailure::default(),
         owes_word: false,
@@ -105,8 +111,9 @@ pub fn start(
 enum SnapshotEvent {
     Stop,
     Poke,
-    /// A node wrote to the broker's bucket.
-    Word,
+    /// A node wrote to the broker's bucket. `None`: the connection is gone, and the next round
+    /// makes a new one.
+    Word(Option<nats::Message>),
     Ask(SnapshotRequest),
     Timeout,
 }
@@ -120,7 +127,12 @@ impl Snapshots {
             match self.next_event(next_round_at) {
                 SnapshotEvent::Stop => return Ok(()),
                 SnapshotEvent::Poke => {}
-                SnapshotEvent::Word => is_word = true,
+                SnapshotEvent::Word(message) => {
+                    if let (Some(registry), Some(message)) = (&mut self.registry, &message) {
+                        registry.note(message);
+                    }
+                    is_word = true;
+                }
                 SnapshotEvent::Ask(ask) => {
                     self.owes_word = true;
                     self.scheduler.ask(ask.only_if_new);
@@ -135,6 +147,7 @@ impl Snapshots {
             self.shared.let_read();
             is_word = false;
             self.holds = matches!(done, Err(RoundError::Transfer(_)));
+            self.called = never();
             next_round_at = match done {
                 Ok(next) => {
                     failures = 0;
@@ -161,7 +174,9 @@ impl Snapshots {
                         self.answer(Some(&format!("gave up after {failures} tries: {e}")));
                     }
                     is_word = true;
-                    Some(Instant::now() + self.backoff.wait())
+                    let (next, called) = self.places.dialer.next(self.backoff.wait());
+                    self.called = called;
+                    Some(next)
                 }
             };
         }
@@ -173,6 +188,7 @@ impl Snapshots {
         let mut select = Select::new_biased();
         let stop = select.recv(&self.inputs.stop);
         let ask = select.recv(&self.inputs.asks);
+        let call = select.recv(&self.called);
         let (word, poke) = match self.holds {
             // Events in between are handled with the next attempt.
             true => (usize::MAX, usize::MAX),
@@ -189,12 +205,11 @@ impl Snapshots {
             i if i == ask => operation
                 .recv(&self.inputs.asks)
                 .map_or(SnapshotEvent::Stop, SnapshotEvent::Ask),
-            i if i == word => {
-                // A closed channel means that the connection is gone; the next round makes a new
-                // one.
-                let _ = operation.recv(changes);
-                SnapshotEvent::Word
+            i if i == call => {
+                let _ = operation.recv(&self.called);
+                SnapshotEvent::Timeout
             }
+            i if i == word => SnapshotEvent::Word(operation.recv(changes).ok()),
             i if i == poke => {
                 let _ = operation.recv(&self.pokes);
                 SnapshotEvent::Poke
@@ -219,7 +234,7 @@ impl Snapshots {
                 none.insert((self.places.registry)()?)
             }
         };
-        while registry.changes().try_recv().is_ok() {}
+        registry.note_all();
         let mut watch = Progress::new(&self.inputs.stop, "snapshot");
         self.scheduler.round(&mut Round {
             shared: &self.shared,
@@ -301,7 +316,9 @@ impl Snapshots {
                 return self.answer(Some(text));
             }
             // While the broker is away, the threads that need it more say so.
-            (RoundError::Stream(StreamError::Disconnected(_)), _) if !self.owes_word => {
+            (RoundError::Stream(StreamError::Disconnected(_) | StreamError::Offline(_)), _)
+                if !self.owes_word =>
+            {
                 log::debug!("snapshot: {text}");
             }
             (RoundError::Database(e), Some(_)) if e.is_of_machine() => {
@@ -378,6 +395,7 @@ mod tests {
         let places = Places {
             registry: Box::new(|| Err(StreamError::Stopped)),
             store: Box::new(|| unreachable!("without a registry")),
+            dialer: Arc::new(Dialer::new(Duration::ZERO, Duration::ZERO)),
         };
         Snapshots {
             pokes: shared.scheduler_notifications(),
@@ -387,6 +405,7 @@ mod tests {
             inputs,
             registry: None,
             backoff: Backoff::new(Duration::ZERO, Duration::ZERO),
+            called: never(),
             asked: Vec::new(),
             failure: RepeatedFailure::default(),
             owes_word: false,

@@ -25,6 +25,8 @@ pub struct NodeFacts {
     pub heard_ms: BTreeMap<u64, i64>,
     /// Failing subjects and their texts, as `/health` has them.
     pub problems: BTreeMap<String, String>,
+    /// Why this node is offline on purpose.
+    pub offline: Option<String>,
     /// The broker's clock in unix milliseconds; `None` before this node heard of it.
     pub now_ms: Option<i64>,
 }
@@ -49,6 +51,7 @@ impl NodeFacts {
             lag_ms,
             heard_ms,
             problems,
+            offline: shared.health.offline(),
             now_ms,
         })
     }

@@ -110,6 +110,7 @@ pub fn status(facts: &NodeFacts, streams: &[String], peers: Result<PeerStates, S
         time_ms: facts.now_ms,
         this,
         lag,
+        offline: facts.offline.clone(),
         problems: facts.problems.clone(),
         others,
         others_left_out: peers.omitted,

@@ -26,6 +26,9 @@ pub struct Status {
     pub this: Node,
     /// Per origin of changes, how far this node is behind it. The largest lag first.
     pub lag: Vec<Lag>,
+    /// Why this node is offline on purpose; `null` if it is not.
+    #[serde(default)]
+    pub offline: Option<String>,
     /// Failing subjects of this node and their texts, as in `/health`.
     pub problems: BTreeMap<String, String>,
     /// The other nodes, in the order of their ids.

@@ -12,6 +12,12 @@ const ORIGINS: usize = 10;
 /// The status in several lines, the most important first.
 pub fn text(status: &Status) -> String {
     let mut lines = vec![verdict(status).to_owned()];
+    lines.extend(
+        status
+            .offline
+            .iter()
+            .map(|why| format!("offline on purpose: {why}")),
+    );
     for (subject, why) in &status.problems {
         lines.push(format!("problem: {subject}: {}", why.escape_debug()));
     }

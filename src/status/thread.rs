@@ -26,8 +26,11 @@ use crate::stream::key_value::KeyValue;
 use crate::stream::link::Inbox;
 use crate::thread::{Exited, spawn};
 
-/// An answer that is younger than this is given again: a page may be open on many screens.
+/// An answer that is younger than this is given again: a page may be open on many screens. In a
+/// large cluster it is given for longer, by so much per node: to ask for a thousand nodes takes a
+/// megabyte.
 const FRESH: Duration = Duration::from_secs(2);
+const FRESH_PER_NODE: Duration = Duration::from_millis(20);
 
 /// The first entry is written this long after the start. The connection of the registry, which is
 /// used here as well, is there by then.
@@ -60,6 +63,8 @@ struct StatusThread {
     is_changed: bool,
     /// No entry is written before this time, after a failure.
     not_before: Option<Instant>,
+    /// Closed when an attempt may succeed earlier than that.
+    called: Receiver<()>,
     backoff: Backoff,
     failure: Lasting,
     known: Option<(PeerStates, Instant)>,
@@ -86,6 +91,7 @@ pub fn start(
         told: None,
         is_changed: true,
         not_before: Some(Instant::now() + FIRST_AFTER),
+        called: never(),
         backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
         failure: Lasting::default(),
         known: None,
@@ -103,6 +109,8 @@ enum StatusEvent {
     Change,
     /// A node wrote under this subject. `None`: the connection is gone.
     Word(Option<String>),
+    /// The broker may be back.
+    Call,
     Due,
 }
 
@@ -115,6 +123,7 @@ impl StatusThread {
                 StatusEvent::Ask(ask) => self.answer(ask),
                 StatusEvent::Word(Some(subject)) => self.answer_if_request(&subject),
                 StatusEvent::Word(None) => (self.client, self.words) = (None, None),
+                StatusEvent::Call => (self.called, self.not_before) = (never(), None),
                 StatusEvent::Due => self.tell(),
             }
         }
@@ -139,6 +148,7 @@ impl StatusThread {
         let stop = select.recv(&self.stop);
         let ask = select.recv(&self.asks);
         let change = select.recv(&changes);
+        let call = select.recv(&self.called);
         let silence = never();
         let words = self.words.as_ref().map_or(&silence, |w| &w.messages);
         let word = select.recv(words);
@@ -153,6 +163,10 @@ impl StatusThread {
                 let _ = operation.recv(&changes);
                 StatusEvent::Change
             }
+            i if i == call => {
+                let _ = operation.recv(&self.called);
+                StatusEvent::Call
+            }
             i if i == word => StatusEvent::Word(operation.recv(words).ok().map(|m| m.subject)),
             i => {
                 debug_assert_eq!(i, stop);
@@ -162,11 +176,14 @@ impl StatusThread {
         }
     }
 
-    /// Writes the entry, if something in it is new or it is old.
+    /// Writes the entry, if something in it is new or it is old. Lets go of an answer that is too
+    /// old to be given again.
     fn tell(&mut self) {
+        let known = self.known.take();
+        self.known = known.filter(|(peers, at)| at.elapsed() < fresh_for(peers));
         match self.write_entry() {
             Ok(()) => {
-                self.not_before = None;
+                (self.not_before, self.called) = (None, never());
                 self.backoff.reset();
                 self.failure.ends();
             }
@@ -175,7 +192,8 @@ impl StatusThread {
                 if self.failure.is_news(&text) {
                     log::debug!("status: {text}");
                 }
-                self.not_before = Some(Instant::now() + self.backoff.wait());
+                let (next, called) = self.broker.dialer.next(self.backoff.wait());
+                (self.not_before, self.called) = (Some(next), called);
             }
         }
     }
@@ -216,7 +234,7 @@ impl StatusThread {
 
     fn peers(&mut self) -> Result<PeerStates, String> {
         if let Some((peers, at)) = &self.known
-            && at.elapsed() < FRESH
+            && at.elapsed() < fresh_for(peers)
         {
             return Ok(peers.clone());
         }
@@ -298,6 +316,11 @@ impl StatusThread {
     }
 }
 
+/// How long an answer is given again.
+fn fresh_for(peers: &PeerStates) -> Duration {
+    FRESH.max(FRESH_PER_NODE * peers.nodes.len() as u32)
+}
+
 /// Whether a node may be forgotten. An error says why not.
 fn may_forget(node: u64, own: u64, peers: &PeerStates, now_ms: Option<i64>) -> Result<(), String> {
     if node == own {
@@ -324,6 +347,16 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn a_large_cluster_is_asked_for_more_rarely() {
+        let of = |count: u64| PeerStates {
+            nodes: (0..count).map(|node| (node, None)).collect(),
+            ..PeerStates::default()
+        };
+        assert_eq!(fresh_for(&of(3)), FRESH);
+        assert_eq!(fresh_for(&of(1000)), Duration::from_secs(20));
+    }
 
     #[test]
     fn only_a_node_that_is_gone_is_forgotten() {

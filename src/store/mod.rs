@@ -21,15 +21,18 @@
 
 use std::fmt;
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::snapshot::StoreSettings as Settings;
 use crate::stream::StreamError;
+use crate::stream::bandwidth::Bandwidth;
 use crate::stream::client::Client;
 
 mod checked;
 #[cfg(feature = "store-file")]
 mod file;
+mod limited;
 #[cfg(feature = "store-nats")]
 mod nats;
 #[cfg(any(
@@ -169,6 +172,14 @@ pub fn open(
     connect: Connect<'_>,
 ) -> Result<Box<dyn Store>> {
     open_as(settings, stream_prefix, connect, IfAbsent::Make)
+}
+
+/// The same store, whose transfers keep to a limit.
+pub fn limited(store: Box<dyn Store>, limit: Option<&Arc<Bandwidth>>) -> Box<dyn Store> {
+    match limit.cloned() {
+        Some(limit) => Box::new(limited::LimitedStore { store, limit }),
+        None => store,
+    }
 }
 
 /// Like [`open`], for callers that only read: it creates nothing. A missing bucket or folder is

@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io, thread};
 
@@ -19,6 +20,7 @@ use nats::HeaderMap;
 use serde_json::Value;
 
 use super::StreamError;
+use super::bandwidth::Bandwidth;
 use super::connect::{self, Greeting};
 use super::delivery::{self, status};
 use super::limits;
@@ -74,6 +76,10 @@ pub struct ClientOptions {
     pub key_file: Option<PathBuf>,
     /// JetStream domain to use, if it is not the server's own.
     pub domain: Option<String>,
+    /// How often the server says that an idle reader's connection is alive; none: every 3 s.
+    pub heartbeat: Option<Duration>,
+    /// Limit of bytes a second; none: no limit.
+    pub bandwidth: Option<Arc<Bandwidth>>,
 }
 
 impl fmt::Debug for ClientOptions {
@@ -88,6 +94,8 @@ impl fmt::Debug for ClientOptions {
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
             .field("domain", &self.domain)
+            .field("heartbeat", &self.heartbeat)
+            .field("bandwidth", &self.bandwidth)
             .finish()
     }
 }
@@ -125,6 +133,32 @@ impl fmt::Display for ApiError {
     }
 }
 
+/// Ends a connection of which another thread has the [`Client`].
+pub struct Closer(Link);
+
+impl Closer {
+    /// Whether the connection has not ended.
+    pub fn is_open(&self) -> bool {
+        self.0.connection().is_ok()
+    }
+
+    /// Ends the connection, soon.
+    pub fn close(&self) {
+        end_aside(&self.0);
+    }
+}
+
+/// Ends a connection on a separate thread: a server that stopped reading must not block the caller.
+fn end_aside(link: &Link) {
+    let ended = link.clone();
+    let closer = thread::Builder::new()
+        .name("nats-close".into())
+        .spawn(move || ended.end());
+    if closer.is_err() {
+        link.end();
+    }
+}
+
 /// A connection, with requests and replies.
 pub struct Client {
     link: Link,
@@ -133,6 +167,8 @@ pub struct Client {
     next_request: Cell<u64>,
     /// See [`ClientOptions::domain`].
     domain: Option<String>,
+    heartbeat: Option<Duration>,
+    bandwidth: Option<Arc<Bandwidth>>,
     /// A different `Client` owns the connection and ends it.
     is_guest: bool,
 }
@@ -153,7 +189,7 @@ impl Client {
         link: Link,
         connection: nats::Connection,
         greeting: Greeting,
-        domain: Option<String>,
+        options: &ClientOptions,
     ) -> Result<Client, StreamError> {
         let replies = link.begin(connection)?;
         Ok(Client {
@@ -161,7 +197,9 @@ impl Client {
             greeting,
             replies,
             next_request: Cell::new(0),
-            domain,
+            domain: options.domain.clone(),
+            heartbeat: options.heartbeat,
+            bandwidth: options.bandwidth.clone(),
             is_guest: false,
         })
     }
@@ -183,7 +221,7 @@ impl Client {
     }
 
     /// Whether this client uses a different domain than the server's own.
-    pub(super) fn is_elsewhere(&self) -> bool {
+    pub fn is_elsewhere(&self) -> bool {
         self.domain.is_some()
     }
 
@@ -200,6 +238,21 @@ impl Client {
     /// Server address without secrets, for error texts.
     pub fn address(&self) -> &str {
         &self.link.address
+    }
+
+    /// See [`ClientOptions::heartbeat`].
+    pub(super) fn heartbeat(&self) -> Option<Duration> {
+        self.heartbeat
+    }
+
+    /// See [`ClientOptions::bandwidth`].
+    pub(super) fn bandwidth(&self) -> Option<&Bandwidth> {
+        self.bandwidth.as_deref()
+    }
+
+    /// Ends this connection from any thread.
+    pub fn closer(&self) -> Closer {
+        Closer(self.link.clone())
     }
 
     /// For helper threads: a link can flush and notices the end, but does not keep the connection
@@ -438,6 +491,8 @@ impl Client {
             replies: self.link.inbox(None)?,
             next_request: Cell::new(0),
             domain: self.domain.clone(),
+            heartbeat: self.heartbeat,
+            bandwidth: self.bandwidth.clone(),
             is_guest: true,
         })
     }
@@ -448,18 +503,9 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// Ends the connection on a separate thread: a server that stopped reading must not block the
-    /// owner.
     fn drop(&mut self) {
-        if self.is_guest {
-            return;
-        }
-        let link = self.link.clone();
-        let closer = thread::Builder::new()
-            .name("nats-close".into())
-            .spawn(move || link.end());
-        if closer.is_err() {
-            self.link.end();
+        if !self.is_guest {
+            end_aside(&self.link);
         }
     }
 }

@@ -138,7 +138,7 @@ fn open(
             }
             other => other,
         })?;
-    Client::open(link, connection, greeting, options.domain.clone())
+    Client::open(link, connection, greeting, options)
 }
 
 /// Reads the server's first line on a separate connection.

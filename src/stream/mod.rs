@@ -10,7 +10,7 @@
 //! client       one connection (link: its one life; connect: its beginning; credentials: what it
 //!              presents), requests
 //! jetstream    the shards' streams: names, settings, state    limits   of the account
-//! domains      several streams that take one subject
+//! domains      several streams that take one subject    bandwidth  limit of bytes a second
 //! writer       impl Writer: publish and acknowledge     reader   impl Reader: pull in order
 //! key_value    a NATS KV bucket                         server   the supervised nats-server
 //! object_store a NATS object-store bucket
@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
+pub mod bandwidth;
 pub mod client;
 mod connect;
 mod credentials;
@@ -115,6 +116,9 @@ pub enum StreamError {
     /// too. The owner verifies that the stream is still the same; then the reader can continue.
     #[error("the broker forgot where we read")]
     ConsumerForgotten,
+    /// This node does not connect on purpose; the reason.
+    #[error("offline on purpose: {0}")]
+    Offline(String),
     /// `stop` was closed while waiting.
     #[error("stopped")]
     Stopped,

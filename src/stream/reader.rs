@@ -23,9 +23,10 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, never, select_biased};
+use crossbeam_channel::{Receiver, RecvTimeoutError, after, never, select_biased};
 use serde_json::{Value, json};
 
+use super::bandwidth;
 use super::client::{Client, Inbox};
 use super::delivery::{self, Origin, status};
 use super::domains::{self, Foreign};
@@ -47,9 +48,10 @@ const PULL: usize = 1024;
 const PULL_BYTES: usize = 4 * 1024 * 1024;
 /// Upper bound of the bytes that the server counts for a message besides its payload: the subjects.
 const OVERHEAD: usize = 64 * 1024;
-/// Lifetime of a pull: an idle reader sends a new one this often.
-const EXPIRES: Duration = Duration::from_secs(30);
-/// The server deletes a consumer without pulls after this time. An apply takes less.
+/// Lifetime of a pull in heartbeats: an idle reader sends a new one this often.
+const EXPIRES: u32 = 10;
+/// The server deletes a consumer without pulls after this time, or after three lifetimes of a pull.
+/// An apply takes less.
 const INACTIVE: Duration = Duration::from_secs(300);
 
 /// Attempts to get a consumer on a server that is up to date with the stream. The broker picks the
@@ -113,6 +115,10 @@ pub struct JetStreamReader {
     silence: Silence,
     /// Fires when `silence` is to be checked.
     silent: Receiver<Instant>,
+    /// Interval of the server's heartbeats.
+    heartbeat: Duration,
+    /// The limit of bytes a second lets nothing be fetched before this time.
+    rests_until: Option<Instant>,
 }
 
 impl JetStreamReader {
@@ -121,6 +127,8 @@ impl JetStreamReader {
     pub fn new(client: Client, stream: String) -> Result<JetStreamReader, StreamError> {
         let inbox = client.inbox()?;
         Ok(JetStreamReader {
+            heartbeat: client.heartbeat().unwrap_or(HEARTBEAT),
+            rests_until: None,
             client,
             stream,
             inbox,
@@ -212,7 +220,7 @@ impl JetStreamReader {
             "ack_policy": "none", "replay_policy": "instant",
             // In memory on one server: a new consumer is faster than the recovery of an old one.
             "mem_storage": true, "num_replicas": replicas,
-            "inactive_threshold": INACTIVE.as_nanos() as u64,
+            "inactive_threshold": INACTIVE.max(self.heartbeat * EXPIRES * 3).as_nanos() as u64,
         });
         let body = json!({ "stream_name": stream, "config": config });
         self.client
@@ -249,8 +257,9 @@ impl JetStreamReader {
             passes: at_slowest(largest / faster),
         });
         let body = json!({
-            "batch": batch, "max_bytes": bytes, "expires": EXPIRES.as_nanos() as u64,
-            "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
+            "batch": batch, "max_bytes": bytes,
+            "expires": (self.heartbeat * EXPIRES).as_nanos() as u64,
+            "idle_heartbeat": self.heartbeat.as_nanos() as u64,
         });
         self.heard();
         let name = self.consumer.as_ref().map_or("", |c| c.name.as_str());
@@ -261,9 +270,29 @@ impl JetStreamReader {
             .publish(&subject, Some(&reply), &[], body.to_string().as_bytes())
     }
 
+    /// Notes the bytes of messages that arrived, for the limit.
+    fn count(&mut self, batch: &[Message]) {
+        let each = batch.iter().map(|m| bandwidth::of_message(m.data.len()));
+        let bytes = each.sum();
+        let rest = self.client.bandwidth().map(|limit| limit.received(bytes));
+        self.rests_until = rest.map(|rest| Instant::now() + rest);
+    }
+
+    /// Waits until the limit lets more be fetched. Until then the pull under way may be filled, but
+    /// no further one is sent.
+    fn keep_to_limit(&mut self, stop: &Receiver<()>) -> Result<(), StreamError> {
+        let Some(until) = self.rests_until.take() else {
+            return Ok(());
+        };
+        match stop.recv_deadline(until) {
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            _ => Err(StreamError::Stopped),
+        }
+    }
+
     /// Requests more after a pull that was used up, with twice the bytes if that pull was quick.
     fn pull_again(&mut self, began: Instant) -> Result<(), StreamError> {
-        if began.elapsed() < QUICK {
+        if began.elapsed() < QUICK && self.client.bandwidth().is_none() {
             self.pull_bytes = (2 * self.pull_bytes).min(PULL_BYTES);
         }
         self.pull()
@@ -398,6 +427,7 @@ impl Reader for JetStreamReader {
     ) -> Result<Vec<Message>, StreamError> {
         let from = from.max(1);
         let deadline = after(wait);
+        self.keep_to_limit(stop)?;
         loop {
             match self.consumer.as_ref().map(|consumer| consumer.next) {
                 Some(NOWHERE) => return self.replace(from),
@@ -417,6 +447,7 @@ impl Reader for JetStreamReader {
                             self.heard();
                         }
                         self.oddities = 0;
+                        self.count(&batch);
                         return Ok(batch);
                     }
                     // Two failures without a message in between are the broker's fault, not a

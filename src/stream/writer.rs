@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
+use super::bandwidth;
 use super::client::{ApiError, Client, Inbox};
 use super::delivery::status;
 use super::domains::{self, AckedTokens, Foreign, HEADER};
@@ -206,7 +207,7 @@ fn write(
                         .filter_map(|(name, value)| Some((*name, (*value)?)))
                         .collect();
                     match client.publish(&subject, Some(&reply), &headers, &data) {
-                        Ok(()) => {}
+                        Ok(()) => keep_to_limit(client, data.len()),
                         // Too large: the connection is not affected.
                         Err(StreamError::Refused(text)) => {
                             let (result, duplicate) = (Err(text), false);
@@ -225,6 +226,13 @@ fn write(
                 Err(_) => return,
             },
         }
+    }
+}
+
+/// Waits as long as the bytes of a message take at the limit.
+fn keep_to_limit(client: &Client, bytes: usize) {
+    if let Some(limit) = client.bandwidth() {
+        thread::sleep(limit.sent(bandwidth::of_message(bytes)));
     }
 }
 

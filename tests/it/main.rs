@@ -5,6 +5,7 @@
 //! it: a test that did not run proves nothing.
 #![allow(unreachable_pub)] // no other crate uses any of it
 
+mod away;
 mod beside;
 mod certificates;
 mod cluster;
@@ -12,6 +13,7 @@ mod command_line;
 mod conflicts;
 mod courtesy;
 mod crash;
+mod edge;
 mod embedded;
 mod forgetful;
 mod go_version;
@@ -26,11 +28,13 @@ mod left_out;
 mod limits;
 mod login;
 mod logs;
+mod many_nodes;
 mod metrics;
 mod monitoring;
 mod node;
 mod offline;
 mod page;
+mod proxy;
 mod rebuilds;
 mod replicate;
 mod rights;

@@ -14,7 +14,7 @@ use super::super::StreamError;
 use super::super::client::API_TIMEOUT;
 use super::{Arrival, JetStreamReader, NOWHERE};
 
-/// Interval at which the server sends a heartbeat while it has no messages.
+/// Usual interval at which the server sends a heartbeat while it has no messages.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
 /// How late a heartbeat may be before the reader asks the stream.
 const LATE: Duration = Duration::from_secs(1);
@@ -81,7 +81,7 @@ impl JetStreamReader {
     /// Records a sign of life of the consumer.
     pub(super) fn heard(&mut self) {
         self.silence = Silence::default();
-        self.silent = after(HEARTBEAT + LATE);
+        self.silent = after(self.heartbeat + LATE);
     }
 
     /// Asks the stream for its last sequence. False: earlier requests got no answer.
@@ -104,7 +104,7 @@ impl JetStreamReader {
     pub(super) fn told_of_the_end(&mut self, next: u64, answer: &[u8]) -> Arrival {
         let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
         let last = answer["state"]["last_seq"].as_u64().unwrap_or(0);
-        match self.silence.answered(last >= next, HEARTBEAT + LATE) {
+        match self.silence.answered(last >= next, self.heartbeat + LATE) {
             Verdict::Late => {}
             Verdict::Wait(time) => self.silent = after(time),
             Verdict::Missing => {
