@@ -13,5 +13,5 @@ mod schema;
 pub mod snapshots;
 mod store_access;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "store-file"))]
 mod tests;

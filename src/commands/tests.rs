@@ -1,4 +1,4 @@
-//! Snapshots in a store, shown and restored.
+//! Snapshots in a store, shown and restored: in a folder.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +8,7 @@ use crossbeam_channel::unbounded;
 
 use super::restore::{restore, restore_first};
 use super::snapshots::list;
+#[cfg(feature = "store-sftp")]
 use super::store_access::warning;
 use crate::cli::Flags;
 use crate::config::Config;
@@ -112,6 +113,7 @@ fn a_signal_leaves_nothing_behind() {
     assert_eq!(names(folder.path()), before);
 }
 
+#[cfg(feature = "store-sftp")]
 #[test]
 fn whoever_trusts_anybody_is_told() {
     let told = |keys: &str| {

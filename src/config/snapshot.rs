@@ -10,7 +10,7 @@ use super::nats::{REPLICAS, max_bytes, name};
 use super::section::Section;
 use crate::address::secret::Secret;
 
-mod check;
+pub(in crate::config) mod check;
 
 /// `[snapshot]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl Snapshot {
         let chosen = section.parsed("store", "nats", store_name);
         let used = |store: &str| enabled && chosen == store;
         if enabled {
-            check::is_built_in(section, chosen);
+            check::must_be_built_in(section, chosen);
         }
         let nats = NatsStore::read(&section.section("nats"));
         let s3 = S3Store::read(&section.section("s3"), used("s3"));

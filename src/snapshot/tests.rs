@@ -17,6 +17,7 @@ mod forgetting;
 mod former;
 mod hostile;
 mod included;
+#[cfg(feature = "store-file")]
 mod keeping;
 mod lacking;
 mod local;

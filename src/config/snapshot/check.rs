@@ -14,16 +14,20 @@ const IN_QUERY: [&str; 3] = ["dir", "login", "secret"];
 /// or if it cannot be used, which is noted.
 type StoreLocation<'a> = Option<(&'a str, Url)>;
 
-/// Notes a store in use that this program was built without.
-pub(super) fn is_built_in(section: &Section, store: &str) {
-    let built_in = match store {
+/// Whether this program was built with the store.
+pub(in crate::config) fn is_built_in(store: &str) -> bool {
+    match store {
         "nats" => cfg!(feature = "store-nats"),
         "s3" => cfg!(feature = "store-s3"),
         "webdav" => cfg!(feature = "store-webdav"),
         "sftp" => cfg!(feature = "store-sftp"),
         _ => cfg!(feature = "store-file"),
-    };
-    if !built_in {
+    }
+}
+
+/// Notes a store in use that this program was built without.
+pub(super) fn must_be_built_in(section: &Section, store: &str) {
+    if !is_built_in(store) {
         section.note("store", not_built_in(store));
     }
 }
