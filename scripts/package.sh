@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes packages of the binaries that scripts/build-static.sh built, into target/packages.
-#   scripts/package.sh [TARGET...]     without targets: of all that are built
+#   scripts/package.sh [TARGET...]            without targets: of all that are built
+#   scripts/package.sh --verify [TARGET...]   also makes them a second time, and looks into each
 # For each target: a .tar.gz with everything; a .deb for armhf (ARMv6 binary), arm64 and amd64; .ipk
 # for OpenWrt with opkg (up to 24.10) and .apk for OpenWrt with apk (from 25.12) of each architecture
 # that the binary runs on. SHA256SUMS covers all. The same sources give the same bytes: times are
@@ -8,6 +9,8 @@
 # A .deb needs dpkg-deb. An .apk needs apk of apk-tools 3 (APK names another program); without one
 # it is left out, with a word.
 # An OpenWrt package holds the minimal binary where that is built.
+# --verify: the second time gives the same bytes; lintian finds no error in a .deb; what is packed in
+# a .deb, .ipk and .tar.gz is the binary, and every file is root's.
 # HARMONYLITE_MAINTAINER, "NAME <ADDRESS>", is who answers for them: the last commit's author.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +18,12 @@ cd "$(dirname "$0")/.."
 say() { echo "package: $*" >&2; }
 fail() { say "$*" && exit 1; }
 
-static=$PWD/target/static out=$PWD/target/packages
+static=$PWD/target/static out=${HARMONYLITE_PACKAGES:-$PWD/target/packages}
+verify=
+if [[ ${1:-} == --verify ]]; then
+    verify=1
+    shift
+fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC
@@ -64,6 +72,7 @@ all_in_one() {
     put 644 "$(installed_config)" "$tree/$name/config.toml"
     mkdir -p "$tree/$name/examples"
     cp -r examples/service "$tree/$name/examples/"
+    chmod -R u=rwX,go=rX "$tree/$name/examples"
     packed "$tree" "$name" | gzip -9n >"$out/$name.tar.gz"
 }
 
@@ -256,3 +265,61 @@ cd "$out"
 rm -f SHA256SUMS
 sums=$(sha256sum -- *)
 tee SHA256SUMS <<<"$sums"
+
+# same_bytes TARGET...: made once more elsewhere, by a user with other habits.
+same_bytes() {
+    local again=$work/again
+    (umask 077 && TZ=Asia/Tokyo HARMONYLITE_PACKAGES=$again scripts/package.sh "$@" >/dev/null 2>&1)
+    cmp "$out/SHA256SUMS" "$again/SHA256SUMS" || fail "a second time gives other bytes"
+}
+
+# is_in_archive FILE COMMAND...: the command unpacks an archive into the folder `x`, which then holds
+# usr/bin/harmonylite.
+is_in_archive() {
+    local archive=$1
+    rm -rf "$work/x" && mkdir "$work/x"
+    (cd "$work/x" && "${@:2}") || fail "$archive: cannot be unpacked"
+    local packed
+    packed=$(find "$work/x" -name harmonylite -type f -size +100k)
+    [[ -x $packed ]] || fail "$archive: there is no binary in it"
+    local built
+    for built in "$static"/*/harmonylite "$static"/*/harmonylite-minimal; do
+        cmp -s "$packed" "$built" && return
+    done
+    fail "$archive: its binary is none of target/static"
+}
+
+unpack_ipk() {
+    tar -xzf "$1" ./debian-binary ./control.tar.gz ./data.tar.gz
+    [[ $(cat debian-binary) == 2.0 ]]
+    tar -xzf control.tar.gz ./control ./conffiles ./prerm
+    grep -q '^Architecture: ' control
+    tar -xzf data.tar.gz
+}
+
+verify_all() {
+    local package strangers
+    for package in "$out"/*.tar.gz; do
+        is_in_archive "$package" tar -xzf "$package"
+        strangers=$(tar -tvzf "$package" | grep -v ' 0/0 ' || true)
+        [[ -z $strangers ]] || fail "$package: not root's: $strangers"
+    done
+    for package in "$out"/*.deb; do
+        [[ -e $package ]] || continue
+        is_in_archive "$package" dpkg-deb -x "$package" .
+        if ! command -v lintian >/dev/null; then
+            say "no lintian here: $package is not checked by it"
+        else
+            lintian --allow-root --fail-on error --suppress-tags no-manual-page "$package" ||
+                fail "lintian finds errors"
+        fi
+    done
+    for package in "$out"/*.ipk; do is_in_archive "$package" unpack_ipk "$package"; done
+}
+
+if [[ -n $verify ]]; then
+    cd "$(dirname "$static")/.."
+    same_bytes "${targets[@]}"
+    verify_all
+    say "all packages hold what was built, and are the same a second time"
+fi

@@ -27,6 +27,9 @@ need busybox busybox-static
 need chromium-headless-shell chromium-headless-shell
 need promtool prometheus
 export HARMONYLITE_REQUIRE_MONITORING=1
+# For clocks that are wrong.
+need faketime faketime
+export HARMONYLITE_REQUIRE_FAKETIME=1
 for tool in rustfmt clippy; do
   cargo "${tool#rust}" --version >/dev/null 2>&1 || rustup component add "$tool"
 done

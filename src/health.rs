@@ -128,6 +128,9 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         );
         problems.insert(format!("gap in {stream}"), text);
     }
+    if let Some(text) = database.clock_problem() {
+        problems.insert("clock".to_owned(), text);
+    }
     let triggers = &database.apply_triggers;
     for (name, reason) in triggers.unsupported() {
         let text = format!("does not run for what arrives: {reason}");

@@ -79,6 +79,8 @@ fn add_database(told: &mut Value, shared: &Shared, database: &Database) -> Resul
         .into();
     told["pending"] = database.unsent_up_to(COUNTED)?.into();
     told["snapshot_age_seconds"] = age.into();
+    let ahead_ms = database.clock_ahead_ms();
+    told["clock_ahead_seconds"] = ahead_ms.map(|ms| ms as f64 / 1e3).into();
     Ok(())
 }
 

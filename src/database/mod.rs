@@ -154,6 +154,8 @@ pub struct Database {
     /// Largest difference between broker time and this machine's uptime seen so far, in
     /// milliseconds.
     broker_offset_ms: Option<i64>,
+    /// The log names the machine's clock as wrong.
+    clock_is_wrong: bool,
 }
 
 impl Database {
@@ -231,6 +233,7 @@ impl Database {
             quarantine_alarm: Default::default(),
             displaced_alarm: Default::default(),
             broker_offset_ms: None,
+            clock_is_wrong: false,
         };
         database.require_apply_triggers()?;
         database.catalog.first_time = first_time;

@@ -1,9 +1,13 @@
 //! The time with which local changes are stamped: the machine's, bounded by the broker's and by the
 //! reservation on disk.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Database, DatabaseError, Result};
+use crate::model::timestamp::shown;
+
+/// Clocks may differ by this much whatever `max_clock_drift` is: messages take time.
+const TRANSIT: Duration = Duration::from_secs(1);
 
 impl Database {
     /// Makes sure that `time_ms` may be stamped; that takes an fsync about once a minute.
@@ -88,6 +92,74 @@ impl Database {
             self.broker_offset_ms = Some(offset);
             let bound = self.bounded_time(i64::MAX);
             self.reservation.lower(bound);
+        }
+        self.note_clock();
+    }
+
+    /// By how many milliseconds the machine's clock is ahead of the broker's, below zero if it is
+    /// behind; none if this node has not heard of the broker's.
+    pub fn clock_ahead_ms(&self) -> Option<i64> {
+        let broker_ms = self.broker_time_ms()?;
+        Some(self.clock.now_ms().saturating_sub(broker_ms))
+    }
+
+    /// In words, that the machine's clock differs from the broker's by more than
+    /// `max_clock_drift`; none if it does not, or if the broker's is not known yet.
+    pub fn clock_problem(&self) -> Option<String> {
+        let (ahead_ms, broker_ms) = (self.clock_ahead_ms()?, self.broker_time_ms()?);
+        let allowed = self.settings.max_clock_drift.max(TRANSIT);
+        if u128::from(ahead_ms.unsigned_abs()) <= allowed.as_millis() {
+            return None;
+        }
+        let effect = match ahead_ms {
+            1.. => "writes here count as of the broker's time and max_clock_drift, at most",
+            _ => "writes here may lose against earlier ones of other nodes",
+        };
+        Some(format!(
+            "this machine's clock shows {}, the broker's {} (UTC): set the clock, as by NTP. Until \
+             then {effect}",
+            shown(self.clock.now_ms()),
+            shown(broker_ms)
+        ))
+    }
+
+    /// Logs the begin and the end of a difference between the clocks.
+    fn note_clock(&mut self) {
+        let problem = self.clock_problem();
+        let was_wrong = std::mem::replace(&mut self.clock_is_wrong, problem.is_some());
+        match problem {
+            Some(text) if !was_wrong => log::warn!("{text}"),
+            None if was_wrong => log::info!("this machine's clock agrees with the broker's again"),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::apply::tests::support::Node;
+
+    const NOW: i64 = 1_780_000_000_000;
+
+    /// As a box whose clock lost its battery shows it: the epoch, or any time.
+    #[test]
+    fn a_wrong_clock_is_named_until_it_is_set() {
+        let mut node = Node::new(1, "CREATE TABLE t (id INTEGER PRIMARY KEY)");
+        for (shows, part) in [
+            (0, "1970-01-01 00:00:00"),
+            (2_208_988_800_000, "2040-01-01 00:00:00"),
+            (NOW - 61_000, "may lose"),
+            (NOW + 61_000, "at most"),
+        ] {
+            node.clock.set(shows);
+            node.db.heard_broker_time(NOW);
+            assert_eq!(node.db.clock_ahead_ms(), Some(shows - NOW));
+            let text = node.db.clock_problem().unwrap();
+            assert!(text.contains(part), "{text}");
+        }
+        for shows in [NOW - 60_000, NOW, NOW + 60_000] {
+            node.clock.set(shows);
+            assert_eq!(node.db.clock_problem(), None);
         }
     }
 }

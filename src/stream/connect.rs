@@ -216,16 +216,20 @@ fn check_files(options: &ClientOptions) -> Result<(), StreamError> {
 /// Classifies a failed attempt: whether another one may succeed without a person's help.
 fn failure(options: &ClientOptions, address: &Address, error: &io::Error) -> StreamError {
     let cause = error.to_string();
-    let text = format!("connect to {address}: {cause}");
+    // A device without a clock sees every certificate as not yet valid until it knows the time. An
+    // expired certificate is renewed at the server. Neither needs a change on this node.
+    let passes = cause.contains("NotValidYet") || cause.contains("Expired");
+    let advice = match passes {
+        true => "; is this machine's clock right?",
+        false => "",
+    };
+    let text = format!("connect to {address}: {cause}{advice}");
     if cause.contains("Authorization Violation") {
         return StreamError::Denied(format!(
             "connect to {address}: the server refuses the login (Authorization Violation): {}",
             credentials::advice(options, address)
         ));
     }
-    // A device without a clock sees every certificate as not yet valid until it knows the time. An
-    // expired certificate is renewed at the server. Neither needs a change on this node.
-    let passes = cause.contains("NotValidYet") || cause.contains("Expired");
     let refused = [
         "invalid peer certificate",
         "fatal alert",

@@ -8,6 +8,7 @@
 mod away;
 mod beside;
 mod certificates;
+mod clock;
 mod cluster;
 mod command_line;
 mod conflicts;

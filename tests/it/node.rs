@@ -19,6 +19,8 @@ pub struct Node {
     settings: BTreeMap<String, String>,
     /// Further words of the command line.
     pub words: Vec<String>,
+    /// Further variables of the environment, name and value.
+    pub environment: Vec<(String, String)>,
     process: Option<Child>,
 }
 
@@ -40,6 +42,7 @@ impl Node {
             folder,
             settings: BTreeMap::new(),
             words: Vec::new(),
+            environment: Vec::new(),
             process: None,
         };
         let database = format!("'{}'", node.database().display());
@@ -77,9 +80,24 @@ impl Node {
         self.file("app.db")
     }
 
+    /// The program. `HARMONYLITE_EMULATED` has the words of another one for nodes with odd ids, as
+    /// `qemu-arm -cpu arm1176 FILE`: then nodes of two architectures meet (`scripts/arm.sh`).
+    fn program(&self) -> Command {
+        let own = env!("CARGO_BIN_EXE_harmonylite");
+        let id = self.settings.get("node_id").and_then(|id| id.parse().ok());
+        let emulated = std::env::var("HARMONYLITE_EMULATED");
+        let words = emulated.unwrap_or_default();
+        let mut words = words
+            .split_whitespace()
+            .filter(|_| id.is_some_and(|id: u64| id % 2 == 1));
+        let mut command = Command::new(words.next().unwrap_or(own));
+        command.args(words);
+        command
+    }
+
     /// The program with this configuration and further words.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_harmonylite"));
+        let mut command = self.program();
         command
             .arg("-config")
             .arg(self.file("config.toml"))
@@ -87,7 +105,8 @@ impl Node {
             .args(words);
         command
             .stdin(Stdio::null())
-            .env("TMPDIR", self.folder.path());
+            .env("TMPDIR", self.folder.path())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
