@@ -136,6 +136,14 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         let text = format!("does not run for what arrives: {reason}");
         problems.insert(format!("trigger {name}"), text);
     }
+    for left in database
+        .not_replicated()
+        .iter()
+        .filter(|l| l.kind.is_a_problem())
+    {
+        let text = format!("is not replicated any more: {}", left.reason);
+        problems.insert(format!("table {}", left.table), text);
+    }
     for (table, text) in database.gone_lately() {
         problems.insert(format!("table {table}"), text.to_owned());
     }

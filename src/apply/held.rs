@@ -34,6 +34,9 @@ const UNSENT: &str = "\0unsent";
 /// Reason that is stored with a held column that is unknown here.
 pub(super) const FOR_COLUMN: &str = "there is no such column here";
 
+/// Reason for holding a row until it is known what a migration did to its table.
+pub(super) const WAITS: &str = "the table is new or changed here, and is left alone for a moment";
+
 /// Each held entry stores its reason, and SQLite's message may quote the row.
 const MAX_REASON_BYTES: usize = 200;
 
@@ -61,6 +64,15 @@ impl Place {
             table: name,
             shape: shape_of_table(table),
             key: key.to_vec(),
+        }
+    }
+
+    /// The same place under the name that this release stores: the entry may come from a different
+    /// one, or from a peer's snapshot.
+    pub(crate) fn in_lower_case(&self) -> Place {
+        Place {
+            table: self.table.to_ascii_lowercase(),
+            ..self.clone()
         }
     }
 }
@@ -167,12 +179,20 @@ impl Database {
         let known = self.catalog.by_name.get(table);
         let is_matching = known.is_some_and(|t| self.catalog.is_matching(t.id));
         if quiet.waits(table) || quiet.guards(table) || is_matching {
-            "the table is new or changed here, and is left alone for a moment"
+            WAITS
         } else if self.catalog.by_name.contains_key(table) {
             "the key of the table is another one here"
+        } else if self.refuses(table) {
+            "the table lost its primary key here"
         } else {
             "there is no such table here"
         }
+    }
+
+    /// Whether the table (lower case) is here, and waits for people.
+    fn refuses(&self, table: &str) -> bool {
+        let mut left = self.not_replicated().iter().filter(|l| l.kind.is_a_problem());
+        left.any(|left| left.table.eq_ignore_ascii_case(table))
     }
 
     /// Holds a whole row: its tombstone, its version and its columns.
@@ -395,6 +415,15 @@ impl Database {
         };
         let places = held_after(&self.conn, after.as_ref())?;
         for at in &places {
+            let lower = at.in_lower_case();
+            if lower != *at {
+                let mut incoming = Incoming::default();
+                self.read_held(at, &mut incoming)?;
+                let of = params![at.table, at.shape, at.key];
+                self.conn.prepare_cached(DROP_HELD)?.execute(of)?;
+                self.hold(&lower, &incoming, self.why_held(&lower.table))?; // and its turn comes
+                continue;
+            }
             let Some(table) = self.writable(&at.table).cloned() else {
                 continue;
             };
@@ -457,10 +486,11 @@ pub(crate) fn read_held(
     Ok(())
 }
 
-/// The next places with held entries, after `after` in the order of table, shape and key.
+/// The next places with held entries, after `after` in the order of table, shape and key. Tables
+/// have the names that are stored, see [`Place::in_lower_case`].
 pub(crate) fn held_after(conn: &Connection, after: Option<&Place>) -> Result<Vec<Place>> {
     let mut statement = conn.prepare_cached(
-        "SELECT DISTINCT lower(table_name), shape, key FROM __harmonylite___held
+        "SELECT DISTINCT table_name, shape, key FROM __harmonylite___held
          WHERE (table_name, shape, key) > (?1, ?2, ?3)
          ORDER BY table_name, shape, key LIMIT ?4",
     )?;

@@ -222,6 +222,10 @@ impl Database {
     ) -> Result<Vec<NotReplicated>> {
         let mut not_replicated = Vec::new();
         for schema in schemas {
+            if let Some(refused) = NotReplicated::refused(&self.conn, &schema)? {
+                not_replicated.push(refused);
+                continue;
+            }
             match selection::is_usable(&self.conn, &schema) {
                 Ok(()) => {
                     let table = schema.name.clone();
@@ -437,6 +441,7 @@ impl Database {
     pub(crate) fn find_displaced_and_held(&mut self) -> Result<()> {
         let mut held = held_tables(&self.conn)?;
         self.tidy_held_size(&held)?;
+        held.iter_mut().for_each(|name| name.make_ascii_lowercase());
         held.retain(|name| self.catalog.by_name.contains_key(name));
         self.catalog.held = held.into_iter().collect();
         self.find_ending()?;
@@ -456,6 +461,7 @@ fn say_not_replicated(now: &[NotReplicated], before: &[NotReplicated]) {
         let (table, kind, reason) = (&left.table, left.kind.name(), &left.reason);
         match left.kind {
             Kind::Unsupported => log::warn!("table {table} is left alone: {reason}"),
+            Kind::Refused => log::error!("table {table} is not replicated any more: {reason}"),
             _ => log::info!("table {table} is {kind}, not replicated: {reason}"),
         }
     }

@@ -4,14 +4,15 @@
 //! keeps its data in it ([`super::storage`]), or because it cannot be replicated. Each such table is
 //! reported by name, with the reason. Views and temporary tables do not count as tables here.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::apply::create_probe;
 use crate::config::Choice;
 use crate::database::schema::{self, Schema, TableOptions};
 use crate::database::storage::{self, Virtual};
-use crate::database::table::Table;
+use crate::database::table::{Shape, Table};
 use crate::database::{DatabaseError, triggers, values};
+use crate::model::frame::ROWID;
 use crate::model::key::is_known_collation;
 
 /// Why a table is not replicated.
@@ -38,6 +39,8 @@ pub enum Kind {
     Storage,
     /// The table has no key, or needs a function or collation that only the application has.
     Unsupported,
+    /// The table had a primary key when it was replicated, and has none any more.
+    Refused,
 }
 
 impl NotReplicated {
@@ -50,12 +53,58 @@ impl NotReplicated {
             reason,
         }
     }
+
+    /// A table that is replicated by its primary key, if `schema` has none any more. The rows of
+    /// two copies get their rowids in the order of either copy: by rowid, different rows would take
+    /// each other's place.
+    pub(crate) fn refused(conn: &Connection, schema: &Schema) -> super::Result<Option<Self>> {
+        let Some(key) = key_before(conn, &schema.name)?.filter(|_| schema.rowid.is_some()) else {
+            return Ok(None);
+        };
+        Ok(Some(NotReplicated {
+            table: schema.name.clone(),
+            kind: Kind::Refused,
+            reason: format!(
+                "it had the primary key ({}) and has none any more: by rowid, different rows of \
+                 two nodes would take each other's place. Its rows, and what arrives for it, wait \
+                 until it has a primary key",
+                key.join(", ")
+            ),
+        }))
+    }
+}
+
+/// The columns of the primary key that a table had when its number was given or its shape stored
+/// last; none if it had none.
+fn key_before(conn: &Connection, table: &str) -> super::Result<Option<Vec<String>>> {
+    let own = "SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite___tables'";
+    if !conn.prepare_cached(own)?.exists([])? {
+        return Ok(None);
+    }
+    let mut shape = conn.prepare_cached(
+        "SELECT shape FROM __harmonylite___tables WHERE name = ?1 AND shape IS NOT NULL",
+    )?;
+    let shape: Option<Vec<u8>> = shape.query_row([table], |r| r.get(0)).optional()?;
+    let known: Option<Shape> = shape
+        .map(|bytes| ciborium::from_reader(&bytes[..]))
+        .transpose()
+        .map_err(|e| DatabaseError::Damaged(e.to_string()))?;
+    let key = known.map(|known| {
+        let names = known.columns.into_iter().take(known.key.len());
+        names.map(|(name, _)| name).collect::<Vec<_>>()
+    });
+    Ok(key.filter(|names| !names.iter().any(|name| name == ROWID)))
 }
 
 impl Kind {
     /// Whether the table is excluded by choice alone, and could be replicated.
     pub fn is_chosen(self) -> bool {
         matches!(self, Kind::Local | Kind::Excluded)
+    }
+
+    /// Whether the table was replicated, and waits for people.
+    pub fn is_a_problem(self) -> bool {
+        self == Kind::Refused
     }
 
     /// The name of the kind in logs and JSON.
@@ -66,6 +115,7 @@ impl Kind {
             Kind::Virtual => "virtual",
             Kind::Storage => "storage",
             Kind::Unsupported => "unsupported",
+            Kind::Refused => "refused",
         }
     }
 }

@@ -86,6 +86,10 @@ impl InspectReport {
         let selection = selection::read(conn, &choose, chosen.allow_rowid_tables)?;
         let (mut tables, mut not_replicated) = (Vec::new(), selection.not_replicated);
         for schema in selection.replicated {
+            if let Some(refused) = NotReplicated::refused(conn, &schema)? {
+                not_replicated.push(refused);
+                continue;
+            }
             match selection::is_usable(conn, &schema) {
                 Ok(()) => tables.push(TableReport::replicated(conn, &schema)?),
                 Err(e) if e.is_temporary() => return Err(e),
@@ -141,7 +145,7 @@ impl InspectReport {
             if let Some(left) = table
                 .not_replicated
                 .as_ref()
-                .filter(|l| l.kind == Kind::Unsupported)
+                .filter(|l| matches!(l.kind, Kind::Unsupported | Kind::Refused))
             {
                 let text = format!("table {} cannot be replicated: {}", left.table, left.reason);
                 dangers.push(Danger::said(text));

@@ -93,7 +93,9 @@ impl Database {
         if !self.knows_storage()? {
             set_meta(&self.conn, Meta::KnowsStorage, 1)?;
         }
-        let is_table = |left: &&NotReplicated| !matches!(left.kind, Kind::Virtual | Kind::Storage);
+        let is_table = |left: &&NotReplicated| {
+            !matches!(left.kind, Kind::Virtual | Kind::Storage | Kind::Refused)
+        };
         let tables = self.not_replicated().iter().filter(is_table);
         let not_replicated: BTreeSet<String> =
             tables.map(|l| l.table.to_ascii_lowercase()).collect();

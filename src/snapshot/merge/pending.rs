@@ -22,9 +22,10 @@ impl Merge {
     ) -> Result<MergeProgress> {
         let places = self.source.held_places(after.as_ref())?;
         for at in &places {
+            let own = at.in_lower_case();
             match self.source.held(at, db.limits.row_bytes) {
-                Ok(incoming) if db.wants_held(at, &incoming)? => {
-                    db.take_held(at, incoming, frames)?;
+                Ok(incoming) if db.wants_held(&own, &incoming)? => {
+                    db.take_held(&own, incoming, frames)?;
                 }
                 Ok(_) => {}
                 Err(e @ DatabaseError::RowTooLarge(..)) => {
