@@ -13,10 +13,10 @@ use rusqlite::params;
 
 use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
-use crate::apply::held::{DROP_HELD, Place, read_held, shape_of_known};
+use crate::apply::held::{DROP_HELD, Place, shape_of_known, shape_of_table};
 use crate::capture::Frames;
 use crate::database::schema::{Affinity, Column};
-use crate::database::table::Table;
+use crate::database::table::{Shape, Table};
 use crate::database::{Database, Former, FormerRow, Result, is_one, seen};
 use crate::model::cbor;
 use crate::model::frame::{Row, TableRows};
@@ -37,11 +37,16 @@ struct Keys {
 }
 
 impl Database {
-    /// The table of this name (lower case), if the key that it had before has this shape.
+    /// The table of this name (lower case), if a key that it had before has this shape, and the
+    /// present one has not.
     pub(crate) fn of_former(&self, name: &str, shape: &str) -> Option<Arc<Table>> {
         let table = self.writable(name)?;
-        let former = self.catalog.former.get(&table.id)?;
-        (shape_of_known(&former.shape) == shape).then(|| table.clone())
+        if shape_of_table(table) == shape {
+            return None;
+        }
+        let formers = self.formers(table.id);
+        let mut shapes = formers.iter().map(|(_, f)| shape_of_known(&f.shape));
+        shapes.any(|s| s == shape).then(|| table.clone())
     }
 
     /// Applies the rows of a frame. Returns how many changed something.
@@ -101,6 +106,9 @@ impl Database {
         let Some(former) = self.catalog.former.get(&table.id).cloned() else {
             return Ok(None);
         };
+        if shape_of_known(&former.shape) != at.shape {
+            return self.join_older(table, at, incoming, frames);
+        }
         let old = cbor::key_values(&at.key)?;
         let is_sound = old.len() == former.shape.key.len();
         // During the comparison it is not known yet which row became which.
@@ -127,11 +135,17 @@ impl Database {
                 self.upsert_former(table, &former, &old, keys, incoming, frames)?
             }
         };
+        self.end_held_at(at)?;
+        Ok(Some(changed))
+    }
+
+    /// Ends what is held at a place: it was joined.
+    pub(super) fn end_held_at(&self, at: &Place) -> Result<()> {
         if self.catalog.held.contains(&at.table) {
             let of = params![at.table, at.shape, at.key];
             self.conn.prepare_cached(DROP_HELD)?.execute(of)?;
         }
-        Ok(Some(changed))
+        Ok(())
     }
 
     /// Deletes the row that this one became.
@@ -252,41 +266,23 @@ impl Database {
         };
         self.note_seen(table.id, what)
     }
+}
 
-    /// Ends what is held of a row under its former key, if it is no newer than `version`: the row
-    /// came under its new key.
-    pub(super) fn end_held_of_former(
-        &self,
-        table: &Table,
-        incoming: &Incoming,
-        version: Version,
-    ) -> Result<()> {
-        let Some(former) = self.catalog.former.get(&table.id) else {
-            return Ok(());
-        };
-        let shape = &former.shape;
-        let key = shape.columns.iter().zip(&shape.key);
-        let key = key.map(|((name, _), (affinity, _))| {
-            let (_, value) = incoming.columns.get(name)?;
-            convert(affinity, value)
-        });
-        let Some(key) = key.collect::<Option<Vec<OwnedValue>>>() else {
-            return Ok(());
-        };
-        let collations = shape.key.iter().map(|(_, collation)| collation.as_str());
-        let at = Place {
-            table: table.name().to_ascii_lowercase(),
-            shape: shape_of_known(shape),
-            key: key_bytes(key.iter().map(OwnedValue::borrow), collations),
-        };
-        let mut held = Incoming::default();
-        read_held(&self.conn, &self.sites, &at, &mut held)?;
-        if held.newest().is_some_and(|newest| newest <= version) {
-            let of = params![at.table, at.shape, at.key];
-            self.conn.prepare_cached(DROP_HELD)?.execute(of)?;
-        }
-        Ok(())
-    }
+/// Whether a row of this table, by its values, is the one that had a former key. Two rows may have
+/// got one key: a migration keeps one of them, and the tombstone of the other says nothing about it.
+pub(super) fn is_of_former(
+    table: &Table,
+    shape: &Shape,
+    former: &FormerRow,
+    values: &[OwnedValue],
+) -> bool {
+    let mut each = shape.columns.iter().zip(&shape.key).zip(&former.key);
+    former.content.is_some()
+        || each.all(|(((name, _), (affinity, collation)), old)| {
+            let at = table.schema.columns.iter().position(|c| c.lower == *name);
+            let value = at.and_then(|at| convert(affinity, &values[at]));
+            value.is_none_or(|v| is_one(collation, &v, old))
+        })
 }
 
 /// The keys of a row that arrives; none if they cannot be determined.
@@ -362,7 +358,7 @@ fn converted(column: &Column, value: &OwnedValue) -> Option<OwnedValue> {
 
 /// The value that a column of this affinity stores for `value`; none if `value` is NULL, or if
 /// SQLite's conversion of it is not reproduced here.
-fn convert(affinity: &str, value: &OwnedValue) -> Option<OwnedValue> {
+pub(super) fn convert(affinity: &str, value: &OwnedValue) -> Option<OwnedValue> {
     let is_text = affinity == Affinity::Text.name();
     let is_number = !is_text && affinity != Affinity::Blob.name();
     match value {

@@ -191,7 +191,10 @@ impl Database {
 
     /// Whether the table (lower case) is here, and waits for people.
     fn refuses(&self, table: &str) -> bool {
-        let mut left = self.not_replicated().iter().filter(|l| l.kind.is_a_problem());
+        let mut left = self
+            .not_replicated()
+            .iter()
+            .filter(|l| l.kind.is_a_problem());
         left.any(|left| left.table.eq_ignore_ascii_case(table))
     }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
 use crate::apply::demoted;
-use crate::apply::held::Place;
+use crate::apply::former::is_of_former;
+use crate::apply::held::{Place, WAITS};
 use crate::apply::unique::is_collision;
 use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
-use crate::database::{Database, Result, is_unfit, savepoint};
+use crate::database::{Database, Former, FormerRow, Result, is_unfit, savepoint};
 use crate::model::merge::{self, Action, MergeColumn, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
@@ -70,7 +71,10 @@ impl Database {
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
-        self.add_former(table, key, &mut incoming)?;
+        if !self.add_former(table, key, &mut incoming)? {
+            self.hold(&Place::of(table, key_bytes), &incoming, WAITS)?;
+            return Ok(false);
+        }
         if self.damage.is_known(table.id, key_bytes) {
             self.hold(
                 &Place::of(table, key_bytes),
@@ -120,24 +124,44 @@ impl Database {
     }
 
     /// Adds the tombstone that a row has under the former key of its table. A row that was deleted
-    /// under the former key must not come back because it arrives under the new key.
-    fn add_former(&self, table: &Table, key: &[Value<'_>], incoming: &mut Incoming) -> Result<()> {
+    /// under the former key must not come back because it arrives under the new key. False if it is
+    /// not known yet whether the migration took the row over.
+    fn add_former(
+        &self,
+        table: &Table,
+        key: &[Value<'_>],
+        incoming: &mut Incoming,
+    ) -> Result<bool> {
         if incoming.row.is_none() || !self.catalog.former.contains_key(&table.id) {
-            return Ok(());
+            return Ok(true);
         }
         let value = |name: &str| incoming.columns.get(name).map(|(_, v)| v.borrow());
-        let Some(former) = self.former_row(table, value, incoming.row)? else {
-            return Ok(());
+        let former = self.former_row(table, value, incoming.row)?;
+        let is_compared = self.catalog.comparing.contains_key(&table.id);
+        if is_compared && former.as_ref().is_some_and(FormerRow::may_be_omitted) {
+            return Ok(false);
+        }
+        let mut each = self.deleted_before(table, value)?;
+        let last = self.catalog.former.get(&table.id).cloned();
+        each.extend(last.zip(former));
+        if each.is_empty() {
+            return Ok(true);
+        }
+        let mut rows = Rows::new(&self.conn, table)?;
+        let is_here = rows.version(&self.sites, key)?.is_some();
+        let here = rows.owned_row(key)?;
+        let is_of = |of: &(Arc<Former>, FormerRow)| {
+            let mut here = here.iter();
+            here.all(|values| is_of_former(table, &of.0.shape, &of.1, values))
         };
-        let is_here = Rows::new(&self.conn, table)?
-            .version(&self.sites, key)?
-            .is_some();
-        let tombstone = former.tombstone(is_here, self.node);
+        let tombstones = each.iter().filter(|of| is_of(of));
+        let tombstones = tombstones.map(|(_, row)| row.tombstone(is_here, self.node));
+        let tombstone = tombstones.max().flatten();
         if tombstone >= incoming.row {
             incoming.floor = incoming.floor.max(tombstone);
             incoming.unsent = incoming.unsent.max(tombstone);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The version of rows that were in the file before HarmonyLite, until this node has met the

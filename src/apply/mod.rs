@@ -34,6 +34,7 @@ mod incoming;
 mod join;
 mod key_change;
 pub(crate) mod let_go;
+mod older;
 mod origins;
 mod parts;
 mod positions;

@@ -67,6 +67,11 @@ impl Database {
         if compare.phase == Phase::Former {
             return self.match_step(table, compare);
         }
+        if compare.phase == Phase::Omitted {
+            let next = self.omitted_step(table, compare, frames)?;
+            self.set_compare(table.id, next)?;
+            return Ok(0);
+        }
         self.damage.begin_row(table.id, &[]);
         match compare.phase {
             Phase::Versions if compare.after.is_none() => {
@@ -76,7 +81,7 @@ impl Database {
                 }
             }
             Phase::Versions => {}
-            Phase::Rows | Phase::Former => self.gone_rows.forget(table.id),
+            _ => self.gone_rows.forget(table.id),
         }
         let keys = self.next_keys(table, &compare)?;
         self.damage.end_row();
@@ -92,15 +97,20 @@ impl Database {
                 after: keys.last().cloned(),
                 ..compare
             }),
-            (false, Phase::Rows | Phase::Former) => Some(Compare {
+            (false, Phase::Versions | Phase::Omitted) => {
+                self.gone_rows.forget(table.id);
+                let is_rekeyed = matches!(compare.cause, CompareReason::Rekeyed(_));
+                is_rekeyed.then_some(Compare {
+                    phase: Phase::Omitted,
+                    after: None,
+                    ..compare
+                })
+            }
+            (false, _) => Some(Compare {
                 phase: Phase::Versions,
                 after: None,
                 ..compare
             }),
-            (false, Phase::Versions) => {
-                self.gone_rows.forget(table.id);
-                None
-            }
         };
         self.set_compare(table.id, next)?;
         Ok(changes)
@@ -197,13 +207,20 @@ impl Database {
         let Some(values) = rows.owned_row(key)? else {
             return Ok(None);
         };
-        if rows.version(&self.sites, key)?.is_some() {
-            return Ok(Some(false)); // what happened to it since is in the change log
-        }
         let value = |name: &str| {
             let at = table.schema.columns.iter().position(|c| c.lower == name);
             at.map(|i| values[i].borrow())
         };
+        if rows.version(&self.sites, key)?.is_some() {
+            // What happened to it since is in the change log. It is still the row that it was.
+            drop(rows);
+            let former = self.former_row(table, value, None)?;
+            let is_new = |f: &FormerRow| f.content.is_none() && f.became.is_none();
+            if let Some(former) = former.filter(is_new) {
+                self.note_became(table.id, &former.key, key_bytes)?;
+            }
+            return Ok(Some(false));
+        }
         let mut touched = Touched {
             key: key_bytes.to_vec(),
             why: ChangeEvidence::Before,
@@ -320,7 +337,7 @@ impl Database {
     pub(super) fn next_keys(&self, table: &Table, compare: &Compare) -> Result<Vec<Vec<u8>>> {
         let from_start = compare.after.is_none();
         let text = match compare.phase {
-            Phase::Rows | Phase::Former => table.scan_keys(from_start, STEP),
+            Phase::Rows | Phase::Former | Phase::Omitted => table.scan_keys(from_start, STEP),
             Phase::Versions if compare.is_renamed => table.scan_all_versions(from_start, STEP),
             Phase::Versions => table.scan_versions(from_start, STEP),
         };

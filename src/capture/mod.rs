@@ -23,6 +23,7 @@ mod change_log;
 mod compare;
 mod frames;
 mod gone_rows;
+mod omitted;
 mod record;
 mod republish;
 mod unsent;
@@ -250,7 +251,7 @@ impl Database {
         touched: &[Touched],
         frames: &mut Frames,
     ) -> Result<Vec<Touched>> {
-        let former = self.former_tombstones(table, touched)?;
+        let former = self.former_versions(table, touched)?;
         let mut rows = Rows::new(&self.conn, table)?;
         let mut recorder = Recorder {
             sites: &mut self.sites,
@@ -302,14 +303,14 @@ impl Database {
         Ok(written)
     }
 
-    /// Per row the hlc at which it was deleted under the former key of its table, or 0; empty if
-    /// the table has no former key. The new version of a row must be above that hlc.
-    fn former_tombstones(&self, table: &Table, touched: &[Touched]) -> Result<Vec<i64>> {
+    /// Per row the hlc that it had under the former key of its table, or 0; empty if the table has
+    /// no former key. The new version of a row must be above that hlc.
+    fn former_versions(&self, table: &Table, touched: &[Touched]) -> Result<Vec<i64>> {
         if !self.catalog.former.contains_key(&table.id) {
             return Ok(Vec::new());
         }
         let mut rows = Rows::new(&self.conn, table)?;
-        let mut tombstone = |entry: &Touched| {
+        let mut version = |entry: &Touched| {
             let key = cbor::key_values(&entry.key)?;
             let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
             let Some(values) = rows.owned_row(&key)? else {
@@ -320,10 +321,11 @@ impl Database {
                 at.map(|i| values[i].borrow())
             };
             let former = self.former_row(table, value, None)?;
-            let tombstone = former.and_then(|f| f.tombstone(true, self.node));
-            Ok(tombstone.map_or(0, |version| version.hlc))
+            let before = self.deleted_before(table, value)?;
+            let before = before.iter().map(|(_, f)| f.stored.state.version.hlc);
+            Ok(before.chain(former.map(|f| f.outdone())).max().unwrap_or(0))
         };
-        touched.iter().map(&mut tombstone).collect()
+        touched.iter().map(&mut version).collect()
     }
 
     /// Deletes the displaced rows that only a row now deleted by the application kept out of the

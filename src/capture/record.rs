@@ -42,7 +42,7 @@ pub(crate) struct Recorder<'a> {
     pub publish: bool,
     /// A forgotten version of this node may have been as high as this hlc.
     pub forgotten: i64,
-    /// hlc at which the next row was deleted under the former key of its table; 0 if it was not.
+    /// hlc that the next row had under the former key of its table; 0 if it had none.
     pub former: i64,
     /// Bytes of the largest row that can be published.
     pub row_bytes: usize,

@@ -22,7 +22,9 @@ fn worlds(mistake: Mutation) -> u64 {
         OthersGapsIgnored => runs::AWAY,
         LostStreamsForgotten => runs::DISASTERS,
         RekeyedCountsAsNow | MigratedCountsAsNow | RekeyedNotSent | TableAtWorkTaken
-        | TableAtWorkFilled | FormerKeyHeld => runs::REKEYED,
+        | TableAtWorkFilled | FormerKeyHeld | OmittedComesBack | OmittedCountsAsNow => {
+            runs::REKEYED
+        }
         _ => 0,
     }
 }

@@ -212,9 +212,10 @@ fn equal_rows_of_a_table_without_a_key_stay_two() {
     }
 }
 
-/// Each node does for itself what a migration does to rows.
+/// What a migration leaves out is deleted as of then: not what others wrote since, nor what they
+/// made of a row that got the same key.
 #[test]
-fn a_row_that_a_migration_leaves_out_is_no_delete() {
+fn a_row_that_a_migration_leaves_out_is_deleted() {
     let (before, after) = ("id INTEGER PRIMARY KEY, v", "id TEXT PRIMARY KEY, v");
     let leaves_out = |node: &mut Node| {
         node.run(&format!(
@@ -223,17 +224,219 @@ fn a_row_that_a_migration_leaves_out_is_no_delete() {
         ));
         node.capture();
     };
-    for (both, expected) in [(true, "t'1' t'a'"), (false, "t'1' t'a'\nt'2' t'b'")] {
+    for (others, is_written, is_first) in [
+        (true, false, false),
+        (false, false, false),
+        (false, false, true),
+        (false, true, false),
+        (false, true, true),
+    ] {
         let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
         n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
         converge(&mut n);
+        if is_first {
+            rebuild(&mut n[1], after, "id, v");
+            exchange(&mut n);
+        }
+        n[1].clock.advance(MINUTE);
+        if is_written {
+            n[1].run("UPDATE t SET v = 'since' WHERE id = 2");
+        }
         leaves_out(&mut n[0]);
         exchange(&mut n);
-        match both {
+        match others {
             true => leaves_out(&mut n[1]),
-            false => rebuild(&mut n[1], after, "id, v"),
+            false if !is_first => rebuild(&mut n[1], after, "id, v"),
+            false => {}
         }
         converge(&mut n);
-        assert_eq!(n[0].rows("SELECT id, v FROM t ORDER BY 1"), expected);
+        let expected = if is_written {
+            "t'1' t'a'\nt'2' t'since'"
+        } else {
+            "t'1' t'a'"
+        };
+        let rows = n[0].rows("SELECT id, v FROM t ORDER BY 1");
+        assert_eq!(rows, expected, "{others} {is_written} {is_first}");
+        assert_eq!(n[0].db.rows_gone(), 1);
+        n[1].run("INSERT INTO t VALUES ('2', 'again') ON CONFLICT DO UPDATE SET v = 'again'");
+        converge(&mut n);
+        assert_eq!(n[0].rows("SELECT v FROM t WHERE id = '2'"), "t'again'");
+    }
+}
+
+/// Each node keeps a different one of two rows that get one key, and holds the other one for
+/// omitted: one of them stays.
+#[test]
+fn of_rows_that_get_one_key_one_stays() {
+    let binary = (
+        "a TEXT PRIMARY KEY, v",
+        "a TEXT COLLATE NOCASE PRIMARY KEY, v",
+        "a, v",
+    );
+    let by_id = (
+        "id INTEGER PRIMARY KEY, a TEXT, v",
+        "id, a TEXT PRIMARY KEY, v",
+        "id, a, v",
+    );
+    for ((before, after, from), rows) in [
+        (binary, "('Ab', 'one'), ('aB', 'two'), ('x', 'x')"),
+        (by_id, "(1, 'ab', 'one'), (2, 'ab', 'two'), (3, 'x', 'x')"),
+    ] {
+        let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
+        n[0].run(&format!("INSERT INTO t VALUES {rows}"));
+        converge(&mut n);
+        for (node, out) in [(0, "two"), (1, "one")] {
+            rebuild(
+                &mut n[node],
+                after,
+                &format!("{from} FROM t WHERE v <> '{out}'; --"),
+            );
+        }
+        converge(&mut n);
+        assert_eq!(n[0].rows("SELECT count(*) FROM t"), "i2", "{after}");
+    }
+}
+
+/// Where the old key cannot be computed, or nothing is left, nothing is deleted.
+#[test]
+fn what_cannot_be_told_is_no_delete() {
+    for (after, from) in [
+        ("a TEXT PRIMARY KEY, v", "a, v FROM t WHERE id <> 2"),
+        ("id TEXT PRIMARY KEY, a, v", "id, a, v FROM t WHERE id > 9"),
+        (
+            "id INTEGER, a TEXT PRIMARY KEY, v",
+            "id, nullif(a, 'b'), v FROM t",
+        ),
+    ] {
+        let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, v)");
+        n[0].run("INSERT INTO t VALUES (1, 'a', 'one'), (2, 'b', 'two')");
+        converge(&mut n);
+        n[0].run(&format!(
+            "BEGIN; CREATE TABLE new_t({after}); INSERT INTO new_t SELECT {from};
+             DROP TABLE t; ALTER TABLE new_t RENAME TO t; COMMIT"
+        ));
+        n[0].capture();
+        n[0].clock.advance(20 * MINUTE);
+        n[0].capture();
+        let columns = if after.starts_with("a") {
+            "a, v"
+        } else {
+            "id, a, v"
+        };
+        rebuild(&mut n[1], after, columns);
+        exchange(&mut n);
+        exchange(&mut n);
+        let query = "SELECT count(*) FROM t WHERE v = 'two' AND a IS NOT NULL";
+        assert_eq!(n[1].rows(query), "i1", "{after}");
+        assert_eq!(n[0].rows(query), "i1", "{after}");
+    }
+}
+
+const A: &str = "id INTEGER PRIMARY KEY, v";
+const B: &str = "id TEXT PRIMARY KEY, v";
+
+/// One node ran two migrations, the other none, one, or both at once. What is under way has the
+/// shapes of all of them.
+#[test]
+fn two_migrations_are_passed_through_one_after_the_other() {
+    let nocase = "id TEXT COLLATE NOCASE PRIMARY KEY, v";
+    let tenant = "id TEXT, v, w TEXT NOT NULL DEFAULT 'z', PRIMARY KEY(w, id)";
+    for (last, from, is_told) in [(nocase, "id, v", true), (tenant, "id, v, 'z'", false)] {
+        for (at_once, first) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+            let mut n = cluster(2, &format!("CREATE TABLE t({A})"));
+            n[0].run("INSERT INTO t VALUES (1, 'old'), (2, 'old'), (3, 'old'), (4, 'old')");
+            converge(&mut n);
+            n.iter().for_each(|node| node.clock.advance(MINUTE));
+            let (early, late) = (first, 1 - first);
+            rebuild(&mut n[early], B, "id, v");
+            exchange(&mut n);
+            n[early].run("UPDATE t SET v = 'as B' WHERE id = '4'");
+            exchange(&mut n);
+            rebuild(&mut n[early], last, from);
+            exchange(&mut n);
+            n[late].run("UPDATE t SET v = 'as A' WHERE id = 1; DELETE FROM t WHERE id = 2");
+            n[late].run("INSERT INTO t VALUES (5, 'as A')");
+            exchange(&mut n);
+            let five = if is_told { "\nt'5' t'as A'" } else { "" };
+            let query = "SELECT id, v FROM t ORDER BY 1";
+            let expected = format!("t'1' t'as A'\nt'3' t'old'\nt'4' t'as B'{five}");
+            assert_eq!(n[early].rows(query), expected, "{last}");
+            assert_eq!(n[early].db.held().unwrap(), u64::from(!is_told), "{last}");
+            if !at_once {
+                rebuild(&mut n[late], B, "id, v");
+                n[late].run("UPDATE t SET v = 'late B' WHERE id = '3'");
+                exchange(&mut n);
+            }
+            rebuild(&mut n[late], last, from);
+            converge(&mut n);
+            let three = if at_once { "old" } else { "late B" };
+            let expected = format!("t'1' t'as A'\nt'3' t'{three}'\nt'4' t'as B'\nt'5' t'as A'");
+            assert_eq!(n[early].rows(query), expected, "{last}, at once: {at_once}");
+            for node in &n {
+                assert_eq!(node.db.held().unwrap(), 0, "{last}, at once: {at_once}");
+            }
+        }
+    }
+}
+
+/// The row was deleted under the first key, and comes under the third.
+#[test]
+fn a_row_that_was_deleted_two_migrations_ago_stays_deleted() {
+    let last = "id TEXT COLLATE NOCASE PRIMARY KEY, v";
+    let mut n = cluster(2, &format!("CREATE TABLE t({A})"));
+    n[0].run("INSERT INTO t VALUES (1, 'old'), (2, 'old')");
+    converge(&mut n);
+    n[0].run("DELETE FROM t WHERE id = 2");
+    n[0].publish();
+    for (after, from) in [(B, "id, v"), (last, "id, v")] {
+        rebuild(&mut n[0], after, from);
+        n[0].publish();
+    }
+    rebuild(&mut n[1], last, "id, v");
+    exchange(&mut n);
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT id, v FROM t"), "t'1' t'old'");
+}
+
+/// By rowid, the rows of two copies would take each other's place.
+#[test]
+fn a_table_that_loses_its_key_is_refused_until_it_has_one() {
+    for tool in ["id, v", "id, v FROM t ORDER BY v DESC; --"] {
+        let mut n = cluster(2, &format!("CREATE TABLE t({B})"));
+        n[0].run("INSERT INTO t VALUES ('a', '1'), ('b', '2'), ('c', '3')");
+        converge(&mut n);
+        n[0].run("DELETE FROM t WHERE id = 'c'");
+        rebuild(&mut n[0], "id TEXT, v", tool);
+        n[1].run("UPDATE t SET v = 'since' WHERE id = 'b'");
+        exchange(&mut n);
+        n[0].restart();
+        exchange(&mut n);
+        let left = &n[0].db.not_replicated()[0];
+        assert_eq!((left.kind.name(), left.table.as_str()), ("refused", "t"));
+        assert!(
+            left.reason.contains("the primary key (id)"),
+            "{}",
+            left.reason
+        );
+        let health = crate::health::report(&Default::default(), Some(&n[0].db)).unwrap();
+        let problem = health["problems"]["table t"].as_str().unwrap();
+        assert!(problem.contains("until it has a primary key"), "{problem}");
+        assert_eq!(n[0].rows("SELECT v FROM t ORDER BY 1"), "t'1'\nt'2'");
+        assert_eq!(n[1].rows("SELECT count(*) FROM t"), "i3", "nothing is sent");
+        assert_eq!(n[0].db.held().unwrap(), 1);
+        let reason = n[0].rows("SELECT DISTINCT reason FROM __harmonylite___held");
+        assert_eq!(reason, "t'the table lost its primary key here'");
+        rebuild(&mut n[1], "id TEXT, v", "id, v");
+        exchange(&mut n);
+        assert_eq!(n[1].rows("SELECT count(*) FROM t"), "i3");
+        for node in &mut n {
+            rebuild(node, B, "id, v");
+        }
+        converge(&mut n);
+        assert_eq!(
+            n[1].rows("SELECT id, v FROM t ORDER BY 1"),
+            "t'a' t'1'\nt'b' t'since'"
+        );
+        assert_eq!(n[0].db.held().unwrap(), 0);
     }
 }

@@ -314,7 +314,25 @@ fn a_table_that_waits_for_its_rows_says_so_until_it_goes_on() {
 
 /// Columns before, columns after, and the expressions that fill the new table. The old key can be
 /// computed from the new row.
-const KEYS: [(&str, &str, &str, &str); 6] = [
+const KEYS: [(&str, &str, &str, &str); 9] = [
+    (
+        "the same key",
+        "id INTEGER PRIMARY KEY, a TEXT, v",
+        "id INTEGER PRIMARY KEY, a TEXT NOT NULL DEFAULT '', v, w DEFAULT 7",
+        "id, a, v, 7",
+    ),
+    (
+        "a column less",
+        "id INTEGER, a TEXT, v, PRIMARY KEY(id, a)",
+        "id INTEGER PRIMARY KEY, a TEXT, v",
+        "id, a, v",
+    ),
+    (
+        "without rowid",
+        "id INTEGER, a TEXT, v, PRIMARY KEY(id, a)",
+        "id INTEGER, a TEXT, v, PRIMARY KEY(id, a)) WITHOUT ROWID; --",
+        "id, a, v",
+    ),
     (
         "another order",
         "id INTEGER, a TEXT, v, PRIMARY KEY(id, a)",
@@ -354,15 +372,47 @@ const KEYS: [(&str, &str, &str, &str); 6] = [
     ),
 ];
 
-fn rebuild(node: &mut Node, after: &str, from: &str, in_steps: bool) {
+/// Tools, by how they rebuild `t`. All but the first do it in transactions of their own.
+const TOOLS: [&str; 6] = [
+    "a transaction",
+    "Prisma",
+    "Alembic",
+    "Drizzle",
+    "Drizzle's push",
+    "Sequelize",
+];
+
+fn steps(tool: &str, after: &str, from: &str) -> Vec<String> {
     let end = if after.ends_with("--") { "\n" } else { ")" };
-    let steps = [
-        format!("CREATE TABLE new_t({after}{end}"),
-        format!("INSERT INTO new_t SELECT {from} FROM t"),
-        "DROP TABLE t".to_owned(),
-        "ALTER TABLE new_t RENAME TO t".to_owned(),
-    ];
-    match in_steps {
+    let create = |name: &str| format!("CREATE TABLE {name}({after}{end}");
+    let copy = |to: &str, of: &str| format!("INSERT INTO {to} SELECT {from} FROM {of}");
+    let drop = |name: &str| format!("DROP TABLE {name}");
+    let rename = |old: &str, new: &str| format!("ALTER TABLE {old} RENAME TO {new}");
+    let new_first = |new: &str| vec![create(new), copy(new, "t"), drop("t"), rename(new, "t")];
+    match tool {
+        "Alembic" => new_first("_alembic_tmp_t"),
+        "Drizzle" => new_first("__new_t"),
+        "Drizzle's push" => vec![
+            rename("t", "__old_push_t"),
+            create("t"),
+            copy("t", "__old_push_t"),
+            drop("__old_push_t"),
+        ],
+        "Sequelize" => vec![
+            create("t_backup"),
+            copy("t_backup", "t"),
+            drop("t"),
+            create("t"),
+            "INSERT INTO t SELECT * FROM t_backup".to_owned(),
+            drop("t_backup"),
+        ],
+        _ => new_first("new_t"),
+    }
+}
+
+fn rebuild(node: &mut Node, after: &str, from: &str, tool: &str) {
+    let steps = steps(tool, after, from);
+    match tool != TOOLS[0] {
         true => {
             for step in &steps {
                 node.run(step);
@@ -375,12 +425,21 @@ fn rebuild(node: &mut Node, after: &str, from: &str, in_steps: bool) {
     node.capture();
 }
 
+/// Every tool, and which node it migrates first: one or the other, by the kind of change.
+fn tools(kind: usize) -> impl Iterator<Item = (usize, &'static str)> {
+    let each = TOOLS.iter().enumerate();
+    each.flat_map(move |(i, tool)| match i {
+        0 => vec![(0, *tool), (1, *tool)],
+        _ => vec![((kind + i) % 2, *tool)],
+    })
+}
+
 /// Each node writes and deletes before the other one has migrated; the last one also does so just
 /// before its own migration.
 #[test]
 fn a_key_is_another_one_on_one_node_after_the_other() {
-    for (what, before, after, from) in KEYS {
-        for (first, in_steps) in [(0, false), (1, false), (0, true), (1, true)] {
+    for (kind, (what, before, after, from)) in KEYS.into_iter().enumerate() {
+        for (first, tool) in tools(kind) {
             let last = 1 - first;
             let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
             n.iter_mut().for_each(Node::be_quiet);
@@ -389,7 +448,7 @@ fn a_key_is_another_one_on_one_node_after_the_other() {
                 n[i % 2].run(&text);
             }
             converge(&mut n);
-            rebuild(&mut n[first], after, from, in_steps);
+            rebuild(&mut n[first], after, from, tool);
             calm(&mut n);
             n[last].run("UPDATE t SET v = 'last' WHERE id = 1; DELETE FROM t WHERE id = 2");
             n[last].run("INSERT INTO t(id, a, v) VALUES (7, 'a7', 'last')");
@@ -405,14 +464,14 @@ fn a_key_is_another_one_on_one_node_after_the_other() {
             );
             assert_eq!(early, expected, "{what}: not held until then");
             n[last].run("UPDATE t SET v = 'just before' WHERE id = 5; DELETE FROM t WHERE id = 6");
-            rebuild(&mut n[last], after, from, in_steps);
+            rebuild(&mut n[last], after, from, tool);
             calm(&mut n);
             calm(&mut n);
             converge(&mut n);
             let rows = n[0].rows("SELECT CAST(id AS INTEGER), v FROM t ORDER BY 1");
             let expected = "i0 t'old'\ni1 t'last'\ni3 t'first'\ni5 t'just before'\n\
                             i7 t'last'\ni8 t'first'";
-            assert_eq!(rows, expected, "{what}, first {first}, in steps {in_steps}");
+            assert_eq!(rows, expected, "{what}, first {first}, {tool}");
             for node in &n {
                 assert_eq!(node.db.held().unwrap(), 0, "{what}: held for ever");
             }
@@ -500,15 +559,15 @@ fn insert(node: &Node, i: usize, v: &str) {
 
 #[test]
 fn rows_are_known_by_their_content_where_the_old_key_is_gone() {
-    for (what, before, after, from) in CONTENTS {
-        for (first, in_steps) in [(0, false), (1, false), (0, true), (1, true)] {
+    for (kind, (what, before, after, from)) in CONTENTS.into_iter().enumerate() {
+        for (first, tool) in tools(kind) {
             let last = 1 - first;
             let mut n = cluster(2, &format!("CREATE TABLE t({before})"));
             n.iter_mut().for_each(Node::be_quiet);
             (0..7).for_each(|i| insert(&n[0], i, "old"));
             insert(&n[0], 9, "old");
             converge(&mut n);
-            rebuild(&mut n[first], after, from, in_steps);
+            rebuild(&mut n[first], after, from, tool);
             calm(&mut n);
             n[last].run("UPDATE t SET v = 'last' WHERE a = 'a1'; DELETE FROM t WHERE a = 'a2'");
             insert(&n[last], 7, "last");
@@ -524,16 +583,17 @@ fn rows_are_known_by_their_content_where_the_old_key_is_gone() {
             super::support::exchange(&mut n);
             n[last]
                 .run("UPDATE t SET v = 'just before' WHERE a = 'a5'; DELETE FROM t WHERE a = 'a6'");
-            rebuild(&mut n[last], after, from, in_steps);
+            rebuild(&mut n[last], after, from, tool);
             calm(&mut n);
             calm(&mut n);
             converge(&mut n);
             let rows = n[0].rows(&format!(
-                "SELECT a, v FROM t WHERE a <> 'a6' OR NOT {in_steps} ORDER BY 1"
+                "SELECT a, v FROM t WHERE a <> 'a6' OR {} ORDER BY 1",
+                tool == TOOLS[0]
             ));
             let expected = "t'a0' t'newest'\nt'a1' t'last'\nt'a3' t'first'\n\
                             t'a5' t'just before'\nt'a7' t'last'\nt'a8' t'first'\nt'a9' t'old'";
-            assert_eq!(rows, expected, "{what}, first {first}, in steps {in_steps}");
+            assert_eq!(rows, expected, "{what}, first {first}, {tool}");
         }
     }
 }
@@ -553,7 +613,7 @@ fn all_rows_of_a_large_table_keep_their_versions() {
     let versions = "SELECT hlc, count(*) FROM __harmonylite__t_versions GROUP BY 1 ORDER BY 1";
     let before = n[0].rows(versions);
     let after = "k INTEGER PRIMARY KEY, a TEXT, v";
-    rebuild(&mut n[0], after, "rowid + 1000, a, v", false);
+    rebuild(&mut n[0], after, "rowid + 1000, a, v", TOOLS[0]);
     assert_eq!(n[0].rows(versions), before);
     n[0].restart();
     assert_eq!(n[0].capture(), 0);

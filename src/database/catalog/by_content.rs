@@ -37,7 +37,7 @@ impl Shape {
     }
 
     /// Positions of the key columns that `table` lacks.
-    fn key_gone(&self, table: &Table) -> Vec<usize> {
+    pub(crate) fn key_gone(&self, table: &Table) -> Vec<usize> {
         let columns = &table.schema.columns;
         let is_gone = |i: &usize| !columns.iter().any(|c| c.lower == self.columns[*i].0);
         (0..self.key.len()).filter(is_gone).collect()

@@ -31,6 +31,9 @@ pub(crate) struct Former {
     /// Bits of [`seen`]: how the migration derived new keys from old keys.
     #[serde(default)]
     pub seen: u8,
+    /// Number under which the key before this one is remembered.
+    #[serde(default)]
+    pub before: Option<i64>,
 }
 
 /// Bits for what the comparison observed about the keys that a migration gave to rows.
@@ -90,6 +93,19 @@ impl FormerRow {
             _ => Some(state.version).filter(|v| state.deleted && v.hlc > 0),
         }
     }
+
+    /// Whether no row is known that the row became.
+    pub(crate) fn may_be_omitted(&self) -> bool {
+        !self.stored.state.deleted && self.became.is_none() && self.content.is_none()
+    }
+
+    /// The hlc above which a write to the row must be, now that it is made under the new key. A
+    /// live row that became no row may get a tombstone just above its version.
+    pub(crate) fn outdone(&self) -> i64 {
+        let state = &self.stored.state;
+        let tombstone = i64::from(self.may_be_omitted());
+        state.version.hlc.saturating_add(tombstone)
+    }
 }
 
 /// How the versions of the old key are kept.
@@ -132,15 +148,7 @@ impl Database {
         let has_all = |columns: &[(String, i64)]| columns.iter().all(|(name, _)| has(name));
         let (key, others) = known.columns.split_at(n);
         let is_by_key = has_all(key);
-        if schema.rowid.is_some() {
-            log::error!(
-                "table {} has no primary key any more and goes by rowid: where the copies of two \
-                 nodes have their rows in a different order, rows take each other's place; give it \
-                 a primary key",
-                schema.name
-            );
-        }
-        if schema.rowid.is_some() || !is_by_key && !has_all(others) {
+        if !is_by_key && !has_all(others) {
             return Ok(Kept::Nothing);
         }
         let former = former_table(new);
@@ -149,9 +157,12 @@ impl Database {
              ALTER TABLE {former} ADD COLUMN became",
             versions_table(&schema.name)
         ))?;
+        let remembered = "SELECT table_id FROM __harmonylite___former WHERE table_id = ?1";
+        let before = self.conn.query_row(remembered, [old], |r| r.get(0));
         let former_shape = Former {
             shape: known.clone(),
             seen: 0,
+            before: before.optional()?,
         };
         self.conn.execute(
             "INSERT INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
@@ -274,6 +285,42 @@ impl Database {
         }
     }
 
+    /// The keys that a table (by number) had, the last one first, each with the number under which
+    /// it is remembered.
+    pub(crate) fn formers(&self, id: i64) -> Vec<(i64, Arc<Former>)> {
+        let mut all: Vec<(i64, Arc<Former>)> = Vec::new();
+        let mut next = Some(id);
+        // Numbers rise, so this ends whatever is stored.
+        while let Some(id) = next.filter(|id| all.last().is_none_or(|(last, _)| id < last))
+            && let Some(former) = self.catalog.former.get(&id)
+        {
+            next = former.before;
+            all.push((id, former.clone()));
+        }
+        all
+    }
+
+    /// The row under the keys that the table had before its former one, as far as it was deleted
+    /// under them. `value` is as for [`Self::former_row`].
+    pub(crate) fn deleted_before<'v>(
+        &self,
+        table: &Table,
+        value: impl Fn(&str) -> Option<Value<'v>>,
+    ) -> Result<Vec<(Arc<Former>, FormerRow)>> {
+        let mut found = Vec::new();
+        for (id, former) in self.formers(table.id).into_iter().skip(1) {
+            let key = former.shape.columns.iter().take(former.shape.key.len());
+            let key = key.map(|(name, _)| value(name).map(Value::to_owned));
+            if let Some(key) = key.collect::<Option<Vec<_>>>()
+                && let Some(row) = self.former_by_key(id, &key)?
+                && row.tombstone(row.became.is_some(), self.node).is_some()
+            {
+                found.push((former, row));
+            }
+        }
+        Ok(found)
+    }
+
     /// The former row of table number `id` with this former key.
     pub(crate) fn former_by_key(&self, id: i64, key: &[OwnedValue]) -> Result<Option<FormerRow>> {
         let n = key.len();
@@ -377,6 +424,7 @@ impl Database {
         let former = Former {
             shape: former.shape.clone(),
             seen: 0,
+            before: None,
         };
         self.conn.execute(
             "INSERT INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
