@@ -48,8 +48,8 @@ pub fn local_second_of_day() -> u32 {
     }
     // SAFETY: both are plain values of ours; all bytes zero is a valid `tm`.
     let local = unsafe {
-        let (now, mut local) = (now as libc::time_t, std::mem::zeroed::<libc::tm>());
-        libc::localtime_r(&now, &mut local);
+        let mut local = std::mem::zeroed::<libc::tm>();
+        libc::localtime_r(&(now as _), &mut local);
         local
     };
     (local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec).clamp(0, 86_399) as u32

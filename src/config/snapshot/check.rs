@@ -233,7 +233,6 @@ fn no_way_up_in(section: &Section, key: &str, path: &str) {
     }
 }
 
-#[cfg(feature = "store-sftp")]
 fn host_key(section: &Section, store: &SftpStore) {
     let line = store.host_key.as_deref();
     if line.is_some_and(|line| crate::address::host_key::pinned(line).is_none()) {
@@ -241,6 +240,3 @@ fn host_key(section: &Section, store: &SftpStore) {
         section.note("host_key", text);
     }
 }
-
-#[cfg(not(feature = "store-sftp"))]
-fn host_key(_section: &Section, _store: &SftpStore) {}
