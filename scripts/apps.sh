@@ -4,6 +4,7 @@
 #   scripts/apps.sh              those that CI runs
 #   scripts/apps.sh NAME...      others, too: every tests/apps/NAME.py
 #   scripts/apps.sh all          all of them
+#   scripts/apps.sh --fetch ...  gets what they need, and runs none
 #
 # One line of result each. What an application needs comes from PyPI (tests/apps/NAME.txt) and from
 # the npm registry (NAME.npm, or NAME.json as a package.json), and stays in target/apps/; Debian's
@@ -13,6 +14,8 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
+only_fetch=
+if [ "${1-}" = --fetch ]; then only_fetch=yes && shift; fi
 names=("$@")
 [ $# -gt 0 ] || names=(django alembic litestream)
 if [ "${names[*]}" = all ]; then
@@ -20,12 +23,14 @@ if [ "${names[*]}" = all ]; then
 fi
 store=$PWD/target/apps
 
-if [ -z "${HARMONYLITE_BIN-}" ]; then
-  cargo build --quiet
-  HARMONYLITE_BIN=$PWD/target/debug/harmonylite
+if [ -z "$only_fetch" ]; then
+  if [ -z "${HARMONYLITE_BIN-}" ]; then
+    cargo build --quiet
+    HARMONYLITE_BIN=$PWD/target/debug/harmonylite
+  fi
+  HARMONYLITE_NATS_SERVER=${HARMONYLITE_NATS_SERVER:-$(scripts/nats-server.sh)}
+  export HARMONYLITE_BIN HARMONYLITE_NATS_SERVER
 fi
-HARMONYLITE_NATS_SERVER=${HARMONYLITE_NATS_SERVER:-$(scripts/nats-server.sh)}
-export HARMONYLITE_BIN HARMONYLITE_NATS_SERVER
 
 # Native parts of npm packages are built with the headers that came with node, where it has them.
 node_home=$(dirname "$(dirname "$(readlink -f "$(command -v node || echo /)")")")
@@ -79,6 +84,7 @@ for name in "${names[@]}"; do
     fi
     continue
   fi
+  [ -z "$only_fetch" ] || continue
   began=$SECONDS
   if said=$(PYTHONPATH=$place PYTHONDONTWRITEBYTECODE=1 APP_STORE=$place \
     python3 "tests/apps/$name.py"); then

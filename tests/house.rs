@@ -310,3 +310,24 @@ fn lines_are_not_too_wide() {
         "lines of more than {WIDTH} characters: {wide}"
     );
 }
+
+/// The modules of tests/it that have tests, and those that tests/it/servers.txt lists.
+#[test]
+fn it_is_said_which_tests_depend_on_the_server() {
+    let mut modules = BTreeSet::new();
+    for (path, text) in sources(&["tests/it"]) {
+        let module = path.iter().nth(2).and_then(|name| name.to_str());
+        if text.contains("#[test]") {
+            modules.extend(module.map(|name| name.trim_end_matches(".rs").to_owned()));
+        }
+    }
+    let list = include_str!("it/servers.txt");
+    let listed = list.lines().filter_map(|line| {
+        let words = line.strip_prefix("+ ").or(line.strip_prefix("- "))?;
+        words.split(' ').next().map(str::to_owned)
+    });
+    let mut listed: Vec<String> = listed.collect();
+    listed.sort_unstable();
+    let modules: Vec<String> = modules.into_iter().collect();
+    assert_eq!(listed, modules, "tests/it/servers.txt");
+}

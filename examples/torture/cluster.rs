@@ -60,8 +60,12 @@ fn words(prefix: &[String], program: &Path, arguments: &[String]) -> Vec<String>
     words
 }
 
+/// A port that the system gives to nobody by itself: it stays free while the broker is down.
+/// Programs that run side by side begin their search at different ones.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    let from = 10_000 + (std::process::id() % 9_900) as u16;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    Ok((from..from + 100).find(is_free).ok_or("no port is free")?)
 }
 
 /// The program under test: beside this one's folder.

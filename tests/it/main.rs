@@ -2,7 +2,7 @@
 //! stream rooms against the same server.
 //!
 //! Which nats-server: `HARMONYLITE_NATS_SERVER`, else the one in PATH. Nothing is skipped without
-//! it: a test that did not run proves nothing.
+//! it: a test that did not run proves nothing. servers.txt says which tests depend on its version.
 #![allow(unreachable_pub)] // no other crate uses any of it
 
 mod away;
