@@ -37,8 +37,9 @@ pub enum Lent {
 impl Database {
     /// Closes the connection, waits until no process has the database exclusively, and opens it
     /// again. Called under the lock: no other thread can use the database meanwhile. `is_over`
-    /// sleeps for the time that it is given, and returns true if the daemon is to stop. Then this
-    /// fails with [`DatabaseError::Stopped`], and nothing can be written any more.
+    /// sleeps for the time that it is given, and returns true if the daemon is to stop. If a
+    /// process has the database then, this fails with [`DatabaseError::Stopped`], and nothing can
+    /// be written any more.
     pub fn lend(&mut self, mut is_over: impl FnMut(Duration) -> bool) -> Result<Lent> {
         if self.fence.is_viewing() {
             return Ok(Lent::NotNow);
@@ -60,7 +61,9 @@ impl Database {
         loop {
             let is_long = began.elapsed() >= LONG;
             if is_over(if is_long { POLL * 10 } else { POLL }) {
-                return Err(DatabaseError::Stopped);
+                // What the application committed until now is still to be captured, if it lets us.
+                let is_back = !self.is_taken()? && self.come_back()?;
+                return is_back.then_some(lent).ok_or(DatabaseError::Stopped);
             }
             if self.is_taken()? {
                 lent = Lent::Taken;
@@ -154,9 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_after_an_end_meanwhile() {
+    fn what_was_written_before_an_end_is_captured() {
         let mut node = Node::new(1, SCHEMA);
-        let ends = node.db.lend(|_| true);
+        node.run("INSERT INTO t VALUES (1, 'a')");
+        assert_eq!(node.db.lend(|_| true).unwrap(), Lent::Untaken);
+        assert_eq!(node.capture(), 1);
+    }
+
+    #[test]
+    fn nothing_is_written_after_an_end_while_an_application_has_it() {
+        let mut node = Node::new(1, SCHEMA);
+        node.app = Connection::open_in_memory().unwrap();
+        let path = node.dir.path().join("app.db");
+        let mut has_it = None;
+        let ends = node.db.lend(|_| {
+            has_it = Some(migrate(&path).unwrap());
+            true
+        });
         assert!(matches!(ends, Err(DatabaseError::Stopped)));
         assert!(matches!(node.db.capture(), Err(DatabaseError::Stopped)));
     }
