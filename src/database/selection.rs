@@ -1,8 +1,8 @@
 //! Which tables of the database are replicated, and why the others are not.
 //!
 //! A table is not replicated by choice (`[tables]` and the list of known tools), because a module
-//! keeps its data in it ([`super::storage`]), or because it cannot be replicated. Each such table is
-//! reported by name, with the reason. Views and temporary tables do not count as tables here.
+//! keeps its data in it ([`super::storage`]), or because it cannot be replicated. Each such table
+//! is reported by name, with the reason. Views and temporary tables do not count as tables here.
 
 use rusqlite::{Connection, OptionalExtension};
 
