@@ -269,7 +269,8 @@ impl Database {
 }
 
 /// Whether a row of this table, by its values, is the one that had a former key. Two rows may have
-/// got one key: a migration keeps one of them, and the tombstone of the other says nothing about it.
+/// got one key: a migration keeps one of them, and the tombstone of the other one does not concern
+/// it.
 pub(super) fn is_of_former(
     table: &Table,
     shape: &Shape,

@@ -1,5 +1,5 @@
-//! Applies rows that arrive under a key that their table had before its former one: this node ran two
-//! migrations that change the key, and the sender none of them.
+//! Applies rows that arrive under a key that their table had before its former one: this node ran
+//! two migrations that change the key, and the sender none of them.
 //!
 //! Each former key remembers which key a row got from it. So such a row is taken from key to key,
 //! until it arrives under the former one. Where one step cannot be told, the row is held.
