@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # Builds static musl binaries for boxes: no library of the box is needed.
-#   scripts/build-static.sh [--minimal] TARGET...
+#   scripts/build-static.sh [--minimal] [--build-std] TARGET...
 #     arm-unknown-linux-musleabihf      Raspberry Pi 1 and Zero (ARMv6)
 #     armv7-unknown-linux-musleabihf    32-bit Raspberry Pi OS on a Pi 2 and newer, most ARM routers
 #     aarch64-unknown-linux-musl        64-bit ARM
 #     x86_64-unknown-linux-musl         PCs and servers
 #     mipsel-unknown-linux-musl         older routers (MediaTek MT76xx), soft float
-#   --minimal   without the stores s3, sftp, webdav and file: snapshots go to NATS
+#   --minimal     without the stores s3, sftp, webdav and file (snapshots go to NATS), heartbeat, and
+#                 SQLite's FTS and R-Tree, which only triggers in `apply_triggers` need
+#   --build-std   builds Rust's standard library even where one is installed: smaller
 # The binaries are target/static/TARGET/harmonylite, or harmonylite-minimal.
 #
 # Zig compiles the C parts and links; it comes from PyPI unless it is installed, with cargo-zigbuild.
 # Rust's standard library is the toolchain's where `rustup target add TARGET` put it; else it is
 # built from source: RUST_SRC (a folder that holds library/), the toolchain's component rust-src, or
 # Debian's package rust-src of the very version of rustc. The toolchain itself is never changed.
+# Building it takes RUSTC_BOOTSTRAP=1: cargo's build-std is not stable, the compiler is the same. The
+# same flag allows to leave out the places of panics; the panic's own words stay.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/install.sh
@@ -25,12 +29,16 @@ zig_version=0.17.0 zigbuild_version=0.24.0
 say() { echo "build-static: $*" >&2; }
 fail() { say "$*" && exit 1; }
 
-features=() name=harmonylite
-if [[ ${1:-} == --minimal ]]; then
-    features=(--no-default-features --features store-nats) name=harmonylite-minimal
+features=() name=harmonylite builds_std=
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+    --minimal) features=(--no-default-features --features store-nats) name=harmonylite-minimal ;;
+    --build-std) builds_std=1 ;;
+    *) break ;;
+    esac
     shift
-fi
-[[ $# -gt 0 && $1 != -* ]] || { sed -n 2,11p "$0" >&2 && exit 2; }
+done
+[[ $# -gt 0 && $1 != -* ]] || { sed -n 2,13p "$0" >&2 && exit 2; }
 
 command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
 command -v cargo >/dev/null || fail "there is no cargo; see https://www.rust-lang.org/tools/install"
@@ -115,19 +123,38 @@ remapped() {
         "--remap-path-prefix=$tools=/tools --remap-path-prefix=$sysroot=/rust"
 }
 
+# What the C parts leave out. zstd: compressors slower than level 3, the slowest in use. SQLite: what
+# only serves ANALYZE's samples and tools; the minimal binary also full-text search and R-Trees.
+lean_c() {
+    export CFLAGS="-Os -ffunction-sections -fdata-sections -fno-unwind-tables"
+    CFLAGS+=" -fno-asynchronous-unwind-tables -DHUF_FORCE_DECOMPRESS_X1=1"
+    CFLAGS+=" -DZSTD_FORCE_DECOMPRESS_SEQUENCES_SHORT=1"
+    local slow
+    for slow in GREEDY LAZY LAZY2 BTLAZY2 BTOPT BTULTRA; do
+        CFLAGS+=" -DZSTD_EXCLUDE_${slow}_BLOCK_COMPRESSOR=1"
+    done
+    local sqlite="-USQLITE_ENABLE_STAT4 -USQLITE_ENABLE_DBSTAT_VTAB -USQLITE_SOUNDEX"
+    sqlite+=" -USQLITE_ENABLE_LOAD_EXTENSION -DSQLITE_OMIT_LOAD_EXTENSION"
+    if [[ $name == harmonylite-minimal ]]; then
+        sqlite+=" -USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS -USQLITE_ENABLE_FTS5"
+        sqlite+=" -USQLITE_ENABLE_RTREE"
+    fi
+    export LIBSQLITE3_FLAGS=$sqlite
+}
+
 build() (
     target=$1
     flags=$(remapped) words=()
-    if ! has_std "$target"; then
+    if [[ -n $builds_std ]] || ! has_std "$target"; then
         bin=$(toolchain_with_source)
         PATH=$bin:$PATH
         export RUSTC_BOOTSTRAP=1
         words=(-Z "build-std=std,panic_abort" -Z build-std-features=optimize_for_size)
         # A standard library built here has no start-up objects of its own: zig brings them.
         flags+=" -C link-self-contained=no"
+        flags+=" -Z location-detail=none -Z fmt-debug=shallow -C force-unwind-tables=no"
     fi
-    # The C parts take as little room as the Rust parts do.
-    export CFLAGS="-Os -ffunction-sections -fdata-sections"
+    lean_c
     export RUSTFLAGS="$flags" CARGO_TARGET_DIR=$into/build
     cargo zigbuild --quiet --locked --profile small --target "$target" --bin harmonylite \
         "${features[@]}" "${words[@]}"
