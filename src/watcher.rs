@@ -1,22 +1,24 @@
 //! Tells that the database's files were written. That is a hint to poll, never the truth.
 //!
-//! inotify watches the folder, because SQLite's files come and go. Writes to the shared-memory file
-//! are ignored, because our own reads cause them, too.
+//! Of the folder, inotify tells which files come and go, as SQLite's do. Of the database and its
+//! WAL it tells each write. Writes to other files in the folder wake nobody.
 //!
-//! inotify merges two equal events in a row into one, so two programs that open the database one
-//! after the other would count as one. The database and its WAL are therefore watched by
-//! themselves, too. Each time that one of them is opened causes two different events then, so that
-//! no two in a row are equal.
+//! Programs that open the database are counted by a second inotify, which is read when the first
+//! one tells that one of the files was opened. inotify merges two equal events in a row into one,
+//! so two programs that open the database one after the other would count as one. The second
+//! inotify therefore watches the folder, and the database and its WAL by themselves, too. Each time
+//! that one of them is opened causes two different events then, so that no two in a row are equal.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use inotify::{Event, EventMask, Events, Inotify, WatchDescriptor, WatchMask, Watches};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::thread::{Exited, spawn};
@@ -35,6 +37,12 @@ const DATABASE: usize = 0;
 const WAL: usize = 1;
 const SHM: usize = 3;
 
+/// The second inotify is read again this long after a file was opened: its event may come last.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// Longest time between two reads of the second inotify: other files that are opened fill it.
+const EMPTIED: Duration = Duration::from_secs(60);
+
 /// A thread that waits for inotify. Dropping it ends the thread.
 pub struct Watcher {
     hints: Receiver<()>,
@@ -52,10 +60,12 @@ impl Watcher {
         strays: Arc<AtomicUsize>,
         exits: &Sender<Exited>,
     ) -> std::io::Result<Watcher> {
-        let inotify = Inotify::init()?;
-        let mut watches = inotify.watches();
+        let (wakes, opens) = (Inotify::init()?, Inotify::init()?);
+        let mut watches = wakes.watches();
         strays.store(0, Ordering::SeqCst);
-        let folder = watches.add(folder_of(path), events())?;
+        let folder = watches.add(folder_of(path), comings_and_goings())?;
+        let opened = WatchMask::OPEN | WatchMask::CLOSE_NOWRITE;
+        opens.watches().add(folder_of(path), opened)?;
         // One hint says as much as ten, so the channel holds one.
         let (sender, hints) = bounded(1);
         let is_wanted = Arc::new(AtomicBool::new(false));
@@ -63,16 +73,19 @@ impl Watcher {
             path: path.to_owned(),
             names: ENDS.map(|end| with_end(path.file_name().unwrap_or_default(), end)),
             watches: watches.clone(),
+            openings: opens.watches(),
             folder: folder.clone(),
             strays,
             opened: OpenCounts::default(),
+            is_opened: false,
             searches: Searches::default(),
             sender,
             is_wanted: is_wanted.clone(),
         };
-        watch.separate(DATABASE);
-        watch.separate(WAL);
-        let thread = spawn("watcher", exits, move || watch.run(inotify));
+        for file in [DATABASE, WAL, SHM] {
+            watch.add(file);
+        }
+        let thread = spawn("watcher", exits, move || watch.run(wakes, opens));
         Ok(Watcher {
             hints,
             is_wanted,
@@ -117,14 +130,8 @@ fn with_end(name: &OsStr, end: &str) -> OsString {
     name
 }
 
-fn events() -> WatchMask {
-    WatchMask::MODIFY
-        | WatchMask::CREATE
-        | WatchMask::DELETE
-        | WatchMask::OPEN
-        | WatchMask::CLOSE_NOWRITE
-        | WatchMask::MOVED_FROM
-        | WatchMask::MOVED_TO
+fn comings_and_goings() -> WatchMask {
+    WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_FROM | WatchMask::MOVED_TO
 }
 
 /// State of the thread.
@@ -132,37 +139,53 @@ struct InotifyWatch {
     path: PathBuf,
     names: [OsString; ENDS.len()],
     watches: Watches,
+    /// Watches of the second inotify.
+    openings: Watches,
     folder: WatchDescriptor,
     strays: Arc<AtomicUsize>,
     opened: OpenCounts,
+    /// A file was opened a moment ago.
+    is_opened: bool,
     searches: Searches,
     sender: Sender<()>,
     is_wanted: Arc<AtomicBool>,
 }
 
 impl InotifyWatch {
-    fn run(mut self, mut inotify: Inotify) -> Result<(), String> {
+    fn run(mut self, mut wakes: Inotify, mut opens: Inotify) -> Result<(), String> {
         let mut buffer = [0; 4096];
         loop {
-            wait(&inotify, &self.opened);
+            self.wait(&wakes);
+            let (mut is_hint, mut is_opened) = (false, false);
+            while let Some(events) = read(&mut wakes, &mut buffer)? {
+                for event in events {
+                    if event.wd == self.folder && event.mask.contains(EventMask::IGNORED) {
+                        return Ok(()); // the watch was removed: we are to end
+                    }
+                    is_hint |= self.is_hint(&event);
+                    is_opened |= event.mask.contains(EventMask::OPEN);
+                }
+            }
+            self.is_opened = is_opened;
+            while let Some(events) = read(&mut opens, &mut buffer)? {
+                events.for_each(|event| self.count(&event));
+            }
             if let Some(notice) = self.opened.take(Instant::now()) {
                 self.notice(notice);
-                continue;
-            }
-            let events = inotify
-                .read_events_blocking(&mut buffer)
-                .map_err(|e| e.to_string())?;
-            let mut is_hint = false;
-            for event in events {
-                if event.wd == self.folder && event.mask.contains(EventMask::IGNORED) {
-                    return Ok(()); // the watch was removed: we are to end
-                }
-                is_hint |= self.is_hint(&event);
             }
             if is_hint {
                 let _ = self.sender.try_send(());
             }
         }
+    }
+
+    /// Waits until there are events, or a notice is due.
+    fn wait(&self, wakes: &Inotify) {
+        let due = self.opened.noticed_in(Instant::now());
+        let again = self.is_opened.then_some(AGAIN);
+        let longest = due.into_iter().chain(again).min().unwrap_or(EMPTIED);
+        let mut files = [PollFd::new(wakes, PollFlags::IN)];
+        let _ = poll(&mut files, Timespec::try_from(longest).ok().as_ref());
     }
 
     /// Handles a notice: a program has the database open alone, or may have. Sends a hint if that
@@ -179,24 +202,30 @@ impl InotifyWatch {
         let _ = self.sender.try_send(());
     }
 
-    /// Whether the event tells of a write to one of our files. Counts the files that are opened.
+    /// Whether the event tells of a change to one of our files.
     fn is_hint(&mut self, event: &Event<&OsStr>) -> bool {
         let has = |mask| event.mask.contains(mask);
         if has(EventMask::Q_OVERFLOW) {
             return true;
         }
-        let is_file = |name: &OsStr| self.names.iter().position(|own| own == name);
-        let Some(file) = event.name.and_then(is_file) else {
+        let Some(name) = event.name else {
+            return has(EventMask::MODIFY); // of a file
+        };
+        let Some(file) = self.names.iter().position(|own| own == name) else {
             return false;
         };
-        if has(EventMask::OPEN) || has(EventMask::CLOSE_NOWRITE) {
-            self.note_opened(file, has(EventMask::OPEN));
-            return false;
+        if has(EventMask::CREATE) || has(EventMask::MOVED_TO) {
+            self.add(file);
         }
-        if file == WAL && has(EventMask::CREATE) {
-            self.separate(WAL);
+        true
+    }
+
+    /// Counts the files that are opened.
+    fn count(&mut self, event: &Event<&OsStr>) {
+        let is_file = |name: &OsStr| self.names.iter().position(|own| own == name);
+        if let Some(file) = event.name.and_then(is_file) {
+            self.note_opened(file, event.mask.contains(EventMask::OPEN));
         }
-        file != SHM || !has(EventMask::MODIFY)
     }
 
     fn note_opened(&mut self, file: usize, is_open: bool) {
@@ -217,22 +246,32 @@ impl InotifyWatch {
         }
     }
 
-    /// Keeps two openings of the file apart as events; see the module's head.
-    fn separate(&mut self, file: usize) {
+    /// Watches a file by itself; see the module's head. Our own reads write to the shared memory.
+    fn add(&mut self, file: usize) {
         let path = self.path.with_file_name(&self.names[file]);
-        if let Err(e) = self.watches.add(&path, WatchMask::OPEN) {
+        let opened = WatchMask::OPEN | WatchMask::CLOSE_NOWRITE;
+        let wakes = match file {
+            DATABASE | WAL => opened | WatchMask::MODIFY,
+            SHM => WatchMask::OPEN,
+            _ => return,
+        };
+        let added = self.watches.add(&path, wakes).and_then(|_| match file {
+            SHM => Ok(()),
+            _ => self.openings.add(&path, WatchMask::OPEN).map(drop),
+        });
+        if let Err(e) = added {
             log::debug!("watching {}: {e}", path.display()); // it is not there yet, or gone
         }
     }
 }
 
-/// Waits until there are events, or a notice is due.
-fn wait(inotify: &Inotify, opened: &OpenCounts) {
-    let Some(left) = opened.noticed_in(Instant::now()) else {
-        return;
-    };
-    let mut files = [PollFd::new(inotify, PollFlags::IN)];
-    let _ = poll(&mut files, Timespec::try_from(left).ok().as_ref());
+/// The events that are there, in parts; none if there are no more.
+fn read<'b>(inotify: &mut Inotify, buffer: &'b mut [u8]) -> Result<Option<Events<'b>>, String> {
+    match inotify.read_events(buffer) {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(e) => Err(e.to_string()),
+        Ok(events) => Ok(Some(events)),
+    }
 }
 
 #[cfg(test)]
