@@ -70,20 +70,34 @@ pub fn spawn_brief(
     .map(drop)
 }
 
+/// Runs `body` in a thread that reports to its owner by itself, and is never joined. Fails if the
+/// system gives no thread.
+pub fn spawn_detached(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    builder(name).spawn(body).map(drop)
+}
+
+/// Memory is little where this runs, and a system without overcommitment counts stacks in full.
+fn builder(name: &str) -> std::thread::Builder {
+    const STACK: usize = 512 << 10;
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK)
+}
+
 /// Starts a thread. A failed `end` is ignored: the process may be ending, without a listener.
 fn begin(
     name: &str,
     body: impl FnOnce() -> Result<(), String> + Send + 'static,
     end: impl FnOnce(String, Outcome) + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
-    let (name, own) = (name.to_owned(), name.to_owned());
-    std::thread::Builder::new().name(own).spawn(move || {
+    let own = name.to_owned();
+    builder(name).spawn(move || {
         let outcome = match catch_unwind(AssertUnwindSafe(body)) {
             Ok(Ok(())) => Outcome::Stopped,
             Ok(Err(cause)) => Outcome::Failed(cause),
             Err(panic) => Outcome::Panicked(panic_text(&*panic)),
         };
-        end(name, outcome);
+        end(own, outcome);
     })
 }
 

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("address", "model"),
     ("config", "db_file lock model address"),
     ("cli", "address config"),
-    ("stream", "lock model address"),
+    ("stream", "thread lock model address"),
     ("logging", "clock progress db_file config stream"),
     ("trust", ""),
     ("store", "clock trust model address config stream"),

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, io, thread};
+use std::{fmt, io};
 
 use crossbeam_channel::{after, never, select};
 use nats::HeaderMap;
@@ -27,6 +27,7 @@ use super::limits;
 pub use super::link::Inbox;
 use super::link::Link;
 use crate::address::server::Address;
+use crate::thread::spawn_detached;
 
 /// Deadline of a request to the JetStream API. A cluster needs seconds to elect a leader.
 pub const API_TIMEOUT: Duration = Duration::from_secs(5);
@@ -151,10 +152,7 @@ impl Closer {
 /// Ends a connection on a separate thread: a server that stopped reading must not block the caller.
 fn end_aside(link: &Link) {
     let ended = link.clone();
-    let closer = thread::Builder::new()
-        .name("nats-close".into())
-        .spawn(move || ended.end());
-    if closer.is_err() {
+    if spawn_detached("nats-close", move || ended.end()).is_err() {
         link.end();
     }
 }

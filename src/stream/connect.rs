@@ -6,11 +6,11 @@
 //! behind.
 #![allow(deprecated)]
 
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
-use std::{fs, thread};
 
 use crossbeam_channel::bounded;
 
@@ -19,6 +19,7 @@ use super::client::{Client, ClientOptions};
 use super::credentials::{self, unreadable};
 use super::link::Link;
 use crate::address::server::Address;
+use crate::thread::spawn_detached;
 
 const DEFAULT_PORT: u16 = 4222;
 
@@ -78,11 +79,8 @@ fn attempt(
 ) -> Result<Client, StreamError> {
     let (result, opened) = bounded(1);
     let (theirs, at) = (options.clone(), address.clone());
-    thread::Builder::new()
-        .name("nats-connect".into())
-        .spawn(move || {
-            let _ = result.send(open(&theirs, &at, timeout));
-        })
+    let open = move || drop(result.send(open(&theirs, &at, timeout)));
+    spawn_detached("nats-connect", open)
         .map_err(|error| StreamError::Disconnected(format!("connect to {address}: {error}")))?;
     opened.recv_timeout(timeout).unwrap_or_else(|_| {
         let text = format!(

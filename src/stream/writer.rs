@@ -13,7 +13,6 @@
 //! channel of acknowledgements. Dropping the writer ends both threads.
 #![allow(deprecated)]
 
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
@@ -25,6 +24,7 @@ use super::domains::{self, AckedTokens, Foreign, HEADER};
 use super::jetstream::{self, StreamOptions};
 use super::link::Link;
 use super::{Ack, StreamError, Writer};
+use crate::thread::spawn_detached;
 
 /// Bytes reserved for `Nats-Msg-Id` and the header line; ids are about 40 bytes long.
 const HEADER_ROOM: usize = 256;
@@ -172,9 +172,7 @@ impl Writer for JetStreamWriter {
 }
 
 pub(super) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StreamError> {
-    let thread = thread::Builder::new().name(name.into()).spawn(body);
-    thread
-        .map(drop)
+    spawn_detached(name, body)
         .map_err(|e| StreamError::Disconnected(format!("start thread {name}: {e}")))
 }
 
@@ -232,7 +230,7 @@ fn write(
 /// Waits as long as the bytes of a message take at the limit.
 fn keep_to_limit(client: &Client, bytes: usize) {
     if let Some(limit) = client.bandwidth() {
-        thread::sleep(limit.sent(bandwidth::of_message(bytes)));
+        std::thread::sleep(limit.sent(bandwidth::of_message(bytes)));
     }
 }
 

@@ -11,13 +11,13 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rustix::process::{Pid, Signal};
 
 use super::ServerError;
+use crate::thread::spawn_detached;
 
 /// Number of log lines that the report of an exit quotes.
 const LAST_WORDS: usize = 5;
@@ -93,9 +93,8 @@ impl Child {
         let (ended, end) = bounded(0);
         let (refused, refuses) = bounded(1);
         let lines = Arc::clone(&words);
-        thread::Builder::new()
-            .name("nats-server".into())
-            .spawn(move || attend(command, &started, &lines, &refused, ended))
+        let run = move || attend(command, &started, &lines, &refused, ended);
+        spawn_detached("nats-server", run)
             .map_err(ServerError::io("start a thread for", binary))?;
         let pid = result
             .recv()

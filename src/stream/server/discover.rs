@@ -9,13 +9,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
 use super::sections;
 use crate::address::server::Address;
+use crate::thread::spawn_detached;
 
 const FIRST_RESOLVE: Duration = Duration::from_secs(2);
 const DEFAULT_MIN: usize = 2;
@@ -59,10 +59,7 @@ impl ServerPeers {
         let (result, found) = bounded(1);
         let peers = self.clone();
         let resolve_all = move || drop(result.send(peers.resolve_all().0));
-        let started = thread::Builder::new()
-            .name("nats-resolve".into())
-            .spawn(resolve_all)
-            .is_ok();
+        let started = spawn_detached("nats-resolve", resolve_all).is_ok();
         let found = if started {
             found.recv_timeout(FIRST_RESOLVE).ok()
         } else {
@@ -106,8 +103,8 @@ impl ServerPeers {
                 }
             }
         };
-        match thread::Builder::new().name("nats-peers".into()).spawn(ask) {
-            Ok(_) => Some(going),
+        match spawn_detached("nats-peers", ask) {
+            Ok(()) => Some(going),
             Err(error) => {
                 log::warn!("look for more peers: {error}");
                 None
