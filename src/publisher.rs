@@ -98,6 +98,8 @@ pub struct PublisherOptions {
     pub max_entries: u64,
     /// How often marks and positions are stored when nothing else is written.
     pub cleanup_interval: Duration,
+    /// Shortest time between two captures.
+    pub publish_interval: Duration,
     /// How often to poll without a hint; set where hints cannot be relied on.
     pub polling_interval: Option<Duration>,
     /// Pauses between attempts to connect, and their number.
@@ -160,6 +162,8 @@ struct Publisher {
     wanted_at: Instant,
     /// Pause between the end of one loan and the next.
     lend_pause: Duration,
+    /// The application's next writes are captured at this time at the earliest.
+    capture_at: Instant,
     /// When a write was last seen, ours or another program's.
     written_at: Instant,
     /// A small WAL is not cut before this time.
@@ -218,6 +222,7 @@ pub fn start(
         lend_at: None,
         wanted_at: now,
         lend_pause: LEND_AGAIN,
+        capture_at: now,
         written_at: now,
         cut_at: now,
         options,
@@ -434,7 +439,12 @@ impl Publisher {
             shared.notify_scheduler(); // a capture is followed by another poll
         }
         let due = locked.database.next_check();
+        let has_time = !locked.database.has_more() && locked.database.catalog_is_current()?;
         drop(locked);
+        if captures && has_time && now < self.capture_at {
+            (self.written_at, self.poll_at) = (now, Some(self.capture_at));
+            return Ok(()); // nothing waits but the application's rows
+        }
         if changed || captures {
             self.written_at = now;
         } else {
@@ -442,6 +452,7 @@ impl Publisher {
         }
         if captures {
             let (more, held) = self.capture()?;
+            self.capture_at = now + self.options.publish_interval;
             self.tell_progress();
             // As in the consumers, the application gets the lock for half as long as we held it.
             let pause = match turn {

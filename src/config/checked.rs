@@ -22,6 +22,9 @@ use crate::model::frame::MAX_MESSAGE_BYTES;
 /// Default of `max_held_bytes`, in bytes.
 pub(crate) const MAX_HELD_BYTES: u64 = 64 << 20;
 
+/// Default of `cache_size`, in KiB: SQLite's own.
+pub(crate) const CACHE_SIZE: u32 = 2000;
+
 /// Everything that can be configured. `common` holds the settings that all nodes must have in
 /// common; the rest is this node's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Config {
     pub replicate: bool,
     /// Changed rows that a capture reads at a time, 1 to 1,000,000.
     pub scan_max_changes: usize,
+    /// KiB of the database that SQLite keeps in memory, 64 to 1,048,576.
+    pub cache_size: u32,
     /// Time between two clean-ups of our own tables.
     pub cleanup_interval: Duration,
     /// How long nothing may change before the daemon saves a snapshot and ends; none: never.
@@ -190,6 +195,12 @@ impl Config {
             publish: top.bool("publish", true),
             replicate: top.bool("replicate", true),
             scan_max_changes: top.int("scan_max_changes", 512, 1..=1_000_000, "rows at a time"),
+            cache_size: top.int(
+                "cache_size",
+                CACHE_SIZE,
+                64..=1 << 20,
+                "KiB of the database",
+            ),
             cleanup_interval: top.millis("cleanup_interval", 5_000, 100, "between two clean-ups"),
             sleep_timeout: top.millis_or_off("sleep_timeout", 1, "of quiet before sleep"),
             polling_interval: top.millis_or_off("polling_interval", 10, "between two looks"),

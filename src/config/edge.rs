@@ -1,4 +1,5 @@
-//! `[edge]`: a node behind a slow, metered or rarely available connection.
+//! `[edge]`: a node on a box with little flash, or behind a slow, metered or rarely available
+//! connection.
 
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ const LEAST_BANDWIDTH: u64 = 32 * 1024;
 
 const DAY: u32 = 24 * 3600;
 
+/// Longest `publish_interval`.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(DAY as u64);
+
 /// `[edge]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeSettings {
@@ -18,6 +22,8 @@ pub struct EdgeSettings {
     pub max_bandwidth: Option<u64>,
     /// Outside of it the node does not connect; none: it is always connected.
     pub sync_window: Option<Window>,
+    /// Local writes are captured and sent at most this often; 0: at once.
+    pub publish_interval: Duration,
 }
 
 /// A part of each day, by the local time of this machine.
@@ -44,6 +50,7 @@ impl EdgeSettings {
             heartbeat: Duration::from_millis(heartbeat),
             max_bandwidth: max_bandwidth(section),
             sync_window,
+            publish_interval: section.parsed("publish_interval", "0s", publish_interval),
         }
     }
 }
@@ -56,6 +63,26 @@ fn max_bandwidth(section: &Section) -> Option<u64> {
         section.note("max_bandwidth", text);
     }
     (bytes > 0).then_some(bytes)
+}
+
+fn publish_interval(text: &str) -> Result<Duration, String> {
+    let time = duration(text).filter(|time| *time <= LONGEST_INTERVAL);
+    time.ok_or_else(|| "a time from \"0s\" to \"24h\", such as \"500ms\", \"60s\" or \"5m\"".into())
+}
+
+/// A whole number with a unit: ms, s, m or h.
+fn duration(text: &str) -> Option<Duration> {
+    let end = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(end);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let number: u64 = number.parse().ok()?;
+    Some(Duration::from_millis(number.checked_mul(millis)?))
 }
 
 fn window(text: &str) -> Result<Option<Window>, String> {
@@ -115,6 +142,28 @@ mod tests {
         assert_eq!(over_midnight.at(0), (true, 1800));
         assert_eq!(over_midnight.at(hours(12)), (false, hours(11) + 1800));
         assert_eq!(over_midnight.at(hours(23) + 1800), (true, 3600));
+    }
+
+    #[test]
+    fn times_have_units() {
+        let millis = |text| duration(text).map(|time| time.as_millis());
+        assert_eq!(millis("500ms"), Some(500));
+        assert_eq!(millis("60s"), Some(60_000));
+        assert_eq!(millis("5m"), Some(300_000));
+        assert_eq!(millis("24h"), Some(86_400_000));
+        for text in [
+            "",
+            "60",
+            "s",
+            "-1s",
+            "1.5s",
+            "60 s",
+            "99999999999999999h",
+            "1d",
+        ] {
+            assert_eq!(millis(text), None, "{text}");
+        }
+        assert!(publish_interval("25h").is_err());
     }
 
     #[test]

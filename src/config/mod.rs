@@ -1,9 +1,9 @@
 //! Configuration: the operator's TOML, turned into checked values.
 //!
 //! Two steps. `raw` and `section` hand out the TOML text key by key and note every problem with its
-//! line; the structs of [`checked`], [`nats`], [`snapshot`] and [`tables`] read their keys there,
-//! with bounds, units and defaults. `config.toml` at the top of the repository explains every key
-//! to operators, and a test keeps it and this code in step.
+//! line; the structs of [`checked`], [`edge`], [`nats`], [`snapshot`] and [`tables`] read their
+//! keys there, with bounds, units and defaults. `config.toml` at the top of the repository explains
+//! every key to operators, and a test keeps it and this code in step.
 //!
 //! Promise: every value in a [`Config`] is within its bounds, and the files it names were readable.
 //! All problems of a file are reported at once, each with its key and line, the value found and the
@@ -26,7 +26,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use checked::MAX_HELD_BYTES;
+pub(crate) use checked::{CACHE_SIZE, MAX_HELD_BYTES};
 pub use checked::{Common, Config, HealthCheck, LogFormat, Logging, Prometheus, ReplicationLog};
 pub use edge::EdgeSettings;
 pub use nats::NatsSettings;

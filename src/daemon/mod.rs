@@ -328,6 +328,7 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
             .map(|shard| stream_name(&streams, shard))
             .collect(),
         scan_max_changes: config.scan_max_changes,
+        cache_size: config.cache_size,
         max_transaction_bytes: config.replication_log.max_transaction_bytes,
         max_clock_drift: config.max_clock_drift,
         courtesy: config.courtesy,

@@ -130,6 +130,7 @@ impl Threads {
             max_transaction_bytes: config.replication_log.max_transaction_bytes,
             max_entries: config.replication_log.max_entries as u64,
             cleanup_interval: config.cleanup_interval,
+            publish_interval: config.edge.publish_interval,
             polling_interval: polling.or(watcher.is_none().then_some(POLL_WITHOUT_HINTS)),
             pauses: publisher::ConnectPauses {
                 backoff,

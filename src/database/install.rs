@@ -12,11 +12,12 @@ use super::read_only::ReadOnly;
 use super::wal::JOURNAL_SIZE_LIMIT;
 use super::write::retry_while_busy;
 use super::{DatabaseError, GoVersion, Result, Settings, journal, own_shape, own_tables};
+use crate::config::CACHE_SIZE;
 
 /// The table that shows that HarmonyLite manages a database.
 const META: &str = "__harmonylite___meta";
 
-pub(super) fn connect(path: &Path) -> Result<Connection> {
+pub(super) fn connect(path: &Path, cache_size: u32) -> Result<Connection> {
     let open = || {
         let conn = Connection::open(path)?;
         conn.busy_timeout(Duration::from_secs(5))?;
@@ -26,6 +27,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
         journal::set_wal(&conn, path)?;
         conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY")?;
         conn.execute_batch(JOURNAL_SIZE_LIMIT)?;
+        conn.pragma_update(None, "cache_size", -i64::from(cache_size))?;
         // Own tables can be renamed even if views of the application are broken.
         conn.execute_batch("PRAGMA legacy_alter_table = ON")?;
         conn.busy_timeout(Duration::ZERO)?; // from here on `retry_while_busy` waits
@@ -102,7 +104,7 @@ pub struct Removed {
 /// Removes all objects of HarmonyLite from a database, and all of the Go version, even while an
 /// application has it open. Waits for the write lock until `stop` is set.
 pub fn clean_up(path: &Path, stop: &AtomicBool) -> Result<Removed> {
-    let conn = connect(path)?;
+    let conn = connect(path, CACHE_SIZE)?;
     retry_while_busy(stop, || conn.execute_batch("BEGIN IMMEDIATE"))?;
     let go = GoVersion::find(&conn)?;
     let unpublished_by_go = go.map_or(Ok(0), |go| go.unpublished(&conn))?;

@@ -88,7 +88,7 @@ impl Database {
 
     /// Opens the database again. Returns false if another process was faster.
     fn come_back(&mut self) -> Result<bool> {
-        let conn = match connect(&self.settings.path) {
+        let conn = match connect(&self.settings.path, self.settings.cache_size) {
             Err(e) if e.is_temporary() => return Ok(false),
             conn => conn?,
         };

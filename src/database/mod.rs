@@ -162,7 +162,7 @@ impl Database {
     /// Opens the database, and puts HarmonyLite's triggers and tables in place. Blocks while others
     /// hold the write lock, until `stop` is set.
     pub fn open(settings: Settings, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) -> Result<Self> {
-        let conn = connect(&settings.path)?;
+        let conn = connect(&settings.path, settings.cache_size)?;
         let fence = Arc::new(Fence::new(settings.courtesy, stop.clone()));
         fence.attach(&conn)?;
         // One transaction leads from the state that was found to complete tables and triggers: no

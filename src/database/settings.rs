@@ -21,6 +21,8 @@ pub struct Settings {
     /// Names of the streams that this node reads; it forgets positions in others. Empty: all
     /// streams.
     pub streams: BTreeSet<String>,
+    /// KiB of the database that SQLite keeps in memory.
+    pub cache_size: u32,
     /// Entries of the change log that one transaction captures, however long that takes.
     pub scan_max_changes: usize,
     /// A frame is complete when it reaches this size, in bytes before compression.

@@ -100,6 +100,7 @@ fn open(path: &str) -> Database {
         publish: true,
         shards: 1,
         streams: Default::default(),
+        cache_size: 2000,
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),

@@ -259,6 +259,7 @@ impl Node {
             publish: true,
             shards: options.shards,
             streams: Default::default(),
+            cache_size: 2000,
             scan_max_changes: options.scan_max_changes,
             max_transaction_bytes: options.max_transaction_bytes,
             max_clock_drift: MAX_CLOCK_DRIFT,

@@ -39,6 +39,7 @@ pub(crate) fn settings() -> Settings {
         publish: true,
         shards: 2,
         streams: Default::default(),
+        cache_size: 2000,
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),
