@@ -11,6 +11,8 @@ use std::time::Duration;
 mod app;
 mod cluster;
 mod courtesy;
+mod flash;
+mod idle;
 mod measure;
 mod node;
 mod process;
@@ -33,8 +35,10 @@ struct Options {
     runs: usize,
     idle: Duration,
     only: Vec<String>,
-    /// Of a cell of the table of courtesy.
-    seconds: u64,
+    /// Of a cell of the table of courtesy, or of the slowest load of flash.
+    seconds: Option<u64>,
+    /// `edge.publish_interval` for flash.
+    interval: Option<String>,
     /// Of the database for snapshots.
     mb: u64,
     stores: Vec<String>,
@@ -47,6 +51,7 @@ impl Options {
         let idle: Option<u64> = args.opt_value_from_str("--idle")?;
         let only: Option<String> = args.opt_value_from_str("--only")?;
         let seconds: Option<u64> = args.opt_value_from_str("--seconds")?;
+        let interval: Option<String> = args.opt_value_from_str("--publish-interval")?;
         let mb: Option<u64> = args.opt_value_from_str("--mb")?;
         let stores: Option<String> = args.opt_value_from_str("--stores")?;
         let all = args.contains("--all");
@@ -59,7 +64,7 @@ impl Options {
             usual_stores = "file";
         }
         let only = only.map_or(parts, |only| list(&only));
-        let known = format!("{PARTS},{OWN_TABLES}");
+        let known = format!("{PARTS},{OWN_TABLES},flash");
         if let Some(unknown) = only.iter().find(|part| !list(&known).contains(part)) {
             return Err(format!("--only {unknown}: the parts are {known}").into());
         }
@@ -67,7 +72,8 @@ impl Options {
             runs: runs.unwrap_or(3).max(1),
             idle: Duration::from_secs(idle.unwrap_or(60)),
             only,
-            seconds: seconds.unwrap_or(4).max(1),
+            seconds,
+            interval,
             mb: mb.unwrap_or(1000).max(1),
             stores: list(stores.as_deref().unwrap_or(usual_stores)),
         })
@@ -106,7 +112,11 @@ fn main() -> Result<()> {
         println!();
     }
     if options.has("courtesy") {
-        courtesy::measure(options.seconds)?;
+        courtesy::measure(options.seconds.unwrap_or(4).max(1))?;
+    }
+    if options.has("flash") {
+        let seconds = options.seconds.unwrap_or(120).max(4);
+        flash::measure(seconds, options.idle, options.interval.as_deref())?;
     }
     Ok(())
 }
@@ -144,7 +154,7 @@ fn one_run(options: &Options, last: bool, report: &mut Report) -> Result<()> {
     cluster.settle()?;
     report.add("rss after", cluster.rss_mb()?);
     if last && options.has("idle") {
-        measure::idle(&cluster, options.idle, report)?;
+        idle::measure(&cluster, options.idle, report)?;
     }
     cluster.stop()
 }

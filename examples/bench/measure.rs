@@ -163,6 +163,7 @@ fn install(path: &Path) -> Result<()> {
         publish: true,
         shards: 1,
         streams: Default::default(),
+        cache_size: 2000,
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),
@@ -204,29 +205,4 @@ pub fn wal_of_nodes(cluster: &Cluster, report: &mut Report) -> Result<()> {
     load("one-row", 1, PACE)?;
     load("100-row", BATCH, PACE)?;
     load("100-row at once", BATCH, Duration::ZERO)
-}
-
-/// Both daemons with nothing to do; the worse one counts.
-pub fn idle(cluster: &Cluster, time: Duration, report: &mut Report) -> Result<()> {
-    let began = Instant::now();
-    let before: Vec<_> = cluster
-        .nodes
-        .iter()
-        .map(|n| n.daemon.activity())
-        .collect::<Result<_>>()?;
-    std::thread::sleep(time);
-    let (mut cpu, mut wakes, mut threads) = (0.0_f64, 0.0_f64, 0.0_f64);
-    for (node, before) in cluster.nodes.iter().zip(before) {
-        let after = node.daemon.activity()?;
-        let seconds = began.elapsed().as_secs_f64();
-        cpu = cpu.max((after.cpu_ns - before.cpu_ns) as f64 / 1e7 / seconds);
-        wakes = wakes.max((after.switches - before.switches) as f64 / seconds);
-        threads = threads.max(after.threads as f64);
-    }
-    report.add("idle cpu", cpu);
-    report.add("idle wakes", wakes);
-    report.add("threads", threads);
-    let binary = std::fs::metadata(crate::cluster::binary("harmonylite")?)?.len();
-    report.add("binary MB", binary as f64 / 1e6);
-    Ok(())
 }

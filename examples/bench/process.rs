@@ -1,5 +1,6 @@
 //! Processes: ended when dropped; and what the kernel counts about them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
@@ -69,10 +70,14 @@ impl Process {
             let Ok(times) = std::fs::read_to_string(task.join("schedstat")) else {
                 continue;
             };
-            sum.threads += 1;
+            let mut switches = 0;
             for key in ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"] {
-                sum.switches += self.status(task.join("status"), key).unwrap_or(0);
+                switches += self.status(task.join("status"), key).unwrap_or(0);
             }
+            let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+            sum.threads += 1;
+            sum.switches += switches;
+            *sum.by_name.entry(name.trim().to_owned()).or_default() += switches;
             let cpu = times.split(' ').next().unwrap_or_default();
             sum.cpu_ns += cpu.parse::<u64>()?;
         }
@@ -85,6 +90,22 @@ pub struct Activity {
     pub threads: u64,
     pub switches: u64,
     pub cpu_ns: u64,
+    /// Switches by the thread's name.
+    by_name: BTreeMap<String, u64>,
+}
+
+impl Activity {
+    /// The switches of each thread that was awake since `before`, for people.
+    pub fn since(&self, before: &Activity) -> String {
+        let known = |name: &String| before.by_name.get(name).copied().unwrap_or(0);
+        let all = self
+            .by_name
+            .iter()
+            .map(|(name, n)| (name, n.saturating_sub(known(name))));
+        let awake = all.filter(|(_, n)| *n > 0);
+        let awake: Vec<String> = awake.map(|(name, n)| format!("{name} {n}")).collect();
+        awake.join(", ")
+    }
 }
 
 impl std::iter::Sum for Activity {
@@ -93,6 +114,7 @@ impl std::iter::Sum for Activity {
             threads: a.threads + b.threads,
             switches: a.switches + b.switches,
             cpu_ns: a.cpu_ns + b.cpu_ns,
+            by_name: BTreeMap::new(),
         })
     }
 }
