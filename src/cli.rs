@@ -63,7 +63,7 @@ usage: harmonylite [flags]
   -repair              for verify: make rows that differ equal again
   -dry-run             for verify -repair and forget: only say what would be done
   -drop TABLE          for held: give up what is held of TABLE on this node
-  -o FILE              for restore: where to, a file that is not there yet
+  -o FILE              for restore and diag: where to, a file that is not there yet
 
 The server that runs beside us while nats.urls is empty:
 
@@ -432,7 +432,9 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
         ));
     }
     if value(&mut args, "--o")?.is_some() {
-        return Err(CliError("-o does not go here: it is for restore".into()));
+        return Err(CliError(
+            "-o does not go here: it is for restore and diag".into(),
+        ));
     }
     if value(&mut args, "--drop")?.is_some() {
         return Err(CliError("-drop does not go here: it is for held".into()));

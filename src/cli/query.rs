@@ -21,6 +21,11 @@ pub(super) fn parse(word: &str, mut args: Arguments) -> Result<Command, CliError
         }
         "verify" => {
             let (repair, dry_run) = (args.contains("--repair"), args.contains("--dry-run"));
+            if dry_run && !repair {
+                let text =
+                    "-dry-run does not go here without -repair: verify alone repairs nothing";
+                return Err(CliError(text.into()));
+            }
             let takes = "verify takes -config, -json, -repair and -dry-run";
             (DaemonQuery::Verify { repair, dry_run }, takes)
         }
@@ -127,6 +132,8 @@ mod tests {
             ("forget x", "the number of a node"),
             ("status -repair", "-repair does not go here"),
             ("status now", "unexpected argument"),
+            ("verify -dry-run", "without -repair"),
+            ("-o x.txt", "it is for restore and diag"),
             ("pause now", "unexpected argument"),
             ("diag -json", "-json does not go here"),
         ] {
