@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -35,7 +35,8 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Where lines go, and which were logged lately.
 struct Logger {
-    level: LevelFilter,
+    /// A [`LevelFilter`].
+    level: AtomicUsize,
     format: LogFormat,
     /// The node's id; 0: not known yet.
     node: AtomicU64,
@@ -49,12 +50,13 @@ struct Logger {
 /// be opened.
 pub fn start(logging: &Logging, node: Option<u64>) -> Result<Option<LogFile>, String> {
     let open = |path: &PathBuf| {
-        LogFile::open(path).map_err(|e| format!("logging.file {}: {e}", path.display()))
+        LogFile::open(path, logging.max_bytes)
+            .map_err(|e| format!("logging.file {}: {e}", path.display()))
     };
     let file = logging.file.as_ref().map(open).transpose()?;
     let syslog = logging.syslog.then(|| Syslog::open(syslog::PATH.into()));
     let logger = Logger {
-        level: logging.level,
+        level: AtomicUsize::new(logging.level as usize),
         format: logging.format,
         node: AtomicU64::new(node.unwrap_or(0)),
         file: file.clone(),
@@ -68,6 +70,14 @@ pub fn start(logging: &Logging, node: Option<u64>) -> Result<Option<LogFile>, St
     log::set_logger(logger).map_err(|e| e.to_string())?;
     log::set_max_level(logging.level.max(OF_LIBRARIES));
     Ok(file)
+}
+
+/// Logs this much from now on.
+pub fn level_is(level: LevelFilter) {
+    if let Some(logger) = LOGGER.get() {
+        logger.level.store(level as usize, Ordering::Relaxed);
+        log::set_max_level(level.max(OF_LIBRARIES));
+    }
 }
 
 /// Sets the node's id, if it was not known when logging started.
@@ -87,8 +97,11 @@ impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
         let target = metadata.target();
         let is_ours = target == "harmonylite" || target.starts_with("harmonylite::");
-        let level = if is_ours { self.level } else { OF_LIBRARIES };
-        metadata.level() <= level
+        let most = match is_ours {
+            true => self.level.load(Ordering::Relaxed),
+            false => OF_LIBRARIES as usize,
+        };
+        metadata.level() as usize <= most
     }
 
     fn log(&self, record: &Record) {

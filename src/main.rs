@@ -109,7 +109,7 @@ fn load(given: Option<std::path::PathBuf>) -> Result<Config, String> {
         .map_err(|e| e.to_string())
 }
 
-fn run(mut options: Flags, until: Until) -> Result<(), String> {
-    let config = load(options.config.take())?;
+fn run(options: Flags, until: Until) -> Result<(), String> {
+    let config = load(options.config.clone())?;
     daemon::run(&config, &options, until).map_err(|daemon::Failure(cause)| cause)
 }

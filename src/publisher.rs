@@ -580,7 +580,7 @@ impl Publisher {
             let mut locked = self.shared.lock();
             let streams = self.streams.iter().map(|s| &s[..]);
             let under_way = link.in_flight();
-            let most = (self.shared.stream_holds(self.options.max_entries) / 2).max(1);
+            let most = (self.shared.stream_keeps(self.options.max_entries).messages / 2).max(1);
             if self.shared.reads() && locked.is_ahead(streams, under_way, most) {
                 self.shared.wait_for_readers();
                 break;

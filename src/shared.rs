@@ -23,6 +23,7 @@ mod sizes;
 mod turns;
 mod writing;
 
+pub use sizes::Keeps;
 use sizes::Sizes;
 use turns::Pauses;
 pub use turns::{SURE_PAUSE, Turn};
@@ -270,10 +271,9 @@ impl Shared {
         self.sizes.heard(stream);
     }
 
-    /// Number of messages that a stream can hold: at most `max_entries`, and fewer if its bytes are
-    /// limited.
-    pub fn stream_holds(&self, max_entries: u64) -> u64 {
-        self.sizes.holds(max_entries)
+    /// What a stream keeps: at most `max_entries` messages, and fewer if the broker limits it more.
+    pub fn stream_keeps(&self, max_entries: u64) -> Keeps {
+        self.sizes.keeps(max_entries)
     }
 
     /// Notes that rows changed just now.

@@ -1,6 +1,7 @@
 //! The only caller of `std::thread`: every thread has a name, and every end is reported.
 
 use std::fmt;
+use std::io::{Write, stderr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
@@ -38,8 +39,9 @@ impl fmt::Display for Exited {
 }
 
 /// Runs `body` in a thread of this name (15 bytes at most, as Linux shows it). The thread reports
-/// its end to `exits`, even a panic. That channel is unbounded, so the report never blocks. Panics
-/// if the system gives no thread.
+/// its end to `exits`, even a panic. That channel is unbounded, so the report never blocks. Ends
+/// the process if the system gives no thread: nothing is lost by that, and less would be half of
+/// the program.
 pub fn spawn(
     name: &str,
     exits: &Sender<Exited>,
@@ -47,7 +49,15 @@ pub fn spawn(
 ) -> JoinHandle<()> {
     let exits = exits.clone();
     let end = move |name, outcome| drop(exits.send(Exited { name, outcome }));
-    begin(name, body, end).expect("the system gives us a thread")
+    begin(name, body, end).unwrap_or_else(|e| {
+        let text = format!(
+            "the system gives no thread for {name}: {e}: perhaps a limit of memory or of threads \
+             is too low (ulimit -v and -u, TasksMax and MemoryMax of systemd)"
+        );
+        log::error!("{text}");
+        let _ = writeln!(stderr(), "harmonylite: {text}");
+        std::process::exit(1)
+    })
 }
 
 /// Runs `body` in a short-lived thread that is never joined; it reports only a panic to `exits`.

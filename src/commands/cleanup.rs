@@ -18,7 +18,7 @@ pub fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
         ));
     }
     let lock = lock::take_database(&config.db_path, Duration::ZERO, || false)?;
-    scratch::remove_stale(&config.db_path);
+    scratch::remove_stale(&config.db_path, config.snapshot.scratch.as_deref());
     let removed = database::clean_up(&config.db_path, &AtomicBool::new(false))
         .map_err(|e| format!("cleaning up {}: {e}", config.db_path.display()))?;
     let mirror = mirror::place(&config.seq_map_path, &config.db_path)?;

@@ -19,6 +19,16 @@ use crate::address::configured::ListenAddress;
 use crate::address::secret::Secret;
 use crate::model::frame::MAX_MESSAGE_BYTES;
 
+/// Messages of a stream if the configuration leaves the number to us. A message takes little room
+/// and a snapshot much, so this is more than the 1024 of the Go version.
+const CHOSEN_ENTRIES: u64 = 65_536;
+
+/// Least `max_age`, in milliseconds: a snapshot must be made within half of it.
+const TEN_MINUTES: u64 = 600_000;
+
+/// Least `logging.max_bytes`: the lines of a start, some times over.
+const LEAST_LOG: u64 = 16 << 10;
+
 /// Default of `max_held_bytes`, in bytes.
 pub(crate) const MAX_HELD_BYTES: u64 = 64 << 20;
 
@@ -103,10 +113,12 @@ pub struct Common {
 /// `[replication_log]`, without the keys in [`Common`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationLog {
-    /// Most messages in a stream, at least 1.
+    /// Most messages in a stream; 0: HarmonyLite chooses ([`ReplicationLog::entries`]).
     pub max_entries: i64,
-    /// Most bytes in a stream; none: no limit.
+    /// Most bytes in a stream; none: no limit, or HarmonyLite's choice.
     pub max_bytes: Option<u64>,
+    /// Greatest age of a message in a stream; none: no limit.
+    pub max_age: Option<Duration>,
     /// Servers that keep a copy of each stream, 1 to 5.
     pub replicas: u8,
     /// Whether the settings of existing streams are changed to these.
@@ -124,6 +136,8 @@ pub struct Logging {
     pub format: LogFormat,
     /// None: standard output, or the system's log if `syslog`.
     pub file: Option<PathBuf>,
+    /// Most bytes of `file`; none: no limit.
+    pub max_bytes: Option<u64>,
     /// Whether lines go to the system's log, in place of standard output; with `file`, to both.
     pub syslog: bool,
 }
@@ -178,10 +192,10 @@ impl Config {
         let taken = [("db_path", &*db_path), ("seq_map_path", &*seq_map_path)];
         check_own(&top, "seq_map_path", &seq_map_path, &taken[..1]);
         let logging = Logging::read(&top.section("logging"), &taken);
-        let nats_read = NatsSettings::read(&nats);
+        let common = Common::read(&log, &nats);
+        let nats = NatsSettings::read(&nats, common.shards);
         Config {
-            edge: EdgeSettings::read(&top.section("edge"), nats_read.urls.is_empty()),
-            common: Common::read(&log, &nats),
+            edge: EdgeSettings::read(&top.section("edge"), nats.urls.is_empty()),
             control_socket: read_control_socket(&top, &db_path),
             seq_map_path,
             db_path,
@@ -218,7 +232,8 @@ impl Config {
             tables: Tables::read(&top.section("tables")),
             replication_log: ReplicationLog::read(&log),
             snapshot: Snapshot::read(&top.section("snapshot")),
-            nats: nats_read,
+            nats,
+            common,
             logging,
             prometheus: Prometheus::read(&top.section("prometheus")),
             health_check: HealthCheck::read(&top.section("health_check")),
@@ -403,14 +418,23 @@ impl Common {
 }
 
 impl ReplicationLog {
+    /// Most messages in a stream, as far as the configuration says.
+    pub fn entries(&self) -> u64 {
+        match u64::try_from(self.max_entries) {
+            Ok(0) | Err(_) => CHOSEN_ENTRIES,
+            Ok(entries) => entries,
+        }
+    }
+
     fn read(section: &Section) -> ReplicationLog {
         let without_limit = "messages kept in a stream, which without a limit would fill the disk";
         let whole =
             "bytes of a transaction that travels whole: readers take twice that in one message";
         let (least, most) = (1 << 10, MAX_MESSAGE_BYTES / 2);
         ReplicationLog {
-            max_entries: section.int("max_entries", 1024, 1..=i64::MAX, without_limit),
+            max_entries: section.int("max_entries", 0, 0..=i64::MAX, without_limit),
             max_bytes: nats::max_bytes(section),
+            max_age: section.millis_or_off("max_age", TEN_MINUTES, "that a stream keeps messages"),
             replicas: section.int("replicas", 1, 1..=5, nats::REPLICAS),
             update_existing: section.bool("update_existing", false),
             max_transaction_bytes: section.int(
@@ -440,6 +464,7 @@ impl Logging {
             },
             format: section.parsed("format", "console", format),
             file,
+            max_bytes: nats::limit(section, "max_bytes", LEAST_LOG, "of the file"),
             syslog: section.bool("syslog", false),
         }
     }

@@ -13,6 +13,9 @@ pub(super) const REPLICAS: &str = "servers that keep a copy";
 /// Smallest limit of a stream: below it, the stream could not hold a row of 1 MB.
 const LEAST_BYTES: u64 = 4 << 20;
 
+/// Smallest limit of our server's store, for each shard.
+const STORE_PER_SHARD: u64 = 4 * LEAST_BYTES;
+
 /// Schemes of a client's URL; WebSocket is not supported.
 const SCHEMES: [&str; 2] = ["nats", "tls"];
 
@@ -28,6 +31,8 @@ pub struct NatsSettings {
     /// The folder where our own server keeps its streams, with a subfolder per node; none: `nats`
     /// beside the database.
     pub store_dir: Option<PathBuf>,
+    /// Most bytes that our own server keeps there; none: no limit.
+    pub store_max_bytes: Option<u64>,
     /// The address where our own server listens for clients.
     pub bind_address: ListenAddress,
     /// A seed, or a JWT with its seed, for the login; read for every connection.
@@ -51,7 +56,23 @@ pub struct NatsSettings {
 }
 
 impl NatsSettings {
-    pub(super) fn read(section: &Section) -> NatsSettings {
+    /// Bytes of the store of our own server that each of `shards` streams may take: half of it for
+    /// all. None: no limit is set, or the server is not ours.
+    pub fn stream_share(&self, shards: u32) -> Option<u64> {
+        self.own_limit().map(|all| all / 2 / u64::from(shards))
+    }
+
+    /// Bytes of the store of our own server that snapshots may take: a third. What is left is for
+    /// keys. None: no limit is set, or the server is not ours.
+    pub fn snapshot_share(&self) -> Option<u64> {
+        self.own_limit().map(|all| all / 3)
+    }
+
+    fn own_limit(&self) -> Option<u64> {
+        self.store_max_bytes.filter(|_| self.urls.is_empty())
+    }
+
+    pub(super) fn read(section: &Section, shards: u32) -> NatsSettings {
         let user_name = section.string("user_name");
         let user_password = section.secret("user_password");
         if user_password.is_some() && user_name.is_none() {
@@ -68,6 +89,12 @@ impl NatsSettings {
             server_config: section.file("server_config"),
             server_binary: section.file("server_binary"),
             store_dir: section.path("store_dir"),
+            store_max_bytes: limit(
+                section,
+                "store_max_bytes",
+                STORE_PER_SHARD * u64::from(shards),
+                "of the store, so that each stream has room for a row of 1 MB",
+            ),
             bind_address: section.parsed("bind_address", "127.0.0.1:-1", str::parse),
             seed_file: section.file("seed_file"),
             user_name,
@@ -151,11 +178,16 @@ fn read_reconnect_wait(section: &Section) -> Duration {
 
 /// The value of a `max_bytes` key; none: no limit.
 pub(super) fn max_bytes(section: &Section) -> Option<u64> {
-    const WHAT: &str = "bytes that a stream keeps, 0 for no limit";
-    let bytes = section.int("max_bytes", 0, 0..=i64::MAX as u64, WHAT);
-    if (1..LEAST_BYTES).contains(&bytes) {
-        let text = format!("is {bytes}, but must be 0 (no limit) or at least {LEAST_BYTES}");
-        section.note("max_bytes", text);
+    limit(section, "max_bytes", LEAST_BYTES, "that a stream keeps")
+}
+
+/// A limit in bytes, at least `least`; none if it is 0, which is the default.
+pub(super) fn limit(section: &Section, key: &str, least: u64, what: &str) -> Option<u64> {
+    let what = format!("bytes {what}, 0 for no limit");
+    let bytes = section.int(key, 0, 0..=i64::MAX as u64, &what);
+    if (1..least).contains(&bytes) {
+        let text = format!("is {bytes}, but must be 0 (no limit) or at least {least}");
+        section.note(key, text);
     }
     (bytes > 0).then_some(bytes)
 }

@@ -159,6 +159,16 @@ impl<'a> Section<'a> {
             .map(PathBuf::from)
     }
 
+    /// A directory that must exist.
+    pub(super) fn folder(&self, key: &str) -> Option<PathBuf> {
+        let path = self.path(key)?;
+        if !path.is_dir() {
+            let text = format!("is {}, which is no directory: create it", shown(&path));
+            self.note(key, text);
+        }
+        Some(path)
+    }
+
     /// Whether the file has the key, even with an empty string.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))

@@ -17,9 +17,13 @@ pub(in crate::config) mod check;
 pub struct Snapshot {
     /// False: this node neither makes nor merges snapshots.
     pub enabled: bool,
+    /// False: this node merges snapshots and makes none.
+    pub make: bool,
+    /// Folder for scratch files, which exists; none: the database's.
+    pub scratch: Option<PathBuf>,
     /// Where snapshots are kept.
     pub store: StoreSettings,
-    /// Time between two snapshots; none: only when half of the replication log was written anew.
+    /// Time between two snapshots; none: only when much was written.
     pub interval: Option<Duration>,
     /// How long the node with the lease may be silent before another takes over; at least 1 s.
     pub leader_ttl: Duration,
@@ -145,6 +149,8 @@ impl Snapshot {
         let file = read_file(&section.section("file"), used("file"));
         Snapshot {
             enabled,
+            make: section.bool("make", true),
+            scratch: section.folder("scratch"),
             store: match chosen {
                 "s3" => StoreSettings::S3(s3),
                 "webdav" => StoreSettings::WebDav(webdav),

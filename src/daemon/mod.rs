@@ -25,6 +25,7 @@ use crate::{inspect, lock, logging, mirror};
 mod membership;
 pub mod net;
 mod network;
+mod reread;
 mod signals;
 pub mod snapshots;
 mod supervisor;
@@ -32,6 +33,7 @@ mod threads;
 
 use net::Net;
 use network::Network;
+use reread::Reread;
 use signals::Heard;
 use snapshots::Brought;
 use supervisor::{PidFile, Supervisor};
@@ -72,7 +74,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     let opening = Arc::new(AtomicBool::new(true));
     let dialer = Arc::new(net::dialer(config));
     let heard = Heard {
-        log_file,
+        reread: Reread::new(options, config, log_file),
         network: Network::watch(dialer.clone()),
         ask: ask.clone(),
         opening: opening.clone(),
@@ -101,7 +103,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     let doors = (until == Until::Told).then(|| Doors::open(config));
     let doors = doors.transpose().map_err(Failure)?;
     let _socket = doors.and_then(|doors| doors.serve(&context, &exits));
-    scratch::remove_stale(&config.db_path);
+    scratch::remove_stale(&config.db_path, config.snapshot.scratch.as_deref());
     let (mut net, mut began_with) = (None, None);
     if !config.db_path.exists() && snapshots::are_kept(config) {
         let node = *node_id.get_or_insert_with(snapshots::random_node_id);

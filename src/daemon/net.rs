@@ -130,8 +130,13 @@ pub fn stream_options(config: &Config, servers: u32) -> StreamOptions {
         subject_prefix: config.common.subject_prefix.clone(),
         compress: config.common.compress,
         shards: config.common.shards,
-        max_entries: config.replication_log.max_entries,
-        max_bytes: config.replication_log.max_bytes,
+        max_entries: config.replication_log.entries() as i64,
+        is_chosen: config.replication_log.max_entries == 0,
+        max_bytes: config
+            .replication_log
+            .max_bytes
+            .or(config.nats.stream_share(config.common.shards)),
+        max_age: config.replication_log.max_age,
         replicas: u32::from(config.replication_log.replicas).max(servers.min(3)),
         update_existing: config.replication_log.update_existing,
     }
@@ -161,6 +166,7 @@ fn server_options(config: &Config, options: &Flags, node_name: String) -> Server
     ServerOptions {
         binary: config.nats.server_binary.clone(),
         store_dir: server_store(config, &node_name),
+        max_bytes: config.nats.store_max_bytes,
         node_name,
         bind_address: config.nats.bind_address.to_string(),
         user: config.nats.user_name.clone().map(|user| (user, password)),

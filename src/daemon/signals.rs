@@ -1,6 +1,7 @@
 //! Signals as messages. No signal that a terminal, logrotate or an operator sends ends the daemon
-//! unasked: SIGHUP opens the log file anew and tries a broker that is away, and SIGUSR2 and SIGALRM
-//! mean nothing here. SIGIO comes from the kernel when the network of this machine changes.
+//! unasked: SIGHUP rereads what can be ([`super::reread`]) and tries a broker that is away, and
+//! SIGUSR2 and SIGALRM mean nothing here. SIGIO comes from the kernel when the network of this
+//! machine changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGIO, SIGQUIT, SIGTERM, SIGU
 use signal_hook::iterator::Signals;
 
 use super::network::Network;
-use crate::logging::LogFile;
+use super::reread::Reread;
 use crate::snapshot::thread::SnapshotRequest;
 use crate::thread::{Exited, spawn};
 
@@ -20,8 +21,8 @@ const SIGNALS: [i32; 8] = [
 
 /// The recipients of signals.
 pub(super) struct Heard {
-    /// Opened anew on SIGHUP.
-    pub log_file: Option<LogFile>,
+    /// What SIGHUP does.
+    pub reread: Reread,
     /// Read on SIGIO.
     pub network: Network,
     /// Receives a request for a snapshot on SIGUSR1.
@@ -52,7 +53,7 @@ impl Heard {
     fn handle(&mut self, signal: i32, end: &Sender<()>) {
         match signal {
             SIGHUP => {
-                self.follow_log_file();
+                self.reread.again();
                 self.network.try_now();
             }
             SIGIO => self.network.read(),
@@ -64,14 +65,6 @@ impl Heard {
                     self.waiting_is_over.store(true, Ordering::Relaxed);
                 }
             }
-        }
-    }
-
-    fn follow_log_file(&self) {
-        match self.log_file.as_ref().map(LogFile::follow) {
-            Some(Ok(true)) => log::info!("SIGHUP: logging.file is opened anew"),
-            Some(Err(e)) => log::warn!("SIGHUP: logging.file cannot be opened anew: {e}"),
-            Some(Ok(false)) | None => log::debug!("SIGHUP: there is nothing to open anew"),
         }
     }
 

@@ -51,10 +51,11 @@ pub fn start(
 ) -> JoinHandle<()> {
     let options = scheduler::SchedulerOptions {
         cluster: config.common.stream_prefix.clone(),
-        max_entries: config.replication_log.max_entries as u64,
+        max_entries: config.replication_log.entries(),
         interval: config.snapshot.interval,
         leader_ttl: config.snapshot.leader_ttl,
-        may_make: config.publish && config.replicate,
+        may_make: config.publish && config.replicate && config.snapshot.make,
+        scratch: config.snapshot.scratch.clone(),
         selection: config.tables.described(),
     };
     let token = format!("{:016x}", random_node_id());
@@ -186,6 +187,7 @@ pub fn place(config: &Config, broker: &JetStreamBroker) -> Kind {
     let mut place = config.snapshot.store.clone();
     if let (Kind::Nats(nats), true) = (&mut place, config.nats.urls.is_empty()) {
         nats.replicas = nats.replicas.max(broker.replicas());
+        nats.max_bytes = nats.max_bytes.or(config.nats.snapshot_share());
     }
     place
 }

@@ -128,7 +128,7 @@ impl Threads {
             publish: config.publish,
             compress: config.common.compress,
             max_transaction_bytes: config.replication_log.max_transaction_bytes,
-            max_entries: config.replication_log.max_entries as u64,
+            max_entries: config.replication_log.entries(),
             cleanup_interval: config.cleanup_interval,
             publish_interval: config.edge.publish_interval,
             polling_interval: polling.or(watcher.is_none().then_some(POLL_WITHOUT_HINTS)),

@@ -5,23 +5,25 @@
 //!                       └─no─▶ has tables, first to ask? ─yes─▶ found the cluster ─▶ joined, make
 //!                                                                                  the first
 //! lacks messages ──▶ is there one that has them? ─yes─▶ merge it      └─no─▶ ask for one
-//! half a stream written, interval over, asked for ──▶ lease ──▶ make one
+//! much written, interval over, asked for ──▶ lease ──▶ make one
 //! ```
 //! Whatever goes wrong, replication goes on, and the next round tries again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cluster::registry::Registry;
-use crate::database::{Database, DatabaseError};
+use crate::database::DatabaseError;
 use crate::logging::Lasting;
-use crate::model::manifest::{KEPT, SnapshotEntry, StreamPosition};
+use crate::model::manifest::{KEPT, SnapshotEntry};
 use crate::shared::Shared;
 pub use crate::snapshot::error::RoundError;
 use crate::snapshot::transfer;
 use crate::snapshot::watch::Watch;
 use crate::store::{Store, StoreError};
 
+mod due;
 mod join;
 mod make;
 mod tables;
@@ -39,17 +41,19 @@ const ROUND_PAUSE: Duration = Duration::from_millis(500);
 pub struct SchedulerOptions {
     /// The streams' prefix.
     pub cluster: String,
-    /// Number of messages that a stream keeps.
+    /// Number of messages that a stream keeps, as far as this node's configuration says.
     pub max_entries: u64,
-    /// Longest time between two snapshots while rows change. `None`: one is made only when half of
-    /// the messages that a stream keeps are newer than the last.
+    /// Longest time between two snapshots while rows change. `None`: one is made when much was
+    /// written since the last, and before a stream drops what is newer than that.
     pub interval: Option<Duration>,
     /// How long a lease lasts unless it is renewed. Joining without a snapshot, publishing beside
     /// gaps and similar fallbacks wait for as long, too.
     pub leader_ttl: Duration,
-    /// Whether this node's rows are those of all nodes, because it sends all of its own and applies
-    /// all others. Only such a node may make snapshots.
+    /// Whether this node may make snapshots: its rows are those of all nodes, because it sends all
+    /// of its own and applies all others, and the configuration does not leave them to others.
     pub may_make: bool,
+    /// Folder for scratch files; `None`: the database's.
+    pub scratch: Option<PathBuf>,
     /// Describes which tables take part; nodes with the same choice have the same text.
     pub selection: String,
 }
@@ -92,6 +96,10 @@ pub struct Scheduler {
     /// The newest snapshot that this node knows of, without the streams whose position the broker
     /// lost.
     newest: Option<SnapshotEntry>,
+    /// How old the newest snapshot is.
+    age: due::Age,
+    /// Since when a snapshot is due that this node may not make.
+    unmade: Option<Duration>,
     /// Per snapshot, the streams whose position in it the broker lost.
     lost_positions: BTreeMap<String, BTreeSet<String>>,
     asked: Option<Asked>,
@@ -130,6 +138,8 @@ impl Scheduler {
         Scheduler {
             options,
             newest: None,
+            age: due::Age::default(),
+            unmade: None,
             lost_positions: BTreeMap::new(),
             asked: None,
             met_broker: None,
@@ -181,13 +191,13 @@ impl Scheduler {
 
     /// Whether a round may have something to do, as far as this node can tell without the broker.
     pub fn has_work(&self, shared: &Shared) -> Result<bool, DatabaseError> {
-        let holds = shared.stream_holds(self.options.max_entries);
+        let keeps = shared.stream_keeps(self.options.max_entries);
         let mut locked = shared.lock();
         let db = &mut locked.database;
         let is_told = self.told.is_some() && self.told_schema == db.catalog_version();
         let needs = !shared.is_joined() || db.has_gap() || self.is_asked() || !is_told;
         let needs = needs || db.seeks_snapshot()?;
-        Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new(), holds).is_some())
+        Ok(needs || self.newest.is_none() || self.due(db, &BTreeMap::new(), &keeps).is_some())
     }
 
     /// Runs one round. The caller must let reading go on after it ([`Shared::let_read`]).
@@ -213,6 +223,7 @@ impl Scheduler {
                 // see it.
                 round.registry.drop_unreliable(&newest)?;
             }
+            self.age.note(&newest, &round.shared.lock().database);
             self.newest = Some(newest);
         }
         if !round.shared.is_joined() {
@@ -229,8 +240,8 @@ impl Scheduler {
         }
         self.forgot = false; // nothing is needed of the store: the next loss is another one
         let wanted = round.registry.requested()?;
-        let holds = round.shared.stream_holds(self.options.max_entries);
-        self.make_if(round, |scheduler, db| scheduler.due(db, &wanted, holds))
+        let keeps = round.shared.stream_keeps(self.options.max_entries);
+        self.make_if(round, |scheduler, db| scheduler.due(db, &wanted, &keeps))
     }
 
     /// Marked rows wait to be sent until the missed changes are here, but no longer than
@@ -301,68 +312,5 @@ impl Scheduler {
         }
         entry.streams.retain(|stream, _| !lost.contains(stream));
         Ok(entry)
-    }
-
-    /// Returns why a snapshot is due, or `None`. `holds` is the number of messages that a stream
-    /// holds.
-    fn due(
-        &self,
-        db: &Database,
-        wanted: &BTreeMap<String, StreamPosition>,
-        holds: u64,
-    ) -> Option<&'static str> {
-        let places = db.places();
-        let newest = match &self.newest {
-            _ if self.asked == Some(Asked::Always) => return Some("it was asked for"),
-            None => return Some("there is none yet"),
-            Some(newest) if self.asked.is_some() && !db.is_covered(&newest.streams) => {
-                return Some("it was asked for");
-            }
-            Some(newest) => newest,
-        };
-        let reached = |stream: &str, created: &str| {
-            let there = newest.streams.get(stream);
-            there.filter(|p| p.created == created).map(|p| p.seq)
-        };
-        if !newest.is_whole() {
-            return Some(NEWEST_LACKS);
-        }
-        for (stream, place) in places.iter().filter(|(_, p)| !p.created.is_empty()) {
-            let reached = reached(stream, &place.created);
-            let asked = wanted.get(stream).filter(|w| w.created == place.created);
-            if asked.is_some_and(|w| w.seq <= place.seq && reached.is_none_or(|r| r < w.seq)) {
-                return Some(A_NODE_LACKS);
-            }
-            match reached {
-                None => return Some("the streams are new"),
-                Some(reached) if place.seq.saturating_sub(reached) > holds / 2 => {
-                    return Some("half of what a stream keeps was written");
-                }
-                Some(_) => {}
-            }
-        }
-        let is_over = |every: Duration| {
-            db.clock.now_ms() - newest.time_ms >= every.as_millis() as i64
-                && !db.is_covered(&newest.streams)
-        };
-        match self.options.interval.is_some_and(is_over) {
-            true => Some("the interval is over"),
-            false => None,
-        }
-    }
-
-    /// Time of the next round, if nothing happens before: when the interval is over, unless nothing
-    /// was written since the newest snapshot.
-    pub fn rest(&self, shared: &Shared) -> NextRound {
-        let (Some(every), Some(newest)) = (self.options.interval, &self.newest) else {
-            return NextRound::Rest;
-        };
-        let locked = shared.lock();
-        if locked.database.is_covered(&newest.streams) {
-            return NextRound::Rest;
-        }
-        let age = locked.database.clock.now_ms() - newest.time_ms;
-        let age = Duration::from_millis(age.max(0) as u64);
-        NextRound::After(every.saturating_sub(age).max(ROUND_PAUSE))
     }
 }

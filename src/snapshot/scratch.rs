@@ -1,8 +1,10 @@
 //! Files beside the database: scratch files, files that a lost database left, and room on the disk.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::ops::RangeInclusive;
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
 use crate::snapshot::error::{TransferError, disk};
@@ -10,25 +12,45 @@ use crate::snapshot::error::{TransferError, disk};
 /// A file beside a missing database belongs to nobody when it is this old.
 const LEFTOVER_AGE: Duration = Duration::from_secs(10);
 
-/// Bytes of the disk that are left to others, beyond the need of a snapshot.
-const SPARE_BYTES: u64 = 16 << 20;
+/// Bytes of the disk that are left to others, beyond the need of a snapshot: a quarter of that, so
+/// that a small database finds a place on a small disk, and within these bounds.
+const SPARE_BYTES: RangeInclusive<u64> = 1 << 20..=16 << 20;
+
+fn spare(bytes: u64) -> u64 {
+    (bytes / 4).clamp(*SPARE_BYTES.start(), *SPARE_BYTES.end())
+}
 
 /// A scratch file and its companions, which are removed when the value is dropped.
 pub struct Scratch(PathBuf);
 
+/// The path with which the names of a database's scratch files begin: that of the database, or one
+/// in `folder`. There the names of databases from several folders must differ.
+pub fn base(database: &Path, folder: Option<&Path>) -> PathBuf {
+    let Some(folder) = folder else {
+        return database.to_owned();
+    };
+    let mut hash = DefaultHasher::new(); // the same in every process of a release
+    path::absolute(database)
+        .unwrap_or_else(|_| database.to_owned())
+        .hash(&mut hash);
+    let mut name = database.file_name().unwrap_or_default().to_owned();
+    name.push(format!("-{:016x}", hash.finish()));
+    folder.join(name)
+}
+
 impl Scratch {
-    /// A file beside the database, so that it can be put into its place. Removes one of the same
-    /// name.
-    pub fn beside(database: &Path, what: &str) -> Scratch {
-        let scratch = Scratch::named(database, what);
+    /// A file whose name begins with `base`: the database's path, so that the file can be put into
+    /// its place, or see [`base`]. Removes one of the same name.
+    pub fn beside(base: &Path, what: &str) -> Scratch {
+        let scratch = Scratch::named(base, what);
         scratch.remove(); // of a process that was killed
         scratch
     }
 
-    fn named(database: &Path, what: &str) -> Scratch {
-        let mut name = database.file_name().unwrap_or_default().to_owned();
+    fn named(base: &Path, what: &str) -> Scratch {
+        let mut name = base.file_name().unwrap_or_default().to_owned();
         name.push(format!(".harmonylite-{what}"));
-        Scratch(database.with_file_name(name))
+        Scratch(base.with_file_name(name))
     }
 
     /// Path of the file.
@@ -43,11 +65,14 @@ impl Scratch {
     }
 }
 
-/// Removes the files that a killed process left, which may be as large as the database. The caller
-/// must have the database's lock, because a live process may be working on them.
-pub fn remove_stale(database: &Path) {
-    for what in ["copy", "packed", "fetched"] {
-        let left = Scratch::named(database, what);
+/// Removes the files that a killed process left beside the database and in `folder`. They may be as
+/// large as the database. The caller must have the database's lock, because a live process may be
+/// working on them.
+pub fn remove_stale(database: &Path, folder: Option<&Path>) {
+    let places = [base(database, None), base(database, folder)];
+    let names = ["copy", "packed", "fetched"];
+    for (place, what) in places.iter().flat_map(|p| names.map(|what| (p, what))) {
+        let left = Scratch::named(place, what);
         if left.0.exists() {
             log::info!("removing {}, left by a broken snapshot", left.0.display());
         }
@@ -132,7 +157,7 @@ pub(super) fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError
     let folder = folder_of(path);
     let disk_state = rustix::fs::statvfs(folder).map_err(|e| disk(folder, e))?;
     let free = disk_state.f_bavail.saturating_mul(disk_state.f_frsize);
-    if free < bytes + SPARE_BYTES {
+    if free < bytes.saturating_add(spare(bytes)) {
         let cause = too_little(bytes, free);
         return Err(disk(folder, cause));
     }
@@ -141,7 +166,7 @@ pub(super) fn require_space(path: &Path, bytes: u64) -> Result<(), TransferError
 
 fn too_little(bytes: u64, free: u64) -> String {
     const MB: u64 = 1 << 20;
-    let (needed, spare) = (bytes.div_ceil(MB), SPARE_BYTES / MB);
+    let (needed, spare) = (bytes.div_ceil(MB), spare(bytes).div_ceil(MB));
     format!(
         "a snapshot needs {} MB here for a while ({needed} for itself, {spare} left to others), \
          and {} MB are free",
@@ -156,9 +181,20 @@ mod tests {
 
     #[test]
     fn what_is_left_to_others_is_part_of_what_is_needed() {
-        let text = too_little(4096, 5 << 20);
-        assert!(text.starts_with("a snapshot needs 17 MB here"), "{text}");
-        assert!(text.ends_with("and 5 MB are free"), "{text}");
+        let text = too_little(4096, 1 << 20);
+        assert!(text.starts_with("a snapshot needs 2 MB here"), "{text}");
+        assert!(text.ends_with("and 1 MB are free"), "{text}");
+        assert_eq!(spare(20 << 20), 5 << 20);
+        assert_eq!(spare(1 << 40), 16 << 20);
+    }
+
+    #[test]
+    fn databases_of_one_name_share_a_folder_for_scratch_files() {
+        let folder = Some(Path::new("/var/scratch"));
+        let (one, other) = (Path::new("/srv/a/data.db"), Path::new("/srv/b/data.db"));
+        assert_eq!(base(one, None), one);
+        assert_ne!(base(one, folder), base(other, folder));
+        assert_eq!(base(one, folder).parent(), folder);
     }
 
     #[test]
@@ -175,7 +211,12 @@ mod tests {
         for name in ours.iter().chain(&others) {
             fs::write(file(name), "").unwrap();
         }
-        remove_stale(&file("a.db"));
+        let scratch = folder.path().join("scratch");
+        fs::create_dir(&scratch).unwrap();
+        let there = Scratch::named(&base(&file("a.db"), Some(&scratch)), "copy");
+        fs::write(there.path(), "").unwrap();
+        remove_stale(&file("a.db"), Some(&scratch));
+        assert!(!there.path().exists());
         assert!(ours.iter().all(|name| !file(name).exists()));
         assert!(others.iter().all(|name| file(name).exists()));
     }

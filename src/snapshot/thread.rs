@@ -390,6 +390,7 @@ mod tests {
             interval: None,
             leader_ttl: Duration::from_secs(1),
             may_make: true,
+            scratch: None,
             selection: String::new(),
         };
         let places = Places {

@@ -31,6 +31,8 @@ const LEFT_BEHIND_MS: i64 = 24 * 3600 * 1000;
 pub struct Maker<'a> {
     /// Path of the database that is copied.
     pub database: &'a Path,
+    /// With which the paths of scratch files begin, see [`super::scratch::base`].
+    pub scratch: &'a Path,
     /// Prefix of the cluster's streams.
     pub cluster: &'a str,
     /// Id of the node that makes the snapshot.
@@ -50,8 +52,8 @@ pub fn upload(
     store: &mut dyn Store,
     watch: &mut dyn Watch,
 ) -> Result<SnapshotEntry, TransferError> {
-    let copy = Scratch::beside(maker.database, "copy");
-    let packed_file = Scratch::beside(maker.database, "packed");
+    let copy = Scratch::beside(maker.scratch, "copy");
+    let packed_file = Scratch::beside(maker.scratch, "packed");
     let database_size = view.size;
     require_space(copy.path(), database_size + database_size / 2)?;
     let (streams, schema) = (view.streams.clone(), view.schema);
@@ -210,15 +212,16 @@ pub fn read_manifest(
     }
 }
 
-/// Fetches a snapshot into a file beside the database, and checks it. Fails if the disk has no room
-/// for it, if the object is gone or damaged, or if the watch ends the work.
+/// Fetches a snapshot into a scratch file, whose name begins with `base`
+/// ([`super::scratch::base`]), and checks it. Fails if the disk has no room for it, if the object
+/// is gone or damaged, or if the watch ends the work.
 pub fn fetch(
     entry: &SnapshotEntry,
-    database: &Path,
+    base: &Path,
     store: &mut dyn Store,
     watch: &mut dyn Watch,
 ) -> Result<Scratch, TransferError> {
-    let file = Scratch::beside(database, "fetched");
+    let file = Scratch::beside(base, "fetched");
     require_space(file.path(), entry.database_size)?;
     let into = Unpacker::new(file.path(), entry.database_size);
     let mut watched = Watched {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::client::{API_TIMEOUT, AnswerKind, ApiError, Client};
 use super::delivery::{self, Origin, header};
 use super::limits::{MESSAGE_BYTES, size_within};
-use super::{StreamError, StreamState, timestamp};
+use super::{Retention, StreamError, StreamState, timestamp};
 use crate::model::backoff::Backoff;
 
 /// Error codes of the JetStream API.
@@ -26,10 +26,19 @@ pub(super) mod code {
     /// Invalid settings, subjects that overlap with those of a different stream, or replicas
     /// without a cluster: a later attempt gets the same answer.
     pub(crate) const NEEDS_A_PERSON: [u32; 3] = [10052, 10065, 10074];
+    /// The account or the server has no room for a stream of that size.
+    pub(crate) const NO_ROOM: [u32; 4] = [10002, 10023, 10047, SIZE_TOO_LARGE];
     /// The account requires a size limit for every stream, or refuses one as large as this.
     pub(crate) const SIZE_WANTED: u32 = 10113;
     pub(crate) const SIZE_TOO_LARGE: u32 = 10122;
 }
+
+/// Limit in bytes of a stream whose number of messages is our choice: twice the largest row, which
+/// travels in several messages.
+const CHOSEN_BYTES: u64 = 512 << 20;
+
+/// Messages of such a stream where the broker has no room for as many bytes.
+const FEW_ENTRIES: i64 = 1024;
 
 /// How long the broker remembers a `Nats-Msg-Id`. A message that is sent again later is stored
 /// again.
@@ -57,9 +66,14 @@ pub struct StreamOptions {
     pub shards: u32,
     /// Messages kept per stream; 0 means no limit.
     pub max_entries: i64,
+    /// Nobody configured `max_entries`: an existing stream keeps its number, and a new one gets a
+    /// limit in bytes as well, or fewer messages where the broker has no room for that.
+    pub is_chosen: bool,
     /// Bytes kept per stream. None means no limit, or a limit calculated from `max_entries` if the
     /// account requires one.
     pub max_bytes: Option<u64>,
+    /// How long a message is kept; none for ever.
+    pub max_age: Option<Duration>,
     /// Number of servers that keep a copy of each stream.
     pub replicas: u32,
     /// Change streams whose settings differ, instead of leaving them as they are.
@@ -107,16 +121,36 @@ fn ensure_stream(client: &Client, options: &StreamOptions, shard: u32) -> Result
     let name = stream_name(options, shard);
     let mut wanted = json!({
         "subjects": [subject(options, shard)],
-        // The server uses -1 for "no limit".
-        "max_msgs": if options.max_entries > 0 { options.max_entries } else { -1 },
         "num_replicas": options.replicas,
     });
+    let mut fixed = fixed_settings();
+    // The server uses -1 for "no limit".
+    let entries = if options.max_entries > 0 {
+        options.max_entries
+    } else {
+        -1
+    };
+    match options.is_chosen {
+        true => {
+            fixed["max_msgs"] = json!(entries);
+            fixed["max_bytes"] = json!(CHOSEN_BYTES);
+        }
+        false => wanted["max_msgs"] = json!(entries),
+    }
     if let Some(bytes) = options.max_bytes {
         wanted["max_bytes"] = json!(bytes);
     }
+    if let Some(age) = options.max_age {
+        wanted["max_age"] = json!(age.as_nanos() as u64);
+    }
     let wanted = wanted.as_object().cloned().unwrap_or_default();
-    let reckoned = MESSAGE_BYTES.saturating_mul(options.max_entries.max(1) as u64);
-    let existing = create_stream(client, &name, &wanted, &fixed_settings(), reckoned)?;
+    let counted = if options.is_chosen {
+        FEW_ENTRIES
+    } else {
+        entries
+    };
+    let reckoned = MESSAGE_BYTES.saturating_mul(counted.max(1) as u64);
+    let existing = create_stream(client, &name, &wanted, &fixed, reckoned)?;
     let Some(mut config) = existing else {
         return Ok(());
     };
@@ -189,6 +223,14 @@ pub(super) fn create_stream(
                 log::info!("stream {name}: the account wants a size for it: {bytes} bytes");
                 config.insert("max_bytes".to_string(), json!(bytes));
             }
+            // A size that nobody asked for may be smaller.
+            Err(error)
+                if code::NO_ROOM.contains(&error.err_code)
+                    && config.get("max_bytes") == fixed.get("max_bytes")
+                    && config.remove("max_bytes").is_some() =>
+            {
+                config.insert("max_msgs".to_string(), json!(FEW_ENTRIES));
+            }
             Err(error) => return Err(rejected("create", name, &error)),
         }
     }
@@ -248,9 +290,19 @@ pub(super) fn state_in(info: &Value) -> StreamState {
         last,
         created,
         now_ms: info["ts"].as_str().and_then(timestamp::unix_ms),
-        max_bytes: info["config"]["max_bytes"]
-            .as_u64()
-            .filter(|&bytes| bytes > 0),
+        retention: retention_in(info),
+    }
+}
+
+/// -1 and 0 stand for "no limit".
+fn retention_in(info: &Value) -> Retention {
+    let limit = |key: &str| info["config"][key].as_u64().filter(|&limit| limit > 0);
+    let held = |key: &str| info["state"][key].as_u64().unwrap_or(0);
+    Retention {
+        max_bytes: limit("max_bytes"),
+        max_messages: limit("max_msgs"),
+        max_age: limit("max_age").map(Duration::from_nanos),
+        message_bytes: held("bytes").checked_div(held("messages")),
     }
 }
 
@@ -349,7 +401,9 @@ mod tests {
             compress: false,
             shards: 2,
             max_entries: 1024,
+            is_chosen: false,
             max_bytes: None,
+            max_age: None,
             replicas: 1,
             update_existing: false,
         };

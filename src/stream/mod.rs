@@ -80,8 +80,21 @@ pub struct StreamState {
     pub created: String,
     /// The broker's clock in unix milliseconds; none from a server before 2.10.
     pub now_ms: Option<i64>,
-    /// Size limit of the stream in bytes; none if it is unlimited.
+    /// When it drops old messages.
+    pub retention: Retention,
+}
+
+/// When the broker drops old messages of a stream. None: not for that reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Most bytes.
     pub max_bytes: Option<u64>,
+    /// Most messages.
+    pub max_messages: Option<u64>,
+    /// Greatest age of a message.
+    pub max_age: Option<Duration>,
+    /// Average bytes of the messages that are there; none if it holds none.
+    pub message_bytes: Option<u64>,
 }
 
 /// Result of one message passed to [`Writer::send`].

@@ -117,6 +117,72 @@ fn a_sound_configuration() {
     );
 }
 
+/// Each would fail only when the daemon is started, or when the first snapshot is due.
+#[test]
+fn a_check_finds_what_a_start_would_meet() {
+    let check = |change: &dyn Fn(&mut Node), home: Option<&str>| {
+        let mut node = Node::new(1);
+        change(&mut node);
+        let mut command = node.command(&["-check"]);
+        match home {
+            Some(home) => command.env("HOME", home),
+            None => command.env_remove("HOME"),
+        };
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let sftp = |node: &mut Node| {
+        node.set("snapshot.store", "'sftp'")
+            .set("snapshot.sftp.url", "'sftp://u:p@h/x'");
+    };
+    for (home, says) in [
+        (None, "there is no HOME"),
+        (Some("/nowhere"), "/nowhere/.ssh/known_hosts"),
+    ] {
+        let (code, said) = check(&sftp, home);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.contains("warning: snapshot.sftp: ") && said.contains(says),
+            "{said}"
+        );
+    }
+    let (_, said) = check(
+        &|node| {
+            sftp(node);
+            node.set("snapshot.sftp.insecure_ignore_host_key", "true");
+        },
+        None,
+    );
+    assert!(!said.contains("warning"), "{said}");
+    let long = format!("'/tmp/{}'", "x".repeat(110));
+    for (key, value, says) in [
+        (
+            "nats.server_binary",
+            "'/etc/passwd'",
+            "no nats-server found",
+        ),
+        (
+            "health_check.bind",
+            "'192.0.2.1:80'",
+            "health_check.bind: listen on 192.0.2.1:80",
+        ),
+        ("control_socket", &*long, "control_socket: /tmp/xxx"),
+    ] {
+        let (code, said) = check(
+            &|node| {
+                node.unset("nats.urls");
+                node.set("health_check.enable", "true").set(key, value);
+            },
+            Some("/nowhere"),
+        );
+        assert_eq!(code, Some(1), "{key}: {said}");
+        assert!(
+            said.contains("a start would fail") && said.contains(says),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn mistakes_are_named() {
     for (key, value, says) in [
@@ -194,8 +260,10 @@ fn files_that_are_no_configuration() {
     let missing = run(&["-config", "/no/such.toml"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(text(&missing).contains("/no/such.toml"));
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
-    let output = run(&["-config", example, "-check"]);
+    let example = include_str!("../../config.toml");
+    let example = example.replace("# urls = []", "urls = ['nats://127.0.0.1:4222']");
+    fs::write(node.file("config.toml"), example).unwrap();
+    let output = node.run(&["-check"]);
     assert!(output.status.success(), "{}", text(&output));
 }
 

@@ -7,6 +7,7 @@
 
 mod away;
 mod beside;
+mod boxes;
 mod certificates;
 mod clock;
 mod cluster;

@@ -47,6 +47,29 @@ fn a_rotated_log_file_is_opened_anew() {
 }
 
 #[test]
+fn sighup_reads_the_configuration_again() {
+    let mut cluster = Cluster::start(1, with_log_file);
+    let node = &mut cluster.nodes[0];
+    until_says(node, "hl.log", "connected to NATS");
+    node.set("logging.level", "'debug'");
+    node.signal(Signal::HUP);
+    until_says(node, "hl.log", "SIGHUP: the configuration is read again");
+    node.signal(Signal::USR2);
+    until_says(node, "hl.log", "has no meaning here");
+    node.set("replication_log.max_entries", "'many'")
+        .signal(Signal::HUP);
+    until_says(node, "hl.log", "SIGHUP: the configuration stays as it was");
+    node.set("replication_log.max_entries", "77")
+        .signal(Signal::HUP);
+    until_says(
+        node,
+        "hl.log",
+        "the changes of [replication_log] count once",
+    );
+    node.stop();
+}
+
+#[test]
 fn no_signal_ends_it_but_those_that_ask_for_the_end() {
     let mut cluster = Cluster::start(1, |node| {
         node.set("logging.level", "'debug'");

@@ -8,7 +8,7 @@ use harmonylite::apply::{Arrived, Content};
 use harmonylite::capture::Captured;
 use harmonylite::cluster::stream_continuity;
 use harmonylite::model::frame::{self, Frame, unpack};
-use harmonylite::stream::{self, Reader as _, StreamError, StreamState};
+use harmonylite::stream::{self, Reader as _, Retention, StreamError, StreamState};
 
 use crate::broker::{Broker, Message, Stream};
 use crate::node::{Link, Node, Options, Packet, Reader};
@@ -278,7 +278,7 @@ impl stream::Reader for StreamReader<'_> {
             last: self.0.last(),
             created: self.0.created.clone(),
             now_ms: self.0.now_ms,
-            max_bytes: None,
+            retention: Retention::default(),
         })
     }
 

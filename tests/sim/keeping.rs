@@ -63,6 +63,7 @@ impl Snapshots {
             interval: self.interval,
             leader_ttl: Duration::from_millis(LEASE_MS as u64),
             may_make: true,
+            scratch: None,
             selection: String::new(),
         })
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use harmonylite::cluster::registry::{Registry, Told};
 use harmonylite::cluster::stream_continuity;
 use harmonylite::model::manifest::{SnapshotEntry, StreamPosition};
-use harmonylite::stream::{StreamError, StreamState};
+use harmonylite::stream::{Retention, StreamError, StreamState};
 
 use crate::broker::Broker;
 
@@ -71,7 +71,7 @@ impl Bulletin {
                 last: stream.last(),
                 created: stream.created.clone(),
                 now_ms: stream.now_ms,
-                max_bytes: None,
+                retention: Retention::default(),
             };
             let ids = stream.from(0).map(|(_, message)| message.id.clone());
             (stream.name.clone(), (state, ids.collect()))

@@ -7,8 +7,15 @@ use crate::cluster::registry::Registry;
 use crate::config::Tables;
 use crate::database::Database;
 use crate::shared::Shared;
+use crate::snapshot::scratch;
 use crate::snapshot::transfer::{self, Maker};
 use crate::snapshot::watch::{self, Watch};
+
+/// Health's subject while no node makes a snapshot that is due.
+const NO_MAKER: &str = "nobody makes snapshots";
+
+/// How many times `leader_ttl` a node that may not make snapshots waits for another to make one.
+const PATIENCE: u32 = 10;
 
 /// Pause between two checks whether a migration is done.
 const MIGRATION_PAUSE: Duration = Duration::from_secs(1);
@@ -23,6 +30,7 @@ impl Scheduler {
         let ask = |scheduler: &Scheduler, shared: &Shared| why(scheduler, &shared.lock().database);
         let Some(due) = ask(self, round.shared) else {
             (self.asked, self.defers) = (None, None); // only if there was something new
+            self.is_made(round.shared);
             return Ok(self.rest(round.shared));
         };
         if self.defers(round.shared, due) {
@@ -31,7 +39,7 @@ impl Scheduler {
         if let Some(why) = self.hindrance(round)? {
             return match self.asked.take() {
                 Some(_) => Err(RoundError::Refused(why.to_owned())),
-                None => Ok(NextRound::Rest),
+                None => Ok(self.await_maker(round.shared, due)),
             };
         }
         if !round.shared.all_at_end() {
@@ -50,6 +58,9 @@ impl Scheduler {
                 Some(newest) => Some(self.verify_positions(newest, round)?),
                 None => known,
             };
+            if let Some(newest) = &self.newest {
+                self.age.note(newest, &round.shared.lock().database);
+            }
             match ask(self, round.shared) {
                 Some(why) => self.make(round, why),
                 None => Ok(()),
@@ -80,8 +91,10 @@ impl Scheduler {
         round: &mut Round<'_>,
     ) -> Result<Option<&'static str>, RoundError> {
         if !self.options.may_make {
-            let text = "a node with publish = false or replicate = false makes no snapshots";
-            return Ok(Some(text));
+            return Ok(Some(
+                "a node with publish = false, replicate = false or snapshot.make = false makes no \
+                 snapshots",
+            ));
         }
         let locked = round.shared.lock();
         let db = &locked.database;
@@ -144,8 +157,10 @@ impl Scheduler {
         self.made += 1;
         let dropped = db.dropped()?;
         let path = db.path().to_owned();
+        let scratch = scratch::base(&path, self.options.scratch.as_deref());
         let maker = Maker {
             database: &path,
+            scratch: &scratch,
             cluster: &self.options.cluster,
             node: db.node(),
             time_ms: db.clock.now_ms(),
@@ -179,9 +194,35 @@ impl Scheduler {
             store.address()
         );
         round.shared.measures.saved_snapshot(began.elapsed());
+        self.age.note(&entry, &round.shared.lock().database);
         self.newest = Some(entry);
         self.defers = None;
+        self.is_made(round.shared);
         Ok(())
+    }
+
+    /// A snapshot is due that this node may not make. Health says so if no other node makes it for
+    /// a long time: the streams are about to drop what only a snapshot could bring to a node.
+    fn await_maker(&mut self, shared: &Shared, due: &str) -> NextRound {
+        let now = shared.lock().database.clock.uptime();
+        let patience = self.options.leader_ttl * PATIENCE;
+        let waited = now.saturating_sub(*self.unmade.get_or_insert(now));
+        if waited < patience {
+            return NextRound::After(patience - waited);
+        }
+        let text = format!(
+            "one is due ({due}), this node may not make it, and no node that may has made it for \
+             {} s: start one, or set snapshot.make = true on a node that has all tables",
+            waited.as_secs()
+        );
+        shared.health.report_failing(NO_MAKER, &text);
+        NextRound::Rest
+    }
+
+    fn is_made(&mut self, shared: &Shared) {
+        if self.unmade.take().is_some() {
+            shared.health.report_ok(NO_MAKER);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Merges a snapshot: the newest one that can be had and is suitable.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::{Round, RoundError, Scheduler};
@@ -7,7 +8,7 @@ use crate::database::{Database, DatabaseError};
 use crate::model::manifest::{Manifest, SnapshotEntry};
 use crate::snapshot::error::TransferError;
 use crate::snapshot::merge::Merge;
-use crate::snapshot::transfer;
+use crate::snapshot::{scratch, transfer};
 use crate::store::Store;
 
 impl Scheduler {
@@ -41,7 +42,7 @@ impl Scheduler {
             if !will_do(&round.shared.lock().database, &entry) {
                 continue;
             }
-            match merge(round, &entry, &mut *store) {
+            match merge(round, &entry, &mut *store, self.options.scratch.as_deref()) {
                 Ok(()) => {
                     let mut locked = round.shared.lock();
                     locked.database.note_merged_snapshot(&entry.name)?;
@@ -103,15 +104,17 @@ pub(super) fn is_of_the_file(e: &DatabaseError) -> bool {
     !is_ours && !e.is_temporary()
 }
 
-/// Fetches a snapshot and merges it into the database.
+/// Fetches a snapshot, into `folder` or beside the database, and merges it into the database.
 fn merge(
     round: &mut Round<'_>,
     entry: &SnapshotEntry,
     store: &mut dyn Store,
+    folder: Option<&Path>,
 ) -> Result<(), RoundError> {
     let began = Instant::now();
     let path = round.shared.lock().database.path().to_owned();
-    let file = transfer::fetch(entry, &path, store, round.watch)?;
+    let place = scratch::base(&path, folder);
+    let file = transfer::fetch(entry, &place, store, round.watch)?;
     let mut merge = Merge::open(file.path(), entry)?;
     round.shared.lock().database.check_maker(entry)?;
     loop {

@@ -19,6 +19,7 @@ use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 
 mod damaged;
+mod due;
 mod empty;
 mod gone;
 mod strangers;
@@ -142,6 +143,24 @@ impl Cluster {
         }
     }
 
+    fn scheduler(&self, may_make: bool) -> Scheduler {
+        Scheduler::new(SchedulerOptions {
+            cluster: "c".into(),
+            max_entries: 64,
+            interval: None,
+            leader_ttl: Duration::from_secs(30),
+            may_make,
+            scratch: None,
+            selection: String::new(),
+        })
+    }
+
+    /// A message is read.
+    fn write(&self, node: &Kept) {
+        let seq = node.shared.lock().database.position("s").seq;
+        move_on(node, seq + 1, None);
+    }
+
     fn node(&self, id: u64, schema: &str) -> Kept {
         let mut node = Node::unmet(id, schema);
         node.capture();
@@ -155,14 +174,7 @@ impl Cluster {
         } = node;
         let (shared, _) = Shared::new(db, 1);
         shared.set_at_end(1, true);
-        let scheduler = Scheduler::new(SchedulerOptions {
-            cluster: "c".into(),
-            max_entries: 64,
-            interval: None,
-            leader_ttl: Duration::from_secs(30),
-            may_make: true,
-            selection: String::new(),
-        });
+        let scheduler = self.scheduler(true);
         let registry = Memory(self.shared.clone(), id);
         Kept {
             shared,

@@ -16,7 +16,7 @@ use crate::database::DatabaseError;
 use crate::model::backoff::Backoff;
 use crate::model::manifest::StreamPosition;
 use crate::shared::Shared;
-use crate::stream::{Message, Reader, StreamError, StreamState, Writer};
+use crate::stream::{Message, Reader, Retention, StreamError, StreamState, Writer};
 
 /// An event during a fetch. If the broker forgot this node's position, it returns the last message
 /// that the broker has by then.
@@ -39,7 +39,7 @@ impl Stream {
                 last,
                 created: "new".into(),
                 now_ms: None,
-                max_bytes: None,
+                retention: Retention::default(),
             },
             shared: shared.clone(),
             happens: Arc::default(),
@@ -249,7 +249,7 @@ fn a_snapshot_that_ends_where_the_stream_begins_closes_no_gap() {
             last,
             created,
             now_ms: None,
-            max_bytes: None,
+            retention: Retention::default(),
         };
         let look_up = |seq: u64| Ok(Some(seq.to_string()));
         stream_continuity::is_lost(&state, &place, look_up).unwrap()

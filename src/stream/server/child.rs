@@ -53,6 +53,13 @@ impl Process {
     }
 }
 
+/// /dev/null, opened here: a failure inside [`Command`] would be reported as one of the program.
+pub(super) fn null() -> Result<Stdio, ServerError> {
+    let path = Path::new("/dev/null");
+    let opened = File::options().read(true).write(true).open(path);
+    Ok(opened.map_err(ServerError::io("open", path))?.into())
+}
+
 pub(super) struct Child {
     process: Process,
     words: Arc<Mutex<VecDeque<String>>>,
@@ -71,7 +78,7 @@ impl Child {
             .arg0("nats-server") // its file of ports is named after that
             .args(arguments)
             .stdin(stdin)
-            .stdout(Stdio::null())
+            .stdout(null()?)
             .stderr(Stdio::piped());
         // Ctrl-C in the terminal is for the daemon, which then stops the child.
         command.process_group(0);

@@ -9,7 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::sections::{self, quote, split_host_port};
 use super::{DOMAIN, ServerError, ServerOptions, user_config};
@@ -138,7 +138,7 @@ impl ServerConfig {
             command
                 .arg("-t")
                 .args(self.arguments())
-                .stdin(Stdio::null());
+                .stdin(super::child::null()?);
             let output = command.output().map_err(ServerError::io("run", binary))?;
             if output.status.success() {
                 return Ok(());
@@ -168,16 +168,18 @@ impl ServerConfig {
         ];
         // A leaf has no streams of its own: it sends requests for them to the hub, using the hub's
         // domain.
-        lines.extend(match (self.is_leaf(), self.sync_interval) {
-            (true, _) => vec![
-                "jetstream: disabled".to_string(),
-                format!("default_js_domain {{ $G: {DOMAIN} }}"),
-            ],
-            (false, true) => vec![format!(
-                "jetstream {{ domain: {DOMAIN}, sync_interval: {SYNC_INTERVAL:?} }}"
-            )],
-            (false, false) => vec![format!("jetstream {{ domain: {DOMAIN} }}")],
-        });
+        if self.is_leaf() {
+            lines.push("jetstream: disabled".to_string());
+            lines.push(format!("default_js_domain {{ $G: {DOMAIN} }}"));
+        } else {
+            let interval = self
+                .sync_interval
+                .then(|| format!(", sync_interval: {SYNC_INTERVAL:?}"));
+            let limit = self.options.max_bytes;
+            let limit = limit.map(|bytes| format!(", max_file_store: {bytes}"));
+            let (interval, limit) = (interval.unwrap_or_default(), limit.unwrap_or_default());
+            lines.push(format!("jetstream {{ domain: {DOMAIN}{interval}{limit} }}"));
+        }
         if self.store_dir {
             // Outside `jetstream {}`, so that an operator's `jetstream {}` without a store keeps
             // it.

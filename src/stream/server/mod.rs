@@ -66,6 +66,8 @@ pub struct ServerOptions {
     pub node_name: String,
     /// Folder of its data, `<database folder>/nats/<node_name>`.
     pub store_dir: PathBuf,
+    /// Most bytes that it stores there; none: no limit.
+    pub max_bytes: Option<u64>,
     /// `HOST:PORT` for clients; port -1 means any free port.
     pub bind_address: String,
     /// Name and password of clients. None means a random password per start, unless `user_config`
@@ -93,6 +95,7 @@ impl fmt::Debug for ServerOptions {
             .field("binary", &self.binary)
             .field("node_name", &self.node_name)
             .field("store_dir", &self.store_dir)
+            .field("max_bytes", &self.max_bytes)
             .field("bind_address", &self.bind_address)
             .field("user", &self.user.as_ref().map(|(user, _)| user))
             .field("cluster_addr", &self.cluster_addr)

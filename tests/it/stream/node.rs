@@ -120,6 +120,8 @@ pub fn streams() -> StreamOptions {
         compress: true,
         shards: 1,
         max_entries: 100_000,
+        is_chosen: false,
+        max_age: None,
         max_bytes: None,
         replicas: 1,
         update_existing: false,
