@@ -11,6 +11,7 @@ macro_rules! chapter {
         $(#[doc = $about])*
         #[doc = ""]
         #[doc = "[applications]: crate::guide::applications"]
+        #[doc = "[boxes]: crate::guide::boxes"]
         #[doc = "[changelog]: crate::guide::changelog"]
         #[doc = "[configuration]: crate::guide::configuration"]
         #[doc = "[design]: crate::guide::design"]
@@ -32,6 +33,10 @@ chapter! {
 chapter! {
     /// Installing, the command line, rights, health, snapshots, backups, the way from Go.
     operations, "guide/operations.md"
+}
+chapter! {
+    /// Raspberry Pi, OpenWrt, busybox: from an empty box to syncing, and what it costs.
+    boxes, "guide/boxes.md"
 }
 chapter! {
     /// Symptoms, with their meaning and remedy.
