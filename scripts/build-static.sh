@@ -6,17 +6,18 @@
 #     aarch64-unknown-linux-musl        64-bit ARM
 #     x86_64-unknown-linux-musl         PCs and servers
 #     mipsel-unknown-linux-musl         older routers (MediaTek MT76xx), soft float
-#   --minimal     without the stores s3, sftp, webdav and file (snapshots go to NATS), heartbeat, and
-#                 SQLite's FTS and R-Tree, which only triggers in `apply_triggers` need
+#   --minimal     without the stores s3, sftp, webdav and file (snapshots go to NATS), heartbeat,
+#                 and SQLite's FTS and R-Tree, which only triggers in `apply_triggers` need
 #   --build-std   builds Rust's standard library even where one is installed: smaller
 # The binaries are target/static/TARGET/harmonylite, or harmonylite-minimal.
 #
-# Zig compiles the C parts and links; it comes from PyPI unless it is installed, with cargo-zigbuild.
-# Rust's standard library is the toolchain's where `rustup target add TARGET` put it; else it is
-# built from source: RUST_SRC (a folder that holds library/), the toolchain's component rust-src, or
-# Debian's package rust-src of the very version of rustc. The toolchain itself is never changed.
-# Building it takes RUSTC_BOOTSTRAP=1: cargo's build-std is not stable, the compiler is the same. The
-# same flag allows to leave out the places of panics; the panic's own words stay.
+# Zig compiles the C parts and links; it comes from PyPI unless it is installed, with
+# cargo-zigbuild. Rust's standard library is the toolchain's where `rustup target add TARGET` put
+# it; else it is built from source: RUST_SRC (a folder that holds library/), the toolchain's
+# component rust-src, or Debian's package rust-src of the very version of rustc. The toolchain
+# itself is never changed. Building it takes RUSTC_BOOTSTRAP=1: cargo's build-std is not stable,
+# the compiler is the same. The same flag allows to leave out the places of panics; the panic's own
+# words stay.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/install.sh
@@ -85,7 +86,8 @@ std_source_of_debian() {
     rm -rf "$at" && mkdir -p "$at/lists/partial" "$at/cache/archives/partial"
     local site
     # shellcheck disable=SC2016 # apt-get reads $(SITE)
-    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep '/debian$' | head -n 1)
+    site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' |
+        grep '/debian$' | head -n 1)
     printf "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site %s main\n" \
         trixie trixie-backports sid >"$at/sources.list"
     apt=(-o "Dir::State::Lists=$at/lists" -o "Dir::Etc::SourceList=$at/sources.list"
@@ -123,8 +125,8 @@ remapped() {
         "--remap-path-prefix=$tools=/tools --remap-path-prefix=$sysroot=/rust"
 }
 
-# What the C parts leave out. zstd: compressors slower than level 3, the slowest in use. SQLite: what
-# only serves ANALYZE's samples and tools; the minimal binary also full-text search and R-Trees.
+# What the C parts leave out. zstd: compressors slower than level 3, the slowest in use. SQLite:
+# what only serves ANALYZE's samples and tools; the minimal binary also full-text search, R-Trees.
 lean_c() {
     export CFLAGS="-Os -ffunction-sections -fdata-sections -fno-unwind-tables"
     CFLAGS+=" -fno-asynchronous-unwind-tables -DHUF_FORCE_DECOMPRESS_X1=1"

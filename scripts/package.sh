@@ -3,14 +3,14 @@
 #   scripts/package.sh [TARGET...]            without targets: of all that are built
 #   scripts/package.sh --verify [TARGET...]   also makes them a second time, and looks into each
 # For each target: a .tar.gz with everything; a .deb for armhf (ARMv6 binary), arm64 and amd64; .ipk
-# for OpenWrt with opkg (up to 24.10) and .apk for OpenWrt with apk (from 25.12) of each architecture
-# that the binary runs on. SHA256SUMS covers all. The same sources give the same bytes: times are
-# SOURCE_DATE_EPOCH, by default that of the last commit.
+# for OpenWrt with opkg (up to 24.10) and .apk for OpenWrt with apk (from 25.12) of each
+# architecture that the binary runs on. SHA256SUMS covers all. The same sources give the same bytes:
+# times are SOURCE_DATE_EPOCH, by default that of the last commit.
 # A .deb needs dpkg-deb. An .apk needs apk of apk-tools 3 (APK names another program); without one
 # it is left out, with a word.
 # An OpenWrt package holds the minimal binary where that is built.
-# --verify: the second time gives the same bytes; lintian finds no error in a .deb; what is packed in
-# a .deb, .ipk and .tar.gz is the binary, and every file is root's.
+# --verify: the second time gives the same bytes; lintian finds no error in a .deb; each .deb, .ipk
+# and .tar.gz holds the binary, and every file is root's.
 # HARMONYLITE_MAINTAINER, "NAME <ADDRESS>", is who answers for them: the last commit's author.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -134,8 +134,8 @@ debian() {
     chmod 644 "$doc/changelog.gz"
     mkdir -p "$tree/usr/share/lintian/overrides" "$tree/DEBIAN"
     # It is meant to need no library of the box, old ones included.
-    printf 'harmonylite: statically-linked-binary [usr/bin/harmonylite]\nharmonylite: embedded-library *\n' \
-        >"$tree/usr/share/lintian/overrides/harmonylite"
+    printf 'harmonylite: %s\n' 'statically-linked-binary [usr/bin/harmonylite]' \
+        'embedded-library *' >"$tree/usr/share/lintian/overrides/harmonylite"
     echo /etc/harmonylite/config.toml >"$tree/DEBIAN/conffiles"
     debian_scripts "$tree/DEBIAN"
     cat >"$tree/DEBIAN/control" <<CONTROL
@@ -153,7 +153,8 @@ Suggests: nats-server, sqlite3
 Description: $description
 CONTROL
     find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
-    dpkg-deb --build --root-owner-group -Zxz "$tree" "$out/harmonylite_${version}_$arch.deb" >/dev/null
+    dpkg-deb --build --root-owner-group -Zxz "$tree" \
+        "$out/harmonylite_${version}_$arch.deb" >/dev/null
 }
 
 openwrt_tree() {
@@ -169,8 +170,8 @@ openwrt_tree() {
     printf '/etc/harmonylite/\n' >"$tree/lib/upgrade/keep.d/harmonylite"
 }
 
-# The layout is opkg's: https://openwrt.org/docs/guide-developer/packages, a gzipped tar of a version
-# file and two gzipped tars.
+# The layout is opkg's: https://openwrt.org/docs/guide-developer/packages, a gzipped tar of a
+# version file and two gzipped tars.
 ipk() {
     local target=$1 arch=$2 tree=$work/ipk control=$work/control parts=$work/parts
     openwrt_tree "$target" "$tree"
@@ -273,8 +274,8 @@ same_bytes() {
     cmp "$out/SHA256SUMS" "$again/SHA256SUMS" || fail "a second time gives other bytes"
 }
 
-# is_in_archive FILE COMMAND...: the command unpacks an archive into the folder `x`, which then holds
-# usr/bin/harmonylite.
+# is_in_archive FILE COMMAND...: the command unpacks an archive into the folder `x`, which then
+# holds usr/bin/harmonylite.
 is_in_archive() {
     local archive=$1
     rm -rf "$work/x" && mkdir "$work/x"

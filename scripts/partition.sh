@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Partitions under writes on both sides: cut, cut in one direction, 30 % loss, resets and a slow link,
-# then healed; all nodes must end equal with nothing lost, and no daemon may have been started again.
+# Partitions under writes on both sides: cut, cut in one direction, 30 % loss, resets and a slow
+# link, then healed; all nodes must end equal with nothing lost, and no daemon may have been started
+# again.
 # From --minutes 12 on each lasts for one to two minutes; the default is a minute, of all together.
 #   scripts/partition.sh [--minutes T] [--seed N]
 # Needs network namespaces (root, or users may make them), ip, tc and nft: exits with 77 without.

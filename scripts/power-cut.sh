@@ -31,7 +31,7 @@ fi
 # shellcheck source=scripts/torture.sh
 . scripts/torture.sh
 clean_up() {
-    # What somebody has to look at is saved. After a cut nothing can be read before the disk is back.
+    # The files of a failure are saved. After a cut nothing can be read before the disk is back.
     if [[ $1 != 0 ]]; then
         sleep 1 # until whoever wrote is gone
         if scripts/loop-disk.sh back "$folder/disk"; then

@@ -16,7 +16,9 @@ while [ $# -gt 0 ]; do
         --seed) export SIM_SEED="$2"; shift ;;
         --first) export SIM_FIRST="$2"; shift ;;
         --seeds) export SIM_SEEDS="$2"; shift ;;
-        --minutes) export SIM_MINUTES="$2"; : "${SIM_FIRST:=$(date +%s)000000}"; export SIM_FIRST; shift ;;
+        --minutes)
+            export SIM_MINUTES="$2" SIM_FIRST="${SIM_FIRST:-$(date +%s)000000}"
+            shift ;;
         --mutations) test=every_mistake_is_found features="--features mutations" ;;
         --traces) test=fixed_seeds; export SIM_TRACES=1 ;;
         *) sed -n 2,10p "$0" >&2; exit 2 ;;
@@ -24,5 +26,6 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -n "${SIM_SEED:-}${SIM_MINUTES:-}" ] || export SIM_SEEDS="${SIM_SEEDS:-1000}"
+module=$([ "$test" = every_mistake_is_found ] && echo mutations || echo runs)
 # shellcheck disable=SC2086 # no word or several
-exec cargo test --quiet --test sim $features "$test" -- --nocapture --exact "$( [ $test = every_mistake_is_found ] && echo mutations:: || echo runs:: )$test"
+exec cargo test --quiet --test sim $features "$test" -- --nocapture --exact "$module::$test"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # First HarmonyLite is installed on a large table while an application writes, which must never see
 # SQLITE_BUSY. Then three nodes write at full speed with conflicts, daemons limited to 64 MB: memory
-# and files must be flat at the end, all equal, nothing lost. Beside the written tables there are 200
-# others; at the end a transaction of a million rows.
+# and files must be flat at the end, all equal, nothing lost. Beside the written tables there are
+# 200 others; at the end a transaction of a million rows.
 #   scripts/soak.sh [--minutes T] [--seed N] [--rows N] [--big]
 # The default is an hour; a NATS store that grows is known as such after ten minutes. --rows: of the
 # large transaction. --big: the large table has 10 million rows instead of 300,000.
@@ -27,7 +27,8 @@ if grep -qw memory /sys/fs/cgroup/cgroup.subtree_control 2>/dev/null &&
     echo "memory: 64 MB by cgroup"
     cat >"$limit" <<END
 #!/bin/sh
-mkdir "$groups/\$\$" && echo 64M >"$groups/\$\$/memory.max" && echo 0 >"$groups/\$\$/memory.swap.max"
+mkdir "$groups/\$\$" && echo 64M >"$groups/\$\$/memory.max" &&
+    echo 0 >"$groups/\$\$/memory.swap.max"
 echo \$\$ >"$groups/\$\$/cgroup.procs" && exec "\$@"
 END
 elif [[ -w /sys/fs/cgroup/memory/cgroup.procs ]]; then

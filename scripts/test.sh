@@ -89,7 +89,8 @@ step "Format and lints"
 cargo fmt --check
 cargo check --quiet # the tests' dependencies have features that users' builds lack
 cargo clippy --quiet --all-targets -- -D warnings
-cargo clippy --quiet --test sim --features mutations -- -D warnings # minutes to run: scripts/sim.sh --mutations
+# Its run takes minutes: scripts/sim.sh --mutations
+cargo clippy --quiet --test sim --features mutations -- -D warnings
 RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links" \
   cargo doc --quiet --no-deps --document-private-items
 shellcheck scripts/*.sh examples/*.sh .ci/run
@@ -112,7 +113,7 @@ seeds() {
   first=$((16#${sources::12}))
   # Without the bit of the worlds that rebuild tables with another key: they have their own turn.
   scripts/sim.sh --first "$((first & ~8192))" --minutes 2 &&
-    # Bits of seeds whose brokers lose all while databases are put back: far apart, if one counts on.
+    # Seeds whose brokers lose all while databases are restored: far apart, if one counts on.
     SIM_BITS=16400 scripts/sim.sh --first "$first" --minutes 0.5 &&
     # Those that rebuild tables with another key.
     SIM_BITS=8192 scripts/sim.sh --first "$first" --minutes 0.5

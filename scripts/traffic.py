@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Counts the bytes of nodes at proxies before one nats-server; prints scripts/traffic.sh's tables."""
+"""Counts the bytes of nodes at proxies before one nats-server; prints tables.
+
+scripts/traffic.sh runs it.
+"""
 
 import pathlib
 import random
@@ -84,7 +87,8 @@ class Node:
             f"stream_prefix = '{cluster}'\nsubject_prefix = '{cluster}-log'\n"
         )
         with open(self.folder / "log", "wb") as log:
-            self.process = subprocess.Popen([DAEMON, "-config", str(config)], stdout=log, stderr=log)
+            command = [DAEMON, "-config", str(config)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def log(self):
         return (self.folder / "log").read_text()
@@ -113,7 +117,8 @@ def start_server(folder):
     )
     until(lambda: any(ports.glob("*.ports")) and next(ports.glob("*.ports")).stat().st_size,
           "the nats-server")
-    host, port = next(ports.glob("*.ports")).read_text().split('"nats://')[1].split('"')[0].split(":")
+    text = next(ports.glob("*.ports")).read_text()
+    host, port = text.split('"nats://')[1].split('"')[0].split(":")
     return server, (host, int(port))
 
 
@@ -130,7 +135,8 @@ def idle(folder, server, running):
     before = {what: node.proxy.bytes() for what, node in nodes.items()}
     tried = away.proxy.connections
     time.sleep(MINUTES * 60)
-    print(f"| idle for {MINUTES:g} minutes, scaled to a day | sent KB | received KB | together MB |")
+    print(f"| idle for {MINUTES:g} minutes, scaled to a day "
+          "| sent KB | received KB | together MB |")
     print("|---|---|---|---|")
     for what, node in nodes.items():
         up, down = (now - then for now, then in zip(node.proxy.bytes(), before[what]))

@@ -30,7 +30,7 @@ usage: harmonylite [flags]
        harmonylite pause|resume [-json] [-config FILE]
        harmonylite diag [-o FILE] [-config FILE]
 
-  conflicts            show which rows are displaced because another has their UNIQUE values
+  conflicts            show which rows are displaced because another row has their UNIQUE values
   held                 show which changes wait because they do not fit the tables here, and why
   inspect              say how each table of the database takes part, or why not, and what of
                        it is a danger (then it ends with 1); changes nothing, needs no daemon
@@ -39,13 +39,13 @@ usage: harmonylite [flags]
                        database without anything of ours
   status               show this node and all others: how far behind, what waits, last seen
   schema status        show the hash of the replicated tables' schema; with -cluster, which
-                       nodes have another one
+                       nodes have a different one
   verify               compare the rows of all nodes, and name those that differ; with -repair
                        publish the newest version of those again (-dry-run: only say so)
   forget               take NODE, which is gone for good, off the list of nodes
   pause, resume        go offline: capture and do not connect, also after a restart; and back
-  diag                 write what helps to find a fault to FILE (default: harmonylite-diag.txt),
-                       without secrets and without rows
+  diag                 write facts that help to find a fault to FILE (default:
+                       harmonylite-diag.txt), without secrets and without rows
 
   -config FILE         configuration, TOML (default: config.toml in the current directory)
   -node-id N           this node's id, from 1; goes before node_id of the configuration

@@ -19,7 +19,7 @@ use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity;
 use crate::database::DatabaseError;
 use crate::logging::{Repeated, RepeatedFailure};
-use crate::model::backoff::Backoff;
+use crate::model::backoff::{Backoff, check_retries};
 use crate::model::frame::unpack;
 use crate::shared::Shared;
 use crate::stream::{Message, Reader, StreamError, StreamState};
@@ -190,12 +190,7 @@ impl Consumer {
             }
             failures += 1;
             self.shared.health.report_failing(&self.subject, &text);
-            if let Some(most) = self.retries.filter(|&most| failures > most) {
-                return Err(format!(
-                    "gave up after {failures} tries, the first and {most} (nats.connect_retries) \
-                     more: {text}"
-                ));
-            }
+            check_retries(failures, self.retries, &text)?;
             if let Some(level) = level {
                 log::log!(level, "{}: {text}; trying again", self.subject);
             }
@@ -226,7 +221,8 @@ impl Consumer {
                     // A server that lost its memory may have lost the end of the stream. This node
                     // would then take the next messages there for ones that it read already.
                     self.shared.set_at_end(self.shard, false);
-                    let why = "the broker forgot where this node reads: looking where to go on";
+                    let why = "the broker lost this node's consumer: a new one reads on from the \
+                               position";
                     self.shared.health.report_failing(&self.subject, why);
                     state = self.state(reader)?;
                     from = self.resume_from(reader, &state)?;
@@ -287,7 +283,7 @@ impl Consumer {
         }
         if !is_new {
             log::error!(
-                "{}: messages {from} to {} are gone from the broker before they were read here: \
+                "{}: messages {from} to {} were dropped by the broker before this node read them: \
                  this node lacks changes until a snapshot brings them",
                 self.stream,
                 first - 1

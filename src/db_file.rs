@@ -13,6 +13,13 @@ use std::path::{Path, PathBuf};
 /// All mounts that this process sees, one a line; see proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
+/// The file beside `path` whose name has `end` behind that of `path`.
+pub fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(end);
+    path.with_file_name(name)
+}
+
 /// Device and inode, which a file keeps under any name.
 pub type Number = (u64, u64);
 
@@ -40,7 +47,7 @@ pub fn unfit(path: &Path) -> Option<String> {
     }
     (names(path, &data) > 1).then(|| {
         format!(
-            "is {shown}, which has another name, too (a hard link): remove one of the two. SQLite \
+            "is {shown}, which has a second name (a hard link): remove one of the two. SQLite \
              keeps a -wal file for each name, and two programs that use one each damage the \
              database; `find DIR -samefile {shown}` finds it"
         )

@@ -116,11 +116,8 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     let awaited: Vec<&str> = database.awaited().iter().map(String::as_str).collect();
     for (stream, missed) in database.missed() {
         let cause = match &awaited[..] {
-            [] => "were gone from the broker before they were read here".to_owned(),
-            tables => format!(
-                "were passed over as far as they are of {}",
-                tables.join(", ")
-            ),
+            [] => "were dropped by the broker before this node read them".to_owned(),
+            tables => format!("were let go as far as they change {}", tables.join(", ")),
         };
         let text = format!(
             "messages up to {} {cause}: this node lacks changes until a snapshot brings them",
@@ -133,7 +130,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     }
     let triggers = &database.apply_triggers;
     for (name, reason) in triggers.unsupported() {
-        let text = format!("does not run for what arrives: {reason}");
+        let text = format!("does not run for arriving rows: {reason}");
         problems.insert(format!("trigger {name}"), text);
     }
     for left in database
@@ -150,8 +147,8 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     let with_go = database.nodes_with_go();
     if !with_go.is_empty() {
         let text = format!(
-            "publish with the Go version, which does not read what this version publishes: replace \
-             it there ({with_go:?})"
+            "nodes {with_go:?} run the Go version, which cannot read frames of this version: \
+             replace it there"
         );
         problems.insert("nodes of the Go version".to_owned(), text);
     }

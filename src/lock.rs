@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::db_file::with_end;
+
 /// The file that a path leads to, even if it does not exist yet. SQLite keeps a database's other
 /// files beside the file and not beside a link to it, and so do we.
 pub fn follow_links(path: PathBuf) -> PathBuf {
@@ -38,9 +40,7 @@ pub fn pause_of_database(path: &Path) -> PathBuf {
 
 fn beside(path: &Path, end: &str) -> PathBuf {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| follow_links(path.to_owned()));
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(end);
-    path.with_file_name(name)
+    with_end(&path, end)
 }
 
 /// Time that a daemon may need to end, and so the time that its successor waits.
@@ -62,7 +62,7 @@ pub fn take_database(
             }
             Ok(None) => {
                 return Err(format!(
-                    "db_path: another harmonylite works on {}: stop that one first",
+                    "db_path: another harmonylite runs on {}: stop it first",
                     path.display()
                 ));
             }

@@ -58,7 +58,7 @@ impl Default for Measures {
         Measures {
             count_changes: histogram(
                 "count_changes",
-                "How long a look for changes takes, in microseconds (as in the Go version).",
+                "How long a poll for changes takes, in microseconds (as in the Go version).",
                 &MICROSECONDS,
             ),
             scan_changes: histogram(

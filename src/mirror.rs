@@ -7,6 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::db_file::with_end;
 use crate::logging::Lasting;
 
 /// The file's default name, beside the database.
@@ -35,7 +36,7 @@ pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
         ));
     }
     log::info!(
-        "{} is that of another database: the positions are shown in {}",
+        "{} belongs to a different database: the positions are written to {}",
         wanted.display(),
         own.display()
     );
@@ -46,10 +47,7 @@ pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
 
 /// `<database>-seq-map.cbor`.
 fn own_place(database: &Path) -> PathBuf {
-    let mut name = database.file_name().unwrap_or_default().to_owned();
-    name.push("-");
-    name.push(NAME);
-    database.with_file_name(name)
+    with_end(database, &format!("-{NAME}"))
 }
 
 /// Whether a running process keeps its positions there.
@@ -112,9 +110,7 @@ impl Mirror {
             .collect();
         let mut bytes = Vec::new();
         ciborium::into_writer(&map, &mut bytes).map_err(std::io::Error::other)?;
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let new = self.path.with_file_name(name);
+        let new = with_end(&self.path, ".new");
         let mut file = File::create(&new)?;
         file.write_all(&bytes)?;
         let _ = file.try_lock(); // not every file system can

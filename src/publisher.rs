@@ -27,7 +27,7 @@ use crate::model::backoff::Backoff;
 use crate::model::frame;
 use crate::progress::{Unit, Work};
 use crate::shared::{SURE_PAUSE, Shared};
-use crate::stream::{Ack, Writer};
+use crate::stream::{Ack, Refusal, Writer};
 use crate::thread::{Exited, spawn};
 use crate::watcher::{self, Watcher};
 
@@ -290,7 +290,7 @@ impl Publisher {
             // The next poll finds the tables still missing, and tries again.
             Err(e) if e.is_temporary() => {
                 let text = format!(
-                    "tables of HarmonyLite were dropped by another program, and cannot be made \
+                    "another program dropped tables of HarmonyLite, and they cannot be created \
                      again: {e}; until then writes of the application fail"
                 );
                 self.shared.health.report_failing(OWN_TABLES, &text);
@@ -612,7 +612,7 @@ impl Publisher {
         let Some(link) = &mut self.link else { return };
         let seq = match ack.result {
             Ok(seq) => seq,
-            Err(why) => return self.refused(why),
+            Err(refusal) => return self.refused(&refusal),
         };
         let Some((message, whole)) = link.acknowledged(ack.token, now) else {
             return;
@@ -624,7 +624,9 @@ impl Publisher {
         self.shared.measures.acknowledged(took, now_ms);
         if !locked.acknowledged(stream, (seq, ack.duplicate), id, whole) {
             drop(locked);
-            let why = format!("{stream} gave out number {seq} before: messages are lost there");
+            let why = format!(
+                "{stream} gave number {seq} to a different message before: the broker lost messages"
+            );
             return self.drop_link(&why);
         }
         if link.is_idle() && locked.outbox.is_empty() {
@@ -638,13 +640,12 @@ impl Publisher {
 
     /// Handles a refusal: the broker did not store a message, because its disk or the stream is
     /// full. That may last for days, so it is logged once and the attempts become rare.
-    fn refused(&mut self, why: String) {
-        let text = format!("a frame was not stored: {why}");
+    fn refused(&mut self, refusal: &Refusal) {
+        let text = format!("a frame was not stored: {refusal}");
         self.shared.health.report_failing(PUBLISHING, &text);
         let news = self.trouble.fails(&text, SystemClock.uptime());
         // A stream without a leader has one in a moment. A broker that refuses goes on refusing.
-        let is_passing = ["jetstream is away", "temporarily unavailable"];
-        let level = match is_passing.iter().any(|part| why.contains(part)) {
+        let level = match refusal.is_passing {
             true => news.unwrap_or(log::Level::Debug),
             false if text == self.refusal => log::Level::Debug,
             false => log::Level::Warn,

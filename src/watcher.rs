@@ -21,6 +21,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use inotify::{Event, EventMask, Events, Inotify, WatchDescriptor, WatchMask, Watches};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::db_file::with_end;
 use crate::thread::{Exited, spawn};
 
 mod opened;
@@ -71,7 +72,12 @@ impl Watcher {
         let is_wanted = Arc::new(AtomicBool::new(false));
         let mut watch = InotifyWatch {
             path: path.to_owned(),
-            names: ENDS.map(|end| with_end(path.file_name().unwrap_or_default(), end)),
+            names: ENDS.map(|end| {
+                with_end(path, end)
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_owned()
+            }),
             watches: watches.clone(),
             openings: opens.watches(),
             folder: folder.clone(),
@@ -122,12 +128,6 @@ fn folder_of(path: &Path) -> PathBuf {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     }
-}
-
-fn with_end(name: &OsStr, end: &str) -> OsString {
-    let mut name = name.to_owned();
-    name.push(end);
-    name
 }
 
 fn comings_and_goings() -> WatchMask {

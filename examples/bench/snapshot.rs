@@ -125,7 +125,7 @@ fn one_store(store: &str, template: &Path, plain: f64, last: i64) -> Result<()> 
     let mut two = Node::new(dir.path(), 2)?;
     let began = Instant::now();
     start(&mut two)?;
-    two.wait_for(" is its beginning")?;
+    two.wait_for(" it begins with snapshot")?;
     two.app()?.wait_for(last)?;
     line(
         "a node without a file has all rows after",

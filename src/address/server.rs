@@ -62,8 +62,8 @@ impl FromStr for Address {
     /// may belong to the password.
     fn from_str(text: &str) -> Result<Address, String> {
         let bad = |why: &str| match text.contains('@') {
-            true => format!("the address is not sound: {why}; {ENCODE}"),
-            false => format!("the address is not sound: {why}"),
+            true => format!("the address is invalid: {why}; {ENCODE}"),
+            false => format!("the address is invalid: {why}"),
         };
         let (scheme, rest) = text
             .trim()
@@ -71,7 +71,7 @@ impl FromStr for Address {
             .unwrap_or(("nats", text.trim()));
         let is_word = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
         if !scheme.chars().all(is_word) {
-            return Err(bad("its scheme, before ://, is no word"));
+            return Err(bad("its scheme, before ://, is not a word"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         // The last '@' ends the credentials, so an unencoded '@' in a password is accepted.

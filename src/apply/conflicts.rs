@@ -62,7 +62,7 @@ pub fn conflicts(path: &Path, show: &mut dyn FnMut(Conflict)) -> Result<()> {
     let ours = "SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite___displaced'";
     if !conn.prepare(ours)?.exists([])? {
         return Err(DatabaseError::Unusable(
-            "HarmonyLite was never started on it: it has no tables of ours".into(),
+            "HarmonyLite was never started on it: its tables are missing".into(),
         ));
     }
     let sites = Sites::load(&conn)?;

@@ -41,10 +41,10 @@ impl Database {
     pub(crate) fn report_demoted(&mut self) -> Result<()> {
         for (table, count) in std::mem::take(&mut self.demoted) {
             log::warn!(
-                "table {table}: {count} row(s) that were here before this node joined have other \
-                 values on the other nodes under the same keys, and were replaced; rows that refer \
-                 to them may mean others now. Set up one node and copy its file to the others: see \
-                 \"Adding a node\""
+                "table {table}: {count} row(s) from before this node joined have different values \
+                 on the other nodes under the same keys: the rows of the other nodes replace \
+                 them, and rows that refer to them may now refer to something else. Set up one \
+                 node and copy its file to the others: see \"Adding a node\""
             );
         }
         let mut displaced = self.conn.prepare_cached(
@@ -55,8 +55,8 @@ impl Database {
         while let Some(row) = rows.next()? {
             let (table, count) = (values::lossy(row, 0)?, row.get::<_, i64>(1)?);
             log::warn!(
-                "table {table}: {count} row(s) are displaced, since others have their values in a \
-                 UNIQUE index: see `harmonylite conflicts`"
+                "table {table}: {count} row(s) are displaced, because other rows have their \
+                 values in a UNIQUE index: see `harmonylite conflicts`"
             );
         }
         Ok(())

@@ -140,8 +140,8 @@ impl Database {
     fn take_fresh_id(&mut self, why: &str) -> Result<()> {
         let fresh = self.fresh_id();
         log::error!(
-            "{why} under this node's id {}: this one is {fresh} from now on. Give each node a \
-             node_id of its own, or none",
+            "{why} under this node's id {}: this node takes the id {fresh}. Give each node its \
+             own node_id, or none",
             self.node
         );
         set_meta(&self.conn, Meta::NodeIdTaken, self.node as i64)?;

@@ -53,7 +53,7 @@ impl Database {
         row: &mut Row<'a>,
     ) -> Result<(usize, bool)> {
         let local_tx = self.reservation.peek_number() - 1;
-        let (gives_way, young_from) = (self.gives_way(), self.young_from());
+        let (demoted_version, young_from) = (self.demoted_version(), self.young_from());
         let mut ops = Rows::new(&self.conn, table)?;
         let (mut changed, mut unchanged) = (0, 0);
         let is_other = loop {
@@ -62,7 +62,7 @@ impl Database {
                 &mut self.sites,
                 row,
                 local_tx,
-                gives_way,
+                demoted_version,
                 young_from,
             ) {
                 Ok(Plain::Unchanged) => unchanged += 1,
@@ -86,7 +86,7 @@ fn plain_row(
     sites: &mut Sites,
     row: &Row<'_>,
     local_tx: i64,
-    gives_way: Option<Version>,
+    demoted_version: Option<Version>,
     young_from: i64,
 ) -> Result<Plain> {
     if !row.exceptions.is_empty() {
@@ -106,7 +106,7 @@ fn plain_row(
     let mut same_content = false;
     if let Some(stored) = &stored {
         let (here, there) = (&stored.state, row.version);
-        let special = !here.exceptions.is_empty() || gives_way == Some(here.version);
+        let special = !here.exceptions.is_empty() || demoted_version == Some(here.version);
         if special || (here.deleted && !row.deleted) {
             return Ok(Plain::Other);
         }
@@ -116,9 +116,9 @@ fn plain_row(
             let differs = !mutation::is(Mutation::NoTieBreak)
                 && here.version == there
                 && (here.deleted, stored.hash) != (row.deleted, hash);
-            let is_told_again = here.deleted && stored.local_tx < young_from;
+            let is_republished = here.deleted && stored.local_tx < young_from;
             return Ok(
-                if differs || (row.deleted && (!here.deleted || is_told_again)) {
+                if differs || (row.deleted && (!here.deleted || is_republished)) {
                     Plain::Other
                 } else {
                     Plain::Unchanged
@@ -167,7 +167,7 @@ impl Database {
     /// Applies a plain row of a table for which [`Database::is_plain`] holds. False if the general
     /// way must apply the row.
     pub(crate) fn take_plain(&mut self, table: &Table, row: &Row<'_>) -> Result<bool> {
-        let (gives_way, young_from) = (self.gives_way(), self.young_from());
+        let (demoted_version, young_from) = (self.demoted_version(), self.young_from());
         let local_tx = self.reservation.peek_number() - 1;
         let mut ops = Rows::new(&self.conn, table)?;
         match plain_row(
@@ -175,7 +175,7 @@ impl Database {
             &mut self.sites,
             row,
             local_tx,
-            gives_way,
+            demoted_version,
             young_from,
         ) {
             Ok(Plain::Unchanged | Plain::Changed) => Ok(true),

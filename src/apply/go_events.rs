@@ -86,7 +86,7 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<bool> {
         let Some(key) = key_of(table, &incoming) else {
-            self.hold(at, &incoming, "the key of the table is another one here")?;
+            self.hold(at, &incoming, "the table has a different key here")?;
             return Ok(false);
         };
         if table.schema.rowid.is_some()
@@ -105,8 +105,8 @@ impl Database {
     fn note_go_event(&mut self, stream: &str, from: u64, time_ms: i64) {
         if self.go_nodes.events == 0 {
             log::warn!(
-                "{stream} holds changes of the Go version, such as of its node {from}: they are \
-                 taken in. Go cannot read what this version publishes, and ends when it tries: \
+                "{stream} holds changes of the Go version, such as those of its node {from}: this \
+                 node applies them. The Go version ends when it reads a frame of this version: \
                  replace it on all nodes"
             );
         }
@@ -120,7 +120,7 @@ impl Database {
             return;
         }
         if publishing.insert(from, now).is_none() {
-            log::warn!("node {from} publishes with the Go version, which does not read what we do");
+            log::warn!("node {from} runs the Go version, which cannot read frames of this version");
         }
     }
 

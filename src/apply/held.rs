@@ -35,7 +35,7 @@ const UNSENT: &str = "\0unsent";
 pub(super) const FOR_COLUMN: &str = "there is no such column here";
 
 /// Reason for holding a row until it is known what a migration did to its table.
-pub(super) const WAITS: &str = "the table is new or changed here, and is left alone for a moment";
+pub(super) const WAITS: &str = "the table is new or changed here, and waits for a moment";
 
 /// Each held entry stores its reason, and SQLite's message may quote the row.
 const MAX_REASON_BYTES: usize = 200;
@@ -181,7 +181,7 @@ impl Database {
         if quiet.waits(table) || quiet.guards(table) || is_matching {
             WAITS
         } else if self.catalog.by_name.contains_key(table) {
-            "the key of the table is another one here"
+            "the table has a different key here"
         } else if self.refuses(table) {
             "the table lost its primary key here"
         } else {
@@ -233,7 +233,10 @@ impl Database {
         said.insert(table.to_owned());
         log::warn!("changes of table {table:?} are held: {reason}");
         if said.len() == MAX_NAMED {
-            log::warn!("changes of more tables may be held: those not here are no longer named");
+            log::warn!(
+                "changes of more tables may be held: the log names no further tables that are not \
+                 here"
+            );
         }
     }
 
@@ -246,7 +249,7 @@ impl Database {
         self.said_held.retain(|table| {
             let is_held = held.binary_search(table).is_ok();
             if !is_held {
-                log::info!("of table {table:?} nothing is held any more");
+                log::info!("no change of table {table:?} is held any more");
             }
             is_held
         });
@@ -310,9 +313,9 @@ impl Database {
         if held.floor > incoming.floor {
             self.doubt_tombstone_age();
         }
-        let told_again = self.told_again(&held);
+        let republished = self.republished(&held);
         incoming.absorb(held);
-        incoming.unsent = incoming.unsent.max(told_again);
+        incoming.unsent = incoming.unsent.max(republished);
         Ok(())
     }
 
@@ -320,7 +323,7 @@ impl Database {
     /// not be. It is published again if the broker lost it. It is also published again if it is so
     /// old that other nodes may have had a tombstone of the row and forgotten it, while none came
     /// here with a snapshot: then either all nodes get the row, or none does.
-    pub(crate) fn told_again(&self, held: &Incoming) -> Option<Version> {
+    pub(crate) fn republished(&self, held: &Incoming) -> Option<Version> {
         let newest = held.newest()?;
         let is_old = self.broker_time_ms().is_some() && self.is_old(newest.time_ms());
         let is_told = self.republishes_held() || is_old;

@@ -67,7 +67,7 @@ pub fn held_report(path: &Path) -> Result<HeldReport> {
     let ours = "SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite___held'";
     if !conn.prepare(ours)?.exists([])? {
         return Err(DatabaseError::Unusable(
-            "HarmonyLite was never started on it: it has no tables of ours".into(),
+            "HarmonyLite was never started on it: its tables are missing".into(),
         ));
     }
     let schemas = selection::read(&conn, &selection::all, true)?;

@@ -60,8 +60,9 @@ impl Database {
 
     fn let_go_large(&mut self, table: &str) -> Result<()> {
         log::warn!(
-            "changes of table {table:?} take too much (max_held_bytes), and there is no such table \
-             here: they are let go; once it is here, a snapshot brings it"
+            "changes of table {table:?} take too much space (max_held_bytes), and there is no \
+             such table here: this node lets them go; once the table is here, a snapshot brings \
+             its rows"
         );
         self.catalog.ending.insert(table.to_owned());
         self.note_let_go(table)

@@ -63,7 +63,7 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<bool> {
         if !is_storable_key(table, key) {
-            let reason = "its key is of another class than the table's";
+            let reason = "its key has a different storage class than the table's";
             self.hold(&Place::of(table, key_bytes), &incoming, reason)?;
             return Ok(false);
         }
@@ -166,7 +166,7 @@ impl Database {
 
     /// The version of rows that were in the file before HarmonyLite, until this node has met the
     /// others: such a row loses against theirs. None afterwards.
-    pub(super) fn gives_way(&self) -> Option<Version> {
+    pub(super) fn demoted_version(&self) -> Option<Version> {
         (!self.joined).then_some(Version {
             hlc: HLC_BEFORE,
             node: self.node,
@@ -177,7 +177,7 @@ impl Database {
     /// come by a stream need this too: a row that lost against this node's own row would not come
     /// again when a snapshot later brings a lower version.
     fn demote_preexisting(&mut self, table: &Table, key: &[Value<'_>]) -> Result<()> {
-        let Some(own) = self.gives_way() else {
+        let Some(own) = self.demoted_version() else {
             return Ok(());
         };
         let mut rows = Rows::new(&self.conn, table)?;
@@ -216,7 +216,7 @@ impl Database {
         let in_doubt = stored
             .as_ref()
             .filter(|s| s.state.deleted && self.may_be_dropped_elsewhere(s));
-        let is_told_again = theirs.deleted && in_doubt.is_some_and(is_tie);
+        let is_republished = theirs.deleted && in_doubt.is_some_and(is_tie);
         // The tombstone counts even if the row wins: columns from before the tombstone lose to it.
         let is_unheard = |s: &Stored| theirs.floor() < s.state.version;
         let mut joined = Joined {
@@ -230,7 +230,7 @@ impl Database {
         let attempt = match &action {
             // A tombstone that is published again is kept as long here as on nodes that learn it
             // only now.
-            Action::Nothing if is_told_again => Attempt::Done,
+            Action::Nothing if is_republished => Attempt::Done,
             Action::Nothing => {
                 joined.remains = None; // as it was, mark and all
                 return Ok(joined);

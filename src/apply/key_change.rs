@@ -30,7 +30,7 @@ impl Database {
                     shape: shape_of_known(known),
                     key,
                 };
-                let reason = "it is displaced, and the key of the table is another one here now";
+                let reason = "it is displaced, and the table has a different key here now";
                 self.hold(&at, &incoming, reason)?;
             }
         }

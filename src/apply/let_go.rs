@@ -107,9 +107,9 @@ impl Database {
         let why = match self.settings.tables.choose(lower, columns) {
             Choice::Replicated => return Ok(false),
             Choice::Local(why) => format!("it is local: {why}"),
-            Choice::Excluded(why) => format!("the configuration leaves it out: {why}"),
+            Choice::Excluded(why) => format!("the configuration excludes it: {why}"),
         };
-        log::info!("changes of table {lower:?} are passed over: {why}");
+        log::info!("changes of table {lower:?} are let go: {why}");
         self.note_let_go(lower)?;
         Ok(true)
     }
@@ -152,8 +152,8 @@ impl Database {
         }
         for name in &found {
             log::warn!(
-                "table {name} is replicated from now on: a snapshot brings what was passed over of \
-                 it"
+                "table {name} is replicated from now on: a snapshot brings the changes that were \
+                 let go"
             );
             self.let_go.names.remove(name);
         }
@@ -174,7 +174,10 @@ impl Database {
         if !self.let_go.names.iter().any(|n| here.contains_key(n)) {
             return Ok(());
         }
-        log::warn!("tables are replicated that were passed over before: reading the streams again");
+        log::warn!(
+            "tables are replicated whose changes were let go before: this node reads the streams \
+             again"
+        );
         self.write(|db| {
             let Database {
                 let_go, catalog, ..
@@ -258,13 +261,15 @@ impl Database {
             return Ok(false);
         };
         let retention_ms = self.settings.tombstone_retention.as_millis() as i64;
-        let bound = self.learnt_before(now_ms - retention_ms)?;
+        let bound = self.local_tx_before(now_ms - retention_ms)?;
         for table in held_tables(&self.conn)? {
             let is_here = self.catalog.by_name.contains_key(&table);
             let is_old =
                 || Ok::<_, DatabaseError>(self.held_at(&table)?.is_some_and(|at| at <= bound));
             if !is_here && !has(&table) && is_old()? && self.catalog.ending.insert(table.clone()) {
-                log::info!("what is held of table {table:?} goes: no node has it any more");
+                log::info!(
+                    "held changes of table {table:?} are dropped: no node has the table any more"
+                );
             }
         }
         Ok(!self.catalog.ending.is_empty())

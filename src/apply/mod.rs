@@ -99,7 +99,11 @@ impl<'a> Content<'a> {
         if GoEvent::is_like(raw) {
             let event = GoEvent::decode(raw);
             return event.map_or_else(
-                |e| bad(format!("neither a frame nor of the Go version: {e}")),
+                |e| {
+                    bad(format!(
+                        "neither a frame nor an event of the Go version: {e}"
+                    ))
+                },
                 |event| Content::Go(event, data),
             );
         }
@@ -199,7 +203,7 @@ impl Database {
             return Ok(0);
         };
         if faults.rows > 0 {
-            let reason = format!("{} row(s) are not taken; {}", faults.rows, faults.first);
+            let reason = format!("{} row(s) are left out; {}", faults.rows, faults.first);
             self.quarantine(stream, seq, &reason, &faults.bytes)?;
         }
         self.detect_duplicate_node(nodes, tables)?;

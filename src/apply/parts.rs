@@ -32,7 +32,7 @@ impl Database {
             self.quarantine(
                 stream,
                 seq,
-                "part of a row larger than is read here",
+                "part of a row that is larger than this node reads",
                 part.bytes,
             )?;
             return Ok(0);
@@ -101,7 +101,7 @@ impl Database {
             self.quarantine(
                 stream,
                 seq,
-                "parts of a row whose others did not come",
+                "parts of a row whose other parts did not come",
                 &oldest,
             )?;
             bytes = self.stored_parts_bytes()?;

@@ -106,7 +106,7 @@ impl Database {
         let left = known.filter(|(stream, _)| !self.is_read(stream));
         let left: Vec<_> = left.map(|(s, p)| (s.clone(), p.clone())).collect();
         for (stream, position) in &left {
-            log::warn!("{stream} is not read any more: publishing all rows again");
+            log::warn!("{stream} is not read any more: this node republishes all rows");
             self.note_lost(stream, position)?;
         }
         if left.is_empty() {

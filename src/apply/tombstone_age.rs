@@ -171,7 +171,7 @@ impl Database {
 
     /// The last transaction number up to which everything was published by `time_ms` (unix
     /// milliseconds), as far as noted; 0 if there is no such note.
-    pub(crate) fn learnt_before(&self, time_ms: i64) -> Result<i64> {
+    pub(crate) fn local_tx_before(&self, time_ms: i64) -> Result<i64> {
         let local_tx: Option<i64> = self
             .conn
             .prepare_cached("SELECT max(at) FROM __harmonylite___ages WHERE ms <= ?1")?

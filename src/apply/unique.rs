@@ -105,8 +105,8 @@ impl Database {
 
     /// Logs that rows of a table are displaced, now that the first one is.
     fn say_displaced(&mut self, table: &Table) {
-        let text = "are displaced: others have their values in a UNIQUE index; `harmonylite \
-            conflicts` shows them";
+        let text = "are displaced: other rows have their values in a UNIQUE index; `harmonylite \
+                    conflicts` shows them";
         match self.displaced_alarm.rings(self.clock.uptime()) {
             Some(0) => log::warn!("rows of table {} {text}", table.name()),
             Some(more) => log::warn!(

@@ -90,8 +90,8 @@ impl Database {
 
     pub(super) fn say_gone(&mut self, table: &str, count: &GoneCount) {
         let text = format!(
-            "{} of the {} rows that it had are not in it any more since it was made anew: they are \
-             deleted on all nodes",
+            "{} of the {} rows that it had are gone since it was created again: they are deleted \
+             on all nodes",
             count.gone, count.known
         );
         log::warn!("table {table}: {text}");

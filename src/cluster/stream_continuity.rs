@@ -53,7 +53,7 @@ pub fn verify_position(
         shared.notify_scheduler();
     }
     if let Some(why) = difference {
-        log::error!("{stream}: {why}: reading it from its start and publishing all rows again");
+        log::error!("{stream}: {why}: this node reads it from its start and republishes all rows");
         locked.database.republish_all()?;
         shared.forget_own();
         position = Position {
@@ -65,8 +65,8 @@ pub fn verify_position(
     }
     if is_uncertain(state, &position) {
         log::warn!(
-            "{stream}: message {} was read last, and is gone: whether it was the one that the \
-             broker kept cannot be told, so a snapshot is asked for",
+            "{stream}: message {}, the last one read, is gone, and the broker may have replaced \
+             it: this node asks for a snapshot",
             position.seq
         );
         locked.database.note_gap(stream, state.first);
@@ -94,7 +94,7 @@ fn difference(
 ) -> Result<Option<&'static str>, StreamError> {
     let known = position.seq > 0 || position.acked_seq > 0;
     if known && !position.created.is_empty() && position.created != state.created {
-        return Ok(Some("the stream was created anew"));
+        return Ok(Some("the stream was created again"));
     }
     for (seq, id) in [
         (position.seq, &position.id),
@@ -104,7 +104,7 @@ fn difference(
             return Ok(Some("the stream is shorter than it was"));
         }
         if holds_another(state, seq, id, |seq| reader.message_id(seq))? {
-            return Ok(Some("the stream holds other messages than it did"));
+            return Ok(Some("the stream holds different messages than before"));
         }
     }
     Ok(None)

@@ -37,7 +37,7 @@ pub fn clean_up(config: &Config, out: &mut dyn Write) -> Result<(), String> {
         writeln!(
             out,
             "{} change(s) that the Go version had not published stay in the tables of {path}, but \
-             other nodes do not hear of them",
+             other nodes do not get them",
             removed.unpublished_by_go
         )
         .map_err(output::failed)?;

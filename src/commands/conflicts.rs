@@ -100,8 +100,8 @@ fn text(conflict: &Conflict) -> String {
         );
     }
     if conflict.collisions.is_empty() {
-        text += "    gives way to no row any more: it comes back when HarmonyLite next looks, \
-                 unless another constraint keeps it out\n";
+        text += "    gives way to no row any more: HarmonyLite soon puts it back, unless a \
+                 different constraint keeps it out\n";
     }
     text
 }

@@ -25,13 +25,13 @@ const POLL_PAUSE: Duration = Duration::from_millis(100);
 /// Writes to `out` which rows are held.
 pub fn show(path: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), String> {
     let report =
-        held_report(path).map_err(|e| format!("what is held in {}: {e}", path.display()))?;
+        held_report(path).map_err(|e| format!("held changes in {}: {e}", path.display()))?;
     let text = match as_json {
         true => format!("{}\n", json(&report)),
         false => text(&report),
     };
     out.write_all(text.as_bytes())
-        .map_err(|e| format!("writing what is held: {e}"))
+        .map_err(|e| format!("writing the held changes: {e}"))
 }
 
 /// Drops the held rows of a table, through the daemon if one runs. Fails if none are held, or if a
@@ -56,7 +56,7 @@ pub fn drop(path: &Path, table: &str, as_json: bool, out: &mut dyn Write) -> Res
             drop_held(path, &lower).map_err(|e| failed(&e))?;
         } else if Instant::now() > deadline {
             return Err(failed(
-                &"the daemon has not done it yet, and goes on: see its log",
+                &"the daemon is still dropping the rows: see its log",
             ));
         } else {
             std::thread::sleep(POLL_PAUSE);
@@ -70,19 +70,18 @@ pub fn drop(path: &Path, table: &str, as_json: bool, out: &mut dyn Write) -> Res
         false => format!("dropped {rows} row(s) of table {lower}\n"),
     };
     out.write_all(text.as_bytes())
-        .map_err(|e| format!("writing what was dropped: {e}"))
+        .map_err(|e| format!("writing the result: {e}"))
 }
 
 fn text(report: &HeldReport) -> String {
     let mut text: String = report.tables.iter().map(table_text).collect();
     for table in &report.let_go {
         text += &format!(
-            "table {table}: changes are passed over; a snapshot brings them once the table is \
-             here\n"
+            "table {table}: changes are let go; a snapshot brings them once the table is here\n"
         );
     }
     for table in &report.awaited {
-        text += &format!("table {table}: a snapshot is awaited for what was passed over\n");
+        text += &format!("table {table}: a snapshot will bring the changes that were let go\n");
     }
     if text.is_empty() {
         text += "nothing is held\n";
@@ -120,8 +119,8 @@ fn advice(held: &HeldTable) -> Vec<String> {
     let mut lines = Vec::new();
     if !held.is_here {
         lines.push(format!(
-            "create the table here, by the migration that made it on the other nodes; or leave it \
-             out: [tables] exclude = [\"{table}\"]; or give the rows up: harmonylite held -drop \
+            "create the table here, by the migration that made it on the other nodes; or exclude \
+             it: [tables] exclude = [\"{table}\"]; or give the rows up: harmonylite held -drop \
              {table}"
         ));
     }
@@ -139,9 +138,9 @@ fn advice(held: &HeldTable) -> Vec<String> {
     }
     if !before.is_empty() {
         lines.push(format!(
-            "run the migration that changed the key here, on the nodes that have not run it: their \
-             rows have the key ({}), come again under ({here}), and are held no more then; if no \
-             node has that key any more, give them up: harmonylite held -drop {table}",
+            "run the migration that changed the key here on the nodes that have not run it: their \
+             rows have the key ({}), and arrive again under ({here}); if no node has the old key \
+             any more, give the rows up: harmonylite held -drop {table}",
             before.join(") or (")
         ));
     }
@@ -153,8 +152,8 @@ fn advice(held: &HeldTable) -> Vec<String> {
     }
     if held.is_here && held.keys.is_empty() && held.columns.is_empty() {
         lines.push(
-            "change the constraint here, or the rows where they were written: they are tried again \
-             when either changes"
+            "change the constraint here, or the rows where they were written: HarmonyLite tries \
+             them again when either changes"
                 .into(),
         );
     }

@@ -65,7 +65,7 @@ pub(super) fn get(config: &Config, target: &str) -> Result<Option<ClientResponse
 }
 
 fn post(config: &Config, target: &str) -> Result<Option<ClientResponse>, String> {
-    ask(config, |socket| client::post(socket, target, b""))
+    ask(config, |socket| client::post(socket, target))
 }
 
 fn ask(
@@ -96,7 +96,7 @@ fn read<T: DeserializeOwned>(answer: ClientResponse) -> Result<T, String> {
 
 fn no_daemon(config: &Config) -> String {
     format!(
-        "no daemon answers for {}: this command needs one that runs, with a control_socket",
+        "no daemon answers for {}: this command needs a running daemon with a control_socket",
         config.db_path.display()
     )
 }

@@ -128,8 +128,8 @@ fn require_free(to: &Path) -> Result<(), String> {
         return Ok(());
     };
     Err(format!(
-        "{} is left over from another database, and SQLite would write what is in it over {}: \
-         move it away, or name another file with -o; nothing was changed",
+        "{} is left over from a different database, and SQLite would write its content over {}: \
+         move it away, or name a different file with -o; nothing was changed",
         leftover.display(),
         to.display()
     ))

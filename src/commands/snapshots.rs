@@ -34,7 +34,7 @@ fn listed(address: &str, manifest: &Manifest) -> String {
 }
 
 fn described(entry: &SnapshotEntry) -> String {
-    let time = crate::stream::timestamp::rfc3339(entry.time_ms);
+    let time = crate::model::timestamp::rfc3339(entry.time_ms);
     let streams = entry.streams.iter();
     let streams: Vec<String> = streams
         .map(|(s, p)| format!("{s} up to {}", p.seq))

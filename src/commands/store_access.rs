@@ -61,7 +61,7 @@ pub(super) fn open(config: &Config, options: &Flags) -> Result<Access, String> {
         Ok(Some(lock)) => own_server(config, options, node, lock),
         Ok(None) => {
             let client = server::running(&server_store(config, &name), &name).ok_or(
-                "a daemon works on this database, but its nats-server is not up: try again later",
+                "a daemon runs on this database, but its nats-server is not up: try again later",
             )?;
             let store = store::open_existing(place, prefix, &|| connect(&client));
             Ok(Access {
@@ -77,7 +77,7 @@ pub(super) fn open(config: &Config, options: &Flags) -> Result<Access, String> {
 pub(super) fn warning(place: &Kind) -> Option<&'static str> {
     match place {
         Kind::Sftp(sftp) if sftp.trusts_anybody() => Some(
-            "snapshot.sftp.insecure_ignore_host_key is set: whoever answers is trusted with the \
+            "snapshot.sftp.insecure_ignore_host_key is set: any server that answers gets the \
              login and the snapshots",
         ),
         _ => None,

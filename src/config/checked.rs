@@ -217,7 +217,7 @@ impl Config {
             ),
             cleanup_interval: top.millis("cleanup_interval", 5_000, 100, "between two clean-ups"),
             sleep_timeout: top.millis_or_off("sleep_timeout", 1, "of quiet before sleep"),
-            polling_interval: top.millis_or_off("polling_interval", 10, "between two looks"),
+            polling_interval: top.millis_or_off("polling_interval", 10, "between two polls"),
             allow_rowid_tables: top.bool("allow_rowid_tables", true),
             apply_triggers: top.list("apply_triggers").unwrap_or_default(),
             max_clock_drift: top.millis("max_clock_drift", 60_000, 0, "ahead of the broker"),
@@ -270,7 +270,7 @@ fn read_status_interval(top: &Section) -> Option<Duration> {
         "status_interval",
         DEFAULT,
         0,
-        "between two words to the others",
+        "between two reports to the others",
     );
     if !millis.is_zero() && millis < Duration::from_millis(least) {
         let text = format!(
@@ -384,7 +384,7 @@ fn check_own(section: &Section, key: &str, file: &Path, taken: &[(&str, &Path)])
             let file = file.display();
             section.note(
                 key,
-                format!("is {file}, but must be another file than {other}, which would be lost"),
+                format!("is {file}, but must not be {other}, which would be lost"),
             );
         }
     }

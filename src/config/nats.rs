@@ -158,7 +158,7 @@ fn file_or_alias(section: &Section, key: &str) -> Option<PathBuf> {
     if file.is_some() && aliased.is_some() {
         section.note(
             &alias,
-            format!("is another name of {key}: keep one of the two"),
+            format!("is a different name of {key}: keep one of the two"),
         );
     }
     file.or(aliased)

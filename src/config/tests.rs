@@ -322,7 +322,7 @@ fn client_certificate() {
         &["key_file must be set too"],
     );
     let twice = format!("[nats]\nca_file = \"{shown}\"\ntls_ca_file = \"{shown}\"");
-    check_refused(&twice, &["nats.tls_ca_file is another name of ca_file"]);
+    check_refused(&twice, &["nats.tls_ca_file is a different name of ca_file"]);
     assert_eq!(
         sound(&twice.replace("\nca_file", "\n# ca_file"))
             .nats

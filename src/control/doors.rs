@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use super::{Context, health, not_found};
 use crate::address::configured::ListenAddress;
 use crate::config::Config;
-use crate::http::{self, Body, Door, Handler, Listener, Request, Response, SocketFile};
+use crate::http::{self, Door, Handler, Listener, Request, Response, SocketFile};
 use crate::lock;
 use crate::thread::Exited;
 
@@ -89,7 +89,10 @@ fn bind_socket(
             if path != lock::socket_of_database(&config.db_path) {
                 return Err(text);
             }
-            log::warn!("{text}; commands cannot ask this daemon (control_socket = \"\" is silent)");
+            log::warn!(
+                "{text}; commands cannot ask this daemon (control_socket = \"\" turns this \
+                 warning off)"
+            );
             Ok(None)
         }
     }
@@ -121,7 +124,7 @@ impl Serves {
 /// The response as this door gives it: without a body unless `detailed`.
 fn told(mut response: Response, detailed: bool) -> Response {
     if !detailed {
-        response.body = Body::Bytes(Vec::new());
+        response.body = Vec::new();
     }
     response
 }

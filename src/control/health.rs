@@ -8,10 +8,10 @@ use super::{Context, PATIENCE};
 use crate::database::{Database, Result};
 use crate::health::{COUNTED, HEALTHY, UNHEALTHY, report};
 use crate::http::Response;
+use crate::model::timestamp::rfc3339;
 use crate::progress;
 use crate::shared::Shared;
 use crate::status::local::lag;
-use crate::stream::timestamp::rfc3339;
 
 /// 200 if all is well and 503 if not; the fields of the Go version, then ours.
 pub(super) fn health(context: &Context) -> Response {

@@ -1,7 +1,7 @@
 //! `/metrics`: the text for Prometheus.
 
 use super::Context;
-use crate::http::{Body, Response};
+use crate::http::Response;
 use crate::metrics::{Exporter, MetricsOptions};
 use crate::shared::Shared;
 
@@ -15,7 +15,7 @@ pub(super) fn metrics(context: &Context) -> Response {
     };
     let text = exporter(context, &shared).and_then(|exporter| exporter.text(&shared));
     match text {
-        Ok(text) => Response::new(200, TEXT, Body::Bytes(text.into_bytes())),
+        Ok(text) => Response::new(200, TEXT, text.into_bytes()),
         Err(e) => Response::text(500, format!("metrics: {e}\n")),
     }
 }

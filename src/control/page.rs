@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, SystemClock};
-use crate::http::{Body, Response};
+use crate::http::Response;
 use crate::model::base64;
 use crate::shared::Shared;
 use crate::{logging, progress};
@@ -21,8 +21,7 @@ static POLICY: OnceLock<String> = OnceLock::new();
 
 /// The page; it is the same on every node.
 pub(super) fn page() -> Response {
-    let body = Body::Bytes(PAGE.as_bytes().to_vec());
-    Response::new(200, "text/html; charset=utf-8", body)
+    Response::new(200, "text/html; charset=utf-8", PAGE.into())
         .with("Content-Security-Policy", POLICY.get_or_init(policy))
         .with("Referrer-Policy", "no-referrer")
 }

@@ -33,8 +33,8 @@ pub(super) fn complete(options: &Flags, store: &Path) -> Flags {
         }
     } else if let Some(known) = recall(&file) {
         log::warn!(
-            "no servers of other nodes are named: joining those of the last start, {} (flags in \
-             {}; delete it to run alone)",
+            "no flag names servers of other nodes: this node joins those of the last start, {} \
+             (flags in {}; delete that file to run alone)",
             described(&known),
             file.display()
         );
@@ -89,7 +89,7 @@ fn recall(file: &Path) -> Option<Flags> {
     match cli::parse(text.split_whitespace().map(OsString::from)) {
         Ok(Command::Run(options)) if names_servers(&options) => Some(options),
         _ => {
-            log::warn!("{} is not readable: left out", file.display());
+            log::warn!("{} is not readable, and is ignored", file.display());
             None
         }
     }

@@ -126,7 +126,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     logging::node_is(node);
     if !config.seq_map_path.exists() && !database.sequences().is_empty() {
         log::info!(
-            "{} is missing: merging the newest snapshot and reading the streams again",
+            "{} is missing: this node merges the newest snapshot and reads the streams again",
             config.seq_map_path.display()
         );
         let forgot = database.forget_positions();

@@ -259,9 +259,7 @@ fn attend(server: &Server, stopped: &Receiver<()>) -> Option<String> {
             default(backoff.wait()) => {}
         }
         if server.can_write() {
-            return Some(
-                "a write failed, and until it is started anew it takes no messages".into(),
-            );
+            return Some("a write failed, and it takes no messages until it is restarted".into());
         }
     }
 }

@@ -28,8 +28,8 @@ impl Reread {
     /// with mistakes changes nothing.
     pub(super) fn again(&mut self) {
         match self.log_file.as_ref().map(LogFile::follow) {
-            Some(Ok(true)) => log::info!("SIGHUP: logging.file is opened anew"),
-            Some(Err(e)) => log::warn!("SIGHUP: logging.file cannot be opened anew: {e}"),
+            Some(Ok(true)) => log::info!("SIGHUP: logging.file is reopened"),
+            Some(Err(e)) => log::warn!("SIGHUP: logging.file cannot be reopened: {e}"),
             Some(Ok(false)) | None => {}
         }
         let read = Config::find(self.options.config.clone()).and_then(|file| Config::load(&file));

@@ -103,7 +103,7 @@ pub fn bring_database(
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut progress = Progress::new(signals, "first snapshot");
     log::info!(
-        "there is no database at {}: looking for a snapshot to begin with, for {} s",
+        "there is no database at {}: this node searches for a snapshot to begin with, for {} s",
         config.db_path.display(),
         BRING_WITHIN.as_secs()
     );
@@ -117,7 +117,7 @@ pub fn bring_database(
             Ok(None) => return Brought::GoOn,
             Err(TransferError::Stopped) => return Brought::Stopped,
             Err(e) if Instant::now() >= deadline => {
-                log::warn!("beginning without a snapshot: {e}");
+                log::warn!("this node begins without a snapshot: {e}");
                 return Brought::GoOn;
             }
             Err(
@@ -125,7 +125,7 @@ pub fn bring_database(
                 | TransferError::NotOurs { .. }
                 | TransferError::Database(_),
             ) => wait = DAMAGED_AGAIN,
-            Err(e) => log::debug!("looking for a snapshot: {e}"),
+            Err(e) => log::debug!("searching for a snapshot: {e}"),
         }
         if signals.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
             return Brought::Stopped;
@@ -148,7 +148,7 @@ fn bring(
         match fetched {
             Ok(false) => {
                 log::info!(
-                    "{} appeared meanwhile: a snapshot is merged into it",
+                    "{} appeared in the meantime: this node merges a snapshot into it",
                     config.db_path.display()
                 );
                 return Ok(None);
@@ -158,7 +158,7 @@ fn bring(
                 let sequences: Vec<_> = sequences.collect();
                 Mirror::new(config.seq_map_path.clone()).write(&sequences);
                 log::info!(
-                    "{} is new: snapshot {} of node {} is its beginning",
+                    "{} is new: it begins with snapshot {} of node {}",
                     config.db_path.display(),
                     entry.name,
                     entry.node

@@ -102,9 +102,9 @@ impl Database {
                 continue;
             }
             if awaits_schema && self.find_trigger(name)?.is_none() {
-                log::warn!("apply_triggers: {name} is looked for again when the schema comes");
+                log::warn!("apply_triggers: {name} is searched for again when the schema arrives");
             } else {
-                log::error!("trigger {name} does not run for what arrives: {reason}");
+                log::error!("trigger {name} does not run for arriving rows: {reason}");
             }
         }
         Ok(())
@@ -151,7 +151,7 @@ impl Database {
         // them.
         if texts.iter().any(|text| may_roll_back(text)) {
             let reason =
-                "ROLLBACK in it would undo what arrives beside; ABORT undoes one statement";
+                "ROLLBACK in it would undo other arriving rows; ABORT undoes one statement";
             return Err(DatabaseError::Unusable(reason.into()));
         }
         Ok(fed)
@@ -270,9 +270,9 @@ impl Database {
         *failures += 1;
         if 10_u64.pow(failures.ilog10()) == *failures {
             log::warn!(
-                "a trigger in apply_triggers failed for a row of table {table} that arrived \
-                 ({failures} so far), which was written without it: {reason}; make anew what it \
-                 feeds"
+                "a trigger in apply_triggers failed for an arriving row of table {table} \
+                 ({failures} so far), and the row is written without it: {reason}; rebuild the \
+                 index or table that the trigger feeds"
             );
         }
     }

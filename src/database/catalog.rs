@@ -460,7 +460,7 @@ fn say_not_replicated(now: &[NotReplicated], before: &[NotReplicated]) {
     for left in now.iter().filter(|left| !before.contains(left)) {
         let (table, kind, reason) = (&left.table, left.kind.name(), &left.reason);
         match left.kind {
-            Kind::Unsupported => log::warn!("table {table} is left alone: {reason}"),
+            Kind::Unsupported => log::warn!("table {table} is unsupported: {reason}"),
             Kind::Refused => log::error!("table {table} is not replicated any more: {reason}"),
             _ => log::info!("table {table} is {kind}, not replicated: {reason}"),
         }

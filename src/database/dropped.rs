@@ -96,7 +96,7 @@ impl Database {
         self.sync_commits(true)?;
         self.begin_at_once()?;
         // A restored copy from before HarmonyLite lacks them, too, and is left as it is.
-        let checked = match self.check_not_put_back() {
+        let checked = match self.check_not_restored() {
             Err(e @ DatabaseError::RestoredInPlace(_)) => Err(e),
             _ => Ok(()),
         };
@@ -115,8 +115,8 @@ impl Database {
                 };
                 log::log!(
                     level,
-                    "tables of HarmonyLite were dropped by another program, and are made again \
-                     with {} unsent row(s); the newest snapshot and the streams are read again",
+                    "another program dropped tables of HarmonyLite: this node creates them again \
+                     with {} unsent row(s), and reads the newest snapshot and the streams again",
                     copy.rows().len()
                 );
                 self.marks.copy = copy;

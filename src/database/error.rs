@@ -28,8 +28,8 @@ pub enum DatabaseError {
     /// A later release wrote the file: its path, and the number of its format.
     LaterFormat(PathBuf, i64),
     #[error(
-        "{0} has a table {1} with rows that are not HarmonyLite's, though it has the name of one \
-         of its tables; nothing was changed. If nobody needs it, remove it: harmonylite -cleanup \
+        "{0} has a table {1} with rows that are not HarmonyLite's and with the name of one of its \
+         tables; nothing was changed. If nobody needs the table, remove it: harmonylite -cleanup \
          takes everything whose name begins with __harmonylite__ out of a database"
     )]
     /// The file (its path) has a table of the application with the name of an own table.
@@ -41,32 +41,32 @@ pub enum DatabaseError {
     /// The configuration or the schema asks for something that cannot be done; the text says why.
     Unusable(String),
     #[error(
-        "db_path: {0} is not the file any more that was opened: it was removed or replaced while \
-         harmonylite ran; start harmonylite again, and what is there now is taken as put back"
+        "db_path: {0} was removed or replaced while harmonylite ran; start harmonylite again: it \
+         takes the file that is there now as a restored backup"
     )]
     /// The file at this path was removed or replaced while it was open here.
     Replaced(PathBuf),
     #[error(
-        "db_path: another file was copied over {0} while harmonylite ran; start harmonylite again, \
-         and what is there now is taken as put back"
+        "db_path: a different file was copied over {0} while harmonylite ran; start harmonylite \
+         again: it takes that file as a restored backup"
     )]
     /// Another file was copied over the file at this path while it was open here.
     Overwritten(PathBuf),
     #[error(
-        "{0} was removed or replaced while harmonylite had the database open; what was in it alone \
-         is gone. Start harmonylite again, and it goes on from what is there"
+        "{0} was removed or replaced while harmonylite had the database open; changes that were \
+         in it alone are lost. Start harmonylite again: it goes on from the files that are there"
     )]
     /// The file at this path, a `-wal` or `-shm`, was removed or replaced while it was open here.
     Removed(PathBuf),
     #[error(
-        "db_path: the content of {0} was put back from a backup while harmonylite ran; start \
-         harmonylite again, and it goes on from there"
+        "db_path: the content of {0} was restored from a backup while harmonylite ran; start \
+         harmonylite again: it goes on from there"
     )]
     /// A backup was restored into the file at this path while it was open here.
     RestoredInPlace(PathBuf),
     /// Another program dropped own tables, see [`super::Database::make_tables_again`].
     #[error(
-        "tables of HarmonyLite in the database were dropped by another program: they are made again"
+        "another program dropped tables of HarmonyLite from the database: they are created again"
     )]
     Dropped,
     #[error("sync {0}: {1}")]

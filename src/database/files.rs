@@ -18,7 +18,7 @@ use rusqlite::config::DbConfig;
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::{Database, DatabaseError, Result};
-use crate::db_file::{Number, number, number_at};
+use crate::db_file::{Number, number, number_at, with_end};
 
 /// A header that looks foreign is read again after this time: a write may be under way.
 const READ_AGAIN: Duration = Duration::from_millis(2);
@@ -277,7 +277,7 @@ impl Files {
         let aside = with_end(&self.path, ".harmonylite-old-wal");
         std::fs::rename(wal, &aside)?;
         log::warn!(
-            "{} belonged to what was there before: it is {} now",
+            "{} belonged to the former database: it is {} now",
             wal.display(),
             aside.display()
         );
@@ -325,14 +325,8 @@ impl Database {
         if matches!(found, Found::Replaced | Found::Overwritten)
             && let Err(e) = self.files.take_wal_away(&self.conn, &found)
         {
-            log::warn!("taking the WAL of before away: {e}");
+            log::warn!("moving the former WAL away: {e}");
         }
         self.files.found = Some(found);
     }
-}
-
-fn with_end(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.to_owned().into_os_string();
-    name.push(end);
-    name.into()
 }

@@ -217,7 +217,7 @@ impl Database {
         let key: Vec<String> = table.schema.key.iter().map(|k| name(&k.name)).collect();
         for column in &key {
             if !has_column(&self.conn, &log.name, column)? {
-                return lost("its key was another one when they were made");
+                return lost("its key was a different one when they were made");
             }
         }
         let places: Vec<String> = (1..=key.len()).map(|i| format!("k{i}")).collect();

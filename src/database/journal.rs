@@ -18,8 +18,8 @@ pub(super) fn set_wal(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
     let shown = path.display();
     if is_set_back(conn, path) {
         log::warn!(
-            "{shown} was in journal mode wal and is in {mode}: it is left in that, though with WAL \
-             the application and HarmonyLite would not wait for each other"
+            "{shown} was in journal mode wal and is in {mode}: HarmonyLite leaves it in that, \
+             though with WAL the application and HarmonyLite would not wait for each other"
         );
         return Ok(());
     }

@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::database::{DatabaseError, Result};
+use crate::db_file::with_end;
 
 /// Offset of the write format in the file's header: 2 stands for WAL.
 const FORMAT_AT: usize = 18;
@@ -74,7 +75,7 @@ impl FileStat {
         FileStat {
             length: data.as_ref().map_or(0, |d| d.len()),
             modified: data.and_then(|d| d.modified().ok()),
-            is_open_elsewhere: beside(path, "-shm").exists(),
+            is_open_elsewhere: with_end(path, "-shm").exists(),
         }
     }
 }
@@ -85,9 +86,9 @@ fn way(path: &Path) -> ReadMode {
     if read.is_err() || header[FORMAT_AT] != WAL {
         return ReadMode::Shared;
     }
-    let wal = std::fs::metadata(beside(path, "-wal")).ok();
+    let wal = std::fs::metadata(with_end(path, "-wal")).ok();
     let frames = wal.as_ref().is_some_and(|data| data.len() > 0);
-    match (wal.is_some() && beside(path, "-shm").exists(), frames) {
+    match (wal.is_some() && with_end(path, "-shm").exists(), frames) {
         (true, _) => ReadMode::Shared,
         (false, false) => ReadMode::Alone,
         (false, true) => ReadMode::Locked,
@@ -114,12 +115,6 @@ fn connect(path: &Path, way: &ReadMode) -> rusqlite::Result<Connection> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     conn.execute_batch("PRAGMA temp_store = MEMORY")?;
     Ok(conn)
-}
-
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
 }
 
 /// The URI of a file that SQLite reads without locks, see <https://www.sqlite.org/uri.html>.
@@ -201,7 +196,7 @@ mod tests {
             let copy = tempfile::tempdir().unwrap();
             let to = copy.path().join("a.db");
             for end in ends {
-                std::fs::copy(beside(&path, end), beside(&to, end)).unwrap();
+                std::fs::copy(with_end(&path, end), with_end(&to, end)).unwrap();
             }
             let mut before = files(copy.path());
             assert_eq!(count(&to), rows, "{ends:?}");

@@ -145,7 +145,7 @@ impl Reservation {
     }
 
     /// Whether the file is older than this process wrote it: a backup was restored into it.
-    pub(crate) fn is_put_back(&self, conn: &Connection) -> rusqlite::Result<bool> {
+    pub(crate) fn is_restored(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let number = match get_meta::<i64>(conn, Meta::AtUntil) {
             // The backup is from before HarmonyLite.
             Err(e) if e.to_string().contains("no such table") => None,

@@ -48,13 +48,13 @@ impl RestoreDetector {
 }
 
 impl Database {
-    pub(super) fn check_not_put_back(&self) -> Result<()> {
+    pub(super) fn check_not_restored(&self) -> Result<()> {
         if self.has_dropped_tables(self.restore_detector.schema_version)? {
             return Err(DatabaseError::Dropped);
         }
-        let is_put_back =
-            self.reservation.is_put_back(&self.conn)? || self.lacks_what_is_known()?;
-        match is_put_back {
+        let is_restored =
+            self.reservation.is_restored(&self.conn)? || self.lacks_what_is_known()?;
+        match is_restored {
             true => Err(DatabaseError::RestoredInPlace(self.settings.path.clone())),
             false => Ok(()),
         }

@@ -19,7 +19,7 @@ impl Database {
         self.sync_commits(!self.fence.syncs())?;
         self.begin(Instant::now())?;
         let before = self.reservation.bounds();
-        let stored = self.check_not_put_back().and_then(|()| {
+        let stored = self.check_not_restored().and_then(|()| {
             self.reservation
                 .extend(&self.conn, &*self.clock, time_ms)
                 .and_then(|()| self.conn.execute_batch("COMMIT"))

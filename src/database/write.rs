@@ -31,7 +31,7 @@ impl Database {
             self.sync_commits(sync && !self.fence.syncs())?;
             let gap = self.begin(since)?;
             let in_time = self.fence.guard(gap);
-            let result = self.check_not_put_back().and_then(|()| f(self));
+            let result = self.check_not_restored().and_then(|()| f(self));
             let result = result.and_then(|value| {
                 retry_while_busy(&self.stop, || self.conn.execute_batch("COMMIT"))?;
                 Ok(value)

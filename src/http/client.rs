@@ -24,7 +24,7 @@ pub enum ClientError {
         /// Why the connection failed.
         cause: io::Error,
     },
-    /// The connection failed, or the answer is no HTTP.
+    /// The connection failed, or the answer is not HTTP.
     #[error("asking the harmonylite at {}: {cause}", socket.display())]
     Broken {
         /// The socket that was connected to.
@@ -58,49 +58,37 @@ impl Read for ClientResponse {
 
 /// Sends `GET` for `target`, a path with its query. Fails if the daemon is silent for 30 s.
 pub fn get(socket: &Path, target: &str) -> Result<ClientResponse, ClientError> {
-    ask(socket, "GET", target, &[])
+    ask(socket, "GET", target)
 }
 
 /// Sends `POST` for `target`, a path with its query. Fails if the daemon is silent for 30 s.
-pub fn post(socket: &Path, target: &str, body: &[u8]) -> Result<ClientResponse, ClientError> {
-    ask(socket, "POST", target, body)
+pub fn post(socket: &Path, target: &str) -> Result<ClientResponse, ClientError> {
+    ask(socket, "POST", target)
 }
 
-fn ask(
-    socket: &Path,
-    method: &str,
-    target: &str,
-    body: &[u8],
-) -> Result<ClientResponse, ClientError> {
+fn ask(socket: &Path, method: &str, target: &str) -> Result<ClientResponse, ClientError> {
     let stream = with_short_name(socket, |name| UnixStream::connect(name));
     let stream = stream.map_err(|cause| ClientError::NoDaemon {
         socket: socket.to_owned(),
         cause,
     })?;
-    exchange(stream, method, target, body).map_err(|cause| ClientError::Broken {
+    exchange(stream, method, target).map_err(|cause| ClientError::Broken {
         socket: socket.to_owned(),
         cause,
     })
 }
 
-fn exchange(
-    mut stream: UnixStream,
-    method: &str,
-    target: &str,
-    body: &[u8],
-) -> io::Result<ClientResponse> {
+fn exchange(mut stream: UnixStream, method: &str, target: &str) -> io::Result<ClientResponse> {
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
-    let length = body.len();
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
-    );
-    stream.write_all(&[head.as_bytes(), body].concat())?;
+    let head =
+        format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut head = BufReader::new(stream).take(HEAD_BYTES);
     let mut line = String::new();
     head.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|text| text.parse().ok());
-    let status = status.ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
+    let status = status.ok_or_else(|| io::Error::other("the answer is not HTTP"))?;
     while line != "\r\n" {
         line.clear();
         if head.read_line(&mut line)? == 0 {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::Handler;
-use super::message::{Body, Method, ReadError, Request, Response};
+use super::message::{Method, ReadError, Request, Response};
 
 /// Time for a client to send its whole request, and to take an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,9 +32,7 @@ impl Connection {
     /// Refuses a connection above the limit, without waiting.
     pub(super) fn turn_away(self) {
         let text = "too many connections at a time; try again\n";
-        let Ok(bytes) = Response::text(503, text).head_and_bytes() else {
-            return;
-        };
+        let bytes = Response::text(503, text).bytes();
         let _ = match &self.socket {
             Socket::Tcp(tcp) => tcp
                 .set_nonblocking(true)
@@ -92,32 +90,16 @@ pub(super) fn converse(connection: &Connection, handler: &Handler) -> io::Result
         Ok(request) => (handler(&request), request.method),
     };
     timed.renew();
-    answer(&mut timed, response, method)
-}
-
-fn answer(out: &mut TimedSocket<'_>, response: Response, method: Method) -> io::Result<()> {
-    if method == Method::Head {
-        return out.write_all(&response.head());
-    }
-    match response.body {
-        Body::Bytes(_) => out.write_all(&response.head_and_bytes()?),
-        Body::Stream(_) => {
-            out.write_all(&response.head())?;
-            out.renews = true;
-            let Body::Stream(write) = response.body else {
-                return Ok(());
-            };
-            write(out)
-        }
-    }
+    timed.write_all(&match method {
+        Method::Head => response.head(),
+        Method::Get | Method::Post => response.bytes(),
+    })
 }
 
 /// A socket with one deadline for all reads and writes together.
 pub(super) struct TimedSocket<'s> {
     socket: &'s Socket,
     deadline: Instant,
-    /// Whether each write begins the time anew.
-    renews: bool,
 }
 
 impl<'s> TimedSocket<'s> {
@@ -125,7 +107,6 @@ impl<'s> TimedSocket<'s> {
         TimedSocket {
             socket,
             deadline: Instant::now() + PATIENCE,
-            renews: false,
         }
     }
 
@@ -164,9 +145,6 @@ impl Read for TimedSocket<'_> {
 
 impl Write for TimedSocket<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.renews {
-            self.renew();
-        }
         let left = self.left()?;
         match self.socket {
             Socket::Tcp(tcp) => {

@@ -1,6 +1,6 @@
 //! A request, and the response to it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use serde_json::Value;
 
@@ -30,8 +30,6 @@ pub struct Request {
     pub path: String,
     query: String,
     host: Option<String>,
-    /// At most 64 KiB; empty unless the method is `POST`.
-    pub body: Vec<u8>,
     /// Whether it came by the Unix socket.
     pub is_local: bool,
 }
@@ -63,7 +61,6 @@ impl Request {
             path: path.to_owned(),
             query: query.to_owned(),
             host: None,
-            body: Vec::new(),
             is_local,
         }
     }
@@ -92,7 +89,8 @@ impl Request {
         let mut bytes = Vec::new();
         loop {
             if let Some((request, length, head)) = Request::parse(&bytes)? {
-                return request.with_body(from, bytes.split_off(head), length);
+                skip_body(from, bytes.split_off(head), length)?;
+                return Ok(request);
             }
             if bytes.len() >= HEAD_BYTES {
                 return refused(431, "the head of a request is at most 8 KiB\n");
@@ -101,7 +99,7 @@ impl Request {
         }
     }
 
-    /// The request, the bytes of its body and those of its head; none if the head is incomplete.
+    /// The request, the length of its body and that of its head; none if the head is incomplete.
     fn parse(bytes: &[u8]) -> Result<Option<(Request, usize, usize)>, ReadError> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut parsed = httparse::Request::new(&mut headers);
@@ -111,7 +109,7 @@ impl Request {
             Err(httparse::Error::TooManyHeaders) => {
                 return refused(431, "a request has at most 64 headers\n");
             }
-            Err(_) => return refused(400, "this is no HTTP request\n"),
+            Err(_) => return refused(400, "this is not an HTTP request\n"),
         };
         let header = |name: &str| {
             let mut found = parsed.headers.iter();
@@ -136,7 +134,7 @@ impl Request {
             Some(length) if method == Method::Post => match length.parse() {
                 Ok(length) if length <= BODY_BYTES => length,
                 Ok(_) => return refused(413, "a body is at most 64 KiB\n"),
-                Err(_) => return refused(400, "Content-Length is no number\n"),
+                Err(_) => return refused(400, "Content-Length is not a number\n"),
             },
             _ => 0,
         };
@@ -145,25 +143,19 @@ impl Request {
             path: path.to_owned(),
             query: query.to_owned(),
             host: header("Host"),
-            body: Vec::new(),
             is_local: false,
         };
         Ok(Some((request, length, head)))
     }
+}
 
-    fn with_body(
-        mut self,
-        from: &mut impl Read,
-        begun: Vec<u8>,
-        length: usize,
-    ) -> Result<Request, ReadError> {
-        self.body = begun;
-        while self.body.len() < length {
-            read_more(from, &mut self.body, length)?;
-        }
-        self.body.truncate(length);
-        Ok(self)
+/// Reads the body, of which `begun` is here, to its end: no request needs one, and the system
+/// resets a connection that is closed with unread bytes.
+fn skip_body(from: &mut impl Read, mut begun: Vec<u8>, length: usize) -> io::Result<()> {
+    while begun.len() < length {
+        read_more(from, &mut begun, length)?;
     }
+    Ok(())
 }
 
 /// Appends the bytes that arrive next, up to `most` bytes in all.
@@ -204,23 +196,12 @@ pub struct Response {
     /// Names and values, besides those that every response has.
     pub headers: Vec<(&'static str, &'static str)>,
     /// The body; a response to `HEAD` is sent without it.
-    pub body: Body,
+    pub body: Vec<u8>,
 }
-
-/// The body of a response.
-pub enum Body {
-    /// Bytes of known length.
-    Bytes(Vec<u8>),
-    /// Written piece by piece, as long as the client reads on.
-    Stream(BodyWriter),
-}
-
-/// A function that writes a body.
-pub(super) type BodyWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
 impl Response {
     /// A response with `kind` as its `Content-Type`.
-    pub fn new(status: u16, kind: &'static str, body: Body) -> Response {
+    pub fn new(status: u16, kind: &'static str, body: Vec<u8>) -> Response {
         let headers = vec![("Content-Type", kind)];
         Response {
             status,
@@ -231,14 +212,12 @@ impl Response {
 
     /// A response of one line of JSON.
     pub fn json(status: u16, value: &Value) -> Response {
-        let body = Body::Bytes(format!("{value}\n").into_bytes());
-        Response::new(status, "application/json", body)
+        Response::new(status, "application/json", format!("{value}\n").into())
     }
 
     /// A response of plain text in UTF-8.
     pub fn text(status: u16, text: impl Into<String>) -> Response {
-        let body = Body::Bytes(text.into().into_bytes());
-        Response::new(status, "text/plain; charset=utf-8", body)
+        Response::new(status, "text/plain; charset=utf-8", text.into().into())
     }
 
     /// Adds a header.
@@ -255,9 +234,7 @@ impl Response {
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        if let Body::Bytes(bytes) = &self.body {
-            head.push_str(&format!("Content-Length: {}\r\n", bytes.len()));
-        }
+        head.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
         head.push_str(
             "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
              Connection: close\r\n\r\n",
@@ -265,14 +242,9 @@ impl Response {
         head.into_bytes()
     }
 
-    /// Head and body. Fails if the body is a stream.
-    pub(super) fn head_and_bytes(&self) -> io::Result<Vec<u8>> {
-        let Body::Bytes(body) = &self.body else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let mut bytes = self.head();
-        bytes.extend_from_slice(body);
-        Ok(bytes)
+    /// Head and body.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        [&self.head()[..], &self.body].concat()
     }
 }
 

@@ -22,7 +22,7 @@ mod listen;
 mod message;
 
 pub use listen::{Listener, SocketFile, listen_tcp, listen_unix};
-pub use message::{Body, Method, Request, Response};
+pub use message::{Method, Request, Response};
 
 use connection::converse;
 

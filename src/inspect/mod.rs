@@ -126,15 +126,15 @@ impl InspectReport {
         let mut dangers = Vec::new();
         if let Some(names) = named(&|t| t.not_replicated.is_none() && t.key.is_empty()) {
             dangers.push(Danger::said(format!(
-                "without a primary key, rows go by rowid: two that two nodes insert before they \
-                 hear of each other take each other's place: {names}"
+                "without a primary key, rows go by rowid: two rows that two nodes insert before \
+                 they hear of each other replace each other: {names}"
             )));
         }
         if let Some(names) = named(&|table| table.numbers_itself) {
             let text = format!(
-                "SQLite numbers the rows: two nodes that insert before they hear of each other may \
-                 give two rows one number, and one is lost; keys that differ by node (UUIDs, \
-                 random numbers, ranges) do not: {names}"
+                "SQLite numbers the rows: two nodes that insert before they hear of each other \
+                 may give two rows one number, and one row is lost; use keys that differ by node \
+                 (UUIDs, random numbers, ranges): {names}"
             );
             dangers.push(Danger {
                 level: Level::Info,
@@ -332,6 +332,6 @@ pub fn warn(database: &Database) {
             let unsaid = report.dangers.iter().filter(|danger| !danger.is_in_catalog);
             unsaid.for_each(|danger| log::log!(danger.level, "{}", danger.text));
         }
-        Err(e) => log::debug!("the schema could not be looked at: {e}"),
+        Err(e) => log::debug!("the schema could not be read: {e}"),
     }
 }

@@ -7,7 +7,7 @@ use log::Level;
 use serde_json::json;
 
 use crate::config::LogFormat;
-use crate::stream::timestamp::rfc3339_ms;
+use crate::model::timestamp::rfc3339_ms;
 
 /// The parts of a line.
 pub(super) struct Line<'l> {

@@ -174,37 +174,38 @@ pub(super) const SIMPLE: [Described; 29] = [
     ),
     counter(
         "applied_rows_total",
-        "Rows of others that changed what is here.",
+        "Arriving rows that changed a row here.",
         |f| Some(f.counts.won as f64),
     ),
     counter(
         "superseded_rows_total",
-        "Rows of others that changed nothing: what is here is as new, or newer.",
+        "Arriving rows that changed nothing: the row here is as new, or newer.",
         |f| Some(f.counts.lost as f64),
     ),
     counter(
         "deferred_rows_total",
-        "Rows of others that had to wait, because they did not fit the tables here.",
+        "Arriving rows that were held, because they did not fit the tables here.",
         |f| Some(f.counts.held as f64),
     ),
     counter(
         "conflicts_total",
-        "Rows that are not in their table, or left it, for another has their UNIQUE values.",
+        "Rows that are not in their table, or left it, because another row has their UNIQUE \
+         values.",
         |f| Some(f.counts.conflicts as f64),
     ),
     counter(
         "rejected_rows_total",
-        "Changes here that cannot be replicated: too large, NULL in a key.",
+        "Rejected changes of the application: too large, NULL in a key.",
         |f| Some(f.rejected as f64),
     ),
     gauge(
         "held_rows",
-        "Rows that wait until they fit the tables here, counted up to 10,000.",
+        "Rows that are held until they fit the tables here, counted up to 10,000.",
         |f| Some(f.held as f64),
     ),
     gauge(
         "displaced_rows",
-        "Rows displaced by another under a UNIQUE index, counted up to 10,000.",
+        "Rows displaced by another row under a UNIQUE index, counted up to 10,000.",
         |f| Some(f.displaced as f64),
     ),
     gauge(

@@ -2,6 +2,17 @@
 
 use std::time::Duration;
 
+/// Fails if an attempt failed more often than `nats.connect_retries` allows; never if that is none.
+pub fn check_retries(failures: u32, retries: Option<u32>, text: &str) -> Result<(), String> {
+    match retries.filter(|&most| failures > most) {
+        Some(most) => Err(format!(
+            "gave up after {failures} tries, the first and {most} (nats.connect_retries) more: \
+             {text}"
+        )),
+        None => Ok(()),
+    }
+}
+
 /// A wait that doubles from `first` to `longest`. There is no randomness, because the things that
 /// are retried here (a broker that is away, a full disk) do not suffer from a few dozen nodes at
 /// once.

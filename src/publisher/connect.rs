@@ -7,6 +7,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity::{self, ContinuityError};
 use crate::logging::RepeatedFailure;
+use crate::model::backoff::check_retries;
 use crate::shared::Shared;
 use crate::stream::{StreamError, Writer};
 
@@ -62,12 +63,7 @@ pub(super) fn connect_when_asked(
             };
             failures += 1;
             shared.health.report_failing(CONNECTING, &text);
-            if let Some(most) = pauses.retries.filter(|&most| failures > most) {
-                return Err(format!(
-                    "gave up after {failures} tries, the first and {most} (nats.connect_retries) \
-                     more: {text}"
-                ));
-            }
+            check_retries(failures, pauses.retries, &text)?;
             if let Some(level) = failure.fails(&text, SystemClock.uptime()) {
                 let text = format!("connecting to NATS: {text}");
                 log::log!(level, "{text}; changes are captured and kept meanwhile");

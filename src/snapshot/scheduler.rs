@@ -303,8 +303,8 @@ impl Scheduler {
             // Asked each time: a server may lose messages while the connection lives on.
             if !lost.contains(stream) && round.registry.is_lost(stream, place)? {
                 log::info!(
-                    "snapshot {} is not relied on for {stream}: the broker lost the message with \
-                     which it ends, or has dropped just that",
+                    "snapshot {} does not count for {stream}: the broker lost or dropped the \
+                     message with which the snapshot ends",
                     entry.name
                 );
                 lost.insert(stream.clone());

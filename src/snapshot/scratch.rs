@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
+use crate::db_file::with_end;
 use crate::snapshot::error::{TransferError, disk};
 
 /// A file beside a missing database belongs to nobody when it is this old.
@@ -48,9 +49,7 @@ impl Scratch {
     }
 
     fn named(base: &Path, what: &str) -> Scratch {
-        let mut name = base.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".harmonylite-{what}"));
-        Scratch(base.with_file_name(name))
+        Scratch(with_end(base, &format!(".harmonylite-{what}")))
     }
 
     /// Path of the file.

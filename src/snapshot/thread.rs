@@ -64,7 +64,7 @@ struct Snapshots {
     scheduler: Scheduler,
     places: Places,
     inputs: Inputs,
-    pokes: Receiver<()>,
+    notifications: Receiver<()>,
     registry: Option<KeyValueRegistry>,
     backoff: Backoff,
     /// Closed when an attempt may succeed earlier than expected.
@@ -90,7 +90,7 @@ pub fn start(
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
     let snapshots = Snapshots {
-        pokes: shared.scheduler_notifications(),
+        notifications: shared.scheduler_notifications(),
         shared,
         scheduler: Scheduler::new(options),
         places,
@@ -155,7 +155,9 @@ impl Snapshots {
                     self.failure.ends();
                     self.shared.health.report_ok("snapshots");
                     if self.scheduler.is_asked() && self.owes_word {
-                        log::info!("snapshot: one is asked for, and is made as soon as it may be");
+                        log::info!(
+                            "snapshot: one is asked for; this node makes it as soon as it may"
+                        );
                     }
                     self.owes_word = false;
                     self.answer(None);
@@ -189,10 +191,10 @@ impl Snapshots {
         let stop = select.recv(&self.inputs.stop);
         let ask = select.recv(&self.inputs.asks);
         let call = select.recv(&self.called);
-        let (word, poke) = match self.holds {
+        let (word, notification) = match self.holds {
             // Events in between are handled with the next attempt.
             true => (usize::MAX, usize::MAX),
-            false => (select.recv(changes), select.recv(&self.pokes)),
+            false => (select.recv(changes), select.recv(&self.notifications)),
         };
         let operation = match next_round_at {
             Some(at) => match select.select_deadline(at) {
@@ -210,8 +212,8 @@ impl Snapshots {
                 SnapshotEvent::Timeout
             }
             i if i == word => SnapshotEvent::Word(operation.recv(changes).ok()),
-            i if i == poke => {
-                let _ = operation.recv(&self.pokes);
+            i if i == notification => {
+                let _ = operation.recv(&self.notifications);
                 SnapshotEvent::Poke
             }
             i => {
@@ -399,7 +401,7 @@ mod tests {
             dialer: Arc::new(Dialer::new(Duration::ZERO, Duration::ZERO)),
         };
         Snapshots {
-            pokes: shared.scheduler_notifications(),
+            notifications: shared.scheduler_notifications(),
             shared: Arc::new(shared),
             scheduler: Scheduler::new(options),
             places,

@@ -42,7 +42,7 @@ impl Database {
             true => retention_ms / 2,
             false => retention_ms,
         };
-        let bound = self.learnt_before(now_ms - aged_ms)?;
+        let bound = self.local_tx_before(now_ms - aged_ms)?;
         let swept = get_meta::<i64>(&self.conn, Meta::Swept)?.unwrap_or(0);
         let is_due = bound > swept && !self.has_gap() && !self.is_republishing();
         Ok(is_due.then(|| Sweep {

@@ -112,10 +112,10 @@ pub fn upload(
 }
 
 /// Makes an uploaded snapshot the newest one, and removes snapshots that no node needs any more.
-/// `narrowed` is the snapshot before, without the streams whose position the broker lost.
+/// `reliable` is the snapshot before, without the streams whose position the broker lost.
 pub fn announce(
     entry: SnapshotEntry,
-    narrowed: Option<&SnapshotEntry>,
+    reliable: Option<&SnapshotEntry>,
     cluster: &str,
     store: &mut dyn Store,
 ) -> Result<Manifest, TransferError> {
@@ -129,14 +129,14 @@ pub fn announce(
         }
         Err(e) => return Err(e),
     };
-    if let Some(narrowed) = narrowed {
+    if let Some(reliable) = reliable {
         for entry in &mut known.snapshots {
-            entry.drop_unreliable(narrowed); // what was found lost is remembered with it
+            entry.drop_unreliable(reliable); // what was found lost is remembered with it
         }
     }
     let names = store.list()?;
     if !names.contains(&entry.name) {
-        let cause = "it is gone after it was uploaded: does somebody else clean up there?";
+        let cause = "it is gone after the upload: does another program delete files there?";
         return Err(bad(store, &entry.name, cause));
     }
     let (newest, before) = (entry.clone(), known.snapshots.clone());

@@ -15,7 +15,8 @@ use crate::stream::key_value::KeyValue;
 /// A request is answered within this time, with or without the broker.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-const OFF: &str = "status_interval = 0: this node neither tells of itself nor asks for others";
+const OFF: &str = "status_interval = 0: this node neither publishes its state nor reads that of \
+                   the others";
 
 /// Facts that do not change while the process runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -21,7 +21,7 @@ pub fn status(path: &Path, name: &str) -> Result<Status> {
     let ours = "SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite___seq_map'";
     if !conn.prepare(ours)?.exists([])? {
         return Err(DatabaseError::Unusable(
-            "HarmonyLite was never started on it: it has no tables of ours".into(),
+            "HarmonyLite was never started on it: its tables are missing".into(),
         ));
     }
     let (facts, streams) = facts(conn, name)?;

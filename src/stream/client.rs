@@ -372,7 +372,7 @@ impl Client {
         if let Some((code, text)) = status(&message) {
             let address = self.address();
             let description = match code {
-                503 => format!("{address} offers no jetstream, or its part of the cluster is away"),
+                503 => format!("{address} offers no JetStream, or its part of the cluster is away"),
                 _ => format!("{address} answers {text}"),
             };
             return Ok(Err(ApiError {

@@ -168,9 +168,9 @@ fn greeting(socket: &TcpStream, place: SocketAddr, timeout: Duration) -> io::Res
         read = reader.read_line(&mut line);
     }
     read.map_err(|_| io::Error::other("it takes connections, but does not greet"))?;
-    let info = line
-        .strip_prefix("INFO ")
-        .ok_or_else(|| io::Error::other("what listens there does not greet like a nats server"))?;
+    let info = line.strip_prefix("INFO ").ok_or_else(|| {
+        io::Error::other("the program that listens there does not greet like a NATS server")
+    })?;
     Ok(serde_json::from_str(info)?)
 }
 

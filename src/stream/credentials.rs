@@ -7,10 +7,11 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
+use super::StreamError;
 use super::client::ClientOptions;
-use super::{StreamError, timestamp};
 use crate::address::server::Address;
 use crate::model::base64;
+use crate::model::timestamp;
 
 /// Uses the URL's credentials, or else the configured user, or else the file, or else nothing.
 pub(super) fn present(

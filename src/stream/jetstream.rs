@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 use super::client::{API_TIMEOUT, AnswerKind, ApiError, Client};
 use super::delivery::{self, Origin, header};
 use super::limits::{MESSAGE_BYTES, size_within};
-use super::{Retention, StreamError, StreamState, timestamp};
+use super::{Retention, StreamError, StreamState};
 use crate::model::backoff::Backoff;
+use crate::model::timestamp;
 
 /// Error codes of the JetStream API.
 pub(super) mod code {
@@ -31,6 +32,8 @@ pub(super) mod code {
     /// The account requires a size limit for every stream, or refuses one as large as this.
     pub(crate) const SIZE_WANTED: u32 = 10113;
     pub(crate) const SIZE_TOO_LARGE: u32 = 10122;
+    /// "JetStream system temporarily unavailable": the stream or the cluster elects a leader.
+    pub(crate) const UNAVAILABLE: u32 = 10008;
 }
 
 /// Limit in bytes of a stream whose number of messages is our choice: twice the largest row, which
@@ -207,7 +210,7 @@ pub(super) fn create_stream(
                 return Ok(Some(existing.as_object().cloned().unwrap_or_default()));
             }
             Err(error) if error.err_code == code::STREAM_NOT_FOUND => {}
-            Err(error) => return Err(error.refused(format_args!("look at stream {name}"))),
+            Err(error) => return Err(error.refused(format_args!("describe stream {name}"))),
         }
         let call = format!("STREAM.CREATE.{name}");
         match client.api(&call, &Value::Object(config.clone()))? {
@@ -362,7 +365,7 @@ fn id_without_body(
 pub(super) fn stream_info(client: &Client, name: &str) -> Result<Value, StreamError> {
     client
         .api(&format!("STREAM.INFO.{name}"), &Value::Null)?
-        .map_err(|error| error.refused(format_args!("look at stream {name}")))
+        .map_err(|error| error.refused(format_args!("describe stream {name}")))
 }
 
 /// The broker's clock in unix milliseconds, except for the time that the answer takes.

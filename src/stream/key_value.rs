@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::StreamError;
 use super::client::{API_TIMEOUT, ApiError, Client, Inbox};
 use super::delivery::header;
 use super::jetstream::{code, create_stream, differences};
-use super::{StreamError, timestamp};
 use crate::model::base64;
+use crate::model::timestamp;
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 

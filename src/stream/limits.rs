@@ -34,7 +34,7 @@ pub(super) fn advice(err_code: u32, description: &str) -> &'static str {
              shard, two for keys and, while snapshot.store is \"nats\", one for snapshots: have \
              that limit raised, or delete streams that nobody uses"
         }
-        10035 | 10039 => "; have jetstream enabled for this account",
+        10035 | 10039 => "; enable JetStream for this account",
         _ if description.contains("maximum bytes exceeded") => {
             "; the stream is full: have its max_bytes raised (of snapshots, \
              snapshot.nats.max_bytes)"

@@ -6,7 +6,7 @@
 //! JetStream implementation is here, bottom up:
 //!
 //! ```text
-//! timestamp    RFC 3339                                 delivery   headers of messages
+//! delivery     headers of messages
 //! client       one connection (link: its one life; connect: its beginning; credentials: what it
 //!              presents), requests
 //! jetstream    the shards' streams: names, settings, state    limits   of the account
@@ -36,7 +36,6 @@ pub mod link;
 pub mod object_store;
 pub mod reader;
 pub mod server;
-pub(crate) mod timestamp;
 pub mod writer;
 
 /// Bytes per second of the slowest connection that counts as working. The 256 kbit/s uplink of a
@@ -103,9 +102,19 @@ pub struct Ack {
     /// The token given to `send`.
     pub token: u64,
     /// Sequence in the stream, or the reason why it was not stored.
-    pub result: Result<u64, String>,
+    pub result: Result<u64, Refusal>,
     /// The stream had the message already; the sequence is that of the earlier copy.
     pub duplicate: bool,
+}
+
+/// Why the broker did not store a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// The reason, for people.
+    pub text: String,
+    /// Whether the broker takes the message in a moment: its stream has no leader just now.
+    pub is_passing: bool,
 }
 
 /// Why a request to the broker failed.
@@ -127,7 +136,7 @@ pub enum StreamError {
     Denied(String),
     /// Returned by [`Reader::fetch`] only. The broker lost our consumer, and so perhaps messages
     /// too. The owner verifies that the stream is still the same; then the reader can continue.
-    #[error("the broker forgot where we read")]
+    #[error("the broker lost this node's consumer")]
     ConsumerForgotten,
     /// This node does not connect on purpose; the reason.
     #[error("offline on purpose: {0}")]

@@ -18,10 +18,11 @@ use std::io::{Read, Write};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::StreamError;
 use super::client::{API_TIMEOUT, Client, Inbox};
 use super::jetstream::{code, create_stream, differences, server_time_ms};
-use super::{StreamError, timestamp};
 use crate::model::base64;
+use crate::model::timestamp;
 
 mod download;
 mod upload;
@@ -79,7 +80,7 @@ impl ObjectStore {
         match client.api(&format!("STREAM.INFO.{name}"), &Value::Null)? {
             Ok(_) => Ok(true),
             Err(error) if error.err_code == code::STREAM_NOT_FOUND => Ok(false),
-            Err(error) => Err(error.refused(format_args!("look at stream {name}"))),
+            Err(error) => Err(error.refused(format_args!("describe stream {name}"))),
         }
     }
 
@@ -209,7 +210,7 @@ impl ObjectStore {
         match self.client.api(&call, place)? {
             Ok(mut reply) => Ok(Some(reply["message"].take())),
             Err(error) if error.err_code == code::NO_MESSAGE_FOUND => Ok(None),
-            Err(error) => Err(error.refused(format_args!("look at {place}"))),
+            Err(error) => Err(error.refused(format_args!("describe {place}"))),
         }
     }
 
@@ -302,7 +303,10 @@ impl ObjectStore {
             let newest = self.newest(&subject)?;
             let time = newest.and_then(|newest| timestamp::unix_ms(newest["time"].as_str()?));
             if time.is_some_and(|time| now - time > ABANDONED_MS) {
-                log::info!("bucket {}: purging what a broken upload left", self.bucket);
+                log::info!(
+                    "bucket {}: purging the rest of a broken upload",
+                    self.bucket
+                );
                 self.purge(&subject)?;
             }
         }

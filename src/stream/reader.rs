@@ -314,7 +314,7 @@ impl JetStreamReader {
                 }
                 Arrival::Nothing => {}
                 Arrival::Odd(why) => {
-                    log::debug!("stream {}: reading anew: {why}", self.stream);
+                    log::debug!("stream {}: reading again: {why}", self.stream);
                     if let Some(consumer) = &mut self.consumer {
                         consumer.next = NOWHERE;
                     }

@@ -21,9 +21,9 @@ use super::bandwidth;
 use super::client::{ApiError, Client, Inbox};
 use super::delivery::status;
 use super::domains::{self, AckedTokens, Foreign, HEADER};
-use super::jetstream::{self, StreamOptions};
+use super::jetstream::{self, StreamOptions, code};
 use super::link::Link;
-use super::{Ack, StreamError, Writer};
+use super::{Ack, Refusal, StreamError, Writer};
 use crate::thread::spawn_detached;
 
 /// Bytes reserved for `Nats-Msg-Id` and the header line; ids are about 40 bytes long.
@@ -208,7 +208,7 @@ fn write(
                         Ok(()) => keep_to_limit(client, data.len()),
                         // Too large: the connection is not affected.
                         Err(StreamError::Refused(text)) => {
-                            let (result, duplicate) = (Err(text), false);
+                            let (result, duplicate) = (refusal(&text, false), false);
                             let _ = done.send(Ack { token, result, duplicate });
                         }
                         Err(error) => return log::debug!("nats-writer: {error}"),
@@ -283,24 +283,29 @@ pub(super) fn acknowledgement(message: &nats::Message) -> Option<Ack> {
     read_acknowledgement(message).map(|(ack, _)| ack)
 }
 
+fn refusal(text: &str, is_passing: bool) -> Result<u64, Refusal> {
+    let text = text.to_owned();
+    Err(Refusal { text, is_passing })
+}
+
 /// Reads an acknowledgement, and the domain of the stream that sent it.
 fn read_acknowledgement(message: &nats::Message) -> Option<(Ack, Option<String>)> {
     let token = message.subject.rsplit('.').next()?.parse().ok()?;
     let (mut duplicate, mut domain) = (false, None);
     let result = match status(message) {
-        Some((503, _)) => Err("no stream takes this subject, or jetstream is away".to_string()),
-        Some((_, text)) => Err(text),
+        Some((503, _)) => refusal("no stream takes this subject, or JetStream is away", true),
+        Some((_, text)) => refusal(&text, false),
         None => match serde_json::from_slice::<PublishReply>(&message.data) {
             Ok(PublishReply {
                 error: Some(error), ..
-            }) => Err(error.to_string()),
-            Ok(PublishReply { seq: 0, .. }) => Err("acknowledged without a sequence".to_string()),
+            }) => refusal(&error.to_string(), error.err_code == code::UNAVAILABLE),
+            Ok(PublishReply { seq: 0, .. }) => refusal("acknowledged without a sequence", false),
             Ok(reply) => {
                 duplicate = reply.duplicate;
                 domain = reply.domain.filter(|name| !name.is_empty());
                 Ok(reply.seq)
             }
-            Err(error) => Err(format!("unreadable acknowledgement: {error}")),
+            Err(error) => refusal(&format!("unreadable acknowledgement: {error}"), false),
         },
     };
     let ack = Ack {

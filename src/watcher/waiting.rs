@@ -10,7 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{DATABASE, ENDS, WAL, with_end};
+use super::{DATABASE, ENDS, WAL};
+use crate::db_file::with_end;
 
 /// Shortest pause between two searches.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -55,7 +56,7 @@ pub fn is_waited_for(path: &Path) -> bool {
 
 /// Which kind of process has the database at `path` open, and not its WAL.
 pub(super) fn who_is_alone(path: &Path) -> Alone {
-    let beside = |end| path.with_file_name(with_end(path.file_name().unwrap_or_default(), end));
+    let beside = |end| with_end(path, end);
     let Ok(database) = fs::metadata(path) else {
         return Alone::Nobody;
     };

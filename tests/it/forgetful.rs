@@ -160,6 +160,6 @@ fn made_anew_behind_living_connections() {
     fill(&cluster, 1, 45..50);
     assert_eq!(cluster.converge().len(), 50);
     for node in &cluster.nodes {
-        node.until_log("the stream was created anew");
+        node.until_log("the stream was created again");
     }
 }

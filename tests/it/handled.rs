@@ -156,7 +156,7 @@ fn a_backup_that_is_copied_over_the_file() {
     node.execute("PRAGMA wal_checkpoint(TRUNCATE)");
     node.execute("UPDATE item SET value = 'new ' || id WHERE id < 400");
     fs::copy(node.file("yesterday.db"), node.database()).unwrap();
-    assert_ends(node, "another file was copied over");
+    assert_ends(node, "a different file was copied over");
     assert_sound(node);
     assert_eq!(ids(node).len(), 5000);
     assert_eq!(
@@ -180,7 +180,7 @@ fn a_file_that_is_emptied() {
     let node = &mut cluster.nodes[0];
     node.execute("PRAGMA wal_checkpoint(TRUNCATE)");
     fs::File::create(node.database()).unwrap();
-    assert_ends(node, "another file was copied over");
+    assert_ends(node, "a different file was copied over");
     let schema = "CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)";
     node.execute(schema);
     assert_eq!(ids(node), [0; 0]);
@@ -197,7 +197,7 @@ fn a_backup_that_is_moved_into_the_place() {
     until("it is sent", || node.is_quiet().then_some(()));
     fs::rename(node.database(), node.file("old.db")).unwrap();
     fs::rename(node.file("yesterday.db"), node.database()).unwrap();
-    assert_ends(node, "is not the file any more that was opened");
+    assert_ends(node, "it takes the file that is there now");
     assert_sound(node);
     assert_eq!(ids(node), [1]);
     let old = rusqlite::Connection::open(node.file("old.db")).unwrap();
@@ -271,7 +271,7 @@ fn our_tables_are_dropped_one_by_one() {
     assert!(rows.iter().any(|row| row.contains("'unsent'")), "{rows:?}");
     assert!(!rows.iter().any(|row| row.contains("'b'")), "{rows:?}");
     assert_eq!(rows.len(), 22);
-    assert!(cluster.nodes[0].log().contains("are made again"));
+    assert!(cluster.nodes[0].log().contains("creates them again"));
 }
 
 /// The application sets it at each of its starts.
@@ -287,7 +287,7 @@ fn a_journal_mode_that_the_application_wants() {
     node.stop();
     assert_eq!(set(node).as_deref(), Ok("delete"));
     node.start();
-    node.until_log("it is left in that");
+    node.until_log("leaves it in that");
     assert_eq!(set(node).as_deref(), Ok("delete"));
     insert(node, 2);
     until("it is sent", || node.is_quiet().then_some(()));

@@ -83,7 +83,7 @@ fn these_rights_suffice() {
     std::fs::remove_file(third.database()).unwrap();
     nodes.push(third);
     nodes[2].start();
-    nodes[2].until_log("is its beginning");
+    nodes[2].until_log("it begins with snapshot");
     nodes[0].execute("INSERT INTO item VALUES (3, 'c', 0)");
     assert_eq!(converge(&nodes).len(), 3);
     for node in &nodes {

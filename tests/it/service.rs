@@ -71,7 +71,7 @@ fn sysv_starts_stops_restarts_and_tells() {
     let pid = || fs::read_to_string(node.file("pid")).unwrap();
     assert_eq!(run("status"), (3, "harmonylite does not run\n".into()));
     assert_eq!(run("start"), (0, String::new()));
-    node.until_log("founding the cluster");
+    node.until_log("founds the cluster");
     let first = pid();
     assert_eq!(run("start"), (0, "harmonylite runs already\n".into()));
     assert_eq!(run("reload").0, 0);

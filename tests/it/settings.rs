@@ -112,7 +112,7 @@ fn a_gap_is_said() {
     }
     until("all is sent", || cluster.nodes[0].is_quiet().then_some(()));
     cluster.nodes[1].start();
-    let gone = "are gone from the broker before they were read here";
+    let gone = "were dropped by the broker before this node read them";
     cluster.nodes[1].until_log(gone);
     // It goes on with what there is, and does not forget.
     until("the rest", || {

@@ -33,7 +33,7 @@ fn a_rotated_log_file_is_opened_anew() {
     until_says(node, "hl.log", "connected to NATS");
     rotate("hl.log.1");
     node.signal(Signal::HUP);
-    until_says(node, "hl.log", "SIGHUP: logging.file is opened anew");
+    until_says(node, "hl.log", "SIGHUP: logging.file is reopened");
     // Without a signal the next line finds it.
     rotate("hl.log.2");
     node.signal(Signal::USR1);

@@ -69,7 +69,7 @@ fn a_new_node_without_a_file() {
     write(&cluster.nodes[1], 300..320, "late");
     add(&mut cluster, small);
     cluster.nodes[2].start();
-    cluster.nodes[2].until_log("is its beginning");
+    cluster.nodes[2].until_log("it begins with snapshot");
     assert_eq!(cluster.converge().len(), 319);
     let index = "SELECT count(*) FROM sqlite_schema WHERE name = 'by_value'";
     assert_eq!(cluster.nodes[2].number(index), 1);
@@ -109,7 +109,7 @@ fn a_node_without_a_file_that_comes_first() {
     cluster.nodes[1].until_log("there are no tables here");
     cluster.nodes[0].start();
     assert_eq!(cluster.converge().len(), 50);
-    assert!(cluster.nodes[0].log().contains("founding the cluster"));
+    assert!(cluster.nodes[0].log().contains("founds the cluster"));
     // Both at the same time.
     let mut cluster = Cluster::stopped(1, small);
     write(&cluster.nodes[0], 0..50, "early");
@@ -127,7 +127,7 @@ fn a_lone_node_without_a_file_founds_once_its_application_has_tables() {
     node.start();
     node.until_log("there are no tables here");
     node.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)");
-    node.until_log("founding the cluster");
+    node.until_log("founds the cluster");
     write(node, 0..5, "a");
     assert_eq!(cluster.converge().len(), 5);
 }
@@ -148,7 +148,7 @@ fn two_found_at_once_with_other_rows() {
     // All fifty are of one node, whoever was first.
     let values = "SELECT DISTINCT value FROM item WHERE id < 50";
     assert_eq!(texts(&cluster.nodes[0].open(), values).len(), 1);
-    let founders = |n: &&Node| n.log().contains("founding the cluster");
+    let founders = |n: &&Node| n.log().contains("founds the cluster");
     assert_eq!(cluster.nodes.iter().filter(founders).count(), 1);
 }
 

@@ -50,7 +50,7 @@ fn a_snapshot_is_saved_by_the_configuration_alone() {
         let said = String::from_utf8_lossy(&saved.stdout).into_owned()
             + &String::from_utf8_lossy(&saved.stderr);
         assert!(saved.status.success(), "{said}");
-        assert!(said.contains("joining those of the last start"), "{said}");
+        assert!(said.contains("joins those of the last start"), "{said}");
         assert!(!said.contains("among-us"), "{said}");
         nodes[2].words = flags;
         nodes[2].start();
@@ -65,7 +65,7 @@ fn a_snapshot_is_saved_by_the_configuration_alone() {
     }
     converge(&nodes);
     for node in &nodes {
-        assert!(!node.log().contains("publishing all rows again"));
+        assert!(!node.log().contains("republishes all rows"));
     }
 }
 

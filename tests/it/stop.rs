@@ -175,7 +175,7 @@ fn a_second_daemon_is_turned_away() {
     assert_eq!(second.status.code(), Some(1));
     let says = String::from_utf8_lossy(&second.stderr);
     assert!(
-        says.contains("another harmonylite works on") && says.contains("app.db"),
+        says.contains("another harmonylite runs on") && says.contains("app.db"),
         "{says}"
     );
     node.execute("INSERT INTO item VALUES (1, 'a', 0)");

@@ -32,7 +32,7 @@ fn two_databases_in_one_folder_do_not_share_a_mirror() {
     two.set("nats.stream_prefix", "'two'")
         .set("nats.subject_prefix", "'two'")
         .start();
-    two.until_log("the positions are shown in");
+    two.until_log("the positions are written to");
     let own = one.file("two.db-seq-map.cbor");
     assert!(own.exists());
     two.stop();

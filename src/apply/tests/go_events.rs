@@ -168,8 +168,7 @@ fn what_cannot_be_taken_in_is_kept_or_passed_over() {
     let held = node.rows("SELECT DISTINCT table_name, reason FROM __harmonylite___held ORDER BY 1");
     assert_eq!(
         held,
-        "t'nowhere' t'there is no such table here'\n\
-         t'word' t'the key of the table is another one here'"
+        "t'nowhere' t'there is no such table here'\nt'word' t'the table has a different key here'"
     );
     // One table is excluded by the configuration, one event has a column that is not here yet.
     read(&mut node, (4, 1000), &event(2, "insert", "out", &id()));

@@ -299,7 +299,7 @@ fn a_table_that_waits_for_its_rows_says_so_until_it_goes_on() {
         waiting["reason"]
             .as_str()
             .unwrap()
-            .contains("made anew and is empty"),
+            .contains("created again and is empty"),
         "{told}"
     );
     assert!(

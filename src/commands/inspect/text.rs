@@ -14,10 +14,7 @@ const PARTS: [(&str, &str); 6] = [
     ("excluded", "excluded: they are not in snapshots either"),
     ("virtual", "virtual: each node's module keeps its own"),
     ("storage", "storage of virtual tables"),
-    (
-        "unsupported",
-        "left alone, because they cannot be replicated",
-    ),
+    ("unsupported", "unsupported: they cannot be replicated"),
 ];
 
 /// Names are padded to the longest of them, but to no more characters than this.

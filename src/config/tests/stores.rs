@@ -211,12 +211,12 @@ fn files_that_are_taken() {
         let error = parse(&text).unwrap_err().to_string();
         assert!(error.contains(part), "no {part:?} in {error:?}");
     };
-    let other = "but must be another file than db_path";
+    let other = "but must not be db_path, which would be lost";
     refused(&format!("seq_map_path = \"{shown}/./a.db\""), other);
     refused(&format!("[logging]\nfile = \"{shown}/a.db\""), other);
     refused(
         &format!("[logging]\nfile = \"{shown}/seq-map.cbor\""),
-        "another file than seq_map_path",
+        "but must not be seq_map_path, which would be lost",
     );
     std::fs::write(folder.path().join("a.db"), "").unwrap();
     std::fs::hard_link(folder.path().join("a.db"), folder.path().join("log")).unwrap();

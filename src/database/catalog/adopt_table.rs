@@ -35,7 +35,7 @@ impl Database {
         if schema.rowid.is_some() && self.catalog.warned_rowid.insert(name.clone()) {
             log::warn!(
                 "table {} has no primary key and goes by rowid: rows that two nodes insert at the \
-                 same time take each other's place",
+                 same time replace each other",
                 schema.name
             );
         }
@@ -155,7 +155,7 @@ impl Database {
                 return self.known_number(id, schema, &known, compare, watched_as);
             }
             log::warn!(
-                "the key of table {} is another one, or its versions are gone",
+                "table {} has a different key, or its versions are gone",
                 schema.name
             );
             let has_versions = self.has_table(&format!("{PREFIX}{}_versions", schema.name))?;

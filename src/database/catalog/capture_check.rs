@@ -49,7 +49,7 @@ impl Database {
     fn check_for_capture(&self) -> Result<CaptureCheck> {
         let (data, schema) = (self.data_version()?, self.schema_version()?);
         if self.catalog.schema_version != Some(schema) {
-            self.check_not_put_back()?;
+            self.check_not_restored()?;
             if !self.is_about_views(schema)? {
                 return Ok(CaptureCheck::Waits);
             }

@@ -64,7 +64,7 @@ impl Database {
                 self.conn.execute(&text, [id])?;
             }
             self.catalog.away.remove(id);
-            log::info!("nothing is kept any more of table {name}, which was dropped");
+            log::info!("table {name} was dropped: its versions are forgotten");
         }
         match old.is_empty() {
             true => Ok(()),

@@ -488,13 +488,13 @@ impl Wait {
     fn why(&self) -> Option<String> {
         if let Some(of) = &self.stands_for {
             return Some(format!(
-                "it looks like a step of a migration of table {of}, into which nothing is written \
-                 meanwhile; drop it if it was left by a migration that failed"
+                "it looks like a step of a migration of table {of}, and arriving rows of that \
+                 table wait; drop it if a failed migration left it"
             ));
         }
-        let text = "it was made anew and is empty: a migration may copy its rows yet. It goes on 2 \
-            s after its first row, or without any when the time is over: its rows are not deleted \
-            on other nodes, and come back";
+        let text = "it was created again and is empty: a migration may still copy its rows. It \
+                    takes part again 2 s after its first row, or when the time is over: the other \
+                    nodes keep its rows, and they come back";
         self.is_emptied.then(|| text.to_owned())
     }
 
@@ -503,14 +503,14 @@ impl Wait {
         let minutes = PATIENCE.as_secs() / 60;
         if let Some(of) = &self.stands_for {
             log::error!(
-                "table {name} looks like a step of a migration of table {of}, and is there for \
-                 {minutes} minutes: it is replicated from now on; drop it if it was left by a \
-                 migration that failed"
+                "table {name} looks like a step of a migration of table {of}, and has been there \
+                 for {minutes} minutes: it is replicated from now on; drop it if a failed \
+                 migration left it"
             );
         } else if self.is_emptied {
             log::error!(
-                "table {name} was made anew and is empty for {minutes} minutes: its rows are not \
-                 deleted on other nodes"
+                "table {name} was created again and has been empty for {minutes} minutes: the \
+                 other nodes keep its rows"
             );
         }
     }

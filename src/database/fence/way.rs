@@ -80,8 +80,8 @@ impl FenceKind {
         };
         Ok(way.unwrap_or_else(|e| {
             log::warn!(
-                "courtesy: locks of other processes on {} are not seen here ({e}): transactions of \
-                 the application that read before they write may be refused as busy",
+                "courtesy: HarmonyLite cannot see locks of other processes on {} ({e}): SQLite \
+                 may refuse transactions of the application that read before they write as busy",
                 path.display()
             );
             FenceKind::Off

@@ -122,14 +122,14 @@ impl Database {
     fn take_held(&mut self, at: &Place, mut incoming: Incoming, frames: &mut Frames) -> Result<()> {
         let local = self.writable(&at.table).cloned();
         if let Some(table) = local.as_ref().filter(|_| at.is_of_go()) {
-            incoming.unsent = incoming.unsent.max(self.told_again(&incoming));
+            incoming.unsent = incoming.unsent.max(self.republished(&incoming));
             return self.join_of_go(table, at, incoming, frames).map(drop);
         }
         match local.filter(|t| shape_of_table(t) == at.shape) {
             Some(table) => {
                 let key = key_values(&at.key)?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-                incoming.unsent = incoming.unsent.max(self.told_again(&incoming));
+                incoming.unsent = incoming.unsent.max(self.republished(&incoming));
                 self.join_with_held(&table, &key, &at.key, incoming, frames)?;
                 Ok(())
             }

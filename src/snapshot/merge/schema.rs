@@ -44,7 +44,9 @@ impl Merge {
                     made += 1;
                     tables.extend(table.clone());
                 }
-                Err(reason) => log::warn!("the snapshot's schema: {reason}: left out"),
+                Err(reason) => {
+                    log::warn!("a statement of the snapshot's schema is left out: {reason}")
+                }
             }
         }
         for table in &tables {

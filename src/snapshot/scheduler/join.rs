@@ -48,7 +48,7 @@ impl Scheduler {
         if may_found && self.hindrance(round)?.is_none() && round.registry.claim_founder(node)? {
             round.shared.lock().database.become_founder()?;
             round.shared.set_joined();
-            log::info!("founding the cluster: the others begin with what is here");
+            log::info!("this node founds the cluster: the other nodes begin with its rows");
         } else if round.registry.lease_is_held()? {
             self.waiting = None; // the first snapshot is being made
         } else if !may_found && round.registry.founder()?.is_none_or(|f| f == node) {
@@ -93,7 +93,7 @@ impl Scheduler {
         locked.database.become_founder()?;
         drop(locked);
         round.shared.set_joined();
-        log::warn!("joining without a snapshot: {why}");
+        log::warn!("this node joins without a snapshot: {why}");
         Ok(())
     }
 

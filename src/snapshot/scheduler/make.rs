@@ -114,8 +114,10 @@ impl Scheduler {
                 None => true,
             };
         }
-        Ok(differs
-            .then_some("a node that leaves out tables of others ([tables]) makes no snapshots"))
+        Ok(
+            differs
+                .then_some("a node that excludes tables of others ([tables]) makes no snapshots"),
+        )
     }
 
     fn make(&mut self, round: &mut Round<'_>, why: &str) -> Result<(), RoundError> {

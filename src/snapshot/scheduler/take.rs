@@ -92,7 +92,7 @@ impl Scheduler {
         round.registry.give_lease_back();
         struck?;
         forgot?;
-        log::warn!("snapshot {name} is no use: another one is needed");
+        log::warn!("snapshot {name} is unusable: a new one is needed");
         self.lost.remove(&name);
         Ok(())
     }

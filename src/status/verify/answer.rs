@@ -65,7 +65,7 @@ pub fn answer(
         ..VerifyAnswer::default()
     };
     let Some(key) = key(&request.key) else {
-        answer.not_ready = Some("the request is none that this release knows".into());
+        answer.not_ready = Some("this release does not know the request".into());
         return Ok(answer);
     };
     let ready = match Ready::wait(shared, stop)? {

@@ -252,7 +252,7 @@ impl Run<'_> {
             self.report.repaired = fixes.len() as u64;
             return Ok(());
         }
-        self.doing("publishing rows again");
+        self.doing("republishing rows");
         self.report.repaired = fixes.len() as u64;
         // A published version must find every version given up that it is to replace.
         let mut first = fixes.clone();

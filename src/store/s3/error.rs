@@ -21,7 +21,7 @@ fn said(error: &S3Error) -> String {
             }
         }
         S3Error::Io(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            "the server is silent".into()
+            "the server does not answer".into()
         }
         S3Error::Io(error) => error.to_string(),
         other => {
@@ -31,7 +31,7 @@ fn said(error: &S3Error) -> String {
                 return "the server says that the bucket is elsewhere: set its region".into();
             }
             if text.contains("(os error 11)") {
-                return "the server is silent".into(); // a read that timed out
+                return "the server does not answer".into(); // a read that timed out
             }
             text.trim_start_matches("Io Error: ").to_string()
         }

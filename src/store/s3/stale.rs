@@ -7,7 +7,7 @@ use s3::error::S3Error;
 
 use super::error::{explain, tag};
 use crate::clock::{Clock, SystemClock};
-use crate::stream::timestamp::unix_ms;
+use crate::model::timestamp::unix_ms;
 
 /// An upload that began longer ago counts as abandoned: no upload of a snapshot takes as long.
 const STALE_MS: i64 = 24 * 60 * 60 * 1000;

@@ -44,8 +44,8 @@ impl Identity {
             static SAID: Once = Once::new();
             SAID.call_once(|| {
                 log::warn!(
-                    "sftp {host}:{port}: insecure_ignore_host_key is set: whoever answers is \
-                     trusted with the login and the snapshots"
+                    "sftp {host}:{port}: insecure_ignore_host_key is set: any server that answers \
+                     gets the login and the snapshots"
                 );
             });
             Proof::Ignored

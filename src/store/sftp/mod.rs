@@ -192,7 +192,7 @@ fn is_unknown_extension(error: &ssh2::Error) -> bool {
 fn lost(error: &ssh2::Error) -> Option<&'static str> {
     match error.code() {
         ErrorCode::Session(-7 | -13 | -43) => Some("connection lost"),
-        ErrorCode::Session(-9 | -30) => Some("the server is silent"),
+        ErrorCode::Session(-9 | -30) => Some("the server does not answer"),
         _ => None,
     }
 }

@@ -124,7 +124,7 @@ impl Http {
         answer.map_err(|error| match error {
             ureq::Error::Io(error) => explain(&error),
             ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection in time".into(),
-            ureq::Error::Timeout(_) => "the server is silent".into(),
+            ureq::Error::Timeout(_) => "the server does not answer".into(),
             other => other.to_string(),
         })
     }
@@ -133,7 +133,7 @@ impl Http {
 /// Text of an error in reading an answer's body, which may hide a time-out.
 pub(super) fn explain(error: &io::Error) -> String {
     match error.to_string() {
-        text if text.contains("timeout: ") => "the server is silent".into(),
+        text if text.contains("timeout: ") => "the server does not answer".into(),
         text => text,
     }
 }
@@ -144,7 +144,7 @@ pub(super) fn complaint(answer: &Response<Body>) -> String {
     let words = status.canonical_reason().unwrap_or_default();
     let hint = match status.as_u16() {
         401 => ": wrong login?",
-        301 | 302 | 307 | 308 => ": it wants to be asked elsewhere",
+        301 | 302 | 307 | 308 => ": it redirects to a different address",
         411 => ": a proxy on the way does not pass Content-Length on: set it up to, or go round it",
         413 => {
             ": a proxy before the server, or the server, limits the size of an upload: raise that \

@@ -201,7 +201,7 @@ impl WebDav {
         self.delete(if found == Move::Refused { &from } else { &to })?;
         if found == Move::Refused {
             log::warn!(
-                "{} does not move files: uploads are seen unfinished",
+                "{} does not move files: readers may see unfinished uploads",
                 self.address
             );
         }

@@ -117,7 +117,10 @@ impl ObjectStore {
                     }
                 })?;
             if let Some(ack) = acknowledgement(&message).filter(|ack| ack.token >= first) {
-                return ack.result.map(drop).map_err(StreamError::Refused);
+                return ack
+                    .result
+                    .map(drop)
+                    .map_err(|refusal| StreamError::Refused(refusal.text));
             }
         }
     }

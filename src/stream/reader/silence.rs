@@ -108,9 +108,10 @@ impl JetStreamReader {
             Verdict::Late => {}
             Verdict::Wait(time) => self.silent = after(time),
             Verdict::Missing => {
-                let text = format!("nothing arrives from {next} on, but it holds up to {last}");
+                let text =
+                    format!("no message arrives from {next} on, but the stream holds up to {last}");
                 log::warn!(
-                    "stream {}: {text}: reading it by a new consumer",
+                    "stream {}: {text}: this node reads it with a new consumer",
                     self.stream
                 );
                 return Arrival::Odd(text);

@@ -26,6 +26,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::client::ClientOptions;
+use crate::db_file::with_end;
 use crate::lock;
 use child::Child;
 use config::ServerConfig;
@@ -127,7 +128,7 @@ pub enum ServerError {
     #[error(
         "store {0} belongs to a cluster, whose streams a lone server would lose: start with the \
          flags -cluster-addr and -cluster-peers, as before; or, if this node is to be alone from \
-         now on, move {0} away: all rows are published again then"
+         now on, move {0} away: then this node republishes all rows"
     )]
     OfCluster(PathBuf),
     /// The generated or the operator's configuration was refused, for this reason.
@@ -320,9 +321,7 @@ impl Server {
 
 /// `<store>.<kind>`, outside the store itself.
 fn beside(store: &Path, kind: &str) -> PathBuf {
-    let mut name = store.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{kind}"));
-    store.with_file_name(name)
+    with_end(store, &format!(".{kind}"))
 }
 
 fn lock_store(store: &Path) -> Result<File, ServerError> {

@@ -8,7 +8,7 @@ const MANY: &str = "WITH RECURSIVE s(i) AS (VALUES(1) UNION ALL SELECT i + 1 FRO
                     INSERT INTO logs SELECT i, 'm' FROM s";
 
 #[test]
-fn a_table_that_is_left_out_takes_no_space_and_comes_when_it_is_wanted() {
+fn an_excluded_table_takes_no_space_and_comes_when_it_is_wanted() {
     let mut cluster = Cluster::stopped(2, |node| node.execute(LOGS));
     cluster.nodes[1].set("tables.exclude", "['logs']");
     Node::start_all(&mut cluster.nodes);
@@ -25,12 +25,12 @@ fn a_table_that_is_left_out_takes_no_space_and_comes_when_it_is_wanted() {
     assert_eq!(two.number("SELECT count(*) FROM __harmonylite___parts"), 0);
     assert_eq!(two.number("SELECT count(*) FROM logs"), 0);
     let log = two.log();
-    assert!(log.contains("the configuration leaves it out"), "{log}");
+    assert!(log.contains("the configuration excludes it"), "{log}");
     assert!(!log.contains("there is no such table here"), "{log}");
 
     two.stop();
     two.unset("tables.exclude");
     two.set("node_id", "2").start();
-    two.until_log("a snapshot brings what was passed over of it");
+    two.until_log("a snapshot brings the changes that were let go");
     assert_eq!(cluster.converge().len(), 11);
 }
