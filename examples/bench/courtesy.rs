@@ -45,14 +45,18 @@ impl Seen {
 
 /// Prints a table. `seconds` is how long a cell takes, twice that where gaps are long.
 pub fn measure(seconds: u64) -> Result<()> {
-    println!("| one application: think / gap | alone | 5 rows/s from another node | 50 rows/s |");
-    println!("|---|---|---|---|");
+    println!(
+        "| one application: think / gap | without us | alone | 5 rows/s from a peer | 50 rows/s |"
+    );
+    println!("|---|---|---|---|---|");
     let cluster = Cluster::start()?;
     for think_ms in [Some(1), Some(5), Some(20), None] {
         for gap_ms in [0, 10, 50, 200] {
             let work = Loop { think_ms, gap_ms };
-            let cells = [0, 5, 50].map(|rate| beside(&cluster, work, 1, rate, seconds));
-            let cells = cells.into_iter().collect::<Result<Vec<_>>>()?;
+            let mut cells = vec![without(work, 1, seconds)?];
+            for rate in [0, 5, 50] {
+                cells.push(beside(&cluster, work, 1, rate, seconds)?);
+            }
             let texts: Vec<_> = cells.iter().map(|s| cell(work, s)).collect();
             println!("| {} | {} |", name(work), texts.join(" | "));
         }

@@ -332,9 +332,11 @@ fn what_go_published_and_a_node_had_not_read_is_taken_in() {
     for (node, port) in cluster.nodes.iter().zip(ports) {
         let there = "SELECT count(*) FROM item WHERE id = 7";
         until("it arrives", || (node.number(there) == 1).then_some(()));
-        node.until_log("node 7 publishes with the Go version");
+        node.until_log("node 7 runs the Go version");
         let health = crate::health::health(port);
         assert!(health.starts_with("HTTP/1.1 503 "), "{health}");
-        assert!(health.contains("replace it there ([7])") && health.contains("\"from_go\":8"));
+        assert!(
+            health.contains("nodes [7] run the Go version") && health.contains("\"from_go\":8")
+        );
     }
 }

@@ -116,7 +116,7 @@ fn rows_that_wait_for_a_migration() {
     until_health(port, 200, &["\"holds_rows\":true", "\"held\":1,"]);
     cluster.nodes[1].execute(new);
     until_health(port, 200, &["\"holds_rows\":false", "\"held\":0,"]);
-    cluster.nodes[1].until_log("of table \"later\" nothing is held any more");
+    cluster.nodes[1].until_log("no change of table \"later\" is held any more");
     assert_eq!(cluster.nodes[1].number("SELECT count(*) FROM later"), 1);
 }
 
