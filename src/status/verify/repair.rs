@@ -119,7 +119,9 @@ impl Database {
             hash,
             local_tx: stored.local_tx,
         };
-        rows.put_version(&mut self.sites, &values, &lowered)
+        rows.put_version(&mut self.sites, &values, &lowered)?;
+        self.given_up.insert((table.id, key.to_vec()));
+        Ok(())
     }
 
     fn verify_row(

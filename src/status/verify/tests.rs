@@ -212,6 +212,9 @@ fn whatever_was_changed_behind_the_triggers_back_is_mended() {
                 .map(|sql| cluster.rows(node, sql))
                 .into();
                 assert_eq!(after, before, "{spoil}");
+                // The version that comes back was made under this node's own id.
+                let id = cluster.shareds[node].lock().database.node();
+                assert_eq!(id, node as u64 + 1, "{spoil}");
             }
         }
     }
