@@ -49,8 +49,8 @@ impl Database {
                 }
                 let key = &row.values[..table.key_len()];
                 let here = stored.version(&self.sites, key)?;
-                let is_unknown = here.is_none_or(|s| s.state.version < version)
-                    && !self.is_given_up(table, key);
+                let is_unknown =
+                    here.is_none_or(|s| s.state.version < version) && !self.is_given_up(table, key);
                 if is_unknown && !self.is_known_as_former(table, incoming, &row)? {
                     return Ok(true);
                 }

@@ -68,6 +68,8 @@ struct StatusThread {
     backoff: Backoff,
     failure: Lasting,
     known: Option<(PeerStates, Instant)>,
+    /// Run and step of the request to compare rows that was taken up last.
+    taken_up: Option<(String, u32)>,
 }
 
 /// Starts the thread; it ends when `stop` is closed.
@@ -95,6 +97,7 @@ pub fn start(
         backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
         failure: Lasting::default(),
         known: None,
+        taken_up: None,
     };
     spawn("status", exits, move || {
         thread.run();
@@ -273,7 +276,9 @@ impl StatusThread {
         self.with_client(|client| ask(&KeyValue::open(client, &bucket)))
     }
 
-    /// Takes up a request to compare rows, which is for every node.
+    /// Takes up a request to compare rows, which is for every node. Two changes in quick succession
+    /// read the same request, and one job of the thread that answers may wait: the request is taken
+    /// up once, or it would take the place of the next.
     fn answer_if_request(&mut self, subject: &str) {
         if !subject.ends_with(&format!(".{REQUEST}")) {
             return;
@@ -286,7 +291,11 @@ impl StatusThread {
         let request =
             request.and_then(|bytes| serde_json::from_slice::<VerifyRequest>(&bytes).ok());
         let own = self.shared.lock().database.node();
-        if let Some(request) = request.filter(|r| r.by != own) {
+        let Some(request) = request.filter(|r| r.by != own) else {
+            return;
+        };
+        let this = (request.run.clone(), request.step);
+        if self.taken_up.replace(this.clone()) != Some(this) {
             self.shared.status.answer(request);
         }
     }
