@@ -130,8 +130,8 @@ fn a_row_that_lacks_a_key_column_waits_for_its_own_migration() {
     let out = String::from_utf8(out).unwrap();
     for says in [
         "2 row(s): it has the key that the table had here before",
-        "on the nodes that have not run it: their rows have the key (id INTEGER BINARY), come \
-         again under (id INTEGER BINARY, w TEXT BINARY)",
+        "on the nodes that have not run it: their rows have the key (id INTEGER BINARY), and \
+         arrive again under (id INTEGER BINARY, w TEXT BINARY);",
     ] {
         assert!(out.contains(says), "{says}: {out}");
     }

@@ -80,10 +80,7 @@ fn rows_that_cannot_be_go_to_quarantine_by_themselves() {
     n[0].apply(&[frame]);
     assert_eq!(n[0].db.quarantined().unwrap(), 1);
     let reason = n[0].rows("SELECT reason FROM __harmonylite___quarantine");
-    assert!(
-        reason.contains("12 row(s) are not taken; table"),
-        "{reason}"
-    );
+    assert!(reason.contains("12 row(s) are left out; table"), "{reason}");
     assert_eq!(n[0].rows("SELECT count(*) FROM good WHERE v = 'bad'"), "i0");
     check(&mut n[0]);
 }
