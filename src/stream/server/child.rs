@@ -233,6 +233,7 @@ fn as_ours(level: log::Level, text: &str) -> log::Level {
     use log::Level::{Debug, Error, Info, Warn};
     match level {
         Error if text.starts_with("Error trying to connect") => Info, // to a peer that is not up
+        Error if text.contains(" - Error flushing: ") => Info, // to a peer or client that ended
         Error => Error,
         Warn => Info,
         _ => Debug,
@@ -287,6 +288,10 @@ mod tests {
             ("[1] [WRN] Waiting for routing to be established...", Info),
             (
                 "[1] [ERR] Error trying to connect to route (attempt 1): refused",
+                Info,
+            ),
+            (
+                "[1] [ERR] 127.0.0.1:1 - rid:23 - Error flushing: writev: connection reset by peer",
                 Info,
             ),
             (
