@@ -25,6 +25,10 @@ use crate::model::value::OwnedValue;
 use crate::model::version::{Version, stamp};
 use crate::mutation::{self, Mutation};
 
+/// Off until it converges: in some histories the row stays on one node (tests/sim with the bit 8192
+/// and `OMITS` on: seeds 84546404133865 and 84546404134369).
+const DELETES: bool = false;
+
 /// A live former row that became no row.
 struct Omitted {
     key: Vec<OwnedValue>,
@@ -76,7 +80,10 @@ impl Database {
 
     /// Whether omitted rows count as deleted.
     fn deletes_omitted(&self, table: &Table, former: &Former) -> Result<bool> {
-        if mutation::is(Mutation::OmittedComesBack) || !former.shape.key_gone(table).is_empty() {
+        if !DELETES
+            || mutation::is(Mutation::OmittedComesBack)
+            || !former.shape.key_gone(table).is_empty()
+        {
             return Ok(false);
         }
         let key = (0..table.key_len()).map(|i| format!("{} IS NULL", table.schema.column_sql(i)));

@@ -214,6 +214,7 @@ fn equal_rows_of_a_table_without_a_key_stay_two() {
 
 /// What a migration leaves out is deleted as of then: not what others wrote since, nor what they
 /// made of a row that got the same key.
+#[ignore = "deletes of such rows are off, see capture/omitted.rs"]
 #[test]
 fn a_row_that_a_migration_leaves_out_is_deleted() {
     let (before, after) = ("id INTEGER PRIMARY KEY, v", "id TEXT PRIMARY KEY, v");
