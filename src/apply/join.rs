@@ -6,7 +6,7 @@ use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
 use crate::apply::demoted;
 use crate::apply::former::is_of_former;
-use crate::apply::held::{Place, WAITS};
+use crate::apply::held::Place;
 use crate::apply::unique::is_collision;
 use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
@@ -71,10 +71,7 @@ impl Database {
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
-        if !self.add_former(table, key, &mut incoming)? {
-            self.hold(&Place::of(table, key_bytes), &incoming, WAITS)?;
-            return Ok(false);
-        }
+        self.add_former(table, key, &mut incoming)?;
         if self.damage.is_known(table.id, key_bytes) {
             self.hold(
                 &Place::of(table, key_bytes),
@@ -124,28 +121,18 @@ impl Database {
     }
 
     /// Adds the tombstone that a row has under the former key of its table. A row that was deleted
-    /// under the former key must not come back because it arrives under the new key. False if it is
-    /// not known yet whether the migration took the row over.
-    fn add_former(
-        &self,
-        table: &Table,
-        key: &[Value<'_>],
-        incoming: &mut Incoming,
-    ) -> Result<bool> {
+    /// under the former key must not come back because it arrives under the new key.
+    fn add_former(&self, table: &Table, key: &[Value<'_>], incoming: &mut Incoming) -> Result<()> {
         if incoming.row.is_none() || !self.catalog.former.contains_key(&table.id) {
-            return Ok(true);
+            return Ok(());
         }
         let value = |name: &str| incoming.columns.get(name).map(|(_, v)| v.borrow());
         let former = self.former_row(table, value, incoming.row)?;
-        let is_compared = self.catalog.comparing.contains_key(&table.id);
-        if is_compared && former.as_ref().is_some_and(FormerRow::may_be_omitted) {
-            return Ok(false);
-        }
         let mut each = self.deleted_before(table, value)?;
         let last = self.catalog.former.get(&table.id).cloned();
         each.extend(last.zip(former));
         if each.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
         let mut rows = Rows::new(&self.conn, table)?;
         let is_here = rows.version(&self.sites, key)?.is_some();
@@ -161,7 +148,7 @@ impl Database {
             incoming.floor = incoming.floor.max(tombstone);
             incoming.unsent = incoming.unsent.max(tombstone);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The version of rows that were in the file before HarmonyLite, until this node has met the

@@ -67,11 +67,6 @@ impl Database {
         if compare.phase == Phase::Former {
             return self.match_step(table, compare);
         }
-        if compare.phase == Phase::Omitted {
-            let next = self.omitted_step(table, compare, frames)?;
-            self.set_compare(table.id, next)?;
-            return Ok(0);
-        }
         self.damage.begin_row(table.id, &[]);
         match compare.phase {
             Phase::Versions if compare.after.is_none() => {
@@ -81,7 +76,7 @@ impl Database {
                 }
             }
             Phase::Versions => {}
-            _ => self.gone_rows.forget(table.id),
+            Phase::Rows | Phase::Former => self.gone_rows.forget(table.id),
         }
         let keys = self.next_keys(table, &compare)?;
         self.damage.end_row();
@@ -97,16 +92,11 @@ impl Database {
                 after: keys.last().cloned(),
                 ..compare
             }),
-            (false, Phase::Versions | Phase::Omitted) => {
+            (false, Phase::Versions) => {
                 self.gone_rows.forget(table.id);
-                let is_rekeyed = matches!(compare.cause, CompareReason::Rekeyed(_));
-                is_rekeyed.then_some(Compare {
-                    phase: Phase::Omitted,
-                    after: None,
-                    ..compare
-                })
+                None
             }
-            (false, _) => Some(Compare {
+            (false, Phase::Rows | Phase::Former) => Some(Compare {
                 phase: Phase::Versions,
                 after: None,
                 ..compare
@@ -212,7 +202,7 @@ impl Database {
             at.map(|i| values[i].borrow())
         };
         if rows.version(&self.sites, key)?.is_some() {
-            // What happened to it since is in the change log. It is still the row that it was.
+            // The change log has all that happened to the row since. It is still the same row.
             drop(rows);
             let former = self.former_row(table, value, None)?;
             let is_new = |f: &FormerRow| f.content.is_none() && f.became.is_none();
@@ -337,7 +327,7 @@ impl Database {
     pub(super) fn next_keys(&self, table: &Table, compare: &Compare) -> Result<Vec<Vec<u8>>> {
         let from_start = compare.after.is_none();
         let text = match compare.phase {
-            Phase::Rows | Phase::Former | Phase::Omitted => table.scan_keys(from_start, STEP),
+            Phase::Rows | Phase::Former => table.scan_keys(from_start, STEP),
             Phase::Versions if compare.is_renamed => table.scan_all_versions(from_start, STEP),
             Phase::Versions => table.scan_versions(from_start, STEP),
         };

@@ -48,8 +48,6 @@ pub enum Phase {
     Rows,
     /// Checking for each live version whether its row exists.
     Versions,
-    /// Checking for each live former row whether it became a row.
-    Omitted,
 }
 
 impl Compare {

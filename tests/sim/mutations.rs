@@ -22,9 +22,7 @@ fn worlds(mistake: Mutation) -> u64 {
         OthersGapsIgnored => runs::AWAY,
         LostStreamsForgotten => runs::DISASTERS,
         RekeyedCountsAsNow | MigratedCountsAsNow | RekeyedNotSent | TableAtWorkTaken
-        | TableAtWorkFilled | FormerKeyHeld | OmittedComesBack | OmittedCountsAsNow => {
-            runs::REKEYED
-        }
+        | TableAtWorkFilled | FormerKeyHeld => runs::REKEYED,
         _ => 0,
     }
 }

@@ -78,21 +78,21 @@ pub const KINDS: [Kind; 6] = [
 ];
 
 /// Statements of a tool, a transaction each. `{after}` stands for the new columns, `{names}` for
-/// those of before, `{copied}` for what is copied of them, `{where}` for the rows that are.
+/// those of before, `{copied}` for what is copied of them.
 pub const WAYS: [&[&str]; 4] = [
     &[
-        "BEGIN; CREATE TABLE neu({after}); INSERT INTO neu({names}) SELECT {copied} FROM t{where};
+        "BEGIN; CREATE TABLE neu({after}); INSERT INTO neu({names}) SELECT {copied} FROM t;
        DROP TABLE t; ALTER TABLE neu RENAME TO t; COMMIT",
     ],
     &[
         "CREATE TABLE new_t({after})", // Prisma
-        "INSERT INTO new_t({names}) SELECT {copied} FROM t{where}",
+        "INSERT INTO new_t({names}) SELECT {copied} FROM t",
         "DROP TABLE t",
         "ALTER TABLE new_t RENAME TO t",
     ],
     &[
         "CREATE TABLE t_backup({after})", // Sequelize
-        "INSERT INTO t_backup({names}) SELECT {copied} FROM t{where}",
+        "INSERT INTO t_backup({names}) SELECT {copied} FROM t",
         "DROP TABLE t",
         "CREATE TABLE t({after})",
         "INSERT INTO t SELECT * FROM t_backup",
@@ -101,7 +101,7 @@ pub const WAYS: [&[&str]; 4] = [
     &[
         "ALTER TABLE t RENAME TO __old_push_t", // Drizzle
         "CREATE TABLE t({after})",
-        "INSERT INTO t({names}) SELECT {copied} FROM __old_push_t{where}",
+        "INSERT INTO t({names}) SELECT {copied} FROM __old_push_t",
         "DROP TABLE __old_push_t",
     ],
 ];

@@ -14,9 +14,6 @@
 //!   row is back.
 //! - An insert and a delete between two captures: nobody else knows the row.
 //!
-//! A row that the migration leaves out is deleted as of the write that made it so: that write never
-//! counts again, and what others wrote since does.
-//!
 //! The application is stopped while its tool is between the first and the last step: what it wrote
 //! between the copy and the DROP the tool itself would lose.
 
@@ -43,17 +40,12 @@ pub const MOST_MS: i64 = 1_500;
 /// Whoever runs captures all before so much time passes.
 const CAPTURE_MS: i64 = 100;
 
-/// Whether migrations leave rows out: on again with `DELETES` of src/capture/omitted.rs.
-const OMITS: bool = false;
-
 /// What an application did to a row.
 struct Write {
     /// The number that it wrote; none: it deleted the row.
     value: Option<i64>,
     /// It may count or not.
     is_optional: bool,
-    /// A migration left the row out that it made.
-    is_omitted: bool,
     place: usize,
     at_ms: i64,
     /// It counts as written then at the earliest.
@@ -78,8 +70,6 @@ pub struct Rekeyed {
     kind: &'static Kind,
     /// The migration changes what the rows hold, too.
     changes: bool,
-    /// The migration leaves rows out.
-    omits: bool,
     nodes: Vec<Progress>,
     writes: BTreeMap<usize, Vec<Write>>,
     next: i64,
@@ -90,7 +80,6 @@ impl Rekeyed {
         Rekeyed {
             kind: random.pick(&KINDS),
             changes: random.percent(30),
-            omits: random.percent(30) && OMITS,
             nodes: Vec::new(),
             writes: BTreeMap::new(),
             next: 0,
@@ -186,11 +175,7 @@ impl Rekeyed {
         let is_back = writes[last.unwrap_or(0)..].iter().any(is_unseen);
         let is_in_time = |w: &&Write| w.until_ms >= last_ms || is_back;
         let mut lawful = writes.iter().filter(is_in_time);
-        let is_it = |w: &Write| match w.is_omitted {
-            true => found.is_none(),
-            false => w.value == found,
-        };
-        if last.is_none() && found.is_none() || lawful.any(is_it) {
+        if last.is_none() && found.is_none() || lawful.any(|w| w.value == found) {
             return Ok(());
         }
         let history: Vec<String> = writes.iter().map(Write::describe).collect();
@@ -202,11 +187,7 @@ impl Rekeyed {
 impl Write {
     fn describe(&self) -> String {
         let (value, place) = (self.value, self.place);
-        let optional = match (self.is_optional, self.is_omitted) {
-            (_, true) => ", left out",
-            (true, _) => ", may count",
-            _ => "",
-        };
+        let optional = if self.is_optional { ", may count" } else { "" };
         let (at, until) = (self.at_ms, self.until_ms);
         format!("  {value:?} by node {place} at {at} until {until}{optional}")
     }
@@ -277,7 +258,6 @@ impl World {
             from_ms,
             value,
             is_optional,
-            is_omitted: false,
             place,
             at_ms: self.now_ms,
             until_ms: i64::MAX,
@@ -298,38 +278,11 @@ impl World {
         let Some(step) = steps.and_then(VecDeque::pop_front) else {
             return;
         };
-        let step = match step.contains("{where}") {
-            true => step.replace("{where}", self.omit(place)),
-            false => step,
-        };
         let app = self.nodes[place].app();
         if let Err(e) = app.execute_batch(&step) {
             panic!("node {place}: the migration fails: {e}: {step}");
         }
         self.say(format!("node {place}: {step}"));
-    }
-
-    /// The condition under which a tool copies rows, and what comes of the others. A table that
-    /// would be empty is another matter.
-    fn omit(&mut self, place: usize) -> &'static str {
-        let rekeyed = self.rekeyed.as_mut().expect("such a table");
-        let of = match self.nodes[place].count("sqlite_schema WHERE name = '__old_push_t'") {
-            0 => "t",
-            _ => "__old_push_t",
-        };
-        let node = &self.nodes[place];
-        if !rekeyed.omits || node.count(&format!("{of} WHERE v % 4 <> 0")) == 0 {
-            return "";
-        }
-        let text = format!("SELECT v FROM {of} WHERE v % 4 = 0");
-        let mut list = node.app().prepare(&text).expect("select");
-        let values = list.query_map([], |r| r.get::<_, i64>(0)).expect("select");
-        for value in values.map(|v| v.expect("a number")) {
-            let all = rekeyed.writes.values_mut().flatten();
-            all.filter(|w| w.value == Some(value))
-                .for_each(|w| w.is_omitted = true);
-        }
-        " WHERE v % 4 <> 0"
     }
 
     /// Before time passes: no daemon that runs captures much later than the application writes.
@@ -366,7 +319,7 @@ impl World {
     pub fn check_former(&mut self) -> Step {
         let rekeyed = self.rekeyed.as_ref().expect("such a table");
         // Where the content changed, another spelling of the key may be the migration's.
-        if rekeyed.kind.adds_to_key() || rekeyed.changes || rekeyed.omits {
+        if rekeyed.kind.adds_to_key() || rekeyed.changes {
             return Ok(());
         }
         for (node, progress) in self.nodes.iter().zip(&rekeyed.nodes) {

@@ -93,19 +93,6 @@ impl FormerRow {
             _ => Some(state.version).filter(|v| state.deleted && v.hlc > 0),
         }
     }
-
-    /// Whether no row is known that the row became.
-    pub(crate) fn may_be_omitted(&self) -> bool {
-        !self.stored.state.deleted && self.became.is_none() && self.content.is_none()
-    }
-
-    /// The hlc above which a write to the row must be, now that it is made under the new key. A
-    /// live row that became no row may get a tombstone just above its version.
-    pub(crate) fn outdone(&self) -> i64 {
-        let state = &self.stored.state;
-        let tombstone = i64::from(self.may_be_omitted());
-        state.version.hlc.saturating_add(tombstone)
-    }
 }
 
 /// How the versions of the old key are kept.
