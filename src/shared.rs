@@ -271,7 +271,7 @@ impl Shared {
         self.sizes.heard(stream);
     }
 
-    /// What a stream keeps: at most `max_entries` messages, and fewer if the broker limits it more.
+    /// The limits of a stream: `max_entries` messages, or fewer if the broker sets a lower limit.
     pub fn stream_keeps(&self, max_entries: u64) -> Keeps {
         self.sizes.keeps(max_entries)
     }

@@ -1,4 +1,4 @@
-//! What a row costs flash: bytes that reach an ext4 disk, of a plain database, of a node that
+//! The cost of a row in flash: bytes that reach an ext4 disk, of a plain database, of a node that
 //! writes and of one that receives, at the same time.
 
 use std::fs;

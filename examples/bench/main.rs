@@ -121,7 +121,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What was measured, and where.
+/// The release and the machine that were measured.
 fn machine() -> Result<String> {
     let server = std::process::Command::new(cluster::server_program())
         .arg("--version")

@@ -23,7 +23,22 @@ enum Plain {
     Other,
 }
 
+/// Facts that hold for all rows of one transaction.
+struct PlainNow {
+    local_tx: i64,
+    demoted_version: Option<Version>,
+    young_from: i64,
+}
+
 impl Database {
+    fn plain_now(&self) -> PlainNow {
+        PlainNow {
+            local_tx: self.reservation.peek_number() - 1,
+            demoted_version: self.demoted_version(),
+            young_from: self.young_from(),
+        }
+    }
+
     /// Whether rows of this table can be plain at all.
     pub(crate) fn is_plain(&self, table: &Table, columns: &[&str]) -> bool {
         let here = &table.schema.columns;
@@ -52,19 +67,11 @@ impl Database {
         rows: &mut frame::FrameRows<'a, '_>,
         row: &mut Row<'a>,
     ) -> Result<(usize, bool)> {
-        let local_tx = self.reservation.peek_number() - 1;
-        let (demoted_version, young_from) = (self.demoted_version(), self.young_from());
+        let now = self.plain_now();
         let mut ops = Rows::new(&self.conn, table)?;
         let (mut changed, mut unchanged) = (0, 0);
         let is_other = loop {
-            match plain_row(
-                &mut ops,
-                &mut self.sites,
-                row,
-                local_tx,
-                demoted_version,
-                young_from,
-            ) {
+            match plain_row(&mut ops, &mut self.sites, row, &now) {
                 Ok(Plain::Unchanged) => unchanged += 1,
                 Ok(Plain::Changed) => changed += 1,
                 Ok(Plain::Other) => break true,
@@ -85,10 +92,13 @@ fn plain_row(
     ops: &mut Rows<'_>,
     sites: &mut Sites,
     row: &Row<'_>,
-    local_tx: i64,
-    demoted_version: Option<Version>,
-    young_from: i64,
+    now: &PlainNow,
 ) -> Result<Plain> {
+    let PlainNow {
+        local_tx,
+        demoted_version,
+        young_from,
+    } = *now;
     if !row.exceptions.is_empty() {
         return Ok(Plain::Other);
     }
@@ -167,17 +177,9 @@ impl Database {
     /// Applies a plain row of a table for which [`Database::is_plain`] holds. False if the general
     /// way must apply the row.
     pub(crate) fn take_plain(&mut self, table: &Table, row: &Row<'_>) -> Result<bool> {
-        let (demoted_version, young_from) = (self.demoted_version(), self.young_from());
-        let local_tx = self.reservation.peek_number() - 1;
+        let now = self.plain_now();
         let mut ops = Rows::new(&self.conn, table)?;
-        match plain_row(
-            &mut ops,
-            &mut self.sites,
-            row,
-            local_tx,
-            demoted_version,
-            young_from,
-        ) {
+        match plain_row(&mut ops, &mut self.sites, row, &now) {
             Ok(Plain::Unchanged | Plain::Changed) => Ok(true),
             Ok(Plain::Other) => Ok(false),
             Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => Ok(false),

@@ -105,7 +105,7 @@ pub fn client_options(nats: &NatsSettings, name: &str) -> ClientOptions {
     }
 }
 
-/// What `[edge]` adds to the options of a client.
+/// The options of a client that `[edge]` sets.
 #[derive(Clone)]
 struct EdgeOptions {
     heartbeat: Duration,

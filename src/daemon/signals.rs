@@ -21,7 +21,7 @@ const SIGNALS: [i32; 8] = [
 
 /// The recipients of signals.
 pub(super) struct Heard {
-    /// What SIGHUP does.
+    /// The action on SIGHUP.
     pub reread: Reread,
     /// Read on SIGIO.
     pub network: Network,

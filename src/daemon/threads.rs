@@ -32,7 +32,7 @@ const STOP_WAITING: Duration = Duration::from_millis(1500);
 
 /// After this part of the end, our nats-server is told to end, although threads still use it. That
 /// ends their waits for it (no server answers the last node of a cluster), and it has the time to
-/// write its state. What is not sent by now is sent at the next start.
+/// write its state. A row that is not sent by then is sent at the next start.
 const STOP_SERVER: Duration = Duration::from_millis(2000);
 
 /// Interval of polls of the database if the file system gives no hints.

@@ -61,7 +61,7 @@ impl Database {
         loop {
             let is_long = began.elapsed() >= LONG;
             if is_over(if is_long { POLL * 10 } else { POLL }) {
-                // What the application committed until now is still to be captured, if it lets us.
+                // The last rows of the application are still to be captured, if the file is free.
                 let is_back = !self.is_taken()? && self.come_back()?;
                 return is_back.then_some(lent).ok_or(DatabaseError::Stopped);
             }

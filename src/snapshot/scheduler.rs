@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! new here ──▶ is there a snapshot? ──yes──▶ merge it ─────────────▶ joined: may publish
-//!                       └─no─▶ has tables, first to ask? ─yes─▶ found the cluster ─▶ joined, make
-//!                                                                                  the first
+//!                       └─no─▶ has tables, first to ask? ─yes─▶ found it ─▶ joined, make one
 //! lacks messages ──▶ is there one that has them? ─yes─▶ merge it      └─no─▶ ask for one
 //! much written, interval over, asked for ──▶ lease ──▶ make one
 //! ```

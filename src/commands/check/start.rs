@@ -1,4 +1,4 @@
-//! What a valid configuration lacks on this machine: found by looking, without starting anything.
+//! Finds, without a start, the things that a valid configuration needs and this machine lacks.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -80,7 +80,7 @@ pub(super) fn obstacles(config: &Config) -> Vec<String> {
     found
 }
 
-/// What a start survives, and what fails later.
+/// Faults that a start survives and that show later.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     if let (true, StoreSettings::Sftp(sftp)) = (config.snapshot.enabled, &config.snapshot.store) {
