@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 
+from local_nats import start_server, until
+
 DAEMON, SERVER, COUNT, WRITES = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-PATIENCE = 300
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -55,14 +56,6 @@ class Node:
         return 0.0
 
 
-def until(is_done, what):
-    deadline = time.monotonic() + PATIENCE
-    while not is_done():
-        if time.monotonic() > deadline:
-            sys.exit(f"fleet: in vain: {what}")
-        time.sleep(0.001)
-
-
 def arrives(nodes, row):
     """Seconds until the row is on all of the nodes, from now."""
     began, left = time.monotonic(), list(nodes)
@@ -73,20 +66,6 @@ def arrives(nodes, row):
 
     until(is_everywhere, f"row {row} on {len(left)} node(s)")
     return time.monotonic() - began
-
-
-def start_server(folder):
-    ports = folder / "ports"
-    ports.mkdir()
-    server = subprocess.Popen(
-        [SERVER, "-js", "-sd", str(folder / "js"), "-a", "127.0.0.1", "-p", "-1",
-         "--ports_file_dir", str(ports)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )
-    until(lambda: any(ports.glob("*.ports")) and next(ports.glob("*.ports")).stat().st_size,
-          "the nats-server")
-    url = next(ports.glob("*.ports")).read_text().split('"nats://')[1].split('"')[0]
-    return server, url
 
 
 def measure(folder, nodes):
@@ -126,7 +105,7 @@ def measure(folder, nodes):
 def main():
     with tempfile.TemporaryDirectory(prefix="fleet-") as name:
         folder = pathlib.Path(name)
-        server, address = start_server(folder)
+        server, address = start_server(SERVER, folder)
         nodes = [Node(folder, number, address) for number in range(1, 1 + COUNT)]
         try:
             measure(folder, nodes)

