@@ -1,5 +1,5 @@
-# Sourced by the scripts that measure a daemon: `daemon` is the program that HARMONYLITE_DAEMON names,
-# or else a build (scripts/build.sh), and `server` a nats-server.
+# Sourced by the scripts that measure a daemon. `daemon` is the program that HARMONYLITE_DAEMON
+# names, or a build (scripts/build.sh); `server` is a nats-server.
 # shellcheck shell=bash disable=SC2034
 
 daemon=${HARMONYLITE_DAEMON-}
