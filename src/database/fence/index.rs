@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::locks::{self, Bytes};
 
@@ -88,6 +88,29 @@ pub(super) fn wait(shm: &File, patience: Duration) -> bool {
     wanted(shm)
         .first()
         .is_none_or(|run| locks::wait(shm, run, patience))
+}
+
+/// Does the same without sleeping. On a machine with one processor it sleeps: the reader could not
+/// go on meanwhile.
+pub(super) fn wait_busily(shm: &File, patience: Duration) -> bool {
+    if std::thread::available_parallelism().is_ok_and(|n| n.get() == 1) {
+        return wait(shm, patience);
+    }
+    let end = Instant::now() + patience;
+    loop {
+        let Some(run) = wanted(shm).into_iter().next() else {
+            return true;
+        };
+        // The readers that can be passed are others after a commit.
+        for _ in 0..1000 {
+            if locks::take(shm, &run) {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+        }
+    }
 }
 
 /// Takes all the bytes, inside a write transaction of HarmonyLite. Returns false, and holds none of
