@@ -1,5 +1,5 @@
-//! Long times: tombstones that are dropped, nodes that come back when everybody has forgotten what
-//! was deleted meanwhile.
+//! Long times: nodes drop tombstones, and a node comes back after all others have forgotten the
+//! deletes that it missed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,34 +13,35 @@ use crate::node::Node;
 use crate::plan::Plan;
 use crate::world::{DAY_MS, KEEP, Step, World};
 
-/// What a world in which deletes are forgotten knows besides.
+/// Additional state of a world in which nodes forget deletes.
 #[derive(Default)]
 pub struct Ages {
-    /// Rows that were unsent when a snapshot was made: it hands them on.
+    /// By the snapshot's name: the rows that were unsent when it was made. The snapshot hands them
+    /// on.
     snapshots: BTreeMap<String, BTreeSet<RowId>>,
-    /// The same for the round that is on.
+    /// The unsent rows of the round that is under way.
     making: BTreeSet<RowId>,
-    /// Whose tombstones are being dropped, and what they were.
+    /// The node that drops tombstones just now, and the tombstones that it had before.
     sweeping: Option<(usize, BTreeSet<Tombstone>)>,
 }
 
 type Tombstone = (RowId, Version);
 
-/// How long deletes are remembered there.
+/// How long a node of such a world remembers a delete.
 pub const RETENTION_MS: i64 = DAY_MS;
 
-/// Who is away in a long absence.
+/// A node's state during a long absence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Part {
     There,
-    /// Its publisher hangs.
+    /// The publisher hangs.
     Mute,
     CutOff,
     Down,
 }
 
 impl World {
-    /// What `Snapshots::drop_tombstones` does before each round; one step of it, or all.
+    /// Does what `Snapshots::drop_tombstones` does before each round: one step of it, or all.
     pub fn sweep(&mut self, place: usize, to_the_end: bool) -> Step {
         if self.ages.is_none() {
             return Ok(());
@@ -69,7 +70,7 @@ impl World {
         Ok(())
     }
 
-    /// What was dropped, even if the process was killed in the midst of it.
+    /// Records the tombstones that a sweep dropped, also after a kill in the midst of it.
     pub fn look_after_sweep(&mut self) -> Step {
         let sweeping = self.ages.as_mut().and_then(|a| a.sweeping.take());
         let Some((place, before)) = sweeping else {
@@ -82,7 +83,7 @@ impl World {
         }
         let unsent = self.unsent_anywhere();
         for (at, version) in dropped {
-            // A moment passes at a node while it works.
+            // The sweep itself takes some simulated time.
             let latest_ms = self.now_ms - RETENTION_MS * 9 / 10;
             if self.model.is_later(&at, version, latest_ms) {
                 return Err(format!(
@@ -98,8 +99,8 @@ impl World {
         Ok(())
     }
 
-    /// Rows that some node, or a copy of one, has not sent yet: nobody else knew of that write, and
-    /// it counts when a tombstone is forgotten.
+    /// Rows that some node, or a copy of one, has not sent yet. No other node knew of such a write,
+    /// so it counts when the tombstone is forgotten.
     fn unsent_anywhere(&self) -> BTreeSet<RowId> {
         let mut all = BTreeSet::new();
         for node in &self.nodes {
@@ -117,7 +118,7 @@ impl World {
         all
     }
 
-    /// Called when a scheduler's round begins, on its way and when it ends.
+    /// Records the unsent rows when a scheduler's round begins, on its way and when it ends.
     pub fn note_unsent(&mut self, place: usize, begins: bool) {
         let (Some(snapshots), Some(ages)) = (&self.snapshots, &mut self.ages) else {
             return;
@@ -134,7 +135,7 @@ impl World {
         }
     }
 
-    /// Days in which most are there and `place`, perhaps, is not.
+    /// Days pass. Most nodes are there; `place` may be away.
     pub fn long_time(&mut self, place: usize) -> Step {
         let is_at_work = |n: &Node| n.shared.is_some() && n.scheduler.is_none();
         if self.ages.is_none() || self.nodes.iter().any(is_at_work) {
@@ -175,7 +176,8 @@ impl World {
         self.settle(&parts)
     }
 
-    /// So many messages, one by one, that streams drop what those who are away did not read.
+    /// Writes so many messages, one by one, that streams drop messages which absent nodes did not
+    /// read.
     fn be_busy(&mut self) -> Step {
         if self.options.max_entries > 20 {
             return Ok(());
@@ -198,7 +200,7 @@ impl World {
         Ok(())
     }
 
-    /// Everybody who is there does what there is to do.
+    /// Every node that is there sends, reads and runs its scheduler until nothing is left to do.
     fn settle(&mut self, parts: &[Part]) -> Step {
         for place in 0..self.nodes.len() {
             if !self.is_there(place) {
@@ -229,7 +231,7 @@ impl World {
         self.nodes[place].shared.is_some() && !self.nodes[place].is_cut_off
     }
 
-    /// What is under way does not outlive that, and what is written is on the disk.
+    /// Lets time pass. Connections with messages under way break, and every file is synced.
     fn let_pass(&mut self, ms: i64) {
         for place in 0..self.nodes.len() {
             let node = &mut self.nodes[place];
@@ -245,7 +247,8 @@ impl World {
     }
 }
 
-/// Names of a key's columns come in another order in some tables.
+/// The key as the plan spells it: the versions tables of some tables have the key columns in a
+/// different order.
 fn key_text(plan: &Plan, table: usize, bytes: &[u8]) -> Option<String> {
     let mut key = cbor::key_values(bytes).ok()?;
     let spec = &plan.tables[table];
@@ -266,7 +269,7 @@ impl Node {
         all
     }
 
-    /// Whether a row waits for others that collide with it.
+    /// Whether a row is displaced.
     pub fn is_displaced(&self, plan: &Plan, table: usize, key: &str) -> bool {
         let text = "SELECT key FROM __harmonylite___displaced
                     JOIN __harmonylite___tables ON id = table_id WHERE name = ?1";
@@ -281,7 +284,7 @@ impl Node {
         false
     }
 
-    /// Rows that live here and that no stream has acknowledged: captured or not.
+    /// Live rows of this node that no stream has acknowledged, captured or not.
     pub fn unsent_rows(&self, plan: &Plan) -> BTreeSet<RowId> {
         let pending = self.shadow.pending.iter().filter(|(_, row)| row.is_some());
         let mut all: BTreeSet<RowId> = pending.map(|(at, _)| at.clone()).collect();

@@ -1,4 +1,4 @@
-//! Nodes that come later.
+//! Nodes that are added during a run.
 
 use harmonylite::snapshot::error::TransferError;
 use harmonylite::snapshot::transfer;
@@ -10,11 +10,11 @@ use crate::node::{Node, Shadow};
 use crate::plan::{Migration, Plan};
 use crate::world::{Step, World};
 
-/// More nodes only take longer.
+/// Most nodes of a run: more of them take longer and find nothing else.
 pub const MOST_NODES: usize = 5;
 
 impl World {
-    /// A new node: without a file, with an empty one, with tables, with rows of its own.
+    /// Adds a node: without a file, with an empty one, with tables, or with rows of its own.
     pub fn arrive(&mut self) -> Step {
         let new = self.nodes.len();
         if new >= MOST_NODES {
@@ -47,7 +47,7 @@ impl World {
         self.after(new)
     }
 
-    /// As `daemon::snapshots` does. True if there was one.
+    /// Begins with a snapshot as `daemon::snapshots` does. True if there was one.
     fn bring(&self, node: &Node) -> Result<bool, TransferError> {
         let Some(snapshots) = &self.snapshots else {
             return Ok(false);
@@ -69,7 +69,7 @@ impl World {
 }
 
 impl Node {
-    /// A snapshot may have brought tables.
+    /// Reads the schema anew: a snapshot may have brought tables.
     pub fn learn_schema(&mut self, plan: &Plan) {
         if self.shadow.columns.iter().any(Option::is_none) {
             let found = Shadow::read(self.app(), plan);
@@ -79,7 +79,7 @@ impl Node {
 }
 
 impl Shadow {
-    /// What a database's schema is.
+    /// The state of the schema in a database.
     pub fn read(app: &Connection, plan: &Plan) -> Shadow {
         let mut shadow = Shadow {
             columns: vec![None; plan.tables.len()],

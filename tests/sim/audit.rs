@@ -1,6 +1,6 @@
-//! A look into every snapshot that is announced: each row is what its version says. Nodes that
-//! merge it take that on trust, and what is wrong in it is mostly put right by what comes through a
-//! stream.
+//! Checks every announced snapshot: each row must be as its version says. Nodes that merge a
+//! snapshot trust it, and messages of a stream repair most mistakes in it before the end of a run
+//! would show them.
 
 use std::collections::BTreeMap;
 
@@ -18,15 +18,15 @@ use crate::node::{Node, Shadow};
 use crate::plan::Plan;
 use crate::world::{Step, World};
 
-/// The auditor's place.
+/// The place of the node that opens snapshots for the check.
 const AUDITOR: usize = 99;
 
-/// Those rows which the node has in such a version or a later one.
+/// Of the rows in `sent`, those that the node has in that version or a later one.
 fn of_those(sent: Vec<(RowId, Version)>, node: &Node, plan: &Plan) -> BTreeMap<RowId, Version> {
     let mut found = BTreeMap::new();
     for table in 0..plan.tables.len() {
         let versions = node.versions(plan, table);
-        // A row from before gives its version up.
+        // A row from before HarmonyLite gives its version up.
         let of_table = sent
             .iter()
             .filter(|((t, _), v)| *t == table && v.hlc != HLC_BEFORE);
@@ -41,7 +41,7 @@ fn of_those(sent: Vec<(RowId, Version)>, node: &Node, plan: &Plan) -> BTreeMap<R
 }
 
 impl World {
-    /// Looks into the newest snapshot, if that was not done before.
+    /// Checks the newest snapshot, once.
     pub fn audit(&mut self) -> Step {
         let Some(snapshots) = &self.snapshots else {
             return Ok(());
@@ -77,7 +77,7 @@ impl World {
         seen.map_err(|e| format!("snapshot {CLUSTER}/{}: {e}", entry.name))
     }
 
-    /// The rows that streams brought up to where the snapshot begins.
+    /// The rows that the streams brought up to the positions of the snapshot.
     fn sent_before(&self, entry: &SnapshotEntry) -> Vec<(RowId, Version)> {
         let mut sent = Vec::new();
         for stream in &self.broker.streams {
@@ -89,8 +89,9 @@ impl World {
         sent
     }
 
-    /// What the newest snapshot has of what the streams brought is to be everywhere in the end,
-    /// even if the broker lost all, and who had read it was put back to what he was before.
+    /// Records the rows of the newest snapshot that came through streams: every node must have them
+    /// in the end, even if the broker lost everything and the nodes that had read them were put
+    /// back.
     pub fn note_owed(&mut self) {
         let Some(snapshots) = self.snapshots.as_ref().filter(|_| !self.broker.forgot) else {
             return; // who is put back does not see that, and nobody else may have it
@@ -159,10 +160,10 @@ impl World {
 }
 
 impl World {
-    /// A node that lacks nothing, as far as it knows, has all that it passed in the streams.
+    /// A node that knows of no gap must have every row that it passed in the streams.
     pub fn lacks_nothing(&self, place: usize) -> Step {
         let node = &self.nodes[place];
-        // One of two nodes with one id may be heard for the other.
+        // One of two nodes with one id may be taken for the other.
         if self.model.duplicates || node.db().has_gap() || node.readers.iter().any(Option::is_none)
         {
             return Ok(()); // it has not looked yet whether the streams are what they were
@@ -194,7 +195,7 @@ impl World {
         Ok(())
     }
 
-    /// The versions in a message; those of a part alone are not known.
+    /// The versions in a message; none for a part, which tells nothing alone.
     fn rows_in(&self, message: &Message) -> Vec<(RowId, Version)> {
         let mut found = Vec::new();
         let Ok(raw) = frame::unpack(&message.data) else {

@@ -1,9 +1,9 @@
-//! The streams, as a broker that is not to be trusted keeps them.
+//! The streams of a broker that loses and forgets messages.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Ids that are remembered to recognise a repetition.
+/// Number of message ids by which a stream recognises a repetition.
 const REMEMBERED: usize = 64;
 
 #[derive(Clone)]
@@ -17,12 +17,12 @@ pub struct Message {
 pub struct Stream {
     pub name: String,
     pub created: String,
-    /// What it says that the time is.
+    /// The broker's time, as the stream tells it.
     pub now_ms: Option<i64>,
     /// How many messages were dropped, the oldest first.
     dropped: u64,
     messages: Vec<Message>,
-    /// Those that were dropped.
+    /// The dropped messages.
     gone: Vec<Message>,
     /// Id and sequence of the newest messages.
     ids: VecDeque<(String, u64)>,
@@ -30,10 +30,10 @@ pub struct Stream {
 
 pub struct Broker {
     pub streams: Vec<Stream>,
-    /// Messages kept per stream.
+    /// Messages that a stream keeps.
     max_entries: usize,
     wiped: u32,
-    /// It lost some messages, and gave their numbers out again.
+    /// The broker lost some messages and gave their numbers out again.
     pub forgot: bool,
 }
 
@@ -59,14 +59,14 @@ impl Broker {
         broker
     }
 
-    /// It tells the time.
+    /// Sets the time that every stream tells.
     pub fn pass(&mut self, now_ms: i64) {
         let streams = self.streams.iter_mut();
         streams.for_each(|s| s.now_ms = Some(now_ms));
     }
 
     /// Stores a message, unless its id is remembered. Returns its sequence, and whether it was
-    /// there.
+    /// there already.
     pub fn publish(&mut self, shard: u32, message: Message) -> (u64, bool) {
         let ids = &self.streams[shard as usize - 1].ids;
         if let Some((_, seq)) = ids.iter().find(|(id, _)| *id == message.id) {
@@ -75,7 +75,7 @@ impl Broker {
         (self.store(shard, message), false)
     }
 
-    /// Stores a message, whatever its id.
+    /// Stores a message without a look at its id.
     pub fn store(&mut self, shard: u32, message: Message) -> u64 {
         let stream = &mut self.streams[shard as usize - 1];
         stream.messages.push(message);
@@ -88,15 +88,16 @@ impl Broker {
         stream.last()
     }
 
-    /// A power cut takes what was acknowledged and not yet synced.
+    /// Loses the last `count` messages: a power cut takes messages that were acknowledged and not
+    /// synced.
     pub fn forget(&mut self, shard: usize, count: usize) {
         let messages = &mut self.streams[shard].messages;
         self.forgot |= count > 0 && !messages.is_empty();
         messages.truncate(messages.len().saturating_sub(count));
     }
 
-    /// Ids are remembered in memory: a start finds them in what there is. Without one (somebody
-    /// purged a stream) they outlive their messages.
+    /// Fills the memory of ids from the messages that are there, as a start does. While the server
+    /// runs, ids outlive their messages (after a purge, for example).
     pub fn find_ids(&mut self) {
         for stream in &mut self.streams {
             stream.ids.clear();
@@ -126,7 +127,7 @@ impl Stream {
         }
     }
 
-    /// The oldest message that is still there; if there is none, the next.
+    /// Sequence of the oldest message that is still there, or of the next one if there is none.
     pub fn first(&self) -> u64 {
         self.dropped + 1
     }
@@ -135,7 +136,7 @@ impl Stream {
         self.dropped + self.messages.len() as u64
     }
 
-    /// Messages from a sequence on, or from the oldest.
+    /// Messages from a sequence on, or from the oldest that is there.
     pub fn from(&self, seq: u64) -> impl Iterator<Item = (u64, &Message)> {
         let skip = seq.saturating_sub(self.first());
         (self.first()..).zip(&self.messages).skip(skip as usize)

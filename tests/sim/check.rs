@@ -1,4 +1,4 @@
-//! The end of a run: everybody can reach everybody, and then everything is as it ought to be.
+//! The end of a run: every node reaches every other one, comes to rest, and is checked.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::world::{Step, World};
 /// More rounds than any run needs to come to rest.
 const ROUNDS: usize = 400;
 
-/// Rounds in which a node that lacks something leaves word, and gets an answer.
+/// Rounds within which a node that lacks something asks for it and gets an answer.
 const PATIENCE: usize = 6;
 
-/// What a node holds of a table.
+/// A node's content of one table.
 struct Held {
     rows: BTreeMap<String, Row>,
     displaced: BTreeMap<String, Row>,
@@ -50,8 +50,8 @@ impl World {
         }
         for place in 0..self.nodes.len() {
             self.end_rebuild(place)?;
-            // A node that shares no table with the others waits for ever: it seems to be of another
-            // application.
+            // A node that shares no table with the others waits for ever: its database seems to
+            // belong to a different application.
             let shared = self.plan.tables.iter().position(|t| !t.is_late);
             for table in 0..self.plan.tables.len() {
                 let absent = self.nodes[place].shadow.columns[table].is_none();
@@ -90,7 +90,7 @@ impl World {
         Err(format!("does not come to rest: {}", positions.join("\n")))
     }
 
-    /// Everybody does what there is to do. True if that was nothing.
+    /// Every node does everything there is to do. True if there was nothing to do.
     fn round(&mut self) -> Result<bool, String> {
         let stored = |w: &World| w.broker.streams.iter().map(|s| s.last()).sum::<u64>();
         let before = (stored(self), self.model.total());
@@ -112,7 +112,8 @@ impl World {
                 }
             }
             quiet &= !self.send_all(place)?;
-            // All of them, lest what is sent is dropped before it is read.
+            // Reads on all shards: a stream may drop messages that are sent meanwhile before a
+            // shard that was left out reads them.
             for reader in 0..self.nodes.len() {
                 quiet &= !self.read_to_the_end(reader)?;
             }
@@ -124,7 +125,7 @@ impl World {
         Ok(quiet && before == (stored(self), self.model.total()))
     }
 
-    /// Until all is at the broker, and acknowledged. True if there was something.
+    /// Sends until the broker has acknowledged everything. True if there was something to send.
     pub fn send_all(&mut self, place: usize) -> Result<bool, String> {
         let mut found = false;
         loop {
@@ -138,7 +139,7 @@ impl World {
         }
     }
 
-    /// True if there was something.
+    /// Reads all streams to their end. True if there was something to read.
     pub fn read_to_the_end(&mut self, place: usize) -> Result<bool, String> {
         let mut found = false;
         for shard in 0..self.options.shards as usize {
@@ -157,7 +158,7 @@ impl World {
         Ok(found)
     }
 
-    /// True if the scheduler had nothing to do.
+    /// Runs the scheduler until it rests. True if it had nothing to do.
     fn keep_to_the_end(&mut self, place: usize) -> Result<bool, String> {
         let Some(snapshots) = self.snapshots.clone() else {
             return Ok(true);
@@ -170,7 +171,8 @@ impl World {
         Ok(was_done && self.is_in_order(place) && !written)
     }
 
-    /// Joined unless it has no tables, nothing lacks, and nothing waits for that.
+    /// Whether the node may publish, unless it has no tables, and has no gap, unless the node that
+    /// could close it is gone.
     fn is_in_order(&self, place: usize) -> bool {
         let node = &self.nodes[place];
         let db = node.db();
@@ -178,7 +180,8 @@ impl World {
         may_publish && (!db.has_gap() || self.lacks_somebody())
     }
 
-    /// A node that published under an id which nobody has any more: a duplicate took a fresh one.
+    /// Whether a node published under an id that no node has any more, because a duplicate node
+    /// took a fresh one.
     fn lacks_somebody(&self) -> bool {
         let publishers = self.snapshots.as_ref().map(|s| s.bulletin.publishers());
         let is_here = |id: &u64| self.nodes.iter().any(|n| n.id == *id);
@@ -248,7 +251,7 @@ impl World {
         Ok(())
     }
 
-    /// One node by itself: rows, versions and model fit each other.
+    /// Checks one node by itself: rows, versions and model fit each other.
     fn check_node(&mut self, place: usize, table: usize, held: &Held) -> Step {
         let spec = self.nodes[place]
             .db()
@@ -304,7 +307,8 @@ impl World {
         self.check_unique(place, table, held)
     }
 
-    /// What is in the table is what the rule admits: by version from the highest down.
+    /// Checks that the rows in the table are those that the rule admits: by version, from the
+    /// highest down.
     fn check_unique(&self, place: usize, table: usize, held: &Held) -> Step {
         let spec = &self.plan.tables[table];
         if spec.indexes.is_empty() {
@@ -371,7 +375,7 @@ impl World {
         Ok(())
     }
 
-    /// Rows that are displaced.
+    /// The displaced rows.
     pub fn displaced(&self, node: &Node, table: usize) -> Result<BTreeMap<String, Row>, String> {
         let spec = &self.plan.tables[table];
         let mut statement = node
@@ -408,7 +412,7 @@ impl World {
         Ok(found)
     }
 
-    /// Two nodes hold the same, in the columns that both have.
+    /// Checks that two nodes hold the same, in the columns that both have.
     fn check_equal(&self, table: usize, both: &[&Held; 2]) -> Step {
         let [a, b] = both;
         let version = |h: &Held, key: &String| h.versions.get(key).map(|s| (s.version, s.deleted));
@@ -416,7 +420,8 @@ impl World {
             let report =
                 |e: String| format!("[{key}] {e}\n{}", self.model.history(&(table, key.clone())));
             let (va, vb) = (version(a, key), version(b, key));
-            // One of them dropped the tombstone, and may have heard of an earlier delete since.
+            // One of the nodes dropped the tombstone, and may have learned of an earlier delete
+            // since.
             let lives = |v: Option<(_, bool)>| v.is_some_and(|(_, deleted)| !deleted);
             let is_gone = !lives(va) && !lives(vb);
             let is_dropped = is_gone && self.model.is_dropped(&(table, key.clone()));

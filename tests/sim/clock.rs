@@ -1,6 +1,6 @@
-//! A node's clock: set by the simulation, and made to run while the core works, so that its time
-//! boxes end where the seed says. The core looks at it before, between and inside of its
-//! transactions: where a process ends by kill -9 is told by the number of looks.
+//! A node's clock. The simulation sets it, and it runs while the core works, so that time boxes end
+//! where the seed says. The core reads it before, between and inside of its transactions: a kill -9
+//! strikes at a given number of reads.
 
 use std::panic::resume_unwind;
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use harmonylite::clock::Clock;
 
-/// What unwinds when a process is killed.
+/// The payload of the panic that kills a process.
 pub struct Killed;
 
 pub struct SimClock(Mutex<State>);
@@ -18,9 +18,9 @@ struct State {
     now_ms: i64,
     uptime: Duration,
     boot: u64,
-    /// What every look at the uptime takes.
+    /// Time that each read of the uptime takes.
     tick: Duration,
-    /// Looks until the process is killed.
+    /// Reads of the clock until the process is killed.
     looks_left: Option<usize>,
 }
 
@@ -43,7 +43,7 @@ impl SimClock {
         });
     }
 
-    /// For the application, which does not die with the daemon.
+    /// The time for the application, which does not die with the daemon.
     pub fn time_ms(&self) -> i64 {
         self.with(|s| s.now_ms)
     }
@@ -56,12 +56,12 @@ impl SimClock {
         self.with(|s| s.boot += 1);
     }
 
-    /// The process is killed by its look after so many; none: it is left alone.
+    /// Kills the process at the read after so many; none: never.
     pub fn kill_after(&self, looks: Option<usize>) {
         self.with(|s| s.looks_left = looks);
     }
 
-    /// As [`Self::with`], for the core.
+    /// Like [`Self::with`], for the core: it counts as a read.
     fn look<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         let left = self.with(|s| {
             let left = s.looks_left;

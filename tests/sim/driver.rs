@@ -19,7 +19,7 @@ fn failed(e: harmonylite::database::DatabaseError) -> String {
     format!("database: {e}")
 }
 
-/// What arrived from a stream, applied by one transaction.
+/// Messages of a stream that one transaction applied.
 pub struct Read {
     pub messages: usize,
     pub captured: Captured,
@@ -28,7 +28,7 @@ pub struct Read {
 }
 
 impl Node {
-    /// `Publisher::verify_position`.
+    /// Captures as `Publisher::verify_position` does.
     pub fn capture(&self) -> Step<Captured> {
         let mut locked = self.shared().lock();
         let db = &mut locked.database;
@@ -42,7 +42,7 @@ impl Node {
         Ok(copy)
     }
 
-    /// What keeps the publisher from sending, for people.
+    /// The reasons for which the publisher may not send, for people.
     pub fn publisher_state(&self, broker: &Broker) -> String {
         let locked = self.shared().lock();
         let unread = |s: &Stream| locked.database.unread(&s.name);
@@ -62,7 +62,7 @@ impl Node {
         locked.outbox.is_empty() && !locked.database.is_live()
     }
 
-    /// One turn of `Publisher::send`. True if something was done.
+    /// Does one turn of `Publisher::send`. True if there was something to do.
     pub fn send(&mut self, options: &Options, broker: &Broker) -> Step<bool> {
         let room = |link: &Link| link.messages.len() < options.in_flight;
         let (Some(shared), Some(link)) = (&self.shared, self.link.as_mut().filter(|l| room(l)))
@@ -112,7 +112,7 @@ impl Node {
         Ok(true)
     }
 
-    /// `Publisher::acknowledged`, for one of the acknowledgements on their way.
+    /// Handles one of the acknowledgements under way, as `Publisher::acknowledged` does.
     pub fn take_ack(&mut self, which: usize, broker: &Broker) -> bool {
         let (Some(shared), Some(link)) = (&self.shared, &mut self.link) else {
             return false;
@@ -138,7 +138,7 @@ impl Node {
         true
     }
 
-    /// `Publisher::drop_link`.
+    /// Gives up the connection, as `Publisher::drop_link` does.
     pub fn drop_link(&mut self) {
         self.link = None;
         if let Some(shared) = &self.shared {
@@ -148,7 +148,7 @@ impl Node {
         }
     }
 
-    /// `connect` of the publisher.
+    /// Connects the publisher, as its `connect` does.
     pub fn connect_link(&mut self, broker: &Broker) -> Step<()> {
         for shard in 0..broker.streams.len() {
             self.verify_position(shard, broker)?;
@@ -168,7 +168,7 @@ impl Node {
             .map_err(|e| e.to_string())
     }
 
-    /// `Consumer::read` up to its loop.
+    /// Does what `Consumer::read` does before its loop.
     pub fn connect_reader(&mut self, shard: usize, broker: &Broker) -> Step<()> {
         let (stream, next) = (&broker.streams[shard], self.verify_position(shard, broker)?);
         if stream.first() > next {
@@ -189,14 +189,14 @@ impl Node {
         }
     }
 
-    /// One fetch of up to `limit` messages, and one transaction for them.
+    /// Fetches up to `limit` messages and applies them in one transaction.
     pub fn read(&mut self, shard: usize, limit: usize, broker: &Broker) -> Step<Option<Read>> {
         let (Some(shared), Some(mut reader)) = (self.shared.clone(), self.readers[shard]) else {
             return Ok(None);
         };
         let stream = &broker.streams[shard];
         if reader.from != self.db().position(&stream.name).seq + 1 {
-            // A snapshot brought what comes next, perhaps of a stream that was longer.
+            // A snapshot moved the position, perhaps beyond a stream that is shorter now.
             self.connect_reader(shard, broker)?;
             reader = self.readers[shard].expect("just connected");
         }
@@ -268,7 +268,7 @@ fn copy_of(captured: &Captured) -> Captured {
     }
 }
 
-/// A stream as the core asks for it.
+/// A stream, in the form in which the core asks for it.
 struct StreamReader<'s>(&'s Stream);
 
 impl stream::Reader for StreamReader<'_> {

@@ -1,4 +1,4 @@
-//! What happens to nodes from outside: their applications, their clocks, their machines.
+//! Events from outside: nodes' applications, clocks and machines.
 
 use harmonylite::database::schema::quote;
 
@@ -8,13 +8,13 @@ use crate::plan::Migration;
 use crate::workload;
 use crate::world::{Step, World};
 
-/// Less than the drift that is allowed.
+/// A clock that is less far ahead than the drift allows.
 const SLIGHTLY_AHEAD_MS: i64 = 50_000;
 
 const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
 
 impl World {
-    /// A transaction of the application; what it changed is found by comparing all rows.
+    /// Runs a transaction of the application. A comparison of all rows finds the changes.
     pub fn write(&mut self, place: usize) {
         self.transaction(place, None);
     }
@@ -24,7 +24,7 @@ impl World {
         (0..self.plan.tables.len()).filter(here).collect()
     }
 
-    /// With `rebuild`, that table is built anew first, in the same transaction.
+    /// Runs a transaction; with `rebuild` it first rebuilds that table.
     fn transaction(&mut self, place: usize, rebuild: Option<usize>) {
         let tables = self.tables(place);
         if tables.is_empty() {
@@ -49,7 +49,7 @@ impl World {
             let named = spec.keys_in(values).into_iter().map(|key| (*table, key));
             node.name(named);
             for (other, rows) in tables.iter().zip(&before) {
-                // A cascade to and fro leaves a row as it was.
+                // A cascade may change a row and change it back.
                 if self.plan.reaches(*table, *other) || other == table && values.is_empty() {
                     let all = rows.keys().map(|key| (*other, key.clone()));
                     node.name(all);
@@ -85,8 +85,8 @@ impl World {
                     );
                 }
             }
-            // A table that is empty after a rebuild waits for its rows, and its deletes are none
-            // (R2): not in these worlds.
+            // A table that is empty after a rebuild waits for its rows, and its deletes do not
+            // count. The model does not know that rule, so no such transaction commits here.
             let is_emptied = !app.is_autocommit()
                 && tables.iter().zip(&before).any(|(table, rows)| {
                     let name = &self.plan.tables[*table].name;
@@ -124,7 +124,7 @@ impl World {
             return Ok(());
         }
         if open.is_empty() || self.random.percent(20) {
-            // A rowid is not kept by everybody who builds a table anew.
+            // Tools that rebuild a table need not keep its rowids.
             let known: Vec<usize> = tables
                 .into_iter()
                 .filter(|t| !self.plan.tables[*t].is_rowid)
@@ -140,7 +140,7 @@ impl World {
         Ok(())
     }
 
-    /// Rows without a key of their own may get other numbers.
+    /// Runs VACUUM, which may renumber rows without a key of their own.
     fn vacuum(&mut self, place: usize) {
         let tables = self.tables(place);
         let node = &mut self.nodes[place];
@@ -151,7 +151,8 @@ impl World {
         self.say(format!("node {place}: VACUUM"));
     }
 
-    /// A UNIQUE index that was not there before. What collides in it prevents it, or is deleted.
+    /// Creates a UNIQUE index. Colliding rows prevent it; with `forced`, the application deletes
+    /// all rows first.
     fn create_index(&mut self, place: usize, table: usize, index: usize, forced: bool) -> bool {
         let tables = self.tables(place);
         let (node, spec) = (&mut self.nodes[place], &self.plan.tables[table]);
@@ -166,7 +167,7 @@ impl World {
         node.app().execute_batch(&spec.indexes[index]).is_ok()
     }
 
-    /// `forced`: the application makes it possible.
+    /// Runs one migration. With `forced`, the application removes what stands in its way.
     pub fn apply_migration(&mut self, place: usize, migration: Migration, forced: bool) {
         self.say(format!("node {place}: {migration:?}"));
         match migration {
@@ -208,7 +209,7 @@ impl World {
         self.nodes[place].shadow.done.push(migration);
     }
 
-    /// What is left of the plan, in the end.
+    /// Runs the rest of the plan's migrations, at the end of a run.
     pub fn migrate_all(&mut self, place: usize) {
         loop {
             let shadow = &self.nodes[place].shadow;
@@ -275,7 +276,8 @@ impl World {
         self.say(format!("node {place}: power loss"));
     }
 
-    /// The power comes and goes: what the application wrote is on the disk, its capture is not.
+    /// The power fails for a moment. The application's writes are on the disk, their capture is
+    /// not.
     pub fn flicker(&mut self, place: usize) -> Step {
         for _ in 0..1 + self.random.below(4) {
             let ms = self.random.between(0, 12_000);
@@ -289,7 +291,7 @@ impl World {
         Ok(())
     }
 
-    /// Somebody puts a copy of the file back.
+    /// Puts an earlier copy of the file back.
     pub fn roll_back(&mut self, place: usize) {
         if self.nodes[place].backups.is_empty() {
             return;
@@ -365,7 +367,7 @@ fn is_possible(shadow: &Shadow, migration: Migration) -> bool {
     }
 }
 
-/// Whether a table has no rows and no triggers of ours, so that nobody saw where they went.
+/// Whether a table has no rows and no triggers of ours, so that nobody saw where its rows went.
 pub fn is_emptied(app: &rusqlite::Connection, table: &str) -> bool {
     let exists = |text: &str| {
         let mut statement = app.prepare_cached(text).expect("select");

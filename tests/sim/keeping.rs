@@ -1,4 +1,4 @@
-//! Rounds of a node's scheduler of snapshots, and all that happens in the midst of one.
+//! Rounds of a node's scheduler of snapshots, and the events in the midst of one.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -19,17 +19,17 @@ use crate::world::{KEEP, LONG_TIME, SWEEP, Step, World};
 /// The streams' prefix.
 pub const CLUSTER: &str = "sim";
 
-/// Rounds within rounds, of different nodes.
+/// Most rounds, of different nodes, that run inside of each other.
 const DEEPEST: usize = 2;
 
-/// What nodes share for their snapshots.
+/// The registry, the store and the settings that all nodes share for their snapshots.
 #[derive(Clone)]
 pub struct Snapshots {
     pub bulletin: Bulletin,
     pub objects: Objects,
     pub max_entries: u64,
     pub interval: Option<Duration>,
-    /// Nothing happens in the midst of a round any more.
+    /// True: no event strikes in the midst of a round any more.
     pub calm: bool,
     depth: usize,
 }
@@ -51,7 +51,7 @@ impl Snapshots {
         }
     }
 
-    /// Of a round, in which a node cannot be put back.
+    /// Whether a round is under way. A node cannot be put back meanwhile.
     pub fn is_in_midst(&self) -> bool {
         self.depth > 0
     }
@@ -69,13 +69,14 @@ impl Snapshots {
     }
 }
 
-/// Looks into a round.
+/// Lets events happen in the midst of a round.
 struct Midst<'w> {
     world: &'w mut World,
     place: usize,
-    /// It lacks something, of these streams: until a merge is done.
+    /// The streams in which the node lacks something, until a merge is done.
     lacks: Option<Vec<String>>,
-    /// Each step is looked into at its begin and at its end: how often in between depends on sizes.
+    /// The step and whether it ended. Events strike at the begin and the end of a step: how often a
+    /// step reports in between depends on sizes.
     last: (&'static str, bool),
     failure: Option<String>,
 }
@@ -115,7 +116,7 @@ impl Watch for Midst<'_> {
 }
 
 impl World {
-    /// A round of a node's scheduler.
+    /// Runs a round of a node's scheduler.
     pub fn keep(&mut self, place: usize) -> Step {
         let Some(snapshots) = &self.snapshots else {
             return Ok(());
@@ -139,8 +140,8 @@ impl World {
         }
         if self.random.percent(5) && !calm {
             self.capture_all(place)?;
-            // As the daemon does when it starts: the snapshot may be older than what is forgotten
-            // here.
+            // The daemon does this when it starts: the snapshot may be older than deletes that are
+            // forgotten here.
             let node = &mut self.nodes[place];
             node.drop_link();
             node.db().forget_positions().map_err(|e| e.to_string())?;
@@ -190,20 +191,21 @@ impl World {
         Ok(())
     }
 
-    /// Which streams a node knows.
+    /// When each stream was created, as this node knows it.
     fn created(&self, place: usize) -> Vec<String> {
         let position = |s: &crate::broker::Stream| self.nodes[place].db().position(&s.name).created;
         self.broker.streams.iter().map(position).collect()
     }
 
-    /// What a round captured, and what it made of the rows.
+    /// Records the captures of a round, and checks the rows after it.
     pub fn look_after_round(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
         if node.app.is_none() {
             return Ok(());
         }
         node.learn_schema(&self.plan);
-        // A capture while a snapshot of a duplicate's is merged is by the new one.
+        // The merge of a duplicate node's snapshot gives this node a fresh id, and captures go by
+        // that.
         node.learn_id(&self.model)?;
         observe::captured(node, &self.plan, &mut self.model, false)?;
         observe::given_way(node, &self.plan, &mut self.model);
@@ -211,7 +213,7 @@ impl World {
         self.audit()
     }
 
-    /// A round was cut short, perhaps a merge.
+    /// Records the rows of a node whose round, perhaps a merge, was cut short.
     pub fn note_half_merged(&mut self, place: usize) {
         let node = &self.nodes[place];
         if self.ages.is_none() || node.app.is_none() {
@@ -223,7 +225,7 @@ impl World {
         }
     }
 
-    /// What happens while a round works, outside of its transactions.
+    /// Lets events happen while a round works, outside of its transactions.
     fn visit(&mut self, place: usize, step: &'static str) -> Step {
         let Some(snapshots) = &self.snapshots else {
             return Ok(());
@@ -233,7 +235,7 @@ impl World {
         }
         let depth = snapshots.depth;
         self.look_after_round(place)?;
-        // Where a merge rests between its transactions, most is at stake.
+        // A kill strikes most often between the transactions of a merge, where most is at stake.
         let killed = if step == "pause" { 15 } else { 4 };
         if self.random.percent(killed) {
             self.say(format!("node {place}: killed in the midst of {step}"));
@@ -277,7 +279,7 @@ impl World {
         }
     }
 
-    /// Captures until nothing is left, and writes down what that was.
+    /// Captures until nothing is left, and records the captured rows.
     pub fn capture_all(&mut self, place: usize) -> Step {
         for _ in 0..10_000 {
             if self.nodes[place].is_captured() {
@@ -297,7 +299,7 @@ fn cut_off() -> StoreError {
     }
 }
 
-/// Not the broker, not the store.
+/// Whether the error is of this node, and not of the broker or the store.
 fn is_broken(e: &RoundError) -> bool {
     matches!(
         e,
@@ -307,7 +309,7 @@ fn is_broken(e: &RoundError) -> bool {
 }
 
 impl Node {
-    /// The scheduler is a part of the process.
+    /// Makes the scheduler, which is a part of the process.
     pub fn start_scheduler(&mut self, snapshots: Option<&Snapshots>) {
         self.rests = false;
         self.scheduler = snapshots.map(Snapshots::scheduler);

@@ -1,9 +1,9 @@
 //! A simulation of nodes, their machines and a broker, on the real core and on real SQLite.
 //!
-//! All that happens is decided by one seed: what the applications write, when rows are captured,
-//! sent, acknowledged and read, what is cut, forgotten, taken back. In the end everybody can reach
-//! everybody, and every node must hold what an independent model says ([`model`]). See
-//! `scripts/sim.sh`.
+//! One seed decides everything: the applications' writes, the moments at which rows are captured,
+//! sent, acknowledged and read, the cuts, the losses and the files that are put back. In the end
+//! every node reaches every other one, and must hold what an independent model says ([`model`]).
+//! See `scripts/sim.sh` and the guide's chapter "Testing".
 #![allow(unreachable_pub)] // no other crate uses any of it
 
 mod ages;

@@ -1,5 +1,4 @@
-//! What the application writes between a transaction of the core's that is put off and its next
-//! try.
+//! Writes of the application between a transaction of the core that is put off and its next try.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,23 +12,23 @@ use crate::random::Random;
 use crate::workload::{self, Statement};
 use crate::world::World;
 
-/// One captured transaction in so many percent is to have such a write, should it be put off.
+/// Percentage of captured transactions for which such a write is drafted.
 const PERCENT: usize = 40;
 
-/// What a node's application is to write, and then what it wrote.
+/// A write that a node's application is to do, and after it the outcome.
 #[derive(Clone, Default)]
 pub struct Meanwhile(Arc<Mutex<Option<Draft>>>);
 
 pub struct Draft {
     path: PathBuf,
     time_ms: i64,
-    /// Into the first of the tables.
+    /// Statements on the first of the tables.
     statements: Vec<Statement>,
     tables: Vec<Part>,
     is_written: bool,
 }
 
-/// A table: its number, and what is in it before and after.
+/// A table: its number, and its rows before and after.
 struct Part {
     table: usize,
     spec: Table,
@@ -44,7 +43,7 @@ impl Meanwhile {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes, once.
+    /// Writes; only the first call does.
     pub fn run(&self) {
         if let Some(draft) = self.draft().as_mut().filter(|draft| !draft.is_written) {
             draft.write();
@@ -70,7 +69,7 @@ impl Draft {
                 let is_lawful = |c| c == rusqlite::ErrorCode::ConstraintViolation;
                 assert!(code.is_none_or(is_lawful), "{code:?}: {text}");
             }
-            // As in other writes.
+            // No transaction may empty a table here, as in other writes.
             let is_emptied = |p: &Part| !p.before.is_empty() && is_emptied(app, &p.spec.name);
             if !app.is_autocommit() && self.tables.iter().any(is_emptied) {
                 app.execute_batch("ROLLBACK").expect("rollback");
@@ -83,8 +82,8 @@ impl Draft {
 }
 
 impl World {
-    /// Something that is written if the next transaction of a node is put off. Drawn apart, so that
-    /// the rest stays what it is.
+    /// Drafts a write for the case that the node's next transaction is put off. Its random numbers
+    /// are drawn apart, so that the rest of the run stays the same.
     pub fn draft(&mut self, place: usize) {
         let mut random = Random::new(self.trace.wrapping_add(place as u64));
         let tables = self.tables(place);
@@ -116,7 +115,7 @@ impl World {
         });
     }
 
-    /// What became of it.
+    /// Records the outcome of the draft.
     pub fn note_draft(&mut self, place: usize) {
         let node = &mut self.nodes[place];
         let draft = node.meanwhile.draft().take();

@@ -1,5 +1,5 @@
-//! What ought to be: every write that any node's application made, with the version it got, and
-//! what follows from these alone. It shares no code with the merge.
+//! The expected result: every write that any node's application made, with the version that it got,
+//! and the conclusions from these alone. It shares no code with the merge.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,27 +10,27 @@ use harmonylite::model::version::{HLC_BEFORE, Version};
 use crate::observe::same;
 use crate::plan::{Plan, Table};
 
-/// Per column of the plan: the value; none where the node has no such column.
+/// A value per column of the plan; none where the node has no such column.
 pub type Row = Vec<Option<OwnedValue>>;
 
 pub struct Write {
     pub version: Version,
-    /// None: deleted.
+    /// None if the row is deleted.
     pub row: Option<Row>,
-    /// Which node's, by its place in the simulation.
+    /// The place of the node that wrote it.
     pub writer: usize,
-    /// It cannot have been lost: no power cut or rollback took it back.
+    /// The write cannot have been lost: no power cut or rollback took it back.
     pub certain: bool,
-    /// Columns in which it may count, or not.
+    /// Columns in which the write may count or not.
     pub loose: Vec<usize>,
 }
 
 /// A tombstone that was dropped somewhere.
 struct Drop {
     version: Version,
-    /// Writes that were recorded by then.
+    /// Number of writes that were recorded by then.
     recorded: usize,
-    /// Somebody had not sent what he had of the row.
+    /// Some node had not sent its version of the row.
     may_return: bool,
 }
 
@@ -40,25 +40,26 @@ pub type RowId = (usize, String);
 #[derive(Default)]
 pub struct Model {
     rows: BTreeMap<RowId, Vec<Write>>,
-    /// Per node, in order: where its writes are.
+    /// Per node, in order: the row of each of its writes, and the write's index there.
     by_writer: BTreeMap<usize, Vec<(RowId, usize)>>,
-    /// Of each write of a row: the time when it was recorded.
+    /// Per row: when each of its writes was recorded.
     times: BTreeMap<RowId, Vec<i64>>,
-    /// Per node: how many of its writes there were when its file was put back last.
+    /// Per node: the number of its writes when its file was put back last.
     put_back: BTreeMap<usize, usize>,
     dropped: BTreeMap<RowId, Vec<Drop>>,
     pub now_ms: i64,
-    /// The broker lost messages: whoever notices publishes all rows again, also one who was away
-    /// for so long that everybody has forgotten what was deleted meanwhile. A known limit.
+    /// The broker lost messages. Every node that notices republishes its rows, also a node that was
+    /// away until all others had forgotten the deletes that it missed. A known limit.
     pub broker_lost: bool,
-    /// A node that lacked something itself merged a snapshot: what that has and the node forgot may
-    /// as well be among what it lacked.
+    /// A node that lacked something itself merged a snapshot: it cannot tell a delete that it
+    /// forgot from a row that it never had.
     pub lacked: bool,
     /// Rows that a merge may have brought before it was cut short. Once their delete is forgotten,
-    /// the next merge cannot tell them from what nobody else has. A known limit.
+    /// the next merge cannot tell them from rows that no other node has. A known limit.
     pub half_merged: BTreeSet<RowId>,
-    /// Two nodes have one id. A write of one that changes nothing has a version like any other, but
-    /// is not seen here if the other gave that version to something: then older values count, too.
+    /// Two nodes have one id. If a write of one of them changes nothing, it still gets a version;
+    /// the model does not see that if the other node gave the same version to something else. Then
+    /// older values count, too.
     pub duplicates: bool,
 }
 
@@ -79,7 +80,7 @@ impl Model {
         writes.push(write);
     }
 
-    /// Whether somebody made that tombstone after `time_ms`.
+    /// Whether that tombstone was made only after `time_ms`.
     pub fn is_later(&self, at: &RowId, version: Version, time_ms: i64) -> bool {
         let writes = self.rows.get(at).into_iter().flatten();
         let times = self.times.get(at).into_iter().flatten();
@@ -88,7 +89,8 @@ impl Model {
         made.peek().is_some() && made.all(|(_, ms)| *ms > time_ms)
     }
 
-    /// A node forgot a delete. `may_return`: somebody has not sent yet what was deleted.
+    /// Records that a node forgot a delete. `may_return`: some node has not sent the deleted row
+    /// yet.
     pub fn drop_tombstone(&mut self, at: RowId, version: Version, may_return: bool) {
         let recorded = self.rows.get(&at).map_or(0, Vec::len);
         let drops = self.dropped.entry(at).or_default();
@@ -106,13 +108,15 @@ impl Model {
         self.dropped.contains_key(at)
     }
 
-    /// Some may know the tombstone yet: then even what was written since may have lost to it.
+    /// Whether a dropped tombstone is above this version. A node that still knows the tombstone may
+    /// have decided against the write, even if the write came after the drop.
     fn is_below_dropped(&self, at: &RowId, version: Version) -> bool {
         let drops = self.dropped.get(at).into_iter().flatten();
         drops.map(|d| d.version).any(|d| version <= d)
     }
 
-    /// A write that was deleted by a tombstone which was dropped then: whether it may be back.
+    /// For a write that lies below a dropped tombstone and came before the drop: whether the row
+    /// may lawfully be back. None for any other write.
     fn forgotten(&self, at: &RowId, index: usize) -> Option<bool> {
         let version = self.rows[at][index].version;
         let drops = self.dropped.get(at).into_iter().flatten();
@@ -120,13 +124,13 @@ impl Model {
         over.map(|d| self.is_lawful(at, d)).reduce(|a, b| a & b)
     }
 
-    /// Whether what was deleted may be back now that this is forgotten.
+    /// Whether the deleted row may be back, now that this tombstone is forgotten.
     fn is_lawful(&self, at: &RowId, drop: &Drop) -> bool {
         drop.may_return || self.broker_lost || self.lacked || self.half_merged.contains(at)
     }
 
-    /// Whether what that tombstone deleted may be back: it, or a later one in its place, was
-    /// dropped.
+    /// Whether the row that this tombstone deleted may be back: the tombstone, or a later one in
+    /// its place, was dropped.
     fn is_lawfully_forgotten(&self, at: &RowId, version: Version) -> bool {
         let mut drops = self.dropped.get(at).into_iter().flatten();
         drops.any(|d| version <= d.version && self.is_lawful(at, d))
@@ -140,7 +144,7 @@ impl Model {
         })
     }
 
-    /// Whether this node itself wrote that before, and cannot have lost it.
+    /// Whether this node itself wrote that version, and cannot have lost it.
     pub fn wrote(&self, table: usize, key: &str, version: Version, writer: usize) -> bool {
         let writes = self.rows.get(&(table, key.to_owned()));
         writes.is_some_and(|w| {
@@ -149,13 +153,13 @@ impl Model {
         })
     }
 
-    /// Whether nothing took that version back: no power cut, no rollback.
+    /// Whether no power cut and no rollback took that version back.
     pub fn is_certain(&self, (table, key): &RowId, version: Version) -> bool {
         let writes = self.rows.get(&(*table, key.clone()));
         writes.is_some_and(|w| w.iter().any(|w| w.version == version && w.certain))
     }
 
-    /// Whether that very content has this version, in the columns that there were then.
+    /// Whether exactly this content has this version, in the columns that the node had then.
     pub fn holds(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
         let writes = self.rows.get(&(table, key.to_owned()));
         writes.is_some_and(|w| {
@@ -164,9 +168,9 @@ impl Model {
         })
     }
 
-    /// Whether that content is known under this version, or a write that cannot have been lost: a
-    /// version that was lost may be given again, to something else, and a duplicate may give it to
-    /// anything.
+    /// Whether this content is known under this version, or a write of this version cannot have
+    /// been lost. A node may give a lost version again, to different content, and a duplicate node
+    /// may give it to any content.
     pub fn explains(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
         let at = (table, key.to_owned());
         self.knows(table, key, version, row.is_none())
@@ -175,8 +179,8 @@ impl Model {
                 || row.is_some_and(|row| self.mixes(&at, version, row)))
     }
 
-    /// Whether each column is that of some write of this version: of those that were given twice,
-    /// the larger value of each column counts.
+    /// Whether each column is that of some write of this version. If a version was given twice, the
+    /// larger value of each column counts.
     fn mixes(&self, at: &RowId, version: Version, row: &Row) -> bool {
         let writes = self.rows.get(at).into_iter().flatten();
         let rows: Vec<&Row> = writes
@@ -190,7 +194,7 @@ impl Model {
         row.iter().enumerate().all(is_of_one)
     }
 
-    /// How many writes of a node there are.
+    /// Number of a node's writes.
     pub fn written(&self, writer: usize) -> usize {
         self.by_writer.get(&writer).map_or(0, Vec::len)
     }
@@ -199,7 +203,7 @@ impl Model {
         self.rows.values().map(Vec::len).sum()
     }
 
-    /// A power cut: what the node wrote since may be gone, or not.
+    /// After a power cut: the node's writes since `since` may be gone.
     pub fn doubt(&mut self, writer: usize, since: usize) {
         for (at, index) in self
             .by_writer
@@ -212,7 +216,7 @@ impl Model {
         }
     }
 
-    /// That write is on the disk after a power cut.
+    /// Records that a write is on the disk after a power cut.
     pub fn is_kept(&mut self, at: &RowId, writer: usize, version: Version, row: Option<&Row>) {
         let writes = self.rows.get_mut(at).into_iter().flatten();
         let is_it = |w: &&mut Write| {
@@ -221,7 +225,7 @@ impl Model {
         writes.filter(is_it).for_each(|w| w.certain = true);
     }
 
-    /// The node's file is that of last week: its time may begin there again.
+    /// Records that an earlier file was put back: the node's versions may begin there again.
     pub fn put_back(&mut self, writer: usize) {
         self.put_back.insert(writer, self.written(writer));
     }
@@ -231,9 +235,9 @@ impl Model {
     }
 
     /// The highest version that the node gave to the row. Not even a power cut makes it give a
-    /// lower one: what it sent before the cut would win over what was written after it. But for
-    /// those of a clock that was ahead by more than `drift_ms`, which count less once the node has
-    /// heard the broker's time.
+    /// lower one: the version that it sent before the cut would win over later writes. Excepted are
+    /// versions of a clock that was ahead by more than `drift_ms`: they count less once the node
+    /// knows the broker's time.
     pub fn given(&self, at: &RowId, writer: usize, drift_ms: i64) -> Option<Version> {
         let writes = self.by_writer.get(&writer)?;
         let since = *self.put_back.get(&writer).unwrap_or(&0);
@@ -243,21 +247,21 @@ impl Model {
         in_time.map(|(v, _)| v).max()
     }
 
-    /// The highest version of a write that is like this one and may be lost.
+    /// The highest version of a write with the same writer and content that may be lost.
     pub fn lost(&self, at: &RowId, write: &Write) -> Option<Version> {
         let writes = self.rows.get(at).into_iter().flatten();
         let like = |w: &&Write| w.writer == write.writer && w.row == write.row && !w.certain;
         writes.filter(like).map(|w| w.version).max()
     }
 
-    /// Whether another node's write is of that time or a later one: what comes after it goes by it,
-    /// not by the own clock.
+    /// Whether another node wrote the row at that time or later: the next version follows that
+    /// write, and not this node's clock.
     pub fn is_surpassed(&self, at: &RowId, time_ms: i64, writer: usize) -> bool {
         let mut writes = self.rows.get(at).into_iter().flatten();
         writes.any(|w| w.writer != writer && w.version.time_ms() >= time_ms)
     }
 
-    /// Rows that a node had before HarmonyLite.
+    /// Rows that a node had before HarmonyLite, with their versions.
     pub fn written_before(&self, writer: usize, table: usize) -> Vec<(String, Version)> {
         let writes = self.rows.iter().filter(|((t, _), _)| *t == table);
         let of = |w: &&Write| w.writer == writer && w.version.hlc == HLC_BEFORE && w.certain;
@@ -266,7 +270,7 @@ impl Model {
             .collect()
     }
 
-    /// A row from before lost against that of a snapshot.
+    /// Records that a row from before HarmonyLite lost against that of another node.
     pub fn demote_preexisting(&mut self, table: usize, key: &str, version: Version) {
         let writes = self.rows.get_mut(&(table, key.to_owned()));
         let same = |w: &&mut Write| w.version == version;
@@ -278,7 +282,7 @@ impl Model {
         self.rows.keys()
     }
 
-    /// Checks what a node came to in the end for one row: its version, none if it has none.
+    /// Checks the version that a node has for one row in the end; none if it has none.
     pub fn check_version(
         &self,
         at: &(usize, String),
@@ -336,8 +340,8 @@ impl Model {
         ))
     }
 
-    /// Values that a column may have: of the highest write that carried it for certain, and of all
-    /// above that which may have.
+    /// The values that a column may have: that of the highest write that carried the column for
+    /// certain, and those of all writes above it that may have.
     fn accepted(
         &self,
         table: &Table,
@@ -348,9 +352,9 @@ impl Model {
         let is_late = column >= table.base;
         let writes = &self.rows[at];
         let deleted = writes.iter().filter(|w| w.certain && w.row.is_none());
-        // One that is back is what it was before a delete that is forgotten.
+        // A row that is back has the values from before a forgotten delete.
         let deleted = deleted.filter(|w| !self.is_dropped(at) || Some(w.version) < version);
-        // A column added later goes by a version of its own, and so may outlive such a delete.
+        // A column that was added later has a version of its own, and may outlive such a delete.
         let deleted = deleted.filter(|w| !is_late || !self.is_lawfully_forgotten(at, w.version));
         let floor = deleted.map(|w| w.version).max().unwrap_or(Version::NEVER);
         let above = || writes.iter().filter(|w| w.version > floor);
@@ -360,9 +364,9 @@ impl Model {
         alive.sort_by(|(a, x), (b, y)| b.version.cmp(&a.version).then_with(|| compare(y, x)));
         let default = &table.columns[column].default;
         let mut accepted = Vec::new();
-        // A delete that may be lost: the row may have begun anew after it, under its version, too.
+        // The delete may be lost: the row may have begun anew after it, even under its version.
         let reborn = above().filter(|w| w.row.is_none()).map(|w| w.version).max();
-        // A version that may be lost: the row may have got it again when it had the column.
+        // The version may be lost, and given to the row again when it had the column.
         let lacks_it = |w: &&Write| w.row.as_ref().is_some_and(|row| row[column].is_none());
         let retaken = above().filter(|w| !w.certain).filter(lacks_it);
         let retaken = retaken.map(|w| w.version).max();
@@ -375,8 +379,8 @@ impl Model {
                 accepted.push(default.clone());
             }
             accepted.push(value.clone());
-            // A column added later says nothing while it has its default: nobody may have set it.
-            // Of a row that is back some may know the delete yet, which such a column does not
+            // A default in a column that was added later proves nothing: perhaps nobody set it. If
+            // the row is back, some node may still know the delete, which such a column does not
             // outlive.
             let is_sure = !is_late || value != default && !self.is_dropped(at);
             let is_sure = is_sure && !write.loose.contains(&column);

@@ -1,5 +1,5 @@
-//! The simulation can fail: every mistake of [`harmonylite::mutation`] is found within so many
-//! seeds.
+//! Proves that the simulation can fail: it finds every mistake of [`harmonylite::mutation`] within
+//! a bounded number of seeds.
 #![cfg(feature = "mutations")]
 
 use harmonylite::mutation::{self, Mutation};
@@ -9,7 +9,7 @@ use crate::runs;
 /// Seeds that a mistake may survive.
 const PATIENCE: u64 = 10_000;
 
-/// Where a mistake can show itself: what those seeds have in common.
+/// The bits of the worlds in which a mistake can show.
 fn worlds(mistake: Mutation) -> u64 {
     use Mutation::*;
     match mistake {
@@ -31,7 +31,7 @@ fn worlds(mistake: Mutation) -> u64 {
 fn every_mistake_is_found() {
     let mut survived = Vec::new();
     println!("{:<24} {:>6}  by", "mistake", "seed");
-    // SIM_MISTAKES: a comma between the names of those that are wanted.
+    // SIM_MISTAKES names the wanted mistakes, with commas between them.
     let wanted = std::env::var("SIM_MISTAKES").ok();
     let find = |name: &str| {
         let mut all = Mutation::ALL.into_iter();

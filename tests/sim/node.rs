@@ -1,4 +1,5 @@
-//! A node: a database file with an application and the core on it, and what a machine can do to it.
+//! A node: a database file with an application and the core on it, and the accidents of its
+//! machine.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Deref, DerefMut};
@@ -25,7 +26,8 @@ use crate::model::{Model, Row};
 use crate::plan::{Migration, Plan, Table};
 use crate::random::Random;
 
-/// What the machine's clock gives is later than this; nodes live before it.
+/// A time before that of any real clock: nodes live before it, so a time after it comes from the
+/// real clock.
 const REAL_TIME: i64 = 1_750_000_000_000;
 
 pub const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(60);
@@ -37,9 +39,9 @@ pub struct Options {
     pub max_message_bytes: usize,
     pub compress: bool,
     pub in_flight: usize,
-    /// How long the schema must be left alone.
+    /// How long the schema must stay unchanged before the core takes it in.
     pub quiet: Duration,
-    /// Messages kept per stream.
+    /// Messages that a stream keeps.
     pub max_entries: usize,
     pub tombstone_retention: Duration,
 }
@@ -50,42 +52,42 @@ impl Options {
     }
 }
 
-/// What is known of a database besides what the core keeps in it; goes back with the file.
+/// Facts about a database that the core does not keep in it. They are put back with the file.
 #[derive(Clone, Default)]
 pub struct Shadow {
     /// Columns of each table in their order here; none while the table is not here.
     pub columns: Vec<Option<Vec<usize>>>,
     pub done: Vec<Migration>,
-    /// Rows that the application changed and whose version was not seen yet: what they are now.
+    /// Rows that the application changed and whose version was not seen yet, with their present
+    /// content.
     pub pending: BTreeMap<(usize, String), Option<Row>>,
-    /// Tables that the application wrote to while rows of others waited for them, or may have
-    /// before the core sees the table: what it wrote may lose as soon as it is seen.
+    /// Tables that the application wrote to while held rows waited for them, or may have waited
+    /// before the core saw the table: its writes may lose as soon as the core sees them.
     pub contested: BTreeSet<usize>,
-    /// Rows that statements named or changed since all was seen: they may count as written though
-    /// they are what they were. No others may.
+    /// Rows that statements named or changed since everything was seen. They alone may count as
+    /// written although their content is the same.
     pub named: BTreeSet<(usize, String)>,
 }
 
-/// The file as a power cut may leave it.
+/// The file in the state in which a power cut may leave it.
 #[derive(Clone)]
 pub struct Image {
     database: Vec<u8>,
     wal: Vec<u8>,
     pub shadow: Shadow,
-    /// Writes of the node that are in it.
+    /// Number of this node's writes that are in it.
     pub written: usize,
-    /// What the machine's clock said then.
+    /// The time on the machine's clock when the image was made.
     pub clock_ms: i64,
-    /// Where deletes are forgotten: rows in it that were not sent.
+    /// The rows in it that were unsent, in worlds where nodes forget deletes.
     pub unsent: BTreeSet<(usize, String)>,
 }
 
-/// A power cut after which all that was not captured was in the change log, with times that it
-/// counts as.
+/// A power cut after which all uncaptured writes were in the change log, with usable times.
 pub struct Cut {
-    /// The last entry's.
+    /// The time of the last entry.
     pub last_ms: i64,
-    /// Rows that statements named since.
+    /// Rows that statements named since the cut.
     pub touched: BTreeSet<(usize, String)>,
 }
 
@@ -96,22 +98,23 @@ pub struct Packet {
     pub data: Vec<u8>,
 }
 
-/// As the publisher's: a connection and what is under way on it.
+/// The publisher's connection, and the messages under way on it.
 #[derive(Default)]
 pub struct Link {
-    /// Token -> frame, shard, id.
+    /// Per token: frame, shard and id of the message.
     pub messages: BTreeMap<u64, (u64, u32, String)>,
     pub frames: BTreeMap<u64, (i64, usize)>,
     pub next: u64,
-    /// Sent and not yet at the broker.
+    /// Messages that were sent and are not at the broker yet.
     pub wire: VecDeque<Packet>,
-    /// Acknowledged and not yet here: token, sequence, and whether it was there before.
+    /// Acknowledgements that are not here yet: token, sequence, and whether the broker had the
+    /// message before.
     pub acks: VecDeque<(u64, u64, bool)>,
-    /// An acknowledgement will not come; those of later messages may.
+    /// One acknowledgement will never come; those of later messages may.
     pub is_in_vain: bool,
 }
 
-/// As the consumer's.
+/// A consumer's place in a stream.
 #[derive(Clone, Copy)]
 pub struct Reader {
     pub from: u64,
@@ -121,29 +124,29 @@ pub struct Reader {
 pub struct Node {
     /// Its place in the simulation.
     pub place: usize,
-    /// That of the core: another than the configured one once it met a duplicate.
+    /// The id that the core uses: not the configured one after it met a duplicate node.
     pub id: u64,
     configured_id: u64,
     path: PathBuf,
     pub clock: Arc<SimClock>,
     pub app: Option<Connection>,
     pub shared: Option<Arc<Shared>>,
-    /// None while it is at work.
+    /// None while the scheduler is at work.
     pub scheduler: Option<Scheduler>,
     pub sweep: Option<Sweep>,
-    /// The scheduler's last round left nothing to do.
+    /// Whether the scheduler's last round left nothing to do.
     pub rests: bool,
     pub link: Option<Link>,
     pub readers: Vec<Option<Reader>>,
     pub is_cut_off: bool,
     pub shadow: Shadow,
-    /// Rows that statements named while the core was down: they may count as written then.
+    /// Rows that statements named while the core was down: they may count as written at that time.
     pub noted: BTreeSet<(usize, String)>,
     pub cut: Option<Cut>,
-    /// The machine's clock was ahead once.
+    /// Whether the machine's clock was ahead once.
     is_set_back: bool,
     pub image: Option<Image>,
-    /// What was reserved when the image was made: another value means an fsync.
+    /// The reservation when the image was made: a different value means that the core synced since.
     pub reserved: String,
     pub backups: Vec<Image>,
     pub meanwhile: Meanwhile,
@@ -230,8 +233,8 @@ impl Node {
         Db(self.shared().lock())
     }
 
-    /// It may have met a duplicate, if there are any, or what it wrote before its file was put
-    /// back; even if it was killed since.
+    /// Reads the id anew, also after a kill. The core may have met a duplicate node, if there is
+    /// one, or its own writes from before its file was put back.
     pub fn learn_id(&mut self, model: &Model) -> Result<(), String> {
         let text = "SELECT value FROM __harmonylite___meta WHERE key = 'node_id'";
         let mut statement = self.app().prepare_cached(text).expect("meta");
@@ -275,7 +278,8 @@ impl Node {
         let db = Database::open(settings, self.clock.clone(), stop);
         let mut db = db.map_err(|e| format!("node {} does not start: {e}", self.place))?;
         db.wait_for_quiet(options.quiet);
-        // Readers come and go: one write in eight is put off, some of them again.
+        // One write in eight is put off, as by readers that come and go; some writes are put off
+        // again.
         let mut random = Random::new(self.id ^ self.clock.time_ms() as u64);
         let meanwhile = self.meanwhile.clone();
         let writes = move || meanwhile.run();
@@ -286,7 +290,7 @@ impl Node {
         Ok(())
     }
 
-    /// kill -9: what was only in memory is gone.
+    /// Ends the process as kill -9 does: everything that was only in memory is gone.
     pub fn crash(&mut self) {
         self.shared = None;
         self.scheduler = None;
@@ -309,7 +313,7 @@ impl Node {
         }
     }
 
-    /// The file is as it was. The node is down then.
+    /// Puts the file back to the image. The node is down then.
     pub fn restore(&mut self, image: &Image) {
         self.crash();
         self.app = None;
@@ -324,7 +328,7 @@ impl Node {
         self.open_app();
     }
 
-    /// What is reserved ahead: it changes by an fsync alone.
+    /// The reservation; it changes only together with an fsync.
     pub fn reservation(&self) -> String {
         let text = "SELECT group_concat(key || value) FROM (SELECT key, value FROM \
             __harmonylite___meta
@@ -337,7 +341,7 @@ impl Node {
             .unwrap_or_default()
     }
 
-    /// When time was reserved last: what was written before and captured since counts as written
+    /// When time was reserved last. Writes from before that are captured since count as written
     /// then.
     pub fn reserved_at_ms(&self) -> i64 {
         let text = "SELECT value FROM __harmonylite___meta WHERE key = 'clock_base'";
@@ -350,8 +354,9 @@ impl Node {
         self.clock.set(to_ms);
     }
 
-    /// The power was cut. What is in the change log was written before `now_ms`, by a clock that
-    /// counts if it was not ahead once, and not long before the file was synced at `synced_ms`.
+    /// Notes a power cut. The entries of the change log were written before `now_ms`. Their times
+    /// are usable if the clock was never ahead, and if they are not from long before the file was
+    /// synced at `synced_ms`.
     pub fn note_cut(&mut self, now_ms: i64, synced_ms: i64) {
         let (log, meta) = ("__harmonylite___change_log_global", "__harmonylite___meta");
         let base = format!("(SELECT value FROM {meta} WHERE key = 'clock_base')");
@@ -362,7 +367,7 @@ impl Node {
         let wrong = [
             "__harmonylite___tables WHERE compare IS NOT NULL".to_owned(),
             format!("{log} WHERE created_at > {now_ms} OR created_at + 120000 < {bound}"),
-            // More than a few cuts in a row make it.
+            // Several cuts in a row move the base this far.
             format!("{meta} WHERE key = 'clock_base' AND value > {synced_ms} + 300000"),
         ];
         let is_right = wrong.iter().all(|what| self.count(what) == 0);
@@ -374,7 +379,7 @@ impl Node {
         });
     }
 
-    /// Statements named or changed these rows.
+    /// Notes the rows that statements named or changed.
     pub fn name(&mut self, rows: impl IntoIterator<Item = (usize, String)>) {
         for at in rows {
             if let Some(cut) = &mut self.cut {
@@ -389,7 +394,7 @@ impl Node {
         transact(self.app(), self.clock.time_ms(), f)
     }
 
-    /// Whether the publisher waits for an acknowledgement that will not come.
+    /// Whether the publisher waits for an acknowledgement that will never come.
     pub fn waits_in_vain(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.is_in_vain)
     }
@@ -406,7 +411,7 @@ impl Node {
         tables.iter().map(|t| self.rows(plan, *t)).collect()
     }
 
-    /// What the application changed in the tables since there was `before`.
+    /// Notes the changes of the application in all tables since `before`.
     pub fn note_changes(
         &mut self,
         plan: &Plan,
@@ -420,7 +425,7 @@ impl Node {
         }
     }
 
-    /// The same for one table. `is_contested`: see there.
+    /// Notes the changes in one table. `is_contested`: see [`Shadow::contested`].
     pub fn note_change(
         &mut self,
         table: usize,
@@ -443,7 +448,7 @@ impl Node {
         }
     }
 
-    /// Whether the application may have touched a row since all was seen.
+    /// Whether a statement may have touched the row since everything was seen.
     pub fn may_have_touched(&self, at: &(usize, String)) -> bool {
         let shadow = &self.shadow;
         shadow.named.contains(at) || shadow.contested.contains(&at.0)
@@ -453,7 +458,7 @@ impl Node {
     pub fn versions(&self, plan: &Plan, table: usize) -> BTreeMap<String, Stored> {
         let spec = &plan.tables[table];
         let n = spec.key.len();
-        // A table with a composite key has its columns in the key's order there.
+        // In a table with a composite key the versions have the columns in the key's order.
         let order: Vec<usize> = match spec.create("t", &[0, 1]).contains("(id2, id)") {
             true => vec![1, 0],
             false => (0..n).collect(),
@@ -492,7 +497,8 @@ impl Node {
         found
     }
 
-    /// Whether the core has seen all that the application did, even what changed nothing.
+    /// Whether the core has seen every statement of the application, even those that changed
+    /// nothing.
     pub fn is_captured(&self) -> bool {
         self.shadow.pending.is_empty()
             && !self.db().has_more()
@@ -510,7 +516,7 @@ impl Node {
         self.count(&former) == 1
     }
 
-    /// What is held, for people.
+    /// The held changes, for people.
     pub fn held_rows(&self) -> String {
         let text =
             "SELECT group_concat(shape || ' ' || hex(key) || ' ' || quote(column) || ' ' || \
@@ -530,7 +536,7 @@ fn count(app: &Connection, what: &str) -> i64 {
     app.query_row(&text, [], |r| r.get(0)).unwrap_or(0)
 }
 
-/// Runs `f` as a transaction of the application. False if it was undone.
+/// Runs `f` as a transaction of the application. False if it was rolled back.
 pub fn transact(app: &Connection, time_ms: i64, f: impl FnOnce(&Connection)) -> bool {
     app.execute_batch("BEGIN IMMEDIATE").expect("begin");
     f(app);
@@ -568,7 +574,7 @@ pub fn rows(app: &Connection, spec: &Table, columns: &[usize]) -> BTreeMap<Strin
     found
 }
 
-/// Whether rows of others wait for a table, or its triggers are not there.
+/// Whether changes are held for a table, or its triggers are missing.
 pub fn is_contested(app: &Connection, spec: &Table) -> bool {
     let name = spec.name.to_ascii_lowercase().replace('\'', "''");
     let held = format!("__harmonylite___held WHERE table_name = '{name}'");

@@ -1,4 +1,4 @@
-//! The object store: in memory, and not to be trusted either.
+//! The object store: in memory; it fails, loses and tears objects.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use harmonylite::store::{Store, StoreError};
 
 use crate::random::Random;
 
-/// What goes over the line at once.
+/// Bytes of one piece of a transfer.
 const PIECE: usize = 4096;
 
 struct Inner {
@@ -17,12 +17,12 @@ struct Inner {
     /// Manifests that were replaced.
     old_manifests: Vec<Vec<u8>>,
     random: Random,
-    /// Calls of a hundred that fail.
+    /// Percentage of calls that fail.
     fails: usize,
     written: u64,
 }
 
-/// One for all nodes.
+/// The store, one for all nodes.
 #[derive(Clone)]
 pub struct Objects(Arc<Mutex<Inner>>);
 
@@ -41,12 +41,12 @@ impl Objects {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// From now on every call works.
+    /// Lets every call succeed from now on.
     pub fn heal(&self) {
         self.lock().fails = 0;
     }
 
-    /// What `f` does with the store works, and leaves no trace in what happens later.
+    /// Runs `f` on a store that works. It leaves no trace in later random numbers.
     pub fn quietly<T>(&self, f: impl FnOnce(&mut dyn Store) -> T) -> T {
         let (random, fails) = {
             let mut shared = self.lock();
@@ -58,7 +58,7 @@ impl Objects {
         done
     }
 
-    /// Objects written so far.
+    /// Number of objects written so far.
     pub fn written(&self) -> u64 {
         self.lock().written
     }
@@ -67,7 +67,8 @@ impl Objects {
         self.lock().objects.keys().cloned().collect()
     }
 
-    /// An object vanishes, or loses its second half, or is what it was before. What became of what.
+    /// Removes an object, tears off its second half, or puts an earlier manifest back. Returns a
+    /// text that says which.
     pub fn spoil(&self) -> String {
         let mut shared = self.lock();
         let names: Vec<String> = shared.objects.keys().cloned().collect();

@@ -1,4 +1,4 @@
-//! What a capture made of what the application did: checked, and written down in the model.
+//! Checks each capture against the writes of the application, and records it in the model.
 
 use harmonylite::capture::Outgoing;
 use harmonylite::model::frame::Frame;
@@ -9,7 +9,7 @@ use crate::node::{MAX_CLOCK_DRIFT, Node, Stored};
 use crate::plan::{Plan, Table};
 use crate::rekeyed;
 
-/// A row of a frame of ours.
+/// A row of a frame that this node captured.
 struct Seen {
     at: (usize, String),
     version: Version,
@@ -48,7 +48,7 @@ fn decode(plan: &Plan, frames: &[Outgoing]) -> Result<Vec<Seen>, String> {
             while rows.next(&mut row).map_err(|e| e.to_string())? {
                 let mut all: Row = vec![None; spec.columns.len()];
                 for (i, (name, value)) in part.columns.iter().zip(&row.values).enumerate() {
-                    // Of another write, or of none.
+                    // The value is of another write, or of none.
                     let is_others = row.exceptions.iter().any(|(column, _)| *column == i);
                     let place = place(name).ok_or("a column nobody has")?;
                     all[place] = (!is_others).then(|| (*value).to_owned());
@@ -65,7 +65,7 @@ fn decode(plan: &Plan, frames: &[Outgoing]) -> Result<Vec<Seen>, String> {
     Ok(seen)
 }
 
-/// Whether two rows are the same, to the bit, in the columns that both have.
+/// Whether two rows are equal, to the bit, in the columns that both have.
 pub fn same(a: Option<&Row>, b: Option<&Row>) -> bool {
     let same = |(x, y): (&Option<_>, &Option<_>)| x.is_none() || y.is_none() || x == y;
     match (a, b) {
@@ -74,7 +74,7 @@ pub fn same(a: Option<&Row>, b: Option<&Row>) -> bool {
     }
 }
 
-/// Writes down what left a capture as frames.
+/// Records the rows that left a capture as frames.
 pub fn frames(
     node: &mut Node,
     plan: &Plan,
@@ -111,7 +111,7 @@ pub fn frames(
     Ok(())
 }
 
-/// A row that is what it was counts as written only if a statement named it.
+/// Requires that a row with unchanged content counts as written only if a statement named it.
 fn require_touched(
     node: &Node,
     plan: &Plan,
@@ -127,7 +127,7 @@ fn require_touched(
     }
 }
 
-/// What a node writes later is newer, even after a power cut.
+/// Requires that a later write of a node is newer, even after a power cut.
 fn require_later(
     node: &Node,
     plan: &Plan,
@@ -148,9 +148,9 @@ fn require_later(
     ))
 }
 
-/// What a power cut left in the change log, though its capture may have been sent, is no newer when
-/// it is captured again: somebody may have written over it since. Not so for what is found by
-/// comparison.
+/// Requires that an entry which a power cut left in the change log gets no newer version when it is
+/// captured again. Its first capture may have been sent, and another node may have written over the
+/// row since. A row that a comparison found is excepted.
 fn require_same_again(
     node: &Node,
     plan: &Plan,
@@ -161,13 +161,13 @@ fn require_same_again(
     let Some(cut) = node.cut.as_ref().filter(|cut| !cut.touched.contains(at)) else {
         return Ok(());
     };
-    // It may have been bounded by the broker's time, which lags while little is heard.
+    // The broker's time may have bounded the earlier version; it lags while few messages arrive.
     let before = model.lost(at, write).filter(|v| v.time_ms() >= cut.last_ms);
     let is_compared = node.shadow.contested.contains(&at.0);
-    // A statement that collides with a row touches it, and a row that hides another goes by that,
-    // too.
+    // A statement touches a row that it collides with, and a row that hides another one takes the
+    // other's version into account.
     let is_alone = plan.tables[at.0].indexes.is_empty();
-    // Entries of one moment that captures read apart count one up, each time.
+    // If two captures read entries of one moment, the second one counts one up.
     let is_newer = before.is_some_and(|v| v.time_ms() < write.version.time_ms());
     if is_compared || model.duplicates || !is_alone || !is_newer {
         return Ok(());
@@ -178,7 +178,7 @@ fn require_same_again(
     ))
 }
 
-/// After a merge or what a stream brought: rows from before HarmonyLite that lost against others'.
+/// After a merge or messages of a stream: records the rows from before HarmonyLite that lost.
 pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
     for table in 0..plan.tables.len() {
         let before = model.written_before(node.place, table);
@@ -186,8 +186,7 @@ pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
             continue;
         }
         let versions = node.versions(plan, table);
-        // Where the file was put back, theirs may be what this node wrote under that version
-        // before.
+        // Where the file was put back, the same version may be this node's own, from before that.
         let is_put_back = model.is_put_back(node.place);
         for (key, version) in before {
             let now = versions.get(&key).map(|s| s.version);
@@ -198,8 +197,8 @@ pub fn given_way(node: &Node, plan: &Plan, model: &mut Model) {
     }
 }
 
-/// After a capture. If it came to its end, every change of the application has a version of its
-/// own.
+/// Checks and records the versions after a capture. If the capture is complete, every change of the
+/// application must have a version of its own.
 pub fn captured(
     node: &mut Node,
     plan: &Plan,
@@ -223,7 +222,7 @@ pub fn captured(
                     .insert((table, key.clone()), row.clone());
                 continue;
             }
-            // A duplicate's version is told from ours by what is in the row.
+            // The row's content tells a duplicate node's version from ours.
             let lost = |s: &Stored| {
                 model.knows(table, key, s.version, s.deleted)
                     && (s.version.node != node.id
@@ -237,8 +236,8 @@ pub fn captured(
                 if deleted && stored.is_none() {
                     continue; // came and went between two captures: nobody else knows it
                 }
-                // Came and went without a trigger: it waits aside as it did before, or what hid it
-                // is gone.
+                // The row came and went without a trigger: it is displaced as before, or the row
+                // that hid it is gone.
                 let is_back = || {
                     let row = node.rows(plan, table).remove(key);
                     let is_so = |s: &Stored| model.holds(table, key, s.version, row.as_ref());
@@ -277,8 +276,8 @@ pub fn captured(
                 ));
             }
             require_later(node, plan, model, &(table, key.clone()), stored.version)?;
-            // What a rebuild put into a column that is new, and what was written there before it is
-            // looked at, cannot be told apart.
+            // If a rebuild added a column, a comparison cannot tell the rebuild's values from
+            // values that were written before the core looks at the table.
             let is_compared = node.shadow.contested.contains(&table);
             let columns = plan.tables[table].columns.iter().enumerate();
             let is_loose = |name: &str| is_compared && stored.others.contains_key(name);
@@ -295,7 +294,7 @@ pub fn captured(
         }
         let mut rows = None;
         for (key, stored) in versions {
-            // A duplicate may have written something else under the same version.
+            // A duplicate node may have given the same version to different content.
             if stored.version.node != node.id
                 || !model.duplicates
                     && model.is_certain(&(table, key.clone()), stored.version)
@@ -303,7 +302,7 @@ pub fn captured(
             {
                 continue;
             }
-            // A row that another statement hid or took along.
+            // Another statement hid the row or took it along.
             let rows = rows.get_or_insert_with(|| node.rows(plan, table));
             let row = if stored.deleted {
                 None
@@ -311,7 +310,7 @@ pub fn captured(
                 let row = rows.get(&key);
                 row.map(|row| own_values(&plan.tables[table], row, &stored))
             };
-            // A column that was added since may wait for what it has elsewhere.
+            // A column that was added since may still lack the value that other nodes have.
             let older = row.as_ref().map(|row| said(&plan.tables[table], row));
             let is_explained =
                 |row: &Option<Row>| model.explains(table, &key, stored.version, row.as_ref());
@@ -361,7 +360,7 @@ fn said(table: &Table, row: &Row) -> Row {
     said.collect()
 }
 
-/// What a message says, for people.
+/// The rows of a message, for people.
 pub fn describe(data: &[u8]) -> String {
     let Ok(raw) = harmonylite::model::frame::unpack(data) else {
         return "?".into();

@@ -1,4 +1,4 @@
-//! The schemas of one run: the tables, and what changes about them while it runs.
+//! The schemas of one run: the tables, and the migrations during the run.
 
 use harmonylite::database::schema::quote;
 use harmonylite::model::value::OwnedValue;
@@ -8,19 +8,19 @@ use crate::random::Random;
 #[derive(Clone)]
 pub struct Table {
     pub name: String,
-    /// Those of the first day, then those added later. The key's first.
+    /// The columns at the beginning, those of the key first, then the columns that migrations add.
     pub columns: Vec<Column>,
     pub base: usize,
     /// Collation of each key column.
     pub key: Vec<&'static str>,
     pub is_rowid: bool,
-    /// Behind the columns: a composite key, WITHOUT ROWID.
+    /// Text of CREATE TABLE after the columns: a composite key, WITHOUT ROWID.
     tail: String,
     suffix: &'static str,
     pub indexes: Vec<String>,
-    /// Created while the run is on, by each node when it comes to it.
+    /// Each node creates the table during the run, at its own time.
     pub is_late: bool,
-    /// What its column `p` references, with cascades.
+    /// The table that column `p` references, with cascades.
     pub parent: Option<usize>,
 }
 
@@ -43,7 +43,7 @@ pub enum Migration {
 pub struct Plan {
     pub tables: Vec<Table>,
     pub migrations: Vec<Migration>,
-    /// Every node makes every migration in the end.
+    /// Every node runs every migration before the end.
     pub complete: bool,
 }
 
@@ -70,13 +70,13 @@ impl Plan {
         plan
     }
 
-    /// Whether a statement on the one table may change rows of the other.
+    /// Whether a statement on the first table may change rows of the second.
     pub fn reaches(&self, from: usize, to: usize) -> bool {
         let parent = self.tables[to].parent;
         parent.is_some_and(|parent| parent == from || self.reaches(from, parent))
     }
 
-    /// Whether a node that made these migrations has the index.
+    /// Whether a node that ran these migrations has the index.
     pub fn has_index(&self, done: &[Migration], table: usize, index: usize) -> bool {
         let create = Migration::CreateIndex(table, index);
         !done.contains(&Migration::DropIndex(table, index))
@@ -85,7 +85,7 @@ impl Plan {
 
     fn add(&mut self, i: usize, random: &mut Random) {
         let parent = (i > 0 && random.percent(40)).then(|| random.below(i));
-        // An untyped key makes for an untyped reference, which has no word to begin with.
+        // A reference to an untyped key is untyped: its declaration has no type to copy.
         let parent = parent.filter(|p| {
             let parent = &self.tables[*p];
             parent.key.len() == 1
@@ -244,7 +244,7 @@ fn add_indexes(table: &mut Table, random: &mut Random) {
 }
 
 impl Table {
-    /// CREATE TABLE under a name, with these columns.
+    /// The CREATE TABLE of this table, under a name and with these columns.
     pub fn create(&self, name: &str, columns: &[usize]) -> String {
         let skip = usize::from(self.is_rowid);
         let texts: Vec<String> = columns[skip..]
@@ -260,7 +260,7 @@ impl Table {
         )
     }
 
-    /// Its versions table has the key's columns in another order.
+    /// Whether the versions table has the key's columns in a different order.
     pub fn is_turned(&self) -> bool {
         self.tail.contains("(id2, id)")
     }
@@ -269,7 +269,7 @@ impl Table {
         quote(&format!("u{index} {}", self.name))
     }
 
-    /// What a statement's parameters may name: its key comes first, and a new one second.
+    /// The keys that a statement's parameters may name: its key is first, and a new one second.
     pub fn keys_in(&self, values: &[OwnedValue]) -> Vec<String> {
         let keys = values.chunks_exact(self.key.len()).take(2);
         keys.map(|key| self.key_text(key)).collect()

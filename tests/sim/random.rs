@@ -32,7 +32,8 @@ impl Random {
         self.below(100) < p
     }
 
-    /// An index below `n`, mostly the first: what usually keeps its order and need not.
+    /// An index below `n`, mostly the first: for messages that usually keep their order and need
+    /// not.
     pub fn early(&mut self, n: usize) -> usize {
         match self.percent(85) {
             true => 0,

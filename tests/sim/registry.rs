@@ -1,4 +1,4 @@
-//! The broker's bucket and the lease in it, in simulated time. Wiped with the broker.
+//! The broker's bucket and the lease in it, in simulated time. A wipe of the broker empties it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,7 +13,7 @@ use crate::broker::Broker;
 /// How long a lease is kept without being renewed.
 pub const LEASE_MS: i64 = 30_000;
 
-/// What the bucket holds.
+/// The content of the bucket.
 #[derive(Default)]
 struct Bucket {
     founder: Option<u64>,
@@ -21,7 +21,7 @@ struct Bucket {
     wanted: BTreeMap<String, StreamPosition>,
     publishers: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Told>,
-    /// Which node's process has the lease, and until when.
+    /// The node whose process has the lease, and the time at which the lease ends.
     leader: Option<(usize, i64)>,
 }
 
@@ -31,11 +31,11 @@ struct Inner {
     now_ms: i64,
     /// Nodes that do not reach the broker.
     cut_off: BTreeSet<usize>,
-    /// What the streams hold: the ids of their messages.
+    /// The streams' states, and the ids of their messages.
     streams: BTreeMap<String, (StreamState, Vec<String>)>,
 }
 
-/// One for all nodes.
+/// The registry, one for all nodes.
 #[derive(Clone, Default)]
 pub struct Bulletin(Arc<Mutex<Inner>>);
 
@@ -79,7 +79,7 @@ impl Bulletin {
         self.lock().streams = seen.collect();
     }
 
-    /// The lease of a process that was killed vanishes in time; or somebody else is faster.
+    /// Ends the lease, as if its process was killed and time passed.
     pub fn expire_lease(&self) {
         self.lock().bucket.leader = None;
     }
@@ -103,7 +103,7 @@ impl Bulletin {
     }
 }
 
-/// As one node sees it.
+/// The registry as one node sees it.
 pub struct Seen {
     all: Bulletin,
     place: usize,

@@ -1,9 +1,9 @@
-//! Seeds that once failed. What a seed does changes with the workload: what was wrong has a test of
-//! its own beside the code, too.
+//! Seeds that once failed. A seed's run changes with the workload, so each mistake also has a test
+//! of its own beside the code.
 
 use crate::runs::run;
 
-/// Seed, and what it found.
+/// A seed, and the mistake that it found.
 const SEEDS: [(u64, &str); 5] = [
     (874, "a row that nobody else ever heard of"),
     (1701, "later values under an earlier version"),

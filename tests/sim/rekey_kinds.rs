@@ -1,25 +1,25 @@
-//! How a table's key becomes another one, and the steps in which tools do that.
+//! The ways in which a table gets a different key, and the steps in which tools do that.
 
 use rusqlite::types::Value;
 
-/// A change of the key after which the old one can be told from the new row.
+/// A change of the key after which the new row tells the old key.
 pub struct Kind {
     /// Columns of the key that the application names.
     pub key: &'static [&'static str],
     pub before: &'static str,
     pub after: &'static str,
-    /// Of each row, the values of these columns.
+    /// The values of these columns, per row.
     pub values: fn(usize) -> Vec<Value>,
 }
 
 impl Kind {
-    /// Whether the new key has a column that the rows of before lack.
+    /// Whether the new key has a column that the old rows lack.
     pub fn adds_to_key(&self) -> bool {
         self.after.contains("tenant")
     }
 }
 
-/// No two of them are one under NOCASE.
+/// A word per row; no two of them are equal under NOCASE.
 fn word(i: usize) -> Vec<Value> {
     vec![Value::Text(
         ["a", "B", "cc", "D", "e", "Ff", "g"][i].to_owned(),
@@ -77,8 +77,8 @@ pub const KINDS: [Kind; 6] = [
     },
 ];
 
-/// Statements of a tool, a transaction each. `{after}` stands for the new columns, `{names}` for
-/// those of before, `{copied}` for what is copied of them.
+/// The statements of a tool, a transaction each. `{after}` stands for the new columns, `{names}`
+/// for the columns that are filled, `{copied}` for the expressions that fill them.
 pub const WAYS: [&[&str]; 4] = [
     &[
         "BEGIN; CREATE TABLE neu({after}); INSERT INTO neu({names}) SELECT {copied} FROM t;

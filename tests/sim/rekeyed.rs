@@ -1,21 +1,20 @@
-//! A table that every node's application rebuilds with another key, each at its own time, and what
-//! is lawful to come of its rows.
+//! A table that every node's application rebuilds with a different key, each at its own time, and
+//! the lawful outcomes of its rows.
 //!
-//! The clocks are right, and no two writes fall into one millisecond. So of the writes to a row the
-//! last one counts, under whatever key it was made and sent. What was written before the core
-//! reserved time, and is captured after that, counts as written when it did. A delete that is
-//! captured together with an earlier write to the row counts as made with that.
+//! The clocks are right, and no two writes fall into one millisecond. So the last write to a row
+//! counts, under whichever key it was made and sent. A write from before the core reserved time
+//! that is captured after that counts as written at the reservation. A delete that is captured
+//! together with an earlier write to the row counts as made with that write.
 //!
-//! Two kinds of writes may count or not: the core never saw what they were. They never win over a
-//! later one.
+//! Two kinds of writes may count or not, because the core never saw them. They never win over a
+//! later write.
 //!
-//! - What was written while the rebuilt table had no triggers yet: it counts as a little newer than
-//!   the row that it was made from. A delete there is not seen at all: whatever others have of the
-//!   row is back.
-//! - An insert and a delete between two captures: nobody else knows the row.
+//! - A write to the rebuilt table before it has triggers. It counts as a little newer than the row
+//!   that   the rebuild copied. Nobody sees such a delete: the row of the other nodes comes back.
+//! - An insert and a delete between two captures: no other node knows the row.
 //!
-//! The application is stopped while its tool is between the first and the last step: what it wrote
-//! between the copy and the DROP the tool itself would lose.
+//! The application is stopped while its tool is between the first and the last step: the tool
+//! itself would lose writes between the copy and the DROP.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,45 +29,45 @@ use crate::world::{Step, World};
 /// Name of the table.
 pub const TABLE: &str = "t";
 
-/// Rows that there may be.
+/// Number of different rows.
 const ROWS: usize = 7;
 
-/// More time than this does not pass at once: a tool is through before the core stops to wait for
-/// it, and what is read of a stream tells the broker's time.
+/// Most time that passes at once. Within it a tool finishes before the core stops to wait for it,
+/// and messages of a stream tell the broker's time.
 pub const MOST_MS: i64 = 1_500;
 
-/// Whoever runs captures all before so much time passes.
+/// A running daemon captures everything within this time.
 const CAPTURE_MS: i64 = 100;
 
-/// What an application did to a row.
+/// A write of an application to a row.
 struct Write {
-    /// The number that it wrote; none: it deleted the row.
+    /// The number that it wrote; none if it deleted the row.
     value: Option<i64>,
-    /// It may count or not.
+    /// The write may count or not.
     is_optional: bool,
     place: usize,
     at_ms: i64,
-    /// It counts as written then at the earliest.
+    /// Earliest time at which it counts as written.
     from_ms: i64,
-    /// It counts as written then at the latest. Known once it is captured.
+    /// Latest time at which it counts as written, known once it is captured.
     until_ms: i64,
 }
 
-/// How far a node is.
+/// A node's progress in its migration.
 #[derive(Default)]
 struct Progress {
-    /// What its tool has still to do; none before it began.
+    /// The steps that its tool has still to do; none before it began.
     steps: Option<VecDeque<String>>,
-    /// Rows that were inserted and may not be captured.
+    /// Rows that were inserted and may not be captured yet.
     fresh: BTreeSet<usize>,
-    /// Something was written while the rebuilt table had no triggers: the core may not tell by its
-    /// rows how keys became others.
+    /// The application wrote while the rebuilt table had no triggers: the rows may not tell the
+    /// core how old keys became new ones.
     is_blurred: bool,
 }
 
 pub struct Rekeyed {
     kind: &'static Kind,
-    /// The migration changes what the rows hold, too.
+    /// The migration also changes the rows' content.
     changes: bool,
     nodes: Vec<Progress>,
     writes: BTreeMap<usize, Vec<Write>>,
@@ -86,7 +85,7 @@ impl Rekeyed {
         }
     }
 
-    /// The table as it was on the first day.
+    /// Creates the table in the form that it has at the beginning.
     pub fn create(&mut self, node: &Node) {
         let text = format!("CREATE TABLE t({})", self.kind.before);
         node.app().execute_batch(&text).expect("create");
@@ -140,7 +139,7 @@ impl Rekeyed {
         run(&update, &values) || run(&insert, &values)
     }
 
-    /// What a node has of a row, and its version, by the number that was written.
+    /// A node's rows by the number that was written, each with its version.
     fn rows(&self, node: &Node) -> BTreeMap<usize, Vec<OwnedValue>> {
         let mut found = BTreeMap::new();
         for i in 0..ROWS {
@@ -158,14 +157,14 @@ impl Rekeyed {
         found
     }
 
-    /// All that a node's application wrote is captured.
+    /// Records that all writes of a node's application are captured.
     fn captured(&mut self, place: usize, reserved_at_ms: i64) {
         let all = self.writes.values_mut().flatten();
         let open = all.filter(|w| w.place == place && w.until_ms == i64::MAX);
         open.for_each(|w| w.until_ms = w.at_ms.max(reserved_at_ms));
     }
 
-    /// Whether a row may be what it is.
+    /// Checks whether the found content of a row is lawful.
     fn check_row(&self, i: usize, found: Option<i64>) -> Result<(), String> {
         let empty = Vec::new();
         let writes = self.writes.get(&i).unwrap_or(&empty);
@@ -198,7 +197,7 @@ impl World {
         self.rekeyed.as_mut().expect("a world with such a table")
     }
 
-    /// A transaction of the application.
+    /// Runs a transaction of the application.
     pub fn write_rekeyed(&mut self, place: usize) {
         for _ in 0..1 + self.random.below(3) {
             self.pass(1);
@@ -267,7 +266,7 @@ impl World {
         ));
     }
 
-    /// The node's tool begins, or makes its next step.
+    /// Begins the node's migration, or makes its next step.
     pub fn rebuild_step(&mut self, place: usize) {
         let way = *self.random.pick(&WAYS);
         let rekeyed = self.rekeyed();
@@ -285,7 +284,8 @@ impl World {
         self.say(format!("node {place}: {step}"));
     }
 
-    /// Before time passes: no daemon that runs captures much later than the application writes.
+    /// Captures before time passes: no running daemon captures much later than its application
+    /// writes.
     pub fn capture_rekeyed(&mut self, passes_ms: i64) -> Step {
         if self.rekeyed.is_none() {
             return Ok(());
@@ -305,7 +305,7 @@ impl World {
         Ok(())
     }
 
-    /// No tool is at work any more; some nodes may not have begun.
+    /// Finishes the migrations that have begun; some nodes may not have begun.
     pub fn end_work(&mut self) {
         for place in 0..self.nodes.len() {
             while self.rekeyed().is_at_work(place) {
@@ -314,11 +314,11 @@ impl World {
         }
     }
 
-    /// All was read, and some nodes are migrated: what the others wrote under the old key is there,
-    /// if that makes the new one.
+    /// Checks, after everything was read, that migrated nodes applied the rows that others wrote
+    /// under the old key, if the old key makes the new one.
     pub fn check_former(&mut self) -> Step {
         let rekeyed = self.rekeyed.as_ref().expect("such a table");
-        // Where the content changed, another spelling of the key may be the migration's.
+        // Where the migration changes the content, it may also spell the key differently.
         if rekeyed.kind.adds_to_key() || rekeyed.changes {
             return Ok(());
         }
@@ -336,7 +336,7 @@ impl World {
         Ok(())
     }
 
-    /// In the end every node has the new key.
+    /// Migrates the node, so that in the end every node has the new key.
     pub fn end_rebuild(&mut self, place: usize) -> Step {
         while self.rekeyed.is_some()
             && (self.rekeyed().nodes[place].steps.is_none() || self.rekeyed().is_at_work(place))
@@ -349,7 +349,7 @@ impl World {
         Ok(())
     }
 
-    /// The rows are equal everywhere, and what the applications made of them.
+    /// Checks that the rows are equal everywhere, and are a lawful outcome of the writes.
     pub fn check_rekeyed(&mut self) -> Step {
         let Some(rekeyed) = &mut self.rekeyed else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Runs by seed: a fixed set for every build, and as many fresh ones as there is time for.
+//! Runs by seed: a fixed set for every build, and as many fresh ones as time allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 use crate::world::World;
 
-/// Seeds with these bits have snapshots; and in some of those, deletes are forgotten.
+/// Bits of worlds with snapshots; in some of those, nodes forget deletes.
 pub const SNAPSHOTS: u64 = 16;
 pub const FORGETTING: u64 = SNAPSHOTS | 4;
-/// Who is away for long lacks something.
+/// Bits of worlds in which a node that is away for long lacks something.
 pub const AWAY: u64 = FORGETTING | 8;
-/// The broker loses all, and databases are put back.
+/// Bits of worlds in which the broker loses everything and databases are put back.
 pub const DISASTERS: u64 = SNAPSHOTS | 1 << 14;
 
-/// A table is rebuilt with another key, and nothing else is there.
+/// Bit of worlds in which a table is rebuilt with a different key, and nothing else is there.
 pub const REKEYED: u64 = 1 << 13;
 
-/// What one run came to.
+/// The outcome of one run.
 pub struct Outcome {
     pub trace: u64,
     pub simulated_ms: i64,
@@ -31,7 +31,7 @@ pub struct Outcome {
     pub writes: usize,
 }
 
-/// One run. The same seed gives the same.
+/// Runs one seed. The same seed gives the same outcome.
 pub fn run(seed: u64) -> Outcome {
     let mut world = match World::new(seed) {
         Ok(world) => world,
@@ -89,12 +89,11 @@ fn number<T: FromStr>(name: &str) -> Option<T> {
     Some(number.unwrap_or_else(|| panic!("{name} is {text:?}, but must be a number")))
 }
 
-/// What every seed of the fixed set came to when it was recorded last: `SEED TRACE WRITES
-/// MILLISECONDS`.
+/// The recorded outcome of every seed of the fixed set: `SEED TRACE WRITES MILLISECONDS`.
 const TRACES: &str = "tests/golden/traces.txt";
 
-/// The fixed set also proves that a change of the code changes no behaviour: all that happened in a
-/// world is hashed, and compared with what is recorded.
+/// The fixed set also proves that a change of the code changes no behaviour: a hash over all events
+/// of a run must equal the recorded one.
 #[test]
 fn fixed_seeds() {
     let traces = Mutex::new(BTreeMap::new());
@@ -157,9 +156,9 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// `scripts/sim.sh`: SIM_SEED (one), or SIM_FIRST and SIM_SEEDS, or SIM_MINUTES; SIM_BITS: only
-/// seeds with these bits. Asked for none of them it has nothing to do: the fixed seeds are a test
-/// of their own.
+/// The test that `scripts/sim.sh` runs: SIM_SEED (one seed), or SIM_FIRST and SIM_SEEDS, or
+/// SIM_MINUTES; SIM_BITS: only seeds with these bits. Without any of these it does nothing: the
+/// fixed seeds are a test of their own.
 #[test]
 fn seeds() {
     let (seed, most, minutes) = (
@@ -202,11 +201,11 @@ struct Total {
     failed: Vec<u64>,
 }
 
-/// Seeds that fail before it is enough.
+/// Number of failed seeds after which a run over many seeds ends.
 const ENOUGH: usize = 20;
 
-/// Runs `most` seeds with these bits, or as many as there is time for, on all processors
-/// (SIM_JOBS), and hands each outcome to `each`.
+/// Runs `most` seeds with these bits, or as many as time allows, on all processors (SIM_JOBS), and
+/// hands each outcome to `each`.
 fn run_many(
     first: u64,
     most: u64,
@@ -271,14 +270,14 @@ pub fn first_failure(most: u64, bits: u64) -> Option<(u64, String)> {
     first.into_inner().expect("no panic")
 }
 
-/// False if there is none left.
+/// Takes one off the count; false if none is left.
 fn take_one(left: &AtomicU64) -> bool {
     let less = |n: u64| n.checked_sub(1);
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
         .is_ok()
 }
 
-/// Or on as many as SIM_JOBS says.
+/// Runs the work on all processors, or on SIM_JOBS of them.
 fn on_all_processors(work: &(impl Fn() + Sync)) {
     let all = || available_parallelism().map_or(1, |n| n.get() as u64);
     let jobs = number("SIM_JOBS").unwrap_or_else(all);

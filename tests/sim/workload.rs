@@ -1,4 +1,4 @@
-//! What the application does: small domains, so that everything collides with everything.
+//! The statements of the applications: small domains, so that everything collides with everything.
 
 use harmonylite::database::schema::quote;
 use harmonylite::model::value::OwnedValue;

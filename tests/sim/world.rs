@@ -21,14 +21,14 @@ use crate::registry::Bulletin;
 use crate::rekeyed::{MOST_MS, Rekeyed};
 use crate::runs::{AWAY, DISASTERS, FORGETTING, REKEYED, SNAPSHOTS};
 
-/// 2023: what a node's clock is set to stays before the machine's own time.
+/// A time in 2023: nodes' clocks stay before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
 pub const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// Steps of a node's process, which may be killed at any of them.
 const IN_PROCESS: [usize; 10] = [1, 2, 3, 4, 5, 6, 7, 16, 17, SWEEP];
 
-/// Steps kept for the report of a failure.
+/// Number of steps in the report of a failure.
 const LAST_STEPS: usize = 300;
 
 pub struct World {
@@ -40,45 +40,46 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub model: Model,
     pub steps: Vec<String>,
-    /// Of every step and what came of it: the same seed gives the same.
+    /// Hash over every step and its outcome: the same seed gives the same hash.
     pub trace: u64,
     pub count: usize,
     pub snapshots: Option<Snapshots>,
-    /// Some where deletes are forgotten.
+    /// Only in worlds where nodes forget deletes.
     pub ages: Option<Ages>,
-    /// Some where a table's key becomes another one.
+    /// Only in worlds where a table gets a different key.
     pub rekeyed: Option<Rekeyed>,
-    /// Snapshots that were looked into.
+    /// Names of the snapshots that were checked.
     pub audited: BTreeSet<String>,
-    /// By the snapshot's name: what is in it of what streams had brought.
+    /// By the snapshot's name: the rows in it that streams had brought.
     pub in_snapshots: BTreeMap<String, BTreeMap<RowId, Version>>,
-    /// What every node must have in the end.
+    /// Versions that every node must have in the end, or higher ones.
     pub owed: BTreeMap<RowId, Version>,
     weights: Vec<usize>,
     watched: String,
-    /// The first two nodes have one id: a cloned card.
+    /// The first two nodes have one id, as with a cloned SD card.
     duplicates: bool,
-    /// As on a good day: nodes are mostly up to date, so what is captured is sent at once; and a
-    /// publisher learns late that an acknowledgement does not come.
+    /// An ordinary day: nodes are mostly up to date and send at once, and a publisher notices late
+    /// that an acknowledgement does not come.
     is_lively: bool,
-    /// The broker loses all or nothing, and files are put back more often.
+    /// The broker loses everything or nothing, and files are put back more often.
     pub loses_all: bool,
     folder: TempDir,
 }
 
-/// A round of the scheduler.
+/// Step: a round of the scheduler.
 pub const KEEP: usize = 18;
 
-/// A step of dropping tombstones.
+/// Step: a part of the dropping of tombstones.
 pub const SWEEP: usize = 22;
 
-/// Days.
+/// Step: days pass.
 pub const LONG_TIME: usize = 23;
 
-/// A node sends and reads all there is.
+/// Step: a node sends and reads everything there is.
 const CATCH_UP: usize = 24;
 
-/// What a seed with snapshots has besides; drawn apart, so that the others stay what they are.
+/// The additional state of a seed with snapshots. Its random numbers are drawn apart, so that
+/// worlds without snapshots stay the same.
 fn snapshots_of(seed: u64) -> Snapshots {
     let mut random = Random::new(seed.rotate_left(32));
     let objects = Objects::new(seed, *random.pick(&[0, 0, 3, 15]));
@@ -87,7 +88,7 @@ fn snapshots_of(seed: u64) -> Snapshots {
     Snapshots::new(Bulletin::default(), objects, max_entries, interval)
 }
 
-/// How the nodes of a run are set.
+/// The settings of the nodes of a run.
 fn options_of(
     random: &mut Random,
     snapshots: Option<&Snapshots>,
@@ -173,7 +174,7 @@ impl World {
         Ok(world)
     }
 
-    /// A node with an empty database, or one with rows from before.
+    /// Adds a node with an empty database, or with rows from before HarmonyLite.
     fn found(&mut self, place: usize, duplicates: bool) -> Step {
         let skew = match self.random.below(4) {
             0 if !duplicates && self.rekeyed.is_none() => {
@@ -181,7 +182,7 @@ impl World {
             }
             _ => 0,
         };
-        // Ids with the highest bit set, too: they are compared unsigned.
+        // Some ids have the highest bit set, because ids are compared unsigned.
         let id = [7, u64::MAX - 3, 1 << 63, 40, 9][if duplicates {
             place.saturating_sub(1)
         } else {
@@ -212,7 +213,7 @@ impl World {
         Ok(())
     }
 
-    /// The tables of the first day.
+    /// Creates the tables that exist from the beginning.
     pub fn create_all(&mut self, place: usize) {
         for table in 0..self.plan.tables.len() {
             if !self.plan.tables[table].is_late {
@@ -221,7 +222,7 @@ impl World {
         }
     }
 
-    /// Rows from before HarmonyLite: there is no log to write to yet.
+    /// Writes rows from before HarmonyLite: there is no change log yet.
     pub fn write_before(&mut self, place: usize) {
         let app = self.nodes[place].app();
         app.execute_batch(
@@ -238,7 +239,7 @@ impl World {
         self.folder.path()
     }
 
-    /// SIM_WATCH=1:i4 says what becomes of row [i4] of the second table.
+    /// SIM_WATCH=1:i4 shows the state of row [i4] of the second table after each step.
     fn watch(&mut self) -> Option<String> {
         let wanted = std::env::var("SIM_WATCH").ok()?;
         let (table, key) = wanted.split_once(':')?;
@@ -257,12 +258,13 @@ impl World {
         (all != self.watched).then_some(all)
     }
 
-    /// Something happened: it goes into the trace.
+    /// Adds an event to the report and to the trace.
     pub fn say(&mut self, text: String) {
         self.say_also(text, "");
     }
 
-    /// The same, and `words` of the core that people see and that the trace does not depend on.
+    /// Adds an event, and `words` of the core to the report alone: the trace does not depend on
+    /// them.
     pub fn say_also(&mut self, text: String, words: &str) {
         if let Some(seen) = self.watch() {
             println!(
@@ -291,7 +293,7 @@ impl World {
         node.app.is_some() && node.image.is_some() && node.reservation() != node.reserved
     }
 
-    /// What was fsynced by a step cannot be lost any more.
+    /// Renews the image after a step that synced: such writes cannot be lost any more.
     pub fn after(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
         if node.app.is_none() || (node.shared.is_none() && node.image.is_none()) {
@@ -308,7 +310,7 @@ impl World {
         Ok(())
     }
 
-    /// All that was written is on the disk.
+    /// Syncs the file: everything written so far is on the disk.
     pub fn sync(&mut self, place: usize) {
         let node = &mut self.nodes[place];
         if node.app.is_none() {
@@ -343,7 +345,7 @@ impl World {
         }
         if self.rekeyed.is_some() {
             weights[9] += 12;
-            // No clock is set, and nothing is taken back.
+            // No clock is set, and no file is put back.
             [10, 12, 13, 14, 15]
                 .into_iter()
                 .for_each(|kind| weights[kind] = 0);
@@ -384,7 +386,8 @@ impl World {
         Ok(())
     }
 
-    /// A step that kill -9 ends before, between or inside of its transactions, if it is that long.
+    /// Runs a step. A kill -9 ends it before, between or inside of its transactions, if it is long
+    /// enough.
     pub fn step_killed(&mut self, kind: usize, place: usize, looks: Option<usize>) -> Step {
         self.nodes[place].clock.kill_after(looks);
         let done = catch_unwind(AssertUnwindSafe(|| self.step(kind, place)));
@@ -423,7 +426,7 @@ impl World {
         }
     }
 
-    /// What happens next, and to which node.
+    /// Draws the next step and its node.
     pub fn next_step(&mut self) -> (usize, usize) {
         let kind = self.random.weighted(&self.weights);
         (kind, self.random.below(self.nodes.len()))
@@ -527,7 +530,7 @@ impl World {
         Ok(())
     }
 
-    /// One turn of the publisher; what it captured on the way is written down.
+    /// Runs one turn of the publisher and records its captures.
     pub fn send_one(&mut self, place: usize) -> Result<bool, String> {
         let node = &mut self.nodes[place];
         if node.waits_in_vain() && self.random.percent(10) {
@@ -539,7 +542,7 @@ impl World {
             return Err(format!("node {place}: publishes before it met the others"));
         }
         if captures {
-            // It may have captured a part and then found nothing to send.
+            // The turn may have captured a part and then found nothing to send.
             let at_end = done && !node.db().has_more();
             observe::captured(node, &self.plan, &mut self.model, at_end)?;
         }
@@ -553,13 +556,14 @@ impl World {
         if self.nodes[place].readers[shard].is_none() {
             return self.connect(place);
         }
-        // While captured rows leave no frame, what was captured inside of apply would not be seen.
+        // Before the node joins, a capture leaves no frames: the model would not see a capture
+        // inside of apply.
         if !self.nodes[place].db().is_live() {
             self.capture_all(place)?;
         }
         let node = &mut self.nodes[place];
-        // What is as its version says it is: deleted before, or written to and fro without
-        // triggers.
+        // Rows that are as their version says already: deleted before, or changed and changed back
+        // without triggers.
         let is_so = |((table, key), row): (&RowId, &Option<Row>)| {
             let stored = node.versions(&self.plan, *table).remove(key);
             match (row, stored) {
@@ -600,7 +604,7 @@ impl World {
         Ok(())
     }
 
-    /// A sent message comes to the broker, or not; its acknowledgement sets out, or not.
+    /// Takes a message to the broker or loses it, and sends its acknowledgement or loses it.
     pub fn carry(&mut self, place: usize) {
         let lossy = self.random.percent(if self.is_lively { 15 } else { 5 });
         self.carry_one(place, lossy);
@@ -619,7 +623,8 @@ impl World {
             true => (self.random.percent(50), false),
             false => (true, true),
         };
-        // Longer ago than the broker remembers ids: what is sent again is stored again.
+        // The first message may be older than the broker's memory of ids: then the repetition is
+        // stored, too.
         let repeated = lossy && self.random.percent(50);
         let (mut at, rows) = ((0, false), observe::describe(&packet.data));
         if stored {
@@ -650,7 +655,7 @@ impl World {
         true
     }
 
-    /// An acknowledgement comes to its publisher. True if there was one.
+    /// Hands an acknowledgement to the publisher. True if there was one.
     pub fn take_ack(&mut self, place: usize) -> bool {
         let waiting = self.nodes[place].link.as_ref().map_or(0, |l| l.acks.len());
         let which = self.random.early(waiting);
