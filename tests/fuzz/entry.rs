@@ -1,5 +1,6 @@
-//! Where bytes from elsewhere enter, each as a function of bytes alone. The fuzz targets beside
-//! this file and `tests/hostile` run the same. A panic is a failure; an error never is.
+//! The places where bytes from elsewhere enter, each as a function of bytes alone. The fuzz targets
+//! beside this file and `tests/hostile` run the same functions. A panic is a failure, an error
+//! never is.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -21,14 +22,14 @@ use harmonylite::model::version::Version;
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
-/// A way in: its name, what it does with bytes, and inputs to begin with.
+/// An entry: its name, its function, and inputs to begin with.
 pub struct Way {
     pub name: &'static str,
     pub run: fn(&[u8]),
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All of them. (`seq-map.cbor` is only ever written.)
+/// All entries. (The program only writes `seq-map.cbor` and never reads it.)
 pub const WAYS: [Way; 5] = [
     Way {
         name: "frame",
@@ -64,7 +65,7 @@ pub fn frame(bytes: &[u8]) {
         Ok(Frame::Rows { nodes, tables, .. }) => {
             for table in &tables {
                 let (mut rows, mut row) = (table.rows(&nodes), Row::default());
-                // Decoded before, so that it cannot fail now.
+                // The frame was decoded before, so this cannot fail.
                 while rows.next(&mut row).unwrap() {
                     assert!(row.version.is_valid());
                 }
@@ -84,7 +85,8 @@ const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b);
     CREATE TABLE s(id INTEGER PRIMARY KEY, i INTEGER, x TEXT) STRICT;
     CREATE UNIQUE INDEX e ON s(lower(x)) WHERE i > 0; CREATE TABLE r(v)";
 
-/// A database that has our tables. Each run begins with a copy: to install takes most of a run.
+/// A database that has our tables. Each run begins with a copy, because installing takes most of a
+/// run.
 static INSTALLED: LazyLock<Mutex<Connection>> = LazyLock::new(|| {
     let path = "file:installed?mode=memory&cache=shared";
     let app = Connection::open(path).unwrap();
@@ -118,11 +120,10 @@ fn open(path: &str) -> Database {
     database
 }
 
-/// Messages of a stream, applied to a database in order, and once more.
+/// Messages of a stream, applied to a database in order, twice.
 pub fn apply(bytes: &[u8]) {
     let messages = split(bytes);
-    // Nothing but what is no frame, as most mutations are, is told from the rest by `frame`
-    // already.
+    // An input without any frame, as most mutations are, tells no more than the entry `frame` does.
     let is_frame = |data: &&[u8]| unpack(data).is_ok_and(|raw| Frame::decode(&raw).is_ok());
     if !messages.iter().any(is_frame) {
         return;
@@ -158,10 +159,10 @@ pub fn apply(bytes: &[u8]) {
     assert_eq!(sound, "ok");
 }
 
-/// Between messages: a mark, because a length would be wrong after most mutations.
+/// The bytes between two messages. A length would be wrong after most mutations.
 const NEXT: &[u8] = b"\xff\xfeNX";
 
-/// The messages of an input. More than a few only take time.
+/// The messages of an input; more than a few only take time.
 fn split(bytes: &[u8]) -> Vec<&[u8]> {
     let (mut rest, mut messages) = (bytes, Vec::new());
     while let Some(at) = rest.windows(NEXT.len()).position(|next| next == NEXT)
@@ -174,7 +175,7 @@ fn split(bytes: &[u8]) -> Vec<&[u8]> {
     messages
 }
 
-/// Each message alone, one plain and packed, and parts that make a whole in either order.
+/// Each message alone, one plain and packed, and the parts of a frame in either order.
 fn streams() -> Vec<Vec<u8>> {
     let mut all = messages();
     let parts = all[2..].to_vec();
@@ -192,7 +193,7 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// With each store in use, and all of them described.
+/// A configuration with each store in use, and one with all of them described.
 fn configs() -> Vec<Vec<u8>> {
     let mut all = vec![include_bytes!("../../config.toml").to_vec()];
     all.extend(["nats", "s3", "webdav", "sftp", "file"].map(|store| {
@@ -238,7 +239,7 @@ host_key = "host ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB5fbYpVmWDpwmNqAaKqcxxLZpv
 path = "/tmp/snapshots"
 "#;
 
-/// None, one and two snapshots, whole and with gaps; an entry alone; what is asked for.
+/// Manifests with no, one and two snapshots, whole and with gaps; an entry alone; a request.
 fn manifests() -> Vec<Vec<u8>> {
     let later = ENTRY
         .replace(r#""dropped": [117649934, 7],"#, "")
@@ -261,7 +262,7 @@ const ENTRY: &str = r#"{
                         "gap": {"end": 5, "heard": [1, 2]}},
                 "c-2": {"seq": 0, "id": "", "created": "2026-11-21T10:22:59.5Z"}}}"#;
 
-/// What a store says that it holds, and the broker's bucket of it, which others can write to.
+/// The manifest of a store and the keys of the bucket, which other programs can write to.
 pub fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::parse(bytes, "c") {
         let written = manifest.to_bytes();
@@ -274,7 +275,7 @@ pub fn manifest(bytes: &[u8]) {
     let _ = parse_requested(bytes);
 }
 
-/// CBOR that lies in the database, which another program may have written.
+/// CBOR in the database, which another program may have written.
 pub fn stored(bytes: &[u8]) {
     if let Ok(values) = cbor::key_values(bytes) {
         let key = values.iter().map(|v| v.borrow());
@@ -285,7 +286,7 @@ pub fn stored(bytes: &[u8]) {
     let _ = decode_exceptions(bytes);
 }
 
-/// A key of each kind of value, one of all, and versions of columns.
+/// A key of each kind of value, one of all kinds, and versions of columns.
 fn keys_and_exceptions() -> Vec<Vec<u8>> {
     let values = [
         Value::Null,
@@ -304,7 +305,7 @@ fn keys_and_exceptions() -> Vec<Vec<u8>> {
     all
 }
 
-/// Frames for the tables of [`SCHEMA`] and others.
+/// Frames for the tables of [`SCHEMA`] and for others.
 fn messages() -> Vec<Vec<u8>> {
     let version = |hlc| Version {
         hlc,

@@ -1,6 +1,6 @@
-//! Bytes that mean ill, on stable Rust and in seconds: seeds, what fuzzing found, and thousands of
-//! deterministic mutations of both, through the entries that `scripts/fuzz.sh` runs for hours. No
-//! panic, and never more memory than a message may take.
+//! Malicious bytes, on stable Rust and in seconds: seeds, the findings of fuzzing, and thousands of
+//! deterministic mutations of both, through the entries that `scripts/fuzz.sh` runs for hours.
+//! There must be no panic, and never more memory than a message may take.
 #![allow(unreachable_pub)] // no other crate uses any of it
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -21,7 +21,7 @@ mod mutate;
 
 use entry::{WAYS, Way};
 
-/// Counts what is allocated, and the most that was.
+/// An allocator that counts the allocated bytes and their peak.
 struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -44,10 +44,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One at a time, so that the count is that of one input.
+/// Held by one input at a time, so that the count is that of this input.
 static ONE: Mutex<()> = Mutex::new(());
 
-/// Runs an entry; the most memory that it had at a time.
+/// Runs an entry. Returns the peak of its memory.
 fn memory_of(entry: &Way, bytes: &[u8]) -> usize {
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
@@ -57,7 +57,7 @@ fn memory_of(entry: &Way, bytes: &[u8]) -> usize {
     most
 }
 
-/// Inputs that were found by fuzzing and are mended: `tests/fuzz/found/NAME/*`.
+/// Inputs that fuzzing found and that are mended: `tests/fuzz/found/NAME/*`.
 fn found(entry: &Way) -> Vec<Vec<u8>> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/found");
     let Ok(files) = std::fs::read_dir(folder.join(entry.name)) else {
@@ -68,7 +68,7 @@ fn found(entry: &Way) -> Vec<Vec<u8>> {
     files.iter().map(|f| std::fs::read(f).unwrap()).collect()
 }
 
-/// Mutations per entry: all in all a few seconds.
+/// Mutations per entry; all entries together take a few seconds.
 fn rounds(entry: &Way) -> u64 {
     match entry.name {
         "apply" => 1_000,
@@ -101,7 +101,7 @@ fn seeds_and_their_mutations_do_no_harm() {
     }
 }
 
-/// As much as one message can ask for: what it unpacks to, and a few times that while it is read.
+/// One message may ask for the memory that it unpacks to, a few times over while it is read.
 #[test]
 fn the_largest_messages_take_bounded_memory() {
     const MOST_BYTES: usize = 40 << 20;
@@ -110,7 +110,7 @@ fn the_largest_messages_take_bounded_memory() {
     let [frame, apply, ..] = &WAYS;
     for (i, raw) in mutate::large().iter().enumerate() {
         let packed = zstd.compress(raw).unwrap();
-        // A million upserts take ten seconds to be held, and the deletes behind them one.
+        // Holding a million upserts takes ten seconds, and the deletes behind them one.
         let applied = (i != mutate::UPSERTS).then_some((apply, &packed));
         for (entry, bytes) in [(frame, raw), (frame, &packed)].into_iter().chain(applied) {
             let (most, size) = (memory_of(entry, bytes), bytes.len());
@@ -120,7 +120,7 @@ fn the_largest_messages_take_bounded_memory() {
     }
 }
 
-/// Where what is read is nested, too: a stack that ends would end the process.
+/// Nested input: a parser that runs out of stack would end the process.
 #[test]
 fn depth_is_an_error() {
     let _one = ONE.lock();
@@ -136,7 +136,7 @@ fn depth_is_an_error() {
     }
 }
 
-/// Else their mutations would be refused at the first key.
+/// A valid configuration; mutations of an invalid one would end at its first key.
 #[test]
 fn seeds_are_sound() {
     for seed in (WAYS[2].seeds)() {
@@ -156,7 +156,7 @@ fn seeds_are_sound() {
     }
 }
 
-/// `scripts/fuzz.sh` begins with the same inputs: FUZZ_CORPUS names the folder to write them to.
+/// Writes the inputs with which `scripts/fuzz.sh` begins to the folder FUZZ_CORPUS.
 #[test]
 fn seeds_are_distinct_and_written_on_demand() {
     for entry in &WAYS {

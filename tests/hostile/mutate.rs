@@ -16,7 +16,7 @@ impl Random {
     }
 }
 
-/// Heads of CBOR items that promise much, bounds of integers, and what TOML is made of.
+/// Heads of CBOR items that promise much, bounds of integers, and pieces of TOML.
 const WORDS: [&[u8]; 12] = [
     b"\x9b\xff\xff\xff\xff\xff\xff\xff\xff",
     b"\x5b\x7f\xff\xff\xff\xff\xff\xff\xff",
@@ -66,7 +66,7 @@ fn array(count: usize) -> Vec<u8> {
     [&[0x9b][..], &(count as u64).to_be_bytes()].concat()
 }
 
-/// Which of [`large`] is all upserts.
+/// The index in [`large`] of the frame of upserts.
 pub const UPSERTS: usize = 4;
 
 /// Frames of the largest size that are all names, all versions, all rows, or nothing but depth.
@@ -106,7 +106,7 @@ pub fn large() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Nothing but depth, to be refused: as TOML, and as JSON, both open and closed.
+/// Deeply nested input that must be refused, as TOML and as JSON, open and closed.
 pub fn deep(entry: &str) -> Vec<String> {
     const DEPTH: usize = 100_000;
     let nest = |before: &str, open: &str, close: &str, depth: usize| {
@@ -119,7 +119,8 @@ pub fn deep(entry: &str) -> Vec<String> {
     let all = match entry {
         "config" => {
             let dotted = "a.".repeat(DEPTH);
-            // As deep as the parser lets it be: so many names in a key, so many keys in each other.
+            // The deepest nesting that the parser allows: so many names in a key, so many keys in
+            // each other.
             let deepest = format!("{}a={{", "a.".repeat(78));
             vec![
                 nest("a=", "[", "]", DEPTH),

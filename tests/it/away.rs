@@ -1,4 +1,4 @@
-//! A broker that is away for long: how often it is tried, and when it is tried at once.
+//! A broker that is away for long: how rarely a node tries it, and when the node tries at once.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::cluster::{Cluster, broker, client_of};
 use crate::node::{Node, free_port, until};
 
-/// Takes connections and closes them, and notes when.
+/// Accepts connections, notes the time of each and closes it.
 fn closing_listener() -> (String, Arc<Mutex<Vec<Instant>>>) {
     let listener = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -33,7 +33,7 @@ fn a_broker_that_is_away_is_tried_by_one_thread_at_a_time_and_ever_more_rarely()
     node.set("nats.urls", &format!("['nats://{address}']"));
     node.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, value)");
     node.start();
-    // At first all threads try. Each attempt knocks a second time, to learn about TLS.
+    // All threads try at first, and each attempt connects a second time, to learn about TLS.
     let waits = until("some attempts", || {
         let times = times.lock().unwrap();
         let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
@@ -64,11 +64,11 @@ fn a_short_outage_is_over_within_moments() {
     cluster.broker.start_again();
     let began = Instant::now();
     cluster.converge();
-    // The longest wait by then is far from the longest of all, which is five minutes.
+    // By then no wait is near the longest one of five minutes.
     assert!(began.elapsed() < Duration::from_secs(15));
 }
 
-/// A node that would not try again within the time that a test waits.
+/// A node whose next attempt would come too late for the test.
 fn patient(node: &mut Node) {
     node.set("nats.reconnect_wait_seconds", "3600")
         .set("logging.level", "'debug'");
@@ -90,7 +90,7 @@ fn a_signal_tries_at_once() {
     until("the row is sent", || node.is_quiet().then_some(()));
 }
 
-/// In a network namespace of its own, whose only link is down at first.
+/// The daemon runs in a network namespace of its own, whose only link is down at first.
 #[test]
 fn a_change_of_the_network_tries_at_once() {
     let mut node = Node::new(1);

@@ -8,8 +8,8 @@ use rusqlite::{Connection, ErrorCode, params};
 use crate::cluster::Cluster;
 use crate::node::{Node, pause};
 
-/// Writes as fast as it can; panics if the database is ever busy. How many rows, and the longest
-/// wait for one.
+/// Writes as fast as it can, and panics if the database is ever busy. Returns the number of rows
+/// and the longest wait for one.
 fn write(app: &Connection, n: usize, stop: &AtomicBool) -> (i64, Duration) {
     let (mut written, mut longest) = (0, Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
@@ -28,7 +28,7 @@ fn write(app: &Connection, n: usize, stop: &AtomicBool) -> (i64, Duration) {
     (written, longest)
 }
 
-/// One writer for each database: two of them turn each other away even without us.
+/// One writer for each database: two writers would refuse each other even without HarmonyLite.
 #[test]
 fn an_application_at_full_speed_is_never_turned_away() {
     let cluster = Cluster::start(2, |_| {});
@@ -64,7 +64,7 @@ fn a_long_transaction_of_the_application_is_waited_for() {
     for id in 10..40 {
         cluster.nodes[0].execute(&format!("INSERT INTO item VALUES ({id}, 'b', 0)"));
     }
-    // Longer than any patience of ours inside one step.
+    // This is longer than any wait inside one step of the daemon.
     pause(3000);
     app.execute_batch("COMMIT").unwrap();
     assert_eq!(cluster.converge().len(), 32);

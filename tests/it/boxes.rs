@@ -41,7 +41,7 @@ fn a_store_with_a_limit_stays_within_it_and_nothing_is_lost() {
     let stored = bytes_below(&node.file("nats"));
     assert!(stored > LIMIT / 4 && stored < LIMIT / 4 * 5, "{stored}"); // dropped blocks go later
     let rows = node.rows();
-    // A node that has none of it gets all of it, although the stream kept a part.
+    // An empty node gets all rows, although the stream kept only a part.
     node.stop();
     fs::remove_file(node.database()).unwrap();
     node.start();
@@ -51,7 +51,7 @@ fn a_store_with_a_limit_stays_within_it_and_nothing_is_lost() {
     node.stop();
 }
 
-/// A number of messages that nobody configured is more than the Go version's.
+/// The default number of messages is more than the Go version's.
 #[test]
 fn a_new_stream_keeps_much_and_an_existing_one_what_it_kept() {
     let broker = Broker::start();
@@ -100,8 +100,8 @@ fn where_there_is_no_room_a_new_stream_keeps_less() {
     assert_eq!(config["max_bytes"], -1);
 }
 
-/// The broker drops what is older than three seconds. Then a new node needs the snapshot that was
-/// made meanwhile, because time passes, and not because much was written.
+/// The broker drops messages that are older than three seconds. A snapshot is made in time because
+/// time passes, not because much was written, and a new node begins with it.
 #[test]
 fn what_grew_old_in_the_stream_is_in_a_snapshot() {
     let mut cluster = Cluster::stopped(2, |node| {
@@ -132,7 +132,7 @@ fn what_grew_old_in_the_stream_is_in_a_snapshot() {
     });
 }
 
-/// One node leaves snapshots to the other, and its scratch files are elsewhere.
+/// One node leaves snapshots to the other, and has its scratch files elsewhere.
 #[test]
 fn a_node_that_makes_no_snapshot_takes_those_of_others() {
     let mut cluster = Cluster::stopped(2, |_| {});

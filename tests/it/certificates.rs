@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-/// A certificate authority, and what it signed for `server` and `client`.
+/// Makes a certificate authority, and certificates of it for `server` and `client`.
 pub fn make(folder: &Path) {
     let openssl = |arguments: &str| {
         let done = Command::new("openssl")

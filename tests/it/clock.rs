@@ -1,7 +1,7 @@
-//! A machine whose clock shows a time that is years off, by libfaketime (package `faketime`).
+//! A machine whose clock is years off, by libfaketime (package `faketime`).
 //!
-//! Without libfaketime nothing is tested, unless `HARMONYLITE_REQUIRE_FAKETIME` is set. It reaches
-//! a static program of another architecture as well, by an emulator that is not static.
+//! Without libfaketime nothing is tested, unless `HARMONYLITE_REQUIRE_FAKETIME` is set. libfaketime
+//! also works for a static program of another architecture, because the emulator is not static.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ fn libfaketime() -> Option<PathBuf> {
     found
 }
 
-/// Two nodes write the same rows, one of them with a clock that shows `time`.
+/// Two nodes write the same rows; the clock of one shows `time`.
 fn converges_with_a_clock_at(time: &str) {
     let Some(library) = libfaketime() else {
         return eprintln!("skipped: there is no libfaketime");
@@ -53,7 +53,7 @@ fn converges_with_a_clock_at(time: &str) {
         assert_eq!(cluster.converge().len(), 3 + 2 * round);
     }
 
-    // Once somebody set it, all is well, and what is written then wins over what was before.
+    // Once the clock is set, later writes win over earlier ones.
     cluster.nodes[0].stop();
     cluster.nodes[0].environment.clear();
     cluster.nodes[0].start();

@@ -9,12 +9,12 @@ pub const USER: &str = "replicator";
 pub const PASSWORD: &str = "pa55-of-the-test";
 
 pub struct Cluster {
-    // The nodes end before their broker does.
+    // Stands before the broker, so that the nodes end first.
     pub nodes: Vec<Node>,
     pub broker: Broker,
 }
 
-/// A server that comes back at the same address.
+/// Starts a server that keeps its address when it is started again.
 pub fn broker() -> Broker {
     Broker::with(|broker| {
         broker.options.bind_address = format!("127.0.0.1:{}", free_port());
@@ -32,14 +32,14 @@ pub fn client_of<'n>(broker: &Broker, node: &'n mut Node) -> &'n mut Node {
 }
 
 impl Cluster {
-    /// Nodes 1 to `count` with a table `item`, running.
+    /// Starts nodes 1 to `count` with a table `item`.
     pub fn start(count: u64, change: impl Fn(&mut Node)) -> Cluster {
         let mut cluster = Cluster::stopped(count, change);
         Node::start_all(&mut cluster.nodes);
         cluster
     }
 
-    /// The same, before any of them runs.
+    /// Makes the same nodes and does not start them.
     pub fn stopped(count: u64, change: impl Fn(&mut Node)) -> Cluster {
         let broker = broker();
         let make = |id| {
@@ -54,8 +54,8 @@ impl Cluster {
         Cluster { nodes, broker }
     }
 
-    /// Waits until all hold the same rows and nothing is under way, and checks every node. Returns
-    /// the rows.
+    /// Waits until all nodes hold the same rows and nothing is under way, and checks every node.
+    /// Returns the rows.
     pub fn converge(&self) -> Vec<String> {
         converge(&self.nodes)
     }

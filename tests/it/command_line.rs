@@ -1,4 +1,4 @@
-//! Words in, exit code and text out; and nothing changed on disk.
+//! Arguments, exit codes and output of the program; a refused call changes nothing on disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,7 @@ fn run(words: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Every file with its content.
+/// Every file of a folder with its content.
 pub fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     files
@@ -117,7 +117,7 @@ fn a_sound_configuration() {
     );
 }
 
-/// Each would fail only when the daemon is started, or when the first snapshot is due.
+/// Without `-check`, each mistake would show only when the daemon starts or a snapshot is due.
 #[test]
 fn a_check_finds_what_a_start_would_meet() {
     let check = |change: &dyn Fn(&mut Node), home: Option<&str>| {
@@ -267,7 +267,7 @@ fn files_that_are_no_configuration() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
-/// A database that cannot be opened: exit 1, and the file is left as it was.
+/// A database that cannot be opened: exit code 1, and the file stays as it was.
 #[test]
 fn no_database() {
     let node = Node::new(1);

@@ -25,7 +25,7 @@ fn both_nodes_show_the_same_row_that_gives_way() {
         node.stop();
     }
     cluster.nodes[0].execute("INSERT INTO users VALUES (1, 'ann@x.org', 'Ann')");
-    // By the clock, too: equal times would be decided by the node's number.
+    // The versions differ by their time: at equal times the higher node id would win.
     let later = "strftime('%s', 'now') * 1000 + 30000";
     cluster.nodes[1].execute(&format!(
         "INSERT INTO users VALUES (2, 'ann@x.org', 'Anna');

@@ -1,4 +1,5 @@
-//! Applications that want more than a moment: readers without end, and the database for themselves.
+//! Applications that hold the database for long: endless readers, and tools that lock all others
+//! out.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use rustix::process::Signal;
 use crate::cluster::Cluster;
 use crate::node::{Node, until};
 
-/// What Prisma's migrations do, once with the lock and then closed.
+/// Does what Prisma's migrations do: once with an exclusive lock, then closes the connection.
 fn migrate(node: &Node, table: &str) -> rusqlite::Result<()> {
     let app = Connection::open(node.file("app.db"))?;
     app.busy_timeout(Duration::from_secs(5))?;

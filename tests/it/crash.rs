@@ -8,11 +8,11 @@ use rusqlite::{Connection, params};
 use crate::cluster::Cluster;
 use crate::node::pause;
 
-/// Small numbers that look random, the same for the same seed.
+/// A small generator of random numbers; the same seed gives the same numbers.
 struct Dice(u64);
 
 impl Dice {
-    /// From `HARMONYLITE_TEST_SEED`, else always the same.
+    /// Takes the seed from `HARMONYLITE_TEST_SEED`, else `default`.
     fn new(default: u64) -> Dice {
         let given = std::env::var("HARMONYLITE_TEST_SEED").ok();
         let seed = given.map_or(default, |text| text.parse().expect("a number"));
@@ -29,7 +29,8 @@ impl Dice {
     }
 }
 
-/// Rows of its own, which nobody changes, and rows that all change. Returns how many of the former.
+/// Writes rows that no other node changes, and rows that all nodes change. Returns the number of
+/// its own rows.
 fn load(app: &mut Connection, n: usize, stop: &AtomicBool) -> i64 {
     let mut own = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! `[edge]`: less traffic, a limit, a window of time; `pause` and `resume`.
+//! `[edge]`: less traffic, a limit, a time window; `pause` and `resume`.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::node::{Node, until};
 use crate::proxy::Proxy;
 
-/// Behind a proxy, with the login of the cluster.
+/// Puts a proxy before the broker, and gives the node its address with the cluster's login.
 fn behind(cluster: &Cluster, node: &mut Node) -> Proxy {
     let proxy = Proxy::start(&cluster.broker.options.bind_address);
     node.set("nats.urls", &format!("['nats://{}']", proxy.address));
@@ -94,7 +94,7 @@ fn a_pause_needs_a_daemon_and_a_broker_elsewhere() {
     );
 }
 
-/// The time of the day, shifted by some hours, as HH:MM.
+/// The time of day, shifted by some hours, as HH:MM.
 fn clock(hours: u64) -> String {
     let now = std::time::SystemTime::now();
     let seconds = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + hours * 3600;
@@ -147,7 +147,7 @@ fn a_limit_of_bytes_holds_in_both_directions() {
     Node::start_all(&mut cluster.nodes);
     cluster.nodes[1].execute("INSERT INTO item VALUES (0, 'a', 2)");
     cluster.converge();
-    // Each row is a message of 60 KB; the first ones fill the window of a second or so.
+    // Each row is a message of 60 KB; the first ones fill the window of about a second.
     let row = |id: u64| format!("INSERT INTO item VALUES ({id}, randomblob(60000), 0)");
     let (before, began) = (proxy.bytes(), Instant::now());
     (1..=8).for_each(|id| cluster.nodes[1].execute(&row(id)));
@@ -195,12 +195,12 @@ fn rare_heartbeats_make_an_idle_node_quiet() {
     cluster.converge();
     let received = |node: usize| proxies[node].bytes().1;
     let (usual, rare) = (received(0), received(1));
-    // Three heartbeats of the one; the other receives none in that time.
+    // One node receives three heartbeats; the other receives none in that time.
     until("some heartbeats", || {
         (received(0) > usual + 300).then_some(())
     });
     assert!(received(1) < rare + 100, "{} bytes", received(1) - rare);
-    // Messages arrive at once all the same.
+    // A message arrives at once all the same.
     cluster.nodes[0].execute("INSERT INTO item VALUES (2, 'b', 1)");
     cluster.converge();
 }

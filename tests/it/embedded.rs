@@ -13,7 +13,7 @@ fn node(id: u64) -> Node {
     node
 }
 
-/// The process number of its server, as the log tells it last.
+/// The process number of the node's server, as the log tells it last.
 fn server(node: &Node) -> u32 {
     until("the server listens", || {
         let log = node.log();
@@ -55,7 +55,7 @@ fn a_single_one_is_started_again() {
     );
 }
 
-/// Three nodes whose servers know each other, not started.
+/// Three nodes whose servers form a cluster, not started.
 pub fn three() -> [Node; 3] {
     let ports = [(); 3].map(|()| free_port());
     let peers = ports
@@ -82,7 +82,7 @@ fn three_find_each_other() {
         node.execute(&format!("INSERT INTO item VALUES ({n}, 'a', {n})"));
     }
     assert_eq!(converge(&nodes).len(), 3);
-    // One of three may be away, server and all.
+    // One of the three is away with its server.
     nodes[2].kill();
     nodes[2].execute("INSERT INTO item VALUES (12, 'alone', 2)");
     nodes[0].execute("INSERT INTO item VALUES (10, 'b', 0)");
@@ -90,7 +90,7 @@ fn three_find_each_other() {
     converge(&nodes[..2]);
     nodes[2].start();
     assert_eq!(converge(&nodes).len(), 6);
-    // Or only its server.
+    // One of the three servers alone is killed.
     kill(server(&nodes[0]));
     nodes[0].execute("INSERT INTO item VALUES (20, 'c', 0)");
     nodes[1].execute("INSERT INTO item VALUES (21, 'c', 1)");
@@ -98,7 +98,8 @@ fn three_find_each_other() {
     assert!(nodes.iter().all(|node| !node.log().contains("among-us")));
 }
 
-/// No server answers it any more. It ends its own early, and with that all waits for it.
+/// The last node of a cluster ends: no server answers it any more. It ends its own server early,
+/// which ends all waits for it.
 #[test]
 fn the_last_of_three_ends_in_order() {
     let mut nodes = three();
@@ -108,7 +109,7 @@ fn the_last_of_three_ends_in_order() {
     for node in &mut nodes[..2] {
         node.stop();
     }
-    // A question that nobody answers is under way when the end comes.
+    // A request that no server answers is under way when the node is told to end.
     nodes[2].signal(Signal::USR1);
     pause(300);
     assert!(nodes[2].stop().as_secs() < 3);
@@ -129,7 +130,7 @@ fn a_killed_daemon_leaves_no_server() {
     converge(&[node]);
 }
 
-/// It would keep the store from the next one for ever.
+/// A server that went on would keep the store from the next one for ever.
 #[test]
 fn a_server_that_hangs_is_not_left_behind() {
     let mut node = node(1);
@@ -196,7 +197,7 @@ fn a_leaf_and_its_hub() {
     assert!(nodes.iter().all(|node| !node.log().contains("hub-secret")));
 }
 
-/// Clients of others may be let in, with the login that the configuration names.
+/// The operator lets clients of others in, with the login that the configuration names.
 #[test]
 fn at_a_known_address() {
     let address = format!("127.0.0.1:{}", free_port());

@@ -1,4 +1,4 @@
-//! Case 11: a table that one node leaves out and the other does not.
+//! A table that one node leaves out and the other replicates.
 
 use crate::cluster::Cluster;
 use crate::node::{Node, until};

@@ -1,4 +1,4 @@
-//! A broker that was wiped, or set back with its numbers given out again.
+//! A broker that is wiped, or put back so that it gives numbers out again.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn wiped_while_the_daemons_run() {
     assert_eq!(cluster.converge().len(), 60);
 }
 
-/// And the two never met before the store was gone.
+/// The two nodes had never met before the store was gone.
 #[test]
 fn wiped_while_the_daemons_are_down() {
     let mut cluster = Cluster::stopped(2, |_| {});
@@ -59,8 +59,8 @@ fn wiped_while_the_daemons_are_down() {
     assert_eq!(cluster.converge().len(), 30);
 }
 
-/// Other streams take the place of those that are gone, and a node was away: as if they were
-/// created anew.
+/// Different streams take the place of those that are gone while a node is away. The node treats
+/// them like streams that were created anew.
 #[test]
 fn wiped_to_change_the_compression() {
     let mut cluster = Cluster::start(2, |_| {});
@@ -81,7 +81,7 @@ fn wiped_to_change_the_compression() {
 
 #[test]
 fn set_back_and_filled_by_another() {
-    // A gap may have to be waited for, twice.
+    // A node may have to wait for a gap to close, twice.
     let mut cluster = Cluster::start(3, |node| {
         node.set("snapshot.leader_ttl", "2000");
     });
@@ -93,7 +93,7 @@ fn set_back_and_filled_by_another() {
     let backup = store.with_file_name("backup");
     copy(&store, &backup);
     cluster.broker.start_again();
-    // Known to the first and the second, and to the broker until it forgets.
+    // The first two nodes know these rows, and the broker until it forgets them.
     fill(&cluster, 0, 100..110);
     fill(&cluster, 1, 110..120);
     crate::cluster::converge(&cluster.nodes[..2]);
@@ -103,7 +103,7 @@ fn set_back_and_filled_by_another() {
     fs::remove_dir_all(&store).unwrap();
     fs::rename(&backup, &store).unwrap();
     cluster.broker.start_again();
-    // The third gives the same numbers to other messages, more of them than were lost.
+    // The third node's messages get the numbers of the lost ones, and more.
     cluster.nodes[2].start();
     fill(&cluster, 2, 200..230);
     crate::node::until("all is sent", || cluster.nodes[2].is_quiet().then_some(()));
@@ -112,7 +112,7 @@ fn set_back_and_filled_by_another() {
     assert_eq!(cluster.converge().len(), 60);
 }
 
-/// While everybody is connected: the servers' words are all there is to go by.
+/// All nodes stay connected: only the server's answers tell them of the loss.
 #[test]
 fn set_back_while_the_daemons_run() {
     let mut cluster = Cluster::start(2, |_| {});
@@ -134,8 +134,8 @@ fn set_back_while_the_daemons_run() {
     assert_eq!(cluster.converge().len(), 65);
 }
 
-/// Deleted and made anew, or put back from a copy, on a server that the daemons are not connected
-/// to: their connections live on, and the numbers begin anew.
+/// The stream is deleted and created anew, or put back from a copy, by a server to which the
+/// daemons are not connected: their connections live on, and the numbers begin anew.
 #[test]
 fn made_anew_behind_living_connections() {
     let cluster = Cluster::start(2, |_| {});

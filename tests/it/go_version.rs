@@ -14,10 +14,10 @@ mod made_by_go;
 
 use made_by_go::{Cell, event};
 
-/// Milliseconds, of a whole second: enough for tests.
+/// The time in milliseconds, by whole seconds: enough for tests.
 const NOW: &str = "CAST(strftime('%s', 'now') AS INTEGER) * 1000";
 
-/// What Go made, for the tables of these tests.
+/// The tables and triggers of the Go version for the tables of these tests.
 fn go() -> String {
     let item = [("id", "INTEGER"), ("value", ""), ("writer", "")];
     let word = [("a", "TEXT"), ("b", "BLOB"), ("v", "")];
@@ -36,7 +36,7 @@ fn of_go(count: u64) -> Cluster {
     })
 }
 
-/// An application that writes all the time, and is never refused.
+/// An application that writes all the time and must never be refused.
 struct Application {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
@@ -79,7 +79,7 @@ impl Application {
         });
     }
 
-    /// How many rows it wrote.
+    /// Ends the application. Returns the number of rows that it wrote.
     fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("no write failed");
@@ -90,7 +90,7 @@ impl Application {
 #[test]
 fn the_application_writes_while_go_gives_way() {
     let mut cluster = of_go(2);
-    // Go was stopped before it had published these.
+    // Go was stopped before it published these rows.
     cluster.nodes[0].execute(
         "INSERT INTO item VALUES (4, 'Ubik', 0); UPDATE item SET value = 'Dune 2' WHERE id = 1;
          DELETE FROM item WHERE id = 2; DELETE FROM word WHERE a = 'a'",
@@ -157,7 +157,7 @@ fn check_and_cleanup_know_a_database_of_go() {
     assert_eq!((node.number(left), node.rows()), (0, before));
 }
 
-/// A schema file of a framework, loaded on a new machine.
+/// A framework's schema file is loaded on a new machine.
 #[test]
 fn tables_with_our_names_from_elsewhere_are_refused_with_rows_and_replaced_without() {
     let mut cluster = Cluster::stopped(1, |_| {});
@@ -187,8 +187,8 @@ fn tables_with_our_names_from_elsewhere_are_refused_with_rows_and_replaced_witho
 
 const STREAM: &str = "harmonylite-changes-c-1";
 
-/// The broker that Go used: its stream, with `messages` of which the first `gone` are dropped, its
-/// buckets, and in one of them a snapshot.
+/// Makes what Go left in the broker: its stream of `messages`, the first `gone` of them dropped,
+/// and its buckets, one with a snapshot.
 fn broker_of_go(cluster: &Cluster, messages: &[Vec<u8>], gone: u64) {
     let client = cluster.broker.client();
     let call = |call: &str, body: Value| client.api(call, &body).unwrap().unwrap();
@@ -227,7 +227,7 @@ fn broker_of_go(cluster: &Cluster, messages: &[Vec<u8>], gone: u64) {
     }
 }
 
-/// As a Go node does, and waits until it is stored.
+/// Publishes as a Go node does, and waits until the broker has stored the message.
 fn publish(cluster: &Cluster, message: &[u8]) {
     let client = cluster.broker.client();
     let last = || {
@@ -281,7 +281,7 @@ fn what_go_published_and_a_node_had_not_read_is_taken_in() {
     );
     let mut ports = Vec::new();
     for (node, read) in cluster.nodes.iter_mut().zip([3, 9]) {
-        // {stream: the last message read}, as Go wrote it.
+        // A CBOR map of stream to last message read, as Go wrote it.
         let map = [b"\xa1\x77", STREAM.as_bytes(), &[read]].concat();
         std::fs::write(node.file("seq-map.cbor"), map).unwrap();
         let port = free_port();
@@ -324,7 +324,7 @@ fn what_go_published_and_a_node_had_not_read_is_taken_in() {
             health.starts_with("HTTP/1.1 200 ").then_some(())
         });
     }
-    // One node went back to Go.
+    // One node went back to the Go version.
     publish(
         &cluster,
         &event(7, "insert", "item", &item(7, "by Go, now")),

@@ -1,8 +1,8 @@
 //! Files of earlier releases, kept under tests/golden/RELEASE for ever: a database, the messages of
-//! its streams, and a snapshot in a folder. Each release must go on with what an earlier one left.
+//! its streams, and a snapshot in a folder. Each release must go on with the files of earlier ones.
 //!
-//! `HARMONYLITE_GOLDEN=RELEASE cargo test --test it golden` writes the files of the build at hand,
-//! once for each release; without the variable the tests read what is there.
+//! `HARMONYLITE_GOLDEN=RELEASE cargo test --test it golden` writes the files of this build, once
+//! for each release. Without the variable the tests read the files that are there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::cluster::{Cluster, client_of, converge};
 use crate::node::{Node, texts, until};
 use crate::stream::node::{self as broker, read};
 
-/// Tables of both nodes. `later` and `kinds.extra` come on node 2 alone.
+/// Tables of both nodes. Node 2 alone has `later` and `kinds.extra`.
 const SCHEMA: &str = "
     CREATE TABLE kinds (id TEXT PRIMARY KEY, i INTEGER, r REAL, t TEXT, b BLOB, d DATETIME, any);
     CREATE TABLE pairs (a TEXT COLLATE NOCASE, b INTEGER, v, PRIMARY KEY (a, b)) WITHOUT ROWID;
@@ -65,7 +65,7 @@ fn from_lines(text: &str) -> Vec<(String, Vec<u8>)> {
     text.lines().map(read).collect()
 }
 
-/// The folder of snapshots of the node, and who makes them when.
+/// Gives the node a store of snapshots in a folder, and settings that decide when it makes one.
 fn with_store(node: &mut Node, store: &Path) {
     node.set("snapshot.store", "'file'")
         .set("snapshot.file.path", &format!("'{}'", store.display()));
@@ -112,14 +112,14 @@ fn write(release: &str) {
     one.execute("PRAGMA secure_delete = ON; DELETE FROM kinds WHERE id = 'large'");
     two.execute("UPDATE kinds SET t = 'changed' WHERE id = 'twice'; DELETE FROM pairs WHERE b = 3");
     cluster.converge();
-    // Held on node 1, which has neither the table nor the column.
+    // Node 1 has neither the table nor the column, and holds these rows.
     two.execute(LATER);
     two.execute(
         "INSERT INTO later VALUES (1, 'held'); UPDATE kinds SET extra = 'held' WHERE i = 1",
     );
     let held = "SELECT count(DISTINCT table_name) = 2 FROM __harmonylite___held";
     until("both are held", || (one.number(held) == 1).then_some(()));
-    // Of two rows with one address, one gives way.
+    // Of two rows with one address, the older one is displaced.
     for node in &mut cluster.nodes {
         node.stop();
     }
@@ -147,7 +147,7 @@ fn write(release: &str) {
     }
     let one = &mut cluster.nodes[0];
     fs::write(to.join("rows-snapshot.txt"), one.rows().join("\n")).unwrap();
-    // Captured and not sent; then written while no daemon runs.
+    // These rows are captured and not sent; the next ones are written while no daemon runs.
     one.set("publish", "false");
     one.start();
     one.execute("INSERT INTO pairs VALUES ('unsent', 5, 'captured')");
@@ -171,7 +171,7 @@ fn releases() -> Vec<PathBuf> {
     all
 }
 
-/// The rows in the file, without those of `without`.
+/// The rows in the file, without those that `without` names.
 fn expected(release: &Path, file: &str, without: &[&str]) -> Vec<String> {
     let text = fs::read_to_string(release.join(file)).unwrap();
     let lines = text.lines().map(str::to_owned);
@@ -180,7 +180,7 @@ fn expected(release: &Path, file: &str, without: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// A table of one kind on two nodes: what was known, waited, was hidden or unsent is all there.
+/// Two nodes go on with a release's database: known, held, displaced and unsent rows are all there.
 fn goes_on_with_the_database(release: &Path) {
     let broker = crate::cluster::broker();
     let mut nodes = [Node::new(1), Node::new(2)];
@@ -224,7 +224,7 @@ fn goes_on_with_the_database(release: &Path) {
     converge(&nodes);
 }
 
-/// The messages alone make the same rows, on a node that reads them.
+/// A node that reads the messages alone gets the same rows.
 fn reads_the_messages(release: &Path) {
     let broker = crate::cluster::broker();
     let mut node = Node::new(3);

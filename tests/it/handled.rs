@@ -1,4 +1,4 @@
-//! The database file, handled by others: mounted, linked, removed, copied over.
+//! The database file in other programs' hands: mounted, linked, removed, copied over.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::cluster::Cluster;
 use crate::node::{Node, pause, texts, until};
 
-/// Refused at the start and by `-check`, with nothing changed.
+/// Asserts that a start and `-check` refuse the file and change nothing.
 fn assert_refused(node: &Node, command: impl Fn(&[&str]) -> Command, why: &str) {
     let before = fs::read(node.database()).unwrap();
     for words in [&["-check"][..], &[]] {
@@ -28,7 +28,7 @@ fn a_file_with_two_names_is_refused() {
     assert_eq!(node.run(&["-check"]).status.code(), Some(0));
 }
 
-/// As Docker mounts it by `-v /srv/app/app.db:/db/app.db`.
+/// Docker mounts a single file like this with `-v /srv/app/app.db:/db/app.db`.
 #[test]
 fn a_file_that_is_mounted_alone_is_refused() {
     let mut node = Node::new(1);
@@ -63,14 +63,15 @@ fn a_file_that_is_mounted_alone_is_refused() {
     );
 }
 
-/// A node with one row, which is sent, and a table with an index.
+/// A node with one sent row, and a table with an index.
 fn one_node() -> Cluster {
     let cluster = Cluster::start(1, |node| {
         node.execute("CREATE INDEX by_value ON item(value)");
     });
     let node = &cluster.nodes[0];
     node.until_log("connected to NATS, publishing");
-    // No file is sound whose -wal is removed while a checkpoint is under way, as after a copy.
+    // Waits for the first snapshot: removing a -wal during a checkpoint, such as after a copy,
+    // damages any file.
     node.until_log(" made, because ");
     insert(node, 1);
     until("it is sent", || node.is_quiet().then_some(()));
@@ -92,14 +93,14 @@ fn assert_sound(node: &Node) {
     assert_eq!(texts(&node.open(), "PRAGMA integrity_check"), ["ok"]);
 }
 
-/// It ended unasked, with a line that says why.
+/// Asserts that the daemon ended unasked, with a line that says why.
 fn assert_ends(node: &mut Node, why: &str) {
     assert_eq!(node.wait().code(), Some(1));
     node.until_log(why);
     assert!(!node.log().contains("panicked"));
 }
 
-/// Started again, it goes on.
+/// Asserts that the daemon goes on after a start.
 fn assert_goes_on(node: &mut Node) {
     node.start();
     insert(node, 1_000_000);
@@ -108,7 +109,8 @@ fn assert_goes_on(node: &mut Node) {
     assert_sound(node);
 }
 
-/// The application was stopped, or not, and somebody thought the files useless.
+/// Somebody thought -wal and -shm useless and removed them, with the application stopped or
+/// running.
 #[test]
 fn companions_that_are_removed() {
     for (removed, names) in [
@@ -121,8 +123,8 @@ fn companions_that_are_removed() {
         for end in removed {
             fs::remove_file(node.file(&format!("app.db{end}"))).unwrap();
         }
-        // What is there now is all there is: our tables may have been in the WAL. Until the daemon
-        // ends, an application may get an I/O error.
+        // Our tables may have been in the WAL alone and be gone. Until the daemon ends, the
+        // application may get an I/O error.
         let write = "CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, value, writer);
                      INSERT INTO item VALUES (3, 'value 3', 0)";
         until("the application can write", || {
@@ -140,7 +142,8 @@ fn companions_that_are_removed() {
     }
 }
 
-/// What was written since the backup is in the WAL in part, which belongs to what was there before.
+/// The WAL belongs to the file that was there before, and holds a part of the writes since the
+/// backup.
 #[test]
 fn a_backup_that_is_copied_over_the_file() {
     let mut cluster = one_node();
@@ -187,7 +190,7 @@ fn a_file_that_is_emptied() {
     assert_goes_on(node);
 }
 
-/// What the new file has counts, and the one of before is whole under its new name.
+/// The new file counts, and the earlier one is whole under its new name.
 #[test]
 fn a_backup_that_is_moved_into_the_place() {
     let mut cluster = one_node();
@@ -210,7 +213,7 @@ fn wal_bytes(node: &Node) -> u64 {
     fs::metadata(node.file("app.db-wal")).map_or(0, |data| data.len())
 }
 
-/// As many rows at a time as make a WAL that is worth it.
+/// Inserts enough rows at a time to make a large WAL.
 fn insert_many(node: &Node, from: i64) {
     node.execute(&format!(
         "WITH n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {from} + 20000)
@@ -225,7 +228,7 @@ fn a_wal_is_cut_when_nobody_works() {
     insert_many(node, 1000);
     assert!(wal_bytes(node) > 2 << 20);
     until("it is cut", || (wal_bytes(node) == 0).then_some(()));
-    // Beside a reader that never ends it grows; and is cut once that has ended.
+    // The WAL grows while a reader stays in its transaction, and is cut once the reader has ended.
     let app = node.open();
     app.execute_batch("BEGIN").unwrap();
     app.query_row("SELECT count(*) FROM item", [], |_| Ok(()))
@@ -239,7 +242,7 @@ fn a_wal_is_cut_when_nobody_works() {
     assert_sound(node);
 }
 
-/// As a schema tool does that knows nothing of them.
+/// A schema tool that does not know our tables drops them.
 #[test]
 fn our_tables_are_dropped_one_by_one() {
     let mut cluster = Cluster::start(2, |_| {});
@@ -258,8 +261,8 @@ fn our_tables_are_dropped_one_by_one() {
     for name in texts(&app, list) {
         app.execute_batch(&format!("DROP TABLE {name}")).unwrap();
     }
-    // Each statement reads, too: a connection that writes in vain would not see the tables come
-    // back.
+    // Each statement also reads: a connection that only fails to write would not notice that the
+    // tables are back.
     let write = "SELECT count(*) FROM item; INSERT INTO item(value) VALUES ('after')";
     for _ in 0..20 {
         until("the application can write", || {
@@ -274,7 +277,7 @@ fn our_tables_are_dropped_one_by_one() {
     assert!(cluster.nodes[0].log().contains("creates them again"));
 }
 
-/// The application sets it at each of its starts.
+/// The application sets its journal mode at each of its starts.
 #[test]
 fn a_journal_mode_that_the_application_wants() {
     let mut cluster = one_node();
@@ -292,7 +295,7 @@ fn a_journal_mode_that_the_application_wants() {
     insert(node, 2);
     until("it is sent", || node.is_quiet().then_some(()));
     assert_eq!(set(node).as_deref(), Ok("delete"));
-    // And back.
+    // The application sets WAL mode again.
     node.execute("PRAGMA journal_mode = WAL");
     insert(node, 3);
     until("it is sent", || node.is_quiet().then_some(()));

@@ -1,4 +1,4 @@
-//! What is wrong just now, over HTTP.
+//! `/health` over HTTP.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -14,11 +14,11 @@ use harmonylite::http::client;
 use crate::cluster::Cluster;
 use crate::node::{Node, free_port, until};
 
-/// Status and all that follows; empty while nobody listens.
+/// The status and everything after it; empty while nobody listens.
 pub fn ask(port: u16, request: &str) -> String {
     let mut answer = String::new();
     if let Ok(mut connection) = TcpStream::connect(("127.0.0.1", port)) {
-        // What is refused early may be reset.
+        // The server may reset a connection that it refuses early.
         let _ = connection.write_all(request.as_bytes());
         let _ = connection.read_to_string(&mut answer);
     }
@@ -58,7 +58,7 @@ fn what_does_not_work_is_said_until_it_does() {
     until_health(port, 503, &["\"snapshots\":", "is its disk mounted?"]);
     std::fs::create_dir_all(disk.join("snapshots")).unwrap();
     until_health(port, 200, &["\"status\":\"healthy\"", "\"node_id\":1"]);
-    // What the Go version tells, and what a monitor wants besides.
+    // The fields of the Go version, and further ones that a monitor needs.
     let fields = [
         "nats_connected\":true",
         "db_connected\":true",
@@ -93,7 +93,7 @@ fn what_was_missed_is_named_until_a_snapshot_brings_it() {
     cluster.nodes[1].set("snapshot.enabled", "false").stop();
     for id in 1..40 {
         cluster.nodes[0].execute(&format!("INSERT INTO item VALUES ({id}, 'b', 0)"));
-        // A message each.
+        // Each row is a message of its own.
         until("it is sent", || cluster.nodes[0].is_quiet().then_some(()));
     }
     cluster.nodes[1].start();
@@ -143,7 +143,7 @@ fn requests_that_make_no_sense() {
         head.contains("application/json") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
-    // Somebody who says nothing is in nobody's way for long.
+    // A client that says nothing delays no other for long.
     let _silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
     until_health(port, 200, &[]);
 
@@ -159,7 +159,7 @@ fn requests_that_make_no_sense() {
     assert_eq!(second.number(tables), 0, "nothing is changed");
 }
 
-/// The daemon waits for as long as it takes, and whoever asks does not.
+/// The daemon waits as long as it takes, and a client gets its answer at once.
 #[test]
 fn an_application_that_keeps_the_database_locked() {
     let mut node = Node::new(1);
@@ -175,7 +175,7 @@ fn an_application_that_keeps_the_database_locked() {
     until_health(port, 200, &["\"problems\":{}"]);
 }
 
-/// What is done to a snapshot in its folder.
+/// Damages a snapshot in its folder, or its entry in the manifest.
 type Spoil = fn(&Path, &mut serde_json::Value);
 
 fn another_sha256(_: &Path, entry: &mut serde_json::Value) {
@@ -248,7 +248,7 @@ fn a_snapshot_that_is_no_use_is_named_until_there_is_another() {
     }
 }
 
-/// With nothing configured, the socket beside the database is there; told to be off, it is not.
+/// By default the socket beside the database is there; an empty `control_socket` turns it off.
 #[test]
 fn a_socket_beside_the_database() {
     let mut node = Node::new(1);
@@ -282,7 +282,7 @@ fn a_socket_beside_the_database() {
     assert!(node.log().contains("control_socket is "), "{}", node.log());
 }
 
-/// A monitor that cannot reach the node is called by it while all is well.
+/// The node calls a monitor that cannot reach it, while all is well.
 #[test]
 fn a_heartbeat_goes_out_while_all_is_well() {
     let monitor = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -319,7 +319,7 @@ fn a_heartbeat_goes_out_while_all_is_well() {
     assert!(!log.contains("hidden-token"), "{log}");
 }
 
-/// As the Go version serves it.
+/// The path and the answer are those of the Go version.
 #[test]
 fn a_health_check_has_an_address_and_a_path_of_its_own() {
     let mut cluster = Cluster::stopped(1, |_| {});

@@ -60,7 +60,7 @@ fn each_reason_is_named_with_what_can_be_done() {
         assert!(text.contains(says), "{says}: {text}");
     }
 
-    // By the daemon that runs, and for good.
+    // The running daemon drops the rows, and they stay dropped.
     let (code, text) = words(&cluster.nodes[1].run(&["held", "-drop", "Jobs"]));
     assert_eq!(
         (code, &*text),
@@ -82,7 +82,7 @@ fn each_reason_is_named_with_what_can_be_done() {
     );
     assert_eq!(rows_held(&cluster.nodes[1], "jobs"), 0);
 
-    // Without the daemon.
+    // The command drops the rows itself while no daemon runs.
     cluster.nodes[1].stop();
     let (code, text) = words(&cluster.nodes[1].run(&["held", "-json", "-drop", "keyed"]));
     assert_eq!(code, Some(0), "{text}");
@@ -90,7 +90,7 @@ fn each_reason_is_named_with_what_can_be_done() {
     assert_eq!(rows_held(&cluster.nodes[1], "keyed"), 0);
     cluster.nodes[1].start();
 
-    // It is wanted after all: a snapshot brings it.
+    // A snapshot brings the table's rows once the table is created.
     cluster.nodes[1].execute("CREATE TABLE jobs (id INTEGER PRIMARY KEY, payload)");
     until("the jobs are there", || {
         (cluster.nodes[1].number("SELECT count(*) FROM jobs") == 3).then_some(())
@@ -100,7 +100,7 @@ fn each_reason_is_named_with_what_can_be_done() {
         let added = "SELECT count(added) FROM item";
         (cluster.nodes[1].number(added) == 2).then_some(())
     });
-    // So it brings what did not fit a table that is here.
+    // A snapshot also brings the rows that did not fit a table that is here.
     assert_eq!(rows_held(&cluster.nodes[1], "checked"), 1);
     cluster.nodes[0].execute("UPDATE checked SET v = 1");
     cluster.nodes[0].execute("DROP TABLE keyed");

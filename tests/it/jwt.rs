@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 pub struct Operator {
     account: KeyPair,
-    /// For nats-server, with the memory resolver.
+    /// Configuration of nats-server, with the memory resolver.
     pub config: String,
 }
 
@@ -47,7 +47,7 @@ impl Operator {
         Operator { account, config }
     }
 
-    /// A `.creds` file of a user, good until `expires`, in unix seconds.
+    /// A `.creds` file of a user, valid until `expires`, in unix seconds.
     pub fn creds(&self, expires: Option<u64>) -> String {
         let user = KeyPair::new_user();
         let claims = json!({ "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2 });

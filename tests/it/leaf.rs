@@ -5,7 +5,7 @@ use crate::health::{serve, until_health};
 use crate::node::{Node, free_port, pause, until};
 use crate::stream::node::Node as Broker;
 
-/// A server with a domain; `leafnodes` is that section of its configuration.
+/// A server with a domain; `leafnodes` is the content of that section.
 fn server(domain: &str, leafnodes: &str) -> Broker {
     Broker::with(|broker| {
         let file = broker.folder.path().join("user.conf");
@@ -18,7 +18,7 @@ fn server(domain: &str, leafnodes: &str) -> Broker {
     })
 }
 
-/// Two nodes, each at a leaf of its own; and the servers, the hub first.
+/// Two nodes, each at a leaf server of its own, and the servers, the hub first.
 fn sites(change: impl Fn(&mut Node)) -> (Vec<Node>, Vec<Broker>) {
     let port = free_port();
     let mut servers = vec![server("hub", &format!("listen: \"127.0.0.1:{port}\""))];
@@ -45,7 +45,7 @@ fn nodes_that_use_different_streams_say_so() {
     for node in &nodes {
         node.until_log("connected to NATS");
     }
-    // Until the leaves are linked.
+    // Waits until the leaf servers are linked.
     let mut id = 0;
     until("it is noticed", || {
         id += 1;
@@ -59,7 +59,8 @@ fn nodes_that_use_different_streams_say_so() {
     }
 }
 
-/// The hub's streams, by the key: what was written while it was away arrives, too.
+/// `jetstream_domain` chooses the hub's streams. Rows that were written while the hub was away
+/// arrive, too.
 #[test]
 fn one_stream_at_the_hub_serves_all() {
     let (mut nodes, mut servers) = sites(|node| {

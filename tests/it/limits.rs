@@ -1,4 +1,4 @@
-//! Accounts of which the operator of the broker limits the size.
+//! Accounts whose size the operator of the broker limits.
 
 use crate::cluster::converge;
 use crate::node::{Node, free_port, until};
@@ -71,7 +71,8 @@ fn a_size_above_the_accounts_limit_is_named_with_what_to_change() {
     }
 }
 
-/// Old messages are dropped by their bytes, long before `max_entries`: snapshots are made in time.
+/// The stream drops old messages by their bytes, long before `max_entries`; snapshots are made in
+/// time.
 #[test]
 fn snapshots_are_made_by_bytes() {
     let (nodes, _broker) = nodes("max_file: 1GB", |node| {
@@ -86,7 +87,8 @@ fn snapshots_are_made_by_bytes() {
         ));
     }
     assert_eq!(converge(&nodes).len(), 62);
-    // Either may be noticed first: more than the last snapshot had, or half of the stream's limit.
+    // The node may notice either reason first: more bytes than the last snapshot, or half of the
+    // stream's limit.
     until("another snapshot is made", || {
         let due = |node: &Node| {
             let log = node.log();

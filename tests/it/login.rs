@@ -1,4 +1,4 @@
-//! Servers that ask who is there; and secrets, which nobody else is to see.
+//! Servers that want a login; and secrets, which no log shows.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::jwt::Operator;
 use crate::node::{Node, free_port};
 use crate::stream::node::Node as Broker;
 
-/// Two nodes on a broker that the text configures, which may say FOLDER.
+/// Two nodes on a broker with the configuration `text`, in which FOLDER stands for its folder.
 fn two_nodes(text: &str, change: impl Fn(&mut Node, &Path)) -> (Vec<Node>, Broker) {
     let broker = Broker::with(|broker| {
         let folder = broker.folder.path();
@@ -50,7 +50,7 @@ fn a_password_is_never_shown() {
     node.set("nats.user_password", "'wrong-secret'").start();
     assert_eq!(node.wait().code(), Some(1));
     node.until_log("uthoriz");
-    // In the URL, it counts as well.
+    // A login in the URL works as well.
     let address = cluster.broker.options.bind_address.clone();
     node.unset("nats.user_name");
     node.unset("nats.user_password");
@@ -67,7 +67,7 @@ fn a_password_is_never_shown() {
     }
 }
 
-/// Whoever changes passwords cannot change them everywhere at once.
+/// An operator cannot change a password on all machines at the same moment.
 #[test]
 fn a_login_that_is_refused_later_ends_nobody() {
     let mut cluster = Cluster::start(2, |_| {});
@@ -114,7 +114,7 @@ fn an_nkey() {
     assert!(!nodes[0].log().contains(&seed) && !nodes[0].log().contains(&other));
 }
 
-/// The server has an operator; what lets in is a `.creds` file, and an expired one is named.
+/// The server has an operator: a `.creds` file lets the node in, and an expired one is named.
 #[test]
 fn a_jwt() {
     let operator = Operator::new();
@@ -163,10 +163,10 @@ fn tls_with_an_authority_and_a_client_certificate() {
             .set("nats.user_password", "'tls-secret'");
     });
     rows_flow(&nodes);
-    // Larger than what TLS takes at once.
+    // The row is larger than the amount that TLS takes at once.
     nodes[0].execute("INSERT INTO item VALUES (3, randomblob(1000000), 0)");
     assert_eq!(converge(&nodes).len(), 3);
-    // Whoever changes certificates cannot change them everywhere at once.
+    // An operator cannot change certificates on all machines at the same moment.
     let [authority, stranger] = ["ca.pem", "other.pem"].map(|f| broker.folder.path().join(f));
     let right = std::fs::read(&authority).unwrap();
     broker.kill();
@@ -189,7 +189,7 @@ fn tls_with_an_authority_and_a_client_certificate() {
     assert!(nodes.iter().all(|node| !node.log().contains("tls-secret")));
 }
 
-/// The first of several that answers is taken.
+/// Of several servers the node takes the first that answers.
 #[test]
 fn several_servers() {
     let broker = broker();

@@ -1,4 +1,4 @@
-//! What the log says, and in which form.
+//! The lines of the log, and their forms.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ fn a_cluster_that_starts_stops_and_starts_again_warns_of_nothing() {
     };
     Node::start_all(&mut nodes);
     write(&nodes);
-    // One after another, as an upgrade does it.
+    // One node after the other is restarted, as in an upgrade.
     for n in 0..3 {
         nodes[n].stop();
         nodes[n].start();
@@ -54,7 +54,7 @@ fn stop_all(nodes: &mut [Node]) {
     }
 }
 
-/// The fields are those that the Go version's log library writes.
+/// The fields are those of the Go version's log library.
 fn check_json(log: &str) {
     assert!(!log.is_empty());
     for line in log.lines() {
@@ -67,7 +67,7 @@ fn check_json(log: &str) {
     }
 }
 
-/// What the application calls its tables cannot make lines of its own.
+/// A line break in the name of a table begins no line of the log.
 #[test]
 fn names_cannot_make_lines() {
     let mut node = Node::new(1);

@@ -1,8 +1,9 @@
 //! The program as its users run it: real processes, a real nats-server, real SQLite files; and the
 //! stream rooms against the same server.
 //!
-//! Which nats-server: `HARMONYLITE_NATS_SERVER`, else the one in PATH. Nothing is skipped without
-//! it: a test that did not run proves nothing. servers.txt says which tests depend on its version.
+//! `HARMONYLITE_NATS_SERVER` names the nats-server, else the one in PATH is used. Without a server
+//! the tests fail: a test that did not run proves nothing. servers.txt lists the tests that depend
+//! on the server's version.
 #![allow(unreachable_pub)] // no other crate uses any of it
 
 mod away;

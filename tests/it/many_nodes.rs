@@ -1,5 +1,5 @@
-//! What the meta bucket costs in a cluster of 1,000 nodes, by the bytes on a node's connection. The
-//! node's own code speaks with a real nats-server; the other nodes are the keys that they would
+//! The cost of the meta bucket in a cluster of 1,000 nodes, by the bytes on a node's connection.
+//! The node's own code speaks with a real nats-server; the other nodes are the keys that they would
 //! have written. `cargo test --test it many_nodes -- --nocapture` prints the table of
 //! src/guide/performance.md.
 
@@ -39,7 +39,7 @@ fn tables() -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Every node but this one, as it stands in the bucket.
+/// Writes the keys of every node but this one to the bucket.
 fn write_all(bucket: &KeyValue<'_>) {
     let tables = serde_json::to_vec(&Some(tables())).unwrap();
     for node in 2..=NODES {
@@ -81,7 +81,7 @@ fn cost<T>(proxy: &Proxy, what: &str, does: impl FnOnce() -> T) -> (T, Cost) {
     )
 }
 
-/// Bytes of the table of all nodes in memory.
+/// Bytes that the table of all nodes takes in memory.
 fn memory(peers: &PeerStates) -> usize {
     let of = |entry: &NodeEntry| {
         let texts = [&entry.name, &entry.release, &entry.schema, &entry.previous];

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes from a running daemon.
+//! The metrics of a running daemon.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -9,7 +9,7 @@ use harmonylite::http::client;
 use crate::cluster::Cluster;
 use crate::node::{Node, until};
 
-/// The text at the node's socket; none while it does not answer.
+/// The metrics from the node's socket; none while it does not answer.
 fn scraped(node: &Node) -> Option<String> {
     let socket = node.file("app.db-harmonylite.sock");
     let answer = client::get(&socket, "/metrics").ok()?;
@@ -74,7 +74,7 @@ fn a_daemon_exports_what_the_guide_lists() {
     check_with_promtool(&receives);
 }
 
-/// Names without the namespace.
+/// Names of the exported metrics, without the namespace.
 fn exported(text: &str) -> BTreeSet<String> {
     let names = text.lines().filter_map(|l| l.strip_prefix("# TYPE h_"));
     names
@@ -82,7 +82,7 @@ fn exported(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Those of the table in the guide.
+/// Names of the metrics in the guide's table.
 fn documented() -> BTreeSet<String> {
     let guide = include_str!("../../src/guide/operations.md");
     let section = guide.split("\n## Metrics\n").nth(1).unwrap();
@@ -92,7 +92,7 @@ fn documented() -> BTreeSet<String> {
         .collect()
 }
 
-/// `promtool check metrics`, where it is installed: unit tests look at the same rules.
+/// Runs `promtool check metrics`, where it is installed. Unit tests check the same rules.
 fn check_with_promtool(text: &str) {
     let program = std::env::var("HARMONYLITE_PROMTOOL").unwrap_or("promtool".into());
     let child = Command::new(program)

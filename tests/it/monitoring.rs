@@ -1,7 +1,7 @@
-//! examples/monitoring against a daemon that runs: each name that a rule or a panel asks for is
-//! exported, and promtool (of Debian's `prometheus`) takes all of it.
+//! examples/monitoring against a running daemon: the daemon exports each metric that a rule or a
+//! panel uses, and promtool (of Debian's `prometheus`) accepts all files.
 //!
-//! Without promtool, names alone are checked, unless `HARMONYLITE_REQUIRE_MONITORING` is set.
+//! Without promtool the test checks names alone, unless `HARMONYLITE_REQUIRE_MONITORING` is set.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +23,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(folder().join(name)).unwrap()
 }
 
-/// What promtool says of its standard input or of files; none where there is no promtool.
+/// Runs promtool on its standard input or on files; none if there is no promtool.
 fn promtool(words: &[&str], input: &str) -> Option<()> {
     let spawned = Command::new("promtool")
         .args(words)

@@ -15,11 +15,11 @@ pub use crate::wait::{PATIENCE, free_port, pause, until};
 
 pub struct Node {
     pub folder: TempDir,
-    /// Keys of config.toml, values as TOML.
+    /// Keys of config.toml, with values as TOML.
     settings: BTreeMap<String, String>,
-    /// Further words of the command line.
+    /// Further arguments.
     pub words: Vec<String>,
-    /// Further variables of the environment, name and value.
+    /// Further environment variables, name and value.
     pub environment: Vec<(String, String)>,
     process: Option<Child>,
 }
@@ -35,7 +35,7 @@ impl Drop for Node {
 }
 
 impl Node {
-    /// Not started, without tables. Its pauses are short, so that tests are.
+    /// A node without tables, not started. Its pauses are short, so that tests are.
     pub fn new(id: u64) -> Node {
         let folder = tempfile::tempdir().unwrap();
         let mut node = Node {
@@ -56,7 +56,7 @@ impl Node {
         node
     }
 
-    /// A key of the configuration, from the next start on.
+    /// Sets a key of the configuration, from the next start on.
     pub fn set(&mut self, key: &str, value: &str) -> &mut Node {
         self.settings.insert(key.into(), value.into());
         let text: String = self
@@ -80,8 +80,8 @@ impl Node {
         self.file("app.db")
     }
 
-    /// The program. `HARMONYLITE_EMULATED` has the words of another one for nodes with odd ids, as
-    /// `qemu-arm -cpu arm1176 FILE`: then nodes of two architectures meet (`scripts/arm.sh`).
+    /// The program. `HARMONYLITE_EMULATED` gives a different command for nodes with odd ids, such
+    /// as `qemu-arm -cpu arm1176 FILE`: then nodes of two architectures meet (`scripts/arm.sh`).
     fn program(&self) -> Command {
         let own = env!("CARGO_BIN_EXE_harmonylite");
         let id = self.settings.get("node_id").and_then(|id| id.parse().ok());
@@ -95,7 +95,7 @@ impl Node {
         command
     }
 
-    /// The program with this configuration and further words.
+    /// The program with this node's configuration and further arguments.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = self.program();
         command
@@ -110,7 +110,7 @@ impl Node {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().unwrap()
     }
@@ -141,7 +141,7 @@ impl Node {
         kill_process(Pid::from_raw(self.pid() as i32).unwrap(), which).unwrap();
     }
 
-    /// As a power cut would end it, save for the disk's cache.
+    /// Kills the daemon, as a power cut would but for the disk's cache.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -149,13 +149,13 @@ impl Node {
         }
     }
 
-    /// Waits until it ended by itself or by a signal sent.
+    /// Waits until the daemon has ended by itself or by a signal that was sent.
     pub fn wait(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("it runs");
         until("the daemon ends", || process.try_wait().unwrap())
     }
 
-    /// Ends it in good order; how long that took.
+    /// Ends the daemon in good order. Returns how long that took.
     pub fn stop(&mut self) -> Duration {
         let began = Instant::now();
         self.signal(Signal::TERM);
@@ -164,7 +164,7 @@ impl Node {
         began.elapsed()
     }
 
-    /// What it said, on both outputs, since the first start.
+    /// The daemon's output, on both streams, since its first start.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.file("log")).unwrap_or_default()).into_owned()
     }
@@ -182,7 +182,7 @@ impl Node {
         app
     }
 
-    /// What an application does.
+    /// Runs statements as an application does.
     pub fn execute(&self, sql: &str) {
         self.open()
             .execute_batch(sql)
@@ -198,7 +198,7 @@ impl Node {
     /// All rows of the application's tables, with their storage classes.
     pub fn rows(&self) -> Vec<String> {
         let app = self.open();
-        // All tables as of one moment.
+        // The transaction makes all tables those of one moment.
         app.execute_batch("BEGIN").unwrap();
         let mut all = Vec::new();
         for table in texts(
@@ -219,7 +219,7 @@ impl Node {
         all
     }
 
-    /// Nothing waits to be captured or sent.
+    /// Whether nothing waits to be captured or sent.
     pub fn is_quiet(&self) -> bool {
         let left = "SELECT (SELECT count(*) FROM __harmonylite___change_log_global)
                          + (SELECT count(*) FROM __harmonylite___unsent)";
@@ -228,7 +228,7 @@ impl Node {
             .is_ok_and(|n| n == 0)
     }
 
-    /// Sound, and without a word that no healthy node says.
+    /// Asserts that the file is sound and the log has no line that a healthy node never writes.
     pub fn check(&self) {
         let app = self.open();
         assert_eq!(texts(&app, "PRAGMA integrity_check"), ["ok"]);

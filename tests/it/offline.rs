@@ -1,4 +1,4 @@
-//! Without a broker, for a while.
+//! Nodes whose broker is away for a while.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -31,7 +31,7 @@ fn an_outage_with_writes_on_both_sides() {
         cluster.broker.start_again();
         assert_eq!(cluster.converge().len(), 61);
     }
-    // Nobody was started again for it.
+    // No process was started again for that.
     for node in &cluster.nodes {
         assert_eq!(node.log().matches("harmonylite 0.").count(), 1);
     }
@@ -47,7 +47,7 @@ fn a_start_without_any_broker() {
     }
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
     cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
-    // Captured: the change log is empty and the marks stand.
+    // The rows are captured: the change log is empty, and the marks stand.
     crate::node::until("the capture", || {
         let log = "SELECT count(*) FROM __harmonylite___change_log_global";
         (cluster.nodes[0].number(log) == 0).then_some(())
@@ -99,7 +99,7 @@ fn positions_are_shown_and_a_missing_file_is_made_anew() {
     assert!(read()["harmonylite-changes-c-1"] > position as u64);
 }
 
-/// It takes connections and refuses what is published: its disk is full, say.
+/// A broker that accepts connections and refuses every message, as with a full disk.
 #[test]
 fn a_broker_that_refuses_every_message() {
     let cluster = Cluster::start(1, |node| {
@@ -128,7 +128,7 @@ fn a_broker_that_refuses_every_message() {
     node.execute("INSERT INTO item VALUES (2, 'b', 0)");
     let refusals = || node.log().matches("a frame was not stored").count();
     until("four tries", || (refusals() >= 4).then_some(()));
-    // Pauses of 250, 500 and 1000 ms are between them.
+    // Pauses of 250, 500 and 1000 ms lie between them.
     assert!(began.elapsed() > Duration::from_millis(1700));
     let log = node.log();
     let mut warnings = log.lines().filter(|line| line.contains("a frame was not"));
@@ -138,7 +138,8 @@ fn a_broker_that_refuses_every_message() {
     cluster.converge();
 }
 
-/// Changes are noticed where SQLite writes them, and what is ours lies there, too.
+/// The database is a symbolic link: the daemon watches the folder of the real file, and its own
+/// files lie there, too.
 #[test]
 fn a_database_behind_a_symbolic_link() {
     let mut cluster = Cluster::stopped(1, |_| {});
@@ -155,7 +156,7 @@ fn a_database_behind_a_symbolic_link() {
     assert!(node.file("data/real.db-harmonylite.lock").exists());
 }
 
-/// A daemon that went on would be deaf: the application writes to another file.
+/// A daemon that went on would miss everything: the application writes to a different file.
 #[test]
 fn a_database_that_is_replaced_under_the_daemon() {
     let mut cluster = Cluster::start(1, |_| {});

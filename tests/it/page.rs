@@ -1,7 +1,7 @@
 //! The page at `/`, in a real browser: Chromium without a screen.
 //!
-//! Where there is none, the page is not looked at, unless `HARMONYLITE_REQUIRE_MONITORING` is set.
-//! With `HARMONYLITE_PICTURES` set to a folder, pictures of it are kept there
+//! Without Chromium the page is not checked, unless `HARMONYLITE_REQUIRE_MONITORING` is set.
+//! `HARMONYLITE_PICTURES` names a folder in which pictures of the page are kept
 //! (examples/monitoring has those of this test).
 
 use std::fs;
@@ -19,7 +19,7 @@ const BROWSERS: [&str; 4] = [
     "google-chrome",
 ];
 
-/// Of `preferredColorScheme`.
+/// The values of `preferredColorScheme`.
 const SCHEMES: [(&str, u8); 2] = [("dark", 0), ("light", 1)];
 const SIZES: [&str; 2] = ["360,1300", "1280,900"];
 
@@ -66,12 +66,13 @@ impl Browser {
             .arg(format!("http://127.0.0.1:{port}/"));
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        // What the policy forbids, and errors of the script, come as lines of the console.
+        // A line of the console is an error of the script, or something that the page's policy
+        // forbids.
         assert!(!said.contains(":CONSOLE"), "{said}");
         output
     }
 
-    /// The page's text once its script ran.
+    /// The page's text after its script ran.
     fn text(&self, port: u16) -> String {
         let output = self.run(port, &["--dump-dom".into()]);
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -84,7 +85,7 @@ impl Browser {
         })
     }
 
-    /// A picture in each size and scheme.
+    /// Takes a picture in each size and scheme.
     fn pictures(&self, port: u16, name: &str, folder: &Path) {
         for (scheme, number) in SCHEMES {
             for size in SIZES {
@@ -140,7 +141,7 @@ fn a_stranger_sees_who_lacks_something() {
     assert!(text.contains("Nothing waits.") && text.contains("None since the start."));
     browser.pictures(port, "well", &pictures);
 
-    // A migration that ran on two of the three nodes.
+    // A migration ran on two of the three nodes.
     for n in [1, 2] {
         cluster.nodes[n].execute("CREATE TABLE orders (id TEXT PRIMARY KEY, what)");
     }

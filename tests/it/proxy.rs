@@ -14,13 +14,13 @@ struct Counts {
 }
 
 pub struct Proxy {
-    /// Where it listens, HOST:PORT.
+    /// The address on which it listens, HOST:PORT.
     pub address: String,
     counts: Arc<Counts>,
 }
 
 impl Proxy {
-    /// In front of the server at this HOST:PORT.
+    /// Starts a proxy before the server at this HOST:PORT.
     pub fn start(server: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();

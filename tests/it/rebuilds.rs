@@ -9,7 +9,7 @@ const BEFORE: &str = "CREATE TABLE \"User\"(id TEXT NOT NULL PRIMARY KEY, email 
 
 const COLUMNS: &str = "id TEXT NOT NULL PRIMARY KEY, email TEXT NOT NULL";
 
-/// Statements of a tool that gives `User` a new column, a transaction each.
+/// Statements, a transaction each, by which a tool gives `User` a new column.
 fn steps(tool: &str, column: &str) -> Vec<String> {
     let copy = |from: &str, to: &str| {
         format!("INSERT INTO \"{to}\"(id, email) SELECT id, email FROM \"{from}\"")
@@ -66,15 +66,15 @@ fn rows_with(node: &Node, what: &str) -> Option<()> {
     (count.ok()? > 0).then_some(())
 }
 
-/// Twice, as the second time nothing may be left of the first; with a write in between on the node
-/// that is migrated and one on the node that is not.
+/// Runs two migrations: at the second one nothing may be left of the first. Between them the
+/// migrated node and the other one write.
 fn migrates_twice(tool: &str) {
     let cluster = Cluster::start(2, |node| node.execute(BEFORE));
     let nodes = &cluster.nodes;
     nodes[0].execute("INSERT INTO \"User\" VALUES ('a', 'a@b'), ('b', 'b@b')");
     cluster.converge();
     for (round, column) in ["role", "rank"].into_iter().enumerate() {
-        // The second rebuild keeps the first one's column out: it is a tool that knows no better.
+        // The second rebuild leaves the first one's column out, because the tool does not know it.
         migrate(&nodes[0], tool, column);
         nodes[1].execute(&format!(
             "INSERT INTO \"User\"(id, email) VALUES ('1{round}', '1{round}')"

@@ -1,4 +1,4 @@
-//! Rows travel: both ways, in any number, whole.
+//! Rows arrive: both ways, in any number, whole.
 
 use rusqlite::params;
 
@@ -25,7 +25,7 @@ fn three_nodes_four_shards() {
     rows_arrive_both_ways(3, 4);
 }
 
-/// Inserts, updates and deletes; then the same rows on all nodes at once.
+/// Inserts, updates and deletes; then all nodes write the same rows at once.
 fn rows_arrive_both_ways(nodes: u64, shards: u32) {
     let cluster = Cluster::start(nodes, |node| {
         node.set("replication_log.shards", &shards.to_string());

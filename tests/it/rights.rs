@@ -1,4 +1,4 @@
-//! A user of the broker who may do what HarmonyLite needs, and nothing else.
+//! A broker's user with exactly the rights that HarmonyLite needs.
 
 use crate::cluster::converge;
 use crate::node::{Node, free_port, until};
@@ -11,7 +11,8 @@ const BUCKETS: [&str; 3] = [
     "OBJ_harmonylite-changes-snapshot-store",
 ];
 
-/// What may be published, with default prefixes, one shard and the store "nats".
+/// The subjects to which the user may publish, with default prefixes, one shard and the store
+/// "nats".
 fn rights() -> Vec<String> {
     let mut rights: Vec<String> = [
         "harmonylite-change-log-1",

@@ -1,7 +1,7 @@
-//! The init scripts of examples/service, run by busybox as on the boxes they are for.
+//! The init scripts of examples/service, run by busybox as on their boxes.
 //!
 //! OpenWrt's rc.common, procd and UCI are not here: [`RC_COMMON`] stands for them and writes down
-//! what the script asks of them.
+//! the calls of the script.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -101,7 +101,7 @@ struct Box {
 }
 
 impl Box {
-    /// What `start` prints with that in /etc/config/harmonylite.
+    /// The output of `start` with this content of /etc/config/harmonylite.
     fn start(&self, uci: &str) -> String {
         let file = |name: &str| self.folder.path().join(name);
         fs::write(file("harmonylite"), uci).unwrap();
@@ -114,7 +114,7 @@ impl Box {
         text(&command.output().unwrap())
     }
 
-    /// Whether the daemon takes the configuration that was written for a section.
+    /// Whether the daemon accepts the configuration that the script wrote for a section.
     fn check(&self, section: &str) -> String {
         let file = self.folder.path().join(format!("run/{section}.toml"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_harmonylite"));

@@ -1,4 +1,4 @@
-//! What the keys of the configuration do.
+//! Effects of the keys of the configuration.
 
 use crate::cluster::Cluster;
 use crate::node::{Node, pause, until};
@@ -23,13 +23,13 @@ fn nodes_that_are_set_up_differently_are_told_so() {
             assert!(node.log().contains("cannot be changed"), "{}", node.log());
             continue;
         }
-        // Which of the two is right, the operator knows.
+        // The operator decides which of the two values is right.
         node.until_log("the shared settings are changed");
         node.until_log("connected to NATS");
     }
 }
 
-/// A node that is away has not read all of the streams that would be left behind.
+/// A node that is away has not read all of the streams that a change would leave behind.
 #[test]
 fn shards_are_not_lowered() {
     let mut cluster = Cluster::stopped(2, |_| {});
@@ -114,7 +114,7 @@ fn a_gap_is_said() {
     cluster.nodes[1].start();
     let gone = "were dropped by the broker before this node read them";
     cluster.nodes[1].until_log(gone);
-    // It goes on with what there is, and does not forget.
+    // The node goes on with the messages that are there, and remembers the gap.
     until("the rest", || {
         (cluster.nodes[1].rows().len() > 10).then_some(())
     });

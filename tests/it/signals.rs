@@ -18,7 +18,7 @@ fn until_says(node: &Node, name: &str, text: &str) {
     });
 }
 
-/// With a log file, and without snapshots: SIGUSR1 then says so in a line.
+/// Gives the node a log file and no snapshots: SIGUSR1 then writes a line that says so.
 fn with_log_file(node: &mut Node) {
     let path = format!("'{}'", node.file("hl.log").display());
     node.set("logging.file", &path)
@@ -34,7 +34,7 @@ fn a_rotated_log_file_is_opened_anew() {
     rotate("hl.log.1");
     node.signal(Signal::HUP);
     until_says(node, "hl.log", "SIGHUP: logging.file is reopened");
-    // Without a signal the next line finds it.
+    // Without a signal the next line makes the file anew.
     rotate("hl.log.2");
     node.signal(Signal::USR1);
     until_says(node, "hl.log", "SIGUSR1");
@@ -95,7 +95,7 @@ fn no_signal_ends_it_but_those_that_ask_for_the_end() {
     node.until_log("stopping");
 }
 
-/// The terminal is gone: SIGHUP comes, and whatever is written to it fails.
+/// The terminal is closed: SIGHUP comes, and every write to the terminal fails.
 #[test]
 fn a_closed_terminal_does_no_harm() {
     let mut cluster = Cluster::start(1, |node| {
@@ -123,7 +123,7 @@ fn a_closed_terminal_does_no_harm() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// Ended with the test.
+/// A process that ends with the test.
 struct Running(Child);
 
 impl Drop for Running {

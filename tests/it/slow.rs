@@ -18,17 +18,17 @@ use crate::stream::node::{Node as Broker, PATIENCE, ensure, streams};
 
 const BYTES_PER_SECOND: usize = 32_000;
 
-/// All that connections have to pass in one direction.
+/// The time at which the wire is free again; all connections share it, per direction.
 type Wire = Arc<Mutex<Instant>>;
 
-/// Listens in place of the server at `address`, as far away as a slow link makes it.
+/// Listens in place of the server at `address`, and delays bytes as a slow link does.
 fn slow_link(address: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let here = listener.local_addr().unwrap().to_string();
     let address = address.to_string();
     let wire = || Arc::new(Mutex::new(Instant::now()));
     let (up, down): (Wire, Wire) = (wire(), wire());
-    // It ends with the process.
+    // The thread ends with the process.
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let Ok(server) = TcpStream::connect(&address) else {
@@ -53,7 +53,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, wire: &Mutex<Instant>) {
             *free = Instant::now().max(*free) + takes;
             *free
         };
-        // Nothing is waited for: this is how slow the link is.
+        // This sleep waits for no condition: it is the slowness of the link.
         thread::sleep(through.saturating_duration_since(Instant::now()));
         if to.write_all(&packet[..read]).is_err() {
             break;
@@ -63,7 +63,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, wire: &Mutex<Instant>) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// Bytes that no compression makes smaller.
+/// Bytes that do not compress.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 1u64;
     let byte = || {
@@ -101,7 +101,7 @@ fn a_message_may_take_its_time_to_arrive() {
         lengths.extend(messages.iter().map(|m| m.data.len()));
     }
     assert_eq!(lengths, [10, 600_000, 10]);
-    // Whether it is still the one that was read is asked at each connection.
+    // A node verifies its streams at each connection.
     let began = Instant::now();
     assert_eq!(reader.message_id(2).unwrap().as_deref(), Some("id-2"));
     assert_eq!(reader.message_id(4).unwrap(), None);

@@ -11,13 +11,13 @@ use crate::node::{Node, pause, texts, until};
 mod commands;
 mod returning;
 
-/// Streams that forget soon, and a lease that is soon free.
+/// Settings for streams that forget soon, and a lease that ends soon.
 fn small(node: &mut Node) {
     node.set("replication_log.max_entries", "64")
         .set("snapshot.leader_ttl", "1000");
 }
 
-/// One transaction after the other.
+/// Inserts the rows, each in a transaction of its own.
 fn write(node: &Node, ids: std::ops::Range<i64>, text: &str) {
     let app = node.open();
     let mut put = app
@@ -28,7 +28,7 @@ fn write(node: &Node, ids: std::ops::Range<i64>, text: &str) {
     }
 }
 
-/// So slowly that the streams forget the first of it before the last comes.
+/// Inserts so slowly that the streams forget the first message before the last one comes.
 fn write_at_length(node: &Node, ids: std::ops::Range<i64>, text: &str) {
     for from in ids.clone().step_by(20) {
         write(node, from..ids.end.min(from + 20), text);
@@ -43,14 +43,14 @@ fn remove_database(node: &Node) {
 }
 
 fn snapshot(node: &Node) {
-    // Not the first one, which is made by itself.
+    // Counts snapshots that were asked for; the first one is made by itself.
     let made = || node.log().matches("made, because it was asked for").count();
     let before = made();
     node.signal(Signal::USR1);
     until("a snapshot is made", || (made() > before).then_some(()));
 }
 
-/// One more node of the cluster, without a database.
+/// Adds a node without a database to the cluster.
 fn add(cluster: &mut Cluster, change: impl Fn(&mut Node)) {
     let mut node = Node::new(cluster.nodes.len() as u64 + 1);
     crate::cluster::client_of(&cluster.broker, &mut node);
@@ -78,7 +78,7 @@ fn a_new_node_without_a_file() {
     assert!(!left.into_iter().any(|name| name.contains(".harmonylite-")));
 }
 
-/// Its application opened it first, and holds it open all the while.
+/// The application opens the empty file first, and holds it open meanwhile.
 #[test]
 fn a_new_node_with_an_empty_file() {
     let mut cluster = Cluster::start(1, small);
@@ -99,7 +99,7 @@ fn a_new_node_with_an_empty_file() {
     assert_eq!(cluster.converge().len(), 201);
 }
 
-/// It has no data, and must not found the cluster with nothing.
+/// A node without data must not found the cluster with nothing.
 #[test]
 fn a_node_without_a_file_that_comes_first() {
     let mut cluster = Cluster::stopped(1, small);
@@ -110,7 +110,7 @@ fn a_node_without_a_file_that_comes_first() {
     cluster.nodes[0].start();
     assert_eq!(cluster.converge().len(), 50);
     assert!(cluster.nodes[0].log().contains("founds the cluster"));
-    // Both at the same time.
+    // Both nodes start at the same time.
     let mut cluster = Cluster::stopped(1, small);
     write(&cluster.nodes[0], 0..50, "early");
     add(&mut cluster, small);
@@ -118,7 +118,7 @@ fn a_node_without_a_file_that_comes_first() {
     assert_eq!(cluster.converge().len(), 50);
 }
 
-/// Nobody else will ever come.
+/// No other node will ever come.
 #[test]
 fn a_lone_node_without_a_file_founds_once_its_application_has_tables() {
     let mut cluster = Cluster::stopped(0, small);
@@ -145,7 +145,7 @@ fn two_found_at_once_with_other_rows() {
     };
     let rows = cluster.converge();
     assert_eq!(rows.len(), 80);
-    // All fifty are of one node, whoever was first.
+    // All fifty rows are of one node, whichever founded the cluster.
     let values = "SELECT DISTINCT value FROM item WHERE id < 50";
     assert_eq!(texts(&cluster.nodes[0].open(), values).len(), 1);
     let founders = |n: &&Node| n.log().contains("founds the cluster");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::converge;
 use crate::node::{Node, free_port, until};
 
-/// Of the scenario below; `HARMONYLITE_ROUNDS` has more of them.
+/// Rounds of the scenario below; `HARMONYLITE_ROUNDS` sets a different number.
 const ROUNDS: i64 = 2;
 
 /// A row takes two seconds on a quiet machine.
@@ -35,8 +35,8 @@ fn cluster() -> Vec<Node> {
     (0..3).map(start).collect()
 }
 
-/// The reference's "save and restore a snapshot": one of three is killed, a snapshot is saved by
-/// its configuration alone, and it is started again with the flags.
+/// One of three nodes is killed, saves a snapshot by its configuration alone, and is started again
+/// with its flags.
 #[test]
 fn a_snapshot_is_saved_by_the_configuration_alone() {
     let mut nodes = cluster();
@@ -69,7 +69,7 @@ fn a_snapshot_is_saved_by_the_configuration_alone() {
     }
 }
 
-/// A store from before servers were remembered.
+/// The store is from before HarmonyLite remembered the servers.
 #[test]
 fn a_store_of_a_cluster_is_not_opened_alone() {
     let mut nodes = cluster();

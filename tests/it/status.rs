@@ -30,7 +30,7 @@ fn json(node: &Node, words: &[&str]) -> (Option<i32>, Json) {
     (output.status.code(), json)
 }
 
-/// Every node knows all others.
+/// Waits until every node knows all others.
 fn until_all_are_listed(cluster: &Cluster) {
     let count = cluster.nodes.len() - 1;
     for node in &cluster.nodes {
@@ -72,7 +72,7 @@ fn every_node_is_listed_until_it_is_forgotten() {
     let shown = text(&second.run(&["status"]));
     assert!(shown.starts_with("every node has everything\n"), "{shown}");
     assert!(shown.contains("node 1 (cellar): release"), "{shown}");
-    // It says nothing of itself, and asks nobody.
+    // The third node tells nothing of itself and asks for no other.
     let alone = text(&third.run(&["status"]));
     assert!(
         alone.contains("other nodes: not known: status_interval = 0"),
@@ -121,7 +121,7 @@ fn without_a_daemon_the_file_is_read() {
     assert_eq!(node.run(&["status", "-repair"]).status.code(), Some(2));
 }
 
-/// A node that cannot be reached is missed, and what it lacks is named.
+/// The others name a node that cannot be reached, and the rows that it lacks.
 #[test]
 fn a_node_that_holds_rows_is_named_by_the_others() {
     let cluster = cluster(2);
@@ -239,7 +239,7 @@ fn a_bundle_holds_no_secret() {
             toml(10)
         );
         fs::write(&file, config).unwrap();
-        // As a careless server may repeat them.
+        // A careless server may repeat the secrets in its messages.
         let said: Vec<String> = (1..=12).map(secret).collect();
         fs::write(
             &log,

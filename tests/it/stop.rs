@@ -1,4 +1,4 @@
-//! Every end in good order, and `-cleanup`.
+//! Each end in good order, and `-cleanup`.
 
 use std::fs;
 use std::process::Stdio;
@@ -51,7 +51,7 @@ fn whatever_hangs_the_end_comes() {
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
     cluster.converge();
     let app = cluster.nodes[0].open();
-    // The application holds the lock, the broker stands still.
+    // The application holds the lock, and the broker stands still.
     app.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (2, 'b', 0)")
         .unwrap();
     cluster.broker.signal(Signal::STOP);
@@ -77,7 +77,7 @@ fn whatever_hangs_the_end_comes() {
     assert_eq!(cluster.converge().len(), 2);
 }
 
-/// What an application committed before the signal is with the others.
+/// Rows that the application committed before the signal reach the others.
 #[test]
 fn the_last_rows_are_sent() {
     let mut cluster = Cluster::start(2, |_| {});
@@ -91,7 +91,7 @@ fn the_last_rows_are_sent() {
             "captured, sent and acknowledged"
         );
         cluster.nodes[0].start();
-        // It is connected when its next rows are under way.
+        // The node is connected, and its next rows are under way.
         cluster.nodes[0].execute(&format!("UPDATE item SET value = {id} WHERE id = 1"));
         cluster.converge();
     }
@@ -111,7 +111,7 @@ fn cleanup_leaves_no_trace() {
     let refused = node.run(&["-cleanup"]);
     assert_eq!(refused.status.code(), Some(1), "while the daemon runs");
     node.stop();
-    // The application goes on, with the file open.
+    // The application goes on with the file open.
     let mut read = app.prepare("SELECT value FROM item").unwrap();
     let mut rows = read.query([]).unwrap();
     assert!(rows.next().unwrap().is_some());
@@ -144,7 +144,7 @@ fn cleanup_leaves_no_trace() {
     assert!(!node.database().exists());
 }
 
-/// A supervisor's `restart` may start the next one while the last one still ends.
+/// A supervisor's `restart` may start the next daemon while the last one still ends.
 #[test]
 fn a_start_waits_for_the_one_that_ends() {
     let mut cluster = Cluster::start(1, |_| {});
@@ -165,7 +165,7 @@ fn a_start_waits_for_the_one_that_ends() {
     assert!(!pid_file.exists());
 }
 
-/// Two would clear each other's marks.
+/// Two daemons on one database would clear each other's marks.
 #[test]
 fn a_second_daemon_is_turned_away() {
     let cluster = Cluster::start(1, |_| {});

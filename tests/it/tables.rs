@@ -1,5 +1,5 @@
 //! Which tables take part, with real daemons: books of migrations, Litestream's tables, and a table
-//! that merely has the name of an index's storage.
+//! with a name that only looks like an index's storage.
 
 use crate::cluster::{Cluster, client_of};
 use crate::health::{serve, until_health};
@@ -51,7 +51,7 @@ fn books_stay_and_content_travels_also_to_nodes_that_come_later() {
     let listed = r#"its own","table":"_litestream_seq"}"#;
     until_health(port, 200, &["\"tables\":[{\"part\":\"local\"", listed]);
 
-    // Made by node 1, so that its books come along.
+    // Node 1 makes the snapshot, so that its local tables come along.
     cluster.nodes[0].signal(rustix::process::Signal::USR1);
     cluster.nodes[0].until_log("because it was asked for");
     for (id, has_file) in [(3, false), (4, true)] {
@@ -78,7 +78,7 @@ fn books_stay_and_content_travels_also_to_nodes_that_come_later() {
         cluster.nodes[0].execute(&format!("INSERT INTO docs_content VALUES ({id}, '{body}')"));
         let sql = format!("SELECT count(*) FROM docs_content WHERE body = '{body}'");
         until_row(&node, &sql);
-        // Its index works, though nobody fed it.
+        // The full-text index works, though no trigger fed it.
         let matches = "SELECT count(*) FROM docs WHERE docs MATCH 'nothing'";
         assert_eq!(node.number(matches), 0);
     }

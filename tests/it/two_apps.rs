@@ -1,4 +1,4 @@
-//! Case 12: several databases on one machine, or on one nats-server, with default names.
+//! Several databases on one machine, or on one nats-server, with default names.
 
 use crate::cluster::{Cluster, broker, client_of};
 use crate::health::{serve, until_health};
@@ -40,7 +40,8 @@ fn two_databases_in_one_folder_do_not_share_a_mirror() {
         "seq_map_path",
         &format!("'{}'", one.file("seq-map.cbor").display()),
     );
-    // Chosen by name it is the default all the same, and the file that is there goes before it.
+    // The configuration names the default file, and the file that this database has already goes
+    // before it.
     two.start();
     two.until_log("connected to NATS");
     assert!(!two.log().contains("is missing"), "{}", two.log());
@@ -86,10 +87,10 @@ fn another_application_on_the_same_streams_is_told() {
         "{}",
         other.log()
     );
-    // It keeps to itself until somebody looks.
+    // The second application's node keeps to itself until an operator acts.
     let held = "SELECT count(*) FROM __harmonylite___held";
     assert_eq!(cluster.nodes[0].number(held), 0);
-    // Its own names, and all is well.
+    // With names of its own it works.
     other.stop();
     other
         .set("nats.stream_prefix", "'two'")

@@ -4,10 +4,11 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// Everything that is waited for takes far less; a test that fails waits so long.
+/// Longest wait for a condition. Every condition comes far sooner; only a failing test waits so
+/// long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tries until there is a result.
+/// Repeats `attempt` until it gives a result.
 pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -19,12 +20,12 @@ pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     panic!("in vain: {what}");
 }
 
-/// Between two tries, and between two steps of a load.
+/// The pause between two attempts, and between two steps of a load.
 pub fn pause(milliseconds: u64) {
     std::thread::park_timeout(Duration::from_millis(milliseconds));
 }
 
-/// On which nobody listens, and which the system gives to nobody by itself, so that it stays free
+/// A port on which nobody listens. The system gives it to no process by itself, so it stays free
 /// while its server is down.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -1,6 +1,6 @@
-//! Whoever takes a connection and says nothing counts as gone, in bounded time.
+//! A server that accepts a connection and says nothing counts as gone, in bounded time.
 //!
-//! One test for all, since it is mostly waiting.
+//! All stores share one test, since it mostly waits.
 
 use std::net::TcpListener;
 use std::thread;
@@ -15,7 +15,7 @@ use crate::proxy::Proxy;
 use crate::servers::webdav::{Login, apache};
 use crate::servers::{nats, s3, sftp, webdav};
 
-/// Connecting, a piece that is taken in part and then not at all, and a few last words.
+/// The bound: a connection, a piece that is taken in part and then not at all, and a last exchange.
 const BOUND: Duration = Duration::from_secs(CONNECT.as_secs() + 3 * SILENCE.as_secs() + 10);
 
 #[test]
@@ -42,7 +42,7 @@ fn silence_ends_in_an_error() {
 }
 
 fn from_the_start(kind: &'static str, settings: &(dyn Fn(&Way) -> Settings + Sync)) {
-    // Connections are made by the kernel; nobody ever reads from them.
+    // The kernel completes the connections; no program reads from them.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let way = Way {
@@ -63,7 +63,7 @@ fn from_the_start(kind: &'static str, settings: &(dyn Fn(&Way) -> Settings + Syn
     assert!(began.elapsed() < BOUND, "{kind}: {:?}", began.elapsed());
 }
 
-/// An upload and a download at a time.
+/// Silences the server in the middle of an upload and of a download.
 fn in_the_middle(bench: Bench) {
     let mut direct = bench.open("silent");
     crate::conformance::put(direct.as_mut(), "large", 1, LARGE);
@@ -77,7 +77,7 @@ fn in_the_middle(bench: Bench) {
                     ..bench.way("silent")
                 };
                 let mut store = bench.try_open(&way).unwrap();
-                // Before the kernel's buffers have grown so far that all the rest fits into them.
+                // The silence comes before the kernel's buffers can hold all the rest.
                 proxy.fall_silent_after(LARGE / 64);
                 let began = Instant::now();
                 bench.error(if upload {

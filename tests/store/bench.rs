@@ -1,4 +1,4 @@
-//! A server with the settings to reach it, in the shape that the checks want.
+//! A server with the settings to reach it, in the form that the checks need.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use harmonylite::stream::client::{Client, ClientOptions};
 use crate::data::SECRET;
 use crate::servers::process::Process;
 
-/// How to reach a server: directly, or through something that listens on another port.
+/// The way to a server: directly, or by a proxy on a different port.
 pub struct Way {
     pub port: u16,
     pub password: String,
@@ -19,13 +19,13 @@ pub struct Way {
 }
 
 pub struct Bench {
-    /// Which server, for messages.
+    /// The server's name in messages.
     pub name: &'static str,
-    /// Its `address` begins with it.
+    /// The beginning of the store's `address`.
     pub kind: &'static str,
     pub port: u16,
     pub settings: Box<dyn Fn(&Way) -> Settings + Send + Sync>,
-    /// Ended when dropped; None for a folder.
+    /// The server's process, which ends when dropped; None for a folder.
     pub process: Option<Process>,
 }
 
@@ -43,7 +43,7 @@ impl Bench {
         open(&settings, "changes", &|| connect(way))
     }
 
-    /// As who only reads.
+    /// Opens the store as a reader does, which creates nothing.
     pub fn open_existing(&self, place: &str) -> Result<Box<dyn Store>> {
         let way = self.way(place);
         open_existing(&(self.settings)(&way), "changes", &|| connect(&way))
@@ -60,7 +60,7 @@ impl Bench {
         store
     }
 
-    /// The error, after a look at its words: it says where, and keeps the secret.
+    /// The error of a call that must fail. Checks that it names the place and hides the secret.
     #[track_caller]
     pub fn error<T>(&self, result: Result<T>) -> String {
         let error = match result {

@@ -1,4 +1,4 @@
-//! What every store must do, while nothing goes wrong but what is handed in.
+//! The behaviour of every store while nothing goes wrong but the caller's reader or writer.
 
 use harmonylite::store::{Store, StoreError};
 
@@ -12,7 +12,7 @@ pub fn put(store: &mut dyn Store, name: &str, seed: u64, size: u64) {
     result.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Gets them back.
+/// Gets the bytes back.
 #[track_caller]
 pub fn expect(store: &mut dyn Store, name: &str, seed: u64, size: u64) {
     let mut expected = Expected::new(seed, size);
@@ -96,7 +96,7 @@ fn replacing(store: &mut dyn Store) {
     assert_eq!(names(store), ["empty", "manifest", "one", "snapshot-1.zst"]);
 }
 
-/// Our own end breaks: nothing new is seen, what was there stays, and nothing is left over.
+/// The caller's end breaks: nothing new is seen, the old object stays, and nothing is left over.
 fn failing_ends(bench: &Bench, store: &mut dyn Store) {
     for good in [0, 1000, LARGE / 2] {
         let mut from = Failing(Pattern::new(6, good));
@@ -135,7 +135,7 @@ fn refused_names(bench: &Bench, store: &mut dyn Store) {
     }
 }
 
-/// What a broken upload would leave can be seen and removed.
+/// The leftovers of a broken upload can be seen and removed.
 fn leftovers(store: &mut dyn Store) {
     let name = "manifest.part-0123456789abcdef";
     put(store, name, 9, 9);

@@ -1,5 +1,6 @@
-//! What a nats-server may have left of an object after a power cut: a description without all of
-//! the chunks, or other bytes. That is told from a server that is away, and can be replaced.
+//! The state of an object in a nats-server after a power cut: a description without all of the
+//! chunks, or with different bytes. The store tells that from a server that is away, and the object
+//! can be replaced.
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ use crate::servers::nats;
 
 const BUCKET: &str = "damaged";
 const STREAM: &str = "OBJ_damaged";
-/// `snapshot` in the names of subjects.
+/// The subject of the object `snapshot`'s description.
 const DESCRIPTION: &str = "$O.damaged.M.c25hcHNob3Q=";
 
 fn client(bench: &Bench) -> Client {
@@ -36,7 +37,7 @@ fn description(client: &Client) -> Value {
     serde_json::from_slice(&decode(&text)).unwrap()
 }
 
-/// Base64, of which the tests have no other.
+/// Decodes base64, for which the tests have no crate.
 fn decode(text: &str) -> Vec<u8> {
     let signs = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let values = text
@@ -84,7 +85,7 @@ fn damaged(result: Result<()>, words: &str) {
     }
 }
 
-/// What is damaged is known at once, is listed, and can be replaced and removed.
+/// The store sees the damage at once and lists the object, which can be replaced and removed.
 #[test]
 fn an_object_that_lost_chunks_or_its_description_is_known_as_damaged() {
     let bench = nats::start("1GB");
@@ -114,7 +115,7 @@ fn an_object_that_lost_chunks_or_its_description_is_known_as_damaged() {
     };
     let damages: [(&str, &dyn Fn()); 9] = [
         ("0 of 161 chunks are there", &|| purge(json!({}))),
-        // A server of 2.9 keeps none of them.
+        // A server of 2.9 keeps no chunk.
         ("of 161 chunks are there", &|| purge(json!({ "keep": 4 }))),
         ("160 of 161 chunks are there", &delete_second),
         ("not the ones described", &|| {
@@ -144,7 +145,7 @@ fn an_object_that_lost_chunks_or_its_description_is_known_as_damaged() {
     }
 }
 
-/// Does something once, when the first bytes come.
+/// A writer that does something once, when the first bytes come.
 struct Then<'a>(Option<Box<dyn FnOnce() + Send + 'a>>);
 
 impl Write for Then<'_> {
@@ -160,7 +161,7 @@ impl Write for Then<'_> {
     }
 }
 
-/// A silence is looked into, and only what the server says counts.
+/// When a server falls silent, the store asks it why, and only its answer counts.
 #[test]
 fn of_an_object_that_goes_while_it_is_read_the_cause_is_told() {
     let got = |bench: &Bench, act: &(dyn Fn() + Sync)| {
@@ -191,7 +192,7 @@ fn of_an_object_that_goes_while_it_is_read_the_cause_is_told() {
             let removed = got(&bench, &|| bench.open(BUCKET).remove("snapshot").unwrap());
             temporary(&bench, removed, "replaced or removed while it was read");
         });
-        // The server answers and has it all, but the consumer is gone or stuck.
+        // The server answers and has the whole object, but the consumer is gone or stuck.
         scope.spawn(|| {
             let bench = nats::start("1GB");
             let forgotten = got(&bench, &|| {
@@ -218,8 +219,8 @@ fn of_an_object_that_goes_while_it_is_read_the_cause_is_told() {
     });
 }
 
-/// Bytes on the disk, as a power cut or a dying card leaves them: of a server that was killed, and
-/// of one that had written down what it has.
+/// Damaged bytes on the disk, after a power cut or on a dying card: of a server that was killed,
+/// and of one that had written everything down.
 #[test]
 fn a_damaged_file_of_the_server_does_not_count_as_a_server_that_is_away() {
     let ways = [
@@ -229,8 +230,8 @@ fn a_damaged_file_of_the_server_does_not_count_as_a_server_that_is_away() {
         ("a bit", false),
         ("the end", true),
         ("the end", false),
-        // Not the other way as well: nats-server 2.9 then drops what replaces it (later ones do
-        // not).
+        // The description is damaged in one way only: after the other one nats-server 2.9 drops the
+        // replacement (later releases do not).
         ("the description", true),
     ];
     thread::scope(|scope| {
@@ -278,7 +279,7 @@ fn a_damaged_file(what: &str, killed: bool) {
     let mut store = bench.open(BUCKET);
     match store.get("snapshot", &mut Vec::new()) {
         Err(error @ StoreError::Damaged { .. }) => eprintln!("{what}, {killed}: {error}"),
-        // A server does not hand out a message of which it sees that it is damaged.
+        // A server does not hand out a message if it sees the damage.
         Err(StoreError::NotFound { .. }) if what == "the description" => {}
         other => panic!("{what}, {killed}: {other:?}"),
     }

@@ -3,10 +3,10 @@
 use std::io::{self, Read, Write};
 
 pub const SECRET: &str = "s3cr3t-pässword/+%";
-/// Larger than several parts and windows, and no multiple of anything.
+/// Larger than several parts and windows, and a multiple of neither.
 pub const LARGE: u64 = 20 * 1024 * 1024 + 4711;
 
-/// `size` bytes that depend on `seed` and on where they stand.
+/// `size` bytes that depend on `seed` and on their place.
 pub struct Pattern {
     state: u64,
     left: u64,
@@ -18,7 +18,7 @@ impl Pattern {
         Pattern { state, left: size }
     }
 
-    /// Byte `place`, counted from the end; the same however many are asked for at a time.
+    /// Byte `place`, counted from the end, whatever the size of a read.
     fn byte(&self, place: u64) -> u8 {
         (place.wrapping_mul(self.state) >> 32) as u8
     }
@@ -26,7 +26,7 @@ impl Pattern {
 
 impl Read for Pattern {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Odd pieces, as readers give them.
+        // Pieces of odd sizes, as readers may give.
         let room = buffer.len().min(9973).min(self.left as usize);
         for (byte, back) in buffer[..room].iter_mut().zip(0..) {
             *byte = self.byte(self.left - back);
@@ -36,7 +36,7 @@ impl Read for Pattern {
     }
 }
 
-/// Takes exactly the bytes of a pattern.
+/// A writer that accepts exactly the bytes of a pattern.
 pub struct Expected {
     pattern: Pattern,
     pub differs: bool,
@@ -75,7 +75,7 @@ impl Write for Expected {
     }
 }
 
-/// Fails after `good` bytes, as a reader of a file on a dying disk.
+/// A reader that fails after `good` bytes, like a file on a dying disk.
 pub struct Failing(pub Pattern);
 
 pub const READ_ERROR: &str = "the disk is dying";
@@ -89,7 +89,7 @@ impl Read for Failing {
     }
 }
 
-/// Takes `room` bytes and no more.
+/// A writer with room for `room` bytes.
 pub struct Full {
     pub room: usize,
 }

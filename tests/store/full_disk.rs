@@ -1,4 +1,5 @@
-//! The disk at the other end is full: an error, no leftovers, and what is small enough still fits.
+//! The server's disk is full: the store gives an error and leaves nothing over, and a small object
+//! still fits.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +14,7 @@ use crate::servers::process::until;
 use crate::servers::webdav::{Login, apache};
 use crate::servers::{is_root, nats, s3, sftp};
 
-/// A file system of 8 MB; it goes with it.
+/// A file system of 8 MB, which ends with this value.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {

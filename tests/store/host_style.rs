@@ -1,17 +1,17 @@
-//! A server of S3's kind that wants the bucket's name in the host's.
+//! A server like S3 that wants the bucket's name in the host's name.
 //!
-//! It stands in for the proxy of a process of its own, so that no name has to be known here.
+//! It stands in for an HTTP proxy, so that no host name has to be resolved here.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::thread;
 
-/// An empty bucket at `snaps.stub.test`; all else is refused as Alibaba does.
+/// An empty bucket at `snaps.stub.test`; the server refuses everything else as Alibaba does.
 fn stub() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    // It ends with the process.
+    // The thread ends with the process.
     thread::spawn(move || listener.incoming().flatten().for_each(answer));
     port
 }

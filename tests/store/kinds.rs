@@ -1,4 +1,4 @@
-//! Every kind of store, through everything.
+//! Every kind of store, through every check.
 #![allow(deprecated)] // the whole nats crate is
 
 use std::fs;
@@ -26,7 +26,7 @@ fn nats_server() {
     trouble::check(&mut bench);
 }
 
-/// The official clients find objects and read them.
+/// The vendors' own clients find the objects and read them.
 fn others_can_read(bench: &Bench) {
     let mut store = bench.open("official");
     conformance::put(store.as_mut(), "snapshot-1.zst", 1, 300_000);
@@ -65,7 +65,7 @@ fn s3_seaweedfs() {
     trouble::end(&mut bench);
 }
 
-/// Multipart uploads that are neither complete nor aborted.
+/// Number of multipart uploads that are neither complete nor aborted.
 fn uploads(bench: &Bench, bucket: &str) -> usize {
     let region = Region::Custom {
         region: "us-east-1".into(),
@@ -117,7 +117,7 @@ fn webdav_digest() {
     trouble::check(&mut bench);
 }
 
-/// Objects go directly under their names then.
+/// Without a path, objects lie directly under their names.
 #[test]
 fn webdav_without_move() {
     let Some(bench) = apache_without_move() else {

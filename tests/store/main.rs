@@ -1,8 +1,9 @@
 //! The stores for snapshots, against real servers that the tests start and stop.
 //!
-//! Which programs: those in the folder `HARMONYLITE_STORE_SERVERS` (`scripts/store-servers.sh` gets
-//! them), else those in PATH; nats-server as everywhere. A kind of server that is not installed is
-//! skipped, and said so, unless `HARMONYLITE_REQUIRE_STORES` is set: then that is a failure.
+//! The programs are those in the folder `HARMONYLITE_STORE_SERVERS` (`scripts/store-servers.sh`
+//! fetches them), else those in PATH; nats-server is the one of the other tests. A test whose
+//! server is not installed says that it is skipped. If `HARMONYLITE_REQUIRE_STORES` is set, it
+//! fails.
 #![allow(unreachable_pub)] // no other crate uses any of it
 
 // Without all of the stores there is little to compare.

@@ -1,4 +1,4 @@
-//! A TCP connection that can be cut, or go silent, at a chosen byte.
+//! A TCP connection that the test cuts or silences at a chosen byte.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,9 +8,10 @@ use std::thread;
 
 #[derive(Default)]
 struct State {
-    /// Bytes that may still pass, of both directions together.
+    /// Bytes that may still pass, in both directions together.
     left: AtomicU64,
-    /// What happens then: nothing arrives any more, or both ends see the connection end.
+    /// True: nothing arrives after that, and connections stay open. False: both ends see the
+    /// connection end.
     silent: AtomicBool,
 }
 
@@ -20,7 +21,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// To `port` here; without limit.
+    /// A proxy to `port` of this machine, without limit.
     pub fn new(port: u16) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let state = Arc::new(State::default());
@@ -29,7 +30,7 @@ impl Proxy {
             port: listener.local_addr().unwrap().port(),
             state: Arc::clone(&state),
         };
-        // It ends with the process: what is accepted later is harmless.
+        // The thread ends with the process; later connections are harmless.
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if state.left.load(Ordering::Relaxed) == 0 {
@@ -48,13 +49,13 @@ impl Proxy {
         proxy
     }
 
-    /// After so many bytes more, connections end, and new ones as well.
+    /// Ends all connections after so many more bytes, and new ones as well.
     pub fn cut_after(&self, bytes: u64) {
         self.state.silent.store(false, Ordering::Relaxed);
         self.state.left.store(bytes, Ordering::Relaxed);
     }
 
-    /// After so many bytes more, nothing passes, and nobody is told.
+    /// Passes nothing on after so many more bytes, and tells neither end.
     pub fn fall_silent_after(&self, bytes: u64) {
         self.state.silent.store(true, Ordering::Relaxed);
         self.state.left.store(bytes, Ordering::Relaxed);
@@ -78,7 +79,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
             .unwrap();
         if before <= read as u64 {
             if state.silent.load(Ordering::Relaxed) {
-                // Not even reading: buffers fill up, as with a machine that hangs.
+                // The proxy does not even read: buffers fill up, as with a machine that hangs.
                 loop {
                     thread::park();
                 }

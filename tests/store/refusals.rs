@@ -1,4 +1,4 @@
-//! What the settings get wrong, and the other ways to write them.
+//! Mistakes in the settings, and the alternative ways to write them.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::conformance::{expect, put};
 use crate::data::SECRET;
 use crate::servers::{USER, s3, sftp, webdav};
 
-/// `Store` of these settings; none of them is nats.
+/// The `Store` of these settings; none of them is nats.
 fn try_open(settings: &Settings) -> Result<Box<dyn Store>> {
     open(settings, "changes", &|| Err(StreamError::Stopped))
 }
@@ -122,7 +122,7 @@ pub fn sshd(bench: &Bench) {
     let keyless = with(&|s| s.key_file = None);
     refused(bench, keyless, "neither password nor key_file");
     works(with(&|s| s.path = Some("in/the/way".into())));
-    // A file where a folder should be.
+    // A file stands where a folder should be.
     refused(
         bench,
         with(&|s| s.path = Some("in/the/way/word/below".into())),

@@ -9,7 +9,7 @@ use crate::servers::process::Process;
 use crate::servers::s3::{KEY, SECRET_KEY, rclone_command};
 use crate::servers::{USER, find, free_ports};
 
-/// Lists the snapshots by the program itself: whom it trusts, its environment says.
+/// Lists the snapshots by the program itself: its environment names the authority that it trusts.
 fn check(protocol: &str, login: &[String], settings: impl FnOnce(u16) -> String) {
     let Some(program) = find("rclone") else {
         return;
@@ -33,7 +33,7 @@ fn check(protocol: &str, login: &[String], settings: impl FnOnce(u16) -> String)
         .args(["--addr", &format!("127.0.0.1:{port}")])
         .args(login)
         .arg(folder.path());
-    // Who only reads makes neither a folder nor a bucket.
+    // The commands make the folder and the bucket here, because a reader creates neither.
     for name in ["a", "snapshots"] {
         fs::create_dir(folder.path().join(name)).unwrap();
     }

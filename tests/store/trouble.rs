@@ -1,4 +1,4 @@
-//! The connection is cut in the middle, the server goes away.
+//! Connections that are cut in the middle, and servers that go away.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::data::{Expected, LARGE, Pattern};
 use crate::proxy::Proxy;
 use crate::servers::free_ports;
 
-/// Ends with the server killed.
+/// Runs the checks; the server is killed at the end.
 pub fn check(bench: &mut Bench) {
     check_cuts(bench);
     end(bench);
@@ -46,7 +46,7 @@ fn open(bench: &Bench, way: &Way) -> Box<dyn Store> {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// No half object, the old one stays, and all works again afterwards.
+/// Cuts uploads: there is no half object, the old one stays, and later calls work.
 fn cut_uploads(bench: &Bench, proxy: &Proxy, way: &Way) {
     let mut direct = bench.open("trouble");
     put(direct.as_mut(), "kept", 1, 5000);
@@ -64,7 +64,7 @@ fn cut_uploads(bench: &Bench, proxy: &Proxy, way: &Way) {
     let mut store = open(bench, way);
     put(store.as_mut(), "torn", 3, LARGE);
     expect(store.as_mut(), "torn", 3, LARGE);
-    // What could not be cleaned up when it happened is seen, and goes.
+    // Leftovers that could not be removed at once are listed, and can be removed.
     for name in names(store.as_mut()) {
         if name.contains(".part-") {
             store.remove(&name).unwrap();

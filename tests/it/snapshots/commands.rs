@@ -1,4 +1,4 @@
-//! What an operator does with snapshots.
+//! An operator's commands for snapshots.
 
 use std::process::Output;
 
@@ -21,7 +21,7 @@ fn in_a_folder(node: &mut Node) {
         .set("snapshot.file.path", &format!("'{}'", store.display()));
 }
 
-/// Save, list, restore: with the daemon running and without.
+/// Saves, lists and restores snapshots, with the daemon running and without.
 fn save_list_restore(node: &mut Node) {
     node.start();
     write(node, 0..100, "x");

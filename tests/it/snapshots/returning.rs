@@ -1,4 +1,4 @@
-//! Nodes that come back, from a long absence, from a backup, as a copy of another.
+//! Nodes that come back: from a long absence, from a backup, as a copy of another node.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn away_for_longer_than_the_streams_reach_back() {
     assert_eq!(count("changed meanwhile"), 10);
 }
 
-/// More than the stream holds, from both at the same time.
+/// Both nodes write more than the stream holds, at the same time.
 #[test]
 fn full_speed_through_a_small_stream() {
     let cluster = Cluster::start(2, small);
@@ -46,7 +46,7 @@ fn full_speed_through_a_small_stream() {
     assert_eq!(cluster.converge().len(), 4_200);
 }
 
-/// The broker's store, with the snapshots in it, is gone.
+/// The broker's store is gone, with the snapshots in it.
 #[test]
 fn the_brokers_store_is_lost() {
     let mut cluster = Cluster::start(3, small);
@@ -87,15 +87,16 @@ fn a_file_from_last_weeks_backup() {
     assert_eq!(cluster.nodes[0].number(kept), 200);
 }
 
-/// Under one id, which was configured.
+/// Two nodes run under one configured id.
 #[test]
 fn a_cloned_card_beside_its_original() {
     let mut cluster = Cluster::start(2, small);
     write(&cluster.nodes[0], 0..50, "a");
     cluster.converge();
     cluster.nodes[0].stop();
-    // Whoever wrote after the end, such as a snapshot under way, would have reserved time again,
-    // and within that two nodes do not tell each other from their own past.
+    // A write after the daemon's last one, such as that of a snapshot under way, would have
+    // reserved time again. Within a reserved time two nodes with one id do not tell the other's
+    // writes from their own.
     let reserved =
         "SELECT value - unixepoch() * 1000 FROM __harmonylite___meta WHERE key = 'clock_until'";
     assert!(cluster.nodes[0].number(reserved) <= 1000);
@@ -117,7 +118,7 @@ fn a_cloned_card_beside_its_original() {
     assert_eq!(cluster.converge().len(), 150);
     let says = |n: &&Node| n.log().contains("another node writes under this node's id");
     assert!(cluster.nodes.iter().filter(says).count() >= 1);
-    // It stays that way.
+    // The fresh id stays.
     let ids = |n: &Node| n.number("SELECT value FROM __harmonylite___meta WHERE key = 'node_id'");
     let before: Vec<i64> = [0, 2].map(|n| ids(&cluster.nodes[n])).to_vec();
     assert_ne!(before[0], before[1]);
@@ -128,7 +129,7 @@ fn a_cloned_card_beside_its_original() {
     assert_eq!(ids(&cluster.nodes[2]), before[1]);
 }
 
-/// An operator who wants all of it anew.
+/// An operator removes the mirror of the positions to get everything anew.
 #[test]
 fn the_file_of_positions_is_removed() {
     let mut cluster = Cluster::start(2, small);
@@ -136,7 +137,7 @@ fn the_file_of_positions_is_removed() {
     cluster.converge();
     snapshot(&cluster.nodes[0]);
     cluster.nodes[1].stop();
-    // As if rows had been lost by another program's mistake.
+    // Rows are lost as by another program's mistake.
     let meddle = "DELETE FROM item WHERE id < 100;
                   DELETE FROM __harmonylite__item_versions WHERE k1 < 100;
                   DELETE FROM __harmonylite___change_log_global";

@@ -1,4 +1,4 @@
-//! Connections: who is let in, what a failure says, TLS.
+//! Connections: logins, messages of failures, TLS.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -50,7 +50,7 @@ fn a_silent_listener_costs_only_the_timeout() {
         matches!(&error, StreamError::Disconnected(text) if text.contains(&url)),
         "{error}"
     );
-    // The next one in the list is tried.
+    // The client tries the next server of the list.
     let node = Node::start();
     let options = ClientOptions {
         urls: vec![url, node.server().client_url()],
@@ -160,7 +160,8 @@ fn tls_with_an_authority_and_client_certificate_of_our_own() {
     assert!(matches!(error, StreamError::Denied(_)), "{error}");
 }
 
-/// A server that sends nothing before TLS stands is named; one that waits a moment is connected to.
+/// The error names a server that sends nothing before TLS stands; the client reaches one that
+/// greets after a moment.
 #[test]
 fn tls_before_the_first_line() {
     let with = |first: &str| {
@@ -194,7 +195,7 @@ fn tls_before_the_first_line() {
     );
 }
 
-/// nats-server has it since 2.10.
+/// Whether nats-server knows `handshake_first`, which it has since 2.10.
 fn knows_handshake_first() -> bool {
     let version = std::process::Command::new(crate::stream::node::binary())
         .arg("-v")

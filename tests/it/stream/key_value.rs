@@ -44,7 +44,7 @@ fn create_update_delete() {
         kv.get("founder").unwrap().unwrap().1
     );
 
-    // Opened again by another node.
+    // Another node opens the bucket.
     let again = KeyValue::ensure_bucket(&client, "settings", 1, None).unwrap();
     assert_eq!(again.get("founder").unwrap().unwrap().0, b"");
     let info = client
@@ -58,7 +58,8 @@ fn create_update_delete() {
     );
 }
 
-/// While a server makes a stream, its subjects are taken and it does not know its name yet.
+/// While a server makes a stream, it refuses the stream's subjects to others and does not know its
+/// name yet.
 #[test]
 fn a_bucket_that_several_nodes_create_at_once() {
     let node = Node::start();
@@ -70,7 +71,7 @@ fn a_bucket_that_several_nodes_create_at_once() {
             let bucket = format!("b{round}");
             KeyValue::ensure_bucket(&client, &bucket, 1, None).map(drop)
         };
-        // To the end in any case: the others wait for us in each round.
+        // Each thread takes part in every round, also after an error: the others wait for it.
         let all: Vec<_> = (0..200).map(ensure).collect();
         all.into_iter().collect::<Result<Vec<()>, StreamError>>()
     };
@@ -134,7 +135,8 @@ fn names_that_nats_cannot_have() {
     kv.put("is/all.right_here-1=", b"").unwrap();
 }
 
-/// What the scheduler of snapshots asks of the streams: is what a snapshot had read still there?
+/// The scheduler of snapshots asks the streams whether the messages that a snapshot covers are
+/// still there.
 #[test]
 fn a_place_that_the_broker_lost_is_known_as_such() {
     let node = Node::start();

@@ -1,7 +1,4 @@
-//! The stream rooms against a real nats-server.
-//!
-//! Which one: `HARMONYLITE_NATS_SERVER`, else the one in PATH. Nothing is skipped without it: a
-//! test that did not run proves nothing.
+//! The stream rooms against a real nats-server; ../main.rs says which one.
 
 pub mod connect;
 mod key_value;

@@ -1,4 +1,4 @@
-//! A broker of one's own for a test.
+//! A broker of its own for each test.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub fn binary() -> PathBuf {
     find_binary(given.as_deref()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A server with its store; killed and removed when dropped.
+/// A server with its store; dropping it kills the server and removes the store.
 pub struct Node {
     pub folder: TempDir,
     pub options: ServerOptions,
@@ -27,7 +27,7 @@ pub struct Node {
 }
 
 impl Drop for Node {
-    /// Waits for its end, because it writes to the folder until then.
+    /// Waits for the server's end: it writes to the folder until then.
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
             server.stop(&never());
@@ -40,7 +40,7 @@ impl Node {
         Node::with(|_| {})
     }
 
-    /// A node whose operator brings `text` as nats-server configuration.
+    /// A node whose operator gives nats-server the configuration `text`.
     pub fn with_config(text: &str) -> Node {
         Node::with(|node| {
             let file = node.folder.path().join("user.conf");
@@ -70,7 +70,7 @@ impl Node {
 
     pub fn start_again(&mut self) {
         self.server = None;
-        // The old one lets go of the store when it has ended.
+        // The former server releases the store when it has ended.
         self.server = Some(until("the store is free", || {
             match Server::start(&self.options, &never()) {
                 Ok(server) => Some(server),
@@ -105,7 +105,7 @@ impl Node {
         kill_process(pid, which).unwrap();
     }
 
-    /// As a machine would lose it.
+    /// Kills the server, as a machine that fails would.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
         let end = self.server().end().recv_timeout(PATIENCE);
@@ -128,7 +128,7 @@ pub fn streams() -> StreamOptions {
     }
 }
 
-/// Creates the streams as the daemon does: again, while the cluster is not ready.
+/// Creates the streams as the daemon does: it tries again while the cluster is not ready.
 pub fn ensure(client: &Client, options: &StreamOptions) {
     until("the streams are there", || {
         match ensure_streams(client, options) {

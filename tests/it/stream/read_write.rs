@@ -1,4 +1,4 @@
-//! Writer and reader: order, duplicates, sizes, purges, streams set up otherwise.
+//! Writer and reader: order, duplicates, sizes, purges, streams with other settings.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn messages_arrive_in_order_and_once_per_id() {
         acks.iter().all(|ack| ack.result == Ok(ack.token)),
         "{acks:?}"
     );
-    // Known already: acknowledged with the old sequence.
+    // The server knows the message already and acknowledges it with the first sequence.
     assert_eq!(publish(&mut writer, 7..8)[0].result, Ok(7));
 
     let mut reader = node.reader(&streams());
@@ -38,7 +38,7 @@ fn messages_arrive_in_order_and_once_per_id() {
             "{now} {message:?}"
         );
     }
-    // Republish, from the middle: the position is the caller's.
+    // The caller chooses the position: a republishing node reads from the middle.
     assert_eq!(read(&mut reader, 500, 1)[0].sequence, 500);
     let state = reader.state().unwrap();
     assert_eq!((state.first, state.last), (1, 1000));
@@ -47,7 +47,7 @@ fn messages_arrive_in_order_and_once_per_id() {
     assert_eq!(reader.message_id(1001).unwrap(), None);
 }
 
-/// Its reader would stop there for ever.
+/// A reader that refused such a message would stop there for ever.
 #[test]
 fn a_message_from_when_the_server_took_larger_ones_arrives() {
     let mut node = Node::with_config("max_payload: 8MB");
@@ -70,7 +70,7 @@ fn large_messages_pass_and_too_large_ones_are_refused() {
     let node = Node::start();
     ensure(&node.client(), &streams());
     let mut writer = node.writer(&streams());
-    // As others may send them.
+    // Messages of the largest size that a node may send.
     let data = vec![7; node.client().max_payload() - 256];
     for token in 1..21 {
         writer
@@ -85,7 +85,7 @@ fn large_messages_pass_and_too_large_ones_are_refused() {
         let ack = writer.acks().recv_timeout(PATIENCE).unwrap();
         assert_eq!(ack.result.is_ok(), ack.token != 99, "{ack:?}");
     }
-    // More than one pull may bring.
+    // These are more messages than one pull may bring.
     let messages = read(&mut node.reader(&streams()), 1, 20);
     assert!(messages.iter().all(|message| message.data == data));
 }
@@ -138,7 +138,7 @@ fn a_purge_is_a_jump_and_not_a_loss() {
         .api(&format!("STREAM.PURGE.{name}"), &json!({ "seq": 18 }))
         .unwrap()
         .unwrap();
-    // A new reader finds the gap, the old one may have fetched what was purged.
+    // A new reader finds the gap; the old one may have fetched the purged messages before.
     let gap = read(&mut node.reader(&streams()), 11, 3);
     assert_eq!(
         gap.iter()
@@ -147,7 +147,7 @@ fn a_purge_is_a_jump_and_not_a_loss() {
         [18, 19, 20]
     );
     assert_eq!(reader.state().unwrap().first, 18);
-    // A hole in the middle, read by a consumer that began before it.
+    // A hole in the middle, met by a consumer that began before it.
     client
         .api(&format!("STREAM.MSG.DELETE.{name}"), &json!({ "seq": 19 }))
         .unwrap()
@@ -217,7 +217,7 @@ fn what_was_discarded_meanwhile_is_a_jump() {
             .unwrap()
             .is_empty()
     );
-    // The pull that waits takes the first of these; the last hundred are kept.
+    // The pull that waits takes the first of these; the stream keeps the last hundred.
     publish(&mut node.writer(&small), 1..5001);
     let (mut from, mut jumps) = (1, 0);
     while from <= 5000 {

@@ -1,4 +1,4 @@
-//! The supervised nats-server: configuration, cluster, life and death.
+//! The supervised nats-server: configuration, cluster, start and end.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -32,7 +32,8 @@ fn cluster() -> ([Node; 3], StreamOptions) {
     (nodes, options)
 }
 
-/// Publishes message `n` from `node` until the stream takes it: its leader may be being elected.
+/// Publishes message `n` from `node` until the stream takes it: the servers may be electing a
+/// leader.
 fn publish_in_the_end(node: &Node, options: &StreamOptions, n: u64) {
     until("a leader is elected", || {
         let writer = JetStreamWriter::new(node.client(), options).ok();
@@ -51,7 +52,7 @@ fn three_nodes_form_a_cluster() {
     let acks = publish(&mut nodes[1].writer(&options), 2..101);
     assert!(acks.iter().all(|ack| ack.result.is_ok()), "{acks:?}");
     assert_eq!(read(&mut nodes[2].reader(&options), 1, 100).len(), 100);
-    // One of three may be away.
+    // One of the three servers is away.
     nodes[0].kill();
     publish_in_the_end(&nodes[1], &options, 101);
     let last = until("the third node reads on", || {
@@ -62,14 +63,14 @@ fn three_nodes_form_a_cluster() {
     assert_eq!(last.data, b"101");
 }
 
-/// A server that is killed takes consumers along that nodes elsewhere read by; nobody tells them.
+/// A killed server takes the consumers of other nodes along, and no server tells those nodes.
 #[test]
 fn a_consumer_on_a_killed_server_is_missed_within_seconds() {
     let (nodes, options) = cluster();
     let client = nodes[2].client();
     publish_in_the_end(&nodes[2], &options, 1);
     let name = stream_name(&options, 1);
-    // Consumers are spread over the servers at random.
+    // The servers place consumers at random.
     let (mut reader, host) = until("a consumer is on another server", || {
         let mut reader = nodes[2].reader(&options);
         assert_eq!(read(&mut reader, 1, 1).len(), 1);
@@ -97,7 +98,7 @@ fn peers_behind_a_name_are_found() {
     let (port, other) = (free_port(), free_port());
     let node = Node::with(|node| {
         node.options.cluster_addr = Some(format!("127.0.0.1:{port}"));
-        // More than there will ever be: it starts all the same.
+        // `min` is more than there will ever be: the server starts all the same.
         node.options.peers = vec![format!("dns://localhost:{port}/?min=9&interval_ms=10")];
     });
     node.client();
@@ -131,7 +132,7 @@ fn a_bad_operators_file_is_named() {
     };
     assert!(text.contains("user.conf:1"), "{text}");
     options.user_config = Some(folder.path().join("missing.conf"));
-    // A process that another test starts meanwhile holds the first lock until it runs its program.
+    // A process that another test starts meanwhile holds the first lock until its exec.
     let error = until("the store is free", || {
         let error = Server::start(&options, &never()).err().unwrap();
         (!matches!(error, ServerError::StoreInUse(_))).then(|| error.to_string())
@@ -139,7 +140,7 @@ fn a_bad_operators_file_is_named() {
     assert!(error.contains("missing.conf"), "{error}");
 }
 
-/// As by a system that is out of memory, which is no fault of the configuration.
+/// The server is killed, as by a system without memory: the configuration is not at fault.
 #[test]
 fn a_server_that_is_killed_while_it_reads_its_configuration_is_tried_again() {
     use std::os::unix::fs::PermissionsExt;
@@ -215,7 +216,7 @@ fn the_configuration_is_for_our_eyes_only() {
     assert!(!format!("{:?}", node.client_options()).contains(&password));
 }
 
-/// The process that `the_server_dies_with_us` kills; by itself it has nothing to do.
+/// The process that `the_server_dies_with_us` kills; run alone, it does nothing.
 #[test]
 fn helper_that_is_killed() {
     if let Some(store) = std::env::var_os("HARMONYLITE_TEST_STORE") {
@@ -259,7 +260,7 @@ fn the_server_dies_with_us() {
     ));
     daemon.kill().unwrap(); // SIGKILL
     daemon.wait().unwrap();
-    // It has the lock as long as it lives, so a new one on its store proves that it is gone.
+    // A server has the lock as long as it lives, so a new one on its store proves that it is gone.
     let server = until("the server ends", || Server::start(&options, &never()).ok());
     assert_ne!(server.pid(), pid);
     server.stop(&never());

@@ -1,4 +1,4 @@
-//! A broker that dies, stands still, forgets, or never could.
+//! A broker that dies, stands still, forgets, or never was there.
 
 use std::time::Duration;
 
@@ -161,7 +161,7 @@ fn calls_without_an_answer_are_made_again_and_no_others() {
         let streams = ["a", "b", "c"].map(String::from);
         last_sequences(&client, &streams)
     });
-    // The stream that is asked for, and where the answer is wanted.
+    // Reads a request: the stream's name, and the subject for the answer.
     let next = || {
         let message = asked.messages.recv_timeout(PATIENCE).unwrap();
         let (_, stream) = message.subject.rsplit_once('.').unwrap();

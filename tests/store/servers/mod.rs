@@ -17,7 +17,7 @@ pub fn fetched() -> Option<PathBuf> {
     env::var_os("HARMONYLITE_STORE_SERVERS").map(PathBuf::from)
 }
 
-/// The program, if it is here. If not, says so, or fails where all must be here.
+/// The path of a program. If it is not here, says so, or fails where every program must be here.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = fetched().into_iter().chain(env::split_paths(&path));
@@ -33,7 +33,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Loud, and no way out where CI wants everything.
+/// Says loudly that a test is skipped; fails where no test may be.
 pub fn skip(why: &str) {
     let must = env::var_os("HARMONYLITE_REQUIRE_STORES").is_some_and(|value| !value.is_empty());
     assert!(!must, "HARMONYLITE_REQUIRE_STORES is set, but {why}");
@@ -44,7 +44,8 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// `count` ports in a row on which nobody listens, and which the system gives to nobody by itself.
+/// `count` ports in a row on which nobody listens, and which the system gives to no process by
+/// itself.
 pub fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 21_000 + (std::process::id() % 90) as u16 * 100;
@@ -57,13 +58,13 @@ pub fn free_ports(count: u16) -> u16 {
     }
 }
 
-/// Servers that change their user must find their way.
+/// Opens the folder to servers that change their user.
 pub fn open_to_all(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The lines that differ from the usual when the tests run as root.
+/// Runs a command, which must succeed. Returns its output.
 pub fn run(command: &str, arguments: &[&str]) -> String {
     let output = std::process::Command::new(command)
         .args(arguments)

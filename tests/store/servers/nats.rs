@@ -1,4 +1,4 @@
-//! nats-server, with a login and, if wanted, little room.
+//! nats-server, with a login and, if a test needs it, little room.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +12,7 @@ use super::process::Process;
 use crate::bench::{Bench, NATS_USER};
 use crate::data::SECRET;
 
-/// `limit`: how much JetStream may store, as nats-server writes it.
+/// Starts the server; `limit` is the most that JetStream may store, as nats-server writes it.
 pub fn start(limit: &str) -> Bench {
     let given = env::var_os("HARMONYLITE_NATS_SERVER").map(PathBuf::from);
     let program = find_binary(given.as_deref()).unwrap_or_else(|error| panic!("{error}"));

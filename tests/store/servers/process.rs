@@ -1,4 +1,4 @@
-//! A server's process: it ends with the test, however that ends.
+//! A server's process, which ends with the test even if that panics.
 
 use std::fs::{self, File};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ pub struct Process {
     command: Command,
     port: u16,
     child: Child,
-    /// Removed after the process.
+    /// The folder is removed after the process has ended.
     folder: TempDir,
 }
 
@@ -58,7 +58,7 @@ impl Process {
         self.folder.path()
     }
 
-    /// Until [`Process::go_on`] it answers nothing.
+    /// Stops the process: it answers nothing until [`Process::go_on`].
     pub fn stop(&self) {
         kill_process_group(Pid::from_child(&self.child), Signal::STOP).unwrap();
     }
@@ -67,19 +67,19 @@ impl Process {
         kill_process_group(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
-    /// As asked, with all written down.
+    /// Ends the process in good order, with everything written down.
     pub fn end(&mut self) {
         kill_process_group(Pid::from_child(&self.child), Signal::TERM).unwrap();
         self.child.wait().unwrap();
     }
 
-    /// After [`Process::kill`] or [`Process::end`].
+    /// Starts it again after [`Process::kill`] or [`Process::end`].
     pub fn start_again(&mut self) {
         self.child = spawn(&mut self.command);
         self.await_port();
     }
 
-    /// As a machine would lose it.
+    /// Kills the process, as a machine that fails would.
     pub fn kill(&mut self) {
         let group = Pid::from_child(&self.child);
         let _ = kill_process_group(group, Signal::KILL);
@@ -98,7 +98,7 @@ fn spawn(command: &mut Command) -> Child {
     child.unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-/// Tries until there is a result.
+/// Repeats `attempt` until it gives a result.
 pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {

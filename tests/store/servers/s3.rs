@@ -14,7 +14,7 @@ use crate::bench::{Bench, Way};
 
 pub const KEY: &str = "AKTESTKEY";
 pub const PART: u64 = 5 << 20;
-/// What the servers take as a secret key is not what they take as a password.
+/// A secret key that both servers accept; the password of the other servers is not one.
 pub const SECRET_KEY: &str = "s3cr3t+key/1234567890";
 
 pub fn settings(way: &Way) -> S3Store {
@@ -82,7 +82,7 @@ pub fn weed() -> Option<Bench> {
         .arg(format!("-filer.localSocket={}", path("filer.sock")))
         .arg(format!("-s3.config={}", path("s3.json")));
     let bench = bench("s3 seaweedfs", port, Process::start(command, folder, port));
-    // It listens before its parts have found each other.
+    // seaweedfs listens before its parts have found each other.
     until("seaweedfs stores", || {
         let mut store = bench.try_open(&bench.way("first")).ok()?;
         store.put("probe", 1, &mut &b"x"[..]).ok()
@@ -90,7 +90,7 @@ pub fn weed() -> Option<Bench> {
     Some(bench)
 }
 
-/// `data`: where to store, if not with the rest.
+/// Starts rclone; `data` is the folder to store in, if it is not the server's own.
 pub fn rclone(data: Option<&Path>) -> Option<Bench> {
     let program = find("rclone")?;
     let folder = tempfile::tempdir().unwrap();
@@ -108,7 +108,7 @@ pub fn rclone(data: Option<&Path>) -> Option<Bench> {
     ))
 }
 
-/// Without the configuration of whoever runs the tests.
+/// rclone without the configuration of the user who runs the tests.
 pub fn rclone_command(program: &Path, folder: &TempDir) -> Command {
     let mut command = Command::new(program);
     command

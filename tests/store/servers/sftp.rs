@@ -14,7 +14,7 @@ use super::{USER, find, free_ports, is_root, run};
 use crate::bench::Bench;
 use crate::data::SECRET;
 
-/// Settings that know neither server nor login.
+/// Settings without a key of the server and without a login.
 pub fn empty(port: u16) -> SftpStore {
     SftpStore {
         url: None,
@@ -42,7 +42,8 @@ fn public(file: &Path) -> String {
     fs::read_to_string(file.with_extension("pub")).unwrap()
 }
 
-/// The client's key is locked with the password. `data`: where to store, if not with the rest.
+/// Starts sshd; the password locks the client's key. `data` is the folder to store in, if it is not
+/// the server's own.
 pub fn sshd(data: Option<&Path>) -> Option<Bench> {
     let program = find("sshd")?;
     let folder = tempfile::tempdir().unwrap();
@@ -55,7 +56,8 @@ pub fn sshd(data: Option<&Path>) -> Option<Bench> {
     let authorized = path("authorized_keys");
     fs::write(&authorized, public(&path("client"))).unwrap();
     fs::set_permissions(&authorized, fs::Permissions::from_mode(0o600)).unwrap();
-    // Not the kind that would be chosen otherwise, nor the only line.
+    // The server's key is not of the kind that the client would choose otherwise, and its line is
+    // not the only one.
     let known = format!(
         "# hosts\n@cert-authority *.example ssh-ed25519 AAAA\nodd line\nother {}[127.0.0.1]:{port} \
          {}",
@@ -90,7 +92,7 @@ pub fn sshd(data: Option<&Path>) -> Option<Bench> {
             passphrase: Some(Secret::new(&way.password)),
             ..empty(way.port)
         };
-        // Known under its own port; through a proxy, by its pin.
+        // `known_hosts` knows the server under its own port; through a proxy the pinned key does.
         match way.port == port {
             true => settings.known_hosts = Some(known.clone()),
             false => settings.host_key = Some(pin.clone()),

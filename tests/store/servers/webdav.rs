@@ -29,12 +29,12 @@ pub fn settings(way: &Way) -> WebDavStore {
     }
 }
 
-/// `data`: where to store, if not with the rest.
+/// Starts Apache; `data` is the folder to store in, if it is not the server's own.
 pub fn apache(login: Login, data: Option<&Path>) -> Option<Bench> {
     start(login, data, "")
 }
 
-/// A server on which nobody may move a file.
+/// Starts a server on which nobody may move a file.
 pub fn apache_without_move() -> Option<Bench> {
     start(
         Login::Basic,
