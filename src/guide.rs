@@ -27,7 +27,7 @@ macro_rules! chapter {
 }
 
 chapter! {
-    /// Which applications work, the needs of each, migrations, and promises that are not made.
+    /// Applications that work, the needs of each, migrations, and promises that are not made.
     applications, "guide/applications.md"
 }
 chapter! {
@@ -51,7 +51,7 @@ chapter! {
     format, "guide/format.md"
 }
 chapter! {
-    /// Which command proves which promise, and how to read a failure.
+    /// The commands that prove the promises, how to read a failure, how to change the code.
     testing, "guide/testing.md"
 }
 chapter! {

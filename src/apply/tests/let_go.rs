@@ -17,7 +17,7 @@ fn held(node: &Node) -> String {
     node.rows("SELECT count(*) FROM __harmonylite___held")
 }
 
-/// Case 11: with the table here, and without it.
+/// The node has the table or not.
 #[test]
 fn nothing_is_held_of_a_table_that_is_left_out() {
     for theirs in [SCHEMA, "CREATE TABLE u(id INTEGER PRIMARY KEY, v)"] {
@@ -78,7 +78,7 @@ fn what_was_held_of_such_a_table_goes() {
     assert!(!n[1].db.has_more());
 }
 
-/// Case 12: tables of another application, in endless number.
+/// A different application sends changes of endlessly many tables.
 #[test]
 fn what_is_held_of_tables_that_are_not_here_is_bounded() {
     let mut n = [Node::new(1, SCHEMA), Node::unmet(2, "")];

@@ -1,4 +1,4 @@
-//! Case 12: two applications that use the same streams.
+//! Two applications that use the same streams.
 
 use super::*;
 use crate::apply::{Arrived, Content};
@@ -72,7 +72,7 @@ fn held(node: &Kept) -> u64 {
     node.shared.lock().database.held().unwrap()
 }
 
-/// Case 14, on the other nodes: a table that lived for two seconds.
+/// A table that lived for two seconds on one node, as the others see it.
 #[test]
 fn what_is_held_of_a_table_that_nobody_has_ends() {
     let cluster = Cluster::new();
