@@ -36,7 +36,7 @@ pub struct Health {
 /// The last reported failure, whether it lasts or not.
 #[derive(Debug, Clone)]
 pub struct LastFailure {
-    /// What fails, such as "connecting".
+    /// The failing part, such as "connecting".
     pub subject: String,
     /// The cause, cut after 1000 bytes.
     pub why: String,
@@ -45,8 +45,8 @@ pub struct LastFailure {
 }
 
 impl Health {
-    /// Reports that `subject` fails, with its cause. What only lacks the broker does not fail while
-    /// this node is offline on purpose.
+    /// Reports that `subject` fails, with its cause. A part that only lacks the broker does not
+    /// fail while this node is offline on purpose.
     pub fn report_failing(&self, subject: &str, why: &str) {
         if needs_broker(subject) && self.offline().is_some() {
             return;

@@ -1,4 +1,4 @@
-//! The application: what would write to the database without HarmonyLite, too.
+//! The application: its writes would be the same without HarmonyLite.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -57,8 +57,8 @@ impl App {
         Ok(self.conn.query_row(sql, [], |r| r.get(0))?)
     }
 
-    /// Waits until a row is visible, looking all the time, but not so that a machine with two
-    /// cores has one less for what is measured.
+    /// Waits until a row is visible. It looks all the time, with pauses that leave a machine of two
+    /// cores to the measurement.
     pub fn wait_for(&self, id: i64) -> Result<Instant> {
         let began = Instant::now();
         let mut statement = self
@@ -73,9 +73,9 @@ impl App {
         Ok(Instant::now())
     }
 
-    /// From now on nothing that anybody writes to the WAL is overwritten, for as long as the
-    /// result lives: SQLite starts the WAL anew only when no reader needs it, so with an open read
-    /// transaction the file grows by exactly what all processes write, frames and their headers.
+    /// Keeps the WAL from being overwritten as long as the result lives: SQLite starts the WAL anew
+    /// only when no reader needs it. With an open read transaction the file grows by exactly the
+    /// bytes that all processes write, frames and their headers.
     pub fn pin_wal(&self, path: &Path) -> Result<PinnedWal> {
         let conn = Connection::open(path)?;
         conn.execute_batch("BEGIN; SELECT count(*) FROM items")?;
@@ -88,7 +88,7 @@ impl App {
     }
 }
 
-/// See [`App::pin_wal`].
+/// The WAL while [`App::pin_wal`] keeps it.
 pub struct PinnedWal {
     _reader: Connection,
     wal: PathBuf,
@@ -96,7 +96,7 @@ pub struct PinnedWal {
 }
 
 impl PinnedWal {
-    /// Bytes since.
+    /// Bytes written to the WAL since.
     pub fn written(&self) -> Result<f64> {
         Ok((std::fs::metadata(&self.wal)?.len() - self.before) as f64)
     }

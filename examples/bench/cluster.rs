@@ -15,7 +15,7 @@ pub struct Node {
 }
 
 pub struct Cluster {
-    // Ended in this order.
+    // The daemons end in this order.
     pub nodes: Vec<Node>,
     server: Process,
     /// HOST:PORT of the nats-server.
@@ -24,7 +24,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts it, and waits until a row has gone both ways.
+    /// Starts the cluster, and waits until a row has gone both ways.
     pub fn start() -> Result<Cluster> {
         let dir = directory()?;
         let (server, address) = start_server(dir.path())?;
@@ -51,7 +51,7 @@ impl Cluster {
         App::open(&self.nodes[node].db)
     }
 
-    /// Waits until both daemons have done all that they had to: 100 ms without CPU time.
+    /// Waits until both daemons have finished their work: 100 ms without CPU time.
     pub fn settle(&self) -> Result<()> {
         let cpu = || -> Result<u64> {
             let each = self.nodes.iter().map(|n| n.daemon.activity());
@@ -86,7 +86,7 @@ impl Cluster {
     }
 }
 
-/// Below the build's directory, which is on a disk: /tmp may be in memory.
+/// A folder below the build's directory, which is on a disk: /tmp may be in memory.
 pub fn directory() -> Result<tempfile::TempDir> {
     let target = binary("harmonylite")?;
     let target = target.parent().ok_or("no directory of the build")?;
@@ -110,7 +110,7 @@ pub fn start_server(dir: &Path) -> Result<(Process, String)> {
     let program = server_program();
     let (store, ports) = (dir.join("nats"), dir.join("ports"));
     fs::create_dir_all(&ports)?;
-    // The server names the file like this.
+    // The server gives the file this name.
     let name = Path::new(&program).file_name().unwrap_or_default();
     let name = name.to_string_lossy().into_owned();
     let mut command = Command::new(program);
@@ -141,7 +141,7 @@ fn start_node(dir: &Path, id: u32, address: &str) -> Result<Node> {
     Ok(Node { daemon, db })
 }
 
-/// A daemon for a database, with `log` and `config.toml` beside that. `more` ends the
+/// Starts a daemon for a database, with `log` and `config.toml` beside it. `more` is the end of the
 /// configuration.
 pub fn start_daemon(db: &Path, id: u32, address: &str, more: &str) -> Result<Process> {
     let (config, log) = (db.with_file_name("config.toml"), db.with_file_name("log"));

@@ -1,6 +1,7 @@
-//! How often transactions that read before they write are refused, beside a daemon and without one.
+//! How often SQLite refuses transactions that read before they write, beside a daemon and without
+//! one.
 //!
-//! The applications are processes of their own: locks belong to those.
+//! The applications are processes of their own, because SQLite's locks belong to processes.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,7 +14,7 @@ use crate::Result;
 use crate::app::App;
 use crate::cluster::{Cluster, directory};
 
-/// What such a process is started with, and then database, loop and seconds.
+/// The first argument of such a process; database, loop and seconds follow.
 pub const APPLICATION: &str = "--application";
 
 /// Rows of the other node have higher ids than those of applications.
@@ -22,12 +23,12 @@ const FIRST_OF_OTHERS: i64 = 1 << 60;
 /// One application's loop.
 #[derive(Debug, Clone, Copy)]
 struct Loop {
-    /// Between the SELECT and the INSERT; none = the INSERT alone, which commits itself.
+    /// Time between the SELECT and the INSERT; none: the INSERT alone, which commits itself.
     think_ms: Option<u64>,
     gap_ms: u64,
 }
 
-/// What an application saw.
+/// The counts of an application.
 #[derive(Debug, Default, Clone, Copy)]
 struct Seen {
     transactions: u64,
@@ -43,7 +44,7 @@ impl Seen {
     }
 }
 
-/// Prints a table. `seconds` is how long a cell takes, twice that where gaps are long.
+/// Prints a table. A cell takes `seconds`, or twice that where gaps are long.
 pub fn measure(seconds: u64) -> Result<()> {
     println!(
         "| one application: think / gap | without us | alone | 5 rows/s from a peer | 50 rows/s |"
@@ -94,7 +95,7 @@ fn cell(work: Loop, seen: &Seen) -> String {
     format!("{}, {kind} ≤ {longest:.1} ms", seen.refused())
 }
 
-/// Applications on the first node, while the second one writes `rate` rows a second.
+/// Runs applications on the first node, while the second one writes `rate` rows a second.
 fn beside(cluster: &Cluster, work: Loop, count: usize, rate: u64, seconds: u64) -> Result<Seen> {
     cluster.settle()?;
     let mut other = cluster.app(1)?;
@@ -164,7 +165,7 @@ fn run_all(db: &Path, work: Loop, count: usize, seconds: u64) -> Result<Seen> {
     Ok(all)
 }
 
-/// An application: what [`run_all`] starts.
+/// Runs as one of the applications that [`run_all`] starts.
 pub fn application(arguments: &[String]) -> Result<()> {
     let [db, think, gap, seconds] = arguments else {
         return Err("database, think, gap and seconds".into());
@@ -229,11 +230,11 @@ fn note(longest_ms: &mut f64, began: Instant) {
     *longest_ms = longest_ms.max(began.elapsed().as_secs_f64() * 1e3);
 }
 
-/// So that no loop keeps step with another.
+/// Random factors, so that no loop keeps step with a different one.
 struct Jitter(u32);
 
 impl Jitter {
-    /// Between 0.8 and 1.2 times as much.
+    /// A time between 0.8 and 1.2 times `ms`.
     fn around(&mut self, ms: u64) -> Duration {
         self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         Duration::from_secs_f64(

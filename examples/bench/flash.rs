@@ -1,5 +1,5 @@
 //! The cost of a row in flash: bytes that reach an ext4 disk, of a plain database, of a node that
-//! writes and of one that receives, at the same time.
+//! writes and of a node that receives, at the same time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use crate::Result;
 use crate::app::App;
 use crate::cluster::{directory, start_daemon, start_server};
 
-/// Loads: name, rows in a transaction, pause between transactions, and how many times the seconds
-/// of the command line are divided.
+/// Loads: name, rows in a transaction, pause between transactions, and the divisor of the command
+/// line's seconds.
 const LOADS: [(&str, i64, u64, u64); 4] = [
     ("one row a second", 1, 1000, 1),
     ("20 rows a second, one by one", 1, 50, 4),
@@ -19,7 +19,7 @@ const LOADS: [(&str, i64, u64, u64); 4] = [
     ("20 transactions of a hundred a second", 100, 50, 4),
 ];
 
-/// One table; `interval` is `edge.publish_interval`, none for the default.
+/// Prints the table; `interval` is `edge.publish_interval`, none for the default.
 pub fn measure(seconds: u64, idle: Duration, interval: Option<&str>) -> Result<()> {
     let dir = directory()?;
     let disks = ["plain", "writing", "receiving"].map(|name| Disk::new(&dir.path().join(name)));
@@ -61,7 +61,7 @@ pub fn measure(seconds: u64, idle: Duration, interval: Option<&str>) -> Result<(
             receiving / plain
         );
     }
-    // The WAL is cut, and what waits for a pause is stored.
+    // The daemon cuts the WAL, and stores everything that waits for a pause.
     std::thread::sleep(Duration::from_secs(70));
     let before = written(&disks)?;
     std::thread::sleep(idle);
@@ -93,10 +93,10 @@ fn written(disks: &[Disk; 3]) -> Result<[u64; 3]> {
     Ok(bytes)
 }
 
-/// See `scripts/loop-disk.sh`.
+/// A disk of `scripts/loop-disk.sh`.
 struct Disk {
     folder: PathBuf,
-    /// Its counters in `/sys`.
+    /// The disk's counters in `/sys`.
     stat: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! Daemons with nothing to do, and their memory after they had something to do.
+//! Idle daemons, and their memory after a load.
 
 use std::fs;
 use std::path::Path;
@@ -11,12 +11,12 @@ use crate::cluster::Cluster;
 use crate::process::Activity;
 use crate::report::Report;
 
-/// Load before "RSS under load" is read: rows a second, for so long.
+/// The load before "RSS under load" is read: rows a second, and its length.
 const RATE: u64 = 1000;
 const LOAD: Duration = Duration::from_secs(10);
 
-/// Both daemons with nothing to do, alone and beside a program that writes a file in the database's
-/// directory ten times a second; the worse one counts. Then the memory of the writing node.
+/// Both daemons idle, alone and beside a program that writes a file in the database's directory ten
+/// times a second; the worse daemon counts. Then the memory of the writing node.
 pub fn measure(cluster: &Cluster, time: Duration, report: &mut Report) -> Result<()> {
     let quiet = watch(cluster, time, || Ok(()))?;
     report.add("idle cpu", quiet.cpu);
@@ -39,14 +39,14 @@ pub fn measure(cluster: &Cluster, time: Duration, report: &mut Report) -> Result
 
 #[derive(Default)]
 struct Worst {
-    /// Percent.
+    /// CPU in percent.
     cpu: f64,
-    /// Per second.
+    /// Wake-ups per second.
     wakes: f64,
     threads: f64,
 }
 
-/// Calls `beside` ten times a second for that long.
+/// Counts for so long, and calls `beside` ten times a second.
 fn watch(cluster: &Cluster, time: Duration, beside: impl Fn() -> Result<()>) -> Result<Worst> {
     cluster.settle()?;
     let began = Instant::now();

@@ -1,9 +1,8 @@
-//! Measures what HarmonyLite costs and does, beside plain SQLite and plain NATS in the same run,
-//! and prints markdown tables. `scripts/bench.sh` builds everything and starts this.
+//! Measures the costs and the speed of HarmonyLite, beside plain SQLite and plain NATS in the same
+//! run, and prints markdown tables. `scripts/bench.sh` builds everything and starts this.
 //!
-//! Each run has directories, a nats-server and two daemons of its own; what is printed is the
-//! median of the runs. Nothing here waits by the clock where it could wait for an event, except
-//! where a load is meant to have pauses.
+//! Each run has directories, a nats-server and two daemons of its own. A printed number is the
+//! median of the runs. The program waits for events, and by the clock only where a load has pauses.
 #![allow(unreachable_pub)] // no other crate uses any of it
 
 use std::time::Duration;
@@ -35,11 +34,11 @@ struct Options {
     runs: usize,
     idle: Duration,
     only: Vec<String>,
-    /// Of a cell of the table of courtesy, or of the slowest load of flash.
+    /// Length of a cell of the table of courtesy, or of the slowest load of flash.
     seconds: Option<u64>,
     /// `edge.publish_interval` for flash.
     interval: Option<String>,
-    /// Of the database for snapshots.
+    /// Size of the database for snapshots.
     mb: u64,
     stores: Vec<String>,
 }

@@ -19,14 +19,14 @@ use crate::report::Report;
 /// Rows of the throughput, and in one transaction.
 const ROWS: i64 = 100_000;
 const BATCH: i64 = 100;
-/// Transactions whose latency is taken.
+/// Transactions whose latency is measured.
 const ROUNDS: usize = 1000;
-/// Transactions whose WAL is counted, and how far apart.
+/// Transactions whose WAL is counted, and the pause between them.
 const PACED: i64 = 200;
 const PACE: Duration = Duration::from_millis(50);
 
-/// 100,000 rows in transactions of 100, from the first insert until the last is visible at the
-/// other node; and as many into a plain database.
+/// Sends 100,000 rows in transactions of 100, from the first insert until the last is visible at
+/// the other node, and writes as many into a plain database.
 pub fn throughput(cluster: &Cluster, report: &mut Report) -> Result<()> {
     let (mut writer, reader) = (cluster.app(0)?, cluster.app(1)?);
     let first = writer.next_id()?;
@@ -50,10 +50,10 @@ fn insert_all(app: &mut App, first: i64, count: i64) -> Result<()> {
         .try_for_each(|id| app.insert(id, BATCH).map(drop))
 }
 
-/// One-row transactions of an application with SQLite's default, `synchronous = FULL`, whose fsync
-/// lies between the write that the daemon notices and the moment the commit counts; from the end of
-/// the commit until a reader at the other node sees the row; and messages of the same size through
-/// the same nats-server, core publish to receive.
+/// Measures one-row transactions of an application with SQLite's default, `synchronous = FULL`:
+/// from the end of the commit until a reader at the other node sees the row. The fsync lies between
+/// the write that the daemon notices and the end of the commit. Beside it, messages of the same
+/// size through the same nats-server, from publishing to receiving.
 pub fn latency(cluster: &Cluster, report: &mut Report) -> Result<()> {
     let (mut writer, reader) = (cluster.app(0)?, cluster.app(1)?);
     writer.conn.pragma_update(None, "synchronous", "FULL")?;
@@ -65,7 +65,7 @@ pub fn latency(cluster: &Cluster, report: &mut Report) -> Result<()> {
         writer.insert(id, 1)?;
         let committed = Instant::now();
         ours.push((reader.wait_for(id)? - committed).as_secs_f64() * 1e3);
-        // Between 5 and 15 ms, so that no clock of the daemon keeps step.
+        // A pause between 5 and 15 ms, so that no clock of the daemon keeps step.
         std::thread::sleep(Duration::from_micros(5000 + (round as u64 * 7919) % 10_000));
         plain.push(nats.round()?.as_secs_f64() * 1e3);
     }
@@ -77,7 +77,7 @@ pub fn latency(cluster: &Cluster, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// NATS without anything of ours, not even the client's code.
+/// NATS without any code of ours.
 struct NatsRound {
     publish: TcpStream,
     receive: BufReader<TcpStream>,
@@ -125,7 +125,7 @@ impl NatsRound {
     }
 }
 
-/// What the triggers cost the application; no daemon runs.
+/// The cost of the triggers for the application; no daemon runs.
 pub fn application(report: &mut Report) -> Result<()> {
     const ROWS: i64 = 10_000;
     for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! A node that is looked at by its log.
+//! A node that the benchmark follows by its log.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::cluster::start_daemon;
 use crate::process::Process;
 
-/// Whatever takes longer than this is not going to end.
+/// Longest wait: a step that takes longer is not going to end.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A database and its daemon.
@@ -19,14 +19,14 @@ pub struct Node {
     pub db: PathBuf,
     id: u32,
     daemon: Option<Process>,
-    /// Lines of the log.
+    /// Number of lines of the log that were read.
     seen: usize,
 }
 
-/// A snapshot that the log tells of.
+/// A snapshot that the log reports.
 pub struct Made {
     pub seconds: f64,
-    /// MB, of the database and packed.
+    /// MB of the database, and packed.
     pub sizes: (u64, u64),
 }
 
@@ -47,7 +47,7 @@ impl Node {
         App::open(&self.db)
     }
 
-    /// Starts the daemon; `more` ends its configuration.
+    /// Starts the daemon; `more` is the end of its configuration.
     pub fn start(&mut self, address: &str, more: &str) -> Result<()> {
         self.daemon = Some(start_daemon(&self.db, self.id, address, more)?);
         self.seen = 0;
@@ -66,7 +66,7 @@ impl Node {
         self.daemon.take().map_or(Ok(()), Process::stop)
     }
 
-    /// Asks for a snapshot.
+    /// Asks for a snapshot and waits for it.
     pub fn save(&mut self) -> Result<Made> {
         self.process()?.signal(Signal::USR1)?;
         let line = self.wait_for(" made, because ")?;
@@ -82,7 +82,7 @@ impl Node {
         })
     }
 
-    /// Waits until the log has a new line with this in it.
+    /// Waits until the log has a new line with this text in it.
     pub fn wait_for(&mut self, text: &str) -> Result<String> {
         let began = Instant::now();
         let log = self.db.with_file_name("log");

@@ -1,4 +1,4 @@
-//! Processes: ended when dropped; and what the kernel counts about them.
+//! Processes that end when dropped, and the kernel's numbers about them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// SIGTERM, and waits.
+    /// Sends SIGTERM and waits for the end.
     pub fn stop(mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
         self.child.wait()?;
@@ -55,7 +55,7 @@ impl Process {
         Ok(self.status(self.proc().join("status"), "VmRSS:")? as f64 / 1024.0)
     }
 
-    /// The most memory that was ever resident.
+    /// Peak of the resident memory.
     pub fn peak_rss_mb(&self) -> Result<f64> {
         Ok(self.status(self.proc().join("status"), "VmHWM:")? as f64 / 1024.0)
     }
@@ -66,7 +66,7 @@ impl Process {
         let mut sum = Activity::default();
         for task in std::fs::read_dir(self.proc().join("task"))? {
             let task = task?.path();
-            // One that ended meanwhile is none.
+            // A thread that ended meanwhile does not count.
             let Ok(times) = std::fs::read_to_string(task.join("schedstat")) else {
                 continue;
             };

@@ -13,7 +13,7 @@ impl Report {
         self.numbers.entry(name.into()).or_default().push(number);
     }
 
-    /// NaN, printed as such, if it was not measured.
+    /// The median; NaN, printed as such, if it was not measured.
     fn median(&self, name: &str) -> f64 {
         let mut numbers = self.numbers.get(name).cloned().unwrap_or_default();
         numbers.sort_by(f64::total_cmp);

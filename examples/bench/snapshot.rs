@@ -1,5 +1,5 @@
-//! A snapshot of a large database, nodes that join with it, and what an application notices of
-//! that. Prints a table of its own.
+//! A snapshot of a large database, the nodes that begin with it, and the waits of an application
+//! meanwhile. Prints a table of its own.
 //!
 //! ```text
 //! node 1   has the database; saves a snapshot with and without an application that writes
@@ -19,12 +19,12 @@ use crate::cluster::{directory, start_server};
 use crate::node::Node;
 use crate::stall::{Stalls, Writer};
 
-/// Rows in a transaction while the database is made, letters of each and what it takes in the file.
+/// Rows in a transaction that makes the database, letters of a row, and its bytes in the file.
 const BATCH: i64 = 1000;
 const LETTERS: usize = 500;
 const ROW_BYTES: u64 = 514;
 
-/// How long an application is watched that nobody disturbs.
+/// How long an undisturbed application is watched.
 const CALM: Duration = Duration::from_secs(10);
 
 pub fn measure(mb: u64, stores: &[String]) -> Result<()> {
@@ -51,7 +51,7 @@ fn make(db: &Path, mb: u64) -> Result<i64> {
     Ok(batches * BATCH)
 }
 
-/// Seconds of what one would do by hand: `VACUUM INTO`, then zstd level 3.
+/// Seconds of the same by hand: `VACUUM INTO`, then zstd level 3.
 fn plain_copy(db: &Path, dir: &Path) -> Result<f64> {
     let (copy, packed) = (dir.join("vacuumed"), dir.join("vacuumed.zst"));
     let app = App::open(db)?;
@@ -188,7 +188,7 @@ fn one_store(store: &str, template: &Path, plain: f64, last: i64) -> Result<()> 
     Ok(dir.close()?)
 }
 
-/// What an application waits while something else goes on, and what came of that.
+/// Runs `f` beside a writing application. Returns the application's waits, and the result of `f`.
 fn writing(
     node: &mut Node,
     first: i64,

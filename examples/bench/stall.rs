@@ -1,4 +1,4 @@
-//! An application that writes small transactions all the time, and how long it waits for each.
+//! An application that writes small transactions all the time, and its wait for each.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use crate::app::App;
 
-/// Between two transactions.
+/// The pause between two transactions.
 const PACE: Duration = Duration::from_millis(2);
 
-/// What it waited, in milliseconds.
+/// The application's waits, in milliseconds.
 pub struct Stalls {
     times: Vec<f64>,
-    /// Of the longest one: until its row was written, which takes the lock. The rest is the commit.
+    /// Of the longest wait, the part until its row was written, which takes the lock. The rest is
+    /// the commit.
     lock: f64,
-    /// The longest the WAL was, in bytes.
+    /// The longest WAL, in bytes.
     wal: u64,
 }
 
@@ -44,14 +45,14 @@ impl Stalls {
     }
 }
 
-/// The application at work.
+/// A running application.
 pub struct Writer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Stalls, String>>,
 }
 
 impl Writer {
-    /// Inserts rows from `first` on, one each, and updates the one before: `busy_timeout` 5000.
+    /// Inserts rows from `first` on, one each, and updates the row before; `busy_timeout` is 5000.
     pub fn start(db: &Path, first: i64) -> Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let (db, ends) = (db.to_owned(), stop.clone());
@@ -61,7 +62,7 @@ impl Writer {
         Writer { stop, thread }
     }
 
-    /// Ends it.
+    /// Ends the application.
     pub fn stop(self) -> crate::Result<Stalls> {
         self.stop.store(true, Ordering::Relaxed);
         let stalls = self.thread.join().map_err(|_| "the application panicked")?;

@@ -1,4 +1,5 @@
-//! The application: writes to its node's database as fast as it is told, and keeps a record.
+//! The application: it writes to its node's database as fast as the options say, and keeps a
+//! record.
 
 use std::fs::File;
 use std::io::Write;
@@ -20,14 +21,14 @@ pub struct Options {
     pub pause: u64,
     /// `PRAGMA synchronous`.
     pub sync: String,
-    /// Goes on after an error: its disk is in trouble.
+    /// Whether it goes on after an error, because its disk is in trouble.
     pub endures: bool,
 }
 
-/// What README recommends: nothing of HarmonyLite may keep a lock that long.
+/// README recommends this: HarmonyLite must never keep a lock that long.
 pub const BUSY_TIMEOUT: Duration = Duration::from_millis(5000);
 
-/// The application's own start: its tables, in WAL mode.
+/// Starts the application: creates its tables, in WAL mode.
 pub fn prepare(db: &Path) -> Result<()> {
     let conn = Connection::open(db)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
@@ -36,7 +37,7 @@ pub fn prepare(db: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs until it is killed, or meets an error, such as SQLITE_BUSY, where there should be none.
+/// Runs until it is killed or meets an error, such as SQLITE_BUSY, which must not happen.
 pub fn run(options: &Options) -> Result<()> {
     let mut random = Random::new(options.seed, options.writer);
     // The number grows over all restarts.
@@ -84,7 +85,7 @@ fn write_until_trouble(
         }
         block.push_str("E\n");
         record.write_all(block.as_bytes())?;
-        // An error here leaves open whether it is committed, and so does the record.
+        // An error here leaves open whether the transaction is committed, and so does the record.
         conn.execute_batch("COMMIT")?;
         record.write_all(b"C\n")?;
         if options.pause > 0 {
@@ -109,7 +110,7 @@ fn operate(conn: &Connection, stamp: Stamp, random: &mut Random, block: &mut Str
     Ok(())
 }
 
-/// What only this row kept out of the table goes with it.
+/// Notes the rows that only this row kept out of the table: they go with it.
 fn note_gone(
     conn: &Connection,
     block: &mut String,

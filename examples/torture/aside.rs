@@ -1,4 +1,4 @@
-//! Rows that HarmonyLite displaces, because another row of the table has their unique value.
+//! Displaced rows: another row of the table has their UNIQUE value.
 
 use harmonylite::model::cbor::{self, Cursor};
 use harmonylite::model::key::key_bytes;
@@ -8,10 +8,10 @@ use rusqlite::Connection;
 use crate::Result;
 use crate::schema::Stamp;
 
-/// The only table with a unique value beside its key, an integer.
+/// The only table with a UNIQUE value beside its key, an integer.
 pub const TABLE: &str = "uniq";
 
-/// Key, value and what belongs to that, of all of them.
+/// All displaced rows: key, stamp and padding.
 pub fn all(conn: &Connection) -> Result<Vec<(String, Stamp, String)>> {
     let mut statement = conn.prepare("SELECT key, row FROM __harmonylite___displaced")?;
     let mut rows = statement.query([])?;
@@ -24,7 +24,7 @@ pub fn all(conn: &Connection) -> Result<Vec<(String, Stamp, String)>> {
     Ok(all)
 }
 
-/// Keys of those that give way to this row of the table.
+/// Keys of the rows that this row of the table displaces.
 pub fn hidden_by(conn: &Connection, key: &str) -> Result<Vec<String>> {
     let by = key_bytes(
         std::iter::once(Value::Integer(key.parse()?)),
@@ -43,7 +43,7 @@ fn key_text(key: &[u8]) -> Result<String> {
     }
 }
 
-/// Of names and values in turn.
+/// The value of a row, which is given as names and values in turn.
 fn value(row: &[u8]) -> Result<(Stamp, String)> {
     let mut cursor = Cursor::new(row);
     let (mut stamp, mut pad) = ((0, 0), String::new());

@@ -1,4 +1,5 @@
-//! HarmonyLite comes to a large table while an application writes: that never sees SQLITE_BUSY.
+//! HarmonyLite is installed on a large table while an application writes, which must never see
+//! SQLITE_BUSY.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,14 +10,14 @@ use crate::Result;
 use crate::check;
 use crate::cluster::Cluster;
 
-/// What an impatient application waits for a lock.
+/// Time that an impatient application waits for a lock.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(1000);
-/// Within what time after the application's last write everything is sent, and more for a large
-/// table: the rows a second of a slow machine that others use, too.
+/// Time after the application's last write within which everything is sent. A large table gets
+/// more, by the rows a second of a slow machine that runs other programs, too.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ROWS_PER_SECOND: u64 = 5_000;
 
-/// Installs on `rows` rows; the application goes on for `time` after that began.
+/// Installs HarmonyLite on `rows` rows; the application goes on for `time` after the beginning.
 pub fn run(folder: &Path, limit: &Path, seed: u64, rows: u64, time: Duration) -> Result<()> {
     let mut cluster = Cluster::new(&folder.join("big"), seed, 1)?;
     std::fs::create_dir_all(&cluster.nodes[0].folder)?;
@@ -45,7 +46,7 @@ pub fn run(folder: &Path, limit: &Path, seed: u64, rows: u64, time: Duration) ->
     }
     let wrote = Instant::now();
     let patience = PATIENCE + Duration::from_secs(rows / ROWS_PER_SECOND);
-    // An error if it is not even installed.
+    // This fails if HarmonyLite is not even installed.
     while check::pending(&cluster.nodes[0].db())? > 0 {
         cluster.all_alive()?;
         if wrote.elapsed() > patience {

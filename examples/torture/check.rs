@@ -1,4 +1,4 @@
-//! What must hold after healing: see [`check`].
+//! The conditions that must hold after healing: see [`check`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -12,14 +12,14 @@ use crate::record::{Key, Record};
 use crate::schema::{self, Stamp, TABLES};
 use crate::{Result, aside};
 
-/// All rows of all tables, and whether a row is displaced because another has its unique value.
+/// All rows of all tables, and whether each is displaced.
 pub type Content = BTreeMap<Key, (Stamp, bool)>;
 
 fn stamp(content: &Content, key: &Key) -> Option<Stamp> {
     content.get(key).map(|(stamp, _)| *stamp)
 }
 
-/// Rows that somebody with power had: for each key the newest number of each writer.
+/// Rows that a node which kept its power had: for each key the newest number of each writer.
 pub type Seen = HashMap<Key, HashMap<u64, u64>>;
 
 pub fn open(db: &Path) -> Result<Connection> {
@@ -28,7 +28,7 @@ pub fn open(db: &Path) -> Result<Connection> {
     Ok(conn)
 }
 
-/// All rows; an error if one mixes two writes.
+/// All rows; an error if one of them mixes two writes.
 pub fn content(db: &Path) -> Result<Content> {
     let conn = open(db)?;
     let mut content = Content::new();
@@ -38,7 +38,7 @@ pub fn content(db: &Path) -> Result<Content> {
                 "{table} {key}: a row of two writes: {stamp:?}, {pad}"
             ));
         }
-        // A row aside that the application wrote anew is void, and soon gone.
+        // A displaced row that the application wrote anew is void, and soon gone.
         let row = content.entry((table.to_owned(), key));
         row.or_insert((stamp, aside));
         Ok(())
@@ -58,8 +58,8 @@ pub fn content(db: &Path) -> Result<Content> {
     Ok(content)
 }
 
-/// What this node has not handed over yet: change log, marks, held columns, tables under
-/// comparison.
+/// Number of changes that this node has not sent or stored yet: change log, marks, held columns,
+/// tables under comparison.
 pub fn pending(db: &Path) -> Result<u64> {
     let conn = open(db)?;
     let text = "SELECT (SELECT count(*) FROM __harmonylite___change_log_global)
@@ -70,7 +70,7 @@ pub fn pending(db: &Path) -> Result<u64> {
     Ok(conn.query_row(text, [], |r| r.get(0))?)
 }
 
-/// Waits until all nodes hold the same and have nothing left to send, and returns it.
+/// Waits until all nodes hold the same rows and have nothing left to send. Returns the rows.
 pub fn converged(cluster: &mut Cluster, patience: Duration) -> Result<Content> {
     let began = Instant::now();
     let mut times = 0;
@@ -89,7 +89,7 @@ pub fn converged(cluster: &mut Cluster, patience: Duration) -> Result<Content> {
     }
 }
 
-/// What differs, if anything.
+/// The first difference between the nodes, if there is one.
 fn compare(cluster: &Cluster) -> Result<(Option<String>, Content)> {
     let mut first: Option<Content> = None;
     for node in &cluster.nodes {
@@ -120,7 +120,7 @@ fn compare(cluster: &Cluster) -> Result<(Option<String>, Content)> {
     Ok((None, first.unwrap_or_default()))
 }
 
-/// Adds what a database holds to what was seen.
+/// Adds the rows of a database to the rows that were seen.
 pub fn look(db: &Path, seen: &mut Seen) -> Result<()> {
     for (key, ((writer, seq), _)) in content(db)? {
         let newest = seen.entry(key).or_default().entry(writer).or_default();
@@ -129,7 +129,7 @@ pub fn look(db: &Path, seen: &mut Seen) -> Result<()> {
     Ok(())
 }
 
-/// How a round ended well.
+/// The end of a round that passed.
 pub struct Healed {
     pub transactions: usize,
     uncertain: usize,
@@ -150,8 +150,8 @@ impl fmt::Display for Healed {
     }
 }
 
-/// Ends the applications; all nodes must become equal, and right. `base` is what all of them had
-/// before the round, and then what they have after it.
+/// Ends the applications. All nodes must become equal, and right. `base` is the content of all
+/// nodes before the round, and then the content after it.
 pub fn healed(cluster: &mut Cluster, base: &mut Content, patience: Duration) -> Result<Healed> {
     cluster.kill_apps()?;
     let began = Instant::now();
@@ -169,11 +169,11 @@ pub fn healed(cluster: &mut Cluster, base: &mut Content, patience: Duration) -> 
     })
 }
 
-/// Judges the common `content`: `base` is the one that all had before, `records` what the
-/// applications did since, `seen` what nodes that kept their power had read.
+/// Judges the common `content`. `base` is the content of all nodes before, `records` the operations
+/// of the applications since, `seen` the rows that nodes which kept their power had read.
 ///
-/// Every key must hold what was somebody's last write to it, and nothing that a later committed
-/// write replaced; a key that nobody deleted must be there; databases must be sound.
+/// Every key must hold some application's last write to it, and no write that a later committed
+/// write replaced. A key that nobody deleted must be there. Databases must be sound.
 pub fn check(
     cluster: &Cluster,
     base: &Content,
@@ -208,7 +208,7 @@ pub fn check(
     Err(format!("{count} wrong:\n  {}", wrong.join("\n  ")).into())
 }
 
-/// What a key may hold in the end; None: nothing.
+/// The rows that a key may hold in the end; None stands for no row.
 fn allowed(key: &Key, base: &Content, records: &[Record], seen: &Seen) -> Vec<Option<Stamp>> {
     let seen = seen.get(key);
     let mut allowed = Vec::new();

@@ -9,7 +9,7 @@ use crate::process::Process;
 use crate::record::Record;
 use crate::{Result, app};
 
-/// What is the same for all.
+/// The settings that all nodes share, and the nodes.
 pub struct Cluster {
     pub folder: PathBuf,
     pub seed: u64,
@@ -26,17 +26,17 @@ pub struct Cluster {
 pub struct Node {
     pub id: u64,
     pub folder: PathBuf,
-    /// On a disk that never loses power.
+    /// The record lies on a disk that never loses power.
     pub record: PathBuf,
     pub log: PathBuf,
-    /// What the daemon and the application are started by: another network, a limit.
+    /// The command that starts the daemon (and the application): it sets a network or a limit.
     pub daemon_prefix: Vec<String>,
     pub app_prefix: Vec<String>,
     /// `PRAGMA synchronous` of the application.
     pub sync: String,
-    /// Whether its disk will be in trouble, and errors nothing to end for.
+    /// Whether its disk gets into trouble, so that errors do not end the application.
     pub endures: bool,
-    /// Runs the broker itself.
+    /// Whether its daemon runs the broker.
     pub embedded: bool,
     pub max_entries: u64,
     pub daemon: Option<Process>,
@@ -60,15 +60,15 @@ fn words(prefix: &[String], program: &Path, arguments: &[String]) -> Vec<String>
     words
 }
 
-/// A port that the system gives to nobody by itself: it stays free while the broker is down.
-/// Programs that run side by side begin their search at different ones.
+/// A port that the system gives to no process by itself: it stays free while the broker is down.
+/// Programs that run at the same time begin their search at different ports.
 pub fn free_port() -> Result<u16> {
     let from = 10_000 + (std::process::id() % 9_900) as u16;
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     Ok((from..from + 100).find(is_free).ok_or("no port is free")?)
 }
 
-/// The program under test: beside this one's folder.
+/// The program under test, which lies beside this program's folder.
 fn harmonylite() -> Result<PathBuf> {
     match std::env::var_os("HARMONYLITE") {
         Some(path) => Ok(path.into()),
@@ -151,7 +151,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Each start goes on with other random numbers.
+    /// Each start goes on with different random numbers.
     pub fn start_app(&mut self, index: usize) -> Result<()> {
         self.starts += 1;
         let seed = self.seed.wrapping_add(self.starts << 32);
@@ -175,7 +175,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// All daemons and the broker, on databases with the application's tables.
+    /// Starts all daemons and the broker, on databases with the application's tables.
     pub fn start(&mut self) -> Result<()> {
         if !self.nodes.iter().any(|n| n.embedded) {
             self.start_broker()?;
@@ -185,7 +185,7 @@ impl Cluster {
             app::prepare(&self.nodes[index].db())?;
             self.start_daemon(index)?;
         }
-        // Rows from before the triggers were there would be nobody's.
+        // Rows from before the triggers would not be in any record.
         let until = Instant::now() + Duration::from_secs(30);
         while !self.nodes.iter().all(|n| is_installed(&n.db())) {
             if Instant::now() > until {
@@ -215,7 +215,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The records begin anew.
+    /// Begins the records anew.
     pub fn forget_records(&self) {
         for node in &self.nodes {
             let _ = fs::remove_file(&node.record);

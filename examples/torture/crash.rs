@@ -49,7 +49,7 @@ struct Totals {
     brokers: u32,
 }
 
-/// Kills somebody, and starts it again at once or a little later.
+/// Kills a process, and starts it again at once or a little later.
 fn strike(cluster: &mut Cluster, random: &mut Random, totals: &mut Totals) -> Result<()> {
     let away = Duration::from_millis([0, 0, 50, 300, 900][random.below(5) as usize]);
     let index = random.below(cluster.nodes.len() as u64) as usize;
@@ -101,7 +101,7 @@ fn kill_app(cluster: &mut Cluster, index: usize, totals: &mut Totals) -> Result<
     Ok(())
 }
 
-/// A daemon starts its own again by itself.
+/// A daemon starts its own nats-server again by itself.
 fn kill_broker(cluster: &mut Cluster, totals: &mut Totals) -> Result<()> {
     totals.brokers += 1;
     if let Some(broker) = cluster.broker.take() {

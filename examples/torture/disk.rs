@@ -1,4 +1,4 @@
-//! A disk that is full, and one that answers with errors: the daemon says so, stays, and goes on by
+//! A full disk, and a disk that answers with errors: the daemon says so, stays, and goes on by
 //! itself when the disk is well again.
 
 use std::fs::{self, File};
@@ -15,8 +15,8 @@ use crate::{Options, Result};
 const PATIENCE: Duration = Duration::from_secs(60);
 const TROUBLE: Duration = Duration::from_secs(4);
 
-/// What SQLite cannot read with EIO it calls malformed, and the daemon ends: who starts it again
-/// may do that at once.
+/// After EIO from reading, SQLite calls the file malformed and the daemon ends; a supervisor may
+/// start it again at once.
 const READ_ERROR: &str = "pread64:error=EIO:when=1+3";
 
 /// System calls of the daemon that fail, as strace injects it.
@@ -31,7 +31,7 @@ const ERRORS: [&str; 5] = [
 pub fn run(mut options: Options) -> Result<()> {
     let small: PathBuf = options.rest.value_from_str("--small-disk")?;
     let (from, to) = (small.join("node-1"), options.folder.join("node-1"));
-    // The small disk goes with its namespace: what somebody has to look at is saved.
+    // The small disk goes away with its namespace: the files of a failure are saved.
     run_on(options, &small).inspect_err(|_| {
         let _ = Command::new("cp").arg("-r").args([from, to]).status();
     })
@@ -77,7 +77,7 @@ fn round(
     let healed = check::healed(cluster, base, PATIENCE).map_err(|e| format!("{name}: {e}"))?;
     println!("{name}: {healed}");
     if told(&cluster.nodes[0])?.len() == told_before {
-        // A warning that was given within the last minute is counted, and told at the end.
+        // A warning that was given within the last minute is counted, and logged at the end.
         if let Some(daemon) = cluster.nodes[0].daemon.take() {
             daemon.stop()?;
         }
@@ -109,7 +109,7 @@ fn inject(cluster: &mut Cluster, error: &str) -> Result<()> {
     let _ = fs::remove_file(&log);
     let mut strace = Process::spawn("strace", &words, &log)?;
     std::thread::sleep(TROUBLE);
-    // A daemon that ended took strace along; one that lives is let go by SIGTERM.
+    // If the daemon ended, strace ended with it; else SIGTERM makes strace let the daemon go.
     match cluster.all_alive() {
         Err(e) if error == READ_ERROR => {
             println!("  {e}");
@@ -127,7 +127,7 @@ fn inject(cluster: &mut Cluster, error: &str) -> Result<()> {
     }
 }
 
-/// Until nothing more fits.
+/// Fills the disk with a file until nothing more fits.
 fn fill(file: &Path) -> Result<()> {
     let mut file = File::create(file)?;
     for size in [1 << 20, 4096, 1] {

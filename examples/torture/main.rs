@@ -1,9 +1,9 @@
-//! Breaks things under real processes and looks whether the promises hold: nothing that an
-//! application committed is lost unless something newer replaced it, and all nodes end equal.
+//! Breaks things under real processes and checks the promises: no committed write is lost unless a
+//! newer one replaced it, and all nodes become equal.
 //!
-//! Called by scripts/crash.sh, power-cut.sh, partition.sh, disk-trouble.sh and soak.sh, which set
-//! up what needs a shell. Prints its seed; choices follow from it, the timing of processes does
-//! not.
+//! scripts/crash.sh, power-cut.sh, partition.sh, disk-trouble.sh and soak.sh call it, and set up
+//! everything that needs a shell. It prints its seed. The choices follow from the seed, the timing
+//! of processes does not.
 #![allow(unreachable_pub)] // no other crate uses any of it
 
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ mod soak;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// What every scenario knows.
+/// The options of every scenario.
 pub struct Options {
     pub folder: PathBuf,
     pub seed: u64,
@@ -46,8 +46,8 @@ impl Options {
         Ok(self.rest.opt_value_from_str(name)?.unwrap_or(default))
     }
 
-    /// For when everything was asked for: an option that is not known, or is given twice, would
-    /// otherwise be ignored in silence.
+    /// Fails if an option is left over after all were read. An unknown option, or one that is given
+    /// twice, would otherwise be ignored in silence.
     pub fn nothing_left(&self) -> Result<()> {
         match self.rest.clone().finish() {
             left if left.is_empty() => Ok(()),

@@ -9,8 +9,8 @@ use crate::random::Random;
 use crate::{Options, Result};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-/// A trouble takes between half of a sixth of the time and all of it, within these bounds: if there
-/// is time, more than the patience of a publisher (ACK_WAIT) and of a consumer (FETCH_WAIT).
+/// A trouble lasts between a twelfth and a sixth of the time, within these bounds. The upper one is
+/// longer than the patience of a publisher (ACK_WAIT) and of a consumer (FETCH_WAIT).
 const SHORTEST: Duration = Duration::from_secs(3);
 const LONGEST: Duration = Duration::from_secs(120);
 
@@ -84,7 +84,8 @@ fn newest(cluster: &Cluster, here: usize, writer: usize) -> Result<u64> {
     Ok(own.map(|stamp| stamp.1).max().unwrap_or_default())
 }
 
-/// What `one` wrote since it had the number `cut_off` is not on `other`; and it wrote something.
+/// Checks that writes of `one` since the number `cut_off` are not on `other`, and that there are
+/// some.
 fn apart(cluster: &Cluster, one: usize, other: usize, cut_off: u64) -> Result<()> {
     let (here, there) = (newest(cluster, one, one)?, newest(cluster, other, one)?);
     match there <= cut_off && cut_off < here {

@@ -1,4 +1,4 @@
-//! Power cuts of one node: its database and the broker's store lose what was not flushed.
+//! Power cuts of one node: its database and the broker's store lose unflushed writes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,10 +28,10 @@ pub fn run(mut options: Options) -> Result<()> {
         cluster.forget_records();
         cluster.pause = [1, 8, 40][random.below(3) as usize];
         cluster.start_apps()?;
-        // Seconds after which the server has synced and the other side has read much; or none.
+        // In this time the server may sync and the other side may read much, or nothing.
         run_for(&mut cluster, 500 + random.below(12_000))?;
         if random.chance(50) {
-            // It stands still, the other goes on over what it wrote last.
+            // The application stands still, while the other one writes over its last rows.
             cluster.nodes[0].app = None;
             run_for(&mut cluster, random.below(3000))?;
         }
@@ -89,7 +89,7 @@ fn sound(db: &Path) -> Result<String> {
     Ok(conn.query_row("PRAGMA integrity_check(3)", [], |r| r.get(0))?)
 }
 
-/// Its nats-server dies with it, but must be gone before the disk is.
+/// Kills a daemon and waits for its nats-server, which must be gone before the disk is.
 fn end_with_children(daemon: crate::process::Process) {
     let children = daemon.children();
     children.iter().for_each(|child| daemon.kill_child(*child));
@@ -112,7 +112,7 @@ fn loop_disk(verb: &str, disk: &Path) -> Result<()> {
     }
 }
 
-/// Somebody who looks at the disk (an indexer, a monitor) may hold it for a moment.
+/// A program that looks at the disk (an indexer, a monitor) may hold it for a moment.
 fn back(disk: &Path) -> Result<()> {
     for _ in 0..20 {
         if loop_disk("back", disk).is_ok() {
@@ -123,7 +123,7 @@ fn back(disk: &Path) -> Result<()> {
     Err("the disk cannot be mounted again".into())
 }
 
-/// A machine that lost power starts anew.
+/// Makes a new boot id, as a machine that lost power has.
 fn new_boot_id(random: &mut Random) -> Result<()> {
     let file = std::env::var("HARMONYLITE_TORTURE_BOOT_ID")?;
     let (a, b) = (random.next(), random.next());

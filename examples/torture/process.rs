@@ -1,4 +1,4 @@
-//! Processes that end with this one, and what the kernel says about them.
+//! Processes that end with this one, and the kernel's numbers about them.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -15,7 +15,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Runs `words`; what it says is appended to `log`.
+    /// Runs `words`; its output is appended to `log`.
     pub fn spawn(name: &str, words: &[String], log: &Path) -> Result<Process> {
         let file = File::options().create(true).append(true).open(log)?;
         let (program, arguments) = words.split_first().ok_or("no command")?;
@@ -44,7 +44,7 @@ impl Process {
         self.child.id()
     }
 
-    /// One that ended by itself is a bug, whatever happened to it.
+    /// Fails if the process ended by itself: that is a bug in any case.
     pub fn must_run(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -52,12 +52,12 @@ impl Process {
         }
     }
 
-    /// kill -9 of what must run until then, and waits until it is gone.
+    /// Kills the process, which must run until then, and waits until it is gone.
     pub fn kill(mut self) -> Result<()> {
         self.must_run()
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM, and fails if the process ends with an error.
     pub fn stop(mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let status = self.child.wait()?;
@@ -86,7 +86,7 @@ impl Process {
         }
     }
 
-    /// A line of /proc/PID/status in kB: VmRSS now, VmHWM the most there ever was.
+    /// A line of /proc/PID/status in kB: VmRSS is the present memory, VmHWM its peak.
     pub fn memory_kb(&self, key: &str) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
         let line = text.lines().find_map(|l| l.strip_prefix(key));

@@ -4,7 +4,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// `stream` tells apart what is drawn for different purposes.
+    /// A generator; `stream` separates the numbers for different purposes.
     pub fn new(seed: u64, stream: u64) -> Random {
         let mut random = Random(seed ^ stream.wrapping_mul(0xD6E8_FEB8_6659_FD93));
         random.next();

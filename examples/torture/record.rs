@@ -1,5 +1,5 @@
-//! What an application did, written down by itself outside of the database: it survives kill -9 of
-//! the application, and lies on a disk that never loses power.
+//! The record of an application's operations, which it keeps outside of the database: it survives
+//! kill -9 of the application, and lies on a disk that never loses power.
 //!
 //! ```text
 //! P kv 17 812 2 801    about to be committed: key 17 of kv := number 812; it replaced (2, 801)
@@ -8,7 +8,8 @@
 //! E                    the block is complete: now COMMIT
 //! C | R                it is committed | it was rolled back
 //! ```
-//! A block without an end may be committed or not. Blocks are written by one write(2) each.
+//!
+//! A block without an end may be committed or not. Each block is written by one write(2).
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -21,24 +22,24 @@ pub type Key = (String, String);
 
 #[derive(Clone, Debug)]
 pub struct Op {
-    /// 0: a delete.
+    /// The writer's number; 0 for a delete.
     pub seq: u64,
     pub delete: bool,
     pub certain: bool,
 }
 
-/// All that one node's applications did since the record began.
+/// The operations of one node's applications since the record began.
 #[derive(Default)]
 pub struct Record {
     pub writer: u64,
     pub ops: HashMap<Key, Vec<Op>>,
-    /// Values that a certainly committed write replaced: nobody may see them in the end.
+    /// Values that a certainly committed write replaced: no node may hold them in the end.
     pub replaced: HashSet<(Key, Stamp)>,
     pub transactions: usize,
     pub uncertain: usize,
 }
 
-/// Op, and what it replaced.
+/// Key, operation and the value that it replaced.
 type Line = (Key, Op, Stamp);
 
 impl Record {
@@ -59,7 +60,7 @@ impl Record {
                 "E" => complete = true,
                 "" => {}
                 _ => {
-                    // The one before was left open: whatever comes is of the next.
+                    // The block before was left open: this line belongs to the next one.
                     if complete {
                         record.take(std::mem::take(&mut block), false);
                     }
@@ -92,8 +93,7 @@ impl Record {
         }
     }
 
-    /// Nothing is certain any more that was not synced to disk: how a power cut with
-    /// synchronous=NORMAL leaves it.
+    /// Makes every write uncertain: a power cut with synchronous=NORMAL may take unsynced commits.
     pub fn doubt_all(&mut self) {
         self.replaced.clear();
         let ops = self.ops.values_mut().flatten();

@@ -1,10 +1,10 @@
-//! The tables of the application under test, and how a key of them is written down.
+//! The tables of the application under test, and the text form of their keys.
 
 use rusqlite::{Connection, Row};
 
 use crate::random::Random;
 
-/// A value: who wrote it, and that writer's strictly growing number. (0, 0) means nothing.
+/// A value: its writer, and that writer's strictly growing number. (0, 0) means none.
 pub type Stamp = (u64, u64);
 
 pub const TABLES: [&str; 4] = ["kv", "named", "pair", "uniq"];
@@ -12,8 +12,8 @@ pub const TABLES: [&str; 4] = ["kv", "named", "pair", "uniq"];
 /// Few keys, so that nodes collide all the time.
 const KEYS: u64 = 400;
 const HOT: u64 = 12;
-/// Unique values that rows take from each other. Most rows have one of their own: where all were
-/// evicted all the time, one that is lost would look like one more of them.
+/// Number of UNIQUE values that rows take from each other. Most rows have a value of their own: if
+/// all rows were evicted all the time, a lost row would look like an evicted one.
 const SHARED_VALUES: u64 = 12;
 
 pub const CREATE: &str = "
@@ -34,7 +34,7 @@ pub fn select_all(table: &str) -> String {
     }
 }
 
-/// What belongs to a stamp: a row that mixes two writes is found by it.
+/// The padding that belongs to a stamp. It shows a row that mixes two writes.
 pub fn pad(stamp: Stamp) -> String {
     format!("{}-{:x}", "x".repeat((stamp.1 % 61) as usize), stamp.1)
 }
@@ -55,7 +55,7 @@ impl Place {
         }
     }
 
-    /// Key as [`select_all`] gives it.
+    /// The key in the form of [`select_all`].
     pub fn key(&self) -> String {
         match self.table {
             "named" => format!("n{}", self.number),
@@ -72,7 +72,7 @@ impl Place {
         }
     }
 
-    /// What is there now.
+    /// The stamp that the row has now.
     pub fn look(&self, conn: &Connection) -> rusqlite::Result<Stamp> {
         let text = format!(
             "SELECT writer, seq FROM {} WHERE {}",
@@ -88,7 +88,7 @@ impl Place {
         }
     }
 
-    /// Writes the row, in one of several ways. Returns the keys of rows that gave way to it.
+    /// Writes the row, in one of several ways. Returns the keys of the rows that it evicted.
     pub fn put(
         &self,
         conn: &Connection,

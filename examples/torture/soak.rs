@@ -13,15 +13,14 @@ use crate::{Options, Result, big};
 const PATIENCE: Duration = Duration::from_secs(120);
 const LIMIT_KB: u64 = 64 << 10;
 const TABLES: usize = 200;
-/// Memory grows in the first minutes, while one thread after the other comes to its largest batch:
-/// in a run that is shorter than this it may grow more.
+/// Memory grows in the first minutes, until each thread has had its largest batch. In a run that is
+/// shorter than this it may grow more.
 const WARM: Duration = Duration::from_secs(20 * 60);
 const WARMING_KB: u64 = 8 << 10;
 
-/// What is watched, and how many kB it may grow from the second quarter to the last without meaning
-/// anything. Memory: in an hour, a leak of 6 MB. A WAL keeps the size that it had in the worst
-/// moment. nats-server frees what a stream dropped in blocks of 8 MB, and there are two large ones:
-/// changes and snapshots.
+/// The watched sizes, and how many kB each may grow from the second quarter to the last. Memory: in
+/// an hour, a leak of 6 MB. A WAL keeps the size of its worst moment. nats-server frees dropped
+/// messages of a stream in blocks of 8 MB, and two streams are large: changes and snapshots.
 const WATCHED: [(&str, u64); 4] = [
     ("RSS", 3 << 10),
     ("database", 2048),
@@ -45,7 +44,7 @@ pub fn run(mut options: Options) -> Result<()> {
     cluster.pause = 0;
     for node in &mut cluster.nodes {
         node.daemon_prefix = vec![limit.display().to_string()];
-        // The store grows until the stream is full: that must be soon.
+        // The store grows until the stream is full, so that must be soon.
         node.max_entries = 1024;
         std::fs::create_dir_all(&node.folder)?;
         many_tables(&node.db())?;
@@ -93,7 +92,7 @@ fn many_tables(db: &Path) -> Result<()> {
     Ok(conn.execute_batch(&text)?)
 }
 
-/// The largest of all nodes, in kB.
+/// The largest sizes of all nodes, in kB.
 fn sample(cluster: &Cluster) -> Result<[u64; 4]> {
     let mut largest = [0; 4];
     let size = |path: PathBuf| std::fs::metadata(path).map_or(0, |m| m.len() / 1024);
@@ -114,7 +113,7 @@ fn sample(cluster: &Cluster) -> Result<[u64; 4]> {
     Ok(largest)
 }
 
-/// Files come and go while this looks.
+/// Size of a folder; files come and go meanwhile.
 fn size_of_folder(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let sizes = entries.map(|entry| match entry.metadata() {
@@ -131,7 +130,8 @@ fn in_words(sample: &[u64; 4]) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-/// The last quarter is no more than the second, by their medians and but for a little.
+/// Checks that the median of the last quarter is not above that of the second by more than is
+/// allowed.
 fn flat(samples: &[[u64; 4]], time: Duration) -> Result<()> {
     let quarter = samples.len() / 4;
     if quarter < 10 {
@@ -166,7 +166,7 @@ fn flat(samples: &[[u64; 4]], time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// One row in each, one by one; all must arrive.
+/// Writes one row to each table; all must arrive.
 fn write_many_tables(cluster: &mut Cluster) -> Result<()> {
     let conn = Connection::open(cluster.nodes[0].db())?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
@@ -260,7 +260,7 @@ mod tests {
         let leak = |kb_per_hour: u64| move |n| 27_000 + n * kb_per_hour / (240 * 60);
         assert!(grows(60, leak(7_000), |_| 10));
         assert!(!grows(60, leak(5_000), |_| 10));
-        // As it was measured: 24.6 MB after half a minute, 30.5 after four, 31.4 after ten.
+        // Measured values: 24.6 MB after half a minute, 30.5 after four, 31.4 after ten.
         let warms = |n: u64| 32_200 - 7_000 * 240 / (240 + n);
         assert!(!grows(60, warms, |_| 10));
         assert!(!grows(20, warms, |_| 10));

@@ -1,5 +1,5 @@
-//! What is held and why, for people. The connection only reads, so the report works beside a
-//! running daemon and changes nothing.
+//! Lists held changes and the reasons, for people. The connection only reads, so the report works
+//! beside a running daemon and changes nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;

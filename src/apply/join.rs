@@ -26,7 +26,7 @@ enum Attempt {
     Unfit(String),
 }
 
-/// What follows after the row's version is stored.
+/// The next step after the row's version is stored.
 enum JoinOutcome {
     Nothing,
     Hold(String),

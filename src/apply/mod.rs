@@ -74,7 +74,7 @@ pub struct Arrived<'a> {
     pub content: Content<'a>,
 }
 
-/// What a message of a stream contains.
+/// The content of a message of a stream.
 #[derive(Debug)]
 pub enum Content<'a> {
     /// A frame that this process published from this database: every row of it is here.

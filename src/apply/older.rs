@@ -24,7 +24,7 @@ type KeyPart = (String, String, String);
 
 /// The keys that a row had, and has, under the next key of its table.
 struct Step {
-    /// It has this key no more.
+    /// The row no longer has this key.
     gone: Option<Vec<OwnedValue>>,
     key: Vec<OwnedValue>,
 }

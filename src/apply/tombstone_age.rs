@@ -28,7 +28,7 @@ pub(crate) struct TombstoneAge {
     /// Notes (unix milliseconds, number) of the last third of the retention: from that number on
     /// everything was learnt after that time.
     since: VecDeque<(i64, i64)>,
-    /// Whatever was learnt before this number may be of any age.
+    /// A tombstone that was learnt before this number may be of any age.
     doubted: i64,
     /// The highest hlc that this node may have given to a row whose version is forgotten by now.
     /// While its clock stands still, the node could otherwise give that hlc to the row again, with

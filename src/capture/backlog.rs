@@ -17,9 +17,9 @@ impl Database {
     /// bytes. A transaction of up to `limit` bytes is never split; a larger one is split at twice
     /// that. Once nothing is left to encode, captures are live from here on.
     ///
-    /// What the application wrote meanwhile is captured first: a row that it changed no longer has
-    /// the values of its version. While there is more of that than fits in one transaction, nothing
-    /// is encoded ([`Database::is_captured`]).
+    /// Captures the application's writes first: a row that it changed no longer has the values of
+    /// its version. While there are more of them than fit in one transaction, it encodes nothing
+    /// ([`Database::is_captured`]).
     ///
     /// Must be called only while nothing is in flight. `local_tx` of the frames is the last
     /// transaction that they cover. An error undoes the transaction.

@@ -62,7 +62,7 @@ impl NatsSettings {
         self.own_limit().map(|all| all / 2 / u64::from(shards))
     }
 
-    /// Bytes of the store of our own server that snapshots may take: a third. What is left is for
+    /// Bytes of the store of our own server that snapshots may take: a third. The rest is for
     /// keys. None: no limit is set, or the server is not ours.
     pub fn snapshot_share(&self) -> Option<u64> {
         self.own_limit().map(|all| all / 3)

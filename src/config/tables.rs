@@ -1,4 +1,4 @@
-//! Which tables are replicated: `[tables] include`, `exclude` and `local`.
+//! The choice of the tables that are replicated: `[tables] include`, `exclude` and `local`.
 
 use super::bookkeeping::{self, tool_of};
 use super::section::Section;

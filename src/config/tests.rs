@@ -1,4 +1,5 @@
-//! What operators see: the defaults, `config.toml`, and the text of every kind of error.
+//! The configuration as operators see it: the defaults, `config.toml`, and the text of every kind
+//! of error.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

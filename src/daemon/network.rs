@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv,
 use crate::cluster::dialer::Dialer;
 
 /// Links, IPv4 addresses, IPv4 and IPv6 routes (RTMGRP_…). A new IPv6 address comes with a route;
-/// the addresses themselves are told again with each advertisement of a router.
+/// the kernel reports the addresses themselves again with each advertisement of a router.
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x400;
 
 const RTM_NEWLINK: u16 = 16;

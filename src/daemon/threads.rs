@@ -30,7 +30,7 @@ const KILL_WITHIN: Duration = Duration::from_millis(50);
 /// After this part of the end, no thread waits for the application's lock any more.
 const STOP_WAITING: Duration = Duration::from_millis(1500);
 
-/// After this part of the end, our nats-server is told to end, although threads still use it. That
+/// After this part of the end, the daemon ends our nats-server, although threads still use it. That
 /// ends their waits for it (no server answers the last node of a cluster), and it has the time to
 /// write its state. A row that is not sent by then is sent at the next start.
 const STOP_SERVER: Duration = Duration::from_millis(2000);

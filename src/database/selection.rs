@@ -1,4 +1,4 @@
-//! Which tables of the database are replicated, and why the others are not.
+//! The choice of the tables that are replicated, and the reason for each other table.
 //!
 //! A table is not replicated by choice (`[tables]` and the list of known tools), because a module
 //! keeps its data in it ([`super::storage`]), or because it cannot be replicated. Each such table

@@ -29,7 +29,7 @@ pub enum ClientError {
     Broken {
         /// The socket that was connected to.
         socket: PathBuf,
-        /// What ended the exchange.
+        /// The error that ended the exchange.
         cause: io::Error,
     },
 }

@@ -80,7 +80,7 @@ impl OpenedFile {
         Ok(true)
     }
 
-    /// Puts the file aside if `more` bytes would exceed the limit.
+    /// Renames the file if `more` bytes would exceed the limit.
     fn rotate_for(&mut self, more: usize) -> io::Result<()> {
         let is_full = |limit| self.length > 0 && self.length + more as u64 > limit;
         if !self.limit.is_some_and(is_full) {

@@ -7,7 +7,7 @@ use log::Level;
 /// Repeated events get one line in this time.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
 
-/// Events of one kind: at most one a minute is logged, with the number of those passed over.
+/// Events of one kind: at most one a minute is logged, with the number of those left out.
 #[derive(Debug, Default)]
 pub struct Repeated {
     said: Option<Duration>,
@@ -15,8 +15,8 @@ pub struct Repeated {
 }
 
 impl Repeated {
-    /// Whether to log an event at `now`: the number of events passed over, or none to pass it over,
-    /// too.
+    /// Whether to log an event at `now`: the number of events left out since the last one, or none
+    /// to leave this one out, too.
     pub fn rings(&mut self, now: Duration) -> Option<u64> {
         if self.said.is_some_and(|said| now - said < EVERY) {
             self.hushed += 1;

@@ -1,4 +1,4 @@
-//! A repeated warning is one line a minute, with the number of those passed over.
+//! A repeated warning is one line a minute, with the number of those left out.
 
 use std::collections::VecDeque;
 use std::time::Duration;

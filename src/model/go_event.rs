@@ -172,7 +172,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever byte is changed, decoding ends, and returns no more columns than the input has
+        /// With any byte changed, decoding ends, and returns no more columns than the input has
         /// bytes.
         #[test]
         fn bytes_that_mean_ill_are_refused_or_read(

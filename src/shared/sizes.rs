@@ -1,4 +1,4 @@
-//! What the streams keep, in messages: whichever of their limits is reached first.
+//! How much the streams keep, in messages: the limit that is reached first counts.
 //!
 //! How far a node may publish ahead, and when a snapshot is due, is counted in messages. Where a
 //! stream is limited in bytes, the limit is divided by the average size of the messages read
@@ -29,7 +29,7 @@ pub(super) struct Sizes {
     average: AtomicU64,
 }
 
-/// What a stream keeps.
+/// How much a stream keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keeps {
     /// Number of messages, by whichever limit is reached first.
@@ -83,7 +83,7 @@ impl Sizes {
         Some(self.average.load(Ordering::Relaxed)).filter(|&average| average > 0)
     }
 
-    /// What a stream keeps, of at most `max_entries` messages.
+    /// How much a stream keeps, with at most `max_entries` messages.
     pub(super) fn keeps(&self, max_entries: u64) -> Keeps {
         let message_bytes = self.average();
         // As large as they get, until their size is known.

@@ -55,7 +55,7 @@ pub enum TransferError {
     Damaged {
         /// The database.
         path: PathBuf,
-        /// What SQLite says of it.
+        /// SQLite's description of the damage.
         cause: String,
     },
     /// The disk here failed, or has too little room.

@@ -81,7 +81,7 @@ pub type OpenStore<'a> = dyn Fn() -> Result<Box<dyn Store>, StoreError> + 'a;
 pub struct Round<'a> {
     /// The database, the outbox and the signals.
     pub shared: &'a Shared,
-    /// What the cluster knows about snapshots and nodes.
+    /// The cluster's knowledge of snapshots and nodes.
     pub registry: &'a mut dyn Registry,
     /// Opens the store, once it is needed.
     pub open_store: &'a OpenStore<'a>,

@@ -31,7 +31,7 @@ const LEFT_BEHIND_MS: i64 = 24 * 3600 * 1000;
 pub struct Maker<'a> {
     /// Path of the database that is copied.
     pub database: &'a Path,
-    /// With which the paths of scratch files begin, see [`super::scratch::base`].
+    /// The beginning of the scratch files' paths, see [`super::scratch::base`].
     pub scratch: &'a Path,
     /// Prefix of the cluster's streams.
     pub cluster: &'a str,
@@ -39,7 +39,7 @@ pub struct Maker<'a> {
     pub node: u64,
     /// When it is made, in unix milliseconds.
     pub time_ms: i64,
-    /// Makes the name of the snapshot unique.
+    /// A number that makes the name of the snapshot unique.
     pub random: u64,
     /// Newest tombstone dropped on this node, as (hlc, node).
     pub dropped: Option<(i64, u64)>,
@@ -274,7 +274,7 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferErro
     }
 }
 
-/// Why a check of a database did not find it sound.
+/// The reason for which a check did not find a database sound.
 #[derive(Debug)]
 pub(crate) enum Unchecked {
     Damaged(String),

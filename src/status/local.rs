@@ -16,7 +16,7 @@ pub const COUNTED: u64 = 10_000;
 pub struct NodeFacts {
     /// The node's id.
     pub node: u64,
-    /// What the node tells the others.
+    /// The state of this node that the others get.
     pub entry: NodeEntry,
     /// Per origin, by how many milliseconds this node is behind its changes.
     pub lag_ms: BTreeMap<u64, u64>,

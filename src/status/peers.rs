@@ -206,8 +206,8 @@ impl PeerView<'_> {
     }
 }
 
-/// What a node lacks and what waits there, in a few words each. With `is_settled`, changes that
-/// were under way would have arrived by now.
+/// The rows that a node lacks, and the changes that wait there, in a few words each. With
+/// `is_settled`, changes that were under way would have arrived by now.
 fn lacks(node: &Node, is_settled: bool) -> Vec<String> {
     let mut lacks = Vec::new();
     for stream in &node.streams {

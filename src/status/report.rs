@@ -77,7 +77,8 @@ pub struct Node {
     pub seen_seconds_ago: Option<f64>,
     /// Whether nothing was heard of the node for longer than a running node is silent.
     pub silent: bool,
-    /// What the node lacks and what waits there, in a few words each. Empty if it has everything.
+    /// The rows that the node lacks, and the changes that wait there, in a few words each. Empty if
+    /// it has everything.
     pub lacks: Vec<String>,
 }
 

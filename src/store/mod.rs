@@ -152,7 +152,7 @@ pub trait Store: Send {
     fn remove(&mut self, name: &str) -> Result<()>;
 }
 
-/// What to do about a missing bucket or folder.
+/// How a store treats a missing bucket or folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum IfAbsent {
     Make,

@@ -1,7 +1,7 @@
 //! A limit of the bytes a second in each direction, for all connections of this process together.
 //!
-//! It counts messages with changes and the bytes of snapshots. Whoever sent or received some waits
-//! as long as the limit has them take, before the next.
+//! It counts messages with changes and the bytes of snapshots. A thread that sent or received some
+//! waits, before the next, as long as they take within the limit.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

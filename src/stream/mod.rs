@@ -165,7 +165,7 @@ pub trait Writer: Send {
     fn complaint(&self) -> String {
         String::new()
     }
-    /// What is wrong if other streams take the same messages as well; none if no such stream is
+    /// The problem of other streams that take the same messages as well; none if no such stream is
     /// known.
     fn other_streams(&self) -> Option<String> {
         None

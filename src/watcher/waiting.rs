@@ -54,7 +54,7 @@ pub fn is_waited_for(path: &Path) -> bool {
     who_is_alone(path) == Alone::Writer
 }
 
-/// Which kind of process has the database at `path` open, and not its WAL.
+/// The kind of process that has the database at `path` open, and not its WAL.
 pub(super) fn who_is_alone(path: &Path) -> Alone {
     let beside = |end| with_end(path, end);
     let Ok(database) = fs::metadata(path) else {

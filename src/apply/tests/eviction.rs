@@ -371,7 +371,7 @@ fn replace_evicts_where_a_check_goes_by_a_collation() {
     assert_eq!(n[0].rows("SELECT id FROM t"), "i3");
 }
 
-/// What the statements cost: bytes of the WAL, rows changed and entries of the change log.
+/// The cost of statements: bytes of the WAL, changed rows and entries of the change log.
 fn cost(node: &Node, statements: &[String]) -> (u64, u64, String) {
     let wal = node.dir.path().join("app.db-wal");
     let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";

@@ -282,7 +282,7 @@ fn what_cannot_be_told_is_no_delete() {
 const A: &str = "id INTEGER PRIMARY KEY, v";
 const B: &str = "id TEXT PRIMARY KEY, v";
 
-/// One node ran two migrations, the other none, one, or both at once. What is under way has the
+/// One node ran two migrations, the other none, one, or both at once. Frames under way have the
 /// shapes of all of them.
 #[test]
 fn two_migrations_are_passed_through_one_after_the_other() {

@@ -9,7 +9,7 @@ use crate::health::{self, Health};
 const SCHEMA: &str = "CREATE TABLE \"User\"(id TEXT NOT NULL PRIMARY KEY, email TEXT NOT NULL);
     CREATE UNIQUE INDEX uek ON \"User\"(email)";
 
-/// How a tool rebuilds `User`: statements, a transaction each.
+/// The statements by which a tool rebuilds `User`, a transaction each.
 struct Way {
     tool: &'static str,
     steps: &'static [&'static str],
@@ -425,7 +425,7 @@ fn rebuild(node: &mut Node, after: &str, from: &str, tool: &str) {
     node.capture();
 }
 
-/// Every tool, and which node it migrates first: one or the other, by the kind of change.
+/// Every tool, and the node that it migrates first, which depends on the kind of change.
 fn tools(kind: usize) -> impl Iterator<Item = (usize, &'static str)> {
     let each = TOOLS.iter().enumerate();
     each.flat_map(move |(i, tool)| match i {

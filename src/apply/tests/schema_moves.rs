@@ -1,4 +1,4 @@
-//! What changes of the schema or the configuration must not do to versions.
+//! Changes of the schema or the configuration that must leave versions as they are.
 
 use super::support::{cluster, converge, exchange};
 

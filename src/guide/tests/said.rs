@@ -1,4 +1,4 @@
-//! All that HarmonyLite says to people is explained: commands, health, messages of the log.
+//! Everything that HarmonyLite says to people is explained: commands, health, messages of the log.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -70,7 +70,7 @@ fn texts(folder: &Path, found: &mut String) {
     }
 }
 
-/// Who searches for what the log says finds it, as it is said: but for names, numbers and the like.
+/// A search for a message of the log finds it in the chapter, but for names, numbers and the like.
 #[test]
 fn messages_in_troubleshooting_are_those_of_the_code() {
     let mut code = String::new();

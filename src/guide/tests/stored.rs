@@ -1,4 +1,4 @@
-//! All that is stored or sent stands in format.md.
+//! Everything that is stored or sent stands in format.md.
 
 use std::collections::BTreeSet;
 

@@ -683,8 +683,8 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
     assert_eq!(titles(&b), ["missed"]);
 }
 
-/// Simulation, seed 117302402879453: a node with a gap in one stream did not make a snapshot of
-/// what it has of the others, and all nodes waited for it.
+/// Simulation, seed 117302402879453: a node with a gap in one stream made no snapshot of the
+/// other streams, and all nodes waited for it.
 #[test]
 fn who_lacks_one_stream_says_what_the_others_lack_of_another() {
     let cluster = Cluster::new();

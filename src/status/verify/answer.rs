@@ -285,7 +285,7 @@ impl RowScan<'_> {
     }
 
     /// Calls `each` with every row of the table. Rows with NULL in the key have no versions, and
-    /// are passed over.
+    /// are left out.
     fn each_row(
         &mut self,
         table: &Table,

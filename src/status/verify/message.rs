@@ -28,11 +28,11 @@ pub struct VerifyRequest {
     pub by: u64,
     /// Key of the run's digests: 32 bytes in hexadecimal.
     pub key: String,
-    /// What is asked for.
+    /// The question.
     pub want: Want,
 }
 
-/// What a request asks for.
+/// The question of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Want {

@@ -14,7 +14,7 @@ pub struct VerifyReport {
     pub fine: bool,
     /// Whether the run is still under way.
     pub running: bool,
-    /// What the run is doing; empty at its end.
+    /// The present step of the run; empty at its end.
     pub doing: String,
     /// Why the run has no result.
     pub error: Option<String>,
