@@ -73,8 +73,8 @@ const ARROWS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Arrows that run the other way, each with its reason. `Database` stores what `capture` and `apply`
-/// remember about rows; a new arrow needs a better reason than these have.
+/// Arrows that run the other way, each with its reason. `Database` stores what `capture` and
+/// `apply` remember about rows. A new arrow needs a better reason than these have.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     (
         "database",

@@ -9,9 +9,9 @@
 //! Nodes store the compact form [`RowState`]: one version for the row, and exceptions for columns
 //! that differ.
 //!
-//! Two writes may carry one version: after a power cut, or on a cloned SD card. No clock tells which
-//! one is newer, so the content decides, the same on all nodes: a tombstone wins against a row,
-//! because a column must be above the floor, and of two values of a column the larger one wins.
+//! Two writes may carry one version: after a power cut, or on a cloned SD card. No clock tells
+//! which one is newer, so the content decides, the same on all nodes: a tombstone wins against a
+//! row, because a column must be above the floor, and of two values of a column the larger wins.
 
 use std::collections::BTreeMap;
 
