@@ -6,11 +6,11 @@
 #   scripts/apps.sh all          all of them
 #   scripts/apps.sh --fetch ...  gets what they need, and runs none
 #
-# One line of result each. What an application needs comes from PyPI (tests/apps/NAME.txt) and from
-# the npm registry (NAME.npm, or NAME.json as a package.json), and stays in target/apps/; Debian's
-# packages (NAME.apt) are installed if this runs as root. One that cannot be had is skipped, with a
-# word, unless HARMONYLITE_REQUIRE_APPS is set. HARMONYLITE_BIN: another program than that of
-# `cargo build`.
+# One line of result each. The packages of an application come from PyPI (tests/apps/NAME.txt) and
+# the npm registry (NAME.npm, or NAME.json as a package.json), and stay in target/apps/; Debian's
+# packages (NAME.apt) are installed if this runs as root. An application that cannot be fetched is
+# skipped with a message, unless HARMONYLITE_REQUIRE_APPS is set. HARMONYLITE_BIN names a program in
+# place of that of `cargo build`.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

@@ -11,7 +11,7 @@
 # without; seven minutes. --all makes these as well, the snapshots in a folder alone; half an hour.
 # "flash" counts the bytes that reach ext4 disks a row; it needs root, some six minutes, and its
 # name.
-# What is built and which nats-server runs: scripts/build.sh.
+# scripts/build.sh says what is built and which nats-server runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/build.sh

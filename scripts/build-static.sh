@@ -125,8 +125,9 @@ remapped() {
         "--remap-path-prefix=$tools=/tools --remap-path-prefix=$sysroot=/rust"
 }
 
-# What the C parts leave out. zstd: compressors slower than level 3, the slowest in use. SQLite:
-# what only serves ANALYZE's samples and tools; the minimal binary also full-text search, R-Trees.
+# Flags that leave parts of the C libraries out. zstd: compressors slower than level 3, the slowest
+# in use. SQLite: parts for ANALYZE's samples and tools, and full-text search and R-Trees in the
+# minimal binary.
 lean_c() {
     export CFLAGS="-Os -ffunction-sections -fdata-sections -fno-unwind-tables"
     CFLAGS+=" -fno-asynchronous-unwind-tables -DHUF_FORCE_DECOMPRESS_X1=1"

@@ -2,7 +2,7 @@
 # Many nodes on this machine around one nats-server: how long until a write is everywhere, how long
 # a node takes to join, and what a node costs, as a markdown table.
 #   scripts/fleet.sh [--nodes 2,10,25,50] [--writes 200]
-# What is built: scripts/build.sh. HARMONYLITE_DAEMON names a program to measure in place of that. A
+# scripts/build.sh says what is built; HARMONYLITE_DAEMON names a program in place of that. A
 # node takes some 15 MB, four connections and an inotify instance, of which Linux often gives a user
 # 128 (fs.inotify.max_user_instances): nodes beyond that would poll their databases four times a
 # second. The measuring itself reads every database each millisecond, on the same processors.

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fuzzes where bytes from elsewhere enter, with libFuzzer on nightly Rust.
+# Fuzzes the places where bytes from elsewhere enter, with libFuzzer on nightly Rust.
 #   scripts/fuzz.sh [TARGET] [--minutes T]
 # TARGET: frame, apply, config, manifest or stored; without it all of them, T minutes each
 # (default 3).
-# What is found stands in tests/fuzz/artifacts; mended, it goes to tests/fuzz/found/TARGET, where
-# `cargo test --test hostile` runs it for ever.
+# Findings are in tests/fuzz/artifacts; once mended, they go to tests/fuzz/found/TARGET, where
+# `cargo test --test hostile` runs them for ever.
 set -eu
 cd "$(dirname "$0")/.."
 minutes=3 targets='frame apply config manifest stored'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# An ext4 disk that loses what was not flushed, as a power cut does. Needs root.
+# An ext4 disk that loses unflushed writes, as in a power cut. Needs root.
 #   scripts/loop-disk.sh new DIR [MiB]   makes it, mounted on DIR/mnt
 #   scripts/loop-disk.sh cut DIR         the power goes: nothing more reaches the disk
 #   scripts/loop-disk.sh back DIR        mounts it again (end the writers first)

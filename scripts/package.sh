@@ -210,7 +210,7 @@ apk_program() {
 apk() {
     local target=$1 arch=$2 tree=$work/apk scripts=$work/apk-scripts
     openwrt_tree "$target" "$tree"
-    # What apk's OpenWrt flavour reads of a package: its conffiles, and the files in a list.
+    # apk in OpenWrt reads these of a package: its conffiles, and the list of its files.
     mkdir -p "$tree/lib/apk/packages" "$scripts"
     echo /etc/config/harmonylite >"$tree/lib/apk/packages/harmonylite.conffiles"
     (cd "$tree" && find . -type f | sed 's/^\.//' | sort) >"$work/list"
@@ -225,7 +225,7 @@ apk() {
         --info "description:$(head -n 1 <<<"$description")"
 }
 
-# Which of OpenWrt's architectures run the binary of a target.
+# The architectures of OpenWrt that run the binary of a target.
 openwrt_architectures() {
     case $1 in
     arm-*) echo arm_arm1176jzf-s_vfp ;;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Power cuts: one node's database and NATS store lie on a disk that loses what was not flushed; the
+# Power cuts: one node's database and NATS store lie on a disk that loses unflushed writes; the
 # other node keeps its power. After each cut all must be equal again, nothing may be lost that was
 # committed with synchronous=FULL or that the other node had read.
 #   scripts/power-cut.sh [--rounds N] [--seed N]

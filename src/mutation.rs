@@ -2,12 +2,26 @@
 //!
 //! Without the feature `mutations`, [`is`] is `false` at compile time.
 
-/// A mistake that the code makes if told to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Mutation {
+/// Makes the enum of all mistakes, and the list of them.
+macro_rules! mistakes {
+    ($($(#[$about:meta])* $name:ident,)*) => {
+        /// A mistake that the code makes if told to.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Mutation {
+            $($(#[$about])* $name,)*
+        }
+
+        impl Mutation {
+            /// All mistakes.
+            pub const ALL: &[Mutation] = &[$(Mutation::$name),*];
+        }
+    };
+}
+
+mistakes! {
     /// Marks are cleared when a frame is sent, not when it is acknowledged.
-    MarksClearedOnSend = 1,
+    MarksClearedOnSend,
     /// The acknowledged sequence counts as read.
     AckMovesPosition,
     /// After a reconnect, the streams are not looked up: they count as unchanged.
@@ -55,9 +69,9 @@ pub enum Mutation {
     /// A start reserves more time, however much is reserved already.
     ReservationsAddUp,
     /// Offline writes count as written after the start.
-    NotedCountsAsNow,
+    OfflineWritesCountAsNow,
     /// Frames that the node sent before a power cut count as a duplicate node's.
-    OwnTwin,
+    OwnDuplicate,
     /// The delete of a row that was never here leaves no tombstone.
     UnknownDeleteForgotten,
     /// Frames that this node wrote are not read from a stream.
@@ -100,75 +114,21 @@ pub enum Mutation {
     FormerKeyHeld,
 }
 
-impl Mutation {
-    /// All mistakes, in the order of their numbers.
-    pub const ALL: [Mutation; 46] = {
-        use Mutation::*;
-        [
-            MarksClearedOnSend,
-            AckMovesPosition,
-            NoLookUp,
-            NoVersionCompare,
-            NoTieBreak,
-            MaybeIsReal,
-            MaybeIsNothing,
-            PositionAhead,
-            NoSettleOnCapture,
-            StampByClockAlone,
-            KeyUpdateKeepsOld,
-            HeldColumnsDropped,
-            TombstoneLosesTies,
-            NoCaptureBeforeApply,
-            NoCaptureBeforeBacklog,
-            LateDefaultsSent,
-            MarkLostOnJoin,
-            OutboxRemembers,
-            AckCoversEarlier,
-            SettleBeforeCapture,
-            DisplacedDropped,
-            MessageIdReused,
-            RebootIsRestart,
-            ReservationsAddUp,
-            NotedCountsAsNow,
-            OwnTwin,
-            UnknownDeleteForgotten,
-            OwnWritesSkipped,
-            SnapshotOfUncaptured,
-            PositionsBeforeMerge,
-            GapForgottenOnMerge,
-            LackingRowsDeleted,
-            MarksNotCarried,
-            JoinedBeforeMerging,
-            MarkedTombstonesDropped,
-            TombstonesDroppedEarly,
-            ForgottenStampedAgain,
-            BuriedInSilence,
-            OthersGapsIgnored,
-            LostStreamsForgotten,
-            RekeyedCountsAsNow,
-            MigratedCountsAsNow,
-            RekeyedNotSent,
-            TableAtWorkTaken,
-            TableAtWorkFilled,
-            FormerKeyHeld,
-        ]
-    };
-}
-
+/// The number of the present mistake plus one; 0: none.
 #[cfg(feature = "mutations")]
 static CURRENT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
 /// Makes this mistake from now on, or none.
 #[cfg(feature = "mutations")]
 pub fn set(mutation: Option<Mutation>) {
-    let number = mutation.map_or(0, |m| m as u8);
+    let number = mutation.map_or(0, |m| m as u8 + 1);
     CURRENT.store(number, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// Whether to make this mistake now.
 #[cfg(feature = "mutations")]
 pub fn is(mutation: Mutation) -> bool {
-    CURRENT.load(std::sync::atomic::Ordering::Relaxed) == mutation as u8
+    CURRENT.load(std::sync::atomic::Ordering::Relaxed) == mutation as u8 + 1
 }
 
 /// Always `false`: this build makes no mistakes on purpose.

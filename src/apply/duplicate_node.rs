@@ -136,7 +136,7 @@ impl Database {
     /// published rows that are unknown here after a power cut, and a delete may be forgotten. A
     /// version that is derived from the one it replaced does not tell when it was made.
     fn is_of_this_start(&self, version: Version) -> bool {
-        if mutation::is(Mutation::OwnTwin) {
+        if mutation::is(Mutation::OwnDuplicate) {
             return version.time_ms() >= self.clock.now_ms();
         }
         version.is_by_clock()

@@ -43,89 +43,60 @@ pub struct Context {
 }
 
 /// The clients that may use a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AllowedClients {
+#[derive(PartialEq, Eq)]
+enum AllowedClients {
     /// Any client that can connect.
     Anywhere,
     /// This machine's administrator alone, by the Unix socket.
     Socket,
 }
 
+/// Makes the answer to a request.
+type Handler = fn(&Context, &Request) -> Response;
+
 /// A path and its handler. `HEAD` is allowed wherever `GET` is.
-pub struct Route {
-    /// The method that the handler answers.
-    pub method: Method,
+struct Route {
+    method: Method,
     /// The path, which must match as a whole.
-    pub path: &'static str,
+    path: &'static str,
     /// The clients that may use it.
-    pub reach: AllowedClients,
-    /// The handler.
-    pub answer: fn(&Context, &Request) -> Response,
+    reach: AllowedClients,
+    answer: Handler,
+}
+
+impl Route {
+    const fn new(
+        method: Method,
+        path: &'static str,
+        reach: AllowedClients,
+        answer: Handler,
+    ) -> Route {
+        Route {
+            method,
+            path,
+            reach,
+            answer,
+        }
+    }
 }
 
 /// All routes. Two may share a path with different methods.
-const ROUTES: [Route; 10] = [
-    Route {
-        method: Method::Get,
-        path: "/",
-        reach: AllowedClients::Anywhere,
-        answer: |_, _| page::page(),
-    },
-    Route {
-        method: Method::Get,
-        path: "/status",
-        reach: AllowedClients::Anywhere,
-        answer: |context, _| status::status(context),
-    },
-    Route {
-        method: Method::Get,
-        path: "/metrics",
-        reach: AllowedClients::Anywhere,
-        answer: |context, _| metrics::metrics(context),
-    },
-    Route {
-        method: Method::Get,
-        path: "/health",
-        reach: AllowedClients::Anywhere,
-        answer: |context, _| health::health(context),
-    },
-    Route {
-        method: Method::Get,
-        path: "/ready",
-        reach: AllowedClients::Anywhere,
-        answer: |context, _| health::ready(context),
-    },
-    Route {
-        method: Method::Post,
-        path: "/forget",
-        reach: AllowedClients::Socket,
-        answer: status::forget,
-    },
-    Route {
-        method: Method::Post,
-        path: "/verify",
-        reach: AllowedClients::Socket,
-        answer: status::begin_verify,
-    },
-    Route {
-        method: Method::Get,
-        path: "/verify",
-        reach: AllowedClients::Socket,
-        answer: |context, _| status::verify(context),
-    },
-    Route {
-        method: Method::Post,
-        path: "/pause",
-        reach: AllowedClients::Socket,
-        answer: |context, _| pause::pause(context, true),
-    },
-    Route {
-        method: Method::Post,
-        path: "/resume",
-        reach: AllowedClients::Socket,
-        answer: |context, _| pause::pause(context, false),
-    },
-];
+const ROUTES: [Route; 10] = {
+    use AllowedClients::{Anywhere, Socket};
+    use Method::{Get, Post};
+    [
+        Route::new(Get, "/", Anywhere, |_, _| page::page()),
+        Route::new(Get, "/status", Anywhere, |c, _| status::status(c)),
+        Route::new(Get, "/metrics", Anywhere, |c, _| metrics::metrics(c)),
+        Route::new(Get, "/health", Anywhere, |c, _| health::health(c)),
+        Route::new(Get, "/ready", Anywhere, |c, _| health::ready(c)),
+        Route::new(Post, "/forget", Socket, status::forget),
+        Route::new(Post, "/verify", Socket, status::begin_verify),
+        Route::new(Get, "/verify", Socket, |c, _| status::verify(c)),
+        Route::new(Post, "/pause", Socket, |c, _| pause::pause(c, true)),
+        Route::new(Post, "/resume", Socket, |c, _| pause::pause(c, false)),
+    ]
+};
 
 impl Context {
     /// The context while the daemon starts; without the shared state.

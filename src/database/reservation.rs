@@ -80,7 +80,7 @@ impl Reservation {
     /// As [`Self::believe`], for entry `id` of the change log.
     pub(crate) fn believe_entry(&self, id: i64, time_ms: i64, now_ms: i64) -> i64 {
         let base_ms = self.offline_writes.base_ms(id);
-        let base_ms = base_ms.filter(|_| !mutation::is(Mutation::NotedCountsAsNow));
+        let base_ms = base_ms.filter(|_| !mutation::is(Mutation::OfflineWritesCountAsNow));
         let noted = base_ms.and_then(|base_ms| not_before(base_ms, time_ms));
         noted.unwrap_or_else(|| self.believe(time_ms, now_ms))
     }

@@ -257,7 +257,7 @@ def migrate_songs(cluster, migrate):
     two.query("DELETE FROM song WHERE id = '2'")
     cluster.until_equal("SELECT id, title, year FROM song ORDER BY id", 6)
 
-    # What stood in a column that is dropped and made again may differ, as the guide says.
+    # Values of a column that is dropped and made again may differ, as the guide says.
     one.query("UPDATE song SET year = 1965")
     cluster.until_equal("SELECT id, title, year FROM song WHERE year = 1965 ORDER BY id", 6)
     for turn, step in enumerate([2, 1, 2, 3]):

@@ -34,7 +34,7 @@ fn every_mistake_is_found() {
     // SIM_MISTAKES names the wanted mistakes, with commas between them.
     let wanted = std::env::var("SIM_MISTAKES").ok();
     let find = |name: &str| {
-        let mut all = Mutation::ALL.into_iter();
+        let mut all = Mutation::ALL.iter().copied();
         all.find(|m| name == format!("{m:?}"))
             .unwrap_or_else(|| panic!("SIM_MISTAKES: there is no {name:?}"))
     };
