@@ -52,7 +52,7 @@ enum AllowedClients {
 }
 
 /// Makes the answer to a request.
-type Handler = fn(&Context, &Request) -> Response;
+type RouteHandler = fn(&Context, &Request) -> Response;
 
 /// A path and its handler. `HEAD` is allowed wherever `GET` is.
 struct Route {
@@ -61,7 +61,7 @@ struct Route {
     path: &'static str,
     /// The clients that may use it.
     reach: AllowedClients,
-    answer: Handler,
+    answer: RouteHandler,
 }
 
 impl Route {
@@ -69,7 +69,7 @@ impl Route {
         method: Method,
         path: &'static str,
         reach: AllowedClients,
-        answer: Handler,
+        answer: RouteHandler,
     ) -> Route {
         Route {
             method,
