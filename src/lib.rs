@@ -46,7 +46,8 @@
 //! - [`cluster`]: agreement between a node and its cluster: connections and shared settings, the
 //!   registry of snapshots, whether a stream is still the one that was read.
 //! - [`mutation`]: mistakes that tests switch on, to prove that the tests would catch them.
-//! - [`thread`]: the one caller of `std::thread` for the threads below.
+//! - [`thread`]: the one caller of `std::thread` for the threads below; [`poller`]: one thread
+//!   waits for all file descriptors.
 //! - [`watcher`], [`mirror`], [`lock`]: hints that files changed; `seq-map.cbor`; one daemon per
 //!   database.
 //! - [`db_file`]: the file that a path means, and whether SQLite is safe where it lies.
@@ -132,11 +133,12 @@
 //!
 //! Threads connect when [`cluster::dialer`] lets them.
 //!
-//! `main` (inside [`daemon`]), `signals`, `watcher` (inotify), `publisher` and its `publisher-link`
-//! (connects), `consumer-NN`, `snapshots` (and while a file is checked, `checking`), `nats-server`
-//! (supervises our own server), `status` (tells the others of this node), `verify` (compares rows),
-//! `http` unless it is turned off, `heartbeat` if configured, and the `nats-…` threads of
-//! connections.
+//! `main` (inside [`daemon`]), `events` (signals, HTTP, inotify), `publisher`, `consumer-NN`,
+//! `snapshots`, `nats-server` (supervises our own server) and `heartbeat` if configured, and two
+//! threads of the connection. Others exist while they have something to do: `publisher-link`
+//! (connects), `nats-…` (write, flush, connect, close), `status` (tells the others of this node),
+//! `verify` (compares rows), `http-answer`, `checking` (a snapshot). `tests/it/idle.rs` counts the
+//! threads of an idle daemon.
 //! They share [`shared::Shared`] and little else; none waits for the network while it holds the
 //! lock. Every end of a thread is reported ([`thread::Exited`]); an end that nobody asked for stops
 //! the process with its cause. SIGTERM closes the `stop` channel. The publisher then captures and
@@ -180,6 +182,7 @@ pub mod model;
 pub mod mutation;
 pub mod outbox;
 pub mod output;
+pub mod poller;
 pub mod progress;
 pub mod publisher;
 pub mod shared;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, bounded, never};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, Sender, never};
 
 use crate::capture::walk::PARTS;
 use crate::clock::{Clock, SystemClock};
@@ -34,7 +34,7 @@ use crate::watcher::{self, Watcher};
 mod connect;
 mod link;
 
-use connect::{ConnectRequest, connect_when_asked};
+use connect::{ConnectRequest, Connector};
 use link::{PublisherLink, Sending};
 
 /// Waits before the polls that follow a hint without a change. The commit may still be under way:
@@ -131,11 +131,7 @@ struct Publisher {
     options: PublisherOptions,
     inputs: PublisherInputs,
     watcher: Option<Watcher>,
-    /// New connections, made by the link's thread.
-    writers: Receiver<Box<dyn Writer>>,
-    /// Keeps `writers` open. The link's thread may end, or never exist, while this one lives on.
-    _offer: Sender<Box<dyn Writer>>,
-    ask_writer: Sender<ConnectRequest>,
+    connector: Connector,
     link: Option<PublisherLink>,
     /// Why the broker refused the last frame; empty once it stores frames again.
     refusal: String,
@@ -170,7 +166,7 @@ struct Publisher {
     cut_at: Instant,
 }
 
-/// Starts the publisher and the thread that connects for it.
+/// Starts the publisher.
 pub fn start(
     shared: Arc<Shared>,
     broker: Arc<dyn Broker>,
@@ -179,22 +175,17 @@ pub fn start(
     watcher: Option<Watcher>,
     mirror: Mirror,
     exits: &Sender<Exited>,
-) -> Vec<JoinHandle<()>> {
-    let (ask_writer, asked) = bounded(1);
-    let (offer, writers) = bounded(1);
-    let _offer = offer.clone();
-    let (stop, link_shared) = (inputs.stop.clone(), shared.clone());
-    let mut threads = Vec::new();
-    if options.publish {
-        let (broker, pauses) = (broker.clone(), options.pauses.clone());
-        threads.push(spawn("publisher-link", exits, move || {
-            connect_when_asked(&*broker, &link_shared, pauses, &asked, &offer, &stop)
-        }));
-    }
+) -> JoinHandle<()> {
     let streams = (1..=broker.shards())
         .map(|shard| broker.stream(shard))
         .collect();
-    let _ = ask_writer.try_send(ConnectRequest::default());
+    let connector = Connector::new(
+        shared.clone(),
+        broker,
+        options.publish.then(|| options.pauses.clone()),
+        inputs.stop.clone(),
+        exits,
+    );
     let compressor = options
         .compress
         .then(|| zstd::bulk::Compressor::new(COMPRESSION_LEVEL).ok())
@@ -204,9 +195,7 @@ pub fn start(
         shared,
         inputs,
         watcher,
-        writers,
-        _offer,
-        ask_writer,
+        connector,
         link: None,
         refusal: String::new(),
         denial: String::new(),
@@ -227,8 +216,7 @@ pub fn start(
         cut_at: now,
         options,
     };
-    threads.push(spawn("publisher", exits, move || publisher.run()));
-    threads
+    spawn("publisher", exits, move || publisher.run())
 }
 
 /// An event that wakes the publisher.
@@ -244,6 +232,7 @@ enum Event {
 
 impl Publisher {
     fn run(mut self) -> Result<(), String> {
+        self.connector.connect(ConnectRequest::default());
         let mut failing = false;
         loop {
             let event = self.next_event();
@@ -316,7 +305,7 @@ impl Publisher {
         let ack = select.recv(acks);
         let hint = select.recv(hints);
         let wake = select.recv(&self.inputs.woken);
-        let writer = select.recv(&self.writers);
+        let writer = select.recv(self.connector.writers());
         let Ok(operation) = select.select_deadline(self.deadline()) else {
             return Event::Timeout;
         };
@@ -329,7 +318,7 @@ impl Publisher {
                 .recv(&self.inputs.woken)
                 .map_or(Event::Stop, |()| Event::Wake),
             i if i == writer => operation
-                .recv(&self.writers)
+                .recv(self.connector.writers())
                 .map_or(Event::Stop, Event::Writer),
             i => {
                 debug_assert_eq!(i, stop);
@@ -365,6 +354,7 @@ impl Publisher {
             Event::Wake => (self.poll_at, self.polls) = (Some(now), 0),
             Event::Ack(ack) => self.acknowledged(ack, now),
             Event::Writer(writer) => {
+                self.connector.has_connected();
                 match self.refusal.is_empty() {
                     true => log::info!("connected to NATS, publishing"),
                     false => log::debug!("connected to NATS, trying again"),
@@ -652,15 +642,21 @@ impl Publisher {
         };
         log::log!(level, "publishing: {text}; trying again");
         self.refusal = text;
-        let worked = self.link.take().is_some_and(|link| link.worked);
-        let refused = true;
-        self.connect_anew(ConnectRequest { worked, refused });
+        let worked = self.link.take().is_some_and(|link| {
+            link.writer.doubt(); // another server may do better
+            link.worked
+        });
+        self.connect_anew(ConnectRequest {
+            worked,
+            refused: true,
+        });
     }
 
     /// Gives up the connection. The frames under way are sent again later, from the marks.
     fn drop_link(&mut self, why: &str) {
         self.refusal.clear();
         if let Some(link) = self.link.take() {
+            link.writer.doubt();
             let text = format!("{why}{}", link.writer.complaint());
             self.shared.health.report_failing(PUBLISHING, &text);
             // A missing permission stays missing until a person grants it, so it is logged once, as
@@ -689,7 +685,7 @@ impl Publisher {
         locked.outbox.clear();
         locked.database.stop_live();
         drop(locked);
-        let _ = self.ask_writer.try_send(ask);
+        self.connector.connect(ask);
     }
 
     /// Stores marks and positions that would otherwise wait for the next write, and the mirror of
@@ -715,6 +711,9 @@ impl Publisher {
         }
         if self.mirror.write(&sequences) {
             self.shared.notify_scheduler();
+        }
+        if self.link.is_none() {
+            self.connector.connect(ConnectRequest::default()); // unless that is under way
         }
         Ok(())
     }
@@ -744,6 +743,7 @@ impl Publisher {
                 Err(_) => break,
             }
         }
+        self.connector.finish();
         Ok(())
     }
 }

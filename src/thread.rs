@@ -7,6 +7,10 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
+mod on_demand;
+
+pub use on_demand::OnDemand;
+
 /// How a thread ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -60,24 +64,19 @@ pub fn spawn(
     })
 }
 
-/// Runs `body` in a short-lived thread that is never joined; it reports only a panic to `exits`.
-/// Fails if the system gives no thread.
+/// Runs `body` in a short-lived thread; it reports only a failure or a panic to `exits`. Fails if
+/// the system gives no thread.
 pub fn spawn_brief(
     name: &str,
     exits: &Sender<Exited>,
-    body: impl FnOnce() + Send + 'static,
-) -> std::io::Result<()> {
+    body: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
     let exits = exits.clone();
-    let body = || {
-        body();
-        Ok(())
-    };
     begin(name, body, move |name, outcome| {
         if outcome != Outcome::Stopped {
             let _ = exits.send(Exited { name, outcome });
         }
     })
-    .map(drop)
 }
 
 /// Runs `body` in a thread that reports to its owner by itself, and is never joined. Fails if the
@@ -154,7 +153,7 @@ mod tests {
     #[test]
     fn of_a_brief_thread_a_panic_alone_is_reported() {
         let (sender, exits) = crossbeam_channel::unbounded();
-        spawn_brief("brief", &sender, || {}).unwrap();
+        spawn_brief("brief", &sender, || Ok(())).unwrap();
         spawn_brief("brief", &sender, || panic!("bug")).unwrap();
         drop(sender);
         let outcomes: Vec<_> = exits.iter().map(|exited| exited.outcome).collect();

@@ -11,18 +11,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use inotify::{Event, EventMask, Events, Inotify, WatchDescriptor, WatchMask, Watches};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::db_file::with_end;
-use crate::thread::{Exited, spawn};
+use crate::poller::{Poller, Source};
 
 mod opened;
 mod waiting;
@@ -44,13 +43,12 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// Longest time between two reads of the second inotify: other files that are opened fill it.
 const EMPTIED: Duration = Duration::from_secs(60);
 
-/// A thread that waits for inotify. Dropping it ends the thread.
+/// Hints from inotify. Dropping it ends the watch.
 pub struct Watcher {
     hints: Receiver<()>,
     is_wanted: Arc<AtomicBool>,
     watches: Watches,
     folder: WatchDescriptor,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Watcher {
@@ -59,7 +57,7 @@ impl Watcher {
     pub fn start(
         path: &Path,
         strays: Arc<AtomicUsize>,
-        exits: &Sender<Exited>,
+        poller: &Poller,
     ) -> std::io::Result<Watcher> {
         let (wakes, opens) = (Inotify::init()?, Inotify::init()?);
         let mut watches = wakes.watches();
@@ -71,6 +69,10 @@ impl Watcher {
         let (sender, hints) = bounded(1);
         let is_wanted = Arc::new(AtomicBool::new(false));
         let mut watch = InotifyWatch {
+            openings: opens.watches(),
+            wakes,
+            opens,
+            due: Instant::now(),
             path: path.to_owned(),
             names: ENDS.map(|end| {
                 with_end(path, end)
@@ -79,11 +81,9 @@ impl Watcher {
                     .to_owned()
             }),
             watches: watches.clone(),
-            openings: opens.watches(),
             folder: folder.clone(),
             strays,
             opened: OpenCounts::default(),
-            is_opened: false,
             searches: Searches::default(),
             sender,
             is_wanted: is_wanted.clone(),
@@ -91,13 +91,12 @@ impl Watcher {
         for file in [DATABASE, WAL, SHM] {
             watch.add(file);
         }
-        let thread = spawn("watcher", exits, move || watch.run(wakes, opens));
+        poller.add(Box::new(watch));
         Ok(Watcher {
             hints,
             is_wanted,
             watches,
             folder,
-            thread: Some(thread),
         })
     }
 
@@ -115,11 +114,7 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        if self.watches.remove(self.folder.clone()).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
+        let _ = self.watches.remove(self.folder.clone());
     }
 }
 
@@ -134,8 +129,12 @@ fn comings_and_goings() -> WatchMask {
     WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVED_FROM | WatchMask::MOVED_TO
 }
 
-/// State of the thread.
+/// The part of the watch that waits.
 struct InotifyWatch {
+    wakes: Inotify,
+    opens: Inotify,
+    /// When to look without an event.
+    due: Instant,
     path: PathBuf,
     names: [OsString; ENDS.len()],
     watches: Watches,
@@ -144,50 +143,50 @@ struct InotifyWatch {
     folder: WatchDescriptor,
     strays: Arc<AtomicUsize>,
     opened: OpenCounts,
-    /// A file was opened a moment ago.
-    is_opened: bool,
     searches: Searches,
     sender: Sender<()>,
     is_wanted: Arc<AtomicBool>,
 }
 
-impl InotifyWatch {
-    fn run(mut self, mut wakes: Inotify, mut opens: Inotify) -> Result<(), String> {
+impl Source for InotifyWatch {
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.wakes.as_fd()]
+    }
+
+    fn within(&self) -> Option<Duration> {
+        Some(self.due.saturating_duration_since(Instant::now()))
+    }
+
+    fn handle(&mut self) -> Result<bool, String> {
         let mut buffer = [0; 4096];
-        loop {
-            self.wait(&wakes);
-            let (mut is_hint, mut is_opened) = (false, false);
-            while let Some(events) = read(&mut wakes, &mut buffer)? {
-                for event in events {
-                    if event.wd == self.folder && event.mask.contains(EventMask::IGNORED) {
-                        return Ok(()); // the watch was removed: we are to end
-                    }
-                    is_hint |= self.is_hint(&event);
-                    is_opened |= event.mask.contains(EventMask::OPEN);
+        let (mut is_hint, mut is_opened) = (false, false);
+        while let Some(events) = read(&mut self.wakes, &mut buffer)? {
+            for event in events {
+                if event.wd == self.folder && event.mask.contains(EventMask::IGNORED) {
+                    return Ok(false); // the watch was removed: it is to end
                 }
-            }
-            self.is_opened = is_opened;
-            while let Some(events) = read(&mut opens, &mut buffer)? {
-                events.for_each(|event| self.count(&event));
-            }
-            if let Some(notice) = self.opened.take(Instant::now()) {
-                self.notice(notice);
-            }
-            if is_hint {
-                let _ = self.sender.try_send(());
+                is_hint |= self.is_hint(&event);
+                is_opened |= event.mask.contains(EventMask::OPEN);
             }
         }
+        while let Some(events) = read(&mut self.opens, &mut buffer)? {
+            events.for_each(|event| self.count(&event));
+        }
+        if let Some(notice) = self.opened.take(Instant::now()) {
+            self.notice(notice);
+        }
+        if is_hint {
+            let _ = self.sender.try_send(());
+        }
+        let now = Instant::now();
+        let notice = self.opened.noticed_in(now);
+        let again = is_opened.then_some(AGAIN);
+        self.due = now + notice.into_iter().chain(again).min().unwrap_or(EMPTIED);
+        Ok(true)
     }
+}
 
-    /// Waits until there are events, or a notice is due.
-    fn wait(&self, wakes: &Inotify) {
-        let due = self.opened.noticed_in(Instant::now());
-        let again = self.is_opened.then_some(AGAIN);
-        let longest = due.into_iter().chain(again).min().unwrap_or(EMPTIED);
-        let mut files = [PollFd::new(wakes, PollFlags::IN)];
-        let _ = poll(&mut files, Timespec::try_from(longest).ok().as_ref());
-    }
-
+impl InotifyWatch {
     /// Handles a notice: a program has the database open alone, or may have. Sends a hint if that
     /// program seems to want the database for itself.
     fn notice(&mut self, notice: Notice) {
@@ -290,24 +289,23 @@ mod tests {
         options.truncate(false).open(path).unwrap()
     }
 
-    fn watch(path: &Path) -> (Watcher, Receiver<Exited>) {
-        let (exits, ended) = crossbeam_channel::unbounded();
-        (Watcher::start(path, Arc::default(), &exits).unwrap(), ended)
+    fn watch(path: &Path) -> Watcher {
+        let poller = Poller::start(&crossbeam_channel::unbounded().0).unwrap();
+        Watcher::start(path, Arc::default(), &poller).unwrap()
     }
 
     #[test]
     fn a_write_is_noticed_and_other_files_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (watcher, ended) = watch(&dir.path().join("a.db"));
+        let watcher = watch(&dir.path().join("a.db"));
         std::fs::write(dir.path().join("other"), "x").unwrap();
         std::fs::write(dir.path().join("a.db-shm"), "x").unwrap();
         std::fs::write(dir.path().join("a.db-wal"), "x").unwrap();
         watcher.hints().recv_timeout(SOON).unwrap();
+        let hints = watcher.hints().clone();
         drop(watcher);
-        assert_eq!(
-            ended.recv().unwrap().outcome,
-            crate::thread::Outcome::Stopped
-        );
+        let is_over = |e: crossbeam_channel::RecvTimeoutError| e.is_disconnected();
+        while !hints.recv_timeout(SOON).is_err_and(is_over) {}
     }
 
     /// The second connection is opened at the same moment. The shell reads the header first.
@@ -316,7 +314,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [db, wal] = ["a.db", "a.db-wal"].map(|name| dir.path().join(name));
         let _kept = [&db, &wal].map(|path| open(path));
-        let (watcher, _ended) = watch(&db);
+        let watcher = watch(&db);
         for round in 0..20 {
             let _both = open(&db);
             let _alone = open(&db);
@@ -334,7 +332,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [db, wal, shm] = ["a.db", "a.db-wal", "a.db-shm"].map(|name| dir.path().join(name));
         let _kept = [&db, &wal, &shm].map(|path| open(path));
-        let (watcher, _ended) = watch(&db);
+        let watcher = watch(&db);
         drop(File::open(&db).unwrap());
         let _first = [&db, &db, &wal, &wal, &shm].map(|path| open(path));
         // A backup, which takes a while.

@@ -23,7 +23,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("trust", ""),
     ("store", "clock trust model address config stream"),
     ("heartbeat", "thread trust address logging"),
-    ("watcher", "db_file thread"),
+    ("poller", "thread"),
+    ("watcher", "db_file poller"),
     ("mirror", "db_file logging"),
     ("database", "mutation clock db_file model config logging"),
     ("capture", "mutation model logging database"),
@@ -35,7 +36,7 @@ const ARROWS: &[(&str, &str)] = &[
         "shared",
         "mutation stream database capture apply outbox measures health",
     ),
-    ("http", "thread address"),
+    ("http", "thread poller address"),
     ("inspect", "config database"),
     ("cluster", "mutation model stream database apply shared"),
     (
@@ -50,7 +51,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("metrics", "database shared health progress status"),
     (
         "control",
-        "clock thread progress address lock model config logging database shared health \
+        "clock thread poller progress address lock model config logging database shared health \
          http cluster status metrics",
     ),
     (
@@ -63,8 +64,8 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "clock thread lock model config cli logging stream store watcher mirror database shared \
-         inspect cluster status heartbeat control snapshot publisher consumer",
+        "clock thread poller lock model config cli logging stream store watcher mirror database \
+         shared inspect cluster status heartbeat control snapshot publisher consumer",
     ),
     (
         "commands",

@@ -1,10 +1,14 @@
-//! Connections to the broker. Each thread has its own and makes a new one after a failure.
+//! The connection to the broker. Threads share one, because each costs two threads more. A thread
+//! whose request failed makes a new one, which the others share as soon as they need one.
+//!
+//! Transfers of snapshots have connections of their own ([`JetStreamBroker::connect`]): they keep a
+//! slow connection busy for minutes, and are rare.
 //!
 //! A bucket of the broker stores the settings that all nodes must share. A node with different
 //! settings gets an error that names them, instead of writing to the wrong streams.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -53,7 +57,7 @@ pub struct JetStreamBroker {
     streams: StreamOptions,
     /// Id of this node, which publishes here.
     node: AtomicU64,
-    /// A second client on the newest connection of [`Self::registry`], for [`Self::beside`].
+    /// The newest connection of those that threads share.
     shared: Mutex<Option<Client>>,
     /// When a connection may be tried.
     pub dialer: Arc<Dialer>,
@@ -82,6 +86,7 @@ impl JetStreamBroker {
     pub fn set_client(&self, options: Option<ClientOptions>) {
         let is_up = options.is_some();
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = options;
+        *self.shared() = None;
         if is_up {
             self.dialer.try_now();
         }
@@ -96,11 +101,26 @@ impl JetStreamBroker {
     /// A connection to a broker that has the streams, after a check of the shared settings.
     fn prepared(&self) -> Result<Client, StreamError> {
         self.dialer.attempt(|| {
-            let client = self.dial()?;
-            self.check_shared_settings(&client)?;
-            ensure_streams(&client, &self.streams)?;
+            let client = self.join()?;
+            let is_fit = self.check_shared_settings(&client);
+            let is_fit = is_fit.and_then(|()| ensure_streams(&client, &self.streams));
+            is_fit.inspect_err(|_| client.doubt())?;
             Ok(client)
         })
+    }
+
+    /// The connection that threads share, or a new one for them.
+    fn join(&self) -> Result<Client, StreamError> {
+        let mut shared = self.shared();
+        let sound = shared.take().filter(Client::is_sound);
+        let client = sound.map_or_else(|| self.dial(), Ok)?;
+        let joined = client.beside()?;
+        *shared = Some(client);
+        Ok(joined)
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Option<Client>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Number of servers that keep a copy of each stream.
@@ -116,10 +136,8 @@ impl JetStreamBroker {
         token: &str,
     ) -> Result<KeyValueRegistry, StreamError> {
         let prefix = &self.streams.stream_prefix;
-        let client = self.prepared()?;
-        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = client.beside().ok();
         KeyValueRegistry::open(
-            client,
+            self.prepared()?,
             prefix,
             self.streams.replicas,
             leader_ttl,
@@ -127,16 +145,17 @@ impl JetStreamBroker {
         )
     }
 
-    /// A connection for occasional requests: the registry's if it is open and no earlier call took
-    /// it, else a new one. Each connection costs memory and wakes up from time to time.
+    /// The shared connection, for occasional requests.
     pub fn beside(&self) -> Result<Client, StreamError> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = shared.take().filter(Client::is_open);
-        shared.map_or_else(|| self.prepared(), Ok)
+        let shared = self.shared();
+        let sound = shared.as_ref().filter(|client| client.is_sound());
+        let joined = sound.and_then(|client| client.beside().ok());
+        drop(shared);
+        joined.map_or_else(|| self.prepared(), Ok)
     }
 
-    /// A new connection, without any check. Returns `Disconnected` while our own server is not up,
-    /// and between two attempts to reach a broker that is away.
+    /// A new connection that nobody shares, without any check. Returns `Disconnected` while our own
+    /// server is not up, and between two attempts to reach a broker that is away.
     pub fn connect(&self) -> Result<Client, StreamError> {
         self.dialer.permit()?;
         self.dial()

@@ -147,6 +147,11 @@ impl KeyValueRegistry {
         })
     }
 
+    /// Lets no further thread use the connection: a request on it failed.
+    pub fn doubt(&self) {
+        self.client.doubt();
+    }
+
     /// Receives a message for every write to the meta bucket; closed when the connection is gone.
     /// Each must be passed to [`KeyValueRegistry::note`].
     pub fn changes(&self) -> &Receiver<nats::Message> {

@@ -8,6 +8,9 @@ use super::section::Section;
 /// Smallest limit: less than that counts as a broken connection elsewhere.
 const LEAST_BANDWIDTH: u64 = 32 * 1024;
 
+/// Shortest `heartbeat`, in milliseconds.
+const LEAST_HEARTBEAT: u64 = 1_000;
+
 const DAY: u32 = 24 * 3600;
 
 /// Longest `publish_interval`.
@@ -16,8 +19,9 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(DAY as u64);
 /// `[edge]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeSettings {
-    /// How often the broker says that an idle connection is alive, 1 s to 300 s.
-    pub heartbeat: Duration,
+    /// How often the broker says that an idle connection is alive, 1 s to 300 s; none: as often as
+    /// its kind needs.
+    pub heartbeat: Option<Duration>,
     /// Bytes a second in each direction; none: no limit.
     pub max_bandwidth: Option<u64>,
     /// Outside of it the node does not connect; none: it is always connected.
@@ -38,8 +42,12 @@ pub struct Window {
 
 impl EdgeSettings {
     pub(super) fn read(section: &Section, runs_a_server: bool) -> EdgeSettings {
-        let what = "milliseconds between two signs of life of the broker";
-        let heartbeat = section.int("heartbeat", 3_000, 1_000..=300_000, what);
+        let what = "milliseconds between two signs of life of the broker, 0 for the usual time";
+        let heartbeat = section.int("heartbeat", 0, 0..=300_000, what);
+        if (1..LEAST_HEARTBEAT).contains(&heartbeat) {
+            let text = format!("is {heartbeat}, but must be 0 or an integer from 1000 to 300000");
+            section.note("heartbeat", text);
+        }
         let sync_window = section.parsed("sync_window", "", window);
         if sync_window.is_some() && runs_a_server {
             let text = "is set, so nats.urls must be set too: a nats-server of our own would stay \
@@ -47,7 +55,7 @@ impl EdgeSettings {
             section.note("sync_window", text);
         }
         EdgeSettings {
-            heartbeat: Duration::from_millis(heartbeat),
+            heartbeat: (heartbeat > 0).then(|| Duration::from_millis(heartbeat)),
             max_bandwidth: max_bandwidth(section),
             sync_window,
             publish_interval: section.parsed("publish_interval", "0s", publish_interval),

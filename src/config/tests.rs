@@ -360,7 +360,7 @@ fn a_slow_or_rare_connection() {
     for (rest, says) in [
         (
             "heartbeat = 500",
-            "edge.heartbeat is 500, but must be an integer from 1000 to 300000",
+            "edge.heartbeat is 500, but must be 0 or an integer from 1000 to 300000",
         ),
         (
             "max_bandwidth = 1000",

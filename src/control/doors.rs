@@ -10,6 +10,7 @@ use crate::address::configured::ListenAddress;
 use crate::config::Config;
 use crate::http::{self, Door, Handler, Listener, Request, Response, SocketFile};
 use crate::lock;
+use crate::poller::Poller;
 use crate::thread::Exited;
 
 /// Bound addresses that are not served yet. Dropping it removes the Unix socket's file.
@@ -55,14 +56,19 @@ impl Doors {
     }
 
     /// Answers until the process ends. Dropping the returned value removes the socket's file.
-    pub fn serve(self, context: &Arc<Context>, exits: &Sender<Exited>) -> Option<SocketFile> {
+    pub fn serve(
+        self,
+        context: &Arc<Context>,
+        poller: &Poller,
+        exits: &Sender<Exited>,
+    ) -> Option<SocketFile> {
         let doors = self.doors.into_iter().map(|(listener, serves)| {
             if let Some(address) = listener.address() {
                 log::info!("health at http://{address}{}", serves.health_path());
             }
             Door::new(listener, serves.handler(context.clone()))
         });
-        http::serve(doors.collect(), exits);
+        http::serve(doors.collect(), poller, exits);
         self.file
     }
 }

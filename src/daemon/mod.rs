@@ -15,6 +15,7 @@ use crate::config::node_id::{MACHINE_ID_FILES, derive};
 use crate::control::{Context, Doors};
 use crate::database::{Database, DatabaseError, Settings};
 use crate::model::backoff::Backoff;
+use crate::poller::Poller;
 use crate::snapshot::scratch;
 use crate::snapshot::thread::SnapshotRequest;
 use crate::stream::bandwidth::Bandwidth;
@@ -28,6 +29,7 @@ mod network;
 mod reread;
 mod signals;
 pub mod snapshots;
+mod status_waits;
 mod supervisor;
 mod threads;
 
@@ -36,6 +38,7 @@ use network::Network;
 use reread::Reread;
 use signals::Heard;
 use snapshots::Brought;
+use status_waits::StatusWaits;
 use supervisor::{PidFile, Supervisor};
 use threads::Threads;
 
@@ -69,6 +72,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
         .or_else(|| derive(&MACHINE_ID_FILES));
     let log_file = logging::start(&config.logging, node_id).map_err(Failure)?;
     let (exits, exited) = unbounded();
+    let poller = Poller::start(&exits).map_err(|e| Failure(format!("waiting for events: {e}")))?;
     let (ask, asks) = unbounded();
     let waiting_is_over = Arc::new(AtomicBool::new(false));
     let opening = Arc::new(AtomicBool::new(true));
@@ -80,7 +84,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
         opening: opening.clone(),
         waiting_is_over: waiting_is_over.clone(),
     };
-    let signals = signals::listen(heard, &exits).map_err(|e| Failure(format!("signals: {e}")))?;
+    let signals = signals::listen(heard, &poller).map_err(|e| Failure(format!("signals: {e}")))?;
     if until == Until::SnapshotSaved {
         require_something_to_save(config).map_err(Failure)?;
     }
@@ -102,7 +106,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     let connects = (&dialer, bandwidth.as_ref());
     let doors = (until == Until::Told).then(|| Doors::open(config));
     let doors = doors.transpose().map_err(Failure)?;
-    let _socket = doors.and_then(|doors| doors.serve(&context, &exits));
+    let _socket = doors.and_then(|doors| doors.serve(&context, &poller, &exits));
     scratch::remove_stale(&config.db_path, config.snapshot.scratch.as_deref());
     let (mut net, mut began_with) = (None, None);
     if !config.db_path.exists() && snapshots::are_kept(config) {
@@ -141,8 +145,12 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     inspect::warn(&database);
     let net = net.unwrap_or_else(|| Net::start(config, options, node, connects, &exits));
     let is_awaited = until == Until::SnapshotSaved;
-    let keeping = threads::Keeping { asks, is_awaited };
-    let threads = Threads::start(config, net, database, keeping, &exits);
+    let inputs = threads::ThreadInputs {
+        asks,
+        is_awaited,
+        poller,
+    };
+    let threads = Threads::start(config, net, database, inputs, &exits);
     context.opened(threads.shared());
     if let Some(offline) = &offline {
         offline.opened(threads.shared());
@@ -158,15 +166,16 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
         });
     }
     supervisor.is_ready();
+    let mut status = StatusWaits::new(threads.shared());
     let end = loop {
         let quiet = match until {
             Until::Told => threads.sleeps_in(config.sleep_timeout),
             Until::SnapshotSaved => None,
         };
         let window = look_at_window(config, offline.as_deref());
-        let waits = [quiet, supervisor.watchdog(), window];
+        let waits = [quiet, supervisor.watchdog(), window, status.within()];
         let wait = waits.into_iter().flatten().min();
-        match wait_for_the_end(&exited, &signals, &saved, wait) {
+        match wait_for_the_end(&exited, &signals, &saved, &mut status, wait) {
             EndReason::Quiet if threads.sleeps_in(config.sleep_timeout) == Some(Duration::ZERO) => {
                 break save_before_sleep(&ask, &exited, &signals);
             }
@@ -252,7 +261,8 @@ fn save_before_sleep(
         reply,
         only_if_new: true,
     });
-    match wait_for_the_end(exited, signals, &saved, Some(LAST_SNAPSHOT)) {
+    let mut status = StatusWaits::none();
+    match wait_for_the_end(exited, signals, &saved, &mut status, Some(LAST_SNAPSHOT)) {
         EndReason::Quiet => {
             log::warn!("no snapshot could be saved; nothing is lost by that");
             EndReason::Signal
@@ -349,6 +359,7 @@ fn wait_for_the_end(
     exited: &Receiver<Exited>,
     signals: &Receiver<()>,
     saved: &Receiver<Result<(), String>>,
+    status: &mut StatusWaits,
     quiet: Option<Duration>,
 ) -> EndReason {
     let timeout = quiet.map_or_else(never, crossbeam_channel::after);
@@ -365,7 +376,26 @@ fn wait_for_the_end(
             let saved = saved.unwrap_or_else(|_| Err("the thread for it ended".into()));
             return EndReason::Saved(saved);
         }
-        recv(timeout) -> _ => return EndReason::Quiet,
+        recv(status.told) -> waits => {
+            status.rest(waits.ok());
+            return EndReason::Quiet;
+        }
+        recv(status.waits.changes) -> _ => {
+            status.changed();
+            return EndReason::Quiet;
+        }
+        recv(status.waits.words) -> word => {
+            status.wake(word.ok().map(|message| message.subject));
+            return EndReason::Quiet;
+        }
+        recv(status.waits.called) -> _ => {
+            status.wake(None);
+            return EndReason::Quiet;
+        }
+        recv(timeout) -> _ => {
+            status.wake_if_due();
+            return EndReason::Quiet;
+        }
     };
     let stopped = |exit: &Exited| exit.outcome == Outcome::Stopped;
     if !stopped(&first) {
@@ -404,7 +434,8 @@ mod tests {
         exits.send(exited("watcher", Outcome::Stopped)).unwrap();
         let cause = exited("publisher", Outcome::Panicked("bug".into()));
         exits.send(cause.clone()).unwrap();
-        let wait = || wait_for_the_end(&ends, &signalled, &never(), None);
+        let mut status = StatusWaits::none();
+        let mut wait = || wait_for_the_end(&ends, &signalled, &never(), &mut status, None);
         assert_eq!(wait(), EndReason::Thread(cause));
         let alone = exited("watcher", Outcome::Stopped);
         exits.send(alone.clone()).unwrap();

@@ -108,14 +108,14 @@ pub fn client_options(nats: &NatsSettings, name: &str) -> ClientOptions {
 /// The options of a client that `[edge]` sets.
 #[derive(Clone)]
 struct EdgeOptions {
-    heartbeat: Duration,
+    heartbeat: Option<Duration>,
     bandwidth: Option<Arc<Bandwidth>>,
 }
 
 impl EdgeOptions {
     fn with(&self, options: ClientOptions) -> ClientOptions {
         ClientOptions {
-            heartbeat: Some(self.heartbeat),
+            heartbeat: self.heartbeat,
             bandwidth: self.bandwidth.clone(),
             ..options
         }

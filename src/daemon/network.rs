@@ -1,14 +1,12 @@
 //! Notices that the network of this machine changed: then a broker that was away may be there.
 //!
-//! The kernel tells it on a netlink socket and raises SIGIO, so that no thread waits for it. If the
-//! system refuses the socket (a sandbox without AF_NETLINK), attempts are merely as rare as they
-//! are without news.
+//! The kernel tells it on a netlink socket. If the system refuses the socket (a sandbox without
+//! AF_NETLINK), attempts are merely as rare as they are without news.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
@@ -40,7 +38,7 @@ pub(super) struct Network {
 struct LinkStates(HashMap<u32, bool>);
 
 impl Network {
-    /// Begins to watch; [`Network::signal`] must follow.
+    /// Begins to watch. [`Network::read`] must follow each event of [`Network::file`].
     pub(super) fn watch(dialer: Arc<Dialer>) -> Network {
         let socket = open()
             .map_err(|e| log::debug!("changes of the network are not noticed: {e}"))
@@ -52,15 +50,9 @@ impl Network {
         }
     }
 
-    /// Asks the kernel for SIGIO, which must have a handler by now.
-    pub(super) fn signal(&self) {
-        let Some(socket) = &self.socket else { return };
-        // SAFETY: it names this process as the receiver of the signal for a descriptor of ours.
-        let owned = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, libc::getpid()) };
-        let flags = fcntl_getfl(socket).map(|flags| flags | OFlags::ASYNC);
-        if owned != 0 || flags.and_then(|flags| fcntl_setfl(socket, flags)).is_err() {
-            log::debug!("changes of the network are not noticed: no signal for a socket");
-        }
+    /// The socket at which the kernel tells.
+    pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
     }
 
     /// Reads the messages of the kernel.
@@ -68,15 +60,18 @@ impl Network {
         let Some(socket) = &self.socket else { return };
         let mut buffer = [0; 8192];
         let mut is_news = false;
-        loop {
+        let is_gone = loop {
             match recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => break,
+                Ok((0, _)) => break false,
                 Ok((read, _)) => is_news |= self.links.is_news(&buffer[..read]),
                 // Messages were lost, and one of them may have been the news.
                 Err(rustix::io::Errno::NOBUFS) => is_news = true,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(_) => break,
+                Err(e) => break e != rustix::io::Errno::AGAIN,
             }
+        };
+        if is_gone {
+            self.socket = None;
         }
         if is_news {
             self.try_now();

@@ -1,19 +1,21 @@
 //! Signals as messages. No signal that a terminal, logrotate or an operator sends ends the daemon
 //! unasked: SIGHUP rereads what can be ([`super::reread`]) and tries a broker that is away, and
-//! SIGUSR2 and SIGALRM mean nothing here. SIGIO comes from the kernel when the network of this
-//! machine changes.
+//! SIGUSR2, SIGALRM and SIGIO mean nothing here. News of the network arrive at the same place.
 
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGIO, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::network::Network;
 use super::reread::Reread;
+use crate::poller::{Poller, Source};
 use crate::snapshot::thread::SnapshotRequest;
-use crate::thread::{Exited, spawn};
 
 const SIGNALS: [i32; 8] = [
     SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGIO,
@@ -23,7 +25,7 @@ const SIGNALS: [i32; 8] = [
 pub(super) struct Heard {
     /// The action on SIGHUP.
     pub reread: Reread,
-    /// Read on SIGIO.
+    /// Told of SIGHUP.
     pub network: Network,
     /// Receives a request for a snapshot on SIGUSR1.
     pub ask: Sender<SnapshotRequest>,
@@ -34,19 +36,43 @@ pub(super) struct Heard {
     pub waiting_is_over: Arc<AtomicBool>,
 }
 
-/// Starts the thread that handles signals. A message arrives for each of SIGTERM, SIGINT and
-/// SIGQUIT. Fails if the handlers cannot be installed.
-pub(super) fn listen(mut heard: Heard, exits: &Sender<Exited>) -> std::io::Result<Receiver<()>> {
-    let (sender, receiver) = unbounded();
-    let mut signals = Signals::new(SIGNALS)?;
-    heard.network.signal();
-    spawn("signals", exits, move || {
-        signals
-            .forever()
-            .for_each(|signal| heard.handle(signal, &sender));
-        Ok(())
-    });
+/// Handles signals from now on. A message arrives for each of SIGTERM, SIGINT and SIGQUIT. Fails if
+/// the handlers cannot be installed.
+pub(super) fn listen(heard: Heard, poller: &Poller) -> std::io::Result<Receiver<()>> {
+    let (end, receiver) = unbounded();
+    let (read, write) = UnixStream::pair()?;
+    let signals = SignalDelivery::with_pipe(read, write, SignalOnly, SIGNALS)?;
+    poller.add(Box::new(Signals {
+        signals,
+        heard,
+        end,
+    }));
     Ok(receiver)
+}
+
+struct Signals {
+    signals: SignalDelivery<UnixStream, SignalOnly>,
+    heard: Heard,
+    end: Sender<()>,
+}
+
+impl Source for Signals {
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        let signals = self.signals.get_read().as_fd();
+        [signals]
+            .into_iter()
+            .chain(self.heard.network.file())
+            .collect()
+    }
+
+    fn handle(&mut self) -> Result<bool, String> {
+        let signals: Vec<i32> = self.signals.pending().collect();
+        for signal in signals {
+            self.heard.handle(signal, &self.end);
+        }
+        self.heard.network.read();
+        Ok(true)
+    }
 }
 
 impl Heard {
@@ -56,9 +82,8 @@ impl Heard {
                 self.reread.again();
                 self.network.try_now();
             }
-            SIGIO => self.network.read(),
             SIGUSR1 => self.ask_for_snapshot(),
-            SIGUSR2 | SIGALRM => log::debug!("signal {signal} has no meaning here"),
+            SIGUSR2 | SIGALRM | SIGIO => log::debug!("signal {signal} has no meaning here"),
             _ => {
                 let _ = end.send(());
                 if self.opening.load(Ordering::Relaxed) {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::threads::Keeping;
 use crate::cluster::broker::JetStreamBroker;
 use crate::config::Config;
 use crate::config::snapshot::StoreSettings as Kind;
@@ -15,7 +14,7 @@ use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::shared::Shared;
 use crate::snapshot::error::TransferError;
-use crate::snapshot::thread::{Inputs, Places, Progress};
+use crate::snapshot::thread::{Inputs, Places, Progress, SnapshotRequest};
 use crate::snapshot::transfer;
 use crate::snapshot::{scheduler, thread};
 use crate::store::{self, Store, StoreError};
@@ -46,7 +45,7 @@ pub fn start(
     config: &Config,
     shared: &Arc<Shared>,
     broker: &Arc<JetStreamBroker>,
-    (stop, keeping): (Receiver<()>, Keeping),
+    (stop, asks, is_awaited): (Receiver<()>, Receiver<SnapshotRequest>, bool),
     exits: &Sender<Exited>,
 ) -> JoinHandle<()> {
     let options = scheduler::SchedulerOptions {
@@ -75,8 +74,8 @@ pub fn start(
     };
     let inputs = Inputs {
         stop,
-        asks: keeping.asks,
-        is_awaited: keeping.is_awaited,
+        asks,
+        is_awaited,
     };
     let backoff = Backoff::new(Duration::from_millis(500), LONGEST_BACKOFF);
     thread::start(shared.clone(), options, places, inputs, backoff, exits)

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
+use crate::poller::Poller;
 use crate::shared::Shared;
 use crate::snapshot::thread::SnapshotRequest;
 use crate::status::board::About;
@@ -50,12 +51,14 @@ pub(super) struct Threads {
     server: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
-/// Input of the thread for snapshots.
-pub struct Keeping {
+/// Input of the threads.
+pub(super) struct ThreadInputs {
     /// Requests for a snapshot, from a signal or the daemon.
     pub asks: Receiver<SnapshotRequest>,
     /// Whether the daemon waits for a snapshot and ends after it.
     pub is_awaited: bool,
+    /// Waits for events of files.
+    pub poller: Poller,
 }
 
 impl Threads {
@@ -63,10 +66,11 @@ impl Threads {
         config: &Config,
         net: Net,
         database: Database,
-        keeping: Keeping,
+        inputs: ThreadInputs,
         exits: &Sender<Exited>,
     ) -> Threads {
         let Net { broker, server } = net;
+        let poller = inputs.poller.clone();
         let shards = match config.replicate {
             true => config.common.shards,
             false => 0,
@@ -90,14 +94,8 @@ impl Threads {
                 interval,
             };
             let (shared, broker, stopped) = (shared.clone(), broker.clone(), stopped.clone());
-            threads.push(status::verify::worker::start(
-                shared.clone(),
-                stopped.clone(),
-                exits,
-            ));
-            threads.push(status::thread::start(
-                shared, broker, options, stopped, exits,
-            ));
+            status::verify::worker::start(shared.clone(), stopped.clone(), exits);
+            status::thread::start(shared, broker, options, stopped, exits);
         }
         if snapshots::are_kept(config)
             && let Err(e) = shared.hold_reading()
@@ -112,10 +110,10 @@ impl Threads {
             ));
         }
         if snapshots::are_kept(config) {
-            let inputs = (stopped.clone(), keeping);
+            let inputs = (stopped.clone(), inputs.asks, inputs.is_awaited);
             threads.push(snapshots::start(config, &shared, &broker, inputs, exits));
         }
-        let watcher = watcher::Watcher::start(&config.db_path, strays, exits)
+        let watcher = watcher::Watcher::start(&config.db_path, strays, &poller)
             .map_err(|e| {
                 log::warn!(
                     "watching {}: {e}; polling instead",
@@ -143,7 +141,7 @@ impl Threads {
             woken,
         };
         let mirror = Mirror::new(config.seq_map_path.clone());
-        threads.extend(publisher::start(
+        threads.push(publisher::start(
             shared.clone(),
             broker,
             options,
@@ -178,6 +176,7 @@ impl Threads {
         let began = Instant::now();
         drop(self.stop);
         let mut threads = self.threads;
+        threads.extend(self.shared.status.close());
         let mut open = Some((self.shared, Mirror::new(self.mirror_path)));
         let (mut server, mut asked, mut ends_early) = (self.server, None, None);
         let mut end_server = || {

@@ -1,6 +1,6 @@
 //! A small HTTP server and client: one request a connection, over TCP and Unix sockets.
 //!
-//! One thread accepts at all doors and sleeps in `poll`. Each connection gets a thread of its own
+//! The thread of [`crate::poller`] accepts at all doors. Each connection gets a thread of its own
 //! while it lasts, so that a slow client delays no other. There are at most [`MOST`] connections at
 //! a time, and every read and write has a deadline. This module does not know the contents of
 //! requests: each [`Door`] brings its [`Handler`].
@@ -9,12 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::thread::{Exited, spawn, spawn_brief};
+use crate::poller::{Poller, Source};
+use crate::thread::{Exited, spawn_brief};
 
 pub mod client;
 mod connection;
@@ -51,49 +51,60 @@ impl Door {
     }
 }
 
-/// Answers at all `doors` until the process ends. Without any, it starts no thread.
-pub fn serve(doors: Vec<Door>, exits: &Sender<Exited>) {
-    if doors.is_empty() {
-        return;
+/// Answers at all `doors` until the process ends.
+pub fn serve(doors: Vec<Door>, poller: &Poller, exits: &Sender<Exited>) {
+    if !doors.is_empty() {
+        poller.add(Box::new(OpenDoors {
+            doors,
+            places: Arc::default(),
+            exits: exits.clone(),
+            rests_until: None,
+        }));
     }
-    let told = exits.clone();
-    spawn("http", exits, move || {
-        let places = Arc::new(Slots::default());
-        loop {
-            for at in ready(&doors) {
-                let_in(&doors[at], &places, &told);
-            }
+}
+
+/// The doors, and the connections that came by them.
+struct OpenDoors {
+    doors: Vec<Door>,
+    places: Arc<Slots>,
+    exits: Sender<Exited>,
+    /// After a failure, no connection is accepted before this time.
+    rests_until: Option<Instant>,
+}
+
+impl Source for OpenDoors {
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        match self.rests_until {
+            Some(_) => Vec::new(),
+            None => self.doors.iter().map(|d| d.listener.as_fd()).collect(),
         }
-    });
-}
-
-/// Waits for connections, and returns the indexes of the doors that have some.
-fn ready(doors: &[Door]) -> Vec<usize> {
-    let files: Vec<BorrowedFd<'_>> = doors.iter().map(|d| d.listener.as_fd()).collect();
-    let mut files: Vec<_> = files
-        .iter()
-        .map(|file| PollFd::from_borrowed_fd(*file, PollFlags::IN))
-        .collect();
-    if poll(&mut files, None).is_err() {
-        return Vec::new(); // a signal
     }
-    let with_event = |(at, file): (usize, &PollFd<'_>)| (!file.revents().is_empty()).then_some(at);
-    files.iter().enumerate().filter_map(with_event).collect()
+
+    fn within(&self) -> Option<Duration> {
+        Some(self.rests_until?.saturating_duration_since(Instant::now()))
+    }
+
+    fn handle(&mut self) -> Result<bool, String> {
+        let let_in = |door| let_in(door, &self.places, &self.exits);
+        let failures = self.doors.iter().filter(|door| let_in(door).is_err());
+        self.rests_until = (failures.count() > 0).then(|| Instant::now() + ACCEPT_AGAIN);
+        Ok(true)
+    }
 }
 
-fn let_in(door: &Door, places: &Arc<Slots>, exits: &Sender<Exited>) {
+/// Accepts one connection, if there is one.
+fn let_in(door: &Door, places: &Arc<Slots>, exits: &Sender<Exited>) -> io::Result<()> {
     let connection = match door.listener.accept() {
         Ok(connection) => connection,
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return, // it is gone again
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
         Err(e) => {
             log::debug!("http: accept: {e}");
-            std::thread::sleep(ACCEPT_AGAIN);
-            return;
+            return Err(e);
         }
     };
     let Some(place) = Slots::take(places, connection.is_local()) else {
         connection.turn_away();
-        return;
+        return Ok(());
     };
     let handler = door.handler.clone();
     let begun = spawn_brief("http-answer", exits, move || {
@@ -101,10 +112,12 @@ fn let_in(door: &Door, places: &Arc<Slots>, exits: &Sender<Exited>) {
             log::debug!("http: {e}");
         }
         drop(place);
+        Ok(())
     });
     if let Err(e) = begun {
         log::debug!("http: no thread for a connection: {e}");
     }
+    Ok(())
 }
 
 /// Numbers of connections at present.

@@ -32,7 +32,8 @@ fn server() -> Server {
     let address = tcp.address().unwrap();
     let (exits, _) = crossbeam_channel::unbounded();
     let door = |listener| Door::new(listener, Arc::new(echo));
-    serve(vec![door(unix), door(tcp)], &exits);
+    let poller = Poller::start(&exits).unwrap();
+    serve(vec![door(unix), door(tcp)], &poller, &exits);
     Server {
         tcp: address,
         socket,
@@ -159,7 +160,8 @@ fn a_socket_takes_the_place_of_an_old_one_and_of_nothing_else() {
     let deep = folder.join("a.sock");
     let (listener, file) = listen_unix(&deep).unwrap();
     let (exits, _) = crossbeam_channel::unbounded();
-    serve(vec![Door::new(listener, Arc::new(echo))], &exits);
+    let poller = Poller::start(&exits).unwrap();
+    serve(vec![Door::new(listener, Arc::new(echo))], &poller, &exits);
     assert_eq!(get(&deep, "/deep").0, 200);
     drop(file);
     assert!(!deep.exists());

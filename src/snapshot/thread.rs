@@ -295,7 +295,8 @@ impl Snapshots {
             return self.shared.wake_publisher();
         }
         if matches!(e, RoundError::Stream(_)) {
-            self.registry = None;
+            let failed = self.registry.take();
+            failed.inspect(|registry| registry.doubt());
         }
         if matches!(e, RoundError::Transfer(_)) {
             self.shared.measures.snapshot_failed();

@@ -1,16 +1,20 @@
-//! Connects threads that answer requests with the thread that speaks with the broker.
+//! Connects threads that answer requests with the thread that speaks with the broker. That thread,
+//! and the one that compares rows, exist only while they have something to do.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::peers::PeerStates;
+use super::thread::{StatusThread, Waits};
 use crate::status::verify::message::VerifyRequest;
 use crate::status::verify::report::VerifyReport;
-use crate::status::verify::worker::VerifyJob;
+use crate::status::verify::worker::{VerifyJob, VerifyWorker};
 use crate::stream::StreamError;
 use crate::stream::key_value::KeyValue;
+use crate::thread::OnDemand;
 
 /// A request is answered within this time, with or without the broker.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -38,25 +42,36 @@ pub enum StatusRequest {
     Peers(Sender<Result<PeerStates, String>>),
     /// Forgets a node that is gone; with `true`, only checks whether it may be forgotten.
     Forget(u64, bool, Sender<Result<(), String>>),
+    /// A node wrote to the bucket under this subject.
+    Word(String),
 }
+
+/// A thread, and where its work is put.
+type Desk<Work, State> = (Sender<Work>, Arc<OnDemand<State>>);
 
 /// See the module's head.
 pub struct Board {
     about: OnceLock<About>,
-    asks: OnceLock<Sender<StatusRequest>>,
+    desks: Mutex<Desks>,
     changed: (Sender<()>, Receiver<()>),
-    jobs: OnceLock<Sender<VerifyJob>>,
+    waits: (Sender<Waits>, Receiver<Waits>),
     /// Report of the run under way, or of the last one.
     report: Mutex<Option<VerifyReport>>,
+}
+
+#[derive(Default)]
+struct Desks {
+    status: Option<Desk<StatusRequest, StatusThread>>,
+    verify: Option<Desk<VerifyJob, VerifyWorker>>,
 }
 
 impl Default for Board {
     fn default() -> Self {
         Board {
             about: OnceLock::new(),
-            asks: OnceLock::new(),
+            desks: Mutex::default(),
             changed: bounded(1),
-            jobs: OnceLock::new(),
+            waits: unbounded(),
             report: Mutex::new(None),
         }
     }
@@ -68,9 +83,39 @@ impl Board {
         let _ = self.about.set(about);
     }
 
-    /// Notes the channel on which a thread answers from now on. Only the first call counts.
-    pub(super) fn open(&self, asks: Sender<StatusRequest>) {
-        let _ = self.asks.set(asks);
+    /// Notes the thread that answers from now on.
+    pub(super) fn open(&self, desk: Desk<StatusRequest, StatusThread>) {
+        self.desks().status = Some(desk);
+    }
+
+    /// Lets go of the threads, and returns those that run.
+    pub fn close(&self) -> Vec<JoinHandle<()>> {
+        let desks = std::mem::take(&mut *self.desks());
+        let status = desks.status.and_then(|(_, thread)| thread.thread());
+        let verify = desks.verify.and_then(|(_, thread)| thread.thread());
+        status.into_iter().chain(verify).collect()
+    }
+
+    fn desks(&self) -> MutexGuard<'_, Desks> {
+        self.desks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Receives what the thread waits for while it does not exist. The receiver waits for that, and
+    /// calls [`Board::wake`].
+    pub fn waits(&self) -> Receiver<Waits> {
+        self.waits.1.clone()
+    }
+
+    pub(super) fn tell_waits(&self, waits: Waits) {
+        let _ = self.waits.0.send(waits);
+    }
+
+    /// Starts the thread that speaks with the broker; `word` is the subject of a message for it.
+    pub fn wake(&self, word: Option<String>) {
+        if let Some((asks, thread)) = &self.desks().status {
+            word.map(|subject| asks.send(StatusRequest::Word(subject)));
+            thread.wake();
+        }
     }
 
     /// The facts set by [`Board::introduce`]; empty before.
@@ -113,22 +158,24 @@ impl Board {
         found.try_recv().map_err(|e| e.to_string())
     }
 
-    /// Notes the channel on which a thread takes jobs from now on. Only the first call counts.
-    pub(crate) fn employ(&self, jobs: Sender<VerifyJob>) {
-        let _ = self.jobs.set(jobs);
+    /// Notes the thread that takes jobs from now on.
+    pub(crate) fn employ(&self, desk: Desk<VerifyJob, VerifyWorker>) {
+        self.desks().verify = Some(desk);
     }
 
     /// Hands over another node's request to compare rows. It is dropped if the thread has a job
     /// waiting.
     pub(super) fn answer(&self, request: VerifyRequest) {
-        if let Some(jobs) = self.jobs.get() {
+        if let Some((jobs, thread)) = &self.desks().verify {
             let _ = jobs.try_send(VerifyJob::Answer(request));
+            thread.wake();
         }
     }
 
     /// Begins to compare the rows of all nodes. An error says why that is not possible now.
     pub fn begin_verify(&self, repair: bool, dry_run: bool) -> Result<(), String> {
-        let jobs = self.jobs.get().ok_or(OFF)?;
+        let desks = self.desks();
+        let (jobs, thread) = desks.verify.as_ref().ok_or(OFF)?;
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         if report.as_ref().is_some_and(|report| report.running) {
             return Err("rows are being compared already".into());
@@ -139,6 +186,7 @@ impl Board {
             running: true,
             ..VerifyReport::default()
         });
+        thread.wake();
         Ok(())
     }
 
@@ -156,10 +204,12 @@ impl Board {
         &self,
         ask: impl FnOnce(Sender<Result<T, String>>) -> StatusRequest,
     ) -> Result<T, String> {
-        let asks = self.asks.get().ok_or(OFF)?;
         let (reply, answer) = bounded(1);
-        let gone = |_| "the daemon is stopping".to_owned();
-        asks.send(ask(reply)).map_err(|e| gone(e.to_string()))?;
+        let desks = self.desks();
+        let (asks, thread) = desks.status.as_ref().ok_or(OFF)?;
+        let _ = asks.send(ask(reply));
+        thread.wake();
+        drop(desks);
         let late = |_| "the broker did not answer in time".to_owned();
         answer.recv_timeout(PATIENCE).map_err(late)?
     }

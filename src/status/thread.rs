@@ -1,11 +1,11 @@
 //! Thread: tells the others how this node is doing, and asks the broker about them.
 //!
-//! It sleeps until something changes, until its entry is ten minutes old, or until a request comes.
-//! It writes the entry at most once per interval, so that a busy node wakes it once in that time,
-//! and an idle one every ten minutes.
+//! It exists while there is something to do: when something changed, when its entry is ten minutes
+//! old, or when a request comes. The daemon's main thread waits for that ([`Waits`]). It writes the
+//! entry at most once per interval, so that a busy node starts it once in that time, and an idle
+//! one every ten minutes.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, Sender, never, unbounded};
@@ -24,7 +24,7 @@ use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::key_value::KeyValue;
 use crate::stream::link::Inbox;
-use crate::thread::{Exited, spawn};
+use crate::thread::{Exited, OnDemand};
 
 /// An answer that is younger than this is given again: a page may be open on many screens. In a
 /// large cluster it is given for longer, by so much per node: to ask for a thousand nodes takes a
@@ -35,6 +35,9 @@ const FRESH_PER_NODE: Duration = Duration::from_millis(20);
 /// The first entry is written this long after the start. The connection of the registry, which is
 /// used here as well, is there by then.
 const FIRST_AFTER: Duration = Duration::from_secs(2);
+
+/// The thread ends after this long without a request: one is often followed by another.
+const RESTS_AFTER: Duration = Duration::from_millis(500);
 
 /// A node that was heard of more recently than this may be running.
 const GONE_AFTER: Duration = WRITTEN_EVERY;
@@ -48,7 +51,20 @@ pub struct StatusOptions {
     pub interval: Duration,
 }
 
-struct StatusThread {
+/// What the thread waits for while it does not exist.
+pub struct Waits {
+    /// Receives a message when something changed.
+    pub changes: Receiver<()>,
+    /// Messages of other nodes; closed when the connection is gone.
+    pub words: Receiver<nats::Message>,
+    /// Closed when the broker may be back.
+    pub called: Receiver<()>,
+    /// When the entry must be written next.
+    pub due: Instant,
+}
+
+/// State of the thread.
+pub(super) struct StatusThread {
     shared: Arc<Shared>,
     broker: Arc<JetStreamBroker>,
     options: StatusOptions,
@@ -72,18 +88,17 @@ struct StatusThread {
     taken_up: Option<(String, u32)>,
 }
 
-/// Starts the thread; it ends when `stop` is closed.
+/// Answers and tells from now on, until `stop` is closed.
 pub fn start(
     shared: Arc<Shared>,
     broker: Arc<JetStreamBroker>,
     options: StatusOptions,
     stop: Receiver<()>,
     exits: &Sender<Exited>,
-) -> JoinHandle<()> {
+) {
     let (asker, asks) = unbounded();
-    shared.status.open(asker);
-    let thread = StatusThread {
-        shared,
+    let state = StatusThread {
+        shared: shared.clone(),
         broker,
         options,
         stop,
@@ -99,10 +114,9 @@ pub fn start(
         known: None,
         taken_up: None,
     };
-    spawn("status", exits, move || {
-        thread.run();
-        Ok(())
-    })
+    state.tell_waits();
+    let thread = OnDemand::new("status", exits, state, StatusThread::run);
+    shared.status.open((asker, thread));
 }
 
 /// An event that wakes the thread.
@@ -115,10 +129,12 @@ enum StatusEvent {
     /// The broker may be back.
     Call,
     Due,
+    /// Nothing happened for a while.
+    Rest,
 }
 
 impl StatusThread {
-    fn run(mut self) {
+    fn run(mut self, thread: &OnDemand<StatusThread>) {
         loop {
             match self.next_event() {
                 StatusEvent::Stop => return,
@@ -128,8 +144,30 @@ impl StatusThread {
                 StatusEvent::Word(None) => (self.client, self.words) = (None, None),
                 StatusEvent::Call => (self.called, self.not_before) = (never(), None),
                 StatusEvent::Due => self.tell(),
+                StatusEvent::Rest => {
+                    self.tell_waits();
+                    match thread.rest(self, |state| state.asks.is_empty()) {
+                        Some(again) => self = again,
+                        None => return,
+                    }
+                }
             }
         }
+    }
+
+    fn tell_waits(&self) {
+        self.shared.status.tell_waits(Waits {
+            changes: match self.is_changed {
+                true => never(), // known already
+                false => self.shared.status.changes(),
+            },
+            words: match &self.words {
+                Some(words) => words.messages.clone(),
+                None => never(),
+            },
+            called: self.called.clone(),
+            due: self.due(),
+        });
     }
 
     /// When the entry must be written next.
@@ -155,8 +193,13 @@ impl StatusThread {
         let silence = never();
         let words = self.words.as_ref().map_or(&silence, |w| &w.messages);
         let word = select.recv(words);
-        let Ok(operation) = select.select_deadline(self.due()) else {
-            return StatusEvent::Due;
+        let due = self.due();
+        let rests = Instant::now() + RESTS_AFTER;
+        let Ok(operation) = select.select_deadline(due.min(rests)) else {
+            return match due <= rests {
+                true => StatusEvent::Due,
+                false => StatusEvent::Rest,
+            };
         };
         match operation.index() {
             i if i == ask => operation
@@ -232,6 +275,7 @@ impl StatusThread {
             StatusRequest::Forget(node, dry_run, reply) => {
                 let _ = reply.send(self.forget(node, dry_run));
             }
+            StatusRequest::Word(subject) => self.answer_if_request(&subject),
         }
     }
 

@@ -4,9 +4,11 @@
 //! [`StreamError::Disconnected`] and every [`Inbox`] is closed. The owner waits for a while and
 //! opens a new `Client`.
 //!
-//! A `Client` belongs to one thread (it is `Send`, not `Sync`): the publisher, each reader, leases
-//! and object stores have one each. Requests have deadlines. `publish` blocks while the server
-//! takes no bytes and the socket buffers are full.
+//! A `Client` belongs to one thread (it is `Send`, not `Sync`). The publisher, the readers and the
+//! registry have one each, and share one connection, which costs two threads ([`Client::beside`]).
+//! Where a request fails, the connection gets no further users ([`Client::doubt`]): the next
+//! attempt makes a new one. It ends with its last user. Requests have deadlines. `publish` blocks
+//! while the server takes no bytes and the socket buffers are full.
 #![allow(deprecated)] // the whole crate is: its authors prefer their asynchronous one
 
 use std::cell::Cell;
@@ -77,7 +79,8 @@ pub struct ClientOptions {
     pub key_file: Option<PathBuf>,
     /// JetStream domain to use, if it is not the server's own.
     pub domain: Option<String>,
-    /// How often the server says that an idle reader's connection is alive; none: every 3 s.
+    /// How often the server says that an idle reader's connection is alive; none: every 10 s, or
+    /// every 3 s where another server may take over.
     pub heartbeat: Option<Duration>,
     /// Limit of bytes a second; none: no limit.
     pub bandwidth: Option<Arc<Bandwidth>>,
@@ -167,8 +170,17 @@ pub struct Client {
     domain: Option<String>,
     heartbeat: Option<Duration>,
     bandwidth: Option<Arc<Bandwidth>>,
-    /// A different `Client` owns the connection and ends it.
-    is_guest: bool,
+    /// Ends the connection with its last client.
+    owners: Arc<Owners>,
+}
+
+/// Shared by the clients of a connection.
+struct Owners(Link);
+
+impl Drop for Owners {
+    fn drop(&mut self) {
+        end_aside(&self.0);
+    }
 }
 
 impl Client {
@@ -191,6 +203,7 @@ impl Client {
     ) -> Result<Client, StreamError> {
         let replies = link.begin(connection)?;
         Ok(Client {
+            owners: Arc::new(Owners(link.clone())),
             link,
             greeting,
             replies,
@@ -198,7 +211,6 @@ impl Client {
             domain: options.domain.clone(),
             heartbeat: options.heartbeat,
             bandwidth: options.bandwidth.clone(),
-            is_guest: false,
         })
     }
 
@@ -262,6 +274,16 @@ impl Client {
     /// Whether the connection has not ended.
     pub fn is_open(&self) -> bool {
         self.link.connection().is_ok()
+    }
+
+    /// Whether further threads may use the connection.
+    pub fn is_sound(&self) -> bool {
+        self.link.is_sound()
+    }
+
+    /// Lets no further thread use the connection, see [`Client::beside`].
+    pub fn doubt(&self) {
+        self.link.doubt();
     }
 
     /// The error to return when an [`Inbox`] is closed.
@@ -342,6 +364,7 @@ impl Client {
                     again = after(wait);
                 }
                 recv(deadline) -> _ => {
+                    self.doubt();
                     let (address, waited) = (self.address(), timeout.as_millis());
                     let why = self.link.complaint();
                     let text =
@@ -456,6 +479,7 @@ impl Client {
                     again = after(wait);
                 }
                 recv(deadline) -> _ => {
+                    self.doubt();
                     let (address, waited) = (self.address(), API_TIMEOUT.as_millis());
                     let text = format!("no answer from {address} within {waited} ms");
                     return Err(StreamError::Disconnected(text));
@@ -481,7 +505,7 @@ impl Client {
         Ok(())
     }
 
-    /// The same connection for one more thread. It ends when this client is dropped.
+    /// The same connection for one more thread. It ends when its last client is dropped.
     pub fn beside(&self) -> Result<Client, StreamError> {
         Ok(Client {
             link: self.link.clone(),
@@ -491,20 +515,12 @@ impl Client {
             domain: self.domain.clone(),
             heartbeat: self.heartbeat,
             bandwidth: self.bandwidth.clone(),
-            is_guest: true,
+            owners: self.owners.clone(),
         })
     }
 
     fn failed(&self, tried: impl fmt::Display, error: &io::Error) -> StreamError {
         StreamError::Disconnected(format!("{tried} at {}: {error}", self.address()))
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        if !self.is_guest {
-            end_aside(&self.link);
-        }
     }
 }
 

@@ -6,29 +6,48 @@
 //! threads notice at once.
 #![allow(deprecated)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Receiver;
 
 use super::StreamError;
 use crate::address::server::Address;
+use crate::thread::spawn_detached;
 
 /// The crate's connection and everything that depends on it.
 struct Life {
     wake: String,
-    // The order of these two matters, see `drop`.
+    // The order of these three matters, see `drop`.
     connection: nats::Connection,
-    subscriptions: Vec<nats::Subscription>,
+    _woken: nats::Subscription,
+    subscriptions: BTreeMap<u64, nats::Subscription>,
+    next: u64,
+    at_end: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Life {
-    fn subscribe(&mut self, subject: String) -> io::Result<Inbox> {
+    fn begin(connection: nats::Connection) -> io::Result<Life> {
+        let wake = format!("{}.end", connection.new_inbox());
+        Ok(Life {
+            _woken: connection.subscribe(&wake)?,
+            wake,
+            connection,
+            subscriptions: BTreeMap::new(),
+            next: 0,
+            at_end: Vec::new(),
+        })
+    }
+
+    /// The messages below `subject`, and the number of their subscription.
+    fn subscribe(&mut self, subject: &str) -> io::Result<(u64, Receiver<nats::Message>)> {
         let subscription = self.connection.subscribe(&format!("{subject}.*"))?;
         let messages = subscription.receiver().clone();
-        self.subscriptions.push(subscription);
-        Ok(Inbox { subject, messages })
+        self.next += 1;
+        self.subscriptions.insert(self.next, subscription);
+        Ok((self.next, messages))
     }
 }
 
@@ -39,6 +58,7 @@ impl Drop for Life {
     /// threads see the flag and end.
     fn drop(&mut self) {
         let _ = self.connection.publish(&self.wake, b"");
+        self.at_end.drain(..).for_each(|told| told());
     }
 }
 
@@ -55,6 +75,8 @@ pub(super) struct Link {
     state: Arc<Mutex<LinkState>>,
     /// The server's last complaint, which tells why it closed the connection.
     complaint: Arc<Mutex<Option<String>>>,
+    /// A request on the connection failed, so that no further thread is to use it.
+    is_doubted: Arc<AtomicBool>,
     /// For error texts.
     pub(super) address: Arc<str>,
 }
@@ -64,26 +86,22 @@ impl Link {
         Link {
             state: Arc::new(Mutex::new(LinkState::Opening)),
             complaint: Arc::default(),
+            is_doubted: Arc::default(),
             address: address.to_string().into(),
         }
     }
 
     /// Takes over a new connection and returns its first inbox.
     pub(super) fn begin(&self, connection: nats::Connection) -> Result<Inbox, StreamError> {
-        let wake = connection.new_inbox();
-        let mut life = Life {
-            wake: format!("{wake}.end"),
-            connection,
-            subscriptions: Vec::new(),
-        };
-        let inbox = life.subscribe(wake).map_err(|_| self.lost())?;
+        let life = Life::begin(connection).map_err(|_| self.lost())?;
         let mut state = lock(&self.state);
         if let LinkState::Ended = *state {
             drop(state);
             return Err(self.lost());
         }
         *state = LinkState::Open(life);
-        Ok(inbox)
+        drop(state);
+        self.inbox(None)
     }
 
     /// Creates an inbox: with a new subject, or for all messages below the given subject.
@@ -91,12 +109,40 @@ impl Link {
         let mut state = lock(&self.state);
         if let LinkState::Open(life) = &mut *state {
             let subject = below.map_or_else(|| life.connection.new_inbox(), str::to_owned);
-            if let Ok(inbox) = life.subscribe(subject) {
-                return Ok(inbox);
+            if let Ok((number, messages)) = life.subscribe(&subject) {
+                let link = self.clone();
+                return Ok(Inbox {
+                    subject,
+                    messages,
+                    link,
+                    number,
+                });
             }
         }
         drop(state);
         Err(self.lost())
+    }
+
+    /// Calls `told` when the connection ends; at once if it has ended.
+    pub(super) fn at_end(&self, told: impl FnOnce() + Send + 'static) {
+        let mut state = lock(&self.state);
+        match &mut *state {
+            LinkState::Open(life) => life.at_end.push(Box::new(told)),
+            _ => {
+                drop(state);
+                told();
+            }
+        }
+    }
+
+    /// Lets no further thread use the connection: a request on it failed. Those that use it go on.
+    pub(super) fn doubt(&self) {
+        self.is_doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is open, and no request on it failed.
+    pub(super) fn is_sound(&self) -> bool {
+        !self.is_doubted.load(Ordering::Relaxed) && self.connection().is_ok()
     }
 
     /// Runs on the crate's reader thread, so it must not wait for the server.
@@ -146,6 +192,22 @@ pub struct Inbox {
     pub subject: String,
     /// The messages that arrive at it.
     pub messages: Receiver<nats::Message>,
+    link: Link,
+    number: u64,
+}
+
+impl Drop for Inbox {
+    /// The connection may live on with other threads. The crate tells the server that nobody
+    /// listens any more, which must not block the caller if the server stopped reading.
+    fn drop(&mut self) {
+        let gone = match &mut *lock(&self.link.state) {
+            LinkState::Open(life) => life.subscriptions.remove(&self.number),
+            _ => None,
+        };
+        if let Some(gone) = gone {
+            let _ = spawn_detached("nats-close", move || drop(gone));
+        }
+    }
 }
 
 /// Number of complaints remembered.

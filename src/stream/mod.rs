@@ -160,6 +160,8 @@ pub trait Writer: Send {
     fn flush(&mut self);
     /// Delivers acknowledgements. Closed when the connection is gone.
     fn acks(&self) -> &Receiver<Ack>;
+    /// Lets no further thread use the connection: it is to be given up.
+    fn doubt(&self) {}
     /// The broker's last complaint on this connection, as a suffix for an error's text. May be
     /// empty.
     fn complaint(&self) -> String {

@@ -33,7 +33,7 @@ use super::domains::{self, Foreign};
 use super::jetstream::{message_id, state_in, stream_info};
 use super::{FIRST_WINDOW, Message, QUICK, Reader, StreamError, StreamState, at_slowest};
 use crate::model::frame::MAX_MESSAGE_BYTES;
-use silence::{HEARTBEAT, Silence};
+use silence::Silence;
 
 mod placement;
 mod silence;
@@ -94,7 +94,7 @@ enum Arrival {
     Odd(String),
 }
 
-/// [`Reader`] on JetStream, with its own connection.
+/// [`Reader`] on JetStream.
 pub struct JetStreamReader {
     client: Client,
     stream: String,
@@ -115,8 +115,8 @@ pub struct JetStreamReader {
     silence: Silence,
     /// Fires when `silence` is to be checked.
     silent: Receiver<Instant>,
-    /// Interval of the server's heartbeats.
-    heartbeat: Duration,
+    /// Interval of the server's heartbeats, if it is configured.
+    heartbeat: Option<Duration>,
     /// The limit of bytes a second lets nothing be fetched before this time.
     rests_until: Option<Instant>,
 }
@@ -127,7 +127,7 @@ impl JetStreamReader {
     pub fn new(client: Client, stream: String) -> Result<JetStreamReader, StreamError> {
         let inbox = client.inbox()?;
         Ok(JetStreamReader {
-            heartbeat: client.heartbeat().unwrap_or(HEARTBEAT),
+            heartbeat: client.heartbeat(),
             rests_until: None,
             client,
             stream,
@@ -215,12 +215,13 @@ impl JetStreamReader {
     /// Creates a consumer that begins at `from`.
     fn create(&self, from: u64, replicas: u64) -> Result<Value, StreamError> {
         let stream = &self.stream;
+        let inactive = INACTIVE.max(self.rarest_heartbeat() * EXPIRES * 3);
         let config = json!({
             "deliver_policy": "by_start_sequence", "opt_start_seq": from.max(1),
             "ack_policy": "none", "replay_policy": "instant",
             // In memory on one server: a new consumer is faster than the recovery of an old one.
             "mem_storage": true, "num_replicas": replicas,
-            "inactive_threshold": INACTIVE.max(self.heartbeat * EXPIRES * 3).as_nanos() as u64,
+            "inactive_threshold": inactive.as_nanos() as u64,
         });
         let body = json!({ "stream_name": stream, "config": config });
         self.client
@@ -242,6 +243,7 @@ impl JetStreamReader {
     }
 
     fn pull_up_to(&mut self, batch: usize, bytes: usize) -> Result<(), StreamError> {
+        let heartbeat = self.heartbeat();
         let Some(consumer) = &mut self.consumer else {
             return Ok(());
         };
@@ -258,8 +260,8 @@ impl JetStreamReader {
         });
         let body = json!({
             "batch": batch, "max_bytes": bytes,
-            "expires": (self.heartbeat * EXPIRES).as_nanos() as u64,
-            "idle_heartbeat": self.heartbeat.as_nanos() as u64,
+            "expires": (heartbeat * EXPIRES).as_nanos() as u64,
+            "idle_heartbeat": heartbeat.as_nanos() as u64,
         });
         self.heard();
         let name = self.consumer.as_ref().map_or("", |c| c.name.as_str());
@@ -408,7 +410,8 @@ impl JetStreamReader {
 
 impl Reader for JetStreamReader {
     fn state(&mut self) -> Result<StreamState, StreamError> {
-        let info = stream_info(&self.client, &self.stream)?;
+        let info = stream_info(&self.client, &self.stream);
+        let info = info.inspect_err(|_| self.client.doubt())?;
         let state = state_in(&info);
         (self.domain, self.old) = (domains::named(&info), state.last);
         self.foreign = Foreign::default();
@@ -420,6 +423,29 @@ impl Reader for JetStreamReader {
     }
 
     fn fetch(
+        &mut self,
+        from: u64,
+        wait: Duration,
+        stop: &Receiver<()>,
+    ) -> Result<Vec<Message>, StreamError> {
+        let fetched = self.fetch_from(from, wait, stop);
+        if let Err(StreamError::Disconnected(_) | StreamError::Refused(_)) = &fetched {
+            self.client.doubt(); // another server may do better
+        }
+        fetched
+    }
+
+    fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError> {
+        message_id(&self.client, &self.stream, sequence)
+    }
+}
+
+impl JetStreamReader {
+    fn fetch_from(
         &mut self,
         from: u64,
         wait: Duration,
@@ -464,13 +490,5 @@ impl Reader for JetStreamReader {
                 recv(deadline) -> _ => return Ok(Vec::new()),
             }
         }
-    }
-
-    fn remaining(&self) -> u64 {
-        self.remaining
-    }
-
-    fn message_id(&mut self, sequence: u64) -> Result<Option<String>, StreamError> {
-        message_id(&self.client, &self.stream, sequence)
     }
 }

@@ -1,18 +1,20 @@
 //! Appends frames to the shards' streams.
 //!
 //! ```text
-//! owner -- send, flush --> nats-writer (has the connection) --> server
+//! owner -- send, flush --> nats-writer --> server
 //! owner <---- acks ------- nats-writer <-- acknowledgements --- server
 //!                          nats-writer -- wake --> nats-flush
 //! ```
 //!
 //! The owner never touches the socket, so a server that stopped reading cannot block it. The second
-//! thread exists because the crate's `flush` waits for the server's answer. The reply subject of a
-//! message carries its token, so nothing is stored per message in flight. The owner's timeout
-//! detects a lost acknowledgement. When the connection ends, `nats-writer` ends and closes the
-//! channel of acknowledgements. Dropping the writer ends both threads.
+//! thread exists because the crate's `flush` waits for the server's answer. Both threads end when
+//! nothing was sent for [`RESTS_AFTER`], and the next message starts them again. The reply subject
+//! of a message carries its token, so nothing is stored per message in flight. The owner's timeout
+//! detects a lost acknowledgement. When the connection ends, the channel of acknowledgements is
+//! closed. Dropping the writer ends both threads.
 #![allow(deprecated)]
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
@@ -24,7 +26,7 @@ use super::domains::{self, AckedTokens, Foreign, HEADER};
 use super::jetstream::{self, StreamOptions, code};
 use super::link::Link;
 use super::{Ack, Refusal, StreamError, Writer};
-use crate::thread::spawn_detached;
+use crate::thread::{OnDemand, spawn_detached};
 
 /// Bytes reserved for `Nats-Msg-Id` and the header line; ids are about 40 bytes long.
 const HEADER_ROOM: usize = 256;
@@ -50,6 +52,12 @@ const QUEUE: usize = 1024;
 const WRITE_WAIT: Duration = Duration::from_secs(120);
 /// How long the queue may stay full before the broker counts as gone.
 const STUCK: Duration = Duration::from_millis(250);
+/// The threads end after this long without a message or an acknowledgement. That is longer than an
+/// acknowledgement takes, on all but the slowest connections: there, the owner connects anew.
+const RESTS_AFTER: Duration = Duration::from_secs(20);
+
+/// Where acknowledgements go; none once the connection has ended.
+type Done = Arc<Mutex<Option<Sender<Ack>>>>;
 
 enum WriterJob {
     Publish {
@@ -61,9 +69,10 @@ enum WriterJob {
     Flush,
 }
 
-/// [`Writer`] on JetStream, with its own connection.
+/// [`Writer`] on JetStream.
 pub struct JetStreamWriter {
     jobs: Sender<WriterJob>,
+    thread: Arc<OnDemand<WriterDesk>>,
     acks: Receiver<Ack>,
     subjects: StreamOptions,
     address: String,
@@ -100,26 +109,34 @@ impl JetStreamWriter {
         };
         let inbox = client.inbox()?;
         let link = client.link().clone();
-        let ours = link.clone();
         let (jobs, todo) = bounded(QUEUE);
         // Holds as many as the owner has messages in flight, which the owner bounds itself.
         let (done, acks) = unbounded();
-        // One waiting wake-up covers all messages published before it.
-        let (wake, woken) = bounded(1);
-        start("nats-flush", move || flush_when_woken(&link, &woken))?;
-        start("nats-writer", move || {
-            write(&client, &inbox, streams, (&todo, &done, &wake));
-        })?;
+        let done: Done = Arc::new(Mutex::new(Some(done)));
+        let ended = Arc::downgrade(&done);
+        link.at_end(move || {
+            if let Some(done) = ended.upgrade() {
+                done.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
+        });
+        let desk = WriterDesk {
+            client,
+            inbox,
+            streams,
+            todo,
+            done,
+        };
         let subjects = options.clone();
         Ok(JetStreamWriter {
             jobs,
+            thread: OnDemand::new("nats-writer", &unbounded().0, desk, write),
             acks,
             subjects,
             address,
             max_message_bytes,
             window_bytes,
             foreign,
-            link: ours,
+            link,
         })
     }
 }
@@ -143,7 +160,9 @@ impl Writer for JetStreamWriter {
             data: data.to_vec(),
             token,
         };
-        self.jobs.send_timeout(job, STUCK).map_err(|refusal| {
+        let sent = self.jobs.send_timeout(job, STUCK);
+        self.thread.wake();
+        sent.map_err(|refusal| {
             let why = if refusal.is_timeout() {
                 "takes no more data"
             } else {
@@ -160,6 +179,10 @@ impl Writer for JetStreamWriter {
 
     fn acks(&self) -> &Receiver<Ack> {
         &self.acks
+    }
+
+    fn doubt(&self) {
+        self.link.doubt();
     }
 
     fn complaint(&self) -> String {
@@ -187,42 +210,97 @@ fn flush_when_woken(link: &Link, woken: &Receiver<()>) {
     }
 }
 
-/// Body of `nats-writer`. It returns and closes `done` when the owner or the connection is gone.
-fn write(
-    client: &Client,
-    inbox: &Inbox,
-    mut streams: Streams,
-    (todo, done, wake): (&Receiver<WriterJob>, &Sender<Ack>, &Sender<()>),
-) {
-    loop {
-        select! {
-            recv(todo) -> job => match job {
-                Ok(WriterJob::Publish { subject, id, data, token }) => {
-                    let reply = format!("{}.{token}", inbox.subject);
-                    let headers = [("Nats-Msg-Id", Some(id.as_str())), (HEADER, streams.told())];
-                    let headers: Vec<_> = headers
-                        .iter()
-                        .filter_map(|(name, value)| Some((*name, (*value)?)))
-                        .collect();
-                    match client.publish(&subject, Some(&reply), &headers, &data) {
-                        Ok(()) => keep_to_limit(client, data.len()),
-                        // Too large: the connection is not affected.
-                        Err(StreamError::Refused(text)) => {
-                            let (result, duplicate) = (refusal(&text, false), false);
-                            let _ = done.send(Ack { token, result, duplicate });
+/// All that the thread `nats-writer` works with.
+struct WriterDesk {
+    client: Client,
+    inbox: Inbox,
+    streams: Streams,
+    todo: Receiver<WriterJob>,
+    done: Done,
+}
+
+/// Body of `nats-writer`. It drops the desk when the owner or the connection is gone.
+fn write(mut desk: WriterDesk, thread: &OnDemand<WriterDesk>) {
+    let done = desk
+        .done
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let Some(done) = done else { return };
+    // One waiting wake-up covers all messages published before it.
+    let (wake, woken) = bounded(1);
+    let link = desk.client.link().clone();
+    let flush = start("nats-flush", move || flush_when_woken(&link, &woken));
+    if flush.is_err() {
+        log::debug!("nats-writer: no thread to flush"); // the crate flushes by itself within 5 ms
+    }
+    while desk.works(&done, &wake) {
+        match thread.rest(desk, |desk| desk.todo.is_empty()) {
+            Some(again) => desk = again,
+            None => return,
+        }
+    }
+}
+
+impl WriterDesk {
+    /// Returns true when nothing was to be done for a while, and false when the owner or the
+    /// connection is gone.
+    fn works(&mut self, done: &Sender<Ack>, wake: &Sender<()>) -> bool {
+        let is_on = self.send_and_receive(done, wake);
+        if !is_on {
+            // Acknowledgements that are under way are lost for the owner.
+            self.done
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+        }
+        is_on
+    }
+
+    fn send_and_receive(&mut self, done: &Sender<Ack>, wake: &Sender<()>) -> bool {
+        let WriterDesk {
+            client,
+            inbox,
+            streams,
+            todo,
+            ..
+        } = self;
+        loop {
+            select! {
+                recv(todo) -> job => match job {
+                    Ok(WriterJob::Publish { subject, id, data, token }) => {
+                        let reply = format!("{}.{token}", inbox.subject);
+                        let told = streams.told();
+                        let headers = [("Nats-Msg-Id", Some(id.as_str())), (HEADER, told)];
+                        let headers: Vec<_> = headers
+                            .iter()
+                            .filter_map(|(name, value)| Some((*name, (*value)?)))
+                            .collect();
+                        match client.publish(&subject, Some(&reply), &headers, &data) {
+                            Ok(()) => keep_to_limit(client, data.len()),
+                            // Too large: the connection is not affected.
+                            Err(StreamError::Refused(text)) => {
+                                let (result, duplicate) = (refusal(&text, false), false);
+                                let _ = done.send(Ack { token, result, duplicate });
+                            }
+                            Err(error) => {
+                                log::debug!("nats-writer: {error}");
+                                client.closer().close(); // for the other threads, too
+                                return false;
+                            }
                         }
-                        Err(error) => return log::debug!("nats-writer: {error}"),
                     }
-                }
-                Ok(WriterJob::Flush) => drop(wake.try_send(())),
-                Err(_) => return,
-            },
-            recv(inbox.messages) -> message => match message {
-                Ok(message) => if let Some(ack) = streams.own(&message) {
-                    let _ = done.send(ack);
+                    Ok(WriterJob::Flush) => drop(wake.try_send(())),
+                    Err(_) => return false,
                 },
-                Err(_) => return,
-            },
+                recv(inbox.messages) -> message => match message {
+                    Ok(message) => if let Some(ack) = streams.own(&message) {
+                        let _ = done.send(ack);
+                    },
+                    Err(_) => return false,
+                },
+                default(RESTS_AFTER) => return true,
+            }
         }
     }
 }

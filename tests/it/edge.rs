@@ -189,6 +189,7 @@ fn rare_heartbeats_make_an_idle_node_quiet() {
         };
         cluster.nodes.iter_mut().map(start).collect()
     };
+    cluster.nodes[0].set("edge.heartbeat", "3000");
     cluster.nodes[1].set("edge.heartbeat", "60000");
     Node::start_all(&mut cluster.nodes);
     cluster.nodes[1].execute("INSERT INTO item VALUES (1, 'a', 2)");

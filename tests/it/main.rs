@@ -25,6 +25,7 @@ mod golden;
 mod handled;
 mod health;
 mod held;
+mod idle;
 mod inspect;
 mod jwt;
 mod leaf;

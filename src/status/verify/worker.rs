@@ -1,12 +1,11 @@
 //! Thread: does long work one after the other: a run that was asked for here, and answers to the
-//! runs of other nodes. It waits for both without waking.
+//! runs of other nodes. It exists only meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::rand::GetRandomFlags;
 
 use super::answer::{AnswerError, answer};
@@ -15,7 +14,7 @@ use super::report::VerifyReport;
 use super::run::{Nodes, verify};
 use crate::model::text::hex;
 use crate::shared::Shared;
-use crate::thread::{Exited, spawn};
+use crate::thread::{Exited, OnDemand};
 
 /// Shortest time to wait for the other nodes. The wait is longer if this node took longer itself.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,30 +36,41 @@ pub enum VerifyJob {
     Answer(VerifyRequest),
 }
 
-/// Starts the thread; it ends when `stop` is closed.
-pub fn start(shared: Arc<Shared>, stop: Receiver<()>, exits: &Sender<Exited>) -> JoinHandle<()> {
+/// What the thread works with.
+pub struct VerifyWorker {
+    shared: Arc<Shared>,
+    stop: Receiver<()>,
+    jobs: Receiver<VerifyJob>,
+}
+
+/// Takes jobs from now on. Work ends when `stop` is closed.
+pub fn start(shared: Arc<Shared>, stop: Receiver<()>, exits: &Sender<Exited>) {
     // At most one job waits. A node that asks meanwhile gets no answer, and asks again.
     let (sender, jobs) = bounded(1);
-    shared.status.employ(sender);
-    spawn("verify", exits, move || {
-        loop {
-            let job = select! {
-                recv(stop) -> _ => return Ok(()),
-                recv(jobs) -> job => match job {
-                    Ok(job) => job,
-                    Err(_) => return Ok(()),
-                },
-            };
+    let board = shared.clone();
+    let worker = VerifyWorker { shared, stop, jobs };
+    let thread = OnDemand::new("verify", exits, worker, work);
+    board.status.employ((sender, thread));
+}
+
+fn work(mut worker: VerifyWorker, thread: &OnDemand<VerifyWorker>) {
+    loop {
+        let VerifyWorker { shared, stop, jobs } = &worker;
+        for job in jobs.try_iter() {
             match job {
-                VerifyJob::Run { repair, dry_run } => run(&shared, &stop, repair, dry_run),
+                VerifyJob::Run { repair, dry_run } => run(shared, stop, repair, dry_run),
                 VerifyJob::Answer(request) => {
-                    if let Err(why) = tell(&shared, &request, &stop) {
+                    if let Err(why) = tell(shared, &request, stop) {
                         log::debug!("verify: {why}");
                     }
                 }
             }
         }
-    })
+        match thread.rest(worker, |worker| worker.jobs.is_empty()) {
+            Some(again) => worker = again,
+            None => return,
+        }
+    }
 }
 
 fn run(shared: &Arc<Shared>, stop: &Receiver<()>, repair: bool, dry_run: bool) {

@@ -14,8 +14,11 @@ use super::super::StreamError;
 use super::super::client::API_TIMEOUT;
 use super::{Arrival, JetStreamReader, NOWHERE};
 
-/// Usual interval at which the server sends a heartbeat while it has no messages.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
+/// Usual interval at which a server of a cluster sends a heartbeat while it has no messages.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// The same for a server alone: its consumers end with its connections, which then are closed. Only
+/// a network that swallows everything is noticed late.
+const HEARTBEAT_ALONE: Duration = Duration::from_secs(10);
 /// How late a heartbeat may be before the reader asks the stream.
 const LATE: Duration = Duration::from_secs(1);
 /// Last token of the reply subject of such a request.
@@ -78,10 +81,25 @@ impl Silence {
 }
 
 impl JetStreamReader {
+    /// Interval of the server's heartbeats.
+    pub(super) fn heartbeat(&self) -> Duration {
+        let is_alone = |c: &super::PullConsumer| !c.is_clustered && !self.client.is_elsewhere();
+        let usual = match self.consumer.as_ref().is_some_and(is_alone) {
+            true => HEARTBEAT_ALONE,
+            false => HEARTBEAT,
+        };
+        self.heartbeat.unwrap_or(usual)
+    }
+
+    /// The longest that [`Self::heartbeat`] may be.
+    pub(super) fn rarest_heartbeat(&self) -> Duration {
+        self.heartbeat.unwrap_or(HEARTBEAT_ALONE)
+    }
+
     /// Records a sign of life of the consumer.
     pub(super) fn heard(&mut self) {
         self.silence = Silence::default();
-        self.silent = after(self.heartbeat + LATE);
+        self.silent = after(self.heartbeat() + LATE);
     }
 
     /// Asks the stream for its last sequence. False: earlier requests got no answer.
@@ -104,7 +122,7 @@ impl JetStreamReader {
     pub(super) fn told_of_the_end(&mut self, next: u64, answer: &[u8]) -> Arrival {
         let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
         let last = answer["state"]["last_seq"].as_u64().unwrap_or(0);
-        match self.silence.answered(last >= next, self.heartbeat + LATE) {
+        match self.silence.answered(last >= next, self.heartbeat() + LATE) {
             Verdict::Late => {}
             Verdict::Wait(time) => self.silent = after(time),
             Verdict::Missing => {

@@ -1,0 +1,76 @@
+//! A daemon with nothing to do: few threads, which sleep.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+use crate::node::{Node, until};
+
+/// Threads beside those of shards: main, events, publisher, snapshots, two of the connection.
+const THREADS: usize = 6;
+
+/// Times that the threads of an idle daemon may wake up in [`WINDOW`]. On a quiet machine they wake
+/// up five times.
+const WAKES: u64 = 15;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Wake-ups since the start by thread.
+fn threads(node: &Node) -> BTreeMap<String, u64> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", node.pid())).unwrap();
+    let of_task = |task: std::path::PathBuf| {
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        let status = fs::read_to_string(task.join("status")).ok()?;
+        let of_line = |line: &str| {
+            line.strip_prefix("voluntary_ctxt_switches:")?
+                .trim()
+                .parse()
+                .ok()
+        };
+        let number = task.file_name()?.to_str()?.to_owned();
+        let wakes = status.lines().find_map(of_line)?;
+        Some((format!("{} {number}", name.trim()), wakes))
+    };
+    tasks
+        .flatten()
+        .filter_map(|task| of_task(task.path()))
+        .collect()
+}
+
+#[test]
+fn an_idle_daemon_has_few_threads_which_sleep() {
+    let mut cluster = Cluster::stopped(2, |node| {
+        node.set("cleanup_interval", "5000")
+            .set("nats.reconnect_wait_seconds", "2");
+    });
+    Node::start_all(&mut cluster.nodes);
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 1)");
+    cluster.nodes[1].execute("INSERT INTO item VALUES (2, 'b', 2)");
+    cluster.converge();
+    for node in &cluster.nodes {
+        until("few threads", || {
+            (threads(node).len() <= THREADS + 1).then_some(())
+        });
+    }
+    let node = &cluster.nodes[0];
+    let mut seen = Vec::new();
+    let deadline = Instant::now() + 6 * WINDOW;
+    loop {
+        let before = threads(node);
+        std::thread::sleep(WINDOW);
+        let after = threads(node);
+        let since = |(name, wakes): (&String, &u64)| wakes - before.get(name).unwrap_or(&0);
+        let wakes: u64 = after.iter().map(since).sum();
+        if wakes <= WAKES {
+            println!("{wakes} wake-ups in {WINDOW:?}");
+            break;
+        }
+        seen.push((wakes, before, after));
+        assert!(
+            Instant::now() < deadline,
+            "it wakes up too often: {seen:#?}"
+        );
+    }
+    let now = threads(node);
+    assert!(now.len() <= THREADS + 1, "{now:?}");
+}
