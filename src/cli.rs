@@ -36,7 +36,7 @@ usage: harmonylite [flags]
                        it is a danger (then it ends with 1); changes nothing, needs no daemon
   snapshots            list the snapshots in the store
   restore              write the newest snapshot to FILE (default: restored.db), as a plain
-                       database without anything of ours
+                       database without HarmonyLite's tables
   status               show this node and all others: how far behind, what waits, last seen
   schema status        show the hash of the replicated tables' schema; with -cluster, which
                        nodes have a different one
@@ -55,7 +55,7 @@ usage: harmonylite [flags]
   -pid-file FILE       write the process id to FILE while the daemon runs, for init scripts
   -version             print the version, and stop
   -help, -h            print this text, and stop
-  -json                for what shows something: as JSON
+  -json                for a command that shows something: as JSON
   -schema-status       the same as schema status
   -schema-status-cluster
                        the same as schema status -cluster
@@ -167,7 +167,7 @@ pub enum DaemonQuery {
     Status,
     /// The hash of the replicated tables' schema; with `cluster`, compared with all nodes.
     Schema {
-        /// Of all nodes, not of this one alone.
+        /// Ask all nodes, not this one alone.
         cluster: bool,
     },
     /// Whether all nodes hold the same rows; with `repair`, the newest version of a row that
@@ -338,7 +338,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             let options = options(&mut args)?;
             finish(
                 args,
-                "restore takes -o FILE, and -config and what is for the server",
+                "restore takes -o FILE, -config and the flags for the server",
             )?;
             Ok(Command::Restore { options, to })
         }
@@ -347,7 +347,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             let options = options(&mut args)?;
             finish(
                 args,
-                "snapshots takes -json, and -config and what is for the server",
+                "snapshots takes -json, -config and the flags for the server",
             )?;
             Ok(Command::Snapshots { options, json })
         }

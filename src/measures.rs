@@ -37,7 +37,7 @@ pub struct Measures {
     reconnects: IntCounter,
     snapshot_seconds: Gauge,
     snapshot_failures: AtomicU64,
-    /// Of the newest known snapshot: Unix milliseconds when it was made, and its bytes.
+    /// The newest known snapshot: Unix milliseconds when it was made, and its bytes.
     newest_snapshot: Mutex<Option<(i64, u64)>>,
     /// Whether the publisher has a connection, and whether it had one before.
     publishes: AtomicBool,

@@ -122,7 +122,7 @@ pub struct ConnectPauses {
 pub struct PublisherInputs {
     /// Closed to end the thread.
     pub stop: Receiver<()>,
-    /// From [`Shared::new`].
+    /// The channel of [`Shared::new`].
     pub woken: Receiver<()>,
 }
 

@@ -122,8 +122,8 @@ impl Database {
         })
     }
 
-    /// Once nothing is lacking here any more: publishes all rows, so that the duplicate gets what
-    /// it lacks.
+    /// Publishes all rows once nothing is lacking here any more, so that the duplicate node gets
+    /// the rows that it lacks.
     pub(super) fn tell_duplicate_node(&mut self) -> Result<()> {
         if get_meta(&self.conn, Meta::UnheardByDuplicate)?.unwrap_or(false) {
             self.republish_all()?;

@@ -43,8 +43,7 @@ pub struct HeldTable {
     pub keys: Vec<String>,
     /// Shape of the table's key here; none if the table is not here.
     pub key_here: Option<String>,
-    /// Those of `keys` that a table had here before: the rows come from nodes that have not
-    /// migrated.
+    /// Former keys of the table among `keys`: the rows come from nodes that have not migrated.
     pub former_keys: Vec<String>,
 }
 

@@ -245,7 +245,7 @@ impl Database {
         each.min().unwrap_or(i64::MAX)
     }
 
-    /// The same for one stream.
+    /// [`Self::covered_up_to`] for one stream.
     pub(crate) fn covered_in(
         &self,
         stream: &str,

@@ -147,7 +147,8 @@ impl Database {
         self.tombstone_age.doubted = self.reservation.peek_number();
     }
 
-    /// The same, if the message about to be applied, which the broker stored at `time_ms`, is old.
+    /// Does the same if the message about to be applied, which the broker stored at `time_ms`, is
+    /// old.
     pub(crate) fn doubt_old(&mut self, time_ms: i64) {
         if self.is_old(time_ms) {
             self.doubt_tombstone_age();

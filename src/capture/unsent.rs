@@ -120,7 +120,7 @@ impl Database {
         Ok(())
     }
 
-    /// The same during a capture, but at most once per `CLEAR_EVERY`: it writes two more pages.
+    /// Clears them during a capture, but at most once per `CLEAR_EVERY`: it writes two more pages.
     pub(crate) fn clear_marks_now_and_then(&mut self) -> Result<()> {
         match self.clock.uptime() - self.marks.cleared >= CLEAR_EVERY {
             true => self.clear_marks(),

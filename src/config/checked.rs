@@ -43,7 +43,7 @@ pub struct Config {
     pub common: Common,
     /// The database file, with symbolic links followed; its folder exists.
     pub db_path: PathBuf,
-    /// As configured, never 0; if absent see [`super::node_id::derive`].
+    /// The configured id, never 0; if absent see [`super::node_id::derive`].
     pub node_id: Option<u64>,
     /// The name of this node for people: as configured, else the host's name.
     pub node_name: String,

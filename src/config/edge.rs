@@ -36,7 +36,7 @@ pub struct Window {
     /// Seconds since midnight.
     from: u32,
     to: u32,
-    /// As it stands in the configuration.
+    /// The text in the configuration.
     pub text: String,
 }
 

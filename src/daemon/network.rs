@@ -41,7 +41,7 @@ impl Network {
     /// Begins to watch. [`Network::read`] must follow each event of [`Network::file`].
     pub(super) fn watch(dialer: Arc<Dialer>) -> Network {
         let socket = open()
-            .map_err(|e| log::debug!("changes of the network are not noticed: {e}"))
+            .map_err(|e| log::debug!("this node does not notice changes of the network: {e}"))
             .ok();
         Network {
             dialer,

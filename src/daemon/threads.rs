@@ -100,7 +100,7 @@ impl Threads {
         if snapshots::are_kept(config)
             && let Err(e) = shared.hold_reading()
         {
-            log::debug!("reading is not held: {e}"); // held or not, it comes to the same
+            log::debug!("reading begins before the snapshot: {e}"); // that only costs time
         }
         for shard in 1..=shards {
             let (shared, broker) = (shared.clone(), broker.clone() as Arc<dyn Broker>);

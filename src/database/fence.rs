@@ -63,10 +63,10 @@ const CHECKPOINT_PAGES: u32 = 1000;
 /// Kind of gap between readers in which the next write transaction begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReaderGap {
-    /// Nobody reads, and the process holds the bytes. They are taken again once the transaction has
-    /// begun.
+    /// No process reads, and this process holds the bytes. It takes them again once the transaction
+    /// has begun.
     Fence,
-    /// Nobody read. The check is repeated once the transaction has begun.
+    /// No process read. The check is repeated once the transaction has begun.
     Checked,
     /// No check was made, or no gap came in time.
     None,

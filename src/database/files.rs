@@ -85,7 +85,7 @@ struct FileState {
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
     page_size: [u8; 2],
-    /// Both 2 in WAL mode.
+    /// The versions for reading and for writing: both are 2 in WAL mode.
     versions: [u8; 2],
     change_counter: u32,
 }

@@ -59,7 +59,8 @@ pub(super) fn install(conn: &Connection, settings: &Settings) -> Result<bool> {
     }
     own_shape::drop_tables(conn, &names.others)?;
     if format.is_none() {
-        // They may come from a schema file: their table numbers are those of a different database.
+        // Own tables may come from a schema file: their table numbers are those of a different
+        // database.
         own_shape::drop_tables(conn, &names.ours)?;
     }
     conn.execute_batch(own_tables::CREATE)?;

@@ -23,8 +23,8 @@ pub(super) fn set_wal(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
         );
         return Ok(());
     }
-    // It fails while the application is inside a transaction. HarmonyLite works without WAL, only
-    // slower.
+    // SQLite refuses while the application is inside a transaction. HarmonyLite works without WAL,
+    // only slower.
     let set: rusqlite::Result<String> =
         conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0));
     if set.as_deref() != Ok("wal") {

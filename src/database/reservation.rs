@@ -64,7 +64,7 @@ impl Reservation {
         })
     }
 
-    /// To be called after entries from before this start were put into the change log, see
+    /// Must be called after entries from before this start were put into the change log, see
     /// [`OfflineWrites`].
     pub(crate) fn reload_offline_writes(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let base_ms = get_meta(conn, Meta::ClockBase)?.unwrap_or_default();
@@ -139,7 +139,7 @@ impl Reservation {
         [self.floor_ms, self.until_ms, self.until_number] = bounds;
     }
 
-    /// To be called when an extension is committed.
+    /// Must be called when an extension is committed.
     pub(crate) fn is_stored(&mut self) {
         self.stored_number = self.until_number;
     }
@@ -165,8 +165,8 @@ impl Reservation {
         Ok(())
     }
 
-    /// To be called when the broker's clock shows that a reservation was too far ahead: times above
-    /// `bound_ms` were never right, so they no longer bind.
+    /// Must be called when the broker's clock shows that a reservation was too far ahead: times
+    /// above `bound_ms` were never right, so they no longer bind.
     pub(crate) fn lower(&mut self, bound_ms: i64) {
         self.floor_ms = self.floor_ms.min(bound_ms);
         self.offline_writes.lower(bound_ms);

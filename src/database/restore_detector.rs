@@ -35,12 +35,12 @@ struct LastCapture {
 }
 
 impl RestoreDetector {
-    /// To be called when versions were removed, or a capture was undone.
+    /// Must be called when versions were removed, or a capture was undone.
     pub(crate) fn forget(&mut self) {
         self.captured = None;
     }
 
-    /// To be called when the catalog was read anew: the versions of a table may be gone with it.
+    /// Must be called when the catalog was read anew: the versions of a table may be gone with it.
     pub(crate) fn note_schema(&mut self, version: i64) {
         self.schema_version = Some(version);
         self.forget();

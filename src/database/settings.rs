@@ -11,7 +11,7 @@ use crate::model::frame::{MAX_FRAME_BYTES, MAX_ROW_BYTES};
 pub struct Settings {
     /// The database file.
     pub path: PathBuf,
-    /// From the configuration or the machine. If none, a random id is drawn and kept in the
+    /// The id from the configuration or the machine. If none, a random id is drawn and kept in the
     /// database.
     pub node_id: Option<u64>,
     /// Whether local changes are published.

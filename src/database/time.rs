@@ -141,7 +141,7 @@ mod tests {
 
     const NOW: i64 = 1_780_000_000_000;
 
-    /// As a box whose clock lost its battery shows it: the epoch, or any time.
+    /// A box whose clock lost its battery shows the epoch, or any time.
     #[test]
     fn a_wrong_clock_is_named_until_it_is_set() {
         let mut node = Node::new(1, "CREATE TABLE t (id INTEGER PRIMARY KEY)");

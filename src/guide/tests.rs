@@ -117,7 +117,7 @@ fn every_block_names_its_language() {
     }
 }
 
-/// Those that a person calls: others are sourced.
+/// Scripts that a person calls; the others are sourced.
 #[test]
 fn every_script_is_explained() {
     let all: String = documents().into_iter().map(|(_, text)| text).collect();

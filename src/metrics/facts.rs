@@ -12,7 +12,7 @@ use crate::{health, progress};
 /// Rows are counted up to this number, so that neither the client nor the node waits.
 const COUNTED: u64 = 10_000;
 
-/// The same for unpublished rows, which one read of an index counts.
+/// Most unpublished rows that are counted, by one read of an index.
 const BACKLOG_COUNTED: u64 = 100_000;
 
 /// How long a client waits for the database, which an application may have locked.

@@ -40,7 +40,7 @@ impl Backoff {
         wait
     }
 
-    /// To be called after a success: the next wait is the first again.
+    /// Must be called after a success: the next wait is the first again.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

@@ -86,7 +86,7 @@ impl Sizes {
     /// How much a stream keeps, with at most `max_entries` messages.
     pub(super) fn keeps(&self, max_entries: u64) -> Keeps {
         let message_bytes = self.average();
-        // As large as they get, until their size is known.
+        // Messages count as the largest ones until their size is known.
         let average = message_bytes.unwrap_or(MESSAGE_BYTES);
         let by_bytes = (self.bytes.load(Ordering::Relaxed) / average).max(1);
         let by_number = self.messages.load(Ordering::Relaxed).max(1);

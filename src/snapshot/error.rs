@@ -43,7 +43,7 @@ pub enum TransferError {
     NotOurs {
         /// The store, as the configuration names it.
         store: String,
-        /// To whom it belongs instead.
+        /// The owner of the place.
         cause: String,
     },
     /// The database here is damaged, and so would be copies of it.

@@ -68,7 +68,7 @@ enum Asked {
 /// Time of the next round, if nothing happens before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextRound {
-    /// Not before an event.
+    /// Rest until an event.
     Rest,
     /// After this time.
     After(Duration),

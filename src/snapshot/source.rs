@@ -45,7 +45,7 @@ impl SnapshotSource {
     /// trusted.
     pub(super) fn open(path: &Path) -> Result<SnapshotSource> {
         SnapshotSource::read(path).map_err(|e| match e {
-            // Those of the snapshot: the database here has them.
+            // The snapshot lacks the tables: the database here has them.
             DatabaseError::Dropped => damaged("it lacks tables of HarmonyLite".to_owned()),
             e => e,
         })

@@ -14,7 +14,7 @@ const BESIDE: usize = 300;
 pub struct Bandwidth {
     /// Bytes a second.
     each: u64,
-    /// Until when the bytes sent so far, and those received so far, take.
+    /// The time until which the bytes sent so far take, and those received so far.
     up: Mutex<Instant>,
     down: Mutex<Instant>,
 }
@@ -35,7 +35,7 @@ impl Bandwidth {
         self.count(&self.up, bytes, Instant::now())
     }
 
-    /// The same for bytes that arrived.
+    /// Counts bytes that arrived, in the same way.
     pub fn received(&self, bytes: usize) -> Duration {
         self.count(&self.down, bytes, Instant::now())
     }

@@ -77,8 +77,7 @@ pub(super) fn who_is_alone(path: &Path) -> Alone {
     alone.max().unwrap_or(Alone::Nobody)
 }
 
-/// Those files of a process whose names begin like one of the two, and whether it can write to
-/// them.
+/// The files of a process whose names begin like one of the two, and whether it can write to them.
 fn open_files(process: u32, database: &Path, wal: &Path) -> Vec<(Metadata, bool)> {
     let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else {
         return Vec::new();

@@ -106,9 +106,9 @@ pub fn sshd(bench: &Bench) {
     let unknown = with(&|s| s.known_hosts = file("none", "other ssh-rsa AAAA\n"));
     refused(bench, unknown, "unknown server: its key SHA256:");
     let other = with(&|s| s.known_hosts = file("other", &here));
-    refused(bench, other, "another server answers");
+    refused(bench, other, "a different server answers");
     let pinned = with(&|s| s.host_key = Some(key.into()));
-    refused(bench, pinned, "another server answers");
+    refused(bench, pinned, "a different server answers");
     let no_key = with(&|s| s.host_key = Some(SECRET.into()));
     refused(bench, no_key, "host_key: not a public key");
     let no_file = with(&|s| s.known_hosts = Some("/no/such".into()));

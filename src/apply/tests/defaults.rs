@@ -83,7 +83,7 @@ fn a_default_with_parentheses_evicts_in_the_place_of_null() {
     assert_eq!(n[1].rows("SELECT * FROM t"), "i2 t'(none)'");
 }
 
-/// The same with a default that SQLite computes for each row.
+/// A default that SQLite computes for each row.
 #[test]
 fn a_default_that_is_no_constant_evicts_in_the_place_of_null() {
     for (class, default) in [

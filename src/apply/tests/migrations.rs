@@ -201,7 +201,7 @@ fn what_a_rebuild_puts_into_a_new_column_is_no_newer_than_what_arrived_before() 
     }
 }
 
-/// The same for a renamed column whose old value is the larger one.
+/// A renamed column whose old value is the larger one.
 #[test]
 fn what_a_renamed_column_held_is_no_newer_than_what_arrived_before() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, a)");

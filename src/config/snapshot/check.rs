@@ -161,7 +161,7 @@ fn server<'a>(
         Ok(_) => section.note(
             key,
             format!(
-                "begins with another scheme than {}: it must be like {example}",
+                "begins with a different scheme than {}: it must be like {example}",
                 schemes.join(" or ")
             ),
         ),

@@ -85,7 +85,7 @@ fn s3() {
     bad("host:99999", &["from 1 to 65535", "https://host"]);
     bad("host/bucket", &["behind the host", "path"]);
     bad("host?hunter2", &["behind the host"]);
-    bad("ftp://host", &["another scheme than https or http"]);
+    bad("ftp://host", &["a different scheme than https or http"]);
     bad("hello world", &["no host name"]);
     let more = |keys: &str| with("host") + "\n" + keys;
     check_bad(
@@ -108,7 +108,7 @@ fn s3() {
 #[test]
 fn webdav() {
     for (url, part) in [
-        ("ftp://x", "another scheme than https or http"),
+        ("ftp://x", "a different scheme than https or http"),
         ("hello hunter2 world", "no host name"),
         ("https://me:hunter2/x@host/", "/ as %2F"),
         ("https://me:hunter2?x@host/", "? as %3F"),
@@ -163,7 +163,7 @@ fn sftp() {
             "endpoint = \"h\"\nhost_key = \"garbage\"",
             "host_key is not a public key",
         ),
-        ("url = \"http://h\"", "another scheme than sftp"),
+        ("url = \"http://h\"", "a different scheme than sftp"),
         ("url = \"sftp://h/a?b\"", "write it as %3F"),
         ("url = \"sftp://h/../a\"", "url leads upwards"),
         (

@@ -116,7 +116,7 @@ fn former_name(id: i64) -> String {
     format!("{PREFIX}_former_{id}")
 }
 
-/// The same name, quoted for SQL.
+/// The name of that table, quoted for SQL.
 pub(crate) fn former_table(id: i64) -> String {
     quote(&former_name(id))
 }

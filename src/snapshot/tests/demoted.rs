@@ -4,7 +4,7 @@ use super::{merge, snapshot};
 use crate::apply::conflicts;
 use crate::apply::tests::support::{Node, assert_equal, exchange};
 
-/// Such tables as Django has.
+/// Tables like those of Django.
 const TYPES: &str = "CREATE TABLE ct(id INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT, model TEXT, \
     UNIQUE(app, model));
     CREATE TABLE perm(id INTEGER PRIMARY KEY AUTOINCREMENT, ct_id INTEGER NOT NULL REFERENCES \

@@ -1,4 +1,4 @@
-//! Files and manifests that were made to do harm, and some that merely look so.
+//! Snapshots and manifests that are malicious, and some that only look so.
 
 use rusqlite::Connection;
 
@@ -26,7 +26,7 @@ fn check(path: &std::path::Path) -> Result<(), String> {
     })
 }
 
-/// SQLite itself reports it.
+/// SQLite itself reports the damage.
 #[test]
 fn a_schema_of_more_than_one_statement_is_refused() {
     let (_a, taken) = forged(
@@ -47,7 +47,7 @@ fn views_in_place_of_our_tables_are_refused() {
     assert!(Merge::open(&taken.0, &taken.1).is_err());
 }
 
-/// Waiting for them to come back, as for those of the database here, would be in vain.
+/// Waiting for the tables to come back, as in the database here, would be in vain.
 #[test]
 fn a_snapshot_without_our_tables_is_damaged() {
     for table in ["meta", "sites", "tables"] {

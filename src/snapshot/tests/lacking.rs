@@ -84,8 +84,7 @@ fn what_was_acknowledged_behind_the_snapshot_is_not_taken_for_deleted() {
     assert!(meet(&mut n).contains("slow clock"));
 }
 
-/// As above, by a node that was away for long: its rows are old enough for all to have forgotten
-/// them.
+/// A node that was away for long has a row that is old enough for all others to have forgotten it.
 #[test]
 fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
     let mut n = forgetful(

@@ -179,7 +179,7 @@ fn equal_nodes_are_fine_and_one_changed_byte_is_found_and_mended() {
     assert_eq!(cluster.rows(1, name), ["name 17"]);
 }
 
-/// Also if the spoilt content would win against the other by its bytes.
+/// The spoilt content would win against the other one by its bytes.
 #[test]
 fn whatever_was_changed_behind_the_triggers_back_is_mended() {
     for spoil in [

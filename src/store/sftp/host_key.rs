@@ -98,7 +98,7 @@ impl Identity {
             Proof::Ignored => Ok(()),
             Proof::Pinned(_, pinned) if pinned == key => Ok(()),
             Proof::Pinned(..) => Err(format!(
-                "another server answers: its key {shown} is not the one in host_key"
+                "a different server answers: its key {shown} is not the one in host_key"
             )),
             Proof::Known { file, lines } => {
                 let mut known = known_hosts(session)?;
@@ -110,7 +110,7 @@ impl Identity {
                 match known.check_port(&self.host, self.port, key) {
                     CheckResult::Match => Ok(()),
                     CheckResult::Mismatch => Err(format!(
-                        "another server answers: its key {shown} is not the one in {file}"
+                        "a different server answers: its key {shown} is not the one in {file}"
                     )),
                     _ => Err(format!(
                         "unknown server: its key {shown} is not in {file}; if it is the right one, \

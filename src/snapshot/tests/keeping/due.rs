@@ -46,7 +46,7 @@ fn much_was_written_in_few_messages() {
     assert!(is_due(&a), "1100 KiB, and the database has less");
 }
 
-/// Somebody else made the stream, or its number is not ours to choose.
+/// A different node or a person made the stream, or its limit is not ours to choose.
 #[test]
 fn a_stream_that_keeps_less_than_is_configured() {
     let cluster = Cluster::new();
