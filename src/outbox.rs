@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_forgotten_does_not_count_as_acknowledged() {
+    fn forgotten_frames_do_not_count_as_acknowledged() {
         let mut outbox = Outbox::default();
         assert!(outbox.push(vec![frame(5), frame(9)]));
         outbox.clear();

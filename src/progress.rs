@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_long_is_drawn_over_and_wiped() {
+    fn long_work_is_drawn_over_and_wiped() {
         let mut board = ProgressBoard::new();
         let began = Instant::now();
         let at = |millis| began + Duration::from_millis(millis);

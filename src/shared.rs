@@ -418,7 +418,7 @@ mod tests {
     use crate::apply::tests::support::Node;
 
     #[test]
-    fn what_was_sent_is_read_when_all_is_read_again() {
+    fn own_messages_are_read_when_all_is_read_again() {
         let shared = Shared::new(Node::new(1, "").db, 1).0;
         let (id, text) = ([7; 16], format!("{:032x}", u128::from_be_bytes([7; 16])));
         shared.remember_own(&id);

@@ -310,7 +310,7 @@ mod tests {
 
     /// The second connection is opened at the same moment. The shell reads the header first.
     #[test]
-    fn who_opens_the_database_alone_is_noticed_beside_any_that_open_both() {
+    fn a_program_that_opens_the_database_alone_is_noticed_beside_any_that_open_both() {
         let dir = tempfile::tempdir().unwrap();
         let [db, wal] = ["a.db", "a.db-wal"].map(|name| dir.path().join(name));
         let _kept = [&db, &wal].map(|path| open(path));
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn who_opens_both_or_only_reads_the_database_is_not_noticed() {
+    fn a_program_that_opens_both_or_only_reads_is_not_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let [db, wal, shm] = ["a.db", "a.db-wal", "a.db-shm"].map(|name| dir.path().join(name));
         let _kept = [&db, &wal, &shm].map(|path| open(path));

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_enters_the_settings_of_no_one() {
+    fn different_settings_reach_no_other_node() {
         let dialer = Dialer::new(FIRST, LONGEST);
         let fatal = || Err::<(), _>(StreamError::Fatal("shards".into()));
         assert!(dialer.attempt(fatal).is_err());

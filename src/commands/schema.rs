@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn who_differs_is_named() {
+    fn a_node_with_different_tables_is_named() {
         let mut status = Status {
             this: node("1", Some("aa")),
             others: vec![node("2", Some("aa")), node("3", None)],

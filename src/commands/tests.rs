@@ -48,7 +48,7 @@ fn nothing_is_restored_beside_what_another_database_left() {
 }
 
 #[test]
-fn who_reads_makes_no_folder() {
+fn a_reader_makes_no_folder() {
     let folder = tempfile::tempdir().unwrap();
     let config = configured(folder.path());
     let store = folder.path().join("none/store");
@@ -115,7 +115,7 @@ fn a_signal_leaves_nothing_behind() {
 
 #[cfg(feature = "store-sftp")]
 #[test]
-fn whoever_trusts_anybody_is_told() {
+fn trusting_any_server_is_reported() {
     let told = |keys: &str| {
         let text = format!(
             "db_path = \"/tmp/a.db\"\n[snapshot]\nstore = \"sftp\"\n[snapshot.sftp]\n\

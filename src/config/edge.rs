@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_window() {
+    fn texts_that_are_no_window() {
         for text in [
             "2:00-5:00",
             "02:00",

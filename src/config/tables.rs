@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_before_what() {
+    fn the_order_of_the_lists() {
         const BOOK: (&str, &str) = ("django_migrations", "id app name applied");
         let is = |tables: &Tables, (table, columns): (&str, &str), expected: &str| {
             let chosen = chosen(tables, table, columns);

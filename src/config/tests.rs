@@ -333,7 +333,7 @@ fn client_certificate() {
 }
 
 #[test]
-fn what_a_store_needs() {
+fn keys_that_a_store_needs() {
     for (store, key) in [("file", "path"), ("sftp", "endpoint")] {
         if is_built_in(store) {
             let part = format!("snapshot.{store}.{key} is missing");

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_restart_is_named_by_its_place() {
+    fn a_key_that_needs_a_restart_is_named_by_its_place() {
         let config = |rest: &str| {
             let text = format!("db_path = \"/tmp/a.db\"\n{rest}");
             Config::parse(Path::new("box.toml"), &text).unwrap()

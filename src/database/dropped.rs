@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_dropped_the_application_writes_on() {
+    fn the_application_writes_on_without_any_of_our_tables() {
         for which in names().into_iter().map(Some).chain([None]) {
             let mut n = cluster(2, SCHEMA);
             n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b'); INSERT INTO w VALUES (1, 'x', 'c')");
@@ -346,7 +346,7 @@ mod tests {
 
     /// A thread that only reads may be the first to notice.
     #[test]
-    fn who_reads_a_table_that_was_dropped_is_told_so() {
+    fn a_reader_of_a_dropped_table_gets_an_error_that_says_so() {
         let mut node = Node::new(1, SCHEMA);
         node.db.heard_broker_time(1_700_000_000_000);
         drop_tables(&node, |_| true);
@@ -381,7 +381,7 @@ mod tests {
     /// Changes that other nodes made meanwhile win over sent changes, and unsent changes win over
     /// the state before them.
     #[test]
-    fn what_was_not_sent_is_kept() {
+    fn unsent_rows_are_kept() {
         let mut n = cluster(2, SCHEMA);
         n[0].run(
             "INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c'); INSERT INTO w VALUES (1, 'x', 'c')",
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_in_the_log_is_captured() {
+    fn entries_of_the_log_are_captured() {
         let mut n = cluster(2, SCHEMA);
         n[0].run("INSERT INTO t VALUES (1, 'a'); INSERT INTO w VALUES (1, 'x', 'c')");
         converge(&mut n);

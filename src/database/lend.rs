@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_before_an_end_is_captured() {
+    fn writes_before_an_end_are_captured() {
         let mut node = Node::new(1, SCHEMA);
         node.run("INSERT INTO t VALUES (1, 'a')");
         assert_eq!(node.db.lend(|_| true).unwrap(), Lent::Untaken);

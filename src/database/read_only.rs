@@ -182,7 +182,7 @@ mod tests {
 
     /// Cases: as after a crash, and copied without the -shm, or without the -wal.
     #[test]
-    fn what_a_crash_leaves_is_left_as_it_is() {
+    fn leftovers_of_a_crash_stay_as_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         let app = app(&path, "wal");

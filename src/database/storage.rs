@@ -289,7 +289,7 @@ mod tests {
 
     /// Every table that a module makes counts, and no other table.
     #[test]
-    fn what_modules_make_and_no_more() {
+    fn tables_that_modules_make_and_no_others() {
         for (create, applications) in [
             ("fts5(x)", ""),
             ("fts5(x, content='')", "content"),

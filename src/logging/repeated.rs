@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_a_warning() {
+    fn a_lasting_failure_is_a_warning() {
         let mut trouble = RepeatedFailure::default();
         let mut fails = |text, second| trouble.fails(text, Duration::from_secs(second));
         assert_eq!(fails("refused", 100), Some(Level::Info));

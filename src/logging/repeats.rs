@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_is_counted() {
+    fn a_repeated_line_is_counted() {
         let mut repeats = Repeats::default();
         let mut hear = |text: &str, second| {
             let mut say = repeats.overdue(at(second));

@@ -87,7 +87,7 @@ fn names_and_texts_are_sound() {
 }
 
 #[test]
-fn what_happened_is_counted_once_and_only_what_is_committed() {
+fn events_are_counted_once_and_only_if_committed() {
     let [mut a, mut b] =
         [1, 2].map(|id| Node::new(id, "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT UNIQUE)"));
     a.run("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')");

@@ -149,7 +149,7 @@ mod tests {
 
     /// Neither node read the messages 51 to 60.
     #[test]
-    fn what_nobody_of_the_two_read_stays_lacking() {
+    fn messages_that_neither_of_two_nodes_read_stay_lacking() {
         let after = merged((50, Some(gap(40, &[3]))), (80, Some(gap(60, &[4]))));
         assert_eq!(after, Some(gap(60, &[4, 9])), "3 was heard too early");
         let after = merged((60, Some(gap(40, &[3]))), (80, Some(gap(60, &[4]))));

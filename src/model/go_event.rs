@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_too_little_or_too_much_is_refused() {
+    fn an_event_that_says_too_little_or_too_much_is_refused() {
         for raw in [
             &b"\xa0"[..],
             b"\xa1\x6aFromNodeId\x01",

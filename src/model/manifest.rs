@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_two_are_kept() {
+    fn a_written_manifest_is_read_and_two_snapshots_are_kept() {
         let manifest = Manifest::default().with("c", entry(1));
         let manifest = manifest.with("c", entry(2)).with("c", entry(3));
         let read = Manifest::parse(&manifest.to_bytes(), "c").unwrap();

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_says_of_itself() {
+    fn the_entry_of_a_node() {
         let mut node = Node::new(7, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
         node.run("INSERT INTO t VALUES (1), (2)");
         node.capture();

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_of_two_nodes() {
+    fn the_text_for_two_nodes() {
         let node = |id: &str, ago: f64| Node {
             node: id.into(),
             name: "a\u{1b}[31m".into(),

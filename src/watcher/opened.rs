@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_opens_the_database_alone_is_noticed_among_others() {
+    fn a_program_that_opens_the_database_alone_is_noticed_among_others() {
         let (mut opened, begin) = (OpenCounts::default(), Instant::now());
         let after = |ms| begin + Duration::from_millis(ms);
         opened.database(after(0));

@@ -103,7 +103,7 @@ fn where_there_is_no_room_a_new_stream_keeps_less() {
 /// The broker drops messages that are older than three seconds. A snapshot is made in time because
 /// time passes, not because much was written, and a new node begins with it.
 #[test]
-fn what_grew_old_in_the_stream_is_in_a_snapshot() {
+fn messages_that_grew_old_in_the_stream_are_in_a_snapshot() {
     let mut cluster = Cluster::stopped(2, |node| {
         node.set("replication_log.max_entries", "0");
     });

@@ -81,7 +81,7 @@ fn a_full_disk_is_an_error_and_a_reader_who_left_is_none() {
 }
 
 #[test]
-fn what_is_called_wrongly_ends_with_2() {
+fn a_wrong_call_ends_with_2() {
     for (words, says) in [
         (&["-cleanupp"][..], "did you mean -cleanup?"),
         (&["-nonsense"], "unknown flag -nonsense"),

@@ -256,7 +256,7 @@ fn word<'a>(a: &'a str, v: Cell<'a>) -> [(&'a str, Cell<'a>); 3] {
 }
 
 #[test]
-fn what_go_published_and_a_node_had_not_read_is_taken_in() {
+fn changes_that_go_published_and_a_node_had_not_read_are_applied() {
     let mut cluster = of_go(2);
     broker_of_go(
         &cluster,

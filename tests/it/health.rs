@@ -46,7 +46,7 @@ pub fn serve(node: &mut Node) -> u16 {
 }
 
 #[test]
-fn what_does_not_work_is_said_until_it_does() {
+fn a_problem_is_named_until_it_is_gone() {
     let mut cluster = Cluster::stopped(1, |_| {});
     let disk = cluster.nodes[0].file("disk");
     let path = format!("'{}'", disk.join("snapshots").display());
@@ -81,7 +81,7 @@ fn what_does_not_work_is_said_until_it_does() {
 }
 
 #[test]
-fn what_was_missed_is_named_until_a_snapshot_brings_it() {
+fn missed_messages_are_named_until_a_snapshot_brings_them() {
     let mut cluster = Cluster::stopped(2, |node| {
         node.set("replication_log.max_entries", "16")
             .set("snapshot.leader_ttl", "2000");

@@ -76,7 +76,7 @@ fn beside_a_daemon_and_beside_an_application() {
 }
 
 #[test]
-fn what_cannot_be_inspected() {
+fn files_that_cannot_be_inspected() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     fs::write(

@@ -46,7 +46,7 @@ fn sigterm_and_sigint_under_load() {
 }
 
 #[test]
-fn whatever_hangs_the_end_comes() {
+fn the_end_comes_even_if_broker_and_application_hang() {
     let mut cluster = Cluster::start(1, |_| {});
     cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
     cluster.converge();

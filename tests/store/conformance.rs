@@ -41,7 +41,7 @@ pub fn names(store: &mut dyn Store) -> Vec<String> {
 }
 
 pub fn check(bench: &Bench) {
-    who_reads_makes_nothing(bench);
+    a_reader_makes_nothing(bench);
     let mut store = bench.open("conform");
     let store = store.as_mut();
     nothing_there(store);
@@ -57,7 +57,7 @@ pub fn check(bench: &Bench) {
     nothing_there(store);
 }
 
-fn who_reads_makes_nothing(bench: &Bench) {
+fn a_reader_makes_nothing(bench: &Bench) {
     for _ in 0..2 {
         match bench.open_existing("unmade") {
             Err(StoreError::NotFound { name, .. }) => assert!(name.starts_with("such "), "{name}"),

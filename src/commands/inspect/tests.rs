@@ -63,7 +63,7 @@ fn how_tables_take_part() {
 }
 
 #[test]
-fn what_is_no_danger() {
+fn harmless_tables_are_no_danger() {
     let schema = "CREATE TABLE author(id TEXT PRIMARY KEY NOT NULL);
                   CREATE TABLE book(id BLOB PRIMARY KEY, a REFERENCES author ON DELETE CASCADE);
                   CREATE TABLE django_migrations(id INTEGER PRIMARY KEY, app, name, applied)";
@@ -94,7 +94,7 @@ fn triggers_that_feed_an_index() {
 }
 
 #[test]
-fn what_only_the_application_has() {
+fn functions_that_only_the_application_has() {
     let said = said(
         "CREATE TABLE t(id TEXT PRIMARY KEY, a);
          PRAGMA writable_schema = 1;

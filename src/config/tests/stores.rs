@@ -25,7 +25,7 @@ fn check_good(store: &str, keys: &str) {
 }
 
 #[test]
-fn what_is_documented_is_sound() {
+fn documented_settings_are_sound() {
     check_good(
         "s3",
         "endpoint = \"s3.eu-central-1.amazonaws.com\"\nbucket = \"b\"\n\

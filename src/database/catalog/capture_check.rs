@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_nothing_of_ours_is_read_and_not_written() {
+    fn a_schema_change_beside_our_tables_writes_nothing() {
         let mut node = Node::new(1, SCHEMA);
         node.capture();
         node.run(

@@ -348,7 +348,7 @@ fn a_wait_ends_when_all_is_to_end() {
 
 /// Health, acknowledgements and reading must not wait for it.
 #[test]
-fn who_waits_is_not_inside() {
+fn a_process_that_waits_is_not_inside() {
     let node = node(FOR_EVER);
     let mut app = Application::start(&node, "reads");
     let (dir, shared) = (node.dir, Shared::new(node.db, 1).0);
@@ -404,7 +404,7 @@ fn a_transaction_that_takes_long_lets_readers_in() {
 }
 
 #[test]
-fn what_was_held_by_a_process_that_was_killed_is_free() {
+fn locks_of_a_killed_process_are_free() {
     let mut node = node(COURTESY);
     let other = Application::start(&node, "writes");
     other.stop_locked();
@@ -427,7 +427,7 @@ fn a_transaction_begins_without_our_tables() {
 
 /// The locks of a stopped process stay, and readers wait for them as for any lock.
 #[test]
-fn what_was_held_by_a_process_that_was_stopped_is_free_when_that_goes_on() {
+fn locks_of_a_stopped_process_are_free_when_it_goes_on() {
     let node = node(COURTESY);
     let mut app = Application::start(&node, "looks");
     let other = Application::start(&node, "writes");

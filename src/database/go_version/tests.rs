@@ -42,7 +42,7 @@ fn own(node: &Node, kind: &str) -> String {
 }
 
 #[test]
-fn what_go_had_not_published_is_published_with_its_time() {
+fn changes_that_go_had_not_published_are_published_with_their_time() {
     let unpublished = "
         UPDATE books SET title = 'Dune (2nd)' WHERE id = 1;
         DELETE FROM books WHERE id = 2;
@@ -157,7 +157,7 @@ fn a_clock_that_was_not_set_counts_as_now() {
 
 /// A table that Go had watched was dropped, has a different key, or is excluded here.
 #[test]
-fn what_cannot_be_taken_over_is_left_out() {
+fn changes_that_cannot_be_taken_over_are_left_out() {
     let change = "UPDATE books SET title = 'x'; DELETE FROM plain WHERE x = 1;
         DELETE FROM \"of\" WHERE a = 'b'; DROP TABLE \"of\"; DROP TABLE plain;
         CREATE TABLE plain(n PRIMARY KEY); ";
@@ -294,7 +294,7 @@ fn entries_under_numbers_of_another_database_are_no_deletes() {
 }
 
 #[test]
-fn what_go_had_read_is_no_gap() {
+fn messages_that_go_had_read_are_no_gap() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("seq-map.cbor");
     // Go overwrites the old map in place: the bytes after the new map are a rest of it.

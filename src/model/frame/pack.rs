@@ -322,7 +322,7 @@ mod tests {
 
     /// A row of zeros is small in the message and large after unpacking.
     #[test]
-    fn what_unpacks_to_more_than_a_message_may_goes_in_parts() {
+    fn a_frame_that_unpacks_to_too_much_goes_in_parts() {
         let whole = vec![0; MAX_MESSAGE_BYTES + 1];
         let packed = pack(whole.clone(), Some(&mut compressor()));
         let messages: Vec<_> = packed.messages(0, 1 << 20).collect();

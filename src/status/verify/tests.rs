@@ -181,7 +181,7 @@ fn equal_nodes_are_fine_and_one_changed_byte_is_found_and_mended() {
 
 /// The spoilt content would win against the other one by its bytes.
 #[test]
-fn whatever_was_changed_behind_the_triggers_back_is_mended() {
+fn a_change_behind_the_triggers_back_is_mended() {
     for spoil in [
         "UPDATE item SET v = 'zzz' WHERE id = 5",
         "UPDATE item SET v = NULL WHERE id = 5",

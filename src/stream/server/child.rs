@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_normal_in_a_cluster_is_no_complaint() {
+    fn a_line_that_is_normal_in_a_cluster_is_no_complaint() {
         use log::Level::{Debug, Error, Info};
         for (line, level) in [
             ("[1] [INF] Server is ready", Debug),

@@ -99,7 +99,7 @@ fn a_machine_that_sleeps_saves_a_snapshot_first() {
 }
 
 #[test]
-fn what_cannot_be_is_said() {
+fn impossible_requests_get_an_error() {
     let mut node = Node::new(1);
     in_a_folder(&mut node);
     let none = node.run(&["restore"]);

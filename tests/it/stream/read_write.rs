@@ -203,7 +203,7 @@ fn streams_set_up_otherwise() {
 }
 
 #[test]
-fn what_was_discarded_meanwhile_is_a_jump() {
+fn messages_that_were_discarded_meanwhile_are_a_jump() {
     let node = Node::start();
     let small = StreamOptions {
         max_entries: 100,
