@@ -93,7 +93,10 @@ fn placeholders_are_passed_over_where_a_store_is_not_used() {
         "sftp://<user>:<password>@<sftp_server>:<port>",
         "http://host",
     );
-    check_refused(&mistaken, &["snapshot.sftp.url begins with another scheme"]);
+    check_refused(
+        &mistaken,
+        &["snapshot.sftp.url begins with a different scheme"],
+    );
     check_refused(
         "[health_check]\npath = \"up\"",
         &["health_check.path", "begins with /"],

@@ -113,8 +113,8 @@ pub enum ServerError {
     /// No program was found; the value names the places tried.
     #[error(
         "no nats-server found (tried {0}): install it (apt-get install nats-server, or a release \
-         from github.com/nats-io/nats-server), set nats.server_binary to its path, or set nats.urls \
-         to use a server that runs elsewhere"
+         from github.com/nats-io/nats-server), set nats.server_binary to its path, or set \
+         nats.urls to use a server that runs elsewhere"
     )]
     NoBinary(String),
     /// The store at this path is locked.
