@@ -1,6 +1,6 @@
-//! One thread waits for all that arrives at a file descriptor: signals, connections to our doors,
-//! changes of the network, events of inotify. Each of these would need a thread otherwise, and is
-//! handled within microseconds; what takes longer gets a brief thread of its own.
+//! One thread waits for everything that arrives at a file descriptor: signals, connections to our
+//! doors, changes of the network, events of inotify. Each of these would need a thread otherwise,
+//! and is handled within microseconds; longer work gets a brief thread of its own.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

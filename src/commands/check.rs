@@ -9,8 +9,8 @@ use crate::{database, output};
 
 mod start;
 
-/// Writes to `out` notable facts about the database that a valid configuration names, and what a
-/// start would meet. Fails if the database cannot be read, or if a start would fail.
+/// Writes to `out` notable facts about the database that a valid configuration names, and the
+/// problems of a start. Fails if the database cannot be read, or if a start would fail.
 pub fn show(config: &Config, out: &mut dyn Write) -> Result<(), String> {
     if config.db_path.exists() {
         let found = database::examine(&config.db_path);

@@ -1,4 +1,4 @@
-//! SIGHUP: what of the configuration can change while the daemon runs.
+//! SIGHUP: the part of the configuration that can change while the daemon runs.
 //!
 //! The log can: more of it helps to see why a running daemon is in trouble, which a restart would
 //! end. All else belongs to threads and connections that a restart makes anew within a second.

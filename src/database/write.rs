@@ -129,7 +129,7 @@ impl Database {
         }
     }
 
-    /// Reads the state in memory anew: whatever the transaction put there is undone with it.
+    /// Reads the state in memory anew: everything that the transaction put there is undone with it.
     fn roll_back(&mut self) -> Result<()> {
         self.counts = self.kept_counts;
         self.reservation.offline_writes.ended(false);

@@ -1,4 +1,4 @@
-//! The entries of the other nodes in the broker's bucket, and what they mean just now.
+//! The entries of the other nodes in the broker's bucket, and their present meaning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

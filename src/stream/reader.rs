@@ -189,8 +189,8 @@ impl JetStreamReader {
     }
 
     /// Creates a consumer in place of a failed one and returns `ConsumerForgotten`. The consumer is
-    /// created before the owner verifies the stream, so whatever happens to the stream afterwards
-    /// also happens to this consumer.
+    /// created before the owner verifies the stream, so later changes of the stream also happen to
+    /// this consumer.
     fn replace(&mut self, from: u64) -> Result<Vec<Message>, StreamError> {
         self.start(from)?;
         Err(StreamError::ConsumerForgotten)
