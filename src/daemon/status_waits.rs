@@ -12,10 +12,10 @@ use crate::status::thread::Waits;
 /// See the module's head.
 pub(super) struct StatusWaits {
     shared: Weak<Shared>,
-    /// Receives what to wait for.
+    /// Receives the events to wait for.
     pub told: Receiver<Waits>,
     pub waits: Waits,
-    /// Whether `waits` is what the thread waits for.
+    /// Whether the thread rests, and `waits` is its next wait.
     rests: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Applications: what they write, and what they mean by it.
+//! Applications: their writes, and the intent of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use crate::life::{Insert, Row};
 use crate::node::{Kind, Network, Node, Place};
 use crate::random::Random;
 
-/// What the applications did, and what was taken back from them.
+/// The operations of the applications, and those that were taken back.
 #[derive(Default)]
 pub struct Record {
     /// Every acknowledged insert; true if it must not be lost.

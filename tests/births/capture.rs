@@ -1,4 +1,4 @@
-//! Capture: what the log and the rows as they are by now say about lives.
+//! Capture: the evidence of the log and of the present rows about lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use crate::life::{Birth, Life, LifeId, NEVER, Row};
 use crate::mistake::Mistake;
 use crate::node::{Child, Kind, LinkId, Mark, Network, Node, Place};
 
-/// What the log says about one number, in its order; and what is there now.
+/// The fate of the life under one number, by the log and the present row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Nothing,
@@ -20,8 +20,8 @@ pub enum Verdict {
     },
 }
 
-/// Tells what happened to a number. `log` has the kinds of its entries, beginning with a maybe if
-/// an earlier part of the log had one.
+/// Decides the fate of a number. `log` has the kinds of its entries, beginning with a maybe if an
+/// earlier part of the log had one.
 pub fn judge(log: &[Kind], has_row: bool, is_shown: bool, mistake: Option<Mistake>) -> Verdict {
     let makes = |m: Mistake| mistake == Some(m);
     if !has_row {

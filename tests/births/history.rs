@@ -9,7 +9,7 @@ use crate::mistake::Mistake;
 use crate::node::{File, Item, Mark, Network, Node, Renumber};
 use crate::random::Random;
 
-/// What a history is about.
+/// The options of a history, and its state.
 pub struct History {
     pub net: Network,
     pub nodes: Vec<Node>,
@@ -350,7 +350,7 @@ impl History {
         self.record.gone.extend(gone.copied());
     }
 
-    /// Everybody hears everything. Fails if that does not come to an end.
+    /// Lets every node hear everything. Fails if that does not come to an end.
     pub fn heal(&mut self) -> Result<(), String> {
         for node in &mut self.nodes {
             (node.online, node.assigns) = (true, true);

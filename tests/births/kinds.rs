@@ -52,7 +52,7 @@ fn triggers_tell_the_kinds() {
             ("INSERT INTO t(rowid, v) VALUES (9, 'a')", 9, "XI"),
             ("REPLACE INTO t(id, v) VALUES (7, 'a')", 7, "XI"),
             ("REPLACE INTO t(v) VALUES ('a')", 8, "I"),
-            // What is left out leaves no I, and a row that is updated instead has a U.
+            // An insert that is left out leaves no I, and a row that is updated instead has a U.
             ("INSERT OR IGNORE INTO t(id, v) VALUES (7, 'a')", 7, "X"),
             (
                 "INSERT INTO t(id, v) VALUES (7, 'a') ON CONFLICT(id) DO UPDATE SET v = 'b'",

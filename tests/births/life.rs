@@ -1,4 +1,4 @@
-//! Lives: what a number of a table stands for, and how two states of one life become one.
+//! Lives: the rows that a number of a table stands for, and the join of two states of one life.
 
 use std::collections::BTreeMap;
 

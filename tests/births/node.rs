@@ -86,7 +86,7 @@ pub enum Mark {
     Junction(LinkId),
 }
 
-/// What a copy of the file has.
+/// The content of a copy of the file.
 #[derive(Clone, Default)]
 pub struct File {
     /// The application's tables.
@@ -128,7 +128,7 @@ pub struct Node {
     pub backup: Option<(File, usize)>,
 }
 
-/// What all nodes share: the stream, the time, and the mistake that is made.
+/// The state that all nodes share: the stream, the time, and the mistake that is made.
 #[derive(Default)]
 pub struct Network {
     pub frames: Vec<Rc<Vec<Item>>>,
@@ -324,7 +324,7 @@ impl Node {
     }
 }
 
-/// Which waiting lives get a new number.
+/// The waiting lives that get a new number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Renumber {
     Own,

@@ -1,4 +1,4 @@
-//! What must hold in the end.
+//! The conditions that must hold in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
