@@ -150,7 +150,8 @@
 //! Unit tests stand beside the code. `tests/it` runs against a real nats-server, most of it with
 //! real daemons; `tests/store` tests every store against its real server; `tests/hostile` and
 //! `tests/fuzz` feed malicious bytes; `tests/sim` runs the same core under a seeded simulation of
-//! crashes, clocks and brokers. `scripts/test.sh` runs all of it.
+//! crashes, clocks and brokers. `scripts/test.sh` runs all of it. The chapter [`guide::testing`]
+//! says how to change the code: the places of a new key, table or flag, and how to read a seed.
 
 #![warn(missing_docs)]
 

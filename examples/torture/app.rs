@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use crate::random::Random;
 use crate::schema::{CREATE, Place, Stamp};
-use crate::{Result, aside};
+use crate::{Result, displaced};
 
 pub struct Options {
     pub db: PathBuf,
@@ -120,8 +120,8 @@ fn note_gone(
     old: Stamp,
 ) -> Result<()> {
     note(block, 'D', table, key, stamp, old);
-    if table == aside::TABLE {
-        for hidden in aside::hidden_by(conn, key)? {
+    if table == displaced::TABLE {
+        for hidden in displaced::hidden_by(conn, key)? {
             note(block, 'M', table, &hidden, stamp, (0, 0));
         }
     }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::cluster::Cluster;
 use crate::record::{Key, Record};
 use crate::schema::{self, Stamp, TABLES};
-use crate::{Result, aside};
+use crate::{Result, displaced};
 
 /// All rows of all tables, and whether each is displaced.
 pub type Content = BTreeMap<Key, (Stamp, bool)>;
@@ -32,7 +32,7 @@ pub fn open(db: &Path) -> Result<Connection> {
 pub fn content(db: &Path) -> Result<Content> {
     let conn = open(db)?;
     let mut content = Content::new();
-    let mut add = |table: &str, (key, stamp, pad): (String, Stamp, String), aside| {
+    let mut add = |table: &str, (key, stamp, pad): (String, Stamp, String), is_displaced| {
         if pad != schema::pad(stamp) {
             return Err(format!(
                 "{table} {key}: a row of two writes: {stamp:?}, {pad}"
@@ -40,7 +40,7 @@ pub fn content(db: &Path) -> Result<Content> {
         }
         // A displaced row that the application wrote anew is void, and soon gone.
         let row = content.entry((table.to_owned(), key));
-        row.or_insert((stamp, aside));
+        row.or_insert((stamp, is_displaced));
         Ok(())
     };
     let transaction = conn.unchecked_transaction()?;
@@ -52,8 +52,8 @@ pub fn content(db: &Path) -> Result<Content> {
             add(table, (row.get(0)?, stamp, row.get(3)?), false)?;
         }
     }
-    for row in aside::all(&transaction)? {
-        add(aside::TABLE, row, true)?;
+    for row in displaced::all(&transaction)? {
+        add(displaced::TABLE, row, true)?;
     }
     Ok(content)
 }

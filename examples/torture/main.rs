@@ -14,12 +14,12 @@ use std::time::{Duration, SystemTime};
 use pico_args::Arguments;
 
 mod app;
-mod aside;
 mod big;
 mod check;
 mod cluster;
 mod crash;
 mod disk;
+mod displaced;
 mod partition;
 mod power;
 mod process;

@@ -39,7 +39,7 @@ pub fn hidden_by(conn: &Connection, key: &str) -> Result<Vec<String>> {
 fn key_text(key: &[u8]) -> Result<String> {
     match cbor::key_values(key)?[..] {
         [OwnedValue::Integer(k)] => Ok(k.to_string()),
-        ref other => Err(format!("a row aside has the key {other:?}").into()),
+        ref other => Err(format!("a displaced row has the key {other:?}").into()),
     }
 }
 
