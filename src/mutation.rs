@@ -112,6 +112,8 @@ mistakes! {
     TableAtWorkFilled,
     /// Rows that arrive under a table's former key are held.
     FormerKeyHeld,
+    /// Rows that a rebuild leaves out count as deleted at that moment.
+    LeftOutCountsAsNow,
 }
 
 /// The number of the present mistake plus one; 0: none.

@@ -12,12 +12,11 @@ use std::sync::Arc;
 use rusqlite::params;
 
 use crate::apply::Incoming;
-use crate::apply::affinity::is_storable_key;
+use crate::apply::former_key::{Keys, NextKey};
 use crate::apply::held::{DROP_HELD, Place, shape_of_known, shape_of_table};
 use crate::capture::Frames;
-use crate::database::schema::{Affinity, Column};
-use crate::database::table::{Shape, Table};
-use crate::database::{Database, Former, FormerRow, Result, is_one, seen};
+use crate::database::table::Table;
+use crate::database::{Database, FormerRow, Result, is_one, seen};
 use crate::model::cbor;
 use crate::model::frame::{Row, TableRows};
 use crate::model::key::key_bytes;
@@ -28,13 +27,6 @@ use crate::mutation::{self, Mutation};
 /// Reason for holding a row that cannot be applied under its former key.
 const REASON: &str =
     "it has the key that the table had here before, and its new key cannot be told";
-
-/// Keys of one row: `became` is its key here, if it must be deleted there; `new` is the key that it
-/// gets.
-struct Keys {
-    became: Option<Vec<OwnedValue>>,
-    new: Vec<OwnedValue>,
-}
 
 impl Database {
     /// The table of this name (lower case), if a key that it had before has this shape, and the
@@ -94,8 +86,9 @@ impl Database {
         Ok(false)
     }
 
-    /// Joins a row that arrived, or is held, at a place of the former key, and ends what is held
-    /// there. Returns whether something changed; none if the row must be held.
+    /// Joins a row that arrived, or is held, at a place of a former key, and ends what is held there.
+    /// Each former key remembers which key a row got from it, and so a row is taken from key to key
+    /// until it has the table's own. Returns whether something changed; none if the row must be held.
     pub(super) fn join_former(
         &mut self,
         table: &Arc<Table>,
@@ -103,22 +96,25 @@ impl Database {
         mut incoming: Incoming,
         frames: &mut Frames,
     ) -> Result<Option<bool>> {
-        let Some(former) = self.catalog.former.get(&table.id).cloned() else {
+        let formers = self.formers(table.id);
+        let mut shapes = formers.iter().map(|(_, f)| shape_of_known(&f.shape));
+        let Some(n) = shapes.position(|shape| shape == at.shape) else {
             return Ok(None);
         };
-        if shape_of_known(&former.shape) != at.shape {
-            return self.join_older(table, at, incoming, frames);
-        }
+        let (id, former) = &formers[n];
+        let next = match n.checked_sub(1) {
+            Some(newer) => NextKey::Former(&formers[newer].1),
+            None => NextKey::Own(table),
+        };
         let old = cbor::key_values(&at.key)?;
-        let is_sound = old.len() == former.shape.key.len();
         // During the comparison it is not known yet which row became which.
         if self.catalog.comparing.contains_key(&table.id)
-            || !is_sound
+            || old.len() != former.shape.key.len()
             || mutation::is(Mutation::FormerKeyHeld)
         {
             return Ok(None);
         }
-        let known = self.former_by_key(table.id, &old)?;
+        let known = self.former_by_key(*id, &old)?;
         let is_here = known.as_ref().is_some_and(|k| k.became.is_some());
         let tombstone = known.as_ref().and_then(|k| k.tombstone(is_here, self.node));
         incoming.floor = incoming.floor.max(tombstone);
@@ -126,17 +122,78 @@ impl Database {
         if !state.version.is_valid() {
             return Ok(None); // it says nothing
         }
-        let changed = match state.deleted {
-            true => self.delete_former(table, &old, known, (state.version, frames))?,
-            false => {
-                let Some(keys) = keys(table, &former, &old, known.as_ref(), &incoming)? else {
-                    return Ok(None);
-                };
-                self.upsert_former(table, &former, &old, keys, incoming, frames)?
-            }
+        let (mut changed, mut became) = (false, None);
+        let keys = match state.deleted {
+            true => None,
+            false => match next.of_row(former, &old, known.as_ref(), &incoming)? {
+                Some(keys) => Some(keys),
+                None => return Ok(None),
+            },
         };
+        let gone = match &keys {
+            Some(keys) => keys.gone.clone(),
+            None => known
+                .and_then(|k| k.became)
+                .map(|k| cbor::key_values(&k))
+                .transpose()?,
+        };
+        if let Some(gone) = gone {
+            let deleted = Incoming {
+                floor: Some(just_below(state.version)),
+                ..Incoming::default()
+            };
+            changed |= self
+                .join_next(table, next, &gone, deleted, frames)?
+                .unwrap_or(false);
+        }
+        if let Some(Keys { new, .. }) = keys {
+            let incoming = next.with_key(table, &former.shape, &new, incoming);
+            let Some(is_done) = self.join_next(table, next, &new, incoming, frames)? else {
+                return Ok(None);
+            };
+            changed |= is_done;
+            became = Some(next.key_bytes(&new));
+        }
+        let told = (state.version, state.deleted, frames.local_tx);
+        self.put_former(*id, &old, told, became.as_deref())?;
         self.end_held_at(at)?;
         Ok(Some(changed))
+    }
+
+    /// Joins a row under the next key, together with what is held of it there.
+    fn join_next(
+        &mut self,
+        table: &Arc<Table>,
+        next: NextKey<'_>,
+        key: &[OwnedValue],
+        mut incoming: Incoming,
+        frames: &mut Frames,
+    ) -> Result<Option<bool>> {
+        let NextKey::Former(newer) = next else {
+            return self.join_own(table, key, incoming, frames).map(Some);
+        };
+        let at = Place::under(&table.name().to_ascii_lowercase(), &newer.shape, key);
+        if self.catalog.held.contains(&at.table) {
+            self.add_held(&mut incoming, &at)?;
+        }
+        self.join_former(table, &at, incoming, frames)
+    }
+
+    /// Joins a row under the table's own key, under which a change is published.
+    fn join_own(
+        &mut self,
+        table: &Arc<Table>,
+        key: &[OwnedValue],
+        incoming: Incoming,
+        frames: &mut Frames,
+    ) -> Result<bool> {
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let key_bytes = table.key_bytes(key.iter().copied());
+        let changed = self.join_with_held(table, &key, &key_bytes, incoming, frames)?;
+        if changed && self.settings.publish {
+            self.mark_republished(table, &key_bytes, frames)?;
+        }
+        Ok(changed)
     }
 
     /// Ends what is held at a place: it was joined.
@@ -146,91 +203,6 @@ impl Database {
             self.conn.prepare_cached(DROP_HELD)?.execute(of)?;
         }
         Ok(())
-    }
-
-    /// Deletes the row that this one became.
-    fn delete_former(
-        &mut self,
-        table: &Arc<Table>,
-        old: &[OwnedValue],
-        known: Option<FormerRow>,
-        (version, frames): (Version, &mut Frames),
-    ) -> Result<bool> {
-        self.put_former(table.id, old, (version, true, frames.local_tx), None)?;
-        match known.and_then(|k| k.became) {
-            Some(key) => self.join_deleted(table, &cbor::key_values(&key)?, version, frames),
-            None => Ok(false),
-        }
-    }
-
-    fn upsert_former(
-        &mut self,
-        table: &Arc<Table>,
-        former: &Former,
-        old: &[OwnedValue],
-        Keys { became, new }: Keys,
-        mut incoming: Incoming,
-        frames: &mut Frames,
-    ) -> Result<bool> {
-        let version = incoming.state().version;
-        // Columns that the migration dropped are not waited for.
-        let is_here = |name: &str| table.schema.columns.iter().any(|c| c.is_or_was(name));
-        for (name, _) in former.shape.columns.iter().filter(|(c, _)| !is_here(c)) {
-            incoming.columns.remove(name);
-        }
-        for (i, column) in table.schema.columns[..new.len()].iter().enumerate() {
-            if let Some((_, value)) = incoming.columns.get_mut(&column.lower) {
-                let own = converted(column, value);
-                let is_that = own
-                    .as_ref()
-                    .is_some_and(|v| is_one(collation(table, i), v, &new[i]));
-                *value = own.filter(|_| is_that).unwrap_or_else(|| new[i].clone());
-            }
-        }
-        let mut changed = false;
-        if let Some(before) = became {
-            changed |= self.join_deleted(table, &before, version, frames)?;
-        }
-        let new: Vec<Value<'_>> = new.iter().map(OwnedValue::borrow).collect();
-        let key = table.key_bytes(new.iter().copied());
-        changed |= self.join_and_tell(table, &new, &key, incoming, frames)?;
-        self.put_former(table.id, old, (version, false, frames.local_tx), Some(&key))?;
-        Ok(changed)
-    }
-
-    /// Deletes a row that was deleted, or got a different key, under its former key. The
-    /// tombstone's version is one below: the same transaction may have given the new key to a
-    /// different row.
-    fn join_deleted(
-        &mut self,
-        table: &Arc<Table>,
-        key: &[OwnedValue],
-        version: Version,
-        frames: &mut Frames,
-    ) -> Result<bool> {
-        let hlc = (version.hlc - 1).max(HLC_BEFORE);
-        let incoming = Incoming {
-            floor: Some(Version { hlc, ..version }),
-            ..Incoming::default()
-        };
-        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-        let key_bytes = table.key_bytes(key.iter().copied());
-        self.join_and_tell(table, &key, &key_bytes, incoming, frames)
-    }
-
-    fn join_and_tell(
-        &mut self,
-        table: &Arc<Table>,
-        key: &[Value<'_>],
-        key_bytes: &[u8],
-        incoming: Incoming,
-        frames: &mut Frames,
-    ) -> Result<bool> {
-        let changed = self.join_with_held(table, key, key_bytes, incoming, frames)?;
-        if changed && self.settings.publish {
-            self.mark_republished(table, key_bytes, frames)?;
-        }
-        Ok(changed)
     }
 
     /// Notes whether a row's present key is the one that its former columns make. `is_same` says
@@ -246,15 +218,14 @@ impl Database {
             return Ok(());
         };
         let (shape, n) = (&of.shape, former.key.len());
-        let columns = table.schema.columns[..key.len()].iter().enumerate();
-        let mut each = columns.map(|(i, column)| {
-            match shape.columns.iter().position(|(c, _)| *c == column.lower) {
+        let parts = NextKey::Own(table).parts();
+        let mut each = parts.iter().zip(key).map(|(part, new)| {
+            match shape.columns.iter().position(|(c, _)| c == part.name) {
                 Some(at) if at < n => {
-                    let (old, new) = (&former.key[at], key[i].to_owned());
-                    let is_new = |v| is_one(collation(table, i), &v, &new);
+                    let (old, new) = (&former.key[at], (*new).to_owned());
                     // The key may be stored in a different spelling, which goes into the content.
                     let is_spelled = || is_same && is_one(&shape.key[at].1, old, &new);
-                    converted(column, old).is_some_and(is_new) || is_spelled()
+                    part.is_that(old, &new) || is_spelled()
                 }
                 Some(_) => is_same,
                 None => true, // no row of before has it
@@ -268,113 +239,9 @@ impl Database {
     }
 }
 
-/// Whether a row of this table, by its values, is the one that had a former key. Two rows may have
-/// got one key: a migration keeps one of them, and the tombstone of the other one does not concern
-/// it.
-pub(super) fn is_of_former(
-    table: &Table,
-    shape: &Shape,
-    former: &FormerRow,
-    values: &[OwnedValue],
-) -> bool {
-    let mut each = shape.columns.iter().zip(&shape.key).zip(&former.key);
-    former.content.is_some()
-        || each.all(|(((name, _), (affinity, collation)), old)| {
-            let at = table.schema.columns.iter().position(|c| c.lower == *name);
-            let value = at.and_then(|at| convert(affinity, &values[at]));
-            value.is_none_or(|v| is_one(collation, &v, old))
-        })
-}
-
-/// The keys of a row that arrives; none if they cannot be determined.
-fn keys(
-    table: &Table,
-    former: &Former,
-    old: &[OwnedValue],
-    known: Option<&FormerRow>,
-    incoming: &Incoming,
-) -> Result<Option<Keys>> {
-    let computed = || match former.makes_keys() {
-        true => computed_key(table, former, old, incoming),
-        false => None,
-    };
-    let Some(became) = known.and_then(|k| k.became.as_ref()) else {
-        return Ok(computed().map(|new| Keys { became: None, new }));
-    };
-    let became = cbor::key_values(became)?;
-    let old_key = &former.shape.columns[..old.len()];
-    let columns = table.schema.columns[..became.len()].iter().enumerate();
-    // Columns that were outside of the old key.
-    let mut others = columns.filter(|(_, c)| !old_key.iter().any(|(name, _)| *name == c.lower));
-    let is_moved = others.any(|(i, column)| {
-        let value = incoming.columns.get(&column.lower);
-        let value = value.map(|(_, value)| converted(column, value));
-        value.is_some_and(|v| !v.is_some_and(|v| is_one(collation(table, i), &v, &became[i])))
-    });
-    Ok(match is_moved {
-        true => computed().map(|new| Keys {
-            became: Some(became),
-            new,
-        }),
-        false => Some(Keys {
-            became: None,
-            new: became,
-        }),
-    })
-}
-
-/// The key that the former columns make here, if all of them are there and the table can store it.
-fn computed_key(
-    table: &Table,
-    former: &Former,
-    old: &[OwnedValue],
-    incoming: &Incoming,
-) -> Option<Vec<OwnedValue>> {
-    let shape = &former.shape;
-    let of_key = |name: &str| {
-        let at = shape.columns[..old.len()]
-            .iter()
-            .position(|(c, _)| c == name)?;
-        // With other collations the bytes are the key as it compares, not as it is spelled.
-        (shape.key[at].1 == "BINARY").then(|| &old[at])
-    };
-    let columns = table.schema.columns[..table.key_len()].iter();
-    let key = columns.map(|column| {
-        let carried = incoming.columns.get(&column.lower).map(|(_, value)| value);
-        converted(column, carried.or_else(|| of_key(&column.lower))?)
-    });
-    let key: Vec<OwnedValue> = key.collect::<Option<_>>()?;
-    let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-    is_storable_key(table, &borrowed).then_some(key)
-}
-
-/// Collation of a key column.
-fn collation(table: &Table, i: usize) -> &str {
-    &table.schema.key[i].collation
-}
-
-fn converted(column: &Column, value: &OwnedValue) -> Option<OwnedValue> {
-    convert(column.affinity.name(), value)
-}
-
-/// The value that a column of this affinity stores for `value`; none if `value` is NULL, or if
-/// SQLite's conversion of it is not reproduced here.
-pub(super) fn convert(affinity: &str, value: &OwnedValue) -> Option<OwnedValue> {
-    let is_text = affinity == Affinity::Text.name();
-    let is_number = !is_text && affinity != Affinity::Blob.name();
-    match value {
-        OwnedValue::Null => None,
-        OwnedValue::Integer(i) if is_text => Some(OwnedValue::Text(i.to_string().into())),
-        OwnedValue::Real(_) if is_text => None,
-        OwnedValue::Text(text) if is_number => {
-            let number = std::str::from_utf8(text)
-                .ok()
-                .and_then(|t| t.parse::<i64>().ok());
-            let plain = number.filter(|n| n.to_string().as_bytes() == &text[..]);
-            plain
-                .map(OwnedValue::Integer)
-                .or_else(|| Some(value.clone()))
-        }
-        _ => Some(value.clone()),
-    }
+/// The version of the tombstone of a row that was deleted, or got a different key, under its former
+/// key. It is one below: the same transaction may have given the new key to a different row.
+fn just_below(version: Version) -> Version {
+    let hlc = (version.hlc - 1).max(HLC_BEFORE);
+    Version { hlc, ..version }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
 use crate::apply::demoted;
-use crate::apply::former::is_of_former;
+use crate::apply::former_key::is_of_former;
 use crate::apply::held::Place;
 use crate::apply::unique::is_collision;
 use crate::capture::{Frames, is_late};

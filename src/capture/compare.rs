@@ -160,9 +160,14 @@ impl Database {
         match cause {
             CompareReason::Before if stored.is_none() => why = ChangeEvidence::Before,
             // The new version is above the old one, and below any write since.
-            CompareReason::Rebuilt if is_live && rows.exists(&key)? => {
-                (why, time_ms) = (ChangeEvidence::Rebuilt, 0)
+            CompareReason::Rebuilt | CompareReason::Unwatched
+                if is_live && !rows.exists(&key)? =>
+            {
+                if !mutation::is(Mutation::LeftOutCountsAsNow) {
+                    time_ms = 0;
+                }
             }
+            CompareReason::Rebuilt if is_live => (why, time_ms) = (ChangeEvidence::Rebuilt, 0),
             CompareReason::Rekeyed(hlc) if !counts_as_now => {
                 time_ms = milliseconds(hlc).min(time_ms)
             }

@@ -85,6 +85,15 @@ impl Shape {
         }
     }
 
+    /// The key's columns in a CREATE TABLE, under the names of [`key_names`].
+    pub(crate) fn key_definitions(&self) -> String {
+        let key = self.key.iter().enumerate();
+        let columns = key.map(|(i, (affinity, collation))| {
+            format!("k{} {affinity} COLLATE {}", i + 1, quote(collation))
+        });
+        columns.collect::<Vec<_>>().join(", ")
+    }
+
     fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|(c, _)| c == column)
     }
@@ -174,6 +183,11 @@ pub(crate) fn exactly(value: Value<'_>) -> Vec<u8> {
 pub fn parameters(first: usize, count: usize) -> String {
     let each: Vec<String> = (first..first + count).map(|i| format!("?{i}")).collect();
     each.join(", ")
+}
+
+/// The names `k1`, `k2`, … that the columns of a key have in our own tables.
+pub fn key_names(count: usize) -> Vec<String> {
+    (1..=count).map(|i| format!("k{i}")).collect()
 }
 
 impl Table {
@@ -290,7 +304,7 @@ impl Table {
     }
 
     fn scan_version_keys(&self, from_start: bool, condition: &str, limit: usize) -> String {
-        let key: Vec<String> = (1..=self.key_len()).map(|i| format!("k{i}")).collect();
+        let key = key_names(self.key_len());
         let table = versions_table(self.name());
         scan(
             &table,
@@ -354,7 +368,7 @@ pub fn create_versions(schema: &Schema) -> String {
         .enumerate()
         .map(|(i, k)| format!("k{} {} COLLATE {}", i + 1, k.affinity, quote(&k.collation)))
         .collect();
-    let key: Vec<String> = (1..=schema.key.len()).map(|i| format!("k{i}")).collect();
+    let key = key_names(schema.key.len());
     format!(
         "CREATE TABLE {}({}, hlc INTEGER, site INTEGER, deleted INTEGER, at INTEGER, hash INTEGER, \
          exc BLOB, PRIMARY KEY({})) WITHOUT ROWID",
@@ -443,7 +457,7 @@ impl TableSql {
             .collect();
         let key_match = matches.join(" AND ");
         let version_match: Vec<String> = (1..=n).map(|i| format!("k{i} = ?{i}")).collect();
-        let keys: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let keys = key_names(n);
         let all: Vec<usize> = (0..schema.columns.len()).collect();
         TableSql {
             get_version: format!(

@@ -13,7 +13,7 @@ use rusqlite::params_from_iter;
 
 use super::former::{FormerRow, former_table};
 use crate::database::schema::{PREFIX, quote};
-use crate::database::table::{Shape, Table, exactly};
+use crate::database::table::{Shape, Table, exactly, key_names, parameters};
 use crate::database::{Database, Result, values};
 use crate::model::cbor;
 use crate::model::value::{OwnedValue, Value};
@@ -47,17 +47,12 @@ impl Shape {
 impl Database {
     /// Creates the table of rests.
     pub(super) fn begin_contents(&self, id: i64, known: &Shape) -> Result<()> {
-        let key = known.key.iter().enumerate();
-        let columns = key.map(|(i, (affinity, collation))| {
-            format!("k{} {affinity} COLLATE {}", i + 1, quote(collation))
-        });
-        let names: Vec<String> = (1..=known.key.len()).map(|i| format!("k{i}")).collect();
         self.conn.execute_batch(&format!(
             "CREATE TABLE {}(content INTEGER, hlc INTEGER, {}, PRIMARY KEY(content, hlc, {}))
              WITHOUT ROWID",
             contents_table(id),
-            columns.collect::<Vec<_>>().join(", "),
-            names.join(", ")
+            known.key_definitions(),
+            key_names(known.key.len()).join(", ")
         ))?;
         Ok(())
     }
@@ -74,10 +69,9 @@ impl Database {
         };
         let shape = &former.shape;
         let n = shape.key.len();
-        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
-        let marks: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
+        let names = key_names(n);
         let from = match after {
-            Some(_) => format!("AND ({}) > ({})", names.join(", "), marks.join(", ")),
+            Some(_) => format!("AND ({}) > ({})", names.join(", "), parameters(1, n)),
             None => String::new(),
         };
         let mut next = self.conn.prepare_cached(&format!(
@@ -85,11 +79,10 @@ impl Database {
             names.join(", "),
             former_table(table.id)
         ))?;
-        let of_key: Vec<String> = (3..3 + n).map(|i| format!("?{i}")).collect();
         let mut put = self.conn.prepare_cached(&format!(
             "INSERT OR IGNORE INTO {} VALUES (?1, ?2, {})",
             contents_table(table.id),
-            of_key.join(", ")
+            parameters(3, n)
         ))?;
         let gone = shape.key_gone(table);
         let after = after.map(cbor::key_values).transpose()?.unwrap_or_default();
@@ -148,7 +141,7 @@ impl Database {
             given.push(OwnedValue::Integer(version.hlc));
             conditions += &format!(" AND hlc = ?{}", given.len());
         }
-        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let names = key_names(n);
         let mut found = self.conn.prepare_cached(&format!(
             "SELECT {} FROM {} WHERE 1 {conditions} ORDER BY hlc LIMIT 1",
             names.join(", "),
@@ -178,7 +171,7 @@ impl Database {
             return Ok(None);
         };
         let n = former.key.len();
-        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let names = key_names(n);
         let mut found = self.conn.prepare_cached(&format!(
             "SELECT {} FROM {} WHERE content = ?1 ORDER BY hlc LIMIT 1",
             names.join(", "),

@@ -16,7 +16,7 @@ use super::{from_cbor, to_cbor};
 use crate::database::own_shape::has_column;
 use crate::database::rows::{Stored, stored};
 use crate::database::schema::{PREFIX, Schema, quote};
-use crate::database::table::{Shape, Table, parameters, versions_table};
+use crate::database::table::{Shape, Table, key_names, parameters, versions_table};
 use crate::database::{Database, Result, triggers, values};
 use crate::model::cbor;
 use crate::model::key::{is_known_collation, key_bytes};
@@ -185,7 +185,7 @@ impl Database {
             let key: Vec<u8> = row.get(0)?;
             found.push((cbor::key_values(&key)?, row.get(1)?));
         }
-        let names: Vec<String> = (1..=keys).map(|i| format!("k{i}")).collect();
+        let names = key_names(keys);
         let mut log = self.conn.prepare(&format!(
             "SELECT id, created_at, {} FROM {} WHERE table_id = ?1 AND kind = ?2",
             names.join(", "),
@@ -210,15 +210,13 @@ impl Database {
     ) -> Result<()> {
         let site = self.sites.site(&self.conn, self.node)?;
         let n = key.len();
-        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
-        let marks: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
         let text = format!(
             "INSERT INTO {former}({}, hlc, site, deleted, at, hash, written_ms)
              VALUES ({}, 0, {site}, 1, 0, 0, {time_ms})
              ON CONFLICT DO UPDATE SET written_ms = max(ifnull(written_ms, 0), \
              excluded.written_ms)",
-            names.join(", "),
-            marks.join(", "),
+            key_names(n).join(", "),
+            parameters(1, n),
         );
         self.conn.execute(&text, params_from_iter(key))?;
         Ok(())
@@ -312,7 +310,7 @@ impl Database {
     pub(crate) fn former_by_key(&self, id: i64, key: &[OwnedValue]) -> Result<Option<FormerRow>> {
         let n = key.len();
         let is_key: Vec<String> = (1..=n).map(|i| format!("k{i} = ?{i}")).collect();
-        let columns: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
+        let columns = key_names(n);
         let text = format!(
             "SELECT hlc, site, deleted, at, hash, exc, written_ms, became, {} FROM {} WHERE {}",
             columns.join(", "),
@@ -373,7 +371,7 @@ impl Database {
             }
             false => "",
         };
-        let names: Vec<String> = (1..=key.len()).map(|i| format!("k{i}")).collect();
+        let names = key_names(key.len());
         let text = format!(
             "INSERT INTO {}(hlc, site, deleted, at, became, hash, {}) VALUES ({}, 0, {})
              ON CONFLICT DO UPDATE SET {newer}became = ifnull(excluded.became, became)",
@@ -394,19 +392,12 @@ impl Database {
     /// Makes a table remember a former key that it did not have on this node, so that the deletes
     /// under that key can be stored. Inside a transaction.
     pub(crate) fn adopt_former(&mut self, table: &Table, former: &Former) -> Result<()> {
-        let key = former.shape.key.iter().enumerate();
-        let columns = key.map(|(i, (affinity, collation))| {
-            format!("k{} {affinity} COLLATE {}", i + 1, quote(collation))
-        });
-        let names: Vec<String> = (1..=former.shape.key.len())
-            .map(|i| format!("k{i}"))
-            .collect();
         self.conn.execute_batch(&format!(
             "CREATE TABLE {}({}, hlc INTEGER, site INTEGER, deleted INTEGER, at INTEGER,
              hash INTEGER, exc BLOB, written_ms, became, PRIMARY KEY({})) WITHOUT ROWID",
             former_table(table.id),
-            columns.collect::<Vec<_>>().join(", "),
-            names.join(", ")
+            former.shape.key_definitions(),
+            key_names(former.shape.key.len()).join(", ")
         ))?;
         let former = Former {
             shape: former.shape.clone(),

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use rusqlite::params_from_iter;
 
 use super::{Merge, MergeProgress, STEP};
-use crate::apply::{Incoming, Place, shape_of_known, shape_of_table};
+use crate::apply::{Incoming, Place, shape_of_table};
 use crate::capture::Frames;
 use crate::database::rows::KEY_BYTES;
-use crate::database::table::Table;
+use crate::database::table::{Table, key_names, parameters};
 use crate::database::{Database, Former, Result, former_table, values};
 use crate::model::cbor;
-use crate::model::key::key_bytes;
 use crate::model::value::OwnedValue;
 use crate::model::version::{Version, stamp};
 use crate::snapshot::source::SnapshotSource;
@@ -61,9 +60,7 @@ impl SourceFormer {
 
     fn scan(&self, from_start: bool) -> String {
         let n = self.former.shape.key.len();
-        let names: Vec<String> = (1..=n).map(|i| format!("k{i}")).collect();
-        let marks: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
-        let (names, marks) = (names.join(", "), marks.join(", "));
+        let (names, marks) = (key_names(n).join(", "), parameters(1, n));
         let from = match from_start {
             true => String::new(),
             false => format!("WHERE ({names}) > ({marks})"),
@@ -113,13 +110,11 @@ impl SourceFormer {
     }
 
     fn place(&self, key: &[OwnedValue]) -> Place {
-        let shape = &self.former.shape;
-        let collations = shape.key.iter().map(|(_, collation)| collation.as_str());
-        Place {
-            table: self.table.name().to_ascii_lowercase(),
-            shape: shape_of_known(shape),
-            key: key_bytes(key.iter().map(OwnedValue::borrow), collations),
-        }
+        Place::under(
+            &self.table.name().to_ascii_lowercase(),
+            &self.former.shape,
+            key,
+        )
     }
 }
 

@@ -1,0 +1,89 @@
+//! Ends what is held of a row under other keys of its table.
+
+use rusqlite::{OptionalExtension, params};
+
+use crate::apply::Incoming;
+use crate::apply::former_key::KeyPart;
+use crate::apply::held::{Place, read_held, shape_of_known, shape_of_table};
+use crate::database::table::Table;
+use crate::database::{Database, Former, Result};
+use crate::model::key::key_bytes;
+use crate::model::value::OwnedValue;
+use crate::model::version::Version;
+use std::sync::Arc;
+
+impl Database {
+    /// Ends what is held of a row under other keys of its table, if it is no newer than `version`:
+    /// the row came under the present key.
+    pub(super) fn end_held_of_former(
+        &self,
+        table: &Table,
+        incoming: &Incoming,
+        version: Version,
+    ) -> Result<()> {
+        let name = table.name().to_ascii_lowercase();
+        if !self.catalog.held.contains(&name) {
+            return Ok(());
+        }
+        let (own, formers) = (shape_of_table(table), self.formers(table.id));
+        let mut shape = String::new();
+        while let Some(next) = self.next_held_shape(&name, &shape)? {
+            shape = next;
+            if shape == own {
+                continue;
+            }
+            let Some(parts) = parts_of(&formers, &shape) else {
+                continue;
+            };
+            let key = parts.iter().map(|part| {
+                let (_, value) = incoming.columns.get(part.name)?;
+                part.stored(value)
+            });
+            let Some(key) = key.collect::<Option<Vec<OwnedValue>>>() else {
+                continue;
+            };
+            let collations = parts.iter().map(|part| part.collation);
+            let at = Place {
+                table: name.clone(),
+                shape: shape.clone(),
+                key: key_bytes(key.iter().map(OwnedValue::borrow), collations),
+            };
+            let mut held = Incoming::default();
+            read_held(&self.conn, &self.sites, &at, &mut held)?;
+            if held.newest().is_some_and(|newest| newest <= version) {
+                self.end_held_at(&at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next shape of keys, in order, under which something of a table is held.
+    fn next_held_shape(&self, table: &str, after: &str) -> Result<Option<String>> {
+        let mut next = self.conn.prepare_cached(
+            "SELECT shape FROM __harmonylite___held WHERE table_name = ?1 AND shape > ?2
+             ORDER BY shape LIMIT 1",
+        )?;
+        let of = params![table, after];
+        Ok(next.query_row(of, |r| r.get(0)).optional()?)
+    }
+}
+
+/// The columns of a key of this shape; none if the text does not tell them.
+fn parts_of<'a>(formers: &'a [(i64, Arc<Former>)], shape: &'a str) -> Option<Vec<KeyPart<'a>>> {
+    let mut known = formers.iter().map(|(_, former)| &former.shape);
+    if let Some(known) = known.find(|known| shape_of_known(known) == shape) {
+        return Some(KeyPart::of_shape(known));
+    }
+    let part = |text: &'a str| {
+        let mut words = text.rsplitn(3, ' ');
+        let (collation, affinity) = (words.next()?, words.next()?);
+        let known = ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"].contains(&affinity);
+        let name = words.next().filter(|_| known)?;
+        Some(KeyPart {
+            name,
+            affinity,
+            collation,
+        })
+    };
+    shape.split(", ").map(part).collect()
+}
