@@ -114,6 +114,8 @@ mistakes! {
     FormerKeyHeld,
     /// Rows that a rebuild leaves out count as deleted at that moment.
     LeftOutCountsAsNow,
+    /// Rows do not say which key they had before.
+    OldKeyNotSent,
 }
 
 /// The number of the present mistake plus one; 0: none.

@@ -4,7 +4,7 @@
 //! No write is lost by that: of two writes under one version the larger content wins everywhere.
 //! But chance decides which write that is, so the first node that notices takes a fresh id.
 
-use crate::apply::held;
+use crate::apply::{Incoming, held};
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::rows::Rows;
 use crate::database::table::Table;
@@ -77,7 +77,11 @@ impl Database {
             let at = columns.position(|c| c.eq_ignore_ascii_case(name))?;
             row.values.get(at).copied()
         };
-        let former = self.former_row(table, value, Some(row.version))?;
+        let incoming = Incoming::from_frame(row, &incoming.columns);
+        let former = match self.row_that_was(table, &incoming)? {
+            Some((_, _, former)) => former,
+            None => self.former_row(table, value, Some(row.version))?,
+        };
         // Other nodes may publish the tombstone of a row that was deleted, or got a different key,
         // under its former key; it carries only the key that the row had with them.
         let may_be_told = row.deleted && self.catalog.former.contains_key(&table.id);

@@ -86,9 +86,10 @@ impl Database {
         Ok(false)
     }
 
-    /// Joins a row that arrived, or is held, at a place of a former key, and ends what is held there.
-    /// Each former key remembers which key a row got from it, and so a row is taken from key to key
-    /// until it has the table's own. Returns whether something changed; none if the row must be held.
+    /// Joins a row that arrived, or is held, at a place of a former key, and ends what is held
+    /// there. Each former key remembers which key a row got from it, and so a row is taken from key
+    /// to key until it has the table's own. Returns whether something changed; none if the row must
+    /// be held.
     pub(super) fn join_former(
         &mut self,
         table: &Arc<Table>,
@@ -122,7 +123,6 @@ impl Database {
         if !state.version.is_valid() {
             return Ok(None); // it says nothing
         }
-        let (mut changed, mut became) = (false, None);
         let keys = match state.deleted {
             true => None,
             false => match next.of_row(former, &old, known.as_ref(), &incoming)? {
@@ -130,21 +130,28 @@ impl Database {
                 None => return Ok(None),
             },
         };
+        let told = (state.version, state.deleted, frames.local_tx);
+        let became = keys.as_ref().map(|keys| next.key_bytes(&keys.new));
+        let is_own = matches!(next, NextKey::Own(_));
+        if is_own {
+            // First, because the row that is sent says which one it was.
+            self.put_former(*id, &old, told, became.as_deref())?;
+        }
         let gone = match &keys {
             Some(keys) => keys.gone.clone(),
             None => known
                 .and_then(|k| k.became)
-                .map(|k| cbor::key_values(&k))
+                .map(|key| cbor::key_values(&key))
                 .transpose()?,
         };
+        let mut changed = false;
         if let Some(gone) = gone {
             let deleted = Incoming {
                 floor: Some(just_below(state.version)),
                 ..Incoming::default()
             };
-            changed |= self
-                .join_next(table, next, &gone, deleted, frames)?
-                .unwrap_or(false);
+            let is_done = self.join_next(table, next, &gone, deleted, frames)?;
+            changed |= is_done.unwrap_or(false);
         }
         if let Some(Keys { new, .. }) = keys {
             let incoming = next.with_key(table, &former.shape, &new, incoming);
@@ -152,10 +159,10 @@ impl Database {
                 return Ok(None);
             };
             changed |= is_done;
-            became = Some(next.key_bytes(&new));
         }
-        let told = (state.version, state.deleted, frames.local_tx);
-        self.put_former(*id, &old, told, became.as_deref())?;
+        if !is_own {
+            self.put_former(*id, &old, told, became.as_deref())?;
+        }
         self.end_held_at(at)?;
         Ok(Some(changed))
     }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, params};
 
 use crate::apply::Incoming;
 use crate::apply::let_go::held_tables;
+use crate::apply::was::OldKey;
 use crate::capture::Frames;
 use crate::database::rows::KEY_BYTES;
 use crate::database::sites::Sites;
@@ -30,6 +31,10 @@ const ROW: &str = "\0row";
 
 /// Stands in the column `column` for [`Incoming::unsent`].
 const UNSENT: &str = "\0unsent";
+
+/// Stands in the column `column` for [`Incoming::was`]. It has the version (0, 0): a release that
+/// does not know it passes over it.
+const WAS: &str = "\0was";
 
 /// Reason that is stored with a held column that is unknown here.
 pub(super) const FOR_COLUMN: &str = "there is no such column here";
@@ -216,6 +221,9 @@ impl Database {
         }
         for (column, (version, value)) in &incoming.columns {
             self.hold_one(at, &known, column, *version, value.borrow(), reason)?;
+        }
+        if let Some(was) = incoming.was.as_ref().and_then(OldKey::to_held) {
+            self.hold_one(at, &known, WAS, Version::NEVER, was.borrow(), reason)?;
         }
         Ok(())
     }
@@ -486,6 +494,7 @@ pub(crate) fn read_held(
             FLOOR => into.floor = into.floor.max(Some(version)),
             ROW => into.row = into.row.max(Some(version)),
             UNSENT => into.unsent = into.unsent.max(Some(version)),
+            WAS => into.was = OldKey::decode(values::column(row, 3)),
             _ => into.add_column(column, version, values::column(row, 3).to_owned()),
         }
     }

@@ -8,7 +8,7 @@ use crate::apply::held::{Place, read_held, shape_of_known, shape_of_table};
 use crate::database::table::Table;
 use crate::database::{Database, Former, Result};
 use crate::model::key::key_bytes;
-use crate::model::value::OwnedValue;
+use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ impl Database {
     pub(super) fn end_held_of_former(
         &self,
         table: &Table,
+        key: &[Value<'_>],
         incoming: &Incoming,
         version: Version,
     ) -> Result<()> {
@@ -36,8 +37,11 @@ impl Database {
                 continue;
             };
             let key = parts.iter().map(|part| {
-                let (_, value) = incoming.columns.get(part.name)?;
-                part.stored(value)
+                let carried = incoming.columns.get(part.name);
+                let columns = table.schema.columns[..key.len()].iter();
+                let of_key = || columns.zip(key).find(|(c, _)| c.lower == part.name);
+                let value = carried.map(|(_, value)| value.borrow());
+                part.stored(&value.or_else(|| of_key().map(|(_, v)| *v))?.to_owned())
             });
             let Some(key) = key.collect::<Option<Vec<OwnedValue>>>() else {
                 continue;

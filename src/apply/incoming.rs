@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::frame::Row;
+use crate::apply::was::OldKey;
+use crate::model::frame::{Row, WAS};
 use crate::model::merge::{Exceptions, FLOOR, RowState};
 use crate::model::value::OwnedValue;
 use crate::model::version::Version;
@@ -17,6 +18,8 @@ pub(crate) struct Incoming {
     /// A held row is unsent, or must be published again, up to this version. This node publishes it
     /// once it fits.
     pub unsent: Option<Version>,
+    /// The key that the row had before, if its own does not tell that.
+    pub was: Option<OldKey>,
     /// Version and value by column name (lower case).
     pub columns: BTreeMap<String, (Version, OwnedValue)>,
 }
@@ -38,6 +41,9 @@ impl Incoming {
         incoming.floor = own(columns.len());
         for (i, (column, value)) in columns.iter().zip(&row.values).enumerate() {
             let version = own(i).unwrap_or(row.version);
+            if version == Version::NEVER && *column == WAS {
+                incoming.was = OldKey::decode(*value);
+            }
             if version != Version::NEVER {
                 incoming.add_column(column.to_ascii_lowercase(), version, (*value).to_owned());
             }
@@ -80,6 +86,7 @@ impl Incoming {
         self.floor = self.floor.max(other.floor);
         self.row = self.row.max(other.row);
         self.unsent = self.unsent.max(other.unsent);
+        self.was = self.was.take().or(other.was);
         for (column, (version, value)) in other.columns {
             self.add_column(column, version, value);
         }

@@ -71,7 +71,7 @@ impl Database {
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
-        self.add_former(table, key, &mut incoming)?;
+        self.add_former(table, (key, key_bytes), &mut incoming)?;
         if self.damage.is_known(table.id, key_bytes) {
             self.hold(
                 &Place::of(table, key_bytes),
@@ -104,8 +104,10 @@ impl Database {
             Ok(joined) => joined,
         };
         let is_done = self.settle_held(table, key_bytes, &incoming, joined.after.floor())?;
-        self.end_held_of_former(table, &incoming, joined.after.version)?;
+        self.end_held_of_former(table, key, &incoming, joined.after.version)?;
         let after = &joined.after;
+        let is_now = (after.version, after.deleted);
+        self.learn_was(table, key_bytes, &incoming, is_now, frames.local_tx)?;
         let mut versions = after.exceptions.values().chain([&after.version]);
         let is_to_be_sent = versions.any(|v| incoming.is_to_be_sent(*v));
         if is_done && self.settings.publish && is_to_be_sent {
@@ -122,15 +124,28 @@ impl Database {
 
     /// Adds the tombstone that a row has under the former key of its table. A row that was deleted
     /// under the former key must not come back because it arrives under the new key.
-    fn add_former(&self, table: &Table, key: &[Value<'_>], incoming: &mut Incoming) -> Result<()> {
+    fn add_former(
+        &self,
+        table: &Table,
+        (key, key_bytes): (&[Value<'_>], &[u8]),
+        incoming: &mut Incoming,
+    ) -> Result<()> {
         if incoming.row.is_none() || !self.catalog.former.contains_key(&table.id) {
             return Ok(());
         }
         let value = |name: &str| incoming.columns.get(name).map(|(_, v)| v.borrow());
-        let former = self.former_row(table, value, incoming.row)?;
         let mut each = self.deleted_before(table, value)?;
-        let last = self.catalog.former.get(&table.id).cloned();
-        each.extend(last.zip(former));
+        match self.row_that_was(table, incoming)? {
+            Some((_, former, row)) if self.is_that_row(table, key_bytes, incoming)? => {
+                each.extend(row.map(|row| (former, row)));
+            }
+            Some(_) => {}
+            None => {
+                let former = self.former_row(table, value, incoming.row)?;
+                let last = self.catalog.former.get(&table.id).cloned();
+                each.extend(last.zip(former));
+            }
+        }
         if each.is_empty() {
             return Ok(());
         }

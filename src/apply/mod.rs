@@ -44,13 +44,14 @@ mod settling;
 pub(crate) mod tombstone_age;
 mod tuples;
 mod unique;
+mod was;
 
 pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use dangling::References;
 pub use dangling::{Dangling, dangling};
 pub(crate) use demoted::Demoted;
 pub(crate) use go_events::GoNodes;
-pub(crate) use held::{Place, held_after, read_held, shape_of_table};
+pub(crate) use held::{Place, held_after, read_held, shape_of_known, shape_of_table};
 pub use held_drop::{ask_to_drop_held, drop_held, is_asked_to_drop_held};
 pub use held_report::{HeldReport, HeldTable, held_report};
 pub(crate) use held_size::HeldSize;
@@ -61,6 +62,7 @@ pub use positions::{Position, Positions};
 pub(crate) use tombstone_age::TombstoneAge;
 pub(crate) use tuples::create_probe;
 pub(crate) use unique::{displaced_row, highest_displaced};
+pub(crate) use was::OldKey;
 
 /// A message of a stream, decoded.
 #[derive(Debug)]

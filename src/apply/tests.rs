@@ -21,6 +21,7 @@ mod limits;
 mod local;
 mod migrations;
 mod nonsense;
+mod old_key;
 mod oracle;
 mod random;
 mod rebuilds;

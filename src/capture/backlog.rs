@@ -138,6 +138,8 @@ impl Database {
             frames.delete(table, key_bytes, version, key.iter().copied());
             return Ok(());
         }
+        let was = self.was(table, key_bytes)?;
+        let named = (key_bytes, was.as_deref());
         let count = table.schema.columns.len();
         let written = rows.row(&key, |row| {
             let bytes = row_bytes(row_values(row, count));
@@ -149,14 +151,14 @@ impl Database {
             }
             let exceptions = unsent_exceptions(table, &stored, |i| values::column(row, i));
             let values = row_values(row, count);
-            frames.upsert(table, key_bytes, version, &exceptions, values);
+            frames.upsert(table, named, version, &exceptions, values);
         })?;
         if written.is_none()
             && let Some(values) = self.displaced_row(table, key_bytes)?
         {
             let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
             let exceptions = unsent_exceptions(table, &stored, |i| values[i]);
-            frames.upsert(table, key_bytes, version, &exceptions, values.into_iter());
+            frames.upsert(table, named, version, &exceptions, values.into_iter());
         }
         Ok(())
     }

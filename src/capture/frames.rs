@@ -76,13 +76,28 @@ impl Frames {
     pub(crate) fn upsert<'v>(
         &mut self,
         table: &Table,
-        key: &[u8],
+        (key, was): (&[u8], Option<&[u8]>),
         version: Version,
         exceptions: &[(usize, Version)],
         values: impl ExactSizeIterator<Item = Value<'v>>,
     ) {
         let shard = self.shard(table, key);
-        self.shards[shard].upsert(&table.header, version, exceptions, values);
+        let builder = &mut self.shards[shard];
+        match was {
+            None => builder.upsert(&table.header, version, exceptions, values),
+            Some(was) => {
+                let last = table.schema.columns.len();
+                let mut values: Vec<Value<'_>> = values.collect();
+                values.push(Value::Blob(was));
+                // The floor's index is one past the last column.
+                let own = exceptions
+                    .iter()
+                    .map(|(i, v)| (i + usize::from(*i == last), *v));
+                let exceptions: Vec<_> = own.chain([(last, Version::NEVER)]).collect();
+                let values = values.into_iter();
+                builder.upsert(&table.was_header, version, &exceptions, values);
+            }
+        }
         self.cut(shard);
     }
 

@@ -251,6 +251,11 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<Vec<Touched>> {
         let former = self.former_versions(table, touched)?;
+        let was = touched.iter().map(|entry| match frames.encode {
+            true => self.was(table, &entry.key),
+            false => Ok(None),
+        });
+        let mut was = was.collect::<Result<Vec<_>>>()?;
         let mut rows = Rows::new(&self.conn, table)?;
         let mut recorder = Recorder {
             sites: &mut self.sites,
@@ -264,6 +269,7 @@ impl Database {
                 false => self.tombstone_age.forgotten(),
             },
             former: 0,
+            was: None,
             row_bytes: self.limits.row_bytes,
             highest: 0,
             log_run: self.log_run,
@@ -273,6 +279,7 @@ impl Database {
         let mut too_large = Vec::new();
         for (i, entry) in touched.iter().enumerate() {
             recorder.former = former.get(i).copied().unwrap_or(0);
+            recorder.was = was[i].take();
             if self.damage.is_known(table.id, &entry.key) {
                 damaged += 1;
                 continue;

@@ -44,6 +44,8 @@ pub(crate) struct Recorder<'a> {
     pub forgotten: i64,
     /// hlc that the next row had under the former key of its table; 0 if it had none.
     pub former: i64,
+    /// The old key of the next row, as frames carry it.
+    pub was: Option<Vec<u8>>,
     /// Bytes of the largest row that can be published.
     pub row_bytes: usize,
     /// The highest hlc given to a row so far.
@@ -111,6 +113,7 @@ impl Recorder<'_> {
         let table = rows.table;
         let count = table.schema.columns.len();
         let frames = &mut *self.frames;
+        let named = (key_bytes, self.was.as_deref());
         let found = rows.row(key, |row| {
             let values = || row_values(row, count);
             let live = stored.filter(|s| !s.state.deleted);
@@ -140,7 +143,7 @@ impl Recorder<'_> {
             };
             if frames.encode {
                 let exceptions = for_others(table, &state, |i| values::column(row, i));
-                frames.upsert(table, key_bytes, version, &exceptions, values());
+                frames.upsert(table, named, version, &exceptions, values());
             }
             Ok(Some(Stored {
                 state,

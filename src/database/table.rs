@@ -8,7 +8,7 @@ use crate::database::Result;
 
 use crate::database::schema::{Column, PREFIX, Schema, quote};
 use crate::model::cbor;
-use crate::model::frame::{ROWID, TableHeader};
+use crate::model::frame::{ROWID, TableHeader, WAS};
 use crate::model::key::key_bytes;
 use crate::model::merge::Exceptions;
 use crate::model::value::Value;
@@ -25,6 +25,8 @@ pub struct Table {
     pub born: Vec<i64>,
     /// The table's header in frames.
     pub header: TableHeader,
+    /// The same for rows that say which key they had before.
+    pub was_header: TableHeader,
     /// The statements that run for every row.
     pub sql: TableSql,
     /// Whether triggers of the application run for rows that arrive, see `apply_triggers`.
@@ -195,6 +197,8 @@ impl Table {
     pub fn new(id: i64, schema: Schema, born: Vec<i64>) -> Self {
         let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
         let header = TableHeader::new(id, &schema.name, &schema.key, &names);
+        let names: Vec<&str> = names.into_iter().chain([WAS]).collect();
+        let was_header = TableHeader::new(-id, &schema.name, &schema.key, &names);
         let sql = TableSql::new(&schema);
         let seed = |name: &String| xxhash_rust::xxh3::xxh3_64(name.as_bytes());
         let seeds = schema.columns.iter().map(|c| seed(&c.lower)).collect();
@@ -203,6 +207,7 @@ impl Table {
             schema,
             born,
             header,
+            was_header,
             sql,
             fires: false,
             seeds,

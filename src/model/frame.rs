@@ -36,6 +36,11 @@ pub const FORMAT: u64 = 1;
 /// Name of the key column of a table that goes by rowid. SQLite's names hold no NUL.
 pub const ROWID: &str = "\0rowid";
 
+/// Name of the column, with the version (0, 0), that says which key a row had before its table's
+/// key changed: a CBOR array of the shape, as text, and the canonical bytes. A release that does
+/// not know it passes over the column, like any that is not carried.
+pub const WAS: &str = "__harmonylite__was";
+
 /// Limit of the nodes, tables and columns that a frame may name: each takes more memory than bytes.
 const MAX_NAMES: usize = 1 << 17;
 

@@ -280,12 +280,11 @@ impl Merge {
         frames: &mut Frames,
     ) -> Result<bool> {
         let most = db.limits.row_bytes;
-        let Some(incoming) = self
-            .source
-            .incoming(theirs, row, most, local.map(Arc::as_ref))?
-        else {
+        let local_table = local.map(Arc::as_ref);
+        let Some(mut incoming) = self.source.incoming(theirs, row, most, local_table)? else {
             return Ok(false);
         };
+        incoming.was = self.was(theirs, row)?;
         let Some(table) = local else {
             let at = Place::of(theirs, &row.key_bytes);
             if let Some(table) = db.of_former(&at.table, &at.shape) {

@@ -44,7 +44,7 @@ impl World {
             self.nodes[place].clock.tick(std::time::Duration::ZERO);
         }
         if self.rekeyed.is_some() {
-            self.end_work();
+            self.end_work()?;
             self.come_to_rest()?;
             self.check_former()?;
         }

@@ -22,7 +22,7 @@ fn worlds(mistake: Mutation) -> u64 {
         OthersGapsIgnored => runs::AWAY,
         LostStreamsForgotten => runs::DISASTERS,
         RekeyedCountsAsNow | MigratedCountsAsNow | RekeyedNotSent | TableAtWorkTaken
-        | TableAtWorkFilled | FormerKeyHeld | LeftOutCountsAsNow => runs::REKEYED,
+        | TableAtWorkFilled | FormerKeyHeld | LeftOutCountsAsNow | OldKeyNotSent => runs::REKEYED,
         _ => 0,
     }
 }

@@ -13,6 +13,12 @@
 //!   that   the rebuild copied. Nobody sees such a delete: the row of the other nodes comes back.
 //! - An insert and a delete between two captures: no other node knows the row.
 //!
+//! A row that the migration leaves out is deleted as of the write that made it: that write never
+//! counts again, and writes of others since do.
+//!
+//! Where the new row does not tell the old key, the writes of before are captured when the
+//! migration begins.
+//!
 //! The application is stopped while its tool is between the first and the last step: the tool
 //! itself would lose writes between the copy and the DROP.
 
@@ -45,6 +51,8 @@ struct Write {
     value: Option<i64>,
     /// The write may count or not.
     is_optional: bool,
+    /// A migration left the row out that it made.
+    is_omitted: bool,
     place: usize,
     at_ms: i64,
     /// Earliest time at which it counts as written.
@@ -69,6 +77,8 @@ pub struct Rekeyed {
     kind: &'static Kind,
     /// The migration also changes the rows' content.
     changes: bool,
+    /// The migration leaves rows out.
+    omits: bool,
     nodes: Vec<Progress>,
     writes: BTreeMap<usize, Vec<Write>>,
     next: i64,
@@ -76,9 +86,12 @@ pub struct Rekeyed {
 
 impl Rekeyed {
     pub fn new(random: &mut Random) -> Self {
+        let kind: &Kind = random.pick(&KINDS);
         Rekeyed {
-            kind: random.pick(&KINDS),
-            changes: random.percent(30),
+            kind,
+            // Rows are known by what they hold where the old key is gone.
+            changes: random.percent(30) && kind.gone.is_none(),
+            omits: random.percent(30) && kind.is_same(),
             nodes: Vec::new(),
             writes: BTreeMap::new(),
             next: 0,
@@ -93,14 +106,16 @@ impl Rekeyed {
     }
 
     fn steps(&self, way: &[&str]) -> VecDeque<String> {
-        let names = [self.kind.key, &["v", "n"]].concat().join(", ");
-        let copied = match self.changes {
-            true => {
-                let changed = "CASE n WHEN 'old' THEN 'moved' ELSE n END";
-                format!("{}, v, {changed}", self.kind.key.join(", "))
-            }
-            false => names.clone(),
+        let n = match self.changes {
+            true => "CASE n WHEN 'old' THEN 'moved' ELSE n END",
+            false => "n",
         };
+        let (made, expression) = match self.kind.made {
+            Some((name, _, expression)) => (vec![name], vec![expression]),
+            None => (vec![], vec![]),
+        };
+        let names = [self.kind.key, &["v", "n"], &made].concat().join(", ");
+        let copied = [self.kind.key, &["v", n], &expression].concat().join(", ");
         let of = |step: &&str| {
             let text = step.replace("{after}", self.kind.after);
             text.replace("{names}", &names).replace("{copied}", &copied)
@@ -131,12 +146,29 @@ impl Rekeyed {
         };
         values.extend([Value::Integer(value), Value::Text(n.to_owned())]);
         let keys = self.kind.key.len();
+        let has = |column: &str| {
+            let text = format!("SELECT 1 FROM pragma_table_info('t') WHERE name = '{column}'");
+            app.prepare(&text)
+                .and_then(|mut s| s.exists([]))
+                .expect("its columns")
+        };
+        let made = self.kind.made.map(|(name, value, _)| (name, value));
+        let others = [self.kind.gone, made].into_iter().flatten();
+        let others: Vec<_> = others.filter(|(name, _)| has(name)).collect();
         let (v, n) = (keys + 1, keys + 2);
         let update = format!("UPDATE t SET v = ?{v}, n = ?{n} WHERE {}", self.is_key(1));
-        let places: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
-        let (names, places) = (self.kind.key.join(", "), places.join(", "));
-        let insert = format!("INSERT INTO t({names}, v, n) VALUES ({places})");
-        run(&update, &values) || run(&insert, &values)
+        if run(&update, &values) {
+            return true;
+        }
+        let mut names = [self.kind.key, &["v", "n"]].concat();
+        names.extend(others.iter().map(|(name, _)| name));
+        values.extend(others.iter().map(|(_, value)| value(i)));
+        let places: Vec<String> = (1..=names.len()).map(|i| format!("?{i}")).collect();
+        let (names, places) = (names.join(", "), places.join(", "));
+        run(
+            &format!("INSERT INTO t({names}) VALUES ({places})"),
+            &values,
+        )
     }
 
     /// A node's rows by the number that was written, each with its version.
@@ -174,7 +206,11 @@ impl Rekeyed {
         let is_back = writes[last.unwrap_or(0)..].iter().any(is_unseen);
         let is_in_time = |w: &&Write| w.until_ms >= last_ms || is_back;
         let mut lawful = writes.iter().filter(is_in_time);
-        if last.is_none() && found.is_none() || lawful.any(|w| w.value == found) {
+        let is_it = |w: &Write| match w.is_omitted {
+            true => found.is_none(),
+            false => w.value == found,
+        };
+        if last.is_none() && found.is_none() || lawful.any(is_it) {
             return Ok(());
         }
         let history: Vec<String> = writes.iter().map(Write::describe).collect();
@@ -186,7 +222,11 @@ impl Rekeyed {
 impl Write {
     fn describe(&self) -> String {
         let (value, place) = (self.value, self.place);
-        let optional = if self.is_optional { ", may count" } else { "" };
+        let optional = match (self.is_optional, self.is_omitted) {
+            (_, true) => ", left out",
+            (true, _) => ", may count",
+            _ => "",
+        };
         let (at, until) = (self.at_ms, self.until_ms);
         format!("  {value:?} by node {place} at {at} until {until}{optional}")
     }
@@ -221,6 +261,15 @@ impl World {
         let watched = "sqlite_schema WHERE type = 'trigger' AND tbl_name = 't'
             AND name GLOB '__harmonylite__*_insert'";
         let mut is_optional = node.count(watched) == 0;
+        let kind = rekeyed.kind;
+        if is_optional && (kind.is_same() || kind.gone.is_some()) {
+            return; // it counts as made just now, or nothing tells which row it was
+        }
+        // Where the old key is gone, a row is inserted once: nothing tells that another one is it.
+        let is_known = rekeyed.writes.contains_key(&i);
+        if kind.gone.is_some() && is_known && !was_there {
+            return;
+        }
         rekeyed.nodes[place].is_blurred |= is_optional;
         if waiting == [0, 0] && !is_optional {
             rekeyed.nodes[place].fresh.clear();
@@ -257,6 +306,7 @@ impl World {
             from_ms,
             value,
             is_optional,
+            is_omitted: false,
             place,
             at_ms: self.now_ms,
             until_ms: i64::MAX,
@@ -267,21 +317,57 @@ impl World {
     }
 
     /// Begins the node's migration, or makes its next step.
-    pub fn rebuild_step(&mut self, place: usize) {
+    pub fn rebuild_step(&mut self, place: usize) -> Step {
         let way = *self.random.pick(&WAYS);
         let rekeyed = self.rekeyed();
-        if rekeyed.nodes[place].steps.is_none() {
+        let begins = rekeyed.nodes[place].steps.is_none();
+        if begins && rekeyed.kind.gone.is_some() {
+            if self.nodes[place].shared.is_none() {
+                self.start(place)?;
+            }
+            self.capture_all(place)?;
+        }
+        let rekeyed = self.rekeyed();
+        if begins {
             rekeyed.nodes[place].steps = Some(rekeyed.steps(way));
         }
         let steps = rekeyed.nodes[place].steps.as_mut();
         let Some(step) = steps.and_then(VecDeque::pop_front) else {
-            return;
+            return Ok(());
+        };
+        let step = match step.contains("{where}") {
+            true => step.replace("{where}", self.omit(place)),
+            false => step,
         };
         let app = self.nodes[place].app();
         if let Err(e) = app.execute_batch(&step) {
             panic!("node {place}: the migration fails: {e}: {step}");
         }
         self.say(format!("node {place}: {step}"));
+        Ok(())
+    }
+
+    /// The condition under which a tool copies rows, and what comes of the others. A table that
+    /// would be empty is another matter.
+    fn omit(&mut self, place: usize) -> &'static str {
+        let rekeyed = self.rekeyed.as_mut().expect("such a table");
+        let of = match self.nodes[place].count("sqlite_schema WHERE name = '__old_push_t'") {
+            0 => "t",
+            _ => "__old_push_t",
+        };
+        let node = &self.nodes[place];
+        if !rekeyed.omits || node.count(&format!("{of} WHERE v % 4 <> 0")) == 0 {
+            return "";
+        }
+        let text = format!("SELECT v FROM {of} WHERE v % 4 = 0");
+        let mut list = node.app().prepare(&text).expect("select");
+        let values = list.query_map([], |r| r.get::<_, i64>(0)).expect("select");
+        for value in values.map(|v| v.expect("a number")) {
+            let all = rekeyed.writes.values_mut().flatten();
+            all.filter(|w| w.value == Some(value))
+                .for_each(|w| w.is_omitted = true);
+        }
+        " WHERE v % 4 <> 0"
     }
 
     /// Captures before time passes: no running daemon captures much later than its application
@@ -306,12 +392,13 @@ impl World {
     }
 
     /// Finishes the migrations that have begun; some nodes may not have begun.
-    pub fn end_work(&mut self) {
+    pub fn end_work(&mut self) -> Step {
         for place in 0..self.nodes.len() {
             while self.rekeyed().is_at_work(place) {
-                self.rebuild_step(place);
+                self.rebuild_step(place)?;
             }
         }
+        Ok(())
     }
 
     /// Checks, after everything was read, that migrated nodes applied the rows that others wrote
@@ -319,7 +406,8 @@ impl World {
     pub fn check_former(&mut self) -> Step {
         let rekeyed = self.rekeyed.as_ref().expect("such a table");
         // Where the migration changes the content, it may also spell the key differently.
-        if rekeyed.kind.adds_to_key() || rekeyed.changes {
+        let is_told = !rekeyed.kind.adds_to_key() && rekeyed.kind.gone.is_none();
+        if !is_told || rekeyed.changes || rekeyed.omits {
             return Ok(());
         }
         for (node, progress) in self.nodes.iter().zip(&rekeyed.nodes) {
@@ -341,7 +429,7 @@ impl World {
         while self.rekeyed.is_some()
             && (self.rekeyed().nodes[place].steps.is_none() || self.rekeyed().is_at_work(place))
         {
-            self.rebuild_step(place);
+            self.rebuild_step(place)?;
             if self.random.percent(50) {
                 self.capture(place)?;
             }
@@ -376,6 +464,11 @@ impl World {
                     let both = (first.get(&i), rows.get(&i));
                     return Err(format!("nodes 0 and {place} differ: row {i} is {both:?}"));
                 }
+            }
+            let is_there = "__harmonylite___held WHERE column = 'a' AND value IN (SELECT a FROM t)";
+            if rekeyed.kind.gone.is_some() && node.count(is_there) > 0 {
+                let held = node.held_rows();
+                return Err(format!("node {place}: held for ever: {held}"));
             }
             if node.count("__harmonylite___waiting") > 0 {
                 return Err(format!("node {place}: entries wait for ever"));

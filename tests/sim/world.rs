@@ -459,7 +459,7 @@ impl World {
                 self.nodes[place].drop_link();
             }
             8 => self.cut_off(place),
-            9 if self.rekeyed.is_some() => self.rebuild_step(place),
+            9 if self.rekeyed.is_some() => return self.rebuild_step(place),
             9 => return self.migrate(place),
             10 => self.set_clock(place),
             11 if up => {

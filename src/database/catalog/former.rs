@@ -34,6 +34,9 @@ pub(crate) struct Former {
     /// Number under which the key before this one is remembered.
     #[serde(default)]
     pub before: Option<i64>,
+    /// Present rows do not tell this key: it is remembered by their own, see [`was_table`].
+    #[serde(default)]
+    pub has_was: bool,
 }
 
 /// Bits for what the comparison observed about the keys that a migration gave to rows.
@@ -121,6 +124,16 @@ pub(crate) fn former_table(id: i64) -> String {
     quote(&former_name(id))
 }
 
+/// SQL name of the table that has the former key of each present one, both as bytes.
+pub(crate) fn was_table(id: i64) -> String {
+    quote(&format!("{}_was", former_name(id)))
+}
+
+fn create_was(id: i64) -> String {
+    let name = was_table(id);
+    format!("CREATE TABLE {name}(key BLOB PRIMARY KEY, was BLOB) WITHOUT ROWID")
+}
+
 impl Database {
     /// Keeps the versions of a table under its number `new`, with the writes to its rows that the
     /// change log and `___waiting` have under its number `old`.
@@ -150,7 +163,11 @@ impl Database {
             shape: known.clone(),
             seen: 0,
             before: before.optional()?,
+            has_was: !is_by_key,
         };
+        if former_shape.has_was {
+            self.conn.execute_batch(&create_was(new))?;
+        }
         self.conn.execute(
             "INSERT INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
             params![new, self.reservation.peek_number(), to_cbor(&former_shape)],
@@ -349,7 +366,37 @@ impl Database {
         self.conn
             .prepare_cached(&text)?
             .execute(params_from_iter(of))?;
+        match &key {
+            OwnedValue::Blob(key) => self.note_was(id, former, key),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers the former key of a present one.
+    fn note_was(&self, id: i64, former: &[OwnedValue], key: &[u8]) -> Result<()> {
+        let Some(of) = self.catalog.former.get(&id).filter(|f| f.has_was) else {
+            return Ok(());
+        };
+        let collations = of.shape.key.iter().map(|(_, collation)| collation.as_str());
+        let was = key_bytes(former.iter().map(OwnedValue::borrow), collations);
+        let text = format!("REPLACE INTO {}(key, was) VALUES (?1, ?2)", was_table(id));
+        self.conn.prepare_cached(&text)?.execute([key, &was])?;
         Ok(())
+    }
+
+    /// The former key, as bytes, of the row that has `key` now; none if it may be several.
+    pub(crate) fn old_key(&self, id: i64, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let text = format!("SELECT was FROM {} WHERE key = ?1", was_table(id));
+        let mut was = self.conn.prepare_cached(&text)?;
+        let Some(was) = was
+            .query_row([key], |r| r.get::<_, Vec<u8>>(0))
+            .optional()?
+        else {
+            return Ok(None);
+        };
+        let former = self.former_by_key(id, &cbor::key_values(&was)?)?;
+        let is_that = former.is_some_and(|f| f.became.as_deref() == Some(key));
+        Ok(is_that.then_some(was))
     }
 
     /// Stores an arrived version of a row under its former key, unless a known version is newer,
@@ -386,7 +433,10 @@ impl Database {
         self.conn
             .prepare_cached(&text)?
             .execute(params_from_iter(all))?;
-        Ok(())
+        match &became {
+            OwnedValue::Blob(became) => self.note_was(id, key, became),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a table remember a former key that it did not have on this node, so that the deletes
@@ -403,7 +453,11 @@ impl Database {
             shape: former.shape.clone(),
             seen: 0,
             before: None,
+            has_was: !former.shape.key_gone(table).is_empty(),
         };
+        if former.has_was {
+            self.conn.execute_batch(&create_was(table.id))?;
+        }
         self.conn.execute(
             "INSERT INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
             params![table.id, self.reservation.peek_number(), to_cbor(&former)],
@@ -480,9 +534,10 @@ impl Database {
         };
         for id in &old {
             self.conn.execute_batch(&format!(
-                "DROP TABLE IF EXISTS {}; DROP TABLE IF EXISTS {}",
+                "DROP TABLE IF EXISTS {}; DROP TABLE IF EXISTS {}; DROP TABLE IF EXISTS {}",
                 former_table(*id),
-                contents_table(*id)
+                contents_table(*id),
+                was_table(*id)
             ))?;
             let text = "DELETE FROM __harmonylite___former WHERE table_id = ?1";
             self.conn.execute(text, [id])?;

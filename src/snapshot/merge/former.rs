@@ -3,29 +3,33 @@
 
 use std::sync::Arc;
 
-use rusqlite::params_from_iter;
+use rusqlite::{OptionalExtension, params_from_iter};
 
 use super::{Merge, MergeProgress, STEP};
-use crate::apply::{Incoming, Place, shape_of_table};
+use crate::apply::{Incoming, OldKey, Place, shape_of_known, shape_of_table};
 use crate::capture::Frames;
-use crate::database::rows::KEY_BYTES;
+use crate::database::rows::{KEY_BYTES, Rows};
 use crate::database::table::{Table, key_names, parameters};
-use crate::database::{Database, Former, Result, former_table, values};
+use crate::database::{Database, Former, Result, former_table, values, was_table};
 use crate::model::cbor;
-use crate::model::value::OwnedValue;
+use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{Version, stamp};
-use crate::snapshot::source::SnapshotSource;
+use crate::snapshot::source::{SnapshotSource, SourceRow, key_values};
 
 /// A former key of a table in a snapshot.
 pub(super) struct SourceFormer {
     table: Arc<Table>,
     former: Former,
+    /// The query for the former key of a present one, if it has that.
+    was: Option<String>,
 }
 
 /// A row of the snapshot under its former key, and its tombstone if it was deleted.
 struct FormerKey {
     key: Vec<OwnedValue>,
     tombstone: Option<Version>,
+    /// The key, as bytes, of the row that it became.
+    became: Option<Vec<u8>>,
 }
 
 impl SourceFormer {
@@ -46,9 +50,11 @@ impl SourceFormer {
             let Ok(former) = ciborium::from_reader::<Former, _>(&shape[..]) else {
                 continue;
             };
+            let was = format!("SELECT was FROM {} WHERE key = ?1", was_table(id));
             let of = SourceFormer {
                 table: table.clone(),
                 former,
+                was: source.conn.prepare(&was).is_ok().then_some(was),
             };
             // An earlier build remembers less. Former keys that a peer made up are not read.
             if of.former.is_sound() && source.conn.prepare(&of.scan(false)).is_ok() {
@@ -87,7 +93,8 @@ impl SourceFormer {
         {
             let n = self.former.shape.key.len();
             let (hlc, written_ms): (i64, Option<i64>) = (row.get(0)?, row.get(3)?);
-            let is_gone = values::column(row, 4).is_null();
+            let became = values::column(row, 4);
+            let is_gone = became.is_null();
             let tombstone = match (written_ms, row.get(2)?) {
                 (Some(time_ms), _) if is_gone => Some(Version {
                     hlc: stamp(time_ms, hlc),
@@ -104,6 +111,10 @@ impl SourceFormer {
             all.push(FormerKey {
                 key: key.map(|value| value.to_owned()).collect(),
                 tombstone: tombstone.filter(|v| v.is_valid()),
+                became: match became {
+                    Value::Blob(key) if !key.is_empty() => Some(key.to_vec()),
+                    _ => None,
+                },
             });
         }
         Ok(all)
@@ -133,8 +144,12 @@ impl Merge {
         let mut last = None;
         if !db.lets_go(&of.table.name().to_ascii_lowercase(), &[])? {
             for row in of.rows(&self.source, after.as_deref(), self.entry.node)? {
-                if let Some(tombstone) = row.tombstone {
-                    db.take_former_tombstone(of, &row.key, tombstone, frames)?;
+                match (row.tombstone, &row.became) {
+                    (Some(tombstone), _) => {
+                        db.take_former_tombstone(of, &row.key, tombstone, frames)?;
+                    }
+                    (None, Some(became)) => db.take_old_key(of, &row.key, became, frames)?,
+                    (None, None) => {}
                 }
                 last = Some(row.key);
                 if is_over(db) {
@@ -149,7 +164,61 @@ impl Merge {
     }
 }
 
+impl Merge {
+    /// The old key of a row, if its own does not tell that.
+    pub(super) fn was(&self, table: &Table, row: &SourceRow) -> Result<Option<OldKey>> {
+        let of = self.former.iter().find(|of| of.table.id == table.id);
+        let Some((of, text)) = of.and_then(|of| Some((of, of.was.as_ref()?))) else {
+            return Ok(None);
+        };
+        let mut was = self.source.conn.prepare_cached(text)?;
+        let key = was.query_row([&row.key_bytes], |r| r.get(0)).optional()?;
+        let was = key.map(|key| OldKey {
+            shape: shape_of_known(&of.former.shape),
+            key,
+        });
+        Ok(was.filter(OldKey::is_sound))
+    }
+}
+
 impl Database {
+    /// Remembers which former key a row had that is here under its present one.
+    fn take_old_key(
+        &mut self,
+        of: &SourceFormer,
+        old: &[OwnedValue],
+        key_bytes: &[u8],
+        frames: &Frames,
+    ) -> Result<()> {
+        let local = self.table_like(&of.table);
+        let Some(local) = local.filter(|_| of.was.is_some()) else {
+            return Ok(());
+        };
+        let at = of.place(old);
+        let was = Some(OldKey {
+            shape: at.shape,
+            key: at.key,
+        });
+        let key = key_values(key_bytes)?;
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        if key.len() != local.key_len() || !was.as_ref().is_some_and(OldKey::is_sound) {
+            return Ok(());
+        }
+        let stored = Rows::new(&self.conn, &local)?.version(&self.sites, &key)?;
+        let Some(stored) = stored.filter(|s| !s.state.deleted) else {
+            return Ok(());
+        };
+        if !self.catalog.former.contains_key(&local.id) {
+            self.adopt_former(&local, &of.former)?;
+        }
+        let incoming = Incoming {
+            was,
+            ..Incoming::default()
+        };
+        let state = (stored.state.version, false);
+        self.learn_was(&local, key_bytes, &incoming, state, frames.local_tx)
+    }
+
     /// Deletes the row that has this key here, or had it before. Holds the tombstone if the table
     /// never had such a key.
     fn take_former_tombstone(

@@ -1,0 +1,113 @@
+//! Rows say which key they had, where their new one does not tell that.
+
+use std::time::Duration;
+
+use super::support::{Node, cluster, converge};
+use crate::capture::Outgoing;
+use crate::model::frame::{Frame, Row, WAS};
+use crate::model::version::Version;
+
+const BEFORE: &str = "CREATE TABLE t(g TEXT PRIMARY KEY, a TEXT, v)";
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn migrate(node: &mut Node) {
+    node.run(
+        "BEGIN; CREATE TABLE new_t(k INTEGER PRIMARY KEY, a TEXT, v);
+         INSERT INTO new_t SELECT 1 + substr(a, 2), a, v FROM t;
+         DROP TABLE t; ALTER TABLE new_t RENAME TO t; COMMIT",
+    );
+    node.capture();
+}
+
+/// Three nodes that have row `g1`.
+fn nodes() -> Vec<Node> {
+    let mut n = cluster(3, BEFORE);
+    n[0].run("INSERT INTO t VALUES ('g1', 'a1', 'old')");
+    converge(&mut n);
+    n.iter().for_each(|node| node.clock.advance(MINUTE));
+    n
+}
+
+/// The frames have the old keys in a column that earlier releases pass over.
+fn assert_said(frames: &[Outgoing]) {
+    for frame in frames {
+        let Ok(Frame::Rows { nodes, tables, .. }) = Frame::decode(&frame.raw) else {
+            panic!("no rows");
+        };
+        for table in &tables {
+            let last = table.columns.len() - 1;
+            assert_eq!(table.columns[last], WAS);
+            let (mut rows, mut row) = (table.rows(&nodes), Row::default());
+            while rows.next(&mut row).unwrap() {
+                assert!(row.exceptions.contains(&(last, Version::NEVER)));
+            }
+        }
+    }
+}
+
+const ROWS: &str = "SELECT k, a, v FROM t ORDER BY 1";
+
+/// A node migrates before it hears of a row: nothing tells it the new key of what comes under the
+/// old one.
+#[test]
+fn what_is_held_under_the_old_key_ends_when_the_row_says_that_it_had_it() {
+    let mut n = nodes();
+    n[1].run("INSERT INTO t VALUES ('g2', 'a2', 'new')");
+    let inserted = n[1].publish();
+    n[0].apply(&inserted);
+    migrate(&mut n[2]);
+    let early = n[2].publish();
+    n[2].apply(&inserted);
+    assert_eq!(n[2].db.held().unwrap(), 1);
+    migrate(&mut n[0]);
+    let late = n[0].publish();
+    assert_said(&late);
+    n[2].apply(&late);
+    assert_eq!(n[2].rows(ROWS), "i2 t'a1' t'old'\ni3 t'a2' t'new'");
+    assert_eq!(n[2].db.held().unwrap(), 0);
+    n[2].restart();
+    n[1].clock.advance(MINUTE);
+    n[1].run("UPDATE t SET v = 'again' WHERE g = 'g2'; DELETE FROM t WHERE g = 'g1'");
+    let again = n[1].publish();
+    n[2].apply(&again);
+    assert_eq!(n[2].rows(ROWS), "i3 t'a2' t'again'");
+    n[0].apply(&early);
+    n[0].apply(&again);
+    n[1].apply(&early);
+    n[1].apply(&late);
+    migrate(&mut n[1]);
+    converge(&mut n);
+    assert_eq!(n[1].rows(ROWS), "i3 t'a2' t'again'");
+    assert!(n.iter().all(|node| node.db.held().unwrap() == 0));
+}
+
+/// A migrated node changes a row that another one deleted later under the old key.
+#[test]
+fn a_row_that_was_deleted_under_the_old_key_stays_deleted_however_it_changed() {
+    for is_held in [false, true] {
+        let mut n = nodes();
+        n[1].clock.advance(MINUTE);
+        n[1].run("DELETE FROM t WHERE g = 'g1'");
+        let deleted = n[1].publish();
+        n[2].apply(&deleted);
+        n[2].run("INSERT INTO t VALUES ('g3', 'a3', 'other')");
+        migrate(&mut n[0]);
+        n[0].run("UPDATE t SET v = 'changed'");
+        let changed = n[0].publish();
+        if is_held {
+            n[2].apply(&changed);
+            assert_eq!(n[2].db.held().unwrap(), 1);
+            n[2].restart();
+        }
+        migrate(&mut n[2]);
+        if !is_held {
+            n[2].apply(&changed);
+        }
+        assert_eq!(n[2].rows(ROWS), "i4 t'a3' t'other'", "held: {is_held}");
+        n[0].apply(&deleted);
+        n[1].apply(&changed);
+        migrate(&mut n[1]);
+        converge(&mut n);
+        assert_eq!(n[0].rows(ROWS), "i4 t'a3' t'other'", "held: {is_held}");
+    }
+}
