@@ -18,6 +18,7 @@ macro_rules! chapter {
         #[doc = "[format]: crate::guide::format"]
         #[doc = "[operations]: crate::guide::operations"]
         #[doc = "[performance]: crate::guide::performance"]
+        #[doc = "[security]: crate::guide::security"]
         #[doc = "[testing]: crate::guide::testing"]
         #[doc = "[troubleshooting]: crate::guide::troubleshooting"]
         #[doc = ""]
@@ -37,6 +38,10 @@ chapter! {
 chapter! {
     /// Raspberry Pi, OpenWrt, busybox: from an empty box to syncing, and what it costs.
     boxes, "guide/boxes.md"
+}
+chapter! {
+    /// Who is trusted with what; files, HTTP, secrets, rights.
+    security, "guide/security.md"
 }
 chapter! {
     /// Symptoms, with their meaning and remedy.

@@ -1,10 +1,14 @@
 //! A lock file that only one process at a time holds. However the process ends, the lock ends too.
+//!
+//! Any user who can open a file can lock it, so the file is for its owner alone.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::db_file::access::{FileAccess, open_regular};
 use crate::db_file::with_end;
 
 /// The file that a path leads to, even if it does not exist yet. SQLite keeps a database's other
@@ -55,7 +59,7 @@ pub fn take_database(
 ) -> Result<File, String> {
     let (lock, deadline) = (of_database(path), Instant::now() + patience);
     loop {
-        match take(&lock) {
+        match take(&lock, &FileAccess::of_database(path)) {
             Ok(Some(file)) => return Ok(file),
             Ok(None) if Instant::now() < deadline && !is_stopped() => {
                 std::thread::sleep(Duration::from_millis(20));
@@ -71,18 +75,35 @@ pub fn take_database(
     }
 }
 
-/// Takes the lock at `path`; it lasts until the file is closed. None if another process has it.
-pub fn take(path: &Path) -> io::Result<Option<File>> {
-    let file = File::options()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(path)?;
+/// Takes the lock at `path`; it lasts until the file is closed. None if another process has it. A
+/// new file gets the owner of `access`; one of a user who is not trusted is an error.
+pub fn take(path: &Path, access: &FileAccess) -> io::Result<Option<File>> {
+    let file = match access.for_owner().create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => open(path, access)?,
+        made => made?,
+    };
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+fn open(path: &Path, access: &FileAccess) -> io::Result<File> {
+    let file = open_regular(path, File::options().read(true).append(true))?;
+    let data = file.metadata()?;
+    if !access.trusts(data.uid()) {
+        let (user, path) = (data.uid(), path.display());
+        return Err(io::Error::other(format!(
+            "the file belongs to a different user (number {user}), who could keep the lock for \
+             ever: remove {path}"
+        )));
+    }
+    // Earlier releases made it readable for all. A file with two names may be one of others.
+    if data.mode() & 0o077 != 0 && data.nlink() == 1 {
+        let _ = file.set_permissions(Permissions::from_mode(0o600));
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -111,10 +132,32 @@ mod tests {
     fn one_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
+        let take = |path: &Path| take(path, &FileAccess::OURS);
         let held = take(&path).unwrap();
         assert!(held.is_some() && take(&path).unwrap().is_none());
         drop(held);
         assert!(take(&path).unwrap().is_some());
         assert!(take(&folder.path().join("no/lock")).is_err());
+    }
+
+    #[test]
+    fn the_file_is_for_its_owner_and_no_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("a.db");
+        std::fs::write(&database, "").unwrap();
+        let lock = of_database(&database);
+        let mode = || std::fs::metadata(&lock).unwrap().mode() & 0o777;
+        let take = || take_database(&database, Duration::ZERO, || false);
+        drop(take().unwrap());
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+        drop(take().unwrap());
+        assert_eq!(mode(), 0o600, "an earlier release made it");
+        std::fs::remove_file(&lock).unwrap();
+        let target = folder.path().join("target");
+        std::os::unix::fs::symlink(&target, &lock).unwrap();
+        let refused = take().unwrap_err();
+        assert!(refused.contains("symbolic link"), "{refused}");
+        assert!(!target.exists());
     }
 }

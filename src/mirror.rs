@@ -5,8 +5,10 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::db_file::access::{FileAccess, open_regular};
 use crate::db_file::with_end;
 use crate::logging::Lasting;
 
@@ -25,7 +27,7 @@ pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
     if is_default && own.exists() {
         return Ok(own);
     }
-    if !is_taken(wanted) {
+    if !is_taken(wanted, database) {
         return Ok(wanted.to_owned());
     }
     if !is_default {
@@ -41,7 +43,9 @@ pub fn place(wanted: &Path, database: &Path) -> Result<PathBuf, String> {
         own.display()
     );
     // If the file were missing, it would count as removed by an operator.
-    fs::write(&own, EMPTY).map_err(|e| format!("seq_map_path: {}: {e}", own.display()))?;
+    let made = access(database).replace(&own);
+    made.and_then(|mut file| file.write_all(&EMPTY))
+        .map_err(|e| format!("seq_map_path: {}: {e}", own.display()))?;
     Ok(own)
 }
 
@@ -50,16 +54,26 @@ fn own_place(database: &Path) -> PathBuf {
     with_end(database, &format!("-{NAME}"))
 }
 
-/// Whether a running process keeps its positions there.
-fn is_taken(path: &Path) -> bool {
-    let locked = File::open(path).map(|file| file.try_lock());
-    matches!(locked, Ok(Err(TryLockError::WouldBlock)))
+/// Who may read the file may lock it, so these are the users who may write to the database.
+fn access(database: &Path) -> FileAccess {
+    FileAccess::of_database(database).for_writers()
+}
+
+/// Whether a running process of a user who may write to the database keeps its positions there.
+fn is_taken(path: &Path, database: &Path) -> bool {
+    let Ok(file) = open_regular(path, File::options().read(true)) else {
+        return false;
+    };
+    let owner = file.metadata().map(|data| data.uid());
+    let is_trusted = owner.is_ok_and(|user| access(database).trusts(user));
+    is_trusted && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 /// Writes the file when its content changed.
 #[derive(Debug)]
 pub struct Mirror {
     path: PathBuf,
+    database: PathBuf,
     written: Option<Vec<(String, u64)>>,
     /// The file written last. It stays locked, to show other processes that it is in use.
     held: Option<File>,
@@ -68,10 +82,11 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// A mirror at `path`; writes nothing yet.
-    pub fn new(path: PathBuf) -> Self {
+    /// A mirror at `path` of what `database` holds; writes nothing yet.
+    pub fn new(path: &Path, database: &Path) -> Self {
         Mirror {
-            path,
+            path: path.to_owned(),
+            database: database.to_owned(),
             written: None,
             held: None,
             failure: Lasting::default(),
@@ -100,7 +115,7 @@ impl Mirror {
     }
 
     fn replace(&mut self, sequences: &[(String, u64)]) -> std::io::Result<()> {
-        if self.held.is_none() && is_taken(&self.path) {
+        if self.held.is_none() && is_taken(&self.path, &self.database) {
             let cause = "another harmonylite writes it: set seq_map_path for each database";
             return Err(std::io::Error::other(cause));
         }
@@ -111,7 +126,7 @@ impl Mirror {
         let mut bytes = Vec::new();
         ciborium::into_writer(&map, &mut bytes).map_err(std::io::Error::other)?;
         let new = with_end(&self.path, ".new");
-        let mut file = File::create(&new)?;
+        let mut file = access(&self.database).replace(&new)?;
         file.write_all(&bytes)?;
         let _ = file.try_lock(); // not every file system can
         fs::rename(new, &self.path)?;
@@ -128,7 +143,8 @@ mod tests {
     fn the_file_is_a_map_of_streams() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("seq-map.cbor");
-        Mirror::new(path.clone()).write(&[("harmonylite-changes-1".into(), 1042)]);
+        Mirror::new(&path, &dir.path().join("a.db"))
+            .write(&[("harmonylite-changes-1".into(), 1042)]);
         let map: std::collections::BTreeMap<String, u64> =
             ciborium::from_reader(fs::File::open(path).unwrap()).unwrap();
         assert_eq!(map["harmonylite-changes-1"], 1042);
@@ -143,7 +159,7 @@ mod tests {
     fn a_failure_is_said_once_and_again_after_a_success() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("later");
-        let mut mirror = Mirror::new(folder.join("seq-map.cbor"));
+        let mut mirror = Mirror::new(&folder.join("seq-map.cbor"), &dir.path().join("a.db"));
         mirror.write(&[("s".into(), 1)]);
         assert!(mirror.failure.ends());
         fs::create_dir(folder).unwrap();
@@ -157,7 +173,7 @@ mod tests {
         let [a, b] = ["a.db", "b.db"].map(|name| dir.path().join(name));
         let default = dir.path().join(NAME);
         assert_eq!(place(&default, &a), Ok(default.clone()));
-        let mut of_a = Mirror::new(default.clone());
+        let mut of_a = Mirror::new(&default, &a);
         of_a.write(&[("s".into(), 1)]);
         of_a.write(&[("s".into(), 2)]);
         let own = dir.path().join("b.db-seq-map.cbor");
@@ -168,7 +184,7 @@ mod tests {
         assert!(read(&own).is_empty());
         let chosen = dir.path().join("chosen");
         assert_eq!(place(&chosen, &b), Ok(chosen.clone()));
-        let mut of_b = Mirror::new(chosen.clone());
+        let mut of_b = Mirror::new(&chosen, &b);
         of_b.write(&[("s".into(), 1)]);
         let refused = place(&chosen, &a).unwrap_err();
         assert!(
@@ -180,9 +196,9 @@ mod tests {
         assert_eq!(place(&default, &b), Ok(own));
         assert_eq!(place(&default, &a), Ok(default.clone()));
         // Both daemons start at the same moment.
-        let mut of_a = Mirror::new(default.clone());
+        let mut of_a = Mirror::new(&default, &a);
         of_a.write(&[("s".into(), 3)]);
-        Mirror::new(default.clone()).write(&[("s".into(), 4)]);
+        Mirror::new(&default, &b).write(&[("s".into(), 4)]);
         assert_eq!(read(&default)["s"], 3);
     }
 }

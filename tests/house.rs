@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("stream", "thread db_file lock model address"),
     ("logging", "clock progress db_file model config"),
     ("trust", ""),
-    ("store", "clock trust model address config stream"),
+    ("store", "clock trust db_file model address config stream"),
     ("heartbeat", "thread trust address logging"),
     ("poller", "thread"),
     ("watcher", "db_file poller"),
@@ -64,12 +64,12 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "clock thread poller lock model config cli logging stream store watcher mirror database \
-         shared inspect cluster status heartbeat control snapshot publisher consumer",
+        "clock thread poller db_file lock model config cli logging stream store watcher mirror \
+         database shared inspect cluster status heartbeat control snapshot publisher consumer",
     ),
     (
         "commands",
-        "thread output lock model config cli stream store mirror database apply \
+        "thread output db_file lock model config cli stream store mirror database apply \
          inspect http status snapshot daemon",
     ),
 ];

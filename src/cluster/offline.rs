@@ -63,7 +63,10 @@ impl Offline {
     pub fn set_paused(&self, is_paused: bool) -> io::Result<()> {
         let mut state = self.state();
         match is_paused {
-            true => File::create(&self.mark).and_then(|file| file.sync_all())?,
+            true => match File::create_new(&self.mark).and_then(|file| file.sync_all()) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
+            },
             false => match fs::remove_file(&self.mark) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}

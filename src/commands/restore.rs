@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crossbeam_channel::{Receiver, TryRecvError, unbounded};
-use rusqlite::Connection;
+use rusqlite::OpenFlags;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -12,6 +12,7 @@ use super::store_access::{open, read};
 use crate::cli::Flags;
 use crate::config::Config;
 use crate::database::own_tables;
+use crate::db_file::access::FileAccess;
 use crate::model::manifest::{Manifest, SnapshotEntry};
 use crate::output;
 use crate::snapshot::error::{TransferError, disk};
@@ -37,7 +38,14 @@ pub fn restore(
         return Err(format!("{}: no snapshots yet", access.store.address()));
     }
     let stop = stop_signals()?;
-    restore_first(&manifest, to, &mut *access.store, &stop, out)
+    let of_database = FileAccess::of_database(&config.db_path);
+    restore_first(
+        &manifest,
+        (to, &of_database),
+        &mut *access.store,
+        &stop,
+        out,
+    )
 }
 
 /// Receives SIGTERM and SIGINT from now on. (Before there is a file to remove, they may end us at
@@ -58,7 +66,7 @@ fn stop_signals() -> Result<Receiver<()>, String> {
 /// Writes the newest sound snapshot, unless `stop` receives a signal.
 pub(super) fn restore_first(
     manifest: &Manifest,
-    to: &Path,
+    (to, access): (&Path, &FileAccess),
     store: &mut dyn Store,
     stop: &Receiver<()>,
     out: &mut dyn Write,
@@ -71,7 +79,7 @@ pub(super) fn restore_first(
                 "harmonylite: {failure}; trying the one before"
             );
         }
-        match restore_one(entry, to, store, stop) {
+        match restore_one(entry, (to, access), store, stop) {
             Ok(displaced) => {
                 let mut text = format!("{} is snapshot {}\n", to.display(), entry.name);
                 if displaced > 0 {
@@ -100,11 +108,12 @@ pub(super) fn restore_first(
 /// Returns the number of rows that were displaced or held.
 fn restore_one(
     entry: &SnapshotEntry,
-    to: &Path,
+    (to, access): (&Path, &FileAccess),
     store: &mut dyn Store,
     stop: &Receiver<()>,
 ) -> Result<i64, TransferError> {
-    let file = transfer::fetch(entry, to, store, &mut Progress::new(stop, "restore"))?;
+    let mut progress = Progress::new(stop, "restore");
+    let file = transfer::fetch(entry, (to, access), store, &mut progress)?;
     let displaced = clean(file.path()).map_err(|e| disk(to, format!("{}: {e}", entry.name)))?;
     if is_told(stop) {
         return Err(TransferError::Stopped);
@@ -137,7 +146,7 @@ fn require_free(to: &Path) -> Result<(), String> {
 
 /// Removes everything of ours. Returns the number of displaced and held rows that went with it.
 fn clean(file: &Path) -> rusqlite::Result<i64> {
-    let conn = Connection::open(file)?;
+    let conn = scratch::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let displaced = conn.query_row(
         "SELECT (SELECT count(*) FROM __harmonylite___displaced)
               + (SELECT count(*) FROM (SELECT DISTINCT table_name, shape, key

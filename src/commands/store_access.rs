@@ -14,6 +14,7 @@ use crate::config::snapshot::StoreSettings as Kind;
 use crate::daemon::net::{self, Net, client_options, server_store};
 use crate::daemon::snapshots::place;
 use crate::database::meta::{Meta, get_meta};
+use crate::db_file::access::FileAccess;
 use crate::lock;
 use crate::model::backoff::Backoff;
 use crate::model::manifest::Manifest;
@@ -57,7 +58,8 @@ pub(super) fn open(config: &Config, options: &Flags) -> Result<Access, String> {
         });
     }
     // The snapshots are on our own server: the one that a running daemon has, or one that we start.
-    match lock::take(&lock::of_database(&config.db_path)) {
+    let access = FileAccess::of_database(&config.db_path);
+    match lock::take(&lock::of_database(&config.db_path), &access) {
         Ok(Some(lock)) => own_server(config, options, node, lock),
         Ok(None) => {
             let client = server::running(&server_store(config, &name), &name).ok_or(

@@ -12,7 +12,8 @@ use super::snapshots::list;
 use super::store_access::warning;
 use crate::cli::Flags;
 use crate::config::Config;
-use crate::config::snapshot::StoreSettings as Kind;
+use crate::config::snapshot::{FileStore, StoreSettings as Kind};
+use crate::db_file::access::FileAccess;
 use crate::model::manifest::{Manifest, SnapshotEntry, fresh_name};
 use crate::snapshot::pack::pack;
 use crate::store;
@@ -76,7 +77,9 @@ fn one_snapshot(store: &Path) -> Manifest {
     let name = fresh_name(1, 1, 1);
     let plain = store.with_file_name("plain");
     fs::write(&plain, vec![7; 100_000]).unwrap();
-    let packed = pack(&plain, &store.join(&name), &mut |_| Ok(())).unwrap();
+    let files = [fs::File::open(&plain), fs::File::create(store.join(&name))];
+    let [from, into] = files.map(Result::unwrap);
+    let packed = pack(from, into, &mut |_| Ok(())).unwrap();
     let entry = SnapshotEntry {
         name,
         size: packed.size,
@@ -99,16 +102,34 @@ fn a_signal_leaves_nothing_behind() {
     fs::create_dir(&place).unwrap();
     let manifest = one_snapshot(&place);
     let nowhere = || Err(StreamError::Disconnected("no broker".into()));
-    let mut store = store::open_existing(&Kind::File(place), "c", &nowhere).unwrap();
+    let kind = Kind::File(FileStore {
+        path: place,
+        database: folder.path().join("a.db"),
+    });
+    let mut store = store::open_existing(&kind, "c", &nowhere).unwrap();
     let before = names(folder.path());
     let to = folder.path().join("r.db");
     let (signal, stop) = unbounded();
     signal.send(()).unwrap();
-    let text = restore_first(&manifest, &to, &mut *store, &stop, &mut Vec::new()).unwrap_err();
+    let text = restore_first(
+        &manifest,
+        (&to, &FileAccess::OURS),
+        &mut *store,
+        &stop,
+        &mut Vec::new(),
+    )
+    .unwrap_err();
     assert!(text.starts_with("stopped: "), "{text}");
     assert_eq!(names(folder.path()), before);
     // Without a signal, a file that is no database is not put into place either.
-    let text = restore_first(&manifest, &to, &mut *store, &stop, &mut Vec::new()).unwrap_err();
+    let text = restore_first(
+        &manifest,
+        (&to, &FileAccess::OURS),
+        &mut *store,
+        &stop,
+        &mut Vec::new(),
+    )
+    .unwrap_err();
     assert!(text.contains("quick_check"), "{text}");
     assert_eq!(names(folder.path()), before);
 }

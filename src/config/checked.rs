@@ -53,6 +53,8 @@ pub struct Config {
     pub seq_map_path: PathBuf,
     /// The Unix socket at which the running daemon answers; none: it has none.
     pub control_socket: Option<PathBuf>,
+    /// Further names under which HTTP is asked by TCP.
+    pub http_hosts: Vec<String>,
     /// `[edge]`
     pub edge: EdgeSettings,
     /// Whether changes of this database are sent to the other nodes.
@@ -95,6 +97,8 @@ pub struct Config {
     pub prometheus: Prometheus,
     /// The address of `/health`, and the heartbeat.
     pub health_check: HealthCheck,
+    /// Files and folders that others can change, each with who can; empty unless read from a file.
+    pub exposed: Vec<String>,
 }
 
 /// Settings that all nodes of a cluster must have in common. A connecting node compares them.
@@ -194,9 +198,12 @@ impl Config {
         let logging = Logging::read(&top.section("logging"), &taken);
         let common = Common::read(&log, &nats);
         let nats = NatsSettings::read(&nats, common.shards);
+        let snapshot = Snapshot::read(&top.section("snapshot"), db_path.clone());
         Config {
+            exposed: Vec::new(),
             edge: EdgeSettings::read(&top.section("edge"), nats.urls.is_empty()),
             control_socket: read_control_socket(&top, &db_path),
+            http_hosts: top.list("http_hosts").unwrap_or_default(),
             seq_map_path,
             db_path,
             node_id: top.opt_int(
@@ -231,7 +238,7 @@ impl Config {
             ),
             tables: Tables::read(&top.section("tables")),
             replication_log: ReplicationLog::read(&log),
-            snapshot: Snapshot::read(&top.section("snapshot")),
+            snapshot,
             nats,
             common,
             logging,

@@ -12,6 +12,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::db_file::access;
+
 pub mod bookkeeping;
 pub mod checked;
 pub mod edge;
@@ -87,6 +89,26 @@ fn listed(file: &Path, problems: &[Problem]) -> String {
     problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// What others than this user and root can change, and so make of this node what they like.
+fn exposed(file: &Path, db_path: &Path) -> Vec<String> {
+    let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let changeable = [Some(&*file), file.parent()].into_iter().flatten();
+    let mut found: Vec<String> = changeable
+        .filter_map(|path| {
+            let why = access::exposure(path)?;
+            let path = path.display();
+            Some(format!("{path} {why}, and with it the configuration"))
+        })
+        .collect();
+    if access::is_in_open_folder(db_path) {
+        let path = db_path.display();
+        found.push(format!(
+            "db_path: every user can make files beside {path}: move it to a folder of its own"
+        ));
+    }
+    found
+}
+
 impl Config {
     /// The file to load: the `given` one, else [`DEFAULT_FILE`]. Fails only if that does not exist.
     pub fn find(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
@@ -103,7 +125,9 @@ impl Config {
             file: file.into(),
             cause,
         })?;
-        Config::parse(file, &text)
+        let mut config = Config::parse(file, &text)?;
+        config.exposed = exposed(file, &config.db_path);
+        Ok(config)
     }
 
     /// Checks `text` as the content of `file`, whose name appears in errors only.

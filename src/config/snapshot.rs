@@ -41,7 +41,7 @@ pub enum StoreSettings {
     /// A server reached by SFTP.
     Sftp(SftpStore),
     /// A directory, such as a mounted disk.
-    File(PathBuf),
+    File(FileStore),
 }
 
 impl StoreSettings {
@@ -55,6 +55,15 @@ impl StoreSettings {
             StoreSettings::File(_) => "file",
         }
     }
+}
+
+/// `[snapshot.file]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStore {
+    /// The directory.
+    pub path: PathBuf,
+    /// The database: those who may read it may read its snapshots.
+    pub database: PathBuf,
 }
 
 /// `[snapshot.nats]`
@@ -135,7 +144,7 @@ pub struct SftpStore {
 }
 
 impl Snapshot {
-    pub(super) fn read(section: &Section) -> Snapshot {
+    pub(super) fn read(section: &Section, database: PathBuf) -> Snapshot {
         let enabled = section.bool("enabled", true);
         let chosen = section.parsed("store", "nats", store_name);
         let used = |store: &str| enabled && chosen == store;
@@ -155,7 +164,10 @@ impl Snapshot {
                 "s3" => StoreSettings::S3(s3),
                 "webdav" => StoreSettings::WebDav(webdav),
                 "sftp" => StoreSettings::Sftp(sftp),
-                "file" => StoreSettings::File(file.into()),
+                "file" => StoreSettings::File(FileStore {
+                    path: file.into(),
+                    database,
+                }),
                 _ => StoreSettings::Nats(nats),
             },
             interval: section.millis_or_off("interval", 1_000, "between two snapshots"),

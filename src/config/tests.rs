@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::snapshot::StoreSettings;
 use super::snapshot::check::is_built_in;
+use super::snapshot::{FileStore, StoreSettings};
 use super::*;
 
 mod go_version;
@@ -87,7 +87,7 @@ fn uncommented() -> String {
 
 #[test]
 fn config_toml_documents_the_defaults() {
-    let defaults = parse("db_path = \"/tmp/harmonylite.db\"").unwrap();
+    let defaults = parse("db_path = \"data.db\"").unwrap();
     assert_eq!(parse(DOCUMENTED).unwrap(), defaults);
     assert_eq!(parse(&uncommented()).unwrap(), defaults);
 }
@@ -350,7 +350,11 @@ fn keys_that_a_store_needs() {
     );
     if is_built_in("file") {
         let config = sound("[snapshot]\nstore = \"file\"\nfile.path = \"/mnt/x\"");
-        assert_eq!(config.snapshot.store, StoreSettings::File("/mnt/x".into()));
+        let store = FileStore {
+            path: "/mnt/x".into(),
+            database: "/tmp/a.db".into(),
+        };
+        assert_eq!(config.snapshot.store, StoreSettings::File(store));
     }
     sound("[snapshot]\nstore = \"s3\"\nenabled = false");
 }

@@ -71,6 +71,9 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
         .or(config.node_id)
         .or_else(|| derive(&MACHINE_ID_FILES));
     let log_file = logging::start(&config.logging, node_id).map_err(Failure)?;
+    for text in &config.exposed {
+        log::warn!("{text}");
+    }
     let (exits, exited) = unbounded();
     let poller = Poller::start(&exits).map_err(|e| Failure(format!("waiting for events: {e}")))?;
     let (ask, asks) = unbounded();

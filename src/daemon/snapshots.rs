@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use crate::cluster::broker::JetStreamBroker;
 use crate::config::Config;
 use crate::config::snapshot::StoreSettings as Kind;
+use crate::db_file::access::FileAccess;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::shared::Shared;
@@ -141,8 +142,10 @@ fn bring(
     let mut store = open_store(config, broker)?;
     let manifest = transfer::read_manifest(&mut *store, &config.common.stream_prefix)?;
     let mut last = Ok(None);
+    let access = FileAccess::of_database(&config.db_path);
     for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
-        let fetched = transfer::fetch(&entry, &config.db_path, &mut *store, progress)
+        let place = (&*config.db_path, &access);
+        let fetched = transfer::fetch(&entry, place, &mut *store, progress)
             .and_then(|file| transfer::put_in_place(file, &config.db_path));
         match fetched {
             Ok(false) => {
@@ -155,7 +158,7 @@ fn bring(
             Ok(true) => {
                 let sequences = entry.streams.iter().map(|(s, p)| (s.clone(), p.seq));
                 let sequences: Vec<_> = sequences.collect();
-                Mirror::new(config.seq_map_path.clone()).write(&sequences);
+                Mirror::new(&config.seq_map_path, &config.db_path).write(&sequences);
                 log::info!(
                     "{} is new: it begins with snapshot {} of node {}",
                     config.db_path.display(),

@@ -1,6 +1,5 @@
 //! The threads, their shared state, and their orderly end.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -46,7 +45,7 @@ pub(super) struct Threads {
     stop: Sender<()>,
     threads: Vec<JoinHandle<()>>,
     exits: Sender<Exited>,
-    mirror_path: PathBuf,
+    mirror: Mirror,
     /// Our own nats-server's thread, which ends last.
     server: Option<(Sender<()>, JoinHandle<()>)>,
 }
@@ -140,7 +139,7 @@ impl Threads {
             stop: stopped,
             woken,
         };
-        let mirror = Mirror::new(config.seq_map_path.clone());
+        let mirror = Mirror::new(&config.seq_map_path, &config.db_path);
         threads.push(publisher::start(
             shared.clone(),
             broker,
@@ -155,7 +154,7 @@ impl Threads {
             stop,
             threads,
             exits: exits.clone(),
-            mirror_path: config.seq_map_path.clone(),
+            mirror: Mirror::new(&config.seq_map_path, &config.db_path),
             server,
         }
     }
@@ -177,7 +176,7 @@ impl Threads {
         drop(self.stop);
         let mut threads = self.threads;
         threads.extend(self.shared.status.close());
-        let mut open = Some((self.shared, Mirror::new(self.mirror_path)));
+        let mut open = Some((self.shared, self.mirror));
         let (mut server, mut asked, mut ends_early) = (self.server, None, None);
         let mut end_server = || {
             let (stop, thread) = server.take()?;

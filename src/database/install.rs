@@ -13,12 +13,20 @@ use super::wal::JOURNAL_SIZE_LIMIT;
 use super::write::retry_while_busy;
 use super::{DatabaseError, GoVersion, Result, Settings, journal, own_shape, own_tables};
 use crate::config::CACHE_SIZE;
+use crate::db_file::access::FileAccess;
 
 /// The table that shows that HarmonyLite manages a database.
 const META: &str = "__harmonylite___meta";
 
 pub(super) fn connect(path: &Path, cache_size: u32) -> Result<Connection> {
     let open = || {
+        let made = FileAccess::of_database(path).create(path);
+        if made.is_ok() {
+            let path = path.display();
+            log::info!(
+                "{path} is new, and only its owner can open it: run the application as that"
+            );
+        }
         let conn = Connection::open(path)?;
         conn.busy_timeout(Duration::from_secs(5))?;
         conn.set_prepared_statement_cache_capacity(256);

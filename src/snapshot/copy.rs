@@ -22,6 +22,7 @@ use crate::database::{Database, OpenedFiles, Result, Viewing, forget_table, note
 use crate::model::manifest::StreamPosition;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::error::CopyError;
+use crate::snapshot::scratch;
 
 mod indexes;
 
@@ -141,7 +142,8 @@ impl View {
         to: &Path,
         watch: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> std::result::Result<(), CopyError> {
-        let mut copy = Connection::open(to)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let mut copy = scratch::connect(to, flags)?;
         // Nobody reads the file before it is whole, so neither a journal nor a sync is of use.
         copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
         copy.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;

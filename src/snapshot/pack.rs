@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -60,15 +59,16 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-/// Compresses a file. `watch` is told how many bytes are done, and can end the work.
+/// Compresses a file into an empty one. `watch` is told how many bytes are done, and can end the
+/// work.
 pub(crate) fn pack(
-    from: &Path,
-    into: &Path,
+    from: File,
+    into: File,
     watch: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<PackedFile> {
-    let mut encoder = zstd::Encoder::new(Hashing::new(File::create(into)?), LEVEL)?;
+    let mut encoder = zstd::Encoder::new(Hashing::new(into), LEVEL)?;
     encoder.include_checksum(true)?;
-    let mut from = BufReader::with_capacity(128 << 10, File::open(from)?);
+    let mut from = BufReader::with_capacity(128 << 10, from);
     let mut done = 0;
     let mut piece = vec![0; 128 << 10];
     loop {
@@ -111,10 +111,12 @@ impl Write for Limited {
 }
 
 impl Unpacker {
-    /// Unpacks into a new file of `size` bytes.
-    pub(crate) fn new(into: &Path, size: u64) -> io::Result<Unpacker> {
-        let file = File::create(into)?;
-        let limited = Limited { file, left: size };
+    /// Unpacks into an empty file, which becomes `size` bytes long.
+    pub(crate) fn new(into: File, size: u64) -> io::Result<Unpacker> {
+        let limited = Limited {
+            file: into,
+            left: size,
+        };
         let mut decoder = zstd::stream::write::Decoder::new(limited)?;
         decoder.window_log_max(MAX_WINDOW_LOG)?;
         Ok(Unpacker {
@@ -163,7 +165,8 @@ mod tests {
             .collect();
         std::fs::write(&plain, &content).unwrap();
         let mut seen = 0;
-        let done = pack(&plain, &packed, &mut |bytes| {
+        let [from, into] = [File::open(&plain), File::create(&packed)].map(Result::unwrap);
+        let done = pack(from, into, &mut |bytes| {
             seen = bytes;
             Ok(())
         });
@@ -173,7 +176,7 @@ mod tests {
         assert_eq!(bytes.len() as u64, done.size);
 
         let unpack = |bytes: &[u8], size: usize| {
-            let mut unpacker = Unpacker::new(&back, size as u64)?;
+            let mut unpacker = Unpacker::new(File::create(&back)?, size as u64)?;
             unpacker.write_all(bytes)?;
             unpacker.finish()
         };
@@ -191,7 +194,8 @@ mod tests {
         let plain = dir.path().join("plain");
         std::fs::write(&plain, vec![7; 1 << 20]).unwrap();
         let stop = |_| Err(io::Error::other("stopped"));
-        let error = pack(&plain, &dir.path().join("packed"), &mut { stop }).unwrap_err();
+        let into = File::create(dir.path().join("packed")).unwrap();
+        let error = pack(File::open(&plain).unwrap(), into, &mut { stop }).unwrap_err();
         assert_eq!(error.to_string(), "stopped");
     }
 }

@@ -1,12 +1,15 @@
 //! Files beside the database: scratch files, files that a lost database left, and room on the disk.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, Seek};
 use std::ops::RangeInclusive;
 use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::{Connection, OpenFlags};
+
+use crate::db_file::access::{FileAccess, without_links};
 use crate::db_file::with_end;
 use crate::snapshot::error::{TransferError, disk};
 
@@ -22,7 +25,11 @@ fn spare(bytes: u64) -> u64 {
 }
 
 /// A scratch file and its companions, which are removed when the value is dropped.
-pub struct Scratch(PathBuf);
+pub struct Scratch {
+    path: PathBuf,
+    /// The file as it was made: under its name may be a different one by now.
+    file: File,
+}
 
 /// The path with which the names of a database's scratch files begin: that of the database, or one
 /// in `folder`. There the names of databases from several folders must differ.
@@ -40,28 +47,44 @@ pub fn base(database: &Path, folder: Option<&Path>) -> PathBuf {
 }
 
 impl Scratch {
-    /// A file whose name begins with `base`: the database's path, so that the file can be put into
-    /// its place, or see [`base`]. Removes one of the same name.
-    pub fn beside(base: &Path, what: &str) -> Scratch {
-        let scratch = Scratch::named(base, what);
-        scratch.remove(); // of a process that was killed
-        scratch
-    }
-
-    fn named(base: &Path, what: &str) -> Scratch {
-        Scratch(with_end(base, &format!(".harmonylite-{what}")))
+    /// An empty file whose name begins with `base`: the database's path, so that the file can be
+    /// put into its place, or see [`base`]. It takes the place of a file or link of that name.
+    pub fn beside(base: &Path, what: &str, access: &FileAccess) -> Result<Scratch, TransferError> {
+        let path = name(base, what);
+        remove(&path); // of a process that was killed
+        let file = access.replace(&path).map_err(|e| disk(&path, e))?;
+        Ok(Scratch { path, file })
     }
 
     /// Path of the file.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
-    fn remove(&self) {
-        for file in companions(&self.0).chain([self.0.clone()]) {
-            let _ = fs::remove_file(file);
-        }
+    /// The file, to be read or written from its beginning. Uses of it share one position.
+    pub(super) fn file(&self) -> Result<File, TransferError> {
+        let rewound = self.file.try_clone().and_then(|mut file| {
+            file.rewind()?;
+            Ok(file)
+        });
+        rewound.map_err(|e| disk(&self.path, e))
     }
+}
+
+fn name(base: &Path, what: &str) -> PathBuf {
+    with_end(base, &format!(".harmonylite-{what}"))
+}
+
+fn remove(scratch: &Path) {
+    for file in companions(scratch).chain([scratch.to_owned()]) {
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// Opens a scratch file as a database. Fails if there is a link by now.
+pub(crate) fn connect(scratch: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_NOFOLLOW | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(without_links(scratch), flags)
 }
 
 /// Removes the files that a killed process left beside the database and in `folder`. They may be as
@@ -71,16 +94,17 @@ pub fn remove_stale(database: &Path, folder: Option<&Path>) {
     let places = [base(database, None), base(database, folder)];
     let names = ["copy", "packed", "fetched"];
     for (place, what) in places.iter().flat_map(|p| names.map(|what| (p, what))) {
-        let left = Scratch::named(place, what);
-        if left.0.exists() {
-            log::info!("removing {}, left by a broken snapshot", left.0.display());
+        let left = name(place, what);
+        if left.symlink_metadata().is_ok() {
+            log::info!("removing {}, left by a broken snapshot", left.display());
         }
+        remove(&left);
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        self.remove();
+        remove(&self.path);
     }
 }
 
@@ -212,10 +236,10 @@ mod tests {
         }
         let scratch = folder.path().join("scratch");
         fs::create_dir(&scratch).unwrap();
-        let there = Scratch::named(&base(&file("a.db"), Some(&scratch)), "copy");
-        fs::write(there.path(), "").unwrap();
+        let there = name(&base(&file("a.db"), Some(&scratch)), "copy");
+        fs::write(&there, "").unwrap();
         remove_stale(&file("a.db"), Some(&scratch));
-        assert!(!there.path().exists());
+        assert!(!there.exists());
         assert!(ours.iter().all(|name| !file(name).exists()));
         assert!(others.iter().all(|name| file(name).exists()));
     }

@@ -22,6 +22,7 @@ use crate::model::frame::MAX_ROW_BYTES;
 use crate::model::merge::{FLOOR, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
+use crate::snapshot::scratch;
 
 /// See the module's head.
 pub(super) struct SnapshotSource {
@@ -52,8 +53,7 @@ impl SnapshotSource {
     }
 
     fn read(path: &Path) -> Result<SnapshotSource> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(path, flags)?;
+        let conn = scratch::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         // No value may be longer than a row that can be sent: SQLite refuses it without reading it.
         conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_ROW_BYTES as i32)?;
         // One transaction for everything that is read, or every look-up locks the file anew.

@@ -10,11 +10,12 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::database::meta::{Meta, set_meta};
 use crate::database::{DatabaseError, is_unfit, schema, values};
+use crate::db_file::access::FileAccess;
 use crate::model::manifest::{self, Manifest, ManifestError, SnapshotEntry, fresh_name};
 use crate::snapshot::copy::View;
 use crate::snapshot::error::{CopyError, TransferError, bad, disk};
 use crate::snapshot::pack::{Unpacker, pack};
-use crate::snapshot::scratch::{Scratch, place, remove_leftovers, require_space};
+use crate::snapshot::scratch::{self, Scratch, place, remove_leftovers, require_space};
 use crate::snapshot::source::SnapshotSource;
 use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
 use crate::store::{Store, StoreError};
@@ -52,8 +53,9 @@ pub fn upload(
     store: &mut dyn Store,
     watch: &mut dyn Watch,
 ) -> Result<SnapshotEntry, TransferError> {
-    let copy = Scratch::beside(maker.scratch, "copy");
-    let packed_file = Scratch::beside(maker.scratch, "packed");
+    let access = FileAccess::of_database(maker.database);
+    let copy = Scratch::beside(maker.scratch, "copy", &access)?;
+    let packed_file = Scratch::beside(maker.scratch, "packed", &access)?;
     let database_size = view.size;
     require_space(copy.path(), database_size + database_size / 2)?;
     let (streams, schema) = (view.streams.clone(), view.schema);
@@ -76,7 +78,7 @@ pub fn upload(
         Unchecked::Stopped => TransferError::Stopped,
         Unchecked::Damaged(cause) => damaged(maker, cause),
     })?;
-    let packed = pack(copy.path(), packed_file.path(), &mut |done| {
+    let packed = pack(copy.file()?, packed_file.file()?, &mut |done| {
         watch.progress("packing", done, database_size)
     })
     .map_err(|e| stopped_or(e, packed_file.path()))?;
@@ -93,9 +95,8 @@ pub fn upload(
         dropped: maker.dropped,
         lacks,
     };
-    let file = fs::File::open(packed_file.path()).map_err(|e| disk(packed_file.path(), e))?;
     let mut watched = Watched {
-        inner: file,
+        inner: packed_file.file()?,
         watch,
         step: "uploading",
         done: 0,
@@ -217,13 +218,13 @@ pub fn read_manifest(
 /// is gone or damaged, or if the watch ends the work.
 pub fn fetch(
     entry: &SnapshotEntry,
-    base: &Path,
+    (base, access): (&Path, &FileAccess),
     store: &mut dyn Store,
     watch: &mut dyn Watch,
 ) -> Result<Scratch, TransferError> {
-    let file = Scratch::beside(base, "fetched");
+    let file = Scratch::beside(base, "fetched", access)?;
     require_space(file.path(), entry.database_size)?;
-    let into = Unpacker::new(file.path(), entry.database_size);
+    let into = Unpacker::new(file.file()?, entry.database_size);
     let mut watched = Watched {
         inner: into.map_err(|e| disk(file.path(), e))?,
         watch,
@@ -261,7 +262,7 @@ pub fn fetch(
 /// stays.
 pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferError> {
     let prepare = || -> rusqlite::Result<()> {
-        let conn = Connection::open(file.path())?;
+        let conn = scratch::connect(file.path(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         set_meta(&conn, Meta::Joined, 1)?; // there is nothing to merge it with
         conn.close().map_err(|(_, e)| e)
     };
@@ -284,8 +285,7 @@ pub(crate) enum Unchecked {
 /// Runs `quick_check` on a file, which takes as long as reading it; `watch` can end it.
 pub(crate) fn check(path: &Path, watch: &mut dyn Watch) -> Result<(), Unchecked> {
     let damage = |e: rusqlite::Error| Unchecked::Damaged(format!("quick_check: {e}"));
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(damage)?;
+    let conn = scratch::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(damage)?;
     let interrupt = conn.get_interrupt_handle();
     let size = fs::metadata(path).map_or(0, |data| data.len());
     let (exits, ended) = unbounded();

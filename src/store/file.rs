@@ -1,7 +1,7 @@
 //! A folder: a mounted disk, a USB stick, a network file system.
 //!
 //! An object is written under a temporary name and synced, then renamed. A file system does a
-//! rename completely or not at all.
+//! rename completely or not at all. It is for those who may read the database.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::part::part_name;
 use super::{IfAbsent, Result, Store, StoreError};
+use crate::config::snapshot::FileStore;
+use crate::db_file::access::{FileAccess, open_regular};
 
 /// Bytes between two syncs. An application with its database on the same disk waits in its own
 /// syncs for all bytes that are on their way to the disk. This keeps them to a small part of the
@@ -18,21 +20,26 @@ const SYNC_EVERY: u64 = 4 << 20;
 
 struct Folder {
     path: PathBuf,
+    database: PathBuf,
     address: String,
 }
 
-pub(super) fn open(path: &Path, missing: IfAbsent) -> Result<impl Store + use<>> {
+pub(super) fn open(settings: &FileStore, missing: IfAbsent) -> Result<impl Store + use<>> {
+    let FileStore { path, database } = settings.clone();
     let address = format!("file {}", path.display());
-    if missing == IfAbsent::Refuse && is_missing(path) {
+    if missing == IfAbsent::Refuse && is_missing(&path) {
         return Err(StoreError::no_place(
             &address,
             "folder",
             "snapshot.file.path",
         ));
     }
-    ensure(path).map_err(|cause| StoreError::failed(&address, "open the folder", cause))?;
-    let path = path.to_path_buf();
-    Ok(Folder { path, address })
+    ensure(&path).map_err(|cause| StoreError::failed(&address, "open the folder", cause))?;
+    Ok(Folder {
+        path,
+        database,
+        address,
+    })
 }
 
 fn is_missing(path: &Path) -> bool {
@@ -79,7 +86,7 @@ fn is_mount_point(folder: &Path) -> bool {
 
 impl Folder {
     fn write(&self, name: &str, part: &Path, from: &mut dyn Read) -> io::Result<()> {
-        let mut file = File::options().write(true).create_new(true).open(part)?;
+        let mut file = FileAccess::of_database(&self.database).create(part)?;
         while io::copy(&mut from.take(SYNC_EVERY), &mut file)? > 0 {
             file.sync_data()?;
         }
@@ -112,7 +119,8 @@ impl Store for Folder {
     }
 
     fn get(&mut self, name: &str, into: &mut (dyn Write + Send)) -> Result<()> {
-        let copied = File::open(self.path.join(name)).and_then(|mut file| {
+        let path = self.path.join(name);
+        let copied = open_regular(&path, File::options().read(true)).and_then(|mut file| {
             io::copy(&mut file, into)?;
             into.flush()
         });
@@ -159,12 +167,17 @@ mod tests {
     fn a_missing_folder_may_be_a_missing_disk() {
         let top = tempfile::tempdir().unwrap();
         let mount = top.path().join("mount");
-        let cause = |path: &Path| open(path, IfAbsent::Make).err().unwrap().to_string();
+        let settings = |path: &Path| FileStore {
+            path: path.to_owned(),
+            database: top.path().join("a.db"),
+        };
+        let make = |path: &Path| open(&settings(path), IfAbsent::Make);
+        let cause = |path: &Path| make(path).err().unwrap().to_string();
         assert!(cause(&mount.join("snapshots")).contains("is its disk mounted?"));
         fs::create_dir(&mount).unwrap();
         assert!(cause(&mount.join("snapshots")).contains("make the folder"));
         fs::write(mount.join("something"), "").unwrap();
-        assert!(open(&mount.join("snapshots"), IfAbsent::Make).is_ok());
+        assert!(make(&mount.join("snapshots")).is_ok());
         assert!(cause(&mount.join("something")).contains("not a folder"));
     }
 }

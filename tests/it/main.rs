@@ -19,6 +19,7 @@ mod crash;
 mod edge;
 mod embedded;
 mod excluded;
+mod files;
 mod forgetful;
 mod go_version;
 mod golden;

@@ -22,6 +22,8 @@ pub struct Node {
     /// Further environment variables, name and value.
     pub environment: Vec<(String, String)>,
     process: Option<Child>,
+    /// The user that the daemon is; none: that of the test.
+    user: Option<u32>,
 }
 
 impl Drop for Node {
@@ -44,6 +46,7 @@ impl Node {
             words: Vec::new(),
             environment: Vec::new(),
             process: None,
+            user: None,
         };
         let database = format!("'{}'", node.database().display());
         let server = crate::stream::node::binary();
@@ -83,6 +86,11 @@ impl Node {
     /// The program. `HARMONYLITE_EMULATED` gives a different command for nodes with odd ids, such
     /// as `qemu-arm -cpu arm1176 FILE`: then nodes of two architectures meet (`scripts/arm.sh`).
     fn program(&self) -> Command {
+        if let Some(user) = self.user {
+            let mut command = Command::new(self.file("harmonylite"));
+            command.uid(user).gid(user);
+            return command;
+        }
         let own = env!("CARGO_BIN_EXE_harmonylite");
         let id = self.settings.get("node_id").and_then(|id| id.parse().ok());
         let emulated = std::env::var("HARMONYLITE_EMULATED");
@@ -108,6 +116,16 @@ impl Node {
             .env("TMPDIR", self.folder.path())
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// From now on the daemon is this user, to whom the folder and the database are given. The test
+    /// must be root.
+    pub fn run_as(&mut self, user: u32) {
+        fs::copy(env!("CARGO_BIN_EXE_harmonylite"), self.file("harmonylite")).unwrap();
+        for path in [self.folder.path(), &self.database()] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+        }
+        self.user = Some(user);
     }
 
     /// Runs the program to its end.

@@ -3,6 +3,7 @@
 //! OpenWrt's rc.common, procd and UCI are not here: [`RC_COMMON`] stands for them and writes down
 //! the calls of the script.
 
+use harmonylite::db_file::access::FileAccess;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -91,7 +92,8 @@ fn sysv_starts_stops_restarts_and_tells() {
     assert_eq!(run("status").0, 0);
     assert_eq!(run("stop").0, 0);
     until("its server is gone", || {
-        let held = harmonylite::lock::take(&node.file("app.db-harmonylite.lock"));
+        let held =
+            harmonylite::lock::take(&node.file("app.db-harmonylite.lock"), &FileAccess::OURS);
         held.unwrap().map(drop)
     });
 }

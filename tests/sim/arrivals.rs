@@ -1,5 +1,6 @@
 //! Nodes that are added during a run.
 
+use harmonylite::db_file::access::FileAccess;
 use harmonylite::snapshot::error::TransferError;
 use harmonylite::snapshot::transfer;
 use harmonylite::snapshot::watch::Nobody;
@@ -56,8 +57,9 @@ impl World {
         let manifest = transfer::read_manifest(&mut *store, CLUSTER)?;
         for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
             let path = node.path();
-            let placed = transfer::fetch(&entry, path, &mut *store, &mut Nobody)
-                .and_then(|file| transfer::put_in_place(file, path));
+            let placed =
+                transfer::fetch(&entry, (path, &FileAccess::OURS), &mut *store, &mut Nobody)
+                    .and_then(|file| transfer::put_in_place(file, path));
             match placed {
                 Ok(_) => return Ok(true),
                 Err(TransferError::Bad { .. }) => {}

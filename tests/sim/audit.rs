@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use harmonylite::database::table::Table;
+use harmonylite::db_file::access::FileAccess;
 use harmonylite::model::frame::{self, Frame};
 use harmonylite::model::manifest::SnapshotEntry;
 use harmonylite::model::version::{HLC_BEFORE, Version};
@@ -55,7 +56,8 @@ impl World {
         let shards = self.options.shards;
         let mut node = Node::new(AUDITOR, 3000, self.folder(), self.now_ms, shards);
         let brought = snapshots.objects.quietly(|store| {
-            let file = transfer::fetch(&entry, node.path(), store, &mut Nobody)?;
+            let file =
+                transfer::fetch(&entry, (node.path(), &FileAccess::OURS), store, &mut Nobody)?;
             transfer::put_in_place(file, node.path())
         });
         if brought.is_err() {
@@ -103,7 +105,7 @@ impl World {
         let is_sound = |entry: &SnapshotEntry| {
             let fetched = snapshots.objects.quietly(|store| {
                 let path = self.folder().join("owed");
-                transfer::fetch(entry, &path, store, &mut Nobody).map(drop)
+                transfer::fetch(entry, (&path, &FileAccess::OURS), store, &mut Nobody).map(drop)
             });
             fetched.is_ok()
         };

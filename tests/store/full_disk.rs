@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use harmonylite::config::snapshot::StoreSettings as Settings;
+use harmonylite::config::snapshot::{FileStore, StoreSettings as Settings};
 use tempfile::TempDir;
 
 use crate::bench::Bench;
@@ -71,7 +71,12 @@ fn file() {
         name: "full file",
         kind: "file",
         port: 0,
-        settings: Box::new(move |way| Settings::File(folder.join(&way.place))),
+        settings: Box::new(move |way| {
+            Settings::File(FileStore {
+                path: folder.join(&way.place),
+                database: folder.join("none.db"),
+            })
+        }),
         process: None,
     };
     check(&bench);

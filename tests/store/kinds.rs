@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 
-use harmonylite::config::snapshot::StoreSettings as Settings;
+use harmonylite::config::snapshot::{FileStore, StoreSettings as Settings};
 use s3::creds::Credentials;
 use s3::{Bucket, Region};
 
@@ -164,7 +164,12 @@ fn file() {
         name: "file",
         kind: "file",
         port: 0,
-        settings: Box::new(move |way| Settings::File(path.join(&way.place))),
+        settings: Box::new(move |way| {
+            Settings::File(FileStore {
+                path: path.join(&way.place),
+                database: path.join("none.db"),
+            })
+        }),
         process: None,
     };
     conformance::check(&bench);

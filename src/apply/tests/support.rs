@@ -13,6 +13,7 @@ use crate::apply::{Arrived, Content};
 use crate::capture::Outgoing;
 use crate::clock::{Clock, ManualClock};
 use crate::database::{Database, Settings};
+use crate::db_file::access::FileAccess;
 use crate::model::frame::Frame;
 use crate::snapshot::scratch::Scratch;
 use crate::snapshot::transfer::put_in_place;
@@ -101,7 +102,7 @@ impl Node {
     pub(crate) fn linked(id: u64, file: &Path, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
-        let scratch = Scratch::beside(&path, "fetched");
+        let scratch = Scratch::beside(&path, "fetched", &FileAccess::OURS).unwrap();
         std::fs::copy(file, scratch.path()).unwrap();
         put_in_place(scratch, &path).unwrap();
         Node::open(id, dir, None, change)

@@ -70,7 +70,7 @@ pub(super) fn obstacles(config: &Config) -> Vec<String> {
         ),
     ];
     for (key, _, address) in doors.into_iter().filter(|(_, is_served, _)| *is_served) {
-        match http::listen_tcp(address) {
+        match http::listen_tcp(address, &[]) {
             // Perhaps by the daemon that runs with this configuration.
             Err(e) if e.kind() == ErrorKind::AddrInUse => {}
             Err(e) => found.push(format!("{key}: listen on {address}: {e}")),
@@ -82,7 +82,7 @@ pub(super) fn obstacles(config: &Config) -> Vec<String> {
 
 /// Faults that a start survives and that show later.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut found = config.exposed.clone();
     if let (true, StoreSettings::Sftp(sftp)) = (config.snapshot.enabled, &config.snapshot.store) {
         found.extend(unknown_server(sftp));
     }

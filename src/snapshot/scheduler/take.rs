@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Round, RoundError, Scheduler};
 use crate::database::{Database, DatabaseError};
+use crate::db_file::access::FileAccess;
 use crate::model::manifest::{Manifest, SnapshotEntry};
 use crate::snapshot::error::TransferError;
 use crate::snapshot::merge::Merge;
@@ -114,7 +115,8 @@ fn merge(
     let began = Instant::now();
     let path = round.shared.lock().database.path().to_owned();
     let place = scratch::base(&path, folder);
-    let file = transfer::fetch(entry, &place, store, round.watch)?;
+    let access = FileAccess::of_database(&path);
+    let file = transfer::fetch(entry, (&place, &access), store, round.watch)?;
     let mut merge = Merge::open(file.path(), entry)?;
     round.shared.lock().database.check_maker(entry)?;
     loop {

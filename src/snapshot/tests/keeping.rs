@@ -9,7 +9,7 @@ use super::{BOOKS, at};
 use crate::apply::Position;
 use crate::apply::tests::support::Node;
 use crate::cluster::registry::{Registry, Told};
-use crate::config::snapshot::StoreSettings as Kind;
+use crate::config::snapshot::{FileStore, StoreSettings as Kind};
 use crate::model::gap::Gap;
 use crate::model::manifest::{MAX_BYTES, NAME, SnapshotEntry, StreamPosition};
 use crate::shared::Shared;
@@ -225,7 +225,11 @@ impl Cluster {
 
 fn open(folder: &Path) -> Result<Box<dyn Store>, StoreError> {
     let nowhere = || Err(StreamError::Disconnected("no broker".into()));
-    store::open(&Kind::File(folder.to_owned()), "c", &nowhere)
+    let kind = Kind::File(FileStore {
+        path: folder.to_owned(),
+        database: folder.join("none.db"),
+    });
+    store::open(&kind, "c", &nowhere)
 }
 
 fn titles(node: &Kept) -> Vec<String> {

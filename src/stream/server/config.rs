@@ -5,13 +5,14 @@
 //! which take precedence over both. The file holds a password, so only its owner can read it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::sections::{self, quote, split_host_port};
+use crate::db_file::access::FileAccess;
+
 use super::{DOMAIN, ServerError, ServerOptions, user_config};
 
 /// How long an acknowledged message may stay in memory only, where a power cut loses it.
@@ -117,17 +118,10 @@ impl ServerConfig {
     pub(super) fn write(&self, routes: &[String]) -> Result<(), ServerError> {
         let path = self.path();
         let text = self.text(routes)?;
-        let write = || {
-            let mut options = OpenOptions::new();
-            let mut file = options
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&path)?;
-            file.write_all(text.as_bytes())
-        };
-        write().map_err(ServerError::io("write", &path))
+        let written = FileAccess::OURS
+            .replace(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(ServerError::io("write", &path))
     }
 
     /// Lets the server check the file, and removes settings that this server or the operator's file

@@ -16,7 +16,9 @@
 //! with the same options. The port may be different then.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, io};
@@ -26,6 +28,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::client::ClientOptions;
+use crate::db_file::access::FileAccess;
 use crate::db_file::with_end;
 use crate::lock;
 use child::Child;
@@ -168,16 +171,10 @@ fn leave_word(
     url: &str,
     user: &Option<(String, String)>,
 ) -> Result<(), ServerError> {
-    use std::os::unix::fs::OpenOptionsExt;
     let path = run_dir.join(REACH);
     let text = serde_json::json!({ "url": url, "user": user }).to_string();
     // The file holds a password.
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path);
+    let file = FileAccess::OURS.replace(&path);
     file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
         .map_err(ServerError::io("write", &path))
 }
@@ -218,12 +215,18 @@ impl Server {
     pub fn start(options: &ServerOptions, stop: &Receiver<()>) -> Result<Server, ServerError> {
         let binary = find_binary(options.binary.as_deref())?;
         let store = &options.store_dir;
-        fs::create_dir_all(store).map_err(ServerError::io("create", store))?;
+        let for_us = |path: &Path| {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+        };
+        for_us(store).map_err(ServerError::io("create", store))?;
         let lock = lock_store(store)?;
         let run_dir = beside(store, "run");
         // The port file of a killed server would be taken for the new one's.
         let _ = fs::remove_dir_all(&run_dir);
-        fs::create_dir_all(&run_dir).map_err(ServerError::io("create", &run_dir))?;
+        for_us(&run_dir).map_err(ServerError::io("create", &run_dir))?;
 
         let peers = ServerPeers::parse(&options.peers).map_err(ServerError::Config)?;
         let known = peers.resolve_first();
@@ -307,7 +310,9 @@ impl Server {
     /// Whether the disk of its store accepts another 1 MiB.
     pub fn can_write(&self) -> bool {
         let probe = self.store.join("probe");
-        let written = fs::write(&probe, vec![0; PROBE_BYTES]);
+        let written = FileAccess::OURS
+            .replace(&probe)
+            .and_then(|mut file| file.write_all(&[0; PROBE_BYTES]));
         let _ = fs::remove_file(probe);
         written.is_ok()
     }
@@ -326,7 +331,7 @@ fn beside(store: &Path, kind: &str) -> PathBuf {
 
 fn lock_store(store: &Path) -> Result<File, ServerError> {
     let path = beside(store, "lock");
-    match lock::take(&path).map_err(ServerError::io("lock", &path))? {
+    match lock::take(&path, &FileAccess::OURS).map_err(ServerError::io("lock", &path))? {
         Some(file) => Ok(file),
         None => Err(ServerError::StoreInUse(store.to_path_buf())),
     }
