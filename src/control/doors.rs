@@ -42,11 +42,11 @@ impl Doors {
         let is_one = prometheus.enable && check.enable && prometheus.bind == check.bind;
         if prometheus.enable {
             let check = health.check.clone().filter(|_| is_one);
-            let listener = bind("prometheus.bind", &prometheus.bind)?;
+            let listener = bind(config, "prometheus.bind", &prometheus.bind)?;
             doors.push((listener, Serves { all: true, check }));
         }
         if check.enable && !is_one {
-            doors.push((bind("health_check.bind", &check.bind)?, health));
+            doors.push((bind(config, "health_check.bind", &check.bind)?, health));
         }
         let file = match &config.control_socket {
             Some(path) => bind_socket(config, path, &mut doors)?,
@@ -73,8 +73,8 @@ impl Doors {
     }
 }
 
-fn bind(key: &str, bind: &ListenAddress) -> Result<Listener, String> {
-    http::listen_tcp(bind).map_err(|e| format!("{key}: listen on {bind}: {e}"))
+fn bind(config: &Config, key: &str, bind: &ListenAddress) -> Result<Listener, String> {
+    http::listen_tcp(bind, &config.http_hosts).map_err(|e| format!("{key}: listen on {bind}: {e}"))
 }
 
 /// Binds the Unix socket. A failure at the default path is only a warning, because some file

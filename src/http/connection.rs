@@ -1,8 +1,10 @@
 //! A connection: its deadlines, its request and its answer.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Handler;
@@ -14,8 +16,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// A client's connection.
 pub(super) struct Connection {
     pub socket: Socket,
-    /// The host that the listener was told to bind; none for the Unix socket.
-    pub host: Option<String>,
+    /// Names under which the listener is asked; none for the Unix socket.
+    hosts: Option<Arc<[String]>>,
+    /// No request is being answered.
+    is_waiting: AtomicBool,
 }
 
 pub(super) enum Socket {
@@ -24,13 +28,41 @@ pub(super) enum Socket {
 }
 
 impl Connection {
+    pub(super) fn new(socket: Socket, hosts: Option<Arc<[String]>>) -> Connection {
+        Connection {
+            socket,
+            hosts,
+            is_waiting: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether it waits for its client: for a request, or for the answer to be taken.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Relaxed)
+    }
+
+    /// Ends it under its thread.
+    pub(super) fn end(&self) {
+        let _ = match &self.socket {
+            Socket::Tcp(tcp) => tcp.shutdown(Shutdown::Both),
+            Socket::Unix(unix) => unix.shutdown(Shutdown::Both),
+        };
+    }
+
+    fn answer(&self, handler: &Handler, request: &Request) -> Response {
+        self.is_waiting.store(false, Ordering::Relaxed);
+        let response = handler(request);
+        self.is_waiting.store(true, Ordering::Relaxed);
+        response
+    }
+
     /// Whether it uses the Unix socket, which only this machine's administrator can open.
     pub(super) fn is_local(&self) -> bool {
-        self.host.is_none()
+        self.hosts.is_none()
     }
 
     /// Refuses a connection above the limit, without waiting.
-    pub(super) fn turn_away(self) {
+    pub(super) fn turn_away(&self) {
         let text = "too many connections at a time; try again\n";
         let bytes = Response::text(503, text).bytes();
         let _ = match &self.socket {
@@ -43,30 +75,48 @@ impl Connection {
         };
     }
 
-    /// Whether the Host header names this machine, if that is required: on loopback. A page of
-    /// another site can make a browser on this machine connect to us under that site's name (DNS
-    /// rebinding) and read the answer.
+    /// Whether the Host header names this machine. A page of another site can make a browser
+    /// connect to us under that site's name (DNS rebinding) and read the answer.
     fn is_asked_by_own_name(&self, request: &Request) -> bool {
-        let (Some(bound), Socket::Tcp(tcp)) = (&self.host, &self.socket) else {
+        let (Some(hosts), Socket::Tcp(tcp)) = (&self.hosts, &self.socket) else {
             return true;
         };
         let is_loopback = tcp
             .local_addr()
             .is_ok_and(|address| address.ip().to_canonical().is_loopback());
         match request.host_name() {
-            Some(name) if is_loopback => is_own_name(name, bound),
-            _ => true, // browsers always say it
+            Some(name) => is_own_name(name, hosts, is_loopback),
+            None => true, // browsers always say it
         }
     }
 }
 
-fn is_own_name(name: &str, bound: &str) -> bool {
+/// Last parts of names that nobody can register: no site of the internet has such a name.
+const PRIVATE: [&str; 8] = [
+    "local",
+    "lan",
+    "internal",
+    "home",
+    "corp",
+    "arpa",
+    "svc",
+    "localhost",
+];
+
+/// Whether no stranger's site can have this name. On loopback, only names of loopback and of
+/// `hosts` count.
+fn is_own_name(name: &str, hosts: &[String], is_loopback: bool) -> bool {
     let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_private = || {
+        let is_one = |private: &&str| last.eq_ignore_ascii_case(private);
+        !name.is_empty() && (last == name || PRIVATE.iter().any(|private| is_one(&private)))
+    };
+    let is_own_address = |ip: IpAddr| !is_loopback || ip.to_canonical().is_loopback();
     name.eq_ignore_ascii_case("localhost")
-        || name.eq_ignore_ascii_case(bound)
-        || bare
-            .parse()
-            .is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+        || hosts.iter().any(|host| name.eq_ignore_ascii_case(host))
+        || bare.parse().is_ok_and(is_own_address)
+        || (!is_loopback && is_private())
 }
 
 /// Reads a request and answers it. Fails if the client leaves or a deadline passes.
@@ -83,11 +133,11 @@ pub(super) fn converse(connection: &Connection, handler: &Handler) -> io::Result
     let (response, method) = match request {
         Err(response) => (response, Method::Get),
         Ok(request) if !connection.is_asked_by_own_name(&request) => {
-            let text = "the Host header is no name of this machine: ask 127.0.0.1, or have the \
-                        proxy in between set it\n";
+            let text = "the Host header is no name of this machine: ask by its address, or add the \
+                        name to http_hosts in its configuration\n";
             (Response::text(403, text), request.method)
         }
-        Ok(request) => (handler(&request), request.method),
+        Ok(request) => (connection.answer(handler, &request), request.method),
     };
     timed.renew();
     timed.write_all(&match method {
@@ -169,6 +219,7 @@ mod tests {
 
     #[test]
     fn names_of_this_machine() {
+        let hosts = ["box.lan", "db.example.com"].map(str::to_owned);
         for name in [
             "localhost",
             "LOCALHOST",
@@ -176,17 +227,31 @@ mod tests {
             "127.8.8.8",
             "[::1]",
             "box.lan",
+            "Db.Example.com",
         ] {
-            assert!(is_own_name(name, "box.lan"), "{name}");
+            assert!(is_own_name(name, &hosts, true), "{name}");
+            assert!(is_own_name(name, &hosts, false), "{name}");
         }
         for name in [
             "evil.example",
-            "10.0.0.1",
             "localhost.evil.example",
             "",
             "0x7f.1",
+            "box.lan.com",
         ] {
-            assert!(!is_own_name(name, "127.0.0.1"), "{name}");
+            assert!(!is_own_name(name, &hosts, true), "{name}");
+            assert!(!is_own_name(name, &hosts, false), "{name}");
+        }
+        for name in [
+            "10.0.0.1",
+            "[fd00::1]",
+            "box",
+            "pi.local",
+            "hl.prod.svc",
+            "a.INTERNAL",
+        ] {
+            assert!(!is_own_name(name, &hosts, true), "{name}");
+            assert!(is_own_name(name, &hosts, false), "{name}");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{
@@ -24,8 +25,8 @@ const WAITING: i32 = 32;
 
 /// A listener on a bound address. It never blocks.
 pub enum Listener {
-    /// On TCP, with the host as it was configured.
-    Tcp(TcpListener, String),
+    /// On TCP, with the names under which it is asked.
+    Tcp(TcpListener, Arc<[String]>),
     /// On a Unix socket.
     Unix(UnixListener),
 }
@@ -41,14 +42,10 @@ impl Listener {
 
     pub(super) fn accept(&self) -> io::Result<Connection> {
         Ok(match self {
-            Listener::Tcp(listener, host) => Connection {
-                socket: Socket::Tcp(listener.accept()?.0),
-                host: Some(host.clone()),
-            },
-            Listener::Unix(listener) => Connection {
-                socket: Socket::Unix(listener.accept()?.0),
-                host: None,
-            },
+            Listener::Tcp(listener, hosts) => {
+                Connection::new(Socket::Tcp(listener.accept()?.0), Some(hosts.clone()))
+            }
+            Listener::Unix(listener) => Connection::new(Socket::Unix(listener.accept()?.0), None),
         })
     }
 }
@@ -63,7 +60,8 @@ impl AsFd for Listener {
 }
 
 /// Listens on TCP. `::` means all interfaces, IPv4 and IPv6, or IPv4 alone if there is no IPv6.
-pub fn listen_tcp(address: &ListenAddress) -> io::Result<Listener> {
+/// `names` are further names under which it is asked.
+pub fn listen_tcp(address: &ListenAddress, names: &[String]) -> io::Result<Listener> {
     let port = address.port.unwrap_or(0);
     let host = address.host.as_str();
     let bound = match TcpListener::bind((host, port)) {
@@ -71,7 +69,8 @@ pub fn listen_tcp(address: &ListenAddress) -> io::Result<Listener> {
         bound => bound,
     }?;
     bound.set_nonblocking(true)?;
-    Ok(Listener::Tcp(bound, host.to_owned()))
+    let names = names.iter().cloned().chain([host.to_owned()]).collect();
+    Ok(Listener::Tcp(bound, names))
 }
 
 fn is_without_ipv6(e: &io::Error) -> bool {

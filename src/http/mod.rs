@@ -1,14 +1,14 @@
 //! A small HTTP server and client: one request a connection, over TCP and Unix sockets.
 //!
 //! The thread of [`crate::poller`] accepts at all doors. Each connection gets a thread of its own
-//! while it lasts, so that a slow client delays no other. There are at most [`MOST`] connections at
-//! a time, and every read and write has a deadline. This module does not know the contents of
+//! while it lasts, so that a slow client delays no other. There are at most 16 connections at a
+//! time, and every read and write has a deadline. Where places are short, the TCP connection that
+//! has been silent for longest gives way to a new one. This module does not know the contents of
 //! requests: each [`Door`] brings its [`Handler`].
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -20,17 +20,13 @@ pub mod client;
 mod connection;
 mod listen;
 mod message;
+mod places;
 
 pub use listen::{Listener, SocketFile, listen_tcp, listen_unix};
 pub use message::{Method, Request, Response};
 
 use connection::converse;
-
-/// Most connections at a time.
-const MOST: usize = 16;
-
-/// Most of them that come by TCP, so that strangers cannot shut out the commands of this machine.
-const MOST_TCP: usize = 12;
+use places::Connections;
 
 /// Wait after a listener failed, as when no file descriptor is free.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -66,7 +62,7 @@ pub fn serve(doors: Vec<Door>, poller: &Poller, exits: &Sender<Exited>) {
 /// The doors, and the connections that came by them.
 struct OpenDoors {
     doors: Vec<Door>,
-    places: Arc<Slots>,
+    places: Arc<Connections>,
     exits: Sender<Exited>,
     /// After a failure, no connection is accepted before this time.
     rests_until: Option<Instant>,
@@ -93,16 +89,16 @@ impl Source for OpenDoors {
 }
 
 /// Accepts one connection, if there is one.
-fn let_in(door: &Door, places: &Arc<Slots>, exits: &Sender<Exited>) -> io::Result<()> {
+fn let_in(door: &Door, places: &Arc<Connections>, exits: &Sender<Exited>) -> io::Result<()> {
     let connection = match door.listener.accept() {
-        Ok(connection) => connection,
+        Ok(connection) => Arc::new(connection),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
         Err(e) => {
             log::debug!("http: accept: {e}");
             return Err(e);
         }
     };
-    let Some(place) = Slots::take(places, connection.is_local()) else {
+    let Some(place) = Connections::take(places, &connection) else {
         connection.turn_away();
         return Ok(());
     };
@@ -118,43 +114,6 @@ fn let_in(door: &Door, places: &Arc<Slots>, exits: &Sender<Exited>) -> io::Resul
         log::debug!("http: no thread for a connection: {e}");
     }
     Ok(())
-}
-
-/// Numbers of connections at present.
-#[derive(Default)]
-struct Slots {
-    all: AtomicUsize,
-    tcp: AtomicUsize,
-}
-
-/// Counts one connection until it is dropped.
-struct Slot {
-    places: Arc<Slots>,
-    is_local: bool,
-}
-
-impl Slots {
-    /// None if there are too many. Only one thread calls it, so the check needs no lock.
-    fn take(places: &Arc<Slots>, is_local: bool) -> Option<Slot> {
-        let tcp = places.tcp.load(Ordering::Relaxed);
-        if places.all.load(Ordering::Relaxed) >= MOST || (!is_local && tcp >= MOST_TCP) {
-            return None;
-        }
-        places.all.fetch_add(1, Ordering::Relaxed);
-        places
-            .tcp
-            .fetch_add(usize::from(!is_local), Ordering::Relaxed);
-        let places = places.clone();
-        Some(Slot { places, is_local })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.places.all.fetch_sub(1, Ordering::Relaxed);
-        let tcp = usize::from(!self.is_local);
-        self.places.tcp.fetch_sub(tcp, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]
