@@ -77,6 +77,8 @@ const LATER: u32 = 4;
 
 /// Names of these activities in [`crate::health`].
 const CONNECTING: &str = "connecting";
+/// The subject of health about settings that all nodes must share.
+const SETTINGS: &str = "settings";
 const PUBLISHING: &str = "publishing";
 const OWN_TABLES: &str = "tables of HarmonyLite";
 const ONE_STREAM: &str = "publishing, to one stream for all";

@@ -7,7 +7,7 @@
 //! A bucket of the broker stores the settings that all nodes must share. A node with different
 //! settings gets an error that names them, instead of writing to the wrong streams.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::cluster::dialer::Dialer;
 use crate::cluster::registry::{KeyValueRegistry, PUBLISHER};
+use crate::cluster::shared_settings::{COMPRESS, Comparison, SHARDS, compare};
 use crate::model::frame;
 use crate::stream::bandwidth::Bandwidth;
 use crate::stream::client::{Client, ClientOptions};
@@ -43,6 +44,11 @@ pub trait Broker: Send + Sync {
     fn shards(&self) -> u32;
     /// Name of a shard's stream; shards count from 1.
     fn stream(&self, shard: u32) -> String;
+    /// Why the settings that the cluster shares are not those of this node, which goes on with its
+    /// own; none if they are the same.
+    fn settings_differ(&self) -> Option<String> {
+        None
+    }
     /// Waits before the next attempt to connect, for about `least` or longer. Returns false if
     /// `stop` is closed first.
     fn pause(&self, least: Duration, stop: &Receiver<()>) -> bool {
@@ -57,6 +63,10 @@ pub struct JetStreamBroker {
     streams: StreamOptions,
     /// Id of this node, which publishes here.
     node: AtomicU64,
+    /// This process has met the cluster with its settings.
+    has_agreed: AtomicBool,
+    /// See [`Broker::settings_differ`].
+    differs: Mutex<Option<String>>,
     /// The newest connection of those that threads share.
     shared: Mutex<Option<Client>>,
     /// When a connection may be tried.
@@ -75,6 +85,8 @@ impl JetStreamBroker {
         JetStreamBroker {
             dialer,
             node: AtomicU64::new(node),
+            has_agreed: AtomicBool::new(false),
+            differs: Mutex::new(None),
             shared: Mutex::new(None),
             client: Mutex::new(client),
             streams,
@@ -178,64 +190,66 @@ impl JetStreamBroker {
     }
 
     /// Compares this node's settings with those that the cluster shares, or stores them if there
-    /// are none.
+    /// are none. A node that has met the cluster keeps its settings whatever others write: one
+    /// write to the bucket must not end every daemon.
     fn check_shared_settings(&self, client: &Client) -> Result<(), StreamError> {
         let bucket = meta_bucket(&self.streams.stream_prefix);
         let kv = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
         let ours = serde_json::json!({
             "format": frame::FORMAT,
-            "replication_log.shards": self.streams.shards,
-            "replication_log.compress": self.streams.compress,
+            SHARDS: self.streams.shards,
+            COMPRESS: self.streams.compress,
             "nats.subject_prefix": self.streams.subject_prefix,
         });
         let text = ours.to_string().into_bytes();
         if kv.create("settings", &text)? {
-            return Ok(());
+            return self.agree(None);
         }
-        let Some((stored, _)) = kv.get("settings")? else {
+        let Some((stored, revision)) = kv.get("settings")? else {
             return Err(StreamError::Refused(
                 "the shared settings were just deleted".into(),
             ));
         };
-        let theirs: serde_json::Value = serde_json::from_slice(&stored).unwrap_or_default();
-        let differs = |(key, value): &(&String, &serde_json::Value)| theirs.get(key) != Some(value);
-        let own = ours.as_object().into_iter().flatten();
-        let differences: Vec<String> = own
-            .filter(differs)
-            .map(|(key, value)| {
-                let theirs = theirs
-                    .get(key)
-                    .map_or("nothing".into(), ToString::to_string);
-                format!("{key} is {value} here and {theirs} on the other nodes")
-            })
-            .collect();
-        if differences.is_empty() {
-            return Ok(());
-        }
-        // Streams with and without compression have different names, but the same subjects.
-        let compress = "replication_log.compress";
-        let same_streams = theirs.get(compress) == ours.get(compress);
-        let known = theirs["replication_log.shards"].as_u64();
-        let is_fewer = known.is_some_and(|shards| shards > u64::from(self.streams.shards));
-        if self.streams.update_existing && same_streams && !is_fewer {
-            log::warn!(
-                "update_existing: the shared settings are changed: {}",
-                differences.join(", ")
-            );
-            kv.put("settings", &text)?;
-            return Ok(());
-        }
-        let otherwise = match (same_streams, is_fewer) {
-            (false, _) => "; compress cannot be changed while the streams exist",
-            // Nodes that are away have not read the other streams to the end, and would never read
-            // the rest.
-            (_, true) => "; shards can be raised, not lowered",
-            _ => ", or set replication_log.update_existing on this one to change it for all",
+        let (differences, is_possible) = match compare(&ours, &stored) {
+            Comparison::Same => return self.agree(None),
+            Comparison::Unreadable(why) => {
+                // As if there were none: what was there made no node take part.
+                log::error!("bucket {bucket}, key settings: {why}; they are written anew");
+                return match kv.update("settings", &text, revision)? {
+                    true => self.agree(None),
+                    false => Err(StreamError::Refused(
+                        "the shared settings just changed".into(),
+                    )),
+                };
+            }
+            Comparison::Differs {
+                differences,
+                is_possible,
+            } => (differences, is_possible),
         };
-        Err(StreamError::Fatal(format!(
-            "this node is not set up like the others: {}. Give all nodes the same value{otherwise}",
-            differences.join(", ")
-        )))
+        if self.streams.update_existing && is_possible {
+            log::warn!("update_existing: the shared settings are changed: {differences}");
+            kv.put("settings", &text)?;
+            return self.agree(None);
+        }
+        let text = format!("this node is not set up like the others: {differences}");
+        match self.has_agreed.load(Ordering::Relaxed) {
+            true => self.agree(Some(format!(
+                "{text}; it goes on with its own settings until it is started again"
+            ))),
+            false => Err(StreamError::Fatal(text)),
+        }
+    }
+
+    /// Notes that this node takes part with its settings, and how they differ from what is stored.
+    fn agree(&self, differs: Option<String>) -> Result<(), StreamError> {
+        self.has_agreed.store(true, Ordering::Relaxed);
+        let mut known = self.differs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = differs.as_ref().filter(|text| known.as_ref() != Some(text)) {
+            log::error!("{text}");
+        }
+        *known = differs;
+        Ok(())
     }
 }
 
@@ -263,6 +277,11 @@ impl Broker for JetStreamBroker {
 
     fn stream(&self, shard: u32) -> String {
         stream_name(&self.streams, shard)
+    }
+
+    fn settings_differ(&self) -> Option<String> {
+        let differs = self.differs.lock().unwrap_or_else(PoisonError::into_inner);
+        differs.clone()
     }
 
     fn pause(&self, least: Duration, stop: &Receiver<()>) -> bool {

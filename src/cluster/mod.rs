@@ -5,10 +5,12 @@
 //! - [`offline`]: whether this node is offline on purpose.
 //! - [`registry`]: a bucket of the broker in which nodes tell each other about snapshots; the
 //!   lease.
+//! - `shared_settings`: compares this node's settings with the cluster's.
 //! - [`stream_continuity`]: notices a broker that was wiped, was set back or forgot messages.
 
 pub mod broker;
 pub mod dialer;
 pub mod offline;
 pub mod registry;
+mod shared_settings;
 pub mod stream_continuity;

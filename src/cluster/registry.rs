@@ -13,7 +13,7 @@ use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
 use crate::stream::key_value::KeyValue;
-use crate::stream::link::Inbox;
+use crate::stream::link::{Inbox, WATCHED};
 
 /// The tables that a node has, in lower case. None: it may have any.
 pub type Told = Option<BTreeSet<String>>;
@@ -91,11 +91,24 @@ impl NodeKeys {
         key.starts_with(PUBLISHER) || key.starts_with(TABLES)
     }
 
-    /// Notes a write to this key.
+    /// Notes a write to this key. If too many wait to be read, all are read.
     fn note(&mut self, key: &str) {
         if NodeKeys::is_one(key) {
             self.stale.insert(key.to_owned());
         }
+        if self.stale.len() > MAX_KEYS {
+            self.missed_some();
+        }
+    }
+
+    /// Writes went unnoticed.
+    fn missed_some(&mut self) {
+        self.stale.clear();
+        self.read_at = None;
+    }
+
+    fn bytes(&self) -> usize {
+        self.values.values().map(Vec::len).sum()
     }
 }
 
@@ -110,6 +123,15 @@ const MAX_TOLD: usize = 64 << 10;
 
 /// Most bytes of such a value: the names of the tables and, at worst, four bytes of JSON for each.
 const MAX_VALUE: usize = 5 * MAX_TOLD;
+
+/// Most keys of nodes: anybody may invent some.
+const MAX_KEYS: usize = 20_000;
+
+/// Most bytes of their values in all.
+const MAX_BYTES: usize = 32 << 20;
+
+/// Number of values that are read at a time.
+const READ_AT_ONCE: usize = 32;
 
 /// All keys of nodes are read again after this time, although each write to one is told.
 const READ_ALL_AGAIN: Duration = Duration::from_secs(3600);
@@ -160,6 +182,9 @@ impl KeyValueRegistry {
 
     /// Notes which key a message of [`KeyValueRegistry::changes`] is about.
     pub fn note(&mut self, message: &nats::Message) {
+        if self.inbox.messages.len() + 1 >= WATCHED {
+            self.nodes.missed_some();
+        }
         if let Some(key) = message.subject.rsplit('.').next() {
             self.nodes.note(key);
         }
@@ -183,20 +208,37 @@ impl KeyValueRegistry {
             self.nodes.stale = keys.into_iter().filter(|k| NodeKeys::is_one(k)).collect();
             self.nodes.read_at = Some(Instant::now());
         }
+        if self.nodes.stale.len() > MAX_KEYS {
+            return Err(self.too_much(&format!("{} keys", self.nodes.stale.len())));
+        }
         let stale: Vec<String> = self.nodes.stale.iter().cloned().collect();
-        let values = self.meta().get_all(&stale, MAX_VALUE)?;
-        for (key, value) in stale.into_iter().zip(values) {
-            self.nodes.stale.remove(&key);
-            match value {
-                Some(timed) => self.nodes.values.insert(key, timed.value),
-                None => self.nodes.values.remove(&key),
-            };
+        for keys in stale.chunks(READ_AT_ONCE) {
+            let values = self.meta().get_all(keys, MAX_VALUE)?;
+            for (key, value) in keys.iter().zip(values) {
+                self.nodes.stale.remove(key);
+                match value {
+                    Some(timed) => self.nodes.values.insert(key.clone(), timed.value),
+                    None => self.nodes.values.remove(key),
+                };
+            }
+            if self.nodes.bytes() > MAX_BYTES {
+                self.nodes = NodeKeys::default();
+                return Err(self.too_much(&format!("more than {} MB", MAX_BYTES >> 20)));
+            }
         }
         let id = |key: &str| key.strip_prefix(prefix)?.parse().ok();
         let all = self.nodes.values.iter();
         Ok(all
             .filter_map(|(key, value)| Some((id(key)?, value.clone())))
             .collect())
+    }
+
+    fn too_much(&self, what: &str) -> StreamError {
+        StreamError::Refused(format!(
+            "bucket {}: {what} of nodes, more than a cluster has: somebody invents nodes; take the \
+             right to write there away from them, and remove their keys ({PUBLISHER}…, {TABLES}…)",
+            self.meta
+        ))
     }
 
     /// Writes the value of a node's key, if it is a different one.

@@ -3,6 +3,7 @@
 use super::snapshot::StoreSettings;
 use super::{Config, Snapshot};
 use crate::address::secret::Secret;
+use crate::address::server::decode;
 
 impl Config {
     /// All keys, one a line in the form of `Debug`, with `***` in place of secrets.
@@ -35,11 +36,28 @@ fn of_monitor(url: &str) -> Vec<String> {
 }
 
 fn of_snapshots(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.store.secrets()
+}
+
+impl StoreSettings {
+    /// Every secret in the section of the store in use; those of a URL also as a server sees them.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets = of_store(self);
+        let decoded: Vec<String> = secrets.iter().filter_map(|text| decode(text)).collect();
+        secrets.extend(decoded);
+        secrets.retain(|secret| !secret.is_empty());
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len())); // the whole before its parts
+        secrets.dedup();
+        secrets
+    }
+}
+
+fn of_store(store: &StoreSettings) -> Vec<String> {
     let url = |url: &Option<Secret>| {
         let url = url.as_ref().map_or("", Secret::reveal);
         logins(url)
     };
-    match &snapshot.store {
+    match store {
         StoreSettings::Nats(_) | StoreSettings::File(_) => Vec::new(),
         StoreSettings::S3(s3) => shown(&[&s3.access_key, &s3.secret, &s3.session_token]),
         StoreSettings::WebDav(dav) => [url(&dav.url), shown(&[&dav.password])].concat(),

@@ -152,7 +152,8 @@ fn places_are_limited() {
         Response::text(200, "")
     };
     let (exits, _) = crossbeam_channel::unbounded();
-    serve(vec![Door::new(tcp, Arc::new(slow))], &exits);
+    let poller = Poller::start(&exits).unwrap();
+    serve(vec![Door::new(tcp, Arc::new(slow))], &poller, &exits);
     let ask = || {
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();

@@ -72,6 +72,30 @@ pub fn key_literal(key: &[Value<'_>]) -> String {
     shortened(&format!("({})", each.join(", ")), 4 * EACH).into_owned()
 }
 
+/// Limit of the characters that [`foreign`] leaves.
+const MAX_FOREIGN: usize = 200;
+
+/// What another program said, for a message: on one line, without what would control a terminal,
+/// and cut.
+pub fn foreign(text: &str) -> String {
+    let mut plain = text
+        .chars()
+        .map(|c| match c.is_control() || is_reordering(c) {
+            true => ' ',
+            false => c,
+        });
+    let mut cut: String = plain.by_ref().take(MAX_FOREIGN).collect();
+    if plain.next().is_some() {
+        cut.push('…');
+    }
+    cut
+}
+
+/// Whether the character changes the order in which others are shown, or is not shown.
+fn is_reordering(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Limit of the characters that [`printable`] leaves.
 pub const MAX_PRINTED: usize = 64;
 
@@ -91,6 +115,13 @@ mod tests {
         assert_eq!(shortened("äöü", 6), "äöü");
         assert_eq!(shortened("äöü", 5), "äö…");
         assert_eq!(shortened("ä", 1), "…");
+    }
+
+    #[test]
+    fn words_of_others_are_cut_and_on_one_line() {
+        assert_eq!(foreign("a\n\x1b[2J\u{202e}b"), "a  [2J b");
+        assert_eq!(foreign(&"ä".repeat(200)), "ä".repeat(200));
+        assert_eq!(foreign(&"ä".repeat(201)), "ä".repeat(200) + "…");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{CONNECTING, ConnectPauses};
+use super::{CONNECTING, ConnectPauses, SETTINGS};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::cluster::stream_continuity::{self, ContinuityError};
@@ -134,6 +134,10 @@ impl Attempts {
         loop {
             let text = match connect(&*self.broker, &self.shared) {
                 Ok(writer) => {
+                    match self.broker.settings_differ() {
+                        Some(text) => health.report_failing(SETTINGS, &text),
+                        None => health.report_ok(SETTINGS),
+                    }
                     let _ = self.offer.send(writer);
                     return Ok(());
                 }

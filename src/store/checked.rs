@@ -3,15 +3,56 @@
 use std::io::{self, Read, Write};
 
 use super::{Result, Store, StoreError};
+use crate::model::text::shortened;
 
 const NAME_BYTES: usize = 200;
 
+/// Most bytes of a failure's cause: the server's words and our advice.
+const CAUSE_BYTES: usize = 800;
+
 /// Wraps a store and passes on valid requests only.
-pub(super) struct Checked(Box<dyn Store>);
+pub(super) struct Checked {
+    store: Box<dyn Store>,
+    /// What no error may contain: servers repeat what they were sent.
+    secrets: Vec<String>,
+}
+
+/// The error without secrets, on one line and cut.
+pub(super) fn without_secrets(error: StoreError, secrets: &[String]) -> StoreError {
+    let shown = |text: String| {
+        // A shorter one is no secret, and stands in other words.
+        let secrets = secrets.iter().filter(|secret| secret.len() > 2);
+        let hide = |text: String, secret: &String| text.replace(&**secret, "***");
+        let text = secrets.fold(text, hide);
+        let plain: String = text.replace(|c: char| c.is_control(), " ");
+        shortened(&plain, CAUSE_BYTES).into_owned()
+    };
+    match error {
+        StoreError::Failed {
+            store,
+            doing,
+            cause,
+        } => StoreError::Failed {
+            store,
+            doing: shown(doing),
+            cause: shown(cause),
+        },
+        StoreError::Damaged { store, name, cause } => StoreError::Damaged {
+            store,
+            name,
+            cause: shown(cause),
+        },
+        missing @ StoreError::NotFound { .. } => missing,
+    }
+}
 
 impl Checked {
-    pub(super) fn new(store: Box<dyn Store>) -> Checked {
-        Checked(store)
+    pub(super) fn new(store: Box<dyn Store>, secrets: Vec<String>) -> Checked {
+        Checked { store, secrets }
+    }
+
+    fn shown<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| without_secrets(error, &self.secrets))
     }
 
     fn check(&self, doing: &str, name: &str) -> Result<()> {
@@ -21,7 +62,7 @@ impl Checked {
         let shown: String = name.chars().take(NAME_BYTES).collect();
         let cause = "names are of letters, digits, - _ and . and begin with a letter";
         let doing = format_args!("{doing} {shown:?}");
-        Err(StoreError::failed(self.0.address(), doing, cause))
+        Err(StoreError::failed(self.store.address(), doing, cause))
     }
 }
 
@@ -34,7 +75,7 @@ fn is_name(name: &str) -> bool {
 
 impl Store for Checked {
     fn address(&self) -> &str {
-        self.0.address()
+        self.store.address()
     }
 
     fn put(&mut self, name: &str, size: u64, from: &mut dyn Read) -> Result<()> {
@@ -45,24 +86,28 @@ impl Store for Checked {
             left: size,
             error: None,
         };
-        let result = self.0.put(name, size, &mut source);
-        result.map_err(|error| blame(error, "reading what is to be stored", source.error))
+        let result = self.store.put(name, size, &mut source);
+        self.shown(result)
+            .map_err(|error| blame(error, "reading what is to be stored", source.error))
     }
 
     fn get(&mut self, name: &str, into: &mut (dyn Write + Send)) -> Result<()> {
         self.check("get", name)?;
         let mut sink = Sink { into, error: None };
-        let result = self.0.get(name, &mut sink);
-        result.map_err(|error| blame(error, "writing what was read", sink.error))
+        let result = self.store.get(name, &mut sink);
+        self.shown(result)
+            .map_err(|error| blame(error, "writing what was read", sink.error))
     }
 
     fn list(&mut self) -> Result<Vec<String>> {
-        self.0.list()
+        let listed = self.store.list();
+        self.shown(listed)
     }
 
     fn remove(&mut self, name: &str) -> Result<()> {
         self.check("remove", name)?;
-        self.0.remove(name)
+        let removed = self.store.remove(name);
+        self.shown(removed)
     }
 }
 

@@ -192,33 +192,46 @@ pub fn open_existing(
     open_as(settings, stream_prefix, connect, IfAbsent::Refuse)
 }
 
-#[allow(unused_variables)] // in builds without all of them
 fn open_as(
     settings: &Settings,
     stream_prefix: &str,
     connect: Connect<'_>,
     missing: IfAbsent,
 ) -> Result<Box<dyn Store>> {
-    let store: Result<Box<dyn Store>> = match settings {
+    let mut secrets = settings.secrets();
+    #[cfg(feature = "store-s3")]
+    if let Settings::S3(_) = settings {
+        secrets.extend(s3::environment_secrets());
+    }
+    match open_unchecked(settings, stream_prefix, connect, missing) {
+        Ok(store) => Ok(Box::new(checked::Checked::new(store, secrets))),
+        Err(error) => Err(checked::without_secrets(error, &secrets)),
+    }
+}
+
+#[allow(unused_variables)] // in builds without all of them
+fn open_unchecked(
+    settings: &Settings,
+    stream_prefix: &str,
+    connect: Connect<'_>,
+    missing: IfAbsent,
+) -> Result<Box<dyn Store>> {
+    Ok(match settings {
         #[cfg(feature = "store-nats")]
-        Settings::Nats(settings) => Ok(Box::new(nats::open(
-            settings,
-            stream_prefix,
-            connect,
-            missing,
-        )?)),
+        Settings::Nats(settings) => {
+            Box::new(nats::open(settings, stream_prefix, connect, missing)?)
+        }
         #[cfg(feature = "store-s3")]
-        Settings::S3(settings) => Ok(Box::new(s3::open(settings, missing)?)),
+        Settings::S3(settings) => Box::new(s3::open(settings, missing)?),
         #[cfg(feature = "store-webdav")]
-        Settings::WebDav(settings) => Ok(Box::new(webdav::open(settings, missing)?)),
+        Settings::WebDav(settings) => Box::new(webdav::open(settings, missing)?),
         #[cfg(feature = "store-sftp")]
-        Settings::Sftp(settings) => Ok(Box::new(sftp::open(settings, missing)?)),
+        Settings::Sftp(settings) => Box::new(sftp::open(settings, missing)?),
         #[cfg(feature = "store-file")]
-        Settings::File(folder) => Ok(Box::new(file::open(folder, missing)?)),
+        Settings::File(folder) => Box::new(file::open(folder, missing)?),
         #[allow(unreachable_patterns)]
-        other => Err(absent(other)),
-    };
-    Ok(Box::new(checked::Checked::new(store?)))
+        other => return Err(absent(other)),
+    })
 }
 
 /// The error for a kind of store that this program was built without.

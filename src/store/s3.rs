@@ -6,21 +6,29 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
+use attohttpc::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderName};
+use s3::command::{Command, Multipart};
 use s3::error::S3Error;
-use s3::serde_types::Part;
+use s3::serde_types::{CompleteMultipartUploadData, Part};
 use s3::{Bucket, BucketConfiguration, Region};
 
-use self::error::explain;
+use self::error::{explain, plain, tag};
+use self::request::{ask, head_of, send};
 use super::{IfAbsent, Result, SILENCE, Store, StoreError};
 use crate::config::snapshot::S3Store;
 
 mod credentials;
 mod endpoint;
 mod error;
+mod request;
 mod stale;
+
+pub(super) use credentials::environment_secrets;
 
 /// S3 accepts at most this many parts.
 const MAX_PARTS: u64 = 10_000;
+/// Most pages of a list, of a thousand objects each. A server can say that there are more for ever.
+const MAX_PAGES: usize = 100;
 /// A network slower than this many bytes per second counts as broken. The library cannot limit a
 /// pause in sending, only a whole request.
 const SLOWEST: u64 = 8 * 1024;
@@ -103,7 +111,7 @@ fn find_bucket_with(
         bucket.set_path_style();
     }
     bucket.set_request_timeout(Some(time_for(0)));
-    match bucket.list_page(String::new(), None, None, None, Some(1)) {
+    match list_page(&bucket, "", None, Some(1)) {
         Err(error) if error::code(&error) == Some("NoSuchBucket") => Ok((bucket, false)),
         Err(error) => Err(error),
         Ok(_) => Ok((bucket, true)),
@@ -111,20 +119,54 @@ fn find_bucket_with(
 }
 
 fn make(settings: &S3Store, region: Region, path_style: bool) -> std::result::Result<(), S3Error> {
-    let credentials = credentials::find(settings)?;
     let name = &settings.bucket;
-    let config = BucketConfiguration::default();
-    let made = match path_style {
-        true => Bucket::create_with_path_style(name, region, credentials, config),
-        false => Bucket::create(name, region, credentials, config),
-    };
-    match made {
+    let mut config = BucketConfiguration::default();
+    // As the library does: servers that know no regions refuse one.
+    let skips = std::env::var("RUST_S3_SKIP_LOCATION_CONSTRAINT").unwrap_or_default();
+    if !matches!(skips.to_lowercase().as_str(), "true" | "1") {
+        config.set_region(region.clone());
+    }
+    let mut bucket = Bucket::new(name, region, credentials::find(settings)?)?;
+    if path_style {
+        bucket.set_path_style();
+    }
+    match head_of(&bucket, "", Command::CreateBucket { config }) {
         // A different node was faster.
         Err(error) if error::code(&error) == Some("BucketAlreadyOwnedByYou") => {}
         Err(error) => return Err(error),
         Ok(_) => log::info!("made the bucket {name} for snapshots"),
     }
     Ok(())
+}
+
+/// Keys of objects below `prefix`, and the token of the next page, if there are more.
+fn list_page(
+    bucket: &Bucket,
+    prefix: &str,
+    token: Option<String>,
+    most: Option<usize>,
+) -> std::result::Result<(Vec<String>, Option<String>), S3Error> {
+    let command = Command::ListObjectsV2 {
+        prefix: prefix.to_owned(),
+        delimiter: Some("/".into()),
+        continuation_token: token,
+        start_after: None,
+        max_keys: most,
+    };
+    let listing = ask(bucket, "/", command)?;
+    if !listing.contains("</ListBucketResult>") {
+        return Err(io::Error::other("the list of objects has no end, or is none").into());
+    }
+    let contents = listing.split("<Contents>").skip(1);
+    let keys = contents.filter_map(|object| tag(object, "Key").map(plain));
+    let next = tag(&listing, "NextContinuationToken").map(plain);
+    let is_cut = tag(&listing, "IsTruncated") == Some("true");
+    Ok((keys.collect(), next.filter(|_| is_cut)))
+}
+
+/// The value of a header.
+fn value(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
 fn time_for(bytes: u64) -> Duration {
@@ -148,14 +190,24 @@ impl S3 {
         from: &mut dyn Read,
     ) -> std::result::Result<(), S3Error> {
         stale::abort(&self.bucket, &self.prefix, key);
-        let upload = self.bucket.initiate_multipart_upload(key, CONTENT_TYPE)?;
-        let id = &upload.upload_id;
+        let content_type = CONTENT_TYPE;
+        let command = Command::InitiateMultipartUpload { content_type };
+        let begun = ask(&self.bucket, key, command)?;
+        let Some(id) = tag(&begun, "UploadId").map(plain) else {
+            return Err(io::Error::other("the server gives the upload no id").into());
+        };
+        let id = &*id;
         let sent = self.send_parts(key, id, size, from).and_then(|parts| {
-            let completed = self.bucket.complete_multipart_upload(key, id, parts)?;
-            error::check_status(completed.status_code())
+            let data = CompleteMultipartUploadData { parts };
+            let upload_id = id;
+            let command = Command::CompleteMultipartUpload { upload_id, data };
+            match ask(&self.bucket, key, command)? {
+                done if done.contains("<CompleteMultipartUploadResult") => Ok(()),
+                failed => Err(S3Error::HttpFailWithBody(200, failed)), // S3 does so
+            }
         });
         if sent.is_err()
-            && let Err(error) = self.bucket.abort_upload(key, id)
+            && let Err(error) = stale::abort_one(&self.bucket, key, id)
         {
             let (address, cause) = (&self.address, explain(&error));
             log::debug!("{address}: abort the upload of {key}: {cause}: the next one will do it");
@@ -178,12 +230,31 @@ impl S3 {
             read_into(&mut buffer, from, left.min(part_size))?;
             left -= buffer.len() as u64;
             let number = parts.len() as u32 + 1;
-            let part = self
-                .bucket
-                .put_multipart_chunk(&buffer, key, number, id, CONTENT_TYPE)?;
-            parts.push(part);
+            let headers = self.put_bytes(key, &buffer, Some(Multipart::new(number, id)))?;
+            let Some(etag) = value(&headers, &ETAG) else {
+                return Err(io::Error::other("the server gives a part no ETag").into());
+            };
+            parts.push(Part {
+                part_number: number,
+                etag,
+            });
         }
         Ok(parts)
+    }
+
+    fn put_bytes(
+        &self,
+        key: &str,
+        content: &[u8],
+        multipart: Option<Multipart<'_>>,
+    ) -> std::result::Result<HeaderMap, S3Error> {
+        let command = Command::PutObject {
+            content,
+            content_type: CONTENT_TYPE,
+            custom_headers: None,
+            multipart,
+        };
+        head_of(&self.bucket, key, command)
     }
 
     fn put_whole(
@@ -195,25 +266,21 @@ impl S3 {
         let mut buffer = Vec::new();
         read_into(&mut buffer, from, size)?;
         self.bucket.set_request_timeout(Some(time_for(size)));
-        let sent = self.bucket.put_object(key, &buffer)?;
-        error::check_status(sent.status_code())
+        self.put_bytes(key, &buffer, None).map(drop)
     }
 
     fn read(&self, key: &str, into: &mut (dyn Write + Send)) -> std::result::Result<(), S3Error> {
-        let (head, _) = self.bucket.head_object(key)?;
-        let size = head.content_length.unwrap_or(0).max(0) as u64;
+        let head = head_of(&self.bucket, key, Command::HeadObject)?;
+        let size = value(&head, &CONTENT_LENGTH).and_then(|size| size.parse().ok());
+        let size: u64 = size.unwrap_or(0);
         // The whole request has no limit, since it may take long; each read has one.
         let mut bucket = self.bucket.clone();
         bucket.set_request_timeout(None);
-        let mut counted = Counted { into, count: 0 };
-        let status = bucket.get_object_to_writer(key, &mut counted)?;
-        error::check_status(status)?;
+        let mut object = send(&bucket, key, Command::GetObject)?;
+        let count = io::copy(&mut object, into)?;
         // The library takes a connection that ends early for the end of the object.
-        if counted.count != size {
-            let text = format!(
-                "the connection ended after {} of {size} bytes",
-                counted.count
-            );
+        if count != size {
+            let text = format!("the connection ended after {count} of {size} bytes");
             return Err(io::Error::other(text).into());
         }
         Ok(into.flush()?)
@@ -229,23 +296,6 @@ fn read_into(buffer: &mut Vec<u8>, from: &mut dyn Read, size: u64) -> io::Result
         Ok(())
     } else {
         Err(io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
-struct Counted<'a> {
-    into: &'a mut (dyn Write + Send),
-    count: u64,
-}
-
-impl Write for Counted<'_> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.into.write(buffer)?;
-        self.count += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.into.flush()
     }
 }
 
@@ -274,16 +324,23 @@ impl Store for S3 {
     }
 
     fn list(&mut self) -> Result<Vec<String>> {
-        let pages = self.bucket.list(self.prefix.clone(), Some("/".into()));
-        let pages = pages.map_err(|cause| self.failed("list", "", &cause))?;
-        let keys = pages.into_iter().flat_map(|page| page.contents);
-        let names =
-            keys.filter_map(|object| Some(object.key.strip_prefix(&self.prefix)?.to_string()));
-        Ok(names.filter(|name| !name.is_empty()).collect())
+        let (mut names, mut token) = (Vec::new(), None);
+        for _ in 0..MAX_PAGES {
+            let page = list_page(&self.bucket, &self.prefix, token, None);
+            let (keys, next) = page.map_err(|cause| self.failed("list", "", &cause))?;
+            let keys = keys.iter().filter_map(|key| key.strip_prefix(&self.prefix));
+            names.extend(keys.filter(|name| !name.is_empty()).map(str::to_owned));
+            token = next;
+            if token.is_none() {
+                return Ok(names);
+            }
+        }
+        let cause = format!("more than {MAX_PAGES} pages of objects: give it a folder of its own");
+        Err(StoreError::failed(&self.address, "list", cause))
     }
 
     fn remove(&mut self, name: &str) -> Result<()> {
-        match self.bucket.delete_object(self.key(name)) {
+        match head_of(&self.bucket, &self.key(name), Command::DeleteObject) {
             Err(cause) if error::status(&cause) != Some(404) => {
                 Err(self.failed("remove", name, &cause))
             }

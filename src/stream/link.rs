@@ -41,9 +41,17 @@ impl Life {
         })
     }
 
-    /// The messages below `subject`, and the number of their subscription.
-    fn subscribe(&mut self, subject: &str) -> io::Result<(u64, Receiver<nats::Message>)> {
+    /// The messages below `subject`, and the number of their subscription. Beyond `limit`, messages
+    /// are dropped.
+    fn subscribe(
+        &mut self,
+        subject: &str,
+        limit: Option<usize>,
+    ) -> io::Result<(u64, Receiver<nats::Message>)> {
         let subscription = self.connection.subscribe(&format!("{subject}.*"))?;
+        if let Some(limit) = limit {
+            subscription.set_message_limits(limit);
+        }
         let messages = subscription.receiver().clone();
         self.next += 1;
         self.subscriptions.insert(self.next, subscription);
@@ -109,7 +117,8 @@ impl Link {
         let mut state = lock(&self.state);
         if let LinkState::Open(life) = &mut *state {
             let subject = below.map_or_else(|| life.connection.new_inbox(), str::to_owned);
-            if let Ok((number, messages)) = life.subscribe(&subject) {
+            let limit = below.map(|_| WATCHED);
+            if let Ok((number, messages)) = life.subscribe(&subject, limit) {
                 let link = self.clone();
                 return Ok(Inbox {
                     subject,
@@ -209,6 +218,10 @@ impl Drop for Inbox {
         }
     }
 }
+
+/// Most messages that wait in the inbox of a watched subject; later ones are dropped. Anybody may
+/// write there, in messages of a megabyte.
+pub const WATCHED: usize = 32;
 
 /// Number of complaints remembered.
 const REMEMBERED: usize = 64;

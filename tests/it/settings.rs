@@ -1,6 +1,9 @@
 //! Effects of the keys of the configuration.
 
+use harmonylite::stream::key_value::KeyValue;
+
 use crate::cluster::Cluster;
+use crate::health::{serve, until_health};
 use crate::node::{Node, pause, until};
 
 #[test]
@@ -27,6 +30,47 @@ fn nodes_that_are_set_up_differently_are_told_so() {
         node.until_log("the shared settings are changed");
         node.until_log("connected to NATS");
     }
+}
+
+/// One write to the bucket, which anybody with a login to the broker can make, ends nobody.
+#[test]
+fn settings_that_make_no_sense_end_nobody() {
+    let mut cluster = Cluster::stopped(2, |_| {});
+    let port = serve(&mut cluster.nodes[0]);
+    Node::start_all(&mut cluster.nodes);
+    cluster.nodes[0].execute("INSERT INTO item VALUES (0, 'a', 0)");
+    cluster.converge();
+    let bucket = "harmonylite-changes-meta";
+    let again_with = |cluster: &mut Cluster, settings: &str, id: u64| {
+        let client = cluster.broker.client();
+        let settings = settings.as_bytes();
+        KeyValue::open(&client, bucket)
+            .put("settings", settings)
+            .unwrap();
+        cluster.broker.kill();
+        cluster.broker.start_again();
+        for (n, node) in cluster.nodes.iter().enumerate() {
+            node.execute(&format!("INSERT INTO item VALUES ({id}{n}, 'b', {n})"));
+        }
+        cluster.converge();
+    };
+    for (id, garbage) in [(1, "garbage"), (2, "{}"), (3, "\u{1b}[2J\n")] {
+        again_with(&mut cluster, garbage, id);
+    }
+    cluster.nodes[0].until_log("\"garbage\" are no settings; they are written anew");
+    // They make sense and are not ours: this node goes on, and one that starts asks what is right.
+    let others = r#"{"format":1,"replication_log.shards":7,"replication_log.compress":true,
+                     "nats.subject_prefix":"harmonylite-change-log"}"#;
+    again_with(&mut cluster, others, 4);
+    until_health(
+        port,
+        503,
+        &["replication_log.shards is 1 here and 7 on the other nodes"],
+    );
+    assert_eq!(cluster.nodes[0].rows().len(), 9);
+    cluster.nodes[1].stop();
+    cluster.nodes[1].start();
+    assert_eq!(cluster.nodes[1].wait().code(), Some(1));
 }
 
 /// A node that is away has not read all of the streams that a change would leave behind.

@@ -24,6 +24,7 @@ mod damage;
 mod data;
 mod full_disk;
 mod host_style;
+mod hostile;
 mod kinds;
 mod proxy;
 mod refusals;

@@ -37,6 +37,13 @@ pub(super) fn hint(settings: &S3Store) -> &'static str {
      set)"
 }
 
+/// The secrets of a login in the environment.
+pub(in crate::store) fn environment_secrets() -> impl Iterator<Item = String> {
+    ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+        .into_iter()
+        .filter_map(env)
+}
+
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -2,6 +2,8 @@
 
 use s3::error::S3Error;
 
+use crate::model::text::foreign;
+
 /// The server's error, or the failure of the connection, with advice.
 pub(super) fn explain(error: &S3Error) -> String {
     format!("{}{}", said(error), hint(error))
@@ -12,9 +14,9 @@ fn said(error: &S3Error) -> String {
         S3Error::HttpFailWithBody(status, body) => {
             match (tag(body, "Code"), tag(body, "Message")) {
                 (Some(code), Some(message)) if !message.is_empty() => {
-                    format!("{code}: {}", plain(message))
+                    foreign(&format!("{code}: {}", plain(message)))
                 }
-                (Some(code), _) => format!("{code} (HTTP {status})"),
+                (Some(code), _) => format!("{} (HTTP {status})", foreign(code)),
                 // The answer to a HEAD request has no body.
                 _ if *status == 403 => "HTTP 403: no access, or a wrong login".into(),
                 _ => format!("HTTP {status}"),
@@ -25,7 +27,7 @@ fn said(error: &S3Error) -> String {
         }
         S3Error::Io(error) => error.to_string(),
         other => {
-            let text = other.to_string();
+            let text = foreign(&other.to_string());
             let text = text.trim_start_matches("attohttpc: ");
             if text.contains("location header") {
                 return "the server says that the bucket is elsewhere: set its region".into();
@@ -87,16 +89,8 @@ fn hint(error: &S3Error) -> &'static str {
     }
 }
 
-/// Checks a status that the library did not report as a failure.
-pub(super) fn check_status(status: u16) -> Result<(), S3Error> {
-    match status {
-        200..=299 => Ok(()),
-        _ => Err(S3Error::HttpFailWithBody(status, String::new())),
-    }
-}
-
 /// Replaces the entities of XML.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let entities = [
         ("&lt;", "<"),
         ("&gt;", ">"),

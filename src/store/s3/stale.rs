@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use s3::Bucket;
+use s3::command::Command;
 use s3::error::S3Error;
 
 use super::error::{explain, tag};
+use super::request::{ask, head_of};
 use crate::clock::{Clock, SystemClock};
 use crate::model::timestamp::unix_ms;
 
@@ -33,11 +35,16 @@ pub(super) fn abort(bucket: &Bucket, prefix: &str, key: &str) {
         if upload.key != key && !(ours && is_old(upload.initiated, now)) {
             continue;
         }
-        match bucket.abort_upload(upload.key, upload.id) {
+        match abort_one(bucket, upload.key, upload.id) {
             Ok(()) => log::info!("aborted a broken upload of {}", upload.key),
             Err(error) => log::debug!("abort upload of {}: {}", upload.key, explain(&error)),
         }
     }
+}
+
+/// Aborts one upload.
+pub(super) fn abort_one(bucket: &Bucket, key: &str, upload_id: &str) -> Result<(), S3Error> {
+    head_of(bucket, key, Command::AbortMultipartUpload { upload_id }).map(drop)
 }
 
 /// The beginning that all keys of this kind share: `snapshot-`.
@@ -69,8 +76,7 @@ fn shape(key: &str) -> Option<(&str, usize, usize, &str)> {
 fn list(bucket: &Bucket, under: &str) -> Result<String, S3Error> {
     let query = [("uploads", ""), ("prefix", under)];
     let query: HashMap<_, _> = query.map(|(k, v)| (k.into(), v.into())).into();
-    let answer = bucket.with_extra_query(query)?.get_object("/")?;
-    Ok(String::from_utf8_lossy(answer.as_slice()).into_owned())
+    ask(&bucket.with_extra_query(query)?, "/", Command::GetObject)
 }
 
 struct Upload<'a> {
