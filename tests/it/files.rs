@@ -190,7 +190,7 @@ fn a_configuration_that_others_can_write_is_named() {
     assert!(said(node).contains(says), "{}", said(node));
     node.start();
     node.until_log(says);
-    node.stop();
+    node.kill();
     chmod(&config, 0o644);
     chmod(node.folder.path(), 0o777);
     assert!(said(node).contains("every user can make files beside"));
