@@ -114,6 +114,8 @@ mistakes! {
     FormerKeyHeld,
     /// Rows that a rebuild leaves out count as deleted at that moment.
     LeftOutCountsAsNow,
+    /// Rows that a migration with a change of the key leaves out are not deleted.
+    LeftOutComesBack,
     /// Rows do not say which key they had before.
     OldKeyNotSent,
 }

@@ -34,11 +34,10 @@ pub(super) struct Keys {
 impl Place {
     /// The place of a row of a table (lower case) under a key of this shape.
     pub(crate) fn under(table: &str, shape: &Shape, key: &[OwnedValue]) -> Place {
-        let collations = shape.key.iter().map(|(_, collation)| collation.as_str());
         Place {
             table: table.to_owned(),
             shape: shape_of_known(shape),
-            key: key_bytes(key.iter().map(OwnedValue::borrow), collations),
+            key: shape.key_bytes(key),
         }
     }
 }

@@ -348,6 +348,19 @@ impl Database {
         self.join_of_go(table, at, incoming, frames).map(drop)
     }
 
+    /// The version of the row that is held under a key of this shape.
+    pub(crate) fn held_version(
+        &self,
+        table: &Table,
+        shape: &Shape,
+        key: &[OwnedValue],
+    ) -> Result<Option<Version>> {
+        let at = Place::under(&table.name().to_ascii_lowercase(), shape, key);
+        let mut held = Incoming::default();
+        self.read_held(&at, &mut held)?;
+        Ok(held.row)
+    }
+
     fn read_held(&self, at: &Place, into: &mut Incoming) -> Result<()> {
         read_held(&self.conn, &self.sites, at, into)
     }

@@ -6,7 +6,7 @@ use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
 use crate::apply::demoted;
 use crate::apply::former_key::is_of_former;
-use crate::apply::held::Place;
+use crate::apply::held::{Place, WAITS};
 use crate::apply::unique::is_collision;
 use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
@@ -71,7 +71,10 @@ impl Database {
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
-        self.add_former(table, (key, key_bytes), &mut incoming)?;
+        if !self.add_former(table, (key, key_bytes), &mut incoming)? {
+            self.hold(&Place::of(table, key_bytes), &incoming, WAITS)?;
+            return Ok(false);
+        }
         if self.damage.is_known(table.id, key_bytes) {
             self.hold(
                 &Place::of(table, key_bytes),
@@ -123,15 +126,16 @@ impl Database {
     }
 
     /// Adds the tombstone that a row has under the former key of its table. A row that was deleted
-    /// under the former key must not come back because it arrives under the new key.
+    /// under the former key must not come back because it arrives under the new key. False if it is
+    /// not known yet whether the migration took the row over.
     fn add_former(
         &self,
         table: &Table,
         (key, key_bytes): (&[Value<'_>], &[u8]),
         incoming: &mut Incoming,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if incoming.row.is_none() || !self.catalog.former.contains_key(&table.id) {
-            return Ok(());
+            return Ok(true);
         }
         let value = |name: &str| incoming.columns.get(name).map(|(_, v)| v.borrow());
         let mut each = self.deleted_before(table, value)?;
@@ -142,12 +146,16 @@ impl Database {
             Some(_) => {}
             None => {
                 let former = self.former_row(table, value, incoming.row)?;
+                let is_compared = self.catalog.comparing.contains_key(&table.id);
+                if is_compared && former.as_ref().is_some_and(FormerRow::may_be_left_out) {
+                    return Ok(false);
+                }
                 let last = self.catalog.former.get(&table.id).cloned();
                 each.extend(last.zip(former));
             }
         }
         if each.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut rows = Rows::new(&self.conn, table)?;
         let is_here = rows.version(&self.sites, key)?.is_some();
@@ -163,7 +171,7 @@ impl Database {
             incoming.floor = incoming.floor.max(tombstone);
             incoming.unsent = incoming.unsent.max(tombstone);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The version of rows that were in the file before HarmonyLite, until this node has met the

@@ -19,6 +19,9 @@ use crate::mutation::{self, Mutation};
 /// Longest shape of a key, and longest key in bytes, that are sent and read.
 const MOST_BYTES: usize = 1024;
 
+/// A row under a former key: the number of that key, the key, and the row if it is known.
+type RowThatWas = (i64, Arc<Former>, Option<FormerRow>);
+
 /// The key that a row had before: its shape, and its canonical bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OldKey {
@@ -88,7 +91,7 @@ impl Database {
         &self,
         table: &Table,
         incoming: &Incoming,
-    ) -> Result<Option<(i64, Arc<Former>, Option<FormerRow>)>> {
+    ) -> Result<Option<RowThatWas>> {
         let Some(was) = &incoming.was else {
             return Ok(None);
         };

@@ -94,6 +94,7 @@ impl Database {
             last = Some(local_tx);
             before = (id, key_bytes.to_vec());
             let Some(table) = self.catalog.by_id.get(&id) else {
+                self.encode_former(-id, key_bytes, frames)?;
                 continue;
             };
             let mut rows = match open.take() {

@@ -67,6 +67,11 @@ impl Database {
         if compare.phase == Phase::Former {
             return self.match_step(table, compare);
         }
+        if compare.phase == Phase::LeftOut {
+            let next = self.left_out_step(table, compare, frames)?;
+            self.set_compare(table.id, next)?;
+            return Ok(0);
+        }
         self.damage.begin_row(table.id, &[]);
         match compare.phase {
             Phase::Versions if compare.after.is_none() => {
@@ -76,7 +81,7 @@ impl Database {
                 }
             }
             Phase::Versions => {}
-            Phase::Rows | Phase::Former => self.gone_rows.forget(table.id),
+            _ => self.gone_rows.forget(table.id),
         }
         let keys = self.next_keys(table, &compare)?;
         self.damage.end_row();
@@ -92,11 +97,16 @@ impl Database {
                 after: keys.last().cloned(),
                 ..compare
             }),
-            (false, Phase::Versions) => {
+            (false, Phase::Versions | Phase::LeftOut) => {
                 self.gone_rows.forget(table.id);
-                None
+                let is_rekeyed = matches!(compare.cause, CompareReason::Rekeyed(_));
+                is_rekeyed.then_some(Compare {
+                    phase: Phase::LeftOut,
+                    after: None,
+                    ..compare
+                })
             }
-            (false, Phase::Rows | Phase::Former) => Some(Compare {
+            (false, _) => Some(Compare {
                 phase: Phase::Versions,
                 after: None,
                 ..compare
@@ -163,9 +173,10 @@ impl Database {
             CompareReason::Rebuilt | CompareReason::Unwatched
                 if is_live && !rows.exists(&key)? =>
             {
-                if !mutation::is(Mutation::LeftOutCountsAsNow) {
-                    time_ms = 0;
-                }
+                time_ms = match mutation::is(Mutation::LeftOutCountsAsNow) {
+                    true => time_ms,
+                    false => 0,
+                };
             }
             CompareReason::Rebuilt if is_live => (why, time_ms) = (ChangeEvidence::Rebuilt, 0),
             CompareReason::Rekeyed(hlc) if !counts_as_now => {
@@ -332,7 +343,7 @@ impl Database {
     pub(super) fn next_keys(&self, table: &Table, compare: &Compare) -> Result<Vec<Vec<u8>>> {
         let from_start = compare.after.is_none();
         let text = match compare.phase {
-            Phase::Rows | Phase::Former => table.scan_keys(from_start, STEP),
+            Phase::Rows | Phase::Former | Phase::LeftOut => table.scan_keys(from_start, STEP),
             Phase::Versions if compare.is_renamed => table.scan_all_versions(from_start, STEP),
             Phase::Versions => table.scan_versions(from_start, STEP),
         };

@@ -2,7 +2,7 @@
 
 use crate::database::Database;
 use crate::database::table::Table;
-use crate::model::frame::FrameBuilder;
+use crate::model::frame::{FrameBuilder, TableHeader};
 use crate::model::shard::shard;
 use crate::model::value::Value;
 use crate::model::version::Version;
@@ -98,6 +98,21 @@ impl Frames {
                 builder.upsert(&table.was_header, version, &exceptions, values);
             }
         }
+        self.cut(shard);
+    }
+
+    /// The tombstone of a row under a former key of its table; `header` is that of
+    /// [`crate::database::table::Shape::former_header`].
+    pub(super) fn delete_former(
+        &mut self,
+        table: &Table,
+        header: &TableHeader,
+        key: &[u8],
+        version: Version,
+        values: &[Value<'_>],
+    ) {
+        let shard = self.shard(table, key);
+        self.shards[shard].delete(header, version, values.iter().copied());
         self.cut(shard);
     }
 

@@ -29,13 +29,13 @@ pub(crate) struct GoneRows {
 
 /// Rows that a table had, and those of them that it lacks.
 #[derive(Debug, Clone, Default)]
-struct GoneCount {
+pub(super) struct GoneCount {
     /// Key of the last live version that was counted.
-    after: Option<Vec<u8>>,
+    pub after: Option<Vec<u8>>,
     /// Live versions; `gone` counts those without a row.
-    known: u64,
-    gone: u64,
-    is_done: bool,
+    pub known: u64,
+    pub gone: u64,
+    pub is_done: bool,
 }
 
 impl GoneRows {
@@ -43,12 +43,21 @@ impl GoneRows {
     pub(super) fn forget(&mut self, id: i64) {
         self.counts.remove(&id);
     }
+
+    /// Takes out the count of a table, which [`Self::put`] puts back.
+    pub(super) fn take(&mut self, id: i64) -> GoneCount {
+        self.counts.remove(&id).unwrap_or_default()
+    }
+
+    pub(super) fn put(&mut self, id: i64, count: GoneCount) {
+        self.counts.insert(id, count);
+    }
 }
 
 impl Database {
     /// Counts, for one step, the rows that a table lacks. True once all are counted.
     pub(super) fn count_gone(&mut self, table: &Arc<Table>, compare: &Compare) -> Result<bool> {
-        let mut count = self.gone_rows.counts.remove(&table.id).unwrap_or_default();
+        let mut count = self.gone_rows.take(table.id);
         if !count.is_done {
             let step = Compare {
                 phase: Phase::Versions,
@@ -68,7 +77,7 @@ impl Database {
             }
         }
         let is_done = count.is_done;
-        self.gone_rows.counts.insert(table.id, count);
+        self.gone_rows.put(table.id, count);
         Ok(is_done)
     }
 
@@ -79,7 +88,7 @@ impl Database {
         Ok(!is_here && self.displaced_row(table, key_bytes)?.is_none())
     }
 
-    fn say_gone(&mut self, table: &str, count: &GoneCount) {
+    pub(super) fn say_gone(&mut self, table: &str, count: &GoneCount) {
         let text = format!(
             "{} of the {} rows that it had are gone since it was created again: they are deleted \
              on all nodes",

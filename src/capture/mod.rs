@@ -23,6 +23,7 @@ mod change_log;
 mod compare;
 mod frames;
 mod gone_rows;
+mod left_out;
 mod record;
 mod republish;
 mod unsent;
@@ -329,10 +330,7 @@ impl Database {
             let former = self.former_row(table, value, None)?;
             let before = self.deleted_before(table, value)?;
             let before = before.iter().map(|(_, f)| f.stored.state.version.hlc);
-            Ok(before
-                .chain(former.map(|f| f.stored.state.version.hlc))
-                .max()
-                .unwrap_or(0))
+            Ok(before.chain(former.map(|f| f.outdone())).max().unwrap_or(0))
         };
         touched.iter().map(&mut version).collect()
     }

@@ -57,7 +57,7 @@ impl Database {
             let held = db.republishes_held() || db.held()? > 0;
             db.set_republish_held(held)?;
             db.set_republish(Some(RepublishCursor {
-                table: 0,
+                table: i64::MIN, // former keys have negative numbers
                 after: None,
             }))
         })
@@ -141,16 +141,17 @@ impl Database {
         limit: usize,
         frames: &mut Frames,
     ) -> Result<Option<RepublishCursor>> {
-        let Some(table) = self
-            .catalog
-            .by_id
-            .values()
-            .filter(|t| t.id >= place.table)
-            .min_by_key(|t| t.id)
-        else {
+        let tables = self.catalog.by_id.keys().copied();
+        let each = tables.chain(self.catalog.former.keys().map(|id| -id));
+        let Some(id) = each.filter(|id| *id >= place.table).min() else {
             return Ok(None);
         };
-        let after = place.after.as_ref().filter(|_| table.id == place.table);
+        let after = place.after.as_ref().filter(|_| id == place.table);
+        let Some(table) = self.catalog.by_id.get(&id) else {
+            let after = self.encode_tombstones(-id, after, frames)?;
+            let table = id + i64::from(after.is_none());
+            return Ok(Some(RepublishCursor { table, after }));
+        };
         let mut keys = self
             .conn
             .prepare_cached(&table.scan_all_versions(after.is_none(), STEP))?;

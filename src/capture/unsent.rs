@@ -247,6 +247,15 @@ pub(crate) fn put_mark(rows: &Rows<'_>, key: &[u8], local_tx: i64) -> Result<()>
     Ok(())
 }
 
+/// Marks the tombstone that a row has under the former key of table number `id`. Such marks have
+/// the negative of the number: a release that does not know it passes over them.
+pub(super) fn mark_former(conn: &Connection, id: i64, key: &[u8], local_tx: i64) -> Result<()> {
+    let text = "REPLACE INTO __harmonylite___unsent(at, table_id, key) VALUES (?1, ?2, ?3)";
+    conn.prepare_cached(text)?
+        .execute(params![local_tx, -id, key])?;
+    Ok(())
+}
+
 /// Removes the row's mark of transaction `local_tx`, if there is one.
 pub(super) fn unmark(rows: &Rows<'_>, key: &[u8], local_tx: i64) -> Result<()> {
     rows.conn

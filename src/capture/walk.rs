@@ -30,9 +30,12 @@ impl Database {
         let begins_at = match compare.phase {
             Phase::Former | Phase::Rows => 0,
             Phase::Versions => PARTS / 2,
+            Phase::LeftOut => PARTS,
         };
         let reached = match &compare.after {
-            Some(key) if compare.phase != Phase::Former => self.reached(table, compare, key)?,
+            Some(key) if matches!(compare.phase, Phase::Rows | Phase::Versions) => {
+                self.reached(table, compare, key)?
+            }
             _ => 0.0,
         };
         Ok(Some(WalkProgress {

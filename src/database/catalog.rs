@@ -30,7 +30,7 @@ mod not_replicated;
 mod quiet;
 
 use capture_check::Text;
-pub(crate) use former::{Former, FormerRow, former_table, is_one, seen, was_table};
+pub(crate) use former::{Former, FormerRow, former_table, is_one, left_out, seen, was_table};
 pub(crate) use not_replicated::{forget_table, note_local};
 use quiet::Quiet;
 

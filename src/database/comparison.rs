@@ -48,6 +48,8 @@ pub enum Phase {
     Rows,
     /// Checking for each live version whether its row exists.
     Versions,
+    /// Checking for each live former row whether it became a row.
+    LeftOut,
 }
 
 impl Compare {

@@ -59,7 +59,8 @@ mod wal;
 mod write;
 
 pub(crate) use catalog::{
-    Catalog, Former, FormerRow, forget_table, former_table, is_one, note_local, seen, was_table,
+    Catalog, Former, FormerRow, forget_table, former_table, is_one, left_out, note_local, seen,
+    was_table,
 };
 pub(crate) use comparison::{Compare, CompareReason, MissedEvents, Phase};
 pub use counts::Counts;

@@ -8,10 +8,10 @@ use crate::database::Result;
 
 use crate::database::schema::{Column, PREFIX, Schema, quote};
 use crate::model::cbor;
-use crate::model::frame::{ROWID, TableHeader, WAS};
+use crate::model::frame::{KeyColumn, ROWID, TableHeader, WAS};
 use crate::model::key::key_bytes;
 use crate::model::merge::Exceptions;
-use crate::model::value::Value;
+use crate::model::value::{OwnedValue, Value};
 
 /// A table of the catalog.
 #[derive(Debug, Clone)]
@@ -85,6 +85,19 @@ impl Shape {
             defaults: BTreeMap::new(),
             former: BTreeMap::new(),
         }
+    }
+
+    /// Canonical bytes of a key.
+    pub(crate) fn key_bytes(&self, key: &[OwnedValue]) -> Vec<u8> {
+        let collations = self.key.iter().map(|(_, collation)| collation.as_str());
+        key_bytes(key.iter().map(OwnedValue::borrow), collations)
+    }
+
+    /// The header in frames of tombstones under this key, which table number `id` had before.
+    pub(crate) fn former_header(&self, id: i64, table: &str) -> TableHeader {
+        let key: Vec<KeyColumn> = self.columns.iter().zip(&self.key).map(key_column).collect();
+        let names: Vec<&str> = key.iter().map(|k| k.name.as_str()).collect();
+        TableHeader::new(i64::MIN + id, table, &key, &names)
     }
 
     /// The key's columns in a CREATE TABLE, under the names of [`key_names`].
@@ -170,6 +183,17 @@ impl Shape {
             }
         }
         Ok(())
+    }
+}
+
+fn key_column(
+    ((name, _), (affinity, collation)): (&(String, i64), &(String, String)),
+) -> KeyColumn {
+    let known = ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"];
+    KeyColumn {
+        name: name.clone(),
+        affinity: known.into_iter().find(|k| k == affinity).unwrap_or("BLOB"),
+        collation: collation.clone(),
     }
 }
 

@@ -22,7 +22,8 @@ fn worlds(mistake: Mutation) -> u64 {
         OthersGapsIgnored => runs::AWAY,
         LostStreamsForgotten => runs::DISASTERS,
         RekeyedCountsAsNow | MigratedCountsAsNow | RekeyedNotSent | TableAtWorkTaken
-        | TableAtWorkFilled | FormerKeyHeld | LeftOutCountsAsNow | OldKeyNotSent => runs::REKEYED,
+        | TableAtWorkFilled | FormerKeyHeld | LeftOutCountsAsNow | LeftOutComesBack
+        | OldKeyNotSent => runs::REKEYED,
         _ => 0,
     }
 }

@@ -212,6 +212,70 @@ fn equal_rows_of_a_table_without_a_key_stay_two() {
     }
 }
 
+/// What a migration leaves out is deleted as of then on every node, migrated or not; what others
+/// wrote since stays.
+#[test]
+fn a_row_that_a_migration_leaves_out_is_deleted() {
+    for (before, after, from) in [
+        (
+            "id INTEGER PRIMARY KEY, v",
+            "id TEXT PRIMARY KEY, v",
+            "id, v",
+        ),
+        (
+            "id INTEGER PRIMARY KEY, v",
+            "id INTEGER, v, w TEXT NOT NULL DEFAULT 'z', PRIMARY KEY(w, id)",
+            "id, v, 'z'",
+        ),
+    ] {
+        for (is_written, is_first) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut n = cluster(3, &format!("CREATE TABLE t({before})"));
+            n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+            converge(&mut n);
+            if is_first {
+                rebuild(&mut n[1], after, from);
+                exchange(&mut n);
+            }
+            n[1].clock.advance(MINUTE);
+            if is_written {
+                n[1].run("UPDATE t SET v = 'since' WHERE id = 2");
+            }
+            let kept = format!("{from} FROM t WHERE v <> 'b'; --");
+            rebuild(&mut n[0], after, &kept);
+            assert_eq!(n[0].db.rows_gone(), 1);
+            n[0].restart();
+            exchange(&mut n);
+            exchange(&mut n);
+            let query = "SELECT CAST(id AS INTEGER), v FROM t ORDER BY 1";
+            // One node is not migrated: it holds what migrated ones wrote.
+            let written = match (is_written, is_first) {
+                (true, false) => "i1 t'a'\ni2 t'since'",
+                _ => "i1 t'a'",
+            };
+            assert_eq!(n[2].rows(query), written, "{after} {is_written} {is_first}");
+            if !is_first {
+                rebuild(&mut n[1], after, from);
+            }
+            rebuild(&mut n[2], after, from);
+            converge(&mut n);
+            let expected = if is_written {
+                "i1 t'a'\ni2 t'since'"
+            } else {
+                "i1 t'a'"
+            };
+            assert_eq!(
+                n[0].rows(query),
+                expected,
+                "{after} {is_written} {is_first}"
+            );
+            n[1].run("DELETE FROM t WHERE id = 2; INSERT INTO t(id, v) VALUES ('2', 'again')");
+            converge(&mut n);
+            assert_eq!(n[0].rows("SELECT v FROM t WHERE id = 2"), "t'again'");
+            assert!(n.iter().all(|node| node.db.held().unwrap() == 0));
+        }
+    }
+}
+
 /// Each node keeps a different one of two rows that get one key: one of them stays.
 #[test]
 fn of_rows_that_get_one_key_one_stays() {

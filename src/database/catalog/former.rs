@@ -96,6 +96,26 @@ impl FormerRow {
             _ => Some(state.version).filter(|v| state.deleted && v.hlc > 0),
         }
     }
+
+    /// Whether no row is known that the row became.
+    pub(crate) fn may_be_left_out(&self) -> bool {
+        !self.stored.state.deleted && self.became.is_none() && self.content.is_none()
+    }
+
+    /// The hlc above which a write to the row must be, now that it is made under the new key.
+    pub(crate) fn outdone(&self) -> i64 {
+        let hlc = self.stored.state.version.hlc;
+        match self.may_be_left_out() {
+            true => left_out(hlc),
+            false => hlc,
+        }
+    }
+}
+
+/// The hlc of the tombstone of a row that a migration leaves out, which had this hlc. Nodes on
+/// which the row has another key by now give it a tombstone that is one below.
+pub(crate) fn left_out(hlc: i64) -> i64 {
+    stamp(0, hlc.saturating_add(1))
 }
 
 /// How the versions of the old key are kept.
@@ -179,10 +199,12 @@ impl Database {
         }
         let log = format!("DELETE FROM {} WHERE table_id = ?1", triggers::LOG);
         self.conn.execute(&log, [old])?;
-        for own in ["waiting", "unsent"] {
-            let text = format!("DELETE FROM __harmonylite___{own} WHERE table_id = ?1");
-            self.conn.execute(&text, [old])?;
-        }
+        let waiting = "DELETE FROM __harmonylite___waiting WHERE table_id = ?1";
+        self.conn.execute(waiting, [old])?;
+        // Of these rows, the deleted ones are sent under the former key.
+        let unsent =
+            "UPDATE OR REPLACE __harmonylite___unsent SET table_id = ?2 WHERE table_id = ?1";
+        self.conn.execute(unsent, [old, -new])?;
         if is_by_key {
             return Ok(Kept::ByKey);
         }

@@ -237,7 +237,10 @@ impl Database {
         match local {
             Some(local) if shape_of_table(&local) == at.shape => {
                 let key: Vec<_> = key.iter().map(OwnedValue::borrow).collect();
-                self.join_with_held(&local, &key, &at.key, incoming, frames)?;
+                let is_news = self.join_with_held(&local, &key, &at.key, incoming, frames)?;
+                if is_news && self.settings.publish {
+                    self.mark_republished(&local, &at.key, frames)?;
+                }
             }
             Some(local) if shape_of_table(&local) == shape_of_table(&of.table) => {
                 // A table that was created with its present key must remember the former one, too.
@@ -245,7 +248,17 @@ impl Database {
                     self.adopt_former(&local, &of.former)?;
                 }
                 match self.of_former(&at.table, &at.shape) {
-                    Some(table) => drop(self.take_former(&table, &at, incoming, frames)?),
+                    Some(table) => {
+                        let mut formers = self.formers(table.id).into_iter();
+                        let former = formers.find(|(_, f)| shape_of_known(&f.shape) == at.shape);
+                        let known = former.as_ref().map(|(id, _)| self.former_by_key(*id, key));
+                        let known = known.transpose()?.flatten().map(|k| k.stored.state.version);
+                        self.take_former(&table, &at, incoming, frames)?;
+                        // Its maker may not have sent it, and never come back.
+                        if let Some((id, former)) = former.filter(|_| known < Some(tombstone)) {
+                            self.send_former((id, &former), key, frames)?;
+                        }
+                    }
                     None => self.hold(&at, &incoming, self.why_held(&at.table))?,
                 }
             }
