@@ -36,6 +36,7 @@
 //!   the comparison and the repair of rows.
 //! - [`http`]: a small HTTP server and client; [`control`]: the running daemon's answers over it.
 //! - [`progress`]: how far long work has come, for a terminal, health and metrics.
+//! - [`memory`]: the heap, and when it is given back.
 //! - [`heartbeat`]: calls a URL while all is well; `trust`: the certificates that HTTP clients
 //!   believe.
 //! - [`shared`]: state that threads share: [`database::Database`] and [`outbox::Outbox`] behind one
@@ -177,6 +178,7 @@ pub mod inspect;
 pub mod lock;
 pub mod logging;
 pub mod measures;
+pub mod memory;
 pub mod metrics;
 pub mod mirror;
 pub mod model;

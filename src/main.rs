@@ -9,10 +9,10 @@ use harmonylite::commands::query::{self, CommandOutcome};
 use harmonylite::commands::{check, cleanup, conflicts, held, inspect, restore, snapshots};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
-use harmonylite::{output, thread};
+use harmonylite::{memory, output, thread};
 
 fn main() -> ExitCode {
-    keep_memory_small();
+    memory::keep_small();
     thread::report_panics();
     let command = match cli::parse(std::env::args_os().skip(1)) {
         Ok(command) => command,
@@ -33,19 +33,6 @@ fn main() -> ExitCode {
         }
     }
 }
-
-/// Lets all threads share one heap. By default, glibc gives every thread its own, and each stays as
-/// large as it ever was. Our threads take turns, so one heap serves them all: at full speed it is
-/// 33 MB after an hour, not 49 after minutes.
-#[cfg(target_env = "gnu")]
-fn keep_memory_small() {
-    // SAFETY: it changes a setting of malloc, before any other thread exists.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-}
-
-/// musl has only one heap.
-#[cfg(not(target_env = "gnu"))]
-fn keep_memory_small() {}
 
 /// Writes to standard error. If that fails, only the exit code tells of the failure.
 fn complain(text: &str) {

@@ -22,6 +22,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cluster::broker::Broker;
 use crate::database::{DatabaseError, Lent};
 use crate::logging::RepeatedFailure;
+use crate::memory;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::frame;
@@ -58,6 +59,12 @@ const POLL_AFTER: [Duration; 12] = [
 
 /// The WAL is cut after this long without a write.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// While positions move, their mirror is written once in this many clean-ups.
+const MIRRORED_EVERY: u32 = 12;
+
+/// Memory is given back after this long without a write.
+const RELEASED_AFTER: Duration = Duration::from_secs(30);
 
 /// A WAL with fewer bytes than this is cut at most once in [`CUT_EVERY`]: each cut costs two syncs,
 /// and writes pages that the application may soon write again.
@@ -145,8 +152,13 @@ struct Publisher {
     comparing: Option<Work>,
     /// Names of the shards' streams.
     streams: Vec<String>,
+    /// Made when it is needed.
     compressor: Option<zstd::bulk::Compressor<'static>>,
     mirror: Mirror,
+    /// The mirror is not written before this time: a new file costs flash.
+    mirror_at: Instant,
+    /// The positions at the last clean-up.
+    sequences: Vec<(String, u64)>,
     /// Deadline of the next poll of the database. `polls` counts those since the last hint: it is
     /// the index into [`POLL_AFTER`].
     poll_at: Option<Instant>,
@@ -164,6 +176,8 @@ struct Publisher {
     capture_at: Instant,
     /// When a write was last seen, ours or another program's.
     written_at: Instant,
+    /// The `written_at` after which memory was given back.
+    released_at: Option<Instant>,
     /// A small WAL is not cut before this time.
     cut_at: Instant,
 }
@@ -188,10 +202,6 @@ pub fn start(
         inputs.stop.clone(),
         exits,
     );
-    let compressor = options
-        .compress
-        .then(|| zstd::bulk::Compressor::new(COMPRESSION_LEVEL).ok())
-        .flatten();
     let now = Instant::now();
     let publisher = Publisher {
         shared,
@@ -204,8 +214,10 @@ pub fn start(
         trouble: RepeatedFailure::default(),
         comparing: None,
         streams,
-        compressor,
+        compressor: None,
         mirror,
+        mirror_at: now,
+        sequences: Vec::new(),
         poll_at: Some(now),
         polls: 0,
         rest_until: now,
@@ -215,6 +227,7 @@ pub fn start(
         lend_pause: LEND_AGAIN,
         capture_at: now,
         written_at: now,
+        released_at: None,
         cut_at: now,
         options,
     };
@@ -581,6 +594,9 @@ impl Publisher {
                 break;
             };
             drop(locked);
+            if self.options.compress && self.compressor.is_none() {
+                self.compressor = zstd::bulk::Compressor::new(COMPRESSION_LEVEL).ok();
+            }
             let packed = frame::pack(frame.raw, self.compressor.as_mut());
             let (local_tx, shard, salt) = (frame.local_tx, frame.shard, frame.salt);
             let stream = &self.streams[shard as usize - 1];
@@ -698,7 +714,7 @@ impl Publisher {
         self.polls = POLL_AFTER.len();
         let mut locked = self.shared.lock();
         locked.database.check_files(true)?;
-        locked.database.flush()?;
+        locked.database.flush_now_and_then()?;
         let sequences = locked.database.sequences();
         let is_told = locked.database.is_live() && locked.outbox.is_empty();
         drop(locked);
@@ -711,8 +727,18 @@ impl Publisher {
             Some(None) => self.shared.health.report_ok(ONE_STREAM),
             None => {}
         }
-        if self.mirror.write(&sequences) {
+        if now >= self.mirror_at && self.mirror.write(&sequences) {
+            self.mirror_at = now + MIRRORED_EVERY * self.options.cleanup_interval;
+        }
+        if self.sequences != sequences {
+            self.sequences = sequences;
             self.shared.notify_scheduler();
+        }
+        if now >= self.written_at + RELEASED_AFTER && self.released_at != Some(self.written_at) {
+            self.released_at = Some(self.written_at);
+            self.compressor = None;
+            self.shared.lock().database.release_memory()?;
+            memory::release();
         }
         if self.link.is_none() {
             self.connector.connect(ConnectRequest::default()); // unless that is under way

@@ -53,11 +53,7 @@ pub fn spawn(
 ) -> JoinHandle<()> {
     let exits = exits.clone();
     let end = move |name, outcome| drop(exits.send(Exited { name, outcome }));
-    begin(name, body, end).unwrap_or_else(|e| {
-        let text = format!(
-            "the system gives no thread for {name}: {e}: perhaps a limit of memory or of threads \
-             is too low (ulimit -v and -u, TasksMax and MemoryMax of systemd)"
-        );
+    begin(name, body, end).unwrap_or_else(|text| {
         log::error!("{text}");
         let _ = writeln!(stderr(), "harmonylite: {text}");
         std::process::exit(1)
@@ -82,7 +78,18 @@ pub fn spawn_brief(
 /// Runs `body` in a thread that reports to its owner by itself, and is never joined. Fails if the
 /// system gives no thread.
 pub fn spawn_detached(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    builder(name).spawn(body).map(drop)
+    builder(name)
+        .spawn(body)
+        .map(drop)
+        .map_err(|e| refused(name, &e))
+}
+
+/// Names the cause, which the system's own text does not.
+fn refused(name: &str, e: &std::io::Error) -> std::io::Error {
+    std::io::Error::other(format!(
+        "the system gives no thread for {name}: {e}: perhaps a limit of memory or of threads is \
+         too low (ulimit -v and -u, TasksMax and MemoryMax of systemd)"
+    ))
 }
 
 /// Memory is little where this runs, and a system without overcommitment counts stacks in full.
@@ -100,14 +107,16 @@ fn begin(
     end: impl FnOnce(String, Outcome) + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
     let own = name.to_owned();
-    builder(name).spawn(move || {
-        let outcome = match catch_unwind(AssertUnwindSafe(body)) {
-            Ok(Ok(())) => Outcome::Stopped,
-            Ok(Err(cause)) => Outcome::Failed(cause),
-            Err(panic) => Outcome::Panicked(panic_text(&*panic)),
-        };
-        end(own, outcome);
-    })
+    builder(name)
+        .spawn(move || {
+            let outcome = match catch_unwind(AssertUnwindSafe(body)) {
+                Ok(Ok(())) => Outcome::Stopped,
+                Ok(Err(cause)) => Outcome::Failed(cause),
+                Err(panic) => Outcome::Panicked(panic_text(&*panic)),
+            };
+            end(own, outcome);
+        })
+        .map_err(|e| refused(name, &e))
 }
 
 /// Reports panics in builds where a panic ends the process at once (profile `small`): with the same

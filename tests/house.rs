@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("output", ""),
     ("progress", ""),
     ("db_file", ""),
+    ("memory", ""),
     ("lock", "db_file"),
     ("model", "mutation"),
     ("address", "model"),
@@ -41,8 +42,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("cluster", "mutation model stream database apply shared"),
     (
         "snapshot",
-        "mutation clock thread progress db_file model config logging stream store database capture \
-         apply shared cluster",
+        "mutation clock thread memory progress db_file model config logging stream store database \
+         capture apply shared cluster",
     ),
     (
         "status",
@@ -56,7 +57,8 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "publisher",
-        "clock thread progress model logging stream watcher mirror database capture shared cluster",
+        "clock thread memory progress model logging stream watcher mirror database capture shared \
+         cluster",
     ),
     (
         "consumer",
@@ -64,8 +66,9 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "clock thread poller db_file lock model config cli logging stream store watcher mirror \
-         database shared inspect cluster status heartbeat control snapshot publisher consumer",
+        "clock thread poller db_file lock memory model config cli logging stream store watcher \
+         mirror database shared inspect cluster status heartbeat control snapshot publisher \
+         consumer",
     ),
     (
         "commands",

@@ -23,6 +23,7 @@ mod migrations;
 mod nonsense;
 mod old_key;
 mod oracle;
+mod pages;
 mod random;
 mod rebuilds;
 mod renames;

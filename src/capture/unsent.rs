@@ -23,9 +23,6 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
-/// While changes are captured all the time, acknowledged marks are cleared this often.
-const CLEAR_EVERY: Duration = Duration::from_secs(1);
-
 /// The state of marks in memory, besides their table.
 #[derive(Debug, Default)]
 pub struct Marks {
@@ -120,11 +117,25 @@ impl Database {
         Ok(())
     }
 
-    /// Clears them during a capture, but at most once per `CLEAR_EVERY`: it writes two more pages.
+    /// Clears them during a capture, at most once per `cleanup_interval`: it writes another page.
     pub(crate) fn clear_marks_now_and_then(&mut self) -> Result<()> {
-        match self.clock.uptime() - self.marks.cleared >= CLEAR_EVERY {
+        match self.is_clearing_due() {
             true => self.clear_marks(),
             false => Ok(()),
+        }
+    }
+
+    /// Whether marks were not cleared for `cleanup_interval`.
+    fn is_clearing_due(&self) -> bool {
+        self.clock.uptime() - self.marks.cleared >= self.settings.cleanup_interval
+    }
+
+    /// Stores what waits for a write ([`Database::flush`]), unless captures do it just now: a write
+    /// of its own costs two pages more.
+    pub fn flush_now_and_then(&mut self) -> Result<()> {
+        match self.is_clearing_due() {
+            true => self.flush(),
+            false => self.copy_unsent(),
         }
     }
 

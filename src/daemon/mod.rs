@@ -21,7 +21,7 @@ use crate::snapshot::thread::SnapshotRequest;
 use crate::stream::bandwidth::Bandwidth;
 use crate::stream::jetstream::stream_name;
 use crate::thread::{Exited, Outcome};
-use crate::{inspect, lock, logging, mirror};
+use crate::{inspect, lock, logging, memory, mirror};
 
 mod membership;
 pub mod net;
@@ -74,6 +74,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     for text in &config.exposed {
         log::warn!("{text}");
     }
+    memory::require_room().map_err(Failure)?;
     let (exits, exited) = unbounded();
     let poller = Poller::start(&exits).map_err(|e| Failure(format!("waiting for events: {e}")))?;
     let (ask, asks) = unbounded();
@@ -344,6 +345,7 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
             .collect(),
         scan_max_changes: config.scan_max_changes,
         cache_size: config.cache_size,
+        cleanup_interval: config.cleanup_interval,
         max_transaction_bytes: config.replication_log.max_transaction_bytes,
         max_clock_drift: config.max_clock_drift,
         courtesy: config.courtesy,

@@ -23,6 +23,8 @@ pub struct Settings {
     pub streams: BTreeSet<String>,
     /// KiB of the database that SQLite keeps in memory.
     pub cache_size: u32,
+    /// How often acknowledged marks are cleared, and positions of own messages are stored.
+    pub cleanup_interval: Duration,
     /// Entries of the change log that one transaction captures, however long that takes.
     pub scan_max_changes: usize,
     /// A frame is complete when it reaches this size, in bytes before compression.

@@ -15,6 +15,12 @@ use super::{Database, Result};
 pub(super) const JOURNAL_SIZE_LIMIT: &str = "PRAGMA journal_size_limit = 4194304";
 
 impl Database {
+    /// Frees the memory of pages and statements. The next call reads the pages again.
+    pub fn release_memory(&self) -> Result<()> {
+        self.conn.flush_prepared_statement_cache();
+        Ok(self.conn.execute_batch("PRAGMA shrink_memory")?)
+    }
+
     /// Bytes of the WAL file; 0 if there is none.
     pub fn wal_bytes(&self) -> u64 {
         self.files.wal_bytes()

@@ -111,7 +111,7 @@ fn let_in(door: &Door, places: &Arc<Connections>, exits: &Sender<Exited>) -> io:
         Ok(())
     });
     if let Err(e) = begun {
-        log::debug!("http: no thread for a connection: {e}");
+        log::debug!("http: {e}");
     }
     Ok(())
 }

@@ -96,7 +96,7 @@ impl Connector {
         };
         match spawn_brief("publisher-link", &self.exits, move || attempts.run()) {
             Ok(thread) => (self.thread, self.is_connecting) = (Some(thread), true),
-            Err(e) => log::warn!("connecting to NATS: the system gives no thread: {e}"),
+            Err(e) => log::warn!("connecting to NATS: {e}"),
         }
     }
 

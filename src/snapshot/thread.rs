@@ -14,6 +14,7 @@ use crate::cluster::dialer::Dialer;
 use crate::cluster::registry::KeyValueRegistry;
 use crate::database::DatabaseError;
 use crate::logging::RepeatedFailure;
+use crate::memory;
 use crate::model::backoff::Backoff;
 use crate::progress::{Unit, Work};
 use crate::shared::Shared;
@@ -238,12 +239,18 @@ impl Snapshots {
         };
         registry.note_all();
         let mut watch = Progress::new(&self.inputs.stop, "snapshot");
-        self.scheduler.round(&mut Round {
+        let next = self.scheduler.round(&mut Round {
             shared: &self.shared,
             registry,
             open_store: &*self.places.store,
             watch: &mut watch,
-        })
+        });
+        if watch.has_worked {
+            let released = self.shared.lock().database.release_memory();
+            released.unwrap_or_else(|e| log::debug!("snapshot: releasing memory: {e}"));
+            memory::release();
+        }
+        next
     }
 
     /// Drops tombstones whose time is over, in short steps.
@@ -347,6 +354,8 @@ pub struct Progress<'a> {
     stop: &'a Receiver<()>,
     work: Work,
     reported: Instant,
+    /// Whether there was anything to do.
+    has_worked: bool,
 }
 
 impl<'a> Progress<'a> {
@@ -356,6 +365,7 @@ impl<'a> Progress<'a> {
             stop,
             work: Work::begin(what, Unit::Bytes),
             reported: Instant::now(),
+            has_worked: false,
         }
     }
 }
@@ -365,6 +375,7 @@ impl Watch for Progress<'_> {
         if self.stop.try_recv() != Err(crossbeam_channel::TryRecvError::Empty) {
             return Err(watch::stop());
         }
+        self.has_worked = true;
         self.work.at(step, done, total);
         if self.reported.elapsed() >= REPORT_EVERY && !self.work.is_drawn() {
             self.reported = Instant::now();

@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::StreamError;
 use super::client::{Client, ClientOptions};
@@ -83,12 +83,17 @@ fn attempt(
     let open = move || drop(result.send(open(&theirs, &at, timeout)));
     spawn_detached("nats-connect", open)
         .map_err(|error| StreamError::Disconnected(format!("connect to {address}: {error}")))?;
-    opened.recv_timeout(timeout).unwrap_or_else(|_| {
-        let text = format!(
-            "connect to {address}: no answer within {} ms",
-            timeout.as_millis()
-        );
-        Err(StreamError::Disconnected(text))
+    opened.recv_timeout(timeout).unwrap_or_else(|e| {
+        let text = match e {
+            RecvTimeoutError::Timeout => format!("no answer within {} ms", timeout.as_millis()),
+            // The `nats` crate panics if the system gives it no thread.
+            RecvTimeoutError::Disconnected => "the attempt failed: perhaps a limit of memory or \
+                                               of threads is too low"
+                .to_owned(),
+        };
+        Err(StreamError::Disconnected(format!(
+            "connect to {address}: {text}"
+        )))
     })
 }
 

@@ -64,7 +64,7 @@ impl<S: Send + 'static> OnDemand<S> {
         match spawn_brief(self.name, &self.exits, body) {
             Ok(thread) => slot.thread = Some(thread),
             Err(e) => {
-                log::warn!("the system gives no thread for {}: {e}", self.name);
+                log::warn!("{e}");
                 slot.idle = take(&state);
             }
         }

@@ -103,6 +103,7 @@ fn open(path: &str) -> Database {
         shards: 1,
         streams: Default::default(),
         cache_size: 2000,
+        cleanup_interval: Duration::from_secs(5),
         scan_max_changes: 512,
         max_transaction_bytes: 1 << 20,
         max_clock_drift: Duration::from_secs(60),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
@@ -159,4 +160,34 @@ fn a_node_that_makes_no_snapshot_takes_those_of_others() {
     taker.until_log("snapshot.make = false makes no snapshots");
     assert_eq!(fs::read_dir(taker.file("scratch")).unwrap().count(), 0);
     assert_eq!(taker.rows().len(), 1);
+}
+
+/// The first limit under which the program can be loaded at all is refused, and a little more than
+/// it asks for suffices.
+#[test]
+fn a_limit_of_address_space_that_is_too_low_is_named() {
+    let cluster = Cluster::stopped(1, |_| {});
+    let node = &cluster.nodes[0];
+    let run = |kib: u64| {
+        let daemon = node.command(&["-save-snapshot"]);
+        let mut shell = Command::new("sh");
+        let limited = format!("ulimit -v {kib}; exec \"$@\"");
+        shell.args(["-c", &limited, "sh"]).arg(daemon.get_program());
+        let done = shell.args(daemon.get_args()).stdin(Stdio::null()).output();
+        let done = done.unwrap();
+        (
+            done.status.code(),
+            String::from_utf8_lossy(&done.stderr).into_owned(),
+        )
+    };
+    let mut limits = (8..400).map(|mb| mb << 10);
+    let first =
+        limits.find_map(|kib| Some((kib, run(kib))).filter(|(_, (code, _))| *code == Some(1)));
+    let (kib, (_, said)) = first.unwrap();
+    let text = format!("the limit of address space (ulimit -v, LimitAS of systemd) is {kib} KiB");
+    assert!(said.contains(&text), "{said}");
+    let needed = said.split_once("but at least ").unwrap().1;
+    let needed: u64 = needed.split(' ').next().unwrap().parse().unwrap();
+    let (code, said) = run(needed + (8 << 10));
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cluster::Cluster;
-use crate::node::{Node, pause, until};
+use crate::node::{Node, until};
 
 #[test]
 fn an_outage_with_writes_on_both_sides() {
@@ -95,8 +95,9 @@ fn positions_are_shown_and_a_missing_file_is_made_anew() {
     cluster.nodes[0].execute("INSERT INTO item VALUES (3, 'c', 0)");
     cluster.converge();
     crate::node::until("the file is back", || file.exists().then_some(()));
-    pause(200);
-    assert!(read()["harmonylite-changes-c-1"] > position as u64);
+    crate::node::until("it shows the new position", || {
+        (read()["harmonylite-changes-c-1"] > position as u64).then_some(())
+    });
 }
 
 /// A broker that accepts connections and refuses every message, as with a full disk.

@@ -263,6 +263,8 @@ impl Node {
             shards: options.shards,
             streams: Default::default(),
             cache_size: 2000,
+            // Marks outlive their acknowledgements by this.
+            cleanup_interval: Duration::from_secs(1 + 4 * (self.place as u64 % 2)),
             scan_max_changes: options.scan_max_changes,
             max_transaction_bytes: options.max_transaction_bytes,
             max_clock_drift: MAX_CLOCK_DRIFT,

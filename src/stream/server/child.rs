@@ -55,7 +55,10 @@ impl Process {
 
 /// /dev/null, opened here: a failure inside [`Command`] would be reported as one of the program.
 pub(super) fn null() -> Result<Stdio, ServerError> {
-    let path = Path::new("/dev/null");
+    device(Path::new("/dev/null"))
+}
+
+fn device(path: &Path) -> Result<Stdio, ServerError> {
     let opened = File::options().read(true).write(true).open(path);
     Ok(opened.map_err(ServerError::io("open", path))?.into())
 }
@@ -266,6 +269,16 @@ fn sort(line: &str) -> (log::Level, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_box_without_dev_null_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("null");
+        let missing = device(&path).unwrap_err().to_string();
+        let named = format!("open {}: No such file or directory", path.display());
+        assert!(missing.contains(&named), "{missing}");
+        assert!(null().is_ok());
+    }
 
     #[test]
     fn a_failed_write_is_told() {
