@@ -29,6 +29,7 @@ usage: harmonylite [flags]
        harmonylite forget NODE [-dry-run] [-config FILE]
        harmonylite pause|resume [-json] [-config FILE]
        harmonylite diag [-o FILE] [-config FILE]
+       harmonylite nats-permissions [-node N] [-config FILE]
 
   conflicts            show which rows are displaced because another row has their UNIQUE values
   held                 show which changes wait because they do not fit the tables here, and why
@@ -46,6 +47,8 @@ usage: harmonylite [flags]
   pause, resume        go offline: capture and do not connect, also after a restart; and back
   diag                 write facts that help to find a fault to FILE (default:
                        harmonylite-diag.txt), without secrets and without rows
+  nats-permissions     print the rights that a node needs on a NATS server, as a block of its
+                       configuration; with -node, for the login of that node alone
 
   -config FILE         configuration, TOML (default: config.toml in the current directory)
   -node-id N           this node's id, from 1; goes before node_id of the configuration
@@ -69,6 +72,8 @@ The server that runs beside us while nats.urls is empty:
 
   -cluster-addr HOST:PORT
                        listen here for the servers of other nodes; port -1: any free one
+  -insecure-cluster    let any server that reaches -cluster-addr join, without a login or TLS
+                       ([nats.cluster]); then it reads and writes everything
   -cluster-peers LIST  the other nodes' servers, separated by commas:
                          nats://HOST:PORT/  a server
                          dns://HOST:PORT/?min=3&interval_ms=1000
@@ -145,6 +150,13 @@ pub enum Command {
         /// The database file; none: the one that the configuration names.
         database: Option<PathBuf>,
     },
+    /// Print the rights that a node needs on a NATS server.
+    NatsPermissions {
+        /// None: see [`crate::config::Config::find`].
+        config: Option<PathBuf>,
+        /// The node whose login it is; none: one login for all.
+        node: Option<u64>,
+    },
     /// Ask the running daemon, or read its database if none runs.
     Query {
         /// None: see [`crate::config::Config::find`].
@@ -210,6 +222,8 @@ pub struct Flags {
     pub cluster_peers: Vec<Peer>,
     /// Servers that our own joins as a leaf node.
     pub leaf_servers: Vec<Peer>,
+    /// Any server may join at `cluster_addr`.
+    pub insecure_cluster: bool,
     /// A file that holds the process id while the daemon runs.
     pub pid_file: Option<PathBuf>,
 }
@@ -241,12 +255,13 @@ const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
 /// Words that are commands. They may stand among the flags.
-const SUBCOMMANDS: [&str; 12] = [
+const SUBCOMMANDS: [&str; 13] = [
     "conflicts",
     "diag",
     "forget",
     "held",
     "inspect",
+    "nats-permissions",
     "pause",
     "restore",
     "resume",
@@ -257,8 +272,9 @@ const SUBCOMMANDS: [&str; 12] = [
 ];
 
 /// Flags whose value is the next word.
-const WITH_VALUE: [&str; 9] = [
+const WITH_VALUE: [&str; 10] = [
     "--drop",
+    "--node",
     "--o",
     "--pid-file",
     "--config",
@@ -270,8 +286,10 @@ const WITH_VALUE: [&str; 9] = [
 ];
 
 /// Flags with two dashes, as pico-args knows them.
-const FLAGS: [&str; 20] = [
+const FLAGS: [&str; 22] = [
     "--drop",
+    "--node",
+    "--insecure-cluster",
     "--save-snapshot",
     "--pid-file",
     "--config",
@@ -332,6 +350,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
                 json,
                 database,
             })
+        }
+        Some("nats-permissions") => {
+            let node = parsed(&mut args, "--node", node_id)?;
+            let config = config(&mut args)?;
+            finish(args, "nats-permissions takes -config and -node N")?;
+            Ok(Command::NatsPermissions { config, node })
         }
         Some("restore") => {
             let to = value(&mut args, "--o")?.map(PathBuf::from);
@@ -406,6 +430,7 @@ fn options(args: &mut Arguments) -> Result<Flags, CliError> {
         })?
         .unwrap_or_default(),
         leaf_servers: leaf_servers(args)?,
+        insecure_cluster: args.contains("--insecure-cluster"),
         pid_file: None,
     })
 }
@@ -429,6 +454,11 @@ fn parse_daemon(mut args: Arguments) -> Result<Command, CliError> {
     if json {
         return Err(CliError(
             "-json does not go here: it is for the commands that show something".into(),
+        ));
+    }
+    if value(&mut args, "--node")?.is_some() {
+        return Err(CliError(
+            "-node does not go here: it is for nats-permissions".into(),
         ));
     }
     if value(&mut args, "--o")?.is_some() {

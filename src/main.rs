@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use harmonylite::cli::{self, Command, Flags};
 use harmonylite::commands::query::{self, CommandOutcome};
-use harmonylite::commands::{check, cleanup, conflicts, held, inspect, restore, snapshots};
+use harmonylite::commands::{
+    check, cleanup, conflicts, held, inspect, nats_permissions, restore, snapshots,
+};
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
 use harmonylite::{memory, output, thread};
@@ -76,6 +78,9 @@ fn carry_out_alone(command: Command, out: &mut dyn Write) -> Result<(), String> 
                 Some(table) => held::drop(&path, &table, json, out),
                 None => held::show(&path, json, out),
             }
+        }
+        Command::NatsPermissions { config, node } => {
+            nats_permissions::show(&load(config)?, node, out)
         }
         Command::Restore { mut options, to } => {
             let config = load(options.config.take())?;

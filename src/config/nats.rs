@@ -45,6 +45,12 @@ pub struct NatsSettings {
     pub ca_file: Option<PathBuf>,
     /// PEM files of this client's certificate and key.
     pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// The login that our own servers present to each other.
+    pub route_login: Option<ServerLogin>,
+    /// The login with which our own server joins `-leaf-servers`.
+    pub leaf_login: Option<ServerLogin>,
+    /// PEM files for mutual TLS between our own servers: authority, certificate, key.
+    pub route_tls: Option<[PathBuf; 3]>,
     /// The JetStream domain to use on `urls`; none: the server's own.
     pub jetstream_domain: Option<String>,
     /// Attempts after the first before giving up; none: try for ever.
@@ -53,6 +59,65 @@ pub struct NatsSettings {
     pub reconnect_wait: Duration,
     /// Longest wait between two attempts, 1 s to a day.
     pub reconnect_max_wait: Duration,
+}
+
+/// The login of a server at another server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerLogin {
+    /// Its name.
+    pub user: String,
+    /// Never empty.
+    pub password: Secret,
+}
+
+impl ServerLogin {
+    fn read(section: &Section, default_user: &str) -> Option<ServerLogin> {
+        let user = section.string("user");
+        let from_file = section.file("password_file").and_then(|file| {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let line = text.lines().next().unwrap_or_default().trim().to_owned();
+            if line.is_empty() {
+                section.note("password_file", "must hold a password in its first line");
+            }
+            (!line.is_empty()).then(|| Secret::new(line))
+        });
+        let given = section.secret("password");
+        if given.is_some() && from_file.is_some() {
+            section.note(
+                "password_file",
+                "is set beside password: keep one of the two",
+            );
+        }
+        let password = given.or(from_file);
+        if password.is_none() && user.is_some() {
+            section.note(
+                "user",
+                "is set, so password or password_file must be set too",
+            );
+        }
+        Some(ServerLogin {
+            user: user.unwrap_or_else(|| default_user.to_owned()),
+            password: password?,
+        })
+    }
+}
+
+/// Authority, certificate and key, which are needed together.
+fn read_route_tls(section: &Section) -> Option<[PathBuf; 3]> {
+    let keys = ["ca_file", "cert_file", "key_file"];
+    let files = keys.map(|key| section.file(key));
+    if let [Some(ca), Some(cert), Some(key)] = &files {
+        return Some([ca, cert, key].map(Clone::clone));
+    }
+    if files.iter().any(Option::is_some) {
+        for (key, _) in keys.iter().zip(&files).filter(|(_, file)| file.is_none()) {
+            section.note(
+                key,
+                "is missing: ca_file, cert_file and key_file go together",
+            );
+        }
+    }
+    None
 }
 
 impl NatsSettings {
@@ -101,6 +166,9 @@ impl NatsSettings {
             user_password,
             ca_file: file_or_alias(section, "ca_file"),
             client_cert: read_client_cert(section),
+            route_login: ServerLogin::read(&section.section("cluster"), "route"),
+            leaf_login: ServerLogin::read(&section.section("leaf"), "leaf"),
+            route_tls: read_route_tls(&section.section("cluster")),
             jetstream_domain: section.parsed("jetstream_domain", "", domain),
             connect_retries: (retries > 0).then_some(retries),
             reconnect_wait: read_reconnect_wait(section),

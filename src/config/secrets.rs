@@ -17,6 +17,9 @@ impl Config {
         let urls = self.nats.urls.iter();
         secrets.extend(urls.flat_map(|url| logins(url.reveal())));
         secrets.extend(shown(&[&self.nats.user_password]));
+        let logins = [&self.nats.route_login, &self.nats.leaf_login];
+        let logins = logins.into_iter().flatten();
+        secrets.extend(logins.map(|login| login.password.reveal().to_owned()));
         secrets.extend(of_snapshots(&self.snapshot));
         let heartbeat = self.health_check.heartbeat_url.as_ref();
         secrets.extend(of_monitor(heartbeat.map_or("", Secret::reveal)));

@@ -41,6 +41,7 @@ pub(super) fn complete(options: &Flags, store: &Path) -> Flags {
         complete.cluster_addr = known.cluster_addr;
         complete.cluster_peers = known.cluster_peers;
         complete.leaf_servers = known.leaf_servers;
+        complete.insecure_cluster |= known.insecure_cluster;
     }
     complete
 }
@@ -64,6 +65,11 @@ fn remember(options: &Flags, file: &Path) -> io::Result<()> {
     .iter()
     .filter(|(_, value)| !value.is_empty())
     .map(|(flag, value)| format!("{flag} {value}\n"))
+    .chain(
+        options
+            .insecure_cluster
+            .then(|| "-insecure-cluster\n".to_owned()),
+    )
     .collect();
     if fs::read_to_string(file).is_ok_and(|known| known == text) {
         return Ok(());

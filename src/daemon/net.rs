@@ -8,9 +8,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::membership;
+use crate::address::server::encode;
 use crate::cli::{Flags, Peer};
 use crate::cluster::broker::JetStreamBroker;
 use crate::cluster::dialer::Dialer;
+use crate::config::nats::ServerLogin;
 use crate::config::{Config, NatsSettings};
 use crate::model::backoff::Backoff;
 use crate::stream::bandwidth::Bandwidth;
@@ -156,7 +158,11 @@ fn server_count(options: &Flags) -> u32 {
 }
 
 fn server_options(config: &Config, options: &Flags, node_name: String) -> ServerOptions {
-    let urls = |peers: &[Peer]| -> Vec<String> { peers.iter().map(peer_url).collect() };
+    let urls = |peers: &[Peer], login: &Option<ServerLogin>| -> Vec<String> {
+        let urls = peers.iter().map(peer_url);
+        urls.map(|url| with_login(url, login)).collect()
+    };
+    let route_login = config.nats.route_login.as_ref();
     let password = config
         .nats
         .user_password
@@ -171,9 +177,23 @@ fn server_options(config: &Config, options: &Flags, node_name: String) -> Server
         bind_address: config.nats.bind_address.to_string(),
         user: config.nats.user_name.clone().map(|user| (user, password)),
         cluster_addr: options.cluster_addr.as_ref().map(ToString::to_string),
-        peers: urls(&options.cluster_peers),
-        leaf_servers: urls(&options.leaf_servers),
+        peers: urls(&options.cluster_peers, &config.nats.route_login),
+        leaf_servers: urls(&options.leaf_servers, &config.nats.leaf_login),
+        route_login: route_login.map(|l| (l.user.clone(), l.password.reveal().to_owned())),
+        route_tls: config.nats.route_tls.clone(),
+        is_insecure: options.insecure_cluster,
         user_config: config.nats.server_config.clone(),
+    }
+}
+
+/// The URL with the configured login, unless it has one.
+fn with_login(url: String, login: &Option<ServerLogin>) -> String {
+    match (login, url.split_once("://")) {
+        (Some(login), Some((scheme, rest))) if !url.contains('@') => {
+            let (user, password) = (encode(&login.user), encode(login.password.reveal()));
+            format!("{scheme}://{user}:{password}@{rest}")
+        }
+        _ => url,
     }
 }
 

@@ -55,6 +55,61 @@ fn a_single_one_is_started_again() {
     );
 }
 
+/// Servers of strangers do not join, and no secret stands on a command line.
+#[test]
+fn a_login_of_the_configuration_closes_the_cluster() {
+    let ports = [(); 2].map(|()| free_port());
+    let peers = ports
+        .map(|port| format!("nats://127.0.0.1:{port}/"))
+        .join(",");
+    let mut nodes = [0, 1].map(|n| {
+        let mut node = node(n as u64 + 1);
+        fs::write(node.file("password"), "se:cr@t/of-the-routes\n").unwrap();
+        let file = format!("'{}'", node.file("password").display());
+        node.set("nats.cluster.password_file", &file);
+        let address = format!("127.0.0.1:{}", ports[n]);
+        let words = ["-cluster-addr", &address, "-cluster-peers", &peers];
+        node.words = words.map(str::to_owned).into();
+        node
+    });
+    Node::start_all(&mut nodes);
+    nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    assert_eq!(converge(&nodes).len(), 1);
+    for pid in nodes.iter().flat_map(|node| [node.pid(), server(node)]) {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        assert!(!String::from_utf8_lossy(&line).contains("of-the-routes"));
+    }
+    // A stranger knows name and address of the cluster, and not the password.
+    let stranger = crate::stream::node::Node::with_config(&format!(
+        "cluster {{ name: \"e-harmonylite\", listen: \"127.0.0.1:{}\",
+                    routes: [ \"nats://127.0.0.1:{}\" ] }}",
+        free_port(),
+        ports[0],
+    ));
+    nodes[0].until_log("authentication error");
+    drop(stranger);
+    nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
+    assert_eq!(converge(&nodes).len(), 2);
+    assert!(
+        nodes
+            .iter()
+            .all(|node| !node.log().contains("of-the-routes"))
+    );
+}
+
+#[test]
+fn an_open_cluster_must_be_asked_for() {
+    let mut node = node(1);
+    let address = format!("0.0.0.0:{}", free_port());
+    node.words = vec!["-cluster-addr".into(), address];
+    node.start();
+    assert_eq!(node.wait().code(), Some(1));
+    node.until_log("any server that reaches it could join the cluster");
+    node.words.push("-insecure-cluster".into());
+    node.start();
+    server(&node);
+}
+
 /// Three nodes whose servers form a cluster, not started.
 pub fn three() -> [Node; 3] {
     let ports = [(); 3].map(|()| free_port());

@@ -4,51 +4,23 @@ use crate::cluster::converge;
 use crate::node::{Node, free_port, until};
 use crate::stream::node::Node as Broker;
 
-const CHANGES: &str = "harmonylite-changes-c-1";
-const BUCKETS: [&str; 3] = [
-    "KV_harmonylite-changes-meta",
-    "KV_harmonylite-changes-lease",
-    "OBJ_harmonylite-changes-snapshot-store",
-];
-
-/// The subjects to which the user may publish, with default prefixes, one shard and the store
-/// "nats".
-fn rights() -> Vec<String> {
-    let mut rights: Vec<String> = [
-        "harmonylite-change-log-1",
-        "$KV.harmonylite-changes-meta.>",
-        "$KV.harmonylite-changes-lease.>",
-        "$O.harmonylite-changes-snapshot-store.>",
-        "_INBOX.*.end",
-    ]
-    .map(str::to_owned)
-    .into();
-    for stream in [CHANGES].iter().chain(&BUCKETS) {
-        for call in ["INFO", "CREATE", "MSG.GET"] {
-            rights.push(format!("$JS.API.STREAM.{call}.{stream}"));
-        }
-    }
-    for stream in [CHANGES, BUCKETS[2]] {
-        rights.push(format!("$JS.API.CONSUMER.CREATE.{stream}"));
-        for call in ["MSG.NEXT", "DELETE"] {
-            rights.push(format!("$JS.API.CONSUMER.{call}.{stream}.*"));
-        }
-    }
-    rights.push(format!("$JS.API.STREAM.PURGE.{}", BUCKETS[2]));
-    rights
+/// The rights that the program prints for a node with the defaults, as nats-server reads them.
+fn rights(node: Option<&str>) -> String {
+    let of_node = node.map_or(vec![], |id| vec!["-node", id]);
+    let printed = Node::new(1).run(&[&["nats-permissions"], &of_node[..]].concat());
+    assert_eq!(printed.status.code(), Some(0), "{printed:?}");
+    String::from_utf8(printed.stdout).unwrap()
 }
 
+/// One login for all, or one for each node.
 fn broker(rights: &[String]) -> Broker {
     Broker::with(|broker| {
         let file = broker.folder.path().join("user.conf");
-        let allowed: Vec<_> = rights.iter().map(|right| format!("{right:?}")).collect();
-        let text = format!(
-            "authorization {{ users: [ {{ user: node, password: secret, permissions: {{
-               publish: {{ allow: [ {} ] }}
-               subscribe: {{ allow: [ \"_INBOX.>\", \"$KV.harmonylite-changes-meta.*\" ] }}
-             }} }} ] }}",
-            allowed.join(", ")
-        );
+        let user = |(n, rights): (usize, &String)| {
+            format!("{{ user: node-{}, password: secret, {rights} }}\n", n + 1)
+        };
+        let users: String = rights.iter().enumerate().map(user).collect();
+        let text = format!("authorization {{ users: [ {users} ] }}");
         std::fs::write(&file, text).unwrap();
         broker.options.user_config = Some(file);
         broker.options.bind_address = format!("127.0.0.1:{}", free_port());
@@ -57,14 +29,27 @@ fn broker(rights: &[String]) -> Broker {
 
 fn node(id: u64, broker: &Broker) -> Node {
     let mut node = Node::new(id);
-    let url = format!("['nats://node:secret@{}']", broker.options.bind_address);
+    let url = format!(
+        "['nats://node-{id}:secret@{}']",
+        broker.options.bind_address
+    );
     node.set("nats.urls", &url);
     node
 }
 
 #[test]
-fn these_rights_suffice() {
-    let broker = broker(&rights());
+fn the_printed_rights_suffice() {
+    suffice(&[(); 3].map(|()| rights(None)));
+}
+
+#[test]
+fn those_of_each_node_suffice() {
+    suffice(&["1", "2", "3"].map(|id| rights(Some(id))));
+}
+
+/// Nodes write, make snapshots and begin with one, and a server refuses them nothing.
+fn suffice(rights: &[String]) {
+    let broker = broker(rights);
     let mut nodes: Vec<_> = [1, 2].map(|id| node(id, &broker)).into();
     for node in &mut nodes {
         node.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)");
@@ -95,8 +80,10 @@ fn these_rights_suffice() {
 #[test]
 fn a_right_that_is_missing_is_named_once() {
     let lacking = "harmonylite-change-log-1";
-    let rights: Vec<_> = rights().into_iter().filter(|r| r != lacking).collect();
-    let broker = broker(&rights);
+    let right = format!("    \"{lacking}\"\n");
+    let some = rights(None).replace(&right, "");
+    assert_ne!(some, rights(None));
+    let broker = broker(&[some]);
     let mut node = node(1, &broker);
     node.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)");
     node.set("logging.level", "'debug'");

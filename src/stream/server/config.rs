@@ -63,6 +63,13 @@ impl ServerConfig {
             let text = "cluster peers are given, but no cluster address to listen on for them";
             return Err(ServerError::Config(text.into()));
         }
+        if let Some(listen) = options
+            .cluster_addr
+            .as_ref()
+            .filter(|_| !given.contains("cluster"))
+        {
+            sections::require_closed(options, listen)?;
+        }
         let (options, run_dir) = (options.clone(), run_dir.to_path_buf());
         let (sync_interval, store_dir) = (true, true);
         Ok(ServerConfig {
@@ -188,7 +195,7 @@ impl ServerConfig {
             ));
         }
         if let Some(address) = &self.options.cluster_addr {
-            lines.push(sections::cluster(address, &self.options.peers, routes)?);
+            lines.push(sections::cluster(&self.options, address, routes)?);
         }
         if !self.options.leaf_servers.is_empty() {
             lines.push(sections::leaf(&self.options.leaf_servers)?);
@@ -234,6 +241,7 @@ mod tests {
             bind_address: "127.0.0.1:-1".into(),
             user: Some(("me".into(), "a\"b\\c".into())),
             cluster_addr: Some("0.0.0.0:6222".into()),
+            is_insecure: true,
             leaf_servers: vec!["nats://u:p%20w@hub/?hub=true".into()],
             ..ServerOptions::default()
         };
@@ -248,5 +256,44 @@ mod tests {
         assert!(text.contains(r#"password: "a\"b\\c""#), "{text}");
         let leaf = r#"remotes: [ { urls: [ "nats-leaf://u:p%20w@hub:7422" ], hub: true } ]"#;
         assert!(text.contains(leaf), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_is_open_only_if_that_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |address: &str, change: &dyn Fn(&mut ServerOptions)| {
+            let mut options = ServerOptions {
+                node_name: "n1".into(),
+                store_dir: "/data/nats/n1".into(),
+                bind_address: "127.0.0.1:-1".into(),
+                cluster_addr: Some(address.into()),
+                peers: vec!["nats://10.0.0.2:4221/".into()],
+                ..ServerOptions::default()
+            };
+            change(&mut options);
+            ServerConfig::new(&options, folder.path()).and_then(|config| config.text(&[]))
+        };
+        for open in ["10.0.0.1:4221", "0.0.0.0:4221", "[::]:4221", "box.lan:4221"] {
+            let refused = made(open, &|_| {}).unwrap_err().to_string();
+            assert!(refused.contains("nats.cluster.password_file"), "{refused}");
+            made(open, &|o| o.is_insecure = true).unwrap();
+            made(open, &|o| {
+                o.peers = vec!["nats://u:p@10.0.0.2:4221/".into()]
+            })
+            .unwrap();
+            let login = Some(("route".into(), "s\"ecret".into()));
+            let text = made(open, &|o| o.route_login = login.clone()).unwrap();
+            let says = r#"authorization { user: "route", password: "s\"ecret", timeout: 2 }"#;
+            assert!(text.contains(says), "{text}");
+            let files = ["/ca.pem", "/cert.pem", "/key.pem"].map(Into::into);
+            let text = made(open, &|o| o.route_tls = Some(files.clone())).unwrap();
+            assert!(
+                text.contains(r#"ca_file: "/ca.pem", cert_file: "/cert.pem""#),
+                "{text}"
+            );
+        }
+        for own in ["127.0.0.1:4221", "localhost:4221", "[::1]:4221"] {
+            made(own, &|_| {}).unwrap();
+        }
     }
 }

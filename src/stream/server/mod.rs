@@ -82,6 +82,12 @@ pub struct ServerOptions {
     /// `nats://host:port/`, or `dns://host:port/?min=3&interval_ms=1000`. Credentials in a URL are
     /// those that the servers present to each other.
     pub peers: Vec<String>,
+    /// The login of the servers of the cluster at each other, besides those in `peers`.
+    pub route_login: Option<(String, String)>,
+    /// PEM files for TLS between them: authority, certificate, key.
+    pub route_tls: Option<[PathBuf; 3]>,
+    /// Servers without a login may join the cluster.
+    pub is_insecure: bool,
     /// URLs of the hubs that it connects to as a leaf node.
     pub leaf_servers: Vec<String>,
     /// The operator's own nats-server configuration; takes precedence over the generated one.

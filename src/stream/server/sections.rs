@@ -1,7 +1,10 @@
 //! Configuration sections that name other servers, and the quoting of values.
 
-use super::ServerError;
-use crate::address::server::Address;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::{ServerError, ServerOptions};
+use crate::address::server::{Address, encode};
 
 /// The name that the Go implementation used, so that a cluster can be replaced node by node.
 const CLUSTER_NAME: &str = "e-harmonylite";
@@ -12,20 +15,21 @@ const LEAF_PORT: u16 = 7422;
 /// that a URL of `peers` carries. `no_advertise` is set because clients would otherwise learn the
 /// other servers' addresses, which may be loopback addresses to them.
 pub(super) fn cluster(
+    options: &ServerOptions,
     listen: &str,
-    peers: &[String],
     routes: &[String],
 ) -> Result<String, ServerError> {
-    let peers = parse(peers)?;
-    let login = peers.iter().find(|peer| peer.password.is_some());
+    let login = route_login(options)?;
     let mut routes = routes.to_vec();
     if routes.is_empty() {
         // The server refuses to start without a route, and ignores a route to itself.
         let listen = listen
             .replace("0.0.0.0:", "127.0.0.1:")
             .replace("[::]:", "[::1]:");
-        routes.push(match login {
-            Some(peer) => peer.to_url("nats", &listen),
+        routes.push(match &login {
+            Some((user, password)) => {
+                format!("nats://{}:{}@{listen}", encode(user), encode(password))
+            }
             None => format!("nats://{listen}"),
         });
     }
@@ -33,18 +37,59 @@ pub(super) fn cluster(
         .iter()
         .map(|url| quote(url))
         .collect::<Result<Vec<_>, _>>()?;
-    let authorization = match login.map(|peer| (&peer.user, &peer.password)) {
-        Some((Some(user), Some(password))) => {
+    let mut authorization = match &login {
+        Some((user, password)) => {
             let (user, password) = (quote(user)?, quote(password)?);
             format!("  authorization {{ user: {user}, password: {password}, timeout: 2 }}\n")
         }
-        _ => String::new(),
+        None => String::new(),
     };
+    if let Some(files) = &options.route_tls {
+        let absolute = |file: &PathBuf| {
+            let file = std::path::absolute(file).map_err(ServerError::io("find", file))?;
+            quote(&file.to_string_lossy())
+        };
+        let [ca, cert, key] = [
+            absolute(&files[0])?,
+            absolute(&files[1])?,
+            absolute(&files[2])?,
+        ];
+        authorization += &format!(
+            "  tls {{ ca_file: {ca}, cert_file: {cert}, key_file: {key}, verify: true }}\n"
+        );
+    }
     let (listen, routes) = (quote(listen)?, routes.join(", "));
     Ok(format!(
         "cluster {{\n  name: {CLUSTER_NAME:?}\n  listen: {listen}\n  no_advertise: true\n\
          {authorization}  routes: [ {routes} ]\n}}"
     ))
+}
+
+/// The login of the servers at each other: the configured one, or that of a peer's URL.
+fn route_login(options: &ServerOptions) -> Result<Option<(String, String)>, ServerError> {
+    if let Some(login) = &options.route_login {
+        return Ok(Some(login.clone()));
+    }
+    let mut logins = parse(&options.peers)?.into_iter();
+    Ok(logins.find_map(|peer| Some((peer.user?, peer.password?))))
+}
+
+/// Fails if any server of the network could join at `listen`, unless that is wanted.
+pub(super) fn require_closed(options: &ServerOptions, listen: &str) -> Result<(), ServerError> {
+    let host = split_host_port(listen).map_err(ServerError::Config)?.0;
+    let is_loopback = host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse()
+            .is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
+    let is_closed = options.route_tls.is_some() || route_login(options)?.is_some();
+    if is_loopback || is_closed || options.is_insecure {
+        return Ok(());
+    }
+    Err(ServerError::Config(format!(
+        "-cluster-addr {listen}: any server that reaches it could join the cluster, read \
+         everything and write it. Set nats.cluster.password_file, with the same password on all \
+         nodes, or TLS; or add -insecure-cluster if nobody else reaches that address"
+    )))
 }
 
 /// The section with a leaf node's connections to its hubs.
