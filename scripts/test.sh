@@ -76,7 +76,7 @@ for tool in strace=strace nft=nftables ip=iproute2 mkfs.ext4=e2fsprogs; do
 done
 install_wanted || [ "$(id -u)" != 0 ]
 # For files of several users.
-[ -z "${CI-}" ] && [ "$(id -u)" != 0 ] || export HARMONYLITE_REQUIRE_ROOT=1
+if [ -n "${CI-}" ] || [ "$(id -u)" = 0 ]; then export HARMONYLITE_REQUIRE_ROOT=1; fi
 for tool in rustfmt clippy; do
   cargo "${tool#rust}" --version >/dev/null 2>&1 || rustup component add "$tool"
 done
@@ -96,6 +96,7 @@ cargo clippy --quiet --test sim --features mutations -- -D warnings
 RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links" \
   cargo doc --quiet --no-deps --document-private-items
 shellcheck scripts/*.sh examples/*.sh .ci/run
+scripts/deny.sh
 shellcheck -s dash -e SC3043 examples/service/*.init # procd's scripts may use `local`
 cargo test --quiet --no-run
 
