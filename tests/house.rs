@@ -66,14 +66,14 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "clock thread poller db_file lock memory model config cli logging stream store watcher \
-         mirror database shared inspect cluster status heartbeat control snapshot publisher \
+        "clock thread poller db_file lock memory model address config cli logging stream store \
+         watcher mirror database shared inspect cluster status heartbeat control snapshot publisher \
          consumer",
     ),
     (
         "commands",
         "thread output db_file lock model config cli stream store mirror database apply \
-         inspect http status snapshot daemon",
+         inspect http cluster status snapshot daemon",
     ),
 ];
 

@@ -21,7 +21,8 @@ pub fn show(config: &Config, node: Option<u64>, out: &mut dyn Write) -> Result<(
         quoted.collect::<String>()
     };
     let text = format!(
-        "permissions: {{\n  publish: {{ allow: [\n{}  ] }}\n  subscribe: {{ allow: [\n{}  ] }}\n}}\n",
+        "permissions: {{\n  publish: {{ allow: [\n{}  ] }}\n  \
+         subscribe: {{ allow: [\n{}  ] }}\n}}\n",
         list(publish(config, node)),
         list(subscribe(config)),
     );

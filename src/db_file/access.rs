@@ -80,7 +80,7 @@ impl FileAccess {
     /// Makes a file in place of what has the name, unless that cannot be removed.
     pub fn replace(&self, path: &Path) -> io::Result<File> {
         match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(in_the_way(path, &e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(in_the_way(path, &e)),
             _ => self.create(path),
         }
     }

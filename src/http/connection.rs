@@ -109,8 +109,8 @@ fn is_own_name(name: &str, hosts: &[String], is_loopback: bool) -> bool {
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     let last = name.rsplit('.').next().unwrap_or_default();
     let is_private = || {
-        let is_one = |private: &&str| last.eq_ignore_ascii_case(private);
-        !name.is_empty() && (last == name || PRIVATE.iter().any(|private| is_one(&private)))
+        let is_one = |private: &str| last.eq_ignore_ascii_case(private);
+        !name.is_empty() && (last == name || PRIVATE.iter().any(|private| is_one(private)))
     };
     let is_own_address = |ip: IpAddr| !is_loopback || ip.to_canonical().is_loopback();
     name.eq_ignore_ascii_case("localhost")
