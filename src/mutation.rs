@@ -118,6 +118,12 @@ mistakes! {
     LeftOutComesBack,
     /// Rows do not say which key they had before.
     OldKeyNotSent,
+    /// A repair publishes the row with the version that damaged copies have, too.
+    RepairKeepsVersion,
+    /// A row that is repaired counts as written at that moment.
+    RepairCountsAsNow,
+    /// The content recorded with a version counts as that in the table.
+    RecordedIsTrusted,
 }
 
 /// The number of the present mistake plus one; 0: none.

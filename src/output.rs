@@ -1,6 +1,6 @@
 //! Standard output of commands.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, Write};
 
 /// The output of a command. Its errors are the command's errors, while `println!` would panic. A
 /// reader that has closed the pipe (`| head`) is no error.
@@ -27,11 +27,6 @@ impl<W: Write> Write for Output<W> {
             flushed => flushed,
         }
     }
-}
-
-/// Whether standard error is a terminal, where a person sees messages beside the output.
-pub fn is_watched() -> bool {
-    io::stderr().is_terminal()
 }
 
 /// Describes the error in a user's words.

@@ -137,17 +137,22 @@ fn start_node(dir: &Path, id: u32, address: &str) -> Result<Node> {
     fs::create_dir_all(&home)?;
     let db = home.join("app.db");
     App::open(&db)?;
-    let daemon = start_daemon(&db, id, address, "")?;
+    let daemon = start_daemon(&db, id, address, ("", ""))?;
     Ok(Node { daemon, db })
 }
 
-/// Starts a daemon for a database, with `log` and `config.toml` beside it. `more` is the end of the
-/// configuration.
-pub fn start_daemon(db: &Path, id: u32, address: &str, more: &str) -> Result<Process> {
+/// A daemon for a database, with `log` and `config.toml` beside that. `more` is what stands at the
+/// beginning of the configuration and at its end.
+pub fn start_daemon(
+    db: &Path,
+    id: u32,
+    address: &str,
+    (first, last): (&str, &str),
+) -> Result<Process> {
     let (config, log) = (db.with_file_name("config.toml"), db.with_file_name("log"));
     let text = format!(
-        "db_path = \"{}\"\nnode_id = {id}\n[replication_log]\nmax_entries = 1000000\n\
-         [nats]\nurls = [\"nats://{address}\"]\n{more}",
+        "db_path = \"{}\"\nnode_id = {id}\n{first}[replication_log]\nmax_entries = 1000000\n\
+         [nats]\nurls = [\"nats://{address}\"]\n{last}",
         db.display()
     );
     fs::write(&config, text)?;

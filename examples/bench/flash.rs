@@ -33,7 +33,12 @@ pub fn measure(seconds: u64, idle: Duration, interval: Option<&str>) -> Result<(
     let edge = edge.unwrap_or_default();
     let mut daemons = Vec::new();
     for id in 1..=2 {
-        daemons.push(start_daemon(&paths[id as usize], id, &address, &edge)?);
+        daemons.push(start_daemon(
+            &paths[id as usize],
+            id,
+            &address,
+            ("", &edge),
+        )?);
     }
     let mut next = 1;
     insert(&mut apps, &mut next, 100)?;

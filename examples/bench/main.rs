@@ -18,6 +18,7 @@ mod process;
 mod report;
 mod snapshot;
 mod stall;
+mod verify;
 
 use report::Report;
 
@@ -41,6 +42,8 @@ struct Options {
     /// Size of the database for snapshots.
     mb: u64,
     stores: Vec<String>,
+    /// Of the table that is compared.
+    rows: u64,
 }
 
 impl Options {
@@ -53,6 +56,7 @@ impl Options {
         let interval: Option<String> = args.opt_value_from_str("--publish-interval")?;
         let mb: Option<u64> = args.opt_value_from_str("--mb")?;
         let stores: Option<String> = args.opt_value_from_str("--stores")?;
+        let rows: Option<u64> = args.opt_value_from_str("--rows")?;
         let all = args.contains("--all");
         if let [unknown, ..] = &args.finish()[..] {
             return Err(format!("unknown argument {}", unknown.display()).into());
@@ -63,7 +67,7 @@ impl Options {
             usual_stores = "file";
         }
         let only = only.map_or(parts, |only| list(&only));
-        let known = format!("{PARTS},{OWN_TABLES},flash");
+        let known = format!("{PARTS},{OWN_TABLES},flash,verify");
         if let Some(unknown) = only.iter().find(|part| !list(&known).contains(part)) {
             return Err(format!("--only {unknown}: the parts are {known}").into());
         }
@@ -75,6 +79,7 @@ impl Options {
             interval,
             mb: mb.unwrap_or(1000).max(1),
             stores: list(stores.as_deref().unwrap_or(usual_stores)),
+            rows: rows.unwrap_or(1_000_000).max(2),
         })
     }
 
@@ -112,6 +117,9 @@ fn main() -> Result<()> {
     }
     if options.has("courtesy") {
         courtesy::measure(options.seconds.unwrap_or(4).max(1))?;
+    }
+    if options.has("verify") {
+        verify::measure(options.rows)?;
     }
     if options.has("flash") {
         let seconds = options.seconds.unwrap_or(120).max(4);

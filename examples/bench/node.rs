@@ -49,7 +49,12 @@ impl Node {
 
     /// Starts the daemon; `more` is the end of its configuration.
     pub fn start(&mut self, address: &str, more: &str) -> Result<()> {
-        self.daemon = Some(start_daemon(&self.db, self.id, address, more)?);
+        self.start_with(address, "", more)
+    }
+
+    /// The same; `first` begins its configuration, before any section.
+    pub fn start_with(&mut self, address: &str, first: &str, more: &str) -> Result<()> {
+        self.daemon = Some(start_daemon(&self.db, self.id, address, (first, more))?);
         self.seen = 0;
         Ok(())
     }

@@ -11,7 +11,6 @@ use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::frame::{Row, TableRows};
 use crate::model::manifest::SnapshotEntry;
-use crate::model::value::Value;
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 
@@ -49,20 +48,13 @@ impl Database {
                 }
                 let key = &row.values[..table.key_len()];
                 let here = stored.version(&self.sites, key)?;
-                let is_unknown =
-                    here.is_none_or(|s| s.state.version < version) && !self.is_given_up(table, key);
+                let is_unknown = here.is_none_or(|s| s.state.version < version);
                 if is_unknown && !self.is_known_as_former(table, incoming, &row)? {
                     return Ok(true);
                 }
             }
         }
         Ok(false)
-    }
-
-    /// Whether a repair took the row's version here, so that it comes back from another node.
-    fn is_given_up(&self, table: &Table, key: &[Value<'_>]) -> bool {
-        let given_up = |key| self.given_up.contains(&(table.id, key));
-        !self.given_up.is_empty() && given_up(table.key_bytes(key.iter().copied()))
     }
 
     /// Whether the row was written here under the former key of its table, at its version or later.

@@ -136,13 +136,19 @@ fn plain_row(
             );
         }
         same_content = !here.deleted && !row.deleted && stored.hash == hash;
+        if same_content && !mutation::is(Mutation::RecordedIsTrusted) {
+            // A row may have been changed behind the triggers' back.
+            same_content = ops.stored_hash(key)? == hash;
+        }
     }
     if row.deleted && stored.is_none() && mutation::is(Mutation::UnknownDeleteForgotten) {
         return Ok(Plain::Unchanged);
     }
     let mut hash = hash;
     if row.deleted {
-        if stored.is_some_and(|s| !s.state.deleted) {
+        let was_deleted = stored.is_none_or(|s| s.state.deleted);
+        // A row may have come back behind the triggers' back.
+        if !was_deleted || (ops.exists(key)? && !mutation::is(Mutation::RecordedIsTrusted)) {
             ops.delete(key)?;
         }
     } else if !same_content {

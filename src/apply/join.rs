@@ -220,7 +220,11 @@ impl Database {
         let columns = columns(table, stored.as_ref(), local, incoming);
         let before = stored.as_ref().map(|s| s.state.clone());
         let theirs = incoming.state();
-        let (state, action) = merge::join(before.as_ref(), &theirs, &columns);
+        let (state, mut action) = merge::join(before.as_ref(), &theirs, &columns);
+        let is_trusted = mutation::is(Mutation::RecordedIsTrusted);
+        if state.deleted && action == Action::VersionOnly && in_table.is_some() && !is_trusted {
+            action = Action::Delete; // it came back behind the triggers' back
+        }
         let is_tie = |s: &Stored| s.state.version == theirs.version;
         let survives = |s: &&Stored| state != theirs || is_tie(s);
         let in_doubt = stored

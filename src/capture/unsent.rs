@@ -161,6 +161,14 @@ impl Database {
         Ok(statement.query_row(params![acknowledged, most as i64], |r| r.get(0))?)
     }
 
+    /// Whether the broker has everything that this node wrote up to transaction `local_tx`.
+    pub(crate) fn is_sent_up_to(&self, local_tx: i64) -> Result<bool> {
+        let text = "SELECT 1 FROM __harmonylite___unsent WHERE at > ?1 AND at <= ?2 LIMIT 1";
+        let acknowledged = self.marks.acknowledged.unwrap_or(i64::MIN);
+        let mut statement = self.conn.prepare_cached(text)?;
+        Ok(!statement.exists(params![acknowledged, local_tx])?)
+    }
+
     /// Number of marks, acknowledged ones that are not cleared yet included.
     pub fn unsent(&self) -> Result<u64> {
         Ok(self

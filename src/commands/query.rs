@@ -12,6 +12,7 @@ use crate::cli::DaemonQuery;
 use crate::config::Config;
 use crate::http::client::{self, ClientError, ClientResponse};
 use crate::output;
+use crate::progress::{Unit, Work};
 use crate::status::report::Status;
 use crate::status::verify::report::VerifyReport;
 use crate::status::{text, unattended};
@@ -198,7 +199,7 @@ fn verify(
         return Ok(CommandOutcome::NoDaemon);
     };
     let _: Json = read(answer)?;
-    let mut said = String::new();
+    let work = Work::begin("verify", Unit::Parts);
     let report = loop {
         std::thread::sleep(POLL_PAUSE);
         let Some(answer) = get(config, "/verify")? else {
@@ -208,11 +209,9 @@ fn verify(
         if !report.running {
             break report;
         }
-        if report.doing != said && output::is_watched() {
-            eprintln!("{}", report.doing);
-            said = report.doing;
-        }
+        work.at(&report.doing, report.rows, report.rows_about);
     };
+    drop(work);
     let text = match json {
         true => serde_json::to_string(&report).unwrap_or_default() + "\n",
         false => verdict(&report),
@@ -257,6 +256,12 @@ fn verdict(report: &VerifyReport) -> String {
     }
     if report.more {
         lines.push("more rows differ than are listed: run it again once these are equal".into());
+    }
+    if report.unsettled > 0 {
+        let count = report.unsettled;
+        lines.push(format!(
+            "{count} row(s) are not comparable yet: they change all the time"
+        ));
     }
     if report.repaired > 0 {
         let would = if report.dry_run { "would be " } else { "" };

@@ -157,10 +157,6 @@ pub struct Database {
     broker_offset_ms: Option<i64>,
     /// The log names the machine's clock as wrong.
     clock_is_wrong: bool,
-    /// Ids of tables and keys of rows that lost their version to a repair since the start
-    /// (`status::verify`). Another node publishes the version once more, under this node's id if
-    /// this node made it. Not stored: versions of earlier starts never show a duplicate node.
-    pub(crate) given_up: std::collections::HashSet<(i64, Vec<u8>)>,
 }
 
 impl Database {
@@ -239,7 +235,6 @@ impl Database {
             displaced_alarm: Default::default(),
             broker_offset_ms: None,
             clock_is_wrong: false,
-            given_up: std::collections::HashSet::new(),
         };
         database.require_apply_triggers()?;
         database.catalog.first_time = first_time;

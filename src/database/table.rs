@@ -316,10 +316,39 @@ impl Table {
         )
     }
 
-    /// SQL that reads all rows, with all columns, in any order.
-    pub fn scan_rows(&self) -> String {
+    /// SQL that reads whole rows in key order: after a key (the first parameters), up to a key (the
+    /// next ones), where these are given. It passes over keys with NULL in them.
+    pub fn scan_range(&self, after: bool, up_to: bool) -> String {
         let columns = column_list(&self.schema, 0..self.schema.columns.len());
-        format!("SELECT {columns} FROM {}", quote(self.name()))
+        self.range(&columns, after, up_to)
+    }
+
+    /// As [`Self::scan_range`], but the key of one row alone: that after `skipped` others.
+    pub fn key_in_range(&self, after: bool, up_to: bool, skipped: u64) -> String {
+        let key = column_list(&self.schema, 0..self.key_len());
+        let range = self.range(&key, after, up_to);
+        format!("{range} LIMIT 1 OFFSET {skipped}")
+    }
+
+    fn range(&self, columns: &str, after: bool, up_to: bool) -> String {
+        let count = self.key_len();
+        let key = (0..count).map(|i| self.schema.column_sql(i));
+        let not_null: Vec<String> = key.clone().map(|k| format!("{k} IS NOT NULL")).collect();
+        let order = key.zip(self.collations());
+        let order: Vec<String> = order
+            .map(|(k, c)| format!("{k} COLLATE {}", quote(c)))
+            .collect();
+        let order = order.join(", ");
+        let after_key = format!(" AND ({order}) > ({})", parameters(1, count));
+        let first = if after { 1 + count } else { 1 };
+        let up_to_key = format!(" AND ({order}) <= ({})", parameters(first, count));
+        format!(
+            "SELECT {columns} FROM {} WHERE {}{}{} ORDER BY {order}",
+            quote(self.name()),
+            not_null.join(" AND "),
+            if after { &*after_key } else { "" },
+            if up_to { &*up_to_key } else { "" },
+        )
     }
 
     /// As [`Self::scan_keys`], but over the keys of live versions.

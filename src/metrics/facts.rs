@@ -7,6 +7,7 @@ use super::process;
 use crate::database::{Counts, Database, Result};
 use crate::shared::{Locked, Shared};
 use crate::status::local::lag;
+use crate::status::verify::worker::WORK;
 use crate::{health, progress};
 
 /// Rows are counted up to this number, so that neither the client nor the node waits.
@@ -53,6 +54,8 @@ pub(super) struct MetricFacts {
     /// How far long work has come, 0 to 1: with a snapshot, and with tables.
     pub restore: f64,
     pub install: f64,
+    /// The same of a comparison of rows.
+    pub verify: f64,
 }
 
 impl MetricFacts {
@@ -69,7 +72,8 @@ impl MetricFacts {
             snapshot_failures: measures.snapshot_failures(),
             is_connected: measures.is_connected(),
             is_ready: shared.is_ready(),
-            restore: ratio(|what| !is_table(what)),
+            restore: ratio(|what| !is_table(what) && what != WORK),
+            verify: ratio(|what| what == WORK),
             install: ratio(is_table),
             ..of_database
         })
@@ -151,7 +155,7 @@ fn flag(is: bool) -> Option<f64> {
 }
 
 /// All of them; those of the Go version first.
-pub(super) const SIMPLE: [Described; 29] = [
+pub(super) const SIMPLE: [Described; 30] = [
     gauge(
         "published",
         "Rows published since the start (as in the Go version; published_rows_total is a counter).",
@@ -277,5 +281,10 @@ pub(super) const SIMPLE: [Described; 29] = [
         "install_progress_ratio",
         "How far the walk through a table is, as at the first start; 1 while there is none.",
         |f| Some(f.install),
+    ),
+    gauge(
+        "verify_progress_ratio",
+        "About how far verify is; 1 while none runs.",
+        |f| Some(f.verify),
     ),
 ];

@@ -95,11 +95,24 @@ impl Database {
         Ok((view, captured))
     }
 
-    fn open_view(&self) -> Result<View> {
+    /// Opens a second connection that changes nothing. While it reads, and when it is closed, a
+    /// [`Viewing`] must be there.
+    pub(crate) fn open_reader(&self) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(self.path(), flags)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        conn.execute_batch("PRAGMA query_only = ON; BEGIN")?;
+        conn.execute_batch("PRAGMA query_only = ON")?;
+        Ok(conn)
+    }
+
+    /// Notes that a second connection is about to read. Called outside of any transaction.
+    pub(crate) fn begin_view(&self) -> Viewing {
+        self.fence.begin_view()
+    }
+
+    fn open_view(&self) -> Result<View> {
+        let conn = self.open_reader()?;
+        conn.execute_batch("BEGIN")?;
         let size = conn.query_row(
             "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
             [],

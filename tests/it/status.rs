@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::config::DbConfig;
 use serde_json::{Value as Json, json};
@@ -171,7 +172,23 @@ fn one_changed_byte_is_found_and_mended() {
         .unwrap();
     let spoil = "UPDATE item SET value = 'value 8' WHERE id = 21";
     app.execute_batch(spoil).unwrap();
-    let (code, report) = verify(&[]);
+    // An application writes meanwhile: what is under way is no difference.
+    let is_done = AtomicBool::new(false);
+    let ((code, report), written) = std::thread::scope(|scope| {
+        let application = scope.spawn(|| {
+            let (app, mut written) = (cluster.nodes[2].open(), 0);
+            while !is_done.load(Ordering::Relaxed) {
+                written += 1;
+                let sql = "UPDATE item SET writer = ?1 WHERE id % 500 = ?1 % 500 AND id <> 21";
+                app.execute(sql, [written]).unwrap();
+            }
+            written
+        });
+        let verified = verify(&[]);
+        is_done.store(true, Ordering::Relaxed);
+        (verified, application.join().unwrap())
+    });
+    assert!(written > 10, "{written} writes");
     assert_eq!(code, Some(1), "{report}");
     let rows = report["different_rows"].as_array().unwrap();
     assert_eq!(rows.len(), 1, "{report}");

@@ -1,39 +1,46 @@
-//! The answer of one node: it opens a view at known positions and walks it in time boxes.
+//! The answer of one node: its tables, digests of key ranges, rows, and states of single rows.
 //!
-//! The view is a read transaction on a second connection, as for a snapshot: the application writes
-//! on meanwhile. Reading takes at most half of the time, in slices of a few milliseconds.
+//! Rows are read in slices of a few milliseconds on a second connection, each slice in a read
+//! transaction of its own: neither the application nor a checkpoint waits for longer than that.
+//! Between two slices rows may change, so a digest alone proves no difference: see [`super::run`].
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use rusqlite::Connection;
+use rusqlite::{Connection, params_from_iter};
 
 use super::digest::{Digester, Key};
 use super::message::{
-    MAX_LISTED, RowAnswer, RowKey, TablePart, Total, VerifyAnswer, VerifyRequest, Want,
+    KeyRange, MAX_LISTED, MAX_WANTED, RowKey, Sum, TableAnswer, VerifyAnswer, VerifyRequest, Want,
 };
+use crate::capture::Captured;
 use crate::database::rows::row_values;
+use crate::database::schema::quote;
 use crate::database::schema_hash::schema_hash;
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError};
+use crate::model::cbor;
 use crate::model::text::hex;
-use crate::model::value::Value;
+use crate::model::value::{OwnedValue, Value};
 use crate::shared::Shared;
-use crate::snapshot::View;
 
 /// Length of a slice of reading; the pause after it is as long as the slice took.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// Number of rows read between two readings of the clock.
-const STEP: usize = 64;
+/// The clock is read after this many rows or bytes.
+const STEP_ROWS: usize = 32;
+const STEP_BYTES: usize = 64 << 10;
+
+/// Bytes that a row takes at least, with its version.
+const SMALLEST_ROW: u32 = 16;
 
 /// A node that is not ready within this time answers why.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Pause between two attempts to be ready.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a node gives no answer at all.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +59,15 @@ impl From<rusqlite::Error> for AnswerError {
     }
 }
 
+type Result<T> = std::result::Result<T, AnswerError>;
+
 /// Answers a request that reads; [`Want::Repair`] is for [`super::repair`]. A node that is not
 /// ready says so in the answer. Fails if the database does, or when `stop` is closed.
 pub fn answer(
     shared: &Shared,
     request: &VerifyRequest,
     stop: &Receiver<()>,
-) -> Result<VerifyAnswer, AnswerError> {
+) -> Result<VerifyAnswer> {
     let mut answer = VerifyAnswer {
         run: request.run.clone(),
         step: request.step,
@@ -68,43 +77,28 @@ pub fn answer(
         answer.not_ready = Some("this release does not know the request".into());
         return Ok(answer);
     };
-    let ready = match Ready::wait(shared, stop)? {
-        Ok(ready) => ready,
-        Err(why) => {
-            answer.not_ready = Some(why);
-            return Ok(answer);
-        }
-    };
-    answer.at.clone_from(&ready.at);
-    if let Want::States(rows) = &request.want {
-        drop(ready);
-        answer.states = states(shared, &key, rows)?;
-        return Ok(answer);
-    }
-    let mut walk = RowScan {
-        conn: ready.view.connection(),
-        key,
-        began: Instant::now(),
-        stop,
-        listed: 0,
-    };
-    match &request.want {
-        Want::Totals => answer.tables = walk.totals(&ready)?,
-        Want::Parts(parts) => {
-            for part in parts {
-                answer
-                    .parts
-                    .push(walk.part(ready.table(&part.table), part)?);
+    let asked = Asked { shared, key, stop };
+    answer.not_ready = match &request.want {
+        Want::Tables => asked.tables(&mut answer)?,
+        Want::Sums(ranges) => {
+            let mut reader = SliceReader::new(shared, stop);
+            for range in ranges.iter().take(MAX_WANTED) {
+                answer.sums.push(reader.sum(&asked.key, range)?);
             }
+            None
         }
-        Want::Rows(parts) => {
-            for part in parts {
-                answer.rows.push(walk.rows(ready.table(&part.table), part)?);
+        Want::Rows(ranges) => {
+            let (mut reader, mut listed) = (SliceReader::new(shared, stop), 0);
+            for range in ranges.iter().take(MAX_WANTED) {
+                let rows = reader.rows(&asked.key, range, &mut listed)?;
+                answer.rows.push(rows);
             }
+            answer.more = listed > MAX_LISTED;
+            None
         }
-        Want::States(_) | Want::Repair(_) => {}
-    }
-    answer.more = walk.listed > MAX_LISTED;
+        Want::States { rows, read } => asked.states(rows, read, &mut answer)?,
+        Want::Repair(_) => None,
+    };
     Ok(answer)
 }
 
@@ -119,211 +113,369 @@ fn key(text: &str) -> Option<Key> {
     unhex(text)?.try_into().ok().map(Key)
 }
 
-/// A view of a node with nothing under way.
-struct Ready {
-    view: View,
-    at: Vec<(u64, String)>,
-    tables: BTreeMap<String, Arc<Table>>,
-    waits: Vec<String>,
+/// A request for what the database knows of its rows.
+struct Asked<'a> {
+    shared: &'a Shared,
+    key: Key,
+    stop: &'a Receiver<()>,
 }
 
-impl Ready {
-    /// Waits until the node is ready. The inner error says why it is not.
-    fn wait(shared: &Shared, stop: &Receiver<()>) -> Result<Result<Ready, String>, AnswerError> {
+impl Asked<'_> {
+    /// The tables, once this node has read its streams to their end. The inner text says why the
+    /// node is not ready.
+    fn tables(&self, answer: &mut VerifyAnswer) -> Result<Option<String>> {
+        self.wait(|db| {
+            if !self.shared.is_caught_up() {
+                return Ok(Some("it has not read its streams to their end".into()));
+            }
+            answer.tables = tables(db);
+            Ok(None)
+        })
+    }
+
+    /// The states of rows, once this node has read up to `read`; then waits until the broker has
+    /// all that these states stem from.
+    fn states(
+        &self,
+        rows: &[RowKey],
+        read: &[u64],
+        answer: &mut VerifyAnswer,
+    ) -> Result<Option<String>> {
+        let shared = self.shared;
+        let streams = shared.status.about().streams;
+        let behind = |db: &Database| {
+            let each = streams.iter().zip(read);
+            each.into_iter().any(|(s, read)| db.position(s).seq < *read)
+        };
+        let not_ready = self.wait(|db| {
+            let why = "it has not read the same messages";
+            Ok(behind(db).then(|| why.to_owned()))
+        })?;
+        if not_ready.is_some() {
+            return Ok(not_ready);
+        }
+        let mut local_tx = 0;
+        for some in rows.chunks(STEP_ROWS) {
+            let states = captured(shared, self.stop, |db| db.verify_states(&self.key, some))?;
+            let Some((tx, states)) = states else {
+                return Ok(Some("local changes wait to be captured".into()));
+            };
+            local_tx = tx;
+            answer.states.extend(states);
+        }
+        self.wait(|db| {
+            if !db.is_sent_up_to(local_tx)? {
+                return Ok(Some("rows wait to be sent".into()));
+            }
+            let positions = streams.iter().map(|s| db.position(s));
+            answer.read = positions.map(|p| p.seq.max(p.acked_seq)).collect();
+            Ok(None)
+        })
+    }
+
+    /// Calls `ask` until it returns `None` and nothing hinders the comparison, for 5 s at most.
+    /// Returns the last reason.
+    fn wait(
+        &self,
+        mut ask: impl FnMut(&Database) -> std::result::Result<Option<String>, DatabaseError>,
+    ) -> Result<Option<String>> {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
-            let turn = shared.take_turn();
-            let mut locked = shared.lock_to_write();
-            let (view, mut captured) = locked.database.view()?;
-            locked.hand_over(&mut captured);
-            let held = locked.began.elapsed();
-            let hindrance = match view.is_some() {
-                true => hindrance(shared, &locked.database)?,
-                false => Some("local changes wait to be captured".to_owned()),
-            };
-            let streams = shared.status.about().streams;
-            let ready = match (view, hindrance) {
-                (Some(view), None) => Ok(Ready::of(view, &locked.database, &streams)),
-                (_, why) => Err(why.unwrap_or_default()),
+            let locked = self.shared.lock();
+            let why = match hindrance(self.shared, &locked.database) {
+                Some(why) => Some(why.to_owned()),
+                None => ask(&locked.database)?,
             };
             drop(locked);
-            if captured.changes > 0 {
-                shared.note_written();
-                shared.wake_publisher();
+            if why.is_none() || Instant::now() > deadline {
+                return Ok(why);
             }
-            if ready.is_ok() || Instant::now() > deadline {
-                return Ok(ready);
-            }
-            pause(stop, shared.rest(turn, held).max(TRY_AGAIN))?;
+            pause(self.stop, TRY_AGAIN)?;
         }
     }
+}
 
-    fn of(view: View, db: &Database, streams: &[String]) -> Ready {
-        let positions = streams.iter().map(|stream| db.position(stream));
-        let tables = db.tables().iter();
-        let waits = |(name, table): &(&String, &Arc<Table>)| db.waits_for(name, table.id);
-        Ready {
-            view,
-            at: positions.map(|p| (p.seq, p.id)).collect(),
-            waits: tables
-                .clone()
-                .filter(waits)
-                .map(|(name, _)| name.clone())
-                .collect(),
-            tables: tables
-                .map(|(name, table)| (name.clone(), table.clone()))
-                .collect(),
+/// Repeats `run`, which captures what the application wrote and then does its work, until it gets
+/// to that; for 5 s at most. The application has its turn in between.
+pub(super) fn captured<T>(
+    shared: &Shared,
+    stop: &Receiver<()>,
+    mut run: impl FnMut(&mut Database) -> std::result::Result<(Option<T>, Captured), DatabaseError>,
+) -> Result<Option<T>> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let turn = shared.take_turn();
+        let mut locked = shared.lock_to_write();
+        let (done, mut captured) = run(&mut locked.database)?;
+        let is_news = captured.changes > 0 || !captured.frames.is_empty();
+        locked.hand_over(&mut captured);
+        let held = locked.began.elapsed();
+        drop(locked);
+        if is_news {
+            shared.note_written();
+            shared.wake_publisher();
         }
-    }
-
-    fn table(&self, name: &str) -> Option<&Table> {
-        self.tables.get(name).map(|table| &**table)
+        let rest = shared.rest(turn, held);
+        if done.is_some() || Instant::now() > deadline {
+            return Ok(done);
+        }
+        pause(stop, rest)?;
     }
 }
 
 /// Why this node's rows may differ from those of others that have read the same messages.
-fn hindrance(shared: &Shared, db: &Database) -> Result<Option<String>, DatabaseError> {
-    let streams = shared.status.about().streams;
-    let is_unread = streams.iter().any(|stream| db.unread(stream) > 0);
-    Ok(if !shared.reads() {
-        Some("replicate = false: it reads nothing of the others".into())
+fn hindrance(shared: &Shared, db: &Database) -> Option<&'static str> {
+    if !shared.reads() {
+        Some("replicate = false: it reads nothing of the others")
     } else if !db.publishes() {
-        Some("publish = false: its own rows are not the others'".into())
+        Some("publish = false: its own rows are not the others'")
     } else if !shared.is_joined() {
-        Some("it has not met the others yet".into())
+        Some("it has not met the others yet")
     } else if db.has_gap() {
-        Some("it missed messages, and waits for a snapshot".into())
-    } else if !shared.is_caught_up() {
-        Some("it has not read its streams to their end".into())
-    } else if db.unsent_up_to(1)? > 0 || db.is_republishing() {
-        Some("rows wait to be sent".into())
-    } else if is_unread {
-        Some("it has not read back what it sent".into())
+        Some("it missed messages, and waits for a snapshot")
+    } else if db.is_republishing() {
+        Some("rows wait to be sent")
     } else {
         None
-    })
+    }
 }
 
-fn pause(stop: &Receiver<()>, time: Duration) -> Result<(), AnswerError> {
+fn tables(db: &Database) -> Vec<TableAnswer> {
+    let tables = db.tables().iter();
+    let each = tables.map(|(name, table)| TableAnswer {
+        table: name.clone(),
+        schema: schema_hash(std::iter::once(&table.schema)),
+        waits: db.waits_for(name, table.id),
+    });
+    each.collect()
+}
+
+fn pause(stop: &Receiver<()>, time: Duration) -> Result<()> {
     match stop.recv_timeout(time) {
         Err(RecvTimeoutError::Timeout) => Ok(()),
         _ => Err(AnswerError::Stopped),
     }
 }
 
-/// Reads tables from end to end, with pauses.
-struct RowScan<'a> {
-    conn: &'a Connection,
-    key: Key,
-    began: Instant,
+/// Reads key ranges of tables, in slices with pauses.
+pub struct SliceReader<'a> {
+    shared: &'a Shared,
     stop: &'a Receiver<()>,
-    /// Bytes of the keys and digests listed so far.
-    listed: usize,
+    /// Opened by the first slice.
+    conn: Option<Connection>,
+    tables: HashMap<String, Arc<Table>>,
+    /// Time spent reading since the last pause.
+    worked: Duration,
 }
 
-impl RowScan<'_> {
-    fn totals(&mut self, ready: &Ready) -> Result<Vec<Total>, AnswerError> {
-        let mut totals = Vec::new();
-        for (name, table) in &ready.tables {
-            let (mut rows, mut sum) = (0, 0_u128);
-            let mut digester = Digester::new(&self.key.clone(), table);
-            self.each_row(table, &mut |key, values| {
-                rows += 1;
-                sum = sum.wrapping_add(digester.row(key, values));
-            })?;
-            totals.push(Total {
-                table: name.clone(),
-                schema: schema_hash(std::iter::once(&table.schema)),
-                rows,
-                digest: format!("{sum:x}"),
-                waits: ready.waits.contains(name),
-            });
+impl<'a> SliceReader<'a> {
+    /// A reader of this node's tables.
+    pub fn new(shared: &'a Shared, stop: &'a Receiver<()>) -> Self {
+        let locked = shared.lock();
+        let tables = locked.database.tables().iter();
+        SliceReader {
+            shared,
+            stop,
+            conn: None,
+            tables: tables.map(|(n, t)| (n.clone(), t.clone())).collect(),
+            worked: Duration::ZERO,
         }
-        Ok(totals)
     }
 
-    fn part(
-        &mut self,
-        table: Option<&Table>,
-        part: &TablePart,
-    ) -> Result<Vec<String>, AnswerError> {
-        let mut sums = vec![0_u128; 256];
-        let level = part.under.len();
-        if let Some(table) = table.filter(|_| level < 2) {
-            let mut digester = Digester::new(&self.key.clone(), table);
-            self.each_row(table, &mut |key, values| {
-                let place = digester.place(key);
-                if place.starts_with(&part.under) {
-                    let sum = &mut sums[usize::from(place[level])];
-                    *sum = sum.wrapping_add(digester.row(key, values));
-                }
+    fn sum(&mut self, key: &Key, range: &KeyRange) -> Result<Sum> {
+        let (mut rows, mut sum) = (0, 0_u128);
+        if let Some(table) = self.tables.get(&range.table).cloned() {
+            let mut digester = Digester::new(key, &table);
+            self.each_row(&table, range, &mut |key, values| {
+                rows += 1;
+                sum = sum.wrapping_add(digester.row(key, values));
+                true
             })?;
         }
-        Ok(sums.iter().map(|sum| format!("{sum:x}")).collect())
+        let digest = format!("{sum:x}");
+        Ok(Sum { rows, digest })
     }
 
     fn rows(
         &mut self,
-        table: Option<&Table>,
-        part: &TablePart,
-    ) -> Result<Vec<(String, String)>, AnswerError> {
+        key: &Key,
+        range: &KeyRange,
+        listed: &mut usize,
+    ) -> Result<Vec<(String, String)>> {
         let mut rows = Vec::new();
-        let Some(table) = table else { return Ok(rows) };
-        let mut digester = Digester::new(&self.key.clone(), table);
-        let mut listed = self.listed;
-        self.each_row(table, &mut |key, values| {
-            if listed <= MAX_LISTED && digester.place(key).starts_with(&part.under) {
+        if let Some(table) = self.tables.get(&range.table).cloned() {
+            let mut digester = Digester::new(key, &table);
+            self.each_row(&table, range, &mut |key, values| {
                 let row = (hex(key), format!("{:x}", digester.row(key, values)));
-                listed += row.0.len() + row.1.len();
-                if listed <= MAX_LISTED {
+                *listed += row.0.len() + row.1.len() + "[\"\",\"\"],".len();
+                let fits = *listed <= MAX_LISTED;
+                if fits {
                     rows.push(row);
                 }
-            }
-        })?;
-        self.listed = listed;
+                fits
+            })?;
+        }
         Ok(rows)
     }
 
-    /// Calls `each` with every row of the table. Rows with NULL in the key have no versions, and
-    /// are left out.
+    /// About how many rows a table has: by the numbers that SQLite gave them, and not more than
+    /// would fit in the file. 0: not known.
+    pub(super) fn rows_about(&mut self, table: &str) -> Result<u64> {
+        let Some(table) = self.tables.get(table).cloned() else {
+            return Ok(0);
+        };
+        let name = quote(table.name());
+        let text = format!(
+            "SELECT min((SELECT max(rowid) FROM {name}) - (SELECT min(rowid) FROM {name}) + 1,
+                 (SELECT page_count * page_size / {SMALLEST_ROW}
+                  FROM pragma_page_count(), pragma_page_size()))"
+        );
+        // A table WITHOUT ROWID has no such numbers.
+        let about = self.slice(|conn, _| Ok(conn.query_row(&text, [], |r| r.get::<_, i64>(0))))?;
+        Ok(about.map_or(0, |about| about.max(0) as u64))
+    }
+
+    /// Divides a range into ranges of `rows` rows each, from its beginning, at most `most` of them.
+    /// The last one ends where the range does, if the rest fits.
+    pub(super) fn divide(
+        &mut self,
+        range: &KeyRange,
+        rows: u64,
+        most: usize,
+    ) -> Result<Vec<KeyRange>> {
+        let mut parts = Vec::new();
+        let mut rest = range.clone();
+        while parts.len() < most {
+            let up_to = self.key_after(&rest, rows)?;
+            let part = KeyRange {
+                up_to: up_to.clone().or(range.up_to.clone()),
+                ..rest.clone()
+            };
+            parts.push(part);
+            if up_to.is_none() {
+                break;
+            }
+            rest.after = up_to;
+        }
+        Ok(parts)
+    }
+
+    /// The last of the next `rows` keys of a range, if the range has more.
+    fn key_after(&mut self, range: &KeyRange, rows: u64) -> Result<Option<String>> {
+        let Some(table) = self.tables.get(&range.table).cloned() else {
+            return Ok(None);
+        };
+        let ends = Ends::of(&table, range)?;
+        let text = table.key_in_range(ends.after.is_some(), ends.up_to.is_some(), rows.max(1) - 1);
+        self.slice(|conn, _| {
+            let mut statement = conn.prepare_cached(&text)?;
+            let mut found = statement.query(ends.parameters())?;
+            let Some(row) = found.next()? else {
+                return Ok(None);
+            };
+            Ok(Some(
+                hex(&table.key_bytes(row_values(row, table.key_len()))),
+            ))
+        })
+    }
+
+    /// Calls `each` with the rows of the range, until it returns false. Rows with NULL in the key
+    /// have no versions, and are passed over.
     fn each_row(
         &mut self,
         table: &Table,
-        each: &mut dyn FnMut(&[u8], &[Value<'_>]),
-    ) -> Result<(), AnswerError> {
+        range: &KeyRange,
+        each: &mut dyn FnMut(&[u8], &[Value<'_>]) -> bool,
+    ) -> Result<()> {
         let count = table.schema.columns.len();
-        let mut statement = self.conn.prepare(&table.scan_rows())?;
-        let mut found = statement.query([])?;
-        let mut since = 0;
-        while let Some(row) = found.next()? {
-            let values: Vec<Value<'_>> = row_values(row, count).collect();
-            let key = &values[..table.key_len()];
-            if !key.iter().any(Value::is_null) {
-                each(&table.key_bytes(key.iter().copied()), &values);
-            }
-            since += 1;
-            if since == STEP {
-                since = 0;
-                let worked = self.began.elapsed();
-                if worked >= SLICE {
-                    pause(self.stop, worked)?;
-                    self.began = Instant::now();
+        let mut ends = Ends::of(table, range)?;
+        loop {
+            let last = self.slice(|conn, left| {
+                let began = Instant::now();
+                let text = table.scan_range(ends.after.is_some(), ends.up_to.is_some());
+                let mut statement = conn.prepare_cached(&text)?;
+                let mut found = statement.query(ends.parameters())?;
+                let (mut rows, mut bytes) = (0, 0);
+                while let Some(row) = found.next()? {
+                    let values: Vec<Value<'_>> = row_values(row, count).collect();
+                    let key = &values[..table.key_len()];
+                    if !each(&table.key_bytes(key.iter().copied()), &values) {
+                        return Ok(None);
+                    }
+                    rows += 1;
+                    bytes += values.iter().map(|v| cbor::value_bytes(*v)).sum::<usize>();
+                    if rows >= STEP_ROWS || bytes >= STEP_BYTES {
+                        if began.elapsed() >= left {
+                            let key = key.iter().copied();
+                            let key = key.map(Value::to_owned).collect();
+                            return Ok(Some(key));
+                        }
+                        (rows, bytes) = (0, 0);
+                    }
                 }
+                Ok(None)
+            })?;
+            match last {
+                Some(key) => ends.after = Some(key),
+                None => return Ok(()),
             }
         }
-        Ok(())
+    }
+
+    /// Reads for a while, as told by the second argument of `read`; then rests as long, once a
+    /// slice is full. The lock is held only to say that somebody reads.
+    fn slice<T>(&mut self, read: impl FnOnce(&Connection, Duration) -> Result<T>) -> Result<T> {
+        let locked = self.shared.lock();
+        let reads = locked.database.begin_view();
+        let began = Instant::now();
+        let conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => locked.database.open_reader()?,
+        };
+        drop(locked);
+        let result = read(&conn, SLICE.saturating_sub(self.worked));
+        self.conn = Some(conn);
+        drop(reads);
+        self.worked += began.elapsed();
+        if self.worked >= SLICE {
+            pause(self.stop, self.worked)?;
+            self.worked = Duration::ZERO;
+        }
+        result
     }
 }
 
-/// The versions of single rows, as they are now.
-fn states(shared: &Shared, key: &Key, rows: &[RowKey]) -> Result<Vec<RowAnswer>, AnswerError> {
-    let mut states = Vec::new();
-    for some in rows.chunks(STEP) {
-        let locked = shared.lock();
-        for row in some {
-            let state = locked.database.verify_state(key, row)?;
-            states.push(state.unwrap_or_default());
-        }
+impl Drop for SliceReader<'_> {
+    fn drop(&mut self) {
+        // Closing lets go of locks, which the fence must know of.
+        let locked = self.shared.lock();
+        let _reads = locked.database.begin_view();
+        self.conn = None;
     }
-    Ok(states)
+}
+
+/// The keys at the ends of a range.
+struct Ends {
+    after: Option<Vec<OwnedValue>>,
+    up_to: Option<Vec<OwnedValue>>,
+}
+
+impl Ends {
+    /// Fails if a key is not one of the table.
+    fn of(table: &Table, range: &KeyRange) -> Result<Ends> {
+        let key = |text: &Option<String>| {
+            let Some(text) = text else { return Ok(None) };
+            let bytes = unhex(text).unwrap_or_default();
+            let values = cbor::key_values(&bytes).ok();
+            let whole = values.filter(|values| values.len() == table.key_len());
+            let why = || DatabaseError::Unusable("a key in a request is not valid".into());
+            whole.ok_or_else(why).map(Some)
+        };
+        let (after, up_to) = (key(&range.after)?, key(&range.up_to)?);
+        Ok(Ends { after, up_to })
+    }
+
+    fn parameters(&self) -> impl rusqlite::Params + '_ {
+        params_from_iter(self.after.iter().chain(&self.up_to).flatten())
+    }
 }

@@ -37,16 +37,6 @@ impl<'t> Digester<'t> {
         }
     }
 
-    /// The place of a row: which of 65,536 parts of its table it is in. It is the same on every
-    /// node.
-    pub fn place(&self, key_bytes: &[u8]) -> [u8; 2] {
-        let mut hash = self.start.clone();
-        hash.update(b"place");
-        hash.update(key_bytes);
-        let hash = hash.finalize();
-        [hash[0], hash[1]]
-    }
-
     /// Digest of a whole row: name, class and bits of every value.
     pub fn row(&mut self, key_bytes: &[u8], values: &[Value<'_>]) -> u128 {
         self.buffer.clear();
@@ -56,7 +46,6 @@ impl<'t> Digester<'t> {
             cbor::write_value(&mut self.buffer, values[*column]);
         }
         let mut hash = self.start.clone();
-        hash.update(b"row");
         hash.update(&self.buffer);
         let hash = hash.finalize();
         u128::from_be_bytes(std::array::from_fn(|i| hash[i]))
@@ -80,7 +69,6 @@ mod tests {
         let turned = [Value::Integer(1), Value::Null, Value::Text(b"x")];
         let row = digest.row(b"k", &values);
         assert_eq!(Digester::new(&key, other).row(b"k", &turned), row);
-        assert_eq!(Digester::new(&key, other).place(b"k"), digest.place(b"k"));
         assert_ne!(digest.row(b"k", &turned), row);
         let blob = [Value::Integer(1), Value::Blob(b"x"), Value::Null];
         assert_ne!(digest.row(b"k", &blob), row);

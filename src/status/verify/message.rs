@@ -14,8 +14,11 @@ pub const MAX_BYTES: usize = 600 << 10;
 /// Largest number of bytes of keys and digests in an answer.
 pub const MAX_LISTED: usize = 256 << 10;
 
-/// Largest number of parts or rows in one request.
+/// Largest number of ranges or rows in one request.
 pub const MAX_WANTED: usize = 1000;
+
+/// Longest key, in hexadecimal digits, that stands in a message.
+pub const MAX_KEY: usize = 4096;
 
 /// A request to all nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,25 +39,32 @@ pub struct VerifyRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Want {
-    /// One digest of each table.
-    Totals,
-    /// The digests of the 256 parts below each of these.
-    Parts(Vec<TablePart>),
+    /// The node's tables.
+    Tables,
+    /// Number of rows and digest of each of these.
+    Sums(Vec<KeyRange>),
     /// Keys and digests of the rows in each of these.
-    Rows(Vec<TablePart>),
-    /// Versions of these rows.
-    States(Vec<RowKey>),
+    Rows(Vec<KeyRange>),
+    /// States of single rows.
+    States {
+        /// The rows.
+        rows: Vec<RowKey>,
+        /// Per stream, the message up to which the node must have read first.
+        read: Vec<u64>,
+    },
     /// Make these rows equal again.
     Repair(Vec<Fix>),
 }
 
-/// The rows of a table whose place begins with the bytes `under`: none, one or two bytes.
+/// The rows of a table whose keys are in a range.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct TablePart {
+pub struct KeyRange {
     /// Name of the table in lower case.
     pub table: String,
-    /// The first bytes of the rows' places.
-    pub under: Vec<u8>,
+    /// Bytes of the key before the range, in hexadecimal; `None`: it begins with the first row.
+    pub after: Option<String>,
+    /// Bytes of the last key in the range, in hexadecimal; `None`: it ends with the last row.
+    pub up_to: Option<String>,
 }
 
 /// One row.
@@ -73,11 +83,11 @@ pub struct Fix {
     pub row: RowKey,
     /// The newest version that a node has: hlc and node.
     pub newest: (i64, u64),
-    /// Ids of the nodes that publish the row once more.
-    pub from: Vec<u64>,
-    /// Whether a node gives its version up, if it has the newest one but different content from
-    /// what it recorded with it.
-    pub gives_up: bool,
+    /// Id of the node that publishes the row once more.
+    pub from: u64,
+    /// Whether that node gives the row the next version first, because a node has different content
+    /// under this one.
+    pub stamps: bool,
 }
 
 /// The answer of a node.
@@ -90,36 +100,40 @@ pub struct VerifyAnswer {
     pub step: u32,
     /// Why the node cannot answer now; then the rest is empty.
     pub not_ready: Option<String>,
-    /// Per stream, number and id of the last message that the node has read.
-    pub at: Vec<(u64, String)>,
-    /// For [`Want::Totals`]: the node's tables.
-    pub tables: Vec<Total>,
-    /// For [`Want::Parts`], in its order: 256 digests each, in hexadecimal; 0 for a part without
-    /// rows.
-    pub parts: Vec<Vec<String>>,
+    /// For [`Want::Tables`]: the node's tables.
+    pub tables: Vec<TableAnswer>,
+    /// For [`Want::Sums`], in its order.
+    pub sums: Vec<Sum>,
     /// For [`Want::Rows`], in its order: keys and digests, in hexadecimal.
     pub rows: Vec<Vec<(String, String)>>,
     /// For [`Want::States`], in its order.
     pub states: Vec<RowAnswer>,
+    /// For [`Want::States`]: per stream, a message at or after all that these states stem from.
+    pub read: Vec<u64>,
     /// Whether some rows did not fit in.
     pub more: bool,
     /// For [`Want::Repair`]: number of rows that the node repaired.
     pub repaired: u64,
 }
 
-/// Totals of one table.
+/// One table of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Total {
+pub struct TableAnswer {
     /// Name of the table in lower case.
     pub table: String,
     /// Hash of the table's definition.
     pub schema: String,
-    /// Number of rows.
-    pub rows: u64,
-    /// Sum of the digests of all rows, in hexadecimal.
-    pub digest: String,
     /// Whether changes wait for this table, so that a difference would mean nothing.
     pub waits: bool,
+}
+
+/// The rows of a range, all together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sum {
+    /// Number of rows.
+    pub rows: u64,
+    /// Sum of their digests, in hexadecimal.
+    pub digest: String,
 }
 
 /// The state of one row on a node.
@@ -137,4 +151,6 @@ pub struct RowAnswer {
     pub intact: bool,
     /// Digest of the content in hexadecimal; empty if the row is not in the table.
     pub digest: String,
+    /// Whether changes wait for the row's table, so that a difference would mean nothing.
+    pub waits: bool,
 }

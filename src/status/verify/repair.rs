@@ -1,23 +1,53 @@
 //! Single rows: their state, and how they are made equal again.
 //!
 //! A node that has the newest version of a row publishes it once more. That is enough if others
-//! have an older version. A row that was changed behind the triggers' back has the newest version
-//! already, but different content. It gets the lowest version there is for it, so that the
-//! published one wins. A crash in between leaves it so, and the next run finds it again.
+//! have an older version. Where a node has different content under the newest version, because the
+//! row was changed behind the triggers' back, the publisher gives the row the next version first:
+//! one step above, so it wins against every copy of the row, and loses against every other write.
+//! It is the publisher's write, in one transaction with its mark, so a crash loses none of it.
+
+use std::sync::Arc;
 
 use super::digest::{Digester, Key};
 use super::message::{Fix, RowAnswer, RowKey};
 use crate::capture::{Captured, Frames};
-use crate::database::rows::{Rows, Stored};
+use crate::database::rows::Rows;
+use crate::database::table::Table;
 use crate::database::{CompareReason, Database, Result};
 use crate::model::cbor;
-use crate::model::merge::{Exceptions, FLOOR, RowState as Versions};
+use crate::model::merge::{FLOOR, RowState};
 use crate::model::value::{OwnedValue, Value};
-use crate::model::version::{HLC_BEFORE, Version};
+use crate::model::version::{HLC_LIMIT, Version, stamp};
+use crate::mutation::{self, Mutation};
 
 use super::answer::unhex;
 
+/// Number of a transaction, and the states of rows after it.
+pub type StatesAt = (i64, Vec<RowAnswer>);
+
 impl Database {
+    /// Captures what the application wrote, and reads the states of rows as of that moment. No
+    /// states: more waits to be captured.
+    pub fn verify_states(
+        &mut self,
+        key: &Key,
+        rows: &[RowKey],
+    ) -> Result<(Option<StatesAt>, Captured)> {
+        self.write(|db| {
+            let mut captured = Captured::default();
+            if !db.capture_locked(&mut captured)? {
+                return Ok((None, captured));
+            }
+            let states = rows.iter().map(|row| {
+                let state = db.verify_state(key, row)?;
+                Ok(state.unwrap_or_default())
+            });
+            let states = states.collect::<Result<_>>()?;
+            let local_tx = db.reservation.peek_number() - 1;
+            Ok((Some((local_tx, states)), captured))
+        })
+    }
+
     /// The state of a row. `None` if there is no such table, or the key is not valid.
     pub(super) fn verify_state(&self, key: &Key, row: &RowKey) -> Result<Option<RowAnswer>> {
         let Some((table, key_bytes)) = self.verify_row(row) else {
@@ -31,6 +61,7 @@ impl Database {
         let hash = rows.stored_hash(&values)?;
         let mut state = RowAnswer {
             present: content.is_some(),
+            waits: self.waits_for(&row.table, table.id),
             ..RowAnswer::default()
         };
         if let Some(content) = &content {
@@ -64,20 +95,20 @@ impl Database {
         self.settings.publish
     }
 
-    /// Does this node's part of repairs. Returns the number of rows it changed or marked, and the
-    /// frames to publish.
-    pub(super) fn repair(&mut self, fixes: &[Fix]) -> Result<(u64, Captured)> {
+    /// Does this node's part of repairs. Returns the number of rows that it publishes, and the
+    /// frames. No number: nothing is done, because more waits to be captured.
+    pub fn repair(&mut self, fixes: &[Fix]) -> Result<(Option<u64>, Captured)> {
         self.write(|db| {
             let (mut captured, mut repaired) = (Captured::default(), 0);
             if !db.capture_locked(&mut captured)? {
-                return Ok((0, captured));
+                return Ok((None, captured));
             }
             let mut frames = Frames::new(db);
             for fix in fixes {
                 repaired += u64::from(db.repair_row(fix, &mut frames)?);
             }
             db.take_captured(frames, &mut captured);
-            Ok((repaired, captured))
+            Ok((Some(repaired), captured))
         })
     }
 
@@ -85,75 +116,56 @@ impl Database {
         let Some((table, key_bytes)) = self.verify_row(&fix.row) else {
             return Ok(false);
         };
-        let none = Key([0; 32]);
-        let Some(state) = self.verify_state(&none, &fix.row)? else {
+        let state = self.verify_state(&Key([0; 32]), &fix.row)?;
+        let Some(state) = state.filter(|s| !s.waits) else {
             return Ok(false);
         };
-        let is_newest = state.version == Some(fix.newest);
         if state.version.is_none() && state.present {
             // No node has heard of the row: it counts as written now.
             return self.compare_key(&table, &key_bytes, CompareReason::Unwatched, frames);
         }
-        if is_newest && fix.from.contains(&self.node) {
-            self.mark_republished(&table, &key_bytes, frames)?;
-            return Ok(true);
+        if state.version != Some(fix.newest) || fix.from != self.node {
+            return Ok(false);
         }
-        let gives_up = is_newest && fix.gives_up && !state.intact;
-        if gives_up {
-            self.give_up_version(&table, &key_bytes)?;
+        if !state.intact {
+            // No node has what was recorded with the version. This content takes its place.
+            return self.compare_key(&table, &key_bytes, CompareReason::Rebuilt, frames);
         }
-        Ok(gives_up)
+        if mutation::is(Mutation::RepairCountsAsNow) {
+            let now = stamp(self.stamp_now()?, fix.newest.0);
+            self.stamp_row(&table, &key_bytes, now)?;
+        } else if fix.stamps && !mutation::is(Mutation::RepairKeepsVersion) {
+            self.stamp_row(&table, &key_bytes, fix.newest.0 + 1)?;
+        }
+        self.mark_republished(&table, &key_bytes, frames)?;
+        Ok(true)
     }
 
-    /// Gives the row the lowest version that it may have: any version that arrives is above it.
-    fn give_up_version(&mut self, table: &crate::database::table::Table, key: &[u8]) -> Result<()> {
+    /// Gives the row, as it is, a version of this node with the given hlc.
+    fn stamp_row(&mut self, table: &Table, key: &[u8], hlc: i64) -> Result<()> {
         let values = cbor::key_values(key)?;
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
         let mut rows = Rows::new(&self.conn, table)?;
-        let Some(stored) = rows.version(&self.sites, &values)? else {
+        let Some(mut stored) = rows.version(&self.sites, &values)? else {
             return Ok(());
         };
-        let hash = rows.stored_hash(&values)?;
-        let lowered = Stored {
-            state: lowest(&stored.state),
-            hash,
-            local_tx: stored.local_tx,
+        let floor = stored.state.exceptions.get(FLOOR).copied();
+        stored.state = RowState {
+            version: Version {
+                hlc: hlc.min(HLC_LIMIT - 1),
+                node: self.node,
+            },
+            deleted: stored.state.deleted,
+            exceptions: floor.map(|v| (FLOOR.to_owned(), v)).into_iter().collect(),
         };
-        rows.put_version(&mut self.sites, &values, &lowered)?;
-        self.given_up.insert((table.id, key.to_vec()));
-        Ok(())
+        rows.put_version(&mut self.sites, &values, &stored)
     }
 
-    fn verify_row(
-        &self,
-        row: &RowKey,
-    ) -> Option<(std::sync::Arc<crate::database::table::Table>, Vec<u8>)> {
+    fn verify_row(&self, row: &RowKey) -> Option<(Arc<Table>, Vec<u8>)> {
         let table = self.catalog.by_name.get(&row.table)?.clone();
         let key = unhex(&row.key)?;
         let values = cbor::key_values(&key).ok()?;
         let is_whole = values.len() == table.key_len();
         is_whole.then_some((table, key))
-    }
-}
-
-/// A state below the present one, and below each of its columns. A row that should be deleted has
-/// no tombstone in it any more, or its content would be above that.
-fn lowest(state: &Versions) -> Versions {
-    let before = Version {
-        hlc: HLC_BEFORE,
-        node: 0,
-    };
-    if state.deleted {
-        return Versions {
-            version: before,
-            deleted: false,
-            exceptions: Exceptions::new(),
-        };
-    }
-    let floor = state.exceptions.get(FLOOR);
-    Versions {
-        version: state.lowest(),
-        deleted: false,
-        exceptions: floor.map(|v| (FLOOR.to_owned(), *v)).into_iter().collect(),
     }
 }

@@ -20,8 +20,11 @@ pub struct VerifyReport {
     pub error: Option<String>,
     /// Number of tables of this node that were compared.
     pub tables: u64,
-    /// Number of rows in these tables.
+    /// Number of rows of this node that were compared.
     pub rows: u64,
+    /// About how many rows there are to compare, while the run is under way; 0: not known.
+    #[serde(default)]
+    pub rows_about: u64,
     /// Every node that was asked.
     pub nodes: Vec<Compared>,
     /// Tables that were not compared, each with the reason.
@@ -32,6 +35,9 @@ pub struct VerifyReport {
     pub different_rows: Vec<RowDifference>,
     /// Whether more rows differ than are listed.
     pub more: bool,
+    /// Number of rows that are not comparable yet: changes of them are under way.
+    #[serde(default)]
+    pub unsettled: u64,
     /// Number of rows that were published again; with `dry_run`, of rows that would be.
     pub repaired: u64,
     /// Whether the run only counts what it would repair.

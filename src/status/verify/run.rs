@@ -1,27 +1,52 @@
-//! One run, on the node that was asked for it: finds the rows that differ step by step, and has
-//! them repaired.
+//! One run, on the node that was asked for it: finds the rows that differ, and has them repaired.
+//!
+//! Nodes write on meanwhile, so digests that differ prove nothing. A row of which they speak is
+//! examined twice: the second time each node has read all that any node knew the first time. A node
+//! that still lacks a version then lacks it, and content that differs under one version differs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::answer::unhex;
-use super::message::{Fix, MAX_WANTED, RowAnswer, RowKey, TablePart, Total, VerifyAnswer, Want};
+use super::message::{
+    Fix, KeyRange, MAX_KEY, MAX_WANTED, RowAnswer, RowKey, TableAnswer, VerifyAnswer, Want,
+};
 use super::report::{Compared, RowDifference, RowOn, VERSION, VerifyReport};
 use crate::model::cbor;
 use crate::model::text::key_literal;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::milliseconds;
 
-/// Largest number of parts whose digests are asked for at once: an answer must fit in a message.
-const PARTS: usize = 24;
+/// Rows of a key range: so many, or a part of the rows compared so far, but not more than the
+/// largest range has.
+const RANGE_ROWS: u64 = 1024;
+const PART: u64 = 256;
+const LARGEST_RANGE: u64 = 65_536;
 
-/// Largest number of parts whose rows are asked for at once.
-const ROW_PARTS: usize = 64;
+/// Largest number of ranges in one request.
+const RANGES: usize = 256;
+
+/// Number of rows in the ranges of the first request. It grows while all nodes answer faster than
+/// within `FAST`, and shrinks when one takes longer than `SLOW`.
+const FIRST_ROWS: u64 = 16 * 1024;
+const MOST_ROWS: u64 = 1 << 20;
+const FAST: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_secs(4);
+
+/// Rows are listed if there are at most so many in the ranges of one request.
+const LISTED_ROWS: u64 = 2 * RANGE_ROWS;
+
+/// Rows that are examined in one request.
+const STATES: usize = 250;
 
 /// Largest number of rows that a run lists.
 const MAX_ROWS: usize = MAX_WANTED;
 
-/// How often nodes are asked until they stand at equal positions.
-const TRIES: usize = 5;
+/// How often nodes are asked if one of them is not ready.
+const TRIES: usize = 2;
+
+/// How often a row is examined of which changes are under way.
+const EXAMINED: usize = 5;
 
 /// The nodes of the cluster, this one included.
 pub trait Nodes {
@@ -29,6 +54,12 @@ pub trait Nodes {
     fn this(&self) -> u64;
     /// Asks all nodes. A node that does not answer has `None`. An error ends the run.
     fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<VerifyAnswer>>, String>;
+    /// About how many rows these tables have here; 0: not known.
+    fn rows_about(&mut self, tables: &BTreeSet<String>) -> Result<u64, String>;
+    /// Divides a range by the rows here: into ranges of `rows` rows each, from its beginning, at
+    /// most `most` of them.
+    fn divide(&mut self, range: &KeyRange, rows: u64, most: usize)
+    -> Result<Vec<KeyRange>, String>;
     /// Publishes the progress of the run for the person who waits.
     fn note(&mut self, report: &VerifyReport);
 }
@@ -47,13 +78,17 @@ pub fn verify(nodes: &mut dyn Nodes, repair: bool, dry_run: bool) -> VerifyRepor
             ..VerifyReport::default()
         },
         members: BTreeSet::new(),
+        suspects: BTreeSet::new(),
+        fixes: Vec::new(),
     };
     let done = run.all(repair);
     let mut report = run.report;
     report.error = done.err();
     report.running = false;
     report.doing.clear();
-    let is_whole = report.left_out.is_empty() && report.nodes.iter().all(|n| n.comparable);
+    let is_whole = report.left_out.is_empty()
+        && report.unsettled == 0
+        && report.nodes.iter().all(|n| n.comparable);
     report.fine = report.error.is_none() && is_whole && report.differ.is_empty();
     report
 }
@@ -63,27 +98,39 @@ struct Run<'n> {
     report: VerifyReport,
     /// The nodes that are compared.
     members: BTreeSet<u64>,
+    /// Rows whose digests differ.
+    suspects: BTreeSet<RowKey>,
+    /// Of each row that differs, how it is made equal.
+    fixes: Vec<Fix>,
 }
 
 impl Run<'_> {
     fn all(&mut self, repair: bool) -> Result<(), String> {
-        let differing = self.totals()?;
-        if differing.is_empty() {
-            return Ok(());
-        }
-        self.report.differ.clone_from(&differing);
-        let whole = |table: String| TablePart {
+        let tables = self.tables()?;
+        self.report.tables = tables.len() as u64;
+        self.report.rows_about = self.nodes.rows_about(&tables)?;
+        let whole = tables.into_iter().map(|table| KeyRange {
             table,
-            under: vec![],
-        };
-        let tables: Vec<TablePart> = differing.into_iter().map(whole).collect();
-        let parts = self.differing_parts("comparing parts of tables", &tables, PARTS)?;
-        let parts = self.differing_parts("comparing smaller parts", &parts, ROW_PARTS)?;
-        let keys = self.differing_rows(&parts)?;
-        let states = self.states(&keys)?;
-        let fixes = self.name_rows(&keys, &states);
+            after: None,
+            up_to: None,
+        });
+        let mut left: Vec<KeyRange> = whole.rev().collect();
+        let mut rows = FIRST_ROWS;
+        while !left.is_empty() && self.fixes.len() < MAX_ROWS {
+            let ranges = self.next_ranges(&mut left, rows)?;
+            let began = Instant::now();
+            let differing = self.differing(&ranges, true)?;
+            rows = match began.elapsed() {
+                took if took < FAST => (2 * rows).min(MOST_ROWS),
+                took if took > SLOW => (rows / 2).max(RANGE_ROWS),
+                _ => rows,
+            };
+            self.suspect(differing)?;
+        }
+        self.examine_suspects()?;
+        self.report.more |= !left.is_empty();
         if repair {
-            self.repair(fixes)?;
+            self.repair()?;
         }
         Ok(())
     }
@@ -93,37 +140,35 @@ impl Run<'_> {
         self.nodes.note(&self.report);
     }
 
-    /// Compares whole tables. Returns the names of tables that differ.
-    fn totals(&mut self) -> Result<Vec<String>, String> {
+    /// The tables that all nodes have alike, of the nodes that are ready.
+    fn tables(&mut self) -> Result<BTreeSet<String>, String> {
         let mut answers = Answers::new();
-        for tries in 1..=TRIES {
+        for _ in 0..TRIES {
             self.doing("comparing tables");
-            answers = self.comparable(&Want::Totals)?;
-            if self.report.nodes.iter().all(|n| n.comparable) || tries == TRIES {
+            answers = self.ready(&Want::Tables)?;
+            if self.report.nodes.iter().all(|n| n.comparable) {
                 break;
             }
         }
         self.members = answers.keys().copied().collect();
-        let own = &answers[&self.nodes.this()].tables;
-        (self.report.tables, self.report.rows) =
-            (own.len() as u64, own.iter().map(|t| t.rows).sum());
         let names = answers.values().flat_map(|a| &a.tables);
-        let names: BTreeSet<&String> = names.map(|total| &total.table).collect();
-        let mut differing = Vec::new();
+        let names: BTreeSet<&String> = names.map(|t| &t.table).collect();
+        let mut alike = BTreeSet::new();
         for name in names {
             let of = |a: &'_ VerifyAnswer| a.tables.iter().find(|t| t.table == *name).cloned();
-            let totals: Vec<Option<Total>> = answers.values().map(of).collect();
-            match unlike(&totals) {
+            let each: Vec<Option<TableAnswer>> = answers.values().map(of).collect();
+            match unlike(&each) {
                 Some(why) => self.report.left_out.push((name.clone(), why.into())),
-                None if totals.iter().any(|t| *t != totals[0]) => differing.push(name.clone()),
-                None => {}
+                None => {
+                    alike.insert(name.clone());
+                }
             }
         }
-        Ok(differing)
+        Ok(alike)
     }
 
-    /// Asks all nodes, and keeps the answers of those that are at this node's positions.
-    fn comparable(&mut self, want: &Want) -> Result<Answers, String> {
+    /// Asks all nodes, and returns the answers of those that are ready.
+    fn ready(&mut self, want: &Want) -> Result<Answers, String> {
         let this = self.nodes.this();
         let answers = self.nodes.ask(want)?;
         let own = answers.get(&this).cloned().flatten().unwrap_or_default();
@@ -133,14 +178,9 @@ impl Run<'_> {
         self.report.nodes = answers
             .iter()
             .map(|(node, answer)| {
-                let why = match answer {
-                    None => Some("it did not answer: away, busy, or of an older release".into()),
-                    Some(answer) if answer.not_ready.is_some() => answer.not_ready.clone(),
-                    Some(answer) if answer.at != own.at => {
-                        Some("it has not read the same messages".into())
-                    }
-                    Some(_) => None,
-                };
+                let silent =
+                    || Some("it did not answer: away, busy, or of an older release".into());
+                let why = answer.as_ref().map_or_else(silent, |a| a.not_ready.clone());
                 Compared {
                     node: node.to_string(),
                     comparable: why.is_none(),
@@ -148,62 +188,126 @@ impl Run<'_> {
                 }
             })
             .collect();
-        let is_same = |answer: &VerifyAnswer| answer.not_ready.is_none() && answer.at == own.at;
         let answers = answers.into_iter();
         let answers = answers.filter_map(|(node, answer)| Some((node, answer?)));
-        Ok(answers.filter(|(_, answer)| is_same(answer)).collect())
+        Ok(answers.filter(|(_, a)| a.not_ready.is_none()).collect())
     }
 
-    /// As [`Self::comparable`], until all nodes have answered that were compared first.
+    /// As [`Self::ready`], of the nodes that are compared. A node that is not ready for long is not
+    /// compared any more.
     fn of_members(&mut self, want: &Want) -> Result<Answers, String> {
+        let mut answers = Answers::new();
         for _ in 0..TRIES {
-            let answers = self.comparable(want)?;
+            answers = self.ready(want)?;
             if self.members.iter().all(|node| answers.contains_key(node)) {
-                return Ok(answers);
-            }
-        }
-        Err("tables differ; which rows is not known yet, since nodes do not read the same messages \
-             for long enough: try again when less is written"
-            .into())
-    }
-
-    fn differing_parts(
-        &mut self,
-        doing: &str,
-        parts: &[TablePart],
-        most: usize,
-    ) -> Result<Vec<TablePart>, String> {
-        let mut differing = Vec::new();
-        for some in parts.chunks(PARTS) {
-            if differing.len() >= most {
                 break;
             }
-            self.doing(doing);
-            let answers = self.of_members(&Want::Parts(some.to_vec()))?;
-            for (i, part) in some.iter().enumerate() {
-                for byte in 0..=255_u8 {
-                    let of = |a: &VerifyAnswer| a.parts.get(i)?.get(usize::from(byte)).cloned();
-                    let sums: BTreeSet<_> = answers.values().map(of).collect();
-                    if sums.len() > 1 {
-                        let mut under = part.under.clone();
-                        under.push(byte);
-                        let table = part.table.clone();
-                        differing.push(TablePart { table, under });
-                    }
-                }
+        }
+        answers.retain(|node, _| self.members.contains(node));
+        self.members = answers.keys().copied().collect();
+        // It was left out before, or is from now on.
+        for node in &mut self.report.nodes {
+            let is_member = |node: u64| self.members.contains(&node);
+            if !node.node.parse().is_ok_and(is_member) && node.comparable {
+                node.comparable = false;
+                node.why = Some("it was not ready from the beginning".into());
             }
         }
-        self.report.more |= differing.len() > most;
-        differing.truncate(most);
+        Ok(answers)
+    }
+
+    /// Takes as many ranges off the front of `left` as have about `rows` rows.
+    fn next_ranges(
+        &mut self,
+        left: &mut Vec<KeyRange>,
+        rows: u64,
+    ) -> Result<Vec<KeyRange>, String> {
+        let mut ranges = Vec::new();
+        let mut count = 0;
+        while count < rows && ranges.len() < RANGES {
+            let Some(whole) = left.pop() else { break };
+            let each = (self.report.rows / PART).clamp(RANGE_ROWS, LARGEST_RANGE);
+            let most = ((rows - count).div_ceil(each) as usize).min(RANGES - ranges.len());
+            let parts = self.nodes.divide(&whole, each, most)?;
+            let Some(last) = parts.last() else { continue };
+            if last.up_to != whole.up_to {
+                left.push(KeyRange {
+                    after: last.up_to.clone(),
+                    ..whole
+                });
+            }
+            count += each * parts.len() as u64;
+            ranges.extend(parts);
+        }
+        Ok(ranges)
+    }
+
+    /// Those of the ranges whose digests differ, with the largest number of rows on a node.
+    fn differing(
+        &mut self,
+        ranges: &[KeyRange],
+        counts: bool,
+    ) -> Result<Vec<(KeyRange, u64)>, String> {
+        self.doing("comparing rows");
+        let answers = self.of_members(&Want::Sums(ranges.to_vec()))?;
+        let mut differing = Vec::new();
+        for (i, range) in ranges.iter().enumerate() {
+            let sums: BTreeMap<u64, _> = answers
+                .iter()
+                .map(|(node, a)| (*node, a.sums.get(i).cloned().unwrap_or_default()))
+                .collect();
+            if counts {
+                self.report.rows += sums.get(&self.nodes.this()).map_or(0, |sum| sum.rows);
+            }
+            let first = sums.values().next();
+            if sums.values().any(|sum| Some(sum) != first) {
+                let rows = sums.values().map(|sum| sum.rows).max().unwrap_or(0);
+                differing.push((range.clone(), rows));
+            }
+        }
         Ok(differing)
     }
 
-    fn differing_rows(&mut self, parts: &[TablePart]) -> Result<Vec<RowKey>, String> {
-        self.doing("comparing rows");
-        let answers = self.of_members(&Want::Rows(parts.to_vec()))?;
-        self.report.more |= answers.values().any(|a| a.more);
-        let mut keys = Vec::new();
-        for (i, part) in parts.iter().enumerate() {
+    /// Finds the rows that differ in these ranges.
+    fn suspect(&mut self, ranges: Vec<(KeyRange, u64)>) -> Result<(), String> {
+        let (large, mut small): (Vec<_>, Vec<_>) =
+            ranges.into_iter().partition(|(_, rows)| *rows > RANGE_ROWS);
+        for (range, rows) in large {
+            let each = (rows / PART).max(RANGE_ROWS / 4);
+            let mut rest = Some(range.clone());
+            while let Some(next) = rest.take() {
+                let parts = self.nodes.divide(&next, each, RANGES)?;
+                if let Some(last) = parts.last().filter(|last| last.up_to != range.up_to) {
+                    let after = last.up_to.clone();
+                    rest = Some(KeyRange { after, ..next });
+                }
+                small.extend(self.differing(&parts, false)?);
+            }
+        }
+        let (mut some, mut count) = (Vec::new(), 0);
+        for (range, rows) in small {
+            if count + rows > LISTED_ROWS && !some.is_empty() {
+                self.list(&std::mem::take(&mut some))?;
+                count = 0;
+            }
+            count += rows;
+            some.push(range);
+        }
+        if !some.is_empty() {
+            self.list(&some)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the rows of these ranges one by one.
+    fn list(&mut self, ranges: &[KeyRange]) -> Result<(), String> {
+        self.doing("comparing single rows");
+        let answers = self.of_members(&Want::Rows(ranges.to_vec()))?;
+        if answers.values().any(|a| a.more) {
+            // Some of them have far more rows there than the others.
+            self.report.more = true;
+        }
+        for (i, range) in ranges.iter().enumerate() {
             let mut digests: BTreeMap<&String, Vec<&String>> = BTreeMap::new();
             for answer in answers.values() {
                 for (key, digest) in answer.rows.get(i).into_iter().flatten() {
@@ -213,61 +317,173 @@ impl Run<'_> {
             let is_different = |digests: &Vec<&String>| {
                 digests.len() != answers.len() || digests.iter().any(|d| *d != digests[0])
             };
-            let different = digests.into_iter().filter(|(_, d)| is_different(d));
-            keys.extend(different.map(|(key, _)| RowKey {
-                table: part.table.clone(),
-                key: key.clone(),
-            }));
-        }
-        self.report.more |= keys.len() > MAX_ROWS;
-        keys.truncate(MAX_ROWS);
-        Ok(keys)
-    }
-
-    fn states(&mut self, keys: &[RowKey]) -> Result<BTreeMap<u64, Vec<RowAnswer>>, String> {
-        self.doing("comparing versions");
-        let answers = self.of_members(&Want::States(keys.to_vec()))?;
-        let states = answers.into_iter();
-        Ok(states.map(|(node, answer)| (node, answer.states)).collect())
-    }
-
-    /// Lists the rows that differ, and decides how each is made equal.
-    fn name_rows(&mut self, keys: &[RowKey], states: &BTreeMap<u64, Vec<RowAnswer>>) -> Vec<Fix> {
-        let mut fixes = Vec::new();
-        for (i, key) in keys.iter().enumerate() {
-            let of =
-                |(node, states): (&u64, &Vec<RowAnswer>)| Some((*node, states.get(i)?.clone()));
-            let here: BTreeMap<u64, RowAnswer> = states.iter().filter_map(of).collect();
-            if here.values().all(|s| Some(s) == here.values().next()) {
-                continue; // it was written meanwhile
+            for (key, _) in digests.into_iter().filter(|(_, d)| is_different(d)) {
+                if key.len() > MAX_KEY {
+                    self.report.unsettled += 1;
+                    continue;
+                }
+                self.suspects.insert(RowKey {
+                    table: range.table.clone(),
+                    key: key.clone(),
+                });
             }
-            self.report.different_rows.push(row(key, &here));
-            fixes.push(fix(key, &here));
         }
-        fixes
+        match self.suspects.len() >= STATES {
+            true => self.examine_suspects(),
+            false => Ok(()),
+        }
     }
 
-    fn repair(&mut self, fixes: Vec<Fix>) -> Result<(), String> {
-        if self.report.dry_run || fixes.is_empty() {
-            self.report.repaired = fixes.len() as u64;
+    fn examine_suspects(&mut self) -> Result<(), String> {
+        let suspects: Vec<RowKey> = std::mem::take(&mut self.suspects).into_iter().collect();
+        for some in suspects.chunks(STATES) {
+            if self.fixes.len() >= MAX_ROWS {
+                self.report.more = true;
+                break;
+            }
+            self.examine(some.to_vec())?;
+        }
+        Ok(())
+    }
+
+    /// Examines rows until it is known of each whether it differs.
+    fn examine(&mut self, mut rows: Vec<RowKey>) -> Result<(), String> {
+        let mut before = self.states(&rows, Vec::new())?;
+        for _ in 0..EXAMINED {
+            let now = self.states(&rows, before.read.clone())?;
+            let mut open = Vec::new();
+            for (i, row) in rows.iter().enumerate() {
+                let (was, is) = (before.of(i), now.of(i));
+                match judge(&was, &is) {
+                    Verdict::Same => {}
+                    Verdict::Open => open.push(i),
+                    Verdict::Differs => self.differs(row, &is),
+                }
+            }
+            rows = open.iter().map(|i| rows[*i].clone()).collect();
+            if rows.is_empty() {
+                break;
+            }
+            before = now.only(&open);
+        }
+        self.report.unsettled += rows.len() as u64;
+        Ok(())
+    }
+
+    fn states(&mut self, rows: &[RowKey], read: Vec<u64>) -> Result<States, String> {
+        self.doing("comparing versions");
+        let rows = rows.to_vec();
+        let answers = self.of_members(&Want::States { rows, read })?;
+        let mut states = States::default();
+        for (node, answer) in answers {
+            let read = answer.read.iter().enumerate();
+            for (i, seq) in read {
+                match states.read.get_mut(i) {
+                    Some(most) => *most = (*most).max(*seq),
+                    None => states.read.push(*seq),
+                }
+            }
+            states.by_node.insert(node, answer.states);
+        }
+        Ok(states)
+    }
+
+    fn differs(&mut self, row: &RowKey, here: &BTreeMap<u64, RowAnswer>) {
+        if !self.report.differ.contains(&row.table) {
+            self.report.differ.push(row.table.clone());
+        }
+        self.report.different_rows.push(difference(row, here));
+        self.fixes.push(fix(row, here));
+    }
+
+    fn repair(&mut self) -> Result<(), String> {
+        if self.report.dry_run || self.fixes.is_empty() {
+            self.report.repaired = self.fixes.len() as u64;
             return Ok(());
         }
         self.doing("republishing rows");
-        self.report.repaired = fixes.len() as u64;
-        // A published version must find every version given up that it is to replace.
-        let mut first = fixes.clone();
-        first.iter_mut().for_each(|fix| fix.from.clear());
-        self.nodes.ask(&Want::Repair(first))?;
-        let mut then = fixes;
-        then.iter_mut().for_each(|fix| fix.gives_up = false);
-        self.nodes.ask(&Want::Repair(then)).map(drop)
+        let fixes = std::mem::take(&mut self.fixes);
+        for some in fixes.chunks(STATES) {
+            let answers = self.nodes.ask(&Want::Repair(some.to_vec()))?;
+            let repaired = answers.values().flatten().map(|a| a.repaired);
+            self.report.repaired += repaired.sum::<u64>();
+        }
+        Ok(())
+    }
+}
+
+/// States of the same rows on several nodes.
+#[derive(Debug, Default)]
+struct States {
+    by_node: BTreeMap<u64, Vec<RowAnswer>>,
+    /// Per stream, a message at or after all that these states stem from.
+    read: Vec<u64>,
+}
+
+impl States {
+    fn of(&self, i: usize) -> BTreeMap<u64, RowAnswer> {
+        let each = self.by_node.iter();
+        each.filter_map(|(node, states)| Some((*node, states.get(i)?.clone())))
+            .collect()
+    }
+
+    /// The same of the rows `which` alone.
+    fn only(mut self, which: &[usize]) -> States {
+        for states in self.by_node.values_mut() {
+            let some = which.iter().map(|i| states.get(*i).cloned());
+            *states = some.map(Option::unwrap_or_default).collect();
+        }
+        self
+    }
+}
+
+/// What is known of a row after it was examined twice.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Same,
+    Differs,
+    /// Changes are under way on which it depends.
+    Open,
+}
+
+/// Compares the states of a row: `now`, each node has read all from which the states `before` stem.
+pub(super) fn judge(before: &BTreeMap<u64, RowAnswer>, now: &BTreeMap<u64, RowAnswer>) -> Verdict {
+    let content = |s: &RowAnswer| (s.present, s.deleted, s.digest.clone());
+    let first = now.values().next();
+    if now.values().all(|s| !s.present)
+        || now
+            .values()
+            .all(|s| first.is_some_and(|f| (s.version, content(s)) == (f.version, content(f))))
+    {
+        return Verdict::Same;
+    }
+    if now.values().any(|s| s.waits) {
+        return Verdict::Open;
+    }
+    let newest = before.values().map(|s| s.version).max().flatten();
+    let is_behind = |s: &RowAnswer| s.version < newest;
+    if now.values().any(|s| is_behind(s) || !s.intact) {
+        return Verdict::Differs;
+    }
+    let mut by_version: BTreeMap<_, Vec<&RowAnswer>> = BTreeMap::new();
+    for state in now.values() {
+        by_version.entry(state.version).or_default().push(state);
+    }
+    let is_one = |s: &Vec<&RowAnswer>| s.iter().all(|a| content(a) == content(s[0]));
+    let unequal: Vec<_> = by_version.values().filter(|s| !is_one(s)).collect();
+    // A row that is displaced by another depends on the changes of that.
+    let is_displaced = |s: &&RowAnswer| !s.present && !s.deleted;
+    match unequal.iter().any(|s| !s.iter().any(is_displaced)) {
+        true => Verdict::Differs,
+        false if unequal.is_empty() => Verdict::Same,
+        false => Verdict::Open,
     }
 }
 
 /// Why a table cannot be compared; `None` if it can.
-fn unlike(totals: &[Option<Total>]) -> Option<&'static str> {
-    let present: Vec<&Total> = totals.iter().flatten().collect();
-    if present.len() < totals.len() {
+fn unlike(tables: &[Option<TableAnswer>]) -> Option<&'static str> {
+    let present: Vec<&TableAnswer> = tables.iter().flatten().collect();
+    if present.len() < tables.len() {
         return Some("not every node has it");
     }
     if present.iter().any(|t| t.schema != present[0].schema) {
@@ -277,7 +493,7 @@ fn unlike(totals: &[Option<Total>]) -> Option<&'static str> {
     waits.then_some("changes of it wait on some node, see harmonylite held")
 }
 
-fn row(key: &RowKey, here: &BTreeMap<u64, RowAnswer>) -> RowDifference {
+fn difference(key: &RowKey, here: &BTreeMap<u64, RowAnswer>) -> RowDifference {
     let bytes = unhex(&key.key).unwrap_or_default();
     let values = cbor::key_values(&bytes).unwrap_or_default();
     let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
@@ -296,22 +512,27 @@ fn row(key: &RowKey, here: &BTreeMap<u64, RowAnswer>) -> RowDifference {
     }
 }
 
-/// Decides who publishes a row. A node that has the newest version intact publishes it. If none
-/// has, one node for each content does, and the larger content wins everywhere.
+/// Decides who publishes a row: a node that has the newest version intact. If some have different
+/// content under it, the content that most of them have is published.
 fn fix(key: &RowKey, here: &BTreeMap<u64, RowAnswer>) -> Fix {
-    let newest = here.values().filter_map(|s| s.version).max();
-    let has_newest = |s: &&RowAnswer| s.version == newest;
-    let intact = here.values().filter(has_newest).any(|s| s.intact);
-    let mut from: BTreeMap<&String, u64> = BTreeMap::new();
-    for (node, state) in here {
-        if state.version == newest && (state.intact || !intact) {
-            from.entry(&state.digest).or_insert(*node);
-        }
+    let newest = here.values().map(|s| s.version).max().flatten();
+    let holders: Vec<_> = here.iter().filter(|(_, s)| s.version == newest).collect();
+    let intact: Vec<_> = holders.iter().filter(|(_, s)| s.intact).collect();
+    let mut by_content: BTreeMap<&String, Vec<u64>> = BTreeMap::new();
+    let of_all = if intact.is_empty() {
+        holders.iter().collect()
+    } else {
+        intact
+    };
+    for (node, state) in of_all {
+        by_content.entry(&state.digest).or_default().push(**node);
     }
+    let chosen = by_content.into_iter().max_by_key(|(_, nodes)| nodes.len());
+    let (digest, nodes) = chosen.unwrap_or((&key.key, Vec::new()));
     Fix {
         row: key.clone(),
         newest: newest.unwrap_or_default(),
-        from: from.into_values().collect(),
-        gives_up: intact,
+        from: nodes.first().copied().unwrap_or_default(),
+        stamps: holders.iter().any(|(_, s)| s.digest != *digest),
     }
 }

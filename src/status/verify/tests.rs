@@ -1,13 +1,13 @@
 //! Three nodes in one process, which a test may change behind the triggers' back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::answer::answer;
-use super::message::{VerifyAnswer, VerifyRequest, Want};
+use super::answer::{SliceReader, answer};
+use super::message::{KeyRange, RowAnswer, VerifyAnswer, VerifyRequest, Want};
 use super::report::VerifyReport;
 use super::run::{Nodes, verify};
 use crate::apply::tests::support::{Node, converge};
@@ -29,6 +29,8 @@ struct Cluster {
     folders: Vec<tempfile::TempDir>,
     stop: (Sender<()>, Receiver<()>),
     step: u32,
+    /// Whether applications write while rows are compared.
+    is_written: bool,
 }
 
 impl Cluster {
@@ -49,6 +51,7 @@ impl Cluster {
             folders: Vec::new(),
             stop: bounded(0),
             step: 0,
+            is_written: false,
         };
         for node in nodes {
             let Node { db, app, dir, .. } = node;
@@ -103,6 +106,21 @@ impl Cluster {
         }
     }
 
+    /// An application writes, on a different node each time.
+    fn write(&self) {
+        let (step, node) = (self.step, self.step as usize % 3);
+        let app = &self.apps[node];
+        let set = |on| app.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
+        set(true).unwrap();
+        app.execute_batch(&format!(
+            "UPDATE item SET v = {step} WHERE id % 50 = {node};
+             DELETE FROM item WHERE id = {step};
+             INSERT INTO pair VALUES ('new {step}', 0, NULL)"
+        ))
+        .unwrap();
+        set(false).unwrap();
+    }
+
     fn verify(&mut self) -> VerifyReport {
         verify(self, false, false)
     }
@@ -128,6 +146,11 @@ impl Nodes for Cluster {
     fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<VerifyAnswer>>, String> {
         self.step += 1;
         let mut answers = BTreeMap::new();
+        if self.is_written && !matches!(want, Want::States { .. }) {
+            self.write();
+        } else if self.is_written {
+            self.exchange();
+        }
         for (i, shared) in self.shareds.iter().enumerate() {
             let request = VerifyRequest {
                 run: "r".into(),
@@ -140,7 +163,7 @@ impl Nodes for Cluster {
                 Want::Repair(fixes) => {
                     let (repaired, _) = shared.lock().database.repair(fixes).unwrap();
                     VerifyAnswer {
-                        repaired,
+                        repaired: repaired.unwrap(),
                         ..VerifyAnswer::default()
                     }
                 }
@@ -149,6 +172,23 @@ impl Nodes for Cluster {
             answers.insert(i as u64 + 1, Some(answer));
         }
         Ok(answers)
+    }
+
+    fn rows_about(&mut self, tables: &BTreeSet<String>) -> Result<u64, String> {
+        let mut reader = SliceReader::new(&self.shareds[0], &self.stop.1);
+        let each = tables.iter().map(|table| reader.rows_about(table));
+        each.sum::<Result<u64, _>>().map_err(|e| e.to_string())
+    }
+
+    fn divide(
+        &mut self,
+        range: &KeyRange,
+        rows: u64,
+        most: usize,
+    ) -> Result<Vec<KeyRange>, String> {
+        let mut reader = SliceReader::new(&self.shareds[0], &self.stop.1);
+        let parts = reader.divide(range, rows, most);
+        parts.map_err(|e| e.to_string())
     }
 
     fn note(&mut self, _: &VerifyReport) {}
@@ -258,16 +298,158 @@ fn a_row_that_is_back_behind_the_triggers_back_goes() {
 }
 
 #[test]
-fn nodes_that_do_not_stand_at_equal_positions_are_not_compared() {
+fn a_node_that_has_not_read_the_same_messages_is_not_compared() {
     let mut cluster = Cluster::new(6);
     cluster.spoil(1, "DELETE FROM item");
-    cluster.shareds[1]
-        .lock()
-        .database
-        .read_up_to("s", 1000, "y");
+    for node in [0, 2] {
+        let shared = &cluster.shareds[node];
+        shared.lock().database.read_up_to("s", 1000, "y");
+    }
     let report = cluster.verify();
     assert!(!report.fine && report.differ.is_empty(), "{report:?}");
     assert!(!report.nodes[1].comparable && report.nodes[2].comparable);
+}
+
+/// Between two answers of a node rows change, and nodes read each other's changes later.
+#[test]
+fn what_is_written_meanwhile_is_no_difference_and_hides_none() {
+    let mut cluster = Cluster::new(300);
+    cluster.is_written = true;
+    let report = cluster.verify();
+    assert!(report.fine, "{report:?}");
+    assert!(cluster.step > 4, "rows were examined: {}", cluster.step);
+    cluster.spoil(2, "UPDATE item SET name = 'name 222!' WHERE id = 222");
+    let report = cluster.verify();
+    assert_eq!(report.different_rows.len(), 1, "{report:?}");
+    assert_eq!(report.different_rows[0].key, "(222)");
+}
+
+#[test]
+fn a_large_table_is_compared_range_by_range() {
+    let mut cluster = Cluster::new(3);
+    cluster.apps[0]
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)
+        .unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 5009)
+        INSERT INTO pair SELECT 'k' || (i % 7), i, zeroblob(i % 40) FROM n";
+    cluster.spoil(0, fill);
+    cluster.exchange();
+    let report = cluster.verify();
+    assert!(report.fine && report.rows == 5006, "{report:?}");
+    // So many rows in one range that it is divided once more.
+    let more = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
+        INSERT INTO pair SELECT 'k3', i + 0.5, NULL FROM n";
+    cluster.spoil(2, more);
+    cluster.spoil(1, "UPDATE pair SET c = x'ff' WHERE b = 4711");
+    let report = cluster.repair();
+    assert_eq!(report.different_rows.len(), 901, "{:?}", report.differ);
+    assert_eq!(report.repaired, 901);
+    cluster.exchange();
+    assert!(cluster.verify().fine);
+    let count = "SELECT count(*) FROM pair";
+    let rows = |node: usize| -> i64 {
+        let app = &cluster.apps[node];
+        app.query_row(count, [], |r| r.get(0)).unwrap()
+    };
+    assert_eq!([rows(0), rows(1), rows(2)], [5903; 3]);
+}
+
+/// A copy of the damage, as in a snapshot that was made meanwhile, is mended as well; and where
+/// every copy is damaged, one of them is taken.
+#[test]
+fn every_copy_of_a_damaged_row_is_mended() {
+    let id = |cluster: &Cluster, node: usize| cluster.shareds[node].lock().database.node();
+    for damage in [
+        ["v = 'zz'", "v = 'zz'", ""],
+        ["v = 0", "", "v = 'zz'"],
+        ["v = 1", "v = 2", "v = 3"],
+    ] {
+        let mut cluster = Cluster::new(6);
+        for (node, change) in damage.iter().enumerate().filter(|(_, c)| !c.is_empty()) {
+            cluster.spoil(node, &format!("UPDATE item SET {change} WHERE id = 4"));
+        }
+        let report = cluster.repair();
+        assert_eq!(report.repaired, 1, "{damage:?}: {report:?}");
+        let report = cluster.verify();
+        assert!(report.fine, "{damage:?}: {report:?}");
+        let values = [0, 1, 2].map(|node| cluster.rows(node, "SELECT v || '' FROM item").join(","));
+        assert!(values.iter().all(|v| *v == values[0]), "{values:?}");
+        if damage.contains(&"") {
+            assert_eq!(values[0], "0.5,1.5,2.5,3.5,4.5,5.5");
+        }
+        assert_eq!([0, 1, 2].map(|node| id(&cluster, node)), [1, 2, 3]);
+    }
+}
+
+/// A write that the repair did not see is newer than what it publishes.
+#[test]
+fn a_repair_takes_no_write_back() {
+    let mut cluster = Cluster::new(6);
+    cluster.spoil(0, "UPDATE item SET v = 'damage' WHERE id = 4");
+    cluster.apps[2]
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)
+        .unwrap();
+    let report = verify(&mut cluster, false, false);
+    assert_eq!(report.different_rows.len(), 1);
+    cluster.spoil(2, "UPDATE item SET v = 'written' WHERE id = 4");
+    // The third node is away, and comes back after the repair.
+    let third = [cluster.shareds.pop().unwrap()];
+    cluster.repair();
+    cluster.shareds.extend(third);
+    cluster.exchange();
+    cluster.exchange();
+    let written = "SELECT v FROM item WHERE id = 4";
+    assert_eq!(cluster.rows(0, written), ["written"]);
+    assert_eq!(cluster.rows(1, written), ["written"]);
+}
+
+#[test]
+fn rows_are_judged_by_what_each_node_has_heard() {
+    use super::run::{Verdict, judge};
+    let row = |hlc: i64, digest: &str| RowAnswer {
+        version: (hlc > 0).then_some((hlc, 1)),
+        present: !digest.is_empty(),
+        intact: hlc > 0,
+        digest: digest.into(),
+        ..RowAnswer::default()
+    };
+    let judged = |before: [RowAnswer; 2], now: [RowAnswer; 2]| {
+        let by_node = |states: [RowAnswer; 2]| (1..).zip(states).collect::<BTreeMap<u64, _>>();
+        judge(&by_node(before), &by_node(now))
+    };
+    let both = |hlc, digest| [row(hlc, digest), row(hlc, digest)];
+    let under_way = [row(5, "a"), row(4, "b")];
+    assert_eq!(judged(under_way.clone(), both(5, "a")), Verdict::Same);
+    assert_eq!(
+        judged(under_way.clone(), under_way.clone()),
+        Verdict::Differs
+    );
+    // It was written again, and the other node has what was known before.
+    assert_eq!(
+        judged(both(5, "a"), [row(6, "c"), row(5, "a")]),
+        Verdict::Same
+    );
+    assert_eq!(
+        judged(both(5, "a"), [row(5, "a"), row(5, "b")]),
+        Verdict::Differs
+    );
+    assert_eq!(
+        judged(both(0, ""), [row(0, "a"), row(0, "")]),
+        Verdict::Differs
+    );
+    // Displaced on one of them: that depends on a different row.
+    assert_eq!(
+        judged(both(5, "a"), [row(5, "a"), row(5, "")]),
+        Verdict::Open
+    );
+    let mut waits = under_way.clone();
+    waits[1].waits = true;
+    assert_eq!(judged(under_way, waits), Verdict::Open);
+    assert_eq!(
+        judged(both(5, "a"), both(7, "")),
+        Verdict::Same,
+        "it is deleted"
+    );
 }
 
 #[test]

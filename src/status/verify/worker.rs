@@ -1,26 +1,31 @@
 //! Thread: does long work one after the other: a run that was asked for here, and answers to the
 //! runs of other nodes. It exists only meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::rand::GetRandomFlags;
 
-use super::answer::{AnswerError, answer};
-use super::message::{ANSWER, MAX_BYTES, REQUEST, VerifyAnswer, VerifyRequest, Want};
+use super::answer::{AnswerError, SliceReader, answer, captured};
+use super::message::{ANSWER, KeyRange, MAX_BYTES, REQUEST, VerifyAnswer, VerifyRequest, Want};
 use super::report::VerifyReport;
 use super::run::{Nodes, verify};
 use crate::model::text::hex;
+use crate::progress::{Unit, Work};
 use crate::shared::Shared;
 use crate::thread::{Exited, OnDemand};
 
 /// Shortest time to wait for the other nodes. The wait is longer if this node took longer itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Pause between two checks whether they answered.
-const POLL_PAUSE: Duration = Duration::from_millis(300);
+/// Pauses between two checks whether they answered: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
+
+/// Name of the run among works that take long.
+pub const WORK: &str = "verify";
 
 /// A job of the thread.
 #[derive(Debug)]
@@ -90,6 +95,7 @@ fn run(shared: &Arc<Shared>, stop: &Receiver<()>, repair: bool, dry_run: bool) {
         key: hex(&random[..32]),
         step: 0,
         asked: Vec::new(),
+        work: Work::begin(WORK, Unit::Parts),
     };
     let report = verify(&mut over, repair, dry_run);
     over.tidy();
@@ -118,14 +124,11 @@ fn own(
     let Want::Repair(fixes) = &request.want else {
         return answer(shared, request, stop);
     };
-    let mut locked = shared.lock_to_write();
-    let (repaired, mut captured) = locked.database.repair(fixes)?;
-    locked.hand_over(&mut captured);
-    drop(locked);
+    let repaired = captured(shared, stop, |db| db.repair(fixes))?.unwrap_or(0);
     shared.note_change();
     shared.wake_publisher();
     if repaired > 0 {
-        log::warn!("verify: {repaired} row(s) that differ between nodes are made equal again");
+        log::warn!("verify: {repaired} row(s) that differ between nodes are published again");
     }
     Ok(VerifyAnswer {
         run: request.run.clone(),
@@ -150,6 +153,8 @@ struct OverBucket<'a> {
     key: String,
     step: u32,
     asked: Vec<u64>,
+    /// The run, as health and metrics show it.
+    work: Work,
 }
 
 impl OverBucket<'_> {
@@ -169,6 +174,16 @@ impl OverBucket<'_> {
             is_this.then_some((*id, answer))
         });
         Ok(parsed.collect())
+    }
+
+    /// The nodes that tell of themselves.
+    fn others(&self) -> Result<Vec<u64>, String> {
+        let status = crate::status::now(self.shared).map_err(|e| e.to_string())?;
+        if let Some(why) = status.others_unknown {
+            return Err(format!("the other nodes are not known: {why}"));
+        }
+        let others = status.others.iter().filter(|n| n.tells());
+        Ok(others.filter_map(|n| n.node.parse().ok()).collect())
     }
 
     /// Deletes the keys that the run left in the bucket.
@@ -191,12 +206,9 @@ impl Nodes for OverBucket<'_> {
     }
 
     fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<VerifyAnswer>>, String> {
-        let status = crate::status::now(self.shared).map_err(|e| e.to_string())?;
-        if let Some(why) = status.others_unknown {
-            return Err(format!("the other nodes are not known: {why}"));
+        if *want == Want::Tables {
+            self.asked = self.others()?;
         }
-        let others = status.others.iter().filter(|n| n.tells());
-        self.asked = others.filter_map(|n| n.node.parse().ok()).collect();
         self.step += 1;
         let request = VerifyRequest {
             run: self.run.clone(),
@@ -210,6 +222,7 @@ impl Nodes for OverBucket<'_> {
         let began = Instant::now();
         let own = own(self.shared, &request, self.stop).map_err(|e| e.to_string())?;
         let deadline = Instant::now() + PATIENCE.max(4 * began.elapsed());
+        let mut pause = FIRST_PAUSE;
         loop {
             let mut answers = self.answers()?;
             if answers.len() == self.asked.len() || Instant::now() > deadline {
@@ -219,15 +232,32 @@ impl Nodes for OverBucket<'_> {
                 all.insert(self.this, Some(own));
                 return Ok(all);
             }
-            if self.stop.recv_timeout(POLL_PAUSE)
-                != Err(crossbeam_channel::RecvTimeoutError::Timeout)
-            {
+            if self.stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return Err("stopped".into());
             }
+            pause = (2 * pause).min(LONGEST_PAUSE);
         }
     }
 
+    fn rows_about(&mut self, tables: &BTreeSet<String>) -> Result<u64, String> {
+        let mut reader = SliceReader::new(self.shared, self.stop);
+        let each = tables.iter().map(|table| reader.rows_about(table));
+        each.sum::<Result<u64, _>>().map_err(|e| e.to_string())
+    }
+
+    fn divide(
+        &mut self,
+        range: &KeyRange,
+        rows: u64,
+        most: usize,
+    ) -> Result<Vec<KeyRange>, String> {
+        let mut reader = SliceReader::new(self.shared, self.stop);
+        let parts = reader.divide(range, rows, most);
+        parts.map_err(|e| e.to_string())
+    }
+
     fn note(&mut self, report: &VerifyReport) {
+        self.work.at(&report.doing, report.rows, report.rows_about);
         self.shared.status.set_report(report.clone());
     }
 }
