@@ -11,8 +11,8 @@
 # some, too: how many transactions that read before they write are refused, beside two daemons and
 # without; seven minutes. --all makes these as well, the snapshots in a folder alone; half an hour.
 # "verify" compares a large table on three nodes while an application writes; --rows 10000000 for
-# ten million rows takes some 6 GB in target/. "flash" counts the bytes that reach ext4 disks a row; it needs root, some six minutes, and its
-# name.
+# ten million rows takes some 6 GB in target/. "flash" counts the bytes that reach ext4 disks a row;
+# it needs root, some six minutes, and its name.
 # scripts/build.sh says what is built and which nats-server runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."

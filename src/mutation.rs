@@ -124,6 +124,8 @@ mistakes! {
     RepairCountsAsNow,
     /// The content recorded with a version counts as that in the table.
     RecordedIsTrusted,
+    /// A damaged row of a snapshot counts as recorded like this where it is merged.
+    DamageForgottenOnMerge,
 }
 
 /// The number of the present mistake plus one; 0: none.

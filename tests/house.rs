@@ -47,7 +47,8 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "status",
-        "thread model logging stream database capture shared health cluster snapshot",
+        "mutation thread progress model logging stream database capture shared health cluster \
+         snapshot",
     ),
     ("metrics", "database shared health progress status"),
     (

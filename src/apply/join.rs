@@ -217,6 +217,7 @@ impl Database {
             None => self.displaced_row(table, key_bytes)?,
         };
         let local = in_table.as_deref().or(displaced.as_deref());
+        let local = local.filter(|here| !is_mended(table, stored.as_ref(), here, incoming));
         let columns = columns(table, stored.as_ref(), local, incoming);
         let before = stored.as_ref().map(|s| s.state.clone());
         let theirs = incoming.state();
@@ -289,6 +290,26 @@ impl Database {
         );
         Ok(joined)
     }
+}
+
+/// Whether the row here is not what was recorded with its version, and the row that arrives with
+/// that version is.
+fn is_mended(
+    table: &Table,
+    stored: Option<&Stored>,
+    here: &[OwnedValue],
+    incoming: &Incoming,
+) -> bool {
+    let is_same = |s: &&Stored| !s.state.deleted && incoming.row == Some(s.state.version);
+    let Some(stored) = stored.filter(is_same) else {
+        return false;
+    };
+    let hash = table.content_hash(here.iter().map(OwnedValue::borrow));
+    let arrived = table.schema.columns.iter().map(|column| {
+        let value = incoming.columns.get(&column.lower).map(|(_, v)| v);
+        value.unwrap_or(&column.default).borrow()
+    });
+    hash != stored.hash && table.content_hash(arrived) == stored.hash
 }
 
 /// The table's columns with the values of both sides.

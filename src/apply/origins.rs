@@ -30,13 +30,13 @@ impl Origins {
 
 impl Database {
     /// For each other node the time at which the broker stored its newest message that was applied
-    /// here, in unix milliseconds of the broker's clock.
+    /// here, in unix milliseconds of the broker's clock. Node 0, under which repairs are, is none.
     pub fn newest_by_origin(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
         let others = self
             .origins
             .0
             .iter()
-            .filter(|(node, _)| **node != self.node);
+            .filter(|(node, _)| **node != self.node && **node != 0);
         others.map(|(node, time_ms)| (*node, *time_ms))
     }
 }

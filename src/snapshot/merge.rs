@@ -300,7 +300,10 @@ impl Merge {
             return Ok(true);
         };
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        db.join_with_held(table, &key, &row.key_bytes, incoming, frames)?;
+        let is_changed = db.join_with_held(table, &key, &row.key_bytes, incoming, frames)?;
+        if is_changed && !row.stored.state.deleted {
+            self.keep_record(db, theirs, table, row)?;
+        }
         Ok(true)
     }
 
@@ -325,13 +328,43 @@ impl Merge {
             },
         };
         let values = values.as_ref().unwrap_or(&row.key);
-        let row = Row {
+        let taken = Row {
             version: state.version,
             deleted: state.deleted,
             exceptions: Vec::new(),
             values: values.iter().map(OwnedValue::borrow).collect(),
         };
-        db.take_plain(local, &row)
+        let is_taken = db.take_plain(local, &taken)?;
+        if is_taken && !state.deleted {
+            self.keep_record(db, theirs, local, row)?;
+        }
+        Ok(is_taken)
+    }
+
+    /// A row that was changed behind the triggers' back where the snapshot was made is known as
+    /// such here, too: it keeps the hash that was recorded with its version.
+    fn keep_record(
+        &self,
+        db: &mut Database,
+        theirs: &Table,
+        local: &Table,
+        row: &SourceRow,
+    ) -> Result<()> {
+        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+        let there = Rows::new(&self.source.conn, theirs)?.stored_hash(&key)?;
+        let recorded = row.stored.hash;
+        if there == recorded || mutation::is(Mutation::DamageForgottenOnMerge) {
+            return Ok(());
+        }
+        let mut rows = Rows::new(&db.conn, local)?;
+        if let Some(mut here) = rows.version(&db.sites, &key)?
+            && here.hash == there
+            && here.state.version == row.stored.state.version
+        {
+            here.hash = recorded;
+            rows.put_version(&mut db.sites, &key, &here)?;
+        }
+        Ok(())
     }
 
     fn finish(&self, db: &mut Database) -> Result<()> {

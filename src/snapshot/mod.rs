@@ -12,6 +12,7 @@
 //! is in it: reading goes on from there.
 
 mod copy;
+mod damaged;
 pub mod error;
 mod lost_streams;
 mod merge;

@@ -13,6 +13,7 @@ use crate::database::{DatabaseError, is_unfit, schema, values};
 use crate::db_file::access::FileAccess;
 use crate::model::manifest::{self, Manifest, ManifestError, SnapshotEntry, fresh_name};
 use crate::snapshot::copy::View;
+use crate::snapshot::damaged::demote_damaged;
 use crate::snapshot::error::{CopyError, TransferError, bad, disk};
 use crate::snapshot::pack::{Unpacker, pack};
 use crate::snapshot::scratch::{self, Scratch, place, remove_leftovers, require_space};
@@ -267,6 +268,13 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferErro
         conn.close().map_err(|(_, e)| e)
     };
     SnapshotSource::open(file.path())?; // or the daemon could not open it, now and ever after
+    let damaged = demote_damaged(file.path())?;
+    if damaged > 0 {
+        log::warn!(
+            "{damaged} row(s) of the snapshot were changed behind the triggers' back where it was \
+             made: those of the other nodes take their place, or harmonylite verify -repair"
+        );
+    }
     prepare().map_err(|e| disk(file.path(), e))?;
     let placed = remove_leftovers(database).and_then(|()| place(file.path(), database));
     match placed {

@@ -124,10 +124,15 @@ impl World {
             };
             let (rows, aside) = (node.rows(&self.plan, table), self.displaced(node, table)?);
             let versions = node.versions(&self.plan, table);
-            if let Some(key) = rows.keys().find(|k| !versions.contains_key(*k)) {
+            let is_damaged = |key: &String| self.damaged.contains(&(table, key.clone()));
+            let lacks = |key: &&String| !versions.contains_key(*key) && !is_damaged(key);
+            if let Some(key) = rows.keys().find(lacks) {
                 return Err(format!("{} [{key}] has no version", plan.name));
             }
             for (key, stored) in versions {
+                if self.damaged.contains(&(table, key.clone())) {
+                    continue;
+                }
                 let row = rows.get(&key).or_else(|| aside.get(&key));
                 let report = |e: &str| {
                     let history = self.model.history(&(table, key.clone()));

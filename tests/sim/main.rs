@@ -12,6 +12,7 @@ mod audit;
 mod broker;
 mod check;
 mod clock;
+mod damage;
 mod driver;
 mod events;
 mod keeping;

@@ -278,6 +278,13 @@ impl Model {
         given.for_each(|w| w.certain = false);
     }
 
+    /// A write that is newer than the one version and loses against the other.
+    pub fn written_between(&self, at: &RowId, low: Version, high: Version) -> Option<Version> {
+        let writes = self.rows.get(at).into_iter().flatten();
+        let versions = writes.filter(|w| w.certain).map(|w| w.version);
+        versions.filter(|v| *v > low && *v < high).max()
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &(usize, String)> {
         self.rows.keys()
     }

@@ -24,6 +24,8 @@ fn worlds(mistake: Mutation) -> u64 {
         RekeyedCountsAsNow | MigratedCountsAsNow | RekeyedNotSent | TableAtWorkTaken
         | TableAtWorkFilled | FormerKeyHeld | LeftOutCountsAsNow | LeftOutComesBack
         | OldKeyNotSent => runs::REKEYED,
+        RepairKeepsVersion | RepairCountsAsNow | RecordedIsTrusted => runs::DAMAGED,
+        DamageForgottenOnMerge => runs::DAMAGED | runs::SNAPSHOTS,
         _ => 0,
     }
 }

@@ -54,6 +54,8 @@ pub struct World {
     pub in_snapshots: BTreeMap<String, BTreeMap<RowId, Version>>,
     /// Versions that every node must have in the end, or higher ones.
     pub owed: BTreeMap<RowId, Version>,
+    /// Rows that were changed behind the triggers' back.
+    pub damaged: BTreeSet<RowId>,
     weights: Vec<usize>,
     watched: String,
     /// The first two nodes have one id, as with a cloned SD card.
@@ -76,7 +78,7 @@ pub const SWEEP: usize = 22;
 pub const LONG_TIME: usize = 23;
 
 /// Step: a node sends and reads everything there is.
-const CATCH_UP: usize = 24;
+pub const CATCH_UP: usize = 24;
 
 /// The additional state of a seed with snapshots. Its random numbers are drawn apart, so that
 /// worlds without snapshots stay the same.
@@ -158,6 +160,7 @@ impl World {
             audited: BTreeSet::new(),
             in_snapshots: BTreeMap::new(),
             owed: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             weights: Vec::new(),
             watched: String::new(),
             duplicates: false,

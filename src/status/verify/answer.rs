@@ -77,26 +77,26 @@ pub fn answer(
         answer.not_ready = Some("this release does not know the request".into());
         return Ok(answer);
     };
-    let asked = Asked { shared, key, stop };
+    let inquiry = Inquiry { shared, key, stop };
     answer.not_ready = match &request.want {
-        Want::Tables => asked.tables(&mut answer)?,
+        Want::Tables => inquiry.tables(&mut answer)?,
         Want::Sums(ranges) => {
             let mut reader = SliceReader::new(shared, stop);
             for range in ranges.iter().take(MAX_WANTED) {
-                answer.sums.push(reader.sum(&asked.key, range)?);
+                answer.sums.push(reader.sum(&inquiry.key, range)?);
             }
             None
         }
         Want::Rows(ranges) => {
             let (mut reader, mut listed) = (SliceReader::new(shared, stop), 0);
             for range in ranges.iter().take(MAX_WANTED) {
-                let rows = reader.rows(&asked.key, range, &mut listed)?;
+                let rows = reader.rows(&inquiry.key, range, &mut listed)?;
                 answer.rows.push(rows);
             }
             answer.more = listed > MAX_LISTED;
             None
         }
-        Want::States { rows, read } => asked.states(rows, read, &mut answer)?,
+        Want::States { rows, read } => inquiry.states(rows, read, &mut answer)?,
         Want::Repair(_) => None,
     };
     Ok(answer)
@@ -114,13 +114,13 @@ fn key(text: &str) -> Option<Key> {
 }
 
 /// A request for what the database knows of its rows.
-struct Asked<'a> {
+struct Inquiry<'a> {
     shared: &'a Shared,
     key: Key,
     stop: &'a Receiver<()>,
 }
 
-impl Asked<'_> {
+impl Inquiry<'_> {
     /// The tables, once this node has read its streams to their end. The inner text says why the
     /// node is not ready.
     fn tables(&self, answer: &mut VerifyAnswer) -> Result<Option<String>> {
@@ -128,7 +128,7 @@ impl Asked<'_> {
             if !self.shared.is_caught_up() {
                 return Ok(Some("it has not read its streams to their end".into()));
             }
-            answer.tables = tables(db);
+            answer.tables = tables(db)?;
             Ok(None)
         })
     }
@@ -240,12 +240,14 @@ fn hindrance(shared: &Shared, db: &Database) -> Option<&'static str> {
     }
 }
 
-fn tables(db: &Database) -> Vec<TableAnswer> {
+fn tables(db: &Database) -> std::result::Result<Vec<TableAnswer>, DatabaseError> {
     let tables = db.tables().iter();
-    let each = tables.map(|(name, table)| TableAnswer {
-        table: name.clone(),
-        schema: schema_hash(std::iter::once(&table.schema)),
-        waits: db.waits_for(name, table.id),
+    let each = tables.map(|(name, table)| {
+        Ok(TableAnswer {
+            table: name.clone(),
+            schema: schema_hash(std::iter::once(&table.schema)),
+            waits: db.waits_for(name, table.id)?,
+        })
     });
     each.collect()
 }
@@ -337,12 +339,7 @@ impl<'a> SliceReader<'a> {
 
     /// Divides a range into ranges of `rows` rows each, from its beginning, at most `most` of them.
     /// The last one ends where the range does, if the rest fits.
-    pub(super) fn divide(
-        &mut self,
-        range: &KeyRange,
-        rows: u64,
-        most: usize,
-    ) -> Result<Vec<KeyRange>> {
+    pub fn divide(&mut self, range: &KeyRange, rows: u64, most: usize) -> Result<Vec<KeyRange>> {
         let mut parts = Vec::new();
         let mut rest = range.clone();
         while parts.len() < most {

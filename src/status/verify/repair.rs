@@ -3,8 +3,8 @@
 //! A node that has the newest version of a row publishes it once more. That is enough if others
 //! have an older version. Where a node has different content under the newest version, because the
 //! row was changed behind the triggers' back, the publisher gives the row the next version first:
-//! one step above, so it wins against every copy of the row, and loses against every other write.
-//! It is the publisher's write, in one transaction with its mark, so a crash loses none of it.
+//! that of node 0, one step above. It wins against every copy of the row, and loses against every
+//! write of a node. It is stored in one transaction with its mark, so a crash loses none of it.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl Database {
         let hash = rows.stored_hash(&values)?;
         let mut state = RowAnswer {
             present: content.is_some(),
-            waits: self.waits_for(&row.table, table.id),
+            waits: self.waits_for(&row.table, table.id)?,
             ..RowAnswer::default()
         };
         if let Some(content) = &content {
@@ -85,9 +85,14 @@ impl Database {
 
     /// Whether changes wait for a table, or it is being compared with its versions. `lower` is its
     /// name in lower case, `id` its id.
-    pub(super) fn waits_for(&self, lower: &str, id: i64) -> bool {
-        let catalog = &self.catalog;
-        catalog.held.contains(lower) || catalog.comparing.contains_key(&id)
+    pub(super) fn waits_for(&self, lower: &str, id: i64) -> Result<bool> {
+        if self.catalog.comparing.contains_key(&id) {
+            return Ok(true);
+        }
+        // The catalog remembers tables of which rows were held at some time.
+        let text = "SELECT 1 FROM __harmonylite___held WHERE table_name = ?1 LIMIT 1";
+        let is_held = || self.conn.prepare_cached(text)?.exists([lower]);
+        Ok(self.catalog.held.contains(lower) && is_held()?)
     }
 
     /// Whether changes of this node are sent.
@@ -141,7 +146,8 @@ impl Database {
         Ok(true)
     }
 
-    /// Gives the row, as it is, a version of this node with the given hlc.
+    /// Gives the row, as it is, a version of node 0 with the given hlc. No node writes under that
+    /// id, and nodes that repair the same row give it the same version.
     fn stamp_row(&mut self, table: &Table, key: &[u8], hlc: i64) -> Result<()> {
         let values = cbor::key_values(key)?;
         let values: Vec<Value<'_>> = values.iter().map(OwnedValue::borrow).collect();
@@ -153,7 +159,7 @@ impl Database {
         stored.state = RowState {
             version: Version {
                 hlc: hlc.min(HLC_LIMIT - 1),
-                node: self.node,
+                node: 0,
             },
             deleted: stored.state.deleted,
             exceptions: floor.map(|v| (FLOOR.to_owned(), v)).into_iter().collect(),

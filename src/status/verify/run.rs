@@ -355,9 +355,9 @@ impl Run<'_> {
             for (i, row) in rows.iter().enumerate() {
                 let (was, is) = (before.of(i), now.of(i));
                 match judge(&was, &is) {
-                    Verdict::Same => {}
-                    Verdict::Open => open.push(i),
-                    Verdict::Differs => self.differs(row, &is),
+                    RowVerdict::Same => {}
+                    RowVerdict::Open => open.push(i),
+                    RowVerdict::Differs => self.differs(row, &is),
                 }
             }
             rows = open.iter().map(|i| rows[*i].clone()).collect();
@@ -439,7 +439,7 @@ impl States {
 
 /// What is known of a row after it was examined twice.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RowVerdict {
     Same,
     Differs,
     /// Changes are under way on which it depends.
@@ -447,7 +447,10 @@ pub(super) enum Verdict {
 }
 
 /// Compares the states of a row: `now`, each node has read all from which the states `before` stem.
-pub(super) fn judge(before: &BTreeMap<u64, RowAnswer>, now: &BTreeMap<u64, RowAnswer>) -> Verdict {
+pub(super) fn judge(
+    before: &BTreeMap<u64, RowAnswer>,
+    now: &BTreeMap<u64, RowAnswer>,
+) -> RowVerdict {
     let content = |s: &RowAnswer| (s.present, s.deleted, s.digest.clone());
     let first = now.values().next();
     if now.values().all(|s| !s.present)
@@ -455,15 +458,15 @@ pub(super) fn judge(before: &BTreeMap<u64, RowAnswer>, now: &BTreeMap<u64, RowAn
             .values()
             .all(|s| first.is_some_and(|f| (s.version, content(s)) == (f.version, content(f))))
     {
-        return Verdict::Same;
+        return RowVerdict::Same;
     }
     if now.values().any(|s| s.waits) {
-        return Verdict::Open;
+        return RowVerdict::Open;
     }
     let newest = before.values().map(|s| s.version).max().flatten();
     let is_behind = |s: &RowAnswer| s.version < newest;
     if now.values().any(|s| is_behind(s) || !s.intact) {
-        return Verdict::Differs;
+        return RowVerdict::Differs;
     }
     let mut by_version: BTreeMap<_, Vec<&RowAnswer>> = BTreeMap::new();
     for state in now.values() {
@@ -474,9 +477,9 @@ pub(super) fn judge(before: &BTreeMap<u64, RowAnswer>, now: &BTreeMap<u64, RowAn
     // A row that is displaced by another depends on the changes of that.
     let is_displaced = |s: &&RowAnswer| !s.present && !s.deleted;
     match unequal.iter().any(|s| !s.iter().any(is_displaced)) {
-        true => Verdict::Differs,
-        false if unequal.is_empty() => Verdict::Same,
-        false => Verdict::Open,
+        true => RowVerdict::Differs,
+        false if unequal.is_empty() => RowVerdict::Same,
+        false => RowVerdict::Open,
     }
 }
 

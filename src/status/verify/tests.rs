@@ -405,7 +405,7 @@ fn a_repair_takes_no_write_back() {
 
 #[test]
 fn rows_are_judged_by_what_each_node_has_heard() {
-    use super::run::{Verdict, judge};
+    use super::run::{RowVerdict, judge};
     let row = |hlc: i64, digest: &str| RowAnswer {
         version: (hlc > 0).then_some((hlc, 1)),
         present: !digest.is_empty(),
@@ -419,35 +419,35 @@ fn rows_are_judged_by_what_each_node_has_heard() {
     };
     let both = |hlc, digest| [row(hlc, digest), row(hlc, digest)];
     let under_way = [row(5, "a"), row(4, "b")];
-    assert_eq!(judged(under_way.clone(), both(5, "a")), Verdict::Same);
+    assert_eq!(judged(under_way.clone(), both(5, "a")), RowVerdict::Same);
     assert_eq!(
         judged(under_way.clone(), under_way.clone()),
-        Verdict::Differs
+        RowVerdict::Differs
     );
     // It was written again, and the other node has what was known before.
     assert_eq!(
         judged(both(5, "a"), [row(6, "c"), row(5, "a")]),
-        Verdict::Same
+        RowVerdict::Same
     );
     assert_eq!(
         judged(both(5, "a"), [row(5, "a"), row(5, "b")]),
-        Verdict::Differs
+        RowVerdict::Differs
     );
     assert_eq!(
         judged(both(0, ""), [row(0, "a"), row(0, "")]),
-        Verdict::Differs
+        RowVerdict::Differs
     );
     // Displaced on one of them: that depends on a different row.
     assert_eq!(
         judged(both(5, "a"), [row(5, "a"), row(5, "")]),
-        Verdict::Open
+        RowVerdict::Open
     );
     let mut waits = under_way.clone();
     waits[1].waits = true;
-    assert_eq!(judged(under_way, waits), Verdict::Open);
+    assert_eq!(judged(under_way, waits), RowVerdict::Open);
     assert_eq!(
         judged(both(5, "a"), both(7, "")),
-        Verdict::Same,
+        RowVerdict::Same,
         "it is deleted"
     );
 }

@@ -1,0 +1,112 @@
+//! Rows of a fetched snapshot that are not what was recorded with their versions: where it was made
+//! a tool or a bad disk had changed them behind the triggers' back.
+//!
+//! The database that begins with the file has no triggers yet, so its first walk through the tables
+//! would take such rows for writes of its application. They get the lowest version instead: any
+//! version that arrives is above it, and `verify -repair` finds them.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::source::{SnapshotSource, SourceRow};
+use crate::apply::displaced_row;
+use crate::database::Result;
+use crate::database::rows::{Rows, Stored};
+use crate::database::sites::Sites;
+use crate::database::table::Table;
+use crate::model::merge::{Exceptions, FLOOR, RowState};
+use crate::model::value::{OwnedValue, Value};
+use crate::model::version::{HLC_BEFORE, Version};
+use crate::mutation::{self, Mutation};
+
+/// More rows than this are no damage, but something that concerns the whole file.
+const MOST: usize = 10_000;
+
+/// Rows read at a time.
+const STEP: usize = 512;
+
+/// Gives damaged rows of the file the lowest version. Returns their number.
+pub(super) fn demote_damaged(file: &Path) -> Result<usize> {
+    let source = SnapshotSource::open(file)?;
+    let tables = source.tables.clone();
+    let mut damaged = Vec::new();
+    for (n, table) in tables.iter().enumerate() {
+        let (mut rows, mut after) = (Rows::new(&source.conn, table)?, None);
+        loop {
+            let some = source.rows(table, after.as_deref(), STEP)?;
+            let Some(last) = some.last().map(|row| row.key.clone()) else {
+                break;
+            };
+            for row in some {
+                if let Some(now) = state_now(&source, table, &mut rows, &row)? {
+                    damaged.push((n, row.key, now));
+                }
+            }
+            if damaged.len() > MOST {
+                return Ok(0);
+            }
+            after = Some(last);
+        }
+    }
+    drop(source);
+    if damaged.is_empty() || mutation::is(Mutation::DamageForgottenOnMerge) {
+        return Ok(0);
+    }
+    let conn = Connection::open(file)?;
+    let mut sites = Sites::load(&conn)?;
+    conn.execute_batch("BEGIN")?;
+    for (n, key, now) in &damaged {
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let mut rows = Rows::new(&conn, &tables[*n])?;
+        match now {
+            Some(now) => rows.put_version(&mut sites, &key, now)?,
+            None => rows.forget_version(&key)?,
+        }
+    }
+    conn.execute_batch("COMMIT")?;
+    Ok(damaged.len())
+}
+
+/// The version that a row is to have; the inner option is none if it is to have none. The outer
+/// one is none if the row is not damaged.
+fn state_now(
+    source: &SnapshotSource,
+    table: &Table,
+    rows: &mut Rows<'_>,
+    row: &SourceRow,
+) -> Result<Option<Option<Stored>>> {
+    let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+    let content = rows.owned_row(&key)?;
+    let stored = &row.stored;
+    let Some(content) = content else {
+        let is_away = || displaced_row(&source.conn, table, &row.key_bytes);
+        let is_gone = !stored.state.deleted && is_away()?.is_none();
+        return Ok(is_gone.then_some(None));
+    };
+    let hash = table.content_hash(content.iter().map(OwnedValue::borrow));
+    if !stored.state.deleted && hash == stored.hash {
+        return Ok(None);
+    }
+    let floor = stored.state.exceptions.get(FLOOR);
+    let state = match stored.state.deleted {
+        true => RowState {
+            version: Version {
+                hlc: HLC_BEFORE,
+                node: 0,
+            },
+            deleted: false,
+            exceptions: Exceptions::new(),
+        },
+        false => RowState {
+            version: stored.state.lowest(),
+            deleted: false,
+            exceptions: floor.map(|v| (FLOOR.to_owned(), *v)).into_iter().collect(),
+        },
+    };
+    Ok(Some(Some(Stored {
+        state,
+        hash,
+        local_tx: stored.local_tx,
+    })))
+}
