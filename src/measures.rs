@@ -190,6 +190,13 @@ impl Measures {
         *self.newest()
     }
 
+    /// Milliseconds since the newest known snapshot was made by its maker's clock. `now_ms` is that
+    /// of this machine.
+    pub fn snapshot_age_ms(&self, now_ms: i64) -> Option<u64> {
+        let made_ms = self.newest_snapshot()?.0;
+        Some(now_ms.saturating_sub(made_ms).max(0) as u64)
+    }
+
     fn newest(&self) -> std::sync::MutexGuard<'_, Option<(i64, u64)>> {
         let newest = self.newest_snapshot.lock();
         newest.unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -8,9 +8,11 @@
 use std::time::Duration;
 
 use crate::database::Result;
+use crate::logging;
+use crate::progress::{self, RunningWork};
 use crate::shared::Shared;
 use local::NodeFacts;
-use report::{Status, VERSION};
+use report::{LongWork, RecentWarning, Status, VERSION};
 
 pub mod board;
 pub mod entry;
@@ -41,5 +43,28 @@ pub fn now(shared: &Shared) -> Result<Status> {
     };
     let facts = NodeFacts::gather(shared, &locked)?;
     drop(locked);
-    Ok(peers::status(&facts, &shared.status.about().streams, peers))
+    let status = peers::status(&facts, &shared.status.about().streams, peers);
+    Ok(Status {
+        progress: progress::running().into_iter().map(long_work).collect(),
+        warnings: logging::recent().into_iter().map(recent_warning).collect(),
+        ..status
+    })
+}
+
+fn long_work(work: RunningWork) -> LongWork {
+    LongWork {
+        percent: work.percent(),
+        seconds: work.lasts.as_secs(),
+        what: work.what,
+        step: work.step,
+    }
+}
+
+fn recent_warning(recent: logging::Recent) -> RecentWarning {
+    RecentWarning {
+        time_ms: recent.time_ms,
+        level: recent.level.as_str().to_ascii_lowercase(),
+        text: recent.text,
+        count: recent.count,
+    }
 }

@@ -47,13 +47,12 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "status",
-        "mutation thread progress model logging stream database capture shared health cluster \
-         snapshot",
+        "mutation thread progress model logging stream database capture shared health cluster",
     ),
     ("metrics", "database shared health progress status"),
     (
         "control",
-        "clock thread poller progress address lock model config logging database shared health \
+        "thread poller progress address lock model config logging database shared health \
          http cluster status metrics",
     ),
     (
@@ -67,14 +66,14 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "clock thread poller db_file lock memory model address config cli logging stream store \
-         watcher mirror database shared inspect cluster status heartbeat control snapshot publisher \
+        "clock thread poller db_file lock memory model address config cli logging stream store watcher \
+         mirror database shared inspect cluster status heartbeat control snapshot publisher \
          consumer",
     ),
     (
         "commands",
-        "thread output db_file lock model config cli stream store mirror database apply \
-         inspect http cluster status snapshot daemon",
+        "clock thread progress output db_file lock model config cli stream store mirror database \
+         apply inspect http cluster status snapshot daemon",
     ),
 ];
 

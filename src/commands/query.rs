@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::{diag, schema};
 use crate::cli::DaemonQuery;
@@ -95,11 +95,17 @@ fn read<T: DeserializeOwned>(answer: ClientResponse) -> Result<T, String> {
     serde_json::from_str(&body).map_err(|e| format!("the answer of the daemon: {e}"))
 }
 
-fn no_daemon(config: &Config) -> String {
-    format!(
+fn no_daemon(config: &Config, json: bool, out: &mut dyn Write) -> Result<CommandOutcome, String> {
+    let why = format!(
         "no daemon answers for {}: this command needs a running daemon with a control_socket",
         config.db_path.display()
-    )
+    );
+    let text = match json {
+        true => json!({ "error": why }).to_string(),
+        false => why,
+    };
+    write(out, &(text + "\n"))?;
+    Ok(CommandOutcome::NoDaemon)
 }
 
 fn write(out: &mut dyn Write, text: &str) -> Result<(), String> {
@@ -152,8 +158,7 @@ fn forget(
 ) -> Result<CommandOutcome, String> {
     let dry = if dry_run { "&dry_run" } else { "" };
     let Some(answer) = post(config, &format!("/forget?node={node}{dry}"))? else {
-        write(out, &(no_daemon(config) + "\n"))?;
-        return Ok(CommandOutcome::NoDaemon);
+        return no_daemon(config, json, out);
     };
     let done: Json = read(answer)?;
     let text = match (json, dry_run) {
@@ -173,8 +178,7 @@ fn pause(
 ) -> Result<CommandOutcome, String> {
     let target = if pauses { "/pause" } else { "/resume" };
     let Some(answer) = post(config, target)? else {
-        write(out, &(no_daemon(config) + "\n"))?;
-        return Ok(CommandOutcome::NoDaemon);
+        return no_daemon(config, json, out);
     };
     let done: Json = read(answer)?;
     let text = match (json, pauses) {
@@ -195,8 +199,7 @@ fn verify(
     let flags = [(repair, "repair"), (dry_run, "dry_run")];
     let flags: Vec<_> = flags.iter().filter(|f| f.0).map(|f| f.1).collect();
     let Some(answer) = post(config, &format!("/verify?{}", flags.join("&")))? else {
-        write(out, &(no_daemon(config) + "\n"))?;
-        return Ok(CommandOutcome::NoDaemon);
+        return no_daemon(config, json, out);
     };
     let _: Json = read(answer)?;
     let work = Work::begin("verify", Unit::Parts);

@@ -62,8 +62,7 @@ fn add_database(told: &mut Value, shared: &Shared, database: &Database) -> Resul
     let is_at_end = shared.is_caught_up() || !shared.reads();
     let lag_ms = lag(&heard_ms, database.broker_time_ms(), is_at_end);
     let (hash, previous_hash) = database.schema_hashes()?;
-    let newest = shared.measures.newest_snapshot();
-    let age = newest.map(|(made_ms, _)| (database.clock().now_ms() - made_ms).max(0) / 1000);
+    let age_ms = shared.measures.snapshot_age_ms(database.clock().now_ms());
     told["cdc_installed"] = database.is_captured_by_triggers()?.into();
     told["tables_tracked"] = database.tables().len().into();
     told["last_replicated_event_timestamp"] = moment(heard_ms.values().max().copied());
@@ -78,7 +77,7 @@ fn add_database(told: &mut Value, shared: &Shared, database: &Database) -> Resul
         .map_or(0.0, |ms| *ms as f64 / 1e3)
         .into();
     told["pending"] = database.unsent_up_to(COUNTED)?.into();
-    told["snapshot_age_seconds"] = age.into();
+    told["snapshot_age_seconds"] = age_ms.map(|ms| ms / 1000).into();
     let ahead_ms = database.clock_ahead_ms();
     told["clock_ahead_seconds"] = ahead_ms.map(|ms| ms as f64 / 1e3).into();
     Ok(())

@@ -6,14 +6,10 @@
 
 use std::sync::OnceLock;
 
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::clock::{Clock, SystemClock};
 use crate::http::Response;
 use crate::model::base64;
-use crate::shared::Shared;
-use crate::{logging, progress};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -43,26 +39,6 @@ fn hash(tag: &str) -> String {
         .and_then(|(_, rest)| rest.split_once(&close));
     let inner = inner.map_or("", |(inner, _)| inner);
     format!("'sha256-{}'", base64::encode(&Sha256::digest(inner)))
-}
-
-/// Adds facts of this process to `/status`: its last warnings, long work under way, and the newest
-/// snapshot that it knows of.
-pub(super) fn add_beside(status: &mut Value, shared: &Shared) {
-    let warnings = logging::recent().into_iter().map(|recent| {
-        json!({
-            "time_ms": recent.time_ms,
-            "level": recent.level.as_str().to_ascii_lowercase(),
-            "text": recent.text,
-            "count": recent.count,
-        })
-    });
-    let newest = shared.measures.newest_snapshot().map(|(made_ms, bytes)| {
-        let age_ms = (SystemClock.now_ms() - made_ms).max(0);
-        json!({ "made_ms": made_ms, "age_seconds": age_ms / 1000, "size": bytes })
-    });
-    status["warnings"] = warnings.collect();
-    status["progress"] = progress::as_json();
-    status["newest_snapshot"] = newest.into();
 }
 
 #[cfg(test)]

@@ -3,21 +3,17 @@
 
 use serde_json::json;
 
-use super::{Context, page, unavailable};
+use super::{Context, unavailable};
 use crate::http::{Request, Response};
 use crate::status;
 
-/// The JSON of [`crate::status::report`], with the page's additions.
+/// The JSON of [`crate::status::report`].
 pub(super) fn status(context: &Context) -> Response {
     let Some(shared) = context.shared() else {
         return unavailable(context.absence());
     };
     match status::now(&shared) {
-        Ok(status) => {
-            let mut status = json!(status);
-            page::add_beside(&mut status, &shared);
-            Response::json(200, &status)
-        }
+        Ok(status) => Response::json(200, &json!(status)),
         Err(e) => unavailable(&format!("database: {e}")),
     }
 }

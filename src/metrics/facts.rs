@@ -86,9 +86,9 @@ impl MetricFacts {
         let streams = shared.status.about().streams;
         let report = health::report(&shared.health, Some(db))?;
         let problems = report["problems"].as_object().map_or(0, |p| p.len() as u64);
-        let now_ms = db.clock.now_ms();
-        let age = |made_ms: i64| (now_ms - made_ms).max(0) as f64 / 1e3;
-        let newest = shared.measures.newest_snapshot();
+        let measures = &shared.measures;
+        let age_ms = measures.snapshot_age_ms(db.clock.now_ms());
+        let newest = measures.newest_snapshot().zip(age_ms);
         Ok(MetricFacts {
             counts: db.counts(),
             backlog_rows: db.unsent_up_to(BACKLOG_COUNTED)?,
@@ -102,7 +102,7 @@ impl MetricFacts {
             wal: db.wal_bytes(),
             lag_ms: lag(&heard_ms, db.broker_time_ms(), is_at_end),
             positions: streams.iter().map(|s| db.position(s).seq).collect(),
-            snapshot: newest.map(|(made_ms, bytes)| (age(made_ms), bytes)),
+            snapshot: newest.map(|((_, bytes), age_ms)| (age_ms as f64 / 1e3, bytes)),
             is_healthy: problems == 0,
             problems,
             comparing: db.comparing() as u64,

@@ -57,6 +57,8 @@ pub struct Board {
     waits: (Sender<Waits>, Receiver<Waits>),
     /// Report of the run under way, or of the last one.
     report: Mutex<Option<VerifyReport>>,
+    /// Since when rows wait here or something fails, by the broker's clock.
+    trouble_ms: Mutex<Option<i64>>,
 }
 
 #[derive(Default)]
@@ -73,6 +75,7 @@ impl Default for Board {
             changed: bounded(1),
             waits: unbounded(),
             report: Mutex::new(None),
+            trouble_ms: Mutex::new(None),
         }
     }
 }
@@ -121,6 +124,19 @@ impl Board {
     /// The facts set by [`Board::introduce`]; empty before.
     pub fn about(&self) -> About {
         self.about.get().cloned().unwrap_or_default()
+    }
+
+    /// Notes whether rows wait here or something fails at this moment. Returns since when.
+    pub(super) fn trouble_since(&self, is_in_trouble: bool, now_ms: Option<i64>) -> Option<i64> {
+        let mut since = self
+            .trouble_ms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *since = match is_in_trouble {
+            true => since.or(now_ms),
+            false => None,
+        };
+        *since
     }
 
     /// Notes that something which the node tells of itself may have changed.

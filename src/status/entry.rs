@@ -46,6 +46,9 @@ pub struct NodeEntry {
     pub quarantined: u64,
     /// Number of subjects that health reports as failing.
     pub problems: u64,
+    /// Since when rows wait there or something fails, in unix milliseconds by the broker's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble_ms: Option<i64>,
     /// The largest lag behind any origin, in milliseconds.
     pub lag_ms: u64,
     /// Name of the snapshot that the node merged last, or began with.
@@ -87,6 +90,7 @@ impl NodeEntry {
         let timeless = |entry: &NodeEntry| NodeEntry {
             time_ms: 0,
             lag_ms: 0,
+            trouble_ms: None,
             ..entry.clone()
         };
         timeless(self) != timeless(other)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::board::About;
 use super::entry::NodeEntry;
+use super::report::NewestSnapshot;
 use crate::database::{Database, Result};
 use crate::health;
 use crate::shared::{Locked, Shared};
@@ -29,6 +30,8 @@ pub struct NodeFacts {
     pub offline: Option<String>,
     /// The broker's clock in unix milliseconds; `None` before this node heard of it.
     pub now_ms: Option<i64>,
+    /// The newest snapshot that this node knows of.
+    pub snapshot: Option<NewestSnapshot>,
 }
 
 impl NodeFacts {
@@ -45,6 +48,17 @@ impl NodeFacts {
         entry.problems = problems.len() as u64;
         entry.lag_ms = lag_ms.values().copied().max().unwrap_or(0);
         entry.time_ms = now_ms.unwrap_or(0);
+        let is_in_trouble =
+            entry.unsent + entry.held + entry.problems > 0 || !entry.gaps.is_empty();
+        entry.trouble_ms = shared.status.trouble_since(is_in_trouble, now_ms);
+        let measures = &shared.measures;
+        let age_ms = measures.snapshot_age_ms(db.clock().now_ms());
+        let newest = measures.newest_snapshot().zip(age_ms);
+        let snapshot = newest.map(|((made_ms, size), age_ms)| NewestSnapshot {
+            made_ms,
+            age_seconds: age_ms / 1000,
+            size,
+        });
         Ok(NodeFacts {
             node: db.node(),
             entry,
@@ -53,6 +67,7 @@ impl NodeFacts {
             problems,
             offline: shared.health.offline(),
             now_ms,
+            snapshot,
         })
     }
 }

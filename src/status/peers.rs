@@ -10,11 +10,14 @@ use crate::cluster::broker::meta_bucket;
 use crate::cluster::registry::{PUBLISHER, TABLES};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
-use crate::stream::jetstream::last_sequences;
+use crate::stream::jetstream::{last_sequences, times_stored};
 use crate::stream::key_value::KeyValue;
 
 /// Largest number of other nodes that is listed: anybody may write any number of entries.
 const MAX_NODES: usize = 1000;
+
+/// Largest number of messages whose time is asked for at once: the broker sends them whole.
+const MAX_ASKED: usize = 16;
 
 /// A running node writes its entry at least this often.
 pub const WRITTEN_EVERY: Duration = Duration::from_secs(600);
@@ -36,14 +39,18 @@ pub struct PeerStates {
     pub omitted: u64,
     /// Per stream, the sequence of its last message.
     pub ends: BTreeMap<String, u64>,
+    /// Of the first messages that nodes lack: by stream and sequence, when the broker stored them.
+    pub stored_ms: BTreeMap<(String, u64), i64>,
 }
 
 impl PeerStates {
-    /// Reads the bucket and the ends of the streams.
+    /// Reads the bucket and the ends of the streams. `known` has times of messages that were asked
+    /// for before.
     pub fn fetch(
         client: &Client,
         stream_prefix: &str,
         streams: &[String],
+        known: &BTreeMap<(String, u64), i64>,
     ) -> Result<PeerStates, StreamError> {
         let bucket = meta_bucket(stream_prefix);
         let bucket = KeyValue::open(client, &bucket);
@@ -70,11 +77,35 @@ impl PeerStates {
                 nodes.insert(*id, None);
             }
         }
-        Ok(PeerStates {
+        let mut states = PeerStates {
             nodes,
             omitted,
             ends: last_sequences(client, streams)?,
-        })
+            stored_ms: BTreeMap::new(),
+        };
+        let lacking = states.lacking(streams);
+        let known = known.iter().filter(|(at, _)| lacking.contains(*at));
+        states.stored_ms = known.map(|(at, ms)| (at.clone(), *ms)).collect();
+        let asked = lacking.into_iter();
+        let asked: Vec<(String, u64)> = asked
+            .filter(|at| !states.stored_ms.contains_key(at))
+            .take(MAX_ASKED)
+            .collect();
+        for (at, time_ms) in asked.iter().zip(times_stored(client, &asked)?) {
+            states.stored_ms.extend(time_ms.map(|ms| (at.clone(), ms)));
+        }
+        Ok(states)
+    }
+
+    /// The first messages that nodes lack.
+    fn lacking(&self, streams: &[String]) -> BTreeSet<(String, u64)> {
+        let entries = self.nodes.values().flatten().map(|(entry, _)| entry);
+        let places = entries.flat_map(|entry| streams.iter().zip(&entry.positions));
+        let is_behind = |stream: &String, seq: u64| self.ends.get(stream) > Some(&seq);
+        let behind = places.filter(|(stream, seq)| is_behind(stream, **seq));
+        behind
+            .map(|(stream, seq)| (stream.clone(), seq.saturating_add(1)))
+            .collect()
     }
 }
 
@@ -94,6 +125,7 @@ pub fn status(facts: &NodeFacts, streams: &[String], peers: Result<PeerStates, S
         facts,
         streams,
         ends: &peers.ends,
+        stored_ms: &peers.stored_ms,
     };
     let this = view.this();
     let others = peers.nodes.iter().filter(|(id, _)| **id != facts.node);
@@ -115,6 +147,8 @@ pub fn status(facts: &NodeFacts, streams: &[String], peers: Result<PeerStates, S
         others,
         others_left_out: peers.omitted,
         others_unknown,
+        newest_snapshot: facts.snapshot.clone(),
+        ..Status::default()
     }
 }
 
@@ -130,6 +164,7 @@ struct PeerView<'a> {
     facts: &'a NodeFacts,
     streams: &'a [String],
     ends: &'a BTreeMap<String, u64>,
+    stored_ms: &'a BTreeMap<(String, u64), i64>,
 }
 
 impl PeerView<'_> {
@@ -138,6 +173,7 @@ impl PeerView<'_> {
         // Changes are only under way, unless something fails.
         let is_stuck = !self.facts.problems.is_empty();
         node.lacks = lacks(&node, is_stuck);
+        node.lacks_since_ms = self.lacks_since(&node, self.facts.entry.trouble_ms);
         node.seen_ms = self.facts.now_ms;
         node.seen_seconds_ago = self.facts.now_ms.map(|_| 0.0);
         node
@@ -160,7 +196,23 @@ impl PeerView<'_> {
         self.date(&mut node, Some(*stored_ms).max(heard));
         let age = self.facts.now_ms.map_or(0, |now| now - stored_ms);
         node.lacks = lacks(&node, age >= SETTLES_WITHIN.as_millis() as i64);
+        node.lacks_since_ms = self.lacks_since(&node, entry.trouble_ms);
         node
+    }
+
+    /// Since when a node lacks something: the broker has stored a message that it has not read, it
+    /// tells so itself, or it is silent.
+    fn lacks_since(&self, node: &Node, trouble_ms: Option<i64>) -> Option<i64> {
+        if node.lacks.is_empty() && !node.silent {
+            return None;
+        }
+        let behind = node.streams.iter().filter(|s| s.behind > Some(0));
+        let stored = behind.filter_map(|s| {
+            let first = (s.stream.clone(), s.position.saturating_add(1));
+            self.stored_ms.get(&first).copied()
+        });
+        let silent = node.seen_ms.filter(|_| node.silent);
+        stored.chain(trouble_ms).chain(silent).min()
     }
 
     fn date(&self, node: &mut Node, seen_ms: Option<i64>) {
@@ -266,6 +318,7 @@ mod tests {
             nodes: BTreeMap::from([(2, known)]),
             ends: BTreeMap::from([("c-1".into(), 50)]),
             omitted: 0,
+            stored_ms: BTreeMap::from([(("c-1".into(), 41), NOW - 90_000)]),
         }
     }
 
@@ -288,12 +341,22 @@ mod tests {
         assert!(!late.fine);
         assert_eq!(late.others[0].lacks, ["10 message(s) behind in c-1"]);
         assert_eq!(late.others[0].streams[0].behind, Some(10));
+        assert_eq!(late.others[0].lacks_since_ms, Some(NOW - 90_000));
+        assert_eq!(of(at(40), 5).others[0].lacks_since_ms, None);
         let unsent = NodeEntry {
             unsent: 3,
             ..at(50)
         };
         assert!(of(unsent.clone(), 5).fine);
-        assert_eq!(of(unsent, 60).others[0].lacks, ["3 row(s) not sent yet"]);
+        assert_eq!(
+            of(unsent.clone(), 60).others[0].lacks,
+            ["3 row(s) not sent yet"]
+        );
+        let told = NodeEntry {
+            trouble_ms: Some(NOW - 70_000),
+            ..unsent
+        };
+        assert_eq!(of(told, 60).others[0].lacks_since_ms, Some(NOW - 70_000));
     }
 
     #[test]
@@ -301,6 +364,7 @@ mod tests {
         let gone = of(at(50), 3600);
         assert!(!gone.fine && gone.others[0].silent);
         assert_eq!(gone.others[0].seen_seconds_ago, Some(3600.0));
+        assert_eq!(gone.others[0].lacks_since_ms, gone.others[0].seen_ms);
         assert!(!of(at(50), 700).others[0].silent, "it may be idle");
     }
 

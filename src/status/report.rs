@@ -37,6 +37,52 @@ pub struct Status {
     pub others_left_out: u64,
     /// Why `others` may be old or empty; `null` if the broker was asked just now.
     pub others_unknown: Option<String>,
+    /// Work of this node that takes longer than two seconds.
+    #[serde(default)]
+    pub progress: Vec<LongWork>,
+    /// The newest snapshot that this node knows of.
+    #[serde(default)]
+    pub newest_snapshot: Option<NewestSnapshot>,
+    /// The last warnings and errors in this node's log, at most 20, the oldest first.
+    #[serde(default)]
+    pub warnings: Vec<RecentWarning>,
+}
+
+/// Work that is under way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LongWork {
+    /// The subject: "snapshot", "verify".
+    pub what: String,
+    /// The present step.
+    pub step: String,
+    /// Percent done in this step; `null` if that is not known.
+    pub percent: Option<u64>,
+    /// For how long it has been under way.
+    pub seconds: u64,
+}
+
+/// A snapshot in the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewestSnapshot {
+    /// When it was made, in unix milliseconds by its maker's clock.
+    pub made_ms: i64,
+    /// How long ago that was, by this machine's clock.
+    pub age_seconds: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentWarning {
+    /// When it was written last, in unix milliseconds by this machine's clock.
+    pub time_ms: i64,
+    /// `warn` or `error`.
+    pub level: String,
+    /// The text, without time and level.
+    pub text: String,
+    /// How often it was written.
+    pub count: u64,
 }
 
 /// One node.
@@ -80,6 +126,10 @@ pub struct Node {
     /// The rows that the node lacks, and the changes that wait there, in a few words each. Empty if
     /// it has everything.
     pub lacks: Vec<String>,
+    /// Since when it lacks something or is silent, by the broker's clock; `null` if it does not, or
+    /// if that is not known.
+    #[serde(default)]
+    pub lacks_since_ms: Option<i64>,
 }
 
 impl Node {

@@ -9,6 +9,9 @@ const HASH: usize = 12;
 /// Number of origins that are listed with their lag.
 const ORIGINS: usize = 10;
 
+/// Number of recent warnings that are listed, the newest first.
+const WARNINGS: usize = 5;
+
 /// The status in several lines, the most important first.
 pub fn text(status: &Status) -> String {
     let mut lines = vec![verdict(status).to_owned()];
@@ -21,8 +24,9 @@ pub fn text(status: &Status) -> String {
     for (subject, why) in &status.problems {
         lines.push(format!("problem: {subject}: {}", why.escape_debug()));
     }
+    let now_ms = status.time_ms;
     lines.push(format!("this {}", line(&status.this)));
-    lines.extend(details(&status.this));
+    lines.extend(details(&status.this, now_ms));
     let behind = status.lag.iter().filter(|lag| lag.seconds > 0.0);
     let behind = behind.take(ORIGINS).map(|Lag { origin, seconds }| {
         format!("  changes of node {origin} are {seconds:.1} s behind here")
@@ -30,7 +34,7 @@ pub fn text(status: &Status) -> String {
     lines.extend(behind);
     for node in &status.others {
         lines.push(line(node));
-        lines.extend(details(node));
+        lines.extend(details(node, now_ms));
     }
     if status.others_left_out > 0 {
         let more = status.others_left_out;
@@ -39,6 +43,27 @@ pub fn text(status: &Status) -> String {
     if let Some(why) = &status.others_unknown {
         lines.push(format!("other nodes: not known: {}", why.escape_debug()));
     }
+    lines.extend(status.progress.iter().map(|work| {
+        let percent = work.percent.map_or(String::new(), |p| format!(", {p} %"));
+        let (what, step, seconds) = (&work.what, &work.step, work.seconds);
+        let text = format!("at work for {seconds} s: {what}: {step}{percent}");
+        text.escape_debug().to_string()
+    }));
+    if let Some(newest) = &status.newest_snapshot {
+        let (ago, kilobytes) = (span(newest.age_seconds as f64), newest.size.div_ceil(1024));
+        lines.push(format!(
+            "the newest snapshot was made {ago}, {kilobytes} KB"
+        ));
+    }
+    let last = status.warnings.iter().rev().take(WARNINGS);
+    lines.extend(last.map(|warning| {
+        let times = match warning.count {
+            0 | 1 => String::new(),
+            count => format!(" ({count} times)"),
+        };
+        let (when, text) = (shown(warning.time_ms), warning.text.escape_debug());
+        format!("{} at {when}: {text}{times}", warning.level)
+    }));
     lines.join("\n") + "\n"
 }
 
@@ -88,12 +113,17 @@ fn span(seconds: f64) -> String {
     }
 }
 
-fn details(node: &Node) -> Vec<String> {
-    let mut lines: Vec<String> = node
-        .lacks
-        .iter()
-        .map(|lack| format!("  {}", lack.escape_debug()))
-        .collect();
+fn details(node: &Node, now_ms: Option<i64>) -> Vec<String> {
+    let lacks = node.lacks.iter();
+    let lacks = lacks.map(|lack| format!("  {}", lack.escape_debug()));
+    let mut lines: Vec<String> = lacks.collect();
+    if let Some(since_ms) = node.lacks_since_ms {
+        let ago = now_ms.map_or(String::new(), |now| {
+            let seconds = now.saturating_sub(since_ms).max(0) as f64 / 1000.0;
+            format!(" ({})", span(seconds))
+        });
+        lines.push(format!("  since {}{ago}", shown(since_ms)));
+    }
     let streams = node.streams.iter().map(|stream| {
         let behind = match stream.behind {
             Some(0) => ", all of it".to_owned(),
@@ -125,7 +155,9 @@ fn details(node: &Node) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{SchemaHash, StreamProgress};
+    use super::super::report::{
+        LongWork, NewestSnapshot, RecentWarning, SchemaHash, StreamProgress,
+    };
     use super::*;
 
     #[test]
@@ -148,10 +180,29 @@ mod tests {
             seen_seconds_ago: Some(ago),
             silent: ago > 900.0,
             lacks: vec!["3 message(s) behind in c-1".into()],
+            lacks_since_ms: Some(0),
             ..Node::default()
         };
         let status = Status {
             running: true,
+            time_ms: Some(7_300_000),
+            progress: vec![LongWork {
+                what: "verify".into(),
+                step: "comparing rows".into(),
+                percent: Some(40),
+                seconds: 3,
+            }],
+            newest_snapshot: Some(NewestSnapshot {
+                made_ms: 0,
+                age_seconds: 7300,
+                size: 2049,
+            }),
+            warnings: vec![RecentWarning {
+                time_ms: 0,
+                level: "warn".into(),
+                text: "a\nb".into(),
+                count: 2,
+            }],
             this: node("1", 0.0),
             others: vec![node("2", 7300.0)],
             lag: vec![Lag {
@@ -168,8 +219,13 @@ mod tests {
             "this node 1 (a\\u{1b}[31m): release 1.0, schema 0123456789ab, seen just now"
         );
         assert_eq!(lines[2], "  3 message(s) behind in c-1");
-        assert_eq!(lines[3], "  read c-1 up to 7, 3 behind");
-        assert_eq!(lines[4], "  changes of node 2 are 1.2 s behind here");
-        assert!(lines[5].contains("SILENT, last seen 1970-01-01") && lines[5].contains("2 h ago"));
+        assert!(lines[3].starts_with("  since 1970-01-01") && lines[3].ends_with("(2 h ago)"));
+        assert_eq!(lines[4], "  read c-1 up to 7, 3 behind");
+        assert_eq!(lines[5], "  changes of node 2 are 1.2 s behind here");
+        assert!(lines[6].contains("SILENT, last seen 1970-01-01") && lines[6].contains("2 h ago"));
+        let last = &lines[lines.len() - 3..];
+        assert_eq!(last[0], "at work for 3 s: verify: comparing rows, 40 %");
+        assert_eq!(last[1], "the newest snapshot was made 2 h ago, 3 KB");
+        assert!(last[2].starts_with("warn at 1970-01-01") && last[2].ends_with("a\\nb (2 times)"));
     }
 }

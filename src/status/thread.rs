@@ -287,7 +287,10 @@ impl StatusThread {
         }
         let streams = self.shared.status.about().streams;
         let prefix = self.options.stream_prefix.clone();
-        let peers = self.with_client(|client| PeerStates::fetch(client, &prefix, &streams))?;
+        let known = self.known.take().map(|(peers, _)| peers.stored_ms);
+        let times = known.unwrap_or_default();
+        let peers =
+            self.with_client(|client| PeerStates::fetch(client, &prefix, &streams, &times))?;
         self.known = Some((peers.clone(), Instant::now()));
         Ok(peers)
     }

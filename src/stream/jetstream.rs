@@ -278,6 +278,20 @@ pub fn last_sequences(
     Ok(last.collect())
 }
 
+/// When the broker stored each of these messages, given by stream and sequence, in unix
+/// milliseconds. `None` if the stream does not hold the message any more.
+pub fn times_stored(
+    client: &Client,
+    messages: &[(String, u64)],
+) -> Result<Vec<Option<i64>>, StreamError> {
+    let call =
+        |(stream, seq): &(String, u64)| (format!("STREAM.MSG.GET.{stream}"), json!({ "seq": seq }));
+    let calls: Vec<_> = messages.iter().map(call).collect();
+    let answers = client.api_many(&calls)?.into_iter();
+    let time = |answer: Value| timestamp::unix_ms(answer["message"]["time"].as_str()?);
+    Ok(answers.map(|answer| time(answer.ok()?)).collect())
+}
+
 pub(super) fn state_in(info: &Value) -> StreamState {
     let number = |key: &str| info["state"][key].as_u64().unwrap_or(0);
     let last = number("last_seq");

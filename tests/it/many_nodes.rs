@@ -117,7 +117,7 @@ fn a_thousand_nodes_cost_each_of_them_little() {
     });
     let all = [stream_name(&options, 1)];
     let (known, read) = cost(&proxy, "status or page: it asks for all others", || {
-        PeerStates::fetch(&client, &options.stream_prefix, &all).unwrap()
+        PeerStates::fetch(&client, &options.stream_prefix, &all, &BTreeMap::new()).unwrap()
     });
     assert_eq!(known.nodes.len() as u64, NODES);
     let mut facts = NodeFacts {

@@ -119,7 +119,6 @@ fn without_a_daemon_the_file_is_read() {
         assert_eq!(output.status.code(), Some(3), "{}", text(&output));
         assert!(text(&output).contains("no daemon answers"));
     }
-    assert_eq!(node.run(&["status", "-repair"]).status.code(), Some(2));
 }
 
 /// The others name a node that cannot be reached, and the rows that it lacks.
@@ -137,9 +136,13 @@ fn a_node_that_holds_rows_is_named_by_the_others() {
     cluster.nodes[0].execute("INSERT INTO later VALUES (1)");
     until("the first knows what the second lacks", || {
         let (code, status) = json(&cluster.nodes[0], &["status"]);
-        let held = &status["others"][0]["held"];
-        (code == Some(1) && *held == 1).then_some(())
+        let other = &status["others"][0];
+        let is_dated = other["lacks_since_ms"].as_i64() <= status["time_ms"].as_i64();
+        let is_told = other["held"] == 1 && other["lacks_since_ms"].is_i64() && is_dated;
+        (code == Some(1) && is_told).then_some(())
     });
+    let shown = text(&cluster.nodes[0].run(&["status"]));
+    assert!(shown.contains("\n  since 20"), "{shown}");
     cluster.nodes[1].execute("CREATE TABLE LATER (\"ID\" INTEGER PRIMARY KEY)");
     until("the tables are the same", || {
         let (code, schema) = json(&cluster.nodes[1], &["schema", "status", "-cluster"]);
@@ -149,6 +152,111 @@ fn a_node_that_holds_rows_is_named_by_the_others() {
     until("all is well again", || {
         (json(&cluster.nodes[0], &["status"]).0 == Some(0)).then_some(())
     });
+}
+
+/// Exit codes and JSON of every command, as the guide has them: 0 all is well, 1 something is not,
+/// 2 the call is wrong, 3 no daemon runs.
+#[test]
+fn every_command_ends_as_the_guide_says() {
+    let mut cluster = cluster(1);
+    let node = &mut cluster.nodes[0];
+    node.execute("INSERT INTO item VALUES (1, 'a', 1)");
+    until("all is well", || {
+        (json(node, &["status"]).0 == Some(0)).then_some(())
+    });
+    let by_daemon: [(&[&str], i32); 10] = [
+        (&["status"], 0),
+        (&["schema", "status"], 0),
+        (&["schema", "status", "-cluster"], 0),
+        (&["-schema-status"], 0),
+        (&["-schema-status-cluster"], 0),
+        (&["verify"], 0),
+        (&["verify", "-repair", "-dry-run"], 0),
+        (&["forget", "9"], 1),
+        (&["forget", "9", "-dry-run"], 1),
+        (&["resume"], 0),
+    ];
+    let by_file: [&[&str]; 3] = [&["conflicts"], &["held"], &["inspect"]];
+    let check = |node: &Node, words: &[&str], code: i32| {
+        let output = node.run(words);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{words:?}: {}",
+            text(&output)
+        );
+        assert!(!text(&output).is_empty(), "{words:?}");
+        let output = node.run(&[words, &["-json"]].concat());
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{words:?}: {}",
+            text(&output)
+        );
+        let is_json = serde_json::from_slice::<Json>(&output.stdout).is_ok();
+        // A command that fails says so on standard error.
+        assert!(is_json || code == 1, "{words:?}: {}", text(&output));
+    };
+    let check_files = |node: &Node| {
+        for words in by_file {
+            let ends = node.run(words).status.code();
+            let is_inspect = words == ["inspect"]; // SQLite numbers the rows, which is a danger
+            check(node, words, i32::from(is_inspect && ends == Some(1)));
+        }
+    };
+    by_daemon
+        .iter()
+        .for_each(|(words, code)| check(node, words, *code));
+    check(node, &["snapshots"], 0);
+    check_files(node);
+    check(node, &["pause"], 0);
+    check(node, &["status"], 0); // being offline on purpose is no problem
+    check(node, &["resume"], 0);
+    let (_, status) = json(node, &["status"]);
+    assert!(
+        status["warnings"].is_array() && status["progress"].is_array(),
+        "{status}"
+    );
+    assert!(
+        status["newest_snapshot"]["age_seconds"].is_u64(),
+        "{status}"
+    );
+    for words in [
+        &["status", "-repair"][..],
+        &["status", "now"],
+        &["schema"],
+        &["schema", "status", "-dry-run"],
+        &["verify", "-dry-run"],
+        &["verify", "item"],
+        &["forget"],
+        &["forget", "me"],
+        &["forget", "9", "-repair"],
+        &["pause", "now"],
+        &["resume", "-dry-run"],
+        &["conflicts", "-repair"],
+        &["held", "-repair"],
+        &["snapshots", "-repair"],
+        &["diag", "-json"],
+        &["diagnose"],
+    ] {
+        let output = node.run(words);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{words:?}: {}",
+            text(&output)
+        );
+        assert!(
+            output.stdout.is_empty() && !output.stderr.is_empty(),
+            "{words:?}"
+        );
+    }
+    node.stop();
+    by_daemon
+        .iter()
+        .for_each(|(words, _)| check(node, words, 3));
+    check(node, &["pause"], 3);
+    check_files(node);
 }
 
 #[test]

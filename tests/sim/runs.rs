@@ -113,7 +113,7 @@ fn fixed_seeds() {
         let text = format!("{trace:016x} {writes} {simulated_ms}");
         traces.lock().expect("no panic").insert(seed, text);
     };
-    for (count, bits) in [(300, 0), (40, DISASTERS), (60, REKEYED), (40, DAMAGED)] {
+    for (count, bits) in [(300, 0), (40, DISASTERS), (60, REKEYED), (20, DAMAGED)] {
         let total = run_many(1, count, bits, || true, &note);
         assert!(
             total.failed.is_empty(),
