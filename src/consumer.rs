@@ -328,10 +328,8 @@ impl Consumer {
     }
 
     fn unpack<'m>(&self, message: &'m Message) -> Unpacked<'m> {
-        if self
-            .shared
-            .is_own(message.id.as_deref().unwrap_or_default())
-        {
+        let id = message.id.as_deref().unwrap_or_default();
+        if self.shared.is_own(id, &message.data) {
             return Unpacked::Own;
         }
         unpack(&message.data).map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)

@@ -2,7 +2,8 @@
 //!
 //! A thread that holds the lock may write. No thread waits for the network while holding it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -154,9 +155,12 @@ pub struct Shared {
 /// A channel that is closed when reading may go on.
 type Held = (Sender<()>, Receiver<()>);
 
+/// Ids of own messages, each with a hash of the message. The hash has a key that is drawn at the
+/// start: a peer can send a different message under an id of ours, and none that has the hash.
 #[derive(Default)]
 struct OwnIds {
-    ids: HashSet<u128>,
+    key: RandomState,
+    ids: HashMap<u128, u64>,
     order: VecDeque<u128>,
 }
 
@@ -383,11 +387,12 @@ impl Shared {
         self.all_at_end() && self.behind.iter().all(|b| b.load(Ordering::Relaxed) == 0)
     }
 
-    /// Notes that a message with this id is about to be sent.
-    pub fn remember_own(&self, id: &[u8; 16]) {
+    /// Notes that the message `data` is about to be sent under this id.
+    pub fn remember_own(&self, id: &[u8; 16], data: &[u8]) {
         let id = u128::from_be_bytes(*id);
         let mut own = locked(&self.own);
-        if own.ids.insert(id) {
+        let hash = own.key.hash_one(data);
+        if own.ids.insert(id, hash).is_none() {
             own.order.push_back(id);
         }
         while own.order.len() > OWN_IDS {
@@ -403,12 +408,15 @@ impl Shared {
         *locked(&self.own) = OwnIds::default();
     }
 
-    /// Whether this process sent the message.
-    pub fn is_own(&self, id: &str) -> bool {
+    /// Whether this process sent the message `data` under this id. A different message under the id
+    /// is not ours, whoever sent it.
+    pub fn is_own(&self, id: &str, data: &[u8]) -> bool {
         let Ok(id) = u128::from_str_radix(id, 16) else {
             return false;
         };
-        locked(&self.own).ids.contains(&id)
+        let own = locked(&self.own);
+        let known = own.ids.get(&id);
+        known.is_some_and(|hash| *hash == own.key.hash_one(data))
     }
 }
 
@@ -421,10 +429,12 @@ mod tests {
     fn own_messages_are_read_when_all_is_read_again() {
         let shared = Shared::new(Node::new(1, "").db, 1).0;
         let (id, text) = ([7; 16], format!("{:032x}", u128::from_be_bytes([7; 16])));
-        shared.remember_own(&id);
-        assert!(shared.is_own(&text));
+        shared.remember_own(&id, b"sent");
+        assert!(shared.is_own(&text, b"sent"));
+        assert!(!shared.is_own(&text, b"another"), "a peer sent it");
+        assert!(!shared.is_own("a peer's", b"sent"));
         shared.forget_own();
-        assert!(!shared.is_own(&text));
+        assert!(!shared.is_own(&text, b"sent"));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! configured twice.
 //!
 //! No write is lost by that: of two writes under one version the larger content wins everywhere.
-//! But chance decides which write that is, so the first node that notices takes a fresh id.
+//! But chance decides which write that is, so the first node that knows for certain takes a fresh
+//! id. A row that came under this node's id is a claim, which anybody who may publish can make: it
+//! is logged. Proof is a claim, and an entry of this node in the broker's bucket that a different
+//! process wrote since this one started ([`crate::status`]).
 
 use crate::apply::{Incoming, held};
 use crate::database::meta::{Meta, get_meta, set_meta};
@@ -18,17 +21,54 @@ use crate::mutation::{self, Mutation};
 /// snapshot that is listed there.
 const MADE_KEPT: usize = 64;
 
+/// Signs, since the start, that a different node has this node's id.
+#[derive(Debug, Default)]
+pub(crate) struct IdClaim {
+    /// A row came that this node did not write.
+    has_row: bool,
+    /// A different process wrote this node's entry in the broker's bucket.
+    has_entry: bool,
+}
+
 impl Database {
-    /// Takes a fresh id if a row was written under this node's id since it started, and not by it.
+    /// Logs that a row was written under this node's id since it started, and not by it. Takes a
+    /// fresh id if there is proof that a different node wrote it.
     pub(super) fn detect_duplicate_node(
         &mut self,
         nodes: &[u64],
         tables: &[TableRows<'_>],
     ) -> Result<()> {
-        if nodes.contains(&self.node) && self.has_row_of_duplicate(nodes, tables)? {
-            self.take_fresh_id("another node writes")?;
+        if !nodes.contains(&self.node)
+            || self.id_claim.has_row
+            || !self.has_row_of_duplicate(nodes, tables)?
+        {
+            return Ok(());
         }
-        Ok(())
+        self.id_claim.has_row = true;
+        log::warn!(
+            "a message under this node's id {} is not from this node: a copied disk, one node_id \
+             in two configurations, or somebody who may publish pretends to be this node. This \
+             node keeps its id unless a second node shows itself under it",
+            self.node
+        );
+        self.take_proof()
+    }
+
+    /// Notes that a different process wrote the entry of this node in the broker's bucket.
+    pub fn note_other_process(&mut self) -> Result<()> {
+        self.id_claim.has_entry = true;
+        match self.id_claim.has_row {
+            true => self.write(Database::take_proof),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes a fresh id if both signs of a duplicate are there. Inside a transaction.
+    fn take_proof(&mut self) -> Result<()> {
+        match self.id_claim.has_row && self.id_claim.has_entry {
+            true => self.take_fresh_id("another node writes"),
+            false => Ok(()),
+        }
     }
 
     fn has_row_of_duplicate(&self, nodes: &[u64], tables: &[TableRows<'_>]) -> Result<bool> {
@@ -151,6 +191,7 @@ impl Database {
         set_meta(&self.conn, Meta::NodeIdTaken, self.node as i64)?;
         set_meta(&self.conn, Meta::NodeId, fresh)?;
         self.node = fresh as u64;
+        self.id_claim = IdClaim::default();
         Ok(())
     }
 

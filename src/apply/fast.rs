@@ -108,11 +108,10 @@ fn plain_row(
         return Ok(Plain::Other);
     }
     let stored = ops.version(sites, key)?;
-    let hash = if row.deleted {
-        0
-    } else {
-        table.content_hash(row.values.iter().copied())
-    };
+    let mut hash = 0;
+    if !row.deleted {
+        hash = table.content_hash(local_tx, row.values.iter().copied());
+    }
     let mut same_content = false;
     if let Some(stored) = &stored {
         let (here, there) = (&stored.state, row.version);
@@ -125,7 +124,8 @@ fn plain_row(
             // yet, so the row must remember it.
             let differs = !mutation::is(Mutation::NoTieBreak)
                 && here.version == there
-                && (here.deleted, stored.hash) != (row.deleted, hash);
+                && (here.deleted != row.deleted
+                    || !(row.deleted || ops.has_values(key, &row.values)?));
             let is_republished = here.deleted && stored.local_tx < young_from;
             return Ok(
                 if differs || (row.deleted && (!here.deleted || is_republished)) {
@@ -135,16 +135,14 @@ fn plain_row(
                 },
             );
         }
-        same_content = !here.deleted && !row.deleted && stored.hash == hash;
-        if same_content && !mutation::is(Mutation::RecordedIsTrusted) {
-            // A row may have been changed behind the triggers' back.
-            same_content = ops.stored_hash(key)? == hash;
-        }
+        let may_be_same = !here.deleted && !row.deleted && stored.hash == hash;
+        // A row may have been changed behind the triggers' back.
+        same_content = may_be_same
+            && (mutation::is(Mutation::RecordedIsTrusted) || ops.has_values(key, &row.values)?);
     }
     if row.deleted && stored.is_none() && mutation::is(Mutation::UnknownDeleteForgotten) {
         return Ok(Plain::Unchanged);
     }
-    let mut hash = hash;
     if row.deleted {
         let was_deleted = stored.is_none_or(|s| s.state.deleted);
         // A row may have come back behind the triggers' back.
@@ -159,7 +157,7 @@ fn plain_row(
             .zip(&table.schema.columns)
             .any(|(v, c)| may_alter(c.affinity, v))
         {
-            hash = ops.stored_hash(key)?;
+            hash = ops.stored_hash(key, local_tx)?;
         }
     }
     let state = RowState {

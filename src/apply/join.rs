@@ -255,17 +255,22 @@ impl Database {
             _ if self.catalog.displaced.contains(&table.id) => Attempt::Collides,
             action => write(&mut rows, key, action, &columns, local)?,
         };
+        let hash_of = |values: &[OwnedValue]| {
+            table.content_hash(local_tx, values.iter().map(OwnedValue::borrow))
+        };
         let hash = match attempt {
             Attempt::Unfit(reason) => {
                 joined.next = JoinOutcome::Hold(reason);
                 return Ok(joined);
             }
             _ if state.deleted && matches!(attempt, Attempt::Done) => 0,
-            Attempt::Done if displaced.is_some() => stored.as_ref().map_or(0, |s| s.hash),
-            Attempt::Done => rows.stored_hash(key)?,
+            Attempt::Done => match &displaced {
+                Some(values) => hash_of(values),
+                None => rows.stored_hash(key, local_tx)?,
+            },
             Attempt::Collides => {
                 let values = final_values(table, &action, &columns, local);
-                let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
+                let hash = hash_of(&values);
                 let arrived = (!state.deleted).then_some(values);
                 joined.next = JoinOutcome::Settle {
                     arrived,

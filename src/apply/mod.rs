@@ -50,6 +50,7 @@ pub use conflicts::{Collision, Conflict, conflicts};
 pub(crate) use dangling::References;
 pub use dangling::{Dangling, dangling};
 pub(crate) use demoted::Demoted;
+pub(crate) use duplicate_node::IdClaim;
 pub(crate) use go_events::GoNodes;
 pub(crate) use held::{Place, held_after, read_held, shape_of_known, shape_of_table};
 pub use held_drop::{ask_to_drop_held, drop_held, is_asked_to_drop_held};

@@ -171,9 +171,9 @@ impl<'c> Settling<'c> {
             return Ok(false);
         }
         let table = self.displaced.table;
-        let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
+        let values = values.iter().map(OwnedValue::borrow);
         let stored = self.rows.version(self.sites, key)?;
-        Ok(stored.is_none_or(|s| s.state.deleted || s.hash != hash))
+        Ok(stored.is_none_or(|s| s.state.deleted || !table.is_content(&s, values)))
     }
 
     fn order(&mut self, key_bytes: &[u8]) -> Result<Option<Order>> {

@@ -10,6 +10,7 @@ mod check;
 mod clocks;
 mod dangling;
 mod defaults;
+pub(crate) mod equality;
 mod eviction;
 mod former_key;
 mod go_events;

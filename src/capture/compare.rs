@@ -243,7 +243,10 @@ impl Database {
             let is_same = self.recognize(table, &former, (key, key_bytes), &values)?;
             let stored = &former.stored;
             let hash = match is_same {
-                true => table.content_hash(values.iter().map(OwnedValue::borrow)),
+                true => {
+                    let values = values.iter().map(OwnedValue::borrow);
+                    table.content_hash(stored.local_tx, values)
+                }
                 false => stored.hash.wrapping_add(1), // newer than what it was, and no more
             };
             if stored.state.version.hlc > 0 {
@@ -325,7 +328,8 @@ impl Database {
         let Some(values) = values else {
             return Ok(None); // an eviction that was not seen
         };
-        let hash = table.content_hash(values.iter().map(OwnedValue::borrow));
+        let now = || values.iter().map(OwnedValue::borrow);
+        let hash = table.content_hash(stored.local_tx, now());
         if hash == stored.hash {
             return Ok(Some(false));
         }

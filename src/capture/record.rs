@@ -83,11 +83,9 @@ impl Recorder<'_> {
             hlc,
             node: self.node,
         };
-        let Some(mut new) = self.decide(rows, key, key_bytes, why, version, stored.as_ref())?
-        else {
+        let Some(new) = self.decide(rows, key, key_bytes, why, version, stored.as_ref())? else {
             return Ok(false);
         };
-        new.local_tx = self.frames.local_tx;
         self.highest = self.highest.max(hlc);
         rows.put_version(self.sites, key, &new)?;
         if self.publish {
@@ -117,8 +115,7 @@ impl Recorder<'_> {
         let found = rows.row(key, |row| {
             let values = || row_values(row, count);
             let live = stored.filter(|s| !s.state.deleted);
-            let hash = table.content_hash(values());
-            let same = || live.is_some_and(|s| s.hash == hash);
+            let same = || live.is_some_and(|s| table.is_content(s, values()));
             let unchanged = match why {
                 ChangeEvidence::Maybe => true,
                 ChangeEvidence::Compared | ChangeEvidence::Rebuilt => same(),
@@ -147,8 +144,8 @@ impl Recorder<'_> {
             }
             Ok(Some(Stored {
                 state,
-                local_tx: 0,
-                hash,
+                local_tx: frames.local_tx,
+                hash: table.content_hash(frames.local_tx, values()),
             }))
         })?;
         match found {
@@ -165,7 +162,7 @@ impl Recorder<'_> {
                 };
                 Ok(Some(Stored {
                     state,
-                    local_tx: 0,
+                    local_tx: self.frames.local_tx,
                     hash: 0,
                 }))
             }

@@ -231,6 +231,7 @@ impl Database {
 
     fn store_what_is_known(&mut self) -> Result<()> {
         set_meta(&self.conn, Meta::NodeId, self.node as i64)?;
+        super::content_key::store(&self.conn, &self.content_key)?;
         let taken = self.settings.node_id.filter(|id| *id != self.node);
         if let Some(taken) = taken {
             set_meta(&self.conn, Meta::NodeIdTaken, taken as i64)?;
@@ -268,7 +269,7 @@ fn put_unsent(
     let deleted = !rows.exists(&key)?;
     let hash = match deleted {
         true => 0,
-        false => rows.stored_hash(&key)?,
+        false => rows.stored_hash(&key, local_tx)?,
     };
     let state = RowState {
         version: row.version,

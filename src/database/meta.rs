@@ -64,6 +64,8 @@ meta! {
     NodeIdTaken = "node_id_taken", Integer, travels: false;
     /// Set once this node has met the others, and so publishes.
     Joined = "joined", Integer, travels: false;
+    /// Key of the content hashes. It travels with the hashes.
+    ContentKey = "content_key", Cbor, travels: true;
     /// Boot of the machine during which time was reserved last.
     BootId = "boot_id", Text, travels: false;
     /// Last time that was certain, unix milliseconds.

@@ -23,6 +23,7 @@ use crate::database::table::Table;
 mod apply_triggers;
 mod catalog;
 mod comparison;
+pub(crate) mod content_key;
 mod counts;
 mod damage;
 mod dropped;
@@ -92,6 +93,8 @@ pub struct Database {
     pub(crate) catalog: Catalog,
     pub(crate) sites: Sites,
     pub(crate) reservation: Reservation,
+    /// Key of the content hashes.
+    pub(crate) content_key: crate::model::content::ContentKey,
     pub(crate) marks: crate::capture::Marks,
     pub(crate) positions: crate::apply::Positions,
     pub(crate) node: u64,
@@ -155,6 +158,8 @@ pub struct Database {
     /// Largest difference between broker time and this machine's uptime seen so far, in
     /// milliseconds.
     broker_offset_ms: Option<i64>,
+    /// Signs that a different node has this node's id.
+    pub(crate) id_claim: crate::apply::IdClaim,
     /// The log names the machine's clock as wrong.
     clock_is_wrong: bool,
 }
@@ -185,6 +190,12 @@ impl Database {
         journal::note_mode(&conn, &settings.path)?;
         let sites = Sites::load(&conn)?;
         let reservation = Reservation::load(&conn, &*clock)?;
+        let since = if first_time {
+            0
+        } else {
+            reservation.peek_number()
+        };
+        let content_key = content_key::load_or_draw(&conn, since)?;
         let positions = crate::apply::Positions::load(&conn)?;
         let opened_ms = clock.now_ms().max(reservation.until_ms());
         let tombstone_age = crate::apply::TombstoneAge::load(&conn)?;
@@ -198,6 +209,7 @@ impl Database {
             catalog: Catalog::default(),
             sites,
             reservation,
+            content_key,
             marks: crate::capture::Marks::default(),
             positions,
             node,
@@ -234,6 +246,7 @@ impl Database {
             quarantine_alarm: Default::default(),
             displaced_alarm: Default::default(),
             broker_offset_ms: None,
+            id_claim: Default::default(),
             clock_is_wrong: false,
         };
         database.require_apply_triggers()?;

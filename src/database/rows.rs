@@ -150,16 +150,30 @@ impl<'c> Rows<'c> {
         self.row(key, |r| row_values(r, count).map(Value::to_owned).collect())
     }
 
+    /// Whether the row with this key has these values, one per column.
+    pub fn has_values(
+        &mut self,
+        key: &[Value<'_>],
+        values: &[Value<'_>],
+    ) -> rusqlite::Result<bool> {
+        let same = |row: &Row<'_>| {
+            let here = row_values(row, values.len());
+            here.zip(values).all(|(here, value)| here.same(value))
+        };
+        Ok(self.row(key, same)? == Some(true))
+    }
+
     /// Whether the table has a row with this key.
     pub fn exists(&mut self, key: &[Value<'_>]) -> rusqlite::Result<bool> {
         Ok(self.row(key, |_| ())?.is_some())
     }
 
-    /// Hash of the content of the row with this key; 0 if there is no such row.
-    pub fn stored_hash(&mut self, key: &[Value<'_>]) -> rusqlite::Result<i64> {
+    /// Hash of the content of the row with this key, if it is learnt in transaction `local_tx`; 0
+    /// if there is no such row.
+    pub fn stored_hash(&mut self, key: &[Value<'_>], local_tx: i64) -> rusqlite::Result<i64> {
         let table = self.table;
         let count = table.schema.columns.len();
-        let hash = self.row(key, |r| table.content_hash(row_values(r, count)))?;
+        let hash = self.row(key, |r| table.content_hash(local_tx, row_values(r, count)))?;
         Ok(hash.unwrap_or(0))
     }
 

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::database::Result;
-
+use crate::database::rows::Stored;
 use crate::database::schema::{Column, PREFIX, Schema, quote};
 use crate::model::cbor;
+use crate::model::content::{ColumnHash, ContentKey};
 use crate::model::frame::{KeyColumn, ROWID, TableHeader, WAS};
 use crate::model::key::key_bytes;
 use crate::model::merge::Exceptions;
@@ -31,8 +32,10 @@ pub struct Table {
     pub sql: TableSql,
     /// Whether triggers of the application run for rows that arrive, see `apply_triggers`.
     pub fires: bool,
-    /// Per column: seed of the content hash.
-    seeds: Vec<u64>,
+    /// The key of content hashes in this table's database; none if an earlier release made it.
+    key: Option<ContentKey>,
+    /// Per column: its part in content hashes.
+    hashes: Vec<ColumnHash>,
 }
 
 /// The statements that run for every row.
@@ -217,16 +220,15 @@ pub fn key_names(count: usize) -> Vec<String> {
 }
 
 impl Table {
-    /// Computes header, statements and hash seeds of a table; `born` is as in [`Table::born`].
+    /// Computes header, statements and hashes of a table; `born` is as in [`Table::born`]. Its
+    /// content hashes have no key.
     pub fn new(id: i64, schema: Schema, born: Vec<i64>) -> Self {
         let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
         let header = TableHeader::new(id, &schema.name, &schema.key, &names);
         let names: Vec<&str> = names.into_iter().chain([WAS]).collect();
         let was_header = TableHeader::new(-id, &schema.name, &schema.key, &names);
         let sql = TableSql::new(&schema);
-        let seed = |name: &String| xxhash_rust::xxh3::xxh3_64(name.as_bytes());
-        let seeds = schema.columns.iter().map(|c| seed(&c.lower)).collect();
-        Table {
+        let mut table = Table {
             id,
             schema,
             born,
@@ -234,8 +236,18 @@ impl Table {
             was_header,
             sql,
             fires: false,
-            seeds,
-        }
+            key: None,
+            hashes: Vec::new(),
+        };
+        table.set_key(None);
+        table
+    }
+
+    /// Gives the table the key of its database for content hashes.
+    pub fn set_key(&mut self, key: Option<ContentKey>) {
+        let columns = self.schema.columns.iter();
+        let hash = |c: &Column| ColumnHash::new(key.as_ref(), &c.lower);
+        (self.key, self.hashes) = (key, columns.map(hash).collect());
     }
 
     /// The table's name as the user spells it.
@@ -264,15 +276,44 @@ impl Table {
         each.map(|(name, version)| (now(name), version)).collect()
     }
 
-    /// Hash of a row's content, one value per column. It does not depend on the order of the
-    /// columns. A column that has its default does not count, so ADD COLUMN changes no hash.
-    pub fn content_hash<'v>(&self, values: impl Iterator<Item = Value<'v>>) -> i64 {
-        let columns = self.schema.columns.iter().zip(&self.seeds).zip(values);
-        let each = columns.map(|((column, seed), value)| {
+    /// Hash of the content, one value per column, of a row that is learnt in transaction
+    /// `local_tx`. It does not depend on the order of the columns. A column that has its default
+    /// does not count, so ADD COLUMN changes no hash.
+    pub fn content_hash<'v>(&self, local_tx: i64, values: impl Iterator<Item = Value<'v>>) -> i64 {
+        match self.is_keyed(local_tx) {
+            true => self.sum(values, ColumnHash::part),
+            false => self.sum(values, ColumnHash::part_without_key),
+        }
+    }
+
+    /// Whether a row that is stored as live has these values, which are one per column.
+    pub fn is_content<'v>(&self, stored: &Stored, values: impl Iterator<Item = Value<'v>>) -> bool {
+        stored.hash == self.content_hash(stored.local_tx, values)
+    }
+
+    /// Whether two stored hashes, this one and `other` of table `theirs`, are under one key, so
+    /// that equal hashes mean equal contents.
+    pub fn has_key_of(&self, stored: &Stored, theirs: &Table, other: &Stored) -> bool {
+        let halves = |table: &Table| table.key.map(|key| key.halves);
+        let are_keyed = self.is_keyed(stored.local_tx) && theirs.is_keyed(other.local_tx);
+        are_keyed && halves(self) == halves(theirs)
+    }
+
+    fn is_keyed(&self, local_tx: i64) -> bool {
+        self.key.is_some_and(|key| local_tx >= key.since)
+    }
+
+    fn sum<'v>(
+        &self,
+        values: impl Iterator<Item = Value<'v>>,
+        part: impl Fn(&ColumnHash, Value<'v>) -> u64,
+    ) -> i64 {
+        let columns = self.schema.columns.iter().zip(&self.hashes).zip(values);
+        let each = columns.map(|((column, hash), value)| {
             if value.same(&column.default.borrow()) {
                 0
             } else {
-                value.hash(*seed)
+                part(hash, value)
             }
         });
         each.fold(0u64, u64::wrapping_add) as i64

@@ -5,6 +5,7 @@
 pub mod backoff;
 pub(crate) mod base64;
 pub mod cbor;
+pub mod content;
 pub mod frame;
 pub mod gap;
 pub mod go_event;

@@ -163,7 +163,7 @@ impl PublisherLink {
             };
             self.messages.insert(token, message);
             self.in_flight_bytes += bytes.len();
-            shared.remember_own(&id);
+            shared.remember_own(&id, &bytes);
             let shard = rest.shard;
             self.rest = Some(rest);
             self.writer

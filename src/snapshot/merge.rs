@@ -11,6 +11,7 @@ use crate::apply::{LetGo, Place, shape_of_table};
 use crate::capture::{Captured, Frames};
 use crate::database::meta::{Meta, set_meta};
 use crate::database::rows::{Rows, Stored};
+use crate::database::schema::Column;
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
 use crate::model::frame::Row;
@@ -229,7 +230,7 @@ impl Merge {
         for row in become_founder {
             rows.seen += 1;
             let ours = match &local {
-                Some(local) => db.compared(local, &row)?,
+                Some(local) => self.compared(db, local, table, &row)?,
                 None => Ours::None,
             };
             let taken = match (&ours, &local) {
@@ -254,7 +255,7 @@ impl Merge {
             if let (Ours::Other(Some(ours)), Some(local)) = (&ours, &local)
                 && ours.local_tx <= self.covered(db, table, &row.key_bytes)
             {
-                db.tell_unheard(local, table, &row, frames)?;
+                self.tell_unheard(db, local, table, &row, frames)?;
             }
             if let Some(local) = local.as_ref().filter(|_| publishes)
                 && !ours.has(row.stored.state.version)
@@ -268,6 +269,72 @@ impl Merge {
             }
         }
         Ok(last)
+    }
+
+    /// Compares a row of the snapshot's table `theirs` with the row here.
+    fn compared(
+        &self,
+        db: &Database,
+        table: &Table,
+        theirs: &Table,
+        row: &SourceRow,
+    ) -> Result<Ours> {
+        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+        let ours = Rows::new(&db.conn, table)?.version(&db.sites, &key)?;
+        let is_compared = db.catalog.comparing.contains_key(&table.id);
+        Ok(match ours {
+            None if !is_compared => Ours::None,
+            Some(ours)
+                if !is_compared
+                    && ours.state == row.stored.state
+                    && self.has_same_content(db, table, &ours, theirs, row)? =>
+            {
+                Ours::Same
+            }
+            ours => Ours::Other(ours),
+        })
+    }
+
+    /// Whether a row of the snapshot's table `theirs`, which has the version of the row here, has
+    /// the same content. Hashes tell that only if both databases have one key, as after a start
+    /// from a snapshot.
+    fn has_same_content(
+        &self,
+        db: &Database,
+        table: &Table,
+        ours: &Stored,
+        theirs: &Table,
+        row: &SourceRow,
+    ) -> Result<bool> {
+        let other = &row.stored;
+        if ours.state.deleted || other.state.deleted {
+            return Ok(ours.state.deleted == other.state.deleted);
+        }
+        if table.has_key_of(ours, theirs, other) {
+            return Ok(ours.hash == other.hash);
+        }
+        let there = match self.source.all_values(theirs, row, db.limits.row_bytes) {
+            Err(DatabaseError::RowTooLarge(..)) => return Ok(false),
+            there => there?,
+        };
+        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
+        let here = match Rows::new(&db.conn, table)?.owned_row(&key)? {
+            Some(values) => Some(values),
+            None => db.displaced_row(table, &row.key_bytes)?,
+        };
+        let (Some(here), Some(there)) = (here, there) else {
+            return Ok(false);
+        };
+        // A column that one side lacks counts as its default, as in a hash.
+        let covers = |(one, values): (&Table, &[OwnedValue]), (other, others): (&Table, &[_])| {
+            let mut columns = one.schema.columns.iter().zip(values);
+            columns.all(|(column, value)| {
+                let same = |c: &Column| c.lower == column.lower;
+                let at = other.schema.columns.iter().position(same);
+                *value == *at.map_or(&column.default, |at| &others[at])
+            })
+        };
+        Ok(covers((table, &here), (theirs, &there)) && covers((theirs, &there), (table, &here)))
     }
 
     /// Joins a row, or holds it. Returns false if the file lacks its values.
@@ -385,18 +452,6 @@ impl Database {
         let local = self.writable(&theirs.name().to_ascii_lowercase());
         let same = |local: &&Arc<Table>| shape_of_table(local) == shape_of_table(theirs);
         local.filter(same).cloned()
-    }
-
-    fn compared(&self, table: &Arc<Table>, row: &SourceRow) -> Result<Ours> {
-        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
-        let same = |ours: &Stored| ours.state == row.stored.state && ours.hash == row.stored.hash;
-        let is_compared = self.catalog.comparing.contains_key(&table.id);
-        Ok(match ours {
-            None if !is_compared => Ours::None,
-            Some(ours) if same(&ours) && !is_compared => Ours::Same,
-            ours => Ours::Other(ours),
-        })
     }
 
     /// Whether the snapshot has a tombstone for a row that lives here, so old that others may have

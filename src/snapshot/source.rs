@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_ite
 
 use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
 use crate::capture::{has_mark, unwritten};
+use crate::database::content_key;
 use crate::database::meta::{Meta, get_meta};
 use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
@@ -149,12 +150,8 @@ impl SnapshotSource {
         }
         incoming.row = Some(state.version);
         incoming.floor = state.exceptions.get(FLOOR).copied();
-        let values = match self.values(table, row, most)? {
-            Some(values) => values,
-            None => match displaced_row(&self.conn, table, &row.key_bytes)? {
-                Some(values) => values,
-                None => return Ok(None),
-            },
+        let Some(values) = self.all_values(table, row, most)? else {
+            return Ok(None);
         };
         for (i, value) in values.into_iter().enumerate() {
             let column = &table.schema.columns[i];
@@ -163,6 +160,19 @@ impl SnapshotSource {
             }
         }
         Ok(Some(incoming))
+    }
+
+    /// The row's values, in its table or displaced; else as [`Self::values`].
+    pub(super) fn all_values(
+        &self,
+        table: &Table,
+        row: &SourceRow,
+        most: usize,
+    ) -> Result<Option<Vec<OwnedValue>>> {
+        match self.values(table, row, most)? {
+            Some(values) => Ok(Some(values)),
+            None => displaced_row(&self.conn, table, &row.key_bytes),
+        }
     }
 
     /// The row's values, if it is in its table. A row of more than `most` bytes is only measured:
@@ -267,6 +277,7 @@ fn tables(conn: &Connection) -> Result<Vec<Arc<Table>>> {
     let known: Vec<(String, i64, Vec<u8>)> = known
         .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
+    let key = content_key::load(conn)?;
     let mut tables = Vec::new();
     for mut schema in selection::read(conn, &selection::all, true)?.replicated {
         let same = |(name, ..): &&(String, i64, Vec<u8>)| name.eq_ignore_ascii_case(&schema.name);
@@ -281,7 +292,9 @@ fn tables(conn: &Connection) -> Result<Vec<Arc<Table>>> {
             columns.find(|(c, _)| c == lower).map_or(0, |(_, at)| *at)
         };
         let born = schema.columns.iter().map(|c| born(&c.lower)).collect();
-        tables.push(Arc::new(Table::new(*id, schema, born)));
+        let mut table = Table::new(*id, schema, born);
+        table.set_key(key);
+        tables.push(Arc::new(table));
     }
     tables.sort_by_key(|t| t.id);
     Ok(tables)

@@ -13,6 +13,7 @@ use crate::model::manifest::{SnapshotEntry, StreamPosition};
 mod copying;
 mod demoted;
 mod dropped;
+mod equality;
 mod forgetting;
 mod former;
 mod hostile;

@@ -25,6 +25,9 @@ pub struct NodeEntry {
     pub name: String,
     /// Version of HarmonyLite.
     pub release: String,
+    /// A number that the process drew when it started; empty from older releases.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub start: String,
     /// Hash of the tables, see [`crate::status::report::SchemaHash`].
     pub schema: String,
     /// Hash before the tables last changed.
@@ -74,6 +77,7 @@ impl NodeEntry {
         let texts = [
             &mut entry.name,
             &mut entry.release,
+            &mut entry.start,
             &mut entry.schema,
             &mut entry.previous,
         ];

@@ -5,6 +5,7 @@
 //! entry at most once per interval, so that a busy node starts it once in that time, and an idle
 //! one every ten minutes.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,8 +74,10 @@ pub(super) struct StatusThread {
     client: Option<Client>,
     /// Changes of the bucket, which other nodes write.
     words: Option<Inbox>,
-    /// The entry that the others have of this node, and when it was written.
-    told: Option<(NodeEntry, Instant)>,
+    /// A number that no other process has: it stands in the entry.
+    start: String,
+    /// The entry that the others have of this node.
+    told: Option<Told>,
     /// Whether something changed since, or no entry is written yet.
     is_changed: bool,
     /// No entry is written before this time, after a failure.
@@ -86,6 +89,14 @@ pub(super) struct StatusThread {
     known: Option<(PeerStates, Instant)>,
     /// Run and step of the request to compare rows that was taken up last.
     taken_up: Option<(String, u32)>,
+}
+
+/// An entry that was written.
+struct Told {
+    node: u64,
+    entry: NodeEntry,
+    at: Instant,
+    revision: u64,
 }
 
 /// Answers and tells from now on, until `stop` is closed.
@@ -105,6 +116,7 @@ pub fn start(
         asks,
         client: None,
         words: None,
+        start: format!("{:016x}", RandomState::new().hash_one(())),
         told: None,
         is_changed: true,
         not_before: Some(Instant::now() + FIRST_AFTER),
@@ -173,8 +185,8 @@ impl StatusThread {
     /// When the entry must be written next.
     fn due(&self) -> Instant {
         let due = match &self.told {
-            Some((_, at)) if self.is_changed => *at + self.options.interval,
-            Some((_, at)) => *at + WRITTEN_EVERY,
+            Some(told) if self.is_changed => told.at + self.options.interval,
+            Some(told) => told.at + WRITTEN_EVERY,
             None => Instant::now(),
         };
         self.not_before.map_or(due, |at| at.max(due))
@@ -247,18 +259,30 @@ impl StatusThread {
     fn write_entry(&mut self) -> Result<(), String> {
         while self.shared.status.changes().try_recv().is_ok() {}
         let locked = self.shared.lock();
-        let facts =
+        let mut facts =
             NodeFacts::gather(&self.shared, &locked).map_err(|e| format!("database: {e}"))?;
         drop(locked);
-        let is_news = self
-            .told
-            .as_ref()
-            .is_none_or(|(told, at)| at.elapsed() >= WRITTEN_EVERY || facts.entry.differs(told));
+        facts.entry.start.clone_from(&self.start);
+        let told = self.told.as_ref().filter(|told| told.node == facts.node);
+        let is_news = told.is_none_or(|told| {
+            told.at.elapsed() >= WRITTEN_EVERY || facts.entry.differs(&told.entry)
+        });
         if is_news {
             let key = format!("{KEY}{}", facts.node);
-            let bytes = facts.entry.to_bytes();
-            self.with_bucket(|bucket| bucket.put(&key, &bytes).map(drop))?;
-            self.told = Some((facts.entry, Instant::now()));
+            let (bytes, known) = (facts.entry.to_bytes(), told.map(|told| told.revision));
+            let start = self.start.clone();
+            let (revision, is_of_other) =
+                self.with_bucket(|bucket| write_entry(bucket, &key, &bytes, known, &start))?;
+            self.told = Some(Told {
+                node: facts.node,
+                entry: facts.entry,
+                at: Instant::now(),
+                revision,
+            });
+            if is_of_other {
+                let noted = self.shared.lock().database.note_other_process();
+                noted.map_err(|e| format!("database: {e}"))?;
+            }
         }
         self.is_changed = false;
         Ok(())
@@ -370,6 +394,27 @@ impl StatusThread {
         }
         answer
     }
+}
+
+/// Writes this node's entry; `known` is the revision that this process wrote last. Returns the new
+/// revision, and whether a different process wrote the entry in between.
+fn write_entry(
+    bucket: &KeyValue<'_>,
+    key: &str,
+    bytes: &[u8],
+    known: Option<u64>,
+    start: &str,
+) -> Result<(u64, bool), StreamError> {
+    let mut is_of_other = false;
+    if let Some(known) = known {
+        if let Some(revision) = bucket.replace(key, bytes, known)? {
+            return Ok((revision, false));
+        }
+        let entry = bucket.get(key)?.filter(|(_, revision)| *revision > known);
+        let entry = entry.and_then(|(value, _)| NodeEntry::parse(&value));
+        is_of_other = entry.is_some_and(|entry| entry.start != start);
+    }
+    Ok((bucket.put(key, bytes)?, is_of_other))
 }
 
 /// How long an answer is given again.

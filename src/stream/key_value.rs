@@ -122,8 +122,22 @@ impl<'a> KeyValue<'a> {
     ///
     /// After `Disconnected` the value may or may not have been written: read it again.
     pub fn update(&self, key: &str, value: &[u8], revision: u64) -> Result<bool, StreamError> {
+        Ok(self.replace(key, value, revision)?.is_some())
+    }
+
+    /// As [`Self::update`]; returns the new revision, or `None` if the key has changed.
+    pub fn replace(
+        &self,
+        key: &str,
+        value: &[u8],
+        revision: u64,
+    ) -> Result<Option<u64>, StreamError> {
         let headers = [(EXPECTED_REVISION, &*revision.to_string())];
-        self.replaced("update", key, self.publish(key, &headers, value)?)
+        let reply = self.publish(key, &headers, value)?;
+        let new = reply.as_ref().ok().and_then(|reply| reply["seq"].as_u64());
+        Ok(self
+            .replaced("update", key, reply)?
+            .then(|| new.unwrap_or(0)))
     }
 
     /// Removes `key` only if its revision is still `revision`. Returns `false` if it has changed.

@@ -98,7 +98,7 @@ impl Node {
         link.frames.insert(number, (out.local_tx, parts.len()));
         for data in parts {
             let id = frame::message_id(&data, out.salt);
-            shared.remember_own(&id);
+            shared.remember_own(&id, &data);
             let (token, shard, id) = (link.next, out.shard, frame::id_text(&id));
             link.messages.insert(token, (number, shard, id.clone()));
             link.wire.push_back(Packet {
@@ -216,7 +216,7 @@ impl Node {
         let mut arrived = Vec::new();
         for ((seq, message), raw) in fetched.iter().zip(&unpacked) {
             let content = match raw {
-                _ if shared.is_own(&message.id) => Content::Own,
+                _ if shared.is_own(&message.id, &message.data) => Content::Own,
                 Ok(raw) => Content::Frame(Frame::decode(raw).map_err(|e| e.to_string())?),
                 Err(e) => return Err(e.to_string()),
             };

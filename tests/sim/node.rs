@@ -139,6 +139,8 @@ pub struct Node {
     pub link: Option<Link>,
     pub readers: Vec<Option<Reader>>,
     pub is_cut_off: bool,
+    /// A second node has its configured id.
+    pub has_duplicate: bool,
     pub shadow: Shadow,
     /// Rows that statements named while the core was down: they may count as written at that time.
     pub noted: BTreeSet<(usize, String)>,
@@ -205,6 +207,7 @@ impl Node {
             link: None,
             readers: vec![None; shards as usize],
             is_cut_off: false,
+            has_duplicate: false,
             shadow: Shadow::default(),
             noted: BTreeSet::new(),
             cut: None,
@@ -286,6 +289,10 @@ impl Node {
         let meanwhile = self.meanwhile.clone();
         let writes = move || meanwhile.run();
         db.fence().put_off_by(move || random.below(8) == 0, writes);
+        if self.has_duplicate {
+            // As the entries in the broker's bucket tell.
+            db.note_other_process().map_err(|e| e.to_string())?;
+        }
         self.id = db.node();
         self.noted = self.shadow.named.clone();
         self.shared = Some(Arc::new(Shared::new(db, options.shards).0));

@@ -140,7 +140,7 @@ impl Node {
                 "{}: {key:?} is there, but deleted",
                 table.name()
             );
-            let hash = table.content_hash(row_values(row, columns.len()));
+            let hash = table.content_hash(stored.local_tx, row_values(row, columns.len()));
             assert_eq!(stored.hash, hash, "{}: hash of {key:?}", table.name());
         }
         let count = |text: &str| -> i64 {

@@ -62,6 +62,7 @@ impl Database {
         compare = Compare::after(compare, missing);
         let mut table = Table::new(id, schema, number.born);
         table.fires = self.has_apply_triggers(table.name())?;
+        table.set_key(Some(self.content_key));
         let table = Arc::new(table);
         self.set_compare(id, compare)?;
         self.catalog.by_id.insert(id, table.clone());

@@ -4,8 +4,9 @@
 //! which is a sum over the columns. The values of the old key are known, so their part can be
 //! subtracted. The remainder, called the rest, is compared with the same columns of the new row.
 //! Columns of the old key that still exist are compared as values. If two equal old rows have the
-//! same rest, it does no harm to confuse them. If two different rows have the same hash, a row may
-//! keep the version of the other row. No content is lost by that.
+//! same rest, it does no harm to confuse them. Hashes have a key ([`crate::model::content`]), so
+//! nobody can choose different rows with one hash. Rows that an earlier release wrote have a hash
+//! without a key, and are looked for by that, too.
 //!
 //! The rests are computed in short steps, before a row of the table is compared or written.
 
@@ -16,6 +17,7 @@ use crate::database::schema::{PREFIX, quote};
 use crate::database::table::{Shape, Table, exactly, key_names, parameters};
 use crate::database::{Database, Result, values};
 use crate::model::cbor;
+use crate::model::content::{ColumnHash, ContentKey};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 
@@ -29,10 +31,10 @@ pub(super) fn contents_table(id: i64) -> String {
 
 impl Shape {
     /// The part of a column in the hash of a row's content.
-    fn part(&self, column: &str, value: Value<'_>) -> u64 {
+    fn part(&self, key: Option<&ContentKey>, column: &str, value: Value<'_>) -> u64 {
         match self.defaults.get(column) == Some(&exactly(value)) {
             true => 0,
-            false => value.hash(xxhash_rust::xxh3::xxh3_64(column.as_bytes())),
+            false => ColumnHash::new(key, column).part(value),
         }
     }
 
@@ -75,7 +77,7 @@ impl Database {
             None => String::new(),
         };
         let mut next = self.conn.prepare_cached(&format!(
-            "SELECT {0}, hlc, hash FROM {1} WHERE deleted = 0 {from} ORDER BY {0} LIMIT {STEP}",
+            "SELECT {0}, hlc, hash, at FROM {1} WHERE deleted = 0 {from} ORDER BY {0} LIMIT {STEP}",
             names.join(", "),
             former_table(table.id)
         ))?;
@@ -90,9 +92,10 @@ impl Database {
         let (mut count, mut last) = (0, None);
         while let Some(row) = rows.next()? {
             let key: Vec<OwnedValue> = (0..n).map(|i| values::column(row, i).to_owned()).collect();
+            let hash_key = self.key_of_hash(row.get(n + 2)?);
             let parts = gone
                 .iter()
-                .map(|i| shape.part(&shape.columns[*i].0, key[*i].borrow()));
+                .map(|i| shape.part(hash_key, &shape.columns[*i].0, key[*i].borrow()));
             let hash = row.get::<_, i64>(n + 1)? as u64;
             let content = parts.fold(hash, u64::wrapping_sub) as i64;
             let version = [
@@ -120,7 +123,8 @@ impl Database {
         version: Option<Version>,
     ) -> Result<Option<FormerRow>> {
         let (n, gone) = (shape.key.len(), shape.key_gone(table));
-        let (mut content, mut conditions) = (0u64, String::new());
+        let key = &self.content_key;
+        let (mut content, mut unkeyed, mut conditions) = (0u64, 0u64, String::new());
         let mut given = Vec::new();
         for (i, (name, _)) in shape.columns.iter().enumerate() {
             if gone.contains(&i) {
@@ -129,35 +133,50 @@ impl Database {
             let Some(value) = value(name) else {
                 return Ok(None);
             };
-            content = content.wrapping_add(shape.part(name, value));
+            content = content.wrapping_add(shape.part(Some(key), name, value));
+            unkeyed = unkeyed.wrapping_add(shape.part(None, name, value));
             if i < n {
                 given.push(value.to_owned());
                 conditions += &format!(" AND k{} = ?{}", i + 1, given.len());
             }
         }
-        given.push(OwnedValue::Integer(content as i64));
-        conditions += &format!(" AND content = ?{}", given.len());
+        given.extend([content, unkeyed].map(|c| OwnedValue::Integer(c as i64)));
+        conditions += &format!(" AND content IN (?{}, ?{})", given.len() - 1, given.len());
         if let Some(version) = version {
             given.push(OwnedValue::Integer(version.hlc));
             conditions += &format!(" AND hlc = ?{}", given.len());
         }
         let names = key_names(n);
         let mut found = self.conn.prepare_cached(&format!(
-            "SELECT {} FROM {} WHERE 1 {conditions} ORDER BY hlc LIMIT 1",
+            "SELECT {}, content FROM {} WHERE 1 {conditions} ORDER BY hlc",
             names.join(", "),
             contents_table(table.id)
         ))?;
         let mut rows = found.query(params_from_iter(given))?;
-        let Some(row) = rows.next()? else {
-            return Ok(None);
-        };
-        let key: Vec<OwnedValue> = (0..n).map(|i| values::column(row, i).to_owned()).collect();
-        let former = self.former_by_key(table.id, &key)?;
-        let is_that = |f: &FormerRow| version.is_none_or(|v| f.stored.state.version == v);
-        Ok(former.filter(is_that).map(|former| FormerRow {
-            content: Some(content as i64),
-            ..former
-        }))
+        while let Some(row) = rows.next()? {
+            let key: Vec<OwnedValue> = (0..n).map(|i| values::column(row, i).to_owned()).collect();
+            let (rest, former) = (row.get::<_, i64>(n)?, self.former_by_key(table.id, &key)?);
+            let is_that = |f: &FormerRow| {
+                let hashed = match self.key_of_hash(f.stored.local_tx) {
+                    Some(_) => content,
+                    None => unkeyed,
+                };
+                rest == hashed as i64 && version.is_none_or(|v| f.stored.state.version == v)
+            };
+            if let Some(former) = former.filter(is_that) {
+                return Ok(Some(FormerRow {
+                    content: Some(rest),
+                    ..former
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The key under which the hash of a row was computed that was learnt in transaction
+    /// `local_tx`; none if an earlier release did.
+    fn key_of_hash(&self, local_tx: i64) -> Option<&ContentKey> {
+        (local_tx >= self.content_key.since).then_some(&self.content_key)
     }
 
     /// The former key of a different row with the same content as a row that was found by its

@@ -542,7 +542,7 @@ impl Database {
                 None => column.default.borrow(),
             }
         };
-        table.content_hash((0..values.len()).map(of)) == former.stored.hash
+        table.is_content(&former.stored, (0..values.len()).map(of))
     }
 
     /// Forgets former versions that are older than transaction `bound`, with their tables. Inside a

@@ -157,38 +157,39 @@ impl Merge {
         }
         Ok(())
     }
-}
 
-impl Database {
     /// Marks a row that the snapshot covers, has as `theirs`, and that is newer here: the broker
     /// lost the messages after `theirs`, so this node sends the row again.
     pub(super) fn tell_unheard(
-        &mut self,
+        &self,
+        db: &mut Database,
         table: &Table,
         their_table: &Table,
         theirs: &SourceRow,
         frames: &mut Frames,
     ) -> Result<()> {
         let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
-        let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
-        let (Some(ours), true) = (ours, self.settings.publish) else {
+        let ours = Rows::new(&db.conn, table)?.version(&db.sites, &key)?;
+        let (Some(ours), true) = (ours, db.settings.publish) else {
             return Ok(());
         };
         let (version, known) = (ours.state.version, theirs.stored.state.version);
-        let is_other = || {
-            let names = |t: &Table| {
-                let columns = t.schema.columns.iter();
-                columns.map(|c| c.lower.clone()).collect::<BTreeSet<_>>()
-            };
-            ours.hash != theirs.stored.hash && names(table) == names(their_table)
+        let names = |t: &Table| {
+            let columns = t.schema.columns.iter();
+            columns.map(|c| c.lower.clone()).collect::<BTreeSet<_>>()
         };
-        let is_more = version > known || (version == known && is_other());
-        if is_more && !self.is_marked(table, &theirs.key_bytes, ours.local_tx)? {
-            self.mark_republished(table, &theirs.key_bytes, frames)?;
+        let is_more = version > known
+            || (version == known
+                && names(table) == names(their_table)
+                && !self.has_same_content(db, table, &ours, their_table, theirs)?);
+        if is_more && !db.is_marked(table, &theirs.key_bytes, ours.local_tx)? {
+            db.mark_republished(table, &theirs.key_bytes, frames)?;
         }
         Ok(())
     }
+}
 
+impl Database {
     /// Whether no replicated table has a version of any row.
     pub(super) fn knows_no_row(&self) -> Result<bool> {
         for table in self.catalog.by_id.values() {

@@ -58,7 +58,6 @@ impl Database {
         let mut rows = Rows::new(&self.conn, &table)?;
         let stored = rows.version(&self.sites, &values)?;
         let content = rows.owned_row(&values)?;
-        let hash = rows.stored_hash(&values)?;
         let mut state = RowAnswer {
             present: content.is_some(),
             waits: self.waits_for(&row.table, table.id)?,
@@ -71,12 +70,13 @@ impl Database {
         }
         if let Some(stored) = stored {
             let Version { hlc, node } = stored.state.version;
-            state.version = Some((hlc, node));
-            state.deleted = stored.state.deleted;
+            (state.version, state.deleted) = (Some((hlc, node)), stored.state.deleted);
             let is_away = || self.displaced_row(&table, &key_bytes);
             state.intact = match (stored.state.deleted, state.present) {
                 (true, present) => !present,
-                (false, true) => stored.hash == hash,
+                (false, true) => content.as_ref().is_some_and(|content| {
+                    table.is_content(&stored, content.iter().map(OwnedValue::borrow))
+                }),
                 (false, false) => is_away()?.is_some(),
             };
         }
