@@ -126,6 +126,8 @@ mistakes! {
     RecordedIsTrusted,
     /// A damaged row of a snapshot counts as recorded like this where it is merged.
     DamageForgottenOnMerge,
+    /// A message whose rows are applied in part counts as read.
+    CutMessageCounts,
 }
 
 /// The number of the present mistake plus one; 0: none.

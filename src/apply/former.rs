@@ -52,7 +52,10 @@ impl Database {
     ) -> Result<usize> {
         let (mut rows, mut row) = (frame.rows(nodes), Row::default());
         let mut changed = 0;
-        while rows.next(&mut row).unwrap_or(false) {
+        while !self.steps.is_cut() && rows.next(&mut row).unwrap_or(false) {
+            if self.steps.passes() {
+                continue;
+            }
             let key = row.values[..frame.key.len()].iter().copied();
             let at = Place {
                 table: table.name().to_ascii_lowercase(),
@@ -61,6 +64,7 @@ impl Database {
             };
             let incoming = Incoming::from_frame(&row, &frame.columns);
             changed += usize::from(self.take_former(table, &at, incoming, frames)?);
+            self.steps.applied(&*self.clock);
         }
         Ok(changed)
     }

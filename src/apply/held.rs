@@ -157,7 +157,10 @@ impl Database {
             return Ok(());
         }
         let reason = self.why_held(&table);
-        while rows.next(&mut row).unwrap_or(false) {
+        while !self.steps.is_cut() && rows.next(&mut row).unwrap_or(false) {
+            if self.steps.passes() {
+                continue;
+            }
             let collations = incoming.key.iter().map(|k| k.collation);
             let key = key_bytes(row.values[..incoming.key.len()].iter().copied(), collations);
             let place = Place {
@@ -174,6 +177,7 @@ impl Database {
             if self.let_go_if_too_much(&table)? {
                 return Ok(());
             }
+            self.steps.applied(&*self.clock);
         }
         Ok(())
     }

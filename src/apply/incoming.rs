@@ -32,15 +32,14 @@ impl Incoming {
             return incoming;
         }
         incoming.row = Some(row.version);
-        let own = |i: usize| {
-            row.exceptions
-                .iter()
-                .find(|(c, _)| *c == i)
-                .map(|(_, v)| *v)
-        };
-        incoming.floor = own(columns.len());
+        // By column, or a row of many columns with many versions would take their product.
+        let mut own = vec![None; columns.len() + 1];
+        for (column, version) in row.exceptions.iter().rev() {
+            own[*column] = Some(*version);
+        }
+        incoming.floor = own[columns.len()];
         for (i, (column, value)) in columns.iter().zip(&row.values).enumerate() {
-            let version = own(i).unwrap_or(row.version);
+            let version = own[i].unwrap_or(row.version);
             if version == Version::NEVER && *column == WAS {
                 incoming.was = OldKey::decode(*value);
             }

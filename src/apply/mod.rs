@@ -8,6 +8,7 @@
 //! too large for one message are put together (`parts`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::capture::{Captured, Frames};
 use crate::database::table::Table;
@@ -41,6 +42,7 @@ mod parts;
 mod positions;
 mod quarantine;
 mod settling;
+mod steps;
 pub(crate) mod tombstone_age;
 mod tuples;
 mod unique;
@@ -60,6 +62,7 @@ pub(crate) use incoming::Incoming;
 pub(crate) use let_go::LetGo;
 pub(crate) use origins::Origins;
 pub use positions::{Position, Positions};
+pub(crate) use steps::Steps;
 pub(crate) use tombstone_age::TombstoneAge;
 pub(crate) use tuples::create_probe;
 pub(crate) use unique::{displaced_row, highest_displaced};
@@ -128,11 +131,12 @@ pub struct Applied {
 
 impl Database {
     /// Applies messages of `stream`, in order: as many as fit in one short transaction, but at
-    /// least one. If local changes take up the whole transaction, no message is applied and the
-    /// caller repeats the call. An error undoes the transaction.
+    /// least one. If local changes take up the whole transaction, or the rows of the first message
+    /// take longer than one may, no message is done and the caller repeats the call. An error
+    /// undoes the transaction.
     pub fn apply(&mut self, stream: &str, arrived: &[Arrived<'_>]) -> Result<Applied> {
         self.bound_held()?;
-        self.write_past_damage(|db| {
+        let applied = self.write_past_damage(|db| {
             let mut applied = Applied::default();
             let early = mutation::is(Mutation::NoCaptureBeforeApply);
             if !early && !db.capture_locked(&mut applied.captured)? {
@@ -141,7 +145,11 @@ impl Database {
             let began = db.clock.uptime();
             let mut frames = Frames::new(db);
             for message in arrived {
+                db.steps.begin(stream, message, began);
                 applied.rows += db.apply_message(stream, message, &mut frames)?;
+                if db.steps.is_cut() && !mutation::is(Mutation::CutMessageCounts) {
+                    break;
+                }
                 applied.messages += 1;
                 if db.clock.uptime() - began >= db.time_box() {
                     break;
@@ -158,7 +166,26 @@ impl Database {
             db.store_held_size()?;
             db.take_captured(frames, &mut applied.captured);
             Ok(applied)
-        })
+        })?;
+        self.steps.committed();
+        Ok(applied)
+    }
+
+    /// For tests: a transaction ends after every `rows` rows of a message that took it `longest`.
+    pub fn apply_in_steps(&mut self, rows: usize, longest: Duration) {
+        self.steps.set(rows, longest);
+    }
+
+    /// Whether the rows of a message are applied in part. Then a copy of this database has more
+    /// than its position says.
+    pub(crate) fn is_part_way(&self) -> bool {
+        self.steps.is_part_way()
+    }
+
+    /// Applies the next message from its first row, whatever was applied before: the stream may be
+    /// a different one.
+    pub(crate) fn begin_messages_anew(&mut self) {
+        self.steps.forget();
     }
 
     fn apply_message(
@@ -210,6 +237,11 @@ impl Database {
             let reason = format!("{} row(s) are left out; {}", faults.rows, faults.first);
             self.quarantine(stream, seq, &reason, &faults.bytes)?;
         }
+        if !self.sites.has_room_for(nodes) {
+            let reason = "it names more nodes than a database may know: somebody invents them";
+            self.quarantine(stream, seq, reason, &[])?;
+            return Ok(0);
+        }
         self.detect_duplicate_node(nodes, tables)?;
         self.apply_rows(nodes, tables, frames)
     }
@@ -223,8 +255,13 @@ impl Database {
         if nodes == [self.node] && mutation::is(Mutation::OwnWritesSkipped) {
             return Ok(0);
         }
-        let mut changed = 0;
+        let (mut changed, mut before) = (0, 0);
         for incoming in tables {
+            if self.steps.is_cut() {
+                break;
+            }
+            self.steps.enter(before);
+            before += incoming.len();
             let shape = held::shape_of_frame(&incoming.key);
             let name = incoming.name.to_ascii_lowercase();
             if let Some(table) = self.of_former(&name, &shape) {
@@ -252,7 +289,11 @@ impl Database {
         let mut changed = 0;
         // `Frame::decode` has read all rows once: an error here is the end of the rows.
         let mut more = rows.next(&mut row).unwrap_or(false);
-        while more {
+        while more && !self.steps.is_cut() {
+            if self.steps.passes() {
+                more = rows.next(&mut row).unwrap_or(false);
+                continue;
+            }
             if plain {
                 let (done, next) = self.apply_plain(table, &mut rows, &mut row)?;
                 changed += done;
@@ -260,6 +301,7 @@ impl Database {
             }
             if more {
                 changed += usize::from(self.apply_joined(table, incoming, &row, frames)?);
+                self.steps.applied(&*self.clock);
                 more = rows.next(&mut row).unwrap_or(false);
             }
         }

@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::capture::Frames;
 use crate::database::{Database, Result};
-use crate::model::frame::{Frame, FrameError, FramePart, MAX_FRAME_BYTES, Parts};
+use crate::model::frame::{Frame, FrameError, FramePart, Parts};
 
 /// Age at which the parts of an incomplete frame are removed: when another part arrives that the
 /// broker stored so much later. Their sender has sent the whole frame again, as other parts. The
@@ -28,7 +28,7 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<usize> {
         let expected = u64::from(part.count) * part.bytes.len() as u64;
-        if part.count > MAX_PARTS || expected > 2 * MAX_FRAME_BYTES as u64 {
+        if part.count > MAX_PARTS || expected > 2 * self.limits.frame_bytes as u64 {
             self.quarantine(
                 stream,
                 seq,
@@ -64,19 +64,22 @@ impl Database {
             return Ok(0);
         }
         let whole = self.join_parts(part)?;
-        self.conn
-            .prepare_cached("DELETE FROM __harmonylite___parts WHERE id = ?1")?
-            .execute([part.id])?;
-        self.parts_bytes = None;
         let decoded = whole
             .as_deref()
             .map_err(ToString::to_string)
             .and_then(|raw| Frame::decode(raw).map_err(|e| e.to_string()));
-        match decoded {
-            Ok(rows @ Frame::Rows { .. }) => self.apply_frame(stream, seq, &rows, frames),
-            Ok(Frame::Part(_)) => self.refuse(stream, seq, "parts of a part", part.bytes),
-            Err(reason) => self.refuse(stream, seq, &reason, part.bytes),
+        let changed = match decoded {
+            Ok(rows @ Frame::Rows { .. }) => self.apply_frame(stream, seq, &rows, frames)?,
+            Ok(Frame::Part(_)) => self.refuse(stream, seq, "parts of a part", part.bytes)?,
+            Err(reason) => self.refuse(stream, seq, &reason, part.bytes)?,
+        };
+        if !self.steps.is_cut() {
+            self.conn
+                .prepare_cached("DELETE FROM __harmonylite___parts WHERE id = ?1")?
+                .execute([part.id])?;
+            self.parts_bytes = None;
         }
+        Ok(changed)
     }
 
     /// Removes the oldest incomplete frames if all parts together take too much: their sender went
@@ -132,7 +135,7 @@ impl Database {
             let bytes = row.get_ref(0)?.as_blob().unwrap_or_default();
             let added = match whole.take() {
                 Some(parts) => Ok(parts),
-                None => Parts::new(bytes),
+                None => Parts::new(bytes, self.limits.frame_bytes),
             }
             .and_then(|mut parts| parts.add(bytes).map(|()| parts));
             match added {

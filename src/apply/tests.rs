@@ -30,6 +30,7 @@ mod rebuilds;
 mod renames;
 mod schema_moves;
 mod shown;
+mod steps;
 mod storage;
 pub(crate) mod support;
 mod transactions;

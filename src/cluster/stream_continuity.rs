@@ -40,6 +40,7 @@ pub fn verify_position(
         shared.notify_scheduler();
         shared.wake_publisher();
     }
+    shared.lock().database.begin_messages_anew();
     let position = shared.lock().database.position(stream);
     if mutation::is(Mutation::NoLookUp) {
         return Ok(position.seq + 1);

@@ -17,7 +17,7 @@ use super::snapshot::Snapshot;
 use super::tables::Tables;
 use crate::address::configured::ListenAddress;
 use crate::address::secret::Secret;
-use crate::model::frame::MAX_MESSAGE_BYTES;
+use crate::model::frame::{FRAME_BYTES, FRAME_BYTES_ALLOWED, MAX_MESSAGE_BYTES};
 
 /// Messages of a stream if the configuration leaves the number to us. A message takes little room
 /// and a snapshot much, so this is more than the 1024 of the Go version.
@@ -83,6 +83,8 @@ pub struct Config {
     pub tombstone_retention: Duration,
     /// Most bytes of held changes of tables that are not in the database.
     pub max_held_bytes: u64,
+    /// Largest frame that is put together from parts, in bytes after unpacking.
+    pub max_frame_bytes: usize,
     /// The tables that take part.
     pub tables: Tables,
     /// The streams in which changes travel.
@@ -235,6 +237,12 @@ impl Config {
                 MAX_HELD_BYTES,
                 1 << 16..=1 << 40,
                 "bytes of changes of tables that are not here",
+            ),
+            max_frame_bytes: top.int(
+                "max_frame_bytes",
+                FRAME_BYTES,
+                FRAME_BYTES_ALLOWED,
+                "bytes of a row and what travels with it, which a reader keeps in memory",
             ),
             tables: Tables::read(&top.section("tables")),
             replication_log: ReplicationLog::read(&log),

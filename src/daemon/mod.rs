@@ -316,6 +316,7 @@ fn open(
         match opened.map_err(|e| e.of_file(&config.db_path)) {
             Ok(mut database) => {
                 database.limits.held_bytes = config.max_held_bytes;
+                database.limits.set_frame_bytes(config.max_frame_bytes);
                 return Ok(Some(database));
             }
             Err(e) if e.is_temporary() => {

@@ -145,6 +145,8 @@ pub struct Database {
     pub(crate) parts_bytes: Option<u64>,
     /// Nodes that run the Go version.
     pub(crate) go_nodes: crate::apply::GoNodes,
+    /// How far the message is applied that takes several transactions.
+    pub(crate) steps: crate::apply::Steps,
     /// How far each origin of changes is applied here.
     pub(crate) origins: crate::apply::Origins,
     /// Events since the start; `kept_counts` has those that are committed.
@@ -239,6 +241,7 @@ impl Database {
             said_held: Default::default(),
             parts_bytes: None,
             go_nodes: Default::default(),
+            steps: Default::default(),
             origins: Default::default(),
             counts: Counts::default(),
             kept_counts: Counts::default(),

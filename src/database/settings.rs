@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{MAX_HELD_BYTES, Tables};
-use crate::model::frame::{MAX_FRAME_BYTES, MAX_ROW_BYTES};
+use crate::model::frame::{FRAME_BYTES, row_bytes};
 
 /// The settings of this node's database.
 pub struct Settings {
@@ -52,6 +52,8 @@ pub struct Settings {
 /// How much this node accepts of input that peers could send without end.
 #[derive(Debug)]
 pub(crate) struct Limits {
+    /// Largest frame that is put together from parts, in bytes after unpacking.
+    pub frame_bytes: usize,
     /// Largest row that is sent, in bytes.
     pub row_bytes: usize,
     /// Bytes of parts that wait for the rest of their frame.
@@ -63,11 +65,21 @@ pub(crate) struct Limits {
     pub quarantined_bytes: u64,
 }
 
+impl Limits {
+    /// Sets the largest frame, and all that depends on it.
+    pub(crate) fn set_frame_bytes(&mut self, frame_bytes: usize) {
+        self.frame_bytes = frame_bytes;
+        self.row_bytes = row_bytes(frame_bytes);
+        self.parts_bytes = 4 * frame_bytes as u64;
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            row_bytes: MAX_ROW_BYTES,
-            parts_bytes: 4 * MAX_FRAME_BYTES as u64,
+            frame_bytes: FRAME_BYTES,
+            row_bytes: row_bytes(FRAME_BYTES),
+            parts_bytes: 4 * FRAME_BYTES as u64,
             held_bytes: MAX_HELD_BYTES,
             quarantined: 1000,
             quarantined_bytes: 16 << 20,

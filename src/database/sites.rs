@@ -1,10 +1,14 @@
 //! Maps node ids to small numbers: millions of versions name a node, and an id takes eight bytes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::Connection;
 
 use crate::database::DatabaseError;
+
+/// Nodes that a database knows at most. A cluster has fewer in all its life; whoever may publish
+/// may invent any number.
+pub const MAX_NODES: usize = 1 << 14;
 
 /// The table `__harmonylite___sites` in memory. The numbers have no meaning outside this file.
 #[derive(Debug, Default)]
@@ -28,6 +32,20 @@ impl Sites {
     fn insert(&mut self, site: i64, node: u64) {
         self.by_node.insert(node, site);
         self.by_site.insert(site, node);
+    }
+
+    /// Whether there is room for those of these nodes that are not known yet.
+    pub fn has_room_for(&self, nodes: &[u64]) -> bool {
+        let unknown = nodes.iter().filter(|n| !self.by_node.contains_key(n));
+        match nodes.len() + self.by_node.len() <= MAX_NODES {
+            true => true,
+            false => self.by_node.len() + unknown.collect::<BTreeSet<_>>().len() <= MAX_NODES,
+        }
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.by_node.len()
     }
 
     /// The node with this number. Fails with [`DatabaseError::Damaged`] if the table lacks it.

@@ -24,8 +24,8 @@ mod rows;
 pub use builder::{FrameBuilder, TableHeader};
 pub use faults::Faults;
 pub use pack::{
-    MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Messages, PackedFrame, Parts, id_text,
-    message_id, pack, unpack,
+    FRAME_BYTES, FRAME_BYTES_ALLOWED, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_ROW_BYTES, Messages,
+    PackedFrame, Parts, id_text, message_id, pack, row_bytes, unpack,
 };
 use rows::bounded;
 pub use rows::{FrameKeyColumn, FrameRows, Row, TableRows};
@@ -46,6 +46,9 @@ const MAX_NAMES: usize = 1 << 17;
 
 /// A frame with this many names is complete: one more table leaves it below [`MAX_NAMES`].
 const MANY_NAMES: usize = 1 << 15;
+
+/// Limit of the columns of a table: SQLite's, as it is built here, and [`WAS`].
+const MAX_COLUMNS: usize = 2001;
 
 /// Longest name of a table or column, in bytes. Every held row is stored with its names.
 pub const MAX_NAME_BYTES: usize = 255;

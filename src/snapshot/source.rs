@@ -15,7 +15,7 @@ use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
 use crate::database::schema::{self, Column};
 use crate::database::selection;
-use crate::database::sites::Sites;
+use crate::database::sites::{MAX_NODES, Sites};
 use crate::database::table::{Shape, Table, versions_table};
 use crate::database::{DatabaseError, Result};
 use crate::model::cbor;
@@ -77,6 +77,9 @@ impl SnapshotSource {
             None => return Err(damaged("it has no tables of HarmonyLite".to_owned())),
         }
         let sites = Sites::load(&conn)?;
+        if sites.len() > MAX_NODES {
+            return Err(damaged(format!("it names {} nodes", sites.len())));
+        }
         let tables = tables(&conn)?;
         let measure = tables.iter().map(|t| (t.id, measure(t))).collect();
         Ok(SnapshotSource {

@@ -14,7 +14,9 @@ use harmonylite::config::Config;
 use harmonylite::database::rows::decode_exceptions;
 use harmonylite::database::{Database, Settings};
 use harmonylite::model::cbor;
-use harmonylite::model::frame::{Frame, FrameBuilder, KeyColumn, Parts, Row, TableHeader, unpack};
+use harmonylite::model::frame::{
+    Frame, FrameBuilder, KeyColumn, MAX_FRAME_BYTES, Parts, Row, TableHeader, unpack,
+};
 use harmonylite::model::key::key_bytes;
 use harmonylite::model::manifest::{Manifest, SnapshotEntry};
 use harmonylite::model::value::Value;
@@ -72,7 +74,7 @@ pub fn frame(bytes: &[u8]) {
             }
         }
         Ok(Frame::Part(part)) => {
-            if let Ok(mut parts) = Parts::new(part.bytes) {
+            if let Ok(mut parts) = Parts::new(part.bytes, MAX_FRAME_BYTES) {
                 let _ = parts.add(part.bytes).and_then(|()| parts.finish());
             }
         }

@@ -141,6 +141,8 @@ pub struct Node {
     pub is_cut_off: bool,
     /// A second node has its configured id.
     pub has_duplicate: bool,
+    /// Some of its starts apply a message in several transactions.
+    pub cuts_messages: bool,
     pub shadow: Shadow,
     /// Rows that statements named while the core was down: they may count as written at that time.
     pub noted: BTreeSet<(usize, String)>,
@@ -208,6 +210,7 @@ impl Node {
             readers: vec![None; shards as usize],
             is_cut_off: false,
             has_duplicate: false,
+            cuts_messages: false,
             shadow: Shadow::default(),
             noted: BTreeSet::new(),
             cut: None,
@@ -289,6 +292,9 @@ impl Node {
         let meanwhile = self.meanwhile.clone();
         let writes = move || meanwhile.run();
         db.fence().put_off_by(move || random.below(8) == 0, writes);
+        if self.cuts_messages && Random::new(self.clock.time_ms() as u64 ^ 0x5e9).below(4) == 0 {
+            db.apply_in_steps(1 + (self.place & 3), Duration::ZERO);
+        }
         if self.has_duplicate {
             // As the entries in the broker's bucket tell.
             db.note_other_process().map_err(|e| e.to_string())?;

@@ -194,6 +194,7 @@ impl World {
         let shards = self.options.shards;
         let mut node = Node::new(place, id, self.folder.path(), self.now_ms + skew, shards);
         node.has_duplicate = duplicates && place < 2;
+        node.cuts_messages = self.rekeyed.is_none();
         node.shadow = Shadow {
             columns: vec![None; self.plan.tables.len()],
             ..Shadow::default()

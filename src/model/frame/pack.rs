@@ -2,7 +2,7 @@
 //!
 //! A peer's bytes do not decide how much memory we use: a message unpacks to at most
 //! [`MAX_MESSAGE_BYTES`]. A larger frame, or a message that the broker would refuse, travels in
-//! parts. These wait on disk and are unpacked piece by piece into at most [`MAX_FRAME_BYTES`].
+//! parts. These wait on disk and are unpacked piece by piece, into at most `max_frame_bytes`.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -15,11 +15,25 @@ use super::{FrameError, FramePart};
 /// Largest message, in bytes after unpacking: small against the 64 MB of the machines this runs on.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
-/// Largest frame that is assembled from parts, in bytes after unpacking.
+/// Largest frame that is assembled from parts, in bytes after unpacking, unless the configuration
+/// says otherwise (`max_frame_bytes`).
+pub const FRAME_BYTES: usize = 32 << 20;
+
+/// Bounds of that setting.
+pub const FRAME_BYTES_ALLOWED: std::ops::RangeInclusive<usize> =
+    2 * MAX_MESSAGE_BYTES..=MAX_FRAME_BYTES;
+
+/// The largest that it may be set to.
 pub const MAX_FRAME_BYTES: usize = 256 << 20;
 
-/// Largest row that can be sent, in bytes: up to half a message of other rows may precede it.
-pub const MAX_ROW_BYTES: usize = MAX_FRAME_BYTES - MAX_MESSAGE_BYTES;
+/// Largest row that can be sent where frames have at most `frame` bytes: up to half a message of
+/// other rows may precede it.
+pub const fn row_bytes(frame: usize) -> usize {
+    frame - MAX_MESSAGE_BYTES
+}
+
+/// Largest row that any node can send, in bytes.
+pub const MAX_ROW_BYTES: usize = row_bytes(MAX_FRAME_BYTES);
 
 /// Magic number of a zstd frame (RFC 8878). CBOR of ours begins with an array instead.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -171,13 +185,9 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Begins a frame. `first` is the content of the first part, which tells whether the frame is
-    /// compressed; the caller adds it by [`Self::add`] like the others.
-    pub fn new(first: &[u8]) -> Result<Self, FrameError> {
-        Self::bounded(first, MAX_FRAME_BYTES)
-    }
-
-    fn bounded(first: &[u8], limit: usize) -> Result<Self, FrameError> {
+    /// Begins a frame of at most `limit` bytes. `first` is the content of the first part, which
+    /// tells whether the frame is compressed; the caller adds it by [`Self::add`] like the others.
+    pub fn new(first: &[u8], limit: usize) -> Result<Self, FrameError> {
         let zstd = match first.starts_with(&ZSTD_MAGIC) {
             true => {
                 let mut zstd = zstd::stream::raw::Decoder::new().map_err(broken)?;
@@ -274,7 +284,7 @@ mod tests {
             };
             assert_eq!((part.index, part.count), (i as u32, messages.len() as u32));
             if parts.is_none() {
-                parts = Some(Parts::bounded(part.bytes, limit)?);
+                parts = Some(Parts::new(part.bytes, limit)?);
             }
             parts.as_mut().unwrap().add(part.bytes)?;
         }
@@ -306,13 +316,13 @@ mod tests {
                 Err(FrameError::TooLarge(100_000.., 99_999))
             ));
             let cut = &messages[..messages.len() - 1];
-            let mut parts = Parts::new(&[]).unwrap();
+            let mut parts = Parts::new(&[], MAX_FRAME_BYTES).unwrap();
             for message in cut {
                 let Ok(Frame::Part(part)) = Frame::decode(message) else {
                     panic!()
                 };
                 if part.index == 0 {
-                    parts = Parts::new(part.bytes).unwrap();
+                    parts = Parts::new(part.bytes, MAX_FRAME_BYTES).unwrap();
                 }
                 parts.add(part.bytes).unwrap();
             }
@@ -344,10 +354,13 @@ mod tests {
         windowed.extend([0x00, 17 << 3]); // no size, a window of 2^27
         windowed.extend([0x01, 0x00, 0x00]);
         assert!(matches!(unpack(&windowed), Err(FrameError::Zstd(_))));
-        let mut parts = Parts::new(&windowed).unwrap();
+        let mut parts = Parts::new(&windowed, MAX_FRAME_BYTES).unwrap();
         assert!(parts.add(&windowed).is_err());
         windowed[5] = 9 << 3; // 2^19 is what we write
-        Parts::new(&windowed).unwrap().add(&windowed).unwrap();
+        Parts::new(&windowed, MAX_FRAME_BYTES)
+            .unwrap()
+            .add(&windowed)
+            .unwrap();
         let twice = [packed.clone(), packed].concat();
         assert!(unpack(&twice).is_err());
     }

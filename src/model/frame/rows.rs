@@ -1,6 +1,8 @@
 //! Reads the rows of a frame. Nothing in a frame is trusted.
 
-use super::{DELETE, Faults, FrameError, MAX_NAME_BYTES, ROWID, UPSERT, UPSERT_WITH_VERSIONS};
+use super::{
+    DELETE, Faults, FrameError, MAX_COLUMNS, MAX_NAME_BYTES, ROWID, UPSERT, UPSERT_WITH_VERSIONS,
+};
 use crate::model::cbor::{CborError, Cursor};
 use crate::model::value::Value;
 use crate::model::version::Version;
@@ -76,7 +78,11 @@ impl<'a> TableRows<'a> {
                 collation,
             });
         }
-        let columns: Vec<&str> = (0..bounded(cursor.array()?, names)?)
+        let count = cursor.array()?;
+        if count > MAX_COLUMNS {
+            return Err(CborError::OutOfBounds("the number of columns").into());
+        }
+        let columns: Vec<&str> = (0..bounded(count, names)?)
             .map(|_| short_text(cursor))
             .collect::<Result<_, _>>()?;
         let key_first = key.iter().zip(&columns).all(|(k, c)| k.name == *c);

@@ -184,6 +184,9 @@ impl Inquiry<'_> {
             let locked = self.shared.lock();
             let why = match hindrance(self.shared, &locked.database) {
                 Some(why) => Some(why.to_owned()),
+                None if locked.database.is_part_way() => {
+                    Some("the rows of a message are applied in part".to_owned())
+                }
                 None => ask(&locked.database)?,
             };
             drop(locked);
