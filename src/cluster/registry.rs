@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use crate::cluster::broker::meta_bucket;
 use crate::cluster::stream_continuity;
-use crate::model::manifest::{SnapshotEntry, StreamPosition};
+use crate::model::manifest::{KEPT, Manifest, SnapshotEntry, StreamPosition};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
@@ -41,6 +41,9 @@ pub trait Registry: Send {
     fn founder(&mut self) -> Result<Option<u64>, StreamError>;
     /// The newest snapshot; none if there is none, or if its entry cannot be read.
     fn newest(&mut self) -> Result<Option<SnapshotEntry>, StreamError>;
+    /// The snapshots that nodes announced, the newest first, also after [`Self::forget_newest`]: a
+    /// store may withhold a snapshot, but not bring in another one.
+    fn announced(&mut self) -> Result<Vec<SnapshotEntry>, StreamError>;
     /// Publishes `entry` as the newest snapshot.
     fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError>;
     /// Reduces the positions of the newest snapshot to those of `entry`, if it is still the same
@@ -138,8 +141,29 @@ const READ_ALL_AGAIN: Duration = Duration::from_secs(3600);
 
 const FOUNDER: &str = "founder";
 const NEWEST: &str = "snapshot";
+const ANNOUNCED: &str = "snapshots";
 const WANTED: &str = "wanted";
 const LEADER: &str = "leader";
+
+/// The snapshots that nodes announced in `bucket`, the newest first. A release that keeps no list
+/// announces the newest alone.
+pub fn announced(bucket: &KeyValue<'_>) -> Result<Vec<SnapshotEntry>, StreamError> {
+    let stored = bucket.get(ANNOUNCED)?;
+    let mut all = stored.map_or_else(Vec::new, |(bytes, _)| parse_announced(&bytes));
+    let newest = bucket.get(NEWEST)?;
+    let newest = newest.and_then(|(bytes, _)| SnapshotEntry::parse(&bytes).ok());
+    if let Some(newest) = newest.filter(|n| !all.iter().any(|known| known.name == n.name)) {
+        all.insert(0, newest);
+    }
+    Ok(all)
+}
+
+/// The entries that make sense.
+fn parse_announced(bytes: &[u8]) -> Vec<SnapshotEntry> {
+    let all: Vec<serde_json::Value> = serde_json::from_slice(bytes).unwrap_or_default();
+    let parse = |entry: &serde_json::Value| SnapshotEntry::parse(entry.to_string().as_bytes()).ok();
+    all.iter().take(2 * KEPT).filter_map(parse).collect()
+}
 
 /// Attempts to change a value that other nodes change as well.
 const TRIES: usize = 8;
@@ -370,7 +394,21 @@ impl Registry for KeyValueRegistry {
         Ok(stored.and_then(|(bytes, _)| self.parse_newest(&bytes)))
     }
 
+    fn announced(&mut self) -> Result<Vec<SnapshotEntry>, StreamError> {
+        announced(&self.meta())
+    }
+
     fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
+        // First, so that a crash in between leaves no newest snapshot that is not announced.
+        self.amend(ANNOUNCED, |stored| {
+            let known = stored.map(parse_announced).unwrap_or_default();
+            let with = Manifest {
+                snapshots: known,
+                ..Manifest::default()
+            };
+            let snapshots = with.with("", entry.clone()).snapshots;
+            Some(serde_json::to_vec(&snapshots).expect("writing to memory does not fail"))
+        })?;
         self.meta().put(NEWEST, &entry.to_bytes()).map(drop)
     }
 

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub make: bool,
     /// Folder for scratch files, which exists; none: the database's.
     pub scratch: Option<PathBuf>,
+    /// False: a node that begins with a snapshot leaves out its triggers and views.
+    pub takes_code: bool,
     /// Where snapshots are kept.
     pub store: StoreSettings,
     /// Time between two snapshots; none: only when much was written.
@@ -160,6 +162,11 @@ impl Snapshot {
             enabled,
             make: section.bool("make", true),
             scratch: section.folder("scratch"),
+            takes_code: section.parsed("schema", "all", |text| match text {
+                "all" => Ok(true),
+                "tables" => Ok(false),
+                _ => Err("all, tables".to_owned()),
+            }),
             store: match chosen {
                 "s3" => StoreSettings::S3(s3),
                 "webdav" => StoreSettings::WebDav(webdav),

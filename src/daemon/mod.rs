@@ -317,6 +317,7 @@ fn open(
             Ok(mut database) => {
                 database.limits.held_bytes = config.max_held_bytes;
                 database.limits.set_frame_bytes(config.max_frame_bytes);
+                database.takes_code = config.snapshot.takes_code;
                 return Ok(Some(database));
             }
             Err(e) if e.is_temporary() => {
@@ -332,6 +333,14 @@ fn open(
             }
         }
     }
+}
+
+/// Opens the database for a command that works on it while no daemon does. The caller holds its
+/// lock.
+pub(crate) fn open_alone(config: &Config) -> Result<Database, DatabaseError> {
+    let clock = Arc::new(SystemClock);
+    let stop = Arc::new(AtomicBool::new(false));
+    Database::open(settings(config, config.node_id), clock, stop)
 }
 
 fn settings(config: &Config, node_id: Option<u64>) -> Settings {

@@ -7,18 +7,21 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::cluster::broker::JetStreamBroker;
+use crate::cluster::broker::{JetStreamBroker, meta_bucket};
+use crate::cluster::registry;
 use crate::config::Config;
 use crate::config::snapshot::StoreSettings as Kind;
 use crate::db_file::access::FileAccess;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
+use crate::model::manifest::SnapshotEntry;
 use crate::shared::Shared;
 use crate::snapshot::error::TransferError;
 use crate::snapshot::thread::{Inputs, Places, Progress, SnapshotRequest};
 use crate::snapshot::transfer;
-use crate::snapshot::{scheduler, thread};
+use crate::snapshot::{say_code, scheduler, thread};
 use crate::store::{self, Store, StoreError};
+use crate::stream::key_value::KeyValue;
 use crate::thread::Exited;
 
 /// How long a new node waits for the broker or the store to say whether there is a snapshot. Then
@@ -140,13 +143,25 @@ fn bring(
     progress: &mut Progress<'_>,
 ) -> Result<Option<String>, TransferError> {
     let mut store = open_store(config, broker)?;
-    let manifest = transfer::read_manifest(&mut *store, &config.common.stream_prefix)?;
+    let mut manifest = transfer::read_manifest(&mut *store, &config.common.stream_prefix)?;
+    if let Some(manifest) = &mut manifest {
+        let announced = announced(config, broker)?;
+        for name in manifest.anchor(&announced) {
+            log::warn!(
+                "snapshot {name} is not taken: the store lists it, and no node announced it"
+            );
+        }
+    }
     let mut last = Ok(None);
     let access = FileAccess::of_database(&config.db_path);
     for entry in manifest.into_iter().flat_map(|m| m.snapshots) {
         let place = (&*config.db_path, &access);
-        let fetched = transfer::fetch(&entry, place, &mut *store, progress)
-            .and_then(|file| transfer::put_in_place(file, &config.db_path));
+        let fetched = transfer::fetch(&entry, place, &mut *store, progress).and_then(|file| {
+            let names = transfer::code(file.path(), config.snapshot.takes_code)?;
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            say_code(&names, config.snapshot.takes_code);
+            transfer::put_in_place(file, &config.db_path)
+        });
         match fetched {
             Ok(false) => {
                 log::info!(
@@ -175,6 +190,25 @@ fn bring(
         }
     }
     last
+}
+
+/// The snapshots that nodes announced at the broker.
+fn announced(
+    config: &Config,
+    broker: &JetStreamBroker,
+) -> Result<Vec<SnapshotEntry>, TransferError> {
+    let bucket = meta_bucket(&config.common.stream_prefix);
+    let ask = || {
+        let client = broker.connect()?;
+        registry::announced(&KeyValue::open(&client, &bucket))
+    };
+    ask().map_err(|e| {
+        TransferError::Store(StoreError::failed(
+            "the broker",
+            "ask for announced snapshots",
+            e,
+        ))
+    })
 }
 
 fn open_store(config: &Config, broker: &JetStreamBroker) -> Result<Box<dyn Store>, StoreError> {

@@ -134,6 +134,8 @@ pub struct Database {
     pub(crate) log_run: i64,
     /// Bounds for what peers and applications may send, see [`Limits`].
     pub(crate) limits: Limits,
+    /// Whether triggers and views of a snapshot are taken over with its tables.
+    pub(crate) takes_code: bool,
     /// Tables whose changes are let go.
     pub(crate) let_go: crate::apply::LetGo,
     pub(crate) held_size: crate::apply::HeldSize,
@@ -235,6 +237,7 @@ impl Database {
             log_is_left: true,
             log_run: 0,
             limits: Limits::default(),
+            takes_code: true,
             let_go,
             held_size,
             is_news: false,

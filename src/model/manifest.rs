@@ -151,6 +151,34 @@ impl Manifest {
         }
     }
 
+    /// Leaves out the snapshots that no node `announced`, and takes what was announced of the
+    /// others: the store says nothing but which of them it has. If nothing was announced, the
+    /// broker is new or lost its data, and the store is all there is. Returns the names that are
+    /// left out.
+    pub fn anchor(&mut self, announced: &[SnapshotEntry]) -> Vec<String> {
+        if announced.is_empty() {
+            return Vec::new();
+        }
+        let mut strange = Vec::new();
+        let listed = std::mem::take(&mut self.snapshots).into_iter();
+        let anchored = |listed: SnapshotEntry| {
+            let known = announced.iter().find(|known| known.name == listed.name);
+            match known.filter(|known| (&known.sha256, known.size) == (&listed.sha256, listed.size))
+            {
+                Some(known) => Some(SnapshotEntry {
+                    streams: listed.reliable_of(known),
+                    ..known.clone()
+                }),
+                None => {
+                    strange.push(listed.name);
+                    None
+                }
+            }
+        };
+        self.snapshots = listed.filter_map(anchored).collect();
+        strange
+    }
+
     /// The manifest as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("writing to memory does not fail")
@@ -167,6 +195,14 @@ impl SnapshotEntry {
                 .retain(|stream, _| other.streams.contains_key(stream));
         }
         self.streams.len() < before
+    }
+
+    /// The positions of the announced entry `known` that this one, of the same snapshot, has, too:
+    /// a node that found a position lost removed it here.
+    fn reliable_of(&self, known: &SnapshotEntry) -> BTreeMap<String, StreamPosition> {
+        let streams = known.streams.iter();
+        let reliable = streams.filter(|(stream, _)| self.streams.contains_key(*stream));
+        reliable.map(|(s, p)| (s.clone(), p.clone())).collect()
     }
 
     /// Reads and checks a single entry, as the broker's bucket holds it. The error is a text for

@@ -4,6 +4,7 @@
 //! and any number of times. So local writes survive, and after a crash on the way the merge only
 //! has to begin anew. The positions move when all rows are joined, never earlier.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +29,10 @@ mod lacking;
 mod pending;
 mod schema;
 
+#[cfg(test)]
+pub(super) use schema::create;
+pub(crate) use schema::say_code;
+
 /// Number of rows read from the snapshot at a time.
 const STEP: usize = 128;
 
@@ -45,12 +50,38 @@ pub struct Merge {
 }
 
 /// Counts rows of the snapshot.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RowCount {
     /// Rows read from the snapshot so far.
     pub seen: u64,
     /// Rows of those that were new here.
     pub new: u64,
+    /// Rows here that were deleted, by a tombstone of the snapshot or because it lacks them.
+    pub deleted: u64,
+    /// By table: rows of those, and live rows that were here.
+    tables: BTreeMap<String, (u64, u64)>,
+}
+
+impl RowCount {
+    /// Counts a live row that was here, and whether the merge deleted it.
+    fn note_here(&mut self, table: &Table, is_deleted: bool) {
+        self.deleted += u64::from(is_deleted);
+        let (deleted, here) = match self.tables.get_mut(table.name()) {
+            Some(counts) => counts,
+            None => self.tables.entry(table.name().to_owned()).or_default(),
+        };
+        *deleted += u64::from(is_deleted);
+        *here += 1;
+    }
+
+    /// Tables of which more than a tenth was deleted: name, deleted rows, rows that were here.
+    pub fn many_deleted(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        let tables = self
+            .tables
+            .iter()
+            .map(|(name, (deleted, here))| (&**name, *deleted, *here));
+        tables.filter(|(_, deleted, here)| deleted * 10 > *here)
+    }
 }
 
 /// How far a merge has come.
@@ -125,7 +156,7 @@ impl Merge {
         }
         let (at, rows, captured) = db.write_past_damage(|db| {
             let (mut captured, mut at, mut rows) =
-                (Captured::default(), self.at.clone(), self.rows);
+                (Captured::default(), self.at.clone(), self.rows.clone());
             if !db.capture_locked(&mut captured)? {
                 return Ok((at, rows, captured));
             }
@@ -192,7 +223,7 @@ impl Merge {
             MergeProgress::Marks(after) => self.mark_some(db, after),
             MergeProgress::Lacking(n, after) => match self.source.tables.get(n) {
                 Some(table) => {
-                    let next = self.find_lacking(db, table, after, frames, is_over)?;
+                    let next = self.find_lacking(db, table, after, frames, (rows, is_over))?;
                     Ok(next.map_or(MergeProgress::Lacking(n + 1, None), |key| {
                         MergeProgress::Lacking(n, Some(key))
                     }))
@@ -251,6 +282,13 @@ impl Merge {
                     db.reject_rows(table.name(), 1, &e.to_string());
                 }
                 Err(e) => return Err(e),
+            }
+            if let (Ours::Other(Some(ours)), Some(local)) = (&ours, &local)
+                && !ours.state.deleted
+                && row.stored.state.deleted
+                && ours.state.version < row.stored.state.version
+            {
+                rows.note_here(local, true); // live rows are counted when the merge is at its end
             }
             if let (Ours::Other(Some(ours)), Some(local)) = (&ours, &local)
                 && ours.local_tx <= self.covered(db, table, &row.key_bytes)

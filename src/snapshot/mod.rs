@@ -27,6 +27,7 @@ pub mod watch;
 
 pub use copy::View;
 pub use merge::Merge;
+pub(crate) use merge::say_code;
 pub use tombstones::Sweep;
 
 #[cfg(test)]

@@ -267,7 +267,10 @@ impl Scheduler {
             .map_err(RoundError::from)
             .and_then(|mut store| Ok(transfer::read_manifest(&mut *store, &self.options.cluster)?));
         match manifest {
-            Ok(manifest) => {
+            Ok(mut manifest) => {
+                if let Some(manifest) = &mut manifest {
+                    take::anchor(manifest, &round.registry.announced()?);
+                }
                 let newest = manifest.and_then(|m| m.newest().cloned());
                 if let Some(newest) = &newest {
                     round.registry.set_newest(newest)?;

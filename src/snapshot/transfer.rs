@@ -259,6 +259,29 @@ pub fn fetch(
     }
 }
 
+/// The triggers and views of a fetched snapshot, which run inside the application. Drops them
+/// unless they are `taken` over.
+pub fn code(file: &Path, taken: bool) -> Result<Vec<String>, TransferError> {
+    let run = || -> rusqlite::Result<Vec<String>> {
+        let conn = scratch::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut list = conn.prepare(
+            "SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'view')
+             AND name NOT GLOB '__harmonylite__*' ORDER BY type, name",
+        )?;
+        let all = list.query_map([], |r| Ok((values::lossy(r, 0)?, values::lossy(r, 1)?)))?;
+        let all: Vec<(String, String)> = all.collect::<rusqlite::Result<_>>()?;
+        for (kind, name) in all.iter().filter(|_| !taken) {
+            // A trigger on a view goes with it.
+            conn.execute(
+                &format!("DROP {kind} IF EXISTS {}", schema::quote(name)),
+                [],
+            )?;
+        }
+        Ok(all.into_iter().map(|(_, name)| name).collect())
+    };
+    run().map_err(|e| disk(file, e))
+}
+
 /// Makes a fetched snapshot the database. Returns false if a database appeared meanwhile: that one
 /// stays.
 pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferError> {

@@ -90,7 +90,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn failed(store: &str, doing: impl fmt::Display, cause: impl fmt::Display) -> StoreError {
+    pub(crate) fn failed(
+        store: &str,
+        doing: impl fmt::Display,
+        cause: impl fmt::Display,
+    ) -> StoreError {
         StoreError::Failed {
             store: store.to_string(),
             doing: doing.to_string(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use harmonylite::cluster::registry::{Registry, Told};
 use harmonylite::cluster::stream_continuity;
-use harmonylite::model::manifest::{SnapshotEntry, StreamPosition};
+use harmonylite::model::manifest::{KEPT, SnapshotEntry, StreamPosition};
 use harmonylite::stream::{Retention, StreamError, StreamState};
 
 use crate::broker::Broker;
@@ -18,6 +18,7 @@ pub const LEASE_MS: i64 = 30_000;
 struct Bucket {
     founder: Option<u64>,
     newest: Option<SnapshotEntry>,
+    announced: Vec<SnapshotEntry>,
     wanted: BTreeMap<String, StreamPosition>,
     publishers: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Told>,
@@ -169,8 +170,17 @@ impl Registry for Seen {
         self.with(|b, _| b.newest.clone())
     }
 
+    fn announced(&mut self) -> Result<Vec<SnapshotEntry>, StreamError> {
+        self.with(|b, _| b.announced.clone())
+    }
+
     fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
-        self.with(|b, _| b.newest = Some(entry.clone()))
+        self.with(|b, _| {
+            b.announced.retain(|known| known.name != entry.name);
+            b.announced.insert(0, entry.clone());
+            b.announced.truncate(KEPT);
+            b.newest = Some(entry.clone());
+        })
     }
 
     fn drop_unreliable(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Merge, STEP};
+use super::{Merge, RowCount, STEP};
 use crate::apply::{Incoming, Place as RowPlace};
 use crate::capture::Frames;
 use crate::database::meta::{Meta, get_meta, set_meta};
@@ -28,7 +28,7 @@ impl Merge {
         table: &Arc<Table>,
         after: Option<Vec<OwnedValue>>,
         frames: &mut Frames,
-        is_over: &dyn Fn(&Database) -> bool,
+        (rows, is_over): (&mut RowCount, &dyn Fn(&Database) -> bool),
     ) -> Result<Option<Vec<OwnedValue>>> {
         let Some(local) = db.table_like(table) else {
             return Ok(None);
@@ -37,9 +37,9 @@ impl Merge {
         let scan = local.scan_versions(after.is_none(), STEP);
         for key in keys(&db.conn, &local, &scan, after.as_deref())? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            if self.source.version(table, &borrowed)?.is_none() {
-                self.settle_lacking(db, &local, &borrowed, frames)?;
-            }
+            let is_deleted = self.source.version(table, &borrowed)?.is_none()
+                && self.settle_lacking(db, &local, &borrowed, frames)?;
+            rows.note_here(&local, is_deleted);
             last = Some(key);
             if is_over(db) {
                 break;
@@ -117,14 +117,14 @@ impl Merge {
         table: &Arc<Table>,
         key: &[Value<'_>],
         frames: &mut Frames,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let key_bytes = table.key_bytes(key.iter().copied());
         let stored = Rows::new(&db.conn, table)?.version(&db.sites, key)?;
         let Some(stored) = stored.filter(|s| !s.state.deleted) else {
-            return Ok(());
+            return Ok(false);
         };
         if self.is_held(table, &key_bytes)? {
-            return Ok(());
+            return Ok(false);
         }
         let (version, dropped) = (stored.state.version, self.entry.dropped());
         let hasty = mutation::is(Mutation::LackingRowsDeleted);
@@ -132,13 +132,13 @@ impl Merge {
             && !db.is_marked(table, &key_bytes, stored.local_tx)?;
         if version > dropped && !hasty {
             // A row that the snapshot does not cover is marked, or on its way through a stream.
-            return match is_known && db.settings.publish {
-                true => db.mark_republished(table, &key_bytes, frames),
-                false => Ok(()),
-            };
+            if is_known && db.settings.publish {
+                db.mark_republished(table, &key_bytes, frames)?;
+            }
+            return Ok(false);
         }
         if version.node == db.node && !db.settings.publish {
-            return Ok(()); // nobody else ever heard of it
+            return Ok(false); // nobody else ever heard of it
         }
         if hasty || is_known {
             let gone = Incoming {
@@ -151,11 +151,12 @@ impl Merge {
                 db.restore_detector.forget();
                 db.note_forgotten(version)?;
                 db.note_dropped(dropped)?;
+                return Ok(true);
             }
         } else if db.settings.publish {
             db.mark_republished(table, &key_bytes, frames)?;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Marks a row that the snapshot covers, has as `theirs`, and that is newer here: the broker

@@ -32,8 +32,11 @@ impl Scheduler {
             self.forgot = true;
             round.registry.forget_newest()?;
         }
-        let manifest = manifest?;
+        let mut manifest = manifest?;
         self.forgot &= is_missing;
+        if let Some(manifest) = &mut manifest {
+            anchor(manifest, &round.registry.announced()?);
+        }
         let mut failure = None;
         for mut entry in manifest.into_iter().flat_map(|m| m.snapshots) {
             if let Some(newest) = &self.newest {
@@ -99,6 +102,17 @@ impl Scheduler {
     }
 }
 
+/// Leaves out the snapshots that no node announced, and says so.
+pub(super) fn anchor(manifest: &mut Manifest, announced: &[SnapshotEntry]) {
+    for name in manifest.anchor(announced) {
+        log::warn!(
+            "snapshot {name} is not taken: the store lists it, and no node announced it, or a \
+             different one under that name. If an operator put the store back to an earlier state \
+             on purpose, delete the keys `snapshot` and `snapshots` of the cluster's meta bucket"
+        );
+    }
+}
+
 /// Whether an error while merging is that of the snapshot's file.
 pub(super) fn is_of_the_file(e: &DatabaseError) -> bool {
     let is_ours = matches!(e, DatabaseError::Stopped | DatabaseError::NotReserved(_));
@@ -140,11 +154,21 @@ fn merge(
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(
-        "snapshot {} merged, {} row(s) in it were new here, in {} ms",
+        "snapshot {} merged, {} row(s) in it were new here, {} row(s) here are deleted by it, in \
+         {} ms",
         entry.name,
         merge.rows.new,
+        merge.rows.deleted,
         began.elapsed().as_millis()
     );
+    for (table, deleted, before) in merge.rows.many_deleted() {
+        log::error!(
+            "snapshot {} of node {} deleted {deleted} of {before} row(s) of table {table}. If \
+             nobody deleted them, somebody else wrote the snapshot: see \"Security\"",
+            entry.name,
+            entry.node
+        );
+    }
     round.shared.set_joined();
     Ok(())
 }

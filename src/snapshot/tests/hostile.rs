@@ -190,3 +190,67 @@ fn a_check_can_be_ended() {
     let ended = transfer::check(&taken.0, &mut Ended);
     assert!(matches!(ended, Err(Unchecked::Stopped)), "{ended:?}");
 }
+
+/// A node without tables takes over a snapshot's schema, statement by statement.
+#[test]
+fn a_schema_may_create_and_no_more() {
+    let (_a, taken) = forged(
+        "CREATE TABLE Fine(id INTEGER PRIMARY KEY, v);
+         CREATE VIRTUAL TABLE docs USING fts5(body);
+         CREATE VIEW Titles AS SELECT title FROM Books;
+         CREATE TRIGGER planted AFTER INSERT ON Fine BEGIN DELETE FROM Books; END;
+         PRAGMA writable_schema = ON;
+         CREATE TABLE odd(x);
+         UPDATE sqlite_schema SET sql = 'CREATE TABLE odd AS SELECT * FROM Books'
+         WHERE name = 'odd'",
+    );
+    for takes_code in [true, false] {
+        let mut b = Node::unmet(2, "");
+        b.db.takes_code = takes_code;
+        let Ok(mut merging) = Merge::open(&taken.0, &taken.1) else {
+            continue; // SQLite reads no such schema
+        };
+        while !merging.step(&mut b.db).unwrap().0 {}
+        let names = "SELECT group_concat(name) FROM (SELECT name FROM sqlite_schema
+            WHERE type IN ('view', 'trigger') AND name NOT GLOB '__harmonylite__*' ORDER BY 1)";
+        let code = match takes_code {
+            true => "t'Titles,planted'",
+            false => "n",
+        };
+        assert_eq!(b.rows(names).to_lowercase(), code.to_lowercase());
+        assert_eq!(b.rows("SELECT title FROM Books"), "t'Dune'");
+    }
+}
+
+/// Each statement does what the schema of a peer may not.
+#[test]
+fn statements_that_a_schema_may_not_have() {
+    let mut conn = Connection::open_in_memory().unwrap();
+    conn.execute_batch("CREATE TABLE t(v)").unwrap();
+    for text in [
+        "DROP TABLE t",
+        "ATTACH '/tmp/x' AS x",
+        "CREATE TABLE u AS SELECT * FROM t",
+        "CREATE TABLE u(x); DROP TABLE t",
+        "PRAGMA writable_schema = ON",
+        "INSERT INTO t VALUES (1)",
+    ] {
+        assert!(
+            crate::snapshot::merge::create(&mut conn, text).is_err(),
+            "{text}"
+        );
+    }
+    let fine = [
+        "CREATE TABLE u(id INTEGER PRIMARY KEY AUTOINCREMENT, v CHECK (length(v) < 9) UNIQUE)",
+        "CREATE INDEX i ON u(lower(v))",
+        "CREATE VIRTUAL TABLE f USING fts5(body)",
+        "CREATE VIRTUAL TABLE r USING rtree(id, a, b)",
+        "CREATE VIEW w AS SELECT * FROM u",
+        "CREATE TRIGGER g AFTER INSERT ON u BEGIN INSERT INTO t VALUES (new.v); END",
+    ];
+    for text in fine {
+        crate::snapshot::merge::create(&mut conn, text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    }
+    conn.execute_batch("INSERT INTO u(v) VALUES ('a'); INSERT INTO f VALUES ('b')")
+        .unwrap();
+}

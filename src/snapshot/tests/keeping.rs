@@ -18,6 +18,7 @@ use crate::snapshot::watch::Nobody;
 use crate::store::{self, Store, StoreError};
 use crate::stream::StreamError;
 
+mod announced;
 mod damaged;
 mod due;
 mod empty;
@@ -30,6 +31,7 @@ struct Inner {
     leader: Option<u64>,
     founder: Option<u64>,
     newest: Option<SnapshotEntry>,
+    announced: Vec<SnapshotEntry>,
     wanted: BTreeMap<String, StreamPosition>,
     publishers: BTreeMap<u64, String>,
     tables: BTreeMap<u64, Told>,
@@ -90,8 +92,16 @@ impl Registry for Memory {
         self.with(|s| s.newest.clone())
     }
 
+    fn announced(&mut self) -> Result<Vec<SnapshotEntry>, StreamError> {
+        self.with(|s| s.announced.clone())
+    }
+
     fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
-        self.with(|s| s.newest = Some(entry.clone()))
+        self.with(|s| {
+            s.announced.insert(0, entry.clone());
+            s.announced.truncate(2);
+            s.newest = Some(entry.clone());
+        })
     }
 
     fn drop_unreliable(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
