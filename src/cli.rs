@@ -27,6 +27,7 @@ usage: harmonylite [flags]
        harmonylite schema status [-cluster] [-json] [-config FILE]
        harmonylite verify [-repair [-dry-run]] [-json] [-config FILE]
        harmonylite forget NODE [-dry-run] [-config FILE]
+       harmonylite release [-dry-run] [-config FILE]
        harmonylite pause|resume [-json] [-config FILE]
        harmonylite diag [-o FILE] [-config FILE]
        harmonylite nats-permissions [-node N] [-config FILE]
@@ -44,6 +45,8 @@ usage: harmonylite [flags]
   verify               compare the rows of all nodes, and name those that differ; with -repair
                        publish the newest version of those again (-dry-run: only say so)
   forget               take NODE, which is gone for good, off the list of nodes
+  release              lower the versions of rows that lie in the future, so that later writes
+                       win again; with the daemon stopped, on every node
   pause, resume        go offline: capture and do not connect, also after a restart; and back
   diag                 write facts that help to find a fault to FILE (default:
                        harmonylite-diag.txt), without secrets and without rows
@@ -64,7 +67,7 @@ usage: harmonylite [flags]
                        the same as schema status -cluster
   -cluster             for schema status: compare with the other nodes
   -repair              for verify: make rows that differ equal again
-  -dry-run             for verify -repair and forget: only say what would be done
+  -dry-run             for verify -repair, forget and release: only say what would be done
   -drop TABLE          for held: give up what is held of TABLE on this node
   -o FILE              for restore and diag: where to, a file that is not there yet
 
@@ -109,6 +112,13 @@ pub enum Command {
     Check(Flags),
     /// Remove our triggers and tables from the database.
     Cleanup(Flags),
+    /// Release the rows whose version lies in the future.
+    Release {
+        /// None: see [`crate::config::Config::find`].
+        config: Option<PathBuf>,
+        /// Say which, and change nothing.
+        dry_run: bool,
+    },
     /// Save a snapshot, then stop.
     SaveSnapshot(Flags),
     /// Write the newest snapshot to a file, as a plain database.
@@ -255,7 +265,7 @@ const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
 /// Words that are commands. They may stand among the flags.
-const SUBCOMMANDS: [&str; 13] = [
+const SUBCOMMANDS: [&str; 14] = [
     "conflicts",
     "diag",
     "forget",
@@ -263,6 +273,7 @@ const SUBCOMMANDS: [&str; 13] = [
     "inspect",
     "nats-permissions",
     "pause",
+    "release",
     "restore",
     "resume",
     "schema",
@@ -356,6 +367,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             let config = config(&mut args)?;
             finish(args, "nats-permissions takes -config and -node N")?;
             Ok(Command::NatsPermissions { config, node })
+        }
+        Some("release") => {
+            let config = config(&mut args)?;
+            let dry_run = args.contains("--dry-run");
+            finish(args, "release takes -config and -dry-run alone")?;
+            Ok(Command::Release { config, dry_run })
         }
         Some("restore") => {
             let to = value(&mut args, "--o")?.map(PathBuf::from);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use harmonylite::cli::{self, Command, Flags};
 use harmonylite::commands::query::{self, CommandOutcome};
 use harmonylite::commands::{
-    check, cleanup, conflicts, held, inspect, nats_permissions, restore, snapshots,
+    check, cleanup, conflicts, held, inspect, nats_permissions, release, restore, snapshots,
 };
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
@@ -71,6 +71,7 @@ fn carry_out_alone(command: Command, out: &mut dyn Write) -> Result<(), String> 
             inspect::show(&path, config.as_ref(), json, out)
         }
         Command::Cleanup(options) => cleanup::clean_up(&load(options.config)?, out),
+        Command::Release { config, dry_run } => release::release(&load(config)?, dry_run, out),
         Command::Conflicts { config, json } => conflicts::show(&load(config)?.db_path, json, out),
         Command::Held { config, json, drop } => {
             let path = load(config)?.db_path;

@@ -13,6 +13,17 @@ fn check_error(line: &str, expected: &[&str]) {
 }
 
 #[test]
+fn release_takes_two_flags() {
+    let command = |config: Option<&str>, dry_run| {
+        let config = config.map(Into::into);
+        Ok(Command::Release { config, dry_run })
+    };
+    assert_eq!(read("release"), command(None, false));
+    assert_eq!(read("-config=a release -dry-run"), command(Some("a"), true));
+    check_error("release -json", &["release takes"]);
+}
+
+#[test]
 fn nothing_means_run() {
     assert_eq!(read(""), Ok(Command::Run(Flags::default())));
 }

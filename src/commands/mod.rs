@@ -9,6 +9,7 @@ pub mod held;
 pub mod inspect;
 pub mod nats_permissions;
 pub mod query;
+pub mod release;
 pub mod restore;
 mod schema;
 pub mod snapshots;

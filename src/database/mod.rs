@@ -41,6 +41,7 @@ mod own_shape;
 pub mod own_tables;
 mod plain_condition;
 pub(crate) mod read_only;
+pub mod release;
 mod replacing;
 mod reservation;
 mod restore_detector;
