@@ -128,6 +128,9 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     if let Some(text) = database.clock_problem() {
         problems.insert("clock".to_owned(), text);
     }
+    if let Some(text) = database.ahead_problem() {
+        problems.insert("versions".to_owned(), text);
+    }
     let triggers = &database.apply_triggers;
     for (name, reason) in triggers.unsupported() {
         let text = format!("does not run for arriving rows: {reason}");

@@ -78,7 +78,7 @@ impl Database {
                 Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => break true,
                 Err(e) => return Err(e),
             }
-            if self.steps.applied(&*self.clock) || !rows.next(row).unwrap_or(false) {
+            if self.steps.applied(|| self.clock.uptime()) || !rows.next(row).unwrap_or(false) {
                 break false;
             }
         };

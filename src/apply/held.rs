@@ -177,7 +177,7 @@ impl Database {
             if self.let_go_if_too_much(&table)? {
                 return Ok(());
             }
-            self.steps.applied(&*self.clock);
+            self.steps.applied(|| self.clock.uptime());
         }
         Ok(())
     }

@@ -201,8 +201,9 @@ impl Database {
                 self.take_part(stream, (message.seq, message.time_ms), part, frames)
             }
             Content::Frame(rows) => {
-                if let Frame::Rows { nodes, .. } = rows {
+                if let Frame::Rows { nodes, faults, .. } = rows {
                     self.origins.note(nodes, message.time_ms);
+                    self.note_ahead(faults.newest, message.time_ms);
                 }
                 self.apply_frame(stream, message.seq, rows, frames)
             }
@@ -301,7 +302,7 @@ impl Database {
             }
             if more {
                 changed += usize::from(self.apply_joined(table, incoming, &row, frames)?);
-                self.steps.applied(&*self.clock);
+                self.steps.applied(|| self.clock.uptime());
                 more = rows.next(&mut row).unwrap_or(false);
             }
         }

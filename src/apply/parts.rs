@@ -69,7 +69,12 @@ impl Database {
             .map_err(ToString::to_string)
             .and_then(|raw| Frame::decode(raw).map_err(|e| e.to_string()));
         let changed = match decoded {
-            Ok(rows @ Frame::Rows { .. }) => self.apply_frame(stream, seq, &rows, frames)?,
+            Ok(rows @ Frame::Rows { .. }) => {
+                if let Frame::Rows { faults, .. } = &rows {
+                    self.note_ahead(faults.newest, time_ms);
+                }
+                self.apply_frame(stream, seq, &rows, frames)?
+            }
             Ok(Frame::Part(_)) => self.refuse(stream, seq, "parts of a part", part.bytes)?,
             Err(reason) => self.refuse(stream, seq, &reason, part.bytes)?,
         };

@@ -10,7 +10,6 @@
 use std::time::Duration;
 
 use crate::apply::Arrived;
-use crate::clock::Clock;
 
 /// Within this time all rows of a message are applied in one transaction.
 pub(super) const LONGEST: Duration = Duration::from_millis(100);
@@ -75,11 +74,11 @@ impl Steps {
         passes
     }
 
-    /// Counts a row that was applied. True if the transaction must end.
-    pub(super) fn applied(&mut self, clock: &dyn Clock) -> bool {
+    /// Counts a row that was applied, at this uptime. True if the transaction must end.
+    pub(super) fn applied(&mut self, now: impl Fn() -> Duration) -> bool {
         self.seen += 1;
-        self.is_cut = self.seen.is_multiple_of(self.step)
-            && clock.uptime().saturating_sub(self.began) >= self.longest;
+        self.is_cut =
+            self.seen.is_multiple_of(self.step) && now().saturating_sub(self.began) >= self.longest;
         self.is_cut
     }
 

@@ -301,6 +301,9 @@ impl Database {
         self.damage.end_row();
         drop(rows);
         self.note_given(highest)?;
+        if let Some(now_ms) = self.broker_time_ms() {
+            self.note_ahead(highest, now_ms);
+        }
         for reason in too_large {
             self.reject_rows(table.name(), 1, &reason);
         }

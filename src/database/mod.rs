@@ -165,6 +165,9 @@ pub struct Database {
     broker_offset_ms: Option<i64>,
     /// Signs that a different node has this node's id.
     pub(crate) id_claim: crate::apply::IdClaim,
+    /// The latest time of a version that was seen above the broker's, in unix milliseconds, and the
+    /// uptime when one was.
+    ahead: (i64, Option<Duration>),
     /// The log names the machine's clock as wrong.
     clock_is_wrong: bool,
 }
@@ -254,6 +257,7 @@ impl Database {
             displaced_alarm: Default::default(),
             broker_offset_ms: None,
             id_claim: Default::default(),
+            ahead: (0, None),
             clock_is_wrong: false,
         };
         database.require_apply_triggers()?;

@@ -5,9 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::{Database, DatabaseError, Result};
 use crate::model::timestamp::shown;
+use crate::model::version::milliseconds;
 
 /// Clocks may differ by this much whatever `max_clock_drift` is: messages take time.
 const TRANSIT: Duration = Duration::from_secs(1);
+
+/// How long health names a version in the future after it was seen last.
+const AHEAD_FOR: Duration = Duration::from_secs(3600);
 
 impl Database {
     /// Makes sure that `time_ms` may be stamped; that takes an fsync about once a minute.
@@ -123,6 +127,32 @@ impl Database {
         ))
     }
 
+    /// Notes a version above the broker's time, which was `time_ms`, and `max_clock_drift`: later
+    /// writes lose against it.
+    pub(crate) fn note_ahead(&mut self, hlc: i64, time_ms: i64) {
+        let drift_ms = self.settings.max_clock_drift.as_millis() as i64;
+        let allowed_ms = time_ms.saturating_add(drift_ms + TRANSIT.as_millis() as i64);
+        let ahead_ms = milliseconds(hlc);
+        if ahead_ms <= allowed_ms {
+            return;
+        }
+        let known = self.ahead_problem();
+        let most_ms = known
+            .as_ref()
+            .map_or(ahead_ms, |_| ahead_ms.max(self.ahead.0));
+        self.ahead = (most_ms, Some(self.clock.uptime()));
+        if known.is_none() {
+            log::warn!("{}", ahead(ahead_ms));
+        }
+    }
+
+    /// In words, that a row has a version in the future, if one was seen in the last hour.
+    pub fn ahead_problem(&self) -> Option<String> {
+        let (most_ms, seen) = self.ahead;
+        let is_lately = seen.is_some_and(|seen| self.clock.uptime() - seen < AHEAD_FOR);
+        is_lately.then(|| ahead(most_ms))
+    }
+
     /// Logs the begin and the end of a difference between the clocks.
     fn note_clock(&mut self) {
         let problem = self.clock_problem();
@@ -135,9 +165,17 @@ impl Database {
     }
 }
 
+fn ahead(ms: i64) -> String {
+    format!(
+        "rows have versions of {} (UTC), which is more than max_clock_drift ahead of the broker's \
+         clock: later writes lose against them until `harmonylite release` has run on every node",
+        shown(ms)
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::apply::tests::support::Node;
+    use crate::apply::tests::support::{Node, cluster, exchange};
 
     const NOW: i64 = 1_780_000_000_000;
 
@@ -161,5 +199,26 @@ mod tests {
             node.clock.set(shows);
             assert_eq!(node.db.clock_problem(), None);
         }
+    }
+
+    /// A row of a node with a wrong clock wins against all later writes, and health says so where
+    /// it arrives, and where a later write gets a version above it.
+    #[test]
+    fn a_version_in_the_future_is_named() {
+        let mut n = cluster(2, "CREATE TABLE t (id INTEGER PRIMARY KEY, v)");
+        n[0].clock.set(NOW + 86_400_000);
+        n[1].clock.set(NOW);
+        n[1].db.heard_broker_time(NOW);
+        n[0].run("INSERT INTO t VALUES (1, 'pinned')");
+        assert_eq!(n[1].db.ahead_problem(), None);
+        exchange(&mut n);
+        let text = n[1].db.ahead_problem().unwrap();
+        assert!(text.contains("harmonylite release"), "{text}");
+        n[1].restart();
+        n[1].db.heard_broker_time(NOW);
+        assert_eq!(n[1].db.ahead_problem(), None);
+        n[1].run("UPDATE t SET v = 'later' WHERE id = 1");
+        n[1].capture();
+        assert!(n[1].db.ahead_problem().is_some());
     }
 }

@@ -77,7 +77,7 @@ pub(super) struct StatusThread {
     /// A number that no other process has: it stands in the entry.
     start: String,
     /// The entry that the others have of this node.
-    told: Option<Told>,
+    told: Option<WrittenEntry>,
     /// Whether something changed since, or no entry is written yet.
     is_changed: bool,
     /// No entry is written before this time, after a failure.
@@ -92,7 +92,7 @@ pub(super) struct StatusThread {
 }
 
 /// An entry that was written.
-struct Told {
+struct WrittenEntry {
     node: u64,
     entry: NodeEntry,
     at: Instant,
@@ -273,7 +273,7 @@ impl StatusThread {
             let start = self.start.clone();
             let (revision, is_of_other) =
                 self.with_bucket(|bucket| write_entry(bucket, &key, &bytes, known, &start))?;
-            self.told = Some(Told {
+            self.told = Some(WrittenEntry {
                 node: facts.node,
                 entry: facts.entry,
                 at: Instant::now(),

@@ -16,6 +16,7 @@ mod command_line;
 mod conflicts;
 mod courtesy;
 mod crash;
+mod duplicate;
 mod edge;
 mod embedded;
 mod excluded;

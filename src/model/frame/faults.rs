@@ -14,6 +14,8 @@ pub struct Faults {
     pub first: String,
     /// The bytes of some of them as they came.
     pub bytes: Vec<u8>,
+    /// The highest hlc of the rows that are not left out.
+    pub newest: i64,
     is_named: bool,
 }
 

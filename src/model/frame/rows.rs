@@ -167,6 +167,9 @@ impl<'a> FrameRows<'a, '_> {
             self.left -= 1;
             let start = self.cursor.clone();
             let Some(fault) = self.decode(row)? else {
+                if let Some(faults) = &mut self.faults {
+                    faults.newest = faults.newest.max(row.version.hlc);
+                }
                 return Ok(true);
             };
             if let Some(faults) = &mut self.faults {
