@@ -68,6 +68,9 @@ pub(crate) use tuples::create_probe;
 pub(crate) use unique::{displaced_row, highest_displaced};
 pub(crate) use was::OldKey;
 
+/// Why a message is put in quarantine that names unknown nodes.
+const TOO_MANY_NODES: &str = "it names more nodes than a database may know: somebody invents them";
+
 /// A message of a stream, decoded.
 #[derive(Debug)]
 pub struct Arrived<'a> {
@@ -207,6 +210,10 @@ impl Database {
                 }
                 self.apply_frame(stream, message.seq, rows, frames)
             }
+            Content::Go(event, data) if !self.sites.has_room_for(&[event.from]) => {
+                self.quarantine(stream, message.seq, TOO_MANY_NODES, data)?;
+                Ok(0)
+            }
             Content::Go(event, data) => {
                 self.origins.note(&[event.from], message.time_ms);
                 self.apply_go_event(stream, message, (event, data), frames)
@@ -239,8 +246,7 @@ impl Database {
             self.quarantine(stream, seq, &reason, &faults.bytes)?;
         }
         if !self.sites.has_room_for(nodes) {
-            let reason = "it names more nodes than a database may know: somebody invents them";
-            self.quarantine(stream, seq, reason, &[])?;
+            self.quarantine(stream, seq, TOO_MANY_NODES, &[])?;
             return Ok(0);
         }
         self.detect_duplicate_node(nodes, tables)?;

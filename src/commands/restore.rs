@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crossbeam_channel::{Receiver, TryRecvError, unbounded};
-use rusqlite::OpenFlags;
+use rusqlite::{ErrorCode, OpenFlags};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -114,7 +114,10 @@ fn restore_one(
 ) -> Result<i64, TransferError> {
     let mut progress = Progress::new(stop, "restore");
     let file = transfer::fetch(entry, (to, access), store, &mut progress)?;
-    let displaced = clean(file.path()).map_err(|e| disk(to, format!("{}: {e}", entry.name)))?;
+    let displaced = clean(file.path(), stop).map_err(|e| match e.sqlite_error_code() {
+        Some(ErrorCode::OperationInterrupted) => TransferError::Stopped,
+        _ => disk(to, format!("{}: {e}", entry.name)),
+    })?;
     if is_told(stop) {
         return Err(TransferError::Stopped);
     }
@@ -144,9 +147,12 @@ fn require_free(to: &Path) -> Result<(), String> {
     ))
 }
 
-/// Removes everything of ours. Returns the number of displaced and held rows that went with it.
-fn clean(file: &Path) -> rusqlite::Result<i64> {
-    let conn = scratch::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+/// Removes everything of ours. Returns the number of displaced and held rows that went with it. The
+/// file comes from a store, and a view in the place of a table may have no end: `stop` ends it.
+fn clean(file: &Path, stop: &Receiver<()>) -> rusqlite::Result<i64> {
+    let mut conn = scratch::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let stop = stop.clone();
+    conn.progress_handler(10_000, Some(move || is_told(&stop)))?;
     let displaced = conn.query_row(
         "SELECT (SELECT count(*) FROM __harmonylite___displaced)
               + (SELECT count(*) FROM (SELECT DISTINCT table_name, shape, key
@@ -157,4 +163,31 @@ fn clean(file: &Path) -> rusqlite::Result<i64> {
     own_tables::drop_all(&conn)?;
     conn.close().map_err(|(_, e)| e)?;
     Ok(displaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_without_end_is_left_at_a_signal() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("fetched.db");
+        let conn = Connection::open(&file).unwrap();
+        conn.execute_batch(
+            "CREATE TABLE __harmonylite___held(table_name, shape, key);
+             CREATE VIEW __harmonylite___displaced AS
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+        )
+        .unwrap();
+        let (signals, stop) = unbounded();
+        signals.send(()).unwrap();
+        let ended = clean(&file, &stop).unwrap_err();
+        assert_eq!(
+            ended.sqlite_error_code(),
+            Some(ErrorCode::OperationInterrupted)
+        );
+    }
 }

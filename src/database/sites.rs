@@ -44,7 +44,7 @@ impl Sites {
     }
 
     /// Number of nodes.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_node.len()
     }
 

@@ -77,8 +77,8 @@ impl SnapshotSource {
             None => return Err(damaged("it has no tables of HarmonyLite".to_owned())),
         }
         let sites = Sites::load(&conn)?;
-        if sites.len() > MAX_NODES {
-            return Err(damaged(format!("it names {} nodes", sites.len())));
+        if sites.count() > MAX_NODES {
+            return Err(damaged(format!("it names {} nodes", sites.count())));
         }
         let tables = tables(&conn)?;
         let measure = tables.iter().map(|t| (t.id, measure(t))).collect();
