@@ -52,7 +52,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("metrics", "database shared health progress status"),
     (
         "control",
-        "thread poller progress address lock model config logging database shared health \
+        "thread poller progress address lock model config database shared health \
          http cluster status metrics",
     ),
     (
@@ -66,9 +66,9 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "clock thread poller db_file lock memory model address config cli logging stream store watcher \
-         mirror database shared inspect cluster status heartbeat control snapshot publisher \
-         consumer",
+        "clock thread poller db_file lock memory model address config cli logging stream store \
+         watcher mirror database shared inspect cluster status heartbeat control snapshot \
+         publisher consumer",
     ),
     (
         "commands",

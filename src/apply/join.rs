@@ -309,12 +309,12 @@ fn is_mended(
     let Some(stored) = stored.filter(is_same) else {
         return false;
     };
-    let hash = table.content_hash(here.iter().map(OwnedValue::borrow));
     let arrived = table.schema.columns.iter().map(|column| {
         let value = incoming.columns.get(&column.lower).map(|(_, v)| v);
         value.unwrap_or(&column.default).borrow()
     });
-    hash != stored.hash && table.content_hash(arrived) == stored.hash
+    let is_here = table.is_content(stored, here.iter().map(OwnedValue::borrow));
+    !is_here && table.is_content(stored, arrived)
 }
 
 /// The table's columns with the values of both sides.

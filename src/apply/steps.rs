@@ -2,10 +2,10 @@
 //!
 //! A frame has the rows of one transaction of its sender, and arrives whole. But a few hundred KiB
 //! of a frame may hold so many rows that an application would wait for seconds. So a transaction
-//! that has worked on a frame for [`LONGEST`] ends between two of its rows, and the next goes on
-//! with the rest. The position moves with the last row only: after a crash the message is read
-//! again, and its first rows change nothing. Rows are joined by their versions, so whatever happens
-//! between two of these transactions does no harm.
+//! that has worked on a frame for [`LONGEST`], and has [`WHOLE`] of its rows, ends between two of
+//! its rows, and the next goes on with the rest. The position moves with the last row only: after a
+//! crash the message is read again, and its first rows change nothing. Rows are joined by their
+//! versions, so whatever happens between two of these transactions does no harm.
 
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use crate::apply::Arrived;
 
 /// Within this time all rows of a message are applied in one transaction.
 pub(super) const LONGEST: Duration = Duration::from_millis(100);
+
+/// So many rows are applied in one transaction on any machine, however slow.
+const WHOLE: usize = 512;
 
 /// Rows between two looks at the clock.
 const STEP: usize = 32;
@@ -31,6 +34,7 @@ pub(crate) struct Steps {
     /// The transaction ends before the message does.
     is_cut: bool,
     longest: Duration,
+    whole: usize,
     step: usize,
 }
 
@@ -43,6 +47,7 @@ impl Default for Steps {
             began: Duration::ZERO,
             is_cut: false,
             longest: LONGEST,
+            whole: WHOLE,
             step: STEP,
         }
     }
@@ -77,8 +82,9 @@ impl Steps {
     /// Counts a row that was applied, at this uptime. True if the transaction must end.
     pub(super) fn applied(&mut self, now: impl Fn() -> Duration) -> bool {
         self.seen += 1;
-        self.is_cut =
-            self.seen.is_multiple_of(self.step) && now().saturating_sub(self.began) >= self.longest;
+        self.is_cut = self.seen.is_multiple_of(self.step)
+            && self.seen - self.done >= self.whole
+            && now().saturating_sub(self.began) >= self.longest;
         self.is_cut
     }
 
@@ -107,6 +113,6 @@ impl Steps {
 
     /// For tests: ends a transaction after every `step` rows that took `longest` or more.
     pub(super) fn set(&mut self, step: usize, longest: Duration) {
-        (self.step, self.longest) = (step.max(1), longest);
+        (self.step, self.whole, self.longest) = (step.max(1), step, longest);
     }
 }

@@ -62,6 +62,17 @@ impl RowState {
         })
     }
 
+    /// The state of a live row whose content is not what was written: any version that arrives is
+    /// above it.
+    pub fn lowered(&self) -> RowState {
+        let floor = self.exceptions.get(FLOOR);
+        RowState {
+            version: self.lowest(),
+            deleted: false,
+            exceptions: floor.map(|v| (FLOOR.to_owned(), *v)).into_iter().collect(),
+        }
+    }
+
     /// Version of a column of a live row, named in lower case.
     pub fn column(&self, name: &str) -> Version {
         self.exceptions.get(name).copied().unwrap_or(self.version)

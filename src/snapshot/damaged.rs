@@ -15,7 +15,7 @@ use crate::database::Result;
 use crate::database::rows::{Rows, Stored};
 use crate::database::sites::Sites;
 use crate::database::table::Table;
-use crate::model::merge::{Exceptions, FLOOR, RowState};
+use crate::model::merge::{Exceptions, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
@@ -84,11 +84,10 @@ fn state_now(
         let is_gone = !stored.state.deleted && is_away()?.is_none();
         return Ok(is_gone.then_some(None));
     };
-    let hash = table.content_hash(content.iter().map(OwnedValue::borrow));
+    let hash = table.content_hash(stored.local_tx, content.iter().map(OwnedValue::borrow));
     if !stored.state.deleted && hash == stored.hash {
         return Ok(None);
     }
-    let floor = stored.state.exceptions.get(FLOOR);
     let state = match stored.state.deleted {
         true => RowState {
             version: Version {
@@ -98,11 +97,7 @@ fn state_now(
             deleted: false,
             exceptions: Exceptions::new(),
         },
-        false => RowState {
-            version: stored.state.lowest(),
-            deleted: false,
-            exceptions: floor.map(|v| (FLOOR.to_owned(), *v)).into_iter().collect(),
-        },
+        false => stored.state.lowered(),
     };
     Ok(Some(Some(Stored {
         state,

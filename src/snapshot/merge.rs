@@ -447,7 +447,8 @@ impl Merge {
     }
 
     /// A row that was changed behind the triggers' back where the snapshot was made is known as
-    /// such here, too: it keeps the hash that was recorded with its version.
+    /// such here, too: it keeps the hash that was recorded with its version. A hash under the key
+    /// of another database says nothing here, so such a row gets the lowest version instead.
     fn keep_record(
         &self,
         db: &mut Database,
@@ -456,17 +457,21 @@ impl Merge {
         row: &SourceRow,
     ) -> Result<()> {
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        let there = Rows::new(&self.source.conn, theirs)?.stored_hash(&key)?;
-        let recorded = row.stored.hash;
-        if there == recorded || mutation::is(Mutation::DamageForgottenOnMerge) {
+        let there = Rows::new(&self.source.conn, theirs)?.owned_row(&key)?;
+        let is_as_recorded = |there: Vec<OwnedValue>| {
+            theirs.is_content(&row.stored, there.iter().map(OwnedValue::borrow))
+        };
+        if there.is_none_or(is_as_recorded) || mutation::is(Mutation::DamageForgottenOnMerge) {
             return Ok(());
         }
         let mut rows = Rows::new(&db.conn, local)?;
         if let Some(mut here) = rows.version(&db.sites, &key)?
-            && here.hash == there
             && here.state.version == row.stored.state.version
         {
-            here.hash = recorded;
+            match local.has_key_of(&here, theirs, &row.stored) {
+                true => here.hash = row.stored.hash,
+                false => here.state = here.state.lowered(),
+            }
             rows.put_version(&mut db.sites, &key, &here)?;
         }
         Ok(())

@@ -60,6 +60,8 @@ pub struct World {
     watched: String,
     /// The first two nodes have one id, as with a cloned SD card.
     duplicates: bool,
+    /// Nodes apply some messages in several transactions.
+    cuts_messages: bool,
     /// An ordinary day: nodes are mostly up to date and send at once, and a publisher notices late
     /// that an acknowledgement does not come.
     is_lively: bool,
@@ -164,6 +166,7 @@ impl World {
             weights: Vec::new(),
             watched: String::new(),
             duplicates: false,
+            cuts_messages: seed & 3 != 1 && !is_rekeyed,
             is_lively: seed & 32 != 0,
             loses_all: seed & DISASTERS == DISASTERS && !is_rekeyed,
             folder,
@@ -194,7 +197,7 @@ impl World {
         let shards = self.options.shards;
         let mut node = Node::new(place, id, self.folder.path(), self.now_ms + skew, shards);
         node.has_duplicate = duplicates && place < 2;
-        node.cuts_messages = self.rekeyed.is_none();
+        node.cuts_messages = self.cuts_messages;
         node.shadow = Shadow {
             columns: vec![None; self.plan.tables.len()],
             ..Shadow::default()

@@ -184,9 +184,6 @@ impl Inquiry<'_> {
             let locked = self.shared.lock();
             let why = match hindrance(self.shared, &locked.database) {
                 Some(why) => Some(why.to_owned()),
-                None if locked.database.is_part_way() => {
-                    Some("the rows of a message are applied in part".to_owned())
-                }
                 None => ask(&locked.database)?,
             };
             drop(locked);
@@ -238,6 +235,8 @@ fn hindrance(shared: &Shared, db: &Database) -> Option<&'static str> {
         Some("it missed messages, and waits for a snapshot")
     } else if db.is_republishing() {
         Some("rows wait to be sent")
+    } else if db.is_part_way() {
+        Some("the rows of a message are applied in part")
     } else {
         None
     }
