@@ -2,6 +2,9 @@
 
 use rusqlite::types::Value;
 
+/// The value of a column, by the number of the row.
+type ValueOf = fn(usize) -> Value;
+
 /// A rebuild of the table.
 pub struct Kind {
     /// Columns by which the application names a row.
@@ -11,9 +14,9 @@ pub struct Kind {
     /// The values of these columns, per row.
     pub values: fn(usize) -> Vec<Value>,
     /// A column of the old key that the table has no more.
-    pub gone: Option<(&'static str, fn(usize) -> Value)>,
+    pub gone: Option<(&'static str, ValueOf)>,
     /// A column of the new key, and how the migration works it out.
-    pub made: Option<(&'static str, fn(usize) -> Value, &'static str)>,
+    pub made: Option<(&'static str, ValueOf, &'static str)>,
 }
 
 impl Kind {
