@@ -4,8 +4,11 @@
 //! Such a row is joined under the key of the row that it became here. A row that was not here is
 //! joined under the key that its columns make, if the keys of other rows were made so
 //! ([`Former::makes_keys`]). A value for a missing key column is never made up: the row is held
-//! until it comes under its new key. Resulting changes are published under the new key. If the
-//! migration of another node gives the row a different key, all nodes have both rows.
+//! until it comes under its new key. A delete does not come again: where no row is known that the
+//! deleted one became, it counts for the rows that have the former key in their columns, as it does
+//! on nodes that learn of these rows only after the delete. Resulting changes are published under
+//! the new key. If the migration of another node gives the row a different key, all nodes have both
+//! rows.
 
 use std::sync::Arc;
 
@@ -148,14 +151,22 @@ impl Database {
                 .map(|key| cbor::key_values(&key))
                 .transpose()?,
         };
+        let deleted = Incoming {
+            floor: Some(just_below(state.version)),
+            ..Incoming::default()
+        };
         let mut changed = false;
-        if let Some(gone) = gone {
-            let deleted = Incoming {
-                floor: Some(just_below(state.version)),
-                ..Incoming::default()
-            };
-            let is_done = self.join_next(table, next, &gone, deleted, frames)?;
-            changed |= is_done.unwrap_or(false);
+        match gone {
+            Some(gone) => {
+                let is_done = self.join_next(table, next, &gone, deleted, frames)?;
+                changed |= is_done.unwrap_or(false);
+            }
+            None if state.deleted && tombstone < Some(state.version) => {
+                for key in self.rows_of_former(table, &former.shape, &old)? {
+                    changed |= self.join_own(table, &key, deleted.clone(), frames)?;
+                }
+            }
+            None => {}
         }
         if let Some(Keys { new, .. }) = keys {
             let incoming = next.with_key(table, &former.shape, &new, incoming);

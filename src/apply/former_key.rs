@@ -1,11 +1,13 @@
 //! The key that a row gets when it arrives under a key that its table had before.
 
+use rusqlite::params_from_iter;
+
 use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
 use crate::apply::held::{Place, shape_of_known};
-use crate::database::schema::Affinity;
+use crate::database::schema::{Affinity, quote};
 use crate::database::table::{Shape, Table};
-use crate::database::{Former, FormerRow, Result, is_one};
+use crate::database::{Database, Former, FormerRow, Result, is_one, values};
 use crate::model::cbor;
 use crate::model::key::key_bytes;
 use crate::model::value::{OwnedValue, Value};
@@ -192,6 +194,49 @@ impl<'a> NextKey<'a> {
             }
         }
         incoming
+    }
+}
+
+impl Database {
+    /// Keys of the rows that have this former key in their columns; none if the table lacks one of
+    /// these columns.
+    /// Reads the whole table if no index begins with these columns.
+    pub(super) fn rows_of_former(
+        &self,
+        table: &Table,
+        shape: &Shape,
+        old: &[OwnedValue],
+    ) -> Result<Vec<Vec<OwnedValue>>> {
+        if !shape.key_gone(table).is_empty() {
+            return Ok(Vec::new());
+        }
+        let parts = KeyPart::of_shape(shape);
+        let columns: Vec<String> = parts.iter().map(|part| quote(part.name)).collect();
+        // SQLite can use an index for the collation of the column. That of the former key must be
+        // named, unless it is the finest: then the values are compared below.
+        let is_that = parts.iter().zip(&columns).enumerate();
+        let is_that = is_that.map(|(i, (part, column))| match part.collation {
+            "BINARY" => format!("{column} = ?{}", i + 1),
+            other => format!("{column} = ?{} COLLATE {other}", i + 1),
+        });
+        let key = (0..table.key_len()).map(|i| table.schema.column_sql(i));
+        let all: Vec<String> = key.chain(columns.iter().cloned()).collect();
+        let mut find = self.conn.prepare_cached(&format!(
+            "SELECT {} FROM {} WHERE {}",
+            all.join(", "),
+            quote(table.name()),
+            is_that.collect::<Vec<_>>().join(" AND ")
+        ))?;
+        let mut rows = find.query(params_from_iter(old))?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let value = |i| values::column(row, i).to_owned();
+            let mut each = parts.iter().zip(old).enumerate();
+            if each.all(|(i, (part, old))| part.is_that(&value(table.key_len() + i), old)) {
+                found.push((0..table.key_len()).map(value).collect());
+            }
+        }
+        Ok(found)
     }
 }
 

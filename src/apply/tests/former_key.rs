@@ -343,6 +343,79 @@ fn what_cannot_be_told_is_no_delete() {
     }
 }
 
+/// A node migrates while its table is empty, so it does not see how keys are made, and writes the
+/// rows that others have not migrated write and delete. The older write is not left on it alone.
+#[test]
+fn a_delete_counts_for_a_row_that_was_written_under_the_new_key() {
+    let tenant = "w TEXT NOT NULL DEFAULT 'z'";
+    for (before, after, from, keys) in [
+        (
+            "a INTEGER, id TEXT, v, PRIMARY KEY(a, id)".to_owned(),
+            "a INTEGER, id TEXT, v, PRIMARY KEY(id, a)".to_owned(),
+            "a, id, v",
+            ["5, 'one'", "5, 'two'"],
+        ),
+        (A.to_owned(), B.to_owned(), "id, v", ["1", "2"]),
+        (
+            "id TEXT COLLATE NOCASE PRIMARY KEY, v".to_owned(),
+            B.to_owned(),
+            "id, v",
+            ["'One'", "'Two'"],
+        ),
+        (
+            A.to_owned(),
+            format!("id INTEGER, v, {tenant}, PRIMARY KEY(w, id)"),
+            "id, v, 'z'",
+            ["1", "2"],
+        ),
+        (
+            A.to_owned(),
+            "id INTEGER, v, u INTEGER PRIMARY KEY DEFAULT NULL".to_owned(),
+            "id, v, 100 + id",
+            ["1", "2"],
+        ),
+    ] {
+        let names = if keys[0].contains(',') {
+            "a, id, v"
+        } else {
+            "id, v"
+        };
+        let mut n = cluster(3, &format!("CREATE TABLE t({before})"));
+        let write = |node: &mut Node, key: &str, value: &str| {
+            node.clock.advance(MINUTE);
+            node.run(&format!(
+                "REPLACE INTO t({names}) VALUES ({key}, '{value}')"
+            ));
+        };
+        rebuild(&mut n[0], &after, from);
+        n.iter_mut().for_each(|node| node.clock.advance(MINUTE));
+        keys.iter().for_each(|key| write(&mut n[0], key, "new"));
+        n[1].clock.advance(2 * MINUTE);
+        keys.iter().for_each(|key| write(&mut n[1], key, "old"));
+        exchange(&mut n);
+        assert_eq!(n[0].rows("SELECT DISTINCT v FROM t"), "t'new'", "{after}");
+        n[1].run("DELETE FROM t");
+        n[0].clock.advance(60 * MINUTE);
+        let update = format!("UPDATE t SET v = 'newer' WHERE id = {}", last(keys[1]));
+        n[0].run(&update);
+        exchange(&mut n);
+        assert_eq!(n[0].rows("SELECT v FROM t"), "t'newer'", "{after}");
+        for node in &mut n[1..] {
+            rebuild(node, &after, from);
+        }
+        converge(&mut n);
+        for node in &n {
+            assert_eq!(node.rows("SELECT v FROM t"), "t'newer'", "{after}");
+            assert_eq!(node.db.held().unwrap(), 0, "{after}");
+        }
+    }
+}
+
+/// The last value of a list.
+fn last(values: &str) -> &str {
+    values.rsplit(", ").next().unwrap_or_default()
+}
+
 const A: &str = "id INTEGER PRIMARY KEY, v";
 const B: &str = "id TEXT PRIMARY KEY, v";
 
