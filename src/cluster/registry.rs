@@ -302,11 +302,14 @@ impl KeyValueRegistry {
     ) -> Result<(), StreamError> {
         for _ in 0..TRIES {
             let stored = self.meta().get(key)?;
-            let revision = stored.as_ref().map_or(0, |(_, revision)| *revision);
             let Some(bytes) = change(stored.as_ref().map(|(bytes, _)| &bytes[..])) else {
                 return Ok(());
             };
-            if self.meta().update(key, &bytes, revision)? {
+            let is_written = match stored {
+                Some((_, revision)) => self.meta().update(key, &bytes, revision)?,
+                None => self.meta().create(key, &bytes)?,
+            };
+            if is_written {
                 return Ok(());
             }
         }

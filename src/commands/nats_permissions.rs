@@ -10,7 +10,14 @@ use crate::output;
 use crate::stream::jetstream::stream_name;
 
 /// Keys of the bucket that belong to no node, and those of one node, without its number.
-const SHARED_KEYS: [&str; 5] = ["settings", "founder", "snapshot", "wanted", "verify"];
+const SHARED_KEYS: [&str; 6] = [
+    "settings",
+    "founder",
+    "snapshot",
+    "snapshots",
+    "wanted",
+    "verify",
+];
 const OWN_KEYS: [&str; 4] = ["publisher-", "tables-", "node.", "digest."];
 
 /// Writes the rights for this configuration, as a block of nats-server's configuration. With a

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 
 use harmonylite::http::client;
+use harmonylite::stream::key_value::KeyValue;
 
 use crate::cluster::Cluster;
 use crate::node::{Node, free_port, until};
@@ -234,6 +235,12 @@ fn a_snapshot_that_is_no_use_is_named_until_there_is_another() {
         let object = store.path().join(entry["name"].as_str().unwrap());
         spoil(&object, entry);
         fs::write(&manifest, listed.to_string()).unwrap();
+        // Where nothing is announced, the store is believed.
+        let client = cluster.broker.client();
+        let bucket = KeyValue::open(&client, "harmonylite-changes-meta");
+        for key in ["snapshot", "snapshots"] {
+            bucket.delete(key).unwrap();
+        }
 
         cluster.nodes[1].start();
         until_health(port, 503, &["\"snapshots\":", says]);
