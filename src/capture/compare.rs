@@ -168,9 +168,11 @@ impl Database {
         let is_live = stored.as_ref().is_some_and(|s| !s.state.deleted);
         let mut why = ChangeEvidence::Compared;
         match cause {
-            CompareReason::Before if stored.is_none() => why = ChangeEvidence::Before,
+            CompareReason::Before | CompareReason::BeforeRebuilt if stored.is_none() => {
+                why = ChangeEvidence::Before;
+            }
             // The new version is above the old one, and below any write since.
-            CompareReason::Rebuilt | CompareReason::Unwatched
+            CompareReason::BeforeRebuilt | CompareReason::Rebuilt | CompareReason::Unwatched
                 if is_live && !rows.exists(&key)? =>
             {
                 time_ms = match mutation::is(Mutation::LeftOutCountsAsNow) {
@@ -178,7 +180,9 @@ impl Database {
                     false => 0,
                 };
             }
-            CompareReason::Rebuilt if is_live => (why, time_ms) = (ChangeEvidence::Rebuilt, 0),
+            CompareReason::BeforeRebuilt | CompareReason::Rebuilt if is_live => {
+                (why, time_ms) = (ChangeEvidence::Rebuilt, 0);
+            }
             CompareReason::Rekeyed(hlc) if !counts_as_now => {
                 time_ms = milliseconds(hlc).min(time_ms)
             }

@@ -40,7 +40,10 @@ impl Database {
         };
         Ok(Some(WalkProgress {
             table: table.name().to_owned(),
-            is_new: compare.cause == CompareReason::Before,
+            is_new: matches!(
+                compare.cause,
+                CompareReason::Before | CompareReason::BeforeRebuilt
+            ),
             done: begins_at + (reached * (PARTS / 2) as f64) as u64,
         }))
     }

@@ -27,6 +27,9 @@ pub enum CompareReason {
     Added,
     /// The rows are older than HarmonyLite in this database: they get the lowest version.
     Before,
+    /// The same, and columns came or went before the comparison was over: a row that has a version
+    /// and differs was not necessarily written.
+    BeforeRebuilt,
     /// Triggers were not in place.
     Unwatched,
     /// Triggers were not in place, and columns came or went: a row that differs was not necessarily
@@ -109,6 +112,7 @@ impl Shape {
         };
         let cause = match under_way.as_ref().map(|c| c.cause) {
             Some(CompareReason::Unwatched) => CompareReason::Rebuilt,
+            Some(CompareReason::Before) => CompareReason::BeforeRebuilt,
             under_way => cause.max(under_way.unwrap_or(cause)),
         };
         Some(Compare::anew(under_way.as_ref(), cause))
@@ -139,6 +143,7 @@ impl Compare {
                     ) => CompareReason::Rebuilt,
                     Some(
                         cause @ (CompareReason::Before
+                        | CompareReason::BeforeRebuilt
                         | CompareReason::Rekeyed(_)
                         | CompareReason::Matched(_)),
                     ) => cause,
