@@ -3,12 +3,12 @@
 //!
 //! Such a row is joined under the key of the row that it became here. A row that was not here is
 //! joined under the key that its columns make, if the keys of other rows were made so
-//! ([`Former::makes_keys`]). A value for a missing key column is never made up: the row is held
-//! until it comes under its new key. A delete does not come again: where no row is known that the
-//! deleted one became, it counts for the rows that have the former key in their columns, as it does
-//! on nodes that learn of these rows only after the delete. Resulting changes are published under
-//! the new key. If the migration of another node gives the row a different key, all nodes have both
-//! rows.
+//! ([`crate::database::Former::makes_keys`]). A value for a missing key column is never made up:
+//! the row is held until it comes under its new key. A delete does not come again: where no row is
+//! known that the deleted one became, it counts for the rows that have the former key in their
+//! columns, as it does on nodes that learn of these rows only after the delete. Resulting changes
+//! are published under the new key. If the migration of another node gives the row a different key,
+//! all nodes have both rows.
 
 use std::sync::Arc;
 

@@ -1,9 +1,10 @@
 //! The old key of a row whose table got a key that does not tell it.
 //!
 //! Nothing in such a row says which row it was under the former key. So each row that is sent says
-//! it in a column of its own ([`WAS`]) with the version (0, 0), for as long as the former key is
-//! remembered. A node that migrated without the row learns from that which row a change under the
-//! former key means, and whether it was deleted under it. What it holds of the row ends.
+//! it in a column of its own ([`crate::model::frame::WAS`]) with the version (0, 0), for as long as
+//! the former key is remembered. A node that migrated without the row learns from that which row a
+//! change under the former key means, and whether it was deleted under it. What it holds of the row
+//! ends.
 
 use std::sync::Arc;
 
