@@ -86,6 +86,8 @@
 //! | let go | not stored: the configuration excludes the table, or space ran out |
 //! | excluded, unsupported | not replicated: by choice; because the table cannot be |
 //! | displaced | lost a UNIQUE value to another row: not in the table, comes back when it can |
+//! | birth, life | what tells rows apart that were inserted under one number; such a row |
+//! | waits | its number is that of a newer life: not in the table, comes back when it can |
 //! | dangling | refers by a foreign key to a row that is not there |
 //! | rejected | written by the application, and cannot be replicated as it is |
 //! | quarantine | messages that no node can read; kept for people |

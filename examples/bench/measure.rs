@@ -170,6 +170,7 @@ fn install(path: &Path) -> Result<()> {
         max_clock_drift: Duration::from_secs(60),
         courtesy: Duration::ZERO,
         tombstone_retention: Duration::from_secs(30 * 24 * 3600),
+        births: false,
         allow_rowid_tables: true,
         joins_by_snapshot: false,
         seq_map_path: None,

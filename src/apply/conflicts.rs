@@ -5,8 +5,10 @@ use std::path::Path;
 
 use rusqlite::{Connection, params};
 
+use crate::apply::Lives;
 use crate::apply::displaced::DisplacedRows;
 use crate::apply::tuples::{create_probe, rows_with, tuples};
+use crate::database::own_tables;
 use crate::database::read_only::ReadOnly;
 use crate::database::rows::Rows;
 use crate::database::schema::Schema;
@@ -66,18 +68,24 @@ pub fn conflicts(path: &Path, show: &mut dyn FnMut(Conflict)) -> Result<()> {
         ));
     }
     let sites = Sites::load(&conn)?;
+    let has_lives = own_tables::has_lives(&conn)?;
+    let waits = match has_lives {
+        true => {
+            "EXISTS (SELECT 1 FROM __harmonylite___lives WHERE table_id = t.id AND deleted = 0)"
+        }
+        false => "0",
+    };
+    let find = format!(
+        "SELECT t.id FROM __harmonylite___tables t WHERE t.name = ?1
+         AND (t.id IN (SELECT table_id FROM __harmonylite___displaced) OR {waits})"
+    );
     for schema in selection::read(&conn, &selection::all, true)?.replicated {
-        let id: i64 = match conn.query_row(
-            "SELECT t.id FROM __harmonylite___tables t
-             WHERE t.name = ?1 AND t.id IN (SELECT table_id FROM __harmonylite___displaced)",
-            [&schema.name],
-            |r| r.get(0),
-        ) {
+        let id: i64 = match conn.query_row(&find, [&schema.name], |r| r.get(0)) {
             Ok(id) => id,
             Err(rusqlite::Error::QueryReturnedNoRows) => continue,
             Err(e) => return Err(e.into()),
         };
-        conflicts_of_table(&conn, &sites, id, schema, show)?;
+        conflicts_of_table(&conn, &sites, (id, has_lives), schema, show)?;
     }
     Ok(())
 }
@@ -89,7 +97,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
 fn conflicts_of_table(
     conn: &Connection,
     sites: &Sites,
-    id: i64,
+    (id, has_lives): (i64, bool),
     schema: Schema,
     show: &mut dyn FnMut(Conflict),
 ) -> Result<()> {
@@ -128,6 +136,40 @@ fn conflicts_of_table(
             version: version(&mut rows, sites, &cbor::key_values(&key_bytes)?)?,
             collisions,
         });
+    }
+    match has_lives {
+        true => waiting(&mut rows, sites, show),
+        false => Ok(()),
+    }
+}
+
+/// Shows the rows of a table that wait for their number.
+fn waiting(rows: &mut Rows<'_>, sites: &Sites, show: &mut dyn FnMut(Conflict)) -> Result<()> {
+    let (conn, table) = (rows.conn, rows.table);
+    let mut keys = conn.prepare(
+        "SELECT DISTINCT key FROM __harmonylite___lives
+         WHERE table_id = ?1 AND deleted = 0 ORDER BY key",
+    )?;
+    let mut keys = keys.query([table.id])?;
+    while let Some(row) = keys.next()? {
+        let key_bytes: Vec<u8> = row.get(0)?;
+        let key = cbor::key_values(&key_bytes)?;
+        let lives = Lives { conn, table }.of_key(sites, &key_bytes)?;
+        for life in lives.into_iter().filter(|life| !life.values.is_empty()) {
+            let collision = Collision {
+                index: "PRIMARY KEY".to_owned(),
+                tuple: named(table, &key),
+                winner_version: version(rows, sites, &key)?,
+                winner_key: named(table, &key),
+            };
+            show(Conflict {
+                table: table.name().to_owned(),
+                row: named(table, &life.values),
+                key_len: table.key_len(),
+                version: Some(life.stored.state.version),
+                collisions: vec![collision],
+            });
+        }
     }
     Ok(())
 }

@@ -123,7 +123,7 @@ impl DisplacedRows<'_> {
 }
 
 /// By column name, because the schema may change while the row is displaced.
-fn encode(table: &Table, values: &[OwnedValue]) -> Vec<u8> {
+pub(super) fn encode(table: &Table, values: &[OwnedValue]) -> Vec<u8> {
     let mut out = Vec::new();
     cbor::write_array(&mut out, 2 * values.len());
     for (column, value) in table.schema.columns.iter().zip(values) {
@@ -133,7 +133,7 @@ fn encode(table: &Table, values: &[OwnedValue]) -> Vec<u8> {
     out
 }
 
-fn decode(table: &Table, key: &[u8], bytes: &[u8]) -> Result<Vec<OwnedValue>> {
+pub(super) fn decode(table: &Table, key: &[u8], bytes: &[u8]) -> Result<Vec<OwnedValue>> {
     let columns = &table.schema.columns;
     let mut values = cbor::key_values(key)?; // the table may have been made anew, with other names
     let others = columns.iter().skip(values.len());

@@ -9,7 +9,6 @@
 
 use crate::apply::{Incoming, held};
 use crate::database::meta::{Meta, get_meta, set_meta};
-use crate::database::rows::Rows;
 use crate::database::table::Table;
 use crate::database::{Database, Result};
 use crate::model::frame::{Row, TableRows};
@@ -84,7 +83,6 @@ impl Database {
             let Some(table) = known.filter(|t| held::shape_of_table(t) == shape) else {
                 continue;
             };
-            let mut stored = Rows::new(&self.conn, table)?;
             let (mut rows, mut row) = (incoming.rows(nodes), Row::default());
             while rows.next(&mut row).unwrap_or(false) {
                 let version = row.version;
@@ -96,7 +94,7 @@ impl Database {
                     return Ok(false); // the next message of a duplicate shows it as well
                 }
                 let key = &row.values[..table.key_len()];
-                let here = stored.version(&self.sites, key)?;
+                let here = self.life(table, key, row.birth)?;
                 let is_unknown = here.is_none_or(|s| s.state.version < version);
                 if is_unknown && !self.is_known_as_former(table, incoming, &row)? {
                     return Ok(true);

@@ -50,6 +50,7 @@ impl Database {
             && table.schema.unique.is_empty()
             && !table.fires
             && !table.has_late_columns()
+            && !self.has_lives(table)
             && self.damage.is_clear()
             && !self.catalog.comparing.contains_key(&table.id)
             && !self.catalog.former.contains_key(&table.id)
@@ -116,6 +117,9 @@ fn plain_row(
     if let Some(stored) = &stored {
         let (here, there) = (&stored.state, row.version);
         let special = !here.exceptions.is_empty() || demoted_version == Some(here.version);
+        if stored.birth != row.birth {
+            return Ok(Plain::Other);
+        }
         if special || (here.deleted && !row.deleted) {
             return Ok(Plain::Other);
         }
@@ -172,6 +176,7 @@ fn plain_row(
             state,
             local_tx,
             hash,
+            birth: row.birth,
         },
     )?;
     Ok(Plain::Changed)

@@ -20,6 +20,7 @@ use crate::apply::held::{DROP_HELD, Place, shape_of_known, shape_of_table};
 use crate::capture::Frames;
 use crate::database::table::Table;
 use crate::database::{Database, FormerRow, Result, is_one, seen};
+use crate::model::birth::Birth;
 use crate::model::cbor;
 use crate::model::frame::{Row, TableRows};
 use crate::model::key::key_bytes;
@@ -114,7 +115,10 @@ impl Database {
             Some(newer) => NextKey::Former(&formers[newer].1),
             None => NextKey::Own(table),
         };
-        let old = cbor::key_values(&at.key)?;
+        let (old, _, birth) = at.life()?;
+        if birth != Birth::None {
+            return Ok(None); // another row has its number
+        }
         // During the comparison it is not known yet which row became which.
         if self.catalog.comparing.contains_key(&table.id)
             || old.len() != former.shape.key.len()

@@ -17,6 +17,7 @@ use crate::database::rows::KEY_BYTES;
 use crate::database::sites::Sites;
 use crate::database::table::{Shape, Table};
 use crate::database::{Database, Result, values};
+use crate::model::birth::Birth;
 use crate::model::cbor;
 use crate::model::frame::{FrameKeyColumn, Row, TableRows};
 use crate::model::key::key_bytes;
@@ -70,6 +71,26 @@ impl Place {
             shape: shape_of_table(table),
             key: key.to_vec(),
         }
+    }
+
+    /// The place of a life: rows of one number that differ in birth are held apart.
+    pub(crate) fn of_life(table: &Table, key: &[u8], birth: Birth) -> Self {
+        Place::of(table, key).with_birth(birth)
+    }
+
+    fn with_birth(mut self, birth: Birth) -> Self {
+        if birth != Birth::None {
+            self.key.extend(birth.to_bytes());
+        }
+        self
+    }
+
+    /// Splits the stored key into that of the row and its birth. Fails if it is not valid.
+    pub(crate) fn life(&self) -> Result<(Vec<OwnedValue>, Vec<u8>, Birth)> {
+        let (key, rest) = cbor::key_and_rest(&self.key)?;
+        let birth = Birth::from_bytes(rest).unwrap_or_default();
+        let bytes = self.key[..self.key.len() - rest.len()].to_vec();
+        Ok((key, bytes, birth))
     }
 
     /// The same place under the name that this release stores: the entry may come from a different
@@ -168,6 +189,7 @@ impl Database {
                 shape: shape.to_owned(),
                 key,
             };
+            let place = place.with_birth(row.birth);
             self.hold(
                 &place,
                 &Incoming::from_frame(&row, &incoming.columns),
@@ -384,13 +406,12 @@ impl Database {
     pub(super) fn settle_held(
         &mut self,
         table: &Arc<Table>,
-        key: &[u8],
+        at: &Place,
         incoming: &Incoming,
         floor: Version,
     ) -> Result<bool> {
         let mut is_done = true;
         let known = |name: &str| table.schema.columns.iter().any(|c| c.lower == name);
-        let at = Place::of(table, key);
         if self.catalog.held.contains(&at.table) {
             self.conn
                 .prepare_cached(DROP_HELD)?
@@ -406,7 +427,7 @@ impl Database {
             is_done = false;
             self.say_held(&at.table, &format!("there is no column {name:?} here"));
             self.hold_one(
-                &at,
+                at,
                 &Incoming::default(),
                 name,
                 *version,
@@ -415,7 +436,7 @@ impl Database {
             )?;
         }
         if let (Some(version), false) = (incoming.unsent, is_done) {
-            self.hold_mark(&at, version)?;
+            self.hold_mark(at, version)?;
         }
         Ok(is_done)
     }
@@ -475,9 +496,10 @@ impl Database {
             let fits = |c: &&String| table.schema.columns.iter().any(|own| own.lower == **c);
             let whole = incoming.row.is_some() || incoming.floor.is_some();
             if whole || incoming.columns.keys().any(|c| fits(&c)) {
-                let key = cbor::key_values(&at.key)?;
+                let (key, key_bytes, birth) = at.life()?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-                self.join_row(&table, &key, &at.key, incoming, frames)?;
+                incoming.birth = birth;
+                self.join_row(&table, &key, &key_bytes, incoming, frames)?;
             }
         }
         if places.is_empty() {

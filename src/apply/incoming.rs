@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::apply::was::OldKey;
+use crate::model::birth::Birth;
 use crate::model::frame::{Row, WAS};
 use crate::model::merge::{Exceptions, FLOOR, RowState};
 use crate::model::value::OwnedValue;
@@ -11,6 +12,8 @@ use crate::model::version::Version;
 /// A row from another node as the merge sees it: from a frame, from held entries, or both.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Incoming {
+    /// Birth of the row.
+    pub birth: Birth,
     /// Version of the newest tombstone.
     pub floor: Option<Version>,
     /// Version of the row itself; none if only columns are held.
@@ -26,7 +29,10 @@ pub(crate) struct Incoming {
 
 impl Incoming {
     pub(crate) fn from_frame(row: &Row<'_>, columns: &[&str]) -> Self {
-        let mut incoming = Incoming::default();
+        let mut incoming = Incoming {
+            birth: row.birth,
+            ..Incoming::default()
+        };
         if row.deleted {
             incoming.floor = Some(row.version);
             return incoming;

@@ -64,23 +64,24 @@ impl Database {
     ) -> Result<bool> {
         if !is_storable_key(table, key) {
             let reason = "its key has a different storage class than the table's";
-            self.hold(&Place::of(table, key_bytes), &incoming, reason)?;
+            let at = Place::of_life(table, key_bytes, incoming.birth);
+            self.hold(&at, &incoming, reason)?;
             return Ok(false);
         }
         // Writes that the application made while the triggers were missing come before this row.
         if let Some(cause) = self.catalog.comparing.get(&table.id).map(|c| c.cause) {
             self.compare_key(table, key_bytes, cause, frames)?;
         }
+        if let Some(changed) = self.join_aside(table, key, key_bytes, &mut incoming, frames)? {
+            return Ok(changed);
+        }
+        let at = Place::of_life(table, key_bytes, incoming.birth);
         if !self.add_former(table, (key, key_bytes), &mut incoming)? {
-            self.hold(&Place::of(table, key_bytes), &incoming, WAITS)?;
+            self.hold(&at, &incoming, WAITS)?;
             return Ok(false);
         }
         if self.damage.is_known(table.id, key_bytes) {
-            self.hold(
-                &Place::of(table, key_bytes),
-                &incoming,
-                "the row here is damaged",
-            )?;
+            self.hold(&at, &incoming, "the row here is damaged")?;
             return Ok(false);
         }
         self.damage.begin_row(table.id, key_bytes);
@@ -101,12 +102,12 @@ impl Database {
                 ..
             })
             | Err(reason) => {
-                self.hold(&Place::of(table, key_bytes), &incoming, &reason)?;
+                self.hold(&at, &incoming, &reason)?;
                 return Ok(false);
             }
             Ok(joined) => joined,
         };
-        let is_done = self.settle_held(table, key_bytes, &incoming, joined.after.floor())?;
+        let is_done = self.settle_held(table, &at, &incoming, joined.after.floor())?;
         self.end_held_of_former(table, key, &incoming, joined.after.version)?;
         let after = &joined.after;
         let is_now = (after.version, after.deleted);
@@ -122,6 +123,7 @@ impl Database {
         if joined.buried && self.settings.publish && !mutation::is(Mutation::BuriedInSilence) {
             self.mark_republished(table, key_bytes, frames)?;
         }
+        self.elect(table, key, key_bytes)?;
         Ok(joined.before.as_ref() != Some(&joined.after))
     }
 
@@ -280,10 +282,12 @@ impl Database {
             }
         };
         let old = stored.as_ref().map_or(0, |s| s.hash);
+        let birth = stored.as_ref().map_or(incoming.birth, |s| s.birth);
         let stored = Stored {
             state: state.clone(),
             local_tx,
             hash,
+            birth,
         };
         rows.put_version(&mut self.sites, key, &stored)?;
         demoted::note(
@@ -318,7 +322,7 @@ fn is_mended(
 }
 
 /// The table's columns with the values of both sides.
-fn columns<'a>(
+pub(super) fn columns<'a>(
     table: &'a Table,
     stored: Option<&Stored>,
     local: Option<&'a [OwnedValue]>,
@@ -384,7 +388,7 @@ fn write(
 }
 
 /// All values of the row after `action`.
-fn final_values(
+pub(super) fn final_values(
     table: &Table,
     action: &Action,
     columns: &[MergeColumn<'_>],

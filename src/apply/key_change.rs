@@ -34,9 +34,46 @@ impl Database {
                 self.hold(&at, &incoming, reason)?;
             }
         }
+        if self.catalog.births {
+            self.hold_lives(id, name, known)?;
+            let text = "DELETE FROM __harmonylite___lives WHERE table_id = ?1";
+            self.conn.execute(text, params![id])?;
+        }
         for table in ["displaced", "displaced_by_tuple"] {
             let text = format!("DELETE FROM __harmonylite___{table} WHERE table_id = ?1");
             self.conn.execute(&text, params![id])?;
+        }
+        Ok(())
+    }
+
+    /// Holds the rows of table number `id` that wait for their number.
+    fn hold_lives(&mut self, id: i64, name: &str, known: &Shape) -> Result<()> {
+        let mut list = self.conn.prepare(
+            "SELECT hlc, site, deleted, at, hash, exc, key, born, row FROM __harmonylite___lives
+             WHERE table_id = ?1 AND deleted = 0",
+        )?;
+        let mut lives = list.query([id])?;
+        let mut found = Vec::new();
+        while let Some(life) = lives.next()? {
+            let of = stored(&self.sites, life)?;
+            let blob = |at: usize| life.get_ref(at).ok().and_then(|v| v.as_blob().ok());
+            let (key, born) = (blob(6).unwrap_or_default(), blob(7).unwrap_or_default());
+            let incoming = incoming_of(known, &of, blob(8).unwrap_or_default())?;
+            let at = Place {
+                table: name.to_ascii_lowercase(),
+                shape: shape_of_known(known),
+                key: [key, born].concat(),
+            };
+            found.push((at, incoming));
+        }
+        drop(lives);
+        drop(list);
+        for (at, incoming) in found {
+            self.hold(
+                &at,
+                &incoming,
+                "its number had another row, and the key changed",
+            )?;
         }
         Ok(())
     }
@@ -63,31 +100,8 @@ impl Database {
         let Some(of) = self.version_of_displaced(name, key)? else {
             return Ok(None);
         };
-        let own = |column: &str| {
-            let mut each = of.state.exceptions.iter();
-            each.find(|(name, _)| known.named_now(name) == column)
-                .map(|(_, version)| *version)
-        };
-        let mut incoming = Incoming {
-            floor: of.state.exceptions.get(FLOOR).copied(),
-            row: Some(of.state.version),
-            unsent: Some(of.state.version),
-            ..Incoming::default()
-        };
-        let mut cursor = Cursor::new(row);
-        for _ in 0..cursor.array()? / 2 {
-            let (name, value) = (known.named_now(cursor.text()?), cursor.value()?);
-            let version = match own(name) {
-                None if known.is_unwritten(name, of.local_tx, value) => Version::NEVER,
-                own => own.unwrap_or(of.state.version),
-            };
-            if version != Version::NEVER {
-                incoming.add_column(name.to_owned(), version, value.to_owned());
-            }
-        }
-        Ok(Some(incoming))
+        incoming_of(known, &of, row).map(Some)
     }
-
     fn version_of_displaced(&self, table: &str, key: &[u8]) -> Result<Option<Stored>> {
         let key = cbor::key_values(key)?;
         let is_key: Vec<String> = (1..=key.len()).map(|i| format!("k{i} = ?{i}")).collect();
@@ -103,4 +117,32 @@ impl Database {
             .map(|row| stored(&self.sites, row))
             .transpose()
     }
+}
+
+/// A row of a table whose key had the shape `known`, as a peer would send it. It counts as unsent,
+/// so it is published once it fits.
+fn incoming_of(known: &Shape, of: &Stored, row: &[u8]) -> Result<Incoming> {
+    let own = |column: &str| {
+        let mut each = of.state.exceptions.iter();
+        each.find(|(name, _)| known.named_now(name) == column)
+            .map(|(_, version)| *version)
+    };
+    let mut incoming = Incoming {
+        floor: of.state.exceptions.get(FLOOR).copied(),
+        row: Some(of.state.version),
+        unsent: Some(of.state.version),
+        ..Incoming::default()
+    };
+    let mut cursor = Cursor::new(row);
+    for _ in 0..cursor.array()? / 2 {
+        let (name, value) = (known.named_now(cursor.text()?), cursor.value()?);
+        let version = match own(name) {
+            None if known.is_unwritten(name, of.local_tx, value) => Version::NEVER,
+            own => own.unwrap_or(of.state.version),
+        };
+        if version != Version::NEVER {
+            incoming.add_column(name.to_owned(), version, value.to_owned());
+        }
+    }
+    Ok(incoming)
 }

@@ -37,6 +37,7 @@ mod incoming;
 mod join;
 mod key_change;
 pub(crate) mod let_go;
+mod lives;
 mod origins;
 mod parts;
 mod positions;
@@ -60,6 +61,7 @@ pub use held_report::{HeldReport, HeldTable, held_report};
 pub(crate) use held_size::HeldSize;
 pub(crate) use incoming::Incoming;
 pub(crate) use let_go::LetGo;
+pub(crate) use lives::{Lives, RowLife, has_lives};
 pub(crate) use origins::Origins;
 pub use positions::{Position, Positions};
 pub(crate) use steps::Steps;
@@ -262,6 +264,9 @@ impl Database {
         if nodes == [self.node] && mutation::is(Mutation::OwnWritesSkipped) {
             return Ok(0);
         }
+        if !self.catalog.births && tables.iter().any(|table| table.has_births) {
+            self.learn_births()?;
+        }
         let (mut changed, mut before) = (0, 0);
         for incoming in tables {
             if self.steps.is_cut() {
@@ -301,7 +306,7 @@ impl Database {
                 more = rows.next(&mut row).unwrap_or(false);
                 continue;
             }
-            if plain {
+            if plain && !self.has_lives(table) {
                 let (done, next) = self.apply_plain(table, &mut rows, &mut row)?;
                 changed += done;
                 more = next;
@@ -344,7 +349,8 @@ impl Database {
     ) -> Result<bool> {
         let name = table.name().to_ascii_lowercase();
         if self.catalog.held.contains(&name) {
-            self.add_held(&mut incoming, &Place::of(table, key_bytes))?;
+            let at = Place::of_life(table, key_bytes, incoming.birth);
+            self.add_held(&mut incoming, &at)?;
         }
         let holds = self.counts.holds;
         let changed = self.join_row(table, key, key_bytes, incoming, frames)?;

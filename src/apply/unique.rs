@@ -48,19 +48,21 @@ impl Database {
         displaced_row(&self.conn, table, key)
     }
 
-    /// Number of displaced rows.
+    /// Number of displaced rows, those that wait for their number included.
     pub fn displaced(&self) -> Result<u64> {
-        Ok(self
+        let displaced: u64 = self
             .conn
             .prepare_cached("SELECT count(*) FROM __harmonylite___displaced")?
-            .query_row([], |r| r.get(0))?)
+            .query_row([], |r| r.get(0))?;
+        Ok(displaced + self.waiting_up_to(u64::MAX)?)
     }
 
     /// Number of displaced rows, counted up to `most`.
     pub fn displaced_up_to(&self, most: u64) -> Result<u64> {
         let text = "SELECT count(*) FROM (SELECT 1 FROM __harmonylite___displaced LIMIT ?1)";
         let mut statement = self.conn.prepare_cached(text)?;
-        Ok(statement.query_row([most as i64], |r| r.get(0))?)
+        let displaced: u64 = statement.query_row([most as i64], |r| r.get(0))?;
+        Ok((displaced + self.waiting_up_to(most)?).min(most))
     }
 
     /// Settles a row that was joined and whose version is stored. `in_table` is the row that the

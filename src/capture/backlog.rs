@@ -1,5 +1,6 @@
 //! Encodes marked rows again: after a start, a broken connection, or an outbox that ran full.
 
+use crate::apply::RowLife;
 use crate::capture::record::{for_others, never_written, row_bytes};
 use crate::capture::unsent::Piece;
 use crate::capture::{Captured, Frames, Outgoing};
@@ -128,13 +129,20 @@ impl Database {
     ) -> Result<()> {
         let key = cbor::key_values(key_bytes)?;
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        if self.has_lives(rows.table) {
+            for life in self.lives(rows.table).of_key(&self.sites, key_bytes)? {
+                if life.stored.local_tx == local_tx || local_tx == i64::MAX {
+                    self.encode_life(rows.table, key_bytes, &life, frames)?;
+                }
+            }
+        }
         let Some(stored) = rows.version(&self.sites, &key)? else {
             return Ok(());
         };
         if stored.local_tx > local_tx {
             return Ok(());
         }
-        let (table, version) = (rows.table, stored.state.version);
+        let (table, version) = (rows.table, (stored.state.version, stored.birth));
         if stored.state.deleted {
             frames.delete(table, key_bytes, version, key.iter().copied());
             return Ok(());
@@ -161,6 +169,34 @@ impl Database {
             let exceptions = unsent_exceptions(table, &stored, |i| values[i]);
             frames.upsert(table, named, version, &exceptions, values.into_iter());
         }
+        Ok(())
+    }
+
+    /// Encodes a life that does not have its number.
+    pub(crate) fn encode_life(
+        &self,
+        table: &Table,
+        key_bytes: &[u8],
+        life: &RowLife,
+        frames: &mut Frames,
+    ) -> Result<()> {
+        let stored = &life.stored;
+        let version = (stored.state.version, stored.birth);
+        if stored.state.deleted {
+            let key = cbor::key_values(key_bytes)?;
+            let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+            frames.delete(table, key_bytes, version, key.into_iter());
+            return Ok(());
+        }
+        let values: Vec<Value<'_>> = life.values.iter().map(OwnedValue::borrow).collect();
+        let exceptions = unsent_exceptions(table, stored, |i| values[i]);
+        frames.upsert(
+            table,
+            (key_bytes, None),
+            version,
+            &exceptions,
+            values.into_iter(),
+        );
         Ok(())
     }
 }

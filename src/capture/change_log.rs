@@ -55,7 +55,8 @@ impl Database {
                 }
                 continue;
             }
-            let maybe = row.get(2) == Ok(triggers::MAYBE);
+            let kind: i64 = row.get(2).unwrap_or(triggers::REAL);
+            let maybe = kind == triggers::MAYBE;
             if maybe && mutation::is(Mutation::MaybeIsNothing) {
                 continue;
             }
@@ -72,6 +73,7 @@ impl Database {
                     let known = &mut batch[table].1[touched];
                     known.time_ms = known.time_ms.max(time_ms);
                     known.why = known.why.max(why);
+                    known.fate.add(kind);
                 }
                 Entry::Vacant(place) => {
                     let at = batch
@@ -82,15 +84,32 @@ impl Database {
                             batch.len() - 1
                         });
                     let key = place.key().1.clone();
+                    let mut fate = self.catalog.fates.take(place.key());
                     place.insert((at, batch[at].1.len()));
-                    batch[at].1.push(Touched { key, why, time_ms });
+                    fate.add(kind);
+                    batch[at].1.push(Touched {
+                        key,
+                        why,
+                        time_ms,
+                        fate,
+                    });
                 }
             }
         }
         drop(rows);
         drop(statement);
+        for (table, touched) in batch.iter().filter(|(t, _)| t.has_births) {
+            for t in touched {
+                if let Some(fate) = t.fate.carried() {
+                    self.catalog.fates.carry((table.id, t.key.clone()), fate);
+                }
+            }
+        }
         for ((table, reason), count) in rejected {
             self.reject_rows(&table, count, reason);
+        }
+        if end.entries == 0 {
+            self.catalog.fates.clear();
         }
         Ok((end.entries > 0).then_some((batch, end)))
     }
@@ -99,6 +118,9 @@ impl Database {
     pub(super) fn drop_log(&mut self, last: i64, all: bool) -> Result<bool> {
         let delete = format!("DELETE FROM {} WHERE id <= ?1", triggers::LOG);
         self.conn.prepare_cached(&delete)?.execute([last])?;
+        if all {
+            self.catalog.fates.clear();
+        }
         self.reservation.offline_writes.dropped(&self.conn, last)?;
         Ok(all)
     }

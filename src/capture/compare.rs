@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use crate::capture::{ChangeEvidence, Frames, Touched};
+use crate::capture::{ChangeEvidence, Fate, Frames, Touched};
 use crate::database::rows::{Rows, Stored};
 use crate::database::table::Table;
 use crate::database::{Compare, CompareReason, Database, FormerRow, Phase, Result, seen, values};
@@ -193,6 +193,7 @@ impl Database {
             key: key_bytes.to_vec(),
             why,
             time_ms,
+            fate: Fate::default(),
         };
         let changed = self.record_changes(table, &[touched], frames)? > 0;
         self.settle_captured()?;
@@ -235,6 +236,7 @@ impl Database {
             key: key_bytes.to_vec(),
             why: ChangeEvidence::Before,
             time_ms: 0,
+            fate: Fate::default(),
         };
         drop(rows);
         let former = self.former_row(table, value, None)?;

@@ -2,6 +2,7 @@
 
 use crate::database::Database;
 use crate::database::table::Table;
+use crate::model::birth::Birth;
 use crate::model::frame::{FrameBuilder, TableHeader};
 use crate::model::shard::shard;
 use crate::model::value::Value;
@@ -77,12 +78,12 @@ impl Frames {
         &mut self,
         table: &Table,
         (key, was): (&[u8], Option<&[u8]>),
-        version: Version,
+        (version, birth): (Version, Birth),
         exceptions: &[(usize, Version)],
         values: impl ExactSizeIterator<Item = Value<'v>>,
     ) {
         let shard = self.shard(table, key);
-        let builder = &mut self.shards[shard];
+        let builder = self.shards[shard].of_life(birth);
         match was {
             None => builder.upsert(&table.header, version, exceptions, values),
             Some(was) => {
@@ -120,11 +121,12 @@ impl Frames {
         &mut self,
         table: &Table,
         key: &[u8],
-        version: Version,
+        (version, birth): (Version, Birth),
         values: impl ExactSizeIterator<Item = Value<'v>>,
     ) {
         let shard = self.shard(table, key);
-        self.shards[shard].delete(&table.header, version, values);
+        let frame = self.shards[shard].of_life(birth);
+        frame.delete(&table.header, version, values);
         self.cut(shard);
     }
 

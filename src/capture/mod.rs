@@ -21,6 +21,7 @@ use crate::mutation::{self, Mutation};
 mod backlog;
 mod change_log;
 mod compare;
+mod fate;
 mod frames;
 mod gone_rows;
 mod left_out;
@@ -31,6 +32,7 @@ mod unsent_copy;
 mod waiting;
 pub mod walk;
 
+pub(crate) use fate::{Became, Fate, Fates};
 pub(crate) use frames::Frames;
 pub use frames::{MAX_QUEUED_BYTES, Outgoing};
 pub(crate) use gone_rows::GoneRows;
@@ -53,10 +55,11 @@ pub struct Captured {
 
 /// A key of the change log, with what its entries say together.
 #[derive(Clone)]
-struct Touched {
+pub(crate) struct Touched {
     key: Vec<u8>,
     why: ChangeEvidence,
     time_ms: i64,
+    fate: Fate,
 }
 
 /// Keys of the change log, by table.
@@ -199,10 +202,14 @@ impl Database {
         frames: &mut Frames,
     ) -> Result<usize> {
         let written = self.record_table(table, touched, frames)?;
-        if !self.catalog.displaced.contains(&table.id) {
+        let has_displaced = self.catalog.displaced.contains(&table.id);
+        if !has_displaced && !self.has_lives(table) {
             return Ok(written.len());
         }
-        let hidden = self.delete_hidden(table, &written, frames)?;
+        let hidden = match has_displaced {
+            true => self.delete_hidden(table, &written, frames)?,
+            false => Vec::new(),
+        };
         let changes = written.len() + hidden.len();
         let keys: Vec<Vec<u8>> = written.into_iter().chain(hidden).map(|t| t.key).collect();
         self.forget_displaced(table, &keys)?;
@@ -227,6 +234,7 @@ impl Database {
             {
                 log::warn!("rows of table {} stay displaced: {reason}", table.name());
             }
+            self.elect_captured(id, &keys)?;
         }
         let catalog = &self.catalog;
         let is_ready = |id: &i64| !catalog.comparing.contains_key(id) && catalog.may_settle(*id);
@@ -240,6 +248,20 @@ impl Database {
         for id in ready {
             self.catalog.resettle.remove(&id);
             self.resettle_guarded(id)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the numbers of rows that died to those that wait for them.
+    fn elect_captured(&mut self, id: i64, keys: &[Vec<u8>]) -> Result<()> {
+        let table = self.catalog.by_id.get(&id).cloned();
+        let Some(table) = table.filter(|t| self.has_lives(t) && self.catalog.may_settle(id)) else {
+            return Ok(());
+        };
+        for key_bytes in keys {
+            let key = cbor::key_values(key_bytes)?;
+            let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
+            self.elect(&table, &key, key_bytes)?;
         }
         Ok(())
     }
@@ -274,6 +296,8 @@ impl Database {
             row_bytes: self.limits.row_bytes,
             highest: 0,
             log_run: self.log_run,
+            births: self.settings.births && table.has_births,
+            has_lives: self.catalog.lives.contains(&table.id),
         };
         let mut written = Vec::new();
         let mut damaged = 0;
@@ -288,7 +312,7 @@ impl Database {
             self.damage.begin_row(table.id, &entry.key);
             let key = cbor::key_values(&entry.key)?;
             let key: Vec<Value<'_>> = key.iter().map(|v| v.borrow()).collect();
-            match recorder.record(&mut rows, &key, &entry.key, entry.why, entry.time_ms) {
+            match recorder.record(&mut rows, &key, entry) {
                 Ok(true) => written.push(entry.clone()),
                 Ok(false) => {}
                 Err(e @ DatabaseError::RowTooLarge(..)) => {
@@ -297,9 +321,12 @@ impl Database {
                 Err(e) => return Err(e),
             }
         }
-        let highest = recorder.highest;
+        let (highest, has_lives) = (recorder.highest, recorder.has_lives);
         self.damage.end_row();
         drop(rows);
+        if has_lives {
+            self.catalog.lives.insert(table.id);
+        }
         self.note_given(highest)?;
         if let Some(now_ms) = self.broker_time_ms() {
             self.note_ahead(highest, now_ms);
@@ -355,6 +382,7 @@ impl Database {
                 for key in self.hidden_only_by(table, &entry.key)? {
                     hidden.push(Touched {
                         key,
+                        fate: Fate::hidden(),
                         ..entry.clone()
                     });
                 }

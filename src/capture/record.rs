@@ -2,14 +2,15 @@
 
 use rusqlite::params;
 
-use crate::apply;
-use crate::capture::Frames;
+use crate::apply::{self, Lives, RowLife};
 use crate::capture::unsent::{put_mark, unmark};
+use crate::capture::{Became, Frames, Touched};
 use crate::database::rows::{Rows, Stored, row_values};
 use crate::database::schema::Column;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
-use crate::database::{DatabaseError, Result, values};
+use crate::database::{Database, DatabaseError, Result, values};
+use crate::model::birth::{self, Birth};
 use crate::model::cbor::value_bytes;
 use crate::model::merge::{Exceptions, FLOOR, RowState};
 use crate::model::value::{OwnedValue, Value};
@@ -52,6 +53,10 @@ pub(crate) struct Recorder<'a> {
     pub highest: i64,
     /// Number of the first transaction after the change log was last empty.
     pub log_run: i64,
+    /// Whether rows that are inserted get births.
+    pub births: bool,
+    /// Whether some numbers of the table may have lives in `___lives`.
+    pub has_lives: bool,
 }
 
 impl Recorder<'_> {
@@ -60,14 +65,18 @@ impl Recorder<'_> {
         &mut self,
         rows: &mut Rows<'_>,
         key: &[Value<'_>],
-        key_bytes: &[u8],
-        why: ChangeEvidence,
-        time_ms: i64,
+        touched: &Touched,
     ) -> Result<bool> {
+        let (key_bytes, why, time_ms) = (&touched.key[..], touched.why, touched.time_ms);
         let stored = rows.version(self.sites, key)?;
         let known = stored.as_ref().map_or(0, |s| s.state.version.hlc);
         // A known row may have been forgotten and learnt again.
         let mut previous = known.max(self.forgotten).max(self.former);
+        if self.has_lives {
+            let (conn, table) = (rows.conn, rows.table);
+            let lives = Lives { conn, table };
+            previous = previous.max(Database::highest_of_lives(&lives, self.sites, key_bytes)?);
+        }
         if self.displaced
             && let Some(values) = rows.owned_row(key)?
         {
@@ -83,17 +92,36 @@ impl Recorder<'_> {
             hlc,
             node: self.node,
         };
-        let Some(new) = self.decide(rows, key, key_bytes, why, version, stored.as_ref())? else {
+        let has_birth = |s: &Stored| s.birth != Birth::None;
+        if self.births || stored.as_ref().is_some_and(has_birth) {
+            let shown = self.is_shown(rows, key_bytes, stored.as_ref())?;
+            let has_row = rows.exists(key)?;
+            match touched.fate.verdict(why, has_row, shown) {
+                // The log was cut: its insert follows, and tells how the row was born.
+                Became::Nothing if has_row && !shown => return Ok(false),
+                Became::Nothing if stored.is_some() && why != ChangeEvidence::Maybe => {
+                    return Ok(false);
+                }
+                Became::Dies if has_row => {
+                    let stored = stored.as_ref().expect("shown");
+                    self.bury(rows, key, key_bytes, stored, version)?;
+                    return Ok(true);
+                }
+                Became::IsBorn { given } => {
+                    let at = (key, key_bytes);
+                    return self.bear(rows, at, (why, given), (time_ms, previous), stored, shown);
+                }
+                _ => {}
+            }
+        }
+        let birth = stored.as_ref().map_or(Birth::None, |s| s.birth);
+        let of = (version, birth);
+        let Some(new) = self.decide(rows, key, key_bytes, why, of, stored.as_ref())? else {
             return Ok(false);
         };
         self.highest = self.highest.max(hlc);
         rows.put_version(self.sites, key, &new)?;
-        if self.publish {
-            if let Some(before) = stored.filter(|s| s.local_tx != self.frames.local_tx) {
-                unmark(rows, key_bytes, before.local_tx)?;
-            }
-            put_mark(rows, key_bytes, self.frames.local_tx)?;
-        }
+        self.mark(rows, key_bytes, stored.as_ref())?;
         Ok(true)
     }
 
@@ -105,7 +133,7 @@ impl Recorder<'_> {
         key: &[Value<'_>],
         key_bytes: &[u8],
         why: ChangeEvidence,
-        version: Version,
+        (version, birth): (Version, Birth),
         stored: Option<&Stored>,
     ) -> Result<Option<Stored>> {
         let table = rows.table;
@@ -140,12 +168,13 @@ impl Recorder<'_> {
             };
             if frames.encode {
                 let exceptions = for_others(table, &state, |i| values::column(row, i));
-                frames.upsert(table, named, version, &exceptions, values());
+                frames.upsert(table, named, (version, birth), &exceptions, values());
             }
             Ok(Some(Stored {
                 state,
                 local_tx: frames.local_tx,
                 hash: table.content_hash(frames.local_tx, values()),
+                birth,
             }))
         })?;
         match found {
@@ -153,21 +182,131 @@ impl Recorder<'_> {
             None if self.is_deletion(rows, key_bytes, why, version, stored)? => {
                 if self.frames.encode {
                     self.frames
-                        .delete(table, key_bytes, version, key.iter().copied());
+                        .delete(table, key_bytes, (version, birth), key.iter().copied());
                 }
-                let state = RowState {
-                    version,
-                    deleted: true,
-                    exceptions: Exceptions::new(),
-                };
-                Ok(Some(Stored {
-                    state,
-                    local_tx: self.frames.local_tx,
-                    hash: 0,
-                }))
+                Ok(Some(dead(version, birth, self.frames.local_tx)))
             }
             None => Ok(None),
         }
+    }
+
+    /// Whether the known row was in the table at the last capture.
+    fn is_shown(&self, rows: &Rows<'_>, key_bytes: &[u8], stored: Option<&Stored>) -> Result<bool> {
+        if stored.is_none_or(|s| s.state.deleted) {
+            return Ok(false);
+        }
+        let is_displaced =
+            self.displaced && apply::displaced_row(rows.conn, rows.table, key_bytes)?.is_some();
+        Ok(!is_displaced)
+    }
+
+    /// Gives the row its tombstone, although a row is in the table: the log has its insert.
+    fn bury(
+        &mut self,
+        rows: &mut Rows<'_>,
+        key: &[Value<'_>],
+        key_bytes: &[u8],
+        stored: &Stored,
+        version: Version,
+    ) -> Result<()> {
+        let dead = dead(version, stored.birth, self.frames.local_tx);
+        if self.frames.encode {
+            let (table, of) = (rows.table, (version, stored.birth));
+            let key = key.iter().copied();
+            self.frames.delete(table, key_bytes, of, key);
+        }
+        self.highest = self.highest.max(version.hlc);
+        rows.put_version(self.sites, key, &dead)?;
+        self.mark(rows, key_bytes, Some(stored))
+    }
+
+    fn mark(&self, rows: &Rows<'_>, key_bytes: &[u8], before: Option<&Stored>) -> Result<()> {
+        if !self.publish {
+            return Ok(());
+        }
+        if let Some(before) = before.filter(|s| s.local_tx != self.frames.local_tx) {
+            unmark(rows, key_bytes, before.local_tx)?;
+        }
+        put_mark(rows, key_bytes, self.frames.local_tx)
+    }
+
+    /// Gives a new row its version and its birth. The row that had its number so far goes aside,
+    /// dead if it was shown. True if there is such a row.
+    fn bear(
+        &mut self,
+        rows: &mut Rows<'_>,
+        (key, key_bytes): (&[Value<'_>], &[u8]),
+        (why, given): (ChangeEvidence, bool),
+        (time_ms, mut previous): (i64, i64),
+        stored: Option<Stored>,
+        is_shown: bool,
+    ) -> Result<bool> {
+        let (conn, table) = (rows.conn, rows.table);
+        let Some(values) = rows.owned_row(key)? else {
+            return Ok(false);
+        };
+        previous = previous.max(stored.as_ref().map_or(0, |s| s.birth.hlc()));
+        if let Some(shown) = stored.as_ref().filter(|_| is_shown) {
+            let hlc = stamp(time_ms, previous);
+            let version = Version {
+                hlc,
+                node: self.node,
+            };
+            self.bury(rows, key, key_bytes, shown, version)?;
+            previous = hlc;
+        }
+        if let Some(stored) = rows.version(self.sites, key)? {
+            let values = match stored.state.deleted {
+                true => Vec::new(),
+                false => apply::displaced_row(conn, table, key_bytes)?.unwrap_or_default(),
+            };
+            let life = RowLife { stored, values };
+            Lives { conn, table }.put(self.sites, key_bytes, &life)?;
+            self.has_lives = true;
+        }
+        let columns = table
+            .schema
+            .columns
+            .iter()
+            .zip(&values)
+            .skip(table.key_len());
+        let hash = birth::content(columns.map(|(c, v)| (&*c.lower, v.borrow())));
+        let mut hlc = match why {
+            ChangeEvidence::Before => HLC_BEFORE,
+            _ => stamp(time_ms, previous),
+        };
+        let birth = match (why, given) {
+            (ChangeEvidence::Before, _) => Birth::Before(hash),
+            (_, true) => Birth::Given(hash),
+            (_, false) => {
+                if milliseconds(hlc) == milliseconds(previous) {
+                    hlc = stamp(milliseconds(previous) + 1, previous);
+                }
+                let node = self.node;
+                Birth::chosen(Version { hlc, node }, hash)
+            }
+        };
+        let lives = Lives { conn, table };
+        if self.has_lives
+            && let Some(known) = lives.get(self.sites, key_bytes, birth)?
+        {
+            hlc = hlc.max(stamp(time_ms, known.stored.state.version.hlc));
+            lives.remove(key_bytes, birth)?;
+        }
+        let of = (
+            Version {
+                hlc,
+                node: self.node,
+            },
+            birth,
+        );
+        let Some(new) = self.decide(rows, key, key_bytes, why, of, None)? else {
+            return Ok(false);
+        };
+        self.highest = self.highest.max(hlc);
+        rows.put_version(self.sites, key, &new)?;
+        self.mark(rows, key_bytes, None)?;
+        Ok(true)
     }
 
     /// Whether a row that is not in the table was deleted.
@@ -205,6 +344,21 @@ impl Recorder<'_> {
         before.node == self.node
             && stored.local_tx >= self.log_run
             && milliseconds(before.hlc) < milliseconds(version.hlc)
+    }
+}
+
+/// A tombstone.
+fn dead(version: Version, birth: Birth, local_tx: i64) -> Stored {
+    let state = RowState {
+        version,
+        deleted: true,
+        exceptions: Exceptions::new(),
+    };
+    Stored {
+        state,
+        local_tx,
+        hash: 0,
+        birth,
     }
 }
 

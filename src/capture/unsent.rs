@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use crate::apply::Lives;
 use crate::capture::Frames;
 use crate::capture::record::never_written;
 use crate::capture::republish::Republish;
@@ -228,6 +229,16 @@ impl Database {
         if mutation::is(Mutation::MarkLostOnJoin) {
             return Ok(());
         }
+        let lives = Lives {
+            conn: &self.conn,
+            table,
+        };
+        if table.has_births
+            && lives.shares_mark(key, local_tx)?
+            && has_mark(&self.conn, table, key, local_tx)?
+        {
+            put_mark(&Rows::new(&self.conn, table)?, key, frames.local_tx)?;
+        }
         let moved = self
             .conn
             .prepare_cached(
@@ -275,8 +286,13 @@ pub(super) fn mark_former(conn: &Connection, id: i64, key: &[u8], local_tx: i64)
     Ok(())
 }
 
-/// Removes the row's mark of transaction `local_tx`, if there is one.
+/// Removes the row's mark of transaction `local_tx`, if there is one and no other life of the
+/// number needs it.
 pub(super) fn unmark(rows: &Rows<'_>, key: &[u8], local_tx: i64) -> Result<()> {
+    let (conn, table) = (rows.conn, rows.table);
+    if table.has_births && (Lives { conn, table }).shares_mark(key, local_tx)? {
+        return Ok(());
+    }
     rows.conn
         .prepare_cached(
             "DELETE FROM __harmonylite___unsent WHERE at = ?1 AND table_id = ?2 AND key = ?3",

@@ -6,7 +6,7 @@
 
 use rusqlite::params;
 
-use crate::capture::{Batch, ChangeEvidence, Frames, Touched};
+use crate::capture::{Batch, ChangeEvidence, Fate, Frames, Touched};
 use crate::database::{Database, Result, triggers, values};
 use crate::model::key::key_bytes;
 use crate::model::value::Value;
@@ -91,7 +91,12 @@ impl Database {
                     _ => ChangeEvidence::Real,
                 };
                 let time_ms = self.stamp_kept(time_ms)?;
-                touched.push(Touched { key, why, time_ms });
+                touched.push(Touched {
+                    key,
+                    why,
+                    time_ms,
+                    fate: Fate::default(),
+                });
             }
             return Ok(Some(vec![(table, touched)]));
         }

@@ -73,6 +73,8 @@ pub struct Config {
     pub polling_interval: Option<Duration>,
     /// Whether tables without a primary key are replicated, by rowid.
     pub allow_rowid_tables: bool,
+    /// `ids.on_collision`: whether rows that two nodes gave one number are kept.
+    pub keeps_collisions: bool,
     /// Names of the application's triggers that also run for rows that arrive.
     pub apply_triggers: Vec<String>,
     /// How far a local version may be ahead of the broker's clock.
@@ -228,6 +230,9 @@ impl Config {
             sleep_timeout: top.millis_or_off("sleep_timeout", 1, "of quiet before sleep"),
             polling_interval: top.millis_or_off("polling_interval", 10, "between two polls"),
             allow_rowid_tables: top.bool("allow_rowid_tables", true),
+            keeps_collisions: top
+                .section("ids")
+                .parsed("on_collision", "replace", on_collision),
             apply_triggers: top.list("apply_triggers").unwrap_or_default(),
             max_clock_drift: top.millis("max_clock_drift", 60_000, 0, "ahead of the broker"),
             courtesy: read_courtesy(&top),
@@ -305,6 +310,14 @@ fn read_control_socket(top: &Section, db_path: &Path) -> Option<PathBuf> {
     };
     check_folder(top, "control_socket", &path);
     Some(path)
+}
+
+fn on_collision(text: &str) -> Result<bool, String> {
+    match text {
+        "replace" => Ok(false),
+        "keep" => Ok(true),
+        _ => Err("\"replace\" or \"keep\"".to_owned()),
+    }
 }
 
 fn read_courtesy(top: &Section) -> Duration {

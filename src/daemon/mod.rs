@@ -360,6 +360,7 @@ fn settings(config: &Config, node_id: Option<u64>) -> Settings {
         max_clock_drift: config.max_clock_drift,
         courtesy: config.courtesy,
         tombstone_retention: config.tombstone_retention,
+        births: config.keeps_collisions,
         allow_rowid_tables: config.allow_rowid_tables,
         joins_by_snapshot: snapshots::are_kept(config),
         seq_map_path: Some(config.seq_map_path.clone()),

@@ -48,6 +48,10 @@ pub(crate) struct Catalog {
     pub ending: BTreeSet<String>,
     /// Tables (by id) that have entries in `___displaced`.
     pub displaced: HashSet<i64>,
+    /// Tables (by id) that have entries in `___lives`.
+    pub lives: HashSet<i64>,
+    /// Whether the tables that can have births have them.
+    pub births: bool,
     /// Whether HarmonyLite sees this database for the first time.
     pub first_time: bool,
     /// Tables that are not adopted yet.
@@ -66,6 +70,8 @@ pub(crate) struct Catalog {
     /// Keys of the rows that the transaction under way captured, by table id. Their effect on
     /// displaced rows is worked out once all local changes have their versions.
     pub to_settle: BTreeMap<i64, Vec<Vec<u8>>>,
+    /// What the captured part of the change log says about the rest of it.
+    pub fates: crate::capture::Fates,
     /// Tables (by id) whose displaced rows are all to be settled again at that point.
     pub resettle: BTreeSet<i64>,
     /// A table is replicated that was not replicated before.
@@ -141,6 +147,8 @@ impl Database {
             not_replicated: previous.not_replicated,
             doubts: previous.doubts,
             log_keys: self.log_keys()?,
+            births: self.has_births()?,
+            fates: previous.fates,
             is_unmoved: is_fresh
                 && !self.knows_storage()?
                 && get_meta(&self.conn, Meta::SchemaVersion)? == Some(version),
@@ -188,7 +196,8 @@ impl Database {
         // The UNIQUE indexes may have changed, or a constraint that kept a row displaced may be
         // gone. Rows are settled only after local changes are captured: a row without its version
         // loses against any other row.
-        self.catalog.resettle = self.catalog.displaced.iter().copied().collect();
+        let unsettled = self.catalog.displaced.union(&self.catalog.lives);
+        self.catalog.resettle = unsettled.copied().collect();
         if mutation::is(Mutation::SettleBeforeCapture) {
             for id in std::mem::take(&mut self.catalog.resettle) {
                 self.resettle_guarded(id)?;
@@ -252,7 +261,10 @@ impl Database {
         {
             log::warn!("rows of table {} stay displaced: {reason}", table.name());
         }
-        Ok(())
+        match self.catalog.by_id.get(&id).cloned() {
+            Some(table) if self.has_lives(&table) => self.elect_all(&table),
+            _ => Ok(()),
+        }
     }
 
     /// The schema version to which the catalog belongs.
@@ -451,6 +463,15 @@ impl Database {
         self.catalog.displaced = displaced
             .query_map([], |r| r.get(0))?
             .collect::<rusqlite::Result<_>>()?;
+        if self.catalog.births {
+            let mut lives = self.conn.prepare_cached(
+                "SELECT id FROM __harmonylite___tables
+                 WHERE EXISTS (SELECT 1 FROM __harmonylite___lives WHERE table_id = id)",
+            )?;
+            self.catalog.lives = lives
+                .query_map([], |r| r.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+        }
         Ok(())
     }
 }

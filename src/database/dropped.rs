@@ -24,6 +24,7 @@ use super::write::retry_while_busy;
 use super::{Database, DatabaseError, Result, journal, triggers};
 use crate::capture::{Frames, Unsent, UnsentCopy, put_mark};
 use crate::database::rows::Stored;
+use crate::model::birth::Birth;
 use crate::model::cbor;
 use crate::model::merge::{Exceptions, RowState};
 use crate::model::value::{OwnedValue, Value};
@@ -283,6 +284,7 @@ fn put_unsent(
             state,
             local_tx,
             hash,
+            birth: Birth::None,
         },
     )?;
     put_mark(&rows, &row.key, local_tx)

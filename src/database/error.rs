@@ -92,7 +92,8 @@ fn is_without_ours(e: &rusqlite::Error) -> bool {
         .map_or("", |(_, name)| name);
     let name = name.trim_start_matches("main.");
     let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
-    own_tables::names().contains(&&name[..end.unwrap_or(name.len())])
+    let name = &name[..end.unwrap_or(name.len())];
+    name == own_tables::LIVES || own_tables::names().contains(&name)
 }
 
 impl From<rusqlite::Error> for DatabaseError {

@@ -121,6 +121,8 @@ meta! {
     Forgotten = "forgotten", Integer, travels: false;
     /// No version of this node has a later time than this, unix milliseconds.
     GivenMs = "given_ms", Integer, travels: false;
+    /// Set once this file may have births. It travels with the rows.
+    Births = "births", Integer, travels: true;
     /// Streams that the broker lost, and how far this node had read them.
     LostStreams = "lost_streams", Json, travels: false;
 }

@@ -30,6 +30,7 @@ type ColumnShape = (String, String, i64);
 pub(super) fn classify(conn: &Connection) -> rusqlite::Result<OwnNames> {
     let model = Connection::open_in_memory()?;
     model.execute_batch(own_tables::CREATE)?;
+    model.execute_batch(own_tables::CREATE_LIVES)?;
     model.execute_batch(VERSIONS)?;
     let mut found = OwnNames::default();
     for name in with_prefix(conn)? {

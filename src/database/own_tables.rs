@@ -47,6 +47,22 @@ CREATE TABLE IF NOT EXISTS __harmonylite___ages(at INTEGER PRIMARY KEY, ms INTEG
 CREATE TABLE IF NOT EXISTS __harmonylite___meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 ";
 
+/// Name of the table of a file with births.
+pub const LIVES: &str = "__harmonylite___lives";
+
+/// Statement that creates it, if it is missing.
+pub const CREATE_LIVES: &str = "
+CREATE TABLE IF NOT EXISTS __harmonylite___lives(
+    table_id INTEGER, key BLOB, born BLOB, hlc INTEGER, site INTEGER, deleted INTEGER, at INTEGER,
+    hash INTEGER, exc BLOB, row BLOB, PRIMARY KEY(table_id, key, born)) WITHOUT ROWID;
+";
+
+/// Whether the file has the table of a file with births.
+pub(crate) fn has_lives(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = ?1")?
+        .exists([LIVES])
+}
+
 /// The tables that [`CREATE`] makes.
 pub(crate) fn names() -> Vec<&'static str> {
     let tables = CREATE.split("CREATE TABLE IF NOT EXISTS ").skip(1);

@@ -6,6 +6,7 @@ use crate::database::DatabaseError;
 use crate::database::sites::Sites;
 use crate::database::table::Table;
 use crate::database::values;
+use crate::model::birth::Birth;
 use crate::model::cbor::{self, Cursor};
 use crate::model::merge::{Exceptions, RowState};
 use crate::model::value::{OwnedValue, Value};
@@ -20,6 +21,8 @@ pub struct Stored {
     pub local_tx: i64,
     /// Hash of the content, see [`Table::content_hash`]; 0 for a deleted row.
     pub hash: i64,
+    /// Birth of the row.
+    pub birth: Birth,
 }
 
 /// Prepared statements on one table.
@@ -100,6 +103,9 @@ impl<'c> Rows<'c> {
         };
         let mut stored = stored(sites, row)?;
         stored.state.exceptions = self.table.named_now(stored.state.exceptions);
+        if self.table.has_births {
+            stored.birth = birth(values::column(row, 6), stored.state.version)?;
+        }
         Ok(Some(stored))
     }
 
@@ -121,6 +127,10 @@ impl<'c> Rows<'c> {
         statement.raw_bind_parameter(n + 5, stored.hash)?;
         let exceptions = encode_exceptions(&stored.state.exceptions);
         statement.raw_bind_parameter(n + 6, exceptions)?;
+        if self.table.has_births {
+            let birth = stored.birth.beside(stored.state.version);
+            statement.raw_bind_parameter(n + 7, birth.borrow())?;
+        }
         statement.raw_execute()?;
         Ok(())
     }
@@ -259,7 +269,7 @@ fn written(table: &Table, rows: usize) -> rusqlite::Result<()> {
     Err(rusqlite::Error::SqliteFailure(error, Some(text.into())))
 }
 
-fn encode_exceptions(exceptions: &Exceptions) -> Option<Vec<u8>> {
+pub(crate) fn encode_exceptions(exceptions: &Exceptions) -> Option<Vec<u8>> {
     if exceptions.is_empty() {
         return None;
     }
@@ -292,7 +302,14 @@ pub(crate) fn stored(sites: &Sites, row: &Row<'_>) -> Result<Stored, DatabaseErr
         },
         local_tx: row.get(3)?,
         hash: row.get(4)?,
+        birth: Birth::None,
     })
+}
+
+/// Reads a birth beside its row's version.
+fn birth(value: Value<'_>, version: Version) -> Result<Birth, DatabaseError> {
+    let broken = || DatabaseError::Damaged("a birth is not valid".to_owned());
+    Birth::read(value, version).ok_or_else(broken)
 }
 
 /// Decodes the exceptions of a stored version. Fails if they are not valid CBOR.

@@ -47,6 +47,13 @@ pub struct Schema {
     pub has_before_insert: bool,
 }
 
+impl Schema {
+    /// Whether SQLite may choose the key of a row: it is an INTEGER PRIMARY KEY.
+    pub fn is_numbered(&self) -> bool {
+        self.key_is_rowid && self.rowid.is_none()
+    }
+}
+
 /// A stored column of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {

@@ -35,6 +35,8 @@ pub struct Settings {
     pub courtesy: Duration,
     /// How long the tombstone of a deleted row is kept.
     pub tombstone_retention: Duration,
+    /// Whether rows that SQLite numbers get births.
+    pub births: bool,
     /// Whether tables without a primary key are replicated, by their rowid.
     pub allow_rowid_tables: bool,
     /// Whether snapshots are kept. If so, this node does not publish until it has met the others by

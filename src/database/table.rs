@@ -32,6 +32,8 @@ pub struct Table {
     pub sql: TableSql,
     /// Whether triggers of the application run for rows that arrive, see `apply_triggers`.
     pub fires: bool,
+    /// Whether its versions table has births.
+    pub has_births: bool,
     /// The key of content hashes in this table's database; none if an earlier release made it.
     key: Option<ContentKey>,
     /// Per column: its part in content hashes.
@@ -43,7 +45,7 @@ pub struct Table {
 pub struct TableSql {
     /// Reads the version of a key; `?1`, … are the key.
     pub get_version: String,
-    /// Writes a version: the key, then hlc, site, deleted, at, hash, exceptions.
+    /// Writes a version: the key, then hlc, site, deleted, at, hash, exceptions, birth.
     pub put_version: String,
     /// Deletes the version of a key.
     pub forget_version: String,
@@ -227,7 +229,7 @@ impl Table {
         let header = TableHeader::new(id, &schema.name, &schema.key, &names);
         let names: Vec<&str> = names.into_iter().chain([WAS]).collect();
         let was_header = TableHeader::new(-id, &schema.name, &schema.key, &names);
-        let sql = TableSql::new(&schema);
+        let sql = TableSql::new(&schema, false);
         let mut table = Table {
             id,
             schema,
@@ -236,6 +238,7 @@ impl Table {
             was_header,
             sql,
             fires: false,
+            has_births: false,
             key: None,
             hashes: Vec::new(),
         };
@@ -248,6 +251,13 @@ impl Table {
         let columns = self.schema.columns.iter();
         let hash = |c: &Column| ColumnHash::new(key.as_ref(), &c.lower);
         (self.key, self.hashes) = (key, columns.map(hash).collect());
+    }
+
+    /// The same table, whose versions table has births.
+    pub fn with_births(mut self) -> Self {
+        self.has_births = true;
+        self.sql = TableSql::new(&self.schema, true);
+        self
     }
 
     /// The table's name as the user spells it.
@@ -538,7 +548,8 @@ fn conflict_target(schema: &Schema) -> String {
 }
 
 impl TableSql {
-    fn new(schema: &Schema) -> Self {
+    fn new(schema: &Schema, has_births: bool) -> Self {
+        let born = if has_births { ", born" } else { "" };
         let (table, versions) = (quote(&schema.name), versions_table(&schema.name));
         let n = schema.key.len();
         let matches: Vec<String> = schema
@@ -560,13 +571,13 @@ impl TableSql {
         let all: Vec<usize> = (0..schema.columns.len()).collect();
         TableSql {
             get_version: format!(
-                "SELECT hlc, site, deleted, at, hash, exc FROM {versions} WHERE {}",
+                "SELECT hlc, site, deleted, at, hash, exc{born} FROM {versions} WHERE {}",
                 version_match.join(" AND ")
             ),
             put_version: format!(
-                "REPLACE INTO {versions}({}, hlc, site, deleted, at, hash, exc) VALUES ({})",
+                "REPLACE INTO {versions}({}, hlc, site, deleted, at, hash, exc{born}) VALUES ({})",
                 keys.join(", "),
-                parameters(1, n + 6)
+                parameters(1, n + 6 + usize::from(has_births))
             ),
             forget_version: format!(
                 "DELETE FROM {versions} WHERE {}",

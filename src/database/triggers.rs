@@ -23,6 +23,14 @@ pub const REAL: i64 = 0;
 /// fires no delete trigger.
 pub const MAYBE: i64 = 1;
 
+/// Kind of a log entry: the application inserted the row. The kinds from here on are told apart
+/// where rows get births.
+pub const INSERT: i64 = 2;
+/// Kind of a log entry: a statement is about to insert the row, and gives its number.
+pub const GIVEN: i64 = 3;
+/// Kind of a log entry: the application deleted the row.
+pub const DELETE: i64 = 4;
+
 /// Alias of the table's rows in a trigger's statement.
 const ROW: &str = "__harmonylite__row";
 
@@ -33,12 +41,26 @@ pub const LOG: &str = "__harmonylite___change_log_global";
 /// and the application brings its own SQLite.
 const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER)";
 
-/// Names and texts of the triggers that a table needs, as `sqlite_schema` stores them.
-pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
+/// Names and texts of the triggers that a table needs, as `sqlite_schema` stores them. With
+/// `births` they tell how a row came under its number.
+pub fn wanted(table: i64, schema: &Schema, births: bool) -> Vec<(String, String)> {
     let log = LogSql { table, schema };
-    let new = [log.append("NEW"), log.append_old_key()];
+    let tells = births && schema.is_numbered();
+    let kind = |kind: i64| if tells { kind } else { REAL };
+    let mut new = vec![
+        log.append("NEW", REAL),
+        log.append_changed_key("OLD", kind(DELETE)),
+    ];
+    if tells {
+        new.extend([GIVEN, INSERT].map(|kind| log.append_changed_key("NEW", kind)));
+    }
     let mut triggers = vec![
-        log.trigger("insert", "AFTER INSERT", "", &[log.append("NEW")]),
+        log.trigger(
+            "insert",
+            "AFTER INSERT",
+            "",
+            &[log.append("NEW", kind(INSERT))],
+        ),
         log.trigger(
             "update",
             "AFTER UPDATE",
@@ -48,7 +70,12 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
                 false => &new[..],
             },
         ),
-        log.trigger("delete", "AFTER DELETE", "", &[log.append("OLD")]),
+        log.trigger(
+            "delete",
+            "AFTER DELETE",
+            "",
+            &[log.append("OLD", kind(DELETE))],
+        ),
         log.trigger(
             "columns",
             &format!("AFTER UPDATE OF {}", stored_columns(schema)),
@@ -56,6 +83,12 @@ pub fn wanted(table: i64, schema: &Schema) -> Vec<(String, String)> {
             &["SELECT 1".to_owned()],
         ),
     ];
+    if tells {
+        // NEW's rowid is -1 unless the statement gives one.
+        let given = format!(" WHEN NEW.{} IS NOT -1", schema.column_sql(0));
+        let append = [log.append("NEW", GIVEN)];
+        triggers.push(log.trigger("given", "BEFORE INSERT", &given, &append));
+    }
     if !schema.unique.is_empty() {
         let by_insert = |u: &UniqueIndex| match log.exactly_shares(u) {
             Some(shares) => log.replaced(&shares),
@@ -190,9 +223,9 @@ impl LogSql<'_> {
         key.collect::<Vec<_>>().join(", ")
     }
 
-    fn append(&self, row: &str) -> String {
+    fn append(&self, row: &str, kind: i64) -> String {
         format!(
-            "{} VALUES ({}, {REAL}, {NOW}, {})",
+            "{} VALUES ({}, {kind}, {NOW}, {})",
             self.into(),
             self.table,
             self.key_of(row)
@@ -207,14 +240,15 @@ impl LogSql<'_> {
         format!("({row}.{column} IS OLD.{column} COLLATE {collation})")
     }
 
-    /// Notes the old key if an UPDATE changed it: that UPDATE deletes the row under the old key.
-    fn append_old_key(&self) -> String {
+    /// Notes the key of `row`, OLD or NEW, if an UPDATE changed it: that UPDATE deletes the row
+    /// under the old key.
+    fn append_changed_key(&self, row: &str, kind: i64) -> String {
         let changed: Vec<String> = (0..self.schema.key_len())
             .map(|i| format!("NOT {}", self.same_key_column(i, "NEW")))
             .collect();
-        let (into, old) = (self.into(), self.key_of("OLD"));
+        let (into, key) = (self.into(), self.key_of(row));
         format!(
-            "{into} SELECT {}, {REAL}, {NOW}, {old} WHERE {}",
+            "{into} SELECT {}, {kind}, {NOW}, {key} WHERE {}",
             self.table,
             changed.join(" OR ")
         )
@@ -405,7 +439,7 @@ mod tests {
         }
         for schema in read(&conn, &all, true).unwrap().replicated {
             let name = list_name(&schema.name);
-            let mut all = wanted(1, &schema).into_iter();
+            let mut all = wanted(1, &schema, true).into_iter();
             let (_, text) = all.find(|(n, _)| *n == name).unwrap();
             conn.execute_batch(&text).unwrap();
             let columns = schema.columns.iter().map(|c| c.lower.clone());

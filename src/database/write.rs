@@ -56,6 +56,7 @@ impl Database {
                 }
                 Ok(value) => {
                     self.settle(sync)?;
+                    self.catalog.fates.keep();
                     self.kept_counts = self.counts;
                     self.reservation.offline_writes.ended(true);
                     return Ok(value);
@@ -135,6 +136,7 @@ impl Database {
         self.reservation.offline_writes.ended(false);
         self.restore_detector.forget();
         self.catalog.forget();
+        self.catalog.fates.roll_back();
         self.sites = Sites::load(&self.conn)?;
         if let Some(node) = meta::get_meta::<i64>(&self.conn, meta::Meta::NodeId)? {
             self.node = node as u64;

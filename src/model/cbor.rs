@@ -104,6 +104,17 @@ pub fn key_values(bytes: &[u8]) -> Result<Vec<OwnedValue>, CborError> {
     Ok(values)
 }
 
+/// The values of a key, and the bytes after it. Fails if the bytes do not begin with a key.
+pub fn key_and_rest(bytes: &[u8]) -> Result<(Vec<OwnedValue>, &[u8]), CborError> {
+    let mut cursor = Cursor::new(bytes);
+    let length = cursor.array()?;
+    let values = (0..length)
+        .map(|_| Ok(cursor.value()?.to_owned()))
+        .collect::<Result<_, _>>()?;
+    let rest = &bytes[bytes.len() - cursor.remaining()..];
+    Ok((values, rest))
+}
+
 /// Reads items one after the other, without copying. A method that returns a [`Result`] fails on an
 /// item of a different kind, and at the end of the bytes.
 #[derive(Debug, Clone)]

@@ -7,12 +7,14 @@
 //!         | [node, hlc, 1, value, …]                            an upsert, a value per column
 //!         | [node, hlc, 2, [column, node, hlc, …], value, …]    the same with versions of its own
 //!                                                               for some columns
+//!         | [node, hlc, kind + 3, birth, …]                     the same of a row with a birth
 //! [1, 1, id, index, count, bytes]         one part of a rows frame too large for one message
 //! ```
 //! Key columns come first among the columns. A table that goes by rowid has the key column
 //! [`ROWID`]. In a row of kind 2 the column index one past the last stands for the *floor*: the
 //! newest tombstone that the row has outlived (see [`crate::model::merge`]); a column with version
-//! (0, 0) is not carried. A message is this CBOR as it is, or in a zstd frame.
+//! (0, 0) is not carried. A birth has its short form ([`crate::model::birth`]). A message is this
+//! CBOR as it is, or in a zstd frame.
 
 use crate::model::cbor::{self, CborError, Cursor};
 
@@ -58,6 +60,8 @@ const PART: u64 = 1;
 const DELETE: u64 = 0;
 const UPSERT: u64 = 1;
 const UPSERT_WITH_VERSIONS: u64 = 2;
+/// Is added to the kind of a row that has a birth.
+const WITH_BIRTH: u64 = 3;
 
 /// The reason why bytes from the network are not accepted as a frame.
 #[derive(Debug, thiserror::Error)]
@@ -146,10 +150,11 @@ impl<'a> Frame<'a> {
         let mut tables = Vec::new();
         let mut faults = Faults::default();
         for _ in 0..count {
-            let table = TableRows::decode_header(cursor, &mut names)?;
+            let mut table = TableRows::decode_header(cursor, &mut names)?;
             let (mut rows, mut row) = (table.rows(&nodes), Row::default());
             rows.faults = Some(std::mem::take(&mut faults));
             while rows.next(&mut row)? {}
+            table.has_births = rows.has_births;
             *cursor = rows.cursor;
             faults = rows.faults.unwrap_or_default();
             faults.name_table(table.name);

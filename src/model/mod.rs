@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub(crate) mod base64;
+pub mod birth;
 pub mod cbor;
 pub mod content;
 pub mod frame;

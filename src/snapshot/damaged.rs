@@ -76,6 +76,9 @@ fn state_now(
     rows: &mut Rows<'_>,
     row: &SourceRow,
 ) -> Result<Option<Option<Stored>>> {
+    if row.aside.is_some() {
+        return Ok(None); // it is not in the table
+    }
     let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
     let content = rows.owned_row(&key)?;
     let stored = &row.stored;
@@ -103,5 +106,6 @@ fn state_now(
         state,
         hash,
         local_tx: stored.local_tx,
+        birth: stored.birth,
     })))
 }

@@ -160,6 +160,9 @@ impl Merge {
             if !db.capture_locked(&mut captured)? {
                 return Ok((at, rows, captured));
             }
+            if self.source.has_births && !db.catalog.births {
+                db.learn_births()?;
+            }
             let began = db.clock.uptime();
             let mut frames = Frames::new(db);
             db.doubt_tombstone_age();
@@ -258,8 +261,9 @@ impl Merge {
             |local: &Arc<Table>| !table.has_late_columns() && db.is_plain(local, &columns);
         let plain = local.as_ref().is_some_and(is_plain);
         let mut last = None;
-        for row in become_founder {
-            rows.seen += 1;
+        let mut found = become_founder.into_iter().peekable();
+        while let Some(row) = found.next() {
+            rows.seen += u64::from(row.aside.is_none());
             let ours = match &local {
                 Some(local) => self.compared(db, local, table, &row)?,
                 None => Ours::None,
@@ -270,7 +274,10 @@ impl Merge {
                     Ok(false)
                 }
                 (Ours::None, Some(local))
-                    if plain && self.take_plain(db, table, local, &row)? =>
+                    if plain
+                        && row.aside.is_none()
+                        && !db.has_lives(local)
+                        && self.take_plain(db, table, local, &row)? =>
                 {
                     Ok(true)
                 }
@@ -301,8 +308,10 @@ impl Merge {
             {
                 db.carry_mark(local, &row, frames)?;
             }
+            // All lives of a number come in one step.
+            let is_last = found.peek().is_none_or(|next| next.key != row.key);
             last = Some(row.key);
-            if is_over(db) {
+            if is_last && is_over(db) {
                 break;
             }
         }
@@ -318,7 +327,7 @@ impl Merge {
         row: &SourceRow,
     ) -> Result<Ours> {
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        let ours = Rows::new(&db.conn, table)?.version(&db.sites, &key)?;
+        let ours = db.life(table, &key, row.stored.birth)?;
         let is_compared = db.catalog.comparing.contains_key(&table.id);
         Ok(match ours {
             None if !is_compared => Ours::None,
@@ -356,7 +365,11 @@ impl Merge {
             there => there?,
         };
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        let here = match Rows::new(&db.conn, table)?.owned_row(&key)? {
+        let here = match db.values_aside(table, &key, &row.key_bytes, ours.birth)? {
+            Some(values) => Some(values),
+            None => Rows::new(&db.conn, table)?.owned_row(&key)?,
+        };
+        let here = match here {
             Some(values) => Some(values),
             None => db.displaced_row(table, &row.key_bytes)?,
         };
@@ -391,7 +404,7 @@ impl Merge {
         };
         incoming.was = self.was(theirs, row)?;
         let Some(table) = local else {
-            let at = Place::of(theirs, &row.key_bytes);
+            let at = Place::of_life(theirs, &row.key_bytes, row.stored.birth);
             if let Some(table) = db.of_former(&at.table, &at.shape) {
                 db.take_former(&table, &at, incoming, frames)?;
                 return Ok(true);
@@ -435,6 +448,7 @@ impl Merge {
         let values = values.as_ref().unwrap_or(&row.key);
         let taken = Row {
             version: state.version,
+            birth: row.stored.birth,
             deleted: state.deleted,
             exceptions: Vec::new(),
             values: values.iter().map(OwnedValue::borrow).collect(),
@@ -510,9 +524,10 @@ impl Database {
     /// for ever.
     fn carry_mark(&mut self, table: &Table, theirs: &SourceRow, frames: &mut Frames) -> Result<()> {
         let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
-        let ours = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
+        let birth = theirs.stored.birth;
+        let ours = self.life(table, &key, birth)?;
         match ours.is_some_and(|ours| ours.state.version == theirs.stored.state.version) {
-            true => self.mark_republished(table, &theirs.key_bytes, frames),
+            true => self.mark_again(table, (&key, &theirs.key_bytes), birth, frames),
             false => Ok(()),
         }
     }

@@ -1,23 +1,26 @@
 //! A snapshot's file, opened to be read row by row.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 
-use crate::apply::{Incoming, Place, displaced_row, held_after, read_held};
+use crate::apply::{
+    Incoming, Lives, Place, RowLife, displaced_row, has_lives, held_after, read_held,
+};
 use crate::capture::{has_mark, unwritten};
 use crate::database::content_key;
 use crate::database::meta::{Meta, get_meta};
 use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, keys};
-use crate::database::schema::{self, Column};
+use crate::database::schema::{self, Column, PREFIX};
 use crate::database::selection;
 use crate::database::sites::{MAX_NODES, Sites};
 use crate::database::table::{Shape, Table, versions_table};
 use crate::database::{DatabaseError, Result};
+use crate::model::birth::Birth;
 use crate::model::cbor;
 use crate::model::frame::MAX_ROW_BYTES;
 use crate::model::merge::{FLOOR, RowState};
@@ -33,6 +36,10 @@ pub(super) struct SnapshotSource {
     pub tables: Vec<Arc<Table>>,
     /// Per table id, the query for the number of bytes in a row.
     measure: HashMap<i64, String>,
+    /// Tables (by id) of which numbers have several lives.
+    with_lives: HashSet<i64>,
+    /// Whether the file may have births.
+    pub has_births: bool,
 }
 
 /// A row of the snapshot: its key and its version.
@@ -40,6 +47,8 @@ pub(super) struct SourceRow {
     pub key: Vec<OwnedValue>,
     pub key_bytes: Vec<u8>,
     pub stored: Stored,
+    /// The values of a life that does not have its number; none of other rows.
+    pub aside: Option<Vec<OwnedValue>>,
 }
 
 impl SnapshotSource {
@@ -82,11 +91,19 @@ impl SnapshotSource {
         }
         let tables = tables(&conn)?;
         let measure = tables.iter().map(|t| (t.id, measure(t))).collect();
+        let mut with_lives = HashSet::new();
+        for table in tables.iter().filter(|t| t.has_births) {
+            if has_lives(&conn, table.id)? {
+                with_lives.insert(table.id);
+            }
+        }
         Ok(SnapshotSource {
+            has_births: get_meta::<bool>(&conn, Meta::Births)?.is_some(),
             conn,
             sites,
             tables,
             measure,
+            with_lives,
         })
     }
 
@@ -100,7 +117,8 @@ impl SnapshotSource {
         Ok(each?.into_iter().sum())
     }
 
-    /// The next keys of a table after a given one, with their versions, tombstones included.
+    /// The next keys of a table after a given one, with their versions, tombstones included. A
+    /// number with several lives comes once for each.
     pub(super) fn rows(
         &self,
         table: &Table,
@@ -117,10 +135,22 @@ impl SnapshotSource {
                 return Err(damaged(format!("a version of table {}", table.name())));
             };
             let key_bytes = table.key_bytes(borrowed.into_iter());
+            for life in self.lives(table, &key_bytes)? {
+                if !is_sound(&life.stored) {
+                    return Err(damaged(format!("a life of table {}", table.name())));
+                }
+                all.push(SourceRow {
+                    key: key.clone(),
+                    key_bytes: key_bytes.clone(),
+                    stored: life.stored,
+                    aside: Some(life.values),
+                });
+            }
             all.push(SourceRow {
                 key,
                 key_bytes,
                 stored,
+                aside: None,
             });
         }
         Ok(all)
@@ -136,6 +166,28 @@ impl SnapshotSource {
         Rows::new(&self.conn, table)?.version(&self.sites, key)
     }
 
+    /// The lives of a number that do not have it.
+    fn lives(&self, table: &Table, key: &[u8]) -> Result<Vec<RowLife>> {
+        match table.has_births && self.with_lives.contains(&table.id) {
+            true => Lives {
+                conn: &self.conn,
+                table,
+            }
+            .of_key(&self.sites, key),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether the file has the life of a number with this birth.
+    pub(super) fn has_life(&self, table: &Table, key: &[Value<'_>], birth: Birth) -> Result<bool> {
+        let is_it = |b: Birth| b == birth || b == Birth::None && matches!(birth, Birth::Before(_));
+        if self.version(table, key)?.is_some_and(|s| is_it(s.birth)) {
+            return Ok(true);
+        }
+        let lives = self.lives(table, &table.key_bytes(key.iter().copied()))?;
+        Ok(lives.iter().any(|life| is_it(life.stored.birth)))
+    }
+
     /// The row as a peer would send it to a node that has `local` as its table of that name. `None`
     /// if the file lacks the row's values.
     pub(super) fn incoming(
@@ -146,7 +198,10 @@ impl SnapshotSource {
         local: Option<&Table>,
     ) -> Result<Option<Incoming>> {
         let state = &row.stored.state;
-        let mut incoming = Incoming::default();
+        let mut incoming = Incoming {
+            birth: row.stored.birth,
+            ..Incoming::default()
+        };
         if state.deleted {
             incoming.floor = Some(state.version);
             return Ok(Some(incoming));
@@ -186,6 +241,13 @@ impl SnapshotSource {
         row: &SourceRow,
         most: usize,
     ) -> Result<Option<Vec<OwnedValue>>> {
+        if let Some(values) = &row.aside {
+            let bytes: usize = values.iter().map(|v| v.borrow().bytes()).sum();
+            return match bytes > most {
+                true => Err(DatabaseError::RowTooLarge(bytes, most)),
+                false => Ok(Some(values.clone())),
+            };
+        }
         let mut measure = self.conn.prepare_cached(&self.measure[&table.id])?;
         let bytes: Option<usize> = measure
             .query_row(params_from_iter(&row.key), |r| r.get(0))
@@ -297,10 +359,21 @@ fn tables(conn: &Connection) -> Result<Vec<Arc<Table>>> {
         let born = schema.columns.iter().map(|c| born(&c.lower)).collect();
         let mut table = Table::new(*id, schema, born);
         table.set_key(key);
-        tables.push(Arc::new(table));
+        tables.push(Arc::new(match has_births(conn, &table)? {
+            true => table.with_births(),
+            false => table,
+        }));
     }
     tables.sort_by_key(|t| t.id);
     Ok(tables)
+}
+
+/// Whether the file has births of the table's rows: an earlier release made none.
+fn has_births(conn: &Connection, table: &Table) -> Result<bool> {
+    let mut has = conn.prepare("SELECT 1 FROM pragma_table_info(?1) WHERE name = 'born'")?;
+    let versions = format!("{PREFIX}{}_versions", table.name());
+    let is_numbered = table.schema.is_numbered();
+    Ok(is_numbered && own_tables::has_lives(conn)? && has.exists([versions])?)
 }
 
 fn damaged(what: String) -> DatabaseError {

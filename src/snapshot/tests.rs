@@ -10,6 +10,7 @@ use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 use crate::model::manifest::{SnapshotEntry, StreamPosition};
 
+mod births;
 mod copying;
 mod demoted;
 mod dropped;

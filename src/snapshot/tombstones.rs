@@ -9,9 +9,10 @@ use rusqlite::params;
 
 use crate::apply::Place;
 use crate::database::meta::{Meta, get_meta, set_meta};
-use crate::database::rows::{Rows, keys};
+use crate::database::rows::{Rows, Stored, keys};
 use crate::database::table::{Table, versions_table};
 use crate::database::{Database, Result};
+use crate::model::birth::Birth;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
@@ -26,6 +27,8 @@ pub struct Sweep {
     bound: i64,
     table: i64,
     after: Option<Vec<OwnedValue>>,
+    /// Key and birth of the last life examined.
+    life: (Vec<u8>, Birth),
     /// Number of tombstones dropped so far.
     pub dropped: u64,
 }
@@ -74,7 +77,20 @@ impl Database {
             }
             match last {
                 Some(last) => sweep.after = Some(last),
-                None => (sweep.table, sweep.after) = (table.id + 1, None),
+                None => {
+                    let lives = match self.has_lives(&table) {
+                        true => self.dead_lives(&table, sweep.bound, &sweep.life, STEP)?,
+                        false => Vec::new(),
+                    };
+                    if let Some(last) = lives.last() {
+                        sweep.life = last.clone();
+                        sweep.dropped +=
+                            self.write(|db| db.drop_dead_lives(&table, &lives, sweep.bound))?;
+                    } else {
+                        (sweep.table, sweep.after) = (table.id + 1, None);
+                        sweep.life = Default::default();
+                    }
+                }
             }
             if self.clock.uptime() - began >= self.time_box() {
                 return Ok(false);
@@ -120,7 +136,7 @@ impl Database {
                 continue;
             }
             drop(rows);
-            let at = Place::of(table, &key_bytes);
+            let at = Place::of_life(table, &key_bytes, stored.birth);
             if !self.drop_held(&at, stored.state.version)? {
                 continue;
             }
@@ -128,6 +144,38 @@ impl Database {
             self.restore_detector.forget();
             self.note_forgotten(stored.state.version)?;
             highest = highest.max(stored.state.version);
+            dropped += 1;
+        }
+        self.note_dropped(highest)?;
+        Ok(dropped)
+    }
+
+    /// Drops the old tombstones among lives that do not have their number.
+    fn drop_dead_lives(
+        &mut self,
+        table: &Table,
+        lives: &[(Vec<u8>, Birth)],
+        bound: i64,
+    ) -> Result<u64> {
+        let (mut dropped, mut highest) = (0, Version::NEVER);
+        for (key, birth) in lives {
+            // An update may have brought the row back meanwhile.
+            let life = self.lives(table).get(&self.sites, key, *birth)?;
+            let stored = life.map(|life| life.stored);
+            let is_old = |s: &Stored| s.state.deleted && s.local_tx <= bound;
+            let Some(Stored {
+                state, local_tx, ..
+            }) = stored.filter(is_old)
+            else {
+                continue;
+            };
+            let at = Place::of_life(table, key, *birth);
+            if self.is_marked(table, key, local_tx)? || !self.drop_held(&at, state.version)? {
+                continue;
+            }
+            self.lives(table).remove(key, *birth)?;
+            self.note_forgotten(state.version)?;
+            highest = highest.max(state.version);
             dropped += 1;
         }
         self.note_dropped(highest)?;

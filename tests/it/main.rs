@@ -38,6 +38,7 @@ mod many_nodes;
 mod metrics;
 mod monitoring;
 mod node;
+mod numbers;
 mod offline;
 mod page;
 mod proxy;

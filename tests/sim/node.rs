@@ -276,6 +276,7 @@ impl Node {
             max_clock_drift: MAX_CLOCK_DRIFT,
             courtesy: Duration::ZERO,
             tombstone_retention: options.tombstone_retention,
+            births: false,
             allow_rowid_tables: true,
             joins_by_snapshot,
             seq_map_path: None,

@@ -75,7 +75,8 @@ impl Node {
             let n = known.key_len();
             let read = |row: &rusqlite::Row<'_>| {
                 let key = known.key_bytes((0..n).map(|i| values::column(row, i)));
-                let rest = [n, n + 6, n + 2].map(|i| show(row.get_ref(i).unwrap()));
+                let site = n + 6 + usize::from(known.has_births);
+                let rest = [n, site, n + 2].map(|i| show(row.get_ref(i).unwrap()));
                 let mut rows = Rows::new(&self.db.conn, known).unwrap();
                 let values: Vec<Value<'_>> = (0..n).map(|i| values::column(row, i)).collect();
                 let stored = rows.version(&self.db.sites, &values).unwrap().unwrap();

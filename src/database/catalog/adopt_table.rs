@@ -11,7 +11,9 @@ use super::{from_cbor, to_cbor};
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::{PREFIX, Schema, quote};
 use crate::database::table::{Shape, Table, create_versions, versions_table};
-use crate::database::{Compare, CompareReason, Database, MissedEvents, Result, triggers, values};
+use crate::database::{
+    Compare, CompareReason, Database, MissedEvents, Result, own_shape, triggers, values,
+};
 use crate::model::frame::ROWID;
 
 /// State of a table before its triggers are checked.
@@ -61,6 +63,9 @@ impl Database {
         }
         compare = Compare::after(compare, missing);
         let mut table = Table::new(id, schema, number.born);
+        if self.catalog.births && table.schema.is_numbered() {
+            table = self.with_births(table)?;
+        }
         table.fires = self.has_apply_triggers(table.name())?;
         table.set_key(Some(self.content_key));
         let table = Arc::new(table);
@@ -68,6 +73,17 @@ impl Database {
         self.catalog.by_id.insert(id, table.clone());
         self.catalog.by_name.insert(name, table);
         Ok(())
+    }
+
+    /// Adds the births to the versions table of a numbered table, if it has none.
+    fn with_births(&self, table: Table) -> Result<Table> {
+        let versions = format!("{PREFIX}{}_versions", table.name());
+        if !own_shape::has_column(&self.conn, &versions, "born")? {
+            let versions = versions_table(table.name());
+            self.conn
+                .execute_batch(&format!("ALTER TABLE {versions} ADD COLUMN born"))?;
+        }
+        Ok(table.with_births())
     }
 
     /// If the table had a different name until now, moves its state to the new name: its versions,
@@ -307,7 +323,8 @@ impl Database {
         };
         let lower = schema.name.to_ascii_lowercase();
         let is_kept_from_firing = self.catalog.kept_from_firing.contains(&lower);
-        for (name, text) in triggers::wanted(id, schema) {
+        let births = self.settings.births;
+        for (name, text) in triggers::wanted(id, schema, births) {
             match installed.remove(&name.to_ascii_lowercase()) {
                 Some(there) if there == text && !is_kept_from_firing => continue,
                 Some(_) => self

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use super::{from_cbor, to_cbor};
 use crate::config::{Choice, Tables, bookkeeping};
 use crate::database::meta::{Meta, get_meta, set_meta};
+use crate::database::own_tables;
 use crate::database::schema::PREFIX;
 use crate::database::selection::{self, Kind, NotReplicated};
 use crate::database::table::versions_table;
@@ -122,7 +123,11 @@ pub(crate) fn forget_table(conn: &Connection, table: &str) -> rusqlite::Result<b
     let ids = list.query_map([table], |r| r.get(0))?;
     let ids = ids.collect::<rusqlite::Result<Vec<i64>>>()?;
     for id in &ids {
-        for known in ["unsent", "displaced", "displaced_by_tuple"] {
+        let lives = own_tables::has_lives(conn)?.then_some("lives");
+        for known in ["unsent", "displaced", "displaced_by_tuple"]
+            .into_iter()
+            .chain(lives)
+        {
             let text = format!("DELETE FROM __harmonylite___{known} WHERE table_id = ?1");
             conn.execute(&text, [id])?;
         }

@@ -22,7 +22,8 @@ fn section(heading: &str) -> &'static str {
 fn every_own_table_and_column_stands_in_the_format() {
     let conn = rusqlite::Connection::open_in_memory().unwrap();
     conn.execute_batch(own_tables::CREATE).unwrap();
-    for table in own_tables::names() {
+    conn.execute_batch(own_tables::CREATE_LIVES).unwrap();
+    for table in own_tables::names().into_iter().chain([own_tables::LIVES]) {
         let section = section(table.strip_prefix("__harmonylite").unwrap());
         let mut columns = conn
             .prepare("SELECT name FROM pragma_table_info(?1)")
@@ -35,7 +36,7 @@ fn every_own_table_and_column_stands_in_the_format() {
         }
     }
     let versions = section("__harmonylite__<table>_versions");
-    for column in ["k1", "hlc", "site", "deleted", "at", "hash", "exc"] {
+    for column in ["k1", "hlc", "site", "deleted", "at", "hash", "exc", "born"] {
         assert!(versions.contains(&format!("| `{column}`")), "{column}");
     }
 }

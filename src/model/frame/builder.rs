@@ -1,6 +1,9 @@
 //! Writes frames: rows by table, in the order in which they came.
 
-use super::{DELETE, FORMAT, KeyColumn, MANY_NAMES, ROWS, UPSERT, UPSERT_WITH_VERSIONS};
+use super::{
+    DELETE, FORMAT, KeyColumn, MANY_NAMES, ROWS, UPSERT, UPSERT_WITH_VERSIONS, WITH_BIRTH,
+};
+use crate::model::birth::Birth;
 use crate::model::cbor;
 use crate::model::value::Value;
 use crate::model::version::Version;
@@ -46,6 +49,8 @@ pub struct FrameBuilder {
     pub(super) bytes: usize,
     /// Number of the names of tables, key columns and columns.
     names: usize,
+    /// Birth of the row that is added next.
+    birth: Birth,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,12 @@ impl FrameBuilder {
     /// Size of the uncompressed frame so far in bytes, a few too high.
     pub fn len(&self) -> usize {
         self.bytes + 16 + 9 * self.nodes.len()
+    }
+
+    /// The row that is added next has this birth.
+    pub fn of_life(&mut self, birth: Birth) -> &mut Self {
+        self.birth = birth;
+        self
     }
 
     /// Adds the tombstone of a row: its version and key.
@@ -106,15 +117,21 @@ impl FrameBuilder {
         exceptions: &[(usize, Version)],
         values: impl ExactSizeIterator<Item = Value<'v>>,
     ) {
+        let birth = std::mem::take(&mut self.birth);
+        let has_birth = birth != Birth::None;
         let node = self.node(version.node);
         let exception_nodes: Vec<u64> = exceptions.iter().map(|(_, v)| self.node(v.node)).collect();
         let table = self.table(header);
         let out = &mut self.tables[table].rows;
         let before = out.len();
-        cbor::write_array(out, 3 + usize::from(!exceptions.is_empty()) + values.len());
+        let more = usize::from(!exceptions.is_empty()) + usize::from(has_birth);
+        cbor::write_array(out, 3 + more + values.len());
         cbor::write_unsigned(out, node);
         cbor::write_integer(out, version.hlc);
-        cbor::write_unsigned(out, kind);
+        cbor::write_unsigned(out, kind + if has_birth { WITH_BIRTH } else { 0 });
+        if has_birth {
+            cbor::write_value(out, birth.beside(version).borrow());
+        }
         if !exceptions.is_empty() {
             cbor::write_array(out, 3 * exceptions.len());
             for ((column, version), node) in exceptions.iter().zip(exception_nodes) {

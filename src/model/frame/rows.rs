@@ -2,7 +2,9 @@
 
 use super::{
     DELETE, Faults, FrameError, MAX_COLUMNS, MAX_NAME_BYTES, ROWID, UPSERT, UPSERT_WITH_VERSIONS,
+    WITH_BIRTH,
 };
+use crate::model::birth::Birth;
 use crate::model::cbor::{CborError, Cursor};
 use crate::model::value::Value;
 use crate::model::version::Version;
@@ -16,6 +18,8 @@ pub struct TableRows<'a> {
     pub key: Vec<FrameKeyColumn<'a>>,
     /// Names of all columns, the key's first.
     pub columns: Vec<&'a str>,
+    /// Whether one of the rows has a birth.
+    pub has_births: bool,
     count: usize,
     body: Cursor<'a>,
 }
@@ -36,6 +40,8 @@ pub struct FrameKeyColumn<'a> {
 pub struct Row<'a> {
     /// Version of the row.
     pub version: Version,
+    /// Birth of the row.
+    pub birth: Birth,
     /// Whether the row is deleted.
     pub deleted: bool,
     /// Versions of columns: (column index, or the number of columns for the floor; version).
@@ -48,6 +54,7 @@ impl Default for Row<'_> {
     fn default() -> Self {
         Row {
             version: Version::NEVER,
+            birth: Birth::None,
             deleted: false,
             exceptions: Vec::new(),
             values: Vec::new(),
@@ -105,6 +112,7 @@ impl<'a> TableRows<'a> {
             key,
             columns,
             count,
+            has_births: false,
             body: cursor.clone(),
         })
     }
@@ -127,6 +135,7 @@ impl<'a> TableRows<'a> {
             columns: self.columns.len(),
             left: self.count,
             cursor: self.body.clone(),
+            has_births: false,
             faults: None,
         }
     }
@@ -155,6 +164,8 @@ pub struct FrameRows<'a, 'n> {
     columns: usize,
     left: usize,
     pub(super) cursor: Cursor<'a>,
+    /// Whether a row so far had a birth.
+    pub(super) has_births: bool,
     /// Collects the impossible rows. That happens once, when the frame is decoded.
     pub(super) faults: Option<Faults>,
 }
@@ -189,14 +200,24 @@ impl<'a> FrameRows<'a, '_> {
         }
         row.exceptions.clear();
         let kind = self.cursor.unsigned()?;
+        let has_birth = kind >= WITH_BIRTH;
+        let kind = if has_birth { kind - WITH_BIRTH } else { kind };
         let values = match kind {
             DELETE => self.key,
             UPSERT | UPSERT_WITH_VERSIONS => self.columns,
             _ => return Err(CborError::Expected("a kind of row that is known").into()),
         };
         row.deleted = kind == DELETE;
-        if items != 3 + usize::from(kind == UPSERT_WITH_VERSIONS) + values {
+        let more = usize::from(kind == UPSERT_WITH_VERSIONS) + usize::from(has_birth);
+        if items != 3 + more + values {
             return Err(CborError::Expected("a value for each column").into());
+        }
+        row.birth = Birth::None;
+        if has_birth {
+            match Birth::read(self.cursor.value()?, row.version) {
+                Some(birth) => (row.birth, self.has_births) = (birth, true),
+                None => fault = Some("its birth is not valid"),
+            }
         }
         if kind == UPSERT_WITH_VERSIONS && !self.exceptions(row)? {
             fault = Some("a column's version is out of bounds");

@@ -8,9 +8,10 @@ use super::{Merge, RowCount, STEP};
 use crate::apply::{Incoming, Place as RowPlace};
 use crate::capture::Frames;
 use crate::database::meta::{Meta, get_meta, set_meta};
-use crate::database::rows::{Rows, keys};
+use crate::database::rows::{Rows, Stored, keys};
 use crate::database::table::Table;
 use crate::database::{Database, DatabaseError, Result};
+use crate::model::birth::Birth;
 use crate::model::frame::MAX_ROW_BYTES;
 use crate::model::manifest::StreamPosition;
 use crate::model::shard::shard;
@@ -37,8 +38,7 @@ impl Merge {
         let scan = local.scan_versions(after.is_none(), STEP);
         for key in keys(&db.conn, &local, &scan, after.as_deref())? {
             let borrowed: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            let is_deleted = self.source.version(table, &borrowed)?.is_none()
-                && self.settle_lacking(db, &local, &borrowed, frames)?;
+            let is_deleted = self.judge_lives(db, table, &local, &borrowed, frames)?;
             rows.note_here(&local, is_deleted);
             last = Some(key);
             if is_over(db) {
@@ -46,6 +46,43 @@ impl Merge {
             }
         }
         Ok(last)
+    }
+
+    /// Judges each life of a number here that the snapshot lacks. True if one was deleted.
+    fn judge_lives(
+        &self,
+        db: &mut Database,
+        table: &Table,
+        local: &Arc<Table>,
+        key: &[Value<'_>],
+        frames: &mut Frames,
+    ) -> Result<bool> {
+        if !local.has_births {
+            if self.source.version(table, key)?.is_some() {
+                return Ok(false);
+            }
+            let stored = Rows::new(&db.conn, local)?.version(&db.sites, key)?;
+            return match stored {
+                Some(stored) => self.settle_lacking(db, local, key, stored, frames),
+                None => Ok(false),
+            };
+        }
+        let key_bytes = local.key_bytes(key.iter().copied());
+        let mut is_deleted = false;
+        if db.has_lives(local) {
+            for life in db.lives(local).of_key(&db.sites, &key_bytes)? {
+                if !self.source.has_life(table, key, life.stored.birth)? {
+                    is_deleted |= self.settle_lacking(db, local, key, life.stored, frames)?;
+                }
+            }
+        }
+        let shown = Rows::new(&db.conn, local)?.version(&db.sites, key)?;
+        if let Some(shown) = shown
+            && !self.source.has_life(table, key, shown.birth)?
+        {
+            is_deleted |= self.settle_lacking(db, local, key, shown, frames)?;
+        }
+        Ok(is_deleted)
     }
 
     /// Whether a row of the snapshot that is unknown here was deleted and the delete is forgotten:
@@ -97,11 +134,9 @@ impl Merge {
     }
 
     /// Whether the snapshot's maker holds the row, so that it is not in its table.
-    fn is_held(&self, table: &Table, key_bytes: &[u8]) -> Result<bool> {
-        match self
-            .source
-            .held(&RowPlace::of(table, key_bytes), MAX_ROW_BYTES)
-        {
+    fn is_held(&self, table: &Table, key_bytes: &[u8], birth: Birth) -> Result<bool> {
+        let at = RowPlace::of_life(table, key_bytes, birth);
+        match self.source.held(&at, MAX_ROW_BYTES) {
             Err(DatabaseError::RowTooLarge(..)) => Ok(true),
             held => Ok(held?.is_some()),
         }
@@ -116,14 +151,16 @@ impl Merge {
         db: &mut Database,
         table: &Arc<Table>,
         key: &[Value<'_>],
+        stored: Stored,
         frames: &mut Frames,
     ) -> Result<bool> {
         let key_bytes = table.key_bytes(key.iter().copied());
-        let stored = Rows::new(&db.conn, table)?.version(&db.sites, key)?;
-        let Some(stored) = stored.filter(|s| !s.state.deleted) else {
+        if stored.state.deleted {
             return Ok(false);
-        };
-        if self.is_held(table, &key_bytes)? {
+        }
+        let birth = stored.birth;
+        let of = (key, &key_bytes[..]);
+        if self.is_held(table, &key_bytes, birth)? {
             return Ok(false);
         }
         let (version, dropped) = (stored.state.version, self.entry.dropped());
@@ -133,7 +170,7 @@ impl Merge {
         if version > dropped && !hasty {
             // A row that the snapshot does not cover is marked, or on its way through a stream.
             if is_known && db.settings.publish {
-                db.mark_republished(table, &key_bytes, frames)?;
+                db.mark_again(table, of, birth, frames)?;
             }
             return Ok(false);
         }
@@ -142,19 +179,20 @@ impl Merge {
         }
         if hasty || is_known {
             let gone = Incoming {
+                birth,
                 floor: Some(version),
                 ..Incoming::default()
             };
             // A row that cannot be deleted here keeps its version.
             if db.join_row(table, key, &key_bytes, gone, frames)? {
-                Rows::new(&db.conn, table)?.forget_version(key)?;
+                db.forget_life(table, key, &key_bytes, birth)?;
                 db.restore_detector.forget();
                 db.note_forgotten(version)?;
                 db.note_dropped(dropped)?;
                 return Ok(true);
             }
         } else if db.settings.publish {
-            db.mark_republished(table, &key_bytes, frames)?;
+            db.mark_again(table, of, birth, frames)?;
         }
         Ok(false)
     }
@@ -170,7 +208,8 @@ impl Merge {
         frames: &mut Frames,
     ) -> Result<()> {
         let key: Vec<Value<'_>> = theirs.key.iter().map(OwnedValue::borrow).collect();
-        let ours = Rows::new(&db.conn, table)?.version(&db.sites, &key)?;
+        let birth = theirs.stored.birth;
+        let ours = db.life(table, &key, birth)?;
         let (Some(ours), true) = (ours, db.settings.publish) else {
             return Ok(());
         };
@@ -184,7 +223,7 @@ impl Merge {
                 && names(table) == names(their_table)
                 && !self.has_same_content(db, table, &ours, their_table, theirs)?);
         if is_more && !db.is_marked(table, &theirs.key_bytes, ours.local_tx)? {
-            db.mark_republished(table, &theirs.key_bytes, frames)?;
+            db.mark_again(table, (&key, &theirs.key_bytes), birth, frames)?;
         }
         Ok(())
     }

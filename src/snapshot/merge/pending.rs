@@ -100,7 +100,8 @@ impl Merge {
             let Some(theirs) = self.source.version(table, &key)? else {
                 continue;
             };
-            db.hold_mark(&Place::of(table, key_bytes), theirs.state.version)?;
+            let at = Place::of_life(table, key_bytes, theirs.birth);
+            db.hold_mark(&at, theirs.state.version)?;
         }
         Ok(match marks.into_iter().next_back() {
             Some(last) => MergeProgress::Marks(Some(last)),
@@ -127,10 +128,11 @@ impl Database {
         }
         match local.filter(|t| shape_of_table(t) == at.shape) {
             Some(table) => {
-                let key = key_values(&at.key)?;
+                let (key, key_bytes, birth) = at.life()?;
                 let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+                incoming.birth = birth;
                 incoming.unsent = incoming.unsent.max(self.republished(&incoming));
-                self.join_with_held(&table, &key, &at.key, incoming, frames)?;
+                self.join_with_held(&table, &key, &key_bytes, incoming, frames)?;
                 Ok(())
             }
             None => match self.of_former(&at.table, &at.shape) {
