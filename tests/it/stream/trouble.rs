@@ -152,6 +152,7 @@ fn calls_without_an_answer_are_made_again_and_no_others() {
     let node = Node::start();
     let cluster = node.client();
     let asked = cluster.watch("$JS.elects.API.STREAM.INFO").unwrap();
+    cluster.api("INFO", &json!(null)).unwrap().unwrap(); // the server knows of the watch
     let options = ClientOptions {
         domain: Some("elects".into()),
         ..node.client_options()
