@@ -254,6 +254,7 @@ fn a_stranger_neither_reads_nor_blocks() {
         command.output().unwrap().status.success()
     };
     node.start();
+    node.until_log("connected to NATS"); // root makes no file that the daemon cannot open yet
     node.execute("INSERT INTO item VALUES (1, 'a', 0)");
     until("all is sent", || node.is_quiet().then_some(()));
     save_snapshot(node);
@@ -276,7 +277,12 @@ fn a_stranger_neither_reads_nor_blocks() {
     assert_eq!(node.wait().code(), Some(1));
     node.until_log("the file belongs to a different user (number 65533)");
     fs::remove_file(&lock).unwrap();
+    let connected = |node: &Node| node.log().matches("connected to NATS").count();
+    let before = connected(node);
     node.start();
+    until("it is connected again", || {
+        (connected(node) > before).then_some(())
+    });
     node.execute("INSERT INTO item VALUES (2, 'b', 0)");
     until("all is sent", || node.is_quiet().then_some(()));
 }
