@@ -202,6 +202,7 @@ fn open_as(
     connect: Connect<'_>,
     missing: IfAbsent,
 ) -> Result<Box<dyn Store>> {
+    #[cfg_attr(not(feature = "store-s3"), allow(unused_mut))]
     let mut secrets = settings.secrets();
     #[cfg(feature = "store-s3")]
     if let Settings::S3(_) = settings {
