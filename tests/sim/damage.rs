@@ -10,9 +10,7 @@ use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::Version;
 use harmonylite::status::board::About;
 use harmonylite::status::verify::answer::{SliceReader, answer};
-use harmonylite::status::verify::message::{
-    Fix, KeyRange, RowKey, VerifyAnswer, VerifyRequest, Want,
-};
+use harmonylite::status::verify::message::{Fix, RowKey, VerifyAnswer, VerifyRequest, Want};
 use harmonylite::status::verify::report::VerifyReport;
 use harmonylite::status::verify::run::{Nodes, verify};
 use rusqlite::config::DbConfig;
@@ -400,10 +398,6 @@ impl Asked<'_> {
             ..VerifyAnswer::default()
         })
     }
-
-    fn reader(&self) -> SliceReader<'_> {
-        SliceReader::new(self.world.nodes[self.places[0]].shared(), &self.stop.1)
-    }
 }
 
 impl World {
@@ -442,19 +436,12 @@ impl Nodes for Asked<'_> {
         answers
     }
 
-    fn rows_about(&mut self, _: &BTreeSet<String>) -> Result<u64, String> {
-        Ok(0)
+    fn reader(&self) -> SliceReader<'_> {
+        SliceReader::new(self.world.nodes[self.places[0]].shared(), &self.stop.1)
     }
 
-    fn divide(
-        &mut self,
-        range: &KeyRange,
-        rows: u64,
-        most: usize,
-    ) -> Result<Vec<KeyRange>, String> {
-        // Small ranges, for tables are small here.
-        let parts = self.reader().divide(range, rows.min(3), most);
-        parts.map_err(|e| e.to_string())
+    fn range_rows(&self) -> u64 {
+        3 // tables are small here
     }
 
     fn note(&mut self, _: &VerifyReport) {}

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::answer::unhex;
+use super::answer::{SliceReader, unhex};
 use super::message::{
     Fix, KeyRange, MAX_KEY, MAX_WANTED, RowAnswer, RowKey, TableAnswer, VerifyAnswer, Want,
 };
@@ -54,14 +54,35 @@ pub trait Nodes {
     fn this(&self) -> u64;
     /// Asks all nodes. A node that does not answer has `None`. An error ends the run.
     fn ask(&mut self, want: &Want) -> Result<BTreeMap<u64, Option<VerifyAnswer>>, String>;
-    /// About how many rows these tables have here; 0: not known.
-    fn rows_about(&mut self, tables: &BTreeSet<String>) -> Result<u64, String>;
-    /// Divides a range by the rows here: into ranges of `rows` rows each, from its beginning, at
-    /// most `most` of them.
-    fn divide(&mut self, range: &KeyRange, rows: u64, most: usize)
-    -> Result<Vec<KeyRange>, String>;
+    /// Reads the rows here.
+    fn reader(&self) -> SliceReader<'_>;
+    /// The most rows of a range.
+    fn range_rows(&self) -> u64 {
+        u64::MAX
+    }
     /// Publishes the progress of the run for the person who waits.
     fn note(&mut self, report: &VerifyReport);
+}
+
+/// About how many rows these tables have here; 0: not known.
+fn rows_about(nodes: &dyn Nodes, tables: &BTreeSet<String>) -> Result<u64, String> {
+    let mut reader = nodes.reader();
+    let each = tables.iter().map(|table| reader.rows_about(table));
+    each.sum::<Result<u64, _>>().map_err(|e| e.to_string())
+}
+
+/// Divides a range by the rows here: into ranges of `rows` rows each, from its beginning, at most
+/// `most` of them.
+fn divide(
+    nodes: &dyn Nodes,
+    range: &KeyRange,
+    rows: u64,
+    most: usize,
+) -> Result<Vec<KeyRange>, String> {
+    let parts = nodes
+        .reader()
+        .divide(range, rows.min(nodes.range_rows()), most);
+    parts.map_err(|e| e.to_string())
 }
 
 type Answers = BTreeMap<u64, VerifyAnswer>;
@@ -108,7 +129,7 @@ impl Run<'_> {
     fn all(&mut self, repair: bool) -> Result<(), String> {
         let tables = self.tables()?;
         self.report.tables = tables.len() as u64;
-        self.report.rows_about = self.nodes.rows_about(&tables)?;
+        self.report.rows_about = rows_about(self.nodes, &tables)?;
         let whole = tables.into_iter().map(|table| KeyRange {
             table,
             after: None,
@@ -228,7 +249,7 @@ impl Run<'_> {
             let Some(whole) = left.pop() else { break };
             let each = (self.report.rows / PART).clamp(RANGE_ROWS, LARGEST_RANGE);
             let most = ((rows - count).div_ceil(each) as usize).min(RANGES - ranges.len());
-            let parts = self.nodes.divide(&whole, each, most)?;
+            let parts = divide(self.nodes, &whole, each, most)?;
             let Some(last) = parts.last() else { continue };
             if last.up_to != whole.up_to {
                 left.push(KeyRange {
@@ -276,7 +297,7 @@ impl Run<'_> {
             let each = (rows / PART).max(RANGE_ROWS / 4);
             let mut rest = Some(range.clone());
             while let Some(next) = rest.take() {
-                let parts = self.nodes.divide(&next, each, RANGES)?;
+                let parts = divide(self.nodes, &next, each, RANGES)?;
                 if let Some(last) = parts.last().filter(|last| last.up_to != range.up_to) {
                     let after = last.up_to.clone();
                     rest = Some(KeyRange { after, ..next });
@@ -437,7 +458,7 @@ impl States {
     }
 }
 
-/// What is known of a row after it was examined twice.
+/// The verdict on a row that was examined twice.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RowVerdict {
     Same,

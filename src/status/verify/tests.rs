@@ -1,13 +1,13 @@
 //! Three nodes in one process, which a test may change behind the triggers' back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::answer::{SliceReader, answer};
-use super::message::{KeyRange, RowAnswer, VerifyAnswer, VerifyRequest, Want};
+use super::message::{RowAnswer, VerifyAnswer, VerifyRequest, Want};
 use super::report::VerifyReport;
 use super::run::{Nodes, verify};
 use crate::apply::tests::support::{Node, converge};
@@ -174,21 +174,8 @@ impl Nodes for Cluster {
         Ok(answers)
     }
 
-    fn rows_about(&mut self, tables: &BTreeSet<String>) -> Result<u64, String> {
-        let mut reader = SliceReader::new(&self.shareds[0], &self.stop.1);
-        let each = tables.iter().map(|table| reader.rows_about(table));
-        each.sum::<Result<u64, _>>().map_err(|e| e.to_string())
-    }
-
-    fn divide(
-        &mut self,
-        range: &KeyRange,
-        rows: u64,
-        most: usize,
-    ) -> Result<Vec<KeyRange>, String> {
-        let mut reader = SliceReader::new(&self.shareds[0], &self.stop.1);
-        let parts = reader.divide(range, rows, most);
-        parts.map_err(|e| e.to_string())
+    fn reader(&self) -> SliceReader<'_> {
+        SliceReader::new(&self.shareds[0], &self.stop.1)
     }
 
     fn note(&mut self, _: &VerifyReport) {}

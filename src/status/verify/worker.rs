@@ -1,7 +1,7 @@
 //! Thread: does long work one after the other: a run that was asked for here, and answers to the
 //! runs of other nodes. It exists only meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::rand::GetRandomFlags;
 
 use super::answer::{AnswerError, SliceReader, answer, captured};
-use super::message::{ANSWER, KeyRange, MAX_BYTES, REQUEST, VerifyAnswer, VerifyRequest, Want};
+use super::message::{ANSWER, MAX_BYTES, REQUEST, VerifyAnswer, VerifyRequest, Want};
 use super::report::VerifyReport;
 use super::run::{Nodes, verify};
 use crate::model::text::hex;
@@ -239,21 +239,8 @@ impl Nodes for OverBucket<'_> {
         }
     }
 
-    fn rows_about(&mut self, tables: &BTreeSet<String>) -> Result<u64, String> {
-        let mut reader = SliceReader::new(self.shared, self.stop);
-        let each = tables.iter().map(|table| reader.rows_about(table));
-        each.sum::<Result<u64, _>>().map_err(|e| e.to_string())
-    }
-
-    fn divide(
-        &mut self,
-        range: &KeyRange,
-        rows: u64,
-        most: usize,
-    ) -> Result<Vec<KeyRange>, String> {
-        let mut reader = SliceReader::new(self.shared, self.stop);
-        let parts = reader.divide(range, rows, most);
-        parts.map_err(|e| e.to_string())
+    fn reader(&self) -> SliceReader<'_> {
+        SliceReader::new(self.shared, self.stop)
     }
 
     fn note(&mut self, report: &VerifyReport) {
