@@ -104,7 +104,7 @@ fn fresh_seeds() {
     let number = |text: &str| text.parse().expect("BIRTHS_SEEDS=FROM-TO");
     let wanted = std::env::var("BIRTHS_MISTAKE").ok();
     let mistake = wanted.map(|name| {
-        let mut all = Mistake::ALL.into_iter();
+        let mut all = Mistake::ALL.iter().copied();
         all.find(|mistake| format!("{mistake:?}") == name)
             .unwrap_or_else(|| panic!("BIRTHS_MISTAKE: there is no {name}"))
     });

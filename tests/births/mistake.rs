@@ -1,8 +1,21 @@
 //! Rules left out on purpose, each with a history that fails without it.
 
-/// A mistake that the model makes if told to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mistake {
+/// Makes the enum of all mistakes, and the list of them.
+macro_rules! mistakes {
+    ($($(#[$about:meta])* $name:ident,)*) => {
+        /// A mistake that the model makes if told to.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mistake {
+            $($(#[$about])* $name,)*
+        }
+
+        impl Mistake {
+            pub const ALL: &[Mistake] = &[$(Mistake::$name),*];
+        }
+    };
+}
+
+mistakes! {
     /// A tombstone names no birth: it ends all lives that were born at its number before it.
     TombstoneOfNumber,
     /// Rows from before are told apart by the node that had them.
@@ -37,29 +50,4 @@ pub enum Mistake {
     CopyBesideOriginal,
     /// A displaced life gives its number to the next one: no mistake, but more is moved about.
     DisplacedGivesWay,
-}
-
-impl Mistake {
-    pub const ALL: [Mistake; 17] = {
-        use Mistake::*;
-        [
-            TombstoneOfNumber,
-            BeforeByNode,
-            GivenByNode,
-            ReplacedIsUpdated,
-            EvictionIgnored,
-            CutDeleteIgnored,
-            MaybeOfFormerPart,
-            BornBelow,
-            BirthWithoutContent,
-            WaitingDeletedToo,
-            MovedByInsertAndDelete,
-            ChildrenByMover,
-            JunctionByNumber,
-            ReferenceGuessed,
-            MovedTombstoneDropped,
-            CopyBesideOriginal,
-            DisplacedGivesWay,
-        ]
-    };
 }
