@@ -111,25 +111,21 @@ fn a_signal_leaves_nothing_behind() {
     let to = folder.path().join("r.db");
     let (signal, stop) = unbounded();
     signal.send(()).unwrap();
-    let text = restore_first(
-        &manifest,
-        (&to, &FileAccess::OURS),
-        &mut *store,
-        &stop,
-        &mut Vec::new(),
-    )
-    .unwrap_err();
+    let mut refusal = || {
+        restore_first(
+            &manifest,
+            (&to, &FileAccess::OURS),
+            &mut *store,
+            &stop,
+            &mut Vec::new(),
+        )
+        .unwrap_err()
+    };
+    let text = refusal();
     assert!(text.starts_with("stopped: "), "{text}");
     assert_eq!(names(folder.path()), before);
     // Without a signal, a file that is no database is not put into place either.
-    let text = restore_first(
-        &manifest,
-        (&to, &FileAccess::OURS),
-        &mut *store,
-        &stop,
-        &mut Vec::new(),
-    )
-    .unwrap_err();
+    let text = refusal();
     assert!(text.contains("quick_check"), "{text}");
     assert_eq!(names(folder.path()), before);
 }

@@ -1,4 +1,4 @@
-//! Who may read and change the files that a node makes, and files that others planted before.
+//! Modes and owners of the files that a node makes, and files that others planted before.
 //!
 //! Without root some of it cannot be tried. That is said, unless `HARMONYLITE_REQUIRE_ROOT` is set:
 //! then it is a failure.
@@ -81,21 +81,26 @@ fn restore(node: &Node) {
     assert_eq!(restored.status.code(), Some(0), "{restored:?}");
 }
 
+/// Starts the node, whose database is for its owner alone, and makes all that a node makes of it.
+fn make_copies(node: &mut Node) {
+    chmod(&node.database(), 0o600);
+    node.start();
+    node.execute("INSERT INTO item VALUES (1, 'secret', 0)");
+    until("all is sent", || node.is_quiet().then_some(()));
+    save_snapshot(node);
+    restore(node);
+    until("positions are written", || {
+        node.file("seq-map.cbor").exists().then_some(())
+    });
+}
+
 #[test]
 fn copies_are_for_those_who_may_read_the_database() {
     let (mut cluster, store) = cluster();
     let [first, second] = &mut cluster.nodes[..] else {
         panic!("two nodes");
     };
-    chmod(&first.database(), 0o600);
-    first.start();
-    first.execute("INSERT INTO item VALUES (1, 'secret', 0)");
-    until("all is sent", || first.is_quiet().then_some(()));
-    save_snapshot(first);
-    restore(first);
-    until("positions are written", || {
-        first.file("seq-map.cbor").exists().then_some(())
-    });
+    make_copies(first);
     let beside = ["-wal", "-shm", "-harmonylite.sock"];
     let beside = beside.map(|end| first.file(&format!("app.db{end}")));
     for file in made_by(first, &store).iter().chain(&beside) {
@@ -212,15 +217,7 @@ fn root_gives_files_to_the_owner_of_the_database() {
     let [first, second] = &mut cluster.nodes[..] else {
         panic!("two nodes");
     };
-    chmod(&first.database(), 0o600);
-    first.start();
-    first.execute("INSERT INTO item VALUES (1, 'secret', 0)");
-    until("all is sent", || first.is_quiet().then_some(()));
-    save_snapshot(first);
-    restore(first);
-    until("positions are written", || {
-        first.file("seq-map.cbor").exists().then_some(())
-    });
+    make_copies(first);
     fs::remove_file(second.database()).unwrap();
     second.start();
     second.until_log("it begins with snapshot");
