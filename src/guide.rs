@@ -40,7 +40,7 @@ chapter! {
     boxes, "guide/boxes.md"
 }
 chapter! {
-    /// Who is trusted with what; files, HTTP, secrets, rights.
+    /// The trust in users, programs and logins; files, HTTP, secrets, rights.
     security, "guide/security.md"
 }
 chapter! {

@@ -54,7 +54,7 @@ fn own_place(database: &Path) -> PathBuf {
     with_end(database, &format!("-{NAME}"))
 }
 
-/// Who may read the file may lock it, so these are the users who may write to the database.
+/// A user that may read the file may lock it, so only users that may write to the database read it.
 fn access(database: &Path) -> FileAccess {
     FileAccess::of_database(database).for_writers()
 }

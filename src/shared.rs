@@ -409,7 +409,7 @@ impl Shared {
     }
 
     /// Whether this process sent the message `data` under this id. A different message under the id
-    /// is not ours, whoever sent it.
+    /// is not ours.
     pub fn is_own(&self, id: &str, data: &[u8]) -> bool {
         let Ok(id) = u128::from_str_radix(id, 16) else {
             return false;

@@ -157,7 +157,7 @@ impl Place {
             .flat_map(|(name, (_, value))| [Value::Text(name.as_bytes()), value.borrow()]);
         let values: Vec<Value<'_>> = values.collect();
         let text = key_bytes(values.iter().copied(), std::iter::repeat("BINARY"));
-        // A row of different content must not get the same place, whoever chose its values.
+        // A row of different content must not get the same place, even if its values are chosen.
         let hash = Sha256::digest(&text);
         Place {
             table: table.to_owned(),

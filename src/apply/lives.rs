@@ -328,7 +328,7 @@ impl Database {
                 table,
             };
             lives.remove(key_bytes, before)?;
-            // Rows from before have the lowest versions: whatever was written since is above.
+            // Rows from before have the lowest versions: each write since is above.
             if !has_one && is_higher {
                 lives.put(&mut self.sites, key_bytes, &life)?;
             }

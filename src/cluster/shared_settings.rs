@@ -17,7 +17,7 @@ const MOST_BYTES: usize = 4 << 10;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Comparison {
     Same,
-    /// What is stored are no settings, for this reason.
+    /// The stored value is not one of settings, for this reason.
     Unreadable(String),
     /// The differences, with advice.
     Differs {

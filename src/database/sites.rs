@@ -6,8 +6,8 @@ use rusqlite::Connection;
 
 use crate::database::DatabaseError;
 
-/// Nodes that a database knows at most. A cluster has fewer in all its life; whoever may publish
-/// may invent any number.
+/// The most nodes that a database knows. A cluster has fewer in all its life, but a login that may
+/// publish may invent any number.
 pub const MAX_NODES: usize = 1 << 14;
 
 /// The table `__harmonylite___sites` in memory. The numbers have no meaning outside this file.

@@ -149,8 +149,8 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Who besides this user and root can change the file, or replace the files of the folder, at
-/// `path`. In words that follow the path; none if nobody can.
+/// The users besides this one and root that can change the file, or replace the files of the
+/// folder, at `path`. In words that follow the path; none if there are none.
 pub fn exposure(path: &Path) -> Option<String> {
     let data = fs::metadata(path).ok()?;
     let (mode, user, group) = (data.mode(), data.uid(), data.gid());

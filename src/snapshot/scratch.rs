@@ -27,7 +27,7 @@ fn spare(bytes: u64) -> u64 {
 /// A scratch file and its companions, which are removed when the value is dropped.
 pub struct Scratch {
     path: PathBuf,
-    /// The file as it was made: under its name may be a different one by now.
+    /// The file as it was made. Its name may lead to a different file meanwhile.
     file: File,
 }
 
@@ -81,7 +81,7 @@ fn remove(scratch: &Path) {
     }
 }
 
-/// Opens a scratch file as a database. Fails if there is a link by now.
+/// Opens a scratch file as a database. Fails if a link took its place.
 pub(crate) fn connect(scratch: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let flags = flags | OpenFlags::SQLITE_OPEN_NOFOLLOW | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     Connection::open_with_flags(without_links(scratch), flags)

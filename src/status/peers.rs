@@ -259,7 +259,7 @@ impl PeerView<'_> {
 }
 
 /// The rows that a node lacks, and the changes that wait there, in a few words each. With
-/// `is_settled`, changes that were under way would have arrived by now.
+/// `is_settled`, enough time has passed for changes that were under way to arrive.
 fn lacks(node: &Node, is_settled: bool) -> Vec<String> {
     let mut lacks = Vec::new();
     for stream in &node.streams {

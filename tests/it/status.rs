@@ -280,7 +280,7 @@ fn one_changed_byte_is_found_and_mended() {
         .unwrap();
     let spoil = "UPDATE item SET value = 'value 8' WHERE id = 21";
     app.execute_batch(spoil).unwrap();
-    // An application writes meanwhile: what is under way is no difference.
+    // An application writes meanwhile: changes that are under way are no difference.
     let is_done = AtomicBool::new(false);
     let ((code, report), written) = std::thread::scope(|scope| {
         let application = scope.spawn(|| {

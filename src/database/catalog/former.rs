@@ -112,8 +112,8 @@ impl FormerRow {
     }
 }
 
-/// The hlc of the tombstone of a row that a migration leaves out, which had this hlc. Nodes on
-/// which the row has another key by now give it a tombstone that is one below.
+/// The hlc of the tombstone of a row that a migration leaves out, which had this hlc. A node
+/// where the row got a different key gives it a tombstone that is one below.
 pub(crate) fn left_out(hlc: i64) -> i64 {
     stamp(0, hlc.saturating_add(1))
 }
