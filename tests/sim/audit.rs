@@ -185,8 +185,10 @@ impl World {
             for (at, version) in stream.stored(position.seq).flat_map(|m| self.rows_in(m)) {
                 let (table, key) = &at;
                 let known = versions[*table].get(key);
+                // A damaged row that came by a snapshot has the lowest version until it is mended.
                 let is_here = known.is_some_and(|s| s.version >= version)
-                    || !self.model.is_certain(&at, version);
+                    || !self.model.is_certain(&at, version)
+                    || self.damaged.contains(&at);
                 let name = self.plan.tables[*table].name.to_ascii_lowercase();
                 let held = name.replace('\'', "''");
                 let held = format!("__harmonylite___held WHERE table_name = '{held}'");

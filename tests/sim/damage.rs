@@ -121,7 +121,10 @@ impl World {
                 ));
             }
         }
-        match self.nodes.iter().zip(ids).find(|(node, id)| node.id != *id) {
+        // A node may meet a duplicate, or its own writes from before it was put back, at any start.
+        let may_change = |node: &Node| self.model.duplicates || self.model.is_put_back(node.place);
+        let mut nodes = self.nodes.iter().zip(ids);
+        match nodes.find(|(node, id)| node.id != *id && !may_change(node)) {
             Some((node, _)) => Err(format!("node {}: takes another id", node.place)),
             None => Ok(()),
         }
