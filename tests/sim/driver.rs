@@ -23,7 +23,8 @@ fn failed(e: harmonylite::database::DatabaseError) -> String {
 pub struct Read {
     pub messages: usize,
     pub captured: Captured,
-    /// Whether there was a transaction, which begins with a capture.
+    /// Whether there was a transaction, which begins with a capture. It may apply a part of the
+    /// first message, and then no message is done.
     pub applied: bool,
 }
 
@@ -247,7 +248,7 @@ impl Node {
             let captured = copy_of(&applied.captured);
             locked.hand_over(&mut applied.captured);
             Read {
-                applied: applied.messages > 0,
+                applied: true,
                 messages: applied.messages,
                 captured,
             }

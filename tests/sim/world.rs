@@ -591,6 +591,7 @@ impl World {
         observe::frames(node, &self.plan, &mut self.model, &read.captured.frames)?;
         observe::given_way(node, &self.plan, &mut self.model);
         node.learn_id(&self.model)?;
+        // If the capture had not reached the end of the change log, there would be more.
         if read.applied && !node.db().has_more() {
             unchanged
                 .iter()
