@@ -68,7 +68,7 @@ impl World {
                 }
             }
             if self.plan.complete {
-                self.migrate_all(place);
+                self.migrate_all(place)?;
             }
         }
         Ok(())

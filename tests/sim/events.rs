@@ -136,8 +136,7 @@ impl World {
             return Ok(());
         }
         let migration = *self.random.pick(&open);
-        self.apply_migration(place, migration, false);
-        Ok(())
+        self.apply_migration(place, migration, false)
     }
 
     /// Runs VACUUM, which may renumber rows without a key of their own.
@@ -151,27 +150,56 @@ impl World {
         self.say(format!("node {place}: VACUUM"));
     }
 
-    /// Creates a UNIQUE index. Colliding rows prevent it; with `forced`, the application deletes
-    /// all rows first.
-    fn create_index(&mut self, place: usize, table: usize, index: usize, forced: bool) -> bool {
-        let tables = self.tables(place);
-        let (node, spec) = (&mut self.nodes[place], &self.plan.tables[table]);
-        if forced && node.app().execute_batch(&spec.indexes[index]).is_err() {
-            let before = node.rows_of(&self.plan, &tables);
-            let text = format!("DELETE FROM {}", quote(&spec.name));
-            node.transaction(|app| app.execute_batch(&text).expect("delete"));
-            node.note_changes(&self.plan, &tables, before);
-        } else if forced {
-            return true;
+    /// Creates a UNIQUE index. False if colliding rows prevent it.
+    fn create_index(&self, place: usize, table: usize, index: usize) -> bool {
+        let text = &self.plan.tables[table].indexes[index];
+        self.nodes[place].app().execute_batch(text).is_ok()
+    }
+
+    /// Deletes all rows of a table. The core must have seen a table that was made anew before,
+    /// because deletes that leave such a table empty do not count.
+    fn empty(&mut self, place: usize, table: usize) -> Step {
+        if self.try_to_empty(place, table) {
+            return Ok(());
         }
-        node.app().execute_batch(&spec.indexes[index]).is_ok()
+        self.capture(place)?;
+        match self.try_to_empty(place, table) {
+            true => Ok(()),
+            false => Err(format!("node {place}: table {table} was made anew unseen")),
+        }
+    }
+
+    /// Deletes all rows of a table, unless that empties a table that the core has not seen since it
+    /// was made anew.
+    fn try_to_empty(&mut self, place: usize, table: usize) -> bool {
+        let tables = self.tables(place);
+        let (node, tables_of) = (&mut self.nodes[place], &self.plan.tables);
+        let before = node.rows_of(&self.plan, &tables);
+        let done = node.transaction(|app| {
+            let text = format!("DELETE FROM {}", quote(&tables_of[table].name));
+            app.execute_batch(&text).expect("delete");
+            let mut filled = tables
+                .iter()
+                .zip(&before)
+                .filter(|(_, rows)| !rows.is_empty());
+            if filled.any(|(table, _)| is_emptied(app, &tables_of[*table].name)) {
+                app.execute_batch("ROLLBACK").expect("rollback");
+            }
+        });
+        if done {
+            node.note_changes(&self.plan, &tables, before);
+        }
+        done
     }
 
     /// Runs one migration. With `forced`, the application removes what stands in its way.
-    pub fn apply_migration(&mut self, place: usize, migration: Migration, forced: bool) {
+    pub fn apply_migration(&mut self, place: usize, migration: Migration, forced: bool) -> Step {
         self.say(format!("node {place}: {migration:?}"));
         match migration {
-            Migration::Create(table) => return self.create(place, table),
+            Migration::Create(table) => {
+                self.create(place, table);
+                return Ok(());
+            }
             Migration::AddColumn(table, column) => {
                 let spec = &self.plan.tables[table];
                 let added = &spec.columns[column];
@@ -194,8 +222,13 @@ impl World {
                 }
             }
             Migration::CreateIndex(table, index) => {
-                if !self.create_index(place, table, index, forced) {
-                    return;
+                let mut is_made = self.create_index(place, table, index);
+                if !is_made && forced {
+                    self.empty(place, table)?;
+                    is_made = self.create_index(place, table, index);
+                }
+                if !is_made {
+                    return Ok(());
                 }
             }
             Migration::DropIndex(table, index) => {
@@ -207,17 +240,18 @@ impl World {
             }
         }
         self.nodes[place].shadow.done.push(migration);
+        Ok(())
     }
 
     /// Runs the rest of the plan's migrations, at the end of a run.
-    pub fn migrate_all(&mut self, place: usize) {
+    pub fn migrate_all(&mut self, place: usize) -> Step {
         loop {
             let shadow = &self.nodes[place].shadow;
             let open = |m: &&Migration| !shadow.done.contains(m) && is_possible(shadow, **m);
             let Some(next) = self.plan.migrations.iter().find(open).copied() else {
-                return;
+                return Ok(());
             };
-            self.apply_migration(place, next, true);
+            self.apply_migration(place, next, true)?;
         }
     }
 

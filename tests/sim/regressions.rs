@@ -4,7 +4,7 @@
 use crate::runs::run;
 
 /// A seed, and the mistake that it found.
-const SEEDS: [(u64, &str); 5] = [
+const SEEDS: [(u64, &str); 7] = [
     (874, "a row that nobody else ever heard of"),
     (1701, "later values under an earlier version"),
     (
@@ -13,6 +13,14 @@ const SEEDS: [(u64, &str); 5] = [
     ),
     (538, "a stream known under its predecessor's name for ever"),
     (859, "a held row dropped for what a snapshot had before"),
+    (
+        182732641734474,
+        "the run itself emptied a table that the core had not seen since it was made anew",
+    ),
+    (
+        182732641734603,
+        "the check took a row that came and went before part of a message for a lost delete",
+    ),
 ];
 
 #[test]
