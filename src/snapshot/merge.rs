@@ -419,8 +419,11 @@ impl Merge {
         };
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
         let is_changed = db.join_with_held(table, &key, &row.key_bytes, incoming, frames)?;
-        if is_changed && !row.stored.state.deleted {
-            self.keep_record(db, theirs, table, row)?;
+        if is_changed && !row.stored.state.deleted && row.aside.is_none() {
+            let there = Rows::new(&self.source.conn, theirs)?.owned_row(&key)?;
+            if let Some(there) = there {
+                self.keep_record(db, (theirs, row, &there), table)?;
+            }
         }
         Ok(true)
     }
@@ -445,17 +448,17 @@ impl Merge {
                 Err(e) => return Err(e),
             },
         };
-        let values = values.as_ref().unwrap_or(&row.key);
+        let there = values.as_ref().unwrap_or(&row.key);
         let taken = Row {
             version: state.version,
             birth: row.stored.birth,
             deleted: state.deleted,
             exceptions: Vec::new(),
-            values: values.iter().map(OwnedValue::borrow).collect(),
+            values: there.iter().map(OwnedValue::borrow).collect(),
         };
         let is_taken = db.take_plain(local, &taken)?;
         if is_taken && !state.deleted {
-            self.keep_record(db, theirs, local, row)?;
+            self.keep_record(db, (theirs, row, there), local)?;
         }
         Ok(is_taken)
     }
@@ -463,21 +466,18 @@ impl Merge {
     /// A row that was changed behind the triggers' back where the snapshot was made is known as
     /// such here, too: it keeps the hash that was recorded with its version. A hash under the key
     /// of another database says nothing here, so such a row gets the lowest version instead.
+    /// `there` are the values in the snapshot's table.
     fn keep_record(
         &self,
         db: &mut Database,
-        theirs: &Table,
+        (theirs, row, there): (&Table, &SourceRow, &[OwnedValue]),
         local: &Table,
-        row: &SourceRow,
     ) -> Result<()> {
-        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
-        let there = Rows::new(&self.source.conn, theirs)?.owned_row(&key)?;
-        let is_as_recorded = |there: Vec<OwnedValue>| {
-            theirs.is_content(&row.stored, there.iter().map(OwnedValue::borrow))
-        };
-        if there.is_none_or(is_as_recorded) || mutation::is(Mutation::DamageForgottenOnMerge) {
+        let is_as_recorded = theirs.is_content(&row.stored, there.iter().map(OwnedValue::borrow));
+        if is_as_recorded || mutation::is(Mutation::DamageForgottenOnMerge) {
             return Ok(());
         }
+        let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
         let mut rows = Rows::new(&db.conn, local)?;
         if let Some(mut here) = rows.version(&db.sites, &key)?
             && here.state.version == row.stored.state.version

@@ -167,6 +167,19 @@ fn a_restart_and_a_snapshot_keep_waiting_rows() {
 }
 
 #[test]
+fn a_snapshot_brings_waiting_rows_with_their_versions() {
+    let mut n = [1, 2, 3].map(|id| node(id, NOTES));
+    for (node, (seconds, text)) in n.iter_mut().zip([(1, "a"), (2, "b"), (3, "c")]) {
+        node.clock.advance(Duration::from_secs(seconds));
+        node.run(&format!("INSERT INTO note(text) VALUES ('{text}')"));
+    }
+    meet(&mut n);
+    let mut late = node(4, NOTES);
+    merge(&mut late, &snapshot(&mut n[0]));
+    assert_eq!(lives(&late), lives(&n[0]));
+}
+
+#[test]
 fn rows_of_one_number_wait_for_their_table() {
     let n = two();
     n[0].run("INSERT INTO note(text) VALUES ('a')");
