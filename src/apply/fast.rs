@@ -109,11 +109,6 @@ fn plain_row(
         return Ok(Plain::Other);
     }
     let stored = ops.version(sites, key)?;
-    let mut hash = 0;
-    if !row.deleted {
-        hash = table.content_hash(local_tx, row.values.iter().copied());
-    }
-    let mut same_content = false;
     if let Some(stored) = &stored {
         let (here, there) = (&stored.state, row.version);
         let special = !here.exceptions.is_empty() || demoted_version == Some(here.version);
@@ -139,29 +134,28 @@ fn plain_row(
                 },
             );
         }
-        let may_be_same = !here.deleted && !row.deleted && stored.hash == hash;
-        // A row may have been changed behind the triggers' back.
-        same_content = may_be_same
-            && (mutation::is(Mutation::RecordedIsTrusted) || ops.has_values(key, &row.values)?);
     }
     if row.deleted && stored.is_none() && mutation::is(Mutation::UnknownDeleteForgotten) {
         return Ok(Plain::Unchanged);
     }
+    let live = stored.filter(|s| !s.state.deleted);
+    let mut hash = 0;
+    // The row may have been changed, or have come back, behind the triggers' back.
+    let is_trusted = mutation::is(Mutation::RecordedIsTrusted);
     if row.deleted {
-        let was_deleted = stored.is_none_or(|s| s.state.deleted);
-        // A row may have come back behind the triggers' back.
-        if !was_deleted || (ops.exists(key)? && !mutation::is(Mutation::RecordedIsTrusted)) {
+        if live.is_some() || !is_trusted {
             ops.delete(key)?;
         }
-    } else if !same_content {
-        ops.upsert(&row.values)?;
-        if row
-            .values
-            .iter()
-            .zip(&table.schema.columns)
-            .any(|(v, c)| may_alter(c.affinity, v))
-        {
-            hash = ops.stored_hash(key, local_tx)?;
+    } else {
+        hash = table.content_hash(local_tx, row.values.iter().copied());
+        let may_be_same = live.is_some_and(|s| s.hash == hash);
+        let is_same = may_be_same && (is_trusted || ops.has_values(key, &row.values)?);
+        let mut columns = row.values.iter().zip(&table.schema.columns);
+        if !is_same {
+            ops.upsert(&row.values)?;
+            if columns.any(|(v, c)| may_alter(c.affinity, v)) {
+                hash = ops.stored_hash(key, local_tx)?;
+            }
         }
     }
     let state = RowState {
