@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::OpenFlags;
 
 use super::source::{SnapshotSource, SourceRow};
 use crate::apply::displaced_row;
@@ -19,6 +19,7 @@ use crate::model::merge::{Exceptions, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
+use crate::snapshot::scratch;
 
 /// More rows than this are no damage, but something that concerns the whole file.
 const MOST: usize = 10_000;
@@ -26,7 +27,8 @@ const MOST: usize = 10_000;
 /// Rows read at a time.
 const STEP: usize = 512;
 
-/// Gives damaged rows of the file the lowest version. Returns their number.
+/// Gives damaged rows of the file the lowest version. Returns their number. Fails if the file
+/// cannot be a database of HarmonyLite.
 pub(super) fn demote_damaged(file: &Path) -> Result<usize> {
     let source = SnapshotSource::open(file)?;
     let tables = source.tables.clone();
@@ -53,7 +55,7 @@ pub(super) fn demote_damaged(file: &Path) -> Result<usize> {
     if damaged.is_empty() || mutation::is(Mutation::DamageForgottenOnMerge) {
         return Ok(0);
     }
-    let conn = Connection::open(file)?;
+    let conn = scratch::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let mut sites = Sites::load(&conn)?;
     conn.execute_batch("BEGIN")?;
     for (n, key, now) in &damaged {

@@ -17,7 +17,6 @@ use crate::snapshot::damaged::demote_damaged;
 use crate::snapshot::error::{CopyError, TransferError, bad, disk};
 use crate::snapshot::pack::{Unpacker, pack};
 use crate::snapshot::scratch::{self, Scratch, place, remove_leftovers, require_space};
-use crate::snapshot::source::SnapshotSource;
 use crate::snapshot::watch::{Bounded, Watch, Watched, is_stop};
 use crate::store::{Store, StoreError};
 use crate::thread::{Outcome, spawn};
@@ -290,7 +289,7 @@ pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferErro
         set_meta(&conn, Meta::Joined, 1)?; // there is nothing to merge it with
         conn.close().map_err(|(_, e)| e)
     };
-    SnapshotSource::open(file.path())?; // or the daemon could not open it, now and ever after
+    // Fails if the daemon could not open the file, now and ever after.
     let damaged = demote_damaged(file.path())?;
     if damaged > 0 {
         log::warn!(
