@@ -195,9 +195,17 @@ impl Recorder<'_> {
         if stored.is_none_or(|s| s.state.deleted) {
             return Ok(false);
         }
-        let is_displaced =
-            self.displaced && apply::displaced_row(rows.conn, rows.table, key_bytes)?.is_some();
-        Ok(!is_displaced)
+        Ok(!self.is_displaced(rows, key_bytes)?)
+    }
+
+    fn is_displaced(&self, rows: &Rows<'_>, key_bytes: &[u8]) -> Result<bool> {
+        if !self.displaced {
+            return Ok(false);
+        }
+        let mut displaced = rows.conn.prepare_cached(
+            "SELECT 1 FROM __harmonylite___displaced WHERE table_id = ?1 AND key = ?2",
+        )?;
+        Ok(displaced.exists(params![rows.table.id, key_bytes])?)
     }
 
     /// Gives the row its tombstone, although a row is in the table: the log has its insert.
@@ -322,13 +330,7 @@ impl Recorder<'_> {
             Some(stored) if stored.state.deleted => {
                 Ok(why == ChangeEvidence::Real && self.is_earlier_part(stored, version))
             }
-            Some(_) if why != ChangeEvidence::Real && self.displaced => {
-                let mut displaced = rows.conn.prepare_cached(
-                    "SELECT 1 FROM __harmonylite___displaced WHERE table_id = ?1 AND key = ?2",
-                )?;
-                Ok(!displaced.exists(params![rows.table.id, key_bytes])?)
-            }
-            Some(_) => Ok(true),
+            Some(_) => Ok(why == ChangeEvidence::Real || !self.is_displaced(rows, key_bytes)?),
             // The row was inserted and deleted since the last capture: no other node knows it.
             // While rows from before have no versions yet, it may have been one of them.
             None => Ok(self.comparing && why == ChangeEvidence::Real),
