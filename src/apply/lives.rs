@@ -267,12 +267,12 @@ impl Database {
         if !table.has_births {
             return Ok(None);
         }
-        let shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
+        let mut shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
         incoming.birth = self.known_as(table, key_bytes, shown.as_ref(), incoming.birth)?;
         if incoming.birth == Birth::None {
             self.fold_before(table, key, key_bytes)?;
+            shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
         }
-        let shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
         if shown.as_ref().is_some_and(|s| s.birth == incoming.birth) {
             return Ok(None);
         }
