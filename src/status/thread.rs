@@ -169,10 +169,7 @@ impl StatusThread {
 
     fn tell_waits(&self) {
         self.shared.status.tell_waits(Waits {
-            changes: match self.is_changed {
-                true => never(), // known already
-                false => self.shared.status.changes(),
-            },
+            changes: self.changes(),
             words: match &self.words {
                 Some(words) => words.messages.clone(),
                 None => never(),
@@ -180,6 +177,13 @@ impl StatusThread {
             called: self.called.clone(),
             due: self.due(),
         });
+    }
+
+    fn changes(&self) -> Receiver<()> {
+        match self.is_changed {
+            true => never(), // known already
+            false => self.shared.status.changes(),
+        }
     }
 
     /// When the entry must be written next.
@@ -193,10 +197,7 @@ impl StatusThread {
     }
 
     fn next_event(&self) -> StatusEvent {
-        let changes = match self.is_changed {
-            true => never(), // known already
-            false => self.shared.status.changes(),
-        };
+        let changes = self.changes();
         let mut select = Select::new_biased();
         let stop = select.recv(&self.stop);
         let ask = select.recv(&self.asks);
