@@ -102,8 +102,10 @@ impl World {
             self.end_migrations()?;
             self.come_to_rest()?;
             let is_left = |(table, _): &(String, String)| !left_out.contains(table);
+            // A copy that nobody has noticed, since neither writes, answers under the same id.
+            let ids: BTreeSet<u64> = self.nodes.iter().map(|n| n.id).collect();
             let is_whole = !report.left_out.iter().any(is_left)
-                && report.nodes.len() == self.nodes.len()
+                && report.nodes.len() == ids.len()
                 && report.nodes.iter().all(|n| n.comparable);
             if is_whole && report.different_rows.is_empty() {
                 break;
