@@ -54,15 +54,15 @@ impl Cluster {
     /// Waits until both daemons have finished their work: 100 ms without CPU time.
     pub fn settle(&self) -> Result<()> {
         let cpu = || -> Result<u64> {
-            let each = self.nodes.iter().map(|n| n.daemon.activity());
-            Ok(each.sum::<Result<crate::process::Activity>>()?.cpu_ns)
+            let each = self.nodes.iter();
+            each.map(|n| Ok(n.daemon.activity()?.cpu_ns())).sum()
         };
         let began = Instant::now();
         let mut before = cpu()?;
         while began.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(100));
             let now = cpu()?;
-            if now - before < 200_000 {
+            if now.abs_diff(before) < 200_000 {
                 break;
             }
             before = now;

@@ -58,14 +58,14 @@ fn watch(cluster: &Cluster, time: Duration, beside: impl Fn() -> Result<()>) -> 
     }
     let (seconds, mut worst) = (began.elapsed().as_secs_f64(), Worst::default());
     for (after, before) in activity().zip(before) {
-        let after = after?;
-        let wakes = (after.switches - before.switches) as f64 / seconds;
-        let cpu = (after.cpu_ns - before.cpu_ns) as f64 / 1e7 / seconds;
+        let active = after?.since(&before);
+        let wakes = active.switches() as f64 / seconds;
+        let cpu = active.cpu_ns() as f64 / 1e7 / seconds;
         worst.cpu = worst.cpu.max(cpu);
-        worst.threads = worst.threads.max(after.threads as f64);
+        worst.threads = worst.threads.max(active.threads() as f64);
         if wakes >= worst.wakes {
             worst.wakes = wakes;
-            eprintln!("wake-ups by thread: {}", after.since(&before));
+            eprintln!("wake-ups by thread: {active}");
         }
     }
     Ok(worst)

@@ -1,6 +1,8 @@
 //! Processes that end when dropped, and the kernel's numbers about them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
@@ -63,65 +65,77 @@ impl Process {
     /// Threads, their context switches and their nanoseconds of CPU. The clock behind the usual
     /// CPU times ticks a hundred times a second and would see nothing of an idle process.
     pub fn activity(&self) -> Result<Activity> {
-        let mut sum = Activity::default();
+        let mut threads = BTreeMap::new();
         for task in std::fs::read_dir(self.proc().join("task"))? {
-            let task = task?.path();
+            let task = task?;
+            let (id, path) = (task.file_name(), task.path());
             // A thread that ended meanwhile does not count.
-            let Ok(times) = std::fs::read_to_string(task.join("schedstat")) else {
+            let Ok(times) = std::fs::read_to_string(path.join("schedstat")) else {
                 continue;
             };
             let mut switches = 0;
             for key in ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"] {
-                switches += self.status(task.join("status"), key).unwrap_or(0);
+                switches += self.status(path.join("status"), key).unwrap_or(0);
             }
-            let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
-            sum.threads += 1;
-            sum.switches += switches;
-            *sum.by_name.entry(name.trim().to_owned()).or_default() += switches;
-            let cpu = times.split(' ').next().unwrap_or_default();
-            sum.cpu_ns += cpu.parse::<u64>()?;
+            let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            let cpu_ns = times.split(' ').next().unwrap_or_default().parse()?;
+            let name = name.trim().to_owned();
+            threads.insert(
+                id,
+                Thread {
+                    name,
+                    switches,
+                    cpu_ns,
+                },
+            );
         }
-        Ok(sum)
+        Ok(Activity { threads })
     }
 }
 
-#[derive(Default)]
+struct Thread {
+    name: String,
+    switches: u64,
+    cpu_ns: u64,
+}
+
+/// What the threads of a process did, by their kernel ids.
 pub struct Activity {
-    pub threads: u64,
-    pub switches: u64,
-    pub cpu_ns: u64,
-    /// Switches by the thread's name.
-    by_name: BTreeMap<String, u64>,
+    threads: BTreeMap<OsString, Thread>,
 }
 
 impl Activity {
-    /// The switches of each thread that was awake since `before`, for people.
-    pub fn since(&self, before: &Activity) -> String {
-        let known = |name: &String| before.by_name.get(name).copied().unwrap_or(0);
-        let all = self
-            .by_name
-            .iter()
-            .map(|(name, n)| (name, n.saturating_sub(known(name))));
-        let awake = all.filter(|(_, n)| *n > 0);
-        let awake: Vec<String> = awake.map(|(name, n)| format!("{name} {n}")).collect();
-        awake.join(", ")
+    /// What each thread did since `before`. Threads that ended in between are left out.
+    pub fn since(mut self, before: &Activity) -> Activity {
+        for (id, thread) in &mut self.threads {
+            if let Some(before) = before.threads.get(id) {
+                thread.switches -= before.switches;
+                thread.cpu_ns -= before.cpu_ns;
+            }
+        }
+        self
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    pub fn switches(&self) -> u64 {
+        self.threads.values().map(|t| t.switches).sum()
+    }
+
+    pub fn cpu_ns(&self) -> u64 {
+        self.threads.values().map(|t| t.cpu_ns).sum()
     }
 }
 
-impl std::iter::Sum for Activity {
-    fn sum<I: Iterator<Item = Activity>>(all: I) -> Activity {
-        all.fold(Activity::default(), |a, b| Activity {
-            threads: a.threads + b.threads,
-            switches: a.switches + b.switches,
-            cpu_ns: a.cpu_ns + b.cpu_ns,
-            by_name: BTreeMap::new(),
-        })
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// The threads that were awake, and their switches.
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let awake = self.threads.values().filter(|t| t.switches > 0);
+        let awake: Vec<String> = awake
+            .map(|t| format!("{} {}", t.name, t.switches))
+            .collect();
+        f.write_str(&awake.join(", "))
     }
 }
