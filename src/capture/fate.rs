@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kinds_say() {
+    fn kinds_of_changes_tell_their_fate() {
         let born = |given| Became::IsBorn { given };
         let same = Became::Changes;
         for (kinds, has_row, is_shown, expected) in [

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_are_no_settings() {
+    fn settings_without_sense_are_none() {
         let long = format!("{{\"format\": \"{}\"}}", "x".repeat(MOST_BYTES));
         for garbage in [
             "garbage",

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_path_cannot_be_opened_the_old_file_goes_on() {
+    fn the_old_file_goes_on_while_the_path_cannot_be_opened() {
         let folder = tempfile::tempdir().unwrap();
         let (inner, moved) = (folder.path().join("log"), folder.path().join("moved"));
         fs::create_dir(&inner).unwrap();

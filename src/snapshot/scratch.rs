@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_to_others_is_part_of_what_is_needed() {
+    fn room_left_to_others_is_part_of_what_is_needed() {
         let text = too_little(4096, 1 << 20);
         assert!(text.starts_with("a snapshot needs 2 MB here"), "{text}");
         assert!(text.ends_with("and 1 MB are free"), "{text}");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+    fn files_of_a_killed_process_are_removed_and_no_others() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
         let ours = [

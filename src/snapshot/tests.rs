@@ -154,7 +154,7 @@ fn local_writes_survive_and_are_published() {
 /// A row that was marked under a transaction which did not learn it is sent all the same, even if
 /// something older joins it meanwhile.
 #[test]
-fn what_a_snapshot_marks_again_is_sent() {
+fn changes_that_a_snapshot_marks_again_are_sent() {
     let mut n = cluster(3, BOOKS);
     n[2].run("INSERT INTO Books VALUES (1, 'old', 'x')");
     n[2].capture();
@@ -197,7 +197,7 @@ fn merging_twice_or_half_changes_nothing() {
 }
 
 #[test]
-fn what_the_application_writes_during_the_copy_is_not_in_it() {
+fn a_row_written_during_the_copy_is_not_in_it() {
     let mut a = Node::new(1, BOOKS);
     a.run("INSERT INTO Books VALUES (1, 'before', 'x')");
     let seen = view(&mut a);
@@ -244,7 +244,7 @@ fn displaced_held_and_unsent_rows_come_along() {
 
 /// The maker is lost, and the node that merged its snapshot learns the table or the column later.
 #[test]
-fn what_the_maker_had_not_sent_is_sent_once_it_fits() {
+fn unsent_rows_of_the_maker_are_sent_once_they_fit() {
     let full = "CREATE TABLE t(k INTEGER PRIMARY KEY, v, w)";
     for before in ["", "CREATE TABLE t(k INTEGER PRIMARY KEY, v)"] {
         let mut lost = Node::new(1, full);
@@ -360,7 +360,7 @@ fn a_delete_is_forgotten_and_still_reaches_who_comes_back() {
 }
 
 #[test]
-fn what_is_new_to_the_others_is_not_taken_for_deleted() {
+fn rows_new_to_the_others_are_not_taken_for_deleted() {
     let mut n = cluster(2, BOOKS);
     n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y')");
     exchange(&mut n);

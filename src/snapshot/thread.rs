@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_same_but_for_names_is_said_once_and_again_when_asked() {
+    fn a_fault_with_other_names_is_told_once_and_again_when_asked() {
         let (one, other) = (
             "store: file /s: c/snapshot-1750000000000-1-0a1b2c3d.db.zst: no space left",
             "store: file /s: c/snapshot-1750000000500-1-99887766.db.zst: no space left",

@@ -97,7 +97,7 @@ fn a_given_number_is_one_more_entry() {
 
 /// Here a kind `Given` stands for X and I.
 #[test]
-fn what_the_kinds_say() {
+fn kinds_of_changes_tell_their_fate() {
     use Kind::{Delete, Given, Insert, Maybe, Update};
     let born = Verdict::IsBorn { given: false };
     let given = Verdict::IsBorn { given: true };

@@ -86,7 +86,7 @@ fn a_new_stream_keeps_much_and_an_existing_one_what_it_kept() {
 }
 
 #[test]
-fn where_there_is_no_room_a_new_stream_keeps_less() {
+fn a_new_stream_keeps_less_where_there_is_little_room() {
     let broker = Broker::with(|broker| broker.options.max_bytes = Some(64 << 20));
     let client = broker.client();
     let options = StreamOptions {

@@ -77,7 +77,7 @@ fn a_lost_chunk_and_a_restart_repeat_but_never_skip() {
 
 /// The writer lost the row as well: only nodes that hold it for want of a table or column have it.
 #[test]
-fn what_is_held_goes_out_again_when_it_is_taken_in() {
+fn held_rows_go_out_again_when_they_are_taken_in() {
     let late = "ALTER TABLE t ADD COLUMN w; CREATE TABLE late(k PRIMARY KEY, v)";
     let mut n = cluster(3, SCHEMA);
     n[0].run(late);
@@ -108,7 +108,7 @@ fn what_is_held_goes_out_again_when_it_is_taken_in() {
 /// Simulation, seed 5017559: other nodes deleted the row and forgot the tombstone before this node
 /// heard of it. The row was back on this node alone.
 #[test]
-fn what_was_held_longer_than_deletes_are_sure_to_be_known_is_told_when_it_is_taken_in() {
+fn rows_held_beyond_the_retention_are_told_when_they_are_taken_in() {
     const DAY_MS: i64 = 24 * 3600 * 1000;
     let late = "CREATE TABLE late(k PRIMARY KEY, v)";
     for (days, frames) in [(1, 0), (20, 1)] {

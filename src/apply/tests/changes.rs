@@ -260,7 +260,7 @@ const REBUILT: &str = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, a UNIQUE,
     DROP TABLE t; ALTER TABLE new RENAME TO t;";
 
 #[test]
-fn what_a_rebuild_removed_gives_way_to_what_it_hid() {
+fn a_row_that_a_rebuild_removed_gives_way_to_the_one_it_hid() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE)");
     n[0].run("INSERT INTO t VALUES (1, 'same')");
     n[1].run("INSERT INTO t VALUES (2, 'same'), (3, 'another')");
@@ -273,7 +273,7 @@ fn what_a_rebuild_removed_gives_way_to_what_it_hid() {
 }
 
 #[test]
-fn what_a_rebuild_changed_comes_before_what_is_held() {
+fn a_row_that_a_rebuild_changed_comes_before_held_ones() {
     let mut n = vec![
         Node::new(1, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, x)"),
         Node::new(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE)"),
@@ -288,7 +288,7 @@ fn what_a_rebuild_changed_comes_before_what_is_held() {
 
 /// SQLite fires the newest trigger first, and RAISE(IGNORE) in it skips the others.
 #[test]
-fn what_a_newer_trigger_ignores_is_noted() {
+fn rows_that_a_newer_trigger_ignores_are_noted() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
     n[0].run("INSERT INTO t VALUES (1, 'one'), (2, 'two')");
     converge(&mut n);

@@ -59,7 +59,7 @@ fn replace_evicts_where_an_expression_compares_across_types() {
 }
 
 #[test]
-fn what_changes_nothing_stamps_nothing() {
+fn a_statement_that_changes_nothing_stamps_nothing() {
     let mut n = cluster(
         2,
         "CREATE TABLE u(id INTEGER PRIMARY KEY, a UNIQUE, n DEFAULT 0)",

@@ -310,7 +310,7 @@ fn of_rows_that_get_one_key_one_stays() {
 
 /// Where the old key cannot be computed, or nothing is left, nothing is deleted.
 #[test]
-fn what_cannot_be_told_is_no_delete() {
+fn a_row_without_a_known_key_is_no_delete() {
     for (after, from) in [
         ("a TEXT PRIMARY KEY, v", "a, v FROM t WHERE id <> 2"),
         ("id TEXT PRIMARY KEY, a, v", "id, a, v FROM t WHERE id > 9"),

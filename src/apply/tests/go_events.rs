@@ -91,7 +91,7 @@ fn they_become_rows_on_every_node_alike() {
 }
 
 #[test]
-fn what_is_newer_wins_wherever_it_comes_from() {
+fn the_newer_row_wins_wherever_it_comes_from() {
     let mut nodes = [
         Node::new(1, &format!("{TABLES}{ROWS}")),
         Node::new(2, &format!("{TABLES}{ROWS}")),
@@ -148,7 +148,7 @@ fn they_meet_what_go_had_not_published() {
 }
 
 #[test]
-fn what_cannot_be_taken_in_is_kept_or_passed_over() {
+fn events_that_do_not_fit_are_kept_or_passed_over() {
     let mut node = Node::with(
         1,
         &format!("{TABLES}{ROWS}; CREATE TABLE out(id PRIMARY KEY)"),

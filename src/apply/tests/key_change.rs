@@ -35,7 +35,7 @@ fn a_row_of_the_old_key_is_nobody_elses_write() {
 
 /// No row of the table had a version at the rebuild: each write counts by its own time.
 #[test]
-fn what_was_written_before_the_first_capture_counts_as_written_then() {
+fn rows_from_before_the_first_capture_count_as_written_then() {
     let mut n = cluster(2, BEFORE);
     n[0].capture();
     n[0].run("INSERT INTO t VALUES (1, 'early')");

@@ -57,7 +57,7 @@ fn nothing_is_left_of_parts_of_such_a_table() {
 
 /// At the start a node removes what an earlier release held, a few entries at a time.
 #[test]
-fn what_was_held_of_such_a_table_goes() {
+fn held_rows_of_such_a_table_go() {
     let mut n = [Node::new(1, SCHEMA), Node::new(2, "")];
     for i in 0..300 {
         n[0].run(&format!(
@@ -80,7 +80,7 @@ fn what_was_held_of_such_a_table_goes() {
 
 /// A different application sends changes of endlessly many tables.
 #[test]
-fn what_is_held_of_tables_that_are_not_here_is_bounded() {
+fn held_rows_of_absent_tables_are_bounded() {
     let mut n = [Node::new(1, SCHEMA), Node::unmet(2, "")];
     n[1].db.become_founder().unwrap();
     n[1].db.limits.held_bytes = 30_000;

@@ -81,7 +81,7 @@ fn an_upgrade_leaves_nothing_behind() {
 
 /// Nodes need not be upgraded, nor configured, all at once.
 #[test]
-fn what_others_send_is_left_out_and_read_again_when_it_is_wanted() {
+fn rows_of_others_are_left_out_and_read_again_when_wanted() {
     let mut n = [Node::with(1, SCHEMA, replicates_all), Node::new(2, SCHEMA)];
     n[1].run("DROP TABLE django_migrations");
     n[0].run(

@@ -175,7 +175,7 @@ fn the_key_is_another_one_of_the_same_type() {
 
 /// The row itself came from the faster node; the new column is held until this node has it.
 #[test]
-fn what_a_rebuild_puts_into_a_new_column_is_no_newer_than_what_arrived_before() {
+fn values_that_a_rebuild_adds_are_no_newer_than_rows_from_before() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
     let rebuild = "BEGIN; CREATE TABLE new(id INTEGER PRIMARY KEY, v, c);
         INSERT INTO new SELECT id, v, 'z ' || v FROM t; DROP TABLE t; ALTER TABLE new RENAME TO t; \
@@ -203,7 +203,7 @@ fn what_a_rebuild_puts_into_a_new_column_is_no_newer_than_what_arrived_before() 
 
 /// A renamed column whose old value is the larger one.
 #[test]
-fn what_a_renamed_column_held_is_no_newer_than_what_arrived_before() {
+fn values_of_a_renamed_column_are_no_newer_than_rows_from_before() {
     let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, a)");
     n[0].run("INSERT INTO t VALUES (1, 'v', 'z old')");
     converge(&mut n);

@@ -50,7 +50,7 @@ const ROWS: &str = "SELECT k, a, v FROM t ORDER BY 1";
 /// A node migrates before it hears of a row: nothing tells it the new key of what comes under the
 /// old one.
 #[test]
-fn what_is_held_under_the_old_key_ends_when_the_row_says_that_it_had_it() {
+fn held_rows_under_the_old_key_end_when_a_row_says_that_it_had_it() {
     let mut n = nodes();
     n[1].run("INSERT INTO t VALUES ('g2', 'a2', 'new')");
     let inserted = n[1].publish();

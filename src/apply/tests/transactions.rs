@@ -66,7 +66,7 @@ fn live_frames_are_the_same_as_those_of_the_backlog() {
 }
 
 #[test]
-fn what_was_undone_or_never_seen_is_not_sent() {
+fn changes_undone_or_never_seen_are_not_sent() {
     let mut n = cluster(2, T);
     n[0].capture(); // until the first comparison is over, a deleted row may be one from before
     n[0].run("INSERT INTO t VALUES (1, 'a'); DELETE FROM t");

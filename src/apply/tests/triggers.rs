@@ -87,7 +87,7 @@ fn an_update_fires_what_an_update_fires() {
 }
 
 #[test]
-fn what_fires_for_some_columns_fires_for_those_that_differ() {
+fn a_trigger_of_some_columns_fires_for_those_that_differ() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); CREATE TABLE audit(what);
         CREATE TRIGGER ua AFTER UPDATE OF a ON t BEGIN INSERT INTO audit VALUES (NEW.a); END";
     let mut n = pair(schema, &["ua"]);
@@ -103,7 +103,7 @@ fn what_fires_for_some_columns_fires_for_those_that_differ() {
 
 /// In SQLite the statement that fires a trigger overrides the conflict clauses inside it.
 #[test]
-fn what_a_trigger_says_of_conflicts_goes() {
+fn the_conflict_clause_of_a_trigger_counts() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, tag UNIQUE);
         CREATE TABLE audit(what PRIMARY KEY, n);
         CREATE TRIGGER i AFTER INSERT ON t BEGIN
@@ -277,7 +277,7 @@ fn a_trigger_that_cannot_run_here_is_named_and_left_out() {
 }
 
 #[test]
-fn what_a_trigger_needs_may_come_later_and_go() {
+fn tables_that_a_trigger_needs_may_come_later_and_go() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE audit(id);
         CREATE TRIGGER i AFTER INSERT ON t BEGIN INSERT INTO f(rowid, v) VALUES (NEW.id, NEW.v); \
         END";

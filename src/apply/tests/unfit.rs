@@ -87,7 +87,7 @@ fn a_column_that_arrives_alone_fits_a_row_that_is_there() {
 
 /// An application that writes its SQL in Latin-1: SQLite takes any bytes.
 #[test]
-fn what_is_not_utf_8_in_the_schema_leaves_that_table_alone() {
+fn a_schema_that_is_not_utf_8_leaves_that_table_alone() {
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
                   CREATE TABLE named_X(id INTEGER PRIMARY KEY); CREATE TABLE c(id INTEGER PRIMARY \
                   KEY, column_X);

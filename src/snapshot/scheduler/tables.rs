@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_table_in_common_is_a_stranger() {
+    fn a_node_without_a_common_table_is_a_stranger() {
         assert_eq!(found(&["users"], &[], 1), None);
         assert_eq!(found(&["users"], &[(2, &["users", "more"])], 1), None);
         assert_eq!(found(&["users"], &[(2, &["jobs"])], 1), Some(true));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_table_yet_is_none() {
+    fn a_node_without_tables_is_no_stranger() {
         assert_eq!(found(&[], &[(2, &["jobs"])], 2), None);
         assert_eq!(found(&["users"], &[(2, &[])], 2), None);
         let unknown = BTreeMap::from([(2, None), (3, Some(set(&["jobs"])))]);

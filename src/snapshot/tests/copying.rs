@@ -17,7 +17,7 @@ fn without_users(settings: &mut crate::database::Settings) {
 }
 
 #[test]
-fn what_refers_to_a_table_that_is_left_out_stays() {
+fn references_to_a_table_that_is_left_out_stay() {
     let mut a = Node::with(1, USERS, without_users);
     a.run(ROWS);
     let (file, _) = snapshot(&mut a);

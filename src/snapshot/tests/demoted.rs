@@ -13,7 +13,7 @@ const TYPES: &str = "CREATE TABLE ct(id INTEGER PRIMARY KEY AUTOINCREMENT, app T
     CREATE TABLE same(id INTEGER PRIMARY KEY, v); INSERT INTO same VALUES (1, 'x');";
 
 #[test]
-fn what_the_founder_has_is_everywhere_and_what_that_replaced_is_counted() {
+fn rows_of_the_founder_are_everywhere_and_replaced_ones_are_counted() {
     let mut a = Node::unmet(
         1,
         &format!(

@@ -5,7 +5,7 @@ use crate::apply::tests::support::{Node, cluster, exchange};
 
 /// A delete that waited to be sent for longer than the retention is remembered from its sending on.
 #[test]
-fn what_waits_to_be_sent_does_not_age() {
+fn waiting_changes_do_not_age() {
     let mut a = Node::new(1, BOOKS);
     a.run("INSERT INTO Books VALUES (1, 'goes', 'x')");
     a.publish();
@@ -24,7 +24,7 @@ fn what_waits_to_be_sent_does_not_age() {
 
 /// A delete that is published again to all streams counts as new.
 #[test]
-fn what_is_published_again_does_not_age() {
+fn changes_published_again_do_not_age() {
     let mut a = Node::new(1, BOOKS);
     a.run("INSERT INTO Books VALUES (1, 'goes', 'x')");
     a.run("DELETE FROM Books");
@@ -40,7 +40,7 @@ fn what_is_published_again_does_not_age() {
 
 /// Columns that were not known when they came do not make a row by themselves.
 #[test]
-fn what_is_held_of_a_row_goes_with_its_tombstone() {
+fn held_changes_of_a_row_go_with_its_tombstone() {
     let old = "CREATE TABLE t(k INTEGER PRIMARY KEY, v)";
     let mut n = [
         Node::new(1, "CREATE TABLE t(k INTEGER PRIMARY KEY, v, w)"),

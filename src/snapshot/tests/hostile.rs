@@ -138,7 +138,7 @@ fn rows_larger_than_can_be_sent_are_rejected() {
 }
 
 #[test]
-fn what_is_held_of_a_row_is_bounded_as_well() {
+fn held_changes_of_a_row_are_bounded_as_well() {
     let (_a, taken) = forged(
         "INSERT INTO __harmonylite___held
          SELECT 'other', 'id INTEGER BINARY', x'8101', 'c' || value, 1, 1, zeroblob(400), ''

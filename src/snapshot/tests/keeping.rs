@@ -290,7 +290,7 @@ fn the_first_founds_and_the_others_join() {
 }
 
 #[test]
-fn who_waits_for_the_founder_waits_as_long_as_there_is_hope() {
+fn a_node_waits_for_the_founder_as_long_as_there_is_hope() {
     let cluster = Cluster::new();
     let mut b = cluster.node(2, BOOKS);
     cluster.shared.lock().unwrap().founder = Some(1);
@@ -347,7 +347,7 @@ fn made_at_half_of_the_entries_and_two_are_kept() {
 }
 
 #[test]
-fn what_was_missed_is_asked_for_and_merged() {
+fn missed_messages_are_asked_for_and_merged() {
     let cluster = Cluster::new();
     let (mut a, mut b) = cluster.two_that_met();
     a.app
@@ -472,7 +472,7 @@ fn another_clusters_place_is_left_alone() {
 }
 
 #[test]
-fn when_everybody_lacks_something_each_says_what_it_has() {
+fn every_node_says_what_it_has_when_all_lack_something() {
     let cluster = Cluster::new();
     let mut nodes: Vec<Kept> = (1..=3).map(|id| cluster.node(id, BOOKS)).collect();
     for node in &mut nodes {
@@ -536,7 +536,7 @@ fn of_twins_that_lack_something_one_takes_another_id_and_tells_all() {
 
 /// Simulation, seed 221717829828117: the snapshot's maker was put back to an earlier state.
 #[test]
-fn what_only_the_newest_snapshot_has_of_what_all_lack_is_merged() {
+fn rows_that_only_the_newest_snapshot_has_are_merged() {
     let cluster = Cluster::new();
     let mut nodes: Vec<Kept> = (1..=3).map(|id| cluster.node(id, BOOKS)).collect();
     for node in &mut nodes {
@@ -565,7 +565,7 @@ fn what_only_the_newest_snapshot_has_of_what_all_lack_is_merged() {
 }
 
 #[test]
-fn what_a_node_that_is_away_published_stays_lacking() {
+fn messages_of_a_node_that_is_away_stay_lacking() {
     let cluster = Cluster::new();
     let mut nodes: Vec<Kept> = (1..=2).map(|id| cluster.node(id, BOOKS)).collect();
     for node in &mut nodes {
@@ -700,7 +700,7 @@ fn a_snapshot_of_what_the_broker_lost_closes_no_gap() {
 /// Simulation, seed 117302402879453: a node with a gap in one stream made no snapshot of the
 /// other streams, and all nodes waited for it.
 #[test]
-fn who_lacks_one_stream_says_what_the_others_lack_of_another() {
+fn a_node_that_lacks_one_stream_tells_rows_of_another() {
     let cluster = Cluster::new();
     let mut a = cluster.node(1, BOOKS);
     cluster.round(&mut a).unwrap();

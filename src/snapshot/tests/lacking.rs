@@ -47,7 +47,7 @@ fn come_and_gone(node: &mut Node) -> [Vec<Outgoing>; 2] {
 }
 
 #[test]
-fn what_the_maker_holds_is_not_taken_for_deleted() {
+fn rows_that_the_maker_holds_are_not_taken_for_deleted() {
     let n = vec![Node::new(1, STRICT), Node::new(2, BOOKS)];
     let mut n = forgetful(n, "INSERT INTO Books VALUES (5, 'odd', 'z')");
     exchange(&mut n);
@@ -60,7 +60,7 @@ fn what_the_maker_holds_is_not_taken_for_deleted() {
 }
 
 #[test]
-fn what_was_acknowledged_behind_the_snapshot_is_not_taken_for_deleted() {
+fn rows_acknowledged_behind_the_snapshot_are_not_taken_for_deleted() {
     let mut n = forgetful(
         cluster(2, BOOKS),
         "INSERT INTO Books VALUES (5, 'slow clock', 'z')",
@@ -86,7 +86,7 @@ fn what_was_acknowledged_behind_the_snapshot_is_not_taken_for_deleted() {
 
 /// A node that was away for long has a row that is old enough for all others to have forgotten it.
 #[test]
-fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
+fn rows_acknowledged_beside_a_gap_are_not_taken_for_deleted() {
     let mut n = forgetful(
         cluster(2, BOOKS),
         "INSERT INTO Books VALUES (5, 'written long ago', 'z')",
@@ -105,7 +105,7 @@ fn what_was_acknowledged_beside_a_gap_is_not_taken_for_deleted() {
 
 /// Simulation, seed 907543: a node with a gap was away again before a snapshot helped it.
 #[test]
-fn what_was_read_between_two_gaps_is_from_before_the_second() {
+fn messages_between_two_gaps_are_from_before_the_second() {
     let mut n = cluster(2, BOOKS);
     at(&mut n[1], 3);
     n[1].db.note_gap("s", 6);
@@ -139,7 +139,7 @@ fn a_trigger_does_not_keep_a_row_that_is_lacking() {
 
 /// The power fails between the removal of the row and the end of the merge.
 #[test]
-fn who_removed_a_row_says_so_at_once() {
+fn a_node_that_removed_a_row_says_so_at_once() {
     let mut n = forgetful(cluster(2, BOOKS), "");
     n[0].publish();
     n.iter_mut().for_each(|node| at(node, 20));
@@ -159,7 +159,7 @@ fn who_removed_a_row_says_so_at_once() {
 
 /// No other node ever heard of the rows of a node that does not publish.
 #[test]
-fn what_is_never_published_is_not_taken_for_deleted() {
+fn rows_that_are_never_published_are_not_taken_for_deleted() {
     let quiet = Node::with(2, BOOKS, |s| s.publish = false);
     let n = vec![Node::new(1, BOOKS), quiet];
     let mut n = forgetful(n, "INSERT INTO Books VALUES (5, 'only here', 'z')");
@@ -263,7 +263,7 @@ fn a_delete_that_only_a_snapshot_remembers_is_told_again() {
 
 /// The usual return: the node reads on behind the gap while the snapshot is still on its way.
 #[test]
-fn who_comes_back_late_brings_no_deleted_row_back() {
+fn a_node_that_comes_back_late_brings_no_deleted_row_back() {
     let mut n = cluster(3, BOOKS);
     n[0].run("INSERT INTO Books VALUES (1, 'goes', 'x'), (2, 'stays', 'y')");
     exchange(&mut n);
@@ -295,7 +295,7 @@ fn who_comes_back_late_brings_no_deleted_row_back() {
 /// A broker that lost messages and gave their numbers out again looks like one that dropped the
 /// oldest. But then a snapshot that reaches as far as this node lacks rows that were read here.
 #[test]
-fn what_a_broker_lost_and_a_snapshot_lacks_is_told_again() {
+fn rows_that_broker_and_snapshot_lack_are_told_again() {
     let mut n = after_the_broker_lost();
     let again = n[1].publish();
     n[2].apply(&again);
@@ -326,7 +326,7 @@ fn after_the_broker_lost() -> Vec<Node> {
 
 /// Then the next snapshot that lacks the row does not count it as deleted.
 #[test]
-fn what_is_told_again_counts_as_unsent() {
+fn rows_told_again_count_as_unsent() {
     let mut n = after_the_broker_lost();
     n[2].clock.advance(Duration::from_secs(60));
     n[2].run("INSERT INTO Books VALUES (3, 'goes', 'z')");
@@ -342,7 +342,7 @@ fn what_is_told_again_counts_as_unsent() {
 
 /// An operator has the streams read from their start again, and the snapshot merged first.
 #[test]
-fn what_was_read_behind_the_snapshot_counts_after_the_positions_are_forgotten() {
+fn messages_behind_the_snapshot_count_after_the_positions_are_forgotten() {
     let mut n = forgetful(
         cluster(2, BOOKS),
         "INSERT INTO Books VALUES (5, 'slow clock', 'z')",
@@ -385,7 +385,7 @@ fn a_snapshot_older_than_what_is_forgotten_brings_nothing_back() {
 
 /// Each row comes by one stream: a further position in a different stream says nothing about it.
 #[test]
-fn what_a_snapshot_covers_is_told_stream_by_stream() {
+fn a_snapshot_tells_stream_by_stream_how_far_it_goes() {
     let mut n = cluster(2, BOOKS);
     n[0].run(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)

@@ -121,7 +121,7 @@ fn fail(shared: &Shared) {
 }
 
 #[test]
-fn that_a_stream_is_another_is_not_forgotten() {
+fn a_changed_stream_is_not_forgotten() {
     let unknown = Position {
         created: "old".into(),
         ..Position::default()
@@ -147,7 +147,7 @@ fn that_a_stream_is_another_is_not_forgotten() {
 /// Simulation, seed 1107292: the broker lost the last message that this node had read, gave the
 /// numbers out again and dropped those messages as well.
 #[test]
-fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
+fn a_message_that_cannot_be_looked_up_counts_as_missing() {
     for (first, is_missing) in [(50, false), (51, true), (61, false)] {
         let (shared, _dir) = shared(position(50, "new"));
         let mut stream = Stream::new(&shared, 60);
@@ -169,7 +169,7 @@ fn what_cannot_be_looked_up_and_is_not_missing_by_number_counts_as_missing() {
 }
 
 #[test]
-fn that_all_is_to_be_read_again_is_not_forgotten() {
+fn the_order_to_read_all_again_is_not_forgotten() {
     let (shared, _dir) = shared(position(50, "new"));
     shared.lock().database.forget_positions().unwrap();
     fail(&shared);

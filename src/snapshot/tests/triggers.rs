@@ -54,7 +54,7 @@ fn check(node: &Node) {
 }
 
 #[test]
-fn what_triggers_feed_comes_right_on_every_node() {
+fn tables_fed_by_triggers_come_right_on_every_node() {
     let mut maker = Node::with(1, SCHEMA, feeding);
     maker.run(
         "INSERT INTO sessions VALUES (1, 'secret'); INSERT INTO t VALUES (1, 'old', 1), (2, \

@@ -299,7 +299,7 @@ fn a_node_that_has_not_read_the_same_messages_is_not_compared() {
 
 /// Between two answers of a node rows change, and nodes read each other's changes later.
 #[test]
-fn what_is_written_meanwhile_is_no_difference_and_hides_none() {
+fn a_write_meanwhile_is_no_difference_and_hides_none() {
     let mut cluster = Cluster::new(300);
     cluster.is_written = true;
     let report = cluster.verify();

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_the_bucket_belongs() {
+    fn a_wish_for_the_bucket_in_the_host_name_is_noticed() {
         let answer = |status, body: &str| S3Error::HttpFailWithBody(status, body.into());
         for body in [
             "<Error><Code>SecondLevelDomainForbidden</Code></Error>",

@@ -74,7 +74,7 @@ fn a_snapshot_that_no_node_announced_is_not_taken() {
 
 /// The broker lost its data, and the store is all there is.
 #[test]
-fn where_nothing_was_announced_the_store_is_believed() {
+fn the_store_is_believed_while_nothing_is_announced() {
     let cluster = Cluster::new();
     let (_a, _b) = returning(&cluster);
     *cluster.shared.lock().unwrap() = Inner::default();

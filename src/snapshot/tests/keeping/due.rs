@@ -117,7 +117,7 @@ fn an_old_snapshot_of_another_node() {
 }
 
 #[test]
-fn who_may_not_make_any_says_when_nobody_does() {
+fn a_node_without_snapshots_says_when_nobody_makes_any() {
     let cluster = Cluster::new();
     let (_a, mut b) = cluster.two_that_met();
     b.scheduler = cluster.scheduler(false);

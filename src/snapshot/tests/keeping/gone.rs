@@ -33,7 +33,7 @@ fn after_loss(read: u64) -> (Cluster, Kept) {
 
 /// Simulation, seed 4032597: no node was left that had read the rows.
 #[test]
-fn what_only_a_snapshot_has_of_a_lost_stream_is_merged() {
+fn rows_of_a_lost_stream_in_a_snapshot_are_merged() {
     let (cluster, mut b) = after_loss(5);
     assert!(b.scheduler.has_work(&b.shared).unwrap());
     let away = || {
@@ -54,7 +54,7 @@ fn what_only_a_snapshot_has_of_a_lost_stream_is_merged() {
 
 /// The snapshot would be fetched for nothing, and bring back rows that are deleted and forgotten.
 #[test]
-fn what_was_read_before_a_stream_was_lost_is_not_merged_again() {
+fn messages_read_before_a_stream_was_lost_are_not_merged_again() {
     let (cluster, mut b) = after_loss(10);
     cluster.round(&mut b).unwrap();
     assert!(titles(&b).is_empty());
@@ -80,7 +80,7 @@ fn a_torn_manifest_does_not_mean_that_there_is_no_snapshot() {
 
 /// Everything in the snapshot is here, so it would be fetched for nothing.
 #[test]
-fn who_makes_the_first_after_a_loss_does_not_merge_it() {
+fn the_maker_of_the_first_snapshot_after_a_loss_does_not_merge_it() {
     let (cluster, mut b) = after_loss(5);
     std::fs::remove_file(cluster.store.path().join(NAME)).unwrap();
     cluster.shared.lock().unwrap().newest = None;
@@ -94,7 +94,7 @@ fn who_makes_the_first_after_a_loss_does_not_merge_it() {
 
 /// The operator wants it, and may know of damage that the node does not.
 #[test]
-fn who_removes_the_mirror_gets_also_what_this_node_made_merged() {
+fn a_removed_mirror_lets_own_snapshots_be_merged() {
     let cluster = Cluster::new();
     let mut a = cluster.node(1, BOOKS);
     cluster.round(&mut a).unwrap();
@@ -141,7 +141,7 @@ fn a_store_that_is_emptied_again_gets_another_again() {
 
 /// The snapshot's file is sound, but its content is not.
 #[test]
-fn what_nobody_can_take_in_does_not_keep_others_from_being_made() {
+fn a_snapshot_that_nobody_can_merge_does_not_prevent_others() {
     let cluster = Cluster::new();
     let (mut a, mut b) = cluster.two_that_met();
     a.app

@@ -43,7 +43,7 @@ fn another_application_does_not_join_and_is_told() {
 }
 
 #[test]
-fn who_has_no_table_yet_joins() {
+fn a_node_without_tables_joins() {
     let cluster = Cluster::new();
     let (mut a, mut b) = (cluster.node(1, BOOKS), cluster.node(2, ""));
     cluster.round(&mut a).unwrap();
@@ -74,7 +74,7 @@ fn held(node: &Kept) -> u64 {
 
 /// A table that lived for two seconds on one node, as the others see it.
 #[test]
-fn what_is_held_of_a_table_that_nobody_has_ends() {
+fn held_rows_of_a_table_that_nobody_has_end() {
     let cluster = Cluster::new();
     let (mut a, mut b) = cluster.two_that_met();
     let mut third = Node::new(3, "CREATE TABLE import_1(id INTEGER PRIMARY KEY)");
@@ -115,7 +115,7 @@ fn what_is_held_of_a_table_that_nobody_has_ends() {
 
 /// The node let go of a table that others may have, so their snapshot is the better one.
 #[test]
-fn who_let_go_of_a_table_leaves_others_the_time_to_make_a_snapshot() {
+fn a_node_that_let_go_of_a_table_waits_for_a_snapshot_of_others() {
     let cluster = Cluster::new();
     let (_a, mut b) = cluster.two_that_met();
     let made = cluster.newest().unwrap().name;

@@ -217,7 +217,7 @@ fn a_damaged_manifest_is_replaced_but_not_while_the_store_is_away() {
 }
 
 #[test]
-fn what_waits_is_sent_though_no_snapshot_can_be_had() {
+fn waiting_changes_are_sent_though_no_snapshot_can_be_had() {
     let cluster = Cluster::new();
     let mut a = cluster.node(1, BOOKS);
     cluster.round(&mut a).unwrap();
