@@ -63,8 +63,9 @@ pub struct View {
 }
 
 impl Database {
-    /// Tries once to open a view. `None` if there are changes to capture first: call it again,
-    /// after a pause for the application.
+    /// Tries once to open a view. `None` if there are changes to capture first, or a migration is
+    /// at work on a table: the snapshot would lack its rows, or have a half-made table. Call it
+    /// again, after a pause for the application.
     pub fn view(&mut self) -> Result<(Option<View>, Captured)> {
         let captured = self.write_past_damage(|db| {
             let mut captured = Captured::default();
@@ -75,7 +76,8 @@ impl Database {
             db.store_positions()?;
             Ok(captured)
         })?;
-        if captured.more || self.is_comparing() || self.catalog.quiet.has_rebuilt() {
+        if captured.more || self.is_comparing() || self.catalog.quiet.has_rebuilt(self.has_gone()?)
+        {
             return Ok((None, captured));
         }
         // Nothing is written in here: the transaction keeps the application out for a moment.

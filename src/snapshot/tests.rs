@@ -24,6 +24,7 @@ mod keeping;
 mod lacking;
 mod local;
 mod moved;
+mod rebuilds;
 mod triggers;
 
 pub(super) const BOOKS: &str =

@@ -37,6 +37,12 @@ impl Database {
         Ok(())
     }
 
+    /// Whether a known table is missing in the database.
+    pub(crate) fn has_gone(&self) -> Result<bool> {
+        let text = "SELECT 1 FROM __harmonylite___gone LIMIT 1";
+        Ok(self.conn.prepare_cached(text)?.exists([])?)
+    }
+
     /// Forgets the tables that have been gone since transaction `bound` or longer: their number,
     /// versions, and entries in `___waiting`. Inside a transaction.
     pub(crate) fn forget_gone(&mut self, bound: i64) -> Result<()> {

@@ -91,6 +91,8 @@ struct TriggerlessTable {
     is_early: bool,
     /// Its versions are known: the table is not new.
     is_known: bool,
+    /// Nothing is written into another table because of it.
+    may_stand_in: bool,
     /// The reason for a long wait, as text for people, and the end of the wait.
     held_up: Option<(String, Duration)>,
 }
@@ -174,9 +176,12 @@ impl Quiet {
         self.waiting().filter(|s| !s.is_known).map(|s| &s.name)
     }
 
-    /// Whether a table whose versions are known is not adopted yet.
-    pub(crate) fn has_rebuilt(&self) -> bool {
-        self.waiting().any(|seen| seen.is_known)
+    /// Whether a migration may be at work on a table whose versions are known: the table is not
+    /// adopted yet, or a new one may be its stand-in. With `is_gone`, which says that such a table
+    /// is not there, each new one may be.
+    pub(crate) fn has_rebuilt(&self, is_gone: bool) -> bool {
+        let mut waiting = self.waiting();
+        waiting.any(|seen| seen.is_known || seen.may_stand_in || is_gone)
     }
 
     /// Time when a waiting table is adopted, if nothing prevents that.
@@ -349,6 +354,7 @@ impl Database {
                 waits: true,
                 is_early: false,
                 is_known,
+                may_stand_in: false,
                 held_up: None,
             });
         seen.is_known = is_known || renamed.is_some();
@@ -382,11 +388,18 @@ impl Database {
         };
         for new in schemas.iter().filter(waiting) {
             let lower = new.name.to_ascii_lowercase();
-            quiet.guarded.extend(waits[&lower].stands_for.clone());
+            let stands_for = waits[&lower].stands_for.clone();
             let is_young = quiet.tables.get(&lower).is_some_and(|seen| !seen.is_known);
             let alike = schemas.iter().filter(|s| is_young && is_alike(new, s));
             let alike = alike.map(|s| s.name.to_ascii_lowercase());
-            quiet.guarded.extend(alike.filter(|name| *name != lower));
+            let of: Vec<String> = alike
+                .filter(|name| *name != lower)
+                .chain(stands_for)
+                .collect();
+            if let Some(seen) = quiet.tables.get_mut(&lower) {
+                seen.may_stand_in = !of.is_empty();
+            }
+            quiet.guarded.extend(of);
         }
     }
 
