@@ -482,6 +482,28 @@ fn a_row_that_was_deleted_two_migrations_ago_stays_deleted() {
     assert_eq!(n[1].rows("SELECT id, v FROM t"), "t'1' t'old'");
 }
 
+/// The next migration drops the column that was the key.
+#[test]
+fn rows_arrive_where_the_column_of_the_former_key_is_dropped_later() {
+    let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, v)");
+    n[0].run("INSERT INTO t VALUES (1, 'a', 'old'), (2, 'b', 'old'), (3, 'c', 'old')");
+    converge(&mut n);
+    n[1].run("DELETE FROM t WHERE id = 3");
+    for node in &mut n {
+        rebuild(node, "id INTEGER, a TEXT PRIMARY KEY, v", "id, a, v");
+    }
+    converge(&mut n);
+    for node in &mut n {
+        node.run("ALTER TABLE t DROP COLUMN id");
+        node.capture();
+    }
+    n[0].run("INSERT INTO t VALUES ('d', 'new'); UPDATE t SET v = 'changed' WHERE a = 'a'");
+    n[1].run("DELETE FROM t WHERE a = 'b'");
+    converge(&mut n);
+    let rows = "SELECT a, v FROM t ORDER BY 1";
+    assert_eq!(n[1].rows(rows), "t'a' t'changed'\nt'd' t'new'");
+}
+
 /// By rowid, the rows of two copies would take each other's place.
 #[test]
 fn a_table_that_loses_its_key_is_refused_until_it_has_one() {

@@ -24,9 +24,14 @@ use crate::model::version::Version;
 /// Number of rests computed in one step.
 const STEP: usize = 128;
 
-/// SQL name of the table of rests for table number `id`. It has the version and key of each row.
+/// Name of the table of rests for table number `id`. It has the version and key of each row.
+pub(super) fn contents_name(id: i64) -> String {
+    format!("{PREFIX}_former_{id}_contents")
+}
+
+/// The name of that table, quoted for SQL.
 pub(super) fn contents_table(id: i64) -> String {
-    quote(&format!("{PREFIX}_former_{id}_contents"))
+    quote(&contents_name(id))
 }
 
 impl Shape {

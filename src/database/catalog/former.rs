@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, params, params_from_iter};
 use serde::{Deserialize, Serialize};
 
-use super::by_content::contents_table;
+use super::by_content::{contents_name, contents_table};
 use super::{from_cbor, to_cbor};
 use crate::database::own_shape::has_column;
 use crate::database::rows::{Stored, stored};
@@ -37,6 +37,9 @@ pub(crate) struct Former {
     /// Present rows do not tell this key: it is remembered by their own, see [`was_table`].
     #[serde(default)]
     pub has_was: bool,
+    /// The rows of before can be found by their content, see [`super::by_content`].
+    #[serde(skip)]
+    pub has_contents: bool,
 }
 
 /// Bits for what the comparison observed about the keys that a migration gave to rows.
@@ -184,6 +187,7 @@ impl Database {
             seen: 0,
             before: before.optional()?,
             has_was: !is_by_key,
+            has_contents: !is_by_key,
         };
         if former_shape.has_was {
             self.conn.execute_batch(&create_was(new))?;
@@ -276,7 +280,10 @@ impl Database {
                     self.conn
                         .execute_batch(&format!("ALTER TABLE {table} ADD COLUMN became"))?;
                 }
-                let former: Former = from_cbor(&row.get::<_, Vec<u8>>(1)?)?;
+                let former = Former {
+                    has_contents: self.has_table(&contents_name(id))?,
+                    ..from_cbor(&row.get::<_, Vec<u8>>(1)?)?
+                };
                 self.catalog.former.insert(id, Arc::new(former));
             }
         }
@@ -299,7 +306,11 @@ impl Database {
         let n = shape.key.len();
         let has = |name: &String| table.schema.columns.iter().any(|c| c.lower == *name);
         if !shape.columns[..n].iter().all(|(name, _)| has(name)) {
-            return self.former_by_content(table, shape, value, version);
+            return match former.has_contents {
+                true => self.former_by_content(table, shape, value, version),
+                // Learnt from a snapshot, or a column of it was dropped later.
+                false => Ok(None),
+            };
         }
         let names = shape.columns.iter().take(n);
         let key = names.map(|(name, _)| value(name).map(Value::to_owned));
@@ -476,6 +487,7 @@ impl Database {
             seen: 0,
             before: None,
             has_was: !former.shape.key_gone(table).is_empty(),
+            has_contents: false,
         };
         if former.has_was {
             self.conn.execute_batch(&create_was(table.id))?;

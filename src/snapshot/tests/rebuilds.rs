@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{BOOKS, snapshot};
-use crate::apply::tests::support::Node;
+use super::{BOOKS, at, merge, snapshot};
+use crate::apply::tests::support::{Node, cluster, converge, exchange};
 
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -81,4 +81,37 @@ fn a_snapshot_does_not_wait_for_a_new_table() {
     node.capture();
     node.run("CREATE TABLE logs(at PRIMARY KEY, text)");
     assert!(has_view(&mut node));
+}
+
+/// Nodes that were not there when the key changed remember the former one, and cannot find rows by
+/// what these held.
+#[test]
+fn rows_arrive_where_a_former_key_without_its_columns_came_by_a_snapshot() {
+    let before = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT NOT NULL, v)";
+    let after = "t(a TEXT NOT NULL PRIMARY KEY, v)";
+    let mut n = cluster(2, before);
+    n[0].run("INSERT INTO t VALUES (1, 'a', 'x'), (2, 'b', 'y')");
+    exchange(&mut n);
+    n[0].run("DELETE FROM t WHERE id = 2");
+    for node in &mut n {
+        node.run(&format!(
+            "BEGIN; CREATE TABLE new_{after}; INSERT INTO new_t SELECT a, v FROM t; DROP TABLE t;
+             ALTER TABLE new_t RENAME TO t; COMMIT"
+        ));
+        node.capture();
+        at(node, 10);
+    }
+    let mut fresh = Node::new(3, &format!("CREATE TABLE {after}"));
+    fresh.capture();
+    merge(&mut fresh, &snapshot(&mut n[0]));
+    n[1].run("INSERT INTO t VALUES ('c', 'new'); UPDATE t SET v = 'changed' WHERE a = 'a'");
+    n.push(fresh);
+    converge(&mut n);
+    n[2].restart();
+    n[0].run("UPDATE t SET v = 'again' WHERE a = 'c'");
+    converge(&mut n);
+    assert_eq!(
+        n[2].rows("SELECT * FROM t WHERE a <> 'b' ORDER BY 1"),
+        "t'a' t'changed'\nt'c' t'again'"
+    );
 }
