@@ -42,6 +42,7 @@ mod numbers;
 mod offline;
 mod page;
 mod proxy;
+mod rebuild_kinds;
 mod rebuilds;
 mod replicate;
 mod rights;

@@ -3,6 +3,7 @@
 
 use crate::cluster::Cluster;
 use crate::node::{Node, pause, until};
+use crate::rebuild_kinds;
 
 const BEFORE: &str = "CREATE TABLE \"User\"(id TEXT NOT NULL PRIMARY KEY, email TEXT NOT NULL);
     CREATE UNIQUE INDEX uek ON \"User\"(email)";
@@ -11,43 +12,11 @@ const COLUMNS: &str = "id TEXT NOT NULL PRIMARY KEY, email TEXT NOT NULL";
 
 /// Statements, a transaction each, by which a tool gives `User` a new column.
 fn steps(tool: &str, column: &str) -> Vec<String> {
-    let copy = |from: &str, to: &str| {
-        format!("INSERT INTO \"{to}\"(id, email) SELECT id, email FROM \"{from}\"")
-    };
-    let create = |name: &str| {
-        format!("CREATE TABLE \"{name}\"({COLUMNS}, {column} TEXT NOT NULL DEFAULT 'x')")
-    };
-    let drop = |name: &str| format!("DROP TABLE \"{name}\"");
-    let rename = |from: &str, to: &str| format!("ALTER TABLE \"{from}\" RENAME TO \"{to}\"");
-    let new_first = |new: &str| {
-        vec![
-            create(new),
-            copy("User", new),
-            drop("User"),
-            rename(new, "User"),
-        ]
-    };
-    let mut steps = match tool {
-        "Prisma" => new_first("new_User"),
-        "Alembic" => new_first("_alembic_tmp_User"),
-        "Drizzle" => new_first("__new_User"),
-        "Drizzle's push" => vec![
-            "DROP INDEX uek".to_owned(),
-            rename("User", "__old_push_User"),
-            create("User"),
-            copy("__old_push_User", "User"),
-            drop("__old_push_User"),
-        ],
-        "Sequelize" => vec![
-            create("User_backup"),
-            copy("User", "User_backup"),
-            drop("User"),
-            create("User"),
-            copy("User_backup", "User"),
-            drop("User_backup"),
-        ],
-        _ => panic!("{tool}"),
-    };
+    let after = format!("({COLUMNS}, {column} TEXT NOT NULL DEFAULT 'x')");
+    let mut steps = rebuild_kinds::steps(tool, "User", &after, ("id, email", "id, email"));
+    if tool == "Drizzle's push" {
+        steps.insert(0, "DROP INDEX uek".to_owned());
+    }
     steps.push("CREATE UNIQUE INDEX uek ON \"User\"(email)".to_owned());
     steps
 }
