@@ -56,6 +56,22 @@ impl<'a> KeyPart<'a> {
         .collect()
     }
 
+    /// The columns of a key by the text of its shape; none if that does not tell them.
+    pub(super) fn of_text(shape: &'a str) -> Option<Vec<KeyPart<'a>>> {
+        let part = |text: &'a str| {
+            let mut words = text.rsplitn(3, ' ');
+            let (collation, affinity) = (words.next()?, words.next()?);
+            let known = ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"].contains(&affinity);
+            let name = words.next().filter(|_| known)?;
+            Some(KeyPart {
+                name,
+                affinity,
+                collation,
+            })
+        };
+        shape.split(", ").map(part).collect()
+    }
+
     fn of_table(table: &'a Table) -> Vec<KeyPart<'a>> {
         let key = table.schema.columns.iter().zip(&table.schema.key);
         key.map(|(column, key)| KeyPart {

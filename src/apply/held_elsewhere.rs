@@ -78,16 +78,5 @@ fn parts_of<'a>(formers: &'a [(i64, Arc<Former>)], shape: &'a str) -> Option<Vec
     if let Some(known) = known.find(|known| shape_of_known(known) == shape) {
         return Some(KeyPart::of_shape(known));
     }
-    let part = |text: &'a str| {
-        let mut words = text.rsplitn(3, ' ');
-        let (collation, affinity) = (words.next()?, words.next()?);
-        let known = ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"].contains(&affinity);
-        let name = words.next().filter(|_| known)?;
-        Some(KeyPart {
-            name,
-            affinity,
-            collation,
-        })
-    };
-    shape.split(", ").map(part).collect()
+    KeyPart::of_text(shape)
 }

@@ -4,13 +4,14 @@
 //! it in a column of its own ([`crate::model::frame::WAS`]) with the version (0, 0), for as long as
 //! the former key is remembered. A node that migrated without the row learns from that which row a
 //! change under the former key means, and whether it was deleted under it. What it holds of the row
-//! ends.
+//! ends. A node whose table never had the former key remembers it from then on.
 
 use std::sync::Arc;
 
 use crate::apply::Incoming;
+use crate::apply::former_key::KeyPart;
 use crate::apply::held::{Place, read_held, shape_of_known};
-use crate::database::table::Table;
+use crate::database::table::{Shape, Table};
 use crate::database::{Database, Former, FormerRow, Result};
 use crate::model::cbor::{self, Cursor};
 use crate::model::value::{OwnedValue, Value};
@@ -58,6 +59,24 @@ impl OldKey {
     /// As held entries store it.
     pub(super) fn to_held(&self) -> Option<OwnedValue> {
         self.encode().map(OwnedValue::Blob)
+    }
+
+    /// The former key of a table, as far as a row tells it; none if that makes no sense.
+    fn former(&self) -> Option<Former> {
+        let parts = KeyPart::of_text(&self.shape)?;
+        let key = parts.iter();
+        let shape = Shape {
+            key: key
+                .map(|p| (p.affinity.to_owned(), p.collation.to_owned()))
+                .collect(),
+            columns: parts.iter().map(|p| (p.name.to_owned(), 0)).collect(),
+            ..Shape::default()
+        };
+        let former = Former {
+            shape,
+            ..Former::default()
+        };
+        (former.is_sound() && shape_of_known(&former.shape) == self.shape).then_some(former)
     }
 
     /// Whether a peer may say this.
@@ -151,6 +170,12 @@ impl Database {
         }
         if is_deleted {
             return Ok(());
+        }
+        if !self.catalog.former.contains_key(&table.id)
+            && let Some(former) = was.former().filter(|f| !f.shape.key_gone(table).is_empty())
+        {
+            // The table was created with its present key here.
+            self.adopt_former(table, &former)?;
         }
         let Some((id, former, known)) = self.row_that_was(table, incoming)? else {
             return Ok(());

@@ -59,7 +59,7 @@ pub struct TableSql {
 }
 
 /// The shape of a table as `__harmonylite___tables.shape` stores it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Shape {
     /// Affinity and collation of each key column. When these change, stored keys are no longer
     /// valid.

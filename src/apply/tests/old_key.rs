@@ -111,3 +111,35 @@ fn a_row_that_was_deleted_under_the_old_key_stays_deleted_however_it_changed() {
         assert_eq!(n[0].rows(ROWS), "i4 t'a3' t'other'", "held: {is_held}");
     }
 }
+
+/// The node is new, and the first it hears of the former key is what rows say of themselves.
+#[test]
+fn a_node_that_never_had_the_former_key_knows_rows_again_under_it() {
+    let mut n = nodes();
+    n[1].run("INSERT INTO t VALUES ('g2', 'a2', 'new'), ('g3', 'a3', 'new')");
+    let inserted = n[1].publish();
+    n[0].apply(&inserted);
+    migrate(&mut n[0]);
+    let said = n[0].publish();
+    assert_said(&said);
+    let mut fresh = Node::new(4, "CREATE TABLE t(k INTEGER PRIMARY KEY, a TEXT, v)");
+    fresh.capture();
+    fresh.apply(&said);
+    fresh.apply(&inserted);
+    assert_eq!(fresh.db.held().unwrap(), 0);
+    fresh.restart();
+    n[1].clock.advance(MINUTE);
+    n[1].run("UPDATE t SET v = 'again' WHERE g = 'g2'; DELETE FROM t WHERE g = 'g3'");
+    let again = n[1].publish();
+    fresh.apply(&again);
+    assert_eq!(fresh.rows("SELECT k, v FROM t WHERE k > 2"), "i3 t'again'");
+    assert_eq!(fresh.db.held().unwrap(), 0);
+    n[0].apply(&again);
+    n.push(fresh);
+    for node in &mut n[1..3] {
+        node.apply(&inserted);
+        migrate(node);
+    }
+    converge(&mut n);
+    assert_eq!(n[3].rows(ROWS), "i2 t'a1' t'old'\ni3 t'a2' t'again'");
+}

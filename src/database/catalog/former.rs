@@ -24,7 +24,7 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{Version, stamp};
 
 /// The former key of a table, as `___former` stores it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Former {
     #[serde(flatten)]
     pub shape: Shape,
