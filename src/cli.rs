@@ -31,6 +31,7 @@ usage: harmonylite [flags]
        harmonylite pause|resume [-json] [-config FILE]
        harmonylite diag [-o FILE] [-config FILE]
        harmonylite nats-permissions [-node N] [-config FILE]
+       harmonylite key new FILE
 
   conflicts            show which rows are displaced because another row has their UNIQUE values
   held                 show which changes wait because they do not fit the tables here, and why
@@ -52,6 +53,7 @@ usage: harmonylite [flags]
                        harmonylite-diag.txt), without secrets and without rows
   nats-permissions     print the rights that a node needs on a NATS server, as a block of its
                        configuration; with -node, for the login of that node alone
+  key new              write a new cluster key to FILE, which must not exist, for its owner alone
 
   -config FILE         configuration, TOML (default: config.toml in the current directory)
   -node-id N           this node's id, from 1; goes before node_id of the configuration
@@ -167,6 +169,11 @@ pub enum Command {
         /// The node whose login it is; none: one login for all.
         node: Option<u64>,
     },
+    /// Make a cluster key.
+    NewKey {
+        /// The file to write.
+        to: PathBuf,
+    },
     /// Ask the running daemon, or read its database if none runs.
     Query {
         /// None: see [`crate::config::Config::find`].
@@ -265,12 +272,13 @@ const CLUSTER_SCHEMES: [&str; 4] = ["nats", "tls", "nats-route", "dns"];
 const LEAF_SCHEMES: [&str; 4] = ["nats", "tls", "nats-leaf", "dns"];
 
 /// Words that are commands. They may stand among the flags.
-const SUBCOMMANDS: [&str; 14] = [
+const SUBCOMMANDS: [&str; 15] = [
     "conflicts",
     "diag",
     "forget",
     "held",
     "inspect",
+    "key",
     "nats-permissions",
     "pause",
     "release",
@@ -367,6 +375,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             let config = config(&mut args)?;
             finish(args, "nats-permissions takes -config and -node N")?;
             Ok(Command::NatsPermissions { config, node })
+        }
+        Some("key") => {
+            let is_new = free_word(&mut args).is_some_and(|word| word == "new");
+            let to = free_word(&mut args).filter(|_| is_new);
+            let to = to.ok_or(CliError("key needs the words new FILE behind it".into()))?;
+            finish(args, "key new takes a file alone")?;
+            Ok(Command::NewKey { to: to.into() })
         }
         Some("release") => {
             let config = config(&mut args)?;

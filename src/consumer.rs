@@ -78,7 +78,8 @@ pub fn start(
 
 /// A message's unpacked bytes, from which a decoded frame borrows.
 enum Unpacked<'m> {
-    Own,
+    /// Nothing of it is to be applied: this process sent it, or its seal was refused.
+    Done,
     Frame(Cow<'m, [u8]>),
     Bad(String),
 }
@@ -94,7 +95,7 @@ impl Unpacked<'_> {
     fn arrived<'a>(&'a self, message: &'a Message) -> Arrived<'a> {
         let data = &message.data[..];
         let content = match self {
-            Unpacked::Own => Content::Own,
+            Unpacked::Done => Content::Own,
             Unpacked::Frame(raw) => Content::decode(raw, data),
             Unpacked::Bad(reason) => Content::Bad {
                 reason: reason.clone(),
@@ -329,8 +330,8 @@ impl Consumer {
 
     fn unpack<'m>(&self, message: &'m Message) -> Unpacked<'m> {
         let id = message.id.as_deref().unwrap_or_default();
-        if self.shared.is_own(id, &message.data) {
-            return Unpacked::Own;
+        if message.is_refused || self.shared.is_own(id, &message.data) {
+            return Unpacked::Done;
         }
         unpack(&message.data).map_or_else(|e| Unpacked::Bad(e.to_string()), Unpacked::Frame)
     }

@@ -5,13 +5,14 @@
 //! request ([`report`]), so that a healthy, idle node does no work for this.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::database::{Database, Result};
 use crate::model::text::shortened;
+use crate::seal::Seal;
 
 /// Rows are counted up to this number, so that neither the client nor the node waits.
 pub const COUNTED: u64 = 10_000;
@@ -31,6 +32,8 @@ pub struct Health {
     last: Mutex<Option<LastFailure>>,
     /// Why this node is offline on purpose.
     offline: Mutex<Option<String>>,
+    /// Counts what is refused because of its seal.
+    seal: OnceLock<Arc<Seal>>,
 }
 
 /// The last reported failure, whether it lasts or not.
@@ -84,6 +87,16 @@ impl Health {
         last.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// From now on what this seal refuses counts.
+    pub fn watch_seal(&self, seal: &Arc<Seal>) {
+        let _ = self.seal.set(seal.clone());
+    }
+
+    /// How many messages, values and objects were refused because of their seal.
+    pub fn refused(&self) -> u64 {
+        self.seal.get().map_or(0, |seal| seal.refusals.count())
+    }
+
     /// Reports that `subject` works.
     pub fn report_ok(&self, subject: &str) {
         self.with(|troubles| {
@@ -125,6 +138,10 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         );
         problems.insert(format!("gap in {stream}"), text);
     }
+    let seal = health.seal.get();
+    if let Some(text) = seal.and_then(|seal| seal.refusals.problem()) {
+        problems.insert("cluster key".to_owned(), text);
+    }
     if let Some(text) = database.clock_problem() {
         problems.insert("clock".to_owned(), text);
     }
@@ -165,6 +182,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "displaced": database.displaced_up_to(COUNTED)?,
         "rejected": database.rejected(),
         "quarantined": database.quarantined()?,
+        "refused": health.refused(),
         "from_go": database.go_events(),
         "triggers_missed": database.missed_triggers(),
         "triggers_left_out": triggers.unsupported().len(),

@@ -26,6 +26,7 @@
 //!   no clock.
 //! - [`address`]: addresses of servers, and the secrets in them.
 //! - [`clock`]: the one place that reads clocks.
+//! - [`seal`]: the cluster key: seals messages, keys and objects, and opens them.
 //! - [`database`]: the user's file with our tables: schema, catalog, triggers, reservation of time.
 //! - [`capture`]: outgoing: change log, comparison, versions, marks, frames.
 //! - [`apply`]: incoming: join, held rows, UNIQUE displacement, parts, positions.
@@ -100,6 +101,7 @@
 //! | scheduler, lease | decides when a snapshot is made or merged; who may make one |
 //! | pending | held rows, parts and marks of a snapshot that is being merged |
 //! | founder, joined | the node that began the cluster; a node that has met the others |
+//! | seal, cluster key | encryption bound to a place; the secret of all nodes that makes it |
 //! | fence, courtesy | keeps readers out during our write; the wait for a moment without any |
 //!
 //! # Invariants
@@ -190,6 +192,7 @@ pub mod output;
 pub mod poller;
 pub mod progress;
 pub mod publisher;
+pub mod seal;
 pub mod shared;
 pub mod snapshot;
 pub mod status;

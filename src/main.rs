@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use harmonylite::cli::{self, Command, Flags};
 use harmonylite::commands::query::{self, CommandOutcome};
 use harmonylite::commands::{
-    check, cleanup, conflicts, held, inspect, nats_permissions, release, restore, snapshots,
+    check, cleanup, conflicts, held, inspect, key, nats_permissions, release, restore, snapshots,
 };
 use harmonylite::config::Config;
 use harmonylite::daemon::{self, Until};
@@ -80,6 +80,7 @@ fn carry_out_alone(command: Command, out: &mut dyn Write) -> Result<(), String> 
                 None => held::show(&path, json, out),
             }
         }
+        Command::NewKey { to } => key::make(&to, out),
         Command::NatsPermissions { config, node } => {
             nats_permissions::show(&load(config)?, node, out)
         }

@@ -17,12 +17,16 @@ const ARROWS: &[(&str, &str)] = &[
     ("lock", "db_file"),
     ("model", "mutation"),
     ("address", "model"),
-    ("config", "db_file lock model address"),
+    ("seal", ""),
+    ("config", "db_file lock model address seal"),
     ("cli", "address config"),
-    ("stream", "thread db_file lock model address"),
+    ("stream", "thread db_file lock model address seal"),
     ("logging", "clock progress db_file model config"),
     ("trust", ""),
-    ("store", "clock trust db_file model address config stream"),
+    (
+        "store",
+        "clock trust db_file model address seal config stream",
+    ),
     ("heartbeat", "thread trust address logging"),
     ("poller", "thread"),
     ("watcher", "db_file poller"),
@@ -32,14 +36,17 @@ const ARROWS: &[(&str, &str)] = &[
     ("apply", "mutation model config database capture"),
     ("outbox", "mutation capture"),
     ("measures", ""),
-    ("health", "model database"),
+    ("health", "model seal database"),
     (
         "shared",
         "mutation stream database capture apply outbox measures health",
     ),
     ("http", "thread poller address"),
     ("inspect", "config database"),
-    ("cluster", "mutation model stream database apply shared"),
+    (
+        "cluster",
+        "mutation model seal stream database apply shared",
+    ),
     (
         "snapshot",
         "mutation clock thread memory progress db_file model config logging stream store database \
@@ -66,14 +73,14 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "daemon",
-        "clock thread poller db_file lock memory model address config cli logging stream store \
-         watcher mirror database shared inspect cluster status heartbeat control snapshot \
+        "clock thread poller db_file lock memory model address seal config cli logging stream \
+         store watcher mirror database shared inspect cluster status heartbeat control snapshot \
          publisher consumer",
     ),
     (
         "commands",
-        "clock thread progress output db_file lock model config cli stream store mirror database \
-         apply inspect http cluster status snapshot daemon",
+        "clock thread progress output db_file lock model seal config cli stream store mirror \
+         database apply inspect http cluster status snapshot daemon",
     ),
 ];
 

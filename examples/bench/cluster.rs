@@ -26,10 +26,15 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the cluster, and waits until a row has gone both ways.
     pub fn start() -> Result<Cluster> {
+        Cluster::start_with("")
+    }
+
+    /// The same; `first` begins the configuration of each node.
+    pub fn start_with(first: &str) -> Result<Cluster> {
         let dir = directory()?;
         let (server, address) = start_server(dir.path())?;
         let nodes = (1..=2)
-            .map(|id| start_node(dir.path(), id, &address))
+            .map(|id| start_node(dir.path(), id, &address, first))
             .collect::<Result<Vec<_>>>()?;
         let cluster = Cluster {
             nodes,
@@ -132,12 +137,12 @@ pub fn start_server(dir: &Path) -> Result<(Process, String)> {
     }
 }
 
-fn start_node(dir: &Path, id: u32, address: &str) -> Result<Node> {
+fn start_node(dir: &Path, id: u32, address: &str, first: &str) -> Result<Node> {
     let home = dir.join(format!("node-{id}"));
     fs::create_dir_all(&home)?;
     let db = home.join("app.db");
     App::open(&db)?;
-    let daemon = start_daemon(&db, id, address, ("", ""))?;
+    let daemon = start_daemon(&db, id, address, (first, ""))?;
     Ok(Node { daemon, db })
 }
 

@@ -16,6 +16,7 @@ mod measure;
 mod node;
 mod process;
 mod report;
+mod sealed;
 mod snapshot;
 mod stall;
 mod verify;
@@ -67,7 +68,7 @@ impl Options {
             usual_stores = "file";
         }
         let only = only.map_or(parts, |only| list(&only));
-        let known = format!("{PARTS},{OWN_TABLES},flash,verify");
+        let known = format!("{PARTS},{OWN_TABLES},flash,sealed,verify");
         if let Some(unknown) = only.iter().find(|part| !list(&known).contains(part)) {
             return Err(format!("--only {unknown}: the parts are {known}").into());
         }
@@ -117,6 +118,9 @@ fn main() -> Result<()> {
     }
     if options.has("courtesy") {
         courtesy::measure(options.seconds.unwrap_or(4).max(1))?;
+    }
+    if options.has("sealed") {
+        sealed::measure(options.runs)?;
     }
     if options.has("verify") {
         verify::measure(options.rows)?;

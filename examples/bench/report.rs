@@ -14,7 +14,7 @@ impl Report {
     }
 
     /// The median; NaN, printed as such, if it was not measured.
-    fn median(&self, name: &str) -> f64 {
+    pub fn median(&self, name: &str) -> f64 {
         let mut numbers = self.numbers.get(name).cloned().unwrap_or_default();
         numbers.sort_by(f64::total_cmp);
         numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)

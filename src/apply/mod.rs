@@ -89,7 +89,8 @@ pub struct Arrived<'a> {
 /// The content of a message of a stream.
 #[derive(Debug)]
 pub enum Content<'a> {
-    /// A frame that this process published from this database: every row of it is here.
+    /// A frame that this process published from this database: every row of it is here. Or a
+    /// message that was refused: no row of it counts.
     Own,
     /// A frame: rows, or a part of a frame that is too large for one message.
     Frame(Frame<'a>),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::cluster::dialer::Dialer;
+use crate::cluster::key_change;
 use crate::cluster::registry::{KeyValueRegistry, PUBLISHER};
 use crate::cluster::shared_settings::{COMPRESS, Comparison, SHARDS, compare};
 use crate::model::frame;
@@ -24,6 +25,9 @@ use crate::stream::key_value::KeyValue;
 use crate::stream::reader::JetStreamReader;
 use crate::stream::writer::JetStreamWriter;
 use crate::stream::{Reader, StreamError, Writer};
+
+/// Key of the settings that all nodes share.
+pub(super) const SETTINGS: &str = "settings";
 
 /// Deadline of an attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,8 +118,10 @@ impl JetStreamBroker {
     fn prepared(&self) -> Result<Client, StreamError> {
         self.dialer.attempt(|| {
             let client = self.join()?;
-            let is_fit = self.check_shared_settings(&client);
+            let is_fit = self.check_key(&client);
+            let is_fit = is_fit.and_then(|()| self.check_shared_settings(&client));
             let is_fit = is_fit.and_then(|()| ensure_streams(&client, &self.streams));
+            let is_fit = is_fit.and_then(|()| self.note_open_messages(&client));
             is_fit.inspect_err(|_| client.doubt())?;
             Ok(client)
         })
@@ -189,6 +195,30 @@ impl JetStreamBroker {
         Ok(client)
     }
 
+    /// Looks whether the cluster has a newer key, and seals under this node's key what was sealed
+    /// otherwise before.
+    fn check_key(&self, client: &Client) -> Result<(), StreamError> {
+        if client.seal().keys().is_empty() {
+            return Ok(());
+        }
+        let bucket = meta_bucket(&self.streams.stream_prefix);
+        let kv = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
+        key_change::follow(&kv, client.seal())?;
+        key_change::renew(&kv, client.seal(), self.node.load(Ordering::Relaxed))
+    }
+
+    /// Agrees with the others on the messages that need no seal, because they are older than the
+    /// key.
+    fn note_open_messages(&self, client: &Client) -> Result<(), StreamError> {
+        if client.seal().keys().is_empty() {
+            return Ok(());
+        }
+        let bucket = meta_bucket(&self.streams.stream_prefix);
+        let streams = (1..=self.streams.shards).map(|shard| stream_name(&self.streams, shard));
+        let streams: Vec<String> = streams.collect();
+        key_change::note_open(&KeyValue::open(client, &bucket), client, &streams)
+    }
+
     /// Compares this node's settings with those that the cluster shares, or stores them if there
     /// are none. A node that has met the cluster keeps its settings whatever others write: one
     /// write to the bucket must not end every daemon.
@@ -202,10 +232,10 @@ impl JetStreamBroker {
             "nats.subject_prefix": self.streams.subject_prefix,
         });
         let text = ours.to_string().into_bytes();
-        if kv.create("settings", &text)? {
+        if kv.create(SETTINGS, &text)? {
             return self.agree(None);
         }
-        let Some((stored, revision)) = kv.get("settings")? else {
+        let Some((stored, revision)) = kv.get(SETTINGS)? else {
             return Err(StreamError::Refused(
                 "the shared settings were just deleted".into(),
             ));
@@ -215,7 +245,7 @@ impl JetStreamBroker {
             Comparison::Unreadable(why) => {
                 // As if there were none: what was there made no node take part.
                 log::error!("bucket {bucket}, key settings: {why}; they are written anew");
-                return match kv.update("settings", &text, revision)? {
+                return match kv.update(SETTINGS, &text, revision)? {
                     true => self.agree(None),
                     false => Err(StreamError::Refused(
                         "the shared settings just changed".into(),
@@ -229,7 +259,7 @@ impl JetStreamBroker {
         };
         if self.streams.update_existing && is_possible {
             log::warn!("update_existing: the shared settings are changed: {differences}");
-            kv.put("settings", &text)?;
+            kv.put(SETTINGS, &text)?;
             return self.agree(None);
         }
         let text = format!("this node is not set up like the others: {differences}");

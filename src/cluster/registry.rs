@@ -139,10 +139,10 @@ const READ_AT_ONCE: usize = 32;
 /// All keys of nodes are read again after this time, although each write to one is told.
 const READ_ALL_AGAIN: Duration = Duration::from_secs(3600);
 
-const FOUNDER: &str = "founder";
-const NEWEST: &str = "snapshot";
-const ANNOUNCED: &str = "snapshots";
-const WANTED: &str = "wanted";
+pub(super) const FOUNDER: &str = "founder";
+pub(super) const NEWEST: &str = "snapshot";
+pub(super) const ANNOUNCED: &str = "snapshots";
+pub(super) const WANTED: &str = "wanted";
 const LEADER: &str = "leader";
 
 /// The snapshots that nodes announced in `bucket`, the newest first. A release that keeps no list

@@ -7,6 +7,7 @@ pub mod conflicts;
 mod diag;
 pub mod held;
 pub mod inspect;
+pub mod key;
 pub mod nats_permissions;
 pub mod query;
 pub mod release;

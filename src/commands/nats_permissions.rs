@@ -10,13 +10,15 @@ use crate::output;
 use crate::stream::jetstream::stream_name;
 
 /// Keys of the bucket that belong to no node, and those of one node, without its number.
-const SHARED_KEYS: [&str; 6] = [
+const SHARED_KEYS: [&str; 8] = [
     "settings",
     "founder",
     "snapshot",
     "snapshots",
     "wanted",
     "verify",
+    "newer.*",
+    "open.until",
 ];
 const OWN_KEYS: [&str; 4] = ["publisher-", "tables-", "node.", "digest."];
 

@@ -53,7 +53,7 @@ pub(super) fn open(config: &Config, options: &Flags) -> Result<Access, String> {
         let store = store::open_existing(place, prefix, &|| connect(&client));
         let store = store.map_err(|e| e.to_string())?;
         return Ok(Access {
-            store,
+            store: store::sealed(store, &config.seal, prefix),
             _server: None,
         });
     }
@@ -66,8 +66,9 @@ pub(super) fn open(config: &Config, options: &Flags) -> Result<Access, String> {
                 "a daemon runs on this database, but its nats-server is not up: try again later",
             )?;
             let store = store::open_existing(place, prefix, &|| connect(&client));
+            let store = store.map_err(|e| e.to_string())?;
             Ok(Access {
-                store: store.map_err(|e| e.to_string())?,
+                store: store::sealed(store, &config.seal, prefix),
                 _server: None,
             })
         }
@@ -104,7 +105,7 @@ fn own_server(
         match opened {
             Ok(store) => {
                 return Ok(Access {
-                    store,
+                    store: store::sealed(store, &config.seal, prefix),
                     _server: Some((net, exited, lock)),
                 });
             }

@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -18,6 +19,7 @@ use super::tables::Tables;
 use crate::address::configured::ListenAddress;
 use crate::address::secret::Secret;
 use crate::model::frame::{FRAME_BYTES, FRAME_BYTES_ALLOWED, MAX_MESSAGE_BYTES};
+use crate::seal::{self, Seal};
 
 /// Messages of a stream if the configuration leaves the number to us. A message takes little room
 /// and a snapshot much, so this is more than the 1024 of the Go version.
@@ -95,6 +97,10 @@ pub struct Config {
     pub snapshot: Snapshot,
     /// The servers, and how to log in to them.
     pub nats: NatsSettings,
+    /// The file of the cluster key; none: everything is open.
+    pub cluster_key_file: Option<PathBuf>,
+    /// The keys in it, and whether what is not sealed is refused.
+    pub seal: Arc<Seal>,
     /// The log.
     pub logging: Logging,
     /// The metrics and their address.
@@ -203,8 +209,11 @@ impl Config {
         let common = Common::read(&log, &nats);
         let nats = NatsSettings::read(&nats, common.shards);
         let snapshot = Snapshot::read(&top.section("snapshot"), db_path.clone());
+        let cluster_key_file = top.file("cluster_key_file");
         Config {
             exposed: Vec::new(),
+            seal: Arc::new(read_seal(&top, cluster_key_file.as_deref())),
+            cluster_key_file,
             edge: EdgeSettings::read(&top.section("edge"), nats.urls.is_empty()),
             control_socket: read_control_socket(&top, &db_path),
             http_hosts: top.list("http_hosts").unwrap_or_default(),
@@ -425,6 +434,31 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
         found.is_file().then(|| (found.dev(), found.ino()))
     };
     identity(one).is_some_and(|one| Some(one) == identity(other))
+}
+
+/// The keys of the cluster.
+fn read_seal(top: &Section, file: Option<&Path>) -> Seal {
+    let requires = top.bool("require_key", true);
+    let Some(file) = file else {
+        let is_alone = top.is_given("require_key") && !top.is_given("cluster_key_file");
+        if is_alone && requires {
+            top.note(
+                "require_key",
+                "is true, so cluster_key_file must be set too",
+            );
+        }
+        return Seal::default();
+    };
+    // A file that cannot be read is noted already.
+    let text = std::fs::read_to_string(file).ok();
+    let keys = text.map_or(Ok(Vec::new()), |text| seal::key::parse(&text));
+    let keys = keys.unwrap_or_else(|wrong| {
+        let file = file.display();
+        let advice = "harmonylite key new FILE makes a file with a key";
+        top.note("cluster_key_file", format!("is {file}, {wrong}; {advice}"));
+        Vec::new()
+    });
+    Seal::new(keys, requires)
 }
 
 impl Common {

@@ -90,7 +90,8 @@ fn listed(file: &Path, problems: &[Problem]) -> String {
 }
 
 /// What others than this user and root can change, and so make of this node what they like.
-fn exposed(file: &Path, db_path: &Path) -> Vec<String> {
+fn exposed(file: &Path, config: &Config) -> Vec<String> {
+    let db_path = &config.db_path;
     let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let changeable = [Some(&*file), file.parent()].into_iter().flatten();
     let mut found: Vec<String> = changeable
@@ -105,6 +106,12 @@ fn exposed(file: &Path, db_path: &Path) -> Vec<String> {
         found.push(format!(
             "db_path: every user can make files beside {path}: move it to a folder of its own"
         ));
+    }
+    if let Some(path) = &config.cluster_key_file
+        && let Some(why) = access::legibility(path).or_else(|| access::exposure(path))
+    {
+        let path = path.display();
+        found.push(format!("cluster_key_file: {path} {why}: chmod 600"));
     }
     found
 }
@@ -126,7 +133,7 @@ impl Config {
             cause,
         })?;
         let mut config = Config::parse(file, &text)?;
-        config.exposed = exposed(file, &config.db_path);
+        config.exposed = exposed(file, &config);
         Ok(config)
     }
 

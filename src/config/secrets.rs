@@ -20,9 +20,16 @@ impl Config {
         let logins = [&self.nats.route_login, &self.nats.leaf_login];
         let logins = logins.into_iter().flatten();
         secrets.extend(logins.map(|login| login.password.reveal().to_owned()));
+        // The file is the configuration's; the keys in memory are derived from it.
+        let keys = self.cluster_key_file.as_ref();
+        let keys = keys.and_then(|file| std::fs::read_to_string(file).ok());
+        let lines = keys.iter().flat_map(|text| text.lines());
+        let lines = lines.filter(|line| !line.starts_with('#'));
+        secrets.extend(lines.map(|line| line.trim().to_owned()));
         secrets.extend(of_snapshots(&self.snapshot));
         let heartbeat = self.health_check.heartbeat_url.as_ref();
         secrets.extend(of_monitor(heartbeat.map_or("", Secret::reveal)));
+        secrets.retain(|secret| !secret.is_empty());
         secrets.sort_unstable();
         secrets.dedup();
         secrets

@@ -77,6 +77,7 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     memory::require_room().map_err(Failure)?;
     let (exits, exited) = unbounded();
     let poller = Poller::start(&exits).map_err(|e| Failure(format!("waiting for events: {e}")))?;
+    say_trust(config);
     let (ask, asks) = unbounded();
     let waiting_is_over = Arc::new(AtomicBool::new(false));
     let opening = Arc::new(AtomicBool::new(true));
@@ -195,6 +196,23 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
     threads.stop(&waiting_is_over, &signals);
     log::logger().flush();
     failure.map_or(Ok(()), |cause| Err(Failure(cause)))
+}
+
+/// Says how far the other nodes, and what comes from them, are trusted.
+fn say_trust(config: &Config) {
+    let Some(key) = config.seal.key() else {
+        log::info!(
+            "there is no cluster_key_file: this node trusts every holder of a login at the broker, \
+             and everybody who can write to the store of snapshots"
+        );
+        return;
+    };
+    let open = match config.seal.requires() {
+        true => "refused",
+        false => "accepted, too (require_key = false)",
+    };
+    let id = key.id_text();
+    log::info!("this node seals with cluster key {id}; what is not sealed is {open}");
 }
 
 /// Goes offline if `sync_window` is closed now, and online if it is open. Returns when to look

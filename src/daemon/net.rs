@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::membership;
+use crate::address::secret::Secret;
 use crate::address::server::encode;
 use crate::cli::{Flags, Peer};
 use crate::cluster::broker::JetStreamBroker;
@@ -15,6 +16,7 @@ use crate::cluster::dialer::Dialer;
 use crate::config::nats::ServerLogin;
 use crate::config::{Config, NatsSettings};
 use crate::model::backoff::Backoff;
+use crate::seal::Seal;
 use crate::stream::bandwidth::Bandwidth;
 use crate::stream::client::ClientOptions;
 use crate::stream::jetstream::StreamOptions;
@@ -53,6 +55,7 @@ impl Net {
         let servers = if embedded { server_count(options) } else { 1 };
         let streams = stream_options(config, servers);
         let edge = EdgeOptions {
+            seal: config.seal.clone(),
             heartbeat: config.edge.heartbeat,
             bandwidth: bandwidth.cloned(),
         };
@@ -107,9 +110,10 @@ pub fn client_options(nats: &NatsSettings, name: &str) -> ClientOptions {
     }
 }
 
-/// The options of a client that `[edge]` sets.
+/// The options of a client that do not say how to reach the broker.
 #[derive(Clone)]
 struct EdgeOptions {
+    seal: Arc<Seal>,
     heartbeat: Option<Duration>,
     bandwidth: Option<Arc<Bandwidth>>,
 }
@@ -117,6 +121,7 @@ struct EdgeOptions {
 impl EdgeOptions {
     fn with(&self, options: ClientOptions) -> ClientOptions {
         ClientOptions {
+            seal: self.seal.clone(),
             heartbeat: self.heartbeat,
             bandwidth: self.bandwidth.clone(),
             ..options
@@ -162,7 +167,7 @@ fn server_options(config: &Config, options: &Flags, node_name: String) -> Server
         let urls = peers.iter().map(peer_url);
         urls.map(|url| with_login(url, login)).collect()
     };
-    let route_login = config.nats.route_login.as_ref();
+    let route_login = &route_login(config, options);
     let password = config
         .nats
         .user_password
@@ -177,13 +182,30 @@ fn server_options(config: &Config, options: &Flags, node_name: String) -> Server
         bind_address: config.nats.bind_address.to_string(),
         user: config.nats.user_name.clone().map(|user| (user, password)),
         cluster_addr: options.cluster_addr.as_ref().map(ToString::to_string),
-        peers: urls(&options.cluster_peers, &config.nats.route_login),
+        peers: urls(&options.cluster_peers, route_login),
         leaf_servers: urls(&options.leaf_servers, &config.nats.leaf_login),
-        route_login: route_login.map(|l| (l.user.clone(), l.password.reveal().to_owned())),
+        route_login: route_login
+            .as_ref()
+            .map(|l| (l.user.clone(), l.password.reveal().to_owned())),
         route_tls: config.nats.route_tls.clone(),
         is_insecure: options.insecure_cluster,
         user_config: config.nats.server_config.clone(),
     }
+}
+
+/// The login of our own servers at each other: as configured, else made of the cluster key, unless
+/// they know each other in a different way.
+fn route_login(config: &Config, options: &Flags) -> Option<ServerLogin> {
+    let nats = &config.nats;
+    let has_login = |peer: &Peer| peer_url(peer).contains('@');
+    let is_closed = nats.route_tls.is_some() || options.cluster_peers.iter().any(has_login);
+    let key = config.seal.key();
+    let key = key.filter(|_| !is_closed && !options.insecure_cluster);
+    let derived = key.map(|key| ServerLogin {
+        user: "harmonylite".into(),
+        password: Secret::new(key.route_password()),
+    });
+    nats.route_login.clone().or(derived)
 }
 
 /// The URL with the configured login, unless it has one.

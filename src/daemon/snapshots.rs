@@ -62,17 +62,19 @@ pub fn start(
         selection: config.tables.described(),
     };
     let token = format!("{:016x}", random_node_id());
-    let (ttl, place, prefix) = (
+    let (ttl, place, prefix, seal) = (
         config.snapshot.leader_ttl,
         place(config, broker),
         config.common.stream_prefix.clone(),
+        config.seal.clone(),
     );
     let (to_registry, to_store) = (broker.clone(), broker.clone());
     let places = Places {
         registry: Box::new(move || to_registry.registry(ttl, &token)),
         store: Box::new(move || {
             let store = store::open(&place, &prefix, &|| to_store.connect())?;
-            Ok(store::limited(store, to_store.bandwidth().as_ref()))
+            let store = store::limited(store, to_store.bandwidth().as_ref());
+            Ok(store::sealed(store, &seal, &prefix))
         }),
         dialer: broker.dialer.clone(),
     };
@@ -214,7 +216,8 @@ fn announced(
 fn open_store(config: &Config, broker: &JetStreamBroker) -> Result<Box<dyn Store>, StoreError> {
     let prefix = &config.common.stream_prefix;
     let store = store::open(&place(config, broker), prefix, &|| broker.connect())?;
-    Ok(store::limited(store, broker.bandwidth().as_ref()))
+    let store = store::limited(store, broker.bandwidth().as_ref());
+    Ok(store::sealed(store, &config.seal, prefix))
 }
 
 /// The store of snapshots. In a cluster of our own servers it has as many copies as the streams:

@@ -77,6 +77,7 @@ impl Threads {
         let strays = database.fence().strays();
         let (shared, woken) = Shared::new(database, shards);
         let shared = Arc::new(shared);
+        shared.health.watch_seal(&config.seal);
         let (stop, stopped) = bounded(0);
         let backoff = Backoff::new(config.nats.reconnect_wait / 4, config.nats.reconnect_wait);
         let retries = config.nats.connect_retries;

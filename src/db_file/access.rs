@@ -171,6 +171,12 @@ pub fn exposure(path: &Path) -> Option<String> {
     })
 }
 
+/// Says that every user can read the file at `path`, in words that follow the path; none if not.
+pub fn legibility(path: &Path) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.mode() & 0o777;
+    (mode & 0o004 != 0).then(|| format!("can be read by every user (mode {mode:03o})"))
+}
+
 /// Whether every user can make files in the folder of `path`.
 pub fn is_in_open_folder(path: &Path) -> bool {
     fs::metadata(folder_of(path)).is_ok_and(|data| data.mode() & 0o002 != 0)

@@ -29,6 +29,7 @@ pub(super) struct MetricFacts {
     pub displaced: u64,
     pub rejected: u64,
     pub quarantined: u64,
+    pub refused: u64,
     pub tables: u64,
     /// Bytes of the database file and of its WAL.
     pub database: u64,
@@ -97,6 +98,7 @@ impl MetricFacts {
             displaced: db.displaced_up_to(COUNTED)?,
             rejected: db.rejected(),
             quarantined: db.quarantined()?,
+            refused: shared.health.refused(),
             tables: db.tables().len() as u64,
             database: std::fs::metadata(db.path()).map_or(0, |data| data.len()),
             wal: db.wal_bytes(),
@@ -155,7 +157,7 @@ fn flag(is: bool) -> Option<f64> {
 }
 
 /// All of them; those of the Go version first.
-pub(super) const SIMPLE: [Described; 30] = [
+pub(super) const SIMPLE: [Described; 31] = [
     gauge(
         "published",
         "Rows published since the start (as in the Go version; published_rows_total is a counter).",
@@ -216,6 +218,11 @@ pub(super) const SIMPLE: [Described; 30] = [
         "quarantined_messages",
         "Messages that this release cannot read.",
         |f| Some(f.quarantined as f64),
+    ),
+    counter(
+        "refused_total",
+        "Messages, keys and objects that were refused because of their seal.",
+        |f| Some(f.refused as f64),
     ),
     gauge(
         "backlog_rows",

@@ -149,6 +149,7 @@ impl PublisherLink {
                 break;
             };
             let id = frame::message_id(&bytes, rest.salt);
+            let id = self.writer.message_id(rest.shard, id);
             let token = self.next;
             self.next += 1;
             if self.messages.is_empty() {

@@ -133,6 +133,7 @@ mod tests {
         assert_eq!(holds(5_000_000), 100);
         assert_eq!(holds(64), 64);
         let message = Message {
+            is_refused: false,
             sequence: 1,
             id: None,
             time_ms: 0,

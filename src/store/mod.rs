@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::snapshot::StoreSettings as Settings;
+use crate::seal::Seal;
 use crate::stream::StreamError;
 use crate::stream::bandwidth::Bandwidth;
 use crate::stream::client::Client;
@@ -43,6 +44,7 @@ mod nats;
 mod part;
 #[cfg(feature = "store-s3")]
 mod s3;
+mod sealed;
 #[cfg(feature = "store-sftp")]
 mod sftp;
 #[cfg(feature = "store-webdav")]
@@ -184,6 +186,15 @@ pub fn limited(store: Box<dyn Store>, limit: Option<&Arc<Bandwidth>>) -> Box<dyn
         Some(limit) => Box::new(limited::LimitedStore { store, limit }),
         None => store,
     }
+}
+
+/// The same store, whose objects are sealed with the key of the cluster `stream_prefix`.
+pub fn sealed(store: Box<dyn Store>, seal: &Arc<Seal>, stream_prefix: &str) -> Box<dyn Store> {
+    Box::new(sealed::SealedStore {
+        store,
+        seal: seal.clone(),
+        cluster: stream_prefix.to_owned(),
+    })
 }
 
 /// Like [`open`], for callers that only read: it creates nothing. A missing bucket or folder is

@@ -29,6 +29,7 @@ use super::limits;
 pub use super::link::Inbox;
 use super::link::Link;
 use crate::address::server::Address;
+use crate::seal::Seal;
 use crate::thread::spawn_detached;
 
 /// Deadline of a request to the JetStream API. A cluster needs seconds to elect a leader.
@@ -84,6 +85,8 @@ pub struct ClientOptions {
     pub heartbeat: Option<Duration>,
     /// Limit of bytes a second; none: no limit.
     pub bandwidth: Option<Arc<Bandwidth>>,
+    /// The cluster key; by default none.
+    pub seal: Arc<Seal>,
 }
 
 impl fmt::Debug for ClientOptions {
@@ -100,6 +103,7 @@ impl fmt::Debug for ClientOptions {
             .field("domain", &self.domain)
             .field("heartbeat", &self.heartbeat)
             .field("bandwidth", &self.bandwidth)
+            .field("seal", &self.seal)
             .finish()
     }
 }
@@ -170,6 +174,7 @@ pub struct Client {
     domain: Option<String>,
     heartbeat: Option<Duration>,
     bandwidth: Option<Arc<Bandwidth>>,
+    seal: Arc<Seal>,
     /// Ends the connection with its last client.
     owners: Arc<Owners>,
 }
@@ -211,6 +216,7 @@ impl Client {
             domain: options.domain.clone(),
             heartbeat: options.heartbeat,
             bandwidth: options.bandwidth.clone(),
+            seal: options.seal.clone(),
         })
     }
 
@@ -258,6 +264,11 @@ impl Client {
     /// See [`ClientOptions::bandwidth`].
     pub(super) fn bandwidth(&self) -> Option<&Bandwidth> {
         self.bandwidth.as_deref()
+    }
+
+    /// Seals and opens what is sent and read on this connection.
+    pub fn seal(&self) -> &Arc<Seal> {
+        &self.seal
     }
 
     /// Ends this connection from any thread.
@@ -515,6 +526,7 @@ impl Client {
             domain: self.domain.clone(),
             heartbeat: self.heartbeat,
             bandwidth: self.bandwidth.clone(),
+            seal: self.seal.clone(),
             owners: self.owners.clone(),
         })
     }

@@ -7,6 +7,7 @@
 //! the stream's leader, so they see every acknowledged write.
 #![allow(deprecated)]
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use super::delivery::header;
 use super::jetstream::{code, create_stream, differences};
 use crate::model::base64;
 use crate::model::timestamp;
+use crate::seal::{OVERHEAD, Received, Seal, SealPlace};
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
@@ -43,11 +45,13 @@ pub struct TimedValue {
     pub time_ms: i64,
 }
 
-/// A bucket, accessed over `client`.
+/// A bucket, accessed over `client`. Values are sealed; one whose seal is not right counts as
+/// deleted, so that it can be written anew.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyValue<'a> {
     client: &'a Client,
     bucket: &'a str,
+    seal: &'a Seal,
 }
 
 impl<'a> KeyValue<'a> {
@@ -82,12 +86,25 @@ impl<'a> KeyValue<'a> {
         if !differences.is_empty() {
             log::warn!("bucket {bucket} stays as it is: {}", differences.join(", "));
         }
-        Ok(KeyValue { client, bucket })
+        Ok(KeyValue::open(client, bucket))
     }
 
     /// Opens a bucket that was ensured before, without a request.
     pub fn open(client: &'a Client, bucket: &'a str) -> KeyValue<'a> {
-        KeyValue { client, bucket }
+        let seal = client.seal();
+        KeyValue {
+            client,
+            bucket,
+            seal,
+        }
+    }
+
+    /// The same bucket, under different keys.
+    pub fn sealed_by<'s>(self, seal: &'s Seal) -> KeyValue<'s>
+    where
+        'a: 's,
+    {
+        KeyValue { seal, ..self }
     }
 
     /// Receives a message for every write to `bucket` from now on. Writes to a bucket of a
@@ -207,14 +224,43 @@ impl<'a> KeyValue<'a> {
         let answers = self.client.api_many(&calls?)?;
         let each = keys.iter().zip(answers).map(|(key, answer)| match answer {
             Ok(reply) if is_deletion(&reply["message"]) => Ok(None),
-            Ok(reply) => Ok(timed(&reply["message"], most)),
+            Ok(reply) => self.timed(key, &reply["message"], most),
             Err(error) if error.err_code == code::NO_MESSAGE_FOUND => Ok(None),
             Err(error) => Err(self.refused("read", key, &error)),
         });
         each.collect()
     }
 
+    /// Seals the value of `key` anew, if an older key seals it, or none and `also_open`.
+    pub fn renew(&self, key: &str, also_open: bool) -> Result<(), StreamError> {
+        let stored = self.stored(key)?.filter(|stored| !stored.deleted);
+        let stored = stored.filter(|stored| self.seal.is_stale(&stored.value, also_open));
+        let Some(StoredValue { revision, .. }) = stored else {
+            return Ok(());
+        };
+        match self.get(key)? {
+            // If it has changed meanwhile, its writer sealed it.
+            Some((value, found)) if found == revision => {
+                self.update(key, &value, revision).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn entry(&self, key: &str) -> Result<Option<StoredValue>, StreamError> {
+        let Some(mut stored) = self.stored(key)? else {
+            return Ok(None);
+        };
+        if !stored.deleted {
+            let opened = self.received(key, stored.value)?;
+            stored.deleted = opened.is_none();
+            stored.value = opened.unwrap_or_default();
+        }
+        Ok(Some(stored))
+    }
+
+    /// The newest message of a key, as it is stored.
+    fn stored(&self, key: &str) -> Result<Option<StoredValue>, StreamError> {
         let subject = self.subject(key)?;
         let call = format!("STREAM.MSG.GET.KV_{}", self.bucket);
         let reply = match self
@@ -248,13 +294,51 @@ impl<'a> KeyValue<'a> {
         value: &[u8],
     ) -> Result<Result<Value, ApiError>, StreamError> {
         let subject = self.client.key_subject(&self.subject(key)?);
-        let written = self.client.ask(&subject, headers, value, API_TIMEOUT)?;
+        let value = match headers.contains(&DELETION) {
+            true => Cow::Borrowed(value),
+            false => self.seal.seal(self.place(key), value),
+        };
+        let written = self.client.ask(&subject, headers, &value, API_TIMEOUT)?;
         if written.is_ok() && self.client.is_elsewhere() {
             // A notice for watchers. Losing it costs them time, nothing else.
             let word = format!("{}.{key}", self.bucket);
             self.client.publish(&word, None, &[], b"")?;
         }
         Ok(written)
+    }
+
+    fn place<'k>(&'k self, key: &'k str) -> SealPlace<'k> {
+        let bucket = self.bucket;
+        SealPlace::Value { bucket, key }
+    }
+
+    /// Opens a value. None if its seal is not right.
+    fn received(&self, key: &str, value: Vec<u8>) -> Result<Option<Vec<u8>>, StreamError> {
+        match self.seal.receive(self.place(key), value) {
+            Received::Opened(value) => Ok(Some(value)),
+            Received::Refused => Ok(None),
+            Received::Waits(why) => Err(StreamError::Refused(format!(
+                "read key {key} of bucket {}: {why}",
+                self.bucket
+            ))),
+        }
+    }
+
+    fn timed(
+        &self,
+        key: &str,
+        message: &Value,
+        most: usize,
+    ) -> Result<Option<TimedValue>, StreamError> {
+        let data = message["data"].as_str().unwrap_or_default();
+        let value = base64::decode(data).filter(|value| value.len() <= most + OVERHEAD);
+        let time_ms = message["time"].as_str().and_then(timestamp::unix_ms);
+        let (Some(value), Some(time_ms)) = (value, time_ms) else {
+            return Ok(None);
+        };
+        let value = self.received(key, value)?;
+        let value = value.filter(|value| value.len() <= most);
+        Ok(value.map(|value| TimedValue { value, time_ms }))
     }
 
     fn subject(&self, key: &str) -> Result<String, StreamError> {
@@ -271,13 +355,6 @@ impl<'a> KeyValue<'a> {
 /// value with a different header.
 fn is_deletion(message: &Value) -> bool {
     header(message, "KV-Operation").is_some() || header(message, "Nats-Marker-Reason").is_some()
-}
-
-fn timed(message: &Value, most: usize) -> Option<TimedValue> {
-    let data = message["data"].as_str().unwrap_or_default();
-    let value = base64::decode(data).filter(|value| value.len() <= most)?;
-    let time_ms = timestamp::unix_ms(message["time"].as_str()?)?;
-    Some(TimedValue { value, time_ms })
 }
 
 /// Checks a name. A space or wildcard in a subject would break the connection or write to a

@@ -65,6 +65,8 @@ pub struct Message {
     pub time_ms: i64,
     /// The frame, or a part of one.
     pub data: Vec<u8>,
+    /// Its seal is not right: it is counted, `data` is empty, and nothing of it is to be applied.
+    pub is_refused: bool,
 }
 
 /// State of a stream at the moment of the request.
@@ -150,6 +152,11 @@ pub enum StreamError {
 pub trait Writer: Send {
     /// Largest message to use for a frame of `bytes`, in bytes.
     fn max_message_bytes(&self, bytes: usize) -> usize;
+    /// The id under which a message goes to `shard`; `of` is the id of its content.
+    fn message_id(&self, shard: u32, of: [u8; 16]) -> [u8; 16] {
+        let _ = shard;
+        of
+    }
     /// Limit of unacknowledged bytes. One message is always allowed.
     fn window_bytes(&self) -> usize;
     /// Sends a message to `shard` (from 1) under `id` (`Nats-Msg-Id`), without waiting for the

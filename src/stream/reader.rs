@@ -33,6 +33,7 @@ use super::domains::{self, Foreign};
 use super::jetstream::{message_id, state_in, stream_info};
 use super::{FIRST_WINDOW, Message, QUICK, Reader, StreamError, StreamState, at_slowest};
 use crate::model::frame::MAX_MESSAGE_BYTES;
+use crate::seal::Received;
 use silence::Silence;
 
 mod placement;
@@ -92,6 +93,8 @@ enum Arrival {
     Nothing,
     /// The consumer is no longer trusted, for this reason.
     Odd(String),
+    /// A message that this node cannot open now, for this reason. It must not be passed over.
+    Waits(String),
 }
 
 /// [`Reader`] on JetStream.
@@ -112,6 +115,8 @@ pub struct JetStreamReader {
     remaining: u64,
     /// Consumers given up since the last message.
     oddities: usize,
+    /// Why the next message cannot be opened, as far as it has come.
+    waits: Option<String>,
     silence: Silence,
     /// Fires when `silence` is to be checked.
     silent: Receiver<Instant>,
@@ -140,6 +145,7 @@ impl JetStreamReader {
             foreign: Foreign::default(),
             remaining: 0,
             oddities: 0,
+            waits: None,
             silence: Silence::default(),
             silent: never(),
         })
@@ -315,12 +321,10 @@ impl JetStreamReader {
                     batch.push(message);
                 }
                 Arrival::Nothing => {}
-                Arrival::Odd(why) => {
-                    log::debug!("stream {}: reading again: {why}", self.stream);
-                    if let Some(consumer) = &mut self.consumer {
-                        consumer.next = NOWHERE;
-                    }
-                    return Ok((batch, Some(why)));
+                Arrival::Odd(why) => return Ok((batch, Some(self.give_up(why)))),
+                Arrival::Waits(why) => {
+                    self.waits = Some(why.clone());
+                    return Ok((batch, Some(self.give_up(why))));
                 }
             }
             let full = batch.len() >= FETCH || bytes >= PULL_BYTES;
@@ -331,6 +335,15 @@ impl JetStreamReader {
             };
         }
         Ok((batch, None))
+    }
+
+    /// Trusts the consumer no longer, for the reason that it returns.
+    fn give_up(&mut self, why: String) -> String {
+        log::debug!("stream {}: reading again: {why}", self.stream);
+        if let Some(consumer) = &mut self.consumer {
+            consumer.next = NOWHERE;
+        }
+        why
     }
 
     /// Classifies one message from the inbox, and requests more when it was the last of its pull.
@@ -399,11 +412,23 @@ impl JetStreamReader {
             let ours = self.domain.as_deref();
             self.foreign.note(&self.stream, ours, Some(theirs));
         }
+        let id = delivery::id(&message);
+        let named = (&*self.stream, id.as_deref().unwrap_or_default());
+        let seal = self.client.seal();
+        let received = seal.receive_message(named, sequence, message.data);
+        let (data, is_refused) = match received {
+            Received::Opened(data) => (data, false),
+            Received::Refused => (Vec::new(), true),
+            Received::Waits(why) => {
+                return Ok(Arrival::Waits(format!("message {sequence}: {why}")));
+            }
+        };
         Ok(Arrival::Message(Message {
             sequence,
-            id: delivery::id(&message),
+            id,
             time_ms,
-            data: message.data,
+            data,
+            is_refused,
         }))
     }
 }
@@ -468,6 +493,12 @@ impl JetStreamReader {
                 recv(self.inbox.messages) -> message => {
                     let message = message.map_err(|_| self.client.lost())?;
                     let (batch, odd) = self.drain(message)?;
+                    if let Some(why) = self.waits.take()
+                        && batch.is_empty()
+                    {
+                        let text = format!("read stream {}: {why}", self.stream);
+                        return Err(StreamError::Refused(text));
+                    }
                     if !batch.is_empty() {
                         if odd.is_none() {
                             self.heard();

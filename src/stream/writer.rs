@@ -26,6 +26,7 @@ use super::domains::{self, AckedTokens, Foreign, HEADER};
 use super::jetstream::{self, StreamOptions, code};
 use super::link::Link;
 use super::{Ack, Refusal, StreamError, Writer};
+use crate::seal::{Seal, SealPlace};
 use crate::thread::{OnDemand, spawn_detached};
 
 /// Bytes reserved for `Nats-Msg-Id` and the header line; ids are about 40 bytes long.
@@ -75,6 +76,7 @@ pub struct JetStreamWriter {
     thread: Arc<OnDemand<WriterDesk>>,
     acks: Receiver<Ack>,
     subjects: StreamOptions,
+    seal: Arc<Seal>,
     address: String,
     max_message_bytes: usize,
     window_bytes: usize,
@@ -86,7 +88,9 @@ impl JetStreamWriter {
     /// Takes over `client` to publish to the streams of `options`, which must exist. Returns an
     /// error if the connection ends meanwhile.
     pub fn new(client: Client, options: &StreamOptions) -> Result<JetStreamWriter, StreamError> {
-        let limit = client.max_payload().saturating_sub(HEADER_ROOM);
+        let seal = client.seal().clone();
+        let room = HEADER_ROOM + seal.overhead();
+        let limit = client.max_payload().saturating_sub(room);
         let (max_message_bytes, window_bytes) = match client.is_tls() {
             true => (limit.min(MESSAGE), TLS_WINDOW),
             false => (limit, PLAIN_WINDOW),
@@ -132,6 +136,7 @@ impl JetStreamWriter {
             thread: OnDemand::new("nats-writer", &unbounded().0, desk, write),
             acks,
             subjects,
+            seal,
             address,
             max_message_bytes,
             window_bytes,
@@ -148,16 +153,23 @@ impl Writer for JetStreamWriter {
             .min(self.max_message_bytes)
     }
 
+    fn message_id(&self, shard: u32, of: [u8; 16]) -> [u8; 16] {
+        let stream = jetstream::stream_name(&self.subjects, shard);
+        self.seal.message_id(&stream, of)
+    }
+
     fn window_bytes(&self) -> usize {
         self.window_bytes
     }
 
     fn send(&mut self, shard: u32, id: &str, data: &[u8], token: u64) -> Result<(), StreamError> {
         let subject = jetstream::subject(&self.subjects, shard);
+        let stream = &jetstream::stream_name(&self.subjects, shard);
+        let sealed = self.seal.seal(SealPlace::Message { stream, id }, data);
         let job = WriterJob::Publish {
             subject,
             id: id.to_string(),
-            data: data.to_vec(),
+            data: sealed.into_owned(),
             token,
         };
         let sent = self.jobs.send_timeout(job, STUCK);

@@ -46,6 +46,7 @@ mod rebuild_kinds;
 mod rebuilds;
 mod replicate;
 mod rights;
+mod sealed;
 mod service;
 mod settings;
 mod signals;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use crate::cluster::key_change;
 use crate::database::meta::Meta;
 use crate::database::own_tables;
 use crate::model::frame::{FrameBuilder, KeyColumn, TableHeader};
 use crate::model::value::Value;
 use crate::model::version::Version;
+use crate::seal::{Seal, SealPlace, key};
 
 const FORMAT: &str = include_str!("../format.md");
 
@@ -67,6 +69,7 @@ fn every_key_in_nats_stands_in_the_format() {
     for key in keys
         .into_iter()
         .chain(["settings", crate::status::entry::KEY])
+        .chain([key_change::OPEN, key_change::NEWER])
     {
         assert!(section.unwrap().contains(&format!("`{key}")), "{key}");
     }
@@ -75,6 +78,26 @@ fn every_key_in_nats_stands_in_the_format() {
     for field in entry.as_object().unwrap().keys() {
         assert!(section.unwrap().contains(&format!("`{field}`")), "{field}");
     }
+}
+
+/// The sealed text of format.md opens with its key, in its place.
+#[test]
+fn the_sealed_example_opens() {
+    let section = FORMAT.split("\n## ").find(|s| s.starts_with("Sealed"));
+    let example = section.unwrap().split("An example: ").nth(1).unwrap();
+    let key = example
+        .split('`')
+        .find(|part| part.starts_with("1764"))
+        .unwrap();
+    let bytes = example.split("```text\n").nth(1).unwrap();
+    let bytes = bytes.split("```").next().unwrap().split_whitespace();
+    let bytes = bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    let seal = Seal::new(key::parse(key).unwrap(), true);
+    let place = SealPlace::Value {
+        bucket: "harmonylite-changes-meta",
+        key: "founder",
+    };
+    assert_eq!(seal.open(place, bytes.collect()).unwrap(), b"7");
 }
 
 /// The example of format.md, byte by byte.

@@ -1,0 +1,113 @@
+//! The change of the cluster key, while the cluster runs.
+//!
+//! A node whose file has a newer key in its first line tells so, under a key of the bucket that
+//! the older one seals. So a node with the older key alone knows that what it cannot open is not
+//! forged: it waits for its operator. A node that has both seals with the newer one from then on.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::broker::SETTINGS;
+use crate::cluster::registry::{ANNOUNCED, FOUNDER, NEWEST, PUBLISHER, TABLES, WANTED};
+use crate::seal::{ClusterKey, Seal};
+use crate::stream::StreamError;
+use crate::stream::client::Client;
+use crate::stream::jetstream::stream_state;
+use crate::stream::key_value::KeyValue;
+
+/// Prefix of a key: the number of an older cluster key follows, which seals the number of a newer
+/// one.
+pub const NEWER: &str = "newer.";
+
+/// Key of the last message of each stream from before the cluster had a key.
+pub const OPEN: &str = "open.until";
+
+/// By stream: the last message, and when the stream was created.
+type OpenUntil = BTreeMap<String, (u64, String)>;
+
+/// Finds the newest key that the cluster tells of, and tells of this node's. Fails if the file of
+/// this node lacks it.
+pub(super) fn follow(bucket: &KeyValue<'_>, seal: &Seal) -> Result<(), StreamError> {
+    let Some(own) = seal.key() else { return Ok(()) };
+    if let Some(newer) = told(bucket, own)? {
+        if !seal.seal_with(&newer) {
+            return Err(StreamError::Refused(format!(
+                "the cluster has a newer key ({newer}) than those in cluster_key_file: copy the \
+                 file of the other nodes, and start this node again"
+            )));
+        }
+        log::info!("the cluster seals with a newer key: {newer}");
+        return Ok(());
+    }
+    for older in seal.keys().iter().filter(|key| key.made < own.made) {
+        if told(bucket, older)?.is_none() {
+            let key = format!("{NEWER}{}", older.id_text());
+            let by_older = Seal::new(vec![older.clone()], true);
+            let value = own.id_text();
+            bucket.sealed_by(&by_older).put(&key, value.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// The number of the key that follows `key`; none if nothing tells of one.
+fn told(bucket: &KeyValue<'_>, key: &ClusterKey) -> Result<Option<String>, StreamError> {
+    let by_key = Seal::new(vec![key.clone()], true);
+    let name = format!("{NEWER}{}", key.id_text());
+    let stored = bucket.sealed_by(&by_key).get(&name)?;
+    Ok(stored.and_then(|(value, _)| String::from_utf8(value).ok()))
+}
+
+/// While nodes still join without a key, notes how far the streams have come. Once the key is
+/// required, open messages up to there are read all the same, by nodes that were away or are new.
+pub(super) fn note_open(
+    bucket: &KeyValue<'_>,
+    client: &Client,
+    streams: &[String],
+) -> Result<(), StreamError> {
+    let stored = bucket.get(OPEN)?;
+    let known: OpenUntil = stored.as_ref().map_or_else(OpenUntil::new, |(bytes, _)| {
+        serde_json::from_slice(bytes).unwrap_or_default()
+    });
+    let requires = client.seal().requires();
+    if requires && known.is_empty() {
+        return Ok(());
+    }
+    let mut places = OpenUntil::new();
+    for stream in streams {
+        let state = stream_state(client, stream)?;
+        let is_same = |known: &&(u64, String)| known.1 == state.created;
+        match known.get(stream).filter(is_same) {
+            Some(known) if requires => places.insert(stream.clone(), known.clone()),
+            None if requires => None,
+            _ => places.insert(stream.clone(), (state.last, state.created)),
+        };
+    }
+    if requires {
+        let places = places.into_iter().map(|(stream, (last, _))| (stream, last));
+        client.seal().set_open_until(places.collect());
+        return Ok(());
+    }
+    let bytes = serde_json::to_vec(&places).unwrap_or_default();
+    let is_written = match stored {
+        _ if places == known => true,
+        Some((_, revision)) => bucket.update(OPEN, &bytes, revision)?,
+        None => bucket.create(OPEN, &bytes)?,
+    };
+    match is_written {
+        true => Ok(()),
+        false => Err(StreamError::Refused(format!("key {OPEN} just changed"))),
+    }
+}
+
+/// Seals anew what lasts and was open, or sealed with an older key. Open settings stay: nodes that
+/// have no key yet read them.
+pub(super) fn renew(bucket: &KeyValue<'_>, seal: &Seal, node: u64) -> Result<(), StreamError> {
+    if seal.requires() && seal.keys().len() == 1 {
+        return Ok(());
+    }
+    let own = [PUBLISHER, TABLES].map(|prefix| format!("{prefix}{node}"));
+    let all = [FOUNDER, NEWEST, ANNOUNCED, WANTED];
+    let all = all.into_iter().chain(own.iter().map(String::as_str));
+    bucket.renew(SETTINGS, false)?;
+    all.into_iter().try_for_each(|key| bucket.renew(key, true))
+}

@@ -1,0 +1,48 @@
+//! `harmonylite key new`: makes a cluster key.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::clock::{Clock, SystemClock};
+use crate::db_file::access::FileAccess;
+use crate::{output, seal};
+
+/// Writes a new key to `file`, which must not exist, for this user alone.
+pub fn make(file: &Path, out: &mut dyn Write) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("key new: {}: {e}", file.display());
+    let text = seal::key::make(SystemClock.now_ms().max(0) as u64 / 1000).map_err(failed)?;
+    let mut made = FileAccess::OURS.create(file).map_err(failed)?;
+    made.write_all(text.as_bytes()).map_err(failed)?;
+    made.sync_all().map_err(failed)?;
+    let key = seal::key::parse(&text).map_err(|e| format!("key new: {e}"))?;
+    let (path, id) = (file.display(), key[0].id_text());
+    writeln!(
+        out,
+        "{path} holds cluster key {id}: copy it to every node, and set cluster_key_file there"
+    )
+    .map_err(output::failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_for_its_owner_and_replaces_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cluster.key");
+        let mut said = Vec::new();
+        make(&file, &mut said).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(seal::key::parse(&text).unwrap().len(), 1);
+        let said = String::from_utf8(said).unwrap();
+        assert!(!said.contains(text.trim()), "{said}");
+        let refused = make(&file, &mut Vec::new()).unwrap_err();
+        assert!(refused.contains("cluster.key"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    }
+}
