@@ -50,8 +50,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(600);
 const START_POLL: Duration = Duration::from_millis(5);
 /// After SIGTERM the server writes its state, which took 1 to 7 ms in tests.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Size of the file that tests whether the disk is full: as large as the largest messages.
-const PROBE_BYTES: usize = 1 << 20;
+/// Blocks of the file that tests whether the disk is full: 1 MiB, as large as the largest messages.
+const PROBE_BLOCKS: usize = (1 << 20) / 4096;
 
 /// JetStream domain of our own servers. A leaf finds the streams of its hub by it, since each of
 /// our other servers may be a hub. If the hub uses a different domain, the operator's file names
@@ -318,7 +318,7 @@ impl Server {
         let probe = self.store.join("probe");
         let written = FileAccess::OURS
             .replace(&probe)
-            .and_then(|mut file| file.write_all(&[0; PROBE_BYTES]));
+            .and_then(|mut file| (0..PROBE_BLOCKS).try_for_each(|_| file.write_all(&[0; 4096])));
         let _ = fs::remove_file(probe);
         written.is_ok()
     }
