@@ -9,8 +9,9 @@
 # A .deb needs dpkg-deb. An .apk needs apk of apk-tools 3 (APK names another program); without one
 # it is left out, with a word.
 # An OpenWrt package holds the minimal binary where that is built.
-# --verify: the second time gives the same bytes; lintian finds no error in a .deb; each .deb, .ipk
-# and .tar.gz holds the binary, and every file is root's.
+# --verify: the second time gives the same bytes; lintian finds no error in a .deb; each package
+# holds the binary, and every file is root's. opkg (OPKG names another program) and apk install
+# theirs into an empty folder, where they are at hand.
 # HARMONYLITE_MAINTAINER, "NAME <ADDRESS>", is who answers for them: the last commit's author.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -135,7 +136,8 @@ debian() {
     mkdir -p "$tree/usr/share/lintian/overrides" "$tree/DEBIAN"
     # It is meant to need no library of the box, old ones included.
     printf 'harmonylite: %s\n' 'statically-linked-binary [usr/bin/harmonylite]' \
-        'embedded-library *' >"$tree/usr/share/lintian/overrides/harmonylite"
+        'embedded-library *' 'non-standard-file-perm 0640 != 0644 [etc/harmonylite/config.toml]' \
+        >"$tree/usr/share/lintian/overrides/harmonylite"
     echo /etc/harmonylite/config.toml >"$tree/DEBIAN/conffiles"
     debian_scripts "$tree/DEBIAN"
     cat >"$tree/DEBIAN/control" <<CONTROL
@@ -246,6 +248,7 @@ debian_architecture() {
 }
 
 maintainer=${HARMONYLITE_MAINTAINER:-$(git log -1 --format='%an <%ae>')}
+opkg_tool=$(command -v "${OPKG:-opkg}") || true
 apk_tool=$(apk_program) || say "no apk of apk-tools 3 here: no .apk is made"
 command -v dpkg-deb >/dev/null || say "no dpkg-deb here: no .deb is made"
 for target in "${targets[@]}"; do
@@ -298,8 +301,18 @@ unpack_ipk() {
     tar -xzf data.tar.gz
 }
 
+install_ipk() {
+    mkdir -p etc tmp var/lock
+    printf 'dest root /\narch %s 1\nlists_dir ext /var/lists\n' "$2" >etc/opkg.conf
+    "$opkg_tool" --offline-root "$PWD" --conf "$PWD/etc/opkg.conf" install "$1" >/dev/null
+}
+
+install_apk() {
+    "$apk_tool" --root "$PWD" --initdb --allow-untrusted --no-network --arch "$2" --quiet add "$1"
+}
+
 verify_all() {
-    local package strangers
+    local package strangers arch
     for package in "$out"/*.tar.gz; do
         is_in_archive "$package" tar -xzf "$package"
         strangers=$(tar -tvzf "$package" | grep -v ' 0/0 ' || true)
@@ -315,7 +328,16 @@ verify_all() {
                 fail "lintian finds errors"
         fi
     done
-    for package in "$out"/*.ipk; do is_in_archive "$package" unpack_ipk "$package"; done
+    for package in "$out"/*.ipk; do
+        is_in_archive "$package" unpack_ipk "$package"
+        arch=${package##*"_${version}_"}
+        [[ -z $opkg_tool ]] || is_in_archive "$package" install_ipk "$package" "${arch%.ipk}"
+    done
+    for package in "$out"/*.apk; do
+        [[ -n $apk_tool ]] || continue
+        arch=${package##*"-$version-"}
+        is_in_archive "$package" install_apk "$package" "${arch%.apk}"
+    done
 }
 
 if [[ -n $verify ]]; then
