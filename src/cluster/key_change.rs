@@ -4,11 +4,9 @@
 //! the older one seals. So a node with the older key alone knows that what it cannot open is not
 //! forged: it waits for its operator. A node that has both seals with the newer one from then on.
 
-use std::collections::BTreeMap;
-
 use crate::cluster::broker::SETTINGS;
 use crate::cluster::registry::{ANNOUNCED, FOUNDER, NEWEST, PUBLISHER, TABLES, WANTED};
-use crate::seal::{ClusterKey, Seal};
+use crate::seal::{ClusterKey, OpenUntil, Seal};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::jetstream::stream_state;
@@ -21,8 +19,8 @@ pub const NEWER: &str = "newer.";
 /// Key of the last message of each stream from before the cluster had a key.
 pub const OPEN: &str = "open.until";
 
-/// By stream: the last message, and when the stream was created.
-type OpenUntil = BTreeMap<String, (u64, String)>;
+/// Attempts to change a value that other nodes change as well.
+const TRIES: usize = 8;
 
 /// Finds the newest key that the cluster tells of, and tells of this node's. Fails if the file of
 /// this node lacks it.
@@ -64,39 +62,34 @@ pub(super) fn note_open(
     client: &Client,
     streams: &[String],
 ) -> Result<(), StreamError> {
-    let stored = bucket.get(OPEN)?;
-    let known: OpenUntil = stored.as_ref().map_or_else(OpenUntil::new, |(bytes, _)| {
-        serde_json::from_slice(bytes).unwrap_or_default()
-    });
-    let requires = client.seal().requires();
-    if requires && known.is_empty() {
-        return Ok(());
-    }
-    let mut places = OpenUntil::new();
-    for stream in streams {
-        let state = stream_state(client, stream)?;
-        let is_same = |known: &&(u64, String)| known.1 == state.created;
-        match known.get(stream).filter(is_same) {
-            Some(known) if requires => places.insert(stream.clone(), known.clone()),
-            None if requires => None,
-            _ => places.insert(stream.clone(), (state.last, state.created)),
+    for _ in 0..TRIES {
+        let stored = bucket.get(OPEN)?;
+        let known: OpenUntil = stored
+            .as_ref()
+            .and_then(|(bytes, _)| serde_json::from_slice(bytes).ok())
+            .unwrap_or_default();
+        if client.seal().requires() {
+            client.seal().set_open_until(known);
+            return Ok(());
+        }
+        let mut places = OpenUntil::new();
+        for stream in streams {
+            let state = stream_state(client, stream)?;
+            places.insert(stream.clone(), (state.last, state.created));
+        }
+        let bytes = serde_json::to_vec(&places).unwrap_or_default();
+        let is_written = match stored {
+            _ if places == known => true,
+            Some((_, revision)) => bucket.update(OPEN, &bytes, revision)?,
+            None => bucket.create(OPEN, &bytes)?,
         };
+        if is_written {
+            return Ok(());
+        }
     }
-    if requires {
-        let places = places.into_iter().map(|(stream, (last, _))| (stream, last));
-        client.seal().set_open_until(places.collect());
-        return Ok(());
-    }
-    let bytes = serde_json::to_vec(&places).unwrap_or_default();
-    let is_written = match stored {
-        _ if places == known => true,
-        Some((_, revision)) => bucket.update(OPEN, &bytes, revision)?,
-        None => bucket.create(OPEN, &bytes)?,
-    };
-    match is_written {
-        true => Ok(()),
-        false => Err(StreamError::Refused(format!("key {OPEN} just changed"))),
-    }
+    Err(StreamError::Refused(format!(
+        "key {OPEN}: too many nodes write it at once"
+    )))
 }
 
 /// Seals anew what lasts and was open, or sealed with an older key. Open settings stay: nodes that

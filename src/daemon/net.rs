@@ -305,3 +305,34 @@ fn attend(server: &Server, stopped: &Receiver<()>) -> Option<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::key;
+
+    #[test]
+    fn servers_of_one_cluster_key_have_a_login() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, file) = (folder.path().join("a.db"), folder.path().join("key"));
+        std::fs::write(&file, key::make(1).unwrap()).unwrap();
+        let login = |more: &str, flags: &Flags| {
+            let text = format!("db_path = '{}'\n{more}", database.display());
+            let config = Config::parse("box.toml".as_ref(), &text).unwrap();
+            route_login(&config, flags)
+        };
+        let with_key = format!("cluster_key_file = '{}'\n", file.display());
+        let flags = Flags::default();
+        let derived = login(&with_key, &flags).unwrap();
+        assert_eq!(derived.password.reveal().len(), 64);
+        assert_eq!(login(&with_key, &flags), Some(derived));
+        let own = format!("{with_key}[nats.cluster]\npassword = 'own'\n");
+        assert_eq!(login(&own, &flags).unwrap().password.reveal(), "own");
+        assert_eq!(login("", &flags), None);
+        let insecure = Flags {
+            insecure_cluster: true,
+            ..flags
+        };
+        assert_eq!(login(&with_key, &insecure), None);
+    }
+}

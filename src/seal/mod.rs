@@ -45,6 +45,10 @@ pub const OVERHEAD: usize = HEAD + TAG;
 /// cluster has changed its key.
 const DOUBTS: usize = 16;
 
+/// The last message of each stream from before the cluster had a key, and when that stream was
+/// created.
+pub type OpenUntil = BTreeMap<String, (u64, String)>;
+
 /// The place of a text, which its seal is bound to.
 #[derive(Debug, Clone, Copy)]
 pub enum SealPlace<'a> {
@@ -140,8 +144,7 @@ pub struct Seal {
     /// What was refused.
     pub refusals: Refusals,
     doubted: Mutex<Vec<KeyId>>,
-    /// Per stream, the last message from before the cluster had a key.
-    open_until: Mutex<BTreeMap<String, u64>>,
+    open_until: Mutex<OpenUntil>,
 }
 
 impl Seal {
@@ -246,23 +249,27 @@ impl Seal {
         }
     }
 
-    /// Opens the message `sequence` of a stream. A message from before the cluster had a key needs
-    /// no seal.
+    /// Opens the message `sequence` of a stream that was created at `created`. A message from
+    /// before the cluster had a key needs no seal.
     pub fn receive_message(
         &self,
         (stream, id): (&str, &str),
-        sequence: u64,
+        (sequence, created): (u64, &str),
         bytes: Vec<u8>,
     ) -> Received {
-        let is_before = || lock(&self.open_until).get(stream) >= Some(&sequence);
+        let is_before = || {
+            let places = lock(&self.open_until);
+            let place = places.get(stream);
+            place.is_some_and(|(last, of)| sequence <= *last && of == created)
+        };
         if self.requires && !bytes.starts_with(&MAGIC) && is_before() {
             return Received::Opened(bytes);
         }
         self.receive(SealPlace::Message { stream, id }, bytes)
     }
 
-    /// Learns, per stream, which message was the last from before the cluster had a key.
-    pub fn set_open_until(&self, places: BTreeMap<String, u64>) {
+    /// Learns which messages are from before the cluster had a key.
+    pub fn set_open_until(&self, places: OpenUntil) {
         *lock(&self.open_until) = places;
     }
 

@@ -104,11 +104,13 @@ fn open_texts_pass_until_the_key_is_required() {
 fn messages_from_before_the_key_are_read() {
     let key = key();
     let seal = seal(&[&key], true);
-    seal.set_open_until([("a-1".to_owned(), 7)].into());
-    let read = |stream, sequence| seal.receive_message((stream, "id"), sequence, b"1".to_vec());
-    assert_eq!(read("a-1", 7), Received::Opened(b"1".to_vec()));
-    assert_eq!(read("a-1", 8), Received::Refused);
-    assert_eq!(read("a-2", 1), Received::Refused);
+    seal.set_open_until([("a-1".to_owned(), (7, "2026".to_owned()))].into());
+    let read = |stream, at| seal.receive_message((stream, "id"), at, b"1".to_vec());
+    assert_eq!(read("a-1", (7, "2026")), Received::Opened(b"1".to_vec()));
+    assert_eq!(read("a-1", (8, "2026")), Received::Refused);
+    assert_eq!(read("a-2", (1, "2026")), Received::Refused);
+    // A stream that was made anew holds nothing from before.
+    assert_eq!(read("a-1", (1, "2027")), Received::Refused);
 }
 
 /// A node that missed the change of a key must not pass over what was sealed with the newer one; a

@@ -110,6 +110,8 @@ pub struct JetStreamReader {
     /// may date from before the domain was renamed.
     domain: Option<String>,
     old: u64,
+    /// When the stream was created, as its state said.
+    created: String,
     foreign: Foreign,
     /// Messages that the stream held after the last one received.
     remaining: u64,
@@ -142,6 +144,7 @@ impl JetStreamReader {
             pull_bytes: FIRST_WINDOW,
             domain: None,
             old: u64::MAX,
+            created: String::new(),
             foreign: Foreign::default(),
             remaining: 0,
             oddities: 0,
@@ -415,7 +418,7 @@ impl JetStreamReader {
         let id = delivery::id(&message);
         let named = (&*self.stream, id.as_deref().unwrap_or_default());
         let seal = self.client.seal();
-        let received = seal.receive_message(named, sequence, message.data);
+        let received = seal.receive_message(named, (sequence, &self.created), message.data);
         let (data, is_refused) = match received {
             Received::Opened(data) => (data, false),
             Received::Refused => (Vec::new(), true),
@@ -439,6 +442,7 @@ impl Reader for JetStreamReader {
         let info = info.inspect_err(|_| self.client.doubt())?;
         let state = state_in(&info);
         (self.domain, self.old) = (domains::named(&info), state.last);
+        self.created.clone_from(&state.created);
         self.foreign = Foreign::default();
         Ok(state)
     }
