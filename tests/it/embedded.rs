@@ -55,18 +55,29 @@ fn a_single_one_is_started_again() {
     );
 }
 
-/// Servers of strangers do not join, and no secret stands on a command line.
 #[test]
 fn a_login_of_the_configuration_closes_the_cluster() {
+    let password = "se:cr@t/of-the-routes\n";
+    is_closed("nats.cluster.password_file", password, "of-the-routes");
+}
+
+#[test]
+fn the_cluster_key_closes_the_cluster() {
+    let key = harmonylite::seal::key::make(1).unwrap();
+    is_closed("cluster_key_file", &key, key.trim());
+}
+
+/// Servers of strangers do not join, and the secret stands in no log and on no command line.
+fn is_closed(setting: &str, text: &str, secret: &str) {
     let ports = [(); 2].map(|()| free_port());
     let peers = ports
         .map(|port| format!("nats://127.0.0.1:{port}/"))
         .join(",");
     let mut nodes = [0, 1].map(|n| {
         let mut node = node(n as u64 + 1);
-        fs::write(node.file("password"), "se:cr@t/of-the-routes\n").unwrap();
-        let file = format!("'{}'", node.file("password").display());
-        node.set("nats.cluster.password_file", &file);
+        fs::write(node.file("secret"), text).unwrap();
+        let file = format!("'{}'", node.file("secret").display());
+        node.set(setting, &file);
         let address = format!("127.0.0.1:{}", ports[n]);
         let words = ["-cluster-addr", &address, "-cluster-peers", &peers];
         node.words = words.map(str::to_owned).into();
@@ -77,9 +88,9 @@ fn a_login_of_the_configuration_closes_the_cluster() {
     assert_eq!(converge(&nodes).len(), 1);
     for pid in nodes.iter().flat_map(|node| [node.pid(), server(node)]) {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-        assert!(!String::from_utf8_lossy(&line).contains("of-the-routes"));
+        assert!(!String::from_utf8_lossy(&line).contains(secret));
     }
-    // A stranger knows name and address of the cluster, and not the password.
+    // A stranger knows name and address of the cluster, and not the secret.
     let stranger = crate::stream::node::Node::with_config(&format!(
         "cluster {{ name: \"e-harmonylite\", listen: \"127.0.0.1:{}\",
                     routes: [ \"nats://127.0.0.1:{}\" ] }}",
@@ -90,11 +101,7 @@ fn a_login_of_the_configuration_closes_the_cluster() {
     drop(stranger);
     nodes[1].execute("INSERT INTO item VALUES (2, 'b', 1)");
     assert_eq!(converge(&nodes).len(), 2);
-    assert!(
-        nodes
-            .iter()
-            .all(|node| !node.log().contains("of-the-routes"))
-    );
+    assert!(nodes.iter().all(|node| !node.log().contains(secret)));
 }
 
 #[test]
