@@ -143,3 +143,41 @@ fn a_node_that_never_had_the_former_key_knows_rows_again_under_it() {
     converge(&mut n);
     assert_eq!(n[3].rows(ROWS), "i2 t'a1' t'old'\ni3 t'a2' t'again'");
 }
+
+/// Rows say the last former key, not the one before it: a node that learnt the row after both
+/// migrations hears of a delete under the first key from one that had the row during them.
+#[test]
+fn a_row_that_is_deleted_two_keys_ago_is_deleted_where_it_came_under_the_third() {
+    let again = |node: &mut Node| {
+        node.run(
+            "BEGIN; CREATE TABLE new_t(a TEXT PRIMARY KEY, v); INSERT INTO new_t SELECT a, v FROM t;
+             DROP TABLE t; ALTER TABLE new_t RENAME TO t; COMMIT",
+        );
+        node.capture();
+    };
+    let mut n = nodes();
+    n[1].run("INSERT INTO t VALUES ('g2', 'a2', 'new')");
+    let inserted = n[1].publish();
+    n[0].apply(&inserted);
+    for i in [0, 2] {
+        migrate(&mut n[i]);
+        again(&mut n[i]);
+    }
+    let early = n[0].publish();
+    n[2].apply(&early);
+    n[2].apply(&inserted);
+    n[1].clock.advance(MINUTE);
+    n[1].run("UPDATE t SET v = 'last' WHERE g = 'g1'; DELETE FROM t WHERE g = 'g2'");
+    let deleted = n[1].publish();
+    n[2].apply(&deleted);
+    n[0].apply(&deleted);
+    let late = n[0].publish();
+    n[2].apply(&late);
+    assert_eq!(n[2].rows("SELECT a, v FROM t"), "t'a1' t'last'");
+    n[1].apply(&early);
+    n[1].apply(&late);
+    migrate(&mut n[1]);
+    again(&mut n[1]);
+    converge(&mut n);
+    assert_eq!(n[1].rows("SELECT a, v FROM t"), "t'a1' t'last'");
+}
