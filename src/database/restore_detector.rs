@@ -9,10 +9,11 @@
 
 use std::time::Duration;
 
-use rusqlite::{OptionalExtension, params_from_iter};
+use rusqlite::{OptionalExtension, params, params_from_iter};
 
 use super::table::Table;
 use super::{Database, DatabaseError, Result};
+use crate::model::key::key_bytes;
 use crate::model::value::OwnedValue;
 
 /// The facts that the file must agree with.
@@ -31,6 +32,8 @@ pub(crate) struct RestoreDetector {
 struct LastCapture {
     get_version: String,
     key: Vec<OwnedValue>,
+    /// Number of the table, if other rows may have got the row's key since.
+    numbered: Option<i64>,
     local_tx: i64,
 }
 
@@ -78,7 +81,21 @@ impl Database {
         let local_tx: Option<i64> = statement
             .query_row(params_from_iter(&captured.key), |r| r.get("at"))
             .optional()?;
-        Ok(local_tx.is_none_or(|local_tx| local_tx < captured.local_tx))
+        let is_later = |at: Option<i64>| at.is_some_and(|at| at >= captured.local_tx);
+        Ok(!is_later(local_tx) && !is_later(self.last_aside(captured)?))
+    }
+
+    /// The last transaction of the lives that do not have the number of the captured row.
+    fn last_aside(&self, captured: &LastCapture) -> Result<Option<i64>> {
+        let text = "SELECT max(at) FROM __harmonylite___lives WHERE table_id = ?1 AND key = ?2";
+        let (Some(table), Ok(mut last)) = (captured.numbered, self.conn.prepare(text)) else {
+            return Ok(None);
+        };
+        let key = key_bytes(
+            captured.key.iter().map(OwnedValue::borrow),
+            std::iter::once("BINARY"),
+        );
+        Ok(last.query_row(params![table, key], |r| r.get(0))?)
     }
 
     /// Remembers a row that was captured just now.
@@ -92,6 +109,7 @@ impl Database {
             self.restore_detector.captured = Some(LastCapture {
                 get_version: table.sql.get_version.clone(),
                 key: key.to_vec(),
+                numbered: table.has_births.then_some(table.id),
                 local_tx,
             });
         }
