@@ -11,8 +11,6 @@ use crate::database::triggers::{DELETE, GIVEN, INSERT, MAYBE};
 pub(crate) struct Fate {
     /// An insert under a given number is about to come.
     is_given: bool,
-    /// A delete came after that: a REPLACE under `recursive_triggers`.
-    is_replacing: bool,
     /// The row was deleted, or may have been evicted, and nothing was inserted since.
     has_ended: bool,
     /// The last insert brought a row that is not the one from before.
@@ -61,13 +59,11 @@ impl Fate {
     /// Takes the next entry of the row.
     pub(crate) fn add(&mut self, kind: i64) {
         match kind {
-            GIVEN => (self.is_given, self.is_replacing) = (true, false),
-            DELETE if self.is_given => {
-                self.is_replacing = true;
-                self.last = Last::Deleted;
-            }
+            GIVEN => self.is_given = true,
+            // The insert that gave the number was ignored, as OR IGNORE does. A REPLACE under
+            // `recursive_triggers` leaves the same entries, and counts as a delete and an insert.
             DELETE => {
-                self.has_ended = true;
+                (self.is_given, self.has_ended) = (false, true);
                 self.last = Last::Deleted;
             }
             MAYBE => (self.has_ended, self.is_evicted) = (true, true),
@@ -76,12 +72,9 @@ impl Fate {
                 // SQLite chooses a number only if no row has it.
                 self.is_new |= self.has_ended || !given;
                 self.last = Last::Inserted { given };
-                (self.is_given, self.is_replacing, self.has_ended) = (false, false, false);
+                (self.is_given, self.has_ended) = (false, false);
             }
-            _ => {
-                self.has_ended |= self.is_replacing;
-                (self.is_given, self.is_replacing) = (false, false);
-            }
+            _ => self.is_given = false,
         }
     }
 
@@ -200,7 +193,8 @@ mod tests {
             (&[INSERT][..], true, false, born(false)),
             (&[GIVEN, INSERT], true, false, born(true)),
             (&[GIVEN, INSERT], true, true, same),
-            (&[GIVEN, DELETE, INSERT], true, true, same),
+            (&[GIVEN, DELETE, INSERT], true, true, born(false)),
+            (&[GIVEN, DELETE, GIVEN, INSERT], true, true, born(true)),
             (&[GIVEN, REAL], true, true, same),
             (&[GIVEN], true, true, same),
             (&[REAL], true, true, same),
