@@ -14,6 +14,8 @@ use crate::model::version::Version;
 pub(crate) struct Incoming {
     /// Birth of the row.
     pub birth: Birth,
+    /// It came as a row from before, and is the life without a birth here.
+    pub is_taken_in: bool,
     /// Version of the newest tombstone.
     pub floor: Option<Version>,
     /// Version of the row itself; none if only columns are held.

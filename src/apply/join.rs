@@ -44,7 +44,8 @@ struct Joined {
     after: RowState,
     next: JoinOutcome,
     /// The transaction under which the row was learnt before, if a part of that content survives in
-    /// the joined row: if the row was marked unsent under it, the mark must stay.
+    /// the joined row, or the others may not know that the row has no birth: if the row was marked
+    /// unsent under it, the mark must stay.
     remains: Option<i64>,
     /// The row lives on although a tombstone is known that its sender may have forgotten, or the
     /// row lost against such a tombstone.
@@ -229,7 +230,7 @@ impl Database {
             action = Action::Delete; // it came back behind the triggers' back
         }
         let is_tie = |s: &Stored| s.state.version == theirs.version;
-        let survives = |s: &&Stored| state != theirs || is_tie(s);
+        let survives = |s: &&Stored| state != theirs || is_tie(s) || incoming.is_taken_in;
         let in_doubt = stored
             .as_ref()
             .filter(|s| s.state.deleted && self.may_be_dropped_elsewhere(s));

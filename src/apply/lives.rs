@@ -268,7 +268,9 @@ impl Database {
             return Ok(None);
         }
         let mut shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
-        incoming.birth = self.known_as(table, key_bytes, shown.as_ref(), incoming.birth)?;
+        let birth = self.known_as(table, key_bytes, shown.as_ref(), incoming.birth)?;
+        incoming.is_taken_in = birth != incoming.birth;
+        incoming.birth = birth;
         if incoming.birth == Birth::None {
             self.fold_before(table, key, key_bytes)?;
             shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
@@ -316,6 +318,9 @@ impl Database {
         }
         let mut all = self.lives(table).of_key(&self.sites, key_bytes)?;
         all.retain(|life| is_before(life.stored.birth));
+        if !all.is_empty() {
+            self.restore_detector.forget(); // it knows these rows by their transactions
+        }
         for mut life in all {
             let before = life.stored.birth;
             life.stored.birth = Birth::None;
@@ -355,18 +360,24 @@ impl Database {
             .as_ref()
             .is_some_and(|s| s.state.deleted && self.may_be_dropped_elsewhere(s));
         let is_republished = in_doubt && theirs.deleted && before == Some(&theirs);
-        if action == Action::Nothing && !is_republished {
-            return Ok(false);
-        }
-        let is_tie = before.is_some_and(|b| b.version == theirs.version);
-        let remains = stored.filter(|_| state != theirs || is_tie);
-        let remains = match remains {
-            Some(s) => has_mark(&self.conn, table, key, s.local_tx)?,
-            None => false,
-        };
         let is_to_be_sent = {
             let mut versions = state.exceptions.values().chain([&state.version]);
             versions.any(|v| incoming.is_to_be_sent(*v))
+        };
+        if action == Action::Nothing && !is_republished {
+            let at = Place::of_life(table, key, incoming.birth);
+            let is_done = self.settle_held(table, &at, incoming, state.floor())?;
+            if let Some(life) = known.filter(|_| self.settings.publish && is_done && is_to_be_sent)
+            {
+                self.mark_life(table, key, &life, frames)?;
+            }
+            return Ok(false);
+        }
+        let is_tie = before.is_some_and(|b| b.version == theirs.version);
+        let remains = stored.filter(|_| state != theirs || is_tie || incoming.is_taken_in);
+        let remains = match remains {
+            Some(s) => has_mark(&self.conn, table, key, s.local_tx)?,
+            None => false,
         };
         let is_buried =
             in_doubt && !theirs.deleted && before.is_some_and(|b| theirs.floor() < b.version);

@@ -555,3 +555,33 @@ fn no_insert_is_lost_in_any_order() {
         }
     }
 }
+
+#[test]
+fn a_captured_row_that_waits_is_no_sign_of_a_restored_backup() {
+    let mut n = two();
+    n[0].run("INSERT INTO note(text) VALUES ('a')");
+    n[1].clock.advance(Duration::from_secs(1));
+    n[1].run("INSERT INTO note(text) VALUES ('b')");
+    let newer = n[1].publish();
+    let older = n[0].publish();
+    n[1].apply(&older);
+    n[0].apply(&newer);
+    n[0].run("CREATE TABLE other(id INTEGER PRIMARY KEY)");
+    meet(&mut n);
+    assert_eq!(assert_equal(&n, WAITING), "i1");
+}
+
+#[test]
+fn a_row_after_an_ignored_insert_is_a_row_of_its_own() {
+    let mut n = two();
+    n[0].run("INSERT INTO note(text) VALUES ('a')");
+    meet(&mut n);
+    n[1].clock.advance(Duration::from_secs(1));
+    n[1].run("UPDATE note SET edit = 1");
+    n[0].run("INSERT OR IGNORE INTO note(id, text) VALUES (1, 'x'); DELETE FROM note");
+    n[0].run("INSERT INTO note(text) VALUES ('b')");
+    meet(&mut n);
+    // The update is newer than the delete: both rows live.
+    assert_eq!(assert_equal(&n, ALL), "i1 t'a'");
+    assert_eq!(assert_equal(&n, WAITING), "i1");
+}
