@@ -10,6 +10,7 @@ use harmonylite::shared::Shared;
 
 use crate::model::RowId;
 use crate::node::Node;
+use crate::numbered::number;
 use crate::plan::Plan;
 use crate::world::{DAY_MS, KEEP, Step, World};
 
@@ -307,8 +308,9 @@ impl Node {
         }
         for (table, keys) in marked {
             let versions = self.versions(plan, table);
-            let lives = |key: &String| versions.get(key).is_some_and(|s| !s.deleted);
-            all.extend(keys.into_iter().filter(lives).map(|key| (table, key)));
+            let live = versions.into_iter().filter(|(_, s)| !s.deleted);
+            let marked = live.filter(|(life, _)| keys.contains(number(life)));
+            all.extend(marked.map(|(life, _)| (table, life)));
         }
         all
     }

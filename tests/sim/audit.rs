@@ -16,6 +16,7 @@ use crate::broker::Message;
 use crate::keeping::CLUSTER;
 use crate::model::{Row, RowId};
 use crate::node::{Node, Shadow};
+use crate::numbered::{life, number};
 use crate::plan::Plan;
 use crate::world::{Step, World};
 
@@ -122,7 +123,10 @@ impl World {
             let (Some(spec), true) = (spec, node.shadow.columns[table].is_some()) else {
                 continue;
             };
-            let (rows, aside) = (node.rows(&self.plan, table), self.displaced(node, table)?);
+            let (rows, aside) = (
+                node.by_life(&self.plan, table),
+                self.displaced(node, table)?,
+            );
             let versions = node.versions(&self.plan, table);
             let is_damaged = |key: &String| self.damaged.contains(&(table, key.clone()));
             let lacks = |key: &&String| !versions.contains_key(*key) && !is_damaged(key);
@@ -185,6 +189,8 @@ impl World {
             for (at, version) in stream.stored(position.seq).flat_map(|m| self.rows_in(m)) {
                 let (table, key) = &at;
                 let known = versions[*table].get(key);
+                // A row from before may be the life without a birth here.
+                let known = known.or_else(|| versions[*table].get(number(key)));
                 // A damaged row that came by a snapshot has the lowest version until it is mended.
                 let is_here = known.is_some_and(|s| s.version >= version)
                     || !self.model.is_certain(&at, version)
@@ -234,7 +240,8 @@ impl World {
                     .map(|i| row.values.get(*i).map(|v| (*v).to_owned()))
                     .collect();
                 if let Some(key) = key {
-                    found.push(((table, spec.key_text(&key)), row.version));
+                    let life = life(&spec.key_text(&key), row.birth);
+                    found.push(((table, life), row.version));
                 }
             }
         }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use harmonylite::model::cbor::Cursor;
 use rusqlite::Connection;
 
 use crate::model::Row;
 use crate::node::{Node, Stored};
+use crate::numbered::{number, row_of};
 use crate::observe;
 use crate::registry::LEASE_MS;
 use crate::world::{Step, World};
@@ -20,6 +20,7 @@ const PATIENCE: usize = 6;
 /// A node's content of one table.
 struct Held {
     rows: BTreeMap<String, Row>,
+    /// The rows that are displaced, or wait for their number.
     displaced: BTreeMap<String, Row>,
     versions: BTreeMap<String, Stored>,
 }
@@ -210,7 +211,8 @@ impl World {
                 if found > allowed {
                     let state = node.publisher_state(&self.broker);
                     return Err(format!(
-                        "node {place}: {found} rows are left in {what}; {state}"
+                        "node {place}: {found} rows are left in {what}; {state}\n{}",
+                        node.held_rows()
                     ));
                 }
             }
@@ -231,7 +233,7 @@ impl World {
     fn held(&mut self, place: usize, table: usize) -> Result<Held, String> {
         let node = &self.nodes[place];
         Ok(Held {
-            rows: node.rows(&self.plan, table),
+            rows: node.by_life(&self.plan, table),
             displaced: self.displaced(node, table)?,
             versions: node.versions(&self.plan, table),
         })
@@ -320,6 +322,7 @@ impl World {
         if spec.indexes.is_empty() {
             return match held.displaced.is_empty() {
                 true => Ok(()),
+                false if spec.is_numbered => self.check_numbers(held),
                 false => Err("has displaced rows without a UNIQUE index".into()),
             };
         }
@@ -337,7 +340,11 @@ impl World {
                 judge.execute_batch(index).map_err(|e| e.to_string())?;
             }
         }
-        let mut live: Vec<(&String, &Row)> = held.rows.iter().chain(&held.displaced).collect();
+        self.check_numbers(held)?;
+        let all = held.rows.iter().chain(&held.displaced);
+        let mut live: Vec<(&String, &Row)> = all
+            .filter(|(key, _)| held.versions[*key].is_shown)
+            .collect();
         live.sort_by_key(|(key, row)| {
             let key_values: Vec<_> = row[..spec.key.len()]
                 .iter()
@@ -381,7 +388,26 @@ impl World {
         Ok(())
     }
 
-    /// The displaced rows.
+    /// Checks that each number has its newest life, and that no other life is in the table.
+    fn check_numbers(&self, held: &Held) -> Step {
+        let mut newest = BTreeMap::new();
+        let live = || held.versions.iter().filter(|(_, s)| !s.deleted);
+        for (life, stored) in live() {
+            let of = newest
+                .entry(number(life))
+                .or_insert((stored.version, stored.birth));
+            *of = (*of).max((stored.version, stored.birth));
+        }
+        for (life, stored) in live() {
+            let is_newest = newest[number(life)] == (stored.version, stored.birth);
+            if is_newest != stored.is_shown {
+                return Err(format!("[{life}] should have its number: {is_newest}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows that are displaced, or wait for their number.
     pub fn displaced(&self, node: &Node, table: usize) -> Result<BTreeMap<String, Row>, String> {
         let spec = &self.plan.tables[table];
         let mut statement = node
@@ -395,26 +421,13 @@ impl World {
         let mut rows = statement.query([&spec.name]).map_err(|e| e.to_string())?;
         while let Some(row) = rows.next().map_err(|e| e.to_string())? {
             let bytes: Vec<u8> = row.get(0).map_err(|e| e.to_string())?;
-            let mut all: Row = vec![None; spec.columns.len()];
-            for c in node.shadow.columns[table].as_ref().expect("here") {
-                all[*c] = Some(spec.columns[*c].default.clone());
-            }
-            let mut cursor = Cursor::new(&bytes);
-            for _ in 0..cursor.array().map_err(|e| e.to_string())? / 2 {
-                let name = cursor.text().map_err(|e| e.to_string())?;
-                let value = cursor.value().map_err(|e| e.to_string())?.to_owned();
-                let name = if name == "\0rowid" { "rowid" } else { name };
-                if let Some(c) = spec
-                    .columns
-                    .iter()
-                    .position(|c| c.name.eq_ignore_ascii_case(name))
-                {
-                    all[c] = Some(value);
-                }
-            }
+            let here = node.shadow.columns[table].as_ref().expect("here");
+            let all = row_of(spec, here, &bytes);
             let key: Vec<_> = all[..spec.key.len()].iter().flatten().cloned().collect();
             found.insert(spec.key_text(&key), all);
         }
+        let mut found = node.lives_of(&self.plan, table, found);
+        found.extend(node.waiting(&self.plan, table));
         Ok(found)
     }
 

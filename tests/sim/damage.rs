@@ -224,7 +224,7 @@ impl World {
             app.execute(text, rusqlite::params_from_iter(key))
                 .expect("write");
         });
-        node.note_changes(&self.plan, &tables, before);
+        node.note_changes(&self.plan, &tables, before, &BTreeSet::new());
         self.say(format!("node {place}: writes {text}"));
     }
 

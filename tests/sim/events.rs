@@ -1,6 +1,9 @@
 //! Events from outside: nodes' applications, clocks and machines.
 
+use std::collections::BTreeSet;
+
 use harmonylite::database::schema::quote;
+use harmonylite::model::value::OwnedValue;
 
 use crate::arrivals::MOST_NODES;
 use crate::node::{Node, Shadow};
@@ -56,6 +59,7 @@ impl World {
                 }
             }
         }
+        let (mut gone, mut deeds) = (BTreeSet::new(), Vec::new());
         let first = rebuild.map(|t| rebuild_text(node, &self.plan, t));
         if first.is_some() {
             node.app()
@@ -67,7 +71,7 @@ impl World {
                 app.execute_batch(text).expect("rebuild");
                 texts.push("rebuild".to_owned());
             }
-            for (_, text, values) in &statements {
+            for (table, text, values) in &statements {
                 if app.is_autocommit() {
                     break;
                 }
@@ -76,6 +80,21 @@ impl World {
                     .unwrap_or_else(|e| panic!("{e}: {text}"));
                 let result = statement.execute(rusqlite::params_from_iter(values));
                 texts.push(format!("{text} {values:?} -> {:?}", result.as_ref().ok()));
+                if self.plan.tables[*table].is_numbered {
+                    let inserts = values.first() == Some(&OwnedValue::Null);
+                    let chosen = (inserts && result.as_ref().is_ok_and(|n| *n > 0))
+                        .then(|| (*table, format!("i{}", app.last_insert_rowid())))
+                        .map(|at| (node.lives_of_number(&self.plan, &at), at))
+                        .map(|(known, at)| (at, known));
+                    deeds.push((self.plan.tables[*table].keys_in(values), *table, chosen));
+                }
+                for (table, before) in tables.iter().zip(&before) {
+                    if self.plan.tables[*table].is_numbered {
+                        let now = node.rows(&self.plan, *table);
+                        let left = before.keys().filter(|key| !now.contains_key(*key));
+                        gone.extend(left.map(|key| (*table, key.clone())));
+                    }
+                }
                 if let Err(e) = result {
                     let code = e.sqlite_error_code();
                     assert_eq!(
@@ -101,7 +120,15 @@ impl World {
                 .execute_batch("PRAGMA foreign_keys = ON")
                 .expect("pragma");
         }
-        node.note_changes(&self.plan, &tables, before);
+        if done {
+            for (named, table, chosen) in deeds {
+                let named = named.into_iter().map(|key| (table, key));
+                node.shadow.deeds.note(named, chosen);
+            }
+        } else {
+            gone.clear();
+        }
+        node.note_changes(&self.plan, &tables, before, &gone);
         self.say(format!(
             "node {place}: writes: {}{}",
             texts.join("; "),
@@ -145,7 +172,7 @@ impl World {
         let node = &mut self.nodes[place];
         let before = node.rows_of(&self.plan, &tables);
         node.app().execute_batch("VACUUM").expect("vacuum");
-        node.note_changes(&self.plan, &tables, before);
+        node.note_changes(&self.plan, &tables, before, &BTreeSet::new());
         node.cut = None; // rows without a key are compared anew
         self.say(format!("node {place}: VACUUM"));
     }
@@ -187,7 +214,7 @@ impl World {
             }
         });
         if done {
-            node.note_changes(&self.plan, &tables, before);
+            node.note_changes(&self.plan, &tables, before, &BTreeSet::new());
         }
         done
     }
@@ -291,7 +318,7 @@ impl World {
         let is_right = node.clock.time_ms().max(image.clock_ms) <= latest_ms;
         node.restore(&image);
         for table in 0..self.plan.tables.len() {
-            let rows = node.rows(&self.plan, table);
+            let rows = node.by_life(&self.plan, table);
             for (key, stored) in node.versions(&self.plan, table) {
                 let (row, at) = (rows.get(&key), (table, key));
                 if row.is_none() == stored.deleted {
@@ -352,6 +379,7 @@ impl World {
         let shards = self.options.shards;
         let mut node = Node::new(new, 1000 + new as u64, self.folder(), self.now_ms, shards);
         node.restore(&image);
+        node.shadow.deeds = Default::default(); // those of a different node
         self.nodes.push(node);
         self.start(new)?;
         self.say(format!("node {new}: begins as a copy of node {place}"));

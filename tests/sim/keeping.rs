@@ -220,7 +220,7 @@ impl World {
             return;
         }
         for table in 0..self.plan.tables.len() {
-            let rows = node.rows(&self.plan, table).into_keys();
+            let rows = node.by_life(&self.plan, table).into_keys();
             self.model.half_merged.extend(rows.map(|key| (table, key)));
         }
     }

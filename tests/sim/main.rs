@@ -20,6 +20,7 @@ mod meanwhile;
 mod model;
 mod mutations;
 mod node;
+mod numbered;
 mod objects;
 mod observe;
 mod plan;

@@ -125,7 +125,9 @@ impl World {
         let first = draft.tables[0].table;
         for (_, values) in &draft.statements {
             let named = draft.tables[0].spec.keys_in(values);
-            node.name(named.into_iter().map(|key| (first, key)));
+            let named = || named.iter().map(|key| (first, key.clone()));
+            node.shadow.deeds.note(named(), None);
+            node.name(named());
             for part in &draft.tables {
                 if self.plan.reaches(first, part.table) || part.table == first && values.is_empty()
                 {

@@ -37,6 +37,9 @@ struct Drop {
 /// Table and key.
 pub type RowId = (usize, String);
 
+/// Between the number and the birth of a row from before.
+const BEFORE: &str = "~before ";
+
 #[derive(Default)]
 pub struct Model {
     rows: BTreeMap<RowId, Vec<Write>>,
@@ -69,7 +72,8 @@ fn compare(a: &OwnedValue, b: &OwnedValue) -> Ordering {
 
 impl Model {
     pub fn record(&mut self, table: usize, key: &str, write: Write) {
-        let at = (table, key.to_owned());
+        let at = self.named(&(table, key.to_owned()));
+        self.take_in_before(&at);
         let times = self.times.entry(at.clone()).or_default();
         times.push(self.now_ms);
         let writes = self.rows.entry(at.clone()).or_default();
@@ -80,8 +84,51 @@ impl Model {
         writes.push(write);
     }
 
+    /// The row that this one is. A row from before is the life without a birth of its number, if
+    /// there is one: a node that gives no births wrote it.
+    fn named(&self, at: &RowId) -> RowId {
+        let Some((number, _)) = at.1.split_once(BEFORE) else {
+            return at.clone();
+        };
+        let plain = (at.0, number.to_owned());
+        match self.rows.contains_key(&plain) {
+            true => plain,
+            false => at.clone(),
+        }
+    }
+
+    /// The rows from before of a number are the life without a birth, which is written now.
+    fn take_in_before(&mut self, at: &RowId) {
+        if at.1.contains('~') {
+            return;
+        }
+        let first = (at.0, format!("{}{BEFORE}", at.1));
+        let of_number = self.rows.range(first.clone()..);
+        let of_number = of_number.take_while(|(other, _)| other.1.starts_with(&first.1));
+        let before: Vec<RowId> = of_number
+            .map(|(other, _)| other.clone())
+            .filter(|other| other.0 == at.0)
+            .collect();
+        for other in before {
+            let writes = self.rows.remove(&other).unwrap_or_default();
+            let times = self.times.remove(&other).unwrap_or_default();
+            let known = self.rows.entry(at.clone()).or_default();
+            let offset = known.len();
+            known.extend(writes);
+            self.times.entry(at.clone()).or_default().extend(times);
+            let places = self.by_writer.values_mut().flatten();
+            for place in places.filter(|(row, _)| *row == other) {
+                *place = (at.clone(), place.1 + offset);
+            }
+            if let Some(dropped) = self.dropped.remove(&other) {
+                self.dropped.entry(at.clone()).or_default().extend(dropped);
+            }
+        }
+    }
+
     /// Whether that tombstone was made only after `time_ms`.
     pub fn is_later(&self, at: &RowId, version: Version, time_ms: i64) -> bool {
+        let at = &self.named(at);
         let writes = self.rows.get(at).into_iter().flatten();
         let times = self.times.get(at).into_iter().flatten();
         let same = |w: &Write| w.version == version && w.row.is_none();
@@ -92,6 +139,7 @@ impl Model {
     /// Records that a node forgot a delete. `may_return`: some node has not sent the deleted row
     /// yet.
     pub fn drop_tombstone(&mut self, at: RowId, version: Version, may_return: bool) {
+        let at = self.named(&at);
         let recorded = self.rows.get(&at).map_or(0, Vec::len);
         let drops = self.dropped.entry(at).or_default();
         match drops.iter_mut().find(|d| d.version == version) {
@@ -104,13 +152,22 @@ impl Model {
         }
     }
 
+    /// Whether this node deleted the row after that version.
+    pub fn has_tombstone(&self, at: &RowId, writer: usize, after: Version) -> bool {
+        let at = &self.named(at);
+        let mut writes = self.rows.get(at).into_iter().flatten();
+        writes.any(|w| w.row.is_none() && w.writer == writer && w.version > after)
+    }
+
     pub fn is_dropped(&self, at: &RowId) -> bool {
+        let at = &self.named(at);
         self.dropped.contains_key(at)
     }
 
     /// Whether a dropped tombstone is above this version. A node that still knows the tombstone may
     /// have decided against the write, even if the write came after the drop.
     fn is_below_dropped(&self, at: &RowId, version: Version) -> bool {
+        let at = &self.named(at);
         let drops = self.dropped.get(at).into_iter().flatten();
         drops.map(|d| d.version).any(|d| version <= d)
     }
@@ -118,6 +175,7 @@ impl Model {
     /// For a write that lies below a dropped tombstone and came before the drop: whether the row
     /// may lawfully be back. None for any other write.
     fn forgotten(&self, at: &RowId, index: usize) -> Option<bool> {
+        let at = &self.named(at);
         let version = self.rows[at][index].version;
         let drops = self.dropped.get(at).into_iter().flatten();
         let over = drops.filter(|d| version <= d.version && index < d.recorded);
@@ -126,18 +184,20 @@ impl Model {
 
     /// Whether the deleted row may be back, now that this tombstone is forgotten.
     fn is_lawful(&self, at: &RowId, drop: &Drop) -> bool {
+        let at = &self.named(at);
         drop.may_return || self.broker_lost || self.lacked || self.half_merged.contains(at)
     }
 
     /// Whether the row that this tombstone deleted may be back: the tombstone, or a later one in
     /// its place, was dropped.
     fn is_lawfully_forgotten(&self, at: &RowId, version: Version) -> bool {
+        let at = &self.named(at);
         let mut drops = self.dropped.get(at).into_iter().flatten();
         drops.any(|d| version <= d.version && self.is_lawful(at, d))
     }
 
     pub fn knows(&self, table: usize, key: &str, version: Version, deleted: bool) -> bool {
-        let writes = self.rows.get(&(table, key.to_owned()));
+        let writes = self.rows.get(&self.named(&(table, key.to_owned())));
         writes.is_some_and(|w| {
             w.iter()
                 .any(|w| w.version == version && w.row.is_none() == deleted)
@@ -146,7 +206,7 @@ impl Model {
 
     /// Whether this node itself wrote that version, and cannot have lost it.
     pub fn wrote(&self, table: usize, key: &str, version: Version, writer: usize) -> bool {
-        let writes = self.rows.get(&(table, key.to_owned()));
+        let writes = self.rows.get(&self.named(&(table, key.to_owned())));
         writes.is_some_and(|w| {
             w.iter()
                 .any(|w| w.version == version && w.writer == writer && w.certain)
@@ -154,14 +214,14 @@ impl Model {
     }
 
     /// Whether no power cut and no rollback took that version back.
-    pub fn is_certain(&self, (table, key): &RowId, version: Version) -> bool {
-        let writes = self.rows.get(&(*table, key.clone()));
+    pub fn is_certain(&self, at: &RowId, version: Version) -> bool {
+        let writes = self.rows.get(&self.named(at));
         writes.is_some_and(|w| w.iter().any(|w| w.version == version && w.certain))
     }
 
     /// Whether exactly this content has this version, in the columns that the node had then.
     pub fn holds(&self, table: usize, key: &str, version: Version, row: Option<&Row>) -> bool {
-        let writes = self.rows.get(&(table, key.to_owned()));
+        let writes = self.rows.get(&self.named(&(table, key.to_owned())));
         writes.is_some_and(|w| {
             w.iter()
                 .any(|w| w.version == version && same(w.row.as_ref(), row))
@@ -182,6 +242,7 @@ impl Model {
     /// Whether each column is that of some write of this version. If a version was given twice, the
     /// larger value of each column counts.
     fn mixes(&self, at: &RowId, version: Version, row: &Row) -> bool {
+        let at = &self.named(at);
         let writes = self.rows.get(at).into_iter().flatten();
         let rows: Vec<&Row> = writes
             .filter(|w| w.version == version)
@@ -218,6 +279,7 @@ impl Model {
 
     /// Records that a write is on the disk after a power cut.
     pub fn is_kept(&mut self, at: &RowId, writer: usize, version: Version, row: Option<&Row>) {
+        let at = &self.named(at);
         let writes = self.rows.get_mut(at).into_iter().flatten();
         let is_it = |w: &&mut Write| {
             (w.writer, w.version) == (writer, version) && same(w.row.as_ref(), row)
@@ -239,6 +301,7 @@ impl Model {
     /// versions of a clock that was ahead by more than `drift_ms`: they count less once the node
     /// knows the broker's time.
     pub fn given(&self, at: &RowId, writer: usize, drift_ms: i64) -> Option<Version> {
+        let at = &self.named(at);
         let writes = self.by_writer.get(&writer)?;
         let since = *self.put_back.get(&writer).unwrap_or(&0);
         let of_row = writes[since..].iter().filter(|(row, _)| row == at);
@@ -249,6 +312,7 @@ impl Model {
 
     /// The highest version of a write with the same writer and content that may be lost.
     pub fn lost(&self, at: &RowId, write: &Write) -> Option<Version> {
+        let at = &self.named(at);
         let writes = self.rows.get(at).into_iter().flatten();
         let like = |w: &&Write| w.writer == write.writer && w.row == write.row && !w.certain;
         writes.filter(like).map(|w| w.version).max()
@@ -257,6 +321,7 @@ impl Model {
     /// Whether another node wrote the row at that time or later: the next version follows that
     /// write, and not this node's clock.
     pub fn is_surpassed(&self, at: &RowId, time_ms: i64, writer: usize) -> bool {
+        let at = &self.named(at);
         let mut writes = self.rows.get(at).into_iter().flatten();
         writes.any(|w| w.writer != writer && w.version.time_ms() >= time_ms)
     }
@@ -272,7 +337,8 @@ impl Model {
 
     /// Records that a row from before HarmonyLite lost against that of another node.
     pub fn demote_preexisting(&mut self, table: usize, key: &str, version: Version) {
-        let writes = self.rows.get_mut(&(table, key.to_owned()));
+        let at = self.named(&(table, key.to_owned()));
+        let writes = self.rows.get_mut(&at);
         let same = |w: &&mut Write| w.version == version;
         let given = writes.into_iter().flatten().filter(same);
         given.for_each(|w| w.certain = false);
@@ -280,6 +346,7 @@ impl Model {
 
     /// A write that is newer than the one version and loses against the other.
     pub fn written_between(&self, at: &RowId, low: Version, high: Version) -> Option<Version> {
+        let at = &self.named(at);
         let writes = self.rows.get(at).into_iter().flatten();
         let versions = writes.filter(|w| w.certain).map(|w| w.version);
         versions.filter(|v| *v > low && *v < high).max()
@@ -295,6 +362,7 @@ impl Model {
         at: &(usize, String),
         found: Option<(Version, bool)>,
     ) -> Result<(), String> {
+        let at = &self.named(at);
         let empty = Vec::new();
         let writes = self.rows.get(at).unwrap_or(&empty);
         let certain = writes.iter().enumerate().filter(|(_, w)| w.certain);
@@ -356,6 +424,7 @@ impl Model {
         column: usize,
         version: Option<Version>,
     ) -> Vec<OwnedValue> {
+        let at = &self.named(at);
         let is_late = column >= table.base;
         let writes = &self.rows[at];
         let deleted = writes.iter().filter(|w| w.certain && w.row.is_none());
@@ -403,6 +472,7 @@ impl Model {
 
     /// All writes of a row, for a report.
     pub fn history(&self, at: &(usize, String)) -> String {
+        let at = &self.named(at);
         let mut writes: Vec<&Write> = self.rows.get(at).into_iter().flatten().collect();
         writes.sort_by_key(|w| std::cmp::Reverse(w.version));
         let line = |w: &&Write| {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use harmonylite::database::rows::decode_exceptions;
 use harmonylite::database::schema::quote;
 use harmonylite::database::{Database, Settings};
+use harmonylite::model::birth::Birth;
 use harmonylite::model::merge::Exceptions;
 use harmonylite::model::value::OwnedValue;
 use harmonylite::model::version::Version;
@@ -22,7 +23,8 @@ use rusqlite::types::ValueRef;
 
 use crate::clock::SimClock;
 use crate::meanwhile::Meanwhile;
-use crate::model::{Model, Row};
+use crate::model::{Model, Row, RowId};
+use crate::numbered::{Deeds, birth_beside, life, number};
 use crate::plan::{Migration, Plan, Table};
 use crate::random::Random;
 
@@ -67,6 +69,8 @@ pub struct Shadow {
     /// Rows that statements named or changed since everything was seen. They alone may count as
     /// written although their content is the same.
     pub named: BTreeSet<(usize, String)>,
+    /// In worlds with births.
+    pub deeds: Deeds,
 }
 
 /// The file in the state in which a power cut may leave it.
@@ -143,6 +147,8 @@ pub struct Node {
     pub has_duplicate: bool,
     /// Some of its starts apply a message in several transactions.
     pub cuts_messages: bool,
+    /// It gives births to rows that SQLite numbers.
+    pub births: bool,
     pub shadow: Shadow,
     /// Rows that statements named while the core was down: they may count as written at that time.
     pub noted: BTreeSet<(usize, String)>,
@@ -164,6 +170,9 @@ pub struct Stored {
     pub hash: i64,
     /// Columns that have versions of their own.
     pub others: Exceptions,
+    pub birth: Birth,
+    /// It has its number, and is no life aside.
+    pub is_shown: bool,
 }
 
 /// The database behind the lock.
@@ -211,6 +220,7 @@ impl Node {
             is_cut_off: false,
             has_duplicate: false,
             cuts_messages: false,
+            births: false,
             shadow: Shadow::default(),
             noted: BTreeSet::new(),
             cut: None,
@@ -276,7 +286,7 @@ impl Node {
             max_clock_drift: MAX_CLOCK_DRIFT,
             courtesy: Duration::ZERO,
             tombstone_retention: options.tombstone_retention,
-            births: false,
+            births: self.births,
             allow_rowid_tables: true,
             joins_by_snapshot,
             seq_map_path: None,
@@ -427,16 +437,19 @@ impl Node {
         tables.iter().map(|t| self.rows(plan, *t)).collect()
     }
 
-    /// Notes the changes of the application in all tables since `before`.
+    /// Notes the changes of the application in all tables since `before`. `gone`: see
+    /// [`Self::note_deeds`].
     pub fn note_changes(
         &mut self,
         plan: &Plan,
         tables: &[usize],
         before: Vec<BTreeMap<String, Row>>,
+        gone: &BTreeSet<RowId>,
     ) {
         for (table, before) in tables.iter().zip(before) {
             let is_contested = is_contested(self.app(), &plan.tables[*table]);
             let after = self.rows(plan, *table);
+            self.note_deeds(plan, *table, (&before, &after), gone);
             self.note_change(*table, is_contested, (before, after));
         }
     }
@@ -467,7 +480,8 @@ impl Node {
     /// Whether a statement may have touched the row since everything was seen.
     pub fn may_have_touched(&self, at: &(usize, String)) -> bool {
         let shadow = &self.shadow;
-        shadow.named.contains(at) || shadow.contested.contains(&at.0)
+        let named = (at.0, number(&at.1).to_owned());
+        shadow.named.contains(&named) || shadow.contested.contains(&at.0)
     }
 
     /// The versions of a table.
@@ -480,35 +494,36 @@ impl Node {
             false => (0..n).collect(),
         };
         let keys: Vec<String> = order.iter().map(|i| format!("k{}", i + 1)).collect();
-        let text = format!(
-            "SELECT {}, hlc, node, deleted, hash, exc FROM {} JOIN __harmonylite___sites USING \
-             (site)",
-            keys.join(", "),
-            quote(&format!("__harmonylite__{}_versions", spec.name))
-        );
+        let text = |born: &str| {
+            format!(
+                "SELECT {}, hlc, node, deleted, hash, exc{born} FROM {}
+                 JOIN __harmonylite___sites USING (site)",
+                keys.join(", "),
+                quote(&format!("__harmonylite__{}_versions", spec.name))
+            )
+        };
         let mut found = BTreeMap::new();
-        let Ok(mut statement) = self.app().prepare_cached(&text) else {
+        let born = [", born", ""]
+            .into_iter()
+            .skip(usize::from(!spec.is_numbered));
+        let mut each = born.filter_map(|born| self.app().prepare_cached(&text(born)).ok());
+        let Some(mut statement) = each.next() else {
             return found; // not seen by the core yet
         };
+        let has_born = statement.column_count() > n + 5;
         let mut rows = statement.query([]).expect("versions");
         while let Some(row) = rows.next().expect("version") {
             let key: Vec<OwnedValue> = (0..n)
                 .map(|i| owned(row.get_ref(i).expect("key")))
                 .collect();
-            let version = Version {
-                hlc: row.get(n).expect("hlc"),
-                node: row.get::<_, i64>(n + 1).expect("node") as u64,
-            };
-            let stored = Stored {
-                version,
-                deleted: row.get(n + 2).expect("deleted"),
-                hash: row.get(n + 3).expect("hash"),
-                others: match row.get_ref(n + 4).expect("exceptions") {
-                    ValueRef::Blob(bytes) => decode_exceptions(bytes).expect("exceptions"),
-                    _ => Exceptions::new(),
-                },
-            };
-            found.insert(spec.key_text(&key), stored);
+            let stored = stored(row, n);
+            let born = has_born.then(|| row.get_ref(n + 5).expect("birth"));
+            let birth = birth_beside(born, stored.version);
+            let name = life(&spec.key_text(&key), birth);
+            found.insert(name, Stored { birth, ..stored });
+        }
+        if spec.is_numbered {
+            self.add_aside(spec, &mut found);
         }
         found
     }
@@ -544,6 +559,24 @@ impl Node {
 
     pub fn count(&self, what: &str) -> i64 {
         count(self.app(), what)
+    }
+}
+
+/// A version whose columns begin at `n`.
+pub fn stored(row: &rusqlite::Row<'_>, n: usize) -> Stored {
+    Stored {
+        version: Version {
+            hlc: row.get(n).expect("hlc"),
+            node: row.get::<_, i64>(n + 1).expect("node") as u64,
+        },
+        deleted: row.get(n + 2).expect("deleted"),
+        hash: row.get(n + 3).expect("hash"),
+        others: match row.get_ref(n + 4).expect("exceptions") {
+            ValueRef::Blob(bytes) => decode_exceptions(bytes).expect("exceptions"),
+            _ => Exceptions::new(),
+        },
+        birth: Birth::None,
+        is_shown: true,
     }
 }
 

@@ -1,11 +1,14 @@
 //! Checks each capture against the writes of the application, and records it in the model.
 
+use std::collections::BTreeMap;
+
 use harmonylite::capture::Outgoing;
 use harmonylite::model::frame::Frame;
 use harmonylite::model::version::Version;
 
 use crate::model::{Model, Row, Write};
 use crate::node::{MAX_CLOCK_DRIFT, Node, Stored};
+use crate::numbered::{life, number, numbered};
 use crate::plan::{Plan, Table};
 use crate::rekeyed;
 
@@ -55,7 +58,7 @@ fn decode(plan: &Plan, frames: &[Outgoing]) -> Result<Vec<Seen>, String> {
                 }
                 let key: Vec<_> = all[..spec.key.len()].iter().flatten().cloned().collect();
                 seen.push(Seen {
-                    at: (table, spec.key_text(&key)),
+                    at: (table, life(&spec.key_text(&key), row.birth)),
                     version: row.version,
                     row: (!row.deleted).then_some(all),
                 });
@@ -85,12 +88,14 @@ pub fn frames(
         if seen.version.node != node.id {
             continue;
         }
-        let pending = node.shadow.pending.get(&seen.at);
+        let at = (seen.at.0, number(&seen.at.1).to_owned());
+        let pending = node.shadow.pending.get(&at);
         let is_pending = pending.is_some();
         let settles = pending.is_some_and(|p| same(p.as_ref(), seen.row.as_ref()))
             && !model.wrote(seen.at.0, &seen.at.1, seen.version, node.place);
         if settles {
-            node.shadow.pending.remove(&seen.at);
+            node.shadow.pending.remove(&at);
+            node.shadow.deeds.seen(&at);
         }
         if settles || !model.explains(seen.at.0, &seen.at.1, seen.version, seen.row.as_ref()) {
             if seen.row.is_some() && !is_pending && !model.duplicates {
@@ -137,7 +142,7 @@ fn require_later(
 ) -> Result<(), String> {
     let given = model.given(at, node.place, MAX_CLOCK_DRIFT.as_millis() as i64);
     let is_excused = model.duplicates
-        || node.noted.contains(at)
+        || node.noted.contains(&numbered(at))
         || model.is_surpassed(at, version.time_ms(), node.place);
     if given <= Some(version) || is_excused {
         return Ok(());
@@ -158,7 +163,11 @@ fn require_same_again(
     at: &(usize, String),
     write: &Write,
 ) -> Result<(), String> {
-    let Some(cut) = node.cut.as_ref().filter(|cut| !cut.touched.contains(at)) else {
+    let Some(cut) = node
+        .cut
+        .as_ref()
+        .filter(|cut| !cut.touched.contains(&numbered(at)))
+    else {
         return Ok(());
     };
     // The broker's time may have bounded the earlier version; it lags while few messages arrive.
@@ -209,12 +218,15 @@ pub fn captured(
     for table in 0..plan.tables.len() {
         let versions = node.versions(plan, table);
         for ((_, key), row) in pending.range((table, String::new())..(table + 1, String::new())) {
-            let stored = versions.get(key);
+            let found = node.life_of_change(plan, model, (table, key), row.as_ref());
+            let (life, stored) = found.unzip();
+            let stored = stored.as_ref();
+            let life = life.as_deref().unwrap_or(key);
             let deleted = row.is_none();
             let is_new = |s: &Stored| {
                 s.deleted == deleted
                     && s.version.node == node.id
-                    && !model.wrote(table, key, s.version, node.place)
+                    && !model.wrote(table, life, s.version, node.place)
             };
             if !at_end && !stored.is_some_and(is_new) {
                 node.shadow
@@ -224,9 +236,9 @@ pub fn captured(
             }
             // The row's content tells a duplicate node's version from ours.
             let lost = |s: &Stored| {
-                model.knows(table, key, s.version, s.deleted)
+                model.knows(table, life, s.version, s.deleted)
                     && (s.version.node != node.id
-                        || !model.wrote(table, key, s.version, node.place)
+                        || !model.wrote(table, life, s.version, node.place)
                             && node.rows(plan, table).get(key) != row.as_ref())
             };
             if node.shadow.contested.contains(&table) && stored.is_some_and(lost) {
@@ -240,42 +252,45 @@ pub fn captured(
                 // that hid it is gone.
                 let is_back = || {
                     let row = node.rows(plan, table).remove(key);
-                    let is_so = |s: &Stored| model.holds(table, key, s.version, row.as_ref());
-                    row.is_some() && versions.get(key).is_some_and(is_so)
+                    let is_so = |s: &Stored| model.holds(table, life, s.version, row.as_ref());
+                    row.is_some() && versions.get(life).is_some_and(is_so)
                 };
                 let contested = node.shadow.contested.contains(&table);
                 if deleted && contested && (node.is_displaced(plan, table, key) || is_back()) {
                     continue;
                 }
                 return Err(format!(
-                    "node {}: {} [{key}] was {} by the application, but after capture its version \
+                    "node {}: {} [{life}] was {} by the application, but after capture its version \
                      is {stored:?}\n{}",
                     node.place,
                     plan.tables[table].name,
                     if deleted { "deleted" } else { "written" },
-                    model.history(&(table, key.clone()))
+                    model.history(&(table, life.to_owned()))
                 ));
             };
             if deleted
-                && (stored.version.node != node.id || model.knows(table, key, stored.version, true))
+                && (stored.version.node != node.id
+                    || model.knows(table, life, stored.version, true))
             {
                 continue; // it was deleted before, too
             }
-            if model.holds(table, key, stored.version, row.as_ref()) {
+            if model.holds(table, life, stored.version, row.as_ref()) {
                 continue; // written to and fro while there were no triggers
             }
-            if stored.version.node != node.id || model.wrote(table, key, stored.version, node.place)
+            if stored.version.node != node.id
+                || model.wrote(table, life, stored.version, node.place)
             {
                 return Err(format!(
-                    "node {}: {} [{key}] was written by the application ({row:?}), but its version \
-                     is still {}\n{}",
+                    "node {}: {} [{life}] was written by the application ({row:?}), but its \
+                     version is still {}\n{}",
                     node.place,
                     plan.tables[table].name,
                     stored.version,
-                    model.history(&(table, key.clone()))
+                    model.history(&(table, life.to_owned()))
                 ));
             }
-            require_later(node, plan, model, &(table, key.clone()), stored.version)?;
+            let at = (table, life.to_owned());
+            require_later(node, plan, model, &at, stored.version)?;
             // If a rebuild added a column, a comparison cannot tell the rebuild's values from
             // values that were written before the core looks at the table.
             let is_compared = node.shadow.contested.contains(&table);
@@ -289,8 +304,9 @@ pub fn captured(
                 certain: true,
                 loose: loose.map(|(i, _)| i).collect(),
             };
-            require_same_again(node, plan, model, &(table, key.clone()), &write)?;
-            model.record(table, key, write);
+            require_same_again(node, plan, model, &at, &write)?;
+            node.shadow.deeds.seen(&(table, key.clone()));
+            model.record(table, life, write);
         }
         let mut rows = None;
         for (key, stored) in versions {
@@ -303,7 +319,12 @@ pub fn captured(
                 continue;
             }
             // Another statement hid the row or took it along.
-            let rows = rows.get_or_insert_with(|| node.rows(plan, table));
+            let rows = rows.get_or_insert_with(|| {
+                let shown = node.by_life(plan, table).into_iter();
+                shown
+                    .chain(node.waiting(plan, table))
+                    .collect::<BTreeMap<_, _>>()
+            });
             let row = if stored.deleted {
                 None
             } else {
@@ -318,7 +339,8 @@ pub fn captured(
                 continue;
             }
             let at = (table, key.clone());
-            if row.is_some() && !pending.contains_key(&at) && !model.duplicates {
+            let is_pending = pending.contains_key(&(table, number(&key).to_owned()));
+            if row.is_some() && !is_pending && !model.duplicates {
                 require_touched(node, plan, &at, stored.version)?;
             }
             if row.is_some() || stored.deleted {
@@ -334,6 +356,7 @@ pub fn captured(
         }
     }
     if at_end {
+        node.require_deeds(plan, model)?;
         node.shadow.contested.clear();
         node.shadow.named.clear();
     }

@@ -14,6 +14,8 @@ pub struct Table {
     /// Collation of each key column.
     pub key: Vec<&'static str>,
     pub is_rowid: bool,
+    /// SQLite may choose the key, and nodes give births to the rows.
+    pub is_numbered: bool,
     /// Text of CREATE TABLE after the columns: a composite key, WITHOUT ROWID.
     tail: String,
     suffix: &'static str,
@@ -56,7 +58,8 @@ fn column(name: &str, declared: &str) -> Column {
 }
 
 impl Plan {
-    pub fn new(random: &mut Random) -> Self {
+    /// `births`: nodes give births to rows that SQLite numbers.
+    pub fn new(random: &mut Random, births: bool) -> Self {
         let complete = random.percent(70);
         let count = 1 + random.below(3);
         let mut plan = Plan {
@@ -65,7 +68,7 @@ impl Plan {
             complete,
         };
         for i in 0..count {
-            plan.add(i, random);
+            plan.add(i, births, random);
         }
         plan
     }
@@ -83,7 +86,7 @@ impl Plan {
             && (!self.migrations.contains(&create) || done.contains(&create))
     }
 
-    fn add(&mut self, i: usize, random: &mut Random) {
+    fn add(&mut self, i: usize, births: bool, random: &mut Random) {
         let parent = (i > 0 && random.percent(40)).then(|| random.below(i));
         // A reference to an untyped key is untyped: its declaration has no type to copy.
         let parent = parent.filter(|p| {
@@ -93,7 +96,7 @@ impl Plan {
                 && !parent.is_late
                 && !parent.columns[0].declared.starts_with("NOT")
         });
-        let mut table = key_of(random);
+        let mut table = key_of(births, random);
         table.name = (*random.pick(&["Tab", "or der", "x\"y", "ta_b"])).to_owned() + &i.to_string();
         for (name, declared) in [
             ("s", "TEXT"),
@@ -153,8 +156,8 @@ type KeyKind = (
     &'static str,
 );
 
-fn key_of(random: &mut Random) -> Table {
-    let kinds: [KeyKind; 8] = [
+fn key_of(births: bool, random: &mut Random) -> Table {
+    let kinds: [KeyKind; 9] = [
         (&[("id", "INTEGER PRIMARY KEY")], &["BINARY"], "", ""),
         (&[("id", "TEXT NOT NULL PRIMARY KEY")], &["BINARY"], "", ""),
         (
@@ -186,8 +189,17 @@ fn key_of(random: &mut Random) -> Table {
             " WITHOUT ROWID",
         ),
         (&[("rowid", "")], &["BINARY"], "", ""),
+        (
+            &[("id", "INTEGER PRIMARY KEY AUTOINCREMENT")],
+            &["BINARY"],
+            "",
+            "",
+        ),
     ];
-    let kind = random.below(kinds.len());
+    let kind = match births && random.percent(60) {
+        true => *random.pick(&[0, 8]),
+        false => random.below(8),
+    };
     let (columns, key, tail, suffix) = kinds[kind];
     Table {
         name: String::new(),
@@ -195,6 +207,7 @@ fn key_of(random: &mut Random) -> Table {
         base: 0,
         key: key.to_vec(),
         is_rowid: kind == 7,
+        is_numbered: births && matches!(kind, 0 | 8),
         tail: tail.into(),
         suffix,
         indexes: Vec::new(),

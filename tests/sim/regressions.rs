@@ -4,7 +4,7 @@
 use crate::runs::run;
 
 /// A seed, and the mistake that it found.
-const SEEDS: [(u64, &str); 7] = [
+const SEEDS: [(u64, &str); 11] = [
     (874, "a row that nobody else ever heard of"),
     (1701, "later values under an earlier version"),
     (
@@ -13,6 +13,19 @@ const SEEDS: [(u64, &str); 7] = [
     ),
     (538, "a stream known under its predecessor's name for ever"),
     (859, "a held row dropped for what a snapshot had before"),
+    (
+        262179,
+        "a captured row that waits for its number taken for a sign of a restored backup",
+    ),
+    (
+        262463,
+        "an insert after an ignored one taken for an update of the row deleted between them",
+    ),
+    (262438, "held columns of a dead row aside kept for ever"),
+    (
+        262226,
+        "the delete of a row from before learnt under two births",
+    ),
     (
         182732641734474,
         "the run itself emptied a table that the core had not seen since it was made anew",

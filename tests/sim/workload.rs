@@ -23,7 +23,10 @@ pub fn value(table: &Table, column: usize, random: &mut Random) -> OwnedValue {
         "id" if column == 0 => {
             let declared = &table.columns[column].declared;
             match declared.as_str() {
-                d if d.starts_with("INTEGER") => OwnedValue::Integer(random.between(1, 6)),
+                d if d.starts_with("INTEGER") => {
+                    let most = if table.is_numbered { 9 } else { 6 };
+                    OwnedValue::Integer(random.between(1, most))
+                }
                 d if d.starts_with("TEXT") => word(random),
                 _ => match random.below(6) {
                     0 => OwnedValue::Real(1.0),
@@ -86,7 +89,16 @@ pub fn statements(table: &Table, columns: &[usize], random: &mut Random) -> Vec<
         )
     };
     match random.weighted(&[30, 20, 5, 8, 14, 4, 6]) {
-        0 => vec![insert(table, &key, &others, random)],
+        0 => {
+            // SQLite chooses the number of a row without one.
+            let is_chosen = table.is_numbered && random.percent(60);
+            let key = if is_chosen {
+                vec![OwnedValue::Null]
+            } else {
+                key
+            };
+            vec![insert(table, &key, &others, random)]
+        }
         1 => {
             let verb = random.pick(&["UPDATE", "UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE"]);
             let mut values = key.clone();

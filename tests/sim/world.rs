@@ -13,13 +13,14 @@ use crate::clock::Killed;
 use crate::keeping::Snapshots;
 use crate::model::{Model, Row, RowId};
 use crate::node::{Node, Options, Shadow};
+use crate::numbered::{Births, life, number};
 use crate::objects::Objects;
 use crate::observe;
 use crate::plan::{Migration, Plan};
 use crate::random::Random;
 use crate::registry::Bulletin;
 use crate::rekeyed::{MOST_MS, Rekeyed};
-use crate::runs::{AWAY, DISASTERS, FORGETTING, REKEYED, SNAPSHOTS};
+use crate::runs::{AWAY, BIRTHS, DISASTERS, FORGETTING, REKEYED, SNAPSHOTS, UPGRADED};
 
 /// A time in 2023: nodes' clocks stay before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
@@ -60,6 +61,7 @@ pub struct World {
     watched: String,
     /// The first two nodes have one id, as with a cloned SD card.
     duplicates: bool,
+    births: Births,
     /// Nodes apply some messages in several transactions.
     cuts_messages: bool,
     /// An ordinary day: nodes are mostly up to date and send at once, and a publisher notices late
@@ -133,10 +135,15 @@ impl World {
         if let Some(snapshots) = snapshots.as_mut().filter(|_| seed & AWAY == AWAY) {
             snapshots.max_entries = snapshots.max_entries.min(4);
         }
+        let births = match seed {
+            _ if is_rekeyed || seed & BIRTHS == 0 => Births::None,
+            _ if seed & UPGRADED == UPGRADED => Births::Some,
+            _ => Births::All,
+        };
         let mut random = Random::new(seed);
         let plan = match is_rekeyed {
             true => Plan::default(),
-            false => Plan::new(&mut random),
+            false => Plan::new(&mut random, births != Births::None),
         };
         let rekeyed = is_rekeyed.then(|| Rekeyed::new(&mut random));
         let options = options_of(&mut random, snapshots.as_ref(), ages.is_some(), is_rekeyed);
@@ -166,6 +173,7 @@ impl World {
             weights: Vec::new(),
             watched: String::new(),
             duplicates: false,
+            births,
             cuts_messages: seed & 3 != 1 && !is_rekeyed,
             is_lively: seed & 32 != 0,
             loses_all: seed & DISASTERS == DISASTERS && !is_rekeyed,
@@ -216,6 +224,8 @@ impl World {
 
     pub fn start(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
+        let now_ms = self.now_ms;
+        node.births = self.births.after_start(node.births, place, now_ms);
         node.start(&self.options, self.snapshots.is_some())?;
         node.start_scheduler(self.snapshots.as_ref());
         Ok(())
@@ -254,12 +264,16 @@ impl World {
         let table = table.parse().ok()?;
         let of = |n: &Node| {
             let versions = n.versions(&self.plan, table);
-            let version = versions
-                .get(key)
-                .map(|s| (s.version.to_string(), s.deleted));
+            let of = |life: &&String| number(life) == key;
+            let lives = versions.keys().filter(of).map(|life| {
+                let stored = &versions[life];
+                let version = (stored.version.to_string(), stored.deleted, stored.is_shown);
+                let unsent = n.unsent_rows(&self.plan).contains(&(table, life.clone()));
+                format!("{life} {version:?} unsent {unsent} ")
+            });
+            let lives: String = lives.collect();
             let row = n.rows(&self.plan, table).remove(key);
-            let unsent = n.unsent_rows(&self.plan).contains(&(table, key.to_owned()));
-            format!("        {}: {version:?} {row:?} unsent {unsent}\n", n.place)
+            format!("        {}: {lives}{row:?}\n", n.place)
         };
         let here = self.nodes.iter().filter(|n| n.app.is_some());
         let all: String = here.map(of).collect();
@@ -573,13 +587,19 @@ impl World {
         // Rows that are as their version says already: deleted before, or changed and changed back
         // without triggers.
         let is_so = |((table, key), row): (&RowId, &Option<Row>)| {
-            let stored = node.versions(&self.plan, *table).remove(key);
+            let at = (*table, key.clone());
+            let stored = node.version(&self.plan, &at);
             match (row, stored) {
+                // A row that came and went under the number of a displaced one.
+                (None, Some(s)) if !s.deleted && self.plan.tables[*table].is_numbered => {
+                    node.is_displaced(&self.plan, *table, key)
+                }
                 (None, stored) => stored.is_none_or(|s| s.deleted),
                 (Some(_), None) => false,
                 (Some(_), Some(s)) => {
                     let is_compared = node.shadow.contested.contains(table);
-                    is_compared && self.model.holds(*table, key, s.version, row.as_ref())
+                    let life = life(key, s.birth);
+                    is_compared && self.model.holds(*table, &life, s.version, row.as_ref())
                 }
             }
         };
