@@ -55,7 +55,10 @@ const SLICE: Duration = Duration::from_millis(50);
 
 /// A wait ends with this much of busy trying. Readers that leave gaps of some microseconds are back
 /// before a sleeping thread is awake.
-const BUSY: Duration = Duration::from_millis(30);
+const BUSY: Duration = Duration::from_millis(60);
+
+/// For this long after a reader came in while a transaction began, all readers are waited for.
+const MET: Duration = Duration::from_millis(100);
 
 /// The WAL is checkpointed when it has this many pages, as by SQLite's own default.
 const CHECKPOINT_PAGES: u32 = 1000;
@@ -83,6 +86,8 @@ pub struct Fence {
     views: AtomicUsize,
     /// Time of the last write without a gap.
     forced: Mutex<Option<Instant>>,
+    /// Time when a reader last came in while a transaction began.
+    met: Mutex<Option<Instant>>,
     /// Time when an application was last seen at work.
     seen: Mutex<Option<Instant>>,
     /// See [`Fence::put_off_by`].
@@ -126,6 +131,7 @@ impl Fence {
             waiting: Mutex::new(()),
             views: AtomicUsize::new(0),
             forced: Mutex::new(None),
+            met: Mutex::new(None),
             seen: Mutex::new(None),
             puts_off: Mutex::new(None),
             strays: Arc::default(),
@@ -197,8 +203,8 @@ impl Fence {
             match &way {
                 FenceKind::Wal(wal) if !is_viewing => {
                     let is_met = match left.checked_sub(BUSY.min(self.courtesy / 4)) {
-                        Some(asleep) => index::wait(&wal.shm, asleep.min(SLICE)),
-                        None => index::wait_busily(&wal.shm, left),
+                        Some(asleep) => index::wait(&wal.shm, self.passes(), asleep.min(SLICE)),
+                        None => index::wait_busily(&wal.shm, self.passes(), left),
                     };
                     if is_met {
                         return gap;
@@ -213,9 +219,15 @@ impl Fence {
     /// bytes, and nobody can read until [`Self::let_go`]. Called under the lock.
     pub(super) fn try_gap(&self) -> bool {
         match self.way() {
-            FenceKind::Wal(wal) if !self.is_viewing() => index::take(&wal.shm),
+            FenceKind::Wal(wal) if !self.is_viewing() => index::take(&wal.shm, self.passes()),
             way => !way.is_read(),
         }
+    }
+
+    /// Whether readers of an older place than the last commit are in nobody's way. One that came in
+    /// while a transaction began may have found no other place, see `index.rs`.
+    fn passes(&self) -> bool {
+        locked(&self.met).is_none_or(|met| met.elapsed() > MET)
     }
 
     /// Time left until a write is due without a gap. There is one such write in each `courtesy`.
@@ -306,6 +318,7 @@ impl Fence {
             })
             .and_then(|is_free| Ok(is_free && self.begin_wal_anew(conn)?));
         if !matches!(begun, Ok(true)) {
+            *locked(&self.met) = Some(Instant::now());
             conn.execute_batch("ROLLBACK")?;
             self.let_go();
         }
@@ -360,7 +373,7 @@ impl Fence {
     /// Makes SQLite begin the WAL anew now if it would do so during the transaction; returns false
     /// if a reader came in. When all of the WAL is in the database, SQLite begins the WAL anew with
     /// the first page that it writes, and releases all bytes for that: readers that wait come in.
-    /// So this writes one page, unchanged, before anything else is written.
+    /// So this writes one page, with the content that it has, before anything else is written.
     fn begin_wal_anew(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let FenceKind::Wal(wal) = self.way() else {
             return Ok(true);
@@ -368,8 +381,12 @@ impl Fence {
         if Index::read(&wal.shm).is_some_and(|i| i.frames != i.backfilled) {
             return Ok(true);
         }
-        conn.prepare_cached("UPDATE __harmonylite___meta SET value = value WHERE key = 'format'")?
-            .execute([])?;
+        // SQLite writes no page for a value that stays the same.
+        for change in ["value + 1", "value - 1"] {
+            let text =
+                format!("UPDATE __harmonylite___meta SET value = {change} WHERE key = 'format'");
+            conn.prepare_cached(&text)?.execute([])?;
+        }
         conn.cache_flush()?;
         Ok(self.try_gap())
     }
@@ -379,7 +396,7 @@ impl Fence {
         if let FenceKind::Wal(wal) = self.way()
             && !self.is_viewing()
         {
-            locks::release(&wal.shm, &READERS);
+            index::let_go(&wal.shm);
         }
     }
 
@@ -415,7 +432,7 @@ impl Fence {
         if let FenceKind::Wal(wal) = &way
             && self.views.load(Ordering::SeqCst) == 1
         {
-            locks::release(&wal.shm, &READERS);
+            index::let_go(&wal.shm);
         }
         Viewing {
             fence: self.clone(),

@@ -64,6 +64,12 @@ pub(super) fn is_taken(file: &File, bytes: &Bytes) -> bool {
         .is_ok_and(|lock| c_int::from(lock.l_type) != libc::F_UNLCK)
 }
 
+/// Whether another process has one of the bytes for reading.
+pub(super) fn is_shared(file: &File, bytes: &Bytes) -> bool {
+    call(file, libc::F_GETLK, libc::F_WRLCK, bytes)
+        .is_ok_and(|lock| c_int::from(lock.l_type) == libc::F_RDLCK)
+}
+
 /// Whether another process has one of the bytes for writing.
 pub(super) fn is_written(file: &File, bytes: &Bytes) -> bool {
     call(file, libc::F_GETLK, libc::F_RDLCK, bytes)
