@@ -25,7 +25,9 @@ cd "$(dirname "$0")/.."
 
 into=$PWD/target/static
 tools=$into/tools
-zig_version=0.17.0 zigbuild_version=0.24.0
+# The malloc of zig 0.17 gives no small piece back to the system, and takes the
+# next power of two for each.
+zig_version=0.15.2 zigbuild_version=0.24.0
 
 say() { echo "build-static: $*" >&2; }
 fail() { say "$*" && exit 1; }
@@ -129,7 +131,7 @@ remapped() {
 # in use. SQLite: parts for ANALYZE's samples and tools, and full-text search and R-Trees in the
 # minimal binary.
 lean_c() {
-    export CFLAGS="-Os -ffunction-sections -fdata-sections -fno-unwind-tables"
+    export CFLAGS="-Oz -ffunction-sections -fdata-sections -fno-unwind-tables"
     CFLAGS+=" -fno-asynchronous-unwind-tables -DHUF_FORCE_DECOMPRESS_X1=1"
     CFLAGS+=" -DZSTD_FORCE_DECOMPRESS_SEQUENCES_SHORT=1"
     local slow
@@ -137,8 +139,10 @@ lean_c() {
         CFLAGS+=" -DZSTD_EXCLUDE_${slow}_BLOCK_COMPRESSOR=1"
     done
     local sqlite="-USQLITE_ENABLE_STAT4 -USQLITE_ENABLE_DBSTAT_VTAB -USQLITE_SOUNDEX"
+    sqlite+=" -USQLITE_ENABLE_API_ARMOR -USQLITE_ENABLE_COLUMN_METADATA"
     sqlite+=" -USQLITE_ENABLE_LOAD_EXTENSION -DSQLITE_OMIT_LOAD_EXTENSION"
     if [[ $name == harmonylite-minimal ]]; then
+        CFLAGS+=" -DZSTD_NO_INLINE=1"
         sqlite+=" -USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS -USQLITE_ENABLE_FTS5"
         sqlite+=" -USQLITE_ENABLE_RTREE"
     fi
@@ -159,8 +163,9 @@ build() (
     fi
     lean_c
     export RUSTFLAGS="$flags" CARGO_TARGET_DIR=$into/build
-    cargo zigbuild --quiet --locked --profile small --target "$target" --bin harmonylite \
-        "${features[@]}" "${words[@]}"
+    # With link-time optimisation this makes all of the code: what repeats becomes a function.
+    cargo-zigbuild rustc --quiet --locked --profile small --target "$target" --bin harmonylite \
+        "${features[@]}" "${words[@]}" -- -C llvm-args=--enable-machine-outliner=always
     install -D "$into/build/$target/small/harmonylite" "$into/$target/$name"
     printf '%s\t%s bytes\n' "$into/$target/$name" "$(stat -c %s "$into/$target/$name")"
 )
