@@ -122,6 +122,16 @@ mistakes! {
     RepairKeepsVersion,
     /// A row that is repaired counts as written at that moment.
     RepairCountsAsNow,
+    /// A repair publishes the oldest version of a row that differs.
+    RepairPublishesOldest,
+    /// A damaged copy of a row is as good as any other for its repair.
+    RepairSpreadsDamage,
+    /// A repair does not look whether the row was written since it was compared.
+    RepairOfLaterWrite,
+    /// The last row of a key range is in no digest.
+    LastRowNotSummed,
+    /// A digest leaves a column out.
+    ColumnNotSummed,
     /// The content recorded with a version counts as that in the table.
     RecordedIsTrusted,
     /// A damaged row of a snapshot counts as recorded like this where it is merged.

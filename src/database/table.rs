@@ -13,6 +13,7 @@ use crate::model::frame::{KeyColumn, ROWID, TableHeader, WAS};
 use crate::model::key::key_bytes;
 use crate::model::merge::Exceptions;
 use crate::model::value::{OwnedValue, Value};
+use crate::mutation::{self, Mutation};
 
 /// A table of the catalog.
 #[derive(Debug, Clone)]
@@ -392,7 +393,11 @@ impl Table {
         let order = order.join(", ");
         let after_key = format!(" AND ({order}) > ({})", parameters(1, count));
         let first = if after { 1 + count } else { 1 };
-        let up_to_key = format!(" AND ({order}) <= ({})", parameters(first, count));
+        let is_up_to = match mutation::is(Mutation::LastRowNotSummed) {
+            true => "<",
+            false => "<=",
+        };
+        let up_to_key = format!(" AND ({order}) {is_up_to} ({})", parameters(first, count));
         format!(
             "SELECT {columns} FROM {} WHERE {}{}{} ORDER BY {order}",
             quote(self.name()),

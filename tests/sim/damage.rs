@@ -13,10 +13,11 @@ use harmonylite::status::verify::answer::{SliceReader, answer};
 use harmonylite::status::verify::message::{Fix, RowKey, VerifyAnswer, VerifyRequest, Want};
 use harmonylite::status::verify::report::VerifyReport;
 use harmonylite::status::verify::run::{Nodes, verify};
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use crate::model::{Row, RowId, Write};
-use crate::node::Node;
+use crate::node::{Node, owned};
 use crate::observe;
 use crate::plan::Table;
 use crate::world::{CATCH_UP, KEEP, Step, World};
@@ -166,7 +167,10 @@ impl World {
         let (key, row) = *self.random.pick(&rows);
         let (key, row) = (key.clone(), row.clone());
         let place = self.random.below(self.nodes.len());
-        let how = self.random.below(4);
+        let how = self.random.below(5);
+        if how == 4 {
+            return self.lose_a_write(place, (table, key), &row);
+        }
         if how == 3 {
             // It is deleted, and then back behind the triggers' back.
             let text =
@@ -194,20 +198,52 @@ impl World {
                 .collect(),
             _ => row[..spec.key.len()].iter().flatten().collect(),
         };
-        let app = node.app();
-        let set = |on: bool| {
-            let triggers = app.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
-            let keys = app.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, on);
-            (triggers.expect("triggers"), keys.expect("foreign keys"))
-        };
-        set(false);
-        let done = app.execute(&text, rusqlite::params_from_iter(values));
-        set(true);
+        let done =
+            node.behind_the_triggers(|app| app.execute(&text, rusqlite::params_from_iter(values)));
         self.say(format!(
             "node {place}: damage: {text} of [{key}]: {:?}",
             done.ok()
         ));
         self.damaged.insert((table, key.clone()));
+        Ok(())
+    }
+
+    /// Takes a row and its version back to what they were before another node's write, as if the
+    /// node had lost it.
+    fn lose_a_write(&mut self, place: usize, at: RowId, row: &Row) -> Step {
+        let spec = self.plan.tables[at.0].clone();
+        let Some(was) = self.nodes[place].raw_version(&spec, row) else {
+            return Ok(());
+        };
+        let (name, is) = (quote(&spec.name), is_key(&spec));
+        let writer = (place + 1) % self.nodes.len();
+        let text = format!("UPDATE {name} SET n = 5555 WHERE {is}");
+        self.write_one(writer, at.0, row, &text);
+        self.come_to_rest()?;
+        let n = spec.columns.iter().position(|c| c.name == "n");
+        let n = n.expect("every table has it");
+        let node = &self.nodes[place];
+        let now = node.rows(&self.plan, at.0).remove(&at.1);
+        if writer == place || now.is_none_or(|now| now[n] != Some(OwnedValue::Integer(5555))) {
+            return Ok(());
+        }
+        node.behind_the_triggers(|app| {
+            let text = format!("UPDATE {name} SET n = ?{} WHERE {is}", spec.key.len() + 1);
+            let key = row[..spec.key.len()].iter().flatten();
+            let values = key.chain(&row[n]);
+            app.execute(&text, rusqlite::params_from_iter(values))
+                .expect("the row");
+            let places: Vec<String> = (1..=was.len()).map(|i| format!("?{i}")).collect();
+            let (table, places) = (versions_of(&spec), places.join(", "));
+            let text = format!("REPLACE INTO {table} VALUES ({places})");
+            app.execute(&text, rusqlite::params_from_iter(&was))
+                .expect("the version");
+        });
+        self.say(format!(
+            "node {place}: loses the last write of {name} [{}]",
+            at.1
+        ));
+        self.damaged.insert(at);
         Ok(())
     }
 
@@ -281,6 +317,44 @@ impl World {
     }
 }
 
+impl Node {
+    /// Lets a tool write that fires no trigger.
+    fn behind_the_triggers<T>(&self, write: impl FnOnce(&Connection) -> T) -> T {
+        let app = self.app();
+        let set = |on: bool| {
+            let triggers = app.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on);
+            let keys = app.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, on);
+            (triggers.expect("triggers"), keys.expect("foreign keys"))
+        };
+        set(false);
+        let done = write(app);
+        set(true);
+        done
+    }
+
+    /// The row's version as it is stored.
+    fn raw_version(&self, spec: &Table, row: &Row) -> Option<Vec<OwnedValue>> {
+        let mut key: Vec<&OwnedValue> = row[..spec.key.len()].iter().flatten().collect();
+        if spec.is_turned() {
+            key.reverse();
+        }
+        let each = (1..=key.len()).map(|i| format!("k{i} IS ?{i}"));
+        let is_key = each.collect::<Vec<_>>().join(" AND ");
+        let text = format!("SELECT * FROM {} WHERE {is_key}", versions_of(spec));
+        let mut statement = self.app().prepare(&text).ok()?;
+        let count = statement.column_count();
+        let values = statement.query_row(rusqlite::params_from_iter(key), |r| {
+            let each = (0..count).map(|i| r.get_ref(i).map(owned));
+            each.collect::<Result<Vec<_>, _>>()
+        });
+        values.ok()
+    }
+}
+
+fn versions_of(spec: &Table) -> String {
+    quote(&format!("__harmonylite__{}_versions", spec.name))
+}
+
 fn is_key(spec: &Table) -> String {
     let each = spec.columns[..spec.key.len()].iter().enumerate();
     let each = each.map(|(i, column)| format!("{} IS ?{}", column.name, i + 1));
@@ -350,7 +424,26 @@ impl Asked<'_> {
         Ok(answers)
     }
 
+    /// The application may write a row that differs after verify has judged it.
+    fn write_meanwhile(&mut self, place: usize, fixes: &[Fix]) -> Step {
+        let world = &mut *self.world;
+        if fixes.is_empty() || world.random.percent(70) {
+            return Ok(());
+        }
+        let fix = world.random.pick(fixes);
+        let (table, key) = world.row_id(&fix.row);
+        let row = world.nodes[place].rows(&world.plan, table).remove(&key);
+        if let Some(row) = row {
+            let spec = &world.plan.tables[table];
+            let (name, is) = (quote(&spec.name), is_key(spec));
+            let text = format!("UPDATE {name} SET n = 7777 WHERE {is}");
+            world.write_one(place, table, &row, &text);
+        }
+        Ok(())
+    }
+
     fn repair(&mut self, place: usize, fixes: &[Fix]) -> Result<VerifyAnswer, String> {
+        self.write_meanwhile(place, fixes)?;
         let world = &mut *self.world;
         world.capture_all(place)?;
         let rows: Vec<(RowId, Version)> = fixes
@@ -361,6 +454,16 @@ impl Asked<'_> {
                 (world.row_id(&f.row), Version { hlc, node })
             })
             .collect();
+        let before = rows.iter().map(|(at, newest)| {
+            let stored = world.nodes[place]
+                .version(&world.plan, at)
+                .map(|s| s.version);
+            (
+                stored,
+                self.places.iter().any(|p| world.is_sound(*p, at, *newest)),
+            )
+        });
+        let before: Vec<(Option<Version>, bool)> = before.collect();
         let node = &mut world.nodes[place];
         node.name(rows.iter().map(|(at, _)| at.clone()));
         let mut locked = node.shared().lock();
@@ -370,12 +473,26 @@ impl Asked<'_> {
         drop(locked);
         observe::frames(node, &world.plan, &mut world.model, &frames)?;
         observe::captured(node, &world.plan, &mut world.model, true)?;
-        for (at, newest) in rows {
+        for ((at, newest), (before, is_anywhere)) in rows.into_iter().zip(before) {
             let stored = node.versions(&world.plan, at.0).get(&at.1).cloned();
-            let Some(stored) = stored.filter(|s| s.version > newest) else {
+            if stored.as_ref().map(|s| s.version) < before {
+                return Err(format!(
+                    "the repair of {at:?} takes its version {before:?} back"
+                ));
+            }
+            // Written meanwhile, or published as it is.
+            let Some(stored) = stored.filter(|s| s.version > newest && before == Some(newest))
+            else {
                 continue;
             };
             let row = node.rows(&world.plan, at.0).remove(&at.1);
+            let is_spread = is_anywhere && !world.model.holds(at.0, &at.1, newest, row.as_ref());
+            if is_spread {
+                let history = world.model.history(&at);
+                return Err(format!(
+                    "the repair of {at:?} spreads the damage: {row:?}\n{history}"
+                ));
+            }
             if stored.version.node == 0
                 && !world
                     .model
@@ -406,6 +523,15 @@ impl Asked<'_> {
 }
 
 impl World {
+    /// Whether the node has this version of the row, as it was written.
+    fn is_sound(&self, place: usize, at: &RowId, version: Version) -> bool {
+        let node = &self.nodes[place];
+        let row = node.rows(&self.plan, at.0).remove(&at.1);
+        node.version(&self.plan, at)
+            .is_some_and(|s| s.version == version)
+            && self.model.holds(at.0, &at.1, version, row.as_ref())
+    }
+
     fn row_id(&self, row: &RowKey) -> RowId {
         let is_it = |t: &Table| t.name.to_ascii_lowercase() == row.table;
         let table = self

@@ -24,7 +24,14 @@ fn worlds(mistake: Mutation) -> u64 {
         RekeyedCountsAsNow | MigratedCountsAsNow | RekeyedNotSent | TableAtWorkTaken
         | TableAtWorkFilled | FormerKeyHeld | LeftOutCountsAsNow | LeftOutComesBack
         | OldKeyNotSent => runs::REKEYED,
-        RepairKeepsVersion | RepairCountsAsNow | RecordedIsTrusted => runs::DAMAGED,
+        RepairKeepsVersion
+        | RepairCountsAsNow
+        | RepairPublishesOldest
+        | RepairSpreadsDamage
+        | RepairOfLaterWrite
+        | LastRowNotSummed
+        | ColumnNotSummed
+        | RecordedIsTrusted => runs::DAMAGED,
         DamageForgottenOnMerge => runs::DAMAGED | runs::SNAPSHOTS,
         _ => 0,
     }

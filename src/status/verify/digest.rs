@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use crate::database::table::Table;
 use crate::model::cbor;
 use crate::model::value::Value;
+use crate::mutation::{self, Mutation};
 
 /// The key of one run, drawn by the node that began it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,9 @@ impl<'t> Digester<'t> {
         let columns = &table.schema.columns;
         let mut order: Vec<usize> = (0..columns.len()).collect();
         order.sort_by(|a, b| columns[*a].lower.cmp(&columns[*b].lower));
+        if mutation::is(Mutation::ColumnNotSummed) {
+            order.pop();
+        }
         Digester {
             start,
             table,

@@ -129,7 +129,9 @@ impl Database {
             // No node has heard of the row: it counts as written now.
             return self.compare_key(&table, &key_bytes, CompareReason::Unwatched, frames);
         }
-        if state.version != Some(fix.newest) || fix.from != self.node {
+        let is_written =
+            state.version != Some(fix.newest) && !mutation::is(Mutation::RepairOfLaterWrite);
+        if is_written || fix.from != self.node {
             return Ok(false);
         }
         if !state.intact {

@@ -16,6 +16,7 @@ use crate::model::cbor;
 use crate::model::text::key_literal;
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::milliseconds;
+use crate::mutation::{self, Mutation};
 
 /// Rows of a key range: so many, or a part of the rows compared so far, but not more than the
 /// largest range has.
@@ -539,11 +540,15 @@ fn difference(key: &RowKey, here: &BTreeMap<u64, RowAnswer>) -> RowDifference {
 /// Decides who publishes a row: a node that has the newest version intact. If some have different
 /// content under it, the content that most of them have is published.
 fn fix(key: &RowKey, here: &BTreeMap<u64, RowAnswer>) -> Fix {
-    let newest = here.values().map(|s| s.version).max().flatten();
+    let versions = here.values().map(|s| s.version);
+    let newest = match mutation::is(Mutation::RepairPublishesOldest) {
+        true => versions.min().flatten(),
+        false => versions.max().flatten(),
+    };
     let holders: Vec<_> = here.iter().filter(|(_, s)| s.version == newest).collect();
     let intact: Vec<_> = holders.iter().filter(|(_, s)| s.intact).collect();
     let mut by_content: BTreeMap<&String, Vec<u64>> = BTreeMap::new();
-    let of_all = if intact.is_empty() {
+    let of_all = if intact.is_empty() || mutation::is(Mutation::RepairSpreadsDamage) {
         holders.iter().collect()
     } else {
         intact
