@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::http::client::{self, ClientError, ClientResponse};
 use crate::output;
 use crate::progress::{Unit, Work};
-use crate::status::report::Status;
+use crate::status::report::{LongWork, Status};
 use crate::status::verify::report::VerifyReport;
 use crate::status::{text, unattended};
 
@@ -90,7 +90,12 @@ fn read<T: DeserializeOwned>(answer: ClientResponse) -> Result<T, String> {
     let body = answer.text(MOST).map_err(|e| format!("the answer: {e}"))?;
     if status != 200 {
         let parsed: Json = serde_json::from_str(&body).unwrap_or_default();
-        return Err(parsed["error"].as_str().unwrap_or(body.trim()).to_owned());
+        let mut why = parsed["error"].as_str().unwrap_or(body.trim()).to_owned();
+        let works = serde_json::from_value::<Vec<LongWork>>(parsed["progress"].clone());
+        for work in works.iter().flatten() {
+            why += &format!("; {}", text::at_work(work));
+        }
+        return Err(why);
     }
     serde_json::from_str(&body).map_err(|e| format!("the answer of the daemon: {e}"))
 }

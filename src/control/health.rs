@@ -17,7 +17,11 @@ use crate::status::local::lag;
 pub(super) fn health(context: &Context) -> Response {
     let told = match context.shared() {
         Some(shared) => of_shared(&shared),
-        None => Ok(json!({ "status": UNHEALTHY, "stage": context.absence() })),
+        None => Ok(json!({
+            "status": UNHEALTHY,
+            "stage": context.absence(),
+            "progress": progress::as_json(),
+        })),
     };
     match told {
         Ok(mut told) => {

@@ -14,6 +14,7 @@ use crate::cluster::offline::Offline;
 use crate::config::Config;
 use crate::http::{Method, Request, Response};
 use crate::metrics::Exporter;
+use crate::progress;
 use crate::shared::Shared;
 
 mod doors;
@@ -137,6 +138,14 @@ impl Context {
             None => "starting",
             Some(_) => "stopping",
         }
+    }
+
+    /// 503 while there is no shared state. It has the work that takes long, such as the fetching of
+    /// the first snapshot.
+    fn absent(&self) -> Response {
+        let error = format!("the daemon is {}", self.absence());
+        let told = json!({ "error": error, "progress": progress::as_json() });
+        Response::json(503, &told)
     }
 
     /// Answers a request for a path of [`ROUTES`].

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::{Context, unavailable};
+use super::Context;
 use crate::http::Response;
 
 /// Pauses this node (`true`), or ends the pause. 409 if that is not possible here.
 pub(super) fn pause(context: &Context, pauses: bool) -> Response {
     let Some(offline) = context.offline.get() else {
-        return unavailable(context.absence());
+        return context.absent();
     };
     if pauses && context.config.nats.urls.is_empty() {
         let why = "nats.urls is empty: the nats-server that runs beside this daemon would stay \

@@ -10,7 +10,7 @@ use crate::status;
 /// The JSON of [`crate::status::report`].
 pub(super) fn status(context: &Context) -> Response {
     let Some(shared) = context.shared() else {
-        return unavailable(context.absence());
+        return context.absent();
     };
     match status::now(&shared) {
         Ok(status) => Response::json(200, &json!(status)),
@@ -22,7 +22,7 @@ pub(super) fn status(context: &Context) -> Response {
 /// whether that would work.
 pub(crate) fn forget(context: &Context, request: &Request) -> Response {
     let Some(shared) = context.shared() else {
-        return unavailable(context.absence());
+        return context.absent();
     };
     let node = request.query("node").and_then(|text| text.parse().ok());
     let Some(node) = node else {
@@ -43,7 +43,7 @@ pub(crate) fn forget(context: &Context, request: &Request) -> Response {
 /// Begins to compare rows; the query has `repair` and `dry_run` as for the command.
 pub(crate) fn begin_verify(context: &Context, request: &Request) -> Response {
     let Some(shared) = context.shared() else {
-        return unavailable(context.absence());
+        return context.absent();
     };
     let is_given = |name| request.query(name).is_some();
     match shared
@@ -58,7 +58,7 @@ pub(crate) fn begin_verify(context: &Context, request: &Request) -> Response {
 /// The JSON of [`crate::status::verify::report`], of the run under way, else of the last one.
 pub(crate) fn verify(context: &Context) -> Response {
     let Some(shared) = context.shared() else {
-        return unavailable(context.absence());
+        return context.absent();
     };
     match shared.status.verify_report() {
         Some(report) => Response::json(200, &json!(report)),

@@ -196,7 +196,10 @@ impl PeerView<'_> {
         self.date(&mut node, Some(*stored_ms).max(heard));
         let age = self.facts.now_ms.map_or(0, |now| now - stored_ms);
         node.lacks = lacks(&node, age >= SETTLES_WITHIN.as_millis() as i64);
-        node.lacks_since_ms = self.lacks_since(&node, entry.trouble_ms);
+        // A node that means ill may name any time.
+        let now_ms = self.facts.now_ms.unwrap_or(i64::MAX);
+        let trouble_ms = entry.trouble_ms.filter(|ms| *ms > 0);
+        node.lacks_since_ms = self.lacks_since(&node, trouble_ms.map(|ms| ms.min(now_ms)));
         node
     }
 

@@ -1,6 +1,6 @@
 //! The status as text for a terminal.
 
-use super::report::{KnownBy, Lag, Node, Status};
+use super::report::{KnownBy, Lag, LongWork, Node, Status};
 use crate::model::timestamp::shown;
 
 /// Number of characters shown of a hash: enough to tell a few schemas apart.
@@ -43,12 +43,7 @@ pub fn text(status: &Status) -> String {
     if let Some(why) = &status.others_unknown {
         lines.push(format!("other nodes: not known: {}", why.escape_debug()));
     }
-    lines.extend(status.progress.iter().map(|work| {
-        let percent = work.percent.map_or(String::new(), |p| format!(", {p} %"));
-        let (what, step, seconds) = (&work.what, &work.step, work.seconds);
-        let text = format!("at work for {seconds} s: {what}: {step}{percent}");
-        text.escape_debug().to_string()
-    }));
+    lines.extend(status.progress.iter().map(at_work));
     if let Some(newest) = &status.newest_snapshot {
         let (ago, kilobytes) = (span(newest.age_seconds as f64), newest.size.div_ceil(1024));
         lines.push(format!(
@@ -67,9 +62,20 @@ pub fn text(status: &Status) -> String {
     lines.join("\n") + "\n"
 }
 
+/// How far long work is, in one line.
+pub fn at_work(work: &LongWork) -> String {
+    let percent = work.percent.map_or(String::new(), |p| format!(", {p} %"));
+    let (what, step, seconds) = (&work.what, &work.step, work.seconds);
+    let text = format!("at work for {seconds} s: {what}: {step}{percent}");
+    text.escape_debug().to_string()
+}
+
 fn verdict(status: &Status) -> &'static str {
+    let tell_nothing = |node: &Node| node.known_by == KnownBy::Messages;
+    let is_unknown = status.others_left_out > 0 || status.others.iter().any(tell_nothing);
     match (status.running, status.fine, &status.others_unknown) {
         (false, ..) => "no daemon runs on this database; this is what the file says",
+        (_, true, None) if is_unknown => "every node that tells of itself has everything",
         (_, true, None) => "every node has everything",
         (_, true, Some(_)) => "this node has everything that it heard of",
         _ => "not every node has everything",
@@ -155,9 +161,7 @@ fn details(node: &Node, now_ms: Option<i64>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{
-        LongWork, NewestSnapshot, RecentWarning, SchemaHash, StreamProgress,
-    };
+    use super::super::report::{NewestSnapshot, RecentWarning, SchemaHash, StreamProgress};
     use super::*;
 
     #[test]

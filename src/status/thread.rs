@@ -325,9 +325,11 @@ impl StatusThread {
         self.known = None;
         let peers = self.peers()?;
         let locked = self.shared.lock();
-        let (own, now_ms) = (locked.database.node(), locked.database.broker_time_ms());
+        let db = &locked.database;
+        let (own, now_ms) = (db.node(), db.broker_time_ms());
+        let heard_ms = db.newest_by_origin().find(|(origin, _)| *origin == node);
         drop(locked);
-        may_forget(node, own, &peers, now_ms)?;
+        may_forget(node, own, &peers, (heard_ms.map(|(_, ms)| ms), now_ms))?;
         if dry_run {
             return Ok(());
         }
@@ -424,7 +426,12 @@ fn fresh_for(peers: &PeerStates) -> Duration {
 }
 
 /// Whether a node may be forgotten. An error says why not.
-fn may_forget(node: u64, own: u64, peers: &PeerStates, now_ms: Option<i64>) -> Result<(), String> {
+fn may_forget(
+    node: u64,
+    own: u64,
+    peers: &PeerStates,
+    (heard_ms, now_ms): (Option<i64>, Option<i64>),
+) -> Result<(), String> {
     if node == own {
         return Err(format!("node {node} is this node"));
     }
@@ -433,11 +440,12 @@ fn may_forget(node: u64, own: u64, peers: &PeerStates, now_ms: Option<i64>) -> R
     };
     let seen = known.as_ref().map(|(_, stored_ms)| *stored_ms);
     let ago = seen
+        .max(heard_ms)
         .zip(now_ms)
         .map(|(seen, now)| (now - seen).max(0) / 1000);
     match ago.filter(|ago| *ago < GONE_AFTER.as_secs() as i64) {
         Some(ago) => Err(format!(
-            "node {node} told of itself {ago} s ago: stop it first, and wait {} minutes",
+            "node {node} was heard of {ago} s ago: stop it first, and wait {} minutes",
             GONE_AFTER.as_secs() / 60
         )),
         None => Ok(()),
@@ -467,8 +475,13 @@ mod tests {
             nodes: BTreeMap::from([(2, known(1_000_000)), (3, known(0)), (4, None)]),
             ..PeerStates::default()
         };
-        let may = |node| may_forget(node, 1, &peers, Some(1_200_000));
+        let may = |node| may_forget(node, 1, &peers, (None, Some(1_200_000)));
         assert_eq!(may(3), Ok(()));
+        let writes = may_forget(4, 1, &peers, (Some(1_100_000), Some(1_200_000)));
+        assert!(
+            writes.unwrap_err().contains("100 s ago"),
+            "its changes arrive"
+        );
         assert_eq!(may(4), Ok(()), "of an older release");
         for (node, why) in [
             (1, "is this node"),

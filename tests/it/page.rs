@@ -149,6 +149,14 @@ fn a_stranger_sees_who_lacks_something() {
     let lacks = ["2 of 3 nodes have everything.", "2 row(s) held", "orders"];
     browser.until_text(port, &lacks);
     browser.pictures(port, "trouble", &pictures);
+    cluster.nodes[0].run(&["pause"]);
+    let offline = [
+        "This node is offline on purpose.",
+        "It is paused, until harmonylite resume.",
+    ];
+    browser.until_text(port, &offline);
+    cluster.nodes[0].run(&["resume"]);
+    browser.until_text(port, &lacks);
     cluster.broker.kill();
     browser.until_text(port, &["This node is cut off from the others."]);
 }
