@@ -41,6 +41,7 @@ mod node;
 mod numbers;
 mod offline;
 mod page;
+mod progress;
 mod proxy;
 mod rebuild_kinds;
 mod rebuilds;
