@@ -162,7 +162,7 @@ fn bring(
             let names = transfer::code(file.path(), config.snapshot.takes_code)?;
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             say_code(&names, config.snapshot.takes_code);
-            transfer::put_in_place(file, &config.db_path)
+            transfer::put_in_place(file, &config.db_path, progress)
         });
         match fetched {
             Ok(false) => {

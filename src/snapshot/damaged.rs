@@ -6,40 +6,53 @@
 //! version that arrives is above it, and `verify -repair` finds them.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use rusqlite::OpenFlags;
+use rusqlite::{Connection, OpenFlags};
 
 use super::source::{SnapshotSource, SourceRow};
 use crate::apply::displaced_row;
-use crate::database::Result;
 use crate::database::rows::{Rows, Stored};
 use crate::database::sites::Sites;
 use crate::database::table::Table;
+use crate::database::{DatabaseError, Result};
 use crate::model::merge::{Exceptions, RowState};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
+use crate::snapshot::error::TransferError;
 use crate::snapshot::scratch;
+use crate::snapshot::watch::Watch;
 
 /// More rows than this are no damage, but something that concerns the whole file.
 const MOST: usize = 10_000;
 
-/// Rows read at a time.
-const STEP: usize = 512;
+/// Rows read at a time, and between two looks at the watch.
+const STEP: usize = 128;
 
 /// Gives damaged rows of the file the lowest version. Returns their number. Fails if the file
-/// cannot be a database of HarmonyLite.
-pub(super) fn demote_damaged(file: &Path) -> Result<usize> {
+/// cannot be a database of HarmonyLite, or if the watch ends the work; then the file is as it was.
+pub(super) fn demote_damaged(
+    file: &Path,
+    watch: &mut dyn Watch,
+) -> std::result::Result<usize, TransferError> {
     let source = SnapshotSource::open(file)?;
     let tables = source.tables.clone();
+    let size = std::fs::metadata(file).map_or(0, |data| data.len());
+    let (mut seen, total) = (0, source.count()?.max(1));
     let mut damaged = Vec::new();
     for (n, table) in tables.iter().enumerate() {
-        let (mut rows, mut after) = (Rows::new(&source.conn, table)?, None);
+        let rows = Rows::new(&source.conn, table).map_err(DatabaseError::from);
+        let (mut rows, mut after) = (rows?, None);
         loop {
             let some = source.rows(table, after.as_deref(), STEP)?;
             let Some(last) = some.last().map(|row| row.key.clone()) else {
                 break;
             };
+            seen += some.len() as u64;
+            let done = u128::from(size) * u128::from(seen.min(total)) / u128::from(total);
+            let told = watch.progress("comparing", done as u64, size);
+            told.map_err(|_| TransferError::Stopped)?;
             for row in some {
                 if let Some(now) = state_now(&source, table, &mut rows, &row)? {
                     damaged.push((n, row.key, now));
@@ -55,19 +68,27 @@ pub(super) fn demote_damaged(file: &Path) -> Result<usize> {
     if damaged.is_empty() || mutation::is(Mutation::DamageForgottenOnMerge) {
         return Ok(0);
     }
-    let conn = scratch::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let mut sites = Sites::load(&conn)?;
+    let conn = scratch::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let conn = conn.map_err(DatabaseError::from)?;
+    put(&conn, &tables, &damaged)?;
+    Ok(damaged.len())
+}
+
+/// A damaged row: its table's place in the list, its key, and [`state_now`].
+type Damaged = (usize, Vec<OwnedValue>, Option<Stored>);
+
+fn put(conn: &Connection, tables: &[Arc<Table>], damaged: &[Damaged]) -> Result<()> {
+    let mut sites = Sites::load(conn)?;
     conn.execute_batch("BEGIN")?;
-    for (n, key, now) in &damaged {
+    for (n, key, now) in damaged {
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-        let mut rows = Rows::new(&conn, &tables[*n])?;
+        let mut rows = Rows::new(conn, &tables[*n])?;
         match now {
             Some(now) => rows.put_version(&mut sites, &key, now)?,
             None => rows.forget_version(&key)?,
         }
     }
-    conn.execute_batch("COMMIT")?;
-    Ok(damaged.len())
+    Ok(conn.execute_batch("COMMIT")?)
 }
 
 /// The version that a row is to have; the inner option is none if it is to have none. The outer

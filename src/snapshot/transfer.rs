@@ -282,15 +282,19 @@ pub fn code(file: &Path, taken: bool) -> Result<Vec<String>, TransferError> {
 }
 
 /// Makes a fetched snapshot the database. Returns false if a database appeared meanwhile: that one
-/// stays.
-pub fn put_in_place(file: Scratch, database: &Path) -> Result<bool, TransferError> {
+/// stays. Reads all rows before, which the watch can end.
+pub fn put_in_place(
+    file: Scratch,
+    database: &Path,
+    watch: &mut dyn Watch,
+) -> Result<bool, TransferError> {
     let prepare = || -> rusqlite::Result<()> {
         let conn = scratch::connect(file.path(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         set_meta(&conn, Meta::Joined, 1)?; // there is nothing to merge it with
         conn.close().map_err(|(_, e)| e)
     };
     // Fails if the daemon could not open the file, now and ever after.
-    let damaged = demote_damaged(file.path())?;
+    let damaged = demote_damaged(file.path(), watch)?;
     if damaged > 0 {
         log::warn!(
             "{damaged} row(s) of the snapshot were changed behind the triggers' back where it was \

@@ -59,7 +59,7 @@ impl World {
             let path = node.path();
             let placed =
                 transfer::fetch(&entry, (path, &FileAccess::OURS), &mut *store, &mut Nobody)
-                    .and_then(|file| transfer::put_in_place(file, path));
+                    .and_then(|file| transfer::put_in_place(file, path, &mut Nobody));
             match placed {
                 Ok(_) => return Ok(true),
                 Err(TransferError::Bad { .. }) => {}

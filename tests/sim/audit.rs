@@ -59,7 +59,7 @@ impl World {
         let brought = snapshots.objects.quietly(|store| {
             let file =
                 transfer::fetch(&entry, (node.path(), &FileAccess::OURS), store, &mut Nobody)?;
-            transfer::put_in_place(file, node.path())
+            transfer::put_in_place(file, node.path(), &mut Nobody)
         });
         if brought.is_err() {
             return Ok(()); // spoilt since

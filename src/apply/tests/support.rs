@@ -17,6 +17,7 @@ use crate::db_file::access::FileAccess;
 use crate::model::frame::Frame;
 use crate::snapshot::scratch::Scratch;
 use crate::snapshot::transfer::put_in_place;
+use crate::snapshot::watch::Nobody;
 
 /// A database with the daemon's core, and a connection of an application to it.
 pub(crate) struct Node {
@@ -106,7 +107,7 @@ impl Node {
         let path = dir.path().join("app.db");
         let scratch = Scratch::beside(&path, "fetched", &FileAccess::OURS).unwrap();
         std::fs::copy(file, scratch.path()).unwrap();
-        put_in_place(scratch, &path).unwrap();
+        put_in_place(scratch, &path, &mut Nobody).unwrap();
         Node::open(id, dir, None, change)
     }
 

@@ -1,11 +1,19 @@
 //! The tables that its maker excludes, in a snapshot's file; and a database that begins as such a
 //! file.
 
+use std::io;
+use std::time::Duration;
+
 use rusqlite::Connection;
 
 use super::{BOOKS, meet, merge, snapshot};
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
 use crate::database::meta::{Meta, MetaType, set_meta};
+use crate::db_file::access::FileAccess;
+use crate::snapshot::error::TransferError;
+use crate::snapshot::scratch::Scratch;
+use crate::snapshot::transfer::put_in_place;
+use crate::snapshot::watch::{Watch, stop};
 
 const USERS: &str = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);
     CREATE TABLE orders(id INTEGER PRIMARY KEY, user INTEGER REFERENCES users ON DELETE CASCADE)";
@@ -196,4 +204,49 @@ fn meta_values_have_their_types() {
         };
         assert_eq!(found, expected, "{name}");
     }
+}
+
+/// Ends the work at the report with this number.
+struct EndsAt(usize, Vec<(&'static str, u64, u64)>);
+
+impl Watch for EndsAt {
+    fn progress(&mut self, step: &'static str, done: u64, total: u64) -> io::Result<()> {
+        self.1.push((step, done, total));
+        if self.1.len() == self.0 {
+            Err(stop())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn pause(&mut self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_rows_of_a_first_snapshot_are_read_under_the_watch() {
+    let mut a = Node::new(1, BOOKS);
+    a.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+         INSERT INTO Books SELECT i, 'a', i FROM n",
+    );
+    let (file, _) = snapshot(&mut a);
+    let place = |ends: &mut EndsAt| {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("app.db");
+        let scratch = Scratch::beside(&database, "fetched", &FileAccess::OURS).unwrap();
+        std::fs::copy(&file, scratch.path()).unwrap();
+        (put_in_place(scratch, &database, ends), database.exists())
+    };
+    let mut ends = EndsAt(3, Vec::new());
+    let (placed, is_there) = place(&mut ends);
+    assert!(matches!(placed, Err(TransferError::Stopped)), "{placed:?}");
+    assert!(!is_there && ends.1.len() == 3);
+    let mut goes_on = EndsAt(0, Vec::new());
+    let (placed, is_there) = place(&mut goes_on);
+    assert!(placed.unwrap() && is_there);
+    let (step, done, total) = *goes_on.1.last().unwrap();
+    assert_eq!((step, done), ("comparing", total));
+    assert!(goes_on.1.len() >= 8);
 }
