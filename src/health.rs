@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -25,10 +25,15 @@ pub const UNHEALTHY: &str = "unhealthy";
 /// Most bytes of a cause, which may come from another program.
 const TEXT_BYTES: usize = 1000;
 
+/// How long an event is shown that a person should look at.
+const SHOWN: Duration = Duration::from_secs(3600);
+
 /// Problems by their subject.
 #[derive(Debug, Default)]
 pub struct Health {
     troubles: Mutex<BTreeMap<String, String>>,
+    /// What happened and is shown for a while, by subject.
+    events: Mutex<BTreeMap<String, (String, Instant)>>,
     last: Mutex<Option<LastFailure>>,
     /// Why this node is offline on purpose.
     offline: Mutex<Option<String>>,
@@ -104,6 +109,24 @@ impl Health {
         });
     }
 
+    /// Reports something that happened once and that a person should look at: it is shown for an
+    /// hour.
+    pub fn report_event(&self, subject: &str, what: &str) {
+        let event = (shortened(what, TEXT_BYTES).into_owned(), Instant::now());
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.retain(|_, (_, at)| at.elapsed() < SHOWN);
+        events.insert(subject.to_owned(), event);
+    }
+
+    /// All problems that threads reported, and what happened within the last hour.
+    fn problems(&self) -> BTreeMap<String, String> {
+        let mut problems = self.with(|troubles| troubles.clone());
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = events.iter().filter(|(_, (_, at))| at.elapsed() < SHOWN);
+        problems.extend(shown.map(|(subject, (what, _))| (subject.clone(), what.clone())));
+        problems
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
         change(&mut self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -118,7 +141,7 @@ fn needs_broker(subject: &str) -> bool {
 /// database, which an application may have locked, the threads' problems alone. Fails if the
 /// database cannot be read.
 pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
-    let mut problems = health.with(|troubles| troubles.clone());
+    let mut problems = health.problems();
     let Some(database) = database else {
         let busy = "it is busy: perhaps an application holds its write lock";
         problems
@@ -164,6 +187,15 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     for (table, text) in database.gone_lately() {
         problems.insert(format!("table {table}"), text.to_owned());
     }
+    if let Some(text) = database.held_problem() {
+        problems.insert("held rows".to_owned(), text);
+    }
+    for table in database.unfit_let_go() {
+        let text = "changes that do not fit it take more than max_held_bytes, and are let go: \
+                    change it as on the other nodes, and a snapshot brings them; see `harmonylite \
+                    held`";
+        problems.insert(format!("rows of table {table}"), text.to_owned());
+    }
     let with_go = database.nodes_with_go();
     if !with_go.is_empty() {
         let text = format!(
@@ -178,6 +210,8 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "problems": problems,
         "holds_rows": database.holds_rows()?,
         "held": database.held_up_to(COUNTED)?,
+        "held_bytes": database.held_bytes(),
+        "let_go": database.counts().let_go,
         "passed_over": database.passed_over(),
         "displaced": database.displaced_up_to(COUNTED)?,
         "rejected": database.rejected(),

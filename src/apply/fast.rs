@@ -79,7 +79,8 @@ impl Database {
                 Err(DatabaseError::Sqlite(e)) if is_unfit(&e) => break true,
                 Err(e) => return Err(e),
             }
-            if self.steps.applied(|| self.clock.uptime()) || !rows.next(row).unwrap_or(false) {
+            let is_cut = self.steps.applied(row.values.len(), || self.clock.uptime());
+            if is_cut || !rows.next(row).unwrap_or(false) {
                 break false;
             }
         };

@@ -68,7 +68,7 @@ impl Database {
             };
             let incoming = Incoming::from_frame(&row, &frame.columns);
             changed += usize::from(self.take_former(table, &at, incoming, frames)?);
-            self.steps.applied(|| self.clock.uptime());
+            self.steps.applied(row.values.len(), || self.clock.uptime());
         }
         Ok(changed)
     }
@@ -88,9 +88,9 @@ impl Database {
         if let Some(changed) = self.join_former(table, at, whole, frames)? {
             return Ok(changed);
         }
+        let holds = self.counts.holds;
         self.hold(at, &incoming, REASON)?;
-        self.counts.held += 1;
-        self.let_go_if_too_much(&at.table)?;
+        self.counts.held += self.counts.holds - holds;
         Ok(false)
     }
 

@@ -54,6 +54,7 @@ impl Database {
         let lower = event.table.to_ascii_lowercase();
         let columns: Vec<&str> = event.row.iter().map(|(name, _)| *name).collect();
         if self.lets_go(&lower, &columns)? {
+            self.counts.let_go += 1;
             return Ok(0);
         }
         let incoming = incoming(event, version(message, event.from));

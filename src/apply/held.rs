@@ -1,8 +1,8 @@
 //! Incoming rows that do not fit the schema here: they are held, merged, and applied once they fit.
 //!
 //! Rows are held for unknown tables and columns, for keys of a different shape, and because they
-//! break a constraint. Of each row and column only the newest version is kept, so the amount held
-//! is bounded by the data. When the schema changes, every held row of a table that is known now is
+//! break a constraint. Of each row and column only the newest version is kept, and no more than
+//! `max_held_bytes` in all (`held_size`). When the schema changes, every held row of a table that is known now is
 //! tried again.
 
 use std::sync::Arc;
@@ -42,6 +42,9 @@ pub(super) const FOR_COLUMN: &str = "there is no such column here";
 
 /// Reason for holding a row until it is known what a migration did to its table.
 pub(super) const WAITS: &str = "the table is new or changed here, and waits for a moment";
+
+/// Reason for holding a row whose counterpart here cannot be read.
+pub(super) const DAMAGED: &str = "the row here is damaged";
 
 /// Each held entry stores its reason, and SQLite's message may quote the row.
 const MAX_REASON_BYTES: usize = 200;
@@ -175,6 +178,7 @@ impl Database {
         let (mut rows, mut row) = (incoming.rows(nodes), Row::default());
         let table = incoming.name.to_ascii_lowercase();
         if self.lets_go(&table, &incoming.columns)? {
+            self.counts.let_go += incoming.len() as u64;
             return Ok(());
         }
         let reason = self.why_held(&table);
@@ -190,16 +194,17 @@ impl Database {
                 key,
             };
             let place = place.with_birth(row.birth);
+            let holds = self.counts.holds;
             self.hold(
                 &place,
                 &Incoming::from_frame(&row, &incoming.columns),
                 reason,
             )?;
-            self.counts.held += 1;
-            if self.let_go_if_too_much(&table)? {
+            self.counts.held += self.counts.holds - holds;
+            if self.let_go_if_too_much(&table)? && !self.catalog.by_name.contains_key(&table) {
                 return Ok(());
             }
-            self.steps.applied(|| self.clock.uptime());
+            self.steps.applied(row.values.len(), || self.clock.uptime());
         }
         Ok(())
     }
@@ -231,6 +236,10 @@ impl Database {
 
     /// Holds a whole row: its tombstone, its version and its columns.
     pub(crate) fn hold(&mut self, at: &Place, incoming: &Incoming, reason: &str) -> Result<()> {
+        if self.lets_unfit_go(&at.table, incoming, reason) {
+            self.counts.let_go += 1;
+            return Ok(());
+        }
         self.counts.holds += 1;
         self.say_held(&at.table, &shortened(reason, MAX_REASON_BYTES));
         let mut known = Incoming::default();
@@ -250,6 +259,9 @@ impl Database {
         }
         if let Some(was) = incoming.was.as_ref().and_then(OldKey::to_held) {
             self.hold_one(at, &known, WAS, Version::NEVER, was.borrow(), reason)?;
+        }
+        if self.catalog.by_name.contains_key(&at.table) {
+            self.let_go_if_too_much(&at.table)?;
         }
         Ok(())
     }
@@ -424,6 +436,10 @@ impl Database {
             if mutation::is(Mutation::HeldColumnsDropped) {
                 continue;
             }
+            if self.lets_unfit_go(&at.table, incoming, FOR_COLUMN) {
+                self.counts.let_go += 1;
+                break;
+            }
             is_done = false;
             self.say_held(&at.table, &format!("there is no column {name:?} here"));
             self.hold_one(
@@ -437,6 +453,9 @@ impl Database {
         }
         if let (Some(version), false) = (incoming.unsent, is_done) {
             self.hold_mark(at, version)?;
+        }
+        if !is_done {
+            self.let_go_if_too_much(&at.table)?;
         }
         Ok(is_done)
     }
@@ -503,6 +522,7 @@ impl Database {
             }
         }
         if places.is_empty() {
+            self.end_unfit();
             self.say_held_ended()?;
             return self.all_held_is_republished();
         }

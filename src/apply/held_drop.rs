@@ -21,6 +21,11 @@ fn asked(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(tables.unwrap_or_default())
 }
 
+/// Whether an operator gives up what is held of a table.
+pub(super) fn is_asked_for(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
+    Ok(asked(conn)?.iter().any(|t| t == table))
+}
+
 fn store_asked(conn: &Connection, tables: &[String]) -> rusqlite::Result<()> {
     match tables.is_empty() {
         true => delete_meta(conn, Meta::DropHeld),
@@ -54,7 +59,9 @@ impl Database {
 
     /// Ends the request for a table of which nothing is held any more. Inside a transaction.
     pub(crate) fn drop_request_is_done(&mut self, table: &str) -> Result<()> {
-        self.catalog.held.remove(table);
+        if !held_tables(&self.conn)?.iter().any(|t| t == table) {
+            self.catalog.held.remove(table);
+        }
         let mut tables = asked(&self.conn)?;
         if tables.iter().any(|t| t == table) {
             tables.retain(|t| t != table);

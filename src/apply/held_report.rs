@@ -56,6 +56,8 @@ pub struct HeldReport {
     pub let_go: Vec<String>,
     /// Names of tables for which a snapshot is awaited.
     pub awaited: Vec<String>,
+    /// Names of tables that are here, and whose changes that do not fit them are let go.
+    pub unfit: Vec<String>,
 }
 
 /// Reads what is held, as of one moment. Fails if the file cannot be read, or if HarmonyLite was
@@ -80,11 +82,12 @@ pub fn held_report(path: &Path) -> Result<HeldReport> {
         .collect();
     let tables = held_tables(&conn)?.into_iter();
     let tables: Result<Vec<_>> = tables.map(|name| held_table(&conn, name, &here)).collect();
-    let (let_go, awaited) = LetGo::load(&conn)?.into_names();
+    let [let_go, awaited, unfit] = LetGo::load(&conn)?.into_names();
     Ok(HeldReport {
         tables: tables?,
         let_go,
         awaited,
+        unfit,
     })
 }
 

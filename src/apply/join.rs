@@ -6,7 +6,7 @@ use crate::apply::Incoming;
 use crate::apply::affinity::is_storable_key;
 use crate::apply::demoted;
 use crate::apply::former_key::is_of_former;
-use crate::apply::held::{Place, WAITS};
+use crate::apply::held::{DAMAGED, Place, WAITS};
 use crate::apply::unique::is_collision;
 use crate::capture::{Frames, is_late};
 use crate::database::rows::{Rows, Stored};
@@ -82,7 +82,7 @@ impl Database {
             return Ok(false);
         }
         if self.damage.is_known(table.id, key_bytes) {
-            self.hold(&at, &incoming, "the row here is damaged")?;
+            self.hold(&at, &incoming, DAMAGED)?;
             return Ok(false);
         }
         self.damage.begin_row(table.id, key_bytes);

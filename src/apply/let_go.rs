@@ -1,16 +1,24 @@
 //! Tables whose changes are let go instead of being held.
 //!
+//! Of a table that is here and for whose held changes there is no space any more, the changes that
+//! do not fit it are let go: rows that break a constraint here, columns that it lacks. Its name is
+//! remembered with a hash of its definition. Once that differs, the changes may fit, and this node
+//! lacks them.
+//!
 //! Nothing is stored of a table that the configuration excludes, nor of one that nobody can
 //! replicate (SQLite's own tables, ours). The names of excluded tables are remembered, and those of
 //! tables that were let go for want of space (`held_size`): if such a table is replicated here one
 //! day, this node lacks everything that it let go. That is a gap in every stream
 //! ([`crate::model::gap`]). A snapshot closes the gap if its maker let nothing of that table go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
+use crate::apply::Incoming;
+use crate::apply::held::DAMAGED;
+use crate::apply::held_drop::is_asked_for;
 use crate::config::Choice;
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::schema::PREFIX;
@@ -30,6 +38,12 @@ pub(super) const DELETE_SOME: &str =
          SELECT table_name, shape, key, column FROM __harmonylite___held
          WHERE table_name = ?1 LIMIT ?2)";
 
+/// Whether `held` is an entry of a row that this node is to send.
+pub(super) const SENDS: &str =
+    "EXISTS (SELECT 1 FROM __harmonylite___held AS mark WHERE mark.table_name = held.table_name
+             AND mark.shape = held.shape AND mark.key = held.key
+             AND mark.column = char(0) || 'unsent')";
+
 /// The tables of which rows were let go; see the module's head. Names are in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LetGo {
@@ -37,6 +51,10 @@ pub(crate) struct LetGo {
     names: BTreeSet<String>,
     /// Tables that are replicated here by now: a snapshot is awaited for them.
     awaited: BTreeSet<String>,
+    /// Tables that are here and whose changes that do not fit them are let go, each with a hash of
+    /// its definition.
+    #[serde(default)]
+    unfit: BTreeMap<String, i64>,
     /// Whether there were more names than are remembered.
     #[serde(default)]
     is_more: bool,
@@ -51,13 +69,19 @@ impl LetGo {
 
     /// Tables of which this database lacks rows.
     pub(crate) fn lacks(&self) -> impl Iterator<Item = &String> {
-        self.names.union(&self.awaited)
+        let lacks = self.names.union(&self.awaited);
+        lacks.chain(
+            self.unfit
+                .keys()
+                .filter(|name| !self.awaited.contains(*name)),
+        )
     }
 
-    /// The tables of which rows were let go, and those for which a snapshot is awaited.
-    pub(crate) fn into_names(self) -> (Vec<String>, Vec<String>) {
-        let [names, awaited] = [self.names, self.awaited].map(|n| n.into_iter().collect());
-        (names, awaited)
+    /// The tables of which rows were let go, those for which a snapshot is awaited, and those of
+    /// which the rows that do not fit are let go.
+    pub(crate) fn into_names(self) -> [Vec<String>; 3] {
+        let unfit = self.unfit.into_keys().collect();
+        [self.names, self.awaited, unfit].map(|names: BTreeSet<String>| names.into_iter().collect())
     }
 
     /// Remembers a table, in a process that is not the daemon. Inside a transaction.
@@ -147,15 +171,26 @@ impl Database {
         let mut found: BTreeSet<String> = self.let_go.names.clone();
         found.retain(|name| here.contains_key(name));
         let is_any = self.let_go.is_more && has_new;
-        if (found.is_empty() && !is_any) || !self.settings.joins_by_snapshot {
+        let changed = self.changed_unfit()?;
+        let is_none = found.is_empty() && changed.is_empty() && !is_any;
+        if is_none || !self.settings.joins_by_snapshot {
             return Ok(());
         }
-        for name in &found {
+        for name in &changed {
             log::warn!(
-                "table {name} is replicated from now on: a snapshot brings the changes that were \
-                 let go"
+                "table {name} is another one now: a snapshot brings the changes that did not fit \
+                 it before, and were let go"
             );
-            self.let_go.names.remove(name);
+            self.let_go.unfit.remove(name);
+        }
+        found.extend(changed);
+        for name in &found {
+            if self.let_go.names.remove(name) {
+                log::warn!(
+                    "table {name} is replicated from now on: a snapshot brings the changes that \
+                     were let go"
+                );
+            }
         }
         self.let_go.awaited.extend(found);
         self.note_gaps_here();
@@ -171,7 +206,8 @@ impl Database {
     /// start, before anything is read.
     pub(crate) fn read_let_go_again(&mut self) -> Result<()> {
         let here = &self.catalog.by_name;
-        if !self.let_go.names.iter().any(|n| here.contains_key(n)) {
+        let names = &self.let_go.names;
+        if !names.iter().any(|n| here.contains_key(n)) && self.let_go.unfit.is_empty() {
             return Ok(());
         }
         log::warn!(
@@ -183,6 +219,7 @@ impl Database {
                 let_go, catalog, ..
             } = &mut *db;
             let_go.names.retain(|n| !catalog.by_name.contains_key(n));
+            let_go.unfit.clear();
             db.read_from_the_start();
             db.store_let_go()?;
             db.store_positions()
@@ -192,6 +229,73 @@ impl Database {
     /// Names of the tables of which changes are let go; other nodes may have them.
     pub fn passed_over(&self) -> Vec<&str> {
         self.let_go.names.iter().map(String::as_str).collect()
+    }
+
+    /// Lets go of the held changes of a table that is here, and of those that do not fit it from
+    /// now on. Inside a transaction.
+    pub(super) fn let_unfit_go(&mut self, lower: &str) -> Result<()> {
+        let hash = self.definition_hash(lower)?;
+        if self.let_go.unfit.insert(lower.to_owned(), hash) != Some(hash) {
+            log::warn!(
+                "changes that do not fit table {lower} take too much space (max_held_bytes): this \
+                 node lets them go; once the table is changed here, a snapshot brings them"
+            );
+            self.store_let_go()?;
+        }
+        self.catalog.ending.insert(lower.to_owned());
+        Ok(())
+    }
+
+    /// Whether a row that does not fit its table (lower case), for a reason or by some of its
+    /// columns, is let go.
+    pub(super) fn lets_unfit_go(&self, lower: &str, row: &Incoming, reason: &str) -> bool {
+        self.let_go.unfit.contains_key(lower)
+            && row.unsent.is_none()
+            && reason != DAMAGED
+            && self.writable(lower).is_some()
+    }
+
+    /// Tables whose changes that do not fit them are let go.
+    pub(crate) fn unfit_let_go(&self) -> impl Iterator<Item = &String> {
+        self.let_go.unfit.keys()
+    }
+
+    /// The tables of [`Self::unfit_let_go`] that are defined differently by now, or are gone.
+    fn changed_unfit(&self) -> Result<Vec<String>> {
+        let mut changed = Vec::new();
+        for (name, hash) in &self.let_go.unfit {
+            if self.definition_hash(name)? != *hash {
+                changed.push(name.clone());
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Hash of what the schema says of a table, its indexes and triggers.
+    fn definition_hash(&self, lower: &str) -> Result<i64> {
+        let mut parts = self.conn.prepare_cached(
+            "SELECT coalesce(sql, name) FROM sqlite_schema
+             WHERE lower(tbl_name) = ?1 AND name NOT GLOB '__harmonylite__*' ORDER BY type, name",
+        )?;
+        let mut parts = parts.query([lower])?;
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        while let Some(part) = parts.next()? {
+            hash.update(part.get_ref(0)?.as_bytes().unwrap_or_default());
+            hash.update(&[0]);
+        }
+        Ok(hash.digest() as i64)
+    }
+
+    /// Has the held entries removed that are left of tables whose changes that do not fit are let
+    /// go. Must be called when all held rows were tried.
+    pub(super) fn end_unfit(&mut self) {
+        let names = self.let_go.unfit.keys();
+        let left = names.filter(|name| self.catalog.held.contains(*name));
+        let left: Vec<String> = left
+            .filter(|n| self.writable(n).is_some())
+            .cloned()
+            .collect();
+        self.catalog.ending.extend(left);
     }
 
     /// Tables for which a snapshot is awaited.
@@ -221,8 +325,11 @@ impl Database {
 
     /// Whether rows were let go of tables that other nodes may have. Without `selected`: of tables
     /// that the configuration excludes. With it: of tables that it selects and that are unknown
-    /// here.
+    /// here, or that the rows do not fit.
     pub(crate) fn has_let_go(&self, selected: bool) -> bool {
+        if selected && !self.let_go.unfit.is_empty() {
+            return true;
+        }
         let tables = &self.settings.tables;
         let mut names = self.let_go.names.iter();
         names.any(|name| tables.replicates(name) == selected)
@@ -279,9 +386,7 @@ impl Database {
     pub(crate) fn end_held(&mut self) -> Result<()> {
         let began = self.clock.uptime();
         while let Some(table) = self.catalog.ending.first().cloned() {
-            let mut delete = self.conn.prepare_cached(DELETE_SOME)?;
-            let is_done = delete.execute(rusqlite::params![table, STEP])? < STEP;
-            drop(delete);
+            let is_done = self.end_some(&table)?;
             if is_done {
                 self.catalog.ending.remove(&table);
                 self.forget_held_size(&table)?;
@@ -293,6 +398,23 @@ impl Database {
             }
         }
         Ok(())
+    }
+}
+
+impl Database {
+    /// Removes some held entries of a table. True if none is left that must be removed.
+    fn end_some(&self, table: &str) -> Result<bool> {
+        if !self.let_go.unfit.contains_key(table) || is_asked_for(&self.conn, table)? {
+            let mut delete = self.conn.prepare_cached(DELETE_SOME)?;
+            return Ok(delete.execute(rusqlite::params![table, STEP])? < STEP);
+        }
+        let text = format!(
+            "DELETE FROM __harmonylite___held WHERE (table_name, shape, key, column) IN (
+                 SELECT table_name, shape, key, column FROM __harmonylite___held AS held
+                 WHERE table_name = ?1 AND reason <> ?3 AND NOT {SENDS} LIMIT ?2)"
+        );
+        let mut delete = self.conn.prepare_cached(&text)?;
+        Ok(delete.execute(rusqlite::params![table, STEP, DAMAGED])? < STEP)
     }
 }
 

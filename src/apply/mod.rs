@@ -182,6 +182,11 @@ impl Database {
         self.steps.set(rows, longest);
     }
 
+    /// For tests: no more than `bytes` of rows that do not fit are held.
+    pub fn hold_at_most(&mut self, bytes: u64) {
+        self.limits.held_bytes = bytes;
+    }
+
     /// Whether the rows of a message are applied in part. Then a copy of this database has more
     /// than its position says.
     pub(crate) fn is_part_way(&self) -> bool {
@@ -314,7 +319,7 @@ impl Database {
             }
             if more {
                 changed += usize::from(self.apply_joined(table, incoming, &row, frames)?);
-                self.steps.applied(|| self.clock.uptime());
+                self.steps.applied(row.values.len(), || self.clock.uptime());
                 more = rows.next(&mut row).unwrap_or(false);
             }
         }

@@ -20,6 +20,9 @@ const WHOLE: usize = 512;
 /// Rows between two looks at the clock.
 const STEP: usize = 32;
 
+/// So many values of a row count like one more row.
+const VALUES: usize = 16;
+
 /// How far the message that is applied in part has come.
 #[derive(Debug)]
 pub(crate) struct Steps {
@@ -29,6 +32,10 @@ pub(crate) struct Steps {
     done: usize,
     /// Number of its rows that are applied or passed over by now.
     seen: usize,
+    /// Rows of it that the transaction under way applied, wide ones as several.
+    work: usize,
+    /// `work` at the last look at the clock.
+    looked: usize,
     /// When the transaction under way began, by the machine's uptime.
     began: Duration,
     /// The transaction ends before the message does.
@@ -44,6 +51,8 @@ impl Default for Steps {
             message: None,
             done: 0,
             seen: 0,
+            work: 0,
+            looked: 0,
             began: Duration::ZERO,
             is_cut: false,
             longest: LONGEST,
@@ -64,6 +73,7 @@ impl Steps {
             self.done = 0;
         }
         (self.seen, self.began, self.is_cut) = (0, began, false);
+        (self.work, self.looked) = (0, 0);
     }
 
     /// The rows that follow are those after the first `rows` rows of the message.
@@ -79,12 +89,16 @@ impl Steps {
         passes
     }
 
-    /// Counts a row that was applied, at this uptime. True if the transaction must end.
-    pub(super) fn applied(&mut self, now: impl Fn() -> Duration) -> bool {
+    /// Counts a row of `values` values that was applied, at this uptime. True if the transaction
+    /// must end.
+    pub(super) fn applied(&mut self, values: usize, now: impl Fn() -> Duration) -> bool {
         self.seen += 1;
-        self.is_cut = self.seen.is_multiple_of(self.step)
-            && self.seen - self.done >= self.whole
-            && now().saturating_sub(self.began) >= self.longest;
+        self.work += 1 + values / VALUES;
+        if self.work - self.looked >= self.step {
+            self.looked = self.work;
+            self.is_cut =
+                self.work >= self.whole && now().saturating_sub(self.began) >= self.longest;
+        }
         self.is_cut
     }
 

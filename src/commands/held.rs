@@ -80,6 +80,12 @@ fn text(report: &HeldReport) -> String {
             "table {table}: changes are let go; a snapshot brings them once the table is here\n"
         );
     }
+    for table in &report.unfit {
+        text += &format!(
+            "table {table}: changes that do not fit it are let go (max_held_bytes); a snapshot \
+             brings them once the table is changed here\n"
+        );
+    }
     for table in &report.awaited {
         text += &format!("table {table}: a snapshot will bring the changes that were let go\n");
     }
@@ -186,5 +192,6 @@ fn json(report: &HeldReport) -> Json {
         "tables": report.tables.iter().map(table).collect::<Vec<_>>(),
         "passed_over": report.let_go,
         "awaited": report.awaited,
+        "unfit": report.unfit,
     })
 }

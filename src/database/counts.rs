@@ -12,6 +12,9 @@ pub struct Counts {
     pub lost: u64,
     /// Rows that arrived and are held, because they do not fit the tables here.
     pub held: u64,
+    /// Rows that arrived and are let go, in whole or in some columns: their table is excluded, or
+    /// more is held already than `max_held_bytes`.
+    pub let_go: u64,
     /// Rows that left their table, or never got into it, because a different row has their UNIQUE
     /// values.
     pub conflicts: u64,

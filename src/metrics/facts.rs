@@ -26,6 +26,7 @@ pub(super) struct MetricFacts {
     pub backlog_rows: u64,
     pub backlog_bytes: u64,
     pub held: u64,
+    pub held_bytes: u64,
     pub displaced: u64,
     pub rejected: u64,
     pub quarantined: u64,
@@ -95,6 +96,7 @@ impl MetricFacts {
             backlog_rows: db.unsent_up_to(BACKLOG_COUNTED)?,
             backlog_bytes: locked.outbox.queued_bytes() as u64,
             held: db.held_up_to(COUNTED)?,
+            held_bytes: db.held_bytes(),
             displaced: db.displaced_up_to(COUNTED)?,
             rejected: db.rejected(),
             quarantined: db.quarantined()?,
@@ -157,7 +159,7 @@ fn flag(is: bool) -> Option<f64> {
 }
 
 /// All of them; those of the Go version first.
-pub(super) const SIMPLE: [Described; 31] = [
+pub(super) const SIMPLE: [Described; 33] = [
     gauge(
         "published",
         "Rows published since the start (as in the Go version; published_rows_total is a counter).",
@@ -194,6 +196,11 @@ pub(super) const SIMPLE: [Described; 31] = [
         |f| Some(f.counts.held as f64),
     ),
     counter(
+        "let_go_rows_total",
+        "Arriving rows that are not stored: their table is excluded, or max_held_bytes is reached.",
+        |f| Some(f.counts.let_go as f64),
+    ),
+    counter(
         "conflicts_total",
         "Rows that are not in their table, or left it, because another row has their UNIQUE \
          values.",
@@ -209,6 +216,9 @@ pub(super) const SIMPLE: [Described; 31] = [
         "Rows that are held until they fit the tables here, counted up to 10,000.",
         |f| Some(f.held as f64),
     ),
+    gauge("held_bytes", "Bytes of the held rows, at most.", |f| {
+        Some(f.held_bytes as f64)
+    }),
     gauge(
         "displaced_rows",
         "Rows displaced by another row under a UNIQUE index, counted up to 10,000.",

@@ -149,6 +149,8 @@ pub struct Node {
     pub cuts_messages: bool,
     /// It gives births to rows that SQLite numbers.
     pub births: bool,
+    /// It has room for a few held rows only, and lets others go until a snapshot brings them.
+    pub holds_little: bool,
     pub shadow: Shadow,
     /// Rows that statements named while the core was down: they may count as written at that time.
     pub noted: BTreeSet<(usize, String)>,
@@ -221,6 +223,7 @@ impl Node {
             has_duplicate: false,
             cuts_messages: false,
             births: false,
+            holds_little: false,
             shadow: Shadow::default(),
             noted: BTreeSet::new(),
             cut: None,
@@ -305,6 +308,9 @@ impl Node {
         db.fence().put_off_by(move || random.below(8) == 0, writes);
         if self.cuts_messages && Random::new(self.clock.time_ms() as u64 ^ 0x5e9).below(4) == 0 {
             db.apply_in_steps(1 + (self.place & 3), Duration::ZERO);
+        }
+        if joins_by_snapshot && self.holds_little {
+            db.hold_at_most(0);
         }
         if self.has_duplicate {
             // As the entries in the broker's bucket tell.

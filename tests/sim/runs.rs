@@ -30,6 +30,9 @@ pub const DAMAGED: u64 = 1 << 15;
 pub const BIRTHS: u64 = 1 << 18;
 pub const UPGRADED: u64 = BIRTHS | 1 << 19;
 
+/// Bits of worlds in which every other node has room for a few held rows only.
+pub const SCARCE: u64 = SNAPSHOTS | 1 << 16;
+
 /// The outcome of one run.
 pub struct Outcome {
     pub trace: u64,
@@ -125,6 +128,7 @@ fn fixed_seeds() {
         (20, DAMAGED),
         (30, BIRTHS),
         (20, UPGRADED),
+        (40, SCARCE),
     ] {
         let total = run_many(1, count, bits, || true, &note);
         assert!(

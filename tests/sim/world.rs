@@ -20,7 +20,7 @@ use crate::plan::{Migration, Plan};
 use crate::random::Random;
 use crate::registry::Bulletin;
 use crate::rekeyed::{MOST_MS, Rekeyed};
-use crate::runs::{AWAY, BIRTHS, DISASTERS, FORGETTING, REKEYED, SNAPSHOTS, UPGRADED};
+use crate::runs::{AWAY, BIRTHS, DISASTERS, FORGETTING, REKEYED, SCARCE, SNAPSHOTS, UPGRADED};
 
 /// A time in 2023: nodes' clocks stay before the machine's own time.
 const BEGIN_MS: i64 = 1_700_000_000_000;
@@ -64,6 +64,8 @@ pub struct World {
     births: Births,
     /// Nodes apply some messages in several transactions.
     cuts_messages: bool,
+    /// Every other node has room for a few held rows only.
+    is_scarce: bool,
     /// An ordinary day: nodes are mostly up to date and send at once, and a publisher notices late
     /// that an acknowledgement does not come.
     is_lively: bool,
@@ -175,6 +177,7 @@ impl World {
             duplicates: false,
             births,
             cuts_messages: seed & 3 != 1 && !is_rekeyed,
+            is_scarce: seed & SCARCE == SCARCE && !is_rekeyed,
             is_lively: seed & 32 != 0,
             loses_all: seed & DISASTERS == DISASTERS && !is_rekeyed,
             folder,
@@ -206,6 +209,7 @@ impl World {
         let mut node = Node::new(place, id, self.folder.path(), self.now_ms + skew, shards);
         node.has_duplicate = duplicates && place < 2;
         node.cuts_messages = self.cuts_messages;
+        node.holds_little = self.is_scarce && place % 2 == 1;
         node.shadow = Shadow {
             columns: vec![None; self.plan.tables.len()],
             ..Shadow::default()

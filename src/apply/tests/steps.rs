@@ -57,6 +57,32 @@ fn every_row_of_a_message_arrives_in_steps() {
     assert_eq!(n[1].rows("SELECT count(*) FROM w"), "i50");
 }
 
+/// Eight rows of 200 columns are as much work as a hundred rows.
+#[test]
+fn a_few_wide_rows_take_as_many_steps_as_many_rows() {
+    let columns: Vec<String> = (0..200).map(|i| format!("c{i}")).collect();
+    let wide = format!(
+        "CREATE TABLE w(id INTEGER PRIMARY KEY, {})",
+        columns.join(", ")
+    );
+    for theirs in ["CREATE TABLE w(id INTEGER PRIMARY KEY, c0)", "", &wide] {
+        let mut n = vec![Node::new(1, &wide), Node::new(2, theirs)];
+        n[0].run("BEGIN");
+        for id in 0..60 {
+            n[0].run(&format!("INSERT INTO w(id, c0) VALUES ({id}, 'a')"));
+        }
+        n[0].run("COMMIT");
+        let frame = n[0].publish().remove(0);
+        n[1].db.apply_in_steps(100, Duration::ZERO);
+        let message = [arrived(&frame.raw, &n[1])];
+        let mut steps = 1;
+        while n[1].db.apply("s", &message).unwrap().messages == 0 {
+            steps += 1;
+        }
+        assert!(steps >= 3, "{steps} {theirs}");
+    }
+}
+
 /// A crash, or another stream, begins the message anew.
 #[test]
 fn a_message_that_was_cut_is_read_again_after_a_crash() {
