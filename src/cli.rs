@@ -22,7 +22,7 @@ usage: harmonylite [flags]
        harmonylite held [-json] [-drop TABLE] [-config FILE]
        harmonylite inspect [-json] [-config FILE] [DATABASE]
        harmonylite snapshots [-json] [flags]
-       harmonylite restore [-o FILE] [flags]
+       harmonylite restore [-o FILE | -dry-run] [flags]
        harmonylite status [-json] [-config FILE]
        harmonylite schema status [-cluster] [-json] [-config FILE]
        harmonylite verify [-repair [-dry-run]] [-json] [-config FILE]
@@ -39,7 +39,8 @@ usage: harmonylite [flags]
                        it is a danger (then it ends with 1); changes nothing, needs no daemon
   snapshots            list the snapshots in the store
   restore              write the newest snapshot to FILE (default: restored.db), as a plain
-                       database without HarmonyLite's tables
+                       database without HarmonyLite's tables; with -dry-run only say, by
+                       table, how many rows of the database the snapshot lacks
   status               show this node and all others: how far behind, what waits, last seen
   schema status        show the hash of the replicated tables' schema; with -cluster, which
                        nodes have a different one
@@ -69,7 +70,8 @@ usage: harmonylite [flags]
                        the same as schema status -cluster
   -cluster             for schema status: compare with the other nodes
   -repair              for verify: make rows that differ equal again
-  -dry-run             for verify -repair, forget and release: only say what would be done
+  -dry-run             for verify -repair, forget, release and restore: only say what would
+                       be done
   -drop TABLE          for held: give up what is held of TABLE on this node
   -o FILE              for restore and diag: where to, a file that is not there yet
 
@@ -129,6 +131,8 @@ pub enum Command {
         options: Flags,
         /// The file to write; none: `restored.db`.
         to: Option<PathBuf>,
+        /// Say what the snapshot lacks, and write nothing.
+        dry_run: bool,
     },
     /// List what the store of snapshots holds.
     Snapshots {
@@ -391,12 +395,22 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
         }
         Some("restore") => {
             let to = value(&mut args, "--o")?.map(PathBuf::from);
+            let dry_run = args.contains("--dry-run");
             let options = options(&mut args)?;
             finish(
                 args,
-                "restore takes -o FILE, -config and the flags for the server",
+                "restore takes -o FILE, -dry-run, -config and the flags for the server",
             )?;
-            Ok(Command::Restore { options, to })
+            if dry_run && to.is_some() {
+                return Err(CliError(
+                    "restore takes -o FILE or -dry-run, not both: -dry-run writes nothing".into(),
+                ));
+            }
+            Ok(Command::Restore {
+                options,
+                to,
+                dry_run,
+            })
         }
         Some("snapshots") => {
             let json = args.contains("--json");

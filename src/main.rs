@@ -84,9 +84,13 @@ fn carry_out_alone(command: Command, out: &mut dyn Write) -> Result<(), String> 
         Command::NatsPermissions { config, node } => {
             nats_permissions::show(&load(config)?, node, out)
         }
-        Command::Restore { mut options, to } => {
+        Command::Restore {
+            mut options,
+            to,
+            dry_run,
+        } => {
             let config = load(options.config.take())?;
-            restore::restore(&config, &options, to.as_deref(), out)
+            restore::restore(&config, &options, (to.as_deref(), dry_run), out)
         }
         Command::Snapshots { mut options, json } => {
             let config = load(options.config.take())?;

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::database::own_tables;
 use crate::db_file::access::FileAccess;
 use crate::model::manifest::{Manifest, SnapshotEntry};
+use crate::model::timestamp::rfc3339;
 use crate::output;
 use crate::snapshot::error::{TransferError, disk};
 use crate::snapshot::scratch;
@@ -21,17 +22,23 @@ use crate::snapshot::thread::Progress;
 use crate::snapshot::transfer;
 use crate::store::Store;
 use crate::thread::spawn;
+use compare::compare;
 
-/// Writes the newest sound snapshot to a new file, as a plain database. Fails if the file exists,
-/// or if no snapshot can be had.
+mod compare;
+
+/// Writes the newest sound snapshot to a new file, as a plain database. With `dry_run` says only
+/// what the newest snapshot lacks of the rows of the database. Fails if the file exists, or if no
+/// snapshot can be had.
 pub fn restore(
     config: &Config,
     options: &Flags,
-    to: Option<&Path>,
+    (to, dry_run): (Option<&Path>, bool),
     out: &mut dyn Write,
 ) -> Result<(), String> {
     let to = to.unwrap_or(Path::new("restored.db"));
-    require_free(to)?;
+    if !dry_run {
+        require_free(to)?;
+    }
     let mut access = open(config, options)?;
     let manifest = read(config, &mut *access.store)?;
     if manifest.snapshots.is_empty() {
@@ -39,6 +46,10 @@ pub fn restore(
     }
     let stop = stop_signals()?;
     let of_database = FileAccess::of_database(&config.db_path);
+    if dry_run {
+        let text = say(config, &manifest.snapshots[0], &mut *access.store, &stop)?;
+        return out.write_all(text.as_bytes()).map_err(output::failed);
+    }
     restore_first(
         &manifest,
         (to, &of_database),
@@ -46,6 +57,48 @@ pub fn restore(
         &stop,
         out,
     )
+}
+
+/// Says what a snapshot lacks of the rows here.
+fn say(
+    config: &Config,
+    entry: &SnapshotEntry,
+    store: &mut dyn Store,
+    stop: &Receiver<()>,
+) -> Result<String, String> {
+    let database = &config.db_path;
+    if !database.exists() {
+        return Err(format!(
+            "{} does not exist: nothing to compare",
+            database.display()
+        ));
+    }
+    let access = FileAccess::of_database(database);
+    let mut progress = Progress::new(stop, "restore");
+    let file = transfer::fetch(entry, (database, &access), store, &mut progress);
+    let file = file.map_err(|e| e.to_string())?;
+    let tables = compare(file.path(), database, stop);
+    let tables = tables.map_err(|e| format!("comparing {}: {e}", database.display()))?;
+    let mut text = format!(
+        "snapshot {} of node {}, of {}: nothing is written\n",
+        entry.name,
+        entry.node,
+        rfc3339(entry.time_ms)
+    );
+    for of in tables {
+        let (table, there, here, lacking) = (&of.table, of.there, of.here, of.lacking);
+        text += &format!(
+            "table {table}: {there} row(s) there, {here} here; {lacking} of these it lacks{}\n",
+            if of.is_many() {
+                ": MORE THAN A TENTH"
+            } else {
+                ""
+            }
+        );
+    }
+    text += "A node that merges it keeps rows that are newer than it, and deletes those whose \
+             delete it knows\n";
+    Ok(text)
 }
 
 /// Receives SIGTERM and SIGINT from now on. (Before there is a file to remove, they may end us at

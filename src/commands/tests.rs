@@ -37,7 +37,13 @@ fn nothing_is_restored_beside_what_another_database_left() {
     for end in ["-wal", "-shm", "-journal"] {
         let leftover = folder.path().join(format!("r.db{end}"));
         fs::write(&leftover, "old").unwrap();
-        let text = restore(&config, &Flags::default(), Some(&to), &mut Vec::new()).unwrap_err();
+        let text = restore(
+            &config,
+            &Flags::default(),
+            (Some(&to), false),
+            &mut Vec::new(),
+        )
+        .unwrap_err();
         assert!(
             text.contains(&format!("r.db{end} is left over")) && text.contains("move it away"),
             "{text}"
@@ -56,7 +62,13 @@ fn a_reader_makes_no_folder() {
     let to = folder.path().join("r.db");
     let missing = |is: &str| {
         let listed = list(&config, &Flags::default(), false, &mut Vec::new()).unwrap_err();
-        let restored = restore(&config, &Flags::default(), Some(&to), &mut Vec::new()).unwrap_err();
+        let restored = restore(
+            &config,
+            &Flags::default(),
+            (Some(&to), false),
+            &mut Vec::new(),
+        )
+        .unwrap_err();
         for text in [listed, restored] {
             assert!(text.contains(is), "no {is:?} in {text:?}");
         }

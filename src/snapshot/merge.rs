@@ -74,6 +74,18 @@ impl RowCount {
         *here += 1;
     }
 
+    /// The deleted rows of each table, for the log; empty if there are none.
+    pub fn by_table(&self) -> String {
+        let deleted = self.tables.iter().filter(|(_, (deleted, _))| *deleted > 0);
+        let each: Vec<String> = deleted
+            .map(|(name, (rows, _))| format!("{name} {rows}"))
+            .collect();
+        match each.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", each.join(", ")),
+        }
+    }
+
     /// Tables of which more than a tenth was deleted: name, deleted rows, rows that were here.
     pub fn many_deleted(&self) -> impl Iterator<Item = (&str, u64, u64)> {
         let tables = self

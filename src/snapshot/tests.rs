@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::merge::RowCount;
 use super::{Merge, View};
 use crate::apply::Position;
 use crate::apply::tests::support::{Node, assert_equal, cluster, exchange};
@@ -71,11 +72,12 @@ fn rand(node: &Node) -> usize {
     std::fs::read_dir(node.dir.path()).unwrap().count()
 }
 
-fn merge(node: &mut Node, (file, entry): &(PathBuf, SnapshotEntry)) {
+fn merge(node: &mut Node, (file, entry): &(PathBuf, SnapshotEntry)) -> RowCount {
     let mut merge = Merge::open(file, entry).unwrap();
     let ended = (0..100_000).any(|_| merge.step(&mut node.db).unwrap().0);
     assert!(ended, "the merge never ends");
     node.capture();
+    merge.rows
 }
 
 fn at(node: &mut Node, seq: u64) {

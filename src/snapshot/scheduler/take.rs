@@ -6,11 +6,15 @@ use std::time::Instant;
 use super::{Round, RoundError, Scheduler};
 use crate::database::{Database, DatabaseError};
 use crate::db_file::access::FileAccess;
+use crate::health::Health;
 use crate::model::manifest::{Manifest, SnapshotEntry};
 use crate::snapshot::error::TransferError;
 use crate::snapshot::merge::Merge;
 use crate::snapshot::{scratch, transfer};
 use crate::store::Store;
+
+/// The subject under which health names snapshots that no node announced.
+const STRANGE: &str = "snapshots that nobody announced";
 
 impl Scheduler {
     /// Merges the newest suitable snapshot. Returns false if there is none.
@@ -35,7 +39,7 @@ impl Scheduler {
         let mut manifest = manifest?;
         self.forgot &= is_missing;
         if let Some(manifest) = &mut manifest {
-            anchor(manifest, &round.registry.announced()?);
+            anchor(manifest, &round.registry.announced()?, &round.shared.health);
         }
         let mut failure = None;
         for mut entry in manifest.into_iter().flat_map(|m| m.snapshots) {
@@ -102,9 +106,21 @@ impl Scheduler {
     }
 }
 
-/// Leaves out the snapshots that no node announced, and says so.
-pub(super) fn anchor(manifest: &mut Manifest, announced: &[SnapshotEntry]) {
-    for name in manifest.anchor(announced) {
+/// Leaves out the snapshots that no node announced, and says so in the log and in health.
+pub(super) fn anchor(manifest: &mut Manifest, announced: &[SnapshotEntry], health: &Health) {
+    let strange = manifest.anchor(announced);
+    match strange.first() {
+        None => health.report_ok(STRANGE),
+        Some(first) => {
+            let text = format!(
+                "the store lists {} of which no node announced any, or a different one under the \
+                 name, as {first}: none is taken; see the log",
+                strange.len()
+            );
+            health.report_failing(STRANGE, &text);
+        }
+    }
+    for name in strange {
         log::warn!(
             "snapshot {name} is not taken: the store lists it, and no node announced it, or a \
              different one under that name. If an operator put the store back to an earlier state \
@@ -154,20 +170,23 @@ fn merge(
         pause.map_err(|_| RoundError::Stopped)?;
     }
     log::info!(
-        "snapshot {} merged, {} row(s) in it were new here, {} row(s) here are deleted by it, in \
-         {} ms",
+        "snapshot {} merged, {} row(s) in it were new here, {} row(s) here are deleted by it{}, \
+         in {} ms",
         entry.name,
         merge.rows.new,
         merge.rows.deleted,
+        merge.rows.by_table(),
         began.elapsed().as_millis()
     );
     for (table, deleted, before) in merge.rows.many_deleted() {
-        log::error!(
+        let text = format!(
             "snapshot {} of node {} deleted {deleted} of {before} row(s) of table {table}. If \
              nobody deleted them, somebody else wrote the snapshot: see \"Security\"",
-            entry.name,
-            entry.node
+            entry.name, entry.node
         );
+        log::error!("{text}");
+        let subject = format!("rows of table {table} deleted");
+        round.shared.health.report_event(&subject, &text);
     }
     round.shared.set_joined();
     Ok(())

@@ -21,6 +21,17 @@ fn in_a_folder(node: &mut Node) {
         .set("snapshot.file.path", &format!("'{}'", store.display()));
 }
 
+/// What the newest snapshot lacks, and that nothing was written.
+fn compared(node: &Node, says: &str) {
+    let before = node.rows();
+    let output = node.run(&["restore", "-dry-run"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains(says), "{text}");
+    assert_eq!(node.rows(), before);
+    assert!(!std::path::Path::new("restored.db").exists());
+}
+
 /// Saves, lists and restores snapshots, with the daemon running and without.
 fn save_list_restore(node: &mut Node) {
     node.start();
@@ -36,6 +47,8 @@ fn save_list_restore(node: &mut Node) {
         if !running {
             node.stop();
             write(node, 100..150, "y");
+            let more = "100 row(s) there, 150 here; 50 of these it lacks: MORE THAN A TENTH";
+            compared(node, more);
             let saved = node.run(&["-save-snapshot"]);
             assert_eq!(saved.status.code(), Some(0), "{}", said(&saved));
         }
@@ -45,6 +58,7 @@ fn save_list_restore(node: &mut Node) {
         let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!(json[0]["node"], 1);
 
+        compared(node, "here; 0 of these it lacks\n");
         let name = format!("restored-{running}.db");
         let file = node.file(&name);
         let to = file.to_str().unwrap();

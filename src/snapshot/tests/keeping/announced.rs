@@ -68,6 +68,11 @@ fn a_snapshot_that_no_node_announced_is_not_taken() {
         });
         let _ = cluster.round(&mut b);
         assert_eq!(titles(&b), ["kept"]);
+        let locked = b.shared.lock();
+        let told = crate::health::report(&b.shared.health, Some(&locked.database)).unwrap();
+        drop(locked);
+        let text = told["problems"]["snapshots that nobody announced"].to_string();
+        assert!(text.contains("lists 1 of which"), "{told}");
         assert!(b.shared.lock().database.has_gap(), "it is not merged");
     }
 }
