@@ -250,7 +250,7 @@ impl Config {
                 "max_held_bytes",
                 MAX_HELD_BYTES,
                 1 << 16..=1 << 40,
-                "bytes of changes of tables that are not here",
+                "bytes of changes that do not fit the tables here",
             ),
             max_frame_bytes: top.int(
                 "max_frame_bytes",

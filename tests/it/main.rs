@@ -6,6 +6,7 @@
 //! on the server's version.
 #![allow(unreachable_pub)] // no other crate uses any of it
 
+mod attacked;
 mod away;
 mod beside;
 mod boxes;

@@ -10,13 +10,13 @@ use crate::cluster::Cluster;
 use crate::node::{Node, until};
 
 /// The metrics from the node's socket; none while it does not answer.
-fn scraped(node: &Node) -> Option<String> {
+pub fn scraped(node: &Node) -> Option<String> {
     let socket = node.file("app.db-harmonylite.sock");
     let answer = client::get(&socket, "/metrics").ok()?;
     (answer.status == 200).then(|| answer.text(1 << 20).unwrap())
 }
 
-fn value(text: &str, name: &str) -> f64 {
+pub fn value(text: &str, name: &str) -> f64 {
     let mut lines = text.lines();
     let line = lines.find(|line| line.starts_with(&format!("{name}{{")));
     let value = line.and_then(|line| line.rsplit(' ').next());
