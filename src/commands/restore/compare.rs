@@ -11,7 +11,7 @@ use crate::database::schema::quote;
 
 /// A table that both databases have.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Compared {
+pub(super) struct LackedRows {
     pub table: String,
     /// Rows in the snapshot, and here.
     pub there: u64,
@@ -20,7 +20,7 @@ pub(super) struct Compared {
     pub lacking: u64,
 }
 
-impl Compared {
+impl LackedRows {
     /// Whether more than a tenth of the rows would be gone.
     pub(super) fn is_many(&self) -> bool {
         self.lacking * 10 > self.here
@@ -32,7 +32,7 @@ pub(super) fn compare(
     snapshot: &Path,
     database: &Path,
     stop: &Receiver<()>,
-) -> rusqlite::Result<Vec<Compared>> {
+) -> rusqlite::Result<Vec<LackedRows>> {
     // What is attached to a connection that only reads is only read, too.
     let mut conn = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     conn.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA query_only = ON")?;
@@ -53,7 +53,7 @@ pub(super) fn compare(
         .collect()
 }
 
-fn compare_one(conn: &Connection, table: String) -> rusqlite::Result<Compared> {
+fn compare_one(conn: &Connection, table: String) -> rusqlite::Result<LackedRows> {
     let mut key = conn.prepare_cached(
         "SELECT name FROM pragma_table_info(?1, 'main') WHERE pk > 0 ORDER BY pk",
     )?;
@@ -77,7 +77,7 @@ fn compare_one(conn: &Connection, table: String) -> rusqlite::Result<Compared> {
     );
     let counts = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?));
     let (there, here, lacking) = conn.query_row(&text, [], counts)?;
-    Ok(Compared {
+    Ok(LackedRows {
         table,
         there,
         here,
