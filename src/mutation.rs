@@ -138,6 +138,12 @@ mistakes! {
     DamageForgottenOnMerge,
     /// A message whose rows are applied in part counts as read.
     CutMessageCounts,
+    /// A delete concerns the row that has the number, whatever row it names.
+    DeleteNamesNoBirth,
+    /// A row that is inserted under the number of a deleted one is that row, with new values.
+    DeleteAndInsertIsUpdate,
+    /// Rows that wait for a number are deleted with the row that has it.
+    WaitingDeletedWithShown,
 }
 
 /// The number of the present mistake plus one; 0: none.

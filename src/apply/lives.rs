@@ -26,6 +26,7 @@ use crate::model::cbor;
 use crate::model::merge::{self, Action};
 use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
+use crate::mutation::{self, Mutation};
 
 /// A life that does not have its number.
 #[derive(Debug, Clone)]
@@ -268,7 +269,10 @@ impl Database {
             return Ok(None);
         }
         let mut shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
-        let birth = self.known_as(table, key_bytes, shown.as_ref(), incoming.birth)?;
+        let mut birth = self.known_as(table, key_bytes, shown.as_ref(), incoming.birth)?;
+        if incoming.row.is_none() && mutation::is(Mutation::DeleteNamesNoBirth) {
+            birth = shown.as_ref().map_or(birth, |s| s.birth);
+        }
         incoming.is_taken_in = birth != incoming.birth;
         incoming.birth = birth;
         if incoming.birth == Birth::None {
@@ -504,6 +508,15 @@ impl Database {
         }
         let mut waiting = self.lives(table).of_key(&self.sites, key_bytes)?;
         waiting.retain(RowLife::is_live);
+        if mutation::is(Mutation::WaitingDeletedWithShown) {
+            let shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
+            if shown.is_some_and(|s| s.state.deleted) {
+                let lives = self.lives(table);
+                return waiting
+                    .iter()
+                    .try_for_each(|life| lives.remove(key_bytes, life.stored.birth));
+            }
+        }
         let Some(best) = waiting.into_iter().max_by_key(RowLife::order) else {
             return Ok(());
         };

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use crate::capture::ChangeEvidence;
 use crate::database::triggers::{DELETE, GIVEN, INSERT, MAYBE};
+use crate::mutation::{self, Mutation};
 
 /// The kinds of a row's entries in the change log, taken in their order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,7 +101,9 @@ impl Fate {
             (true, _) if why == ChangeEvidence::Maybe => Became::Nothing,
             // The log was cut: the insert follows.
             (true, Last::Deleted) => ended,
-            (true, Last::Inserted { given }) if self.is_new || !is_shown => {
+            (true, Last::Inserted { given })
+                if !is_shown || self.is_new && !mutation::is(Mutation::DeleteAndInsertIsUpdate) =>
+            {
                 Became::IsBorn { given }
             }
             (true, _) if is_shown => Became::Changes,

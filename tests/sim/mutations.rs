@@ -32,6 +32,7 @@ fn worlds(mistake: Mutation) -> u64 {
         | LastRowNotSummed
         | ColumnNotSummed
         | RecordedIsTrusted => runs::DAMAGED,
+        DeleteNamesNoBirth | DeleteAndInsertIsUpdate | WaitingDeletedWithShown => runs::BIRTHS,
         DamageForgottenOnMerge => runs::DAMAGED | runs::SNAPSHOTS,
         _ => 0,
     }
