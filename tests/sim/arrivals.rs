@@ -37,10 +37,16 @@ impl World {
         node.open_app();
         node.shadow = Shadow::read(node.app(), &self.plan);
         self.nodes.push(node);
-        if how > 1 {
-            self.create_all(new);
+        match &mut self.rekeyed {
+            Some(rekeyed) => {
+                let is_migrated = self.random.percent(50);
+                let node = &self.nodes[new];
+                rekeyed.arrive(node, (how > 1).then_some(is_migrated));
+            }
+            None if how > 1 => self.create_all(new),
+            None => {}
         }
-        if how == 3 {
+        if how == 3 && self.rekeyed.is_none() {
             self.write_before(new);
         }
         self.start(new)?;

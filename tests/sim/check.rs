@@ -103,11 +103,8 @@ impl World {
         let before = (stored(self), self.model.total());
         let mut quiet = true;
         for place in 0..self.nodes.len() {
-            self.pass(if self.snapshots.is_some() {
-                LEASE_MS / 2
-            } else {
-                10
-            });
+            let ms = self.snapshots.as_ref().map_or(10, |_| LEASE_MS / 2);
+            self.pass_captured(ms)?;
             self.connect(place)?;
             for turn in 0.. {
                 self.capture(place)?;

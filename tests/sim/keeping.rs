@@ -14,6 +14,7 @@ use crate::node::Node;
 use crate::objects::Objects;
 use crate::observe;
 use crate::registry::{Bulletin, LEASE_MS};
+use crate::rekeyed::MOST_MS;
 use crate::world::{KEEP, LONG_TIME, SWEEP, Step, World};
 
 /// The streams' prefix.
@@ -102,6 +103,16 @@ impl Watch for Midst<'_> {
 
     fn pause(&mut self, _: Duration) -> io::Result<()> {
         let place = self.place;
+        if self.world.rekeyed.is_some() {
+            // The round may wait for a migration. How long it pauses depends on the machine.
+            let wait = self.world.nodes[place].db().next_check();
+            let ms = wait.map_or(0, |wait| MOST_MS.min(wait.as_millis() as i64 + 1));
+            let passed = self.world.pass_captured(ms);
+            passed.map_err(|e| {
+                self.failure = Some(e);
+                watch::stop()
+            })?;
+        }
         let lacks = self.lacks.as_ref();
         if lacks.is_some_and(|streams| *streams == self.world.created(place))
             && !self.world.nodes[place].db().has_gap()
@@ -266,7 +277,10 @@ impl World {
             snapshots.bulletin.see(&self.broker);
         }
         let now_and_then = self.random.percent(3);
-        self.pass(if now_and_then { LEASE_MS + 1 } else { 0 });
+        match self.rekeyed {
+            Some(_) => self.pass_captured(if now_and_then { MOST_MS } else { 0 })?,
+            None => self.pass(if now_and_then { LEASE_MS + 1 } else { 0 }),
+        }
         if matches!(step, "fetching" | "checking" | "merging" | "pause") {
             self.capture_all(place)?;
         }

@@ -21,6 +21,10 @@
 //!
 //! The application is stopped while its tool is between the first and the last step: the tool
 //! itself would lose writes between the copy and the DROP.
+//!
+//! In half of these worlds streams forget, the broker loses what it had, and nodes get what they
+//! miss from snapshots. New nodes come with the table as it is before or after the migration, or
+//! with nothing but a snapshot.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -71,6 +75,8 @@ struct Progress {
     /// The application wrote while the rebuilt table had no triggers: the rows may not tell the
     /// core how old keys became new ones.
     is_blurred: bool,
+    /// A snapshot is to bring the table.
+    is_awaited: bool,
 }
 
 pub struct Rekeyed {
@@ -106,6 +112,41 @@ impl Rekeyed {
         let text = format!("CREATE TABLE t({})", self.kind.before);
         node.app().execute_batch(&text).expect("create");
         self.nodes.push(Progress::default());
+    }
+
+    /// A new node creates the table, migrated or not, or waits for a snapshot that brings it.
+    pub fn arrive(&mut self, node: &Node, is_migrated: Option<bool>) {
+        let mut progress = Progress {
+            is_blurred: true,
+            is_awaited: is_migrated.is_none(),
+            ..Progress::default()
+        };
+        if let Some(is_migrated) = is_migrated {
+            let (before, after) = (self.kind.before, self.kind.after);
+            let text = format!(
+                "CREATE TABLE t({})",
+                if is_migrated { after } else { before }
+            );
+            node.app().execute_batch(&text).expect("create");
+            progress.steps = is_migrated.then(VecDeque::new);
+        }
+        self.nodes.push(progress);
+    }
+
+    /// Whether the table is here. A snapshot may have brought it by now, migrated or not.
+    fn is_here(&mut self, node: &Node) -> bool {
+        let progress = &mut self.nodes[node.place];
+        if progress.is_awaited {
+            let text = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = 't'";
+            let text = node.app().query_row(text, [], |r| r.get::<_, String>(0));
+            let Ok(text) = text else {
+                return false;
+            };
+            progress.is_awaited = false;
+            let is_migrated = text.ends_with(&format!("({})", self.kind.after));
+            progress.steps = is_migrated.then(VecDeque::new);
+        }
+        true
     }
 
     fn steps(&self, way: &[&str]) -> VecDeque<String> {
@@ -250,10 +291,10 @@ impl World {
 
     fn write_row(&mut self, place: usize) {
         let rekeyed = self.rekeyed.as_mut().expect("such a table");
-        if rekeyed.is_at_work(place) {
+        let node = &self.nodes[place];
+        if rekeyed.is_at_work(place) || !rekeyed.is_here(node) {
             return;
         }
-        let node = &self.nodes[place];
         let i = self.random.below(ROWS);
         let is_delete = self.random.percent(30);
         let was_there = rekeyed.rows(node).contains_key(&i);
@@ -322,7 +363,10 @@ impl World {
     /// Begins the node's migration, or makes its next step.
     pub fn rebuild_step(&mut self, place: usize) -> Step {
         let way = *self.random.pick(&WAYS);
-        let rekeyed = self.rekeyed();
+        let rekeyed = self.rekeyed.as_mut().expect("such a table");
+        if !rekeyed.is_here(&self.nodes[place]) {
+            return Ok(());
+        }
         let begins = rekeyed.nodes[place].steps.is_none();
         if begins && rekeyed.kind.gone.is_some() {
             if self.nodes[place].shared.is_none() {
@@ -430,6 +474,10 @@ impl World {
 
     /// Migrates the node, so that in the end every node has the new key.
     pub fn end_rebuild(&mut self, place: usize) -> Step {
+        let node = &self.nodes[place];
+        if self.rekeyed.as_mut().is_some_and(|r| !r.is_here(node)) {
+            return Err(format!("node {place}: no snapshot brings the table"));
+        }
         while self.rekeyed.is_some()
             && (self.rekeyed().nodes[place].steps.is_none() || self.rekeyed().is_at_work(place))
         {
