@@ -55,7 +55,7 @@ const SLICE: Duration = Duration::from_millis(50);
 
 /// A wait ends with this much of busy trying. Readers that leave gaps of some microseconds are back
 /// before a sleeping thread is awake.
-const BUSY: Duration = Duration::from_millis(60);
+const BUSY: Duration = Duration::from_millis(120);
 
 /// For this long after a reader came in while a transaction began, all readers are waited for.
 const MET: Duration = Duration::from_millis(100);
@@ -202,7 +202,7 @@ impl Fence {
             }
             match &way {
                 FenceKind::Wal(wal) if !is_viewing => {
-                    let is_met = match left.checked_sub(BUSY.min(self.courtesy / 4)) {
+                    let is_met = match left.checked_sub(BUSY.min(self.courtesy / 2)) {
                         Some(asleep) => index::wait(&wal.shm, self.passes(), asleep.min(SLICE)),
                         None => index::wait_busily(&wal.shm, self.passes(), left),
                     };
