@@ -2,8 +2,8 @@
 //!
 //! Rows are held for unknown tables and columns, for keys of a different shape, and because they
 //! break a constraint. Of each row and column only the newest version is kept, and no more than
-//! `max_held_bytes` in all (`held_size`). When the schema changes, every held row of a table that is known now is
-//! tried again.
+//! `max_held_bytes` in all (`held_size`). When the schema changes, every held row of a table that
+//! is known now is tried again.
 
 use std::sync::Arc;
 

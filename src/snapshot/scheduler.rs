@@ -269,7 +269,7 @@ impl Scheduler {
         match manifest {
             Ok(mut manifest) => {
                 if let Some(manifest) = &mut manifest {
-                    take::anchor(manifest, &round.registry.announced()?, &round.shared.health);
+                    take::anchor(manifest, &round.registry.announced()?, round.shared);
                 }
                 let newest = manifest.and_then(|m| m.newest().cloned());
                 if let Some(newest) = &newest {

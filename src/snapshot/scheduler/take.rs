@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::{Round, RoundError, Scheduler};
 use crate::database::{Database, DatabaseError};
 use crate::db_file::access::FileAccess;
-use crate::health::Health;
 use crate::model::manifest::{Manifest, SnapshotEntry};
+use crate::shared::Shared;
 use crate::snapshot::error::TransferError;
 use crate::snapshot::merge::Merge;
 use crate::snapshot::{scratch, transfer};
@@ -39,7 +39,7 @@ impl Scheduler {
         let mut manifest = manifest?;
         self.forgot &= is_missing;
         if let Some(manifest) = &mut manifest {
-            anchor(manifest, &round.registry.announced()?, &round.shared.health);
+            anchor(manifest, &round.registry.announced()?, round.shared);
         }
         let mut failure = None;
         for mut entry in manifest.into_iter().flat_map(|m| m.snapshots) {
@@ -107,17 +107,17 @@ impl Scheduler {
 }
 
 /// Leaves out the snapshots that no node announced, and says so in the log and in health.
-pub(super) fn anchor(manifest: &mut Manifest, announced: &[SnapshotEntry], health: &Health) {
+pub(super) fn anchor(manifest: &mut Manifest, announced: &[SnapshotEntry], shared: &Shared) {
     let strange = manifest.anchor(announced);
     match strange.first() {
-        None => health.report_ok(STRANGE),
+        None => shared.health.report_ok(STRANGE),
         Some(first) => {
             let text = format!(
                 "the store lists {} of which no node announced any, or a different one under the \
                  name, as {first}: none is taken; see the log",
                 strange.len()
             );
-            health.report_failing(STRANGE, &text);
+            shared.health.report_failing(STRANGE, &text);
         }
     }
     for name in strange {
