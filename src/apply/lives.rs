@@ -368,11 +368,15 @@ impl Database {
             let mut versions = state.exceptions.values().chain([&state.version]);
             versions.any(|v| incoming.is_to_be_sent(*v))
         };
+        let is_buried = in_doubt
+            && !theirs.deleted
+            && before.is_some_and(|b| theirs.floor() < b.version)
+            && !mutation::is(Mutation::BuriedInSilence);
         if action == Action::Nothing && !is_republished {
             let at = Place::of_life(table, key, incoming.birth);
             let is_done = self.settle_held(table, &at, incoming, state.floor())?;
-            if let Some(life) = known.filter(|_| self.settings.publish && is_done && is_to_be_sent)
-            {
+            let is_marked = self.settings.publish && (is_done && is_to_be_sent || is_buried);
+            if let Some(life) = known.filter(|_| is_marked) {
                 self.mark_life(table, key, &life, frames)?;
             }
             return Ok(false);
@@ -383,8 +387,6 @@ impl Database {
             Some(s) => has_mark(&self.conn, table, key, s.local_tx)?,
             None => false,
         };
-        let is_buried =
-            in_doubt && !theirs.deleted && before.is_some_and(|b| theirs.floor() < b.version);
         let values = match state.deleted {
             true => Vec::new(),
             false => final_values(table, &action, &each, local),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
-use crate::model::Row;
+use crate::model::{BEFORE, Row};
 use crate::node::{Node, Stored};
 use crate::numbered::{number, row_of};
 use crate::observe;
@@ -23,6 +23,14 @@ struct Held {
     /// The rows that are displaced, or wait for their number.
     displaced: BTreeMap<String, Row>,
     versions: BTreeMap<String, Stored>,
+}
+
+impl Held {
+    /// Whether a row from before has this number.
+    fn has_before(&self, number: &str) -> bool {
+        let before = format!("{number}{BEFORE}");
+        self.versions.keys().any(|life| life.starts_with(&before))
+    }
 }
 
 impl World {
@@ -280,6 +288,9 @@ impl World {
         for key in keys {
             let at = (table, key.clone());
             let stored = held.versions.get(key);
+            if stored.is_none() && held.has_before(key) {
+                continue; // the life without a birth is lost, and this is checked by its own name
+            }
             let report = |e: String| format!("[{key}] {e}\n{}", self.model.history(&at));
             let version = stored.map(|s| (s.version, s.deleted));
             self.model.check_version(&at, version).map_err(report)?;

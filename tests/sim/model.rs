@@ -38,7 +38,7 @@ struct Drop {
 pub type RowId = (usize, String);
 
 /// Between the number and the birth of a row from before.
-const BEFORE: &str = "~before ";
+pub const BEFORE: &str = "~before ";
 
 #[derive(Default)]
 pub struct Model {

@@ -4,7 +4,7 @@
 use crate::runs::run;
 
 /// A seed, and the mistake that it found.
-const SEEDS: [(u64, &str); 11] = [
+const SEEDS: [(u64, &str); 12] = [
     (874, "a row that nobody else ever heard of"),
     (1701, "later values under an earlier version"),
     (
@@ -25,6 +25,10 @@ const SEEDS: [(u64, &str); 11] = [
     (
         262226,
         "the delete of a row from before learnt under two births",
+    ),
+    (
+        270044,
+        "a row aside that was deleted, and came back on nodes that had forgotten the delete",
     ),
     (
         182732641734474,

@@ -13,7 +13,7 @@ use crate::clock::Killed;
 use crate::keeping::Snapshots;
 use crate::model::{Model, Row, RowId};
 use crate::node::{Node, Options, Shadow};
-use crate::numbered::{Births, life, number};
+use crate::numbered::{Births, Deeds, life, number};
 use crate::objects::Objects;
 use crate::observe;
 use crate::plan::{Migration, Plan};
@@ -229,7 +229,11 @@ impl World {
     pub fn start(&mut self, place: usize) -> Step {
         let node = &mut self.nodes[place];
         let now_ms = self.now_ms;
-        node.births = self.births.after_start(node.births, place, now_ms);
+        let before = node.births;
+        node.births = self.births.after_start(before, place, now_ms);
+        if node.births != before {
+            node.shadow.deeds = Deeds::default(); // triggers of before tell less
+        }
         node.start(&self.options, self.snapshots.is_some())?;
         node.start_scheduler(self.snapshots.as_ref());
         Ok(())
