@@ -66,7 +66,7 @@ fn a_few_wide_rows_take_as_many_steps_as_many_rows() {
         columns.join(", ")
     );
     for theirs in ["CREATE TABLE w(id INTEGER PRIMARY KEY, c0)", "", &wide] {
-        let mut n = vec![Node::new(1, &wide), Node::new(2, theirs)];
+        let mut n = [Node::new(1, &wide), Node::new(2, theirs)];
         n[0].run("BEGIN");
         for id in 0..60 {
             n[0].run(&format!("INSERT INTO w(id, c0) VALUES ({id}, 'a')"));
