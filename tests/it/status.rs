@@ -354,19 +354,24 @@ fn a_bundle_holds_no_secret() {
     for (i, store) in stores.iter().enumerate() {
         let node = Node::new(1);
         let (log, file) = (node.file("daemon.log"), node.file("config.toml"));
+        let password = node.file("password");
         let config = format!(
             "db_path = '{}'\nnode_id = 1\n[logging]\nfile = '{}'\n\
              [nats]\nurls = [\"nats://5ecret-8@127.0.0.1:1\", \"nats://u:5ecret-9@127.0.0.1:1\"]\n\
              user_name = \"u\"\nuser_password = {}\n\
+             [nats.cluster]\npassword = {}\n[nats.leaf]\npassword_file = \"{}\"\n\
              [health_check]\nheartbeat_url = \"https://u:5ecret-11@127.0.0.1:1/5ecret-12\"\n\
              [snapshot]\n{store}",
             node.database().display(),
             log.display(),
-            toml(10)
+            toml(10),
+            toml(13),
+            password.display()
         );
+        fs::write(&password, secret(14)).unwrap();
         fs::write(&file, config).unwrap();
         // A careless server may repeat the secrets in its messages.
-        let said: Vec<String> = (1..=12).map(secret).collect();
+        let said: Vec<String> = (1..=14).map(secret).collect();
         fs::write(
             &log,
             format!(
@@ -384,7 +389,7 @@ fn a_bundle_holds_no_secret() {
         );
         let bundle = fs::read_to_string(&to).unwrap();
         let of_store: &[u32] = [&[1, 2, 3][..], &[4], &[5, 6], &[7]][i];
-        for n in of_store.iter().chain(&[8, 9, 10, 11, 12]) {
+        for n in of_store.iter().chain(&[8, 9, 10, 11, 12, 13, 14]) {
             assert!(!bundle.contains(&format!("5ecret-{n}")), "{n}: {bundle}");
         }
         let configuration = bundle.split("== /health").next().unwrap();
