@@ -375,11 +375,10 @@ impl Table {
         self.range(&columns, after, up_to)
     }
 
-    /// As [`Self::scan_range`], but the key of one row alone: that after `skipped` others.
-    pub fn key_in_range(&self, after: bool, up_to: bool, skipped: u64) -> String {
+    /// As [`Self::scan_range`], but the keys alone.
+    pub fn keys_in_range(&self, after: bool, up_to: bool) -> String {
         let key = column_list(&self.schema, 0..self.key_len());
-        let range = self.range(&key, after, up_to);
-        format!("{range} LIMIT 1 OFFSET {skipped}")
+        self.range(&key, after, up_to)
     }
 
     fn range(&self, columns: &str, after: bool, up_to: bool) -> String {

@@ -270,6 +270,8 @@ pub struct SliceReader<'a> {
     tables: HashMap<String, Arc<Table>>,
     /// Time spent reading since the last pause.
     worked: Duration,
+    /// Length of a slice, [`SLICE`].
+    slice: Duration,
 }
 
 impl<'a> SliceReader<'a> {
@@ -283,6 +285,7 @@ impl<'a> SliceReader<'a> {
             conn: None,
             tables: tables.map(|(n, t)| (n.clone(), t.clone())).collect(),
             worked: Duration::ZERO,
+            slice: SLICE,
         }
     }
 
@@ -359,23 +362,37 @@ impl<'a> SliceReader<'a> {
         Ok(parts)
     }
 
-    /// The last of the next `rows` keys of a range, if the range has more.
+    /// The last of the next `rows` keys of a range, if the range has as many.
     fn key_after(&mut self, range: &KeyRange, rows: u64) -> Result<Option<String>> {
         let Some(table) = self.tables.get(&range.table).cloned() else {
             return Ok(None);
         };
-        let ends = Ends::of(&table, range)?;
-        let text = table.key_in_range(ends.after.is_some(), ends.up_to.is_some(), rows.max(1) - 1);
-        self.slice(|conn, _| {
-            let mut statement = conn.prepare_cached(&text)?;
-            let mut found = statement.query(ends.parameters())?;
-            let Some(row) = found.next()? else {
-                return Ok(None);
-            };
-            Ok(Some(
-                hex(&table.key_bytes(row_values(row, table.key_len()))),
-            ))
-        })
+        let (mut ends, mut wanted) = (Ends::of(&table, range)?, rows.max(1));
+        loop {
+            let (passed, last) = self.slice(|conn, left| {
+                let began = Instant::now();
+                let text = table.keys_in_range(ends.after.is_some(), ends.up_to.is_some());
+                let mut statement = conn.prepare_cached(&text)?;
+                let mut found = statement.query(ends.parameters())?;
+                let mut passed = 0;
+                while let Some(row) = found.next()? {
+                    passed += 1;
+                    let is_step = passed % STEP_ROWS as u64 == 0;
+                    if passed == wanted || (is_step && began.elapsed() >= left) {
+                        let key = row_values(row, table.key_len()).map(Value::to_owned);
+                        return Ok((passed, Some(key.collect::<Vec<_>>())));
+                    }
+                }
+                Ok((passed, None))
+            })?;
+            let Some(key) = last else { return Ok(None) };
+            wanted -= passed;
+            if wanted == 0 {
+                let values = key.iter().map(OwnedValue::borrow);
+                return Ok(Some(hex(&table.key_bytes(values))));
+            }
+            ends.after = Some(key);
+        }
     }
 
     /// Calls `each` with the rows of the range, until it returns false. Rows with NULL in the key
@@ -432,11 +449,11 @@ impl<'a> SliceReader<'a> {
             None => locked.database.open_reader()?,
         };
         drop(locked);
-        let result = read(&conn, SLICE.saturating_sub(self.worked));
+        let result = read(&conn, self.slice.saturating_sub(self.worked));
         self.conn = Some(conn);
         drop(reads);
         self.worked += began.elapsed();
-        if self.worked >= SLICE {
+        if self.worked >= self.slice {
             pause(self.stop, self.worked)?;
             self.worked = Duration::ZERO;
         }
@@ -476,5 +493,40 @@ impl Ends {
 
     fn parameters(&self) -> impl rusqlite::Params + '_ {
         params_from_iter(self.after.iter().chain(&self.up_to).flatten())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::apply::tests::support::Node;
+
+    #[test]
+    fn rows_are_counted_and_read_in_slices_however_large_the_range() {
+        let mut node = Node::new(7, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+        node.run(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+             INSERT INTO t SELECT i FROM n",
+        );
+        let shared = Shared::new(node.db, 1).0;
+        let (_go_on, stop) = bounded(0);
+        let whole = KeyRange {
+            table: "t".into(),
+            after: None,
+            up_to: None,
+        };
+        let key = Key([7; 32]);
+        let [at_once, in_slices] = [SLICE, Duration::ZERO].map(|slice| {
+            let mut reader = SliceReader::new(&shared, &stop);
+            reader.slice = slice;
+            let parts = reader.divide(&whole, 300, 10).unwrap();
+            let sums = parts.iter().map(|part| reader.sum(&key, part).unwrap());
+            (sums.collect::<Vec<_>>(), parts)
+        });
+        let rows: Vec<u64> = in_slices.0.iter().map(|sum| sum.rows).collect();
+        assert_eq!(rows, [300, 300, 300, 100]);
+        assert_eq!(in_slices, at_once);
     }
 }
