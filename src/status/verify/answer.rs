@@ -505,7 +505,7 @@ mod tests {
 
     #[test]
     fn rows_are_counted_and_read_in_slices_however_large_the_range() {
-        let mut node = Node::new(7, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+        let node = Node::new(7, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
         node.run(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
              INSERT INTO t SELECT i FROM n",
