@@ -291,7 +291,10 @@ impl Node {
             // Equal values under a given number are the same row again.
             let is_again = matches!(birth, Birth::Given(_))
                 && stored.as_ref().is_some_and(|s| s.version > version);
-            let may_be = birth == Birth::None || self.shadow.contested.contains(&table);
+            // Triggers of a node that gives no births do not tell a delete and an insert apart from
+            // an update.
+            let tells = self.births && birth != Birth::None;
+            let may_be = !tells || self.shadow.contested.contains(&table);
             let was_dead = model.has_tombstone(&at, self.place, version);
             if !is_dead && !is_again && !may_be && !was_dead && !model.duplicates {
                 return Err(format!(
