@@ -113,18 +113,16 @@ export HARMONYLITE_NATS_SERVER=$newest
 seeds() {
   local sources first
   sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
-  first=$((16#${sources::12}))
-  # Without the bits of the worlds that have their turn below: rebuilds, damage and births.
-  scripts/sim.sh --first "$((first & ~827392))" --minutes 2 &&
+  # Without the bits of the worlds that have a turn of their own: rebuilds and damage. And without
+  # births, which are experimental: by hand, SIM_BITS=262144 and SIM_BITS=786432.
+  first=$((16#${sources::12} & ~827392))
+  scripts/sim.sh --first "$first" --minutes 2 &&
     # Seeds whose brokers lose everything while databases are restored; counting finds them rarely.
     SIM_BITS=16400 scripts/sim.sh --first "$first" --minutes 0.5 &&
     # Seeds that rebuild tables with a different key.
     SIM_BITS=8192 scripts/sim.sh --first "$first" --minutes 0.5 &&
     # Seeds whose rows are damaged and repaired.
-    SIM_BITS=32768 scripts/sim.sh --first "$((first & ~786432))" --minutes 0.5 &&
-    # Seeds whose nodes give births to rows that SQLite numbers: all of them, and some.
-    SIM_BITS=262144 scripts/sim.sh --first "$((first & ~565248))" --minutes 0.5 &&
-    SIM_BITS=786432 scripts/sim.sh --first "$((first & ~40960))" --minutes 0.5
+    SIM_BITS=32768 scripts/sim.sh --first "$first" --minutes 0.5
 }
 # The build for the README's examples, and for the soak, which measures.
 optimised() {
