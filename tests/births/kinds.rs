@@ -83,10 +83,12 @@ fn triggers_tell_the_kinds() {
             .unwrap();
         let replace = "REPLACE INTO t(id, v) VALUES (7, 'a')";
         assert_eq!(kinds(&conn, replace, 7), "XDI");
-        // An insert that is ignored leaves its X. So no X before a D is part of a REPLACE for sure.
+        // An insert that is ignored leaves its X. So no X before a D is part of a REPLACE for sure,
+        // where SQLite gives the number again.
         let ignored = "INSERT OR IGNORE INTO t(id, v) VALUES (7, 'b'); DELETE FROM t;
                        INSERT INTO t(id, v) VALUES (6, 'c'); INSERT INTO t(v) VALUES ('d')";
-        assert_eq!(kinds(&conn, ignored, 7), "XDI");
+        let expected = if options.is_empty() { "XDI" } else { "XD" };
+        assert_eq!(kinds(&conn, ignored, 7), expected);
     }
 }
 
