@@ -35,7 +35,7 @@ pub struct Health {
     /// What happened and is shown for a while, by subject.
     events: Mutex<BTreeMap<String, (String, Instant)>>,
     last: Mutex<Option<LastFailure>>,
-    /// Why this node is offline on purpose.
+    /// Why this node is offline on purpose. Whoever reports a failure holds it meanwhile.
     offline: Mutex<Option<String>>,
     /// Counts what is refused because of its seal.
     seal: OnceLock<Arc<Seal>>,
@@ -56,7 +56,9 @@ impl Health {
     /// Reports that `subject` fails, with its cause. A part that only lacks the broker does not
     /// fail while this node is offline on purpose.
     pub fn report_failing(&self, subject: &str, why: &str) {
-        if needs_broker(subject) && self.offline().is_some() {
+        let offline = self.offline.lock();
+        let offline = offline.unwrap_or_else(PoisonError::into_inner);
+        if needs_broker(subject) && offline.is_some() {
             return;
         }
         let (subject, why) = (subject.to_owned(), shortened(why, TEXT_BYTES).into_owned());
@@ -73,9 +75,10 @@ impl Health {
 
     /// Notes why this node is offline on purpose; `None`: it is not.
     pub fn set_offline(&self, why: Option<String>) {
-        let is_offline = why.is_some();
-        *self.offline.lock().unwrap_or_else(PoisonError::into_inner) = why;
-        if is_offline {
+        let offline = self.offline.lock();
+        let mut offline = offline.unwrap_or_else(PoisonError::into_inner);
+        *offline = why;
+        if offline.is_some() {
             self.with(|troubles| troubles.retain(|subject, _| !needs_broker(subject)));
         }
     }

@@ -156,10 +156,11 @@ pub fn run(config: &Config, options: &Flags, until: Until) -> Result<(), Failure
         poller,
     };
     let threads = Threads::start(config, net, database, inputs, &exits);
-    context.opened(threads.shared());
+    // Before the health is told: what a thread could not do while offline is no problem.
     if let Some(offline) = &offline {
         offline.opened(threads.shared());
     }
+    context.opened(threads.shared());
     if until == Until::Told {
         start_heartbeat(&context, &exits);
     }

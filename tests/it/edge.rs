@@ -52,9 +52,8 @@ fn a_paused_node_captures_and_stays_paused_over_a_restart() {
     node.stop();
     let connections = proxy.connections();
     node.start();
-    until_healthy(node, "it is up, and offline is no problem", |told| {
-        told["offline"].is_string() && told["status"] == "healthy"
-    });
+    let told = until_healthy(node, "it is up", |told| told["offline"].is_string());
+    assert_eq!(told["status"], "healthy", "{told}");
     node.execute("INSERT INTO item VALUES (3, 'c', 2)");
     until("the capture", || (node.number(log) == 0).then_some(()));
     assert_eq!(proxy.connections(), connections, "it did not connect");
