@@ -260,7 +260,8 @@ impl KeyValueRegistry {
     fn too_much(&self, what: &str) -> StreamError {
         StreamError::Refused(format!(
             "bucket {}: {what} of nodes, more than a cluster has: somebody invents nodes; take the \
-             right to write there from that login, and remove the keys ({PUBLISHER}…, {TABLES}…)",
+             right to write there from that login, and remove the keys \
+             ({PUBLISHER}…, {TABLES}…)",
             self.meta
         ))
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::never;
+use crossbeam_channel::{at, never};
 use harmonylite::stream::client::{Client, ClientOptions};
 use harmonylite::stream::jetstream::stream_name;
 use harmonylite::stream::reader::JetStreamReader;
@@ -53,8 +53,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, wire: &Mutex<Instant>) {
             *free = Instant::now().max(*free) + takes;
             *free
         };
-        // This sleep waits for no condition: it is the slowness of the link.
-        thread::sleep(through.saturating_duration_since(Instant::now()));
+        // The link delivers the packet at that time.
+        at(through).recv().unwrap();
         if to.write_all(&packet[..read]).is_err() {
             break;
         }
