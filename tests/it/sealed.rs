@@ -217,20 +217,25 @@ fn a_node_without_the_key_gets_nothing_and_says_why() {
     assert_eq!(rogue.number("SELECT count(*) FROM item"), 1);
 }
 
+/// Writes a row on each node. Returns the number of rows that were written so far.
+fn rows_for_each() -> impl FnMut(&[Node]) -> usize {
+    let mut written = 0;
+    move |nodes| {
+        for node in nodes {
+            node.execute(&format!("INSERT INTO item VALUES ({written}, 'x', 0)"));
+            written += 1;
+        }
+        written
+    }
+}
+
 #[test]
 fn an_open_cluster_is_sealed_while_it_runs() {
     let key = key::make(1).unwrap();
     let mut cluster = Cluster::stopped(3, |_| {});
     in_a_folder(&mut cluster.nodes);
     Node::start_all(&mut cluster.nodes);
-    let mut next = 0;
-    let mut write = |nodes: &[Node]| {
-        for node in nodes {
-            node.execute(&format!("INSERT INTO item VALUES ({next}, 'x', 0)"));
-            next += 1;
-        }
-        next as usize
-    };
+    let mut write = rows_for_each();
     write(&cluster.nodes);
     cluster.converge();
     // Those that have no key yet wait for it, and lose nothing.
@@ -265,14 +270,7 @@ fn an_open_cluster_is_sealed_while_it_runs() {
 fn the_key_changes_while_the_cluster_runs() {
     let (old, new) = (key::make(1).unwrap(), key::make(2).unwrap());
     let mut cluster = Cluster::start(3, |node| give(node, &[&old], true));
-    let mut next = 0;
-    let mut write = |nodes: &[Node]| {
-        for node in nodes {
-            node.execute(&format!("INSERT INTO item VALUES ({next}, 'x', 0)"));
-            next += 1;
-        }
-        next as usize
-    };
+    let mut write = rows_for_each();
     let rows = write(&cluster.nodes);
     assert_eq!(cluster.converge().len(), rows);
     let mut away = cluster.nodes.pop().unwrap();
