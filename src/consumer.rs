@@ -171,9 +171,9 @@ impl Consumer {
                 Err(StreamError::Denied(text)) if !worked => Err(Pause::Fatal(text)),
                 Err(e) => Err(e.into()),
             };
-            self.shared.set_at_end(self.shard, false);
             let now = SystemClock.uptime();
             let (text, level) = match pause {
+                // What was read to its end remains so, for the publisher sends what is left.
                 Ok(()) | Err(Pause::Stopped) => return Ok(()),
                 Err(Pause::Fatal(text)) => return Err(text),
                 Err(Pause::TryAgain(text)) => {
@@ -182,6 +182,7 @@ impl Consumer {
                 }
                 Err(Pause::Machine(text)) => (text, of_machine.rings(now).map(|_| Level::Warn)),
             };
+            self.shared.set_at_end(self.shard, false);
             if self.shared.health.offline().is_some() {
                 self.backoff.reset();
                 if !self.broker.pause(self.backoff.wait(), &self.stop) {

@@ -535,18 +535,24 @@ impl Publisher {
         (self.rest_until, self.poll_at, self.polls) = (until, Some(until), 0);
     }
 
+    /// Whether captures only mark rows, which are to be sent by way of the backlog now.
+    fn has_backlog(&self) -> bool {
+        let is_connected = self.link.is_some() && self.shared.all_at_end();
+        is_connected && {
+            let locked = self.shared.lock();
+            !locked.database.is_live() && self.shared.may_publish(&locked.database)
+        }
+    }
+
     /// Encodes the next piece of the backlog, if nothing is under way and captures only mark rows.
     fn fetch_backlog(&mut self) -> Result<(), DatabaseError> {
-        if self.link.is_none() || !self.shared.all_at_end() {
-            return Ok(()); // we are woken when that is so
+        if !self.has_backlog() {
+            return Ok(()); // we are woken when that changes
         }
         let shared = self.shared.clone();
         let locked = shared.lock();
-        if !locked.outbox.is_empty() || locked.database.is_live() {
+        if !locked.outbox.is_empty() {
             return Ok(());
-        }
-        if !shared.may_publish(&locked.database) {
-            return Ok(()); // likewise
         }
         if !locked.database.is_captured() {
             self.poll_at = self.poll_at.or(Some(Instant::now()));
@@ -760,14 +766,20 @@ impl Publisher {
             // The next start continues the comparison of tables from where this one got to.
             more = captured.more && !locked.database.is_comparing();
         }
+        let is_captured = self.shared.lock().database.is_captured();
         while Instant::now() < patience {
+            self.rest_until = Instant::now();
+            let goes_on = self.fetch_backlog().is_ok() && is_captured;
             let _ = self.send();
             let Some(link) = &self.link else { break };
-            if link.is_idle() {
-                break;
-            }
-            match link.writer.acks().recv_deadline(patience) {
+            let until = match link.is_idle() {
+                false => patience,
+                true if goes_on && self.has_backlog() => self.rest_until.min(patience),
+                true => break,
+            };
+            match link.writer.acks().recv_deadline(until) {
                 Ok(ack) => self.acknowledged(ack, Instant::now()),
+                Err(RecvTimeoutError::Timeout) if until < patience => {}
                 Err(_) => break,
             }
         }

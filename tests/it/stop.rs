@@ -97,6 +97,31 @@ fn the_last_rows_are_sent() {
     }
 }
 
+/// The signal comes while rows that were written before the start are on their way.
+#[test]
+fn the_rest_of_the_backlog_is_sent() {
+    let mut cluster = Cluster::start(2, |node| {
+        node.set("replication_log.max_transaction_bytes", "16384");
+    });
+    cluster.nodes[0].execute("INSERT INTO item VALUES (1, 'a', 0)");
+    cluster.converge();
+    cluster.nodes[0].stop();
+    let app = cluster.nodes[0].open();
+    for id in 2..100 {
+        let sql = "INSERT INTO item VALUES (?1, hex(randomblob(1000)), 0)";
+        app.execute(sql, [id]).unwrap();
+    }
+    drop(app);
+    cluster.nodes[0].start();
+    until("the other node has the first of them", || {
+        (cluster.nodes[1].number("SELECT count(*) FROM item") > 1).then_some(())
+    });
+    cluster.nodes[0].stop();
+    assert!(cluster.nodes[0].is_quiet(), "sent and acknowledged");
+    cluster.nodes[0].start();
+    assert_eq!(cluster.converge().len(), 99);
+}
+
 #[test]
 fn cleanup_leaves_no_trace() {
     let mut cluster = Cluster::start(1, |_| {});
