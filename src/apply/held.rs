@@ -182,6 +182,7 @@ impl Database {
             return Ok(());
         }
         let reason = self.why_held(&table);
+        let is_here = self.catalog.by_name.contains_key(&table);
         while !self.steps.is_cut() && rows.next(&mut row).unwrap_or(false) {
             if self.steps.passes() {
                 continue;
@@ -201,7 +202,7 @@ impl Database {
                 reason,
             )?;
             self.counts.held += self.counts.holds - holds;
-            if self.let_go_if_too_much(&table)? && !self.catalog.by_name.contains_key(&table) {
+            if !is_here && self.let_go_if_too_much(&table)? {
                 return Ok(());
             }
             self.steps.applied(row.values.len(), || self.clock.uptime());
@@ -331,7 +332,9 @@ impl Database {
         let reason = shortened(reason, MAX_REASON_BYTES);
         let texts = at.table.len() + at.shape.len() + at.key.len() + column.len() + reason.len();
         self.note_held_entry(&at.table, texts + value.bytes());
-        self.catalog.ending.remove(&at.table);
+        if !self.is_unfit(&at.table) {
+            self.catalog.ending.remove(&at.table);
+        }
         self.conn
             .prepare_cached(
                 "REPLACE INTO __harmonylite___held(table_name, shape, key, column, hlc, site, \
@@ -481,7 +484,8 @@ impl Database {
 
     /// Tries some of the held rows again. Inside a transaction.
     pub(crate) fn retry_held(&mut self, frames: &mut Frames) -> Result<()> {
-        let Some(after) = self.catalog.retry_held.take() else {
+        // It stays until all are tried: what was not tried may not be let go.
+        let Some(after) = self.catalog.retry_held.clone() else {
             return Ok(());
         };
         let places = held_after(&self.conn, after.as_ref())?;
@@ -522,6 +526,8 @@ impl Database {
             }
         }
         if places.is_empty() {
+            self.catalog.retry_held = None;
+            self.count_held_anew();
             self.end_unfit();
             self.say_held_ended()?;
             return self.all_held_is_republished();

@@ -74,6 +74,11 @@ impl Database {
         *grown += bytes as u64 + ENTRY_BYTES;
     }
 
+    /// Has the entries counted at the next opportunity, since more of them may go now.
+    pub(super) fn count_held_anew(&mut self) {
+        self.held_size.counted = None;
+    }
+
     /// Upper bound of the bytes that are held.
     pub fn held_bytes(&self) -> u64 {
         self.held_size.total()
@@ -93,7 +98,7 @@ impl Database {
     /// Whether held rows of a table (lower case) may be let go for want of space.
     fn may_let_go(&self, table: &str) -> bool {
         let is_here = self.catalog.by_name.contains_key(table);
-        let is_tried = self.catalog.retry_held.is_none() && self.writable(table).is_some();
+        let is_tried = self.catalog.retry_held.is_none() && self.judges(table);
         self.settings.joins_by_snapshot && (!is_here || is_tried)
     }
 
@@ -155,7 +160,7 @@ impl Database {
         let most_left = if total > most { most / 8 * 7 } else { most };
         let mut go = Vec::new();
         for (bytes, table) in sizes.iter_mut().rev() {
-            if (*bytes > most / 2 || total > most_left) && self.may_let_go(table) {
+            if *bytes > 0 && (*bytes > most / 2 || total > most_left) && self.may_let_go(table) {
                 total -= std::mem::take(bytes);
                 go.push(table.clone());
             }

@@ -249,10 +249,19 @@ impl Database {
     /// Whether a row that does not fit its table (lower case), for a reason or by some of its
     /// columns, is let go.
     pub(super) fn lets_unfit_go(&self, lower: &str, row: &Incoming, reason: &str) -> bool {
+        self.is_unfit(lower) && row.unsent.is_none() && reason != DAMAGED && self.judges(lower)
+    }
+
+    /// Whether changes that do not fit this table (lower case) are let go.
+    pub(super) fn is_unfit(&self, lower: &str) -> bool {
         self.let_go.unfit.contains_key(lower)
-            && row.unsent.is_none()
-            && reason != DAMAGED
-            && self.writable(lower).is_some()
+    }
+
+    /// Whether it is known what fits this table (lower case): rows do not wait for a migration or a
+    /// comparison.
+    pub(super) fn judges(&self, lower: &str) -> bool {
+        let table = self.writable(lower);
+        table.is_some_and(|table| !self.catalog.comparing.contains_key(&table.id))
     }
 
     /// Tables whose changes that do not fit them are let go.
@@ -291,10 +300,7 @@ impl Database {
     pub(super) fn end_unfit(&mut self) {
         let names = self.let_go.unfit.keys();
         let left = names.filter(|name| self.catalog.held.contains(*name));
-        let left: Vec<String> = left
-            .filter(|n| self.writable(n).is_some())
-            .cloned()
-            .collect();
+        let left: Vec<String> = left.filter(|n| self.judges(n)).cloned().collect();
         self.catalog.ending.extend(left);
     }
 
