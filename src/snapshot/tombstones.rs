@@ -174,6 +174,7 @@ impl Database {
                 continue;
             }
             self.lives(table).remove(key, *birth)?;
+            self.restore_detector.forget();
             self.note_forgotten(state.version)?;
             highest = highest.max(state.version);
             dropped += 1;

@@ -484,10 +484,8 @@ impl Database {
         ))?;
         let former = Former {
             shape: former.shape.clone(),
-            seen: 0,
-            before: None,
             has_was: !former.shape.key_gone(table).is_empty(),
-            has_contents: false,
+            ..Former::default()
         };
         if former.has_was {
             self.conn.execute_batch(&create_was(table.id))?;
