@@ -86,15 +86,13 @@ fn say(
         rfc3339(entry.time_ms)
     );
     for of in tables {
-        let (table, there, here, lacking) = (&of.table, of.there, of.here, of.lacking);
-        text += &format!(
-            "table {table}: {there} row(s) there, {here} here; {lacking} of these it lacks{}\n",
-            if of.is_many() {
-                ": MORE THAN A TENTH"
-            } else {
-                ""
-            }
-        );
+        let lacks = match of.lacking {
+            None => "its key is a different one there".to_owned(),
+            Some(rows) if of.is_many() => format!("{rows} of these it lacks: MORE THAN A TENTH"),
+            Some(rows) => format!("{rows} of these it lacks"),
+        };
+        let (table, there, here) = (&of.table, of.there, of.here);
+        text += &format!("table {table}: {there} row(s) there, {here} here; {lacks}\n");
     }
     text += "A node that merges it keeps rows that are newer than it, and deletes those whose \
              delete it knows\n";

@@ -22,7 +22,7 @@ use crate::model::version::{HLC_BEFORE, Version};
 use crate::mutation::{self, Mutation};
 use crate::snapshot::error::TransferError;
 use crate::snapshot::scratch;
-use crate::snapshot::watch::Watch;
+use crate::snapshot::watch::{Watch, share};
 
 /// More rows than this are no damage, but something that concerns the whole file.
 const MOST: usize = 10_000;
@@ -39,7 +39,7 @@ pub(super) fn demote_damaged(
     let source = SnapshotSource::open(file)?;
     let tables = source.tables.clone();
     let size = std::fs::metadata(file).map_or(0, |data| data.len());
-    let (mut seen, total) = (0, source.count()?.max(1));
+    let (mut seen, total) = (0, source.count()?);
     let mut damaged = Vec::new();
     for (n, table) in tables.iter().enumerate() {
         let rows = Rows::new(&source.conn, table).map_err(DatabaseError::from);
@@ -50,8 +50,7 @@ pub(super) fn demote_damaged(
                 break;
             };
             seen += some.len() as u64;
-            let done = u128::from(size) * u128::from(seen.min(total)) / u128::from(total);
-            let told = watch.progress("comparing", done as u64, size);
+            let told = watch.progress("comparing", share(size, seen, total), size);
             told.map_err(|_| TransferError::Stopped)?;
             for row in some {
                 if let Some(now) = state_now(&source, table, &mut rows, &row)? {

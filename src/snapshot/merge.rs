@@ -22,6 +22,7 @@ use crate::model::value::{OwnedValue, Value};
 use crate::model::version::Version;
 use crate::mutation::{self, Mutation};
 use crate::snapshot::source::{SnapshotSource, SourceRow};
+use crate::snapshot::watch::share;
 use former::SourceFormer;
 
 mod former;
@@ -150,8 +151,7 @@ impl Merge {
     /// Progress in bytes of the snapshot's database: done, and all.
     pub fn progress(&self) -> (u64, u64) {
         let size = self.entry.database_size;
-        let done = u128::from(size) * u128::from(self.rows.seen) / u128::from(self.total.max(1));
-        (size.min(done as u64), size)
+        (share(size, self.rows.seen, self.total), size)
     }
 
     /// Whether the snapshot's tables were created, if the database had none.

@@ -14,6 +14,12 @@ pub trait Watch: Send {
     fn pause(&mut self, time: Duration) -> io::Result<()>;
 }
 
+/// The bytes that are done when `seen` of `total` rows are.
+pub(super) fn share(bytes: u64, seen: u64, total: u64) -> u64 {
+    let done = u128::from(bytes) * u128::from(seen) / u128::from(total.max(1));
+    bytes.min(done as u64)
+}
+
 /// A watch for work that nobody waits for and that leaves no pauses.
 pub struct Nobody;
 

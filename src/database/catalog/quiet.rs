@@ -91,7 +91,7 @@ struct TriggerlessTable {
     is_early: bool,
     /// Its versions are known: the table is not new.
     is_known: bool,
-    /// Nothing is written into another table because of it.
+    /// It may be the stand-in of another table, which is guarded meanwhile.
     may_stand_in: bool,
     /// The reason for a long wait, as text for people, and the end of the wait.
     held_up: Option<(String, Duration)>,

@@ -109,16 +109,13 @@ impl Scheduler {
 /// Leaves out the snapshots that no node announced, and says so in the log and in health.
 pub(super) fn anchor(manifest: &mut Manifest, announced: &[SnapshotEntry], shared: &Shared) {
     let strange = manifest.anchor(announced);
-    match strange.first() {
-        None => shared.health.report_ok(STRANGE),
-        Some(first) => {
-            let text = format!(
-                "the store lists {} of which no node announced any, or a different one under the \
-                 name, as {first}: none is taken; see the log",
-                strange.len()
-            );
-            shared.health.report_failing(STRANGE, &text);
-        }
+    if let Some(first) = strange.first() {
+        let text = format!(
+            "the store lists {} of which no node announced any, or a different one under the \
+             name, as {first}: none is taken; see the log",
+            strange.len()
+        );
+        shared.health.report_event(STRANGE, &text);
     }
     for name in strange {
         log::warn!(
