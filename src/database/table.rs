@@ -368,20 +368,11 @@ impl Table {
         )
     }
 
-    /// SQL that reads whole rows in key order: after a key (the first parameters), up to a key (the
-    /// next ones), where these are given. It passes over keys with NULL in them.
-    pub fn scan_range(&self, after: bool, up_to: bool) -> String {
-        let columns = column_list(&self.schema, 0..self.schema.columns.len());
-        self.range(&columns, after, up_to)
-    }
-
-    /// As [`Self::scan_range`], but the keys alone.
-    pub fn keys_in_range(&self, after: bool, up_to: bool) -> String {
-        let key = column_list(&self.schema, 0..self.key_len());
-        self.range(&key, after, up_to)
-    }
-
-    fn range(&self, columns: &str, after: bool, up_to: bool) -> String {
+    /// SQL that reads the first so many columns, of which the key is the beginning, in key order:
+    /// after a key (the first parameters), up to a key (the next ones), where these are given. It
+    /// passes over keys with NULL in them.
+    pub fn scan_range(&self, columns: usize, after: bool, up_to: bool) -> String {
+        let columns = column_list(&self.schema, 0..columns);
         let count = self.key_len();
         let key = (0..count).map(|i| self.schema.column_sql(i));
         let not_null: Vec<String> = key.clone().map(|k| format!("{k} IS NOT NULL")).collect();

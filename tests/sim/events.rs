@@ -84,8 +84,10 @@ impl World {
                     let inserts = values.first() == Some(&OwnedValue::Null);
                     let chosen = (inserts && result.as_ref().is_ok_and(|n| *n > 0))
                         .then(|| (*table, format!("i{}", app.last_insert_rowid())))
-                        .map(|at| (node.lives_of_number(&self.plan, &at), at))
-                        .map(|(known, at)| (at, known));
+                        .map(|at| {
+                            let known = node.lives_of_number(&self.plan, &at);
+                            (at, known)
+                        });
                     deeds.push((self.plan.tables[*table].keys_in(values), *table, chosen));
                 }
                 for (table, before) in tables.iter().zip(&before) {

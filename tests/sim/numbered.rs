@@ -133,9 +133,8 @@ impl Node {
             return rows;
         }
         let mut shown = self.shown(plan, table);
-        let life = |number: String| shown.remove(&number).map_or(number, |(life, _)| life);
+        let mut life = |number: String| shown.remove(&number).map_or(number, |(life, _)| life);
         let each = rows.into_iter();
-        let mut life = life;
         each.map(|(number, row)| (life(number), row)).collect()
     }
 

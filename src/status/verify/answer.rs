@@ -293,9 +293,10 @@ impl<'a> SliceReader<'a> {
         let (mut rows, mut sum) = (0, 0_u128);
         if let Some(table) = self.tables.get(&range.table).cloned() {
             let mut digester = Digester::new(key, &table);
-            self.each_row(&table, range, &mut |key, values| {
+            let columns = table.schema.columns.len();
+            self.scan(&table, range, columns, &mut |values| {
                 rows += 1;
-                sum = sum.wrapping_add(digester.row(key, values));
+                sum = sum.wrapping_add(digester.row(&key_of(&table, values), values));
                 true
             })?;
         }
@@ -312,8 +313,10 @@ impl<'a> SliceReader<'a> {
         let mut rows = Vec::new();
         if let Some(table) = self.tables.get(&range.table).cloned() {
             let mut digester = Digester::new(key, &table);
-            self.each_row(&table, range, &mut |key, values| {
-                let row = (hex(key), format!("{:x}", digester.row(key, values)));
+            let columns = table.schema.columns.len();
+            self.scan(&table, range, columns, &mut |values| {
+                let key = key_of(&table, values);
+                let row = (hex(&key), format!("{:x}", digester.row(&key, values)));
                 *listed += row.0.len() + row.1.len() + "[\"\",\"\"],".len();
                 let fits = *listed <= MAX_LISTED;
                 if fits {
@@ -367,64 +370,45 @@ impl<'a> SliceReader<'a> {
         let Some(table) = self.tables.get(&range.table).cloned() else {
             return Ok(None);
         };
-        let (mut ends, mut wanted) = (Ends::of(&table, range)?, rows.max(1));
-        loop {
-            let (passed, last) = self.slice(|conn, left| {
-                let began = Instant::now();
-                let text = table.keys_in_range(ends.after.is_some(), ends.up_to.is_some());
-                let mut statement = conn.prepare_cached(&text)?;
-                let mut found = statement.query(ends.parameters())?;
-                let mut passed = 0;
-                while let Some(row) = found.next()? {
-                    passed += 1;
-                    let is_step = passed % STEP_ROWS as u64 == 0;
-                    if passed == wanted || (is_step && began.elapsed() >= left) {
-                        let key = row_values(row, table.key_len()).map(Value::to_owned);
-                        return Ok((passed, Some(key.collect::<Vec<_>>())));
-                    }
-                }
-                Ok((passed, None))
-            })?;
-            let Some(key) = last else { return Ok(None) };
-            wanted -= passed;
-            if wanted == 0 {
-                let values = key.iter().map(OwnedValue::borrow);
-                return Ok(Some(hex(&table.key_bytes(values))));
+        let (mut left, mut last) = (rows.max(1), None);
+        self.scan(&table, range, table.key_len(), &mut |key| {
+            left -= 1;
+            if left == 0 {
+                last = Some(hex(&key_of(&table, key)));
             }
-            ends.after = Some(key);
-        }
+            left > 0
+        })?;
+        Ok(last)
     }
 
-    /// Calls `each` with the rows of the range, until it returns false. Rows with NULL in the key
-    /// have no versions, and are passed over.
-    fn each_row(
+    /// Calls `each` with the first `columns` values of the rows of the range, until it returns
+    /// false. Rows with NULL in the key have no versions, and are passed over.
+    fn scan(
         &mut self,
         table: &Table,
         range: &KeyRange,
-        each: &mut dyn FnMut(&[u8], &[Value<'_>]) -> bool,
+        columns: usize,
+        each: &mut dyn FnMut(&[Value<'_>]) -> bool,
     ) -> Result<()> {
-        let count = table.schema.columns.len();
         let mut ends = Ends::of(table, range)?;
         loop {
             let last = self.slice(|conn, left| {
                 let began = Instant::now();
-                let text = table.scan_range(ends.after.is_some(), ends.up_to.is_some());
+                let text = table.scan_range(columns, ends.after.is_some(), ends.up_to.is_some());
                 let mut statement = conn.prepare_cached(&text)?;
                 let mut found = statement.query(ends.parameters())?;
                 let (mut rows, mut bytes) = (0, 0);
                 while let Some(row) = found.next()? {
-                    let values: Vec<Value<'_>> = row_values(row, count).collect();
-                    let key = &values[..table.key_len()];
-                    if !each(&table.key_bytes(key.iter().copied()), &values) {
+                    let values: Vec<Value<'_>> = row_values(row, columns).collect();
+                    if !each(&values) {
                         return Ok(None);
                     }
                     rows += 1;
                     bytes += values.iter().map(|v| cbor::value_bytes(*v)).sum::<usize>();
                     if rows >= STEP_ROWS || bytes >= STEP_BYTES {
                         if began.elapsed() >= left {
-                            let key = key.iter().copied();
-                            let key = key.map(Value::to_owned).collect();
-                            return Ok(Some(key));
+                            let key = values[..table.key_len()].iter().copied();
+                            return Ok(Some(key.map(Value::to_owned).collect()));
                         }
                         (rows, bytes) = (0, 0);
                     }
@@ -468,6 +452,11 @@ impl Drop for SliceReader<'_> {
         let _reads = locked.database.begin_view();
         self.conn = None;
     }
+}
+
+/// The canonical key of a row, of which `values` is the beginning.
+fn key_of(table: &Table, values: &[Value<'_>]) -> Vec<u8> {
+    table.key_bytes(values[..table.key_len()].iter().copied())
 }
 
 /// The keys at the ends of a range.
