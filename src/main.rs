@@ -5,6 +5,7 @@ use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
 use harmonylite::cli::{self, Command, Flags};
+use harmonylite::clock::SystemClock;
 use harmonylite::commands::query::{self, CommandOutcome};
 use harmonylite::commands::{
     check, cleanup, conflicts, held, inspect, key, nats_permissions, release, restore, snapshots,
@@ -80,7 +81,7 @@ fn carry_out_alone(command: Command, out: &mut dyn Write) -> Result<(), String> 
                 None => held::show(&path, json, out),
             }
         }
-        Command::NewKey { to } => key::make(&to, out),
+        Command::NewKey { to } => key::make(&SystemClock, &to, out),
         Command::NatsPermissions { config, node } => {
             nats_permissions::show(&load(config)?, node, out)
         }

@@ -22,6 +22,7 @@ use crate::stream::bandwidth::Bandwidth;
 use crate::stream::client::{Client, ClientOptions};
 use crate::stream::jetstream::{StreamOptions, ensure_streams, stream_name};
 use crate::stream::key_value::KeyValue;
+use crate::stream::newer_key;
 use crate::stream::reader::JetStreamReader;
 use crate::stream::writer::JetStreamWriter;
 use crate::stream::{Reader, StreamError, Writer};
@@ -118,13 +119,28 @@ impl JetStreamBroker {
     fn prepared(&self) -> Result<Client, StreamError> {
         self.dialer.attempt(|| {
             let client = self.join()?;
-            let is_fit = self.check_key(&client);
-            let is_fit = is_fit.and_then(|()| self.check_shared_settings(&client));
-            let is_fit = is_fit.and_then(|()| ensure_streams(&client, &self.streams));
-            let is_fit = is_fit.and_then(|()| self.note_open_messages(&client));
-            is_fit.inspect_err(|_| client.doubt())?;
+            self.take_part(&client).inspect_err(|_| client.doubt())?;
             Ok(client)
         })
+    }
+
+    /// Agrees with the other nodes on keys and settings, and makes what is missing on the broker.
+    fn take_part(&self, client: &Client) -> Result<(), StreamError> {
+        let bucket = meta_bucket(&self.streams.stream_prefix);
+        let bucket = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
+        let seal = client.seal();
+        if !seal.keys().is_empty() {
+            newer_key::follow(&bucket, seal)?;
+            key_change::tell(&bucket, seal)?;
+            key_change::renew(&bucket, seal, self.node.load(Ordering::Relaxed))?;
+        }
+        self.check_shared_settings(&bucket)?;
+        ensure_streams(client, &self.streams)?;
+        if !seal.keys().is_empty() {
+            let streams = (1..=self.streams.shards).map(|shard| self.stream(shard));
+            key_change::note_open(&bucket, client, &streams.collect::<Vec<_>>())?;
+        }
+        Ok(())
     }
 
     /// The connection that threads share, or a new one for them.
@@ -195,36 +211,10 @@ impl JetStreamBroker {
         Ok(client)
     }
 
-    /// Looks whether the cluster has a newer key, and seals under this node's key what was sealed
-    /// otherwise before.
-    fn check_key(&self, client: &Client) -> Result<(), StreamError> {
-        if client.seal().keys().is_empty() {
-            return Ok(());
-        }
-        let bucket = meta_bucket(&self.streams.stream_prefix);
-        let kv = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
-        key_change::follow(&kv, client.seal())?;
-        key_change::renew(&kv, client.seal(), self.node.load(Ordering::Relaxed))
-    }
-
-    /// Agrees with the others on the messages that need no seal, because they are older than the
-    /// key.
-    fn note_open_messages(&self, client: &Client) -> Result<(), StreamError> {
-        if client.seal().keys().is_empty() {
-            return Ok(());
-        }
-        let bucket = meta_bucket(&self.streams.stream_prefix);
-        let streams = (1..=self.streams.shards).map(|shard| stream_name(&self.streams, shard));
-        let streams: Vec<String> = streams.collect();
-        key_change::note_open(&KeyValue::open(client, &bucket), client, &streams)
-    }
-
     /// Compares this node's settings with those that the cluster shares, or stores them if there
     /// are none. A node that has met the cluster keeps its settings whatever others write: one
     /// write to the bucket must not end every daemon.
-    fn check_shared_settings(&self, client: &Client) -> Result<(), StreamError> {
-        let bucket = meta_bucket(&self.streams.stream_prefix);
-        let kv = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
+    fn check_shared_settings(&self, bucket: &KeyValue<'_>) -> Result<(), StreamError> {
         let ours = serde_json::json!({
             "format": frame::FORMAT,
             SHARDS: self.streams.shards,
@@ -232,10 +222,10 @@ impl JetStreamBroker {
             "nats.subject_prefix": self.streams.subject_prefix,
         });
         let text = ours.to_string().into_bytes();
-        if kv.create(SETTINGS, &text)? {
+        if bucket.create(SETTINGS, &text)? {
             return self.agree(None);
         }
-        let Some((stored, revision)) = kv.get(SETTINGS)? else {
+        let Some((stored, revision)) = bucket.get(SETTINGS)? else {
             return Err(StreamError::Refused(
                 "the shared settings were just deleted".into(),
             ));
@@ -244,8 +234,9 @@ impl JetStreamBroker {
             Comparison::Same => return self.agree(None),
             Comparison::Unreadable(why) => {
                 // As if there were none: what was there made no node take part.
-                log::error!("bucket {bucket}, key settings: {why}; they are written anew");
-                return match kv.update(SETTINGS, &text, revision)? {
+                let name = meta_bucket(&self.streams.stream_prefix);
+                log::error!("bucket {name}, key settings: {why}; they are written anew");
+                return match bucket.update(SETTINGS, &text, revision)? {
                     true => self.agree(None),
                     false => Err(StreamError::Refused(
                         "the shared settings just changed".into(),
@@ -259,7 +250,7 @@ impl JetStreamBroker {
         };
         if self.streams.update_existing && is_possible {
             log::warn!("update_existing: the shared settings are changed: {differences}");
-            kv.put(SETTINGS, &text)?;
+            bucket.put(SETTINGS, &text)?;
             return self.agree(None);
         }
         let text = format!("this node is not set up like the others: {differences}");

@@ -1,20 +1,17 @@
 //! The change of the cluster key, while the cluster runs.
 //!
-//! A node whose file has a newer key in its first line tells so, under a key of the bucket that
-//! the older one seals. So a node with the older key alone knows that what it cannot open is not
-//! forged: it waits for its operator. A node that has both seals with the newer one from then on.
+//! A node whose file has a newer key in its first line tells so ([`crate::stream::newer_key`]). A
+//! node that has both seals with the newer one from then on; one that has the older key alone waits
+//! for its operator.
 
 use crate::cluster::broker::SETTINGS;
 use crate::cluster::registry::{ANNOUNCED, FOUNDER, NEWEST, PUBLISHER, TABLES, WANTED};
-use crate::seal::{ClusterKey, OpenUntil, Seal};
+use crate::seal::{OpenUntil, Seal};
 use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::jetstream::stream_state;
 use crate::stream::key_value::KeyValue;
-
-/// Prefix of a key: the number of an older cluster key follows, which seals the number of a newer
-/// one.
-pub const NEWER: &str = "newer.";
+use crate::stream::newer_key::{NEWER, told};
 
 /// Key of the last message of each stream from before the cluster had a key.
 pub const OPEN: &str = "open.until";
@@ -22,20 +19,9 @@ pub const OPEN: &str = "open.until";
 /// Attempts to change a value that other nodes change as well.
 const TRIES: usize = 8;
 
-/// Finds the newest key that the cluster tells of, and tells of this node's. Fails if the file of
-/// this node lacks it.
-pub(super) fn follow(bucket: &KeyValue<'_>, seal: &Seal) -> Result<(), StreamError> {
+/// Tells the nodes that have an older key alone of the one that this node seals with.
+pub(super) fn tell(bucket: &KeyValue<'_>, seal: &Seal) -> Result<(), StreamError> {
     let Some(own) = seal.key() else { return Ok(()) };
-    if let Some(newer) = told(bucket, own)? {
-        if !seal.seal_with(&newer) {
-            return Err(StreamError::Refused(format!(
-                "the cluster has a newer key ({newer}) than those in cluster_key_file: copy the \
-                 file of the other nodes, and start this node again"
-            )));
-        }
-        log::info!("the cluster seals with a newer key: {newer}");
-        return Ok(());
-    }
     for older in seal.keys().iter().filter(|key| key.made < own.made) {
         if told(bucket, older)?.is_none() {
             let key = format!("{NEWER}{}", older.id_text());
@@ -45,14 +31,6 @@ pub(super) fn follow(bucket: &KeyValue<'_>, seal: &Seal) -> Result<(), StreamErr
         }
     }
     Ok(())
-}
-
-/// The number of the key that follows `key`; none if nothing tells of one.
-fn told(bucket: &KeyValue<'_>, key: &ClusterKey) -> Result<Option<String>, StreamError> {
-    let by_key = Seal::new(vec![key.clone()], true);
-    let name = format!("{NEWER}{}", key.id_text());
-    let stored = bucket.sealed_by(&by_key).get(&name)?;
-    Ok(stored.and_then(|(value, _)| String::from_utf8(value).ok()))
 }
 
 /// While nodes still join without a key, notes how far the streams have come. Once the key is
@@ -92,8 +70,8 @@ pub(super) fn note_open(
     )))
 }
 
-/// Seals anew what lasts and was open, or sealed with an older key. Open settings stay: nodes that
-/// have no key yet read them.
+/// Seals anew what lasts and was open, or sealed with an older key. What nodes that have no key yet
+/// read stays open.
 pub(super) fn renew(bucket: &KeyValue<'_>, seal: &Seal, node: u64) -> Result<(), StreamError> {
     if seal.requires() && seal.keys().len() == 1 {
         return Ok(());
@@ -101,6 +79,8 @@ pub(super) fn renew(bucket: &KeyValue<'_>, seal: &Seal, node: u64) -> Result<(),
     let own = [PUBLISHER, TABLES].map(|prefix| format!("{prefix}{node}"));
     let all = [FOUNDER, NEWEST, ANNOUNCED, WANTED];
     let all = all.into_iter().chain(own.iter().map(String::as_str));
-    bucket.renew(SETTINGS, false)?;
+    for key in [SETTINGS, OPEN] {
+        bucket.renew(key, false)?;
+    }
     all.into_iter().try_for_each(|key| bucket.renew(key, true))
 }

@@ -209,7 +209,7 @@ impl Config {
         let common = Common::read(&log, &nats);
         let nats = NatsSettings::read(&nats, common.shards);
         let snapshot = Snapshot::read(&top.section("snapshot"), db_path.clone());
-        let cluster_key_file = top.file("cluster_key_file");
+        let cluster_key_file = top.path("cluster_key_file");
         Config {
             exposed: Vec::new(),
             seal: Arc::new(read_seal(&top, cluster_key_file.as_deref())),
@@ -449,9 +449,10 @@ fn read_seal(top: &Section, file: Option<&Path>) -> Seal {
         }
         return Seal::default();
     };
-    // A file that cannot be read is noted already.
-    let text = std::fs::read_to_string(file).ok();
-    let keys = text.map_or(Ok(Vec::new()), |text| seal::key::parse(&text));
+    let keys = match std::fs::read(file) {
+        Ok(bytes) => seal::key::parse(&String::from_utf8_lossy(&bytes)),
+        Err(cause) => Err(format!("but must be a file that can be read: {cause}")),
+    };
     let keys = keys.unwrap_or_else(|wrong| {
         let file = file.display();
         let advice = "harmonylite key new FILE makes a file with a key";

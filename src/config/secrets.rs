@@ -4,6 +4,7 @@ use super::snapshot::StoreSettings;
 use super::{Config, Snapshot};
 use crate::address::secret::Secret;
 use crate::address::server::decode;
+use crate::seal::ClusterKey;
 
 impl Config {
     /// All keys, one a line in the form of `Debug`, with `***` in place of secrets.
@@ -22,10 +23,12 @@ impl Config {
         secrets.extend(logins.map(|login| login.password.reveal().to_owned()));
         // The file is the configuration's; the keys in memory are derived from it.
         let keys = self.cluster_key_file.as_ref();
-        let keys = keys.and_then(|file| std::fs::read_to_string(file).ok());
-        let lines = keys.iter().flat_map(|text| text.lines());
+        let keys = keys.and_then(|file| std::fs::read(file).ok());
+        let keys = String::from_utf8_lossy(keys.as_deref().unwrap_or_default());
+        let lines = keys.lines();
         let lines = lines.filter(|line| !line.starts_with('#'));
         secrets.extend(lines.map(|line| line.trim().to_owned()));
+        secrets.extend(self.seal.keys().iter().map(ClusterKey::route_password));
         secrets.extend(of_snapshots(&self.snapshot));
         let heartbeat = self.health_check.heartbeat_url.as_ref();
         secrets.extend(of_monitor(heartbeat.map_or("", Secret::reveal)));

@@ -476,3 +476,26 @@ fn secrets_are_not_shown() {
         assert!(!error.contains("hunter2"), "{error}");
     }
 }
+
+/// Without its keys a node would neither seal nor refuse anything.
+#[test]
+fn a_key_file_that_cannot_be_read_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cluster.key");
+    let given = format!("cluster_key_file = \"{}\"", file.display());
+    let refused = |why| check_refused(&given, &["line 2", "cluster_key_file is", why]);
+    refused("No such file");
+    std::fs::create_dir(&file).unwrap();
+    refused("directory");
+    std::fs::remove_dir(&file).unwrap();
+    let key = crate::seal::key::make(1).unwrap();
+    for (bytes, why) in [(&b"\xff\xfe"[..], "line 1"), (b"", "no key")] {
+        std::fs::write(&file, bytes).unwrap();
+        refused(why);
+    }
+    // Words of the operator in a different encoding.
+    std::fs::write(&file, [b"# Schl\xfcssel\n", key.as_bytes()].concat()).unwrap();
+    let config = sound(&given);
+    assert_eq!(config.seal.keys().len(), 1);
+    assert!(config.secrets().contains(&key.trim().to_owned()));
+}

@@ -11,7 +11,7 @@ use super::membership;
 use crate::address::secret::Secret;
 use crate::address::server::encode;
 use crate::cli::{Flags, Peer};
-use crate::cluster::broker::JetStreamBroker;
+use crate::cluster::broker::{JetStreamBroker, meta_bucket};
 use crate::cluster::dialer::Dialer;
 use crate::config::nats::ServerLogin;
 use crate::config::{Config, NatsSettings};
@@ -56,6 +56,7 @@ impl Net {
         let streams = stream_options(config, servers);
         let edge = EdgeOptions {
             seal: config.seal.clone(),
+            meta_bucket: meta_bucket(&config.common.stream_prefix),
             heartbeat: config.edge.heartbeat,
             bandwidth: bandwidth.cloned(),
         };
@@ -114,6 +115,7 @@ pub fn client_options(nats: &NatsSettings, name: &str) -> ClientOptions {
 #[derive(Clone)]
 struct EdgeOptions {
     seal: Arc<Seal>,
+    meta_bucket: String,
     heartbeat: Option<Duration>,
     bandwidth: Option<Arc<Bandwidth>>,
 }
@@ -122,6 +124,7 @@ impl EdgeOptions {
     fn with(&self, options: ClientOptions) -> ClientOptions {
         ClientOptions {
             seal: self.seal.clone(),
+            meta_bucket: self.meta_bucket.clone(),
             heartbeat: self.heartbeat,
             bandwidth: self.bandwidth.clone(),
             ..options

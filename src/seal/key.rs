@@ -1,12 +1,14 @@
 //! A cluster key, and the keys that are derived from it.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::io;
 
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
 use hkdf::Hkdf;
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::Sha256;
+
+use crate::model::text::hex;
 
 /// Bytes of a cluster key.
 const BYTES: usize = 32;
@@ -68,13 +70,6 @@ fn derived<const N: usize>(root: &Hkdf<Sha256>, info: &[&[u8]]) -> [u8; N] {
     out
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// The text of a file with a new key, made at `now`, in unix seconds.
 pub fn make(now: u64) -> io::Result<String> {
     let mut bytes = [0; BYTES];
@@ -101,6 +96,11 @@ pub fn parse(text: &str) -> Result<Vec<ClusterKey>, String> {
             read(line).ok_or_else(|| wrong("that is no key as `harmonylite key` makes it"))?;
         if keys.iter().any(|known| known.id == key.id) {
             return Err(wrong("the same key stands there twice"));
+        }
+        if keys.iter().any(|known| known.made == key.made) {
+            return Err(wrong(
+                "made in the same second as another: neither is the newer one",
+            ));
         }
         keys.push(key);
     }
@@ -142,6 +142,7 @@ mod tests {
             (&one[2..], "line 1: that is no key"),
             (&*format!("{one}{}", "ä".repeat(32)), "line 2"),
             (&*format!("{one}{one}"), "line 2: the same key"),
+            (&*format!("{one}{}", make(1).unwrap()), "line 2: made in"),
         ] {
             let wrong = parse(text).unwrap_err();
             assert!(wrong.contains(says), "{wrong}");

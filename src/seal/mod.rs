@@ -7,13 +7,14 @@
 //! A seal holds in one place only: the associated data say which ([`SealPlace`]). A message that
 //! is put into a different stream, or a value under a different key, does not open. The file of
 //! the cluster key has one key a line. One seals, all of them open: so the key changes while the
-//! cluster runs ([`crate::cluster::key_change`]). Whatever does not open is refused and counted
-//! ([`Refusals`]).
+//! cluster runs ([`crate::cluster::key_change`]). What is sealed with an unknown key waits if the
+//! cluster tells of a newer key ([`crate::stream::newer_key`]). Whatever else does not open is
+//! refused and counted ([`Refusals`]).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chacha20poly1305::{AeadInPlace, Tag, XNonce};
@@ -40,10 +41,6 @@ const HEAD: usize = MAGIC.len() + size_of::<KeyId>() + NONCE;
 
 /// Bytes that a seal adds to a text.
 pub const OVERHEAD: usize = HEAD + TAG;
-
-/// Keys that are not known here and may be newer ones: each makes a reader look once whether the
-/// cluster has changed its key.
-const DOUBTS: usize = 16;
 
 /// The last message of each stream from before the cluster had a key, and when that stream was
 /// created.
@@ -143,7 +140,8 @@ pub struct Seal {
     requires: bool,
     /// What was refused.
     pub refusals: Refusals,
-    doubted: Mutex<Vec<KeyId>>,
+    /// Whether the cluster tells of a newer key.
+    is_behind: AtomicBool,
     open_until: Mutex<OpenUntil>,
 }
 
@@ -232,40 +230,58 @@ impl Seal {
         Ok(bytes)
     }
 
-    /// Opens a text that came from outside, or counts why it does not open.
-    pub fn receive(&self, context: SealPlace<'_>, bytes: Vec<u8>) -> Received {
+    /// Opens a text that came from outside, or counts why it does not open. `look` fails if the
+    /// cluster tells of a newer key, which an unknown key may be.
+    pub fn receive<E>(
+        &self,
+        context: SealPlace<'_>,
+        bytes: Vec<u8>,
+        look: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Received, E> {
         let fingerprint = self.refusals.fingerprint(context, &bytes);
-        match self.open(context, bytes) {
-            Ok(text) => Received::Opened(text),
-            Err(why @ Unopened::NoKey) => Received::Waits(why.to_string()),
-            Err(Unopened::UnknownKey(id)) if self.is_doubtful(context, id) => {
-                let why = Unopened::UnknownKey(id);
-                Received::Waits(format!("{why}: perhaps the cluster has a newer one"))
-            }
-            Err(why) => {
-                self.refusals.note(context, why, fingerprint);
-                Received::Refused
-            }
+        let why = match self.open(context, bytes) {
+            Ok(text) => return Ok(Received::Opened(text)),
+            Err(why @ Unopened::NoKey) => return Ok(Received::Waits(why.to_string())),
+            Err(why) => why,
+        };
+        if let Unopened::UnknownKey(_) = why {
+            look()?;
         }
+        self.refusals.note(context, why, fingerprint);
+        Ok(Received::Refused)
+    }
+
+    /// Opens a text that this key alone may seal, or counts why it does not open.
+    pub fn receive_by(
+        &self,
+        key: &ClusterKey,
+        context: SealPlace<'_>,
+        bytes: Vec<u8>,
+    ) -> Option<Vec<u8>> {
+        let fingerprint = self.refusals.fingerprint(context, &bytes);
+        let opened = Seal::new(vec![key.clone()], true).open(context, bytes);
+        let note = |why: &Unopened| self.refusals.note(context, *why, fingerprint);
+        opened.inspect_err(note).ok()
     }
 
     /// Opens the message `sequence` of a stream that was created at `created`. A message from
     /// before the cluster had a key needs no seal.
-    pub fn receive_message(
+    pub fn receive_message<E>(
         &self,
         (stream, id): (&str, &str),
         (sequence, created): (u64, &str),
         bytes: Vec<u8>,
-    ) -> Received {
+        look: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Received, E> {
         let is_before = || {
             let places = lock(&self.open_until);
             let place = places.get(stream);
             place.is_some_and(|(last, of)| sequence <= *last && of == created)
         };
         if self.requires && !bytes.starts_with(&MAGIC) && is_before() {
-            return Received::Opened(bytes);
+            return Ok(Received::Opened(bytes));
         }
-        self.receive(SealPlace::Message { stream, id }, bytes)
+        self.receive(SealPlace::Message { stream, id }, bytes, look)
     }
 
     /// Learns which messages are from before the cluster had a key.
@@ -285,18 +301,15 @@ impl Seal {
         }
     }
 
-    /// Whether a message under an unknown key may be of a newer one: once for each key, so that
-    /// its reader connects anew, which looks for that.
-    fn is_doubtful(&self, context: SealPlace<'_>, id: KeyId) -> bool {
-        let SealPlace::Message { .. } = context else {
-            return false;
-        };
-        let mut doubted = lock(&self.doubted);
-        let is_new = doubted.len() < DOUBTS && !doubted.contains(&id);
-        if is_new {
-            doubted.push(id);
-        }
-        is_new
+    /// Notes that the cluster tells of a key that is not in this node's file.
+    pub fn fall_behind(&self) {
+        self.is_behind.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a text that does not open waits until this node has more keys.
+    pub fn awaits_key(&self, why: Unopened) -> bool {
+        let is_behind = self.is_behind.load(Ordering::Relaxed);
+        why == Unopened::NoKey || (is_behind && matches!(why, Unopened::UnknownKey(_)))
     }
 
     /// The key that a text is sealed with, which begins with one of the magic numbers.

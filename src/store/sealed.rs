@@ -18,7 +18,7 @@ impl SealedStore {
     /// The error for an object that does not open.
     fn unopened(&self, name: &str, why: Unopened) -> StoreError {
         let store = self.store.address();
-        if why == Unopened::NoKey {
+        if self.seal.awaits_key(why) {
             return StoreError::failed(store, format_args!("get {name}"), why);
         }
         let cluster = &self.cluster;

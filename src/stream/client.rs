@@ -87,6 +87,8 @@ pub struct ClientOptions {
     pub bandwidth: Option<Arc<Bandwidth>>,
     /// The cluster key; by default none.
     pub seal: Arc<Seal>,
+    /// The bucket in which the nodes tell of newer keys; empty: none.
+    pub meta_bucket: String,
 }
 
 impl fmt::Debug for ClientOptions {
@@ -104,6 +106,7 @@ impl fmt::Debug for ClientOptions {
             .field("heartbeat", &self.heartbeat)
             .field("bandwidth", &self.bandwidth)
             .field("seal", &self.seal)
+            .field("meta_bucket", &self.meta_bucket)
             .finish()
     }
 }
@@ -175,6 +178,7 @@ pub struct Client {
     heartbeat: Option<Duration>,
     bandwidth: Option<Arc<Bandwidth>>,
     seal: Arc<Seal>,
+    meta_bucket: String,
     /// Ends the connection with its last client.
     owners: Arc<Owners>,
 }
@@ -217,6 +221,7 @@ impl Client {
             heartbeat: options.heartbeat,
             bandwidth: options.bandwidth.clone(),
             seal: options.seal.clone(),
+            meta_bucket: options.meta_bucket.clone(),
         })
     }
 
@@ -269,6 +274,11 @@ impl Client {
     /// Seals and opens what is sent and read on this connection.
     pub fn seal(&self) -> &Arc<Seal> {
         &self.seal
+    }
+
+    /// See [`ClientOptions::meta_bucket`].
+    pub(super) fn meta_bucket(&self) -> &str {
+        &self.meta_bucket
     }
 
     /// Ends this connection from any thread.
@@ -527,6 +537,7 @@ impl Client {
             heartbeat: self.heartbeat,
             bandwidth: self.bandwidth.clone(),
             seal: self.seal.clone(),
+            meta_bucket: self.meta_bucket.clone(),
             owners: self.owners.clone(),
         })
     }

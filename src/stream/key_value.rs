@@ -16,9 +16,10 @@ use super::StreamError;
 use super::client::{API_TIMEOUT, ApiError, Client, Inbox};
 use super::delivery::header;
 use super::jetstream::{code, create_stream, differences};
+use super::newer_key;
 use crate::model::base64;
 use crate::model::timestamp;
-use crate::seal::{OVERHEAD, Received, Seal, SealPlace};
+use crate::seal::{ClusterKey, OVERHEAD, Received, Seal, SealPlace};
 
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
@@ -235,16 +236,28 @@ impl<'a> KeyValue<'a> {
     pub fn renew(&self, key: &str, also_open: bool) -> Result<(), StreamError> {
         let stored = self.stored(key)?.filter(|stored| !stored.deleted);
         let stored = stored.filter(|stored| self.seal.is_stale(&stored.value, also_open));
-        let Some(StoredValue { revision, .. }) = stored else {
+        let Some(StoredValue {
+            value, revision, ..
+        }) = stored
+        else {
             return Ok(());
         };
-        match self.get(key)? {
+        match self.received(key, value)? {
             // If it has changed meanwhile, its writer sealed it.
-            Some((value, found)) if found == revision => {
-                self.update(key, &value, revision).map(drop)
-            }
-            _ => Ok(()),
+            Some(value) => self.update(key, &value, revision).map(drop),
+            None => Ok(()),
         }
+    }
+
+    /// The value of `key` that this cluster key alone may seal. None if it has none.
+    pub(super) fn opened_by(
+        &self,
+        by: &ClusterKey,
+        key: &str,
+    ) -> Result<Option<Vec<u8>>, StreamError> {
+        let stored = self.stored(key)?.filter(|stored| !stored.deleted);
+        let place = self.place(key);
+        Ok(stored.and_then(|stored| self.seal.receive_by(by, place, stored.value)))
     }
 
     fn entry(&self, key: &str) -> Result<Option<StoredValue>, StreamError> {
@@ -314,7 +327,8 @@ impl<'a> KeyValue<'a> {
 
     /// Opens a value. None if its seal is not right.
     fn received(&self, key: &str, value: Vec<u8>) -> Result<Option<Vec<u8>>, StreamError> {
-        match self.seal.receive(self.place(key), value) {
+        let look = || newer_key::look(self.client, self.seal);
+        match self.seal.receive(self.place(key), value, look)? {
             Received::Opened(value) => Ok(Some(value)),
             Received::Refused => Ok(None),
             Received::Waits(why) => Err(StreamError::Refused(format!(

@@ -33,6 +33,7 @@ pub mod jetstream;
 pub mod key_value;
 pub(crate) mod limits;
 pub mod link;
+pub mod newer_key;
 pub mod object_store;
 pub mod reader;
 pub mod server;

@@ -31,6 +31,7 @@ use super::client::{Client, Inbox};
 use super::delivery::{self, Origin, status};
 use super::domains::{self, Foreign};
 use super::jetstream::{message_id, state_in, stream_info};
+use super::newer_key;
 use super::{FIRST_WINDOW, Message, QUICK, Reader, StreamError, StreamState, at_slowest};
 use crate::model::frame::MAX_MESSAGE_BYTES;
 use crate::seal::Received;
@@ -117,8 +118,6 @@ pub struct JetStreamReader {
     remaining: u64,
     /// Consumers given up since the last message.
     oddities: usize,
-    /// Why the next message cannot be opened, as far as it has come.
-    waits: Option<String>,
     silence: Silence,
     /// Fires when `silence` is to be checked.
     silent: Receiver<Instant>,
@@ -148,7 +147,6 @@ impl JetStreamReader {
             foreign: Foreign::default(),
             remaining: 0,
             oddities: 0,
-            waits: None,
             silence: Silence::default(),
             silent: never(),
         })
@@ -325,10 +323,11 @@ impl JetStreamReader {
                 }
                 Arrival::Nothing => {}
                 Arrival::Odd(why) => return Ok((batch, Some(self.give_up(why)))),
-                Arrival::Waits(why) => {
-                    self.waits = Some(why.clone());
-                    return Ok((batch, Some(self.give_up(why))));
+                Arrival::Waits(why) if batch.is_empty() => {
+                    let text = format!("read stream {}: {why}", self.stream);
+                    return Err(StreamError::Refused(text));
                 }
+                Arrival::Waits(why) => return Ok((batch, Some(self.give_up(why)))),
             }
             let full = batch.len() >= FETCH || bytes >= PULL_BYTES;
             next = if full {
@@ -418,13 +417,15 @@ impl JetStreamReader {
         let id = delivery::id(&message);
         let named = (&*self.stream, id.as_deref().unwrap_or_default());
         let seal = self.client.seal();
-        let received = seal.receive_message(named, (sequence, &self.created), message.data);
-        let (data, is_refused) = match received {
-            Received::Opened(data) => (data, false),
-            Received::Refused => (Vec::new(), true),
-            Received::Waits(why) => {
+        let place = (sequence, &*self.created);
+        let look = || newer_key::look(&self.client, seal);
+        let (data, is_refused) = match seal.receive_message(named, place, message.data, look) {
+            Ok(Received::Opened(data)) => (data, false),
+            Ok(Received::Refused) => (Vec::new(), true),
+            Ok(Received::Waits(why)) | Err(StreamError::Refused(why)) => {
                 return Ok(Arrival::Waits(format!("message {sequence}: {why}")));
             }
+            Err(e) => return Err(e),
         };
         Ok(Arrival::Message(Message {
             sequence,
@@ -497,12 +498,6 @@ impl JetStreamReader {
                 recv(self.inbox.messages) -> message => {
                     let message = message.map_err(|_| self.client.lost())?;
                     let (batch, odd) = self.drain(message)?;
-                    if let Some(why) = self.waits.take()
-                        && batch.is_empty()
-                    {
-                        let text = format!("read stream {}: {why}", self.stream);
-                        return Err(StreamError::Refused(text));
-                    }
                     if !batch.is_empty() {
                         if odd.is_none() {
                             self.heard();

@@ -81,6 +81,24 @@ fn frame(id: i64) -> Vec<u8> {
     frame.finish()
 }
 
+/// What a holder of this key sends under this id.
+fn sealed_by(key: &str, id: &str, frame: &[u8]) -> Vec<u8> {
+    let seal = Seal::new(key::parse(key).unwrap(), true);
+    let place = SealPlace::Message { stream: STREAM, id };
+    seal.seal(place, frame).into_owned()
+}
+
+/// Stores a message under this id in the first stream.
+fn put(cluster: &Cluster, id: &str, message: &[u8]) {
+    let mut options = streams();
+    options.stream_prefix = "harmonylite-changes".into();
+    options.subject_prefix = "harmonylite-change-log".into();
+    let mut writer = cluster.broker.writer(&options);
+    writer.send(1, id, message, 1).unwrap();
+    writer.flush();
+    assert!(writer.acks().recv().unwrap().result.is_ok());
+}
+
 /// A stranger who has a login, and no key.
 #[test]
 fn what_a_stranger_writes_is_refused_and_counted() {
@@ -110,23 +128,9 @@ fn what_a_stranger_writes_is_refused_and_counted() {
     }
 
     // A forged frame, and a sealed one under a different id: all go into the stream.
-    let mut options = streams();
-    options.stream_prefix = "harmonylite-changes".into();
-    options.subject_prefix = "harmonylite-change-log".into();
-    let mut writer = cluster.broker.writer(&options);
-    writer.send(1, "forged", &frame(3), 1).unwrap();
-    let seal = Seal::new(key::parse(&key).unwrap(), true);
-    let elsewhere = SealPlace::Message {
-        stream: STREAM,
-        id: "before",
-    };
-    writer
-        .send(1, "replayed", &seal.seal(elsewhere, &frame(3)), 2)
-        .unwrap();
-    writer.flush();
-    for _ in 0..2 {
-        assert!(writer.acks().recv().unwrap().result.is_ok());
-    }
+    let replayed = sealed_by(&key, "before", &frame(3));
+    put(&cluster, "forged", &frame(3));
+    put(&cluster, "replayed", &replayed);
     // Poisoned keys.
     for (name, value) in [
         ("settings", &b"garbage"[..]),
@@ -264,6 +268,73 @@ fn an_open_cluster_is_sealed_while_it_runs() {
     let rows = write(&cluster.nodes);
     assert_eq!(cluster.converge().len(), rows);
     until_health(port, 200, &["\"refused\":0"]);
+
+    // With the next key it is still known which messages are from before the first one.
+    let next = key::make(2).unwrap();
+    restart(&mut cluster.nodes[0], |node| {
+        give(node, &[&next, &key], true)
+    });
+    let client = cluster.broker.client();
+    let by_next = Seal::new(key::parse(&next).unwrap(), true);
+    let bucket = KeyValue::open(&client, META).sealed_by(&by_next);
+    until("open.until is sealed with the next key", || {
+        bucket.get("open.until").unwrap().map(drop)
+    });
+}
+
+/// A running node with the older key alone. A stranger's key is none of the cluster's.
+fn the_key_changes_beside_a_running_node(shards: &str) {
+    let [old, new, strange] = [1, 2, 3].map(|at| key::make(at).unwrap());
+    let mut cluster = Cluster::start(2, |node| {
+        give(node, &[&old], true);
+        node.set("replication_log.shards", shards);
+    });
+    let mut write = rows_for_each();
+    let rows = write(&cluster.nodes);
+    assert_eq!(cluster.converge().len(), rows);
+    let unknown = sealed_by(&strange, "strange", &frame(7));
+    put(&cluster, "strange", &unknown);
+    let rows = write(&cluster.nodes);
+    assert_eq!(cluster.converge().len(), rows);
+    restart(&mut cluster.nodes[0], |node| {
+        give(node, &[&new, &old], true)
+    });
+    for _ in 0..10 {
+        write(&cluster.nodes);
+    }
+    let (first, second) = cluster.nodes.split_at_mut(1);
+    second[0].until_log("the cluster has a newer key");
+    let [first, second] = [&mut first[0], &mut second[0]];
+    let has_all = format!("the first node has all {}", write(&[]));
+    until(&has_all, || {
+        let count = first.number("SELECT count(*) FROM item");
+        (count == write(&[]) as i64).then_some(())
+    });
+    restart(second, |node| give(node, &[&new, &old], true));
+    let rows = write(&cluster.nodes);
+    assert_eq!(cluster.converge().len(), rows);
+    for node in &cluster.nodes {
+        let log = node.log();
+        let refused: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("refused: "))
+            .collect();
+        let unknown = "sealed with a key that this node does not have";
+        assert!(
+            refused.len() == 1 && refused[0].contains(unknown),
+            "{refused:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_running_node_waits_for_the_newer_key() {
+    the_key_changes_beside_a_running_node("1");
+}
+
+#[test]
+fn a_running_node_with_two_shards_waits_for_the_newer_key() {
+    the_key_changes_beside_a_running_node("2");
 }
 
 #[test]

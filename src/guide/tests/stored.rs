@@ -9,6 +9,7 @@ use crate::model::frame::{FrameBuilder, KeyColumn, TableHeader};
 use crate::model::value::Value;
 use crate::model::version::Version;
 use crate::seal::{Seal, SealPlace, key};
+use crate::stream::newer_key;
 
 const FORMAT: &str = include_str!("../format.md");
 
@@ -69,7 +70,7 @@ fn every_key_in_nats_stands_in_the_format() {
     for key in keys
         .into_iter()
         .chain(["settings", crate::status::entry::KEY])
-        .chain([key_change::OPEN, key_change::NEWER])
+        .chain([key_change::OPEN, newer_key::NEWER])
     {
         assert!(section.unwrap().contains(&format!("`{key}")), "{key}");
     }
