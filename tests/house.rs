@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("lock", "db_file"),
     ("model", "mutation"),
     ("address", "model"),
-    ("seal", ""),
+    ("seal", "model"),
     ("config", "db_file lock model address seal"),
     ("cli", "address config"),
     ("stream", "thread db_file lock model address seal"),

@@ -433,9 +433,9 @@ fn nothing_is_lost_or_back_whatever_is_rebuilt_where_first_and_how() {
         // Column x is gone: what is held of it stays, with the note that its row is to be sent.
         let held = "SELECT table_name || ': ' || reason FROM __harmonylite___held AS held
             JOIN sqlite_schema ON name = table_name
-            WHERE column <> 'x' AND NOT EXISTS (SELECT 1 FROM __harmonylite___held AS of_x
-              WHERE (of_x.table_name, of_x.shape, of_x.key) = (held.table_name, held.shape, held.key)
-              AND of_x.column = 'x' AND held.reason = 'not sent yet')";
+            WHERE column <> 'x' AND NOT EXISTS (SELECT 1 FROM __harmonylite___held AS x
+              WHERE (x.table_name, x.shape, x.key) = (held.table_name, held.shape, held.key)
+              AND x.column = 'x' AND held.reason = 'not sent yet')";
         until_none(|| texts(app, held));
         until_none(|| texts(app, "SELECT hex(key) FROM __harmonylite___waiting"));
     }
