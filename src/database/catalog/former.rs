@@ -475,10 +475,11 @@ impl Database {
     /// Makes a table remember a former key that it did not have on this node, so that the deletes
     /// under that key can be stored. Inside a transaction.
     pub(crate) fn adopt_former(&mut self, table: &Table, former: &Former) -> Result<()> {
+        let name = former_table(table.id);
         self.conn.execute_batch(&format!(
-            "CREATE TABLE {}({}, hlc INTEGER, site INTEGER, deleted INTEGER, at INTEGER,
+            "DROP TABLE IF EXISTS {name};
+             CREATE TABLE {name}({}, hlc INTEGER, site INTEGER, deleted INTEGER, at INTEGER,
              hash INTEGER, exc BLOB, written_ms, became, PRIMARY KEY({})) WITHOUT ROWID",
-            former_table(table.id),
             former.shape.key_definitions(),
             key_names(former.shape.key.len()).join(", ")
         ))?;
@@ -491,7 +492,7 @@ impl Database {
             self.conn.execute_batch(&create_was(table.id))?;
         }
         self.conn.execute(
-            "INSERT INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
+            "REPLACE INTO __harmonylite___former(table_id, at, shape) VALUES (?1, ?2, ?3)",
             params![table.id, self.reservation.peek_number(), to_cbor(&former)],
         )?;
         self.catalog.former.insert(table.id, Arc::new(former));
