@@ -475,9 +475,9 @@ impl Database {
     /// Makes a table remember a former key that it did not have on this node, so that the deletes
     /// under that key can be stored. Inside a transaction.
     pub(crate) fn adopt_former(&mut self, table: &Table, former: &Former) -> Result<()> {
-        let name = former_table(table.id);
+        let (name, was) = (former_table(table.id), was_table(table.id));
         self.conn.execute_batch(&format!(
-            "DROP TABLE IF EXISTS {name};
+            "DROP TABLE IF EXISTS {name}; DROP TABLE IF EXISTS {was};
              CREATE TABLE {name}({}, hlc INTEGER, site INTEGER, deleted INTEGER, at INTEGER,
              hash INTEGER, exc BLOB, written_ms, became, PRIMARY KEY({})) WITHOUT ROWID",
             former.shape.key_definitions(),
