@@ -3,7 +3,7 @@
 # a node takes to join, and what a node costs, as a markdown table.
 #   scripts/fleet.sh [--nodes 2,10,25,50] [--writes 200]
 # scripts/build.sh says what is built; HARMONYLITE_DAEMON names a program in place of that. A
-# node takes some 15 MB, four connections and an inotify instance, of which Linux often gives a user
+# node takes some 15 MB, two connections and an inotify instance, of which Linux often gives a user
 # 128 (fs.inotify.max_user_instances): nodes beyond that would poll their databases four times a
 # second. The measuring itself reads every database each millisecond, on the same processors.
 set -euo pipefail
@@ -25,7 +25,7 @@ echo "| nodes | everywhere p50 ms | p99 ms | join p50 s | longest s |" \
     "CPU ms a write and node | RSS MB a node |"
 echo "|---|---|---|---|---|---|---|"
 IFS=, read -ra counts <<<"$nodes"
-ulimit -n "$(ulimit -Hn)" # the server has four connections for each node, and we have its database
+ulimit -n "$(ulimit -Hn)" # the server has two connections for each node, and we have its database
 instances=$(cat /proc/sys/fs/inotify/max_user_instances 2>/dev/null || echo 1000000)
 for count in "${counts[@]}"; do
   if [ "$count" -ge "$instances" ]; then
