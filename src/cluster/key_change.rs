@@ -16,9 +16,6 @@ use crate::stream::newer_key::{NEWER, told};
 /// Key of the last message of each stream from before the cluster had a key.
 pub const OPEN: &str = "open.until";
 
-/// Attempts to change a value that other nodes change as well.
-const TRIES: usize = 8;
-
 /// Tells the nodes that have an older key alone of the one that this node seals with.
 pub(super) fn tell(bucket: &KeyValue<'_>, seal: &Seal) -> Result<(), StreamError> {
     let Some(own) = seal.key() else { return Ok(()) };
@@ -40,34 +37,31 @@ pub(super) fn note_open(
     client: &Client,
     streams: &[String],
 ) -> Result<(), StreamError> {
-    for _ in 0..TRIES {
-        let stored = bucket.get(OPEN)?;
-        let known: OpenUntil = stored
-            .as_ref()
-            .and_then(|(bytes, _)| serde_json::from_slice(bytes).ok())
-            .unwrap_or_default();
-        if client.seal().requires() {
-            client.seal().set_open_until(known);
-            return Ok(());
-        }
-        let mut places = OpenUntil::new();
+    let seal = client.seal();
+    let mut places = OpenUntil::new();
+    if !seal.requires() {
         for stream in streams {
             let state = stream_state(client, stream)?;
             places.insert(stream.clone(), (state.last, state.created));
         }
-        let bytes = serde_json::to_vec(&places).unwrap_or_default();
-        let is_written = match stored {
-            _ if places == known => true,
-            Some((_, revision)) => bucket.update(OPEN, &bytes, revision)?,
-            None => bucket.create(OPEN, &bytes)?,
-        };
-        if is_written {
-            return Ok(());
-        }
     }
-    Err(StreamError::Refused(format!(
-        "key {OPEN}: too many nodes write it at once"
-    )))
+    bucket.amend(OPEN, |stored| {
+        let known = stored.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let known: OpenUntil = known.unwrap_or_default();
+        if seal.requires() {
+            seal.set_open_until(known);
+            return None;
+        }
+        let mut places = places.clone();
+        for (stream, (last, created)) in &mut places {
+            // A node that looked later wrote sooner.
+            if let Some((theirs, _)) = known.get(stream).filter(|(_, of)| of == created) {
+                *last = (*last).max(*theirs);
+            }
+        }
+        let bytes = serde_json::to_vec(&places).unwrap_or_default();
+        (places != known).then_some(bytes)
+    })
 }
 
 /// Seals anew what lasts and was open, or sealed with an older key. What nodes that have no key yet

@@ -165,9 +165,6 @@ fn parse_announced(bytes: &[u8]) -> Vec<SnapshotEntry> {
     all.iter().take(2 * KEPT).filter_map(parse).collect()
 }
 
-/// Attempts to change a value that other nodes change as well.
-const TRIES: usize = 8;
-
 impl KeyValueRegistry {
     /// Opens both buckets. The broker of `client` must have the streams already. The lease expires
     /// `leader_ttl` after its last renewal; `token` identifies this process in it.
@@ -294,31 +291,6 @@ impl KeyValueRegistry {
             .map_err(|e| log::warn!("bucket {}, key {NEWEST}: {e}; left out", self.meta))
             .ok()
     }
-
-    /// Changes a value that other nodes change as well. It stays as it is if `change` returns None.
-    fn amend(
-        &self,
-        key: &str,
-        change: impl Fn(Option<&[u8]>) -> Option<Vec<u8>>,
-    ) -> Result<(), StreamError> {
-        for _ in 0..TRIES {
-            let stored = self.meta().get(key)?;
-            let Some(bytes) = change(stored.as_ref().map(|(bytes, _)| &bytes[..])) else {
-                return Ok(());
-            };
-            let is_written = match stored {
-                Some((_, revision)) => self.meta().update(key, &bytes, revision)?,
-                None => self.meta().create(key, &bytes)?,
-            };
-            if is_written {
-                return Ok(());
-            }
-        }
-        Err(StreamError::Refused(format!(
-            "bucket {}, key {key}: too many nodes write it at once",
-            self.meta
-        )))
-    }
 }
 
 impl Registry for KeyValueRegistry {
@@ -404,7 +376,7 @@ impl Registry for KeyValueRegistry {
 
     fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
         // First, so that a crash in between leaves no newest snapshot that is not announced.
-        self.amend(ANNOUNCED, |stored| {
+        self.meta().amend(ANNOUNCED, |stored| {
             let known = stored.map(parse_announced).unwrap_or_default();
             let with = Manifest {
                 snapshots: known,
@@ -417,7 +389,7 @@ impl Registry for KeyValueRegistry {
     }
 
     fn drop_unreliable(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
-        self.amend(NEWEST, |stored| {
+        self.meta().amend(NEWEST, |stored| {
             let mut newest = self.parse_newest(stored?)?;
             newest.drop_unreliable(entry).then(|| newest.to_bytes())
         })
@@ -433,7 +405,7 @@ impl Registry for KeyValueRegistry {
     }
 
     fn request(&mut self, places: &BTreeMap<String, StreamPosition>) -> Result<(), StreamError> {
-        self.amend(WANTED, |stored| {
+        self.meta().amend(WANTED, |stored| {
             let before = stored.map_or_else(BTreeMap::new, parse_requested);
             let mut wanted = before.clone();
             for (stream, place) in places {

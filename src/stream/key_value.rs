@@ -28,6 +28,9 @@ const SIZE: u64 = 16 << 20;
 
 /// The header that makes the broker refuse a write if the key has changed since.
 const EXPECTED_REVISION: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Attempts to change a value that other nodes change as well.
+const TRIES: usize = 8;
+
 const DELETION: (&str, &str) = ("KV-Operation", "DEL");
 
 /// The newest message of a key.
@@ -230,6 +233,31 @@ impl<'a> KeyValue<'a> {
             Err(error) => Err(self.refused("read", key, &error)),
         });
         each.collect()
+    }
+
+    /// Changes a value that other nodes change as well. It stays as it is if `change` returns None.
+    pub fn amend(
+        &self,
+        key: &str,
+        change: impl Fn(Option<&[u8]>) -> Option<Vec<u8>>,
+    ) -> Result<(), StreamError> {
+        for _ in 0..TRIES {
+            let stored = self.get(key)?;
+            let Some(bytes) = change(stored.as_ref().map(|(bytes, _)| &bytes[..])) else {
+                return Ok(());
+            };
+            let is_written = match stored {
+                Some((_, revision)) => self.update(key, &bytes, revision)?,
+                None => self.create(key, &bytes)?,
+            };
+            if is_written {
+                return Ok(());
+            }
+        }
+        Err(StreamError::Refused(format!(
+            "bucket {}, key {key}: too many nodes write it at once",
+            self.bucket
+        )))
     }
 
     /// Seals the value of `key` anew, if an older key seals it, or none and `also_open`.
