@@ -38,10 +38,11 @@ mod link;
 use connect::{ConnectRequest, Connector};
 use link::{PublisherLink, Sending};
 
-/// Waits before the polls that follow a hint without a change. The commit may still be under way:
+/// Waits before the polls that follow a hint without a change, while the commit may be under way:
 /// the fsync of a slow card, or another process on the same core, can come between the write that
 /// causes the hint and the moment at which the commit counts. The waits double, so that the delay
-/// adds little to the time that the commit itself took.
+/// adds little to the time that the commit itself took. If nobody is writing, the last one alone
+/// follows, after which the WAL is cut. Our own writes cause hints, too.
 const POLL_AFTER: [Duration; 12] = [
     Duration::from_micros(100),
     Duration::from_micros(200),
@@ -436,6 +437,7 @@ impl Publisher {
             None => None,
         };
         let began = Instant::now();
+        let is_settled = !locked.database.may_be_written();
         let changed = locked.database.is_changed()?;
         let captures =
             (changed || locked.database.has_more()) && locked.database.waits_for_capture()?;
@@ -468,6 +470,9 @@ impl Publisher {
             if more {
                 return Ok(());
             }
+        }
+        if is_settled {
+            self.polls = self.polls.max(POLL_AFTER.len() - 1);
         }
         self.poll_at = POLL_AFTER
             .get(self.polls)

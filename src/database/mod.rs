@@ -294,6 +294,12 @@ impl Database {
         &self.settings.path
     }
 
+    /// Whether another process may be in the middle of a write. If not, a call of
+    /// [`Self::is_changed`] that follows tells of all that was written until now.
+    pub fn may_be_written(&self) -> bool {
+        self.fence.may_be_written()
+    }
+
     /// Whether another connection wrote since the last capture. Takes a few microseconds.
     pub fn is_changed(&self) -> Result<bool> {
         Ok(self.data_version()? != self.seen_data_version)

@@ -5,7 +5,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
+use crate::health::serve;
 use crate::node::{Node, until};
+use crate::progress::metric;
 
 /// Threads beside those of shards: main, events, publisher, snapshots, two of the connection.
 const THREADS: usize = 6;
@@ -71,4 +73,30 @@ fn an_idle_daemon_has_few_threads_which_sleep() {
     });
     let now = threads(node);
     assert!(now.len() <= THREADS + 1, "{now:?}");
+}
+
+/// Each row comes by a write of the receiving node, whose hint tells it nothing.
+#[test]
+fn a_node_looks_rarely_for_changes_where_nobody_else_writes() {
+    const ROWS: i64 = 40;
+    let mut cluster = Cluster::stopped(2, |_| {});
+    let port = serve(&mut cluster.nodes[1]);
+    Node::start_all(&mut cluster.nodes);
+    let [writing, reading] = [0, 1].map(|n| cluster.nodes[n].open());
+    let looks = || metric(port, "harmonylite_count_changes_count");
+    let mut before = 0.0;
+    for id in 0..=ROWS {
+        let sql = "INSERT INTO item VALUES (?1, 'x', 0)";
+        writing.execute(sql, [id]).unwrap();
+        until("the other node has it", || {
+            let sql = "SELECT 1 FROM item WHERE id = ?1";
+            reading.query_row(sql, [id], |_| Ok(())).ok()
+        });
+        if id == 0 {
+            before = looks();
+        }
+    }
+    let each = (looks() - before) / ROWS as f64;
+    println!("{each} looks a row");
+    assert!(each < 4.0);
 }

@@ -36,7 +36,7 @@ fn until_at_work(port: u16, what: &str, step: &str) -> Json {
     })
 }
 
-fn metric(port: u16, name: &str) -> f64 {
+pub fn metric(port: u16, name: &str) -> f64 {
     let text = get(port, "/metrics");
     let line = text.lines().find(|line| line.starts_with(name));
     let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());

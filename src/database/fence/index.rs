@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 use super::locks::{self, Bytes};
 
+/// The byte that a writer locks, from before it writes to the WAL until its commit counts.
+pub(super) const WRITER: Bytes = 120..121;
+
 /// The bytes that readers lock.
 pub(super) const READERS: Bytes = 123..128;
 

@@ -88,6 +88,14 @@ impl FenceKind {
         }))
     }
 
+    /// Whether another process may be writing right now.
+    pub(super) fn may_be_written(&self) -> bool {
+        match self {
+            FenceKind::Off | FenceKind::Journal(_) => true,
+            FenceKind::Wal(wal) => locks::is_taken(&wal.shm, &index::WRITER),
+        }
+    }
+
     /// Whether another process reads the last commit.
     pub(super) fn is_read(&self) -> bool {
         match self {
