@@ -190,6 +190,9 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
     for (table, text) in database.gone_lately() {
         problems.insert(format!("table {table}"), text.to_owned());
     }
+    if let Some(text) = database.kept_here_problem() {
+        problems.insert("rows that stay here".to_owned(), text);
+    }
     if let Some(text) = database.held_problem() {
         problems.insert("held rows".to_owned(), text);
     }
@@ -215,6 +218,7 @@ pub fn report(health: &Health, database: Option<&Database>) -> Result<Value> {
         "held": database.held_up_to(COUNTED)?,
         "held_bytes": database.held_bytes(),
         "let_go": database.counts().let_go,
+        "kept_here": database.counts().kept_here,
         "passed_over": database.passed_over(),
         "displaced": database.displaced_up_to(COUNTED)?,
         "rejected": database.rejected(),

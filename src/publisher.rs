@@ -28,7 +28,7 @@ use crate::model::backoff::Backoff;
 use crate::model::frame;
 use crate::progress::{Unit, Work};
 use crate::shared::{SURE_PAUSE, Shared};
-use crate::stream::{Ack, Refusal, Writer};
+use crate::stream::{Ack, Refusal, Writer, names_a_right};
 use crate::thread::{Exited, spawn};
 use crate::watcher::{self, Watcher};
 
@@ -147,6 +147,8 @@ struct Publisher {
     refusal: String,
     /// Why the last connection was given up; empty once something is stored.
     denial: String,
+    /// Whether the log said that rows of the application stay here.
+    said_kept: bool,
     /// Whether publishing fails, and since when.
     trouble: RepeatedFailure,
     /// Progress of comparing a table with its versions, which takes a while for a large table.
@@ -212,6 +214,7 @@ pub fn start(
         link: None,
         refusal: String::new(),
         denial: String::new(),
+        said_kept: false,
         trouble: RepeatedFailure::default(),
         comparing: None,
         streams,
@@ -690,7 +693,7 @@ impl Publisher {
             self.shared.health.report_failing(PUBLISHING, &text);
             // A missing permission stays missing until a person grants it, so it is logged once, as
             // a warning.
-            let is_denied = text.contains("Permissions Violation");
+            let is_denied = names_a_right(&text);
             let is_said = is_denied && text == self.denial;
             let news = self.trouble.fails(&text, SystemClock.uptime());
             let level = match is_denied {
@@ -728,7 +731,12 @@ impl Publisher {
         locked.database.flush_now_and_then()?;
         let sequences = locked.database.sequences();
         let is_told = locked.database.is_live() && locked.outbox.is_empty();
+        let kept = locked.database.kept_here_problem();
         drop(locked);
+        if let Some(text) = kept.filter(|_| !self.said_kept) {
+            self.said_kept = true;
+            log::warn!("{text}");
+        }
         // Frames that could not be sent may have been overtaken: then no acknowledgement comes.
         if is_told && self.link.as_ref().is_some_and(PublisherLink::is_idle) {
             self.shared.health.report_ok(PUBLISHING);

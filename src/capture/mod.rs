@@ -331,6 +331,10 @@ impl Database {
         if let Some(now_ms) = self.broker_time_ms() {
             self.note_ahead(highest, now_ms);
         }
+        if !self.settings.publish {
+            let is_of_app = |entry: &&Touched| entry.why != ChangeEvidence::Before;
+            self.counts.kept_here += written.iter().filter(is_of_app).count() as u64;
+        }
         for reason in too_large {
             self.reject_rows(table.name(), 1, &reason);
         }

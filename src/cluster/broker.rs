@@ -33,6 +33,10 @@ pub(super) const SETTINGS: &str = "settings";
 /// Deadline of an attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a node waits for that makes nothing itself.
+const ONLY_READS: &str = "a node with publish = false makes nothing at the broker, and waits for a \
+                          node that publishes";
+
 /// Name of the bucket in which the nodes of a cluster leave information for each other.
 pub fn meta_bucket(stream_prefix: &str) -> String {
     format!("{stream_prefix}-meta")
@@ -68,6 +72,8 @@ pub struct JetStreamBroker {
     streams: StreamOptions,
     /// Id of this node, which publishes here.
     node: AtomicU64,
+    /// This node publishes nothing, and its login may not: it makes and writes nothing here.
+    only_reads: bool,
     /// This process has met the cluster with its settings.
     has_agreed: AtomicBool,
     /// See [`Broker::settings_differ`].
@@ -80,16 +86,17 @@ pub struct JetStreamBroker {
 
 impl JetStreamBroker {
     /// Connects to nothing yet. `client` is None while our own server is not up; `node` is the id
-    /// of this node.
+    /// of this node, and whether it only reads.
     pub fn new(
         client: Option<ClientOptions>,
         streams: StreamOptions,
-        node: u64,
+        (node, only_reads): (u64, bool),
         dialer: Arc<Dialer>,
     ) -> Self {
         JetStreamBroker {
             dialer,
             node: AtomicU64::new(node),
+            only_reads,
             has_agreed: AtomicBool::new(false),
             differs: Mutex::new(None),
             shared: Mutex::new(None),
@@ -127,16 +134,23 @@ impl JetStreamBroker {
     /// Agrees with the other nodes on keys and settings, and makes what is missing on the broker.
     fn take_part(&self, client: &Client) -> Result<(), StreamError> {
         let bucket = meta_bucket(&self.streams.stream_prefix);
-        let bucket = KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?;
+        let bucket = match self.only_reads {
+            true => KeyValue::open(client, &bucket),
+            false => KeyValue::ensure_bucket(client, &bucket, self.streams.replicas, None)?,
+        };
         let seal = client.seal();
         if !seal.keys().is_empty() {
             newer_key::follow(&bucket, seal)?;
-            key_change::tell(&bucket, seal)?;
-            key_change::renew(&bucket, seal, self.node.load(Ordering::Relaxed))?;
+            if !self.only_reads {
+                key_change::tell(&bucket, seal)?;
+                key_change::renew(&bucket, seal, self.node.load(Ordering::Relaxed))?;
+            }
         }
         self.check_shared_settings(&bucket)?;
-        ensure_streams(client, &self.streams)?;
-        if !seal.keys().is_empty() {
+        if !self.only_reads {
+            ensure_streams(client, &self.streams)?;
+        }
+        if !seal.keys().is_empty() && (seal.requires() || !self.only_reads) {
             let streams = (1..=self.streams.shards).map(|shard| self.stream(shard));
             key_change::note_open(&bucket, client, &streams.collect::<Vec<_>>())?;
         }
@@ -175,8 +189,13 @@ impl JetStreamBroker {
             prefix,
             self.streams.replicas,
             leader_ttl,
-            token.to_owned(),
+            (token.to_owned(), self.only_reads),
         )
+    }
+
+    /// Whether this node makes and writes nothing at the broker.
+    pub fn only_reads(&self) -> bool {
+        self.only_reads
     }
 
     /// The shared connection, for occasional requests.
@@ -222,19 +241,30 @@ impl JetStreamBroker {
             "nats.subject_prefix": self.streams.subject_prefix,
         });
         let text = ours.to_string().into_bytes();
-        if bucket.create(SETTINGS, &text)? {
+        if !self.only_reads && bucket.create(SETTINGS, &text)? {
             return self.agree(None);
         }
-        let Some((stored, revision)) = bucket.get(SETTINGS)? else {
-            return Err(StreamError::Refused(
-                "the shared settings were just deleted".into(),
-            ));
+        let stored = match bucket.get(SETTINGS) {
+            Err(StreamError::Refused(text)) if self.only_reads => {
+                return Err(StreamError::Refused(format!("{text}; {ONLY_READS}")));
+            }
+            stored => stored?,
+        };
+        let Some((stored, revision)) = stored else {
+            return Err(StreamError::Refused(match self.only_reads {
+                true => format!("there are no shared settings; {ONLY_READS}"),
+                false => "the shared settings were just deleted".into(),
+            }));
         };
         let (differences, is_possible) = match compare(&ours, &stored) {
             Comparison::Same => return self.agree(None),
             Comparison::Unreadable(why) => {
                 // As if there were none: what was there made no node take part.
                 let name = meta_bucket(&self.streams.stream_prefix);
+                if self.only_reads {
+                    let text = format!("bucket {name}, key settings: {why}; {ONLY_READS}");
+                    return Err(StreamError::Refused(text));
+                }
                 log::error!("bucket {name}, key settings: {why}; they are written anew");
                 return match bucket.update(SETTINGS, &text, revision)? {
                     true => self.agree(None),
@@ -248,7 +278,7 @@ impl JetStreamBroker {
                 is_possible,
             } => (differences, is_possible),
         };
-        if self.streams.update_existing && is_possible {
+        if self.streams.update_existing && is_possible && !self.only_reads {
             log::warn!("update_existing: the shared settings are changed: {differences}");
             bucket.put(SETTINGS, &text)?;
             return self.agree(None);

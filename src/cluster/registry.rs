@@ -9,11 +9,11 @@ use crossbeam_channel::Receiver;
 use crate::cluster::broker::meta_bucket;
 use crate::cluster::stream_continuity;
 use crate::model::manifest::{KEPT, Manifest, SnapshotEntry, StreamPosition};
-use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::jetstream::{is_stream_name, message_id, stream_state};
 use crate::stream::key_value::KeyValue;
 use crate::stream::link::{Inbox, WATCHED};
+use crate::stream::{StreamError, names_a_right};
 
 /// The tables that a node has, in lower case. None: it may have any.
 pub type Told = Option<BTreeSet<String>>;
@@ -63,7 +63,8 @@ pub trait Registry: Send {
 }
 
 /// The registry in two buckets: `<stream_prefix>-meta`, and `<stream_prefix>-lease`, whose values
-/// expire.
+/// expire. A node that only reads has no part in what nodes agree on here: it takes no lease, and
+/// writes nothing but a request for a snapshot that it lacks.
 pub struct KeyValueRegistry {
     client: Client,
     /// Prefix of the streams' names.
@@ -72,6 +73,10 @@ pub struct KeyValueRegistry {
     lease: String,
     /// Distinguishes this process from others with the same node id.
     token: Vec<u8>,
+    /// This node publishes nothing: it writes nothing here but a request for a snapshot.
+    only_reads: bool,
+    /// Whether the login may write not even that.
+    is_denied: bool,
     /// Revision of the lease while this node holds it.
     held: Option<u64>,
     inbox: Inbox,
@@ -167,16 +172,19 @@ fn parse_announced(bytes: &[u8]) -> Vec<SnapshotEntry> {
 
 impl KeyValueRegistry {
     /// Opens both buckets. The broker of `client` must have the streams already. The lease expires
-    /// `leader_ttl` after its last renewal; `token` identifies this process in it.
+    /// `leader_ttl` after its last renewal; `token` identifies this process in it. With
+    /// `only_reads` nothing is made.
     pub fn open(
         client: Client,
         stream_prefix: &str,
         replicas: u32,
         leader_ttl: Duration,
-        token: String,
+        (token, only_reads): (String, bool),
     ) -> Result<Self, StreamError> {
         let (meta, lease) = (meta_bucket(stream_prefix), format!("{stream_prefix}-lease"));
-        KeyValue::ensure_bucket(&client, &lease, replicas, Some(leader_ttl))?;
+        if !only_reads {
+            KeyValue::ensure_bucket(&client, &lease, replicas, Some(leader_ttl))?;
+        }
         let inbox = KeyValue::watch(&client, &meta)?;
         Ok(KeyValueRegistry {
             client,
@@ -184,6 +192,8 @@ impl KeyValueRegistry {
             meta,
             lease,
             token: token.into_bytes(),
+            only_reads,
+            is_denied: false,
             held: None,
             inbox,
             nodes: NodeKeys::default(),
@@ -265,11 +275,9 @@ impl KeyValueRegistry {
 
     /// Writes the value of a node's key, if it is a different one.
     fn put_of_node(&mut self, key: &str, value: &[u8]) -> Result<(), StreamError> {
-        if self
-            .meta()
-            .get(key)?
-            .is_some_and(|(known, _)| known == value)
-        {
+        let is_known =
+            |known: Option<(Vec<u8>, u64)>| known.is_some_and(|(known, _)| known == value);
+        if self.only_reads || is_known(self.meta().get(key)?) {
             return Ok(());
         }
         self.meta().put(key, value)?;
@@ -295,6 +303,9 @@ impl KeyValueRegistry {
 
 impl Registry for KeyValueRegistry {
     fn lease(&mut self) -> Result<bool, StreamError> {
+        if self.only_reads {
+            return Ok(false);
+        }
         if let Some(revision) = self.held.take() {
             if !self.leases().update(LEADER, &self.token, revision)? {
                 return Ok(false);
@@ -322,12 +333,15 @@ impl Registry for KeyValueRegistry {
     }
 
     fn lease_is_held(&mut self) -> Result<bool, StreamError> {
-        Ok(self.leases().get(LEADER)?.is_some())
+        match self.leases().get(LEADER) {
+            Err(StreamError::Refused(_)) if self.only_reads => Ok(false), // nobody made the bucket
+            leader => Ok(leader?.is_some()),
+        }
     }
 
     fn claim_founder(&mut self, node: u64) -> Result<bool, StreamError> {
         let name = node.to_string();
-        if self.meta().create(FOUNDER, name.as_bytes())? {
+        if !self.only_reads && self.meta().create(FOUNDER, name.as_bytes())? {
             return Ok(true);
         }
         let founder = self.meta().get(FOUNDER)?;
@@ -375,6 +389,9 @@ impl Registry for KeyValueRegistry {
     }
 
     fn set_newest(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
+        if self.only_reads {
+            return Ok(());
+        }
         // First, so that a crash in between leaves no newest snapshot that is not announced.
         self.meta().amend(ANNOUNCED, |stored| {
             let known = stored.map(parse_announced).unwrap_or_default();
@@ -389,6 +406,9 @@ impl Registry for KeyValueRegistry {
     }
 
     fn drop_unreliable(&mut self, entry: &SnapshotEntry) -> Result<(), StreamError> {
+        if self.only_reads {
+            return Ok(());
+        }
         self.meta().amend(NEWEST, |stored| {
             let mut newest = self.parse_newest(stored?)?;
             newest.drop_unreliable(entry).then(|| newest.to_bytes())
@@ -396,7 +416,10 @@ impl Registry for KeyValueRegistry {
     }
 
     fn forget_newest(&mut self) -> Result<(), StreamError> {
-        self.meta().delete(NEWEST)
+        match self.only_reads {
+            true => Ok(()),
+            false => self.meta().delete(NEWEST),
+        }
     }
 
     fn requested(&mut self) -> Result<BTreeMap<String, StreamPosition>, StreamError> {
@@ -405,7 +428,10 @@ impl Registry for KeyValueRegistry {
     }
 
     fn request(&mut self, places: &BTreeMap<String, StreamPosition>) -> Result<(), StreamError> {
-        self.meta().amend(WANTED, |stored| {
+        if self.is_denied {
+            return Ok(());
+        }
+        let asked = self.meta().amend(WANTED, |stored| {
             let before = stored.map_or_else(BTreeMap::new, parse_requested);
             let mut wanted = before.clone();
             for (stream, place) in places {
@@ -415,7 +441,18 @@ impl Registry for KeyValueRegistry {
                 }
             }
             (wanted != before).then(|| serde_json::to_vec(&wanted).unwrap_or_default())
-        })
+        });
+        if let (true, Err(e)) = (self.only_reads, &asked)
+            && names_a_right(&e.to_string())
+        {
+            self.is_denied = true;
+            log::warn!(
+                "this node lacks changes, and its login may not ask for a snapshot ({e}): it waits \
+                 for the next one. SIGUSR1 makes a node that publishes save one"
+            );
+            return Ok(());
+        }
+        asked
     }
 
     fn is_lost(&mut self, stream: &str, place: &StreamPosition) -> Result<bool, StreamError> {

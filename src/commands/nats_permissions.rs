@@ -21,9 +21,12 @@ const SHARED_KEYS: [&str; 8] = [
     "open.until",
 ];
 const OWN_KEYS: [&str; 4] = ["publisher-", "tables-", "node.", "digest."];
+/// Those under which a node that only reads tells how it is doing.
+const OWN_STATUS: [&str; 2] = ["node.", "digest."];
 
 /// Writes the rights for this configuration, as a block of nats-server's configuration. With a
-/// `node`, its login may write no key of a different node.
+/// `node`, its login may write no key of a different node. A node with `publish = false` may change
+/// nothing: it reads, and tells how it is doing unless `status_interval` is 0.
 pub fn show(config: &Config, node: Option<u64>, out: &mut dyn Write) -> Result<(), String> {
     let list = |rights: Vec<String>| {
         let quoted = rights.iter().map(|right| format!("    {right:?}\n"));
@@ -57,23 +60,31 @@ fn publish(config: &Config, node: Option<u64>) -> Vec<String> {
         None => format!("$KV.{bucket}.{key}"),
     };
     let shards = || 1..=common.shards;
-    let mut rights: Vec<String> = shards()
-        .map(|shard| format!("{}-{shard}", common.subject_prefix))
-        .collect();
     let (meta, lease) = (
         meta_bucket(&common.stream_prefix),
         format!("{}-lease", common.stream_prefix),
     );
-    match node {
-        None => rights.push(key(&meta, ">")),
-        Some(node) => {
-            rights.extend(SHARED_KEYS.map(|name| key(&meta, name)));
-            rights.extend(OWN_KEYS.map(|name| key(&meta, &format!("{name}{node}"))));
+    let mut rights = Vec::new();
+    if config.publish {
+        rights.extend(shards().map(|shard| format!("{}-{shard}", common.subject_prefix)));
+        match node {
+            None => rights.push(key(&meta, ">")),
+            Some(node) => {
+                rights.extend(SHARED_KEYS.map(|name| key(&meta, name)));
+                rights.extend(OWN_KEYS.map(|name| key(&meta, &format!("{name}{node}"))));
+            }
         }
-    }
-    rights.push(key(&lease, ">"));
-    if domain.is_some() {
-        rights.extend([format!("{meta}.>"), format!("{lease}.>")]);
+        rights.push(key(&lease, ">"));
+        if domain.is_some() {
+            rights.extend([format!("{meta}.>"), format!("{lease}.>")]);
+        }
+    } else if config.status_interval.is_some() {
+        let of = node.map_or("*".to_owned(), |node| node.to_string());
+        let own = OWN_STATUS.map(|name| format!("{name}{of}"));
+        rights.extend(own.iter().map(|name| key(&meta, name)));
+        if domain.is_some() {
+            rights.extend(own.iter().map(|name| format!("{meta}.{name}")));
+        }
     }
     let options = stream_options(config, 1);
     let mut read: Vec<String> = shards().map(|shard| stream_name(&options, shard)).collect();
@@ -81,8 +92,10 @@ fn publish(config: &Config, node: Option<u64>) -> Vec<String> {
     if let StoreSettings::Nats(nats) = &config.snapshot.store {
         let default = || format!("{}-snapshot-store", common.stream_prefix);
         let bucket = nats.bucket.clone().unwrap_or_else(default);
-        rights.push(format!("$O.{bucket}.>"));
-        rights.push(format!("{api}.STREAM.PURGE.OBJ_{bucket}"));
+        if config.publish {
+            rights.push(format!("$O.{bucket}.>"));
+            rights.push(format!("{api}.STREAM.PURGE.OBJ_{bucket}"));
+        }
         read.push(format!("OBJ_{bucket}"));
     }
     for stream in &read {
@@ -93,9 +106,15 @@ fn publish(config: &Config, node: Option<u64>) -> Vec<String> {
     }
     kept.extend(read);
     for stream in &kept {
-        for call in ["INFO", "CREATE", "MSG.GET"] {
+        for call in ["INFO", "MSG.GET"] {
             rights.push(format!("{api}.STREAM.{call}.{stream}"));
         }
+    }
+    if config.publish {
+        rights.extend(
+            kept.iter()
+                .map(|stream| format!("{api}.STREAM.CREATE.{stream}")),
+        );
     }
     rights.push("_INBOX.*.end".into());
     rights

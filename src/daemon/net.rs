@@ -61,7 +61,12 @@ impl Net {
             bandwidth: bandwidth.cloned(),
         };
         let client = (!embedded).then(|| edge.with(client_options(&config.nats, &name)));
-        let broker = Arc::new(JetStreamBroker::new(client, streams, node, dialer.clone()));
+        let broker = Arc::new(JetStreamBroker::new(
+            client,
+            streams,
+            (node, !config.publish),
+            dialer.clone(),
+        ));
         let server = embedded.then(|| {
             let server = server_options(config, options, name);
             supervise(

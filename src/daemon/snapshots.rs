@@ -15,6 +15,7 @@ use crate::db_file::access::FileAccess;
 use crate::mirror::Mirror;
 use crate::model::backoff::Backoff;
 use crate::model::manifest::SnapshotEntry;
+use crate::seal::Seal;
 use crate::shared::Shared;
 use crate::snapshot::error::TransferError;
 use crate::snapshot::thread::{Inputs, Places, Progress, SnapshotRequest};
@@ -71,11 +72,7 @@ pub fn start(
     let (to_registry, to_store) = (broker.clone(), broker.clone());
     let places = Places {
         registry: Box::new(move || to_registry.registry(ttl, &token)),
-        store: Box::new(move || {
-            let store = store::open(&place, &prefix, &|| to_store.connect())?;
-            let store = store::limited(store, to_store.bandwidth().as_ref());
-            Ok(store::sealed(store, &seal, &prefix))
-        }),
+        store: Box::new(move || open_store(&place, &prefix, &seal, &to_store)),
         dialer: broker.dialer.clone(),
     };
     let inputs = Inputs {
@@ -144,8 +141,13 @@ fn bring(
     broker: &JetStreamBroker,
     progress: &mut Progress<'_>,
 ) -> Result<Option<String>, TransferError> {
-    let mut store = open_store(config, broker)?;
-    let mut manifest = transfer::read_manifest(&mut *store, &config.common.stream_prefix)?;
+    let prefix = &config.common.stream_prefix;
+    let store = open_store(&place(config, broker), prefix, &config.seal, broker);
+    let mut store = match store {
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        store => store?,
+    };
+    let mut manifest = transfer::read_manifest(&mut *store, prefix)?;
     if let Some(manifest) = &mut manifest {
         let announced = announced(config, broker)?;
         for name in manifest.anchor(&announced) {
@@ -213,11 +215,19 @@ fn announced(
     })
 }
 
-fn open_store(config: &Config, broker: &JetStreamBroker) -> Result<Box<dyn Store>, StoreError> {
-    let prefix = &config.common.stream_prefix;
-    let store = store::open(&place(config, broker), prefix, &|| broker.connect())?;
+fn open_store(
+    place: &Kind,
+    prefix: &str,
+    seal: &Arc<Seal>,
+    broker: &JetStreamBroker,
+) -> Result<Box<dyn Store>, StoreError> {
+    let open = match broker.only_reads() {
+        true => store::open_existing,
+        false => store::open,
+    };
+    let store = open(place, prefix, &|| broker.connect())?;
     let store = store::limited(store, broker.bandwidth().as_ref());
-    Ok(store::sealed(store, &config.seal, prefix))
+    Ok(store::sealed(store, seal, prefix))
 }
 
 /// The store of snapshots. In a cluster of our own servers it has as many copies as the streams:

@@ -18,6 +18,8 @@ pub struct Counts {
     /// Rows that left their table, or never got into it, because a different row has their UNIQUE
     /// values.
     pub conflicts: u64,
+    /// Rows that the application wrote here, while this node publishes nothing.
+    pub kept_here: u64,
     /// Calls that held a row, including rows that were held already.
     pub(crate) holds: u64,
 }

@@ -385,6 +385,19 @@ impl Database {
         self.counts
     }
 
+    /// What health says of rows that the application wrote here since the start, although this node
+    /// publishes nothing.
+    pub(crate) fn kept_here_problem(&self) -> Option<String> {
+        let rows = self.counts.kept_here;
+        (rows > 0).then(|| {
+            format!(
+                "the application wrote {rows} row(s) here since the start, and publish = false: \
+                 they stay on this node, which differs from the others by them. Write them on a \
+                 node that publishes, or leave their tables out (tables.exclude)"
+            )
+        })
+    }
+
     /// The replicated tables, by lower-case name.
     pub fn tables(&self) -> &HashMap<String, Arc<Table>> {
         &self.catalog.by_name

@@ -159,7 +159,7 @@ fn flag(is: bool) -> Option<f64> {
 }
 
 /// All of them; those of the Go version first.
-pub(super) const SIMPLE: [Described; 33] = [
+pub(super) const SIMPLE: [Described; 34] = [
     gauge(
         "published",
         "Rows published since the start (as in the Go version; published_rows_total is a counter).",
@@ -199,6 +199,11 @@ pub(super) const SIMPLE: [Described; 33] = [
         "let_go_rows_total",
         "Arriving rows that are not stored: their table is excluded, or max_held_bytes is reached.",
         |f| Some(f.counts.let_go as f64),
+    ),
+    counter(
+        "kept_here_rows_total",
+        "Rows that the application wrote on a node with publish = false: no other node gets them.",
+        |f| Some(f.counts.kept_here as f64),
     ),
     counter(
         "conflicts_total",

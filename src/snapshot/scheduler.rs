@@ -262,10 +262,13 @@ impl Scheduler {
             return Ok(Some(entry));
         }
         // The broker is new, or lost its data; the store may still have a manifest.
-        let store = (round.open_store)();
-        let manifest = store
-            .map_err(RoundError::from)
-            .and_then(|mut store| Ok(transfer::read_manifest(&mut *store, &self.options.cluster)?));
+        let manifest = match (round.open_store)() {
+            Ok(mut store) => transfer::read_manifest(&mut *store, &self.options.cluster),
+            // A node that only reads does not make it.
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        };
+        let manifest = manifest.map_err(RoundError::from);
         match manifest {
             Ok(mut manifest) => {
                 if let Some(manifest) = &mut manifest {

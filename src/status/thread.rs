@@ -21,10 +21,10 @@ use crate::logging::Lasting;
 use crate::model::backoff::Backoff;
 use crate::shared::Shared;
 use crate::status::verify::message::{MAX_BYTES, REQUEST, VerifyRequest};
-use crate::stream::StreamError;
 use crate::stream::client::Client;
 use crate::stream::key_value::KeyValue;
 use crate::stream::link::Inbox;
+use crate::stream::{StreamError, names_a_right};
 use crate::thread::{Exited, OnDemand};
 
 /// An answer that is younger than this is given again: a page may be open on many screens. In a
@@ -36,6 +36,9 @@ const FRESH_PER_NODE: Duration = Duration::from_millis(20);
 /// The first entry is written this long after the start. The connection of the registry, which is
 /// used here as well, is there by then.
 const FIRST_AFTER: Duration = Duration::from_secs(2);
+
+/// A node that only reads tries again after this time, if its login may not write the entry.
+const DENIED_AGAIN: Duration = Duration::from_secs(24 * 3600);
 
 /// The thread ends after this long without a request: one is often followed by another.
 const RESTS_AFTER: Duration = Duration::from_millis(500);
@@ -245,6 +248,13 @@ impl StatusThread {
                 (self.not_before, self.called) = (None, never());
                 self.backoff.reset();
                 self.failure.ends();
+            }
+            Err(text) if self.broker.only_reads() && names_a_right(&text) => {
+                log::info!(
+                    "this node's login may not tell the other nodes how it is doing: their status \
+                     shows nothing of it (status_interval = 0 spares the attempt)"
+                );
+                (self.not_before, self.called) = (Some(Instant::now() + DENIED_AGAIN), never());
             }
             Err(text) => {
                 // The threads that need the broker more report its absence.

@@ -149,6 +149,12 @@ pub enum StreamError {
     Stopped,
 }
 
+/// Whether an error tells that the login lacks a right. The right stays missing until a person
+/// grants it.
+pub fn names_a_right(error: &str) -> bool {
+    error.contains("Permissions Violation")
+}
+
 /// Appends frames to the shards' streams, with many in flight.
 pub trait Writer: Send {
     /// Largest message to use for a frame of `bytes`, in bytes.

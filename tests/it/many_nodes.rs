@@ -136,8 +136,14 @@ fn a_thousand_nodes_cost_each_of_them_little() {
 
     let registry = connect();
     let ttl = Duration::from_secs(30);
-    let mut registry =
-        KeyValueRegistry::open(registry, &options.stream_prefix, 1, ttl, "t".into()).unwrap();
+    let mut registry = KeyValueRegistry::open(
+        registry,
+        &options.stream_prefix,
+        1,
+        ttl,
+        ("t".into(), false),
+    )
+    .unwrap();
     let mut look = |what: &str| {
         let (found, cost) = cost(&proxy, what, || {
             let tables = registry.tables().unwrap();

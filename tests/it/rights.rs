@@ -1,13 +1,26 @@
 //! A broker's user with exactly the rights that HarmonyLite needs.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use harmonylite::cluster::registry::{KeyValueRegistry, Registry};
+use harmonylite::model::manifest::StreamPosition;
+use harmonylite::stream::client::{Client, ClientOptions};
+use harmonylite::stream::key_value::KeyValue;
+
 use crate::cluster::converge;
-use crate::node::{Node, free_port, until};
+use crate::node::{Node, PATIENCE, free_port, until};
 use crate::stream::node::Node as Broker;
 
 /// The rights that the program prints for a node with the defaults, as nats-server reads them.
 fn rights(node: Option<&str>) -> String {
+    rights_of(&Node::new(1), node)
+}
+
+/// Those for a node with this configuration.
+fn rights_of(configured: &Node, node: Option<&str>) -> String {
     let of_node = node.map_or(vec![], |id| vec!["-node", id]);
-    let printed = Node::new(1).run(&[&["nats-permissions"], &of_node[..]].concat());
+    let printed = configured.run(&[&["nats-permissions"], &of_node[..]].concat());
     assert_eq!(printed.status.code(), Some(0), "{printed:?}");
     String::from_utf8(printed.stdout).unwrap()
 }
@@ -75,6 +88,149 @@ fn suffice(rights: &[String]) {
     for node in &nodes {
         assert!(!node.log().contains("Violation"), "{}", node.log());
     }
+}
+
+/// A node with `publish = false`, not started, and the rights that the program prints for it.
+fn reader(change: impl FnOnce(&mut Node)) -> (Node, String) {
+    let mut node = Node::new(2);
+    node.set("publish", "false");
+    change(&mut node);
+    let rights = rights_of(&node, Some("2"));
+    for write in [
+        "harmonylite-change-log",
+        "$O.",
+        "STREAM.CREATE",
+        "PURGE",
+        "lease.>",
+    ] {
+        assert!(!rights.contains(write), "{write}: {rights}");
+    }
+    (node, rights)
+}
+
+/// Lets `node` begin beside one that writes, and read on after a restart. `rights` are its own.
+fn reads(mut node: Node, rights: String) -> (Node, Node, Broker) {
+    let broker = broker(&[self::rights(Some("1")), rights]);
+    let url = |id: u64| {
+        let address = &broker.options.bind_address;
+        format!("['nats://node-{id}:secret@{address}']")
+    };
+    node.set("nats.urls", &url(2));
+    std::fs::remove_file(node.database()).unwrap();
+    let mut writer = self::node(1, &broker);
+    writer.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, value, writer)");
+    writer.execute("INSERT INTO item VALUES (1, 'a', 0)");
+    writer.start();
+    writer.until_log(" made, because ");
+    node.start();
+    node.until_log("it begins with snapshot");
+    let arrives = |node: &Node, id: i64| {
+        writer.execute(&format!("INSERT INTO item VALUES ({id}, 'b', 0)"));
+        let is_there = format!("SELECT count(*) FROM item WHERE id = {id}");
+        until("the row arrives", || {
+            (node.number(&is_there) == 1).then_some(())
+        });
+    };
+    arrives(&node, 2);
+    node.stop();
+    node.start();
+    arrives(&node, 3);
+    (writer, node, broker)
+}
+
+#[test]
+fn a_node_that_only_reads_needs_no_right_to_write() {
+    let mut port = 0;
+    let (node, rights) = reader(|node| {
+        port = crate::health::serve(node.set("status_interval", "0"));
+    });
+    assert_eq!(rights.matches("$KV.").count(), 1, "to subscribe: {rights}");
+    let (writer, node, _broker) = reads(node, rights);
+    crate::health::until_health(port, 200, &["\"kept_here\":0"]);
+    node.execute("INSERT INTO item VALUES (10, 'mine', 2), (11, 'mine', 2)");
+    let says = [
+        "\"kept_here\":2",
+        "the application wrote 2 row(s) here",
+        "publish = false",
+    ];
+    crate::health::until_health(port, 503, &says);
+    writer.execute("INSERT INTO item VALUES (4, 'b', 0)");
+    until("the row arrives", || (node.rows().len() == 6).then_some(()));
+    assert_eq!(writer.rows().len(), 4);
+    node.until_log("they stay on this node");
+    let log = node.log();
+    assert!(!log.contains("Violation"), "{log}");
+    assert_eq!(log.matches("they stay on this node").count(), 1, "{log}");
+    writer.check();
+    node.check();
+}
+
+/// It tells how it is doing, if its login may, and is quiet if it may not.
+#[test]
+fn a_node_that_only_reads_is_in_the_status_of_the_others() {
+    let (node, rights) = reader(|_| {});
+    let (writer, node, _broker) = reads(node, rights.clone());
+    until("the other node sees it", || {
+        let status = writer.run(&["status", "-json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        let others = status["others"].as_array()?;
+        let is_it = |n: &serde_json::Value| n["node"] == "2" && n["known_by"] == "entry";
+        others.iter().any(is_it).then_some(())
+    });
+    assert!(!node.log().contains("Violation"), "{}", node.log());
+}
+
+#[test]
+fn a_status_that_may_not_be_told_is_let_be() {
+    let (node, rights) = reader(|node| {
+        node.set("status_interval", "1000");
+    });
+    let own = |line: &&str| !line.contains("meta.node.") && !line.contains("meta.digest.");
+    let less: Vec<&str> = rights.lines().filter(own).collect();
+    assert_eq!(less.len() + 2, rights.lines().count(), "{rights}");
+    let (writer, node, _broker) = reads(node, less.join("\n"));
+    node.until_log("may not tell the other nodes");
+    writer.execute("INSERT INTO item VALUES (4, 'b', 0)");
+    until("the row arrives", || (node.rows().len() == 4).then_some(()));
+    let log = node.log();
+    let loud = log
+        .lines()
+        .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    let loud = loud.filter(|line| line.contains("Violation"));
+    assert!(loud.count() <= 2, "once for each start: {log}");
+}
+
+#[test]
+fn a_request_that_may_not_be_made_is_no_failure() {
+    let (_, rights) = reader(|_| {});
+    let broker = broker(&[self::rights(None), rights]);
+    let client = |id: u64| {
+        let address = &broker.options.bind_address;
+        let options = ClientOptions {
+            urls: vec![format!("nats://node-{id}:secret@{address}")],
+            ..ClientOptions::default()
+        };
+        Client::connect(&options, PATIENCE).unwrap()
+    };
+    KeyValue::ensure_bucket(&client(1), "harmonylite-changes-meta", 1, None).unwrap();
+    let open = |id: u64| {
+        let (ttl, token) = (Duration::from_secs(30), "t".to_owned());
+        KeyValueRegistry::open(client(id), "harmonylite-changes", 1, ttl, (token, true)).unwrap()
+    };
+    let places = BTreeMap::from([("s-1".to_owned(), StreamPosition::default())]);
+    let mut registry = open(2);
+    registry.request(&places).unwrap();
+    registry.request(&places).unwrap();
+    assert!(registry.requested().unwrap().is_empty());
+    let agrees = [
+        registry.lease().unwrap(),
+        registry.lease_is_held().unwrap(),
+        registry.claim_founder(2).unwrap(),
+    ];
+    assert_eq!(agrees, [false; 3]);
+    // A login that may write lets such a node ask.
+    open(1).request(&places).unwrap();
+    assert_eq!(registry.requested().unwrap(), places);
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn a_place_that_the_broker_lost_is_known_as_such() {
     KeyValue::ensure_bucket(&node.client(), &bucket, 1, None).unwrap();
     let (prefix, ttl) = (&options.stream_prefix, Duration::from_secs(30));
     let mut registry = until("the registry", || {
-        KeyValueRegistry::open(node.client(), prefix, 1, ttl, "t".into()).ok()
+        KeyValueRegistry::open(node.client(), prefix, 1, ttl, ("t".into(), false)).ok()
     });
     let created = reader.state().unwrap().created;
     let stream = stream_name(&options, 1);
