@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::cluster::broker::{JetStreamBroker, meta_bucket};
 use crate::cluster::registry;
@@ -23,7 +23,7 @@ use crate::snapshot::transfer;
 use crate::snapshot::{say_code, scheduler, thread};
 use crate::store::{self, Store, StoreError};
 use crate::stream::key_value::KeyValue;
-use crate::thread::Exited;
+use crate::thread::{Exited, spawn_detached};
 
 /// How long a new node waits for the broker or the store to say whether there is a snapshot. Then
 /// it begins with an empty database, which merges a snapshot later.
@@ -31,6 +31,9 @@ const BRING_WITHIN: Duration = Duration::from_secs(10);
 
 /// Wait before a damaged snapshot is fetched again: it stays damaged until a new one is uploaded.
 const DAMAGED_AGAIN: Duration = Duration::from_secs(4);
+
+/// How long the search for a snapshot has to end after a signal.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -95,15 +98,34 @@ pub enum Brought {
     Stopped,
 }
 
-/// Puts the newest snapshot in place of the missing database file, if there is one.
+/// Puts the newest snapshot in place of the missing database file, if there is one. That runs on a
+/// thread of its own: broker or store may keep it waiting, and a signal ends the wait.
 pub fn bring_database(
     config: &Config,
-    broker: &JetStreamBroker,
+    broker: &Arc<JetStreamBroker>,
     signals: &Receiver<()>,
 ) -> Brought {
+    let ((stop, stopped), (tell, told)) = (bounded(0), bounded(1));
+    let (config, broker) = (config.clone(), broker.clone());
+    let search = move || drop(tell.send(search_snapshot(&config, &broker, &stopped)));
+    if let Err(e) = spawn_detached("first-snapshot", search) {
+        log::warn!("this node begins without a snapshot: {e}");
+        return Brought::GoOn;
+    }
+    select! {
+        recv(told) -> brought => brought.unwrap_or(Brought::GoOn),
+        recv(signals) -> _ => {
+            drop(stop);
+            let _ = told.recv_timeout(END_WITHIN); // it removes its scratch file
+            Brought::Stopped
+        }
+    }
+}
+
+fn search_snapshot(config: &Config, broker: &JetStreamBroker, stop: &Receiver<()>) -> Brought {
     let deadline = Instant::now() + BRING_WITHIN;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    let mut progress = Progress::new(signals, "first snapshot");
+    let mut progress = Progress::new(stop, "first snapshot");
     log::info!(
         "there is no database at {}: this node searches for a snapshot to begin with, for {} s",
         config.db_path.display(),
@@ -129,7 +151,7 @@ pub fn bring_database(
             ) => wait = DAMAGED_AGAIN,
             Err(e) => log::debug!("searching for a snapshot: {e}"),
         }
-        if signals.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+        if stop.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
             return Brought::Stopped;
         }
     }

@@ -24,9 +24,14 @@ struct Folder {
     address: String,
 }
 
+/// Kind and path of the store.
+pub(super) fn address(settings: &FileStore) -> String {
+    format!("file {}", settings.path.display())
+}
+
 pub(super) fn open(settings: &FileStore, missing: IfAbsent) -> Result<impl Store + use<>> {
     let FileStore { path, database } = settings.clone();
-    let address = format!("file {}", path.display());
+    let address = address(settings);
     if missing == IfAbsent::Refuse && is_missing(&path) {
         return Err(StoreError::no_place(
             &address,

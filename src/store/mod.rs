@@ -17,7 +17,7 @@
 //!
 //! [`open`] wraps every store in a [`checked`] one, which checks names and sizes for all of them.
 //! Nothing waits for ever: an attempt to connect ends within [`CONNECT`], and a server that is
-//! silent for about [`SILENCE`] counts as gone.
+//! silent for about [`SILENCE`] counts as gone, as does a folder whose disk hangs.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -30,6 +30,8 @@ use crate::stream::StreamError;
 use crate::stream::bandwidth::Bandwidth;
 use crate::stream::client::Client;
 
+#[cfg(feature = "store-file")]
+mod aside;
 mod checked;
 #[cfg(feature = "store-file")]
 mod file;
@@ -244,7 +246,10 @@ fn open_unchecked(
         #[cfg(feature = "store-sftp")]
         Settings::Sftp(settings) => Box::new(sftp::open(settings, missing)?),
         #[cfg(feature = "store-file")]
-        Settings::File(folder) => Box::new(file::open(folder, missing)?),
+        Settings::File(folder) => {
+            let (address, folder) = (file::address(folder), folder.clone());
+            Box::new(aside::open(address, move || file::open(&folder, missing))?)
+        }
         #[allow(unreachable_patterns)]
         other => return Err(absent(other)),
     })

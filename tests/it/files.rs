@@ -20,7 +20,7 @@ use crate::node::{Node, until};
 const NOBODY: u32 = 65_534;
 const STRANGER: u32 = 65_533;
 
-fn is_root(test: &str) -> bool {
+pub(crate) fn is_root(test: &str) -> bool {
     let must = std::env::var_os("HARMONYLITE_REQUIRE_ROOT").is_some();
     let is_root = geteuid().is_root();
     assert!(is_root || !must, "{test} needs root");

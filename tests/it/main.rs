@@ -17,6 +17,7 @@ mod command_line;
 mod conflicts;
 mod courtesy;
 mod crash;
+mod dead_mount;
 mod duplicate;
 mod edge;
 mod embedded;

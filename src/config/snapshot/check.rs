@@ -1,9 +1,15 @@
 //! Checks the settings of a store without its server, so that `-check` reports a mistake before the
 //! first snapshot does.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
 use crate::address::url::{Url, folders};
 use crate::config::section::Section;
 use crate::config::suggest::closest;
+use crate::thread::spawn_detached;
 
 use super::{S3Store, SftpStore, WebDavStore};
 
@@ -127,10 +133,18 @@ pub(super) fn sftp(section: &Section, store: &SftpStore, used: bool) {
     }
 }
 
+/// How long a folder may take to say what it is. Beyond that it is on a dead mount, and its store
+/// says so later.
+const LOOKS: Duration = Duration::from_secs(2);
+
 /// Notes a path that is a file. A missing folder is no mistake: it is made later.
 pub(super) fn file(section: &Section, folder: &str) {
-    let path = std::path::Path::new(folder);
-    if path.exists() && !path.is_dir() {
+    let (tell, told) = bounded(1);
+    let path = PathBuf::from(folder);
+    let look = move || {
+        let _ = tell.send(path.exists() && !path.is_dir());
+    };
+    if spawn_detached("folder", look).is_ok() && told.recv_timeout(LOOKS) == Ok(true) {
         section.note(
             "path",
             format!("is {folder}, a file, but must be a directory"),
