@@ -113,8 +113,7 @@ export HARMONYLITE_NATS_SERVER=$newest
 seeds() {
   local sources first
   sources=$(find src tests/sim -type f | LC_ALL=C sort | xargs cat | sha256sum)
-  # Without the bits of the worlds that have a turn of their own: rebuilds and damage. And without
-  # births, which are experimental: by hand, SIM_BITS=262144 and SIM_BITS=786432.
+  # Without the bits of the worlds that have a turn of their own: rebuilds, damage and births.
   first=$((16#${sources::12} & ~827392))
   scripts/sim.sh --first "$first" --minutes 2 &&
     # Seeds whose brokers lose everything while databases are restored; counting finds them rarely.
@@ -122,7 +121,10 @@ seeds() {
     # Seeds that rebuild tables with a different key.
     SIM_BITS=8192 scripts/sim.sh --first "$first" --minutes 0.5 &&
     # Seeds whose rows are damaged and repaired.
-    SIM_BITS=32768 scripts/sim.sh --first "$first" --minutes 0.5
+    SIM_BITS=32768 scripts/sim.sh --first "$first" --minutes 0.5 &&
+    # Seeds whose nodes all give births, and seeds whose nodes begin with that one by one.
+    SIM_BITS=262144 scripts/sim.sh --first "$((first | 262144))" --minutes 0.5 &&
+    SIM_BITS=786432 scripts/sim.sh --first "$((first | 786432))" --minutes 0.5
 }
 # The build for the README's examples, and for the soak, which measures.
 optimised() {

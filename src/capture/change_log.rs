@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::capture::{Batch, ChangeEvidence, Touched};
+use crate::database::table::Table;
 use crate::database::{Database, Result, triggers, values};
 use crate::mutation::{self, Mutation};
 
@@ -98,12 +99,8 @@ impl Database {
         }
         drop(rows);
         drop(statement);
-        for (table, touched) in batch.iter().filter(|(t, _)| t.has_births) {
-            for t in touched {
-                if let Some(fate) = t.fate.carried() {
-                    self.catalog.fates.carry((table.id, t.key.clone()), fate);
-                }
-            }
+        for (table, touched) in &batch {
+            self.carry_fates(table, touched);
         }
         for ((table, reason), count) in rejected {
             self.reject_rows(&table, count, reason);
@@ -112,6 +109,15 @@ impl Database {
             self.catalog.fates.clear();
         }
         Ok((end.entries > 0).then_some((batch, end)))
+    }
+
+    /// Keeps what the rest of the log must know of these entries.
+    pub(super) fn carry_fates(&mut self, table: &Table, touched: &[Touched]) {
+        for t in touched.iter().filter(|_| table.has_births) {
+            if let Some(fate) = t.fate.carried() {
+                self.catalog.fates.carry((table.id, t.key.clone()), fate);
+            }
+        }
     }
 
     /// Deletes captured entries up to id `last`. True if the log is empty now.

@@ -6,13 +6,21 @@
 
 use rusqlite::params;
 
-use crate::capture::{Batch, ChangeEvidence, Fate, Frames, Touched};
+use crate::apply::has_lives;
+use crate::capture::{Batch, ChangeEvidence, Frames, Touched};
+use crate::database::rows::Rows;
+use crate::database::table::Table;
 use crate::database::{Database, Result, triggers, values};
+use crate::model::cbor;
 use crate::model::key::key_bytes;
-use crate::model::value::Value;
+use crate::model::value::{OwnedValue, Value};
 
 /// Kind of a mark in `___waiting`, beside the kinds of the change log.
 pub(crate) const MARK: i64 = -1;
+
+/// With births, the kind of an entry is its kind in the change log, and this many times the number
+/// of entries of its row before it.
+const KINDS: i64 = 8;
 
 /// Entries that one step takes back.
 const STEP: usize = 128;
@@ -34,6 +42,10 @@ impl Database {
             return Ok(false);
         }
         let key = key_bytes(key.into_iter(), collations.iter().map(String::as_str));
+        let kind = match self.catalog.births {
+            true => kind + KINDS * self.kept_entries(id, &key)?,
+            false => kind,
+        };
         self.conn
             .prepare_cached(
                 "INSERT INTO __harmonylite___waiting(table_id, key, kind, time_ms)
@@ -44,17 +56,39 @@ impl Database {
         Ok(true)
     }
 
+    /// Number of kept entries of one row.
+    fn kept_entries(&self, id: i64, key: &[u8]) -> Result<i64> {
+        let mut last = self.conn.prepare_cached(
+            "SELECT 1 + max(kind) / ?3 FROM __harmonylite___waiting
+             WHERE table_id = ?1 AND key = ?2 AND kind >= 0",
+        )?;
+        let last: Option<i64> = last.query_row(params![id, key, KINDS], |r| r.get(0))?;
+        Ok(last.unwrap_or(0))
+    }
+
     /// Keeps the marks of tables that are not here. The next acknowledgement would otherwise clear
     /// them, although the rows were not sent.
     pub(crate) fn keep_marks(&self) -> Result<()> {
         for id in self.catalog.away.keys() {
-            let kept = self
+            let has_lives = self.catalog.births && has_lives(&self.conn, *id)?;
+            let mut marks = self
                 .conn
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO __harmonylite___waiting(table_id, key, kind, time_ms)
-                     SELECT table_id, key, ?2, 0 FROM __harmonylite___unsent WHERE table_id = ?1",
-                )?
-                .execute(params![id, MARK])?;
+                .prepare_cached("SELECT key, at FROM __harmonylite___unsent WHERE table_id = ?1")?;
+            let mut put = self.conn.prepare_cached(
+                "INSERT OR IGNORE INTO __harmonylite___waiting(table_id, key, kind, time_ms)
+                 VALUES (?1, ?2, ?3, 0)",
+            )?;
+            let mut marks = marks.query([id])?;
+            let mut kept = 0;
+            while let Some(mark) = marks.next()? {
+                let (mut key, at): (Vec<u8>, i64) = (mark.get(0)?, mark.get(1)?);
+                if has_lives {
+                    key.extend(at.to_be_bytes()); // lives of one number are marked one by one
+                }
+                put.execute(params![id, key, MARK])?;
+                kept += 1;
+            }
+            drop(marks);
             if kept > 0 {
                 self.conn
                     .prepare_cached("DELETE FROM __harmonylite___unsent WHERE table_id = ?1")?
@@ -74,7 +108,7 @@ impl Database {
                 self.catalog.back.remove(&id);
                 continue;
             };
-            let mut touched = Vec::new();
+            let mut touched: Vec<Touched> = Vec::new();
             for (key, kind, time_ms) in kept {
                 self.conn
                     .prepare_cached(
@@ -82,29 +116,59 @@ impl Database {
                          WHERE table_id = ?1 AND key = ?2 AND kind = ?3",
                     )?
                     .execute(params![id, key, kind])?;
+                if kind == MARK {
+                    self.take_back_mark(&table, &key, frames)?;
+                    continue;
+                }
+                let kind = kind % KINDS;
                 let why = match kind {
-                    MARK => {
-                        self.mark_republished(&table, &key, frames)?;
-                        continue;
-                    }
                     triggers::MAYBE => ChangeEvidence::Maybe,
                     _ => ChangeEvidence::Real,
                 };
                 let time_ms = self.stamp_kept(time_ms)?;
-                touched.push(Touched {
-                    key,
-                    why,
-                    time_ms,
-                    fate: Fate::default(),
-                });
+                if touched.last().is_none_or(|last| last.key != key) {
+                    let fate = self.catalog.fates.take(&(id, key.clone()));
+                    touched.push(Touched {
+                        key,
+                        why,
+                        time_ms,
+                        fate,
+                    });
+                }
+                let last = touched.last_mut().expect("pushed");
+                (last.why, last.time_ms) = (last.why.max(why), last.time_ms.max(time_ms));
+                last.fate.add(kind);
             }
+            self.carry_fates(&table, &touched);
             return Ok(Some(vec![(table, touched)]));
         }
         Ok(None)
     }
 
+    /// Puts a mark back: for the row itself, or, with the transaction that had marked a number, for
+    /// each of its lives that were learnt then.
+    fn take_back_mark(&mut self, table: &Table, kept: &[u8], frames: &mut Frames) -> Result<()> {
+        let (key, at) = cbor::key_and_rest(kept)?;
+        let Ok(at) = at.try_into().map(i64::from_be_bytes) else {
+            return self.mark_republished(table, kept, frames);
+        };
+        let key_bytes = &kept[..kept.len() - size_of::<i64>()];
+        let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
+        let shown = Rows::new(&self.conn, table)?.version(&self.sites, &key)?;
+        if shown.is_some_and(|s| s.local_tx == at) {
+            self.mark_republished(table, key_bytes, frames)?;
+        }
+        for life in self.lives(table).of_key(&self.sites, key_bytes)? {
+            if life.stored.local_tx == at {
+                self.mark_life(table, key_bytes, &life, frames)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Key, kind and time of some kept entries of one table, in the order of keys and kinds: first
-    /// a mark, then a real write, then a possible eviction.
+    /// a mark, then the entries of the change log. Without births, these are a real write, then a
+    /// possible eviction; with births, they are in their order.
     fn kept_of(&self, id: i64) -> Result<Vec<(Vec<u8>, i64, i64)>> {
         let mut kept = self.conn.prepare_cached(
             "SELECT key, kind, time_ms FROM __harmonylite___waiting WHERE table_id = ?1

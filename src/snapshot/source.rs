@@ -167,7 +167,7 @@ impl SnapshotSource {
     }
 
     /// The lives of a number that do not have it.
-    fn lives(&self, table: &Table, key: &[u8]) -> Result<Vec<RowLife>> {
+    pub(super) fn lives(&self, table: &Table, key: &[u8]) -> Result<Vec<RowLife>> {
         match table.has_births && self.with_lives.contains(&table.id) {
             true => Lives {
                 conn: &self.conn,

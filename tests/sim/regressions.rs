@@ -4,7 +4,7 @@
 use crate::runs::run;
 
 /// A seed, and the mistake that it found.
-const SEEDS: [(u64, &str); 12] = [
+const SEEDS: [(u64, &str); 15] = [
     (874, "a row that nobody else ever heard of"),
     (1701, "later values under an earlier version"),
     (
@@ -30,6 +30,12 @@ const SEEDS: [(u64, &str); 12] = [
         270044,
         "a row aside that was deleted, and came back on nodes that had forgotten the delete",
     ),
+    (
+        266127,
+        "the delete of a row aside unsent, because its table was gone for a moment",
+    ),
+    (266324, "the same"),
+    (790108, "the same, by a node that began to give births"),
     (
         182732641734474,
         "the run itself emptied a table that the core had not seen since it was made anew",

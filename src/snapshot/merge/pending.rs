@@ -91,17 +91,19 @@ impl Merge {
             marks.push((mark.get(0)?, mark.get(1)?, key));
         }
         let publishes = db.settings.publish && !mutation::is(Mutation::MarksNotCarried);
-        for (_, id, key_bytes) in marks.iter().filter(|_| publishes) {
+        for (local_tx, id, key_bytes) in marks.iter().filter(|_| publishes) {
             let Some(table) = self.source.tables.iter().find(|t| t.id == *id) else {
                 continue;
             };
             let key = key_values(key_bytes)?;
             let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            let Some(theirs) = self.source.version(table, &key)? else {
-                continue;
-            };
-            let at = Place::of_life(table, key_bytes, theirs.birth);
-            db.hold_mark(&at, theirs.state.version)?;
+            let aside = self.source.lives(table, key_bytes)?.into_iter();
+            let aside = aside.map(|life| life.stored);
+            let aside = aside.filter(|theirs| theirs.local_tx == *local_tx);
+            for theirs in self.source.version(table, &key)?.into_iter().chain(aside) {
+                let at = Place::of_life(table, key_bytes, theirs.birth);
+                db.hold_mark(&at, theirs.state.version)?;
+            }
         }
         Ok(match marks.into_iter().next_back() {
             Some(last) => MergeProgress::Marks(Some(last)),

@@ -87,6 +87,55 @@ fn a_row_that_was_deleted_and_inserted_again_is_another_row() {
     assert_eq!(assert_equal(&n, WAITING), "i1");
 }
 
+/// A migration makes the table anew in two steps, and the core sees what is between them.
+fn rebuild(node: &mut Node) {
+    let copy = NOTES.replace("note", "new");
+    node.run(&format!(
+        "{copy}; INSERT INTO new SELECT * FROM note; DROP TABLE note"
+    ));
+    node.capture();
+    node.run("ALTER TABLE new RENAME TO note");
+    node.capture();
+}
+
+#[test]
+fn rows_that_wait_are_sent_although_their_table_was_gone_for_a_moment() {
+    let mut n = two();
+    n[0].run("INSERT INTO note(text) VALUES ('a')");
+    n[0].capture();
+    n[1].clock.advance(Duration::from_secs(1));
+    n[1].run("INSERT INTO note(text) VALUES ('b')");
+    let theirs = n[1].publish();
+    n[0].apply(&theirs);
+    n[0].run("DELETE FROM note; INSERT INTO note(text) VALUES ('c')");
+    n[0].capture();
+    assert_eq!(n[0].rows(ALL), "i1 t'c'");
+    rebuild(&mut n[0]);
+    meet(&mut n);
+    assert_eq!(assert_equal(&n, ALL), "i1 t'c'");
+    assert_eq!(lives(&n[0]), lives(&n[1]));
+    assert_eq!(assert_equal(&n, WAITING), "i1", "'a', which nobody deleted");
+    n[1].run("DELETE FROM note");
+    meet(&mut n);
+    assert_eq!(assert_equal(&n, ALL), "i1 t'a'");
+}
+
+#[test]
+fn a_row_is_another_row_although_its_table_was_gone_for_a_moment() {
+    let mut n = two();
+    n[0].run("INSERT INTO note(text) VALUES ('a')");
+    meet(&mut n);
+    let clocks = n.iter();
+    clocks.for_each(|node| node.clock.advance(Duration::from_secs(1)));
+    n[0].run("DELETE FROM note; INSERT INTO note(text) VALUES ('b')");
+    rebuild(&mut n[0]);
+    n[1].clock.advance(Duration::from_secs(1));
+    n[1].run("UPDATE note SET edit = 1");
+    meet(&mut n);
+    assert_eq!(assert_equal(&n, ALL), "i1 t'a'");
+    assert_eq!(assert_equal(&n, WAITING), "i1");
+}
+
 #[test]
 fn equal_rows_under_given_numbers_are_one() {
     let mut n = two();
