@@ -14,6 +14,7 @@ use crate::shared::Shared;
 use local::NodeFacts;
 use report::{LongWork, RecentWarning, Status, VERSION};
 
+mod births;
 pub mod board;
 pub mod entry;
 pub mod local;

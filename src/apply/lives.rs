@@ -14,7 +14,7 @@ use crate::apply::Incoming;
 use crate::apply::displaced::{decode, encode};
 use crate::apply::held::Place;
 use crate::apply::join::{columns, final_values};
-use crate::capture::{Frames, has_mark, put_mark};
+use crate::capture::{Fates, Frames, has_mark, put_mark};
 use crate::database::meta::{Meta, get_meta, set_meta};
 use crate::database::own_tables;
 use crate::database::rows::{Rows, Stored, encode_exceptions, stored};
@@ -180,9 +180,27 @@ impl Database {
         Ok(births)
     }
 
-    /// Births come from others: the tables must have them from here on.
+    /// Whether rows here are to get births once all nodes know them.
+    pub fn waits_for_births(&self) -> bool {
+        self.settings.births_later && !self.settings.births
+    }
+
+    /// All nodes know births: rows here get them from here on, if they are to.
+    pub fn begin_births(&mut self) -> Result<()> {
+        match self.waits_for_births() {
+            true => self.write(Database::learn_births),
+            false => Ok(()),
+        }
+    }
+
+    /// Some node gives births: the tables must have them from here on.
     pub(crate) fn learn_births(&mut self) -> Result<()> {
         set_meta(&self.conn, Meta::Births, true)?;
+        if self.waits_for_births() {
+            self.settings.births = true;
+            // Entries of the change log from before do not tell how a row came under its number.
+            self.catalog.fates = Fates::default();
+        }
         self.catalog.forget();
         self.refresh_catalog()
     }

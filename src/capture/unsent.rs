@@ -229,25 +229,15 @@ impl Database {
         if mutation::is(Mutation::MarkLostOnJoin) {
             return Ok(());
         }
-        let lives = Lives {
-            conn: &self.conn,
-            table,
-        };
-        if table.has_births
-            && lives.shares_mark(key, local_tx)?
-            && has_mark(&self.conn, table, key, local_tx)?
-        {
-            put_mark(&Rows::new(&self.conn, table)?, key, frames.local_tx)?;
+        if !has_mark(&self.conn, table, key, local_tx)? {
+            return Ok(());
         }
-        let moved = self
-            .conn
-            .prepare_cached(
-                "UPDATE OR REPLACE __harmonylite___unsent SET at = ?4
-                 WHERE at = ?1 AND table_id = ?2 AND key = ?3",
-            )?
-            .execute(params![local_tx, table.id, key, frames.local_tx])?;
-        if moved > 0 && frames.encode {
-            let mut rows = Rows::new(&self.conn, table)?;
+        let mut rows = Rows::new(&self.conn, table)?;
+        put_mark(&rows, key, frames.local_tx)?;
+        if local_tx != frames.local_tx {
+            unmark(&rows, key, local_tx)?;
+        }
+        if frames.encode {
             self.encode_row(&mut rows, key, frames.local_tx, frames)?;
         }
         Ok(())

@@ -10,12 +10,13 @@ use crate::output;
 use crate::stream::jetstream::stream_name;
 
 /// Keys of the bucket that belong to no node, and those of one node, without its number.
-const SHARED_KEYS: [&str; 8] = [
+const SHARED_KEYS: [&str; 9] = [
     "settings",
     "founder",
     "snapshot",
     "snapshots",
     "wanted",
+    "births",
     "verify",
     "newer.*",
     "open.until",

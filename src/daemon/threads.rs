@@ -96,6 +96,11 @@ impl Threads {
             let (shared, broker, stopped) = (shared.clone(), broker.clone(), stopped.clone());
             status::verify::worker::start(shared.clone(), stopped.clone(), exits);
             status::thread::start(shared, broker, options, stopped, exits);
+        } else if config.keeps_collisions {
+            log::warn!(
+                "on_collision = \"keep\" does not begin with status_interval = 0: this node does \
+                 not ask whether all nodes know it"
+            );
         }
         if snapshots::are_kept(config)
             && let Err(e) = shared.hold_reading()

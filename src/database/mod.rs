@@ -175,7 +175,11 @@ pub struct Database {
 impl Database {
     /// Opens the database, and puts HarmonyLite's triggers and tables in place. Blocks while others
     /// hold the write lock, until `stop` is set.
-    pub fn open(settings: Settings, clock: Arc<dyn Clock>, stop: Arc<AtomicBool>) -> Result<Self> {
+    pub fn open(
+        mut settings: Settings,
+        clock: Arc<dyn Clock>,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self> {
         let conn = connect(&settings.path, settings.cache_size)?;
         let fence = Arc::new(Fence::new(settings.courtesy, stop.clone()));
         fence.attach(&conn)?;
@@ -189,6 +193,8 @@ impl Database {
             go.make_way(&conn)?;
         }
         let first_time = install(&conn, &settings)?;
+        let has_births = meta::get_meta::<bool>(&conn, meta::Meta::Births)?.is_some();
+        settings.births |= settings.births_later && has_births;
         let mut joined = meta::get_meta::<i64>(&conn, meta::Meta::Joined)?.is_some();
         if !joined && !settings.joins_by_snapshot {
             meta::set_meta(&conn, meta::Meta::Joined, 1)?;

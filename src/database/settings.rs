@@ -37,6 +37,8 @@ pub struct Settings {
     pub tombstone_retention: Duration,
     /// Whether rows that SQLite numbers get births.
     pub births: bool,
+    /// Whether they get births as soon as all nodes know them, or this file has some.
+    pub births_later: bool,
     /// Whether tables without a primary key are replicated, by their rowid.
     pub allow_rowid_tables: bool,
     /// Whether snapshots are kept. If so, this node does not publish until it has met the others by

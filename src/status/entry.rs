@@ -54,6 +54,8 @@ pub struct NodeEntry {
     pub trouble_ms: Option<i64>,
     /// The largest lag behind any origin, in milliseconds.
     pub lag_ms: u64,
+    /// Whether the node knows births of rows, see [`crate::model::birth`].
+    pub births: bool,
     /// Name of the snapshot that the node merged last, or began with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,

@@ -92,6 +92,7 @@ fn stored(about: &About, db: &Database) -> Result<NodeEntry> {
         displaced: db.displaced_up_to(COUNTED)?,
         quarantined: db.quarantined()?,
         snapshot: db.merged_snapshot()?,
+        births: true,
         ..NodeEntry::default()
     })
 }

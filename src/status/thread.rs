@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, Sender, never, unbounded};
 
+use super::births;
 use super::board::StatusRequest;
 use super::entry::{KEY, NodeEntry};
 use super::local::NodeFacts;
@@ -92,6 +93,9 @@ pub(super) struct StatusThread {
     known: Option<(PeerStates, Instant)>,
     /// Run and step of the request to compare rows that was taken up last.
     taken_up: Option<(String, u32)>,
+    /// When the entries of all nodes were read to see whether they know births.
+    births_read: Option<Instant>,
+    without_births: Lasting,
 }
 
 /// An entry that was written.
@@ -128,6 +132,8 @@ pub fn start(
         failure: Lasting::default(),
         known: None,
         taken_up: None,
+        births_read: None,
+        without_births: Lasting::default(),
     };
     state.tell_waits();
     let thread = OnDemand::new("status", exits, state, StatusThread::run);
@@ -155,7 +161,7 @@ impl StatusThread {
                 StatusEvent::Stop => return,
                 StatusEvent::Change => self.is_changed = true,
                 StatusEvent::Ask(ask) => self.answer(ask),
-                StatusEvent::Word(Some(subject)) => self.answer_if_request(&subject),
+                StatusEvent::Word(Some(subject)) => self.hear(&subject),
                 StatusEvent::Word(None) => (self.client, self.words) = (None, None),
                 StatusEvent::Call => (self.called, self.not_before) = (never(), None),
                 StatusEvent::Due => self.tell(),
@@ -248,6 +254,7 @@ impl StatusThread {
                 (self.not_before, self.called) = (None, never());
                 self.backoff.reset();
                 self.failure.ends();
+                self.begin_births();
             }
             Err(text) if self.broker.only_reads() && names_a_right(&text) => {
                 log::info!(
@@ -310,7 +317,7 @@ impl StatusThread {
             StatusRequest::Forget(node, dry_run, reply) => {
                 let _ = reply.send(self.forget(node, dry_run));
             }
-            StatusRequest::Word(subject) => self.answer_if_request(&subject),
+            StatusRequest::Word(subject) => self.hear(&subject),
         }
     }
 
@@ -349,7 +356,10 @@ impl StatusThread {
             [PUBLISHER, TABLES, KEY]
                 .iter()
                 .try_for_each(|prefix| bucket.delete(&format!("{prefix}{node}")))
-        })
+        })?;
+        self.births_read = None;
+        self.is_changed = true; // the others may know births
+        Ok(())
     }
 
     fn with_bucket<T>(
@@ -360,13 +370,58 @@ impl StatusThread {
         self.with_client(|client| ask(&KeyValue::open(client, &bucket)))
     }
 
+    fn hear(&mut self, subject: &str) {
+        match subject.rsplit('.').next() {
+            Some(REQUEST) => self.answer_request(),
+            Some(births::KEY) => {
+                self.births_read = None;
+                self.begin_births();
+            }
+            _ => {}
+        }
+    }
+
+    /// Begins births, if this node waits for that and all nodes know them.
+    fn begin_births(&mut self) {
+        let is_due = self
+            .births_read
+            .is_none_or(|at| at.elapsed() >= WRITTEN_EVERY);
+        if !is_due || !self.shared.lock().database.waits_for_births() {
+            return;
+        }
+        self.births_read = Some(Instant::now());
+        let prefix = self.options.stream_prefix.clone();
+        let without = match self.with_client(|client| births::not_known_by(client, &prefix)) {
+            Ok(without) => without,
+            Err(text) => {
+                log::debug!("births: {text}");
+                return;
+            }
+        };
+        if !without.is_empty() {
+            let nodes: Vec<String> = without.iter().map(u64::to_string).collect();
+            let nodes = nodes.join(", ");
+            if self.without_births.is_news(&nodes) {
+                log::info!(
+                    "on_collision = \"keep\" waits until all nodes run a release that knows it, or \
+                     are forgotten (`harmonylite forget`). Without it: {nodes}"
+                );
+            }
+            return;
+        }
+        match self.shared.lock().database.begin_births() {
+            Ok(()) => log::info!(
+                "all nodes know on_collision = \"keep\": rows here are kept from now on when their \
+                 number is taken"
+            ),
+            Err(e) => log::warn!("on_collision = \"keep\" does not begin: {e}"),
+        }
+    }
+
     /// Takes up a request to compare rows, which is for every node. Two changes in quick succession
     /// read the same request, and one job of the thread that answers may wait: the request is taken
     /// up once, or it would take the place of the next.
-    fn answer_if_request(&mut self, subject: &str) {
-        if !subject.ends_with(&format!(".{REQUEST}")) {
-            return;
-        }
+    fn answer_request(&mut self) {
         let request = self.with_bucket(|bucket| bucket.get(REQUEST));
         let Ok(Some((bytes, _))) = request else {
             return; // its run is over

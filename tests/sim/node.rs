@@ -290,6 +290,7 @@ impl Node {
             courtesy: Duration::ZERO,
             tombstone_retention: options.tombstone_retention,
             births: self.births,
+            births_later: false,
             allow_rowid_tables: true,
             joins_by_snapshot,
             seq_map_path: None,

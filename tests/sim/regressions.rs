@@ -4,7 +4,7 @@
 use crate::runs::run;
 
 /// A seed, and the mistake that it found.
-const SEEDS: [(u64, &str); 15] = [
+const SEEDS: [(u64, &str); 16] = [
     (874, "a row that nobody else ever heard of"),
     (1701, "later values under an earlier version"),
     (
@@ -36,6 +36,10 @@ const SEEDS: [(u64, &str); 15] = [
     ),
     (266324, "the same"),
     (790108, "the same, by a node that began to give births"),
+    (
+        1799094452,
+        "a row aside unsent, because the row with its number had the same mark",
+    ),
     (
         182732641734474,
         "the run itself emptied a table that the core had not seen since it was made anew",

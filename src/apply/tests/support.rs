@@ -49,6 +49,7 @@ pub(crate) fn settings() -> Settings {
         courtesy: Duration::ZERO,
         tombstone_retention: Duration::from_secs(30 * 24 * 3600),
         births: false,
+        births_later: false,
         allow_rowid_tables: true,
         joins_by_snapshot: false,
         seq_map_path: None,

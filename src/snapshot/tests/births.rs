@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::{merge, snapshot};
 use crate::apply::Conflict;
 use crate::apply::tests::support::{Node, assert_equal};
-use crate::capture::Outgoing;
+use crate::capture::{Frames, Outgoing};
 use crate::database::table::versions_table;
 use crate::model::birth::Birth;
+use crate::model::value::Value;
 
 const NOTES: &str = "CREATE TABLE note(id INTEGER PRIMARY KEY, text, edit, tag UNIQUE)";
 const ALL: &str = "SELECT id, text FROM note ORDER BY 1";
@@ -134,6 +135,28 @@ fn a_row_is_another_row_although_its_table_was_gone_for_a_moment() {
     meet(&mut n);
     assert_eq!(assert_equal(&n, ALL), "i1 t'a'");
     assert_eq!(assert_equal(&n, WAITING), "i1");
+}
+
+/// A join learns a row again, and takes the row's mark to its own transaction.
+#[test]
+fn a_mark_that_moves_on_stays_for_the_other_row_of_its_number() {
+    let mut n = two();
+    n[0].run("INSERT INTO note(text) VALUES ('a')");
+    meet(&mut n);
+    n[0].run("DELETE FROM note; INSERT INTO note(text) VALUES ('b')");
+    n[0].capture();
+    let at = n[0].rows("SELECT at FROM __harmonylite___unsent");
+    let at = at.strip_prefix('i').unwrap().parse().unwrap();
+    let table = n[0].db.catalog.by_id.values().next().unwrap().clone();
+    let key = table.key_bytes([Value::Integer(1)].into_iter());
+    let moved = n[0].db.write(|db| {
+        let mut frames = Frames::new(db);
+        db.mark_onwards(&table, &key, at, &mut frames)
+    });
+    moved.unwrap();
+    let sent = n[0].publish();
+    n[1].apply(&sent);
+    assert_eq!(lives(&n[0]), lives(&n[1]));
 }
 
 #[test]
