@@ -154,8 +154,11 @@ fn waiting(rows: &mut Rows<'_>, sites: &Sites, show: &mut dyn FnMut(Conflict)) -
     while let Some(row) = keys.next()? {
         let key_bytes: Vec<u8> = row.get(0)?;
         let key = cbor::key_values(&key_bytes)?;
-        let lives = Lives { conn, table }.of_key(sites, &key_bytes)?;
-        for life in lives.into_iter().filter(|life| !life.values.is_empty()) {
+        let lives = Lives { conn, table };
+        lives.each_learnt_by(sites, (&key_bytes, i64::MAX), |life| {
+            if life.values.is_empty() {
+                return Ok(());
+            }
             let collision = Collision {
                 index: "PRIMARY KEY".to_owned(),
                 tuple: named(table, &key),
@@ -169,7 +172,8 @@ fn waiting(rows: &mut Rows<'_>, sites: &Sites, show: &mut dyn FnMut(Conflict)) -
                 version: Some(life.stored.state.version),
                 collisions: vec![collision],
             });
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }

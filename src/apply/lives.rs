@@ -82,6 +82,42 @@ impl Lives<'_> {
         Ok(all)
     }
 
+    /// Hands on each life of the number `key` that was learnt by transaction `local_tx`, or all for
+    /// `i64::MAX`. One at a time: there may be more of one number than fit in memory.
+    pub(crate) fn each_learnt_by(
+        &self,
+        sites: &Sites,
+        (key, local_tx): (&[u8], i64),
+        mut each: impl FnMut(RowLife) -> Result<()>,
+    ) -> Result<()> {
+        let text = format!(
+            "SELECT {COLUMNS} FROM __harmonylite___lives
+             WHERE table_id = ?1 AND key = ?2 AND ?3 IN (at, {})",
+            i64::MAX
+        );
+        let mut get = self.conn.prepare_cached(&text)?;
+        let mut rows = get.query(params![self.table.id, key, local_tx])?;
+        while let Some(row) = rows.next()? {
+            each(self.read(sites, key, row)?)?;
+        }
+        Ok(())
+    }
+
+    /// The waiting life of the number `key` that comes first when the number is free.
+    fn next(&self, sites: &Sites, key: &[u8]) -> Result<Option<RowLife>> {
+        let mut first = self.conn.prepare_cached(
+            "SELECT born FROM __harmonylite___lives JOIN __harmonylite___sites USING (site)
+             WHERE table_id = ?1 AND key = ?2 AND deleted = 0
+             ORDER BY hlc DESC, node < 0 DESC, node DESC, born DESC LIMIT 1",
+        )?;
+        let mut rows = first.query(params![self.table.id, key])?;
+        let Some(row) = rows.next()? else {
+            return Ok(None);
+        };
+        let birth = read_birth(row.get_ref(0)?.as_blob().unwrap_or(&[0]))?;
+        self.get(sites, key, birth)
+    }
+
     fn read(&self, sites: &Sites, key: &[u8], row: &Row<'_>) -> Result<RowLife> {
         let mut stored = stored(sites, row)?;
         stored.birth = read_birth(row.get_ref(6)?.as_blob().unwrap_or(&[0]))?;
@@ -311,7 +347,15 @@ impl Database {
         }
         let changed = self.join_life(table, key_bytes, known, incoming, frames)?;
         if changed {
-            self.elect(table, key, key_bytes)?;
+            // The one that is shown was the first of all: only this life may come before it.
+            let shown = shown.filter(|s| !s.state.deleted);
+            let shown = shown.map(|s| (s.state.version, s.birth));
+            let joined = self
+                .lives(table)
+                .get(&self.sites, key_bytes, incoming.birth)?;
+            if shown.is_none() || shown < joined.map(|life| life.order()) {
+                self.elect(table, key, key_bytes)?;
+            }
         }
         Ok(Some(changed))
     }
@@ -338,8 +382,12 @@ impl Database {
         if !self.has_lives(table) {
             return Ok(());
         }
-        let mut all = self.lives(table).of_key(&self.sites, key_bytes)?;
-        all.retain(|life| is_before(life.stored.birth));
+        let mut all = Vec::new(); // rows from before: a few
+        self.lives(table)
+            .each_learnt_by(&self.sites, (key_bytes, i64::MAX), |life| {
+                all.extend(Some(life).filter(|life| is_before(life.stored.birth)));
+                Ok(())
+            })?;
         if !all.is_empty() {
             self.restore_detector.forget(); // it knows these rows by their transactions
         }
@@ -526,18 +574,18 @@ impl Database {
         if !self.has_lives(table) {
             return Ok(());
         }
-        let mut waiting = self.lives(table).of_key(&self.sites, key_bytes)?;
-        waiting.retain(RowLife::is_live);
         if mutation::is(Mutation::WaitingDeletedWithShown) {
             let shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
             if shown.is_some_and(|s| s.state.deleted) {
+                let mut waiting = self.lives(table).of_key(&self.sites, key_bytes)?;
+                waiting.retain(RowLife::is_live);
                 let lives = self.lives(table);
                 return waiting
                     .iter()
                     .try_for_each(|life| lives.remove(key_bytes, life.stored.birth));
             }
         }
-        let Some(best) = waiting.into_iter().max_by_key(RowLife::order) else {
+        let Some(best) = self.lives(table).next(&self.sites, key_bytes)? else {
             return Ok(());
         };
         let shown = Rows::new(&self.conn, table)?.version(&self.sites, key)?;
@@ -615,13 +663,15 @@ impl Database {
     }
 
     /// The highest hlc among the versions and births of a number's lives in `___lives`.
-    pub(crate) fn highest_of_lives(lives: &Lives<'_>, sites: &Sites, key: &[u8]) -> Result<i64> {
-        let all = lives.of_key(sites, key)?;
-        let highest = all.iter().map(|life| {
-            let Stored { state, birth, .. } = &life.stored;
-            state.version.hlc.max(birth.hlc())
-        });
-        Ok(highest.max().unwrap_or(0))
+    pub(crate) fn highest_of_lives(lives: &Lives<'_>, key: &[u8]) -> Result<i64> {
+        let mut highest = lives.conn.prepare_cached(
+            "SELECT max(hlc), max(born) FROM __harmonylite___lives
+             WHERE table_id = ?1 AND key = ?2",
+        )?;
+        let (hlc, born): (Option<i64>, Option<Vec<u8>>) =
+            highest.query_row(params![lives.table.id, key], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        let born = read_birth(&born.unwrap_or_default())?; // in bytes they have their order
+        Ok(hlc.unwrap_or(0).max(born.hlc()))
     }
 
     /// Number of waiting lives, counted up to `most`.

@@ -130,11 +130,11 @@ impl Database {
         let key = cbor::key_values(key_bytes)?;
         let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
         if self.has_lives(rows.table) {
-            for life in self.lives(rows.table).of_key(&self.sites, key_bytes)? {
-                if life.stored.local_tx == local_tx || local_tx == i64::MAX {
-                    self.encode_life(rows.table, key_bytes, &life, frames)?;
-                }
-            }
+            let at = (key_bytes, local_tx);
+            self.lives(rows.table)
+                .each_learnt_by(&self.sites, at, |life| {
+                    self.encode_life(rows.table, key_bytes, &life, frames)
+                })?;
         }
         let Some(stored) = rows.version(&self.sites, &key)? else {
             return Ok(());

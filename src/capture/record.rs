@@ -75,7 +75,7 @@ impl Recorder<'_> {
         if self.has_lives {
             let (conn, table) = (rows.conn, rows.table);
             let lives = Lives { conn, table };
-            previous = previous.max(Database::highest_of_lives(&lives, self.sites, key_bytes)?);
+            previous = previous.max(Database::highest_of_lives(&lives, key_bytes)?);
         }
         if self.displaced
             && let Some(values) = rows.owned_row(key)?

@@ -158,8 +158,14 @@ impl Database {
         if shown.is_some_and(|s| s.local_tx == at) {
             self.mark_republished(table, key_bytes, frames)?;
         }
-        for life in self.lives(table).of_key(&self.sites, key_bytes)? {
-            if life.stored.local_tx == at {
+        let mut all = Vec::new();
+        self.lives(table)
+            .each_learnt_by(&self.sites, (key_bytes, at), |life| {
+                all.push(life.stored.birth);
+                Ok(())
+            })?;
+        for birth in all {
+            if let Some(life) = self.lives(table).get(&self.sites, key_bytes, birth)? {
                 self.mark_life(table, key_bytes, &life, frames)?;
             }
         }

@@ -98,7 +98,7 @@ fn state_now(
     rows: &mut Rows<'_>,
     row: &SourceRow,
 ) -> Result<Option<Option<Stored>>> {
-    if row.aside.is_some() {
+    if row.is_aside {
         return Ok(None); // it is not in the table
     }
     let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();

@@ -275,7 +275,7 @@ impl Merge {
         let mut last = None;
         let mut found = become_founder.into_iter().peekable();
         while let Some(row) = found.next() {
-            rows.seen += u64::from(row.aside.is_none());
+            rows.seen += u64::from(!row.is_aside);
             let ours = match &local {
                 Some(local) => self.compared(db, local, table, &row)?,
                 None => Ours::None,
@@ -287,7 +287,7 @@ impl Merge {
                 }
                 (Ours::None, Some(local))
                     if plain
-                        && row.aside.is_none()
+                        && !row.is_aside
                         && !db.has_lives(local)
                         && self.take_plain(db, table, local, &row)? =>
                 {
@@ -431,7 +431,7 @@ impl Merge {
         };
         let key: Vec<Value<'_>> = row.key.iter().map(OwnedValue::borrow).collect();
         let is_changed = db.join_with_held(table, &key, &row.key_bytes, incoming, frames)?;
-        if is_changed && !row.stored.state.deleted && row.aside.is_none() {
+        if is_changed && !row.stored.state.deleted && !row.is_aside {
             let there = Rows::new(&self.source.conn, theirs)?.owned_row(&key)?;
             if let Some(there) = there {
                 self.keep_record(db, (theirs, row, &there), table)?;

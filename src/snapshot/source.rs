@@ -47,8 +47,8 @@ pub(super) struct SourceRow {
     pub key: Vec<OwnedValue>,
     pub key_bytes: Vec<u8>,
     pub stored: Stored,
-    /// The values of a life that does not have its number; none of other rows.
-    pub aside: Option<Vec<OwnedValue>>,
+    /// Whether the row is a life that does not have its number.
+    pub is_aside: bool,
 }
 
 impl SnapshotSource {
@@ -135,23 +135,25 @@ impl SnapshotSource {
                 return Err(damaged(format!("a version of table {}", table.name())));
             };
             let key_bytes = table.key_bytes(borrowed.into_iter());
-            for life in self.lives(table, &key_bytes)? {
-                if !is_sound(&life.stored) {
+            // First, so that the others wait behind it as they come.
+            all.push(SourceRow {
+                key: key.clone(),
+                key_bytes: key_bytes.clone(),
+                stored,
+                is_aside: false,
+            });
+            // Without their values, which may be more than fit in memory.
+            for stored in self.lives(table, &key_bytes, i64::MAX)? {
+                if !is_sound(&stored) {
                     return Err(damaged(format!("a life of table {}", table.name())));
                 }
                 all.push(SourceRow {
                     key: key.clone(),
                     key_bytes: key_bytes.clone(),
-                    stored: life.stored,
-                    aside: Some(life.values),
+                    stored,
+                    is_aside: true,
                 });
             }
-            all.push(SourceRow {
-                key,
-                key_bytes,
-                stored,
-                aside: None,
-            });
         }
         Ok(all)
     }
@@ -166,16 +168,23 @@ impl SnapshotSource {
         Rows::new(&self.conn, table)?.version(&self.sites, key)
     }
 
-    /// The lives of a number that do not have it.
-    pub(super) fn lives(&self, table: &Table, key: &[u8]) -> Result<Vec<RowLife>> {
-        match table.has_births && self.with_lives.contains(&table.id) {
-            true => Lives {
-                conn: &self.conn,
-                table,
-            }
-            .of_key(&self.sites, key),
-            false => Ok(Vec::new()),
+    /// The lives of a number that do not have it, and were learnt by transaction `local_tx`; all
+    /// for `i64::MAX`.
+    pub(super) fn lives(&self, table: &Table, key: &[u8], local_tx: i64) -> Result<Vec<Stored>> {
+        let mut all = Vec::new();
+        if let Some(lives) = self.lives_of(table) {
+            lives.each_learnt_by(&self.sites, (key, local_tx), |life| {
+                all.push(life.stored);
+                Ok(())
+            })?;
         }
+        Ok(all)
+    }
+
+    fn lives_of<'a>(&'a self, table: &'a Table) -> Option<Lives<'a>> {
+        let has_lives = table.has_births && self.with_lives.contains(&table.id);
+        let conn = &self.conn;
+        has_lives.then_some(Lives { conn, table })
     }
 
     /// Whether the file has the life of a number with this birth.
@@ -184,8 +193,17 @@ impl SnapshotSource {
         if self.version(table, key)?.is_some_and(|s| is_it(s.birth)) {
             return Ok(true);
         }
-        let lives = self.lives(table, &table.key_bytes(key.iter().copied()))?;
-        Ok(lives.iter().any(|life| is_it(life.stored.birth)))
+        let key_bytes = table.key_bytes(key.iter().copied());
+        let life = |birth| self.life(table, &key_bytes, birth);
+        let is_before = matches!(birth, Birth::Before(_));
+        Ok(life(birth)?.is_some() || is_before && life(Birth::None)?.is_some())
+    }
+
+    fn life(&self, table: &Table, key: &[u8], birth: Birth) -> Result<Option<RowLife>> {
+        match self.lives_of(table) {
+            Some(lives) => lives.get(&self.sites, key, birth),
+            None => Ok(None),
+        }
     }
 
     /// The row as a peer would send it to a node that has `local` as its table of that name. `None`
@@ -241,11 +259,13 @@ impl SnapshotSource {
         row: &SourceRow,
         most: usize,
     ) -> Result<Option<Vec<OwnedValue>>> {
-        if let Some(values) = &row.aside {
+        if row.is_aside {
+            let life = self.life(table, &row.key_bytes, row.stored.birth)?;
+            let values = life.map(|life| life.values).unwrap_or_default();
             let bytes: usize = values.iter().map(|v| v.borrow().bytes()).sum();
             return match bytes > most {
                 true => Err(DatabaseError::RowTooLarge(bytes, most)),
-                false => Ok(Some(values.clone())),
+                false => Ok(Some(values)),
             };
         }
         let mut measure = self.conn.prepare_cached(&self.measure[&table.id])?;

@@ -70,10 +70,15 @@ impl Merge {
         let key_bytes = local.key_bytes(key.iter().copied());
         let mut is_deleted = false;
         if db.has_lives(local) {
-            for life in db.lives(local).of_key(&db.sites, &key_bytes)? {
-                if !self.source.has_life(table, key, life.stored.birth)? {
-                    is_deleted |= self.settle_lacking(db, local, key, life.stored, frames)?;
-                }
+            let mut lacking = Vec::new();
+            let all = (&key_bytes[..], i64::MAX);
+            db.lives(local).each_learnt_by(&db.sites, all, |life| {
+                let has = self.source.has_life(table, key, life.stored.birth)?;
+                lacking.extend(Some(life.stored).filter(|_| !has));
+                Ok(())
+            })?;
+            for stored in lacking {
+                is_deleted |= self.settle_lacking(db, local, key, stored, frames)?;
             }
         }
         let shown = Rows::new(&db.conn, local)?.version(&db.sites, key)?;

@@ -97,9 +97,7 @@ impl Merge {
             };
             let key = key_values(key_bytes)?;
             let key: Vec<Value<'_>> = key.iter().map(OwnedValue::borrow).collect();
-            let aside = self.source.lives(table, key_bytes)?.into_iter();
-            let aside = aside.map(|life| life.stored);
-            let aside = aside.filter(|theirs| theirs.local_tx == *local_tx);
+            let aside = self.source.lives(table, key_bytes, *local_tx)?;
             for theirs in self.source.version(table, &key)?.into_iter().chain(aside) {
                 let at = Place::of_life(table, key_bytes, theirs.birth);
                 db.hold_mark(&at, theirs.state.version)?;

@@ -159,6 +159,41 @@ fn a_mark_that_moves_on_stays_for_the_other_row_of_its_number() {
     assert_eq!(lives(&n[0]), lives(&n[1]));
 }
 
+/// Each step takes up one life of the number at a time, however many wait.
+#[test]
+fn ten_thousand_rows_wait_for_one_number() {
+    let mut n = two();
+    n[0].run("INSERT INTO note(text) VALUES ('a')");
+    n[1].clock.advance(Duration::from_secs(1));
+    n[1].run("INSERT INTO note(text) VALUES ('z')");
+    meet(&mut n);
+    n[0].run(
+        "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
+         INSERT INTO __harmonylite___lives
+             SELECT table_id, key, unhex(printf('03%016x%016x', hlc - i * 65536, 1)),
+                    hlc - i * 65536, site, deleted, at, hash, exc, row
+             FROM __harmonylite___lives, n",
+    );
+    n[0].db.republish_all().unwrap();
+    meet(&mut n);
+    assert_eq!(assert_equal(&n, WAITING), "i10000");
+    let mut late = node(3, NOTES);
+    let taken = snapshot(&mut n[0]);
+    merge(&mut late, &taken);
+    assert_eq!(late.rows(WAITING), "i10000");
+    assert_eq!(conflicts(&late).len(), 10_000);
+    // It lacks one of them, which is old enough to have been deleted, or is new.
+    late.run("DELETE FROM note");
+    late.capture();
+    assert_eq!(late.rows(ALL), "i1 t'a'");
+    merge(&mut late, &taken);
+    let [a, b] = n;
+    let mut n = [a, b, late];
+    n[1].run("UPDATE note SET edit = 1");
+    meet(&mut n);
+    assert_eq!(lives(&n[0]), lives(&n[2]));
+}
+
 #[test]
 fn equal_rows_under_given_numbers_are_one() {
     let mut n = two();
