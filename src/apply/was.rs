@@ -62,7 +62,7 @@ impl OldKey {
     }
 
     /// The former key of a table, as far as a row tells it; none if that makes no sense.
-    fn former(&self) -> Option<Former> {
+    pub(super) fn former(&self) -> Option<Former> {
         let parts = KeyPart::of_text(&self.shape)?;
         cbor::key_values(&self.key)
             .ok()

@@ -64,6 +64,7 @@ impl Database {
                 self.write(|db| {
                     db.forget_former(sweep.bound)?;
                     db.forget_gone(sweep.bound)?;
+                    db.end_old_deletes()?;
                     Ok(set_meta(&db.conn, Meta::Swept, sweep.bound)?)
                 })?;
                 return Ok(true);

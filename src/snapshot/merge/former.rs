@@ -142,6 +142,9 @@ impl Merge {
             return Ok(MergeProgress::Held(None));
         };
         let mut last = None;
+        if after.is_none() {
+            db.learn_former(of)?;
+        }
         if !db.lets_go(&of.table.name().to_ascii_lowercase(), &[])? {
             for row in of.rows(&self.source, after.as_deref(), self.entry.node)? {
                 match (row.tombstone, &row.became) {
@@ -182,6 +185,20 @@ impl Merge {
 }
 
 impl Database {
+    /// Remembers a former key of a table that was created here with its present one. What is held
+    /// under that key is tried again: deletes under it end.
+    fn learn_former(&mut self, of: &SourceFormer) -> Result<()> {
+        let Some(local) = self.table_like(&of.table) else {
+            return Ok(());
+        };
+        let is_own = shape_of_known(&of.former.shape) == shape_of_table(&local);
+        if !is_own && !self.catalog.former.contains_key(&local.id) {
+            self.adopt_former(&local, &of.former)?;
+            self.catalog.retry_held = Some(None);
+        }
+        Ok(())
+    }
+
     /// Remembers which former key a row had that is here under its present one.
     fn take_old_key(
         &mut self,

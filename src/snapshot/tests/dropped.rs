@@ -1,7 +1,9 @@
 //! Tables that were dropped, and keys that tables had before, are forgotten with the deleted rows.
 
-use super::{at, cluster, forget_all, snapshot};
-use crate::apply::tests::support::{converge, exchange};
+use std::time::Duration;
+
+use super::{RETENTION, at, cluster, forget_all, snapshot, sweep};
+use crate::apply::tests::support::{Node, converge, exchange};
 
 const OURS: &str = "SELECT name FROM sqlite_schema WHERE type = 'table'
     AND name GLOB '__harmonylite__*_[0-9v]*' ORDER BY 1";
@@ -83,4 +85,34 @@ fn the_key_of_before_is_forgotten() {
     }
     n[1].run("UPDATE t SET v = 'c' WHERE id = '2'");
     converge(&mut n);
+}
+
+/// The table was created with another key here, and nothing tells that it ever had the key of the
+/// delete: that is held until deletes of its age are forgotten. One that a row here may need stays.
+#[test]
+fn a_delete_under_a_key_that_the_table_never_had_is_forgotten_in_time() {
+    let mut n = cluster(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    n.push(Node::new(3, "CREATE TABLE t(id TEXT PRIMARY KEY, v)"));
+    n[0].run("INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+    let inserts = n[0].publish();
+    n[0].run("DELETE FROM t");
+    let deletes = n[0].publish();
+    n[2].run("INSERT INTO t VALUES ('2', 'c')");
+    n[2].publish();
+    n[2].apply(&inserts);
+    n[2].apply(&deletes);
+    assert_eq!(n[2].db.held().unwrap(), 2);
+    at(&mut n[2], 10);
+    n[2].clock.advance(Duration::from_secs(3600));
+    forget_all(&mut n[2], 0);
+    assert_eq!(n[2].db.held().unwrap(), 1);
+    n[2].run("DELETE FROM t");
+    n[2].publish();
+    for _ in 0..2 {
+        n[2].clock.advance(RETENTION);
+        sweep(&mut n[2]);
+    }
+    assert_eq!(n[2].db.held().unwrap(), 0);
+    n[2].restart();
+    assert_eq!(n[2].rows("SELECT * FROM t"), "");
 }

@@ -77,6 +77,53 @@ fn a_node_that_had_no_other_key_learns_what_was_deleted_under_it() {
     converge(&mut n);
 }
 
+/// The node was created with the new key and never knew the row. The delete comes from a node that
+/// is not migrated, before or after the snapshot that tells of the former key.
+#[test]
+fn a_delete_under_a_key_that_a_node_never_had_is_not_held_for_ever() {
+    for is_before in [true, false] {
+        let mut n = cluster(2, BEFORE);
+        n[0].run("INSERT INTO t VALUES (1, 'a')");
+        exchange(&mut n);
+        n[1].run("INSERT INTO t VALUES (7, 'g')");
+        let insert = n[1].publish();
+        n[1].run("DELETE FROM t WHERE id = 7");
+        let delete = n[1].publish();
+        rebuild(&mut n[0]);
+        at(&mut n[0], 10);
+        let taken = snapshot(&mut n[0]);
+        let mut fresh = Node::new(3, AFTER);
+        fresh.capture();
+        match is_before {
+            true => {
+                fresh.apply(&delete);
+                assert_eq!(fresh.db.held().unwrap(), 1);
+                merge(&mut fresh, &taken);
+            }
+            false => {
+                merge(&mut fresh, &taken);
+                fresh.apply(&delete);
+            }
+        }
+        fresh.capture();
+        assert_eq!(fresh.db.held().unwrap(), 0, "{is_before}");
+        // The row comes late, under either key, and stays deleted.
+        fresh.apply(&insert);
+        let mut late = Node::new(4, BEFORE);
+        late.apply(&insert);
+        rebuild(&mut late);
+        let sent = late.publish();
+        fresh.apply(&sent);
+        assert_eq!(fresh.rows(ALL), "i1 t'a'", "{is_before}");
+        fresh.restart();
+        n.push(fresh);
+        rebuild(&mut n[1]);
+        converge(&mut n);
+        assert_eq!(n[2].rows(ALL), "i1 t'a'", "{is_before}");
+        assert_eq!(n[2].db.held().unwrap(), 0);
+    }
+}
+
 /// The snapshot's maker is not migrated, and this node is.
 #[test]
 fn rows_of_a_snapshot_are_taken_in_under_the_key_of_now() {
